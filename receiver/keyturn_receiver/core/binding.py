@@ -1,0 +1,159 @@
+"""A binding: this Secret is filled from this AWS secret, so. Read from a labelled Secret's annotations."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jmespath
+import yaml
+from jmespath.exceptions import JMESPathError
+
+from keyturn_receiver.errors import InvalidBinding
+
+BIND_LABEL = "keyturn.dev/bind"
+SECRET_ID = "keyturn.dev/secret-id"  # noqa: S105 - the name of an annotation
+DATA = "keyturn.dev/data"
+VERSION_STAGE = "keyturn.dev/version-stage"
+CURRENT = "AWSCURRENT"
+
+# https://kubernetes.io/docs/concepts/configuration/secret/#restriction-names-data
+SECRET_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
+# https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_CreateSecret.html#API_CreateSecret_RequestSyntax
+SECRET_NAME = re.compile(r"[A-Za-z0-9/_+=.@!-]{1,512}")
+SECRET_ARN = re.compile(r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:[A-Za-z0-9/_+=.@!-]{1,519}")
+
+MAX_EXPRESSION = 4096  # characters; a longer one is a program, not a selector
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Target:
+    """The Secret that a binding fills."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Source:
+    """One version of one AWS secret: ``secret_id`` is a name or an ARN, as the binding's author wrote it."""
+
+    secret_id: str
+    stage: str = CURRENT
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One key of the Secret: a JMESPath ``expression`` over the AWS secret's JSON."""
+
+    key: str
+    source: Source
+    expression: str
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Desired state; all that follows knows only this.
+
+    With no ``entries`` the Secret takes every top-level key of ``everything_of``, or the key ``value`` if that AWS
+    secret is not a JSON object.
+    """
+
+    target: Target
+    everything_of: Source | None
+    entries: tuple[Entry, ...]
+    origin: str
+
+    @property
+    def sources(self) -> frozenset[Source]:
+        """The AWS secrets that this binding reads."""
+        named = {entry.source for entry in self.entries}
+        return frozenset(named | ({self.everything_of} if self.everything_of else set()))
+
+
+def is_bound(metadata: Mapping[str, object]) -> bool:
+    """Tell whether a Secret, by its metadata, asks to be filled."""
+    labels = metadata.get("labels")
+    return isinstance(labels, Mapping) and labels.get(BIND_LABEL) == "true"
+
+
+def read_binding(target: Target, annotations: Mapping[str, str]) -> Binding:
+    """Read a labelled Secret's annotations (DESIGN section 4.1).
+
+    Raises InvalidBinding: every fault it can find at once, each with what to write instead.
+    """
+    faults: list[str] = []
+    secret_id = annotations.get(SECRET_ID, "").strip()
+    if not secret_id:
+        faults.append(f"annotation {SECRET_ID} is missing: set it to the name or ARN of an AWS secret")
+    elif not (SECRET_ARN.fullmatch(secret_id) if secret_id.startswith("arn:") else SECRET_NAME.fullmatch(secret_id)):
+        faults.append(f"annotation {SECRET_ID} is no name or ARN of an AWS secret: copy it from the console")
+    stage = annotations.get(VERSION_STAGE, CURRENT).strip()
+    if not 1 <= len(stage) <= 256:
+        faults.append(f"annotation {VERSION_STAGE} must be 1 to 256 characters: name a staging label such as {CURRENT}")
+    source = Source(secret_id, stage)
+    entries: tuple[Entry, ...] = ()
+    everything_of: Source | None = source
+    if DATA in annotations:
+        everything_of = None
+        entries = tuple(_read_entries(annotations[DATA], source, faults))
+    if faults:
+        raise InvalidBinding("; ".join(faults))
+    return Binding(target, everything_of, entries, origin="Secret")
+
+
+def _read_entries(text: str, source: Source, faults: list[str]) -> list[Entry]:
+    entries: list[Entry] = []
+    for key, expression in _read_map(text, faults):
+        if not SECRET_KEY.fullmatch(key):
+            faults.append(f"annotation {DATA}: {key!r:.80} is no key for a Secret: use letters, digits, '-', '_', '.'")
+        elif any(entry.key == key for entry in entries):
+            faults.append(f"annotation {DATA}: key {key} is there twice: keep one")
+        elif fault := expression_fault(expression):
+            faults.append(f"annotation {DATA}: key {key}: {fault}")
+        else:
+            entries.append(Entry(key, source, expression))
+    return entries
+
+
+def _read_map(text: str, faults: list[str]) -> list[tuple[str, str]]:
+    # The node graph, not the loaded value: `NO: port` stays a key "NO", twice the same key is seen, and an alias can
+    # point to nothing but another scalar.
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        faults.append(f"annotation {DATA} is not YAML{where}: write one `KEY: expression` a line")
+        return []
+    if not isinstance(node, yaml.MappingNode) or not node.value:
+        faults.append(f"annotation {DATA} must hold at least one line `KEY: expression`; to take every key, remove it")
+        return []
+    pairs: list[tuple[str, str]] = []
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode):
+            pairs.append((key.value, value.value))
+        else:
+            line = key.start_mark.line + 1
+            faults.append(
+                f"annotation {DATA}, line {line}: key and expression must be plain text: quote the expression"
+            )
+    return pairs
+
+
+def expression_fault(expression: str) -> str | None:
+    """Say what is wrong with a JMESPath expression, or None. https://jmespath.org/specification.html"""
+    if not expression.strip():
+        return "the expression is empty: name a property of the secret's JSON, or @ for the whole value"
+    if len(expression) > MAX_EXPRESSION:
+        return f"the expression is longer than {MAX_EXPRESSION} characters: shorten it"
+    try:
+        jmespath.compile(expression)
+    except (JMESPathError, RecursionError):
+        return (
+            f"{expression!r:.120} is not a JMESPath expression: a property with '-' or other special characters"
+            ' needs double quotes, as in "my-key"'
+        )
+    return None

@@ -1,0 +1,57 @@
+"""Tenancy: which AWS secrets a namespace may name, and which Secrets may be filled at all."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from fnmatch import fnmatchcase
+
+from keyturn_receiver.core.identity import possible_names
+from keyturn_receiver.errors import NotAllowed
+
+ALLOW_SECRETS = "keyturn.dev/allow-secrets"
+
+# Types whose content a controller of Kubernetes itself turns into credentials: filling one from outside would let
+# whoever may write an AWS secret mint them (the hole of ESO CVE-2026-42875).
+REFUSED_TYPES = frozenset({"kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token"})
+
+
+class Default(StrEnum):
+    """What holds for a namespace without the annotation."""
+
+    DENY = "deny"
+    ALLOW = "allow"
+
+
+def check_name(namespace: str, annotations: Mapping[str, str], default: Default, secret_name: str) -> None:
+    """Raise NotAllowed unless the namespace may read the AWS secret of exactly this name."""
+    if not _allows(annotations, default, secret_name):
+        raise _refusal(namespace, secret_name)
+
+
+def check_id(namespace: str, annotations: Mapping[str, str], default: Default, secret_id: str) -> None:
+    """Raise NotAllowed if no name that this name or ARN can stand for is allowed.
+
+    It is asked before AWS is: an ARN may or may not end in the six random characters, so both readings count here,
+    and ``check_name`` decides once AWS has told the name.
+    """
+    if not any(_allows(annotations, default, name) for name in possible_names(secret_id)):
+        raise _refusal(namespace, secret_id)
+
+
+def check_type(secret_type: str) -> None:
+    """Raise NotAllowed for a Secret type that mints credentials."""
+    if secret_type in REFUSED_TYPES:
+        raise NotAllowed(f"a Secret of type {secret_type} is never filled: use type Opaque, or one made for your data")
+
+
+def _allows(annotations: Mapping[str, str], default: Default, secret_name: str) -> bool:
+    if ALLOW_SECRETS not in annotations:
+        return default is Default.ALLOW
+    globs = (glob.strip() for glob in annotations[ALLOW_SECRETS].split(","))
+    return any(glob and fnmatchcase(secret_name, glob) for glob in globs)  # fnmatch matches the whole name: anchored
+
+
+def _refusal(namespace: str, secret_id: str) -> NotAllowed:
+    return NotAllowed(
+        f"namespace {namespace} is not allowed to read {secret_id}: a cluster admin can allow it with the namespace"
+        f" annotation {ALLOW_SECRETS} (comma-separated globs over secret names)"
+    )

@@ -1,0 +1,133 @@
+"""From the values in AWS to the data of a Secret: all keys, or an error and none."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import jmespath
+from jmespath.exceptions import JMESPathError
+from jmespath.parser import ParsedResult
+
+from keyturn_receiver.core.binding import DATA, SECRET_KEY, Binding, Source
+from keyturn_receiver.errors import InvalidValue
+
+WHOLE = "value"  # the key of a value that is not a JSON object
+MAX_DATA = 1024 * 1024  # bytes, https://kubernetes.io/docs/concepts/configuration/secret/#restriction-data-size
+
+
+@dataclass(frozen=True, slots=True)
+class SecretVersion:
+    """One version as GetSecretValue gave it: ``value`` is text (SecretString) or bytes (SecretBinary)."""
+
+    arn: str
+    name: str
+    version_id: str
+    value: str | bytes = field(repr=False)
+
+
+def render(binding: Binding, versions: Mapping[Source, SecretVersion]) -> dict[str, bytes]:
+    """Fill every key of the binding.
+
+    Raises InvalidValue with every fault at once; it names keys and expressions, never a value.
+    """
+    documents = {source: _document(versions[source]) for source in binding.sources}
+    data: dict[str, bytes] = {}
+    faults: list[str] = []
+    if binding.everything_of:
+        _render_everything(documents[binding.everything_of], data, faults)
+    for entry in binding.entries:
+        try:
+            data[entry.key] = _as_bytes(_evaluate(entry.expression, documents[entry.source]))
+        except _Fault as fault:
+            faults.append(f"key {entry.key} (expression {entry.expression!r:.120}): {fault}")
+    if not faults and sum(map(len, data.values())) > MAX_DATA:
+        faults.append(f"its keys hold more than {MAX_DATA} bytes, a Secret's limit: take fewer of them with {DATA}")
+    if faults:
+        raise InvalidValue(f"AWS secret {', '.join(sorted(v.name for v in versions.values()))}: {'; '.join(faults)}")
+    return data
+
+
+class _Fault(Exception):
+    """What is wrong with one key, free of values."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """A value to select from: ``raw`` as it stands in AWS, ``content`` as JSON where it is JSON, else the same."""
+
+    raw: str | bytes = field(repr=False)
+    content: object = field(repr=False)
+    is_json: bool
+
+
+def _document(version: SecretVersion) -> _Document:
+    if isinstance(version.value, bytes):
+        return _Document(version.value, version.value, is_json=False)
+    raw = version.value
+    try:
+        return _Document(raw, json.loads(version.value, parse_constant=_refuse_constant), is_json=True)
+    except (ValueError, RecursionError):
+        return _Document(raw, raw, is_json=False)
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(name)  # NaN and Infinity are Python's, not JSON's
+
+
+def _render_everything(document: _Document, data: dict[str, bytes], faults: list[str]) -> None:
+    if not isinstance(document.content, dict):
+        try:
+            data[WHOLE] = _as_bytes(document.raw)  # though it may happen to be JSON, as `12345678` is
+        except _Fault as fault:
+            faults.append(str(fault))
+        return
+    for key, value in document.content.items():
+        if not SECRET_KEY.fullmatch(key):
+            faults.append(f"its property {key!r:.80} cannot be a key of a Secret: name the keys you need with {DATA}")
+            continue
+        try:
+            data[key] = _as_bytes(value)
+        except _Fault as fault:
+            faults.append(f"its property {key}: {fault}")
+
+
+@lru_cache(maxsize=4096)
+def _compiled(expression: str) -> ParsedResult:
+    return jmespath.compile(expression)
+
+
+def _evaluate(expression: str, document: _Document) -> object:
+    if expression.strip() == "@" and not isinstance(document.content, dict | list):
+        return document.raw
+    if not document.is_json:
+        raise _Fault("the value in AWS is not JSON, so only the expression @ can select it, whole")
+    try:
+        found = _compiled(expression).search(document.content)
+    except (JMESPathError, RecursionError, ArithmeticError, TypeError, ValueError, AttributeError):
+        # The library's own text quotes the value it stumbled over, and some of its functions let Python's errors out.
+        raise _Fault("a function got a value of the wrong type: convert it with to_string() or to_number()") from None
+    if found is None:
+        raise _Fault("there is no such property, or it is null: correct the expression, or add the property in AWS")
+    return found
+
+
+def _as_bytes(value: object) -> bytes:
+    """Text as it is; numbers, booleans, objects and lists as compact JSON (DESIGN section 4.1)."""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return _encode(value)
+    if value is None:
+        raise _Fault(f"it is null: give it a value in AWS, or name the keys you need with {DATA}")
+    try:
+        return _encode(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
+    except (ValueError, TypeError, RecursionError):
+        raise _Fault("its value cannot be written as JSON: it is too deep, or a number too large") from None
+
+
+def _encode(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise _Fault("it holds half a surrogate pair, which is not text: correct the value in AWS") from None

@@ -1,0 +1,100 @@
+"""Revisions: the version id at which each key of a Secret last changed, as kept in the Secret's annotations."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+VERSION_IDS = "keyturn.dev/version-ids"
+REVISIONS = "keyturn.dev/revisions"
+DATA_HASH = "keyturn.dev/data-hash"
+APPLIED_AT = "keyturn.dev/applied-at"
+
+UNKNOWN = "-"  # the revision of a value that Keyturn did not write
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the Secret says of itself.
+
+    ``version_ids`` by AWS ARN and staging label (``arn#label``), ``revisions`` by key, ``data_hash`` of what Keyturn
+    last wrote.
+    """
+
+    version_ids: Mapping[str, str] = field(default_factory=dict)
+    revisions: Mapping[str, str] = field(default_factory=dict)
+    data_hash: str = ""
+
+    @property
+    def filled(self) -> bool:
+        """Whether Keyturn has ever written this Secret."""
+        return bool(self.version_ids)
+
+
+def read_record(annotations: Mapping[str, str]) -> Record:
+    """Read a Secret's annotations; what a hand has garbled counts as not there, and is written anew."""
+    return Record(
+        version_ids=_read_map(annotations.get(VERSION_IDS)),
+        revisions=_read_map(annotations.get(REVISIONS)),
+        data_hash=annotations.get(DATA_HASH, ""),
+    )
+
+
+def write_record(record: Record, applied_at: str) -> dict[str, str]:
+    """Write the annotations that ``read_record`` reads; ``applied_at`` is for people (RFC 3339)."""
+    return {
+        VERSION_IDS: _write_map(record.version_ids),
+        REVISIONS: _write_map(record.revisions),
+        DATA_HASH: record.data_hash,
+        APPLIED_AT: applied_at,
+    }
+
+
+def version_key(arn: str, stage: str) -> str:
+    """Name one AWS secret and staging label in ``Record.version_ids``; no name or ARN can hold a '#'."""
+    return f"{arn}#{stage}"
+
+
+def next_revision(known: str | None, version_id: str) -> str:
+    """Give a key whose value changes the revision ``version_id``, or ``version_id+n`` where it already had that one.
+
+    The second happens when the binding's own expression was edited while AWS stood still: pods must see that, too.
+    """
+    base, _, count = (known or "").partition("+")
+    if base != version_id:
+        return version_id
+    return f"{version_id}+{int(count) + 1 if count.isdecimal() else 1}"
+
+
+def _read_map(text: str | None) -> dict[str, str]:
+    try:
+        content = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {key: value for key, value in content.items() if isinstance(value, str)}
+
+
+def _write_map(content: Mapping[str, str]) -> str:
+    # Sorted, so that two replicas write the same bytes.
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
+def data_hash(data: Mapping[str, bytes]) -> str:
+    """Digest the data that Keyturn wrote. It stays on the Secret, where whoever reads it may read the data itself."""
+    digest = hashlib.sha256()
+    for key in sorted(data):
+        for part in (key.encode(), data[key]):
+            digest.update(len(part).to_bytes(8) + part)
+    return digest.hexdigest()
+
+
+def digest(revisions: Mapping[str, str], keys: Iterable[str]) -> str:
+    """Derive from revisions, and nothing else, the value that a pod template is marked with.
+
+    No value and no time goes in: whoever may read Deployments learns nothing, and the same change gives the same mark
+    from any replica, after any crash (DESIGN section 5).
+    """
+    lines = "\n".join(f"{key}={revisions[key]}" for key in sorted(set(keys)))
+    return hashlib.sha256(lines.encode()).hexdigest()[:32]
