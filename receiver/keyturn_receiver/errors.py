@@ -7,10 +7,12 @@
     │   ├── SourceRefused        AWS: no such secret, access denied, scheduled for deletion
     │   ├── InvalidValue         the value in AWS does not give what the binding asks for
     │   └── ClusterRefused       Kubernetes: forbidden, invalid, immutable, denied by admission
+    │       └── NotFound             the object is not there (any more)
     └── Temporary            try again after ``retry_after`` seconds
         ├── SourceUnavailable    AWS: throttled, 5xx, hung
         ├── StaleRead            AWS answered with an older version than the notification names
         ├── Conflict             somebody else wrote first: read again
+        ├── Expired              Kubernetes: 410, a watch is too far behind: list again
         └── ClusterUnavailable   Kubernetes: 429, 5xx, hung, gone
 
 A message is shown to people (Events, replies, logs): it says what is wrong and what to do next, and never quotes a
@@ -48,6 +50,10 @@ class ClusterRefused(Permanent):
     reason = "ClusterRefused"
 
 
+class NotFound(ClusterRefused):
+    reason = "NotFound"
+
+
 class Temporary(KeyturnError):
     """``retry_after``: seconds to wait before the next try."""
 
@@ -68,6 +74,10 @@ class StaleRead(Temporary):
 
 class Conflict(Temporary):
     reason = "Conflict"
+
+
+class Expired(Temporary):
+    reason = "Expired"
 
 
 class ClusterUnavailable(Temporary):

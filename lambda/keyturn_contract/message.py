@@ -1,0 +1,234 @@
+"""What a delivery says: notifications as CloudEvents 1.0 in JSON, and the reply with one result for each.
+
+https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
+
+A notification says "this secret may have changed"; it never carries a value.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+MAX_BODY = 16 * 1024  # bytes
+MAX_EVENTS = 10
+CONTENT_TYPE = "application/cloudevents+json"
+CONTENT_TYPE_BATCH = "application/cloudevents-batch+json"
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")
+_MAX_TEXT = 2048  # characters of one field; the longest real one is an ARN of some 600
+
+
+class MalformedMessage(ValueError):
+    """The body is not what the contract says; the text names the field and never quotes its content."""
+
+
+class UnsupportedMediaType(ValueError):
+    """The content type is neither of the two that are understood."""
+
+
+class EventType(StrEnum):
+    """What a notification is about."""
+
+    CHANGED = "dev.keyturn.secret.changed.v1"
+    DELETED = "dev.keyturn.secret.deleted.v1"
+    RESTORED = "dev.keyturn.secret.restored.v1"
+    ROTATION_FAILED = "dev.keyturn.secret.rotation-failed.v1"
+    HEARTBEAT = "dev.keyturn.heartbeat.v1"
+
+
+@dataclass(frozen=True, slots=True)
+class NotificationData:
+    """What AWS has told: ``event_name`` as AWS calls it; what it has not told is None."""
+
+    event_name: str
+    account: str
+    region: str
+    name: str | None = None
+    version_id: str | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """One CloudEvent: ``id`` is EventBridge's and stable over retries, ``subject`` the secret's ARN (or name, when AWS
+    gave no more), ``time`` in RFC 3339."""
+
+    id: str
+    source: str
+    type: EventType
+    subject: str
+    time: str
+    data: NotificationData
+
+
+class Outcome(StrEnum):
+    """What became of a notification; FAILED alone asks for it to be sent again."""
+
+    APPLIED = "applied"
+    UNCHANGED = "unchanged"
+    IGNORED = "ignored"
+    SUPERSEDED = "superseded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of notification ``id``: ``secrets`` as "namespace/name", ``consumers`` as "Kind/namespace/name"."""
+
+    id: str
+    outcome: Outcome
+    secrets: tuple[str, ...] = ()
+    consumers: tuple[str, ...] = ()
+    reason: str | None = None
+
+
+_DATA_FIELDS = {
+    "eventName": "event_name",
+    "account": "account",
+    "region": "region",
+    "name": "name",
+    "versionId": "version_id",
+    "label": "label",
+}
+_REQUIRED_DATA = frozenset({"eventName", "account", "region"})
+
+
+def encode(notifications: Sequence[Notification]) -> bytes:
+    """Write a batch, as CONTENT_TYPE_BATCH."""
+    return _dump([_event(notification) for notification in notifications])
+
+
+def decode(content_type: str, body: bytes) -> tuple[Notification, ...]:
+    """Read one notification or a batch, as the content type says.
+
+    Attributes that are not known are passed over, as CloudEvents asks; a type that is not known is an error, for its
+    sender expects something to be done. Raises UnsupportedMediaType or MalformedMessage, and nothing else.
+    """
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type not in (CONTENT_TYPE, CONTENT_TYPE_BATCH):
+        raise UnsupportedMediaType(f"send {CONTENT_TYPE} or {CONTENT_TYPE_BATCH}")
+    content = _load(body)
+    events = content if media_type == CONTENT_TYPE_BATCH else [content]
+    if not isinstance(events, list) or not 1 <= len(events) <= MAX_EVENTS:
+        raise MalformedMessage(f"a batch is an array of 1 to {MAX_EVENTS} events")
+    notifications = tuple(_notification(event, f"event {number}") for number, event in enumerate(events, 1))
+    if len({notification.id for notification in notifications}) < len(notifications):
+        raise MalformedMessage("two events have the same id")
+    return notifications
+
+
+def encode_reply(results: Sequence[Result]) -> bytes:
+    """Write the reply to a delivery."""
+    return _dump(
+        {
+            "results": [
+                {
+                    "id": result.id,
+                    "outcome": result.outcome.value,
+                    "secrets": result.secrets,
+                    "consumers": result.consumers,
+                    **({"reason": result.reason} if result.reason else {}),
+                }
+                for result in results
+            ]
+        }
+    )
+
+
+def decode_reply(body: bytes) -> tuple[Result, ...]:
+    """Read the reply to a delivery. Raises MalformedMessage."""
+    content = _load(body)
+    results = content.get("results") if isinstance(content, dict) else None
+    if not isinstance(results, list):
+        raise MalformedMessage("the reply has no list of results")
+    return tuple(_result(result) for result in results)
+
+
+def _event(notification: Notification) -> dict[str, object]:
+    fields = ((name, getattr(notification.data, field)) for name, field in _DATA_FIELDS.items())
+    return {
+        "specversion": "1.0",
+        "id": notification.id,
+        "source": notification.source,
+        "type": notification.type.value,
+        "subject": notification.subject,
+        "time": notification.time,
+        "datacontenttype": "application/json",
+        "data": {name: value for name, value in fields if value is not None},
+    }
+
+
+def _notification(event: object, where: str) -> Notification:
+    if not isinstance(event, dict):
+        raise MalformedMessage(f"{where} is not an object")
+    if event.get("specversion") != "1.0":
+        raise MalformedMessage(f"{where}: specversion must be 1.0")
+    data = event.get("data")
+    if not isinstance(data, dict):
+        raise MalformedMessage(f"{where}: data must be an object")
+    try:
+        event_type = EventType(_text(event, "type", where))
+    except ValueError as error:
+        raise error if isinstance(error, MalformedMessage) else MalformedMessage(f"{where}: type is unknown") from None
+    time = _text(event, "time", where)
+    if not _TIME.fullmatch(time):
+        raise MalformedMessage(f"{where}: time must be RFC 3339")
+    told = {
+        field: _text(data, name, f"{where}: data")
+        for name, field in _DATA_FIELDS.items()
+        if name in _REQUIRED_DATA or data.get(name) is not None
+    }
+    return Notification(
+        id=_text(event, "id", where),
+        source=_text(event, "source", where),
+        type=event_type,
+        subject=_text(event, "subject", where),
+        time=time,
+        data=NotificationData(**told),
+    )
+
+
+def _result(result: object) -> Result:
+    if not isinstance(result, dict):
+        raise MalformedMessage("a result is not an object")
+    try:
+        outcome = Outcome(_text(result, "outcome", "result"))
+    except ValueError as error:
+        raise error if isinstance(error, MalformedMessage) else MalformedMessage("result: unknown outcome") from None
+    reason = result.get("reason")
+    return Result(
+        id=_text(result, "id", "result"),
+        outcome=outcome,
+        secrets=_texts(result, "secrets"),
+        consumers=_texts(result, "consumers"),
+        reason=reason if isinstance(reason, str) else None,
+    )
+
+
+def _text(fields: Mapping[str, object], name: str, where: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str) or not 1 <= len(value) <= _MAX_TEXT:
+        raise MalformedMessage(f"{where}: {name} must be text of 1 to {_MAX_TEXT} characters")
+    if not value.isprintable():
+        raise MalformedMessage(f"{where}: {name} holds control characters")
+    return value
+
+
+def _texts(fields: Mapping[str, object], name: str) -> tuple[str, ...]:
+    values = fields.get(name, [])
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise MalformedMessage(f"result: {name} must be a list of texts")
+    return tuple(values)
+
+
+def _load(body: bytes) -> object:
+    try:
+        return json.loads(body.decode())
+    except (ValueError, RecursionError):
+        raise MalformedMessage("the body is not JSON in UTF-8") from None
+
+
+def _dump(content: object) -> bytes:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,0 +1,5 @@
+"""``python -m keyturn_receiver``."""
+
+from keyturn_receiver.app import main
+
+main()

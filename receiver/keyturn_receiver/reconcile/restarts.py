@@ -1,0 +1,97 @@
+"""Restarting consumers: each write is held to what the workload was when the decision was made."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from keyturn_receiver.cluster.index import ConsumersBySecret
+from keyturn_receiver.cluster.secrets import Secrets
+from keyturn_receiver.cluster.workloads import Workloads
+from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.core.rollout import baseline, rollout
+from keyturn_receiver.errors import Conflict, NotFound, Temporary
+from keyturn_receiver.telemetry import Metrics
+
+TRIES = 8  # a workload in the middle of a rollout changes several times a second
+
+_log = logging.getLogger(__name__)
+
+
+class Restarts:
+    """Marks the consumers of one Secret."""
+
+    def __init__(self, consumers: ConsumersBySecret, workloads: Workloads, secrets: Secrets, metrics: Metrics) -> None:
+        self._consumers = consumers
+        self._workloads = workloads
+        self._secrets = secrets
+        self._metrics = metrics
+
+    def consumers(self, target: Target) -> list[Consumer]:
+        """The consumers of a Secret that may be restarted, as the watches last saw them."""
+        return [consumer for consumer in self._consumers.of(target) if not consumer.rollout_disabled]
+
+    async def baseline(
+        self, target: Target, consumers: Sequence[Consumer], before: Mapping[str, str]
+    ) -> list[Consumer]:
+        """Mark those never seen before with the revisions ``before`` a write; return all as they are then."""
+        return await _each(consumers, lambda consumer: self._baseline(target, consumer, before))
+
+    async def restart(
+        self, target: Target, consumers: Sequence[Consumer], revisions: Mapping[str, str]
+    ) -> list[Consumer]:
+        """Restart those whose pods read a key with a new revision; return them.
+
+        One failure holds up no other: it is raised when all the rest are done.
+        """
+        return await _each(consumers, lambda consumer: self._restart(target, consumer, revisions))
+
+    async def _baseline(self, target: Target, consumer: Consumer, before: Mapping[str, str]) -> Consumer | None:
+        current: Consumer | None = consumer
+        for _ in range(TRIES):
+            mark = baseline(current, target.name, before) if current else None
+            if current is None or mark is None:
+                return current
+            try:
+                return await self._workloads.mark(current, mark)
+            except Conflict:
+                current = await self._workloads.read(current.ref)
+        raise Conflict(f"{consumer.ref} keeps changing: trying again")
+
+    async def _restart(self, target: Target, consumer: Consumer, revisions: Mapping[str, str]) -> Consumer | None:
+        current: Consumer | None = consumer
+        for _ in range(TRIES):
+            mark = rollout(current, target.name, revisions) if current and not current.rollout_disabled else None
+            if current is None or mark is None:
+                return None
+            try:
+                marked = await self._workloads.mark(current, mark)
+            except Conflict:
+                # In this order: the Secret as of after the workload was read, see Reconciler.
+                current = await self._workloads.read(current.ref)
+                revisions = (await self._secrets.record(target)).revisions
+                continue
+            if not mark.restart:
+                return None
+            self._metrics.rollouts.labels(current.ref.kind).inc()
+            _log.info("restarted", extra={"fields": {"secret": str(target), "consumer": str(current.ref)}})
+            return marked
+        raise Conflict(f"{consumer.ref} keeps changing: trying again")
+
+
+async def _each(
+    consumers: Sequence[Consumer], work: Callable[[Consumer], Awaitable[Consumer | None]]
+) -> list[Consumer]:
+    results = await asyncio.gather(*(_unless_gone(work, consumer) for consumer in consumers), return_exceptions=True)
+    errors = [result for result in results if isinstance(result, BaseException)]
+    # What can be tried again goes first: the try after next will meet the other again.
+    for error in sorted(errors, key=lambda error: not isinstance(error, Temporary)):
+        raise error
+    return [result for result in results if isinstance(result, Consumer)]
+
+
+async def _unless_gone(work: Callable[[Consumer], Awaitable[Consumer | None]], consumer: Consumer) -> Consumer | None:
+    try:
+        return await work(consumer)
+    except NotFound:
+        return None

@@ -1,0 +1,44 @@
+"""The signing keys that count now: the current, the previous and the pending version of one AWS secret."""
+
+import logging
+from collections.abc import Sequence
+
+from keyturn_contract.signature import InvalidKey, parse_key
+
+from keyturn_receiver.core.binding import CURRENT, Source
+from keyturn_receiver.errors import SourceRefused
+from keyturn_receiver.sources.secrets_manager import SecretsManager
+
+STAGES = (CURRENT, "AWSPREVIOUS", "AWSPENDING")
+
+_log = logging.getLogger(__name__)
+
+
+class SigningKeys:
+    """The keys as last read; a failed look keeps those there are."""
+
+    def __init__(self, secrets: SecretsManager, secret_id: str) -> None:
+        self._secrets = secrets
+        self._secret_id = secret_id
+        self._keys: tuple[bytes, ...] = ()
+
+    def __call__(self) -> Sequence[bytes]:
+        """The keys that are valid now; empty before the first look."""
+        return self._keys
+
+    async def look(self) -> None:
+        """Read the keys anew. Raises SourceRefused or SourceUnavailable when there is no usable current key."""
+        keys: list[bytes] = []
+        for stage in STAGES:
+            try:
+                version = await self._secrets.read(Source(self._secret_id, stage))
+                keys.append(parse_key(version.value if isinstance(version.value, str) else ""))
+            except SourceRefused:
+                if stage == CURRENT:
+                    raise
+            except InvalidKey:
+                fault = f"signing key {self._secret_id} ({stage}) is not of the form whsec_<base64>: make a new one"
+                if stage == CURRENT:
+                    raise SourceRefused(fault) from None
+                _log.warning(fault)
+        self._keys = tuple(dict.fromkeys(keys))

@@ -1,0 +1,1 @@
+"""HTTP: the door that deliveries come through, and the operations port. Knows neither AWS nor Kubernetes."""
