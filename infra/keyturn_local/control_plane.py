@@ -1,0 +1,202 @@
+"""A Kubernetes control plane on loopback: stock API server, etcd, controllers and scheduler; kwok plays the nodes.
+
+Flags: DESIGN section 8. Pods become Ready as infra/control_plane/kwok/*.yaml say.
+"""
+
+import json
+import secrets
+import shutil
+import ssl
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from keyturn_local import binaries
+from keyturn_local.ports import free_ports
+from keyturn_local.processes import Program, StartFailed, answers
+
+CONTEXT = "keyturn-local"
+STAGES = Path(__file__).parent.parent / "control_plane" / "kwok"
+CONTROLLERS = (
+    "deployment,replicaset,statefulset,daemonset,garbagecollector,namespace,serviceaccount-controller,job-controller"
+)
+
+
+class ControlPlane:
+    """A running control plane. Use as a context manager, or call ``stop``."""
+
+    def __init__(self, directory: Path, programs: Path) -> None:
+        self.directory = directory
+        self._programs = programs
+        self._running: list[Program] = []
+        self.admin_token = secrets.token_urlsafe(16)
+        self.etcd_port, self._peer_port, self.port, self._kwok_port = free_ports(4)
+        self.url = f"https://127.0.0.1:{self.port}"
+        self.ca_file = directory / "certificates" / "apiserver.crt"  # self-signed: its own authority
+        self.kubeconfig = directory / "kubeconfig"
+
+    @classmethod
+    def start(cls, directory: Path, nodes: int = 1) -> Self:
+        """Start one with its files in ``directory``, and wait until a node is Ready. Raises StartFailed."""
+        directory.mkdir(parents=True, exist_ok=True)
+        control_plane = cls(directory, binaries.resolve())
+        try:
+            control_plane._start(nodes)
+        except BaseException:
+            control_plane.stop()
+            raise
+        return control_plane
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run the real kubectl as admin; return what it prints. Raises StartFailed with what it complains of."""
+        done = subprocess.run(
+            [self._programs / "kubectl", "--kubeconfig", self.kubeconfig, *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        if done.returncode:
+            raise StartFailed(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def add_nodes(self, count: int) -> None:
+        """Add nodes for kwok to play, and wait until they are Ready."""
+        names = [f"node-{secrets.token_hex(3)}" for _ in range(count)]
+        nodes = [{"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}} for name in names]
+        self.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": nodes}))
+        self.kubectl("wait", "--for=condition=Ready", "--timeout=30s", *(f"node/{name}" for name in names))
+
+    def kubeconfig_for(self, namespace: str, service_account: str) -> Path:
+        """Write a kubeconfig that acts as a ServiceAccount, with no more rights than RBAC gives it."""
+        token = self.kubectl("create", "token", service_account, "-n", namespace, "--duration=24h").strip()
+        file = self.directory / f"kubeconfig-{namespace}-{service_account}"
+        self._write_kubeconfig(file, token)
+        return file
+
+    def stop(self) -> None:
+        """End it all, the API server before etcd, which it needs while it drains."""
+        while self._running:
+            self._running.pop().stop()
+
+    def _start(self, nodes: int) -> None:
+        self._write_files()
+        self._run_etcd()
+        api_server = self._run_api_server()
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE  # the certificate is only being made; whoever connects later verifies it
+        api_server.wait_for(answers(f"{self.url}/readyz", context), 60)
+        self._run_controllers()
+        if nodes:
+            self._wait_for_default_namespace()
+            self.add_nodes(nodes)
+
+    def _run_etcd(self) -> None:
+        client, peer = f"http://127.0.0.1:{self.etcd_port}", f"http://127.0.0.1:{self._peer_port}"
+        etcd = self._run(
+            "etcd",
+            f"--data-dir={self.directory / 'etcd'}",
+            f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+            "--unsafe-no-fsync",
+        )
+        etcd.wait_for(answers(f"{client}/health"), 30)
+
+    def _run_api_server(self) -> Program:
+        key = self.directory / "service-account.key"
+        return self._run(
+            "kube-apiserver",
+            f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
+            f"--secure-port={self.port}",
+            "--bind-address=127.0.0.1",
+            f"--cert-dir={self.ca_file.parent}",
+            f"--service-account-key-file={key}",
+            f"--service-account-signing-key-file={key}",
+            f"--service-account-issuer={self.url}",
+            f"--token-auth-file={self.directory / 'tokens.csv'}",
+            "--authorization-mode=RBAC",
+            "--service-cluster-ip-range=10.0.0.0/24",
+            "--disable-admission-plugins=ServiceAccount,TaintNodesByCondition",
+        )
+
+    def _run_controllers(self) -> None:
+        # The certificate is there now, and with it what every other kubeconfig needs.
+        self._write_kubeconfig(self.kubeconfig, self.admin_token)
+        kubeconfig = f"--kubeconfig={self.kubeconfig}"
+        self._run(
+            "kube-controller-manager",
+            kubeconfig,
+            f"--controllers={CONTROLLERS}",
+            "--leader-elect=false",
+            "--secure-port=0",
+            "--kube-api-qps=200",
+            "--kube-api-burst=400",
+        )
+        self._run(
+            "kube-scheduler",
+            kubeconfig,
+            "--leader-elect=false",
+            "--secure-port=0",
+            "--kube-api-qps=200",
+            "--kube-api-burst=400",
+        )
+        stages = [f"--config={stage}" for stage in sorted(STAGES.glob("*.yaml"))]
+        self._run(
+            "kwok",
+            kubeconfig,
+            "--manage-all-nodes=true",
+            f"--server-address=127.0.0.1:{self._kwok_port}",
+            *stages,
+        )
+
+    def _wait_for_default_namespace(self) -> None:
+        end = time.monotonic() + 30
+        while not self.kubectl("get", "namespace", "default", "--ignore-not-found"):
+            if time.monotonic() > end:
+                raise StartFailed("namespace default did not appear in 30 s")
+            time.sleep(0.05)
+
+    def _run(self, name: str, *flags: str) -> Program:
+        program = Program(name, [self._programs / name, *flags], self.directory)
+        self._running.append(program)
+        return program
+
+    def _write_files(self) -> None:
+        tokens = self.directory / "tokens.csv"
+        tokens.touch(mode=0o600)
+        tokens.write_text(f"{self.admin_token},admin,admin,system:masters\n")
+        openssl = shutil.which("openssl")
+        if not openssl:
+            raise StartFailed("openssl is not on the PATH: install it (Debian: apt-get install openssl)")
+        key = self.directory / "service-account.key"
+        subprocess.run([openssl, "genrsa", "-out", key, "2048"], check=True, capture_output=True)
+
+    def _write_kubeconfig(self, file: Path, token: str) -> None:
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [
+                {"name": CONTEXT, "cluster": {"server": self.url, "certificate-authority": str(self.ca_file)}}
+            ],
+            "users": [{"name": CONTEXT, "user": {"token": token}}],
+            "contexts": [{"name": CONTEXT, "context": {"cluster": CONTEXT, "user": CONTEXT}}],
+            "current-context": CONTEXT,
+        }
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as fresh:  # mode 0600
+            json.dump(content, fresh)
+        Path(fresh.name).replace(file)

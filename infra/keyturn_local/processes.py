@@ -1,0 +1,104 @@
+"""Programs that run beside us and never outlive us, not even when we are killed with -9."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+# Started between us and the program. The pipe it reads from closes when we are gone, however we went, and it then takes
+# the program's whole process group down. Unlike PR_SET_PDEATHSIG this does not depend on the thread that forked, nor
+# on Linux.
+_GUARD = """
+import os, signal, subprocess, sys, threading
+program = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, lambda *_: program.terminate())
+def watch():
+    while os.read(0, 1):
+        pass
+    os.killpg(os.getpgid(0), signal.SIGKILL)
+threading.Thread(target=watch, daemon=True).start()
+sys.exit(program.wait() & 0xFF)
+"""
+
+
+class StartFailed(RuntimeError):
+    """A program ended, or did not get ready; the text has the last lines of its log."""
+
+
+class Program:
+    """One program under guard, its output in ``log``."""
+
+    def __init__(
+        self, name: str, command: Sequence[str | Path], directory: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.name = name
+        self.log = directory / f"{name}.log"
+        with self.log.open("ab") as output:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-I", "-c", _GUARD, *map(str, command)],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=None if environment is None else dict(environment),
+                start_new_session=True,
+            )
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._guard.poll() is None
+
+    def wait_for(self, ready: Callable[[], bool], seconds: float) -> None:
+        """Wait until ``ready`` says so. Raises StartFailed if the program ends first, or the time is over."""
+        end = time.monotonic() + seconds
+        while not ready():
+            if not self.running:
+                raise StartFailed(f"{self.name} ended; the end of {self.log}:\n{self.last_lines()}")
+            if time.monotonic() > end:
+                raise StartFailed(
+                    f"{self.name} was not ready in {seconds:g} s; the end of {self.log}:\n{self.last_lines()}"
+                )
+            time.sleep(0.05)
+
+    def last_lines(self, count: int = 15) -> str:
+        """The end of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
+
+    def kill(self) -> None:
+        """Kill it with -9, as a crash would."""
+        os.killpg(self._guard.pid, signal.SIGKILL)
+        self._reap()
+
+    def stop(self, seconds: float = 15) -> None:
+        """End it in good order, or after ``seconds`` by force."""
+        if self.running:
+            self._guard.terminate()
+            try:
+                self._guard.wait(seconds)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._guard.pid, signal.SIGKILL)
+        self._reap()
+
+    def _reap(self) -> None:
+        self._guard.wait()
+        if self._guard.stdin:
+            self._guard.stdin.close()
+
+
+def answers(url: str, context: object = None) -> Callable[[], bool]:
+    """Tell, when called, whether an HTTP server answers 200 at ``url``."""
+
+    def ask() -> bool:
+        try:
+            with urllib.request.urlopen(url, timeout=2, context=context) as response:  # type: ignore[arg-type]  # noqa: S310 - loopback
+                return bool(response.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    return ask
