@@ -2,6 +2,7 @@
 
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -58,12 +59,11 @@ class Program:
         """Wait until ``ready`` says so. Raises StartFailed if the program ends first, or the time is over."""
         end = time.monotonic() + seconds
         while not ready():
-            if not self.running:
-                raise StartFailed(f"{self.name} ended; the end of {self.log}:\n{self.last_lines()}")
-            if time.monotonic() > end:
-                raise StartFailed(
-                    f"{self.name} was not ready in {seconds:g} s; the end of {self.log}:\n{self.last_lines()}"
-                )
+            fault = (
+                "ended" if not self.running else f"was not ready in {seconds:g} s" if time.monotonic() > end else None
+            )
+            if fault:
+                raise StartFailed(f"{self.name} {fault}; the end of {self.log}:\n{self.last_lines()}")
             time.sleep(0.05)
 
     def last_lines(self, count: int = 15) -> str:
@@ -91,12 +91,12 @@ class Program:
             self._guard.stdin.close()
 
 
-def answers(url: str, context: object = None) -> Callable[[], bool]:
+def answers(url: str, context: ssl.SSLContext | None = None) -> Callable[[], bool]:
     """Tell, when called, whether an HTTP server answers 200 at ``url``."""
 
     def ask() -> bool:
         try:
-            with urllib.request.urlopen(url, timeout=2, context=context) as response:  # type: ignore[arg-type]  # noqa: S310 - loopback
+            with urllib.request.urlopen(url, timeout=2, context=context) as response:  # noqa: S310 - loopback
                 return bool(response.status == 200)
         except (urllib.error.URLError, OSError):
             return False

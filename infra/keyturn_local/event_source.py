@@ -1,0 +1,151 @@
+"""Lambda's event source mapping for SQS: takes messages off the queue, and runs the notifier's own handler.
+
+Semantics: https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html. What the handler reports as
+failed, and everything if it raises or answers nonsense, stays in the queue until its visibility time-out; the rest is
+deleted; the queue's redrive policy (moto's) moves what has failed too often to the dead-letter queue.
+
+``python -m keyturn_local.event_source --queue-url URL --timeline FILE`` runs it.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+
+from keyturn_local.aws import IMPORT_ROOTS, EventPath, LocalAws
+from keyturn_local.processes import Program
+from keyturn_local.timeline import Timeline
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+HANDLER = "keyturn_notifier.handler.handler"
+TIMEOUT_SECONDS = 30.0
+
+Handler = Callable[[dict[str, Any], "Context"], object]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a handler is told of its invocation, as far as the notifier and Powertools look."""
+
+    aws_request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    function_name: str = "keyturn-notifier"
+    function_version: str = "$LATEST"
+    memory_limit_in_mb: int = 256
+    invoked_function_arn: str = "arn:aws:lambda:us-east-1:123456789012:function:keyturn-notifier"
+    end: float = field(default_factory=lambda: time.monotonic() + TIMEOUT_SECONDS)
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Milliseconds until Lambda would end it."""
+        return max(0, int((self.end - time.monotonic()) * 1000))
+
+
+class EventSource:
+    """Polls one queue for one handler."""
+
+    def __init__(self, sqs: "SQSClient", queue_url: str, handler: Handler, timeline: Timeline) -> None:
+        self._sqs = sqs
+        self._queue_url = queue_url
+        self._handler = handler
+        self._timeline = timeline
+        attributes = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])["Attributes"]
+        self._queue_arn = attributes["QueueArn"]
+
+    def turn(self, wait_seconds: int = 1) -> int:
+        """Take one batch, if there is one within ``wait_seconds``; return how many messages it had."""
+        messages: Sequence[Any] = self._sqs.receive_message(
+            QueueUrl=self._queue_url,
+            MaxNumberOfMessages=10,
+            WaitTimeSeconds=wait_seconds,
+            AttributeNames=["All"],
+            MessageAttributeNames=["All"],
+        ).get("Messages", [])
+        if not messages:
+            return 0
+        started = time.time()
+        failed = self._invoke(messages)
+        for message in messages:
+            if message["MessageId"] not in failed:
+                self._sqs.delete_message(QueueUrl=self._queue_url, ReceiptHandle=message["ReceiptHandle"])
+            self._record(message, started, failed=message["MessageId"] in failed)
+        return len(messages)
+
+    def _invoke(self, messages: Sequence[Mapping[str, Any]]) -> set[str]:
+        everything = {message["MessageId"] for message in messages}
+        try:
+            answer = self._handler({"Records": [self._record_of(message) for message in messages]}, Context())
+            failures = answer["batchItemFailures"] if isinstance(answer, dict) else None
+            failed = {failure["itemIdentifier"] for failure in failures or []}
+        except Exception as error:
+            print(f"the handler raised {type(error).__name__}", file=sys.stderr, flush=True)
+            return everything
+        return failed if failures is not None and failed <= everything else everything
+
+    def _record_of(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "messageId": message["MessageId"],
+            "receiptHandle": message["ReceiptHandle"],
+            "body": message["Body"],
+            "attributes": message["Attributes"],
+            "messageAttributes": {},
+            "md5OfBody": message["MD5OfBody"],
+            "eventSource": "aws:sqs",
+            "eventSourceARN": self._queue_arn,
+            "awsRegion": self._queue_arn.split(":")[3],
+        }
+
+    def _record(self, message: Mapping[str, Any], started: float, failed: bool) -> None:
+        try:
+            event = json.loads(message["Body"])
+            about = {"secret_arn": event["resources"][0], "version_id": event["detail"]["versionId"]}
+        except (ValueError, LookupError, TypeError):
+            about = {}
+        if message["Attributes"]["ApproximateReceiveCount"] == "1":
+            self._timeline.add("queued", at=int(message["Attributes"]["SentTimestamp"]) / 1000, **about)
+            self._timeline.add("taken", at=started, **about)
+        self._timeline.add("failed" if failed else "delivered", **about)
+
+
+def start(directory: Path, aws: LocalAws, path: EventPath, receiver_url: str, timeline: Timeline) -> Program:
+    """Run the mapping, and in it the notifier, in a process of its own."""
+    environment = {
+        **os.environ,
+        **aws.environment(),
+        "PYTHONPATH": IMPORT_ROOTS,
+        "KEYTURN_RECEIVER_URL": receiver_url,
+        "KEYTURN_SIGNING_KEY_SECRET_ID": path.signing_key_secret_id,
+        "KEYTURN_DLQ_URL": path.dlq_url,
+        "POWERTOOLS_LOG_LEVEL": "INFO",
+    }
+    command = [sys.executable, "-m", "keyturn_local.event_source", "--queue-url", path.queue_url]
+    return Program("event-source", [*command, "--timeline", timeline.file], directory, environment)
+
+
+def load(handler: str) -> Handler:
+    """Import a handler as Lambda does: ``module.function``."""
+    module, _, function = handler.rpartition(".")
+    loaded: Handler = getattr(importlib.import_module(module), function)
+    return loaded
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--queue-url", required=True)
+    parser.add_argument("--handler", default=HANDLER)
+    parser.add_argument("--timeline", type=Path, required=True)
+    arguments = parser.parse_args()
+    source = EventSource(
+        boto3.client("sqs"), arguments.queue_url, load(arguments.handler), Timeline(arguments.timeline)
+    )
+    while True:
+        source.turn()
