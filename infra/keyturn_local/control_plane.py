@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from keyturn_local import binaries
+from keyturn_local.cluster import Cluster
 from keyturn_local.ports import free_ports
 from keyturn_local.processes import Program, StartFailed, answers
 
@@ -25,10 +26,11 @@ CONTROLLERS = (
 )
 
 
-class ControlPlane:
+class ControlPlane(Cluster):
     """A running control plane. Use as a context manager, or call ``stop``."""
 
     def __init__(self, directory: Path, programs: Path) -> None:
+        super().__init__(programs / "kubectl", directory / "kubeconfig")
         self.directory = directory
         self._programs = programs
         self._running: list[Program] = []
@@ -36,7 +38,6 @@ class ControlPlane:
         self.etcd_port, self._peer_port, self.port, self._kwok_port = free_ports(4)
         self.url = f"https://127.0.0.1:{self.port}"
         self.ca_file = directory / "certificates" / "apiserver.crt"  # self-signed: its own authority
-        self.kubeconfig = directory / "kubeconfig"
 
     @classmethod
     def start(cls, directory: Path, nodes: int = 1) -> Self:
@@ -58,32 +59,11 @@ class ControlPlane:
     ) -> None:
         self.stop()
 
-    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """Run the real kubectl as admin; return what it prints. Raises StartFailed with what it complains of."""
-        done = subprocess.run(
-            [self._programs / "kubectl", "--kubeconfig", self.kubeconfig, *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        if done.returncode:
-            raise StartFailed(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
-        return done.stdout
-
     def add_nodes(self, count: int) -> None:
         """Add nodes for kwok to play, and wait until they are Ready."""
         names = [f"node-{secrets.token_hex(3)}" for _ in range(count)]
-        nodes = [{"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}} for name in names]
-        self.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": nodes}))
+        self.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}} for name in names)
         self.kubectl("wait", "--for=condition=Ready", "--timeout=30s", *(f"node/{name}" for name in names))
-
-    def kubeconfig_for(self, namespace: str, service_account: str) -> Path:
-        """Write a kubeconfig that acts as a ServiceAccount, with no more rights than RBAC gives it."""
-        token = self.kubectl("create", "token", service_account, "-n", namespace, "--duration=24h").strip()
-        file = self.directory / f"kubeconfig-{namespace}-{service_account}"
-        self._write_kubeconfig(file, token)
-        return file
 
     def stop(self) -> None:
         """End it all, the API server before etcd, which it needs while it drains."""

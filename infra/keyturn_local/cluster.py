@@ -1,0 +1,78 @@
+"""A Kubernetes cluster as kubectl reaches it: the local control plane, or one of the user's own."""
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import helm_python
+
+CHART = Path(__file__).parents[2] / "charts" / "keyturn"
+
+
+class KubectlFailed(RuntimeError):
+    """kubectl said no; the text is what it said."""
+
+
+class Cluster:
+    """A cluster by its kubeconfig and, if it is not the current one, a context of it."""
+
+    def __init__(self, kubectl: Path | str, kubeconfig: Path, context: str | None = None) -> None:
+        self._kubectl = kubectl
+        self.kubeconfig = kubeconfig
+        self.context = context
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run the real kubectl; return what it prints. Raises KubectlFailed with what it complains of."""
+        context = [f"--context={self.context}"] if self.context else []
+        done = subprocess.run(
+            [self._kubectl, f"--kubeconfig={self.kubeconfig}", *context, *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        if done.returncode:
+            raise KubectlFailed(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def get(self, kind: str, name: str, namespace: str) -> Any:
+        """Read one object. Raises KubectlFailed when it is not there."""
+        return json.loads(self.kubectl("get", kind, name, "-n", namespace, "-o", "json"))
+
+    def list(self, kind: str, namespace: str, selector: str = "") -> list[Any]:
+        """Read the objects of one kind in a namespace."""
+        found = json.loads(self.kubectl("get", kind, "-n", namespace, "-l", selector, "-o", "json"))
+        return list(found["items"])
+
+    def create(self, objects: Iterable[Any]) -> None:
+        """Create objects, as `kubectl create` does. Never by client-side apply, which copies a Secret's values."""
+        self.kubectl("create", "-f", "-", stdin=_list(objects))
+
+    def delete(self, objects: Iterable[Any], wait: bool = True) -> None:
+        """Delete objects, those that are not there included."""
+        self.kubectl("delete", "--ignore-not-found", f"--wait={str(wait).lower()}", "-f", "-", stdin=_list(objects))
+
+    def kubeconfig_for(self, namespace: str, service_account: str, directory: Path) -> Path:
+        """Write a kubeconfig that acts as a ServiceAccount, with no more rights than RBAC gives it."""
+        content = json.loads(self.kubectl("config", "view", "--minify", "--flatten", "--raw", "-o", "json"))
+        token = self.kubectl("create", "token", service_account, "-n", namespace, "--duration=24h").strip()
+        content["users"] = [{"name": service_account, "user": {"token": token}}]
+        content["contexts"][0]["context"]["user"] = service_account
+        file = directory / f"kubeconfig-{namespace}-{service_account}"
+        with tempfile.NamedTemporaryFile("w", dir=directory, delete=False) as fresh:  # mode 0600
+            json.dump(content, fresh)
+        Path(fresh.name).replace(file)
+        return file
+
+
+def rendered_chart(namespace: str, release: str = "keyturn") -> dict[str, str]:
+    """Render charts/keyturn with the real Helm: manifests by template, as YAML."""
+    with helm_python.Chart.load(str(CHART)) as chart:
+        return dict(chart.render({}, name=release, namespace=namespace))
+
+
+def _list(objects: Iterable[Any]) -> str:
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})

@@ -1,0 +1,90 @@
+"""The receiver as a process of its own, under its own ServiceAccount and the chart's RBAC."""
+
+import os
+import sys
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from keyturn_local.aws import IMPORT_ROOTS, EventPath, LocalAws
+from keyturn_local.cluster import Cluster, rendered_chart
+from keyturn_local.ports import free_ports
+from keyturn_local.processes import Program, answers
+
+SERVICE_ACCOUNT = "keyturn"
+
+
+def install_rights(cluster: Cluster, namespace: str) -> list[object]:
+    """Create what the chart gives the receiver: ServiceAccount, roles, bindings. Returns the objects made."""
+    objects = [obj for manifest in rendered_chart(namespace).values() for obj in yaml.safe_load_all(manifest) if obj]
+    cluster.create(objects)
+    return objects
+
+
+class LocalReceiver:
+    """One replica; it keeps its ports over restarts."""
+
+    def __init__(
+        self,
+        directory: Path,
+        kubeconfig: Path,
+        aws: LocalAws,
+        path: EventPath,
+        namespace: str,
+        settings: Mapping[str, str] | None = None,
+        name: str = "receiver",
+    ) -> None:
+        self._directory = directory
+        self._name = name
+        port, operations_port = free_ports(2)
+        self.url = f"http://127.0.0.1:{port}/v1/notifications"
+        self.operations_url = f"http://127.0.0.1:{operations_port}"
+        self._environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith(("KEYTURN_", "AWS_"))},
+            **aws.environment(),
+            "PYTHONPATH": IMPORT_ROOTS,
+            "KUBECONFIG": str(kubeconfig),
+            "KEYTURN_HOST": "127.0.0.1",
+            "KEYTURN_PORT": str(port),
+            "KEYTURN_OPERATIONS_PORT": str(operations_port),
+            "KEYTURN_SIGNING_KEY_SECRET_ID": path.signing_key_secret_id,
+            "KEYTURN_LEASE_NAMESPACE": namespace,
+            **(settings or {}),
+        }
+        self._program: Program | None = None
+
+    @property
+    def log(self) -> str:
+        """All that it has logged."""
+        return (self._directory / f"{self._name}.log").read_text()
+
+    def start(self, seconds: float = 30) -> None:
+        """Start it, and wait until it is ready. Raises StartFailed."""
+        self._program = Program(
+            self._name, [sys.executable, "-m", "keyturn_receiver"], self._directory, self._environment
+        )
+        self._program.wait_for(answers(f"{self.operations_url}/readyz"), seconds)
+
+    def kill(self) -> None:
+        """Kill it with -9."""
+        if self._program:
+            self._program.kill()
+
+    def stop(self) -> None:
+        """End it in good order."""
+        if self._program:
+            self._program.stop(40)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Read one sample of its metrics: the sum of those that have these labels."""
+        with urllib.request.urlopen(f"{self.operations_url}/metrics", timeout=5) as reply:  # noqa: S310 - loopback
+            families = text_string_to_metric_families(reply.read().decode())
+        return sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
