@@ -62,9 +62,7 @@ class Poller:
         """
         behind = await self._behind()
         changed = await asyncio.gather(*(self._recover(target) for target in behind))
-        recovered = [target for target, was_changed in zip(behind, changed, strict=True) if was_changed]
-        self._metrics.recovered_by_poll.inc(len(recovered))
-        return recovered
+        return [target for target, was_changed in zip(behind, changed, strict=True) if was_changed]
 
     async def _behind(self) -> list[Target]:
         by_alias: dict[str, list[BoundSecret]] = defaultdict(list)
@@ -89,7 +87,9 @@ class Poller:
 
     async def _recover(self, target: Target) -> bool:
         try:
-            return (await self._queue.submit(target, because(Cause.POLL))).changed
+            changed = (await self._queue.submit(target, because(Cause.POLL))).changed
+            self._metrics.recovered_by_poll.inc(int(changed))
+            return changed
         except Temporary as error:
             _log.warning("%s: %s", target, error)
         except KeyturnError:

@@ -1,0 +1,64 @@
+# make demo    the main job, live: rotations in a local AWS cross into a local Kubernetes.  KEEP=1 leaves it running.
+# make test    lint and every test.  One tier alone: make test-unit, test-contract, test-integration, test-e2e.
+# make lint · make format · make requirements · make clean
+#
+# All set-up happens by itself, once: the virtual environment, the dependencies, the control plane's programs.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONPATH := $(CURDIR)/lambda:$(CURDIR)/receiver:$(CURDIR)/infra
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help demo test test-unit test-contract test-integration test-e2e lint format requirements setup clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+demo: setup
+	@$(BIN)/python -m keyturn_local.demo $(if $(KEEP),--keep) $(if $(CONTEXT),--context "$(CONTEXT)")
+
+test: lint setup
+	$(PYTEST)
+
+test-unit test-contract: $(VENV)/installed
+	$(PYTEST) tests/$(@:test-%=%)
+
+test-integration test-e2e: setup
+	$(PYTEST) tests/$(@:test-%=%)
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# uv is not among the dependencies: it is only needed to change them.
+requirements:
+	requirements/compile
+
+# The control plane takes longest, so it starts first and runs beside pip.
+setup:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Keyturn needs Python 3.11 or newer: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) infra/keyturn_local/binaries.py >/dev/null & resolving=$$!; \
+		$(MAKE) --no-print-directory $(VENV)/installed || { kill $$resolving; exit 1; }; \
+		wait $$resolving
+
+$(VENV)/installed: requirements/dev.txt
+	@echo "setup: installing the dependencies into $(VENV) (once)"
+	@$(PYTHON) -m venv $(VENV) \
+		|| { echo "Python's venv is missing: install it (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,48 @@
+"""All of Keyturn on one machine: a cluster, an AWS, the receiver and the notifier, joined as in production."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from keyturn_local import event_source
+from keyturn_local.aws import EventPath, LocalAws
+from keyturn_local.cluster import Cluster
+from keyturn_local.processes import Program
+from keyturn_local.receiver import SERVICE_ACCOUNT, LocalReceiver, install_rights
+from keyturn_local.timeline import Timeline
+
+
+@dataclass
+class Stack:
+    """The running parts."""
+
+    directory: Path
+    cluster: Cluster
+    aws: LocalAws
+    path: EventPath
+    receiver: LocalReceiver
+    notifier: Program
+    timeline: Timeline
+
+
+@contextmanager
+def run_stack(
+    directory: Path, cluster: Cluster, namespace: str, settings: Mapping[str, str] | None = None
+) -> Iterator[Stack]:
+    """Run everything against ``cluster``; the receiver's rights live in ``namespace``, which is made and deleted."""
+    timeline = Timeline(directory / "timeline.jsonl")
+    with ExitStack() as stack:
+        aws = stack.enter_context(LocalAws.start(directory, timeline))
+        path = aws.provision()
+        home = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+        stack.callback(cluster.delete, [home], wait=False)
+        cluster.create([home])
+        stack.callback(cluster.delete, install_rights(cluster, namespace), wait=False)
+        kubeconfig = cluster.kubeconfig_for(namespace, SERVICE_ACCOUNT, directory)
+        receiver = LocalReceiver(directory, kubeconfig, aws, path, namespace, settings)
+        stack.callback(receiver.stop)
+        receiver.start()
+        notifier = event_source.start(directory, aws, path, receiver.url, timeline)
+        stack.callback(notifier.stop)
+        yield Stack(directory, cluster, aws, path, receiver, notifier, timeline)
