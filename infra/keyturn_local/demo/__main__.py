@@ -1,0 +1,105 @@
+"""``python -m keyturn_local.demo``: sets the stage, plays, and ends with a verdict."""
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from keyturn_local import binaries
+from keyturn_local.cluster import Cluster, KubectlFailed
+from keyturn_local.control_plane import ControlPlane
+from keyturn_local.demo import scene
+from keyturn_local.demo.acts import POLL_SECONDS, Acts
+from keyturn_local.demo.observer import Observer
+from keyturn_local.demo.report import Verdict, heading, say
+from keyturn_local.processes import StartFailed
+from keyturn_local.stack import Stack, run_stack
+
+
+def main() -> int:
+    """Run the demo; return its exit status: 0 when every claim held."""
+    parser = argparse.ArgumentParser(prog="make demo", description="Rotations from a local AWS into Kubernetes, live.")
+    parser.add_argument("--keep", action="store_true", help="leave it all running afterwards, until Ctrl-C")
+    parser.add_argument("--context", help="use this context of your own kubeconfig in place of a local control plane")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was made is cleaned up then, too
+    directory = Path(tempfile.mkdtemp(prefix="keyturn-demo-"))
+    try:
+        with _cluster(directory, arguments.context) as cluster:
+            return _play(directory, cluster, arguments.keep)
+    except (StartFailed, KubectlFailed, binaries.NotFound) as error:
+        say(f"\nThe demo could not run: {error}")
+        return 2
+    except KeyboardInterrupt:
+        say("\nstopped")
+        return 130
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _play(directory: Path, cluster: Cluster, keep: bool) -> int:
+    verdict = Verdict()
+    say("starting AWS (moto), the receiver and the notifier ...")
+    settings = {"KEYTURN_POLL_INTERVAL_SECONDS": str(POLL_SECONDS)}
+    with run_stack(directory, cluster, scene.NAMESPACE, settings) as stack:
+        cluster.kubectl("annotate", "namespace", scene.NAMESPACE, f"keyturn.dev/allow-secrets={scene.ALLOWED}")
+        observer = Observer(cluster.kubeconfig, cluster.context, scene.NAMESPACE)
+        heading("The stage: 2 AWS secrets, 2 Secrets, 4 workloads")
+        acts = Acts(stack, observer, verdict)
+        acts.prepare()
+        acts.event_path()
+        acts.without_event_path()
+        acts.nobody_reads_it()
+        status = verdict.conclude()
+        if keep:
+            _keep(stack)
+    return status
+
+
+@contextmanager
+def _cluster(directory: Path, context: str | None) -> Iterator[Cluster]:
+    own = os.environ.get("KUBECONFIG") or (str(Path.home() / ".kube" / "config") if context else None)
+    if own:
+        cluster = Cluster(shutil.which("kubectl") or binaries.resolve() / "kubectl", Path(own), context)
+        server = cluster.kubectl("config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}")
+        say(f"using your cluster at {server}, in a namespace of its own: {scene.NAMESPACE}")
+        if cluster.kubectl("get", "namespace", scene.NAMESPACE, "--ignore-not-found"):
+            raise KubectlFailed(f"namespace {scene.NAMESPACE} is there already: delete it, or wait until it is gone")
+        yield cluster
+        return
+    started = time.monotonic()
+    say("starting a Kubernetes control plane ...")
+    with ControlPlane.start(directory / "control-plane") as control_plane:
+        say(f"Kubernetes is ready after {time.monotonic() - started:.1f} s, at {control_plane.url}")
+        yield control_plane
+
+
+def _keep(stack: Stack) -> None:
+    kubectl = f"kubectl --kubeconfig {stack.cluster.kubeconfig}"
+    if stack.cluster.context:
+        kubectl += f" --context {stack.cluster.context}"
+    environment = " ".join(f"{name}={value}" for name, value in stack.aws.environment().items())
+    heading("It goes on running, until Ctrl-C")
+    say(f"""
+  look:     {kubectl} get secrets,deploy,sts,ds,pods -n {scene.NAMESPACE}
+            {kubectl} get secret database -n {scene.NAMESPACE} -o yaml --show-managed-fields
+            {kubectl} events -n {scene.NAMESPACE} --for secret/database
+  metrics:  curl {stack.receiver.operations_url}/metrics
+  logs:     {stack.directory}/receiver.log, event-source.log
+  rotate:   export {environment}
+            aws secretsmanager put-secret-value --secret-id {scene.API_TOKEN} --secret-string "$(openssl rand -hex 16)"
+""")
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        say("\nstopping")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""The acts: rotations on the event path, one without it, and one that concerns nobody."""
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from keyturn_local.demo import scene
+from keyturn_local.demo.observer import Observer
+from keyturn_local.demo.report import Verdict, heading, say, step
+from keyturn_local.rotation import rotate
+from keyturn_local.stack import Stack
+
+POLL_SECONDS = 5.0
+PATIENCE = 20.0  # seconds for anything to come true
+POD_PATIENCE = 120.0  # a cluster with a container runtime may have to pull an image first
+RECOVERED = "keyturn_recovered_by_poll_total"
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """What one rotation led to: seconds since the label moved; None for what did not come."""
+
+    applied: float | None
+    replaced: Mapping[str, float | None]
+
+
+class Acts:
+    """Plays on a running stack; every claim goes into ``verdict``."""
+
+    def __init__(self, stack: Stack, observer: Observer, verdict: Verdict) -> None:
+        self._stack = stack
+        self._observer = observer
+        self._verdict = verdict
+        self._secrets_manager = stack.aws.secrets_manager()
+        self._database = scene.database("team-a")
+
+    def prepare(self) -> None:
+        """Create the AWS secrets, the Secrets and the workloads; wait until all is filled and running."""
+        token = secrets.token_urlsafe(12)
+        self._secrets_manager.create_secret(Name=scene.DATABASE, SecretString=scene.value_text(self._database))
+        self._secrets_manager.create_secret(Name=scene.API_TOKEN, SecretString=token)
+        self._stack.cluster.create(scene.bindings())
+        filled = self._observer.wait(
+            lambda: (
+                self._observer.secret_holds("database", scene.database_secret(self._database))
+                and self._observer.secret_holds("api-token", {"value": token})
+            ),
+            PATIENCE,
+        )
+        self._verdict.claim(bool(filled), "two new Secrets, labelled and empty, are filled from AWS")
+        self._stack.cluster.kubectl(
+            "patch", "secret", "database", "-n", scene.NAMESPACE, "-p", '{"stringData": {"BY_HAND": "mine"}}'
+        )
+        self._stack.cluster.create(scene.workloads())
+        for kind, name in (("deploy", "web"), ("sts", "queue"), ("ds", "agent"), ("deploy", "bystander")):
+            self._stack.cluster.kubectl(
+                "rollout", "status", f"{kind}/{name}", "-n", scene.NAMESPACE, f"--timeout={POD_PATIENCE:.0f}s"
+            )
+
+    def event_path(self) -> None:
+        """Act one: rotations as the console makes them, live within a second."""
+        heading("Act 1: the event path")
+        self._database = scene.database("team-a")
+        bystander = self._observer.pods("bystander")
+        say(f"\n  rotating {scene.DATABASE}: read by Deployment web (env) and StatefulSet queue (volume)")
+        expected = scene.database_secret(self._database)
+        first = self._rotate(scene.DATABASE, scene.value_text(self._database), "database", expected, ("web", "queue"))
+        token = secrets.token_urlsafe(12)
+        say(f"\n  rotating {scene.API_TOKEN}, plain text: read by DaemonSet agent (envFrom)")
+        second = self._rotate(scene.API_TOKEN, token, "api-token", {"value": token}, ("agent",))
+        say()
+        for rotation in (first, second):
+            self._verdict.claim(
+                rotation.applied is not None and rotation.applied < 1,
+                "label moved -> the Secret holds the new value: under 1 s",
+            )
+            self._verdict.claim(all(rotation.replaced.values()), "every pod that reads it was replaced")
+        self._verdict.claim(self._observer.pods("bystander") == bystander, "the workload that reads nothing ran on")
+        self._verdict.claim(
+            "BY_HAND" in self._observer.secret_keys("database"), "a key that was added by hand is still there"
+        )
+
+    def without_event_path(self) -> None:
+        """Act two: the events reach nobody, and the poller carries the change."""
+        heading(f"Act 2: the event path is cut; the poller looks every {POLL_SECONDS:.0f} s")
+        before = self._stack.receiver.metric(RECOVERED)
+        self._stack.aws.cut_event_path()
+        try:
+            self._database = scene.database("team-a")
+            expected = scene.database_secret(self._database)
+            value = scene.value_text(self._database)
+            rotation = self._rotate(scene.DATABASE, value, "database", expected, ("web", "queue"), queued=False)
+        finally:
+            self._stack.aws.restore_event_path()
+        found = self._observer.wait(lambda: self._stack.receiver.metric(RECOVERED) - before, 5)
+        say()
+        bound = POLL_SECONDS * 1.1 + 1
+        self._verdict.claim(
+            rotation.applied is not None and rotation.applied <= bound, f"the poller carried it within {bound:.1f} s"
+        )
+        self._verdict.claim(all(rotation.replaced.values()), "every pod that reads it was replaced")
+        self._verdict.claim(found == 1, f"{RECOVERED} rose by {found:.0f}: the event path's loss is counted")
+
+    def nobody_reads_it(self) -> None:
+        """Act three: a key changes that no pod reads: the Secret is written, nothing restarts."""
+        heading("Act 3: a key that no workload reads")
+        pods = {app: self._observer.pods(app) for app in ("web", "queue", "agent", "bystander")}
+        generations = self._generations()
+        self._database = scene.database("team-b", self._database["password"])
+        expected = scene.database_secret(self._database)
+        rotation = self._rotate(scene.DATABASE, scene.value_text(self._database), "database", expected, ())
+        # The answer comes after the rollouts: once it is there, nothing more is on its way.
+        say()
+        self._verdict.claim(rotation.applied is not None, "the Secret holds the new OWNER")
+        same = {app: self._observer.pods(app) for app in pods} == pods
+        self._verdict.claim(same and self._generations() == generations, "no workload was touched, no pod restarted")
+
+    def _rotate(
+        self,
+        secret_id: str,
+        value: str,
+        secret: str,
+        expected: Mapping[str, str],
+        apps: Sequence[str],
+        queued: bool = True,
+    ) -> Rotation:
+        old = {app: self._observer.pods(app) for app in apps}
+        version_id = rotate(self._secrets_manager, secret_id, value)
+        timeline = self._stack.timeline
+        moved = timeline.find("label moved", version_id=version_id, label="AWSCURRENT")
+        zero = moved["at"] if moved else time.time()
+        step("label moved", 0, f"version {version_id}")
+        if queued:
+            for name, words in (("queued", "queued"), ("taken", "taken by the notifier, delivery begins")):
+                found = self._observer.wait(partial(timeline.find, name, version_id=version_id), PATIENCE)
+                step(words, _since(zero, found and found["at"]))
+        applied = self._observer.wait(lambda: self._observer.secret_holds(secret, expected), PATIENCE)
+        step("Secret applied", _since(zero, applied))
+        if queued:
+            found = self._observer.wait(partial(timeline.find, "delivered", version_id=version_id), PATIENCE)
+            step("delivered", _since(zero, found and found["at"]), "acknowledged after applying")
+        replaced: dict[str, float | None] = {}
+        for app in apps:
+            at = self._observer.wait(partial(self._observer.replaced, app, old[app]), POD_PATIENCE)
+            replaced[app] = (_since(zero, at) or 0) / 1000 if at else None
+            step(f"pods replaced: {app}", _since(zero, at))
+        since = _since(zero, applied)
+        return Rotation(None if since is None else since / 1000, replaced)
+
+    def _generations(self) -> dict[str, int]:
+        return {
+            f"{kind}/{found['metadata']['name']}": found["metadata"]["generation"]
+            for kind in ("deployments", "statefulsets", "daemonsets")
+            for found in self._stack.cluster.list(kind, scene.NAMESPACE)
+        }
+
+
+def _since(zero: float, at: float | None) -> float | None:
+    return None if not at else (at - zero) * 1000

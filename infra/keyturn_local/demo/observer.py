@@ -1,0 +1,84 @@
+"""Watches the demo's namespace with a client of its own, so that nothing rests on the receiver's word."""
+
+import threading
+import time
+from base64 import b64decode
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kubernetes import client, config, watch
+
+
+class Observer:
+    """Knows when each Secret came to hold what, and which pods run. Its clock is this machine's."""
+
+    def __init__(self, kubeconfig: Path, context: str | None, namespace: str) -> None:
+        settings = client.Configuration()
+        config.load_kube_config(str(kubeconfig), context, client_configuration=settings, persist_config=False)
+        core = client.CoreV1Api(client.ApiClient(settings))
+        self._namespace = namespace
+        self._changed = threading.Condition()
+        self._secrets: dict[str, tuple[float, dict[str, str]]] = {}
+        self._pods: dict[str, Any] = {}
+        self._pods_at: dict[str, float] = {}
+        for listing, take in ((core.list_namespaced_secret, self._secret), (core.list_namespaced_pod, self._pod)):
+            threading.Thread(target=self._watch, args=(listing, take), daemon=True).start()
+
+    def secret_holds(self, name: str, expected: Mapping[str, str]) -> float | None:
+        """When the Secret came to hold all of ``expected`` (and maybe more); None while it does not."""
+        at, data = self._secrets.get(name, (0.0, {}))
+        return at if expected.items() <= data.items() else None
+
+    def secret_keys(self, name: str) -> frozenset[str]:
+        """The keys that the Secret has now."""
+        return frozenset(self._secrets.get(name, (0.0, {}))[1])
+
+    def pods(self, app: str) -> frozenset[str]:
+        """The uids of the pods of one workload."""
+        return frozenset(uid for uid, pod in self._pods.items() if pod.metadata.labels.get("app") == app)
+
+    def replaced(self, app: str, old: frozenset[str]) -> float | None:
+        """When the last change came after which none of ``old`` runs, and all that run are Ready."""
+        pods = [pod for pod in self._pods.values() if pod.metadata.labels.get("app") == app]
+        if len(pods) < len(old) or old & {pod.metadata.uid for pod in pods} or not all(map(_is_ready, pods)):
+            return None
+        return self._pods_at[app]
+
+    def wait(self, condition: Callable[[], Any], seconds: float) -> Any:
+        """Wait until ``condition`` gives something, and return it; what it gives at the end, when time is over."""
+        with self._changed:
+            end = time.monotonic() + seconds
+            while not (result := condition()) and time.monotonic() < end:
+                self._changed.wait(0.05)
+            return result
+
+    def _watch(self, listing: Callable[..., Any], take: Callable[[str, Any], None]) -> None:
+        while True:
+            try:
+                for event in watch.Watch().stream(listing, self._namespace):
+                    with self._changed:
+                        take(event["type"], event["object"])
+                        self._changed.notify_all()
+            except Exception:  # the cluster goes first at the end; before, the next watch starts anew
+                time.sleep(0.2)
+
+    def _secret(self, kind: str, secret: Any) -> None:
+        data = {key: b64decode(value).decode() for key, value in (secret.data or {}).items()}
+        known = self._secrets.get(secret.metadata.name)
+        if known is None or known[1] != data:
+            self._secrets[secret.metadata.name] = (time.time(), data)
+
+    def _pod(self, kind: str, pod: Any) -> None:
+        if kind == "DELETED":
+            self._pods.pop(pod.metadata.uid, None)
+        else:
+            self._pods[pod.metadata.uid] = pod
+        self._pods_at[pod.metadata.labels.get("app", "")] = time.time()
+
+
+def _is_ready(pod: Any) -> bool:
+    conditions = pod.status.conditions or []
+    return pod.metadata.deletion_timestamp is None and any(
+        condition.type == "Ready" and condition.status == "True" for condition in conditions
+    )

@@ -1,0 +1,112 @@
+"""What the demo plays with: AWS secrets, the Secrets bound to them, and workloads that read them in different ways."""
+
+import json
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+NAMESPACE = "keyturn-demo"
+ALLOWED = "demo/*"
+IMAGE = "busybox:stable"
+
+DATABASE = "demo/database"  # JSON
+API_TOKEN = "demo/api-token"
+
+DATABASE_URL = "join('', ['postgres://', username, ':', password, '@', host, '/app'])"
+
+
+def database(owner: str, password: str | None = None) -> dict[str, str]:
+    """A value for DATABASE, with a new password unless one is given."""
+    return {
+        "username": "app",
+        "password": password or secrets.token_urlsafe(12),
+        "host": "db.internal",
+        "owner": owner,
+    }
+
+
+def database_secret(value: Mapping[str, str]) -> dict[str, str]:
+    """What the Secret `database` must hold for a value of DATABASE."""
+    return {
+        "PASSWORD": value["password"],
+        "DATABASE_URL": f"postgres://{value['username']}:{value['password']}@{value['host']}/app",
+        "OWNER": value["owner"],
+    }
+
+
+def bindings() -> list[Any]:
+    """The Secrets as a chart author ships them: a label, two annotations, no data."""
+    data = {"PASSWORD": "password", "DATABASE_URL": DATABASE_URL, "OWNER": "owner"}
+    lines = "".join(f"{key}: {expression}\n" for key, expression in data.items())
+    return [
+        _secret("database", {"keyturn.dev/secret-id": DATABASE, "keyturn.dev/data": lines}),
+        _secret("api-token", {"keyturn.dev/secret-id": API_TOKEN}),
+    ]
+
+
+def workloads() -> list[Any]:
+    """Three that read the Secrets, each in its own way and through two Secrets, and one that reads nothing."""
+    return [
+        _workload("Deployment", "web", 2, env=[_key("DATABASE_URL", "database", "DATABASE_URL")]),
+        _workload(
+            "StatefulSet",
+            "queue",
+            1,
+            volumes=[
+                {
+                    "name": "password",
+                    "secret": {"secretName": "database", "items": [{"key": "PASSWORD", "path": "password"}]},
+                }
+            ],
+        ),
+        _workload("DaemonSet", "agent", None, env_from=[{"secretRef": {"name": "api-token"}}]),
+        _workload("Deployment", "bystander", 1),
+    ]
+
+
+def _secret(name: str, annotations: Mapping[str, str]) -> dict[str, Any]:
+    metadata = {
+        "name": name,
+        "namespace": NAMESPACE,
+        "labels": {"keyturn.dev/bind": "true"},
+        "annotations": dict(annotations),
+    }
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata}
+
+
+def _key(variable: str, secret: str, key: str) -> dict[str, Any]:
+    return {"name": variable, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
+
+
+def _workload(
+    kind: str,
+    name: str,
+    replicas: int | None,
+    env: list[Any] | None = None,
+    env_from: list[Any] | None = None,
+    volumes: list[Any] | None = None,
+) -> dict[str, Any]:
+    mounts = [{"name": volume["name"], "mountPath": f"/etc/{volume['name']}"} for volume in volumes or []]
+    container = {
+        "name": "main",
+        "image": IMAGE,
+        "command": ["sleep", "86400"],
+        "env": env or [],
+        "envFrom": env_from or [],
+        "volumeMounts": mounts,
+    }
+    spec: dict[str, Any] = {
+        "selector": {"matchLabels": {"app": name}},
+        "template": {
+            "metadata": {"labels": {"app": name}},
+            "spec": {"containers": [container], "volumes": volumes or [], "terminationGracePeriodSeconds": 1},
+        },
+    }
+    if replicas is not None:
+        spec["replicas"] = replicas
+    return {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}
+
+
+def value_text(value: Mapping[str, str] | str) -> str:
+    """A value as it is put into AWS."""
+    return value if isinstance(value, str) else json.dumps(dict(value))
