@@ -1,0 +1,51 @@
+"""What several tiers of tests stand on: one real control plane a session, and all of Keyturn on one machine."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from keyturn_local.cluster import Cluster
+from keyturn_local.control_plane import ControlPlane
+from keyturn_local.stack import Stack, run_stack
+
+
+@pytest.fixture(scope="session")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    with ControlPlane.start(tmp_path_factory.mktemp("control-plane")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def stack(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Everything, for tests that break none of it. The poller sleeps, so that what arrives came by an event."""
+    settings = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600"}
+    with run_stack(tmp_path_factory.mktemp("stack"), control_plane, "keyturn", settings) as running:
+        yield running
+
+
+@pytest.fixture
+def own_stack(control_plane: ControlPlane, tmp_path: Path) -> Callable[..., "contextmanager[Stack]"]:
+    """Make a stack of the test's own, with the settings it gives."""
+
+    def make(**settings: str):
+        return run_stack(tmp_path, control_plane, f"keyturn-{uuid4().hex[:6]}", settings)
+
+    return make
+
+
+@pytest.fixture
+def namespace(control_plane: ControlPlane) -> Iterator[str]:
+    """A namespace that may read the AWS secrets whose names begin with its own name."""
+    yield from _namespace(control_plane)
+
+
+def _namespace(cluster: Cluster) -> Iterator[str]:
+    name = f"team-{uuid4().hex[:6]}"
+    annotations = {"keyturn.dev/allow-secrets": f"{name}/*"}
+    made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "annotations": annotations}}
+    cluster.create([made])
+    yield name
+    cluster.delete([made], wait=False)

@@ -1,0 +1,202 @@
+"""A rotation crosses the whole way: moto, the rule, the queue, the notifier's handler, the receiver, Kubernetes."""
+
+import asyncio
+import json
+import time
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from keyturn_contract.message import (
+    CONTENT_TYPE_BATCH,
+    EventType,
+    Notification,
+    NotificationData,
+    Outcome,
+    decode_reply,
+    encode,
+)
+from keyturn_contract.signature import parse_key, sign
+from keyturn_local.rotation import promote, rotate
+from keyturn_local.stack import Stack
+from objects import annotations_of, data_of, env_from, eventually, replica_sets, secret, workload
+
+
+def value(password: str, **more: str) -> str:
+    return json.dumps({"password": password, **more})
+
+
+def given_one_consumer(stack: Stack, namespace: str) -> str:
+    """A Secret `db` filled from AWS, and a Deployment `web` that reads it. Returns the AWS secret's name."""
+    name = f"{namespace}/db"
+    stack.aws.secrets_manager().create_secret(Name=name, SecretString=value("one"))
+    stack.cluster.create([secret(namespace, "db", name)])
+    eventually(lambda: data_of(stack.cluster, namespace, "db"))
+    stack.cluster.create([workload(namespace, "web", env_from("db"))])
+    # Its baseline: from here on it is a known consumer.
+    mark = "revision.keyturn.dev/db"
+    eventually(lambda: mark in annotations_of(stack.cluster, "deployment", namespace, "web"))
+    stack.cluster.kubectl("rollout", "status", "deployment/web", "-n", namespace, "--timeout=30s")
+    assert replica_sets(stack.cluster, namespace, "web") == 1
+    return name
+
+
+def in_secret(stack: Stack, namespace: str, password: str) -> bool:
+    return data_of(stack.cluster, namespace, "db").get("password") == password.encode()
+
+
+def settled(stack: Stack, namespace: str) -> None:
+    """Wait until the Deployment is through with its rollout, and carries the mark of the Secret as it stands."""
+    stack.cluster.kubectl("rollout", "status", "deployment/web", "-n", namespace, "--timeout=30s")
+
+
+def test_the_secret_tells_where_its_data_is_from(stack: Stack, namespace: str) -> None:
+    name = given_one_consumer(stack, namespace)
+    version_id = rotate(stack.aws.secrets_manager(), name, value("two"))
+    eventually(lambda: in_secret(stack, namespace, "two"))
+
+    found = json.loads(
+        stack.cluster.kubectl("get", "secret", "db", "-n", namespace, "-o", "json", "--show-managed-fields")
+    )
+    annotations = found["metadata"]["annotations"]
+    assert json.loads(annotations["keyturn.dev/revisions"]) == {"password": version_id}
+    assert [*json.loads(annotations["keyturn.dev/version-ids"]).values()] == [version_id]
+    assert annotations["keyturn.dev/applied-at"].endswith("Z")
+    (ours,) = [entry for entry in found["metadata"]["managedFields"] if entry["manager"] == "keyturn"]
+    assert ours["operation"] == "Apply"
+    assert [*ours["fieldsV1"]["f:data"]] == ["f:password"]
+
+
+def test_a_key_added_by_hand_stays(stack: Stack, namespace: str) -> None:
+    name = given_one_consumer(stack, namespace)
+    stack.cluster.kubectl("patch", "secret", "db", "-n", namespace, "-p", '{"stringData": {"MINE": "stays"}}')
+    rotate(stack.aws.secrets_manager(), name, value("two"))
+    eventually(lambda: in_secret(stack, namespace, "two"))
+    assert data_of(stack.cluster, namespace, "db")["MINE"] == b"stays"
+
+
+def test_a_consumer_is_restarted_once_for_a_rotation(stack: Stack, namespace: str) -> None:
+    name = given_one_consumer(stack, namespace)
+    rotate(stack.aws.secrets_manager(), name, value("two"))
+    eventually(lambda: replica_sets(stack.cluster, namespace, "web") == 2)
+    settled(stack, namespace)
+    assert replica_sets(stack.cluster, namespace, "web") == 2
+
+
+def test_two_quick_rotations_end_at_the_second_with_at_most_one_restart_each(stack: Stack, namespace: str) -> None:
+    name = given_one_consumer(stack, namespace)
+    client = stack.aws.secrets_manager()
+    rotate(client, name, value("two"))
+    last = rotate(client, name, value("three"))
+    eventually(lambda: in_secret(stack, namespace, "three"))
+    eventually(lambda: stack.timeline.find("delivered", version_id=last))
+    settled(stack, namespace)
+    distinct = {line["version_ids"] for line in applied(stack, namespace)}
+    assert replica_sets(stack.cluster, namespace, "web") == len(distinct)
+
+
+def applied(stack: Stack, namespace: str) -> list[dict[str, str]]:
+    """What the receiver has written to `db`: each time another version."""
+    lines = [json.loads(line) for line in stack.receiver.log.splitlines()]
+    return [
+        {"version_ids": json.dumps(line["version_ids"])}
+        for line in lines
+        if line["message"] == "applied" and line["secret"] == f"{namespace}/db"
+    ]
+
+
+def test_a_roll_back_in_aws_is_a_change_like_any_other(stack: Stack, namespace: str) -> None:
+    name = given_one_consumer(stack, namespace)
+    client = stack.aws.secrets_manager()
+    (first,) = client.describe_secret(SecretId=name)["VersionIdsToStages"]
+    rotate(client, name, value("two"))
+    eventually(lambda: replica_sets(stack.cluster, namespace, "web") == 2)
+    promote(client, name, first)
+    eventually(lambda: in_secret(stack, namespace, "one"))
+    # Kubernetes finds the first template again: the first ReplicaSet comes back, and no third one.
+    mark = "revision.keyturn.dev/db"
+    template = eventually(lambda: stack.cluster.get("deployment", "web", namespace)["spec"]["template"]["metadata"])
+    assert mark in template["annotations"]
+    settled(stack, namespace)
+
+
+def test_a_key_that_nobody_reads_restarts_nobody(stack: Stack, namespace: str) -> None:
+    name = f"{namespace}/db"
+    client = stack.aws.secrets_manager()
+    client.create_secret(Name=name, SecretString=value("one", owner="a"))
+    reads_password = {
+        "container": {"env": [{"name": "P", "valueFrom": {"secretKeyRef": {"name": "db", "key": "password"}}}]}
+    }
+    stack.cluster.create([secret(namespace, "db", name)])
+    eventually(lambda: data_of(stack.cluster, namespace, "db"))
+    stack.cluster.create([workload(namespace, "web", reads_password)])
+    mark = "revision.keyturn.dev/db"
+    eventually(lambda: mark in annotations_of(stack.cluster, "deployment", namespace, "web"))
+    settled(stack, namespace)
+    before = stack.cluster.get("deployment", "web", namespace)["metadata"]["generation"]
+    version_id = rotate(client, name, value("one", owner="b"))
+    eventually(lambda: data_of(stack.cluster, namespace, "db")["owner"] == b"b")
+    eventually(lambda: stack.timeline.find("delivered", version_id=version_id))
+    assert stack.cluster.get("deployment", "web", namespace)["metadata"]["generation"] == before
+    assert replica_sets(stack.cluster, namespace, "web") == 1
+
+
+@pytest.mark.parametrize("kind", ["StatefulSet", "DaemonSet"])
+def test_other_kinds_of_workload_are_restarted_too(stack: Stack, namespace: str, kind: str) -> None:
+    name = f"{namespace}/db"
+    client = stack.aws.secrets_manager()
+    client.create_secret(Name=name, SecretString=value("one"))
+    projected = {"volumes": [{"name": "v", "projected": {"sources": [{"secret": {"name": "db"}}]}}]}
+    stack.cluster.create([secret(namespace, "db", name)])
+    eventually(lambda: data_of(stack.cluster, namespace, "db"))
+    stack.cluster.create([workload(namespace, "web", projected, kind)])
+    eventually(lambda: "revision.keyturn.dev/db" in annotations_of(stack.cluster, kind, namespace, "web"))
+    pods = eventually(lambda: uids(stack, namespace))
+    rotate(client, name, value("two"))
+    eventually(lambda: (now := uids(stack, namespace)) and not now & pods)
+
+
+def uids(stack: Stack, namespace: str) -> set[str]:
+    pods = stack.cluster.list("pods", namespace, "app=web")
+    return {pod["metadata"]["uid"] for pod in pods if pod["status"].get("phase") == "Running"}
+
+
+def test_the_same_notification_a_hundred_times_at_once_restarts_once(stack: Stack, namespace: str) -> None:
+    name = given_one_consumer(stack, namespace)
+    client = stack.aws.secrets_manager()
+    stack.aws.cut_event_path()
+    try:
+        version_id = rotate(client, name, value("two"))
+    finally:
+        stack.aws.restore_event_path()
+    arn = client.describe_secret(SecretId=name)["ARN"]
+    key = parse_key(client.get_secret_value(SecretId=stack.path.signing_key_secret_id)["SecretString"])
+    data = NotificationData("SecretLabelUpdated", "123456789012", "us-east-1", name, version_id, "AWSCURRENT")
+    notification = Notification(
+        str(uuid4()), "aws.secretsmanager", EventType.CHANGED, arn, "2026-11-24T00:00:00Z", data
+    )
+    body = encode([notification])
+
+    async def send_all() -> list[httpx.Response]:
+        now = int(time.time())
+        headers = {
+            "content-type": CONTENT_TYPE_BATCH,
+            "webhook-id": "msg_same",
+            "webhook-timestamp": str(now),
+            "webhook-signature": sign(key, "msg_same", now, body),
+        }
+        async with httpx.AsyncClient(timeout=30) as http:
+            return await asyncio.gather(
+                *(http.post(stack.receiver.url, content=body, headers=headers) for _ in range(100))
+            )
+
+    replies = asyncio.run(send_all())
+    # As many as there is room for are served; the others are told to come again.
+    assert {reply.status_code for reply in replies} <= {200, 503}
+    outcomes = [decode_reply(reply.content)[0].outcome for reply in replies if reply.status_code == 200]
+    assert Outcome.APPLIED in outcomes
+    assert set(outcomes) <= {Outcome.APPLIED, Outcome.UNCHANGED}
+    eventually(lambda: in_secret(stack, namespace, "two"))
+    settled(stack, namespace)
+    assert replica_sets(stack.cluster, namespace, "web") == 2
