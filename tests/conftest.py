@@ -21,7 +21,7 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
 @pytest.fixture(scope="session")
 def stack(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Everything, for tests that break none of it. The poller sleeps, so that what arrives came by an event."""
-    settings = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600"}
+    settings = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600", "KEYTURN_SIGNING_KEY_INTERVAL_SECONDS": "3600"}
     with run_stack(tmp_path_factory.mktemp("stack"), control_plane, "keyturn", settings) as running:
         yield running
 

@@ -1,0 +1,187 @@
+"""Labelled Secrets as bindings, on the real API server: what fills them, and what happens to those that cannot be."""
+
+import json
+from uuid import uuid4
+
+import pytest
+
+from keyturn_local.rotation import rotate
+from keyturn_local.stack import Stack
+from objects import annotations_of, data_of, env_from, eventually, secret, warnings_of, workload
+
+DATA = "keyturn.dev/data"
+
+
+def create(stack: Stack, name: str, value: str | bytes) -> str:
+    """Create an AWS secret; return its ARN."""
+    client = stack.aws.secrets_manager()
+    if isinstance(value, bytes):
+        return client.create_secret(Name=name, SecretBinary=value)["ARN"]
+    return client.create_secret(Name=name, SecretString=value)["ARN"]
+
+
+def filled(stack: Stack, namespace: str, name: str = "db") -> dict[str, bytes]:
+    return eventually(lambda: data_of(stack.cluster, namespace, name))
+
+
+def test_by_name_every_top_level_key_is_taken(stack: Stack, namespace: str) -> None:
+    create(stack, f"{namespace}/db", json.dumps({"user": "u", "port": 5432, "tls": True, "tags": ["a", "b"]}))
+    stack.cluster.create([secret(namespace, "db", f"{namespace}/db")])
+    assert filled(stack, namespace) == {"user": b"u", "port": b"5432", "tls": b"true", "tags": b'["a","b"]'}
+
+
+@pytest.mark.parametrize("cut", [0, 7], ids=["the whole ARN", "the ARN without its random end"])
+def test_by_arn(stack: Stack, namespace: str, cut: int) -> None:
+    arn = create(stack, f"{namespace}/db", "plain")
+    stack.cluster.create([secret(namespace, "db", arn[:-cut] if cut else arn)])
+    assert filled(stack, namespace) == {"value": b"plain"}
+    rotate(stack.aws.secrets_manager(), f"{namespace}/db", "turned")
+    eventually(lambda: data_of(stack.cluster, namespace, "db") == {"value": b"turned"})
+
+
+def test_expressions_name_and_join_properties(stack: Stack, namespace: str) -> None:
+    create(stack, f"{namespace}/db", json.dumps({"username": "u", "password": "p", "host": "h", "nest": {"a": [7]}}))
+    url = "join('', ['postgres://', username, ':', password, '@', host, '/app'])"
+    lines = f"PASSWORD: password\nDATABASE_URL: {url}\nSEVEN: nest.a[0]\n"
+    stack.cluster.create([secret(namespace, "db", f"{namespace}/db", **{DATA: lines})])
+    assert filled(stack, namespace) == {"PASSWORD": b"p", "DATABASE_URL": b"postgres://u:p@h/app", "SEVEN": b"7"}
+
+
+@pytest.mark.parametrize("value", ["not JSON", "12345678", '"quoted"', "{broken"])
+def test_a_value_that_is_no_json_object_goes_under_the_key_value_as_it_is(
+    stack: Stack, namespace: str, value: str
+) -> None:
+    create(stack, f"{namespace}/db", value)
+    stack.cluster.create([secret(namespace, "db", f"{namespace}/db")])
+    assert filled(stack, namespace) == {"value": value.encode()}
+
+
+def test_a_binary_value_arrives_byte_for_byte_under_the_key_its_author_names(stack: Stack, namespace: str) -> None:
+    content = bytes(range(256))
+    create(stack, f"{namespace}/store", content)
+    stack.cluster.create(
+        [
+            secret(namespace, "db", f"{namespace}/store"),
+            secret(namespace, "named", f"{namespace}/store", **{DATA: 'keystore.p12: "@"'}),
+        ]
+    )
+    assert filled(stack, namespace) == {"value": content}
+    assert filled(stack, namespace, "named") == {"keystore.p12": content}
+
+
+def test_the_same_secret_bound_twice_fills_both(stack: Stack, namespace: str) -> None:
+    create(stack, f"{namespace}/db", "one")
+    stack.cluster.create([secret(namespace, each, f"{namespace}/db") for each in ("a", "b")])
+    for each in ("a", "b"):
+        assert filled(stack, namespace, each) == {"value": b"one"}
+    rotate(stack.aws.secrets_manager(), f"{namespace}/db", "two")
+    for each in ("a", "b"):
+        eventually(lambda each=each: data_of(stack.cluster, namespace, each) == {"value": b"two"})
+
+
+def test_an_edited_binding_takes_effect_at_once(stack: Stack, namespace: str) -> None:
+    create(stack, f"{namespace}/db", json.dumps({"a": "1", "b": "2"}))
+    stack.cluster.create([secret(namespace, "db", f"{namespace}/db", **{DATA: "X: a"})])
+    assert filled(stack, namespace) == {"X": b"1"}
+    stack.cluster.kubectl("annotate", "secret", "db", "-n", namespace, "--overwrite", f"{DATA}=X: b")
+    eventually(lambda: data_of(stack.cluster, namespace, "db") == {"X": b"2"})
+
+
+def test_what_a_hand_has_changed_is_restored(stack: Stack, namespace: str) -> None:
+    create(stack, f"{namespace}/db", "one")
+    stack.cluster.create([secret(namespace, "db", f"{namespace}/db")])
+    filled(stack, namespace)
+    stack.cluster.kubectl("patch", "secret", "db", "-n", namespace, "-p", '{"stringData": {"value": "tampered"}}')
+    eventually(lambda: data_of(stack.cluster, namespace, "db") == {"value": b"one"})
+
+
+# Each breaks a good binding in one way: the annotations it gets, and the AWS secret's value it is then held against.
+BROKEN = {
+    "a secret that does not exist": ({"keyturn.dev/secret-id": "{ns}/missing"}, None, "SourceRefused", "create it"),
+    "a property that is missing": ({DATA: "A: nowhere"}, None, "InvalidValue", "no such property"),
+    "an annotation that does not parse": ({DATA: "A: [unclosed"}, None, "InvalidBinding", "KEY: expression"),
+    "an expression that is not one": ({DATA: "A: a b c"}, None, "InvalidBinding", "not a JMESPath expression"),
+    "an expression that yields null": ({DATA: "A: empty"}, None, "InvalidValue", "or it is null"),
+    "a function on the wrong type": ({DATA: "A: join('', number)"}, None, "InvalidValue", "to_string()"),
+    "a key that no Secret can have": ({DATA: '"A B": a'}, None, "InvalidBinding", "is no key for a Secret"),
+    "another team's secret": ({"keyturn.dev/secret-id": "other/db"}, None, "NotAllowed", "cluster admin"),
+    "no secret id": ({"keyturn.dev/secret-id": ""}, None, "InvalidBinding", "set it to the name or ARN"),
+    "a value that is no JSON any more": ({DATA: "A: a"}, "plain", "InvalidValue", "not JSON"),
+}
+
+
+@pytest.mark.parametrize(("annotations", "value", "reason", "advice"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_binding_keeps_the_secret_and_says_what_to_do(
+    stack: Stack, namespace: str, annotations: dict[str, str], value: str | None, reason: str, advice: str
+) -> None:
+    good = json.dumps({"a": "1", "empty": None, "number": 7})
+    create(stack, f"{namespace}/db", good)
+    stack.cluster.create([secret(namespace, "db", f"{namespace}/db", **{DATA: "A: a"})])
+    before = filled(stack, namespace)
+
+    for name, text in annotations.items():
+        text = text.replace("{ns}", namespace)
+        stack.cluster.kubectl("annotate", "secret", "db", "-n", namespace, "--overwrite", f"{name}={text}")
+    if value is not None:
+        rotate(stack.aws.secrets_manager(), f"{namespace}/db", value)
+    told = eventually(lambda: warnings_of(stack.cluster, namespace, "db"))
+    assert advice in told[reason]
+    assert data_of(stack.cluster, namespace, "db") == before == {"A": b"1"}
+
+    # Others go on meanwhile.
+    create(stack, f"{namespace}/other", "one")
+    stack.cluster.create([secret(namespace, "other", f"{namespace}/other")])
+    filled(stack, namespace, "other")
+
+
+def test_a_corrected_binding_is_filled_without_more_ado(stack: Stack, namespace: str) -> None:
+    create(stack, f"{namespace}/db", json.dumps({"a": "1"}))
+    stack.cluster.create([secret(namespace, "db", f"{namespace}/db", **{DATA: "A: missing"})])
+    eventually(lambda: warnings_of(stack.cluster, namespace, "db"))
+    stack.cluster.kubectl("annotate", "secret", "db", "-n", namespace, "--overwrite", f"{DATA}=A: a")
+    assert filled(stack, namespace) == {"A": b"1"}
+
+
+def test_a_namespace_that_is_allowed_later_is_served_then(stack: Stack, namespace: str) -> None:
+    name = f"late-{uuid4().hex[:6]}/db"
+    create(stack, name, "one")
+    stack.cluster.create([secret(namespace, "db", name)])
+    assert "NotAllowed" in eventually(lambda: warnings_of(stack.cluster, namespace, "db"))
+    stack.cluster.kubectl("annotate", "namespace", namespace, "--overwrite", f"keyturn.dev/allow-secrets={name}")
+    assert filled(stack, namespace) == {"value": b"one"}
+
+
+def test_types_that_mint_credentials_are_refused(stack: Stack, namespace: str) -> None:
+    create(stack, f"{namespace}/db", "one")
+    token = {**secret(namespace, "db", f"{namespace}/db"), "type": "bootstrap.kubernetes.io/token"}
+    stack.cluster.create([token])
+    assert "use type Opaque" in eventually(lambda: warnings_of(stack.cluster, namespace, "db"))["NotAllowed"]
+
+
+def test_an_immutable_secret_is_left_alone_and_told_of(stack: Stack, namespace: str) -> None:
+    create(stack, f"{namespace}/db", "one")
+    stack.cluster.create([{**secret(namespace, "db", f"{namespace}/db"), "immutable": True}])
+    told = eventually(lambda: warnings_of(stack.cluster, namespace, "db"))
+    assert "without `immutable: true`" in told["ClusterRefused"]
+
+
+def test_rollouts_can_be_switched_off(stack: Stack, namespace: str) -> None:
+    create(stack, f"{namespace}/db", "one")
+    stack.cluster.create([secret(namespace, "db", f"{namespace}/db")])
+    filled(stack, namespace)
+    still = workload(namespace, "still", env_from("db"))
+    still["metadata"]["annotations"] = {"keyturn.dev/rollout": "disabled"}
+    stack.cluster.create([still, workload(namespace, "web", env_from("db"))])
+    mark = "revision.keyturn.dev/db"
+    eventually(lambda: mark in annotations_of(stack.cluster, "deployment", namespace, "web"))
+    rotate(stack.aws.secrets_manager(), f"{namespace}/db", "two")
+    template = ["spec", "template", "metadata", "annotations"]
+    eventually(lambda: mark in (dig(stack.cluster.get("deployment", "web", namespace), template) or {}))
+    assert mark not in (dig(stack.cluster.get("deployment", "still", namespace), template) or {})
+    assert mark not in annotations_of(stack.cluster, "deployment", namespace, "still")
+
+
+def dig(obj: dict, path: list[str]) -> dict | None:
+    for step in path:
+        obj = obj.get(step) or {}
+    return obj or None

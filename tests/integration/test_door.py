@@ -1,0 +1,163 @@
+"""The door of a running receiver: what is refused costs no call to AWS or Kubernetes."""
+
+import http.client
+import json
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from keyturn_contract.message import (
+    CONTENT_TYPE_BATCH,
+    MAX_BODY,
+    EventType,
+    Notification,
+    NotificationData,
+    Outcome,
+    decode_reply,
+    encode,
+)
+from keyturn_contract.signature import parse_key, sign
+from keyturn_local.rotation import rotate
+from keyturn_local.stack import Stack
+from objects import eventually, secret
+
+
+def notification(subject: str = "prod/db", kind: EventType = EventType.CHANGED) -> Notification:
+    data = NotificationData("SecretLabelUpdated", "123456789012", "us-east-1", version_id="v1", label="AWSCURRENT")
+    return Notification(str(uuid4()), "aws.secretsmanager", kind, subject, "2026-11-24T00:00:00Z", data)
+
+
+def current_key(stack: Stack) -> bytes:
+    answer = stack.aws.secrets_manager().get_secret_value(SecretId=stack.path.signing_key_secret_id)
+    return parse_key(answer["SecretString"])
+
+
+def signed(key: bytes, body: bytes, age: int = 0) -> dict[str, str]:
+    timestamp = int(time.time()) - age
+    return {
+        "content-type": CONTENT_TYPE_BATCH,
+        "webhook-id": "msg_1",
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": sign(key, "msg_1", timestamp, body),
+    }
+
+
+def calls(stack: Stack) -> tuple[dict[str, int], float]:
+    """All calls to AWS, and the receiver's to Kubernetes but for the Lease that it renews."""
+    kubernetes = stack.receiver.metric("keyturn_kubernetes_requests_total")
+    return stack.aws.calls(), kubernetes
+
+
+def quiet(stack: Stack) -> tuple[dict[str, int], float]:
+    """Wait until nothing of earlier tests is under way; return the calls up to then."""
+    end = time.monotonic() + 20
+    while (before := calls(stack)) != (time.sleep(0.5) or calls(stack)):
+        assert time.monotonic() < end
+    return before
+
+
+BODY = encode([notification()])
+REFUSED: dict[str, tuple[Callable[[bytes], tuple[bytes, dict[str, str]]], int]] = {
+    "unsigned": (lambda key: (BODY, {"content-type": CONTENT_TYPE_BATCH}), 401),
+    "forged with another key": (lambda key: (BODY, signed(b"x" * 32, BODY)), 401),
+    "signed for another body": (lambda key: (BODY, signed(key, BODY + b" ")), 401),
+    "301 s old": (lambda key: (BODY, signed(key, BODY, age=302)), 401),
+    "301 s in the future": (lambda key: (BODY, signed(key, BODY, age=-302)), 401),
+    "a timestamp that is no number": (lambda key: (BODY, {**signed(key, BODY), "webhook-timestamp": "now"}), 401),
+    "a signature that is no base64": (lambda key: (BODY, {**signed(key, BODY), "webhook-signature": "v1,%%"}), 401),
+    "over 16 KiB": (lambda key: (b"x" * (MAX_BODY + 1), signed(key, b"x" * (MAX_BODY + 1))), 413),
+    "not JSON": (lambda key: (b"{", signed(key, b"{")), 400),
+    "no event at all": (lambda key: (b"[]", signed(key, b"[]")), 400),
+    "of another content type": (lambda key: (BODY, {**signed(key, BODY), "content-type": "text/plain"}), 415),
+}
+
+
+@pytest.mark.parametrize(("make", "status"), REFUSED.values(), ids=REFUSED)
+def test_what_is_refused_causes_no_call(
+    stack: Stack, make: Callable[[bytes], tuple[bytes, dict[str, str]]], status: int
+) -> None:
+    body, headers = make(current_key(stack))
+    before = quiet(stack)
+    reply = httpx.post(stack.receiver.url, content=body, headers=headers)
+    assert reply.status_code == status
+    assert calls(stack) == before
+    if status == 401:
+        assert reply.json() == {"error": "not verified"}
+
+
+def test_a_body_that_is_too_large_is_refused_before_it_is_read_whole(stack: Stack) -> None:
+    parts = urlsplit(stack.receiver.url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
+    connection.putrequest("POST", parts.path)
+    connection.putheader("Content-Length", str(10**9))
+    connection.endheaders()
+    connection.send(b"x" * 1024)  # a millionth of what was announced
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+def test_a_chunked_body_is_cut_at_the_limit(stack: Stack) -> None:
+    def chunks():
+        for _ in range(100):
+            yield b"x" * 1024
+
+    reply = httpx.post(stack.receiver.url, content=chunks(), headers=signed(b"x" * 32, b""))
+    assert reply.status_code == 413
+
+
+def test_a_key_that_is_pending_is_accepted_already(own_stack: Callable) -> None:
+    with own_stack(KEYTURN_SIGNING_KEY_INTERVAL_SECONDS="1") as stack:
+        client = stack.aws.secrets_manager()
+        old = current_key(stack)
+        client.put_secret_value(
+            SecretId=stack.path.signing_key_secret_id,
+            SecretString="whsec_" + "A" * 42 + "A=",
+            VersionStages=["AWSPENDING"],
+        )
+        pending = parse_key("whsec_" + "A" * 42 + "A=")
+        beat = encode([notification(kind=EventType.HEARTBEAT)])
+
+        def accepted(key: bytes) -> bool:
+            return httpx.post(stack.receiver.url, content=beat, headers=signed(key, beat)).status_code == 200
+
+        eventually(lambda: accepted(pending))
+        assert accepted(old)
+
+
+def test_each_notification_gets_its_own_result(stack: Stack, namespace: str) -> None:
+    client = stack.aws.secrets_manager()
+    name = f"{namespace}/db"
+    client.create_secret(Name=name, SecretString="one")
+    stack.cluster.create([secret(namespace, "db", name)])
+    stale = notification(name)  # of a version that never was
+    eventually(lambda: outcome(stack, stale) == Outcome.SUPERSEDED)
+    version_id = rotate(client, name, "two")
+    eventually(lambda: stack.timeline.find("delivered", version_id=version_id))
+
+    broken = notification(f"{namespace}/nobody-reads-it")
+    body = encode([stale, broken, notification(kind=EventType.HEARTBEAT)])
+    reply = httpx.post(stack.receiver.url, content=body, headers=signed(current_key(stack), body))
+    assert reply.status_code == 200
+    outcomes = [result.outcome for result in decode_reply(reply.content)]
+    assert outcomes == [Outcome.SUPERSEDED, Outcome.IGNORED, Outcome.IGNORED]
+
+
+def outcome(stack: Stack, sent: Notification) -> Outcome:
+    body = encode([sent])
+    reply = httpx.post(stack.receiver.url, content=body, headers=signed(current_key(stack), body), timeout=20)
+    return decode_reply(reply.content)[0].outcome
+
+
+def test_readiness_and_liveness_are_told_on_a_port_of_their_own(stack: Stack) -> None:
+    for path in ("/livez", "/readyz", "/metrics"):
+        assert httpx.get(stack.receiver.operations_url + path).status_code == 200
+        assert httpx.get(stack.receiver.url.replace("/v1/notifications", path)).status_code == 404
+
+
+def test_the_log_is_json_lines(stack: Stack) -> None:
+    for line in stack.receiver.log.splitlines():
+        assert {"time", "level", "message"} <= json.loads(line).keys()

@@ -1,0 +1,106 @@
+"""The wire format of deliveries and replies."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyturn_contract.message import (
+    CONTENT_TYPE,
+    CONTENT_TYPE_BATCH,
+    EventType,
+    MalformedMessage,
+    Notification,
+    NotificationData,
+    Outcome,
+    Result,
+    UnsupportedMediaType,
+    decode,
+    decode_reply,
+    encode,
+    encode_reply,
+)
+
+DATA = NotificationData("SecretLabelUpdated", "123456789012", "eu-west-1", "prod/db", "v1", "AWSCURRENT")
+ONE = Notification("id-1", "aws.secretsmanager", EventType.CHANGED, "arn", "2026-11-24T09:00:00Z", DATA)
+
+
+def test_a_batch_survives_the_wire() -> None:
+    batch = (ONE, replace(ONE, id="id-2", type=EventType.HEARTBEAT, data=replace(DATA, name=None, label=None)))
+    assert decode(CONTENT_TYPE_BATCH, encode(batch)) == batch
+
+
+def test_a_single_event_is_read_as_well_and_parameters_of_the_type_are_passed_over() -> None:
+    (event,) = json.loads(encode([ONE]))
+    assert decode("Application/CloudEvents+JSON; charset=utf-8", json.dumps(event).encode()) == (ONE,)
+
+
+def test_attributes_from_later_versions_are_passed_over() -> None:
+    (event,) = json.loads(encode([ONE]))
+    event["traceparent"] = {"any": "thing"}
+    event["data"]["later"] = 1
+    assert decode(CONTENT_TYPE, json.dumps(event).encode()) == (ONE,)
+
+
+def test_other_content_types_are_refused() -> None:
+    with pytest.raises(UnsupportedMediaType):
+        decode("application/json", encode([ONE]))
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"specversion": "2.0"}, "specversion"),
+        ({"type": "dev.keyturn.unknown"}, "type"),
+        ({"id": ""}, "id"),
+        ({"id": 7}, "id"),
+        ({"subject": "a\nb"}, "subject"),
+        ({"source": "x" * 3000}, "source"),
+        ({"time": "yesterday"}, "time"),
+        ({"data": None}, "data"),
+        ({"data": {"account": "1", "region": "r"}}, "eventName"),
+    ],
+)
+def test_the_error_names_the_field(change: dict[str, object], field: str) -> None:
+    (event,) = json.loads(encode([ONE]))
+    with pytest.raises(MalformedMessage, match=field):
+        decode(CONTENT_TYPE, json.dumps({**event, **change}).encode())
+
+
+def test_a_batch_has_one_to_ten_events_with_ids_of_their_own() -> None:
+    for batch in ([], [replace(ONE, id=str(number)) for number in range(11)], [ONE, ONE]):
+        with pytest.raises(MalformedMessage):
+            decode(CONTENT_TYPE_BATCH, encode(batch))
+
+
+@given(st.sampled_from([CONTENT_TYPE, CONTENT_TYPE_BATCH]), st.binary())
+def test_any_bytes_give_notifications_or_malformed_and_nothing_else(content_type: str, body: bytes) -> None:
+    with pytest.raises(MalformedMessage):
+        decode(content_type, body)
+
+
+def test_deep_json_is_malformed() -> None:
+    with pytest.raises(MalformedMessage):
+        decode(CONTENT_TYPE, b"[" * 16000)
+
+
+def test_a_reply_survives_the_wire() -> None:
+    results = (
+        Result("1", Outcome.APPLIED, ("team/db",), ("Deployment/team/web",)),
+        Result("2", Outcome.FAILED, reason="not done within the deadline"),
+    )
+    assert decode_reply(encode_reply(results)) == results
+
+
+@given(st.binary())
+def test_any_reply_gives_results_or_malformed(body: bytes) -> None:
+    with pytest.raises(MalformedMessage):
+        decode_reply(body)
+
+
+@pytest.mark.parametrize("reply", ['{"results": [1]}', '{"results": [{"id": "1", "outcome": "great"}]}', "{}"])
+def test_a_reply_of_another_form_is_malformed(reply: str) -> None:
+    with pytest.raises(MalformedMessage):
+        decode_reply(reply.encode())

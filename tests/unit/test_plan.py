@@ -1,0 +1,118 @@
+"""What is written to a Secret, and which keys count as changed."""
+
+import pytest
+
+from keyturn_receiver.core.binding import Binding, Source, Target
+from keyturn_receiver.core.plan import LiveSecret, Plan, plan
+from keyturn_receiver.core.render import SecretVersion
+from keyturn_receiver.core.revision import UNKNOWN, Record, data_hash, digest, read_record, write_record
+from keyturn_receiver.errors import ClusterRefused
+
+SOURCE = Source("prod/db")
+TARGET = Target("team", "db")
+BINDING = Binding(TARGET, SOURCE, (), "Secret")
+
+
+def live(data: dict[str, bytes], record: Record | None = None, immutable: bool = False) -> LiveSecret:
+    return LiveSecret(TARGET, "uid", "1", "Opaque", immutable, record or Record(), data)
+
+
+def planned(before: LiveSecret, data: dict[str, bytes], version: str) -> Plan:
+    return plan(BINDING, before, data, {SOURCE: SecretVersion("arn", "prod/db", version, "")})
+
+
+def after(made: Plan) -> LiveSecret:
+    """The Secret once the plan is applied."""
+    return live(dict(made.data), made.record)
+
+
+def test_the_first_write_gives_every_key_the_version_as_its_revision() -> None:
+    made = planned(live({}), {"a": b"1"}, "v1")
+    assert made.write
+    assert made.record.revisions == {"a": "v1"}
+    assert made.before == {"a": UNKNOWN}
+
+
+def test_data_that_was_there_already_has_not_changed() -> None:
+    made = planned(live({"a": b"1"}), {"a": b"1"}, "v1")
+    assert made.write  # it says from now on where it is from
+    assert made.changed_keys == ()
+    assert made.before == made.record.revisions == {"a": "v1"}
+
+
+def test_nothing_is_written_when_nothing_differs() -> None:
+    first = planned(live({}), {"a": b"1"}, "v1")
+    assert not planned(after(first), {"a": b"1"}, "v1").write
+
+
+def test_only_the_keys_whose_value_changes_get_the_new_revision() -> None:
+    first = planned(live({}), {"a": b"1", "b": b"1"}, "v1")
+    second = planned(after(first), {"a": b"2", "b": b"1"}, "v2")
+    assert second.record.revisions == {"a": "v2", "b": "v1"}
+    assert second.before == {"a": "v1", "b": "v1"}
+    assert second.changed_keys == ("a",)
+
+
+def test_a_new_version_with_the_same_value_is_noted_and_restarts_nobody() -> None:
+    first = planned(live({}), {"a": b"1"}, "v1")
+    second = planned(after(first), {"a": b"1"}, "v2")
+    assert second.write
+    assert second.record.revisions == second.before == {"a": "v1"}
+
+
+def test_a_roll_back_takes_the_revision_back_too() -> None:
+    first = planned(live({}), {"a": b"1"}, "v1")
+    second = planned(after(first), {"a": b"2"}, "v2")
+    third = planned(after(second), {"a": b"1"}, "v1")
+    assert third.record.revisions == {"a": "v1"}
+
+
+def test_what_a_hand_has_edited_is_restored_under_the_same_revision() -> None:
+    first = planned(live({}), {"a": b"1"}, "v1")
+    made = planned(live({"a": b"edited"}, first.record), {"a": b"1"}, "v1")
+    assert made.changed_keys == ("a",)
+    assert made.record.revisions == made.before == {"a": "v1"}
+
+
+def test_an_edited_binding_is_a_change_though_aws_stood_still() -> None:
+    first = planned(live({}), {"a": b"1"}, "v1")
+    second = planned(after(first), {"a": b"other"}, "v1")
+    assert second.record.revisions == {"a": "v1+1"}
+    third = planned(after(second), {"a": b"1"}, "v1")
+    assert third.record.revisions == {"a": "v1+2"}
+
+
+def test_a_key_that_is_gone_is_a_change() -> None:
+    first = planned(live({}), {"a": b"1", "b": b"1"}, "v1")
+    second = planned(after(first), {"a": b"1"}, "v2")
+    assert second.changed_keys == ("b",)
+    assert second.record.revisions == {"a": "v1"}
+    assert second.before == {"a": "v1", "b": "v1"}
+
+
+def test_keys_of_others_are_none_of_our_business() -> None:
+    first = planned(live({"theirs": b"x"}), {"a": b"1"}, "v1")
+    assert first.record.revisions.keys() == first.data.keys() == {"a"}
+
+
+def test_an_immutable_secret_is_refused_only_if_it_would_have_to_change() -> None:
+    with pytest.raises(ClusterRefused):
+        planned(live({}, immutable=True), {"a": b"1"}, "v1")
+    assert planned(live({"a": b"1"}, immutable=True), {"a": b"1"}, "v1").changed_keys == ()
+
+
+def test_the_record_survives_the_annotations() -> None:
+    record = Record({"arn#AWSCURRENT": "v1"}, {"a": "v1"}, data_hash({"a": b"1"}))
+    annotations = write_record(record, "2026-11-24T00:00:00Z")
+    assert read_record(annotations) == record
+
+
+@pytest.mark.parametrize("garbled", ["", "{", "[]", "null", '{"a": 1}', "[" * 9999])
+def test_garbled_annotations_count_as_none(garbled: str) -> None:
+    annotations = {"keyturn.dev/revisions": garbled, "keyturn.dev/version-ids": garbled}
+    assert not read_record(annotations).filled
+
+
+def test_hashes_do_not_confuse_keys_with_values() -> None:
+    assert data_hash({"a": b"bc"}) != data_hash({"ab": b"c"})
+    assert digest({"a": "v1", "b": "v2"}, ["b", "a"]) == digest({"b": "v2", "a": "v1"}, ["a", "b", "a"])

@@ -1,0 +1,62 @@
+"""Tenancy: anchored, on every path, denied by default."""
+
+import pytest
+
+from keyturn_receiver.core.policy import Default, check_id, check_name, check_type
+from keyturn_receiver.errors import NotAllowed
+
+ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:{}-a1B2c3"
+
+
+def allowed(globs: str | None, name: str, default: Default = Default.DENY) -> bool:
+    annotations = {} if globs is None else {"keyturn.dev/allow-secrets": globs}
+    try:
+        check_name("team", annotations, default, name)
+    except NotAllowed:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("globs", "name", "held"),
+    [
+        (None, "prod/db", False),
+        ("", "prod/db", False),
+        ("prod/db", "prod/db", True),
+        ("prod/*", "prod/db", True),
+        ("prod/*", "prod/a/b", True),
+        ("prod/*", "x-prod/db", False),
+        ("prod/db", "prod/db2", False),
+        ("prod/db", "xprod/db", False),
+        ("a/*, prod/*", "prod/db", True),
+        ("prod/??", "prod/db", True),
+        ("PROD/*", "prod/db", False),
+        ("prod.db", "prod/db", False),
+    ],
+)
+def test_a_glob_must_match_the_whole_name(globs: str | None, name: str, held: bool) -> None:
+    assert allowed(globs, name) is held
+
+
+def test_an_admin_may_allow_everything_that_no_annotation_forbids() -> None:
+    assert allowed(None, "prod/db", Default.ALLOW)
+    assert not allowed("other/*", "prod/db", Default.ALLOW)
+
+
+def test_an_arn_is_checked_before_aws_is_asked() -> None:
+    annotations = {"keyturn.dev/allow-secrets": "team/*"}
+    check_id("team", annotations, Default.DENY, ARN.format("team/db"))
+    with pytest.raises(NotAllowed):
+        check_id("team", annotations, Default.DENY, ARN.format("other/db"))
+
+
+def test_the_refusal_says_who_can_change_it() -> None:
+    with pytest.raises(NotAllowed, match="a cluster admin can allow it"):
+        check_name("team", {}, Default.DENY, "prod/db")
+
+
+@pytest.mark.parametrize("kind", ["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token"])
+def test_types_that_mint_credentials_are_refused(kind: str) -> None:
+    with pytest.raises(NotAllowed):
+        check_type(kind)
+    check_type("Opaque")

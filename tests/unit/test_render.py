@@ -1,0 +1,89 @@
+"""From values in AWS to the data of a Secret."""
+
+import json
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyturn_receiver.core.binding import Binding, Entry, Source, Target
+from keyturn_receiver.core.render import SecretVersion, render
+from keyturn_receiver.errors import InvalidValue
+
+SOURCE = Source("prod/db")
+SECRET_VALUE = "hunter2-canary"
+
+
+def rendered(value: str | bytes, **expressions: str) -> dict[str, bytes]:
+    entries = tuple(Entry(key, SOURCE, expression) for key, expression in expressions.items())
+    binding = Binding(Target("team", "db"), None if entries else SOURCE, entries, "Secret")
+    return render(binding, {SOURCE: SecretVersion("arn", "prod/db", "v1", value)})
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("a", b"a"), ("", b""), ("ü", "ü".encode()), (1, b"1"), (1.5, b"1.5"), (False, b"false"), ({"b": [1, "ü"]}, None)],
+)
+def test_text_is_taken_as_it_is_and_the_rest_as_compact_json(value: object, text: bytes | None) -> None:
+    expected = '{"b":[1,"ü"]}'.encode() if text is None else text
+    assert rendered(json.dumps({"k": value}), K="k") == {"K": expected}
+    assert rendered(json.dumps({"k": value})) == {"k": expected}
+
+
+def test_the_expression_at_gives_the_whole_value_whatever_it_is() -> None:
+    assert rendered("plain", K="@") == {"K": b"plain"}
+    assert rendered(b"\xff\x00", K="@") == {"K": b"\xff\x00"}
+    assert rendered("12345678901234567890.10", K="@") == {"K": b"12345678901234567890.10"}
+    assert rendered('{"a": 1}', K="@") == {"K": b'{"a":1}'}
+
+
+@pytest.mark.parametrize(
+    ("value", "expressions", "advice"),
+    [
+        ("{}", {"K": "a"}, "no such property"),
+        ('{"a": null}', {"K": "a"}, "or it is null"),
+        ('{"a": null}', {}, "it is null"),
+        ("plain", {"K": "a"}, "not JSON"),
+        (b"\x00", {"K": "a"}, "not JSON"),
+        ('{"a b": 1}', {}, "cannot be a key of a Secret"),
+        ('{"a": "\\ud800"}', {}, "surrogate"),
+        ("\ud800", {}, "surrogate"),
+        ('{"a": 1e999}', {}, "too large"),
+        (json.dumps({"a": SECRET_VALUE}), {"K": "join('', a)"}, "wrong type"),
+        (json.dumps({"a": SECRET_VALUE}), {"K": "abs(a)"}, "wrong type"),
+        (json.dumps({"a": "x" * 2**20}), {"K": "a", "L": "a"}, "take fewer of them"),
+    ],
+)
+def test_what_cannot_be_rendered_is_an_error_with_advice(
+    value: str | bytes, expressions: dict[str, str], advice: str
+) -> None:
+    with pytest.raises(InvalidValue) as caught:
+        rendered(value, **expressions)
+    assert advice in str(caught.value)
+    assert SECRET_VALUE not in str(caught.value)
+
+
+def test_one_bad_key_gives_no_data_at_all_and_all_bad_keys_are_named() -> None:
+    with pytest.raises(InvalidValue) as caught:
+        rendered('{"a": "1"}', A="a", B="b", C="c")
+    assert "key B" in str(caught.value)
+    assert "key C" in str(caught.value)
+
+
+def test_a_version_does_not_show_its_value() -> None:
+    assert SECRET_VALUE not in repr(SecretVersion("arn", "name", "v1", SECRET_VALUE))
+
+
+def test_deep_json_is_an_error_and_no_crash() -> None:
+    with pytest.raises(InvalidValue):
+        rendered("[" * 100_000, K="a")
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), lambda x: st.lists(x))
+
+
+@given(st.one_of(st.text(), st.binary(), st.dictionaries(st.text(), JSON).map(json.dumps)))
+def test_whatever_the_value_the_answer_is_data_or_a_clear_error(value: str | bytes) -> None:
+    with suppress(InvalidValue):
+        assert all(isinstance(content, bytes) for content in rendered(value).values())

@@ -1,0 +1,107 @@
+"""Who reads a Secret, and who is restarted for it."""
+
+from typing import Any
+
+import pytest
+
+from keyturn_receiver.core.consumer import Consumer, Reads, mark_name, read_consumer
+from keyturn_receiver.core.rollout import Mark, baseline, rollout
+
+WHOLE = Reads(whole=True)
+MARK = "revision.keyturn.dev/db"
+
+
+def consumer(pod: dict[str, Any], marks: dict[str, str] | None = None, own: dict[str, str] | None = None) -> Consumer:
+    found = read_consumer(
+        "Deployment",
+        {
+            "metadata": {"namespace": "team", "name": "web", "resourceVersion": "1", "annotations": own},
+            "spec": {"template": {"metadata": {"annotations": marks}, "spec": pod}},
+        },
+    )
+    assert found is not None
+    return found
+
+
+def key_ref(key: str) -> dict[str, Any]:
+    return {"env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "db", "key": key}}}]}
+
+
+@pytest.mark.parametrize(
+    ("pod", "reads"),
+    [
+        ({"containers": [{"envFrom": [{"secretRef": {"name": "db"}}]}]}, WHOLE),
+        ({"initContainers": [{"envFrom": [{"secretRef": {"name": "db"}}]}]}, WHOLE),
+        ({"containers": [key_ref("a"), key_ref("b")]}, Reads(keys=frozenset("ab"))),
+        ({"volumes": [{"secret": {"secretName": "db"}}]}, WHOLE),
+        ({"volumes": [{"secret": {"secretName": "db", "items": [{"key": "a"}]}}]}, Reads(keys=frozenset("a"))),
+        ({"volumes": [{"projected": {"sources": [{"secret": {"name": "db"}}]}}]}, WHOLE),
+        (
+            {"volumes": [{"projected": {"sources": [{"secret": {"name": "db", "items": [{"key": "a"}]}}]}}]},
+            Reads(keys=frozenset("a")),
+        ),
+        ({"imagePullSecrets": [{"name": "db"}]}, WHOLE),
+        ({"containers": [key_ref("a"), {"envFrom": [{"secretRef": {"name": "db"}}]}]}, Reads(True, frozenset("a"))),
+    ],
+)
+def test_every_way_to_read_a_secret_is_known(pod: dict[str, Any], reads: Reads) -> None:
+    assert consumer(pod).reads == {"db": reads}
+
+
+def test_a_workload_that_reads_no_secret_is_no_consumer() -> None:
+    metadata = {"namespace": "team", "name": "web", "resourceVersion": "1"}
+    pod = {"containers": [{"envFrom": [{"configMapRef": {"name": "db"}}]}], "volumes": [{"emptyDir": {}}]}
+    assert read_consumer("Deployment", {"metadata": metadata, "spec": {"template": {"spec": pod}}}) is None
+
+
+ENV_FROM = {"containers": [{"envFrom": [{"secretRef": {"name": "db"}}]}]}
+READS_A = {"containers": [key_ref("a")]}
+
+
+def test_a_consumer_seen_for_the_first_time_gets_a_baseline_and_no_restart() -> None:
+    mark = rollout(consumer(ENV_FROM), "db", {"a": "v1"})
+    assert mark is not None
+    assert not mark.restart
+
+
+def test_with_its_baseline_it_is_left_alone_until_a_revision_changes() -> None:
+    mark = baseline(consumer(ENV_FROM), "db", {"a": "v1"})
+    assert mark is not None
+    known = consumer(ENV_FROM, own={MARK: mark.value})
+    assert baseline(known, "db", {"a": "v1"}) is None
+    assert rollout(known, "db", {"a": "v1"}) is None
+    restarted = rollout(known, "db", {"a": "v2"})
+    assert restarted is not None
+    assert restarted.restart
+
+
+def test_the_same_change_gives_the_same_mark_and_no_second_restart() -> None:
+    known = consumer(ENV_FROM, own={MARK: "older"})
+    first, second = (rollout(known, "db", {"a": "v2", "b": "v1"}) for _ in range(2))
+    assert first == second
+    assert first is not None
+    assert rollout(consumer(ENV_FROM, marks={MARK: first.value}), "db", {"a": "v2", "b": "v1"}) is None
+
+
+def test_a_key_it_does_not_read_restarts_nobody() -> None:
+    mark = baseline(consumer(READS_A), "db", {"a": "v1", "b": "v1"})
+    assert mark is not None
+    known = consumer(READS_A, own={MARK: mark.value})
+    assert rollout(known, "db", {"a": "v1", "b": "v2"}) is None
+    assert rollout(known, "db", {"a": "v2", "b": "v2"}) == Mark(MARK, rollout(known, "db", {"a": "v2"}).value, True)
+
+
+def test_who_reads_only_keys_of_others_is_left_alone() -> None:
+    assert rollout(consumer(READS_A), "db", {"b": "v1"}) is None
+
+
+def test_a_mark_on_the_template_counts_before_the_baseline() -> None:
+    value = rollout(consumer(ENV_FROM), "db", {"a": "v2"})
+    assert value is not None
+    assert rollout(consumer(ENV_FROM, marks={MARK: value.value}, own={MARK: "older"}), "db", {"a": "v2"}) is None
+
+
+def test_long_secret_names_give_valid_and_different_annotations() -> None:
+    names = {mark_name("a" * 253), mark_name("a" * 252 + "b"), mark_name("a" * 63)}
+    assert len(names) == 3
+    assert all(len(name.partition("/")[2]) <= 63 for name in names)
