@@ -1,7 +1,7 @@
 """Lambda's event source mapping for SQS: takes messages off the queue, and runs the notifier's own handler.
 
 Semantics: https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html. What the handler reports as
-failed, and everything if it raises or answers nonsense, stays in the queue until its visibility time-out; the rest is
+failed, and everything if it raises or names an unknown message, stays in the queue until its visibility time-out; the rest is
 deleted; the queue's redrive policy (moto's) moves what has failed too often to the dead-letter queue.
 
 ``python -m keyturn_local.event_source --queue-url URL --timeline FILE`` runs it.
@@ -84,12 +84,13 @@ class EventSource:
         everything = {message["MessageId"] for message in messages}
         try:
             answer = self._handler({"Records": [self._record_of(message) for message in messages]}, Context())
-            failures = answer["batchItemFailures"] if isinstance(answer, dict) else None
-            failed = {failure["itemIdentifier"] for failure in failures or []}
+            # No answer and no list of failures mean success, as Lambda has it.
+            failures = dict(answer or {}).get("batchItemFailures") or []  # type: ignore[call-overload]
+            failed = {failure["itemIdentifier"] for failure in failures}
         except Exception as error:
-            print(f"the handler raised {type(error).__name__}", file=sys.stderr, flush=True)
+            print(f"the batch failed: {type(error).__name__}", file=sys.stderr, flush=True)
             return everything
-        return failed if failures is not None and failed <= everything else everything
+        return failed if failed <= everything else everything
 
     def _record_of(self, message: Mapping[str, Any]) -> dict[str, Any]:
         return {

