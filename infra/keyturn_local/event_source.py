@@ -1,8 +1,8 @@
 """Lambda's event source mapping for SQS: takes messages off the queue, and runs the notifier's own handler.
 
 Semantics: https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html. What the handler reports as
-failed, and everything if it raises or names an unknown message, stays in the queue until its visibility time-out; the rest is
-deleted; the queue's redrive policy (moto's) moves what has failed too often to the dead-letter queue.
+failed, and everything if it raises or names an unknown message, stays in the queue until its visibility time-out; the
+rest is deleted; the queue's redrive policy (moto's) moves what has failed too often to the dead-letter queue.
 
 ``python -m keyturn_local.event_source --queue-url URL --timeline FILE`` runs it.
 """

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 
 from keyturn_contract.signature import InvalidKey, parse_key
-
 from keyturn_receiver.core.binding import CURRENT, Source
 from keyturn_receiver.errors import SourceRefused
 from keyturn_receiver.sources.secrets_manager import SecretsManager

@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 
 from keyturn_contract.message import EventType, Notification, Outcome, Result
-
 from keyturn_receiver.cluster.index import BoundSecrets
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.errors import KeyturnError, Permanent

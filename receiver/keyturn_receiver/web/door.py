@@ -9,13 +9,13 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from keyturn_contract.message import MAX_BODY, MalformedMessage, Outcome, UnsupportedMediaType, decode, encode_reply
-from keyturn_contract.signature import NotVerified, verify
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from keyturn_contract.message import MAX_BODY, MalformedMessage, Outcome, UnsupportedMediaType, decode, encode_reply
+from keyturn_contract.signature import NotVerified, verify
 from keyturn_receiver.telemetry import Metrics
 from keyturn_receiver.web.answer import Answer
 
