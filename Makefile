@@ -1,6 +1,6 @@
 # make demo    the main job, live: rotations in a local AWS cross into a local Kubernetes.  KEEP=1 leaves it running.
 # make test    lint and every test.  One tier alone: make test-unit, test-contract, test-integration, test-e2e.
-# make lint · make format · make requirements · make clean
+# make lint · make format · make docs · make requirements · make clean
 #
 # All set-up happens by itself, once: the virtual environment, the dependencies, the control plane's programs.
 
@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 export PYTHONPATH := $(CURDIR)/lambda:$(CURDIR)/receiver:$(CURDIR)/infra
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-unit test-contract test-integration test-e2e lint format requirements setup clean
+.PHONY: help demo test test-unit test-contract test-integration test-e2e lint format docs requirements setup clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -40,6 +40,9 @@ lint: $(VENV)/installed
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/installed
+	$(BIN)/python -m keyturn_local.tables
 
 # uv is not among the dependencies: it is only needed to change them.
 requirements:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 REGION = "us-east-1"
 RULE = "keyturn-label-updated"
+PATTERN = {"source": ["aws.secretsmanager"], "detail-type": ["Secret Label Updated"]}
 SIGNING_KEY = "keyturn/signing-key"
 IMPORT_ROOTS = os.pathsep.join(str(Path(__file__).parents[2] / root) for root in ("lambda", "receiver", "infra"))
 
@@ -117,8 +118,7 @@ class LocalAws:
         self._queue_arn = attributes["QueueArn"]
         # The key first: its own label must not be the first message.
         self.secrets_manager().create_secret(Name=SIGNING_KEY, SecretString=new_key(secrets.token_bytes(32)))
-        pattern = {"source": ["aws.secretsmanager"], "detail-type": ["Secret Label Updated"]}
-        self._events().put_rule(Name=RULE, EventPattern=json.dumps(pattern))
+        self._events().put_rule(Name=RULE, EventPattern=json.dumps(PATTERN))
         self.restore_event_path()
         return EventPath(queue_url, dlq_url, SIGNING_KEY)
 

@@ -33,14 +33,15 @@ class NotVerified(Exception):
 
 
 def parse_key(text: str) -> bytes:
-    """Read a key of the form ``whsec_<base64 of 24 to 64 bytes>``. Raises InvalidKey, which does not quote it."""
-    encoded = text.strip()
-    if not encoded.startswith(PREFIX):
-        raise InvalidKey(f"a signing key starts with {PREFIX}")
+    """Read a key: base64 of 24 to 64 bytes, after ``whsec_`` if that is there. Raises InvalidKey, which does not
+    quote it.
+
+    The prefix is the specification's form; CloudFormation, which generates a stack's first key, cannot write it.
+    """
     try:
-        key = base64.b64decode(encoded.removeprefix(PREFIX), validate=True)
+        key = base64.b64decode(text.strip().removeprefix(PREFIX), validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidKey(f"what follows {PREFIX} is not base64") from None
+        raise InvalidKey(f"a signing key is {PREFIX} and base64") from None
     if not 24 <= len(key) <= 64:
         raise InvalidKey("a signing key is 24 to 64 bytes long")
     return key

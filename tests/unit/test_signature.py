@@ -99,10 +99,11 @@ def test_the_refusal_tells_the_sender_nothing() -> None:
 def test_a_key_survives_its_text_form() -> None:
     assert parse_key(new_key(KEY)) == KEY
     assert parse_key(new_key(KEY) + "\n") == KEY
+    assert parse_key(new_key(KEY).removeprefix("whsec_")) == KEY
 
 
 @pytest.mark.parametrize(
-    "text", ["", "whsec_", "whsec_%%%", "whsec_" + base64.b64encode(b"short").decode(), "no-prefix" * 5]
+    "text", ["", "whsec_", "whsec_%%%", "whsec_" + base64.b64encode(b"short").decode(), "no-base64" * 5]
 )
 def test_what_is_no_key_is_refused_without_being_quoted(text: str) -> None:
     with pytest.raises(InvalidKey) as caught:

@@ -1,0 +1,80 @@
+"""The documentation, held to the code."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from keyturn_local import tables
+from keyturn_receiver import errors
+from keyturn_receiver.core import binding, consumer, policy, revision
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BINDINGS = (ROOT / "docs" / "bindings.md").read_text()
+
+
+@pytest.mark.parametrize("page", tables.PAGES)
+def test_tables_are_those_of_the_code(page: str) -> None:
+    assert (ROOT / "docs" / page).read_text() == tables.PAGES[page](), "run `make docs`"
+
+
+def test_the_readme_begins_with_the_two_commands() -> None:
+    first_screen = README.splitlines()[:40]
+    assert any(line.startswith("make demo") for line in first_screen)
+    assert any(line.startswith("make test") for line in first_screen)
+    targets = re.findall(r"^([a-z-]+(?: [a-z-]+)*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {"demo", "test"} <= {target for line in targets for target in line.split()}
+
+
+def test_every_link_leads_somewhere() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not target.startswith("https://"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_folder_in_the_readme_is_there() -> None:
+    for folder in re.findall(r"^\| `([a-z/]+)/` \|", README, re.MULTILINE):
+        assert (ROOT / folder).is_dir(), folder
+
+
+def test_every_annotation_is_documented_and_no_other() -> None:
+    known = {binding.SECRET_ID, binding.DATA, binding.VERSION_STAGE, policy.ALLOW_SECRETS, consumer.ROLLOUT}
+    known |= {revision.VERSION_IDS, revision.REVISIONS, revision.DATA_HASH, revision.APPLIED_AT, binding.BIND_LABEL}
+    assert set(re.findall(r"`(keyturn\.dev/[a-z-]+)", BINDINGS)) == known
+    assert consumer.MARK_PREFIX in BINDINGS
+
+
+def test_every_reason_of_a_warning_is_documented() -> None:
+    told = set(re.findall(r"`([A-Z]\w+)`", BINDINGS.partition("| reason |")[2].partition("**What the Secret")[0]))
+    internal = {"Conflict", "Expired", "NotFound", "Failed", "Refused", "TryingAgain"}  # never reach an Event
+    assert told == reasons(errors.KeyturnError) - internal
+
+
+def reasons(error: type[errors.KeyturnError]) -> set[str]:
+    return {error.reason}.union(*(reasons(each) for each in error.__subclasses__()))
+
+
+def test_the_tree_at_the_top_of_errors_is_the_tree() -> None:
+    drawn = set(re.findall(r"[├└]── (\w+)", errors.__doc__ or "")) | {"KeyturnError"}
+    assert drawn == {each.__name__ for each in family(errors.KeyturnError)}
+
+
+def family(error: type[errors.KeyturnError]) -> set[type[errors.KeyturnError]]:
+    return {error}.union(*(family(each) for each in error.__subclasses__()))
+
+
+def test_no_file_names_the_host_of_a_package_registry() -> None:
+    hosts = ["py" + "pi.org", "python" + "hosted.org", "npm" + "js.org", "proxy.golang" + ".org", "crates" + ".io"]
+    hosts += ["repo.maven" + ".apache.org", "deb.debian" + ".org"]
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout  # noqa: S607
+    for file in files.split():
+        text = (ROOT / file).read_text(errors="replace")
+        assert not [host for host in hosts if host in text], file
+
+
+def test_what_the_lambda_installs_is_what_was_resolved_for_it() -> None:
+    assert (ROOT / "lambda" / "requirements.txt").read_text() == (ROOT / "requirements" / "notifier.txt").read_text()
