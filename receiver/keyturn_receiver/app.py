@@ -18,9 +18,12 @@ from pydantic import ValidationError
 from starlette.applications import Starlette
 
 from keyturn_receiver.cluster import api as kubernetes
+from keyturn_receiver.cluster.bound_secrets import BoundSecrets
+from keyturn_receiver.cluster.change import Change
+from keyturn_receiver.cluster.consumers import Consumers, ConsumersBySecret
 from keyturn_receiver.cluster.events import Events
-from keyturn_receiver.cluster.index import BoundSecrets, Change, Consumers, ConsumersBySecret, Namespaces
 from keyturn_receiver.cluster.lease import Lease
+from keyturn_receiver.cluster.namespaces import Namespaces
 from keyturn_receiver.cluster.reflector import Reflector
 from keyturn_receiver.cluster.secrets import Secrets
 from keyturn_receiver.cluster.workloads import RESOURCES, Workloads
@@ -210,4 +213,9 @@ def main() -> None:
             print(f"{name}: {fault['msg']}. See docs/settings.md.", file=sys.stderr)
         sys.exit(2)
     configure_logging(settings.log_level)
-    asyncio.run(serve(settings))
+    try:
+        asyncio.run(serve(settings))
+    except Exception:
+        # Logged by our formatter, which shows frames and no text: an exception's own may quote what it stumbled over.
+        _log.critical("broken, to be started anew", exc_info=True)
+        sys.exit(1)

@@ -6,7 +6,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable
 
-from keyturn_receiver.cluster.index import BoundSecret, BoundSecrets
+from keyturn_receiver.cluster.bound_secrets import BoundSecret, BoundSecrets
 from keyturn_receiver.core.binding import CURRENT, SECRET_ID, VERSION_STAGE, Target
 from keyturn_receiver.core.identity import aliases
 from keyturn_receiver.errors import KeyturnError, SourceRefused, Temporary

@@ -1,7 +1,7 @@
 """Reading the right version: by staging label, held against what the notification said (DESIGN section 2)."""
 
 import asyncio
-from collections.abc import Set
+from collections.abc import Sequence, Set
 
 from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.render import SecretVersion
@@ -17,14 +17,16 @@ DELAYS = (
 )  # seconds between reads that came out stale; together less than a delivery's deadline
 
 
-async def fetch(secrets: SecretsManager, source: Source, expected: Set[str]) -> SecretVersion:
+async def fetch(
+    secrets: SecretsManager, source: Source, expected: Set[str], delays: Sequence[float] = DELAYS
+) -> SecretVersion:
     """Read the version that holds the source's staging label.
 
     ``expected`` names the versions that notifications told of. Another one may be the truth (the notification is late,
     AWS was rolled back) or a read from before the move: DescribeSecret tells which. Raises StaleRead when AWS goes on
-    giving the older one.
+    giving the older one after all ``delays``.
     """
-    for delay in (*DELAYS, None):
+    for delay in (*delays, None):
         version = await secrets.read(source)
         if not expected or expected == {version.version_id}:
             return version

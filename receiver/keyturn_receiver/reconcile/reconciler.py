@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from keyturn_receiver.cluster.bound_secrets import BoundSecrets
 from keyturn_receiver.cluster.events import Events
-from keyturn_receiver.cluster.index import BoundSecrets, Namespaces
+from keyturn_receiver.cluster.namespaces import Namespaces
 from keyturn_receiver.cluster.secrets import Secrets
 from keyturn_receiver.core import policy
 from keyturn_receiver.core.binding import Binding, Source, Target, is_bound, read_binding
@@ -65,11 +66,14 @@ class Reconciler:
         if known is None:
             self._settled.pop(target, None)
             return NOT_BOUND
-        if request.causes == {Cause.SECRET} and self._settled.get(target) == known.resource_version:
-            return Reconciled(True)  # the watch only brings back our own write
         # The workloads before the Secret: a mark is then refused when another replica, which saw a later Secret, has
         # marked the workload in the meantime. The other order could take a workload back to an older revision.
         consumers = self._restarts.consumers(target)
+        if self._settled.get(target) == known.resource_version and (
+            request.causes == {Cause.SECRET}
+            or (request.causes == {Cause.CONSUMER} and self._restarts.none_due(target, consumers, known.record))
+        ):
+            return Reconciled(True)  # the watch only brings back what this replica has written itself
         try:
             live, metadata = await self._secrets.read(target)
         except NotFound:

@@ -4,11 +4,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from keyturn_receiver.cluster.index import ConsumersBySecret
+from keyturn_receiver.cluster.consumers import ConsumersBySecret
 from keyturn_receiver.cluster.secrets import Secrets
 from keyturn_receiver.cluster.workloads import Workloads
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import baseline, rollout
 from keyturn_receiver.errors import Conflict, NotFound, Temporary
 from keyturn_receiver.telemetry import Metrics
@@ -30,6 +31,10 @@ class Restarts:
     def consumers(self, target: Target) -> list[Consumer]:
         """The consumers of a Secret that may be restarted, as the watches last saw them."""
         return [consumer for consumer in self._consumers.of(target) if not consumer.rollout_disabled]
+
+    def none_due(self, target: Target, consumers: Sequence[Consumer], record: Record) -> bool:
+        """Tell whether all of ``consumers`` are marked with the revisions of ``record`` already."""
+        return not any(rollout(consumer, target.name, record.revisions) for consumer in consumers)
 
     async def baseline(
         self, target: Target, consumers: Sequence[Consumer], before: Mapping[str, str]

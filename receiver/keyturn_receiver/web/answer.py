@@ -3,10 +3,11 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from keyturn_contract.message import EventType, Notification, Outcome, Result
-from keyturn_receiver.cluster.index import BoundSecrets
-from keyturn_receiver.core.binding import Target
+from keyturn_receiver.cluster.bound_secrets import BoundSecrets
+from keyturn_receiver.core.binding import CURRENT, VERSION_STAGE, Target
 from keyturn_receiver.errors import KeyturnError, Permanent
 from keyturn_receiver.reconcile.queue import Queue
 from keyturn_receiver.reconcile.request import Cause, Reconciled, because
@@ -28,39 +29,46 @@ class Answer:
         targets = self._bound.naming(notification.subject, notification.data.name)
         if not targets:
             return Result(notification.id, Outcome.IGNORED, reason="no Secret is bound to it")
-        endings = await asyncio.gather(*(self._reconcile(target, notification, deadline) for target in targets))
-        return _result(notification, targets, endings)
+        expected = [self._expected(target, notification) for target in targets]
+        endings = await asyncio.gather(*map(partial(self._reconcile, deadline=deadline), targets, expected))
+        return _result(notification.id, [*zip(targets, expected, endings, strict=True)])
 
-    async def _reconcile(self, target: Target, notification: Notification, deadline: float) -> _Ending:
-        version_id = notification.data.version_id if notification.type is EventType.CHANGED else None
-        request = because(Cause.NOTIFICATION, {version_id} if version_id else ())
+    def _expected(self, target: Target, notification: Notification) -> frozenset[str]:
+        """The version that the Secret should be made from: none, if the notification is about another label."""
+        bound = self._bound.get(target)
+        stage = bound.annotations.get(VERSION_STAGE, CURRENT) if bound else CURRENT
+        told = notification.data
+        concerns = notification.type is EventType.CHANGED and told.label in (None, stage)
+        return frozenset({told.version_id} if concerns and told.version_id else ())
+
+    async def _reconcile(self, target: Target, expected: frozenset[str], deadline: float) -> _Ending:
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                return await self._queue.submit(target, request)
+                return await self._queue.submit(target, because(Cause.NOTIFICATION, expected))
         except (KeyturnError, TimeoutError) as error:
             return error
 
 
-def _result(notification: Notification, targets: Sequence[Target], endings: Sequence[_Ending]) -> Result:
-    done = {target: ending for target, ending in zip(targets, endings, strict=True) if isinstance(ending, Reconciled)}
-    touched = tuple(str(target) for target, ending in done.items() if ending.changed)
-    consumers = tuple(str(ref) for ending in done.values() for ref in ending.restarted)
-    faults = [(target, ending) for target, ending in zip(targets, endings, strict=True) if target not in done]
+def _result(notification_id: str, ends: Sequence[tuple[Target, frozenset[str], _Ending]]) -> Result:
+    done = [(target, expected, ending) for target, expected, ending in ends if isinstance(ending, Reconciled)]
+    faults = [(target, ending) for target, _, ending in ends if not isinstance(ending, Reconciled)]
+    secrets = tuple(str(target) for target, _, ending in done if ending.changed)
+    consumers = tuple(str(ref) for _, _, ending in done for ref in ending.restarted)
     reason = "; ".join(f"{target}: {_why(fault)}" for target, fault in faults)[:1000] or None
     if any(not isinstance(fault, Permanent) for _, fault in faults):
         outcome = Outcome.FAILED
-    elif touched or consumers:
+    elif secrets or consumers:
         outcome = Outcome.APPLIED
     elif faults:
         # Sending it again would change nothing: the Secret's Event tells its owner, whose correction is seen by itself.
         outcome = Outcome.IGNORED
-    elif all(not ending.bound for ending in done.values()):
+    elif not any(ending.bound for _, _, ending in done):
         outcome, reason = Outcome.IGNORED, "no Secret is bound to it any more"
-    elif (named := notification.data.version_id) and not any(named in ending.version_ids for ending in done.values()):
+    elif all(expected - ending.version_ids for _, expected, ending in done):
         outcome = Outcome.SUPERSEDED
     else:
         outcome = Outcome.UNCHANGED
-    return Result(notification.id, outcome, touched, consumers, reason)
+    return Result(notification_id, outcome, secrets, consumers, reason)
 
 
 def _why(fault: _Ending) -> str:

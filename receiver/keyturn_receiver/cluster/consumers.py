@@ -1,0 +1,83 @@
+"""The picture of the consumers: which workloads read which Secret. Fed by a watch for each kind."""
+
+from collections import defaultdict
+from collections.abc import Callable
+
+from keyturn_receiver.cluster.api import Json
+from keyturn_receiver.cluster.change import Change
+from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.consumer import Consumer, WorkloadRef, read_consumer
+
+
+class Consumers:
+    """The workloads of one kind that read Secrets; ``by_secret`` is shared by the kinds."""
+
+    def __init__(self, kind: str, by_secret: "ConsumersBySecret", changed: Callable[[Target, Change], None]) -> None:
+        self._kind = kind
+        self._by_secret = by_secret
+        self._changed = changed
+        self._known: dict[WorkloadRef, Consumer] = {}
+
+    def shrink(self, obj: Json) -> Json:
+        metadata, spec = obj["metadata"], obj.get("spec") or {}
+        return {
+            "metadata": {key: metadata.get(key) for key in ("namespace", "name", "resourceVersion", "annotations")},
+            "spec": {key: spec.get(key) for key in ("template", "updateStrategy")},
+        }
+
+    def replace(self, objects: list[Json]) -> None:
+        fresh = {self._ref(obj) for obj in objects}
+        for ref in self._known.keys() - fresh:
+            self._drop(ref)
+        for obj in objects:
+            self.put(obj)
+
+    def put(self, obj: Json) -> None:
+        ref = self._ref(obj)
+        known = self._known.get(ref)
+        self._drop(ref)
+        consumer = read_consumer(self._kind, obj)
+        if consumer is None:
+            return
+        self._known[ref] = consumer
+        self._by_secret.add(consumer)
+        # A workload's status changes all the time: only what bears on a rollout is worth a look.
+        if known is None or _bearing(known) != _bearing(consumer):
+            for name in consumer.reads:
+                self._changed(Target(ref.namespace, name), Change.CONSUMER)
+
+    def remove(self, obj: Json) -> None:
+        self._drop(self._ref(obj))
+
+    def _ref(self, obj: Json) -> WorkloadRef:
+        return WorkloadRef(self._kind, obj["metadata"]["namespace"], obj["metadata"]["name"])
+
+    def _drop(self, ref: WorkloadRef) -> None:
+        if known := self._known.pop(ref, None):
+            self._by_secret.discard(known)
+
+
+def _bearing(consumer: Consumer) -> tuple[object, ...]:
+    return (consumer.reads, consumer.baseline, consumer.marks, consumer.rollout_disabled)
+
+
+class ConsumersBySecret:
+    """The consumers of each Secret, whatever their kind."""
+
+    def __init__(self) -> None:
+        self._by_secret: dict[Target, dict[WorkloadRef, Consumer]] = defaultdict(dict)
+
+    def of(self, target: Target) -> list[Consumer]:
+        """The consumers of one Secret, in a stable order."""
+        return [consumer for _, consumer in sorted(self._by_secret.get(target, {}).items())]
+
+    def add(self, consumer: Consumer) -> None:
+        for name in consumer.reads:
+            self._by_secret[Target(consumer.ref.namespace, name)][consumer.ref] = consumer
+
+    def discard(self, consumer: Consumer) -> None:
+        for name in consumer.reads:
+            target = Target(consumer.ref.namespace, name)
+            self._by_secret[target].pop(consumer.ref, None)
+            if not self._by_secret[target]:
+                del self._by_secret[target]
