@@ -53,7 +53,7 @@ setup:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Keyturn needs Python 3.11 or newer: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) infra/keyturn_local/binaries.py >/dev/null & resolving=$$!; \
-		$(MAKE) --no-print-directory $(VENV)/installed || { kill $$resolving; exit 1; }; \
+		$(MAKE) --silent --no-print-directory $(VENV)/installed || { kill $$resolving; exit 1; }; \
 		wait $$resolving
 
 $(VENV)/installed: requirements/dev.txt

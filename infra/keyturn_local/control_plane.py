@@ -5,14 +5,15 @@ Flags: DESIGN section 8. Pods become Ready as infra/control_plane/kwok/*.yaml sa
 
 import json
 import secrets
-import shutil
 import ssl
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from keyturn_local import binaries
 from keyturn_local.cluster import Cluster
@@ -160,11 +161,13 @@ class ControlPlane(Cluster):
         tokens = self.directory / "tokens.csv"
         tokens.touch(mode=0o600)
         tokens.write_text(f"{self.admin_token},admin,admin,system:masters\n")
-        openssl = shutil.which("openssl")
-        if not openssl:
-            raise StartFailed("openssl is not on the PATH: install it (Debian: apt-get install openssl)")
         key = self.directory / "service-account.key"
-        subprocess.run([openssl, "genrsa", "-out", key, "2048"], check=True, capture_output=True)
+        key.touch(mode=0o600)
+        key.write_bytes(
+            rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+                Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()
+            )
+        )
 
     def _write_kubeconfig(self, file: Path, token: str) -> None:
         content = {

@@ -47,9 +47,9 @@ def signed(key: bytes, body: bytes, age: int = 0) -> dict[str, str]:
 
 
 def calls(stack: Stack) -> tuple[dict[str, int], float]:
-    """All calls to AWS, and the receiver's to Kubernetes but for the Lease that it renews."""
-    kubernetes = stack.receiver.metric("keyturn_kubernetes_requests_total")
-    return stack.aws.calls(), kubernetes
+    """All calls to Secrets Manager, and the receiver's to Kubernetes but for the Lease that it renews."""
+    aws = {action: count for action, count in stack.aws.calls().items() if action.startswith("secretsmanager.")}
+    return aws, stack.receiver.metric("keyturn_kubernetes_requests_total")
 
 
 def quiet(stack: Stack) -> tuple[dict[str, int], float]:

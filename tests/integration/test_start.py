@@ -1,0 +1,37 @@
+"""How the receiver starts, and how it says that it cannot."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from keyturn_local.aws import IMPORT_ROOTS
+
+
+def start(**settings: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": IMPORT_ROOTS, **settings}
+    command = [sys.executable, "-m", "keyturn_receiver"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({}, "KEYTURN_SIGNING_KEY_SECRET_ID"),
+        ({"KEYTURN_SIGNING_KEY_SECRET_ID": "a", "KEYTURN_PORT": "eighty"}, "KEYTURN_PORT"),
+        ({"KEYTURN_SIGNING_KEY_SECRET_ID": "a", "KEYTURN_POLICY_DEFAULT": "maybe"}, "KEYTURN_POLICY_DEFAULT"),
+    ],
+)
+def test_a_wrong_setting_is_named_and_ends_it(settings: dict[str, str], named: str) -> None:
+    done = start(**settings)
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert "docs/settings.md" in done.stderr
+
+
+def test_without_a_cluster_it_says_so_without_quoting_what_it_read() -> None:
+    done = start(KEYTURN_SIGNING_KEY_SECRET_ID="a", AWS_REGION="us-east-1", KUBECONFIG="/nowhere")
+    assert done.returncode == 1
+    assert '"level": "CRITICAL"' in done.stdout
+    assert "ConfigException" in done.stdout
