@@ -12,14 +12,13 @@ import sys
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import boto3
 
 from keyturn_contract.signature import new_key
 from keyturn_local.ports import free_ports
-from keyturn_local.processes import Program, answers
+from keyturn_local.processes import Program, Stoppable, answers
 from keyturn_local.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class EventPath:
     signing_key_secret_id: str
 
 
-class LocalAws:
+class LocalAws(Stoppable):
     """A running moto server. Use as a context manager, or call ``stop``."""
 
     def __init__(self, directory: Path, timeline: Timeline) -> None:
@@ -63,14 +62,6 @@ class LocalAws:
         aws = cls(directory, timeline)
         aws._program.wait_for(answers(f"{aws.endpoint_url}/keyturn/calls"), 60)
         return aws
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def stop(self) -> None:
         """End the server; all that it held is gone."""

@@ -9,7 +9,6 @@ import ssl
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -18,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from keyturn_local import binaries
 from keyturn_local.cluster import Cluster
 from keyturn_local.ports import free_ports
-from keyturn_local.processes import Program, StartFailed, answers
+from keyturn_local.processes import Program, StartFailed, Stoppable, answers
 
 CONTEXT = "keyturn-local"
 STAGES = Path(__file__).parent.parent / "control_plane" / "kwok"
@@ -27,7 +26,7 @@ CONTROLLERS = (
 )
 
 
-class ControlPlane(Cluster):
+class ControlPlane(Cluster, Stoppable):
     """A running control plane. Use as a context manager, or call ``stop``."""
 
     def __init__(self, directory: Path, programs: Path) -> None:
@@ -51,14 +50,6 @@ class ControlPlane(Cluster):
             control_plane.stop()
             raise
         return control_plane
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def add_nodes(self, count: int) -> None:
         """Add nodes for kwok to play, and wait until they are Ready."""

@@ -10,6 +10,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 # Started between us and the program. The pipe it reads from closes when we are gone, however we went, and it then takes
 # the program's whole process group down. Unlike PR_SET_PDEATHSIG this does not depend on the thread that forked, nor
@@ -30,6 +32,22 @@ sys.exit(program.wait() & 0xFF)
 
 class StartFailed(RuntimeError):
     """A program ended, or did not get ready; the text has the last lines of its log."""
+
+
+class Stoppable:
+    """Something that runs, and is stopped at the end of its ``with``."""
+
+    def stop(self) -> None:
+        """End it in good order."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
 
 
 class Program:

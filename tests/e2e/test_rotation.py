@@ -3,6 +3,8 @@
 import asyncio
 import json
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from uuid import uuid4
 
 import httpx
@@ -18,6 +20,7 @@ from keyturn_contract.message import (
     encode,
 )
 from keyturn_contract.signature import parse_key, sign
+from keyturn_local.receiver import SERVICE_ACCOUNT, LocalReceiver
 from keyturn_local.rotation import promote, rotate
 from keyturn_local.stack import Stack
 from objects import annotations_of, data_of, env_from, eventually, replica_sets, secret, workload
@@ -162,8 +165,8 @@ def uids(stack: Stack, namespace: str) -> set[str]:
     return {pod["metadata"]["uid"] for pod in pods if pod["status"].get("phase") == "Running"}
 
 
-def test_the_same_notification_a_hundred_times_at_once_restarts_once(stack: Stack, namespace: str) -> None:
-    name = given_one_consumer(stack, namespace)
+def rotate_unheard(stack: Stack, name: str) -> Notification:
+    """Rotate while the event path is cut; return the notification that would have come of it."""
     client = stack.aws.secrets_manager()
     stack.aws.cut_event_path()
     try:
@@ -171,32 +174,52 @@ def test_the_same_notification_a_hundred_times_at_once_restarts_once(stack: Stac
     finally:
         stack.aws.restore_event_path()
     arn = client.describe_secret(SecretId=name)["ARN"]
-    key = parse_key(client.get_secret_value(SecretId=stack.path.signing_key_secret_id)["SecretString"])
     data = NotificationData("SecretLabelUpdated", "123456789012", "us-east-1", name, version_id, "AWSCURRENT")
-    notification = Notification(
-        str(uuid4()), "aws.secretsmanager", EventType.CHANGED, arn, "2026-11-24T00:00:00Z", data
-    )
+    return Notification(str(uuid4()), "aws.secretsmanager", EventType.CHANGED, arn, "2026-11-24T00:00:00Z", data)
+
+
+def send(stack: Stack, notification: Notification, urls: Sequence[str]) -> list[Outcome]:
+    """Send the same signed delivery to all of ``urls`` at once; return the outcomes of those that were served."""
+    answer = stack.aws.secrets_manager().get_secret_value(SecretId=stack.path.signing_key_secret_id)
     body = encode([notification])
+    now = int(time.time())
+    headers = {
+        "content-type": CONTENT_TYPE_BATCH,
+        "webhook-id": "msg_same",
+        "webhook-timestamp": str(now),
+        "webhook-signature": sign(parse_key(answer["SecretString"]), "msg_same", now, body),
+    }
 
-    async def send_all() -> list[httpx.Response]:
-        now = int(time.time())
-        headers = {
-            "content-type": CONTENT_TYPE_BATCH,
-            "webhook-id": "msg_same",
-            "webhook-timestamp": str(now),
-            "webhook-signature": sign(key, "msg_same", now, body),
-        }
+    async def post_all() -> list[httpx.Response]:
         async with httpx.AsyncClient(timeout=30) as http:
-            return await asyncio.gather(
-                *(http.post(stack.receiver.url, content=body, headers=headers) for _ in range(100))
-            )
+            return await asyncio.gather(*(http.post(url, content=body, headers=headers) for url in urls))
 
-    replies = asyncio.run(send_all())
+    replies = asyncio.run(post_all())
     # As many as there is room for are served; the others are told to come again.
     assert {reply.status_code for reply in replies} <= {200, 503}
-    outcomes = [decode_reply(reply.content)[0].outcome for reply in replies if reply.status_code == 200]
+    return [decode_reply(reply.content)[0].outcome for reply in replies if reply.status_code == 200]
+
+
+def test_the_same_notification_a_hundred_times_at_once_restarts_once(stack: Stack, namespace: str) -> None:
+    name = given_one_consumer(stack, namespace)
+    outcomes = send(stack, rotate_unheard(stack, name), [stack.receiver.url] * 100)
     assert Outcome.APPLIED in outcomes
     assert set(outcomes) <= {Outcome.APPLIED, Outcome.UNCHANGED}
-    eventually(lambda: in_secret(stack, namespace, "two"))
+    assert in_secret(stack, namespace, "two")
+    settled(stack, namespace)
+    assert replica_sets(stack.cluster, namespace, "web") == 2
+
+
+def test_two_replicas_at_the_same_work_restart_once(stack: Stack, namespace: str, tmp_path: Path) -> None:
+    name = given_one_consumer(stack, namespace)
+    kubeconfig = stack.cluster.kubeconfig_for("keyturn", SERVICE_ACCOUNT, tmp_path)
+    second = LocalReceiver(tmp_path, kubeconfig, stack.aws, stack.path, "keyturn", name="second")
+    second.start()
+    try:
+        outcomes = send(stack, rotate_unheard(stack, name), [stack.receiver.url, second.url] * 25)
+    finally:
+        second.stop()
+    assert set(outcomes) <= {Outcome.APPLIED, Outcome.UNCHANGED}
+    assert in_secret(stack, namespace, "two")
     settled(stack, namespace)
     assert replica_sets(stack.cluster, namespace, "web") == 2

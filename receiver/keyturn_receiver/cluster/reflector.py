@@ -59,9 +59,9 @@ class Reflector:
                     self.synced.set()
                 await self._follow()
                 delay = 0.0
-            except Expired:
-                self._version = ""
             except KeyturnError as error:
+                if isinstance(error, Expired):
+                    self._version = ""
                 delay = min(MAX_DELAY, max(0.5, delay * 2))
                 _log.warning("watch of %s broke: %s", self._path, error)
                 await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter

@@ -14,7 +14,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from keyturn_contract.message import MAX_BODY, MalformedMessage, Outcome, UnsupportedMediaType, decode, encode_reply
+from keyturn_contract.message import (
+    MAX_BODY,
+    MalformedMessage,
+    Outcome,
+    Result,
+    UnsupportedMediaType,
+    decode,
+    encode_reply,
+)
 from keyturn_contract.signature import NotVerified, verify
 from keyturn_receiver.telemetry import Metrics
 from keyturn_receiver.web.answer import Answer
@@ -87,20 +95,7 @@ class Door:
         deadline = arrived + self._deadline
         results = await asyncio.gather(*(self._answer(notification, deadline) for notification in notifications))
         for result in results:
-            self._metrics.notifications.labels(result.outcome.value).inc()
-            _log.info(
-                "notification",
-                extra={
-                    "fields": {
-                        "delivery": delivery,
-                        "id": result.id,
-                        "outcome": result.outcome.value,
-                        "secrets": result.secrets,
-                        "consumers": result.consumers,
-                        "why": result.reason,
-                    }
-                },
-            )
+            self._note(delivery, result)
         failed = any(result.outcome is Outcome.FAILED for result in results)
         return Response(
             encode_reply(results),
@@ -108,6 +103,18 @@ class Door:
             headers={"Retry-After": "2"} if failed else None,
             media_type="application/json",
         )
+
+    def _note(self, delivery: str, result: Result) -> None:
+        self._metrics.notifications.labels(result.outcome.value).inc()
+        fields = {
+            "delivery": delivery,
+            "id": result.id,
+            "outcome": result.outcome.value,
+            "secrets": result.secrets,
+            "consumers": result.consumers,
+            "why": result.reason,
+        }
+        _log.info("notification", extra={"fields": fields})
 
 
 async def _read(request: Request) -> bytes | None:
