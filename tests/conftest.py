@@ -7,7 +7,6 @@ from uuid import uuid4
 
 import pytest
 
-from keyturn_local.cluster import Cluster
 from keyturn_local.control_plane import ControlPlane
 from keyturn_local.stack import Stack, run_stack
 
@@ -18,11 +17,12 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stack(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Everything, for tests that break none of it. The poller sleeps, so that what arrives came by an event."""
     settings = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600", "KEYTURN_SIGNING_KEY_INTERVAL_SECONDS": "3600"}
-    with run_stack(tmp_path_factory.mktemp("stack"), control_plane, "keyturn", settings) as running:
+    namespace = f"keyturn-{uuid4().hex[:6]}"
+    with run_stack(tmp_path_factory.mktemp("stack"), control_plane, namespace, settings) as running:
         yield running
 
 
@@ -39,13 +39,9 @@ def own_stack(control_plane: ControlPlane, tmp_path: Path) -> Callable[..., "con
 @pytest.fixture
 def namespace(control_plane: ControlPlane) -> Iterator[str]:
     """A namespace that may read the AWS secrets whose names begin with its own name."""
-    yield from _namespace(control_plane)
-
-
-def _namespace(cluster: Cluster) -> Iterator[str]:
     name = f"team-{uuid4().hex[:6]}"
     annotations = {"keyturn.dev/allow-secrets": f"{name}/*"}
     made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "annotations": annotations}}
-    cluster.create([made])
+    control_plane.create([made])
     yield name
-    cluster.delete([made], wait=False)
+    control_plane.delete([made], wait=False)

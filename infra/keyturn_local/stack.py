@@ -18,6 +18,7 @@ class Stack:
     """The running parts."""
 
     directory: Path
+    namespace: str
     cluster: Cluster
     aws: LocalAws
     path: EventPath
@@ -45,4 +46,4 @@ def run_stack(
         receiver.start()
         notifier = event_source.start(directory, aws, path, receiver.url, timeline)
         stack.callback(notifier.stop)
-        yield Stack(directory, cluster, aws, path, receiver, notifier, timeline)
+        yield Stack(directory, namespace, cluster, aws, path, receiver, notifier, timeline)

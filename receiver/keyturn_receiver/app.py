@@ -156,6 +156,8 @@ class Receiver:
             await asyncio.sleep(self.settings.signing_key_interval_seconds if self.signing_keys() else 1.0)
 
     def _changed(self, target: Target, change: Change) -> None:
+        if change is Change.CONSUMER and self.bound.get(target) is None:
+            return  # most workloads read Secrets that are not ours
         if all(reflector.synced.is_set() for reflector in self.reflectors.values()):
             self.queue.add(target, because(Cause(change.value)))
 

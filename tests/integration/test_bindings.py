@@ -95,6 +95,20 @@ def test_what_a_hand_has_changed_is_restored(stack: Stack, namespace: str) -> No
     eventually(lambda: data_of(stack.cluster, namespace, "db") == {"value": b"one"})
 
 
+def test_an_old_copy_that_a_hand_has_put_back_is_brought_up_to_date(stack: Stack, namespace: str) -> None:
+    create(stack, f"{namespace}/db", "one")
+    stack.cluster.create([secret(namespace, "db", f"{namespace}/db")])
+    filled(stack, namespace)
+    backup = stack.cluster.get("secret", "db", namespace)
+    version_id = rotate(stack.aws.secrets_manager(), f"{namespace}/db", "two")
+    eventually(lambda: data_of(stack.cluster, namespace, "db") == {"value": b"two"})
+    eventually(lambda: stack.timeline.find("delivered", version_id=version_id))
+    for volatile in ("resourceVersion", "uid", "managedFields"):
+        backup["metadata"].pop(volatile, None)
+    stack.cluster.kubectl("replace", "-f", "-", stdin=json.dumps(backup))
+    eventually(lambda: data_of(stack.cluster, namespace, "db") == {"value": b"two"})
+
+
 # Each breaks a good binding in one way: the annotations it gets, and the AWS secret's value it is then held against.
 BROKEN = {
     "a secret that does not exist": ({"keyturn.dev/secret-id": "{ns}/missing"}, None, "SourceRefused", "create it"),

@@ -4,12 +4,12 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from keyturn_receiver.cluster.api import Json
+from keyturn_receiver.cluster.api import FIELD_MANAGER, Json
 from keyturn_receiver.cluster.change import Change
 from keyturn_receiver.core.binding import DATA, SECRET_ID, VERSION_STAGE, Target, is_bound
 from keyturn_receiver.core.consumer import ROLLOUT
 from keyturn_receiver.core.identity import aliases
-from keyturn_receiver.core.revision import Record, read_record
+from keyturn_receiver.core.revision import APPLIED_AT, Record, read_record
 
 _BINDING = (SECRET_ID, DATA, VERSION_STAGE, ROLLOUT)
 
@@ -74,7 +74,7 @@ class BoundSecrets:
     def replace(self, objects: list[Json]) -> None:
         fresh = {read_bound(obj).target for obj in objects}
         for target in self._by_target.keys() - fresh:
-            self._drop(target)
+            self._lose(target)
         for obj in objects:
             bound, known = self._put(obj)
             if known is None or known.resource_version != bound.resource_version:
@@ -85,14 +85,18 @@ class BoundSecrets:
             self.remove(obj)
             return
         bound, known = self._put(obj)
-        if known and known.record != bound.record and known.annotations == bound.annotations:
-            # Keyturn itself has written it, this replica or another: AWS has nothing new to tell.
-            self._changed(bound.target, Change.CONSUMER)
+        is_ours = known and known.record != bound.record and _is_ours(obj["metadata"])
+        if is_ours and known and known.annotations == bound.annotations:
+            self._changed(bound.target, Change.CONSUMER)  # AWS has nothing new to tell
         elif known is None or known.resource_version != bound.resource_version:
             self._changed(bound.target, Change.SECRET)
 
     def remove(self, obj: Json) -> None:
-        self._drop(Target(obj["metadata"]["namespace"], obj["metadata"]["name"]))
+        self._lose(Target(obj["metadata"]["namespace"], obj["metadata"]["name"]))
+
+    def _lose(self, target: Target) -> None:
+        self._drop(target)
+        self._changed(target, Change.SECRET)  # so that whoever keeps something about it forgets it
 
     def _put(self, obj: Json) -> tuple[BoundSecret, BoundSecret | None]:
         """Take one object; return it with what stood in its place."""
@@ -110,6 +114,19 @@ class BoundSecrets:
             self._by_alias[alias].discard(target)
             if not self._by_alias[alias]:
                 del self._by_alias[alias]
+
+
+def _is_ours(metadata: Json) -> bool:
+    """Tell whether Keyturn, this replica or another, has written what the Secret says of itself.
+
+    Who restores an old copy of a Secret by hand restores its annotations, too, but then owns them.
+    https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
+    """
+    return any(
+        entry.get("manager") == FIELD_MANAGER
+        and f"f:{APPLIED_AT}" in entry.get("fieldsV1", {}).get("f:metadata", {}).get("f:annotations", {})
+        for entry in metadata.get("managedFields") or []
+    )
 
 
 def _names(bound: BoundSecret) -> frozenset[str]:

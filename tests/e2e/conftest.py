@@ -1,0 +1,13 @@
+"""The tests here run Keyturn more than once beside each other: each module has a cluster of its own."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from keyturn_local.control_plane import ControlPlane
+
+
+@pytest.fixture(scope="module")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    with ControlPlane.start(tmp_path_factory.mktemp("control-plane")) as running:
+        yield running
