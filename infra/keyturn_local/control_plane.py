@@ -20,6 +20,7 @@ from keyturn_local.ports import free_ports
 from keyturn_local.processes import Program, StartFailed, Stoppable, answers
 
 CONTEXT = "keyturn-local"
+DRAIN_SECONDS = 3
 STAGES = Path(__file__).parent.parent / "control_plane" / "kwok"
 CONTROLLERS = (
     "deployment,replicaset,statefulset,daemonset,garbagecollector,namespace,serviceaccount-controller,job-controller"
@@ -58,9 +59,12 @@ class ControlPlane(Cluster, Stoppable):
         self.kubectl("wait", "--for=condition=Ready", "--timeout=30s", *(f"node/{name}" for name in names))
 
     def stop(self) -> None:
-        """End it all, the API server before etcd, which it needs while it drains."""
+        """End it all, the API server before etcd, which it needs while it drains.
+
+        It would drain for a minute while anybody watches; nothing here is worth that.
+        """
         while self._running:
-            self._running.pop().stop()
+            self._running.pop().stop(DRAIN_SECONDS)
 
     def _start(self, nodes: int) -> None:
         self._write_files()
