@@ -3,11 +3,12 @@
 import json
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import helm_python
+import yaml
 
 CHART = Path(__file__).parents[2] / "charts" / "keyturn"
 
@@ -17,26 +18,28 @@ class KubectlFailed(RuntimeError):
 
 
 class Cluster:
-    """A cluster by its kubeconfig and, if it is not the current one, a context of it."""
+    """A cluster by its kubeconfig's current context."""
 
-    def __init__(self, kubectl: Path | str, kubeconfig: Path, context: str | None = None) -> None:
-        self._kubectl = kubectl
+    def __init__(self, kubectl: Path | str, kubeconfig: Path) -> None:
         self.kubeconfig = kubeconfig
-        self.context = context
+        self.command = [str(kubectl), f"--kubeconfig={kubeconfig}"]
+
+    @classmethod
+    def of_user(cls, kubectl: str, context: str | None, directory: Path) -> "Cluster":
+        """The cluster that the user's own kubectl talks to, or that of one of its contexts.
+
+        What concerns it is copied into ``directory``: KUBECONFIG may name several files, and another context. Raises
+        KubectlFailed when there is no such context.
+        """
+        flags = ["--minify", "--flatten", "--raw", *([f"--context={context}"] if context else [])]
+        file = directory / "kubeconfig"
+        file.touch(mode=0o600)
+        file.write_text(_run([kubectl, "config", "view", *flags]))
+        return cls(kubectl, file)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Run the real kubectl; return what it prints. Raises KubectlFailed with what it complains of."""
-        context = [f"--context={self.context}"] if self.context else []
-        done = subprocess.run(
-            [self._kubectl, f"--kubeconfig={self.kubeconfig}", *context, *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=180,
-        )
-        if done.returncode:
-            raise KubectlFailed(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
-        return done.stdout
+        return _run([*self.command, *arguments], stdin)
 
     def get(self, kind: str, name: str, namespace: str) -> Any:
         """Read one object. Raises KubectlFailed when it is not there."""
@@ -72,6 +75,19 @@ def rendered_chart(namespace: str, release: str = "keyturn") -> dict[str, str]:
     """Render charts/keyturn with the real Helm: manifests by template, as YAML."""
     with helm_python.Chart.load(str(CHART)) as chart:
         return dict(chart.render({}, name=release, namespace=namespace))
+
+
+def chart_objects(namespace: str) -> list[Any]:
+    """What the chart gives the receiver: ServiceAccount, roles, bindings of roles."""
+    manifests = rendered_chart(namespace).values()
+    return [obj for manifest in manifests for obj in yaml.safe_load_all(manifest) if obj]
+
+
+def _run(command: Sequence[str], stdin: str | None = None) -> str:
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=180)
+    if done.returncode:
+        raise KubectlFailed(f"kubectl {' '.join(command[1:])}: {done.stderr.strip()}")
+    return done.stdout
 
 
 def _list(objects: Iterable[Any]) -> str:

@@ -6,22 +6,13 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from keyturn_local.aws import IMPORT_ROOTS, EventPath, LocalAws
-from keyturn_local.cluster import Cluster, rendered_chart
 from keyturn_local.ports import free_ports
 from keyturn_local.processes import Program, answers
 
 SERVICE_ACCOUNT = "keyturn"
-
-
-def install_rights(cluster: Cluster, namespace: str) -> list[object]:
-    """Create what the chart gives the receiver: ServiceAccount, roles, bindings. Returns the objects made."""
-    objects = [obj for manifest in rendered_chart(namespace).values() for obj in yaml.safe_load_all(manifest) if obj]
-    cluster.create(objects)
-    return objects
 
 
 class LocalReceiver:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from keyturn_local import event_source
 from keyturn_local.aws import EventPath, LocalAws
-from keyturn_local.cluster import Cluster
+from keyturn_local.cluster import Cluster, chart_objects
 from keyturn_local.processes import Program
-from keyturn_local.receiver import SERVICE_ACCOUNT, LocalReceiver, install_rights
+from keyturn_local.receiver import SERVICE_ACCOUNT, LocalReceiver
 from keyturn_local.timeline import Timeline
 
 
@@ -37,9 +37,9 @@ def run_stack(
         aws = stack.enter_context(LocalAws.start(directory, timeline))
         path = aws.provision()
         home = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
-        stack.callback(cluster.delete, [home], wait=False)
-        cluster.create([home])
-        stack.callback(cluster.delete, install_rights(cluster, namespace), wait=False)
+        made = [home, *chart_objects(namespace)]
+        stack.callback(cluster.delete, made, wait=False)
+        cluster.create(made)
         kubeconfig = cluster.kubeconfig_for(namespace, SERVICE_ACCOUNT, directory)
         receiver = LocalReceiver(directory, kubeconfig, aws, path, namespace, settings)
         stack.callback(receiver.stop)

@@ -8,9 +8,9 @@ import pytest
 
 from api_proxy import ApiProxy, Call
 from keyturn_local.aws import LocalAws
-from keyturn_local.cluster import Cluster
+from keyturn_local.cluster import Cluster, chart_objects
 from keyturn_local.control_plane import ControlPlane
-from keyturn_local.receiver import SERVICE_ACCOUNT, LocalReceiver, install_rights
+from keyturn_local.receiver import SERVICE_ACCOUNT, LocalReceiver
 from keyturn_local.rotation import rotate
 from keyturn_local.timeline import Timeline
 from objects import annotations_of, data_of, env_from, eventually, replica_sets, secret, workload
@@ -36,7 +36,8 @@ def receiver(
     control_plane: ControlPlane, aws: LocalAws, proxy: ApiProxy, namespace: str, tmp_path: Path
 ) -> Iterator[LocalReceiver]:
     """A receiver behind the proxy, its rights in the test's own namespace; the poller looks every second."""
-    made = install_rights(control_plane, namespace)
+    made = chart_objects(namespace)
+    control_plane.create(made)
     original = control_plane.kubeconfig_for(namespace, SERVICE_ACCOUNT, tmp_path)
     settings = {"KEYTURN_POLL_INTERVAL_SECONDS": "1"}
     receiver = LocalReceiver(tmp_path, proxy.kubeconfig(original, tmp_path), aws, aws.provision(), namespace, settings)

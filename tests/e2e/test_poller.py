@@ -23,7 +23,7 @@ def test_a_rotation_whose_event_is_lost_arrives_within_the_interval_and_is_count
 
         stack.aws.cut_event_path()
         rotate(client, name, "two")
-        eventually(lambda: data_of(stack.cluster, namespace, "db")["value"] == b"two", seconds=2 * 1.1 + 2)
+        eventually(lambda: data_of(stack.cluster, namespace, "db")["value"] == b"two", seconds=2 * 1.1 + 5)
         eventually(lambda: stack.receiver.metric(RECOVERED) == 1)
 
 

@@ -49,7 +49,7 @@ def test_a_pod_becomes_ready_after_the_time_it_asks_for_or_never(control_plane: 
 def test_rbac_is_on(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> None:
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody", "namespace": namespace}}
     control_plane.create([account])
-    nobody = Cluster(control_plane._kubectl, control_plane.kubeconfig_for(namespace, "nobody", tmp_path))
+    nobody = Cluster(control_plane.command[0], control_plane.kubeconfig_for(namespace, "nobody", tmp_path))
     with pytest.raises(KubectlFailed, match="forbidden"):
         nobody.kubectl("get", "secrets", "-n", namespace)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -49,7 +50,7 @@ def _play(directory: Path, cluster: Cluster, keep: bool) -> int:
     settings = {"KEYTURN_POLL_INTERVAL_SECONDS": str(POLL_SECONDS)}
     with run_stack(directory, cluster, scene.NAMESPACE, settings) as stack:
         cluster.kubectl("annotate", "namespace", scene.NAMESPACE, f"keyturn.dev/allow-secrets={scene.ALLOWED}")
-        observer = Observer(cluster.kubeconfig, cluster.context, scene.NAMESPACE)
+        observer = Observer(cluster.kubeconfig, scene.NAMESPACE)
         heading("The stage: 2 AWS secrets, 2 Secrets, 4 workloads")
         acts = Acts(stack, observer, verdict)
         acts.prepare()
@@ -64,10 +65,9 @@ def _play(directory: Path, cluster: Cluster, keep: bool) -> int:
 
 @contextmanager
 def _cluster(directory: Path, context: str | None) -> Iterator[Cluster]:
-    own = os.environ.get("KUBECONFIG") or (str(Path.home() / ".kube" / "config") if context else None)
-    if own:
-        cluster = Cluster(shutil.which("kubectl") or binaries.resolve() / "kubectl", Path(own), context)
-        server = cluster.kubectl("config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}")
+    if context or os.environ.get("KUBECONFIG"):
+        cluster = Cluster.of_user(shutil.which("kubectl") or str(binaries.resolve() / "kubectl"), context, directory)
+        server = cluster.kubectl("config", "view", "-o", "jsonpath={.clusters[0].cluster.server}")
         say(f"using your cluster at {server}, in a namespace of its own: {scene.NAMESPACE}")
         if cluster.kubectl("get", "namespace", scene.NAMESPACE, "--ignore-not-found"):
             raise KubectlFailed(f"namespace {scene.NAMESPACE} is there already: delete it, or wait until it is gone")
@@ -81,9 +81,7 @@ def _cluster(directory: Path, context: str | None) -> Iterator[Cluster]:
 
 
 def _keep(stack: Stack) -> None:
-    kubectl = f"kubectl --kubeconfig {stack.cluster.kubeconfig}"
-    if stack.cluster.context:
-        kubectl += f" --context {stack.cluster.context}"
+    kubectl = shlex.join(stack.cluster.command)
     environment = " ".join(f"{name}={value}" for name, value in stack.aws.environment().items())
     heading("It goes on running, until Ctrl-C")
     say(f"""

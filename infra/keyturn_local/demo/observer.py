@@ -13,9 +13,9 @@ from kubernetes import client, config, watch
 class Observer:
     """Knows when each Secret came to hold what, and which pods run. Its clock is this machine's."""
 
-    def __init__(self, kubeconfig: Path, context: str | None, namespace: str) -> None:
+    def __init__(self, kubeconfig: Path, namespace: str) -> None:
         settings = client.Configuration()
-        config.load_kube_config(str(kubeconfig), context, client_configuration=settings, persist_config=False)
+        config.load_kube_config(str(kubeconfig), client_configuration=settings, persist_config=False)
         core = client.CoreV1Api(client.ApiClient(settings))
         self._namespace = namespace
         self._changed = threading.Condition()
