@@ -103,6 +103,47 @@ def test_killed_before_the_secret_is_written_it_catches_up_afterwards(
     eventually(lambda: replica_sets(control_plane, namespace, "web") == 2)
 
 
+def cut_once(proxy: ApiProxy, method: str, part: str) -> None:
+    """Break the connection of the next such request, once."""
+    left = [True]
+
+    def cut(call: Call) -> bool:
+        return not (call.method == method and part in call.path and left and left.pop())
+
+    proxy.before = cut
+
+
+def test_a_rollout_whose_request_is_cut_off_happens_all_the_same(
+    control_plane: ControlPlane, aws: LocalAws, proxy: ApiProxy, receiver: LocalReceiver, namespace: str
+) -> None:
+    name = given_one_consumer(control_plane, aws, namespace)
+    cut_once(proxy, "PATCH", "/deployments/")
+    rotate(aws.secrets_manager(), name, NEW)  # no event path here: the poller brings it
+    eventually(lambda: replica_sets(control_plane, namespace, "web") == 2)
+    assert receiver.metric("keyturn_kubernetes_requests_total", verb="patch", code="0") == 1
+
+
+def test_a_write_whose_request_is_cut_off_happens_all_the_same(
+    control_plane: ControlPlane, aws: LocalAws, proxy: ApiProxy, receiver: LocalReceiver, namespace: str
+) -> None:
+    name = given_one_consumer(control_plane, aws, namespace)
+    cut_once(proxy, "PATCH", "/secrets/")
+    rotate(aws.secrets_manager(), name, NEW)
+    eventually(lambda: data_of(control_plane, namespace, "db")["value"] == NEW.encode())
+    eventually(lambda: replica_sets(control_plane, namespace, "web") == 2)
+    assert receiver.metric("keyturn_kubernetes_requests_total", verb="patch", code="0") == 1
+
+
+def test_an_edited_binding_whose_rollout_is_cut_off_restarts_its_consumer_all_the_same(
+    control_plane: ControlPlane, aws: LocalAws, proxy: ApiProxy, receiver: LocalReceiver, namespace: str
+) -> None:
+    given_one_consumer(control_plane, aws, namespace)
+    cut_once(proxy, "PATCH", "/deployments/")
+    control_plane.kubectl("annotate", "secret", "db", "-n", namespace, "keyturn.dev/data=other: '@'")
+    eventually(lambda: data_of(control_plane, namespace, "db") == {"other": OLD.encode()})
+    eventually(lambda: replica_sets(control_plane, namespace, "web") == 2)
+
+
 def test_secrets_that_are_not_bound_are_never_read(
     control_plane: ControlPlane, aws: LocalAws, proxy: ApiProxy, receiver: LocalReceiver, namespace: str
 ) -> None:

@@ -5,6 +5,8 @@ from uuid import uuid4
 
 import pytest
 
+from keyturn_local.cluster import KubectlFailed
+from keyturn_local.receiver import SERVICE_ACCOUNT
 from keyturn_local.rotation import rotate
 from keyturn_local.stack import Stack
 from objects import annotations_of, data_of, env_from, eventually, secret, warnings_of, workload
@@ -177,6 +179,67 @@ def test_an_immutable_secret_is_left_alone_and_told_of(stack: Stack, namespace: 
     stack.cluster.create([{**secret(namespace, "db", f"{namespace}/db"), "immutable": True}])
     told = eventually(lambda: warnings_of(stack.cluster, namespace, "db"))
     assert "without `immutable: true`" in told["ClusterRefused"]
+
+
+def test_a_workload_that_may_not_be_marked_holds_up_neither_the_secret_nor_others(stack: Stack, namespace: str) -> None:
+    create(stack, f"{namespace}/db", "one")
+    stack.cluster.create([secret(namespace, "db", f"{namespace}/db")])
+    filled(stack, namespace)
+    policy = f"locked-{namespace}"
+    rules = [{"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["deployments"]}]
+    by_us = f"request.userInfo.username.endsWith(':{SERVICE_ACCOUNT}') && object.metadata.namespace == '{namespace}'"
+    made = [
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingAdmissionPolicy",
+            "metadata": {"name": policy},
+            "spec": {
+                "matchConstraints": {"resourceRules": rules},
+                "validations": [{"expression": f"!({by_us} && object.metadata.name == 'locked')"}],
+            },
+        },
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": {"name": policy},
+            "spec": {"policyName": policy, "validationActions": ["Deny"]},
+        },
+    ]
+    stack.cluster.create(made)
+    try:
+        eventually(lambda: denied(stack, namespace), seconds=30)
+        stack.cluster.create(
+            [workload(namespace, "locked", env_from("db")), workload(namespace, "web", env_from("db"))]
+        )
+        mark = "revision.keyturn.dev/db"
+        eventually(lambda: mark in annotations_of(stack.cluster, "deployment", namespace, "web"))
+        rotate(stack.aws.secrets_manager(), f"{namespace}/db", "two")
+        eventually(lambda: data_of(stack.cluster, namespace, "db") == {"value": b"two"})
+        template = ["spec", "template", "metadata", "annotations"]
+        eventually(lambda: mark in (dig(stack.cluster.get("deployment", "web", namespace), template) or {}))
+        told = eventually(lambda: warnings_of(stack.cluster, namespace, "db"))
+        assert "/deployments/locked" in told["ClusterRefused"]
+    finally:
+        stack.cluster.delete(made)
+
+
+def denied(stack: Stack, namespace: str) -> bool:
+    """Tell whether the policy is in force yet: it takes the API server a moment."""
+    account = f"system:serviceaccount:{stack.namespace}:{SERVICE_ACCOUNT}"
+    locked = {**workload(namespace, "locked", {})}
+    try:
+        stack.cluster.kubectl("get", "deployment", "locked", "-n", namespace)
+    except KubectlFailed:
+        stack.cluster.create([locked])
+    try:
+        stack.cluster.kubectl(
+            "annotate", "deployment", "locked", "-n", namespace, "--overwrite", "try=1", f"--as={account}"
+        )
+    except KubectlFailed as error:
+        if "denied request" in str(error):
+            stack.cluster.kubectl("delete", "deployment", "locked", "-n", namespace)
+            return True
+    return False
 
 
 def test_rollouts_can_be_switched_off(stack: Stack, namespace: str) -> None:

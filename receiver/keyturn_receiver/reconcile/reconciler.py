@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 class _Filled:
     """The Secret as it is after its part of a reconcile, and its consumers as they were just before."""
 
+    resource_version: str
     record: Record
     changed_keys: tuple[str, ...]
     consumers: Sequence[Consumer]
@@ -97,10 +98,12 @@ class Reconciler:
         if DISABLED in (annotations.get(ROLLOUT), self._namespaces.annotations(target.namespace).get(ROLLOUT)):
             consumers = ()
         if request.causes == {Cause.CONSUMER}:
-            filled = _Filled(live.record, (), consumers)  # AWS has nothing to do with it
+            filled = _Filled(live.resource_version, live.record, (), consumers)  # AWS has nothing to do with it
         else:
             filled = await self._fill(live, annotations, consumers, request)
         restarted = await self._restarts.restart(target, filled.consumers, filled.record.revisions)
+        # Not before all is done: else a rollout that failed for now would be taken for one that was never due.
+        self._settled[target] = filled.resource_version
         if filled.changed_keys or restarted:
             await self._events.tell(target, live.uid, False, "Applied", _story(filled, restarted))
         return Reconciled(
@@ -119,11 +122,10 @@ class Reconciler:
         versions = await self._fetch(binding, request)
         planned = plan(binding, live, render(binding, versions), versions)
         if not planned.write:
-            self._settled[target] = live.resource_version
-            return _Filled(live.record, (), consumers)
+            return _Filled(live.resource_version, live.record, (), consumers)
         consumers = await self._restarts.baseline(target, consumers, planned.before)
         applied_at = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        self._settled[target] = await self._secrets.apply(live, planned.record, planned.data, applied_at)
+        resource_version = await self._secrets.apply(live, planned.record, planned.data, applied_at)
         _log.info(
             "applied",
             extra={
@@ -135,7 +137,7 @@ class Reconciler:
                 }
             },
         )
-        return _Filled(planned.record, planned.changed_keys, consumers)
+        return _Filled(resource_version, planned.record, planned.changed_keys, consumers)
 
     async def _fetch(self, binding: Binding, request: Request) -> dict[Source, SecretVersion]:
         namespace = binding.target.namespace

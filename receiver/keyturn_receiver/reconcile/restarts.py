@@ -11,7 +11,7 @@ from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import baseline, rollout
-from keyturn_receiver.errors import Conflict, NotFound, Temporary
+from keyturn_receiver.errors import ClusterRefused, Conflict, NotFound, Temporary
 from keyturn_receiver.telemetry import Metrics
 
 TRIES = 8  # a workload in the middle of a rollout changes several times a second
@@ -39,7 +39,10 @@ class Restarts:
     async def baseline(
         self, target: Target, consumers: Sequence[Consumer], before: Mapping[str, str]
     ) -> list[Consumer]:
-        """Mark those never seen before with the revisions ``before`` a write; return all as they are then."""
+        """Mark those never seen before with the revisions ``before`` a write; return all as they are then.
+
+        One that may not be marked does not hold up the Secret: ``restart`` will meet the refusal again, and raise it.
+        """
         return await _each(consumers, lambda consumer: self._baseline(target, consumer, before))
 
     async def restart(
@@ -61,6 +64,10 @@ class Restarts:
                 return await self._workloads.mark(current, mark)
             except Conflict:
                 current = await self._workloads.read(current.ref)
+            except NotFound:
+                return None
+            except ClusterRefused:
+                return current
         raise Conflict(f"{consumer.ref} keeps changing: trying again")
 
     async def _restart(self, target: Target, consumer: Consumer, revisions: Mapping[str, str]) -> Consumer | None:
