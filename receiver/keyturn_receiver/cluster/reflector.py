@@ -13,7 +13,10 @@ from keyturn_receiver.cluster.api import Api, Json
 from keyturn_receiver.errors import ClusterUnavailable, Expired, KeyturnError
 
 PAGE = "500"
-SILENCE = 90.0  # seconds; with bookmarks asked for, the server speaks every minute
+# The server ends a watch after at most 60 s, so that silence for longer can only mean that the connection is dead.
+# Bookmarks are no sign of life to rely on: a quiet resource may go without them for minutes.
+WATCH_SECONDS = (45, 60)
+SILENCE = 75.0  # seconds
 MAX_DELAY = 30.0  # seconds between two tries
 
 _log = logging.getLogger(__name__)
@@ -83,7 +86,7 @@ class Reflector:
             **self._query,
             "resourceVersion": self._version,
             "allowWatchBookmarks": "true",
-            "timeoutSeconds": str(random.randint(240, 300)),  # noqa: S311 - spread the replicas' reconnects
+            "timeoutSeconds": str(random.randint(*WATCH_SECONDS)),  # noqa: S311 - spread the replicas' reconnects
         }
         async for event in self._api.watch(self._path, query, self._accept["watch"], SILENCE):
             obj = event["object"]
