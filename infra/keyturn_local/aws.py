@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import boto3
+import botocore.session
+from botocore.config import Config
 
 from keyturn_contract.signature import new_key
 from keyturn_local.ports import free_ports
@@ -53,7 +55,7 @@ class LocalAws(Stoppable):
             "aws",
             [sys.executable, "-m", "keyturn_local.aws", "--port", str(port), "--timeline", timeline.file],
             directory,
-            {**os.environ, "PYTHONPATH": IMPORT_ROOTS, **self.environment()},
+            {**surroundings(), "PYTHONPATH": IMPORT_ROOTS, **self.environment()},
         )
 
     @classmethod
@@ -126,8 +128,14 @@ class LocalAws(Stoppable):
         return client
 
     def _client(self, service: str) -> Any:
-        session = boto3.session.Session("testing", "testing", region_name=REGION)
-        return session.client(service, endpoint_url=self.endpoint_url)
+        nobodys = botocore.session.Session({"profile": (None, None, None, None)})  # AWS_PROFILE may name anything
+        session = boto3.session.Session("testing", "testing", region_name=REGION, botocore_session=nobodys)
+        return session.client(service, endpoint_url=self.endpoint_url, config=Config(proxies={}))
+
+
+def surroundings() -> dict[str, str]:
+    """This process's environment without the user's own AWS, and without settings meant for a real Keyturn."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "KEYTURN_"))}
 
 
 def _serve(port: int, timeline: Timeline) -> None:

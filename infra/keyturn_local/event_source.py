@@ -10,7 +10,6 @@ rest is deleted; the queue's redrive policy (moto's) moves what has failed too o
 import argparse
 import importlib
 import json
-import os
 import sys
 import time
 import uuid
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 
-from keyturn_local.aws import IMPORT_ROOTS, EventPath, LocalAws
+from keyturn_local.aws import IMPORT_ROOTS, EventPath, LocalAws, surroundings
 from keyturn_local.processes import Program
 from keyturn_local.timeline import Timeline
 
@@ -68,16 +67,18 @@ class EventSource:
             MaxNumberOfMessages=10,
             WaitTimeSeconds=wait_seconds,
             AttributeNames=["All"],
-            MessageAttributeNames=["All"],
         ).get("Messages", [])
         if not messages:
             return 0
-        started = time.time()
+        for message in messages:
+            if message["Attributes"]["ApproximateReceiveCount"] == "1":
+                self._timeline.add("queued", at=int(message["Attributes"]["SentTimestamp"]) / 1000, **_about(message))
+                self._timeline.add("taken", **_about(message))
         failed = self._invoke(messages)
         for message in messages:
             if message["MessageId"] not in failed:
                 self._sqs.delete_message(QueueUrl=self._queue_url, ReceiptHandle=message["ReceiptHandle"])
-            self._record(message, started, failed=message["MessageId"] in failed)
+            self._timeline.add("failed" if message["MessageId"] in failed else "delivered", **_about(message))
         return len(messages)
 
     def _invoke(self, messages: Sequence[Mapping[str, Any]]) -> set[str]:
@@ -98,29 +99,30 @@ class EventSource:
             "receiptHandle": message["ReceiptHandle"],
             "body": message["Body"],
             "attributes": message["Attributes"],
-            "messageAttributes": {},
+            "messageAttributes": {},  # EventBridge sets none
             "md5OfBody": message["MD5OfBody"],
             "eventSource": "aws:sqs",
             "eventSourceARN": self._queue_arn,
             "awsRegion": self._queue_arn.split(":")[3],
         }
 
-    def _record(self, message: Mapping[str, Any], started: float, failed: bool) -> None:
-        try:
-            event = json.loads(message["Body"])
-            about = {"secret_arn": event["resources"][0], "version_id": event["detail"]["versionId"]}
-        except (ValueError, LookupError, TypeError):
-            about = {}
-        if message["Attributes"]["ApproximateReceiveCount"] == "1":
-            self._timeline.add("queued", at=int(message["Attributes"]["SentTimestamp"]) / 1000, **about)
-            self._timeline.add("taken", at=started, **about)
-        self._timeline.add("failed" if failed else "delivered", **about)
+
+def _about(message: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        event = json.loads(message["Body"])
+        return {
+            "event_id": event["id"],
+            "secret_arn": event["resources"][0],
+            "version_id": event["detail"]["versionId"],
+        }
+    except (ValueError, LookupError, TypeError):
+        return {}
 
 
 def start(directory: Path, aws: LocalAws, path: EventPath, receiver_url: str, timeline: Timeline) -> Program:
     """Run the mapping, and in it the notifier, in a process of its own."""
     environment = {
-        **os.environ,
+        **surroundings(),
         **aws.environment(),
         "PYTHONPATH": IMPORT_ROOTS,
         "KEYTURN_RECEIVER_URL": receiver_url,
