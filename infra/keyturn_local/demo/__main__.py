@@ -19,6 +19,7 @@ from keyturn_local.demo import scene
 from keyturn_local.demo.acts import POLL_SECONDS, Acts
 from keyturn_local.demo.observer import Observer
 from keyturn_local.demo.report import Verdict, heading, say
+from keyturn_local.loopback import bypass_proxies
 from keyturn_local.processes import StartFailed
 from keyturn_local.stack import Stack, run_stack
 
@@ -30,12 +31,16 @@ def main() -> int:
     parser.add_argument("--context", help="use this context of your own kubeconfig in place of a local control plane")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was made is cleaned up then, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's `&` would have it ignore
+    bypass_proxies()
     directory = Path(tempfile.mkdtemp(prefix="keyturn-demo-"))
     try:
         with _cluster(directory, arguments.context) as cluster:
             return _play(directory, cluster, arguments.keep)
     except (StartFailed, KubectlFailed, binaries.NotFound) as error:
-        say(f"\nThe demo could not run: {error}")
+        say(f"\nThe demo could not run: {_first(error)}")
+        if error is not _first(error):
+            say(f"and then the clean-up failed, so that something may be left: {error}")
         return 2
     except KeyboardInterrupt:
         say("\nstopped")
@@ -69,8 +74,7 @@ def _cluster(directory: Path, context: str | None) -> Iterator[Cluster]:
         cluster = Cluster.of_user(shutil.which("kubectl") or str(binaries.resolve() / "kubectl"), context, directory)
         server = cluster.kubectl("config", "view", "-o", "jsonpath={.clusters[0].cluster.server}")
         say(f"using your cluster at {server}, in a namespace of its own: {scene.NAMESPACE}")
-        if cluster.kubectl("get", "namespace", scene.NAMESPACE, "--ignore-not-found"):
-            raise KubectlFailed(f"namespace {scene.NAMESPACE} is there already: delete it, or wait until it is gone")
+        _check(cluster, server)
         yield cluster
         return
     started = time.monotonic()
@@ -78,6 +82,32 @@ def _cluster(directory: Path, context: str | None) -> Iterator[Cluster]:
     with ControlPlane.start(directory / "control-plane") as control_plane:
         say(f"Kubernetes is ready after {time.monotonic() - started:.1f} s, at {control_plane.url}")
         yield control_plane
+
+
+def _check(cluster: Cluster, server: str) -> None:
+    """Refuse a cluster that does not answer, or where the demo would meddle with what is not its own."""
+    try:
+        cluster.kubectl("get", "--raw=/api/v1/namespaces?limit=1", "--request-timeout=10s")
+    except KubectlFailed as error:
+        reason = str(error).splitlines()[-1]
+        raise KubectlFailed(
+            f"{server} is of no use: {reason}\n"
+            "Check KUBECONFIG and CONTEXT; without both, the demo starts a control plane of its own."
+        ) from None
+    if cluster.kubectl("get", "namespace", scene.NAMESPACE, "--ignore-not-found"):
+        raise KubectlFailed(f"namespace {scene.NAMESPACE} is there already: delete it, or wait until it is gone")
+    if bound := cluster.kubectl("get", "secrets", "-A", "-l", "keyturn.dev/bind=true", "-o", "name").split():
+        raise KubectlFailed(
+            f"{len(bound)} Secrets of this cluster are bound already, and the demo's receiver would look for what they "
+            "want in the demo's AWS: use a cluster without Keyturn"
+        )
+
+
+def _first(error: BaseException) -> BaseException:
+    """What went wrong before the clean-up went wrong, too."""
+    while isinstance(error.__context__, (StartFailed, KubectlFailed)):
+        error = error.__context__
+    return error
 
 
 def _keep(stack: Stack) -> None:

@@ -3,7 +3,7 @@
 import threading
 import time
 from base64 import b64decode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,24 @@ class Observer:
             while not (result := condition()) and time.monotonic() < end:
                 self._changed.wait(0.05)
             return result
+
+    def follow(
+        self, steps: Mapping[str, Callable[[], float | None]], seconds: float
+    ) -> Iterator[tuple[str, float | None]]:
+        """Give the name of each step and when it came true, as they do; then those that did not, with None."""
+        pending = dict(steps)
+        end = time.monotonic() + seconds
+        while pending:
+            came = self.wait(
+                lambda: sorted((at, name) for name, condition in pending.items() if (at := condition())),
+                end - time.monotonic(),
+            )
+            for at, name in came:
+                del pending[name]
+                yield name, at
+            if not came:
+                yield from ((name, None) for name in pending)
+                return
 
     def _watch(self, listing: Callable[..., Any], take: Callable[[str, Any], None]) -> None:
         while True:

@@ -18,7 +18,7 @@ def heading(text: str) -> None:
 
 def step(what: str, milliseconds: float | None, note: str = "") -> None:
     """Print one step of a timeline, in milliseconds since the label moved."""
-    when = "       -" if milliseconds is None else f"{milliseconds:8.0f}"
+    when = "       -" if milliseconds is None else f"{round(milliseconds):8d}"
     say(f"  {when} ms  {what}" + (f"  ({note})" if note else ""))
 
 
