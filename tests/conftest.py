@@ -8,7 +8,12 @@ from uuid import uuid4
 import pytest
 
 from keyturn_local.control_plane import ControlPlane
+from keyturn_local.loopback import bypass_proxies
 from keyturn_local.stack import Stack, run_stack
+
+
+def pytest_configure() -> None:
+    bypass_proxies()
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from keyturn_local import tables
+from keyturn_local.demo import acts
 from keyturn_receiver import errors
 from keyturn_receiver.core import binding, consumer, policy, revision
 
@@ -26,6 +27,11 @@ def test_the_readme_begins_with_the_two_commands() -> None:
     assert any(line.startswith("make test") for line in first_screen)
     targets = re.findall(r"^([a-z-]+(?: [a-z-]+)*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert {"demo", "test"} <= {target for line in targets for target in line.split()}
+
+
+def test_the_readme_shows_what_the_demo_prints() -> None:
+    shown = set(re.findall(r"^ +\d+ ms  ([^:\n]+?)(?:  \(.*\)|: \w+)?$", README, re.MULTILINE))
+    assert shown == {"label moved", acts.APPLIED, *acts.ON_THE_WAY, "pods replaced"}
 
 
 def test_every_link_leads_somewhere() -> None:
