@@ -161,3 +161,22 @@ def test_readiness_and_liveness_are_told_on_a_port_of_their_own(stack: Stack) ->
 def test_the_log_is_json_lines(stack: Stack) -> None:
     for line in stack.receiver.log.splitlines():
         assert {"time", "level", "message"} <= json.loads(line).keys()
+
+
+def test_strangers_with_half_sent_bodies_take_no_room_from_those_who_hold_a_key(stack: Stack) -> None:
+    parts = urlsplit(stack.receiver.url)
+    strangers = []
+    for _ in range(100):  # more than may be served at once
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
+        connection.putrequest("POST", parts.path)
+        connection.putheader("Content-Length", "100")
+        connection.endheaders()
+        connection.send(b"half of it")
+        strangers.append(connection)
+    try:
+        beat = encode([notification(kind=EventType.HEARTBEAT)])
+        assert httpx.post(stack.receiver.url, content=beat, headers=signed(current_key(stack), beat)).status_code == 200
+        assert strangers[0].getresponse().status == 408  # after ten seconds, and the connection is free again
+    finally:
+        for connection in strangers:
+            connection.close()

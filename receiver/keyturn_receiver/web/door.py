@@ -1,13 +1,13 @@
 """The door: `POST /v1/notifications` (DESIGN section 3).
 
-In this order, each step cheaper than the next: is there room, is it small enough, who sent it, what does it say. What
-fails before the last step has caused no call to AWS or Kubernetes.
+In this order, each step cheaper than the next: is it small enough, who sent it, what does it say, is there room. What
+fails any of these has caused no call to AWS or Kubernetes.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -17,6 +17,7 @@ from starlette.routing import Route
 from keyturn_contract.message import (
     MAX_BODY,
     MalformedMessage,
+    Notification,
     Outcome,
     Result,
     UnsupportedMediaType,
@@ -28,6 +29,7 @@ from keyturn_receiver.telemetry import Metrics
 from keyturn_receiver.web.answer import Answer
 
 BODY_SECONDS = 10.0  # for a body of at most 16 KiB
+_AGAIN = {"Retry-After": "2"}  # seconds
 
 _log = logging.getLogger(__name__)
 
@@ -59,50 +61,49 @@ class Door:
         return Starlette(routes=[Route("/v1/notifications", self._post, methods=["POST"])])
 
     async def _post(self, request: Request) -> Response:
-        if not self._ready() or self._deliveries >= self._max_deliveries:
-            response = _refusal(503, "not ready, or busy: send it again", retry_after=2)
-        else:
-            self._deliveries += 1
-            try:
-                response = await self._deliver(request)
-            finally:
-                self._deliveries -= 1
+        try:
+            response = await self._deliver(request)
+        except _Refused as refused:
+            response = refused.response()
         self._metrics.deliveries.labels(str(response.status_code)).inc()
         return response
 
     async def _deliver(self, request: Request) -> Response:
-        arrived = time.monotonic()
+        deadline = time.monotonic() + self._deadline
+        if not self._ready():
+            raise _Refused(503, "not ready: send it again")
+        body = await _read(request)
+        delivery, notifications = self._understand(request.headers, body)
+        # Only now: who holds no key cannot take the room away from those who do.
+        if self._deliveries >= self._max_deliveries:
+            raise _Refused(503, "busy: send it again")
+        self._deliveries += 1
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                body = await _read(request)
-        except TimeoutError:
-            return _refusal(408, "the body did not come within 10 s")
-        except ClientDisconnect:
-            return _refusal(400, "the body was cut off")
-        if body is None:
-            return _refusal(413, f"the body is over {MAX_BODY} bytes: send fewer notifications at once")
-        try:
-            delivery = verify(self._keys(), request.headers, body, self._now())
-        except NotVerified as error:
-            _log.warning("delivery refused", extra={"fields": {"why": error.reason}})
-            return _refusal(401, "not verified")
-        try:
-            notifications = decode(request.headers.get("content-type", ""), body)
-        except UnsupportedMediaType as error:
-            return _refusal(415, str(error))
-        except MalformedMessage as error:
-            return _refusal(400, str(error))
-        deadline = arrived + self._deadline
-        results = await asyncio.gather(*(self._answer(notification, deadline) for notification in notifications))
+            results = await asyncio.gather(*(self._answer(notification, deadline) for notification in notifications))
+        finally:
+            self._deliveries -= 1
         for result in results:
             self._note(delivery, result)
         failed = any(result.outcome is Outcome.FAILED for result in results)
         return Response(
             encode_reply(results),
             status_code=503 if failed else 200,
-            headers={"Retry-After": "2"} if failed else None,
+            headers=_AGAIN if failed else None,
             media_type="application/json",
         )
+
+    def _understand(self, headers: Mapping[str, str], body: bytes) -> tuple[str, Sequence[Notification]]:
+        """Verify, then read: gives the delivery's id and its notifications."""
+        try:
+            delivery = verify(self._keys(), headers, body, self._now())
+            return delivery, decode(headers.get("content-type", ""), body)
+        except NotVerified as error:
+            _log.warning("delivery refused", extra={"fields": {"why": error.reason}})
+            raise _Refused(401, "not verified") from None
+        except UnsupportedMediaType as error:
+            raise _Refused(415, str(error)) from None
+        except MalformedMessage as error:
+            raise _Refused(400, str(error)) from None
 
     def _note(self, delivery: str, result: Result) -> None:
         self._metrics.notifications.labels(result.outcome.value).inc()
@@ -117,20 +118,32 @@ class Door:
         _log.info("notification", extra={"fields": fields})
 
 
-async def _read(request: Request) -> bytes | None:
-    """Read a body of at most MAX_BODY bytes; None as soon as it is known to be longer."""
+class _Refused(Exception):
+    """The delivery is answered with ``status`` and ``why``, and nothing has been done."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+    def response(self) -> Response:
+        return JSONResponse({"error": str(self)}, self.status, headers=_AGAIN if self.status == 503 else None)
+
+
+async def _read(request: Request) -> bytes:
+    """Read a body of at most MAX_BODY bytes; refuse it as soon as it is known to be longer."""
     declared = request.headers.get("content-length", "")
+    too_large = _Refused(413, f"the body is over {MAX_BODY} bytes: send fewer notifications at once")
     if declared.isdecimal() and int(declared[:20]) > MAX_BODY:
-        return None
+        raise too_large
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            return None
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise too_large
+    except TimeoutError:
+        raise _Refused(408, f"the body did not come within {BODY_SECONDS:g} s") from None
+    except ClientDisconnect:
+        raise _Refused(400, "the body was cut off") from None
     return bytes(body)
-
-
-def _refusal(status: int, why: str, retry_after: int | None = None) -> Response:
-    return JSONResponse(
-        {"error": why}, status_code=status, headers={"Retry-After": str(retry_after)} if retry_after else None
-    )
