@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from keyturn_receiver.cluster.bound_secrets import BoundSecret, BoundSecrets
 from keyturn_receiver.core.binding import CURRENT, SECRET_ID, VERSION_STAGE, Target
 from keyturn_receiver.core.identity import aliases
-from keyturn_receiver.errors import KeyturnError, SourceRefused, Temporary
+from keyturn_receiver.errors import KeyturnError, SourceRefused
 from keyturn_receiver.reconcile.queue import Queue
 from keyturn_receiver.reconcile.request import Cause, because
 from keyturn_receiver.sources.secrets_manager import Listed, SecretsManager
@@ -81,20 +81,17 @@ class Poller:
         for secret_id in secret_ids:
             try:
                 listed.append(Listed(secret_id, secret_id, await self._secrets_manager.stages(secret_id)))
-            except SourceRefused as error:
-                _log.debug("%s", error)  # its Secret's Event tells of it
+            except KeyturnError as error:
+                _log.info("left out of this sweep: %s", error)  # the others are looked at all the same
         return listed
 
     async def _recover(self, target: Target) -> bool:
         try:
             changed = (await self._queue.submit(target, because(Cause.POLL))).changed
-            self._metrics.recovered_by_poll.inc(int(changed))
-            return changed
-        except Temporary as error:
-            _log.warning("%s: %s", target, error)
         except KeyturnError:
-            pass  # logged by the queue, and told by an Event
-        return False
+            return False  # logged by the queue, and told by an Event
+        self._metrics.recovered_by_poll.inc(int(changed))
+        return changed
 
 
 def _naming(secret: Listed, by_alias: dict[str, list[BoundSecret]]) -> list[BoundSecret]:
