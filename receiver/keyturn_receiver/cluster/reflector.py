@@ -42,13 +42,20 @@ class Reflector:
     """Fills ``picture`` from ``path``; ``synced`` is set once the first list is in."""
 
     def __init__(
-        self, api: Api, path: str, picture: Picture, query: Mapping[str, str], accept: Mapping[str, str]
+        self,
+        api: Api,
+        path: str,
+        picture: Picture,
+        query: Mapping[str, str],
+        accept: Mapping[str, str],
+        max_delay: float = MAX_DELAY,
     ) -> None:
         self._api = api
         self._path = path
         self._picture = picture
         self._query = dict(query)
         self._accept = accept
+        self._max_delay = max_delay
         self._version = ""  # where to go on from; empty: list first
         self.synced = asyncio.Event()
 
@@ -65,7 +72,7 @@ class Reflector:
             except KeyturnError as error:
                 if isinstance(error, Expired):
                     self._version = ""
-                delay = min(MAX_DELAY, max(0.5, delay * 2))
+                delay = min(self._max_delay, max(0.5, delay * 2))
                 _log.warning("watch of %s broke: %s", self._path, error)
                 await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
 

@@ -1,0 +1,122 @@
+"""A picture kept by list and watch survives what happens to watches."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+
+from keyturn_receiver.cluster.reflector import Reflector
+from keyturn_receiver.errors import ClusterUnavailable, Expired
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Names:
+    """A picture that keeps names."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def replace(self, objects: list[Any]) -> None:
+        self.names = {obj["metadata"]["name"] for obj in objects}
+
+    def put(self, obj: Any) -> None:
+        self.names.add(obj["metadata"]["name"])
+
+    def remove(self, obj: Any) -> None:
+        self.names.discard(obj["metadata"]["name"])
+
+    def shrink(self, obj: Any) -> Any:
+        return obj
+
+
+def named(name: str, version: int) -> dict[str, Any]:
+    return {"metadata": {"name": name, "resourceVersion": str(version)}}
+
+
+def event(kind: str, name: str, version: int) -> dict[str, Any]:
+    return {"type": kind, "object": named(name, version)}
+
+
+class Api:
+    """The API server at its port: pages of a list, and watches that give what the test says, or break."""
+
+    def __init__(self, pages: list[list[Any]], watches: list[list[Any]]) -> None:
+        self.pages = pages
+        self.watches = watches
+        self.watched_from: list[str] = []
+        self.lists = 0
+        self.done = asyncio.Event()
+
+    async def request(self, method: str, path: str, query: Mapping[str, str], accept: str) -> Any:
+        if "continue" not in query:
+            self.lists += 1
+        number = int(query.get("continue", "0"))
+        more = {"continue": str(number + 1)} if number + 1 < len(self.pages) else {}
+        return {"metadata": {"resourceVersion": "10", **more}, "items": self.pages[number]}
+
+    async def watch(self, path: str, query: Mapping[str, str], accept: str, silence: float) -> AsyncIterator[Any]:
+        self.watched_from.append(query["resourceVersion"])
+        if not self.watches:
+            self.done.set()
+            await asyncio.Event().wait()
+        for item in self.watches.pop(0):
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+
+async def follow(api: Api) -> set[str]:
+    """Run a reflector until the watches that the test gives are used up; return its picture."""
+    picture = Names()
+    accept = {"list": "application/json", "watch": "application/json"}
+    running = asyncio.create_task(Reflector(api, "/api/v1/things", picture, {}, accept, max_delay=0.01).run())
+    await asyncio.wait_for(api.done.wait(), 5)
+    running.cancel()
+    return picture.names
+
+
+PAGES = [[named("a", 1), named("b", 2)], [named("c", 3)]]
+
+
+async def test_all_pages_of_the_list_make_the_first_picture() -> None:
+    api = Api(PAGES, [])
+    assert await follow(api) == {"a", "b", "c"}
+    assert api.watched_from == ["10"]
+
+
+async def test_events_change_it_and_the_next_watch_goes_on_after_them() -> None:
+    api = Api(PAGES, [[event("ADDED", "d", 11), event("DELETED", "a", 12), event("BOOKMARK", "", 20)], []])
+    assert await follow(api) == {"b", "c", "d"}
+    assert api.watched_from == ["10", "20", "20"]
+    assert api.lists == 1
+
+
+async def test_a_cut_goes_on_from_the_last_event_without_a_list() -> None:
+    api = Api(PAGES, [[event("ADDED", "d", 11), ClusterUnavailable("cut")], [event("ADDED", "e", 12)]])
+    assert await follow(api) == {"a", "b", "c", "d", "e"}
+    assert api.watched_from == ["10", "11", "12"]
+    assert api.lists == 1
+
+
+GONE = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}
+
+
+@pytest.mark.parametrize("gone", [GONE, Expired("410 Gone")], ids=["in the stream", "at once"])
+async def test_410_lists_anew_and_drops_what_has_gone_meanwhile(gone: Any) -> None:
+    api = Api(PAGES, [[event("ADDED", "deleted-unseen", 11), gone]])
+    assert await follow(api) == {"a", "b", "c"}
+    assert api.lists == 2
+
+
+async def test_an_error_in_the_stream_is_no_object() -> None:
+    error = {"type": "ERROR", "object": {"kind": "Status", "code": 500, "reason": "InternalError"}}
+    api = Api(PAGES, [[event("ADDED", "d", 11), error]])
+    assert await follow(api) == {"a", "b", "c", "d"}
+    assert api.watched_from == ["10", "11"]
