@@ -1,5 +1,9 @@
 """The resolver of the control plane's programs: four ways, and a clear word when none is left."""
 
+import hashlib
+import io
+import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -73,3 +77,43 @@ def test_every_release_is_pinned() -> None:
         for file in files:
             algorithm, _, digest = file.checksum.partition(":")
             assert len(digest) == {"sha256": 64, "sha512": 128}[algorithm]
+
+
+def test_a_release_that_is_what_was_promised_fills_the_cache(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Served from files: the code path is that of the downloads, the network aside."""
+    archive = nowhere / "server.tar.gz"
+    names = [name for name in binaries.PROGRAMS if name != "kwok"]
+    with tarfile.open(archive, "w:gz") as made:
+        for name in names:
+            member = tarfile.TarInfo(f"bin/{name}")
+            member.size = len(name)
+            made.addfile(member, io.BytesIO(name.encode()))
+    kwok = nowhere / "kwok"
+    kwok.write_bytes(b"kwok")
+
+    def promise(file: Path) -> str:
+        return f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+
+    files = (
+        binaries._File(archive.as_uri(), promise(archive), tuple(f"bin/{name}" for name in names)),
+        binaries._File(kwok.as_uri(), promise(kwok)),
+    )
+    monkeypatch.setattr(binaries, "RELEASES", {binaries._platform(): files})
+    folder = binaries.resolve()
+    assert {file.name for file in folder.iterdir()} == set(binaries.PROGRAMS)
+    assert all(os.access(file, os.X_OK) and file.read_text() == file.name for file in folder.iterdir())
+    monkeypatch.setattr(binaries, "RELEASES", {})
+    assert binaries.resolve() == folder  # from the cache
+
+
+def test_a_download_that_breaks_leaves_nothing_half_done(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kwok = nowhere / "kwok"
+    kwok.write_bytes(b"kwok")
+    files = (
+        binaries._File(kwok.as_uri(), f"sha256:{hashlib.sha256(b'kwok').hexdigest()}"),
+        binaries._File((nowhere / "missing").as_uri(), "sha256:" + "0" * 64),
+    )
+    monkeypatch.setattr(binaries, "RELEASES", {binaries._platform(): files})
+    with pytest.raises(binaries.NotFound, match="connect to the internet"):
+        binaries.resolve()
+    assert [entry.name for entry in (nowhere / "keyturn" / "control-plane").iterdir()] == ["lock"]
