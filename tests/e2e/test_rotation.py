@@ -2,24 +2,14 @@
 
 import asyncio
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from uuid import uuid4
 
 import httpx
 import pytest
 
-from keyturn_contract.message import (
-    CONTENT_TYPE_BATCH,
-    EventType,
-    Notification,
-    NotificationData,
-    Outcome,
-    decode_reply,
-    encode,
-)
-from keyturn_contract.signature import parse_key, sign
+from deliveries import current_key, notification, signed
+from keyturn_contract.message import Notification, Outcome, decode_reply, encode
 from keyturn_local.receiver import SERVICE_ACCOUNT, LocalReceiver
 from keyturn_local.rotation import promote, rotate
 from keyturn_local.stack import Stack
@@ -170,22 +160,13 @@ def rotate_unheard(stack: Stack, name: str) -> Notification:
         version_id = rotate(client, name, value("two"))
     finally:
         stack.aws.restore_event_path()
-    arn = client.describe_secret(SecretId=name)["ARN"]
-    data = NotificationData("SecretLabelUpdated", "123456789012", "us-east-1", name, version_id, "AWSCURRENT")
-    return Notification(str(uuid4()), "aws.secretsmanager", EventType.CHANGED, arn, "2026-11-24T00:00:00Z", data)
+    return notification(client.describe_secret(SecretId=name)["ARN"], version_id)
 
 
-def send(stack: Stack, notification: Notification, urls: Sequence[str]) -> list[Outcome]:
+def send(stack: Stack, sent: Notification, urls: Sequence[str]) -> list[Outcome]:
     """Send the same signed delivery to all of ``urls`` at once; return the outcomes of those that were served."""
-    answer = stack.aws.secrets_manager().get_secret_value(SecretId=stack.path.signing_key_secret_id)
-    body = encode([notification])
-    now = int(time.time())
-    headers = {
-        "content-type": CONTENT_TYPE_BATCH,
-        "webhook-id": "msg_same",
-        "webhook-timestamp": str(now),
-        "webhook-signature": sign(parse_key(answer["SecretString"]), "msg_same", now, body),
-    }
+    body = encode([sent])
+    headers = signed(current_key(stack), body)
 
     async def post_all() -> list[httpx.Response]:
         async with httpx.AsyncClient(timeout=30) as http:

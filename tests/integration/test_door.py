@@ -5,45 +5,24 @@ import json
 import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
-from uuid import uuid4
 
 import httpx
 import pytest
 
+from deliveries import current_key, notification, signed
 from keyturn_contract.message import (
     CONTENT_TYPE_BATCH,
     MAX_BODY,
     EventType,
     Notification,
-    NotificationData,
     Outcome,
     decode_reply,
     encode,
 )
-from keyturn_contract.signature import parse_key, sign
+from keyturn_contract.signature import parse_key
 from keyturn_local.rotation import rotate
 from keyturn_local.stack import Stack
 from objects import eventually, secret
-
-
-def notification(subject: str = "prod/db", kind: EventType = EventType.CHANGED) -> Notification:
-    data = NotificationData("SecretLabelUpdated", "123456789012", "us-east-1", version_id="v1", label="AWSCURRENT")
-    return Notification(str(uuid4()), "aws.secretsmanager", kind, subject, "2026-11-24T00:00:00Z", data)
-
-
-def current_key(stack: Stack) -> bytes:
-    answer = stack.aws.secrets_manager().get_secret_value(SecretId=stack.path.signing_key_secret_id)
-    return parse_key(answer["SecretString"])
-
-
-def signed(key: bytes, body: bytes, age: int = 0) -> dict[str, str]:
-    timestamp = int(time.time()) - age
-    return {
-        "content-type": CONTENT_TYPE_BATCH,
-        "webhook-id": "msg_1",
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": sign(key, "msg_1", timestamp, body),
-    }
 
 
 def calls(stack: Stack) -> tuple[dict[str, int], float]:
@@ -60,7 +39,7 @@ def quiet(stack: Stack) -> tuple[dict[str, int], float]:
     return before
 
 
-BODY = encode([notification()])
+BODY = encode([notification("prod/db")])
 REFUSED: dict[str, tuple[Callable[[bytes], tuple[bytes, dict[str, str]]], int]] = {
     "unsigned": (lambda key: (BODY, {"content-type": CONTENT_TYPE_BATCH}), 401),
     "forged with another key": (lambda key: (BODY, signed(b"x" * 32, BODY)), 401),
@@ -119,7 +98,7 @@ def test_a_key_that_is_pending_is_accepted_already(own_stack: Callable) -> None:
             VersionStages=["AWSPENDING"],
         )
         pending = parse_key("whsec_" + "A" * 42 + "A=")
-        beat = encode([notification(kind=EventType.HEARTBEAT)])
+        beat = encode([notification("keyturn", kind=EventType.HEARTBEAT)])
 
         def accepted(key: bytes) -> bool:
             return httpx.post(stack.receiver.url, content=beat, headers=signed(key, beat)).status_code == 200
@@ -139,7 +118,7 @@ def test_each_notification_gets_its_own_result(stack: Stack, namespace: str) -> 
     eventually(lambda: stack.timeline.find("delivered", version_id=version_id))
 
     broken = notification(f"{namespace}/nobody-reads-it")
-    body = encode([stale, broken, notification(kind=EventType.HEARTBEAT)])
+    body = encode([stale, broken, notification("keyturn", kind=EventType.HEARTBEAT)])
     reply = httpx.post(stack.receiver.url, content=body, headers=signed(current_key(stack), body))
     assert reply.status_code == 200
     outcomes = [result.outcome for result in decode_reply(reply.content)]
@@ -174,7 +153,7 @@ def test_strangers_with_half_sent_bodies_take_no_room_from_those_who_hold_a_key(
         connection.send(b"half of it")
         strangers.append(connection)
     try:
-        beat = encode([notification(kind=EventType.HEARTBEAT)])
+        beat = encode([notification("keyturn", kind=EventType.HEARTBEAT)])
         assert httpx.post(stack.receiver.url, content=beat, headers=signed(current_key(stack), beat)).status_code == 200
         assert strangers[0].getresponse().status == 408  # after ten seconds, and the connection is free again
     finally:

@@ -1,0 +1,33 @@
+"""Signed deliveries for tests, as the notifier sends them."""
+
+import time
+from uuid import uuid4
+
+from keyturn_contract.message import CONTENT_TYPE_BATCH, EventType, Notification, NotificationData
+from keyturn_contract.signature import parse_key, sign
+from keyturn_local.stack import Stack
+
+
+def notification(subject: str, version_id: str = "v1", kind: EventType = EventType.CHANGED) -> Notification:
+    """A notification that AWSCURRENT of ``subject`` has moved to ``version_id``, under an id of its own."""
+    data = NotificationData(
+        "SecretLabelUpdated", "123456789012", "us-east-1", version_id=version_id, label="AWSCURRENT"
+    )
+    return Notification(str(uuid4()), "aws.secretsmanager", kind, subject, "2026-11-24T00:00:00Z", data)
+
+
+def current_key(stack: Stack) -> bytes:
+    """The signing key as it is now."""
+    answer = stack.aws.secrets_manager().get_secret_value(SecretId=stack.path.signing_key_secret_id)
+    return parse_key(answer["SecretString"])
+
+
+def signed(key: bytes, body: bytes, age: int = 0) -> dict[str, str]:
+    """The headers of a delivery of ``body``, signed ``age`` seconds ago."""
+    timestamp = int(time.time()) - age
+    return {
+        "content-type": CONTENT_TYPE_BATCH,
+        "webhook-id": "msg_1",
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": sign(key, "msg_1", timestamp, body),
+    }
