@@ -13,31 +13,35 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 import boto3
 import botocore.session
 from botocore.config import Config
 
 from keyturn_contract.signature import new_key
+from keyturn_local import template
 from keyturn_local.ports import free_ports
 from keyturn_local.processes import Program, Stoppable, answers
 from keyturn_local.timeline import Timeline
 
 if TYPE_CHECKING:
+    from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_events import EventBridgeClient
+    from mypy_boto3_kms import KMSClient
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_sqs import SQSClient
 
 REGION = "us-east-1"
-RULE = "keyturn-label-updated"
-PATTERN = {"source": ["aws.secretsmanager"], "detail-type": ["Secret Label Updated"]}
+STACK = "keyturn"
 SIGNING_KEY = "keyturn/signing-key"
+HEARTBEAT = {"name": "keyturn-heartbeat", "labelUpdated": "AWSCURRENT"}
 IMPORT_ROOTS = os.pathsep.join(str(Path(__file__).parents[2] / root) for root in ("lambda", "receiver", "infra"))
 
 
 @dataclass(frozen=True)
 class EventPath:
-    """What the notifier stands on: queue URLs, and the name of the secret that holds the signing key."""
+    """What the notifier stands on: queue URLs, and the ARN of the secret that holds the signing key."""
 
     queue_url: str
     dlq_url: str
@@ -50,7 +54,8 @@ class LocalAws(Stoppable):
     def __init__(self, directory: Path, timeline: Timeline) -> None:
         (port,) = free_ports(1)
         self.endpoint_url = f"http://127.0.0.1:{port}"
-        self._queue_arn = ""
+        self._rule = ""
+        self._targets: list[Any] = []
         self._program = Program(
             "aws",
             [sys.executable, "-m", "keyturn_local.aws", "--port", str(port), "--timeline", timeline.file],
@@ -95,33 +100,48 @@ class LocalAws(Stoppable):
         client: SQSClient = self._client("sqs")
         return client
 
-    def provision(self, visibility_seconds: int = 180, max_receives: int = 500) -> EventPath:
-        """Create the rule, the queue, the dead-letter queue and the signing key, as template.yaml does."""
-        sqs = self.sqs()
-        dlq_url = sqs.create_queue(QueueName="keyturn-dead-letters")["QueueUrl"]
-        dlq_arn = sqs.get_queue_attributes(QueueUrl=dlq_url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-        queue_url = sqs.create_queue(
-            QueueName="keyturn-events",
-            Attributes={
-                "VisibilityTimeout": str(visibility_seconds),
-                "RedrivePolicy": json.dumps({"deadLetterTargetArn": dlq_arn, "maxReceiveCount": max_receives}),
-            },
-        )["QueueUrl"]
-        attributes = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])["Attributes"]
-        self._queue_arn = attributes["QueueArn"]
+    def kms(self) -> "KMSClient":
+        """A client of its KMS, which has one key of Ed25519, whatever it is called."""
+        client: KMSClient = self._client("kms")
+        return client
+
+    def provision(self, visibility_seconds: int | None = None, max_receives: int | None = None) -> EventPath:
+        """Deploy the event path of template.yaml and a signing key; numbers given here stand in place of its own."""
         # The key first: its own label must not be the first message.
-        self.secrets_manager().create_secret(Name=SIGNING_KEY, SecretString=new_key(secrets.token_bytes(32)))
-        self._events().put_rule(Name=RULE, EventPattern=json.dumps(PATTERN))
-        self.restore_event_path()
-        return EventPath(queue_url, dlq_url, SIGNING_KEY)
+        key = self.secrets_manager().create_secret(Name=SIGNING_KEY, SecretString=new_key(secrets.token_bytes(32)))
+        event_path = template.event_path(template.read())
+        queue = event_path["Resources"]["Queue"]["Properties"]
+        queue["VisibilityTimeout"] = visibility_seconds or queue["VisibilityTimeout"]
+        queue["RedrivePolicy"]["maxReceiveCount"] = max_receives or queue["RedrivePolicy"]["maxReceiveCount"]
+        cloudformation: CloudFormationClient = self._client("cloudformation")
+        cloudformation.create_stack(
+            StackName=STACK,
+            TemplateBody=json.dumps(event_path),
+            Parameters=[
+                {"ParameterKey": "ReceiverUrls", "ParameterValue": "https://receiver.invalid/v1/notifications"}
+            ],
+        )
+        (stack,) = cloudformation.describe_stacks(StackName=STACK)["Stacks"]
+        urls = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+        (self._rule,) = [rule["Name"] for rule in self._events().list_rules()["Rules"]]
+        self._targets = self._events().list_targets_by_rule(Rule=self._rule)["Targets"]
+        return EventPath(self._here(urls["QueueUrl"]), self._here(urls["DeadLetterQueueUrl"]), key["ARN"])
 
     def cut_event_path(self) -> None:
         """Take the queue off the rule: events are sent, and reach nobody. (moto ignores that a rule is disabled.)"""
-        self._events().remove_targets(Rule=RULE, Ids=["queue"])
+        self._events().remove_targets(Rule=self._rule, Ids=[target["Id"] for target in self._targets])
 
     def restore_event_path(self) -> None:
         """Put the queue back on the rule."""
-        self._events().put_targets(Rule=RULE, Targets=[{"Id": "queue", "Arn": self._queue_arn}])
+        self._events().put_targets(Rule=self._rule, Targets=self._targets)
+
+    def heartbeat(self) -> None:
+        """Put one heartbeat on the event bus, as the schedule does each minute."""
+        entry: Any = {"Source": "dev.keyturn", "DetailType": "Keyturn Heartbeat", "Detail": json.dumps(HEARTBEAT)}
+        self._events().put_events(Entries=[entry])
+
+    def _here(self, queue_url: str) -> str:
+        return self.endpoint_url + urlsplit(queue_url).path
 
     def _events(self) -> "EventBridgeClient":
         client: EventBridgeClient = self._client("events")
@@ -143,10 +163,11 @@ def _serve(port: int, timeline: Timeline) -> None:
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
+    from keyturn_local.kms import Ed25519Kms
     from keyturn_local.label_events import LabelEvents
 
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    application = LabelEvents(DomainDispatcherApplication(create_backend_app), timeline)
+    application = LabelEvents(Ed25519Kms(DomainDispatcherApplication(create_backend_app)), timeline)
     make_server("127.0.0.1", port, application, threaded=True).serve_forever()
 
 

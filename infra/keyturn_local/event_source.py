@@ -119,16 +119,30 @@ def _about(message: Mapping[str, Any]) -> dict[str, Any]:
         return {}
 
 
-def start(directory: Path, aws: LocalAws, path: EventPath, receiver_url: str, timeline: Timeline) -> Program:
+def function_environment(
+    aws: LocalAws, path: EventPath, receiver_urls: Sequence[str], kms_key_id: str = ""
+) -> dict[str, str]:
+    """The variables that template.yaml gives the functions, and those that Lambda does."""
+    return {
+        **aws.environment(),
+        "KEYTURN_RECEIVER_URLS": ",".join(receiver_urls),
+        "KEYTURN_SIGNING_KEY_SECRET_ID": path.signing_key_secret_id,
+        "KEYTURN_QUEUE_URL": path.queue_url,
+        "KEYTURN_DLQ_URL": path.dlq_url,
+        "KEYTURN_KMS_KEY_ID": kms_key_id,
+        "KEYTURN_CA_BUNDLE": "",
+        "POWERTOOLS_SERVICE_NAME": "keyturn",
+    }
+
+
+def start(
+    directory: Path, aws: LocalAws, path: EventPath, receiver_urls: Sequence[str], timeline: Timeline
+) -> Program:
     """Run the mapping, and in it the notifier, in a process of its own."""
     environment = {
         **surroundings(),
-        **aws.environment(),
+        **function_environment(aws, path, receiver_urls),
         "PYTHONPATH": IMPORT_ROOTS,
-        "KEYTURN_RECEIVER_URL": receiver_url,
-        "KEYTURN_SIGNING_KEY_SECRET_ID": path.signing_key_secret_id,
-        "KEYTURN_DLQ_URL": path.dlq_url,
-        "POWERTOOLS_LOG_LEVEL": "INFO",
     }
     command = [sys.executable, "-m", "keyturn_local.event_source", "--queue-url", path.queue_url]
     return Program("event-source", [*command, "--timeline", timeline.file], directory, environment)

@@ -44,6 +44,6 @@ def run_stack(
         receiver = LocalReceiver(directory, kubeconfig, aws, path, namespace, settings)
         stack.callback(receiver.stop)
         receiver.start()
-        notifier = event_source.start(directory, aws, path, receiver.url, timeline)
+        notifier = event_source.start(directory, aws, path, [receiver.url], timeline)
         stack.callback(notifier.stop)
         yield Stack(directory, namespace, cluster, aws, path, receiver, notifier, timeline)

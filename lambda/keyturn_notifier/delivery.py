@@ -1,85 +1,230 @@
-"""One delivery: sign a batch of notifications, post it, and tell what became of each."""
+"""One receiver: post signed batches to it, and tell what became of each notification."""
 
 import hashlib
+import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from enum import Enum
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from enum import IntEnum
+from urllib.parse import urlsplit
 
 import urllib3
 
 from keyturn_contract.message import (
     CONTENT_TYPE_BATCH,
+    MAX_BODY,
     MalformedMessage,
     Notification,
     Outcome,
     decode_reply,
     encode,
 )
-from keyturn_contract.signature import sign
+from keyturn_contract.signature import content as signed_content
+from keyturn_notifier.signing import KMS_LIMIT, KeyRing, Keys, SigningUnavailable
+
+CONNECT_SECONDS = 3.0
+ANSWER_SECONDS = 10.0  # longer than the receiver's own deadline of 8 s
+REST_SECONDS = 5.0  # for a receiver that took nothing and did not say when to come again
+MAX_RETRY_AFTER = 900.0  # seconds
+MAX_REPLY = 256 * 1024  # bytes: ten results, each with the names of hundreds of Secrets
+REMEMBERED = 10_000  # events
 
 
-class Fate(Enum):
-    """What to do with the message that a notification came in."""
+class Fate(IntEnum):
+    """What to do with the message that a notification came in. Of several receivers' the highest counts."""
 
-    DONE = "done"
-    AGAIN = "again"
-    POISON = "poison"
+    DONE = 0
+    POISON = 1  # it would be refused for ever
+    AGAIN = 2
 
 
-class Delivery:
-    """Delivers to one receiver; ``key`` gives the signing key, anew when told so. Connections are kept alive."""
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of one notification at one receiver: ``status`` of the reply (0: none, or not asked), ``retry_after``
+    in seconds, where it told one."""
+
+    fate: Fate
+    why: str
+    status: int = 0
+    retry_after: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What one POST gave: status 0 means no answer; ``seconds`` it took."""
+
+    status: int
+    seconds: float
+    body: bytes = b""
+    retry_after: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of one delivery: a verdict for each notification, by id, and the replies that they are from."""
+
+    verdicts: Mapping[str, Verdict]
+    replies: Sequence[Reply]
+
+
+class Receiver:
+    """Delivers to one URL. Connections are kept alive over invocations; what it has taken is not sent to it again.
+
+    A receiver that took nothing (no answer, 429, an empty 503) is left alone for a while, so that a dead one costs its
+    neighbours no time. ``now`` gives seconds since the epoch,
+    ``monotonic`` those that deadlines are in.
+    """
 
     def __init__(
         self,
         url: str,
-        key: Callable[[bool], bytes],
+        key_ring: KeyRing,
         pool: urllib3.PoolManager,
         now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.host = urlsplit(url).netloc
         self._url = url
-        self._key = key
+        self._key_ring = key_ring
         self._pool = pool
         self._now = now
+        self._monotonic = monotonic
+        self._rest_until = 0.0
+        self._taken: OrderedDict[str, None] = OrderedDict()
 
-    def deliver(self, notifications: Sequence[Notification]) -> tuple[Mapping[str, Fate], str]:
-        """Post the notifications; return the fate of each by id, and a word for the log on the whole.
+    def deliver(self, notifications: Sequence[Notification], deadline: float) -> Answer:
+        """Post the notifications in as few batches as fit; none is begun that might not end by ``deadline``.
 
-        No answer, 408, 429 and 5xx: again, but for those that the reply says are done. 401: once more at once, with
-        the key read anew. Another 4xx: poison, it would be refused for ever.
+        No answer, 408, 429 and 5xx: again, but for those that the reply says are done. 401: once more at once, with the
+        key read anew. Another 4xx: each is sent alone, and what is still refused is poison.
         """
-        body = encode(notifications)
-        status, content = self._post(notifications, body, fresh_key=False)
-        if status == 401:
-            status, content = self._post(notifications, body, fresh_key=True)
-        return self._fates(notifications, status, content), f"status {status}" if status else "no answer"
+        verdicts = {each.id: Verdict(Fate.DONE, "taken before") for each in notifications if each.id in self._taken}
+        fresh = [each for each in notifications if each.id not in verdicts]
+        replies: list[Reply] = []
+        for batch in batches(fresh, self._key_ring.in_kms):
+            verdicts |= self._deliver(batch, deadline, replies)
+        return Answer(verdicts, replies)
 
-    def _post(self, notifications: Sequence[Notification], body: bytes, fresh_key: bool) -> tuple[int, bytes]:
-        message_id = _message_id(notifications)
-        timestamp = int(self._now())
+    def _deliver(self, batch: Sequence[Notification], deadline: float, replies: list[Reply]) -> dict[str, Verdict]:
+        rest = self._rest_until - self._monotonic()
+        if rest > 0:
+            return _all(batch, Verdict(Fate.AGAIN, "left alone: it took nothing a moment ago", retry_after=rest))
+        if self._monotonic() + CONNECT_SECONDS + ANSWER_SECONDS > deadline:
+            return _all(batch, Verdict(Fate.AGAIN, "no time left in this invocation"))
+        try:
+            keys = self._key_ring.keys()
+            replies.append(reply := self._post(batch, keys))
+            if reply.status == 401:
+                replies.append(reply := self._post(batch, self._key_ring.keys(stale=keys)))
+        except SigningUnavailable as error:
+            return _all(batch, Verdict(Fate.AGAIN, str(error)))
+        return self._judge(batch, reply, deadline, replies)
+
+    def _judge(
+        self, batch: Sequence[Notification], reply: Reply, deadline: float, replies: list[Reply]
+    ) -> dict[str, Verdict]:
+        if 400 <= reply.status < 500 and reply.status not in (401, 408, 429):
+            if len(batch) == 1:
+                return _all(batch, Verdict(Fate.POISON, f"it refuses: status {reply.status}", reply.status))
+            alone = [self._deliver([each], deadline, replies) for each in batch]  # the others shall not suffer for one
+            return {each: verdict for verdicts in alone for each, verdict in verdicts.items()}
+        done = _done(reply)
+        wait = _seconds(reply.retry_after, self._now())
+        if not done and reply.status in (0, 429, 503):
+            self._rest_until = self._monotonic() + (wait or REST_SECONDS)
+        self._remember(done)
+        why = f"status {reply.status}" if reply.status else "no answer"
+        taken, again = Verdict(Fate.DONE, why, reply.status), Verdict(Fate.AGAIN, why, reply.status, wait)
+        return {each.id: taken if each.id in done else again for each in batch}
+
+    def _post(self, batch: Sequence[Notification], keys: Keys) -> Reply:
+        body = encode(batch)
         headers = {
             "content-type": CONTENT_TYPE_BATCH,
-            "webhook-id": message_id,
-            "webhook-timestamp": str(timestamp),
-            "webhook-signature": sign(self._key(fresh_key), message_id, timestamp, body),
+            **keys.headers(message_id(batch), int(self._now()), body),
         }
+        begun = self._monotonic()
         try:
-            reply = self._pool.request("POST", self._url, body=body, headers=headers, retries=False, redirect=False)
+            response = self._pool.request(
+                "POST",
+                self._url,
+                body=body,
+                headers=headers,
+                retries=False,
+                redirect=False,
+                preload_content=False,
+                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=ANSWER_SECONDS),
+            )
+            content = response.read(MAX_REPLY + 1, decode_content=True)
         except urllib3.exceptions.HTTPError:
-            return 0, b""
-        return reply.status, reply.data
+            return Reply(0, self._monotonic() - begun)
+        if len(content) > MAX_REPLY:
+            response.close()  # no receiver of ours: what comes after is not waited for
+            content = b""
+        response.release_conn()
+        return Reply(response.status, self._monotonic() - begun, content, response.headers.get("retry-after"))
 
-    def _fates(self, notifications: Sequence[Notification], status: int, content: bytes) -> Mapping[str, Fate]:
-        if 400 <= status < 500 and status not in (401, 408, 429):
-            return {notification.id: Fate.POISON for notification in notifications}
-        done: set[str] = set()
-        if status in (200, 503):
-            with suppress(MalformedMessage):  # not our receiver's answer: nothing counts as done
-                done = {result.id for result in decode_reply(content) if result.outcome is not Outcome.FAILED}
-        return {notification.id: Fate.DONE if notification.id in done else Fate.AGAIN for notification in notifications}
+    def _remember(self, done: Iterable[str]) -> None:
+        self._taken.update(dict.fromkeys(done))
+        while len(self._taken) > REMEMBERED:
+            self._taken.popitem(last=False)
 
 
-def _message_id(notifications: Sequence[Notification]) -> str:
+def tls(ca_bundle: str | None) -> ssl.SSLContext:
+    """TLS as the system trusts it, and ``ca_bundle`` (PEM) beside; always verified."""
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca_bundle:
+        context.load_verify_locations(cadata=ca_bundle)
+    return context
+
+
+def batches(notifications: Sequence[Notification], in_kms: bool) -> list[list[Notification]]:
+    """As few batches as fit: nearly always one. KMS signs less than the contract takes."""
+    found: list[list[Notification]] = []
+    for each in notifications:
+        if found and _fits([*found[-1], each], in_kms):
+            found[-1].append(each)
+        else:
+            found.append([each])
+    return found
+
+
+def message_id(notifications: Sequence[Notification]) -> str:
     """One id for the batch, the same when the same events are sent again."""
     ids = "\n".join(notification.id for notification in notifications)
     return "msg_" + hashlib.sha256(ids.encode()).hexdigest()[:32]
+
+
+def _fits(batch: Sequence[Notification], in_kms: bool) -> bool:
+    body = encode(batch)
+    return len(body) <= MAX_BODY and (not in_kms or len(signed_content(message_id(batch), 10**10, body)) <= KMS_LIMIT)
+
+
+def _all(batch: Sequence[Notification], verdict: Verdict) -> dict[str, Verdict]:
+    return {each.id: verdict for each in batch}
+
+
+def _done(reply: Reply) -> frozenset[str]:
+    done: frozenset[str] = frozenset()
+    if reply.status in (200, 503):
+        with suppress(MalformedMessage):  # not our receiver's answer: nothing counts as done
+            done = frozenset(each.id for each in decode_reply(reply.body) if each.outcome is not Outcome.FAILED)
+    return done
+
+
+def _seconds(retry_after: str | None, now: float) -> float:
+    """Read Retry-After, in seconds or as a date: https://www.rfc-editor.org/rfc/rfc9110#field.retry-after"""
+    text = (retry_after or "").strip()
+    seconds = 0.0
+    if text.isascii() and text.isdecimal():
+        seconds = float(text[:9])
+    elif text:
+        with suppress(ValueError):
+            moment = parsedate_to_datetime(text)
+            seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER)

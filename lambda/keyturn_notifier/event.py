@@ -1,38 +1,33 @@
-"""What an event from AWS means. Pure.
+"""What an event means: a notification, nothing, or a mistake. Pure.
 
-Native: https://docs.aws.amazon.com/secretsmanager/latest/userguide/monitoring-eventbridge.html
-CloudTrail: https://docs.aws.amazon.com/secretsmanager/latest/userguide/cloudtrail_log_entries.html
+What AWS sends is in ``catalogue``; where it puts the secret's identity, in ``_identity``.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from keyturn_contract.message import EventType, Notification, NotificationData
+from keyturn_contract.message import (
+    CONTENT_TYPE_BATCH,
+    EventType,
+    MalformedMessage,
+    Notification,
+    NotificationData,
+    decode,
+    encode,
+)
+from keyturn_notifier.catalogue import API_CALL, HEARTBEAT, MEANINGS, NATIVE, SERVICE_EVENT, UNKNOWN
 
 SOURCE = "aws.secretsmanager"
-NATIVE = "Secret Label Updated"
-API_CALL = "AWS API Call via CloudTrail"
-SERVICE_EVENT = "AWS Service Event via CloudTrail"
+HEARTBEAT_SOURCE = "dev.keyturn"  # template.yaml: what the schedule puts on the event bus
 
-# PutSecretValue writes AWSPENDING in a rotation and proves nothing; it is taken as a hint all the same, for without
-# rotation it is how a value changes. The receiver looks, and finds nothing to do.
-_CALLS = {
-    "PutSecretValue": EventType.CHANGED,
-    "UpdateSecret": EventType.CHANGED,
-    "UpdateSecretVersionStage": EventType.CHANGED,
-    "CreateSecret": EventType.CHANGED,
-    "DeleteSecret": EventType.DELETED,
-    "RestoreSecret": EventType.RESTORED,
-    "RotationSucceeded": EventType.CHANGED,
-    "RotationFailed": EventType.ROTATION_FAILED,
-    "RotationAbandoned": EventType.ROTATION_FAILED,
-}
+# https://docs.aws.amazon.com/secretsmanager/latest/userguide/whats-in-a-secret.html#term_version
 _SILENT_LABELS = frozenset({"AWSPENDING", "AWSPREVIOUS"})
+_SUFFIX = len("-a1b2c3")  # what AWS puts behind the name, in a complete ARN
 
 
 class Malformed(ValueError):
-    """The event is none that Secrets Manager sends; the text says what is missing."""
+    """The event is none that is sent here; the text says what is missing, or what to correct."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,77 +37,121 @@ class Ignored:
     reason: str
 
 
-def read(event: object) -> Notification | Ignored:
-    """Read an EventBridge event. Raises Malformed."""
+def read(event: object, signing_key_id: str = "") -> Notification | Ignored:
+    """Read an EventBridge event; those about ``signing_key_id`` (name or ARN) are our own noise. Raises Malformed."""
     if not isinstance(event, dict):
         raise Malformed("the event is not an object")
-    if event.get("source") != SOURCE:
+    source, kind, detail = event.get("source"), event.get("detail-type"), event.get("detail")
+    if source not in (SOURCE, HEARTBEAT_SOURCE):
         raise Malformed(f"source must be {SOURCE}: correct the rule's event pattern")
-    detail = event.get("detail")
     if not isinstance(detail, dict):
         raise Malformed("detail must be an object")
-    kind = event.get("detail-type")
-    if kind == NATIVE:
-        return _native(event, detail)
-    if kind in (API_CALL, SERVICE_EVENT):
-        return _cloudtrail(event, detail)
-    raise Malformed(f"detail-type must be one of: {NATIVE}; {API_CALL}; {SERVICE_EVENT}")
+    if source == HEARTBEAT_SOURCE and kind == HEARTBEAT:
+        return _notification(event, EventType.HEARTBEAT, "heartbeat", "Heartbeat")
+    if source == SOURCE and kind == NATIVE:
+        outcome = _native(event)
+    elif source == SOURCE and kind in (API_CALL, SERVICE_EVENT):
+        outcome = _cloudtrail(event, detail, kind)
+    else:
+        raise Malformed(f"detail-type must be one of: {NATIVE}; {API_CALL}; {SERVICE_EVENT}")
+    if isinstance(outcome, Notification) and outcome.subject in _names(signing_key_id):
+        return Ignored("it is about the signing key itself, which the receiver reads by itself")
+    return outcome
 
 
-def _native(event: Mapping[str, Any], detail: Mapping[str, Any]) -> Notification | Ignored:
-    label = _text(detail, "labelUpdated")
+def _native(event: Mapping[str, Any]) -> Notification | Ignored:
+    label = _field(event, "detail", "labelUpdated")
     if label in _SILENT_LABELS:
         return Ignored(f"label {label} moves in the course of a rotation, and nobody reads by it")
     resources = event.get("resources")
-    if not isinstance(resources, list) or not resources or not isinstance(resources[0], str):
+    if not isinstance(resources, list) or not resources or not isinstance(resources[0], str) or not resources[0]:
         raise Malformed("resources must hold the secret's ARN")
-    data = NotificationData(
-        event_name="SecretLabelUpdated",
-        account=_text(event, "account"),
-        region=_text(event, "region"),
-        name=_text(detail, "name"),
-        version_id=_text(detail, "versionId"),
+    return _notification(
+        event,
+        EventType.CHANGED,
+        resources[0],
+        "SecretLabelUpdated",
+        name=_field(event, "detail", "name"),
+        version_id=_field(event, "detail", "versionId"),
         label=label,
     )
-    return _notification(event, EventType.CHANGED, resources[0], data)
 
 
-def _cloudtrail(event: Mapping[str, Any], detail: Mapping[str, Any]) -> Notification | Ignored:
+def _cloudtrail(event: Mapping[str, Any], detail: Mapping[str, Any], kind: str) -> Notification | Ignored:
     name = _text(detail, "eventName")
     if detail.get("readOnly") is True:
-        return Ignored(f"{name} only reads")
+        return Ignored(f"{name}: it only reads")
     if detail.get("errorCode"):
-        return Ignored(f"{name} failed")
-    if name not in _CALLS:
-        return Ignored(f"{name} changes no value")
+        return Ignored(f"{name}: the call failed")
+    meaning = MEANINGS.get((kind, name), UNKNOWN)
+    if meaning.becomes is None:
+        return Ignored(f"{name}: {meaning.why}")
+    labels = _labels(detail)
+    if labels and labels <= _SILENT_LABELS:
+        return Ignored(f"{name}: of {', '.join(sorted(labels))} alone, and nobody reads by it")
     subject = _identity(detail)
     if subject is None:
         raise Malformed(f"{name} names no secret")
-    data = NotificationData(event_name=name, account=_text(event, "account"), region=_text(event, "region"))
-    return _notification(event, _CALLS[name], subject, data)
+    return _notification(
+        event,
+        meaning.becomes,
+        subject,
+        name,
+        name=_field(detail, "responseElements", "name") or _field(detail, "requestParameters", "name"),
+        version_id=_field(detail, "requestParameters", "moveToVersionId"),
+        label=_field(detail, "requestParameters", "versionStage"),
+    )
+
+
+def _labels(detail: Mapping[str, Any]) -> frozenset[str]:
+    """The staging labels that a call named: none where it left them to AWS, which then takes AWSCURRENT."""
+    request = detail.get("requestParameters")
+    named = request.get("versionStages") if isinstance(request, dict) else None
+    labels = [label for label in named if isinstance(label, str)] if isinstance(named, list) else []
+    return frozenset([*labels, *filter(None, [_field(detail, "requestParameters", "versionStage")])])
 
 
 def _identity(detail: Mapping[str, Any]) -> str | None:
     """The secret as AWS or the caller named it: an ARN where there is one, else the text as it was typed."""
     places = (
         ("responseElements", "arn"),
-        ("responseElements", "aRN"),
+        ("responseElements", "aRN"),  # until February 2024: https://repost.aws/knowledge-center/secrets-manager-arn
         ("additionalEventData", "SecretId"),
         ("serviceEventDetails", "secretId"),
         ("requestParameters", "secretId"),
         ("requestParameters", "name"),
     )
-    for place, field in places:
-        fields = detail.get(place)
-        if isinstance(fields, dict) and isinstance(fields.get(field), str) and fields[field]:
-            return str(fields[field])
-    return None
+    return next(filter(None, (_field(detail, place, field) for place, field in places)), None)
 
 
-def _notification(event: Mapping[str, Any], kind: EventType, subject: str, data: NotificationData) -> Notification:
-    return Notification(
-        id=_text(event, "id"), source=SOURCE, type=kind, subject=subject, time=_text(event, "time"), data=data
+def _names(secret_id: str) -> frozenset[str]:
+    """All ways to name the one secret of which ``secret_id`` is the name or the complete ARN."""
+    _, found, rest = secret_id.partition(":secret:")
+    if not found:
+        return frozenset({secret_id})
+    return frozenset({secret_id, secret_id[:-_SUFFIX], rest[:-_SUFFIX]})
+
+
+def _notification(
+    event: Mapping[str, Any], kind: EventType, subject: str, event_name: str, **told: str | None
+) -> Notification:
+    data = NotificationData(event_name, account=_text(event, "account"), region=_text(event, "region"), **told)
+    notification = Notification(
+        id=_text(event, "id"),
+        source=_text(event, "source"),
+        type=kind,
+        subject=subject,
+        time=_text(event, "time"),
+        data=data,
     )
+    try:
+        # What the receiver would refuse, and the whole batch with it, is refused here, where no other event suffers.
+        (same,) = decode(CONTENT_TYPE_BATCH, encode([notification]))
+    except MalformedMessage as error:
+        raise Malformed(str(error).removeprefix("event 1: ")) from None
+    except UnicodeEncodeError:
+        raise Malformed("a text is not UTF-8") from None
+    return same
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:
@@ -120,3 +159,9 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value:
         raise Malformed(f"{name} is missing")
     return value
+
+
+def _field(within: Mapping[str, Any], place: str, name: str) -> str | None:
+    fields = within.get(place)
+    value = fields.get(name) if isinstance(fields, dict) else None
+    return value if isinstance(value, str) and value else None

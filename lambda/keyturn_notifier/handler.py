@@ -1,121 +1,162 @@
-"""What Lambda calls: records from SQS in, those to be sent again out. The composition root of the notifier."""
+"""What Lambda calls: records from SQS in, those to come again out. The composition root of the notifier."""
 
 import json
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import urllib3
-from aws_lambda_powertools import Logger, Metrics
-from aws_lambda_powertools.metrics import MetricUnit
 
-from keyturn_contract.message import MAX_BODY, Notification, encode
-from keyturn_contract.signature import parse_key
-from keyturn_notifier.delivery import Delivery, Fate
+from keyturn_contract.message import EventType, Notification
+from keyturn_notifier.delivery import Answer, Fate, Receiver, Verdict, tls
 from keyturn_notifier.event import Ignored, Malformed, read
+from keyturn_notifier.queue import Queue
 from keyturn_notifier.settings import read_settings
+from keyturn_notifier.signing import KeyRing, kms_signer
+from keyturn_notifier.telemetry import Metric, logger, metrics, note
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
-    from mypy_boto3_secretsmanager import SecretsManagerClient
 
-logger = Logger(service="keyturn-notifier")
-metrics = Metrics(namespace="Keyturn", service="keyturn-notifier")
+RESERVE_SECONDS = 4.0  # of an invocation, for what is said to SQS at its end
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """One notification, and the messages that it came in: EventBridge may send an event twice."""
+
+    notification: Notification
+    records: Sequence[Record]
 
 
 class Notifier:
-    """The notifier's parts, put together once for all invocations of one sandbox."""
+    """Delivers what the records of one invocation say, to every receiver at once."""
 
-    def __init__(self) -> None:
-        settings = read_settings()
-        self._settings = settings
-        # The stub types are those of `boto3-stubs-lite`, which gives clients their types by annotation.
-        self._secrets_manager: SecretsManagerClient = boto3.client("secretsmanager")
-        self._sqs = boto3.client("sqs")
-        self._key: bytes | None = None
-        timeout = urllib3.Timeout(connect=3.0, read=settings.timeout_seconds)
-        self._delivery = Delivery(settings.receiver_url, self._signing_key, urllib3.PoolManager(timeout=timeout))
+    def __init__(
+        self, receivers: Sequence[Receiver], queue: Queue, signing_key_id: str, threads: ThreadPoolExecutor
+    ) -> None:
+        self._receivers = receivers
+        self._queue = queue
+        self._signing_key_id = signing_key_id
+        self._threads = threads
 
-    def handle(self, records: Sequence[dict[str, Any]]) -> list[str]:
-        """Deliver the events in ``records`` (SQS, as Lambda gives them); return the ids of messages to send again."""
-        # EventBridge may send an event twice: the two messages share one notification, and its fate.
-        messages: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        notifications: dict[str, Notification] = {}
-        again: list[str] = []
+    def handle(self, records: Sequence[Record], seconds: float) -> list[str]:
+        """Deliver the events in ``records`` within ``seconds``; return the ids of the messages that stay queued."""
+        note(Metric.EVENTS_RECEIVED, len(records))
+        sendings, stay = self._understand(records)
+        answers = self._deliver([each.notification for each in sendings], seconds - RESERVE_SECONDS)
+        postponed: list[tuple[Record, float]] = []
+        for sending in sendings:
+            verdicts = {host: verdicts[sending.notification.id] for host, verdicts in answers.items()}
+            fate = max(verdict.fate for verdict in verdicts.values())
+            _tell(sending.notification, fate, verdicts)
+            if sending.notification.type is EventType.HEARTBEAT:
+                continue  # an old one says nothing: the next comes by itself
+            if fate is Fate.AGAIN:
+                wait_seconds = max(verdict.retry_after for verdict in verdicts.values())
+                postponed += [(record, wait_seconds) for record in sending.records]
+            elif fate is Fate.POISON:
+                why = "; ".join(f"{host}: {each.why}" for host, each in verdicts.items() if each.fate is Fate.POISON)
+                stay += [message for record in sending.records for message in self._bury(record, why)]
+        self._queue.postpone(postponed)
+        return stay + [record["messageId"] for record, _ in postponed]
+
+    def _understand(self, records: Sequence[Record]) -> tuple[list[Sending], list[str]]:
+        by_id: dict[str, tuple[Notification, list[Record]]] = {}
+        stay: list[str] = []
         for record in records:
             try:
-                outcome = read(json.loads(record["body"]))
-            except (Malformed, ValueError) as error:
-                reason = str(error) if isinstance(error, Malformed) else "the body is not JSON"
-                again += self._poison(record, reason)
-                continue
-            if isinstance(outcome, Ignored):
-                logger.info("ignored", extra={"message_id": record["messageId"], "reason": outcome.reason})
-                continue
-            messages[outcome.id].append(record)
-            notifications[outcome.id] = outcome
-        for batch in _batches([*notifications.values()]):
-            fates, word = self._delivery.deliver(batch)
-            for notification in batch:
-                again += self._settle(notification, fates[notification.id], word, messages[notification.id])
-        return again
+                outcome = read(json.loads(record["body"]), self._signing_key_id)
+            except Malformed as error:
+                stay += self._bury(record, str(error))
+            except (ValueError, RecursionError):
+                stay += self._bury(record, "the body is not JSON")
+            else:
+                if isinstance(outcome, Ignored):
+                    note(Metric.EVENTS_IGNORED)
+                    logger.info("ignored", extra={"message_id": record["messageId"], "reason": outcome.reason})
+                else:
+                    by_id.setdefault(outcome.id, (outcome, []))[1].append(record)
+        return [Sending(notification, records) for notification, records in by_id.values()], stay
 
-    def _settle(
-        self, notification: Notification, fate: Fate, word: str, records: Sequence[dict[str, Any]]
-    ) -> list[str]:
-        metrics.add_metric(name=f"Deliveries{fate.value.capitalize()}", unit=MetricUnit.Count, value=1)
-        logger.info(
-            "delivered" if fate is Fate.DONE else "not delivered",
-            extra={
-                "correlation_id": notification.id,
-                "secret_arn": notification.subject,
-                "version_id": notification.data.version_id,
-                "fate": fate.value,
-                "answer": word,
-            },
-        )
-        if fate is Fate.DONE:
-            return []
-        if fate is Fate.AGAIN:
-            return [record["messageId"] for record in records]
-        return [message for record in records for message in self._poison(record, f"the receiver refuses it: {word}")]
+    def _deliver(self, notifications: Sequence[Notification], seconds: float) -> Mapping[str, Mapping[str, Verdict]]:
+        """Give each receiver all notifications, all receivers at once; returns their verdicts by host and id."""
+        if not notifications:
+            return {}
+        deadline = time.monotonic() + seconds
+        under_way = {
+            receiver: self._threads.submit(receiver.deliver, notifications, deadline) for receiver in self._receivers
+        }
+        wait(under_way.values(), timeout=seconds)
+        answers: dict[str, Mapping[str, Verdict]] = defaultdict(dict)
+        for receiver, delivering in under_way.items():
+            late = Verdict(Fate.AGAIN, "no answer in this invocation")
+            answer = delivering.result() if delivering.done() else Answer(dict.fromkeys(_ids(notifications), late), ())
+            answers[receiver.host] = answer.verdicts
+            for reply in answer.replies:
+                note(Metric.DELIVERY_LATENCY, round(reply.seconds * 1000, 1))
+        return answers
 
-    def _poison(self, record: dict[str, Any], reason: str) -> list[str]:
-        """Put a message where a person will look: it would fail for ever. Else the queue's redrive does."""
+    def _bury(self, record: Record, reason: str) -> list[str]:
+        note(Metric.DELIVERIES_POISON)
         logger.error("poison", extra={"message_id": record["messageId"], "reason": reason})
-        try:
-            self._sqs.send_message(QueueUrl=self._settings.dlq_url, MessageBody=record["body"])
-        except Exception as error:
-            logger.error("dead-letter queue", extra={"error": type(error).__name__})
-            return [record["messageId"]]
-        return []
-
-    def _signing_key(self, fresh: bool) -> bytes:
-        if self._key is None or fresh:
-            answer = self._secrets_manager.get_secret_value(
-                SecretId=self._settings.signing_key_secret_id, VersionStage="AWSCURRENT"
-            )
-            self._key = parse_key(answer["SecretString"])
-        return self._key
+        return [] if self._queue.bury(record, reason) else [record["messageId"]]
 
 
-def _batches(notifications: Sequence[Notification]) -> Iterator[list[Notification]]:
-    """As few batches as the contract's limit on the body allows: nearly always one."""
-    batch: list[Notification] = []
-    for notification in notifications:
-        if batch and len(encode([*batch, notification])) > MAX_BODY:
-            yield batch
-            batch = []
-        batch.append(notification)
-    if batch:
-        yield batch
+def _tell(notification: Notification, fate: Fate, verdicts: Mapping[str, Verdict]) -> None:
+    heartbeat = notification.type is EventType.HEARTBEAT
+    if heartbeat:
+        note(Metric.HEARTBEATS_ACCEPTED if fate is Fate.DONE else Metric.HEARTBEATS_REFUSED)
+    elif fate is not Fate.POISON:  # which is counted where it is buried
+        note(Metric.DELIVERIES_DONE if fate is Fate.DONE else Metric.DELIVERIES_AGAIN)
+    if any(verdict.status == 401 for verdict in verdicts.values()):
+        note(Metric.DELIVERIES_REFUSED)
+    age = time.time() - datetime.fromisoformat(notification.time).timestamp()
+    if fate is Fate.DONE and not heartbeat:
+        note(Metric.EVENT_AGE, round(age * 1000))
+    logger.info(
+        "delivered" if fate is Fate.DONE else "not delivered",
+        extra={
+            "correlation_id": notification.id,
+            "event_name": notification.data.event_name,
+            "secret_arn": None if heartbeat else notification.subject,
+            "version_id": notification.data.version_id,
+            "fate": fate.name.lower(),
+            "answers": {host: verdict.why for host, verdict in verdicts.items()},
+            "age_seconds": round(age, 3),
+        },
+    )
+
+
+def _ids(notifications: Sequence[Notification]) -> list[str]:
+    return [notification.id for notification in notifications]
 
 
 @cache
 def _notifier() -> Notifier:
-    return Notifier()
+    """Put the parts together, once for all invocations of one sandbox."""
+    import boto3  # not at the top: it takes as long as all the rest, and nothing is built at import
+
+    settings = read_settings()
+    # The stub types are those of `boto3-stubs-lite`, which gives clients their types by annotation.
+    ed25519 = kms_signer(boto3.client("kms"), settings.kms_key_id) if settings.kms_key_id else None
+    key_ring = KeyRing(boto3.client("secretsmanager"), settings.signing_key_secret_id, ed25519)
+    queue = Queue(
+        boto3.client("sqs"),
+        settings.queue_url,
+        settings.dlq_url,
+        lambda text, about: logger.warning(text, extra=dict(about)),
+    )
+    context = tls(settings.ca_bundle)
+    receivers = [Receiver(url, key_ring, urllib3.PoolManager(ssl_context=context)) for url in settings.receiver_urls]
+    return Notifier(receivers, queue, settings.signing_key_secret_id, ThreadPoolExecutor(2 * len(receivers)))
 
 
 @logger.inject_lambda_context
@@ -125,6 +166,5 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, list[d
 
     https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
     """
-    metrics.add_metric(name="EventsReceived", unit=MetricUnit.Count, value=len(event["Records"]))
-    again = _notifier().handle(event["Records"])
-    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in again]}
+    stay = _notifier().handle(event["Records"], context.get_remaining_time_in_millis() / 1000)
+    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in stay]}

@@ -1,5 +1,7 @@
-"""The notifier's settings: environment variables of the function, set by template.yaml."""
+"""The notifier's settings: environment variables of its functions, set by template.yaml."""
 
+import base64
+import binascii
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,25 +16,37 @@ class InvalidSettings(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """``receiver_url``: where to deliver. ``signing_key_secret_id``: the AWS secret that holds the key. ``dlq_url``:
-    where poison goes. ``timeout_seconds``: for the receiver's answer; longer than its own deadline of 8 s."""
+    """Each field is the variable KEYTURN_<NAME>."""
 
-    receiver_url: str
+    receiver_urls: tuple[str, ...]
+    """Where to deliver: `https://<receiver>/v1/notifications`, several separated by commas."""
+
     signing_key_secret_id: str
+    """ARN of the AWS secret that holds the signing key."""
+
+    queue_url: str
+    """The SQS queue that the events come from."""
+
     dlq_url: str
-    timeout_seconds: float = 12.0
+    """The SQS queue where poison goes."""
+
+    kms_key_id: str | None = None
+    """A KMS key of the kind ECC_NIST_EDWARDS25519, to sign with (`v1a`) beside the signing key."""
+
+    ca_bundle: str | None = None
+    """Certificates in PEM, all in base64, that receivers' certificates may be signed with, beside the public ones."""
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings. Raises InvalidSettings."""
-    url = _required(environment, "KEYTURN_RECEIVER_URL", "https://<receiver>/v1/notifications")
-    parts = urlsplit(url)
-    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
-        raise InvalidSettings("KEYTURN_RECEIVER_URL must start with https://")
+    urls = _required(environment, "KEYTURN_RECEIVER_URLS", "https://<receiver>/v1/notifications")
     return Settings(
-        receiver_url=url,
+        receiver_urls=tuple(dict.fromkeys(_url(url.strip()) for url in urls.split(","))),
         signing_key_secret_id=_required(environment, "KEYTURN_SIGNING_KEY_SECRET_ID", "an AWS secret's name or ARN"),
+        queue_url=_required(environment, "KEYTURN_QUEUE_URL", "the URL of an SQS queue"),
         dlq_url=_required(environment, "KEYTURN_DLQ_URL", "the URL of an SQS queue"),
+        kms_key_id=environment.get("KEYTURN_KMS_KEY_ID", "").strip() or None,
+        ca_bundle=_pem(environment.get("KEYTURN_CA_BUNDLE", "").strip()),
     )
 
 
@@ -41,3 +55,28 @@ def _required(environment: Mapping[str, str], name: str, form: str) -> str:
     if not value:
         raise InvalidSettings(f"{name} is not set: set it to {form}")
     return value
+
+
+def _url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if not host or parts.query or parts.fragment or parts.username:
+        raise InvalidSettings("KEYTURN_RECEIVER_URLS: each must be https://<receiver>/v1/notifications")
+    if parts.scheme != "https" and not (parts.scheme == "http" and host in _LOOPBACK):
+        raise InvalidSettings(f"KEYTURN_RECEIVER_URLS: the one of {host} must start with https://")
+    return url
+
+
+def _pem(text: str) -> str | None:
+    if not text:
+        return None
+    try:
+        pem = base64.b64decode(text, validate=True).decode("ascii")
+    except (binascii.Error, ValueError):
+        pem = ""
+    if "-----BEGIN CERTIFICATE-----" not in pem:
+        raise InvalidSettings("KEYTURN_CA_BUNDLE must be a PEM file in base64: base64 -w0 ca.pem")
+    return pem

@@ -36,7 +36,7 @@ from keyturn_receiver.reconcile.request import Cause, because
 from keyturn_receiver.reconcile.restarts import Restarts
 from keyturn_receiver.settings import Settings
 from keyturn_receiver.sources.secrets_manager import SecretsManager, new_client
-from keyturn_receiver.sources.signing_keys import SigningKeys
+from keyturn_receiver.sources.signing_keys import SigningKeys, ed25519
 from keyturn_receiver.telemetry import Metrics, configure_logging
 from keyturn_receiver.web.answer import Answer
 from keyturn_receiver.web.door import Door
@@ -95,6 +95,7 @@ class Receiver:
         door = Door(
             answer=Answer(self.bound, self.queue),
             keys=self.signing_keys,
+            public_keys=[ed25519(key) for key in settings.signing_public_keys],
             ready=lambda: not self.missing(),
             now=time.time,
             deadline=settings.deadline_seconds,
@@ -109,7 +110,8 @@ class Receiver:
     def missing(self) -> list[str]:
         """What readiness still waits for, in words."""
         unsynced = [f"the first list of {name}" for name, part in self.reflectors.items() if not part.synced.is_set()]
-        return unsynced + ([] if self.signing_keys() else [f"signing key {self.settings.signing_key_secret_id}"])
+        secret_id = self.settings.signing_key_secret_id
+        return unsynced + ([] if self.signing_keys() or not secret_id else [f"signing key {secret_id}"])
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT; a part that breaks for good takes the process down, to be started anew."""
@@ -148,7 +150,7 @@ class Receiver:
         _log.info("begun", extra={"fields": {"bindings": len(self.bound)}})
 
     async def _look_for_keys(self) -> None:
-        while True:
+        while self.settings.signing_key_secret_id:
             try:
                 await self.signing_keys.look()
             except KeyturnError as error:
@@ -211,7 +213,7 @@ def main() -> None:
         settings = Settings()  # type: ignore[call-arg]  # they come from the environment
     except ValidationError as error:
         for fault in error.errors(include_input=False, include_url=False):
-            name = "KEYTURN_" + "_".join(map(str, fault["loc"])).upper()
+            name = "KEYTURN_" + str(fault["loc"][0]).upper() if fault["loc"] else "settings"
             print(f"{name}: {fault['msg']}. See docs/settings.md.", file=sys.stderr)
         sys.exit(2)
     configure_logging(settings.log_level)

@@ -1,8 +1,11 @@
 """The receiver's settings: environment variables, read once, at the start."""
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from typing import Annotated, Self
 
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from keyturn_contract.signature import parse_public_key
 from keyturn_receiver.core.policy import Default
 
 
@@ -13,9 +16,13 @@ class Settings(BaseSettings):
         env_prefix="KEYTURN_", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
     )
 
-    signing_key_secret_id: str = Field(min_length=1)
+    signing_key_secret_id: str = ""
     """Name or ARN of the AWS secret that holds the signing key (`whsec_...`); its current, previous and pending
-    versions are all accepted."""
+    versions are all accepted. Required, unless there are public keys."""
+
+    signing_public_keys: Annotated[tuple[bytes, ...], NoDecode] = ()
+    """Public keys of the stack's KMS key, separated by commas: `whpk_...`, or what `aws kms get-public-key --query
+    PublicKey --output text` prints. With these alone the receiver holds nothing that could sign."""
 
     host: str = "0.0.0.0"  # noqa: S104 - a pod serves on its own address
     """Address to listen on."""
@@ -55,3 +62,14 @@ class Settings(BaseSettings):
 
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     """Logs are JSON lines on standard output."""
+
+    @field_validator("signing_public_keys", mode="before")
+    @classmethod
+    def _parse_public_keys(cls, text: object) -> object:
+        return tuple(map(parse_public_key, filter(None, text.split(",")))) if isinstance(text, str) else text
+
+    @model_validator(mode="after")
+    def _holds_a_key(self) -> Self:
+        if not self.signing_key_secret_id and not self.signing_public_keys:
+            raise ValueError("set KEYTURN_SIGNING_KEY_SECRET_ID or KEYTURN_SIGNING_PUBLIC_KEYS")
+        return self

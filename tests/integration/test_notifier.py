@@ -1,62 +1,33 @@
-"""The notifier's real handler: records in, deliveries out, against a local receiver and moto over HTTP."""
+"""The notifier's real handler: records in, deliveries out, against local receivers and moto over HTTP."""
 
+import base64
 import json
-import threading
+import os
+import ssl
+import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from datetime import UTC, datetime
+from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
+import trustme
 
-from keyturn_contract.message import Outcome, Result, decode, encode_reply
-from keyturn_contract.signature import new_key, parse_key, verify
+from keyturn_contract.message import EventType, Outcome, Result, decode, encode_reply
+from keyturn_contract.signature import new_key, parse_key, parse_public_key, verify
 from keyturn_local.aws import EventPath, LocalAws
-from keyturn_local.event_source import Context
+from keyturn_local.event_source import Context, function_environment
 from keyturn_local.timeline import Timeline
+from keyturn_notifier import delivery, telemetry
+from keyturn_notifier.queue import FIRST_SECONDS
+from keyturn_receiver.sources.signing_keys import ed25519
+from objects import eventually
+from receivers import Receiver, all_of
 
 EVENTS = Path(__file__).parents[1] / "events"
 NATIVE = json.loads((EVENTS / "native-secret-label-updated.json").read_text())
-
-Answer = Callable[[dict[str, str], bytes], tuple[int, bytes]]
-
-
-class Receiver:
-    """A receiver that answers as the test says, and keeps what it got."""
-
-    def __init__(self) -> None:
-        self.answer: Answer = lambda headers, body: (200, all_of(body, Outcome.APPLIED))
-        self.got: list[tuple[dict[str, str], bytes]] = []
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                receiver.got.append((headers, body))
-                status, content = receiver.answer(headers, body)
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}/v1/notifications"
-
-
-def all_of(body: bytes, outcome: Outcome) -> bytes:
-    events = decode("application/cloudevents-batch+json", body)
-    return encode_reply([Result(event.id, outcome) for event in events])
 
 
 @pytest.fixture(scope="module")
@@ -75,36 +46,55 @@ def path(aws: LocalAws) -> EventPath:
 def receiver() -> Iterator[Receiver]:
     made = Receiver()
     yield made
-    made.server.shutdown()
-    made.server.server_close()
+    made.close()
 
 
 @pytest.fixture
-def handle(
-    aws: LocalAws, path: EventPath, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., list[str]]:
-    """Call the handler with events; returns the ids of the messages that are to be sent again."""
-    environment = {
-        **aws.environment(),
-        "KEYTURN_RECEIVER_URL": receiver.url,
-        "KEYTURN_SIGNING_KEY_SECRET_ID": path.signing_key_secret_id,
-        "KEYTURN_DLQ_URL": path.dlq_url,
+def other() -> Iterator[Receiver]:
+    made = Receiver()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def sandbox(aws: LocalAws, path: EventPath, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Callable[..., list[str]]]:
+    """Start a new sandbox of the function for some receivers. Gives what calls the handler with event bodies, or
+    ready-made records, and returns the ids of the messages that are to come again."""
+
+    def start(*receivers: Receiver, **settings: str) -> Callable[..., list[str]]:
+        environment = function_environment(aws, path, [receiver.url for receiver in receivers]) | settings
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        from keyturn_notifier import handler
+
+        handler._notifier.cache_clear()
+
+        def call(*bodies: object) -> list[str]:
+            records = [
+                body if isinstance(body, dict) and "receiptHandle" in body else record(f"m{number}", body)
+                for number, body in enumerate(bodies)
+            ]
+            answer = handler.handler({"Records": records}, Context())
+            return [failure["itemIdentifier"] for failure in answer["batchItemFailures"]]
+
+        return call
+
+    return start
+
+
+@pytest.fixture
+def handle(sandbox: Callable[..., Any], receiver: Receiver) -> Callable[..., list[str]]:
+    """A sandbox with one receiver."""
+    return sandbox(receiver)
+
+
+def record(message_id: str, body: object, receives: int = 1, receipt: str = "none") -> dict[str, Any]:
+    return {
+        "messageId": message_id,
+        "receiptHandle": receipt,
+        "body": body if isinstance(body, str) else json.dumps(body),
+        "attributes": {"ApproximateReceiveCount": str(receives)},
     }
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    from keyturn_notifier import handler
-
-    handler._notifier.cache_clear()  # as in a new sandbox: it reads this test's environment
-
-    def call(*bodies: object) -> list[str]:
-        records = [
-            {"messageId": f"m{number}", "body": body if isinstance(body, str) else json.dumps(body)}
-            for number, body in enumerate(bodies)
-        ]
-        answer = handler.handler({"Records": records}, Context())
-        return [failure["itemIdentifier"] for failure in answer["batchItemFailures"]]
-
-    return call
 
 
 def event(**changes: object) -> dict[str, object]:
@@ -115,11 +105,24 @@ def signing_key(aws: LocalAws, path: EventPath) -> bytes:
     return parse_key(aws.secrets_manager().get_secret_value(SecretId=path.signing_key_secret_id)["SecretString"])
 
 
-def dead_letters(aws: LocalAws, path: EventPath) -> list[str]:
-    found = aws.sqs().receive_message(QueueUrl=path.dlq_url, MaxNumberOfMessages=10, WaitTimeSeconds=0)
+def dead_letters(aws: LocalAws, path: EventPath) -> dict[str, str]:
+    """What lies in the dead-letter queue, with the reason of each; it is empty afterwards."""
+    found = aws.sqs().receive_message(
+        QueueUrl=path.dlq_url, MaxNumberOfMessages=10, WaitTimeSeconds=0, MessageAttributeNames=["All"]
+    )
     for message in found.get("Messages", []):
         aws.sqs().delete_message(QueueUrl=path.dlq_url, ReceiptHandle=message["ReceiptHandle"])
-    return [message["Body"] for message in found.get("Messages", [])]
+    return {
+        message["Body"]: message["MessageAttributes"]["reason"]["StringValue"] for message in found.get("Messages", [])
+    }
+
+
+def metrics(capsys: pytest.CaptureFixture[str]) -> dict[str, list[float]]:
+    """The metrics of the one invocation since the last look, in CloudWatch's embedded format."""
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    (blob,) = [line for line in lines if "_aws" in line]
+    names = [metric["Name"] for metric in blob["_aws"]["CloudWatchMetrics"][0]["Metrics"]]
+    return {name: blob[name] for name in names}
 
 
 def test_a_batch_becomes_one_signed_delivery(handle: Callable, receiver: Receiver, aws: LocalAws, path: EventPath):
@@ -156,13 +159,17 @@ def test_nobody_there_means_again(handle: Callable, receiver: Receiver) -> None:
     assert handle(event()) == ["m0"]
 
 
-def test_a_retry_is_signed_afresh_under_the_same_id(handle: Callable, receiver: Receiver) -> None:
+def test_a_retry_is_signed_afresh_under_the_same_id(handle: Callable, receiver: Receiver, aws: LocalAws) -> None:
     sent = event()
-    receiver.answer = lambda headers, body: (503, b"")
+    receiver.answer = lambda headers, body: (500, b"")
     handle(sent)
+    time.sleep(1.01)  # a timestamp is in whole seconds
     handle(sent)
-    first, second = (headers for headers, _ in receiver.got)
+    (first, body), (second, again) = receiver.got
     assert first["webhook-id"] == second["webhook-id"]
+    assert body == again
+    assert int(second["webhook-timestamp"]) > int(first["webhook-timestamp"])
+    assert second["webhook-signature"] != first["webhook-signature"]
 
 
 def test_401_reloads_the_key_once(handle: Callable, receiver: Receiver, aws: LocalAws, path: EventPath) -> None:
@@ -183,19 +190,44 @@ def test_401_reloads_the_key_once(handle: Callable, receiver: Receiver, aws: Loc
     assert len(receiver.got) == 2
 
 
-def test_a_key_that_stays_refused_means_again(handle: Callable, receiver: Receiver) -> None:
+def test_a_key_that_stays_refused_means_again_and_is_counted(
+    handle: Callable, receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
     receiver.answer = lambda headers, body: (401, b"")
     assert handle(event()) == ["m0"]
     assert len(receiver.got) == 2
+    assert metrics(capsys)["DeliveriesRefused"] == [1]
 
 
-def test_what_can_never_be_delivered_goes_to_the_dead_letter_queue_at_once(
+def test_what_can_never_be_delivered_goes_to_the_dead_letter_queue_at_once_with_the_reason(
     handle: Callable, receiver: Receiver, aws: LocalAws, path: EventPath
 ) -> None:
     refused = event()
     receiver.answer = lambda headers, body: (400, b"")
     assert handle(refused, "no JSON", {"source": "aws.s3"}) == []
-    assert sorted(dead_letters(aws, path)) == sorted([json.dumps(refused), "no JSON", '{"source": "aws.s3"}'])
+    assert dead_letters(aws, path) == {
+        json.dumps(refused): f"{receiver.url.split('/')[2]}: it refuses: status 400",
+        "no JSON": "the body is not JSON",
+        '{"source": "aws.s3"}': "source must be aws.secretsmanager: correct the rule's event pattern",
+    }
+
+
+def test_one_that_is_refused_does_not_take_its_batch_along(
+    handle: Callable, receiver: Receiver, aws: LocalAws, path: EventPath
+) -> None:
+    good, bad, fine = event(), event(), event()
+
+    def picky(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+        return (400, b"") if str(bad["id"]).encode() in body else (200, all_of(body, Outcome.APPLIED))
+
+    receiver.answer = picky
+    assert handle(good, bad, fine) == []
+    assert [*dead_letters(aws, path)] == [json.dumps(bad)]
+
+
+def test_what_the_dead_letter_queue_does_not_take_stays_in_the_queue(sandbox: Callable, receiver: Receiver) -> None:
+    nowhere = sandbox(receiver, KEYTURN_DLQ_URL=os.environ.get("AWS_ENDPOINT_URL", "") + "/123456789012/nowhere")
+    assert nowhere("no JSON", event()) == ["m0"]
 
 
 def test_what_changes_nothing_is_done_without_a_delivery(handle: Callable, receiver: Receiver) -> None:
@@ -217,3 +249,259 @@ def test_ten_events_of_the_longest_names_still_fit(handle: Callable, receiver: R
     detail = {**NATIVE["detail"], "name": name}
     assert handle(*(event(resources=[arn], detail=detail) for _ in range(10))) == []
     assert all(len(body) <= 16 * 1024 for _, body in receiver.got)
+
+
+def test_every_event_of_the_corpus_ends_as_expected_whatever_its_neighbours(
+    handle: Callable, receiver: Receiver, aws: LocalAws, path: EventPath, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All of them in batches of ten: some are delivered, some ignored, some poison; none holds up another."""
+    # Whole envelopes, but for those about the signing key, which is another one here.
+    files = [file for file in sorted(EVENTS.glob("*.json")) if "detail" in json.loads(file.read_text())]
+    files = [file for file in files if "signing-key" not in file.name]
+    expected = {file: json.loads(file.with_suffix(".expect.json").read_text()) for file in files}
+    buried: dict[str, str] = {}
+    for start in range(0, len(files), 10):
+        assert handle(*(json.loads(file.read_text()) for file in files[start : start + 10])) == []
+        buried |= dead_letters(aws, path)
+    told = {each["id"] for each in expected.values() if "type" in each}
+    assert {each.id for each in receiver.notifications} == told
+    malformed = {
+        json.dumps(json.loads(file.read_text())): each["malformed"]
+        for file, each in expected.items()
+        if "malformed" in each
+    }
+    assert buried == malformed
+    reasons = {vars(line)["reason"] for line in caplog.records if line.message == "ignored"}
+    assert reasons == {each["ignored"] for each in expected.values() if "ignored" in each}
+
+
+def test_news_of_the_signing_key_itself_is_ignored(handle: Callable, receiver: Receiver, path: EventPath) -> None:
+    assert handle(event(resources=[path.signing_key_secret_id])) == []
+    assert receiver.got == []
+
+
+class TestSeveralReceivers:
+    def test_each_must_take_it(self, sandbox: Callable, receiver: Receiver, other: Receiver) -> None:
+        first, second = event(), event()
+        other.answer = lambda headers, body: (503, encode_reply([Result(str(first["id"]), Outcome.UNCHANGED)]))
+        assert sandbox(receiver, other)(first, second) == ["m1"]
+        assert {each.id for each in receiver.notifications} == {first["id"], second["id"]}
+
+    def test_who_has_taken_it_is_not_asked_again(self, sandbox: Callable, receiver: Receiver, other: Receiver) -> None:
+        handle, sent = sandbox(receiver, other), event()
+        other.answer = lambda headers, body: (500, b"")
+        assert handle(sent) == ["m0"]
+        other.answer = lambda headers, body: (200, all_of(body, Outcome.APPLIED))
+        assert handle(sent) == []
+        assert (len(receiver.got), len(other.got)) == (1, 2)
+
+    def test_one_that_hangs_holds_up_no_other_and_is_left_alone_for_a_while(
+        self, sandbox: Callable, receiver: Receiver, other: Receiver
+    ) -> None:
+        handle = sandbox(receiver, other)
+        other.answer = other.hang
+        begun = time.monotonic()
+        assert handle(event()) == ["m0"]
+        assert time.monotonic() - begun < Context().get_remaining_time_in_millis() / 1000 / 2
+        begun = time.monotonic()
+        for _ in range(20):
+            assert handle(event()) == ["m0"]
+        assert len(receiver.got) == 21
+        assert len(other.got) == 1
+        assert time.monotonic() - begun < delivery.REST_SECONDS
+
+    def test_one_that_is_gone_holds_up_no_other(self, sandbox: Callable, receiver: Receiver, other: Receiver) -> None:
+        other.close()
+        assert sandbox(receiver, other)(event(), event()) == ["m0", "m1"]
+        assert len(receiver.notifications) == 2
+
+    def test_poison_to_one_waits_until_the_other_has_taken_it(
+        self, sandbox: Callable, receiver: Receiver, other: Receiver, aws: LocalAws, path: EventPath
+    ) -> None:
+        handle, sent = sandbox(receiver, other), event()
+        receiver.answer = lambda headers, body: (400, b"")
+        other.answer = lambda headers, body: (500, b"")
+        assert handle(sent) == ["m0"]
+        assert dead_letters(aws, path) == {}
+        other.answer = lambda headers, body: (200, all_of(body, Outcome.APPLIED))
+        assert handle(sent) == []
+        assert [*dead_letters(aws, path)] == [json.dumps(sent)]
+
+
+class TestBackOff:
+    @pytest.fixture
+    def queue_url(self, aws: LocalAws) -> str:
+        attributes = {"VisibilityTimeout": "180"}
+        return aws.sqs().create_queue(QueueName=f"q-{uuid4()}", Attributes=attributes)["QueueUrl"]
+
+    @pytest.fixture
+    def handle(self, sandbox: Callable, receiver: Receiver, queue_url: str) -> Callable[..., list[str]]:
+        return sandbox(receiver, KEYTURN_QUEUE_URL=queue_url)
+
+    def take(self, aws: LocalAws, queue_url: str) -> dict[str, Any]:
+        """Take the message off the queue, as Lambda would hand it over."""
+        (message,) = aws.sqs().receive_message(QueueUrl=queue_url, AttributeNames=["All"])["Messages"]
+        receives = int(message["Attributes"]["ApproximateReceiveCount"])
+        return record("m0", message["Body"], receives, message["ReceiptHandle"])
+
+    def invisible(self, aws: LocalAws, queue_url: str) -> int:
+        name = "ApproximateNumberOfMessagesNotVisible"
+        return int(aws.sqs().get_queue_attributes(QueueUrl=queue_url, AttributeNames=[name])["Attributes"][name])
+
+    def test_a_failure_comes_again_soon_and_not_after_the_queues_own_three_minutes(
+        self, handle: Callable, receiver: Receiver, aws: LocalAws, queue_url: str
+    ) -> None:
+        aws.sqs().send_message(QueueUrl=queue_url, MessageBody=json.dumps(event()))
+        receiver.answer = lambda headers, body: (500, b"")
+        assert handle(self.take(aws, queue_url)) == ["m0"]
+        assert self.invisible(aws, queue_url) == 1
+        eventually(lambda: not self.invisible(aws, queue_url), 2 * FIRST_SECONDS)
+        assert self.take(aws, queue_url)["attributes"]["ApproximateReceiveCount"] == "2"
+
+    @pytest.mark.parametrize("form", ["seconds", "date"])
+    def test_retry_after_is_honoured(
+        self, handle: Callable, receiver: Receiver, aws: LocalAws, queue_url: str, form: str
+    ) -> None:
+        wait = 5.0
+        aws.sqs().send_message(QueueUrl=queue_url, MessageBody=json.dumps(event()))
+        receiver.answer = lambda headers, body: (500, b"")
+        date = formatdate(time.time() + wait, usegmt=True)
+        receiver.more = {"Retry-After": str(int(wait)) if form == "seconds" else date}
+        begun = time.time()
+        assert handle(self.take(aws, queue_url)) == ["m0"]
+        eventually(lambda: not self.invisible(aws, queue_url), wait + 3)
+        assert time.time() - begun >= wait - 1.01  # a date is in whole seconds
+
+
+class TestConnections:
+    @pytest.fixture
+    def authority(self) -> trustme.CA:
+        return trustme.CA()
+
+    def tls(self, authority: trustme.CA, host: str) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(host).configure_cert(context)
+        return context
+
+    def bundle(self, authority: trustme.CA) -> str:
+        return base64.b64encode(authority.cert_pem.bytes()).decode()
+
+    def test_they_are_kept_alive_over_invocations(self, handle: Callable, receiver: Receiver) -> None:
+        for _ in range(5):
+            assert handle(event()) == []
+        assert receiver.connections == 1
+
+    def test_a_private_authority_is_trusted_once_it_is_given(self, sandbox: Callable, authority: trustme.CA) -> None:
+        receiver = Receiver(self.tls(authority, "127.0.0.1"))
+        assert sandbox(receiver)(event()) == ["m0"]
+        assert receiver.got == []
+        assert sandbox(receiver, KEYTURN_CA_BUNDLE=self.bundle(authority))(event()) == []
+        receiver.close()
+
+    def test_a_certificate_for_another_host_is_not_taken(self, sandbox: Callable, authority: trustme.CA) -> None:
+        receiver = Receiver(self.tls(authority, "another.example"))
+        assert sandbox(receiver, KEYTURN_CA_BUNDLE=self.bundle(authority))(event()) == ["m0"]
+        assert receiver.got == []
+        receiver.close()
+
+
+class TestSigning:
+    def test_the_key_before_signs_too_for_receivers_that_have_not_seen_the_new_one(
+        self, sandbox: Callable, receiver: Receiver, aws: LocalAws, path: EventPath
+    ) -> None:
+        before = signing_key(aws, path)
+        aws.secrets_manager().put_secret_value(
+            SecretId=path.signing_key_secret_id, SecretString=new_key(b"the next key " * 4)
+        )
+        assert sandbox(receiver)(event()) == []
+        ((headers, body),) = receiver.got
+        for known in (before, signing_key(aws, path)):
+            verify([known], headers, body, float(headers["webhook-timestamp"]))
+
+    def test_kms_signs_too_where_the_stack_has_such_a_key(
+        self, sandbox: Callable, receiver: Receiver, aws: LocalAws
+    ) -> None:
+        public_key = parse_public_key(base64.b64encode(aws.kms().get_public_key(KeyId="any")["PublicKey"]).decode())
+        assert sandbox(receiver, KEYTURN_KMS_KEY_ID="any")(event()) == []
+        ((headers, body),) = receiver.got
+        verify([], headers, body, float(headers["webhook-timestamp"]), public_keys=[ed25519(public_key)])
+
+    def test_batches_are_small_enough_for_kms(self, sandbox: Callable, receiver: Receiver) -> None:
+        name = "n" * 512
+        arn = f"arn:aws:secretsmanager:us-west-2:012345678901:secret:{name}-a1b2c3"
+        events = [event(resources=[arn], detail={**NATIVE["detail"], "name": name}) for _ in range(10)]
+        assert sandbox(receiver, KEYTURN_KMS_KEY_ID="any")(*events) == []
+        assert len(receiver.notifications) == 10
+        assert len(receiver.got) > 1
+
+    def test_without_a_key_nothing_is_sent_and_nothing_is_lost(self, sandbox: Callable, receiver: Receiver) -> None:
+        arn = "arn:aws:secretsmanager:us-east-1:123456789012:secret:gone-a1b2c3"
+        assert sandbox(receiver, KEYTURN_SIGNING_KEY_SECRET_ID=arn)(event(), event()) == ["m0", "m1"]
+        assert receiver.got == []
+
+    def test_no_key_is_ever_printed(
+        self,
+        sandbox: Callable,
+        receiver: Receiver,
+        aws: LocalAws,
+        path: EventPath,
+        capsys: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        broken = "no-key-" * 8
+        aws.secrets_manager().create_secret(Name="broken", SecretString=broken)
+        assert sandbox(receiver, KEYTURN_SIGNING_KEY_SECRET_ID="broken")(event()) == ["m0"]
+        assert sandbox(receiver)(event()) == []
+        told = capsys.readouterr().out + "".join(str(vars(line)) for line in caplog.records)
+        assert "signing key" in told
+        value = aws.secrets_manager().get_secret_value(SecretId=path.signing_key_secret_id)["SecretString"]
+        for known in (broken, value):
+            assert known not in told
+
+
+class TestHeartbeats:
+    HEARTBEAT = json.loads((EVENTS / "heartbeat.json").read_text())
+
+    def beat(self) -> dict[str, object]:
+        return {**self.HEARTBEAT, "id": str(uuid4())}
+
+    def test_one_that_is_taken_is_counted(
+        self, handle: Callable, receiver: Receiver, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert handle(self.beat()) == []
+        assert [each.type for each in receiver.notifications] == [EventType.HEARTBEAT]
+        counted = metrics(capsys)
+        assert counted["HeartbeatsAccepted"] == [1]
+        assert not counted.keys() & {"DeliveriesDone", "EventAge", "HeartbeatsRefused"}
+
+    def test_one_that_is_refused_is_counted_and_not_repeated(
+        self, handle: Callable, receiver: Receiver, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        receiver.answer = lambda headers, body: (503, b"")
+        assert handle(self.beat()) == []
+        assert metrics(capsys)["HeartbeatsRefused"] == [1]
+
+
+def test_every_metric_is_counted_somewhere_and_every_count_is_documented(
+    handle: Callable, receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: set[str] = set()
+
+    def look(status: int, *bodies: object) -> None:
+        receiver.answer = lambda headers, body: (status, all_of(body, Outcome.APPLIED) if status == 200 else b"")
+        handle(*bodies)
+        seen.update(metrics(capsys))
+
+    look(200, event(), event(detail={**NATIVE["detail"], "labelUpdated": "AWSPENDING"}), TestHeartbeats().beat(), "{")
+    look(401, event(), TestHeartbeats().beat())
+    assert seen == set(telemetry.Metric)
+
+
+def test_ages_and_latencies_are_in_milliseconds(
+    handle: Callable, receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moment = datetime.fromtimestamp(time.time() - 10, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    handle(event(time=moment))
+    counted = metrics(capsys)
+    assert 10_000 <= counted["EventAge"][0] < 15_000
+    assert 0 < counted["DeliveryLatency"][0] < 5_000

@@ -5,12 +5,16 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import boto3
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyturn_notifier.event import API_CALL, SERVICE_EVENT, Ignored, Malformed, read
+from keyturn_notifier.catalogue import API_CALL, MEANINGS, SERVICE_EVENT
+from keyturn_notifier.catalogue import NATIVE as NATIVE_KIND
+from keyturn_notifier.event import Ignored, Malformed, read
 
+SIGNING_KEY = "arn:aws:secretsmanager:us-west-2:012345678901:secret:SigningKey-keyturn-q1w2e3"
 EVENTS = Path(__file__).parents[1] / "events"
 CORPUS = sorted(file for file in EVENTS.glob("*.json") if not file.name.endswith(".expect.json"))
 
@@ -18,7 +22,7 @@ CORPUS = sorted(file for file in EVENTS.glob("*.json") if not file.name.endswith
 def envelope(file: Path) -> dict:
     """The EventBridge event; bare CloudTrail records are put under `detail`, as EventBridge does."""
     content = json.loads(file.read_text())
-    if "detail-type" in content:
+    if "eventName" not in content:
         return content
     kind = SERVICE_EVENT if content["eventType"] == "AwsServiceEvent" else API_CALL
     return {
@@ -36,7 +40,7 @@ def envelope(file: Path) -> dict:
 
 def outcome(event: object) -> dict:
     try:
-        result = read(event)
+        result = read(event, SIGNING_KEY)
     except Malformed as error:
         return {"malformed": str(error)}
     return {"ignored": result.reason} if isinstance(result, Ignored) else json.loads(json.dumps(asdict(result)))
@@ -51,18 +55,41 @@ NATIVE = json.loads((EVENTS / "native-secret-label-updated.json").read_text())
 WRITE = envelope(EVENTS / "api-put-secret-value.2024-10.eventbridge.json")
 
 
-@pytest.mark.parametrize("label", ["AWSPENDING", "AWSPREVIOUS"])
-def test_labels_that_nobody_reads_by_are_ignored(label: str) -> None:
-    assert "ignored" in outcome({**NATIVE, "detail": {**NATIVE["detail"], "labelUpdated": label}})
+def test_every_file_has_its_expectation_and_every_expectation_its_file() -> None:
+    expected = {file.name.replace(".expect.json", ".json") for file in EVENTS.glob("*.expect.json")}
+    assert expected == {file.name for file in CORPUS}
 
 
-def test_a_custom_label_is_told() -> None:
-    told = outcome({**NATIVE, "detail": {**NATIVE["detail"], "labelUpdated": "blue"}})
-    assert told["data"]["label"] == "blue"
+def test_the_samples_of_aws_are_in_the_corpus_to_the_letter() -> None:
+    for file in (EVENTS.parents[2] / "shared" / "aws-events").glob("*.json"):  # where they are given to us
+        assert json.loads((EVENTS / file.name).read_text()) == json.loads(file.read_text())
 
 
-def test_a_failed_call_is_ignored() -> None:
-    assert "ignored" in outcome({**WRITE, "detail": {**WRITE["detail"], "errorCode": "AccessDenied"}})
+def test_the_catalogue_knows_every_operation_of_secrets_manager() -> None:
+    operations = set(boto3.client("secretsmanager", "us-east-1").meta.service_model.operation_names)
+    assert {name for kind, name in MEANINGS if kind == API_CALL} == operations
+
+
+@pytest.mark.parametrize(("kind", "name"), [each for each in MEANINGS if each[0] != NATIVE_KIND])
+def test_the_catalogue_is_what_is_done(kind: str, name: str) -> None:
+    detail = {**WRITE["detail"], "eventName": name}
+    told = outcome({**WRITE, "detail-type": kind, "detail": detail})
+    meaning = MEANINGS[kind, name]
+    assert told == {"ignored": f"{name}: {meaning.why}"} if meaning.becomes is None else told["type"] == meaning.becomes
+
+
+@pytest.mark.parametrize("name", [each[1] for each in MEANINGS if each[0] == API_CALL])
+def test_a_failed_call_is_ignored_whatever_it_is(name: str) -> None:
+    failed = {**WRITE["detail"], "eventName": name, "errorCode": "AccessDenied"}
+    assert "ignored" in outcome({**WRITE, "detail": failed})
+
+
+@pytest.mark.parametrize("named", [SIGNING_KEY, SIGNING_KEY[:-7], "SigningKey-keyturn"])
+def test_the_signing_key_is_known_by_every_name(named: str) -> None:
+    changed = {**WRITE["detail"], "requestParameters": {"secretId": named}, "responseElements": None}
+    assert "signing key" in outcome({**WRITE, "detail": changed})["ignored"]
+    changed["requestParameters"] = {"secretId": named + "x"}
+    assert outcome({**WRITE, "detail": changed})["subject"] == named + "x"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
-"""The signing keys that count now: the current, the previous and the pending version of one AWS secret."""
+"""The signing keys that count now: the current, previous and pending version of one AWS secret, and public keys."""
 
 import logging
 from collections.abc import Sequence
 
-from keyturn_contract.signature import InvalidKey, parse_key
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from keyturn_contract.signature import Ed25519, InvalidKey, parse_key
 from keyturn_receiver.core.binding import CURRENT, Source
 from keyturn_receiver.errors import SourceRefused
 from keyturn_receiver.sources.secrets_manager import SecretsManager
@@ -41,3 +44,17 @@ class SigningKeys:
                     raise SourceRefused(fault) from None
                 _log.warning(fault)
         self._keys = tuple(dict.fromkeys(keys))
+
+
+def ed25519(public_key: bytes) -> Ed25519:
+    """Check signatures under a public key of 32 bytes."""
+    key = Ed25519PublicKey.from_public_bytes(public_key)
+
+    def fits(signature: bytes, content: bytes) -> bool:
+        try:
+            key.verify(signature, content)
+        except InvalidSignature:
+            return False
+        return True
+
+    return fits

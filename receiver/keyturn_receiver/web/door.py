@@ -24,7 +24,7 @@ from keyturn_contract.message import (
     decode,
     encode_reply,
 )
-from keyturn_contract.signature import NotVerified, verify
+from keyturn_contract.signature import Ed25519, NotVerified, verify
 from keyturn_receiver.telemetry import Metrics
 from keyturn_receiver.web.answer import Answer
 
@@ -35,12 +35,16 @@ _log = logging.getLogger(__name__)
 
 
 class Door:
-    """Takes deliveries; ``keys`` gives the signing keys that are valid now, ``now`` seconds since the epoch."""
+    """Takes deliveries; ``keys`` gives the signing keys that are valid now, ``now`` seconds since the epoch.
+
+    ``public_keys`` are valid always.
+    """
 
     def __init__(
         self,
         answer: Answer,
         keys: Callable[[], Sequence[bytes]],
+        public_keys: Sequence[Ed25519],
         ready: Callable[[], bool],
         now: Callable[[], float],
         deadline: float,
@@ -49,6 +53,7 @@ class Door:
     ) -> None:
         self._answer = answer
         self._keys = keys
+        self._public_keys = public_keys
         self._ready = ready
         self._now = now
         self._deadline = deadline
@@ -95,7 +100,7 @@ class Door:
     def _understand(self, headers: Mapping[str, str], body: bytes) -> tuple[str, Sequence[Notification]]:
         """Verify, then read: gives the delivery's id and its notifications."""
         try:
-            delivery = verify(self._keys(), headers, body, self._now())
+            delivery = verify(self._keys(), headers, body, self._now(), public_keys=self._public_keys)
             return delivery, decode(headers.get("content-type", ""), body)
         except NotVerified as error:
             _log.warning("delivery refused", extra={"fields": {"why": error.reason}})
