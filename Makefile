@@ -1,5 +1,6 @@
 # make demo    the main job, live: rotations in a local AWS cross into a local Kubernetes.  KEEP=1 leaves it running.
 # make test    lint and every test.  One tier alone: make test-unit, test-contract, test-integration, test-e2e.
+# make bench-notifier    what the notifier costs: cold import, warm CPU a record, size; a table and build/bench-notifier.json
 # make lint · make format · make docs · make requirements · make clean
 #
 # All set-up happens by itself, once: the virtual environment, the dependencies, the control plane's programs.
@@ -11,10 +12,11 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SAM_VENV := .venv-sam
 export PYTHONPATH := $(CURDIR)/lambda:$(CURDIR)/receiver:$(CURDIR)/infra
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-unit test-contract test-integration test-e2e lint format docs requirements setup clean
+.PHONY: help demo test test-unit test-contract test-integration test-e2e bench-notifier lint format docs requirements setup clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -22,14 +24,20 @@ help:
 demo: setup
 	@$(BIN)/python -m keyturn_local.demo $(if $(KEEP),--keep) $(if $(CONTEXT),--context "$(CONTEXT)")
 
-test: lint setup
+test: lint setup $(SAM_VENV)/installed
 	$(PYTEST)
 
-test-unit test-contract: $(VENV)/installed
+test-unit: $(VENV)/installed
+	$(PYTEST) tests/unit
+
+test-contract: $(VENV)/installed $(SAM_VENV)/installed
+	$(PYTEST) tests/contract
+
+test-integration test-e2e: setup $(SAM_VENV)/installed
 	$(PYTEST) tests/$(@:test-%=%)
 
-test-integration test-e2e: setup
-	$(PYTEST) tests/$(@:test-%=%)
+bench-notifier: $(VENV)/installed
+	@$(BIN)/python -m keyturn_local.bench_notifier
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -63,5 +71,13 @@ $(VENV)/installed: requirements/dev.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@
 
+# In an environment of its own, for its pins are not ours; by uv, since the pip of Python 3.11 trips over its extras.
+$(SAM_VENV)/installed: requirements/sam.txt requirements/uv.txt
+	@echo "setup: installing the SAM command line into $(SAM_VENV) (once)"
+	@$(PYTHON) -m venv $(SAM_VENV)
+	@$(SAM_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@$(SAM_VENV)/bin/uv pip install --quiet --python $(SAM_VENV) --require-hashes -r requirements/sam.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(SAM_VENV) build .aws-sam .mypy_cache .ruff_cache .pytest_cache .hypothesis

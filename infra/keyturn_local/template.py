@@ -1,9 +1,10 @@
 """template.yaml as data: what `sam deploy` creates, and the part of it that the local AWS stands on."""
 
+import json
 from pathlib import Path
 from typing import Any
 
-from samtranslator.yaml_helper import yaml_parse
+from cfnlint.decode import cfn_yaml
 
 FILE = Path(__file__).parents[2] / "template.yaml"
 
@@ -12,7 +13,8 @@ Template = dict[str, Any]
 
 def read(file: Path = FILE) -> Template:
     """Read a template; short forms such as `!Ref` become what they stand for."""
-    return dict(yaml_parse(file.read_text()))
+    plain: Template = json.loads(json.dumps(cfn_yaml.load(str(file))))
+    return plain
 
 
 def event_path(template: Template) -> Template:
