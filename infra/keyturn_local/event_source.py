@@ -135,9 +135,7 @@ def function_environment(
     }
 
 
-def start(
-    directory: Path, aws: LocalAws, path: EventPath, receiver_urls: Sequence[str], timeline: Timeline
-) -> Program:
+def start(directory: Path, aws: LocalAws, path: EventPath, receiver_urls: Sequence[str], timeline: Timeline) -> Program:
     """Run the mapping, and in it the notifier, in a process of its own."""
     environment = {
         **surroundings(),

@@ -12,7 +12,13 @@ def settings_page() -> str:
     """docs/settings.md: every setting of the receiver, with its default."""
     rows = []
     for name, field in Settings.model_fields.items():
-        default = "required" if field.is_required() else f"`{getattr(field.default, 'value', field.default)}`" if field.default not in ("", ()) else ""
+        default = (
+            "required"
+            if field.is_required()
+            else f"`{getattr(field.default, 'value', field.default)}`"
+            if field.default not in ("", ())
+            else ""
+        )
         description = " ".join((field.description or "").split())
         rows.append(f"| `KEYTURN_{name.upper()}` | {default} | {description} |")
     return _page(

@@ -4,78 +4,28 @@ import hashlib
 import ssl
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
-from enum import IntEnum
+from collections.abc import Callable, Iterable, Sequence
 from urllib.parse import urlsplit
 
 import urllib3
 
-from keyturn_contract.message import (
-    CONTENT_TYPE_BATCH,
-    MAX_BODY,
-    MalformedMessage,
-    Notification,
-    Outcome,
-    decode_reply,
-    encode,
-)
+from keyturn_contract.message import CONTENT_TYPE_BATCH, MAX_BODY, Notification, encode
 from keyturn_contract.signature import content as signed_content
 from keyturn_notifier.signing import KMS_LIMIT, KeyRing, Keys, SigningUnavailable
+from keyturn_notifier.verdict import Answer, Fate, Reply, Verdict, everything, judge, looked_at_nothing, retry_after
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 10.0  # longer than the receiver's own deadline of 8 s
-REST_SECONDS = 5.0  # for a receiver that took nothing and did not say when to come again
-MAX_RETRY_AFTER = 900.0  # seconds
+REST_SECONDS = 5.0  # for a receiver that looked at nothing and did not say when to come again
 MAX_REPLY = 256 * 1024  # bytes: ten results, each with the names of hundreds of Secrets
 REMEMBERED = 10_000  # events
-
-
-class Fate(IntEnum):
-    """What to do with the message that a notification came in. Of several receivers' the highest counts."""
-
-    DONE = 0
-    POISON = 1  # it would be refused for ever
-    AGAIN = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What came of one notification at one receiver: ``status`` of the reply (0: none, or not asked), ``retry_after``
-    in seconds, where it told one."""
-
-    fate: Fate
-    why: str
-    status: int = 0
-    retry_after: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What one POST gave: status 0 means no answer; ``seconds`` it took."""
-
-    status: int
-    seconds: float
-    body: bytes = b""
-    retry_after: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of one delivery: a verdict for each notification, by id, and the replies that they are from."""
-
-    verdicts: Mapping[str, Verdict]
-    replies: Sequence[Reply]
 
 
 class Receiver:
     """Delivers to one URL. Connections are kept alive over invocations; what it has taken is not sent to it again.
 
-    A receiver that took nothing (no answer, 429, an empty 503) is left alone for a while, so that a dead one costs its
-    neighbours no time. ``now`` gives seconds since the epoch,
+    A receiver that looked at nothing (no answer, 429, a 503 without results) is left alone for a while, so that a dead
+    one costs its neighbours no time. ``now`` gives seconds since the epoch,
     ``monotonic`` those that deadlines are in.
     """
 
@@ -112,34 +62,32 @@ class Receiver:
     def _deliver(self, batch: Sequence[Notification], deadline: float, replies: list[Reply]) -> dict[str, Verdict]:
         rest = self._rest_until - self._monotonic()
         if rest > 0:
-            return _all(batch, Verdict(Fate.AGAIN, "left alone: it took nothing a moment ago", retry_after=rest))
+            return everything(
+                batch, Verdict(Fate.AGAIN, "left alone: it looked at nothing a moment ago", retry_after=rest)
+            )
         if self._monotonic() + CONNECT_SECONDS + ANSWER_SECONDS > deadline:
-            return _all(batch, Verdict(Fate.AGAIN, "no time left in this invocation"))
+            return everything(batch, Verdict(Fate.AGAIN, "no time left in this invocation"))
         try:
             keys = self._key_ring.keys()
             replies.append(reply := self._post(batch, keys))
             if reply.status == 401:
                 replies.append(reply := self._post(batch, self._key_ring.keys(stale=keys)))
         except SigningUnavailable as error:
-            return _all(batch, Verdict(Fate.AGAIN, str(error)))
+            return everything(batch, Verdict(Fate.AGAIN, str(error)))
         return self._judge(batch, reply, deadline, replies)
 
     def _judge(
         self, batch: Sequence[Notification], reply: Reply, deadline: float, replies: list[Reply]
     ) -> dict[str, Verdict]:
-        if 400 <= reply.status < 500 and reply.status not in (401, 408, 429):
-            if len(batch) == 1:
-                return _all(batch, Verdict(Fate.POISON, f"it refuses: status {reply.status}", reply.status))
+        verdicts = judge(batch, reply, self._now())
+        fates = {verdict.fate for verdict in verdicts.values()}
+        if fates == {Fate.POISON} and len(batch) > 1:
             alone = [self._deliver([each], deadline, replies) for each in batch]  # the others shall not suffer for one
             return {each: verdict for verdicts in alone for each, verdict in verdicts.items()}
-        done = _done(reply)
-        wait = _seconds(reply.retry_after, self._now())
-        if not done and reply.status in (0, 429, 503):
-            self._rest_until = self._monotonic() + (wait or REST_SECONDS)
-        self._remember(done)
-        why = f"status {reply.status}" if reply.status else "no answer"
-        taken, again = Verdict(Fate.DONE, why, reply.status), Verdict(Fate.AGAIN, why, reply.status, wait)
-        return {each.id: taken if each.id in done else again for each in batch}
+        if looked_at_nothing(reply):
+            self._rest_until = self._monotonic() + (retry_after(reply, self._now()) or REST_SECONDS)
+        self._remember(each for each, verdict in verdicts.items() if verdict.fate is Fate.DONE)
+        return verdicts
 
     def _post(self, batch: Sequence[Notification], keys: Keys) -> Reply:
         body = encode(batch)
@@ -203,28 +151,3 @@ def message_id(notifications: Sequence[Notification]) -> str:
 def _fits(batch: Sequence[Notification], in_kms: bool) -> bool:
     body = encode(batch)
     return len(body) <= MAX_BODY and (not in_kms or len(signed_content(message_id(batch), 10**10, body)) <= KMS_LIMIT)
-
-
-def _all(batch: Sequence[Notification], verdict: Verdict) -> dict[str, Verdict]:
-    return {each.id: verdict for each in batch}
-
-
-def _done(reply: Reply) -> frozenset[str]:
-    done: frozenset[str] = frozenset()
-    if reply.status in (200, 503):
-        with suppress(MalformedMessage):  # not our receiver's answer: nothing counts as done
-            done = frozenset(each.id for each in decode_reply(reply.body) if each.outcome is not Outcome.FAILED)
-    return done
-
-
-def _seconds(retry_after: str | None, now: float) -> float:
-    """Read Retry-After, in seconds or as a date: https://www.rfc-editor.org/rfc/rfc9110#field.retry-after"""
-    text = (retry_after or "").strip()
-    seconds = 0.0
-    if text.isascii() and text.isdecimal():
-        seconds = float(text[:9])
-    elif text:
-        with suppress(ValueError):
-            moment = parsedate_to_datetime(text)
-            seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER)

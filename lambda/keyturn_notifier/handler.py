@@ -10,18 +10,18 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import urllib3
-
 from keyturn_contract.message import EventType, Notification
-from keyturn_notifier.delivery import Answer, Fate, Receiver, Verdict, tls
 from keyturn_notifier.event import Ignored, Malformed, read
 from keyturn_notifier.queue import Queue
 from keyturn_notifier.settings import read_settings
 from keyturn_notifier.signing import KeyRing, kms_signer
 from keyturn_notifier.telemetry import Metric, logger, metrics, note
+from keyturn_notifier.verdict import Answer, Fate, Verdict, everything
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
+
+    from keyturn_notifier.delivery import Receiver
 
 RESERVE_SECONDS = 4.0  # of an invocation, for what is said to SQS at its end
 
@@ -40,7 +40,7 @@ class Notifier:
     """Delivers what the records of one invocation say, to every receiver at once."""
 
     def __init__(
-        self, receivers: Sequence[Receiver], queue: Queue, signing_key_id: str, threads: ThreadPoolExecutor
+        self, receivers: Sequence["Receiver"], queue: Queue, signing_key_id: str, threads: ThreadPoolExecutor
     ) -> None:
         self._receivers = receivers
         self._queue = queue
@@ -98,7 +98,7 @@ class Notifier:
         answers: dict[str, Mapping[str, Verdict]] = defaultdict(dict)
         for receiver, delivering in under_way.items():
             late = Verdict(Fate.AGAIN, "no answer in this invocation")
-            answer = delivering.result() if delivering.done() else Answer(dict.fromkeys(_ids(notifications), late), ())
+            answer = delivering.result() if delivering.done() else Answer(everything(notifications, late), ())
             answers[receiver.host] = answer.verdicts
             for reply in answer.replies:
                 note(Metric.DELIVERY_LATENCY, round(reply.seconds * 1000, 1))
@@ -135,14 +135,14 @@ def _tell(notification: Notification, fate: Fate, verdicts: Mapping[str, Verdict
     )
 
 
-def _ids(notifications: Sequence[Notification]) -> list[str]:
-    return [notification.id for notification in notifications]
-
-
 @cache
 def _notifier() -> Notifier:
     """Put the parts together, once for all invocations of one sandbox."""
-    import boto3  # not at the top: it takes as long as all the rest, and nothing is built at import
+    # Here and not at the top: AWS's SDK and the HTTP client take longer to import than all the rest.
+    import boto3
+    import urllib3
+
+    from keyturn_notifier.delivery import Receiver, tls
 
     settings = read_settings()
     # The stub types are those of `boto3-stubs-lite`, which gives clients their types by annotation.

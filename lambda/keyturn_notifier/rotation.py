@@ -18,11 +18,12 @@ import urllib3
 
 from keyturn_contract.message import EventType, Notification, NotificationData
 from keyturn_contract.signature import new_key
-from keyturn_notifier.delivery import Fate, Receiver, tls
+from keyturn_notifier.delivery import Receiver, tls
 from keyturn_notifier.event import HEARTBEAT_SOURCE
 from keyturn_notifier.settings import Settings, read_settings
 from keyturn_notifier.signing import CURRENT, PENDING, KeyRing, error_code, kms_signer, read_key
 from keyturn_notifier.telemetry import logger
+from keyturn_notifier.verdict import Fate
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -102,7 +103,7 @@ def _refusal(receiver: Receiver) -> str:
 
 @cache
 def _rotation() -> tuple[Settings, Rotation]:
-    import boto3  # not at the top: nothing is built at import
+    import boto3
 
     settings = read_settings()
     secrets_manager = boto3.client("secretsmanager")

@@ -1,0 +1,52 @@
+"""The built artifact of the functions: what `sam build` makes, by the same recipe, for any Python and platform."""
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "lambda"
+CACHE = ROOT / "build" / "artifacts"
+LAMBDA = ("3.13", "aarch64-manylinux2014")
+HERE = (f"{sys.version_info.major}.{sys.version_info.minor}", f"{platform.machine()}-unknown-linux-gnu")
+
+
+def build(target: tuple[str, str] = HERE, function: str = "Notifier") -> Path:
+    """Build for (Python version, platform), once for the same sources; returns the artifact's folder."""
+    version, machine = target
+    uv = ROOT / ".venv-sam" / "bin"  # where there is one already, it need not be fetched
+    # make tells those it starts of itself, and they would take its flags for their own.
+    outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    directory = CACHE / f"{function}-{version}-{machine}-{_digest()}"
+    if not (directory / "keyturn_notifier").exists():  # it is copied last
+        directory.mkdir(parents=True, exist_ok=True)
+        subprocess.run(
+            [  # noqa: S607 - the user's own make
+                "make",
+                "--silent",
+                f"build-{function}",
+                f"ARTIFACTS_DIR={directory}",
+                f"PYTHON_VERSION={version}",
+                f"PLATFORM={machine}",
+            ],
+            cwd=SOURCE,
+            env={**outside, "PATH": f"{uv}:{outside['PATH']}"},
+            check=True,
+        )
+    return directory
+
+
+def size(directory: Path) -> int:
+    """Bytes of all files."""
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+
+
+def _digest() -> str:
+    digest = hashlib.sha256()
+    for file in sorted(SOURCE.rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            digest.update(str(file.relative_to(SOURCE)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]

@@ -1,0 +1,157 @@
+"""The built artifact under Lambda's own runtime client: fed by the queue, as Lambda would."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from keyturn_contract.message import Outcome
+from keyturn_local import artifact
+from keyturn_local.aws import EventPath, LocalAws
+from keyturn_local.event_source import EventSource, function_environment
+from keyturn_local.lambda_runtime import FunctionError, LambdaRuntime
+from keyturn_local.rotation import rotate
+from keyturn_local.timeline import Timeline
+from receivers import Receiver, all_of
+
+HANDLER = "keyturn_notifier.handler.handler"
+ROTATION = "keyturn_notifier.rotation.handler"
+
+
+@pytest.fixture(scope="module")
+def built() -> Path:
+    return artifact.build()
+
+
+@pytest.fixture(scope="module")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
+    directory = tmp_path_factory.mktemp("aws")
+    with LocalAws.start(directory, Timeline(directory / "timeline.jsonl")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def path(aws: LocalAws) -> EventPath:
+    return aws.provision()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def sandbox(built: Path, aws: LocalAws, path: EventPath, receiver: Receiver, tmp_path: Path) -> Iterator[LambdaRuntime]:
+    environment = function_environment(aws, path, [receiver.url])
+    with LambdaRuntime(built, HANDLER, environment, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def source(aws: LocalAws, path: EventPath, sandbox: LambdaRuntime, tmp_path: Path) -> EventSource:
+    """The event source mapping, with the sandbox behind it and an empty queue before."""
+    made = EventSource(aws.sqs(), path.queue_url, sandbox, Timeline(tmp_path / "timeline.jsonl"))
+    while made.turn(wait_seconds=0):
+        pass
+    return made
+
+
+def test_rotations_and_heartbeats_cross_from_the_queue_to_the_receiver(
+    aws: LocalAws, path: EventPath, source: EventSource, receiver: Receiver, sandbox: LambdaRuntime
+) -> None:
+    client, name = aws.secrets_manager(), f"prod/{uuid4()}"
+    client.create_secret(Name=name, SecretString="hush-one")
+    versions = [rotate(client, name, f"hush-{number}") for number in range(3)]
+    aws.heartbeat()
+    while source.turn(wait_seconds=0):
+        pass
+    told = [each for each in receiver.notifications if each.data.name == name]
+    assert [each.data.version_id for each in told][1:] == versions
+    assert "heartbeat" in {each.subject for each in receiver.notifications}
+    key = client.get_secret_value(SecretId=path.signing_key_secret_id)["SecretString"]
+    assert "hush" not in sandbox.output
+    assert key not in sandbox.output
+
+
+def test_it_tells_of_itself_in_json_and_in_cloudwatchs_metric_format(
+    aws: LocalAws, source: EventSource, sandbox: LambdaRuntime
+) -> None:
+    aws.secrets_manager().create_secret(Name=f"prod/{uuid4()}", SecretString="one")
+    assert source.turn() == 1
+    lines = [json.loads(line) for line in sandbox.output.splitlines()]
+    (delivered,) = [line for line in lines if line.get("message") == "delivered"]
+    assert delivered["correlation_id"]
+    assert delivered["function_request_id"]
+    (metrics,) = [line for line in lines if line.get("DeliveriesDone")]
+    assert metrics["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [["service"]]
+    assert metrics["service"] == "keyturn"
+
+
+def test_what_fails_stays_in_the_queue_and_the_rest_leaves_it(
+    aws: LocalAws, path: EventPath, source: EventSource, receiver: Receiver
+) -> None:
+    bad = f"prod/bad-{uuid4()}"
+
+    def picky(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+        outcome = Outcome.FAILED if bad.encode() in body else Outcome.APPLIED
+        return 503 if outcome is Outcome.FAILED else 200, all_of(body, outcome)
+
+    receiver.answer = picky
+    for name in (bad, f"prod/good-{uuid4()}"):
+        aws.secrets_manager().create_secret(Name=name, SecretString="one")
+        source.turn()
+    left = aws.sqs().get_queue_attributes(QueueUrl=path.queue_url, AttributeNames=["All"])["Attributes"]
+    assert left["ApproximateNumberOfMessages"] == "0"
+    assert left["ApproximateNumberOfMessagesNotVisible"] == "1"
+
+
+def test_a_setting_that_is_wrong_fails_the_invocation_and_says_which(
+    built: Path, aws: LocalAws, path: EventPath, tmp_path: Path
+) -> None:
+    environment = function_environment(aws, path, ["http://receiver.example/v1/notifications"])
+    with LambdaRuntime(built, HANDLER, environment, tmp_path) as running:
+        with pytest.raises(FunctionError) as caught:
+            running.invoke({"Records": []})
+        assert caught.value.kind == "InvalidSettings"
+        assert "the one of receiver.example must start with https://" in running.output
+
+
+def test_a_sandbox_whose_time_is_over_is_ended_and_the_next_one_works(
+    built: Path, aws: LocalAws, path: EventPath, receiver: Receiver, tmp_path: Path
+) -> None:
+    (tmp_path / "hanging").mkdir()
+    (tmp_path / "hanging" / "slow.py").write_text(
+        "import time\ndef handler(event, context):\n    time.sleep(event['seconds'])\n    return 'done'\n"
+    )
+    with LambdaRuntime(tmp_path / "hanging", "slow.handler", {}, tmp_path, timeout=2) as running:
+        with pytest.raises(FunctionError) as caught:
+            running.invoke({"seconds": 60})
+        assert caught.value.kind == "Sandbox.Timedout"
+        assert running.invoke({"seconds": 0}) == "done"
+
+
+def test_only_the_artifact_is_imported(built: Path, tmp_path: Path) -> None:
+    probe = tmp_path / "probe"
+    probe.mkdir()
+    (probe / "probe.py").write_text(
+        "import sys\n"
+        "def handler(event, context):\n"
+        "    import boto3, urllib3, keyturn_notifier.handler, keyturn_notifier.rotation\n"
+        "    for name in event: boto3.client(name, 'us-east-1')\n"
+        "    files = {name: getattr(module, '__file__', None) for name, module in list(sys.modules.items())}\n"
+        "    return {name: file for name, file in files.items() if file}\n"
+    )
+    with LambdaRuntime(built, "probe.handler", {"PYTHONPATH": ""}, tmp_path, extra=[probe]) as running:
+        loaded = running.invoke(["kms", "secretsmanager", "sqs"])
+    assert isinstance(loaded, dict)
+    ours = {name.partition(".")[0] for name, file in loaded.items() if file.startswith(str(built))}
+    there = {each.name.removesuffix(".py") for each in built.iterdir() if not each.name.endswith(".dist-info")}
+    assert ours == there, "what is spare, or missing, in the artifact"
+    installed = [file for file in loaded.values() if "site-packages" in file and "awslambdaric" not in file]
+    assert [
+        file for file in installed if not any(part in file for part in ("simplejson", "snapshot", "runtime_"))
+    ] == []
