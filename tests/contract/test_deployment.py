@@ -1,0 +1,232 @@
+"""template.yaml, transformed by SAM's own translator and deployed into moto, as far as moto goes."""
+
+import copy
+import io
+import itertools
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from sam import CODE, parameters, resolved, transformed
+
+# What moto's CloudFormation cannot make: these are checked by cfn-lint and by the tests of the template alone.
+UNKNOWN_TO_MOTO = {
+    "AWS::CloudWatch::Alarm",
+    "AWS::KMS::Key",  # of the kind ECC_NIST_EDWARDS25519
+    "AWS::Scheduler::Schedule",
+    "AWS::SecretsManager::RotationSchedule",
+    "AWS::SecretsManager::Secret",
+    "AWS::SQS::QueuePolicy",
+}
+SWITCHES = {
+    "LifecycleEvents": "true",
+    "SignWithKms": "true",
+    "KmsKeyArn": "arn:aws:kms:us-east-1:123456789012:key/0a0b0c0d-0000-4000-8000-000000000000",
+    "Tracing": "true",
+    "AlarmTopicArn": "arn:aws:sns:us-east-1:123456789012:pager",
+    "NamePrefixes": "prod/,stage/",
+    "Labels": "AWSCURRENT,blue",
+    "PermissionsBoundaryArn": "arn:aws:iam::123456789012:policy/boundary",
+}
+TEMPLATE = transformed()
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    with mock_aws(config={"lambda": {"use_docker": False}}):  # its functions are not run here
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("keyturn_notifier/handler.py", "")
+        boto3.client("s3").create_bucket(Bucket=CODE["Bucket"])
+        boto3.client("s3").put_object(Bucket=CODE["Bucket"], Key=CODE["Key"], Body=archive.getvalue())
+        yield
+
+
+def known_part(template: dict[str, Any]) -> dict[str, Any]:
+    """The template without what moto cannot make; what refers to that refers to its name instead."""
+    lacking = {name for name, each in template["Resources"].items() if each["Type"] in UNKNOWN_TO_MOTO}
+
+    def without(node: Any) -> Any:
+        if isinstance(node, dict):
+            if node.get("Ref") in lacking:
+                return node["Ref"]
+            if isinstance(node.get("Fn::GetAtt"), list) and node["Fn::GetAtt"][0] in lacking:
+                return "arn:aws:x:us-east-1:123456789012:" + ".".join(node["Fn::GetAtt"])
+            return {name: without(each) for name, each in node.items()}
+        return [without(each) for each in node] if isinstance(node, list) else node
+
+    made = copy.deepcopy(template)
+    made["Resources"] = {name: each for name, each in made["Resources"].items() if name not in lacking}
+    return dict(without(made))
+
+
+def deploy(wanted: Callable[[str], bool] = lambda _: True, **values: str) -> dict[str, str]:
+    """Deploy the resources of the types that are wanted; gives the physical id of each."""
+    client = boto3.client("cloudformation")
+    template = known_part(TEMPLATE)
+    template["Resources"] = {name: each for name, each in template["Resources"].items() if wanted(each["Type"])}
+    client.create_stack(
+        StackName="keyturn",
+        TemplateBody=json.dumps(template),
+        Parameters=parameters(values),
+        Capabilities=["CAPABILITY_IAM"],
+    )
+    found = client.describe_stack_resources(StackName="keyturn")["StackResources"]
+    # One whose condition does not hold is there, too, but has no name.
+    return {
+        each["LogicalResourceId"]: each.get("PhysicalResourceId", "") for each in found if each.get("LogicalResourceId")
+    }
+
+
+@pytest.mark.parametrize("switches", [{}, *({name: value} for name, value in SWITCHES.items()), SWITCHES], ids=str)
+def test_it_deploys_with_every_switch(cloud: None, switches: dict[str, str]) -> None:
+    made = deploy(**switches)
+    expected = {
+        name
+        for name, each in known_part(TEMPLATE)["Resources"].items()
+        if each.get("Condition") != "WithLifecycleEvents" or "LifecycleEvents" in switches
+    }
+    assert made.keys() == expected
+
+
+@pytest.mark.parametrize("kind", UNKNOWN_TO_MOTO - {"AWS::KMS::Key"})
+@pytest.mark.filterwarnings("ignore:Tried to parse:UserWarning")
+def test_what_is_not_checked_by_it_is_what_moto_does_not_know(cloud: None, kind: str) -> None:
+    """When this fails moto has learnt one more: take it off the list."""
+    properties = {
+        "Name": "x",
+        "Queues": [],
+        "SecretId": "x",
+        "PolicyDocument": {"Version": "2012-10-17", "Statement": []},
+    }
+    template = {"Resources": {"X": {"Type": kind, "Properties": properties}}}
+    client = boto3.client("cloudformation")
+    client.create_stack(StackName="x", TemplateBody=json.dumps(template))
+    made = client.list_stack_resources(StackName="x")["StackResourceSummaries"]
+    assert [each["LogicalResourceId"] for each in made if each["LogicalResourceId"]] == []
+
+
+def deploy_rules(**values: str) -> dict[str, str]:
+    """Deploy without the function, so that what arrives in the queue stays there."""
+    return deploy(lambda kind: not kind.startswith("AWS::Lambda::"), **values)
+
+
+def received(queue_url: str) -> list[dict[str, Any]]:
+    found = boto3.client("sqs").receive_message(QueueUrl=queue_url, MaxNumberOfMessages=10).get("Messages", [])
+    return [json.loads(message["Body"]) for message in found]
+
+
+def put(detail_type: str, detail: dict[str, str], source: str) -> None:
+    entry = {"Source": source, "DetailType": detail_type, "Detail": json.dumps(detail)}
+    boto3.client("events").put_events(Entries=[entry])
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "labels", "name", "label", "carried"),
+    [
+        ("", "", "anything/at-all", "AWSCURRENT", True),
+        ("", "", "anything/at-all", "blue", True),
+        ("prod/", "", "prod/db", "AWSCURRENT", True),
+        ("prod/", "", "stage/db", "AWSCURRENT", False),
+        ("prod/", "", "not-prod/db", "AWSCURRENT", False),
+        ("prod/,stage/", "", "stage/db", "blue", True),
+        ("a/,b/,c/,d/,e/", "", "e/db", "AWSCURRENT", True),
+        ("a/,b/,c/,d/,e/", "", "f/db", "AWSCURRENT", False),
+        ("a/,b/,c/", "", "c/db", "AWSCURRENT", True),
+        ("", "AWSCURRENT", "prod/db", "AWSCURRENT", True),
+        ("", "AWSCURRENT", "prod/db", "blue", False),
+        ("", "AWSCURRENT,blue", "prod/db", "blue", True),
+        ("prod/", "blue", "prod/db", "blue", True),
+    ],
+)
+def test_prefixes_and_labels_choose_the_events_and_heartbeats_always_come(
+    cloud: None, prefixes: str, labels: str, name: str, label: str, carried: bool
+) -> None:
+    made = deploy_rules(NamePrefixes=prefixes, Labels=labels)
+    put("Secret Label Updated", {"name": name, "labelUpdated": label, "versionId": "v"}, "aws.secretsmanager")
+    assert len(received(made["Queue"])) == carried
+    text, _ = TEMPLATE["Resources"]["Heartbeat"]["Properties"]["Target"]["Input"]["Fn::Sub"]
+    first = {"${Prefix}": prefixes.split(",")[0], "${Label}": labels.split(",")[0] or "AWSCURRENT"}
+    for variable, value in first.items():
+        text = text.replace(variable, value)
+    put("Keyturn Heartbeat", json.loads(text), "dev.keyturn")
+    assert len(received(made["Queue"])) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["DeleteSecret", "RestoreSecret", "RotationFailed", "PutSecretValue", "GetSecretValue"]
+)
+def test_the_lifecycle_rule_carries_what_the_label_rule_cannot_and_nothing_else(cloud: None, name: str) -> None:
+    made = deploy_rules(LifecycleEvents="true")
+    for kind in ("AWS API Call via CloudTrail", "AWS Service Event via CloudTrail"):
+        put(kind, {"eventName": name}, "aws.secretsmanager")
+    expected = 0 if name in ("PutSecretValue", "GetSecretValue") else 2
+    assert len(received(made["Queue"])) == expected
+
+
+def test_events_of_others_are_not_carried(cloud: None) -> None:
+    made = deploy_rules()
+    put("Secret Label Updated", {"name": "x", "labelUpdated": "AWSCURRENT"}, "com.example")
+    put("Object Created", {"name": "x", "labelUpdated": "AWSCURRENT"}, "aws.s3")
+    assert received(made["Queue"]) == []
+
+
+def test_the_function_takes_batches_off_the_queue_and_reports_failures(cloud: None) -> None:
+    made = deploy()
+    (mapping,) = boto3.client("lambda").list_event_source_mappings()["EventSourceMappings"]
+    assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert mapping["BatchSize"] == 10
+    queue = boto3.client("sqs").get_queue_attributes(QueueUrl=made["Queue"], AttributeNames=["All"])["Attributes"]
+    assert mapping["EventSourceArn"] == queue["QueueArn"]
+    redrive = json.loads(queue["RedrivePolicy"])
+    dead = boto3.client("sqs").get_queue_attributes(QueueUrl=made["DeadLetterQueue"], AttributeNames=["All"])[
+        "Attributes"
+    ]
+    assert redrive["deadLetterTargetArn"] == dead["QueueArn"]
+
+
+def test_in_a_vpc_the_functions_are_given_subnets_and_groups() -> None:
+    conditions = {name: name == "InVpc" for name in TEMPLATE["Conditions"]}
+    for name in ("Notifier", "SigningKeyRotation"):
+        inside = resolved(TEMPLATE["Resources"][name], conditions)["Properties"]["VpcConfig"]
+        assert inside == {"SubnetIds": {"Ref": "SubnetIds"}, "SecurityGroupIds": {"Ref": "SecurityGroupIds"}}
+        outside = resolved(TEMPLATE["Resources"][name], {**conditions, "InVpc": False})["Properties"]
+        assert "VpcConfig" not in outside
+
+
+def test_the_helm_values_find_what_they_need_among_the_outputs() -> None:
+    assert {"SigningKeySecretId", "SigningKmsKeyId", "DeadLetterQueueUrl"} <= TEMPLATE["Outputs"].keys()
+
+
+def test_every_combination_of_conditions_gives_references_that_exist() -> None:
+    names = sorted(TEMPLATE["Conditions"])
+    for values in itertools.product((False, True), repeat=len(names)):
+        conditions = dict(zip(names, values, strict=True))
+        made = resolved({"Resources": TEMPLATE["Resources"], "Outputs": TEMPLATE["Outputs"]}, conditions)
+        there = made["Resources"].keys() | TEMPLATE["Parameters"].keys()
+        for target in references(made):
+            assert target.startswith("AWS::") or target in there, (target, conditions)
+
+
+def references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if "Ref" in node:
+            yield node["Ref"]
+        if isinstance(node.get("Fn::GetAtt"), list):
+            yield node["Fn::GetAtt"][0]
+        node = list(node.values())
+    if isinstance(node, list):
+        for each in node:
+            yield from references(each)
+
+
+def test_the_artifact_is_not_named_in_the_template_itself() -> None:
+    assert CODE["Bucket"] not in Path(__file__).parents[2].joinpath("template.yaml").read_text()

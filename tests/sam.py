@@ -1,0 +1,53 @@
+"""template.yaml as CloudFormation gets it: transformed by AWS's own translator, and deployed into moto."""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+from keyturn_local.template import FILE, read
+
+PYTHON = FILE.parent / ".venv-sam" / "bin" / "python"
+_TRANSLATE = """
+import json, os, sys
+os.environ["AWS_DEFAULT_REGION"] = "us-east-1"
+from samtranslator.parser.parser import Parser
+from samtranslator.translator.translator import Translator
+print(json.dumps(Translator({}, Parser()).translate(json.load(sys.stdin), {})))
+"""
+CODE = {"Bucket": "artifacts", "Key": "notifier.zip"}  # where `sam deploy` would have put the zip
+RECEIVER = "https://keyturn.example.com/v1/notifications"
+
+
+def transformed() -> dict[str, Any]:
+    """The template without SAM in it."""
+    template = read()
+    template["Globals"]["Function"]["CodeUri"] = CODE
+    done = subprocess.run([PYTHON, "-c", _TRANSLATE], input=json.dumps(template), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def parameters(values: Mapping[str, str]) -> list[Any]:
+    """Parameters of a stack, as the API takes them; there is a receiver unless ``values`` has another."""
+    return [
+        {"ParameterKey": name, "ParameterValue": value} for name, value in {"ReceiverUrls": RECEIVER, **values}.items()
+    ]
+
+
+def resolved(node: Any, conditions: Mapping[str, bool]) -> Any:
+    """A part of the template with each `Fn::If` decided; what comes to `AWS::NoValue` is left out."""
+    if isinstance(node, dict) and "Fn::If" in node:
+        condition, yes, no = node["Fn::If"]
+        return resolved(yes if conditions[condition] else no, conditions)
+    if isinstance(node, dict):
+        if "Condition" in node and isinstance(node["Condition"], str) and not conditions[node["Condition"]]:
+            return NOTHING
+        found = {name: resolved(each, conditions) for name, each in node.items()}
+        return NOTHING if found == {"Ref": "AWS::NoValue"} else {n: v for n, v in found.items() if v is not NOTHING}
+    if isinstance(node, list):
+        return [each for each in (resolved(each, conditions) for each in node) if each is not NOTHING]
+    return node
+
+
+NOTHING = object()
