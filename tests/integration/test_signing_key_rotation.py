@@ -1,0 +1,150 @@
+"""The rotation of the signing key: the built function, step by step, against receivers that know some keys."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyturn_contract.message import EventType, Outcome
+from keyturn_contract.signature import NotVerified, parse_key, verify
+from keyturn_local import artifact
+from keyturn_local.aws import EventPath, LocalAws
+from keyturn_local.event_source import function_environment
+from keyturn_local.lambda_runtime import FunctionError, LambdaRuntime
+from keyturn_local.rotation import rotate_by_function
+from keyturn_local.timeline import Timeline
+from keyturn_notifier import rotation
+from receivers import Receiver, all_of
+
+HANDLER = "keyturn_notifier.rotation.handler"
+
+
+@pytest.fixture
+def aws(tmp_path: Path) -> Iterator[LocalAws]:
+    with LocalAws.start(tmp_path, Timeline(tmp_path / "timeline.jsonl")) as running:
+        yield running
+
+
+@pytest.fixture
+def path(aws: LocalAws) -> EventPath:
+    return aws.provision()
+
+
+@pytest.fixture
+def receivers(aws: LocalAws, path: EventPath) -> Iterator[list[Receiver]]:
+    """Two, which accept what is signed with a key that has one of the labels in ``knows``."""
+    made = [Receiver(), Receiver()]
+    for receiver in made:
+        receiver.answer = knowing(aws, path, "AWSCURRENT", "AWSPREVIOUS", "AWSPENDING")
+    yield made
+    for receiver in made:
+        receiver.close()
+
+
+@pytest.fixture
+def function(aws: LocalAws, path: EventPath, receivers: list[Receiver], tmp_path: Path) -> Iterator[LambdaRuntime]:
+    environment = function_environment(aws, path, [receiver.url for receiver in receivers])
+    timeout = rotation.TRY_SECONDS + rotation.PAUSE_SECONDS + 2  # time for two tries
+    with LambdaRuntime(artifact.build(), HANDLER, environment, tmp_path, timeout) as running:
+        yield running
+
+
+def knowing(aws: LocalAws, path: EventPath, *labels: str) -> Callable[[dict[str, str], bytes], tuple[int, bytes]]:
+    def answer(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+        keys = [parse_key(value) for label, value in key_values(aws, path).items() if label in labels]
+        try:
+            verify(keys, headers, body, float(headers["webhook-timestamp"]))
+        except NotVerified:
+            return 401, b""
+        return 200, all_of(body, Outcome.IGNORED)
+
+    return answer
+
+
+def key_values(aws: LocalAws, path: EventPath) -> dict[str, str]:
+    client, found = aws.secrets_manager(), {}
+    for version_id, labels in stages(aws, path).items():
+        value = client.get_secret_value(SecretId=path.signing_key_secret_id, VersionId=version_id)["SecretString"]
+        found |= dict.fromkeys(labels, value)
+    return found
+
+
+def stages(aws: LocalAws, path: EventPath) -> dict[str, list[str]]:
+    return aws.secrets_manager().describe_secret(SecretId=path.signing_key_secret_id)["VersionIdsToStages"]
+
+
+def test_a_new_key_becomes_current_and_the_old_one_previous(
+    aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[Receiver]
+) -> None:
+    old = key_values(aws, path)["AWSCURRENT"]
+    version_id = rotate_by_function(function, path.signing_key_secret_id)
+    assert "AWSCURRENT" in stages(aws, path)[version_id]
+    values = key_values(aws, path)
+    assert values["AWSPREVIOUS"] == old
+    assert len(parse_key(values["AWSCURRENT"])) == 32
+    for receiver in receivers:
+        assert {each.type for each in receiver.notifications} == {EventType.HEARTBEAT}
+    for value in values.values():
+        assert value not in function.output
+
+
+def test_the_heartbeat_is_signed_with_the_new_key_and_not_with_the_old_one(
+    aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[Receiver]
+) -> None:
+    old = key_values(aws, path)["AWSCURRENT"]
+    rotate_by_function(function, path.signing_key_secret_id)
+    headers, body = receivers[0].got[-1]
+    with pytest.raises(NotVerified):
+        verify([parse_key(old)], headers, body, float(headers["webhook-timestamp"]))
+
+
+def test_it_waits_for_a_receiver_that_has_not_seen_the_new_key_yet(
+    aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[Receiver]
+) -> None:
+    knows_all, knows_old = receivers[1].answer, knowing(aws, path, "AWSCURRENT", "AWSPREVIOUS")
+    receivers[1].answer = lambda *sent: (knows_all if len(receivers[1].got) > 2 else knows_old)(*sent)
+    version_id = rotate_by_function(function, path.signing_key_secret_id)
+    assert "AWSCURRENT" in stages(aws, path)[version_id]
+    assert len(receivers[0].got) == 1, "who has taken the key is not asked again"
+
+
+def test_while_one_receiver_refuses_the_old_key_stays_and_the_reason_is_told(
+    aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[Receiver]
+) -> None:
+    before = stages(aws, path)
+    receivers[1].answer = knowing(aws, path, "AWSCURRENT", "AWSPREVIOUS")
+    with pytest.raises(FunctionError) as caught:
+        rotate_by_function(function, path.signing_key_secret_id)
+    assert caught.value.kind == "RotationFailed"
+    assert {version: labels for version, labels in stages(aws, path).items() if labels != ["AWSPENDING"]} == before
+    told = [json.loads(line) for line in function.output.splitlines()]
+    host = receivers[1].url.split("/")[2]
+    assert any(f"{host}: status 401" in str(line.get("reason")) for line in told)
+
+
+def test_each_step_may_be_done_again(aws: LocalAws, path: EventPath, function: LambdaRuntime) -> None:
+    """Secrets Manager tries a rotation again from its first step, with the same version id."""
+
+    def twice(event: dict[str, Any], context: object) -> None:
+        function(event, context)
+        pending = key_values(aws, path).get("AWSPENDING")
+        function(event, context)
+        assert key_values(aws, path).get("AWSPENDING") == pending
+
+    version_id = rotate_by_function(twice, path.signing_key_secret_id)
+    assert "AWSCURRENT" in stages(aws, path)[version_id]
+
+
+def test_it_rotates_no_other_secret(aws: LocalAws, function: LambdaRuntime) -> None:
+    arn = aws.secrets_manager().create_secret(Name="prod/db", SecretString="hush")["ARN"]
+    with pytest.raises(FunctionError):
+        rotate_by_function(function, arn)
+    assert len(aws.secrets_manager().describe_secret(SecretId=arn)["VersionIdsToStages"]) == 1
+
+
+def test_a_step_that_is_none_is_refused(path: EventPath, function: LambdaRuntime) -> None:
+    with pytest.raises(FunctionError) as caught:
+        function.invoke({"Step": "dance", "SecretId": path.signing_key_secret_id, "ClientRequestToken": "v"})
+    assert caught.value.kind == "RotationFailed"
