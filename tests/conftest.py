@@ -35,8 +35,8 @@ def stack(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory)
 def own_stack(control_plane: ControlPlane, tmp_path: Path) -> Callable[..., "contextmanager[Stack]"]:
     """Make a stack of the test's own, with the settings it gives."""
 
-    def make(**settings: str):
-        return run_stack(tmp_path, control_plane, f"keyturn-{uuid4().hex[:6]}", settings)
+    def make(kms: bool = False, **settings: str):
+        return run_stack(tmp_path, control_plane, f"keyturn-{uuid4().hex[:6]}", settings, kms)
 
     return make
 

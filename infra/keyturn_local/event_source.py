@@ -135,11 +135,18 @@ def function_environment(
     }
 
 
-def start(directory: Path, aws: LocalAws, path: EventPath, receiver_urls: Sequence[str], timeline: Timeline) -> Program:
+def start(
+    directory: Path,
+    aws: LocalAws,
+    path: EventPath,
+    receiver_urls: Sequence[str],
+    timeline: Timeline,
+    kms_key_id: str = "",
+) -> Program:
     """Run the mapping, and in it the notifier, in a process of its own."""
     environment = {
         **surroundings(),
-        **function_environment(aws, path, receiver_urls),
+        **function_environment(aws, path, receiver_urls, kms_key_id),
         "PYTHONPATH": IMPORT_ROOTS,
     }
     command = [sys.executable, "-m", "keyturn_local.event_source", "--queue-url", path.queue_url]

@@ -1,0 +1,142 @@
+"""What the event path survives: a receiver that is down, and the signing key's rotation, with rotations flowing."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from keyturn_local import artifact
+from keyturn_local.event_source import function_environment
+from keyturn_local.lambda_runtime import LambdaRuntime
+from keyturn_local.rotation import rotate, rotate_by_function
+from keyturn_local.stack import Stack
+from objects import data_of, eventually, secret
+
+SLEEPING = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600"}  # the poller: what arrives came by an event
+
+
+def given_bindings(stack: Stack, namespace: str, count: int) -> list[str]:
+    """``count`` AWS secrets, each with a Secret bound to it. Returns the AWS secrets' names."""
+    names = [f"{namespace}/s{number}" for number in range(count)]
+    for name in names:
+        stack.aws.secrets_manager().create_secret(Name=name, SecretString=value(0))
+    stack.cluster.create([secret(namespace, f"s{number}", name) for number, name in enumerate(names)])
+    for number in range(count):
+        eventually(lambda number=number: data_of(stack.cluster, namespace, f"s{number}"))
+    return names
+
+
+def value(number: int) -> str:
+    return json.dumps({"number": str(number)})
+
+
+def values(stack: Stack, namespace: str) -> set[bytes | None]:
+    listed = stack.cluster.list("secrets", namespace, "keyturn.dev/bind=true")
+    return {data_of(stack.cluster, namespace, each["metadata"]["name"]).get("number") for each in listed}
+
+
+def waiting(stack: Stack, url: str) -> int:
+    """Messages in a queue, whether visible or put off."""
+    attributes = stack.aws.sqs().get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    return int(attributes["ApproximateNumberOfMessages"]) + int(attributes["ApproximateNumberOfMessagesNotVisible"])
+
+
+def delivered(stack: Stack) -> set[str]:
+    return {
+        step["version_id"] for step in stack.timeline.steps() if step["step"] == "delivered" and "version_id" in step
+    }
+
+
+def counted(stack: Stack, metric: str) -> float:
+    """The sum of one of the notifier's metrics, from what it has printed."""
+    lines = [json.loads(line) for line in stack.notifier.log.read_text().splitlines() if '"_aws"' in line]
+    return sum(sum(line.get(metric, [])) for line in lines)
+
+
+@pytest.mark.timeout(600)
+def test_500_rotations_wait_for_a_receiver_that_is_down_and_all_arrive(own_stack: Callable, namespace: str) -> None:
+    with own_stack(**SLEEPING) as stack:
+        names = given_bindings(stack, namespace, 50)
+        eventually(lambda: not waiting(stack, stack.path.queue_url), 60)
+        stack.receiver.kill()
+        client, versions = stack.aws.secrets_manager(), set()
+        for number in range(1, 11):
+            versions |= {rotate(client, name, value(number)) for name in names}
+        assert len(versions) == 500
+        assert waiting(stack, stack.path.queue_url) == 500
+        assert not versions & delivered(stack)
+
+        stack.receiver.start()
+        eventually(lambda: versions <= delivered(stack), 240)
+        assert values(stack, namespace) == {b"10"}
+        assert waiting(stack, stack.path.queue_url) == 0
+        assert waiting(stack, stack.path.dlq_url) == 0
+        assert counted(stack, "DeliveriesPoison") == 0
+
+
+@contextmanager
+def flowing(stack: Stack, names: Sequence[str]) -> Iterator[list[str]]:
+    """Rotate all the time, one after the other. Gives the version ids, the list of which grows."""
+    versions: list[str] = []
+    over = threading.Event()
+
+    def flow() -> None:
+        client, number = stack.aws.secrets_manager(), 0
+        while not over.is_set():
+            number += 1
+            versions.extend([rotate(client, name, value(number)) for name in names])
+
+    thread = threading.Thread(target=flow)
+    thread.start()
+    try:
+        yield versions
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.timeout(600)
+def test_the_signing_key_rotates_under_flowing_rotations_and_no_delivery_is_refused(
+    own_stack: Callable, namespace: str, tmp_path: Path
+) -> None:
+    with own_stack(**SLEEPING, KEYTURN_SIGNING_KEY_INTERVAL_SECONDS="1") as stack:
+        names = given_bindings(stack, namespace, 5)
+        environment = function_environment(stack.aws, stack.path, [stack.receiver.url])
+        handler = "keyturn_notifier.rotation.handler"
+        with (
+            LambdaRuntime(artifact.build(), handler, environment, tmp_path, timeout=180) as function,
+            flowing(stack, names) as versions,
+        ):
+            for _ in range(3):
+                key_version = rotate_by_function(function, stack.path.signing_key_secret_id)
+                seen = len(versions)
+                eventually(lambda seen=seen: len(versions) >= seen + 10, 60)
+        eventually(lambda: {*versions} <= delivered(stack), 120)
+        stages = stack.aws.secrets_manager().describe_secret(SecretId=stack.path.signing_key_secret_id)
+        assert "AWSCURRENT" in stages["VersionIdsToStages"][key_version]
+        assert counted(stack, "DeliveriesDone") >= len(versions)
+        assert counted(stack, "DeliveriesRefused") == 0
+        assert counted(stack, "DeliveriesPoison") == 0
+        assert waiting(stack, stack.path.dlq_url) == 0
+        assert len(values(stack, namespace)) == 1, "all are at the last value"
+
+
+def test_a_receiver_that_holds_a_public_key_alone_takes_what_kms_has_signed(
+    own_stack: Callable, namespace: str
+) -> None:
+    with own_stack(kms=True, **SLEEPING) as stack:
+        (name,) = given_bindings(stack, namespace, 1)
+        version_id = rotate(stack.aws.secrets_manager(), name, value(1))
+        eventually(lambda: version_id in delivered(stack))
+        assert values(stack, namespace) == {b"1"}
+        assert stack.aws.calls()["TrentService.Sign"]
+
+
+def test_a_heartbeat_goes_the_whole_way(stack: Stack) -> None:
+    before = counted(stack, "HeartbeatsAccepted")
+    stack.aws.heartbeat()
+    eventually(lambda: counted(stack, "HeartbeatsAccepted") == before + 1)
+    assert counted(stack, "HeartbeatsRefused") == 0
