@@ -1,7 +1,15 @@
 """The tables in docs/ that are made from the code: ``python -m keyturn_local.tables`` writes them, a test compares."""
 
+import ast
+import dataclasses
+import inspect
+from collections.abc import Sequence
 from pathlib import Path
 
+from keyturn_local import template
+from keyturn_notifier import telemetry
+from keyturn_notifier.catalogue import MEANINGS, UNKNOWN, Meaning
+from keyturn_notifier.settings import Settings as NotifierSettings
 from keyturn_receiver.settings import Settings
 from keyturn_receiver.telemetry import Metrics
 
@@ -9,43 +17,116 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def settings_page() -> str:
-    """docs/settings.md: every setting of the receiver, with its default."""
-    rows = []
+    """docs/settings.md: every setting of the receiver, with its default, and of the notifier's functions."""
+    receiver = []
     for name, field in Settings.model_fields.items():
-        default = (
-            "required"
-            if field.is_required()
-            else f"`{getattr(field.default, 'value', field.default)}`"
-            if field.default not in ("", ())
-            else ""
-        )
-        description = " ".join((field.description or "").split())
-        rows.append(f"| `KEYTURN_{name.upper()}` | {default} | {description} |")
+        value = getattr(field.default, "value", field.default)
+        default = "required" if field.is_required() else f"`{value}`" if value not in ("", ()) else ""
+        receiver.append((f"`KEYTURN_{name.upper()}`", default, field.description or ""))
+    notifier = [
+        (f"`KEYTURN_{field.name.upper()}`", "required" if field.default is dataclasses.MISSING else "", text)
+        for field, text in zip(dataclasses.fields(NotifierSettings), _field_docs(NotifierSettings), strict=True)
+    ]
     return _page(
-        "Settings of the receiver",
-        "Environment variables, read once at the start. Region, credentials and end points of AWS are AWS's own\n"
-        "variables; the cluster is the pod's own, or `KUBECONFIG`'s current context.",
-        "| variable | default | meaning |\n|---|---|---|",
-        rows,
+        "Settings",
+        _section(
+            "Of the receiver",
+            "Environment variables, read once at the start. Region, credentials and end points of AWS are AWS's own\n"
+            "variables; the cluster is the pod's own, or `KUBECONFIG`'s current context.",
+            ("variable", "default", "meaning"),
+            receiver,
+        ),
+        _section(
+            "Of the notifier and of the signing key's rotation",
+            "Environment variables of the two functions; template.yaml sets them from its [parameters](parameters.md).",
+            ("variable", "default", "meaning"),
+            notifier,
+        ),
     )
 
 
 def metrics_page() -> str:
-    """docs/metrics.md: every metric of the receiver, with its labels."""
-    rows = []
+    """docs/metrics.md: every metric of the receiver, with its labels, and of the notifier."""
+    receiver = []
     for family in Metrics().registry.collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = ", ".join(f"`{label}`" for label in _labels(family.name))
-        rows.append(f"| `{name}` | {family.type} | {labels} | {family.documentation} |")
+        receiver.append((f"`{name}`", family.type, labels, family.documentation))
+    notifier = [
+        (f"`{metric.value}`", unit.value.lower(), meaning) for metric, (unit, meaning) in telemetry.MEANINGS.items()
+    ]
     return _page(
-        "Metrics of the receiver",
-        "`GET /metrics` on the operations port, in Prometheus' text format.",
-        "| metric | type | labels | meaning |\n|---|---|---|---|",
-        rows,
+        "Metrics",
+        _section(
+            "Of the receiver",
+            "`GET /metrics` on the operations port, in Prometheus' text format.",
+            ("metric", "type", "labels", "meaning"),
+            receiver,
+        ),
+        _section(
+            "Of the notifier",
+            f"In CloudWatch, namespace `{telemetry.NAMESPACE}`, dimension `service`: the stack's name.",
+            ("metric", "unit", "meaning"),
+            notifier,
+        ),
     )
 
 
-PAGES = {"settings.md": settings_page, "metrics.md": metrics_page}
+def events_page() -> str:
+    """docs/events.md: every event that Secrets Manager emits, and what Keyturn does with it."""
+    rows = [(f"`{name}`", kind, _becomes(meaning), meaning.why) for (kind, name), meaning in MEANINGS.items()]
+    rows.append(("any other", "either of CloudTrail's", _becomes(UNKNOWN), UNKNOWN.why))
+    return _page(
+        "Events of AWS Secrets Manager",
+        _section(
+            "What Keyturn does with each",
+            "Calls that only read (`readOnly`) or failed (`errorCode`), moves of AWSPENDING and AWSPREVIOUS alone,\n"
+            "and events about the signing key itself are ignored whatever they are called; the log says which and\n"
+            "why. What is none of these shapes goes to the dead-letter queue, with the reason. Heartbeats\n"
+            "(`Keyturn Heartbeat`) are Keyturn's own.\n\n"
+            "template.yaml's rules carry the native event, and with `LifecycleEvents` the deletions, restorations and\n"
+            "ends of rotations; the others are understood where a rule of yours sends them to the queue.",
+            ("event", "detail-type", "becomes", "because"),
+            rows,
+        ),
+    )
+
+
+def parameters_page() -> str:
+    """docs/parameters.md: the parameters and outputs of template.yaml."""
+    read = template.read()
+    parameters = []
+    for name, each in read["Parameters"].items():
+        default = "required" if "Default" not in each else f"`{each['Default']}`" if each["Default"] != "" else ""
+        parameters.append((f"`{name}`", default, each["Description"]))
+    outputs = [(f"`{name}`", each["Description"]) for name, each in read["Outputs"].items()]
+    return _page(
+        "Parameters of template.yaml",
+        _section(
+            "Parameters",
+            "`sam deploy --guided` asks for each; `--parameter-overrides Name=value` gives them at once.",
+            ("parameter", "default", "meaning"),
+            parameters,
+        ),
+        _section(
+            "Outputs",
+            "`sam list stack-outputs --stack-name keyturn` shows them.",
+            ("output", "meaning"),
+            outputs,
+        ),
+    )
+
+
+PAGES = {
+    "settings.md": settings_page,
+    "metrics.md": metrics_page,
+    "events.md": events_page,
+    "parameters.md": parameters_page,
+}
+
+
+def _becomes(meaning: Meaning) -> str:
+    return f"`{meaning.becomes.value}`" if meaning.becomes else "ignored"
 
 
 def _labels(name: str) -> tuple[str, ...]:
@@ -53,9 +134,30 @@ def _labels(name: str) -> tuple[str, ...]:
     return next(tuple(m._labelnames) for m in metrics if getattr(m, "_name", None) == name)
 
 
-def _page(title: str, about: str, head: str, rows: list[str]) -> str:
+def _field_docs(model: type) -> list[str]:
+    """The docstring under each field of a dataclass."""
+    (definition,) = ast.parse(inspect.getsource(model)).body
+    assert isinstance(definition, ast.ClassDef)  # noqa: S101 - for mypy
+    below = zip(definition.body, definition.body[1:], strict=False)
+    return [
+        str(text.value.value)
+        for field, text in below
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    ]
+
+
+def _section(title: str, about: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [_row(head), "|" + "---|" * len(head), *map(_row, rows)]
+    return "\n".join([f"## {title}", "", about, "", *lines, ""])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(" ".join(cell.split()) for cell in cells) + " |"
+
+
+def _page(title: str, *sections: str) -> str:
     made = "Made from the code by `make docs`; a test holds the two together."
-    return "\n".join([f"# {title}", "", about, made, "", head, *rows, ""])
+    return "\n".join([f"# {title}\n", f"{made}\n", *sections])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,203 @@
+"""`make bench-notifier`: what the notifier costs, on the built artifact, as ratios measured in one run.
+
+Everything runs from source without bytecode, as in Lambda, where the artifact cannot be written to. CPU time is that of
+the process that runs the handler; AWS and the receiver are in others.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from keyturn_contract.message import CONTENT_TYPE_BATCH, Outcome, Result, decode, encode_reply
+from keyturn_local import artifact
+from keyturn_local.aws import LocalAws
+from keyturn_local.event_source import function_environment
+from keyturn_local.timeline import Timeline
+
+RUNS = 15  # fresh processes of each kind, by turns
+WARM = 200  # invocations
+OUTPUT = artifact.ROOT / "build" / "bench-notifier.json"
+
+# An empty handler, as Powertools' documentation begins.
+EMPTY = """
+from aws_lambda_powertools import Logger, Metrics
+logger = Logger(service="empty")
+metrics = Metrics(namespace="Empty", service="empty")
+
+@logger.inject_lambda_context
+@metrics.log_metrics
+def handler(event, context):
+    metrics.add_metric(name="Calls", unit="Count", value=1)
+    return {}
+"""
+
+# Runs in a process of its own: tells the CPU seconds of the import, of the first invocation, and of the warm ones.
+PROBE = """
+import importlib, json, sys, time, uuid
+module, batch, warm = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+
+class Context:
+    function_name, memory_limit_in_mb, aws_request_id = "f", 1769, "r"
+    invoked_function_arn = "arn:aws:lambda:us-east-1:123456789012:function:f"
+    def get_remaining_time_in_millis(self):
+        return 30_000
+
+def records():
+    detail = {"name": "prod/db", "labelUpdated": "AWSCURRENT", "versionId": str(uuid.uuid4())}
+    event = {"version": "0", "detail-type": "Secret Label Updated", "source": "aws.secretsmanager",
+             "account": "123456789012", "time": "2026-11-24T12:00:00Z", "region": "us-east-1",
+             "resources": ["arn:aws:secretsmanager:us-east-1:123456789012:secret:prod/db-a1b2c3"], "detail": detail}
+    bodies = [json.dumps({**event, "id": str(uuid.uuid4())}) for _ in range(batch)]
+    return {"Records": [{"messageId": str(n), "receiptHandle": "h", "body": body,
+                         "attributes": {"ApproximateReceiveCount": "1"}} for n, body in enumerate(bodies)]}
+
+events = [records() for _ in range(1 + warm)]
+at = [time.process_time()]
+handler = importlib.import_module(module).handler
+at.append(time.process_time())
+answer = handler(events[0], Context())
+at.append(time.process_time())
+failed = list(answer.get("batchItemFailures", []))
+for event in events[1:]:
+    failed += handler(event, Context()).get("batchItemFailures", [])
+at.append(time.process_time())
+if failed:
+    sys.exit("deliveries failed: nothing was measured")
+print(json.dumps([later - earlier for earlier, later in zip(at, at[1:])]), file=sys.stderr)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table; ``aim`` is the most that ``value`` should be, where there is one."""
+
+    name: str
+    value: float
+    unit: str
+    aim: float | None = None
+
+    @property
+    def held(self) -> bool | None:
+        """Whether the aim is met; None where there is none."""
+        return None if self.aim is None else self.value <= self.aim
+
+
+def main() -> None:
+    """Measure, print the table, and write it to OUTPUT."""
+    built = artifact.build()
+    with tempfile.TemporaryDirectory() as name, _Receiver() as url:
+        directory = Path(name)
+        (directory / "empty.py").write_text(EMPTY)
+        with LocalAws.start(directory, Timeline(directory / "timeline.jsonl")) as aws:
+            environment = {
+                **function_environment(aws, aws.provision(), [url]),
+                "PYTHONPATH": os.pathsep.join([str(built), name]),
+                "PYTHONDONTWRITEBYTECODE": "1",
+            }
+            rows = [*_cold(environment), *_warm(environment)]
+    rows += _sizes()
+    OUTPUT.parent.mkdir(exist_ok=True)
+    OUTPUT.write_text(json.dumps({row.name: _fields(row) for row in rows}, indent=2) + "\n")
+    print(_table(rows))
+
+
+def _cold(environment: Mapping[str, str]) -> list[Row]:
+    empty, ours = [], []
+    for _ in range(RUNS):
+        empty.append(_measure("empty", environment))
+        ours.append(_measure("keyturn_notifier.handler", environment))
+    import_ms, empty_ms = (1000 * statistics.median(run[0] for run in runs) for runs in (ours, empty))
+    cold_ms, empty_cold_ms = (1000 * statistics.median(run[0] + run[1] for run in runs) for runs in (ours, empty))
+    return [
+        Row("cold import, to an empty Powertools handler", import_ms / empty_ms, "x", 2.0),
+        Row("cold import", import_ms, "ms CPU"),
+        Row("cold import of an empty Powertools handler", empty_ms, "ms CPU"),
+        Row("cold import and first delivery, to an empty handler's", cold_ms / empty_cold_ms, "x"),
+        Row("cold import and first delivery", cold_ms, "ms CPU"),
+    ]
+
+
+def _warm(environment: Mapping[str, str]) -> list[Row]:
+    ten = _measure("keyturn_notifier.handler", environment, batch=10, warm=WARM)[2] / (10 * WARM)
+    one = _measure("keyturn_notifier.handler", environment, batch=1, warm=WARM)[2] / WARM
+    empty = _measure("empty", environment, batch=1, warm=WARM)[2] / WARM
+    return [
+        Row("warm, a record of a batch of 10", 1000 * ten, "ms CPU", 10.0),
+        Row("warm, a record alone", 1000 * one, "ms CPU", 10.0),
+        Row("warm, a record alone, to an empty handler's invocation", one / empty, "x"),
+    ]
+
+
+def _sizes() -> list[Row]:
+    directory = artifact.build(artifact.LAMBDA)
+    archive = OUTPUT.with_name("notifier.zip")
+    archive.parent.mkdir(exist_ok=True)
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for each in sorted(directory.rglob("*")):
+            file.write(each, each.relative_to(directory))
+    return [
+        Row("artifact for Lambda, unzipped", artifact.size(directory) / 2**20, "MiB", 25.0),
+        Row("artifact for Lambda, zipped", archive.stat().st_size / 2**20, "MiB"),
+    ]
+
+
+def _measure(module: str, environment: Mapping[str, str], batch: int = 1, warm: int = 0) -> list[float]:
+    interpreter = Path(sys.base_prefix) / "bin" / f"python{artifact.HERE[0]}"
+    command: list[str | Path] = [interpreter, "-S", "-c", PROBE, module, str(batch), str(warm)]
+    done = subprocess.run(command, env=dict(environment), capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"could not measure {module}:\n{done.stderr[-2000:]}")
+    return [float(seconds) for seconds in json.loads(done.stderr.splitlines()[-1])]
+
+
+def _fields(row: Row) -> dict[str, object]:
+    return {"value": round(row.value, 3), "unit": row.unit, "aim": row.aim, "held": row.held}
+
+
+def _table(rows: list[Row]) -> str:
+    lines = ["| what | value | aim |", "|---|---|---|"]
+    for row in rows:
+        aim = "" if row.aim is None else f"<= {row.aim:g}: {'held' if row.held else 'MISSED'}"
+        lines.append(f"| {row.name} | {row.value:.2f} {row.unit} | {aim} |")
+    return "\n".join(lines)
+
+
+class _Receiver:
+    """Takes everything, on loopback."""
+
+    def __enter__(self) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                events = decode(CONTENT_TYPE_BATCH, self.rfile.read(int(self.headers["Content-Length"])))
+                reply = encode_reply([Result(event.id, Outcome.APPLIED) for event in events])
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(reply)))
+                self.end_headers()
+                self.wfile.write(reply)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{self._server.server_port}/v1/notifications"
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+if __name__ == "__main__":
+    main()
