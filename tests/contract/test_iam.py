@@ -1,32 +1,17 @@
 """IAM: what the code calls, and nothing else, is what the roles may do. Derived from the code, with every switch."""
 
-import ast
 import itertools
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from botocore import xform_name
 
+from aws_calls import called, imported
+from iam import actions
 from keyturn_local.template import FILE, read
 from sam import resolved
 
 LAMBDA = FILE.parent / "lambda"
-CLIENTS = {
-    name: boto3.client(name, "us-east-1", aws_access_key_id="x", aws_secret_access_key="x").meta.service_model
-    for name in ("kms", "secretsmanager", "sqs")
-}
-ACTIONS = {
-    xform_name(operation): f"{name}:{operation}"
-    for name, model in CLIENTS.items()
-    for operation in model.operation_names
-}
-# Actions that are called otherwise than the operation:
-# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-api-permissions-reference.html
-RENAMED = {"sqs:ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility"}
-
 # What AWS does in the function's name, with no line of ours: for its log,
 # https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs.html#monitoring-cloudwatchlogs-prereqs
 LOG = {"logs:CreateLogStream", "logs:PutLogEvents"}
@@ -58,39 +43,9 @@ COMBINATIONS = [
 ]
 
 
-def imported(module: str, root: Path) -> set[Path]:
-    """The files of our own that a module imports, at whatever depth and place."""
-    found: set[Path] = set()
-    waiting = [module]
-    while waiting:
-        file = root / (waiting.pop().replace(".", "/") + ".py")
-        if not file.exists() or file in found:
-            continue
-        found.add(file)
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return found
-
-
-def called(files: Iterable[Path]) -> set[str]:
-    """The IAM actions of the AWS operations that the code names as methods of a client."""
-    names = {
-        node.attr for file in files for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)
-    }
-    actions = {ACTIONS[name] for name in names if name in ACTIONS}
-    return {RENAMED.get(action, action) for action in actions}
-
-
 def granted(role: str, conditions: dict[str, bool]) -> list[dict[str, Any]]:
     properties = resolved(TEMPLATE["Resources"][role], conditions)["Properties"]
     return [statement for policy in properties["Policies"] for statement in policy["PolicyDocument"]["Statement"]]
-
-
-def actions(statements: Iterable[dict[str, Any]]) -> list[str]:
-    return [
-        each for one in statements for each in ([one["Action"]] if isinstance(one["Action"], str) else one["Action"])
-    ]
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -148,7 +103,6 @@ def test_only_secrets_manager_may_call_the_rotation_and_only_for_the_signing_key
 
 
 def test_a_call_added_to_the_code_would_be_noticed(tmp_path: Path) -> None:
-    (tmp_path / "code.py").write_text(
-        "def f(client):\n    client.delete_secret(SecretId='x')\n    run(client.tag_resource)\n"
-    )
-    assert called([tmp_path / "code.py"]) >= {"secretsmanager:DeleteSecret"}
+    code = "client = boto3.client('secretsmanager')\nclient.delete_secret(SecretId='x')\nrun(client.tag_resource)\n"
+    (tmp_path / "code.py").write_text(code)
+    assert called([tmp_path / "code.py"]) == {"secretsmanager:DeleteSecret", "secretsmanager:TagResource"}

@@ -1,0 +1,316 @@
+"""infra/aws: roles, keys and buses, deployed into moto, read back, and asked who may do what."""
+
+import ast
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from aws_calls import called
+from iam import actions, allows
+from keyturn_local.template import read
+from sam import resolved
+
+ROOT = Path(__file__).parents[2]
+INFRA = ROOT / "infra" / "aws"
+TEMPLATES = sorted(INFRA.glob("*.yaml"))
+ACCOUNT, REGION = "123456789012", "us-east-1"
+PROVIDER = "oidc.eks.us-east-1.amazonaws.com/id/EXAMPLED539D4633E53DE1B71EXAMPLE"
+KEY = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/0a0b0c0d-0000-4000-8000-000000000000"
+SIGNING_KEY = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:SigningKey-a1b2c3"
+THROUGH = f"secretsmanager.{REGION}.amazonaws.com"
+
+# What moto's CloudFormation cannot make, by template: cfn-lint and the tests of the text alone stand for these.
+UNKNOWN_TO_MOTO = {
+    "receiver-role.yaml": {"AWS::EKS::PodIdentityAssociation"},
+    "secrets-key.yaml": set(),
+    "event-bus.yaml": {"AWS::Events::EventBusPolicy"},
+    "event-forwarding.yaml": {"AWS::CloudWatch::Alarm", "AWS::SQS::QueuePolicy"},
+}
+
+
+def secret_arn(name: str, account: str = ACCOUNT) -> str:
+    return f"arn:aws:secretsmanager:{REGION}:{account}:secret:{name}-a1b2c3"
+
+
+@pytest.fixture(autouse=True)
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    with mock_aws():
+        yield
+
+
+def deploy(file: str, **values: str) -> dict[str, str]:
+    """Deploy what moto can make of a template; gives the physical id of each resource."""
+    template = read(INFRA / file)
+    kinds = UNKNOWN_TO_MOTO[file]
+    template["Resources"] = {n: each for n, each in template["Resources"].items() if each["Type"] not in kinds}
+    template.pop("Outputs")
+    client = boto3.client("cloudformation")
+    name = f"x-{uuid4()}"
+    client.create_stack(
+        StackName=name,
+        TemplateBody=json.dumps(template),
+        Parameters=[{"ParameterKey": name, "ParameterValue": value} for name, value in values.items()],
+        Capabilities=["CAPABILITY_IAM"],
+    )
+    found = client.describe_stack_resources(StackName=name)["StackResources"]
+    return {
+        each["LogicalResourceId"]: each.get("PhysicalResourceId", "") for each in found if each.get("LogicalResourceId")
+    }
+
+
+def document(found: Any) -> Any:
+    """A policy document, as which AWS gives one, and moto sometimes a text, in JSON or as Python prints it."""
+    if not isinstance(found, str):
+        return found
+    return document(json.loads(found) if found.startswith(('{"', '"')) else ast.literal_eval(found))
+
+
+@pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.name)
+@pytest.mark.parametrize("region", ["us-east-1", "eu-central-1"])
+def test_cfn_lint_finds_nothing(file: Path, region: str) -> None:
+    lint = Path(sys.executable).with_name("cfn-lint")
+    done = subprocess.run([lint, "--regions", region, "--", file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_template_is_tested() -> None:
+    assert {file.name for file in TEMPLATES} == UNKNOWN_TO_MOTO.keys()
+
+
+@pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.name)
+def test_what_is_left_out_is_what_moto_does_not_know(file: Path) -> None:
+    """When this fails moto has learnt one more: take it off the list."""
+    kinds = {each["Type"] for each in read(file)["Resources"].values()}
+    unknown = UNKNOWN_TO_MOTO[file.name]
+    assert unknown <= kinds
+    from moto.cloudformation.parsing import resource_class_from_type
+
+    assert {kind for kind in kinds if resource_class_from_type(kind) is None} == unknown
+
+
+@pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.name)
+def test_each_parameter_has_a_description_and_what_may_be_mistyped_a_pattern(file: Path) -> None:
+    for name, each in read(file)["Parameters"].items():
+        assert each.get("Description"), name
+        assert {"AllowedPattern", "AllowedValues"} & each.keys() or each["Type"] == "CommaDelimitedList", name
+        assert "ConstraintDescription" in each or "AllowedPattern" not in each, name
+
+
+@pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.name)
+def test_no_action_of_a_role_is_a_wildcard(file: Path) -> None:
+    template = read(file)
+    for values in itertools.product((False, True), repeat=len(template.get("Conditions", {}))):
+        conditions = dict(zip(template.get("Conditions", {}), values, strict=True))
+        for each in resolved(template["Resources"], conditions).values():
+            for policy in each["Properties"].get("Policies", ()) if each["Type"] == "AWS::IAM::Role" else ():
+                assert "*" not in "".join(actions(policy["PolicyDocument"]["Statement"]))
+
+
+class TestReceiverRole:
+    SWITCHES: Mapping[str, str] = {
+        "TagValue": "prod",
+        "ForeignSecretArns": secret_arn("shared/ca", "999988887777")[:-6] + "*",
+        "SigningKeySecretArn": SIGNING_KEY,
+        "KmsKeyArns": KEY,
+    }
+
+    def role(self, identity: str = "irsa", mode: str = "list", **values: str) -> dict[str, Any]:
+        """The role that stands in moto: its trust and what it may do."""
+        provider = f"arn:aws:iam::{ACCOUNT}:oidc-provider/{PROVIDER}" if identity == "irsa" else ""
+        given = {"SecretNamePrefixes": "team-a/", **values}
+        made = deploy(
+            "receiver-role.yaml",
+            Identity=identity,
+            ClusterName="blue",
+            OidcProviderArn=provider,
+            PollerMode=mode,
+            **given,
+        )
+        client = boto3.client("iam")
+        trust = document(client.get_role(RoleName=made["Role"])["Role"]["AssumeRolePolicyDocument"])
+        policy = document(client.get_role_policy(RoleName=made["Role"], PolicyName="secrets")["PolicyDocument"])
+        # moto leaves a hole where `AWS::NoValue` stood in a list.
+        return {"trust": trust["Statement"], "may": [each for each in policy["Statement"] if each]}
+
+    @pytest.mark.parametrize("identity", ["irsa", "pod-identity"])
+    @pytest.mark.parametrize("mode", ["list", "describe"])
+    @pytest.mark.parametrize("switches", [{}, SWITCHES], ids=["bare", "everything"])
+    def test_it_may_do_what_the_receiver_calls_and_nothing_else(
+        self, identity: str, mode: str, switches: Mapping[str, str]
+    ) -> None:
+        calls = called((ROOT / "receiver").rglob("*.py"))
+        assert "secretsmanager:GetSecretValue" in calls
+        listing = {"secretsmanager:ListSecrets"}
+        expected = (calls if mode == "list" else calls - listing) | ({"kms:Decrypt"} if switches else set())
+        assert set(actions(self.role(identity, mode, **switches)["may"])) == expected
+
+    @pytest.mark.parametrize("action", ["secretsmanager:GetSecretValue", "secretsmanager:DescribeSecret"])
+    def test_only_secrets_of_its_prefixes_may_be_read(self, action: str) -> None:
+        may = self.role(SecretNamePrefixes="team-a/,team-b/db")["may"]
+        for name in ("team-a/x", "team-a/deep/x", "team-b/db", "team-b/db-2"):
+            assert allows(may, action, secret_arn(name)), name
+        for name in ("team-c/x", "team-b/x", "x/team-a/x", "team-aa/x", "Team-a/x"):
+            assert not allows(may, action, secret_arn(name)), name
+        assert not allows(may, action, secret_arn("team-a/x", "999988887777"))
+
+    @pytest.mark.parametrize("prefixes", ["a/", "a/,b/", "a/,b/,c/", "a/,b/,c/,d/", "a/,b/,c/,d/,e/"])
+    def test_one_to_five_prefixes_are_all_there_and_no_other(self, prefixes: str) -> None:
+        may = self.role(SecretNamePrefixes=prefixes)["may"]
+        readable = {n for n in "abcdef" if allows(may, "secretsmanager:GetSecretValue", secret_arn(f"{n}/x"))}
+        assert readable == {prefix.rstrip("/") for prefix in prefixes.split(",")}
+
+    def test_with_a_tag_only_secrets_that_carry_it_may_be_read(self) -> None:
+        may = self.role(TagValue="prod")["may"]
+        for tags, expected in (({}, False), ({"keyturn": "stage"}, False), ({"keyturn": "prod"}, True)):
+            context = {f"secretsmanager:ResourceTag/{name}": value for name, value in tags.items()}
+            assert allows(may, "secretsmanager:GetSecretValue", secret_arn("team-a/x"), context) is expected
+        assert not allows(
+            may, "secretsmanager:GetSecretValue", secret_arn("team-b/x"), {"secretsmanager:ResourceTag/keyturn": "prod"}
+        )
+
+    def test_list_mode_may_list_and_describe_mode_may_not(self) -> None:
+        for mode, expected in (("list", True), ("describe", False)):
+            assert allows(self.role(mode=mode)["may"], "secretsmanager:ListSecrets", "*") is expected
+
+    def test_secrets_of_other_accounts_may_be_read_where_they_are_named(self) -> None:
+        may = self.role(**self.SWITCHES)["may"]
+        assert allows(may, "secretsmanager:GetSecretValue", secret_arn("shared/ca", "999988887777"))
+        assert not allows(may, "secretsmanager:GetSecretValue", secret_arn("shared/db", "999988887777"))
+
+    def test_the_signing_key_may_be_read_where_it_is_named(self) -> None:
+        assert allows(self.role(SigningKeySecretArn=SIGNING_KEY)["may"], "secretsmanager:GetSecretValue", SIGNING_KEY)
+        assert not allows(self.role()["may"], "secretsmanager:GetSecretValue", SIGNING_KEY)
+
+    def test_keys_decrypt_only_through_secrets_manager(self) -> None:
+        may = self.role(KmsKeyArns=KEY)["may"]
+        assert allows(may, "kms:Decrypt", KEY, {"kms:ViaService": THROUGH})
+        assert not allows(may, "kms:Decrypt", KEY, {"kms:ViaService": "s3.us-east-1.amazonaws.com"})
+        assert not allows(may, "kms:Decrypt", KEY)
+        assert not allows(may, "kms:Decrypt", KEY[:-1] + "1", {"kms:ViaService": THROUGH})
+
+    def test_by_irsa_only_that_one_service_account_takes_it_on(self) -> None:
+        trust = self.role("irsa")["trust"]
+        assert trust[0]["Principal"] == {"Federated": f"arn:aws:iam::{ACCOUNT}:oidc-provider/{PROVIDER}"}
+        for subject, audience, expected in (
+            ("keyturn:keyturn", "sts.amazonaws.com", True),
+            ("keyturn:default", "sts.amazonaws.com", False),
+            ("team-a:keyturn", "sts.amazonaws.com", False),
+            ("keyturn:keyturn", "kubernetes", False),
+        ):
+            context = {f"{PROVIDER}:sub": f"system:serviceaccount:{subject}", f"{PROVIDER}:aud": audience}
+            assert allows(trust, "sts:AssumeRoleWithWebIdentity", "*", context) is expected
+        assert not allows(trust, "sts:AssumeRole", "*", context)
+
+    def test_by_pod_identity_only_that_one_service_account_of_that_cluster_takes_it_on(self) -> None:
+        trust = self.role("pod-identity")["trust"]
+        assert trust[0]["Principal"] == {"Service": "pods.eks.amazonaws.com"}
+        right = {
+            "aws:SourceAccount": ACCOUNT,
+            "aws:RequestTag/eks-cluster-name": "blue",
+            "aws:RequestTag/kubernetes-namespace": "keyturn",
+            "aws:RequestTag/kubernetes-service-account": "keyturn",
+        }
+        for action in ("sts:AssumeRole", "sts:TagSession"):
+            assert allows(trust, action, "*", right)
+            for key in right:
+                assert not allows(trust, action, "*", {**right, key: right[key] + "x"}), key
+
+    def test_by_pod_identity_the_cluster_is_told_of_it(self) -> None:
+        association = read(INFRA / "receiver-role.yaml")["Resources"]["Association"]
+        assert association["Properties"]["RoleArn"] == {"Fn::GetAtt": ["Role", "Arn"]}
+        assert association["Condition"] == "ByPodIdentity"
+
+
+class TestSecretsKey:
+    @pytest.fixture
+    def policy(self, cloud: None) -> list[dict[str, Any]]:
+        made = deploy(
+            "secrets-key.yaml", Team="team-a", ReaderArns="arn:aws:iam::1:role/r", WriterArns="arn:aws:iam::1:role/w"
+        )
+        client = boto3.client("kms")
+        assert client.get_key_rotation_status(KeyId=made["Key"])["KeyRotationEnabled"] is True
+        return list(document(client.get_key_policy(KeyId=made["Key"], PolicyName="default")["Policy"])["Statement"])
+
+    def of(self, policy: list[dict[str, Any]], who: str) -> list[dict[str, Any]]:
+        return [each for each in policy if who in json.dumps(each["Principal"])]
+
+    @pytest.mark.parametrize("who", ["role/r", "role/w"])
+    def test_it_decrypts_only_through_secrets_manager_and_only_the_teams_own(
+        self, policy: list[dict[str, Any]], who: str
+    ) -> None:
+        may = self.of(policy, who)
+        mine = {"kms:ViaService": THROUGH, "kms:EncryptionContext:SecretARN": secret_arn("team-a/db")}
+        assert allows(may, "kms:Decrypt", "*", mine)
+        assert not allows(may, "kms:Decrypt", "*", {**mine, "kms:EncryptionContext:SecretARN": secret_arn("team-b/db")})
+        assert not allows(may, "kms:Decrypt", "*", {**mine, "kms:ViaService": "s3.us-east-1.amazonaws.com"})
+        assert not allows(may, "kms:Decrypt", "*", {"kms:ViaService": THROUGH})
+
+    def test_readers_do_not_write(self, policy: list[dict[str, Any]]) -> None:
+        mine = {"kms:ViaService": THROUGH, "kms:EncryptionContext:SecretARN": secret_arn("team-a/db")}
+        assert allows(self.of(policy, "role/w"), "kms:GenerateDataKey", "*", mine)
+        assert not allows(self.of(policy, "role/r"), "kms:GenerateDataKey", "*", mine)
+
+    def test_the_account_administers_and_does_not_use_it(self, policy: list[dict[str, Any]]) -> None:
+        root = self.of(policy, f"{ACCOUNT}:root")
+        assert allows(root, "kms:PutKeyPolicy", "*")
+        for action in ("kms:Decrypt", "kms:GenerateDataKey", "kms:Encrypt", "kms:ReEncryptFrom"):
+            assert not allows(root, action, "*"), action
+
+
+class TestEvents:
+    def test_the_bus_takes_only_secrets_managers_events_and_only_from_those_named(self) -> None:
+        resources = read(INFRA / "event-bus.yaml")["Resources"]
+        ours = {"aws:PrincipalOrgID": {"Ref": "OrganizationId"}, "events:source": "aws.secretsmanager"}
+        organization = resources["OrganizationPolicy"]["Properties"]["Statement"]
+        assert organization["Condition"] == {"StringEquals": ours}
+        accounts = resources["AccountsPolicy"]["Properties"]["Statement"]
+        assert accounts["Principal"] == {"AWS": {"Ref": "AccountIds"}}
+        assert accounts["Condition"] == {"StringEquals": {"events:source": "aws.secretsmanager"}}
+        for statement in (organization, accounts):
+            assert statement["Action"] == "events:PutEvents"
+            assert statement["Resource"] == {"Fn::GetAtt": ["Bus", "Arn"]}
+
+    @pytest.mark.parametrize("given", [{"OrganizationId": "o-a1b2c3d4e5"}, {"AccountIds": "111122223333"}, {}])
+    def test_the_bus_is_made(self, given: dict[str, str]) -> None:
+        deploy("event-bus.yaml", **given)
+        assert "keyturn" in {bus["Name"] for bus in boto3.client("events").list_event_buses()["EventBuses"]}
+
+    @pytest.mark.parametrize("lifecycle", ["false", "true"])
+    def test_members_forward_what_the_stack_carries(self, lifecycle: str) -> None:
+        bus = f"arn:aws:events:{REGION}:{ACCOUNT}:event-bus/keyturn"
+        boto3.client("events").create_event_bus(Name="keyturn")
+        made = deploy("event-forwarding.yaml", BusArn=bus, LifecycleEvents=lifecycle)
+        assert ("LifecycleRule" in made) is (lifecycle == "true")
+        forward = boto3.client("iam").get_role_policy(RoleName=made["Role"], PolicyName="forward")["PolicyDocument"]
+        assert document(forward)["Statement"] == [{"Effect": "Allow", "Action": "events:PutEvents", "Resource": bus}]
+        stack, member = read()["Resources"], read(INFRA / "event-forwarding.yaml")["Resources"]
+        wanted, sent = (each["LifecycleRule"]["Properties"]["EventPattern"] for each in (stack, member))
+        assert wanted == sent
+        label = member["LabelUpdatedRule"]["Properties"]["EventPattern"]
+        assert set(label["detail-type"]) < set(stack["LabelUpdatedRule"]["Properties"]["EventPattern"]["detail-type"])
+
+    def test_what_is_not_forwarded_lies_where_an_alarm_watches(self) -> None:
+        resources = read(INFRA / "event-forwarding.yaml")["Resources"]
+        for name in ("LabelUpdatedRule", "LifecycleRule"):
+            (target,) = resources[name]["Properties"]["Targets"]
+            assert target["DeadLetterConfig"] == {"Arn": {"Fn::GetAtt": ["Undelivered", "Arn"]}}
+        alarm = resources["UndeliveredAlarm"]["Properties"]
+        assert alarm["Dimensions"] == [{"Name": "QueueName", "Value": {"Fn::GetAtt": ["Undelivered", "QueueName"]}}]
+        conditions = {"WithLifecycleEvents": True, "WithTopic": True}
+        sender, tls = resolved(resources["UndeliveredPolicy"], conditions)["Properties"]["PolicyDocument"]["Statement"]
+        assert sender["Condition"]["ArnEquals"]["aws:SourceArn"] == [
+            {"Fn::GetAtt": ["LabelUpdatedRule", "Arn"]},
+            {"Fn::GetAtt": ["LifecycleRule", "Arn"]},
+        ]
+        assert (tls["Effect"], tls["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})

@@ -1,0 +1,59 @@
+"""A small evaluator of IAM policies: what is asked is answered from the statements alone.
+
+https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Statement = Mapping[str, Any]
+
+
+def allows(
+    statements: Iterable[Statement], action: str, resource: str, context: Mapping[str, str] | None = None
+) -> bool:
+    """Tell whether the statements allow ``action`` on ``resource``: by default not, and an explicit deny wins.
+
+    ``context`` holds condition keys; a key that a condition asks for and that is not there does not meet it.
+    """
+    effects = {each["Effect"] for each in statements if _applies(each, action, resource, context or {})}
+    return effects == {"Allow"}
+
+
+def actions(statements: Iterable[Statement]) -> list[str]:
+    """All actions that the statements name."""
+    return [
+        each for one in statements for each in ([one["Action"]] if isinstance(one["Action"], str) else one["Action"])
+    ]
+
+
+def _applies(statement: Statement, action: str, resource: str, context: Mapping[str, str]) -> bool:
+    return (
+        any(_like(pattern.lower(), action.lower()) for pattern in _list(statement["Action"]))
+        and any(_like(pattern, resource) for pattern in _list(statement.get("Resource", "*")))
+        and all(
+            _meets(operator, _list(wanted), context.get(key))
+            for operator, keys in statement.get("Condition", {}).items()
+            for key, wanted in keys.items()
+        )
+    )
+
+
+def _meets(operator: str, wanted: list[str], value: str | None) -> bool:
+    if value is None:
+        return False
+    if operator in ("StringEquals", "Bool"):
+        return value in wanted
+    if operator in ("StringLike", "ArnEquals", "ArnLike"):  # ArnEquals takes wildcards, too
+        return any(_like(pattern, value) for pattern in wanted)
+    raise NotImplementedError(operator)
+
+
+def _like(pattern: str, value: str) -> bool:
+    regex = "".join({"*": ".*", "?": "."}.get(char, re.escape(char)) for char in pattern)
+    return re.fullmatch(regex, value, re.DOTALL) is not None
+
+
+def _list(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
