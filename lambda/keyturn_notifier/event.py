@@ -5,6 +5,7 @@ What AWS sends is in ``catalogue``; where it puts the secret's identity, in ``_i
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from keyturn_contract.message import (
@@ -147,10 +148,13 @@ def _notification(
     try:
         # What the receiver would refuse, and the whole batch with it, is refused here, where no other event suffers.
         (same,) = decode(CONTENT_TYPE_BATCH, encode([notification]))
+        datetime.fromisoformat(same.time)
     except MalformedMessage as error:
         raise Malformed(str(error).removeprefix("event 1: ")) from None
     except UnicodeEncodeError:
         raise Malformed("a text is not UTF-8") from None
+    except ValueError:
+        raise Malformed("time is no time") from None
     return same
 
 

@@ -63,8 +63,9 @@ class Queue:
 
     def bury(self, record: Mapping[str, Any], reason: str) -> bool:
         """Put a message where a person will look, with the reason; tell whether it may leave the queue now."""
+        clean = "".join(char if char.isprintable() else "?" for char in reason)  # SQS takes no others
         attributes: dict[str, Any] = {
-            "reason": {"DataType": "String", "StringValue": reason},
+            "reason": {"DataType": "String", "StringValue": clean[:1000]},
             "originalMessageId": {"DataType": "String", "StringValue": record["messageId"]},
         }
         try:

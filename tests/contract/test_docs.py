@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from keyturn_local import tables
+from keyturn_local import tables, template
 from keyturn_local.demo import acts
 from keyturn_receiver import errors
 from keyturn_receiver.core import binding, consumer, policy, revision
@@ -14,6 +14,7 @@ from keyturn_receiver.core import binding, consumer, policy, revision
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 BINDINGS = (ROOT / "docs" / "bindings.md").read_text()
+AWS_ACCESS = (ROOT / "docs" / "aws-access.md").read_text()
 
 
 @pytest.mark.parametrize("page", tables.PAGES)
@@ -32,6 +33,27 @@ def test_the_readme_begins_with_the_two_commands() -> None:
 def test_the_readme_shows_what_the_demo_prints() -> None:
     shown = set(re.findall(r"^ +\d+ ms  ([^:\n]+?)(?:  \(.*\)|: \w+)?$", README, re.MULTILINE))
     assert shown == {"label moved", acts.APPLIED, *acts.ON_THE_WAY, "pods replaced"}
+
+
+def test_what_to_do_is_said_for_every_alarm() -> None:
+    page = (ROOT / "docs" / "aws.md").read_text().partition("| alarm |")[2].partition("##")[0]
+    told = {
+        name
+        for line in re.findall(r"^\| ([A-Z]\w+(?:, [A-Z]\w+)*) \|", page, re.MULTILINE)
+        for name in line.split(", ")
+    }
+    resources = template.read()["Resources"]
+    assert told == {name.removesuffix("Alarm") for name in resources if name.endswith("Alarm")}
+
+
+def test_every_file_that_a_page_of_aws_names_is_there_and_takes_the_parameters_that_are_given() -> None:
+    commands = re.findall(
+        r"--template-file (\S+).*?--parameter-overrides ((?:\S+=\S+[ \\\n]*)+)", AWS_ACCESS, re.DOTALL
+    )
+    assert len(commands) == 3
+    for file, given in commands:
+        parameters = template.read(ROOT / file)["Parameters"]
+        assert {each.split("=")[0] for each in given.split() if "=" in each} <= parameters.keys(), file
 
 
 def test_every_link_leads_somewhere() -> None:

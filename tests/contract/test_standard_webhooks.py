@@ -5,13 +5,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
-from keyturn_contract.signature import new_key, parse_key, sign, verify
+from keyturn_contract.signature import new_key, parse_key, parse_public_key, sign, sign_ed25519, verify
+from keyturn_receiver.sources.signing_keys import ed25519
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "signatures.json").read_text())
+ED25519_VECTORS = json.loads((Path(__file__).parent / "vectors" / "signatures-ed25519.json").read_text())
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
@@ -36,3 +39,18 @@ def test_the_published_package_verifies_what_we_sign_and_we_what_it_signs(random
     assert theirs.sign("msg_1", now, body) == ours
     headers = {"webhook-id": "msg_1", "webhook-timestamp": str(timestamp), "webhook-signature": ours}
     assert verify([parse_key(text)], headers, body.encode(), timestamp) == "msg_1"
+
+
+@pytest.mark.parametrize("vector", ED25519_VECTORS, ids=lambda vector: vector["name"])
+def test_golden_vectors_of_the_asymmetric_kind_hold_on_both_sides(vector: dict[str, str]) -> None:
+    key = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(vector["seed"]))
+    timestamp, body = int(vector["timestamp"]), vector["body"].encode()
+    assert sign_ed25519(key.sign, vector["id"], timestamp, body) == vector["signature"]
+    headers = {
+        "webhook-id": vector["id"],
+        "webhook-timestamp": vector["timestamp"],
+        "webhook-signature": vector["signature"],
+    }
+    for form in ("public_key", "public_key_of_kms"):
+        public_key = ed25519(parse_public_key(vector[form]))
+        assert verify([], headers, body, timestamp, public_keys=[public_key]) == vector["id"]

@@ -225,6 +225,17 @@ def test_one_that_is_refused_does_not_take_its_batch_along(
     assert [*dead_letters(aws, path)] == [json.dumps(bad)]
 
 
+def test_a_reason_that_quotes_what_no_queue_takes_is_cleaned(
+    handle: Callable, aws: LocalAws, path: EventPath, receiver: Receiver
+) -> None:
+    broken = json.loads((EVENTS / "api-put-secret-value.without-a-secret.json").read_text())
+    kept = {**broken, "detail": {**broken["detail"], "eventName": "PutSecretValue"}}
+    odd = event(time="\x00\ud800")
+    assert handle(kept, odd, event()) == []
+    assert dead_letters(aws, path).keys() == {json.dumps(kept), json.dumps(odd)}
+    assert len(receiver.notifications) == 1
+
+
 def test_what_the_dead_letter_queue_does_not_take_stays_in_the_queue(sandbox: Callable, receiver: Receiver) -> None:
     nowhere = sandbox(receiver, KEYTURN_DLQ_URL=os.environ.get("AWS_ENDPOINT_URL", "") + "/123456789012/nowhere")
     assert nowhere("no JSON", event()) == ["m0"]

@@ -94,8 +94,20 @@ def test_the_signing_key_is_known_by_every_name(named: str) -> None:
 
 @pytest.mark.parametrize(
     "event",
-    [None, [], {}, {"source": "aws.s3"}, {**NATIVE, "detail": None}, {**NATIVE, "detail-type": "Other"}]
-    + [{key: value for key, value in NATIVE.items() if key != missing} for missing in ("id", "resources", "account")],
+    [
+        None,
+        [],
+        {},
+        {"source": "aws.s3"},
+        {**NATIVE, "detail": None},
+        {**NATIVE, "detail-type": "Other"},
+        {**NATIVE, "time": "2026-13-41T25:61:61Z"},
+        {**NATIVE, "id": "\ud800"},
+        *(
+            {key: value for key, value in NATIVE.items() if key != missing}
+            for missing in ("id", "resources", "account")
+        ),
+    ],
 )
 def test_what_secrets_manager_never_sends_is_malformed(event: object) -> None:
     assert "malformed" in outcome(event)

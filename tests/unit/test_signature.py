@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyturn_contract.signature import InvalidKey, NotVerified, new_key, parse_key, sign, verify
+from keyturn_contract.signature import (
+    InvalidKey,
+    NotVerified,
+    new_key,
+    parse_key,
+    parse_public_key,
+    sign,
+    sign_ed25519,
+    verify,
+)
 
 KEY = bytes(range(32))
 NOW = 1_800_000_000
@@ -109,3 +118,47 @@ def test_what_is_no_key_is_refused_without_being_quoted(text: str) -> None:
     with pytest.raises(InvalidKey) as caught:
         parse_key(text)
     assert not text or text not in str(caught.value)
+
+
+def backwards(content: bytes) -> bytes:
+    """A signature of 64 bytes that any other content has not; the curve itself comes from outside."""
+    return (content[::-1] * 64)[:64]
+
+
+def fits(signature: bytes, content: bytes) -> bool:
+    return signature == backwards(content)
+
+
+def asymmetric(body: bytes = BODY) -> dict[str, str]:
+    return {**headers(), "webhook-signature": sign_ed25519(backwards, "msg_1", NOW, body)}
+
+
+def test_a_public_key_alone_verifies_the_asymmetric_kind() -> None:
+    assert verify([], asymmetric(), BODY, NOW, public_keys=[fits]) == "msg_1"
+
+
+def test_either_kind_of_signature_will_do() -> None:
+    both = {**headers(), "webhook-signature": f"{headers()['webhook-signature']} {asymmetric()['webhook-signature']}"}
+    verify([KEY], both, BODY, NOW)
+    verify([], both, BODY, NOW, public_keys=[fits])
+    verify([b"x" * 32], both, BODY, NOW, public_keys=[fits])
+
+
+@pytest.mark.parametrize(
+    "signature", ["v1a,", "v1a," + "A" * 86, "v1a," + "A" * 86 + "==", "v1a," + "A" * 88, "v1,", "v1a," + "%" * 88]
+)
+def test_what_is_not_signed_for_the_public_key_is_not_verified(signature: str) -> None:
+    with pytest.raises(NotVerified):
+        verify([], {**asymmetric(), "webhook-signature": signature}, BODY, NOW, public_keys=[fits])
+
+
+def test_a_signature_of_a_kind_that_is_not_checked_here_is_not_verified() -> None:
+    for sent, known in ((asymmetric(), {}), (headers(), {"public_keys": [fits]})):
+        with pytest.raises(NotVerified):
+            verify([KEY] if not known else [], sent, BODY, NOW, **known)
+
+
+@pytest.mark.parametrize("text", ["", "whpk_", "whpk_%%", "whpk_" + base64.b64encode(b"short").decode(), "MCowBQ=="])
+def test_what_is_no_public_key_is_refused(text: str) -> None:
+    with pytest.raises(InvalidKey):
+        parse_public_key(text)
