@@ -32,7 +32,11 @@ class Receiver:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 receiver.got.append((headers, body))
-                status, content = receiver.answer(headers, body)
+                try:
+                    status, content = receiver.answer(headers, body)
+                except ConnectionError:
+                    self.close_connection = True
+                    return
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
                 for name, value in receiver.more.items():

@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "lambda"
 CACHE = ROOT / "build" / "artifacts"
 LAMBDA = ("3.13", "aarch64-manylinux2014")
-HERE = (f"{sys.version_info.major}.{sys.version_info.minor}", f"{platform.machine()}-unknown-linux-gnu")
+_MACHINE = platform.machine().replace("arm64", "aarch64")
+_SYSTEM = "apple-darwin" if sys.platform == "darwin" else "unknown-linux-gnu"
+HERE = (f"{sys.version_info.major}.{sys.version_info.minor}", f"{_MACHINE}-{_SYSTEM}")
 
 
 def build(target: tuple[str, str] = HERE, function: str = "Notifier") -> Path:

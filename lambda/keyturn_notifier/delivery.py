@@ -4,7 +4,7 @@ import hashlib
 import ssl
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 import urllib3
@@ -25,8 +25,7 @@ class Receiver:
     """Delivers to one URL. Connections are kept alive over invocations; what it has taken is not sent to it again.
 
     A receiver that looked at nothing (no answer, 429, a 503 without results) is left alone for a while, so that a dead
-    one costs its neighbours no time. ``now`` gives seconds since the epoch,
-    ``monotonic`` those that deadlines are in.
+    one costs its neighbours no time. ``now`` gives seconds since the epoch, ``monotonic`` those that deadlines are in.
     """
 
     def __init__(
@@ -97,24 +96,32 @@ class Receiver:
         }
         begun = self._monotonic()
         try:
-            response = self._pool.request(
-                "POST",
-                self._url,
-                body=body,
-                headers=headers,
-                retries=False,
-                redirect=False,
-                preload_content=False,
-                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=ANSWER_SECONDS),
-            )
-            content = response.read(MAX_REPLY + 1, decode_content=True)
+            try:
+                status, content, wait = self._exchange(body, headers)
+            except urllib3.exceptions.ProtocolError:
+                # A connection kept alive for too long: something on the way has cut it. Sending twice does no harm.
+                status, content, wait = self._exchange(body, headers)
         except urllib3.exceptions.HTTPError:
             return Reply(0, self._monotonic() - begun)
+        return Reply(status, self._monotonic() - begun, content, wait)
+
+    def _exchange(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes, str | None]:
+        response = self._pool.request(
+            "POST",
+            self._url,
+            body=body,
+            headers=headers,
+            retries=False,
+            redirect=False,
+            preload_content=False,
+            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=ANSWER_SECONDS),
+        )
+        content = response.read(MAX_REPLY + 1, decode_content=True)
         if len(content) > MAX_REPLY:
             response.close()  # no receiver of ours: what comes after is not waited for
             content = b""
         response.release_conn()
-        return Reply(response.status, self._monotonic() - begun, content, response.headers.get("retry-after"))
+        return response.status, content, response.headers.get("retry-after")
 
     def _remember(self, done: Iterable[str]) -> None:
         self._taken.update(dict.fromkeys(done))

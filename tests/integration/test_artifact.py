@@ -25,25 +25,6 @@ def built() -> Path:
     return artifact.build()
 
 
-@pytest.fixture(scope="module")
-def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
-    directory = tmp_path_factory.mktemp("aws")
-    with LocalAws.start(directory, Timeline(directory / "timeline.jsonl")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def path(aws: LocalAws) -> EventPath:
-    return aws.provision()
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    made = Receiver()
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def sandbox(built: Path, aws: LocalAws, path: EventPath, receiver: Receiver, tmp_path: Path) -> Iterator[LambdaRuntime]:
     environment = function_environment(aws, path, [receiver.url])

@@ -19,7 +19,6 @@ from keyturn_contract.message import EventType, Outcome, Result, decode, encode_
 from keyturn_contract.signature import new_key, parse_key, parse_public_key, verify
 from keyturn_local.aws import EventPath, LocalAws
 from keyturn_local.event_source import Context, function_environment
-from keyturn_local.timeline import Timeline
 from keyturn_notifier import delivery, telemetry
 from keyturn_notifier.queue import FIRST_SECONDS
 from keyturn_receiver.sources.signing_keys import ed25519
@@ -28,25 +27,6 @@ from receivers import Receiver, all_of
 
 EVENTS = Path(__file__).parents[1] / "events"
 NATIVE = json.loads((EVENTS / "native-secret-label-updated.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
-    directory = tmp_path_factory.mktemp("aws")
-    with LocalAws.start(directory, Timeline(directory / "timeline.jsonl")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def path(aws: LocalAws) -> EventPath:
-    return aws.provision()
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    made = Receiver()
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -401,6 +381,20 @@ class TestConnections:
         for _ in range(5):
             assert handle(event()) == []
         assert receiver.connections == 1
+
+    def test_one_that_was_cut_meanwhile_is_made_anew_at_once(self, handle: Callable, receiver: Receiver) -> None:
+        assert handle(event()) == []
+        takes, cut = receiver.answer, []
+
+        def cut_once(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+            if not cut:
+                cut.append(True)
+                raise ConnectionAbortedError  # what the client sees is an end without an answer
+            return takes(headers, body)
+
+        receiver.answer = cut_once
+        assert handle(event()) == []
+        assert receiver.connections == 2
 
     def test_a_private_authority_is_trusted_once_it_is_given(self, sandbox: Callable, authority: trustme.CA) -> None:
         receiver = Receiver(self.tls(authority, "127.0.0.1"))

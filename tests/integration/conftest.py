@@ -1,0 +1,28 @@
+"""What several files here stand on: an AWS of the file's own with the event path in it, a receiver for each test."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from keyturn_local.aws import EventPath, LocalAws
+from keyturn_local.timeline import Timeline
+from receivers import Receiver
+
+
+@pytest.fixture(scope="module")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
+    directory = tmp_path_factory.mktemp("aws")
+    with LocalAws.start(directory, Timeline(directory / "timeline.jsonl")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def path(aws: LocalAws) -> EventPath:
+    return aws.provision()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+    yield made
+    made.close()
