@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -95,7 +94,7 @@ class Notifier:
             receiver: self._threads.submit(receiver.deliver, notifications, deadline) for receiver in self._receivers
         }
         wait(under_way.values(), timeout=seconds)
-        answers: dict[str, Mapping[str, Verdict]] = defaultdict(dict)
+        answers: dict[str, Mapping[str, Verdict]] = {}
         for receiver, delivering in under_way.items():
             late = Verdict(Fate.AGAIN, "no answer in this invocation")
             answer = delivering.result() if delivering.done() else Answer(everything(notifications, late), ())
