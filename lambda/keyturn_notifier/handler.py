@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from keyturn_contract.message import EventType, Notification
+from keyturn_notifier import aws
 from keyturn_notifier.event import Ignored, Malformed, read
 from keyturn_notifier.queue import Queue
 from keyturn_notifier.settings import read_settings
@@ -137,18 +138,16 @@ def _tell(notification: Notification, fate: Fate, verdicts: Mapping[str, Verdict
 @cache
 def _notifier() -> Notifier:
     """Put the parts together, once for all invocations of one sandbox."""
-    # Here and not at the top: AWS's SDK and the HTTP client take longer to import than all the rest.
-    import boto3
+    # Here and not at the top: the HTTP client, too, takes long to import.
     import urllib3
 
     from keyturn_notifier.delivery import Receiver, tls
 
     settings = read_settings()
-    # The stub types are those of `boto3-stubs-lite`, which gives clients their types by annotation.
-    ed25519 = kms_signer(boto3.client("kms"), settings.kms_key_id) if settings.kms_key_id else None
-    key_ring = KeyRing(boto3.client("secretsmanager"), settings.signing_key_secret_id, ed25519)
+    ed25519 = kms_signer(aws.client("kms"), settings.kms_key_id) if settings.kms_key_id else None
+    key_ring = KeyRing(aws.client("secretsmanager"), settings.signing_key_secret_id, ed25519)
     queue = Queue(
-        boto3.client("sqs"),
+        aws.client("sqs"),
         settings.queue_url,
         settings.dlq_url,
         lambda text, about: logger.warning(text, extra=dict(about)),

@@ -18,6 +18,7 @@ import urllib3
 
 from keyturn_contract.message import EventType, Notification, NotificationData
 from keyturn_contract.signature import new_key
+from keyturn_notifier import aws
 from keyturn_notifier.delivery import Receiver, tls
 from keyturn_notifier.event import HEARTBEAT_SOURCE
 from keyturn_notifier.settings import Settings, read_settings
@@ -103,11 +104,9 @@ def _refusal(receiver: Receiver) -> str:
 
 @cache
 def _rotation() -> tuple[Settings, Rotation]:
-    import boto3
-
     settings = read_settings()
-    secrets_manager = boto3.client("secretsmanager")
-    ed25519 = kms_signer(boto3.client("kms"), settings.kms_key_id) if settings.kms_key_id else None
+    secrets_manager = aws.client("secretsmanager")
+    ed25519 = kms_signer(aws.client("kms"), settings.kms_key_id) if settings.kms_key_id else None
 
     def receivers() -> list[Receiver]:
         # Beside the KMS key, where there is one: what will be sent after the rotation must be taken, no more.

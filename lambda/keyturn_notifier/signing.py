@@ -26,6 +26,10 @@ class SigningUnavailable(Exception):
     """There is nothing to sign with now; the text says why and quotes nothing of a key."""
 
 
+class UnusableKey(SigningUnavailable):
+    """What stands in the secret is no signing key."""
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """The keys that sign: symmetric ones, and a function that signs with Ed25519."""
@@ -74,11 +78,18 @@ class KeyRing:
         """The keys to sign with; read anew unless the ``stale`` ones have been replaced. Raises SigningUnavailable."""
         with self._lock:
             if self._keys is None or self._keys is stale:
-                found = [read_key(self._secrets_manager, self._secret_id, stage) for stage in self._stages]
-                if found[0] is None:
-                    raise SigningUnavailable(f"the signing key has no version {self._stages[0]}: put one")
-                self._keys = Keys(tuple(filter(None, found)), self._ed25519)
+                first, *others = self._stages
+                required = read_key(self._secrets_manager, self._secret_id, first)
+                if required is None:
+                    raise SigningUnavailable(f"the signing key has no version {first}: put one")
+                self._keys = Keys((required, *filter(None, map(self._read, others))), self._ed25519)
             return self._keys
+
+    def _read(self, stage: str) -> bytes | None:
+        try:
+            return read_key(self._secrets_manager, self._secret_id, stage)
+        except UnusableKey:
+            return None  # somebody has corrected it since, with the version at the first stage
 
 
 def read_key(
@@ -90,7 +101,7 @@ def read_key(
         answer = secrets_manager.get_secret_value(SecretId=secret_id, VersionStage=stage, **version)
         return parse_key(answer.get("SecretString", ""))
     except InvalidKey as error:
-        raise SigningUnavailable(f"signing key ({stage}): {error}") from None
+        raise UnusableKey(f"signing key ({stage}): {error}") from None
     except Exception as error:
         code = error_code(error)
         if code == "ResourceNotFoundException":

@@ -103,7 +103,7 @@ def test_botocore_describes_the_services_that_the_code_calls_and_no_other(built:
         node.args[0].value
         for file in (ROOT / "lambda").rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "boto3.client"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "aws.client"
         if isinstance(node.args[0], ast.Constant)
     }
     assert described == called

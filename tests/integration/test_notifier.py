@@ -18,7 +18,7 @@ import trustme
 from keyturn_contract.message import EventType, Outcome, Result, decode, encode_reply
 from keyturn_contract.signature import new_key, parse_key, parse_public_key, verify
 from keyturn_local.aws import EventPath, LocalAws
-from keyturn_local.event_source import Context, function_environment
+from keyturn_local.event_source import TIMEOUT_SECONDS, Context, function_environment
 from keyturn_notifier import delivery, telemetry
 from keyturn_notifier.queue import FIRST_SECONDS
 from keyturn_receiver.sources.signing_keys import ed25519
@@ -443,6 +443,24 @@ class TestSigning:
         arn = "arn:aws:secretsmanager:us-east-1:123456789012:secret:gone-a1b2c3"
         assert sandbox(receiver, KEYTURN_SIGNING_KEY_SECRET_ID=arn)(event(), event()) == ["m0", "m1"]
         assert receiver.got == []
+
+    def test_an_aws_that_hangs_is_given_up_before_the_invocation_is_over(
+        self, sandbox: Callable, receiver: Receiver, other: Receiver
+    ) -> None:
+        other.answer = other.hang
+        begun = time.monotonic()
+        assert sandbox(receiver, AWS_ENDPOINT_URL=other.url.removesuffix("/v1/notifications"))(event()) == ["m0"]
+        assert time.monotonic() - begun < TIMEOUT_SECONDS - 5
+        assert receiver.got == []
+
+    def test_a_previous_key_that_is_none_holds_up_nothing(
+        self, sandbox: Callable, receiver: Receiver, aws: LocalAws
+    ) -> None:
+        client, name = aws.secrets_manager(), f"key-{uuid4()}"
+        client.create_secret(Name=name, SecretString="typed by hand, and no key")
+        assert sandbox(receiver, KEYTURN_SIGNING_KEY_SECRET_ID=name)(event()) == ["m0"]
+        client.put_secret_value(SecretId=name, SecretString=new_key(b"a right key " * 4))
+        assert sandbox(receiver, KEYTURN_SIGNING_KEY_SECRET_ID=name)(event()) == []
 
     def test_no_key_is_ever_printed(
         self,
