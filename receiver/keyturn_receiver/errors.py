@@ -4,16 +4,20 @@
     ├── Permanent            trying again changes nothing until somebody changes something
     │   ├── InvalidBinding       the annotations on the Secret
     │   ├── NotAllowed           tenancy: a cluster admin has not allowed it
-    │   ├── SourceRefused        AWS: no such secret, access denied, scheduled for deletion
+    │   ├── SourceRefused        AWS: access denied, undecipherable, no such label
+    │   │   ├── SourceDeleted        AWS: there is no such secret (any more)
+    │   │   └── SourceDeletion       AWS: the secret is scheduled for deletion, and can be restored
     │   ├── InvalidValue         the value in AWS does not give what the binding asks for
     │   └── ClusterRefused       Kubernetes: forbidden, invalid, immutable, denied by admission
     │       └── NotFound             the object is not there (any more)
     └── Temporary            try again after ``retry_after`` seconds
         ├── SourceUnavailable    AWS: throttled, 5xx, hung
+        │   └── NoCredentials        AWS does not take the credentials that are there, or there are none
         ├── StaleRead            AWS answered with an older version than the notification names
         ├── Conflict             somebody else wrote first: read again
         ├── Expired              Kubernetes: 410, a watch is too far behind: list again
-        └── ClusterUnavailable   Kubernetes: 429, 5xx, hung, gone
+        └── ClusterUnavailable   Kubernetes: 5xx, hung, gone
+            └── TurnedAway           Kubernetes: 429, nothing was begun
 
 A message is shown to people (Events, replies, logs): it says what is wrong and what to do next, and never quotes a
 secret value nor the text of an error that somebody else wrote, which might.
@@ -42,6 +46,14 @@ class SourceRefused(Permanent):
     reason = "SourceRefused"
 
 
+class SourceDeleted(SourceRefused):
+    reason = "SourceDeleted"
+
+
+class SourceDeletion(SourceRefused):
+    reason = "SourceDeletion"
+
+
 class InvalidValue(Permanent):
     reason = "InvalidValue"
 
@@ -68,6 +80,10 @@ class SourceUnavailable(Temporary):
     reason = "SourceUnavailable"
 
 
+class NoCredentials(SourceUnavailable):
+    reason = "NoCredentials"
+
+
 class StaleRead(Temporary):
     reason = "StaleRead"
 
@@ -82,3 +98,7 @@ class Expired(Temporary):
 
 class ClusterUnavailable(Temporary):
     reason = "ClusterUnavailable"
+
+
+class TurnedAway(ClusterUnavailable):
+    reason = "TurnedAway"

@@ -6,8 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyturn_receiver.core.binding import DATA, SECRET_ID, VERSION_STAGE, Entry, Source, Target, read_binding
-from keyturn_receiver.core.identity import aliases, possible_names
+from keyturn_receiver.core.binding import (
+    DATA,
+    ON_DELETE,
+    SECRET_ID,
+    SERVICE_ACCOUNT,
+    VERSION_STAGE,
+    Entry,
+    OnDelete,
+    Source,
+    Target,
+    binding_hash,
+    read_binding,
+)
+from keyturn_receiver.core.identity import place, possible_names, region
 from keyturn_receiver.errors import InvalidBinding
 
 TARGET = Target("team", "db")
@@ -15,7 +27,13 @@ ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/db-a1B2c3"
 
 
 def read(**annotations: str):
-    names = {"secret_id": SECRET_ID, "data": DATA, "stage": VERSION_STAGE}
+    names = {
+        "secret_id": SECRET_ID,
+        "data": DATA,
+        "stage": VERSION_STAGE,
+        "service_account": SERVICE_ACCOUNT,
+        "on_delete": ON_DELETE,
+    }
     return read_binding(TARGET, {names[name]: value for name, value in annotations.items()})
 
 
@@ -40,6 +58,21 @@ def test_a_binding_may_name_another_staging_label() -> None:
     assert read(secret_id="prod/db", stage="blue").sources == {Source("prod/db", "blue")}
 
 
+def test_what_becomes_of_the_secret_and_whose_role_reads_may_be_said() -> None:
+    binding = read(secret_id="prod/db")
+    assert (binding.on_delete, binding.service_account) == (OnDelete.RETAIN, "")
+    binding = read(secret_id="prod/db", on_delete="delete", service_account="app")
+    assert (binding.on_delete, binding.service_account) == (OnDelete.DELETE, "app")
+
+
+def test_the_hash_tells_an_edit_of_what_the_data_is_made_by_and_of_nothing_else() -> None:
+    annotations = {SECRET_ID: "prod/db", DATA: "A: a"}
+    same = binding_hash({**annotations, ON_DELETE: "delete", "other": "x"})
+    assert binding_hash(annotations) == same
+    for edited in ({DATA: "A: b"}, {SECRET_ID: "prod/dc"}, {VERSION_STAGE: "blue"}, {SERVICE_ACCOUNT: "app"}):
+        assert binding_hash({**annotations, **edited}) != same
+
+
 @pytest.mark.parametrize(
     ("annotations", "advice"),
     [
@@ -56,6 +89,10 @@ def test_a_binding_may_name_another_staging_label() -> None:
         ({"secret_id": "a", "data": "A:"}, "expression is empty"),
         ({"secret_id": "a", "data": "A: my-key"}, "needs double quotes"),
         ({"secret_id": "a", "data": "A: " + "a" * 5000}, "shorten it"),
+        ({"secret_id": "a", "data": "A: a" + "[*]" * 100}, "simplify it"),
+        ({"secret_id": "a", "data": "A: a\n" * 20000}, "bind several Secrets"),
+        ({"secret_id": "a", "service_account": "../other"}, "name one of this namespace"),
+        ({"secret_id": "a", "on_delete": "yes"}, "must be retain or delete"),
     ],
 )
 def test_what_is_wrong_is_said_with_what_to_do(annotations: dict[str, str], advice: str) -> None:
@@ -82,4 +119,9 @@ def test_a_bare_name_is_never_shortened() -> None:
 
 def test_an_arn_stands_for_the_name_with_and_without_its_end() -> None:
     assert possible_names(ARN) == ("prod/db-a1B2c3", "prod/db")
-    assert aliases(ARN, "prod/db") == {ARN, ARN[:-7], "prod/db-a1B2c3", "prod/db"}
+    assert possible_names(ARN[:-7]) == ("prod/db",)
+
+
+def test_an_arn_names_a_place_and_a_bare_name_none() -> None:
+    assert (place(ARN), region(ARN)) == ("arn:aws:secretsmanager:eu-west-1:123456789012", "eu-west-1")
+    assert (place("prod/db"), region("prod/db")) == ("", "")

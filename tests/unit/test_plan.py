@@ -1,12 +1,14 @@
 """What is written to a Secret, and which keys count as changed."""
 
+from dataclasses import replace
+
 import pytest
 
 from keyturn_receiver.core.binding import Binding, Source, Target
 from keyturn_receiver.core.plan import LiveSecret, Plan, plan
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.core.revision import UNKNOWN, Record, data_hash, digest, read_record, write_record
-from keyturn_receiver.errors import ClusterRefused
+from keyturn_receiver.errors import ClusterRefused, InvalidValue
 
 SOURCE = Source("prod/db")
 TARGET = Target("team", "db")
@@ -17,8 +19,14 @@ def live(data: dict[str, bytes], record: Record | None = None, immutable: bool =
     return LiveSecret(TARGET, "uid", "1", "Opaque", immutable, record or Record(), data)
 
 
+def itself(value: bytes) -> bytes:
+    """The plainest of fingerprints."""
+    return value
+
+
 def planned(before: LiveSecret, data: dict[str, bytes], version: str) -> Plan:
-    return plan(BINDING, before, data, {SOURCE: SecretVersion("arn", "prod/db", version, "")})
+    versions = {SOURCE: SecretVersion("arn", "prod/db", version, "")}
+    return plan(BINDING, "binding", before, data, versions, itself)
 
 
 def after(made: Plan) -> LiveSecret:
@@ -101,8 +109,22 @@ def test_an_immutable_secret_is_refused_only_if_it_would_have_to_change() -> Non
     assert planned(live({"a": b"1"}, immutable=True), {"a": b"1"}, "v1").changed_keys == ()
 
 
+def test_what_is_noted_of_ten_thousand_keys_fits_into_no_annotation() -> None:
+    with pytest.raises(InvalidValue, match="name those you need"):
+        planned(live({}), {f"key-{number}": b"" for number in range(10_000)}, "v" * 32)
+
+
+def test_a_status_that_told_of_an_error_is_written_over_though_the_data_is_right() -> None:
+    first = planned(live({}), {"a": b"1"}, "v1")
+    failed = replace(first.record, status="SourceRefused: ...")
+    made = planned(live({"a": b"1"}, failed), {"a": b"1"}, "v1")
+    assert made.write
+    assert made.record.status == "ok"
+    assert made.changed_keys == ()
+
+
 def test_the_record_survives_the_annotations() -> None:
-    record = Record({"arn#AWSCURRENT": "v1"}, {"a": "v1"}, data_hash({"a": b"1"}))
+    record = Record({"arn#AWSCURRENT": "v1"}, {"a": "v1"}, data_hash({"a": b"1"}), "hash", "ok")
     annotations = write_record(record, "2026-11-24T00:00:00Z")
     assert read_record(annotations) == record
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from keyturn_receiver.core.policy import Default, check_id, check_name, check_type
+from keyturn_receiver.core.policy import Default, Tenancy, check_id, check_name, check_type
 from keyturn_receiver.errors import NotAllowed
 
 ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:{}-a1B2c3"
@@ -11,7 +11,7 @@ ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:{}-a1B2c3"
 def allowed(globs: str | None, name: str, default: Default = Default.DENY) -> bool:
     annotations = {} if globs is None else {"keyturn.dev/allow-secrets": globs}
     try:
-        check_name("team", annotations, default, name)
+        check_name(Tenancy("team", annotations, default), name)
     except NotAllowed:
         return False
     return True
@@ -44,15 +44,15 @@ def test_an_admin_may_allow_everything_that_no_annotation_forbids() -> None:
 
 
 def test_an_arn_is_checked_before_aws_is_asked() -> None:
-    annotations = {"keyturn.dev/allow-secrets": "team/*"}
-    check_id("team", annotations, Default.DENY, ARN.format("team/db"))
+    tenancy = Tenancy("team", {"keyturn.dev/allow-secrets": "team/*"}, Default.DENY)
+    check_id(tenancy, ARN.format("team/db"))
     with pytest.raises(NotAllowed):
-        check_id("team", annotations, Default.DENY, ARN.format("other/db"))
+        check_id(tenancy, ARN.format("other/db"))
 
 
 def test_the_refusal_says_who_can_change_it() -> None:
     with pytest.raises(NotAllowed, match="a cluster admin can allow it"):
-        check_name("team", {}, Default.DENY, "prod/db")
+        check_name(Tenancy("team", {}, Default.DENY), "prod/db")
 
 
 @pytest.mark.parametrize("kind", ["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token"])

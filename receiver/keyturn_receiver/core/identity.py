@@ -11,23 +11,19 @@ _SUFFIX = re.compile(r"-[A-Za-z0-9]{6}\Z")
 _RESOURCE = ":secret:"
 
 
-def _without_suffix(text: str) -> tuple[str, ...]:
-    return (text[:-7],) if _SUFFIX.search(text) else ()
-
-
 def possible_names(secret_id: str) -> tuple[str, ...]:
     """The names of AWS secrets that a name or an ARN, whole or partial, can stand for."""
     if not secret_id.startswith("arn:"):
         return (secret_id,)
     resource = secret_id.partition(_RESOURCE)[2]
-    return (resource, *_without_suffix(resource))
+    return (resource, resource[:-7]) if _SUFFIX.search(resource) else (resource,)
 
 
-def aliases(secret_id: str, name: str | None = None) -> frozenset[str]:
-    """Every way in which a binding may have written the AWS secret that a notification calls ``secret_id``."""
-    found = {secret_id, *possible_names(secret_id)}
-    if secret_id.startswith("arn:"):
-        found.update(_without_suffix(secret_id))
-    if name:
-        found.add(name)
-    return frozenset(found)
+def place(secret_id: str) -> str:
+    """Partition, region and account that an ARN names, as its beginning; empty for a bare name."""
+    return secret_id.partition(_RESOURCE)[0] if secret_id.startswith("arn:") else ""
+
+
+def region(secret_id: str) -> str:
+    """The region that an ARN names; empty for a bare name."""
+    return secret_id.split(":")[3] if secret_id.startswith("arn:") else ""

@@ -1,17 +1,20 @@
 """From a Secret as it stands and the data as it should be, to the one write that makes them equal, or none."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from keyturn_receiver.core.binding import Binding, Source, Target
+from keyturn_receiver.core.binding import DATA, Binding, Source, Target
 from keyturn_receiver.core.render import SecretVersion
-from keyturn_receiver.core.revision import UNKNOWN, Record, data_hash, next_revision, version_key
-from keyturn_receiver.errors import ClusterRefused
+from keyturn_receiver.core.revision import OK, UNKNOWN, Record, data_hash, next_revision, too_long, version_key
+from keyturn_receiver.errors import ClusterRefused, InvalidValue
+
+Fingerprint = Callable[[bytes], bytes]
+"""Makes of a value what tells it from others and tells nothing else of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveSecret:
-    """A Secret as it stands in the cluster; ``data`` is decoded, and never printed."""
+    """A Secret as it stands in the cluster: of each value of its data only the fingerprint."""
 
     target: Target
     uid: str
@@ -19,7 +22,7 @@ class LiveSecret:
     type: str
     immutable: bool
     record: Record
-    data: Mapping[str, bytes] = field(repr=False)
+    fingerprints: Mapping[str, bytes] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +42,23 @@ class Plan:
 
 
 def plan(
-    binding: Binding, live: LiveSecret, data: Mapping[str, bytes], versions: Mapping[Source, SecretVersion]
+    binding: Binding,
+    binding_hash: str,
+    live: LiveSecret,
+    data: Mapping[str, bytes],
+    versions: Mapping[Source, SecretVersion],
+    fingerprint: Fingerprint,
 ) -> Plan:
-    """Compare and decide. Raises ClusterRefused where the write could only fail."""
+    """Compare and decide. Raises ClusterRefused or InvalidValue where the write could only fail."""
     known = live.record.revisions
     made_from = _made_from(binding, data, versions)
     new_hash = data_hash(data)
     only_restores = new_hash == live.record.data_hash  # what Keyturn last wrote: a hand has edited the Secret since
+    differing = {key for key, value in data.items() if live.fingerprints.get(key) != fingerprint(value)}
     before: dict[str, str] = dict(known)
     after: dict[str, str] = {}
-    for key, value in data.items():
-        if live.data.get(key) == value:
+    for key in data:
+        if key not in differing:
             before[key] = after[key] = known.get(key, made_from[key])
         elif only_restores and key in known:
             after[key] = known[key]
@@ -57,11 +66,15 @@ def plan(
             before[key] = known.get(key, UNKNOWN)
             after[key] = next_revision(known.get(key), made_from[key])
     version_ids = {version_key(v.arn, source.stage): v.version_id for source, v in versions.items()}
-    record = Record(version_ids, after, new_hash)
-    gone = known.keys() - data.keys()
-    changed = tuple(sorted({key for key, value in data.items() if live.data.get(key) != value} | gone))
+    record = Record(version_ids, after, new_hash, binding_hash, OK)
+    changed = tuple(sorted(differing | (known.keys() - data.keys())))
     if changed and live.immutable:
         raise ClusterRefused("the Secret is immutable: delete it, and create it again without `immutable: true`")
+    if too_long(record):
+        raise InvalidValue(
+            f"it has {len(data)} keys, and what Keyturn has to note of each does not fit into annotations:"
+            f" name those you need with {DATA}"
+        )
     return Plan(record, before, write=bool(changed) or record != live.record, changed_keys=changed, data=data)
 
 

@@ -1,6 +1,7 @@
 """Tenancy: which AWS secrets a namespace may name, and which Secrets may be filled at all."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
@@ -21,20 +22,29 @@ class Default(StrEnum):
     ALLOW = "allow"
 
 
-def check_name(namespace: str, annotations: Mapping[str, str], default: Default, secret_name: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Tenancy:
+    """What a cluster admin has said of one namespace: in its ``annotations``, or by ``default`` without them."""
+
+    namespace: str
+    annotations: Mapping[str, str]
+    default: Default
+
+
+def check_name(tenancy: Tenancy, secret_name: str) -> None:
     """Raise NotAllowed unless the namespace may read the AWS secret of exactly this name."""
-    if not _allows(annotations, default, secret_name):
-        raise _refusal(namespace, secret_name)
+    if not _allows(tenancy, secret_name):
+        raise _refusal(tenancy.namespace, secret_name)
 
 
-def check_id(namespace: str, annotations: Mapping[str, str], default: Default, secret_id: str) -> None:
+def check_id(tenancy: Tenancy, secret_id: str) -> None:
     """Raise NotAllowed if no name that this name or ARN can stand for is allowed.
 
     It is asked before AWS is: an ARN may or may not end in the six random characters, so both readings count here,
     and ``check_name`` decides once AWS has told the name.
     """
-    if not any(_allows(annotations, default, name) for name in possible_names(secret_id)):
-        raise _refusal(namespace, secret_id)
+    if not any(_allows(tenancy, name) for name in possible_names(secret_id)):
+        raise _refusal(tenancy.namespace, secret_id)
 
 
 def check_type(secret_type: str) -> None:
@@ -43,10 +53,10 @@ def check_type(secret_type: str) -> None:
         raise NotAllowed(f"a Secret of type {secret_type} is never filled: use type Opaque, or one made for your data")
 
 
-def _allows(annotations: Mapping[str, str], default: Default, secret_name: str) -> bool:
-    if ALLOW_SECRETS not in annotations:
-        return default is Default.ALLOW
-    globs = (glob.strip() for glob in annotations[ALLOW_SECRETS].split(","))
+def _allows(tenancy: Tenancy, secret_name: str) -> bool:
+    if ALLOW_SECRETS not in tenancy.annotations:
+        return tenancy.default is Default.ALLOW
+    globs = (glob.strip() for glob in tenancy.annotations[ALLOW_SECRETS].split(","))
     return any(glob and fnmatchcase(secret_name, glob) for glob in globs)  # fnmatch matches the whole name: anchored
 
 

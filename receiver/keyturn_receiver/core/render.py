@@ -3,13 +3,9 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-
-import jmespath
-from jmespath.exceptions import JMESPathError
-from jmespath.parser import ParsedResult
 
 from keyturn_receiver.core.binding import DATA, SECRET_KEY, Binding, Source
+from keyturn_receiver.core.expression import NoAnswer, cost, evaluate
 from keyturn_receiver.errors import InvalidValue
 
 WHOLE = "value"  # the key of a value that is not a JSON object
@@ -26,6 +22,11 @@ class SecretVersion:
     value: str | bytes = field(repr=False)
 
 
+def weight(binding: Binding, versions: Mapping[Source, SecretVersion]) -> int:
+    """Bound what ``render`` will cost, in the units of ``expression.cost``: whether others can wait for it."""
+    return sum(cost(entry.expression, len(versions[entry.source].value)) for entry in binding.entries)
+
+
 def render(binding: Binding, versions: Mapping[Source, SecretVersion]) -> dict[str, bytes]:
     """Fill every key of the binding.
 
@@ -39,17 +40,13 @@ def render(binding: Binding, versions: Mapping[Source, SecretVersion]) -> dict[s
     for entry in binding.entries:
         try:
             data[entry.key] = _as_bytes(_evaluate(entry.expression, documents[entry.source]))
-        except _Fault as fault:
+        except NoAnswer as fault:
             faults.append(f"key {entry.key} (expression {entry.expression!r:.120}): {fault}")
     if not faults and sum(map(len, data.values())) > MAX_DATA:
         faults.append(f"its keys hold more than {MAX_DATA} bytes, a Secret's limit: take fewer of them with {DATA}")
     if faults:
         raise InvalidValue(f"AWS secret {', '.join(sorted(v.name for v in versions.values()))}: {'; '.join(faults)}")
     return data
-
-
-class _Fault(Exception):
-    """What is wrong with one key, free of values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,7 @@ def _render_everything(document: _Document, data: dict[str, bytes], faults: list
     if not isinstance(document.content, dict):
         try:
             data[WHOLE] = _as_bytes(document.raw)  # though it may happen to be JSON, as `12345678` is
-        except _Fault as fault:
+        except NoAnswer as fault:
             faults.append(str(fault))
         return
     for key, value in document.content.items():
@@ -88,28 +85,16 @@ def _render_everything(document: _Document, data: dict[str, bytes], faults: list
             continue
         try:
             data[key] = _as_bytes(value)
-        except _Fault as fault:
+        except NoAnswer as fault:
             faults.append(f"its property {key}: {fault}")
-
-
-@lru_cache(maxsize=4096)
-def _compiled(expression: str) -> ParsedResult:
-    return jmespath.compile(expression)
 
 
 def _evaluate(expression: str, document: _Document) -> object:
     if expression.strip() == "@" and not isinstance(document.content, dict | list):
         return document.raw
     if not document.is_json:
-        raise _Fault("the value in AWS is not JSON, so only the expression @ can select it, whole")
-    try:
-        found = _compiled(expression).search(document.content)
-    except (JMESPathError, RecursionError, ArithmeticError, TypeError, ValueError, AttributeError):
-        # The library's own text quotes the value it stumbled over, and some of its functions let Python's errors out.
-        raise _Fault("a function got a value of the wrong type: convert it with to_string() or to_number()") from None
-    if found is None:
-        raise _Fault("there is no such property, or it is null: correct the expression, or add the property in AWS")
-    return found
+        raise NoAnswer("the value in AWS is not JSON, so only the expression @ can select it, whole")
+    return evaluate(expression, document.content, len(document.raw))
 
 
 def _as_bytes(value: object) -> bytes:
@@ -119,15 +104,15 @@ def _as_bytes(value: object) -> bytes:
     if isinstance(value, str):
         return _encode(value)
     if value is None:
-        raise _Fault(f"it is null: give it a value in AWS, or name the keys you need with {DATA}")
+        raise NoAnswer(f"it is null: give it a value in AWS, or name the keys you need with {DATA}")
     try:
         return _encode(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
     except (ValueError, TypeError, RecursionError):
-        raise _Fault("its value cannot be written as JSON: it is too deep, or a number too large") from None
+        raise NoAnswer("its value cannot be written as JSON: it is too deep, or a number too large") from None
 
 
 def _encode(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise _Fault("it holds half a surrogate pair, which is not text: correct the value in AWS") from None
+        raise NoAnswer("it holds half a surrogate pair, which is not text: correct the value in AWS") from None

@@ -2,13 +2,24 @@
 
 import hashlib
 import json
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 VERSION_IDS = "keyturn.dev/version-ids"
 REVISIONS = "keyturn.dev/revisions"
 DATA_HASH = "keyturn.dev/data-hash"
+BINDING_HASH = "keyturn.dev/binding-hash"
+STATUS = "keyturn.dev/status"
 APPLIED_AT = "keyturn.dev/applied-at"
+
+# What Keyturn writes together with the data; the status is written alone, too.
+RECORD = (VERSION_IDS, REVISIONS, DATA_HASH, BINDING_HASH, APPLIED_AT)
+MAX_STATUS_LINES = 16
+OK = "ok"  # the status of a Secret that is as it should be
+
+# Of all annotations the API server takes 256 KiB: https://kubernetes.io/docs/concepts/overview/working-with-objects/annotations/
+MAX_RECORD = 192 * 1024  # characters
 
 UNKNOWN = "-"  # the revision of a value that Keyturn did not write
 
@@ -18,12 +29,14 @@ class Record:
     """What the Secret says of itself.
 
     ``version_ids`` by AWS ARN and staging label (``arn#label``), ``revisions`` by key, ``data_hash`` of what Keyturn
-    last wrote.
+    last wrote, ``binding_hash`` of the binding it was written for, ``status`` as people read it.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)
     revisions: Mapping[str, str] = field(default_factory=dict)
     data_hash: str = ""
+    binding_hash: str = ""
+    status: str = ""
 
     @property
     def filled(self) -> bool:
@@ -37,6 +50,8 @@ def read_record(annotations: Mapping[str, str]) -> Record:
         version_ids=_read_map(annotations.get(VERSION_IDS)),
         revisions=_read_map(annotations.get(REVISIONS)),
         data_hash=annotations.get(DATA_HASH, ""),
+        binding_hash=annotations.get(BINDING_HASH, ""),
+        status=annotations.get(STATUS, ""),
     )
 
 
@@ -46,8 +61,23 @@ def write_record(record: Record, applied_at: str) -> dict[str, str]:
         VERSION_IDS: _write_map(record.version_ids),
         REVISIONS: _write_map(record.revisions),
         DATA_HASH: record.data_hash,
+        BINDING_HASH: record.binding_hash,
+        STATUS: record.status,
         APPLIED_AT: applied_at,
     }
+
+
+def status_of(reason: str, advice: str) -> str:
+    """Write the status of a Secret that is not as it should be.
+
+    In short lines: `kubectl describe` cuts each after 138 bytes (printAnnotationsMultiline in k8s.io/kubectl).
+    """
+    return "\n".join(textwrap.wrap(f"{reason}: {advice}", 120, break_on_hyphens=False)[:MAX_STATUS_LINES])
+
+
+def too_long(record: Record) -> bool:
+    """Tell whether the record would not fit into a Secret's annotations."""
+    return sum(map(len, write_record(record, "").values())) > MAX_RECORD
 
 
 def version_key(arn: str, stage: str) -> str:

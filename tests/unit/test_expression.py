@@ -1,0 +1,97 @@
+"""No expression, however it was meant, costs more than it may."""
+
+import json
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyturn_receiver.core.expression import MAX_COST, NoAnswer, cost, evaluate, expression_fault
+
+BOMBS = {
+    "doubled at each bar": "|".join(["[@,@]"] * 60),
+    "flattened, which copies": "|".join(["[@,@][]"] * 40),
+    "shared until it is written out": "|".join(["[@,@]"] * 30) + "|to_string(@)",
+    "joined by itself": "join(@, [@,@])|join(@, [@,@])|join(@, [@,@])|join(@, [@,@])",
+    "escaped again and again": "to_string([" * 40 + "@" + "])" * 40,
+    "mapped inside of mapped": "map(&[@,@,@,@], [@,@,@,@]|[@,@,@,@]|[@,@,@,@]|[@,@,@,@]|[@,@,@,@]|[@,@,@,@])",
+    "compared, part by part": " == ".join(["|".join(["[@,@]"] * 40)] * 2),
+    "as an object": "|".join(["{a:@,b:@}"] * 60),
+    "two lists, each with each": "[*].[*].[*].[*]",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+@pytest.mark.parametrize(
+    "document", ["x" * 60_000, [1] * 30_000, {"a": {"b": "c" * 60_000}}], ids=["text", "list", "object"]
+)
+def test_a_bomb_is_refused_before_it_is_lit(bomb: str, document: object) -> None:
+    assert expression_fault(bomb) is None
+    size = len(json.dumps(document))
+    if cost(bomb, size) > MAX_COST:
+        with pytest.raises(NoAnswer, match="simplify the expression"):
+            evaluate(bomb, document, size)
+    else:
+        with suppress(NoAnswer):  # of this document it makes nothing
+            assert len(json.dumps(evaluate(bomb, document, size))) < MAX_COST
+
+
+def test_projections_inside_each_other_are_refused_when_they_are_read() -> None:
+    assert "simplify it" in str(expression_fault("a" + "[*]" * 50))
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "password",
+        "join('', ['postgres://', username, ':', password, '@', host, '/app'])",
+        "to_string(@)",
+        "[*].name|join(',', @)",
+        "keys(@)|sort(@)|join(',', @)",
+        "hosts[?port > `80`].{name: name, port: to_string(port)}",
+    ],
+)
+def test_what_people_write_is_far_from_the_limit_for_a_secret_of_usual_size(expression: str) -> None:
+    assert cost(expression, 4096) < MAX_COST / 20
+
+
+def test_even_the_largest_secret_may_be_written_out() -> None:
+    document = {"key": "x" * 65_000}
+    assert evaluate("to_string(@)", document, 65_536) == json.dumps(document, separators=(",", ":"))
+
+
+documents = st.recursive(
+    st.none() | st.booleans() | st.integers(-99, 99) | st.text('ab"\\é\U0001f600', max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=20,
+)
+leaves = st.sampled_from(["@", "a", "b", "'x'", "`[1,2]`", "[0]", "[*]", "[]", "*", "[::2]", "values(@)", "keys(@)"])
+expressions = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.tuples(inner, inner).map(lambda pair: f"[{pair[0]}, {pair[1]}]"),
+        st.tuples(inner, inner).map(lambda pair: f"{{a: {pair[0]}, b: {pair[1]}}}"),
+        st.tuples(inner, inner).map("|".join),
+        st.tuples(inner, inner).map(lambda pair: f"({pair[0]}) || ({pair[1]})"),
+        st.tuples(inner, inner).map(lambda pair: f"join(to_string({pair[0]}), [to_string({pair[1]}), 'y'])"),
+        st.tuples(inner, inner).map(lambda pair: f"map(&({pair[0]}), [{pair[1]}])"),
+        inner.map(lambda each: f"({each})[*].[@, @]"),
+        inner.map(lambda each: f"({each})[]"),
+        inner.map(lambda each: f"to_string({each})"),
+        inner.map(lambda each: f"to_array({each})"),
+    ),
+    max_leaves=8,
+)
+
+
+@given(documents, expressions)
+def test_nothing_ever_grows_beyond_what_it_was_said_to_cost(document: object, expression: str) -> None:
+    if expression_fault(expression):
+        return
+    size = len(json.dumps(document, ensure_ascii=False, separators=(",", ":")))
+    try:
+        answer = evaluate(expression, document, size)
+    except NoAnswer:
+        return
+    assert len(json.dumps(answer, ensure_ascii=False, separators=(",", ":"))) <= cost(expression, size)

@@ -1,0 +1,70 @@
+"""Whether a Secret is as it should be, told by its metadata alone."""
+
+from dataclasses import replace
+
+import pytest
+
+from keyturn_receiver.core.binding import SECRET_ID, binding_hash
+from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef, mark_name
+from keyturn_receiver.core.revision import RECORD, Record, digest
+from keyturn_receiver.core.standing import Due, due, is_intact
+
+ANNOTATIONS = {SECRET_ID: "prod/db"}
+RECORD_OF_IT = Record({"arn#AWSCURRENT": "v1"}, {"a": "v1", "b": "v1"}, "hash", binding_hash(ANNOTATIONS), "ok")
+
+
+def consumer(mark: str | None) -> Consumer:
+    marks = {mark_name("db"): mark} if mark else {}
+    ref = WorkloadRef("Deployment", "team", "web")
+    return Consumer(ref, "1", {"db": Reads(whole=True)}, {}, marks, rollout_disabled=False, manual=False)
+
+
+def test_what_is_in_order_is_left_alone() -> None:
+    marked = consumer(digest(RECORD_OF_IT.revisions, ["a", "b"]))
+    assert due(RECORD_OF_IT, ANNOTATIONS, True, "db", [marked]) is Due.NOTHING
+
+
+@pytest.mark.parametrize("mark", [None, "of an older revision"])
+def test_a_consumer_that_does_not_know_yet_is_told(mark: str | None) -> None:
+    assert due(RECORD_OF_IT, ANNOTATIONS, True, "db", [consumer(mark)]) is Due.RESTARTS
+
+
+@pytest.mark.parametrize(
+    ("record", "annotations", "intact"),
+    [
+        (Record(), ANNOTATIONS, True),
+        (RECORD_OF_IT, {SECRET_ID: "prod/other"}, True),
+        (RECORD_OF_IT, ANNOTATIONS, False),
+        (replace(RECORD_OF_IT, status="SourceRefused: ..."), ANNOTATIONS, True),
+        (replace(RECORD_OF_IT, binding_hash=""), ANNOTATIONS, True),  # written by an older Keyturn
+    ],
+    ids=["never filled", "bound to another", "edited by hand", "was in an error", "does not say what it was bound to"],
+)
+def test_what_is_not_in_order_is_looked_at(record: Record, annotations: dict[str, str], intact: bool) -> None:
+    assert due(record, annotations, intact, "db", []) is Due.DATA
+
+
+def managed(keys: str, annotations: tuple[str, ...] = RECORD, manager: str = "keyturn", operation: str = "Apply"):
+    fields = {
+        "f:data": {f"f:{key}": {} for key in keys},
+        "f:metadata": {"f:annotations": {f"f:{name}": {} for name in annotations}},
+    }
+    return {"manager": manager, "operation": operation, "fieldsV1": fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "intact"),
+    [
+        ([managed("ab")], True),
+        ([managed("ab"), managed("c", (), "kubectl-edit", "Update")], True),  # a key of their own
+        ([managed("a"), managed("b", (), "kubectl-edit", "Update")], False),
+        ([managed("a")], False),  # somebody has removed the other
+        ([managed("ab", RECORD[1:])], False),
+        ([managed("ab", operation="Update")], False),
+        ([managed("ab", manager="kubectl")], False),
+        ([], False),
+        ([{"manager": "keyturn", "operation": "Apply", "fieldsV1": "garbled"}], False),
+    ],
+)
+def test_who_owns_the_fields_tells_whether_a_hand_was_in_it(fields: list, intact: bool) -> None:
+    assert is_intact("keyturn", fields, RECORD_OF_IT) is intact
