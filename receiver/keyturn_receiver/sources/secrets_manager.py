@@ -1,122 +1,184 @@
-"""Secrets Manager behind asyncio: one value, the labels of one secret, or the versions of all."""
+"""Secrets Manager behind asyncio: values, the labels of one secret, or the versions of all."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ReadTimeoutError
 
 from keyturn_receiver.core.binding import Source
+from keyturn_receiver.core.identity import place
 from keyturn_receiver.core.render import SecretVersion
-from keyturn_receiver.errors import KeyturnError, SourceRefused, SourceUnavailable
-from keyturn_receiver.telemetry import Metrics
+from keyturn_receiver.errors import KeyturnError, NoCredentials, SourceDeleted, SourceRefused
+from keyturn_receiver.sources import faults
+from keyturn_receiver.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-# https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_GetSecretValue.html#API_GetSecretValue_Errors
-_REFUSALS = {
-    "ResourceNotFoundException": "does not exist, or has no version with that staging label: create it, or correct the"
-    " name, the label or the region",
-    "AccessDeniedException": "may not be read by the receiver's role: allow secretsmanager:GetSecretValue and"
-    " DescribeSecret on it, and kms:Decrypt on its key",
-    "DecryptionFailure": "cannot be decrypted: enable its KMS key, and allow the receiver's role kms:Decrypt on it",
-    "InvalidRequestException": "is scheduled for deletion, or in no state to be read: restore it",
-    "InvalidParameterException": "is not a valid secret id: correct the annotation",
-    "ValidationException": "is not a valid secret id: correct the annotation",
-}
-_SLOW_DOWN = 5.0  # seconds
+BATCH = 20  # secrets: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_BatchGetSecretValue.html
+SUSPECT_SECONDS = 60.0
+NOT_TRIED = "they have not been tried yet"
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """Threads for calls to AWS, apart by who may wait for whom: reads, reads of secrets that have hung, sweeps."""
+
+    push: Executor
+    suspect: Executor
+    sweep: Executor
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One secret as ListSecrets gives it: ``stages`` by version id, no value."""
+    """One secret as ListSecrets or DescribeSecret gives it: ``stages`` by version id, no value."""
 
     arn: str
     name: str
     stages: Mapping[str, frozenset[str]]
+    changed_at: datetime | None = None
+    deletion: bool = False
 
-
-def new_client(concurrency: int) -> "SecretsManagerClient":
-    """Build the client: it may be shared by threads (a session may not); a hung call ends after seconds."""
-    config = Config(
-        connect_timeout=2,
-        read_timeout=5,
-        max_pool_connections=concurrency,
-        retries={"mode": "adaptive", "max_attempts": 3},
-        user_agent_extra="keyturn-receiver",
-    )
-    client: SecretsManagerClient = boto3.session.Session().client("secretsmanager", config=config)
-    return client
+    def current(self, stage: str) -> str | None:
+        """The version that holds a staging label, if one does."""
+        return next((version_id for version_id, stages in self.stages.items() if stage in stages), None)
 
 
 class SecretsManager:
-    """One account and region of Secrets Manager; calls run in ``executor``, alike calls under way are joined."""
+    """One identity in one region. ``sweep_client`` is apart, so that its throttling slows down nobody else."""
 
-    def __init__(self, client: "SecretsManagerClient", executor: Executor, metrics: Metrics) -> None:
+    def __init__(
+        self, client: "SecretsManagerClient", sweep_client: "SecretsManagerClient", lanes: Lanes, metrics: Metrics
+    ) -> None:
         self._client = client
-        self._executor = executor
+        self._sweep_client = sweep_client
+        self._lanes = lanes
         self._metrics = metrics
-        self._reading: dict[Source, asyncio.Future[SecretVersion]] = {}
+        self._suspects: dict[str, float] = {}
+        self._proven: set[str] = set()
+        self.credentials_fault: str | None = NOT_TRIED
 
-    async def read(self, source: Source) -> SecretVersion:
-        """Read the value that holds the staging label now. Raises SourceRefused or SourceUnavailable."""
-        reading = self._reading.get(source)
-        if reading is None:
-            reading = asyncio.ensure_future(self._read(source))
-            self._reading[source] = reading
-            reading.add_done_callback(lambda _: self._reading.pop(source, None))
-        return await asyncio.shield(reading)
+    @property
+    def region(self) -> str:
+        """The region that it talks to."""
+        return self._client.meta.region_name
 
-    async def _read(self, source: Source) -> SecretVersion:
+    def suspects(self, secret_id: str) -> bool:
+        """Whether the last read of this secret has hung, a while ago at most."""
+        return time.monotonic() < self._suspects.get(secret_id, 0.0)
+
+    def has_seen(self, arn: str) -> bool:
+        """Whether any secret of the account and region of ``arn`` was seen from here: "not found" then means gone."""
+        return place(arn) in self._proven
+
+    async def value(self, source: Source) -> SecretVersion:
+        """Read the value that holds the staging label now.
+
+        Raises SourceDeleted, SourceDeletion, another SourceRefused, or SourceUnavailable.
+        """
+        try:
+            answer = await self._call(
+                "GetSecretValue", self._client.get_secret_value, source.secret_id, VersionStage=source.stage
+            )
+        except SourceDeleted:
+            await self.describe(source.secret_id)  # raises the same, if it is the secret that is missing
+            raise SourceRefused(
+                f"AWS secret {source.secret_id} has no version with the staging label {source.stage}:"
+                " move the label to one, or correct the label"
+            ) from None
+        return self._version(answer)
+
+    async def values(self, secret_ids: Sequence[str]) -> dict[str, SecretVersion | KeyturnError]:
+        """Read the current values of up to BATCH secrets at once; what AWS says nothing about is not in the answer.
+
+        Raises SourceRefused or SourceUnavailable when there is no answer for any.
+        """
         answer = await self._call(
-            "GetSecretValue", source.secret_id, self._client.get_secret_value, VersionStage=source.stage
+            "BatchGetSecretValue", self._client.batch_get_secret_value, SecretIdList=list(secret_ids)
         )
-        value = answer["SecretString"] if "SecretString" in answer else answer["SecretBinary"]
-        return SecretVersion(answer["ARN"], answer["Name"], answer["VersionId"], value)
+        found: dict[str, SecretVersion | KeyturnError] = {}
+        versions = [self._version(each) for each in answer.get("SecretValues", [])]
+        errors = {each["SecretId"]: each.get("ErrorCode", "") for each in answer.get("Errors", [])}
+        for secret_id in secret_ids:
+            if secret_id in errors:
+                found[secret_id] = faults.of_code(errors[secret_id], f"AWS secret {secret_id}")
+                continue
+            for version in versions:
+                if secret_id in (version.arn, version.name, version.arn[:-7]):
+                    found[secret_id] = version
+        return found
 
-    async def stages(self, secret_id: str) -> Mapping[str, frozenset[str]]:
-        """Tell the staging labels of each version, by version id. Raises SourceRefused or SourceUnavailable."""
-        answer = await self._call("DescribeSecret", secret_id, self._client.describe_secret)
-        return _stages(answer.get("VersionIdsToStages"))
+    async def describe(self, secret_id: str, sweep: bool = False) -> Listed:
+        """Tell the staging labels of each version. Raises as ``value``."""
+        client = self._sweep_client if sweep else self._client
+        return self._listed(await self._call("DescribeSecret", client.describe_secret, secret_id, sweep=sweep))
 
-    async def all(self) -> AsyncIterator[Listed]:
-        """List every secret of the account and region, with versions and without values."""
+    async def prove_credentials(self) -> None:
+        """Make one cheap call, so that ``credentials_fault`` tells; what else AWS says to it does not matter."""
+        with suppress(KeyturnError):
+            await self._call("ListSecrets", self._client.list_secrets, MaxResults=1)
+
+    async def pages(self) -> AsyncIterator[Sequence[Listed]]:
+        """List every secret, those scheduled for deletion included, in pages of 100, the last changed first."""
         more: dict[str, Any] = {}
         while True:
-            answer = await self._call("ListSecrets", None, self._client.list_secrets, MaxResults=100, **more)
-            for entry in answer["SecretList"]:
-                yield Listed(entry["ARN"], entry["Name"], _stages(entry.get("SecretVersionsToStages")))
+            answer = await self._call(
+                "ListSecrets",
+                self._sweep_client.list_secrets,
+                sweep=True,
+                MaxResults=100,
+                SortBy="last-changed-date",
+                SortOrder="desc",
+                IncludePlannedDeletion=True,
+                **more,
+            )
+            yield [self._listed(entry) for entry in answer["SecretList"]]
             if not answer.get("NextToken"):
                 return
             more = {"NextToken": answer["NextToken"]}
 
-    async def _call(self, action: str, secret_id: str | None, method: Callable[..., Any], **arguments: Any) -> Any:
-        if secret_id is not None:
+    async def _call(
+        self, action: str, method: Callable[..., Any], secret_id: str = "", sweep: bool = False, **arguments: Any
+    ) -> Any:
+        if secret_id:
             arguments["SecretId"] = secret_id
+        lanes = self._lanes
+        lane = lanes.sweep if sweep else lanes.suspect if self.suspects(secret_id) else lanes.push
         try:
-            answer = await asyncio.get_running_loop().run_in_executor(self._executor, lambda: method(**arguments))
+            answer = await asyncio.get_running_loop().run_in_executor(lane, lambda: method(**arguments))
         except (ClientError, BotoCoreError) as error:
-            translated = _translate(action, secret_id, error)
-            self._metrics.aws_requests.labels(action, translated.reason).inc()
-            raise translated from None  # AWS's own text is not ours to show
+            fault = faults.translate(error, f"AWS secret {secret_id}" if secret_id else action)
+            self._metrics.aws_requests.labels(action, fault.reason).inc()
+            if isinstance(error, ReadTimeoutError) and secret_id:
+                self._suspects[secret_id] = time.monotonic() + SUSPECT_SECONDS
+            if isinstance(fault, NoCredentials):
+                self.credentials_fault = str(fault)
+            elif isinstance(error, ClientError):
+                self.credentials_fault = None  # whatever AWS says, it knows who asks
+            raise fault from None  # AWS's own text is not ours to show
+        self._suspects.pop(secret_id, None)
+        self.credentials_fault = None
         self._metrics.aws_requests.labels(action, "ok").inc()
         return answer
 
+    def _version(self, answer: Mapping[str, Any]) -> SecretVersion:
+        self._proven.add(place(answer["ARN"]))
+        value = answer["SecretString"] if "SecretString" in answer else answer["SecretBinary"]
+        return SecretVersion(answer["ARN"], answer["Name"], answer["VersionId"], value)
 
-def _stages(answer: Mapping[str, list[str]] | None) -> Mapping[str, frozenset[str]]:
-    return {version_id: frozenset(stages) for version_id, stages in (answer or {}).items()}
-
-
-def _translate(action: str, secret_id: str | None, error: ClientError | BotoCoreError) -> KeyturnError:
-    subject = f"AWS secret {secret_id}" if secret_id else action
-    if isinstance(error, ClientError):
-        code = error.response.get("Error", {}).get("Code", "")
-        if code in _REFUSALS:
-            return SourceRefused(f"{subject} {_REFUSALS[code]} ({code})")
-        return SourceUnavailable(f"{subject}: AWS answered {code or 'with an error'}: trying again", _SLOW_DOWN)
-    return SourceUnavailable(f"{subject}: AWS cannot be reached ({type(error).__name__}): trying again", _SLOW_DOWN)
+    def _listed(self, entry: Mapping[str, Any]) -> Listed:
+        self._proven.add(place(entry["ARN"]))
+        stages = entry.get("SecretVersionsToStages") or entry.get("VersionIdsToStages") or {}
+        return Listed(
+            entry["ARN"],
+            entry["Name"],
+            {version_id: frozenset(labels) for version_id, labels in stages.items()},
+            entry.get("LastChangedDate"),
+            "DeletedDate" in entry,
+        )

@@ -1,0 +1,66 @@
+"""Clients of AWS: how long they wait, how often they try, and whose credentials they hold."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore import UNSIGNED
+from botocore.config import Config
+
+if TYPE_CHECKING:
+    from botocore.config import _RetryDict
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+    from mypy_boto3_sts import STSClient
+
+_ONCE_MORE: "_RetryDict" = {"mode": "adaptive", "total_max_attempts": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Temporary credentials of a role; never printed."""
+
+    access_key_id: str
+    secret_access_key: str
+    session_token: str
+    expire_at: datetime
+
+    def __repr__(self) -> str:
+        return f"Credentials(until {self.expire_at:%H:%M:%SZ})"
+
+
+def default_region() -> str | None:
+    """The region that AWS's own variables name."""
+    return boto3.session.Session().region_name
+
+
+def secrets_manager(region: str, connections: int, credentials: Credentials | None = None) -> "SecretsManagerClient":
+    """Build a client; without ``credentials`` it finds the receiver's own, and refreshes them by itself.
+
+    A client may be shared by threads (a session may not); a hung call ends within ten seconds.
+    """
+    config = Config(
+        region_name=region,
+        connect_timeout=2,
+        read_timeout=3,
+        max_pool_connections=connections,
+        retries=_ONCE_MORE,
+        user_agent_extra="keyturn-receiver",
+    )
+    if credentials is None:
+        client: SecretsManagerClient = boto3.session.Session().client("secretsmanager", config=config)
+        return client
+    session = boto3.session.Session(
+        credentials.access_key_id, credentials.secret_access_key, credentials.session_token, region
+    )
+    tenants: SecretsManagerClient = session.client("secretsmanager", config=config)
+    return tenants
+
+
+def sts(region: str) -> "STSClient":
+    """Build a client for AssumeRoleWithWebIdentity, unsigned: it must not depend on anybody's credentials."""
+    config = Config(
+        region_name=region, signature_version=UNSIGNED, connect_timeout=2, read_timeout=5, retries=_ONCE_MORE
+    )
+    client: STSClient = boto3.session.Session().client("sts", config=config)
+    return client

@@ -1,0 +1,93 @@
+"""Stores: which identity reads in which region, and what it reads with. Credentials are never shared between them."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from keyturn_receiver.core.binding import Source
+from keyturn_receiver.core.render import SecretVersion
+from keyturn_receiver.sources.flights import KEEP, Flights
+from keyturn_receiver.sources.secrets_manager import NOT_TRIED, Listed, SecretsManager
+from keyturn_receiver.sources.values import Values
+
+MOST = 64  # stores of tenants held at once; a client takes about a megabyte
+RENEW = timedelta(minutes=5)  # before credentials run out
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class StoreKey:
+    """Who reads where: ``account`` is a tenant's ServiceAccount as "namespace/name", empty for the receiver itself."""
+
+    account: str
+    region: str
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """One identity in one region. What is wanted by many at once is read once."""
+
+    key: StoreKey
+    secrets_manager: SecretsManager
+    values: Values
+    expires_at: datetime | None = None
+
+    @classmethod
+    def of(cls, key: StoreKey, secrets_manager: SecretsManager, expires_at: datetime | None = None) -> "Store":
+        """Put one together."""
+        return cls(key, secrets_manager, Values(secrets_manager), expires_at)
+
+
+class Stores:
+    """Gives stores, made when they are first asked for by ``make``; a tenant's is made anew before it expires."""
+
+    def __init__(self, make: Callable[[StoreKey], Awaitable[Store]], default_region: str) -> None:
+        self._make = make
+        self._default_region = default_region
+        self._stores: OrderedDict[StoreKey, Store] = OrderedDict()
+        self._makings: Flights[StoreKey, Store] = Flights()
+        self._reads: Flights[tuple[StoreKey, Source], SecretVersion] = Flights()
+        self._descriptions: Flights[tuple[StoreKey, str], Listed] = Flights()
+
+    def key(self, account: str, region: str) -> StoreKey:
+        """The key of the store that reads for ``account`` in ``region``, or in the receiver's own where it is empty."""
+        return StoreKey(account, region or self._default_region)
+
+    def credentials_fault(self) -> str | None:
+        """What is wrong with the receiver's own credentials; None: they work."""
+        store = next((store for key, store in self._stores.items() if not key.account), None)
+        return store.secrets_manager.credentials_fault if store else NOT_TRIED
+
+    async def get(self, key: StoreKey) -> Store:
+        """Give a store that can read now.
+
+        Raises what making it raises: where a tenant's role fails, nobody else's credentials stand in.
+        """
+        store = self._stores.get(key)
+        if store and (store.expires_at is None or store.expires_at - datetime.now(UTC) > RENEW):
+            self._stores.move_to_end(key)
+            return store
+        # One that was made a moment ago will do, and so will the refusal of a moment ago.
+        store = await self._makings.get(key, time.monotonic() - KEEP, lambda: self._make(key))
+        self._stores[key] = store
+        tenants = [each for each in self._stores if each.account]
+        for oldest in tenants[:-MOST]:
+            del self._stores[oldest]
+        return store
+
+    async def read(self, key: StoreKey, source: Source, since: float) -> SecretVersion:
+        """Read a value, no older than ``since`` (monotonic seconds). Raises SourceRefused or SourceUnavailable."""
+
+        async def read() -> SecretVersion:
+            return await (await self.get(key)).values.read(source)
+
+        return await self._reads.get((key, source), since, read)
+
+    async def describe(self, key: StoreKey, secret_id: str, since: float) -> Listed:
+        """Describe a secret, as of ``since`` or later. Raises SourceRefused or SourceUnavailable."""
+
+        async def describe() -> Listed:
+            return await (await self.get(key)).secrets_manager.describe(secret_id)
+
+        return await self._descriptions.get((key, secret_id), since, describe)
