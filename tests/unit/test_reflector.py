@@ -6,15 +6,10 @@ from typing import Any
 
 import pytest
 
-from keyturn_receiver.cluster.reflector import Reflector
+from keyturn_receiver.cluster.reflector import Patience, Reflector, View
 from keyturn_receiver.errors import ClusterUnavailable, Expired
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 class Names:
@@ -23,7 +18,7 @@ class Names:
     def __init__(self) -> None:
         self.names: set[str] = set()
 
-    def replace(self, objects: list[Any]) -> None:
+    def replace(self, objects: list[Any], namespace: str | None) -> None:
         self.names = {obj["metadata"]["name"] for obj in objects}
 
     def put(self, obj: Any) -> None:
@@ -72,11 +67,11 @@ class Api:
             yield item
 
 
-async def follow(api: Api) -> set[str]:
+async def follow(api: Api, resync: float = 3600) -> set[str]:
     """Run a reflector until the watches that the test gives are used up; return its picture."""
     picture = Names()
-    accept = {"list": "application/json", "watch": "application/json"}
-    running = asyncio.create_task(Reflector(api, "/api/v1/things", picture, {}, accept, max_delay=0.01).run())
+    patience = Patience(max_delay=0.01, resync=resync)
+    running = asyncio.create_task(Reflector(api, View("/api/v1/things"), picture, patience).run())
     await asyncio.wait_for(api.done.wait(), 5)
     running.cancel()
     return picture.names
@@ -120,3 +115,24 @@ async def test_an_error_in_the_stream_is_no_object() -> None:
     api = Api(PAGES, [[event("ADDED", "d", 11), error]])
     assert await follow(api) == {"a", "b", "c", "d"}
     assert api.watched_from == ["10", "11"]
+
+
+async def test_now_and_then_everything_is_listed_anew_whatever_the_watch_has_told() -> None:
+    api = Api(PAGES, [[event("ADDED", "never-heard-of-again", 11)], []])
+    assert await follow(api, resync=0) == {"a", "b", "c"}
+    assert api.lists == 3
+
+
+@pytest.mark.parametrize("namespace", [None, "team"])
+async def test_a_list_of_one_namespace_takes_nothing_from_the_others(namespace: str | None) -> None:
+    told: list[str | None] = []
+
+    class Told(Names):
+        def replace(self, objects: list[Any], namespace: str | None) -> None:
+            told.append(namespace)
+
+    api = Api(PAGES, [])
+    running = asyncio.create_task(Reflector(api, View("/api/v1/things", namespace), Told()).run())
+    await asyncio.wait_for(api.done.wait(), 5)
+    running.cancel()
+    assert told == [namespace]

@@ -6,13 +6,23 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
+from urllib.request import getproxies
 
 import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
-from keyturn_receiver.errors import ClusterRefused, ClusterUnavailable, Conflict, Expired, KeyturnError, NotFound
-from keyturn_receiver.telemetry import Metrics
+from keyturn_receiver.cluster.governor import Governor
+from keyturn_receiver.errors import (
+    ClusterRefused,
+    ClusterUnavailable,
+    Conflict,
+    Expired,
+    KeyturnError,
+    NotFound,
+    TurnedAway,
+)
+from keyturn_receiver.telemetry.metrics import Metrics
 
 Json = dict[str, Any]
 
@@ -21,9 +31,10 @@ METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v
 APPLY = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
 FIELD_MANAGER = "keyturn"
+TURNED_AWAY = 3  # tries of one request that the API server was too busy to begin
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10, sock_connect=3)  # seconds, for all but watches
-_VERBS = {"GET": "get", "POST": "create", "PATCH": "patch"}
+_VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
 async def new_client(connections: int) -> ApiClient:
@@ -34,6 +45,8 @@ async def new_client(connections: int) -> ApiClient:
     else:
         config.load_incluster_config(client_configuration=settings)
     settings.connection_pool_maxsize = connections
+    # Else each request looks for a proxy and a .netrc, in a thread each.
+    settings.client_session_kwargs = {"trust_env": bool(getproxies())}
     return ApiClient(settings)
 
 
@@ -47,8 +60,9 @@ def path(group_version: str, resource: str, namespace: str | None = None, name: 
 class Api:
     """Requests and watches; every failure comes out as one of our errors, free of the API server's own text."""
 
-    def __init__(self, client: ApiClient, metrics: Metrics) -> None:
+    def __init__(self, client: ApiClient, governor: Governor, metrics: Metrics) -> None:
         self._client = client
+        self._governor = governor
         self._metrics = metrics
 
     async def request(
@@ -64,13 +78,31 @@ class Api:
 
         Raises NotFound, Conflict, ClusterRefused or ClusterUnavailable.
         """
-        response = await self._send(method, path, query, body, content_type, accept, _TIMEOUT)
+        for _ in range(TURNED_AWAY):
+            try:
+                return await self._request(method, path, query, body, content_type, accept)
+            except TurnedAway as error:
+                await asyncio.sleep(error.retry_after)  # it was not begun: no harm in asking again
+        return await self._request(method, path, query, body, content_type, accept)
+
+    async def _request(
+        self, method: str, path: str, query: Mapping[str, str] | None, body: Json | None, content_type: str, accept: str
+    ) -> Json:
+        await self._governor.enter()
+        overloaded = False
         try:
-            return self._checked(method, path, response.status, response.headers, await response.read())
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._unreachable(method, path, error) from None
+            response = await self._send(method, path, query, body, content_type, accept, _TIMEOUT)
+            try:
+                return self._checked(method, path, response.status, response.headers, await response.read())
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise self._unreachable(method, path, error) from None
+            finally:
+                response.release()
+        except ClusterUnavailable:
+            overloaded = True
+            raise
         finally:
-            response.release()
+            self._governor.leave(overloaded)
 
     async def watch(self, path: str, query: Mapping[str, str], accept: str, silence: float) -> AsyncIterator[Json]:
         """Give the events of a watch until the server ends it; ``silence`` seconds without a byte end it, too."""
@@ -82,7 +114,7 @@ class Api:
             async for line in response.content:
                 if line.endswith(b"\n"):  # a cut connection leaves half a line, which is no event
                     yield json.loads(line)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise self._unreachable("GET", path, error) from None
         finally:
             response.close()
@@ -141,7 +173,9 @@ def _error(method: str, path: str, status: int, headers: Mapping[str, str], repl
         return Conflict(f"{what}: reading again")
     if status == 410:
         return Expired(what)
-    if status == 429 or status >= 500 or status in (401, 408):
+    if status == 429:
+        return TurnedAway(f"{what}: trying again", min(5.0, _seconds(headers.get("Retry-After"))))
+    if status >= 500 or status in (401, 408):
         return ClusterUnavailable(f"{what}: trying again", _seconds(headers.get("Retry-After")))
     if status == 403:
         return ClusterRefused(f"{what}: the receiver's role, a quota or an admission policy forbids it; change that")

@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from keyturn_receiver.cluster.api import Json
-from keyturn_receiver.cluster.change import Change
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef, read_consumer
 
@@ -12,7 +11,7 @@ from keyturn_receiver.core.consumer import Consumer, WorkloadRef, read_consumer
 class Consumers:
     """The workloads of one kind that read Secrets; ``by_secret`` is shared by the kinds."""
 
-    def __init__(self, kind: str, by_secret: "ConsumersBySecret", changed: Callable[[Target, Change], None]) -> None:
+    def __init__(self, kind: str, by_secret: "ConsumersBySecret", changed: Callable[[Target], None]) -> None:
         self._kind = kind
         self._by_secret = by_secret
         self._changed = changed
@@ -25,10 +24,11 @@ class Consumers:
             "spec": {key: spec.get(key) for key in ("template", "updateStrategy")},
         }
 
-    def replace(self, objects: list[Json]) -> None:
+    def replace(self, objects: list[Json], namespace: str | None = None) -> None:
         fresh = {self._ref(obj) for obj in objects}
         for ref in self._known.keys() - fresh:
-            self._drop(ref)
+            if namespace in (None, ref.namespace):
+                self._drop(ref)
         for obj in objects:
             self.put(obj)
 
@@ -44,7 +44,7 @@ class Consumers:
         # A workload's status changes all the time: only what bears on a rollout is worth a look.
         if known is None or _bearing(known) != _bearing(consumer):
             for name in consumer.reads:
-                self._changed(Target(ref.namespace, name), Change.CONSUMER)
+                self._changed(Target(ref.namespace, name))
 
     def remove(self, obj: Json) -> None:
         self._drop(self._ref(obj))

@@ -1,72 +1,138 @@
-"""Kubernetes Events on bound Secrets: what `kubectl describe secret` tells a person."""
+"""Kubernetes Events on bound Secrets: what `kubectl events --for secret/db` tells a person.
 
+They are written behind the work's back: no reconcile waits for one, and none fails with one. Alike ones are told once
+in a while, and all together not faster than the API server should be bothered for words.
+"""
+
+import asyncio
 import hashlib
 import logging
+import time
+from collections import OrderedDict
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 
 from keyturn_receiver.cluster.api import MERGE_PATCH, Api, Json, path
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.errors import Conflict, KeyturnError
+from keyturn_receiver.telemetry.metrics import Metrics
 
 MAX_MESSAGE = 1024  # characters, https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/
-QUIET = timedelta(minutes=5)  # the same words about the same Secret are not said twice within
+QUIET = 300.0  # seconds: the same words about the same Secret are not said twice within
+PER_SECOND = 5.0
+AT_ONCE = 25  # may be told beyond that after a quiet time
+WAITING = 1000  # beyond these the oldest goes unsaid
+REMEMBERED = 10_000
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Event:
+    target: Target
+    uid: str
+    warning: bool
+    reason: str
+    message: str
+    at: datetime
+
+    @property
+    def name(self) -> str:
+        # Made of the words: whoever says the same says it under the same name.
+        words = f"{self.uid}/{self.reason}/{self.message}"
+        return f"{self.target.name[:200]}.{hashlib.sha256(words.encode()).hexdigest()[:16]}"
+
+
 class Events:
-    """Says what happened to a Secret; ``now`` gives the time in UTC."""
+    """Says what happened to Secrets; ``wall`` gives the time in UTC, ``now`` monotonic seconds."""
 
-    def __init__(self, api: Api, now: Callable[[], datetime]) -> None:
-        self._api = api
-        self._now = now
-        self._said: dict[str, datetime] = {}
-
-    async def tell(self, target: Target, uid: str, warning: bool, reason: str, message: str) -> None:
-        """Record one Event. A failure to do so is logged, and hinders nothing."""
-        now = self._now()
-        name = f"{target.name[:200]}.{hashlib.sha256(f'{uid}/{reason}/{message}'.encode()).hexdigest()[:16]}"
-        if name in self._said and now - self._said[name] < QUIET:
-            return
-        self._said = {known: at for known, at in self._said.items() if now - at < QUIET} | {name: now}
-        try:
-            await self._record(
-                target, uid, name, "Warning" if warning else "Normal", reason, message[:MAX_MESSAGE], now
-            )
-        except KeyturnError as error:
-            _log.warning("Event on %s could not be recorded: %s", target, error)
-
-    async def _record(
-        self, target: Target, uid: str, name: str, kind: str, reason: str, message: str, now: datetime
+    def __init__(
+        self, api: Api, metrics: Metrics, wall: Callable[[], datetime], now: Callable[[], float] = time.monotonic
     ) -> None:
-        at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        self._api = api
+        self._metrics = metrics
+        self._wall = wall
+        self._now = now
+        self._said: OrderedDict[str, float] = OrderedDict()
+        self._waiting: OrderedDict[str, _Event] = OrderedDict()
+        self._any = asyncio.Event()
+
+    def tell(self, target: Target, uid: str, warning: bool, reason: str, message: str) -> None:
+        """Say something about a Secret, soon."""
+        event = _Event(target, uid, warning, reason, message[:MAX_MESSAGE], self._wall())
+        name = event.name
+        if self._now() - self._said.get(name, -QUIET) < QUIET:
+            return
+        self._said[name] = self._now()
+        self._said.move_to_end(name)
+        self._waiting[name] = event
+        if len(self._said) > REMEMBERED:
+            self._said.popitem(last=False)
+        if len(self._waiting) > WAITING:
+            self._waiting.popitem(last=False)
+            self._metrics.events.labels("unsaid").inc()
+        self._any.set()
+
+    async def run(self) -> None:
+        """Write what is waiting, for ever, at a bearable pace."""
+        allowance, at = float(AT_ONCE), self._now()
+        while True:
+            await self._any.wait()
+            allowance, at = min(AT_ONCE, allowance + (self._now() - at) * PER_SECOND), self._now()
+            if allowance < 1:
+                await asyncio.sleep((1 - allowance) / PER_SECOND)
+                continue
+            allowance -= 1
+            await self._write_next()
+
+    async def flush(self, seconds: float) -> None:
+        """Write what is still waiting, as far as it goes within ``seconds``."""
+        try:
+            async with asyncio.timeout(seconds):
+                while self._waiting:
+                    await self._write_next()
+        except TimeoutError:
+            _log.info("%d Events go unsaid", len(self._waiting))
+
+    async def _write_next(self) -> None:
+        name, event = self._waiting.popitem(last=False)
+        if not self._waiting:
+            self._any.clear()
+        try:
+            await self._write(name, event)
+            self._metrics.events.labels("said").inc()
+        except KeyturnError as error:
+            self._metrics.events.labels("failed").inc()
+            _log.warning("Event on %s could not be recorded: %s", event.target, error)
+
+    async def _write(self, name: str, event: _Event) -> None:
+        at = event.at.strftime("%Y-%m-%dT%H:%M:%SZ")
+        namespace = event.target.namespace
         body: Json = {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": name, "namespace": target.namespace},
+            "metadata": {"name": name, "namespace": namespace},
             "involvedObject": {
                 "apiVersion": "v1",
                 "kind": "Secret",
-                "namespace": target.namespace,
-                "name": target.name,
-                "uid": uid,
+                "namespace": namespace,
+                "name": event.target.name,
+                "uid": event.uid,
             },
-            "type": kind,
-            "reason": reason,
-            "message": message,
+            "type": "Warning" if event.warning else "Normal",
+            "reason": event.reason,
+            "message": event.message,
             "source": {"component": "keyturn"},
             "firstTimestamp": at,
             "lastTimestamp": at,
             "count": 1,
         }
         try:
-            await self._api.request("POST", path("v1", "events", target.namespace), body=body)
+            await self._api.request("POST", path("v1", "events", namespace), body=body)
         except Conflict:
-            # The name is made of the words: another replica, or this one a while ago, has said the same.
+            # Another replica, or this one a while ago, has said the same.
+            patch: Json = {"lastTimestamp": at}
             await self._api.request(
-                "PATCH",
-                path("v1", "events", target.namespace, name),
-                body={"lastTimestamp": at},
-                content_type=MERGE_PATCH,
+                "PATCH", path("v1", "events", namespace, name), body=patch, content_type=MERGE_PATCH
             )

@@ -1,53 +1,130 @@
-"""The Lease that one replica holds, to be the one that polls. The election is the official client's."""
+"""The Lease that one replica holds, to be the one that polls.
+
+The protocol is client-go's: who finds the Lease unchanged for its whole duration, by a clock of his own, takes it over;
+the resource version lets one of several win. https://kubernetes.io/docs/concepts/architecture/leases/
+Why not the official client's election: docs/adr/004-leader-election.md.
+"""
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 
-from kubernetes.aio.client import ApiClient, ApiException, V1Lease, V1ObjectMeta
-from kubernetes.aio.leaderelection.electionconfig import Config
-from kubernetes.aio.leaderelection.leaderelection import LeaderElection
-from kubernetes.aio.leaderelection.leaderelectionrecord import LeaderElectionRecord
-from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
+from keyturn_receiver.cluster.api import Api, Json, path
+from keyturn_receiver.errors import Conflict, KeyturnError, NotFound
 
-DURATION = 15  # seconds, as client-go's defaults for all three
-RENEW_DEADLINE = 10
-RETRY_PERIOD = 2
+DURATION = 15.0  # seconds, as client-go's defaults for all three
+RENEW_DEADLINE = 10.0
+RETRY_PERIOD = 2.0
 
+_LEASES = "coordination.k8s.io/v1"
 _log = logging.getLogger(__name__)
 
 
-class Lease:
-    """Tells whether this replica leads: ``held`` is set while it does."""
+class LeaseObject:
+    """One Lease in the API, read and written whole, so that no write goes over another's."""
 
-    def __init__(self, client: ApiClient, namespace: str, name: str, identity: str) -> None:
-        self._lock = _Lock(name, namespace, identity, client)
-        self.held = asyncio.Event()
+    def __init__(self, api: Api, namespace: str, name: str) -> None:
+        self._api = api
+        self._namespace = namespace
+        self.name = name
+
+    async def read(self) -> Json | None:
+        """Read it; None if there is none yet."""
+        try:
+            return await self._api.request("GET", path(_LEASES, "leases", self._namespace, self.name))
+        except NotFound:
+            return None
+
+    async def write(self, found: Json | None, spec: Json) -> None:
+        """Write ``spec`` if the Lease still is as ``found``. Raises Conflict if somebody else has written it since."""
+        if found is None:
+            body: Json = {"metadata": {"name": self.name}, "spec": spec}
+            await self._api.request("POST", path(_LEASES, "leases", self._namespace), body=body)
+        else:
+            body = {**found, "spec": {**found.get("spec", {}), **spec}}
+            await self._api.request("PUT", path(_LEASES, "leases", self._namespace, self.name), body=body)
+
+
+class Lease:
+    """Tells whether this replica leads; ``led`` is called whenever it begins to.
+
+    ``now`` gives monotonic seconds: the wall clock may step as it likes.
+    """
+
+    def __init__(
+        self,
+        lease: LeaseObject,
+        identity: str,
+        led: Callable[[], None] = lambda: None,
+        beat: Callable[[], None] = lambda: None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._lease = lease
+        self._identity = identity
+        self._led = led
+        self._beat = beat
+        self._now = now
+        self._until = 0.0
+        self._seen: tuple[object, ...] = ()
+        self._seen_at = 0.0
+
+    def held(self) -> bool:
+        """Whether this replica leads now. It ends by itself when no renewal succeeds in time."""
+        return self._now() < self._until
 
     async def run(self) -> None:
-        """Stand for election for ever."""
-        config = Config(self._lock, DURATION, RENEW_DEADLINE, RETRY_PERIOD, self._lead, self._follow)
-        while True:
-            try:
-                await LeaderElection(config).run()
-            except Exception as error:  # the election lets errors of transport out; none may end it for good
-                _log.warning("the election for Lease %s broke off: %s", self._lock.name, type(error).__name__)
-            finally:
-                self.held.clear()
-            await asyncio.sleep(RETRY_PERIOD)
-
-    async def _lead(self) -> None:
-        self.held.set()
-
-    async def _follow(self) -> None:
-        self.held.clear()
-
-
-class _Lock(LeaseLock):  # type: ignore[misc]  # the client ships no types for it
-    async def create(self, name: str, namespace: str, election_record: LeaderElectionRecord) -> bool:
-        # The client's own create() sends `pretty=True`, which its generated API of 37.0.1 refuses: it wants text.
-        body = V1Lease(metadata=V1ObjectMeta(name=name), spec=self.update_lease(election_record))
+        """Stand for election for ever; when cancelled, give the Lease back."""
         try:
-            await self.api_instance.create_namespaced_lease(namespace, body)
-        except ApiException:
-            return False
-        return True
+            while True:
+                self._beat()
+                try:
+                    await self._stand()
+                except Conflict:
+                    self._until = 0.0  # somebody else was quicker
+                except KeyturnError as error:
+                    _log.warning("Lease %s: %s", self._lease.name, error)  # held until the deadline, if it was
+                await asyncio.sleep(RETRY_PERIOD)
+        finally:
+            if self.held():
+                await self._give_back()
+
+    async def _stand(self) -> None:
+        asked = self._now()
+        found = await self._lease.read()
+        spec = (found or {}).get("spec") or {}
+        mine = spec.get("holderIdentity") == self._identity
+        if not mine:
+            self._until = 0.0
+            if not self._is_free(spec):
+                return
+        fresh = {"holderIdentity": self._identity, "leaseDurationSeconds": int(DURATION), "renewTime": _micro_time()}
+        if not mine:
+            fresh |= {"acquireTime": fresh["renewTime"], "leaseTransitions": int(spec.get("leaseTransitions") or 0) + 1}
+        await self._lease.write(found, fresh)
+        self._until = asked + RENEW_DEADLINE
+        if not mine:
+            _log.info("leading: this replica runs the poller")
+            self._led()
+
+    def _is_free(self, spec: Json) -> bool:
+        """Whether nobody holds it: given back, or not renewed for its whole duration as seen from here."""
+        seen = (spec.get("holderIdentity"), spec.get("renewTime"), spec.get("leaseTransitions"))
+        if seen != self._seen:
+            self._seen, self._seen_at = seen, self._now()
+        duration = float(spec.get("leaseDurationSeconds") or DURATION)
+        return not spec.get("holderIdentity") or self._now() - self._seen_at > duration
+
+    async def _give_back(self) -> None:
+        self._until = 0.0
+        try:
+            found = await self._lease.read()
+            if found and found["spec"].get("holderIdentity") == self._identity:
+                await self._lease.write(found, {"holderIdentity": None})
+        except KeyturnError as error:
+            _log.info("Lease %s could not be given back, and runs out: %s", self._lease.name, error)
+
+
+def _micro_time() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

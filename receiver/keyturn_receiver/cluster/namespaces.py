@@ -1,16 +1,24 @@
-"""The picture of the namespaces: what a cluster admin allows in each. Fed by a watch."""
+"""The picture of the namespaces: what a cluster admin allows in each."""
 
+import asyncio
+import logging
+import random
 from collections.abc import Callable, Mapping
 
-from keyturn_receiver.cluster.api import Json
+from keyturn_receiver.cluster.api import METADATA_ONLY, Api, Json, path
 from keyturn_receiver.core.consumer import ROLLOUT
 from keyturn_receiver.core.policy import ALLOW_SECRETS
+from keyturn_receiver.errors import KeyturnError, NotFound
+
+LOOK_SECONDS = 30.0
 
 _NAMESPACE = (ALLOW_SECRETS, ROLLOUT)
 
+_log = logging.getLogger(__name__)
+
 
 class Namespaces:
-    """What namespaces say to Keyturn, by annotation; a namespace that says nothing is not kept."""
+    """What namespaces say to Keyturn, by annotation; a namespace that says nothing is not kept. Fed by a watch."""
 
     def __init__(self, changed: Callable[[str], None]) -> None:
         self._changed = changed
@@ -23,7 +31,7 @@ class Namespaces:
     def shrink(self, obj: Json) -> Json:
         return {"metadata": {"name": obj["metadata"]["name"], "annotations": obj["metadata"].get("annotations")}}
 
-    def replace(self, objects: list[Json]) -> None:
+    def replace(self, objects: list[Json], namespace: str | None = None) -> None:
         for name in self._annotations.keys() - {obj["metadata"]["name"] for obj in objects}:
             self._set(name, {})
         for obj in objects:
@@ -43,3 +51,38 @@ class Namespaces:
         if annotations:
             self._annotations[name] = annotations
         self._changed(name)
+
+
+class FewNamespaces:
+    """Feeds the picture where only some namespaces are served: a Role may get its own namespace, and not watch it."""
+
+    def __init__(
+        self, api: Api, names: tuple[str, ...], picture: Namespaces, beat: Callable[[], None] = lambda: None
+    ) -> None:
+        self._api = api
+        self._names = names
+        self._picture = picture
+        self._beat = beat
+        self.synced = asyncio.Event()
+
+    async def run(self) -> None:
+        """Look for ever, every half minute or so; a look that fails leaves what was seen before."""
+        while True:
+            self._beat()
+            looks = [await self._look(name) for name in self._names]
+            if all(looks):
+                self.synced.set()
+            pause = LOOK_SECONDS if self.synced.is_set() else 1.0
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter
+
+    async def _look(self, name: str) -> bool:
+        try:
+            self._picture.put(
+                await self._api.request("GET", path("v1", "namespaces", None, name), accept=METADATA_ONLY)
+            )
+        except NotFound:
+            self._picture.remove({"metadata": {"name": name}})  # not there yet: it allows nothing
+        except KeyturnError as error:
+            _log.warning("namespace %s: %s", name, error)
+            return False
+        return True

@@ -6,17 +6,14 @@ https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection
 import asyncio
 import logging
 import random
-from collections.abc import Mapping
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
-from keyturn_receiver.cluster.api import Api, Json
+from keyturn_receiver.cluster.api import METADATA_LIST, METADATA_ONLY, Api, Json
 from keyturn_receiver.errors import ClusterUnavailable, Expired, KeyturnError
 
-PAGE = "500"
-# The server ends a watch after at most 60 s, so that silence for longer can only mean that the connection is dead.
-# Bookmarks are no sign of life to rely on: a quiet resource may go without them for minutes.
-WATCH_SECONDS = (45, 60)
-SILENCE = 75.0  # seconds
 MAX_DELAY = 30.0  # seconds between two tries
 
 _log = logging.getLogger(__name__)
@@ -25,8 +22,8 @@ _log = logging.getLogger(__name__)
 class Picture(Protocol):
     """What is kept of the objects; each call is synchronous, so that a reader never sees half a change."""
 
-    def replace(self, objects: list[Json]) -> None:
-        """Take a full list: what is not in it is gone."""
+    def replace(self, objects: list[Json], namespace: str | None) -> None:
+        """Take a full list, of one namespace or of all: what is not in it is gone."""
 
     def put(self, obj: Json) -> None:
         """Take one object, new or changed."""
@@ -38,69 +35,117 @@ class Picture(Protocol):
         """Cut a listed object down to what is kept, page by page, so that a long list never stands in memory whole."""
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a reflector asks for: ``page`` objects at a time, whole or as ``metadata`` alone."""
+
+    path: str
+    namespace: str | None = None
+    labels: str = ""
+    metadata: bool = False
+    page: int = 100
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The part of the query that lists and watches share."""
+        return {"labelSelector": self.labels} if self.labels else {}
+
+    def accept(self, listing: bool) -> str:
+        """The media type to ask for."""
+        return "application/json" if not self.metadata else METADATA_LIST if listing else METADATA_ONLY
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long, in seconds, one watch lasts at most, until everything is listed anew, and between two tries.
+
+    The server ends a watch after ``watch`` seconds, so that silence for a quarter longer can only mean that the
+    connection is dead. Bookmarks are no sign of life to rely on: a quiet resource may go without them for minutes.
+    """
+
+    watch: float = 60.0
+    resync: float = 3600.0
+    max_delay: float = MAX_DELAY
+
+    @property
+    def silence(self) -> float:
+        """Seconds without a byte after which a watch is given up."""
+        return self.watch * 1.25
+
+
 class Reflector:
-    """Fills ``picture`` from ``path``; ``synced`` is set once the first list is in."""
+    """Fills ``picture`` with what ``view`` shows; ``synced`` is set once the first list is in.
+
+    ``beat`` is called at each sign that it goes on: a list, an event, a failure that is tried again.
+    """
 
     def __init__(
         self,
         api: Api,
-        path: str,
+        view: View,
         picture: Picture,
-        query: Mapping[str, str],
-        accept: Mapping[str, str],
-        max_delay: float = MAX_DELAY,
+        patience: Patience = Patience(),
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._api = api
-        self._path = path
+        self._view = view
         self._picture = picture
-        self._query = dict(query)
-        self._accept = accept
-        self._max_delay = max_delay
+        self._patience = patience
+        self._beat = beat
         self._version = ""  # where to go on from; empty: list first
+        self._listed = 0.0
         self.synced = asyncio.Event()
 
     async def run(self) -> None:
         """Follow for ever; every failure is logged and tried again, from where it stopped or from a new list."""
         delay = 0.0
         while True:
+            self._beat()
             try:
                 if not self._version:
                     self._version = await self._list()
+                    self._listed = time.monotonic()
                     self.synced.set()
                 await self._follow()
                 delay = 0.0
+                if time.monotonic() - self._listed > self._patience.resync:
+                    self._version = ""  # should a watch ever have kept something to itself
             except KeyturnError as error:
                 if isinstance(error, Expired):
                     self._version = ""
-                delay = min(self._max_delay, max(0.5, delay * 2))
-                _log.warning("watch of %s broke: %s", self._path, error)
+                delay = min(self._patience.max_delay, max(0.5, delay * 2))
+                _log.warning("watch of %s broke: %s", self._view.path, error)
                 await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
 
     async def _list(self) -> str:
         objects: list[Json] = []
-        query = {**self._query, "limit": PAGE}
+        query = {**self._view.query, "limit": str(self._view.page)}
         while True:
-            page = await self._api.request("GET", self._path, query, accept=self._accept["list"])
+            page = await self._api.request("GET", self._view.path, query, accept=self._view.accept(listing=True))
             objects.extend(self._picture.shrink(item) for item in page.get("items") or [])
             metadata = page["metadata"]
             if not metadata.get("continue"):
-                self._picture.replace(objects)
+                self._picture.replace(objects, self._view.namespace)
                 return str(metadata["resourceVersion"])
             query["continue"] = metadata["continue"]
+            self._beat()
 
     async def _follow(self) -> None:
+        seconds = self._patience.watch * random.uniform(0.75, 1)  # noqa: S311 - spread the replicas' reconnects
         query = {
-            **self._query,
+            **self._view.query,
             "resourceVersion": self._version,
             "allowWatchBookmarks": "true",
-            "timeoutSeconds": str(random.randint(*WATCH_SECONDS)),  # noqa: S311 - spread the replicas' reconnects
+            "timeoutSeconds": str(max(1, int(seconds))),
         }
-        async for event in self._api.watch(self._path, query, self._accept["watch"], SILENCE):
+        accept = self._view.accept(listing=False)
+        async for event in self._api.watch(self._view.path, query, accept, self._patience.silence):
+            self._beat()
             obj = event["object"]
             kind = event["type"]
             if kind == "ERROR":
                 if obj.get("code") == 410:
-                    raise Expired(f"watch of {self._path}")
+                    raise Expired(f"watch of {self._view.path}")
                 raise ClusterUnavailable(f"the API server ended it with {obj.get('reason')}")
             if kind == "DELETED":
                 self._picture.remove(obj)
