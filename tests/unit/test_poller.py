@@ -1,110 +1,262 @@
-"""The sweep: who is behind, found without reading a value; by one list, or secret by secret."""
+"""The sweep: who is behind, found without reading a value; by one list, or secret by secret; by the leader alone."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from bindings import ARN, bound_object
+from clock import Clock
 from keyturn_receiver.cluster.bound_secrets import BoundSecrets
+from keyturn_receiver.cluster.namespaces import Namespaces
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.core.revision import Record, version_key, write_record
-from keyturn_receiver.errors import SourceRefused, SourceUnavailable
-from keyturn_receiver.poller import Poller
+from keyturn_receiver.core.policy import Default
+from keyturn_receiver.core.poll import Mode
+from keyturn_receiver.errors import SourceDeleted, SourceRefused, SourceUnavailable
+from keyturn_receiver.poller.poller import FULL_SECONDS, Poller
+from keyturn_receiver.poller.sweep import Interrupted
 from keyturn_receiver.reconcile.queue import Queue
 from keyturn_receiver.reconcile.request import Cause, Reconciled, Request
+from keyturn_receiver.reconcile.tenancies import Tenancies
 from keyturn_receiver.sources.secrets_manager import Listed
-from keyturn_receiver.telemetry import Metrics
+from keyturn_receiver.sources.stores import Store, StoreKey, Stores
+from keyturn_receiver.telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
-ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/{}-a1B2c3"
+NOW = datetime(2026, 11, 25, tzinfo=UTC)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+def listed(name: str, version_id: str | None, changed: datetime = NOW, deletion: bool = False) -> Listed:
+    stages = {version_id: frozenset({"AWSCURRENT"})} if version_id else {}
+    return Listed(ARN.format(name), f"prod/{name}", stages, changed, deletion)
 
 
 class Aws:
-    """Secrets Manager at its port: the current version of each secret, by name."""
+    """Secrets Manager at its port: pages of 2, as sorted as the test gives them."""
 
-    def __init__(self, current: Mapping[str, str], may_list: bool = True) -> None:
-        self.current = current
+    def __init__(self, *secrets: Listed, may_list: bool = True) -> None:
+        self.secrets = {secret.name: secret for secret in secrets}
         self.may_list = may_list
-        self.listed = 0
+        self.pages_read = 0
+        self.asked = asyncio.Event()
+        self.described: list[str] = []
 
-    async def all(self) -> AsyncIterator[Listed]:
+    async def pages(self) -> AsyncIterator[Sequence[Listed]]:
         if not self.may_list:
             raise SourceRefused("ListSecrets may not be called")
-        self.listed += 1
-        for name, version_id in self.current.items():
-            yield Listed(ARN.format(name), f"prod/{name}", {version_id: frozenset({"AWSCURRENT"})})
+        secrets = list(self.secrets.values())
+        for begin in range(0, max(1, len(secrets)), 2):
+            self.pages_read += 1
+            self.asked.set()
+            yield secrets[begin : begin + 2]
 
-    async def stages(self, secret_id: str) -> Mapping[str, frozenset[str]]:
-        name = secret_id.removeprefix("prod/")
-        if name == "hung":
+    async def describe(self, secret_id: str, sweep: bool) -> Listed:
+        assert sweep
+        self.described.append(secret_id)
+        if secret_id == "prod/hung":
             raise SourceUnavailable("AWS did not answer")
-        if name not in self.current:
-            raise SourceRefused("no such secret")
-        return {self.current[name]: frozenset({"AWSCURRENT"})}
+        if secret_id not in self.secrets:
+            raise SourceDeleted("no such secret")
+        return self.secrets[secret_id]
 
 
-def poller(aws: Aws, made_from: Mapping[str, str | None], changed: bool = True) -> tuple[Poller, list[Target], Metrics]:
-    """A poller over Secrets bound to the AWS secrets named, each made from a version or never filled."""
-    bound = BoundSecrets(lambda target, change: None)
-    for number, (name, version_id) in enumerate(made_from.items()):
-        record = Record({version_key(ARN.format(name), "AWSCURRENT"): version_id}) if version_id else Record()
-        annotations = {"keyturn.dev/secret-id": f"prod/{name}", **write_record(record, "2026-11-24T00:00:00Z")}
-        bound.put(
-            {
-                "metadata": {
-                    "namespace": "team",
-                    "name": name,
-                    "uid": str(number),
-                    "resourceVersion": "1",
-                    "labels": {"keyturn.dev/bind": "true"},
-                    "annotations": annotations,
-                }
-            }
+class Setting:
+    """A poller, and what it had looked at; ``bindings`` are objects as ``bound_object`` makes them."""
+
+    def __init__(
+        self, aws: Aws, *bindings: dict, mode: Mode = Mode.LIST, globs: str = "*", changed: bool = True
+    ) -> None:
+        self.bound = BoundSecrets(lambda target: None)
+        for each in bindings:
+            self.bound.put(each)
+        self.asked: dict[Target, Request] = {}
+        self.clock = Clock()
+        self.leading = True
+        self.up = False
+        self.metrics = Metrics()
+        namespaces = Namespaces(lambda name: None)
+        namespaces.put({"metadata": {"name": "team", "annotations": {"keyturn.dev/allow-secrets": globs}}})
+
+        async def work(target: Target, request: Request) -> Reconciled:
+            self.asked[target] = request
+            return Reconciled(True, changed=changed)
+
+        async def make(key: StoreKey) -> Store:
+            if key.account == "team/broken":
+                raise SourceRefused("its role cannot be taken on")
+            return Store.of(key, aws)
+
+        self.queue = Queue(work, 8, str, self.metrics)
+        self.poller = Poller(
+            Stores(make, "eu-west-1"),
+            self.bound,
+            self.queue,
+            Tenancies(namespaces, Default.DENY, tenant_roles=True),
+            lambda: self.leading,
+            lambda: self.up,
+            interval=300,
+            mode=mode,
+            metrics=self.metrics,
+            now=self.clock,
         )
-    looked_at: list[Target] = []
 
-    async def work(target: Target, request: Request) -> Reconciled:
-        assert request.causes == {Cause.POLL}
-        looked_at.append(target)
-        return Reconciled(True, changed=changed)
+    async def sweep(self) -> list[str]:
+        """Sweep once; return the names looked at."""
+        self.asked.clear()
+        await self.poller.sweep()
+        await self.queue.close(1)
+        return sorted(target.name for target in self.asked)
 
-    metrics = Metrics()
-    return Poller(aws, bound, Queue(work, 4, metrics), asyncio.Event(), 300, metrics), looked_at, metrics
-
-
-def recovered(metrics: Metrics) -> float | None:
-    return metrics.registry.get_sample_value("keyturn_recovered_by_poll_total")
+    @property
+    def recovered(self) -> float | None:
+        return self.metrics.registry.get_sample_value("keyturn_recovered_by_poll_total")
 
 
-@pytest.mark.parametrize("may_list", [True, False], ids=["by list", "secret by secret"])
-async def test_only_those_behind_are_looked_at(may_list: bool) -> None:
-    aws = Aws({"same": "v1", "moved": "v2", "new": "v1", "unbound": "v9"}, may_list)
-    sweeper, looked_at, metrics = poller(aws, {"same": "v1", "moved": "v1", "new": None})
-    assert await sweeper.sweep() == sorted(looked_at) == [Target("team", "moved"), Target("team", "new")]
-    assert recovered(metrics) == 2
+@pytest.mark.parametrize("mode", Mode)
+async def test_only_those_behind_are_looked_at(mode: Mode) -> None:
+    aws = Aws(listed("same", "v1"), listed("moved", "v2"), listed("new", "v1"), listed("unbound", "v9"))
+    setting = Setting(aws, bound_object("same", "v1"), bound_object("moved", "v1"), bound_object("new"), mode=mode)
+    assert await setting.sweep() == ["moved", "new"]
+    assert setting.recovered == 2
+    request = setting.asked[Target("team", "moved")]
+    assert request.causes == {Cause.POLL}
+    assert request.expected == {"v2"}  # so that a stale read is seen for what it is
+
+
+async def test_a_role_that_may_not_list_is_asked_secret_by_secret() -> None:
+    aws = Aws(listed("same", "v1"), listed("moved", "v2"), may_list=False)
+    assert await Setting(aws, bound_object("same", "v1"), bound_object("moved", "v1")).sweep() == ["moved"]
+    assert aws.described == ["prod/same", "prod/moved"]
 
 
 async def test_a_look_that_changes_nothing_is_not_counted_as_recovered() -> None:
-    sweeper, looked_at, metrics = poller(Aws({"moved": "v1"}), {"moved": "v2"}, changed=False)  # the list lags
-    assert await sweeper.sweep() == []
-    assert looked_at == [Target("team", "moved")]
-    assert recovered(metrics) == 0
+    setting = Setting(Aws(listed("moved", "v1")), bound_object("moved", "v2"), changed=False)  # the list lags
+    assert await setting.sweep() == ["moved"]
+    assert setting.recovered == 0
 
 
 async def test_secrets_that_cannot_be_described_hold_up_no_other() -> None:
-    aws = Aws({"moved": "v2"}, may_list=False)
-    sweeper, looked_at, _ = poller(aws, {"hung": "v1", "missing": "v1", "moved": "v1"})
-    await sweeper.sweep()
-    assert looked_at == [Target("team", "moved")]
+    aws = Aws(listed("moved", "v2"), may_list=False)
+    assert await Setting(aws, bound_object("hung", "v1"), bound_object("moved", "v1")).sweep() == ["moved"]
 
 
-async def test_many_bindings_of_one_secret_cost_one_list() -> None:
-    aws = Aws({"moved": "v2"})
-    sweeper, _, _ = poller(aws, {"moved": "v1"})
-    await sweeper.sweep()
-    assert aws.listed == 1
+@pytest.mark.parametrize("mode", Mode)
+async def test_deletion_is_told_once_and_restoration_too(mode: Mode) -> None:
+    aws = Aws(listed("scheduled", "v1", deletion=True), listed("restored", "v1"))
+    told = {"status": "SourceDeletion: it is scheduled for deletion"}
+    setting = Setting(
+        aws,
+        bound_object("scheduled", "v1"),
+        bound_object("restored", "v1", **told),
+        bound_object("gone", "v1"),
+        mode=mode,
+    )
+    assert await setting.sweep() == ["gone", "restored", "scheduled"]
+    setting.bound.put(bound_object("scheduled", "v1", version=2, **told))
+    setting.bound.put(bound_object("restored", "v1", version=2))
+    setting.bound.put(bound_object("gone", "v1", status="SourceDeleted: it does not exist", version=2))
+    assert await setting.sweep() == []
+
+
+async def test_an_error_that_may_be_over_is_tried_again() -> None:
+    aws = Aws(listed("broken", "v1"))
+    assert await Setting(aws, bound_object("broken", "v1", status="SourceRefused: access denied")).sweep() == ["broken"]
+
+
+async def test_in_between_no_more_is_listed_than_was_changed() -> None:
+    hours = [listed(f"s{age}", "v1", NOW - timedelta(hours=age)) for age in range(10)]
+    aws = Aws(*hours)
+    setting = Setting(aws, *(bound_object(f"s{age}", "v1") for age in range(10)))
+    assert await setting.sweep() == []
+    assert aws.pages_read == 5
+    assert await setting.sweep() == []
+    assert aws.pages_read == 6
+    del aws.secrets["prod/s9"]
+    aws.secrets = {"prod/s9": listed("s9", "v2", NOW + timedelta(minutes=1)), **aws.secrets}
+    assert await setting.sweep() == ["s9"]
+    assert aws.pages_read == 8
+    setting.clock.forward(FULL_SECONDS)
+    await setting.sweep()
+    assert aws.pages_read == 13
+
+
+async def test_a_list_that_is_not_sorted_as_asked_is_read_to_its_end() -> None:
+    aws = Aws(*(listed(f"s{age}", "v1", NOW - timedelta(hours=10 - age)) for age in range(10)))  # moto does this
+    setting = Setting(aws, *(bound_object(f"s{age}", "v1") for age in range(10)))
+    await setting.sweep()
+    aws.secrets["prod/s9"] = listed("s9", "v2", NOW)
+    assert await setting.sweep() == ["s9"]
+
+
+async def test_who_leads_no_more_stops_in_the_middle() -> None:
+    setting: Setting
+
+    class Losing(Aws):
+        async def pages(self) -> AsyncIterator[Sequence[Listed]]:
+            async for page in super().pages():
+                setting.leading = False
+                yield page
+
+    aws = Losing(*(listed(f"s{number}", "v2") for number in range(10)))
+    setting = Setting(aws, *(bound_object(f"s{number}", "v1") for number in range(10)))
+    with pytest.raises(Interrupted):
+        await setting.sweep()
+    assert aws.pages_read == 1
+    assert setting.asked == {}
+
+
+async def test_a_tenant_whose_role_is_broken_costs_the_others_nothing() -> None:
+    aws = Aws(listed("moved", "v2"), listed("theirs", "v2"))
+    theirs = bound_object("theirs", "v1", **{"keyturn.dev/service-account": "broken"})
+    setting = Setting(aws, theirs, bound_object("moved", "v1"))
+    assert await setting.sweep() == ["moved"]
+    assert await setting.sweep() == ["moved"]
+
+
+@pytest.mark.parametrize("mode", Mode)
+async def test_aws_is_not_asked_about_what_a_namespace_may_not_name(mode: Mode) -> None:
+    aws = Aws(listed("ours", "v2"))
+    setting = Setting(aws, bound_object("ours", "v1"), bound_object("theirs", "v1"), globs="prod/ours", mode=mode)
+    assert await setting.sweep() == ["ours"]
+    assert "prod/theirs" not in aws.described
+
+
+async def test_while_events_arrive_a_change_of_a_moment_ago_is_left_to_its_notification() -> None:
+    young = listed("moved", "v2", datetime.now(UTC))
+    setting = Setting(Aws(young), bound_object("moved", "v1"))
+    setting.up = True
+    assert await setting.sweep() == []
+    setting.up = False
+    assert await setting.sweep() == ["moved"]
+
+
+async def test_without_events_the_poller_looks_ten_times_as_often() -> None:
+    setting = Setting(Aws(listed("a", "v1")), bound_object("a", "v1"))
+    setting.up = True
+    assert setting.poller.interval == 300
+    setting.up = False
+    assert setting.poller.interval == 30
+
+
+async def test_it_sweeps_at_once_on_taking_the_lead_and_never_without_it() -> None:
+    aws = Aws(listed("a", "v1"))
+    setting = Setting(aws, bound_object("a", "v1"))
+    setting.leading = False
+    running = asyncio.create_task(setting.poller.run())
+    await asyncio.sleep(0.05)
+    assert aws.pages_read == 0
+    setting.leading = True
+    await asyncio.wait_for(aws.asked.wait(), 5)
+    running.cancel()
+
+
+async def test_one_failure_of_a_list_is_counted_and_tried_again() -> None:
+    class Throttled(Aws):
+        def pages(self) -> AsyncIterator[Sequence[Listed]]:
+            raise SourceUnavailable("throttled")
+
+    setting = Setting(Throttled(), bound_object("a", "v1"))
+    assert await setting.sweep() == []
+    failed = setting.metrics.registry.get_sample_value("keyturn_sweeps_total", {"kind": "full", "outcome": "failed"})
+    assert failed == 1

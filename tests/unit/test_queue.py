@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -9,16 +10,17 @@ from keyturn_receiver.core.binding import Target
 from keyturn_receiver.errors import Conflict, InvalidValue, Temporary
 from keyturn_receiver.reconcile.queue import Queue
 from keyturn_receiver.reconcile.request import Cause, Reconciled, Request, because
-from keyturn_receiver.telemetry import Metrics
+from keyturn_receiver.telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
 A, B = Target("team", "a"), Target("team", "b")
 DONE = Reconciled(True)
 
+Work = Callable[[Target, Request], Awaitable[Reconciled]]
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+
+def queue_of(work: Work, places: int = 4, group: Callable[[Target], str] = str) -> Queue:
+    return Queue(work, places, group, Metrics())
 
 
 async def test_what_is_asked_for_during_a_run_joins_the_next_one() -> None:
@@ -31,15 +33,22 @@ async def test_what_is_asked_for_during_a_run_joins_the_next_one() -> None:
         await go.wait()
         return DONE
 
-    queue = Queue(work, 4, Metrics())
-    first = asyncio.create_task(queue.submit(A, because(Cause.POLL)))
+    queue = queue_of(work)
+    first = queue.submit(A, because(Cause.POLL))
     await begun.wait()
-    others = [asyncio.create_task(queue.submit(A, because(Cause.NOTIFICATION, {f"v{n}"}))) for n in range(100)]
-    await asyncio.sleep(0)
+    others = [queue.submit(A, because(Cause.NOTIFICATION, {f"v{n}"}, f"event-{n}")) for n in range(100)]
     go.set()
     assert await asyncio.gather(first, *others) == [DONE] * 101
     assert len(requests) == 2
     assert requests[1].expected == {f"v{n}" for n in range(100)}
+    assert requests[1].event_ids == tuple(f"event-{n}" for n in range(10))
+
+
+async def test_a_joined_request_counts_as_asked_when_the_last_was() -> None:
+    first = because(Cause.POLL)
+    second = because(Cause.NOTIFICATION)
+    assert (first | second).since == second.since >= first.since
+    assert (first | second).priority is Cause.NOTIFICATION
 
 
 async def test_a_binding_is_never_worked_on_twice_at_once_but_others_beside_it() -> None:
@@ -56,26 +65,32 @@ async def test_a_binding_is_never_worked_on_twice_at_once_but_others_beside_it()
         running[target] -= 1
         return DONE
 
-    queue = Queue(work, 4, Metrics())
+    queue = queue_of(work)
     await asyncio.wait_for(asyncio.gather(*(queue.submit(t, because(Cause.POLL)) for t in (A, B, A, B))), 5)
     assert most == {A: 1, B: 1}
 
 
-async def test_no_more_bindings_than_there_are_places_are_worked_on_at_once() -> None:
-    running = 0
-    most = 0
+async def test_a_notification_goes_before_what_waited_longer_and_takes_others_along() -> None:
+    order: list[str] = []
+    go = asyncio.Event()
 
     async def work(target: Target, request: Request) -> Reconciled:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await asyncio.sleep(0.001)
-        running -= 1
+        await go.wait()
+        order.append(target.name)
         return DONE
 
-    queue = Queue(work, 3, Metrics())
-    await asyncio.gather(*(queue.submit(Target("t", str(n)), because(Cause.POLL)) for n in range(30)))
-    assert most == 3
+    queue = queue_of(work, places=1)
+    done = [queue.submit(Target("t", "first"), because(Cause.POLL))]
+    done += [queue.submit(Target("t", name), because(Cause.POLL)) for name in ("poll", "late")]
+    done += [
+        queue.submit(Target("t", "drift"), because(Cause.DRIFT)),
+        queue.submit(Target("t", "new"), because(Cause.NEW)),
+    ]
+    done += [queue.submit(Target("t", "late"), because(Cause.NOTIFICATION))]
+    assert queue.depth(Cause.NOTIFICATION) == 1
+    go.set()
+    await asyncio.gather(*done)
+    assert order == ["first", "late", "new", "drift", "poll"]
 
 
 async def test_a_conflict_is_tried_again_at_once() -> None:
@@ -88,7 +103,7 @@ async def test_a_conflict_is_tried_again_at_once() -> None:
             raise Conflict("somebody else wrote first")
         return DONE
 
-    assert await Queue(work, 1, Metrics()).submit(A, because(Cause.POLL)) == DONE
+    assert await queue_of(work).submit(A, because(Cause.POLL)) == DONE
     assert tries == 3
 
 
@@ -98,49 +113,90 @@ async def test_who_waits_gets_the_error_and_the_queue_goes_on() -> None:
             raise InvalidValue("no such property")
         return DONE
 
-    queue = Queue(work, 1, Metrics())
+    queue = queue_of(work)
     with pytest.raises(InvalidValue):
         await queue.submit(A, because(Cause.POLL))
     assert await queue.submit(B, because(Cause.POLL)) == DONE
+    assert queue.failing() == 1
+    assert queue.staleness() == 0  # only a person can help it
 
 
 async def test_a_bug_looks_like_a_temporary_failure_and_never_like_success() -> None:
     async def work(target: Target, request: Request) -> Reconciled:
         raise KeyError("the-secret-value")
 
+    queue = queue_of(work)
     with pytest.raises(Temporary) as caught:
-        await Queue(work, 1, Metrics()).submit(A, because(Cause.POLL))
+        await queue.submit(A, because(Cause.POLL))
     assert "the-secret-value" not in str(caught.value)
+    await queue.close(0)
 
 
-async def test_background_work_that_fails_for_now_is_tried_again_by_itself() -> None:
-    tries = 0
+async def test_what_fails_for_now_is_tried_again_by_itself_whoever_asked() -> None:
+    requests: list[Request] = []
     done = asyncio.Event()
+
+    async def work(target: Target, request: Request) -> Reconciled:
+        requests.append(request)
+        if len(requests) == 1:
+            raise Temporary("not now", retry_after=0.01)
+        done.set()
+        return DONE
+
+    queue = queue_of(work)
+    with pytest.raises(Temporary):
+        await queue.submit(A, because(Cause.NOTIFICATION, {"v2"}))
+    assert (queue.failing(), queue.staleness() > 0) == (1, True)
+    await asyncio.wait_for(done.wait(), 5)
+    await asyncio.sleep(0)
+    assert requests[1].expected == {"v2"}
+    assert requests[1].since > requests[0].since  # what was read for the first try may be too old by now
+    assert (queue.failing(), queue.staleness()) == (0, 0)
+
+
+async def test_a_new_request_does_not_wait_for_the_next_try() -> None:
+    tries = 0
 
     async def work(target: Target, request: Request) -> Reconciled:
         nonlocal tries
         tries += 1
         if tries == 1:
-            raise Temporary("not now", retry_after=0.01)
-        done.set()
+            raise Temporary("not now", retry_after=60)
         return DONE
 
-    queue = Queue(work, 1, Metrics())
-    queue.add(A, because(Cause.SECRET))
-    await asyncio.wait_for(done.wait(), 5)
-    await queue.close(1)
+    queue = queue_of(work)
+    with pytest.raises(Temporary):
+        await queue.submit(A, because(Cause.POLL))
+    assert await asyncio.wait_for(queue.submit(A, because(Cause.NOTIFICATION)), 5) == DONE
+    assert tries == 2
 
 
-async def test_giving_up_waiting_does_not_stop_the_work() -> None:
-    go, done = asyncio.Event(), asyncio.Event()
+async def test_a_binding_that_is_no_more_is_not_tried_again() -> None:
+    async def work(target: Target, request: Request) -> Reconciled:
+        raise Temporary("not now", retry_after=0.01)
+
+    queue = queue_of(work)
+    with pytest.raises(Temporary):
+        await queue.submit(A, because(Cause.POLL))
+    queue.forget(A)
+    await asyncio.sleep(0.05)
+    assert (queue.failing(), queue.staleness()) == (0, 0)
+
+
+async def test_closing_waits_for_what_was_accepted_and_no_longer_than_it_may() -> None:
+    ended: list[Target] = []
 
     async def work(target: Target, request: Request) -> Reconciled:
-        await go.wait()
-        done.set()
+        await asyncio.sleep(60 if target.name == "hung" else 0.01)
+        ended.append(target)
         return DONE
 
-    queue = Queue(work, 1, Metrics())
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(queue.submit(A, because(Cause.NOTIFICATION)), 0.01)
-    go.set()
-    await asyncio.wait_for(done.wait(), 5)
+    queue = queue_of(work, places=4)
+    targets = [Target("t", str(number)) for number in range(10)]
+    for target in targets:
+        queue.submit(target, because(Cause.NOTIFICATION))
+    await queue.close(5)
+    assert sorted(ended) == sorted(targets)
+    queue.submit(Target("t", "hung"), because(Cause.NOTIFICATION))
+    await queue.close(0.05)
+    assert queue.longest() > 0

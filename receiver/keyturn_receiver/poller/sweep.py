@@ -1,104 +1,136 @@
-"""The poller: finds what the event path has missed, without reading a single value (DESIGN section 6)."""
+"""One sweep over the bindings of one store: which are behind, by list or secret by secret (DESIGN section 6)."""
 
-import asyncio
-import logging
-import random
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from keyturn_receiver.cluster.bound_secrets import BoundSecret, BoundSecrets
-from keyturn_receiver.core.binding import CURRENT, SECRET_ID, VERSION_STAGE, Target
-from keyturn_receiver.core.identity import aliases
-from keyturn_receiver.errors import KeyturnError, SourceRefused
-from keyturn_receiver.reconcile.queue import Queue
-from keyturn_receiver.reconcile.request import Cause, because
-from keyturn_receiver.sources.secrets_manager import Listed, SecretsManager
-from keyturn_receiver.telemetry import Metrics
+from keyturn_receiver.core.binding import SERVICE_ACCOUNT, Target
+from keyturn_receiver.core.identity import region
+from keyturn_receiver.core.revision import OK, version_key
+from keyturn_receiver.errors import KeyturnError, SourceDeleted, SourceDeletion
+from keyturn_receiver.sources.secrets_manager import Listed
+from keyturn_receiver.sources.stores import Store, StoreKey, Stores
 
-JITTER = 0.1
-
-_log = logging.getLogger(__name__)
+# ListSecrets may lag by five minutes: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_ListSecrets.html
+OVERLAP = timedelta(minutes=10)
 
 
-class Poller:
-    """Sweeps over all bindings while this replica holds the Lease."""
+class Interrupted(Exception):
+    """This replica does not lead any more: somebody else sweeps."""
 
-    def __init__(
-        self,
-        secrets_manager: SecretsManager,
-        bound: BoundSecrets,
-        queue: Queue,
-        leading: asyncio.Event,
-        interval: float,
-        metrics: Metrics,
-    ) -> None:
-        self._secrets_manager = secrets_manager
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """A binding to be reconciled, and what AWS has told of its secret; None: that it is gone."""
+
+    target: Target
+    listed: Listed | None
+
+
+@dataclass(slots=True)
+class Found:
+    """What a sweep has found, and up to when it has seen everything."""
+
+    behind: dict[Target, Behind] = field(default_factory=dict)
+    watermark: datetime | None = None
+
+
+def by_store(bound: Iterable[BoundSecret], stores: Stores) -> Mapping[StoreKey, Sequence[BoundSecret]]:
+    """Sort bindings by the store that reads for them."""
+    found: dict[StoreKey, list[BoundSecret]] = {}
+    for each in bound:
+        account = each.annotations.get(SERVICE_ACCOUNT, "").strip()
+        key = stores.key(f"{each.target.namespace}/{account}" if account else "", region(each.secret_id))
+        found.setdefault(key, []).append(each)
+    return found
+
+
+def is_behind(bound: BoundSecret, listed: Listed | None) -> bool:
+    """Tell whether a binding is behind what AWS has told.
+
+    Neither by time nor by order: the label is on another version than the one that the Secret was made from, or the
+    Secret says that something is wrong, which may be over.
+    """
+    record = bound.record
+    if listed is None:
+        return not record.status.startswith(SourceDeleted.reason)
+    if listed.deletion:
+        return not record.status.startswith(SourceDeletion.reason)
+    return record.status != OK or record.version_ids.get(version_key(listed.arn, bound.stage)) != listed.current(
+        bound.stage
+    )
+
+
+class Sweep:
+    """Sweeps one store. ``going_on`` is asked before each call: False interrupts."""
+
+    def __init__(self, store: Store, bound: BoundSecrets, going_on: Callable[[], bool]) -> None:
+        self._store = store
         self._bound = bound
-        self._queue = queue
-        self._leading = leading
-        self._interval = interval
-        self._metrics = metrics
+        self._going_on = going_on
 
-    async def run(self) -> None:
-        """Sweep for ever, every ``interval`` seconds give or take a tenth."""
-        while True:
-            await asyncio.sleep(self._interval * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311 - jitter
-            if not self._leading.is_set():
-                continue
-            try:
-                recovered = await self.sweep()
-            except KeyturnError as error:
-                self._metrics.sweeps.labels("failed").inc()
-                _log.warning("sweep failed: %s", error)
-            else:
-                self._metrics.sweeps.labels("ok").inc()
-                _log.info("swept", extra={"fields": {"recovered": [str(target) for target in recovered]}})
+    async def by_list(self, mine: Sequence[BoundSecret], since: datetime | None) -> Found:
+        """List what was changed after ``since``, or everything; what a full list does not have is described.
 
-    async def sweep(self) -> list[Target]:
-        """Reconcile each binding whose version in AWS is not the one its Secret was made from; return those changed.
-
-        ListSecrets may lag by five minutes: what it says is only a reason to look.
-        https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_ListSecrets.html
+        Raises SourceRefused where the role may not list.
         """
-        behind = await self._behind()
-        changed = await asyncio.gather(*(self._recover(target) for target in behind))
-        return [target for target, was_changed in zip(behind, changed, strict=True) if was_changed]
+        found = Found()
+        targets = {bound.target for bound in mine}
+        seen: set[Target] = set()
+        async for page in self._pages(since, found):
+            for listed in page:
+                for target in self._bound.naming(listed.arn, listed.name):
+                    bound = self._bound.get(target)
+                    if bound and target in targets:
+                        seen.add(target)
+                        self._note(found, bound, listed)
+        if since is None:
+            await self._describe([bound for bound in mine if bound.target not in seen], found)
+        return found
 
-    async def _behind(self) -> list[Target]:
-        by_alias: dict[str, list[BoundSecret]] = defaultdict(list)
-        for bound in self._bound.all():
-            by_alias[bound.annotations.get(SECRET_ID, "").strip()].append(bound)
-        try:
-            listed = [secret async for secret in self._secrets_manager.all()]
-        except SourceRefused:
-            listed = await self._described(by_alias)
-        behind = {bound.target for secret in listed for bound in _naming(secret, by_alias) if _is_behind(bound, secret)}
-        return sorted(behind)
+    async def by_description(self, mine: Sequence[BoundSecret]) -> Found:
+        """Ask for each secret alone: for a role that may not list."""
+        found = Found()
+        await self._describe(mine, found)
+        return found
 
-    async def _described(self, secret_ids: Iterable[str]) -> list[Listed]:
-        """Ask secret by secret: for a role that may not list."""
-        listed: list[Listed] = []
-        for secret_id in secret_ids:
+    async def _pages(self, since: datetime | None, found: Found) -> AsyncIterator[Sequence[Listed]]:
+        last: datetime | None = None
+        is_sorted = True
+        async for page in self._store.secrets_manager.pages():
+            self._check()
+            yield page
+            for listed in page:
+                if listed.changed_at is None or (last and listed.changed_at > last):
+                    is_sorted = False  # whoever this is, it does not sort as asked: nothing can be left out
+                last = listed.changed_at or last
+                if listed.changed_at and (found.watermark is None or listed.changed_at > found.watermark):
+                    found.watermark = listed.changed_at
+            if since and is_sorted and last and last < since - OVERLAP:
+                return
+            self._check()
+
+    async def _describe(self, mine: Sequence[BoundSecret], found: Found) -> None:
+        by_id: dict[str, list[BoundSecret]] = {}
+        for bound in mine:
+            by_id.setdefault(bound.secret_id, []).append(bound)
+        for secret_id, bindings in by_id.items():
+            self._check()
+            listed: Listed | None = None
             try:
-                listed.append(Listed(secret_id, secret_id, await self._secrets_manager.stages(secret_id)))
-            except KeyturnError as error:
-                _log.info("left out of this sweep: %s", error)  # the others are looked at all the same
-        return listed
+                listed = await self._store.secrets_manager.describe(secret_id, sweep=True)
+            except SourceDeleted:
+                pass
+            except KeyturnError:
+                continue  # counted where it happened; the others are looked at all the same
+            for bound in bindings:
+                self._note(found, bound, listed)
 
-    async def _recover(self, target: Target) -> bool:
-        try:
-            changed = (await self._queue.submit(target, because(Cause.POLL))).changed
-        except KeyturnError:
-            return False  # logged by the queue, and told by an Event
-        self._metrics.recovered_by_poll.inc(int(changed))
-        return changed
+    def _note(self, found: Found, bound: BoundSecret, listed: Listed | None) -> None:
+        if is_behind(bound, listed):
+            found.behind[bound.target] = Behind(bound.target, listed)
 
-
-def _naming(secret: Listed, by_alias: dict[str, list[BoundSecret]]) -> list[BoundSecret]:
-    return [bound for alias in aliases(secret.arn, secret.name) for bound in by_alias.get(alias, ())]
-
-
-def _is_behind(bound: BoundSecret, secret: Listed) -> bool:
-    stage = bound.annotations.get(VERSION_STAGE, CURRENT).strip()
-    current = [version_id for version_id, stages in secret.stages.items() if stage in stages]
-    return not set(current) <= set(bound.record.version_ids.values()) or not bound.record.filled
+    def _check(self) -> None:
+        if not self._going_on():
+            raise Interrupted

@@ -1,19 +1,23 @@
-"""The work queue: one reconcile at a time for each binding, many beside each other, alike requests joined."""
+"""The work queue: one reconcile at a time for each binding, many beside each other, alike requests joined.
+
+Whatever fails for now is tried again by itself, with growing delays, until it is done or nobody asks for it any more.
+"""
 
 import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass, replace
 
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.errors import Conflict, KeyturnError, Temporary
-from keyturn_receiver.reconcile.request import Reconciled, Request
-from keyturn_receiver.telemetry import Metrics
+from keyturn_receiver.reconcile.lines import Lines
+from keyturn_receiver.reconcile.request import Cause, Reconciled, Request
+from keyturn_receiver.telemetry.metrics import Metrics
 
 CONFLICT_TRIES = 5  # at once; somebody else's write is done when the conflict is known
-MAX_DELAY = 300.0  # seconds between two tries of background work
+MAX_DELAY = 60.0  # seconds between two tries
 
 _log = logging.getLogger(__name__)
 
@@ -22,77 +26,132 @@ _log = logging.getLogger(__name__)
 class _Pending:
     request: Request
     done: "asyncio.Future[Reconciled]"
+    since: float
 
 
 class Queue:
-    """Runs ``work`` for bindings; what is asked for while a binding is being worked on joins its next turn."""
+    """Runs ``work`` for bindings; what is asked for while a binding is being worked on joins its next turn.
+
+    ``group`` tells which bindings wait for the same thing; ``now`` gives monotonic seconds.
+    """
 
     def __init__(
-        self, work: Callable[[Target, Request], Awaitable[Reconciled]], concurrency: int, metrics: Metrics
+        self,
+        work: Callable[[Target, Request], Awaitable[Reconciled]],
+        places: int,
+        group: Callable[[Target], Hashable],
+        metrics: Metrics,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._work = work
         self._metrics = metrics
-        self._places = asyncio.Semaphore(concurrency)
+        self._now = now
+        self._lines = Lines(places, group)
         self._pending: dict[Target, _Pending] = {}
-        self._running: dict[Target, asyncio.Task[None]] = {}
+        self._running: dict[Target, tuple[asyncio.Task[None], float]] = {}
         self._retries: dict[Target, asyncio.TimerHandle] = {}
         self._failures: dict[Target, int] = {}
+        self._owed: dict[Target, float] = {}
+        self._failing: set[Target] = set()
+        self._closing = False
 
-    async def submit(self, target: Target, request: Request) -> Reconciled:
-        """Reconcile and wait for it. Raises the KeyturnError it ended with; being cancelled does not stop the work."""
-        return await asyncio.shield(self._join(target, request))
+    def submit(self, target: Target, request: Request) -> "asyncio.Future[Reconciled]":
+        """Ask for a reconcile; the future gives what came of it, or the KeyturnError it ended with.
 
-    def add(self, target: Target, request: Request) -> None:
-        """Reconcile some time soon, and again with growing delays while it fails temporarily."""
-        self._join(target, request).add_done_callback(lambda done: self._again(target, request, done))
-
-    async def close(self, grace: float) -> None:
-        """Take no more retries, and give what is running ``grace`` seconds to end."""
-        for retry in self._retries.values():
-            retry.cancel()
-        if self._running:
-            await asyncio.wait(self._running.values(), timeout=grace)
-
-    def _join(self, target: Target, request: Request) -> "asyncio.Future[Reconciled]":
+        The future is shared: who is tired of waiting must not cancel it.
+        """
         pending = self._pending.get(target)
         if pending:
+            before = pending.request.priority
             pending.request |= request
+            if pending.request.priority is not before:
+                self._lines.promote(target, before, pending.request.priority)
             return pending.done
         done: asyncio.Future[Reconciled] = asyncio.get_running_loop().create_future()
-        done.add_done_callback(lambda future: future.cancelled() or future.exception())  # somebody looked at it
-        self._pending[target] = _Pending(request, done)
-        if target not in self._running:
-            self._running[target] = asyncio.create_task(self._drain(target))
+        done.add_done_callback(_looked_at)
+        self._pending[target] = _Pending(request, done, self._now())
+        self._owed.setdefault(target, self._now())
+        if retry := self._retries.pop(target, None):
+            retry.cancel()  # this is the next try
+        if not self._lines.is_at_work(target):
+            self._lines.wait(target, request.priority)
+            self._fill_places()
         return done
 
-    async def _drain(self, target: Target) -> None:
+    def forget(self, target: Target) -> None:
+        """Keep nothing about a binding that is no more."""
+        if retry := self._retries.pop(target, None):
+            retry.cancel()
+        self._failures.pop(target, None)
+        self._failing.discard(target)
+        if target not in self._pending and target not in self._running:
+            self._owed.pop(target, None)
+
+    async def close(self, grace: float) -> None:
+        """Take no more retries, and give what waits and runs ``grace`` seconds to end."""
+        self._closing = True
+        for retry in self._retries.values():
+            retry.cancel()
+        end = self._now() + grace
+        while self._running and self._now() < end:
+            await asyncio.wait([task for task, _ in self._running.values()], timeout=end - self._now())
+
+    def depth(self, priority: Cause) -> int:
+        """How many bindings wait for their turn with this priority."""
+        return self._lines.depth(priority)
+
+    def failing(self) -> int:
+        """How many bindings ended their last reconcile with an error."""
+        return len(self._failing)
+
+    def staleness(self) -> float:
+        """Seconds since the oldest request that has not been met; one that only a person can meet does not count."""
+        return max(0.0, self._now() - min(self._owed.values())) if self._owed else 0.0
+
+    def longest(self) -> float:
+        """Seconds that the longest of the reconciles under way has taken so far."""
+        return max((self._now() - begun for _, begun in self._running.values()), default=0.0)
+
+    def _fill_places(self) -> None:
+        while target := self._lines.begin():
+            self._running[target] = (asyncio.create_task(self._run(target)), self._now())
+
+    async def _run(self, target: Target) -> None:
+        pending = self._pending.pop(target)
         try:
-            while target in self._pending:
-                async with self._places:
-                    pending = self._pending.pop(target)
-                    await self._run(target, pending)
+            await self._settle(target, pending)
         finally:
             del self._running[target]
+            self._lines.end(target)
+            if target in self._pending:
+                self._lines.wait(target, self._pending[target].request.priority)
+            self._fill_places()
 
-    async def _run(self, target: Target, pending: _Pending) -> None:
-        cause = sorted(pending.request.causes)[0]
-        started = time.monotonic()
+    async def _settle(self, target: Target, pending: _Pending) -> None:
+        request = pending.request
+        started = self._now()
+        self._metrics.queue_seconds.observe(started - pending.since)
         outcome = "failed"
         try:
-            reconciled = await self._try(target, pending.request)
+            reconciled = await self._try(target, request)
             outcome = "applied" if reconciled.changed else "unchanged" if reconciled.bound else "not_bound"
+            self._met(target)
             pending.done.set_result(reconciled)
         except KeyturnError as error:
             outcome = error.reason
-            _log.warning("%s", error, extra={"fields": {"secret": str(target), "reason": error.reason, "cause": cause}})
+            fields = {"secret": str(target), "reason": error.reason, "cause": request.priority}
+            _log.warning("%s", error, extra={"fields": {**fields, "event_ids": request.event_ids}})
+            self._failed(target, request, error)
             pending.done.set_exception(error)
         except Exception as error:
             # A bug must not take the queue with it, nor look like success.
             _log.exception("reconcile broke", extra={"fields": {"secret": str(target)}})
-            pending.done.set_exception(Temporary(f"an unforeseen {type(error).__name__}: see the receiver's log", 30.0))
+            unforeseen = Temporary(f"an unforeseen {type(error).__name__}: see the receiver's log", 30.0)
+            self._failed(target, request, unforeseen)
+            pending.done.set_exception(unforeseen)
         finally:
-            self._metrics.reconcile_seconds.observe(time.monotonic() - started)
-            self._metrics.reconciles.labels(cause, outcome).inc()
+            self._metrics.reconcile_seconds.observe(self._now() - started)
+            self._metrics.reconciles.labels(request.priority, outcome).inc()
 
     async def _try(self, target: Target, request: Request) -> Reconciled:
         for attempt in range(CONFLICT_TRIES):
@@ -102,18 +161,33 @@ class Queue:
                 await asyncio.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311 - jitter between replicas
         return await self._work(target, request)
 
-    def _again(self, target: Target, request: Request, done: "asyncio.Future[Reconciled]") -> None:
-        error = None if done.cancelled() else done.exception()
+    def _met(self, target: Target) -> None:
+        self._failures.pop(target, None)
+        self._failing.discard(target)
+        self._settled(target)
+
+    def _settled(self, target: Target) -> None:
+        self._owed.pop(target, None)
+        if target in self._pending:
+            self._owed[target] = self._pending[target].since
+
+    def _failed(self, target: Target, request: Request, error: KeyturnError) -> None:
+        self._failing.add(target)
         if not isinstance(error, Temporary):
             self._failures.pop(target, None)
-            return
-        if target in self._retries:
-            return
-        failures = self._failures[target] = self._failures.get(target, 0) + 1
-        delay = min(MAX_DELAY, max(error.retry_after, 0.5 * 2**failures)) * random.uniform(0.5, 1)  # noqa: S311 - jitter
+            self._settled(target)
+        elif target not in self._pending and not self._closing:
+            failures = self._failures[target] = self._failures.get(target, 0) + 1
+            delay = min(MAX_DELAY, max(error.retry_after, 0.5 * 2 ** min(failures, 10)))
+            delay *= random.uniform(0.5, 1)  # noqa: S311 - jitter
+            self._retries[target] = asyncio.get_running_loop().call_later(delay, self._again, target, request)
 
-        def retry() -> None:
-            del self._retries[target]
-            self.add(target, request)
+    def _again(self, target: Target, request: Request) -> None:
+        self._retries.pop(target, None)
+        self.submit(target, replace(request, since=self._now()))
 
-        self._retries[target] = asyncio.get_running_loop().call_later(delay, retry)
+
+def _looked_at(done: "asyncio.Future[Reconciled]") -> None:
+    # A failure that nobody waits for is logged where it happens.
+    if not done.cancelled():
+        done.exception()

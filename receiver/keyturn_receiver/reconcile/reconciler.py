@@ -2,39 +2,49 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
 
-from keyturn_receiver.cluster.bound_secrets import BoundSecrets
+from keyturn_receiver.cluster.bound_secrets import BoundSecret, BoundSecrets
 from keyturn_receiver.cluster.events import Events
 from keyturn_receiver.cluster.namespaces import Namespaces
 from keyturn_receiver.cluster.secrets import Secrets
-from keyturn_receiver.core import policy
-from keyturn_receiver.core.binding import Binding, Source, Target, is_bound, read_binding
-from keyturn_receiver.core.consumer import DISABLED, ROLLOUT, Consumer
-from keyturn_receiver.core.plan import LiveSecret, plan
-from keyturn_receiver.core.render import SecretVersion, render
-from keyturn_receiver.core.revision import Record
-from keyturn_receiver.errors import Conflict, KeyturnError, NotFound, Permanent
+from keyturn_receiver.core.binding import Binding, OnDelete, Source, Target, binding_hash, read_binding
+from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.core.identity import region
+from keyturn_receiver.core.plan import Fingerprint, LiveSecret, plan
+from keyturn_receiver.core.policy import check_type
+from keyturn_receiver.core.render import SecretVersion, render, weight
+from keyturn_receiver.core.revision import Record, status_of
+from keyturn_receiver.errors import Conflict, KeyturnError, NotFound, Permanent, SourceDeleted
+from keyturn_receiver.reconcile.deletion import Deletion
 from keyturn_receiver.reconcile.fetch import fetch
+from keyturn_receiver.reconcile.memory import Memory
 from keyturn_receiver.reconcile.request import Cause, Reconciled, Request
 from keyturn_receiver.reconcile.restarts import Restarts
-from keyturn_receiver.sources.secrets_manager import SecretsManager
+from keyturn_receiver.reconcile.tenancies import Tenancies
+from keyturn_receiver.sources.stores import StoreKey, Stores
+from keyturn_receiver.telemetry import logs
+from keyturn_receiver.telemetry.metrics import Metrics
+from keyturn_receiver.telemetry.tracing import Span
 
 NOT_BOUND = Reconciled(bound=False)
+HEAVY = 100_000  # units of ``expression.cost``: some hundredths of a second, which others should not have to wait
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Filled:
-    """The Secret as it is after its part of a reconcile, and its consumers as they were just before."""
+    """The Secret after its part of a reconcile; ``written``: by us, just now, so that ``record`` is the truth."""
 
     resource_version: str
     record: Record
-    changed_keys: tuple[str, ...]
     consumers: Sequence[Consumer]
+    changed_keys: tuple[str, ...] = ()
+    written: bool = False
 
 
 class Reconciler:
@@ -42,70 +52,108 @@ class Reconciler:
 
     def __init__(
         self,
-        secrets_manager: SecretsManager,
+        stores: Stores,
         secrets: Secrets,
         bound: BoundSecrets,
         namespaces: Namespaces,
         restarts: Restarts,
         events: Events,
-        policy_default: policy.Default,
+        tenancies: Tenancies,
+        fingerprint: Fingerprint,
+        executor: Executor,
+        metrics: Metrics,
+        span: Span,
         now: Callable[[], datetime],
     ) -> None:
-        self._secrets_manager = secrets_manager
+        self._stores = stores
         self._secrets = secrets
         self._bound = bound
         self._namespaces = namespaces
         self._restarts = restarts
         self._events = events
-        self._policy_default = policy_default
+        self._deletion = Deletion(stores, secrets)
+        self._tenancies = tenancies
+        self._fingerprint = fingerprint
+        self._executor = executor
+        self._metrics = metrics
+        self._span = span
         self._now = now
-        self._settled: dict[Target, str] = {}  # the resource version at which this replica left each Secret
+        self._memory = Memory()
+        self._given_up: dict[Target, str] = {}  # the resource version of each Secret that only a person can help
 
     async def reconcile(self, target: Target, request: Request) -> Reconciled:
-        """Make the binding at ``target`` true. Raises any KeyturnError, once an Event has told of it."""
+        """Make the binding at ``target`` true. Raises any KeyturnError, once the Secret and an Event tell of it."""
         known = self._bound.get(target)
         if known is None:
-            self._settled.pop(target, None)
+            self.forget(target)
             return NOT_BOUND
+        with (
+            logs.about(secret=str(target), event_ids=request.event_ids),
+            self._span("reconcile", request.event_ids, secret=str(target), cause=request.priority.value),
+        ):
+            try:
+                return await self._reconcile(known, request)
+            except Conflict:
+                self._memory.forget(target)  # somebody else is at work on it; the next try looks for itself
+                raise
+
+    def forget(self, target: Target) -> None:
+        """Keep nothing about a Secret that is not bound any more."""
+        self._memory.forget(target)
+        self._given_up.pop(target, None)
+
+    def has_given_up(self, known: BoundSecret) -> bool:
+        """Whether this replica has tried in vain, and nothing about the Secret has changed since."""
+        return self._given_up.get(known.target) == known.resource_version
+
+    def reconsider(self, target: Target) -> None:
+        """Try again what was tried in vain: something else has changed that it may have been due to."""
+        self._given_up.pop(target, None)
+
+    async def _reconcile(self, known: BoundSecret, request: Request) -> Reconciled:
+        target = known.target
         # The workloads before the Secret: a mark is then refused when another replica, which saw a later Secret, has
         # marked the workload in the meantime. The other order could take a workload back to an older revision.
         consumers = self._restarts.consumers(target)
-        if self._settled.get(target) == known.resource_version and (
-            request.causes == {Cause.SECRET}
-            or (request.causes == {Cause.CONSUMER} and self._restarts.none_due(target, consumers, known.record))
-        ):
-            return Reconciled(True)  # the watch only brings back what this replica has written itself
+        live, annotations = self._memory.recall(known), known.annotations
+        if live is None:
+            try:
+                found = await self._secrets.read(target)
+            except NotFound:
+                return NOT_BOUND
+            if not found.bound:
+                return NOT_BOUND
+            live, annotations = found.live, found.annotations
+            self._memory.keep(live, live.resource_version, live.fingerprints)
         try:
-            live, metadata = await self._secrets.read(target)
-        except NotFound:
-            return NOT_BOUND
-        if not is_bound(metadata):
-            return NOT_BOUND
-        try:
-            return await self._reconcile(live, _annotations(metadata), consumers, request)
+            return await self._settle(live, annotations, consumers, request)
         except Conflict:
-            raise  # somebody else is at work on it; the next try tells if anything is wrong
+            raise
         except KeyturnError as error:
-            if isinstance(error, Permanent):
-                self._settled[target] = live.resource_version
-            await self._events.tell(target, live.uid, True, error.reason, str(error))
+            await self._tell(live, error)
             raise
 
-    async def _reconcile(
+    async def _settle(
         self, live: LiveSecret, annotations: Mapping[str, str], consumers: Sequence[Consumer], request: Request
     ) -> Reconciled:
         target = live.target
-        if DISABLED in (annotations.get(ROLLOUT), self._namespaces.annotations(target.namespace).get(ROLLOUT)):
+        if self._restarts.disabled(annotations, self._namespaces.annotations(target.namespace)):
             consumers = ()
         if request.causes == {Cause.CONSUMER}:
-            filled = _Filled(live.resource_version, live.record, (), consumers)  # AWS has nothing to do with it
+            filled = _Filled(live.resource_version, live.record, consumers)  # AWS has nothing to do with it
         else:
-            filled = await self._fill(live, annotations, consumers, request)
-        restarted = await self._restarts.restart(target, filled.consumers, filled.record.revisions)
-        # Not before all is done: else a rollout that failed for now would be taken for one that was never due.
-        self._settled[target] = filled.resource_version
+            binding = read_binding(target, annotations)
+            try:
+                filled = await self._fill(binding, live, annotations, consumers, request)
+            except SourceDeleted:
+                if binding.on_delete is OnDelete.RETAIN or not live.record.filled:
+                    raise
+                await self._deletion.delete(self._store(binding, binding.sources), live, request.since)
+                return NOT_BOUND
+        restarted = await self._restart(target, filled)
+        self._given_up.pop(target, None)
         if filled.changed_keys or restarted:
-            await self._events.tell(target, live.uid, False, "Applied", _story(filled, restarted))
+            self._events.tell(target, live.uid, False, "Applied", _story(filled, restarted))
         return Reconciled(
             bound=True,
             changed=bool(filled.changed_keys),
@@ -114,48 +162,88 @@ class Reconciler:
         )
 
     async def _fill(
-        self, live: LiveSecret, annotations: Mapping[str, str], consumers: Sequence[Consumer], request: Request
+        self,
+        binding: Binding,
+        live: LiveSecret,
+        annotations: Mapping[str, str],
+        consumers: Sequence[Consumer],
+        request: Request,
     ) -> _Filled:
         target = live.target
-        policy.check_type(live.type)
-        binding = read_binding(target, annotations)
+        check_type(live.type)
         versions = await self._fetch(binding, request)
-        planned = plan(binding, live, render(binding, versions), versions)
+        data = await self._render(binding, versions)
+        planned = plan(binding, binding_hash(annotations), live, data, versions, self._fingerprint)
         if not planned.write:
-            return _Filled(live.resource_version, live.record, (), consumers)
+            return _Filled(live.resource_version, live.record, consumers)
         consumers = await self._restarts.baseline(target, consumers, planned.before)
         applied_at = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        resource_version = await self._secrets.apply(live, planned.record, planned.data, applied_at)
-        _log.info(
-            "applied",
-            extra={
-                "fields": {
-                    "secret": str(target),
-                    "keys": planned.changed_keys,
-                    "version_ids": planned.record.version_ids,
-                    "causes": sorted(request.causes),
-                }
-            },
-        )
-        return _Filled(resource_version, planned.record, planned.changed_keys, consumers)
+        with self._metrics.apply_seconds.time(), self._span("apply"):
+            resource_version = await self._secrets.apply(live, planned.record, data, applied_at)
+        if live.record.revisions.keys() <= data.keys():
+            fingerprints = {key: self._fingerprint(value) for key, value in data.items()}
+            self._memory.keep(live, resource_version, {**live.fingerprints, **fingerprints})
+        else:
+            self._memory.forget(target)  # what becomes of keys given up depends on who else owns them
+        fields = {"keys": planned.changed_keys, "version_ids": planned.record.version_ids}
+        _log.info("applied", extra={"fields": {**fields, "causes": sorted(request.causes)}})
+        return _Filled(resource_version, planned.record, consumers, planned.changed_keys, written=True)
 
     async def _fetch(self, binding: Binding, request: Request) -> dict[Source, SecretVersion]:
-        namespace = binding.target.namespace
-        allowed = self._namespaces.annotations(namespace)
         sources = sorted(binding.sources)
+        whose = (binding.target.namespace, binding.service_account)
         for source in sources:
-            policy.check_id(namespace, allowed, self._policy_default, source.secret_id)
+            self._tenancies.check_id(*whose, source.secret_id)
         # A notification names one version of one secret: of several sources it cannot be told which it is about.
         expected = request.expected if len(sources) == 1 else frozenset()
-        found = await asyncio.gather(*(fetch(self._secrets_manager, source, expected) for source in sources))
+        with self._metrics.fetch_seconds.time(), self._span("fetch"):
+            found = await asyncio.gather(
+                *(
+                    fetch(self._stores, self._store(binding, [source]), source, expected, request.since)
+                    for source in sources
+                )
+            )
         for version in found:
-            policy.check_name(namespace, allowed, self._policy_default, version.name)
+            self._tenancies.check_name(*whose, version.name)
         return dict(zip(sources, found, strict=True))
 
+    def _store(self, binding: Binding, sources: Iterable[Source]) -> StoreKey:
+        account = f"{binding.target.namespace}/{binding.service_account}" if binding.service_account else ""
+        return self._stores.key(account, next((region(source.secret_id) for source in sources), ""))
 
-def _annotations(metadata: Mapping[str, object]) -> Mapping[str, str]:
-    annotations = metadata.get("annotations")
-    return annotations if isinstance(annotations, Mapping) else {}
+    async def _render(self, binding: Binding, versions: Mapping[Source, SecretVersion]) -> dict[str, bytes]:
+        if weight(binding, versions) <= HEAVY:
+            return render(binding, versions)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, render, binding, versions)
+
+    async def _restart(self, target: Target, filled: _Filled) -> Sequence[Consumer]:
+        record = filled.record
+        if self._restarts.none_due(target, filled.consumers, record):
+            return ()
+        if not filled.written:
+            # The picture may lag behind, and marks of an older revision would restart pods for nothing.
+            try:
+                record = await self._secrets.record(target)
+            except NotFound:
+                return ()
+        with self._metrics.rollout_seconds.time(), self._span("rollout"):
+            return await self._restarts.restart(target, filled.consumers, record.revisions)
+
+    async def _tell(self, live: LiveSecret, error: KeyturnError) -> None:
+        """Say on the Secret and in an Event what is wrong; what will pass is told by the Event alone."""
+        self._events.tell(live.target, live.uid, True, error.reason, str(error))
+        if not isinstance(error, Permanent):
+            return
+        status = status_of(error.reason, str(error))
+        resource_version = live.resource_version
+        if live.record.status != status:
+            try:
+                resource_version = await self._secrets.tell(live, status)
+            except Conflict:
+                raise
+            except KeyturnError as trouble:
+                _log.warning("the status of %s could not be written: %s", live.target, trouble)
+        self._given_up[live.target] = resource_version
 
 
 def _story(filled: _Filled, restarted: Sequence[Consumer]) -> str:

@@ -8,11 +8,11 @@ from keyturn_receiver.cluster.consumers import ConsumersBySecret
 from keyturn_receiver.cluster.secrets import Secrets
 from keyturn_receiver.cluster.workloads import Workloads
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.core.consumer import DISABLED, ROLLOUT, Consumer
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import baseline, rollout
 from keyturn_receiver.errors import ClusterRefused, Conflict, NotFound, Temporary
-from keyturn_receiver.telemetry import Metrics
+from keyturn_receiver.telemetry.metrics import Metrics
 
 TRIES = 8  # a workload in the middle of a rollout changes several times a second
 
@@ -31,6 +31,10 @@ class Restarts:
     def consumers(self, target: Target) -> list[Consumer]:
         """The consumers of a Secret that may be restarted, as the watches last saw them."""
         return [consumer for consumer in self._consumers.of(target) if not consumer.rollout_disabled]
+
+    def disabled(self, annotations: Mapping[str, str], namespace_annotations: Mapping[str, str]) -> bool:
+        """Tell whether a Secret's own annotations, or its namespace's, forbid restarts."""
+        return DISABLED in (annotations.get(ROLLOUT), namespace_annotations.get(ROLLOUT))
 
     def none_due(self, target: Target, consumers: Sequence[Consumer], record: Record) -> bool:
         """Tell whether all of ``consumers`` are marked with the revisions of ``record`` already."""
@@ -86,7 +90,7 @@ class Restarts:
             if not mark.restart:
                 return None
             self._metrics.rollouts.labels(current.ref.kind).inc()
-            _log.info("restarted", extra={"fields": {"secret": str(target), "consumer": str(current.ref)}})
+            _log.info("restarted", extra={"fields": {"consumer": str(current.ref)}})
             return marked
         raise Conflict(f"{consumer.ref} keeps changing: trying again")
 

@@ -1,0 +1,106 @@
+"""Drift: what the watches show is held against what should be, and what differs is queued. No call is needed to tell.
+
+Every replica sees the same. So that they do not race, the one that holds the poller's Lease acts at once; the others
+look again after a while, and act only if nobody has: a leader that is gone costs seconds, and no work is lost with it.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from keyturn_receiver.cluster.bound_secrets import BoundSecret, BoundSecrets
+from keyturn_receiver.cluster.namespaces import Namespaces
+from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.standing import Due, due
+from keyturn_receiver.reconcile.queue import Queue
+from keyturn_receiver.reconcile.reconciler import Reconciler
+from keyturn_receiver.reconcile.request import Cause, because
+from keyturn_receiver.reconcile.restarts import Restarts
+from keyturn_receiver.reconcile.tenancies import Tenancies
+
+HANG_BACK = (2.0, 4.0)  # seconds, for who does not lead
+
+
+class Drift:
+    """Looks at bindings whenever something about them has changed; ``leading`` tells whether this replica leads."""
+
+    def __init__(
+        self,
+        bound: BoundSecrets,
+        namespaces: Namespaces,
+        restarts: Restarts,
+        reconciler: Reconciler,
+        queue: Queue,
+        tenancies: Tenancies,
+        leading: Callable[[], bool],
+    ) -> None:
+        self._bound = bound
+        self._namespaces = namespaces
+        self._restarts = restarts
+        self._reconciler = reconciler
+        self._queue = queue
+        self._tenancies = tenancies
+        self._leading = leading
+        self._begun = False
+        self._later: dict[Target, asyncio.TimerHandle] = {}
+
+    def begin(self) -> None:
+        """Look at everything, and from now on at each change.
+
+        Not before the pictures are whole: a consumer not seen yet would look as if there was none.
+        """
+        self._begun = True
+        for bound in self._bound.all():
+            self.look(bound.target)
+
+    def look(self, target: Target) -> None:
+        """Queue what is due at ``target``, now or a little later."""
+        if not self._begun:
+            return
+        known = self._bound.get(target)
+        if known is None:
+            self._forget(target)
+        elif cause := self._cause(known):
+            if self._leading():
+                self._queue.submit(target, because(cause))
+            elif target not in self._later:
+                delay = random.uniform(*HANG_BACK)  # noqa: S311 - jitter between replicas
+                self._later[target] = asyncio.get_running_loop().call_later(delay, self._look_again, target)
+
+    def look_within(self, namespace: str) -> None:
+        """Look at all bindings of a namespace that now says something else."""
+        for target in self._bound.within(namespace):
+            self._reconciler.reconsider(target)
+            self.look(target)
+
+    def lead(self) -> None:
+        """Do at once what was left to the leader: that is this replica now."""
+        for target in list(self._later):
+            self._look_again(target)
+
+    def _look_again(self, target: Target) -> None:
+        if handle := self._later.pop(target, None):
+            handle.cancel()
+        known = self._bound.get(target)
+        if known and (cause := self._cause(known)):
+            self._queue.submit(target, because(cause))
+
+    def _cause(self, known: BoundSecret) -> Cause | None:
+        if self._reconciler.has_given_up(known):
+            return None
+        target, record = known.target, known.record
+        namespace = self._namespaces.annotations(target.namespace)
+        disabled = self._restarts.disabled(known.annotations, namespace)
+        consumers = () if disabled else self._restarts.consumers(target)
+        state = due(record, known.annotations, known.intact, target.name, consumers)
+        if not record.filled:
+            return Cause.NEW
+        if state is Due.DATA or not self._tenancies.allow(known):
+            return Cause.DRIFT
+        return Cause.CONSUMER if state is Due.RESTARTS else None
+
+    def _forget(self, target: Target) -> None:
+        self._reconciler.forget(target)
+        self._queue.forget(target)
+        if handle := self._later.pop(target, None):
+            handle.cancel()

@@ -1,0 +1,8 @@
+"""What several unit tests stand on."""
+
+import pytest
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"

@@ -1,0 +1,25 @@
+"""Liveness follows progress."""
+
+from clock import Clock
+from keyturn_receiver.pulse import Pulse
+
+
+def test_a_part_that_is_silent_for_too_long_is_stuck_until_it_goes_on() -> None:
+    clock = Clock()
+    pulse = Pulse(300, clock)
+    poller, watch = pulse.part("the poller"), pulse.part("the watch of secrets")
+    clock.forward(299)
+    poller()
+    clock.forward(2)
+    assert pulse.stuck() == ["the watch of secrets"]
+    watch()
+    assert pulse.stuck() == []
+
+
+def test_what_takes_too_long_is_stuck() -> None:
+    longest = [0.0]
+    pulse = Pulse(300, Clock())
+    pulse.watch("a reconcile", lambda: longest[0])
+    assert pulse.stuck() == []
+    longest[0] = 301
+    assert pulse.stuck() == ["a reconcile"]
