@@ -7,111 +7,174 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
-import uvicorn
+import uvloop
 from kubernetes.aio.client import ApiClient
 from pydantic import ValidationError
-from starlette.applications import Starlette
 
+from keyturn_receiver import __version__
 from keyturn_receiver.cluster import api as kubernetes
 from keyturn_receiver.cluster.bound_secrets import BoundSecrets
-from keyturn_receiver.cluster.change import Change
 from keyturn_receiver.cluster.consumers import Consumers, ConsumersBySecret
 from keyturn_receiver.cluster.events import Events
-from keyturn_receiver.cluster.lease import Lease
-from keyturn_receiver.cluster.namespaces import Namespaces
-from keyturn_receiver.cluster.reflector import Reflector
+from keyturn_receiver.cluster.governor import Governor
+from keyturn_receiver.cluster.heartbeats import Heartbeats
+from keyturn_receiver.cluster.lease import Lease, LeaseObject
+from keyturn_receiver.cluster.namespaces import FewNamespaces, Namespaces
+from keyturn_receiver.cluster.reflector import Patience, Picture, Reflector, View
 from keyturn_receiver.cluster.secrets import Secrets
+from keyturn_receiver.cluster.service_accounts import ServiceAccount, ServiceAccounts
 from keyturn_receiver.cluster.workloads import RESOURCES, Workloads
 from keyturn_receiver.core.binding import BIND_LABEL, Target
 from keyturn_receiver.errors import KeyturnError
-from keyturn_receiver.poller import Poller
+from keyturn_receiver.poller.poller import Poller
+from keyturn_receiver.pulse import Pulse
+from keyturn_receiver.reconcile.drift import Drift
+from keyturn_receiver.reconcile.memory import new_fingerprint
 from keyturn_receiver.reconcile.queue import Queue
 from keyturn_receiver.reconcile.reconciler import Reconciler
-from keyturn_receiver.reconcile.request import Cause, because
+from keyturn_receiver.reconcile.request import PRIORITIES
 from keyturn_receiver.reconcile.restarts import Restarts
+from keyturn_receiver.reconcile.tenancies import Tenancies
 from keyturn_receiver.settings import Settings
-from keyturn_receiver.sources.secrets_manager import SecretsManager, new_client
+from keyturn_receiver.sources import clients, tenants
+from keyturn_receiver.sources.secrets_manager import Lanes, SecretsManager
 from keyturn_receiver.sources.signing_keys import SigningKeys, ed25519
-from keyturn_receiver.telemetry import Metrics, configure_logging
+from keyturn_receiver.sources.stores import Store, StoreKey, Stores
+from keyturn_receiver.telemetry.logs import configure_logging
+from keyturn_receiver.telemetry.metrics import Metrics
+from keyturn_receiver.telemetry.tracing import Span, TracingUnavailable, no_traces, opentelemetry
 from keyturn_receiver.web.answer import Answer
 from keyturn_receiver.web.door import Door
 from keyturn_receiver.web.operations import operations
+from keyturn_receiver.web.server import Certificate, Room, Server
 
-GRACE = 20.0  # seconds for what is under way at SIGTERM; Kubernetes allows 30
+GRACE = 12.0  # seconds for what is under way at SIGTERM, after the drain; Kubernetes allows 30 for all of it
+LAST_WORDS = 2.0  # seconds for Events that were not written yet
+SUSPECT_THREADS = 4
+SWEEP_THREADS = 2
 
 _log = logging.getLogger(__name__)
-
-_WHOLE = {"list": "application/json", "watch": "application/json"}
-_METADATA = {"list": kubernetes.METADATA_LIST, "watch": kubernetes.METADATA_ONLY}
 
 
 class Receiver:
     """The receiver's parts, put together; ``run`` sets them going."""
 
-    def __init__(self, settings: Settings, client: ApiClient, executor: ThreadPoolExecutor) -> None:
+    def __init__(self, settings: Settings, client: ApiClient, lanes: Lanes, span: Span = no_traces) -> None:
         self.settings = settings
-        metrics = Metrics()
-        api = kubernetes.Api(client, metrics)
-        secrets_manager = SecretsManager(new_client(settings.aws_threads), executor, metrics)
-        self.signing_keys = SigningKeys(secrets_manager, settings.signing_key_secret_id)
+        self._lanes = lanes
+        self._stopping = False
+        self.metrics = metrics = Metrics()
+        self._pulse = Pulse(settings.stuck_seconds)
+        governor = Governor(settings.kubernetes_requests)
+        api = kubernetes.Api(client, governor, metrics)
+        self._service_accounts = ServiceAccounts(api)
+        self._stores = Stores(self._make_store, clients.default_region() or "")
+        self._signing_keys = SigningKeys(self._stores, settings.signing_key_secret_id)
 
-        self.bound = BoundSecrets(self._changed)
-        namespaces = Namespaces(self._namespace_changed)
+        # The pictures, and what they show being acted upon.
+        self.bound = BoundSecrets(lambda target: self._drift.look(target))
+        namespaces = Namespaces(lambda namespace: self._drift.look_within(namespace))
         consumers = ConsumersBySecret()
-        self.reflectors = {
-            "namespaces": Reflector(api, kubernetes.path("v1", "namespaces"), namespaces, {}, _METADATA),
-            "secrets": Reflector(
-                api, kubernetes.path("v1", "secrets"), self.bound, {"labelSelector": f"{BIND_LABEL}=true"}, _METADATA
-            ),
-        }
-        for kind, resource in RESOURCES.items():
-            workloads = Consumers(kind, consumers, self._changed)
-            self.reflectors[resource] = Reflector(api, kubernetes.path("apps/v1", resource), workloads, {}, _WHOLE)
+        self._reflectors = self._reflect(api, namespaces, consumers)
 
-        secrets = Secrets(api)
+        # From a request to a binding that is true.
+        fingerprint = new_fingerprint()
+        secrets = Secrets(api, fingerprint)
+        restarts = Restarts(consumers, Workloads(api), secrets, metrics)
+        tenancies = Tenancies(namespaces, settings.policy_default, settings.tenant_roles)
+        self._events = Events(api, metrics, _utc_now)
         reconciler = Reconciler(
-            secrets_manager=secrets_manager,
+            stores=self._stores,
             secrets=secrets,
             bound=self.bound,
             namespaces=namespaces,
-            restarts=Restarts(consumers, Workloads(api), secrets, metrics),
-            events=Events(api, _utc_now),
-            policy_default=settings.policy_default,
+            restarts=restarts,
+            events=self._events,
+            tenancies=tenancies,
+            fingerprint=fingerprint,
+            executor=lanes.suspect,
+            metrics=metrics,
+            span=span,
             now=_utc_now,
         )
-        self.queue = Queue(reconciler.reconcile, settings.concurrency, metrics)
+        self.queue = Queue(reconciler.reconcile, settings.concurrency, self._secret_id, metrics)
+
+        # What asks: the pictures, the poller, the door.
         identity = f"{socket.gethostname()}-{os.getpid()}"
-        self.lease = Lease(client, settings.lease_namespace, settings.lease_name, identity)
-        self.poller = Poller(
-            secrets_manager, self.bound, self.queue, self.lease.held, settings.poll_interval_seconds, metrics
+
+        def lease(name: str) -> LeaseObject:
+            return LeaseObject(api, settings.lease_namespace, f"{settings.lease_name}-{name}")
+
+        self.lease = Lease(lease("poller"), identity, lambda: self._drift.lead(), self._pulse.part("the election"))
+        self._drift = Drift(self.bound, namespaces, restarts, reconciler, self.queue, tenancies, self.lease.held)
+        self.heartbeats = Heartbeats(
+            lease("event-path"), identity, settings.heartbeat_silence_seconds, self._pulse.part("heartbeats")
         )
-        metrics.bindings.set_function(lambda: len(self.bound))
-        metrics.poller_leader.set_function(self.lease.held.is_set)
+        self._poller = Poller(
+            self._stores,
+            self.bound,
+            self.queue,
+            tenancies,
+            self.lease.held,
+            self.heartbeats.up,
+            settings.poll_interval_seconds,
+            settings.poll_mode,
+            metrics,
+            self._pulse.part("the poller"),
+        )
         door = Door(
-            answer=Answer(self.bound, self.queue),
-            keys=self.signing_keys,
+            answer=Answer(self.bound, self.queue, self.heartbeats.heard, metrics, _utc_now),
+            keys=self._signing_keys,
             public_keys=[ed25519(key) for key in settings.signing_public_keys],
-            ready=lambda: not self.missing(),
+            ready=lambda: not self._unready(),
             now=time.time,
             deadline=settings.deadline_seconds,
             max_deliveries=settings.max_deliveries,
             metrics=metrics,
+            span=span,
         )
-        self.servers = (
-            _Server(door.app(), settings.host, settings.port),
-            _Server(operations(self.missing, metrics), settings.host, settings.operations_port),
+        self._certificate = (
+            Certificate(settings.tls_certificate_file, settings.tls_key_file)
+            if settings.tls_certificate_file and settings.tls_key_file
+            else None
         )
+        room = Room(settings.max_connections, metrics)
+        self._door = Server(door.app(), settings.host, settings.port, room, GRACE, self._certificate)
+        self._operations = Server(
+            operations(self._pulse.stuck, self.missing, metrics),
+            settings.host,
+            settings.operations_port,
+            Room(settings.max_connections, metrics),
+            grace=1.0,
+        )
+        self._pulse.watch("a reconcile", self.queue.longest)
+        metrics.bindings.set_function(lambda: len(self.bound))
+        metrics.failing_bindings.set_function(self.queue.failing)
+        metrics.staleness_seconds.set_function(self.queue.staleness)
+        metrics.poller_leader.set_function(self.lease.held)
+        metrics.event_path_up.set_function(self.heartbeats.up)
+        metrics.signing_keys.set_function(lambda: len(self._signing_keys()) + len(settings.signing_public_keys))
+        metrics.kubernetes_request_limit.set_function(lambda: governor.limit)
+        for priority in PRIORITIES:
+            metrics.queue_depth.labels(priority).set_function(partial(self.queue.depth, priority))
 
-    def missing(self) -> list[str]:
-        """What readiness still waits for, in words."""
-        unsynced = [f"the first list of {name}" for name, part in self.reflectors.items() if not part.synced.is_set()]
+    def missing(self) -> Sequence[str]:
+        """What readiness waits for, in words."""
+        return ["its end: it is stopping"] if self._stopping else self._unready()
+
+    def _unready(self) -> Sequence[str]:
+        waiting = [f"the first list of {name}" for name, part in self._reflectors.items() if not part.synced.is_set()]
         secret_id = self.settings.signing_key_secret_id
-        return unsynced + ([] if self.signing_keys() or not secret_id else [f"signing key {secret_id}"])
+        if secret_id and not self._signing_keys():
+            waiting.append(f"signing key {secret_id}")
+        fault = self._stores.credentials_fault()
+        return [*waiting, f"AWS credentials: {fault}"] if fault else waiting
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT; a part that breaks for good takes the process down, to be started anew."""
@@ -119,77 +182,96 @@ class Receiver:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with asyncio.TaskGroup() as group:
-            serving = [group.create_task(server.serve()) for server in self.servers]
-            background = [
-                group.create_task(part)
-                for part in (
-                    *(reflector.run() for reflector in self.reflectors.values()),
-                    self._look_for_keys(),
-                    self._begin(),
-                    self.lease.run(),
-                    self.poller.run(),
-                )
-            ]
+            serving = [group.create_task(server.serve()) for server in (self._door, self._operations)]
+            background = [group.create_task(part) for part in self._background()]
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait([stopping, *serving], return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
-            _log.info("stopping")
-            for server in self.servers:
-                server.should_exit = True
-            await asyncio.gather(*serving)
-            await self.queue.close(GRACE)
+            await self._stop(serving)
             for task in background:
                 task.cancel()
+        await self._events.flush(LAST_WORDS)
+
+    def _background(self) -> Sequence[Coroutine[Any, Any, None]]:
+        parts: list[Coroutine[Any, Any, None]] = [reflector.run() for reflector in self._reflectors.values()]
+        parts += [self._begin(), self._look_for_keys(), self._events.run(), self.lease.run()]
+        parts += [self.heartbeats.run(), self._poller.run()]
+        return [*parts, self._certificate.run()] if self._certificate else parts
 
     async def _begin(self) -> None:
-        # Not before the pictures are whole: a consumer not seen yet would look as if there was none.
-        for reflector in self.reflectors.values():
+        for reflector in self._reflectors.values():
             await reflector.synced.wait()
-        for bound in self.bound.all():
-            self.queue.add(bound.target, because(Cause.SECRET))
+        self._drift.begin()
         _log.info("begun", extra={"fields": {"bindings": len(self.bound)}})
 
+    async def _stop(self, serving: Sequence["asyncio.Task[None]"]) -> None:
+        """Be of use until the cluster has learnt to do without, then finish what was begun."""
+        self._stopping = True
+        _log.info("stopping")
+        if not any(server.done() for server in serving):
+            await asyncio.sleep(self.settings.drain_seconds)
+        self._door.should_exit = True
+        await asyncio.wait(serving[:1])
+        await self.queue.close(GRACE)
+        self._operations.should_exit = True
+        await asyncio.gather(*serving)
+
     async def _look_for_keys(self) -> None:
-        while self.settings.signing_key_secret_id:
+        beat = self._pulse.part("the signing key")
+        while True:
+            beat()
             try:
-                await self.signing_keys.look()
+                if self.settings.signing_key_secret_id:
+                    await self._signing_keys.look()
+                elif self._stores.credentials_fault():
+                    await (await self._stores.get(self._stores.key("", ""))).secrets_manager.prove_credentials()
             except KeyturnError as error:
                 _log.warning("%s", error)
-            await asyncio.sleep(self.settings.signing_key_interval_seconds if self.signing_keys() else 1.0)
+            await asyncio.sleep(1.0 if self._unready() else self.settings.signing_key_interval_seconds)
 
-    def _changed(self, target: Target, change: Change) -> None:
-        if change is Change.CONSUMER and self.bound.get(target) is None:
-            return  # most workloads read Secrets that are not ours
-        if all(reflector.synced.is_set() for reflector in self.reflectors.values()):
-            self.queue.add(target, because(Cause(change.value)))
+    def _reflect(
+        self, api: kubernetes.Api, namespaces: Namespaces, consumers: ConsumersBySecret
+    ) -> dict[str, Reflector | FewNamespaces]:
+        """Make what fills the pictures: a watch of each kind, or in each of a few namespaces."""
+        served = self.settings.namespaces
+        patience = Patience(self.settings.watch_seconds, self.settings.resync_seconds)
+        reflectors: dict[str, Reflector | FewNamespaces] = {}
 
-    def _namespace_changed(self, namespace: str) -> None:
-        for target in self.bound.within(namespace):
-            self._changed(target, Change.NAMESPACE)
+        def reflect(group_version: str, resource: str, picture: Picture, **view: Any) -> None:
+            for namespace in served or (None,):
+                name = resource if namespace is None else f"{resource} in {namespace}"
+                path = kubernetes.path(group_version, resource, namespace)
+                beat = self._pulse.part(f"the watch of {name}")
+                reflectors[name] = Reflector(api, View(path, namespace, **view), picture, patience, beat)
 
+        if served:
+            beat = self._pulse.part("the look at namespaces")
+            reflectors["namespaces"] = FewNamespaces(api, served, namespaces, beat)
+        else:
+            reflect("v1", "namespaces", namespaces, metadata=True, page=250)
+        reflect("v1", "secrets", self.bound, labels=f"{BIND_LABEL}=true", metadata=True, page=250)
+        for kind, resource in RESOURCES.items():
+            reflect("apps/v1", resource, Consumers(kind, consumers, lambda target: self._drift.look(target)))
+        return reflectors
 
-class _Server(uvicorn.Server):
-    """A server among others in one process: signals and logs are the process's business."""
+    async def _make_store(self, key: StoreKey) -> Store:
+        """Make what reads for one identity in one region."""
+        threads = self.settings.aws_threads
+        if not key.account:
+            client = clients.secrets_manager(key.region, threads)
+            sweeping = clients.secrets_manager(key.region, SWEEP_THREADS)
+            return Store.of(key, SecretsManager(client, sweeping, self._lanes, self.metrics))
+        account = ServiceAccount(*key.account.split("/", 1))
+        role_arn = await self._service_accounts.role_arn(account)
+        token = await self._service_accounts.token(account)
+        sts = clients.sts(key.region)
+        credentials = await tenants.assume(sts, self._lanes.suspect, self.metrics, key.account, role_arn, token)
+        client = clients.secrets_manager(key.region, threads, credentials)
+        return Store.of(key, SecretsManager(client, client, self._lanes, self.metrics), credentials.expire_at)
 
-    def __init__(self, app: Starlette, host: str, port: int) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                host=host,
-                port=port,
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=75,
-                timeout_graceful_shutdown=int(GRACE),
-                limit_concurrency=1000,
-            )
-        )
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+    def _secret_id(self, target: Target) -> str:
+        bound = self.bound.get(target)
+        return bound.secret_id if bound else ""
 
 
 def _utc_now() -> datetime:
@@ -198,13 +280,21 @@ def _utc_now() -> datetime:
 
 async def serve(settings: Settings) -> None:
     """Build the receiver, run it, and leave nothing open."""
-    client = await kubernetes.new_client(connections=settings.concurrency + 16)
-    executor = ThreadPoolExecutor(settings.aws_threads, thread_name_prefix="aws")
+    span, end_traces = opentelemetry("keyturn-receiver", __version__) if settings.traces else (no_traces, _nothing)
+    client = await kubernetes.new_client(connections=settings.kubernetes_requests + 16 + 5 * len(settings.namespaces))
+    pools = {"push": settings.aws_threads, "suspect": SUSPECT_THREADS, "sweep": SWEEP_THREADS}
+    executors = {name: ThreadPoolExecutor(threads, thread_name_prefix=name) for name, threads in pools.items()}
     try:
-        await Receiver(settings, client, executor).run()
+        await Receiver(settings, client, Lanes(**executors), span).run()
     finally:
         await client.close()
-        executor.shutdown(wait=False, cancel_futures=True)
+        for executor in executors.values():
+            executor.shutdown(wait=False, cancel_futures=True)
+        end_traces()
+
+
+def _nothing() -> None:
+    pass
 
 
 def main() -> None:
@@ -218,7 +308,10 @@ def main() -> None:
         sys.exit(2)
     configure_logging(settings.log_level)
     try:
-        asyncio.run(serve(settings))
+        uvloop.run(serve(settings))
+    except TracingUnavailable as error:
+        print(f"KEYTURN_TRACES: {error}.", file=sys.stderr)
+        sys.exit(2)
     except Exception:
         # Logged by our formatter, which shows frames and no text: an exception's own may quote what it stumbled over.
         _log.critical("broken, to be started anew", exc_info=True)

@@ -1,5 +1,6 @@
 """The receiver's settings: environment variables, read once, at the start."""
 
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -7,6 +8,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from keyturn_contract.signature import parse_public_key
 from keyturn_receiver.core.policy import Default
+from keyturn_receiver.core.poll import Mode
 
 
 class Settings(BaseSettings):
@@ -33,32 +35,72 @@ class Settings(BaseSettings):
     operations_port: int = Field(9090, ge=0, le=65535)
     """Port of `/livez`, `/readyz` and `/metrics`: never exposed outside the cluster."""
 
+    tls_certificate_file: Path | None = None
+    """Certificate (PEM, with its chain) to serve notifications over TLS with; the file may be replaced under way."""
+
+    tls_key_file: Path | None = None
+    """Private key of that certificate."""
+
     deadline_seconds: float = Field(8.0, gt=0, le=60)
     """A delivery not applied within this time is answered with 503, and SQS sends it again."""
+
+    drain_seconds: float = Field(5.0, ge=0, le=15)
+    """After SIGTERM, new deliveries are still taken for this long, while the cluster learns to send them elsewhere."""
 
     max_deliveries: int = Field(64, ge=1)
     """Deliveries served at once; one more is answered with 503."""
 
+    max_connections: int = Field(1000, ge=1)
+    """Connections held open at once; for one more, the oldest that owes a request is closed."""
+
+    namespaces: Annotated[tuple[str, ...], NoDecode] = ()
+    """Namespaces to serve, separated by commas; all of them where it is empty."""
+
     policy_default: Default = Default.DENY
     """What holds for namespaces without the annotation `keyturn.dev/allow-secrets`: `deny` or `allow`."""
 
+    tenant_roles: bool = False
+    """Whether bindings may name a ServiceAccount of their namespace whose AWS role reads for them."""
+
     poll_interval_seconds: float = Field(300.0, ge=1)
-    """Time between two sweeps of the poller, give or take a tenth."""
+    """Time between two sweeps of the poller, give or take a tenth; at most 30 s while the event path is down."""
+
+    poll_mode: Mode = Mode.LIST
+    """How the poller asks AWS for versions: `list`, or `describe` for each bound secret; without the right to list it
+    describes by itself."""
+
+    heartbeat_silence_seconds: float = Field(180.0, ge=0)
+    """After this time without a heartbeat the event path counts as down; 0 where no heartbeats are sent."""
 
     signing_key_interval_seconds: float = Field(60.0, ge=1)
     """Time between two looks for a new signing key."""
 
-    concurrency: int = Field(32, ge=1)
-    """Bindings reconciled at once."""
+    concurrency: int = Field(64, ge=4)
+    """Bindings reconciled at once. Background work takes at most half, one AWS secret at most a quarter of it."""
 
-    aws_threads: int = Field(16, ge=1)
+    kubernetes_requests: int = Field(32, ge=1)
+    """Calls to the Kubernetes API under way at once, while it bears them; fewer when it does not."""
+
+    aws_threads: int = Field(32, ge=1)
     """Calls to AWS under way at once."""
 
-    lease_namespace: str = "keyturn"
-    """Namespace of the Lease that one replica holds to run the poller."""
+    watch_seconds: float = Field(60.0, ge=1)
+    """The longest that one watch lasts; silence for a quarter longer means that its connection is dead."""
 
-    lease_name: str = "keyturn-poller"
-    """Name of that Lease."""
+    resync_seconds: float = Field(3600.0, ge=1)
+    """Time after which everything that is watched is listed anew."""
+
+    stuck_seconds: float = Field(300.0, ge=10)
+    """A part of the receiver that makes no progress for this long fails the liveness probe."""
+
+    lease_namespace: str = "keyturn"
+    """Namespace of the Leases: the one that a replica holds to run the poller, and the one that tells of heartbeats."""
+
+    lease_name: str = "keyturn"
+    """What the names of these Leases begin with."""
+
+    traces: bool = False
+    """Whether to send traces; where to is for OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT`)."""
 
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     """Logs are JSON lines on standard output."""
@@ -67,6 +109,17 @@ class Settings(BaseSettings):
     @classmethod
     def _parse_public_keys(cls, text: object) -> object:
         return tuple(map(parse_public_key, filter(None, text.split(",")))) if isinstance(text, str) else text
+
+    @field_validator("namespaces", mode="before")
+    @classmethod
+    def _parse_namespaces(cls, text: object) -> object:
+        return tuple(filter(None, map(str.strip, text.split(",")))) if isinstance(text, str) else text
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
+            raise ValueError("set both KEYTURN_TLS_CERTIFICATE_FILE and KEYTURN_TLS_KEY_FILE, or neither")
+        return self
 
     @model_validator(mode="after")
     def _holds_a_key(self) -> Self:

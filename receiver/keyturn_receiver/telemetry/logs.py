@@ -1,60 +1,28 @@
-"""What the receiver tells of itself: metrics for Prometheus, and logs as JSON lines. Never a secret value."""
+"""Logs: one JSON object a line, on standard output."""
 
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+_about: ContextVar[Mapping[str, object]] = ContextVar("about", default={})  # noqa: B039 - never written to
 
 
-class Metrics:
-    """Every metric, in a registry of its own; names follow https://prometheus.io/docs/practices/naming/."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.deliveries = Counter(
-            "keyturn_deliveries", "Deliveries by status code of the reply.", ["code"], registry=self.registry
-        )
-        self.notifications = Counter(
-            "keyturn_notifications", "Verified notifications by outcome.", ["outcome"], registry=self.registry
-        )
-        self.reconciles = Counter(
-            "keyturn_reconciles",
-            "Reconciles of one binding, by what asked for them and how they ended.",
-            ["cause", "outcome"],
-            registry=self.registry,
-        )
-        self.reconcile_seconds = Histogram(
-            "keyturn_reconcile_seconds", "Time from the start of a reconcile to its end.", registry=self.registry
-        )
-        self.rollouts = Counter(
-            "keyturn_rollouts", "Consumers restarted, by kind of workload.", ["kind"], registry=self.registry
-        )
-        self.recovered_by_poll = Counter(
-            "keyturn_recovered_by_poll",
-            "Changes that the poller found and the event path had not brought.",
-            registry=self.registry,
-        )
-        self.sweeps = Counter("keyturn_sweeps", "Sweeps of the poller by outcome.", ["outcome"], registry=self.registry)
-        self.bindings = Gauge("keyturn_bindings", "Bound Secrets known to this replica.", registry=self.registry)
-        self.poller_leader = Gauge(
-            "keyturn_poller_leader", "1 on the replica that holds the poller's Lease.", registry=self.registry
-        )
-        self.aws_requests = Counter(
-            "keyturn_aws_requests", "Calls to AWS by action and outcome.", ["action", "outcome"], registry=self.registry
-        )
-        self.kubernetes_requests = Counter(
-            "keyturn_kubernetes_requests",
-            "Calls to the Kubernetes API by verb, resource and status code (0: no answer).",
-            ["verb", "resource", "code"],
-            registry=self.registry,
-        )
+@contextmanager
+def about(**fields: object) -> Iterator[None]:
+    """Put these fields on every line that is logged within: ``event_ids`` join what belongs to one event in AWS."""
+    token = _about.set({**_about.get(), **fields})
+    try:
+        yield
+    finally:
+        _about.reset(token)
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and the fields given as ``extra={"fields": {...}}``."""
+    """Time, level, logger, message, the fields of ``about``, and those given as ``extra={"fields": {...}}``."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -62,6 +30,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
+            **_about.get(),
         }
         fields = getattr(record, "fields", None)
         if isinstance(fields, Mapping):

@@ -2,51 +2,83 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from datetime import datetime
 
 from keyturn_contract.message import EventType, Notification, Outcome, Result
 from keyturn_receiver.cluster.bound_secrets import BoundSecrets
-from keyturn_receiver.core.binding import CURRENT, VERSION_STAGE, Target
+from keyturn_receiver.core.binding import CURRENT, Target
 from keyturn_receiver.errors import KeyturnError, Permanent
 from keyturn_receiver.reconcile.queue import Queue
-from keyturn_receiver.reconcile.request import Cause, Reconciled, because
+from keyturn_receiver.reconcile.request import Cause, Reconciled, Request
+from keyturn_receiver.telemetry.metrics import Metrics
 
-_Ending = Reconciled | KeyturnError | TimeoutError
+FRESH_SECONDS = 300.0  # an older heartbeat tells of a queue that was stuck, not of a path that is alive
+MOST_REASON = 1000  # characters
+
+_Ending = Reconciled | KeyturnError | None  # None: not done within the deadline
+_Concern = tuple[Target, frozenset[str], "asyncio.Future[Reconciled]"]
 
 
 class Answer:
-    """Answers notifications once their work is done."""
+    """Answers notifications once their work is done; ``heard`` is told of heartbeats, ``now`` gives the time in UTC."""
 
-    def __init__(self, bound: BoundSecrets, queue: Queue) -> None:
+    def __init__(
+        self,
+        bound: BoundSecrets,
+        queue: Queue,
+        heard: Callable[[], None],
+        metrics: Metrics,
+        now: Callable[[], datetime],
+    ) -> None:
         self._bound = bound
         self._queue = queue
+        self._heard = heard
+        self._metrics = metrics
+        self._now = now
 
     async def __call__(self, notification: Notification, deadline: float) -> Result:
         """Reconcile what the notification may concern, until ``deadline`` (monotonic seconds)."""
+        age = self._age(notification)
+        self._metrics.notification_age_seconds.observe(age)
         if notification.type is EventType.HEARTBEAT:
+            if age < FRESH_SECONDS:
+                self._heard()
             return Result(notification.id, Outcome.IGNORED, reason="heartbeat")
-        targets = self._bound.naming(notification.subject, notification.data.name)
-        if not targets:
+        concerns = self._submit(notification)
+        if not concerns:
             return Result(notification.id, Outcome.IGNORED, reason="no Secret is bound to it")
-        expected = [self._expected(target, notification) for target in targets]
-        endings = await asyncio.gather(*map(partial(self._reconcile, deadline=deadline), targets, expected))
-        return _result(notification.id, [*zip(targets, expected, endings, strict=True)])
+        await asyncio.wait([done for _, _, done in concerns], timeout=max(0.0, deadline - time.monotonic()))
+        result = _result(notification.id, [(target, expected, _ending(done)) for target, expected, done in concerns])
+        if result.outcome is Outcome.APPLIED:
+            self._metrics.propagation_seconds.observe(self._age(notification))
+        return result
 
-    def _expected(self, target: Target, notification: Notification) -> frozenset[str]:
-        """The version that the Secret should be made from: none, if the notification is about another label."""
-        bound = self._bound.get(target)
-        stage = bound.annotations.get(VERSION_STAGE, CURRENT) if bound else CURRENT
-        told = notification.data
-        concerns = notification.type is EventType.CHANGED and told.label in (None, stage)
-        return frozenset({told.version_id} if concerns and told.version_id else ())
+    def _submit(self, notification: Notification) -> Sequence[_Concern]:
+        told, since = notification.data, time.monotonic()
+        concerns: list[_Concern] = []
+        for target in self._bound.naming(notification.subject, told.name):
+            bound = self._bound.get(target)
+            stage = bound.stage if bound else CURRENT
+            # The version that the Secret should be made from: none, if the notification is about another label.
+            concerned = notification.type is EventType.CHANGED and told.label in (None, stage)
+            expected = frozenset({told.version_id} if concerned and told.version_id else ())
+            request = Request(frozenset({Cause.NOTIFICATION}), since, expected, (notification.id,))
+            concerns.append((target, expected, self._queue.submit(target, request)))
+        return concerns
 
-    async def _reconcile(self, target: Target, expected: frozenset[str], deadline: float) -> _Ending:
+    def _age(self, notification: Notification) -> float:
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                return await self._queue.submit(target, because(Cause.NOTIFICATION, expected))
-        except (KeyturnError, TimeoutError) as error:
-            return error
+            return max(0.0, (self._now() - datetime.fromisoformat(notification.time)).total_seconds())
+        except (ValueError, TypeError):
+            return 0.0  # a time that is none, such as the 31st of February
+
+
+def _ending(done: "asyncio.Future[Reconciled]") -> _Ending:
+    if not done.done():
+        return None
+    error = done.exception()
+    return error if isinstance(error, KeyturnError) else done.result()
 
 
 def _result(notification_id: str, ends: Sequence[tuple[Target, frozenset[str], _Ending]]) -> Result:
@@ -54,13 +86,13 @@ def _result(notification_id: str, ends: Sequence[tuple[Target, frozenset[str], _
     faults = [(target, ending) for target, _, ending in ends if not isinstance(ending, Reconciled)]
     secrets = tuple(str(target) for target, _, ending in done if ending.changed)
     consumers = tuple(str(ref) for _, _, ending in done for ref in ending.restarted)
-    reason = "; ".join(f"{target}: {_why(fault)}" for target, fault in faults)[:1000] or None
+    reason = "; ".join(f"{target}: {_why(fault)}" for target, fault in faults)[:MOST_REASON] or None
     if any(not isinstance(fault, Permanent) for _, fault in faults):
         outcome = Outcome.FAILED
     elif secrets or consumers:
         outcome = Outcome.APPLIED
     elif faults:
-        # Sending it again would change nothing: the Secret's Event tells its owner, whose correction is seen by itself.
+        # Sending it again would change nothing: the Secret tells its owner, whose correction is seen by itself.
         outcome = Outcome.IGNORED
     elif not any(ending.bound for _, _, ending in done):
         outcome, reason = Outcome.IGNORED, "no Secret is bound to it any more"
@@ -71,5 +103,5 @@ def _result(notification_id: str, ends: Sequence[tuple[Target, frozenset[str], _
     return Result(notification_id, outcome, secrets, consumers, reason)
 
 
-def _why(fault: _Ending) -> str:
-    return "not done within the deadline" if isinstance(fault, TimeoutError) else str(fault)
+def _why(fault: KeyturnError | None) -> str:
+    return "not done within the deadline" if fault is None else str(fault)

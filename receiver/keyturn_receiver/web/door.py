@@ -25,7 +25,8 @@ from keyturn_contract.message import (
     encode_reply,
 )
 from keyturn_contract.signature import Ed25519, NotVerified, verify
-from keyturn_receiver.telemetry import Metrics
+from keyturn_receiver.telemetry.metrics import Metrics
+from keyturn_receiver.telemetry.tracing import Span, no_traces
 from keyturn_receiver.web.answer import Answer
 
 BODY_SECONDS = 10.0  # for a body of at most 16 KiB
@@ -50,6 +51,7 @@ class Door:
         deadline: float,
         max_deliveries: int,
         metrics: Metrics,
+        span: Span = no_traces,
     ) -> None:
         self._answer = answer
         self._keys = keys
@@ -59,7 +61,9 @@ class Door:
         self._deadline = deadline
         self._max_deliveries = max_deliveries
         self._metrics = metrics
+        self._span = span
         self._deliveries = 0
+        self._refusal_noted_at = 0.0
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -84,7 +88,9 @@ class Door:
             raise _Refused(503, "busy: send it again")
         self._deliveries += 1
         try:
-            results = await asyncio.gather(*(self._answer(notification, deadline) for notification in notifications))
+            with self._span("delivery", [notification.id for notification in notifications], delivery=delivery):
+                answers = [self._answer(notification, deadline) for notification in notifications]
+                results = [await answers[0]] if len(answers) == 1 else await asyncio.gather(*answers)
         finally:
             self._deliveries -= 1
         for result in results:
@@ -103,12 +109,18 @@ class Door:
             delivery = verify(self._keys(), headers, body, self._now(), public_keys=self._public_keys)
             return delivery, decode(headers.get("content-type", ""), body)
         except NotVerified as error:
-            _log.warning("delivery refused", extra={"fields": {"why": error.reason}})
+            self._note_refusal(error.reason)
             raise _Refused(401, "not verified") from None
         except UnsupportedMediaType as error:
             raise _Refused(415, str(error)) from None
         except MalformedMessage as error:
             raise _Refused(400, str(error)) from None
+
+    def _note_refusal(self, why: str) -> None:
+        # Whoever floods the door with forgeries shall not flood the log, too; all are counted.
+        if time.monotonic() - self._refusal_noted_at >= 1:
+            self._refusal_noted_at = time.monotonic()
+            _log.warning("delivery refused", extra={"fields": {"why": why}})
 
     def _note(self, delivery: str, result: Result) -> None:
         self._metrics.notifications.labels(result.outcome.value).inc()
@@ -131,7 +143,9 @@ class _Refused(Exception):
         self.status = status
 
     def response(self) -> Response:
-        return JSONResponse({"error": str(self)}, self.status, headers=_AGAIN if self.status == 503 else None)
+        # Who has not sent a whole body, or too much of one, would have the rest of it taken for the next request.
+        headers = _AGAIN if self.status == 503 else {"Connection": "close"} if self.status in (408, 413) else None
+        return JSONResponse({"error": str(self)}, self.status, headers=headers)
 
 
 async def _read(request: Request) -> bytes:
