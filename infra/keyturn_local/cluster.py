@@ -3,7 +3,7 @@
 import json
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +71,15 @@ class Cluster:
         return file
 
 
-def rendered_chart(namespace: str, release: str = "keyturn") -> dict[str, str]:
+def rendered_chart(namespace: str, release: str = "keyturn", values: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Render charts/keyturn with the real Helm: manifests by template, as YAML."""
     with helm_python.Chart.load(str(CHART)) as chart:
-        return dict(chart.render({}, name=release, namespace=namespace))
+        return dict(chart.render(dict(values or {}), name=release, namespace=namespace))
 
 
-def chart_objects(namespace: str) -> list[Any]:
+def chart_objects(namespace: str, values: Mapping[str, Any] | None = None) -> list[Any]:
     """What the chart gives the receiver: ServiceAccount, roles, bindings of roles."""
-    manifests = rendered_chart(namespace).values()
+    manifests = rendered_chart(namespace, values=values).values()
     return [obj for manifest in manifests for obj in yaml.safe_load_all(manifest) if obj]
 
 

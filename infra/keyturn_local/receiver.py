@@ -43,6 +43,7 @@ class LocalReceiver:
             "KEYTURN_OPERATIONS_PORT": str(operations_port),
             "KEYTURN_SIGNING_KEY_SECRET_ID": path.signing_key_secret_id,
             "KEYTURN_LEASE_NAMESPACE": namespace,
+            "KEYTURN_DRAIN_SECONDS": "0",  # no Service here that would have to learn of its end
             **(settings or {}),
         }
         self._program: Program | None = None

@@ -11,7 +11,7 @@ from keyturn_notifier import telemetry
 from keyturn_notifier.catalogue import MEANINGS, UNKNOWN, Meaning
 from keyturn_notifier.settings import Settings as NotifierSettings
 from keyturn_receiver.settings import Settings
-from keyturn_receiver.telemetry import Metrics
+from keyturn_receiver.telemetry.metrics import Metrics
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -21,7 +21,7 @@ def settings_page() -> str:
     receiver = []
     for name, field in Settings.model_fields.items():
         value = getattr(field.default, "value", field.default)
-        default = "required" if field.is_required() else f"`{value}`" if value not in ("", ()) else ""
+        default = "required" if field.is_required() else f"`{value}`" if value not in ("", (), None) else ""
         receiver.append((f"`KEYTURN_{name.upper()}`", default, field.description or ""))
     notifier = [
         (f"`KEYTURN_{field.name.upper()}`", "required" if field.default is dataclasses.MISSING else "", text)

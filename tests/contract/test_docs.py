@@ -70,8 +70,8 @@ def test_every_folder_in_the_readme_is_there() -> None:
 
 
 def test_every_annotation_is_documented_and_no_other() -> None:
-    known = {binding.SECRET_ID, binding.DATA, binding.VERSION_STAGE, policy.ALLOW_SECRETS, consumer.ROLLOUT}
-    known |= {revision.VERSION_IDS, revision.REVISIONS, revision.DATA_HASH, revision.APPLIED_AT, binding.BIND_LABEL}
+    known = {binding.BIND_LABEL, *binding.FILLING, binding.ON_DELETE, policy.ALLOW_SECRETS, consumer.ROLLOUT}
+    known |= {*revision.RECORD, revision.STATUS}
     assert set(re.findall(r"`(keyturn\.dev/[a-z-]+)", BINDINGS)) == known
     assert consumer.MARK_PREFIX in BINDINGS
 

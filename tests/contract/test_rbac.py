@@ -1,9 +1,11 @@
 """The rights that the chart gives, as the real Helm renders them, against what the code asks for."""
 
 import ast
-import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
 from keyturn_local.cluster import rendered_chart
@@ -12,49 +14,90 @@ from keyturn_receiver.cluster.workloads import RESOURCES
 RECEIVER = Path(__file__).parents[2] / "receiver" / "keyturn_receiver"
 
 # What the code does, by the place that does it. A new kind of request must be added here, and to the chart.
-USED = {
-    ("", "secrets"): {"get", "list", "watch", "patch"},  # cluster/secrets.py, and its reflector in app.py
-    ("", "namespaces"): {"list", "watch"},  # its reflector
+LEASES = {("coordination.k8s.io", "leases"): {"get", "create", "update"}}  # cluster/lease.py, cluster/heartbeats.py
+EVERYWHERE = {
+    ("", "secrets"): {"get", "list", "watch", "patch", "delete"},  # cluster/secrets.py, and its reflector in app.py
     ("", "events"): {"create", "patch"},  # cluster/events.py
     **{("apps", resource): {"get", "list", "watch", "patch"} for resource in RESOURCES.values()},
-    ("coordination.k8s.io", "leases"): {"get", "create", "update"},  # cluster/lease.py, by the official client
+}
+ALL_NAMESPACES = {("", "namespaces"): {"list", "watch"}}  # cluster/namespaces.py: its reflector
+FEW_NAMESPACES = {("", "namespaces"): {"get"}}  # cluster/namespaces.py: a Role may not watch its own namespace
+TENANT_ROLES = {("", "serviceaccounts"): {"get"}, ("", "serviceaccounts/token"): {"create"}}  # cluster/service_accounts
+
+MODES = {
+    "all namespaces": ({}, EVERYWHERE | ALL_NAMESPACES),
+    "few namespaces": ({"namespaces": ["team-a", "team-b"]}, EVERYWHERE | FEW_NAMESPACES),
+    "tenant roles": ({"tenantRoles": {"enabled": True}}, EVERYWHERE | ALL_NAMESPACES | TENANT_ROLES),
+    "few namespaces, tenant roles": (
+        {"namespaces": ["team-a", "team-b"], "tenantRoles": {"enabled": True}},
+        EVERYWHERE | FEW_NAMESPACES | TENANT_ROLES,
+    ),
 }
 
 
-def granted() -> dict[tuple[str, str], set[str]]:
+def objects(values: dict[str, Any]) -> Iterator[Any]:
+    for manifest in rendered_chart("keyturn", values=values).values():
+        yield from filter(None, yaml.safe_load_all(manifest))
+
+
+def rights(role: Any) -> dict[tuple[str, str], set[str]]:
     found: dict[tuple[str, str], set[str]] = {}
-    for manifest in rendered_chart("keyturn").values():
-        for obj in yaml.safe_load_all(manifest):
-            if obj and obj["kind"] in ("Role", "ClusterRole"):
-                for rule in obj["rules"]:
-                    for group in rule["apiGroups"]:
-                        for resource in rule["resources"]:
-                            found.setdefault((group, resource), set()).update(rule["verbs"])
+    for rule in role["rules"]:
+        for group in rule["apiGroups"]:
+            for resource in rule["resources"]:
+                found.setdefault((group, resource), set()).update(rule["verbs"])
     return found
 
 
-def test_no_right_is_missing_and_none_is_spare() -> None:
-    assert granted() == USED
+@pytest.mark.parametrize(("values", "used"), MODES.values(), ids=MODES)
+def test_no_right_is_missing_and_none_is_spare(values: dict[str, Any], used: dict[tuple[str, str], set[str]]) -> None:
+    roles = {
+        (each["kind"], each["metadata"].get("namespace")): rights(each)
+        for each in objects(values)
+        if each["kind"] in ("Role", "ClusterRole")
+    }
+    assert roles.pop(("Role", "keyturn")) == LEASES
+    served = [("Role", name) for name in values.get("namespaces", [])] or [("ClusterRole", None)]
+    assert roles == dict.fromkeys(served, used)
 
 
-def test_no_right_is_granted_by_wildcard() -> None:
-    assert "*" not in str(granted())
+@pytest.mark.parametrize(("values", "used"), MODES.values(), ids=MODES)
+def test_each_role_is_given_to_the_receiver_and_to_nobody_else(values: dict[str, Any], used: object) -> None:
+    made = list(objects(values))
+    names = {(each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]) for each in made}
+    bindings = [each for each in made if each["kind"] in ("RoleBinding", "ClusterRoleBinding")]
+    for each in bindings:
+        assert each["subjects"] == [{"kind": "ServiceAccount", "name": "keyturn", "namespace": "keyturn"}]
+        assert (each["roleRef"]["kind"], each["metadata"].get("namespace"), each["roleRef"]["name"]) in names
+    assert len(bindings) == len([each for each in made if each["kind"] in ("Role", "ClusterRole")])
+
+
+@pytest.mark.parametrize(("values", "used"), MODES.values(), ids=MODES)
+def test_no_right_is_granted_by_wildcard(values: dict[str, Any], used: object) -> None:
+    assert "*" not in yaml.safe_dump_all(each for each in objects(values) if "Role" in each["kind"])
 
 
 def test_the_code_asks_for_no_other_kind_of_object() -> None:
     asked = set()
     for file in RECEIVER.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
-            is_path = isinstance(node, ast.Call) and ast.unparse(node.func).removeprefix("kubernetes.") == "path"
-            if is_path and isinstance(node.args[0], ast.Constant):
-                group = node.args[0].value.rpartition("/")[0]
+            if not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func).removeprefix("kubernetes.")
+            # `path(...)` of one request, and `reflect(...)` of the app.
+            if name in ("path", "reflect") and isinstance(node.args[0], ast.Constant | ast.Name):
+                group = (
+                    ast.literal_eval(node.args[0])
+                    if isinstance(node.args[0], ast.Constant)
+                    else GROUPS.get(node.args[0].id)
+                )
+                if group is None:
+                    continue  # of the function's own parameter
                 resource = ast.unparse(node.args[1])
-                asked |= {(group, each) for each in ([resource.strip("'")] if "'" in resource else RESOURCES.values())}
-    assert asked == USED.keys() - {("coordination.k8s.io", "leases")}
+                kinds = [resource.strip("'")] if "'" in resource else RESOURCES.values()
+                asked |= {(group.rpartition("/")[0], each) for each in kinds}
+    used = EVERYWHERE | ALL_NAMESPACES | TENANT_ROLES | LEASES
+    assert asked == {(group, resource.partition("/")[0]) for group, resource in used}
 
 
-def test_the_lease_is_in_the_receivers_own_namespace_only() -> None:
-    text = "".join(rendered_chart("elsewhere").values())
-    cluster_role = re.search(r"kind: ClusterRole\n.*?(?=^---)", text, re.DOTALL | re.MULTILINE)
-    assert cluster_role is not None
-    assert "leases" not in cluster_role[0]
+GROUPS = {"_LEASES": "coordination.k8s.io/v1"}

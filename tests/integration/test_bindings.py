@@ -1,6 +1,7 @@
 """Labelled Secrets as bindings, on the real API server: what fills them, and what happens to those that cannot be."""
 
 import json
+import re
 from uuid import uuid4
 
 import pytest
@@ -113,7 +114,7 @@ def test_an_old_copy_that_a_hand_has_put_back_is_brought_up_to_date(stack: Stack
 
 # Each breaks a good binding in one way: the annotations it gets, and the AWS secret's value it is then held against.
 BROKEN = {
-    "a secret that does not exist": ({"keyturn.dev/secret-id": "{ns}/missing"}, None, "SourceRefused", "create it"),
+    "a secret that does not exist": ({"keyturn.dev/secret-id": "{ns}/missing"}, None, "SourceDeleted", "create it"),
     "a property that is missing": ({DATA: "A: nowhere"}, None, "InvalidValue", "no such property"),
     "an annotation that does not parse": ({DATA: "A: [unclosed"}, None, "InvalidBinding", "KEY: expression"),
     "an expression that is not one": ({DATA: "A: a b c"}, None, "InvalidBinding", "not a JMESPath expression"),
@@ -142,12 +143,18 @@ def test_a_broken_binding_keeps_the_secret_and_says_what_to_do(
         rotate(stack.aws.secrets_manager(), f"{namespace}/db", value)
     told = eventually(lambda: warnings_of(stack.cluster, namespace, "db"))
     assert advice in told[reason]
+    eventually(lambda: re.search(rf"keyturn\.dev/status: {reason}: .*{re.escape(advice)}", described(stack, namespace)))
     assert data_of(stack.cluster, namespace, "db") == before == {"A": b"1"}
 
     # Others go on meanwhile.
     create(stack, f"{namespace}/other", "one")
     stack.cluster.create([secret(namespace, "other", f"{namespace}/other")])
     filled(stack, namespace, "other")
+
+
+def described(stack: Stack, namespace: str) -> str:
+    """What `kubectl describe` says of the Secret, in one line."""
+    return " ".join(stack.cluster.kubectl("describe", "secret", "db", "-n", namespace).split())
 
 
 def test_a_corrected_binding_is_filled_without_more_ado(stack: Stack, namespace: str) -> None:
