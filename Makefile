@@ -37,7 +37,7 @@ test-integration test-e2e: setup $(SAM_VENV)/installed
 	$(PYTEST) tests/$(@:test-%=%)
 
 bench-notifier: $(VENV)/installed
-	@$(BIN)/python -m keyturn_local.bench_notifier
+	@$(BIN)/python -m keyturn_local.bench.notifier
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from keyturn_local.aws import IMPORT_ROOTS, EventPath, LocalAws
+from keyturn_local.aws import IMPORT_ROOTS
 from keyturn_local.ports import free_ports
 from keyturn_local.processes import Program, answers
 
@@ -16,14 +16,14 @@ SERVICE_ACCOUNT = "keyturn"
 
 
 class LocalReceiver:
-    """One replica; it keeps its ports over restarts."""
+    """One replica; it keeps its ports over restarts. ``aws``: the variables that say where AWS is."""
 
     def __init__(
         self,
         directory: Path,
         kubeconfig: Path,
-        aws: LocalAws,
-        path: EventPath,
+        aws: Mapping[str, str],
+        signing_key_secret_id: str,
         namespace: str,
         settings: Mapping[str, str] | None = None,
         name: str = "receiver",
@@ -35,13 +35,13 @@ class LocalReceiver:
         self.operations_url = f"http://127.0.0.1:{operations_port}"
         self._environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith(("KEYTURN_", "AWS_"))},
-            **aws.environment(),
+            **aws,
             "PYTHONPATH": IMPORT_ROOTS,
             "KUBECONFIG": str(kubeconfig),
             "KEYTURN_HOST": "127.0.0.1",
             "KEYTURN_PORT": str(port),
             "KEYTURN_OPERATIONS_PORT": str(operations_port),
-            "KEYTURN_SIGNING_KEY_SECRET_ID": path.signing_key_secret_id,
+            "KEYTURN_SIGNING_KEY_SECRET_ID": signing_key_secret_id,
             "KEYTURN_LEASE_NAMESPACE": namespace,
             "KEYTURN_DRAIN_SECONDS": "0",  # no Service here that would have to learn of its end
             **(settings or {}),

@@ -51,7 +51,9 @@ def run_stack(
             public_key = base64.b64encode(aws.kms().get_public_key(KeyId=KMS_KEY)["PublicKey"]).decode()
             public_alone = {"KEYTURN_SIGNING_KEY_SECRET_ID": "", "KEYTURN_SIGNING_PUBLIC_KEYS": public_key}
             settings = {**(settings or {}), **public_alone}
-        receiver = LocalReceiver(directory, kubeconfig, aws, path, namespace, settings)
+        receiver = LocalReceiver(
+            directory, kubeconfig, aws.environment(), path.signing_key_secret_id, namespace, settings
+        )
         stack.callback(receiver.stop)
         receiver.start()
         notifier = event_source.start(directory, aws, path, [receiver.url], timeline, KMS_KEY if kms else "")

@@ -59,7 +59,8 @@ def metrics_page() -> str:
         "Metrics",
         _section(
             "Of the receiver",
-            "`GET /metrics` on the operations port, in Prometheus' text format.",
+            "`GET /metrics` on the operations port, in Prometheus' text format; beside these, on Linux, the process's\n"
+            "own (`process_resident_memory_bytes`, `process_cpu_seconds_total` and the like).",
             ("metric", "type", "labels", "meaning"),
             receiver,
         ),

@@ -1,6 +1,7 @@
 """The composition root: builds the receiver from its settings, and runs it. Nothing is built anywhere else."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -9,12 +10,13 @@ import sys
 import time
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import uvloop
-from kubernetes.aio.client import ApiClient
+from prometheus_client import ProcessCollector
 from pydantic import ValidationError
 
 from keyturn_receiver import __version__
@@ -29,6 +31,7 @@ from keyturn_receiver.cluster.namespaces import FewNamespaces, Namespaces
 from keyturn_receiver.cluster.reflector import Patience, Picture, Reflector, View
 from keyturn_receiver.cluster.secrets import Secrets
 from keyturn_receiver.cluster.service_accounts import ServiceAccount, ServiceAccounts
+from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.cluster.workloads import RESOURCES, Workloads
 from keyturn_receiver.core.binding import BIND_LABEL, Target
 from keyturn_receiver.errors import KeyturnError
@@ -65,14 +68,14 @@ _log = logging.getLogger(__name__)
 class Receiver:
     """The receiver's parts, put together; ``run`` sets them going."""
 
-    def __init__(self, settings: Settings, client: ApiClient, lanes: Lanes, span: Span = no_traces) -> None:
+    def __init__(self, settings: Settings, transport: Transport, lanes: Lanes, span: Span = no_traces) -> None:
         self.settings = settings
         self._lanes = lanes
         self._stopping = False
         self.metrics = metrics = Metrics()
         self._pulse = Pulse(settings.stuck_seconds)
         governor = Governor(settings.kubernetes_requests)
-        api = kubernetes.Api(client, governor, metrics)
+        api = kubernetes.Api(transport, governor, metrics)
         self._service_accounts = ServiceAccounts(api)
         self._stores = Stores(self._make_store, clients.default_region() or "")
         self._signing_keys = SigningKeys(self._stores, settings.signing_key_secret_id)
@@ -116,6 +119,7 @@ class Receiver:
         self.heartbeats = Heartbeats(
             lease("event-path"), identity, settings.heartbeat_silence_seconds, self._pulse.part("heartbeats")
         )
+        self._polling = self._pulse.part("the poller")
         self._poller = Poller(
             self._stores,
             self.bound,
@@ -126,7 +130,7 @@ class Receiver:
             settings.poll_interval_seconds,
             settings.poll_mode,
             metrics,
-            self._pulse.part("the poller"),
+            self._polling,
         )
         door = Door(
             answer=Answer(self.bound, self.queue, self.heartbeats.heard, metrics, _utc_now),
@@ -153,6 +157,7 @@ class Receiver:
             Room(settings.max_connections, metrics),
             grace=1.0,
         )
+        ProcessCollector(registry=metrics.registry)
         self._pulse.watch("a reconcile", self.queue.longest)
         metrics.bindings.set_function(lambda: len(self.bound))
         metrics.failing_bindings.set_function(self.queue.failing)
@@ -194,15 +199,28 @@ class Receiver:
 
     def _background(self) -> Sequence[Coroutine[Any, Any, None]]:
         parts: list[Coroutine[Any, Any, None]] = [reflector.run() for reflector in self._reflectors.values()]
-        parts += [self._begin(), self._look_for_keys(), self._events.run(), self.lease.run()]
-        parts += [self.heartbeats.run(), self._poller.run()]
+        parts += [self._begin(), self._look_for_keys(), self._events.run(), self.lease.run(), self.heartbeats.run()]
         return [*parts, self._certificate.run()] if self._certificate else parts
 
     async def _begin(self) -> None:
-        for reflector in self._reflectors.values():
-            await reflector.synced.wait()
+        # Not before the pictures are whole: what is not seen yet would look as if there was none.
+        while not await self._synced():
+            self._polling()  # it waits, and is not stuck
         self._drift.begin()
+        # What the pictures hold now stays: the collector need not look through it again and again.
+        gc.collect()
+        gc.freeze()
         _log.info("begun", extra={"fields": {"bindings": len(self.bound)}})
+        await self._poller.run()
+
+    async def _synced(self, seconds: float = 10.0) -> bool:
+        """Wait for the pictures; tell whether they are whole."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                for reflector in self._reflectors.values():
+                    await reflector.synced.wait()
+                return True
+        return False
 
     async def _stop(self, serving: Sequence["asyncio.Task[None]"]) -> None:
         """Be of use until the cluster has learnt to do without, then finish what was begun."""
@@ -231,13 +249,13 @@ class Receiver:
 
     def _reflect(
         self, api: kubernetes.Api, namespaces: Namespaces, consumers: ConsumersBySecret
-    ) -> dict[str, Reflector | FewNamespaces]:
+    ) -> dict[str, Reflector[Any] | FewNamespaces]:
         """Make what fills the pictures: a watch of each kind, or in each of a few namespaces."""
         served = self.settings.namespaces
         patience = Patience(self.settings.watch_seconds, self.settings.resync_seconds)
-        reflectors: dict[str, Reflector | FewNamespaces] = {}
+        reflectors: dict[str, Reflector[Any] | FewNamespaces] = {}
 
-        def reflect(group_version: str, resource: str, picture: Picture, **view: Any) -> None:
+        def reflect(group_version: str, resource: str, picture: Picture[Any], **view: Any) -> None:
             for namespace in served or (None,):
                 name = resource if namespace is None else f"{resource} in {namespace}"
                 path = kubernetes.path(group_version, resource, namespace)
@@ -281,13 +299,13 @@ def _utc_now() -> datetime:
 async def serve(settings: Settings) -> None:
     """Build the receiver, run it, and leave nothing open."""
     span, end_traces = opentelemetry("keyturn-receiver", __version__) if settings.traces else (no_traces, _nothing)
-    client = await kubernetes.new_client(connections=settings.kubernetes_requests + 16 + 5 * len(settings.namespaces))
+    transport = await Transport.connect(settings.kubernetes_requests + 16 + 5 * len(settings.namespaces))
     pools = {"push": settings.aws_threads, "suspect": SUSPECT_THREADS, "sweep": SWEEP_THREADS}
     executors = {name: ThreadPoolExecutor(threads, thread_name_prefix=name) for name, threads in pools.items()}
     try:
-        await Receiver(settings, client, Lanes(**executors), span).run()
+        await Receiver(settings, transport, Lanes(**executors), span).run()
     finally:
-        await client.close()
+        await transport.close()
         for executor in executors.values():
             executor.shutdown(wait=False, cancel_futures=True)
         end_traces()
@@ -307,6 +325,7 @@ def main() -> None:
             print(f"{name}: {fault['msg']}. See docs/settings.md.", file=sys.stderr)
         sys.exit(2)
     configure_logging(settings.log_level)
+    gc.set_threshold(20_000, 20, 20)  # a rush makes thousands of objects, and hardly ever a cycle
     try:
         uvloop.run(serve(settings))
     except TracingUnavailable as error:

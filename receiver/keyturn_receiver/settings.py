@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     signing_key_interval_seconds: float = Field(60.0, ge=1)
     """Time between two looks for a new signing key."""
 
-    concurrency: int = Field(64, ge=4)
+    concurrency: int = Field(128, ge=4)
     """Bindings reconciled at once. Background work takes at most half, one AWS secret at most a quarter of it."""
 
     kubernetes_requests: int = Field(32, ge=1)

@@ -40,7 +40,9 @@ def receiver(
     control_plane.create(made)
     original = control_plane.kubeconfig_for(namespace, SERVICE_ACCOUNT, tmp_path)
     settings = {"KEYTURN_POLL_INTERVAL_SECONDS": "1"}
-    receiver = LocalReceiver(tmp_path, proxy.kubeconfig(original, tmp_path), aws, aws.provision(), namespace, settings)
+    key = aws.provision().signing_key_secret_id
+    kubeconfig = proxy.kubeconfig(original, tmp_path)
+    receiver = LocalReceiver(tmp_path, kubeconfig, aws.environment(), key, namespace, settings)
     receiver.start()
     yield receiver
     receiver.stop()

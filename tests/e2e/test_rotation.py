@@ -191,7 +191,8 @@ def test_the_same_notification_a_hundred_times_at_once_restarts_once(stack: Stac
 def test_two_replicas_at_the_same_work_restart_once(stack: Stack, namespace: str, tmp_path: Path) -> None:
     name = given_one_consumer(stack, namespace)
     kubeconfig = stack.cluster.kubeconfig_for(stack.namespace, SERVICE_ACCOUNT, tmp_path)
-    second = LocalReceiver(tmp_path, kubeconfig, stack.aws, stack.path, stack.namespace, name="second")
+    aws, key = stack.aws.environment(), stack.path.signing_key_secret_id
+    second = LocalReceiver(tmp_path, kubeconfig, aws, key, stack.namespace, name="second")
     second.start()
     try:
         outcomes = send(stack, rotate_unheard(stack, name), [stack.receiver.url, second.url] * 25)

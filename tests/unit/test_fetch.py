@@ -24,7 +24,7 @@ class Aws:
         self.described = 0
         self.since: list[float] = []
 
-    async def read(self, key: StoreKey, source: Source, since: float) -> SecretVersion:
+    async def read(self, key: StoreKey, source: Source, since: float, patient: bool) -> SecretVersion:
         self.since.append(since)
         version_id = self.reads.pop(0) if len(self.reads) > 1 else self.reads[0]
         return SecretVersion("arn", "prod/db", version_id, "value")
@@ -35,7 +35,7 @@ class Aws:
 
 
 async def fetched(aws: Aws, expected: set[str]) -> str:
-    return (await fetch(aws, StoreKey("", "eu-west-1"), SOURCE, expected, 0.0, (0.0,) * 3)).version_id
+    return (await fetch(aws, StoreKey("", "eu-west-1"), SOURCE, expected, 0.0, delays=(0.0,) * 3)).version_id
 
 
 @pytest.mark.parametrize("expected", [set(), {"v2"}])

@@ -69,14 +69,14 @@ class Setting:
     ) -> None:
         self.bound = BoundSecrets(lambda target: None)
         for each in bindings:
-            self.bound.put(each)
+            self.bound.put(self.bound.read(each))
         self.asked: dict[Target, Request] = {}
         self.clock = Clock()
         self.leading = True
         self.up = False
         self.metrics = Metrics()
         namespaces = Namespaces(lambda name: None)
-        namespaces.put({"metadata": {"name": "team", "annotations": {"keyturn.dev/allow-secrets": globs}}})
+        namespaces.put(("team", {"keyturn.dev/allow-secrets": globs}))
 
         async def work(target: Target, request: Request) -> Reconciled:
             self.asked[target] = request
@@ -100,6 +100,10 @@ class Setting:
             metrics=self.metrics,
             now=self.clock,
         )
+
+    def put(self, obj: dict) -> None:
+        """Let the watch show a Secret."""
+        self.bound.put(self.bound.read(obj))
 
     async def sweep(self) -> list[str]:
         """Sweep once; return the names looked at."""
@@ -153,9 +157,9 @@ async def test_deletion_is_told_once_and_restoration_too(mode: Mode) -> None:
         mode=mode,
     )
     assert await setting.sweep() == ["gone", "restored", "scheduled"]
-    setting.bound.put(bound_object("scheduled", "v1", version=2, **told))
-    setting.bound.put(bound_object("restored", "v1", version=2))
-    setting.bound.put(bound_object("gone", "v1", status="SourceDeleted: it does not exist", version=2))
+    setting.put(bound_object("scheduled", "v1", version=2, **told))
+    setting.put(bound_object("restored", "v1", version=2))
+    setting.put(bound_object("gone", "v1", status="SourceDeleted: it does not exist", version=2))
     assert await setting.sweep() == []
 
 

@@ -1,7 +1,7 @@
 """A picture kept by list and watch survives what happens to watches."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -18,17 +18,17 @@ class Names:
     def __init__(self) -> None:
         self.names: set[str] = set()
 
-    def replace(self, objects: list[Any], namespace: str | None) -> None:
-        self.names = {obj["metadata"]["name"] for obj in objects}
+    def read(self, obj: Any) -> str:
+        return obj["metadata"]["name"]
 
-    def put(self, obj: Any) -> None:
-        self.names.add(obj["metadata"]["name"])
+    def replace(self, everything: Sequence[str], namespace: str | None) -> None:
+        self.names = set(everything)
+
+    def put(self, kept: str) -> None:
+        self.names.add(kept)
 
     def remove(self, obj: Any) -> None:
         self.names.discard(obj["metadata"]["name"])
-
-    def shrink(self, obj: Any) -> Any:
-        return obj
 
 
 def named(name: str, version: int) -> dict[str, Any]:
@@ -128,7 +128,7 @@ async def test_a_list_of_one_namespace_takes_nothing_from_the_others(namespace: 
     told: list[str | None] = []
 
     class Told(Names):
-        def replace(self, objects: list[Any], namespace: str | None) -> None:
+        def replace(self, everything: Sequence[str], namespace: str | None) -> None:
             told.append(namespace)
 
     api = Api(PAGES, [])

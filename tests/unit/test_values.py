@@ -117,3 +117,14 @@ async def test_calls_that_hang_keep_nobody_from_setting_out() -> None:
         assert await read(values, "a") == ["single"]
     for each in hung:
         each.cancel()
+
+
+async def test_who_is_patient_waits_for_company_and_who_is_not_takes_it_along() -> None:
+    aws = Aws()
+    values = Values(aws)
+    patient = [asyncio.ensure_future(values.read(Source(name), patient=True)) for name in "abc"]
+    await asyncio.sleep(0.02)
+    assert aws.batches == []
+    assert await read(values, "d") == ["many"]
+    assert [str(version.value) for version in await asyncio.gather(*patient)] == ["many"] * 3
+    assert aws.batches == [["a", "b", "c", "d"]]

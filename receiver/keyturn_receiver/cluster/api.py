@@ -1,18 +1,15 @@
-"""The Kubernetes API as JSON: the official client's transport and credentials, none of its models."""
+"""The Kubernetes API as JSON: what is asked, and what its answers mean."""
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
-from urllib.request import getproxies
 
 import aiohttp
-from kubernetes.aio import config
-from kubernetes.aio.client import ApiClient, Configuration
 
 from keyturn_receiver.cluster.governor import Governor
+from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.errors import (
     ClusterRefused,
     ClusterUnavailable,
@@ -37,19 +34,6 @@ _TIMEOUT = aiohttp.ClientTimeout(total=10, sock_connect=3)  # seconds, for all b
 _VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
-async def new_client(connections: int) -> ApiClient:
-    """Connect as the pod's ServiceAccount, or as KUBECONFIG's current context says."""
-    settings = Configuration()
-    if "KUBECONFIG" in os.environ:
-        await config.load_kube_config(client_configuration=settings, persist_config=False)
-    else:
-        config.load_incluster_config(client_configuration=settings)
-    settings.connection_pool_maxsize = connections
-    # Else each request looks for a proxy and a .netrc, in a thread each.
-    settings.client_session_kwargs = {"trust_env": bool(getproxies())}
-    return ApiClient(settings)
-
-
 def path(group_version: str, resource: str, namespace: str | None = None, name: str | None = None) -> str:
     """The path of a resource: ``group_version`` is "v1" or "apps/v1"."""
     root = f"/apis/{group_version}" if "/" in group_version else f"/api/{group_version}"
@@ -60,8 +44,8 @@ def path(group_version: str, resource: str, namespace: str | None = None, name: 
 class Api:
     """Requests and watches; every failure comes out as one of our errors, free of the API server's own text."""
 
-    def __init__(self, client: ApiClient, governor: Governor, metrics: Metrics) -> None:
-        self._client = client
+    def __init__(self, transport: Transport, governor: Governor, metrics: Metrics) -> None:
+        self._transport = transport
         self._governor = governor
         self._metrics = metrics
 
@@ -130,13 +114,12 @@ class Api:
         patience: aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:
         headers = {"Accept": accept, "Content-Type": content_type}
-        url = self._client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
-        await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        target = f"{path}?{urlencode(query)}" if query else path
         try:
-            answer = await self._client.call_api(method, url, headers, body, _request_timeout=patience)
+            response = await self._transport.send(method, target, headers, content, patience)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._unreachable(method, path, error) from None
-        response: aiohttp.ClientResponse = answer.response
         self._metrics.kubernetes_requests.labels(_VERBS[method], _resource(path), str(response.status)).inc()
         return response
 

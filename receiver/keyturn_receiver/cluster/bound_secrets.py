@@ -1,8 +1,9 @@
 """The picture of the bound Secrets: metadata alone, found by target or by the AWS secret they name. Fed by a watch."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from keyturn_receiver.cluster.api import FIELD_MANAGER, Json
 from keyturn_receiver.cluster.index import Index
@@ -20,21 +21,22 @@ _RECORD = (*RECORD[:-1], STATUS)  # when it was applied is for people
 class BoundSecret:
     """What is kept of a bound Secret: metadata, no data.
 
-    ``annotations`` are the binding's; ``intact``: nobody but Keyturn has written what Keyturn owns.
+    ``annotations`` are the binding's; ``names`` those of AWS secrets that it may mean; ``intact``: nobody but Keyturn
+    has written what Keyturn owns.
     """
 
     target: Target
     uid: str
     resource_version: str
     annotations: Mapping[str, str]
+    names: tuple[str, ...]
     intact: bool
     written: tuple[str | None, ...]
 
     @property
     def record(self) -> Record:
-        """What the Secret says of itself; read anew each time, for it is kept as the text it stands in."""
-        texts = zip(_RECORD, self.written, strict=True)
-        return read_record({name: text for name, text in texts if text is not None})
+        """What the Secret says of itself. It is kept as the text it stands in, which is smaller."""
+        return _record(self.written)
 
     @property
     def secret_id(self) -> str:
@@ -47,19 +49,29 @@ class BoundSecret:
         return self.annotations.get(VERSION_STAGE, CURRENT).strip()
 
 
-def read_bound(obj: Json) -> BoundSecret:
-    """Read a bound Secret's metadata as the API server gives it, or as ``BoundSecrets.shrink`` has left it."""
-    metadata = obj["metadata"]
+def read_bound(metadata: Json) -> BoundSecret:
+    """Read a bound Secret's metadata as the API server gives it."""
     annotations = metadata.get("annotations") or {}
-    fields = metadata.get("managedFields") or []
+    written = tuple(annotations.get(name) for name in _RECORD)
+    record = _record(written)
+    # The ARNs it was made from count, too: AWS may say "ARN" where the binding says "name".
+    arns = (key.partition("#")[0] for key in record.version_ids)
+    called = (annotations.get(SECRET_ID, "").strip(), *arns)
     return BoundSecret(
         target=Target(sys.intern(metadata["namespace"]), metadata["name"]),
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
         annotations={name: annotations[name] for name in _BINDING if name in annotations},
-        intact=is_intact(FIELD_MANAGER, fields, read_record(annotations)),
-        written=tuple(annotations.get(name) for name in _RECORD),
+        names=tuple(dict.fromkeys(name for each in called for name in possible_names(each))),
+        intact=is_intact(FIELD_MANAGER, metadata.get("managedFields") or [], record),
+        written=written,
     )
+
+
+@lru_cache(maxsize=256)  # the same one is asked for several times in a row, and then not for long
+def _record(written: tuple[str | None, ...]) -> Record:
+    texts = zip(_RECORD, written, strict=True)
+    return read_record({name: text for name, text in texts if text is not None})
 
 
 class BoundSecrets:
@@ -97,33 +109,29 @@ class BoundSecrets:
         ours, theirs = place(self._by_target[target].secret_id), place(secret_id)
         return not ours or not theirs or ours == theirs
 
-    def shrink(self, obj: Json) -> Json:
+    def read(self, obj: Json) -> BoundSecret | Target:
+        """Give what is kept of a bound Secret; of one that is not bound any more, its place."""
         metadata = obj["metadata"]
-        annotations = metadata.get("annotations") or {}
-        kept = {name: annotations[name] for name in (*_BINDING, *_RECORD) if name in annotations}
-        identity = {name: metadata.get(name) for name in ("namespace", "name", "uid", "resourceVersion", "labels")}
-        ours = [entry for entry in metadata.get("managedFields") or [] if entry.get("manager") == FIELD_MANAGER]
-        return {"metadata": {**identity, "annotations": kept, "managedFields": ours}}
+        return read_bound(metadata) if is_bound(metadata) else Target(metadata["namespace"], metadata["name"])
 
-    def replace(self, objects: list[Json], namespace: str | None = None) -> None:
-        fresh = {Target(obj["metadata"]["namespace"], obj["metadata"]["name"]) for obj in objects}
+    def replace(self, everything: Sequence[BoundSecret | Target], namespace: str | None = None) -> None:
+        fresh = {each.target for each in everything if isinstance(each, BoundSecret)}
         known = self._by_target if namespace is None else self.within(namespace)
         for target in set(known) - fresh:
             self._lose(target)
-        for obj in objects:
-            self.put(obj)
+        for each in everything:
+            self.put(each)
 
-    def put(self, obj: Json) -> None:
-        if not is_bound(obj["metadata"]):
-            self.remove(obj)
+    def put(self, kept: BoundSecret | Target) -> None:
+        if isinstance(kept, Target):
+            self._lose(kept)
             return
-        bound = read_bound(obj)
-        known = self._drop(bound.target)
-        self._by_target[bound.target] = bound
-        for name in _names(bound):
-            self._by_name.add(name, bound.target)
-        if known is None or known.resource_version != bound.resource_version:
-            self._changed(bound.target)
+        known = self._drop(kept.target)
+        self._by_target[kept.target] = kept
+        for name in kept.names:
+            self._by_name.add(name, kept.target)
+        if known is None or known.resource_version != kept.resource_version:
+            self._changed(kept.target)
 
     def remove(self, obj: Json) -> None:
         self._lose(Target(obj["metadata"]["namespace"], obj["metadata"]["name"]))
@@ -134,12 +142,6 @@ class BoundSecrets:
 
     def _drop(self, target: Target) -> BoundSecret | None:
         known = self._by_target.pop(target, None)
-        for name in _names(known) if known else ():
+        for name in known.names if known else ():
             self._by_name.discard(name, target)
         return known
-
-
-def _names(bound: BoundSecret) -> set[str]:
-    # The ARNs it was made from count, too: AWS may say "ARN" where the binding says "name".
-    arns = (key.partition("#")[0] for key in bound.record.version_ids)
-    return {name for secret_id in (bound.secret_id, *arns) for name in possible_names(secret_id)}

@@ -1,7 +1,7 @@
 """The picture of the consumers: which workloads read which Secret. Fed by a watch for each kind."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from keyturn_receiver.cluster.api import Json
 from keyturn_receiver.core.binding import Target
@@ -17,33 +17,29 @@ class Consumers:
         self._changed = changed
         self._known: dict[WorkloadRef, Consumer] = {}
 
-    def shrink(self, obj: Json) -> Json:
-        metadata, spec = obj["metadata"], obj.get("spec") or {}
-        return {
-            "metadata": {key: metadata.get(key) for key in ("namespace", "name", "resourceVersion", "annotations")},
-            "spec": {key: spec.get(key) for key in ("template", "updateStrategy")},
-        }
+    def read(self, obj: Json) -> Consumer | WorkloadRef:
+        """Give what is kept of a consumer; of a workload whose pods read no Secret, its place."""
+        return read_consumer(self._kind, obj) or self._ref(obj)
 
-    def replace(self, objects: list[Json], namespace: str | None = None) -> None:
-        fresh = {self._ref(obj) for obj in objects}
+    def replace(self, everything: Sequence[Consumer | WorkloadRef], namespace: str | None = None) -> None:
+        fresh = {each.ref if isinstance(each, Consumer) else each for each in everything}
         for ref in self._known.keys() - fresh:
             if namespace in (None, ref.namespace):
                 self._drop(ref)
-        for obj in objects:
-            self.put(obj)
+        for each in everything:
+            self.put(each)
 
-    def put(self, obj: Json) -> None:
-        ref = self._ref(obj)
+    def put(self, kept: Consumer | WorkloadRef) -> None:
+        ref = kept.ref if isinstance(kept, Consumer) else kept
         known = self._known.get(ref)
         self._drop(ref)
-        consumer = read_consumer(self._kind, obj)
-        if consumer is None:
+        if not isinstance(kept, Consumer):
             return
-        self._known[ref] = consumer
-        self._by_secret.add(consumer)
+        self._known[ref] = kept
+        self._by_secret.add(kept)
         # A workload's status changes all the time: only what bears on a rollout is worth a look.
-        if known is None or _bearing(known) != _bearing(consumer):
-            for name in consumer.reads:
+        if known is None or _bearing(known) != _bearing(kept):
+            for name in kept.reads:
                 self._changed(Target(ref.namespace, name))
 
     def remove(self, obj: Json) -> None:

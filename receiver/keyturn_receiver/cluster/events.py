@@ -10,6 +10,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -87,12 +88,12 @@ class Events:
             await self._write_next()
 
     async def flush(self, seconds: float) -> None:
-        """Write what is still waiting, as far as it goes within ``seconds``."""
-        try:
+        """Write some of what is still waiting, as far as it goes within ``seconds``."""
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._waiting:
+                for _ in range(min(AT_ONCE, len(self._waiting))):
                     await self._write_next()
-        except TimeoutError:
+        if self._waiting:
             _log.info("%d Events go unsaid", len(self._waiting))
 
     async def _write_next(self) -> None:

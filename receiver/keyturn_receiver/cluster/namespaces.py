@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from keyturn_receiver.cluster.api import METADATA_ONLY, Api, Json, path
 from keyturn_receiver.core.consumer import ROLLOUT
@@ -28,18 +28,19 @@ class Namespaces:
         """The annotations of one namespace that concern Keyturn."""
         return self._annotations.get(namespace, {})
 
-    def shrink(self, obj: Json) -> Json:
-        return {"metadata": {"name": obj["metadata"]["name"], "annotations": obj["metadata"].get("annotations")}}
-
-    def replace(self, objects: list[Json], namespace: str | None = None) -> None:
-        for name in self._annotations.keys() - {obj["metadata"]["name"] for obj in objects}:
-            self._set(name, {})
-        for obj in objects:
-            self.put(obj)
-
-    def put(self, obj: Json) -> None:
+    def read(self, obj: Json) -> tuple[str, Mapping[str, str]]:
+        """Give a namespace's name, and those of its annotations that concern Keyturn."""
         annotations = obj["metadata"].get("annotations") or {}
-        self._set(obj["metadata"]["name"], {name: annotations[name] for name in _NAMESPACE if name in annotations})
+        return obj["metadata"]["name"], {name: annotations[name] for name in _NAMESPACE if name in annotations}
+
+    def replace(self, everything: Sequence[tuple[str, Mapping[str, str]]], namespace: str | None = None) -> None:
+        for name in self._annotations.keys() - {name for name, _ in everything}:
+            self._set(name, {})
+        for each in everything:
+            self.put(each)
+
+    def put(self, kept: tuple[str, Mapping[str, str]]) -> None:
+        self._set(*kept)
 
     def remove(self, obj: Json) -> None:
         self._set(obj["metadata"]["name"], {})
@@ -77,9 +78,8 @@ class FewNamespaces:
 
     async def _look(self, name: str) -> bool:
         try:
-            self._picture.put(
-                await self._api.request("GET", path("v1", "namespaces", None, name), accept=METADATA_ONLY)
-            )
+            obj = await self._api.request("GET", path("v1", "namespaces", None, name), accept=METADATA_ONLY)
+            self._picture.put(self._picture.read(obj))
         except NotFound:
             self._picture.remove({"metadata": {"name": name}})  # not there yet: it allows nothing
         except KeyturnError as error:

@@ -7,32 +7,34 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from keyturn_receiver.cluster.api import METADATA_LIST, METADATA_ONLY, Api, Json
 from keyturn_receiver.errors import ClusterUnavailable, Expired, KeyturnError
 
 MAX_DELAY = 30.0  # seconds between two tries
 
+Kept = TypeVar("Kept")
+
 _log = logging.getLogger(__name__)
 
 
-class Picture(Protocol):
+class Picture(Protocol[Kept]):
     """What is kept of the objects; each call is synchronous, so that a reader never sees half a change."""
 
-    def replace(self, objects: list[Json], namespace: str | None) -> None:
+    def read(self, obj: Json) -> Kept:
+        """Give what is kept of one object: of a list page by page, so that it never stands in memory whole."""
+
+    def replace(self, everything: Sequence[Kept], namespace: str | None) -> None:
         """Take a full list, of one namespace or of all: what is not in it is gone."""
 
-    def put(self, obj: Json) -> None:
+    def put(self, kept: Kept) -> None:
         """Take one object, new or changed."""
 
     def remove(self, obj: Json) -> None:
         """Drop one object."""
-
-    def shrink(self, obj: Json) -> Json:
-        """Cut a listed object down to what is kept, page by page, so that a long list never stands in memory whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class Patience:
         return self.watch * 1.25
 
 
-class Reflector:
+class Reflector(Generic[Kept]):
     """Fills ``picture`` with what ``view`` shows; ``synced`` is set once the first list is in.
 
     ``beat`` is called at each sign that it goes on: a list, an event, a failure that is tried again.
@@ -83,7 +85,7 @@ class Reflector:
         self,
         api: Api,
         view: View,
-        picture: Picture,
+        picture: Picture[Kept],
         patience: Patience = Patience(),
         beat: Callable[[], None] = lambda: None,
     ) -> None:
@@ -118,14 +120,14 @@ class Reflector:
                 await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
 
     async def _list(self) -> str:
-        objects: list[Json] = []
+        everything: list[Kept] = []
         query = {**self._view.query, "limit": str(self._view.page)}
         while True:
             page = await self._api.request("GET", self._view.path, query, accept=self._view.accept(listing=True))
-            objects.extend(self._picture.shrink(item) for item in page.get("items") or [])
+            everything.extend(self._picture.read(item) for item in page.get("items") or [])
             metadata = page["metadata"]
             if not metadata.get("continue"):
-                self._picture.replace(objects, self._view.namespace)
+                self._picture.replace(everything, self._view.namespace)
                 return str(metadata["resourceVersion"])
             query["continue"] = metadata["continue"]
             self._beat()
@@ -150,6 +152,6 @@ class Reflector:
             if kind == "DELETED":
                 self._picture.remove(obj)
             elif kind != "BOOKMARK":
-                self._picture.put(obj)
+                self._picture.put(self._picture.read(obj))
             # Only now: whatever breaks, the next watch goes on from the last event that is in the picture.
             self._version = str(obj["metadata"]["resourceVersion"])

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from keyturn_receiver.cluster.bound_secrets import BoundSecret, BoundSecrets
 from keyturn_receiver.core.poll import Mode
 from keyturn_receiver.errors import KeyturnError, SourceRefused
-from keyturn_receiver.poller.sweep import Behind, Found, Interrupted, Sweep, by_store, is_behind
+from keyturn_receiver.poller.sweep import Behind, Found, Interrupted, Sweep, by_store
 from keyturn_receiver.reconcile.queue import Queue
 from keyturn_receiver.reconcile.request import Cause, Reconciled, because
 from keyturn_receiver.reconcile.tenancies import Tenancies
@@ -140,7 +140,7 @@ class Poller:
 
     def _recover(self, behind: Behind) -> None:
         known = self._bound.get(behind.target)
-        if known is None or not is_behind(known, behind.listed):
+        if known is None or known.resource_version != behind.resource_version:
             return  # its notification has come in the meantime
         current = behind.listed.current(known.stage) if behind.listed else None
         request = because(Cause.POLL, {current} if current else ())

@@ -22,9 +22,11 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """A binding to be reconciled, and what AWS has told of its secret; None: that it is gone."""
+    """A binding to be reconciled, as it was at ``resource_version``, and what AWS has told of its secret; None: that
+    it is gone."""
 
     target: Target
+    resource_version: str
     listed: Listed | None
 
 
@@ -129,7 +131,7 @@ class Sweep:
 
     def _note(self, found: Found, bound: BoundSecret, listed: Listed | None) -> None:
         if is_behind(bound, listed):
-            found.behind[bound.target] = Behind(bound.target, listed)
+            found.behind[bound.target] = Behind(bound.target, bound.resource_version, listed)
 
     def _check(self) -> None:
         if not self._going_on():

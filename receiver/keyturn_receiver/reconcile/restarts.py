@@ -98,6 +98,8 @@ class Restarts:
 async def _each(
     consumers: Sequence[Consumer], work: Callable[[Consumer], Awaitable[Consumer | None]]
 ) -> list[Consumer]:
+    if not consumers:
+        return []
     results = await asyncio.gather(*(_unless_gone(work, consumer) for consumer in consumers), return_exceptions=True)
     errors = [result for result in results if isinstance(result, BaseException)]
     # What can be tried again goes first: the try after next will meet the other again.

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING
 
 import boto3
@@ -29,9 +30,15 @@ class Credentials:
         return f"Credentials(until {self.expire_at:%H:%M:%SZ})"
 
 
+@cache
+def _session() -> boto3.session.Session:
+    """One for all clients: what it reads of the services is large. Only the event loop's thread may use it."""
+    return boto3.session.Session()
+
+
 def default_region() -> str | None:
     """The region that AWS's own variables name."""
-    return boto3.session.Session().region_name
+    return _session().region_name
 
 
 def secrets_manager(region: str, connections: int, credentials: Credentials | None = None) -> "SecretsManagerClient":
@@ -48,13 +55,16 @@ def secrets_manager(region: str, connections: int, credentials: Credentials | No
         user_agent_extra="keyturn-receiver",
     )
     if credentials is None:
-        client: SecretsManagerClient = boto3.session.Session().client("secretsmanager", config=config)
+        client: SecretsManagerClient = _session().client("secretsmanager", config=config)
         return client
-    session = boto3.session.Session(
-        credentials.access_key_id, credentials.secret_access_key, credentials.session_token, region
+    theirs: SecretsManagerClient = _session().client(
+        "secretsmanager",
+        config=config,
+        aws_access_key_id=credentials.access_key_id,
+        aws_secret_access_key=credentials.secret_access_key,
+        aws_session_token=credentials.session_token,
     )
-    tenants: SecretsManagerClient = session.client("secretsmanager", config=config)
-    return tenants
+    return theirs
 
 
 def sts(region: str) -> "STSClient":
@@ -62,5 +72,5 @@ def sts(region: str) -> "STSClient":
     config = Config(
         region_name=region, signature_version=UNSIGNED, connect_timeout=2, read_timeout=5, retries=_ONCE_MORE
     )
-    client: STSClient = boto3.session.Session().client("sts", config=config)
+    client: STSClient = _session().client("sts", config=config)
     return client

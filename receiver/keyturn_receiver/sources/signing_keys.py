@@ -3,9 +3,6 @@
 import logging
 from collections.abc import Mapping, Sequence
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from keyturn_contract.signature import Ed25519, InvalidKey, parse_key
 from keyturn_receiver.core.binding import CURRENT, Source
 from keyturn_receiver.core.identity import region
@@ -70,6 +67,10 @@ class SigningKeys:
 
 def ed25519(public_key: bytes) -> Ed25519:
     """Check signatures under a public key of 32 bytes."""
+    # Imported here: six megabytes that those with a signing key do without.
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     key = Ed25519PublicKey.from_public_bytes(public_key)
 
     def fits(signature: bytes, content: bytes) -> bool:

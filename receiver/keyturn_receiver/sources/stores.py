@@ -76,11 +76,14 @@ class Stores:
             del self._stores[oldest]
         return store
 
-    async def read(self, key: StoreKey, source: Source, since: float) -> SecretVersion:
-        """Read a value, no older than ``since`` (monotonic seconds). Raises SourceRefused or SourceUnavailable."""
+    async def read(self, key: StoreKey, source: Source, since: float, patient: bool = False) -> SecretVersion:
+        """Read a value, no older than ``since`` (monotonic seconds); ``patient``: somewhat later will do.
+
+        Raises SourceRefused or SourceUnavailable.
+        """
 
         async def read() -> SecretVersion:
-            return await (await self.get(key)).values.read(source)
+            return await (await self.get(key)).values.read(source, patient)
 
         return await self._reads.get((key, source), since, read)
 

@@ -9,8 +9,9 @@ from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import KeyturnError, SourceRefused
 from keyturn_receiver.sources.secrets_manager import BATCH, SecretsManager
 
-CALLS = 4  # under way, beyond which those who come wait for each other
-GATHER_SECONDS = 0.02  # but no longer than this
+RUSH = 2  # calls under way
+GATHER_SECONDS = 0.01  # that a read then waits for others, or until there are as many as one call takes
+PATIENT_SECONDS = 0.1  # the same for work in the background
 BATCH_SECONDS = 1.5  # then each is asked for by itself: one that hangs hangs all twenty
 WITHOUT_BATCHES = 600.0  # seconds, where the role may not read many at once
 
@@ -24,36 +25,43 @@ class Values:
         self._secrets_manager = secrets_manager
         self._waiting: dict[str, asyncio.Future[SecretVersion]] = {}
         self._calls: set[asyncio.Task[None]] = set()
-        self._flush: asyncio.Handle | None = None
+        self._flush: asyncio.TimerHandle | None = None
+        self._flush_at = 0.0
         self._no_batches_until = 0.0
 
-    async def read(self, source: Source) -> SecretVersion:
-        """Read the value that holds the staging label now. Raises as ``SecretsManager.value``."""
+    async def read(self, source: Source, patient: bool = False) -> SecretVersion:
+        """Read the value that holds the staging label now; ``patient``: somewhat later will do.
+
+        Raises as ``SecretsManager.value``.
+        """
         alone = source.stage != CURRENT or self._secrets_manager.suspects(source.secret_id)
         if alone or time.monotonic() < self._no_batches_until:
             return await self._secrets_manager.value(source)
         loop = asyncio.get_running_loop()
         found = self._waiting.setdefault(source.secret_id, loop.create_future())
-        if self._flush is None:
+        if len(self._waiting) >= BATCH:
+            self._depart()
+        else:
             # Not at once: who asks in the same turn of the loop joins.
-            busy = len(self._calls) >= CALLS
-            self._flush = loop.call_later(GATHER_SECONDS, self._depart) if busy else loop.call_soon(self._depart)
+            rush = GATHER_SECONDS if len(self._calls) >= RUSH else 0.0
+            at = loop.time() + (PATIENT_SECONDS if patient else rush)
+            if self._flush is None or self._flush_at > at:
+                self._cancel_flush()
+                self._flush, self._flush_at = loop.call_at(at, self._depart), at
         return await asyncio.shield(found)
 
     def _depart(self) -> None:
-        if self._flush:
-            self._flush.cancel()
-            self._flush = None
+        self._cancel_flush()
         while self._waiting:
             batch = {secret_id: self._waiting.pop(secret_id) for secret_id in list(self._waiting)[:BATCH]}
             call = asyncio.ensure_future(self._fetch(batch))
             self._calls.add(call)
-            call.add_done_callback(self._landed)
+            call.add_done_callback(self._calls.discard)
 
-    def _landed(self, call: "asyncio.Task[None]") -> None:
-        self._calls.discard(call)
-        if len(self._calls) < CALLS and self._flush:
-            self._depart()
+    def _cancel_flush(self) -> None:
+        if self._flush:
+            self._flush.cancel()
+            self._flush = None
 
     async def _fetch(self, batch: dict[str, "asyncio.Future[SecretVersion]"]) -> None:
         answers: dict[str, SecretVersion | KeyturnError] = {}

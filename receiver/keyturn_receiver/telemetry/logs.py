@@ -54,6 +54,9 @@ def _frames(record: logging.LogRecord) -> list[str]:
 
 def configure_logging(level: str) -> None:
     """Send all logs to standard output as JSON lines; libraries speak from WARNING on."""
+    # What no line shows need not be found out: https://docs.python.org/3/howto/logging.html#optimization
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()

@@ -93,8 +93,7 @@ class Door:
                 results = [await answers[0]] if len(answers) == 1 else await asyncio.gather(*answers)
         finally:
             self._deliveries -= 1
-        for result in results:
-            self._note(delivery, result)
+        self._note(delivery, results)
         failed = any(result.outcome is Outcome.FAILED for result in results)
         return Response(
             encode_reply(results),
@@ -122,17 +121,13 @@ class Door:
             self._refusal_noted_at = time.monotonic()
             _log.warning("delivery refused", extra={"fields": {"why": why}})
 
-    def _note(self, delivery: str, result: Result) -> None:
-        self._metrics.notifications.labels(result.outcome.value).inc()
-        fields = {
-            "delivery": delivery,
-            "id": result.id,
-            "outcome": result.outcome.value,
-            "secrets": result.secrets,
-            "consumers": result.consumers,
-            "why": result.reason,
-        }
-        _log.info("notification", extra={"fields": fields})
+    def _note(self, delivery: str, results: Sequence[Result]) -> None:
+        notifications = []
+        for result in results:
+            self._metrics.notifications.labels(result.outcome.value).inc()
+            told = {"secrets": result.secrets, "consumers": result.consumers, "why": result.reason}
+            notifications.append({"id": result.id, "outcome": result.outcome.value, **told})
+        _log.info("delivery", extra={"fields": {"delivery": delivery, "notifications": notifications}})
 
 
 class _Refused(Exception):

@@ -13,13 +13,13 @@ import tempfile
 import threading
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from keyturn_contract.message import CONTENT_TYPE_BATCH, Outcome, Result, decode, encode_reply
 from keyturn_local import artifact
 from keyturn_local.aws import LocalAws
+from keyturn_local.bench.rows import Row, table, write
 from keyturn_local.event_source import function_environment
 from keyturn_local.timeline import Timeline
 
@@ -76,21 +76,6 @@ print(json.dumps([later - earlier for earlier, later in zip(at, at[1:])]), file=
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table; ``aim`` is the most that ``value`` should be, where there is one."""
-
-    name: str
-    value: float
-    unit: str
-    aim: float | None = None
-
-    @property
-    def held(self) -> bool | None:
-        """Whether the aim is met; None where there is none."""
-        return None if self.aim is None else self.value <= self.aim
-
-
 def main() -> None:
     """Measure, print the table, and write it to OUTPUT."""
     built = artifact.build()
@@ -105,9 +90,8 @@ def main() -> None:
             }
             rows = [*_cold(environment), *_warm(environment)]
     rows += _sizes()
-    OUTPUT.parent.mkdir(exist_ok=True)
-    OUTPUT.write_text(json.dumps({row.name: _fields(row) for row in rows}, indent=2) + "\n")
-    print(_table(rows))
+    write(rows, OUTPUT)
+    print(table(rows))
 
 
 def _cold(environment: Mapping[str, str]) -> list[Row]:
@@ -157,18 +141,6 @@ def _measure(module: str, environment: Mapping[str, str], batch: int = 1, warm: 
     if done.returncode:
         sys.exit(f"could not measure {module}:\n{done.stderr[-2000:]}")
     return [float(seconds) for seconds in json.loads(done.stderr.splitlines()[-1])]
-
-
-def _fields(row: Row) -> dict[str, object]:
-    return {"value": round(row.value, 3), "unit": row.unit, "aim": row.aim, "held": row.held}
-
-
-def _table(rows: list[Row]) -> str:
-    lines = ["| what | value | aim |", "|---|---|---|"]
-    for row in rows:
-        aim = "" if row.aim is None else f"<= {row.aim:g}: {'held' if row.held else 'MISSED'}"
-        lines.append(f"| {row.name} | {row.value:.2f} {row.unit} | {aim} |")
-    return "\n".join(lines)
 
 
 class _Receiver:

@@ -1,0 +1,206 @@
+"""A Secrets Manager that answers after a fixed time and costs next to nothing, for measuring what is not AWS.
+
+It knows the four calls that the receiver makes, sorts its list as AWS does, and counts. Three calls of its own, under
+the same header, move it: ``bench.Rotate``, ``bench.Age`` and ``bench.Calls``.
+
+``python -m keyturn_local.bench.stub_aws --port N --latency SECONDS`` runs it.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import secrets
+import sys
+import time
+import urllib.request
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httptools
+import uvloop
+
+from keyturn_contract.signature import new_key
+from keyturn_local.aws import IMPORT_ROOTS, REGION, surroundings
+from keyturn_local.ports import free_ports
+from keyturn_local.processes import Program, Stoppable, answers
+
+SIGNING_KEY = "keyturn/signing-key"
+PREFIX = f"arn:aws:secretsmanager:{REGION}:123456789012:secret:"
+PAGE = 100
+
+
+class StubAws(Stoppable):
+    """The stub in a process of its own. Use as a context manager, or call ``stop``."""
+
+    def __init__(self, directory: Path, count: int, latency: float) -> None:
+        (port,) = free_ports(1)
+        self.endpoint_url = f"http://127.0.0.1:{port}"
+        self.signing_key = new_key(secrets.token_bytes(32))
+        self.names = [name_of(number) for number in range(count)]
+        command = [sys.executable, "-m", "keyturn_local.bench.stub_aws", "--port", str(port), "--count", str(count)]
+        environment = {**surroundings(), "PYTHONPATH": IMPORT_ROOTS, "STUB_SIGNING_KEY": self.signing_key}
+        self._program = Program("stub-aws", [*command, "--latency", str(latency)], directory, environment)
+        self._program.wait_for(answers(self.endpoint_url), 30)
+
+    def stop(self) -> None:
+        """End it."""
+        self._program.stop()
+
+    def environment(self) -> dict[str, str]:
+        """The variables that make AWS's SDKs talk to it."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def rotate(self, names: Sequence[str]) -> dict[str, str]:
+        """Give each of these secrets a new value; returns the new version ids by name."""
+        return dict(self._ask("bench.Rotate", {"names": list(names)}))
+
+    def age(self, seconds: float) -> None:
+        """Pretend that every secret was last changed that long ago."""
+        self._ask("bench.Age", {"seconds": seconds})
+
+    def calls(self) -> Counter[str]:
+        """How many calls of each action it has served."""
+        return Counter(self._ask("bench.Calls", {}))
+
+    def _ask(self, action: str, body: Any) -> Any:
+        content, headers = json.dumps(body).encode(), {"X-Amz-Target": action}
+        request = urllib.request.Request(self.endpoint_url, content, headers)  # noqa: S310 - loopback
+        with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310 - loopback
+            return json.load(reply)
+
+
+def name_of(number: int) -> str:
+    """The name of one secret."""
+    return f"bench/s{number:05d}"
+
+
+def arn_of(name: str) -> str:
+    """The ARN of the secret of this name."""
+    return f"{PREFIX}{name}-a1b2c3"
+
+
+class Secrets:
+    """The secrets, and what the calls answer."""
+
+    def __init__(self, count: int, signing_key: str) -> None:
+        self.versions = {name_of(number): str(uuid.uuid4()) for number in range(count)}
+        self.changed = dict.fromkeys(self.versions, time.time())
+        self.fixed = {SIGNING_KEY: signing_key}
+        self.versions[SIGNING_KEY] = str(uuid.uuid4())
+        self.changed[SIGNING_KEY] = 0.0
+        self.calls: Counter[str] = Counter()
+
+    def answer(self, action: str, body: Any) -> Any:
+        """Answer one call."""
+        service, _, name = action.partition(".")
+        if service != "bench":
+            self.calls[name] += 1
+        return getattr(self, f"do_{name}")(body)
+
+    def do_GetSecretValue(self, body: Any) -> Any:
+        name = _name(body["SecretId"])
+        version_id = self.versions[name]
+        value = self.fixed.get(name) or json.dumps({"username": "app", "password": version_id})
+        return {"ARN": arn_of(name), "Name": name, "VersionId": version_id, "SecretString": value}
+
+    def do_BatchGetSecretValue(self, body: Any) -> Any:
+        return {"SecretValues": [self.do_GetSecretValue({"SecretId": each}) for each in body["SecretIdList"]]}
+
+    def do_DescribeSecret(self, body: Any) -> Any:
+        name = _name(body["SecretId"])
+        return {**self._entry(name), "VersionIdsToStages": {self.versions[name]: ["AWSCURRENT"]}}
+
+    def do_ListSecrets(self, body: Any) -> Any:
+        begin = int(body.get("NextToken") or 0)
+        size = min(PAGE, body.get("MaxResults", PAGE))
+        if begin == 0:
+            self.listed = sorted(self.versions, key=lambda name: -self.changed[name])
+        names = self.listed[begin : begin + size]
+        stages = {name: {"SecretVersionsToStages": {self.versions[name]: ["AWSCURRENT"]}} for name in names}
+        more = {"NextToken": str(begin + size)} if begin + size < len(self.listed) else {}
+        return {"SecretList": [{**self._entry(name), **stages[name]} for name in names], **more}
+
+    def do_Rotate(self, body: Any) -> Any:
+        for name in body["names"]:
+            self.versions[name] = str(uuid.uuid4())
+            self.changed[name] = time.time()
+        return {name: self.versions[name] for name in body["names"]}
+
+    def do_Age(self, body: Any) -> Any:
+        self.changed = dict.fromkeys(self.changed, time.time() - body["seconds"])
+        return {}
+
+    def do_Calls(self, body: Any) -> Any:
+        return self.calls
+
+    def _entry(self, name: str) -> Any:
+        changed = self.changed[name]
+        dates = {"LastChangedDate": changed, "CreatedDate": changed, "LastAccessedDate": changed}
+        return {"ARN": arn_of(name), "Name": name, "Tags": [], **dates}
+
+
+class Connection(asyncio.Protocol):
+    """One connection: HTTP/1.1, kept alive."""
+
+    def __init__(self, answer: Callable[[str, Any], Any], latency: float) -> None:
+        self._answer = answer
+        self._latency = latency
+        self._parser = httptools.HttpRequestParser(self)
+        self._action = ""
+        self._body = b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self._action, self._body = "", b""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"x-amz-target":
+            self._action = value.decode()
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        # Without an action it is only asked whether it is there.
+        answer = self._answer(self._action, json.loads(self._body)) if self._action else {}
+        content = json.dumps(answer).encode()
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length: {len(content)}\r\n\r\n"
+        delay = 0.0 if self._action.startswith("bench.") else self._latency
+        asyncio.get_running_loop().call_later(delay, self._transport.write, head.encode() + content)
+
+
+def _name(secret_id: str) -> str:
+    return secret_id.removeprefix(PREFIX)[:-7] if secret_id.startswith("arn:") else secret_id
+
+
+async def _serve(port: int, known: Secrets, latency: float) -> None:
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Connection(known.answer, latency), "127.0.0.1", port
+    )
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--latency", type=float, required=True)
+    arguments = parser.parse_args()
+    stub = Secrets(arguments.count, os.environ["STUB_SIGNING_KEY"])
+    uvloop.run(_serve(arguments.port, stub, arguments.latency))
