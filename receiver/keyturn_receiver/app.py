@@ -326,6 +326,9 @@ def main() -> None:
         sys.exit(2)
     configure_logging(settings.log_level)
     gc.set_threshold(20_000, 20, 20)  # a rush makes thousands of objects, and hardly ever a cycle
+    sys.setswitchinterval(
+        0.0005
+    )  # seconds: answers of AWS are parsed in threads, and the loop should not wait for that
     try:
         uvloop.run(serve(settings))
     except TracingUnavailable as error:

@@ -128,13 +128,14 @@ class Bench:
     def steadily(self, receiver: LocalReceiver, names: Sequence[str]) -> list[float]:
         """Rotate these secrets, RATE a second; return the seconds from each delivery to its acknowledgement."""
         sender = self.sender(receiver)
-        versions = self.aws.rotate(names)
+
+        async def once(session: aiohttp.ClientSession, name: str) -> float:
+            versions = await asyncio.to_thread(self.aws.rotate, [name])
+            return await sender.send(session, versions)
 
         async def all_of_them() -> list[float]:
             async with aiohttp.ClientSession() as session:
-                return await _at_rate(
-                    len(names), lambda number: sender.send(session, {names[number]: versions[names[number]]})
-                )
+                return await _at_rate(len(names), lambda number: once(session, names[number]))
 
         return asyncio.run(all_of_them())
 
@@ -362,8 +363,8 @@ def _sweeps(bench: Bench, latencies: Latencies) -> list[Row]:
     """Ten thousand bindings are swept all the time, or not at all, while rotations come twenty a second."""
     names = bench.aws.names[:SAMPLES]
     for _ in range(2):
-        for measured, ago, interval in ((latencies.quiet, 3600.0, "3600"), (latencies.sweeping, 0.0, "1")):
-            bench.aws.age(ago)  # what was changed a moment ago is listed each time
+        for measured, interval in ((latencies.quiet, "3600"), (latencies.sweeping, "1")):
+            bench.aws.renew()  # so that each sweep lists all of them
             receiver = bench.receiver(KEYTURN_POLL_INTERVAL_SECONDS=interval)
             receiver.start()
             _until(partial(_swept, receiver))

@@ -1,7 +1,7 @@
 """A Secrets Manager that answers after a fixed time and costs next to nothing, for measuring what is not AWS.
 
-It knows the four calls that the receiver makes, sorts its list as AWS does, and counts. Three calls of its own, under
-the same header, move it: ``bench.Rotate``, ``bench.Age`` and ``bench.Calls``.
+It knows the four calls that the receiver makes, sorts its list as AWS does, and counts. Four calls of its own, under
+the same header, move it: ``bench.Rotate``, ``bench.Age``, ``bench.Renew`` and ``bench.Calls``.
 
 ``python -m keyturn_local.bench.stub_aws --port N --latency SECONDS`` runs it.
 """
@@ -65,8 +65,12 @@ class StubAws(Stoppable):
         """Give each of these secrets a new value; returns the new version ids by name."""
         return dict(self._ask("bench.Rotate", {"names": list(names)}))
 
+    def renew(self) -> None:
+        """Pretend that all secrets were changed just now."""
+        self._ask("bench.Renew", {})
+
     def age(self, seconds: float) -> None:
-        """Pretend that every secret was last changed that long ago."""
+        """Pretend that the secrets were changed one after the other, a minute each, the last one that long ago."""
         self._ask("bench.Age", {"seconds": seconds})
 
     def calls(self) -> Counter[str]:
@@ -138,7 +142,12 @@ class Secrets:
         return {name: self.versions[name] for name in body["names"]}
 
     def do_Age(self, body: Any) -> Any:
-        self.changed = dict.fromkeys(self.changed, time.time() - body["seconds"])
+        last = time.time() - body["seconds"]
+        self.changed = {name: last - 60 * number for number, name in enumerate(self.changed)}
+        return {}
+
+    def do_Renew(self, body: Any) -> Any:
+        self.changed = dict.fromkeys(self.changed, time.time())
         return {}
 
     def do_Calls(self, body: Any) -> Any:

@@ -84,8 +84,7 @@ class Poller:
         A store that fails holds up no other. Raises Interrupted when another replica leads.
         """
         everything: list[Behind] = []
-        allowed = [bound for bound in self._bound.all() if self._tenancies.allow(bound)]
-        for key, mine in by_store(allowed, self._stores).items():
+        for key, mine in (await by_store(self._bound.all(), self._tenancies, self._stores)).items():
             everything += await self._sweep_store(key, mine)
         return everything
 

@@ -1,19 +1,26 @@
 """One sweep over the bindings of one store: which are behind, by list or secret by secret (DESIGN section 6)."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from keyturn_receiver.cluster.bound_secrets import BoundSecret, BoundSecrets
 from keyturn_receiver.core.binding import SERVICE_ACCOUNT, Target
 from keyturn_receiver.core.identity import region
 from keyturn_receiver.core.revision import OK, version_key
 from keyturn_receiver.errors import KeyturnError, SourceDeleted, SourceDeletion
+from keyturn_receiver.reconcile.tenancies import Tenancies
 from keyturn_receiver.sources.secrets_manager import Listed
 from keyturn_receiver.sources.stores import Store, StoreKey, Stores
 
 # ListSecrets may lag by five minutes: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_ListSecrets.html
 OVERLAP = timedelta(minutes=10)
+GENTLY = 20  # items, some tenths of a millisecond
+PAUSE = 0.05  # seconds between two pages, which take as many milliseconds of everybody's time to read
+
+T = TypeVar("T")
 
 
 class Interrupted(Exception):
@@ -38,10 +45,22 @@ class Found:
     watermark: datetime | None = None
 
 
-def by_store(bound: Iterable[BoundSecret], stores: Stores) -> Mapping[StoreKey, Sequence[BoundSecret]]:
-    """Sort bindings by the store that reads for them."""
+async def gently(items: Sequence[T]) -> AsyncIterator[T]:
+    """Go through many items, and let others have their turn now and then: a notification must not wait for it."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % GENTLY == 0:
+            await asyncio.sleep(0)
+
+
+async def by_store(
+    bound: Sequence[BoundSecret], tenancies: Tenancies, stores: Stores
+) -> Mapping[StoreKey, Sequence[BoundSecret]]:
+    """Sort the bindings that may name what they name by the store that reads for them."""
     found: dict[StoreKey, list[BoundSecret]] = {}
-    for each in bound:
+    async for each in gently(bound):
+        if not tenancies.allow(each):
+            continue
         account = each.annotations.get(SERVICE_ACCOUNT, "").strip()
         key = stores.key(f"{each.target.namespace}/{account}" if account else "", region(each.secret_id))
         found.setdefault(key, []).append(each)
@@ -81,12 +100,13 @@ class Sweep:
         targets = {bound.target for bound in mine}
         seen: set[Target] = set()
         async for page in self._pages(since, found):
-            for listed in page:
+            async for listed in gently(page):
                 for target in self._bound.naming(listed.arn, listed.name):
                     bound = self._bound.get(target)
                     if bound and target in targets:
                         seen.add(target)
                         self._note(found, bound, listed)
+            await asyncio.sleep(PAUSE)
         if since is None:
             await self._describe([bound for bound in mine if bound.target not in seen], found)
         return found

@@ -1,11 +1,12 @@
 """Clients of AWS: how long they wait, how often they try, and whose credentials they hold."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING
 
 import boto3
+import botocore.session
 from botocore import UNSIGNED
 from botocore.config import Config
 
@@ -33,7 +34,17 @@ class Credentials:
 @cache
 def _session() -> boto3.session.Session:
     """One for all clients: what it reads of the services is large. Only the event loop's thread may use it."""
-    return boto3.session.Session()
+    core = botocore.session.get_session()
+    # Half of what reading a list takes would go into dates of the local time zone.
+    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_utc)
+    return boto3.session.Session(botocore_session=core)
+
+
+def _utc(timestamp: object) -> datetime:
+    """Read a date as AWS's JSON has it, in seconds since the epoch; as other protocols have it, in ISO 8601."""
+    if isinstance(timestamp, int | float):
+        return datetime.fromtimestamp(timestamp, UTC)
+    return datetime.fromisoformat(str(timestamp))
 
 
 def default_region() -> str | None:
