@@ -5,10 +5,21 @@ A part beats whenever it goes on, a failed try included: an API server that is g
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
+
+
+class Beat(Protocol):
+    """Tells that a part goes on, and for how many seconds it may now rest on purpose; ``math.inf``: it is done."""
+
+    def __call__(self, rest: float = 0.0) -> None: ...
+
+
+def unheard(rest: float = 0.0) -> None:
+    """Tell nobody."""
 
 
 class Pulse:
-    """Takes the beats of parts; one that is silent for more than ``silence`` seconds is stuck."""
+    """Takes the beats of parts; one that is silent for more than ``silence`` seconds beyond its rest is stuck."""
 
     def __init__(self, silence: float, now: Callable[[], float] = time.monotonic) -> None:
         self._silence = silence
@@ -16,11 +27,11 @@ class Pulse:
         self._beats: dict[str, float] = {}
         self._durations: dict[str, Callable[[], float]] = {}
 
-    def part(self, name: str) -> Callable[[], None]:
+    def part(self, name: str) -> Beat:
         """Add a part, and give it what to call when it goes on."""
 
-        def beat() -> None:
-            self._beats[name] = self._now()
+        def beat(rest: float = 0.0) -> None:
+            self._beats[name] = self._now() + rest
 
         beat()
         return beat

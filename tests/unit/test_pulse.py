@@ -1,5 +1,7 @@
 """Liveness follows progress."""
 
+import math
+
 from clock import Clock
 from keyturn_receiver.pulse import Pulse
 
@@ -14,6 +16,18 @@ def test_a_part_that_is_silent_for_too_long_is_stuck_until_it_goes_on() -> None:
     assert pulse.stuck() == ["the watch of secrets"]
     watch()
     assert pulse.stuck() == []
+
+
+def test_a_part_that_rests_on_purpose_is_not_stuck() -> None:
+    clock = Clock()
+    pulse = Pulse(300, clock)
+    watch, heartbeats = pulse.part("the watch of secrets"), pulse.part("heartbeats")
+    watch(75)
+    heartbeats(math.inf)
+    clock.forward(374)
+    assert pulse.stuck() == []
+    clock.forward(2)
+    assert pulse.stuck() == ["the watch of secrets"]
 
 
 def test_what_takes_too_long_is_stuck() -> None:

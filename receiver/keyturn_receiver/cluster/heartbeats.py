@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from keyturn_receiver.cluster.lease import LeaseObject
 from keyturn_receiver.errors import Conflict, KeyturnError
+from keyturn_receiver.pulse import Beat, unheard
 
 LOOK_SECONDS = 10.0
 
@@ -26,7 +28,7 @@ class Heartbeats:
         lease: LeaseObject,
         identity: str,
         silence: float,
-        beat: Callable[[], None] = lambda: None,
+        beat: Beat = unheard,
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -64,6 +66,7 @@ class Heartbeats:
                 was_up = self.up()
                 _log.log(logging.INFO if was_up else logging.ERROR, "the event path is %s", "up" if was_up else "down")
             await asyncio.sleep(min(LOOK_SECONDS, self._silence / 3))
+        self._beat(math.inf)
 
     async def _exchange(self) -> None:
         found = await self._lease.read()

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from keyturn_receiver.cluster.api import Api, Json, path
 from keyturn_receiver.errors import Conflict, KeyturnError, NotFound
+from keyturn_receiver.pulse import Beat, unheard
 
 DURATION = 15.0  # seconds, as client-go's defaults for all three
 RENEW_DEADLINE = 10.0
@@ -58,7 +59,7 @@ class Lease:
         lease: LeaseObject,
         identity: str,
         led: Callable[[], None] = lambda: None,
-        beat: Callable[[], None] = lambda: None,
+        beat: Beat = unheard,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lease = lease

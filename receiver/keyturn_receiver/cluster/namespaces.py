@@ -9,6 +9,7 @@ from keyturn_receiver.cluster.api import METADATA_ONLY, Api, Json, path
 from keyturn_receiver.core.consumer import ROLLOUT
 from keyturn_receiver.core.policy import ALLOW_SECRETS
 from keyturn_receiver.errors import KeyturnError, NotFound
+from keyturn_receiver.pulse import Beat, unheard
 
 LOOK_SECONDS = 30.0
 
@@ -57,9 +58,7 @@ class Namespaces:
 class FewNamespaces:
     """Feeds the picture where only some namespaces are served: a Role may get its own namespace, and not watch it."""
 
-    def __init__(
-        self, api: Api, names: tuple[str, ...], picture: Namespaces, beat: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, api: Api, names: tuple[str, ...], picture: Namespaces, beat: Beat = unheard) -> None:
         self._api = api
         self._names = names
         self._picture = picture

@@ -7,12 +7,13 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from keyturn_receiver.cluster.api import METADATA_LIST, METADATA_ONLY, Api, Json
 from keyturn_receiver.errors import ClusterUnavailable, Expired, KeyturnError
+from keyturn_receiver.pulse import Beat, unheard
 
 MAX_DELAY = 30.0  # seconds between two tries
 
@@ -87,7 +88,7 @@ class Reflector(Generic[Kept]):
         view: View,
         picture: Picture[Kept],
         patience: Patience = Patience(),
-        beat: Callable[[], None] = lambda: None,
+        beat: Beat = unheard,
     ) -> None:
         self._api = api
         self._view = view
@@ -141,8 +142,9 @@ class Reflector(Generic[Kept]):
             "timeoutSeconds": str(max(1, int(seconds))),
         }
         accept = self._view.accept(listing=False)
+        self._beat(self._patience.silence)  # there may be nothing to tell
         async for event in self._api.watch(self._view.path, query, accept, self._patience.silence):
-            self._beat()
+            self._beat(self._patience.silence)
             obj = event["object"]
             kind = event["type"]
             if kind == "ERROR":
