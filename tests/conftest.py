@@ -1,15 +1,19 @@
 """What several tiers of tests stand on: one real control plane a session, and all of Keyturn on one machine."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from keyturn_local.aws import LocalAws
 from keyturn_local.control_plane import ControlPlane
 from keyturn_local.loopback import bypass_proxies
 from keyturn_local.stack import Stack, run_stack
+from keyturn_local.timeline import Timeline
+from scene import Scene, play
 
 
 def pytest_configure() -> None:
@@ -50,3 +54,34 @@ def namespace(control_plane: ControlPlane) -> Iterator[str]:
     control_plane.create([made])
     yield name
     control_plane.delete([made], wait=False)
+
+
+@pytest.fixture(scope="session")
+def scene_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
+    directory = tmp_path_factory.mktemp("aws")
+    with LocalAws.start(directory, Timeline(directory / "timeline.jsonl")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def signing_key_id(scene_aws: LocalAws) -> str:
+    return scene_aws.create_signing_key()
+
+
+@pytest.fixture
+def set_scene(
+    control_plane: ControlPlane, scene_aws: LocalAws, signing_key_id: str, tmp_path: Path
+) -> Iterator[Callable[..., Scene]]:
+    """Set a scene with values of the chart that the test gives."""
+    with ExitStack() as stack:
+
+        def make(**values: Any) -> Scene:
+            return stack.enter_context(play(control_plane, scene_aws, signing_key_id, tmp_path, values))
+
+        yield make
+
+
+@pytest.fixture
+def scene(set_scene: Callable[..., Scene]) -> Scene:
+    """The scene as the chart's defaults make it."""
+    return set_scene()

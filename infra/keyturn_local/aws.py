@@ -107,8 +107,7 @@ class LocalAws(Stoppable):
 
     def provision(self, visibility_seconds: int | None = None, max_receives: int | None = None) -> EventPath:
         """Deploy the event path of template.yaml and a signing key; numbers given here stand in place of its own."""
-        # The key first: its own label must not be the first message.
-        key = self.secrets_manager().create_secret(Name=SIGNING_KEY, SecretString=new_key(secrets.token_bytes(32)))
+        key_id = self.create_signing_key()  # first: its own label must not be the first message
         event_path = template.event_path(template.read())
         queue = event_path["Resources"]["Queue"]["Properties"]
         queue["VisibilityTimeout"] = visibility_seconds or queue["VisibilityTimeout"]
@@ -125,7 +124,12 @@ class LocalAws(Stoppable):
         urls = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
         (self._rule,) = [rule["Name"] for rule in self._events().list_rules()["Rules"]]
         self._targets = self._events().list_targets_by_rule(Rule=self._rule)["Targets"]
-        return EventPath(self._here(urls["QueueUrl"]), self._here(urls["DeadLetterQueueUrl"]), key["ARN"])
+        return EventPath(self._here(urls["QueueUrl"]), self._here(urls["DeadLetterQueueUrl"]), key_id)
+
+    def create_signing_key(self) -> str:
+        """Create the AWS secret that holds the signing key; return its ARN."""
+        key = new_key(secrets.token_bytes(32))
+        return self.secrets_manager().create_secret(Name=SIGNING_KEY, SecretString=key)["ARN"]
 
     def cut_event_path(self) -> None:
         """Take the queue off the rule: events are sent, and reach nobody. (moto ignores that a rule is disabled.)"""

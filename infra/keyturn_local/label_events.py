@@ -102,8 +102,9 @@ def _moves(before: Mapping[tuple[str, str, str], str], after: Mapping[tuple[str,
 
 
 def _repair(moves: list[Move]) -> None:
-    """After a promotion moto's GetSecretValue without a label goes on giving the version before: correct it."""
+    """Correct what moto leaves as it was when a label moves: which version is given by default, and the date."""
     store = secretsmanager_backends[ACCOUNT][REGION].secrets
     for move in moves:
+        store[move.arn].last_changed_date = int(time.time())
         if move.label == "AWSCURRENT":
             store[move.arn].set_default_version_id(move.version_id)

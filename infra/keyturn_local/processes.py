@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -90,7 +91,8 @@ class Program:
 
     def kill(self) -> None:
         """Kill it with -9, as a crash would."""
-        os.killpg(self._guard.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has ended before
+            os.killpg(self._guard.pid, signal.SIGKILL)
         self._reap()
 
     def stop(self, seconds: float = 15) -> None:

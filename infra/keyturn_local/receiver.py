@@ -2,6 +2,7 @@
 
 import os
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ class LocalReceiver:
         name: str = "receiver",
     ) -> None:
         self._directory = directory
-        self._name = name
+        self.name = name
         port, operations_port = free_ports(2)
         self.url = f"http://127.0.0.1:{port}/v1/notifications"
         self.operations_url = f"http://127.0.0.1:{operations_port}"
@@ -51,12 +52,17 @@ class LocalReceiver:
     @property
     def log(self) -> str:
         """All that it has logged."""
-        return (self._directory / f"{self._name}.log").read_text()
+        return (self._directory / f"{self.name}.log").read_text()
+
+    @property
+    def running(self) -> bool:
+        """Whether its process is there."""
+        return self._program is not None and self._program.running
 
     def start(self, seconds: float = 30) -> None:
         """Start it, and wait until it is ready. Raises StartFailed."""
         self._program = Program(
-            self._name, [sys.executable, "-m", "keyturn_receiver"], self._directory, self._environment
+            self.name, [sys.executable, "-m", "keyturn_receiver"], self._directory, self._environment
         )
         self._program.wait_for(answers(f"{self.operations_url}/readyz"), seconds)
 
@@ -70,13 +76,34 @@ class LocalReceiver:
         if self._program:
             self._program.stop(40)
 
+    def ready(self) -> tuple[int, str]:
+        """Ask its readiness probe: status and text."""
+        return self._probe("readyz")
+
+    def alive(self) -> tuple[int, str]:
+        """Ask its liveness probe: status and text."""
+        return self._probe("livez")
+
+    def _probe(self, name: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"{self.operations_url}/{name}", timeout=5) as reply:  # noqa: S310 - loopback
+                return reply.status, reply.read().decode()
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.code, refused.read().decode()
+        except OSError as error:
+            return 0, type(error).__name__
+
+    def metrics(self) -> str:
+        """Read its metrics, as Prometheus does."""
+        with urllib.request.urlopen(f"{self.operations_url}/metrics", timeout=5) as reply:  # noqa: S310 - loopback
+            return str(reply.read().decode())
+
     def metric(self, name: str, **labels: str) -> float:
         """Read one sample of its metrics: the sum of those that have these labels."""
-        with urllib.request.urlopen(f"{self.operations_url}/metrics", timeout=5) as reply:  # noqa: S310 - loopback
-            families = text_string_to_metric_families(reply.read().decode())
         return sum(
             sample.value
-            for family in families
+            for family in text_string_to_metric_families(self.metrics())
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         )

@@ -1,0 +1,155 @@
+"""F1 to F3: the receiver dies between any two of its side effects."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from fault_proxy import Call, Cut, CutAfter, Fate
+from keyturn_local.receiver import LocalReceiver
+from objects import eventually
+from scene import Scene
+
+POLLING = {"KEYTURN_POLL_INTERVAL_SECONDS": "1"}
+
+
+class Killer:
+    """Kills a receiver at one of its calls: before the server behind is asked, or after, unanswered either way."""
+
+    def __init__(self, scene: Scene, receiver: LocalReceiver, is_due: Callable[[Call], bool], after: bool) -> None:
+        self._receiver = receiver
+        self._is_due = is_due
+        self._after = after
+        self._lock = threading.Lock()
+        self.killed = threading.Event()
+        for proxy in (scene.kubernetes, scene.aws_proxy):
+            proxy.fate = self.fate
+            proxy.answered = self.answered
+
+    def fate(self, call: Call) -> Fate:
+        """What becomes of a call: of those after the end, nothing."""
+        if self.killed.is_set():
+            return Cut()
+        if not is_effect(call) or not self._is_due(call):
+            return None
+        if self._after:
+            return CutAfter()
+        self._kill()
+        return Cut()
+
+    def answered(self, call: Call, status: int) -> None:
+        """End it, now that the server behind has done what was asked."""
+        if self._after and not self.killed.is_set() and is_effect(call):
+            self._kill()
+
+    def _kill(self) -> None:
+        with self._lock:
+            if not self.killed.is_set():
+                self._receiver.kill()
+                self.killed.set()
+
+
+def is_effect(call: Call) -> bool:
+    """Whether a call belongs to a reconcile: not the Lease's, nor one that watches or lists."""
+    return not call.watch and "/leases" not in call.path and call.action != "ListSecrets" and "limit" not in call.query
+
+
+def kind_of(call: Call) -> str:
+    """A call in a word."""
+    resource = [part for part in call.path.split("/") if part.endswith("s")]
+    return call.action or f"{call.method} {resource[-1]}"
+
+
+def revive(scene: Scene, receiver: LocalReceiver) -> None:
+    """Start a killed receiver again, on a cluster and an AWS that work."""
+    scene.kubernetes.heal()
+    scene.aws_proxy.heal()
+    scene.end_lease()
+    receiver.start()
+
+
+@pytest.mark.fault("F1")
+def test_killed_at_each_side_effect(scene: Scene) -> None:
+    """Killed with -9 before and after each of its calls to AWS and Kubernetes, and after it has answered: restarted,
+    it converges, without the notification."""
+    receiver = scene.receiver(**POLLING)
+    scene.given()
+    effects = [kind_of(call) for call in effects_of_one_rotation(scene, receiver)]
+    assert {"GetSecretValue", "PATCH secrets", "PATCH deployments", "POST events"} <= set(effects)
+
+    killed_at = []
+    for effect in effects:
+        for after in (False, True):
+            first = [True]
+
+            def due(call: Call, effect: str = effect, first: list[bool] = first) -> bool:
+                return kind_of(call) == effect and bool(first) and first.pop()
+
+            killer = Killer(scene, receiver, due, after)
+            scene.send(scene.rotate(text=f"{effect}-{after}"))
+            assert killer.killed.wait(10), f"{effect} did not come"
+            killed_at.append((effect, after))
+            revive(scene, receiver)
+            scene.converge()
+    assert len(killed_at) == 2 * len(effects)
+
+    assert scene.send(scene.rotate(text="answered")).outcome == "applied"
+    receiver.kill()
+    revive(scene, receiver)
+    scene.converge()
+
+
+def effects_of_one_rotation(scene: Scene, receiver: LocalReceiver) -> list[Call]:
+    """The calls that one rotation makes, in their order, each kind once."""
+    before = len(scene.kubernetes.calls), len(scene.aws_proxy.calls)
+    assert scene.send(scene.rotate()).outcome == "applied"
+    eventually(lambda: any(kind_of(call) == "POST events" for call in scene.kubernetes.calls[before[0] :]))
+    calls = scene.aws_proxy.calls[before[1] :] + scene.kubernetes.calls[before[0] :]
+    return list({kind_of(call): call for call in calls if is_effect(call)}.values())
+
+
+@pytest.mark.fault("F2")
+def test_killed_between_the_secret_and_its_rollouts(scene: Scene) -> None:
+    """Killed between the Secret and its rollouts: all three consumers are restarted afterwards, once."""
+    receiver = scene.receiver()
+    scene.given(consumers=("web", "worker", "batch"))
+    killer = Killer(scene, receiver, lambda call: kind_of(call) == "PATCH deployments", after=False)
+    scene.send(scene.rotate())
+    assert killer.killed.wait(10)
+    assert scene.in_order()
+    assert not any(any(scene.witness.marks(each, "db")) for each in ("web", "worker", "batch"))
+    revive(scene, receiver)
+    scene.converge()
+    scene.settled()
+    assert [len([m for m in scene.witness.marks(each, "db") if m]) for each in ("web", "worker", "batch")] == [1, 1, 1]
+
+
+@pytest.mark.fault("F3")
+@pytest.mark.parametrize("after", [7, 25, 49])
+def test_killed_with_some_of_fifty_targets_done(scene: Scene, after: int) -> None:
+    """Fifty Secrets bound to one AWS secret, killed with 7, 25, 49 of them written: the rest is, and nothing twice."""
+    receiver = scene.receiver()
+    scene.create("db")
+    names = [f"db-{number}" for number in range(50)]
+    for name in names:
+        scene.bind(name, to="db")
+    eventually(lambda: all(scene.in_order(name) for name in names), 60)
+    for name in (names[0], names[-1]):
+        scene.consume(name, f"web-{name}")
+    written: list[str] = []
+
+    def due(call: Call) -> bool:
+        if kind_of(call) == "PATCH secrets":
+            written.append(call.path)
+        return len(written) > after
+
+    told = scene.rotate("db")
+    killer = Killer(scene, receiver, due, after=False)
+    scene.send(told)
+    assert killer.killed.wait(15)
+    revive(scene, receiver)
+    assert scene.deliver(told).outcome in ("applied", "unchanged")
+    scene.converge()
+    scene.settled()
+    for name in names:
+        assert len(scene.witness.secret(name)) == 3, name  # empty, the first value, the next

@@ -1,0 +1,155 @@
+"""F13 to F17: deliveries that come too often, too many at once, or to nobody."""
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from fault_proxy import Call, Fate
+from keyturn_contract.message import Outcome
+from keyturn_local import event_source
+from keyturn_local.aws import LocalAws
+from keyturn_local.rotation import rotate
+from keyturn_local.timeline import Timeline
+from objects import eventually
+from receivers import Receiver, all_of
+from scene import Scene
+
+
+def slowly(scene: Scene, seconds: float) -> None:
+    """Let AWS take its time over values."""
+
+    def slow(call: Call) -> Fate:
+        if call.action in ("GetSecretValue", "BatchGetSecretValue"):
+            time.sleep(seconds)
+        return None
+
+    scene.aws_proxy.fate = slow
+
+
+@pytest.mark.fault("F13")
+def test_the_same_notification_a_thousand_times_on_three_replicas(scene: Scene) -> None:
+    """The same id a thousand times at once, on three replicas: written once, the consumer restarted once."""
+    replicas = [scene.receiver(KEYTURN_MAX_DELIVERIES="1000") for _ in range(3)]
+    scene.given()
+    told = scene.rotate()
+    answers = asyncio.run(scene.send_at_once([[told]] * 1000, replicas))
+    assert Counter(answer.status for answer in answers) == {200: 1000}
+    assert {answer.outcome for answer in answers} == {"applied", "unchanged"}
+    scene.converge()
+    scene.settled(5)  # longer than replicas hang back
+    scene.oracle()
+    assert len(scene.witness.secret("db")) == 3  # empty, the first, the next
+    assert len([mark for mark in scene.witness.marks("web", "db") if mark]) == 1
+    assert len(scene.aws_proxy.actions("GetSecretValue", "/db")) < 20
+
+
+@pytest.mark.fault("F14")
+def test_the_same_change_under_different_ids(scene: Scene) -> None:
+    """The same ARN and version under fifty ids, one by one and at once: applied once."""
+    receiver = scene.receiver()
+    scene.given()
+    told = scene.rotate()
+    outcomes = [scene.send(replace(told, id=str(uuid4()))).outcome for _ in range(10)]
+    assert outcomes == ["applied"] + ["unchanged"] * 9
+    answers = asyncio.run(scene.send_at_once([[replace(told, id=str(uuid4()))] for _ in range(40)], [receiver]))
+    assert {answer.outcome for answer in answers} == {"unchanged"}
+    scene.converge()
+    assert len(scene.witness.secret("db")) == 3
+
+
+@pytest.mark.fault("F15")
+def test_more_deliveries_than_can_be_served(scene: Scene) -> None:
+    """Sixty deliveries where four are served at once, and a deadline of 2 s with an AWS of 3 s: 503 with Retry-After,
+    and never a 200 for work that is not done."""
+    receiver = scene.receiver(KEYTURN_MAX_DELIVERIES="4", KEYTURN_DEADLINE_SECONDS="2")
+    names = [f"db-{number}" for number in range(6)]
+    for name in names:
+        scene.given(name, consumers=())
+    slowly(scene, 0.5)
+    told = [scene.rotate(name) for name in names]
+    answers = asyncio.run(scene.send_at_once([[each] for each in told] * 10, [receiver]))
+    count = Counter(answer.status for answer in answers)
+    assert count.keys() == {200, 503}
+    assert count[503] > 10
+    assert all(int(answer.headers["retry-after"]) > 0 for answer in answers if answer.status == 503)
+    # Whoever was told that it is applied finds it applied.
+    taken = {result.id for answer in answers if answer.status == 200 for result in answer.results}
+    assert all(scene.in_order(name) for name, each in zip(names, told, strict=True) if each.id in taken)
+
+    slowly(scene, 3)
+    late = scene.rotate(names[0], "late")
+    answer = scene.send(late)
+    assert answer.status == 503
+    assert answer.results[0].outcome is Outcome.FAILED
+    assert "not done within the deadline" in answer.body
+    scene.aws_proxy.heal()
+    for each in [*told, late]:
+        scene.deliver(each)
+    scene.converge()
+
+
+@pytest.mark.fault("F16")
+def test_the_receiver_is_down_while_secrets_rotate(own_stack: Any, namespace: str) -> None:
+    """The receiver is down while twenty secrets rotate three times: the queue keeps it all, and drains."""
+    with own_stack(KEYTURN_POLL_INTERVAL_SECONDS="3600") as stack:
+        client = stack.aws.secrets_manager()
+        names = [f"{namespace}/s{number}" for number in range(20)]
+        made = []
+        for name in names:
+            client.create_secret(Name=name, SecretString="first")
+            metadata = {
+                "namespace": namespace,
+                "name": name.partition("/")[2],
+                "labels": {"keyturn.dev/bind": "true"},
+                "annotations": {"keyturn.dev/secret-id": name},
+            }
+            made.append({"apiVersion": "v1", "kind": "Secret", "metadata": metadata})
+        stack.cluster.create(made)
+        eventually(lambda: stack.receiver.metric("keyturn_reconciles_total", outcome="applied") >= 20, 30)
+        stack.receiver.kill()
+        last = {name: [rotate(client, name, f"turn-{turn}") for turn in range(3)][-1] for name in names}
+        eventually(lambda: len([s for s in stack.timeline.steps() if s["step"] == "failed"]) >= 10, 60)
+        sqs = stack.aws.sqs()
+
+        def left() -> int:
+            counted = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
+            found = sqs.get_queue_attributes(QueueUrl=stack.path.queue_url, AttributeNames=list(counted))["Attributes"]
+            return sum(int(found[each]) for each in counted)
+
+        assert left() >= 60
+        stack.receiver.start()
+        eventually(lambda: left() == 0, 120)
+        for name in names:
+            found = stack.cluster.get("secret", name.partition("/")[2], namespace)["metadata"]["annotations"]
+            assert last[name] in found["keyturn.dev/version-ids"]
+
+
+@pytest.mark.fault("F17")
+def test_a_retry_is_signed_afresh(tmp_path: Path) -> None:
+    """A delivery is refused with 503 twice: it comes again under the same ids, with a timestamp and a signature of its
+    own."""
+    timeline = Timeline(tmp_path / "timeline.jsonl")
+    receiver = Receiver()
+    receiver.answer = lambda headers, body: (
+        (503, b"") if len(receiver.got) < 3 else (200, all_of(body, Outcome.APPLIED))
+    )
+    with LocalAws.start(tmp_path, timeline) as aws:
+        path = aws.provision(visibility_seconds=1)
+        notifier = event_source.start(tmp_path, aws, path, [receiver.url], timeline)
+        try:
+            aws.secrets_manager().create_secret(Name="prod/db", SecretString="one")
+            eventually(lambda: timeline.find("delivered"), 60)
+        finally:
+            notifier.stop()
+            receiver.close()
+    assert len({event.id for event in receiver.notifications}) == 1
+    tries = [headers for headers, _ in receiver.got]
+    assert len(tries) == 3
+    for name, different in (("webhook-id", 1), ("webhook-timestamp", 3), ("webhook-signature", 3)):
+        assert len({headers[name] for headers in tries}) == different, name

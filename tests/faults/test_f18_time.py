@@ -1,0 +1,91 @@
+"""F18 and F19: clocks that differ, a clock that steps, and deliveries that come a second time."""
+
+import os
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from deliveries import signed
+from keyturn_contract.message import encode
+from keyturn_local.aws import IMPORT_ROOTS
+from objects import eventually
+from scene import Scene
+
+STEPPING_CLOCK = Path(__file__).parents[1] / "stepping_clock"
+
+
+def send_as_of(scene: Scene, age: int) -> int:
+    """Send a rotation signed ``age`` seconds ago; return the status."""
+    body = encode([scene.rotate()])
+    headers = signed(scene.key, body, age=age)
+    return scene.heard(httpx.post(scene.receivers[-1].url, content=body, headers=headers, timeout=20)).status
+
+
+def in_the_second(scene: Scene, age: int) -> int:
+    """The same, from the beginning of a second and answered before its end: timestamps know no fractions."""
+    for _ in range(10):
+        time.sleep(1 - time.time() % 1)
+        begun = time.monotonic()
+        status = send_as_of(scene, age)
+        if time.monotonic() - begun < 0.9:
+            return status
+    raise AssertionError("no answer within a second")
+
+
+@pytest.mark.fault("F18")
+def test_clocks_that_differ(scene: Scene) -> None:
+    """The sender's clock is off by 299 s either way: accepted; by 301 s: refused."""
+    scene.receiver()
+    scene.given()
+    assert [in_the_second(scene, age) for age in (299, -299)] == [200, 200]
+    assert [in_the_second(scene, age) for age in (301, -301)] == [401, 401]
+    scene.deliver(scene.rotate())
+    scene.converge()
+
+
+@pytest.mark.fault("F18")
+def test_the_wall_clock_steps(scene: Scene, tmp_path: Path) -> None:
+    """The receiver's wall clock steps back by an hour, and on by two: it goes on leading, polling and applying; what
+    was signed by another hour is refused."""
+    clock = tmp_path / "clock"
+    clock.write_text("0")
+    receiver = scene.receiver(
+        KEYTURN_POLL_INTERVAL_SECONDS="2",
+        KEYTURN_TEST_CLOCK=str(clock),
+        PYTHONPATH=os.pathsep.join([str(STEPPING_CLOCK), IMPORT_ROOTS]),
+    )
+    scene.given()
+    for offset in (-3600, 3600):
+        eventually(lambda: receiver.metric("keyturn_poller_leader") == 1)
+        clock.write_text(str(offset))
+        assert send_as_of(scene, 0) == 401
+        assert send_as_of(scene, -offset) == 200
+        scene.converge()
+        sweeps = receiver.metric("keyturn_sweeps_total", outcome="ok")
+        scene.rotate(text="unheard")
+        eventually(scene.in_order, 10)
+        time.sleep(15)  # longer than a Lease lasts that is not renewed
+        assert receiver.metric("keyturn_poller_leader") == 1
+        assert receiver.metric("keyturn_sweeps_total", outcome="ok") > sweeps
+    scene.converge()
+
+
+@pytest.mark.fault("F19")
+def test_replays(scene: Scene) -> None:
+    """A delivery is sent again word for word: within the tolerance it changes nothing, and takes nothing back where AWS
+    has moved on; outside it is refused."""
+    scene.receiver()
+    scene.given()
+    first = encode([scene.rotate(text="first")])
+    recorded = signed(scene.key, first)
+    url = scene.receivers[-1].url
+    replies = [scene.heard(httpx.post(url, content=first, headers=recorded, timeout=20)) for _ in range(3)]
+    assert [reply.outcome for reply in replies] == ["applied", "unchanged", "unchanged"]
+    scene.deliver(scene.rotate(text="second"))
+    assert scene.heard(httpx.post(url, content=first, headers=recorded, timeout=20)).outcome == "superseded"
+    old = signed(scene.key, first, age=302)
+    reply = scene.heard(httpx.post(url, content=first, headers=old, timeout=20))
+    assert (reply.status, reply.body) == (401, '{"error":"not verified"}')
+    scene.converge()
