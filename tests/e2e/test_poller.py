@@ -1,10 +1,19 @@
 """What the event path misses, the poller finds."""
 
 import json
+import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 
+import pytest
+
+from deliveries import notification
+from fault_proxy import Call, Fate, Hang, Reply
+from keyturn_contract.message import EventType
 from keyturn_local.rotation import rotate
 from objects import data_of, eventually, secret
+from scene import Scene
 
 RECOVERED = "keyturn_recovered_by_poll_total"
 
@@ -41,3 +50,59 @@ def test_a_sweep_that_finds_nothing_reads_no_value(own_stack: Callable, namespac
         after = stack.aws.calls()
         assert after["secretsmanager.ListSecrets"] >= before.get("secretsmanager.ListSecrets", 0) + 2
         assert after["secretsmanager.GetSecretValue"] == before["secretsmanager.GetSecretValue"], json.dumps(after)
+
+
+@pytest.mark.parametrize("mode", ["list", "describe"])
+def test_a_role_that_may_not_list_asks_secret_by_secret(scene: Scene, mode: str) -> None:
+    receiver = scene.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1", KEYTURN_POLL_MODE=mode)
+    scene.given()
+    denied = Reply(400, {"__type": "AccessDeniedException"}, {"Content-Type": "application/x-amz-json-1.1"})
+    scene.aws_proxy.fate = lambda call: denied if call.action == "ListSecrets" else None
+    scene.rotate(text="unheard")
+    scene.converge()
+    assert scene.aws_proxy.actions("DescribeSecret", f"{scene.namespace}/db")
+    eventually(lambda: receiver.metric(RECOVERED) == 1)
+
+
+def test_a_sweep_that_hangs_keeps_no_notification_waiting(scene: Scene) -> None:
+    receiver = scene.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1")
+    scene.given()
+
+    def hang(call: Call) -> Fate:
+        return Hang() if call.action in ("ListSecrets", "DescribeSecret") else None
+
+    eventually(lambda: receiver.metric("keyturn_sweeps_total", outcome="ok"))
+    scene.aws_proxy.fate = hang
+    eventually(lambda: scene.aws_proxy.actions("ListSecrets"))
+    for _ in range(5):
+        begun = time.monotonic()
+        assert scene.send(scene.rotate()).outcome == "applied"
+        assert time.monotonic() - begun < 3
+    scene.converge()
+
+
+def test_heartbeats_are_shared_and_their_silence_makes_the_poller_hurry(scene: Scene) -> None:
+    settings = {"KEYTURN_HEARTBEAT_SILENCE_SECONDS": "6", "KEYTURN_POLL_INTERVAL_SECONDS": "3600"}
+    replicas = [scene.receiver(**settings) for _ in range(2)]
+    scene.given()
+
+    def beat() -> bool:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        told = replace(notification("keyturn", kind=EventType.HEARTBEAT), time=now)
+        return scene.send(told, to=replicas[0]).status == 200
+
+    def up() -> list[float]:
+        return [replica.metric("keyturn_event_path_up") for replica in replicas]
+
+    end = time.monotonic() + 10
+    while time.monotonic() < end:  # longer than the silence that is allowed
+        assert beat()
+        assert up() == [1, 1]
+        time.sleep(0.5)
+    eventually(lambda: up() == [0, 0], 20)
+    scene.rotate(text="unheard")
+    eventually(scene.in_order, 45)  # thirty seconds, and not an hour
+    assert sum(replica.metric(RECOVERED) for replica in replicas) == 1
+    assert beat()
+    eventually(lambda: up() == [1, 1])  # by itself
+    scene.converge()

@@ -111,6 +111,22 @@ def test_a_roll_back_in_aws_is_a_change_like_any_other(stack: Stack, namespace: 
     assert replica_sets(stack.cluster, namespace, "web") == 3
 
 
+def test_a_binding_may_follow_another_staging_label(stack: Stack, namespace: str) -> None:
+    name = f"{namespace}/db"
+    client = stack.aws.secrets_manager()
+    client.create_secret(Name=name, SecretString="current")
+    stack.cluster.create([secret(namespace, "db", name, **{"keyturn.dev/version-stage": "BLUE"})])
+    status = "keyturn.dev/status"
+    told = eventually(lambda: annotations_of(stack.cluster, "secret", namespace, "db").get(status))
+    assert "no version with the staging label BLUE" in " ".join(told.split())
+    client.put_secret_value(SecretId=name, SecretString="blue", VersionStages=["BLUE"])
+    eventually(lambda: data_of(stack.cluster, namespace, "db").get("value") == b"blue")
+    assert annotations_of(stack.cluster, "secret", namespace, "db")[status] == "ok"
+    version_id = rotate(client, name, "the next one")
+    eventually(lambda: stack.timeline.find("delivered", version_id=version_id))
+    assert data_of(stack.cluster, namespace, "db") == {"value": b"blue"}
+
+
 def test_a_key_that_nobody_reads_restarts_nobody(stack: Stack, namespace: str) -> None:
     name = f"{namespace}/db"
     client = stack.aws.secrets_manager()
