@@ -1,5 +1,6 @@
 # make demo    the main job, live: rotations in a local AWS cross into a local Kubernetes.  KEEP=1 leaves it running.
-# make test    lint and every test.  One tier alone: make test-unit, test-contract, test-integration, test-e2e.
+# make test    lint and every test.  One tier alone: make test-unit, test-contract, test-integration, test-e2e, test-faults.
+#              test-faults prints a line for each fault: its number, held or broken, what was done.
 # make bench   the receiver against raw applies: latency, bursts, memory; docs/benchmark.md and build/bench.json, ~10 min
 # make bench-notifier    what the notifier costs: cold import, warm CPU a record, size; a table and build/bench-notifier.json
 # make lint · make format · make docs · make requirements · make clean
@@ -17,7 +18,7 @@ SAM_VENV := .venv-sam
 export PYTHONPATH := $(CURDIR)/lambda:$(CURDIR)/receiver:$(CURDIR)/infra
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-unit test-contract test-integration test-e2e bench bench-notifier lint format docs requirements setup clean
+.PHONY: help demo test test-unit test-contract test-integration test-e2e test-faults bench bench-notifier lint format docs requirements setup clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -36,6 +37,9 @@ test-contract: $(VENV)/installed $(SAM_VENV)/installed
 
 test-integration test-e2e: setup $(SAM_VENV)/installed
 	$(PYTEST) tests/$(@:test-%=%)
+
+test-faults: setup
+	@$(PYTEST) --quiet tests/faults
 
 bench: setup
 	@$(BIN)/python -m keyturn_local.bench.receiver

@@ -1,0 +1,90 @@
+"""One rotation can be followed by one id, EventBridge's, through logs and traces; each of its legs is measured."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from uuid import UUID
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from objects import eventually
+from scene import CANARY, Scene
+
+LEGS = ("notification_age", "queue", "fetch", "apply", "rollout", "reconcile", "propagation")
+
+
+class Collector:
+    """Takes traces over OTLP/HTTP: https://opentelemetry.io/docs/specs/otlp/#otlphttp."""
+
+    def __init__(self) -> None:
+        self.spans: list[Any] = []
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                    collector.spans += [span for scope in resource.scope_spans for span in scope.spans]
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    made = Collector()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+def test_a_rotation_is_one_trace_from_its_delivery_to_the_rollout(scene: Scene, collector: Collector) -> None:
+    receiver = scene.receiver(
+        KEYTURN_TRACES="true", OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_BSP_SCHEDULE_DELAY="200"
+    )
+    scene.given()
+    told = scene.rotate()
+    assert scene.send(told).outcome == "applied"
+    receiver.stop()  # what is left is sent at the end
+
+    mine = [span for span in collector.spans if span.trace_id == UUID(told.id).bytes]
+    assert {span.name for span in mine} == {"delivery", "reconcile", "fetch", "apply", "rollout"}
+    # More than one, where somebody else has written the workload in the meantime.
+    reconciles = {span.span_id: span for span in mine if span.name == "reconcile"}
+    assert {span.name for span in mine if span.parent_span_id in reconciles} == {"fetch", "apply", "rollout"}
+    for reconcile in reconciles.values():
+        attributes = {each.key: each.value.string_value for each in reconcile.attributes}
+        assert attributes == {"secret": f"{scene.namespace}/db", "cause": "notification"}
+    assert CANARY not in str(collector.spans)
+
+
+def test_every_line_that_a_rotation_leads_to_bears_the_id_of_its_event(scene: Scene) -> None:
+    receiver = scene.receiver()
+    scene.given()
+    told = scene.rotate()
+    assert scene.send(told).outcome == "applied"
+
+    def about() -> set[str]:
+        return {line["message"] for line in map(json.loads, receiver.log.splitlines()) if told.id in json.dumps(line)}
+
+    eventually(lambda: about() == {"delivery", "applied", "restarted"})
+
+
+def test_each_leg_of_a_propagation_is_measured(scene: Scene) -> None:
+    receiver = scene.receiver()
+    scene.given()
+    before = {leg: receiver.metric(f"keyturn_{leg}_seconds_count") for leg in LEGS}
+    assert scene.send(scene.rotate()).outcome == "applied"
+    for leg in LEGS:
+        assert receiver.metric(f"keyturn_{leg}_seconds_count") > before[leg], leg
+    assert receiver.metric("keyturn_staleness_seconds") == 0
+    assert receiver.metric("keyturn_rollouts_total", kind="Deployment") == 1
