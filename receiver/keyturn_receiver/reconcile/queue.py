@@ -8,6 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Hashable
+from contextvars import Context
 from dataclasses import dataclass, replace
 
 from keyturn_receiver.core.binding import Target
@@ -114,7 +115,9 @@ class Queue:
 
     def _fill_places(self) -> None:
         while target := self._lines.begin():
-            self._running[target] = (asyncio.create_task(self._run(target)), self._now())
+            # In a context of its own: whoever makes room, or asks, has nothing to do with whose turn it is now.
+            task = asyncio.create_task(self._run(target), context=Context())
+            self._running[target] = (task, self._now())
 
     async def _run(self, target: Target) -> None:
         pending = self._pending.pop(target)
