@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from keyturn_receiver.cluster.api import Api, Json, path
-from keyturn_receiver.errors import Conflict, KeyturnError, NotFound
+from keyturn_receiver.errors import ClusterUnavailable, Conflict, KeyturnError, NotFound, TurnedAway
 from keyturn_receiver.pulse import Beat, unheard
 
 DURATION = 15.0  # seconds, as client-go's defaults for all three
@@ -68,6 +68,7 @@ class Lease:
         self._beat = beat
         self._now = now
         self._until = 0.0
+        self._silent_until = 0.0
         self._seen: tuple[object, ...] = ()
         self._seen_at = 0.0
 
@@ -93,6 +94,8 @@ class Lease:
 
     async def _stand(self) -> None:
         asked = self._now()
+        if asked < self._silent_until:
+            return
         found = await self._lease.read()
         spec = (found or {}).get("spec") or {}
         mine = spec.get("holderIdentity") == self._identity
@@ -103,7 +106,13 @@ class Lease:
         fresh = {"holderIdentity": self._identity, "leaseDurationSeconds": int(DURATION), "renewTime": _micro_time()}
         if not mine:
             fresh |= {"acquireTime": fresh["renewTime"], "leaseTransitions": int(spec.get("leaseTransitions") or 0) + 1}
-        await self._lease.write(found, fresh)
+        try:
+            await self._lease.write(found, fresh)
+        except ClusterUnavailable as error:
+            # It may be written all the same: renewed so for ever, it would keep others from leading, and lead nobody.
+            if not self.held() and not isinstance(error, TurnedAway):
+                self._silent_until = self._now() + DURATION + 3 * RETRY_PERIOD
+            raise
         self._until = asked + RENEW_DEADLINE
         if not mine:
             _log.info("leading: this replica runs the poller")
