@@ -18,7 +18,7 @@ from keyturn_receiver.sources.stores import Store, StoreKey, Stores
 # ListSecrets may lag by five minutes: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_ListSecrets.html
 OVERLAP = timedelta(minutes=10)
 GENTLY = 20  # items, some tenths of a millisecond
-PAUSE = 0.05  # seconds between two pages, which take as many milliseconds of everybody's time to read
+PAUSE = 0.1  # seconds between two pages, each of which takes some milliseconds of everybody's time to read
 
 T = TypeVar("T")
 
