@@ -71,7 +71,7 @@ def warnings_of(cluster: Cluster, namespace: str, name: str) -> dict[str, str]:
     return {event["reason"]: event["message"] for event in json.loads(listed)["items"]}
 
 
-def eventually(ask: Callable[[], T], seconds: float = 15) -> T:
+def eventually(ask: Callable[[], T], seconds: float = 30) -> T:
     """Wait until ``ask`` gives something true, and return it. Fails when ``seconds`` are over."""
     end = time.monotonic() + seconds
     while not (answer := ask()):
