@@ -8,9 +8,11 @@ from datetime import datetime
 from keyturn_contract.message import EventType, Notification, Outcome, Result
 from keyturn_receiver.cluster.bound_secrets import BoundSecrets
 from keyturn_receiver.core.binding import CURRENT, Target
+from keyturn_receiver.core.identity import possible_names
 from keyturn_receiver.errors import KeyturnError, Permanent
 from keyturn_receiver.reconcile.queue import Queue
 from keyturn_receiver.reconcile.request import Cause, Reconciled, Request
+from keyturn_receiver.reconcile.tenancies import Tenancies
 from keyturn_receiver.telemetry.metrics import Metrics
 
 FRESH_SECONDS = 300.0  # an older heartbeat tells of a queue that was stuck, not of a path that is alive
@@ -27,18 +29,20 @@ class Answer:
         self,
         bound: BoundSecrets,
         queue: Queue,
+        tenancies: Tenancies,
         heard: Callable[[], None],
         metrics: Metrics,
         now: Callable[[], datetime],
     ) -> None:
         self._bound = bound
         self._queue = queue
+        self._tenancies = tenancies
         self._heard = heard
         self._metrics = metrics
         self._now = now
 
-    async def __call__(self, notification: Notification, deadline: float) -> Result:
-        """Reconcile what the notification may concern, until ``deadline`` (monotonic seconds)."""
+    async def __call__(self, notification: Notification, deadline: Callable[[], float]) -> Result:
+        """Reconcile what the notification may concern, until ``deadline`` (monotonic seconds), which may move."""
         age = self._age(notification)
         self._metrics.notification_age_seconds.observe(age)
         if notification.type is EventType.HEARTBEAT:
@@ -48,7 +52,7 @@ class Answer:
         concerns = self._submit(notification)
         if not concerns:
             return Result(notification.id, Outcome.IGNORED, reason="no Secret is bound to it")
-        await asyncio.wait([done for _, _, done in concerns], timeout=max(0.0, deadline - time.monotonic()))
+        await _until([done for _, _, done in concerns], deadline)
         result = _result(notification.id, [(target, expected, _ending(done)) for target, expected, done in concerns])
         if result.outcome is Outcome.APPLIED:
             self._metrics.propagation_seconds.observe(self._age(notification))
@@ -56,9 +60,12 @@ class Answer:
 
     def _submit(self, notification: Notification) -> Sequence[_Concern]:
         told, since = notification.data, time.monotonic()
+        names = {*possible_names(notification.subject), *([told.name] if told.name else [])}
         concerns: list[_Concern] = []
         for target in self._bound.naming(notification.subject, told.name):
             bound = self._bound.get(target)
+            if bound and not self._tenancies.may_concern(bound, names):
+                continue
             stage = bound.stage if bound else CURRENT
             # The version that the Secret should be made from: none, if the notification is about another label.
             concerned = notification.type is EventType.CHANGED and told.label in (None, stage)
@@ -72,6 +79,13 @@ class Answer:
             return max(0.0, (self._now() - datetime.fromisoformat(notification.time)).total_seconds())
         except (ValueError, TypeError):
             return 0.0  # a time that is none, such as the 31st of February
+
+
+async def _until(work: Sequence["asyncio.Future[Reconciled]"], deadline: Callable[[], float]) -> None:
+    while (left := deadline() - time.monotonic()) > 0:
+        _, under_way = await asyncio.wait(work, timeout=min(1.0, left))
+        if not under_way:
+            return
 
 
 def _ending(done: "asyncio.Future[Reconciled]") -> _Ending:

@@ -6,6 +6,7 @@ fails any of these has caused no call to AWS or Kubernetes.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -63,17 +64,31 @@ class Door:
         self._metrics = metrics
         self._span = span
         self._deliveries = 0
+        self._latest = math.inf
+        self._leaving = False
         self._refusal_noted_at = 0.0
 
     def app(self) -> Starlette:
         """The ASGI application."""
-        return Starlette(routes=[Route("/v1/notifications", self._post, methods=["POST"])])
+        app = Starlette(routes=[Route("/v1/notifications", self._post, methods=["POST"])])
+        app.router.redirect_slashes = False  # it would send people wherever the Host header says
+        return app
+
+    def leave(self) -> None:
+        """Send everybody elsewhere with their next request: connections that stand would lead here to the end."""
+        self._leaving = True
+
+    def hurry(self, seconds: float) -> None:
+        """Answer within ``seconds`` whatever is under way, and whatever comes."""
+        self._latest = time.monotonic() + seconds
 
     async def _post(self, request: Request) -> Response:
         try:
             response = await self._deliver(request)
         except _Refused as refused:
             response = refused.response()
+        if self._leaving:
+            response.headers["Connection"] = "close"
         self._metrics.deliveries.labels(str(response.status_code)).inc()
         return response
 
@@ -89,7 +104,9 @@ class Door:
         self._deliveries += 1
         try:
             with self._span("delivery", [notification.id for notification in notifications], delivery=delivery):
-                answers = [self._answer(notification, deadline) for notification in notifications]
+                answers = [
+                    self._answer(notification, lambda: min(deadline, self._latest)) for notification in notifications
+                ]
                 results = [await answers[0]] if len(answers) == 1 else await asyncio.gather(*answers)
         finally:
             self._deliveries -= 1

@@ -16,11 +16,16 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvloop.loop import SSLProtocol  # type: ignore[attr-defined]
 
 from keyturn_receiver.telemetry.metrics import Metrics
 
 HEAD_SECONDS = 10.0  # for the head of a request, from the connection or from its first byte
-HEAD_BYTES = 64 * 1024
+HEAD_BYTES = 32 * 1024  # of a request besides its body: its head, what chunks say of themselves, trailers
+HEADERS = 100
+PIPELINED = 16  # requests that wait for the answer to another of the same connection
+PIECE = 16 * 1024  # bytes that are parsed before it is looked how much that makes
+READ_SECONDS = 10.0  # for whoever does not read what it is answered
 IDLE_SECONDS = 75  # between two requests; more than load balancers wait by default, so that it is they who close
 HANDSHAKE_SECONDS = 10.0
 CERTIFICATE_SECONDS = 10.0  # between two looks for new files
@@ -29,31 +34,47 @@ _log = logging.getLogger(__name__)
 
 
 class Room:
-    """The connections of one server: at most ``most``; the oldest that owes a request makes way for a new one."""
+    """The connections of one server: at most ``most``; the oldest that owes something makes way for a new one.
+
+    A connection owes us its handshake, a whole request, or to read what it was answered.
+    """
 
     def __init__(self, most: int, metrics: Metrics) -> None:
         self.most = most
         self._metrics = metrics
+        self._open: set[Connection] = set()
         self._owing: OrderedDict[Connection, None] = OrderedDict()
 
+    def enter(self, connection: "Connection") -> None:
+        """Take a connection in, and close another if they are too many."""
+        self._open.add(connection)
+        self.owes(connection)
+        if len(self._open) > self.most:
+            self.cut(next(iter(self._owing)), "no room")
+
+    def leave(self, connection: "Connection") -> None:
+        """Note that it is gone."""
+        self._open.discard(connection)
+        self.paid(connection)
+
     def owes(self, connection: "Connection") -> None:
-        """Note that a connection owes us a request."""
+        """Note that a connection owes us something."""
         self._owing[connection] = None
         self._owing.move_to_end(connection)
 
     def paid(self, connection: "Connection") -> None:
-        """Note that it has sent one, or is gone."""
+        """Note that it has done its part."""
         self._owing.pop(connection, None)
-
-    def make_way(self, newcomer: "Connection") -> None:
-        """Close a connection, so that there is room for the others."""
-        self.cut(next(iter(self._owing), newcomer), "no room")
 
     def cut(self, connection: "Connection", reason: str) -> None:
         """Close a connection at once."""
-        self.paid(connection)
-        self._metrics.connections_cut.labels(reason).inc()
+        self.leave(connection)
+        self.count(reason)
         connection.transport.abort()
+
+    def count(self, reason: str) -> None:
+        """Note that a connection was ended, and why."""
+        self._metrics.connections_cut.labels(reason).inc()
 
 
 class Connection(HttpToolsProtocol):
@@ -63,53 +84,134 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._patience: asyncio.TimerHandle | None = None
-        self._head_bytes = 0
+        self._patience: asyncio.TimerHandle | None = None  # while a head is under way
+        self._unread: asyncio.TimerHandle | None = None  # while answers pile up
+        self._whole = False  # nothing is missing of the last request
+        self._bytes = 0  # of the request under way, besides its body
+        self._served: Any = None  # uvicorn's own of the request that is being answered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        self.room.owes(self)
         self._expect()
-        if len(self.connections) > self.room.most:
-            self.room.make_way(self)
+        self.room.enter(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._patience:
-            if self._head_bytes > HEAD_BYTES:
+        if self._whole and self._patience is None:
+            self._expect()  # though it may be empty lines, which begin no request
+        for begin in range(0, len(data), PIECE):
+            if self.transport.is_closing():
+                return
+            if self._bytes > HEAD_BYTES:
                 self.room.cut(self, "large head")
                 return
-            self._head_bytes += len(data)
-        if not self.transport.is_closing():
-            super().data_received(data)
+            piece = data[begin : begin + PIECE]
+            self._bytes += len(piece)
+            super().data_received(piece)
+
+    def send_400_response(self, msg: str) -> None:
+        self.room.count("malformed")
+        super().send_400_response(msg)
 
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= PIPELINED:
+            raise ValueError("too many requests at once")
         super().on_message_begin()
+        self._whole = False
         if self._patience is None:  # not the first request of this connection
             self._expect()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._patience is None:
+            return  # a trailer: nobody asks for it
+        if len(self.headers) >= HEADERS:
+            raise ValueError("too many headers")
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._stop_expecting()
-        self.room.paid(self)
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._bytes -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._whole = True
+        self._bytes = 0
+        if not self._unread:
+            self.room.paid(self)
+        super().on_message_complete()
+
     def on_response_complete(self) -> None:
+        # Answered before it was whole, as what goes elsewhere is: the rest of it would come for as long as it likes.
+        unfinished = self.cycle.response_complete and self.cycle.more_body
         super().on_response_complete()
-        if not self.transport.is_closing():
-            self.room.owes(self)
+        self.room.owes(self)
+        if unfinished:
+            self.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.room.owes(self)
+        self._unread = self._unread or self.loop.call_later(READ_SECONDS, self.room.cut, self, "slow reader")
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.room.paid(self)
+        self._stop_waiting()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._stop_expecting()
-        self.room.paid(self)
+        self._stop_waiting()
+        self.room.leave(self)
+        if self._served:
+            self._served.disconnected = True  # of several requests uvicorn tells the last alone
         super().connection_lost(error)
 
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._served = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _expect(self) -> None:
-        self._head_bytes = 0
+        self._bytes = 0
         self._patience = self.loop.call_later(HEAD_SECONDS, self.room.cut, self, "slow head")
 
     def _stop_expecting(self) -> None:
         if self._patience:
             self._patience.cancel()
             self._patience = None
+
+    def _stop_waiting(self) -> None:
+        if self._unread:
+            self._unread.cancel()
+            self._unread = None
+
+
+class Handshake(SSLProtocol):  # type: ignore[misc]  # has no types
+    """What the loop itself puts below a connection over TLS; here it takes part in the room from its first moment.
+
+    The connection learns of itself only when hands are shaken, and there might be any number of them until then.
+    """
+
+    def __init__(self, connection: Connection, context: ssl.SSLContext) -> None:
+        super().__init__(
+            asyncio.get_running_loop(),
+            connection,
+            context,
+            None,
+            server_side=True,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS,
+        )
+        self._connection = connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._connection.transport = transport  # until there is one over TLS
+        self._connection.room.enter(self._connection)
+        super().connection_made(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._connection.room.leave(self._connection)
+        super().connection_lost(error)
 
 
 class Certificate:
@@ -177,24 +279,18 @@ class Server(uvicorn.Server):
         )
 
     async def startup(self, sockets: object = None) -> None:
-        """Listen; as uvicorn does, but for the time limit on TLS handshakes, which it cannot be told."""
+        """Listen; as uvicorn does, but for TLS handshakes, which take part in the room here."""
         config = self.config
 
-        def connection() -> asyncio.Protocol:
-            made: asyncio.Protocol = config.http_protocol_class(config, self.server_state, {})  # type: ignore[call-arg]
+        def connection() -> Connection:
+            made: Connection = config.http_protocol_class(config, self.server_state, {})  # type: ignore
             return made
 
+        def arrival() -> Any:
+            return Handshake(connection(), config.ssl) if config.ssl else connection()
+
         loop = asyncio.get_running_loop()
-        self.servers = [
-            await loop.create_server(
-                connection,
-                host=config.host,
-                port=config.port,
-                ssl=config.ssl,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS if config.ssl else None,
-                backlog=config.backlog,
-            )
-        ]
+        self.servers = [await loop.create_server(arrival, host=config.host, port=config.port, backlog=config.backlog)]
         self.started = True
 
     @contextmanager
