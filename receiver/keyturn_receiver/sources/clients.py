@@ -55,12 +55,12 @@ def default_region() -> str | None:
 def secrets_manager(region: str, connections: int, credentials: Credentials | None = None) -> "SecretsManagerClient":
     """Build a client; without ``credentials`` it finds the receiver's own, and refreshes them by itself.
 
-    A client may be shared by threads (a session may not); a hung call ends within ten seconds.
+    A client may be shared by threads (a session may not); a hung call ends within fifteen seconds.
     """
     config = Config(
         region_name=region,
         connect_timeout=2,
-        read_timeout=3,
+        read_timeout=5,
         max_pool_connections=connections,
         retries=_ONCE_MORE,
         user_agent_extra="keyturn-receiver",

@@ -1,5 +1,7 @@
 """What AWS's errors mean: translated once, here, free of AWS's own text, which may quote anything."""
 
+import re
+
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -18,6 +20,7 @@ from keyturn_receiver.errors import (
     SourceRefused,
     SourceUnavailable,
 )
+from keyturn_receiver.sources.lanes import NoThread, TooSlow
 
 SLOW_DOWN = 5.0  # seconds
 
@@ -57,6 +60,7 @@ _CREDENTIAL_CODES = frozenset(
         "UnrecognizedClientException",
     }
 )
+_CODE = re.compile(r"[A-Za-z][A-Za-z0-9.]{2,63}")
 _CREDENTIAL_ERRORS = (
     CredentialRetrievalError,
     NoAuthTokenError,
@@ -66,19 +70,22 @@ _CREDENTIAL_ERRORS = (
 )
 
 
-def translate(error: ClientError | BotoCoreError, subject: str) -> KeyturnError:
-    """Say what an error of the SDK means for ``subject``, such as "AWS secret prod/db"."""
+def translate(error: Exception, subject: str) -> KeyturnError:
+    """Say what an error of the SDK, or of its use, means for ``subject``, such as "AWS secret prod/db"."""
     if isinstance(error, ClientError):
         return of_code(error.response.get("Error", {}).get("Code", ""), subject)
     kind = type(error).__name__
     # The web identity's own refusal comes out of the SDK as a ClientError of STS, the others as these.
     if isinstance(error, _CREDENTIAL_ERRORS):
         return _no_credentials(subject, kind)
-    return SourceUnavailable(f"{subject}: AWS cannot be reached ({kind}): trying again", SLOW_DOWN)
+    if isinstance(error, BotoCoreError | TooSlow | NoThread):
+        return SourceUnavailable(f"{subject}: AWS cannot be reached ({kind}): trying again", SLOW_DOWN)
+    return SourceUnavailable(f"{subject}: the answer of AWS cannot be read ({kind}): trying again", SLOW_DOWN)
 
 
 def of_code(code: str, subject: str) -> KeyturnError:
     """Say what an error code of Secrets Manager means for ``subject``."""
+    code = code if _CODE.fullmatch(code) else ""  # whatever answers in AWS's place may say anything
     if code in _REFUSALS:
         kind, text = _REFUSALS[code]
         return kind(f"{subject} {text} ({code})")

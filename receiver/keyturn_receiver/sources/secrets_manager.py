@@ -1,21 +1,20 @@
 """Secrets Manager behind asyncio: values, the labels of one secret, or the versions of all."""
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import Executor
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import BotoCoreError, ClientError, ReadTimeoutError
+from botocore.exceptions import ClientError, ReadTimeoutError
 
 from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.identity import place
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import KeyturnError, NoCredentials, SourceDeleted, SourceRefused
 from keyturn_receiver.sources import faults
+from keyturn_receiver.sources.lanes import Lanes, TooSlow
 from keyturn_receiver.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -24,15 +23,6 @@ if TYPE_CHECKING:
 BATCH = 20  # secrets: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_BatchGetSecretValue.html
 SUSPECT_SECONDS = 60.0
 NOT_TRIED = "they have not been tried yet"
-
-
-@dataclass(frozen=True, slots=True)
-class Lanes:
-    """Threads for calls to AWS, apart by who may wait for whom: reads, reads of secrets that have hung, sweeps."""
-
-    push: Executor
-    suspect: Executor
-    sweep: Executor
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +82,8 @@ class SecretsManager:
                 f"AWS secret {source.secret_id} has no version with the staging label {source.stage}:"
                 " move the label to one, or correct the label"
             ) from None
-        return self._version(answer)
+        with _understood(f"AWS secret {source.secret_id}"):
+            return self._version(answer)
 
     async def values(self, secret_ids: Sequence[str]) -> dict[str, SecretVersion | KeyturnError]:
         """Read the current values of up to BATCH secrets at once; what AWS says nothing about is not in the answer.
@@ -103,8 +94,9 @@ class SecretsManager:
             "BatchGetSecretValue", self._client.batch_get_secret_value, SecretIdList=list(secret_ids)
         )
         found: dict[str, SecretVersion | KeyturnError] = {}
-        versions = [self._version(each) for each in answer.get("SecretValues", [])]
-        errors = {each["SecretId"]: each.get("ErrorCode", "") for each in answer.get("Errors", [])}
+        with _understood("BatchGetSecretValue"):
+            versions = [self._version(each) for each in answer.get("SecretValues", [])]
+            errors = {each["SecretId"]: each.get("ErrorCode", "") for each in answer.get("Errors", [])}
         for secret_id in secret_ids:
             if secret_id in errors:
                 found[secret_id] = faults.of_code(errors[secret_id], f"AWS secret {secret_id}")
@@ -117,7 +109,9 @@ class SecretsManager:
     async def describe(self, secret_id: str, sweep: bool = False) -> Listed:
         """Tell the staging labels of each version. Raises as ``value``."""
         client = self._sweep_client if sweep else self._client
-        return self._listed(await self._call("DescribeSecret", client.describe_secret, secret_id, sweep=sweep))
+        answer = await self._call("DescribeSecret", client.describe_secret, secret_id, sweep=sweep)
+        with _understood(f"AWS secret {secret_id}"):
+            return self._listed(answer)
 
     async def prove_credentials(self) -> None:
         """Make one cheap call, so that ``credentials_fault`` tells; what else AWS says to it does not matter."""
@@ -138,7 +132,9 @@ class SecretsManager:
                 IncludePlannedDeletion=True,
                 **more,
             )
-            yield [self._listed(entry) for entry in answer["SecretList"]]
+            with _understood("ListSecrets"):
+                page = [self._listed(entry) for entry in answer["SecretList"]]
+            yield page
             if not answer.get("NextToken"):
                 return
             more = {"NextToken": answer["NextToken"]}
@@ -151,11 +147,11 @@ class SecretsManager:
         lanes = self._lanes
         lane = lanes.sweep if sweep else lanes.suspect if self.suspects(secret_id) else lanes.push
         try:
-            answer = await asyncio.get_running_loop().run_in_executor(lane, lambda: method(**arguments))
-        except (ClientError, BotoCoreError) as error:
+            answer = await lane.run(lambda: method(**arguments))
+        except Exception as error:
             fault = faults.translate(error, f"AWS secret {secret_id}" if secret_id else action)
             self._metrics.aws_requests.labels(action, fault.reason).inc()
-            if isinstance(error, ReadTimeoutError) and secret_id:
+            if isinstance(error, ReadTimeoutError | TooSlow) and secret_id:
                 self._suspects[secret_id] = time.monotonic() + SUSPECT_SECONDS
             if isinstance(fault, NoCredentials):
                 self.credentials_fault = str(fault)
@@ -182,3 +178,12 @@ class SecretsManager:
             entry.get("LastChangedDate"),
             "DeletedDate" in entry,
         )
+
+
+@contextmanager
+def _understood(subject: str) -> Iterator[None]:
+    """What cannot be read as AWS's answer, such as a page of a proxy in between, is a failure like any other."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise faults.translate(error, subject) from None

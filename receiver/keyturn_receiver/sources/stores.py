@@ -12,7 +12,7 @@ from keyturn_receiver.sources.flights import KEEP, Flights
 from keyturn_receiver.sources.secrets_manager import NOT_TRIED, Listed, SecretsManager
 from keyturn_receiver.sources.values import Values
 
-MOST = 64  # stores of tenants held at once; a client takes about a megabyte
+MOST = 64  # stores held at once beside the receiver's own; a client takes about a megabyte
 RENEW = timedelta(minutes=5)  # before credentials run out
 
 
@@ -71,8 +71,8 @@ class Stores:
         # One that was made a moment ago will do, and so will the refusal of a moment ago.
         store = await self._makings.get(key, time.monotonic() - KEEP, lambda: self._make(key))
         self._stores[key] = store
-        tenants = [each for each in self._stores if each.account]
-        for oldest in tenants[:-MOST]:
+        foreign = [each for each in self._stores if each != StoreKey("", self._default_region)]
+        for oldest in foreign[:-MOST]:
             del self._stores[oldest]
         return store
 

@@ -3,16 +3,15 @@
 https://docs.aws.amazon.com/eks/latest/userguide/iam-roles-for-service-accounts.html
 """
 
-import asyncio
 import re
-from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from keyturn_receiver.errors import KeyturnError, SourceRefused, SourceUnavailable
 from keyturn_receiver.sources.clients import Credentials
 from keyturn_receiver.sources.faults import SLOW_DOWN
+from keyturn_receiver.sources.lanes import Lane, NoThread, TooSlow
 from keyturn_receiver.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ _ACTION = "AssumeRoleWithWebIdentity"
 
 
 async def assume(
-    sts: "STSClient", executor: Executor, metrics: Metrics, account: str, role_arn: str, token: str
+    sts: "STSClient", lane: Lane, metrics: Metrics, account: str, role_arn: str, token: str
 ) -> Credentials:
     """Take on ``role_arn`` for the ServiceAccount ``account`` ("namespace/name").
 
@@ -40,8 +39,8 @@ async def assume(
         return Credentials(given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"], given["Expiration"])
 
     try:
-        credentials = await asyncio.get_running_loop().run_in_executor(executor, call)
-    except (ClientError, BotoCoreError) as error:
+        credentials = await lane.run(call)
+    except (ClientError, BotoCoreError, TooSlow, NoThread) as error:
         fault = _translate(error, account, role_arn)
         metrics.aws_requests.labels(_ACTION, fault.reason).inc()
         raise fault from None
@@ -49,9 +48,11 @@ async def assume(
     return credentials
 
 
-def _translate(error: ClientError | BotoCoreError, account: str, role_arn: str) -> KeyturnError:
+def _translate(error: Exception, account: str, role_arn: str) -> KeyturnError:
     # https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html#API_AssumeRoleWithWebIdentity_Errors
     what = f"AWS role {role_arn} of ServiceAccount {account}"
+    if isinstance(error, ParamValidationError):
+        return SourceRefused(f"{what} is no ARN of a role: correct the ServiceAccount's annotation")
     if not isinstance(error, ClientError):
         return SourceUnavailable(f"{what}: AWS cannot be reached ({type(error).__name__}): trying again", SLOW_DOWN)
     code = error.response.get("Error", {}).get("Code", "")

@@ -1,5 +1,6 @@
 """Logs: one JSON object a line, on standard output."""
 
+import asyncio
 import json
 import logging
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from typing import Any
 
 _about: ContextVar[Mapping[str, object]] = ContextVar("about", default={})  # noqa: B039 - never written to
 
@@ -35,21 +37,35 @@ class JsonFormatter(logging.Formatter):
         fields = getattr(record, "fields", None)
         if isinstance(fields, Mapping):
             line.update(fields)
-        if record.exc_info and record.exc_info[0]:
-            line["error"] = record.exc_info[0].__name__
-            line["traceback"] = _frames(record)
+        if record.exc_info and record.exc_info[1]:
+            error = _first(record.exc_info[1])
+            line["error"] = type(error).__name__
+            line["traceback"] = _frames(error)
         return json.dumps(line, default=str)
 
 
-def _frames(record: logging.LogRecord) -> list[str]:
+def _first(error: BaseException) -> BaseException:
+    # Of a group, which says nothing itself, what happened first.
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _frames(error: BaseException) -> list[str]:
     # The frames alone: an exception's own text may quote what it stumbled over, a secret value for one.
     frames: list[str] = []
-    traceback = record.exc_info[2] if record.exc_info else None
+    traceback = error.__traceback__
     while traceback:
         code = traceback.tb_frame.f_code
         frames.append(f"{code.co_filename}:{traceback.tb_lineno} {code.co_name}")
         traceback = traceback.tb_next
     return frames
+
+
+def unforeseen(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+    """Log what nobody has caught: asyncio's own words would quote the error's text, and what was worked on."""
+    error = context.get("exception")
+    logging.getLogger(__name__).error("an error that nobody has caught", exc_info=error)
 
 
 def configure_logging(level: str) -> None:
@@ -63,3 +79,5 @@ def configure_logging(level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("keyturn_receiver").setLevel(level)
+    # It warns of each request that is none: whoever sends many of them shall not flood the log.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
