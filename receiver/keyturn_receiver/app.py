@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -46,10 +46,11 @@ from keyturn_receiver.reconcile.restarts import Restarts
 from keyturn_receiver.reconcile.tenancies import Tenancies
 from keyturn_receiver.settings import Settings
 from keyturn_receiver.sources import clients, tenants
-from keyturn_receiver.sources.secrets_manager import Lanes, SecretsManager
+from keyturn_receiver.sources.lanes import SPARE, Lane, Lanes
+from keyturn_receiver.sources.secrets_manager import SecretsManager
 from keyturn_receiver.sources.signing_keys import SigningKeys, ed25519
 from keyturn_receiver.sources.stores import Store, StoreKey, Stores
-from keyturn_receiver.telemetry.logs import configure_logging
+from keyturn_receiver.telemetry.logs import configure_logging, unforeseen
 from keyturn_receiver.telemetry.metrics import Metrics
 from keyturn_receiver.telemetry.tracing import Span, TracingUnavailable, no_traces, opentelemetry
 from keyturn_receiver.web.answer import Answer
@@ -57,10 +58,13 @@ from keyturn_receiver.web.door import Door
 from keyturn_receiver.web.operations import operations
 from keyturn_receiver.web.server import Certificate, Room, Server
 
-GRACE = 12.0  # seconds for what is under way at SIGTERM, after the drain; Kubernetes allows 30 for all of it
+# Kubernetes allows 30 seconds from SIGTERM to the end; of them the drain takes 15 at most.
+GRACE = 9.0  # seconds for what is under way after the drain
+ANSWERED = 7.0  # of them, until each delivery is answered
 LAST_WORDS = 2.0  # seconds for Events that were not written yet
 SUSPECT_THREADS = 4
 SWEEP_THREADS = 2
+RENDER_THREADS = 1  # what renders holds the interpreter most of the time
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +72,9 @@ _log = logging.getLogger(__name__)
 class Receiver:
     """The receiver's parts, put together; ``run`` sets them going."""
 
-    def __init__(self, settings: Settings, transport: Transport, lanes: Lanes, span: Span = no_traces) -> None:
+    def __init__(
+        self, settings: Settings, transport: Transport, lanes: Lanes, rendering: Executor, span: Span = no_traces
+    ) -> None:
         self.settings = settings
         self._lanes = lanes
         self._stopping = False
@@ -90,7 +96,9 @@ class Receiver:
         fingerprint = new_fingerprint()
         secrets = Secrets(api, fingerprint)
         restarts = Restarts(consumers, Workloads(api), secrets, metrics)
-        tenancies = Tenancies(namespaces, settings.policy_default, settings.tenant_roles)
+        tenancies = Tenancies(
+            namespaces, settings.policy_default, settings.tenant_roles, settings.signing_key_secret_id
+        )
         self._events = Events(api, metrics, _utc_now)
         reconciler = Reconciler(
             stores=self._stores,
@@ -101,7 +109,7 @@ class Receiver:
             events=self._events,
             tenancies=tenancies,
             fingerprint=fingerprint,
-            executor=lanes.suspect,
+            executor=rendering,
             metrics=metrics,
             span=span,
             now=_utc_now,
@@ -133,10 +141,10 @@ class Receiver:
             self._polling,
         )
         door = Door(
-            answer=Answer(self.bound, self.queue, self.heartbeats.heard, metrics, _utc_now),
+            answer=Answer(self.bound, self.queue, tenancies, self.heartbeats.heard, metrics, _utc_now),
             keys=self._signing_keys,
             public_keys=[ed25519(key) for key in settings.signing_public_keys],
-            ready=lambda: not self._unready(),
+            ready=lambda: not self._unprepared(),
             now=time.time,
             deadline=settings.deadline_seconds,
             max_deliveries=settings.max_deliveries,
@@ -149,6 +157,7 @@ class Receiver:
             else None
         )
         room = Room(settings.max_connections, metrics)
+        self._deliveries = door
         self._door = Server(door.app(), settings.host, settings.port, room, GRACE, self._certificate)
         self._operations = Server(
             operations(self._pulse.stuck, self.missing, metrics),
@@ -159,6 +168,7 @@ class Receiver:
         )
         ProcessCollector(registry=metrics.registry)
         self._pulse.watch("a reconcile", self.queue.longest)
+        self._pulse.watch("calls to AWS", lanes.stalled)
         metrics.bindings.set_function(lambda: len(self.bound))
         metrics.failing_bindings.set_function(self.queue.failing)
         metrics.staleness_seconds.set_function(self.queue.staleness)
@@ -174,12 +184,15 @@ class Receiver:
         return ["its end: it is stopping"] if self._stopping else self._unready()
 
     def _unready(self) -> Sequence[str]:
+        # Deliveries that come all the same are tried: what AWS says about one secret need not hold for the next.
+        fault = self._stores.credentials_fault()
+        return [*self._unprepared(), *([f"AWS credentials: {fault}"] if fault else [])]
+
+    def _unprepared(self) -> Sequence[str]:
+        """What there must be before a delivery can be understood, and answered truly."""
         waiting = [f"the first list of {name}" for name, part in self._reflectors.items() if not part.synced.is_set()]
         secret_id = self.settings.signing_key_secret_id
-        if secret_id and not self._signing_keys():
-            waiting.append(f"signing key {secret_id}")
-        fault = self._stores.credentials_fault()
-        return [*waiting, f"AWS credentials: {fault}"] if fault else waiting
+        return [*waiting, f"signing key {secret_id}"] if secret_id and not self._signing_keys() else waiting
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT; a part that breaks for good takes the process down, to be started anew."""
@@ -226,11 +239,14 @@ class Receiver:
         """Be of use until the cluster has learnt to do without, then finish what was begun."""
         self._stopping = True
         _log.info("stopping")
+        self._deliveries.leave()
         if not any(server.done() for server in serving):
             await asyncio.sleep(self.settings.drain_seconds)
+        end = time.monotonic() + GRACE
+        self._deliveries.hurry(ANSWERED)
         self._door.should_exit = True
         await asyncio.wait(serving[:1])
-        await self.queue.close(GRACE)
+        await self.queue.close(max(0.0, end - time.monotonic()))
         self._operations.should_exit = True
         await asyncio.gather(*serving)
 
@@ -245,7 +261,9 @@ class Receiver:
                     await (await self._stores.get(self._stores.key("", ""))).secrets_manager.prove_credentials()
             except KeyturnError as error:
                 _log.warning("%s", error)
-            await asyncio.sleep(1.0 if self._unready() else self.settings.signing_key_interval_seconds)
+            rest = 1.0 if self._unready() else self.settings.signing_key_interval_seconds
+            beat(rest)
+            await asyncio.sleep(rest)
 
     def _reflect(
         self, api: kubernetes.Api, namespaces: Namespaces, consumers: ConsumersBySecret
@@ -276,15 +294,15 @@ class Receiver:
         """Make what reads for one identity in one region."""
         threads = self.settings.aws_threads
         if not key.account:
-            client = clients.secrets_manager(key.region, threads)
-            sweeping = clients.secrets_manager(key.region, SWEEP_THREADS)
+            client = clients.secrets_manager(key.region, SPARE * threads)
+            sweeping = clients.secrets_manager(key.region, SPARE * SWEEP_THREADS)
             return Store.of(key, SecretsManager(client, sweeping, self._lanes, self.metrics))
         account = ServiceAccount(*key.account.split("/", 1))
         role_arn = await self._service_accounts.role_arn(account)
         token = await self._service_accounts.token(account)
         sts = clients.sts(key.region)
         credentials = await tenants.assume(sts, self._lanes.suspect, self.metrics, key.account, role_arn, token)
-        client = clients.secrets_manager(key.region, threads, credentials)
+        client = clients.secrets_manager(key.region, SPARE * threads, credentials)
         return Store.of(key, SecretsManager(client, client, self._lanes, self.metrics), credentials.expire_at)
 
     def _secret_id(self, target: Target) -> str:
@@ -298,16 +316,18 @@ def _utc_now() -> datetime:
 
 async def serve(settings: Settings) -> None:
     """Build the receiver, run it, and leave nothing open."""
+    asyncio.get_running_loop().set_exception_handler(unforeseen)
     span, end_traces = opentelemetry("keyturn-receiver", __version__) if settings.traces else (no_traces, _nothing)
     transport = await Transport.connect(settings.kubernetes_requests + 16 + 5 * len(settings.namespaces))
-    pools = {"push": settings.aws_threads, "suspect": SUSPECT_THREADS, "sweep": SWEEP_THREADS}
-    executors = {name: ThreadPoolExecutor(threads, thread_name_prefix=name) for name, threads in pools.items()}
+    threads = {"push": settings.aws_threads, "suspect": SUSPECT_THREADS, "sweep": SWEEP_THREADS}
+    lanes = Lanes(**{name: Lane(name, number) for name, number in threads.items()})
+    rendering = ThreadPoolExecutor(RENDER_THREADS, thread_name_prefix="render")
     try:
-        await Receiver(settings, transport, Lanes(**executors), span).run()
+        await Receiver(settings, transport, lanes, rendering, span).run()
     finally:
         await transport.close()
-        for executor in executors.values():
-            executor.shutdown(wait=False, cancel_futures=True)
+        lanes.close()
+        rendering.shutdown(wait=False, cancel_futures=True)
         end_traces()
 
 
@@ -337,4 +357,12 @@ def main() -> None:
     except Exception:
         # Logged by our formatter, which shows frames and no text: an exception's own may quote what it stumbled over.
         _log.critical("broken, to be started anew", exc_info=True)
-        sys.exit(1)
+        _end(1)
+    _end(0)
+
+
+def _end(status: int) -> None:
+    # At once: the interpreter would wait for each thread that waits for AWS, which may be for ever.
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(status)

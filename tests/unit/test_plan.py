@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from keyturn_receiver.core.binding import Binding, Source, Target
+from keyturn_receiver.core.binding import Binding, Entry, Source, Target
 from keyturn_receiver.core.plan import LiveSecret, Plan, plan
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.core.revision import UNKNOWN, Record, data_hash, digest, read_record, write_record
@@ -82,7 +82,18 @@ def test_what_a_hand_has_edited_is_restored_under_the_same_revision() -> None:
     assert made.record.revisions == made.before == {"a": "v1"}
 
 
-def test_an_edited_binding_is_a_change_though_aws_stood_still() -> None:
+def test_an_expression_is_a_part_of_the_revision() -> None:
+    def made(expression: str, key: str = "a") -> str:
+        binding = Binding(TARGET, None, (Entry(key, SOURCE, expression),), "Secret")
+        versions = {SOURCE: SecretVersion("arn", "prod/db", "v1", "")}
+        return plan(binding, "binding", live({}), {key: b"1"}, versions, itself).record.revisions[key]
+
+    assert made("a") == made(" a ") == "v1"
+    assert made("b").startswith("v1.")
+    assert made("b") == made("b", "c") != made("d")
+
+
+def test_another_value_of_the_same_revision_is_a_change_all_the_same() -> None:
     first = planned(live({}), {"a": b"1"}, "v1")
     second = planned(after(first), {"a": b"other"}, "v1")
     assert second.record.revisions == {"a": "v1+1"}

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -28,17 +29,47 @@ METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v
 APPLY = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
 FIELD_MANAGER = "keyturn"
+TURN_SECONDS = 10.0  # that a request waits for its turn; else the line might get longer than anybody's patience
 TURNED_AWAY = 3  # tries of one request that the API server was too busy to begin
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10, sock_connect=3)  # seconds, for all but watches
+# https://pkg.go.dev/k8s.io/apimachinery/pkg/apis/meta/v1#StatusReason
+_REASONS = frozenset(
+    {
+        "AlreadyExists",
+        "BadRequest",
+        "Conflict",
+        "Expired",
+        "Forbidden",
+        "Gone",
+        "InternalError",
+        "Invalid",
+        "MethodNotAllowed",
+        "NotAcceptable",
+        "NotFound",
+        "RequestEntityTooLarge",
+        "ServerTimeout",
+        "ServiceUnavailable",
+        "StoreReadError",
+        "Timeout",
+        "TooManyRequests",
+        "Unauthorized",
+        "UnsupportedMediaType",
+    }
+)
+_FIELD = re.compile(r"((?:metadata|data|type|immutable|spec)(?:\.[a-zA-Z]{1,40}){0,9})(?:\[(.*)\])?", re.DOTALL)
+# Keys that Kubernetes' own types of Secrets ask for, and the one that Keyturn has chosen itself.
+_KEYS = frozenset(
+    {"value", "tls.crt", "tls.key", ".dockerconfigjson", ".dockercfg", "username", "password", "ssh-privatekey"}
+)
 _VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
 def path(group_version: str, resource: str, namespace: str | None = None, name: str | None = None) -> str:
     """The path of a resource: ``group_version`` is "v1" or "apps/v1"."""
     root = f"/apis/{group_version}" if "/" in group_version else f"/api/{group_version}"
-    within = f"/namespaces/{quote(namespace)}" if namespace else ""
-    return f"{root}{within}/{resource}" + (f"/{quote(name)}" if name else "")
+    within = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
+    return f"{root}{within}/{resource}" + (f"/{quote(name, safe='')}" if name else "")
 
 
 class Api:
@@ -72,7 +103,11 @@ class Api:
     async def _request(
         self, method: str, path: str, query: Mapping[str, str] | None, body: Json | None, content_type: str, accept: str
     ) -> Json:
-        await self._governor.enter()
+        try:
+            async with asyncio.timeout(TURN_SECONDS):
+                await self._governor.enter()
+        except TimeoutError:
+            raise ClusterUnavailable(f"{method} {path}: too many wait for the Kubernetes API: trying again") from None
         overloaded = False
         try:
             response = await self._send(method, path, query, body, content_type, accept, _TIMEOUT)
@@ -88,9 +123,9 @@ class Api:
         finally:
             self._governor.leave(overloaded)
 
-    async def watch(self, path: str, query: Mapping[str, str], accept: str, silence: float) -> AsyncIterator[Json]:
-        """Give the events of a watch until the server ends it; ``silence`` seconds without a byte end it, too."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=3, sock_read=silence)
+    async def watch(self, path: str, query: Mapping[str, str], accept: str, longest: float) -> AsyncIterator[Json]:
+        """Give the events of a watch until the server ends it; one that lasts ``longest`` seconds is dead."""
+        timeout = aiohttp.ClientTimeout(total=longest, sock_connect=3)
         response = await self._send("GET", path, {**query, "watch": "true"}, None, "application/json", accept, timeout)
         try:
             if response.status != 200:
@@ -131,11 +166,15 @@ class Api:
     def _checked(self, method: str, path: str, status: int, headers: Mapping[str, str], content: bytes) -> Json:
         try:
             reply = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
+            reply = None
+        if not isinstance(reply, dict):
             reply = {}
-        if status < 300 and isinstance(reply, dict):
+            if status < 300:  # something in between has answered
+                raise ClusterUnavailable(f"{method} {path}: what answers is not the Kubernetes API: trying again")
+        if status < 300:
             return reply
-        raise _error(method, path, status, headers, reply if isinstance(reply, dict) else {})
+        raise _error(method, path, status, headers, reply)
 
 
 def _resource(path: str) -> str:
@@ -144,11 +183,30 @@ def _resource(path: str) -> str:
     return parts[core + 2] if parts[core] == "namespaces" and len(parts) > core + 2 else parts[core]
 
 
+def reason_of(status: Json) -> str:
+    """Tell the reason that a Status gives, if it is one of Kubernetes' own: a webhook may put any text there."""
+    reason = status.get("reason")
+    if isinstance(reason, str) and reason in _REASONS:
+        return reason
+    code = status.get("code")
+    return str(code) if isinstance(code, int) else "an error"
+
+
+def _fields(reply: Json) -> Iterator[str]:
+    """Name the fields that a Status is about, but for keys of data: what AWS's JSON calls them is part of the value."""
+    details = reply.get("details")
+    causes = details.get("causes") if isinstance(details, dict) else None
+    for cause in causes if isinstance(causes, list) else ():
+        field = _FIELD.fullmatch(str(cause.get("field"))) if isinstance(cause, dict) else None
+        if field:
+            name, key = field.groups()
+            yield name if key is None else f"{name}[{key if key in _KEYS else '...'}]"
+
+
 def _error(method: str, path: str, status: int, headers: Mapping[str, str], reply: Json) -> KeyturnError:
     # Of the API server's Status only reason and field names are kept: its message may quote what was sent.
-    reason = str(reply.get("reason") or status)
-    causes = (reply.get("details") or {}).get("causes") or []
-    fields = ", ".join(sorted({str(cause.get("field")) for cause in causes if cause.get("field")}))
+    reason = reason_of({"code": status, **reply})
+    fields = ", ".join(sorted(set(_fields(reply))))
     what = f"{method} {path}: the Kubernetes API answered {reason}" + (f" for {fields}" if fields else "")
     if status == 404:
         return NotFound(what)

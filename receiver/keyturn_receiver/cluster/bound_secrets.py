@@ -1,6 +1,7 @@
 """The picture of the bound Secrets: metadata alone, found by target or by the AWS secret they name. Fed by a watch."""
 
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +23,7 @@ class BoundSecret:
     """What is kept of a bound Secret: metadata, no data.
 
     ``annotations`` are the binding's; ``names`` those of AWS secrets that it may mean; ``intact``: nobody but Keyturn
-    has written what Keyturn owns.
+    has written what Keyturn owns; ``seen``: monotonic seconds at which this replica saw it so.
     """
 
     target: Target
@@ -32,6 +33,7 @@ class BoundSecret:
     names: tuple[str, ...]
     intact: bool
     written: tuple[str | None, ...]
+    seen: float
 
     @property
     def record(self) -> Record:
@@ -65,6 +67,7 @@ def read_bound(metadata: Json) -> BoundSecret:
         names=tuple(dict.fromkeys(name for each in called for name in possible_names(each))),
         intact=is_intact(FIELD_MANAGER, metadata.get("managedFields") or [], record),
         written=written,
+        seen=time.monotonic(),
     )
 
 
@@ -126,12 +129,14 @@ class BoundSecrets:
         if isinstance(kept, Target):
             self._lose(kept)
             return
-        known = self._drop(kept.target)
+        known = self._by_target.get(kept.target)
+        if known and (known.uid, known.resource_version) == (kept.uid, kept.resource_version):
+            return  # it was seen so before, and that counts
+        self._drop(kept.target)
         self._by_target[kept.target] = kept
         for name in kept.names:
             self._by_name.add(name, kept.target)
-        if known is None or known.resource_version != kept.resource_version:
-            self._changed(kept.target)
+        self._changed(kept.target)
 
     def remove(self, obj: Json) -> None:
         self._lose(Target(obj["metadata"]["namespace"], obj["metadata"]["name"]))

@@ -18,6 +18,7 @@ from keyturn_receiver.pulse import Beat, unheard
 DURATION = 15.0  # seconds, as client-go's defaults for all three
 RENEW_DEADLINE = 10.0
 RETRY_PERIOD = 2.0
+GIVE_BACK_SECONDS = 1.0  # the end waits for it
 
 _LEASES = "coordination.k8s.io/v1"
 _log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ class Lease:
         except ClusterUnavailable as error:
             # It may be written all the same: renewed so for ever, it would keep others from leading, and lead nobody.
             if not self.held() and not isinstance(error, TurnedAway):
-                self._silent_until = self._now() + DURATION + 3 * RETRY_PERIOD
+                self._silent_until = self._now() + 2 * DURATION
             raise
         self._until = asked + RENEW_DEADLINE
         if not mine:
@@ -129,11 +130,13 @@ class Lease:
     async def _give_back(self) -> None:
         self._until = 0.0
         try:
-            found = await self._lease.read()
-            if found and found["spec"].get("holderIdentity") == self._identity:
-                await self._lease.write(found, {"holderIdentity": None})
-        except KeyturnError as error:
-            _log.info("Lease %s could not be given back, and runs out: %s", self._lease.name, error)
+            async with asyncio.timeout(GIVE_BACK_SECONDS):
+                found = await self._lease.read()
+                if found and found["spec"].get("holderIdentity") == self._identity:
+                    await self._lease.write(found, {"holderIdentity": None})
+        except (KeyturnError, TimeoutError) as error:
+            why = str(error) or "it takes too long"
+            _log.info("Lease %s could not be given back, and runs out: %s", self._lease.name, why)
 
 
 def _micro_time() -> str:

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from keyturn_receiver.cluster.api import METADATA_LIST, METADATA_ONLY, Api, Json
+from keyturn_receiver.cluster.api import METADATA_LIST, METADATA_ONLY, Api, Json, reason_of
 from keyturn_receiver.errors import ClusterUnavailable, Expired, KeyturnError
 from keyturn_receiver.pulse import Beat, unheard
 
 MAX_DELAY = 30.0  # seconds between two tries
+SHORT = 0.5  # seconds that a watch lasts at least
 
 Kept = TypeVar("Kept")
 
@@ -62,8 +63,8 @@ class View:
 class Patience:
     """How long, in seconds, one watch lasts at most, until everything is listed anew, and between two tries.
 
-    The server ends a watch after ``watch`` seconds, so that silence for a quarter longer can only mean that the
-    connection is dead. Bookmarks are no sign of life to rely on: a quiet resource may go without them for minutes.
+    The server ends a watch after ``watch`` seconds, so that one of a quarter longer can only mean that the connection
+    is dead. Bookmarks are no sign of life to rely on: a quiet resource may go without them for minutes.
     """
 
     watch: float = 60.0
@@ -71,8 +72,8 @@ class Patience:
     max_delay: float = MAX_DELAY
 
     @property
-    def silence(self) -> float:
-        """Seconds without a byte after which a watch is given up."""
+    def longest(self) -> float:
+        """Seconds after which a watch is given up."""
         return self.watch * 1.25
 
 
@@ -109,16 +110,29 @@ class Reflector(Generic[Kept]):
                     self._version = await self._list()
                     self._listed = time.monotonic()
                     self.synced.set()
+                begun = time.monotonic()
                 await self._follow()
                 delay = 0.0
                 if time.monotonic() - self._listed > self._patience.resync:
                     self._version = ""  # should a watch ever have kept something to itself
+                if time.monotonic() - begun < SHORT:
+                    await asyncio.sleep(SHORT)  # whoever ends it at once would be asked again at once
             except KeyturnError as error:
                 if isinstance(error, Expired):
                     self._version = ""
-                delay = min(self._patience.max_delay, max(0.5, delay * 2))
                 _log.warning("watch of %s broke: %s", self._view.path, error)
-                await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
+                delay = await self._rest(delay)
+            except Exception:
+                # What is not as the API has it, or breaks whoever looks at it, is no reason to look at nothing else.
+                self._version = ""
+                _log.exception("watch of %s broke", self._view.path)
+                delay = await self._rest(delay)
+
+    async def _rest(self, delay: float) -> float:
+        delay = min(self._patience.max_delay, max(0.5, delay * 2))
+        self._beat(delay)
+        await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
+        return delay
 
     async def _list(self) -> str:
         everything: list[Kept] = []
@@ -142,15 +156,15 @@ class Reflector(Generic[Kept]):
             "timeoutSeconds": str(max(1, int(seconds))),
         }
         accept = self._view.accept(listing=False)
-        self._beat(self._patience.silence)  # there may be nothing to tell
-        async for event in self._api.watch(self._view.path, query, accept, self._patience.silence):
-            self._beat(self._patience.silence)
+        self._beat(self._patience.longest)  # there may be nothing to tell
+        async for event in self._api.watch(self._view.path, query, accept, self._patience.longest):
+            self._beat(self._patience.longest)
             obj = event["object"]
             kind = event["type"]
             if kind == "ERROR":
                 if obj.get("code") == 410:
                     raise Expired(f"watch of {self._view.path}")
-                raise ClusterUnavailable(f"the API server ended it with {obj.get('reason')}")
+                raise ClusterUnavailable(f"the API server ended it with {reason_of(obj)}")
             if kind == "DELETED":
                 self._picture.remove(obj)
             elif kind != "BOOKMARK":

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -24,15 +24,19 @@ CURRENT = "AWSCURRENT"
 FILLING = (SECRET_ID, DATA, VERSION_STAGE, SERVICE_ACCOUNT)
 
 # https://kubernetes.io/docs/concepts/configuration/secret/#restriction-names-data
-SECRET_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
+SECRET_KEY = re.compile(r"(?!\.\.|\.\Z)[-._a-zA-Z0-9]{1,253}")
 # https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_CreateSecret.html#API_CreateSecret_RequestSyntax
 SECRET_NAME = re.compile(r"[A-Za-z0-9/_+=.@!-]{1,512}")
-SECRET_ARN = re.compile(r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:[A-Za-z0-9/_+=.@!-]{1,519}")
+SECRET_ARN = re.compile(
+    r"arn:aws[a-z-]*:secretsmanager:[a-z]{2,9}(-[a-z0-9]{1,12}){2,4}:[0-9]{12}:secret:[A-Za-z0-9/_+=.@!-]{1,519}"
+)
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
 SERVICE_ACCOUNT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 MAX_DATA_ANNOTATION = 64 * 1024  # characters; reading much more would keep everybody else waiting
+
+MAX_FAULTS = 10  # named in one message, which people read, and which is written in several places
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where the wheel has it
 
@@ -100,6 +104,24 @@ def is_bound(metadata: Mapping[str, object]) -> bool:
     return isinstance(labels, Mapping) and labels.get(BIND_LABEL) == "true"
 
 
+def is_secret_id(secret_id: str) -> bool:
+    """Tell whether this may be the name or the ARN of an AWS secret."""
+    return bool((SECRET_ARN if secret_id.startswith("arn:") else SECRET_NAME).fullmatch(secret_id))
+
+
+def names_a_source(annotations: Mapping[str, str]) -> bool:
+    """Tell whether AWS secret and ServiceAccount are named by what can be a name: nobody is asked about the rest."""
+    account = annotations.get(SERVICE_ACCOUNT)
+    is_account = account is None or SERVICE_ACCOUNT_NAME.fullmatch(account.strip()) is not None
+    return is_account and is_secret_id(annotations.get(SECRET_ID, "").strip())
+
+
+def tell_all(faults: Sequence[str]) -> str:
+    """Put faults into one message: the first few of them, and how many more there are."""
+    more = len(faults) - MAX_FAULTS
+    return "; ".join(faults[:MAX_FAULTS]) + (f"; and {more} more" if more > 0 else "")
+
+
 def binding_hash(annotations: Mapping[str, str]) -> str:
     """Digest what a binding's author has written of the data, so that an edit is seen after any absence."""
     parts = ((name, annotations[name]) for name in FILLING if name in annotations)
@@ -115,7 +137,7 @@ def read_binding(target: Target, annotations: Mapping[str, str]) -> Binding:
     secret_id = annotations.get(SECRET_ID, "").strip()
     if not secret_id:
         faults.append(f"annotation {SECRET_ID} is missing: set it to the name or ARN of an AWS secret")
-    elif not (SECRET_ARN.fullmatch(secret_id) if secret_id.startswith("arn:") else SECRET_NAME.fullmatch(secret_id)):
+    elif not is_secret_id(secret_id):
         faults.append(f"annotation {SECRET_ID} is no name or ARN of an AWS secret: copy it from the console")
     stage = annotations.get(VERSION_STAGE, CURRENT).strip()
     if not 1 <= len(stage) <= 256:
@@ -135,7 +157,7 @@ def read_binding(target: Target, annotations: Mapping[str, str]) -> Binding:
         faults += more
         entries = tuple(Entry(key, source, expression) for key, expression in selectors)
     if faults:
-        raise InvalidBinding("; ".join(faults))
+        raise InvalidBinding(tell_all(faults))
     return Binding(target, everything_of, entries, "Secret", service_account, OnDelete(on_delete))
 
 

@@ -26,4 +26,5 @@ def place(secret_id: str) -> str:
 
 def region(secret_id: str) -> str:
     """The region that an ARN names; empty for a bare name."""
-    return secret_id.split(":")[3] if secret_id.startswith("arn:") else ""
+    parts = secret_id.split(":")
+    return parts[3] if parts[0] == "arn" and len(parts) > 3 else ""

@@ -5,7 +5,16 @@ from dataclasses import dataclass, field
 
 from keyturn_receiver.core.binding import DATA, Binding, Source, Target
 from keyturn_receiver.core.render import SecretVersion
-from keyturn_receiver.core.revision import OK, UNKNOWN, Record, data_hash, next_revision, too_long, version_key
+from keyturn_receiver.core.revision import (
+    OK,
+    UNKNOWN,
+    Record,
+    data_hash,
+    next_revision,
+    revision_of,
+    too_long,
+    version_key,
+)
 from keyturn_receiver.errors import ClusterRefused, InvalidValue
 
 Fingerprint = Callable[[bytes], bytes]
@@ -52,6 +61,12 @@ def plan(
     """Compare and decide. Raises ClusterRefused or InvalidValue where the write could only fail."""
     known = live.record.revisions
     made_from = _made_from(binding, data, versions)
+    if binding.everything_of and known and not known.keys() & data.keys() and live.record.binding_hash == binding_hash:
+        # Cut-off JSON is text, and text goes under one key: it would take from the pods all that they read.
+        raise InvalidValue(
+            f"AWS secret {versions[binding.everything_of].name}: it has none of the keys that the Secret holds:"
+            f" correct it in AWS, or name the keys you need with {DATA}"
+        )
     new_hash = data_hash(data)
     only_restores = new_hash == live.record.data_hash  # what Keyturn last wrote: a hand has edited the Secret since
     differing = {key for key, value in data.items() if live.fingerprints.get(key) != fingerprint(value)}
@@ -79,7 +94,10 @@ def plan(
 
 
 def _made_from(binding: Binding, data: Mapping[str, bytes], versions: Mapping[Source, SecretVersion]) -> dict[str, str]:
-    origin = {entry.key: versions[entry.source].version_id for entry in binding.entries}
+    origin = {
+        entry.key: revision_of(versions[entry.source].version_id, entry.key, entry.expression)
+        for entry in binding.entries
+    }
     if binding.everything_of:
         whole = versions[binding.everything_of].version_id
         origin = {key: origin.get(key, whole) for key in data}

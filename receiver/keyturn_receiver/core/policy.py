@@ -1,6 +1,6 @@
 """Tenancy: which AWS secrets a namespace may name, and which Secrets may be filled at all."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -43,8 +43,18 @@ def check_id(tenancy: Tenancy, secret_id: str) -> None:
     It is asked before AWS is: an ARN may or may not end in the six random characters, so both readings count here,
     and ``check_name`` decides once AWS has told the name.
     """
-    if not any(_allows(tenancy, name) for name in possible_names(secret_id)):
+    if not may_concern(tenancy, possible_names(secret_id)):
         raise _refusal(tenancy.namespace, secret_id)
+
+
+def is_certain(tenancy: Tenancy, secret_id: str) -> bool:
+    """Tell whether whatever this name or ARN can stand for is allowed: else AWS has to tell which it is."""
+    return all(_allows(tenancy, name) for name in possible_names(secret_id))
+
+
+def may_concern(tenancy: Tenancy, names: Iterable[str]) -> bool:
+    """Tell whether the namespace may read an AWS secret of any of these names."""
+    return any(_allows(tenancy, name) for name in names)
 
 
 def check_type(secret_type: str) -> None:

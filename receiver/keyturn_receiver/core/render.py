@@ -4,12 +4,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from keyturn_receiver.core.binding import DATA, SECRET_KEY, Binding, Source
-from keyturn_receiver.core.expression import NoAnswer, cost, evaluate
+from keyturn_receiver.core.binding import DATA, SECRET_KEY, Binding, Source, tell_all
+from keyturn_receiver.core.expression import MAX_COST, NoAnswer, cost, evaluate
 from keyturn_receiver.errors import InvalidValue
 
 WHOLE = "value"  # the key of a value that is not a JSON object
 MAX_DATA = 1024 * 1024  # bytes, https://kubernetes.io/docs/concepts/configuration/secret/#restriction-data-size
+
+
+# Units of ``expression.cost`` for all of a binding's: a thousand that are small alone are a bomb, too. About a second.
+MAX_TOTAL = 10 * MAX_COST
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +39,24 @@ def render(binding: Binding, versions: Mapping[Source, SecretVersion]) -> dict[s
     documents = {source: _document(versions[source]) for source in binding.sources}
     data: dict[str, bytes] = {}
     faults: list[str] = []
+    left = MAX_TOTAL
     if binding.everything_of:
         _render_everything(documents[binding.everything_of], data, faults)
     for entry in binding.entries:
+        document = documents[entry.source]
+        left -= cost(entry.expression, len(document.raw))
         try:
-            data[entry.key] = _as_bytes(_evaluate(entry.expression, documents[entry.source]))
+            data[entry.key] = _as_bytes(_evaluate(entry.expression, document))
         except NoAnswer as fault:
             faults.append(f"key {entry.key} (expression {entry.expression!r:.120}): {fault}")
+        if left < 0:
+            if not faults:
+                faults.append("its expressions together would make far more than a Secret can hold: simplify them")
+            break
     if not faults and sum(map(len, data.values())) > MAX_DATA:
         faults.append(f"its keys hold more than {MAX_DATA} bytes, a Secret's limit: take fewer of them with {DATA}")
     if faults:
-        raise InvalidValue(f"AWS secret {', '.join(sorted(v.name for v in versions.values()))}: {'; '.join(faults)}")
+        raise InvalidValue(f"AWS secret {', '.join(sorted(v.name for v in versions.values()))}: {tell_all(faults)}")
     return data
 
 
@@ -79,14 +90,20 @@ def _render_everything(document: _Document, data: dict[str, bytes], faults: list
         except NoAnswer as fault:
             faults.append(str(fault))
         return
-    for key, value in document.content.items():
+    if not document.content:
+        faults.append("it is a JSON object that has no properties: give it some")
+    # By their number: what they are called is part of the value, and may be the secret part of it.
+    for number, (key, value) in enumerate(document.content.items(), 1):
         if not SECRET_KEY.fullmatch(key):
-            faults.append(f"its property {key!r:.80} cannot be a key of a Secret: name the keys you need with {DATA}")
+            faults.append(
+                f"its property number {number} is called what cannot be a key of a Secret:"
+                f" name the keys you need with {DATA}"
+            )
             continue
         try:
             data[key] = _as_bytes(value)
         except NoAnswer as fault:
-            faults.append(f"its property {key}: {fault}")
+            faults.append(f"its property number {number}: {fault}")
 
 
 def _evaluate(expression: str, document: _Document) -> object:

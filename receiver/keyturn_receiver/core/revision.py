@@ -85,15 +85,28 @@ def version_key(arn: str, stage: str) -> str:
     return f"{arn}#{stage}"
 
 
-def next_revision(known: str | None, version_id: str) -> str:
-    """Give a key whose value changes the revision ``version_id``, or ``version_id+n`` where it already had that one.
+def revision_of(version_id: str, key: str, expression: str) -> str:
+    """Give the revision of what an expression takes from one version: the same whenever both are, and at no other time.
 
-    The second happens when the binding's own expression was edited while AWS stood still: pods must see that, too.
+    That is the version id alone where the key is the property's own name, else with a digest of the expression: should
+    the binding be edited while AWS stands still, or the Secret made anew with another, pods must see that, too.
     """
-    base, _, count = (known or "").partition("+")
-    if base != version_id:
+    if expression.strip() == key:
         return version_id
-    return f"{version_id}+{int(count) + 1 if count.isdecimal() else 1}"
+    return f"{version_id}.{hashlib.sha256(expression.encode(errors='surrogatepass')).hexdigest()[:8]}"
+
+
+def next_revision(known: str | None, revision: str) -> str:
+    """Give a key whose value changes its revision, or ``revision+n`` where it already had that one.
+
+    The second happens where a hand has edited the value, or two AWS secrets have a version of the same id.
+    """
+    base, plus, count = (known or "").rpartition("+")
+    if known == revision:
+        return f"{revision}+1"
+    if not plus or base != revision:
+        return revision
+    return f"{revision}+{int(count) + 1 if count.isdecimal() and len(count) < 10 else 1}"
 
 
 def _read_map(text: str | None) -> dict[str, str]:
@@ -103,7 +116,12 @@ def _read_map(text: str | None) -> dict[str, str]:
         return {}
     if not isinstance(content, dict):
         return {}
-    return {key: value for key, value in content.items() if isinstance(value, str)}
+    return {key: value for key, value in content.items() if isinstance(value, str) and _is_text(key + value)}
+
+
+def _is_text(text: str) -> bool:
+    # JSON can spell half a surrogate pair, which nothing can be made of, not even a digest.
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _write_map(content: Mapping[str, str]) -> str:

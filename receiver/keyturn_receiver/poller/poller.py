@@ -12,6 +12,7 @@ from keyturn_receiver.cluster.bound_secrets import BoundSecret, BoundSecrets
 from keyturn_receiver.core.poll import Mode
 from keyturn_receiver.errors import KeyturnError, SourceRefused
 from keyturn_receiver.poller.sweep import Behind, Found, Interrupted, Sweep, by_store
+from keyturn_receiver.pulse import Beat, unheard
 from keyturn_receiver.reconcile.queue import Queue
 from keyturn_receiver.reconcile.request import Cause, Reconciled, because
 from keyturn_receiver.reconcile.tenancies import Tenancies
@@ -40,7 +41,7 @@ class Poller:
         interval: float,
         mode: Mode,
         metrics: Metrics,
-        beat: Callable[[], None] = lambda: None,
+        beat: Beat = unheard,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stores = stores
@@ -100,6 +101,11 @@ class Poller:
         except KeyturnError as error:
             self._metrics.sweeps.labels(kind, "failed").inc()
             _log.warning("sweep failed: %s", error)
+            return []
+        except Exception:
+            # A bug, or what nobody has foreseen, must not take the others' stores with it, nor the whole process.
+            self._metrics.sweeps.labels(kind, "failed").inc()
+            _log.exception("sweep broke", extra={"fields": {"account": key.account, "region": key.region}})
             return []
         if full:
             self._full_at[key] = begun

@@ -5,6 +5,7 @@ look again after a while, and act only if nobody has: a leader that is gone cost
 """
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable
 
@@ -19,6 +20,8 @@ from keyturn_receiver.reconcile.restarts import Restarts
 from keyturn_receiver.reconcile.tenancies import Tenancies
 
 HANG_BACK = (2.0, 4.0)  # seconds, for who does not lead
+
+_log = logging.getLogger(__name__)
 
 
 class Drift:
@@ -86,12 +89,21 @@ class Drift:
             self._queue.submit(target, because(cause))
 
     def _cause(self, known: BoundSecret) -> Cause | None:
-        if self._reconciler.has_given_up(known):
-            return None
+        try:
+            return self._due(known)
+        except Exception:
+            # One that breaks whoever looks at it must not keep us from the others; its reconcile is tried, and counted.
+            _log.exception("look broke", extra={"fields": {"secret": str(known.target)}})
+            return Cause.DRIFT
+
+    def _due(self, known: BoundSecret) -> Cause | None:
         target, record = known.target, known.record
         namespace = self._namespaces.annotations(target.namespace)
         disabled = self._restarts.disabled(known.annotations, namespace)
         consumers = () if disabled else self._restarts.consumers(target)
+        if self._reconciler.has_given_up(known):
+            # It stays as it is, and those who read it have to know of what it holds all the same.
+            return None if self._restarts.none_due(target, consumers, record) else Cause.CONSUMER
         state = due(record, known.annotations, known.intact, target.name, consumers)
         if not record.filled:
             return Cause.NEW

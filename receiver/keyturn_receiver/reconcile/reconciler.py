@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from keyturn_receiver.cluster.bound_secrets import BoundSecret, BoundSecrets
@@ -18,10 +19,12 @@ from keyturn_receiver.core.plan import Fingerprint, LiveSecret, plan
 from keyturn_receiver.core.policy import check_type
 from keyturn_receiver.core.render import SecretVersion, render, weight
 from keyturn_receiver.core.revision import Record, status_of
+from keyturn_receiver.core.standing import Due, due
 from keyturn_receiver.errors import Conflict, KeyturnError, NotFound, Permanent, SourceDeleted
 from keyturn_receiver.reconcile.deletion import Deletion
 from keyturn_receiver.reconcile.fetch import fetch
 from keyturn_receiver.reconcile.memory import Memory
+from keyturn_receiver.reconcile.names import Names
 from keyturn_receiver.reconcile.request import Cause, Reconciled, Request
 from keyturn_receiver.reconcile.restarts import Restarts
 from keyturn_receiver.reconcile.tenancies import Tenancies
@@ -43,7 +46,7 @@ class _Filled:
     resource_version: str
     record: Record
     consumers: Sequence[Consumer]
-    changed_keys: tuple[str, ...] = ()
+    changed_keys: str = ""  # in words
     written: bool = False
 
 
@@ -71,7 +74,8 @@ class Reconciler:
         self._namespaces = namespaces
         self._restarts = restarts
         self._events = events
-        self._deletion = Deletion(stores, secrets)
+        self._names = Names(stores, tenancies)
+        self._deletion = Deletion(stores, secrets, self._names)
         self._tenancies = tenancies
         self._fingerprint = fingerprint
         self._executor = executor
@@ -115,7 +119,12 @@ class Reconciler:
         # The workloads before the Secret: a mark is then refused when another replica, which saw a later Secret, has
         # marked the workload in the meantime. The other order could take a workload back to an older revision.
         consumers = self._restarts.consumers(target)
+        if self._seems_there(known, consumers, request):
+            if await self._still_says(target, known.record):
+                return Reconciled(bound=True, version_ids=request.expected)
+            self._memory.forget(target)
         live, annotations = self._memory.recall(known), known.annotations
+        recalled = live is not None
         if live is None:
             try:
                 found = await self._secrets.read(target)
@@ -125,33 +134,67 @@ class Reconciler:
                 return NOT_BOUND
             live, annotations = found.live, found.annotations
             self._memory.keep(live, live.resource_version, live.fingerprints)
+        # The value as of after the Secret was written: what was read for others before may be older than what another
+        # replica has put there meanwhile.
+        seen = known.seen if live.resource_version == known.resource_version else time.monotonic()
+        request = replace(request, since=max(request.since, seen))
         try:
-            return await self._settle(live, annotations, consumers, request)
+            return await self._settle(live, annotations, consumers, request, recalled)
         except Conflict:
             raise
         except KeyturnError as error:
             await self._tell(live, error)
             raise
 
+    async def _still_says(self, target: Target, record: Record) -> bool:
+        """Whether the Secret says this of itself even now: the picture may lag behind what another replica has written,
+        and where nothing is written, no resource version tells."""
+        try:
+            return await self._secrets.record(target) == record
+        except NotFound:
+            return False
+
+    def _seems_there(self, known: BoundSecret, consumers: Sequence[Consumer], request: Request) -> bool:
+        """Whether notifications tell of nothing but what the Secret is made from already; they come twice, and more.
+
+        Should AWS have moved on since, then another notification tells of that, or the poller.
+        """
+        if request.causes != {Cause.NOTIFICATION} or not request.expected:
+            return False
+        if self._restarts.disabled(known.annotations, self._namespaces.annotations(known.target.namespace)):
+            consumers = ()
+        record = known.record
+        there = request.expected == set(record.version_ids.values())
+        return there and due(record, known.annotations, known.intact, known.target.name, consumers) is Due.NOTHING
+
     async def _settle(
-        self, live: LiveSecret, annotations: Mapping[str, str], consumers: Sequence[Consumer], request: Request
+        self,
+        live: LiveSecret,
+        annotations: Mapping[str, str],
+        consumers: Sequence[Consumer],
+        request: Request,
+        recalled: bool,
     ) -> Reconciled:
         target = live.target
         if self._restarts.disabled(annotations, self._namespaces.annotations(target.namespace)):
             consumers = ()
-        if request.causes == {Cause.CONSUMER}:
-            filled = _Filled(live.resource_version, live.record, consumers)  # AWS has nothing to do with it
-        else:
-            binding = read_binding(target, annotations)
+        filled = as_it_stands = _Filled(live.resource_version, live.record, consumers)
+        if request.causes != {Cause.CONSUMER}:  # with that AWS has nothing to do
             try:
-                filled = await self._fill(binding, live, annotations, consumers, request)
-            except SourceDeleted:
-                if binding.on_delete is OnDelete.RETAIN or not live.record.filled:
-                    raise
-                await self._deletion.delete(self._store(binding, binding.sources), live, request.since)
+                made = await self._fill_or_delete(live, annotations, consumers, request)
+            except Conflict:
+                raise
+            except KeyturnError:
+                # What the Secret holds it goes on holding, and its consumers have to know of that all the same.
+                await self._restart(target, as_it_stands)
+                raise
+            if made is None:
                 return NOT_BOUND
+            if recalled and not made.written and not await self._still_says(target, live.record):
+                raise Conflict(f"Secret {target} is not what it was: reading again")
+            filled = made
+            self._given_up.pop(target, None)
         restarted = await self._restart(target, filled)
-        self._given_up.pop(target, None)
         if filled.changed_keys or restarted:
             self._events.tell(target, live.uid, False, "Applied", _story(filled, restarted))
         return Reconciled(
@@ -160,6 +203,19 @@ class Reconciler:
             version_ids=frozenset(filled.record.version_ids.values()),
             restarted=tuple(consumer.ref for consumer in restarted),
         )
+
+    async def _fill_or_delete(
+        self, live: LiveSecret, annotations: Mapping[str, str], consumers: Sequence[Consumer], request: Request
+    ) -> _Filled | None:
+        """Fill the Secret; None: it is gone, as its binding asks for once AWS has deleted what it was made from."""
+        binding = read_binding(live.target, annotations)
+        try:
+            return await self._fill(binding, live, annotations, consumers, request)
+        except SourceDeleted:
+            if binding.on_delete is OnDelete.RETAIN or not live.record.filled:
+                raise
+            await self._deletion.delete(binding, self._store(binding, binding.sources), live, request.since)
+            return None
 
     async def _fill(
         self,
@@ -185,15 +241,16 @@ class Reconciler:
             self._memory.keep(live, resource_version, {**live.fingerprints, **fingerprints})
         else:
             self._memory.forget(target)  # what becomes of keys given up depends on who else owns them
-        fields = {"keys": planned.changed_keys, "version_ids": planned.record.version_ids}
+        keys = _keys(binding, planned.changed_keys)
+        fields = {"keys": keys, "version_ids": planned.record.version_ids}
         _log.info("applied", extra={"fields": {**fields, "causes": sorted(request.causes)}})
-        return _Filled(resource_version, planned.record, consumers, planned.changed_keys, written=True)
+        return _Filled(resource_version, planned.record, consumers, keys, written=True)
 
     async def _fetch(self, binding: Binding, request: Request) -> dict[Source, SecretVersion]:
         sources = sorted(binding.sources)
         whose = (binding.target.namespace, binding.service_account)
         for source in sources:
-            self._tenancies.check_id(*whose, source.secret_id)
+            await self._names.check(self._store(binding, [source]), *whose, source.secret_id, request.since)
         # A notification names one version of one secret: of several sources it cannot be told which it is about.
         expected = request.expected if len(sources) == 1 else frozenset()
         with self._metrics.fetch_seconds.time(), self._span("fetch"):
@@ -250,12 +307,21 @@ def _story(filled: _Filled, restarted: Sequence[Consumer]) -> str:
     told = []
     if filled.changed_keys:
         versions = ", ".join(sorted(filled.record.version_ids.values()))
-        told.append(f"wrote {_few(filled.changed_keys)} from version {versions}")
+        told.append(f"wrote {filled.changed_keys} from version {versions}")
     if pods := [f"{consumer.ref.kind} {consumer.ref.name}" for consumer in restarted if not consumer.manual]:
         told.append(f"restarting {_few(pods)}")
     if pods := [f"{consumer.ref.kind} {consumer.ref.name}" for consumer in restarted if consumer.manual]:
         told.append(f"{_few(pods)} updates only OnDelete: delete its pods to restart them")
     return "; ".join(told)
+
+
+def _keys(binding: Binding, changed: Sequence[str]) -> str:
+    """Name the keys that the binding names, and count the others: what AWS's JSON calls them is part of the value."""
+    entries = {entry.key for entry in binding.entries}
+    named = [key for key in changed if key in entries]
+    others = len(changed) - len(named)
+    counted = f"{others} {'more ' if named else ''}{'key' if others == 1 else 'keys'}"
+    return " and ".join(([_few(named)] if named else []) + ([counted] if others else []))
 
 
 def _few(names: Sequence[str]) -> str:
