@@ -78,7 +78,10 @@ class Scene:
         annotations = {"keyturn.dev/allow-secrets": f"{self.namespace}/*"}
         namespaces = [{"name": self.namespace, "annotations": annotations}, {"name": self.home}]
         self._made = [{"apiVersion": "v1", "kind": "Namespace", "metadata": each} for each in namespaces]
-        self._made += chart_objects(self.home, values)
+        # Namespaces to serve may be named after this one, which nobody knows before.
+        served = [each.format(namespace=self.namespace) for each in values.get("namespaces", [])]
+        self.chart = chart_objects(self.home, {**values, "namespaces": served})
+        self._made += self.chart
         self.cluster.create(self._made)
         self.witness = Witness(control_plane, self.namespace)
         self._kubeconfig = self.cluster.kubeconfig_for(self.home, SERVICE_ACCOUNT, directory)
@@ -154,7 +157,7 @@ class Scene:
         """Create an AWS secret, a Secret that is filled from it, and consumers; returns the AWS secret's ARN."""
         arn = str(self.create(name))
         self.bind(name, **annotations)
-        eventually(lambda: self.in_order(name))
+        eventually(lambda: self.in_order(name), 60)
         if consumers:
             self.consume(name, *consumers)
         return arn

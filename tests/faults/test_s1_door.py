@@ -1,0 +1,569 @@
+"""S1 to S4: whoever reaches the door holds no key: it costs nothing, stands in nobody's way, and learns nothing."""
+
+import asyncio
+import gzip
+import json
+import ssl
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import trustme
+
+from deliveries import notification, signed
+from keyturn_contract.message import MAX_BODY, EventType, encode
+from keyturn_local.aws import LocalAws
+from keyturn_local.control_plane import ControlPlane
+from keyturn_local.receiver import LocalReceiver
+from objects import eventually
+from scene import Scene, play
+from strangers import Stranger, never_reading, request, strangers
+
+MB = 2**20
+BEAT = encode([notification("keyturn", kind=EventType.HEARTBEAT)])
+
+
+@pytest.fixture(scope="module")
+def door(
+    control_plane: ControlPlane, scene_aws: LocalAws, signing_key_id: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Scene]:
+    """A scene with one receiver, for tests that leave it as it was."""
+    with play(control_plane, scene_aws, signing_key_id, tmp_path_factory.mktemp("door"), {}) as scene:
+        scene.receiver()
+        yield scene
+
+
+class Authority:
+    """A CA, and the certificate and key of a receiver in files."""
+
+    def __init__(self, directory: Path) -> None:
+        self.certificate = directory / "tls.crt"
+        self.key = directory / "tls.key"
+        self.client = ssl.create_default_context()
+        self.certificate_text, self.key_text = self.issue()
+        self.certificate.write_bytes(self.certificate_text)
+        self.key.write_bytes(self.key_text)
+
+    def issue(self) -> tuple[bytes, bytes]:
+        """Make a CA that clients trust from now on, and a certificate and a key of it."""
+        authority = trustme.CA()
+        authority.configure_trust(self.client)
+        made = authority.issue_cert("127.0.0.1")
+        return b"".join(each.bytes() for each in made.cert_chain_pems), made.private_key_pem.bytes()
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {"KEYTURN_TLS_CERTIFICATE_FILE": str(self.certificate), "KEYTURN_TLS_KEY_FILE": str(self.key)}
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+def url(receiver: LocalReceiver, tls: bool) -> str:
+    return receiver.url.replace("http://", "https://") if tls else receiver.url
+
+
+def honest(scene: Scene, receiver: LocalReceiver, authority: Authority | None = None) -> int:
+    """Deliver a heartbeat as the notifier does; the status, or 0 without an answer."""
+    try:
+        with httpx.Client(verify=authority.client if authority else True, timeout=5) as http:
+            reply = http.post(url(receiver, bool(authority)), content=BEAT, headers=signed(scene.key, BEAT))
+            return scene.heard(reply).status
+    except httpx.TransportError:
+        return 0
+
+
+def chunked(body: bytes, size: int) -> bytes:
+    pieces = (body[begin : begin + size] for begin in range(0, len(body), size))
+    return b"".join(f"{len(piece):x}\r\n".encode() + piece + b"\r\n" for piece in pieces) + b"0\r\n\r\n"
+
+
+def head_of(key: bytes, body: bytes, *more: str) -> bytes:
+    """The head of a delivery of ``body``, signed; how long it is, ``more`` says."""
+    return request(*(f"{name}: {value}" for name, value in signed(key, body).items()), *more)
+
+
+@pytest.mark.fault("S1")
+@pytest.mark.parametrize("size", [10, 1000, 16 * 1024])
+def test_a_body_of_exactly_the_limit_and_one_byte_more(door: Scene, size: int) -> None:
+    """A body of exactly 16 KiB is taken, one byte more is answered 413, with its length told before or in chunks."""
+    (receiver,) = door.receivers
+    exactly = BEAT + b" " * (MAX_BODY - len(BEAT))
+    for body, status in ((exactly, b"200"), (exactly + b" ", b"413")):
+        ways = (
+            (f"Content-Length: {len(body)}", body),
+            (f"Content-Length: {len(body):040}", body),  # llhttp takes leading zeros, and so must whoever compares
+            ("Transfer-Encoding: chunked", chunked(body, size)),
+        )
+        for told, sent in ways:
+            with strangers() as made:
+                made.append(Stranger(receiver, head_of(door.key, body, told, "Connection: close") + sent))
+                assert made[0].answer().startswith(b"HTTP/1.1 " + status), (told, len(sent))
+
+
+@pytest.mark.fault("S1")
+def test_a_declared_length_over_the_limit_is_answered_before_anything_is_read(door: Scene) -> None:
+    """A length over the limit is answered 413 as soon as the head is there: no body, no signature is asked for."""
+    for length in (MAX_BODY + 1, 10**9, 2**63 - 1):
+        with strangers() as made:
+            made.append(Stranger(door.receivers[0], request(f"Content-Length: {length}")))
+            begun = time.monotonic()
+            assert made[0].answer().startswith(b"HTTP/1.1 413")
+            assert time.monotonic() - begun < 5  # and not after the ten seconds that a body may take
+
+
+CHUNKED = request("Transfer-Encoding: chunked")
+# What is said first, and what is said again and again after it.
+ENDLESS: Mapping[str, tuple[bytes, bytes]] = {
+    "a body": (request("Content-Length: 200000000"), b"x" * 65536),
+    "chunks": (CHUNKED, b"10000\r\n" + b"x" * 65536 + b"\r\n"),
+    "chunks of one byte": (CHUNKED, b"1\r\nx\r\n" * 10000),
+    "a chunk's size": (CHUNKED, b"0" * 65536),
+    "a chunk's extension": (CHUNKED + b"1;", b"x" * 65536),
+    "trailers": (CHUNKED + b"1\r\nx\r\n0\r\n", b"a: b\r\n" * 10000),
+    "one trailer": (CHUNKED + b"1\r\nx\r\n0\r\na: ", b"x" * 65536),
+    "a body for nobody": (request("Content-Length: 200000000", path="/elsewhere"), b"x" * 65536),
+    "headers": (b"POST / HTTP/1.1\r\n", b"a: b\r\n" * 10000),
+    "one header": (b"POST / HTTP/1.1\r\na: ", b"x" * 65536),
+    "a path": (b"POST /", b"x" * 65536),
+    "empty lines": (b"", b"\r\n" * 30000),
+    "requests": (b"", request("Content-Length: 0") * 1000),
+    "requests for nothing": (b"", b"GET / HTTP/1.1\r\n\r\n" * 4000),
+}
+
+
+@contextmanager
+def memory(receiver: LocalReceiver, most: int) -> Iterator[None]:
+    """Hold the receiver's memory, looked at all the while, to ``most`` bytes above what it is now."""
+    before = peak = receiver.metric("process_resident_memory_bytes")
+    done = threading.Event()
+
+    def look() -> None:
+        nonlocal peak
+        while not done.wait(0.05):
+            peak = max(peak, receiver.metric("process_resident_memory_bytes"))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield
+    finally:
+        done.set()
+        looking.join()
+    assert peak - before < most, f"{(peak - before) / MB:.0f} MB more"
+
+
+@pytest.mark.fault("S1")
+@pytest.mark.parametrize(("first", "again"), ENDLESS.values(), ids=ENDLESS)
+def test_what_has_no_end_is_not_read_to_it(door: Scene, first: bytes, again: bytes) -> None:
+    """200 MB of a body, of chunks, of what chunks say of themselves, of trailers, headers, a path or requests: read no
+    further than the limit, and never held."""
+    (receiver,) = door.receivers
+    with memory(receiver, 16 * MB), strangers() as made:
+        made.append(Stranger(receiver, first))
+        taken = made[0].pour(again, 200 * MB)
+        assert taken < 20 * MB  # what fits into the sockets' buffers, which is not the receiver's
+        eventually(lambda: made[0].closed, 5)
+        assert honest(door, receiver) == 200
+
+
+@pytest.mark.fault("S1")
+def test_what_has_no_end_is_not_held_for_many_either(door: Scene) -> None:
+    """Seven hundred who say as much of a head, of trailers and of one trailer as is taken, and stop there."""
+    (receiver,) = door.receivers
+    tiny = b"a:b\r\n" * 6000
+    with memory(receiver, 40 * MB), strangers() as made:
+        for _ in range(300):
+            made.append(Stranger(receiver, b"POST / HTTP/1.1\r\n" + tiny))
+            made.append(Stranger(receiver, CHUNKED + b"1\r\nx\r\n0\r\n" + tiny))
+        for _ in range(100):
+            made.append(Stranger(receiver, CHUNKED + b"1\r\nx\r\n0\r\na: " + b"x" * 30000))
+        assert honest(door, receiver) == 200
+
+
+def hello() -> bytes:
+    """The first word of a TLS handshake."""
+    said = ssl.MemoryBIO()
+    shaking = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), said, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        shaking.do_handshake()
+    return said.read()
+
+
+ANSWERED = request("Content-Length: 0")  # 401
+# What is said first, and then a byte each second; it is to be cut ten seconds after it began to wait.
+WAITING: Mapping[str, tuple[bytes, bytes]] = {
+    "nothing": (b"", b""),
+    "half a head": (b"POST /v1/notifications HTTP/1.1\r\nHost: keyt", b""),
+    "a head, byte by byte": (b"", request("Content-Length: 5")),
+    "headers, byte by byte": (b"POST / HTTP/1.1\r\n", b"a: b\r\n" * 20),
+    "empty lines": (b"", b"\n" * 60),
+    "half a body": (request("Content-Length: 100", body=b"half"), b""),
+    "a body, byte by byte": (request("Content-Length: 100"), b"x" * 60),
+    "no body": (request("Content-Length: 100"), b""),
+    "a body that it waits to be asked for": (request("Content-Length: 100", "Expect: 100-continue"), b""),
+    "chunks of one byte": (CHUNKED, b"1\r\nx\r\n" * 10),
+    "a chunk's extension, byte by byte": (CHUNKED + b"1;", b"x" * 60),
+    "trailers, byte by byte": (CHUNKED + b"0\r\n", b"a: b\r\n" * 10),
+    "a second head, byte by byte": (ANSWERED, request("Content-Length: 5")),
+    "empty lines after an answer": (ANSWERED, b"\n" * 60),
+    "half a body after an answer": (ANSWERED + request("Content-Length: 100", body=b"half"), b""),
+    "a body for nobody, byte by byte": (request("Content-Length: 100", path="/elsewhere"), b"x" * 60),
+}
+SHAKING: Mapping[str, tuple[bytes, bytes]] = {
+    "nothing": (b"", b""),
+    "half a handshake": (hello()[:50], b""),
+    "a handshake, byte by byte": (b"", hello()),
+    "a handshake without its end": (hello(), b""),
+}
+
+
+def long_answered(scene: Scene) -> bytes:
+    """A delivery whose answer is long, since it repeats the ids; only who holds a key is answered so much."""
+    beats = (replace(notification("keyturn", kind=EventType.HEARTBEAT), id=f"{number}" * 1300) for number in range(10))
+    body = encode(list(beats))
+    return head_of(scene.key, body, f"Content-Length: {len(body)}") + body
+
+
+@pytest.mark.fault("S2")
+def test_who_does_not_go_on_is_cut(scene: Scene, authority: Authority) -> None:
+    """No byte at all, half a head, half a body, a byte a second of either, of chunks, trailers, empty lines or a second
+    request, a TLS handshake that does not end, answers that are not read: cut after ten seconds, and whoever holds a
+    key is served all the while."""
+    plain, tls = scene.receiver(), scene.receiver(**authority.settings)
+    with strangers() as made:
+        cases = {name: (Stranger(plain, first), again) for name, (first, again) in WAITING.items()}
+        cases |= {f"TLS: {name}": (Stranger(tls, first), again) for name, (first, again) in SHAKING.items()}
+        cases["TLS: hands shaken"] = (Stranger(tls, tls=authority.client), b"")
+        cases["TLS: half a head"] = (Stranger(tls, b"POST / HTT", authority.client), b"")
+        cases["answers unread"] = (Stranger(plain), b"")
+        made += [each for each, _ in cases.values()]
+        begun = time.monotonic()
+        never_reading([cases["answers unread"][0]], long_answered(scene))
+        ended: dict[str, float] = {}
+        for second in range(60):
+            for name, (each, again) in cases.items():
+                if name not in ended and each.closed:
+                    ended[name] = time.monotonic() - begun
+                if name not in ended and second < len(again):
+                    each.send(again[second : second + 1])
+            if len(ended) == len(cases):
+                break
+            assert honest(scene, plain) == 200
+            assert honest(scene, tls, authority) == 200
+            time.sleep(max(0.0, begun + second + 1 - time.monotonic()))
+        assert ended.keys() == cases.keys(), f"never cut: {sorted(cases.keys() - ended.keys())}"
+        assert max(ended.values()) < 30, ended
+        at_once = {name for name, after in ended.items() if after < 5}
+        assert at_once == {"a body for nobody, byte by byte"}, ended  # answered 404, and its body is not waited for
+        reasons = ("slow head", "slow reader")
+        assert all(plain.metric("keyturn_connections_cut_total", reason=reason) for reason in reasons)
+        assert not [line for line in (plain.log + tls.log).splitlines() if '"level": "ERROR"' in line]
+
+
+@pytest.mark.fault("S2")
+@pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "TLS"])
+def test_more_strangers_than_there_is_room_for(scene: Scene, authority: Authority, over_tls: bool) -> None:
+    """Four hundred strangers where four have room, silent, with half a head, half a body, an answer after which they
+    stay, or answers that they do not read: the oldest make way, and whoever holds a key is served all the while."""
+    receiver = scene.receiver(KEYTURN_MAX_CONNECTIONS="4", **(authority.settings if over_tls else {}))
+    holder, client = (authority, authority.client) if over_tls else (None, None)
+    firsts = (b"", b"POST / HTTP/1.1\r\n", request("Content-Length: 100", body=b"half"), ANSWERED)
+    with strangers() as made:
+        for _ in range(25):
+            made += [Stranger(receiver, first, client) for first in firsts for _ in range(3)]
+            made += [Stranger(receiver) for _ in range(4)]
+            assert honest(scene, receiver, holder) == 200
+        unread = [Stranger(receiver, tls=client) for _ in range(4)]
+        made += unread
+        never_reading(unread, long_answered(scene))
+        assert len([each for each in unread if not each.closed]) == 4
+        for _ in range(10):
+            assert honest(scene, receiver, holder) == 200
+        eventually(lambda: len([each for each in made if not each.closed]) <= 4)
+        assert receiver.metric("keyturn_connections_cut_total", reason="no room") > 400
+
+
+@pytest.mark.fault("S2")
+def test_requests_that_do_not_wait_for_answers(door: Scene) -> None:
+    """Ten deliveries in one piece are answered in their order; ten thousand requests at once end the connection."""
+    (receiver,) = door.receivers
+    bodies = [encode([notification("keyturn", kind=EventType.HEARTBEAT)]) for _ in range(10)]
+    deliveries = b"".join(head_of(door.key, body, f"Content-Length: {len(body)}") + body for body in bodies)
+    with strangers() as made:
+        made.append(Stranger(receiver, deliveries))
+        heard = made[0].answer(2)
+        assert heard.count(b"HTTP/1.1 200") == 10
+        ids = [body.partition(b'"id":"')[2][:36] for body in bodies]
+        assert sorted(ids, key=heard.index) == ids
+        made.append(Stranger(receiver))
+        made[1].pour(b"GET / HTTP/1.1\r\n\r\n" * 1000, 180_000)
+        eventually(lambda: made[1].closed, 5)
+        assert honest(door, receiver) == 200
+
+
+def serial(receiver: LocalReceiver, authority: Authority) -> bytes:
+    """The certificate that a new connection is shown."""
+    with strangers() as made:
+        made.append(Stranger(receiver, tls=authority.client))
+        assert isinstance(made[0].socket, ssl.SSLSocket)
+        return made[0].socket.getpeercert(True) or b""
+
+
+@pytest.mark.fault("S2")
+def test_the_certificate_is_replaced_under_way(scene: Scene, authority: Authority) -> None:
+    """The certificate's files are replaced under way, one before the other: new connections get the new one without a
+    restart, those that stand go on, and no delivery is lost."""
+    receiver = scene.receiver(**authority.settings)
+    before = serial(receiver, authority)
+    done, statuses = threading.Event(), []
+
+    def deliver() -> None:
+        while not done.wait(0.02):
+            statuses.append(honest(scene, receiver, authority))
+
+    delivering = threading.Thread(target=deliver)
+    with httpx.Client(verify=authority.client) as standing:
+        assert standing.post(url(receiver, True), content=BEAT, headers=signed(scene.key, BEAT)).status_code == 200
+        delivering.start()
+        try:
+            certificate, key = authority.issue()
+            authority.certificate.write_bytes(certificate)
+            eventually(lambda: "the new certificate cannot be used" in receiver.log, 20)
+            assert serial(receiver, authority) == before
+            authority.key.write_bytes(key)
+            eventually(lambda: serial(receiver, authority) != before, 20)
+        finally:
+            done.set()
+            delivering.join()
+        assert standing.post(url(receiver, True), content=BEAT, headers=signed(scene.key, BEAT)).status_code == 200
+    assert len(statuses) > 50
+    assert set(statuses) == {200}
+
+
+def sent(door: Scene, body: bytes = BEAT, **changed: str | bytes | None) -> bytes:
+    """A delivery, signed as it should be but for the headers that are ``changed``, or taken away (None)."""
+    headers: dict[str, str | bytes | None] = {**signed(door.key, body), "content-length": str(len(body))}
+    headers |= {name.replace("_", "-"): value for name, value in changed.items()}
+    lines = [b"POST /v1/notifications HTTP/1.1", b"host: keyturn"]
+    for name, value in headers.items():
+        if value is not None:
+            lines.append(name.encode() + b": " + (value if isinstance(value, bytes) else value.encode()))
+    return b"\r\n".join([*lines, b"", b""]) + body
+
+
+GOOD = "v1," + "A" * 43 + "="
+NOT_VERIFIED: Mapping[str, Mapping[str, str | bytes | None]] = {
+    "no signature": {"webhook_signature": None},
+    "an empty one": {"webhook_signature": ""},
+    "of nobody's key": {"webhook_signature": GOOD},
+    "without its version": {"webhook_signature": "A" * 43 + "="},
+    "of another version": {"webhook_signature": "v2," + "A" * 43 + "="},
+    "of a kind that is not checked here": {"webhook_signature": "v1a," + "A" * 86 + "=="},
+    "cut off": {"webhook_signature": GOOD[:-5]},
+    "no base64": {"webhook_signature": "v1," + "%" * 44},
+    "base64 for URLs": {"webhook_signature": "v1," + "_" * 43 + "="},
+    "bytes that are no text": {"webhook_signature": b"v1,\xff\xfe\x80"},
+    "other letters": {"webhook_signature": "v1,é".encode()},
+    "a thousand of them": {"webhook_signature": " ".join([GOOD] * 500)},
+    "one after eight others": {"webhook_signature": "%s"},
+    "no id": {"webhook_id": None},
+    "an empty id": {"webhook_id": ""},
+    "another id": {"webhook_id": "msg_2"},
+    "an id with a dot": {"webhook_id": "msg.1"},
+    "an id without end": {"webhook_id": "x" * 300},
+    "an id of other letters": {"webhook_id": "nachricht-ä".encode()},
+    "no timestamp": {"webhook_timestamp": None},
+    "a timestamp of before": {"webhook_timestamp": "1"},
+    "a timestamp of far ahead": {"webhook_timestamp": "999999999999"},
+    "a negative timestamp": {"webhook_timestamp": "-1700000000"},
+    "a timestamp with a fraction": {"webhook_timestamp": "1700000000.5"},
+    "a timestamp in words": {"webhook_timestamp": "now"},
+    "a timestamp that is no number": {"webhook_timestamp": "nan"},
+    "a timestamp of five thousand digits": {"webhook_timestamp": "9" * 5000},
+    "a timestamp in other digits": {"webhook_timestamp": "\u0661\u0667".encode()},
+}
+
+
+@pytest.mark.fault("S3")
+def test_what_is_not_verified_is_answered_alike(door: Scene) -> None:
+    """Signature, timestamp and id missing, malformed, forged, too old, too long, no text: 401 with the same words, to
+    the byte."""
+    answers: dict[str, bytes] = {}
+    late = " ".join([GOOD] * 8 + [signed(door.key, BEAT)["webhook-signature"]])
+    with strangers() as made:
+        for name, changed in NOT_VERIFIED.items():
+            changed = {each: late if value == "%s" else value for each, value in changed.items()}
+            made.append(Stranger(door.receivers[0], sent(door, connection="close", **changed)))
+            answers[name] = made[-1].answer()
+        for name, body in (("another body", BEAT.replace(b"keyturn", b"keytorn")), ("no body", b"")):
+            headers = signed(door.key, BEAT)
+            made.append(
+                Stranger(
+                    door.receivers[0],
+                    request(*(f"{each}: {headers[each]}" for each in headers), f"Content-Length: {len(body)}") + body,
+                )
+            )
+            answers[name] = made[-1].answer(1)
+    starts = {
+        name: answer for name, answer in answers.items() if not answer.startswith(b"HTTP/1.1 401 Unauthorized\r\n")
+    }
+    assert not starts
+    assert {answer.partition(b"\r\n\r\n")[2] for answer in answers.values()} == {b'{"error":"not verified"}'}
+    assert len({answer for name, answer in answers.items() if name in NOT_VERIFIED}) == 1  # headers, too
+
+
+def changed_event(**changes: object) -> bytes:
+    (event,) = json.loads(BEAT)
+    return json.dumps([{**event, **changes}]).encode()
+
+
+MALFORMED: Mapping[str, bytes] = {
+    "nothing": b"",
+    "no JSON": b"{",
+    "no UTF-8": b"\xff\xfe",
+    "UTF-16": BEAT.decode().encode("utf-16"),
+    "a BOM": b"\xef\xbb\xbf" + BEAT,
+    "a number": b"1",
+    "NaN": b"[NaN]",
+    "no events": b"[]",
+    "eleven events": b"[" + b",".join([BEAT[1:-1]] * 11) + b"]",
+    "the same event twice": b"[" + BEAT[1:-1] + b"," + BEAT[1:-1] + b"]",
+    "one event that is no batch": BEAT[1:-1],
+    "deep": b"[" * 8000 + b"]" * 8000,
+    "a number of four thousand digits": b'[{"specversion": ' + b"9" * 5000 + b"}]",
+    "events of numbers": b"[1, 2]",
+    "half a surrogate pair": changed_event(id="\ud800"),
+    "an id that is no text": changed_event(id=1),
+    "an id that is empty": changed_event(id=""),
+    "an id of lines": changed_event(id="a\nb"),
+    "an id that is too long": changed_event(id="x" * 3000),
+    "no subject": changed_event(subject=None),
+    "another version": changed_event(specversion="2.0"),
+    "a type that nobody knows": changed_event(type="dev.keyturn.unknown.v1"),
+    "a type that is no text": changed_event(type={}),
+    "a time that is none": changed_event(time="yesterday"),
+    "data that is no object": changed_event(data=[]),
+    "data that is empty": changed_event(data={}),
+    "data of other kinds": changed_event(data={"eventName": [], "account": 1, "region": None}),
+}
+
+
+@pytest.mark.fault("S3")
+def test_what_is_verified_and_malformed_is_refused(door: Scene) -> None:
+    """A body that is signed and is no JSON, no UTF-8, too deep, of other kinds or in another encoding: 400 or 415, and
+    never 500."""
+    answers: dict[str, tuple[int, str]] = {}
+    with httpx.Client(timeout=10) as http:
+        for name, body in MALFORMED.items():
+            reply = http.post(door.receivers[0].url, content=body, headers=signed(door.key, body))
+            answers[name] = reply.status_code, reply.text
+        for kind in (
+            "",
+            "text/plain",
+            "application/json",
+            "application/cloudevents+xml",
+            "application/cloudevents",
+            "é",
+        ):
+            headers = {**signed(door.key, BEAT), "content-type": kind.encode()}
+            reply = http.post(door.receivers[0].url, content=BEAT, headers=headers)
+            answers[f"of type {kind}"] = reply.status_code, reply.text
+        packed = gzip.compress(BEAT)  # nobody unpacks it
+        reply = http.post(
+            door.receivers[0].url, content=packed, headers={**signed(door.key, packed), "content-encoding": "gzip"}
+        )
+        answers["packed"] = reply.status_code, reply.text
+    wanted = {name: 415 if name.startswith("of type") else 400 for name in answers}
+    assert {name: status for name, (status, _) in answers.items()} == wanted
+    assert all(len(json.loads(text)["error"]) < 200 for _, text in answers.values())  # quotes nothing
+    assert door.receivers[0].running
+
+
+FORGED = 3000
+
+
+@pytest.mark.fault("S4")
+def test_a_flood_of_forgeries(scene: Scene) -> None:
+    """Three thousand forged deliveries about a secret that is bound, and as many requests that are none: no call to AWS
+    or Kubernetes, a few lines of log, and who holds a key is served all the while."""
+    receiver = scene.receiver()
+    scene.given()
+    told = scene.rotate()
+    forged = encode([told])
+    with quiet(scene) as (before, log_before):
+        begun = time.monotonic()
+        statuses = asyncio.run(flood(receiver, forged, lambda: honest(scene, receiver)))
+        seconds = time.monotonic() - begun
+        assert statuses.pop("honest") == {200}
+        assert statuses == {"forged": {401}, "elsewhere": {404}, "of another method": {405}, "no HTTP": {400}}
+        assert calls(scene) == before
+    lines = receiver.log[log_before:].splitlines()
+    refused = [line for line in lines if "delivery refused" in line]
+    assert 1 <= len(refused) <= seconds + 2
+    assert len(lines) - len(refused) <= receiver.metric("keyturn_notifications_total", outcome="ignored") + 5
+    assert receiver.metric("keyturn_deliveries_total", code="401") >= FORGED  # each is counted all the same
+    assert scene.send(told).outcome == "applied"
+    scene.converge()
+
+
+def calls(scene: Scene) -> int:
+    """The calls so far to AWS, and those to Kubernetes but for watches, and Leases, which are renewed."""
+    kubernetes = [call for call in scene.kubernetes.calls if not call.watch and "/leases/" not in call.path]
+    return len(kubernetes) + len(scene.aws_proxy.calls)
+
+
+@contextmanager
+def quiet(scene: Scene) -> Iterator[tuple[int, int]]:
+    """Wait until nothing is under way; give the calls up to then, and how long the log is."""
+    while (before := calls(scene)) != (time.sleep(1) or calls(scene)):
+        pass
+    yield before, len(scene.receivers[-1].log)
+
+
+async def flood(receiver: LocalReceiver, forged: bytes, honest: Callable[[], int]) -> dict[str, set[int]]:
+    """Send forgeries beside requests that are none, and what is ``honest`` in between; the statuses by kind."""
+    found: dict[str, set[int]] = defaultdict(set)
+    headers = signed(b"x" * 32, forged)
+    parts = urlsplit(receiver.url)
+    signed_head = request(*(f"{name}: {value}" for name, value in headers.items()), f"Content-Length: {len(forged)}")
+    kinds = {
+        "forged": signed_head + forged,
+        "elsewhere": request("Content-Length: 0", path="/"),
+        "of another method": request(method="GET"),
+        "no HTTP": b"\x16\x03\x01 hello\r\n\r\n",
+    }
+
+    async def send(kind: str, count: int) -> None:
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        for _ in range(count):
+            if reader.at_eof() or writer.is_closing():
+                writer.close()
+                reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            writer.write(kinds[kind])
+            head = await reader.readuntil(b"\r\n\r\n")
+            found[kind].add(int(head.split(b" ")[1]))
+            length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+            await reader.readexactly(length)
+            if kind == "no HTTP":
+                await reader.read()
+        writer.close()
+
+    async def serve() -> None:
+        for _ in range(20):
+            found["honest"].add(await asyncio.to_thread(honest))
+            await asyncio.sleep(0.05)
+
+    strangers = [send("forged", FORGED // 30) for _ in range(30)]
+    strangers += [send(kind, 100) for kind in kinds if kind != "forged" for _ in range(10)]
+    await asyncio.gather(serve(), *strangers)
+    return dict(found)

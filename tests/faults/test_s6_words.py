@@ -1,0 +1,287 @@
+"""S6: values in what others wrote, and in what breaks: in no log, metric, Event, status, reply or trace."""
+
+import asyncio
+import base64
+import gc
+import gzip
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from fault_proxy import Call, Fate, Reply
+from keyturn_contract.message import EventType
+from keyturn_local.aws import IMPORT_ROOTS
+from keyturn_receiver.telemetry.logs import JsonFormatter, unforeseen
+from keyturn_receiver.telemetry.tracing import opentelemetry
+from objects import annotations_of, data_of, env_from, eventually, secret, workload
+from scene import CANARY, Scene
+
+
+def status(scene: Scene, name: str) -> str:
+    """What a Secret says of itself, in one line; waited for."""
+    told = eventually(lambda: annotations_of(scene.cluster, "secret", scene.namespace, name).get("keyturn.dev/status"))
+    return " ".join(told.split())
+
+
+class Traces:
+    """An OTLP endpoint on loopback: keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        traces = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                traces.sent.append(gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body)
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    @property
+    def settings(self) -> dict[str, str]:
+        url = f"http://127.0.0.1:{self.server.server_port}"
+        return {"KEYTURN_TRACES": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
+
+
+@pytest.fixture
+def traces() -> Iterator[Traces]:
+    made = Traces()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+C = CANARY
+DEEP = "[" * 100_000 + f'"{C}"' + "]" * 100_000
+# Values that give what no Secret can hold, or what expressions stumble over; the annotation `data`, and the status.
+STUMBLED_OVER: Mapping[str, tuple[str | bytes, str, str]] = {
+    "wrong-type": (json.dumps({"a": f"{C}-text"}), "K: abs(a)", "InvalidValue"),
+    "wrong-element": (json.dumps({"a": [f"{C}-1", 2]}), "K: sort(a)", "InvalidValue"),
+    "wrong-key": (json.dumps({"a": [{"b": f"{C}-1"}, {"b": 2}]}), "K: sort_by(a, &b)", "InvalidValue"),
+    "no-number": (json.dumps({"a": f"{C}-1"}), "K: to_number(a)", "InvalidValue"),
+    "not-joined": (json.dumps({"a": f"{C}-1", "b": 1}), "K: join(a, [b])", "InvalidValue"),
+    "unknown-function": (json.dumps({"a": f"{C}-1"}), "K: nothing(a)", "InvalidValue"),
+    "missing": (json.dumps({f"{C}-name": f"{C}-text"}), "K: password", "InvalidValue"),
+    "no-json": (f"{{{C}", "K: password", "InvalidValue"),
+    "binary": (b"\xff\xfe" + C.encode(), "K: password", "InvalidValue"),
+    "too-deep": (DEEP[:60_000], "K: password", "InvalidValue"),
+    "half-a-pair": ('"' + C + '\\ud800"', "K: '@'", "ok"),
+    "half-a-pair-within": ('{"a": "' + C + '\\ud800"}', "K: a", "InvalidValue"),
+    "name-no-key": (json.dumps({f"{C} with spaces": "x", f"{C}/slash": "y"}), "", "InvalidValue"),
+    "name-of-nothing": (json.dumps({f"{C}-null": None}), "", "InvalidValue"),
+    "name-of-a-number": (f'{{"{C}-large": 1e999}}', "", "InvalidValue"),
+    "name-half-a-pair": (f'{{"{C}-half": "\\ud800"}}', "", "InvalidValue"),
+    "names": (json.dumps({f"{C}-token-1": "x", f"{C}-token-2": "y"}), "", "ok"),
+    "text": (f"{C}-text", "", "ok"),
+    "bytes": (b"\xff\xfe" + C.encode(), "", "ok"),
+}
+
+
+def create(scene: Scene, name: str, value: str | bytes) -> str:
+    kind = "SecretString" if isinstance(value, str) else "SecretBinary"
+    return str(scene.client.create_secret(Name=f"{scene.namespace}/{name}", **{kind: value})["ARN"])
+
+
+def nothing_was_said(scene: Scene, traces: Traces, *others: str) -> None:
+    """Look for values, and ``others``, in all that anybody could read who may not read Secrets; and in each status."""
+    said = scene.everything_said()
+    metadata = json.loads(said.pop("annotations"))  # of Secrets: keys and revisions are whose values are
+    said["status"] = json.dumps([each.get("annotations", {}).get("keyturn.dev/status") for each in metadata])
+    eventually(lambda: traces.sent)
+    said["traces"] = b"".join(traces.sent).decode("latin-1")
+    for place, text in said.items():
+        for each in (CANARY, base64.b64encode(CANARY.encode()).decode()[:-2], *others):
+            assert each not in text, f"{each} in {place}"
+
+
+@pytest.mark.fault("S6")
+def test_values_that_are_stumbled_over(scene: Scene, traces: Traces) -> None:
+    """Values, and JSON's own property names, in errors of expressions, of JSON, of encodings and in what was done: in
+    no log at DEBUG, no metric, Event, status, reply or trace."""
+    receiver = scene.receiver(KEYTURN_LOG_LEVEL="DEBUG", **traces.settings)
+    arns = {name: create(scene, name, value) for name, (value, _, _) in STUMBLED_OVER.items()}
+    scene.cluster.create(
+        secret(scene.namespace, name, f"{scene.namespace}/{name}", **({"keyturn.dev/data": data} if data else {}))
+        for name, (_, data, _) in STUMBLED_OVER.items()
+    )
+    scene.cluster.create([workload(scene.namespace, "web", env_from("names"))])
+    for name, (_, _, wanted) in STUMBLED_OVER.items():
+        assert status(scene, name).partition(":")[0] == wanted, name
+    eventually(lambda: scene.witness.baseline("web", "names"))
+    for name, (value, _, wanted) in STUMBLED_OVER.items():
+        again = value + (b" " if isinstance(value, bytes) else " ")
+        again = again.replace(f"{C}-token-2", f"{C}-token-3") if isinstance(again, str) else again
+        kind = "SecretString" if isinstance(again, str) else "SecretBinary"
+        scene.client.put_secret_value(SecretId=arns[name], **{kind: again})
+        answer = scene.send(scene.about(arns[name], EventType.CHANGED))
+        assert answer.outcome in {"ok": ("applied", "unchanged")}.get(wanted, ("ignored",)), (name, answer.body)
+    eventually(lambda: any(scene.witness.marks("web", "names")))
+    assert f"{C}-token-3" in data_of(scene.cluster, scene.namespace, "names")  # which is where it belongs
+    eventually(
+        lambda: (
+            "wrote 2 keys from version" in scene.cluster.kubectl("get", "events", "-n", scene.namespace, "-o", "yaml")
+        )
+    )
+    assert f'"{scene.namespace}/names"' in receiver.log
+    nothing_was_said(scene, traces)
+
+
+LEAKY: Any = {
+    "kind": "Status",
+    "metadata": {},
+    "status": "Failure",
+    "message": f'admission webhook "w" denied the request: Secret "db" has data {C}-in-a-message',
+    "reason": f"{C}-in-a-reason",
+    "details": {
+        "causes": [
+            {"reason": f"{C}-reason", "message": f"{C}-cause", "field": f"data[{C}-field]"},
+            {"reason": "x", "message": f"Invalid value: {C}", "field": f"{C}-field"},
+            {"field": "metadata.annotations"},
+            C,
+        ]
+    },
+}
+AWS_JSON = {"Content-Type": "application/x-amz-json-1.1"}
+GARBLED_VALUES: Mapping[str, Any] = {
+    "without-arn": {"Name": "x", "VersionId": "v", "SecretString": f"{C}-x"},
+    "of-other-kinds": {"ARN": [C], "Name": {C: C}, "VersionId": 5, "SecretString": {C: 1}},
+    "not-base64": {"ARN": "a", "Name": "n", "VersionId": "v", "SecretBinary": f"!{C}!"},
+    "an-error": {"__type": f"{C}Exception-{C}", "message": f"{C}-in-a-message"},
+    "a-list": [C],
+}
+
+
+@pytest.mark.fault("S6")
+def test_values_in_errors_that_others_wrote(scene: Scene, traces: Traces) -> None:
+    """Values in messages, reasons and field names of the API server and of webhooks, in answers of AWS that cannot be
+    read, in Secrets that are not what they should be, and in a break deep in the code: in nothing that is said."""
+    receiver = scene.receiver(KEYTURN_LOG_LEVEL="DEBUG", KEYTURN_DEADLINE_SECONDS="2", **traces.settings)
+    for name in ("writes", "tells", "restarts", "reads", "deep", *GARBLED_VALUES):
+        scene.given(name, consumers=(f"web-{name}",) if name == "restarts" else ())
+    garbled = {f"{scene.namespace}/{name}": value for name, value in GARBLED_VALUES.items()}
+
+    def aws(call: Call) -> Fate:
+        for name, value in garbled.items():
+            if call.action in ("GetSecretValue", "BatchGetSecretValue") and call.about(name):
+                return Reply(400 if "__type" in value else 200, value, AWS_JSON)
+        return None
+
+    def kubernetes(call: Call) -> Fate:
+        if call.method == "PATCH" and call.path.endswith(("/secrets/writes", "/deployments/web-restarts")):
+            return Reply(422, {**LEAKY, "code": 422})
+        if call.method == "POST" and call.path.endswith("/events"):
+            return Reply(403, {**LEAKY, "code": 403})
+        if call.method == "GET" and call.path.endswith("/secrets/reads"):
+            return Reply(500, {**LEAKY, "code": 500})
+        if call.method == "GET" and call.path.endswith("/secrets/deep"):
+            found = scene.cluster.get("secret", "deep", scene.namespace)
+            return Reply(200, {**found, "data": {f"{C}-key": f"{C} is no base64, and long enough!!!"}})
+        return None
+
+    scene.aws_proxy.fate, scene.kubernetes.fate = aws, kubernetes
+    # So that the Secret itself has to be read, and not what is remembered of it.
+    for name in ("reads", "deep"):
+        scene.cluster.kubectl("annotate", "secret", name, "-n", scene.namespace, "example.com/seen=1")
+    statuses = {
+        name: scene.send(scene.rotate(name)).status
+        for name in ("writes", "restarts", "reads", "deep", "tells", *GARBLED_VALUES)
+    }
+    assert statuses["writes"] == statuses["restarts"] == 200, statuses
+    assert statuses["reads"] == statuses["deep"] == 503, statuses
+    told = status(scene, "restarts")
+    assert told.startswith("ClusterRefused: ")
+    assert "answered 422 for data[...], metadata.annotations" in told
+    assert "reconcile broke" in receiver.log
+    assert "could not be recorded" in receiver.log
+    nothing_was_said(scene, traces)
+    scene.kubernetes.heal()
+    scene.aws_proxy.heal()
+
+
+@pytest.mark.fault("S6")
+def test_what_nobody_has_caught() -> None:
+    """asyncio's own words about a task whose error nobody asked for, or a callback that broke: where, and no more."""
+
+    async def breaks(value: str) -> None:
+        raise ValueError(value)
+
+    def broken(value: str) -> None:
+        raise KeyError(value)
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(unforeseen)
+        task = loop.create_task(breaks(f"{C}-in-a-task"), name=f"{C}-name")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        del task
+        gc.collect()
+        loop.call_soon(broken, f"{C}-in-a-callback")
+        await asyncio.sleep(0.01)
+
+    formatter, lines = JsonFormatter(), []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(formatter.format(record))  # type: ignore[method-assign]
+    logger = logging.getLogger(unforeseen.__module__)
+    logger.addHandler(handler)
+    try:
+        asyncio.run(run())
+    finally:
+        logger.removeHandler(handler)
+    assert [json.loads(line)["error"] for line in lines] == ["ValueError", "KeyError"]
+    assert C not in "".join(lines)
+
+
+@pytest.mark.fault("S6")
+def test_errors_within_a_span(traces: Traces, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error with a value in its text breaks through a span: the span is sent, and the text is not."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", traces.settings["OTEL_EXPORTER_OTLP_ENDPOINT"])
+    span, end = opentelemetry("a-service", "1")
+    for event_ids in ([], ["6a7e8feb-b491-4cf7-a9f1-bf3703467718", "no-uuid"]):
+        with pytest.raises(ValueError, match=C), span("a-span", event_ids):
+            raise ValueError(f"{C}-in-an-error")
+    end()
+    sent = b"".join(traces.sent)
+    assert sent.count(b"a-span") == 2
+    assert C.encode() not in sent
+
+
+SECRET_SETTINGS = {
+    "KEYTURN_SIGNING_PUBLIC_KEYS": f"whpk_{C}",
+    "KEYTURN_PORT": f"{C}-port",
+    "KEYTURN_POLICY_DEFAULT": f"{C}-policy",
+    "KEYTURN_LOG_LEVEL": f"{C}-level",
+    "KEYTURN_TENANT_ROLES": f"{C}-roles",
+    "KEYTURN_DEADLINE_SECONDS": f"{C}-seconds",
+}
+
+
+@pytest.mark.fault("S6")
+def test_settings_that_are_wrong() -> None:
+    """Settings with values in the wrong place: each is named, and none is quoted."""
+    surroundings = {name: value for name, value in os.environ.items() if not name.startswith(("KEYTURN_", "AWS_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "keyturn_receiver"],
+        env={**surroundings, "PYTHONPATH": IMPORT_ROOTS, "AWS_SECRET_ACCESS_KEY": f"{C}-key", **SECRET_SETTINGS},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert all(name in done.stderr for name in SECRET_SETTINGS), done.stderr
+    assert C not in done.stdout + done.stderr
