@@ -74,6 +74,11 @@ class Program:
         """Whether it has not ended yet."""
         return self._guard.poll() is None
 
+    @property
+    def status(self) -> int | None:
+        """The exit status, once it has ended."""
+        return self._guard.poll()
+
     def wait_for(self, ready: Callable[[], bool], seconds: float) -> None:
         """Wait until ``ready`` says so. Raises StartFailed if the program ends first, or the time is over."""
         end = time.monotonic() + seconds

@@ -59,6 +59,11 @@ class LocalReceiver:
         """Whether its process is there."""
         return self._program is not None and self._program.running
 
+    @property
+    def status(self) -> int | None:
+        """The exit status of its process, once it has ended."""
+        return self._program.status if self._program else None
+
     def start(self, seconds: float = 30) -> None:
         """Start it, and wait until it is ready. Raises StartFailed."""
         self._program = Program(

@@ -42,10 +42,12 @@ class Settings(BaseSettings):
     """Private key of that certificate."""
 
     deadline_seconds: float = Field(8.0, gt=0, le=60)
-    """A delivery not applied within this time is answered with 503, and SQS sends it again."""
+    """A delivery not applied within this time is answered with 503, and SQS sends it again; at the receiver's end it is
+    answered within 7 s, if that is less."""
 
     drain_seconds: float = Field(5.0, ge=0, le=15)
-    """After SIGTERM, new deliveries are still taken for this long, while the cluster learns to send them elsewhere."""
+    """After SIGTERM, new deliveries are still taken for this long, while the cluster learns to send them elsewhere; the
+    rest of the end takes up to 12 s."""
 
     max_deliveries: int = Field(64, ge=1)
     """Deliveries served at once; one more is answered with 503."""
@@ -91,7 +93,8 @@ class Settings(BaseSettings):
     """Time after which everything that is watched is listed anew."""
 
     stuck_seconds: float = Field(300.0, ge=10)
-    """A part of the receiver that makes no progress for this long fails the liveness probe."""
+    """A part of the receiver that makes no progress for this long fails the liveness probe. A healthy wait for an AWS
+    or a Kubernetes that hangs takes up to 30 s."""
 
     lease_namespace: str = "keyturn"
     """Namespace of the Leases: the one that a replica holds to run the poller, and the one that tells of heartbeats."""

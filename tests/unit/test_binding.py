@@ -79,6 +79,9 @@ def test_the_hash_tells_an_edit_of_what_the_data_is_made_by_and_of_nothing_else(
         ({}, "set it to the name or ARN"),
         ({"secret_id": "no spaces"}, "copy it from the console"),
         ({"secret_id": "arn:aws:s3:::bucket"}, "copy it from the console"),
+        ({"secret_id": "arn:secret:a/b"}, "copy it from the console"),
+        ({"secret_id": "arn:aws:secretsmanager:-:123456789012:secret:a"}, "copy it from the console"),
+        ({"secret_id": "a", "data": '"..": a'}, "is no key for a Secret"),
         ({"secret_id": "a", "stage": ""}, "name a staging label"),
         ({"secret_id": "a", "data": ""}, "at least one line"),
         ({"secret_id": "a", "data": "- a"}, "at least one line"),
@@ -125,3 +128,4 @@ def test_an_arn_stands_for_the_name_with_and_without_its_end() -> None:
 def test_an_arn_names_a_place_and_a_bare_name_none() -> None:
     assert (place(ARN), region(ARN)) == ("arn:aws:secretsmanager:eu-west-1:123456789012", "eu-west-1")
     assert (place("prod/db"), region("prod/db")) == ("", "")
+    assert region("arn:secret:team/db") == ""

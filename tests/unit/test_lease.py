@@ -93,3 +93,20 @@ async def test_given_back_it_is_taken_at_once() -> None:
     await first._give_back()
     assert not first.held()
     assert await stand(second)
+
+
+async def test_who_is_not_told_whether_it_has_won_lets_others_win() -> None:
+    class Deaf(Leases):
+        async def write(self, found: Any, spec: dict[str, Any]) -> None:
+            await super().write(found, spec)
+            if spec["holderIdentity"] == "deaf":
+                raise ClusterUnavailable("no answer")
+
+    leases, clock = Deaf(), Clock()
+    deaf, other = Lease(leases, "deaf", now=clock), Lease(leases, "other", now=clock)
+    for _ in range(10):
+        assert not await stand(deaf)
+        if await stand(other):
+            break
+        clock.forward(2)
+    assert other.held()

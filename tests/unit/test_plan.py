@@ -7,7 +7,15 @@ import pytest
 from keyturn_receiver.core.binding import Binding, Entry, Source, Target
 from keyturn_receiver.core.plan import LiveSecret, Plan, plan
 from keyturn_receiver.core.render import SecretVersion
-from keyturn_receiver.core.revision import UNKNOWN, Record, data_hash, digest, read_record, write_record
+from keyturn_receiver.core.revision import (
+    UNKNOWN,
+    Record,
+    data_hash,
+    digest,
+    next_revision,
+    read_record,
+    write_record,
+)
 from keyturn_receiver.errors import ClusterRefused, InvalidValue
 
 SOURCE = Source("prod/db")
@@ -149,3 +157,18 @@ def test_garbled_annotations_count_as_none(garbled: str) -> None:
 def test_hashes_do_not_confuse_keys_with_values() -> None:
     assert data_hash({"a": b"bc"}) != data_hash({"ab": b"c"})
     assert digest({"a": "v1", "b": "v2"}, ["b", "a"]) == digest({"b": "v2", "a": "v1"}, ["a", "b", "a"])
+
+
+def test_a_value_that_has_none_of_the_keys_takes_nothing_away() -> None:
+    """JSON that was cut off is text, and text goes under one key."""
+    first = planned(live({}), {"user": b"u", "password": b"p"}, "v1")
+    with pytest.raises(InvalidValue, match="none of the keys"):
+        planned(after(first), {"value": b'{"user": "u", "passw'}, "v2")
+    assert planned(after(first), {"user": b"u"}, "v2").write  # fewer keys are what AWS says
+
+
+def test_what_a_hand_has_garbled_counts_as_not_there() -> None:
+    garbled = {"keyturn.dev/revisions": '{"a": "\\ud800", "b": "v1", "c": 1}', "keyturn.dev/version-ids": "[" * 50_000}
+    record = read_record(garbled)
+    assert (record.revisions, record.version_ids) == ({"b": "v1"}, {})
+    assert next_revision("v1+" + "9" * 5000, "v1") == "v1+1"

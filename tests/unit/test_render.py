@@ -53,6 +53,13 @@ def test_the_expression_at_gives_the_whole_value_whatever_it_is() -> None:
         (json.dumps({"a": SECRET_VALUE}), {"K": "join('', a)"}, "wrong type"),
         (json.dumps({"a": SECRET_VALUE}), {"K": "abs(a)"}, "wrong type"),
         (json.dumps({"a": "x" * 2**20}), {"K": "a", "L": "a"}, "take fewer of them"),
+        ("{}", {}, "has no properties"),
+        ('{"..": 1}', {}, "cannot be a key of a Secret"),
+        (
+            json.dumps({"a": "x" * 60_000}),
+            {f"K{number}": "length(to_string(@))" for number in range(50)},
+            "simplify them",
+        ),
     ],
 )
 def test_what_cannot_be_rendered_is_an_error_with_advice(
@@ -69,6 +76,13 @@ def test_one_bad_key_gives_no_data_at_all_and_all_bad_keys_are_named() -> None:
         rendered('{"a": "1"}', A="a", B="b", C="c")
     assert "key B" in str(caught.value)
     assert "key C" in str(caught.value)
+
+
+def test_of_many_faults_the_first_ones_are_named_and_the_rest_counted() -> None:
+    with pytest.raises(InvalidValue) as caught:
+        rendered(json.dumps({f" {number}": number for number in range(4000)}))
+    assert "and 3990 more" in str(caught.value)
+    assert len(str(caught.value)) < 2000
 
 
 def test_a_version_does_not_show_its_value() -> None:

@@ -1,0 +1,411 @@
+"""F26 and F27: what strangers write into bindings and values, and a large cluster of which little is ours."""
+
+import asyncio
+import json
+import ssl
+import time
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import pytest
+
+from keyturn_contract.message import Outcome
+from keyturn_local.control_plane import ControlPlane
+from keyturn_local.receiver import LocalReceiver
+from keyturn_receiver.core.binding import DATA, SECRET_ID
+from keyturn_receiver.core.revision import APPLIED_AT, BINDING_HASH, DATA_HASH, REVISIONS, STATUS, VERSION_IDS
+from objects import annotations_of, data_of, env_from, eventually, secret, workload
+from scene import CANARY, Scene
+
+MANY = 20_000
+OURS = 10
+AT_ONCE = 64
+
+DOUBLING = "|".join(["[@,@]"] * 30)
+LAUGHS = "a: &a lol\n" + "".join(
+    f"{chr(98 + number)}: &{chr(98 + number)} [{', '.join([f'*{chr(97 + number)}'] * 9)}]\n" for number in range(12)
+)
+
+# What a stranger writes on a Secret that may read {ns}/victim: annotations, and the reason and advice that come of it.
+BINDINGS: Mapping[str, tuple[dict[str, str], str, str]] = {
+    "no secret id": ({SECRET_ID: " "}, "InvalidBinding", "set it to the name or ARN"),
+    "a secret id of odd characters": (
+        {SECRET_ID: "{ns}/\u202ebd\u0000 ü"},
+        "InvalidBinding",
+        "copy it from the console",
+    ),
+    "a secret id without end": ({SECRET_ID: "{ns}/" + "x" * 5000}, "InvalidBinding", "copy it from the console"),
+    "an ARN of nothing": ({SECRET_ID: "arn:"}, "InvalidBinding", "copy it from the console"),
+    "an ARN with an allowed name and no region": ({SECRET_ID: "arn:secret:{ns}/x"}, "InvalidBinding", "copy it"),
+    "an ARN in a region that is none": (
+        {SECRET_ID: "arn:aws:secretsmanager:-:123456789012:secret:{ns}/x-abcdef"},
+        "InvalidBinding",
+        "copy it from the console",
+    ),
+    "a label without end": ({"keyturn.dev/version-stage": "x" * 300}, "InvalidBinding", "name a staging label"),
+    "a label that is on nothing": ({"keyturn.dev/version-stage": "\u202enone"}, "SourceRefused", "correct the label"),
+    "another word for delete": ({"keyturn.dev/on-delete": "DELETE FROM"}, "InvalidBinding", "must be retain or delete"),
+    "a path for a ServiceAccount": ({"keyturn.dev/service-account": "../x"}, "InvalidBinding", "of this namespace"),
+    "no YAML": ({DATA: "A: [unclosed"}, "InvalidBinding", "KEY: expression"),
+    "YAML with NUL": ({DATA: "A: a\u0000"}, "InvalidBinding", "KEY: expression"),
+    "YAML that laughs a billion times": ({DATA: LAUGHS}, "InvalidBinding", "must be plain text"),
+    "YAML that runs code": ({DATA: "A: !!python/object/apply:os.abort []"}, "InvalidBinding", "must be plain text"),
+    "YAML of 60,000 brackets": ({DATA: "A: " + "[" * 60_000}, "InvalidBinding", "KEY: expression"),
+    "YAML of 30,000 lists": ({DATA: "- " * 30_000}, "InvalidBinding", "KEY: expression"),
+    "more YAML than is read": ({DATA: "A: a\n" + "#" * 70_000}, "InvalidBinding", "bind several Secrets"),
+    "8,000 faults": (
+        {DATA: "".join(f"{number:x}/: )\n" for number in range(7_000))},
+        "InvalidBinding",
+        "is no key for a Secret",
+    ),
+    "half a surrogate pair": ({DATA: 'A: "\\ud800"'}, "InvalidBinding", "KEY: expression"),
+    "a key twice": ({DATA: "A: user\nA: password"}, "InvalidBinding", "keep one"),
+    "a key that is a path": ({DATA: '"../../etc/x": user'}, "InvalidBinding", "is no key for a Secret"),
+    "a key that Kubernetes alone refuses": ({DATA: '"..": user'}, "InvalidBinding", "is no key for a Secret"),
+    "a key of 254 characters": ({DATA: "k" * 254 + ": user"}, "InvalidBinding", "is no key for a Secret"),
+    "a key of odd characters": ({DATA: '"\u202ekey": user'}, "InvalidBinding", "is no key for a Secret"),
+    "no expression": ({DATA: "A: ''"}, "InvalidBinding", "name a property"),
+    "an expression without end": ({DATA: "A: " + "user.".ljust(5000, "x")}, "InvalidBinding", "shorten it"),
+    "an expression of 2,000 brackets": (
+        {DATA: "A: '" + "(" * 2000 + "user" + ")" * 2000 + "'"},
+        "InvalidBinding",
+        "not a JMESPath expression",
+    ),
+    "projections in projections": (
+        {DATA: "A: '" + "list[?" * 8 + "@" + "]" * 8 + "'"},
+        "InvalidBinding",
+        "simplify it",
+    ),
+    "a bomb that doubles": ({DATA: f"A: '{DOUBLING}'"}, "InvalidValue", "simplify the expression"),
+    "bombs that are small alone": (
+        {DATA: "".join(f"A{number}: '{'|'.join(['[@,@]'] * 7)}|to_string(@)|length(@)'\n" for number in range(600))},
+        "InvalidValue",
+        "simplify them",
+    ),
+    "an index of 4,000 digits": ({DATA: f"A: 'list[{'9' * 4000}]'"}, "InvalidValue", "correct the expression"),
+    "a function that quotes its value": ({DATA: "A: join(user, password)"}, "InvalidValue", "convert it with"),
+    "what is not there": ({DATA: "A: nowhere"}, "InvalidValue", "add the property in AWS"),
+}
+
+GOOD = {"user": "u", "password": "p"}
+EXPRESSION = {DATA: "user: user\npassword: password\n"}
+KEYS = 10_000
+
+
+def text(**properties: Any) -> str:
+    return json.dumps({"user": f"{CANARY}-user", **properties})
+
+
+# What a good secret is rotated to: the value, the binding's annotations, and the reason and advice that come of it.
+VALUES: Mapping[str, tuple[str | bytes, dict[str, str], str, str]] = {
+    "JSON without its end": (text(password=f"{CANARY}-p")[:-1], {}, "InvalidValue", "none of the keys"),
+    "plain text": (f"{CANARY}-plain", {}, "InvalidValue", "none of the keys"),
+    "plain text for an expression": (f"{CANARY}-plain", EXPRESSION, "InvalidValue", "not JSON"),
+    "JSON that is no object": (f'["{CANARY}"]', EXPRESSION, "InvalidValue", "correct the expression"),
+    "nothing": ("{}", {}, "InvalidValue", "has no properties"),
+    "a byte order mark": ("\ufeff" + text(password="p"), {}, "InvalidValue", "none of the keys"),
+    "JSON 12,000 deep": ('{"user":' * 12_000 + "1" + "}" * 12_000, {}, "InvalidValue", "none of the keys"),
+    "JSON 12,000 deep for an expression": (
+        '{"user":' + "[" * 12_000 + "]" * 12_000 + "}",
+        EXPRESSION,
+        "InvalidValue",
+        "not JSON",
+    ),
+    "a number of 60,000 digits": ('{"user": ' + "9" * 60_000 + "}", {}, "InvalidValue", "none of the keys"),
+    "a number beyond all bounds": (text(password=0)[:-2] + "1e999}", {}, "InvalidValue", "a number too large"),
+    "not a number": (text(password=0)[:-2] + "NaN}", {}, "InvalidValue", "none of the keys"),
+    "null": (text(password=None), {}, "InvalidValue", "give it a value in AWS"),
+    "null for an expression": (text(password=None), EXPRESSION, "InvalidValue", "or it is null"),
+    "a property that is gone": (text(), EXPRESSION, "InvalidValue", "add the property in AWS"),
+    "half a surrogate pair": (text(password="p")[:-3] + '\\ud800"}', {}, "InvalidValue", "half a surrogate pair"),
+    "keys that are no Secret keys": (
+        text(**{f"\u202e {CANARY[:6]}\0": 1, "": 2}),
+        {},
+        "InvalidValue",
+        "cannot be a key",
+    ),
+    "a key that Kubernetes alone refuses": (text(**{"..": f"{CANARY}-dots"}), {}, "InvalidValue", "cannot be a key"),
+    "4,000 keys that are none": (
+        json.dumps({f" {number:x}": CANARY[-1] for number in range(4_000)}),
+        {},
+        "InvalidValue",
+        "cannot be a key",
+    ),
+    "10,000 keys": (
+        text(password=0, **{f"{number:x}": number for number in range(KEYS)}),
+        {},
+        "InvalidValue",
+        "name those you need",
+    ),
+    "bytes that are no text": (bytes(range(256)) + CANARY.encode(), {}, "InvalidValue", "none of the keys"),
+    "bytes that are no text for an expression": (
+        b"\xff\xfe" + CANARY.encode(),
+        EXPRESSION,
+        "InvalidValue",
+        "not JSON",
+    ),
+    "what fills a Secret sixteen times": (
+        text(password="x" * 60_000),
+        {DATA: "".join(f"k{number}: '@'\n" for number in range(18))},
+        "InvalidValue",
+        "take fewer of them",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """One of its own: twenty thousand Secrets would slow down everybody else's."""
+    with ControlPlane.start(tmp_path_factory.mktemp("control-plane")) as running:
+        yield running
+
+
+def statuses(scene: Scene) -> dict[str, str]:
+    """What each Secret says of itself, on one line."""
+    listed = scene.cluster.list("secrets", scene.namespace)
+    return {
+        each["metadata"]["name"]: " ".join(each["metadata"].get("annotations", {}).get(STATUS, "").split())
+        for each in listed
+    }
+
+
+def warnings(scene: Scene) -> set[tuple[str, str, str]]:
+    """The Warning Events of the namespace: Secret, reason, message."""
+    listed = scene.cluster.kubectl(
+        "get", "events", "-n", scene.namespace, "-o", "json", "--field-selector=type=Warning"
+    )
+    return {(each["involvedObject"]["name"], each["reason"], each["message"]) for each in json.loads(listed)["items"]}
+
+
+def clear(scene: Scene, expected: Mapping[str, tuple[str, str]]) -> bool:
+    """Whether each of these Secrets says why it is as it is, in its status and in an Event."""
+    told, said = statuses(scene), warnings(scene)
+    return all(
+        told[name].startswith(f"{reason}: ")
+        and advice in told[name]
+        and any((name, reason) == each[:2] and advice in each[2] for each in said)
+        for name, (reason, advice) in expected.items()
+    )
+
+
+def unclear(scene: Scene, expected: Mapping[str, tuple[str, str]]) -> str:
+    """Those that do not, for whoever reads the test's output."""
+    told, said = statuses(scene), warnings(scene)
+    return "\n".join(
+        f"{name}: {reason}, {advice}: {told[name]!r:.300}, {[each[1:] for each in said if each[0] == name]!r:.300}"
+        for name, (reason, advice) in expected.items()
+        if not clear(scene, {name: (reason, advice)})
+    )
+
+
+def beside(scene: Scene, ask: Callable[[], bool], why: Callable[[], str], seconds: float = 60) -> None:
+    """Rotate a good secret until ``ask`` says that it is enough: each is applied within a delivery's deadline."""
+    end = time.monotonic() + seconds
+    while not ask():
+        assert time.monotonic() < end, why()
+        answer = scene.send(scene.rotate("good"))
+        assert answer.status == 200, answer.body
+        assert scene.in_order("good")
+
+
+def same_process(receiver: LocalReceiver) -> float:
+    """What tells one process from another."""
+    return receiver.metric("process_start_time_seconds")
+
+
+@pytest.mark.fault("F26")
+def test_malformed_bindings(scene: Scene) -> None:
+    """Annotations that are malformed, endless, of odd characters, or bombs of YAML and JMESPath, thirty ways at once:
+    each Secret says why in status and Event, the receiver runs on and starts anew among them, and a good binding is
+    applied all the time."""
+    receiver = scene.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1")
+    scene.given("good")
+    process = same_process(receiver)
+    value = {"user": scene.value("user"), "password": scene.value("password"), "list": [scene.value("in-a-list")] * 9}
+    scene.client.create_secret(Name=f"{scene.namespace}/victim", SecretString=json.dumps(value))
+    made, expected = [], {}
+    for number, (annotations, reason, advice) in enumerate(BINDINGS.values()):
+        written = {name: text.replace("{ns}", scene.namespace) for name, text in annotations.items()}
+        made.append(secret(scene.namespace, f"bad-{number}", f"{scene.namespace}/victim", **written))
+        expected[f"bad-{number}"] = (reason, advice)
+    scene.cluster.create(made)
+    beside(scene, lambda: clear(scene, expected), lambda: unclear(scene, expected))
+    assert all(data_of(scene.cluster, scene.namespace, name) == {} for name in expected)
+    sweeps = receiver.metric("keyturn_sweeps_total", outcome="ok")
+    eventually(lambda: receiver.metric("keyturn_sweeps_total", outcome="ok") >= sweeps + 2)
+    assert receiver.metric("keyturn_failing_bindings") == len(expected)
+    assert same_process(receiver) == process
+    assert receiver.alive()[0] == 200
+    assert max(map(len, receiver.log.splitlines())) < 20_000
+
+    receiver.stop()
+    receiver.start()
+    scene.rotate("good", "unheard")
+    eventually(lambda: scene.in_order("good"), 30)
+    assert receiver.metric("keyturn_sweeps_total", outcome="ok") > 0
+    scene.converge()
+    assert receiver.running
+
+
+@pytest.mark.fault("F26")
+def test_poisonous_values(scene: Scene) -> None:
+    """Good secrets are rotated to values that are broken, deep, huge, empty, binary, of 10,000 keys or of no text,
+    twenty ways at once: the last good Secret stays whole and says why, and each recovers with the next rotation."""
+    receiver = scene.receiver()
+    scene.given("good")
+    process = same_process(receiver)
+    expected, arns = {}, {}
+    good = json.dumps({key: scene.value(key) for key in GOOD})
+    for number, (_, annotations, reason, advice) in enumerate(VALUES.values()):
+        name = f"value-{number}"
+        made = scene.client.create_secret(Name=f"{scene.namespace}/{name}", SecretString=good)
+        arns[name] = made["ARN"]
+        expected[name] = (reason, advice)
+        scene.cluster.create([secret(scene.namespace, name, f"{scene.namespace}/{name}", **annotations)])
+    scene.cluster.create([workload(scene.namespace, "reader", env_from("value-0"))])
+    eventually(lambda: all(statuses(scene)[name] == "ok" for name in expected), 30)
+    eventually(lambda: scene.witness.baseline("reader", "value-0"))
+    before = {name: data_of(scene.cluster, scene.namespace, name) for name in expected}
+    assert all(before.values())
+
+    for name, (value, *_) in zip(expected, VALUES.values(), strict=True):
+        content = {"SecretBinary": value} if isinstance(value, bytes) else {"SecretString": value}
+        version = scene.client.put_secret_value(SecretId=arns[name], **content)["VersionId"]
+        answer = scene.deliver(scene.changed(name, version))
+        assert answer.outcome == Outcome.IGNORED, (name, answer.body)
+    beside(scene, lambda: clear(scene, expected), lambda: unclear(scene, expected))
+    assert {name: data_of(scene.cluster, scene.namespace, name) for name in expected} == before
+    assert scene.witness.marks("reader", "value-0") == [None]
+    assert receiver.metric("keyturn_failing_bindings") == len(expected)
+    assert same_process(receiver) == process
+    assert max(map(len, receiver.log.splitlines())) < 20_000
+
+    for name in expected:
+        version = scene.client.put_secret_value(SecretId=arns[name], SecretString=good)["VersionId"]
+        scene.deliver(scene.changed(name, version))
+    eventually(lambda: all(statuses(scene)[name] == "ok" for name in expected))
+    assert {name: data_of(scene.cluster, scene.namespace, name) for name in expected} == before
+    assert receiver.metric("keyturn_failing_bindings") == 0
+    scene.converge()
+
+
+@pytest.mark.fault("F26")
+def test_a_forged_record(scene: Scene) -> None:
+    """What Keyturn notes on a Secret is garbled by hand, or forged under Keyturn's own name: it is written anew, and
+    stops nobody."""
+    receiver = scene.receiver()
+    scene.given("good")
+    process = same_process(receiver)
+    names = {
+        "bracketed": {VERSION_IDS: "[" * 50_000, REVISIONS: "{" * 50_000},
+        "numbered": {VERSION_IDS: '{"x": 1, "y": null}', REVISIONS: '{"value": 7}'},
+        "endless": {REVISIONS: json.dumps({"value": "+" + "9" * 5000}), STATUS: "x" * 5000},
+        "half": {REVISIONS: '{"value": "\\ud800"}', VERSION_IDS: '{"arn:\\udfff:secret:x#\\ud800": "\\ud800"}'},
+        "another": {BINDING_HASH: "\u202e\u0000", DATA_HASH: ""},
+    }
+    for name in names:
+        scene.given(name, consumers=(f"web-{name}",))
+    for name, garbled in names.items():
+        patch = json.dumps({"metadata": {"annotations": garbled}})
+        scene.cluster.kubectl("patch", "secret", name, "-n", scene.namespace, "-p", patch)
+    eventually(lambda: all(map(scene.in_order, names)), 30)
+
+    # In order, for all that can be seen from outside, but for a revision that is no text.
+    scene.given("forged", consumers=("web-forged",))
+    record = annotations_of(scene.cluster, "secret", scene.namespace, "forged")
+    record = {name: text for name, text in record.items() if name not in (SECRET_ID, APPLIED_AT)}
+    forged = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "namespace": scene.namespace,
+            "name": "forged",
+            "annotations": {**record, REVISIONS: '{"value":"\\ud800"}', APPLIED_AT: "never"},
+        },
+        "data": {"value": b64encode(scene.current("forged").encode()).decode()},
+    }
+    scene.cluster.kubectl("apply", "--server-side", "--field-manager=keyturn", "-f", "-", stdin=json.dumps(forged))
+    eventually(lambda: annotations_of(scene.cluster, "secret", scene.namespace, "forged")[APPLIED_AT] != "never")
+    assert same_process(receiver) == process
+    receiver.stop()
+    receiver.start()
+    scene.deliver(scene.rotate("good"))
+    scene.converge()
+
+
+def fill(control_plane: ControlPlane, namespace: str, count: int) -> None:
+    """Create many Secrets of a kilobyte each that are bound to nothing, as fast as the API server takes them."""
+    data = {"value": b64encode(b"x" * 1000).decode()}
+
+    async def create() -> None:
+        url = f"{control_plane.url}/api/v1/namespaces/{namespace}/secrets"
+        context = ssl.create_default_context(cafile=control_plane.ca_file)
+        headers = {"Authorization": f"Bearer {control_plane.admin_token}"}
+        numbers = iter(range(count))
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=AT_ONCE, ssl=context), headers=headers
+        ) as session:
+
+            async def some() -> None:
+                for number in numbers:
+                    body = {"metadata": {"name": f"other-{number}", "annotations": {"note": "x" * 100}}, "data": data}
+                    async with session.post(url, json=body) as reply:
+                        assert reply.status == 201, await reply.text()
+
+            await asyncio.gather(*(some() for _ in range(AT_ONCE)))
+
+    asyncio.run(create())
+
+
+@dataclass(frozen=True)
+class Start:
+    """What one start has taken: seconds, bytes, and list calls by path."""
+
+    seconds: float
+    memory: float
+    lists: Mapping[str, int]
+
+
+def start(scene: Scene, receiver: LocalReceiver) -> Start:
+    """Start a receiver anew, let it sweep, and end it."""
+    scene.kubernetes.calls.clear()
+    scene.end_lease()
+    begun = time.monotonic()
+    receiver.start(60)
+    seconds = time.monotonic() - begun
+    eventually(lambda: receiver.metric("keyturn_sweeps_total", kind="full", outcome="ok") > 0)
+    assert receiver.metric("keyturn_bindings") == OURS + 1
+    memory = receiver.metric("process_resident_memory_bytes")
+    lists = Counter(
+        call.path
+        for call in scene.kubernetes.calls
+        if call.method == "GET" and not call.watch and "limit" in call.query
+    )
+    receiver.stop()
+    return Start(seconds, memory, lists)
+
+
+@pytest.mark.fault("F27")
+def test_twenty_thousand_secrets_of_others(scene: Scene) -> None:
+    """Twenty thousand Secrets in the cluster of which ten are ours: memory, start and what is asked of the API server
+    are those of the ten."""
+    receiver = scene.receiver()
+    for number in range(OURS):
+        scene.given(f"ours-{number}", consumers=())
+    scene.given("good")
+    receiver.stop()
+    start(scene, receiver)  # warm: files in the page cache, the proxy's connections
+    few = start(scene, receiver)
+    fill(scene.cluster, scene.home, MANY)
+    many = start(scene, receiver)
+    assert many.memory - few.memory < 8 * 2**20, (few, many)
+    assert many.memory < 1.15 * few.memory, (few, many)
+    assert many.seconds < 3 * few.seconds + 2, (few, many)
+    assert many.lists == few.lists, (few, many)
+    receiver.start()
+    scene.deliver(scene.rotate("good"))
+    scene.converge()
