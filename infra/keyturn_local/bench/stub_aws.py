@@ -31,6 +31,7 @@ from keyturn_local.processes import Program, Stoppable, answers
 SIGNING_KEY = "keyturn/signing-key"
 PREFIX = f"arn:aws:secretsmanager:{REGION}:123456789012:secret:"
 PAGE = 100
+CANARY = "canary-7f3a"  # begins every password, so that one is recognized wherever it turns up
 
 
 class StubAws(Stoppable):
@@ -115,7 +116,7 @@ class Secrets:
     def do_GetSecretValue(self, body: Any) -> Any:
         name = _name(body["SecretId"])
         version_id = self.versions[name]
-        value = self.fixed.get(name) or json.dumps({"username": "app", "password": version_id})
+        value = self.fixed.get(name) or json.dumps({"username": "app", "password": f"{CANARY}-{version_id}"})
         return {"ARN": arn_of(name), "Name": name, "VersionId": version_id, "SecretString": value}
 
     def do_BatchGetSecretValue(self, body: Any) -> Any:

@@ -1,0 +1,181 @@
+"""Two receivers behind a round-robin, one of them killed every few seconds, while secrets rotate without a pause.
+
+AWS is the stub of the benchmark here: moto bears some thirty rotations a second and no reads beside them. Deliveries
+are the test's own, as SQS and the notifier make them: by turns to both, some twice, again until they are taken.
+"""
+
+import itertools
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from courier import Courier
+from deliveries import notification
+from keyturn_contract.message import MAX_EVENTS, Notification
+from keyturn_local.bench.stub_aws import SIGNING_KEY, StubAws, arn_of
+from keyturn_local.control_plane import ControlPlane
+from keyturn_local.receiver import LocalReceiver
+from objects import annotations_of, env_from, eventually, secret, workload
+from oracle import SecretOracle, Version, check_consumer, wanted
+from scene import CANARY, CREDENTIALS, Scene, play
+
+ROTATIONS, SECONDS = 2000, 120.0
+SECRETS = 20
+TICK = 0.25  # seconds: what has rotated within is one delivery
+TWICE = 0.25  # of all deliveries
+KILLS = 20
+KILL_SECONDS = 4.0
+
+
+class Stub(StubAws):
+    """The stub, with a client as the scene wants it."""
+
+    def secrets_manager(self) -> Any:
+        return boto3.client("secretsmanager", "us-east-1", endpoint_url=self.endpoint_url, **CREDENTIALS)
+
+
+@pytest.fixture
+def aws(tmp_path: Path) -> Iterator[Stub]:
+    with Stub(tmp_path, SECRETS, latency=0.02) as running:
+        yield running
+
+
+@pytest.fixture
+def scene(control_plane: ControlPlane, aws: Stub, tmp_path: Path) -> Iterator[Scene]:
+    with play(control_plane, aws, SIGNING_KEY, tmp_path, {}) as made:
+        allowed = "keyturn.dev/allow-secrets=bench/*"
+        control_plane.kubectl("annotate", "--overwrite", "namespace", made.namespace, allowed)
+        yield made
+
+
+class Killer:
+    """Kills one receiver after the other with -9, and starts it again; one is always there."""
+
+    def __init__(self, receivers: list[LocalReceiver]) -> None:
+        self.kills = 0
+        self._receivers = receivers
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._failure: BaseException | None = None
+
+    def __enter__(self) -> "Killer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+        assert self._failure is None, self._failure
+
+    def _run(self) -> None:
+        try:
+            for receiver in itertools.cycle(self._receivers):
+                begun = time.monotonic()
+                receiver.kill()
+                self.kills += 1
+                receiver.start(60)
+                if self._end.wait(max(0.5, KILL_SECONDS - (time.monotonic() - begun))):
+                    return
+        except BaseException as error:
+            self._failure = error
+
+
+@pytest.mark.timeout(400)
+def test_two_thousand_rotations_while_one_receiver_after_the_other_is_killed(scene: Scene, aws: Stub) -> None:
+    versions: dict[str, Version] = {}
+    order: dict[str, list[str]] = {name: [] for name in aws.names}
+
+    def is_current(name: str, version_id: str) -> None:
+        value = {"username": "app", "password": f"{CANARY}-{version_id}"}
+        versions[version_id] = Version(name, arn_of(name), version_id, value)
+        order[name].append(version_id)
+
+    name_of = {arn_of(name): name for name in aws.names}
+    for name in aws.names:
+        is_current(name, scene.client.get_secret_value(SecretId=name)["VersionId"])
+    receivers = [scene.receiver(straight=True, KEYTURN_POLL_INTERVAL_SECONDS="10") for _ in range(2)]
+    bound = {name: name.replace("/", "-") for name in aws.names}
+    scene.cluster.create(secret(scene.namespace, bound[name], name) for name in aws.names)
+    eventually(lambda: all(scene.witness.revisions(each) for each in bound.values()), 60)
+    scene.cluster.create(consumer_of(scene.namespace, each) for each in bound.values())
+    eventually(lambda: all(scene.witness.baseline(each, each) for each in bound.values()), 60)
+
+    begun, chance = time.monotonic(), random.Random(8)  # noqa: S311
+    with closing(Courier(scene.key, [receiver.url for receiver in receivers])) as courier:
+        with Killer(receivers) as killer:
+            rotations = 0
+            for told in flow(aws, lambda: killer.kills >= KILLS):
+                for each in told:
+                    is_current(name_of[each.subject], str(each.data.version_id))
+                for _ in range(1 + (chance.random() < TWICE)):
+                    courier.carry(*told)
+                rotations += len(told)
+        took = time.monotonic() - begun
+        eventually(lambda: courier.idle, 60)
+
+    oracles = {each: SecretOracle(versions, order) for each in bound.values()}
+    eventually(lambda: all(is_settled(scene, each, oracles[each], order[name][-1]) for name, each in bound.items()), 60)
+    scene.settled(5)  # longer than replicas hang back
+    applied, restarts = 0, 0
+    for name, each in bound.items():
+        assert is_settled(scene, each, oracles[each], order[name][-1])
+        changes = len(oracles[each].written) - 1  # the first one filled it
+        restarted = restarts_of(scene, each, oracles[each])
+        assert 0 < restarted <= changes
+        scene.cluster.kubectl("rollout", "status", f"deployment/{each}", "-n", scene.namespace, "--timeout=60s")
+        told = annotations_of(scene.cluster, "deployment", scene.namespace, each)
+        assert int(told["deployment.kubernetes.io/revision"]) <= restarted + 1
+        applied, restarts = applied + changes, restarts + restarted
+    scene.said += courier.said
+    scene.oracle_of_words()
+    print(
+        f"\n{rotations} rotations in {took:.0f} s, {killer.kills} kills, {applied} changes applied, {restarts} restarts"
+        f", deliveries answered {dict(courier.replies)}"
+    )
+    assert rotations == ROTATIONS
+    assert killer.kills >= KILLS
+
+
+def flow(aws: Stub, enough: Callable[[], bool]) -> Iterator[Sequence[Notification]]:
+    """Rotate at an even pace, and not less than until it is ``enough``: what is told of it, in deliveries."""
+    chance = random.Random(7)  # noqa: S311 - the same each time
+    begun, done = time.monotonic(), 0
+    while done < ROTATIONS or not enough():
+        time.sleep(TICK)
+        due = min(ROTATIONS, int((time.monotonic() - begun) * ROTATIONS / SECONDS))
+        if count := min(MAX_EVENTS, due - done):
+            names = chance.choices(aws.names, [1 / place for place in range(1, SECRETS + 1)], k=count)  # some far more
+            yield [notification(arn_of(name), aws.rotate([name])[name]) for name in names]
+            done += count
+
+
+def consumer_of(namespace: str, secret_name: str) -> dict[str, Any]:
+    """A Deployment that reads a Secret of its own name, and keeps little of its past."""
+    made = workload(namespace, secret_name, env_from(secret_name))
+    made["spec"]["revisionHistoryLimit"] = 2
+    return made
+
+
+def is_settled(scene: Scene, name: str, oracle: SecretOracle, version_id: str) -> bool:
+    """Whether a Secret holds this version, and its consumer was restarted for it; that nothing was wrong before."""
+    oracle.look(scene.witness.states("secrets", name))
+    held, told = scene.witness.now(name)
+    if version_id not in told["keyturn.dev/version-ids"] or told["keyturn.dev/status"] != "ok":
+        return False
+    assert held["password"] == f"{CANARY}-{version_id}".encode()
+    mark = scene.witness.baseline(name, name)
+    return bool(oracle.written[-1].revisions["password"] == version_id) and mark == wanted(
+        oracle.written[-1].revisions, None
+    )
+
+
+def restarts_of(scene: Scene, name: str, oracle: SecretOracle) -> int:
+    """How often the consumer was restarted: at most once for a change, never backwards, and for the last one."""
+    return check_consumer(scene.witness.states("deployments", name), {name: oracle}, [name])

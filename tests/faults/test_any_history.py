@@ -1,0 +1,575 @@
+"""Any history: random rotations, edits, crashes and faults, and the oracle of FAULTS.md at the end of each.
+
+``KEYTURN_HISTORIES=200`` plays two hundred of them. What befalls the receivers in one depends on its number alone; how
+they take it, on the moment.
+"""
+
+import itertools
+import json
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, assume, seed, settings
+from hypothesis import strategies as st
+from hypothesis.errors import UnsatisfiedAssumption
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from courier import Courier
+from deliveries import notification
+from fault_proxy import Call, Cut, CutAfter, Edit, Fate, FaultProxy, Hang, Reply
+from keyturn_contract.message import EventType, Notification
+from keyturn_local.aws import LocalAws
+from keyturn_local.control_plane import ControlPlane
+from keyturn_receiver.core.binding import binding_hash
+from keyturn_receiver.core.revision import BINDING_HASH, REVISIONS
+from ledger import ALIVE, GONE, KINDS_OF_VALUE, SCHEDULED, Ledger, text_of
+from objects import eventually, secret, workload
+from oracle import BINDINGS, HAND, SecretOracle, Unfit, check_consumer, lines_of, rendered
+from scene import Scene, play
+
+HISTORIES = int(os.environ.get("KEYTURN_HISTORIES", "5"))
+STEPS = 60
+LONGEST_TROUBLE = 6  # steps
+
+AWS_NAMES = ("a", "b", "c")
+STAYS = "c"  # is never deleted for good, and is bound by its ARN
+SECRETS = ("s0", "s1", "s2")
+WORKLOADS = ("w0", "w1", "w2", "w3")
+KEYS = ("PASSWORD", "USER", "URL", "password", "user", "value")
+IMPATIENT = {
+    "KEYTURN_POLL_INTERVAL_SECONDS": "1",
+    "KEYTURN_DEADLINE_SECONDS": "4",
+    "KEYTURN_WATCH_SECONDS": "2",
+    "KEYTURN_RESYNC_SECONDS": "3",
+}
+
+Trouble = Callable[[Call], Fate]
+
+STATUS = {"kind": "Status", "metadata": {}}
+AWS_JSON = {"Content-Type": "application/x-amz-json-1.1"}
+KUBERNETES_TROUBLES: Mapping[str, Trouble] = {
+    "answers 503": lambda call: Reply(503, STATUS),
+    "is cut off": lambda call: Cut(),
+    "is cut off in place of its answer": lambda call: CutAfter(),
+    "hangs": lambda call: Hang(),
+    "refuses writes": lambda call: Reply(500, STATUS) if call.method != "GET" else None,
+    "has no workloads": lambda call: Cut() if "/deployments" in call.path and not call.watch else None,
+    "fails now and then": lambda call: random.choice((None, Cut(), CutAfter(), Reply(503, STATUS))),  # noqa: S311
+}
+AWS_TROUBLES: Mapping[str, Trouble] = {
+    "answers 503": lambda call: Reply(503, b""),
+    "throttles": lambda call: Reply(400, {"__type": "ThrottlingException"}, AWS_JSON),
+    "hangs": lambda call: Hang(),
+    "fails now and then": lambda call: random.choice((None, Cut(), CutAfter(), Reply(503, b""))),  # noqa: S311
+}
+LOST, STALE = "events of watches are lost", "AWS gives the version before"
+TROUBLES = (
+    *(f"Kubernetes {each}" for each in KUBERNETES_TROUBLES),
+    *(f"AWS {each}" for each in AWS_TROUBLES),
+    LOST,
+    STALE,
+)
+
+ONE_HISTORY = settings(
+    max_examples=1,
+    stateful_step_count=STEPS,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],
+)
+how_told = st.sampled_from(("at once", "at once", "at once to 0", "at once to 1", "twice", "later", "never"))
+kinds_of_value = st.sampled_from(("new", "new", *KINDS_OF_VALUE))
+aws_names, bindings = st.sampled_from(AWS_NAMES), st.sampled_from(tuple(BINDINGS))
+reads = st.dictionaries(st.sampled_from(SECRETS), st.none() | st.sampled_from(KEYS), min_size=1, max_size=2)
+replicas = st.sampled_from(((0,), (1,), (0, 1)))
+
+
+class History(RuleBasedStateMachine):
+    """Two receivers, each behind proxies of its own, and what befalls them; the model is in plain dicts."""
+
+    def __init__(self, set_scene: Callable[[], Scene], stack: ExitStack, failures: list[Exception]) -> None:
+        super().__init__()
+        self.set_scene = set_scene
+        self.stack = stack
+        self.failures = failures
+        self.steps: list[str] = []
+        self.begun = time.monotonic()
+        # What people want of the cluster.
+        self.bound: dict[str, dict[str, Any]] = {}
+        self.reads: dict[str, dict[str, str | None]] = {}
+        # What is in between.
+        self.later: list[Notification] = []
+        self.troubled: set[int] = set()
+        self.dead: set[int] = set()
+        self.deaf = [False, False]
+        self.well_at = 0
+
+    @initialize(number=st.integers(0, 2**32))
+    def begin(self, number: int) -> None:
+        assume(number)  # Hypothesis begins with the dullest history there is
+        random.seed(number)
+        self.scene = scene = self.set_scene()
+        self.aws = Ledger(scene.client, scene.namespace, scene.value)
+        self.oracles = {name: SecretOracle(self.aws.versions, self.aws.order) for name in SECRETS}
+        proxies = [
+            [FaultProxy(url, ca_file) for _ in range(2)]
+            for url, ca_file in ((scene.cluster.url, scene.cluster.ca_file), (scene.aws.endpoint_url, None))
+        ]
+        for proxy in itertools.chain(*proxies):
+            self.stack.callback(proxy.close)
+        self.kubernetes, self.aws_proxies = proxies
+        self.receivers = [
+            scene.receiver(behind=behind, start=False, **IMPATIENT) for behind in zip(*proxies, strict=True)
+        ]
+        self.heal_all()
+        for receiver in self.receivers:
+            receiver.start()
+        self.courier = Courier(scene.key, [receiver.url for receiver in self.receivers])
+        self.stack.callback(self.courier.close)
+        for name in AWS_NAMES:
+            self.aws.create(name)
+        for name, to, binding in zip(SECRETS, AWS_NAMES, BINDINGS, strict=False):
+            self.bind(name, to, binding)
+        self.deploy("w0", {"s0": None})
+        self.deploy("w1", {"s0": "password", "s1": "PASSWORD"})
+        self.deploy("w2", {"s1": None, "s2": "PASSWORD"})
+
+    # AWS
+
+    def revive(self, name: str) -> None:
+        """Restore an AWS secret, or create it again, should it not be alive."""
+        if self.aws.standing[name] == SCHEDULED:
+            self.delete_or_restore(name, "at once")
+        elif self.aws.standing[name] == GONE:
+            self.destroy_or_recreate(name, "at once")
+
+    def tell(self, name: str, how: str, kind: EventType = EventType.CHANGED) -> None:
+        told = notification(self.aws.arns[name], self.aws.past(name)[-1], kind)
+        if how == "later":
+            self.later.append(told)
+        elif how != "never":
+            self.courier.carry(told, first=int(how[-1]) if how[-1].isdigit() else None)
+        if how == "twice":
+            self.courier.carry(told)
+
+    @rule(name=aws_names, kind=kinds_of_value, how=how_told)
+    def rotate(self, name: str, kind: str, how: str) -> None:
+        self.revive(name)
+        self.say(f"rotate {name} to a value that is {kind}, told {how}")
+        self.aws.rotate(name, kind)
+        self.tell(name, how)
+
+    @rule(how=how_told)
+    def rotate_everything(self, how: str) -> None:
+        for name in AWS_NAMES:
+            self.rotate(name, "new", how)
+
+    @rule(name=aws_names, order=st.permutations(range(3)), first=st.integers(0, 1))
+    def rotate_in_a_row(self, name: str, order: Sequence[int], first: int) -> None:
+        self.revive(name)
+        self.say(f"rotate {name} three times, told in the order {order} to both by turns, {first} first")
+        for _ in order:
+            self.aws.rotate(name)
+        last = self.aws.past(name)[-3:]
+        for turn, number in enumerate(order, first):
+            self.courier.carry(notification(self.aws.arns[name], last[number]), first=turn)
+
+    @rule(name=aws_names, back=st.integers(1, 3), how=how_told)
+    def roll_back(self, name: str, back: int, how: str) -> None:
+        self.revive(name)
+        if self.aws.roll_back(name, back):
+            self.say(f"roll {name} back by {back}, told {how}")
+            self.tell(name, how)
+
+    @rule(name=aws_names, how=how_told)
+    def delete_or_restore(self, name: str, how: str) -> None:
+        if self.aws.standing[name] == ALIVE:
+            self.say(f"schedule {name} for deletion, told {how}")
+            self.aws.schedule(name)
+            self.tell(name, how, EventType.DELETED)
+        elif self.aws.standing[name] == SCHEDULED:
+            self.say(f"restore {name}, told {how}")
+            self.aws.restore(name)
+            self.tell(name, how, EventType.RESTORED)
+
+    @rule(name=st.sampled_from([each for each in AWS_NAMES if each != STAYS]), how=how_told)
+    def destroy_or_recreate(self, name: str, how: str) -> None:
+        if self.aws.standing[name] == GONE:
+            self.say(f"create {name} again, told {how}")
+            self.aws.create(name)
+            self.tell(name, how)
+        else:
+            self.say(f"delete {name} for good, told {how}")
+            self.aws.destroy(name)
+            self.tell(name, how, EventType.DELETED)
+
+    # What is in between
+
+    @precondition(lambda self: self.later)
+    @rule(number=st.integers(0, 10), to=st.integers(0, 1))
+    def deliver_late(self, number: int, to: int) -> None:
+        number %= len(self.later)
+        self.say(f"deliver notification {number} of {len(self.later)} that were held back, to {to}")
+        self.courier.carry(self.later.pop(number), first=to)
+
+    @rule(seconds=st.sampled_from((0.2, 0.5, 1.0, 2.0)))
+    def wait(self, seconds: float) -> None:
+        self.say(f"wait {seconds} s")
+        time.sleep(seconds)  # a part of the history like any other
+
+    @rule(number=st.integers(0, 1))
+    def kill(self, number: int) -> None:
+        if number not in self.dead:
+            self.say(f"kill {number} with -9")
+            self.receivers[number].kill()
+            self.dead.add(number)
+            self.well_at = len(self.steps) + LONGEST_TROUBLE
+
+    @precondition(lambda self: not self.troubled and not self.dead)
+    @rule(
+        number=st.integers(0, 1),
+        name=st.sampled_from(SECRETS),
+        at=st.sampled_from(("secrets", "deployments")),
+        after=st.booleans(),
+    )
+    def kill_at_a_write(self, number: int, name: str, at: str, after: bool) -> None:
+        name = self.bound[name]["to"] if name in self.bound else STAYS
+        self.revive(name)
+        self.say(f"rotate {name}, and kill {number} {'after' if after else 'before'} it writes one of the {at}")
+        killed = threading.Event()
+
+        def is_due(call: Call) -> bool:
+            return call.method == "PATCH" and f"/{at}/" in call.path and not killed.is_set()
+
+        def kill(call: Call, status: int = 0) -> None:
+            if is_due(call):
+                killed.set()
+                self.receivers[number].kill()
+
+        def trap(call: Call) -> Fate:
+            if not is_due(call):
+                return None
+            if after:
+                return CutAfter()
+            kill(call)
+            return Cut()
+
+        self.let(number, trap)
+        self.kubernetes[number].answered = kill
+        self.aws.rotate(name)
+        self.tell(name, f"at once to {number}")
+        killed.wait(2)
+        self.receivers[number].kill()  # should it have had nothing to write
+        self.heal_all()
+        self.dead.add(number)
+        self.well_at = len(self.steps) + LONGEST_TROUBLE
+
+    @rule(numbers=replicas, what=st.sampled_from(TROUBLES))
+    def trouble(self, numbers: Sequence[int], what: str) -> None:
+        self.say(f"for {numbers}: {what}")
+        whose, _, kind = what.partition(" ")
+        for number in numbers:
+            if what == LOST:
+                self.deaf[number] = True
+            elif what == STALE:
+                self.aws_proxies[number].fate = self.stale
+            elif whose == "AWS":
+                self.aws_proxies[number].fate = AWS_TROUBLES[kind]
+            else:
+                self.let(number, KUBERNETES_TROUBLES[kind])
+        self.troubled |= set(numbers)
+        self.well_at = len(self.steps) + LONGEST_TROUBLE
+        if what == STALE:
+            # A late notification about a version that AWS still gives cannot be told from one in time.
+            for oracle in self.oracles.values():
+                oracle.ordered = False
+
+    @precondition(lambda self: self.troubled or self.dead)
+    @rule()
+    def get_well(self) -> None:
+        self.steps.append("       heal everything, and start whoever is dead")
+        self.heal_all()
+        for number in sorted(self.dead):
+            self.receivers[number].start()
+        self.dead.clear()
+
+    def heal_all(self) -> None:
+        for number in range(2):
+            self.aws_proxies[number].heal()
+            self.kubernetes[number].heal()
+            self.deaf[number] = False
+            self.let(number)
+        self.troubled.clear()
+
+    def let(self, number: int, trouble: Trouble = lambda call: None) -> None:
+        """Let pass what a replica asks of Kubernetes but for a trouble; of watches, what it is not deaf to."""
+
+        def fate(call: Call) -> Fate:
+            hears = Edit(lambda line: None if self.deaf[number] else line) if call.watch else None
+            return trouble(call) or hears
+
+        self.kubernetes[number].fate = fate
+
+    def stale(self, call: Call) -> Fate:
+        """AWS as it was before the last move of each label."""
+        if call.action == "GetSecretValue":
+            return Reply(200, self.version_before(call.content["SecretId"]), AWS_JSON)
+        if call.action == "BatchGetSecretValue":
+            values = [self.version_before(each) for each in call.content["SecretIdList"]]
+            return Reply(200, {"SecretValues": values, "Errors": []}, AWS_JSON)
+        return None
+
+    def version_before(self, secret_id: str) -> dict[str, str]:
+        version = self.aws.before(secret_id)
+        value = {"VersionId": version.version_id, "SecretString": text_of(version.value)}
+        return {"ARN": version.arn, "Name": version.secret_id, **value}
+
+    # The cluster
+
+    def kubectl(self, *arguments: str) -> None:
+        self.scene.cluster.kubectl(*arguments, "-n", self.scene.namespace)
+
+    def named(self, name: str) -> str:
+        """An AWS secret as a binding names it."""
+        return self.aws.arns[name] if name == STAYS else self.aws.id_of(name)
+
+    def bind(self, name: str, to: str, binding: str) -> None:
+        more = {"keyturn.dev/data": binding} if binding else {}
+        self.scene.cluster.create([secret(self.scene.namespace, name, self.named(to), **more)])
+        self.bound[name] = {"to": to, "binding": binding, "label": True}
+
+    def deploy(self, name: str, what: dict[str, str | None]) -> None:
+        self.scene.cluster.create([workload(self.scene.namespace, name, {"container": container_of(what)})])
+        self.reads[name] = what
+
+    @rule(name=st.sampled_from(SECRETS), to=aws_names, binding=bindings)
+    def bind_or_remove(self, name: str, to: str, binding: str) -> None:
+        if name in self.bound:
+            self.say(f"delete {name}")
+            self.kubectl("delete", "secret", name)
+            del self.bound[name]
+        else:
+            self.say(f"create {name}, bound to {to}: {binding!r}")
+            self.bind(name, to, binding)
+
+    @rule(name=st.sampled_from(SECRETS), binding=bindings)
+    def edit(self, name: str, binding: str) -> None:
+        if name in self.bound:
+            self.say(f"edit the binding of {name}: {binding!r}")
+            said = f"keyturn.dev/data={binding}" if binding else "keyturn.dev/data-"
+            self.kubectl("annotate", "--overwrite", "secret", name, said)
+            self.bound[name]["binding"] = binding
+
+    @rule(name=st.sampled_from(SECRETS), to=aws_names)
+    def point(self, name: str, to: str) -> None:
+        if name in self.bound:
+            self.say(f"point {name} to {to}")
+            self.kubectl("annotate", "--overwrite", "secret", name, f"keyturn.dev/secret-id={self.named(to)}")
+            self.bound[name]["to"] = to
+
+    @rule(name=st.sampled_from(SECRETS))
+    def relabel(self, name: str) -> None:
+        if name in self.bound:
+            there = self.bound[name]["label"]
+            self.say(f"take the label off {name}" if there else f"put the label back on {name}")
+            self.kubectl("label", "secret", name, "keyturn.dev/bind-" if there else "keyturn.dev/bind=true")
+            self.bound[name]["label"] = not there
+
+    @rule(name=st.sampled_from(SECRETS), key=st.sampled_from((*KEYS, "mine")), remove=st.booleans())
+    def tamper(self, name: str, key: str, remove: bool) -> None:
+        if name in self.bound:
+            self.say(f"{'remove' if remove else 'write'} {key} of {name} by hand")
+            edited = {"data": {key: None}} if remove else {"stringData": {key: self.scene.value("by-hand")}}
+            patch = {"metadata": {"annotations": {HAND: str(len(self.steps))}}, **edited}
+            self.kubectl("patch", "secret", name, "--type=merge", "-p", text_of(patch))
+
+    @rule(name=st.sampled_from(WORKLOADS), what=reads)
+    def deploy_or_edit(self, name: str, what: dict[str, str | None]) -> None:
+        if name in self.reads:
+            self.say(f"let {name} read {what}")
+            pod = workload(self.scene.namespace, name, {"container": container_of(what)})["spec"]["template"]["spec"]
+            patch = [{"op": "replace", "path": "/spec/template/spec/containers", "value": pod["containers"]}]
+            self.kubectl("patch", "deployment", name, "--type=json", "-p", text_of(patch))
+            self.reads[name] = what
+        else:
+            self.say(f"deploy {name}, which reads {what}")
+            self.deploy(name, what)
+
+    @rule(name=st.sampled_from(WORKLOADS))
+    def undeploy(self, name: str) -> None:
+        if name in self.reads:
+            self.say(f"delete {name}")
+            self.kubectl("delete", "deployment", name)
+            del self.reads[name]
+
+    # The oracle
+
+    @invariant()
+    def nothing_was_wrong_so_far(self) -> None:
+        workloads = [self.scene.witness.states("deployments", name) for name in WORKLOADS]
+        self.look_at_secrets()
+        try:
+            self.look_at(workloads)
+        except AssertionError:
+            self.scene.settled()  # of two watches one may lag behind
+            self.look_at_secrets()
+            self.look_at(workloads)
+
+    def look_at_secrets(self) -> None:
+        for name in SECRETS:
+            self.oracles[name].look(self.scene.witness.states("secrets", name))
+
+    def look_at(self, workloads: Sequence[Sequence[Any]]) -> None:
+        for states in workloads:
+            check_consumer(states, self.oracles)
+
+    def teardown(self) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, UnsatisfiedAssumption):
+            return
+        try:
+            if error is None:
+                self.settle()
+        except Exception as failure:
+            error = failure
+            raise
+        finally:
+            if isinstance(error, Exception):
+                error.add_note("\n".join(self.story()))
+                self.failures.append(error)
+            self.stack.close()
+
+    def settle(self) -> None:
+        """Heal everything, deliver what is left, and wait until the cluster is as AWS implies."""
+        self.say("settle")
+        self.get_well()
+        self.scene.end_lease()  # should it be held by one that was killed
+        for told in self.later:
+            self.courier.carry(told)
+        for name, standing in self.aws.standing.items():
+            if standing == GONE:  # should nobody have told, the full sweep would, within an hour
+                self.tell(name, "at once", EventType.DELETED)
+        eventually(lambda: self.courier.idle, 60)
+        end = time.monotonic() + 60
+        while lacking := list(self.lacking()):
+            assert time.monotonic() < end, f"not settled: {lacking}"
+            time.sleep(0.1)
+        self.scene.settled()
+        assert not list(self.lacking())
+        self.scene.said += self.courier.said
+        self.scene.oracle_of_words()
+
+    def lacking(self) -> Iterator[str]:
+        """What is not as the last state of AWS implies."""
+        served = {name: bound for name, bound in self.bound.items() if bound["label"]}
+        for name, bound in served.items():
+            held, told = self.scene.witness.now(name)
+            status = told.get("keyturn.dev/status", "").partition(":")[0]
+            try:
+                meant = self.meant(bound, told)
+            except Unfit as reason:
+                if status != str(reason):
+                    yield f"{name} says {status!r} and not {reason}"
+                continue
+            if {key: held.get(key) for key in meant} != meant:
+                yield f"{name} does not hold what it should"
+            if held.keys() - meant.keys() - self.oracles[name].foreign:
+                yield f"{name} holds more than it should"
+            if status != "ok":
+                yield f"{name} says {status!r} and not ok"
+        try:
+            self.nothing_was_wrong_so_far()
+            for name, what in self.reads.items():
+                settled = [each for each in what if each in served]
+                check_consumer(self.scene.witness.states("deployments", name), self.oracles, settled)
+        except AssertionError as error:
+            yield str(error)
+
+    def meant(self, bound: Mapping[str, Any], told: Mapping[str, str]) -> dict[str, bytes]:
+        """What a Secret that tells this of itself is to hold. Raises Unfit with the reason why it stays as it is."""
+        standing = self.aws.standing[bound["to"]]
+        try:
+            found = rendered(bound["binding"], self.aws.current(bound["to"]).value)
+        except Unfit as reason:
+            if standing == ALIVE or str(reason) == "InvalidBinding":
+                raise
+        if standing != ALIVE:
+            raise Unfit({SCHEDULED: "SourceDeletion", GONE: "SourceDeleted"}[standing])
+        known = json.loads(told.get(REVISIONS, "{}")).keys()
+        if not bound["binding"] and known and not known & found.keys() and told[BINDING_HASH] == binding_hash(told):
+            raise Unfit("InvalidValue")  # all that its consumers read would be gone
+        return found
+
+    # For people
+
+    def say(self, step: str) -> None:
+        self.steps.append(f"{time.monotonic() - self.begun:6.2f} {step}")
+        if (self.troubled or self.dead) and len(self.steps) >= self.well_at:
+            self.get_well()
+
+    def story(self) -> Iterator[str]:
+        yield from ("The history:", *self.steps)
+        for resource, names in (("secrets", SECRETS), ("deployments", WORKLOADS)):
+            for name in names:
+                yield from (f"The states of {name}:", *lines_of(self.scene.witness.states(resource, name)))
+        for receiver in self.scene.receivers:
+            lines = [line for line in receiver.log.splitlines() if '"swept"' not in line]
+            yield from (f"The end of the log of {receiver.name}:", *lines[-40:])
+
+
+def container_of(what: Mapping[str, str | None]) -> dict[str, Any]:
+    """A container that reads these Secrets: whole, or one key."""
+    keys = [{"name": name, "key": key} for name, key in what.items() if key is not None]
+    return {
+        "envFrom": [{"secretRef": {"name": name}} for name, key in what.items() if key is None],
+        "env": [{"name": "_".join(ref.values()), "valueFrom": {"secretKeyRef": ref}} for ref in keys],
+    }
+
+
+@pytest.mark.fault("all")
+@pytest.mark.parametrize("number", range(HISTORIES))
+def test_any_history(
+    number: int, control_plane: ControlPlane, scene_aws: LocalAws, signing_key_id: str, tmp_path: Path
+) -> None:
+    """Random histories of rotations, roll-backs and deletions, edits of bindings, Secrets and consumers, kills of two
+    receivers, faults of AWS, Kubernetes and watches, notifications late, lost, twice and out of order: no state in
+    between is wrong, and all ends as AWS implies."""
+    plays = itertools.count()
+    failures: list[Exception] = []
+
+    @seed(number)
+    def history() -> History:
+        if failures:  # Hypothesis would play it again: on the way to the same failure chance may have it otherwise
+            raise failures[0]
+        stack = ExitStack()
+
+        def set_scene() -> Scene:
+            directory = tmp_path / str(next(plays))
+            directory.mkdir()
+            return stack.enter_context(play(control_plane, scene_aws, signing_key_id, directory, {}))
+
+        return History(set_scene, stack, failures)
+
+    try:
+        run_state_machine_as_test(history, settings=ONE_HISTORY)
+    except Exception:
+        if failures:
+            raise failures[0] from None
+        raise
+    assert next(plays) >= 1

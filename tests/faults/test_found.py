@@ -1,0 +1,100 @@
+"""What random histories have found, each by itself."""
+
+import json
+import threading
+
+import pytest
+
+from fault_proxy import Call, Cut, Edit, Fate
+from keyturn_contract.message import EventType
+from keyturn_local.rotation import promote
+from keyturn_receiver.core.revision import digest
+from objects import annotations_of, eventually, secret, workload
+from scene import Scene
+
+
+@pytest.mark.fault("F5")
+def test_a_replica_that_was_held_up_does_not_write_what_it_read_before(scene: Scene) -> None:
+    """A replica is held up between reading a value and writing it, while another writes a newer one: it reads again."""
+    held_up, quick = scene.receiver(), scene.receiver(straight=True)
+    scene.given()
+    arrived, released = threading.Event(), threading.Event()
+
+    def hold(call: Call) -> Fate:
+        if call.method == "PATCH" and call.path.endswith("/secrets/db") and not arrived.is_set():
+            arrived.set()
+            released.wait(10)
+        return None
+
+    scene.kubernetes.fate = hold
+    one = scene.rotate(text="one")
+    sending = threading.Thread(target=scene.send, args=[one], kwargs={"to": held_up})
+    sending.start()
+    assert arrived.wait(10)
+    assert scene.send(scene.rotate(text="two"), to=quick).outcome == "applied"
+    released.set()
+    sending.join()
+    scene.converge()
+    values = [state["value"].split(b"-")[2] for state in scene.witness.secret("db") if state]
+    assert values == [b"first", b"two"]
+
+
+@pytest.mark.fault("F8")
+@pytest.mark.parametrize("with_version", [True, False])
+def test_a_roll_back_of_a_rotation_that_the_replica_has_not_seen(scene: Scene, with_version: bool) -> None:
+    """AWS rolls back, and the replica that is told has not seen yet what another has written before: it is applied."""
+    silent = threading.Event()
+    scene.kubernetes.fate = lambda call: Edit(lambda line: None if silent.is_set() else line) if call.watch else None
+    deaf, other = scene.receiver(), scene.receiver(straight=True)
+    arn = scene.given()
+    (first,) = scene.client.describe_secret(SecretId=arn)["VersionIdsToStages"]
+    assert scene.send(scene.changed("db", "unheard-of"), to=deaf).outcome == "superseded"  # it knows the Secret now
+    scene.settled()
+    silent.set()
+    assert scene.send(scene.rotate(text="two"), to=other).outcome == "applied"
+    promote(scene.client, arn, first)
+    told = scene.changed("db", first) if with_version else scene.about(arn, EventType.RESTORED)
+    assert scene.send(told, to=deaf).outcome == "applied"
+    scene.converge()
+
+
+@pytest.mark.fault("F2")
+def test_aws_deletes_the_secret_between_the_secret_and_its_rollouts(scene: Scene) -> None:
+    """The Secret is written, its rollouts cannot be, and AWS deletes the secret meanwhile: they still happen."""
+    scene.receiver()
+    arn = scene.given()
+    scene.kubernetes.fate = lambda call: Cut() if call.method == "PATCH" and "/deployments/" in call.path else None
+    assert scene.send(scene.rotate()).status == 503
+    assert scene.in_order()
+    scene.client.delete_secret(SecretId=arn, RecoveryWindowInDays=7)
+    assert scene.send(scene.about(arn, EventType.DELETED)).status == 503
+    scene.kubernetes.heal()
+    scene.deliver(scene.about(arn, EventType.DELETED))
+    assert annotations_of(scene.cluster, "secret", scene.namespace, "db")["keyturn.dev/status"].startswith("SourceDel")
+    scene.oracle()  # which misses no restart
+
+
+@pytest.mark.fault("F12")
+def test_a_secret_made_anew_with_another_binding(scene: Scene) -> None:
+    """Deleted and made anew with another expression, while AWS stands still: its consumer is restarted."""
+    scene.receiver()
+    scene.create("db")
+    value = {"old": scene.value("old"), "new": scene.value("new")}
+    scene.client.put_secret_value(SecretId=f"{scene.namespace}/db", SecretString=json.dumps(value))
+
+    def bind(expression: str) -> None:
+        binding = {"keyturn.dev/data": f"PASSWORD: {expression}"}
+        scene.cluster.create([secret(scene.namespace, "db", f"{scene.namespace}/db", **binding)])
+        eventually(lambda: expression.encode() in scene.witness.now("db")[0].get("PASSWORD", b""))
+
+    def mark() -> str:
+        revisions = scene.witness.revisions("db")[-1]
+        return digest(revisions, revisions)
+
+    bind("old")
+    reads = {"env": [{"name": "P", "valueFrom": {"secretKeyRef": {"name": "db", "key": "PASSWORD"}}}]}
+    scene.cluster.create([workload(scene.namespace, "web", {"container": reads})])
+    eventually(lambda: scene.witness.baseline("web", "db") == mark())
+    scene.cluster.kubectl("delete", "secret", "db", "-n", scene.namespace)
+    bind("new")
+    eventually(lambda: scene.witness.marks("web", "db") == [None, mark()])
