@@ -71,7 +71,7 @@ def read_bound(metadata: Json) -> BoundSecret:
     )
 
 
-@lru_cache(maxsize=256)  # the same one is asked for several times in a row, and then not for long
+@lru_cache(maxsize=1024)  # the same one is asked for several times in a row, and then not for long
 def _record(written: tuple[str | None, ...]) -> Record:
     texts = zip(_RECORD, written, strict=True)
     return read_record({name: text for name, text in texts if text is not None})

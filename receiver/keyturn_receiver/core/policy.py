@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from keyturn_receiver.core.identity import possible_names
 from keyturn_receiver.errors import NotAllowed
@@ -66,8 +67,13 @@ def check_type(secret_type: str) -> None:
 def _allows(tenancy: Tenancy, secret_name: str) -> bool:
     if ALLOW_SECRETS not in tenancy.annotations:
         return tenancy.default is Default.ALLOW
-    globs = (glob.strip() for glob in tenancy.annotations[ALLOW_SECRETS].split(","))
-    return any(glob and fnmatchcase(secret_name, glob) for glob in globs)  # fnmatch matches the whole name: anchored
+    return _matches(tenancy.annotations[ALLOW_SECRETS], secret_name)
+
+
+@lru_cache(maxsize=4096)  # each reconcile asks the same several times, on every path
+def _matches(globs: str, secret_name: str) -> bool:
+    stripped = (glob.strip() for glob in globs.split(","))
+    return any(glob and fnmatchcase(secret_name, glob) for glob in stripped)  # fnmatch matches the whole name: anchored
 
 
 def _refusal(namespace: str, secret_id: str) -> NotAllowed:
