@@ -436,8 +436,8 @@ nothing but Secrets is written.
   {RATE:g} times a second.
 - *Raw applies*: 1,000 server-side applies of a Secret of the same size, {AT_ONCE} at once, that nobody watches.
 - *Accepted to applied*: from sending a signed delivery to its acknowledgement, which means applied.
-- *A burst* is bound by the receiver's CPU: one thread of Python verifies, reads, plans, applies, and takes note of what the
-  watch shows of it, beside an API server to which raw applies leave both cores. More replicas share a burst; one has no
+- *A burst* is bound by the receiver's CPU: one thread of Python verifies, reads, plans, applies, and takes note of what
+  the watch shows of it, beside an API server to which raw applies leave both cores. Replicas share a burst; one has no
   second thread to give.
 """
 
