@@ -67,7 +67,8 @@ def test_a_watch_that_falls_silent(scene: Scene) -> None:
     scene.kubernetes.fate = lambda call: (
         Edit(lambda line: silent.wait(60) and b"") if call.watch and not silent.is_set() else None
     )
-    time.sleep(2)  # all the watches there are now are of the silent kind
+    before = len(scene.kubernetes.calls)
+    eventually(lambda: any(call.watch and "/secrets" in call.path for call in scene.kubernetes.calls[before:]))
     scene.create("new")
     scene.bind("new")
     scene.settled(1)
@@ -113,6 +114,8 @@ def test_a_connection_that_is_cut_in_the_middle_of_an_object(scene: Scene) -> No
     scene.kubernetes.fate = lambda call: (
         Edit(half) if call.watch and call.path.endswith("/secrets") and not cut else None
     )
+    before = len(scene.kubernetes.calls)
+    eventually(lambda: any(call.watch and "/secrets" in call.path for call in scene.kubernetes.calls[before:]))
     a_binding_is_seen(scene, "first-half-only", 20)
     assert cut
     scene.kubernetes.heal()
