@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from collector import Collector
 from keyturn_local.aws import LocalAws
 from keyturn_local.control_plane import ControlPlane
 from keyturn_local.loopback import bypass_proxies
@@ -85,3 +86,10 @@ def set_scene(
 def scene(set_scene: Callable[..., Scene]) -> Scene:
     """The scene as the chart's defaults make it."""
     return set_scene()
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    made = Collector()
+    yield made
+    made.close()

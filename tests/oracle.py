@@ -12,7 +12,6 @@ from keyturn_receiver.core.consumer import MARK_PREFIX
 from keyturn_receiver.core.revision import APPLIED_AT, REVISIONS, STATUS, VERSION_IDS, digest
 
 HAND = "hand"  # the annotation that each edit by hand changes
-TOLD = (APPLIED_AT, REVISIONS, VERSION_IDS, STATUS, DATA, SECRET_ID, HAND)
 
 Value = Mapping[str, Any] | str
 Reads = frozenset[str] | None  # keys; None: all of them

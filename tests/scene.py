@@ -23,15 +23,15 @@ from fault_proxy import FaultProxy
 from keyturn_contract.message import EventType, Notification, Result, decode_reply, encode
 from keyturn_contract.signature import parse_key
 from keyturn_local.aws import LocalAws
+from keyturn_local.bench.stub_aws import CANARY
 from keyturn_local.cluster import chart_objects
 from keyturn_local.control_plane import ControlPlane
 from keyturn_local.receiver import SERVICE_ACCOUNT, LocalReceiver
 from keyturn_local.rotation import rotate
 from keyturn_receiver.core.revision import digest
-from objects import env_from, eventually, secret, workload
+from objects import annotations_of, env_from, eventually, secret, workload
 from witness import Witness
 
-CANARY = "canary-7f3a"  # begins every value
 CREDENTIALS = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
 
 
@@ -260,6 +260,12 @@ class Scene:
         """Whether a Secret holds what AWS has now, and says so."""
         data, annotations = self.witness.now(name)
         return data == {"value": self.current(name).encode()} and annotations.get("keyturn.dev/status") == "ok"
+
+    def status(self, name: str, namespace: str = "") -> str:
+        """What a Secret says of itself, in one line; waited for."""
+        where = namespace or self.namespace
+        told = eventually(lambda: annotations_of(self.cluster, "secret", where, name).get("keyturn.dev/status"))
+        return " ".join(told.split())
 
     def converge(self, seconds: float = 30) -> None:
         """Wait until everything is as in a run without the fault, then hold the past against the oracle."""

@@ -16,7 +16,7 @@ import urllib3
 from keyturn_local.control_plane import ControlPlane
 from keyturn_receiver.core.revision import REVISIONS, read_record
 
-KINDS = {"secrets": "api/v1", "deployments": "apis/apps/v1", "statefulsets": "apis/apps/v1"}
+KINDS = {"secrets": "api/v1", "deployments": "apis/apps/v1"}
 MARK = "revision.keyturn.dev/"
 
 

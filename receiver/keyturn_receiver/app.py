@@ -157,8 +157,8 @@ class Receiver:
             else None
         )
         room = Room(settings.max_connections, metrics)
-        self._deliveries = door
-        self._door = Server(door.app(), settings.host, settings.port, room, GRACE, self._certificate)
+        self._door = door
+        self._notifications = Server(door.app(), settings.host, settings.port, room, GRACE, self._certificate)
         self._operations = Server(
             operations(self._pulse.stuck, self.missing, metrics),
             settings.host,
@@ -200,7 +200,7 @@ class Receiver:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with asyncio.TaskGroup() as group:
-            serving = [group.create_task(server.serve()) for server in (self._door, self._operations)]
+            serving = [group.create_task(server.serve()) for server in (self._notifications, self._operations)]
             background = [group.create_task(part) for part in self._background()]
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait([stopping, *serving], return_when=asyncio.FIRST_COMPLETED)
@@ -239,12 +239,12 @@ class Receiver:
         """Be of use until the cluster has learnt to do without, then finish what was begun."""
         self._stopping = True
         _log.info("stopping")
-        self._deliveries.leave()
+        self._door.leave()
         if not any(server.done() for server in serving):
             await asyncio.sleep(self.settings.drain_seconds)
         end = time.monotonic() + GRACE
-        self._deliveries.hurry(ANSWERED)
-        self._door.should_exit = True
+        self._door.hurry(ANSWERED)
+        self._notifications.should_exit = True
         await asyncio.wait(serving[:1])
         await self.queue.close(max(0.0, end - time.monotonic()))
         self._operations.should_exit = True
@@ -258,7 +258,7 @@ class Receiver:
                 if self.settings.signing_key_secret_id:
                     await self._signing_keys.look()
                 elif self._stores.credentials_fault():
-                    await (await self._stores.get(self._stores.key("", ""))).secrets_manager.prove_credentials()
+                    await (await self._stores.get(self._stores.key())).secrets_manager.prove_credentials()
             except KeyturnError as error:
                 _log.warning("%s", error)
             rest = 1.0 if self._unready() else self.settings.signing_key_interval_seconds

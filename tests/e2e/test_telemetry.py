@@ -1,56 +1,17 @@
 """One rotation can be followed by one id, EventBridge's, through logs and traces; each of its legs is measured."""
 
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from uuid import UUID
 
-import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
+from collector import Collector
 from objects import eventually
 from scene import CANARY, Scene
 
 LEGS = ("notification_age", "queue", "fetch", "apply", "rollout", "reconcile", "propagation")
 
 
-class Collector:
-    """Takes traces over OTLP/HTTP: https://opentelemetry.io/docs/specs/otlp/#otlphttp."""
-
-    def __init__(self) -> None:
-        self.spans: list[Any] = []
-        collector = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                    collector.spans += [span for scope in resource.scope_spans for span in scope.spans]
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    made = Collector()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
-
-
 def test_a_rotation_is_one_trace_from_its_delivery_to_the_rollout(scene: Scene, collector: Collector) -> None:
-    receiver = scene.receiver(
-        KEYTURN_TRACES="true", OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_BSP_SCHEDULE_DELAY="200"
-    )
+    receiver = scene.receiver(**collector.settings)
     scene.given()
     told = scene.rotate()
     assert scene.send(told).outcome == "applied"

@@ -3,7 +3,7 @@
 import json
 
 from fault_proxy import Call, Edit
-from objects import annotations_of, eventually, secret
+from objects import eventually, secret
 from scene import Scene
 
 PLURAL = ("/secrets", "/deployments", "/statefulsets", "/daemonsets", "/namespaces")
@@ -102,8 +102,7 @@ def test_a_cold_restore_reads_twenty_values_with_a_call_and_an_error_of_one_is_i
     receiver = scene.receiver()
     eventually(lambda: receiver.metric("keyturn_reconciles_total", outcome="applied") >= 99, 60)
     eventually(lambda: receiver.metric("keyturn_failing_bindings") == 1)
-    status = annotations_of(scene.cluster, "secret", scene.namespace, "s7")["keyturn.dev/status"]
-    assert status.startswith("SourceRefused: ")
+    assert scene.status("s7").startswith("SourceRefused: ")
     assert all(scene.in_order(name) for name in ("s0", "s6", "s8", "s99"))
     assert len(reads(scene)) <= 15  # and not a hundred: twenty with a call, though not every call is full
 

@@ -9,7 +9,7 @@ from fault_proxy import Call, Cut, Edit, Fate
 from keyturn_contract.message import EventType
 from keyturn_local.rotation import promote
 from keyturn_receiver.core.revision import digest
-from objects import annotations_of, eventually, secret, workload
+from objects import eventually, secret, workload
 from scene import Scene
 
 
@@ -70,7 +70,7 @@ def test_aws_deletes_the_secret_between_the_secret_and_its_rollouts(scene: Scene
     assert scene.send(scene.about(arn, EventType.DELETED)).status == 503
     scene.kubernetes.heal()
     scene.deliver(scene.about(arn, EventType.DELETED))
-    assert annotations_of(scene.cluster, "secret", scene.namespace, "db")["keyturn.dev/status"].startswith("SourceDel")
+    assert scene.status("db").startswith("SourceDel")
     scene.oracle()  # which misses no restart
 
 

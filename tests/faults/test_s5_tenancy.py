@@ -23,14 +23,6 @@ ALLOW = "keyturn.dev/allow-secrets"
 ACCOUNT = "123456789012"
 
 
-def status(scene: Scene, name: str, namespace: str = "") -> str:
-    """What a Secret says of itself, in one line; waited for."""
-    told = eventually(
-        lambda: annotations_of(scene.cluster, "secret", namespace or scene.namespace, name).get("keyturn.dev/status")
-    )
-    return " ".join(told.split())
-
-
 def asked(scene: Scene, about: str) -> list[str]:
     """What AWS was asked about a secret so far, by name."""
     return [call.action for call in scene.aws_proxy.calls if call.action and call.about(about)]
@@ -80,7 +72,7 @@ def test_a_tenant_names_another_tenants_secret(scene: Scene) -> None:
         words = set()
         for which, secret_id in zip(("there", "none"), pair, strict=True):
             name = f"{how}-{which}"
-            told = status(scene, name)
+            told = scene.status(name)
             assert told.startswith(f"NotAllowed: namespace {scene.namespace} is not allowed to read {secret_id}")
             words.add(told.replace(f"read {secret_id}:", "..."))
             event = eventually(lambda name=name: warnings_of(scene.cluster, scene.namespace, name))["NotAllowed"]
@@ -112,8 +104,8 @@ def test_an_arn_that_may_be_read_in_two_ways(scene: Scene) -> None:
             secret(namespace, "none", f"{place}/db-absent"),
         ]
     )
-    assert status(scene, "right", namespace) == "ok"
-    assert status(scene, "there", namespace).replace("master", "...") == status(scene, "none", namespace).replace(
+    assert scene.status("right", namespace) == "ok"
+    assert scene.status("there", namespace).replace("master", "...") == scene.status("none", namespace).replace(
         "absent", "..."
     )
     assert data_of(scene.cluster, namespace, "there") == {}
@@ -141,7 +133,7 @@ def test_a_record_that_its_owner_has_written(scene: Scene) -> None:
             "keyturn.dev/on-delete": "delete",
         }
         scene.cluster.create([secret(scene.namespace, name, f"{scene.namespace}/missing", **forged)])
-    words = {status(scene, name).replace(arn, "...") for name, arn in (("there", arns["db"]), ("none", nowhere))}
+    words = {scene.status(name).replace(arn, "...") for name, arn in (("there", arns["db"]), ("none", nowhere))}
     assert len(words) == 1
     assert words.pop().startswith("NotAllowed: ")
     # Nobody's delivery waits for such a binding, or hears of it.
@@ -167,10 +159,10 @@ def test_the_same_name_elsewhere(scene: Scene) -> None:
             secret(scene.namespace, "account", here.replace(ACCOUNT, "999999999999")),
         ]
     )
-    assert status(scene, "region") == "ok"
+    assert scene.status("region") == "ok"
     assert data_of(scene.cluster, scene.namespace, "region") == {"value": theirs.encode()}
     for name in ("no-region", "account"):
-        assert status(scene, name).startswith("SourceDeleted: ")
+        assert scene.status(name).startswith("SourceDeleted: ")
         assert data_of(scene.cluster, scene.namespace, name) == {}
     # A rotation here is none there.
     assert scene.deliver(scene.rotate("own")).results[0].secrets == (f"{scene.namespace}/own",)
@@ -193,7 +185,7 @@ def test_types_that_mint_credentials(scene: Scene) -> None:
         made = secret(scene.namespace, name, f"{scene.namespace}/own", **{"kubernetes.io/service-account.name": "app"})
         scene.cluster.create([{**made, "type": kind}])
     for name, kind in kinds.items():
-        assert status(scene, name).startswith(f"NotAllowed: a Secret of type {kind} is never filled")
+        assert scene.status(name).startswith(f"NotAllowed: a Secret of type {kind} is never filled")
         assert "value" not in data_of(scene.cluster, scene.namespace, name)
     assert len(asked(scene, scene.namespace)) == reads
     assert scene.deliver(scene.rotate("own")).results[0].secrets == (f"{scene.namespace}/own",)
@@ -215,7 +207,7 @@ def test_the_signing_key(scene: Scene) -> None:
     scene.cluster.create(secret(each, name, way) for each in namespaces for name, way in ways.items())
     for namespace in namespaces:
         for name in ways:
-            assert status(scene, name, namespace).startswith("NotAllowed: no Secret is filled from Keyturn's own")
+            assert scene.status(name, namespace).startswith("NotAllowed: no Secret is filled from Keyturn's own")
             assert data_of(scene.cluster, namespace, name) == {}
     assert len(scene.aws_proxy.actions("GetSecretValue", SIGNING_KEY)) == reads
     scene.cluster.create([secret(anything, "control", f"{scene.namespace}/own")])
@@ -232,7 +224,7 @@ def test_what_was_allowed_is_taken_back(scene: Scene) -> None:
     for allowed in (f"{ALLOW}-", f"{ALLOW}={scene.namespace}/d,{scene.namespace}/db2,{scene.namespace}db"):
         before = data_of(scene.cluster, scene.namespace, "db")
         scene.cluster.kubectl("annotate", "--overwrite", "namespace", scene.namespace, allowed)
-        eventually(lambda: status(scene, "db").startswith("NotAllowed: "))
+        eventually(lambda: scene.status("db").startswith("NotAllowed: "))
         reads = len(scene.aws_proxy.actions("GetSecretValue", f"{scene.namespace}/db"))
         told = scene.rotate()
         answer = scene.send(told)
@@ -322,7 +314,7 @@ def test_roles_of_tenants(set_scene: Callable[..., Scene]) -> None:
 
     def hold() -> None:
         for name, (namespace, _) in whose.items():
-            assert status(scene, name, namespace).startswith(wanted[name]), name
+            assert scene.status(name, namespace).startswith(wanted[name]), name
             value = {"value": scene.current(name).encode()} if wanted[name] == "ok" else {}
             eventually(
                 lambda name=name, namespace=namespace, value=value: data_of(scene.cluster, namespace, name) == value
@@ -370,7 +362,7 @@ def test_a_service_account_of_another_namespace(set_scene: Callable[..., Scene],
     )
     receiver = scene.receiver(KEYTURN_TENANT_ROLES=str(enabled).lower(), KEYTURN_POLL_INTERVAL_SECONDS="1")
     for name in named:
-        assert status(scene, name).startswith("InvalidBinding: annotation keyturn.dev/service-account is no name")
+        assert scene.status(name).startswith("InvalidBinding: annotation keyturn.dev/service-account is no name")
         assert data_of(scene.cluster, scene.namespace, name) == {}
     scene.client.put_secret_value(SecretId=f"{scene.namespace}/own", SecretString=scene.value("next"))
     sweeps = receiver.metric("keyturn_sweeps_total")

@@ -3,68 +3,24 @@
 import asyncio
 import base64
 import gc
-import gzip
 import json
 import logging
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from collector import Collector
 from fault_proxy import Call, Fate, Reply
 from keyturn_contract.message import EventType
 from keyturn_local.aws import IMPORT_ROOTS
 from keyturn_receiver.telemetry.logs import JsonFormatter, unforeseen
 from keyturn_receiver.telemetry.tracing import opentelemetry
-from objects import annotations_of, data_of, env_from, eventually, secret, workload
+from objects import data_of, env_from, eventually, secret, workload
 from scene import CANARY, Scene
-
-
-def status(scene: Scene, name: str) -> str:
-    """What a Secret says of itself, in one line; waited for."""
-    told = eventually(lambda: annotations_of(scene.cluster, "secret", scene.namespace, name).get("keyturn.dev/status"))
-    return " ".join(told.split())
-
-
-class Traces:
-    """An OTLP endpoint on loopback: keeps what it is sent."""
-
-    def __init__(self) -> None:
-        self.sent: list[bytes] = []
-        traces = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                traces.sent.append(gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body)
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-
-    @property
-    def settings(self) -> dict[str, str]:
-        url = f"http://127.0.0.1:{self.server.server_port}"
-        return {"KEYTURN_TRACES": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
-
-
-@pytest.fixture
-def traces() -> Iterator[Traces]:
-    made = Traces()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
-
 
 C = CANARY
 DEEP = "[" * 100_000 + f'"{C}"' + "]" * 100_000
@@ -97,23 +53,23 @@ def create(scene: Scene, name: str, value: str | bytes) -> str:
     return str(scene.client.create_secret(Name=f"{scene.namespace}/{name}", **{kind: value})["ARN"])
 
 
-def nothing_was_said(scene: Scene, traces: Traces, *others: str) -> None:
+def nothing_was_said(scene: Scene, collector: Collector, *others: str) -> None:
     """Look for values, and ``others``, in all that anybody could read who may not read Secrets; and in each status."""
     said = scene.everything_said()
     metadata = json.loads(said.pop("annotations"))  # of Secrets: keys and revisions are whose values are
     said["status"] = json.dumps([each.get("annotations", {}).get("keyturn.dev/status") for each in metadata])
-    eventually(lambda: traces.sent)
-    said["traces"] = b"".join(traces.sent).decode("latin-1")
+    eventually(lambda: collector.sent)
+    said["traces"] = b"".join(collector.sent).decode("latin-1")
     for place, text in said.items():
         for each in (CANARY, base64.b64encode(CANARY.encode()).decode()[:-2], *others):
             assert each not in text, f"{each} in {place}"
 
 
 @pytest.mark.fault("S6")
-def test_values_that_are_stumbled_over(scene: Scene, traces: Traces) -> None:
+def test_values_that_are_stumbled_over(scene: Scene, collector: Collector) -> None:
     """Values, and JSON's own property names, in errors of expressions, of JSON, of encodings and in what was done: in
     no log at DEBUG, no metric, Event, status, reply or trace."""
-    receiver = scene.receiver(KEYTURN_LOG_LEVEL="DEBUG", **traces.settings)
+    receiver = scene.receiver(KEYTURN_LOG_LEVEL="DEBUG", **collector.settings)
     arns = {name: create(scene, name, value) for name, (value, _, _) in STUMBLED_OVER.items()}
     scene.cluster.create(
         secret(scene.namespace, name, f"{scene.namespace}/{name}", **({"keyturn.dev/data": data} if data else {}))
@@ -121,7 +77,7 @@ def test_values_that_are_stumbled_over(scene: Scene, traces: Traces) -> None:
     )
     scene.cluster.create([workload(scene.namespace, "web", env_from("names"))])
     for name, (_, _, wanted) in STUMBLED_OVER.items():
-        assert status(scene, name).partition(":")[0] == wanted, name
+        assert scene.status(name).partition(":")[0] == wanted, name
     eventually(lambda: scene.witness.baseline("web", "names"))
     for name, (value, _, wanted) in STUMBLED_OVER.items():
         again = value + (b" " if isinstance(value, bytes) else " ")
@@ -138,7 +94,7 @@ def test_values_that_are_stumbled_over(scene: Scene, traces: Traces) -> None:
         )
     )
     assert f'"{scene.namespace}/names"' in receiver.log
-    nothing_was_said(scene, traces)
+    nothing_was_said(scene, collector)
 
 
 LEAKY: Any = {
@@ -167,10 +123,10 @@ GARBLED_VALUES: Mapping[str, Any] = {
 
 
 @pytest.mark.fault("S6")
-def test_values_in_errors_that_others_wrote(scene: Scene, traces: Traces) -> None:
+def test_values_in_errors_that_others_wrote(scene: Scene, collector: Collector) -> None:
     """Values in messages, reasons and field names of the API server and of webhooks, in answers of AWS that cannot be
     read, in Secrets that are not what they should be, and in a break deep in the code: in nothing that is said."""
-    receiver = scene.receiver(KEYTURN_LOG_LEVEL="DEBUG", KEYTURN_DEADLINE_SECONDS="2", **traces.settings)
+    receiver = scene.receiver(KEYTURN_LOG_LEVEL="DEBUG", KEYTURN_DEADLINE_SECONDS="2", **collector.settings)
     for name in ("writes", "tells", "restarts", "reads", "deep", *GARBLED_VALUES):
         scene.given(name, consumers=(f"web-{name}",) if name == "restarts" else ())
     garbled = {f"{scene.namespace}/{name}": value for name, value in GARBLED_VALUES.items()}
@@ -203,12 +159,12 @@ def test_values_in_errors_that_others_wrote(scene: Scene, traces: Traces) -> Non
     }
     assert statuses["writes"] == statuses["restarts"] == 200, statuses
     assert statuses["reads"] == statuses["deep"] == 503, statuses
-    told = status(scene, "restarts")
+    told = scene.status("restarts")
     assert told.startswith("ClusterRefused: ")
     assert "answered 422 for data[...], metadata.annotations" in told
     assert "reconcile broke" in receiver.log
     assert "could not be recorded" in receiver.log
-    nothing_was_said(scene, traces)
+    nothing_was_said(scene, collector)
     scene.kubernetes.heal()
     scene.aws_proxy.heal()
 
@@ -248,15 +204,15 @@ def test_what_nobody_has_caught() -> None:
 
 
 @pytest.mark.fault("S6")
-def test_errors_within_a_span(traces: Traces, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_within_a_span(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error with a value in its text breaks through a span: the span is sent, and the text is not."""
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", traces.settings["OTEL_EXPORTER_OTLP_ENDPOINT"])
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
     span, end = opentelemetry("a-service", "1")
     for event_ids in ([], ["6a7e8feb-b491-4cf7-a9f1-bf3703467718", "no-uuid"]):
         with pytest.raises(ValueError, match=C), span("a-span", event_ids):
             raise ValueError(f"{C}-in-an-error")
     end()
-    sent = b"".join(traces.sent)
+    sent = b"".join(collector.sent)
     assert sent.count(b"a-span") == 2
     assert C.encode() not in sent
 

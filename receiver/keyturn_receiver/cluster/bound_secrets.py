@@ -8,7 +8,16 @@ from functools import lru_cache
 
 from keyturn_receiver.cluster.api import FIELD_MANAGER, Json
 from keyturn_receiver.cluster.index import Index
-from keyturn_receiver.core.binding import CURRENT, FILLING, ON_DELETE, SECRET_ID, VERSION_STAGE, Target, is_bound
+from keyturn_receiver.core.binding import (
+    CURRENT,
+    FILLING,
+    ON_DELETE,
+    SECRET_ID,
+    SERVICE_ACCOUNT,
+    VERSION_STAGE,
+    Target,
+    is_bound,
+)
 from keyturn_receiver.core.consumer import ROLLOUT
 from keyturn_receiver.core.identity import place, possible_names
 from keyturn_receiver.core.revision import RECORD, STATUS, Record, read_record
@@ -44,6 +53,11 @@ class BoundSecret:
     def secret_id(self) -> str:
         """The AWS secret as the binding's author wrote it."""
         return self.annotations.get(SECRET_ID, "").strip()
+
+    @property
+    def service_account(self) -> str:
+        """The ServiceAccount of its namespace whose AWS role reads; empty for the receiver's own role."""
+        return self.annotations.get(SERVICE_ACCOUNT, "").strip()
 
     @property
     def stage(self) -> str:

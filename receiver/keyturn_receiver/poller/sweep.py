@@ -7,8 +7,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from keyturn_receiver.cluster.bound_secrets import BoundSecret, BoundSecrets
-from keyturn_receiver.core.binding import SERVICE_ACCOUNT, Target
-from keyturn_receiver.core.identity import region
+from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.revision import OK, version_key
 from keyturn_receiver.errors import KeyturnError, SourceDeleted, SourceDeletion
 from keyturn_receiver.reconcile.tenancies import Tenancies
@@ -61,8 +60,7 @@ async def by_store(
     async for each in gently(bound):
         if not tenancies.allow(each):
             continue
-        account = each.annotations.get(SERVICE_ACCOUNT, "").strip()
-        key = stores.key(f"{each.target.namespace}/{account}" if account else "", region(each.secret_id))
+        key = stores.key(each.secret_id, each.target.namespace, each.service_account)
         found.setdefault(key, []).append(each)
     return found
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -14,13 +14,13 @@ from keyturn_receiver.cluster.namespaces import Namespaces
 from keyturn_receiver.cluster.secrets import Secrets
 from keyturn_receiver.core.binding import Binding, OnDelete, Source, Target, binding_hash, read_binding
 from keyturn_receiver.core.consumer import Consumer
-from keyturn_receiver.core.identity import region
 from keyturn_receiver.core.plan import Fingerprint, LiveSecret, plan
 from keyturn_receiver.core.policy import check_type
 from keyturn_receiver.core.render import SecretVersion, render, weight
 from keyturn_receiver.core.revision import Record, status_of
 from keyturn_receiver.core.standing import Due, due
 from keyturn_receiver.errors import Conflict, KeyturnError, NotFound, Permanent, SourceDeleted
+from keyturn_receiver.reconcile import story
 from keyturn_receiver.reconcile.deletion import Deletion
 from keyturn_receiver.reconcile.fetch import fetch
 from keyturn_receiver.reconcile.memory import Memory
@@ -196,7 +196,9 @@ class Reconciler:
             self._given_up.pop(target, None)
         restarted = await self._restart(target, filled)
         if filled.changed_keys or restarted:
-            self._events.tell(target, live.uid, False, "Applied", _story(filled, restarted))
+            self._events.tell(
+                target, live.uid, False, "Applied", story.applied(filled.record, filled.changed_keys, restarted)
+            )
         return Reconciled(
             bound=True,
             changed=bool(filled.changed_keys),
@@ -214,7 +216,7 @@ class Reconciler:
         except SourceDeleted:
             if binding.on_delete is OnDelete.RETAIN or not live.record.filled:
                 raise
-            await self._deletion.delete(binding, self._store(binding, binding.sources), live, request.since)
+            await self._deletion.delete(binding, self._store(binding, min(binding.sources)), live, request.since)
             return None
 
     async def _fill(
@@ -241,7 +243,7 @@ class Reconciler:
             self._memory.keep(live, resource_version, {**live.fingerprints, **fingerprints})
         else:
             self._memory.forget(target)  # what becomes of keys given up depends on who else owns them
-        keys = _keys(binding, planned.changed_keys)
+        keys = story.keys(binding, planned.changed_keys)
         fields = {"keys": keys, "version_ids": planned.record.version_ids}
         _log.info("applied", extra={"fields": {**fields, "causes": sorted(request.causes)}})
         return _Filled(resource_version, planned.record, consumers, keys, written=True)
@@ -250,13 +252,13 @@ class Reconciler:
         sources = sorted(binding.sources)
         whose = (binding.target.namespace, binding.service_account)
         for source in sources:
-            await self._names.check(self._store(binding, [source]), *whose, source.secret_id, request.since)
+            await self._names.check(self._store(binding, source), *whose, source.secret_id, request.since)
         # A notification names one version of one secret: of several sources it cannot be told which it is about.
         expected = request.expected if len(sources) == 1 else frozenset()
         with self._metrics.fetch_seconds.time(), self._span("fetch"):
             patient = Cause.NOTIFICATION not in request.causes
             reads = [
-                fetch(self._stores, self._store(binding, [source]), source, expected, request.since, patient)
+                fetch(self._stores, self._store(binding, source), source, expected, request.since, patient)
                 for source in sources
             ]
             found = [await reads[0]] if len(reads) == 1 else await asyncio.gather(*reads)
@@ -264,9 +266,8 @@ class Reconciler:
             self._tenancies.check_name(*whose, version.name)
         return dict(zip(sources, found, strict=True))
 
-    def _store(self, binding: Binding, sources: Iterable[Source]) -> StoreKey:
-        account = f"{binding.target.namespace}/{binding.service_account}" if binding.service_account else ""
-        return self._stores.key(account, next((region(source.secret_id) for source in sources), ""))
+    def _store(self, binding: Binding, source: Source) -> StoreKey:
+        return self._stores.key(source.secret_id, binding.target.namespace, binding.service_account)
 
     async def _render(self, binding: Binding, versions: Mapping[Source, SecretVersion]) -> dict[str, bytes]:
         if weight(binding, versions) <= HEAVY:
@@ -301,28 +302,3 @@ class Reconciler:
             except KeyturnError as trouble:
                 _log.warning("the status of %s could not be written: %s", live.target, trouble)
         self._given_up[live.target] = resource_version
-
-
-def _story(filled: _Filled, restarted: Sequence[Consumer]) -> str:
-    told = []
-    if filled.changed_keys:
-        versions = ", ".join(sorted(filled.record.version_ids.values()))
-        told.append(f"wrote {filled.changed_keys} from version {versions}")
-    if pods := [f"{consumer.ref.kind} {consumer.ref.name}" for consumer in restarted if not consumer.manual]:
-        told.append(f"restarting {_few(pods)}")
-    if pods := [f"{consumer.ref.kind} {consumer.ref.name}" for consumer in restarted if consumer.manual]:
-        told.append(f"{_few(pods)} updates only OnDelete: delete its pods to restart them")
-    return "; ".join(told)
-
-
-def _keys(binding: Binding, changed: Sequence[str]) -> str:
-    """Name the keys that the binding names, and count the others: what AWS's JSON calls them is part of the value."""
-    entries = {entry.key for entry in binding.entries}
-    named = [key for key in changed if key in entries]
-    others = len(changed) - len(named)
-    counted = f"{others} {'more ' if named else ''}{'key' if others == 1 else 'keys'}"
-    return " and ".join(([_few(named)] if named else []) + ([counted] if others else []))
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from keyturn_receiver.cluster.bound_secrets import BoundSecret
 from keyturn_receiver.cluster.namespaces import Namespaces
 from keyturn_receiver.core import policy
-from keyturn_receiver.core.binding import SERVICE_ACCOUNT, names_a_source
+from keyturn_receiver.core.binding import names_a_source
 from keyturn_receiver.core.identity import possible_names
 from keyturn_receiver.errors import NotAllowed
 
@@ -47,9 +47,8 @@ class Tenancies:
         """Whether a bound Secret may name what it names, as far as that can be told without AWS."""
         if not names_a_source(bound.annotations):
             return False
-        service_account = bound.annotations.get(SERVICE_ACCOUNT, "").strip()
         try:
-            self.check_id(bound.target.namespace, service_account, bound.secret_id)
+            self.check_id(bound.target.namespace, bound.service_account, bound.secret_id)
         except NotAllowed:
             return False
         return True
@@ -60,8 +59,8 @@ class Tenancies:
         What it names, and what it says it was made from, stands in annotations that its owner can write; so nobody's
         deliveries wait for a binding that must not read what they are about.
         """
-        service_account = bound.annotations.get(SERVICE_ACCOUNT, "").strip()
-        return self.allow(bound) and policy.may_concern(self._of(bound.target.namespace, service_account), names)
+        tenancy = self._of(bound.target.namespace, bound.service_account)
+        return self.allow(bound) and policy.may_concern(tenancy, names)
 
     def _check_reserved(self, names: Iterable[str]) -> None:
         if not self._reserved.isdisjoint(names):

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 
 from keyturn_contract.signature import Ed25519, InvalidKey, parse_key
 from keyturn_receiver.core.binding import CURRENT, Source
-from keyturn_receiver.core.identity import region
 from keyturn_receiver.errors import SourceDeleted, SourceRefused
 from keyturn_receiver.sources.secrets_manager import SecretsManager
 from keyturn_receiver.sources.stores import Stores
@@ -33,7 +32,7 @@ class SigningKeys:
 
         Raises SourceRefused or SourceUnavailable when there is no usable current key.
         """
-        store = await self._stores.get(self._stores.key("", region(self._secret_id)))
+        store = await self._stores.get(self._stores.key(self._secret_id))
         versions = await self._labelled(store.secrets_manager)
         if versions and versions == self._versions:
             return

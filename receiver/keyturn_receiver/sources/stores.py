@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from keyturn_receiver.core.binding import Source
+from keyturn_receiver.core.identity import region
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.sources.flights import KEEP, Flights
 from keyturn_receiver.sources.secrets_manager import NOT_TRIED, Listed, SecretsManager
@@ -50,9 +51,11 @@ class Stores:
         self._reads: Flights[tuple[StoreKey, Source], SecretVersion] = Flights()
         self._descriptions: Flights[tuple[StoreKey, str], Listed] = Flights()
 
-    def key(self, account: str, region: str) -> StoreKey:
-        """The key of the store that reads for ``account`` in ``region``, or in the receiver's own where it is empty."""
-        return StoreKey(account, region or self._default_region)
+    def key(self, secret_id: str = "", namespace: str = "", service_account: str = "") -> StoreKey:
+        """The key of the store that reads an AWS secret: where its ARN says, or else in the receiver's own region; with
+        the role of a ServiceAccount, or else with the receiver's own."""
+        account = f"{namespace}/{service_account}" if service_account else ""
+        return StoreKey(account, region(secret_id) or self._default_region)
 
     def credentials_fault(self) -> str | None:
         """What is wrong with the receiver's own credentials; None: they work."""
