@@ -1,9 +1,10 @@
 # make demo    the main job, live: rotations in a local AWS cross into a local Kubernetes.  KEEP=1 leaves it running.
-# make test    lint and every test.  One tier alone: make test-unit, test-contract, test-integration, test-e2e, test-faults.
+# make test    lint and every test.  One tier alone: make test-unit, test-contract, test-integration, test-e2e, test-faults,
+#              test-node (on a real node, where there can be one: root on Linux).
 #              test-faults prints a line for each fault: its number, held or broken, what was done.
 # make bench   the receiver against raw applies: latency, bursts, memory; docs/benchmark.md and build/bench.json, ~10 min
 # make bench-notifier    what the notifier costs: cold import, warm CPU a record, size; a table and build/bench-notifier.json
-# make lint · make format · make docs · make requirements · make clean
+# make lint · make format · make docs · make chart-docs · make requirements · make clean
 #
 # All set-up happens by itself, once: the virtual environment, the dependencies, the control plane's programs.
 
@@ -17,8 +18,11 @@ BIN := $(VENV)/bin
 SAM_VENV := .venv-sam
 export PYTHONPATH := $(CURDIR)/lambda:$(CURDIR)/receiver:$(CURDIR)/infra
 PYTEST := $(BIN)/python -m pytest
+# Prints why there can be no real node, if there can be none, and fails.
+NODE := $(BIN)/python -m keyturn_local.node.obstacle
+ENCLOSED := $(BIN)/python -m keyturn_local.node.enclosure
 
-.PHONY: help demo test test-unit test-contract test-integration test-e2e test-faults bench bench-notifier lint format docs requirements setup clean
+.PHONY: help demo test test-unit test-contract test-integration test-e2e test-faults test-node bench bench-notifier lint format docs chart-docs requirements setup clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -27,7 +31,7 @@ demo: setup
 	@$(BIN)/python -m keyturn_local.demo $(if $(KEEP),--keep) $(if $(CONTEXT),--context "$(CONTEXT)")
 
 test: lint setup $(SAM_VENV)/installed
-	$(PYTEST)
+	@if $(NODE); then $(PYTEST) && $(ENCLOSED) $(PYTEST) tests/node; else echo "tests/node is skipped"; $(PYTEST); fi
 
 test-unit: $(VENV)/installed
 	$(PYTEST) tests/unit
@@ -40,6 +44,10 @@ test-integration test-e2e: setup $(SAM_VENV)/installed
 
 test-faults: setup
 	@$(PYTEST) --quiet tests/faults
+
+test-node: setup
+	@$(NODE)
+	$(ENCLOSED) $(PYTEST) tests/node
 
 bench: setup
 	@$(BIN)/python -m keyturn_local.bench.receiver
@@ -60,6 +68,9 @@ format: $(VENV)/installed
 docs: $(VENV)/installed
 	$(BIN)/python -m keyturn_local.tables
 
+chart-docs: $(VENV)/installed
+	$(BIN)/python -m keyturn_local.chart_values
+
 # uv is not among the dependencies: it is only needed to change them.
 requirements:
 	requirements/compile
@@ -68,8 +79,9 @@ requirements:
 setup:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Keyturn needs Python 3.11 or newer: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; }
-	@$(PYTHON) infra/keyturn_local/binaries.py >/dev/null & resolving=$$!; \
-		$(MAKE) --silent --no-print-directory $(VENV)/installed || { kill $$resolving; exit 1; }; \
+	@$(PYTHON) -m keyturn_local.binaries >/dev/null & resolving=$$!; \
+		$(MAKE) --silent --no-print-directory $(VENV)/installed $(VENV)/custom-resources \
+			|| { kill $$resolving; exit 1; }; \
 		wait $$resolving
 
 $(VENV)/installed: requirements/dev.txt
@@ -77,6 +89,11 @@ $(VENV)/installed: requirements/dev.txt
 	@$(PYTHON) -m venv $(VENV) \
 		|| { echo "Python's venv is missing: install it (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# A few tests alone need these, so nothing stops where they cannot be had: those tests try again, and say what is wrong.
+$(VENV)/custom-resources: infra/custom_resources/go.sum | $(VENV)/installed
+	@$(PYTHON) -m keyturn_local.custom_resources >/dev/null || true
 	@touch $@
 
 # In an environment of its own, for its pins are not ours; by uv, since the pip of Python 3.11 trips over its extras.

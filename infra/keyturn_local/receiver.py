@@ -17,7 +17,10 @@ SERVICE_ACCOUNT = "keyturn"
 
 
 class LocalReceiver:
-    """One replica; it keeps its ports over restarts. ``aws``: the variables that say where AWS is."""
+    """One replica; it keeps its ports over restarts. ``aws``: the variables that say where AWS is.
+
+    ``python``: of an environment that holds the receiver, as the image does; then it sees nothing of ours.
+    """
 
     def __init__(
         self,
@@ -28,16 +31,18 @@ class LocalReceiver:
         namespace: str,
         settings: Mapping[str, str] | None = None,
         name: str = "receiver",
+        python: Path | None = None,
     ) -> None:
         self._directory = directory
+        self._python = python or Path(sys.executable)
         self.name = name
         port, operations_port = free_ports(2)
         self.url = f"http://127.0.0.1:{port}/v1/notifications"
         self.operations_url = f"http://127.0.0.1:{operations_port}"
+        ours = {key: value for key, value in os.environ.items() if not key.startswith(("KEYTURN_", "AWS_"))}
         self._environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith(("KEYTURN_", "AWS_"))},
+            **({} if python else {**ours, "PYTHONPATH": IMPORT_ROOTS}),
             **aws,
-            "PYTHONPATH": IMPORT_ROOTS,
             "KUBECONFIG": str(kubeconfig),
             "KEYTURN_HOST": "127.0.0.1",
             "KEYTURN_PORT": str(port),
@@ -66,9 +71,7 @@ class LocalReceiver:
 
     def start(self, seconds: float = 30) -> None:
         """Start it, and wait until it is ready. Raises StartFailed."""
-        self._program = Program(
-            self.name, [sys.executable, "-m", "keyturn_receiver"], self._directory, self._environment
-        )
+        self._program = Program(self.name, [self._python, "-m", "keyturn_receiver"], self._directory, self._environment)
         self._program.wait_for(answers(f"{self.operations_url}/readyz"), seconds)
 
     def kill(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from keyturn_local import event_source
 from keyturn_local.aws import EventPath, LocalAws
-from keyturn_local.cluster import Cluster, chart_objects
+from keyturn_local.cluster import Cluster, chart_rights
 from keyturn_local.processes import Program
 from keyturn_local.receiver import SERVICE_ACCOUNT, LocalReceiver
 from keyturn_local.timeline import Timeline
@@ -43,7 +43,7 @@ def run_stack(
         aws = stack.enter_context(LocalAws.start(directory, timeline))
         path = aws.provision()
         home = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
-        made = [home, *chart_objects(namespace)]
+        made = [home, *chart_rights(namespace)]
         stack.callback(cluster.delete, made, wait=False)
         cluster.create(made)
         kubeconfig = cluster.kubeconfig_for(namespace, SERVICE_ACCOUNT, directory)

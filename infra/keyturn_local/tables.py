@@ -148,8 +148,12 @@ def _field_docs(model: type) -> list[str]:
 
 
 def _section(title: str, about: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [_row(head), "|" + "---|" * len(head), *map(_row, rows)]
-    return "\n".join([f"## {title}", "", about, "", *lines, ""])
+    return "\n".join([f"## {title}", "", about, "", *table(head, rows), ""])
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
+    return [_row(head), "|" + "---|" * len(head), *map(_row, rows)]
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The composition root: builds the receiver from its settings, and runs it. Nothing is built anywhere else."""
+"""The composition root: builds the receiver from its settings, and runs it until it is told to stop."""
 
 import asyncio
 import gc
@@ -6,20 +6,16 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Coroutine, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import uvloop
 from prometheus_client import ProcessCollector
-from pydantic import ValidationError
 
-from keyturn_receiver import __version__
 from keyturn_receiver.cluster import api as kubernetes
 from keyturn_receiver.cluster.bound_secrets import BoundSecrets
 from keyturn_receiver.cluster.consumers import Consumers, ConsumersBySecret
@@ -46,13 +42,14 @@ from keyturn_receiver.reconcile.restarts import Restarts
 from keyturn_receiver.reconcile.tenancies import Tenancies
 from keyturn_receiver.settings import Settings
 from keyturn_receiver.sources import clients, tenants
-from keyturn_receiver.sources.lanes import SPARE, Lane, Lanes
+from keyturn_receiver.sources.key_file import KeyFile
+from keyturn_receiver.sources.key_secret import KeySecret
+from keyturn_receiver.sources.lanes import SPARE, Lanes
 from keyturn_receiver.sources.secrets_manager import SecretsManager
-from keyturn_receiver.sources.signing_keys import SigningKeys, ed25519
+from keyturn_receiver.sources.signing_keys import KeyPlace, SigningKeys, ed25519
 from keyturn_receiver.sources.stores import Store, StoreKey, Stores
-from keyturn_receiver.telemetry.logs import configure_logging, unforeseen
 from keyturn_receiver.telemetry.metrics import Metrics
-from keyturn_receiver.telemetry.tracing import Span, TracingUnavailable, no_traces, opentelemetry
+from keyturn_receiver.telemetry.tracing import Span, no_traces
 from keyturn_receiver.web.answer import Answer
 from keyturn_receiver.web.door import Door
 from keyturn_receiver.web.operations import operations
@@ -62,9 +59,7 @@ from keyturn_receiver.web.server import Certificate, Room, Server
 GRACE = 9.0  # seconds for what is under way after the drain
 ANSWERED = 7.0  # of them, until each delivery is answered
 LAST_WORDS = 2.0  # seconds for Events that were not written yet
-SUSPECT_THREADS = 4
 SWEEP_THREADS = 2
-RENDER_THREADS = 1  # what renders holds the interpreter most of the time
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +79,7 @@ class Receiver:
         api = kubernetes.Api(transport, governor, metrics)
         self._service_accounts = ServiceAccounts(api)
         self._stores = Stores(self._make_store, clients.default_region() or "")
-        self._signing_keys = SigningKeys(self._stores, settings.signing_key_secret_id)
+        self._signing_keys = SigningKeys(self._key_places())
 
         # The pictures, and what they show being acted upon.
         self.bound = BoundSecrets(lambda target: self._drift.look(target))
@@ -108,6 +103,7 @@ class Receiver:
             restarts=restarts,
             events=self._events,
             tenancies=tenancies,
+            deletions=settings.deletions,
             fingerprint=fingerprint,
             executor=rendering,
             metrics=metrics,
@@ -191,8 +187,7 @@ class Receiver:
     def _unprepared(self) -> Sequence[str]:
         """What there must be before a delivery can be understood, and answered truly."""
         waiting = [f"the first list of {name}" for name, part in self._reflectors.items() if not part.synced.is_set()]
-        secret_id = self.settings.signing_key_secret_id
-        return [*waiting, f"signing key {secret_id}"] if secret_id and not self._signing_keys() else waiting
+        return [*waiting, *self._signing_keys.missing()]
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT; a part that breaks for good takes the process down, to be started anew."""
@@ -254,16 +249,27 @@ class Receiver:
         beat = self._pulse.part("the signing key")
         while True:
             beat()
-            try:
-                if self.settings.signing_key_secret_id:
-                    await self._signing_keys.look()
-                elif self._stores.credentials_fault():
-                    await (await self._stores.get(self._stores.key())).secrets_manager.prove_credentials()
-            except KeyturnError as error:
-                _log.warning("%s", error)
+            await self._signing_keys.look()
+            # Who reads a key of AWS needs no other proof.
+            if not self.settings.signing_key_secret_id and self._stores.credentials_fault():
+                await self._prove_credentials()
             rest = 1.0 if self._unready() else self.settings.signing_key_interval_seconds
             beat(rest)
             await asyncio.sleep(rest)
+
+    async def _prove_credentials(self) -> None:
+        try:
+            await (await self._stores.get(self._stores.key())).secrets_manager.prove_credentials()
+        except KeyturnError as error:
+            _log.warning("%s", error)
+
+    def _key_places(self) -> Sequence[KeyPlace]:
+        places: list[KeyPlace] = []
+        if self.settings.signing_key_secret_id:
+            places.append(KeySecret(self._stores, self.settings.signing_key_secret_id))
+        if self.settings.signing_key_file:
+            places.append(KeyFile(self.settings.signing_key_file))
+        return places
 
     def _reflect(
         self, api: kubernetes.Api, namespaces: Namespaces, consumers: ConsumersBySecret
@@ -286,7 +292,7 @@ class Receiver:
         else:
             reflect("v1", "namespaces", namespaces, metadata=True, page=250)
         reflect("v1", "secrets", self.bound, labels=f"{BIND_LABEL}=true", metadata=True, page=250)
-        for kind, resource in RESOURCES.items():
+        for kind, resource in RESOURCES.items() if self.settings.rollouts else ():
             reflect("apps/v1", resource, Consumers(kind, consumers, lambda target: self._drift.look(target)))
         return reflectors
 
@@ -312,57 +318,3 @@ class Receiver:
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-async def serve(settings: Settings) -> None:
-    """Build the receiver, run it, and leave nothing open."""
-    asyncio.get_running_loop().set_exception_handler(unforeseen)
-    span, end_traces = opentelemetry("keyturn-receiver", __version__) if settings.traces else (no_traces, _nothing)
-    transport = await Transport.connect(settings.kubernetes_requests + 16 + 5 * len(settings.namespaces))
-    threads = {"push": settings.aws_threads, "suspect": SUSPECT_THREADS, "sweep": SWEEP_THREADS}
-    lanes = Lanes(**{name: Lane(name, number) for name, number in threads.items()})
-    rendering = ThreadPoolExecutor(RENDER_THREADS, thread_name_prefix="render")
-    try:
-        await Receiver(settings, transport, lanes, rendering, span).run()
-    finally:
-        await transport.close()
-        lanes.close()
-        rendering.shutdown(wait=False, cancel_futures=True)
-        end_traces()
-
-
-def _nothing() -> None:
-    pass
-
-
-def main() -> None:
-    """Read the settings and run; a setting that is wrong ends it with status 2 and says which."""
-    try:
-        settings = Settings()  # type: ignore[call-arg]  # they come from the environment
-    except ValidationError as error:
-        for fault in error.errors(include_input=False, include_url=False):
-            name = "KEYTURN_" + str(fault["loc"][0]).upper() if fault["loc"] else "settings"
-            print(f"{name}: {fault['msg']}. See docs/settings.md.", file=sys.stderr)
-        sys.exit(2)
-    configure_logging(settings.log_level)
-    gc.set_threshold(20_000, 20, 20)  # a rush makes thousands of objects, and hardly ever a cycle
-    sys.setswitchinterval(
-        0.0005
-    )  # seconds: answers of AWS are parsed in threads, and the loop should not wait for that
-    try:
-        uvloop.run(serve(settings))
-    except TracingUnavailable as error:
-        print(f"KEYTURN_TRACES: {error}.", file=sys.stderr)
-        sys.exit(2)
-    except Exception:
-        # Logged by our formatter, which shows frames and no text: an exception's own may quote what it stumbled over.
-        _log.critical("broken, to be started anew", exc_info=True)
-        _end(1)
-    _end(0)
-
-
-def _end(status: int) -> None:
-    # At once: the interpreter would wait for each thread that waits for AWS, which may be for ever.
-    logging.shutdown()
-    sys.stdout.flush()
-    os._exit(status)

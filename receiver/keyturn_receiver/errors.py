@@ -8,8 +8,9 @@
     │   │   ├── SourceDeleted        AWS: there is no such secret (any more)
     │   │   └── SourceDeletion       AWS: the secret is scheduled for deletion, and can be restored
     │   ├── InvalidValue         the value in AWS does not give what the binding asks for
-    │   └── ClusterRefused       Kubernetes: forbidden, invalid, immutable, denied by admission
-    │       └── NotFound             the object is not there (any more)
+    │   ├── ClusterRefused       Kubernetes: forbidden, invalid, immutable, denied by admission
+    │   │   └── NotFound             the object is not there (any more)
+    │   └── NoSigningKey         what should hold a signing key holds none
     └── Temporary            try again after ``retry_after`` seconds
         ├── SourceUnavailable    AWS: throttled, 5xx, hung
         │   └── NoCredentials        AWS does not take the credentials that are there, or there are none
@@ -64,6 +65,10 @@ class ClusterRefused(Permanent):
 
 class NotFound(ClusterRefused):
     reason = "NotFound"
+
+
+class NoSigningKey(Permanent):
+    pass  # told in logs alone
 
 
 class Temporary(KeyturnError):

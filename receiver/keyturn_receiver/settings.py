@@ -1,9 +1,10 @@
 """The receiver's settings: environment variables, read once, at the start."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from keyturn_contract.signature import parse_public_key
@@ -20,7 +21,11 @@ class Settings(BaseSettings):
 
     signing_key_secret_id: str = ""
     """Name or ARN of the AWS secret that holds the signing key (`whsec_...`); its current, previous and pending
-    versions are all accepted. Required, unless there are public keys."""
+    versions are all accepted. Required, unless there is a file or a public key."""
+
+    signing_key_file: Path | None = None
+    """File with signing keys (`whsec_...`), one a line, such as a mounted Kubernetes Secret; it may be replaced under
+    way. All its keys are accepted, and those of the AWS secret beside them, if there is one."""
 
     signing_public_keys: Annotated[tuple[bytes, ...], NoDecode] = ()
     """Public keys of the stack's KMS key, separated by commas: `whpk_...`, or what `aws kms get-public-key --query
@@ -63,6 +68,13 @@ class Settings(BaseSettings):
 
     tenant_roles: bool = False
     """Whether bindings may name a ServiceAccount of their namespace whose AWS role reads for them."""
+
+    rollouts: bool = True
+    """Whether consumers are restarted. If not, no workload is watched or changed: Secrets are filled, no more."""
+
+    deletions: bool = False
+    """Whether Secrets whose binding asks for it (`keyturn.dev/on-delete: delete`) are deleted once AWS has deleted the
+    secret. If not, they stay and say so."""
 
     poll_interval_seconds: float = Field(300.0, ge=1)
     """Time between two sweeps of the poller, give or take a tenth; at most 30 s while the event path is down."""
@@ -113,6 +125,11 @@ class Settings(BaseSettings):
     def _parse_public_keys(cls, text: object) -> object:
         return tuple(map(parse_public_key, filter(None, text.split(",")))) if isinstance(text, str) else text
 
+    @field_validator("signing_key_file", "tls_certificate_file", "tls_key_file", mode="before")
+    @classmethod
+    def _nothing_is_no_file(cls, text: object) -> object:
+        return None if text == "" else text
+
     @field_validator("namespaces", mode="before")
     @classmethod
     def _parse_namespaces(cls, text: object) -> object:
@@ -126,6 +143,19 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _holds_a_key(self) -> Self:
-        if not self.signing_key_secret_id and not self.signing_public_keys:
-            raise ValueError("set KEYTURN_SIGNING_KEY_SECRET_ID or KEYTURN_SIGNING_PUBLIC_KEYS")
+        if not (self.signing_key_secret_id or self.signing_key_file or self.signing_public_keys):
+            raise ValueError(
+                "set KEYTURN_SIGNING_KEY_SECRET_ID, KEYTURN_SIGNING_KEY_FILE or KEYTURN_SIGNING_PUBLIC_KEYS"
+            )
         return self
+
+
+def read_settings() -> Settings:
+    """Read them from the environment; one that is wrong ends the process with status 2, and says which."""
+    try:
+        return Settings()  # type: ignore[call-arg]  # they come from the environment
+    except ValidationError as error:
+        for fault in error.errors(include_input=False, include_url=False):
+            name = "KEYTURN_" + str(fault["loc"][0]).upper() if fault["loc"] else "settings"
+            print(f"{name}: {fault['msg']}. See docs/settings.md.", file=sys.stderr)
+        sys.exit(2)

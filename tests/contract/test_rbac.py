@@ -1,14 +1,14 @@
 """The rights that the chart gives, as the real Helm renders them, against what the code asks for."""
 
 import ast
-from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from keyturn_local.cluster import rendered_chart
+from keyturn_local.cluster import chart_rights
 from keyturn_receiver.cluster.workloads import RESOURCES
 
 RECEIVER = Path(__file__).parents[2] / "receiver" / "keyturn_receiver"
@@ -16,28 +16,31 @@ RECEIVER = Path(__file__).parents[2] / "receiver" / "keyturn_receiver"
 # What the code does, by the place that does it. A new kind of request must be added here, and to the chart.
 LEASES = {("coordination.k8s.io", "leases"): {"get", "create", "update"}}  # cluster/lease.py, cluster/heartbeats.py
 EVERYWHERE = {
-    ("", "secrets"): {"get", "list", "watch", "patch", "delete"},  # cluster/secrets.py, and its reflector in app.py
+    ("", "secrets"): {"get", "list", "watch", "patch"},  # cluster/secrets.py, and its reflector in app.py
     ("", "events"): {"create", "patch"},  # cluster/events.py
-    **{("apps", resource): {"get", "list", "watch", "patch"} for resource in RESOURCES.values()},
 }
+ROLLOUTS = {("apps", resource): {"get", "list", "watch", "patch"} for resource in RESOURCES.values()}  # workloads.py
+DELETIONS = {("", "secrets"): {*EVERYWHERE["", "secrets"], "delete"}}  # reconcile/deletion.py
 ALL_NAMESPACES = {("", "namespaces"): {"list", "watch"}}  # cluster/namespaces.py: its reflector
 FEW_NAMESPACES = {("", "namespaces"): {"get"}}  # cluster/namespaces.py: a Role may not watch its own namespace
 TENANT_ROLES = {("", "serviceaccounts"): {"get"}, ("", "serviceaccounts/token"): {"create"}}  # cluster/service_accounts
 
+# The switches that give rights, and what each gives.
+SWITCHES = {"rollouts": ROLLOUTS, "deletions": DELETIONS, "tenantRoles": TENANT_ROLES}
+NAMESPACES: dict[str, list[str]] = {"all namespaces": [], "few namespaces": ["team-a", "team-b"]}
 MODES = {
-    "all namespaces": ({}, EVERYWHERE | ALL_NAMESPACES),
-    "few namespaces": ({"namespaces": ["team-a", "team-b"]}, EVERYWHERE | FEW_NAMESPACES),
-    "tenant roles": ({"tenantRoles": {"enabled": True}}, EVERYWHERE | ALL_NAMESPACES | TENANT_ROLES),
-    "few namespaces, tenant roles": (
-        {"namespaces": ["team-a", "team-b"], "tenantRoles": {"enabled": True}},
-        EVERYWHERE | FEW_NAMESPACES | TENANT_ROLES,
-    ),
+    ", ".join([where, *on]): (
+        {"namespaces": namespaces, **{name: {"enabled": name in on} for name in SWITCHES}},
+        {
+            **EVERYWHERE,
+            **(FEW_NAMESPACES if namespaces else ALL_NAMESPACES),
+            **{kind: verbs for name in on for kind, verbs in SWITCHES[name].items()},
+        },
+    )
+    for where, namespaces in NAMESPACES.items()
+    for number in range(len(SWITCHES) + 1)
+    for on in combinations(SWITCHES, number)
 }
-
-
-def objects(values: dict[str, Any]) -> Iterator[Any]:
-    for manifest in rendered_chart("keyturn", values=values).values():
-        yield from filter(None, yaml.safe_load_all(manifest))
 
 
 def rights(role: Any) -> dict[tuple[str, str], set[str]]:
@@ -53,7 +56,7 @@ def rights(role: Any) -> dict[tuple[str, str], set[str]]:
 def test_no_right_is_missing_and_none_is_spare(values: dict[str, Any], used: dict[tuple[str, str], set[str]]) -> None:
     roles = {
         (each["kind"], each["metadata"].get("namespace")): rights(each)
-        for each in objects(values)
+        for each in chart_rights("keyturn", values)
         if each["kind"] in ("Role", "ClusterRole")
     }
     assert roles.pop(("Role", "keyturn")) == LEASES
@@ -63,7 +66,7 @@ def test_no_right_is_missing_and_none_is_spare(values: dict[str, Any], used: dic
 
 @pytest.mark.parametrize(("values", "used"), MODES.values(), ids=MODES)
 def test_each_role_is_given_to_the_receiver_and_to_nobody_else(values: dict[str, Any], used: object) -> None:
-    made = list(objects(values))
+    made = chart_rights("keyturn", values)
     names = {(each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]) for each in made}
     bindings = [each for each in made if each["kind"] in ("RoleBinding", "ClusterRoleBinding")]
     for each in bindings:
@@ -74,7 +77,21 @@ def test_each_role_is_given_to_the_receiver_and_to_nobody_else(values: dict[str,
 
 @pytest.mark.parametrize(("values", "used"), MODES.values(), ids=MODES)
 def test_no_right_is_granted_by_wildcard(values: dict[str, Any], used: object) -> None:
-    assert "*" not in yaml.safe_dump_all(each for each in objects(values) if "Role" in each["kind"])
+    assert "*" not in yaml.safe_dump_all(each for each in chart_rights("keyturn", values) if "Role" in each["kind"])
+
+
+def test_by_default_nothing_may_be_deleted_and_no_token_be_made() -> None:
+    given: dict[tuple[str, str], set[str]] = {}
+    for each in chart_rights("keyturn"):
+        for kind, verbs in rights(each).items() if "rules" in each else ():
+            given.setdefault(kind, set()).update(verbs)
+    assert given == EVERYWHERE | ALL_NAMESPACES | ROLLOUTS | LEASES
+
+
+def test_no_lease_but_its_own_may_be_read_or_renewed() -> None:
+    (role,) = (each for each in chart_rights("keyturn") if each["kind"] == "Role")
+    for rule in role["rules"]:
+        assert rule["verbs"] == ["create"] or rule["resourceNames"] == ["keyturn-poller", "keyturn-event-path"]
 
 
 def test_the_code_asks_for_no_other_kind_of_object() -> None:
@@ -96,7 +113,7 @@ def test_the_code_asks_for_no_other_kind_of_object() -> None:
                 resource = ast.unparse(node.args[1])
                 kinds = [resource.strip("'")] if "'" in resource else RESOURCES.values()
                 asked |= {(group.rpartition("/")[0], each) for each in kinds}
-    used = EVERYWHERE | ALL_NAMESPACES | TENANT_ROLES | LEASES
+    used = EVERYWHERE | ALL_NAMESPACES | ROLLOUTS | TENANT_ROLES | LEASES
     assert asked == {(group, resource.partition("/")[0]) for group, resource in used}
 
 

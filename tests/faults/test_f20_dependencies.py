@@ -116,10 +116,11 @@ def test_credentials_that_do_not_work(scene: Scene) -> None:
 
 
 @pytest.mark.fault("F20")
-def test_a_secret_is_deleted_and_restored(scene: Scene) -> None:
+def test_a_secret_is_deleted_and_restored(set_scene: Callable[..., Scene]) -> None:
     """A secret is scheduled for deletion, restored, and deleted for good: its Secret stays and says so; with
     `on-delete: delete` it is deleted then, and not before."""
-    scene.receiver()
+    scene = set_scene(deletions={"enabled": True})
+    scene.receiver(KEYTURN_DELETIONS="true")
     for name, more in (("stays", {}), ("goes", {"keyturn.dev/on-delete": "delete"})):
         scene.given(name, consumers=(), **more)
     before = {name: data_of(scene.cluster, scene.namespace, name) for name in ("stays", "goes")}
@@ -148,9 +149,36 @@ def test_a_secret_is_deleted_and_restored(scene: Scene) -> None:
 
 
 @pytest.mark.fault("F20")
-def test_a_receiver_in_the_wrong_region_deletes_nothing(scene: Scene) -> None:
+def test_a_receiver_that_may_not_delete(set_scene: Callable[..., Scene]) -> None:
+    """AWS deletes a secret whose Secret asks to be deleted, too, and the receiver may not: the Secret stays and says
+    so, until it may."""
+    scene = set_scene(deletions={"enabled": True})  # so that it is not for want of a right
+    receiver = scene.receiver()
+    arn = scene.given("goes", consumers=(), **{"keyturn.dev/on-delete": "delete"})
+    before = data_of(scene.cluster, scene.namespace, "goes")
+    scene.client.delete_secret(SecretId=arn, ForceDeleteWithoutRecovery=True)
+    answer = scene.deliver(scene.about(arn, EventType.DELETED))
+    advice = "set deletions.enabled in the chart (KEYTURN_DELETIONS)"
+    assert answer.outcome == "ignored"
+    assert advice in answer.body
+    assert scene.status("goes").startswith("SourceDeleted: ")
+    assert advice in scene.status("goes")
+    assert advice in eventually(lambda: warnings_of(scene.cluster, scene.namespace, "goes"))["SourceDeleted"]
+    assert data_of(scene.cluster, scene.namespace, "goes") == before
+    assert not scene.kubernetes.matching("DELETE", "")
+
+    receiver.stop()
+    scene.end_lease()
+    scene.receiver(KEYTURN_DELETIONS="true")
+    eventually(lambda: not scene.cluster.kubectl("get", "secret", "goes", "-n", scene.namespace, "--ignore-not-found"))
+    scene.oracle_of_words()
+
+
+@pytest.mark.fault("F20")
+def test_a_receiver_in_the_wrong_region_deletes_nothing(set_scene: Callable[..., Scene]) -> None:
     """A receiver that is started in the wrong region finds no secret at all: nothing is deleted."""
-    first = scene.receiver()
+    scene = set_scene(deletions={"enabled": True})
+    first = scene.receiver(KEYTURN_DELETIONS="true")
     scene.given("goes", consumers=(), **{"keyturn.dev/on-delete": "delete"})
     first.stop()
     scene.end_lease()
@@ -159,6 +187,7 @@ def test_a_receiver_in_the_wrong_region_deletes_nothing(scene: Scene) -> None:
         AWS_REGION="eu-west-1",
         AWS_DEFAULT_REGION="eu-west-1",
         KEYTURN_SIGNING_KEY_SECRET_ID="keyturn/signing-key",
+        KEYTURN_DELETIONS="true",
         KEYTURN_POLL_INTERVAL_SECONDS="1",
     )
     eventually(lambda: elsewhere.metric("keyturn_reconciles_total", outcome="SourceRefused") > 0, 20)

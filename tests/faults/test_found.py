@@ -7,7 +7,7 @@ import pytest
 
 from fault_proxy import Call, Cut, Edit, Fate
 from keyturn_contract.message import EventType
-from keyturn_local.rotation import promote
+from keyturn_local.rotation import promote, rotate
 from keyturn_receiver.core.revision import digest
 from objects import eventually, secret, workload
 from scene import Scene
@@ -98,3 +98,16 @@ def test_a_secret_made_anew_with_another_binding(scene: Scene) -> None:
     scene.cluster.kubectl("delete", "secret", "db", "-n", scene.namespace)
     bind("new")
     eventually(lambda: scene.witness.marks("web", "db") == [None, mark()])
+
+
+@pytest.mark.fault("F23")
+def test_what_one_replica_failed_at_and_another_has_put_right(scene: Scene) -> None:
+    """A value that no replica can use, and then one that the other replica applies: neither counts it as failing."""
+    replicas = one, other = scene.receiver(), scene.receiver()
+    scene.given(consumers=())
+    useless = rotate(scene.client, f"{scene.namespace}/db", json.dumps({"other": scene.value("other")}))
+    assert scene.send(scene.changed("db", useless), to=one).outcome == "ignored"
+    assert one.metric("keyturn_failing_bindings") == 1
+    assert scene.send(scene.rotate(), to=other).outcome == "applied"
+    eventually(lambda: [each.metric("keyturn_failing_bindings") for each in replicas] == [0, 0])
+    scene.converge()

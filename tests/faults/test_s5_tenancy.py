@@ -120,10 +120,11 @@ def test_an_arn_that_may_be_read_in_two_ways(scene: Scene) -> None:
 
 
 @pytest.mark.fault("S5")
-def test_a_record_that_its_owner_has_written(scene: Scene) -> None:
+def test_a_record_that_its_owner_has_written(set_scene: Callable[..., Scene]) -> None:
     """A tenant writes another's ARN into what its Secret says it was made from, with `on-delete: delete`: AWS is asked
     nothing about it, and the words are the same whether there is one or not."""
-    scene.receiver()
+    scene = set_scene(deletions={"enabled": True})
+    scene.receiver(KEYTURN_DELETIONS="true")
     scene.given("own")
     team, arns = other_team(scene, "db")
     nowhere = arns["db"].replace("/db-", "/no-")

@@ -76,28 +76,8 @@ class Conflicts:
         return Reply(409, {"kind": "Status", "metadata": {}, "reason": "Conflict", "code": 409})
 
 
-def live_a_life(scene: Scene, **settings: str) -> None:
-    """Let a receiver do everything that there is to do."""
-    role = {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/app"}
-    metadata = {"namespace": scene.namespace, "name": "app", "annotations": role}
-    scene.make({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
-    arns = {name: scene.create(name) for name in ("db", "other", "with-role", "goes", "last")}
-    scene.bind("db")
-    scene.bind("other")
-    scene.bind("with-role", **{"keyturn.dev/service-account": "app"})
-    scene.bind("goes", **{"keyturn.dev/on-delete": "delete"})
-    scene.cluster.create([secret(scene.namespace, "refused", "nobody/none")])
-    settings |= {"KEYTURN_TENANT_ROLES": "true", "KEYTURN_POLL_INTERVAL_SECONDS": "1"}
-    first = scene.receiver(KEYTURN_HEARTBEAT_SILENCE_SECONDS="180", **settings)
-    for name in ("db", "other", "with-role", "goes"):
-        eventually(lambda name=name: scene.in_order(name))
-    eventually(
-        lambda: (
-            "NotAllowed"
-            in annotations_of(scene.cluster, "secret", scene.namespace, "refused").get("keyturn.dev/status", "")
-        )
-    )
-    scene.cluster.create(workload(scene.namespace, kind.lower(), env_from("db"), kind) for kind in KINDS)
+def restarts_all_kinds(scene: Scene) -> None:
+    """Have a rotation restart consumers of each kind, the first try of each in vain."""
     for kind in KINDS:
         eventually(
             lambda kind=kind: (
@@ -108,17 +88,56 @@ def live_a_life(scene: Scene, **settings: str) -> None:
     answer = scene.deliver(scene.rotate("db"))
     assert {each.partition("/")[0] for each in answer.results[0].consumers} <= set(KINDS)
     for kind in KINDS:
-        eventually(
-            lambda kind=kind: (
-                "revision.keyturn.dev/db"
-                in scene.cluster.get(kind.lower(), kind.lower(), scene.namespace)["spec"]["template"]["metadata"].get(
-                    "annotations", {}
-                )
-            )
+        eventually(lambda kind=kind: "revision.keyturn.dev/db" in template_annotations(scene, kind))
+
+
+def restarts_nobody(scene: Scene) -> None:
+    """Have a rotation fill the Secret, and that is all."""
+    answer = scene.deliver(scene.rotate("db"))
+    assert (answer.outcome, answer.results[0].consumers) == ("applied", ())
+    assert scene.in_order("db")
+    for kind in KINDS:
+        marked = annotations_of(scene.cluster, kind.lower(), scene.namespace, kind.lower()).keys()
+        marked |= template_annotations(scene, kind).keys()
+        assert not [name for name in marked if "keyturn" in name]
+
+
+def template_annotations(scene: Scene, kind: str) -> dict[str, str]:
+    template = scene.cluster.get(kind.lower(), kind.lower(), scene.namespace)["spec"]["template"]
+    return dict(template["metadata"].get("annotations", {}))
+
+
+def live_a_life(scene: Scene, more: bool, **settings: str) -> None:
+    """Let a receiver do everything that there is to do; ``more``: than to read and to fill."""
+    role = {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/app"}
+    metadata = {"namespace": scene.namespace, "name": "app", "annotations": role}
+    scene.make({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
+    arns = {name: scene.create(name) for name in ("db", "other", "with-role", "goes", "last")}
+    scene.bind("db")
+    scene.bind("other")
+    scene.bind("with-role", **{"keyturn.dev/service-account": "app"})
+    scene.bind("goes", **{"keyturn.dev/on-delete": "delete"})
+    scene.cluster.create([secret(scene.namespace, "refused", "nobody/none")])
+    settings |= {"KEYTURN_TENANT_ROLES": "true", "KEYTURN_POLL_INTERVAL_SECONDS": "1"}
+    settings |= {"KEYTURN_ROLLOUTS": str(more), "KEYTURN_DELETIONS": str(more)}
+    first = scene.receiver(KEYTURN_HEARTBEAT_SILENCE_SECONDS="180", **settings)
+    for name in ("db", "other", "with-role", "goes"):
+        eventually(lambda name=name: scene.in_order(name))
+    eventually(
+        lambda: (
+            "NotAllowed"
+            in annotations_of(scene.cluster, "secret", scene.namespace, "refused").get("keyturn.dev/status", "")
         )
+    )
+    scene.cluster.create(workload(scene.namespace, kind.lower(), env_from("db"), kind) for kind in KINDS)
+    (restarts_all_kinds if more else restarts_nobody)(scene)
     scene.client.delete_secret(SecretId=arns["goes"], ForceDeleteWithoutRecovery=True)
     scene.send(scene.about(arns["goes"], EventType.DELETED))
-    eventually(lambda: not scene.cluster.kubectl("get", "secret", "goes", "-n", scene.namespace, "--ignore-not-found"))
+    if more:
+        shown = ("get", "secret", "goes", "-n", scene.namespace, "--ignore-not-found")
+        eventually(lambda: not scene.cluster.kubectl(*shown))
+    else:
+        eventually(lambda: "KEYTURN_DELETIONS" in scene.status("goes"))
     heartbeat = scene.about("keyturn", EventType.HEARTBEAT)
     scene.deliver(replace(heartbeat, time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
     written = ("POST", "PUT")
@@ -135,14 +154,17 @@ def live_a_life(scene: Scene, **settings: str) -> None:
 
 
 @pytest.mark.fault("S7")
+@pytest.mark.parametrize("more", [True, False], ids=["all that there is", "read and fill alone"])
 @pytest.mark.parametrize("mode", ["all namespaces", "few namespaces"])
-def test_every_right_is_used_and_no_other_is_asked_for(set_scene: Callable[..., Scene], mode: str) -> None:
+def test_every_right_is_used_and_no_other_is_asked_for(set_scene: Callable[..., Scene], mode: str, more: bool) -> None:
     """A receiver fills, rotates, restarts three kinds of workload, deletes, tells, leads, reads with a tenant's role,
-    in all namespaces and in few: the verbs that it uses are exactly those that the chart's roles give."""
+    in all namespaces and in few, or restarts and deletes nothing: the verbs that it uses are exactly those that the
+    chart's roles give."""
     few = mode == "few namespaces"
     values: dict[str, Any] = {"tenantRoles": {"enabled": True}}
+    values |= {"rollouts": {"enabled": more}, "deletions": {"enabled": more}}
     scene = set_scene(**values, **({"namespaces": ["{namespace}"]} if few else {}))
-    live_a_life(scene, **({"KEYTURN_NAMESPACES": scene.namespace} if few else {}))
+    live_a_life(scene, more, **({"KEYTURN_NAMESPACES": scene.namespace} if few else {}))
     # In few namespaces each right holds in these alone, and so must each call.
     rights = (used(scene), granted(scene))
     asked_for, given = rights if few else (everywhere(each, scene.home) for each in rights)

@@ -4,6 +4,7 @@ import http.client
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -19,10 +20,13 @@ from keyturn_contract.message import (
     decode_reply,
     encode,
 )
-from keyturn_contract.signature import parse_key
+from keyturn_contract.signature import new_key, parse_key
+from keyturn_local.processes import StartFailed
+from keyturn_local.receiver import LocalReceiver
 from keyturn_local.rotation import rotate
 from keyturn_local.stack import Stack
 from objects import eventually, secret
+from scene import Scene
 
 
 def calls(stack: Stack) -> tuple[dict[str, int], float]:
@@ -105,6 +109,54 @@ def test_a_key_that_is_pending_is_accepted_already(own_stack: Callable) -> None:
 
         eventually(lambda: accepted(pending))
         assert accepted(old)
+
+
+def accepts(receiver: LocalReceiver, key: str) -> bool:
+    """Whether what this key signs is verified."""
+    beat = encode([notification("keyturn", kind=EventType.HEARTBEAT)])
+    return httpx.post(receiver.url, content=beat, headers=signed(parse_key(key), beat)).status_code == 200
+
+
+ONE, TWO = new_key(b"1" * 32), new_key(b"2" * 32)
+
+
+def test_keys_in_a_file_are_read_anew_beside_those_in_aws(scene: Scene, tmp_path: Path) -> None:
+    file = tmp_path / "signing-key"
+    receiver = scene.receiver(KEYTURN_SIGNING_KEY_FILE=str(file), KEYTURN_SIGNING_KEY_INTERVAL_SECONDS="1")
+    assert f"signing key file {file} is not there" in receiver.log  # which keeps it from nothing
+    assert accepts(receiver, scene.signing_key)
+    assert not accepts(receiver, ONE)
+
+    file.write_text(f"{ONE}\nnonsense\n{TWO}\n")
+    eventually(lambda: accepts(receiver, TWO))
+    assert accepts(receiver, ONE)
+    assert accepts(receiver, scene.signing_key)
+    assert receiver.metric("keyturn_signing_keys") == 3
+    assert f"line 2 of signing key file {file}" in receiver.log
+    assert "nonsense" not in receiver.log
+
+    file.write_text(TWO)
+    eventually(lambda: not accepts(receiver, ONE))
+    file.unlink()
+    told = receiver.log.count("is not there")
+    eventually(lambda: receiver.log.count("is not there") > told)
+    assert accepts(receiver, TWO)
+    assert accepts(receiver, scene.signing_key)
+
+
+def test_with_a_file_alone_it_is_ready_once_there_is_a_key(scene: Scene, tmp_path: Path) -> None:
+    file = tmp_path / "signing-key"
+    file.touch()
+    settings = {"KEYTURN_SIGNING_KEY_SECRET_ID": "", "KEYTURN_SIGNING_KEY_FILE": str(file)}
+    receiver = scene.receiver(start=False, **settings)
+    with pytest.raises(StartFailed):
+        receiver.start(3)
+    status, told = eventually(lambda: (answer := receiver.ready())[0] == 503 and answer)
+    assert (status, told) == (503, f"waiting for signing key file {file}\n")
+    assert f"signing key file {file} holds no key: write one" in receiver.log
+    file.write_text(ONE)
+    eventually(lambda: receiver.ready()[0] == 200)
+    assert accepts(receiver, ONE)
 
 
 def test_each_notification_gets_its_own_result(stack: Stack, namespace: str) -> None:

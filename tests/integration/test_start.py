@@ -19,6 +19,8 @@ def start(**settings: str) -> subprocess.CompletedProcess[str]:
     ("settings", "named"),
     [
         ({}, "KEYTURN_SIGNING_KEY_SECRET_ID"),
+        ({}, "KEYTURN_SIGNING_KEY_FILE"),
+        ({"KEYTURN_SIGNING_KEY_FILE": "/keys", "KEYTURN_DELETIONS": "perhaps"}, "KEYTURN_DELETIONS"),
         ({"KEYTURN_SIGNING_KEY_SECRET_ID": "a", "KEYTURN_PORT": "eighty"}, "KEYTURN_PORT"),
         ({"KEYTURN_SIGNING_PUBLIC_KEYS": "whpk_nonsense"}, "KEYTURN_SIGNING_PUBLIC_KEYS"),
         ({"KEYTURN_SIGNING_KEY_SECRET_ID": "a", "KEYTURN_POLICY_DEFAULT": "maybe"}, "KEYTURN_POLICY_DEFAULT"),

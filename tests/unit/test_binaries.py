@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keyturn_local import binaries
+from keyturn_local import binaries, go_toolchain
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(binaries, "RELEASES", {})
-    monkeypatch.setattr(binaries, "GO_TOOLCHAIN", tmp_path / "no-such-file")
+    monkeypatch.setattr(go_toolchain, "PINNED", tmp_path / "no-such-file")
     return tmp_path
 
 

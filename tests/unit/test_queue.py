@@ -154,6 +154,23 @@ async def test_what_fails_for_now_is_tried_again_by_itself_whoever_asked() -> No
     assert (queue.failing(), queue.staleness()) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("error", "left"), [(InvalidValue("no such property"), 0), (Temporary("not now", retry_after=60), 1)]
+)
+async def test_what_another_replica_has_put_right_fails_no_longer_unless_it_is_tried_again(
+    error: Exception, left: int
+) -> None:
+    async def work(target: Target, request: Request) -> Reconciled:
+        raise error
+
+    queue = queue_of(work)
+    with pytest.raises(type(error)):
+        await queue.submit(A, because(Cause.POLL))
+    queue.put_right(A)
+    assert queue.failing() == left
+    await queue.close(0)
+
+
 async def test_a_new_request_does_not_wait_for_the_next_try() -> None:
     tries = 0
 

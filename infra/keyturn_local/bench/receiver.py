@@ -29,7 +29,7 @@ from keyturn_local.bench import plot
 from keyturn_local.bench.load import NotDelivered, Sender, percentile
 from keyturn_local.bench.rows import Row, table, write
 from keyturn_local.bench.stub_aws import SIGNING_KEY, StubAws, arn_of
-from keyturn_local.cluster import chart_objects
+from keyturn_local.cluster import chart_rights
 from keyturn_local.control_plane import ControlPlane
 from keyturn_local.loopback import bypass_proxies
 from keyturn_local.receiver import SERVICE_ACCOUNT, LocalReceiver
@@ -74,7 +74,7 @@ class Bench:
         home = {"metadata": {"name": "keyturn"}}
         team = {"metadata": {"name": NAMESPACE, "annotations": {"keyturn.dev/allow-secrets": "bench/*"}}}
         self.cluster.create({"apiVersion": "v1", "kind": "Namespace", **each} for each in (home, team))
-        self.cluster.create(chart_objects("keyturn"))
+        self.cluster.create(chart_rights("keyturn"))
         self.kubeconfig = self.cluster.kubeconfig_for("keyturn", SERVICE_ACCOUNT, directory)
         self.key = parse_key(self.aws.signing_key)
         self._stack = stack

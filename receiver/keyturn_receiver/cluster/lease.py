@@ -132,7 +132,7 @@ class Lease:
         try:
             async with asyncio.timeout(GIVE_BACK_SECONDS):
                 found = await self._lease.read()
-                if found and found["spec"].get("holderIdentity") == self._identity:
+                if found and (found.get("spec") or {}).get("holderIdentity") == self._identity:
                     await self._lease.write(found, {"holderIdentity": None})
         except (KeyturnError, TimeoutError) as error:
             why = str(error) or "it takes too long"

@@ -14,21 +14,29 @@ _log = logging.getLogger(__name__)
 
 
 class Deletion:
-    """Deletes Secrets whose binding asks for it (``keyturn.dev/on-delete: delete``)."""
+    """Deletes Secrets whose binding asks for it (``keyturn.dev/on-delete: delete``), if that is ``allowed`` at all."""
 
-    def __init__(self, stores: Stores, secrets: Secrets, names: Names) -> None:
+    def __init__(self, stores: Stores, secrets: Secrets, names: Names, allowed: bool) -> None:
         self._stores = stores
         self._names = names
         self._secrets = secrets
+        self._allowed = allowed
 
-    async def delete(self, binding: Binding, key: StoreKey, live: LiveSecret, since: float) -> None:
+    async def delete(
+        self, binding: Binding, key: StoreKey, live: LiveSecret, since: float, fault: SourceDeleted
+    ) -> None:
         """Delete the Secret, if AWS says of every ARN that it was made from that there is no such secret any more.
 
         A name that is not found may as well mean a receiver in the wrong region or account: the ARNs tell, and whether
         other secrets of their account were seen from here. They stand in an annotation, and its owner may have written
         them: none is asked about that the binding may not name. Raises NotAllowed, SourceRefused where there is doubt,
-        or Conflict.
+        ``fault`` with a word more where nothing may be deleted, or Conflict.
         """
+        if not self._allowed:
+            raise SourceDeleted(
+                f"{fault}; the Secret stays, for this receiver deletes none: if it should, set deletions.enabled in the"
+                " chart (KEYTURN_DELETIONS)"
+            )
         secrets_manager = (await self._stores.get(key)).secrets_manager
         for arn in {version.partition("#")[0] for version in live.record.version_ids}:
             if region(arn) != key.region or not secrets_manager.has_seen(arn):

@@ -69,6 +69,8 @@ class Drift:
             elif target not in self._later:
                 delay = random.uniform(*HANG_BACK)  # noqa: S311 - jitter between replicas
                 self._later[target] = asyncio.get_running_loop().call_later(delay, self._look_again, target)
+        elif not self._reconciler.has_given_up(known):
+            self._queue.put_right(target)
 
     def look_within(self, namespace: str) -> None:
         """Look at all bindings of a namespace that now says something else."""

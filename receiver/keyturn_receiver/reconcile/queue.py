@@ -88,6 +88,11 @@ class Queue:
         if target not in self._pending and target not in self._running:
             self._owed.pop(target, None)
 
+    def put_right(self, target: Target) -> None:
+        """Count a binding as failing no longer: another replica has made it true. A retry that is due stays so."""
+        if target not in self._retries:
+            self._failing.discard(target)
+
     async def close(self, grace: float) -> None:
         """Take no more retries, and give what waits and runs ``grace`` seconds to end."""
         self._closing = True
@@ -102,7 +107,7 @@ class Queue:
         return self._lines.depth(priority)
 
     def failing(self) -> int:
-        """How many bindings ended their last reconcile with an error."""
+        """How many bindings ended their last reconcile here with an error, and are still not true."""
         return len(self._failing)
 
     def staleness(self) -> float:

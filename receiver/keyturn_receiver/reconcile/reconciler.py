@@ -62,6 +62,7 @@ class Reconciler:
         restarts: Restarts,
         events: Events,
         tenancies: Tenancies,
+        deletions: bool,
         fingerprint: Fingerprint,
         executor: Executor,
         metrics: Metrics,
@@ -75,7 +76,7 @@ class Reconciler:
         self._restarts = restarts
         self._events = events
         self._names = Names(stores, tenancies)
-        self._deletion = Deletion(stores, secrets, self._names)
+        self._deletion = Deletion(stores, secrets, self._names, deletions)
         self._tenancies = tenancies
         self._fingerprint = fingerprint
         self._executor = executor
@@ -213,10 +214,11 @@ class Reconciler:
         binding = read_binding(live.target, annotations)
         try:
             return await self._fill(binding, live, annotations, consumers, request)
-        except SourceDeleted:
+        except SourceDeleted as fault:
             if binding.on_delete is OnDelete.RETAIN or not live.record.filled:
                 raise
-            await self._deletion.delete(binding, self._store(binding, min(binding.sources)), live, request.since)
+            store = self._store(binding, min(binding.sources))
+            await self._deletion.delete(binding, store, live, request.since, fault)
             return None
 
     async def _fill(

@@ -1,5 +1,6 @@
 """Clients of AWS: how long they wait, how often they try, and whose credentials they hold."""
 
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -35,6 +36,10 @@ class Credentials:
 def _session() -> boto3.session.Session:
     """One for all clients: what it reads of the services is large. Only the event loop's thread may use it."""
     core = botocore.session.get_session()
+    # All SDKs go by AWS_REGION but this one, which knows the older AWS_DEFAULT_REGION alone.
+    # https://docs.aws.amazon.com/sdkref/latest/guide/feature-region.html
+    if region := os.environ.get("AWS_REGION"):
+        core.set_config_variable("region", region)
     # Half of what reading a list takes would go into dates of the local time zone.
     core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_utc)
     return boto3.session.Session(botocore_session=core)

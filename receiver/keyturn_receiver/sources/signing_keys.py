@@ -1,67 +1,55 @@
-"""The signing keys that count now: the current, previous and pending version of one AWS secret, and public keys."""
+"""What signatures are checked with: the signing keys in an AWS secret, in a file or in both, and public keys."""
 
+import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
-from keyturn_contract.signature import Ed25519, InvalidKey, parse_key
-from keyturn_receiver.core.binding import CURRENT, Source
-from keyturn_receiver.errors import SourceDeleted, SourceRefused
-from keyturn_receiver.sources.secrets_manager import SecretsManager
-from keyturn_receiver.sources.stores import Stores
-
-STAGES = (CURRENT, "AWSPREVIOUS", "AWSPENDING")
+from keyturn_contract.signature import Ed25519
+from keyturn_receiver.errors import KeyturnError
 
 _log = logging.getLogger(__name__)
 
 
-class SigningKeys:
-    """The keys as last read; a failed look keeps those there are."""
+class KeyPlace(Protocol):
+    """Where signing keys are kept; ``name`` is for people."""
 
-    def __init__(self, stores: Stores, secret_id: str) -> None:
-        self._stores = stores
-        self._secret_id = secret_id
+    name: str
+
+    async def look(self) -> Sequence[bytes]:
+        """Give the keys that are there now. Raises KeyturnError when there is none to be had."""
+
+
+class SigningKeys:
+    """The keys of all places as last read; a failed look keeps those there were, and takes away no other place's."""
+
+    def __init__(self, places: Sequence[KeyPlace]) -> None:
+        self._places = places
+        self._found: dict[str, Sequence[bytes]] = {}  # by the place's name; empty where each look has failed so far
         self._keys: tuple[bytes, ...] = ()
-        self._versions: Mapping[str, str] = {}
 
     def __call__(self) -> Sequence[bytes]:
         """The keys that are valid now; empty before the first look."""
         return self._keys
 
-    async def look(self) -> None:
-        """Read the keys anew, if their versions have changed.
+    def missing(self) -> Sequence[str]:
+        """The places to wait for: each until its first look, and all while none of them has given a key.
 
-        Raises SourceRefused or SourceUnavailable when there is no usable current key.
+        Who has looked in vain in one place goes on with the other's keys.
         """
-        store = await self._stores.get(self._stores.key(self._secret_id))
-        versions = await self._labelled(store.secrets_manager)
-        if versions and versions == self._versions:
-            return
-        keys: list[bytes] = []
-        for stage in versions or STAGES:
-            try:
-                version = await store.secrets_manager.value(Source(self._secret_id, stage))
-                keys.append(parse_key(version.value if isinstance(version.value, str) else ""))
-            except SourceRefused:
-                if stage == CURRENT:
-                    raise
-            except InvalidKey:
-                fault = f"signing key {self._secret_id} ({stage}) is not of the form whsec_<base64>: make a new one"
-                if stage == CURRENT:
-                    raise SourceRefused(fault) from None
-                _log.warning(fault)
-        self._keys = tuple(dict.fromkeys(keys))
-        self._versions = versions
+        return [place.name for place in self._places if not self._keys or place.name not in self._found]
 
-    async def _labelled(self, secrets_manager: SecretsManager) -> Mapping[str, str]:
-        """The versions that hold the labels, by label; empty where the role may not describe the secret."""
+    async def look(self) -> None:
+        """Read the keys anew; a place that gives none is warned of."""
+        await asyncio.gather(*(self._look(place) for place in self._places))
+
+    async def _look(self, place: KeyPlace) -> None:
         try:
-            described = await secrets_manager.describe(self._secret_id)
-        except SourceDeleted:
-            raise
-        except SourceRefused:
-            return {}
-        current = {stage: described.current(stage) for stage in STAGES}
-        return {stage: version_id for stage, version_id in current.items() if version_id}
+            self._found[place.name] = await place.look()
+        except KeyturnError as error:
+            self._found.setdefault(place.name, ())
+            _log.warning("%s", error)
+        self._keys = tuple(dict.fromkeys(key for place in self._places for key in self._found.get(place.name, ())))
 
 
 def ed25519(public_key: bytes) -> Ed25519:

@@ -48,7 +48,10 @@ class Metrics:
         )
         self.rollouts = self._counter("rollouts", "Consumers restarted, by kind of workload.", "kind")
         self.bindings = self._gauge("bindings", "Bound Secrets known to this replica.")
-        self.failing_bindings = self._gauge("failing_bindings", "Bindings whose last reconcile here has failed.")
+        self.failing_bindings = self._gauge(
+            "failing_bindings",
+            "Bindings whose last reconcile here has failed, and that no replica has put right since.",
+        )
         self.staleness_seconds = self._gauge(
             "staleness_seconds", "Age of the oldest request for a reconcile that has not been met yet; 0: all are."
         )

@@ -44,11 +44,12 @@ class Answer:
     async def __call__(self, notification: Notification, deadline: Callable[[], float]) -> Result:
         """Reconcile what the notification may concern, until ``deadline`` (monotonic seconds), which may move."""
         age = self._age(notification)
-        self._metrics.notification_age_seconds.observe(age)
         if notification.type is EventType.HEARTBEAT:
-            if age < FRESH_SECONDS:
+            if age < FRESH_SECONDS:  # an older one tells nothing, such as that of `helm test`
+                self._metrics.notification_age_seconds.observe(age)
                 self._heard()
             return Result(notification.id, Outcome.IGNORED, reason="heartbeat")
+        self._metrics.notification_age_seconds.observe(age)
         concerns = self._submit(notification)
         if not concerns:
             return Result(notification.id, Outcome.IGNORED, reason="no Secret is bound to it")

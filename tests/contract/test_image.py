@@ -1,0 +1,100 @@
+"""receiver/Dockerfile, line by line, and what .dockerignore lets through to it."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from keyturn_receiver.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+INSTALL = (ROOT / "receiver" / "install").read_text()
+
+
+def instructions() -> list[tuple[str, str]]:
+    """What the Dockerfile says: (instruction, the rest of the line), in order."""
+    text = re.sub(r"\\\n", " ", (ROOT / "receiver" / "Dockerfile").read_text())
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return [(line.split()[0], line.split(maxsplit=1)[1]) for line in lines]
+
+
+SAID = instructions()
+FINAL = SAID[max(index for index, (name, _) in enumerate(SAID) if name == "FROM") :]
+
+
+def said(name: str, among: list[tuple[str, str]] = SAID) -> list[str]:
+    return [rest for each, rest in among if each == name]
+
+
+def copied() -> list[str]:
+    """The files and folders of ours that go into it."""
+    return [source for rest in said("COPY") if not rest.startswith("--from") for source in rest.split()[:-1]]
+
+
+def test_both_stages_stand_on_the_base_that_is_given() -> None:
+    """The environment's python3 is a link into the base: it must be the same one where it is made and where it runs."""
+    assert SAID[0] == ("ARG", "BASE=python:3.13-slim-bookworm")  # the release reads it there
+    assert said("FROM") == ["${BASE} AS build", "${BASE}"]
+
+
+def test_it_runs_as_nobody_in_particular_and_never_as_root() -> None:
+    user, group = said("USER", FINAL)[-1].split(":")
+    assert int(user) > 0
+    assert int(group) > 0
+
+
+def test_the_final_stage_takes_nothing_but_the_environment_and_runs_nothing() -> None:
+    assert said("COPY", FINAL) == ["--from=build /opt/keyturn /opt/keyturn"]
+    assert not {"RUN", "ADD", "HEALTHCHECK", "CMD"} & {name for name, _ in FINAL}
+
+
+def test_the_environment_is_made_by_the_script_that_the_tests_run() -> None:
+    (command,) = said("RUN")
+    program, directory = json.loads(command)
+    assert program == "/keyturn/receiver/install"  # where COPY puts it
+    assert os.access(ROOT / "receiver" / "install", os.X_OK)
+    entry = json.loads(said("ENTRYPOINT", FINAL)[0])
+    assert entry == [f"{directory}/bin/python", "-m", "keyturn_receiver"]
+
+
+def test_every_package_is_held_to_its_hash() -> None:
+    (installing,) = re.findall(r"-m pip (?:.*\\\n)*.*", INSTALL)
+    assert "--require-hashes" in installing
+    assert "--only-binary :all:" in installing
+    named = re.findall(r"requirements/\w+\.txt", installing)
+    assert sorted(named) == sorted(source for source in copied() if source.startswith("requirements/"))
+
+
+def test_it_names_the_ports_that_the_receiver_listens_on() -> None:
+    fields = Settings.model_fields
+    ports = [str(fields[name].default) for name in ("port", "operations_port")]
+    assert said("EXPOSE", FINAL) == [" ".join(ports)]
+
+
+def test_what_is_copied_is_there_and_nothing_else_goes_to_the_builder() -> None:
+    files = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],  # noqa: S607
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    wanted = {file for file in files if file.startswith(tuple(copied()))}
+    assert {source for source in copied() if not any(file.startswith(source) for file in wanted)} == set()
+    assert {file for file in files if sent(file)} == wanted
+    assert not sent("receiver/keyturn_receiver/__pycache__/app.cpython-311.pyc")
+    assert not sent("infra/keyturn_local/aws.py")
+
+
+def sent(file: str) -> bool:
+    """Whether .dockerignore lets a file through: the last pattern that fits it or a folder above it decides."""
+    through = True
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        pattern = line.removeprefix("!")
+        if not line or line.startswith("#"):
+            continue
+        parts = re.escape(pattern).replace(r"\*\*/", "(?:.*/)?").replace(r"\*", "[^/]*")
+        if re.match(rf"{parts}(?:/|$)", file):
+            through = line.startswith("!")
+    return through

@@ -1,0 +1,32 @@
+"""The README's commands to a cluster, run as they stand there."""
+
+import shlex
+from pathlib import Path
+
+import yaml
+
+from keyturn_local.stack import Stack
+from objects import eventually
+from readme import files, step
+
+
+def run(stack: Stack, beginning: str, directory: Path) -> str:
+    """Run a command of the README by the cluster's own kubectl."""
+    words = shlex.split(step(beginning).command)
+    assert words[0] == "kubectl"
+    return stack.cluster.kubectl(*(str(directory / word) if word in files() else word for word in words[1:]))
+
+
+def test_the_commands_to_the_cluster_print_what_is_shown(stack: Stack, tmp_path: Path) -> None:
+    shop = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}
+    (tmp_path / "db.yaml").write_text(yaml.safe_dump(files()["db.yaml"]))
+    stack.aws.secrets_manager().create_secret(Name="shop/db", SecretString='{"password": "made up"}')
+    stack.cluster.create([shop])
+    try:
+        for beginning in ("kubectl annotate", "kubectl apply"):
+            assert tuple(run(stack, beginning, tmp_path).splitlines()) == step(beginning).prints
+        status = step("kubectl get secret db")
+        eventually(lambda: tuple(run(stack, "kubectl get secret db", tmp_path).splitlines()) == status.prints)
+        assert stack.cluster.get("secret", "db", "shop")["data"].keys() == {"password"}
+    finally:
+        stack.cluster.delete([shop], wait=False)

@@ -1,0 +1,106 @@
+"""The chart's life in a cluster, by the real Helm: installed, alone or beside others, and gone without a trace."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from helm_python.errors import HelmError
+
+from charts import ANYWHERE
+from keyturn_local.cluster import SOME_KEY, KubectlFailed
+from keyturn_local.control_plane import ControlPlane
+from objects import eventually
+from releases import Releases, releases_in
+
+NEVER_READY = {**SOME_KEY, "podAnnotations": {"keyturn.dev/ready-after": "never"}}  # kwok's word
+ALSO_BEYOND = {**SOME_KEY, "priorityClass": {"create": True}}  # every kind that lies in no namespace
+
+
+@pytest.fixture
+def home(control_plane: ControlPlane) -> Iterator[Releases]:
+    with releases_in(control_plane) as made:
+        yield made
+
+
+def test_it_is_installed_and_its_receivers_get_ready(home: Releases) -> None:
+    release = home.install()
+    assert release["status"] == "deployed"
+    assert f"helm test keyturn -n {home.namespace}" in release["notes"]
+    assert len(home.ready_pods()) == 2
+    home.cluster.kubectl("wait", "--for=condition=Available", "deployment/keyturn", "-n", home.namespace)
+
+
+@pytest.mark.usefixtures("custom_resources")
+@pytest.mark.parametrize(("whole", "kinds"), [(False, 12), (True, 19)], ids=["the defaults", "everything"])
+def test_uninstalled_it_leaves_nothing(home: Releases, namespace: str, whole: bool, kinds: int) -> None:
+    before = home.inventory(namespace)
+    home.install({**ANYWHERE, "namespaces": [namespace]} if whole else SOME_KEY, wait="hookOnly")
+    home.roll_out()
+    made = home.inventory(namespace) - before
+    assert len({kind for kind, _, _ in made}) >= kinds, sorted(made)
+    home.uninstall()
+    eventually(lambda: not home.inventory(namespace) - before)
+    gone = before - home.inventory(namespace)
+    assert not [each for each in gone if each[1] in (home.namespace, namespace)]
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "told"),
+    [
+        ({}, {}, "signingKey"),
+        ({**SOME_KEY, "replica": 1}, {}, "replica"),
+        (NEVER_READY, {"timeout": 3, "rollback_on_failure": True}, "deadline"),
+        ({**SOME_KEY, "namespaces": ["nowhere"]}, {"rollback_on_failure": True}, "nowhere"),
+    ],
+    ids=["no signing key", "a misspelt value", "receivers that never get ready", "a namespace that is not there"],
+)
+def test_an_installation_that_fails_leaves_nothing(home: Releases, values: Any, options: Any, told: str) -> None:
+    before = home.inventory()
+    with pytest.raises(HelmError, match=told):
+        home.install(values, **options)
+    eventually(lambda: not home.inventory() - before)
+
+
+def test_without_a_signing_key_not_even_its_namespace_is_made(control_plane: ControlPlane) -> None:
+    nowhere = Releases(control_plane, "keyturn-without-key")
+    with pytest.raises(HelmError, match="signingKey"):
+        nowhere.install({}, create_namespace=True)
+    nowhere.close()
+    with pytest.raises(KubectlFailed, match="NotFound"):
+        control_plane.kubectl("get", "namespace", nowhere.namespace)
+
+
+def test_two_releases_in_one_namespace_do_not_touch_each_other(home: Releases) -> None:
+    home.install(ALSO_BEYOND)
+    alone = home.standing()
+    home.install({**ALSO_BEYOND, "replicas": 1}, "second")
+    assert home.standing().items() >= alone.items()
+    for name, count in (("keyturn", 2), ("second-keyturn", 1)):
+        for selector in selectors(home, name):
+            found = home.ready_pods(selector)
+            assert [pod.rsplit("-", 2)[0] for pod in found] == [name] * count
+    home.uninstall("second")
+    eventually(lambda: home.standing() == alone)
+
+
+def selectors(home: Releases, name: str) -> list[str]:
+    """By what the objects of a release choose their pods."""
+    deployment, service, budget, policy = (
+        home.cluster.get(kind, name, home.namespace)["spec"]
+        for kind in ("deployment", "service", "poddisruptionbudget", "networkpolicy")
+    )
+    chosen = [deployment["selector"], {"matchLabels": service["selector"]}, budget["selector"], policy["podSelector"]]
+    return [",".join(f"{key}={value}" for key, value in each["matchLabels"].items()) for each in chosen]
+
+
+@pytest.mark.parametrize(("suffix", "first"), [("-other", "keyturn"), ("-a", "a-keyturn")])
+def test_two_releases_in_two_namespaces_share_nothing(home: Releases, suffix: str, first: str) -> None:
+    """Not even where namespace and release make the same word: "x" and "a-keyturn", "x-a" and "keyturn"."""
+    with releases_in(home.cluster, home.namespace + suffix) as other:
+        home.install(ALSO_BEYOND, first)
+        alone, before = home.standing(), home.inventory()
+        other.install(ALSO_BEYOND)
+        beyond = {kind for kind, _, _ in home.inventory() - before}
+        assert beyond == {"ClusterRole", "ClusterRoleBinding", "PriorityClass", "IPAddress"}
+        other.uninstall()
+        assert home.standing() == alone

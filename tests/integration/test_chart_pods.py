@@ -1,0 +1,232 @@
+"""What the chart's pods run, as a release has them: we are their kubelet, for kwok has no containers.
+
+A receiver runs with the variables and the mounted files of its pod; `helm test` makes its pod, we run what it says and
+tell Helm how it ended. Ports and addresses alone are of this machine.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import trustme
+from helm_python.errors import HelmError
+
+from charts import ANYWHERE, merged
+from keyturn_contract.signature import new_key
+from keyturn_local.aws import IMPORT_ROOTS, REGION, SIGNING_KEY, LocalAws
+from keyturn_local.control_plane import ControlPlane
+from keyturn_local.ports import free_ports
+from keyturn_local.processes import Program, answers
+from keyturn_receiver.settings import Settings
+from objects import eventually
+from releases import Releases, releases_in
+
+IN_AWS = {"aws": {"region": REGION}, "signingKey": {"secretId": SIGNING_KEY}}
+IN_A_SECRET = {"signingKey": {"existingSecret": {"name": "signing-keys", "key": "keys"}}}
+TLS = {"tls": {"secretName": "certificate"}}
+# What is not of this machine: other addresses, volumes and variables; and Secrets by the names they have here.
+HERE = {"aws": {"endpointUrl": ""}, "extraEnv": [], "extraEnvFrom": [], "extraVolumes": [], "extraVolumeMounts": []}
+EVERYTHING_HERE = merged(merged(ANYWHERE, HERE), {**IN_AWS, **TLS})
+
+
+class Kubelet:
+    """Runs the pods of a release on this machine."""
+
+    def __init__(self, home: Releases, aws: LocalAws, directory: Path) -> None:
+        self.home = home
+        self._aws = aws
+        self._directory = directory
+        self._port, self._operations_port = free_ports(2)
+        self._receiver: Program | None = None
+
+    def start(self) -> None:
+        """Start a receiver as the Deployment's pod has it, and wait until it is ready."""
+        (deployment,) = self.home.cluster.list("deployments", self.home.namespace)
+        pod = deployment["spec"]["template"]["spec"]
+        account = self.home.cluster.kubeconfig_for(self.home.namespace, pod["serviceAccountName"], self._directory)
+        (container,) = pod["containers"]
+        ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+        theirs = {name: field.default for name, field in Settings.model_fields.items()}
+        assert ports == {"notifications": theirs["port"], "operations": theirs["operations_port"]}
+        environment = {
+            **self._environment(pod),
+            "KUBECONFIG": str(account),
+            "KEYTURN_HOST": "127.0.0.1",
+            "KEYTURN_PORT": str(self._port),
+            "KEYTURN_OPERATIONS_PORT": str(self._operations_port),
+        }
+        command = [sys.executable, "-m", "keyturn_receiver"]  # as the image says
+        self._receiver = Program("receiver", command, self._directory, environment)
+        self._receiver.wait_for(answers(f"http://127.0.0.1:{self._operations_port}/readyz"), 30)
+
+    def kill(self) -> None:
+        """End the receiver."""
+        if self._receiver:
+            self._receiver.kill()
+
+    def heartbeat(self, pod: Any) -> subprocess.CompletedProcess[str]:
+        """Run what the pod of `helm test` says, to its end."""
+        (container,) = pod["containers"]
+        assert container["command"] == ["/opt/keyturn/bin/python", "-m", "keyturn_receiver.heartbeat"]
+        url, *more = container["args"]
+        assert self._reached_by(url) == self.home.ready_pods("app.kubernetes.io/component=receiver")
+        here = urlsplit(url)._replace(netloc=f"127.0.0.1:{self._port}").geturl()
+        command = [sys.executable, *container["command"][1:], here, *(self._local(pod, each) for each in more)]
+        return subprocess.run(command, env=self._environment(pod), capture_output=True, text=True, timeout=60)
+
+    def _reached_by(self, url: str) -> set[str]:
+        """The pods that a Service leads to from a URL within the cluster, to the port for notifications."""
+        name, namespace, suffix = str(urlsplit(url).hostname).split(".")
+        assert (namespace, suffix) == (self.home.namespace, "svc")
+        service = self.home.cluster.get("service", name, namespace)["spec"]
+        (port,) = service["ports"]
+        assert (urlsplit(url).port, port["targetPort"]) == (port["port"], "notifications")
+        selector = ",".join(f"{key}={value}" for key, value in service["selector"].items())
+        return {each["metadata"]["name"] for each in self.home.cluster.list("pods", namespace, selector)}
+
+    def _environment(self, pod: Any) -> dict[str, str]:
+        (container,) = pod["containers"]
+        given = {each["name"]: self._local(pod, each["value"]) for each in container["env"]}
+        return {"PATH": os.environ["PATH"], "PYTHONPATH": IMPORT_ROOTS, **self._aws.environment(), **given}
+
+    def _local(self, pod: Any, text: str) -> str:
+        """Lead a path in a mounted Secret to where its files are here, in a copy of their own."""
+        (container,) = pod["containers"]
+        for mount in container.get("volumeMounts", []):
+            if mount["mountPath"] in text:
+                text = text.replace(mount["mountPath"], str(self._mounted(pod, mount["name"])))
+        return text
+
+    def _mounted(self, pod: Any, name: str) -> Path:
+        (volume,) = [each["secret"] for each in pod["volumes"] if each["name"] == name]
+        folder = Path(mkdtemp(dir=self._directory))
+        data = self.home.cluster.get("secret", volume["secretName"], self.home.namespace)["data"]
+        items = volume.get("items") or [{"key": key, "path": key} for key in data]
+        for item in items:
+            (folder / item["path"]).write_bytes(b64decode(data[item["key"]]))
+        return folder
+
+
+@pytest.fixture
+def kubelet(
+    control_plane: ControlPlane, scene_aws: LocalAws, signing_key_id: str, tmp_path: Path
+) -> Iterator[Callable[[dict[str, Any]], Kubelet]]:
+    """Install a release with the values that the test gives, and run its receiver."""
+    with ExitStack() as stack:
+
+        def make(values: dict[str, Any]) -> Kubelet:
+            home = stack.enter_context(releases_in(control_plane))
+            home.cluster.create(secrets(home.namespace))
+            home.install(values, wait="hookOnly")
+            home.roll_out()
+            made = Kubelet(home, scene_aws, tmp_path)
+            stack.callback(made.kill)
+            made.start()
+            return made
+
+        yield make
+
+
+def secrets(namespace: str) -> Iterator[dict[str, Any]]:
+    """The Secrets that the values name: a signing key, and a certificate for a name that is not the Service's."""
+    made = trustme.CA().issue_cert("keyturn.example.com")
+    certificate = b"".join(each.bytes() for each in made.cert_chain_pems)
+    kept = {
+        "signing-keys": {"keys": new_key(os.urandom(32)).encode()},
+        "certificate": {"tls.crt": certificate, "tls.key": made.private_key_pem.bytes()},
+    }
+    for name, data in kept.items():
+        encoded = {key: b64encode(value).decode() for key, value in data.items()}
+        metadata = {"name": name, "namespace": namespace}
+        yield {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": encoded}
+
+
+def helm_test(kubelet: Kubelet) -> subprocess.CompletedProcess[str]:
+    """Let Helm make its pod, run it, and hold Helm's verdict against how it ended."""
+    home = kubelet.home
+    with ThreadPoolExecutor(1) as pool:
+        verdict = pool.submit(home.helm.test, "keyturn", timeout=60)
+        (pod,) = eventually(lambda: home.cluster.list("pods", home.namespace, "app.kubernetes.io/component=test"))
+        name = pod["metadata"]["name"]
+        home.cluster.kubectl("wait", "--for=jsonpath={.status.phase}=Running", f"pod/{name}", "-n", home.namespace)
+        phase = "Failed"
+        try:
+            done = kubelet.heartbeat(pod["spec"])
+            phase = "Failed" if done.returncode else "Succeeded"
+        finally:  # or Helm waits to the end of its time
+            ended = json.dumps({"status": {"phase": phase}})
+            home.cluster.kubectl("patch", "pod", name, "-n", home.namespace, "--subresource=status", "-p", ended)
+    if done.returncode:
+        with pytest.raises(HelmError, match="failed"):
+            verdict.result()
+    else:
+        verdict.result()
+    # The log of one that failed can be read, and nothing is left of one that has passed.
+    left = home.cluster.list("pods", home.namespace, "app.kubernetes.io/component=test")
+    assert bool(left) is bool(done.returncode)
+    return done
+
+
+@pytest.mark.usefixtures("custom_resources")
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (IN_AWS, "signed with the key of AWS secret"),
+        (IN_A_SECRET, "signed with the key of file"),
+        ({"signingKey": {"publicKeys": [f"whpk_{'A' * 43}="]}}, "unsigned: answered with 401"),
+        ({**IN_AWS, **TLS}, "A heartbeat to https://"),
+        (EVERYTHING_HERE, "A heartbeat to https://"),
+    ],
+    ids=["a key in AWS", "a key in a Secret", "public keys alone", "TLS", "everything"],
+)
+def test_helm_test_reaches_a_receiver_that_runs_as_its_pod_says(
+    kubelet: Callable[..., Kubelet], namespace: str, values: dict[str, Any], told: str
+) -> None:
+    served = {"namespaces": [namespace]} if "namespaces" in values else {}
+    done = helm_test(kubelet({**values, **served}))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert told in done.stdout
+
+
+def test_a_receiver_that_holds_another_key_fails_helm_test(kubelet: Callable[..., Kubelet]) -> None:
+    made = kubelet(IN_A_SECRET)
+    namespace = made.home.namespace
+    made.home.cluster.kubectl("delete", "secret", "signing-keys", "-n", namespace)
+    made.home.cluster.create(each for each in secrets(namespace) if each["metadata"]["name"] == "signing-keys")
+    done = helm_test(made)
+    assert done.returncode == 1
+    assert "answered with 401" in done.stdout
+
+
+def test_what_receivers_say_in_their_leases_outlives_an_upgrade_and_goes_with_the_release(
+    kubelet: Callable[..., Kubelet],
+) -> None:
+    made = kubelet(IN_AWS)
+    home = made.home
+
+    def leases() -> dict[str, tuple[str, str]]:
+        found = home.cluster.list("leases", home.namespace)
+        holders = [each.get("spec", {}).get("holderIdentity") for each in found]
+        return {
+            each["metadata"]["name"]: (each["metadata"]["uid"], holder)
+            for each, holder in zip(found, holders, strict=True)
+        }
+
+    eventually(lambda: leases()["keyturn-poller"][1])
+    before = leases()
+    assert before.keys() == {"keyturn-poller", "keyturn-event-path"}
+    home.upgrade({**IN_AWS, "logLevel": "DEBUG"})
+    assert leases() == before
+    made.kill()
+    home.uninstall()
+    assert not leases()

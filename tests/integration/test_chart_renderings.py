@@ -1,0 +1,161 @@
+"""What the chart makes of every value it has, before the real API server: nothing is refused, nothing warned of."""
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from functools import reduce
+from typing import Any
+
+import helm_python
+import pytest
+import yaml
+
+from charts import INSTEAD, SERVED, SWITCHES, TOGETHER, judged
+from keyturn_local.cluster import CHART, chart_objects, rendered_chart
+from keyturn_local.control_plane import ControlPlane
+
+RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
+
+
+@pytest.fixture(scope="module")
+def home(control_plane: ControlPlane, custom_resources: None) -> Iterator[str]:
+    """A namespace that takes restricted pods alone, beside those that receivers are to serve."""
+    names = {"strict": RESTRICTED, **{name: {} for name in (*SERVED, "123", "on")}}
+    made = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+        for name, labels in names.items()
+    ]
+    control_plane.create(made)
+    yield "strict"
+    control_plane.delete(made, wait=False)
+
+
+@pytest.mark.parametrize("values", SWITCHES.values(), ids=SWITCHES)
+def test_the_api_server_takes_it_without_a_warning(
+    control_plane: ControlPlane, home: str, values: dict[str, Any]
+) -> None:
+    objects = chart_objects(home, values)
+    verdict = judged(control_plane, objects)
+    assert (verdict.returncode, verdict.stderr) == (0, "")
+    assert len(verdict.stdout.splitlines()) == len(objects)
+
+
+def test_pods_that_may_do_more_than_the_restricted_are_warned_of_and_refused(
+    control_plane: ControlPlane, home: str
+) -> None:
+    objects = chart_objects(home, {"securityContext": {"allowPrivilegeEscalation": True}})
+    verdict = judged(control_plane, objects)
+    assert 'Warning: would violate PodSecurity "restricted' in verdict.stderr  # of the Deployment, which is taken
+    assert 'pods "keyturn-heartbeat" is forbidden: violates PodSecurity "restricted' in verdict.stderr
+    assert verdict.returncode == 1
+    assert len(verdict.stdout.splitlines()) == len(objects) - 1
+
+
+def test_a_field_that_kubernetes_does_not_know_is_refused(control_plane: ControlPlane, home: str) -> None:
+    verdict = judged(control_plane, chart_objects(home, {"podSecurityContext": {"runAsNobody": True}}))
+    assert 'unknown field "spec.template.spec.securityContext.runAsNobody"' in verdict.stderr
+    assert verdict.returncode == 1
+
+
+# YAML takes these for numbers, truth values, nothing and an alias.
+WORDS = {
+    "namespaces": ["on"],
+    "imagePullSecrets": [{"name": "0x1f"}],
+    "serviceAccount": {"name": "1e3"},
+    "signingKey": {"existingSecret": {"name": "123", "key": "null"}},
+    "tls": {"secretName": "0o7"},
+    "priorityClassName": "off",
+    "ingress": {"enabled": True, "className": "yes", "host": "*.example.com", "tlsSecretName": "1.5"},
+    "service": {"type": "LoadBalancer", "loadBalancerClass": "1e3"},
+    "metrics": {"serviceMonitor": {"enabled": True}},
+    "networkPolicy": {"enabled": False},
+}
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("release", ["123", "my.keyturn", f"{'long' * 13}s"])
+def test_any_name_will_do(control_plane: ControlPlane, release: str) -> None:
+    rendered = rendered_chart("123", release, WORDS)
+    objects = [each for name, text in rendered.items() if name.endswith(".yaml") for each in yaml.safe_load_all(text)]
+    verdict = judged(control_plane, filter(None, objects))
+    assert (verdict.returncode, verdict.stderr) == (0, "")
+
+
+def test_where_few_may_deliver_helm_test_may() -> None:
+    peer = {"ipBlock": {"cidr": "10.0.0.0/8"}}
+    objects = chart_objects("strict", {"networkPolicy": {"deliveriesFrom": [peer]}})
+    (pod,) = [each for each in objects if each["kind"] == "Pod"]
+    (policy,) = [each["spec"] for each in objects if each["kind"] == "NetworkPolicy"]
+    (rule,) = [each for each in policy["ingress"] if each["ports"][0]["port"] == "notifications"]
+    *given, ours = rule["from"]
+    assert given == [peer]
+    assert ours["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+
+
+@pytest.fixture(scope="module")
+def chart() -> Iterator[helm_python.Chart]:
+    with helm_python.Chart.load(CHART) as loaded:
+        yield loaded
+
+
+def leaves(value: Any, schema: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The values that stand for themselves, by their path: a map is one, too, where anything may be a key of it."""
+    if "properties" not in schema:
+        yield path, value
+    else:
+        for key, inner in value.items():
+            yield from leaves(inner, schema["properties"][key], (*path, key))
+
+
+def tried(chart: helm_python.Chart) -> dict[tuple[str, ...], list[Any]]:
+    """What each value is set to, over all sets."""
+    assert chart.schema is not None
+    found: dict[tuple[str, ...], list[Any]] = {}
+    for values in SWITCHES.values():
+        for path, value in leaves(chart.merge_values(values), chart.schema):
+            found.setdefault(path, []).append(value)
+    return found
+
+
+def test_every_value_is_tried_beside_its_default(chart: helm_python.Chart) -> None:
+    assert chart.schema is not None
+    found = tried(chart)
+    defaults = list(leaves(chart.values, chart.schema))
+    assert len(defaults) > 80
+    assert not [".".join(path) for path, default in defaults if all(value == default for value in found[path])]
+
+
+def test_every_one_of_few_choices_is_tried(chart: helm_python.Chart) -> None:
+    def choices(schema: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+        if schema.get("type") == "boolean":
+            yield from ((path, choice) for choice in (True, False))
+        yield from ((path, choice) for choice in schema.get("enum", []))
+        for key, inner in schema.get("properties", {}).items():
+            yield from choices(inner, (*path, key))
+
+    assert chart.schema is not None
+    found = tried(chart)
+    few = list(choices(chart.schema))
+    assert len(few) > 40
+    assert not [(".".join(path), choice) for path, choice in few if choice not in found[path]]
+
+
+@pytest.mark.parametrize("name", [*INSTEAD, *TOGETHER])
+def test_no_value_is_without_effect(chart: helm_python.Chart, name: str) -> None:
+    """Without any one of its values a set is rendered otherwise, or not at all."""
+    assert chart.schema is not None
+    defaults = dict(leaves(chart.values, chart.schema))
+    whole = manifests(chart, SWITCHES[name])
+    for path, value in leaves(SWITCHES[name], chart.schema):
+        if value != defaults[path]:
+            less = deepcopy(SWITCHES[name])
+            del reduce(dict.__getitem__, path[:-1], less)[path[-1]]
+            assert manifests(chart, less) != whole, path
+
+
+def manifests(chart: helm_python.Chart, values: dict[str, Any]) -> dict[str, str]:
+    """What is rendered, without NOTES.txt; nothing where the chart refuses."""
+    try:
+        rendered = chart.render(values, name="keyturn", namespace="keyturn")
+    except helm_python.HelmRenderError:
+        return {}
+    return {template: text for template, text in rendered.items() if template.endswith(".yaml")}

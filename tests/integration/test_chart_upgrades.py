@@ -1,0 +1,121 @@
+"""A release that changes, by the real Helm: to other values and back, from the version before and back to it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helm_python.errors import HelmError
+
+from keyturn_local.cluster import SOME_KEY, Cluster
+from keyturn_local.control_plane import ControlPlane
+from objects import eventually
+from releases import Releases, releases_in
+
+RELEASED = Path(__file__).parents[1] / "released" / "keyturn-0.1.0"
+
+
+@pytest.fixture
+def home(control_plane: ControlPlane) -> Iterator[Releases]:
+    with releases_in(control_plane) as made:
+        yield made
+
+
+def test_the_same_values_once_more_change_nothing(home: Releases) -> None:
+    home.install()
+    before = home.standing()
+    assert {kind for kind, _ in before} >= {"Deployment", "ReplicaSet", "Pod", "Service", "ClusterRole", "Lease"}
+    assert home.upgrade()["revision"] == 2
+    assert home.standing() == before
+
+
+def test_other_values_replace_the_pods_and_a_rollback_brings_back_what_was(home: Releases) -> None:
+    home.install()
+    (first,), old = home.cluster.list("deployments", home.namespace), home.ready_pods()
+    home.upgrade({**SOME_KEY, "logLevel": "DEBUG", "podLabels": {"example.com/mesh": "off"}})
+    eventually(lambda: len(home.ready_pods()) == 2)
+    assert not home.ready_pods() & old
+    assert len(home.cluster.list("replicasets", home.namespace)) == 2
+    home.roll_back()
+    (last,) = home.cluster.list("deployments", home.namespace)
+    assert last["spec"] == first["spec"]
+    assert last["metadata"]["labels"] == first["metadata"]["labels"]
+    assert len(home.cluster.list("replicasets", home.namespace)) == 2  # the first has come back
+
+
+def test_an_upgrade_whose_receivers_do_not_get_ready_takes_none_away(home: Releases) -> None:
+    home.install()
+    before = home.ready_pods()
+    with pytest.raises(HelmError, match="deadline"):
+        home.upgrade({**SOME_KEY, "podAnnotations": {"keyturn.dev/ready-after": "never"}}, timeout=3)
+    assert len(home.cluster.list("pods", home.namespace)) == 3
+    assert home.ready_pods() == before
+    home.roll_back()
+    assert home.ready_pods() == before
+
+
+# What somebody has set who installed 0.1.0, and sets again.
+CARRIED: dict[str, Any] = {
+    "serviceAccount": {
+        "name": "keyturn",
+        "annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/keyturn"},
+    },
+    "tenantRoles": {"enabled": True},
+}
+
+
+@pytest.mark.parametrize("release", ["keyturn", "rotation"])
+def test_from_0_1_0_it_is_upgraded_and_rolled_back_and_upgraded_again(
+    home: Releases, namespace: str, release: str
+) -> None:
+    carried = {**CARRIED, "namespaces": [namespace]}
+    before = home.inventory(namespace)
+    assert home.install(carried, release, RELEASED)["chart_version"] == "0.1.0"
+    made_by_receivers(home.cluster, home.namespace)
+    old = rights(home, namespace)
+    for _ in range(2):
+        assert home.upgrade({**SOME_KEY, **carried}, name=release)["chart_version"] != "0.1.0"
+        assert len(home.ready_pods()) == 2
+        new = rights(home, namespace)
+        assert new["ServiceAccount"]["metadata"]["uid"] == old["ServiceAccount"]["metadata"]["uid"]
+        assert (
+            new["ServiceAccount"]["metadata"]["annotations"].items() >= CARRIED["serviceAccount"]["annotations"].items()
+        )
+        assert ["serviceaccounts/token"] in [rule["resources"] for rule in new["Role"]["rules"]]
+        home.roll_back(1, release)
+        eventually(lambda: not home.ready_pods())
+        assert meaning(rights(home, namespace)) == meaning(old)
+    home.upgrade({**SOME_KEY, **carried}, name=release)
+    home.uninstall(release)
+    home.cluster.kubectl("delete", "leases", "-n", home.namespace, "-l", "made-by=receivers")
+    eventually(lambda: not home.inventory(namespace) - before)
+
+
+def made_by_receivers(cluster: Cluster, namespace: str) -> None:
+    """Play the receivers that somebody ran with 0.1.0, which was identity and rights alone: they made the Leases."""
+    cluster.create(
+        {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": f"keyturn-{what}", "namespace": namespace, "labels": {"made-by": "receivers"}},
+            "spec": {"holderIdentity": "receiver-1", "leaseDurationSeconds": 15},
+        }
+        for what in ("poller", "event-path")
+    )
+
+
+def rights(home: Releases, served: str) -> dict[str, Any]:
+    """Who the receivers are, and what they may do in a namespace that they serve, by kind."""
+    (role,) = home.cluster.list("roles", served)
+    (binding,) = home.cluster.list("rolebindings", served)
+    account = home.cluster.get("serviceaccount", "keyturn", home.namespace)
+    return {"ServiceAccount": account, "Role": role, "RoleBinding": binding}
+
+
+def meaning(objects: dict[str, Any]) -> dict[str, Any]:
+    """Objects without what the API server writes into them by itself."""
+    traces = ("uid", "resourceVersion", "creationTimestamp", "managedFields")
+    return {
+        kind: {**each, "metadata": {key: value for key, value in each["metadata"].items() if key not in traces}}
+        for kind, each in objects.items()
+    }

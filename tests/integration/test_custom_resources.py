@@ -1,0 +1,135 @@
+"""Other projects' custom resources: their own definitions judge what the chart makes, and come as go.sum says."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyturn_local import cache, go_toolchain
+from keyturn_local import custom_resources as definitions
+from keyturn_local.cluster import KubectlFailed
+from keyturn_local.control_plane import ControlPlane
+
+INFRA = Path(definitions.__file__).parents[1]
+SPECS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ServiceMonitor": ("monitoring.coreos.com/v1", {"selector": {}, "endpoints": [{"port": "metrics"}]}),
+    "PodMonitor": ("monitoring.coreos.com/v1", {"selector": {}, "podMetricsEndpoints": [{"port": "metrics"}]}),
+    "PrometheusRule": (
+        "monitoring.coreos.com/v1",
+        {"groups": [{"name": "keyturn", "rules": [{"alert": "Stale", "expr": "vector(1)", "for": "5m"}]}]},
+    ),
+    "Certificate": ("cert-manager.io/v1", {"secretName": "tls", "dnsNames": ["a.test"], "issuerRef": {"name": "ca"}}),
+}
+
+
+def dry_run(control_plane: ControlPlane, namespace: str, kind: str, **changes: Any) -> str:
+    """Let the API server judge an object, with a field of its spec changed, and keep nothing of it."""
+    version, spec = SPECS[kind]
+    metadata = {"name": "judged", "namespace": namespace}
+    judged = {"apiVersion": version, "kind": kind, "metadata": metadata, "spec": {**spec, **changes}}
+    return control_plane.kubectl("create", "--dry-run=server", "-o", "name", "-f", "-", stdin=json.dumps(judged))
+
+
+@pytest.mark.usefixtures("custom_resources")
+@pytest.mark.parametrize("kind", SPECS)
+def test_what_is_as_its_definition_says_is_taken(control_plane: ControlPlane, namespace: str, kind: str) -> None:
+    assert dry_run(control_plane, namespace, kind).strip().endswith("/judged")
+
+
+@pytest.mark.usefixtures("custom_resources")
+@pytest.mark.parametrize("kind", SPECS)
+def test_a_field_that_the_definition_lacks_is_refused(control_plane: ControlPlane, namespace: str, kind: str) -> None:
+    with pytest.raises(KubectlFailed, match=r'unknown field "spec\.misspelt"'):
+        dry_run(control_plane, namespace, kind, misspelt="1")
+
+
+@pytest.mark.usefixtures("custom_resources")
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        ("ServiceMonitor", "endpoints", "metrics"),
+        ("ServiceMonitor", "endpoints", [{"port": "metrics", "interval": "often"}]),
+        ("PodMonitor", "podMetricsEndpoints", [{"port": 9090}]),
+        ("PrometheusRule", "groups", [{"rules": []}]),
+        ("Certificate", "dnsNames", "a.test"),
+        ("Certificate", "issuerRef", {}),
+    ],
+)
+def test_a_value_that_the_definition_does_not_allow_is_refused(
+    control_plane: ControlPlane, namespace: str, kind: str, field: str, value: Any
+) -> None:
+    with pytest.raises(KubectlFailed, match=rf"spec\.{field}.*(Invalid value|Required value|must be of type)"):
+        dry_run(control_plane, namespace, kind, **{field: value})
+
+
+def test_the_second_time_takes_no_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = definitions.resolve()
+
+    def find() -> str:
+        raise go_toolchain.NoGo("none here")
+
+    monkeypatch.setattr(go_toolchain, "find", find)
+    monkeypatch.setenv("PATH", "")
+    assert definitions.resolve() == first
+    assert all(file.is_file() for file in first)
+
+
+def test_without_go_and_cache_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(go_toolchain, "PINNED", tmp_path / "no-such-file")
+    with pytest.raises(definitions.NotFound, match="install Go"):
+        definitions.resolve()
+
+
+@pytest.fixture
+def pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A go.sum to be spoiled, an empty cache, and Go with the modules at hand and as careless as settings make it."""
+    definitions.resolve()
+    go = go_toolchain.find()
+    monkeypatch.setattr(go_toolchain, "find", lambda: go)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    module = shutil.copytree(definitions.MODULE, tmp_path / "module")
+    monkeypatch.setattr(definitions, "MODULE", module)
+    for name, value in {"GOFLAGS": "-mod=mod", "GONOSUMDB": "*", "GOINSECURE": "*"}.items():
+        monkeypatch.setenv(name, value)
+    return module / "go.sum"
+
+
+@pytest.mark.parametrize("module", definitions.FILES)
+def test_a_module_that_is_not_as_go_sum_says_is_refused(pins: Path, module: str) -> None:
+    spoilt, count = re.subn(rf"^({module} v[\d.]+ h1:).", r"\1A", pins.read_text(), flags=re.MULTILINE)
+    assert count == 1
+    pins.write_text(spoilt)
+    with pytest.raises(definitions.NotFound, match=rf"(?s)connect to the internet.*{module}@v\S+: checksum mismatch"):
+        definitions.resolve()
+    assert not cached()
+
+
+@pytest.mark.parametrize("module", definitions.FILES)
+def test_a_module_that_go_sum_does_not_know_is_refused(pins: Path, module: str) -> None:
+    lines = [line for line in pins.read_text().splitlines() if not line.startswith(f"{module} ")]
+    pins.write_text("\n".join([*lines, ""]))
+    with pytest.raises(definitions.NotFound, match=rf"{module} v\S+ is not in .*go\.sum"):
+        definitions.resolve()
+    assert not cached()
+
+
+def cached() -> list[Path]:
+    return [entry for entry in cache.folder(definitions.KIND).iterdir() if entry.is_dir()]
+
+
+@pytest.mark.parametrize("program", ["binaries", "custom_resources"])
+def test_what_make_runs_first_needs_nothing_installed(program: str) -> None:
+    """-S takes every installed package away."""
+    command = [sys.executable, "-S", "-m", f"keyturn_local.{program}"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(INFRA)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert all(Path(line).exists() for line in done.stdout.splitlines())

@@ -1,0 +1,201 @@
+"""The enclosure of a real node: what was made in it is gone with it, whichever way it went."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from keyturn_local.aws import IMPORT_ROOTS
+from keyturn_local.node import cgroups
+from keyturn_local.node.obstacle import obstacle
+from objects import eventually
+
+ENCLOSURE = [sys.executable, "-m", "keyturn_local.node.enclosure"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": IMPORT_ROOTS}
+NAMESPACES = ("ipc", "mnt", "net", "pid")
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="it takes root on Linux")
+
+
+@contextmanager
+def enclosed(*command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in an enclosure until it prints a line."""
+    running = subprocess.Popen([*ENCLOSURE, *command], env=ENVIRONMENT, stdout=subprocess.PIPE)
+    try:
+        assert running.stdout is not None
+        with running.stdout:
+            assert running.stdout.readline() == b"ready\n"
+            yield running
+    finally:
+        running.kill()
+        running.wait()
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*ENCLOSURE, *command], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+
+
+def family(process: int) -> set[int]:
+    """A process with all its descendants."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue  # it has ended
+    found = {process}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def namespaces(processes: set[int]) -> set[str]:
+    """The namespaces in which any of these processes is, such as "net:[4026532274]"."""
+    found = set()
+    for process in processes:
+        for kind in NAMESPACES:
+            try:
+                found.add(os.readlink(f"/proc/{process}/ns/{kind}"))
+            except OSError:
+                continue  # it has ended, or is about to
+    return found
+
+
+def everyone() -> set[int]:
+    return {int(entry.name) for entry in Path("/proc").glob("[0-9]*")}
+
+
+def machine() -> dict[str, set[str]]:
+    """What others could see of a node on the machine."""
+    return {
+        "mounts": set(Path("/proc/mounts").read_text().splitlines()),
+        "interfaces": set(os.listdir("/sys/class/net")),
+        "routes": set(Path("/proc/net/route").read_text().splitlines()),
+        "files": {f"{folder}/{name}" for folder in ("/run", "/var/lib", "/var/log") for name in os.listdir(folder)},
+    }
+
+
+def swept() -> bool:
+    """Whether there is no cgroup of an enclosure that is no more."""
+    run("true")
+    return not [
+        root for root in cgroups.MOUNT.glob(f"*/{cgroups.PREFIX}*") if not Path("/proc", root.name[13:]).exists()
+    ]
+
+
+NODE = """
+import pathlib, subprocess, sys
+from keyturn_local.control_plane import ControlPlane
+from keyturn_local.node import images, network, programs
+from keyturn_local.node.node import Node
+directory = pathlib.Path(sys.argv[1])
+control_plane = ControlPlane.start(directory, host=network.HOST)
+Node.start(directory, control_plane, programs.resolve(), images.resolve())
+pod = ["--image", images.BUSYBOX, "--image-pull-policy=Never", "--", "sleep", "600"]
+control_plane.kubectl("run", "waits", *pod)
+control_plane.kubectl("wait", "--for=condition=Ready", "pod/waits", "--timeout=60s")
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_nothing_is_left_of_a_node_when_the_parent_is_killed(tmp_path: Path) -> None:
+    if found := obstacle():
+        pytest.skip(found)
+    before = machine()
+    with enclosed(sys.executable, "-c", NODE, str(tmp_path)) as parent:
+        made = family(parent.pid)
+        inside = namespaces(made) - namespaces({os.getpid()})
+        assert len(made) > 20  # control plane, node, DNS, the pod, each with its guard or shim
+        assert len({each for each in inside if each.startswith("net:")}) == 2  # the enclosure's, the pod's
+        assert machine() == before
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        eventually(lambda: not inside & namespaces(everyone()), seconds=10)
+        assert not {each for each in made if Path("/proc", str(each)).exists()} - {parent.pid}
+        assert machine() == before
+        assert swept()
+
+
+def test_nothing_is_left_when_the_command_ends_before_what_it_started() -> None:
+    done = run("sh", "-c", "setsid sleep 7654 & mkdir /run/own && mount -t tmpfs none /run/own; echo $!")
+    assert done.returncode == 0
+    assert done.stdout
+    assert not [each for each in everyone() if command_of(each) == b"sleep\x007654\x00"]
+    assert "/run/own" not in Path("/proc/mounts").read_text()
+
+
+def command_of(process: int) -> bytes:
+    try:
+        return Path("/proc", str(process), "cmdline").read_bytes()
+    except OSError:  # it has ended
+        return b""
+
+
+def test_what_is_written_below_run_and_var_stays_inside(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    assert run("sh", "-c", f"touch /run/inside /var/lib/inside {kept} && ls /var/lib/dpkg").returncode == 0
+    assert not Path("/run/inside").exists()
+    assert not Path("/var/lib/inside").exists()
+    assert kept.exists()
+
+
+def test_there_is_no_way_to_the_outside() -> None:
+    done = run("sh", "-c", "ls /sys/class/net >/dev/null; cat /proc/net/dev")
+    assert [line.split(":")[0].strip() for line in done.stdout.splitlines()[2:]] == ["lo"]
+
+
+@pytest.mark.parametrize(("script", "status"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill $$", 143)])
+def test_the_status_of_the_command_is_passed_on(script: str, status: int) -> None:
+    assert run("sh", "-c", script).returncode == status
+
+
+def test_a_command_that_is_not_there_is_named() -> None:
+    done = run("no-such-command")
+    assert (done.returncode, "no-such-command" in done.stderr) == (127, True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_reach_the_command(number: signal.Signals) -> None:
+    script = f"trap 'exit {40 + number}' {number.name[3:]}; echo ready; while :; do sleep 0.1; done"
+    with enclosed("bash", "-c", script) as parent:
+        parent.send_signal(number)
+        assert parent.wait(10) == 40 + number
+
+
+def test_ctrl_c_reaches_the_command_once(tmp_path: Path) -> None:
+    """A terminal tells each process of the group: what is passed on beside that would be a second Ctrl-C."""
+    told = tmp_path / "told"
+    script = f"trap 'echo >> {told}; sleep 0.5; exit 9' INT; echo ready; while :; do sleep 0.1; done"
+    python = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+    terminal = subprocess.Popen(
+        [sys.executable, "-c", python, *ENCLOSURE, "bash", "-c", script],
+        env=ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert terminal.stdin is not None
+    assert terminal.stdout is not None
+    with terminal.stdin, terminal.stdout:
+        assert terminal.stdout.readline() == b"ready\r\n"
+        terminal.stdin.write(b"\x03")
+        terminal.stdin.flush()
+        assert terminal.wait(10) == 9
+    assert told.read_text() == "\n"
+
+
+def test_an_enclosure_in_an_enclosure_is_refused() -> None:
+    done = run(*ENCLOSURE, "true")
+    assert done.returncode == 1
+    assert "an enclosure in an enclosure" in done.stderr
+
+
+def test_a_node_outside_of_an_enclosure_is_refused() -> None:
+    code = "from keyturn_local.node import enclosure; enclosure.cgroup()"
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True)
+    assert "a node only runs in an enclosure" in done.stderr

@@ -1,0 +1,203 @@
+"""What `helm test` runs, as a process of its own against a running receiver."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import trustme
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from keyturn_contract.message import EventType
+from keyturn_contract.signature import new_key
+from keyturn_local.aws import IMPORT_ROOTS
+from keyturn_local.receiver import LocalReceiver
+from objects import eventually
+from scene import Scene
+
+KEY, OTHER_KEY = new_key(b"k" * 32), new_key(b"o" * 32)
+NOWHERE = "http://127.0.0.1:1/v1/notifications"
+
+
+def beat(url: str, *arguments: str, aws: Scene | None = None, **settings: str) -> tuple[int, str]:
+    """Send one heartbeat: the exit status, and what was said."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": IMPORT_ROOTS,
+        **(aws.aws.environment() if aws else {}),
+        **settings,
+    }
+    command = [sys.executable, "-m", "keyturn_receiver.heartbeat", url, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said
+    assert not [key for key in (KEY, OTHER_KEY, *([aws.signing_key] if aws else [])) if key[6:] in said]
+    return done.returncode, said
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    """A file with one key."""
+    file = tmp_path / "signing-key"
+    file.write_text(KEY)
+    return file
+
+
+def with_file(scene: Scene, key_file: Path, **settings: str) -> LocalReceiver:
+    """A receiver that knows the keys of a file alone."""
+    return scene.receiver(KEYTURN_SIGNING_KEY_SECRET_ID="", KEYTURN_SIGNING_KEY_FILE=str(key_file), **settings)
+
+
+def test_one_that_is_signed_with_the_key_in_aws_is_taken_and_is_no_sign_of_life(scene: Scene) -> None:
+    receiver = scene.receiver(KEYTURN_HEARTBEAT_SILENCE_SECONDS="1")
+    eventually(lambda: receiver.metric("keyturn_event_path_up") == 0)
+    leases = scene.cluster.list("leases", scene.home)
+    status, said = beat(receiver.url, aws=scene, KEYTURN_SIGNING_KEY_SECRET_ID=scene._signing_key_id)
+    assert status == 0, said
+    assert "answered with 200" in said
+    assert receiver.metric("keyturn_notifications_total", outcome="ignored") == 1
+    assert receiver.metric("keyturn_event_path_up") == 0
+    assert [each for each in scene.cluster.list("leases", scene.home) if "event-path" in each["metadata"]["name"]] == [
+        each for each in leases if "event-path" in each["metadata"]["name"]
+    ]
+
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    scene.send(replace(scene.about("keyturn", EventType.HEARTBEAT), time=now))
+    assert receiver.metric("keyturn_event_path_up") == 1  # as it would be for one of the event path
+
+
+def test_one_that_is_signed_with_the_key_in_a_file_is_taken(scene: Scene, key_file: Path, tmp_path: Path) -> None:
+    receiver = with_file(scene, key_file)
+    status, said = beat(receiver.url, KEYTURN_SIGNING_KEY_FILE=str(key_file))
+    assert status == 0, said
+    assert str(key_file) in said
+
+    other = tmp_path / "other"
+    other.write_text(OTHER_KEY)
+    status, said = beat(receiver.url, KEYTURN_SIGNING_KEY_FILE=str(other))
+    assert status == 1
+    assert "401" in said
+    assert "another key" in said
+
+
+class Tls:
+    """Two certificates of one authority, neither of which names the host."""
+
+    def __init__(self, directory: Path) -> None:
+        authority = trustme.CA().create_child_ca()
+        self.certificate, self.key, self.other = (directory / name for name in ("tls.crt", "tls.key", "other.crt"))
+        made, other = authority.issue_cert("keyturn.example.com"), authority.issue_cert("keyturn.example.com")
+        self.certificate.write_bytes(b"".join(each.bytes() for each in made.cert_chain_pems))
+        self.key.write_bytes(made.private_key_pem.bytes())
+        self.other.write_bytes(b"".join(each.bytes() for each in other.cert_chain_pems))
+
+
+def test_over_tls_the_very_certificate_is_trusted_and_no_other(scene: Scene, key_file: Path, tmp_path: Path) -> None:
+    tls = Tls(tmp_path)
+    files = {"KEYTURN_TLS_CERTIFICATE_FILE": str(tls.certificate), "KEYTURN_TLS_KEY_FILE": str(tls.key)}
+    receiver = with_file(scene, key_file, **files)
+    url, keys = receiver.url.replace("http://", "https://"), {"KEYTURN_SIGNING_KEY_FILE": str(key_file)}
+    status, said = beat(url, "--certificate", str(tls.certificate), **keys)
+    assert status == 0, said
+
+    for certificate in ([], ["--certificate", str(tls.other)]):  # of the same authority, even
+        status, said = beat(url, *certificate, **keys)
+        assert status == 1
+        assert "its certificate is not" in said
+    status, said = beat(url, "--certificate", str(key_file), **keys)
+    assert (status, "holds no certificate" in said) == (1, True)
+    status, said = beat(receiver.url, **keys)
+    assert (status, "is it https://" in said) == (1, True)
+
+
+def test_with_public_keys_alone_it_is_shown_that_nothing_unsigned_is_taken(scene: Scene) -> None:
+    public = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+    keys = {"KEYTURN_SIGNING_PUBLIC_KEYS": "whpk_" + b64encode(public).decode()}
+    receiver = scene.receiver(KEYTURN_SIGNING_KEY_SECRET_ID="", **keys)
+    status, said = beat(receiver.url, **keys)
+    assert status == 0, said
+    assert "unsigned" in said
+    assert "is not shown" in said
+
+
+def test_the_key_that_cannot_be_read_is_named(scene: Scene, tmp_path: Path) -> None:
+    status, said = beat(NOWHERE, aws=scene, KEYTURN_SIGNING_KEY_SECRET_ID="keyturn/none")
+    assert (status, "AWS secret keyturn/none does not exist" in said) == (1, True)
+    status, said = beat(NOWHERE, KEYTURN_SIGNING_KEY_FILE=str(tmp_path / "none"))
+    assert (status, "is not there" in said) == (1, True)
+    away = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_REGION": "us-east-1"}
+    away |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
+    status, said = beat(NOWHERE, KEYTURN_SIGNING_KEY_SECRET_ID="keyturn/signing-key", **away)
+    assert (status, "AWS cannot be reached" in said) == (1, True)
+    status, said = beat(NOWHERE, KEYTURN_SIGNING_KEY_SECRET_ID="keyturn/signing-key")
+    assert (status, "set AWS_REGION" in said) == (1, True)
+
+
+@contextmanager
+def answering(answer: bytes | None) -> Iterator[str]:
+    """Somebody who says the same to everybody, or nothing at all; gives the URL."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(65536)
+                if answer is None:
+                    connection.recv(1)  # until the other side has enough
+                else:
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/v1/notifications"
+        thread.join(20)
+
+
+STRANGERS = {
+    "silence": (None, "no answer within 10 s"),
+    "something that is no HTTP": (b"220 mail.example.com ESMTP\r\n", "does not answer in HTTP"),
+    "a page": (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", "something else is at this address"),
+    "a redirect": (
+        b"HTTP/1.1 307 Elsewhere\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
+        "name that URL itself",
+    ),
+}
+
+
+@pytest.mark.parametrize(("answer", "words"), STRANGERS.values(), ids=STRANGERS)
+def test_what_is_no_receiver_is_told_from_one(key_file: Path, answer: bytes | None, words: str) -> None:
+    with answering(answer) as url:
+        status, said = beat(url, KEYTURN_SIGNING_KEY_FILE=str(key_file))
+    assert status == 1
+    assert words in said
+
+
+def test_nobody_there_is_told_as_such(key_file: Path) -> None:
+    for url in (NOWHERE, "https://127.0.0.1:1/v1/notifications", "http://keyturn.invalid/v1/notifications"):
+        status, said = beat(url, KEYTURN_SIGNING_KEY_FILE=str(key_file))
+        assert (status, "cannot be reached" in said, "NetworkPolicy" in said) == (1, True, True), said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "named"),
+    [
+        ([], {"KEYTURN_SIGNING_KEY_FILE": "/keys"}, "URL"),
+        (["keyturn:8080"], {"KEYTURN_SIGNING_KEY_FILE": "/keys"}, "http(s)://"),
+        (["http://keyturn:eighty"], {"KEYTURN_SIGNING_KEY_FILE": "/keys"}, "http(s)://"),
+        ([NOWHERE, "--certificate", "tls.crt"], {"KEYTURN_SIGNING_KEY_FILE": "/keys"}, "https://"),
+        ([NOWHERE], {}, "KEYTURN_SIGNING_KEY_FILE"),
+        ([NOWHERE], {"KEYTURN_SIGNING_KEY_FILE": "/keys", "KEYTURN_PORT": "eighty"}, "KEYTURN_PORT"),
+    ],
+)
+def test_wrong_arguments_and_settings_are_named(arguments: list[str], settings: dict[str, str], named: str) -> None:
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": IMPORT_ROOTS, **settings}
+    command = [sys.executable, "-m", "keyturn_receiver.heartbeat", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, named in done.stderr, "Traceback" in done.stderr) == (2, True, False)

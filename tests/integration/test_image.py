@@ -1,0 +1,177 @@
+"""What the image holds, made by the very script that makes it there, in an environment that holds nothing else."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from collector import Collector
+from objects import eventually
+from scene import Scene
+
+ROOT = Path(__file__).parents[2]
+INSTALL = ROOT / "receiver" / "install"
+PACKAGES = {"keyturn_receiver": ROOT / "receiver", "keyturn_contract": ROOT / "lambda"}
+MODULES = sorted(
+    ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+    for name, root in PACKAGES.items()
+    for file in (root / name).rglob("*.py")
+    if file.name != "__main__.py"  # which runs it
+)
+
+
+def install(directory: Path, python: Path = Path(sys.executable)) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [INSTALL, directory], env={**os.environ, "PYTHON": str(python)}, capture_output=True, text=True, timeout=280
+    )
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    directory = tmp_path_factory.mktemp("image") / "keyturn"
+    done = install(directory)
+    assert done.returncode == 0, done.stderr[-2000:]
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="module")
+def python(installed: Path) -> Path:
+    return installed / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def site(installed: Path) -> Path:
+    (found,) = installed.glob("lib/python3.*/site-packages")
+    return found
+
+
+def said(python: Path, code: str) -> str:
+    return subprocess.run([python, "-I", "-c", code], env={}, capture_output=True, text=True, check=True).stdout
+
+
+def normal(name: str) -> str:
+    """As names are compared: https://packaging.python.org/en/latest/specifications/name-normalization/."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_module_can_be_imported_there(python: Path) -> None:
+    outside = "[each for each in sys.modules.values() if '" + str(ROOT) + "' in (getattr(each, '__file__', '') or '')]"
+    assert said(python, f"import sys, {', '.join(MODULES)}; print({outside})") == "[]\n"
+
+
+def test_it_holds_what_is_pinned_and_nothing_else(python: Path) -> None:
+    """No pip either: nothing can be installed into a running receiver."""
+    pinned = {
+        normal(line.split("==")[0])
+        for name in ("receiver", "tracing")
+        for line in (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
+        if re.match(r"[a-z]", line)
+    }
+    code = "import importlib.metadata as m; print(*(each.metadata['Name'] for each in m.distributions()))"
+    assert {normal(name) for name in said(python, code).split()} == pinned
+    assert not {"pip", "setuptools"} & pinned
+
+
+def test_it_holds_our_packages_as_they_are(site: Path) -> None:
+    for name, root in PACKAGES.items():
+        there = {file.relative_to(site): file.read_bytes() for file in (site / name).rglob("*.py")}
+        assert there == {file.relative_to(root): file.read_bytes() for file in (root / name).rglob("*.py")}
+
+
+def test_there_is_no_program_in_it_but_python(installed: Path) -> None:
+    assert {each.name.rstrip("0123456789.") for each in (installed / "bin").iterdir()} == {"python"}
+
+
+def test_botocore_describes_the_services_that_the_code_calls_and_no_other(site: Path) -> None:
+    described = {each.name for each in (site / "botocore" / "data").iterdir() if each.is_dir()}
+    called = {
+        node.args[0].value
+        for file in (ROOT / "receiver").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".client")
+        if node.args and isinstance(node.args[0], ast.Constant)
+    }
+    assert described == called
+
+
+def test_all_of_it_is_compiled_for_the_bytes_that_are_there(site: Path) -> None:
+    """PEP 552: flags 1 are a hash that nobody checks, so no time of a file decides whether the bytecode counts."""
+    compiled = list(site.rglob("*.pyc"))
+    assert {file.read_bytes()[4:8] for file in compiled} == {(1).to_bytes(4, "little")}
+    assert {file.parents[1] / f"{file.name.split('.')[0]}.py" for file in compiled} == set(site.rglob("*.py"))
+
+
+def test_installing_twice_gives_the_same_bytes(installed: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "first"
+    installed.rename(kept)  # bytecode tells of its place, so the second must be in the same one
+    try:
+        assert install(installed).returncode == 0
+        assert contents(installed) == contents(kept)
+    finally:
+        shutil.rmtree(installed, ignore_errors=True)
+        kept.rename(installed)
+
+
+def contents(directory: Path) -> dict[Path, bytes]:
+    return {file.relative_to(directory): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+
+
+def test_the_receiver_runs_from_it(scene: Scene, python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    receiver = scene.receiver(python=python)
+    assert receiver.ready()[0] == 200
+    scene.given()
+    assert scene.send(scene.rotate()).outcome == "applied"
+    scene.converge()
+
+
+def test_it_traces_from_it(
+    scene: Scene, python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collector: Collector
+) -> None:
+    """Traces are an extra for those who install from source; in the image they are a switch."""
+    monkeypatch.chdir(tmp_path)
+    scene.receiver(python=python, **collector.settings)
+    scene.given()
+    assert scene.send(scene.rotate()).outcome == "applied"
+    eventually(lambda: "delivery" in {span.name for span in collector.spans})
+
+
+class TestWhatItRefuses:
+    def test_a_directory_that_is_there(self, tmp_path: Path) -> None:
+        done = install(tmp_path)
+        assert (done.returncode, done.stderr) == (1, f"receiver/install: {tmp_path} is there already\n")
+
+    def test_a_python_without_pip(self, python: Path, tmp_path: Path) -> None:
+        self.refuses(python, tmp_path, "has no module pip")
+
+    def test_a_python_without_venv(self, tmp_path: Path) -> None:
+        stub = self.stub(tmp_path, "import venv")
+        self.refuses(stub, tmp_path, "has no module venv")
+
+    def test_a_python_that_is_too_old(self, tmp_path: Path) -> None:
+        stub = self.stub(tmp_path, "version_info")
+        self.refuses(stub, tmp_path, "is older than Python 3.11")
+
+    def test_a_python_that_is_not_there(self, tmp_path: Path) -> None:
+        self.refuses(tmp_path / "python", tmp_path, "there is no ")
+
+    def stub(self, directory: Path, refused: str) -> Path:
+        """A Python that fails at one of the questions it is asked."""
+        made = directory / "python"
+        made.write_text(f'#!/bin/sh\ncase "$2" in *"{refused}"*) exit 1 ;; esac\nexec {sys.executable} "$@"\n')
+        made.chmod(0o755)
+        return made
+
+    def refuses(self, python: Path, directory: Path, why: str) -> None:
+        done = install(directory / "made", python)
+        assert done.returncode == 1
+        assert why in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert not (directory / "made").exists()

@@ -1,0 +1,48 @@
+"""What the README says under "On EKS": its commands, what each prints, and the files that they name."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+SECTION = (ROOT / "README.md").read_text().partition("\n## On EKS\n")[2].partition("\n## ")[0]
+SIGNING_KEY = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:keyturn-AbCdEf"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command, and the lines that it prints, as shown."""
+
+    command: str
+    prints: tuple[str, ...]
+
+
+def steps() -> list[Step]:
+    """The commands in their order, with continued lines joined."""
+    (block,) = _blocks("")
+    found = []
+    for text in re.split(r"^\$ ", block.replace("\\\n", " "), flags=re.MULTILINE)[1:]:
+        command, _, prints = text.partition("\n")
+        found.append(Step(re.sub(r" {2,}", " ", command), tuple(filter(None, prints.splitlines()))))
+    return found
+
+
+def step(beginning: str) -> Step:
+    """The one command that begins so."""
+    (found,) = (each for each in steps() if each.command.startswith(beginning))
+    return found
+
+
+def files() -> dict[str, Any]:
+    """The two files that the commands name."""
+    values, binding = _blocks("yaml")
+    read = yaml.safe_load
+    return {"keyturn.yaml": read(values.replace("<SigningKeySecretId>", SIGNING_KEY)), "db.yaml": read(binding)}
+
+
+def _blocks(language: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
+    return [text for named, text in found if named == language]

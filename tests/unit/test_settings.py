@@ -1,0 +1,36 @@
+"""The receiver's settings: what is left out stays safe, and what is wrong is named."""
+
+from pathlib import Path
+
+import pytest
+
+from keyturn_receiver.settings import Settings, read_settings
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch):
+    def give(**settings: str) -> Settings:
+        for name, value in settings.items():
+            monkeypatch.setenv(f"KEYTURN_{name.upper()}", value)
+        return read_settings()
+
+    return give
+
+
+def test_consumers_are_restarted_and_nothing_is_deleted_unless_it_is_said(given) -> None:
+    settings = given(signing_key_secret_id="a")
+    assert (settings.rollouts, settings.deletions) == (True, False)
+    settings = given(rollouts="false", deletions="true")
+    assert (settings.rollouts, settings.deletions) == (False, True)
+
+
+def test_a_file_is_a_source_of_keys(given) -> None:
+    assert given(signing_key_file="/keys").signing_key_file == Path("/keys")
+
+
+def test_an_empty_variable_names_no_file(given, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        given(signing_key_file="")
+    assert ended.value.code == 2
+    assert "KEYTURN_SIGNING_KEY_FILE" in capsys.readouterr().err
+    assert given(signing_key_secret_id="a", tls_certificate_file="", tls_key_file="").tls_key_file is None
