@@ -1,6 +1,6 @@
 """An AWS on loopback: moto's server in a process of its own, and what `sam deploy` would create in it.
 
-``python -m keyturn_local.aws --port N --timeline FILE`` is that process.
+``python -m keyturn_local.aws --host ADDRESS --port N --timeline FILE`` is that process.
 """
 
 import argparse
@@ -51,22 +51,25 @@ class EventPath:
 class LocalAws(Stoppable):
     """A running moto server. Use as a context manager, or call ``stop``."""
 
-    def __init__(self, directory: Path, timeline: Timeline) -> None:
+    def __init__(self, directory: Path, timeline: Timeline, host: str = "127.0.0.1") -> None:
         (port,) = free_ports(1)
-        self.endpoint_url = f"http://127.0.0.1:{port}"
+        self.endpoint_url = f"http://{host}:{port}"
         self._rule = ""
         self._targets: list[Any] = []
         self._program = Program(
             "aws",
-            [sys.executable, "-m", "keyturn_local.aws", "--port", str(port), "--timeline", timeline.file],
+            [
+                *(sys.executable, "-m", "keyturn_local.aws"),
+                *("--host", host, "--port", str(port), "--timeline", timeline.file),
+            ],
             directory,
             {**surroundings(), "PYTHONPATH": IMPORT_ROOTS, **self.environment()},
         )
 
     @classmethod
-    def start(cls, directory: Path, timeline: Timeline) -> Self:
-        """Start the server and wait until it answers. Raises StartFailed."""
-        aws = cls(directory, timeline)
+    def start(cls, directory: Path, timeline: Timeline, host: str = "127.0.0.1") -> Self:
+        """Start the server and wait until it answers; ``host`` is where it listens. Raises StartFailed."""
+        aws = cls(directory, timeline, host)
         aws._program.wait_for(answers(f"{aws.endpoint_url}/keyturn/calls"), 60)
         return aws
 
@@ -162,7 +165,7 @@ def surroundings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "KEYTURN_"))}
 
 
-def _serve(port: int, timeline: Timeline) -> None:
+def _serve(host: str, port: int, timeline: Timeline) -> None:
     # Imported here: the parent has no use for half a second of moto.
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
@@ -172,12 +175,13 @@ def _serve(port: int, timeline: Timeline) -> None:
 
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     application = LabelEvents(Ed25519Kms(DomainDispatcherApplication(create_backend_app)), timeline)
-    make_server("127.0.0.1", port, application, threaded=True).serve_forever()
+    make_server(host, port, application, threaded=True).serve_forever()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
+    parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--timeline", type=Path, required=True)
     arguments = parser.parse_args()
-    _serve(arguments.port, Timeline(arguments.timeline))
+    _serve(arguments.host, arguments.port, Timeline(arguments.timeline))

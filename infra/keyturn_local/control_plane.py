@@ -1,6 +1,7 @@
 """A Kubernetes control plane on loopback: stock API server, etcd, controllers and scheduler; kwok plays the nodes.
 
-Flags: DESIGN section 8. Pods become Ready as infra/control_plane/kwok/*.yaml say.
+Flags: DESIGN section 8. Pods become Ready as infra/control_plane/kwok/*.yaml say, or on a real node (node/): then the
+API server listens where pods reach it, they get their tokens, and Services lead to them.
 """
 
 import json
@@ -25,26 +26,34 @@ STAGES = Path(__file__).parent.parent / "control_plane" / "kwok"
 CONTROLLERS = (
     "deployment,replicaset,statefulset,daemonset,garbagecollector,namespace,serviceaccount-controller,job-controller"
 )
+CONTROLLERS_OF_REAL_PODS = (
+    "endpoints-controller,endpointslice-controller,root-ca-certificate-publisher-controller,disruption-controller"
+)
 
 
 class ControlPlane(Cluster, Stoppable):
     """A running control plane. Use as a context manager, or call ``stop``."""
 
-    def __init__(self, directory: Path, programs: Path) -> None:
+    def __init__(self, directory: Path, programs: Path, host: str = "") -> None:
         super().__init__(programs / "kubectl", directory / "kubeconfig")
         self.directory = directory
         self._programs = programs
         self._running: list[Program] = []
         self.admin_token = secrets.token_urlsafe(16)
         self.etcd_port, self._peer_port, self.port, self._kwok_port = free_ports(4)
-        self.url = f"https://127.0.0.1:{self.port}"
+        self._pods_reach = host
+        self._host = host or "127.0.0.1"
+        self.url = f"https://{self._host}:{self.port}"
         self.ca_file = directory / "certificates" / "apiserver.crt"  # self-signed: its own authority
 
     @classmethod
-    def start(cls, directory: Path, nodes: int = 1) -> Self:
-        """Start one with its files in ``directory``, and wait until a node is Ready. Raises StartFailed."""
+    def start(cls, directory: Path, nodes: int = 1, host: str = "") -> Self:
+        """Start one with its files in ``directory``, and wait until a node is Ready. Raises StartFailed.
+
+        With a ``host``, an address of this machine that pods reach, it is for a real node: kwok plays none.
+        """
         directory.mkdir(parents=True, exist_ok=True)
-        control_plane = cls(directory, binaries.resolve())
+        control_plane = cls(directory, binaries.resolve(), host)
         try:
             control_plane._start(nodes)
         except BaseException:
@@ -75,8 +84,11 @@ class ControlPlane(Cluster, Stoppable):
         context.verify_mode = ssl.CERT_NONE  # the certificate is only being made; whoever connects later verifies it
         api_server.wait_for(answers(f"{self.url}/readyz", context), 60)
         self._run_controllers()
+        if not self._pods_reach:
+            self._run_kwok()
         if nodes:
             self._wait_for_default_namespace()
+        if nodes and not self._pods_reach:
             self.add_nodes(nodes)
 
     def _run_etcd(self) -> None:
@@ -95,11 +107,18 @@ class ControlPlane(Cluster, Stoppable):
 
     def _run_api_server(self) -> Program:
         key = self.directory / "service-account.key"
+        # A pod that kwok plays has no use for what ServiceAccount gives it, its token above all.
+        real = [
+            f"--advertise-address={self._host}",
+            "--kubelet-preferred-address-types=InternalIP",
+            "--disable-admission-plugins=TaintNodesByCondition",
+        ]
+        played = ["--disable-admission-plugins=ServiceAccount,TaintNodesByCondition"]
         return self._run(
             "kube-apiserver",
             f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
             f"--secure-port={self.port}",
-            "--bind-address=127.0.0.1",
+            f"--bind-address={self._host}",
             f"--cert-dir={self.ca_file.parent}",
             f"--service-account-key-file={key}",
             f"--service-account-signing-key-file={key}",
@@ -107,17 +126,19 @@ class ControlPlane(Cluster, Stoppable):
             f"--token-auth-file={self.directory / 'tokens.csv'}",
             "--authorization-mode=RBAC",
             "--service-cluster-ip-range=10.0.0.0/24",
-            "--disable-admission-plugins=ServiceAccount,TaintNodesByCondition",
+            *(real if self._pods_reach else played),
         )
 
     def _run_controllers(self) -> None:
         # The certificate is there now, and with it what every other kubeconfig needs.
         self._write_kubeconfig(self.kubeconfig, self.admin_token)
         kubeconfig = f"--kubeconfig={self.kubeconfig}"
+        controllers = f"{CONTROLLERS},{CONTROLLERS_OF_REAL_PODS}" if self._pods_reach else CONTROLLERS
         self._run(
             "kube-controller-manager",
             kubeconfig,
-            f"--controllers={CONTROLLERS}",
+            f"--controllers={controllers}",
+            f"--root-ca-file={self.ca_file}",
             "--leader-elect=false",
             "--secure-port=0",
             "--kube-api-qps=200",
@@ -131,10 +152,12 @@ class ControlPlane(Cluster, Stoppable):
             "--kube-api-qps=200",
             "--kube-api-burst=400",
         )
+
+    def _run_kwok(self) -> None:
         stages = [f"--config={stage}" for stage in sorted(STAGES.glob("*.yaml"))]
         self._run(
             "kwok",
-            kubeconfig,
+            f"--kubeconfig={self.kubeconfig}",
             "--manage-all-nodes=true",
             f"--server-address=127.0.0.1:{self._kwok_port}",
             *stages,
