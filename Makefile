@@ -31,7 +31,8 @@ demo: setup
 	@$(BIN)/python -m keyturn_local.demo $(if $(KEEP),--keep) $(if $(CONTEXT),--context "$(CONTEXT)")
 
 test: lint setup $(SAM_VENV)/installed
-	@if $(NODE); then $(PYTEST) && $(ENCLOSED) $(PYTEST) tests/node; else echo "tests/node is skipped"; $(PYTEST); fi
+	@if why=$$($(NODE)); then $(PYTEST) && $(ENCLOSED) $(PYTEST) tests/node; \
+		else echo "tests/node is skipped: $$why"; $(PYTEST); fi
 
 test-unit: $(VENV)/installed
 	$(PYTEST) tests/unit

@@ -50,7 +50,8 @@ class _File:
     members: tuple[str, ...] = ()
 
 
-_SERVER = tuple(f"kubernetes/server/bin/{name}" for name in MULTI_CALL if name != "etcd")
+# With what a real node (node/programs.py) needs of the same version.
+_SERVER = tuple(f"kubernetes/server/bin/{name}" for name in (*MULTI_CALL[1:], "kubelet", "kube-proxy"))
 
 # Checksums: Kubernetes' CHANGELOG/CHANGELOG-1.35.md; kubespray's checksums.yml for etcd; Arch Linux's kwok-bin.
 RELEASES: dict[str, tuple[_File, ...]] = {
@@ -177,7 +178,7 @@ def _go() -> str:
 def _folder(way: str) -> Path:
     """The cache's folder for one way of filling it: whatever goes into it is in its name."""
     if way == "released":
-        key = f"{RELEASED}-kwok-{KWOK}"
+        key = f"{RELEASED}-kwok-{KWOK}-with-node"
     else:
         sources = hashlib.sha256()
         for name in ("go.mod", "go.sum", "main.go"):

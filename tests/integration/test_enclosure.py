@@ -89,21 +89,22 @@ def swept() -> bool:
 
 
 NODE = """
-import pathlib, subprocess, sys
+import pathlib, sys, time
 from keyturn_local.control_plane import ControlPlane
-from keyturn_local.node import images, network, programs
+from keyturn_local.node import images, network
 from keyturn_local.node.node import Node
 directory = pathlib.Path(sys.argv[1])
 control_plane = ControlPlane.start(directory, host=network.HOST)
-Node.start(directory, control_plane, programs.resolve(), images.resolve())
+node = Node.start(directory, control_plane)
 pod = ["--image", images.BUSYBOX, "--image-pull-policy=Never", "--", "sleep", "600"]
 control_plane.kubectl("run", "waits", *pod)
 control_plane.kubectl("wait", "--for=condition=Ready", "pod/waits", "--timeout=60s")
 print("ready", flush=True)
-sys.stdin.read()
+time.sleep(600)
 """
 
 
+@pytest.mark.timeout(1800)  # the first time it may have to build
 def test_nothing_is_left_of_a_node_when_the_parent_is_killed(tmp_path: Path) -> None:
     if found := obstacle():
         pytest.skip(found)
@@ -171,10 +172,17 @@ def test_signals_reach_the_command(number: signal.Signals) -> None:
 def test_ctrl_c_reaches_the_command_once(tmp_path: Path) -> None:
     """A terminal tells each process of the group: what is passed on beside that would be a second Ctrl-C."""
     told = tmp_path / "told"
-    script = f"trap 'echo >> {told}; sleep 0.5; exit 9' INT; echo ready; while :; do sleep 0.1; done"
+    script = (
+        "import pathlib, signal, sys\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})\n"
+        "print('ready', flush=True)\n"
+        "while signal.sigtimedwait({signal.SIGINT}, 1):\n"
+        f"    pathlib.Path('{told}').open('a').write('told ')\n"
+        "sys.exit(9)\n"
+    )
     python = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
     terminal = subprocess.Popen(
-        [sys.executable, "-c", python, *ENCLOSURE, "bash", "-c", script],
+        [sys.executable, "-c", python, *ENCLOSURE, sys.executable, "-c", script],
         env=ENVIRONMENT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -186,7 +194,7 @@ def test_ctrl_c_reaches_the_command_once(tmp_path: Path) -> None:
         terminal.stdin.write(b"\x03")
         terminal.stdin.flush()
         assert terminal.wait(10) == 9
-    assert told.read_text() == "\n"
+    assert told.read_text() == "told "
 
 
 def test_an_enclosure_in_an_enclosure_is_refused() -> None:

@@ -1,0 +1,43 @@
+"""Images of one layer, written by hand in the format that `docker save` writes and containerd imports."""
+
+import hashlib
+import io
+import json
+import platform
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def write(file: Path, image: str, content: Path, entrypoint: Sequence[str] = ()) -> None:
+    """Write an image of the files below ``content``, all of them root's: for the same files the same bytes."""
+    with tempfile.TemporaryFile() as layer, tarfile.open(file, "w") as made:
+        with tarfile.open(fileobj=layer, mode="w") as files:
+            for path in sorted(content.rglob("*")):
+                files.add(path, path.relative_to(content), recursive=False, filter=_nobodys)
+        layer.seek(0)
+        digest = hashlib.file_digest(layer, "sha256").hexdigest()
+        config = {
+            "architecture": MACHINE.get(platform.machine(), platform.machine()),
+            "os": "linux",
+            "config": {"Entrypoint": list(entrypoint), "Env": ["PATH=/usr/bin:/bin"]},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+        }
+        manifest = [{"Config": "config.json", "RepoTags": [image], "Layers": [f"{digest}.tar"]}]
+        for name, text in (("manifest.json", json.dumps(manifest)), ("config.json", json.dumps(config))):
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            made.addfile(member, io.BytesIO(text.encode()))
+        member = tarfile.TarInfo(f"{digest}.tar")
+        member.size = layer.seek(0, io.SEEK_END)
+        layer.seek(0)
+        made.addfile(member, layer)
+
+
+def _nobodys(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = member.mtime = 0
+    member.uname = member.gname = ""
+    return member

@@ -1,0 +1,124 @@
+"""The images that pods run from, each an archive in the cache: no registry is asked.
+
+``python -m keyturn_local.node.images`` fills the cache; in an enclosure, with no way to the outside, it must be full.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from keyturn_local import cache
+from keyturn_local.node import archive, builder, debian, enclosure
+
+PAUSE = "keyturn.local/pause:1"
+BUSYBOX = "keyturn.local/busybox:1"
+RECEIVER = "keyturn.local/keyturn-receiver:built"
+PYTHON = ["python3-venv", "python3-pip", "dash", "coreutils", "findutils"]  # what receiver/install needs
+SMALL = "busybox-static"
+
+ROOT = Path(__file__).resolve().parents[3]
+DOCKERFILE = ROOT / "receiver" / "Dockerfile"
+SOURCES = (
+    ".dockerignore",
+    "receiver",
+    "lambda/keyturn_contract",
+    "requirements/receiver.txt",
+    "requirements/tracing.txt",
+)
+KIND = "images"  # of the cache's folders
+KEPT = 3  # of what was built from sources that have changed since
+
+
+class NotFound(RuntimeError):
+    """An image cannot be had; the text says why."""
+
+
+def resolve() -> list[Path]:
+    """The archives of all of them. Raises NotFound."""
+    try:
+        return [pause(), busybox(), receiver()]
+    except (debian.NoPackage, builder.BuildFailed) as error:
+        raise NotFound(str(error)) from None
+
+
+def pause() -> Path:
+    """What holds a pod's network: it sleeps."""
+    return _small("pause", PAUSE, ["/bin/busybox", "sleep", "infinity"])
+
+
+def busybox() -> Path:
+    """A shell and small tools, for consumers of Secrets."""
+    return _small("busybox", BUSYBOX, ["/bin/sh"])
+
+
+def receiver() -> Path:
+    """The receiver as receiver/Dockerfile makes it, on a base of Debian's Python."""
+    digest = hashlib.sha256()
+    for source in SOURCES:
+        path = ROOT / source
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and "__pycache__" not in file.parts:
+                digest.update(f"{file.relative_to(ROOT)}\0{file.stat().st_mode}\0".encode() + file.read_bytes() + b"\0")
+    base = _cached("python", PYTHON, _base)
+
+    def build(file: Path) -> None:
+        _say("building the receiver's image: about a minute, once for these sources")
+        builder.build(ROOT, DOCKERFILE, base, RECEIVER, file)
+
+    made = _cached("receiver", [digest.hexdigest(), base.name], build)
+    made.touch()
+    for old in sorted(made.parent.glob("receiver-*"), key=lambda file: file.stat().st_mtime)[:-KEPT]:
+        old.unlink(missing_ok=True)
+    return made
+
+
+def _small(name: str, image: str, entrypoint: list[str]) -> Path:
+    def make(file: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            tools = Path(folder, "bin")
+            tools.mkdir()
+            program = shutil.copy(debian.unpacked(SMALL) / "bin" / "busybox", tools)
+            for tool in subprocess.check_output([program, "--list"], text=True).split():
+                if tool != "busybox":
+                    (tools / tool).symlink_to("busybox")
+            archive.write(file, image, Path(folder), entrypoint)
+
+    return _cached(name, [image, *entrypoint, SMALL], make)
+
+
+def _base(file: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        builder.root_of(PYTHON, Path(folder))
+        archive.write(file, "keyturn.local/python:1", Path(folder))
+
+
+def _cached(name: str, inputs: list[str], make: Callable[[Path], None]) -> Path:
+    key = hashlib.sha256("\0".join([debian.release(), *inputs]).encode()).hexdigest()[:12]
+    final = cache.folder(KIND) / f"{name}-{key}.tar"
+    with cache.locked(KIND):
+        if not final.exists():
+            if enclosure.MARK in os.environ:
+                raise NotFound(
+                    f"{final} is not there, and nothing can be built in an enclosure: python -m {__spec__.name}"
+                )
+            with tempfile.TemporaryDirectory(dir=final.parent, prefix=".fresh-") as fresh:
+                made = Path(fresh) / final.name
+                make(made)
+                made.rename(final)
+    return final
+
+
+def _say(text: str) -> None:
+    print(f"node: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        print(*resolve(), sep="\n")
+    except NotFound as error:
+        sys.exit(f"no images for a real node here: {error}")

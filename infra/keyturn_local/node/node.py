@@ -1,0 +1,135 @@
+"""The node: kubelet, kube-proxy and the cluster's DNS, against a running control plane."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from keyturn_local.control_plane import ControlPlane
+from keyturn_local.node import cgroups, enclosure, images, network, programs
+from keyturn_local.node.runtime import HOME, SOCKET, Runtime
+from keyturn_local.processes import Program, Stoppable, answers
+
+NAME = "node"
+KUBELET: dict[str, Any] = {
+    "apiVersion": "kubelet.config.k8s.io/v1beta1",
+    "kind": "KubeletConfiguration",
+    # The API server is all that reaches it.
+    "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
+    "authorization": {"mode": "AlwaysAllow"},
+    "clusterDNS": [network.HOST],
+    "clusterDomain": network.DOMAIN,
+    "containerRuntimeEndpoint": f"unix://{SOCKET}",
+    "configMapAndSecretChangeDetectionStrategy": "Watch",
+    "resolvConf": "",
+    # A machine of any kind has to do: cgroups of version 1, too, and swap, and a full disk.
+    "failCgroupV1": False,
+    "cgroupDriver": "cgroupfs",
+    "enforceNodeAllocatable": [],
+    "failSwapOn": False,
+    "localStorageCapacityIsolation": False,
+    "makeIPTablesUtilChains": False,
+    "oomScoreAdj": 0,
+    "evictionHard": {"memory.available": "0%", "nodefs.available": "0%", "imagefs.available": "0%"},
+    "imageGCHighThresholdPercent": 100,
+}
+PROXY: dict[str, Any] = {
+    "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+    "kind": "KubeProxyConfiguration",
+    "mode": "iptables",
+    "bindAddress": network.HOST,
+    "clusterCIDR": network.PODS,
+    "hostnameOverride": NAME,
+    "iptables": {"localhostNodePorts": False},
+    "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+    "oomScoreAdj": 0,
+}
+
+
+class Node(Stoppable):
+    """A running node. Its pods, and all else that it made on the machine, end with the enclosure."""
+
+    def __init__(self, directory: Path, control_plane: ControlPlane) -> None:
+        self._directory = directory
+        self._control_plane = control_plane
+        self._running: list[Runtime | Program] = []
+
+    @classmethod
+    def start(cls, directory: Path, control_plane: ControlPlane, sync_seconds: int = 60) -> Self:
+        """Start it with images.resolve(), and wait until it is Ready.
+
+        The control plane must listen on network.HOST. ``sync_seconds``: a mounted Secret follows its object within that
+        and half of it; what stands here is the kubelet's own. Raises StartFailed, NotFound when a program or an image
+        cannot be had, and Misplaced outside of an enclosure.
+        """
+        node = cls(directory, control_plane)
+        try:
+            node._start(sync_seconds)
+        except BaseException:
+            node.stop()
+            raise
+        return node
+
+    def stop(self) -> None:
+        """End its programs."""
+        while self._running:
+            self._running.pop().stop()
+
+    def _start(self, sync_seconds: int) -> None:
+        cgroup = enclosure.cgroup()
+        cgroups.make(cgroup)
+        found = programs.resolve()
+        archives = images.resolve()
+        runtime = Runtime(self._directory, found)
+        self._running.append(runtime)
+        for archive in archives:
+            runtime.add(archive)
+        kubeconfig = str(self._control_plane.kubeconfig)
+        proxy = _written("kube-proxy", {**PROXY, "clientConnection": {"kubeconfig": kubeconfig}})
+        surroundings = found.environment()
+        self._run(found.kubernetes / "kube-proxy", surroundings, f"--config={proxy}")
+        dns = self._run(found.coredns, surroundings, f"-conf={self._corefile()}")
+        dns.wait_for(answers(f"http://{network.HOST}:8181/ready"), 30)
+        own = {"cgroupRoot": f"/{cgroup}", "syncFrequency": f"{sync_seconds}s"}
+        kubelet = self._run(
+            found.kubernetes / "kubelet",
+            surroundings,
+            f"--config={_written('kubelet', {**KUBELET, **own})}",
+            f"--kubeconfig={kubeconfig}",
+            f"--hostname-override={NAME}",
+            f"--node-ip={network.HOST}",
+            f"--root-dir={HOME / 'kubelet'}",
+        )
+        kubelet.wait_for(self._ready, 60)
+
+    def _run(self, path: Path, environment: Mapping[str, str], *flags: str) -> Program:
+        program = Program(path.name, [path, *flags], self._directory, environment)
+        self._running.append(program)
+        return program
+
+    def _corefile(self) -> Path:
+        file = HOME / "Corefile"
+        file.write_text(
+            f"""{network.DOMAIN} in-addr.arpa {{
+    bind {network.HOST}
+    errors
+    ready {network.HOST}:8181
+    kubernetes {network.DOMAIN} in-addr.arpa {{
+        kubeconfig {self._control_plane.kubeconfig}
+        pods disabled
+    }}
+}}
+"""
+        )
+        return file
+
+    def _ready(self) -> bool:
+        condition = '{.status.conditions[?(@.type=="Ready")].status}'
+        asked = self._control_plane.kubectl("get", "node", NAME, "--ignore-not-found", "-o", f"jsonpath={condition}")
+        return asked == "True"
+
+
+def _written(name: str, config: dict[str, Any]) -> Path:
+    file = HOME / f"{name}.json"
+    file.write_text(json.dumps(config))
+    return file

@@ -1,0 +1,139 @@
+"""Finds the programs of a node: kubelet, kube-proxy, CoreDNS and containerd from their Go modules, the rest in Debian.
+
+Standard library alone: `make` needs it before there is anything else.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from keyturn_local import binaries, cache, go_toolchain
+from keyturn_local.node import debian
+
+INFRA = Path(__file__).resolve().parents[2]
+KUBERNETES = INFRA / "node"
+CONTAINERD = INFRA / "container_runtime"
+CONTAINERD_VERSION = "v2.4.2"  # as in its go.mod
+KIND = "node"  # of the cache's folders
+CNI = ("ptp", "host-local", "loopback")
+CNI_FOLDERS = (Path("/opt/cni/bin"), Path("/usr/lib/cni"))
+NEEDED = ("ip", "mount")  # on the machine itself
+IPTABLES = ("iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore")
+# With what they need that is not on every machine.
+RUNC_PACKAGES = ("runc", "libseccomp2")
+IPTABLES_PACKAGES = ("iptables", "libxtables12", "libnftnl11", "libmnl0", "libnetfilter-conntrack3", "libnfnetlink0")
+
+
+class NotFound(RuntimeError):
+    """A program cannot be had; the text is one line that says why."""
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Where they are: folders, or the program itself; and the variables that those need which are not the machine's."""
+
+    kubernetes: Path  # kubelet, kube-proxy
+    coredns: Path
+    containerd: Path  # and containerd-shim-runc-v2, ctr
+    cni: Path
+    runc: Path
+    iptables: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    def environment(self) -> dict[str, str]:
+        """The variables to run any of them with: each looks for the others on the PATH."""
+        path = f"{self.containerd}:{self.iptables}:{os.environ['PATH']}"
+        return {**os.environ, "PATH": path, **self.variables}
+
+
+def resolve() -> Programs:
+    """Find them all; what is in no cache is built or unpacked into it. Raises NotFound."""
+    if missing := [name for name in NEEDED if not shutil.which(name)]:
+        raise NotFound(f"there is no {', '.join(missing)} on the PATH")
+    try:
+        cni = next((folder for folder in CNI_FOLDERS if all((folder / name).exists() for name in CNI)), None)
+        cni = cni or debian.unpacked("containernetworking-plugins") / "usr" / "lib" / "cni"
+        runc, libraries = shutil.which("runc"), []
+        if not runc:
+            unpacked = debian.unpacked(*RUNC_PACKAGES)
+            runc, libraries = str(unpacked / "usr" / "bin" / "runc"), [*debian.libraries(unpacked)]
+        variables = {}
+        iptables = Path(shutil.which("iptables") or "").parent
+        if not all(map(shutil.which, IPTABLES)):
+            unpacked = debian.unpacked(*IPTABLES_PACKAGES)
+            iptables, libraries = _linked(unpacked), [*libraries, *debian.libraries(unpacked)]
+            variables["XTABLES_LIBDIR"] = ":".join(f"{each}/xtables" for each in debian.libraries(unpacked))
+        if libraries:
+            variables["LD_LIBRARY_PATH"] = ":".join(map(str, libraries))
+        return Programs(_kubernetes(), _coredns(), _containerd(), cni, Path(runc), iptables, variables)
+    except (binaries.NotFound, debian.NoPackage, go_toolchain.NoGo, go_toolchain.BuildFailed) as error:
+        raise NotFound(str(error)) from None
+
+
+def _kubernetes() -> Path:
+    # A kubelet must not be newer than its API server: where the control plane was downloaded, they came with it.
+    if all((binaries.resolve() / name).exists() for name in ("kubelet", "kube-proxy")):
+        return binaries.resolve()
+    final = _folder("kubernetes", KUBERNETES, "kubernetes/main.go")
+    with cache.locked(KIND):
+        if not final.is_dir():
+            _say("building kubelet and kube-proxy: about 2 minutes on 2 cores, once")
+            go = go_toolchain.find()
+            with cache.fresh(final) as folder:
+                go_toolchain.build(go, KUBERNETES, "./kubernetes", folder / "kubernetes", binaries.VERSION_FLAGS)
+                for name in ("kubelet", "kube-proxy"):
+                    (folder / name).symlink_to("kubernetes")
+    return final
+
+
+def _coredns() -> Path:
+    final = _folder("dns", KUBERNETES, "dns/main.go")
+    with cache.locked(KIND):
+        if not final.is_dir():
+            _say("building CoreDNS: about a minute on 2 cores, once")
+            with cache.fresh(final) as folder:
+                go_toolchain.build(go_toolchain.find(), KUBERNETES, "./dns", folder / "coredns")
+    return final / "coredns"
+
+
+def _containerd() -> Path:
+    final = _folder("containerd", CONTAINERD)
+    module = "github.com/containerd/containerd/v2"
+    with cache.locked(KIND):
+        if not final.is_dir():
+            _say("building containerd: about 2 minutes on 2 cores, once")
+            go = go_toolchain.find()
+            with cache.fresh(final) as folder:
+                for name in ("containerd", "containerd-shim-runc-v2", "ctr"):
+                    version = f"-X {module}/version.Version={CONTAINERD_VERSION}"
+                    go_toolchain.build(
+                        go, CONTAINERD, f"{module}/cmd/{name}", folder / name, version, "no_btrfs no_devmapper no_zfs"
+                    )
+    return final
+
+
+def _linked(unpacked: Path) -> Path:
+    """A folder with the names by which one program is all of iptables; a package leaves these to its installation."""
+    folder = unpacked / "usr" / "lib" / "keyturn"
+    folder.mkdir(exist_ok=True)
+    for name in IPTABLES:
+        if not (folder / name).exists():
+            (folder / name).symlink_to(unpacked / "usr" / "sbin" / "xtables-nft-multi")
+    return folder
+
+
+def _folder(name: str, module: Path, *files: str) -> Path:
+    """The cache's folder for what is built from one module: whatever goes into it is in its name."""
+    sources = hashlib.sha256(binaries.VERSION_FLAGS.encode())
+    for file in ("go.mod", "go.sum", *files):
+        sources.update((module / file).read_bytes())
+    return cache.folder(KIND) / f"{name}-{sources.hexdigest()[:12]}-{platform.machine()}"
+
+
+def _say(text: str) -> None:
+    print(f"node: {text}", file=sys.stderr, flush=True)

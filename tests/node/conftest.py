@@ -1,0 +1,45 @@
+"""Tests on a real node: `make test-node` runs them in an enclosure, and outside of one there are none."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from keyturn_local.aws import LocalAws
+from keyturn_local.control_plane import ControlPlane
+from keyturn_local.node import enclosure, network
+from keyturn_local.node.node import Node
+from keyturn_local.timeline import Timeline
+
+ENCLOSED = enclosure.MARK in os.environ
+collect_ignore_glob = [] if ENCLOSED else ["*"]
+
+
+def pytest_report_header() -> str | None:
+    return None if ENCLOSED else "tests/node: none outside of an enclosure; make test-node"
+
+
+@pytest.fixture(scope="session")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    with ControlPlane.start(tmp_path_factory.mktemp("control-plane"), host=network.HOST) as running:
+        yield running
+
+
+@pytest.fixture(scope="session", autouse=True)
+def node(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """The node. Its kubelet looks at mounted Secrets oftener than others: a minute and a half is too long here."""
+    with Node.start(tmp_path_factory.mktemp("node"), control_plane, sync_seconds=4) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
+    """An AWS where pods reach it."""
+    directory = tmp_path_factory.mktemp("aws")
+    with LocalAws.start(directory, Timeline(directory / "timeline.jsonl"), host=network.HOST) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def signing_key_id(aws: LocalAws) -> str:
+    return aws.create_signing_key()
