@@ -1,4 +1,5 @@
-# make demo    the main job, live: rotations in a local AWS cross into a local Kubernetes.  KEEP=1 leaves it running.
+# make demo    the main job, live: rotations in a local AWS cross into a local Kubernetes.  KEEP=1 leaves it running;
+#              NODE=real plays it with real containers, where there can be a real node (root on Linux).
 # make test    lint and every test.  One tier alone: make test-unit, test-contract, test-integration, test-e2e, test-faults,
 #              test-node (on a real node, where there can be one: root on Linux).
 #              test-faults prints a line for each fault: its number, held or broken, what was done.
@@ -19,7 +20,7 @@ SAM_VENV := .venv-sam
 export PYTHONPATH := $(CURDIR)/lambda:$(CURDIR)/receiver:$(CURDIR)/infra
 PYTEST := $(BIN)/python -m pytest
 # Prints why there can be no real node, if there can be none, and fails.
-NODE := $(BIN)/python -m keyturn_local.node.obstacle
+OBSTACLE := $(BIN)/python -m keyturn_local.node.obstacle
 ENCLOSED := $(BIN)/python -m keyturn_local.node.enclosure
 
 .PHONY: help demo test test-unit test-contract test-integration test-e2e test-faults test-node bench bench-notifier lint format docs chart-docs requirements setup clean
@@ -28,10 +29,16 @@ help:
 	@sed -n 's/^# //p' Makefile
 
 demo: setup
+ifeq ($(NODE),real)
+	@$(OBSTACLE)
+	@KUBECONFIG= $(ENCLOSED) $(BIN)/python -m keyturn_local.demo --node $(if $(KEEP),--keep)
+else
+	$(if $(NODE),$(error NODE=real, or no NODE at all))
 	@$(BIN)/python -m keyturn_local.demo $(if $(KEEP),--keep) $(if $(CONTEXT),--context "$(CONTEXT)")
+endif
 
 test: lint setup $(SAM_VENV)/installed
-	@if why=$$($(NODE)); then $(PYTEST) && $(ENCLOSED) $(PYTEST) tests/node; \
+	@if why=$$($(OBSTACLE)); then $(PYTEST) && $(ENCLOSED) $(PYTEST) tests/node; \
 		else echo "tests/node is skipped: $$why"; $(PYTEST); fi
 
 test-unit: $(VENV)/installed
@@ -47,7 +54,7 @@ test-faults: setup
 	@$(PYTEST) --quiet tests/faults
 
 test-node: setup
-	@$(NODE)
+	@$(OBSTACLE)
 	$(ENCLOSED) $(PYTEST) tests/node
 
 bench: setup

@@ -8,6 +8,7 @@ rest is deleted; the queue's redrive policy (moto's) moves what has failed too o
 """
 
 import argparse
+import base64
 import importlib
 import json
 import sys
@@ -120,7 +121,7 @@ def _about(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def function_environment(
-    aws: LocalAws, path: EventPath, receiver_urls: Sequence[str], kms_key_id: str = ""
+    aws: LocalAws, path: EventPath, receiver_urls: Sequence[str], kms_key_id: str = "", ca_bundle: bytes = b""
 ) -> dict[str, str]:
     """The variables that template.yaml gives the functions, and those that Lambda does."""
     return {
@@ -130,7 +131,7 @@ def function_environment(
         "KEYTURN_QUEUE_URL": path.queue_url,
         "KEYTURN_DLQ_URL": path.dlq_url,
         "KEYTURN_KMS_KEY_ID": kms_key_id,
-        "KEYTURN_CA_BUNDLE": "",
+        "KEYTURN_CA_BUNDLE": base64.b64encode(ca_bundle).decode(),
         "POWERTOOLS_SERVICE_NAME": "keyturn",
     }
 
@@ -142,11 +143,15 @@ def start(
     receiver_urls: Sequence[str],
     timeline: Timeline,
     kms_key_id: str = "",
+    ca_bundle: bytes = b"",
 ) -> Program:
-    """Run the mapping, and in it the notifier, in a process of its own."""
+    """Run the mapping, and in it the notifier, in a process of its own.
+
+    ``ca_bundle``: certificates in PEM that the receivers' may be signed with, beside the public ones.
+    """
     environment = {
         **surroundings(),
-        **function_environment(aws, path, receiver_urls, kms_key_id),
+        **function_environment(aws, path, receiver_urls, kms_key_id, ca_bundle),
         "PYTHONPATH": IMPORT_ROOTS,
     }
     command = [sys.executable, "-m", "keyturn_local.event_source", "--queue-url", path.queue_url]

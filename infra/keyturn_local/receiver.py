@@ -109,9 +109,14 @@ class LocalReceiver:
 
     def metric(self, name: str, **labels: str) -> float:
         """Read one sample of its metrics: the sum of those that have these labels."""
-        return sum(
-            sample.value
-            for family in text_string_to_metric_families(self.metrics())
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        )
+        return total(self.metrics(), name, **labels)
+
+
+def total(metrics: str, name: str, **labels: str) -> float:
+    """The sum of the samples of this name, in what a receiver's metrics say, that have these labels."""
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(metrics)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )

@@ -5,15 +5,36 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-from keyturn_local import event_source
+import trustme
+
+from keyturn_local import event_source, release
 from keyturn_local.aws import EventPath, LocalAws
 from keyturn_local.cluster import Cluster, chart_rights
+from keyturn_local.node import network
 from keyturn_local.processes import Program
 from keyturn_local.receiver import SERVICE_ACCOUNT, LocalReceiver
+from keyturn_local.release import Release
 from keyturn_local.timeline import Timeline
 
 KMS_KEY = "alias/keyturn"
+CERTIFICATE = "keyturn-tls"
+
+
+class Receiver(Protocol):
+    """A process, or the pods of a release."""
+
+    @property
+    def url(self) -> str:
+        """Where deliveries go."""
+
+    @property
+    def operations_url(self) -> str:
+        """Where metrics are read."""
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Read a metric: the sum of the samples that have these labels."""
 
 
 @dataclass
@@ -25,7 +46,7 @@ class Stack:
     cluster: Cluster
     aws: LocalAws
     path: EventPath
-    receiver: LocalReceiver
+    receiver: Receiver
     notifier: Program
     timeline: Timeline
 
@@ -42,8 +63,7 @@ def run_stack(
     with ExitStack() as stack:
         aws = stack.enter_context(LocalAws.start(directory, timeline))
         path = aws.provision()
-        home = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
-        made = [home, *chart_rights(namespace)]
+        made = [_namespace(namespace), *chart_rights(namespace)]
         stack.callback(cluster.delete, made, wait=False)
         cluster.create(made)
         kubeconfig = cluster.kubeconfig_for(namespace, SERVICE_ACCOUNT, directory)
@@ -59,3 +79,45 @@ def run_stack(
         notifier = event_source.start(directory, aws, path, [receiver.url], timeline, KMS_KEY if kms else "")
         stack.callback(notifier.stop)
         yield Stack(directory, namespace, cluster, aws, path, receiver, notifier, timeline)
+
+
+@contextmanager
+def run_stack_of_pods(
+    directory: Path, cluster: Cluster, namespace: str, values: Mapping[str, Any] | None = None
+) -> Iterator[Stack]:
+    """Run everything in an enclosure, on a real node; the receiver is a release of the chart in ``namespace``.
+
+    That is made and deleted. ``values`` are the chart's, beside those that the node takes. The pods serve TLS.
+    """
+    timeline = Timeline(directory / "timeline.jsonl")
+    with ExitStack() as stack:
+        aws = stack.enter_context(LocalAws.start(directory, timeline, network.HOST))
+        path = aws.provision()
+        authority = trustme.CA()
+        made = [_namespace(namespace), _certificate(authority, namespace)]
+        stack.callback(cluster.delete, made, wait=False)
+        cluster.create(made)
+        told = release.values(aws.environment(), path.signing_key_secret_id)
+        receiver = stack.enter_context(
+            Release.install(cluster, namespace, {**told, "tls": {"secretName": CERTIFICATE}, **(values or {})})
+        )
+        bundle = authority.cert_pem.bytes()
+        notifier = event_source.start(directory, aws, path, [receiver.url], timeline, ca_bundle=bundle)
+        stack.callback(notifier.stop)
+        yield Stack(directory, namespace, cluster, aws, path, receiver, notifier, timeline)
+
+
+def _namespace(name: str) -> Any:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+
+
+def _certificate(authority: trustme.CA, namespace: str) -> Any:
+    made = authority.issue_cert(release.host_of(namespace))
+    chain = b"".join(each.bytes() for each in made.cert_chain_pems)
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/tls",
+        "metadata": {"name": CERTIFICATE, "namespace": namespace},
+        "stringData": {"tls.crt": chain.decode(), "tls.key": made.private_key_pem.bytes().decode()},
+    }

@@ -64,6 +64,24 @@ def test_every_link_leads_somewhere() -> None:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_the_readme_says_truly_on_what_each_thing_was_shown() -> None:
+    table = README.partition("## What has been shown, and on what")[2]
+    rows = {on: by for on, _, by in re.findall(r"^\| (\w.*?) \| (.*?) \| (.*?) \|$", table, re.MULTILINE)[1:]}
+    shown = {on: {ROOT / link for link in re.findall(r"\]\((tests/[^)]+)\)", by)} for on, by in rows.items()}
+    nowhere = {on for on, tests in shown.items() if not tests}
+    assert nowhere == {"documentation alone"}
+    for tests in shown.values():
+        assert all(any("def test_" in file.read_text() for file in _modules(each)) for each in tests)
+    # Each tier that needs more than Python is somewhere; and what claims real pods runs where kwok has no say.
+    tiers = {each.name for each in (ROOT / "tests").iterdir() if any(each.glob("test_*.py"))}
+    assert tiers - {"unit"} == {each.name for tests in shown.values() for each in tests if each.is_dir()}
+    assert "host=network.HOST" in (ROOT / "tests" / "node" / "conftest.py").read_text()
+
+
+def _modules(place: Path) -> list[Path]:
+    return sorted(place.glob("test_*.py")) if place.is_dir() else [place]
+
+
 def test_every_folder_in_the_readme_is_there() -> None:
     for folder in re.findall(r"^\| `([a-z/]+)/` \|", README, re.MULTILINE):
         assert (ROOT / folder).is_dir(), folder

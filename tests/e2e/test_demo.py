@@ -4,21 +4,12 @@ import os
 import re
 import signal
 import subprocess
-import sys
-from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import boto3
 
 from keyturn_local.aws import IMPORT_ROOTS
 from keyturn_local.control_plane import CONTEXT, ControlPlane
 from objects import data_of, eventually, secret
-
-if TYPE_CHECKING:
-    from mypy_boto3_secretsmanager import SecretsManagerClient
-
-DEMO = [sys.executable, "-m", "keyturn_local.demo"]
+from performance import DEMO, client_as_printed, ever_held, read_until_kept, tells_a_value, timelines
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -56,58 +47,20 @@ def test_kept_it_can_be_rotated_by_hand_as_it_says_and_ends_with_ctrl_c_on_a_cle
     command = [*DEMO, "--keep", "--context", CONTEXT]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=mine) as demo:
         try:
-            assert demo.stdout is not None
-            printed = ""
-            while "put-secret-value" not in printed and (line := demo.stdout.readline()):
-                printed += line
+            printed = read_until_kept(demo)
             assert f"using your cluster at {control_plane.url}" in printed
             client = client_as_printed(printed)
-            values = ever_held(client)
-            assert len(values) == 6  # two at the start, and four rotations
-            assert not any(part in printed for value in values for part in re.findall(r"[\w-]{12,}", value))
+            assert not tells_a_value(printed, ever_held(client))
             client.put_secret_value(SecretId="demo/api-token", SecretString="by-hand")
             eventually(lambda: data_of(control_plane, "keyturn-demo", "api-token") == {"value": b"by-hand"})
             demo.send_signal(signal.SIGINT)
-            demo.stdout.read()
+            demo.communicate()
             assert demo.wait(60) == 0
         finally:
             demo.kill()
     left = control_plane.kubectl("get", "clusterroles,clusterrolebindings", "-o", "name")
     assert "keyturn-demo" not in left
     control_plane.kubectl("wait", "--for=delete", "namespace/keyturn-demo", "--timeout=60s")
-
-
-def timelines(printed: str) -> list[dict[str, int]]:
-    """The milliseconds of each step, for each rotation in turn."""
-    lines = [re.match(r" +(\d+) ms  ([^,(]*)", line) for line in printed.splitlines()]
-    return [
-        {line[2].strip(): int(line[1]) for line in block if line}
-        for is_step, block in groupby(lines, key=bool)
-        if is_step
-    ]
-
-
-def ever_held(client: "SecretsManagerClient") -> list[str]:
-    """Every value that the demo's AWS secrets have had."""
-    return [
-        client.get_secret_value(SecretId=name, VersionId=version["VersionId"])["SecretString"]
-        for name in ("demo/database", "demo/api-token")
-        for version in client.list_secret_version_ids(SecretId=name, IncludeDeprecated=True)["Versions"]
-    ]
-
-
-def client_as_printed(printed: str) -> "SecretsManagerClient":
-    """A client that stands where the AWS CLI does in the environment that the demo says to export."""
-    exported = re.search(r"export (.*)", printed)
-    assert exported is not None
-    variables = dict(pair.split("=", 1) for pair in exported[1].split())
-    return boto3.client(
-        "secretsmanager",
-        endpoint_url=variables["AWS_ENDPOINT_URL"],
-        region_name=variables["AWS_REGION"],
-        aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
-    )
 
 
 def test_a_context_that_does_not_exist_is_told_and_nothing_is_started() -> None:

@@ -10,8 +10,6 @@ from keyturn_local.receiver import LocalReceiver
 from objects import eventually
 from scene import Scene
 
-POLLING = {"KEYTURN_POLL_INTERVAL_SECONDS": "1"}
-
 
 class Killer:
     """Kills a receiver at one of its calls: before the server behind is asked, or after, unanswered either way."""
@@ -72,7 +70,7 @@ def revive(scene: Scene, receiver: LocalReceiver) -> None:
 def test_killed_at_each_side_effect(scene: Scene) -> None:
     """Killed with -9 before and after each of its calls to AWS and Kubernetes, and after it has answered: restarted,
     it converges, without the notification."""
-    receiver = scene.receiver(**POLLING)
+    receiver = scene.receiver()  # what polls is the one that is started again, once
     scene.given()
     effects = [kind_of(call) for call in effects_of_one_rotation(scene, receiver)]
     assert {"GetSecretValue", "PATCH secrets", "PATCH deployments", "POST events"} <= set(effects)
@@ -100,12 +98,13 @@ def test_killed_at_each_side_effect(scene: Scene) -> None:
 
 
 def effects_of_one_rotation(scene: Scene, receiver: LocalReceiver) -> list[Call]:
-    """The calls that one rotation makes, in their order, each kind once."""
+    """The calls that one rotation makes, in their order, each kind once; but for reads of a Secret, which come only
+    where the watch lags."""
     before = len(scene.kubernetes.calls), len(scene.aws_proxy.calls)
     assert scene.send(scene.rotate()).outcome == "applied"
     eventually(lambda: any(kind_of(call) == "POST events" for call in scene.kubernetes.calls[before[0] :]))
     calls = scene.aws_proxy.calls[before[1] :] + scene.kubernetes.calls[before[0] :]
-    return list({kind_of(call): call for call in calls if is_effect(call)}.values())
+    return list({kind_of(call): call for call in calls if is_effect(call) and call.method != "GET"}.values())
 
 
 @pytest.mark.fault("F2")

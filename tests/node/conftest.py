@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from keyturn_contract.signature import parse_key
 from keyturn_local.aws import LocalAws
 from keyturn_local.control_plane import ControlPlane
 from keyturn_local.node import enclosure, network
@@ -43,3 +44,9 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
 @pytest.fixture(scope="session")
 def signing_key_id(aws: LocalAws) -> str:
     return aws.create_signing_key()
+
+
+@pytest.fixture(scope="session")
+def key(aws: LocalAws, signing_key_id: str) -> bytes:
+    """The signing key itself."""
+    return parse_key(aws.secrets_manager().get_secret_value(SecretId=signing_key_id)["SecretString"])

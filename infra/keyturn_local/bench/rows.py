@@ -8,18 +8,22 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line; ``aim`` is the most that ``value`` should be, or the least with ``at_least``, where there is one."""
+    """One line; ``aim`` is the most that ``value`` should be, or the least with ``at_least``, where there is one.
+
+    There is no value where it could not be measured; ``missing`` says why.
+    """
 
     name: str
-    value: float
+    value: float | None
     unit: str
     aim: float | None = None
     at_least: bool = False
+    missing: str = ""
 
     @property
     def held(self) -> bool | None:
-        """Whether the aim is met; None where there is none."""
-        if self.aim is None:
+        """Whether the aim is met; None where there is none, or no value."""
+        if self.aim is None or self.value is None:
             return None
         return self.value >= self.aim if self.at_least else self.value <= self.aim
 
@@ -27,7 +31,13 @@ class Row:
 def write(rows: Sequence[Row], file: Path) -> None:
     """Write them as JSON: ``{name: {value, unit, aim, held}}``."""
     fields = {
-        row.name: {"value": round(row.value, 3), "unit": row.unit, "aim": row.aim, "held": row.held} for row in rows
+        row.name: {
+            "value": None if row.value is None else round(row.value, 3),
+            "unit": row.unit,
+            "aim": row.aim,
+            "held": row.held,
+        }
+        for row in rows
     }
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(fields, indent=2) + "\n")
@@ -38,8 +48,9 @@ def table(rows: Sequence[Row]) -> str:
     lines = ["| what | value | aim |", "|---|---|---|"]
     for row in rows:
         sign = ">=" if row.at_least else "<="
-        aim = "" if row.aim is None else f"{sign} {row.aim:g}: {'held' if row.held else 'MISSED'}"
-        lines.append(f"| {row.name} | {_number(row.value)} {row.unit} | {aim} |")
+        aim = "" if row.held is None else f"{sign} {row.aim:g}: {'held' if row.held else 'MISSED'}"
+        value = f"not measured: {row.missing}" if row.value is None else f"{_number(row.value)} {row.unit}"
+        lines.append(f"| {row.name} | {value} | {aim} |")
     return "\n".join(lines)
 
 

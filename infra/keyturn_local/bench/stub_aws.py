@@ -3,7 +3,7 @@
 It knows the four calls that the receiver makes, sorts its list as AWS does, and counts. Four calls of its own, under
 the same header, move it: ``bench.Rotate``, ``bench.Age``, ``bench.Renew`` and ``bench.Calls``.
 
-``python -m keyturn_local.bench.stub_aws --port N --latency SECONDS`` runs it.
+``python -m keyturn_local.bench.stub_aws --host ADDRESS --port N --count N --latency SECONDS`` runs it.
 """
 
 import argparse
@@ -37,14 +37,16 @@ CANARY = "canary-7f3a"  # begins every password, so that one is recognized where
 class StubAws(Stoppable):
     """The stub in a process of its own. Use as a context manager, or call ``stop``."""
 
-    def __init__(self, directory: Path, count: int, latency: float) -> None:
+    def __init__(self, directory: Path, count: int, latency: float, host: str = "127.0.0.1") -> None:
         (port,) = free_ports(1)
-        self.endpoint_url = f"http://127.0.0.1:{port}"
+        self.endpoint_url = f"http://{host}:{port}"
         self.signing_key = new_key(secrets.token_bytes(32))
         self.names = [name_of(number) for number in range(count)]
-        command = [sys.executable, "-m", "keyturn_local.bench.stub_aws", "--port", str(port), "--count", str(count)]
+        command = [sys.executable, "-m", "keyturn_local.bench.stub_aws", "--host", host, "--port", str(port)]
         environment = {**surroundings(), "PYTHONPATH": IMPORT_ROOTS, "STUB_SIGNING_KEY": self.signing_key}
-        self._program = Program("stub-aws", [*command, "--latency", str(latency)], directory, environment)
+        self._program = Program(
+            "stub-aws", [*command, "--count", str(count), "--latency", str(latency)], directory, environment
+        )
         self._program.wait_for(answers(self.endpoint_url), 30)
 
     def stop(self) -> None:
@@ -199,18 +201,17 @@ def _name(secret_id: str) -> str:
     return secret_id.removeprefix(PREFIX)[:-7] if secret_id.startswith("arn:") else secret_id
 
 
-async def _serve(port: int, known: Secrets, latency: float) -> None:
-    server = await asyncio.get_running_loop().create_server(
-        lambda: Connection(known.answer, latency), "127.0.0.1", port
-    )
+async def _serve(host: str, port: int, known: Secrets, latency: float) -> None:
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(known.answer, latency), host, port)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
+    parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--latency", type=float, required=True)
     arguments = parser.parse_args()
     stub = Secrets(arguments.count, os.environ["STUB_SIGNING_KEY"])
-    uvloop.run(_serve(arguments.port, stub, arguments.latency))
+    uvloop.run(_serve(arguments.host, arguments.port, stub, arguments.latency))

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from keyturn_local import binaries
@@ -20,14 +20,20 @@ from keyturn_local.demo.acts import POLL_SECONDS, Acts
 from keyturn_local.demo.observer import Observer
 from keyturn_local.demo.report import Verdict, heading, say
 from keyturn_local.loopback import bypass_proxies
+from keyturn_local.node import cgroups, enclosure, images, network, programs
+from keyturn_local.node.node import Node
 from keyturn_local.processes import StartFailed
-from keyturn_local.stack import Stack, run_stack
+from keyturn_local.release import RECEIVERS
+from keyturn_local.stack import Stack, run_stack, run_stack_of_pods
+
+FAILURES = (StartFailed, KubectlFailed, binaries.NotFound, programs.NotFound, images.NotFound, enclosure.Misplaced)
 
 
 def main() -> int:
     """Run the demo; return its exit status: 0 when every claim held."""
     parser = argparse.ArgumentParser(prog="make demo", description="Rotations from a local AWS into Kubernetes, live.")
     parser.add_argument("--keep", action="store_true", help="leave it all running afterwards, until Ctrl-C")
+    parser.add_argument("--node", action="store_true", help="on a real node, in an enclosure: make demo NODE=real")
     parser.add_argument("--context", help="use this context of your own kubeconfig in place of a local control plane")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was made is cleaned up then, too
@@ -35,9 +41,9 @@ def main() -> int:
     bypass_proxies()
     directory = Path(tempfile.mkdtemp(prefix="keyturn-demo-"))
     try:
-        with _cluster(directory, arguments.context) as cluster:
-            return _play(directory, cluster, arguments.keep)
-    except (StartFailed, KubectlFailed, binaries.NotFound) as error:
+        with _cluster(directory, arguments.context, arguments.node) as cluster:
+            return _play(directory, cluster, arguments.node, arguments.keep)
+    except FAILURES as error:
         say(f"\nThe demo could not run: {_first(error)}")
         if error is not _first(error):
             say(f"and then the clean-up failed, so that something may be left: {error}")
@@ -49,27 +55,35 @@ def main() -> int:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _play(directory: Path, cluster: Cluster, keep: bool) -> int:
+def _play(directory: Path, cluster: Cluster, node: bool, keep: bool) -> int:
+    """``node``: containers run in the cluster's pods, and the receiver is among them."""
     verdict = Verdict()
     say("starting AWS (moto), the receiver and the notifier ...")
-    settings = {"KEYTURN_POLL_INTERVAL_SECONDS": str(POLL_SECONDS)}
-    with run_stack(directory, cluster, scene.NAMESPACE, settings) as stack:
+    with _stack(directory, cluster, node) as stack:
         cluster.kubectl("annotate", "namespace", scene.NAMESPACE, f"keyturn.dev/allow-secrets={scene.ALLOWED}")
-        observer = Observer(cluster.kubeconfig, scene.NAMESPACE)
-        heading("The stage: 2 AWS secrets, 2 Secrets, 4 workloads")
-        acts = Acts(stack, observer, verdict)
+        observer = Observer(cluster.kubeconfig, scene.NAMESPACE, hears=node)
+        heading("The stage: 2 AWS secrets, 2 Secrets, 4 workloads" + (", 2 receivers by Helm" if node else ""))
+        acts = Acts(stack, observer, verdict, images.BUSYBOX if node else scene.IMAGE)
         acts.prepare()
         acts.event_path()
         acts.without_event_path()
         acts.nobody_reads_it()
         status = verdict.conclude()
         if keep:
-            _keep(stack)
+            _keep(stack, node)
     return status
 
 
+def _stack(directory: Path, cluster: Cluster, node: bool) -> AbstractContextManager[Stack]:
+    if node:
+        values = {"poller": {"intervalSeconds": int(POLL_SECONDS)}, "drainSeconds": 0}
+        return run_stack_of_pods(directory, cluster, scene.NAMESPACE, values)
+    settings = {"KEYTURN_POLL_INTERVAL_SECONDS": str(POLL_SECONDS)}
+    return run_stack(directory, cluster, scene.NAMESPACE, settings)
+
+
 @contextmanager
-def _cluster(directory: Path, context: str | None) -> Iterator[Cluster]:
+def _cluster(directory: Path, context: str | None, node: bool) -> Iterator[Cluster]:
     if context or os.environ.get("KUBECONFIG"):
         cluster = Cluster.of_user(shutil.which("kubectl") or str(binaries.resolve() / "kubectl"), context, directory)
         server = cluster.kubectl("config", "view", "-o", "jsonpath={.clusters[0].cluster.server}")
@@ -78,8 +92,12 @@ def _cluster(directory: Path, context: str | None) -> Iterator[Cluster]:
         yield cluster
         return
     started = time.monotonic()
-    say("starting a Kubernetes control plane ...")
-    with ControlPlane.start(directory / "control-plane") as control_plane:
+    say(f"starting a Kubernetes control plane{' and a real node' if node else ''} ...")
+    with ExitStack() as stack:
+        host = network.HOST if node else ""
+        control_plane = stack.enter_context(ControlPlane.start(directory / "control-plane", host=host))
+        if node:
+            stack.enter_context(Node.start(directory, control_plane))
         say(f"Kubernetes is ready after {time.monotonic() - started:.1f} s, at {control_plane.url}")
         yield control_plane
 
@@ -105,21 +123,26 @@ def _check(cluster: Cluster, server: str) -> None:
 
 def _first(error: BaseException) -> BaseException:
     """What went wrong before the clean-up went wrong, too."""
-    while isinstance(error.__context__, (StartFailed, KubectlFailed)):
+    while isinstance(error.__context__, FAILURES):
         error = error.__context__
     return error
 
 
-def _keep(stack: Stack) -> None:
+def _keep(stack: Stack, node: bool) -> None:
     kubectl = shlex.join(stack.cluster.command)
     environment = " ".join(f"{name}={value}" for name, value in stack.aws.environment().items())
+    logs = f"{stack.directory}/receiver.log, event-source.log"
     heading("It goes on running, until Ctrl-C")
+    if node:
+        outer = enclosure.cgroup().removeprefix(cgroups.PREFIX)
+        say(f"\n  enter:    nsenter --target {outer} --mount --net    # what follows is only reached from in there")
+        logs = f"{kubectl} logs -n {scene.NAMESPACE} -l {RECEIVERS}; {stack.directory}/event-source.log"
     say(f"""
   look:     {kubectl} get secrets,deploy,sts,ds,pods -n {scene.NAMESPACE}
             {kubectl} get secret database -n {scene.NAMESPACE} -o yaml --show-managed-fields
             {kubectl} events -n {scene.NAMESPACE} --for secret/database
   metrics:  curl {stack.receiver.operations_url}/metrics
-  logs:     {stack.directory}/receiver.log, event-source.log
+  logs:     {logs}
   rotate:   export {environment}
             aws secretsmanager put-secret-value --secret-id {scene.API_TOKEN} --secret-string "$(openssl rand -hex 16)"
 """)

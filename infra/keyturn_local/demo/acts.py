@@ -15,6 +15,7 @@ from keyturn_local.stack import Stack
 POLL_SECONDS = 5.0
 PATIENCE = 20.0  # seconds for anything to come true
 POD_PATIENCE = 120.0  # a cluster with a container runtime may have to pull an image first
+IN_USE_SECONDS = 15.0  # for two pods one after the other, or a StatefulSet's, to end and to start
 RECOVERED = "keyturn_recovered_by_poll_total"
 
 APPLIED = "Secret applied"
@@ -30,12 +31,14 @@ class Rotation:
     applied: float | None
     delivered: float | None
     replaced: Mapping[str, float | None]
+    in_use: Mapping[str, float | None]  # empty where no processes run
 
 
 class Acts:
     """Plays on a running stack; every claim goes into ``verdict``."""
 
-    def __init__(self, stack: Stack, observer: Observer, verdict: Verdict) -> None:
+    def __init__(self, stack: Stack, observer: Observer, verdict: Verdict, image: str) -> None:
+        self._image = image
         self._stack = stack
         self._observer = observer
         self._verdict = verdict
@@ -59,7 +62,7 @@ class Acts:
         self._stack.cluster.kubectl(
             "patch", "secret", "database", "-n", scene.NAMESPACE, "-p", '{"stringData": {"BY_HAND": "mine"}}'
         )
-        self._stack.cluster.create(scene.workloads())
+        self._stack.cluster.create(scene.workloads(self._image))
         for kind, name in (("deploy", "web"), ("sts", "queue"), ("ds", "agent"), ("deploy", "bystander")):
             self._stack.cluster.kubectl(
                 "rollout", "status", f"{kind}/{name}", "-n", scene.NAMESPACE, f"--timeout={POD_PATIENCE:.0f}s"
@@ -82,7 +85,7 @@ class Acts:
                 rotation.applied is not None and rotation.applied < 1 and rotation.delivered is not None,
                 "label moved -> the Secret holds the new value: under 1 s",
             )
-            self._verdict.claim(all(rotation.replaced.values()), "every pod that reads it was replaced")
+            self._claim_pods(rotation)
         self._verdict.claim(self._observer.pods("bystander") == bystander, "the workload that reads nothing ran on")
         self._verdict.claim(
             "BY_HAND" in self._observer.secret_keys("database"), "a key that was added by hand is still there"
@@ -106,7 +109,7 @@ class Acts:
         self._verdict.claim(
             rotation.applied is not None and rotation.applied <= bound, f"the poller carried it within {bound:.1f} s"
         )
-        self._verdict.claim(all(rotation.replaced.values()), "every pod that reads it was replaced")
+        self._claim_pods(rotation, after=bound)
         self._verdict.claim(found == 1, f"{RECOVERED} rose by {found:.0f}: the event path's loss is counted")
 
     def nobody_reads_it(self) -> None:
@@ -122,6 +125,14 @@ class Acts:
         self._verdict.claim(rotation.applied is not None, "the Secret holds the new OWNER")
         same = {app: self._observer.pods(app) for app in pods} == pods and self._generations() == generations
         self._verdict.claim(same and rotation.delivered is not None, "no workload was touched, no pod restarted")
+
+    def _claim_pods(self, rotation: Rotation, after: float = 0) -> None:
+        """Claim what must have become of the pods; ``after``: how late the Secret may have been."""
+        self._verdict.claim(all(rotation.replaced.values()), "every pod that reads it was replaced")
+        if self._observer.hears:
+            bound = after + IN_USE_SECONDS
+            in_time = [at is not None and at <= bound for at in rotation.in_use.values()]
+            self._verdict.claim(all(in_time), f"every process that reads it uses the new value: within {bound:g} s")
 
     def _rotate(
         self,
@@ -142,12 +153,15 @@ class Acts:
         if queued:
             steps |= {words: partial(self._noted, name, version_id) for words, name in ON_THE_WAY.items()}
         steps |= {_replaced(app): partial(self._observer.replaced, app, old[app]) for app in apps}
+        if self._observer.hears:
+            steps |= {_in_use(app): partial(self._observer.uses, app, scene.digest(app, expected)) for app in apps}
         came: dict[str, float | None] = {}
         for words, at in self._observer.follow(steps, POD_PATIENCE if apps else PATIENCE):
             came[words] = None if at is None else at - zero
             step(words, None if at is None else (at - zero) * 1000)
         replaced = {app: came[_replaced(app)] for app in apps}
-        return Rotation(came[APPLIED], came.get(DELIVERED), replaced)
+        in_use = {app: came[_in_use(app)] for app in apps if self._observer.hears}
+        return Rotation(came[APPLIED], came.get(DELIVERED), replaced, in_use)
 
     def _noted(self, name: str, version_id: str) -> float | None:
         found = self._stack.timeline.find(name, version_id=version_id)
@@ -163,3 +177,7 @@ class Acts:
 
 def _replaced(app: str) -> str:
     return f"pods replaced: {app}"
+
+
+def _in_use(app: str) -> str:
+    return f"new value in use: {app}"

@@ -9,19 +9,27 @@ from typing import Any
 
 from kubernetes import client, config, watch
 
+from keyturn_local.demo import scene
+
 
 class Observer:
-    """Knows when each Secret came to hold what, and which pods run. Its clock is this machine's."""
+    """Knows when each Secret came to hold what, which pods run, and what they use. Its clock is this machine's.
 
-    def __init__(self, kubeconfig: Path, namespace: str) -> None:
+    ``hears``: there are processes in the pods, and each tells in its log what it uses.
+    """
+
+    def __init__(self, kubeconfig: Path, namespace: str, hears: bool = False) -> None:
         settings = client.Configuration()
         config.load_kube_config(str(kubeconfig), client_configuration=settings, persist_config=False)
-        core = client.CoreV1Api(client.ApiClient(settings))
+        self._core = core = client.CoreV1Api(client.ApiClient(settings))
+        self.hears = hears
         self._namespace = namespace
         self._changed = threading.Condition()
         self._secrets: dict[str, tuple[float, dict[str, str]]] = {}
         self._pods: dict[str, Any] = {}
         self._pods_at: dict[str, float] = {}
+        self._used: dict[str, str] = {}
+        self._used_at: dict[str, float] = {}
         for listing, take in ((core.list_namespaced_secret, self._secret), (core.list_namespaced_pod, self._pod)):
             threading.Thread(target=self._watch, args=(listing, take), daemon=True).start()
 
@@ -44,6 +52,11 @@ class Observer:
         if len(pods) < len(old) or old & {pod.metadata.uid for pod in pods} or not all(map(_is_ready, pods)):
             return None
         return self._pods_at[app]
+
+    def uses(self, app: str, digest: str) -> float | None:
+        """When the last change came after which all processes of one workload use what has this digest."""
+        used = {self._used.get(uid) for uid in self.pods(app)}
+        return self._used_at[app] if used == {digest} else None
 
     def wait(self, condition: Callable[[], Any], seconds: float) -> Any:
         """Wait until ``condition`` gives something, and return it; what it gives at the end, when time is over."""
@@ -88,11 +101,39 @@ class Observer:
             self._secrets[secret.metadata.name] = (time.time(), data)
 
     def _pod(self, kind: str, pod: Any) -> None:
+        app = pod.metadata.labels.get("app", "")
+        self._pods_at[app] = time.time()
         if kind == "DELETED":
             self._pods.pop(pod.metadata.uid, None)
-        else:
-            self._pods[pod.metadata.uid] = pod
-        self._pods_at[pod.metadata.labels.get("app", "")] = time.time()
+            self._used_at[app] = time.time()
+            return
+        self._pods[pod.metadata.uid] = pod
+        if self.hears and app in scene.READS and _is_running(pod) and pod.metadata.uid not in self._used:
+            self._used[pod.metadata.uid] = ""  # not told yet
+            threading.Thread(target=self._listen, args=(pod.metadata, app), daemon=True).start()
+
+    def _listen(self, pod: Any, app: str) -> None:
+        """Wait for what the process in a pod says that it uses."""
+        while pod.uid in self._pods and not self._used[pod.uid]:
+            try:
+                log = self._core.read_namespaced_pod_log(
+                    pod.name, self._namespace, follow=True, limit_bytes=1000, _preload_content=False
+                )
+                line = log.readline().decode()
+                log.close()
+            except Exception:  # of a log that is not there yet, or no more
+                line = ""
+            if line.startswith(scene.USES):
+                with self._changed:
+                    self._used[pod.uid] = line.removeprefix(scene.USES).split()[0]
+                    self._used_at[app] = time.time()
+                    self._changed.notify_all()
+            else:
+                time.sleep(0.05)
+
+
+def _is_running(pod: Any) -> bool:
+    return any(each.state.running for each in pod.status.container_statuses or [])
 
 
 def _is_ready(pod: Any) -> bool:

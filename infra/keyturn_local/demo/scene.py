@@ -1,5 +1,6 @@
 """What the demo plays with: AWS secrets, the Secrets bound to them, and workloads that read them in different ways."""
 
+import hashlib
 import json
 import secrets
 from collections.abc import Mapping
@@ -11,6 +12,18 @@ IMAGE = "busybox:stable"
 
 DATABASE = "demo/database"  # JSON
 API_TOKEN = "demo/api-token"
+
+# What the processes of a workload use: the key, and how a shell gets at it.
+READS = {
+    "web": ("DATABASE_URL", "$DATABASE_URL"),
+    "queue": ("PASSWORD", "$(cat /etc/password/password)"),
+    "agent": ("value", "$value"),
+}
+# Each tells once, in its log, what it uses: by a digest, for a value is never told. That of a value which could be
+# guessed would tell it, too; the values here are random.
+USES = "uses "
+SALT = "keyturn-demo "
+REST = "trap exit TERM; sleep 86400 & wait"
 
 DATABASE_URL = "join('', ['postgres://', username, ':', password, '@', host, '/app'])"
 
@@ -44,23 +57,20 @@ def bindings() -> list[Any]:
     ]
 
 
-def workloads() -> list[Any]:
+def digest(app: str, data: Mapping[str, str]) -> str:
+    """What the processes of a workload tell when they use what a Secret with this data holds."""
+    key, _ = READS[app]
+    return hashlib.sha256(f"{SALT}{data[key]}".encode()).hexdigest()
+
+
+def workloads(image: str = IMAGE) -> list[Any]:
     """Three that read the Secrets, each in its own way and through two Secrets, and one that reads nothing."""
+    password = {"secretName": "database", "items": [{"key": "PASSWORD", "path": "password"}]}
     return [
-        _workload("Deployment", "web", 2, env=[_key("DATABASE_URL", "database", "DATABASE_URL")]),
-        _workload(
-            "StatefulSet",
-            "queue",
-            1,
-            volumes=[
-                {
-                    "name": "password",
-                    "secret": {"secretName": "database", "items": [{"key": "PASSWORD", "path": "password"}]},
-                }
-            ],
-        ),
-        _workload("DaemonSet", "agent", None, env_from=[{"secretRef": {"name": "api-token"}}]),
-        _workload("Deployment", "bystander", 1),
+        _workload("Deployment", "web", image, 2, env=[_key("DATABASE_URL", "database", "DATABASE_URL")]),
+        _workload("StatefulSet", "queue", image, 1, volumes=[{"name": "password", "secret": password}]),
+        _workload("DaemonSet", "agent", image, None, env_from=[{"secretRef": {"name": "api-token"}}]),
+        _workload("Deployment", "bystander", image, 1),
     ]
 
 
@@ -81,6 +91,7 @@ def _key(variable: str, secret: str, key: str) -> dict[str, Any]:
 def _workload(
     kind: str,
     name: str,
+    image: str,
     replicas: int | None,
     env: list[Any] | None = None,
     env_from: list[Any] | None = None,
@@ -89,8 +100,8 @@ def _workload(
     mounts = [{"name": volume["name"], "mountPath": f"/etc/{volume['name']}"} for volume in volumes or []]
     container = {
         "name": "main",
-        "image": IMAGE,
-        "command": ["sleep", "86400"],
+        "image": image,
+        "command": ["sh", "-c", _script(name)],
         "env": env or [],
         "envFrom": env_from or [],
         "volumeMounts": mounts,
@@ -105,6 +116,13 @@ def _workload(
     if replicas is not None:
         spec["replicas"] = replicas
     return {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}
+
+
+def _script(app: str) -> str:
+    if app not in READS:
+        return REST
+    _, value = READS[app]
+    return f'echo "{USES}$(printf %s "{SALT}{value}" | sha256sum)"; {REST}'
 
 
 def value_text(value: Mapping[str, str] | str) -> str:

@@ -22,6 +22,8 @@ KUBELET: dict[str, Any] = {
     "containerRuntimeEndpoint": f"unix://{SOCKET}",
     "configMapAndSecretChangeDetectionStrategy": "Watch",
     "resolvConf": "",
+    # Containers are killed here to see them come back: not after minutes.
+    "crashLoopBackOff": {"maxContainerRestartPeriod": "2s"},
     # A machine of any kind has to do: cgroups of version 1, too, and swap, and a full disk.
     "failCgroupV1": False,
     "cgroupDriver": "cgroupfs",

@@ -1,0 +1,83 @@
+"""The receiver as a release of the chart: pods on a real node (node/), in place of a process (receiver.py)."""
+
+import urllib.request
+from collections.abc import Mapping
+from typing import Any, Self
+
+import helm_python
+
+from keyturn_local.cluster import CHART, Cluster
+from keyturn_local.node import images, network
+from keyturn_local.processes import StartFailed, Stoppable
+from keyturn_local.receiver import total
+
+NAME = "keyturn"  # of the release, and so of its Deployment and its Service
+RECEIVERS = "app.kubernetes.io/component=receiver"
+OPERATIONS_PORT = 9090
+
+
+def values(aws: Mapping[str, str], signing_key_secret_id: str) -> dict[str, Any]:
+    """What the chart must be told on this node; ``aws``: the variables that say where AWS is."""
+    repository, tag = images.RECEIVER.rsplit(":", 1)
+    return {
+        "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
+        "signingKey": {"secretId": signing_key_secret_id},
+        "aws": {"region": aws["AWS_REGION"]},
+        "extraEnv": [{"name": name, "value": value} for name, value in aws.items() if name != "AWS_REGION"],
+    }
+
+
+def host_of(namespace: str) -> str:
+    """The name of the Service, as the enclosure's DNS knows it."""
+    return f"{NAME}.{namespace}.svc.{network.DOMAIN}"
+
+
+class Release(Stoppable):
+    """An installed release, and the pods that are its receivers."""
+
+    def __init__(self, cluster: Cluster, namespace: str, values: Mapping[str, Any]) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._helm = helm_python.Config(kubeconfig_path=cluster.kubeconfig, namespace=namespace)
+        scheme = "https" if values.get("tls") else "http"
+        self.url = f"{scheme}://{host_of(namespace)}/v1/notifications"
+        self._values = dict(values)
+
+    @classmethod
+    def install(cls, cluster: Cluster, namespace: str, values: Mapping[str, Any], seconds: int = 120) -> Self:
+        """Install it, and wait until all its pods are Ready. Raises StartFailed."""
+        release = cls(cluster, namespace, values)
+        try:
+            release._helm.install(CHART, NAME, release._values, wait="watcher", timeout=seconds)
+        except helm_python.HelmError as error:
+            release.stop()
+            raise StartFailed(f"the chart was not installed: {error}") from None
+        return release
+
+    def stop(self) -> None:
+        """Take it away; its pods go on ending for a while."""
+        if self._helm.list(all_states=True):
+            self._helm.uninstall(NAME)
+        self._helm.close()
+
+    def pods(self) -> list[Any]:
+        """Its pods, but for those that are going."""
+        listed = self._cluster.list("pods", self._namespace, RECEIVERS)
+        return [pod for pod in listed if "deletionTimestamp" not in pod["metadata"]]
+
+    @property
+    def operations_url(self) -> str:
+        """Where one of its pods serves metrics."""
+        return self._operations_urls()[0]
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Read a metric: the sum of the samples that have these labels, over all pods."""
+        return sum(total(_read(f"{url}/metrics"), name, **labels) for url in self._operations_urls())
+
+    def _operations_urls(self) -> list[str]:
+        return [f"http://{pod['status']['podIP']}:{OPERATIONS_PORT}" for pod in self.pods()]
+
+
+def _read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310 - in the enclosure
+        return str(reply.read().decode())

@@ -1,0 +1,181 @@
+"""Consumers that tell: Deployments whose pods say, five times a second, which version of a Secret they hold.
+
+The values are names of versions ("v017", a later one sorts after an earlier one), and no secrets. A pod adds when it
+was: by a clock that it shares with the test, so that it does not matter how busy whoever listens is.
+"""
+
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Self
+
+from deliveries import notification
+from keyturn_contract.message import Notification
+from keyturn_local.aws import LocalAws
+from keyturn_local.cluster import Cluster
+from keyturn_local.node import images, network
+from keyturn_local.rotation import rotate
+from keyturn_receiver.core.consumer import DISABLED, ROLLOUT
+from objects import data_of, eventually, secret, workload
+
+ENV, VOLUME, SUB_PATH = WAYS = ("env", "volume", "subpath")
+KEY = "value"  # of a Secret that is made from a text
+
+# $1: the consumer's name; the other words are ways to read. A value has no end of line, and `read` misses it.
+SCRIPT = """
+trap 'exit 0' TERM
+consumer=$1 pod=$(hostname)
+shift
+while :; do
+    for way; do
+        case $way in
+            env) held=$HELD ;;
+            volume) read -r held < /mounted/value ;;
+            subpath) read -r held < /single/value ;;
+        esac
+        read -r at _ < /proc/uptime
+        echo "$at $consumer $pod $way $held"
+    done
+    sleep 0.2
+done
+"""
+RESTRICTED = {
+    "runAsNonRoot": True,
+    "runAsUser": 65532,
+    "readOnlyRootFilesystem": True,
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
+def now() -> float:
+    """The time by the pods' clock, in seconds since the machine was started."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def named(number: int) -> str:
+    """The name of a version."""
+    return f"v{number:03}"
+
+
+def bind(cluster: Cluster, aws: LocalAws, namespace: str, *names: str) -> None:
+    """Create AWS secrets, and Secrets that are bound to them, and wait until these hold the first version."""
+    for name in names:
+        aws.secrets_manager().create_secret(Name=f"{namespace}/{name}", SecretString=named(0))
+    cluster.create(secret(namespace, name, f"{namespace}/{name}") for name in names)
+    for name in names:
+        eventually(lambda name=name: data_of(cluster, namespace, name) == {KEY: named(0).encode()})
+
+
+def rotate_to(aws: LocalAws, namespace: str, name: str, number: int) -> Notification:
+    """Rotate an AWS secret; return the notification that comes of it."""
+    client = aws.secrets_manager()
+    version_id = rotate(client, f"{namespace}/{name}", named(number))
+    return notification(client.describe_secret(SecretId=f"{namespace}/{name}")["ARN"], version_id)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a pod has told: at ``at`` it held ``version``, read in this way."""
+
+    at: float
+    consumer: str
+    pod: str
+    way: str
+    version: str
+
+
+class Listener:
+    """Listens to the pods; ``told`` is all that they have told, of each pod in its order."""
+
+    def __init__(self) -> None:
+        self.told: list[Told] = []
+        self._connections: set[socket.socket] = set()
+        self._server = _Server((network.HOST, 0), _Connection)
+        self._server.listener = self
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        for connection in list(self._connections):
+            with suppress(OSError):  # its pod is gone
+                connection.shutdown(socket.SHUT_RDWR)
+        self._server.server_close()
+
+    def consumer(
+        self, namespace: str, name: str, secret_name: str, ways: Sequence[str] = (), disabled: bool = False
+    ) -> dict[str, Any]:
+        """A Deployment of one pod that reads a Secret in these ways, or in that of its own name, and tells here."""
+        ways = ways or (name,)
+        held = {"name": "HELD", "valueFrom": {"secretKeyRef": {"name": secret_name, "key": KEY}}}
+        mounts = {
+            VOLUME: {"name": "held", "mountPath": "/mounted"},
+            SUB_PATH: {"name": "held", "mountPath": "/single/value", "subPath": KEY},
+        }
+        mounted = [mount for way, mount in mounts.items() if way in ways]
+        container = {
+            "image": images.BUSYBOX,
+            "imagePullPolicy": "Never",
+            "command": ["nc", network.HOST, str(self.port), "-e", "sh", "-c", SCRIPT, "sh", name, *ways],
+            "securityContext": RESTRICTED,
+            "env": [held] if ENV in ways else [],
+            "volumeMounts": [{**each, "readOnly": True} for each in mounted],
+        }
+        pod = {
+            "container": container,
+            "volumes": [{"name": "held", "secret": {"secretName": secret_name}}] if mounted else [],
+            # Not 0: then a pod would be gone for the API server while its container goes on.
+            "terminationGracePeriodSeconds": 2,
+            "automountServiceAccountToken": False,
+        }
+        made = workload(namespace, name, pod)
+        made["metadata"]["annotations"] = {ROLLOUT: DISABLED} if disabled else {}
+        return made
+
+    def of(self, consumer: str, way: str = "") -> list[Told]:
+        """What the pods of one consumer have told, of one way or of all."""
+        return [each for each in list(self.told) if each.consumer == consumer and way in ("", each.way)]
+
+    def first(self, consumer: str, way: str, number: int) -> Told | None:
+        """When a version was first told, in this way."""
+        return next((each for each in self.of(consumer, way) if each.version == named(number)), None)
+
+    def pods(self, consumer: str) -> set[str]:
+        """The pods of a consumer that have told anything."""
+        return {each.pod for each in self.of(consumer)}
+
+    def last(self, consumer: str) -> dict[tuple[str, str], str]:
+        """The version that each pod of a consumer has told last, in each of its ways; of all it ever had."""
+        return {(each.pod, each.way): each.version for each in self.of(consumer)}
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+    listener: Listener
+
+
+class _Connection(socketserver.StreamRequestHandler):
+    server: _Server
+
+    def handle(self) -> None:
+        listener = self.server.listener
+        listener._connections.add(self.connection)
+        with suppress(OSError):  # the pod is gone
+            for line in self.rfile:
+                if line.endswith(b"\n"):
+                    at, consumer, pod, way, version = line.decode().split()
+                    listener.told.append(Told(float(at), consumer, pod, way, version))
+        listener._connections.discard(self.connection)

@@ -1,0 +1,94 @@
+"""Load: secrets are rotated, and what was rotated is delivered to a Service again and again, at a steady pace."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from deliveries import signed
+from keyturn_contract.message import Notification, encode
+
+HANDS = 32
+
+
+class Load:
+    """Use as a context manager: under way within it, and at its end everything is answered.
+
+    Each delivery has a connection of its own. ``answers`` counts them by their status, or by what went wrong;
+    ``trouble`` tells of each that was not answered 200, and when.
+    """
+
+    def __init__(
+        self, url: str, key: bytes, names: Sequence[str], rotate: Callable[[str], Notification], per_second: float = 20
+    ) -> None:
+        self.answers: Counter[str] = Counter()
+        self.trouble: list[str] = []
+        self.rotations = 0
+        self.slowest = 0.0  # seconds
+        self._url = url
+        self._key = key
+        self._names = names
+        self._rotate = rotate
+        self._pause = 1 / per_second
+        self._told = {name: rotate(name) for name in names}
+        self._begun = time.monotonic()
+        self._ended = threading.Event()
+        self._hands = ThreadPoolExecutor(HANDS)
+        # None is kept: each delivery is led anew.
+        self._http = httpx.Client(timeout=20, limits=httpx.Limits(max_connections=HANDS, max_keepalive_connections=0))
+        self._threads = [threading.Thread(target=each) for each in (self._rotate_all, self._deliver_all)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+        for name in self._names:  # what was rotated since
+            self._hands.submit(self._deliver, self._told[name])
+        self._hands.shutdown()
+        self._http.close()
+        print(f"{self.rotations} rotations, {dict(self.answers)}, slowest {self.slowest:.1f} s", *self.trouble[:20])
+
+    @property
+    def seconds(self) -> float:
+        """For how long it has been under way."""
+        return time.monotonic() - self._begun
+
+    def _rotate_all(self) -> None:
+        while True:
+            for name in self._names:
+                if self._ended.wait(0.1):
+                    return
+                self._told[name] = self._rotate(name)
+                self.rotations += 1
+
+    def _deliver_all(self) -> None:
+        number = 0
+        while not self._ended.wait(max(0.0, number * self._pause - self.seconds)):
+            self._hands.submit(self._deliver, self._told[self._names[number % len(self._names)]])
+            number += 1
+
+    def _deliver(self, told: Notification) -> None:
+        body = encode([told])
+        sent = self.seconds
+        try:
+            reply = self._http.post(self._url, content=body, headers=signed(self._key, body))
+            answer = str(reply.status_code)
+            what = reply.text
+        except httpx.TransportError as error:
+            answer, what = type(error).__name__, str(error)
+        self.answers[answer] += 1
+        self.slowest = max(self.slowest, self.seconds - sent)
+        if answer != "200":
+            self.trouble.append(f"\n  {sent:.2f} s, for {self.seconds - sent:.2f} s: {answer} {what}")

@@ -1,0 +1,59 @@
+"""A team: a namespace of its own, with Secrets that are bound to AWS secrets of the same names."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import uuid4
+
+from deliveries import notification
+from keyturn_contract.message import Notification
+from keyturn_local.aws import LocalAws
+from keyturn_local.cluster import Cluster
+from keyturn_local.rotation import rotate
+from objects import data_of, eventually, secret
+
+
+class Team:
+    """Made by ``team``."""
+
+    def __init__(self, cluster: Cluster, aws: LocalAws, namespace: str) -> None:
+        self.namespace = namespace
+        self._cluster = cluster
+        self._client = aws.secrets_manager()
+        self._arns: dict[str, str] = {}
+
+    def bind(self, *names: str) -> None:
+        """Create AWS secrets and Secrets that are bound to them."""
+        for name in names:
+            secret_id = f"{self.namespace}/{name}"
+            self._arns[name] = self._client.create_secret(Name=secret_id, SecretString=f"first-{uuid4().hex}")["ARN"]
+        self._cluster.create(secret(self.namespace, name, f"{self.namespace}/{name}") for name in names)
+
+    def rotate(self, name: str) -> Notification:
+        """Rotate an AWS secret; return the notification that comes of it."""
+        version_id = rotate(self._client, self._arns[name], f"next-{uuid4().hex}")
+        return notification(self._arns[name], version_id)
+
+    def in_order(self) -> bool:
+        """Whether each Secret holds what AWS has now."""
+        return all(
+            data_of(self._cluster, self.namespace, name)
+            == {"value": self._client.get_secret_value(SecretId=arn)["SecretString"].encode()}
+            for name, arn in self._arns.items()
+        )
+
+
+@contextmanager
+def team(cluster: Cluster, aws: LocalAws, *names: str) -> Iterator[Team]:
+    """Make a namespace that may read what it binds, and such Secrets; wait until these are filled."""
+    name = f"team-{uuid4().hex[:6]}"
+    annotations = {"keyturn.dev/allow-secrets": f"{name}/*"}
+    made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "annotations": annotations}}
+    cluster.create([made])
+    try:
+        found = Team(cluster, aws, name)
+        if names:
+            found.bind(*names)
+            eventually(found.in_order)
+        yield found
+    finally:
+        cluster.delete([made], wait=False)

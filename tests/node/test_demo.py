@@ -1,0 +1,51 @@
+"""`make demo NODE=real`, on the node that is there: the receivers are pods, and processes tell what they use."""
+
+import os
+import re
+import signal
+import subprocess
+
+from keyturn_local.aws import IMPORT_ROOTS
+from keyturn_local.control_plane import ControlPlane
+from keyturn_local.demo import scene
+from keyturn_local.release import RECEIVERS
+from objects import data_of, eventually
+from performance import DEMO, client_as_printed, ever_held, read_until_kept, tells_a_value, timelines
+
+IN_USE = {app: f"new value in use: {app}" for app in scene.READS}
+TELLING = (RECEIVERS, *(f"app={app}" for app in scene.READS))
+BOUND = ("secrets", "-A", "-l", "keyturn.dev/bind=true", "-o", "name")
+
+
+def test_the_demo_ends_with_the_new_value_in_use_and_every_claim_held(control_plane: ControlPlane) -> None:
+    eventually(lambda: not control_plane.kubectl("get", *BOUND))  # of other tests, whose namespaces are going
+    mine = {**os.environ, "PYTHONPATH": IMPORT_ROOTS, "KUBECONFIG": str(control_plane.kubeconfig)}
+    with subprocess.Popen([*DEMO, "--node", "--keep"], stdout=subprocess.PIPE, text=True, env=mine) as demo:
+        try:
+            printed = read_until_kept(demo)
+            print(printed)
+            assert "BROKEN" not in printed
+            assert re.search(r"Verdict: (\d+) of \1 claims held", printed)
+            first, second, cut, unread = timelines(printed)
+            read_by = {"database": ("web", "queue"), "api-token": ("agent",)}
+            for timeline, secret_name in ((first, "database"), (second, "api-token"), (cut, "database")):
+                assert timeline.keys() & {*IN_USE.values()} == {IN_USE[app] for app in read_by[secret_name]}
+                assert all(timeline["Secret applied"] < timeline[IN_USE[app]] for app in read_by[secret_name])
+            assert not unread.keys() & {*IN_USE.values()}
+
+            client = client_as_printed(printed)
+            values = ever_held(client)
+            logs = [control_plane.kubectl("logs", "-n", scene.NAMESPACE, f"--selector={each}") for each in TELLING]
+            assert all(logs)
+            assert not tells_a_value("\n".join([printed, *logs]), values)
+            client.put_secret_value(SecretId=scene.API_TOKEN, SecretString="by-hand")
+            eventually(lambda: data_of(control_plane, scene.NAMESPACE, "api-token") == {"value": b"by-hand"})
+
+            demo.send_signal(signal.SIGINT)
+            demo.communicate()
+            assert demo.wait(60) == 0
+        finally:
+            demo.kill()
+    control_plane.kubectl("wait", "--for=delete", f"namespace/{scene.NAMESPACE}", "--timeout=60s")
+    left = control_plane.kubectl("get", "clusterroles,clusterrolebindings", "-o", "name")
+    assert scene.NAMESPACE not in left

@@ -1,0 +1,20 @@
+"""A receiver with many bindings stays within the memory that the chart gives it. `make bench` measures 10,000."""
+
+from pathlib import Path
+
+from keyturn_local.bench.api_server import NAMESPACE
+from keyturn_local.bench.pod import measure
+from keyturn_local.control_plane import ControlPlane
+
+BINDINGS, ROTATIONS = 2000, 500
+MEBIBYTE = 2**20
+
+
+def test_a_pod_with_2000_bindings_keeps_to_its_memory(control_plane: ControlPlane, tmp_path: Path) -> None:
+    """Fewer bindings than `make bench` takes, in less memory: it never needs what the chart asks for at 10,000."""
+    footprint = measure(control_plane, tmp_path, BINDINGS, ROTATIONS)
+    assert not footprint.restarts, footprint
+    assert footprint.limit == 256 * MEBIBYTE
+    assert footprint.peak <= footprint.limit
+    assert footprint.resident <= 128 * MEBIBYTE, footprint
+    control_plane.kubectl("wait", "--for=delete", f"namespace/{NAMESPACE}", "--timeout=60s")

@@ -1,0 +1,211 @@
+"""What `helm install` makes, where pods are real: the kubelet's probes answer for them, and a Service leads to them."""
+
+import itertools
+import json
+import os
+import signal
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from courier import Courier
+from keyturn_contract.message import Outcome
+from keyturn_local.aws import LocalAws
+from keyturn_local.cluster import Cluster, KubectlFailed
+from keyturn_local.control_plane import ControlPlane
+from node.load import Load
+from node.release import PYTHON, RECEIVERS, Release, post, released, values
+from node.team import Team, team
+from objects import eventually
+
+NOBODY = 65532
+GRACE_SECONDS = 30
+DONE = {Outcome.APPLIED, Outcome.UNCHANGED, Outcome.SUPERSEDED}
+TEN = tuple(f"db-{number}" for number in range(10))
+ACCOUNT_FILES = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+
+@pytest.fixture(scope="module")
+def release(control_plane: ControlPlane, aws: LocalAws, signing_key_id: str) -> Iterator[Release]:
+    """The chart as it stands; whoever breaks a receiver waits until there are two again."""
+    with released(control_plane, values(aws, signing_key_id)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def own_team(control_plane: ControlPlane, aws: LocalAws, release: Release) -> Iterator[Team]:
+    with team(control_plane, aws, *TEN) as made:
+        yield made
+
+
+def two_serve(release: Release) -> bool:
+    """Whether two receivers are Ready, and none is going."""
+    listed = release.cluster.list("pods", release.namespace, RECEIVERS)
+    return len(listed) == 2 and release.home.ready_pods(RECEIVERS) == {pod["metadata"]["name"] for pod in listed}
+
+
+def test_both_receivers_are_ready_by_the_kubelets_probes(release: Release) -> None:
+    pods = release.pods()
+    assert len(pods) == 2
+    for pod in pods:
+        (status,) = pod["status"]["containerStatuses"]
+        assert (status["started"], status["ready"], status["restartCount"]) == (True, True, 0)
+        assert release.ask(pod, "/readyz").text == "ok\n"
+        assert pod["status"]["qosClass"] == "Burstable"
+    assert sum(release.metric(pod, "keyturn_poller_leader") for pod in pods) == 1
+
+
+def test_a_receiver_is_nobody_and_may_nothing(release: Release) -> None:
+    for pod in release.pods():
+        process = release.process(pod)
+        status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
+        assert status["Uid"].split() == status["Gid"].split() == [str(NOBODY)] * 4
+        assert not any(int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"))
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+
+
+def test_a_receiver_writes_nothing_to_its_root(release: Release) -> None:
+    for pod in release.pods():
+        mounts = [line.split() for line in (release.process(pod) / "mountinfo").read_text().splitlines()]
+        (root,) = [mount for mount in mounts if mount[4] == "/"]
+        assert "ro" in root[5].split(",")
+        # What was written lies in the upper layer: the places of further mounts, made by the runtime, and no more.
+        options = dict(option.partition("=")[::2] for option in root[-1].split(","))
+        upper = Path(options["upperdir"])
+        written = {f"/{file.relative_to(upper)}" for file in upper.rglob("*") if not file.is_dir()}
+        assert written <= {mount[4] for mount in mounts}
+        command = [PYTHON, "-c", "open('/file', 'w')"]
+        with pytest.raises(KubectlFailed, match="Read-only file system"):
+            release.cluster.kubectl("exec", pod["metadata"]["name"], "-n", release.namespace, "--", *command)
+
+
+def test_a_receiver_is_its_own_service_account_and_may_what_the_chart_says(release: Release, tmp_path: Path) -> None:
+    pod = release.pods()[0]
+    (container,) = pod["spec"]["containers"]
+    assert [mount["mountPath"] for mount in container["volumeMounts"]] == [ACCOUNT_FILES]
+    receiver = holding((release.process(pod) / "root" / ACCOUNT_FILES[1:] / "token").read_text(), release, tmp_path)
+    assert receiver.kubectl("auth", "whoami", "-o", "jsonpath={.status.userInfo.username}") == (
+        f"system:serviceaccount:{release.namespace}:keyturn"
+    )
+
+    def may(verb: str, what: str) -> bool:
+        try:
+            return receiver.kubectl("auth", "can-i", verb, what, "--namespace=default") == "yes\n"
+        except KubectlFailed:  # so it says no
+            return False
+
+    assert all(map(may, ("list", "patch", "watch"), ("secrets", "deployments.apps", "namespaces")))
+    forbidden = {
+        ("create", "pods"),
+        ("create", "pods/exec"),
+        ("create", "serviceaccounts/token"),
+        ("delete", "secrets"),
+        ("delete", "deployments.apps"),
+        ("get", "configmaps"),
+        ("get", "nodes"),
+        ("patch", "clusterroles.rbac.authorization.k8s.io"),
+    }
+    assert not {each for each in forbidden if may(*each)}
+
+
+def holding(token: str, release: Release, directory: Path) -> Cluster:
+    """The cluster as whoever holds a token sees it."""
+    kubectl = release.cluster.command[0]
+    content = json.loads(release.cluster.kubectl("config", "view", "--minify", "--flatten", "--raw", "-o", "json"))
+    content["users"][0]["user"] = {"token": token}
+    file = directory / "kubeconfig"
+    file.touch(mode=0o600)
+    file.write_text(json.dumps(content))
+    return Cluster(kubectl, file)
+
+
+def test_a_receiver_says_in_its_pods_log_that_it_has_begun(release: Release) -> None:
+    for pod in release.pods():
+        assert [line["message"] for line in release.log(pod)].count("begun") == 1
+
+
+def test_helm_test_passes_through_the_service(release: Release) -> None:
+    told = release.home.helm.test("keyturn", timeout=60, logs=True)["logs"]
+    assert f"http://keyturn.{release.namespace}.svc" in told
+
+
+def test_a_rotation_that_is_delivered_to_the_service_is_applied(release: Release, own_team: Team, key: bytes) -> None:
+    for name in TEN[:3]:
+        (result,) = post(release.url, key, own_team.rotate(name))
+        assert (result.outcome, result.secrets) == (Outcome.APPLIED, (f"{own_team.namespace}/{name}",))
+    assert own_team.in_order()
+
+
+def test_an_upgrade_rolls_without_a_failed_delivery(
+    release: Release, own_team: Team, key: bytes, aws: LocalAws, signing_key_id: str
+) -> None:
+    before = {pod["metadata"]["uid"] for pod in release.pods()}
+    with Load(release.url, key, TEN, own_team.rotate) as load:
+        eventually(lambda: load.answers["200"] > 100)
+        release.home.upgrade(values(aws, signing_key_id, drainSeconds=5))
+        eventually(lambda: two_serve(release), 60)  # those before serve on until their drain is over
+    assert not before & {pod["metadata"]["uid"] for pod in release.pods()}
+    assert load.answers.keys() == {"200"}, load.trouble
+    assert own_team.in_order()
+
+
+def test_a_receiver_that_is_told_to_end_fails_no_delivery(release: Release, own_team: Team, key: bytes) -> None:
+    going = release.pods()[0]
+    name = going["metadata"]["name"]
+    finalizers(release, name, ["keyturn.dev/witness"])  # so that it can be asked how it has ended
+    try:
+        with Load(release.url, key, TEN, own_team.rotate) as load:
+            eventually(lambda: load.answers["200"] > 50)
+            release.cluster.kubectl("delete", "pod", name, "-n", release.namespace, "--wait=false")
+            latest = release.pod(name)["metadata"]
+            eventually(lambda: "it is stopping" in release.ask(going, "/readyz").text)
+            # Who does not know yet that it is going is served.
+            url = f"http://{going['status']['podIP']}:8080/v1/notifications"
+            assert {result.outcome for result in post(url, key, own_team.rotate("db-0"))} <= DONE
+
+            def ended() -> Any:
+                return release.pod(name)["status"]["containerStatuses"][0]["state"].get("terminated")
+
+            end = eventually(ended, 2 * GRACE_SECONDS)
+    finally:
+        finalizers(release, name, [])
+    assert load.answers.keys() == {"200"}, load.trouble
+    assert end["exitCode"] == 0
+    assert latest["deletionGracePeriodSeconds"] == GRACE_SECONDS
+    assert datetime.fromisoformat(end["finishedAt"]) <= datetime.fromisoformat(latest["deletionTimestamp"])
+    eventually(lambda: two_serve(release), 60)
+
+
+def finalizers(release: Release, name: str, finalizers: list[str]) -> None:
+    patch = json.dumps({"metadata": {"finalizers": finalizers}})
+    release.cluster.kubectl("patch", "pod", name, "-n", release.namespace, "--type=merge", f"--patch={patch}")
+
+
+def test_a_receiver_that_is_killed_is_started_anew_and_nothing_is_lost(
+    release: Release, own_team: Team, key: bytes
+) -> None:
+    pod = release.pods()[0]
+    late = [f"late-{number}" for number in range(30)]  # each is rotated once: what comes after it makes up for nothing
+    own_team.bind(*late)
+    eventually(own_team.in_order)
+    names = itertools.cycle(late)
+    courier = Courier(key, [release.url])
+
+    def started_anew() -> Any:
+        courier.carry(own_team.rotate(next(names)))
+        (status,) = release.pod(pod["metadata"]["name"])["status"]["containerStatuses"]
+        return status["restartCount"] == 1 and status["ready"] and status["lastState"]["terminated"]["exitCode"]
+
+    try:
+        for name in TEN:
+            courier.carry(own_team.rotate(name))
+        os.kill(int(release.process(pod).name), signal.SIGKILL)
+        assert eventually(started_anew, 60) == 128 + signal.SIGKILL
+        eventually(lambda: courier.idle, 60)
+    finally:
+        courier.close()
+    assert own_team.in_order()
+    assert two_serve(release)

@@ -1,0 +1,109 @@
+"""What `helm install` makes with other values than its defaults, where pods are real; and what is left of it."""
+
+import ssl
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+import trustme
+
+from keyturn_contract.message import Outcome
+from keyturn_local.aws import LocalAws
+from keyturn_local.control_plane import ControlPlane
+from node.release import Release, post, processes_of, released, values
+from node.team import Team, team
+from objects import eventually
+from releases import releases_in
+
+POLL_SECONDS = 2
+
+
+@dataclass
+class Small:
+    """One receiver that serves one team alone, over TLS, and whose poller hardly rests."""
+
+    release: Release
+    team: Team
+    trust: ssl.SSLContext
+
+    @property
+    def url(self) -> str:
+        """The Service by its name."""
+        return f"https://keyturn.{self.release.namespace}.svc/v1/notifications"
+
+
+@pytest.fixture(scope="module")
+def small(control_plane: ControlPlane, aws: LocalAws, signing_key_id: str) -> Iterator[Small]:
+    home = f"keyturn-{uuid4().hex[:6]}"
+    authority = trustme.CA()
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    certificate = tls_secret(home, authority.issue_cert(f"keyturn.{home}.svc"))
+    with team(control_plane, aws) as made:
+        told = values(
+            aws,
+            signing_key_id,
+            replicas=1,
+            namespaces=[made.namespace],
+            tls={"secretName": "certificate"},
+            poller={"intervalSeconds": POLL_SECONDS},
+            drainSeconds=0,
+        )
+        with released(control_plane, told, home, [certificate]) as running:
+            yield Small(running, made, trust)
+
+
+def tls_secret(namespace: str, certificate: trustme.LeafCert) -> dict[str, Any]:
+    chain = b"".join(each.bytes() for each in certificate.cert_chain_pems)
+    data = {"tls.crt": chain, "tls.key": certificate.private_key_pem.bytes()}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/tls",
+        "metadata": {"namespace": namespace, "name": "certificate"},
+        "data": {name: b64encode(each).decode() for name, each in data.items()},
+    }
+
+
+def test_helm_test_passes_through_the_service_over_tls(small: Small) -> None:
+    told = small.release.home.helm.test("keyturn", timeout=60, logs=True)["logs"]
+    assert f"A heartbeat to https://keyturn.{small.release.namespace}.svc" in told
+
+
+def test_a_delivery_over_tls_to_the_services_name_is_applied(small: Small, key: bytes) -> None:
+    small.team.bind("db")
+    eventually(small.team.in_order)
+    (result,) = post(small.url, key, small.team.rotate("db"), verify=small.trust)
+    assert result.outcome in (Outcome.APPLIED, Outcome.UNCHANGED)  # the poller may have been faster
+    assert small.team.in_order()
+    with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
+        post(small.url, key, verify=ssl.create_default_context())
+
+
+def test_the_poller_alone_carries_a_rotation(small: Small) -> None:
+    small.team.bind("unheard")
+    eventually(small.team.in_order)
+    (pod,) = small.release.pods()
+    before = small.release.metric(pod, "keyturn_recovered_by_poll_total")
+    small.team.rotate("unheard")
+    eventually(small.team.in_order, 5 * POLL_SECONDS)
+    assert small.release.metric(pod, "keyturn_recovered_by_poll_total") == before + 1
+
+
+def test_uninstalled_it_leaves_nothing(control_plane: ControlPlane, aws: LocalAws, signing_key_id: str) -> None:
+    with releases_in(control_plane) as home:
+        # What Kubernetes itself puts into each namespace.
+        eventually(lambda: {"ServiceAccount", "ConfigMap"} <= {kind for kind, *_ in home.inventory()})
+        before = home.inventory()
+        home.install(values(aws, signing_key_id, drainSeconds=0))
+        home.helm.test("keyturn", timeout=60)
+        pods = [pod["metadata"]["uid"] for pod in Release(home).pods()]
+        assert all(map(processes_of, pods))
+        home.uninstall()
+        # Not that nothing else has gone: other tests' namespaces do so meanwhile.
+        eventually(lambda: not home.inventory() - before, 60)
+        assert not any(map(processes_of, pods))

@@ -1,0 +1,292 @@
+"""A hundred rotations, while one receiver's container after the other is killed and the receivers are upgraded.
+
+The oracle: in the end each Secret holds the last version, and so does each process that uses it; once a rollout was
+complete no pod tells an older version; and a consumer was rolled once for each change of its Secret.
+"""
+
+import os
+import random
+import signal
+import ssl
+import statistics
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import pytest
+
+from courier import Courier
+from keyturn_contract.message import Notification
+from keyturn_contract.signature import parse_key
+from keyturn_local.aws import LocalAws
+from keyturn_local.control_plane import ControlPlane
+from keyturn_receiver.core.consumer import mark_name
+from keyturn_receiver.core.revision import digest
+from node.consumers import KEY, WAYS, Listener, Told, bind, named, now, rotate_to
+from node.release import PYTHON, RECEIVERS, Release, released, values
+from objects import annotations_of, eventually
+from oracle import SecretOracle, Version, annotations, template_mark
+from witness import Witness
+
+CONSUMERS = {**{way: [way] for way in WAYS}, "all": WAYS}  # each reads the Secret of its own name
+ROTATIONS = 100
+PACE = 0.9  # seconds from one to the next: a rollout takes about one of CPU
+TWICE = 0.25  # of all deliveries
+KILL_SECONDS = 3.0  # at the least: both must be Ready again
+MIN_KILLS = 5
+TURN = "example.com/turn"  # on the receivers' pods, changed by the upgrade
+RECEIVER = f"{PYTHON}\0-m\0keyturn_receiver\0".encode()
+
+
+class Aside:
+    """Does its turn again and again, beside the test, and fails at the end if one has failed."""
+
+    def __init__(self, pause: float) -> None:
+        self._pause = pause
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._failure: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+        assert self._failure is None, self._failure
+
+    def _run(self) -> None:
+        try:
+            while not self._end.wait(self._pause):
+                self._turn()
+        except BaseException as error:
+            self._failure = error
+
+    def _turn(self) -> None:
+        raise NotImplementedError
+
+
+class Killer(Aside):
+    """Kills one receiver's container after the other with -9, while two are Ready; the kubelet starts it anew."""
+
+    def __init__(self, release: Release) -> None:
+        super().__init__(KILL_SECONDS)
+        self.kills = 0
+        self._home = release.home
+        self._last = 0
+
+    def _turn(self) -> None:
+        running = sorted(processes_of_receivers())
+        if len(running) > 1 and len(self._home.ready_pods(RECEIVERS)) > 1:
+            self._last = next((process for process in running if process > self._last), running[0])
+            with suppress(ProcessLookupError):  # it has ended
+                os.kill(self._last, signal.SIGKILL)
+                self.kills += 1
+
+
+def processes_of_receivers() -> list[int]:
+    """The receivers' processes, each the first one of its container."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            if (process / "cmdline").read_bytes() == RECEIVER:
+                found.append(int(process.name))
+    return found
+
+
+@dataclass(frozen=True)
+class Complete:
+    """A rollout that was seen complete: at ``at`` there was no pod of this consumer, but with this mark."""
+
+    at: float
+    consumer: str
+    mark: str
+
+
+class Rollouts(Aside):
+    """Looks at Deployments and their pods; ``seen`` is each rollout that was complete when it looked."""
+
+    def __init__(self, control_plane: ControlPlane, namespace: str) -> None:
+        super().__init__(0.2)
+        self.seen: list[Complete] = []
+        # Not by kubectl, which costs more than all that it would look at.
+        self._http = httpx.Client(
+            base_url=control_plane.url,
+            headers={"Authorization": f"Bearer {control_plane.admin_token}"},
+            verify=ssl.create_default_context(cafile=control_plane.ca_file),
+        )
+        self._namespace = namespace
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self._http.close()
+
+    def _turn(self) -> None:
+        # The pods after the Deployments: a rollout that begins in between shows in the pods' marks.
+        deployments = self._list("apis/apps/v1", "deployments")
+        pods = self._list("api/v1", "pods")
+        at = now()
+        for deployment in deployments:
+            name = deployment["metadata"]["name"]
+            mark = template_mark(deployment, name)
+            marks = {annotations(pod).get(mark_name(name)) for pod in pods if pod["metadata"]["labels"]["app"] == name}
+            known = any((each.consumer, each.mark) == (name, mark) for each in self.seen)
+            if mark and not known and is_complete(deployment) and marks == {mark}:
+                self.seen.append(Complete(at, name, mark))
+
+    def _list(self, api: str, resource: str) -> list[Any]:
+        reply = self._http.get(f"/{api}/namespaces/{self._namespace}/{resource}")
+        return list(reply.raise_for_status().json()["items"])
+
+
+def is_complete(deployment: Any) -> bool:
+    """Whether all of its pods are there, of the latest template, and available. Pods that are going do not count."""
+    status = deployment["status"]
+    counts = {status.get(count) for count in ("replicas", "updatedReplicas", "availableReplicas")}
+    is_current = status.get("observedGeneration") == deployment["metadata"]["generation"]
+    return is_current and counts == {deployment["spec"]["replicas"]}
+
+
+class Rotations:
+    """The rotations of one AWS secret; ``moved``: when the label moved to each version, the first one included."""
+
+    def __init__(self, aws: LocalAws, namespace: str, name: str) -> None:
+        self.moved: list[float] = []
+        self._aws = aws
+        self._namespace = namespace
+        self._name = name
+        self._id = f"{namespace}/{name}"
+        self._versions: dict[str, Version] = {}
+        first = aws.secrets_manager().get_secret_value(SecretId=self._id)
+        self._note(first["ARN"], first["VersionId"])
+
+    @property
+    def last(self) -> int:
+        """The number of the version that has the label."""
+        return len(self.moved) - 1
+
+    def rotate(self) -> Notification:
+        """Rotate once; return what is told of it."""
+        told = rotate_to(self._aws, self._namespace, self._name, self.last + 1)
+        self._note(told.subject, str(told.data.version_id))
+        return told
+
+    def oracle(self, states: Sequence[Any]) -> SecretOracle:
+        """Hold the states of the Secret against what AWS had."""
+        oracle = SecretOracle(self._versions, {self._id: list(self._versions)})
+        oracle.look(states)
+        return oracle
+
+    def _note(self, arn: str, version_id: str) -> None:
+        self.moved.append(now())
+        self._versions[version_id] = Version(self._id, arn, version_id, named(self.last))
+
+
+@pytest.mark.timeout(400)
+def test_a_hundred_rotations_are_in_use_though_receivers_are_killed_and_upgraded(
+    control_plane: ControlPlane, aws: LocalAws, signing_key_id: str, namespace: str
+) -> None:
+    key = parse_key(aws.secrets_manager().get_secret_value(SecretId=signing_key_id)["SecretString"])
+    chart = values(aws, signing_key_id, drainSeconds=5)
+    control_plane.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    chance = random.Random(9)  # noqa: S311 - the same each time
+    with (
+        released(control_plane, chart) as release,
+        closing(Witness(control_plane, namespace)) as witness,
+        closing(Courier(key, [release.url])) as courier,
+        Listener() as listener,
+        Rollouts(control_plane, namespace) as rollouts,
+        ThreadPoolExecutor(1) as hand,
+    ):
+        bind(control_plane, aws, namespace, *CONSUMERS)
+        control_plane.create(listener.consumer(namespace, name, name, ways) for name, ways in CONSUMERS.items())
+        eventually(lambda: all(witness.baseline(name, name) and listener.pods(name) for name in CONSUMERS))
+        rotations = {name: Rotations(aws, namespace, name) for name in CONSUMERS}
+        begun = now()
+        with Killer(release) as killer:
+            for number in range(ROTATIONS):
+                told = rotations[chance.choice(list(CONSUMERS))].rotate()
+                for _ in range(1 + (chance.random() < TWICE)):
+                    courier.carry(told)
+                if number == ROTATIONS // 2:
+                    upgrade = hand.submit(release.home.upgrade, {**chart, "podAnnotations": {TURN: "2"}}, timeout=150)
+                time.sleep(max(0.0, begun + (number + 1) * PACE - now()))
+            upgrade.result()
+        took = now() - begun
+        eventually(lambda: courier.idle, 60)
+        for name, each in rotations.items():
+            eventually(lambda name=name, each=each: holds(witness, name, each.last), 60)
+            control_plane.kubectl("rollout", "status", f"deployment/{name}", "-n", namespace, "--timeout=60s")
+            mark = witness.marks(name, name)[-1]
+            eventually(lambda mark=mark: any(seen.mark == mark for seen in rollouts.seen), 60)
+        time.sleep(3)  # so that pods tell what they should not, and receivers hang back no longer
+
+        assert {annotations(pod)[TURN] for pod in release.pods()} == {"2"}
+        changed, rolled, versions = 0, 0, {}
+        for name, each in rotations.items():
+            oracle = each.oracle(witness.states("secrets", name))
+            changes = {digest(told.revisions, told.revisions): told.data[KEY].decode() for told in oracle.written}
+            marks = [mark for mark in witness.marks(name, name) if mark]
+            check_marks(marks, list(changes)[1:])  # the first one filled it
+            # Nothing else has rolled it, and nobody else has made pods.
+            told = annotations_of(control_plane, "deployment", namespace, name)
+            assert int(told["deployment.kubernetes.io/revision"]) == len(marks) + 1
+            assert len(listener.pods(name)) <= len(marks) + 1
+            (pod,) = control_plane.list("pods", namespace, f"app={name}")
+            last = {way: listener.last(name)[pod["metadata"]["name"], way] for way in CONSUMERS[name]}
+            assert set(last.values()) == {named(each.last)}
+            changed, rolled, versions = changed + len(changes) - 1, rolled + len(marks), {**versions, **changes}
+        told_late = late(listener.told, rollouts.seen, versions)
+        assert not told_late
+        print(
+            f"\n{ROTATIONS} rotations in {took:.0f} s, {killer.kills} kills, answered {dict(courier.replies)}\n"
+            f"{changed} changes applied, {rolled} rollouts, {len(rollouts.seen)} of them seen complete\n"
+            f"label moved -> new value in use: {quantiles(listener, rotations)}"
+        )
+        assert killer.kills >= MIN_KILLS
+        assert changed - rolled <= killer.kills
+
+
+def holds(witness: Witness, name: str, number: int) -> bool:
+    """Whether a Secret holds this version, says so, and its consumer is marked with it."""
+    data, told = witness.now(name)
+    revisions = witness.revisions(name)[-1]
+    marks = witness.marks(name, name)
+    in_order = (data, told["keyturn.dev/status"]) == ({KEY: named(number).encode()}, "ok")
+    return in_order and marks[-1] == digest(revisions, revisions)
+
+
+def check_marks(marks: Sequence[str], changes: Sequence[str]) -> None:
+    """Once for each change, in their order, and for the last one. A receiver that dies between a change and the mark
+    may leave that to the next change."""
+    remaining = iter(changes)
+    assert all(mark in remaining for mark in marks), "rolled twice for a change, or backwards"
+    assert marks[-1] == changes[-1], "not rolled for the last change"
+
+
+def late(told: Sequence[Told], seen: Sequence[Complete], versions: Mapping[str, str]) -> list[tuple[Told, Complete]]:
+    """What pods have told of an older version once a rollout to a newer one was complete."""
+    return [
+        (each, complete)
+        for complete in seen
+        for each in told
+        if each.consumer == complete.consumer and each.at > complete.at and each.version < versions[complete.mark]
+    ]
+
+
+def quantiles(listener: Listener, rotations: Mapping[str, Rotations]) -> str:
+    """How long it took until a version was told, for those that ever were."""
+    took = [
+        first.at - moved
+        for name, each in rotations.items()
+        for number, moved in enumerate(each.moved)
+        if number and (first := listener.first(name, CONSUMERS[name][0], number))
+    ]
+    return f"p50 {statistics.median(took):.2f} s, max {max(took):.2f} s, of {len(took)} versions"

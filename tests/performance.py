@@ -1,0 +1,64 @@
+"""The demo as it is performed: how it is run, what it prints, and the values that it plays with."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import boto3
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+DEMO = [sys.executable, "-m", "keyturn_local.demo"]
+
+
+def read_until_kept(demo: subprocess.Popen[str]) -> str:
+    """What it prints until it is over, and goes on running with ``--keep``."""
+    assert demo.stdout is not None
+    printed = ""
+    while "put-secret-value" not in printed and (line := demo.stdout.readline()):
+        printed += line
+    return printed
+
+
+def tells_a_value(text: str, values: Sequence[str]) -> bool:
+    """Whether a text has any part of one of the values that could not be there by chance."""
+    return any(part in text for value in values for part in re.findall(r"[\w-]{12,}", value))
+
+
+def timelines(printed: str) -> list[dict[str, int]]:
+    """The milliseconds of each step, for each rotation in turn."""
+    lines = [re.match(r" +(\d+) ms  ([^,(]*)", line) for line in printed.splitlines()]
+    return [
+        {line[2].strip(): int(line[1]) for line in block if line}
+        for is_step, block in groupby(lines, key=bool)
+        if is_step
+    ]
+
+
+def ever_held(client: "SecretsManagerClient") -> list[str]:
+    """Every value that the demo's AWS secrets have had: two at the start, and those of four rotations."""
+    values = [
+        client.get_secret_value(SecretId=name, VersionId=version["VersionId"])["SecretString"]
+        for name in ("demo/database", "demo/api-token")
+        for version in client.list_secret_version_ids(SecretId=name, IncludeDeprecated=True)["Versions"]
+    ]
+    assert len(values) == 6
+    return values
+
+
+def client_as_printed(printed: str) -> "SecretsManagerClient":
+    """A client that stands where the AWS CLI does in the environment that the demo says to export."""
+    exported = re.search(r"export (.*)", printed)
+    assert exported is not None
+    variables = dict(pair.split("=", 1) for pair in exported[1].split())
+    return boto3.client(
+        "secretsmanager",
+        endpoint_url=variables["AWS_ENDPOINT_URL"],
+        region_name=variables["AWS_REGION"],
+        aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
+    )
