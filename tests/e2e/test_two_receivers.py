@@ -6,7 +6,6 @@ are the test's own, as SQS and the notifier make them: by turns to both, some tw
 
 import itertools
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -16,6 +15,7 @@ from typing import Any
 import boto3
 import pytest
 
+from aside import Aside
 from courier import Courier
 from deliveries import notification
 from keyturn_contract.message import MAX_EVENTS, Notification
@@ -55,36 +55,19 @@ def scene(control_plane: ControlPlane, aws: Stub, tmp_path: Path) -> Iterator[Sc
         yield made
 
 
-class Killer:
+class Killer(Aside):
     """Kills one receiver after the other with -9, and starts it again; one is always there."""
 
     def __init__(self, receivers: list[LocalReceiver]) -> None:
+        super().__init__(KILL_SECONDS, rest=0.5)
         self.kills = 0
-        self._receivers = receivers
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._failure: BaseException | None = None
+        self._turns = itertools.cycle(receivers)
 
-    def __enter__(self) -> "Killer":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-        assert self._failure is None, self._failure
-
-    def _run(self) -> None:
-        try:
-            for receiver in itertools.cycle(self._receivers):
-                begun = time.monotonic()
-                receiver.kill()
-                self.kills += 1
-                receiver.start(60)
-                if self._end.wait(max(0.5, KILL_SECONDS - (time.monotonic() - begun))):
-                    return
-        except BaseException as error:
-            self._failure = error
+    def turn(self) -> None:
+        receiver = next(self._turns)
+        receiver.kill()
+        self.kills += 1
+        receiver.start(60)
 
 
 @pytest.mark.timeout(400)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from prometheus_client.parser import text_string_to_metric_families
 
 from deliveries import signed
 from keyturn_contract.message import Notification, Result, decode_reply, encode
 from keyturn_local import release
 from keyturn_local.aws import LocalAws
 from keyturn_local.control_plane import ControlPlane
+from keyturn_local.receiver import total
 from objects import eventually
 from releases import Releases, releases_in
 
@@ -61,8 +61,7 @@ class Release:
 
     def metric(self, pod: Any, name: str) -> float:
         """What a receiver has counted, whatever the labels, in sum."""
-        families = text_string_to_metric_families(self.ask(pod, "/metrics").text)
-        return sum(sample.value for family in families for sample in family.samples if sample.name == name)
+        return total(self.ask(pod, "/metrics").text, name)
 
     def process(self, pod: Any) -> Path:
         """The process of a receiver's container, in /proc."""

@@ -10,6 +10,7 @@ import pytest
 from keyturn_local.cluster import KubectlFailed
 from keyturn_local.control_plane import ControlPlane
 from keyturn_local.node import images
+from node.consumers import RESTRICTED
 from objects import eventually, secret, workload
 
 SERVER: dict[str, Any] = {
@@ -144,16 +145,8 @@ def test_a_namespace_that_restricts_its_pods_does_so(control_plane: ControlPlane
     control_plane.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
     with pytest.raises(KubectlFailed, match="violates PodSecurity"):
         control_plane.create([pod(namespace, "free", "true")])
-    restricted = {
-        "runAsNonRoot": True,
-        "runAsUser": 65532,
-        "readOnlyRootFilesystem": True,
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
     script = "touch /file 2>&1; grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/self/status"
-    control_plane.create([pod(namespace, "bound", script, container={"securityContext": restricted})])
+    control_plane.create([pod(namespace, "bound", script, container={"securityContext": RESTRICTED})])
     assert log_of(control_plane, namespace, "bound").splitlines() == [
         "touch: /file: Read-only file system",
         "CapEff:\t0000000000000000",

@@ -9,18 +9,18 @@ import random
 import signal
 import ssl
 import statistics
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import pytest
 
+from aside import Aside
 from courier import Courier
 from keyturn_contract.message import Notification
 from keyturn_contract.signature import parse_key
@@ -44,35 +44,6 @@ TURN = "example.com/turn"  # on the receivers' pods, changed by the upgrade
 RECEIVER = f"{PYTHON}\0-m\0keyturn_receiver\0".encode()
 
 
-class Aside:
-    """Does its turn again and again, beside the test, and fails at the end if one has failed."""
-
-    def __init__(self, pause: float) -> None:
-        self._pause = pause
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._failure: BaseException | None = None
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-        assert self._failure is None, self._failure
-
-    def _run(self) -> None:
-        try:
-            while not self._end.wait(self._pause):
-                self._turn()
-        except BaseException as error:
-            self._failure = error
-
-    def _turn(self) -> None:
-        raise NotImplementedError
-
-
 class Killer(Aside):
     """Kills one receiver's container after the other with -9, while two are Ready; the kubelet starts it anew."""
 
@@ -82,7 +53,7 @@ class Killer(Aside):
         self._home = release.home
         self._last = 0
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
         running = sorted(processes_of_receivers())
         if len(running) > 1 and len(self._home.ready_pods(RECEIVERS)) > 1:
             self._last = next((process for process in running if process > self._last), running[0])
@@ -128,7 +99,7 @@ class Rollouts(Aside):
         super().__exit__(*error)
         self._http.close()
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
         # The pods after the Deployments: a rollout that begins in between shows in the pods' marks.
         deployments = self._list("apis/apps/v1", "deployments")
         pods = self._list("api/v1", "pods")
