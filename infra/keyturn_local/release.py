@@ -32,6 +32,12 @@ def host_of(namespace: str) -> str:
     return f"{NAME}.{namespace}.svc.{network.DOMAIN}"
 
 
+def receivers(cluster: Cluster, namespace: str) -> list[Any]:
+    """The receivers' pods in a namespace, but for those that are going."""
+    listed = cluster.list("pods", namespace, RECEIVERS)
+    return [pod for pod in listed if "deletionTimestamp" not in pod["metadata"]]
+
+
 class Release(Stoppable):
     """An installed release, and the pods that are its receivers."""
 
@@ -62,8 +68,7 @@ class Release(Stoppable):
 
     def pods(self) -> list[Any]:
         """Its pods, but for those that are going."""
-        listed = self._cluster.list("pods", self._namespace, RECEIVERS)
-        return [pod for pod in listed if "deletionTimestamp" not in pod["metadata"]]
+        return receivers(self._cluster, self._namespace)
 
     @property
     def operations_url(self) -> str:

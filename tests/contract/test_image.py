@@ -3,10 +3,10 @@
 import json
 import os
 import re
-import subprocess
 from pathlib import Path
 
 from keyturn_receiver.settings import Settings
+from sources import project_files
 
 ROOT = Path(__file__).parents[2]
 INSTALL = (ROOT / "receiver" / "install").read_text()
@@ -73,13 +73,7 @@ def test_it_names_the_ports_that_the_receiver_listens_on() -> None:
 
 
 def test_what_is_copied_is_there_and_nothing_else_goes_to_the_builder() -> None:
-    files = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],  # noqa: S607
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
+    files = project_files()
     wanted = {file for file in files if file.startswith(tuple(copied()))}
     assert {source for source in copied() if not any(file.startswith(source) for file in wanted)} == set()
     assert {file for file in files if sent(file)} == wanted

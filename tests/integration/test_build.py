@@ -12,6 +12,7 @@ import pytest
 
 from keyturn_local import artifact
 from keyturn_local.template import FILE, read
+from sources import project_files
 
 ROOT = FILE.parent
 SAM = ROOT / ".venv-sam" / "bin" / "sam"
@@ -40,14 +41,7 @@ def sam(*arguments: str, cwd: Path, path: str) -> subprocess.CompletedProcess[st
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of the project, and none that some earlier build has left."""
     directory = tmp_path_factory.mktemp("clone")
-    files = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],  # noqa: S607
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    for file in files.splitlines():
+    for file in project_files():
         if file.startswith(("lambda/", "template.yaml", "samconfig.toml")) and (ROOT / file).is_file():
             (directory / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / file, directory / file)

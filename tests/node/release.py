@@ -43,8 +43,7 @@ class Release:
 
     def pods(self) -> list[Any]:
         """The receivers' pods, but for those that are going."""
-        listed = self.cluster.list("pods", self.namespace, RECEIVERS)
-        return [pod for pod in listed if "deletionTimestamp" not in pod["metadata"]]
+        return release.receivers(self.cluster, self.namespace)
 
     def pod(self, name: str) -> Any:
         """A pod as it is now."""
@@ -57,7 +56,7 @@ class Release:
 
     def ask(self, pod: Any, path: str) -> httpx.Response:
         """Ask a receiver at its pod's own address, at the port for operations."""
-        return httpx.get(f"http://{pod['status']['podIP']}:9090{path}", timeout=5)
+        return httpx.get(f"http://{pod['status']['podIP']}:{release.OPERATIONS_PORT}{path}", timeout=5)
 
     def metric(self, pod: Any, name: str) -> float:
         """What a receiver has counted, whatever the labels, in sum."""
