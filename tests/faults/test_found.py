@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from fault_proxy import Call, Cut, Edit, Fate
+from fault_proxy import Call, Cut, Edit, Fate, Reply
 from keyturn_contract.message import EventType
 from keyturn_local.rotation import promote, rotate
 from keyturn_receiver.core.revision import digest
@@ -72,6 +72,32 @@ def test_aws_deletes_the_secret_between_the_secret_and_its_rollouts(scene: Scene
     scene.deliver(scene.about(arn, EventType.DELETED))
     assert scene.status("db").startswith("SourceDel")
     scene.oracle()  # which misses no restart
+
+
+@pytest.mark.fault("F2")
+def test_a_restart_that_is_refused_is_told_once(scene: Scene) -> None:
+    """A webhook takes no restart: the Secret says so, and stays as it is, however often the restart is tried."""
+    scene.receiver()
+    scene.given()
+    refusal = Reply(422, {"kind": "Status", "metadata": {}, "status": "Failure", "reason": "Invalid", "code": 422})
+    scene.kubernetes.fate = lambda call: refusal if call.method == "PATCH" and "/deployments/" in call.path else None
+    refused = scene.rotate()
+    for _ in range(5):
+        assert scene.send(refused).status == 200
+    eventually(lambda: scene.status("db").startswith("ClusterRefused"))
+    scene.settled()
+    states = scene.witness.states("secrets", "db")
+    tries = len(scene.kubernetes.matching("PATCH", "/deployments/web"))
+    assert scene.send(refused).status == 200
+    scene.settled()
+    assert len(scene.kubernetes.matching("PATCH", "/deployments/web")) == tries + 1
+    assert scene.witness.states("secrets", "db") == states
+    told = [state["metadata"]["annotations"].get("keyturn.dev/status", "").split(":")[0] for state in states]
+    assert told[-2:] == ["ok", "ClusterRefused"]
+    assert told.count("ClusterRefused") == 1
+    scene.kubernetes.heal()
+    assert scene.send(refused).status == 200
+    scene.converge()
 
 
 @pytest.mark.fault("F12")

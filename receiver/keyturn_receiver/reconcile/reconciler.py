@@ -17,7 +17,7 @@ from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.plan import Fingerprint, LiveSecret, plan
 from keyturn_receiver.core.policy import check_type
 from keyturn_receiver.core.render import SecretVersion, render, weight
-from keyturn_receiver.core.revision import Record, status_of
+from keyturn_receiver.core.revision import OK, Record, status_of
 from keyturn_receiver.core.standing import Due, due
 from keyturn_receiver.errors import Conflict, KeyturnError, NotFound, Permanent, SourceDeleted
 from keyturn_receiver.reconcile import story
@@ -41,13 +41,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Filled:
-    """The Secret after its part of a reconcile; ``written``: by us, just now, so that ``record`` is the truth."""
+    """The Secret after its part of a reconcile; ``written``: by us, just now, so that ``record`` is the truth.
 
-    resource_version: str
+    ``recovers``: nothing is wrong with it any more but what it says, which waits for the restarts: were it said before
+    them, one that is refused each time would have the Secret written twice for each try, and each write is seen.
+    """
+
     record: Record
     consumers: Sequence[Consumer]
     changed_keys: str = ""  # in words
     written: bool = False
+    recovers: bool = False
 
 
 class Reconciler:
@@ -179,7 +183,7 @@ class Reconciler:
         target = live.target
         if self._restarts.disabled(annotations, self._namespaces.annotations(target.namespace)):
             consumers = ()
-        filled = as_it_stands = _Filled(live.resource_version, live.record, consumers)
+        filled = as_it_stands = _Filled(live.record, consumers)
         if request.causes != {Cause.CONSUMER}:  # with that AWS has nothing to do
             try:
                 made = await self._fill_or_delete(live, annotations, consumers, request)
@@ -196,6 +200,8 @@ class Reconciler:
             filled = made
             self._given_up.pop(target, None)
         restarted = await self._restart(target, filled)
+        if filled.recovers:
+            await self._secrets.tell(live, OK)
         if filled.changed_keys or restarted:
             self._events.tell(
                 target, live.uid, False, "Applied", story.applied(filled.record, filled.changed_keys, restarted)
@@ -235,7 +241,9 @@ class Reconciler:
         data = await self._render(binding, versions)
         planned = plan(binding, binding_hash(annotations), live, data, versions, self._fingerprint)
         if not planned.write:
-            return _Filled(live.resource_version, live.record, consumers)
+            return _Filled(live.record, consumers)
+        if not planned.changed_keys and planned.record == replace(live.record, status=OK):
+            return _Filled(live.record, consumers, recovers=True)
         consumers = await self._restarts.baseline(target, consumers, planned.before)
         applied_at = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         with self._metrics.apply_seconds.time(), self._span("apply"):
@@ -248,7 +256,7 @@ class Reconciler:
         keys = story.keys(binding, planned.changed_keys)
         fields = {"keys": keys, "version_ids": planned.record.version_ids}
         _log.info("applied", extra={"fields": {**fields, "causes": sorted(request.causes)}})
-        return _Filled(resource_version, planned.record, consumers, keys, written=True)
+        return _Filled(planned.record, consumers, keys, written=True)
 
     async def _fetch(self, binding: Binding, request: Request) -> dict[Source, SecretVersion]:
         sources = sorted(binding.sources)
