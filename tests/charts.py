@@ -78,7 +78,7 @@ TOGETHER: dict[str, Values] = {
         "ingress": {
             "enabled": True,
             "className": "alb",
-            "annotations": {"alb.ingress.kubernetes.io/target-type": "ip"},
+            "annotations": {"alb.ingress.kubernetes.io/scheme": "internet-facing"},
             "host": "keyturn.example.com",
             "tlsSecretName": "keyturn-ingress",
         }
@@ -94,10 +94,6 @@ TOGETHER: dict[str, Values] = {
     },
     "ServiceMonitor": {
         "metrics": {"serviceMonitor": {"enabled": True, "interval": "1m", "labels": {"release": "prometheus"}}},
-        "networkPolicy": {"operationsFrom": [PEER]},
-    },
-    "PodMonitor": {
-        "metrics": {"podMonitor": {"enabled": True, "interval": "15s", "labels": {"release": "prometheus"}}},
         "networkPolicy": {"operationsFrom": [PEER]},
     },
     "alerts": {
@@ -169,7 +165,10 @@ INSTEAD: dict[str, Values] = {
     "no replicas": {"replicas": 0},
     "another full name": {"fullnameOverride": "turnkey"},
     "ServiceAccount of somebody else": {"serviceAccount": {"create": False, "name": "theirs"}},
-    "ServiceAccount that every namespace has": {"serviceAccount": {"create": False}},
+    "Ingress for pods that serve TLS": {
+        "ingress": {"enabled": True, "className": "alb", "host": "keyturn.example.com"},
+        "tls": {"secretName": "keyturn-certificate"},
+    },
     "public keys alone": {"signingKey": {"publicKeys": [f"whpk_{'A' * 43}="]}},
     "signing key in a Secret": {"signingKey": {"existingSecret": {"name": "signing-keys"}}},
     "few namespaces, all rights": {
@@ -190,10 +189,11 @@ INSTEAD: dict[str, Values] = {
         "tls": {"secretName": "keyturn-certificate"},
     },
     "Ingress for any controller": {"ingress": {"enabled": True, "host": "keyturn.example.com"}},
-    "no NetworkPolicy": {
-        "networkPolicy": {"enabled": False},
-        "metrics": {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}},
+    "PodMonitor": {
+        "metrics": {"podMonitor": {"enabled": True, "interval": "15s", "labels": {"release": "prometheus"}}},
+        "networkPolicy": {"operationsFrom": [PEER]},
     },
+    "no NetworkPolicy": {"networkPolicy": {"enabled": False}, "metrics": {"serviceMonitor": {"enabled": True}}},
     "no PodDisruptionBudget": {"podDisruptionBudget": {"enabled": False}},
     "PriorityClass of the cluster": {"priorityClassName": "system-cluster-critical"},
     "no requests and limits": {"resources": None},

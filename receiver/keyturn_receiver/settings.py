@@ -31,8 +31,8 @@ class Settings(BaseSettings):
     """Public keys of the stack's KMS key, separated by commas: `whpk_...`, or what `aws kms get-public-key --query
     PublicKey --output text` prints. With these alone the receiver holds nothing that could sign."""
 
-    host: str = "0.0.0.0"  # noqa: S104 - a pod serves on its own address
-    """Address to listen on."""
+    host: str = ""
+    """Address to listen on; where it is empty, every one that the pod has, IPv4 or IPv6."""
 
     port: int = Field(8080, ge=0, le=65535)
     """Port of the notifications (`POST /v1/notifications`)."""

@@ -63,7 +63,7 @@ def test_the_table_and_the_descriptions_are_those_of_the_values() -> None:
 
 
 def test_the_schema_names_every_value_and_no_other() -> None:
-    assert leaves(SCHEMA) - {"global"} == {each.path for each in VALUES}
+    assert leaves(SCHEMA) - {"enabled", "global"} == {each.path for each in VALUES}
 
 
 @pytest.mark.parametrize("group", sorted(GROUPS))
@@ -90,6 +90,7 @@ def test_a_value_of_the_wrong_kind_is_refused_by_name(value: Value) -> None:
         ({"aws": {"roleArn": "keyturn-receiver"}}, "at '/aws/roleArn'"),
         ({"image": {"digest": "sha256:abc"}}, "at '/image/digest'"),
         ({"drainSeconds": 60}, "at '/drainSeconds': maximum: got 60, want 15"),
+        ({"deliveries": {"deadlineSeconds": 10}}, "at '/deliveries/deadlineSeconds': maximum: got 10, want 9"),
         ({"namespaces": ["Team_A"]}, "at '/namespaces/0'"),
         ({"policy": {"default": "permit"}}, "at '/policy/default': value must be one of 'deny', 'allow'"),
     ],
@@ -104,8 +105,10 @@ CONTRADICTIONS: dict[str, dict[str, Any]] = {
     "signingKey": {"signingKey": {"secretId": ""}},
     "aws.roleArn": {
         "aws": {"roleArn": "arn:aws:iam::123456789012:role/keyturn"},
-        "serviceAccount": {"create": False},
+        "serviceAccount": {"create": False, "name": "theirs"},
     },
+    "serviceAccount.name": {"serviceAccount": {"create": False}},
+    "metrics.podMonitor.enabled": {"metrics": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}},
     "tls.certManager.issuerRef.name": {"tls": {"certManager": {"enabled": True}}},
     "nlb.enabled: the notifier": {"nlb": {"enabled": True}},
     "nlb.enabled: it makes": {"nlb": {"enabled": True}, "tls": {"secretName": "t"}, "service": {"type": "NodePort"}},
@@ -125,6 +128,10 @@ def test_values_that_do_not_go_together_are_refused_with_what_to_do(begins: str)
     told = refused({**SOME_KEY, **CONTRADICTIONS[begins]})
     assert begins in told
     assert re.search(r"\b(set|name|leave|annotate)\b", told.partition(begins)[2])
+
+
+def test_what_a_parent_chart_says_is_taken() -> None:
+    assert chart_objects("keyturn", {"enabled": True, "global": {"imageRegistry": "x"}}) == chart_objects("keyturn")
 
 
 def test_every_contradiction_that_the_chart_knows_is_tried() -> None:

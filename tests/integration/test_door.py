@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 import pytest
@@ -21,6 +21,7 @@ from keyturn_contract.message import (
     encode,
 )
 from keyturn_contract.signature import new_key, parse_key
+from keyturn_local.cluster import chart_objects
 from keyturn_local.processes import StartFailed
 from keyturn_local.receiver import LocalReceiver, total
 from keyturn_local.rotation import rotate
@@ -95,6 +96,23 @@ def test_a_chunked_body_is_cut_at_the_limit(stack: Stack) -> None:
 
     reply = httpx.post(stack.receiver.url, content=chunks(), headers=signed(b"x" * 32, b""))
     assert reply.status_code == 413
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="a machine without IPv6")
+@pytest.mark.parametrize("address", ["127.0.0.1", "[::1]"])
+def test_it_listens_on_addresses_of_either_family(scene: Scene, address: str) -> None:
+    receiver = scene.receiver(KEYTURN_HOST="")
+    for url in (receiver.url, f"{receiver.operations_url}/livez"):
+        assert httpx.get(url.replace("127.0.0.1", address)).status_code == (405 if url == receiver.url else 200)
+
+
+def test_the_health_check_of_an_alb_passes(stack: Stack) -> None:
+    values = {"ingress": {"enabled": True, "className": "alb", "host": "keyturn.example.com"}}
+    (ingress,) = [each for each in chart_objects("keyturn", values) if each["kind"] == "Ingress"]
+    prefix = "alb.ingress.kubernetes.io/"
+    asks = {name.removeprefix(prefix): text for name, text in ingress["metadata"]["annotations"].items()}
+    reply = httpx.get(urljoin(stack.receiver.url, asks["healthcheck-path"]))
+    assert str(reply.status_code) == asks["success-codes"]
 
 
 def test_a_key_that_is_pending_is_accepted_already(own_stack: Callable) -> None:

@@ -112,6 +112,9 @@ class Setting:
         await self.queue.close(1)
         return sorted(target.name for target in self.asked)
 
+    def sweeps(self, outcome: str) -> float | None:
+        return self.metrics.registry.get_sample_value("keyturn_sweeps_total", {"kind": "full", "outcome": outcome})
+
     @property
     def recovered(self) -> float | None:
         return self.metrics.registry.get_sample_value("keyturn_recovered_by_poll_total")
@@ -143,6 +146,13 @@ async def test_a_look_that_changes_nothing_is_not_counted_as_recovered() -> None
 async def test_secrets_that_cannot_be_described_hold_up_no_other() -> None:
     aws = Aws(listed("moved", "v2"), may_list=False)
     assert await Setting(aws, bound_object("hung", "v1"), bound_object("moved", "v1")).sweep() == ["moved"]
+
+
+@pytest.mark.parametrize("mode", Mode)
+async def test_a_sweep_that_is_told_of_no_secret_has_failed(mode: Mode) -> None:
+    setting = Setting(Aws(may_list=False), bound_object("hung", "v1"), mode=mode)
+    assert await setting.sweep() == []
+    assert [setting.sweeps(outcome) for outcome in ("failed", "ok")] == [1, None]
 
 
 @pytest.mark.parametrize("mode", Mode)

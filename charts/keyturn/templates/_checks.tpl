@@ -7,6 +7,9 @@
 {{- if and .aws.roleArn (not .serviceAccount.create) }}
 {{- fail "aws.roleArn: it goes onto a ServiceAccount that the chart makes: set serviceAccount.create, or annotate yours with eks.amazonaws.com/role-arn" }}
 {{- end }}
+{{- if not (or .serviceAccount.create .serviceAccount.name) }}
+{{- fail "serviceAccount.name: name the one to use: without it every pod of the namespace that names none would get the receiver's rights" }}
+{{- end }}
 {{- if and .tls.certManager.enabled (not .tls.certManager.issuerRef.name) }}
 {{- fail "tls.certManager.issuerRef.name: name the issuer that makes the certificate" }}
 {{- end }}
@@ -42,6 +45,9 @@
 {{- end }}
 {{- if and .priorityClass.create .priorityClassName }}
 {{- fail "priorityClassName: the chart makes a PriorityClass of its own: leave it empty, or switch priorityClass.create off" }}
+{{- end }}
+{{- if and .metrics.serviceMonitor.enabled .metrics.podMonitor.enabled }}
+{{- fail "metrics.podMonitor.enabled: with metrics.serviceMonitor.enabled everything would be counted twice: leave one of them off" }}
 {{- end }}
 {{- if and .networkPolicy.enabled (not .networkPolicy.operationsFrom) (or .metrics.serviceMonitor.enabled .metrics.podMonitor.enabled) }}
 {{- fail "networkPolicy.operationsFrom: Prometheus may not reach the metrics: name its namespace, such as [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]" }}

@@ -17,7 +17,7 @@
 {{- end }}
 
 {{- define "keyturn.serviceAccountName" -}}
-{{- .Values.serviceAccount.name | default (.Values.serviceAccount.create | ternary (include "keyturn.fullname" .) "default") }}
+{{- .Values.serviceAccount.name | default (include "keyturn.fullname" .) }}
 {{- end }}
 
 {{- define "keyturn.selector" -}}

@@ -9,7 +9,7 @@ from typing import TypeVar
 from keyturn_receiver.cluster.bound_secrets import BoundSecret, BoundSecrets
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.revision import OK, version_key
-from keyturn_receiver.errors import KeyturnError, SourceDeleted, SourceDeletion
+from keyturn_receiver.errors import KeyturnError, SourceDeleted, SourceDeletion, Temporary
 from keyturn_receiver.reconcile.tenancies import Tenancies
 from keyturn_receiver.sources.secrets_manager import Listed
 from keyturn_receiver.sources.stores import Store, StoreKey, Stores
@@ -110,9 +110,13 @@ class Sweep:
         return found
 
     async def by_description(self, mine: Sequence[BoundSecret]) -> Found:
-        """Ask for each secret alone: for a role that may not list."""
+        """Ask for each secret alone: for a role that may not list.
+
+        Raises Temporary where AWS has told of none: that is no matter of one secret.
+        """
         found = Found()
-        await self._describe(mine, found)
+        if trouble := await self._describe(mine, found):
+            raise trouble
         return found
 
     async def _pages(self, since: datetime | None, found: Found) -> AsyncIterator[Sequence[Listed]]:
@@ -131,10 +135,12 @@ class Sweep:
                 return
             self._check()
 
-    async def _describe(self, mine: Sequence[BoundSecret], found: Found) -> None:
+    async def _describe(self, mine: Sequence[BoundSecret], found: Found) -> Temporary | None:
+        """Ask for each; return what the last failed with, if all of them did and may not another time."""
         by_id: dict[str, list[BoundSecret]] = {}
         for bound in mine:
             by_id.setdefault(bound.secret_id, []).append(bound)
+        trouble, failed = None, 0
         for secret_id, bindings in by_id.items():
             self._check()
             listed: Listed | None = None
@@ -142,10 +148,14 @@ class Sweep:
                 listed = await self._store.secrets_manager.describe(secret_id, sweep=True)
             except SourceDeleted:
                 pass
-            except KeyturnError:
+            except Temporary as error:
+                trouble, failed = error, failed + 1
                 continue  # counted where it happened; the others are looked at all the same
+            except KeyturnError:
+                continue
             for bound in bindings:
                 self._note(found, bound, listed)
+        return trouble if failed == len(by_id) else None
 
     def _note(self, found: Found, bound: BoundSecret, listed: Listed | None) -> None:
         if is_behind(bound, listed):

@@ -289,8 +289,8 @@ class Server(uvicorn.Server):
         def arrival() -> Any:
             return Handshake(connection(), config.ssl) if config.ssl else connection()
 
-        loop = asyncio.get_running_loop()
-        self.servers = [await loop.create_server(arrival, host=config.host, port=config.port, backlog=config.backlog)]
+        loop, host = asyncio.get_running_loop(), config.host or None  # None: every address, of either family
+        self.servers = [await loop.create_server(arrival, host=host, port=config.port, backlog=config.backlog)]
         self.started = True
 
     @contextmanager
