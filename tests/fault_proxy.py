@@ -154,7 +154,8 @@ class FaultProxy:
         headers = {name.lower(): value for name, value in request.headers.items()}
         call = Call(request.command, parts.path, parse_qs(parts.query), headers, body)
         self.calls.append(call)
-        fate, let_go = self.fate(call), self._let_go
+        let_go = self._let_go  # before the fate, so that who heals meanwhile lets this one go, too
+        fate = self.fate(call)
         if isinstance(fate, Cut | Hang):
             if isinstance(fate, Hang):
                 let_go.wait(120)

@@ -88,6 +88,7 @@ def releases_in(cluster: Cluster, namespace: str = "") -> Iterator[Releases]:
     name = namespace or f"keyturn-{uuid4().hex[:6]}"
     made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
     cluster.create([made])
+    cluster.kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")  # by Kubernetes
     try:
         releases = Releases(cluster, name)
         try:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,7 +29,7 @@ from keyturn_local.cluster import chart_rights
 from keyturn_local.control_plane import ControlPlane
 from keyturn_local.receiver import SERVICE_ACCOUNT, LocalReceiver
 from keyturn_local.rotation import rotate
-from keyturn_receiver.core.revision import digest
+from keyturn_receiver.core.revision import digest, read_record
 from objects import annotations_of, env_from, eventually, secret, workload
 from witness import Witness
 
@@ -98,9 +99,9 @@ class Scene:
         self.cluster.kubectl("delete", "secret", "--all", "-n", self.namespace, "--wait=false")
         self.cluster.delete(self._made, wait=False)
 
-    @property
+    @cached_property
     def client(self) -> Any:
-        """AWS itself, past the proxy."""
+        """AWS itself, past the proxy. One for all: each costs a botocore session."""
         return self.aws.secrets_manager()
 
     def client_of(self, region: str) -> Any:
@@ -273,6 +274,8 @@ class Scene:
         """Wait until everything is as in a run without the fault, then hold the past against the oracle."""
         for name in self._bound:
             eventually(lambda name=name: self.in_order(name), seconds)
+            told = read_record(self.witness.now(name)[1]).revisions
+            eventually(lambda name=name, told=told: self.witness.revisions(name)[-1:] == [told])  # its watch may lag
         for each, secret_name in self._consumers.items():
             eventually(lambda each=each, name=secret_name: self._knows(each, name), seconds)
         self.oracle()

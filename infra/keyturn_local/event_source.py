@@ -153,6 +153,7 @@ def start(
         **surroundings(),
         **function_environment(aws, path, receiver_urls, kms_key_id, ca_bundle),
         "PYTHONPATH": IMPORT_ROOTS,
+        "PYTHONUNBUFFERED": "1",  # as in Lambda: metrics are printed, and nobody flushes them
     }
     command = [sys.executable, "-m", "keyturn_local.event_source", "--queue-url", path.queue_url]
     return Program("event-source", [*command, "--timeline", timeline.file], directory, environment)

@@ -1,5 +1,6 @@
 """The queue that the events come from: what is to come again, and when; what never will, and why."""
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ def delay(receives: int, retry_after: float, jitter: float) -> int:
     ``retry_after`` seconds.
     """
     doubled = min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(receives - 1, 16))
-    return round(max(doubled * (1 - jitter / 2), retry_after))
+    return max(round(doubled * (1 - jitter / 2)), math.ceil(retry_after))
 
 
 class Queue:

@@ -19,6 +19,7 @@ class Killer:
         self._is_due = is_due
         self._after = after
         self._lock = threading.Lock()
+        self._due: Call | None = None
         self.killed = threading.Event()
         for proxy in (scene.kubernetes, scene.aws_proxy):
             proxy.fate = self.fate
@@ -31,13 +32,14 @@ class Killer:
         if not is_effect(call) or not self._is_due(call):
             return None
         if self._after:
+            self._due = call
             return CutAfter()
         self._kill()
         return Cut()
 
     def answered(self, call: Call, status: int) -> None:
         """End it, now that the server behind has done what was asked."""
-        if self._after and not self.killed.is_set() and is_effect(call):
+        if call is self._due:
             self._kill()
 
     def _kill(self) -> None:

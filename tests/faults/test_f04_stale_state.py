@@ -78,7 +78,7 @@ def test_an_older_version_never_goes_over_a_newer_one(scene: Scene) -> None:
 def test_aws_still_gives_the_version_before(scene: Scene, times: int) -> None:
     """GetSecretValue gives the version before, twice or for ever: it is read again until it agrees with the label, and
     never taken for the new one; as long as it does not agree, the answer is 503."""
-    scene.receiver(KEYTURN_DEADLINE_SECONDS="5")
+    scene.receiver()
     scene.given()
     before = scene.client.get_secret_value(SecretId=f"{scene.namespace}/db")
     left = [before] * times
@@ -129,8 +129,8 @@ def test_a_roll_back_in_aws(scene: Scene) -> None:
     scene.converge()
     values = [state["value"].split(b"-")[2] for state in scene.witness.secret("db") if state]
     assert values == [b"first", b"second", b"first", b"second", b"first"]
-    marks = [mark for mark in scene.witness.marks("web", "db") if mark]
     eventually(lambda: len([mark for mark in scene.witness.marks("web", "db") if mark]) == 4)
+    marks = [mark for mark in scene.witness.marks("web", "db") if mark]
     assert len(set(marks)) == 2
     assert json.loads(annotations_of(scene.cluster, "secret", scene.namespace, "db")["keyturn.dev/revisions"]) == {
         "value": first

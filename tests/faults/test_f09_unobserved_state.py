@@ -22,7 +22,7 @@ def test_every_notification_is_lost(scene: Scene) -> None:
         begun = time.monotonic()
         eventually(scene.in_order, 5 * 1.1 + 4)
         assert time.monotonic() - begun < 5 * 1.1 + 4
-    assert receiver.metric("keyturn_recovered_by_poll_total") == 3
+    eventually(lambda: receiver.metric("keyturn_recovered_by_poll_total") == 3)  # counted once consumers are marked
     scene.converge()
 
 

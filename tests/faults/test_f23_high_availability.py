@@ -74,9 +74,11 @@ def test_the_lease_is_lost_in_the_middle_of_a_sweep(scene: Scene, mode: str, act
         scene.given(name, consumers=(f"web-{name}",))
     eventually(lambda: leads(receiver) and receiver.metric("keyturn_sweeps_total", outcome="ok") > 0)
 
+    lost = threading.Event()
+
     def slow(call: Call) -> Fate:
         if call.action == action:
-            time.sleep(4)  # longer than it takes to see that the Lease is lost
+            lost.wait(30)
         return None
 
     scene.aws_proxy.fate = slow
@@ -85,6 +87,8 @@ def test_the_lease_is_lost_in_the_middle_of_a_sweep(scene: Scene, mode: str, act
     take_lease(scene)
     for name in ("db", "other"):
         scene.rotate(name, "unheard")
+    eventually(lambda: not leads(receiver))
+    lost.set()
     eventually(lambda: receiver.metric("keyturn_sweeps_total", outcome="interrupted") == 1)
     assert not leads(receiver)
     scene.aws_proxy.heal()

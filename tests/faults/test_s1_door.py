@@ -241,14 +241,14 @@ def test_who_does_not_go_on_is_cut(scene: Scene, authority: Authority) -> None:
     key is served all the while."""
     plain, tls = scene.receiver(), scene.receiver(**authority.settings)
     with strangers() as made:
-        cases = {name: (Stranger(plain, first), again) for name, (first, again) in WAITING.items()}
+        cases = {"answers unread": (Stranger(plain), b"")}
+        never_reading([cases["answers unread"][0]], long_answered(scene))
+        cases |= {name: (Stranger(plain, first), again) for name, (first, again) in WAITING.items()}
         cases |= {f"TLS: {name}": (Stranger(tls, first), again) for name, (first, again) in SHAKING.items()}
         cases["TLS: hands shaken"] = (Stranger(tls, tls=authority.client), b"")
         cases["TLS: half a head"] = (Stranger(tls, b"POST / HTT", authority.client), b"")
-        cases["answers unread"] = (Stranger(plain), b"")
         made += [each for each, _ in cases.values()]
         begun = time.monotonic()
-        never_reading([cases["answers unread"][0]], long_answered(scene))
         ended: dict[str, float] = {}
         for second in range(60):
             for name, (each, again) in cases.items():

@@ -104,7 +104,7 @@ def test_an_arn_that_may_be_read_in_two_ways(scene: Scene) -> None:
             secret(namespace, "none", f"{place}/db-absent"),
         ]
     )
-    assert scene.status("right", namespace) == "ok"
+    eventually(lambda: scene.status("right", namespace) == "ok")  # once the namespace has been seen
     assert scene.status("there", namespace).replace("master", "...") == scene.status("none", namespace).replace(
         "absent", "..."
     )

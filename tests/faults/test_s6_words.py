@@ -126,7 +126,7 @@ GARBLED_VALUES: Mapping[str, Any] = {
 def test_values_in_errors_that_others_wrote(scene: Scene, collector: Collector) -> None:
     """Values in messages, reasons and field names of the API server and of webhooks, in answers of AWS that cannot be
     read, in Secrets that are not what they should be, and in a break deep in the code: in nothing that is said."""
-    receiver = scene.receiver(KEYTURN_LOG_LEVEL="DEBUG", KEYTURN_DEADLINE_SECONDS="2", **collector.settings)
+    receiver = scene.receiver(KEYTURN_LOG_LEVEL="DEBUG", **collector.settings)
     for name in ("writes", "tells", "restarts", "reads", "deep", *GARBLED_VALUES):
         scene.given(name, consumers=(f"web-{name}",) if name == "restarts" else ())
     garbled = {f"{scene.namespace}/{name}": value for name, value in GARBLED_VALUES.items()}

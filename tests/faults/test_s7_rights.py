@@ -94,7 +94,8 @@ def restarts_all_kinds(scene: Scene) -> None:
 def restarts_nobody(scene: Scene) -> None:
     """Have a rotation fill the Secret, and that is all."""
     answer = scene.deliver(scene.rotate("db"))
-    assert (answer.outcome, answer.results[0].consumers) == ("applied", ())
+    assert answer.outcome in ("applied", "unchanged")  # the poller may have been quicker
+    assert answer.results[0].consumers == ()
     assert scene.in_order("db")
     for kind in KINDS:
         marked = annotations_of(scene.cluster, kind.lower(), scene.namespace, kind.lower()).keys()

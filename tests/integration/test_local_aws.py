@@ -33,6 +33,8 @@ def path(aws: LocalAws) -> EventPath:
 
 def messages(aws: LocalAws, url: str) -> list[dict]:
     found = aws.sqs().receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=0).get("Messages", [])
+    for message in found:
+        aws.sqs().delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
     return [json.loads(message["Body"]) for message in found]
 
 

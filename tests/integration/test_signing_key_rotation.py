@@ -46,7 +46,7 @@ def receivers(aws: LocalAws, path: EventPath) -> Iterator[list[Receiver]]:
 @pytest.fixture
 def function(aws: LocalAws, path: EventPath, receivers: list[Receiver], tmp_path: Path) -> Iterator[LambdaRuntime]:
     environment = function_environment(aws, path, [receiver.url for receiver in receivers])
-    timeout = rotation.TRY_SECONDS + rotation.PAUSE_SECONDS + 2  # time for two tries
+    timeout = rotation.TRY_SECONDS + rotation.PAUSE_SECONDS + 8  # time for two tries, on a busy machine, too
     with LambdaRuntime(artifact.build(), HANDLER, environment, tmp_path, timeout) as running:
         yield running
 

@@ -148,6 +148,17 @@ async def test_secrets_that_cannot_be_described_hold_up_no_other() -> None:
     assert await Setting(aws, bound_object("hung", "v1"), bound_object("moved", "v1")).sweep() == ["moved"]
 
 
+async def test_what_may_be_in_error_no_more_is_looked_at_by_each_sweep() -> None:
+    """Though nothing about it has changed in AWS, and the list of what has does not reach down to it."""
+    others = [listed(f"other-{number}", "v1", NOW - timedelta(hours=number)) for number in range(4)]
+    aws = Aws(*others, listed("denied", "v1", NOW - timedelta(days=9)))
+    setting = Setting(aws, bound_object("denied", "v1"), bound_object("other-0", "v1"))
+    assert await setting.sweep() == []
+    setting.put(bound_object("denied", "v1", status="SourceRefused: AWS denies it", version=2))
+    assert await setting.sweep() == ["denied"]
+    assert aws.described == ["prod/denied"]
+
+
 @pytest.mark.parametrize("mode", Mode)
 async def test_a_sweep_that_is_told_of_no_secret_has_failed(mode: Mode) -> None:
     setting = Setting(Aws(may_list=False), bound_object("hung", "v1"), mode=mode)

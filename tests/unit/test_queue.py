@@ -188,6 +188,48 @@ async def test_a_new_request_does_not_wait_for_the_next_try() -> None:
     assert tries == 2
 
 
+async def test_a_new_request_serves_what_the_next_try_was_for() -> None:
+    requests: list[Request] = []
+
+    async def work(target: Target, request: Request) -> Reconciled:
+        requests.append(request)
+        if len(requests) == 1:
+            raise Temporary("not now", retry_after=60)
+        return DONE
+
+    queue = queue_of(work)
+    with pytest.raises(Temporary):
+        await queue.submit(A, because(Cause.POLL, {"v3"}))
+    await asyncio.wait_for(queue.submit(A, because(Cause.CONSUMER)), 5)
+    assert requests[1].causes == {Cause.POLL, Cause.CONSUMER}
+    assert requests[1].expected == {"v3"}
+    assert queue.staleness() == 0
+
+
+async def test_what_fails_while_another_request_waits_is_served_with_that() -> None:
+    requests: list[Request] = []
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def work(target: Target, request: Request) -> Reconciled:
+        requests.append(request)
+        if len(requests) == 1:
+            begun.set()
+            await go.wait()
+            raise Temporary("not now", retry_after=60)
+        return DONE
+
+    queue = queue_of(work)
+    first = queue.submit(A, because(Cause.NOTIFICATION, {"v3"}))
+    await begun.wait()
+    second = queue.submit(A, because(Cause.CONSUMER))
+    go.set()
+    with pytest.raises(Temporary):
+        await first
+    assert await asyncio.wait_for(second, 5) == DONE
+    assert requests[1].causes == {Cause.NOTIFICATION, Cause.CONSUMER}
+    assert requests[1].expected == {"v3"}
+
+
 async def test_a_binding_that_is_no_more_is_not_tried_again() -> None:
     async def work(target: Target, request: Request) -> Reconciled:
         raise Temporary("not now", retry_after=0.01)

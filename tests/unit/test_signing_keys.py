@@ -7,9 +7,14 @@ from pathlib import Path
 import pytest
 
 from keyturn_contract.signature import new_key, parse_key
-from keyturn_receiver.errors import KeyturnError, NoSigningKey, SourceUnavailable
+from keyturn_receiver.core.binding import Source
+from keyturn_receiver.core.render import SecretVersion
+from keyturn_receiver.errors import KeyturnError, NoSigningKey, SourceRefused, SourceUnavailable
 from keyturn_receiver.sources.key_file import KeyFile, read_keys
+from keyturn_receiver.sources.key_secret import KeySecret
+from keyturn_receiver.sources.secrets_manager import Listed
 from keyturn_receiver.sources.signing_keys import SigningKeys
+from keyturn_receiver.sources.stores import Store, StoreKey, Stores
 
 pytestmark = pytest.mark.anyio
 ONE, TWO, THREE = (bytes([number]) * 32 for number in (1, 2, 3))
@@ -76,6 +81,39 @@ async def test_without_a_place_nothing_is_waited_for() -> None:
     keys = SigningKeys([])
     await keys.look()
     assert (keys(), keys.missing()) == ((), [])
+
+
+class Labels:
+    """Secrets Manager at its port: versions that hold labels, of which some have no value yet."""
+
+    def __init__(self, **versions: bytes | None) -> None:
+        self.versions = versions
+        self.reads = 0
+
+    async def describe(self, secret_id: str) -> Listed:
+        return Listed("arn", secret_id, {stage.lower(): frozenset({stage}) for stage in self.versions})
+
+    async def value(self, source: Source) -> SecretVersion:
+        self.reads += 1
+        key = self.versions.get(source.stage)
+        if key is None:
+            raise SourceRefused("no value")
+        return SecretVersion("arn", source.secret_id, source.stage.lower(), new_key(key))
+
+
+async def test_a_pending_version_that_gets_its_value_later_is_read_then() -> None:
+    aws = Labels(AWSCURRENT=ONE, AWSPENDING=None)
+
+    async def make(key: StoreKey) -> Store:
+        return Store.of(key, aws)
+
+    secret = KeySecret(Stores(make, "eu-west-1"), "keyturn/signing-key")
+    assert await secret.look() == [ONE]
+    aws.versions["AWSPENDING"] = TWO  # rotation's createSecret, under the id that was labelled before
+    assert await secret.look() == [ONE, TWO]
+    reads = aws.reads
+    assert await secret.look() == [ONE, TWO]
+    assert aws.reads == reads  # values are read only when something has changed
 
 
 async def test_a_file_has_a_key_a_line_and_is_read_anew(tmp_path: Path) -> None:

@@ -90,7 +90,8 @@ class Sweep:
         self._going_on = going_on
 
     async def by_list(self, mine: Sequence[BoundSecret], since: datetime | None) -> Found:
-        """List what was changed after ``since``, or everything; what a full list does not have is described.
+        """List what was changed after ``since``, or everything; what a full list does not have is described, and always
+        what may be in error no more.
 
         Raises SourceRefused where the role may not list.
         """
@@ -105,8 +106,9 @@ class Sweep:
                         seen.add(target)
                         self._note(found, bound, listed)
             await asyncio.sleep(PAUSE)
-        if since is None:
-            await self._describe([bound for bound in mine if bound.target not in seen], found)
+        unseen = [bound for bound in mine if bound.target not in seen]
+        # Of one that says that something is wrong AWS's list may tell nothing when it is right again.
+        await self._describe([bound for bound in unseen if since is None or bound.record.status != OK], found)
         return found
 
     async def by_description(self, mine: Sequence[BoundSecret]) -> Found:
@@ -155,6 +157,7 @@ class Sweep:
                 continue
             for bound in bindings:
                 self._note(found, bound, listed)
+        self._check()  # what the last answer tells is for whoever leads by now
         return trouble if failed == len(by_id) else None
 
     def _note(self, found: Found, bound: BoundSecret, listed: Listed | None) -> None:

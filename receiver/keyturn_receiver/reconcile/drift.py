@@ -2,6 +2,7 @@
 
 Every replica sees the same. So that they do not race, the one that holds the poller's Lease acts at once; the others
 look again after a while, and act only if nobody has: a leader that is gone costs seconds, and no work is lost with it.
+Where somebody else goes on writing what Keyturn owns, each answers the other; that is slowed down, and never given up.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from keyturn_receiver.cluster.bound_secrets import BoundSecret, BoundSecrets
 from keyturn_receiver.cluster.namespaces import Namespaces
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.standing import Due, due
+from keyturn_receiver.reconcile.brake import Brake
 from keyturn_receiver.reconcile.queue import Queue
 from keyturn_receiver.reconcile.reconciler import Reconciler
 from keyturn_receiver.reconcile.request import Cause, because
@@ -46,6 +48,7 @@ class Drift:
         self._leading = leading
         self._begun = False
         self._later: dict[Target, asyncio.TimerHandle] = {}
+        self._brake = Brake()
 
     def begin(self) -> None:
         """Look at everything, and from now on at each change.
@@ -64,10 +67,12 @@ class Drift:
         if known is None:
             self._forget(target)
         elif cause := self._cause(known):
-            if self._leading():
-                self._queue.submit(target, because(cause))
+            delay = self._brake.delay(target) if cause is Cause.DRIFT else 0.0
+            if not self._leading():
+                delay += random.uniform(*HANG_BACK)  # noqa: S311 - jitter between replicas
+            if not delay:
+                self._submit(target, cause)
             elif target not in self._later:
-                delay = random.uniform(*HANG_BACK)  # noqa: S311 - jitter between replicas
                 self._later[target] = asyncio.get_running_loop().call_later(delay, self._look_again, target)
         elif not self._reconciler.has_given_up(known):
             self._queue.put_right(target)
@@ -88,7 +93,13 @@ class Drift:
             handle.cancel()
         known = self._bound.get(target)
         if known and (cause := self._cause(known)):
-            self._queue.submit(target, because(cause))
+            self._submit(target, cause)
+
+    def _submit(self, target: Target, cause: Cause) -> None:
+        if cause is Cause.DRIFT and self._brake.take(target):
+            fields = {"secret": str(target)}
+            _log.warning("put right many times: somebody else writes it, too; slowing down", extra={"fields": fields})
+        self._queue.submit(target, because(cause))
 
     def _cause(self, known: BoundSecret) -> Cause | None:
         try:
@@ -116,5 +127,6 @@ class Drift:
     def _forget(self, target: Target) -> None:
         self._reconciler.forget(target)
         self._queue.forget(target)
+        self._brake.forget(target)
         if handle := self._later.pop(target, None):
             handle.cancel()

@@ -50,7 +50,7 @@ class Queue:
         self._lines = Lines(places, group)
         self._pending: dict[Target, _Pending] = {}
         self._running: dict[Target, tuple[asyncio.Task[None], float]] = {}
-        self._retries: dict[Target, asyncio.TimerHandle] = {}
+        self._retries: dict[Target, tuple[asyncio.TimerHandle, Request]] = {}
         self._failures: dict[Target, int] = {}
         self._owed: dict[Target, float] = {}
         self._failing: set[Target] = set()
@@ -68,12 +68,14 @@ class Queue:
             if pending.request.priority is not before:
                 self._lines.promote(target, before, pending.request.priority)
             return pending.done
+        if retry := self._retries.pop(target, None):
+            timer, failed = retry
+            timer.cancel()
+            request |= failed  # this is the next try, and has to serve what that was for
         done: asyncio.Future[Reconciled] = asyncio.get_running_loop().create_future()
         done.add_done_callback(_looked_at)
         self._pending[target] = _Pending(request, done, self._now())
         self._owed.setdefault(target, self._now())
-        if retry := self._retries.pop(target, None):
-            retry.cancel()  # this is the next try
         if not self._lines.is_at_work(target):
             self._lines.wait(target, request.priority)
             self._fill_places()
@@ -82,7 +84,7 @@ class Queue:
     def forget(self, target: Target) -> None:
         """Keep nothing about a binding that is no more."""
         if retry := self._retries.pop(target, None):
-            retry.cancel()
+            retry[0].cancel()
         self._failures.pop(target, None)
         self._failing.discard(target)
         if target not in self._pending and target not in self._running:
@@ -96,8 +98,8 @@ class Queue:
     async def close(self, grace: float) -> None:
         """Take no more retries, and give what waits and runs ``grace`` seconds to end."""
         self._closing = True
-        for retry in self._retries.values():
-            retry.cancel()
+        for timer, _ in self._retries.values():
+            timer.cancel()
         end = self._now() + grace
         while self._running and self._now() < end:
             await asyncio.wait([task for task, _ in self._running.values()], timeout=end - self._now())
@@ -184,11 +186,14 @@ class Queue:
         if not isinstance(error, Temporary):
             self._failures.pop(target, None)
             self._settled(target)
-        elif target not in self._pending and not self._closing:
+        elif pending := self._pending.get(target):
+            pending.request |= request  # the next turn has to serve this, too; it is in no line before this one's end
+        elif not self._closing:
             failures = self._failures[target] = self._failures.get(target, 0) + 1
             delay = min(MAX_DELAY, max(error.retry_after, 0.5 * 2 ** min(failures, 10)))
             delay *= random.uniform(0.5, 1)  # noqa: S311 - jitter
-            self._retries[target] = asyncio.get_running_loop().call_later(delay, self._again, target, request)
+            timer = asyncio.get_running_loop().call_later(delay, self._again, target, request)
+            self._retries[target] = (timer, request)
 
     def _again(self, target: Target, request: Request) -> None:
         self._retries.pop(target, None)

@@ -19,7 +19,7 @@ from keyturn_receiver.core.policy import check_type
 from keyturn_receiver.core.render import SecretVersion, render, weight
 from keyturn_receiver.core.revision import OK, Record, status_of
 from keyturn_receiver.core.standing import Due, due
-from keyturn_receiver.errors import Conflict, KeyturnError, NotFound, Permanent, SourceDeleted
+from keyturn_receiver.errors import ClusterRefused, Conflict, KeyturnError, NotFound, Permanent, SourceDeleted
 from keyturn_receiver.reconcile import story
 from keyturn_receiver.reconcile.deletion import Deletion
 from keyturn_receiver.reconcile.fetch import fetch
@@ -43,8 +43,8 @@ _log = logging.getLogger(__name__)
 class _Filled:
     """The Secret after its part of a reconcile; ``written``: by us, just now, so that ``record`` is the truth.
 
-    ``recovers``: nothing is wrong with it any more but what it says, which waits for the restarts: were it said before
-    them, one that is refused each time would have the Secret written twice for each try, and each write is seen.
+    ``recovers``: nothing is wrong with it but that it tells of a refusal. That stays until the restarts are done: were
+    they refused each time, the Secret would be written twice for each try, and each write is seen.
     """
 
     record: Record
@@ -105,6 +105,11 @@ class Reconciler:
             except Conflict:
                 self._memory.forget(target)  # somebody else is at work on it; the next try looks for itself
                 raise
+            except KeyturnError:
+                if self._bound.get(target) is None:  # it went meanwhile, and what was noted of it would stay
+                    self.forget(target)
+                    return NOT_BOUND
+                raise
 
     def forget(self, target: Target) -> None:
         """Keep nothing about a Secret that is not bound any more."""
@@ -164,7 +169,7 @@ class Reconciler:
 
         Should AWS have moved on since, then another notification tells of that, or the poller.
         """
-        if request.causes != {Cause.NOTIFICATION} or not request.expected:
+        if request.causes != {Cause.NOTIFICATION} or request.unnamed or not request.expected:
             return False
         if self._restarts.disabled(known.annotations, self._namespaces.annotations(known.target.namespace)):
             consumers = ()
@@ -184,15 +189,20 @@ class Reconciler:
         if self._restarts.disabled(annotations, self._namespaces.annotations(target.namespace)):
             consumers = ()
         filled = as_it_stands = _Filled(live.record, consumers)
-        if request.causes != {Cause.CONSUMER}:  # with that AWS has nothing to do
+        # A consumer alone is no matter of AWS's; but a refusal that the Secret tells of may be over, and all of it is due.
+        if request.causes != {Cause.CONSUMER} or _says_refused(live.record):
             try:
                 made = await self._fill_or_delete(live, annotations, consumers, request)
             except Conflict:
                 raise
-            except KeyturnError:
+            except KeyturnError as error:
                 # What the Secret holds it goes on holding, and its consumers have to know of that all the same.
-                await self._restart(target, as_it_stands)
-                raise
+                try:
+                    await self._restart(target, as_it_stands)
+                except Permanent:
+                    if isinstance(error, Permanent):
+                        raise
+                raise  # what can be tried again goes first
             if made is None:
                 return NOT_BOUND
             if recalled and not made.written and not await self._still_says(target, live.record):
@@ -242,7 +252,8 @@ class Reconciler:
         planned = plan(binding, binding_hash(annotations), live, data, versions, self._fingerprint)
         if not planned.write:
             return _Filled(live.record, consumers)
-        if not planned.changed_keys and planned.record == replace(live.record, status=OK):
+        stands = not planned.changed_keys and planned.record == replace(live.record, status=OK)
+        if stands and _says_refused(live.record):
             return _Filled(live.record, consumers, recovers=True)
         consumers = await self._restarts.baseline(target, consumers, planned.before)
         applied_at = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -312,3 +323,7 @@ class Reconciler:
             except KeyturnError as trouble:
                 _log.warning("the status of %s could not be written: %s", live.target, trouble)
         self._given_up[live.target] = resource_version
+
+
+def _says_refused(record: Record) -> bool:
+    return record.status.startswith(f"{ClusterRefused.reason}:")

@@ -28,14 +28,15 @@ class Request:
     """Look at a binding because of ``causes``.
 
     ``since``: monotonic seconds at which the last of them was known, so that what was read before does not count.
-    ``expected`` are version ids that the label was said to be on, ``event_ids`` those of EventBridge. Two requests for
-    the same binding join into one that serves both.
+    ``expected`` are version ids that the label was said to be on, ``event_ids`` those of EventBridge; ``unnamed``: some
+    notification names no such version. Two requests for the same binding join into one that serves both.
     """
 
     causes: frozenset[Cause]
     since: float
     expected: frozenset[str] = frozenset()
     event_ids: tuple[str, ...] = ()
+    unnamed: bool = False
 
     @property
     def priority(self) -> Cause:
@@ -49,6 +50,7 @@ class Request:
             max(self.since, other.since),
             self.expected | other.expected,
             tuple(events)[:MOST_EVENTS],
+            self.unnamed or other.unnamed,
         )
 
 

@@ -39,9 +39,11 @@ class KeySecret:
         if versions and versions == self._versions:
             return self._keys
         keys: list[bytes] = []
+        read: dict[str, str] = {}  # AWS may label a version before it has a value: that is looked at again
         for stage in versions or STAGES:
             try:
                 version = await store.secrets_manager.value(Source(self._secret_id, stage))
+                read[stage] = version.version_id
                 keys.append(_parse(version.value, self._secret_id, stage))
             except SourceRefused:
                 if stage == CURRENT:
@@ -50,7 +52,7 @@ class KeySecret:
                 if stage == CURRENT:
                     raise
                 _log.warning("%s", error)
-        self._keys, self._versions = keys, versions
+        self._keys, self._versions = keys, read
         return keys
 
     async def _labelled(self, secrets_manager: SecretsManager) -> Mapping[str, str]:

@@ -71,7 +71,7 @@ class Answer:
             # The version that the Secret should be made from: none, if the notification is about another label.
             concerned = notification.type is EventType.CHANGED and told.label in (None, stage)
             expected = frozenset({told.version_id} if concerned and told.version_id else ())
-            request = Request(frozenset({Cause.NOTIFICATION}), since, expected, (notification.id,))
+            request = Request(frozenset({Cause.NOTIFICATION}), since, expected, (notification.id,), not expected)
             concerns.append((target, expected, self._queue.submit(target, request)))
         return concerns
 
