@@ -189,7 +189,7 @@ class Reconciler:
         if self._restarts.disabled(annotations, self._namespaces.annotations(target.namespace)):
             consumers = ()
         filled = as_it_stands = _Filled(live.record, consumers)
-        # A consumer alone is no matter of AWS's; but a refusal that the Secret tells of may be over, and all of it is due.
+        # A consumer alone is no matter of AWS's; but a refusal that the Secret tells of may be over.
         if request.causes != {Cause.CONSUMER} or _says_refused(live.record):
             try:
                 made = await self._fill_or_delete(live, annotations, consumers, request)
