@@ -31,7 +31,7 @@ def test_it_is_installed_and_its_receivers_get_ready(home: Releases) -> None:
 
 
 @pytest.mark.usefixtures("custom_resources")
-@pytest.mark.parametrize(("whole", "kinds"), [(False, 12), (True, 19)], ids=["the defaults", "everything"])
+@pytest.mark.parametrize(("whole", "kinds"), [(False, 12), (True, 18)], ids=["the defaults", "everything"])
 def test_uninstalled_it_leaves_nothing(home: Releases, namespace: str, whole: bool, kinds: int) -> None:
     before = home.inventory(namespace)
     home.install({**ANYWHERE, "namespaces": [namespace]} if whole else SOME_KEY, wait="hookOnly")

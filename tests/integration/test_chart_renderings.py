@@ -134,7 +134,7 @@ def test_every_one_of_few_choices_is_tried(chart: helm_python.Chart) -> None:
 
     assert chart.schema is not None
     found = tried(chart)
-    few = list(choices(chart.schema))
+    few = [each for each in choices(chart.schema) if each[0] != ("enabled",)]  # which is a parent chart's
     assert len(few) > 40
     assert not [(".".join(path), choice) for path, choice in few if choice not in found[path]]
 
