@@ -14,6 +14,8 @@ from keyturn_local.node import debian
 # With what it needs that is not on every machine.
 PACKAGES = ("buildah", "libassuan0", "libdevmapper1.02.1", "libgpgme11", "libseccomp2", "libsubid4")
 WASTE = ("usr/share/doc", "usr/share/locale", "usr/share/man")
+# buildah starts itself anew with no LD_LIBRARY_PATH: where it sees them, its libraries lie among the machine's own.
+AMONG = 'mount -t overlay keyturn -o "ro,lowerdir=$1:$2" "$2"; shift 2; exec "$@"'
 LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 
 
@@ -43,11 +45,12 @@ def build(context: Path, dockerfile: Path, base: Path, image: str, file: Path) -
         policy = directory / "policy.json"
         policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
         storage = [f"--root={directory / 'root'}", f"--runroot={directory / 'run'}", "--storage-driver=vfs"]
-        buildah = [_program(environment), *storage]
+        buildah = [*_program(), *storage]
         started = _run(
-            [*buildah, "pull", "--quiet", f"--signature-policy={policy}", f"docker-archive:{base}"], environment
+            "pull", [*buildah, "pull", "--quiet", f"--signature-policy={policy}", f"docker-archive:{base}"], environment
         )
         _run(
+            "bud",
             [
                 *(*buildah, "bud", "--isolation=chroot", "--pull-never", f"--signature-policy={policy}"),
                 *(f"--build-arg=BASE={started.strip()}", f"--tag={image}", f"--file={dockerfile}"),
@@ -57,17 +60,20 @@ def build(context: Path, dockerfile: Path, base: Path, image: str, file: Path) -
             environment,
         )
         _run(
+            "push",
             [*buildah, "push", "--quiet", f"--signature-policy={policy}", image, f"docker-archive:{file}:{image}"],
             environment,
         )
 
 
-def _program(environment: dict[str, str]) -> str:
+def _program() -> list[str]:
     if found := shutil.which("buildah"):
-        return found
+        return [found]
     unpacked = debian.unpacked(*PACKAGES)
-    environment["LD_LIBRARY_PATH"] = ":".join(map(str, debian.libraries(unpacked)))
-    return str(unpacked / "usr" / "bin" / "buildah")
+    libraries = debian.libraries(unpacked)
+    there = Path("/usr/lib") / libraries[0].name
+    aside = ["unshare", "--mount", "--propagation=private", "sh", "-e", "-c", AMONG, "sh"]
+    return [*aside, ":".join(map(str, libraries)), str(there), str(unpacked / "usr" / "bin" / "buildah")]
 
 
 def _environment(directory: Path) -> dict[str, str]:
@@ -97,8 +103,8 @@ def _volumes(directory: Path) -> list[str]:
     return [f"{file}:/etc/pip.conf:ro", *(f"{path}:{path}:ro" for path in sorted(paths))]
 
 
-def _run(command: list[str], environment: Mapping[str, str]) -> str:
+def _run(verb: str, command: list[str], environment: Mapping[str, str]) -> str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     if done.returncode:
-        raise BuildFailed(f"buildah {command[4]}: {(done.stderr + done.stdout)[-1500:].strip()}")
+        raise BuildFailed(f"buildah {verb}: {(done.stderr + done.stdout)[-1500:].strip()}")
     return done.stdout

@@ -48,7 +48,7 @@ def unpack(packages: Iterable[str], folder: Path) -> None:
 
 def libraries(unpacked: Path) -> list[Path]:
     """The folders of libraries among unpacked files, for LD_LIBRARY_PATH."""
-    return sorted({each.parent for each in unpacked.glob("usr/lib/*/lib*.so.*")})
+    return sorted({each.parent for root in ("lib", "usr/lib") for each in unpacked.glob(f"{root}/*/lib*.so.*")})
 
 
 def closure(packages: Iterable[str]) -> list[str]:
