@@ -61,9 +61,6 @@ def namespace(control_plane: ControlPlane) -> Iterator[str]:
     annotations = {"keyturn.dev/allow-secrets": f"{name}/*"}
     made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "annotations": annotations}}
     control_plane.create([made])
-    control_plane.kubectl(
-        "wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s"
-    )  # by Kubernetes
     yield name
     control_plane.delete([made], wait=False)
 

@@ -70,6 +70,8 @@ class Releases:
         columns = "custom-columns=KIND:.kind,NAMESPACE:.metadata.namespace,NAME:.metadata.name"
         found = set()
         for place in (self.namespace, *others):
+            # Which Kubernetes makes a moment after its namespace, and which would count as ours then.
+            self.cluster.kubectl("wait", "--for=create", "serviceaccount/default", "-n", place, "--timeout=30s")
             lines = self.cluster.kubectl("get", kinds, "-n", place, "--no-headers", "-o", columns).splitlines()
             found |= {(kind, namespace, name) for kind, namespace, name in map(str.split, lines)}
         return found
@@ -88,7 +90,6 @@ def releases_in(cluster: Cluster, namespace: str = "") -> Iterator[Releases]:
     name = namespace or f"keyturn-{uuid4().hex[:6]}"
     made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
     cluster.create([made])
-    cluster.kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")  # by Kubernetes
     try:
         releases = Releases(cluster, name)
         try:

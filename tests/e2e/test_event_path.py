@@ -14,6 +14,7 @@ from keyturn_local.lambda_runtime import LambdaRuntime
 from keyturn_local.rotation import rotate, rotate_by_function
 from keyturn_local.stack import Stack
 from objects import data_of, eventually, secret
+from queues import waiting
 
 SLEEPING = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600"}  # the poller: what arrives came by an event
 
@@ -38,12 +39,6 @@ def values(stack: Stack, namespace: str) -> set[bytes | None]:
     return {data_of(stack.cluster, namespace, each["metadata"]["name"]).get("number") for each in listed}
 
 
-def waiting(stack: Stack, url: str) -> int:
-    """Messages in a queue, whether visible or put off."""
-    attributes = stack.aws.sqs().get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
-    return int(attributes["ApproximateNumberOfMessages"]) + int(attributes["ApproximateNumberOfMessagesNotVisible"])
-
-
 def delivered(stack: Stack) -> set[str]:
     return {
         step["version_id"] for step in stack.timeline.steps() if step["step"] == "delivered" and "version_id" in step
@@ -60,21 +55,20 @@ def counted(stack: Stack, metric: str) -> float:
 def test_500_rotations_wait_for_a_receiver_that_is_down_and_all_arrive(own_stack: Callable, namespace: str) -> None:
     with own_stack(**SLEEPING) as stack:
         names = given_bindings(stack, namespace, 50)
-        eventually(lambda: not waiting(stack, stack.path.queue_url), 60)
+        eventually(lambda: not waiting(stack.aws.sqs(), stack.path.queue_url), 60)
         stack.receiver.kill()
         client, versions = stack.aws.secrets_manager(), set()
         for number in range(1, 11):
             versions |= {rotate(client, name, value(number)) for name in names}
         assert len(versions) == 500
-        # Asked more than once: a message that gets visible just then is counted twice, or not at all.
-        eventually(lambda: waiting(stack, stack.path.queue_url) == 500, 10)
+        eventually(lambda: waiting(stack.aws.sqs(), stack.path.queue_url) == 500, 10)
         assert not versions & delivered(stack)
 
         stack.receiver.start()
         eventually(lambda: versions <= delivered(stack), 240)
         assert values(stack, namespace) == {b"10"}
-        assert waiting(stack, stack.path.queue_url) == 0
-        assert waiting(stack, stack.path.dlq_url) == 0
+        assert waiting(stack.aws.sqs(), stack.path.queue_url) == 0
+        assert waiting(stack.aws.sqs(), stack.path.dlq_url) == 0
         assert counted(stack, "DeliveriesPoison") == 0
 
 
@@ -121,7 +115,7 @@ def test_the_signing_key_rotates_under_flowing_rotations_and_no_delivery_is_refu
         assert counted(stack, "DeliveriesDone") >= len(versions)
         assert counted(stack, "DeliveriesRefused") == 0
         assert counted(stack, "DeliveriesPoison") == 0
-        assert waiting(stack, stack.path.dlq_url) == 0
+        assert waiting(stack.aws.sqs(), stack.path.dlq_url) == 0
         assert len(values(stack, namespace)) == 1, "all are at the last value"
 
 

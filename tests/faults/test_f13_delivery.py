@@ -17,6 +17,7 @@ from keyturn_local.aws import LocalAws
 from keyturn_local.rotation import rotate
 from keyturn_local.timeline import Timeline
 from objects import annotations_of, eventually
+from queues import waiting
 from receivers import Receiver, all_of
 from scene import Scene
 
@@ -116,15 +117,9 @@ def test_the_receiver_is_down_while_secrets_rotate(own_stack: Any, namespace: st
         last = {name: [rotate(client, name, f"turn-{turn}") for turn in range(3)][-1] for name in names}
         eventually(lambda: len([s for s in stack.timeline.steps() if s["step"] == "failed"]) >= 10, 60)
         sqs = stack.aws.sqs()
-
-        def left() -> int:
-            counted = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
-            found = sqs.get_queue_attributes(QueueUrl=stack.path.queue_url, AttributeNames=["All"])["Attributes"]
-            return sum(int(found[each]) for each in counted)
-
-        eventually(lambda: left() >= 60, 10)  # moto counts what is visible and what is not one after the other
+        eventually(lambda: waiting(sqs, stack.path.queue_url) >= 60, 10)
         stack.receiver.start()
-        eventually(lambda: left() == 0, 120)
+        eventually(lambda: waiting(sqs, stack.path.queue_url) == 0, 120)
         for name in names:
             where = ("secret", namespace, name.partition("/")[2])
             eventually(lambda w=where, v=last[name]: v in annotations_of(stack.cluster, *w)["keyturn.dev/version-ids"])

@@ -76,13 +76,18 @@ def test_aws_deletes_the_secret_between_the_secret_and_its_rollouts(scene: Scene
     scene.oracle()  # which misses no restart
 
 
+def no_restart(call: Call) -> Fate:
+    """What a webhook says that takes none."""
+    refusal = Reply(422, {"kind": "Status", "metadata": {}, "status": "Failure", "reason": "Invalid", "code": 422})
+    return refusal if call.method == "PATCH" and "/deployments/" in call.path else None
+
+
 @pytest.mark.fault("F2")
 def test_a_restart_that_is_refused_is_told_once(scene: Scene) -> None:
     """A webhook takes no restart: the Secret says so, and stays as it is, however often the restart is tried."""
     scene.receiver()
     scene.given()
-    refusal = Reply(422, {"kind": "Status", "metadata": {}, "status": "Failure", "reason": "Invalid", "code": 422})
-    scene.kubernetes.fate = lambda call: refusal if call.method == "PATCH" and "/deployments/" in call.path else None
+    scene.kubernetes.fate = no_restart
     refused = scene.rotate()
     for _ in range(5):
         assert scene.send(refused).status == 200
@@ -108,8 +113,7 @@ def test_a_restart_that_is_refused_takes_no_rotation_with_it(scene: Scene) -> No
     """A webhook takes no restart, and AWS fails for a while: the rotation is not taken before it is in the Secret."""
     scene.receiver()
     scene.given()
-    refusal = Reply(422, {"kind": "Status", "metadata": {}, "status": "Failure", "reason": "Invalid", "code": 422})
-    scene.kubernetes.fate = lambda call: refusal if call.method == "PATCH" and "/deployments/" in call.path else None
+    scene.kubernetes.fate = no_restart
     assert scene.send(scene.rotate()).status == 200
     eventually(lambda: scene.status("db").startswith("ClusterRefused"))
     told = scene.rotate()

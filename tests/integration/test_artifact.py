@@ -15,6 +15,7 @@ from keyturn_local.lambda_runtime import FunctionError, LambdaRuntime
 from keyturn_local.rotation import rotate
 from keyturn_local.timeline import Timeline
 from objects import eventually
+from queues import waiting
 from receivers import Receiver, all_of
 
 HANDLER = "keyturn_notifier.handler.handler"
@@ -86,12 +87,7 @@ def test_what_fails_stays_in_the_queue_and_the_rest_leaves_it(
     for name in (bad, f"prod/good-{uuid4()}"):
         aws.secrets_manager().create_secret(Name=name, SecretString="one")
         source.turn()
-
-    def left() -> int:
-        told = aws.sqs().get_queue_attributes(QueueUrl=path.queue_url, AttributeNames=["All"])["Attributes"]
-        return int(told["ApproximateNumberOfMessages"]) + int(told["ApproximateNumberOfMessagesNotVisible"])
-
-    eventually(lambda: left() == 1, 10)
+    eventually(lambda: waiting(aws.sqs(), path.queue_url) == 1, 10)
 
 
 def test_a_setting_that_is_wrong_fails_the_invocation_and_says_which(

@@ -47,12 +47,12 @@ def build(context: Path, dockerfile: Path, base: Path, image: str, file: Path) -
         storage = [f"--root={directory / 'root'}", f"--runroot={directory / 'run'}", "--storage-driver=vfs"]
         buildah = [*_program(), *storage]
         started = _run(
-            "pull", [*buildah, "pull", "--quiet", f"--signature-policy={policy}", f"docker-archive:{base}"], environment
+            buildah, ["pull", "--quiet", f"--signature-policy={policy}", f"docker-archive:{base}"], environment
         )
         _run(
-            "bud",
+            buildah,
             [
-                *(*buildah, "bud", "--isolation=chroot", "--pull-never", f"--signature-policy={policy}"),
+                *("bud", "--isolation=chroot", "--pull-never", f"--signature-policy={policy}"),
                 *(f"--build-arg=BASE={started.strip()}", f"--tag={image}", f"--file={dockerfile}"),
                 *(f"--volume={each}" for each in _volumes(directory)),
                 str(context),
@@ -60,8 +60,8 @@ def build(context: Path, dockerfile: Path, base: Path, image: str, file: Path) -
             environment,
         )
         _run(
-            "push",
-            [*buildah, "push", "--quiet", f"--signature-policy={policy}", image, f"docker-archive:{file}:{image}"],
+            buildah,
+            ["push", "--quiet", f"--signature-policy={policy}", image, f"docker-archive:{file}:{image}"],
             environment,
         )
 
@@ -103,8 +103,8 @@ def _volumes(directory: Path) -> list[str]:
     return [f"{file}:/etc/pip.conf:ro", *(f"{path}:{path}:ro" for path in sorted(paths))]
 
 
-def _run(verb: str, command: list[str], environment: Mapping[str, str]) -> str:
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+def _run(buildah: list[str], arguments: list[str], environment: Mapping[str, str]) -> str:
+    done = subprocess.run([*buildah, *arguments], env=environment, capture_output=True, text=True, timeout=900)
     if done.returncode:
-        raise BuildFailed(f"buildah {verb}: {(done.stderr + done.stdout)[-1500:].strip()}")
+        raise BuildFailed(f"buildah {arguments[0]}: {(done.stderr + done.stdout)[-1500:].strip()}")
     return done.stdout

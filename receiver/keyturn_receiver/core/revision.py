@@ -43,6 +43,10 @@ class Record:
         """Whether Keyturn has ever written this Secret."""
         return bool(self.version_ids)
 
+    def tells_of(self, reason: str) -> bool:
+        """Whether the status is one that ``status_of`` wrote for this reason."""
+        return self.status.startswith(f"{reason}:")
+
 
 def read_record(annotations: Mapping[str, str]) -> Record:
     """Read a Secret's annotations; what a hand has garbled counts as not there, and is written anew."""

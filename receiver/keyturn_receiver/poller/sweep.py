@@ -73,9 +73,9 @@ def is_behind(bound: BoundSecret, listed: Listed | None) -> bool:
     """
     record = bound.record
     if listed is None:
-        return not record.status.startswith(SourceDeleted.reason)
+        return not record.tells_of(SourceDeleted.reason)
     if listed.deletion:
-        return not record.status.startswith(SourceDeletion.reason)
+        return not record.tells_of(SourceDeletion.reason)
     return record.status != OK or record.version_ids.get(version_key(listed.arn, bound.stage)) != listed.current(
         bound.stage
     )

@@ -20,7 +20,7 @@ class Brake:
     def delay(self, target: Target) -> float:
         """Seconds to wait before the next round."""
         rounds = self._count(target)
-        return min(MAX_DELAY, 2.0 ** (rounds - FREE_ROUNDS)) if rounds >= FREE_ROUNDS else 0.0
+        return min(MAX_DELAY, 2.0 ** min(rounds - FREE_ROUNDS, 10)) if rounds >= FREE_ROUNDS else 0.0
 
     def take(self, target: Target) -> bool:
         """Count a round; tell whether it is the one from which on there are delays."""
@@ -34,4 +34,4 @@ class Brake:
 
     def _count(self, target: Target) -> int:
         rounds, last = self._rounds.get(target, (0, 0.0))
-        return min(rounds, 100) if self._now() - last <= QUIET else 0
+        return rounds if self._now() - last <= QUIET else 0

@@ -196,7 +196,6 @@ class Queue:
             self._retries[target] = (timer, request)
 
     def _again(self, target: Target, request: Request) -> None:
-        self._retries.pop(target, None)
         self.submit(target, replace(request, since=self._now()))
 
 

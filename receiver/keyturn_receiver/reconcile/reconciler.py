@@ -190,7 +190,7 @@ class Reconciler:
             consumers = ()
         filled = as_it_stands = _Filled(live.record, consumers)
         # A consumer alone is no matter of AWS's; but a refusal that the Secret tells of may be over.
-        if request.causes != {Cause.CONSUMER} or _says_refused(live.record):
+        if request.causes != {Cause.CONSUMER} or live.record.tells_of(ClusterRefused.reason):
             try:
                 made = await self._fill_or_delete(live, annotations, consumers, request)
             except Conflict:
@@ -253,7 +253,7 @@ class Reconciler:
         if not planned.write:
             return _Filled(live.record, consumers)
         stands = not planned.changed_keys and planned.record == replace(live.record, status=OK)
-        if stands and _says_refused(live.record):
+        if stands and live.record.tells_of(ClusterRefused.reason):
             return _Filled(live.record, consumers, recovers=True)
         consumers = await self._restarts.baseline(target, consumers, planned.before)
         applied_at = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -323,7 +323,3 @@ class Reconciler:
             except KeyturnError as trouble:
                 _log.warning("the status of %s could not be written: %s", live.target, trouble)
         self._given_up[live.target] = resource_version
-
-
-def _says_refused(record: Record) -> bool:
-    return record.status.startswith(f"{ClusterRefused.reason}:")
