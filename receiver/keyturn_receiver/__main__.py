@@ -13,7 +13,7 @@ from keyturn_receiver import __version__
 from keyturn_receiver.app import SWEEP_THREADS, Receiver
 from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.settings import Settings, read_settings
-from keyturn_receiver.sources.lanes import Lane, Lanes
+from keyturn_receiver.sources.thread_pools import Lane, Lanes
 from keyturn_receiver.telemetry.logs import configure_logging, unforeseen
 from keyturn_receiver.telemetry.tracing import TracingUnavailable, no_traces, opentelemetry
 

@@ -17,43 +17,43 @@ from typing import Any
 from prometheus_client import ProcessCollector
 
 from keyturn_receiver.cluster import api as kubernetes
-from keyturn_receiver.cluster.bound_secrets import BoundSecrets
-from keyturn_receiver.cluster.consumers import Consumers, ConsumersBySecret
-from keyturn_receiver.cluster.events import Events
-from keyturn_receiver.cluster.governor import Governor
-from keyturn_receiver.cluster.heartbeats import Heartbeats
+from keyturn_receiver.cluster.consumer_cache import Consumers, ConsumersBySecret
+from keyturn_receiver.cluster.event_path import Heartbeats
+from keyturn_receiver.cluster.event_recorder import Events
 from keyturn_receiver.cluster.lease import Lease, LeaseObject
-from keyturn_receiver.cluster.namespaces import FewNamespaces, Namespaces
+from keyturn_receiver.cluster.namespace_cache import FewNamespaces, Namespaces
 from keyturn_receiver.cluster.reflector import Patience, Picture, Reflector, View
-from keyturn_receiver.cluster.secrets import Secrets
-from keyturn_receiver.cluster.service_accounts import ServiceAccount, ServiceAccounts
+from keyturn_receiver.cluster.secret_cache import BoundSecrets
+from keyturn_receiver.cluster.secret_client import Secrets
+from keyturn_receiver.cluster.service_account_client import ServiceAccount, ServiceAccounts
 from keyturn_receiver.cluster.transport import Transport
-from keyturn_receiver.cluster.workloads import RESOURCES, Workloads
+from keyturn_receiver.cluster.workload_client import RESOURCES, Workloads
 from keyturn_receiver.core.binding import BIND_LABEL, Target
 from keyturn_receiver.errors import KeyturnError
+from keyturn_receiver.liveness import Pulse
 from keyturn_receiver.poller.poller import Poller
-from keyturn_receiver.pulse import Pulse
+from keyturn_receiver.reconcile.access_policy import Tenancies
+from keyturn_receiver.reconcile.consumer_restarter import Restarts
 from keyturn_receiver.reconcile.drift import Drift
-from keyturn_receiver.reconcile.memory import new_fingerprint
-from keyturn_receiver.reconcile.queue import Queue
+from keyturn_receiver.reconcile.fingerprint_cache import new_fingerprint
 from keyturn_receiver.reconcile.reconciler import Reconciler
 from keyturn_receiver.reconcile.request import PRIORITIES
-from keyturn_receiver.reconcile.restarts import Restarts
-from keyturn_receiver.reconcile.tenancies import Tenancies
+from keyturn_receiver.reconcile.work_queue import Queue
+from keyturn_receiver.resilience.adaptive_limiter import Governor
 from keyturn_receiver.settings import Settings
-from keyturn_receiver.sources import clients, tenants
+from keyturn_receiver.sources import assume_role, clients
 from keyturn_receiver.sources.key_file import KeyFile
 from keyturn_receiver.sources.key_secret import KeySecret
-from keyturn_receiver.sources.lanes import SPARE, Lanes
 from keyturn_receiver.sources.secrets_manager import SecretsManager
 from keyturn_receiver.sources.signing_keys import KeyPlace, SigningKeys, ed25519
 from keyturn_receiver.sources.stores import Store, StoreKey, Stores
+from keyturn_receiver.sources.thread_pools import SPARE, Lanes
 from keyturn_receiver.telemetry.metrics import Metrics
 from keyturn_receiver.telemetry.tracing import Span, no_traces
-from keyturn_receiver.web.answer import Answer
-from keyturn_receiver.web.door import Door
-from keyturn_receiver.web.operations import operations
+from keyturn_receiver.web.health import operations
+from keyturn_receiver.web.notification_handler import Answer
 from keyturn_receiver.web.server import Certificate, Room, Server
+from keyturn_receiver.web.webhook import Door
 
 # Kubernetes allows 30 seconds from SIGTERM to the end; of them the drain takes 15 at most.
 GRACE = 9.0  # seconds for what is under way after the drain
@@ -307,7 +307,7 @@ class Receiver:
         role_arn = await self._service_accounts.role_arn(account)
         token = await self._service_accounts.token(account)
         sts = clients.sts(key.region)
-        credentials = await tenants.assume(sts, self._lanes.suspect, self.metrics, key.account, role_arn, token)
+        credentials = await assume_role.assume(sts, self._lanes.suspect, self.metrics, key.account, role_arn, token)
         client = clients.secrets_manager(key.region, SPARE * threads, credentials)
         return Store.of(key, SecretsManager(client, client, self._lanes, self.metrics), credentials.expire_at)
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from keyturn_local.cluster import chart_rights
-from keyturn_receiver.cluster.workloads import RESOURCES
+from keyturn_receiver.cluster.workload_client import RESOURCES
 
 RECEIVER = Path(__file__).parents[2] / "receiver" / "keyturn_receiver"
 

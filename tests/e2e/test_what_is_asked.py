@@ -4,7 +4,7 @@ import json
 import time
 
 from fault_proxy import Call, Edit, Fate, Reply
-from keyturn_receiver.sources.flights import KEEP
+from keyturn_receiver.resilience.single_flight import KEEP
 from objects import eventually, secret
 from scene import Scene
 

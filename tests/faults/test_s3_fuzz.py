@@ -25,11 +25,11 @@ from keyturn_contract.message import (
 )
 from keyturn_contract.signature import NotVerified, sign, verify
 from keyturn_local.receiver import LocalReceiver
-from keyturn_receiver.cluster.bound_secrets import BoundSecrets
+from keyturn_receiver.cluster.secret_cache import BoundSecrets
 from keyturn_receiver.telemetry.metrics import Metrics
-from keyturn_receiver.web.answer import Answer
-from keyturn_receiver.web.door import Door
+from keyturn_receiver.web.notification_handler import Answer
 from keyturn_receiver.web.server import Room, Server
+from keyturn_receiver.web.webhook import Door
 from scene import Scene
 from strangers import Stranger, request, strangers
 

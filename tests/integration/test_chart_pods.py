@@ -77,7 +77,7 @@ class Kubelet:
     def heartbeat(self, pod: Any) -> subprocess.CompletedProcess[str]:
         """Run what the pod of `helm test` says, to its end."""
         (container,) = pod["containers"]
-        assert container["command"] == ["/opt/keyturn/bin/python", "-m", "keyturn_receiver.heartbeat"]
+        assert container["command"] == ["/opt/keyturn/bin/python", "-m", "keyturn_receiver.self_test"]
         url, *more = container["args"]
         assert self._reached_by(url) == self.home.ready_pods("app.kubernetes.io/component=receiver")
         here = urlsplit(url)._replace(netloc=f"127.0.0.1:{self._port}").geturl()

@@ -35,7 +35,7 @@ def beat(url: str, *arguments: str, aws: Scene | None = None, **settings: str) -
         **(aws.aws.environment() if aws else {}),
         **settings,
     }
-    command = [sys.executable, "-m", "keyturn_receiver.heartbeat", url, *arguments]
+    command = [sys.executable, "-m", "keyturn_receiver.self_test", url, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     said = done.stdout + done.stderr
     assert "Traceback" not in said
@@ -198,6 +198,6 @@ def test_nobody_there_is_told_as_such(key_file: Path) -> None:
 )
 def test_wrong_arguments_and_settings_are_named(arguments: list[str], settings: dict[str, str], named: str) -> None:
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": IMPORT_ROOTS, **settings}
-    command = [sys.executable, "-m", "keyturn_receiver.heartbeat", *arguments]
+    command = [sys.executable, "-m", "keyturn_receiver.self_test", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, named in done.stderr, "Traceback" in done.stderr) == (2, True, False)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keyturn_receiver.core.arn import place, possible_names, region
 from keyturn_receiver.core.binding import (
     DATA,
     ON_DELETE,
@@ -19,7 +20,6 @@ from keyturn_receiver.core.binding import (
     binding_hash,
     read_binding,
 )
-from keyturn_receiver.core.identity import place, possible_names, region
 from keyturn_receiver.errors import InvalidBinding
 
 TARGET = Target("team", "db")

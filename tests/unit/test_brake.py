@@ -2,7 +2,7 @@
 
 from clock import Clock
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.reconcile.brake import FREE_ROUNDS, MAX_DELAY, QUIET, Brake
+from keyturn_receiver.reconcile.fight_backoff import FREE_ROUNDS, MAX_DELAY, QUIET, Brake
 
 A, B = Target("team", "a"), Target("team", "b")
 

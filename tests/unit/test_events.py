@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from clock import Clock
-from keyturn_receiver.cluster.events import AT_ONCE, QUIET, WAITING, Events
+from keyturn_receiver.cluster.event_recorder import AT_ONCE, QUIET, WAITING, Events
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.errors import ClusterUnavailable, Conflict
 from keyturn_receiver.telemetry.metrics import Metrics

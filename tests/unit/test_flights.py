@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from clock import Clock
-from keyturn_receiver.sources.flights import Flights
+from keyturn_receiver.resilience.single_flight import Flights
 
 pytestmark = pytest.mark.anyio
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from clock import Clock
-from keyturn_receiver.cluster.governor import Governor
+from keyturn_receiver.resilience.adaptive_limiter import Governor
 
 pytestmark = pytest.mark.anyio
 

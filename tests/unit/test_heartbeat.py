@@ -6,9 +6,9 @@ import pytest
 
 from keyturn_contract.message import CONTENT_TYPE_BATCH, Notification, Outcome, Result, decode, encode, encode_reply
 from keyturn_contract.signature import TOLERANCE
-from keyturn_receiver.heartbeat import heartbeat, judge
+from keyturn_receiver.self_test import heartbeat, judge
 from keyturn_receiver.telemetry.metrics import Metrics
-from keyturn_receiver.web.answer import FRESH_SECONDS, Answer
+from keyturn_receiver.web.notification_handler import FRESH_SECONDS, Answer
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 SENT = heartbeat(NOW)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from clock import Clock
-from keyturn_receiver.cluster.heartbeats import Heartbeats
+from keyturn_receiver.cluster.event_path import Heartbeats
 from unit.test_lease import Leases
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from clock import Clock
-from keyturn_receiver.sources.lanes import Lane, NoThread, TooSlow
+from keyturn_receiver.sources.thread_pools import Lane, NoThread, TooSlow
 
 pytestmark = pytest.mark.anyio
 

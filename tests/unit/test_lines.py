@@ -1,7 +1,7 @@
 """Whose turn it is: by priority, in turns among AWS secrets, with places kept free."""
 
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.reconcile.lines import Lines
+from keyturn_receiver.reconcile.fair_queue import Lines
 from keyturn_receiver.reconcile.request import Cause
 
 

@@ -8,17 +8,17 @@ import pytest
 
 from bindings import ARN, bound_object
 from clock import Clock
-from keyturn_receiver.cluster.bound_secrets import BoundSecrets
-from keyturn_receiver.cluster.namespaces import Namespaces
+from keyturn_receiver.cluster.namespace_cache import Namespaces
+from keyturn_receiver.cluster.secret_cache import BoundSecrets
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.policy import Default
 from keyturn_receiver.core.poll import Mode
 from keyturn_receiver.errors import SourceDeleted, SourceRefused, SourceUnavailable
 from keyturn_receiver.poller.poller import FULL_SECONDS, Poller
 from keyturn_receiver.poller.sweep import Interrupted
-from keyturn_receiver.reconcile.queue import Queue
+from keyturn_receiver.reconcile.access_policy import Tenancies
 from keyturn_receiver.reconcile.request import Cause, Reconciled, Request
-from keyturn_receiver.reconcile.tenancies import Tenancies
+from keyturn_receiver.reconcile.work_queue import Queue
 from keyturn_receiver.sources.secrets_manager import Listed
 from keyturn_receiver.sources.stores import Store, StoreKey, Stores
 from keyturn_receiver.telemetry.metrics import Metrics

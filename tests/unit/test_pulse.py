@@ -3,7 +3,7 @@
 import math
 
 from clock import Clock
-from keyturn_receiver.pulse import Pulse
+from keyturn_receiver.liveness import Pulse
 
 
 def test_a_part_that_is_silent_for_too_long_is_stuck_until_it_goes_on() -> None:

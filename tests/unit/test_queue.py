@@ -8,8 +8,8 @@ import pytest
 
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.errors import Conflict, InvalidValue, Temporary
-from keyturn_receiver.reconcile.queue import Queue
 from keyturn_receiver.reconcile.request import Cause, Reconciled, Request, because
+from keyturn_receiver.reconcile.work_queue import Queue
 from keyturn_receiver.telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.anyio

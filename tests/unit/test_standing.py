@@ -7,7 +7,7 @@ import pytest
 from keyturn_receiver.core.binding import SECRET_ID, binding_hash
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef, mark_name
 from keyturn_receiver.core.revision import RECORD, Record, digest
-from keyturn_receiver.core.standing import Due, due, is_intact
+from keyturn_receiver.core.sync_status import Due, due, is_intact
 
 ANNOTATIONS = {SECRET_ID: "prod/db"}
 RECORD_OF_IT = Record({"arn#AWSCURRENT": "v1"}, {"a": "v1", "b": "v1"}, "hash", binding_hash(ANNOTATIONS), "ok")

@@ -8,7 +8,7 @@ import pytest
 from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import KeyturnError, SourceDeleted, SourceRefused, SourceUnavailable
-from keyturn_receiver.sources.values import Values
+from keyturn_receiver.sources.batch_reader import Values
 
 pytestmark = pytest.mark.anyio
 

@@ -12,8 +12,8 @@ import uvloop
 
 from keyturn_local.cluster import Cluster
 from keyturn_receiver.cluster.api import Api, path
-from keyturn_receiver.cluster.governor import Governor
 from keyturn_receiver.cluster.transport import Transport
+from keyturn_receiver.resilience.adaptive_limiter import Governor
 from keyturn_receiver.telemetry.metrics import Metrics
 
 S = TypeVar("S")

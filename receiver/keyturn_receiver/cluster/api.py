@@ -9,7 +9,6 @@ from urllib.parse import quote, urlencode
 
 import aiohttp
 
-from keyturn_receiver.cluster.governor import Governor
 from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.errors import (
     ClusterRefused,
@@ -20,6 +19,7 @@ from keyturn_receiver.errors import (
     NotFound,
     TurnedAway,
 )
+from keyturn_receiver.resilience.adaptive_limiter import Governor
 from keyturn_receiver.telemetry.metrics import Metrics
 
 Json = dict[str, Any]

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from keyturn_receiver.cluster.api import Api, Json, path
 from keyturn_receiver.errors import ClusterUnavailable, Conflict, KeyturnError, NotFound, TurnedAway
-from keyturn_receiver.pulse import Beat, unheard
+from keyturn_receiver.liveness import Beat, unheard
 
 DURATION = 15.0  # seconds, as client-go's defaults for all three
 RENEW_DEADLINE = 10.0

@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 from keyturn_receiver.cluster.api import METADATA_LIST, METADATA_ONLY, Api, Json, reason_of
 from keyturn_receiver.errors import ClusterUnavailable, Expired, KeyturnError
-from keyturn_receiver.pulse import Beat, unheard
+from keyturn_receiver.liveness import Beat, unheard
 
 MAX_DELAY = 30.0  # seconds between two tries
 SHORT = 0.5  # seconds that a watch lasts at least

@@ -6,7 +6,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
-from keyturn_receiver.core.identity import possible_names
+from keyturn_receiver.core.arn import possible_names
 from keyturn_receiver.errors import NotAllowed
 
 ALLOW_SECRETS = "keyturn.dev/allow-secrets"

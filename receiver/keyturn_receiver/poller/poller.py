@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from keyturn_receiver.cluster.bound_secrets import BoundSecret, BoundSecrets
+from keyturn_receiver.cluster.secret_cache import BoundSecret, BoundSecrets
 from keyturn_receiver.core.poll import Mode
 from keyturn_receiver.errors import KeyturnError, SourceRefused
+from keyturn_receiver.liveness import Beat, unheard
 from keyturn_receiver.poller.sweep import Behind, Found, Interrupted, Sweep, by_store
-from keyturn_receiver.pulse import Beat, unheard
-from keyturn_receiver.reconcile.queue import Queue
+from keyturn_receiver.reconcile.access_policy import Tenancies
 from keyturn_receiver.reconcile.request import Cause, Reconciled, because
-from keyturn_receiver.reconcile.tenancies import Tenancies
+from keyturn_receiver.reconcile.work_queue import Queue
 from keyturn_receiver.sources.stores import StoreKey, Stores
 from keyturn_receiver.telemetry.metrics import Metrics
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from keyturn_receiver.cluster.bound_secrets import BoundSecret, BoundSecrets
+from keyturn_receiver.cluster.secret_cache import BoundSecret, BoundSecrets
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.revision import OK, version_key
 from keyturn_receiver.errors import KeyturnError, SourceDeleted, SourceDeletion, Temporary
-from keyturn_receiver.reconcile.tenancies import Tenancies
+from keyturn_receiver.reconcile.access_policy import Tenancies
 from keyturn_receiver.sources.secrets_manager import Listed
 from keyturn_receiver.sources.stores import Store, StoreKey, Stores
 

@@ -2,12 +2,12 @@
 
 import logging
 
-from keyturn_receiver.cluster.secrets import Secrets
+from keyturn_receiver.cluster.secret_client import Secrets
+from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import Binding
-from keyturn_receiver.core.identity import region
 from keyturn_receiver.core.plan import LiveSecret
 from keyturn_receiver.errors import SourceDeleted, SourceRefused
-from keyturn_receiver.reconcile.names import Names
+from keyturn_receiver.reconcile.arn_resolver import Names
 from keyturn_receiver.sources.stores import StoreKey, Stores
 
 _log = logging.getLogger(__name__)

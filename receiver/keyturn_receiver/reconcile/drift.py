@@ -10,16 +10,16 @@ import logging
 import random
 from collections.abc import Callable
 
-from keyturn_receiver.cluster.bound_secrets import BoundSecret, BoundSecrets
-from keyturn_receiver.cluster.namespaces import Namespaces
+from keyturn_receiver.cluster.namespace_cache import Namespaces
+from keyturn_receiver.cluster.secret_cache import BoundSecret, BoundSecrets
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.core.standing import Due, due
-from keyturn_receiver.reconcile.brake import Brake
-from keyturn_receiver.reconcile.queue import Queue
+from keyturn_receiver.core.sync_status import Due, due
+from keyturn_receiver.reconcile.access_policy import Tenancies
+from keyturn_receiver.reconcile.consumer_restarter import Restarts
+from keyturn_receiver.reconcile.fight_backoff import Brake
 from keyturn_receiver.reconcile.reconciler import Reconciler
 from keyturn_receiver.reconcile.request import Cause, because
-from keyturn_receiver.reconcile.restarts import Restarts
-from keyturn_receiver.reconcile.tenancies import Tenancies
+from keyturn_receiver.reconcile.work_queue import Queue
 
 HANG_BACK = (2.0, 4.0)  # seconds, for who does not lead
 

@@ -8,26 +8,26 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from keyturn_receiver.cluster.bound_secrets import BoundSecret, BoundSecrets
-from keyturn_receiver.cluster.events import Events
-from keyturn_receiver.cluster.namespaces import Namespaces
-from keyturn_receiver.cluster.secrets import Secrets
+from keyturn_receiver.cluster.event_recorder import Events
+from keyturn_receiver.cluster.namespace_cache import Namespaces
+from keyturn_receiver.cluster.secret_cache import BoundSecret, BoundSecrets
+from keyturn_receiver.cluster.secret_client import Secrets
 from keyturn_receiver.core.binding import Binding, OnDelete, Source, Target, binding_hash, read_binding
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.plan import Fingerprint, LiveSecret, plan
 from keyturn_receiver.core.policy import check_type
 from keyturn_receiver.core.render import SecretVersion, render, weight
 from keyturn_receiver.core.revision import OK, Record, status_of
-from keyturn_receiver.core.standing import Due, due
+from keyturn_receiver.core.sync_status import Due, due
 from keyturn_receiver.errors import ClusterRefused, Conflict, KeyturnError, NotFound, Permanent, SourceDeleted
-from keyturn_receiver.reconcile import story
+from keyturn_receiver.reconcile import event_messages
+from keyturn_receiver.reconcile.access_policy import Tenancies
+from keyturn_receiver.reconcile.arn_resolver import Names
+from keyturn_receiver.reconcile.consumer_restarter import Restarts
 from keyturn_receiver.reconcile.deletion import Deletion
 from keyturn_receiver.reconcile.fetch import fetch
-from keyturn_receiver.reconcile.memory import Memory
-from keyturn_receiver.reconcile.names import Names
+from keyturn_receiver.reconcile.fingerprint_cache import Memory
 from keyturn_receiver.reconcile.request import Cause, Reconciled, Request
-from keyturn_receiver.reconcile.restarts import Restarts
-from keyturn_receiver.reconcile.tenancies import Tenancies
 from keyturn_receiver.sources.stores import StoreKey, Stores
 from keyturn_receiver.telemetry import logs
 from keyturn_receiver.telemetry.metrics import Metrics
@@ -214,7 +214,11 @@ class Reconciler:
             await self._secrets.tell(live, OK)
         if filled.changed_keys or restarted:
             self._events.tell(
-                target, live.uid, False, "Applied", story.applied(filled.record, filled.changed_keys, restarted)
+                target,
+                live.uid,
+                False,
+                "Applied",
+                event_messages.applied(filled.record, filled.changed_keys, restarted),
             )
         return Reconciled(
             bound=True,
@@ -264,7 +268,7 @@ class Reconciler:
             self._memory.keep(live, resource_version, {**live.fingerprints, **fingerprints})
         else:
             self._memory.forget(target)  # what becomes of keys given up depends on who else owns them
-        keys = story.keys(binding, planned.changed_keys)
+        keys = event_messages.keys(binding, planned.changed_keys)
         fields = {"keys": keys, "version_ids": planned.record.version_ids}
         _log.info("applied", extra={"fields": {**fields, "causes": sorted(request.causes)}})
         return _Filled(planned.record, consumers, keys, written=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from keyturn_contract.signature import InvalidKey, parse_key
 from keyturn_receiver.core.binding import CURRENT, Source
 from keyturn_receiver.errors import NoSigningKey, SourceDeleted, SourceRefused
-from keyturn_receiver.sources import faults
+from keyturn_receiver.sources import error_mapping
 from keyturn_receiver.sources.secrets_manager import SecretsManager
 from keyturn_receiver.sources.stores import Stores
 
@@ -72,7 +72,7 @@ def current_key(client: "SecretsManagerClient", secret_id: str) -> bytes:
     try:
         answer = client.get_secret_value(SecretId=secret_id, VersionStage=CURRENT)
     except Exception as error:
-        raise faults.translate(error, f"AWS secret {secret_id}") from None  # AWS's own text is not ours to show
+        raise error_mapping.translate(error, f"AWS secret {secret_id}") from None  # AWS's own text is not ours to show
     return _parse(answer.get("SecretString", ""), secret_id, CURRENT)
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError, ReadTimeoutError
 
+from keyturn_receiver.core.arn import place
 from keyturn_receiver.core.binding import Source
-from keyturn_receiver.core.identity import place
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import KeyturnError, NoCredentials, SourceDeleted, SourceRefused
-from keyturn_receiver.sources import faults
-from keyturn_receiver.sources.lanes import Lanes, TooSlow
+from keyturn_receiver.sources import error_mapping
+from keyturn_receiver.sources.thread_pools import Lanes, TooSlow
 from keyturn_receiver.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class SecretsManager:
             errors = {each["SecretId"]: each.get("ErrorCode", "") for each in answer.get("Errors", [])}
         for secret_id in secret_ids:
             if secret_id in errors:
-                found[secret_id] = faults.of_code(errors[secret_id], f"AWS secret {secret_id}")
+                found[secret_id] = error_mapping.of_code(errors[secret_id], f"AWS secret {secret_id}")
                 continue
             for version in versions:
                 if secret_id in (version.arn, version.name, version.arn[:-7]):
@@ -149,7 +149,7 @@ class SecretsManager:
         try:
             answer = await lane.run(lambda: method(**arguments))
         except Exception as error:
-            fault = faults.translate(error, f"AWS secret {secret_id}" if secret_id else action)
+            fault = error_mapping.translate(error, f"AWS secret {secret_id}" if secret_id else action)
             self._metrics.aws_requests.labels(action, fault.reason).inc()
             if isinstance(error, ReadTimeoutError | TooSlow) and secret_id:
                 self._suspects[secret_id] = time.monotonic() + SUSPECT_SECONDS
@@ -186,4 +186,4 @@ def _understood(subject: str) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise faults.translate(error, subject) from None
+        raise error_mapping.translate(error, subject) from None

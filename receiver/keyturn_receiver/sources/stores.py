@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import Source
-from keyturn_receiver.core.identity import region
 from keyturn_receiver.core.render import SecretVersion
-from keyturn_receiver.sources.flights import KEEP, Flights
+from keyturn_receiver.resilience.single_flight import KEEP, Flights
+from keyturn_receiver.sources.batch_reader import Values
 from keyturn_receiver.sources.secrets_manager import NOT_TRIED, Listed, SecretsManager
-from keyturn_receiver.sources.values import Values
 
 MOST = 64  # stores held at once beside the receiver's own; a client takes about a megabyte
 RENEW = timedelta(minutes=5)  # before credentials run out

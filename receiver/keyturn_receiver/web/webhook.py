@@ -28,7 +28,7 @@ from keyturn_contract.message import (
 from keyturn_contract.signature import Ed25519, NotVerified, verify
 from keyturn_receiver.telemetry.metrics import Metrics
 from keyturn_receiver.telemetry.tracing import Span, no_traces
-from keyturn_receiver.web.answer import Answer
+from keyturn_receiver.web.notification_handler import Answer
 
 BODY_SECONDS = 10.0  # for a body of at most 16 KiB
 _AGAIN = {"Retry-After": "2"}  # seconds

@@ -6,8 +6,8 @@ whether there is one.
 """
 
 from keyturn_receiver.errors import NotAllowed
-from keyturn_receiver.reconcile.tenancies import Tenancies
-from keyturn_receiver.sources import faults
+from keyturn_receiver.reconcile.access_policy import Tenancies
+from keyturn_receiver.sources import error_mapping
 from keyturn_receiver.sources.stores import StoreKey, Stores
 
 REMEMBERED = 10_000
@@ -38,4 +38,4 @@ class Names:
         try:
             self._tenancies.check_name(namespace, service_account, name)
         except NotAllowed:
-            raise faults.of_code("ResourceNotFoundException", f"AWS secret {secret_id}") from None
+            raise error_mapping.of_code("ResourceNotFoundException", f"AWS secret {secret_id}") from None

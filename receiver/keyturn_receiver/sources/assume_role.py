@@ -10,8 +10,8 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from keyturn_receiver.errors import KeyturnError, SourceRefused, SourceUnavailable
 from keyturn_receiver.sources.clients import Credentials
-from keyturn_receiver.sources.faults import SLOW_DOWN
-from keyturn_receiver.sources.lanes import Lane, NoThread, TooSlow
+from keyturn_receiver.sources.error_mapping import SLOW_DOWN
+from keyturn_receiver.sources.thread_pools import Lane, NoThread, TooSlow
 from keyturn_receiver.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from keyturn_receiver.cluster.bound_secrets import BoundSecret
+from keyturn_receiver.cluster.secret_cache import BoundSecret
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.plan import Fingerprint, LiveSecret
 

@@ -1,4 +1,4 @@
-"""``python -m keyturn_receiver.heartbeat URL``: does a receiver answer there, and does it take what our key signs?
+"""``python -m keyturn_receiver.self_test URL``: does a receiver answer there, and does it take what our key signs?
 
 What ``helm test`` runs, in a pod with the receiver's image, ServiceAccount and settings. A composition root of its own:
 it takes the way of a delivery, from the signing key to the receiver's answer. Exit status 0: all is well, 1: something
@@ -30,13 +30,13 @@ from keyturn_contract.message import (
     encode,
 )
 from keyturn_contract.signature import TOLERANCE, sign
-from keyturn_receiver.core.identity import region
+from keyturn_receiver.core.arn import region
 from keyturn_receiver.errors import KeyturnError
 from keyturn_receiver.settings import Settings, read_settings
 from keyturn_receiver.sources import clients
 from keyturn_receiver.sources.key_file import read_keys
 from keyturn_receiver.sources.key_secret import current_key
-from keyturn_receiver.web.answer import FRESH_SECONDS
+from keyturn_receiver.web.notification_handler import FRESH_SECONDS
 
 SECONDS = 10.0  # for each step of the exchange
 MOST_REPLY = 64 * 1024  # bytes
@@ -225,7 +225,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m keyturn_receiver.heartbeat",
+        prog="python -m keyturn_receiver.self_test",
         description="Send a receiver one heartbeat, signed as its settings (KEYTURN_*) say, and judge its answer.",
     )
     parser.add_argument("url", metavar="URL", type=_url, help="http(s)://<receiver>/v1/notifications")

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from keyturn_receiver.cluster.lease import LeaseObject
 from keyturn_receiver.errors import Conflict, KeyturnError
-from keyturn_receiver.pulse import Beat, unheard
+from keyturn_receiver.liveness import Beat, unheard
 
 LOOK_SECONDS = 10.0
 

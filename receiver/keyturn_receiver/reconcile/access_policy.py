@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 
-from keyturn_receiver.cluster.bound_secrets import BoundSecret
-from keyturn_receiver.cluster.namespaces import Namespaces
+from keyturn_receiver.cluster.namespace_cache import Namespaces
+from keyturn_receiver.cluster.secret_cache import BoundSecret
 from keyturn_receiver.core import policy
+from keyturn_receiver.core.arn import possible_names
 from keyturn_receiver.core.binding import names_a_source
-from keyturn_receiver.core.identity import possible_names
 from keyturn_receiver.errors import NotAllowed
 
 

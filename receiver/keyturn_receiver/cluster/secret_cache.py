@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from keyturn_receiver.cluster.api import FIELD_MANAGER, Json
 from keyturn_receiver.cluster.index import Index
+from keyturn_receiver.core.arn import place, possible_names
 from keyturn_receiver.core.binding import (
     CURRENT,
     FILLING,
@@ -19,9 +20,8 @@ from keyturn_receiver.core.binding import (
     is_bound,
 )
 from keyturn_receiver.core.consumer import ROLLOUT
-from keyturn_receiver.core.identity import place, possible_names
 from keyturn_receiver.core.revision import RECORD, STATUS, Record, read_record
-from keyturn_receiver.core.standing import is_intact
+from keyturn_receiver.core.sync_status import is_intact
 
 _BINDING = (*FILLING, ON_DELETE, ROLLOUT)
 _RECORD = (*RECORD[:-1], STATUS)  # when it was applied is for people

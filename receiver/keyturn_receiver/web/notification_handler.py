@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from keyturn_contract.message import EventType, Notification, Outcome, Result
-from keyturn_receiver.cluster.bound_secrets import BoundSecrets
+from keyturn_receiver.cluster.secret_cache import BoundSecrets
+from keyturn_receiver.core.arn import possible_names
 from keyturn_receiver.core.binding import CURRENT, Target
-from keyturn_receiver.core.identity import possible_names
 from keyturn_receiver.errors import KeyturnError, Permanent
-from keyturn_receiver.reconcile.queue import Queue
+from keyturn_receiver.reconcile.access_policy import Tenancies
 from keyturn_receiver.reconcile.request import Cause, Reconciled, Request
-from keyturn_receiver.reconcile.tenancies import Tenancies
+from keyturn_receiver.reconcile.work_queue import Queue
 from keyturn_receiver.telemetry.metrics import Metrics
 
 FRESH_SECONDS = 300.0  # an older heartbeat tells of a queue that was stuck, not of a path that is alive

@@ -4,9 +4,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from keyturn_receiver.cluster.consumers import ConsumersBySecret
-from keyturn_receiver.cluster.secrets import Secrets
-from keyturn_receiver.cluster.workloads import Workloads
+from keyturn_receiver.cluster.consumer_cache import ConsumersBySecret
+from keyturn_receiver.cluster.secret_client import Secrets
+from keyturn_receiver.cluster.workload_client import Workloads
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import DISABLED, ROLLOUT, Consumer
 from keyturn_receiver.core.revision import Record

@@ -9,7 +9,7 @@ from keyturn_receiver.cluster.api import METADATA_ONLY, Api, Json, path
 from keyturn_receiver.core.consumer import ROLLOUT
 from keyturn_receiver.core.policy import ALLOW_SECRETS
 from keyturn_receiver.errors import KeyturnError, NotFound
-from keyturn_receiver.pulse import Beat, unheard
+from keyturn_receiver.liveness import Beat, unheard
 
 LOOK_SECONDS = 30.0
 

@@ -20,7 +20,7 @@ from keyturn_receiver.errors import (
     SourceRefused,
     SourceUnavailable,
 )
-from keyturn_receiver.sources.lanes import NoThread, TooSlow
+from keyturn_receiver.sources.thread_pools import NoThread, TooSlow
 
 SLOW_DOWN = 5.0  # seconds
 

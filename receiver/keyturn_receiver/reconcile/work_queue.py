@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.errors import Conflict, KeyturnError, Temporary
-from keyturn_receiver.reconcile.lines import Lines
+from keyturn_receiver.reconcile.fair_queue import Lines
 from keyturn_receiver.reconcile.request import Cause, Reconciled, Request
 from keyturn_receiver.telemetry.metrics import Metrics
 

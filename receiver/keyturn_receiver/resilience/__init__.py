@@ -1,0 +1,1 @@
+"""Back-off, limiters, single flight, bounded maps: asyncio alone, no AWS and no Kubernetes."""
