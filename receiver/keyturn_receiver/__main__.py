@@ -13,7 +13,7 @@ from keyturn_receiver import __version__
 from keyturn_receiver.app import SWEEP_THREADS, Receiver
 from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.settings import Settings, read_settings
-from keyturn_receiver.sources.thread_pools import Lane, Lanes
+from keyturn_receiver.sources.thread_pools import ThreadPool, ThreadPools
 from keyturn_receiver.telemetry.logs import configure_logging, unforeseen
 from keyturn_receiver.telemetry.tracing import TracingUnavailable, no_traces, opentelemetry
 
@@ -47,14 +47,14 @@ async def serve(settings: Settings) -> None:
     asyncio.get_running_loop().set_exception_handler(unforeseen)
     span, end_traces = opentelemetry("keyturn-receiver", __version__) if settings.traces else (no_traces, _nothing)
     transport = await Transport.connect(settings.kubernetes_requests + 16 + 5 * len(settings.namespaces))
-    threads = {"push": settings.aws_threads, "suspect": SUSPECT_THREADS, "sweep": SWEEP_THREADS}
-    lanes = Lanes(**{name: Lane(name, number) for name, number in threads.items()})
+    threads = {"foreground": settings.aws_threads, "quarantine": SUSPECT_THREADS, "background": SWEEP_THREADS}
+    pools = ThreadPools(**{name: ThreadPool(name, number) for name, number in threads.items()})
     rendering = ThreadPoolExecutor(RENDER_THREADS, thread_name_prefix="render")
     try:
-        await Receiver(settings, transport, lanes, rendering, span).run()
+        await Receiver(settings, transport, pools, rendering, span).run()
     finally:
         await transport.close()
-        lanes.close()
+        pools.close()
         rendering.shutdown(wait=False, cancel_futures=True)
         end_traces()
 

@@ -17,43 +17,43 @@ from typing import Any
 from prometheus_client import ProcessCollector
 
 from keyturn_receiver.cluster import api as kubernetes
-from keyturn_receiver.cluster.consumer_cache import Consumers, ConsumersBySecret
-from keyturn_receiver.cluster.event_path import Heartbeats
-from keyturn_receiver.cluster.event_recorder import Events
-from keyturn_receiver.cluster.lease import Lease, LeaseObject
-from keyturn_receiver.cluster.namespace_cache import FewNamespaces, Namespaces
-from keyturn_receiver.cluster.reflector import Patience, Picture, Reflector, View
-from keyturn_receiver.cluster.secret_cache import BoundSecrets
-from keyturn_receiver.cluster.secret_client import Secrets
-from keyturn_receiver.cluster.service_account_client import ServiceAccount, ServiceAccounts
+from keyturn_receiver.cluster.consumer_cache import ConsumerCache, ConsumerIndex
+from keyturn_receiver.cluster.event_path import EventPathMonitor
+from keyturn_receiver.cluster.event_recorder import EventRecorder
+from keyturn_receiver.cluster.lease import LeaderElector, LeaseClient
+from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespacePoller
+from keyturn_receiver.cluster.reflector import ListWatch, ObjectCache, Reflector, WatchTimeouts
+from keyturn_receiver.cluster.secret_cache import SecretCache
+from keyturn_receiver.cluster.secret_client import SecretClient
+from keyturn_receiver.cluster.service_account_client import ServiceAccount, ServiceAccountClient
 from keyturn_receiver.cluster.transport import Transport
-from keyturn_receiver.cluster.workload_client import RESOURCES, Workloads
+from keyturn_receiver.cluster.workload_client import RESOURCES, WorkloadClient
 from keyturn_receiver.core.binding import BIND_LABEL, Target
 from keyturn_receiver.errors import KeyturnError
-from keyturn_receiver.liveness import Pulse
+from keyturn_receiver.liveness import Watchdog
 from keyturn_receiver.poller.poller import Poller
-from keyturn_receiver.reconcile.access_policy import Tenancies
-from keyturn_receiver.reconcile.consumer_restarter import Restarts
-from keyturn_receiver.reconcile.drift import Drift
+from keyturn_receiver.reconcile.access_policy import AccessPolicy
+from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
+from keyturn_receiver.reconcile.drift import DriftDetector
 from keyturn_receiver.reconcile.fingerprint_cache import new_fingerprint
 from keyturn_receiver.reconcile.reconciler import Reconciler
 from keyturn_receiver.reconcile.request import PRIORITIES
-from keyturn_receiver.reconcile.work_queue import Queue
-from keyturn_receiver.resilience.adaptive_limiter import Governor
+from keyturn_receiver.reconcile.work_queue import WorkQueue
+from keyturn_receiver.resilience.adaptive_limiter import AdaptiveLimiter
 from keyturn_receiver.settings import Settings
 from keyturn_receiver.sources import assume_role, clients
 from keyturn_receiver.sources.key_file import KeyFile
 from keyturn_receiver.sources.key_secret import KeySecret
 from keyturn_receiver.sources.secrets_manager import SecretsManager
-from keyturn_receiver.sources.signing_keys import KeyPlace, SigningKeys, ed25519
+from keyturn_receiver.sources.signing_keys import KeySource, SigningKeys, ed25519
 from keyturn_receiver.sources.stores import Store, StoreKey, Stores
-from keyturn_receiver.sources.thread_pools import SPARE, Lanes
+from keyturn_receiver.sources.thread_pools import SPARE, ThreadPools
 from keyturn_receiver.telemetry.metrics import Metrics
 from keyturn_receiver.telemetry.tracing import Span, no_traces
 from keyturn_receiver.web.health import operations
-from keyturn_receiver.web.notification_handler import Answer
-from keyturn_receiver.web.server import Certificate, Room, Server
-from keyturn_receiver.web.webhook import Door
+from keyturn_receiver.web.notification_handler import NotificationHandler
+from keyturn_receiver.web.server import ConnectionLimiter, ReloadingCertificate, Server
+from keyturn_receiver.web.webhook import WebhookEndpoint
 
 # Kubernetes allows 30 seconds from SIGTERM to the end; of them the drain takes 15 at most.
 GRACE = 9.0  # seconds for what is under way after the drain
@@ -68,33 +68,33 @@ class Receiver:
     """The receiver's parts, put together; ``run`` sets them going."""
 
     def __init__(
-        self, settings: Settings, transport: Transport, lanes: Lanes, rendering: Executor, span: Span = no_traces
+        self, settings: Settings, transport: Transport, pools: ThreadPools, rendering: Executor, span: Span = no_traces
     ) -> None:
         self.settings = settings
-        self._lanes = lanes
+        self._pools = pools
         self._stopping = False
         self.metrics = metrics = Metrics()
-        self._pulse = Pulse(settings.stuck_seconds)
-        governor = Governor(settings.kubernetes_requests)
+        self._pulse = Watchdog(settings.stuck_seconds)
+        governor = AdaptiveLimiter(settings.kubernetes_requests)
         api = kubernetes.Api(transport, governor, metrics)
-        self._service_accounts = ServiceAccounts(api)
+        self._service_accounts = ServiceAccountClient(api)
         self._stores = Stores(self._make_store, clients.default_region() or "")
         self._signing_keys = SigningKeys(self._key_places())
 
         # The pictures, and what they show being acted upon.
-        self.bound = BoundSecrets(lambda target: self._drift.look(target))
-        namespaces = Namespaces(lambda namespace: self._drift.look_within(namespace))
-        consumers = ConsumersBySecret()
+        self.bound = SecretCache(lambda target: self._drift.look(target))
+        namespaces = NamespaceCache(lambda namespace: self._drift.check_namespace(namespace))
+        consumers = ConsumerIndex()
         self._reflectors = self._reflect(api, namespaces, consumers)
 
         # From a request to a binding that is true.
         fingerprint = new_fingerprint()
-        secrets = Secrets(api, fingerprint)
-        restarts = Restarts(consumers, Workloads(api), secrets, metrics)
-        tenancies = Tenancies(
+        secrets = SecretClient(api, fingerprint)
+        restarts = ConsumerRestarter(consumers, WorkloadClient(api), secrets, metrics)
+        tenancies = AccessPolicy(
             namespaces, settings.policy_default, settings.tenant_roles, settings.signing_key_secret_id
         )
-        self._events = Events(api, metrics, _utc_now)
+        self._events = EventRecorder(api, metrics, _utc_now)
         reconciler = Reconciler(
             stores=self._stores,
             secrets=secrets,
@@ -110,34 +110,40 @@ class Receiver:
             span=span,
             now=_utc_now,
         )
-        self.queue = Queue(reconciler.reconcile, settings.concurrency, self._secret_id, metrics)
+        self.queue = WorkQueue(reconciler.reconcile, settings.concurrency, self._secret_id, metrics)
 
         # What asks: the pictures, the poller, the door.
         identity = f"{socket.gethostname()}-{os.getpid()}"
 
-        def lease(name: str) -> LeaseObject:
-            return LeaseObject(api, settings.lease_namespace, f"{settings.lease_name}-{name}")
+        def lease(name: str) -> LeaseClient:
+            return LeaseClient(api, settings.lease_namespace, f"{settings.lease_name}-{name}")
 
-        self.lease = Lease(lease("poller"), identity, lambda: self._drift.lead(), self._pulse.part("the election"))
-        self._drift = Drift(self.bound, namespaces, restarts, reconciler, self.queue, tenancies, self.lease.held)
-        self.heartbeats = Heartbeats(
-            lease("event-path"), identity, settings.heartbeat_silence_seconds, self._pulse.part("heartbeats")
+        self.lease = LeaderElector(
+            lease("poller"), identity, lambda: self._drift.lead(), self._pulse.register("the election")
         )
-        self._polling = self._pulse.part("the poller")
+        self._drift = DriftDetector(
+            self.bound, namespaces, restarts, reconciler, self.queue, tenancies, self.lease.is_leader
+        )
+        self.heartbeats = EventPathMonitor(
+            lease("event-path"), identity, settings.heartbeat_silence_seconds, self._pulse.register("heartbeats")
+        )
+        self._polling = self._pulse.register("the poller")
         self._poller = Poller(
             self._stores,
             self.bound,
             self.queue,
             tenancies,
-            self.lease.held,
-            self.heartbeats.up,
+            self.lease.is_leader,
+            self.heartbeats.healthy,
             settings.poll_interval_seconds,
             settings.poll_mode,
             metrics,
             self._polling,
         )
-        door = Door(
-            answer=Answer(self.bound, self.queue, tenancies, self.heartbeats.heard, metrics, _utc_now),
+        door = WebhookEndpoint(
+            answer=NotificationHandler(
+                self.bound, self.queue, tenancies, self.heartbeats.record_heartbeat, metrics, _utc_now
+            ),
             keys=self._signing_keys,
             public_keys=[ed25519(key) for key in settings.signing_public_keys],
             ready=lambda: not self._unprepared(),
@@ -148,28 +154,28 @@ class Receiver:
             span=span,
         )
         self._certificate = (
-            Certificate(settings.tls_certificate_file, settings.tls_key_file)
+            ReloadingCertificate(settings.tls_certificate_file, settings.tls_key_file)
             if settings.tls_certificate_file and settings.tls_key_file
             else None
         )
-        room = Room(settings.max_connections, metrics)
+        room = ConnectionLimiter(settings.max_connections, metrics)
         self._door = door
         self._notifications = Server(door.app(), settings.host, settings.port, room, GRACE, self._certificate)
         self._operations = Server(
             operations(self._pulse.stuck, self.missing, metrics),
             settings.host,
             settings.operations_port,
-            Room(settings.max_connections, metrics),
+            ConnectionLimiter(settings.max_connections, metrics),
             grace=1.0,
         )
         ProcessCollector(registry=metrics.registry)
-        self._pulse.watch("a reconcile", self.queue.longest)
-        self._pulse.watch("calls to AWS", lanes.stalled)
+        self._pulse.watch("a reconcile", self.queue.longest_running)
+        self._pulse.watch("calls to AWS", pools.saturated_for)
         metrics.bindings.set_function(lambda: len(self.bound))
         metrics.failing_bindings.set_function(self.queue.failing)
-        metrics.staleness_seconds.set_function(self.queue.staleness)
-        metrics.poller_leader.set_function(self.lease.held)
-        metrics.event_path_up.set_function(self.heartbeats.up)
+        metrics.staleness_seconds.set_function(self.queue.oldest_unmet)
+        metrics.poller_leader.set_function(self.lease.is_leader)
+        metrics.event_path_up.set_function(self.heartbeats.healthy)
         metrics.signing_keys.set_function(lambda: len(self._signing_keys()) + len(settings.signing_public_keys))
         metrics.kubernetes_request_limit.set_function(lambda: governor.limit)
         for priority in PRIORITIES:
@@ -187,7 +193,7 @@ class Receiver:
     def _unprepared(self) -> Sequence[str]:
         """What there must be before a delivery can be understood, and answered truly."""
         waiting = [f"the first list of {name}" for name, part in self._reflectors.items() if not part.synced.is_set()]
-        return [*waiting, *self._signing_keys.missing()]
+        return [*waiting, *self._signing_keys.not_loaded()]
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT; a part that breaks for good takes the process down, to be started anew."""
@@ -234,11 +240,11 @@ class Receiver:
         """Be of use until the cluster has learnt to do without, then finish what was begun."""
         self._stopping = True
         _log.info("stopping")
-        self._door.leave()
+        self._door.start_draining()
         if not any(server.done() for server in serving):
             await asyncio.sleep(self.settings.drain_seconds)
         end = time.monotonic() + GRACE
-        self._door.hurry(ANSWERED)
+        self._door.set_deadline(ANSWERED)
         self._notifications.should_exit = True
         await asyncio.wait(serving[:1])
         await self.queue.close(max(0.0, end - time.monotonic()))
@@ -246,25 +252,25 @@ class Receiver:
         await asyncio.gather(*serving)
 
     async def _look_for_keys(self) -> None:
-        beat = self._pulse.part("the signing key")
+        beat = self._pulse.register("the signing key")
         while True:
             beat()
             await self._signing_keys.look()
             # Who reads a key of AWS needs no other proof.
             if not self.settings.signing_key_secret_id and self._stores.credentials_fault():
-                await self._prove_credentials()
+                await self._check_credentials()
             rest = 1.0 if self._unready() else self.settings.signing_key_interval_seconds
             beat(rest)
             await asyncio.sleep(rest)
 
-    async def _prove_credentials(self) -> None:
+    async def _check_credentials(self) -> None:
         try:
-            await (await self._stores.get(self._stores.key())).secrets_manager.prove_credentials()
+            await (await self._stores.get(self._stores.key())).secrets_manager.check_credentials()
         except KeyturnError as error:
             _log.warning("%s", error)
 
-    def _key_places(self) -> Sequence[KeyPlace]:
-        places: list[KeyPlace] = []
+    def _key_places(self) -> Sequence[KeySource]:
+        places: list[KeySource] = []
         if self.settings.signing_key_secret_id:
             places.append(KeySecret(self._stores, self.settings.signing_key_secret_id))
         if self.settings.signing_key_file:
@@ -272,28 +278,28 @@ class Receiver:
         return places
 
     def _reflect(
-        self, api: kubernetes.Api, namespaces: Namespaces, consumers: ConsumersBySecret
-    ) -> dict[str, Reflector[Any] | FewNamespaces]:
+        self, api: kubernetes.Api, namespaces: NamespaceCache, consumers: ConsumerIndex
+    ) -> dict[str, Reflector[Any] | NamespacePoller]:
         """Make what fills the pictures: a watch of each kind, or in each of a few namespaces."""
         served = self.settings.namespaces
-        patience = Patience(self.settings.watch_seconds, self.settings.resync_seconds)
-        reflectors: dict[str, Reflector[Any] | FewNamespaces] = {}
+        patience = WatchTimeouts(self.settings.watch_seconds, self.settings.resync_seconds)
+        reflectors: dict[str, Reflector[Any] | NamespacePoller] = {}
 
-        def reflect(group_version: str, resource: str, picture: Picture[Any], **view: Any) -> None:
+        def reflect(group_version: str, resource: str, picture: ObjectCache[Any], **view: Any) -> None:
             for namespace in served or (None,):
                 name = resource if namespace is None else f"{resource} in {namespace}"
                 path = kubernetes.path(group_version, resource, namespace)
-                beat = self._pulse.part(f"the watch of {name}")
-                reflectors[name] = Reflector(api, View(path, namespace, **view), picture, patience, beat)
+                beat = self._pulse.register(f"the watch of {name}")
+                reflectors[name] = Reflector(api, ListWatch(path, namespace, **view), picture, patience, beat)
 
         if served:
-            beat = self._pulse.part("the look at namespaces")
-            reflectors["namespaces"] = FewNamespaces(api, served, namespaces, beat)
+            beat = self._pulse.register("the look at namespaces")
+            reflectors["namespaces"] = NamespacePoller(api, served, namespaces, beat)
         else:
             reflect("v1", "namespaces", namespaces, metadata=True, page=250)
         reflect("v1", "secrets", self.bound, labels=f"{BIND_LABEL}=true", metadata=True, page=250)
         for kind, resource in RESOURCES.items() if self.settings.rollouts else ():
-            reflect("apps/v1", resource, Consumers(kind, consumers, lambda target: self._drift.look(target)))
+            reflect("apps/v1", resource, ConsumerCache(kind, consumers, lambda target: self._drift.look(target)))
         return reflectors
 
     async def _make_store(self, key: StoreKey) -> Store:
@@ -302,14 +308,14 @@ class Receiver:
         if not key.account:
             client = clients.secrets_manager(key.region, SPARE * threads)
             sweeping = clients.secrets_manager(key.region, SPARE * SWEEP_THREADS)
-            return Store.of(key, SecretsManager(client, sweeping, self._lanes, self.metrics))
+            return Store.of(key, SecretsManager(client, sweeping, self._pools, self.metrics))
         account = ServiceAccount(*key.account.split("/", 1))
         role_arn = await self._service_accounts.role_arn(account)
         token = await self._service_accounts.token(account)
         sts = clients.sts(key.region)
-        credentials = await assume_role.assume(sts, self._lanes.suspect, self.metrics, key.account, role_arn, token)
+        credentials = await assume_role.assume(sts, self._pools.quarantine, self.metrics, key.account, role_arn, token)
         client = clients.secrets_manager(key.region, SPARE * threads, credentials)
-        return Store.of(key, SecretsManager(client, client, self._lanes, self.metrics), credentials.expire_at)
+        return Store.of(key, SecretsManager(client, client, self._pools, self.metrics), credentials.expire_at)
 
     def _secret_id(self, target: Target) -> str:
         bound = self.bound.get(target)

@@ -5,8 +5,8 @@
     │   ├── InvalidBinding       the annotations on the Secret
     │   ├── NotAllowed           tenancy: a cluster admin has not allowed it
     │   ├── SourceRefused        AWS: access denied, undecipherable, no such label
-    │   │   ├── SourceDeleted        AWS: there is no such secret (any more)
-    │   │   └── SourceDeletion       AWS: the secret is scheduled for deletion, and can be restored
+    │   │   ├── SourceNotFound        AWS: there is no such secret (any more)
+    │   │   └── SourcePendingDeletion       AWS: the secret is scheduled for deletion, and can be restored
     │   ├── InvalidValue         the value in AWS does not give what the binding asks for
     │   ├── ClusterRefused       Kubernetes: forbidden, invalid, immutable, denied by admission
     │   │   └── NotFound             the object is not there (any more)
@@ -18,7 +18,7 @@
         ├── Conflict             somebody else wrote first: read again
         ├── Expired              Kubernetes: 410, a watch is too far behind: list again
         └── ClusterUnavailable   Kubernetes: 5xx, hung, gone
-            └── TurnedAway           Kubernetes: 429, nothing was begun
+            └── TooManyRequests           Kubernetes: 429, nothing was begun
 
 A message is shown to people (Events, replies, logs): it says what is wrong and what to do next, and never quotes a
 secret value nor the text of an error that somebody else wrote, which might.
@@ -47,12 +47,12 @@ class SourceRefused(Permanent):
     reason = "SourceRefused"
 
 
-class SourceDeleted(SourceRefused):
-    reason = "SourceDeleted"
+class SourceNotFound(SourceRefused):
+    reason = "SourceNotFound"
 
 
-class SourceDeletion(SourceRefused):
-    reason = "SourceDeletion"
+class SourcePendingDeletion(SourceRefused):
+    reason = "SourcePendingDeletion"
 
 
 class InvalidValue(Permanent):
@@ -105,5 +105,5 @@ class ClusterUnavailable(Temporary):
     reason = "ClusterUnavailable"
 
 
-class TurnedAway(ClusterUnavailable):
-    reason = "TurnedAway"
+class TooManyRequests(ClusterUnavailable):
+    reason = "TooManyRequests"

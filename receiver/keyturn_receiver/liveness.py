@@ -8,17 +8,17 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 
-class Beat(Protocol):
+class Ping(Protocol):
     """Tells that a part goes on, and for how many seconds it may now rest on purpose; ``math.inf``: it is done."""
 
     def __call__(self, rest: float = 0.0) -> None: ...
 
 
-def unheard(rest: float = 0.0) -> None:
+def no_ping(rest: float = 0.0) -> None:
     """Tell nobody."""
 
 
-class Pulse:
+class Watchdog:
     """Takes the beats of parts; one that is silent for more than ``silence`` seconds beyond its rest is stuck."""
 
     def __init__(self, silence: float, now: Callable[[], float] = time.monotonic) -> None:
@@ -27,7 +27,7 @@ class Pulse:
         self._beats: dict[str, float] = {}
         self._durations: dict[str, Callable[[], float]] = {}
 
-    def part(self, name: str) -> Beat:
+    def register(self, name: str) -> Ping:
         """Add a part, and give it what to call when it goes on."""
 
         def beat(rest: float = 0.0) -> None:

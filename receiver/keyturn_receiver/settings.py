@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from keyturn_contract.signature import parse_public_key
 from keyturn_receiver.core.policy import Default
-from keyturn_receiver.core.poll import Mode
+from keyturn_receiver.core.poll import PollMode
 
 
 class Settings(BaseSettings):
@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     poll_interval_seconds: float = Field(300.0, ge=1)
     """Time between two sweeps of the poller, give or take a tenth; at most 30 s while the event path is down."""
 
-    poll_mode: Mode = Mode.LIST
+    poll_mode: PollMode = PollMode.LIST
     """How the poller asks AWS for versions: `list`, or `describe` for each bound secret; without the right to list it
     describes by itself."""
 

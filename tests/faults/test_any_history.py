@@ -510,7 +510,7 @@ class History(RuleBasedStateMachine):
             if standing == ALIVE or str(reason) == "InvalidBinding":
                 raise
         if standing != ALIVE:
-            raise Unfit({SCHEDULED: "SourceDeletion", GONE: "SourceDeleted"}[standing])
+            raise Unfit({SCHEDULED: "SourcePendingDeletion", GONE: "SourceNotFound"}[standing])
         known = json.loads(told.get(REVISIONS, "{}")).keys()
         if not bound["binding"] and known and not known & found.keys() and told[BINDING_HASH] == binding_hash(told):
             raise Unfit("InvalidValue")  # all that its consumers read would be gone

@@ -132,7 +132,7 @@ def test_a_secret_is_deleted_and_restored(set_scene: Callable[..., Scene]) -> No
         scene.client.delete_secret(SecretId=arns[name], RecoveryWindowInDays=7)
         told(name, EventType.DELETED)
         assert data_of(scene.cluster, scene.namespace, name) == before[name]
-        assert "SourceDeletion: " in scene.status(name)
+        assert "SourcePendingDeletion: " in scene.status(name)
     for name in before:
         scene.client.restore_secret(SecretId=arns[name])
         told(name, EventType.RESTORED)
@@ -141,7 +141,7 @@ def test_a_secret_is_deleted_and_restored(set_scene: Callable[..., Scene]) -> No
         scene.client.delete_secret(SecretId=arns[name], ForceDeleteWithoutRecovery=True)
         told(name, EventType.DELETED)
     assert data_of(scene.cluster, scene.namespace, "stays") == before["stays"]
-    assert "SourceDeleted: " in scene.status("stays")
+    assert "SourceNotFound: " in scene.status("stays")
     eventually(lambda: not scene.cluster.kubectl("get", "secret", "goes", "-n", scene.namespace, "--ignore-not-found"))
     scene.oracle_of_words()
 
@@ -159,9 +159,9 @@ def test_a_receiver_that_may_not_delete(set_scene: Callable[..., Scene]) -> None
     advice = "set deletions.enabled in the chart (KEYTURN_DELETIONS)"
     assert answer.outcome == "ignored"
     assert advice in answer.body
-    assert scene.status("goes").startswith("SourceDeleted: ")
+    assert scene.status("goes").startswith("SourceNotFound: ")
     assert advice in scene.status("goes")
-    assert advice in eventually(lambda: warnings_of(scene.cluster, scene.namespace, "goes"))["SourceDeleted"]
+    assert advice in eventually(lambda: warnings_of(scene.cluster, scene.namespace, "goes"))["SourceNotFound"]
     assert data_of(scene.cluster, scene.namespace, "goes") == before
     assert not scene.kubernetes.matching("DELETE", "")
 

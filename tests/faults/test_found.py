@@ -136,7 +136,7 @@ def test_a_version_told_twice_hides_nothing_that_names_none(scene: Scene) -> Non
     assert scene.send(told).outcome == "applied"
     scene.client.delete_secret(SecretId=arn, RecoveryWindowInDays=7)
     assert scene.send(replace(told, id=str(uuid4())), scene.about(arn, EventType.DELETED)).status == 200
-    assert scene.status("db").startswith("SourceDeletion")
+    assert scene.status("db").startswith("SourcePendingDeletion")
 
 
 @pytest.mark.fault("F12")

@@ -25,11 +25,11 @@ from keyturn_contract.message import (
 )
 from keyturn_contract.signature import NotVerified, sign, verify
 from keyturn_local.receiver import LocalReceiver
-from keyturn_receiver.cluster.secret_cache import BoundSecrets
+from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.telemetry.metrics import Metrics
-from keyturn_receiver.web.notification_handler import Answer
-from keyturn_receiver.web.server import Room, Server
-from keyturn_receiver.web.webhook import Door
+from keyturn_receiver.web.notification_handler import NotificationHandler
+from keyturn_receiver.web.server import ConnectionLimiter, Server
+from keyturn_receiver.web.webhook import WebhookEndpoint
 from scene import Scene
 from strangers import Stranger, request, strangers
 
@@ -107,16 +107,16 @@ class DoorInHand:
     def __init__(self, runner: asyncio.Runner) -> None:
         self._run = runner.run
         metrics = Metrics()
-        answer = Answer(
-            BoundSecrets(lambda target: None),
+        answer = NotificationHandler(
+            SecretCache(lambda target: None),
             NoQueue(),  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]
             lambda: None,
             metrics,
             lambda: datetime.fromtimestamp(NOW, UTC),
         )
-        door = Door(answer, lambda: [KEY], [], lambda: True, lambda: float(NOW), 8.0, 64, metrics)
-        self._server = Server(door.app(), "127.0.0.1", 0, Room(100, metrics), 1.0)
+        door = WebhookEndpoint(answer, lambda: [KEY], [], lambda: True, lambda: float(NOW), 8.0, 64, metrics)
+        self._server = Server(door.app(), "127.0.0.1", 0, ConnectionLimiter(100, metrics), 1.0)
         self._server.config.load()
 
     def hear(self, pieces: Sequence[bytes]) -> bytes:

@@ -163,7 +163,7 @@ def test_the_same_name_elsewhere(scene: Scene) -> None:
     assert scene.status("region") == "ok"
     assert data_of(scene.cluster, scene.namespace, "region") == {"value": theirs.encode()}
     for name in ("no-region", "account"):
-        assert scene.status(name).startswith("SourceDeleted: ")
+        assert scene.status(name).startswith("SourceNotFound: ")
         assert data_of(scene.cluster, scene.namespace, name) == {}
     # A rotation here is none there.
     assert scene.deliver(scene.rotate("own")).results[0].secrets == (f"{scene.namespace}/own",)

@@ -114,7 +114,7 @@ def test_an_old_copy_that_a_hand_has_put_back_is_brought_up_to_date(stack: Stack
 
 # Each breaks a good binding in one way: the annotations it gets, and the AWS secret's value it is then held against.
 BROKEN = {
-    "a secret that does not exist": ({"keyturn.dev/secret-id": "{ns}/missing"}, None, "SourceDeleted", "create it"),
+    "a secret that does not exist": ({"keyturn.dev/secret-id": "{ns}/missing"}, None, "SourceNotFound", "create it"),
     "a property that is missing": ({DATA: "A: nowhere"}, None, "InvalidValue", "no such property"),
     "an annotation that does not parse": ({DATA: "A: [unclosed"}, None, "InvalidBinding", "KEY: expression"),
     "an expression that is not one": ({DATA: "A: a b c"}, None, "InvalidBinding", "not a JMESPath expression"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyturn_receiver.core.arn import place, possible_names, region
+from keyturn_receiver.core.arn import account_scope, candidate_names, region
 from keyturn_receiver.core.binding import (
     DATA,
     ON_DELETE,
@@ -117,15 +117,15 @@ def test_whatever_is_written_the_answer_is_a_binding_or_a_clear_error(secret_id:
 
 
 def test_a_bare_name_is_never_shortened() -> None:
-    assert possible_names("prod/db-abcdef") == ("prod/db-abcdef",)
+    assert candidate_names("prod/db-abcdef") == ("prod/db-abcdef",)
 
 
 def test_an_arn_stands_for_the_name_with_and_without_its_end() -> None:
-    assert possible_names(ARN) == ("prod/db-a1B2c3", "prod/db")
-    assert possible_names(ARN[:-7]) == ("prod/db",)
+    assert candidate_names(ARN) == ("prod/db-a1B2c3", "prod/db")
+    assert candidate_names(ARN[:-7]) == ("prod/db",)
 
 
 def test_an_arn_names_a_place_and_a_bare_name_none() -> None:
-    assert (place(ARN), region(ARN)) == ("arn:aws:secretsmanager:eu-west-1:123456789012", "eu-west-1")
-    assert (place("prod/db"), region("prod/db")) == ("", "")
+    assert (account_scope(ARN), region(ARN)) == ("arn:aws:secretsmanager:eu-west-1:123456789012", "eu-west-1")
+    assert (account_scope("prod/db"), region("prod/db")) == ("", "")
     assert region("arn:secret:team/db") == ""

@@ -2,14 +2,14 @@
 
 from clock import Clock
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.reconcile.fight_backoff import FREE_ROUNDS, MAX_DELAY, QUIET, Brake
+from keyturn_receiver.reconcile.fight_backoff import FREE_ROUNDS, MAX_DELAY, QUIET, FightBackoff
 
 A, B = Target("team", "a"), Target("team", "b")
 
 
 def test_rounds_get_rarer_up_to_a_bound_and_are_forgotten_after_a_rest() -> None:
     clock = Clock()
-    brake = Brake(clock)
+    brake = FightBackoff(clock)
     delays, began = [], []
     for _ in range(FREE_ROUNDS + 8):
         delays.append(brake.delay(A))
@@ -24,7 +24,7 @@ def test_rounds_get_rarer_up_to_a_bound_and_are_forgotten_after_a_rest() -> None
 
 
 def test_a_secret_that_is_no_more_leaves_nothing() -> None:
-    brake = Brake(Clock())
+    brake = FightBackoff(Clock())
     for _ in range(FREE_ROUNDS):
         brake.take(A)
     assert brake.delay(A) > 0

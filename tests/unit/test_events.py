@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from clock import Clock
-from keyturn_receiver.cluster.event_recorder import AT_ONCE, QUIET, WAITING, Events
+from keyturn_receiver.cluster.event_recorder import AT_ONCE, QUIET, WAITING, EventRecorder
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.errors import ClusterUnavailable, Conflict
 from keyturn_receiver.telemetry.metrics import Metrics
@@ -34,11 +34,11 @@ class Api:
             self.said[body["metadata"]["name"]] = body
 
 
-def events(api: Api, clock: Clock) -> Events:
-    return Events(api, Metrics(), lambda: datetime(2026, 11, 25, tzinfo=UTC), clock)
+def events(api: Api, clock: Clock) -> EventRecorder:
+    return EventRecorder(api, Metrics(), lambda: datetime(2026, 11, 25, tzinfo=UTC), clock)
 
 
-def tell(teller: Events, name: str, message: str = "what is wrong") -> None:
+def tell(teller: EventRecorder, name: str, message: str = "what is wrong") -> None:
     teller.tell(Target("team", name), f"uid-{name}", True, "InvalidValue", message)
 
 

@@ -8,7 +8,7 @@ from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import StaleRead
 from keyturn_receiver.reconcile.fetch import fetch
-from keyturn_receiver.sources.secrets_manager import Listed
+from keyturn_receiver.sources.secrets_manager import SecretMetadata
 from keyturn_receiver.sources.stores import StoreKey
 
 pytestmark = pytest.mark.anyio
@@ -29,9 +29,11 @@ class Aws:
         version_id = self.reads.pop(0) if len(self.reads) > 1 else self.reads[0]
         return SecretVersion("arn", "prod/db", version_id, "value")
 
-    async def describe(self, key: StoreKey, secret_id: str, since: float) -> Listed:
+    async def describe(self, key: StoreKey, secret_id: str, since: float) -> SecretMetadata:
         self.described += 1
-        return Listed("arn", "prod/db", {self.current: frozenset({"AWSCURRENT"}), "v0": frozenset({"AWSPREVIOUS"})})
+        return SecretMetadata(
+            "arn", "prod/db", {self.current: frozenset({"AWSCURRENT"}), "v0": frozenset({"AWSPREVIOUS"})}
+        )
 
 
 async def fetched(aws: Aws, expected: set[str]) -> str:

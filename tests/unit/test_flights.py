@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from clock import Clock
-from keyturn_receiver.resilience.single_flight import Flights
+from keyturn_receiver.resilience.single_flight import SingleFlight
 
 pytestmark = pytest.mark.anyio
 
@@ -26,7 +26,7 @@ class Source:
 
 async def test_five_hundred_who_ask_for_the_same_event_cost_one_fetch() -> None:
     clock, source = Clock(), Source()
-    flights: Flights[str, int] = Flights(clock)
+    flights: SingleFlight[str, int] = SingleFlight(clock)
     source.go.set()
     asked = clock()
     for _ in range(5):  # in waves: the later ones come when the answer is there already
@@ -37,7 +37,7 @@ async def test_five_hundred_who_ask_for_the_same_event_cost_one_fetch() -> None:
 
 async def test_who_asks_later_is_given_what_was_fetched_later() -> None:
     clock, source = Clock(), Source()
-    flights: Flights[str, int] = Flights(clock)
+    flights: SingleFlight[str, int] = SingleFlight(clock)
     first = asyncio.create_task(flights.get("a", clock(), source))
     await asyncio.sleep(0)
     clock.forward(1)
@@ -51,7 +51,7 @@ async def test_who_asks_later_is_given_what_was_fetched_later() -> None:
 
 async def test_a_failure_is_shared_and_not_kept_for_later_requests() -> None:
     clock = Clock()
-    flights: Flights[str, int] = Flights(clock)
+    flights: SingleFlight[str, int] = SingleFlight(clock)
     tries = 0
 
     async def fail() -> int:
@@ -69,7 +69,7 @@ async def test_a_failure_is_shared_and_not_kept_for_later_requests() -> None:
 
 async def test_giving_up_takes_the_answer_from_nobody() -> None:
     source = Source()
-    flights: Flights[str, int] = Flights(Clock())
+    flights: SingleFlight[str, int] = SingleFlight(Clock())
     impatient, patient = (asyncio.create_task(flights.get("a", 0, source)) for _ in range(2))
     await asyncio.sleep(0)
     impatient.cancel()
@@ -78,7 +78,7 @@ async def test_giving_up_takes_the_answer_from_nobody() -> None:
 
 
 async def test_values_are_not_kept_longer_than_needed() -> None:
-    flights: Flights[str, int] = Flights(Clock(), keep=0.01)
+    flights: SingleFlight[str, int] = SingleFlight(Clock(), keep=0.01)
     source = Source()
     source.go.set()
     await flights.get("a", 0, source)

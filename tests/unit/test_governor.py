@@ -5,13 +5,13 @@ import asyncio
 import pytest
 
 from clock import Clock
-from keyturn_receiver.resilience.adaptive_limiter import Governor
+from keyturn_receiver.resilience.adaptive_limiter import AdaptiveLimiter
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_no_more_than_the_limit_are_inside() -> None:
-    governor = Governor(3)
+    governor = AdaptiveLimiter(3)
     inside = most = 0
 
     async def request() -> None:
@@ -29,7 +29,7 @@ async def test_no_more_than_the_limit_are_inside() -> None:
 
 async def test_failures_halve_the_limit_once_a_second_and_success_raises_it_again() -> None:
     clock = Clock()
-    governor = Governor(16, clock)
+    governor = AdaptiveLimiter(16, clock)
 
     async def turns(count: int, overloaded: bool) -> None:
         for _ in range(count):
@@ -50,7 +50,7 @@ async def test_failures_halve_the_limit_once_a_second_and_success_raises_it_agai
 
 
 async def test_who_gives_up_waiting_loses_nobody_a_turn() -> None:
-    governor = Governor(1)
+    governor = AdaptiveLimiter(1)
     await governor.enter()
     waiting = [asyncio.create_task(governor.enter()) for _ in range(3)]
     await asyncio.sleep(0)

@@ -8,7 +8,7 @@ from keyturn_contract.message import CONTENT_TYPE_BATCH, Notification, Outcome, 
 from keyturn_contract.signature import TOLERANCE
 from keyturn_receiver.self_test import heartbeat, judge
 from keyturn_receiver.telemetry.metrics import Metrics
-from keyturn_receiver.web.notification_handler import FRESH_SECONDS, Answer
+from keyturn_receiver.web.notification_handler import FRESH_SECONDS, NotificationHandler
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 SENT = heartbeat(NOW)
@@ -17,7 +17,7 @@ SENT = heartbeat(NOW)
 async def answered(notification: Notification, now: datetime) -> tuple[Result, int]:
     """What the receiver answers at ``now``, and how many signs of life it has counted."""
     heard: list[None] = []
-    answer = Answer(None, None, None, lambda: heard.append(None), Metrics(), lambda: now)
+    answer = NotificationHandler(None, None, None, lambda: heard.append(None), Metrics(), lambda: now)
     return await answer(notification, lambda: 0.0), len(heard)
 
 

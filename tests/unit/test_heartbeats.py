@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from clock import Clock
-from keyturn_receiver.cluster.event_path import Heartbeats
+from keyturn_receiver.cluster.event_path import EventPathMonitor
 from unit.test_lease import Leases
 
 pytestmark = pytest.mark.anyio
@@ -20,9 +20,11 @@ class Told(Leases):
         self.spec = {**self.spec, **spec}
 
 
-def replica(lease: Told, name: str, clock: Clock, silence: float = 180.0, skew: float = 0.0) -> Heartbeats:
+def replica(lease: Told, name: str, clock: Clock, silence: float = 180.0, skew: float = 0.0) -> EventPathMonitor:
     start = clock()
-    return Heartbeats(lease, name, silence, now=clock, wall=lambda: START + timedelta(seconds=clock() - start + skew))
+    return EventPathMonitor(
+        lease, name, silence, now=clock, wall=lambda: START + timedelta(seconds=clock() - start + skew)
+    )
 
 
 async def test_what_one_replica_hears_all_know() -> None:
@@ -30,35 +32,35 @@ async def test_what_one_replica_hears_all_know() -> None:
     first, second = replica(lease, "first", clock), replica(lease, "second", clock, skew=-3600)
     for _ in range(10):
         clock.forward(60)
-        first.heard()
+        first.record_heartbeat()
         await first._exchange()
         await second._exchange()
-        assert first.up()
-        assert second.up()
+        assert first.healthy()
+        assert second.healthy()
     clock.forward(181)
     await second._exchange()
-    assert not first.up()
-    assert not second.up()
-    first.heard()
+    assert not first.healthy()
+    assert not second.healthy()
+    first.record_heartbeat()
     await first._exchange()
     await second._exchange()
-    assert first.up()
-    assert second.up()
+    assert first.healthy()
+    assert second.healthy()
 
 
 async def test_a_replica_that_starts_after_a_long_silence_knows_at_once() -> None:
     lease, clock = Told(), Clock()
     first = replica(lease, "first", clock)
-    first.heard()
+    first.record_heartbeat()
     await first._exchange()
-    late = Heartbeats(lease, "late", 180, now=clock, wall=lambda: START + timedelta(seconds=600))
-    assert late.up()
+    late = EventPathMonitor(lease, "late", 180, now=clock, wall=lambda: START + timedelta(seconds=600))
+    assert late.healthy()
     await late._exchange()
-    assert not late.up()
+    assert not late.healthy()
 
 
 async def test_without_heartbeats_that_could_be_missed_nothing_is_down() -> None:
     clock = Clock()
     silent = replica(Told(), "silent", clock, silence=0)
     clock.forward(10**6)
-    assert silent.up()
+    assert silent.healthy()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from clock import Clock
-from keyturn_receiver.sources.thread_pools import Lane, NoThread, TooSlow
+from keyturn_receiver.sources.thread_pools import CallTimeout, PoolExhausted, ThreadPool
 
 pytestmark = pytest.mark.anyio
 
@@ -21,23 +21,23 @@ def hang() -> Iterator[Callable[[], str]]:
 
 
 async def test_a_call_gives_what_it_returns_and_raises_what_it_raises() -> None:
-    lane = Lane("lane", 1)
+    lane = ThreadPool("lane", 1)
     assert await lane.run(lambda: "answer") == "answer"
     with pytest.raises(ZeroDivisionError):
         await lane.run(lambda: 1 // 0)
-    assert lane.stalled() == 0
+    assert lane.saturated_for() == 0
 
 
 async def test_a_call_that_takes_too_long_is_left_alone_and_others_go_on(hang: Callable[[], str]) -> None:
-    lane = Lane("lane", 1, call_seconds=0.05)
-    with pytest.raises(TooSlow):
+    lane = ThreadPool("lane", 1, call_seconds=0.05)
+    with pytest.raises(CallTimeout):
         await lane.run(hang)
     assert await lane.run(lambda: "answer") == "answer"
-    assert lane.stalled() == 0
+    assert lane.saturated_for() == 0
 
 
 async def test_whoever_gives_up_waiting_leaves_the_call_alone(hang: Callable[[], str]) -> None:
-    lane = Lane("lane", 1)
+    lane = ThreadPool("lane", 1)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await lane.run(hang)
@@ -45,25 +45,25 @@ async def test_whoever_gives_up_waiting_leaves_the_call_alone(hang: Callable[[],
 
 
 async def test_no_more_run_at_once_than_there_are_threads(hang: Callable[[], str]) -> None:
-    lane = Lane("lane", 1, call_seconds=30, wait_seconds=0.05)
+    lane = ThreadPool("lane", 1, call_seconds=30, wait_seconds=0.05)
     held = asyncio.create_task(lane.run(hang))
     await asyncio.sleep(0)
-    with pytest.raises(NoThread):
+    with pytest.raises(PoolExhausted):
         await lane.run(lambda: "answer")
     held.cancel()
 
 
 async def test_a_lane_with_no_thread_left_is_stalled_until_one_comes_back() -> None:
     clock, over = Clock(), threading.Event()
-    lane = Lane("lane", 1, call_seconds=0.05, now=clock)
+    lane = ThreadPool("lane", 1, call_seconds=0.05, now=clock)
     for _ in range(2):
-        with pytest.raises(TooSlow):
+        with pytest.raises(CallTimeout):
             await lane.run(lambda: over.wait(30))
     clock.forward(7)
-    assert lane.stalled() == 7
-    with pytest.raises(NoThread):
+    assert lane.saturated_for() == 7
+    with pytest.raises(PoolExhausted):
         await lane.run(lambda: "answer")
     over.set()
-    while lane.stalled():  # noqa: ASYNC110 - a lane tells nobody
+    while lane.saturated_for():  # noqa: ASYNC110 - a lane tells nobody
         await asyncio.sleep(0.01)
     assert await lane.run(lambda: "answer") == "answer"

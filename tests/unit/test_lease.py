@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from clock import Clock
-from keyturn_receiver.cluster.lease import DURATION, RENEW_DEADLINE, Lease
+from keyturn_receiver.cluster.lease import DURATION, RENEW_DEADLINE, LeaderElector
 from keyturn_receiver.errors import ClusterUnavailable, Conflict
 
 pytestmark = pytest.mark.anyio
@@ -34,18 +34,18 @@ class Leases:
         self.version += 1
 
 
-async def stand(lease: Lease) -> bool:
+async def stand(lease: LeaderElector) -> bool:
     """One try, as ``run`` makes them."""
     with suppress(Conflict, ClusterUnavailable):
-        await lease._stand()
-    return lease.held()
+        await lease._try_acquire_or_renew()
+    return lease.is_leader()
 
 
 async def test_the_first_leads_and_the_second_waits_until_it_is_not_renewed_any_more() -> None:
     leases, clock = Leases(), Clock()
     led: list[str] = []
-    first = Lease(leases, "first", lambda: led.append("first"), now=clock)
-    second = Lease(leases, "second", lambda: led.append("second"), now=clock)
+    first = LeaderElector(leases, "first", lambda: led.append("first"), now=clock)
+    second = LeaderElector(leases, "second", lambda: led.append("second"), now=clock)
     assert await stand(first)
     for _ in range(10):
         clock.forward(2)
@@ -60,7 +60,7 @@ async def test_the_first_leads_and_the_second_waits_until_it_is_not_renewed_any_
 
 async def test_who_cannot_renew_stops_leading_before_anybody_else_begins() -> None:
     leases, clock = Leases(), Clock()
-    first, second = Lease(leases, "first", now=clock), Lease(leases, "second", now=clock)
+    first, second = LeaderElector(leases, "first", now=clock), LeaderElector(leases, "second", now=clock)
     await stand(first)
     assert not await stand(second)
     leases.gone = True
@@ -78,7 +78,7 @@ async def test_who_cannot_renew_stops_leading_before_anybody_else_begins() -> No
 
 async def test_of_two_that_grasp_at_once_one_gets_it() -> None:
     leases, clock = Leases(), Clock()
-    first, second = Lease(leases, "first", now=clock), Lease(leases, "second", now=clock)
+    first, second = LeaderElector(leases, "first", now=clock), LeaderElector(leases, "second", now=clock)
     found = await leases.read()
     await stand(first)
     with pytest.raises(Conflict):
@@ -88,10 +88,10 @@ async def test_of_two_that_grasp_at_once_one_gets_it() -> None:
 
 async def test_given_back_it_is_taken_at_once() -> None:
     leases, clock = Leases(), Clock()
-    first, second = Lease(leases, "first", now=clock), Lease(leases, "second", now=clock)
+    first, second = LeaderElector(leases, "first", now=clock), LeaderElector(leases, "second", now=clock)
     await stand(first)
-    await first._give_back()
-    assert not first.held()
+    await first._release()
+    assert not first.is_leader()
     assert await stand(second)
 
 
@@ -103,10 +103,10 @@ async def test_who_is_not_told_whether_it_has_won_lets_others_win() -> None:
                 raise ClusterUnavailable("no answer")
 
     leases, clock = Deaf(), Clock()
-    deaf, other = Lease(leases, "deaf", now=clock), Lease(leases, "other", now=clock)
+    deaf, other = LeaderElector(leases, "deaf", now=clock), LeaderElector(leases, "other", now=clock)
     for _ in range(10):
         assert not await stand(deaf)
         if await stand(other):
             break
         clock.forward(2)
-    assert other.held()
+    assert other.is_leader()

@@ -1,7 +1,7 @@
 """Whose turn it is: by priority, in turns among AWS secrets, with places kept free."""
 
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.reconcile.fair_queue import Lines
+from keyturn_receiver.reconcile.fair_queue import PriorityQueues
 from keyturn_receiver.reconcile.request import Cause
 
 
@@ -9,12 +9,12 @@ def target(name: str) -> Target:
     return Target("team", name)
 
 
-def lines(places: int) -> Lines:
+def lines(places: int) -> PriorityQueues:
     """Lines whose groups are the names' first letters."""
-    return Lines(places, lambda each: each.name[0])
+    return PriorityQueues(places, lambda each: each.name[0])
 
 
-def begun(waiting: Lines) -> list[str]:
+def begun(waiting: PriorityQueues) -> list[str]:
     """Begin all that can be begun now."""
     found = []
     while each := waiting.begin():

@@ -8,18 +8,18 @@ import pytest
 
 from bindings import ARN, bound_object
 from clock import Clock
-from keyturn_receiver.cluster.namespace_cache import Namespaces
-from keyturn_receiver.cluster.secret_cache import BoundSecrets
+from keyturn_receiver.cluster.namespace_cache import NamespaceCache
+from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.policy import Default
-from keyturn_receiver.core.poll import Mode
-from keyturn_receiver.errors import SourceDeleted, SourceRefused, SourceUnavailable
+from keyturn_receiver.core.poll import PollMode
+from keyturn_receiver.errors import SourceNotFound, SourceRefused, SourceUnavailable
 from keyturn_receiver.poller.poller import FULL_SECONDS, Poller
 from keyturn_receiver.poller.sweep import Interrupted
-from keyturn_receiver.reconcile.access_policy import Tenancies
-from keyturn_receiver.reconcile.request import Cause, Reconciled, Request
-from keyturn_receiver.reconcile.work_queue import Queue
-from keyturn_receiver.sources.secrets_manager import Listed
+from keyturn_receiver.reconcile.access_policy import AccessPolicy
+from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
+from keyturn_receiver.reconcile.work_queue import WorkQueue
+from keyturn_receiver.sources.secrets_manager import SecretMetadata
 from keyturn_receiver.sources.stores import Store, StoreKey, Stores
 from keyturn_receiver.telemetry.metrics import Metrics
 
@@ -27,22 +27,22 @@ pytestmark = pytest.mark.anyio
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 
 
-def listed(name: str, version_id: str | None, changed: datetime = NOW, deletion: bool = False) -> Listed:
+def listed(name: str, version_id: str | None, changed: datetime = NOW, deletion: bool = False) -> SecretMetadata:
     stages = {version_id: frozenset({"AWSCURRENT"})} if version_id else {}
-    return Listed(ARN.format(name), f"prod/{name}", stages, changed, deletion)
+    return SecretMetadata(ARN.format(name), f"prod/{name}", stages, changed, deletion)
 
 
 class Aws:
     """Secrets Manager at its port: pages of 2, as sorted as the test gives them."""
 
-    def __init__(self, *secrets: Listed, may_list: bool = True) -> None:
+    def __init__(self, *secrets: SecretMetadata, may_list: bool = True) -> None:
         self.secrets = {secret.name: secret for secret in secrets}
         self.may_list = may_list
         self.pages_read = 0
         self.asked = asyncio.Event()
         self.described: list[str] = []
 
-    async def pages(self) -> AsyncIterator[Sequence[Listed]]:
+    async def pages(self) -> AsyncIterator[Sequence[SecretMetadata]]:
         if not self.may_list:
             raise SourceRefused("ListSecrets may not be called")
         secrets = list(self.secrets.values())
@@ -51,13 +51,13 @@ class Aws:
             self.asked.set()
             yield secrets[begin : begin + 2]
 
-    async def describe(self, secret_id: str, sweep: bool) -> Listed:
+    async def describe(self, secret_id: str, sweep: bool) -> SecretMetadata:
         assert sweep
         self.described.append(secret_id)
         if secret_id == "prod/hung":
             raise SourceUnavailable("AWS did not answer")
         if secret_id not in self.secrets:
-            raise SourceDeleted("no such secret")
+            raise SourceNotFound("no such secret")
         return self.secrets[secret_id]
 
 
@@ -65,9 +65,9 @@ class Setting:
     """A poller, and what it had looked at; ``bindings`` are objects as ``bound_object`` makes them."""
 
     def __init__(
-        self, aws: Aws, *bindings: dict, mode: Mode = Mode.LIST, globs: str = "*", changed: bool = True
+        self, aws: Aws, *bindings: dict, mode: PollMode = PollMode.LIST, globs: str = "*", changed: bool = True
     ) -> None:
-        self.bound = BoundSecrets(lambda target: None)
+        self.bound = SecretCache(lambda target: None)
         for each in bindings:
             self.bound.put(self.bound.read(each))
         self.asked: dict[Target, Request] = {}
@@ -75,24 +75,24 @@ class Setting:
         self.leading = True
         self.up = False
         self.metrics = Metrics()
-        namespaces = Namespaces(lambda name: None)
+        namespaces = NamespaceCache(lambda name: None)
         namespaces.put(("team", {"keyturn.dev/allow-secrets": globs}))
 
-        async def work(target: Target, request: Request) -> Reconciled:
+        async def work(target: Target, request: Request) -> ReconcileResult:
             self.asked[target] = request
-            return Reconciled(True, changed=changed)
+            return ReconcileResult(True, changed=changed)
 
         async def make(key: StoreKey) -> Store:
             if key.account == "team/broken":
                 raise SourceRefused("its role cannot be taken on")
             return Store.of(key, aws)
 
-        self.queue = Queue(work, 8, str, self.metrics)
+        self.queue = WorkQueue(work, 8, str, self.metrics)
         self.poller = Poller(
             Stores(make, "eu-west-1"),
             self.bound,
             self.queue,
-            Tenancies(namespaces, Default.DENY, tenant_roles=True),
+            AccessPolicy(namespaces, Default.DENY, tenant_roles=True),
             lambda: self.leading,
             lambda: self.up,
             interval=300,
@@ -120,8 +120,8 @@ class Setting:
         return self.metrics.registry.get_sample_value("keyturn_recovered_by_poll_total")
 
 
-@pytest.mark.parametrize("mode", Mode)
-async def test_only_those_behind_are_looked_at(mode: Mode) -> None:
+@pytest.mark.parametrize("mode", PollMode)
+async def test_only_those_behind_are_looked_at(mode: PollMode) -> None:
     aws = Aws(listed("same", "v1"), listed("moved", "v2"), listed("new", "v1"), listed("unbound", "v9"))
     setting = Setting(aws, bound_object("same", "v1"), bound_object("moved", "v1"), bound_object("new"), mode=mode)
     assert await setting.sweep() == ["moved", "new"]
@@ -159,17 +159,17 @@ async def test_what_may_be_in_error_no_more_is_looked_at_by_each_sweep() -> None
     assert aws.described == ["prod/denied"]
 
 
-@pytest.mark.parametrize("mode", Mode)
-async def test_a_sweep_that_is_told_of_no_secret_has_failed(mode: Mode) -> None:
+@pytest.mark.parametrize("mode", PollMode)
+async def test_a_sweep_that_is_told_of_no_secret_has_failed(mode: PollMode) -> None:
     setting = Setting(Aws(may_list=False), bound_object("hung", "v1"), mode=mode)
     assert await setting.sweep() == []
     assert [setting.sweeps(outcome) for outcome in ("failed", "ok")] == [1, None]
 
 
-@pytest.mark.parametrize("mode", Mode)
-async def test_deletion_is_told_once_and_restoration_too(mode: Mode) -> None:
+@pytest.mark.parametrize("mode", PollMode)
+async def test_deletion_is_told_once_and_restoration_too(mode: PollMode) -> None:
     aws = Aws(listed("scheduled", "v1", deletion=True), listed("restored", "v1"))
-    told = {"status": "SourceDeletion: it is scheduled for deletion"}
+    told = {"status": "SourcePendingDeletion: it is scheduled for deletion"}
     setting = Setting(
         aws,
         bound_object("scheduled", "v1"),
@@ -180,7 +180,7 @@ async def test_deletion_is_told_once_and_restoration_too(mode: Mode) -> None:
     assert await setting.sweep() == ["gone", "restored", "scheduled"]
     setting.put(bound_object("scheduled", "v1", version=2, **told))
     setting.put(bound_object("restored", "v1", version=2))
-    setting.put(bound_object("gone", "v1", status="SourceDeleted: it does not exist", version=2))
+    setting.put(bound_object("gone", "v1", status="SourceNotFound: it does not exist", version=2))
     assert await setting.sweep() == []
 
 
@@ -218,7 +218,7 @@ async def test_who_leads_no_more_stops_in_the_middle() -> None:
     setting: Setting
 
     class Losing(Aws):
-        async def pages(self) -> AsyncIterator[Sequence[Listed]]:
+        async def pages(self) -> AsyncIterator[Sequence[SecretMetadata]]:
             async for page in super().pages():
                 setting.leading = False
                 yield page
@@ -239,8 +239,8 @@ async def test_a_tenant_whose_role_is_broken_costs_the_others_nothing() -> None:
     assert await setting.sweep() == ["moved"]
 
 
-@pytest.mark.parametrize("mode", Mode)
-async def test_aws_is_not_asked_about_what_a_namespace_may_not_name(mode: Mode) -> None:
+@pytest.mark.parametrize("mode", PollMode)
+async def test_aws_is_not_asked_about_what_a_namespace_may_not_name(mode: PollMode) -> None:
     aws = Aws(listed("ours", "v2"))
     setting = Setting(aws, bound_object("ours", "v1"), bound_object("theirs", "v1"), globs="prod/ours", mode=mode)
     assert await setting.sweep() == ["ours"]
@@ -278,7 +278,7 @@ async def test_it_sweeps_at_once_on_taking_the_lead_and_never_without_it() -> No
 
 async def test_one_failure_of_a_list_is_counted_and_tried_again() -> None:
     class Throttled(Aws):
-        def pages(self) -> AsyncIterator[Sequence[Listed]]:
+        def pages(self) -> AsyncIterator[Sequence[SecretMetadata]]:
             raise SourceUnavailable("throttled")
 
     setting = Setting(Throttled(), bound_object("a", "v1"))

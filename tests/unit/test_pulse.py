@@ -3,13 +3,13 @@
 import math
 
 from clock import Clock
-from keyturn_receiver.liveness import Pulse
+from keyturn_receiver.liveness import Watchdog
 
 
 def test_a_part_that_is_silent_for_too_long_is_stuck_until_it_goes_on() -> None:
     clock = Clock()
-    pulse = Pulse(300, clock)
-    poller, watch = pulse.part("the poller"), pulse.part("the watch of secrets")
+    pulse = Watchdog(300, clock)
+    poller, watch = pulse.register("the poller"), pulse.register("the watch of secrets")
     clock.forward(299)
     poller()
     clock.forward(2)
@@ -20,8 +20,8 @@ def test_a_part_that_is_silent_for_too_long_is_stuck_until_it_goes_on() -> None:
 
 def test_a_part_that_rests_on_purpose_is_not_stuck() -> None:
     clock = Clock()
-    pulse = Pulse(300, clock)
-    watch, heartbeats = pulse.part("the watch of secrets"), pulse.part("heartbeats")
+    pulse = Watchdog(300, clock)
+    watch, heartbeats = pulse.register("the watch of secrets"), pulse.register("heartbeats")
     watch(75)
     heartbeats(math.inf)
     clock.forward(374)
@@ -32,7 +32,7 @@ def test_a_part_that_rests_on_purpose_is_not_stuck() -> None:
 
 def test_what_takes_too_long_is_stuck() -> None:
     longest = [0.0]
-    pulse = Pulse(300, Clock())
+    pulse = Watchdog(300, Clock())
     pulse.watch("a reconcile", lambda: longest[0])
     assert pulse.stuck() == []
     longest[0] = 301

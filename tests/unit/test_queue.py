@@ -8,26 +8,26 @@ import pytest
 
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.errors import Conflict, InvalidValue, Temporary
-from keyturn_receiver.reconcile.request import Cause, Reconciled, Request, because
-from keyturn_receiver.reconcile.work_queue import Queue
+from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request, because
+from keyturn_receiver.reconcile.work_queue import WorkQueue
 from keyturn_receiver.telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
 A, B = Target("team", "a"), Target("team", "b")
-DONE = Reconciled(True)
+DONE = ReconcileResult(True)
 
-Work = Callable[[Target, Request], Awaitable[Reconciled]]
+Work = Callable[[Target, Request], Awaitable[ReconcileResult]]
 
 
-def queue_of(work: Work, places: int = 4, group: Callable[[Target], str] = str) -> Queue:
-    return Queue(work, places, group, Metrics())
+def queue_of(work: Work, places: int = 4, group: Callable[[Target], str] = str) -> WorkQueue:
+    return WorkQueue(work, places, group, Metrics())
 
 
 async def test_what_is_asked_for_during_a_run_joins_the_next_one() -> None:
     requests: list[Request] = []
     begun, go = asyncio.Event(), asyncio.Event()
 
-    async def work(target: Target, request: Request) -> Reconciled:
+    async def work(target: Target, request: Request) -> ReconcileResult:
         requests.append(request)
         begun.set()
         await go.wait()
@@ -56,7 +56,7 @@ async def test_a_binding_is_never_worked_on_twice_at_once_but_others_beside_it()
     most: Counter[Target] = Counter()
     both = asyncio.Event()
 
-    async def work(target: Target, request: Request) -> Reconciled:
+    async def work(target: Target, request: Request) -> ReconcileResult:
         running[target] += 1
         most[target] = max(most[target], running[target])
         if running[A] and running[B]:
@@ -74,7 +74,7 @@ async def test_a_notification_goes_before_what_waited_longer_and_takes_others_al
     order: list[str] = []
     go = asyncio.Event()
 
-    async def work(target: Target, request: Request) -> Reconciled:
+    async def work(target: Target, request: Request) -> ReconcileResult:
         await go.wait()
         order.append(target.name)
         return DONE
@@ -96,7 +96,7 @@ async def test_a_notification_goes_before_what_waited_longer_and_takes_others_al
 async def test_a_conflict_is_tried_again_at_once() -> None:
     tries = 0
 
-    async def work(target: Target, request: Request) -> Reconciled:
+    async def work(target: Target, request: Request) -> ReconcileResult:
         nonlocal tries
         tries += 1
         if tries < 3:
@@ -108,7 +108,7 @@ async def test_a_conflict_is_tried_again_at_once() -> None:
 
 
 async def test_who_waits_gets_the_error_and_the_queue_goes_on() -> None:
-    async def work(target: Target, request: Request) -> Reconciled:
+    async def work(target: Target, request: Request) -> ReconcileResult:
         if target == A:
             raise InvalidValue("no such property")
         return DONE
@@ -118,11 +118,11 @@ async def test_who_waits_gets_the_error_and_the_queue_goes_on() -> None:
         await queue.submit(A, because(Cause.POLL))
     assert await queue.submit(B, because(Cause.POLL)) == DONE
     assert queue.failing() == 1
-    assert queue.staleness() == 0  # only a person can help it
+    assert queue.oldest_unmet() == 0  # only a person can help it
 
 
 async def test_a_bug_looks_like_a_temporary_failure_and_never_like_success() -> None:
-    async def work(target: Target, request: Request) -> Reconciled:
+    async def work(target: Target, request: Request) -> ReconcileResult:
         raise KeyError("the-secret-value")
 
     queue = queue_of(work)
@@ -136,7 +136,7 @@ async def test_what_fails_for_now_is_tried_again_by_itself_whoever_asked() -> No
     requests: list[Request] = []
     done = asyncio.Event()
 
-    async def work(target: Target, request: Request) -> Reconciled:
+    async def work(target: Target, request: Request) -> ReconcileResult:
         requests.append(request)
         if len(requests) == 1:
             raise Temporary("not now", retry_after=0.01)
@@ -146,12 +146,12 @@ async def test_what_fails_for_now_is_tried_again_by_itself_whoever_asked() -> No
     queue = queue_of(work)
     with pytest.raises(Temporary):
         await queue.submit(A, because(Cause.NOTIFICATION, {"v2"}))
-    assert (queue.failing(), queue.staleness() > 0) == (1, True)
+    assert (queue.failing(), queue.oldest_unmet() > 0) == (1, True)
     await asyncio.wait_for(done.wait(), 5)
     await asyncio.sleep(0)
     assert requests[1].expected == {"v2"}
     assert requests[1].since > requests[0].since  # what was read for the first try may be too old by now
-    assert (queue.failing(), queue.staleness()) == (0, 0)
+    assert (queue.failing(), queue.oldest_unmet()) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -160,13 +160,13 @@ async def test_what_fails_for_now_is_tried_again_by_itself_whoever_asked() -> No
 async def test_what_another_replica_has_put_right_fails_no_longer_unless_it_is_tried_again(
     error: Exception, left: int
 ) -> None:
-    async def work(target: Target, request: Request) -> Reconciled:
+    async def work(target: Target, request: Request) -> ReconcileResult:
         raise error
 
     queue = queue_of(work)
     with pytest.raises(type(error)):
         await queue.submit(A, because(Cause.POLL))
-    queue.put_right(A)
+    queue.mark_recovered(A)
     assert queue.failing() == left
     await queue.close(0)
 
@@ -174,7 +174,7 @@ async def test_what_another_replica_has_put_right_fails_no_longer_unless_it_is_t
 async def test_a_new_request_does_not_wait_for_the_next_try() -> None:
     tries = 0
 
-    async def work(target: Target, request: Request) -> Reconciled:
+    async def work(target: Target, request: Request) -> ReconcileResult:
         nonlocal tries
         tries += 1
         if tries == 1:
@@ -191,7 +191,7 @@ async def test_a_new_request_does_not_wait_for_the_next_try() -> None:
 async def test_a_new_request_serves_what_the_next_try_was_for() -> None:
     requests: list[Request] = []
 
-    async def work(target: Target, request: Request) -> Reconciled:
+    async def work(target: Target, request: Request) -> ReconcileResult:
         requests.append(request)
         if len(requests) == 1:
             raise Temporary("not now", retry_after=60)
@@ -203,14 +203,14 @@ async def test_a_new_request_serves_what_the_next_try_was_for() -> None:
     await asyncio.wait_for(queue.submit(A, because(Cause.CONSUMER)), 5)
     assert requests[1].causes == {Cause.POLL, Cause.CONSUMER}
     assert requests[1].expected == {"v3"}
-    assert queue.staleness() == 0
+    assert queue.oldest_unmet() == 0
 
 
 async def test_what_fails_while_another_request_waits_is_served_with_that() -> None:
     requests: list[Request] = []
     begun, go = asyncio.Event(), asyncio.Event()
 
-    async def work(target: Target, request: Request) -> Reconciled:
+    async def work(target: Target, request: Request) -> ReconcileResult:
         requests.append(request)
         if len(requests) == 1:
             begun.set()
@@ -231,7 +231,7 @@ async def test_what_fails_while_another_request_waits_is_served_with_that() -> N
 
 
 async def test_a_binding_that_is_no_more_is_not_tried_again() -> None:
-    async def work(target: Target, request: Request) -> Reconciled:
+    async def work(target: Target, request: Request) -> ReconcileResult:
         raise Temporary("not now", retry_after=0.01)
 
     queue = queue_of(work)
@@ -239,13 +239,13 @@ async def test_a_binding_that_is_no_more_is_not_tried_again() -> None:
         await queue.submit(A, because(Cause.POLL))
     queue.forget(A)
     await asyncio.sleep(0.05)
-    assert (queue.failing(), queue.staleness()) == (0, 0)
+    assert (queue.failing(), queue.oldest_unmet()) == (0, 0)
 
 
 async def test_closing_waits_for_what_was_accepted_and_no_longer_than_it_may() -> None:
     ended: list[Target] = []
 
-    async def work(target: Target, request: Request) -> Reconciled:
+    async def work(target: Target, request: Request) -> ReconcileResult:
         await asyncio.sleep(60 if target.name == "hung" else 0.01)
         ended.append(target)
         return DONE
@@ -258,4 +258,4 @@ async def test_closing_waits_for_what_was_accepted_and_no_longer_than_it_may() -
     assert sorted(ended) == sorted(targets)
     queue.submit(Target("t", "hung"), because(Cause.NOTIFICATION))
     await queue.close(0.05)
-    assert queue.longest() > 0
+    assert queue.longest_running() > 0

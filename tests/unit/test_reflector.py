@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from keyturn_receiver.cluster.reflector import Patience, Reflector, View
+from keyturn_receiver.cluster.reflector import ListWatch, Reflector, WatchTimeouts
 from keyturn_receiver.errors import ClusterUnavailable, Expired
 
 pytestmark = pytest.mark.anyio
@@ -70,8 +70,8 @@ class Api:
 async def follow(api: Api, resync: float = 3600) -> set[str]:
     """Run a reflector until the watches that the test gives are used up; return its picture."""
     picture = Names()
-    patience = Patience(max_delay=0.01, resync=resync)
-    running = asyncio.create_task(Reflector(api, View("/api/v1/things"), picture, patience).run())
+    patience = WatchTimeouts(max_delay=0.01, resync=resync)
+    running = asyncio.create_task(Reflector(api, ListWatch("/api/v1/things"), picture, patience).run())
     await asyncio.wait_for(api.done.wait(), 5)
     running.cancel()
     return picture.names
@@ -132,7 +132,7 @@ async def test_a_list_of_one_namespace_takes_nothing_from_the_others(namespace: 
             told.append(namespace)
 
     api = Api(PAGES, [])
-    running = asyncio.create_task(Reflector(api, View("/api/v1/things", namespace), Told()).run())
+    running = asyncio.create_task(Reflector(api, ListWatch("/api/v1/things", namespace), Told()).run())
     await asyncio.wait_for(api.done.wait(), 5)
     running.cancel()
     assert told == [namespace]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from keyturn_receiver.core.consumer import Consumer, Reads, mark_name, read_consumer
-from keyturn_receiver.core.rollout import Mark, baseline, rollout
+from keyturn_receiver.core.rollout import RolloutAnnotation, baseline, rollout
 
 WHOLE = Reads(whole=True)
 MARK = "revision.keyturn.dev/db"
@@ -88,7 +88,9 @@ def test_a_key_it_does_not_read_restarts_nobody() -> None:
     assert mark is not None
     known = consumer(READS_A, own={MARK: mark.value})
     assert rollout(known, "db", {"a": "v1", "b": "v2"}) is None
-    assert rollout(known, "db", {"a": "v2", "b": "v2"}) == Mark(MARK, rollout(known, "db", {"a": "v2"}).value, True)
+    assert rollout(known, "db", {"a": "v2", "b": "v2"}) == RolloutAnnotation(
+        MARK, rollout(known, "db", {"a": "v2"}).value, True
+    )
 
 
 def test_who_reads_only_keys_of_others_is_left_alone() -> None:

@@ -12,7 +12,7 @@ from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import KeyturnError, NoSigningKey, SourceRefused, SourceUnavailable
 from keyturn_receiver.sources.key_file import KeyFile, read_keys
 from keyturn_receiver.sources.key_secret import KeySecret
-from keyturn_receiver.sources.secrets_manager import Listed
+from keyturn_receiver.sources.secrets_manager import SecretMetadata
 from keyturn_receiver.sources.signing_keys import SigningKeys
 from keyturn_receiver.sources.stores import Store, StoreKey, Stores
 
@@ -61,26 +61,26 @@ async def test_a_place_that_never_had_a_key_takes_away_no_other(caplog: pytest.L
 async def test_each_place_is_waited_for_until_its_first_look_and_all_until_there_is_a_key() -> None:
     secret, file = Place("secret", fault=SourceUnavailable("gone")), Place("file", fault=NoSigningKey("empty"))
     keys = SigningKeys([secret, file])
-    assert keys.missing() == ["secret", "file"]
+    assert keys.not_loaded() == ["secret", "file"]
     await keys.look()
-    assert keys.missing() == ["secret", "file"]
+    assert keys.not_loaded() == ["secret", "file"]
     file.fault, file.keys = None, (ONE,)
     await keys._look(file)
-    assert keys.missing() == []
+    assert keys.not_loaded() == []
     file.fault = NoSigningKey("gone again")
     await keys.look()
-    assert keys.missing() == []
+    assert keys.not_loaded() == []
 
     unseen = SigningKeys([secret, file])
     file.fault = None
     await unseen._look(file)
-    assert unseen.missing() == ["secret"]
+    assert unseen.not_loaded() == ["secret"]
 
 
 async def test_without_a_place_nothing_is_waited_for() -> None:
     keys = SigningKeys([])
     await keys.look()
-    assert (keys(), keys.missing()) == ((), [])
+    assert (keys(), keys.not_loaded()) == ((), [])
 
 
 class Labels:
@@ -90,8 +90,8 @@ class Labels:
         self.versions = versions
         self.reads = 0
 
-    async def describe(self, secret_id: str) -> Listed:
-        return Listed("arn", secret_id, {stage.lower(): frozenset({stage}) for stage in self.versions})
+    async def describe(self, secret_id: str) -> SecretMetadata:
+        return SecretMetadata("arn", secret_id, {stage.lower(): frozenset({stage}) for stage in self.versions})
 
     async def value(self, source: Source) -> SecretVersion:
         self.reads += 1

@@ -7,7 +7,7 @@ import pytest
 from keyturn_receiver.core.binding import SECRET_ID, binding_hash
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef, mark_name
 from keyturn_receiver.core.revision import RECORD, Record, digest
-from keyturn_receiver.core.sync_status import Due, due, is_intact
+from keyturn_receiver.core.sync_status import SyncStatus, due, is_solely_managed
 
 ANNOTATIONS = {SECRET_ID: "prod/db"}
 RECORD_OF_IT = Record({"arn#AWSCURRENT": "v1"}, {"a": "v1", "b": "v1"}, "hash", binding_hash(ANNOTATIONS), "ok")
@@ -21,12 +21,12 @@ def consumer(mark: str | None) -> Consumer:
 
 def test_what_is_in_order_is_left_alone() -> None:
     marked = consumer(digest(RECORD_OF_IT.revisions, ["a", "b"]))
-    assert due(RECORD_OF_IT, ANNOTATIONS, True, "db", [marked]) is Due.NOTHING
+    assert due(RECORD_OF_IT, ANNOTATIONS, True, "db", [marked]) is SyncStatus.NOTHING
 
 
 @pytest.mark.parametrize("mark", [None, "of an older revision"])
 def test_a_consumer_that_does_not_know_yet_is_told(mark: str | None) -> None:
-    assert due(RECORD_OF_IT, ANNOTATIONS, True, "db", [consumer(mark)]) is Due.RESTARTS
+    assert due(RECORD_OF_IT, ANNOTATIONS, True, "db", [consumer(mark)]) is SyncStatus.RESTARTS
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_consumer_that_does_not_know_yet_is_told(mark: str | None) -> None:
     ids=["never filled", "bound to another", "edited by hand", "was in an error", "does not say what it was bound to"],
 )
 def test_what_is_not_in_order_is_looked_at(record: Record, annotations: dict[str, str], intact: bool) -> None:
-    assert due(record, annotations, intact, "db", []) is Due.DATA
+    assert due(record, annotations, intact, "db", []) is SyncStatus.DATA
 
 
 def managed(keys: str, annotations: tuple[str, ...] = RECORD, manager: str = "keyturn", operation: str = "Apply"):
@@ -67,4 +67,4 @@ def managed(keys: str, annotations: tuple[str, ...] = RECORD, manager: str = "ke
     ],
 )
 def test_who_owns_the_fields_tells_whether_a_hand_was_in_it(fields: list, intact: bool) -> None:
-    assert is_intact("keyturn", fields, RECORD_OF_IT) is intact
+    assert is_solely_managed("keyturn", fields, RECORD_OF_IT) is intact

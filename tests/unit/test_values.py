@@ -7,8 +7,8 @@ import pytest
 
 from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.render import SecretVersion
-from keyturn_receiver.errors import KeyturnError, SourceDeleted, SourceRefused, SourceUnavailable
-from keyturn_receiver.sources.batch_reader import Values
+from keyturn_receiver.errors import KeyturnError, SourceNotFound, SourceRefused, SourceUnavailable
+from keyturn_receiver.sources.batch_reader import BatchReader
 
 pytestmark = pytest.mark.anyio
 
@@ -40,42 +40,42 @@ class Aws:
         return {**versions, **{each: error for each, error in self.errors.items() if each in secret_ids}}
 
 
-async def read(values: Values, *secret_ids: str, stage: str = "AWSCURRENT") -> list[str]:
+async def read(values: BatchReader, *secret_ids: str, stage: str = "AWSCURRENT") -> list[str]:
     versions = await asyncio.gather(*(values.read(Source(each, stage)) for each in secret_ids))
     return [str(version.value) for version in versions]
 
 
 async def test_one_is_read_by_itself() -> None:
     aws = Aws()
-    assert await read(Values(aws), "a") == ["single"]
+    assert await read(BatchReader(aws), "a") == ["single"]
     assert aws.batches == []
 
 
 async def test_a_rush_is_read_twenty_at_a_time() -> None:
     aws = Aws()
     names = [f"s{number}" for number in range(100)]
-    assert await read(Values(aws), *names) == ["many"] * 100
+    assert await read(BatchReader(aws), *names) == ["many"] * 100
     assert [len(batch) for batch in aws.batches] == [20] * 5
     assert aws.singles == []
 
 
 async def test_an_error_of_one_is_its_own() -> None:
     aws = Aws()
-    aws.errors["b"] = SourceDeleted("b does not exist")
-    values = Values(aws)
+    aws.errors["b"] = SourceNotFound("b does not exist")
+    values = BatchReader(aws)
     results = await asyncio.gather(*(values.read(Source(each)) for each in "abc"), return_exceptions=True)
-    assert [type(result) for result in results] == [SecretVersion, SourceDeleted, SecretVersion]
+    assert [type(result) for result in results] == [SecretVersion, SourceNotFound, SecretVersion]
 
 
 async def test_what_aws_says_nothing_about_is_asked_for_by_itself() -> None:
     aws = Aws()
-    assert await read(Values(aws), "a", "silence") == ["many", "single"]
+    assert await read(BatchReader(aws), "a", "silence") == ["many", "single"]
 
 
 async def test_without_the_right_to_read_many_each_is_read_by_itself_from_then_on() -> None:
     aws = Aws()
     aws.fault = SourceRefused("BatchGetSecretValue may not be called")
-    values = Values(aws)
+    values = BatchReader(aws)
     assert await read(values, "a", "b") == ["single"] * 2
     assert await read(values, "a", "b") == ["single"] * 2
     assert len(aws.batches) == 1
@@ -84,13 +84,13 @@ async def test_without_the_right_to_read_many_each_is_read_by_itself_from_then_o
 async def test_a_failed_call_for_many_fails_nobody() -> None:
     aws = Aws()
     aws.fault = SourceUnavailable("throttled")
-    assert await read(Values(aws), "a", "b") == ["single"] * 2
+    assert await read(BatchReader(aws), "a", "b") == ["single"] * 2
 
 
 async def test_one_that_hangs_keeps_those_beside_it_waiting_for_a_moment_only() -> None:
     aws = Aws()
     aws.hung = {"hung"}
-    values = Values(aws)
+    values = BatchReader(aws)
     hung = asyncio.ensure_future(values.read(Source("hung")))
     async with asyncio.timeout(5):
         assert await read(values, "a", "b") == ["single"] * 2
@@ -99,7 +99,7 @@ async def test_one_that_hangs_keeps_those_beside_it_waiting_for_a_moment_only() 
 
 async def test_one_that_has_hung_and_other_labels_are_never_read_with_others() -> None:
     aws = Aws()
-    values = Values(aws)
+    values = BatchReader(aws)
     await asyncio.gather(read(values, "a", "b"), read(values, "suspect"), read(values, "blue", stage="blue"))
     assert aws.batches == [["a", "b"]]
     assert sorted(aws.singles) == ["blue", "suspect"]
@@ -108,7 +108,7 @@ async def test_one_that_has_hung_and_other_labels_are_never_read_with_others() -
 async def test_calls_that_hang_keep_nobody_from_setting_out() -> None:
     aws = Aws()
     aws.hung = {f"hung{number}" for number in range(10)}
-    values = Values(aws)
+    values = BatchReader(aws)
     hung = []
     for name in aws.hung:
         hung.append(asyncio.ensure_future(values.read(Source(name))))
@@ -121,7 +121,7 @@ async def test_calls_that_hang_keep_nobody_from_setting_out() -> None:
 
 async def test_who_is_patient_waits_for_company_and_who_is_not_takes_it_along() -> None:
     aws = Aws()
-    values = Values(aws)
+    values = BatchReader(aws)
     patient = [asyncio.ensure_future(values.read(Source(name), patient=True)) for name in "abc"]
     await asyncio.sleep(0.02)
     assert aws.batches == []

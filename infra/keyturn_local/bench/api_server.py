@@ -13,7 +13,7 @@ import uvloop
 from keyturn_local.cluster import Cluster
 from keyturn_receiver.cluster.api import Api, path
 from keyturn_receiver.cluster.transport import Transport
-from keyturn_receiver.resilience.adaptive_limiter import Governor
+from keyturn_receiver.resilience.adaptive_limiter import AdaptiveLimiter
 from keyturn_receiver.telemetry.metrics import Metrics
 
 S = TypeVar("S")
@@ -35,7 +35,7 @@ def with_api(cluster: Cluster, work: Callable[[Api], Awaitable[T]]) -> T:
         with _kubeconfig(cluster.kubeconfig):
             transport = await Transport.connect(AT_ONCE)
         try:
-            return await work(Api(transport, Governor(AT_ONCE), Metrics()))
+            return await work(Api(transport, AdaptiveLimiter(AT_ONCE), Metrics()))
         finally:
             await transport.close()
 

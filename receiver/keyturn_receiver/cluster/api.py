@@ -17,9 +17,9 @@ from keyturn_receiver.errors import (
     Expired,
     KeyturnError,
     NotFound,
-    TurnedAway,
+    TooManyRequests,
 )
-from keyturn_receiver.resilience.adaptive_limiter import Governor
+from keyturn_receiver.resilience.adaptive_limiter import AdaptiveLimiter
 from keyturn_receiver.telemetry.metrics import Metrics
 
 Json = dict[str, Any]
@@ -75,7 +75,7 @@ def path(group_version: str, resource: str, namespace: str | None = None, name: 
 class Api:
     """Requests and watches; every failure comes out as one of our errors, free of the API server's own text."""
 
-    def __init__(self, transport: Transport, governor: Governor, metrics: Metrics) -> None:
+    def __init__(self, transport: Transport, governor: AdaptiveLimiter, metrics: Metrics) -> None:
         self._transport = transport
         self._governor = governor
         self._metrics = metrics
@@ -96,7 +96,7 @@ class Api:
         for _ in range(TURNED_AWAY):
             try:
                 return await self._request(method, path, query, body, content_type, accept)
-            except TurnedAway as error:
+            except TooManyRequests as error:
                 await asyncio.sleep(error.retry_after)  # it was not begun: no harm in asking again
         return await self._request(method, path, query, body, content_type, accept)
 
@@ -215,7 +215,7 @@ def _error(method: str, path: str, status: int, headers: Mapping[str, str], repl
     if status == 410:
         return Expired(what)
     if status == 429:
-        return TurnedAway(f"{what}: trying again", min(5.0, _seconds(headers.get("Retry-After"))))
+        return TooManyRequests(f"{what}: trying again", min(5.0, _seconds(headers.get("Retry-After"))))
     if status >= 500 or status in (401, 408):
         return ClusterUnavailable(f"{what}: trying again", _seconds(headers.get("Retry-After")))
     if status == 403:

@@ -8,10 +8,10 @@ from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef, read_consumer
 
 
-class Consumers:
+class ConsumerCache:
     """The workloads of one kind that read Secrets; ``by_secret`` is shared by the kinds."""
 
-    def __init__(self, kind: str, by_secret: "ConsumersBySecret", changed: Callable[[Target], None]) -> None:
+    def __init__(self, kind: str, by_secret: "ConsumerIndex", changed: Callable[[Target], None]) -> None:
         self._kind = kind
         self._by_secret = by_secret
         self._changed = changed
@@ -57,7 +57,7 @@ def _bearing(consumer: Consumer) -> tuple[object, ...]:
     return (consumer.reads, consumer.baseline, consumer.marks, consumer.rollout_disabled)
 
 
-class ConsumersBySecret:
+class ConsumerIndex:
     """The consumers of each Secret, whatever their kind."""
 
     def __init__(self) -> None:

@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from keyturn_receiver.cluster.lease import LeaseObject
+from keyturn_receiver.cluster.lease import LeaseClient
 from keyturn_receiver.errors import Conflict, KeyturnError
-from keyturn_receiver.liveness import Beat, unheard
+from keyturn_receiver.liveness import Ping, no_ping
 
 LOOK_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
 
 
-class Heartbeats:
+class EventPathMonitor:
     """Hears heartbeats, its own and the other replicas'.
 
     ``silence``: seconds without one after which the event path counts as broken; 0: none are sent, so it never does.
@@ -25,10 +25,10 @@ class Heartbeats:
 
     def __init__(
         self,
-        lease: LeaseObject,
+        lease: LeaseClient,
         identity: str,
         silence: float,
-        beat: Beat = unheard,
+        beat: Ping = no_ping,
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -42,12 +42,12 @@ class Heartbeats:
         self._told = True
         self._renewed: str | None = None
 
-    def heard(self) -> None:
+    def record_heartbeat(self) -> None:
         """Take note of a heartbeat that has reached this replica."""
         self._last = self._now()
         self._told = False
 
-    def up(self) -> bool:
+    def healthy(self) -> bool:
         """Whether heartbeats still arrive, at whichever replica."""
         return not self._silence or self._now() - self._last <= self._silence
 
@@ -62,8 +62,8 @@ class Heartbeats:
                 pass  # another replica has told the same
             except KeyturnError as error:
                 _log.warning("Lease %s: %s", self._lease.name, error)
-            if self.up() != was_up:
-                was_up = self.up()
+            if self.healthy() != was_up:
+                was_up = self.healthy()
                 _log.log(logging.INFO if was_up else logging.ERROR, "the event path is %s", "up" if was_up else "down")
             await asyncio.sleep(min(LOOK_SECONDS, self._silence / 3))
         self._beat(math.inf)

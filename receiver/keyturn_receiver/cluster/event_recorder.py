@@ -45,7 +45,7 @@ class _Event:
         return f"{self.target.name[:200]}.{hashlib.sha256(words.encode()).hexdigest()[:16]}"
 
 
-class Events:
+class EventRecorder:
     """Says what happened to Secrets; ``wall`` gives the time in UTC, ``now`` monotonic seconds."""
 
     def __init__(

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from keyturn_receiver.cluster.api import Api, Json, path
-from keyturn_receiver.errors import ClusterUnavailable, Conflict, KeyturnError, NotFound, TurnedAway
-from keyturn_receiver.liveness import Beat, unheard
+from keyturn_receiver.errors import ClusterUnavailable, Conflict, KeyturnError, NotFound, TooManyRequests
+from keyturn_receiver.liveness import Ping, no_ping
 
 DURATION = 15.0  # seconds, as client-go's defaults for all three
 RENEW_DEADLINE = 10.0
@@ -24,7 +24,7 @@ _LEASES = "coordination.k8s.io/v1"
 _log = logging.getLogger(__name__)
 
 
-class LeaseObject:
+class LeaseClient:
     """One Lease in the API, read and written whole, so that no write goes over another's."""
 
     def __init__(self, api: Api, namespace: str, name: str) -> None:
@@ -49,7 +49,7 @@ class LeaseObject:
             await self._api.request("PUT", path(_LEASES, "leases", self._namespace, self.name), body=body)
 
 
-class Lease:
+class LeaderElector:
     """Tells whether this replica leads; ``led`` is called whenever it begins to.
 
     ``now`` gives monotonic seconds: the wall clock may step as it likes.
@@ -57,10 +57,10 @@ class Lease:
 
     def __init__(
         self,
-        lease: LeaseObject,
+        lease: LeaseClient,
         identity: str,
         led: Callable[[], None] = lambda: None,
-        beat: Beat = unheard,
+        beat: Ping = no_ping,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lease = lease
@@ -69,11 +69,11 @@ class Lease:
         self._beat = beat
         self._now = now
         self._until = 0.0
-        self._silent_until = 0.0
+        self._backoff_until = 0.0
         self._seen: tuple[object, ...] = ()
         self._seen_at = 0.0
 
-    def held(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this replica leads now. It ends by itself when no renewal succeeds in time."""
         return self._now() < self._until
 
@@ -83,19 +83,19 @@ class Lease:
             while True:
                 self._beat()
                 try:
-                    await self._stand()
+                    await self._try_acquire_or_renew()
                 except Conflict:
                     self._until = 0.0  # somebody else was quicker
                 except KeyturnError as error:
                     _log.warning("Lease %s: %s", self._lease.name, error)  # held until the deadline, if it was
                 await asyncio.sleep(RETRY_PERIOD)
         finally:
-            if self.held():
-                await self._give_back()
+            if self.is_leader():
+                await self._release()
 
-    async def _stand(self) -> None:
+    async def _try_acquire_or_renew(self) -> None:
         asked = self._now()
-        if asked < self._silent_until:
+        if asked < self._backoff_until:
             return
         found = await self._lease.read()
         spec = (found or {}).get("spec") or {}
@@ -111,8 +111,8 @@ class Lease:
             await self._lease.write(found, fresh)
         except ClusterUnavailable as error:
             # It may be written all the same: renewed so for ever, it would keep others from leading, and lead nobody.
-            if not self.held() and not isinstance(error, TurnedAway):
-                self._silent_until = self._now() + 2 * DURATION
+            if not self.is_leader() and not isinstance(error, TooManyRequests):
+                self._backoff_until = self._now() + 2 * DURATION
             raise
         self._until = asked + RENEW_DEADLINE
         if not mine:
@@ -127,7 +127,7 @@ class Lease:
         duration = float(spec.get("leaseDurationSeconds") or DURATION)
         return not spec.get("holderIdentity") or self._now() - self._seen_at > duration
 
-    async def _give_back(self) -> None:
+    async def _release(self) -> None:
         self._until = 0.0
         try:
             async with asyncio.timeout(GIVE_BACK_SECONDS):

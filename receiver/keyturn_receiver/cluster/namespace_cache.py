@@ -9,7 +9,7 @@ from keyturn_receiver.cluster.api import METADATA_ONLY, Api, Json, path
 from keyturn_receiver.core.consumer import ROLLOUT
 from keyturn_receiver.core.policy import ALLOW_SECRETS
 from keyturn_receiver.errors import KeyturnError, NotFound
-from keyturn_receiver.liveness import Beat, unheard
+from keyturn_receiver.liveness import Ping, no_ping
 
 LOOK_SECONDS = 30.0
 
@@ -18,7 +18,7 @@ _NAMESPACE = (ALLOW_SECRETS, ROLLOUT)
 _log = logging.getLogger(__name__)
 
 
-class Namespaces:
+class NamespaceCache:
     """What namespaces say to Keyturn, by annotation; a namespace that says nothing is not kept. Fed by a watch."""
 
     def __init__(self, changed: Callable[[str], None]) -> None:
@@ -55,10 +55,10 @@ class Namespaces:
         self._changed(name)
 
 
-class FewNamespaces:
+class NamespacePoller:
     """Feeds the picture where only some namespaces are served: a Role may get its own namespace, and not watch it."""
 
-    def __init__(self, api: Api, names: tuple[str, ...], picture: Namespaces, beat: Beat = unheard) -> None:
+    def __init__(self, api: Api, names: tuple[str, ...], picture: NamespaceCache, beat: Ping = no_ping) -> None:
         self._api = api
         self._names = names
         self._picture = picture

@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 from keyturn_receiver.cluster.api import METADATA_LIST, METADATA_ONLY, Api, Json, reason_of
 from keyturn_receiver.errors import ClusterUnavailable, Expired, KeyturnError
-from keyturn_receiver.liveness import Beat, unheard
+from keyturn_receiver.liveness import Ping, no_ping
 
 MAX_DELAY = 30.0  # seconds between two tries
 SHORT = 0.5  # seconds that a watch lasts at least
@@ -23,7 +23,7 @@ Kept = TypeVar("Kept")
 _log = logging.getLogger(__name__)
 
 
-class Picture(Protocol[Kept]):
+class ObjectCache(Protocol[Kept]):
     """What is kept of the objects; each call is synchronous, so that a reader never sees half a change."""
 
     def read(self, obj: Json) -> Kept:
@@ -40,7 +40,7 @@ class Picture(Protocol[Kept]):
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ListWatch:
     """What a reflector asks for: ``page`` objects at a time, whole or as ``metadata`` alone."""
 
     path: str
@@ -60,7 +60,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class WatchTimeouts:
     """How long, in seconds, one watch lasts at most, until everything is listed anew, and between two tries.
 
     The server ends a watch after ``watch`` seconds, so that one of a quarter longer can only mean that the connection
@@ -86,10 +86,10 @@ class Reflector(Generic[Kept]):
     def __init__(
         self,
         api: Api,
-        view: View,
-        picture: Picture[Kept],
-        patience: Patience = Patience(),
-        beat: Beat = unheard,
+        view: ListWatch,
+        picture: ObjectCache[Kept],
+        patience: WatchTimeouts = WatchTimeouts(),
+        beat: Ping = no_ping,
     ) -> None:
         self._api = api
         self._view = view

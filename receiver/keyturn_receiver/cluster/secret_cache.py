@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from keyturn_receiver.cluster.api import FIELD_MANAGER, Json
 from keyturn_receiver.cluster.index import Index
-from keyturn_receiver.core.arn import place, possible_names
+from keyturn_receiver.core.arn import account_scope, candidate_names
 from keyturn_receiver.core.binding import (
     CURRENT,
     FILLING,
@@ -21,7 +21,7 @@ from keyturn_receiver.core.binding import (
 )
 from keyturn_receiver.core.consumer import ROLLOUT
 from keyturn_receiver.core.revision import RECORD, STATUS, Record, read_record
-from keyturn_receiver.core.sync_status import is_intact
+from keyturn_receiver.core.sync_status import is_solely_managed
 
 _BINDING = (*FILLING, ON_DELETE, ROLLOUT)
 _RECORD = (*RECORD[:-1], STATUS)  # when it was applied is for people
@@ -78,8 +78,8 @@ def read_bound(metadata: Json) -> BoundSecret:
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
         annotations={name: annotations[name] for name in _BINDING if name in annotations},
-        names=tuple(dict.fromkeys(name for each in called for name in possible_names(each))),
-        intact=is_intact(FIELD_MANAGER, metadata.get("managedFields") or [], record),
+        names=tuple(dict.fromkeys(name for each in called for name in candidate_names(each))),
+        intact=is_solely_managed(FIELD_MANAGER, metadata.get("managedFields") or [], record),
         written=written,
         seen=time.monotonic(),
     )
@@ -91,7 +91,7 @@ def _record(written: tuple[str | None, ...]) -> Record:
     return read_record({name: text for name, text in texts if text is not None})
 
 
-class BoundSecrets:
+class SecretCache:
     """The bound Secrets, by target and by every way to call the AWS secrets they name."""
 
     def __init__(self, changed: Callable[[Target], None]) -> None:
@@ -110,20 +110,20 @@ class BoundSecrets:
         """Every bound Secret."""
         return list(self._by_target.values())
 
-    def within(self, namespace: str) -> list[Target]:
+    def in_namespace(self, namespace: str) -> list[Target]:
         """The targets in one namespace."""
         return [target for target in self._by_target if target.namespace == namespace]
 
-    def naming(self, secret_id: str, name: str | None = None) -> list[Target]:
+    def by_secret_id(self, secret_id: str, name: str | None = None) -> list[Target]:
         """The targets whose binding may name this AWS secret, sorted."""
         found: set[Target] = set()
-        for each in {*possible_names(secret_id), *([name] if name else [])}:
+        for each in {*candidate_names(secret_id), *([name] if name else [])}:
             found |= self._by_name.of(each)
         return sorted(target for target in found if self._may_mean(target, secret_id))
 
     def _may_mean(self, target: Target, secret_id: str) -> bool:
         # The same name in another account or region is another secret.
-        ours, theirs = place(self._by_target[target].secret_id), place(secret_id)
+        ours, theirs = account_scope(self._by_target[target].secret_id), account_scope(secret_id)
         return not ours or not theirs or ours == theirs
 
     def read(self, obj: Json) -> BoundSecret | Target:
@@ -133,7 +133,7 @@ class BoundSecrets:
 
     def replace(self, everything: Sequence[BoundSecret | Target], namespace: str | None = None) -> None:
         fresh = {each.target for each in everything if isinstance(each, BoundSecret)}
-        known = self._by_target if namespace is None else self.within(namespace)
+        known = self._by_target if namespace is None else self.in_namespace(namespace)
         for target in set(known) - fresh:
             self._lose(target)
         for each in everything:

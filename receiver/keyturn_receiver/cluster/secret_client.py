@@ -22,7 +22,7 @@ class FoundSecret:
     bound: bool
 
 
-class Secrets:
+class SecretClient:
     """Reads and writes of single Secrets. Called for bound ones only."""
 
     def __init__(self, api: Api, fingerprint: Fingerprint) -> None:

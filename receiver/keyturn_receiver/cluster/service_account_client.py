@@ -23,7 +23,7 @@ class ServiceAccount:
         return f"{self.namespace}/{self.name}"
 
 
-class ServiceAccounts:
+class ServiceAccountClient:
     """Reads of ServiceAccounts, and tokens for them."""
 
     def __init__(self, api: Api) -> None:

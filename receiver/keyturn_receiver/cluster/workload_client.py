@@ -2,12 +2,12 @@
 
 from keyturn_receiver.cluster.api import FIELD_MANAGER, MERGE_PATCH, Api, Json, path
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef, read_consumer
-from keyturn_receiver.core.rollout import Mark
+from keyturn_receiver.core.rollout import RolloutAnnotation
 
 RESOURCES = {"Deployment": "deployments", "StatefulSet": "statefulsets", "DaemonSet": "daemonsets"}
 
 
-class Workloads:
+class WorkloadClient:
     """Reads and marks of single workloads."""
 
     def __init__(self, api: Api) -> None:
@@ -18,7 +18,7 @@ class Workloads:
         obj = await self._api.request("GET", self._path(ref))
         return read_consumer(ref.kind, obj)
 
-    async def mark(self, consumer: Consumer, mark: Mark) -> Consumer | None:
+    async def mark(self, consumer: Consumer, mark: RolloutAnnotation) -> Consumer | None:
         """Write a mark, if the workload still is as read; return it as it is then. Raises Conflict if it has changed.
 
         A restart marks the workload itself, too: should somebody's `replace` drop the mark from the template, which

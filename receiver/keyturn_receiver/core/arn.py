@@ -11,7 +11,7 @@ _SUFFIX = re.compile(r"-[A-Za-z0-9]{6}\Z")
 _RESOURCE = ":secret:"
 
 
-def possible_names(secret_id: str) -> tuple[str, ...]:
+def candidate_names(secret_id: str) -> tuple[str, ...]:
     """The names of AWS secrets that a name or an ARN, whole or partial, can stand for."""
     if not secret_id.startswith("arn:"):
         return (secret_id,)
@@ -19,7 +19,7 @@ def possible_names(secret_id: str) -> tuple[str, ...]:
     return (resource, resource[:-7]) if _SUFFIX.search(resource) else (resource,)
 
 
-def place(secret_id: str) -> str:
+def account_scope(secret_id: str) -> str:
     """Partition, region and account that an ARN names, as its beginning; empty for a bare name."""
     return secret_id.partition(_RESOURCE)[0] if secret_id.startswith("arn:") else ""
 

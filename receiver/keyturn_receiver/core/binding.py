@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import yaml
 
-from keyturn_receiver.core.expression import expression_fault
+from keyturn_receiver.core.expression import validate_expression
 from keyturn_receiver.errors import InvalidBinding
 
 BIND_LABEL = "keyturn.dev/bind"
@@ -171,7 +171,7 @@ def _read_selectors(text: str) -> tuple[tuple[tuple[str, str], ...], tuple[str, 
             faults.append(f"annotation {DATA}: {key!r:.80} is no key for a Secret: use letters, digits, '-', '_', '.'")
         elif key in selectors:
             faults.append(f"annotation {DATA}: key {key} is there twice: keep one")
-        elif fault := expression_fault(expression):
+        elif fault := validate_expression(expression):
             faults.append(f"annotation {DATA}: key {key}: {fault}")
         else:
             selectors[key] = expression

@@ -25,11 +25,11 @@ _ANSWERS = frozenset({"comparator", "not_expression"})
 _ALTERNATIVES = frozenset({"or_expression", "and_expression", "multi_select_list", "multi_select_dict"})
 
 
-class NoAnswer(Exception):
+class EvaluationError(Exception):
     """The expression gives nothing that could be used; the text says why, free of values."""
 
 
-def expression_fault(expression: str) -> str | None:
+def validate_expression(expression: str) -> str | None:
     """Say what is wrong with an expression, or None."""
     if not expression.strip():
         return "the expression is empty: name a property of the secret's JSON, or @ for the whole value"
@@ -56,14 +56,18 @@ def cost(expression: str, size: int) -> int:
 def evaluate(expression: str, document: object, size: int) -> object:
     """Select from a JSON document whose text has ``size`` characters. Raises NoAnswer."""
     if cost(expression, size) > MAX_COST:
-        raise NoAnswer("it would make far more of the value than a Secret can hold: simplify the expression")
+        raise EvaluationError("it would make far more of the value than a Secret can hold: simplify the expression")
     try:
         found = _parsed(expression).search(document)
     except (JMESPathError, RecursionError, ArithmeticError, TypeError, ValueError, AttributeError):
         # The library's own text quotes the value it stumbled over, and some of its functions let Python's errors out.
-        raise NoAnswer("a function got a value of the wrong type: convert it with to_string() or to_number()") from None
+        raise EvaluationError(
+            "a function got a value of the wrong type: convert it with to_string() or to_number()"
+        ) from None
     if found is None:
-        raise NoAnswer("there is no such property, or it is null: correct the expression, or add the property in AWS")
+        raise EvaluationError(
+            "there is no such property, or it is null: correct the expression, or add the property in AWS"
+        )
     return found
 
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
-from keyturn_receiver.core.arn import possible_names
+from keyturn_receiver.core.arn import candidate_names
 from keyturn_receiver.errors import NotAllowed
 
 ALLOW_SECRETS = "keyturn.dev/allow-secrets"
@@ -44,16 +44,16 @@ def check_id(tenancy: Tenancy, secret_id: str) -> None:
     It is asked before AWS is: an ARN may or may not end in the six random characters, so both readings count here,
     and ``check_name`` decides once AWS has told the name.
     """
-    if not may_concern(tenancy, possible_names(secret_id)):
+    if not could_apply(tenancy, candidate_names(secret_id)):
         raise _refusal(tenancy.namespace, secret_id)
 
 
-def is_certain(tenancy: Tenancy, secret_id: str) -> bool:
+def allows_every_reading(tenancy: Tenancy, secret_id: str) -> bool:
     """Tell whether whatever this name or ARN can stand for is allowed: else AWS has to tell which it is."""
-    return all(_allows(tenancy, name) for name in possible_names(secret_id))
+    return all(_allows(tenancy, name) for name in candidate_names(secret_id))
 
 
-def may_concern(tenancy: Tenancy, names: Iterable[str]) -> bool:
+def could_apply(tenancy: Tenancy, names: Iterable[str]) -> bool:
     """Tell whether the namespace may read an AWS secret of any of these names."""
     return any(_allows(tenancy, name) for name in names)
 

@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 
-class Mode(StrEnum):
+class PollMode(StrEnum):
     """LIST sees all names and versions of an account, a hundred at once; DESCRIBE asks for each bound secret alone."""
 
     LIST = "list"

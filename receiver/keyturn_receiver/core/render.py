@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from keyturn_receiver.core.binding import DATA, SECRET_KEY, Binding, Source, tell_all
-from keyturn_receiver.core.expression import MAX_COST, NoAnswer, cost, evaluate
+from keyturn_receiver.core.expression import MAX_COST, EvaluationError, cost, evaluate
 from keyturn_receiver.errors import InvalidValue
 
 WHOLE = "value"  # the key of a value that is not a JSON object
@@ -26,7 +26,7 @@ class SecretVersion:
     value: str | bytes = field(repr=False)
 
 
-def weight(binding: Binding, versions: Mapping[Source, SecretVersion]) -> int:
+def estimated_cost(binding: Binding, versions: Mapping[Source, SecretVersion]) -> int:
     """Bound what ``render`` will cost, in the units of ``expression.cost``: whether others can wait for it."""
     return sum(cost(entry.expression, len(versions[entry.source].value)) for entry in binding.entries)
 
@@ -47,7 +47,7 @@ def render(binding: Binding, versions: Mapping[Source, SecretVersion]) -> dict[s
         left -= cost(entry.expression, len(document.raw))
         try:
             data[entry.key] = _as_bytes(_evaluate(entry.expression, document))
-        except NoAnswer as fault:
+        except EvaluationError as fault:
             faults.append(f"key {entry.key} (expression {entry.expression!r:.120}): {fault}")
         if left < 0:
             if not faults:
@@ -87,7 +87,7 @@ def _render_everything(document: _Document, data: dict[str, bytes], faults: list
     if not isinstance(document.content, dict):
         try:
             data[WHOLE] = _as_bytes(document.raw)  # though it may happen to be JSON, as `12345678` is
-        except NoAnswer as fault:
+        except EvaluationError as fault:
             faults.append(str(fault))
         return
     if not document.content:
@@ -102,7 +102,7 @@ def _render_everything(document: _Document, data: dict[str, bytes], faults: list
             continue
         try:
             data[key] = _as_bytes(value)
-        except NoAnswer as fault:
+        except EvaluationError as fault:
             faults.append(f"its property number {number}: {fault}")
 
 
@@ -110,7 +110,7 @@ def _evaluate(expression: str, document: _Document) -> object:
     if expression.strip() == "@" and not isinstance(document.content, dict | list):
         return document.raw
     if not document.is_json:
-        raise NoAnswer("the value in AWS is not JSON, so only the expression @ can select it, whole")
+        raise EvaluationError("the value in AWS is not JSON, so only the expression @ can select it, whole")
     return evaluate(expression, document.content, len(document.raw))
 
 
@@ -121,15 +121,15 @@ def _as_bytes(value: object) -> bytes:
     if isinstance(value, str):
         return _encode(value)
     if value is None:
-        raise NoAnswer(f"it is null: give it a value in AWS, or name the keys you need with {DATA}")
+        raise EvaluationError(f"it is null: give it a value in AWS, or name the keys you need with {DATA}")
     try:
         return _encode(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
     except (ValueError, TypeError, RecursionError):
-        raise NoAnswer("its value cannot be written as JSON: it is too deep, or a number too large") from None
+        raise EvaluationError("its value cannot be written as JSON: it is too deep, or a number too large") from None
 
 
 def _encode(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise NoAnswer("it holds half a surrogate pair, which is not text: correct the value in AWS") from None
+        raise EvaluationError("it holds half a surrogate pair, which is not text: correct the value in AWS") from None

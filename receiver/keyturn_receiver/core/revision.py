@@ -43,7 +43,7 @@ class Record:
         """Whether Keyturn has ever written this Secret."""
         return bool(self.version_ids)
 
-    def tells_of(self, reason: str) -> bool:
+    def has_reason(self, reason: str) -> bool:
         """Whether the status is one that ``status_of`` wrote for this reason."""
         return self.status.startswith(f"{reason}:")
 

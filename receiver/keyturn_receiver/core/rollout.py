@@ -12,7 +12,7 @@ from keyturn_receiver.core.revision import digest
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class RolloutAnnotation:
     """One annotation to write on a workload, and on its pod template too if ``restart``."""
 
     name: str
@@ -20,7 +20,7 @@ class Mark:
     restart: bool
 
 
-def baseline(consumer: Consumer, secret_name: str, before: Mapping[str, str]) -> Mark | None:
+def baseline(consumer: Consumer, secret_name: str, before: Mapping[str, str]) -> RolloutAnnotation | None:
     """Mark a consumer never seen before with what its pods have read up to now: to be written before the Secret is.
 
     Else a crash between the Secret and its rollouts would make it look, afterwards, as if its pods had read the new
@@ -30,17 +30,17 @@ def baseline(consumer: Consumer, secret_name: str, before: Mapping[str, str]) ->
     if name in consumer.marks or name in consumer.baseline:
         return None
     value = _wanted(consumer.reads.get(secret_name, Reads()), before)
-    return Mark(name, value, restart=False) if value else None
+    return RolloutAnnotation(name, value, restart=False) if value else None
 
 
-def rollout(consumer: Consumer, secret_name: str, after: Mapping[str, str]) -> Mark | None:
+def rollout(consumer: Consumer, secret_name: str, after: Mapping[str, str]) -> RolloutAnnotation | None:
     """Restart a consumer whose pods read a key that has a new revision; a consumer without a baseline gets one."""
     name = mark_name(secret_name)
     value = _wanted(consumer.reads.get(secret_name, Reads()), after)
     has = consumer.marks.get(name) or consumer.baseline.get(name)
     if not value or has == value:
         return None
-    return Mark(name, value, restart=has is not None)
+    return RolloutAnnotation(name, value, restart=has is not None)
 
 
 def _wanted(reads: Reads, revisions: Mapping[str, str]) -> str | None:

@@ -9,7 +9,7 @@ from keyturn_receiver.core.revision import OK, RECORD, Record
 from keyturn_receiver.core.rollout import rollout
 
 
-class Due(StrEnum):
+class SyncStatus(StrEnum):
     """What a Secret lacks."""
 
     NOTHING = "nothing"
@@ -19,20 +19,20 @@ class Due(StrEnum):
 
 def due(
     record: Record, annotations: Mapping[str, str], intact: bool, secret_name: str, consumers: Iterable[Consumer]
-) -> Due:
+) -> SyncStatus:
     """Tell what is to be done about a Secret, by its ``record``, its binding's ``annotations`` and its ``consumers``.
 
     ``intact``: nobody else has written what Keyturn owns. Whether AWS has moved on is for notifications and the poller.
     """
     in_order = record.filled and record.status == OK and record.binding_hash == binding_hash(annotations)
     if not in_order or not intact:
-        return Due.DATA
+        return SyncStatus.DATA
     if any(rollout(consumer, secret_name, record.revisions) for consumer in consumers):
-        return Due.RESTARTS
-    return Due.NOTHING
+        return SyncStatus.RESTARTS
+    return SyncStatus.NOTHING
 
 
-def is_intact(manager: str, managed_fields: Iterable[Mapping[str, object]], record: Record) -> bool:
+def is_solely_managed(manager: str, managed_fields: Iterable[Mapping[str, object]], record: Record) -> bool:
     """Tell whether ``manager``, and nobody since, has applied the keys and the record that the Secret shows.
 
     Whoever writes another value into a field takes it over, and whoever removes it removes the ownership, too; so the

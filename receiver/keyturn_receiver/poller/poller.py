@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from keyturn_receiver.cluster.secret_cache import BoundSecret, BoundSecrets
-from keyturn_receiver.core.poll import Mode
+from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
+from keyturn_receiver.core.poll import PollMode
 from keyturn_receiver.errors import KeyturnError, SourceRefused
-from keyturn_receiver.liveness import Beat, unheard
-from keyturn_receiver.poller.sweep import Behind, Found, Interrupted, Sweep, by_store
-from keyturn_receiver.reconcile.access_policy import Tenancies
-from keyturn_receiver.reconcile.request import Cause, Reconciled, because
-from keyturn_receiver.reconcile.work_queue import Queue
+from keyturn_receiver.liveness import Ping, no_ping
+from keyturn_receiver.poller.sweep import Interrupted, StaleBinding, Sweep, SweepResult, by_store
+from keyturn_receiver.reconcile.access_policy import AccessPolicy
+from keyturn_receiver.reconcile.request import Cause, ReconcileResult, because
+from keyturn_receiver.reconcile.work_queue import WorkQueue
 from keyturn_receiver.sources.stores import StoreKey, Stores
 from keyturn_receiver.telemetry.metrics import Metrics
 
@@ -33,15 +33,15 @@ class Poller:
     def __init__(
         self,
         stores: Stores,
-        bound: BoundSecrets,
-        queue: Queue,
-        tenancies: Tenancies,
+        bound: SecretCache,
+        queue: WorkQueue,
+        tenancies: AccessPolicy,
         leading: Callable[[], bool],
         up: Callable[[], bool],
         interval: float,
-        mode: Mode,
+        mode: PollMode,
         metrics: Metrics,
-        beat: Beat = unheard,
+        beat: Ping = no_ping,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stores = stores
@@ -79,17 +79,17 @@ class Poller:
                     await self.sweep()
             await asyncio.sleep(min(1.0, self._interval / 10))
 
-    async def sweep(self) -> Sequence[Behind]:
+    async def sweep(self) -> Sequence[StaleBinding]:
         """Queue each binding that is behind AWS; return them.
 
         A store that fails holds up no other. Raises Interrupted when another replica leads.
         """
-        everything: list[Behind] = []
+        everything: list[StaleBinding] = []
         for key, mine in (await by_store(self._bound.all(), self._tenancies, self._stores)).items():
             everything += await self._sweep_store(key, mine)
         return everything
 
-    async def _sweep_store(self, key: StoreKey, mine: Sequence[BoundSecret]) -> Sequence[Behind]:
+    async def _sweep_store(self, key: StoreKey, mine: Sequence[BoundSecret]) -> Sequence[StaleBinding]:
         begun = self._now()
         full = begun - self._full_at.get(key, -FULL_SECONDS) >= FULL_SECONDS
         kind = "full" if full else "changes"
@@ -120,9 +120,9 @@ class Poller:
         )
         return behind
 
-    async def _look(self, key: StoreKey, mine: Sequence[BoundSecret], since: datetime | None) -> Found:
+    async def _look(self, key: StoreKey, mine: Sequence[BoundSecret], since: datetime | None) -> SweepResult:
         sweep = Sweep(await self._stores.get(key), self._bound, self._going_on)
-        if self._mode is Mode.LIST:
+        if self._mode is PollMode.LIST:
             try:
                 return await sweep.by_list(mine, since)
             except SourceRefused as error:
@@ -133,7 +133,7 @@ class Poller:
         self._beat()
         return self._leading()
 
-    def _queue_up(self, behind: Sequence[Behind]) -> None:
+    def _queue_up(self, behind: Sequence[StaleBinding]) -> None:
         grace = min(GRACE, self._interval / 10)
         for each in behind:
             changed_at = each.listed.changed_at if each.listed else None
@@ -143,7 +143,7 @@ class Poller:
             else:
                 self._recover(each)
 
-    def _recover(self, behind: Behind) -> None:
+    def _recover(self, behind: StaleBinding) -> None:
         known = self._bound.get(behind.target)
         if known is None or known.resource_version != behind.resource_version:
             return  # its notification has come in the meantime
@@ -151,6 +151,6 @@ class Poller:
         request = because(Cause.POLL, {current} if current else ())
         self._queue.submit(behind.target, request).add_done_callback(self._count)
 
-    def _count(self, done: "asyncio.Future[Reconciled]") -> None:
+    def _count(self, done: "asyncio.Future[ReconcileResult]") -> None:
         if not done.cancelled() and not done.exception() and done.result().changed:
             self._metrics.recovered_by_poll.inc()

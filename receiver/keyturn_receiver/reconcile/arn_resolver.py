@@ -6,28 +6,28 @@ whether there is one.
 """
 
 from keyturn_receiver.errors import NotAllowed
-from keyturn_receiver.reconcile.access_policy import Tenancies
+from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.sources import error_mapping
 from keyturn_receiver.sources.stores import StoreKey, Stores
 
 REMEMBERED = 10_000
 
 
-class Names:
+class ArnResolver:
     """Checks what bindings name; remembers what AWS has told of ARNs with two readings."""
 
-    def __init__(self, stores: Stores, tenancies: Tenancies) -> None:
+    def __init__(self, stores: Stores, tenancies: AccessPolicy) -> None:
         self._stores = stores
         self._tenancies = tenancies
         self._told: dict[tuple[StoreKey, str], str] = {}
 
     async def check(self, key: StoreKey, namespace: str, service_account: str, secret_id: str, since: float) -> None:
-        """Raise NotAllowed if a binding may not name this AWS secret, and SourceDeleted if it may, but there is none.
+        """Raise NotAllowed if a binding may not name this AWS secret, and SourceNotFound if it may, but there is none.
 
         One that is there under a name that is not allowed is spoken of as if it were not.
         """
         self._tenancies.check_id(namespace, service_account, secret_id)
-        if self._tenancies.is_certain(namespace, service_account, secret_id):
+        if self._tenancies.allows_every_reading(namespace, service_account, secret_id):
             return
         name = self._told.get((key, secret_id))
         if name is None:

@@ -4,9 +4,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from keyturn_receiver.cluster.consumer_cache import ConsumersBySecret
-from keyturn_receiver.cluster.secret_client import Secrets
-from keyturn_receiver.cluster.workload_client import Workloads
+from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
+from keyturn_receiver.cluster.secret_client import SecretClient
+from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import DISABLED, ROLLOUT, Consumer
 from keyturn_receiver.core.revision import Record
@@ -19,10 +19,12 @@ TRIES = 8  # a workload in the middle of a rollout changes several times a secon
 _log = logging.getLogger(__name__)
 
 
-class Restarts:
+class ConsumerRestarter:
     """Marks the consumers of one Secret."""
 
-    def __init__(self, consumers: ConsumersBySecret, workloads: Workloads, secrets: Secrets, metrics: Metrics) -> None:
+    def __init__(
+        self, consumers: ConsumerIndex, workloads: WorkloadClient, secrets: SecretClient, metrics: Metrics
+    ) -> None:
         self._consumers = consumers
         self._workloads = workloads
         self._secrets = secrets

@@ -2,28 +2,28 @@
 
 import logging
 
-from keyturn_receiver.cluster.secret_client import Secrets
+from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import Binding
 from keyturn_receiver.core.plan import LiveSecret
-from keyturn_receiver.errors import SourceDeleted, SourceRefused
-from keyturn_receiver.reconcile.arn_resolver import Names
+from keyturn_receiver.errors import SourceNotFound, SourceRefused
+from keyturn_receiver.reconcile.arn_resolver import ArnResolver
 from keyturn_receiver.sources.stores import StoreKey, Stores
 
 _log = logging.getLogger(__name__)
 
 
-class Deletion:
+class SecretDeleter:
     """Deletes Secrets whose binding asks for it (``keyturn.dev/on-delete: delete``), if that is ``allowed`` at all."""
 
-    def __init__(self, stores: Stores, secrets: Secrets, names: Names, allowed: bool) -> None:
+    def __init__(self, stores: Stores, secrets: SecretClient, names: ArnResolver, allowed: bool) -> None:
         self._stores = stores
         self._names = names
         self._secrets = secrets
         self._allowed = allowed
 
     async def delete(
-        self, binding: Binding, key: StoreKey, live: LiveSecret, since: float, fault: SourceDeleted
+        self, binding: Binding, key: StoreKey, live: LiveSecret, since: float, fault: SourceNotFound
     ) -> None:
         """Delete the Secret, if AWS says of every ARN that it was made from that there is no such secret any more.
 
@@ -33,7 +33,7 @@ class Deletion:
         ``fault`` with a word more where nothing may be deleted, or Conflict.
         """
         if not self._allowed:
-            raise SourceDeleted(
+            raise SourceNotFound(
                 f"{fault}; the Secret stays, for this receiver deletes none: if it should, set deletions.enabled in the"
                 " chart (KEYTURN_DELETIONS)"
             )
@@ -56,6 +56,6 @@ class Deletion:
         try:
             await self._names.check(key, binding.target.namespace, binding.service_account, arn, since)
             await self._stores.describe(key, arn, since)
-        except SourceDeleted:
+        except SourceNotFound:
             return True
         return False

@@ -10,33 +10,33 @@ import logging
 import random
 from collections.abc import Callable
 
-from keyturn_receiver.cluster.namespace_cache import Namespaces
-from keyturn_receiver.cluster.secret_cache import BoundSecret, BoundSecrets
+from keyturn_receiver.cluster.namespace_cache import NamespaceCache
+from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.core.sync_status import Due, due
-from keyturn_receiver.reconcile.access_policy import Tenancies
-from keyturn_receiver.reconcile.consumer_restarter import Restarts
-from keyturn_receiver.reconcile.fight_backoff import Brake
+from keyturn_receiver.core.sync_status import SyncStatus, due
+from keyturn_receiver.reconcile.access_policy import AccessPolicy
+from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
+from keyturn_receiver.reconcile.fight_backoff import FightBackoff
 from keyturn_receiver.reconcile.reconciler import Reconciler
 from keyturn_receiver.reconcile.request import Cause, because
-from keyturn_receiver.reconcile.work_queue import Queue
+from keyturn_receiver.reconcile.work_queue import WorkQueue
 
 HANG_BACK = (2.0, 4.0)  # seconds, for who does not lead
 
 _log = logging.getLogger(__name__)
 
 
-class Drift:
+class DriftDetector:
     """Looks at bindings whenever something about them has changed; ``leading`` tells whether this replica leads."""
 
     def __init__(
         self,
-        bound: BoundSecrets,
-        namespaces: Namespaces,
-        restarts: Restarts,
+        bound: SecretCache,
+        namespaces: NamespaceCache,
+        restarts: ConsumerRestarter,
         reconciler: Reconciler,
-        queue: Queue,
-        tenancies: Tenancies,
+        queue: WorkQueue,
+        tenancies: AccessPolicy,
         leading: Callable[[], bool],
     ) -> None:
         self._bound = bound
@@ -48,7 +48,7 @@ class Drift:
         self._leading = leading
         self._begun = False
         self._later: dict[Target, asyncio.TimerHandle] = {}
-        self._brake = Brake()
+        self._brake = FightBackoff()
 
     def begin(self) -> None:
         """Look at everything, and from now on at each change.
@@ -75,11 +75,11 @@ class Drift:
             elif target not in self._later:
                 self._later[target] = asyncio.get_running_loop().call_later(delay, self._look_again, target)
         elif not self._reconciler.has_given_up(known):
-            self._queue.put_right(target)
+            self._queue.mark_recovered(target)
 
-    def look_within(self, namespace: str) -> None:
+    def check_namespace(self, namespace: str) -> None:
         """Look at all bindings of a namespace that now says something else."""
-        for target in self._bound.within(namespace):
+        for target in self._bound.in_namespace(namespace):
             self._reconciler.reconsider(target)
             self.look(target)
 
@@ -120,9 +120,9 @@ class Drift:
         state = due(record, known.annotations, known.intact, target.name, consumers)
         if not record.filled:
             return Cause.NEW
-        if state is Due.DATA or not self._tenancies.allow(known):
+        if state is SyncStatus.DATA or not self._tenancies.allow(known):
             return Cause.DRIFT
-        return Cause.CONSUMER if state is Due.RESTARTS else None
+        return Cause.CONSUMER if state is SyncStatus.RESTARTS else None
 
     def _forget(self, target: Target) -> None:
         self._reconciler.forget(target)

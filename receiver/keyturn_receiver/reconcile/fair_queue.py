@@ -7,7 +7,7 @@ from keyturn_receiver.core.binding import Target
 from keyturn_receiver.reconcile.request import PRIORITIES, Cause
 
 
-class Line:
+class FairQueue:
     """Targets that wait, by group: groups take turns, so that a large one keeps nobody else waiting."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Line:
         return target
 
 
-class Lines:
+class PriorityQueues:
     """Who waits and who is at work.
 
     Of ``places``, work in the background takes at most half, so that a notification always finds one; and one group at
@@ -54,7 +54,7 @@ class Lines:
         self._background_places = max(1, places // 2)
         self._group_places = max(1, places // 4)
         self._group = group
-        self._lines = {cause: Line() for cause in PRIORITIES}
+        self._lines = {cause: FairQueue() for cause in PRIORITIES}
         self._at_work: dict[Target, tuple[Cause, Hashable]] = {}
         self._by_group: Counter[Hashable] = Counter()
         self._background = 0

@@ -10,7 +10,7 @@ QUIET = 120.0  # seconds without a round, after which nobody undoes it any more
 MAX_DELAY = 60.0  # seconds
 
 
-class Brake:
+class FightBackoff:
     """Counts the rounds of each Secret; ``now`` gives monotonic seconds. It delays, and never gives up."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:

@@ -18,7 +18,7 @@ class _Remembered:
     fingerprints: Mapping[str, bytes]
 
 
-class Memory:
+class FingerprintCache:
     """Secrets as this replica last saw them whole: good as long as the picture shows the same resource version."""
 
     def __init__(self) -> None:

@@ -8,32 +8,32 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from keyturn_receiver.cluster.event_recorder import Events
-from keyturn_receiver.cluster.namespace_cache import Namespaces
-from keyturn_receiver.cluster.secret_cache import BoundSecret, BoundSecrets
-from keyturn_receiver.cluster.secret_client import Secrets
+from keyturn_receiver.cluster.event_recorder import EventRecorder
+from keyturn_receiver.cluster.namespace_cache import NamespaceCache
+from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
+from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.core.binding import Binding, OnDelete, Source, Target, binding_hash, read_binding
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.plan import Fingerprint, LiveSecret, plan
 from keyturn_receiver.core.policy import check_type
-from keyturn_receiver.core.render import SecretVersion, render, weight
+from keyturn_receiver.core.render import SecretVersion, estimated_cost, render
 from keyturn_receiver.core.revision import OK, Record, status_of
-from keyturn_receiver.core.sync_status import Due, due
-from keyturn_receiver.errors import ClusterRefused, Conflict, KeyturnError, NotFound, Permanent, SourceDeleted
+from keyturn_receiver.core.sync_status import SyncStatus, due
+from keyturn_receiver.errors import ClusterRefused, Conflict, KeyturnError, NotFound, Permanent, SourceNotFound
 from keyturn_receiver.reconcile import event_messages
-from keyturn_receiver.reconcile.access_policy import Tenancies
-from keyturn_receiver.reconcile.arn_resolver import Names
-from keyturn_receiver.reconcile.consumer_restarter import Restarts
-from keyturn_receiver.reconcile.deletion import Deletion
+from keyturn_receiver.reconcile.access_policy import AccessPolicy
+from keyturn_receiver.reconcile.arn_resolver import ArnResolver
+from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
+from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.fetch import fetch
-from keyturn_receiver.reconcile.fingerprint_cache import Memory
-from keyturn_receiver.reconcile.request import Cause, Reconciled, Request
+from keyturn_receiver.reconcile.fingerprint_cache import FingerprintCache
+from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.sources.stores import StoreKey, Stores
 from keyturn_receiver.telemetry import logs
 from keyturn_receiver.telemetry.metrics import Metrics
 from keyturn_receiver.telemetry.tracing import Span
 
-NOT_BOUND = Reconciled(bound=False)
+NOT_BOUND = ReconcileResult(bound=False)
 HEAVY = 100_000  # units of ``expression.cost``: some hundredths of a second, which others should not have to wait
 
 _log = logging.getLogger(__name__)
@@ -60,12 +60,12 @@ class Reconciler:
     def __init__(
         self,
         stores: Stores,
-        secrets: Secrets,
-        bound: BoundSecrets,
-        namespaces: Namespaces,
-        restarts: Restarts,
-        events: Events,
-        tenancies: Tenancies,
+        secrets: SecretClient,
+        bound: SecretCache,
+        namespaces: NamespaceCache,
+        restarts: ConsumerRestarter,
+        events: EventRecorder,
+        tenancies: AccessPolicy,
         deletions: bool,
         fingerprint: Fingerprint,
         executor: Executor,
@@ -79,18 +79,18 @@ class Reconciler:
         self._namespaces = namespaces
         self._restarts = restarts
         self._events = events
-        self._names = Names(stores, tenancies)
-        self._deletion = Deletion(stores, secrets, self._names, deletions)
+        self._names = ArnResolver(stores, tenancies)
+        self._deletion = SecretDeleter(stores, secrets, self._names, deletions)
         self._tenancies = tenancies
         self._fingerprint = fingerprint
         self._executor = executor
         self._metrics = metrics
         self._span = span
         self._now = now
-        self._memory = Memory()
+        self._memory = FingerprintCache()
         self._given_up: dict[Target, str] = {}  # the resource version of each Secret that only a person can help
 
-    async def reconcile(self, target: Target, request: Request) -> Reconciled:
+    async def reconcile(self, target: Target, request: Request) -> ReconcileResult:
         """Make the binding at ``target`` true. Raises any KeyturnError, once the Secret and an Event tell of it."""
         known = self._bound.get(target)
         if known is None:
@@ -124,14 +124,14 @@ class Reconciler:
         """Try again what was tried in vain: something else has changed that it may have been due to."""
         self._given_up.pop(target, None)
 
-    async def _reconcile(self, known: BoundSecret, request: Request) -> Reconciled:
+    async def _reconcile(self, known: BoundSecret, request: Request) -> ReconcileResult:
         target = known.target
         # The workloads before the Secret: a mark is then refused when another replica, which saw a later Secret, has
         # marked the workload in the meantime. The other order could take a workload back to an older revision.
         consumers = self._restarts.consumers(target)
         if self._seems_there(known, consumers, request):
             if await self._still_says(target, known.record):
-                return Reconciled(bound=True, version_ids=request.expected)
+                return ReconcileResult(bound=True, version_ids=request.expected)
             self._memory.forget(target)
         live, annotations = self._memory.recall(known), known.annotations
         recalled = live is not None
@@ -175,7 +175,9 @@ class Reconciler:
             consumers = ()
         record = known.record
         there = request.expected == set(record.version_ids.values())
-        return there and due(record, known.annotations, known.intact, known.target.name, consumers) is Due.NOTHING
+        return (
+            there and due(record, known.annotations, known.intact, known.target.name, consumers) is SyncStatus.NOTHING
+        )
 
     async def _settle(
         self,
@@ -184,13 +186,13 @@ class Reconciler:
         consumers: Sequence[Consumer],
         request: Request,
         recalled: bool,
-    ) -> Reconciled:
+    ) -> ReconcileResult:
         target = live.target
         if self._restarts.disabled(annotations, self._namespaces.annotations(target.namespace)):
             consumers = ()
         filled = as_it_stands = _Filled(live.record, consumers)
         # A consumer alone is no matter of AWS's; but a refusal that the Secret tells of may be over.
-        if request.causes != {Cause.CONSUMER} or live.record.tells_of(ClusterRefused.reason):
+        if request.causes != {Cause.CONSUMER} or live.record.has_reason(ClusterRefused.reason):
             try:
                 made = await self._fill_or_delete(live, annotations, consumers, request)
             except Conflict:
@@ -220,7 +222,7 @@ class Reconciler:
                 "Applied",
                 event_messages.applied(filled.record, filled.changed_keys, restarted),
             )
-        return Reconciled(
+        return ReconcileResult(
             bound=True,
             changed=bool(filled.changed_keys),
             version_ids=frozenset(filled.record.version_ids.values()),
@@ -234,7 +236,7 @@ class Reconciler:
         binding = read_binding(live.target, annotations)
         try:
             return await self._fill(binding, live, annotations, consumers, request)
-        except SourceDeleted as fault:
+        except SourceNotFound as fault:
             if binding.on_delete is OnDelete.RETAIN or not live.record.filled:
                 raise
             store = self._store(binding, min(binding.sources))
@@ -257,7 +259,7 @@ class Reconciler:
         if not planned.write:
             return _Filled(live.record, consumers)
         stands = not planned.changed_keys and planned.record == replace(live.record, status=OK)
-        if stands and live.record.tells_of(ClusterRefused.reason):
+        if stands and live.record.has_reason(ClusterRefused.reason):
             return _Filled(live.record, consumers, recovers=True)
         consumers = await self._restarts.baseline(target, consumers, planned.before)
         applied_at = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -295,7 +297,7 @@ class Reconciler:
         return self._stores.key(source.secret_id, binding.target.namespace, binding.service_account)
 
     async def _render(self, binding: Binding, versions: Mapping[Source, SecretVersion]) -> dict[str, bytes]:
-        if weight(binding, versions) <= HEAVY:
+        if estimated_cost(binding, versions) <= HEAVY:
             return render(binding, versions)
         return await asyncio.get_running_loop().run_in_executor(self._executor, render, binding, versions)
 

@@ -60,7 +60,7 @@ def because(cause: Cause, expected: Iterable[str] = (), event_id: str = "") -> R
 
 
 @dataclass(frozen=True, slots=True)
-class Reconciled:
+class ReconcileResult:
     """What a reconcile has done: ``version_ids`` that the Secret is made from now, consumers that were restarted."""
 
     bound: bool

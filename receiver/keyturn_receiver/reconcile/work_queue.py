@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.errors import Conflict, KeyturnError, Temporary
-from keyturn_receiver.reconcile.fair_queue import Lines
-from keyturn_receiver.reconcile.request import Cause, Reconciled, Request
+from keyturn_receiver.reconcile.fair_queue import PriorityQueues
+from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.telemetry.metrics import Metrics
 
 CONFLICT_TRIES = 5  # at once; somebody else's write is done when the conflict is known
@@ -26,11 +26,11 @@ _log = logging.getLogger(__name__)
 @dataclass(slots=True)
 class _Pending:
     request: Request
-    done: "asyncio.Future[Reconciled]"
+    done: "asyncio.Future[ReconcileResult]"
     since: float
 
 
-class Queue:
+class WorkQueue:
     """Runs ``work`` for bindings; what is asked for while a binding is being worked on joins its next turn.
 
     ``group`` tells which bindings wait for the same thing; ``now`` gives monotonic seconds.
@@ -38,7 +38,7 @@ class Queue:
 
     def __init__(
         self,
-        work: Callable[[Target, Request], Awaitable[Reconciled]],
+        work: Callable[[Target, Request], Awaitable[ReconcileResult]],
         places: int,
         group: Callable[[Target], Hashable],
         metrics: Metrics,
@@ -47,7 +47,7 @@ class Queue:
         self._work = work
         self._metrics = metrics
         self._now = now
-        self._lines = Lines(places, group)
+        self._lines = PriorityQueues(places, group)
         self._pending: dict[Target, _Pending] = {}
         self._running: dict[Target, tuple[asyncio.Task[None], float]] = {}
         self._retries: dict[Target, tuple[asyncio.TimerHandle, Request]] = {}
@@ -56,7 +56,7 @@ class Queue:
         self._failing: set[Target] = set()
         self._closing = False
 
-    def submit(self, target: Target, request: Request) -> "asyncio.Future[Reconciled]":
+    def submit(self, target: Target, request: Request) -> "asyncio.Future[ReconcileResult]":
         """Ask for a reconcile; the future gives what came of it, or the KeyturnError it ended with.
 
         The future is shared: who is tired of waiting must not cancel it.
@@ -72,7 +72,7 @@ class Queue:
             timer, failed = retry
             timer.cancel()
             request |= failed  # this is the next try, and has to serve what that was for
-        done: asyncio.Future[Reconciled] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[ReconcileResult] = asyncio.get_running_loop().create_future()
         done.add_done_callback(_looked_at)
         self._pending[target] = _Pending(request, done, self._now())
         self._owed.setdefault(target, self._now())
@@ -90,7 +90,7 @@ class Queue:
         if target not in self._pending and target not in self._running:
             self._owed.pop(target, None)
 
-    def put_right(self, target: Target) -> None:
+    def mark_recovered(self, target: Target) -> None:
         """Count a binding as failing no longer: another replica has made it true. A retry that is due stays so."""
         if target not in self._retries:
             self._failing.discard(target)
@@ -112,11 +112,11 @@ class Queue:
         """How many bindings ended their last reconcile here with an error, and are still not true."""
         return len(self._failing)
 
-    def staleness(self) -> float:
+    def oldest_unmet(self) -> float:
         """Seconds since the oldest request that has not been met; one that only a person can meet does not count."""
         return max(0.0, self._now() - min(self._owed.values())) if self._owed else 0.0
 
-    def longest(self) -> float:
+    def longest_running(self) -> float:
         """Seconds that the longest of the reconciles under way has taken so far."""
         return max((self._now() - begun for _, begun in self._running.values()), default=0.0)
 
@@ -163,7 +163,7 @@ class Queue:
             self._metrics.reconcile_seconds.observe(self._now() - started)
             self._metrics.reconciles.labels(request.priority, outcome).inc()
 
-    async def _try(self, target: Target, request: Request) -> Reconciled:
+    async def _try(self, target: Target, request: Request) -> ReconcileResult:
         for attempt in range(CONFLICT_TRIES):
             try:
                 return await self._work(target, request)
@@ -199,7 +199,7 @@ class Queue:
         self.submit(target, replace(request, since=self._now()))
 
 
-def _looked_at(done: "asyncio.Future[Reconciled]") -> None:
+def _looked_at(done: "asyncio.Future[ReconcileResult]") -> None:
     # A failure that nobody waits for is logged where it happens.
     if not done.cancelled():
         done.exception()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 CUT_SECONDS = 1.0  # requests that fail together are one sign of overload, not many
 
 
-class Governor:
+class AdaptiveLimiter:
     """A semaphore with a limit that moves between 1 and ``most``; ``now`` gives monotonic seconds."""
 
     def __init__(self, most: int, now: Callable[[], float] = time.monotonic) -> None:

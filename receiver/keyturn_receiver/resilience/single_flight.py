@@ -18,7 +18,7 @@ class _Flight(Generic[V]):
     landing: "asyncio.Future[V]"
 
 
-class Flights(Generic[K, V]):
+class SingleFlight(Generic[K, V]):
     """At most one fetch under way for each key. ``now`` gives monotonic seconds.
 
     What was fetched is good for whoever asked before the fetch began, and for nobody else: a later change would be

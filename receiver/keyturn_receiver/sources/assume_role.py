@@ -11,7 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from keyturn_receiver.errors import KeyturnError, SourceRefused, SourceUnavailable
 from keyturn_receiver.sources.clients import Credentials
 from keyturn_receiver.sources.error_mapping import SLOW_DOWN
-from keyturn_receiver.sources.thread_pools import Lane, NoThread, TooSlow
+from keyturn_receiver.sources.thread_pools import CallTimeout, PoolExhausted, ThreadPool
 from keyturn_receiver.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _ACTION = "AssumeRoleWithWebIdentity"
 
 
 async def assume(
-    sts: "STSClient", lane: Lane, metrics: Metrics, account: str, role_arn: str, token: str
+    sts: "STSClient", pool: ThreadPool, metrics: Metrics, account: str, role_arn: str, token: str
 ) -> Credentials:
     """Take on ``role_arn`` for the ServiceAccount ``account`` ("namespace/name").
 
@@ -39,8 +39,8 @@ async def assume(
         return Credentials(given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"], given["Expiration"])
 
     try:
-        credentials = await lane.run(call)
-    except (ClientError, BotoCoreError, TooSlow, NoThread) as error:
+        credentials = await pool.run(call)
+    except (ClientError, BotoCoreError, CallTimeout, PoolExhausted) as error:
         fault = _translate(error, account, role_arn)
         metrics.aws_requests.labels(_ACTION, fault.reason).inc()
         raise fault from None

@@ -18,7 +18,7 @@ WITHOUT_BATCHES = 600.0  # seconds, where the role may not read many at once
 _log = logging.getLogger(__name__)
 
 
-class Values:
+class BatchReader:
     """Reads values one by one while they are asked for one by one, and up to twenty with one call in a rush."""
 
     def __init__(self, secrets_manager: SecretsManager) -> None:

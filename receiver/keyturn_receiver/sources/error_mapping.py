@@ -15,23 +15,23 @@ from botocore.exceptions import (
 from keyturn_receiver.errors import (
     KeyturnError,
     NoCredentials,
-    SourceDeleted,
-    SourceDeletion,
+    SourceNotFound,
+    SourcePendingDeletion,
     SourceRefused,
     SourceUnavailable,
 )
-from keyturn_receiver.sources.thread_pools import NoThread, TooSlow
+from keyturn_receiver.sources.thread_pools import CallTimeout, PoolExhausted
 
 SLOW_DOWN = 5.0  # seconds
 
 # https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_GetSecretValue.html#API_GetSecretValue_Errors
 _REFUSALS: dict[str, tuple[type[SourceRefused], str]] = {
     "ResourceNotFoundException": (
-        SourceDeleted,
+        SourceNotFound,
         "does not exist: create it, or correct the name, the account or the region",
     ),
     "InvalidRequestException": (
-        SourceDeletion,
+        SourcePendingDeletion,
         "is scheduled for deletion: restore it (aws secretsmanager restore-secret), or remove the binding",
     ),
     "AccessDeniedException": (
@@ -78,7 +78,7 @@ def translate(error: Exception, subject: str) -> KeyturnError:
     # The web identity's own refusal comes out of the SDK as a ClientError of STS, the others as these.
     if isinstance(error, _CREDENTIAL_ERRORS):
         return _no_credentials(subject, kind)
-    if isinstance(error, BotoCoreError | TooSlow | NoThread):
+    if isinstance(error, BotoCoreError | CallTimeout | PoolExhausted):
         return SourceUnavailable(f"{subject}: AWS cannot be reached ({kind}): trying again", SLOW_DOWN)
     return SourceUnavailable(f"{subject}: the answer of AWS cannot be read ({kind}): trying again", SLOW_DOWN)
 

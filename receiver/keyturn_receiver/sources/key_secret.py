@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from keyturn_contract.signature import InvalidKey, parse_key
 from keyturn_receiver.core.binding import CURRENT, Source
-from keyturn_receiver.errors import NoSigningKey, SourceDeleted, SourceRefused
+from keyturn_receiver.errors import NoSigningKey, SourceNotFound, SourceRefused
 from keyturn_receiver.sources import error_mapping
 from keyturn_receiver.sources.secrets_manager import SecretsManager
 from keyturn_receiver.sources.stores import Stores
@@ -59,7 +59,7 @@ class KeySecret:
         """The versions that hold the labels, by label; empty where the role may not describe the secret."""
         try:
             described = await secrets_manager.describe(self._secret_id)
-        except SourceDeleted:
+        except SourceNotFound:
             raise
         except SourceRefused:
             return {}

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from keyturn_receiver.core.arn import place
+from keyturn_receiver.core.arn import account_scope
 from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.render import SecretVersion
-from keyturn_receiver.errors import KeyturnError, NoCredentials, SourceDeleted, SourceRefused
+from keyturn_receiver.errors import KeyturnError, NoCredentials, SourceNotFound, SourceRefused
 from keyturn_receiver.sources import error_mapping
-from keyturn_receiver.sources.thread_pools import Lanes, TooSlow
+from keyturn_receiver.sources.thread_pools import CallTimeout, ThreadPools
 from keyturn_receiver.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ NOT_TRIED = "they have not been tried yet"
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class SecretMetadata:
     """One secret as ListSecrets or DescribeSecret gives it: ``stages`` by version id, no value."""
 
     arn: str
@@ -44,14 +44,14 @@ class SecretsManager:
     """One identity in one region. ``sweep_client`` is apart, so that its throttling slows down nobody else."""
 
     def __init__(
-        self, client: "SecretsManagerClient", sweep_client: "SecretsManagerClient", lanes: Lanes, metrics: Metrics
+        self, client: "SecretsManagerClient", sweep_client: "SecretsManagerClient", pools: ThreadPools, metrics: Metrics
     ) -> None:
         self._client = client
         self._sweep_client = sweep_client
-        self._lanes = lanes
+        self._pools = pools
         self._metrics = metrics
         self._suspects: dict[str, float] = {}
-        self._proven: set[str] = set()
+        self._seen_accounts: set[str] = set()
         self.credentials_fault: str | None = NOT_TRIED
 
     @property
@@ -65,18 +65,18 @@ class SecretsManager:
 
     def has_seen(self, arn: str) -> bool:
         """Whether any secret of the account and region of ``arn`` was seen from here: "not found" then means gone."""
-        return place(arn) in self._proven
+        return account_scope(arn) in self._seen_accounts
 
     async def value(self, source: Source) -> SecretVersion:
         """Read the value that holds the staging label now.
 
-        Raises SourceDeleted, SourceDeletion, another SourceRefused, or SourceUnavailable.
+        Raises SourceNotFound, SourcePendingDeletion, another SourceRefused, or SourceUnavailable.
         """
         try:
             answer = await self._call(
                 "GetSecretValue", self._client.get_secret_value, source.secret_id, VersionStage=source.stage
             )
-        except SourceDeleted:
+        except SourceNotFound:
             await self.describe(source.secret_id)  # raises the same, if it is the secret that is missing
             raise SourceRefused(
                 f"AWS secret {source.secret_id} has no version with the staging label {source.stage}:"
@@ -106,19 +106,19 @@ class SecretsManager:
                     found[secret_id] = version
         return found
 
-    async def describe(self, secret_id: str, sweep: bool = False) -> Listed:
+    async def describe(self, secret_id: str, sweep: bool = False) -> SecretMetadata:
         """Tell the staging labels of each version. Raises as ``value``."""
         client = self._sweep_client if sweep else self._client
         answer = await self._call("DescribeSecret", client.describe_secret, secret_id, sweep=sweep)
         with _understood(f"AWS secret {secret_id}"):
             return self._listed(answer)
 
-    async def prove_credentials(self) -> None:
+    async def check_credentials(self) -> None:
         """Make one cheap call, so that ``credentials_fault`` tells; what else AWS says to it does not matter."""
         with suppress(KeyturnError):
             await self._call("ListSecrets", self._client.list_secrets, MaxResults=1)
 
-    async def pages(self) -> AsyncIterator[Sequence[Listed]]:
+    async def pages(self) -> AsyncIterator[Sequence[SecretMetadata]]:
         """List every secret, those scheduled for deletion included, in pages of 100, the last changed first."""
         more: dict[str, Any] = {}
         while True:
@@ -144,14 +144,14 @@ class SecretsManager:
     ) -> Any:
         if secret_id:
             arguments["SecretId"] = secret_id
-        lanes = self._lanes
-        lane = lanes.sweep if sweep else lanes.suspect if self.suspects(secret_id) else lanes.push
+        pools = self._pools
+        pool = pools.background if sweep else pools.quarantine if self.suspects(secret_id) else pools.foreground
         try:
-            answer = await lane.run(lambda: method(**arguments))
+            answer = await pool.run(lambda: method(**arguments))
         except Exception as error:
             fault = error_mapping.translate(error, f"AWS secret {secret_id}" if secret_id else action)
             self._metrics.aws_requests.labels(action, fault.reason).inc()
-            if isinstance(error, ReadTimeoutError | TooSlow) and secret_id:
+            if isinstance(error, ReadTimeoutError | CallTimeout) and secret_id:
                 self._suspects[secret_id] = time.monotonic() + SUSPECT_SECONDS
             if isinstance(fault, NoCredentials):
                 self.credentials_fault = str(fault)
@@ -164,14 +164,14 @@ class SecretsManager:
         return answer
 
     def _version(self, answer: Mapping[str, Any]) -> SecretVersion:
-        self._proven.add(place(answer["ARN"]))
+        self._seen_accounts.add(account_scope(answer["ARN"]))
         value = answer["SecretString"] if "SecretString" in answer else answer["SecretBinary"]
         return SecretVersion(answer["ARN"], answer["Name"], answer["VersionId"], value)
 
-    def _listed(self, entry: Mapping[str, Any]) -> Listed:
-        self._proven.add(place(entry["ARN"]))
+    def _listed(self, entry: Mapping[str, Any]) -> SecretMetadata:
+        self._seen_accounts.add(account_scope(entry["ARN"]))
         stages = entry.get("SecretVersionsToStages") or entry.get("VersionIdsToStages") or {}
-        return Listed(
+        return SecretMetadata(
             entry["ARN"],
             entry["Name"],
             {version_id: frozenset(labels) for version_id, labels in stages.items()},

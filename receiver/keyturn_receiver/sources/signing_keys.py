@@ -11,7 +11,7 @@ from keyturn_receiver.errors import KeyturnError
 _log = logging.getLogger(__name__)
 
 
-class KeyPlace(Protocol):
+class KeySource(Protocol):
     """Where signing keys are kept; ``name`` is for people."""
 
     name: str
@@ -23,7 +23,7 @@ class KeyPlace(Protocol):
 class SigningKeys:
     """The keys of all places as last read; a failed look keeps those there were, and takes away no other place's."""
 
-    def __init__(self, places: Sequence[KeyPlace]) -> None:
+    def __init__(self, places: Sequence[KeySource]) -> None:
         self._places = places
         self._found: dict[str, Sequence[bytes]] = {}  # by the place's name; empty where each look has failed so far
         self._keys: tuple[bytes, ...] = ()
@@ -32,24 +32,24 @@ class SigningKeys:
         """The keys that are valid now; empty before the first look."""
         return self._keys
 
-    def missing(self) -> Sequence[str]:
+    def not_loaded(self) -> Sequence[str]:
         """The places to wait for: each until its first look, and all while none of them has given a key.
 
         Who has looked in vain in one place goes on with the other's keys.
         """
-        return [place.name for place in self._places if not self._keys or place.name not in self._found]
+        return [source.name for source in self._places if not self._keys or source.name not in self._found]
 
     async def look(self) -> None:
         """Read the keys anew; a place that gives none is warned of."""
-        await asyncio.gather(*(self._look(place) for place in self._places))
+        await asyncio.gather(*(self._look(source) for source in self._places))
 
-    async def _look(self, place: KeyPlace) -> None:
+    async def _look(self, source: KeySource) -> None:
         try:
-            self._found[place.name] = await place.look()
+            self._found[source.name] = await source.look()
         except KeyturnError as error:
-            self._found.setdefault(place.name, ())
+            self._found.setdefault(source.name, ())
             _log.warning("%s", error)
-        self._keys = tuple(dict.fromkeys(key for place in self._places for key in self._found.get(place.name, ())))
+        self._keys = tuple(dict.fromkeys(key for source in self._places for key in self._found.get(source.name, ())))
 
 
 def ed25519(public_key: bytes) -> Ed25519:

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.render import SecretVersion
-from keyturn_receiver.resilience.single_flight import KEEP, Flights
-from keyturn_receiver.sources.batch_reader import Values
-from keyturn_receiver.sources.secrets_manager import NOT_TRIED, Listed, SecretsManager
+from keyturn_receiver.resilience.single_flight import KEEP, SingleFlight
+from keyturn_receiver.sources.batch_reader import BatchReader
+from keyturn_receiver.sources.secrets_manager import NOT_TRIED, SecretMetadata, SecretsManager
 
 MOST = 64  # stores held at once beside the receiver's own; a client takes about a megabyte
 RENEW = timedelta(minutes=5)  # before credentials run out
@@ -31,13 +31,13 @@ class Store:
 
     key: StoreKey
     secrets_manager: SecretsManager
-    values: Values
+    values: BatchReader
     expires_at: datetime | None = None
 
     @classmethod
     def of(cls, key: StoreKey, secrets_manager: SecretsManager, expires_at: datetime | None = None) -> "Store":
         """Put one together."""
-        return cls(key, secrets_manager, Values(secrets_manager), expires_at)
+        return cls(key, secrets_manager, BatchReader(secrets_manager), expires_at)
 
 
 class Stores:
@@ -47,9 +47,9 @@ class Stores:
         self._make = make
         self._default_region = default_region
         self._stores: OrderedDict[StoreKey, Store] = OrderedDict()
-        self._makings: Flights[StoreKey, Store] = Flights()
-        self._reads: Flights[tuple[StoreKey, Source], SecretVersion] = Flights()
-        self._descriptions: Flights[tuple[StoreKey, str], Listed] = Flights()
+        self._makings: SingleFlight[StoreKey, Store] = SingleFlight()
+        self._reads: SingleFlight[tuple[StoreKey, Source], SecretVersion] = SingleFlight()
+        self._descriptions: SingleFlight[tuple[StoreKey, str], SecretMetadata] = SingleFlight()
 
     def key(self, secret_id: str = "", namespace: str = "", service_account: str = "") -> StoreKey:
         """The key of the store that reads an AWS secret: where its ARN says, or else in the receiver's own region; with
@@ -90,10 +90,10 @@ class Stores:
 
         return await self._reads.get((key, source), since, read)
 
-    async def describe(self, key: StoreKey, secret_id: str, since: float) -> Listed:
+    async def describe(self, key: StoreKey, secret_id: str, since: float) -> SecretMetadata:
         """Describe a secret, as of ``since`` or later. Raises SourceRefused or SourceUnavailable."""
 
-        async def describe() -> Listed:
+        async def describe() -> SecretMetadata:
             return await (await self.get(key)).secrets_manager.describe(secret_id)
 
         return await self._descriptions.get((key, secret_id), since, describe)

@@ -19,15 +19,15 @@ SPARE = 2  # threads for each that may be in use
 T = TypeVar("T")
 
 
-class TooSlow(Exception):
+class CallTimeout(Exception):
     """The call has not ended in time."""
 
 
-class NoThread(Exception):
+class PoolExhausted(Exception):
     """The call was not begun: all threads are taken."""
 
 
-class Lane:
+class ThreadPool:
     """Runs calls in threads, ``threads`` at once; ``now`` gives monotonic seconds."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Lane:
         self._call_seconds = call_seconds
         self._wait_seconds = wait_seconds
         self._now = now
-        self._left_alone = 0
+        self._abandoned = 0
         self._full_since: float | None = None
 
     async def run(self, call: Callable[[], T]) -> T:
@@ -53,7 +53,7 @@ class Lane:
             async with asyncio.timeout(self._wait_seconds):
                 await self._places.acquire()
         except TimeoutError:
-            raise NoThread from None
+            raise PoolExhausted from None
         try:
             return await self._run(call)
         finally:
@@ -70,9 +70,9 @@ class Lane:
                 self._leave_alone(answer)
         if answer.done():
             return answer.result()
-        raise TooSlow if begun else NoThread
+        raise CallTimeout if begun else PoolExhausted
 
-    def stalled(self) -> float:
+    def saturated_for(self) -> float:
         """Seconds for which all threads have been taken by calls that do not end."""
         return 0.0 if self._full_since is None else self._now() - self._full_since
 
@@ -81,31 +81,31 @@ class Lane:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _leave_alone(self, answer: "asyncio.Future[T]") -> None:
-        self._left_alone += 1
-        if self._left_alone >= self._most and self._full_since is None:
+        self._abandoned += 1
+        if self._abandoned >= self._most and self._full_since is None:
             self._full_since = self._now()
         answer.add_done_callback(self._ended)
 
     def _ended(self, answer: "asyncio.Future[T]") -> None:
         if not answer.cancelled():
             answer.exception()  # nobody waits for it any more
-        self._left_alone -= 1
+        self._abandoned -= 1
         self._full_since = None
 
 
 @dataclass(frozen=True, slots=True)
-class Lanes:
+class ThreadPools:
     """The lanes: reads, reads of secrets that have hung, sweeps."""
 
-    push: Lane
-    suspect: Lane
-    sweep: Lane
+    foreground: ThreadPool
+    quarantine: ThreadPool
+    background: ThreadPool
 
-    def stalled(self) -> float:
+    def saturated_for(self) -> float:
         """Seconds for which a lane has got nowhere. Suspects have another one, once they are none any more."""
-        return max(self.push.stalled(), self.sweep.stalled())
+        return max(self.foreground.saturated_for(), self.background.saturated_for())
 
     def close(self) -> None:
         """Begin no more calls."""
-        for lane in (self.push, self.suspect, self.sweep):
+        for lane in (self.foreground, self.quarantine, self.background):
             lane.close()

@@ -6,30 +6,30 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from keyturn_contract.message import EventType, Notification, Outcome, Result
-from keyturn_receiver.cluster.secret_cache import BoundSecrets
-from keyturn_receiver.core.arn import possible_names
+from keyturn_receiver.cluster.secret_cache import SecretCache
+from keyturn_receiver.core.arn import candidate_names
 from keyturn_receiver.core.binding import CURRENT, Target
 from keyturn_receiver.errors import KeyturnError, Permanent
-from keyturn_receiver.reconcile.access_policy import Tenancies
-from keyturn_receiver.reconcile.request import Cause, Reconciled, Request
-from keyturn_receiver.reconcile.work_queue import Queue
+from keyturn_receiver.reconcile.access_policy import AccessPolicy
+from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
+from keyturn_receiver.reconcile.work_queue import WorkQueue
 from keyturn_receiver.telemetry.metrics import Metrics
 
 FRESH_SECONDS = 300.0  # an older heartbeat tells of a queue that was stuck, not of a path that is alive
 MOST_REASON = 1000  # characters
 
-_Ending = Reconciled | KeyturnError | None  # None: not done within the deadline
-_Concern = tuple[Target, frozenset[str], "asyncio.Future[Reconciled]"]
+_Ending = ReconcileResult | KeyturnError | None  # None: not done within the deadline
+_Concern = tuple[Target, frozenset[str], "asyncio.Future[ReconcileResult]"]
 
 
-class Answer:
+class NotificationHandler:
     """Answers notifications once their work is done; ``heard`` is told of heartbeats, ``now`` gives the time in UTC."""
 
     def __init__(
         self,
-        bound: BoundSecrets,
-        queue: Queue,
-        tenancies: Tenancies,
+        bound: SecretCache,
+        queue: WorkQueue,
+        tenancies: AccessPolicy,
         heard: Callable[[], None],
         metrics: Metrics,
         now: Callable[[], datetime],
@@ -61,11 +61,11 @@ class Answer:
 
     def _submit(self, notification: Notification) -> Sequence[_Concern]:
         told, since = notification.data, time.monotonic()
-        names = {*possible_names(notification.subject), *([told.name] if told.name else [])}
+        names = {*candidate_names(notification.subject), *([told.name] if told.name else [])}
         concerns: list[_Concern] = []
-        for target in self._bound.naming(notification.subject, told.name):
+        for target in self._bound.by_secret_id(notification.subject, told.name):
             bound = self._bound.get(target)
-            if bound and not self._tenancies.may_concern(bound, names):
+            if bound and not self._tenancies.could_apply(bound, names):
                 continue
             stage = bound.stage if bound else CURRENT
             # The version that the Secret should be made from: none, if the notification is about another label.
@@ -82,14 +82,14 @@ class Answer:
             return 0.0  # a time that is none, such as the 31st of February
 
 
-async def _until(work: Sequence["asyncio.Future[Reconciled]"], deadline: Callable[[], float]) -> None:
+async def _until(work: Sequence["asyncio.Future[ReconcileResult]"], deadline: Callable[[], float]) -> None:
     while (left := deadline() - time.monotonic()) > 0:
         _, under_way = await asyncio.wait(work, timeout=min(1.0, left))
         if not under_way:
             return
 
 
-def _ending(done: "asyncio.Future[Reconciled]") -> _Ending:
+def _ending(done: "asyncio.Future[ReconcileResult]") -> _Ending:
     if not done.done():
         return None
     error = done.exception()
@@ -97,8 +97,8 @@ def _ending(done: "asyncio.Future[Reconciled]") -> _Ending:
 
 
 def _result(notification_id: str, ends: Sequence[tuple[Target, frozenset[str], _Ending]]) -> Result:
-    done = [(target, expected, ending) for target, expected, ending in ends if isinstance(ending, Reconciled)]
-    faults = [(target, ending) for target, _, ending in ends if not isinstance(ending, Reconciled)]
+    done = [(target, expected, ending) for target, expected, ending in ends if isinstance(ending, ReconcileResult)]
+    faults = [(target, ending) for target, _, ending in ends if not isinstance(ending, ReconcileResult)]
     secrets = tuple(str(target) for target, _, ending in done if ending.changed)
     consumers = tuple(str(ref) for _, _, ending in done for ref in ending.restarted)
     reason = "; ".join(f"{target}: {_why(fault)}" for target, fault in faults)[:MOST_REASON] or None

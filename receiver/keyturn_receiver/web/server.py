@@ -33,7 +33,7 @@ CERTIFICATE_SECONDS = 10.0  # between two looks for new files
 _log = logging.getLogger(__name__)
 
 
-class Room:
+class ConnectionLimiter:
     """The connections of one server: at most ``most``; the oldest that owes something makes way for a new one.
 
     A connection owes us its handshake, a whole request, or to read what it was answered.
@@ -42,31 +42,31 @@ class Room:
     def __init__(self, most: int, metrics: Metrics) -> None:
         self.most = most
         self._metrics = metrics
-        self._open: set[Connection] = set()
-        self._owing: OrderedDict[Connection, None] = OrderedDict()
+        self._open: set[HttpConnection] = set()
+        self._owing: OrderedDict[HttpConnection, None] = OrderedDict()
 
-    def enter(self, connection: "Connection") -> None:
+    def enter(self, connection: "HttpConnection") -> None:
         """Take a connection in, and close another if they are too many."""
         self._open.add(connection)
-        self.owes(connection)
+        self.mark_pending(connection)
         if len(self._open) > self.most:
-            self.cut(next(iter(self._owing)), "no room")
+            self.abort_connection(next(iter(self._owing)), "no room")
 
-    def leave(self, connection: "Connection") -> None:
+    def leave(self, connection: "HttpConnection") -> None:
         """Note that it is gone."""
         self._open.discard(connection)
-        self.paid(connection)
+        self.mark_idle(connection)
 
-    def owes(self, connection: "Connection") -> None:
+    def mark_pending(self, connection: "HttpConnection") -> None:
         """Note that a connection owes us something."""
         self._owing[connection] = None
         self._owing.move_to_end(connection)
 
-    def paid(self, connection: "Connection") -> None:
+    def mark_idle(self, connection: "HttpConnection") -> None:
         """Note that it has done its part."""
         self._owing.pop(connection, None)
 
-    def cut(self, connection: "Connection", reason: str) -> None:
+    def abort_connection(self, connection: "HttpConnection", reason: str) -> None:
         """Close a connection at once."""
         self.leave(connection)
         self.count(reason)
@@ -77,10 +77,10 @@ class Room:
         self._metrics.connections_cut.labels(reason).inc()
 
 
-class Connection(HttpToolsProtocol):
+class HttpConnection(HttpToolsProtocol):
     """uvicorn's own protocol, with an end to its patience."""
 
-    room: Room  # of the server's own subclass
+    room: ConnectionLimiter  # of the server's own subclass
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -102,7 +102,7 @@ class Connection(HttpToolsProtocol):
             if self.transport.is_closing():
                 return
             if self._bytes > HEAD_BYTES:
-                self.room.cut(self, "large head")
+                self.room.abort_connection(self, "large head")
                 return
             piece = data[begin : begin + PIECE]
             self._bytes += len(piece)
@@ -139,25 +139,27 @@ class Connection(HttpToolsProtocol):
         self._whole = True
         self._bytes = 0
         if not self._unread:
-            self.room.paid(self)
+            self.room.mark_idle(self)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         # Answered before it was whole, as what goes elsewhere is: the rest of it would come for as long as it likes.
         unfinished = self.cycle.response_complete and self.cycle.more_body
         super().on_response_complete()
-        self.room.owes(self)
+        self.room.mark_pending(self)
         if unfinished:
             self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.room.owes(self)
-        self._unread = self._unread or self.loop.call_later(READ_SECONDS, self.room.cut, self, "slow reader")
+        self.room.mark_pending(self)
+        self._unread = self._unread or self.loop.call_later(
+            READ_SECONDS, self.room.abort_connection, self, "slow reader"
+        )
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self.room.paid(self)
+        self.room.mark_idle(self)
         self._stop_waiting()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -174,7 +176,7 @@ class Connection(HttpToolsProtocol):
 
     def _expect(self) -> None:
         self._bytes = 0
-        self._patience = self.loop.call_later(HEAD_SECONDS, self.room.cut, self, "slow head")
+        self._patience = self.loop.call_later(HEAD_SECONDS, self.room.abort_connection, self, "slow head")
 
     def _stop_expecting(self) -> None:
         if self._patience:
@@ -187,13 +189,13 @@ class Connection(HttpToolsProtocol):
             self._unread = None
 
 
-class Handshake(SSLProtocol):  # type: ignore[misc]  # has no types
+class TlsHandshake(SSLProtocol):  # type: ignore[misc]  # has no types
     """What the loop itself puts below a connection over TLS; here it takes part in the room from its first moment.
 
     The connection learns of itself only when hands are shaken, and there might be any number of them until then.
     """
 
-    def __init__(self, connection: Connection, context: ssl.SSLContext) -> None:
+    def __init__(self, connection: HttpConnection, context: ssl.SSLContext) -> None:
         super().__init__(
             asyncio.get_running_loop(),
             connection,
@@ -214,7 +216,7 @@ class Handshake(SSLProtocol):  # type: ignore[misc]  # has no types
         super().connection_lost(error)
 
 
-class Certificate:
+class ReloadingCertificate:
     """A certificate and its key in files that may be replaced, as a mounted Secret's are."""
 
     def __init__(self, certificate: Path, key: Path) -> None:
@@ -255,9 +257,9 @@ class Server(uvicorn.Server):
         app: ASGIApp,
         host: str,
         port: int,
-        room: Room,
+        room: ConnectionLimiter,
         grace: float,
-        certificate: Certificate | None = None,
+        certificate: ReloadingCertificate | None = None,
     ) -> None:
         factory: Callable[..., ssl.SSLContext] | None = (lambda *_: certificate.context) if certificate else None
         super().__init__(
@@ -265,7 +267,7 @@ class Server(uvicorn.Server):
                 app,
                 host=host,
                 port=port,
-                http=type("Connection", (Connection,), {"room": room}),
+                http=type("HttpConnection", (HttpConnection,), {"room": room}),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -282,12 +284,12 @@ class Server(uvicorn.Server):
         """Listen; as uvicorn does, but for TLS handshakes, which take part in the room here."""
         config = self.config
 
-        def connection() -> Connection:
-            made: Connection = config.http_protocol_class(config, self.server_state, {})  # type: ignore
+        def connection() -> HttpConnection:
+            made: HttpConnection = config.http_protocol_class(config, self.server_state, {})  # type: ignore
             return made
 
         def arrival() -> Any:
-            return Handshake(connection(), config.ssl) if config.ssl else connection()
+            return TlsHandshake(connection(), config.ssl) if config.ssl else connection()
 
         loop, host = asyncio.get_running_loop(), config.host or None  # None: every address, of either family
         self.servers = [await loop.create_server(arrival, host=host, port=config.port, backlog=config.backlog)]

@@ -28,7 +28,7 @@ from keyturn_contract.message import (
 from keyturn_contract.signature import Ed25519, NotVerified, verify
 from keyturn_receiver.telemetry.metrics import Metrics
 from keyturn_receiver.telemetry.tracing import Span, no_traces
-from keyturn_receiver.web.notification_handler import Answer
+from keyturn_receiver.web.notification_handler import NotificationHandler
 
 BODY_SECONDS = 10.0  # for a body of at most 16 KiB
 _AGAIN = {"Retry-After": "2"}  # seconds
@@ -36,7 +36,7 @@ _AGAIN = {"Retry-After": "2"}  # seconds
 _log = logging.getLogger(__name__)
 
 
-class Door:
+class WebhookEndpoint:
     """Takes deliveries; ``keys`` gives the signing keys that are valid now, ``now`` seconds since the epoch.
 
     ``public_keys`` are valid always.
@@ -44,7 +44,7 @@ class Door:
 
     def __init__(
         self,
-        answer: Answer,
+        answer: NotificationHandler,
         keys: Callable[[], Sequence[bytes]],
         public_keys: Sequence[Ed25519],
         ready: Callable[[], bool],
@@ -64,8 +64,8 @@ class Door:
         self._metrics = metrics
         self._span = span
         self._deliveries = 0
-        self._latest = math.inf
-        self._leaving = False
+        self._shutdown_deadline = math.inf
+        self._draining = False
         self._refusal_noted_at = 0.0
 
     def app(self) -> Starlette:
@@ -74,21 +74,21 @@ class Door:
         app.router.redirect_slashes = False  # it would send people wherever the Host header says
         return app
 
-    def leave(self) -> None:
+    def start_draining(self) -> None:
         """Send everybody elsewhere with their next request: connections that stand would lead here to the end."""
-        self._leaving = True
+        self._draining = True
 
-    def hurry(self, seconds: float) -> None:
+    def set_deadline(self, seconds: float) -> None:
         """Answer within ``seconds`` whatever is under way, and whatever comes."""
-        self._latest = time.monotonic() + seconds
+        self._shutdown_deadline = time.monotonic() + seconds
 
     async def _post(self, request: Request) -> Response:
         try:
             response = await self._deliver(request)
         except _Refused as refused:
             response = refused.response()
-        if self._leaving:
-            response.headers["Connection"] = "close"
+        if self._draining:
+            response.headers["HttpConnection"] = "close"
         self._metrics.deliveries.labels(str(response.status_code)).inc()
         return response
 
@@ -105,7 +105,8 @@ class Door:
         try:
             with self._span("delivery", [notification.id for notification in notifications], delivery=delivery):
                 answers = [
-                    self._answer(notification, lambda: min(deadline, self._latest)) for notification in notifications
+                    self._answer(notification, lambda: min(deadline, self._shutdown_deadline))
+                    for notification in notifications
                 ]
                 results = [await answers[0]] if len(answers) == 1 else await asyncio.gather(*answers)
         finally:
@@ -156,7 +157,7 @@ class _Refused(Exception):
 
     def response(self) -> Response:
         # Who has not sent a whole body, or too much of one, would have the rest of it taken for the next request.
-        headers = _AGAIN if self.status == 503 else {"Connection": "close"} if self.status in (408, 413) else None
+        headers = _AGAIN if self.status == 503 else {"HttpConnection": "close"} if self.status in (408, 413) else None
         return JSONResponse({"error": str(self)}, self.status, headers=headers)
 
 
