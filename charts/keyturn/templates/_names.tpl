@@ -37,6 +37,18 @@ app.kubernetes.io/component: receiver
 {{- toYaml (merge $own .Values.commonLabels) }}
 {{- end }}
 
+{{/* The chart's labels and those of one value; the chart's win. Takes a list of the root context and the value. */}}
+{{- define "keyturn.labelsWith" -}}
+{{- merge (include "keyturn.labels" (first .) | fromYaml) (last .) | toYaml }}
+{{- end }}
+
+{{/* The field `annotations` of metadata, if there are any. Takes a list of two dicts; the first wins. */}}
+{{- define "keyturn.annotations" -}}
+{{- with merge (first . | default dict | deepCopy) (last . | default dict) }}
+  annotations: {{- toYaml . | nindent 4 }}
+{{- end }}
+{{- end }}
+
 {{/* Whether the pods serve TLS: a truth value as text. */}}
 {{- define "keyturn.tls" -}}
 {{- if or .Values.tls.secretName .Values.tls.certManager.enabled }}true{{ end }}

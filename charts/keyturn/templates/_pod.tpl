@@ -6,6 +6,26 @@
 {{- end }}
 {{- end }}
 
+{{/* Fields of the pod that both have. */}}
+{{- define "keyturn.pod" -}}
+enableServiceLinks: false
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.podSecurityContext }}
+securityContext: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Fields of the container that both have. */}}
+{{- define "keyturn.container" -}}
+image: {{ include "keyturn.image" . }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- with .Values.securityContext }}
+securityContext: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{/* Variables from a dict; what is empty is left out, 0 and false are not. */}}
 {{- define "keyturn.variables" -}}
 {{- range $name, $value := . }}
