@@ -88,7 +88,7 @@ class WebhookEndpoint:
         except _Refused as refused:
             response = refused.response()
         if self._draining:
-            response.headers["HttpConnection"] = "close"
+            response.headers["Connection"] = "close"
         self._metrics.deliveries.labels(str(response.status_code)).inc()
         return response
 
@@ -157,7 +157,7 @@ class _Refused(Exception):
 
     def response(self) -> Response:
         # Who has not sent a whole body, or too much of one, would have the rest of it taken for the next request.
-        headers = _AGAIN if self.status == 503 else {"HttpConnection": "close"} if self.status in (408, 413) else None
+        headers = _AGAIN if self.status == 503 else {"Connection": "close"} if self.status in (408, 413) else None
         return JSONResponse({"error": str(self)}, self.status, headers=headers)
 
 
