@@ -74,10 +74,10 @@ format: $(VENV)/installed
 	$(BIN)/ruff format .
 
 docs: $(VENV)/installed
-	$(BIN)/python -m keyturn_local.tables
+	$(BIN)/python -m keyturn_local.docs.tables
 
 chart-docs: $(VENV)/installed
-	$(BIN)/python -m keyturn_local.chart_values
+	$(BIN)/python -m keyturn_local.docs.chart_values
 
 # uv is not among the dependencies: it is only needed to change them.
 requirements:
@@ -87,7 +87,7 @@ requirements:
 setup:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Keyturn needs Python 3.11 or newer: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; }
-	@$(PYTHON) -m keyturn_local.binaries >/dev/null & resolving=$$!; \
+	@$(PYTHON) -m keyturn_local.toolchain.binaries >/dev/null & resolving=$$!; \
 		$(MAKE) --silent --no-print-directory $(VENV)/installed $(VENV)/custom-resources \
 			|| { kill $$resolving; exit 1; }; \
 		wait $$resolving
@@ -101,7 +101,7 @@ $(VENV)/installed: requirements/dev.txt
 
 # A few tests alone need these, so nothing stops where they cannot be had: those tests try again, and say what is wrong.
 $(VENV)/custom-resources: infra/custom_resources/go.sum | $(VENV)/installed
-	@$(PYTHON) -m keyturn_local.custom_resources >/dev/null || true
+	@$(PYTHON) -m keyturn_local.toolchain.custom_resources >/dev/null || true
 	@touch $@
 
 # In an environment of its own, for its pins are not ours; by uv, since the pip of Python 3.11 trips over its extras.

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from functools import reduce
 from typing import Any
 
-from keyturn_local.cluster import SOME_KEY, Cluster
+from keyturn_local.kubernetes.chart import SOME_KEY
+from keyturn_local.kubernetes.cluster import Cluster
 
 Values = dict[str, Any]
 

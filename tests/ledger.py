@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from keyturn_local import rotation
+from keyturn_local.aws import rotation
 from oracle import Value, Version
 
 ALIVE, SCHEDULED, GONE = "alive", "scheduled for deletion", "gone"

@@ -6,7 +6,7 @@ from base64 import b64decode
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from keyturn_local.cluster import Cluster
+from keyturn_local.kubernetes.cluster import Cluster
 
 T = TypeVar("T")
 

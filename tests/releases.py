@@ -8,7 +8,8 @@ from uuid import uuid4
 
 import helm_python
 
-from keyturn_local.cluster import CHART, SOME_KEY, Cluster
+from keyturn_local.kubernetes.chart import CHART, SOME_KEY
+from keyturn_local.kubernetes.cluster import Cluster
 
 OURS = "app.kubernetes.io/part-of=keyturn"
 KINDS = (

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from keyturn_local.template import FILE, read
+from keyturn_local.aws.template import FILE, read
 
 PYTHON = FILE.parent / ".venv-sam" / "bin" / "python"
 _TRANSLATE = """

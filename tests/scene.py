@@ -23,12 +23,12 @@ from deliveries import notification, signed
 from fault_proxy import FaultProxy
 from keyturn_contract.message import EventType, Notification, Result, decode_reply, encode
 from keyturn_contract.signature import parse_key
-from keyturn_local.aws import LocalAws
+from keyturn_local.aws.rotation import rotate
+from keyturn_local.aws.server import LocalAws
 from keyturn_local.bench.stub_aws import CANARY
-from keyturn_local.cluster import chart_rights
-from keyturn_local.control_plane import ControlPlane
-from keyturn_local.receiver import SERVICE_ACCOUNT, LocalReceiver
-from keyturn_local.rotation import rotate
+from keyturn_local.kubernetes.chart import chart_rights
+from keyturn_local.kubernetes.control_plane import ControlPlane
+from keyturn_local.receiver.process import SERVICE_ACCOUNT, LocalReceiver
 from keyturn_receiver.core.revision import digest, read_record
 from objects import annotations_of, env_from, eventually, secret, workload
 from witness import Witness

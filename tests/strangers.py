@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from keyturn_local.receiver import LocalReceiver
+from keyturn_local.receiver.process import LocalReceiver
 
 
 class Stranger:

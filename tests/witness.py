@@ -13,7 +13,7 @@ from typing import Any
 
 import urllib3
 
-from keyturn_local.control_plane import ControlPlane
+from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_receiver.core.revision import REVISIONS, read_record
 
 KINDS = {"secrets": "api/v1", "deployments": "apis/apps/v1"}

@@ -9,13 +9,15 @@ from typing import Any, Protocol
 
 import trustme
 
-from keyturn_local import event_source, release
-from keyturn_local.aws import EventPath, LocalAws
-from keyturn_local.cluster import Cluster, chart_rights
+from keyturn_local.aws.server import EventPath, LocalAws
+from keyturn_local.kubernetes.chart import chart_rights
+from keyturn_local.kubernetes.cluster import Cluster
 from keyturn_local.node import network
-from keyturn_local.processes import Program
-from keyturn_local.receiver import SERVICE_ACCOUNT, LocalReceiver
-from keyturn_local.release import Release
+from keyturn_local.notifier import event_source
+from keyturn_local.processes.program import Program
+from keyturn_local.receiver import release
+from keyturn_local.receiver.process import SERVICE_ACCOUNT, LocalReceiver
+from keyturn_local.receiver.release import Release
 from keyturn_local.timeline import Timeline
 
 KMS_KEY = "alias/keyturn"

@@ -10,7 +10,7 @@ import promql_parser
 import pytest
 import yaml
 
-from keyturn_local.cluster import CHART, chart_objects
+from keyturn_local.kubernetes.chart import CHART, chart_objects
 from keyturn_receiver import errors
 from promql import faults, labels, selectors
 

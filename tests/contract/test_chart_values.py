@@ -8,9 +8,9 @@ import helm_python
 import pytest
 
 from charts import EVERYTHING
-from keyturn_local import chart_values
-from keyturn_local.chart_values import Value
-from keyturn_local.cluster import CHART, SOME_KEY, chart_objects, rendered_chart
+from keyturn_local.docs import chart_values
+from keyturn_local.docs.chart_values import Value
+from keyturn_local.kubernetes.chart import CHART, SOME_KEY, chart_objects, rendered_chart
 from keyturn_receiver.settings import Settings
 
 VALUES = chart_values.values()

@@ -8,7 +8,7 @@ from typing import Any
 import promql_parser
 import pytest
 
-from keyturn_local.cluster import CHART, chart_objects
+from keyturn_local.kubernetes.chart import CHART, chart_objects
 from promql import faults, labels, metric, selectors, series
 
 FILE = CHART / "dashboards" / "keyturn.json"

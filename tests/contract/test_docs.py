@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from keyturn_local import tables, template
+from keyturn_local.aws import template
 from keyturn_local.demo import acts
+from keyturn_local.docs import tables
 from keyturn_receiver import errors
 from keyturn_receiver.core import binding, consumer, policy, revision
 

@@ -8,7 +8,7 @@ import pytest
 
 from aws_calls import called, imported
 from iam import actions
-from keyturn_local.template import FILE, read
+from keyturn_local.aws.template import FILE, read
 from sam import resolved
 
 LAMBDA = FILE.parent / "lambda"

@@ -78,7 +78,7 @@ def test_what_is_copied_is_there_and_nothing_else_goes_to_the_builder() -> None:
     assert {source for source in copied() if not any(file.startswith(source) for file in wanted)} == set()
     assert {file for file in files if sent(file)} == wanted
     assert not sent("receiver/keyturn_receiver/__pycache__/app.cpython-311.pyc")
-    assert not sent("infra/keyturn_local/aws.py")
+    assert not sent("infra/keyturn_local/aws/server.py")
 
 
 def sent(file: str) -> bool:

@@ -16,7 +16,7 @@ from moto import mock_aws
 
 from aws_calls import called
 from iam import actions, allows
-from keyturn_local.template import read
+from keyturn_local.aws.template import read
 from sam import resolved
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from keyturn_local.cluster import chart_rights
+from keyturn_local.kubernetes.chart import chart_rights
 from keyturn_receiver.cluster.workload_client import RESOURCES
 
 RECEIVER = Path(__file__).parents[2] / "receiver" / "keyturn_receiver"

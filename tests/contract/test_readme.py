@@ -5,8 +5,8 @@ import shlex
 
 import yaml
 
-from keyturn_local import template
-from keyturn_local.cluster import CHART, rendered_chart
+from keyturn_local.aws import template
+from keyturn_local.kubernetes.chart import CHART, rendered_chart
 from keyturn_receiver.core.binding import BIND_LABEL, SECRET_ID
 from keyturn_receiver.core.policy import ALLOW_SECRETS
 from readme import ROOT, SIGNING_KEY, files, step, steps

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import keyturn_receiver
-from keyturn_local.template import read
+from keyturn_local.aws.template import read
 
 ROOT = Path(__file__).parents[2]
 VERSION = keyturn_receiver.__version__

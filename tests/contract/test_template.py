@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from keyturn_local import aws as local_aws
-from keyturn_local import event_source
-from keyturn_local.template import FILE, event_path, read
+from keyturn_local.aws import server as local_aws
+from keyturn_local.aws.template import FILE, event_path, read
+from keyturn_local.notifier import event_source
 from keyturn_notifier import delivery, event, handler, queue, rotation
 from keyturn_notifier.catalogue import HEARTBEAT, NATIVE
 from keyturn_notifier.settings import InvalidSettings, Settings, read_settings

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from keyturn_local.control_plane import ControlPlane
+from keyturn_local.kubernetes.control_plane import ControlPlane
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import signal
 import subprocess
 from pathlib import Path
 
-from keyturn_local.aws import IMPORT_ROOTS
-from keyturn_local.control_plane import CONTEXT, ControlPlane
+from keyturn_local.kubernetes.control_plane import CONTEXT, ControlPlane
+from keyturn_local.processes.environment import IMPORT_ROOTS
 from objects import data_of, eventually, secret
 from performance import DEMO, client_as_printed, ever_held, read_until_kept, tells_a_value, timelines
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from keyturn_local import artifact
-from keyturn_local.event_source import function_environment
-from keyturn_local.lambda_runtime import LambdaRuntime
-from keyturn_local.rotation import rotate, rotate_by_function
+from keyturn_local.aws.rotation import rotate, rotate_by_function
+from keyturn_local.notifier import artifact
+from keyturn_local.notifier.event_source import function_environment
+from keyturn_local.notifier.lambda_runtime import LambdaRuntime
 from keyturn_local.stack import Stack
 from objects import data_of, eventually, secret
 from queues import waiting

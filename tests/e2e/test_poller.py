@@ -11,7 +11,7 @@ import pytest
 from deliveries import notification
 from fault_proxy import Call, Fate, Hang, Reply
 from keyturn_contract.message import EventType
-from keyturn_local.rotation import rotate
+from keyturn_local.aws.rotation import rotate
 from objects import data_of, eventually, secret
 from scene import Scene
 

@@ -10,8 +10,8 @@ import pytest
 
 from deliveries import current_key, notification, signed
 from keyturn_contract.message import Notification, Outcome, decode_reply, encode
-from keyturn_local.receiver import SERVICE_ACCOUNT, LocalReceiver
-from keyturn_local.rotation import promote, rotate
+from keyturn_local.aws.rotation import promote, rotate
+from keyturn_local.receiver.process import SERVICE_ACCOUNT, LocalReceiver
 from keyturn_local.stack import Stack
 from objects import annotations_of, data_of, env_from, eventually, replica_sets, secret, workload
 

@@ -20,8 +20,8 @@ from courier import Courier
 from deliveries import notification
 from keyturn_contract.message import MAX_EVENTS, Notification
 from keyturn_local.bench.stub_aws import SIGNING_KEY, StubAws, arn_of
-from keyturn_local.control_plane import ControlPlane
-from keyturn_local.receiver import LocalReceiver
+from keyturn_local.kubernetes.control_plane import ControlPlane
+from keyturn_local.receiver.process import LocalReceiver
 from objects import annotations_of, env_from, eventually, secret, workload
 from oracle import SecretOracle, Version, check_consumer, wanted
 from scene import CANARY, CREDENTIALS, Scene, play

@@ -33,8 +33,8 @@ from courier import Courier
 from deliveries import notification
 from fault_proxy import Call, Cut, CutAfter, Edit, Fate, FaultProxy, Hang, Reply
 from keyturn_contract.message import EventType, Notification
-from keyturn_local.aws import LocalAws
-from keyturn_local.control_plane import ControlPlane
+from keyturn_local.aws.server import LocalAws
+from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_receiver.core.binding import binding_hash
 from keyturn_receiver.core.revision import BINDING_HASH, REVISIONS
 from ledger import ALIVE, GONE, KINDS_OF_VALUE, SCHEDULED, Ledger, text_of

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from fault_proxy import Call, Cut, CutAfter, Fate
-from keyturn_local.receiver import LocalReceiver
+from keyturn_local.receiver.process import LocalReceiver
 from objects import eventually
 from scene import Scene
 

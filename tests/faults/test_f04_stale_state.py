@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fault_proxy import Call, Edit, Fate, Reply
-from keyturn_local.rotation import promote
+from keyturn_local.aws.rotation import promote
 from objects import annotations_of, eventually
 from scene import Scene
 

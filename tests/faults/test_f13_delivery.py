@@ -12,9 +12,9 @@ import pytest
 
 from fault_proxy import Call, Fate
 from keyturn_contract.message import Outcome
-from keyturn_local import event_source
-from keyturn_local.aws import LocalAws
-from keyturn_local.rotation import rotate
+from keyturn_local.aws.rotation import rotate
+from keyturn_local.aws.server import LocalAws
+from keyturn_local.notifier import event_source
 from keyturn_local.timeline import Timeline
 from objects import annotations_of, eventually
 from queues import waiting

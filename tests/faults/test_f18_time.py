@@ -9,7 +9,7 @@ import pytest
 
 from deliveries import signed
 from keyturn_contract.message import encode
-from keyturn_local.aws import IMPORT_ROOTS
+from keyturn_local.processes.environment import IMPORT_ROOTS
 from objects import eventually
 from scene import Scene
 

@@ -18,8 +18,8 @@ import pytest
 from deliveries import notification, signed
 from fault_proxy import Call, CutAfter, Drip, Fate, FaultProxy, Hang, Reply
 from keyturn_contract.message import Notification, Outcome, encode
-from keyturn_local.receiver import LocalReceiver
-from keyturn_local.rotation import rotate
+from keyturn_local.aws.rotation import rotate
+from keyturn_local.receiver.process import LocalReceiver
 from objects import eventually
 from scene import Scene
 

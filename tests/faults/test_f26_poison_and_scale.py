@@ -14,8 +14,8 @@ import aiohttp
 import pytest
 
 from keyturn_contract.message import Outcome
-from keyturn_local.control_plane import ControlPlane
-from keyturn_local.receiver import LocalReceiver
+from keyturn_local.kubernetes.control_plane import ControlPlane
+from keyturn_local.receiver.process import LocalReceiver
 from keyturn_receiver.core.binding import DATA, SECRET_ID
 from keyturn_receiver.core.revision import APPLIED_AT, BINDING_HASH, DATA_HASH, REVISIONS, STATUS, VERSION_IDS
 from objects import annotations_of, data_of, env_from, eventually, secret, workload

@@ -9,7 +9,7 @@ import pytest
 
 from fault_proxy import Call, Cut, Edit, Fate, Reply
 from keyturn_contract.message import EventType
-from keyturn_local.rotation import promote, rotate
+from keyturn_local.aws.rotation import promote, rotate
 from keyturn_receiver.core.revision import digest
 from objects import eventually, secret, workload
 from scene import Scene

@@ -19,9 +19,9 @@ import trustme
 
 from deliveries import notification, signed
 from keyturn_contract.message import MAX_BODY, EventType, encode
-from keyturn_local.aws import LocalAws
-from keyturn_local.control_plane import ControlPlane
-from keyturn_local.receiver import LocalReceiver
+from keyturn_local.aws.server import LocalAws
+from keyturn_local.kubernetes.control_plane import ControlPlane
+from keyturn_local.receiver.process import LocalReceiver
 from objects import eventually
 from scene import Scene, play
 from strangers import Stranger, never_reading, request, strangers

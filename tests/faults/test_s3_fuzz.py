@@ -24,7 +24,7 @@ from keyturn_contract.message import (
     encode,
 )
 from keyturn_contract.signature import NotVerified, sign, verify
-from keyturn_local.receiver import LocalReceiver
+from keyturn_local.receiver.process import LocalReceiver
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.telemetry.metrics import Metrics
 from keyturn_receiver.web.notification_handler import NotificationHandler

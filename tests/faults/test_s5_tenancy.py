@@ -14,8 +14,8 @@ import pytest
 
 from fault_proxy import Call, Edit, Fate, Reply
 from keyturn_contract.message import EventType
-from keyturn_local.aws import SIGNING_KEY
-from keyturn_local.rotation import rotate
+from keyturn_local.aws.rotation import rotate
+from keyturn_local.aws.server import SIGNING_KEY
 from objects import annotations_of, data_of, eventually, secret, warnings_of
 from scene import Scene
 

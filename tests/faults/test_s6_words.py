@@ -16,7 +16,7 @@ import pytest
 from collector import Collector
 from fault_proxy import Call, Fate, Reply
 from keyturn_contract.message import EventType
-from keyturn_local.aws import IMPORT_ROOTS
+from keyturn_local.processes.environment import IMPORT_ROOTS
 from keyturn_receiver.telemetry.logs import JsonFormatter, unforeseen
 from keyturn_receiver.telemetry.tracing import opentelemetry
 from objects import data_of, env_from, eventually, secret, workload

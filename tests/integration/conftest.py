@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from keyturn_local.aws import EventPath, LocalAws
+from keyturn_local.aws.server import EventPath, LocalAws
 from keyturn_local.timeline import Timeline
 from receivers import Receiver
 

@@ -8,11 +8,11 @@ from uuid import uuid4
 import pytest
 
 from keyturn_contract.message import Outcome
-from keyturn_local import artifact
-from keyturn_local.aws import EventPath, LocalAws
-from keyturn_local.event_source import EventSource, function_environment
-from keyturn_local.lambda_runtime import FunctionError, LambdaRuntime
-from keyturn_local.rotation import rotate
+from keyturn_local.aws.rotation import rotate
+from keyturn_local.aws.server import EventPath, LocalAws
+from keyturn_local.notifier import artifact
+from keyturn_local.notifier.event_source import EventSource, function_environment
+from keyturn_local.notifier.lambda_runtime import FunctionError, LambdaRuntime
 from keyturn_local.timeline import Timeline
 from objects import eventually
 from queues import waiting

@@ -6,9 +6,9 @@ from uuid import uuid4
 
 import pytest
 
-from keyturn_local.cluster import KubectlFailed
-from keyturn_local.receiver import SERVICE_ACCOUNT
-from keyturn_local.rotation import rotate
+from keyturn_local.aws.rotation import rotate
+from keyturn_local.kubernetes.cluster import KubectlFailed
+from keyturn_local.receiver.process import SERVICE_ACCOUNT
 from keyturn_local.stack import Stack
 from objects import annotations_of, data_of, env_from, eventually, secret, warnings_of, workload
 

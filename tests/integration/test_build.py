@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from keyturn_local import artifact
-from keyturn_local.template import FILE, read
+from keyturn_local.aws.template import FILE, read
+from keyturn_local.notifier import artifact
 from sources import project_files
 
 ROOT = FILE.parent

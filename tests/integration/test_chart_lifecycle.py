@@ -7,8 +7,9 @@ import pytest
 from helm_python.errors import HelmError
 
 from charts import ANYWHERE
-from keyturn_local.cluster import SOME_KEY, KubectlFailed
-from keyturn_local.control_plane import ControlPlane
+from keyturn_local.kubernetes.chart import SOME_KEY
+from keyturn_local.kubernetes.cluster import KubectlFailed
+from keyturn_local.kubernetes.control_plane import ControlPlane
 from objects import eventually
 from releases import Releases, releases_in
 

@@ -23,10 +23,11 @@ from helm_python.errors import HelmError
 
 from charts import ANYWHERE, merged
 from keyturn_contract.signature import new_key
-from keyturn_local.aws import IMPORT_ROOTS, REGION, SIGNING_KEY, LocalAws
-from keyturn_local.control_plane import ControlPlane
-from keyturn_local.ports import free_ports
-from keyturn_local.processes import Program, answers
+from keyturn_local.aws.server import REGION, SIGNING_KEY, LocalAws
+from keyturn_local.kubernetes.control_plane import ControlPlane
+from keyturn_local.processes.environment import IMPORT_ROOTS
+from keyturn_local.processes.ports import free_ports
+from keyturn_local.processes.program import Program, answers
 from keyturn_receiver.settings import Settings
 from objects import eventually
 from releases import Releases, releases_in

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from charts import INSTEAD, SERVED, SWITCHES, TOGETHER, judged
-from keyturn_local.cluster import CHART, chart_objects, rendered_chart
-from keyturn_local.control_plane import ControlPlane
+from keyturn_local.kubernetes.chart import CHART, chart_objects, rendered_chart
+from keyturn_local.kubernetes.control_plane import ControlPlane
 
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from helm_python.errors import HelmError
 
-from keyturn_local.cluster import SOME_KEY, Cluster
-from keyturn_local.control_plane import ControlPlane
+from keyturn_local.kubernetes.chart import SOME_KEY
+from keyturn_local.kubernetes.cluster import Cluster
+from keyturn_local.kubernetes.control_plane import ControlPlane
 from objects import eventually
 from releases import Releases, releases_in
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from keyturn_local.aws import IMPORT_ROOTS
-from keyturn_local.cluster import Cluster, KubectlFailed
-from keyturn_local.control_plane import ControlPlane
+from keyturn_local.kubernetes.cluster import Cluster, KubectlFailed
+from keyturn_local.kubernetes.control_plane import ControlPlane
+from keyturn_local.processes.environment import IMPORT_ROOTS
 from objects import eventually, workload
 
 

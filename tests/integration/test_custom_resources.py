@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from keyturn_local import cache, go_toolchain
-from keyturn_local import custom_resources as definitions
-from keyturn_local.cluster import KubectlFailed
-from keyturn_local.control_plane import ControlPlane
+from keyturn_local.kubernetes.cluster import KubectlFailed
+from keyturn_local.kubernetes.control_plane import ControlPlane
+from keyturn_local.toolchain import cache, go_toolchain
+from keyturn_local.toolchain import custom_resources as definitions
 
 INFRA = Path(definitions.__file__).parents[1]
 SPECS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -128,7 +128,7 @@ def cached() -> list[Path]:
 @pytest.mark.parametrize("program", ["binaries", "custom_resources"])
 def test_what_make_runs_first_needs_nothing_installed(program: str) -> None:
     """-S takes every installed package away."""
-    command = [sys.executable, "-S", "-m", f"keyturn_local.{program}"]
+    command = [sys.executable, "-S", "-m", f"keyturn_local.toolchain.{program}"]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(INFRA)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout

@@ -21,10 +21,10 @@ from keyturn_contract.message import (
     encode,
 )
 from keyturn_contract.signature import new_key, parse_key
-from keyturn_local.cluster import chart_objects
-from keyturn_local.processes import StartFailed
-from keyturn_local.receiver import LocalReceiver, total
-from keyturn_local.rotation import rotate
+from keyturn_local.aws.rotation import rotate
+from keyturn_local.kubernetes.chart import chart_objects
+from keyturn_local.processes.program import StartFailed
+from keyturn_local.receiver.process import LocalReceiver, total
 from keyturn_local.stack import Stack
 from objects import eventually, secret
 from scene import Scene

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from keyturn_local.aws import IMPORT_ROOTS
 from keyturn_local.node import cgroups
 from keyturn_local.node.obstacle import obstacle
+from keyturn_local.processes.environment import IMPORT_ROOTS
 from objects import eventually
 
 ENCLOSURE = [sys.executable, "-m", "keyturn_local.node.enclosure"]
@@ -90,7 +90,7 @@ def swept() -> bool:
 
 NODE = """
 import pathlib, sys, time
-from keyturn_local.control_plane import ControlPlane
+from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.node import images, network
 from keyturn_local.node.node import Node
 directory = pathlib.Path(sys.argv[1])

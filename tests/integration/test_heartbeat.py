@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from keyturn_contract.message import EventType
 from keyturn_contract.signature import new_key
-from keyturn_local.aws import IMPORT_ROOTS
-from keyturn_local.receiver import LocalReceiver
+from keyturn_local.processes.environment import IMPORT_ROOTS
+from keyturn_local.receiver.process import LocalReceiver
 from objects import eventually
 from scene import Scene
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from keyturn_local.aws import EventPath, LocalAws
-from keyturn_local.event_source import Context, EventSource
-from keyturn_local.rotation import promote, rotate
+from keyturn_local.aws.rotation import promote, rotate
+from keyturn_local.aws.server import EventPath, LocalAws
+from keyturn_local.notifier.event_source import Context, EventSource
 from keyturn_local.timeline import Timeline
 from objects import eventually
 

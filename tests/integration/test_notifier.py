@@ -17,8 +17,8 @@ import trustme
 
 from keyturn_contract.message import EventType, Outcome, Result, decode, encode_reply
 from keyturn_contract.signature import new_key, parse_key, parse_public_key, verify
-from keyturn_local.aws import EventPath, LocalAws
-from keyturn_local.event_source import TIMEOUT_SECONDS, Context, function_environment
+from keyturn_local.aws.server import EventPath, LocalAws
+from keyturn_local.notifier.event_source import TIMEOUT_SECONDS, Context, function_environment
 from keyturn_notifier import delivery, telemetry
 from keyturn_notifier.queue import FIRST_SECONDS
 from keyturn_receiver.sources.signing_keys import ed25519

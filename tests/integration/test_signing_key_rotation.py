@@ -9,11 +9,11 @@ import pytest
 
 from keyturn_contract.message import EventType, Outcome
 from keyturn_contract.signature import NotVerified, parse_key, verify
-from keyturn_local import artifact
-from keyturn_local.aws import EventPath, LocalAws
-from keyturn_local.event_source import function_environment
-from keyturn_local.lambda_runtime import FunctionError, LambdaRuntime
-from keyturn_local.rotation import rotate_by_function
+from keyturn_local.aws.rotation import rotate_by_function
+from keyturn_local.aws.server import EventPath, LocalAws
+from keyturn_local.notifier import artifact
+from keyturn_local.notifier.event_source import function_environment
+from keyturn_local.notifier.lambda_runtime import FunctionError, LambdaRuntime
 from keyturn_local.timeline import Timeline
 from keyturn_notifier import rotation
 from receivers import Receiver, all_of

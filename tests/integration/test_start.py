@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from keyturn_local.aws import IMPORT_ROOTS
+from keyturn_local.processes.environment import IMPORT_ROOTS
 
 
 def start(**settings: str) -> subprocess.CompletedProcess[str]:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from keyturn_contract.signature import parse_key
-from keyturn_local.aws import LocalAws
-from keyturn_local.control_plane import ControlPlane
+from keyturn_local.aws.server import LocalAws
+from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.node import enclosure, network
 from keyturn_local.node.node import Node
 from keyturn_local.timeline import Timeline

@@ -15,10 +15,10 @@ from typing import Any, Self
 
 from deliveries import notification
 from keyturn_contract.message import Notification
-from keyturn_local.aws import LocalAws
-from keyturn_local.cluster import Cluster
+from keyturn_local.aws.rotation import rotate
+from keyturn_local.aws.server import LocalAws
+from keyturn_local.kubernetes.cluster import Cluster
 from keyturn_local.node import images, network
-from keyturn_local.rotation import rotate
 from keyturn_receiver.core.consumer import DISABLED, ROLLOUT
 from objects import data_of, eventually, secret, workload
 

@@ -10,10 +10,10 @@ import httpx
 
 from deliveries import signed
 from keyturn_contract.message import Notification, Result, decode_reply, encode
-from keyturn_local import release
-from keyturn_local.aws import LocalAws
-from keyturn_local.control_plane import ControlPlane
-from keyturn_local.receiver import total
+from keyturn_local.aws.server import LocalAws
+from keyturn_local.kubernetes.control_plane import ControlPlane
+from keyturn_local.receiver import release
+from keyturn_local.receiver.process import total
 from objects import eventually
 from releases import Releases, releases_in
 

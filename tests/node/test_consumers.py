@@ -7,8 +7,8 @@ import pytest
 
 from courier import Courier
 from keyturn_contract.signature import parse_key
-from keyturn_local.aws import LocalAws
-from keyturn_local.control_plane import ControlPlane
+from keyturn_local.aws.server import LocalAws
+from keyturn_local.kubernetes.control_plane import ControlPlane
 from node.consumers import ENV, SUB_PATH, VOLUME, WAYS, Listener, bind, named, now, rotate_to
 from node.release import released, values
 from objects import eventually

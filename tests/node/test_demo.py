@@ -5,10 +5,10 @@ import re
 import signal
 import subprocess
 
-from keyturn_local.aws import IMPORT_ROOTS
-from keyturn_local.control_plane import ControlPlane
 from keyturn_local.demo import scene
-from keyturn_local.release import RECEIVERS
+from keyturn_local.kubernetes.control_plane import ControlPlane
+from keyturn_local.processes.environment import IMPORT_ROOTS
+from keyturn_local.receiver.release import RECEIVERS
 from objects import data_of, eventually
 from performance import DEMO, client_as_printed, ever_held, read_until_kept, tells_a_value, timelines
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from keyturn_local.cluster import KubectlFailed
-from keyturn_local.control_plane import ControlPlane
+from keyturn_local.kubernetes.cluster import KubectlFailed
+from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.node import images
 from node.consumers import RESTRICTED
 from objects import eventually, secret, workload

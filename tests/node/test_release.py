@@ -13,9 +13,9 @@ import pytest
 
 from courier import Courier
 from keyturn_contract.message import Outcome
-from keyturn_local.aws import LocalAws
-from keyturn_local.cluster import Cluster, KubectlFailed
-from keyturn_local.control_plane import ControlPlane
+from keyturn_local.aws.server import LocalAws
+from keyturn_local.kubernetes.cluster import Cluster, KubectlFailed
+from keyturn_local.kubernetes.control_plane import ControlPlane
 from node.load import Load
 from node.release import PYTHON, RECEIVERS, Release, post, released, values
 from node.team import Team, team

@@ -12,8 +12,8 @@ import pytest
 import trustme
 
 from keyturn_contract.message import Outcome
-from keyturn_local.aws import LocalAws
-from keyturn_local.control_plane import ControlPlane
+from keyturn_local.aws.server import LocalAws
+from keyturn_local.kubernetes.control_plane import ControlPlane
 from node.release import Release, post, processes_of, released, values
 from node.team import Team, team
 from objects import eventually

@@ -24,8 +24,8 @@ from aside import Aside
 from courier import Courier
 from keyturn_contract.message import Notification
 from keyturn_contract.signature import parse_key
-from keyturn_local.aws import LocalAws
-from keyturn_local.control_plane import ControlPlane
+from keyturn_local.aws.server import LocalAws
+from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_receiver.core.consumer import mark_name
 from keyturn_receiver.core.revision import digest
 from node.consumers import KEY, WAYS, Listener, Told, bind, named, now, rotate_to

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keyturn_local import binaries, go_toolchain
+from keyturn_local.toolchain import binaries, go_toolchain
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from keyturn_local import go_toolchain
 from keyturn_local.node import archive, cgroups, debian, enclosure, images, programs
 from keyturn_local.node.obstacle import obstacle
+from keyturn_local.toolchain import go_toolchain
 
 
 @pytest.fixture

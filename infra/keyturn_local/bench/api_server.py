@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import uvloop
 
-from keyturn_local.cluster import Cluster
+from keyturn_local.kubernetes.cluster import Cluster
 from keyturn_receiver.cluster.api import Api, path
 from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.resilience.adaptive_limiter import AdaptiveLimiter

@@ -21,7 +21,7 @@ from keyturn_contract.message import (
     encode,
 )
 from keyturn_contract.signature import sign
-from keyturn_local.aws import REGION
+from keyturn_local.aws.server import REGION
 from keyturn_local.bench.stub_aws import arn_of
 
 

@@ -17,15 +17,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from keyturn_contract.message import CONTENT_TYPE_BATCH, Outcome, Result, decode, encode_reply
-from keyturn_local import artifact
-from keyturn_local.aws import LocalAws
+from keyturn_local.aws.server import LocalAws
 from keyturn_local.bench.rows import Row, table, write
-from keyturn_local.event_source import function_environment
+from keyturn_local.notifier import artifact
+from keyturn_local.notifier.event_source import function_environment
+from keyturn_local.paths import ROOT
 from keyturn_local.timeline import Timeline
 
 RUNS = 15  # fresh processes of each kind, by turns
 WARM = 200  # invocations
-OUTPUT = artifact.ROOT / "build" / "bench-notifier.json"
+OUTPUT = ROOT / "build" / "bench-notifier.json"
 
 # An empty handler, as Powertools' documentation begins.
 EMPTY = """

@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from keyturn_local.bench.receiver import Latencies
+from keyturn_local.bench.latencies import Latencies
 
 
-def draw(file: Path, latencies: "Latencies") -> None:
+def draw(file: Path, latencies: Latencies) -> None:
     """Draw the distribution of each kind of latency into an SVG file."""
     # Imported here: it takes a second, and nothing else needs it.
     import matplotlib

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from keyturn_contract.signature import parse_key
-from keyturn_local.aws import IMPORT_ROOTS, surroundings
 from keyturn_local.bench.api_server import AT_ONCE, TEAM, create_bound, until
 from keyturn_local.bench.load import Sender
 from keyturn_local.bench.rows import Row
 from keyturn_local.bench.stub_aws import SIGNING_KEY, StubAws
-from keyturn_local.cluster import Cluster
-from keyturn_local.control_plane import ControlPlane
+from keyturn_local.kubernetes.cluster import Cluster
+from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.node import cgroups, enclosure, network
 from keyturn_local.node.node import Node
 from keyturn_local.node.obstacle import obstacle
-from keyturn_local.release import Release, values
+from keyturn_local.processes.environment import IMPORT_ROOTS, surroundings
+from keyturn_local.receiver.release import Release, values
 
 HOME = "keyturn-bench"
 LATENCY = 0.02  # seconds, of the stub AWS

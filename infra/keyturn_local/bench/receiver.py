@@ -13,7 +13,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -25,17 +24,18 @@ from botocore.config import Config
 from keyturn_contract.signature import parse_key
 from keyturn_local.bench import plot, pod
 from keyturn_local.bench.api_server import AT_ONCE, NAMESPACE, TEAM, beside, create, create_bound, until, with_api
+from keyturn_local.bench.latencies import Latencies
 from keyturn_local.bench.load import NotDelivered, Sender, percentile
 from keyturn_local.bench.rows import Row, table, write
 from keyturn_local.bench.stub_aws import SIGNING_KEY, StubAws, arn_of
-from keyturn_local.cluster import chart_rights
-from keyturn_local.control_plane import ControlPlane
-from keyturn_local.loopback import bypass_proxies
-from keyturn_local.receiver import SERVICE_ACCOUNT, LocalReceiver
+from keyturn_local.kubernetes.chart import chart_rights
+from keyturn_local.kubernetes.control_plane import ControlPlane
+from keyturn_local.paths import ROOT
+from keyturn_local.processes.environment import bypass_proxies
+from keyturn_local.receiver.process import SERVICE_ACCOUNT, LocalReceiver
 from keyturn_receiver.cluster.api import APPLY, METADATA_ONLY, Api, path
 from keyturn_receiver.core.revision import Record, version_key, write_record
 
-ROOT = Path(__file__).parents[3]
 OUTPUT = ROOT / "build" / "bench.json"
 PAGE = ROOT / "docs" / "benchmark.md"
 
@@ -43,16 +43,6 @@ LATENCY = 0.02  # seconds, of the stub AWS
 RATE = 20.0  # rotations a second
 SAMPLES = 400  # rotations of one phase: twenty seconds
 MANY, SOME = 10_000, 1_000  # bindings
-
-
-@dataclass
-class Latencies:
-    """Seconds from a delivery being sent to its being acknowledged, and of the floor beside them."""
-
-    floor: list[float] = field(default_factory=list)
-    alone: list[float] = field(default_factory=list)
-    quiet: list[float] = field(default_factory=list)
-    sweeping: list[float] = field(default_factory=list)
 
 
 class Bench:

@@ -24,9 +24,10 @@ import httptools
 import uvloop
 
 from keyturn_contract.signature import new_key
-from keyturn_local.aws import IMPORT_ROOTS, REGION, surroundings
-from keyturn_local.ports import free_ports
-from keyturn_local.processes import Program, Stoppable, answers
+from keyturn_local.aws.server import REGION
+from keyturn_local.processes.environment import IMPORT_ROOTS, surroundings
+from keyturn_local.processes.ports import free_ports
+from keyturn_local.processes.program import Program, Stoppable, answers
 
 SIGNING_KEY = "keyturn/signing-key"
 PREFIX = f"arn:aws:secretsmanager:{REGION}:123456789012:secret:"

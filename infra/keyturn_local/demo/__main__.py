@@ -12,19 +12,19 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
-from keyturn_local import binaries
-from keyturn_local.cluster import Cluster, KubectlFailed
-from keyturn_local.control_plane import ControlPlane
 from keyturn_local.demo import scene
 from keyturn_local.demo.acts import POLL_SECONDS, Acts
 from keyturn_local.demo.observer import Observer
 from keyturn_local.demo.report import Verdict, heading, say
-from keyturn_local.loopback import bypass_proxies
+from keyturn_local.kubernetes.cluster import Cluster, KubectlFailed
+from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.node import cgroups, enclosure, images, network, programs
 from keyturn_local.node.node import Node
-from keyturn_local.processes import StartFailed
-from keyturn_local.release import RECEIVERS
+from keyturn_local.processes.environment import bypass_proxies
+from keyturn_local.processes.program import StartFailed
+from keyturn_local.receiver.release import RECEIVERS
 from keyturn_local.stack import Stack, run_stack, run_stack_of_pods
+from keyturn_local.toolchain import binaries
 
 FAILURES = (StartFailed, KubectlFailed, binaries.NotFound, programs.NotFound, images.NotFound, enclosure.Misplaced)
 

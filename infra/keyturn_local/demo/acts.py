@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from keyturn_local.aws.rotation import rotate
 from keyturn_local.demo import scene
 from keyturn_local.demo.observer import Observer
 from keyturn_local.demo.report import Verdict, heading, say, step
-from keyturn_local.rotation import rotate
 from keyturn_local.stack import Stack
 
 POLL_SECONDS = 5.0

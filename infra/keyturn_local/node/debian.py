@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from keyturn_local import cache
+from keyturn_local.toolchain import cache
 
 KIND = "debian"  # of the cache's folders
 RELEASE = Path("/etc/os-release")

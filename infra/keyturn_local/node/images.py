@@ -12,8 +12,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from keyturn_local import cache
 from keyturn_local.node import archive, builder, debian, enclosure
+from keyturn_local.paths import ROOT
+from keyturn_local.toolchain import cache
 
 PAUSE = "keyturn.local/pause:1"
 BUSYBOX = "keyturn.local/busybox:1"
@@ -21,7 +22,6 @@ RECEIVER = "keyturn.local/keyturn-receiver:built"
 PYTHON = ["python3-venv", "python3-pip", "dash", "coreutils", "findutils"]  # what receiver/install needs
 SMALL = "busybox-static"
 
-ROOT = Path(__file__).resolve().parents[3]
 DOCKERFILE = ROOT / "receiver" / "Dockerfile"
 SOURCES = (
     ".dockerignore",

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from keyturn_local.control_plane import ControlPlane
+from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.node import cgroups, enclosure, images, network, programs
 from keyturn_local.node.runtime import HOME, SOCKET, Runtime
-from keyturn_local.processes import Program, Stoppable, answers
+from keyturn_local.processes.program import Program, Stoppable, answers
 
 NAME = "node"
 KUBELET: dict[str, Any] = {

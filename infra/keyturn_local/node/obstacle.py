@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 from keyturn_local.node import enclosure, images, programs
+from keyturn_local.paths import INFRA
 
 
 def obstacle() -> str:
@@ -28,7 +29,7 @@ def obstacle() -> str:
 def _no_enclosure() -> str:
     if enclosure.MARK in os.environ:
         return ""
-    environment = {**os.environ, "PYTHONPATH": str(programs.INFRA)}
+    environment = {**os.environ, "PYTHONPATH": str(INFRA)}
     command = [sys.executable, "-m", enclosure.__name__, "true"]
     tried = subprocess.run(command, env=environment, capture_output=True, text=True)
     return (tried.stderr.strip().splitlines() or ["no enclosure"])[-1] if tried.returncode else ""

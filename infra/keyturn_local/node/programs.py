@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from keyturn_local import binaries, cache, go_toolchain
 from keyturn_local.node import debian
+from keyturn_local.paths import INFRA
+from keyturn_local.toolchain import binaries, cache, go_toolchain
 
-INFRA = Path(__file__).resolve().parents[2]
 KUBERNETES = INFRA / "node"
 CONTAINERD = INFRA / "container_runtime"
 CONTAINERD_VERSION = "v2.4.2"  # as in its go.mod

@@ -7,7 +7,7 @@ from typing import Any
 
 from keyturn_local.node import images, network
 from keyturn_local.node.programs import Programs
-from keyturn_local.processes import Program, Stoppable
+from keyturn_local.processes.program import Program, Stoppable
 
 HOME = Path("/run/keyturn-node")  # in memory, and gone with the enclosure
 SOCKET = HOME / "containerd.sock"

@@ -15,11 +15,12 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from keyturn_local import cache, go_toolchain
+from keyturn_local.paths import INFRA
+from keyturn_local.toolchain import cache, go_toolchain
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
 MULTI_CALL = PROGRAMS[:-1]  # what the built binary runs as, by the name it is called by
-MODULE = Path(__file__).resolve().parent.parent / "control_plane"
+MODULE = INFRA / "control_plane"
 
 BUILT = "v1.36.3"  # as in the module's go.mod
 RELEASED = "v1.35.4"  # the newest whose published checksums could be read when this was written

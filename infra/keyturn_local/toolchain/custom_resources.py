@@ -14,9 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from keyturn_local import cache, go_toolchain
+from keyturn_local.paths import INFRA
+from keyturn_local.toolchain import cache, go_toolchain
 
-MODULE = Path(__file__).resolve().parent.parent / "custom_resources"
+MODULE = INFRA / "custom_resources"
 KIND = "custom-resources"  # of the cache's folders
 
 # By module: the files in it.

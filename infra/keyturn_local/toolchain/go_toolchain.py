@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from keyturn_local import cache
+from keyturn_local.paths import ROOT
+from keyturn_local.toolchain import cache
 
-PINNED = Path(__file__).resolve().parents[2] / "requirements" / "go.txt"
+PINNED = ROOT / "requirements" / "go.txt"
 
 
 class NoGo(RuntimeError):

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from keyturn_local.cluster import CHART
-from keyturn_local.tables import table
+from keyturn_local.docs.tables import table
+from keyturn_local.kubernetes.chart import CHART
 
 VALUES = CHART / "values.yaml"
 SCHEMA = CHART / "values.schema.json"

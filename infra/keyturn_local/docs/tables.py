@@ -4,16 +4,16 @@ import ast
 import dataclasses
 import inspect
 from collections.abc import Sequence
-from pathlib import Path
 
-from keyturn_local import template
+from keyturn_local.aws import template
+from keyturn_local.paths import ROOT
 from keyturn_notifier import telemetry
 from keyturn_notifier.catalogue import MEANINGS, UNKNOWN, Meaning
 from keyturn_notifier.settings import Settings as NotifierSettings
 from keyturn_receiver.settings import Settings
 from keyturn_receiver.telemetry.metrics import Metrics
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
 
 
 def settings_page() -> str:

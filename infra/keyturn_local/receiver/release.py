@@ -1,4 +1,4 @@
-"""The receiver as a release of the chart: pods on a real node (node/), in place of a process (receiver.py)."""
+"""The receiver as a release of the chart: pods on a real node (node/), in place of a process (process.py)."""
 
 import urllib.request
 from collections.abc import Mapping
@@ -6,10 +6,11 @@ from typing import Any, Self
 
 import helm_python
 
-from keyturn_local.cluster import CHART, Cluster
+from keyturn_local.kubernetes.chart import CHART
+from keyturn_local.kubernetes.cluster import Cluster
 from keyturn_local.node import images, network
-from keyturn_local.processes import StartFailed, Stoppable
-from keyturn_local.receiver import total
+from keyturn_local.processes.program import StartFailed, Stoppable
+from keyturn_local.receiver.process import total
 
 NAME = "keyturn"  # of the release, and so of its Deployment and its Service
 RECEIVERS = "app.kubernetes.io/component=receiver"

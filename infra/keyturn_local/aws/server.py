@@ -1,12 +1,11 @@
 """An AWS on loopback: moto's server in a process of its own, and what `sam deploy` would create in it.
 
-``python -m keyturn_local.aws --host ADDRESS --port N --timeline FILE`` is that process.
+``python -m keyturn_local.aws.server --host ADDRESS --port N --timeline FILE`` is that process.
 """
 
 import argparse
 import json
 import logging
-import os
 import secrets
 import sys
 import urllib.request
@@ -20,9 +19,10 @@ import botocore.session
 from botocore.config import Config
 
 from keyturn_contract.signature import new_key
-from keyturn_local import template
-from keyturn_local.ports import free_ports
-from keyturn_local.processes import Program, Stoppable, answers
+from keyturn_local.aws import template
+from keyturn_local.processes.environment import IMPORT_ROOTS, surroundings
+from keyturn_local.processes.ports import free_ports
+from keyturn_local.processes.program import Program, Stoppable, answers
 from keyturn_local.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ REGION = "us-east-1"
 STACK = "keyturn"
 SIGNING_KEY = "keyturn/signing-key"
 HEARTBEAT = {"name": "keyturn-heartbeat", "labelUpdated": "AWSCURRENT"}
-IMPORT_ROOTS = os.pathsep.join(str(Path(__file__).parents[2] / root) for root in ("lambda", "receiver", "infra"))
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class LocalAws(Stoppable):
         self._program = Program(
             "aws",
             [
-                *(sys.executable, "-m", "keyturn_local.aws"),
+                *(sys.executable, "-m", "keyturn_local.aws.server"),
                 *("--host", host, "--port", str(port), "--timeline", timeline.file),
             ],
             directory,
@@ -160,18 +159,13 @@ class LocalAws(Stoppable):
         return session.client(service, endpoint_url=self.endpoint_url, config=Config(proxies={}))
 
 
-def surroundings() -> dict[str, str]:
-    """This process's environment without the user's own AWS, and without settings meant for a real Keyturn."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "KEYTURN_"))}
-
-
 def _serve(host: str, port: int, timeline: Timeline) -> None:
     # Imported here: the parent has no use for half a second of moto.
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
-    from keyturn_local.kms import Ed25519Kms
-    from keyturn_local.label_events import LabelEvents
+    from keyturn_local.aws.kms import Ed25519Kms
+    from keyturn_local.aws.label_events import LabelEvents
 
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     application = LabelEvents(Ed25519Kms(DomainDispatcherApplication(create_backend_app)), timeline)

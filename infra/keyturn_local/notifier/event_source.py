@@ -4,7 +4,7 @@ Semantics: https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandli
 failed, and everything if it raises or names an unknown message, stays in the queue until its visibility time-out; the
 rest is deleted; the queue's redrive policy (moto's) moves what has failed too often to the dead-letter queue.
 
-``python -m keyturn_local.event_source --queue-url URL --timeline FILE`` runs it.
+``python -m keyturn_local.notifier.event_source --queue-url URL --timeline FILE`` runs it.
 """
 
 import argparse
@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 
-from keyturn_local.aws import IMPORT_ROOTS, EventPath, LocalAws, surroundings
-from keyturn_local.processes import Program
+from keyturn_local.aws.server import EventPath, LocalAws
+from keyturn_local.processes.environment import IMPORT_ROOTS, surroundings
+from keyturn_local.processes.program import Program
 from keyturn_local.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def start(
         "PYTHONPATH": IMPORT_ROOTS,
         "PYTHONUNBUFFERED": "1",  # as in Lambda: metrics are printed, and nobody flushes them
     }
-    command = [sys.executable, "-m", "keyturn_local.event_source", "--queue-url", path.queue_url]
+    command = [sys.executable, "-m", "keyturn_local.notifier.event_source", "--queue-url", path.queue_url]
     return Program("event-source", [*command, "--timeline", timeline.file], directory, environment)
 
 

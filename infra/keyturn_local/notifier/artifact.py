@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from keyturn_local.paths import ROOT
+
 SOURCE = ROOT / "lambda"
 CACHE = ROOT / "build" / "artifacts"
 LAMBDA = ("3.13", "aarch64-manylinux2014")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from keyturn_local.aws import IMPORT_ROOTS
-from keyturn_local.ports import free_ports
-from keyturn_local.processes import Program, answers
+from keyturn_local.processes.environment import IMPORT_ROOTS
+from keyturn_local.processes.ports import free_ports
+from keyturn_local.processes.program import Program, answers
 
 SERVICE_ACCOUNT = "keyturn"
 

@@ -3,16 +3,9 @@
 import json
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
-
-import helm_python
-import yaml
-
-CHART = Path(__file__).parents[2] / "charts" / "keyturn"
-SOME_KEY = {"signingKey": {"secretId": "keyturn/signing-key"}}  # without one the chart is not rendered
-RIGHTS = ("ServiceAccount", "Role", "RoleBinding")  # the ends of what such kinds are called
 
 
 class KubectlFailed(RuntimeError):
@@ -71,24 +64,6 @@ class Cluster:
             json.dump(content, fresh)
         Path(fresh.name).replace(file)
         return file
-
-
-def rendered_chart(namespace: str, release: str = "keyturn", values: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """Render charts/keyturn with the real Helm: manifests by template, as YAML, and NOTES.txt."""
-    with helm_python.Chart.load(str(CHART)) as chart:
-        return dict(chart.render(dict(values or {}), name=release, namespace=namespace))
-
-
-def chart_objects(namespace: str, values: Mapping[str, Any] | None = None) -> list[Any]:
-    """All that the chart makes, the pod of `helm test` included."""
-    rendered = rendered_chart(namespace, values={**SOME_KEY, **(values or {})})
-    manifests = (text for template, text in rendered.items() if template.endswith(".yaml"))
-    return [obj for manifest in manifests for obj in yaml.safe_load_all(manifest) if obj]
-
-
-def chart_rights(namespace: str, values: Mapping[str, Any] | None = None) -> list[Any]:
-    """What the chart gives a receiver that does not run in its pods: ServiceAccount, roles, bindings of roles."""
-    return [each for each in chart_objects(namespace, values) if each["kind"].endswith(RIGHTS)]
 
 
 def _run(command: Sequence[str], stdin: str | None = None) -> str:

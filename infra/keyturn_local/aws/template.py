@@ -6,7 +6,9 @@ from typing import Any
 
 from cfnlint.decode import cfn_yaml
 
-FILE = Path(__file__).parents[2] / "template.yaml"
+from keyturn_local.paths import ROOT
+
+FILE = ROOT / "template.yaml"
 
 Template = dict[str, Any]
 

@@ -15,14 +15,15 @@ from typing import Self
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from keyturn_local import binaries
-from keyturn_local.cluster import Cluster
-from keyturn_local.ports import free_ports
-from keyturn_local.processes import Program, StartFailed, Stoppable, answers
+from keyturn_local.kubernetes.cluster import Cluster
+from keyturn_local.paths import INFRA
+from keyturn_local.processes.ports import free_ports
+from keyturn_local.processes.program import Program, StartFailed, Stoppable, answers
+from keyturn_local.toolchain import binaries
 
 CONTEXT = "keyturn-local"
 DRAIN_SECONDS = 3
-STAGES = Path(__file__).parent.parent / "control_plane" / "kwok"
+STAGES = INFRA / "control_plane" / "kwok"
 CONTROLLERS = (
     "deployment,replicaset,statefulset,daemonset,garbagecollector,namespace,serviceaccount-controller,job-controller"
 )

@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from keyturn_local.processes import Program, Stoppable
+from keyturn_local.processes.program import Program, Stoppable
 
 API = "/2018-06-01/runtime/"
 FUNCTION_ARN = "arn:aws:lambda:us-east-1:123456789012:function:keyturn-notifier"

@@ -1,0 +1,1 @@
+"""A Kubernetes control plane on this machine, any cluster through kubectl, and the chart as objects."""

@@ -1,0 +1,31 @@
+"""charts/keyturn as data: rendered by the real Helm, without a cluster."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import helm_python
+import yaml
+
+from keyturn_local.paths import ROOT
+
+CHART = ROOT / "charts" / "keyturn"
+SOME_KEY = {"signingKey": {"secretId": "keyturn/signing-key"}}  # without one the chart is not rendered
+RIGHTS = ("ServiceAccount", "Role", "RoleBinding")  # the ends of what such kinds are called
+
+
+def rendered_chart(namespace: str, release: str = "keyturn", values: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Render charts/keyturn with the real Helm: manifests by template, as YAML, and NOTES.txt."""
+    with helm_python.Chart.load(str(CHART)) as chart:
+        return dict(chart.render(dict(values or {}), name=release, namespace=namespace))
+
+
+def chart_objects(namespace: str, values: Mapping[str, Any] | None = None) -> list[Any]:
+    """All that the chart makes, the pod of `helm test` included."""
+    rendered = rendered_chart(namespace, values={**SOME_KEY, **(values or {})})
+    manifests = (text for template, text in rendered.items() if template.endswith(".yaml"))
+    return [obj for manifest in manifests for obj in yaml.safe_load_all(manifest) if obj]
+
+
+def chart_rights(namespace: str, values: Mapping[str, Any] | None = None) -> list[Any]:
+    """What the chart gives a receiver that does not run in its pods: ServiceAccount, roles, bindings of roles."""
+    return [each for each in chart_objects(namespace, values) if each["kind"].endswith(RIGHTS)]

@@ -1,0 +1,1 @@
+"""Child processes: how they start, end, find a port, and what environment they see."""

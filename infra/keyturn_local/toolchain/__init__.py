@@ -1,0 +1,1 @@
+"""Programs and definitions from elsewhere, pinned and cached: Go, the control plane, custom resource definitions."""
