@@ -76,7 +76,7 @@ def test_two_run_beside_each_other_and_leave_nothing(control_plane: ControlPlane
 def test_nothing_is_left_when_the_parent_is_killed(tmp_path: Path) -> None:
     program = (
         "import sys, time, pathlib\n"
-        "from keyturn_local.control_plane import ControlPlane\n"
+        "from keyturn_local.kubernetes.control_plane import ControlPlane\n"
         "ControlPlane.start(pathlib.Path(sys.argv[1]))\n"
         "print('ready', flush=True)\n"
         "time.sleep(600)\n"

@@ -1,4 +1,4 @@
-"""The tables in docs/ that are made from the code: ``python -m keyturn_local.tables`` writes them, a test compares."""
+"""The tables in docs/ that are made from the code: ``python -m keyturn_local.docs.tables`` writes them, a test compares."""
 
 import ast
 import dataclasses
