@@ -1,4 +1,4 @@
-"""What the chart's values mean: ``python -m keyturn_local.docs.chart_values`` carries it from values.yaml to its readers.
+"""Documentation of the chart values. ``python -m keyturn_local.docs.chart_values`` copies it out of values.yaml.
 
 Comments in values.yaml that begin with ``# --`` (as helm-docs has them) are the source. They become the table at the
 end of the chart's README and the descriptions in values.schema.json; a test holds the three together.

@@ -1,4 +1,4 @@
-"""The tables in docs/ that are made from the code: ``python -m keyturn_local.docs.tables`` writes them, a test compares."""
+"""Tables of docs/ made from the code. ``python -m keyturn_local.docs.tables`` writes them; a test compares."""
 
 import ast
 import dataclasses
