@@ -75,8 +75,8 @@ class Receiver:
         self._stopping = False
         self.metrics = metrics = Metrics()
         self._pulse = Watchdog(settings.stuck_seconds)
-        governor = AdaptiveLimiter(settings.kubernetes_requests)
-        api = kubernetes.Api(transport, governor, metrics)
+        limiter = AdaptiveLimiter(settings.kubernetes_requests)
+        api = kubernetes.Api(transport, limiter, metrics)
         self._service_accounts = ServiceAccountClient(api)
         self._stores = Stores(self._make_store, clients.default_region() or "")
         self._signing_keys = SigningKeys(self._key_places())
@@ -177,7 +177,7 @@ class Receiver:
         metrics.poller_leader.set_function(self.lease.is_leader)
         metrics.event_path_up.set_function(self.heartbeats.healthy)
         metrics.signing_keys.set_function(lambda: len(self._signing_keys()) + len(settings.signing_public_keys))
-        metrics.kubernetes_request_limit.set_function(lambda: governor.limit)
+        metrics.kubernetes_request_limit.set_function(lambda: limiter.limit)
         for priority in PRIORITIES:
             metrics.queue_depth.labels(priority).set_function(partial(self.queue.depth, priority))
 

@@ -4,7 +4,7 @@ import json
 import time
 
 from fault_proxy import Call, Edit, Fate, Reply
-from keyturn_receiver.resilience.single_flight import KEEP
+from keyturn_receiver.resilience.single_flight import RESULT_TTL
 from objects import eventually, secret
 from scene import Scene
 
@@ -82,7 +82,7 @@ def test_one_rotation_that_five_hundred_bindings_wait_for_costs_one_value_read(s
     took = time.monotonic() - begun
     assert answer.outcome == "applied"
     assert len(answer.results[0].secrets) == 500
-    assert before < len(reads(scene)) <= before + 1 + took // KEEP  # a value is kept for so long
+    assert before < len(reads(scene)) <= before + 1 + took // RESULT_TTL  # a value is kept for so long
     version_ids = {
         each["metadata"]["annotations"]["keyturn.dev/version-ids"]
         for each in scene.cluster.list("secrets", scene.namespace)

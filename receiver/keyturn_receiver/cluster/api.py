@@ -75,9 +75,9 @@ def path(group_version: str, resource: str, namespace: str | None = None, name: 
 class Api:
     """Requests and watches; every failure comes out as one of our errors, free of the API server's own text."""
 
-    def __init__(self, transport: Transport, governor: AdaptiveLimiter, metrics: Metrics) -> None:
+    def __init__(self, transport: Transport, limiter: AdaptiveLimiter, metrics: Metrics) -> None:
         self._transport = transport
-        self._governor = governor
+        self._limiter = limiter
         self._metrics = metrics
 
     async def request(
@@ -105,7 +105,7 @@ class Api:
     ) -> Json:
         try:
             async with asyncio.timeout(TURN_SECONDS):
-                await self._governor.enter()
+                await self._limiter.acquire()
         except TimeoutError:
             raise ClusterUnavailable(f"{method} {path}: too many wait for the Kubernetes API: trying again") from None
         overloaded = False
@@ -121,7 +121,7 @@ class Api:
             overloaded = True
             raise
         finally:
-            self._governor.leave(overloaded)
+            self._limiter.release(overloaded)
 
     async def watch(self, path: str, query: Mapping[str, str], accept: str, longest: float) -> AsyncIterator[Json]:
         """Give the events of a watch until the server ends it; one that lasts ``longest`` seconds is dead."""

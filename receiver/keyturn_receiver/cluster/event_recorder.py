@@ -17,6 +17,8 @@ from datetime import datetime
 from keyturn_receiver.cluster.api import MERGE_PATCH, Api, Json, path
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.errors import Conflict, KeyturnError
+from keyturn_receiver.resilience.bounded_map import BoundedMap
+from keyturn_receiver.resilience.token_bucket import TokenBucket
 from keyturn_receiver.telemetry.metrics import Metrics
 
 MAX_MESSAGE = 1024  # characters, https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/
@@ -55,7 +57,7 @@ class EventRecorder:
         self._metrics = metrics
         self._wall = wall
         self._now = now
-        self._said: OrderedDict[str, float] = OrderedDict()
+        self._said: BoundedMap[str, float] = BoundedMap(REMEMBERED)
         self._waiting: OrderedDict[str, _Event] = OrderedDict()
         self._any = asyncio.Event()
 
@@ -63,13 +65,11 @@ class EventRecorder:
         """Say something about a Secret, soon."""
         event = _Event(target, uid, warning, reason, message[:MAX_MESSAGE], self._wall())
         name = event.name
-        if self._now() - self._said.get(name, -QUIET) < QUIET:
+        said_at = self._said.get(name)
+        if said_at is not None and self._now() - said_at < QUIET:
             return
-        self._said[name] = self._now()
-        self._said.move_to_end(name)
+        self._said.put(name, self._now())
         self._waiting[name] = event
-        if len(self._said) > REMEMBERED:
-            self._said.popitem(last=False)
         if len(self._waiting) > WAITING:
             self._waiting.popitem(last=False)
             self._metrics.events.labels("unsaid").inc()
@@ -77,15 +77,13 @@ class EventRecorder:
 
     async def run(self) -> None:
         """Write what is waiting, for ever, at a bearable pace."""
-        allowance, at = float(AT_ONCE), self._now()
+        bucket = TokenBucket(PER_SECOND, AT_ONCE, self._now)
         while True:
             await self._any.wait()
-            allowance, at = min(AT_ONCE, allowance + (self._now() - at) * PER_SECOND), self._now()
-            if allowance < 1:
-                await asyncio.sleep((1 - allowance) / PER_SECOND)
-                continue
-            allowance -= 1
-            await self._write_next()
+            if delay := bucket.take():
+                await asyncio.sleep(delay)
+            else:
+                await self._write_next()
 
     async def flush(self, seconds: float) -> None:
         """Write some of what is still waiting, as far as it goes within ``seconds``."""

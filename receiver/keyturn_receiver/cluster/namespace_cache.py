@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Mapping, Sequence
 
 from keyturn_receiver.cluster.api import METADATA_ONLY, Api, Json, path
@@ -10,6 +9,7 @@ from keyturn_receiver.core.consumer import ROLLOUT
 from keyturn_receiver.core.policy import ALLOW_SECRETS
 from keyturn_receiver.errors import KeyturnError, NotFound
 from keyturn_receiver.liveness import Ping, no_ping
+from keyturn_receiver.resilience.backoff import jittered
 
 LOOK_SECONDS = 30.0
 
@@ -72,8 +72,7 @@ class NamespacePoller:
             looks = [await self._look(name) for name in self._names]
             if all(looks):
                 self.synced.set()
-            pause = LOOK_SECONDS if self.synced.is_set() else 1.0
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter
+            await asyncio.sleep(jittered(LOOK_SECONDS if self.synced.is_set() else 1.0))
 
     async def _look(self, name: str) -> bool:
         try:

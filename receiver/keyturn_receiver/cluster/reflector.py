@@ -5,7 +5,6 @@ https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ from typing import Generic, Protocol, TypeVar
 from keyturn_receiver.cluster.api import METADATA_LIST, METADATA_ONLY, Api, Json, reason_of
 from keyturn_receiver.errors import ClusterUnavailable, Expired, KeyturnError
 from keyturn_receiver.liveness import Ping, no_ping
+from keyturn_receiver.resilience.backoff import Backoff, jittered
 
-MAX_DELAY = 30.0  # seconds between two tries
+BASE_DELAY = 0.5  # seconds between two tries, doubling
+MAX_DELAY = 30.0
 SHORT = 0.5  # seconds that a watch lasts at least
 
 Kept = TypeVar("Kept")
@@ -95,6 +96,7 @@ class Reflector(Generic[Kept]):
         self._view = view
         self._picture = picture
         self._patience = patience
+        self._backoff = Backoff(BASE_DELAY, patience.max_delay)
         self._beat = beat
         self._version = ""  # where to go on from; empty: list first
         self._listed = 0.0
@@ -102,7 +104,7 @@ class Reflector(Generic[Kept]):
 
     async def run(self) -> None:
         """Follow for ever; every failure is logged and tried again, from where it stopped or from a new list."""
-        delay = 0.0
+        failures = 0
         while True:
             self._beat()
             try:
@@ -112,7 +114,7 @@ class Reflector(Generic[Kept]):
                     self.synced.set()
                 begun = time.monotonic()
                 await self._follow()
-                delay = 0.0
+                failures = 0
                 if time.monotonic() - self._listed > self._patience.resync:
                     self._version = ""  # should a watch ever have kept something to itself
                 if time.monotonic() - begun < SHORT:
@@ -121,18 +123,19 @@ class Reflector(Generic[Kept]):
                 if isinstance(error, Expired):
                     self._version = ""
                 _log.warning("watch of %s broke: %s", self._view.path, error)
-                delay = await self._rest(delay)
+                failures += 1
+                await self._back_off(failures)
             except Exception:
                 # What is not as the API has it, or breaks whoever looks at it, is no reason to look at nothing else.
                 self._version = ""
                 _log.exception("watch of %s broke", self._view.path)
-                delay = await self._rest(delay)
+                failures += 1
+                await self._back_off(failures)
 
-    async def _rest(self, delay: float) -> float:
-        delay = min(self._patience.max_delay, max(0.5, delay * 2))
+    async def _back_off(self, failures: int) -> None:
+        delay = self._backoff.delay(failures)
         self._beat(delay)
-        await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
-        return delay
+        await asyncio.sleep(delay)
 
     async def _list(self) -> str:
         everything: list[Kept] = []
@@ -148,7 +151,7 @@ class Reflector(Generic[Kept]):
             self._beat()
 
     async def _follow(self) -> None:
-        seconds = self._patience.watch * random.uniform(0.75, 1)  # noqa: S311 - spread the replicas' reconnects
+        seconds = jittered(self._patience.watch, 0.25)  # spread the replicas' reconnects
         query = {
             **self._view.query,
             "resourceVersion": self._version,

@@ -1,1 +1,1 @@
-"""Back-off, limiters, single flight, bounded maps: asyncio alone, no AWS and no Kubernetes."""
+"""Back-off, token bucket, adaptive limiter, single flight, bounded map: pure asyncio, no AWS and no Kubernetes."""

@@ -1,6 +1,6 @@
-"""The governor: how many requests the API server gets at once. As many as it answers well, and half when it does not.
+"""Adaptive concurrency limiter: additive increase, multiplicative decrease (AIMD), as TCP's congestion control.
 
-Additive increase, multiplicative decrease: https://www.rfc-editor.org/rfc/rfc5681#section-3.1
+https://www.rfc-editor.org/rfc/rfc5681#section-3.1
 """
 
 import asyncio
@@ -8,53 +8,57 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-CUT_SECONDS = 1.0  # requests that fail together are one sign of overload, not many
+DECREASE_INTERVAL = 1.0  # seconds: requests that fail together are one sign of overload, not many
 
 
 class AdaptiveLimiter:
-    """A semaphore with a limit that moves between 1 and ``most``; ``now`` gives monotonic seconds."""
+    """Adaptive limiter. A semaphore whose limit moves between 1 and ``maximum`` with how well the server answers.
 
-    def __init__(self, most: int, now: Callable[[], float] = time.monotonic) -> None:
-        self._most = most
+    The limit rises by about one for each full round of requests that succeed, and is halved when they fail. ``now``
+    gives monotonic seconds.
+    """
+
+    def __init__(self, maximum: int, now: Callable[[], float] = time.monotonic) -> None:
+        self._maximum = maximum
         self._now = now
-        self._limit = float(most)
-        self._inside = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._cut_at = -CUT_SECONDS
+        self._limit = float(maximum)
+        self._in_flight = 0
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._decreased_at = -DECREASE_INTERVAL
 
     @property
     def limit(self) -> int:
-        """How many may be inside now."""
+        """How many requests may be in flight now."""
         return int(self._limit)
 
-    async def enter(self) -> None:
-        """Wait for a turn; ``leave`` must follow."""
-        if self._inside < self.limit and not self._waiting:
-            self._inside += 1
+    async def acquire(self) -> None:
+        """Wait until one more request may start, in the order of the calls; ``release`` must follow."""
+        if self._in_flight < self.limit and not self._waiters:
+            self._in_flight += 1
             return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
         try:
-            await turn
+            await waiter
         except asyncio.CancelledError:
-            if not turn.cancelled():  # the turn came in the same moment: somebody else takes it
-                self._inside -= 1
+            if not waiter.cancelled():  # it was admitted in the same moment: pass the slot on
+                self._in_flight -= 1
             self._admit()
             raise
 
-    def leave(self, overloaded: bool) -> None:
-        """End a turn, and tell how the API server stood it."""
-        self._inside -= 1
+    def release(self, overloaded: bool) -> None:
+        """End a request; ``overloaded``: it failed as requests to an overloaded server fail."""
+        self._in_flight -= 1
         if not overloaded:
-            self._limit = min(self._most, self._limit + 1 / self._limit)
-        elif self._now() - self._cut_at >= CUT_SECONDS:
+            self._limit = min(self._maximum, self._limit + 1 / self._limit)
+        elif self._now() - self._decreased_at >= DECREASE_INTERVAL:
             self._limit = max(1.0, self._limit / 2)
-            self._cut_at = self._now()
+            self._decreased_at = self._now()
         self._admit()
 
     def _admit(self) -> None:
-        while self._waiting and self._inside < self.limit:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                self._inside += 1
+        while self._waiters and self._in_flight < self.limit:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                self._in_flight += 1

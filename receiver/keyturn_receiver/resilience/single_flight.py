@@ -1,4 +1,7 @@
-"""Joining those who want the same thing at the same time: one of them fetches it, and all get what it found."""
+"""Single flight: callers that want the same thing at the same time share one fetch of it.
+
+https://pkg.go.dev/golang.org/x/sync/singleflight
+"""
 
 import asyncio
 import time
@@ -6,7 +9,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-KEEP = 10.0  # seconds that a finding is kept for those who asked before it was begun
+RESULT_TTL = 10.0  # seconds that a result is kept, for callers whose event is older than the fetch
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -14,41 +17,42 @@ V = TypeVar("V")
 
 @dataclass(slots=True)
 class _Flight(Generic[V]):
-    begun: float
-    landing: "asyncio.Future[V]"
+    started: float
+    result: "asyncio.Future[V]"
 
 
 class SingleFlight(Generic[K, V]):
-    """At most one fetch under way for each key. ``now`` gives monotonic seconds.
+    """Single flight. At most one fetch runs for each key, and everybody it is new enough for gets its result.
 
-    What was fetched is good for whoever asked before the fetch began, and for nobody else: a later change would be
-    missed. So five hundred bindings of one rotation cost one fetch, and the next rotation another.
+    A result is new enough for a caller whose ``since`` is not later than the start of the fetch: any other caller could
+    miss a change. So five hundred bindings of one rotation cost one fetch, and the next rotation costs another.
+    ``now`` gives monotonic seconds; ``ttl``: the seconds that a result is kept.
     """
 
-    def __init__(self, now: Callable[[], float] = time.monotonic, keep: float = KEEP) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic, ttl: float = RESULT_TTL) -> None:
         self._now = now
-        self._keep = keep
+        self._ttl = ttl
         self._flights: dict[K, _Flight[V]] = {}
 
     async def get(self, key: K, since: float, fetch: Callable[[], Awaitable[V]]) -> V:
-        """Give what a fetch begun at ``since`` (monotonic seconds) or later finds, or raise what it raises."""
+        """Return the result of a fetch that started at ``since`` (monotonic seconds) or later, or raise its error."""
         while True:
             flight = self._flights.get(key)
-            if flight and flight.begun >= since:
-                return await asyncio.shield(flight.landing)
-            if flight is None or flight.landing.done():
+            if flight and flight.started >= since:
+                return await asyncio.shield(flight.result)
+            if flight is None or flight.result.done():
                 flight = _Flight(self._now(), asyncio.ensure_future(fetch()))
                 self._flights[key] = flight
-                flight.landing.add_done_callback(lambda landing: self._landed(key, landing))
-                return await asyncio.shield(flight.landing)
-            await asyncio.wait([flight.landing])  # what it finds may be too old for us; the next one will do
+                flight.result.add_done_callback(lambda result: self._done(key, result))
+                return await asyncio.shield(flight.result)
+            await asyncio.wait([flight.result])  # its result may be too old for this caller; the next one is not
 
-    def _landed(self, key: K, landing: "asyncio.Future[V]") -> None:
-        if not landing.cancelled():
-            landing.exception()  # somebody looked at it
-        asyncio.get_running_loop().call_later(self._keep, self._forget, key, landing)
+    def _done(self, key: K, result: "asyncio.Future[V]") -> None:
+        if not result.cancelled():
+            result.exception()  # mark it as retrieved: every caller may have given up
+        asyncio.get_running_loop().call_later(self._ttl, self._expire, key, result)
 
-    def _forget(self, key: K, landing: "asyncio.Future[V]") -> None:
+    def _expire(self, key: K, result: "asyncio.Future[V]") -> None:
         flight = self._flights.get(key)
-        if flight and flight.landing is landing:
+        if flight and flight.result is result:
             del self._flights[key]

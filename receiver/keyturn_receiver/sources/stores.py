@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.render import SecretVersion
-from keyturn_receiver.resilience.single_flight import KEEP, SingleFlight
+from keyturn_receiver.resilience.single_flight import RESULT_TTL, SingleFlight
 from keyturn_receiver.sources.batch_reader import BatchReader
 from keyturn_receiver.sources.secrets_manager import NOT_TRIED, SecretMetadata, SecretsManager
 
@@ -72,7 +72,7 @@ class Stores:
             self._stores.move_to_end(key)
             return store
         # One that was made a moment ago will do, and so will the refusal of a moment ago.
-        store = await self._makings.get(key, time.monotonic() - KEEP, lambda: self._make(key))
+        store = await self._makings.get(key, time.monotonic() - RESULT_TTL, lambda: self._make(key))
         self._stores[key] = store
         foreign = [each for each in self._stores if each != StoreKey("", self._default_region)]
         for oldest in foreign[:-MOST]:

@@ -1,4 +1,4 @@
-"""Who wants the same is given the same, unless it was fetched before they asked."""
+"""Callers that want the same thing share one fetch, unless it started before their own event."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Source:
-    """Counts how often it is fetched; answers when told to."""
+    """Counts its fetches; answers once ``go`` is set."""
 
     def __init__(self) -> None:
         self.fetched = 0
@@ -19,23 +19,23 @@ class Source:
 
     async def __call__(self) -> int:
         self.fetched += 1
-        mine = self.fetched
+        number = self.fetched
         await self.go.wait()
-        return mine
+        return number
 
 
-async def test_five_hundred_who_ask_for_the_same_event_cost_one_fetch() -> None:
+async def test_five_hundred_callers_with_the_same_event_cost_one_fetch() -> None:
     clock, source = Clock(), Source()
     flights: SingleFlight[str, int] = SingleFlight(clock)
     source.go.set()
-    asked = clock()
-    for _ in range(5):  # in waves: the later ones come when the answer is there already
-        assert set(await asyncio.gather(*(flights.get("a", asked, source) for _ in range(100)))) == {1}
+    since = clock()
+    for _ in range(5):  # in waves: the later ones come when the result is there already
+        assert set(await asyncio.gather(*(flights.get("a", since, source) for _ in range(100)))) == {1}
         clock.forward(1)
     assert source.fetched == 1
 
 
-async def test_who_asks_later_is_given_what_was_fetched_later() -> None:
+async def test_later_caller_gets_the_result_of_a_later_fetch() -> None:
     clock, source = Clock(), Source()
     flights: SingleFlight[str, int] = SingleFlight(clock)
     first = asyncio.create_task(flights.get("a", clock(), source))
@@ -49,7 +49,7 @@ async def test_who_asks_later_is_given_what_was_fetched_later() -> None:
     assert set(await asyncio.gather(*later)) == {2}
 
 
-async def test_a_failure_is_shared_and_not_kept_for_later_requests() -> None:
+async def test_failure_is_shared_and_not_kept_for_later_callers() -> None:
     clock = Clock()
     flights: SingleFlight[str, int] = SingleFlight(clock)
     tries = 0
@@ -59,15 +59,15 @@ async def test_a_failure_is_shared_and_not_kept_for_later_requests() -> None:
         tries += 1
         raise ValueError(str(tries))
 
-    asked = clock()
-    results = await asyncio.gather(*(flights.get("a", asked, fail) for _ in range(10)), return_exceptions=True)
+    since = clock()
+    results = await asyncio.gather(*(flights.get("a", since, fail) for _ in range(10)), return_exceptions=True)
     assert [str(result) for result in results] == ["1"] * 10
     clock.forward(1)
     with pytest.raises(ValueError, match="2"):
         await flights.get("a", clock(), fail)
 
 
-async def test_giving_up_takes_the_answer_from_nobody() -> None:
+async def test_cancelled_caller_takes_the_result_from_nobody() -> None:
     source = Source()
     flights: SingleFlight[str, int] = SingleFlight(Clock())
     impatient, patient = (asyncio.create_task(flights.get("a", 0, source)) for _ in range(2))
@@ -77,8 +77,8 @@ async def test_giving_up_takes_the_answer_from_nobody() -> None:
     assert await patient == 1
 
 
-async def test_values_are_not_kept_longer_than_needed() -> None:
-    flights: SingleFlight[str, int] = SingleFlight(Clock(), keep=0.01)
+async def test_result_is_dropped_after_its_ttl() -> None:
+    flights: SingleFlight[str, int] = SingleFlight(Clock(), ttl=0.01)
     source = Source()
     source.go.set()
     await flights.get("a", 0, source)
