@@ -45,7 +45,7 @@ def test_pods_that_may_do_more_than_the_restricted_are_warned_of_and_refused(
     objects = chart_objects(home, {"securityContext": {"allowPrivilegeEscalation": True}})
     verdict = judged(control_plane, objects)
     assert 'Warning: would violate PodSecurity "restricted' in verdict.stderr  # of the Deployment, which is taken
-    assert 'pods "keyturn-heartbeat" is forbidden: violates PodSecurity "restricted' in verdict.stderr
+    assert 'pods "keyturn-self-test" is forbidden: violates PodSecurity "restricted' in verdict.stderr
     assert verdict.returncode == 1
     assert len(verdict.stdout.splitlines()) == len(objects) - 1
 

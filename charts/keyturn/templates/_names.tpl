@@ -1,4 +1,4 @@
-{{/* The names and labels of what the chart makes. */}}
+{{/* Names, labels and annotations of the chart's objects. */}}
 
 {{- define "keyturn.name" -}}
 {{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" }}
@@ -7,11 +7,11 @@
 {{- define "keyturn.fullname" -}}
 {{- $name := .Values.nameOverride | default .Chart.Name }}
 {{- $full := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) }}
-{{- /* Room for what is put behind it; and no dots, which a release's name may have and a Service's may not. */}}
+{{- /* At most 50 characters leave room for suffixes. A release name may contain dots, a Service name may not. */}}
 {{- .Values.fullnameOverride | default $full | replace "." "-" | trunc 50 | trimSuffix "-" }}
 {{- end }}
 
-{{/* Of what lies in no namespace: no two releases may share it. No namespace has a dot in its name. */}}
+{{/* Name of the cluster-scoped objects. It is unique per release, because no namespace has a dot in its name. */}}
 {{- define "keyturn.clusterName" -}}
 {{- printf "%s.%s" .Release.Namespace (include "keyturn.fullname" .) }}
 {{- end }}
@@ -37,19 +37,20 @@ app.kubernetes.io/component: receiver
 {{- toYaml (merge $own .Values.commonLabels) }}
 {{- end }}
 
-{{/* The chart's labels and those of one value; the chart's win. Takes a list of the root context and the value. */}}
+{{/* The chart's labels together with those of one value; the chart's win. Argument: (list ROOT VALUE). */}}
 {{- define "keyturn.labelsWith" -}}
 {{- merge (include "keyturn.labels" (first .) | fromYaml) (last .) | toYaml }}
 {{- end }}
 
-{{/* The field `annotations` of metadata, if there are any. Takes a list of two dicts; the first wins. */}}
+{{/* The field `annotations` of metadata, from two dicts; the first wins. Renders nothing if both are empty. Argument:
+(list FIRST SECOND). */}}
 {{- define "keyturn.annotations" -}}
 {{- with merge (first . | default dict | deepCopy) (last . | default dict) }}
   annotations: {{- toYaml . | nindent 4 }}
 {{- end }}
 {{- end }}
 
-{{/* Whether the pods serve TLS: a truth value as text. */}}
+{{/* Whether the pods serve TLS: "true" or "". */}}
 {{- define "keyturn.tls" -}}
 {{- if or .Values.tls.secretName .Values.tls.certManager.enabled }}true{{ end }}
 {{- end }}
@@ -58,7 +59,7 @@ app.kubernetes.io/component: receiver
 {{- .Values.tls.secretName | default (printf "%s-tls" (include "keyturn.fullname" .)) }}
 {{- end }}
 
-{{/* What the Service's port is called, and what is spoken there. */}}
+{{/* Name and protocol of the Service's port. */}}
 {{- define "keyturn.portName" -}}
 {{- if or (include "keyturn.tls" .) .Values.nlb.certificateArn }}https{{ else }}http{{ end }}
 {{- end }}
@@ -67,7 +68,7 @@ app.kubernetes.io/component: receiver
 {{- .Values.service.port | default (eq (include "keyturn.portName" .) "https" | ternary 443 80) | int }}
 {{- end }}
 
-{{/* The pod of `helm test`, which the Service must not lead to. */}}
+{{/* Labels of the pod of `helm test`. The Service must not select it. */}}
 {{- define "keyturn.testSelector" -}}
 app.kubernetes.io/name: {{ include "keyturn.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}

@@ -1,4 +1,4 @@
-{{/* What the receiver's container and that of `helm test` have in common. */}}
+{{/* Parts that the receiver's pods and the pod of `helm test` share. */}}
 
 {{- define "keyturn.image" -}}
 {{- with .Values.image }}
@@ -6,7 +6,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Fields of the pod that both have. */}}
+{{/* Shared fields of the pod's spec. */}}
 {{- define "keyturn.pod" -}}
 enableServiceLinks: false
 {{- with .Values.imagePullSecrets }}
@@ -17,7 +17,7 @@ securityContext: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* Fields of the container that both have. */}}
+{{/* Shared fields of the container. */}}
 {{- define "keyturn.container" -}}
 image: {{ include "keyturn.image" . }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
@@ -26,7 +26,7 @@ securityContext: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* Variables from a dict; what is empty is left out, 0 and false are not. */}}
+{{/* Environment variables from a dict. Empty strings are left out; 0 and false are kept. */}}
 {{- define "keyturn.variables" -}}
 {{- range $name, $value := . }}
 {{- if ne (toString $value) "" }}
@@ -35,7 +35,7 @@ securityContext: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* Where AWS is, and what deliveries are signed with. */}}
+{{/* Variables for the AWS endpoint and the signing keys. */}}
 {{- define "keyturn.keysEnv" -}}
 {{- include "keyturn.variables" (dict
   "AWS_REGION" .Values.aws.region
@@ -45,7 +45,7 @@ securityContext: {{- toYaml . | nindent 2 }}
   "KEYTURN_SIGNING_KEY_FILE" (.Values.signingKey.existingSecret.name | empty | ternary "" "/etc/keyturn/signing-key/signing-key")) }}
 {{- end }}
 
-{{/* The receiver's other settings: docs/settings.md. */}}
+{{/* Variables for the receiver's other settings (docs/settings.md). */}}
 {{- define "keyturn.settingsEnv" -}}
 {{- $tls := eq (include "keyturn.tls" .) "true" }}
 {{- with .Values }}
