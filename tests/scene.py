@@ -1,8 +1,8 @@
 """A scene for fault tests: receivers between proxies that can be made to fail, AWS and Kubernetes behind, a witness.
 
-The oracle (FAULTS.md): in the end the state equals that of a run without the fault; no version is lost; each consumer
-was restarted at most once for each revision, and at least once if what it reads has changed; no byte of a value is in
-anything that was said.
+The oracle (docs/faults.md): in the end the state equals that of a run without the fault; no version is lost; each
+consumer was restarted at most once for each revision, and at least once if what it reads has changed; no byte of a
+value is in anything that was said.
 """
 
 import asyncio

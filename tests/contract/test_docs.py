@@ -57,14 +57,6 @@ def test_every_file_that_a_page_of_aws_names_is_there_and_takes_the_parameters_t
         assert {each.split("=")[0] for each in given.split() if "=" in each} <= parameters.keys(), file
 
 
-def test_every_link_leads_somewhere() -> None:
-    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-    for page in pages:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-            if not target.startswith("https://"):
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
-
-
 def test_the_readme_says_truly_on_what_each_thing_was_shown() -> None:
     table = README.partition("## What has been shown, and on what")[2]
     rows = {on: by for on, _, by in re.findall(r"^\| (\w.*?) \| (.*?) \| (.*?) \|$", table, re.MULTILINE)[1:]}

@@ -1,10 +1,16 @@
-"""The list of faults, held to the tests: each has at least one, and each test says what it does."""
+"""docs/faults.md, held to the fault tests: each fault has a test, each test a fault, and each says what it does."""
 
 import ast
+import re
 from pathlib import Path
 
-FAULTS = {f"F{number}" for number in range(1, 28)} | {f"S{number}" for number in range(1, 9)}
+PAGE = (Path(__file__).parents[2] / "docs" / "faults.md").read_text()
 FOLDER = Path(__file__).parents[1] / "faults"
+
+
+def listed() -> list[str]:
+    """The faults of the page, in its order; random histories are the row "all"."""
+    return re.findall(r"^\| ([FS]\d+|all) \|", PAGE, re.MULTILINE)
 
 
 def marked() -> dict[str, list[ast.FunctionDef]]:
@@ -18,8 +24,21 @@ def marked() -> dict[str, list[ast.FunctionDef]]:
     return found
 
 
-def test_every_fault_has_a_test_of_its_own() -> None:
-    assert marked().keys() >= FAULTS
+def test_every_fault_of_the_page_has_a_test_and_every_test_a_fault_of_the_page() -> None:
+    assert len(set(listed())) == len(listed())
+    assert marked().keys() == set(listed())
+
+
+def test_the_faults_of_the_page_are_numbered_without_a_gap() -> None:
+    for letter, least in {"F": 27, "S": 8}.items():
+        numbers = [int(fault[1:]) for fault in listed() if fault[0] == letter]
+        assert numbers == list(range(1, len(numbers) + 1))
+        assert len(numbers) >= least
+
+
+def test_every_fault_of_the_page_says_its_subject_and_what_must_hold() -> None:
+    rows = re.findall(r"^\| (?:[FS]\d+|all) \| (.+) \| (.+) \|$", PAGE, re.MULTILINE)
+    assert len(rows) == len(listed())
 
 
 def test_every_test_says_in_a_sentence_what_was_done() -> None:

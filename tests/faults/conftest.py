@@ -13,7 +13,7 @@ _plugins: list[pytest.PytestPluginManager] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "fault(number): the fault of FAULTS.md that the test is about")
+    config.addinivalue_line("markers", "fault(number): the fault of docs/faults.md that the test is about")
     _plugins[:] = [config.pluginmanager]
 
 

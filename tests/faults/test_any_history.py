@@ -1,4 +1,4 @@
-"""Any history: random rotations, edits, crashes and faults, and the oracle of FAULTS.md at the end of each.
+"""Any history: random rotations, edits, crashes and faults, and the oracle of docs/faults.md at the end of each.
 
 ``KEYTURN_HISTORIES=200`` plays two hundred of them. What befalls the receivers in one depends on its number alone; how
 they take it, on the moment.

@@ -1,7 +1,7 @@
 """A Kubernetes control plane on loopback: stock API server, etcd, controllers and scheduler; kwok plays the nodes.
 
-Flags: DESIGN section 8. Pods become Ready as infra/control_plane/kwok/*.yaml say, or on a real node (node/): then the
-API server listens where pods reach it, they get their tokens, and Services lead to them.
+Flags: docs/design.md#facts-about-the-tools. Pods become Ready as infra/control_plane/kwok/*.yaml say, or on a real node
+(node/): then the API server listens where pods reach it, they get their tokens, and Services lead to them.
 """
 
 import json

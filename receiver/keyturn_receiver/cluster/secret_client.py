@@ -55,7 +55,8 @@ class SecretClient:
         """Write our keys and annotations, if the Secret still is as read; return its new resource version.
 
         Keys and annotations of others stay. Raises Conflict when it has changed since, or was deleted: an apply that
-        names no version would bring a deleted Secret back, and could put an older value over a newer (fault F5).
+        names no version would bring a deleted Secret back, and could put an older value over a newer (F5 in
+        docs/faults.md).
         """
         body: Json = {
             "apiVersion": "v1",

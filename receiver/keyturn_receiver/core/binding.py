@@ -129,7 +129,7 @@ def binding_hash(annotations: Mapping[str, str]) -> str:
 
 
 def read_binding(target: Target, annotations: Mapping[str, str]) -> Binding:
-    """Read a labelled Secret's annotations (DESIGN section 4.1).
+    """Read a labelled Secret's annotations (docs/bindings.md).
 
     Raises InvalidBinding: every fault it can find at once, each with what to write instead.
     """

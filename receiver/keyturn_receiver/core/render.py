@@ -115,7 +115,7 @@ def _evaluate(expression: str, document: _Document) -> object:
 
 
 def _as_bytes(value: object) -> bytes:
-    """Text as it is; numbers, booleans, objects and lists as compact JSON (DESIGN section 4.1)."""
+    """Text as it is; numbers, booleans, objects and lists as compact JSON (docs/design.md#bindings)."""
     if isinstance(value, bytes):
         return value
     if isinstance(value, str):

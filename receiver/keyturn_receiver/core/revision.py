@@ -146,7 +146,7 @@ def digest(revisions: Mapping[str, str], keys: Iterable[str]) -> str:
     """Derive from revisions, and nothing else, the value that a pod template is marked with.
 
     No value and no time goes in: whoever may read Deployments learns nothing, and the same change gives the same mark
-    from any replica, after any crash (DESIGN section 5).
+    from any replica, after any crash (docs/design.md#rollouts).
     """
     lines = "\n".join(f"{key}={revisions[key]}" for key in sorted(set(keys)))
     return hashlib.sha256(lines.encode()).hexdigest()[:32]

@@ -24,7 +24,7 @@ def baseline(consumer: Consumer, secret_name: str, before: Mapping[str, str]) ->
     """Mark a consumer never seen before with what its pods have read up to now: to be written before the Secret is.
 
     Else a crash between the Secret and its rollouts would make it look, afterwards, as if its pods had read the new
-    value (fault F2).
+    value (F2 in docs/faults.md).
     """
     name = mark_name(secret_name)
     if name in consumer.marks or name in consumer.baseline:

@@ -1,4 +1,4 @@
-"""One sweep over the bindings of one store: which are behind, by list or secret by secret (DESIGN section 6)."""
+"""One sweep over the bindings of one store: which are behind, by list or secret by secret (docs/design.md#poller)."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence

@@ -1,4 +1,7 @@
-"""Reading the right version: by staging label, held against what was said of it (DESIGN section 2)."""
+"""Reading the right version: by staging label, held against the version that a notification names.
+
+The rule: docs/design.md#reading-the-right-version.
+"""
 
 import asyncio
 import time

@@ -1,7 +1,7 @@
 """The server under the door: what uvicorn leaves open, is closed here.
 
 Time limits on requests that do not come, room for those that do, and certificates that may be replaced under way.
-uvicorn itself waits for ever for the rest of a request: https://github.com/encode/uvicorn/issues (measured in DESIGN).
+uvicorn itself has no time-out for the rest of a request (measured: docs/adr/013-webhook-server.md).
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The door: `POST /v1/notifications` (DESIGN section 3).
+"""The door: `POST /v1/notifications` (docs/design.md#wire-contract).
 
 In this order, each step cheaper than the next: is it small enough, who sent it, what does it say, is there room. What
 fails any of these has caused no call to AWS or Kubernetes.

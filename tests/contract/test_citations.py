@@ -1,0 +1,89 @@
+"""No file cites what is not in the tree: links, anchors, paths, decision records, documents of elsewhere."""
+
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SUFFIXES = ("cfg", "go", "json", "md", "py", "sh", "svg", "toml", "tpl", "txt", "yaml", "yml")
+FILE = rf"(?:[\w.*-]+/)+[\w.*-]+\.(?:{'|'.join(SUFFIXES)})\b"
+CITED = re.compile(rf"(?<![\w/:.$}}<>\"'-]){FILE}")
+
+MADE = ("build/",)  # folders that builds fill
+FOREIGN = {"CHANGELOG/CHANGELOG-1.35.md"}  # files of other projects
+
+# Documents that no reader of the tree can open.
+ELSEWHERE = re.compile(r"\bDESIGN\b|\b(?:FAULTS|HOUSE|FIELD|STYLE|PEERS)\.md|\bSTYLE \d")
+
+
+@cache
+def paths() -> tuple[str, ...]:
+    """Every file of the tree, from its root."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return tuple(path for path in listed.splitlines() if (ROOT / path).is_file())
+
+
+@cache
+def texts() -> dict[str, str]:
+    """The text of every file, but of past releases, which cite their own tree."""
+    return {
+        path: (ROOT / path).read_text(errors="replace") for path in paths() if not path.startswith("tests/released/")
+    }
+
+
+PAGES = [path for path in texts() if path.endswith(".md")]
+
+
+def anchors(page: str) -> set[str]:
+    """The anchors of a page, as GitHub makes them of its headings."""
+    text = re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", re.sub(r"\]\([^)]*\)", "", each)).replace(" ", "-").lower() for each in headings}
+
+
+def in_the_tree(cited: str) -> bool:
+    """Whether a path, from the root or from any folder, is a file or a folder; ``*`` stands for any text."""
+    pattern = re.escape(re.sub(r"^(\.{1,2}/)+", "", cited).strip("/")).replace(re.escape("*"), "[^/]*")
+    return any(re.search(rf"(?:^|/){pattern}(?:/|$)", path) for path in paths())
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", texts()[page]):
+        file, _, anchor = target.partition("#")
+        if not target.startswith("https://"):
+            to = (ROOT / page).parent / file if file else ROOT / page
+            assert to.exists(), target
+            assert not anchor or anchor in anchors(to.read_text()), target
+
+
+def test_every_path_that_a_page_names_is_in_the_tree() -> None:
+    tops = {path.partition("/")[0] for path in paths() if "/" in path}
+    named = [(page, path) for page in PAGES for path in re.findall(r"`([\w./*-]+/[\w./*-]*)`", texts()[page])]
+    ours = [(page, path) for page, path in named if path.partition("/")[0] in tops or re.fullmatch(FILE, path)]
+    assert [(page, path) for page, path in ours if not in_the_tree(path)] == []
+
+
+def test_every_anchor_that_any_file_names_is_a_heading() -> None:
+    for file, text in texts().items():
+        for page, anchor in re.findall(r"\b(docs/[\w/-]+\.md)#([\w-]+)", text):
+            assert anchor in anchors(texts()[page]), f"{file}: {page}#{anchor}"
+
+
+def test_every_decision_record_that_is_named_by_its_number_is_there() -> None:
+    there = {int(path.removeprefix("docs/adr/")[:3]) for path in paths() if path.startswith("docs/adr/")}
+    assert {int(number) for text in texts().values() for number in re.findall(r"\bADR (\d+)", text)} <= there
+
+
+def test_no_file_names_a_document_of_elsewhere() -> None:
+    own = "tests/contract/test_citations.py"
+    assert [file for file, text in texts().items() if file != own and ELSEWHERE.search(text)] == []
+
+
+def test_anchors_are_made_of_headings_and_not_of_code() -> None:
+    page = "# The way, in [one](two.md)\n\n```\n# no heading\n```\n\n## `kill -9`\n"
+    assert anchors(page) == {"the-way-in-one", "kill--9"}
