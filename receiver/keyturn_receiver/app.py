@@ -296,8 +296,8 @@ class Receiver:
             beat = self._pulse.register("the look at namespaces")
             reflectors["namespaces"] = NamespacePoller(api, served, namespaces, beat)
         else:
-            reflect("v1", "namespaces", namespaces, metadata=True, page=250)
-        reflect("v1", "secrets", self.bound, labels=f"{BIND_LABEL}=true", metadata=True, page=250)
+            reflect("v1", "namespaces", namespaces, metadata_only=True, page_size=250)
+        reflect("v1", "secrets", self.bound, labels=f"{BIND_LABEL}=true", metadata_only=True, page_size=250)
         for kind, resource in RESOURCES.items() if self.settings.rollouts else ():
             reflect("apps/v1", resource, ConsumerCache(kind, consumers, lambda target: self._drift.look(target)))
         return reflectors

@@ -1,4 +1,4 @@
-"""The event path is up as long as heartbeats arrive, at whichever replica."""
+"""The event path is healthy as long as heartbeats arrive, at whichever replica."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -6,61 +6,61 @@ import pytest
 
 from clock import Clock
 from keyturn_receiver.cluster.event_path import EventPathMonitor
-from unit.test_lease import Leases
+from unit.test_lease import FakeLease
 
 pytestmark = pytest.mark.anyio
 START = datetime(2026, 11, 25, tzinfo=UTC)
 
 
-class Told(Leases):
-    """A Lease that keeps the time it is told."""
+class TimedLease(FakeLease):
+    """A Lease that keeps the renewTime that is written to it."""
 
-    async def write(self, found, spec) -> None:
-        await super().write(found, spec)
+    async def write(self, lease, spec) -> None:
+        await super().write(lease, spec)
         self.spec = {**self.spec, **spec}
 
 
-def replica(lease: Told, name: str, clock: Clock, silence: float = 180.0, skew: float = 0.0) -> EventPathMonitor:
+def replica(lease: TimedLease, name: str, clock: Clock, timeout: float = 180.0, skew: float = 0.0) -> EventPathMonitor:
     start = clock()
     return EventPathMonitor(
-        lease, name, silence, now=clock, wall=lambda: START + timedelta(seconds=clock() - start + skew)
+        lease, name, timeout, now=clock, wall=lambda: START + timedelta(seconds=clock() - start + skew)
     )
 
 
-async def test_what_one_replica_hears_all_know() -> None:
-    lease, clock = Told(), Clock()
+async def test_heartbeat_at_one_replica_reaches_all() -> None:
+    lease, clock = TimedLease(), Clock()
     first, second = replica(lease, "first", clock), replica(lease, "second", clock, skew=-3600)
     for _ in range(10):
         clock.forward(60)
         first.record_heartbeat()
-        await first._exchange()
-        await second._exchange()
+        await first._sync_lease()
+        await second._sync_lease()
         assert first.healthy()
         assert second.healthy()
     clock.forward(181)
-    await second._exchange()
+    await second._sync_lease()
     assert not first.healthy()
     assert not second.healthy()
     first.record_heartbeat()
-    await first._exchange()
-    await second._exchange()
+    await first._sync_lease()
+    await second._sync_lease()
     assert first.healthy()
     assert second.healthy()
 
 
-async def test_a_replica_that_starts_after_a_long_silence_knows_at_once() -> None:
-    lease, clock = Told(), Clock()
+async def test_replica_that_starts_after_the_timeout_sees_the_path_down_at_once() -> None:
+    lease, clock = TimedLease(), Clock()
     first = replica(lease, "first", clock)
     first.record_heartbeat()
-    await first._exchange()
+    await first._sync_lease()
     late = EventPathMonitor(lease, "late", 180, now=clock, wall=lambda: START + timedelta(seconds=600))
     assert late.healthy()
-    await late._exchange()
+    await late._sync_lease()
     assert not late.healthy()
 
 
-async def test_without_heartbeats_that_could_be_missed_nothing_is_down() -> None:
+async def test_event_path_without_heartbeats_is_always_healthy() -> None:
     clock = Clock()
-    silent = replica(Told(), "silent", clock, silence=0)
+    silent = replica(TimedLease(), "silent", clock, timeout=0)
     clock.forward(10**6)
     assert silent.healthy()

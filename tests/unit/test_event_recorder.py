@@ -1,4 +1,4 @@
-"""Kubernetes Events: said soon, said once, and not more of them than the API server should be bothered with."""
+"""Events are written soon, once for each cause, and at a rate that the API server does not notice."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from clock import Clock
-from keyturn_receiver.cluster.event_recorder import AT_ONCE, QUIET, WAITING, EventRecorder
+from keyturn_receiver.cluster.event_recorder import BURST, DEDUP_WINDOW, QUEUE_SIZE, EventRecorder
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.errors import ClusterUnavailable, Conflict
 from keyturn_receiver.telemetry.metrics import Metrics
@@ -16,78 +16,78 @@ pytestmark = pytest.mark.anyio
 
 
 class Api:
-    """The API server at its port; refuses what it has already."""
+    """Fake of the Kubernetes client; creating an Event that exists already is a conflict."""
 
     def __init__(self) -> None:
-        self.said: dict[str, Any] = {}
-        self.again: list[str] = []
+        self.written: dict[str, Any] = {}
+        self.patched: list[str] = []
         self.gone = False
 
     async def request(self, method: str, path: str, body: Any, content_type: str = "application/json") -> Any:
         if self.gone:
             raise ClusterUnavailable("gone")
         if method == "PATCH":
-            self.again.append(path.rpartition("/")[2])
-        elif body["metadata"]["name"] in self.said:
+            self.patched.append(path.rpartition("/")[2])
+        elif body["metadata"]["name"] in self.written:
             raise Conflict("there is one")
         else:
-            self.said[body["metadata"]["name"]] = body
+            self.written[body["metadata"]["name"]] = body
 
 
-def events(api: Api, clock: Clock) -> EventRecorder:
+def new_recorder(api: Api, clock: Clock) -> EventRecorder:
     return EventRecorder(api, Metrics(), lambda: datetime(2026, 11, 25, tzinfo=UTC), clock)
 
 
-def tell(teller: EventRecorder, name: str, message: str = "what is wrong") -> None:
-    teller.tell(Target("team", name), f"uid-{name}", True, "InvalidValue", message)
+def record(recorder: EventRecorder, name: str, message: str = "what is wrong") -> None:
+    recorder.event(Target("team", name), f"uid-{name}", True, "InvalidValue", message)
 
 
-async def test_the_same_words_are_said_once_in_a_while() -> None:
+async def test_repeated_event_is_written_once_per_dedup_window() -> None:
     api, clock = Api(), Clock()
-    teller = events(api, clock)
+    recorder = new_recorder(api, clock)
     for _ in range(100):
-        tell(teller, "db")
-    await teller.flush(1)
-    assert len(api.said) == 1
-    clock.forward(QUIET)
-    tell(teller, "db")
-    await teller.flush(1)
-    assert len(api.said) == len(api.again) == 1
+        record(recorder, "db")
+    await recorder.flush(1)
+    assert len(api.written) == 1
+    clock.forward(DEDUP_WINDOW)
+    record(recorder, "db")
+    await recorder.flush(1)
+    assert len(api.written) == len(api.patched) == 1
 
 
-async def test_a_flood_is_said_at_a_bearable_pace_and_its_oldest_part_not_at_all() -> None:
+async def test_flood_is_written_in_a_burst_and_its_oldest_events_are_dropped() -> None:
     api, clock = Api(), Clock()
-    teller = events(api, clock)
-    for number in range(WAITING + 100):
-        tell(teller, f"s{number}")
-    running = asyncio.create_task(teller.run())
+    recorder = new_recorder(api, clock)
+    for number in range(QUEUE_SIZE + 100):
+        record(recorder, f"s{number}")
+    running = asyncio.create_task(recorder.run())
     await asyncio.sleep(0.1)
-    assert len(api.said) == AT_ONCE
+    assert len(api.written) == BURST
     running.cancel()
-    assert not any(name.startswith("s0.") for name in api.said)
-    await teller.flush(5)
-    assert len(api.said) == 2 * AT_ONCE  # the end is no time for speeches
+    assert not any(name.startswith("s0.") for name in api.written)
+    await recorder.flush(5)
+    assert len(api.written) == 2 * BURST  # a flush writes one burst and no more
 
 
-async def test_what_cannot_be_said_stops_nothing() -> None:
+async def test_event_that_cannot_be_written_stops_no_other() -> None:
     api = Api()
     api.gone = True
-    teller = events(api, Clock())
-    running = asyncio.create_task(teller.run())
-    tell(teller, "a")
+    recorder = new_recorder(api, Clock())
+    running = asyncio.create_task(recorder.run())
+    record(recorder, "a")
     await asyncio.sleep(0.01)
     api.gone = False
-    tell(teller, "b")
+    record(recorder, "b")
     await asyncio.sleep(0.01)
     running.cancel()
-    assert [event["involvedObject"]["name"] for event in api.said.values()] == ["b"]
+    assert [event["involvedObject"]["name"] for event in api.written.values()] == ["b"]
 
 
-async def test_a_long_message_is_cut_to_what_an_event_holds() -> None:
+async def test_long_message_is_cut_to_the_size_that_an_event_holds() -> None:
     api = Api()
-    teller = events(api, Clock())
-    tell(teller, "a" * 253, "x" * 5000)
-    await teller.flush(1)
-    (event,) = api.said.values()
+    recorder = new_recorder(api, Clock())
+    record(recorder, "a" * 253, "x" * 5000)
+    await recorder.flush(1)
+    (event,) = api.written.values()
     assert len(event["message"]) == 1024
     assert len(event["metadata"]["name"]) <= 253

@@ -69,14 +69,14 @@ class Setting:
     ) -> None:
         self.bound = SecretCache(lambda target: None)
         for each in bindings:
-            self.bound.put(self.bound.read(each))
+            self.bound.update(self.bound.transform(each))
         self.asked: dict[Target, Request] = {}
         self.clock = Clock()
         self.leading = True
         self.up = False
         self.metrics = Metrics()
         namespaces = NamespaceCache(lambda name: None)
-        namespaces.put(("team", {"keyturn.dev/allow-secrets": globs}))
+        namespaces.update(("team", {"keyturn.dev/allow-secrets": globs}))
 
         async def work(target: Target, request: Request) -> ReconcileResult:
             self.asked[target] = request
@@ -103,7 +103,7 @@ class Setting:
 
     def put(self, obj: dict) -> None:
         """Let the watch show a Secret."""
-        self.bound.put(self.bound.read(obj))
+        self.bound.update(self.bound.transform(obj))
 
     async def sweep(self) -> list[str]:
         """Sweep once; return the names looked at."""

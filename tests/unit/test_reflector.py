@@ -1,4 +1,4 @@
-"""A picture kept by list and watch survives what happens to watches."""
+"""A cache that a reflector fills survives whatever happens to watches."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -12,22 +12,22 @@ from keyturn_receiver.errors import ClusterUnavailable, Expired
 pytestmark = pytest.mark.anyio
 
 
-class Names:
-    """A picture that keeps names."""
+class NameCache:
+    """A cache that keeps names."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
 
-    def read(self, obj: Any) -> str:
+    def transform(self, obj: Any) -> str:
         return obj["metadata"]["name"]
 
-    def replace(self, everything: Sequence[str], namespace: str | None) -> None:
-        self.names = set(everything)
+    def replace(self, items: Sequence[str], namespace: str | None) -> None:
+        self.names = set(items)
 
-    def put(self, kept: str) -> None:
-        self.names.add(kept)
+    def update(self, item: str) -> None:
+        self.names.add(item)
 
-    def remove(self, obj: Any) -> None:
+    def delete(self, obj: Any) -> None:
         self.names.discard(obj["metadata"]["name"])
 
 
@@ -40,7 +40,7 @@ def event(kind: str, name: str, version: int) -> dict[str, Any]:
 
 
 class Api:
-    """The API server at its port: pages of a list, and watches that give what the test says, or break."""
+    """Fake of the Kubernetes client: pages of a list, and watches that yield or raise what the test says."""
 
     def __init__(self, pages: list[list[Any]], watches: list[list[Any]]) -> None:
         self.pages = pages
@@ -56,7 +56,7 @@ class Api:
         more = {"continue": str(number + 1)} if number + 1 < len(self.pages) else {}
         return {"metadata": {"resourceVersion": "10", **more}, "items": self.pages[number]}
 
-    async def watch(self, path: str, query: Mapping[str, str], accept: str, silence: float) -> AsyncIterator[Any]:
+    async def watch(self, path: str, query: Mapping[str, str], accept: str, deadline: float) -> AsyncIterator[Any]:
         self.watched_from.append(query["resourceVersion"])
         if not self.watches:
             self.done.set()
@@ -68,32 +68,32 @@ class Api:
 
 
 async def follow(api: Api, resync: float = 3600) -> set[str]:
-    """Run a reflector until the watches that the test gives are used up; return its picture."""
-    picture = Names()
-    patience = WatchTimeouts(max_delay=0.01, resync=resync)
-    running = asyncio.create_task(Reflector(api, ListWatch("/api/v1/things"), picture, patience).run())
+    """Run a reflector until the watches that the test gives are used up; return the names in its cache."""
+    cache = NameCache()
+    timeouts = WatchTimeouts(max_delay=0.01, resync=resync)
+    running = asyncio.create_task(Reflector(api, ListWatch("/api/v1/things"), cache, timeouts).run())
     await asyncio.wait_for(api.done.wait(), 5)
     running.cancel()
-    return picture.names
+    return cache.names
 
 
 PAGES = [[named("a", 1), named("b", 2)], [named("c", 3)]]
 
 
-async def test_all_pages_of_the_list_make_the_first_picture() -> None:
+async def test_all_pages_of_the_list_fill_the_cache() -> None:
     api = Api(PAGES, [])
     assert await follow(api) == {"a", "b", "c"}
     assert api.watched_from == ["10"]
 
 
-async def test_events_change_it_and_the_next_watch_goes_on_after_them() -> None:
+async def test_events_change_the_cache_and_the_next_watch_resumes_after_them() -> None:
     api = Api(PAGES, [[event("ADDED", "d", 11), event("DELETED", "a", 12), event("BOOKMARK", "", 20)], []])
     assert await follow(api) == {"b", "c", "d"}
     assert api.watched_from == ["10", "20", "20"]
     assert api.lists == 1
 
 
-async def test_a_cut_goes_on_from_the_last_event_without_a_list() -> None:
+async def test_broken_watch_resumes_after_the_last_event_without_a_list() -> None:
     api = Api(PAGES, [[event("ADDED", "d", 11), ClusterUnavailable("cut")], [event("ADDED", "e", 12)]])
     assert await follow(api) == {"a", "b", "c", "d", "e"}
     assert api.watched_from == ["10", "11", "12"]
@@ -104,35 +104,35 @@ GONE = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Ex
 
 
 @pytest.mark.parametrize("gone", [GONE, Expired("410 Gone")], ids=["in the stream", "at once"])
-async def test_410_lists_anew_and_drops_what_has_gone_meanwhile(gone: Any) -> None:
+async def test_410_relists_and_drops_objects_deleted_meanwhile(gone: Any) -> None:
     api = Api(PAGES, [[event("ADDED", "deleted-unseen", 11), gone]])
     assert await follow(api) == {"a", "b", "c"}
     assert api.lists == 2
 
 
-async def test_an_error_in_the_stream_is_no_object() -> None:
+async def test_error_in_the_stream_is_not_taken_for_an_object() -> None:
     error = {"type": "ERROR", "object": {"kind": "Status", "code": 500, "reason": "InternalError"}}
     api = Api(PAGES, [[event("ADDED", "d", 11), error]])
     assert await follow(api) == {"a", "b", "c", "d"}
     assert api.watched_from == ["10", "11"]
 
 
-async def test_now_and_then_everything_is_listed_anew_whatever_the_watch_has_told() -> None:
+async def test_resync_relists_and_drops_objects_whose_deletion_no_watch_reported() -> None:
     api = Api(PAGES, [[event("ADDED", "never-heard-of-again", 11)], []])
     assert await follow(api, resync=0) == {"a", "b", "c"}
     assert api.lists == 3
 
 
 @pytest.mark.parametrize("namespace", [None, "team"])
-async def test_a_list_of_one_namespace_takes_nothing_from_the_others(namespace: str | None) -> None:
-    told: list[str | None] = []
+async def test_list_of_one_namespace_replaces_that_namespace_alone(namespace: str | None) -> None:
+    replaced: list[str | None] = []
 
-    class Told(Names):
-        def replace(self, everything: Sequence[str], namespace: str | None) -> None:
-            told.append(namespace)
+    class NamespaceRecorder(NameCache):
+        def replace(self, items: Sequence[str], namespace: str | None) -> None:
+            replaced.append(namespace)
 
     api = Api(PAGES, [])
-    running = asyncio.create_task(Reflector(api, ListWatch("/api/v1/things", namespace), Told()).run())
+    running = asyncio.create_task(Reflector(api, ListWatch("/api/v1/things", namespace), NamespaceRecorder()).run())
     await asyncio.wait_for(api.done.wait(), 5)
     running.cancel()
-    assert told == [namespace]
+    assert replaced == [namespace]

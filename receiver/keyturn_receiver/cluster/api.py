@@ -1,4 +1,4 @@
-"""The Kubernetes API as JSON: what is asked, and what its answers mean."""
+"""Client for the Kubernetes API: sends JSON requests, and turns every failure into one of our own errors."""
 
 import asyncio
 import json
@@ -29,8 +29,8 @@ METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v
 APPLY = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
 FIELD_MANAGER = "keyturn"
-TURN_SECONDS = 10.0  # that a request waits for its turn; else the line might get longer than anybody's patience
-TURNED_AWAY = 3  # tries of one request that the API server was too busy to begin
+QUEUE_TIMEOUT = 10.0  # seconds that a request waits for the limiter; without it the queue could outgrow every deadline
+MAX_429_RETRIES = 3  # of one request
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10, sock_connect=3)  # seconds, for all but watches
 # https://pkg.go.dev/k8s.io/apimachinery/pkg/apis/meta/v1#StatusReason
@@ -57,8 +57,9 @@ _REASONS = frozenset(
         "UnsupportedMediaType",
     }
 )
+# A field's path in a Status; in brackets the key or index that it ends with.
 _FIELD = re.compile(r"((?:metadata|data|type|immutable|spec)(?:\.[a-zA-Z]{1,40}){0,9})(?:\[(.*)\])?", re.DOTALL)
-# Keys that Kubernetes' own types of Secrets ask for, and the one that Keyturn has chosen itself.
+# Keys of data that reveal nothing about a value: those of Kubernetes' own types of Secrets, and Keyturn's default.
 _KEYS = frozenset(
     {"value", "tls.crt", "tls.key", ".dockerconfigjson", ".dockercfg", "username", "password", "ssh-privatekey"}
 )
@@ -66,14 +67,18 @@ _VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DE
 
 
 def path(group_version: str, resource: str, namespace: str | None = None, name: str | None = None) -> str:
-    """The path of a resource: ``group_version`` is "v1" or "apps/v1"."""
+    """The path of a resource; ``group_version`` is "v1", or "group/version"."""
     root = f"/apis/{group_version}" if "/" in group_version else f"/api/{group_version}"
-    within = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
-    return f"{root}{within}/{resource}" + (f"/{quote(name, safe='')}" if name else "")
+    scope = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
+    return f"{root}{scope}/{resource}" + (f"/{quote(name, safe='')}" if name else "")
 
 
 class Api:
-    """Requests and watches; every failure comes out as one of our errors, free of the API server's own text."""
+    """Kubernetes client. Makes requests and watches; every failure is raised as one of our errors.
+
+    An error never quotes the API server's own text, which may contain a value. ``limiter`` bounds the requests in
+    flight; watches do not count.
+    """
 
     def __init__(self, transport: Transport, limiter: AdaptiveLimiter, metrics: Metrics) -> None:
         self._transport = transport
@@ -93,26 +98,28 @@ class Api:
 
         Raises NotFound, Conflict, ClusterRefused or ClusterUnavailable.
         """
-        for _ in range(TURNED_AWAY):
+        for _ in range(MAX_429_RETRIES):
             try:
                 return await self._request(method, path, query, body, content_type, accept)
             except TooManyRequests as error:
-                await asyncio.sleep(error.retry_after)  # it was not begun: no harm in asking again
+                await asyncio.sleep(error.retry_after)  # 429: the server has not begun it, so it is safe to repeat
         return await self._request(method, path, query, body, content_type, accept)
 
     async def _request(
         self, method: str, path: str, query: Mapping[str, str] | None, body: Json | None, content_type: str, accept: str
     ) -> Json:
         try:
-            async with asyncio.timeout(TURN_SECONDS):
+            async with asyncio.timeout(QUEUE_TIMEOUT):
                 await self._limiter.acquire()
         except TimeoutError:
-            raise ClusterUnavailable(f"{method} {path}: too many wait for the Kubernetes API: trying again") from None
+            raise ClusterUnavailable(
+                f"{method} {path}: too many requests wait for the Kubernetes API: trying again"
+            ) from None
         overloaded = False
         try:
             response = await self._send(method, path, query, body, content_type, accept, _TIMEOUT)
             try:
-                return self._checked(method, path, response.status, response.headers, await response.read())
+                return self._decode(method, path, response.status, response.headers, await response.read())
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise self._unreachable(method, path, error) from None
             finally:
@@ -123,15 +130,15 @@ class Api:
         finally:
             self._limiter.release(overloaded)
 
-    async def watch(self, path: str, query: Mapping[str, str], accept: str, longest: float) -> AsyncIterator[Json]:
-        """Give the events of a watch until the server ends it; one that lasts ``longest`` seconds is dead."""
-        timeout = aiohttp.ClientTimeout(total=longest, sock_connect=3)
-        response = await self._send("GET", path, {**query, "watch": "true"}, None, "application/json", accept, timeout)
+    async def watch(self, path: str, query: Mapping[str, str], accept: str, deadline: float) -> AsyncIterator[Json]:
+        """Yield the events of a watch until the server ends it; after ``deadline`` seconds its connection is dead."""
+        timeouts = aiohttp.ClientTimeout(total=deadline, sock_connect=3)
+        response = await self._send("GET", path, {**query, "watch": "true"}, None, "application/json", accept, timeouts)
         try:
             if response.status != 200:
-                self._checked("GET", path, response.status, response.headers, await response.read())
+                self._decode("GET", path, response.status, response.headers, await response.read())
             async for line in response.content:
-                if line.endswith(b"\n"):  # a cut connection leaves half a line, which is no event
+                if line.endswith(b"\n"):  # a connection that breaks may leave half a line, which is not an event
                     yield json.loads(line)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise self._unreachable("GET", path, error) from None
@@ -146,13 +153,13 @@ class Api:
         body: Json | None,
         content_type: str,
         accept: str,
-        patience: aiohttp.ClientTimeout,
+        timeouts: aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:
         headers = {"Accept": accept, "Content-Type": content_type}
         content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         target = f"{path}?{urlencode(query)}" if query else path
         try:
-            response = await self._transport.send(method, target, headers, content, patience)
+            response = await self._transport.send(method, target, headers, content, timeouts)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._unreachable(method, path, error) from None
         self._metrics.kubernetes_requests.labels(_VERBS[method], _resource(path), str(response.status)).inc()
@@ -160,18 +167,20 @@ class Api:
 
     def _unreachable(self, method: str, path: str, error: Exception) -> ClusterUnavailable:
         self._metrics.kubernetes_requests.labels(_VERBS[method], _resource(path), "0").inc()
-        kind = "timed out" if isinstance(error, asyncio.TimeoutError) else type(error).__name__
-        return ClusterUnavailable(f"{method} {path}: the Kubernetes API did not answer ({kind}): trying again")
+        cause = "timed out" if isinstance(error, asyncio.TimeoutError) else type(error).__name__
+        return ClusterUnavailable(f"{method} {path}: the Kubernetes API did not answer ({cause}): trying again")
 
-    def _checked(self, method: str, path: str, status: int, headers: Mapping[str, str], content: bytes) -> Json:
+    def _decode(self, method: str, path: str, status: int, headers: Mapping[str, str], content: bytes) -> Json:
         try:
             reply = json.loads(content)
         except (ValueError, RecursionError):
             reply = None
         if not isinstance(reply, dict):
             reply = {}
-            if status < 300:  # something in between has answered
-                raise ClusterUnavailable(f"{method} {path}: what answers is not the Kubernetes API: trying again")
+            if status < 300:  # a proxy in between has answered
+                raise ClusterUnavailable(
+                    f"{method} {path}: the reply does not come from the Kubernetes API: trying again"
+                )
         if status < 300:
             return reply
         raise _error(method, path, status, headers, reply)
@@ -179,12 +188,12 @@ class Api:
 
 def _resource(path: str) -> str:
     parts = path.split("/")
-    core = 3 if parts[1] == "api" else 4
-    return parts[core + 2] if parts[core] == "namespaces" and len(parts) > core + 2 else parts[core]
+    first = 3 if parts[1] == "api" else 4  # after the group and version
+    return parts[first + 2] if parts[first] == "namespaces" and len(parts) > first + 2 else parts[first]
 
 
 def reason_of(status: Json) -> str:
-    """Tell the reason that a Status gives, if it is one of Kubernetes' own: a webhook may put any text there."""
+    """The reason of a Status, if it is one of Kubernetes' own; a webhook may put any text there."""
     reason = status.get("reason")
     if isinstance(reason, str) and reason in _REASONS:
         return reason
@@ -193,7 +202,7 @@ def reason_of(status: Json) -> str:
 
 
 def _fields(reply: Json) -> Iterator[str]:
-    """Name the fields that a Status is about, but for keys of data: what AWS's JSON calls them is part of the value."""
+    """The fields that a Status is about; keys of data are left out: those of AWS's JSON are part of the value."""
     details = reply.get("details")
     causes = details.get("causes") if isinstance(details, dict) else None
     for cause in causes if isinstance(causes, list) else ():
@@ -204,24 +213,24 @@ def _fields(reply: Json) -> Iterator[str]:
 
 
 def _error(method: str, path: str, status: int, headers: Mapping[str, str], reply: Json) -> KeyturnError:
-    # Of the API server's Status only reason and field names are kept: its message may quote what was sent.
+    # Only the reason and the field names are taken from the Status: its message may quote what was sent.
     reason = reason_of({"code": status, **reply})
     fields = ", ".join(sorted(set(_fields(reply))))
-    what = f"{method} {path}: the Kubernetes API answered {reason}" + (f" for {fields}" if fields else "")
+    text = f"{method} {path}: the Kubernetes API answered {reason}" + (f" for {fields}" if fields else "")
     if status == 404:
-        return NotFound(what)
+        return NotFound(text)
     if status == 409:
-        return Conflict(f"{what}: reading again")
+        return Conflict(f"{text}: reading again")
     if status == 410:
-        return Expired(what)
+        return Expired(text)
     if status == 429:
-        return TooManyRequests(f"{what}: trying again", min(5.0, _seconds(headers.get("Retry-After"))))
+        return TooManyRequests(f"{text}: trying again", min(5.0, _retry_after(headers.get("Retry-After"))))
     if status >= 500 or status in (401, 408):
-        return ClusterUnavailable(f"{what}: trying again", _seconds(headers.get("Retry-After")))
+        return ClusterUnavailable(f"{text}: trying again", _retry_after(headers.get("Retry-After")))
     if status == 403:
-        return ClusterRefused(f"{what}: the receiver's role, a quota or an admission policy forbids it; change that")
-    return ClusterRefused(f"{what}: correct the object so that the API server takes it")
+        return ClusterRefused(f"{text}: the receiver's role, a quota or an admission policy forbids it; change that")
+    return ClusterRefused(f"{text}: correct the object so that the API server takes it")
 
 
-def _seconds(text: str | None) -> float:
-    return float(text) if text and text.isdecimal() else 1.0
+def _retry_after(header: str | None) -> float:
+    return float(header) if header and header.isdecimal() else 1.0

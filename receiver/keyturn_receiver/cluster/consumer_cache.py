@@ -1,4 +1,4 @@
-"""The picture of the consumers: which workloads read which Secret. Fed by a watch for each kind."""
+"""Informer caches of consumers, one for each kind of workload, and the index from a Secret to its consumers."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -9,71 +9,74 @@ from keyturn_receiver.core.consumer import Consumer, WorkloadRef, read_consumer
 
 
 class ConsumerCache:
-    """The workloads of one kind that read Secrets; ``by_secret`` is shared by the kinds."""
+    """Informer cache. Keeps the workloads of one kind that read Secrets; ``index`` is shared by all kinds.
 
-    def __init__(self, kind: str, by_secret: "ConsumerIndex", changed: Callable[[Target], None]) -> None:
+    ``on_change`` is called with each Secret that a workload reads when the workload's rollout may be affected.
+    """
+
+    def __init__(self, kind: str, index: "ConsumerIndex", on_change: Callable[[Target], None]) -> None:
         self._kind = kind
-        self._by_secret = by_secret
-        self._changed = changed
-        self._known: dict[WorkloadRef, Consumer] = {}
+        self._index = index
+        self._on_change = on_change
+        self._consumers: dict[WorkloadRef, Consumer] = {}
 
-    def read(self, obj: Json) -> Consumer | WorkloadRef:
-        """Give what is kept of a consumer; of a workload whose pods read no Secret, its place."""
+    def transform(self, obj: Json) -> Consumer | WorkloadRef:
+        """Reduce a workload to a consumer, or to its reference alone if its pods read no Secret."""
         return read_consumer(self._kind, obj) or self._ref(obj)
 
-    def replace(self, everything: Sequence[Consumer | WorkloadRef], namespace: str | None = None) -> None:
-        fresh = {each.ref if isinstance(each, Consumer) else each for each in everything}
-        for ref in self._known.keys() - fresh:
+    def replace(self, items: Sequence[Consumer | WorkloadRef], namespace: str | None = None) -> None:
+        listed = {item.ref if isinstance(item, Consumer) else item for item in items}
+        for ref in self._consumers.keys() - listed:
             if namespace in (None, ref.namespace):
-                self._drop(ref)
-        for each in everything:
-            self.put(each)
+                self._delete(ref)
+        for item in items:
+            self.update(item)
 
-    def put(self, kept: Consumer | WorkloadRef) -> None:
-        ref = kept.ref if isinstance(kept, Consumer) else kept
-        known = self._known.get(ref)
-        self._drop(ref)
-        if not isinstance(kept, Consumer):
+    def update(self, item: Consumer | WorkloadRef) -> None:
+        ref = item.ref if isinstance(item, Consumer) else item
+        before = self._consumers.get(ref)
+        self._delete(ref)
+        if not isinstance(item, Consumer):
             return
-        self._known[ref] = kept
-        self._by_secret.add(kept)
-        # A workload's status changes all the time: only what bears on a rollout is worth a look.
-        if known is None or _bearing(known) != _bearing(kept):
-            for name in kept.reads:
-                self._changed(Target(ref.namespace, name))
+        self._consumers[ref] = item
+        self._index.add(item)
+        # A workload's status changes all the time: only the fields that decide a rollout are worth a check.
+        if before is None or _rollout_fields(before) != _rollout_fields(item):
+            for name in item.reads:
+                self._on_change(Target(ref.namespace, name))
 
-    def remove(self, obj: Json) -> None:
-        self._drop(self._ref(obj))
+    def delete(self, obj: Json) -> None:
+        self._delete(self._ref(obj))
 
     def _ref(self, obj: Json) -> WorkloadRef:
         return WorkloadRef(self._kind, obj["metadata"]["namespace"], obj["metadata"]["name"])
 
-    def _drop(self, ref: WorkloadRef) -> None:
-        if known := self._known.pop(ref, None):
-            self._by_secret.discard(known)
+    def _delete(self, ref: WorkloadRef) -> None:
+        if consumer := self._consumers.pop(ref, None):
+            self._index.discard(consumer)
 
 
-def _bearing(consumer: Consumer) -> tuple[object, ...]:
+def _rollout_fields(consumer: Consumer) -> tuple[object, ...]:
     return (consumer.reads, consumer.baseline, consumer.marks, consumer.rollout_disabled)
 
 
 class ConsumerIndex:
-    """The consumers of each Secret, whatever their kind."""
+    """Reverse index. Finds the consumers of a Secret, of every kind of workload."""
 
     def __init__(self) -> None:
-        self._by_secret: dict[Target, dict[WorkloadRef, Consumer]] = defaultdict(dict)
+        self._by_target: dict[Target, dict[WorkloadRef, Consumer]] = defaultdict(dict)
 
     def of(self, target: Target) -> list[Consumer]:
         """The consumers of one Secret, in a stable order."""
-        return [consumer for _, consumer in sorted(self._by_secret.get(target, {}).items())]
+        return [consumer for _, consumer in sorted(self._by_target.get(target, {}).items())]
 
     def add(self, consumer: Consumer) -> None:
         for name in consumer.reads:
-            self._by_secret[Target(consumer.ref.namespace, name)][consumer.ref] = consumer
+            self._by_target[Target(consumer.ref.namespace, name)][consumer.ref] = consumer
 
     def discard(self, consumer: Consumer) -> None:
         for name in consumer.reads:
             target = Target(consumer.ref.namespace, name)
-            self._by_secret[target].pop(consumer.ref, None)
-            if not self._by_secret[target]:
-                del self._by_secret[target]
+            self._by_target[target].pop(consumer.ref, None)
+            if not self._by_target[target]:
+                del self._by_target[target]

@@ -1,4 +1,4 @@
-"""Whether the event path is alive: a heartbeat reaches one replica, and a Lease tells the others."""
+"""Health of the event path. Each heartbeat reaches one replica, which publishes it to the others in a Lease."""
 
 import asyncio
 import logging
@@ -7,77 +7,92 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from keyturn_receiver.cluster.lease import LeaseClient
+from keyturn_receiver.cluster.api import Json
+from keyturn_receiver.cluster.lease import LeaseClient, micro_time
 from keyturn_receiver.errors import Conflict, KeyturnError
 from keyturn_receiver.liveness import Ping, no_ping
 
-LOOK_SECONDS = 10.0
+LEASE_INTERVAL = 10.0  # seconds between two looks at the Lease
 
 _log = logging.getLogger(__name__)
 
 
 class EventPathMonitor:
-    """Hears heartbeats, its own and the other replicas'.
+    """Heartbeat monitor. The event path is healthy while heartbeats arrive, at whichever replica.
 
-    ``silence``: seconds without one after which the event path counts as broken; 0: none are sent, so it never does.
-    ``now`` gives monotonic seconds, ``wall`` the time in UTC, which is only asked how old the Lease is at the start.
+    ``timeout``: seconds without a heartbeat after which the path is down; 0: no heartbeats are sent, so it is always
+    healthy. ``now`` gives monotonic seconds. ``wall`` gives the time in UTC, and decides one thing alone: how old the
+    Lease is that this replica reads first.
     """
 
     def __init__(
         self,
         lease: LeaseClient,
         identity: str,
-        silence: float,
-        beat: Ping = no_ping,
+        timeout: float,
+        ping: Ping = no_ping,
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._lease = lease
         self._identity = identity
-        self._silence = silence
-        self._beat = beat
+        self._timeout = timeout
+        self._ping = ping
         self._now = now
         self._wall = wall
-        self._last = now()  # until something is known, the benefit of the doubt
-        self._told = True
-        self._renewed: str | None = None
+        self._last_heartbeat = now()  # healthy until the Lease or the timeout says otherwise
+        self._published = True  # False: this replica has received a heartbeat that it has yet to publish
+        self._last_renewal: str | None = None  # the Lease's renewTime as last read or written; None: not read yet
 
     def record_heartbeat(self) -> None:
-        """Take note of a heartbeat that has reached this replica."""
-        self._last = self._now()
-        self._told = False
+        """Record a heartbeat that has reached this replica."""
+        self._last_heartbeat = self._now()
+        self._published = False
 
     def healthy(self) -> bool:
         """Whether heartbeats still arrive, at whichever replica."""
-        return not self._silence or self._now() - self._last <= self._silence
+        return not self._timeout or self._now() - self._last_heartbeat <= self._timeout
 
     async def run(self) -> None:
-        """Tell the others what this replica hears, and look what they hear, for ever."""
-        was_up = True
-        while self._silence:
-            self._beat()
+        """Exchange heartbeats with the other replicas through the Lease, until cancelled."""
+        was_healthy = True
+        while self._timeout:
+            self._ping()
             try:
-                await self._exchange()
+                await self._sync_lease()
             except Conflict:
-                pass  # another replica has told the same
+                pass  # another replica has published a heartbeat at the same time
             except KeyturnError as error:
                 _log.warning("Lease %s: %s", self._lease.name, error)
-            if self.healthy() != was_up:
-                was_up = self.healthy()
-                _log.log(logging.INFO if was_up else logging.ERROR, "the event path is %s", "up" if was_up else "down")
-            await asyncio.sleep(min(LOOK_SECONDS, self._silence / 3))
-        self._beat(math.inf)
+            if self.healthy() != was_healthy:
+                was_healthy = self.healthy()
+                level, state = (logging.INFO, "up") if was_healthy else (logging.ERROR, "down")
+                _log.log(level, "the event path is %s", state)
+            await asyncio.sleep(min(LEASE_INTERVAL, self._timeout / 3))
+        self._ping(math.inf)
 
-    async def _exchange(self) -> None:
-        found = await self._lease.read()
-        renewed = ((found or {}).get("spec") or {}).get("renewTime")
-        if renewed and renewed != self._renewed:
-            # Only the first one can be old; each later change is seen as it comes, whatever the clocks say.
-            age = (self._wall() - datetime.fromisoformat(renewed)).total_seconds() if self._renewed is None else 0.0
-            first, self._renewed = self._renewed is None, renewed
-            heard = self._now() - max(0.0, age)
-            self._last = heard if first and self._told else max(self._last, heard)
-        if not self._told:
-            self._told = True
-            self._renewed = self._wall().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-            await self._lease.write(found, {"holderIdentity": self._identity, "renewTime": self._renewed})
+    async def _sync_lease(self) -> None:
+        lease = await self._lease.read()
+        renewal = ((lease or {}).get("spec") or {}).get("renewTime")
+        if renewal and renewal != self._last_renewal:
+            self._receive(renewal)
+        if not self._published:
+            await self._publish(lease)
+
+    def _receive(self, renewal: str) -> None:
+        """Take a heartbeat that another replica has published."""
+        if self._last_renewal is not None:
+            self._last_heartbeat = self._now()  # published since the last look: no clocks need to be compared
+        else:
+            age = (self._wall() - datetime.fromisoformat(renewal)).total_seconds()
+            received_at = self._now() - max(0.0, age)
+            if self._published:  # no heartbeat of our own: the Lease replaces the assumption made at the start
+                self._last_heartbeat = received_at
+            else:
+                self._last_heartbeat = max(self._last_heartbeat, received_at)
+        self._last_renewal = renewal
+
+    async def _publish(self, lease: Json | None) -> None:
+        self._published = True  # set before the write: a heartbeat that arrives during it is published next time
+        self._last_renewal = micro_time(self._wall())
+        await self._lease.write(lease, {"holderIdentity": self._identity, "renewTime": self._last_renewal})

@@ -1,7 +1,7 @@
-"""Kubernetes Events on bound Secrets: what `kubectl events --for secret/db` tells a person.
+"""Event recorder: Kubernetes Events on bound Secrets, which `kubectl events --for secret/db` shows.
 
-They are written behind the work's back: no reconcile waits for one, and none fails with one. Alike ones are told once
-in a while, and all together not faster than the API server should be bothered for words.
+Events are written in the background: a reconcile neither waits for one nor fails with one. An Event that repeats a
+recent one is dropped, and writes are limited to a rate that the API server does not notice.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ from keyturn_receiver.resilience.token_bucket import TokenBucket
 from keyturn_receiver.telemetry.metrics import Metrics
 
 MAX_MESSAGE = 1024  # characters, https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/
-QUIET = 300.0  # seconds: the same words about the same Secret are not said twice within
-PER_SECOND = 5.0
-AT_ONCE = 25  # may be told beyond that after a quiet time
-WAITING = 1000  # beyond these the oldest goes unsaid
-REMEMBERED = 10_000
+DEDUP_WINDOW = 300.0  # seconds in which an Event with the same Secret, reason and message is dropped
+RATE = 5.0  # Events per second
+BURST = 25  # Events at once after a pause
+QUEUE_SIZE = 1000  # one more Event drops the oldest
+RECENT_EVENTS = 10_000  # remembered for DEDUP_WINDOW
 
 _log = logging.getLogger(__name__)
 
@@ -42,13 +42,14 @@ class _Event:
 
     @property
     def name(self) -> str:
-        # Made of the words: whoever says the same says it under the same name.
-        words = f"{self.uid}/{self.reason}/{self.message}"
-        return f"{self.target.name[:200]}.{hashlib.sha256(words.encode()).hexdigest()[:16]}"
+        # A digest of the content: replicas that report the same thing write the same Event.
+        content = f"{self.uid}/{self.reason}/{self.message}"
+        return f"{self.target.name[:200]}.{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 class EventRecorder:
-    """Says what happened to Secrets; ``wall`` gives the time in UTC, ``now`` monotonic seconds."""
+    """Event recorder. Queues Events on Secrets and writes them; ``wall`` gives the time in UTC, ``now`` monotonic
+    seconds."""
 
     def __init__(
         self, api: Api, metrics: Metrics, wall: Callable[[], datetime], now: Callable[[], float] = time.monotonic
@@ -57,50 +58,50 @@ class EventRecorder:
         self._metrics = metrics
         self._wall = wall
         self._now = now
-        self._said: BoundedMap[str, float] = BoundedMap(REMEMBERED)
-        self._waiting: OrderedDict[str, _Event] = OrderedDict()
-        self._any = asyncio.Event()
+        self._recent: BoundedMap[str, float] = BoundedMap(RECENT_EVENTS)  # when each was queued last, by name
+        self._queue: OrderedDict[str, _Event] = OrderedDict()
+        self._not_empty = asyncio.Event()
 
-    def tell(self, target: Target, uid: str, warning: bool, reason: str, message: str) -> None:
-        """Say something about a Secret, soon."""
+    def event(self, target: Target, uid: str, warning: bool, reason: str, message: str) -> None:
+        """Queue an Event on a Secret, unless the same one was queued less than DEDUP_WINDOW ago."""
         event = _Event(target, uid, warning, reason, message[:MAX_MESSAGE], self._wall())
         name = event.name
-        said_at = self._said.get(name)
-        if said_at is not None and self._now() - said_at < QUIET:
+        queued_at = self._recent.get(name)
+        if queued_at is not None and self._now() - queued_at < DEDUP_WINDOW:
             return
-        self._said.put(name, self._now())
-        self._waiting[name] = event
-        if len(self._waiting) > WAITING:
-            self._waiting.popitem(last=False)
-            self._metrics.events.labels("unsaid").inc()
-        self._any.set()
+        self._recent.put(name, self._now())
+        self._queue[name] = event
+        if len(self._queue) > QUEUE_SIZE:
+            self._queue.popitem(last=False)
+            self._metrics.events.labels("dropped").inc()
+        self._not_empty.set()
 
     async def run(self) -> None:
-        """Write what is waiting, for ever, at a bearable pace."""
-        bucket = TokenBucket(PER_SECOND, AT_ONCE, self._now)
+        """Write queued Events until cancelled, RATE per second and up to BURST at once."""
+        bucket = TokenBucket(RATE, BURST, self._now)
         while True:
-            await self._any.wait()
+            await self._not_empty.wait()
             if delay := bucket.take():
                 await asyncio.sleep(delay)
             else:
                 await self._write_next()
 
     async def flush(self, seconds: float) -> None:
-        """Write some of what is still waiting, as far as it goes within ``seconds``."""
+        """Write up to BURST queued Events within ``seconds``; the rest is lost when the process ends."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                for _ in range(min(AT_ONCE, len(self._waiting))):
+                for _ in range(min(BURST, len(self._queue))):
                     await self._write_next()
-        if self._waiting:
-            _log.info("%d Events go unsaid", len(self._waiting))
+        if self._queue:
+            _log.info("dropped %d Events", len(self._queue))
 
     async def _write_next(self) -> None:
-        name, event = self._waiting.popitem(last=False)
-        if not self._waiting:
-            self._any.clear()
+        name, event = self._queue.popitem(last=False)
+        if not self._queue:
+            self._not_empty.clear()
         try:
             await self._write(name, event)
-            self._metrics.events.labels("said").inc()
+            self._metrics.events.labels("written").inc()
         except KeyturnError as error:
             self._metrics.events.labels("failed").inc()
             _log.warning("Event on %s could not be recorded: %s", event.target, error)
@@ -130,7 +131,7 @@ class EventRecorder:
         try:
             await self._api.request("POST", path("v1", "events", namespace), body=body)
         except Conflict:
-            # Another replica, or this one a while ago, has said the same.
+            # The same Event exists: another replica wrote it, or this one did more than DEDUP_WINDOW ago.
             patch: Json = {"lastTimestamp": at}
             await self._api.request(
                 "PATCH", path("v1", "events", namespace, name), body=patch, content_type=MERGE_PATCH

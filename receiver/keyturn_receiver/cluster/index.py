@@ -1,29 +1,29 @@
-"""An index from names to targets, frugal where most names have one."""
+"""Reverse index from names to targets, sized for the usual case of one target for each name."""
 
 from keyturn_receiver.core.binding import Target
 
 
 class Index:
-    """Targets by name; a set is made only where there are several."""
+    """Reverse index. Finds targets by name; a name with one target takes no set."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, Target | set[Target]] = {}
 
     def of(self, name: str) -> set[Target]:
-        """The targets of one name; a set of the caller's own."""
-        found = self._by_name.get(name)
-        return set() if found is None else {found} if isinstance(found, Target) else set(found)
+        """The targets of one name, in a set that the caller may change."""
+        entry = self._by_name.get(name)
+        return set() if entry is None else {entry} if isinstance(entry, Target) else set(entry)
 
     def add(self, name: str, target: Target) -> None:
-        found = self._by_name.setdefault(name, target)
-        if isinstance(found, set):
-            found.add(target)
-        elif found != target:
-            self._by_name[name] = {found, target}
+        entry = self._by_name.setdefault(name, target)
+        if isinstance(entry, set):
+            entry.add(target)
+        elif entry != target:
+            self._by_name[name] = {entry, target}
 
     def discard(self, name: str, target: Target) -> None:
-        found = self._by_name.get(name)
-        if isinstance(found, set):
-            found.discard(target)
-        if not found or found == target:
+        entry = self._by_name.get(name)
+        if isinstance(entry, set):
+            entry.discard(target)
+        if not entry or entry == target:
             self._by_name.pop(name, None)

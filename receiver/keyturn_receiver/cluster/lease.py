@@ -1,8 +1,8 @@
-"""The Lease that one replica holds, to be the one that polls.
+"""Leader election by a Lease: the replica that holds it runs the poller.
 
-The protocol is client-go's: who finds the Lease unchanged for its whole duration, by a clock of his own, takes it over;
-the resource version lets one of several win. https://kubernetes.io/docs/concepts/architecture/leases/
-Why not the official client's election: docs/adr/004-leader-election.md.
+The protocol is client-go's. A candidate that has seen the Lease unchanged for its whole duration, by its own clock,
+takes it over; if several do, the resource version lets one win. https://kubernetes.io/docs/concepts/architecture/leases/
+docs/adr/004-leader-election.md says why the official client's election is not used.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ from keyturn_receiver.cluster.api import Api, Json, path
 from keyturn_receiver.errors import ClusterUnavailable, Conflict, KeyturnError, NotFound, TooManyRequests
 from keyturn_receiver.liveness import Ping, no_ping
 
-DURATION = 15.0  # seconds, as client-go's defaults for all three
+DURATION = 15.0  # seconds; this and the next two are client-go's defaults
 RENEW_DEADLINE = 10.0
 RETRY_PERIOD = 2.0
-GIVE_BACK_SECONDS = 1.0  # the end waits for it
+RELEASE_TIMEOUT = 1.0  # seconds by which the release may delay the end of the process
 
 _LEASES = "coordination.k8s.io/v1"
 _log = logging.getLogger(__name__)
 
 
 class LeaseClient:
-    """One Lease in the API, read and written whole, so that no write goes over another's."""
+    """Client for one Lease. It is read and written whole, so that no write overwrites another replica's."""
 
     def __init__(self, api: Api, namespace: str, name: str) -> None:
         self._api = api
@@ -33,111 +33,118 @@ class LeaseClient:
         self.name = name
 
     async def read(self) -> Json | None:
-        """Read it; None if there is none yet."""
+        """Read the Lease; None if it does not exist yet."""
         try:
             return await self._api.request("GET", path(_LEASES, "leases", self._namespace, self.name))
         except NotFound:
             return None
 
-    async def write(self, found: Json | None, spec: Json) -> None:
-        """Write ``spec`` if the Lease still is as ``found``. Raises Conflict if somebody else has written it since."""
-        if found is None:
+    async def write(self, lease: Json | None, spec: Json) -> None:
+        """Write ``spec`` over ``lease`` as read. Raises Conflict if the Lease has changed since."""
+        if lease is None:
             body: Json = {"metadata": {"name": self.name}, "spec": spec}
             await self._api.request("POST", path(_LEASES, "leases", self._namespace), body=body)
         else:
-            body = {**found, "spec": {**found.get("spec", {}), **spec}}
+            body = {**lease, "spec": {**lease.get("spec", {}), **spec}}
             await self._api.request("PUT", path(_LEASES, "leases", self._namespace, self.name), body=body)
 
 
 class LeaderElector:
-    """Tells whether this replica leads; ``led`` is called whenever it begins to.
+    """Leader elector. Says whether this replica leads; ``on_started_leading`` is called each time that it begins to.
 
-    ``now`` gives monotonic seconds: the wall clock may step as it likes.
+    ``now`` gives monotonic seconds: steps of the wall clock decide nothing.
     """
 
     def __init__(
         self,
         lease: LeaseClient,
         identity: str,
-        led: Callable[[], None] = lambda: None,
-        beat: Ping = no_ping,
+        on_started_leading: Callable[[], None] = lambda: None,
+        ping: Ping = no_ping,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lease = lease
         self._identity = identity
-        self._led = led
-        self._beat = beat
+        self._on_started_leading = on_started_leading
+        self._ping = ping
         self._now = now
-        self._until = 0.0
+        self._leader_until = 0.0
         self._backoff_until = 0.0
-        self._seen: tuple[object, ...] = ()
-        self._seen_at = 0.0
+        self._observed: tuple[object, ...] = ()  # another holder, its last renewal, and the number of transitions
+        self._observed_at = 0.0
 
     def is_leader(self) -> bool:
-        """Whether this replica leads now. It ends by itself when no renewal succeeds in time."""
-        return self._now() < self._until
+        """Whether this replica leads now. Leadership ends by itself when no renewal succeeds in time."""
+        return self._now() < self._leader_until
 
     async def run(self) -> None:
-        """Stand for election for ever; when cancelled, give the Lease back."""
+        """Acquire and renew the Lease until cancelled, then release it."""
         try:
             while True:
-                self._beat()
+                self._ping()
                 try:
                     await self._try_acquire_or_renew()
                 except Conflict:
-                    self._until = 0.0  # somebody else was quicker
+                    self._leader_until = 0.0  # another replica has written the Lease first
                 except KeyturnError as error:
-                    _log.warning("Lease %s: %s", self._lease.name, error)  # held until the deadline, if it was
+                    _log.warning("Lease %s: %s", self._lease.name, error)  # a leader stays one until RENEW_DEADLINE
                 await asyncio.sleep(RETRY_PERIOD)
         finally:
             if self.is_leader():
                 await self._release()
 
     async def _try_acquire_or_renew(self) -> None:
-        asked = self._now()
-        if asked < self._backoff_until:
+        started = self._now()
+        if started < self._backoff_until:
             return
-        found = await self._lease.read()
-        spec = (found or {}).get("spec") or {}
-        mine = spec.get("holderIdentity") == self._identity
-        if not mine:
-            self._until = 0.0
+        lease = await self._lease.read()
+        spec = (lease or {}).get("spec") or {}
+        is_holder = spec.get("holderIdentity") == self._identity
+        if not is_holder:
+            self._leader_until = 0.0
             if not self._is_free(spec):
                 return
-        fresh = {"holderIdentity": self._identity, "leaseDurationSeconds": int(DURATION), "renewTime": _micro_time()}
-        if not mine:
-            fresh |= {"acquireTime": fresh["renewTime"], "leaseTransitions": int(spec.get("leaseTransitions") or 0) + 1}
+        renew_time = micro_time(datetime.now(UTC))
+        update: Json = {
+            "holderIdentity": self._identity,
+            "leaseDurationSeconds": int(DURATION),
+            "renewTime": renew_time,
+        }
+        if not is_holder:
+            update |= {"acquireTime": renew_time, "leaseTransitions": int(spec.get("leaseTransitions") or 0) + 1}
         try:
-            await self._lease.write(found, fresh)
+            await self._lease.write(lease, update)
         except ClusterUnavailable as error:
-            # It may be written all the same: renewed so for ever, it would keep others from leading, and lead nobody.
+            # The write may have arrived. A replica that cannot confirm it must stop renewing for a while, or it would
+            # keep the others from leading without ever leading itself.
             if not self.is_leader() and not isinstance(error, TooManyRequests):
                 self._backoff_until = self._now() + 2 * DURATION
             raise
-        self._until = asked + RENEW_DEADLINE
-        if not mine:
+        self._leader_until = started + RENEW_DEADLINE
+        if not is_holder:
             _log.info("leading: this replica runs the poller")
-            self._led()
+            self._on_started_leading()
 
     def _is_free(self, spec: Json) -> bool:
-        """Whether nobody holds it: given back, or not renewed for its whole duration as seen from here."""
-        seen = (spec.get("holderIdentity"), spec.get("renewTime"), spec.get("leaseTransitions"))
-        if seen != self._seen:
-            self._seen, self._seen_at = seen, self._now()
+        """Whether the Lease has no holder: it was released, or this replica has seen no renewal for its duration."""
+        observed = (spec.get("holderIdentity"), spec.get("renewTime"), spec.get("leaseTransitions"))
+        if observed != self._observed:
+            self._observed, self._observed_at = observed, self._now()
         duration = float(spec.get("leaseDurationSeconds") or DURATION)
-        return not spec.get("holderIdentity") or self._now() - self._seen_at > duration
+        return not spec.get("holderIdentity") or self._now() - self._observed_at > duration
 
     async def _release(self) -> None:
-        self._until = 0.0
+        self._leader_until = 0.0
         try:
-            async with asyncio.timeout(GIVE_BACK_SECONDS):
-                found = await self._lease.read()
-                if found and (found.get("spec") or {}).get("holderIdentity") == self._identity:
-                    await self._lease.write(found, {"holderIdentity": None})
+            async with asyncio.timeout(RELEASE_TIMEOUT):
+                lease = await self._lease.read()
+                if lease and (lease.get("spec") or {}).get("holderIdentity") == self._identity:
+                    await self._lease.write(lease, {"holderIdentity": None})
         except (KeyturnError, TimeoutError) as error:
-            why = str(error) or "it takes too long"
-            _log.info("Lease %s could not be given back, and runs out: %s", self._lease.name, why)
+            reason = str(error) or "timed out"
+            _log.info("Lease %s could not be released, and expires by itself: %s", self._lease.name, reason)
 
 
-def _micro_time() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+def micro_time(at: datetime) -> str:
+    """Format a time as Kubernetes' MicroTime."""
+    return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,4 +1,4 @@
-"""The picture of the namespaces: what a cluster admin allows in each."""
+"""Informer cache of namespaces: their annotations with which a cluster admin allows or forbids things to Keyturn."""
 
 import asyncio
 import logging
@@ -11,39 +11,43 @@ from keyturn_receiver.errors import KeyturnError, NotFound
 from keyturn_receiver.liveness import Ping, no_ping
 from keyturn_receiver.resilience.backoff import jittered
 
-LOOK_SECONDS = 30.0
+POLL_INTERVAL = 30.0  # seconds, less jitter
+RETRY_INTERVAL = 1.0  # seconds, less jitter, until every namespace has been read once
 
-_NAMESPACE = (ALLOW_SECRETS, ROLLOUT)
+_ANNOTATIONS = (ALLOW_SECRETS, ROLLOUT)
 
 _log = logging.getLogger(__name__)
 
 
 class NamespaceCache:
-    """What namespaces say to Keyturn, by annotation; a namespace that says nothing is not kept. Fed by a watch."""
+    """Informer cache. Keeps the annotations that concern Keyturn; a namespace without any takes no memory.
 
-    def __init__(self, changed: Callable[[str], None]) -> None:
-        self._changed = changed
+    A watch fills it, or a ``NamespacePoller``. ``on_change`` is called with the name of a namespace that has changed.
+    """
+
+    def __init__(self, on_change: Callable[[str], None]) -> None:
+        self._on_change = on_change
         self._annotations: dict[str, Mapping[str, str]] = {}
 
     def annotations(self, namespace: str) -> Mapping[str, str]:
         """The annotations of one namespace that concern Keyturn."""
         return self._annotations.get(namespace, {})
 
-    def read(self, obj: Json) -> tuple[str, Mapping[str, str]]:
-        """Give a namespace's name, and those of its annotations that concern Keyturn."""
+    def transform(self, obj: Json) -> tuple[str, Mapping[str, str]]:
+        """Reduce a namespace to its name and the annotations that concern Keyturn."""
         annotations = obj["metadata"].get("annotations") or {}
-        return obj["metadata"]["name"], {name: annotations[name] for name in _NAMESPACE if name in annotations}
+        return obj["metadata"]["name"], {name: annotations[name] for name in _ANNOTATIONS if name in annotations}
 
-    def replace(self, everything: Sequence[tuple[str, Mapping[str, str]]], namespace: str | None = None) -> None:
-        for name in self._annotations.keys() - {name for name, _ in everything}:
+    def replace(self, items: Sequence[tuple[str, Mapping[str, str]]], namespace: str | None = None) -> None:
+        for name in self._annotations.keys() - {name for name, _ in items}:
             self._set(name, {})
-        for each in everything:
-            self.put(each)
+        for item in items:
+            self.update(item)
 
-    def put(self, kept: tuple[str, Mapping[str, str]]) -> None:
-        self._set(*kept)
+    def update(self, item: tuple[str, Mapping[str, str]]) -> None:
+        self._set(*item)
 
-    def remove(self, obj: Json) -> None:
+    def delete(self, obj: Json) -> None:
         self._set(obj["metadata"]["name"], {})
 
     def _set(self, name: str, annotations: Mapping[str, str]) -> None:
@@ -52,34 +56,38 @@ class NamespaceCache:
         self._annotations.pop(name, None)
         if annotations:
             self._annotations[name] = annotations
-        self._changed(name)
+        self._on_change(name)
 
 
 class NamespacePoller:
-    """Feeds the picture where only some namespaces are served: a Role may get its own namespace, and not watch it."""
+    """Poller that fills a ``NamespaceCache`` when only some namespaces are served.
 
-    def __init__(self, api: Api, names: tuple[str, ...], picture: NamespaceCache, beat: Ping = no_ping) -> None:
+    A Role can grant ``get`` on its own namespace, but not ``watch``. ``synced`` is set once every namespace has been
+    read.
+    """
+
+    def __init__(self, api: Api, names: tuple[str, ...], cache: NamespaceCache, ping: Ping = no_ping) -> None:
         self._api = api
         self._names = names
-        self._picture = picture
-        self._beat = beat
+        self._cache = cache
+        self._ping = ping
         self.synced = asyncio.Event()
 
     async def run(self) -> None:
-        """Look for ever, every half minute or so; a look that fails leaves what was seen before."""
+        """Run until cancelled; a read that fails leaves the cache as it was."""
         while True:
-            self._beat()
-            looks = [await self._look(name) for name in self._names]
-            if all(looks):
+            self._ping()
+            results = [await self._refresh(name) for name in self._names]
+            if all(results):
                 self.synced.set()
-            await asyncio.sleep(jittered(LOOK_SECONDS if self.synced.is_set() else 1.0))
+            await asyncio.sleep(jittered(POLL_INTERVAL if self.synced.is_set() else RETRY_INTERVAL))
 
-    async def _look(self, name: str) -> bool:
+    async def _refresh(self, name: str) -> bool:
         try:
             obj = await self._api.request("GET", path("v1", "namespaces", None, name), accept=METADATA_ONLY)
-            self._picture.put(self._picture.read(obj))
+            self._cache.update(self._cache.transform(obj))
         except NotFound:
-            self._picture.remove({"metadata": {"name": name}})  # not there yet: it allows nothing
+            self._cache.delete({"metadata": {"name": name}})  # a namespace that is not there yet allows nothing
         except KeyturnError as error:
             _log.warning("namespace %s: %s", name, error)
             return False

@@ -1,4 +1,4 @@
-"""A reflector keeps a picture of one kind of object: list once, then follow the watch, and start over when it breaks.
+"""Reflector: mirrors one kind of object into a cache. It lists once, then watches, and resumes or relists on failure.
 
 https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
 """
@@ -15,40 +15,40 @@ from keyturn_receiver.errors import ClusterUnavailable, Expired, KeyturnError
 from keyturn_receiver.liveness import Ping, no_ping
 from keyturn_receiver.resilience.backoff import Backoff, jittered
 
-BASE_DELAY = 0.5  # seconds between two tries, doubling
+BASE_DELAY = 0.5  # seconds between two tries, doubled with each failure in a row
 MAX_DELAY = 30.0
-SHORT = 0.5  # seconds that a watch lasts at least
+MIN_WATCH = 0.5  # seconds; after a shorter watch, the next one waits that long
 
-Kept = TypeVar("Kept")
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 
-class ObjectCache(Protocol[Kept]):
-    """What is kept of the objects; each call is synchronous, so that a reader never sees half a change."""
+class ObjectCache(Protocol[T]):
+    """Informer cache that a reflector fills. All calls are synchronous, so that no reader sees half of a change."""
 
-    def read(self, obj: Json) -> Kept:
-        """Give what is kept of one object: of a list page by page, so that it never stands in memory whole."""
+    def transform(self, obj: Json) -> T:
+        """Reduce an object to what the cache keeps. Lists are reduced page by page, and never held in memory whole."""
 
-    def replace(self, everything: Sequence[Kept], namespace: str | None) -> None:
-        """Take a full list, of one namespace or of all: what is not in it is gone."""
+    def replace(self, items: Sequence[T], namespace: str | None) -> None:
+        """Take a full list, of one namespace or of all, and delete every object that is not in it."""
 
-    def put(self, kept: Kept) -> None:
-        """Take one object, new or changed."""
+    def update(self, item: T) -> None:
+        """Take one object that is new or has changed."""
 
-    def remove(self, obj: Json) -> None:
-        """Drop one object."""
+    def delete(self, obj: Json) -> None:
+        """Delete one object."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListWatch:
-    """What a reflector asks for: ``page`` objects at a time, whole or as ``metadata`` alone."""
+    """What a reflector lists and watches: ``page_size`` objects at a time, whole or their metadata alone."""
 
     path: str
     namespace: str | None = None
     labels: str = ""
-    metadata: bool = False
-    page: int = 100
+    metadata_only: bool = False
+    page_size: int = 100
 
     @property
     def query(self) -> dict[str, str]:
@@ -57,15 +57,15 @@ class ListWatch:
 
     def accept(self, listing: bool) -> str:
         """The media type to ask for."""
-        return "application/json" if not self.metadata else METADATA_LIST if listing else METADATA_ONLY
+        return "application/json" if not self.metadata_only else METADATA_LIST if listing else METADATA_ONLY
 
 
 @dataclass(frozen=True, slots=True)
 class WatchTimeouts:
-    """How long, in seconds, one watch lasts at most, until everything is listed anew, and between two tries.
+    """Seconds: the longest that one watch lasts, the time between two full lists, and the longest delay between tries.
 
-    The server ends a watch after ``watch`` seconds, so that one of a quarter longer can only mean that the connection
-    is dead. Bookmarks are no sign of life to rely on: a quiet resource may go without them for minutes.
+    The server ends a watch after ``watch`` seconds, so a watch that lasts a quarter longer has a dead connection.
+    Bookmarks are not reliable signs of life: a quiet resource may go without one for minutes.
     """
 
     watch: float = 60.0
@@ -73,104 +73,106 @@ class WatchTimeouts:
     max_delay: float = MAX_DELAY
 
     @property
-    def longest(self) -> float:
+    def deadline(self) -> float:
         """Seconds after which a watch is given up."""
         return self.watch * 1.25
 
 
-class Reflector(Generic[Kept]):
-    """Fills ``picture`` with what ``view`` shows; ``synced`` is set once the first list is in.
+class Reflector(Generic[T]):
+    """Reflector. Fills ``cache`` with the objects of ``list_watch``; ``synced`` is set after the first list.
 
-    ``beat`` is called at each sign that it goes on: a list, an event, a failure that is tried again.
+    ``ping`` is called at each sign of progress: a list, an event, a failure that is retried.
     """
 
     def __init__(
         self,
         api: Api,
-        view: ListWatch,
-        picture: ObjectCache[Kept],
-        patience: WatchTimeouts = WatchTimeouts(),
-        beat: Ping = no_ping,
+        list_watch: ListWatch,
+        cache: ObjectCache[T],
+        timeouts: WatchTimeouts = WatchTimeouts(),
+        ping: Ping = no_ping,
     ) -> None:
         self._api = api
-        self._view = view
-        self._picture = picture
-        self._patience = patience
-        self._backoff = Backoff(BASE_DELAY, patience.max_delay)
-        self._beat = beat
-        self._version = ""  # where to go on from; empty: list first
-        self._listed = 0.0
+        self._list_watch = list_watch
+        self._cache = cache
+        self._timeouts = timeouts
+        self._backoff = Backoff(BASE_DELAY, timeouts.max_delay)
+        self._ping = ping
+        self._resource_version = ""  # the next watch resumes after it; empty: list first
+        self._listed_at = 0.0
         self.synced = asyncio.Event()
 
     async def run(self) -> None:
-        """Follow for ever; every failure is logged and tried again, from where it stopped or from a new list."""
+        """Run until cancelled. Every failure is logged and retried, by a watch that resumes or by a new list."""
         failures = 0
         while True:
-            self._beat()
+            self._ping()
             try:
-                if not self._version:
-                    self._version = await self._list()
-                    self._listed = time.monotonic()
+                if not self._resource_version:
+                    self._resource_version = await self._list()
+                    self._listed_at = time.monotonic()
                     self.synced.set()
-                begun = time.monotonic()
-                await self._follow()
+                started = time.monotonic()
+                await self._watch()
                 failures = 0
-                if time.monotonic() - self._listed > self._patience.resync:
-                    self._version = ""  # should a watch ever have kept something to itself
-                if time.monotonic() - begun < SHORT:
-                    await asyncio.sleep(SHORT)  # whoever ends it at once would be asked again at once
+                if time.monotonic() - self._listed_at > self._timeouts.resync:
+                    self._resource_version = ""  # relist, in case a watch has ever left out an event
+                if time.monotonic() - started < MIN_WATCH:
+                    await asyncio.sleep(MIN_WATCH)  # do not loop against a server that ends each watch at once
             except KeyturnError as error:
                 if isinstance(error, Expired):
-                    self._version = ""
-                _log.warning("watch of %s broke: %s", self._view.path, error)
+                    self._resource_version = ""
+                _log.warning("watch of %s failed: %s", self._list_watch.path, error)
                 failures += 1
                 await self._back_off(failures)
             except Exception:
-                # What is not as the API has it, or breaks whoever looks at it, is no reason to look at nothing else.
-                self._version = ""
-                _log.exception("watch of %s broke", self._view.path)
+                # A malformed object, or a bug in a cache's listener, must not stop the watch: relist.
+                self._resource_version = ""
+                _log.exception("watch of %s failed unexpectedly", self._list_watch.path)
                 failures += 1
                 await self._back_off(failures)
 
     async def _back_off(self, failures: int) -> None:
         delay = self._backoff.delay(failures)
-        self._beat(delay)
+        self._ping(delay)
         await asyncio.sleep(delay)
 
     async def _list(self) -> str:
-        everything: list[Kept] = []
-        query = {**self._view.query, "limit": str(self._view.page)}
+        items: list[T] = []
+        query = {**self._list_watch.query, "limit": str(self._list_watch.page_size)}
+        accept = self._list_watch.accept(listing=True)
         while True:
-            page = await self._api.request("GET", self._view.path, query, accept=self._view.accept(listing=True))
-            everything.extend(self._picture.read(item) for item in page.get("items") or [])
+            page = await self._api.request("GET", self._list_watch.path, query, accept=accept)
+            items.extend(self._cache.transform(obj) for obj in page.get("items") or [])
             metadata = page["metadata"]
             if not metadata.get("continue"):
-                self._picture.replace(everything, self._view.namespace)
+                self._cache.replace(items, self._list_watch.namespace)
                 return str(metadata["resourceVersion"])
             query["continue"] = metadata["continue"]
-            self._beat()
+            self._ping()
 
-    async def _follow(self) -> None:
-        seconds = jittered(self._patience.watch, 0.25)  # spread the replicas' reconnects
+    async def _watch(self) -> None:
+        seconds = jittered(self._timeouts.watch, 0.25)  # spread the replicas' reconnects
         query = {
-            **self._view.query,
-            "resourceVersion": self._version,
+            **self._list_watch.query,
+            "resourceVersion": self._resource_version,
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(max(1, int(seconds))),
         }
-        accept = self._view.accept(listing=False)
-        self._beat(self._patience.longest)  # there may be nothing to tell
-        async for event in self._api.watch(self._view.path, query, accept, self._patience.longest):
-            self._beat(self._patience.longest)
+        accept = self._list_watch.accept(listing=False)
+        deadline = self._timeouts.deadline
+        self._ping(deadline)  # a quiet watch may have no event until then
+        async for event in self._api.watch(self._list_watch.path, query, accept, deadline):
+            self._ping(deadline)
             obj = event["object"]
-            kind = event["type"]
-            if kind == "ERROR":
+            event_type = event["type"]
+            if event_type == "ERROR":
                 if obj.get("code") == 410:
-                    raise Expired(f"watch of {self._view.path}")
+                    raise Expired(f"watch of {self._list_watch.path}")
                 raise ClusterUnavailable(f"the API server ended it with {reason_of(obj)}")
-            if kind == "DELETED":
-                self._picture.remove(obj)
-            elif kind != "BOOKMARK":
-                self._picture.put(self._picture.read(obj))
-            # Only now: whatever breaks, the next watch goes on from the last event that is in the picture.
-            self._version = str(obj["metadata"]["resourceVersion"])
+            if event_type == "DELETED":
+                self._cache.delete(obj)
+            elif event_type != "BOOKMARK":
+                self._cache.update(self._cache.transform(obj))
+            # Set last: after any failure, the next watch resumes from the last event that is in the cache.
+            self._resource_version = str(obj["metadata"]["resourceVersion"])

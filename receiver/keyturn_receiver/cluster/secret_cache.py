@@ -126,7 +126,7 @@ class SecretCache:
         ours, theirs = account_scope(self._by_target[target].secret_id), account_scope(secret_id)
         return not ours or not theirs or ours == theirs
 
-    def read(self, obj: Json) -> BoundSecret | Target:
+    def transform(self, obj: Json) -> BoundSecret | Target:
         """Give what is kept of a bound Secret; of one that is not bound any more, its place."""
         metadata = obj["metadata"]
         return read_bound(metadata) if is_bound(metadata) else Target(metadata["namespace"], metadata["name"])
@@ -135,13 +135,13 @@ class SecretCache:
         fresh = {each.target for each in everything if isinstance(each, BoundSecret)}
         known = self._by_target if namespace is None else self.in_namespace(namespace)
         for target in set(known) - fresh:
-            self._lose(target)
+            self._delete_and_notify(target)
         for each in everything:
-            self.put(each)
+            self.update(each)
 
-    def put(self, kept: BoundSecret | Target) -> None:
+    def update(self, kept: BoundSecret | Target) -> None:
         if isinstance(kept, Target):
-            self._lose(kept)
+            self._delete_and_notify(kept)
             return
         known = self._by_target.get(kept.target)
         if known and (known.uid, known.resource_version) == (kept.uid, kept.resource_version):
@@ -152,10 +152,10 @@ class SecretCache:
             self._by_name.add(name, kept.target)
         self._changed(kept.target)
 
-    def remove(self, obj: Json) -> None:
-        self._lose(Target(obj["metadata"]["namespace"], obj["metadata"]["name"]))
+    def delete(self, obj: Json) -> None:
+        self._delete_and_notify(Target(obj["metadata"]["namespace"], obj["metadata"]["name"]))
 
-    def _lose(self, target: Target) -> None:
+    def _delete_and_notify(self, target: Target) -> None:
         if self._drop(target):
             self._changed(target)  # so that whoever keeps something about it forgets it
 

@@ -46,7 +46,7 @@ class SecretClient:
         )
         return FoundSecret(live, annotations, is_bound(metadata))
 
-    async def record(self, target: Target) -> Record:
+    async def read_record(self, target: Target) -> Record:
         """Read what a Secret says of itself, without its data."""
         obj = await self._api.request("GET", _path(target), accept=METADATA_ONLY)
         return read_record(obj["metadata"].get("annotations") or {})
@@ -76,7 +76,7 @@ class SecretClient:
         )
         return str(written["metadata"]["resourceVersion"])
 
-    async def tell(self, live: LiveSecret, status: str) -> str:
+    async def write_status(self, live: LiveSecret, status: str) -> str:
         """Write the status, if the Secret still is as read; return its new resource version. Raises Conflict."""
         body: Json = {
             "metadata": {

@@ -1,4 +1,4 @@
-"""ServiceAccounts of tenants: which AWS role one names, and tokens with which AWS lets that role be taken on."""
+"""Client for tenants' ServiceAccounts: the AWS role that each names, and tokens to assume that role with."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ ROLE_ARN = (
     "eks.amazonaws.com/role-arn"  # https://docs.aws.amazon.com/eks/latest/userguide/associate-service-account-role.html
 )
 AUDIENCE = "sts.amazonaws.com"
-TOKEN_SECONDS = 600  # the least that Kubernetes gives; it is used at once, and never kept
+TOKEN_SECONDS = 600  # the shortest that Kubernetes grants; a token is used at once, and never kept
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ServiceAccount:
-    """A ServiceAccount by its place."""
+    """Reference to a ServiceAccount."""
 
     namespace: str
     name: str
@@ -24,13 +24,13 @@ class ServiceAccount:
 
 
 class ServiceAccountClient:
-    """Reads of ServiceAccounts, and tokens for them."""
+    """Client for ServiceAccounts. Reads them, and requests their tokens."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
 
     async def role_arn(self, account: ServiceAccount) -> str:
-        """Read which AWS role it names. Raises InvalidBinding when there is no such account, or it names none."""
+        """Read the ARN of its AWS role. Raises InvalidBinding if the account does not exist, or names no role."""
         try:
             obj = await self._api.request("GET", path("v1", "serviceaccounts", account.namespace, account.name))
         except NotFound:
@@ -43,10 +43,10 @@ class ServiceAccountClient:
         return str(role_arn)
 
     async def token(self, account: ServiceAccount) -> str:
-        """Ask for a token of the account, for AWS alone (TokenRequest)."""
+        """Request a token of the account that only AWS accepts (TokenRequest)."""
         body: Json = {"spec": {"audiences": [AUDIENCE], "expirationSeconds": TOKEN_SECONDS}}
         try:
-            answer = await self._api.request(
+            reply = await self._api.request(
                 "POST", path("v1", "serviceaccounts", account.namespace, account.name) + "/token", body=body
             )
         except ClusterRefused as error:
@@ -55,4 +55,4 @@ class ServiceAccountClient:
             raise ClusterRefused(
                 f"no token for ServiceAccount {account}: let the receiver create them (chart value tenantRoles.enabled)"
             ) from None
-        return str(answer["status"]["token"])
+        return str(reply["status"]["token"])

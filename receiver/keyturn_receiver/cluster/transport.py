@@ -49,7 +49,7 @@ class Transport:
         return cls(ApiClient(settings))
 
     async def send(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, patience: aiohttp.ClientTimeout
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, timeouts: aiohttp.ClientTimeout
     ) -> aiohttp.ClientResponse:
         """Send one request for ``target``, a path and query that are encoded already. Raises as aiohttp does."""
         if time.monotonic() - self._asked_at >= CREDENTIALS_SECONDS:
@@ -61,7 +61,7 @@ class Transport:
             URL(self._host + target, encoded=True),
             headers={**headers, **self._credentials},
             data=body,
-            timeout=patience,
+            timeout=timeouts,
             **self._options,
         )
 

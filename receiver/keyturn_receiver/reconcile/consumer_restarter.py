@@ -87,7 +87,7 @@ class ConsumerRestarter:
             except Conflict:
                 # In this order: the Secret as of after the workload was read, see Reconciler.
                 current = await self._workloads.read(current.ref)
-                revisions = (await self._secrets.record(target)).revisions
+                revisions = (await self._secrets.read_record(target)).revisions
                 continue
             if not mark.restart:
                 return None

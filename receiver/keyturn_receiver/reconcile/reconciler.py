@@ -160,7 +160,7 @@ class Reconciler:
         """Whether the Secret says this of itself even now: the picture may lag behind what another replica has written,
         and where nothing is written, no resource version tells."""
         try:
-            return await self._secrets.record(target) == record
+            return await self._secrets.read_record(target) == record
         except NotFound:
             return False
 
@@ -213,9 +213,9 @@ class Reconciler:
             self._given_up.pop(target, None)
         restarted = await self._restart(target, filled)
         if filled.recovers:
-            await self._secrets.tell(live, OK)
+            await self._secrets.write_status(live, OK)
         if filled.changed_keys or restarted:
-            self._events.tell(
+            self._events.event(
                 target,
                 live.uid,
                 False,
@@ -308,7 +308,7 @@ class Reconciler:
         if not filled.written:
             # The picture may lag behind, and marks of an older revision would restart pods for nothing.
             try:
-                record = await self._secrets.record(target)
+                record = await self._secrets.read_record(target)
             except NotFound:
                 return ()
         with self._metrics.rollout_seconds.time(), self._span("rollout"):
@@ -316,14 +316,14 @@ class Reconciler:
 
     async def _tell(self, live: LiveSecret, error: KeyturnError) -> None:
         """Say on the Secret and in an Event what is wrong; what will pass is told by the Event alone."""
-        self._events.tell(live.target, live.uid, True, error.reason, str(error))
+        self._events.event(live.target, live.uid, True, error.reason, str(error))
         if not isinstance(error, Permanent):
             return
         status = status_of(error.reason, str(error))
         resource_version = live.resource_version
         if live.record.status != status:
             try:
-                resource_version = await self._secrets.tell(live, status)
+                resource_version = await self._secrets.write_status(live, status)
             except Conflict:
                 raise
             except KeyturnError as trouble:
