@@ -47,7 +47,7 @@ from keyturn_receiver.sources.key_secret import KeySecret
 from keyturn_receiver.sources.secrets_manager import SecretsManager
 from keyturn_receiver.sources.signing_keys import KeySource, SigningKeys, ed25519
 from keyturn_receiver.sources.stores import Store, StoreKey, Stores
-from keyturn_receiver.sources.thread_pools import SPARE, ThreadPools
+from keyturn_receiver.sources.thread_pools import OVERSUBSCRIPTION, ThreadPools
 from keyturn_receiver.telemetry.metrics import Metrics
 from keyturn_receiver.telemetry.tracing import Span, no_traces
 from keyturn_receiver.web.health import operations
@@ -144,7 +144,7 @@ class Receiver:
             answer=NotificationHandler(
                 self.bound, self.queue, tenancies, self.heartbeats.record_heartbeat, metrics, _utc_now
             ),
-            keys=self._signing_keys,
+            keys=self._signing_keys.current,
             public_keys=[ed25519(key) for key in settings.signing_public_keys],
             ready=lambda: not self._unprepared(),
             now=time.time,
@@ -176,7 +176,7 @@ class Receiver:
         metrics.staleness_seconds.set_function(self.queue.oldest_unmet)
         metrics.poller_leader.set_function(self.lease.is_leader)
         metrics.event_path_up.set_function(self.heartbeats.healthy)
-        metrics.signing_keys.set_function(lambda: len(self._signing_keys()) + len(settings.signing_public_keys))
+        metrics.signing_keys.set_function(lambda: len(self._signing_keys.current()) + len(settings.signing_public_keys))
         metrics.kubernetes_request_limit.set_function(lambda: limiter.limit)
         for priority in PRIORITIES:
             metrics.queue_depth.labels(priority).set_function(partial(self.queue.depth, priority))
@@ -187,7 +187,7 @@ class Receiver:
 
     def _unready(self) -> Sequence[str]:
         # Deliveries that come all the same are tried: what AWS says about one secret need not hold for the next.
-        fault = self._stores.credentials_fault()
+        fault = self._stores.credentials_error()
         return [*self._unprepared(), *([f"AWS credentials: {fault}"] if fault else [])]
 
     def _unprepared(self) -> Sequence[str]:
@@ -255,9 +255,9 @@ class Receiver:
         beat = self._pulse.register("the signing key")
         while True:
             beat()
-            await self._signing_keys.look()
+            await self._signing_keys.load()
             # Who reads a key of AWS needs no other proof.
-            if not self.settings.signing_key_secret_id and self._stores.credentials_fault():
+            if not self.settings.signing_key_secret_id and self._stores.credentials_error():
                 await self._check_credentials()
             rest = 1.0 if self._unready() else self.settings.signing_key_interval_seconds
             beat(rest)
@@ -306,16 +306,16 @@ class Receiver:
         """Make what reads for one identity in one region."""
         threads = self.settings.aws_threads
         if not key.account:
-            client = clients.secrets_manager(key.region, SPARE * threads)
-            sweeping = clients.secrets_manager(key.region, SPARE * SWEEP_THREADS)
+            client = clients.secrets_manager(key.region, OVERSUBSCRIPTION * threads)
+            sweeping = clients.secrets_manager(key.region, OVERSUBSCRIPTION * SWEEP_THREADS)
             return Store.of(key, SecretsManager(client, sweeping, self._pools, self.metrics))
         account = ServiceAccount(*key.account.split("/", 1))
         role_arn = await self._service_accounts.role_arn(account)
         token = await self._service_accounts.token(account)
         sts = clients.sts(key.region)
         credentials = await assume_role.assume(sts, self._pools.quarantine, self.metrics, key.account, role_arn, token)
-        client = clients.secrets_manager(key.region, SPARE * threads, credentials)
-        return Store.of(key, SecretsManager(client, client, self._pools, self.metrics), credentials.expire_at)
+        client = clients.secrets_manager(key.region, OVERSUBSCRIPTION * threads, credentials)
+        return Store.of(key, SecretsManager(client, client, self._pools, self.metrics), credentials.expires_at)
 
     def _secret_id(self, target: Target) -> str:
         bound = self.bound.get(target)

@@ -146,7 +146,7 @@ ONE, TWO = new_key(b"1" * 32), new_key(b"2" * 32)
 def test_keys_in_a_file_are_read_anew_beside_those_in_aws(scene: Scene, tmp_path: Path) -> None:
     file = tmp_path / "signing-key"
     receiver = scene.receiver(KEYTURN_SIGNING_KEY_FILE=str(file), KEYTURN_SIGNING_KEY_INTERVAL_SECONDS="1")
-    assert f"signing key file {file} is not there" in receiver.log  # which keeps it from nothing
+    assert f"signing key file {file} does not exist" in receiver.log  # which keeps it from nothing
     assert accepts(receiver, scene.signing_key)
     assert not accepts(receiver, ONE)
 
@@ -161,8 +161,8 @@ def test_keys_in_a_file_are_read_anew_beside_those_in_aws(scene: Scene, tmp_path
     file.write_text(TWO)
     eventually(lambda: not accepts(receiver, ONE))
     file.unlink()
-    told = receiver.log.count("is not there")
-    eventually(lambda: receiver.log.count("is not there") > told)
+    told = receiver.log.count("does not exist")
+    eventually(lambda: receiver.log.count("does not exist") > told)
     assert accepts(receiver, TWO)
     assert accepts(receiver, scene.signing_key)
 

@@ -132,7 +132,7 @@ def test_the_key_that_cannot_be_read_is_named(scene: Scene, tmp_path: Path) -> N
     status, said = beat(NOWHERE, aws=scene, KEYTURN_SIGNING_KEY_SECRET_ID="keyturn/none")
     assert (status, "AWS secret keyturn/none does not exist" in said) == (1, True)
     status, said = beat(NOWHERE, KEYTURN_SIGNING_KEY_FILE=str(tmp_path / "none"))
-    assert (status, "is not there" in said) == (1, True)
+    assert (status, "does not exist" in said) == (1, True)
     away = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_REGION": "us-east-1"}
     away |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
     status, said = beat(NOWHERE, KEYTURN_SIGNING_KEY_SECRET_ID="keyturn/signing-key", **away)

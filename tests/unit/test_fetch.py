@@ -24,7 +24,7 @@ class Aws:
         self.described = 0
         self.since: list[float] = []
 
-    async def read(self, key: StoreKey, source: Source, since: float, patient: bool) -> SecretVersion:
+    async def read(self, key: StoreKey, source: Source, since: float, background: bool) -> SecretVersion:
         self.since.append(since)
         version_id = self.reads.pop(0) if len(self.reads) > 1 else self.reads[0]
         return SecretVersion("arn", "prod/db", version_id, "value")

@@ -27,9 +27,11 @@ pytestmark = pytest.mark.anyio
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 
 
-def listed(name: str, version_id: str | None, changed: datetime = NOW, deletion: bool = False) -> SecretMetadata:
+def listed(
+    name: str, version_id: str | None, changed: datetime = NOW, pending_deletion: bool = False
+) -> SecretMetadata:
     stages = {version_id: frozenset({"AWSCURRENT"})} if version_id else {}
-    return SecretMetadata(ARN.format(name), f"prod/{name}", stages, changed, deletion)
+    return SecretMetadata(ARN.format(name), f"prod/{name}", stages, changed, pending_deletion)
 
 
 class Aws:
@@ -42,7 +44,7 @@ class Aws:
         self.asked = asyncio.Event()
         self.described: list[str] = []
 
-    async def pages(self) -> AsyncIterator[Sequence[SecretMetadata]]:
+    async def list_secrets(self) -> AsyncIterator[Sequence[SecretMetadata]]:
         if not self.may_list:
             raise SourceRefused("ListSecrets may not be called")
         secrets = list(self.secrets.values())
@@ -51,8 +53,8 @@ class Aws:
             self.asked.set()
             yield secrets[begin : begin + 2]
 
-    async def describe(self, secret_id: str, sweep: bool) -> SecretMetadata:
-        assert sweep
+    async def describe(self, secret_id: str, background: bool) -> SecretMetadata:
+        assert background
         self.described.append(secret_id)
         if secret_id == "prod/hung":
             raise SourceUnavailable("AWS did not answer")
@@ -84,7 +86,7 @@ class Setting:
 
         async def make(key: StoreKey) -> Store:
             if key.account == "team/broken":
-                raise SourceRefused("its role cannot be taken on")
+                raise SourceRefused("its role cannot be assumed")
             return Store.of(key, aws)
 
         self.queue = WorkQueue(work, 8, str, self.metrics)
@@ -168,7 +170,7 @@ async def test_a_sweep_that_is_told_of_no_secret_has_failed(mode: PollMode) -> N
 
 @pytest.mark.parametrize("mode", PollMode)
 async def test_deletion_is_told_once_and_restoration_too(mode: PollMode) -> None:
-    aws = Aws(listed("scheduled", "v1", deletion=True), listed("restored", "v1"))
+    aws = Aws(listed("scheduled", "v1", pending_deletion=True), listed("restored", "v1"))
     told = {"status": "SourcePendingDeletion: it is scheduled for deletion"}
     setting = Setting(
         aws,
@@ -218,8 +220,8 @@ async def test_who_leads_no_more_stops_in_the_middle() -> None:
     setting: Setting
 
     class Losing(Aws):
-        async def pages(self) -> AsyncIterator[Sequence[SecretMetadata]]:
-            async for page in super().pages():
+        async def list_secrets(self) -> AsyncIterator[Sequence[SecretMetadata]]:
+            async for page in super().list_secrets():
                 setting.leading = False
                 yield page
 
@@ -278,7 +280,7 @@ async def test_it_sweeps_at_once_on_taking_the_lead_and_never_without_it() -> No
 
 async def test_one_failure_of_a_list_is_counted_and_tried_again() -> None:
     class Throttled(Aws):
-        def pages(self) -> AsyncIterator[Sequence[SecretMetadata]]:
+        def list_secrets(self) -> AsyncIterator[Sequence[SecretMetadata]]:
             raise SourceUnavailable("throttled")
 
     setting = Setting(Throttled(), bound_object("a", "v1"))

@@ -28,7 +28,7 @@ class Place:
         self.keys = keys
         self.fault = fault
 
-    async def look(self) -> Sequence[bytes]:
+    async def load(self) -> Sequence[bytes]:
         if self.fault:
             raise self.fault
         return self.keys
@@ -36,25 +36,25 @@ class Place:
 
 async def test_the_keys_of_all_places_count_each_once() -> None:
     keys = SigningKeys([Place("secret", ONE, TWO), Place("file", TWO, THREE)])
-    assert keys() == ()
-    await keys.look()
-    assert keys() == (ONE, TWO, THREE)
+    assert keys.current() == ()
+    await keys.load()
+    assert keys.current() == (ONE, TWO, THREE)
 
 
 async def test_a_look_that_fails_keeps_the_keys_there_were() -> None:
     secret, file = Place("secret", ONE), Place("file", TWO)
     keys = SigningKeys([secret, file])
-    await keys.look()
+    await keys.load()
     secret.fault = SourceUnavailable("gone")
     file.keys = (THREE,)
-    await keys.look()
-    assert keys() == (ONE, THREE)
+    await keys.load()
+    assert keys.current() == (ONE, THREE)
 
 
 async def test_a_place_that_never_had_a_key_takes_away_no_other(caplog: pytest.LogCaptureFixture) -> None:
     keys = SigningKeys([Place("secret", fault=SourceUnavailable("AWS is away")), Place("file", TWO)])
-    await keys.look()
-    assert keys() == (TWO,)
+    await keys.load()
+    assert keys.current() == (TWO,)
     assert [record.getMessage() for record in caplog.records] == ["AWS is away"]
 
 
@@ -62,25 +62,25 @@ async def test_each_place_is_waited_for_until_its_first_look_and_all_until_there
     secret, file = Place("secret", fault=SourceUnavailable("gone")), Place("file", fault=NoSigningKey("empty"))
     keys = SigningKeys([secret, file])
     assert keys.not_loaded() == ["secret", "file"]
-    await keys.look()
+    await keys.load()
     assert keys.not_loaded() == ["secret", "file"]
     file.fault, file.keys = None, (ONE,)
-    await keys._look(file)
+    await keys._load(file)
     assert keys.not_loaded() == []
     file.fault = NoSigningKey("gone again")
-    await keys.look()
+    await keys.load()
     assert keys.not_loaded() == []
 
     unseen = SigningKeys([secret, file])
     file.fault = None
-    await unseen._look(file)
+    await unseen._load(file)
     assert unseen.not_loaded() == ["secret"]
 
 
 async def test_without_a_place_nothing_is_waited_for() -> None:
     keys = SigningKeys([])
-    await keys.look()
-    assert (keys(), keys.not_loaded()) == ((), [])
+    await keys.load()
+    assert (keys.current(), keys.not_loaded()) == ((), [])
 
 
 class Labels:
@@ -108,11 +108,11 @@ async def test_a_pending_version_that_gets_its_value_later_is_read_then() -> Non
         return Store.of(key, aws)
 
     secret = KeySecret(Stores(make, "eu-west-1"), "keyturn/signing-key")
-    assert await secret.look() == [ONE]
+    assert await secret.load() == [ONE]
     aws.versions["AWSPENDING"] = TWO  # rotation's createSecret, under the id that was labelled before
-    assert await secret.look() == [ONE, TWO]
+    assert await secret.load() == [ONE, TWO]
     reads = aws.reads
-    assert await secret.look() == [ONE, TWO]
+    assert await secret.load() == [ONE, TWO]
     assert aws.reads == reads  # values are read only when something has changed
 
 
@@ -120,9 +120,9 @@ async def test_a_file_has_a_key_a_line_and_is_read_anew(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text(f"\n  {new_key(ONE)}\t\r\n\n{new_key(TWO)}")
     file = KeyFile(path)
-    assert await file.look() == [ONE, TWO]
+    assert await file.load() == [ONE, TWO]
     path.write_text(new_key(THREE))
-    assert await file.look() == [THREE]
+    assert await file.load() == [THREE]
 
 
 async def test_a_line_that_is_no_key_is_named_and_never_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

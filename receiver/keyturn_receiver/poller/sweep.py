@@ -74,7 +74,7 @@ def is_stale(bound: BoundSecret, listed: SecretMetadata | None) -> bool:
     record = bound.record
     if listed is None:
         return not record.has_reason(SourceNotFound.reason)
-    if listed.deletion:
+    if listed.pending_deletion:
         return not record.has_reason(SourcePendingDeletion.reason)
     return record.status != OK or record.version_ids.get(version_key(listed.arn, bound.stage)) != listed.current(
         bound.stage
@@ -124,7 +124,7 @@ class Sweep:
     async def _pages(self, since: datetime | None, found: SweepResult) -> AsyncIterator[Sequence[SecretMetadata]]:
         last: datetime | None = None
         is_sorted = True
-        async for page in self._store.secrets_manager.pages():
+        async for page in self._store.secrets_manager.list_secrets():
             self._check()
             yield page
             for listed in page:
@@ -147,7 +147,7 @@ class Sweep:
             self._check()
             listed: SecretMetadata | None = None
             try:
-                listed = await self._store.secrets_manager.describe(secret_id, sweep=True)
+                listed = await self._store.secrets_manager.describe(secret_id, background=True)
             except SourceNotFound:
                 pass
             except Temporary as error:

@@ -38,4 +38,4 @@ class ArnResolver:
         try:
             self._tenancies.check_name(namespace, service_account, name)
         except NotAllowed:
-            raise error_mapping.of_code("ResourceNotFoundException", f"AWS secret {secret_id}") from None
+            raise error_mapping.not_found(f"AWS secret {secret_id}") from None

@@ -22,17 +22,17 @@ async def fetch(
     source: Source,
     expected: Set[str],
     since: float,
-    patient: bool = False,
+    background: bool = False,
     delays: Sequence[float] = DELAYS,
 ) -> SecretVersion:
     """Read the version that holds the source's staging label, as of ``since`` (monotonic seconds) or later.
 
     ``expected`` names the versions that notifications or the poller told of. Another one may be the truth (the
     notification is late, AWS was rolled back) or a read from before the move: DescribeSecret tells which. Raises
-    StaleRead when AWS goes on giving the older one after all ``delays``. ``patient``: nobody waits for it.
+    StaleRead when AWS goes on giving the older one after all ``delays``. ``background``: nobody waits for it.
     """
     for delay in (*delays, None):
-        version = await stores.read(store, source, since, patient)
+        version = await stores.read(store, source, since, background)
         if not expected or expected == {version.version_id}:
             return version
         described = await stores.describe(store, source.secret_id, since)

@@ -283,9 +283,9 @@ class Reconciler:
         # A notification names one version of one secret: of several sources it cannot be told which it is about.
         expected = request.expected if len(sources) == 1 else frozenset()
         with self._metrics.fetch_seconds.time(), self._span("fetch"):
-            patient = Cause.NOTIFICATION not in request.causes
+            background = Cause.NOTIFICATION not in request.causes
             reads = [
-                fetch(self._stores, self._store(binding, source), source, expected, request.since, patient)
+                fetch(self._stores, self._store(binding, source), source, expected, request.since, background)
                 for source in sources
             ]
             found = [await reads[0]] if len(reads) == 1 else await asyncio.gather(*reads)

@@ -1,5 +1,5 @@
-"""AWS: values and versions out of Secrets Manager. The only place that knows AWS's SDK and its errors.
+"""AWS: values and versions from Secrets Manager. The only package that knows AWS's SDK and its errors.
 
-``stores`` says which identity reads where; a store reads values (``values``, ``secrets_manager``); ``flights`` joins
-those who want the same.
+``stores`` picks the identity and the region that read a secret; ``batch_reader`` and ``secrets_manager`` read it in the
+``thread_pools``; ``error_mapping`` translates what fails. ``signing_keys`` holds the keys that verify notifications.
 """

@@ -1,4 +1,4 @@
-"""Current values, many with one call where many are wanted at once, and each by itself where that matters."""
+"""Reading current values: one call each while few are wanted, and one call for up to twenty when many are."""
 
 import asyncio
 import logging
@@ -7,86 +7,91 @@ import time
 from keyturn_receiver.core.binding import CURRENT, Source
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import KeyturnError, SourceRefused
-from keyturn_receiver.sources.secrets_manager import BATCH, SecretsManager
+from keyturn_receiver.sources.secrets_manager import MAX_BATCH, SecretsManager
 
-RUSH = 2  # calls under way
-GATHER_SECONDS = 0.01  # that a read then waits for others, or until there are as many as one call takes
-PATIENT_SECONDS = 0.1  # the same for work in the background
-BATCH_SECONDS = 1.5  # then each is asked for by itself: one that hangs hangs all twenty
-WITHOUT_BATCHES = 600.0  # seconds, where the role may not read many at once
+MAX_UNBATCHED = 2  # calls in flight; with as many, a read waits for others to join it
+BATCH_WINDOW = 0.01  # seconds that it then waits, unless its batch is full before
+BACKGROUND_BATCH_WINDOW = 0.1  # seconds that a background read always waits
+BATCH_TIMEOUT = 1.5  # seconds before each is read by itself: one secret that hangs hangs the whole batch
+BATCH_DISABLED_SECONDS = 600.0  # without batches, where the role may not call BatchGetSecretValue
 
 _log = logging.getLogger(__name__)
 
 
 class BatchReader:
-    """Reads values one by one while they are asked for one by one, and up to twenty with one call in a rush."""
+    """Batch loader. Reads single values with GetSecretValue, and many at once with BatchGetSecretValue.
+
+    Only the current version can be read in a batch; other staging labels and quarantined secrets are read alone.
+    """
 
     def __init__(self, secrets_manager: SecretsManager) -> None:
         self._secrets_manager = secrets_manager
-        self._waiting: dict[str, asyncio.Future[SecretVersion]] = {}
+        self._pending: dict[str, asyncio.Future[SecretVersion]] = {}
         self._calls: set[asyncio.Task[None]] = set()
-        self._flush: asyncio.TimerHandle | None = None
+        self._flush_timer: asyncio.TimerHandle | None = None
         self._flush_at = 0.0
-        self._no_batches_until = 0.0
+        self._batches_disabled_until = 0.0
 
-    async def read(self, source: Source, patient: bool = False) -> SecretVersion:
-        """Read the value that holds the staging label now; ``patient``: somewhat later will do.
+    async def read(self, source: Source, background: bool = False) -> SecretVersion:
+        """Read the value that holds the staging label now. A ``background`` read waits longer for others to join it.
 
         Raises as ``SecretsManager.value``.
         """
-        alone = source.stage != CURRENT or self._secrets_manager.suspects(source.secret_id)
-        if alone or time.monotonic() < self._no_batches_until:
+        alone = source.stage != CURRENT or self._secrets_manager.is_quarantined(source.secret_id)
+        if alone or time.monotonic() < self._batches_disabled_until:
             return await self._secrets_manager.value(source)
         loop = asyncio.get_running_loop()
-        found = self._waiting.setdefault(source.secret_id, loop.create_future())
-        if len(self._waiting) >= BATCH:
-            self._depart()
+        version = self._pending.setdefault(source.secret_id, loop.create_future())
+        if len(self._pending) >= MAX_BATCH:
+            self._flush()
         else:
-            # Not at once: who asks in the same turn of the loop joins.
-            rush = GATHER_SECONDS if len(self._calls) >= RUSH else 0.0
-            at = loop.time() + (PATIENT_SECONDS if patient else rush)
-            if self._flush is None or self._flush_at > at:
+            # Even a window of 0 is a timer, so that reads of the same turn of the event loop join.
+            window = BATCH_WINDOW if len(self._calls) >= MAX_UNBATCHED else 0.0
+            at = loop.time() + (BACKGROUND_BATCH_WINDOW if background else window)
+            if self._flush_timer is None or self._flush_at > at:
                 self._cancel_flush()
-                self._flush, self._flush_at = loop.call_at(at, self._depart), at
-        return await asyncio.shield(found)
+                self._flush_timer, self._flush_at = loop.call_at(at, self._flush), at
+        return await asyncio.shield(version)
 
-    def _depart(self) -> None:
+    def _flush(self) -> None:
         self._cancel_flush()
-        while self._waiting:
-            batch = {secret_id: self._waiting.pop(secret_id) for secret_id in list(self._waiting)[:BATCH]}
+        while self._pending:
+            batch = {secret_id: self._pending.pop(secret_id) for secret_id in list(self._pending)[:MAX_BATCH]}
             call = asyncio.ensure_future(self._fetch(batch))
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
 
     def _cancel_flush(self) -> None:
-        if self._flush:
-            self._flush.cancel()
-            self._flush = None
+        if self._flush_timer:
+            self._flush_timer.cancel()
+            self._flush_timer = None
 
     async def _fetch(self, batch: dict[str, "asyncio.Future[SecretVersion]"]) -> None:
-        answers: dict[str, SecretVersion | KeyturnError] = {}
+        results: dict[str, SecretVersion | KeyturnError] = {}
         if len(batch) > 1:
             try:
-                async with asyncio.timeout(BATCH_SECONDS):
-                    answers = await self._secrets_manager.values(list(batch))
+                async with asyncio.timeout(BATCH_TIMEOUT):
+                    results = await self._secrets_manager.values(list(batch))
             except SourceRefused as error:
-                self._no_batches_until = time.monotonic() + WITHOUT_BATCHES
+                self._batches_disabled_until = time.monotonic() + BATCH_DISABLED_SECONDS
                 _log.warning(
-                    "values are read one by one for a while: allow secretsmanager:BatchGetSecretValue: %s", error
+                    "reading values one by one for %.0f minutes: allow secretsmanager:BatchGetSecretValue: %s",
+                    BATCH_DISABLED_SECONDS / 60,
+                    error,
                 )
             except (KeyturnError, TimeoutError) as error:
-                _log.info("values are read one by one this time: %s", error or "the call for many takes too long")
+                _log.info("reading these values one by one: %s", error or "BatchGetSecretValue timed out")
         await asyncio.gather(
-            *(self._settle(secret_id, batch[secret_id], answers.get(secret_id)) for secret_id in batch)
+            *(self._resolve(secret_id, batch[secret_id], results.get(secret_id)) for secret_id in batch)
         )
 
-    async def _settle(
-        self, secret_id: str, waiting: "asyncio.Future[SecretVersion]", answer: SecretVersion | KeyturnError | None
+    async def _resolve(
+        self, secret_id: str, version: "asyncio.Future[SecretVersion]", result: SecretVersion | KeyturnError | None
     ) -> None:
         try:
-            if isinstance(answer, KeyturnError):
-                raise answer
-            waiting.set_result(answer or await self._secrets_manager.value(Source(secret_id)))
+            if isinstance(result, KeyturnError):
+                raise result
+            version.set_result(result or await self._secrets_manager.value(Source(secret_id)))
         except Exception as error:
-            waiting.set_exception(error)
-            waiting.exception()  # should nobody wait any more
+            version.set_exception(error)
+            version.exception()  # mark it as retrieved: every reader may have given up

@@ -1,4 +1,7 @@
-"""What AWS's errors mean: translated once, here, free of AWS's own text, which may quote anything."""
+"""Error mapping: from the SDK's errors and AWS's error codes to this receiver's errors.
+
+AWS's own text is dropped: it may quote anything.
+"""
 
 import re
 
@@ -22,7 +25,7 @@ from keyturn_receiver.errors import (
 )
 from keyturn_receiver.sources.thread_pools import CallTimeout, PoolExhausted
 
-SLOW_DOWN = 5.0  # seconds
+RETRY_AFTER = 5.0  # seconds
 
 # https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_GetSecretValue.html#API_GetSecretValue_Errors
 _REFUSALS: dict[str, tuple[type[SourceRefused], str]] = {
@@ -36,12 +39,12 @@ _REFUSALS: dict[str, tuple[type[SourceRefused], str]] = {
     ),
     "AccessDeniedException": (
         SourceRefused,
-        "may not be read by the role that reads it: allow secretsmanager:GetSecretValue and DescribeSecret on it,"
-        " and kms:Decrypt on its key",
+        "cannot be read, access is denied: allow the role that reads it secretsmanager:GetSecretValue and"
+        " secretsmanager:DescribeSecret on it, and kms:Decrypt on its key",
     ),
     "DecryptionFailure": (
         SourceRefused,
-        "cannot be decrypted: enable its KMS key, and allow the role that reads it kms:Decrypt on it",
+        "cannot be decrypted: enable its KMS key, and allow the role that reads it kms:Decrypt on the key",
     ),
     "InvalidParameterException": (SourceRefused, "is not a valid secret id: correct the annotation"),
     "ValidationException": (SourceRefused, "is not a valid secret id: correct the annotation"),
@@ -71,32 +74,53 @@ _CREDENTIAL_ERRORS = (
 
 
 def translate(error: Exception, subject: str) -> KeyturnError:
-    """Say what an error of the SDK, or of its use, means for ``subject``, such as "AWS secret prod/db"."""
+    """Map an error of the SDK, or of a thread pool, for ``subject``, such as "AWS secret prod/db"."""
     if isinstance(error, ClientError):
-        return of_code(error.response.get("Error", {}).get("Code", ""), subject)
-    kind = type(error).__name__
-    # The web identity's own refusal comes out of the SDK as a ClientError of STS, the others as these.
+        return translate_code(error_code(error), subject)
+    # STS's refusal of a web identity is a ClientError; the SDK's other credential errors are these.
     if isinstance(error, _CREDENTIAL_ERRORS):
-        return _no_credentials(subject, kind)
+        return _no_credentials(subject, type(error).__name__)
     if isinstance(error, BotoCoreError | CallTimeout | PoolExhausted):
-        return SourceUnavailable(f"{subject}: AWS cannot be reached ({kind}): trying again", SLOW_DOWN)
-    return SourceUnavailable(f"{subject}: the answer of AWS cannot be read ({kind}): trying again", SLOW_DOWN)
+        return unreachable(error, subject)
+    kind = type(error).__name__
+    return SourceUnavailable(f"{subject}: the response of AWS cannot be parsed ({kind}): trying again", RETRY_AFTER)
 
 
-def of_code(code: str, subject: str) -> KeyturnError:
-    """Say what an error code of Secrets Manager means for ``subject``."""
-    code = code if _CODE.fullmatch(code) else ""  # whatever answers in AWS's place may say anything
+def translate_code(code: str, subject: str) -> KeyturnError:
+    """Map an error code of Secrets Manager for ``subject``."""
     if code in _REFUSALS:
-        kind, text = _REFUSALS[code]
-        return kind(f"{subject} {text} ({code})")
+        error_type, advice = _REFUSALS[code]
+        return error_type(f"{subject} {advice} ({code})")
     if code in _CREDENTIAL_CODES:
         return _no_credentials(subject, code)
-    return SourceUnavailable(f"{subject}: AWS answered {code or 'with an error'}: trying again", SLOW_DOWN)
+    return unexpected_code(code, subject)
+
+
+def error_code(error: ClientError) -> str:
+    """AWS's code for an error; empty if there is none."""
+    return str(error.response.get("Error", {}).get("Code") or "")
+
+
+def not_found(subject: str) -> KeyturnError:
+    """The same error as when AWS says that ``subject`` does not exist."""
+    return translate_code("ResourceNotFoundException", subject)
+
+
+def unreachable(error: Exception, subject: str) -> SourceUnavailable:
+    """The error for a call that AWS did not answer, because of ``error``."""
+    return SourceUnavailable(f"{subject}: AWS cannot be reached ({type(error).__name__}): trying again", RETRY_AFTER)
+
+
+def unexpected_code(code: str, subject: str) -> SourceUnavailable:
+    """The error for an error code without a meaning of its own here, such as of throttling."""
+    # A proxy can answer in AWS's place, with any text as a code.
+    code = code if _CODE.fullmatch(code) else "with an error"
+    return SourceUnavailable(f"{subject}: AWS answered {code}: trying again", RETRY_AFTER)
 
 
 def _no_credentials(subject: str, kind: str) -> NoCredentials:
     return NoCredentials(
         f"{subject}: the AWS credentials do not work ({kind}): check the role of the receiver's ServiceAccount"
         " (IRSA annotation or Pod Identity association)",
-        SLOW_DOWN,
+        RETRY_AFTER,
     )

@@ -1,4 +1,4 @@
-"""Signing keys in a file, one a line: a mounted Kubernetes Secret, which the kubelet replaces under way."""
+"""Signing keys from a file, one per line: a mounted Kubernetes Secret, which the kubelet replaces while we run."""
 
 import asyncio
 import logging
@@ -12,25 +12,25 @@ _log = logging.getLogger(__name__)
 
 
 class KeyFile:
-    """The keys in one file, read anew at each look: it is small, and what a link leads to may have changed."""
+    """Key source: a file. It is read at each load: it is small, and a link in its path may point elsewhere by then."""
 
     def __init__(self, path: Path) -> None:
         self.name = f"signing key file {path}"
         self._path = path
 
-    async def look(self) -> Sequence[bytes]:
-        """Give the keys that are in it now. Raises NoSigningKey."""
+    async def load(self) -> Sequence[bytes]:
+        """Read the keys. Raises NoSigningKey."""
         return await asyncio.to_thread(read_keys, self._path)
 
 
 def read_keys(path: Path) -> Sequence[bytes]:
-    """Read the keys, in their order; a line that is none is passed over with a warning. Raises NoSigningKey."""
+    """Read the keys, in their order. Skips a malformed line with a warning. Raises NoSigningKey."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise NoSigningKey(
-            f"signing key file {path} is not there: create the Kubernetes Secret that is mounted there, with one key"
-            " (whsec_...) a line"
+            f"signing key file {path} does not exist: create the Kubernetes Secret that is mounted there, with one key"
+            " (whsec_...) per line"
         ) from None
     except OSError as error:
         raise NoSigningKey(
@@ -44,8 +44,8 @@ def read_keys(path: Path) -> Sequence[bytes]:
         try:
             keys.append(parse_key(line.decode(errors="replace")))
         except InvalidKey:
-            form = "of the form whsec_<base64>: correct it, or take it out"
+            form = "of the form whsec_<base64>: correct it, or remove it"
             _log.warning("line %d of signing key file %s is not %s", number, path, form)
     if not keys:
-        raise NoSigningKey(f"signing key file {path} holds no key: write one (whsec_...) a line into it")
+        raise NoSigningKey(f"signing key file {path} holds no key: write one (whsec_...) per line into it")
     return keys

@@ -1,4 +1,4 @@
-"""Signing keys in an AWS secret: its current, previous and pending version."""
+"""Signing keys from an AWS secret: its current, previous and pending version."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -20,30 +20,31 @@ _log = logging.getLogger(__name__)
 
 
 class KeySecret:
-    """The keys in one AWS secret; values are read only when its versions have changed."""
+    """Key source: an AWS secret. Its values are read only when its staging labels have moved."""
 
     def __init__(self, stores: Stores, secret_id: str) -> None:
         self.name = f"signing key {secret_id}"
         self._stores = stores
         self._secret_id = secret_id
         self._keys: Sequence[bytes] = ()
-        self._versions: Mapping[str, str] = {}
+        self._version_ids: Mapping[str, str] = {}  # by staging label, as of the last load
 
-    async def look(self) -> Sequence[bytes]:
-        """Give the keys that are valid now.
+    async def load(self) -> Sequence[bytes]:
+        """Read the keys that are valid now.
 
         Raises SourceRefused, SourceUnavailable or NoSigningKey when there is no usable current key.
         """
         store = await self._stores.get(self._stores.key(self._secret_id))
-        versions = await self._labelled(store.secrets_manager)
-        if versions and versions == self._versions:
+        version_ids = await self._describe(store.secrets_manager)
+        if version_ids and version_ids == self._version_ids:
             return self._keys
         keys: list[bytes] = []
-        read: dict[str, str] = {}  # AWS may label a version before it has a value: that is looked at again
-        for stage in versions or STAGES:
+        # Without the versions that have a label but no value yet: the next load tries them again.
+        readable: dict[str, str] = {}
+        for stage in version_ids or STAGES:
             try:
                 version = await store.secrets_manager.value(Source(self._secret_id, stage))
-                read[stage] = version.version_id
+                readable[stage] = version.version_id
                 keys.append(_parse(version.value, self._secret_id, stage))
             except SourceRefused:
                 if stage == CURRENT:
@@ -52,28 +53,28 @@ class KeySecret:
                 if stage == CURRENT:
                     raise
                 _log.warning("%s", error)
-        self._keys, self._versions = keys, read
+        self._keys, self._version_ids = keys, readable
         return keys
 
-    async def _labelled(self, secrets_manager: SecretsManager) -> Mapping[str, str]:
-        """The versions that hold the labels, by label; empty where the role may not describe the secret."""
+    async def _describe(self, secrets_manager: SecretsManager) -> Mapping[str, str]:
+        """Read the version ids, by staging label; empty where the role may not describe the secret."""
         try:
-            described = await secrets_manager.describe(self._secret_id)
+            metadata = await secrets_manager.describe(self._secret_id)
         except SourceNotFound:
             raise
         except SourceRefused:
             return {}
-        current = {stage: described.current(stage) for stage in STAGES}
-        return {stage: version_id for stage, version_id in current.items() if version_id}
+        version_ids = {stage: metadata.current(stage) for stage in STAGES}
+        return {stage: version_id for stage, version_id in version_ids.items() if version_id}
 
 
 def current_key(client: "SecretsManagerClient", secret_id: str) -> bytes:
-    """Read the current key alone, and wait for it. Raises as ``KeySecret.look``."""
+    """Read only the current key; blocks. Raises as ``KeySecret.load``."""
     try:
-        answer = client.get_secret_value(SecretId=secret_id, VersionStage=CURRENT)
+        response = client.get_secret_value(SecretId=secret_id, VersionStage=CURRENT)
     except Exception as error:
-        raise error_mapping.translate(error, f"AWS secret {secret_id}") from None  # AWS's own text is not ours to show
-    return _parse(answer.get("SecretString", ""), secret_id, CURRENT)
+        raise error_mapping.translate(error, f"AWS secret {secret_id}") from None  # AWS's own text may quote anything
+    return _parse(response.get("SecretString", ""), secret_id, CURRENT)
 
 
 def _parse(value: str | bytes, secret_id: str, stage: str) -> bytes:
@@ -81,5 +82,5 @@ def _parse(value: str | bytes, secret_id: str, stage: str) -> bytes:
         return parse_key(value if isinstance(value, str) else "")
     except InvalidKey:
         raise NoSigningKey(
-            f"signing key {secret_id} ({stage}) is not of the form whsec_<base64>: make a new one"
+            f"signing key {secret_id} ({stage}) is not of the form whsec_<base64>: rotate the secret to make a new one"
         ) from None

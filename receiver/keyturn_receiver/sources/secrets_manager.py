@@ -1,4 +1,4 @@
-"""Secrets Manager behind asyncio: values, the labels of one secret, or the versions of all."""
+"""Secrets Manager client for asyncio: reads values, describes one secret, lists all."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -14,57 +14,65 @@ from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import KeyturnError, NoCredentials, SourceNotFound, SourceRefused
 from keyturn_receiver.sources import error_mapping
-from keyturn_receiver.sources.thread_pools import CallTimeout, ThreadPools
+from keyturn_receiver.sources.thread_pools import CallTimeout, ThreadPool, ThreadPools
 from keyturn_receiver.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-BATCH = 20  # secrets: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_BatchGetSecretValue.html
-SUSPECT_SECONDS = 60.0
-NOT_TRIED = "they have not been tried yet"
+MAX_BATCH = 20  # secrets: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_BatchGetSecretValue.html
+QUARANTINE_SECONDS = 60.0  # after a read that hung
+NOT_CHECKED = "not checked yet"
 
 
 @dataclass(frozen=True, slots=True)
 class SecretMetadata:
-    """One secret as ListSecrets or DescribeSecret gives it: ``stages`` by version id, no value."""
+    """One secret as ListSecrets or DescribeSecret returns it, without a value: ``stages`` by version id."""
 
     arn: str
     name: str
     stages: Mapping[str, frozenset[str]]
     changed_at: datetime | None = None
-    deletion: bool = False
+    pending_deletion: bool = False
 
     def current(self, stage: str) -> str | None:
-        """The version that holds a staging label, if one does."""
+        """The id of the version that holds a staging label, or None."""
         return next((version_id for version_id, stages in self.stages.items() if stage in stages), None)
 
 
 class SecretsManager:
-    """One identity in one region. ``sweep_client`` is apart, so that its throttling slows down nobody else."""
+    """AWS client of one identity in one region.
+
+    ``background_client`` serves sweeps: the SDK slows a client down when AWS throttles it, and a sweep must not slow
+    down other reads. ``credentials_error``: why AWS rejected the credentials of the last call, or None.
+    """
 
     def __init__(
-        self, client: "SecretsManagerClient", sweep_client: "SecretsManagerClient", pools: ThreadPools, metrics: Metrics
+        self,
+        client: "SecretsManagerClient",
+        background_client: "SecretsManagerClient",
+        pools: ThreadPools,
+        metrics: Metrics,
     ) -> None:
         self._client = client
-        self._sweep_client = sweep_client
+        self._background_client = background_client
         self._pools = pools
         self._metrics = metrics
-        self._suspects: dict[str, float] = {}
+        self._quarantined_until: dict[str, float] = {}  # monotonic seconds, by secret id
         self._seen_accounts: set[str] = set()
-        self.credentials_fault: str | None = NOT_TRIED
+        self.credentials_error: str | None = NOT_CHECKED
 
     @property
     def region(self) -> str:
-        """The region that it talks to."""
+        """The region of the client."""
         return self._client.meta.region_name
 
-    def suspects(self, secret_id: str) -> bool:
-        """Whether the last read of this secret has hung, a while ago at most."""
-        return time.monotonic() < self._suspects.get(secret_id, 0.0)
+    def is_quarantined(self, secret_id: str) -> bool:
+        """Whether the last call about this secret hung, at most QUARANTINE_SECONDS ago."""
+        return time.monotonic() < self._quarantined_until.get(secret_id, 0.0)
 
     def has_seen(self, arn: str) -> bool:
-        """Whether any secret of the account and region of ``arn`` was seen from here: "not found" then means gone."""
+        """Whether any secret of the account and region of ``arn`` was seen: only then does "not found" mean deleted."""
         return account_scope(arn) in self._seen_accounts
 
     async def value(self, source: Source) -> SecretVersion:
@@ -73,102 +81,106 @@ class SecretsManager:
         Raises SourceNotFound, SourcePendingDeletion, another SourceRefused, or SourceUnavailable.
         """
         try:
-            answer = await self._call(
+            response = await self._call(
                 "GetSecretValue", self._client.get_secret_value, source.secret_id, VersionStage=source.stage
             )
         except SourceNotFound:
-            await self.describe(source.secret_id)  # raises the same, if it is the secret that is missing
+            await self.describe(source.secret_id)  # raises SourceNotFound if the secret itself does not exist
             raise SourceRefused(
                 f"AWS secret {source.secret_id} has no version with the staging label {source.stage}:"
-                " move the label to one, or correct the label"
+                " move the label to a version, or correct the label in the binding"
             ) from None
-        with _understood(f"AWS secret {source.secret_id}"):
-            return self._version(answer)
+        with _translate_parse_errors(f"AWS secret {source.secret_id}"):
+            return self._version(response)
 
     async def values(self, secret_ids: Sequence[str]) -> dict[str, SecretVersion | KeyturnError]:
-        """Read the current values of up to BATCH secrets at once; what AWS says nothing about is not in the answer.
+        """Read the current values of up to MAX_BATCH secrets with one call: a version or an error for each.
 
-        Raises SourceRefused or SourceUnavailable when there is no answer for any.
+        A secret that AWS's response leaves out is not in the result. Raises SourceRefused or SourceUnavailable if the
+        call itself fails.
         """
-        answer = await self._call(
+        response = await self._call(
             "BatchGetSecretValue", self._client.batch_get_secret_value, SecretIdList=list(secret_ids)
         )
-        found: dict[str, SecretVersion | KeyturnError] = {}
-        with _understood("BatchGetSecretValue"):
-            versions = [self._version(each) for each in answer.get("SecretValues", [])]
-            errors = {each["SecretId"]: each.get("ErrorCode", "") for each in answer.get("Errors", [])}
+        results: dict[str, SecretVersion | KeyturnError] = {}
+        with _translate_parse_errors("BatchGetSecretValue"):
+            versions = [self._version(entry) for entry in response.get("SecretValues", [])]
+            codes = {entry["SecretId"]: entry.get("ErrorCode", "") for entry in response.get("Errors", [])}
         for secret_id in secret_ids:
-            if secret_id in errors:
-                found[secret_id] = error_mapping.of_code(errors[secret_id], f"AWS secret {secret_id}")
+            if secret_id in codes:
+                results[secret_id] = error_mapping.translate_code(codes[secret_id], f"AWS secret {secret_id}")
                 continue
             for version in versions:
                 if secret_id in (version.arn, version.name, version.arn[:-7]):
-                    found[secret_id] = version
-        return found
+                    results[secret_id] = version
+        return results
 
-    async def describe(self, secret_id: str, sweep: bool = False) -> SecretMetadata:
-        """Tell the staging labels of each version. Raises as ``value``."""
-        client = self._sweep_client if sweep else self._client
-        answer = await self._call("DescribeSecret", client.describe_secret, secret_id, sweep=sweep)
-        with _understood(f"AWS secret {secret_id}"):
-            return self._listed(answer)
+    async def describe(self, secret_id: str, background: bool = False) -> SecretMetadata:
+        """Read a secret's name and the staging labels of its versions. Raises as ``value``."""
+        client = self._background_client if background else self._client
+        response = await self._call("DescribeSecret", client.describe_secret, secret_id, background=background)
+        with _translate_parse_errors(f"AWS secret {secret_id}"):
+            return self._metadata(response)
 
     async def check_credentials(self) -> None:
-        """Make one cheap call, so that ``credentials_fault`` tells; what else AWS says to it does not matter."""
+        """Make one cheap call, which updates ``credentials_error``. Ignores every other error."""
         with suppress(KeyturnError):
             await self._call("ListSecrets", self._client.list_secrets, MaxResults=1)
 
-    async def pages(self) -> AsyncIterator[Sequence[SecretMetadata]]:
-        """List every secret, those scheduled for deletion included, in pages of 100, the last changed first."""
-        more: dict[str, Any] = {}
+    async def list_secrets(self) -> AsyncIterator[Sequence[SecretMetadata]]:
+        """List every secret in pages of 100, the last changed first. Includes those scheduled for deletion."""
+        next_page: dict[str, Any] = {}
         while True:
-            answer = await self._call(
+            response = await self._call(
                 "ListSecrets",
-                self._sweep_client.list_secrets,
-                sweep=True,
+                self._background_client.list_secrets,
+                background=True,
                 MaxResults=100,
                 SortBy="last-changed-date",
                 SortOrder="desc",
                 IncludePlannedDeletion=True,
-                **more,
+                **next_page,
             )
-            with _understood("ListSecrets"):
-                page = [self._listed(entry) for entry in answer["SecretList"]]
+            with _translate_parse_errors("ListSecrets"):
+                page = [self._metadata(entry) for entry in response["SecretList"]]
             yield page
-            if not answer.get("NextToken"):
+            if not response.get("NextToken"):
                 return
-            more = {"NextToken": answer["NextToken"]}
+            next_page = {"NextToken": response["NextToken"]}
 
     async def _call(
-        self, action: str, method: Callable[..., Any], secret_id: str = "", sweep: bool = False, **arguments: Any
+        self, action: str, method: Callable[..., Any], secret_id: str = "", background: bool = False, **arguments: Any
     ) -> Any:
         if secret_id:
             arguments["SecretId"] = secret_id
-        pools = self._pools
-        pool = pools.background if sweep else pools.quarantine if self.suspects(secret_id) else pools.foreground
         try:
-            answer = await pool.run(lambda: method(**arguments))
+            response = await self._pool(secret_id, background).run(lambda: method(**arguments))
         except Exception as error:
-            fault = error_mapping.translate(error, f"AWS secret {secret_id}" if secret_id else action)
-            self._metrics.aws_requests.labels(action, fault.reason).inc()
+            failure = error_mapping.translate(error, f"AWS secret {secret_id}" if secret_id else action)
+            self._metrics.aws_requests.labels(action, failure.reason).inc()
             if isinstance(error, ReadTimeoutError | CallTimeout) and secret_id:
-                self._suspects[secret_id] = time.monotonic() + SUSPECT_SECONDS
-            if isinstance(fault, NoCredentials):
-                self.credentials_fault = str(fault)
+                self._quarantined_until[secret_id] = time.monotonic() + QUARANTINE_SECONDS
+            if isinstance(failure, NoCredentials):
+                self.credentials_error = str(failure)
             elif isinstance(error, ClientError):
-                self.credentials_fault = None  # whatever AWS says, it knows who asks
-            raise fault from None  # AWS's own text is not ours to show
-        self._suspects.pop(secret_id, None)
-        self.credentials_fault = None
+                self.credentials_error = None  # any other error of AWS means that it accepted the credentials
+            raise failure from None  # AWS's own text may quote anything
+        self._quarantined_until.pop(secret_id, None)
+        self.credentials_error = None
         self._metrics.aws_requests.labels(action, "ok").inc()
-        return answer
+        return response
 
-    def _version(self, answer: Mapping[str, Any]) -> SecretVersion:
-        self._seen_accounts.add(account_scope(answer["ARN"]))
-        value = answer["SecretString"] if "SecretString" in answer else answer["SecretBinary"]
-        return SecretVersion(answer["ARN"], answer["Name"], answer["VersionId"], value)
+    def _pool(self, secret_id: str, background: bool) -> ThreadPool:
+        if background:
+            return self._pools.background
+        return self._pools.quarantine if self.is_quarantined(secret_id) else self._pools.foreground
 
-    def _listed(self, entry: Mapping[str, Any]) -> SecretMetadata:
+    def _version(self, response: Mapping[str, Any]) -> SecretVersion:
+        self._seen_accounts.add(account_scope(response["ARN"]))
+        value = response["SecretString"] if "SecretString" in response else response["SecretBinary"]
+        return SecretVersion(response["ARN"], response["Name"], response["VersionId"], value)
+
+    def _metadata(self, entry: Mapping[str, Any]) -> SecretMetadata:
         self._seen_accounts.add(account_scope(entry["ARN"]))
         stages = entry.get("SecretVersionsToStages") or entry.get("VersionIdsToStages") or {}
         return SecretMetadata(
@@ -181,8 +193,8 @@ class SecretsManager:
 
 
 @contextmanager
-def _understood(subject: str) -> Iterator[None]:
-    """What cannot be read as AWS's answer, such as a page of a proxy in between, is a failure like any other."""
+def _translate_parse_errors(subject: str) -> Iterator[None]:
+    """Translate the errors of parsing a response that is not AWS's, such as a proxy's error page."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""What signatures are checked with: the signing keys in an AWS secret, in a file or in both, and public keys."""
+"""The keys that verify signatures: signing keys from an AWS secret, a file or both, and public keys."""
 
 import asyncio
 import logging
@@ -12,59 +12,64 @@ _log = logging.getLogger(__name__)
 
 
 class KeySource(Protocol):
-    """Where signing keys are kept; ``name`` is for people."""
+    """A place that holds signing keys: an AWS secret or a file. ``name`` appears in logs and in /readyz."""
 
     name: str
 
-    async def look(self) -> Sequence[bytes]:
-        """Give the keys that are there now. Raises KeyturnError when there is none to be had."""
+    async def load(self) -> Sequence[bytes]:
+        """Read the keys. Raises KeyturnError when there is no usable one."""
 
 
 class SigningKeys:
-    """The keys of all places as last read; a failed look keeps those there were, and takes away no other place's."""
+    """Key ring: the signing keys of all sources, as last read.
 
-    def __init__(self, places: Sequence[KeySource]) -> None:
-        self._places = places
-        self._found: dict[str, Sequence[bytes]] = {}  # by the place's name; empty where each look has failed so far
+    A source that fails keeps the keys it had, and does not affect the keys of other sources.
+    """
+
+    def __init__(self, sources: Sequence[KeySource]) -> None:
+        self._sources = sources
+        self._keys_by_source: dict[str, Sequence[bytes]] = {}  # empty for a source that has only failed so far
         self._keys: tuple[bytes, ...] = ()
 
-    def __call__(self) -> Sequence[bytes]:
-        """The keys that are valid now; empty before the first look."""
+    def current(self) -> Sequence[bytes]:
+        """The keys that are valid now; empty before the first load."""
         return self._keys
 
     def not_loaded(self) -> Sequence[str]:
-        """The places to wait for: each until its first look, and all while none of them has given a key.
+        """The sources that readiness waits for: those never read, or all of them while there is no key.
 
-        Who has looked in vain in one place goes on with the other's keys.
+        One failing source does not block readiness if another has a key.
         """
-        return [source.name for source in self._places if not self._keys or source.name not in self._found]
+        return [source.name for source in self._sources if not self._keys or source.name not in self._keys_by_source]
 
-    async def look(self) -> None:
-        """Read the keys anew; a place that gives none is warned of."""
-        await asyncio.gather(*(self._look(source) for source in self._places))
+    async def load(self) -> None:
+        """Read the keys of every source again. Logs a warning for each source that fails."""
+        await asyncio.gather(*(self._load(source) for source in self._sources))
 
-    async def _look(self, source: KeySource) -> None:
+    async def _load(self, source: KeySource) -> None:
         try:
-            self._found[source.name] = await source.look()
+            self._keys_by_source[source.name] = await source.load()
         except KeyturnError as error:
-            self._found.setdefault(source.name, ())
+            self._keys_by_source.setdefault(source.name, ())
             _log.warning("%s", error)
-        self._keys = tuple(dict.fromkeys(key for source in self._places for key in self._found.get(source.name, ())))
+        self._keys = tuple(
+            dict.fromkeys(key for each in self._sources for key in self._keys_by_source.get(each.name, ()))
+        )
 
 
 def ed25519(public_key: bytes) -> Ed25519:
-    """Check signatures under a public key of 32 bytes."""
-    # Imported here: six megabytes that those with a signing key do without.
+    """Build a function that verifies signatures with a public key of 32 bytes."""
+    # Imported here, because it takes 6 MB that a receiver without public keys does not need.
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     key = Ed25519PublicKey.from_public_bytes(public_key)
 
-    def fits(signature: bytes, content: bytes) -> bool:
+    def is_valid(signature: bytes, content: bytes) -> bool:
         try:
             key.verify(signature, content)
         except InvalidSignature:
             return False
         return True
 
-    return fits
+    return is_valid

@@ -1,8 +1,8 @@
-"""Lanes: threads for calls to AWS, apart by who may wait for whom, and an end to waiting for them.
+"""Bulkheads: separate thread pools for AWS calls, so that a hung secret cannot starve the others.
 
-The SDK's own time limits are for each read from the connection: an answer that comes byte by byte keeps within them for
-as long as it likes, and so does whatever gives it credentials. A thread cannot be ended; so one that takes too long is
-left to itself, and another takes its place.
+Every call has a timeout. The SDK's own timeouts do not suffice: they apply to each read from the connection, so a
+response that arrives byte by byte never exceeds them, and neither do slow credential providers. Python cannot stop a
+thread, so a call that exceeds its timeout is abandoned: its thread keeps running, and a spare thread takes its place.
 """
 
 import asyncio
@@ -12,100 +12,110 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-CALL_SECONDS = 20.0  # for one call with all its tries: the SDK gives up within fifteen, if it is up to it
-WAIT_SECONDS = 60.0  # for a thread
-SPARE = 2  # threads for each that may be in use
+CALL_TIMEOUT = 20.0  # seconds for one call with its retries; a healthy SDK gives up within 15
+QUEUE_TIMEOUT = 60.0  # seconds to wait for a slot
+OVERSUBSCRIPTION = 2  # threads per slot, so that abandoned calls do not block new ones
 
 T = TypeVar("T")
 
 
 class CallTimeout(Exception):
-    """The call has not ended in time."""
+    """The call did not end within its timeout."""
 
 
 class PoolExhausted(Exception):
-    """The call was not begun: all threads are taken."""
+    """The call did not start: no slot or no thread became free."""
 
 
 class ThreadPool:
-    """Runs calls in threads, ``threads`` at once; ``now`` gives monotonic seconds."""
+    """Bulkhead. Runs at most ``slots`` calls at once, each in a thread of its own.
+
+    Abandoned calls occupy no slot, but a thread; the pool has OVERSUBSCRIPTION threads for each slot. ``call_timeout``
+    and ``queue_timeout`` are in seconds; ``now`` gives monotonic seconds.
+    """
 
     def __init__(
         self,
         name: str,
-        threads: int,
-        call_seconds: float = CALL_SECONDS,
-        wait_seconds: float = WAIT_SECONDS,
+        slots: int,
+        call_timeout: float = CALL_TIMEOUT,
+        queue_timeout: float = QUEUE_TIMEOUT,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._places = asyncio.Semaphore(threads)
-        self._most = SPARE * threads
-        self._executor = ThreadPoolExecutor(self._most, thread_name_prefix=name)
-        self._call_seconds = call_seconds
-        self._wait_seconds = wait_seconds
+        self._slots = asyncio.Semaphore(slots)
+        self._max_threads = OVERSUBSCRIPTION * slots
+        self._executor = ThreadPoolExecutor(self._max_threads, thread_name_prefix=name)
+        self._call_timeout = call_timeout
+        self._queue_timeout = queue_timeout
         self._now = now
         self._abandoned = 0
-        self._full_since: float | None = None
+        self._saturated_since: float | None = None
 
     async def run(self, call: Callable[[], T]) -> T:
-        """Give what ``call`` returns, or raise what it raises, TooSlow or NoThread."""
+        """Return the result of ``call``, or raise its error, CallTimeout or PoolExhausted."""
         try:
-            async with asyncio.timeout(self._wait_seconds):
-                await self._places.acquire()
+            async with asyncio.timeout(self._queue_timeout):
+                await self._slots.acquire()
         except TimeoutError:
             raise PoolExhausted from None
         try:
             return await self._run(call)
         finally:
-            self._places.release()
+            self._slots.release()
 
     async def _run(self, call: Callable[[], T]) -> T:
         thread = self._executor.submit(call)
-        answer = asyncio.wrap_future(thread)
+        result = asyncio.wrap_future(thread)
         try:
-            await asyncio.wait([answer], timeout=self._call_seconds)
+            await asyncio.wait([result], timeout=self._call_timeout)
         finally:
-            begun = not thread.cancel()
-            if begun and not answer.done():
-                self._leave_alone(answer)
-        if answer.done():
-            return answer.result()
-        raise CallTimeout if begun else PoolExhausted
+            started = not thread.cancel()
+            if started and not result.done():
+                self._abandon(result)
+        if result.done():
+            return result.result()
+        raise CallTimeout if started else PoolExhausted
 
     def saturated_for(self) -> float:
-        """Seconds for which all threads have been taken by calls that do not end."""
-        return 0.0 if self._full_since is None else self._now() - self._full_since
+        """Seconds for which abandoned calls have occupied every thread; 0 while one is free."""
+        return 0.0 if self._saturated_since is None else self._now() - self._saturated_since
 
     def close(self) -> None:
-        """Begin no more calls."""
+        """Start no more calls. Does not wait for running ones."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _leave_alone(self, answer: "asyncio.Future[T]") -> None:
+    def _abandon(self, result: "asyncio.Future[T]") -> None:
         self._abandoned += 1
-        if self._abandoned >= self._most and self._full_since is None:
-            self._full_since = self._now()
-        answer.add_done_callback(self._ended)
+        if self._abandoned >= self._max_threads and self._saturated_since is None:
+            self._saturated_since = self._now()
+        result.add_done_callback(self._free_thread)
 
-    def _ended(self, answer: "asyncio.Future[T]") -> None:
-        if not answer.cancelled():
-            answer.exception()  # nobody waits for it any more
+    def _free_thread(self, result: "asyncio.Future[T]") -> None:
+        if not result.cancelled():
+            result.exception()  # mark it as retrieved: nobody waits for it any more
         self._abandoned -= 1
-        self._full_since = None
+        self._saturated_since = None
 
 
 @dataclass(frozen=True, slots=True)
 class ThreadPools:
-    """The lanes: reads, reads of secrets that have hung, sweeps."""
+    """Bulkheads: ``foreground`` for reads, ``quarantine`` for secrets whose last read hung, ``background`` for sweeps.
+
+    Requests for tenants' credentials also run in the quarantine pool.
+    """
 
     foreground: ThreadPool
     quarantine: ThreadPool
     background: ThreadPool
 
     def saturated_for(self) -> float:
-        """Seconds for which a lane has got nowhere. Suspects have another one, once they are none any more."""
+        """How long a pool has been full of stuck calls, in seconds.
+
+        The quarantine pool does not count: its secrets go back to the foreground pool after a minute.
+        """
         return max(self.foreground.saturated_for(), self.background.saturated_for())
 
     def close(self) -> None:
-        """Begin no more calls."""
-        for lane in (self.foreground, self.quarantine, self.background):
-            lane.close()
+        """Start no more calls."""
+        for pool in (self.foreground, self.quarantine, self.background):
+            pool.close()

@@ -23,7 +23,7 @@ class Aws:
         self.fault: KeyturnError | None = None
         self.errors: dict[str, KeyturnError] = {}
 
-    def suspects(self, secret_id: str) -> bool:
+    def is_quarantined(self, secret_id: str) -> bool:
         return secret_id == "suspect"
 
     async def value(self, source: Source) -> SecretVersion:
@@ -122,7 +122,7 @@ async def test_calls_that_hang_keep_nobody_from_setting_out() -> None:
 async def test_who_is_patient_waits_for_company_and_who_is_not_takes_it_along() -> None:
     aws = Aws()
     values = BatchReader(aws)
-    patient = [asyncio.ensure_future(values.read(Source(name), patient=True)) for name in "abc"]
+    patient = [asyncio.ensure_future(values.read(Source(name), background=True)) for name in "abc"]
     await asyncio.sleep(0.02)
     assert aws.batches == []
     assert await read(values, "d") == ["many"]

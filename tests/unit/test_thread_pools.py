@@ -29,7 +29,7 @@ async def test_a_call_gives_what_it_returns_and_raises_what_it_raises() -> None:
 
 
 async def test_a_call_that_takes_too_long_is_left_alone_and_others_go_on(hang: Callable[[], str]) -> None:
-    lane = ThreadPool("lane", 1, call_seconds=0.05)
+    lane = ThreadPool("lane", 1, call_timeout=0.05)
     with pytest.raises(CallTimeout):
         await lane.run(hang)
     assert await lane.run(lambda: "answer") == "answer"
@@ -45,7 +45,7 @@ async def test_whoever_gives_up_waiting_leaves_the_call_alone(hang: Callable[[],
 
 
 async def test_no_more_run_at_once_than_there_are_threads(hang: Callable[[], str]) -> None:
-    lane = ThreadPool("lane", 1, call_seconds=30, wait_seconds=0.05)
+    lane = ThreadPool("lane", 1, call_timeout=30, queue_timeout=0.05)
     held = asyncio.create_task(lane.run(hang))
     await asyncio.sleep(0)
     with pytest.raises(PoolExhausted):
@@ -55,7 +55,7 @@ async def test_no_more_run_at_once_than_there_are_threads(hang: Callable[[], str
 
 async def test_a_lane_with_no_thread_left_is_stalled_until_one_comes_back() -> None:
     clock, over = Clock(), threading.Event()
-    lane = ThreadPool("lane", 1, call_seconds=0.05, now=clock)
+    lane = ThreadPool("lane", 1, call_timeout=0.05, now=clock)
     for _ in range(2):
         with pytest.raises(CallTimeout):
             await lane.run(lambda: over.wait(30))
