@@ -8,14 +8,14 @@ from uuid import uuid4
 
 import pytest
 
-from collector import Collector
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.processes.environment import bypass_proxies
 from keyturn_local.stack import Stack, run_stack
 from keyturn_local.timeline import Timeline
 from keyturn_local.toolchain.custom_resources import resolve as definitions
-from scene import Scene, play
+from support.fault_env import Scene, play
+from support.otlp_collector import Collector
 
 
 def pytest_configure() -> None:

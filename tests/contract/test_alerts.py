@@ -12,7 +12,7 @@ import yaml
 
 from keyturn_local.kubernetes.chart import CHART, chart_objects
 from keyturn_receiver import errors
-from promql import faults, labels, selectors
+from support.promql import faults, labels, selectors
 
 ROOT = Path(__file__).parents[2]
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()

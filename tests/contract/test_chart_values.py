@@ -7,11 +7,11 @@ from typing import Any
 import helm_python
 import pytest
 
-from charts import EVERYTHING
 from keyturn_local.docs import chart_values
 from keyturn_local.docs.chart_values import Value
 from keyturn_local.kubernetes.chart import CHART, SOME_KEY, chart_objects, rendered_chart
 from keyturn_receiver.settings import Settings
+from support.chart_values import EVERYTHING
 
 VALUES = chart_values.values()
 GROUPS = {each.path.rpartition(".")[0] for each in VALUES}

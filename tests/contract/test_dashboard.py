@@ -9,7 +9,7 @@ import promql_parser
 import pytest
 
 from keyturn_local.kubernetes.chart import CHART, chart_objects
-from promql import faults, labels, metric, selectors, series
+from support.promql import faults, labels, metric, selectors, series
 
 FILE = CHART / "dashboards" / "keyturn.json"
 DASHBOARD = json.loads(FILE.read_text())

@@ -13,7 +13,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from sam import CODE, parameters, resolved, transformed
+from support.sam import CODE, parameters, resolved, transformed
 
 # What moto's CloudFormation cannot make: these are checked by cfn-lint and by the tests of the template alone.
 UNKNOWN_TO_MOTO = {

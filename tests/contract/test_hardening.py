@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from charts import EVERYTHING
 from keyturn_local.kubernetes.chart import chart_objects, chart_rights
+from support.chart_values import EVERYTHING
 
 PAGE = (Path(__file__).parents[2] / "docs" / "hardening.md").read_text()
 # What is put in the place of the chart's own is for whoever does so to answer for.

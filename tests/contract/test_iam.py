@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from aws_calls import called, imported
-from iam import actions
 from keyturn_local.aws.template import FILE, read
-from sam import resolved
+from support.aws_calls import called, imported
+from support.iam import actions
+from support.sam import resolved
 
 LAMBDA = FILE.parent / "lambda"
 # What AWS does in the function's name, with no line of ours: for its log,

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from keyturn_receiver.settings import Settings
-from sources import project_files
+from support.project_files import project_files
 
 ROOT = Path(__file__).parents[2]
 INSTALL = (ROOT / "receiver" / "install").read_text()

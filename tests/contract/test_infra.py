@@ -14,10 +14,10 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from aws_calls import called
-from iam import actions, allows
 from keyturn_local.aws.template import read
-from sam import resolved
+from support.aws_calls import called
+from support.iam import actions, allows
+from support.sam import resolved
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra" / "aws"

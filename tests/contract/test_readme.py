@@ -9,7 +9,7 @@ from keyturn_local.aws import template
 from keyturn_local.kubernetes.chart import CHART, rendered_chart
 from keyturn_receiver.core.binding import BIND_LABEL, SECRET_ID
 from keyturn_receiver.core.policy import ALLOW_SECRETS
-from readme import ROOT, SIGNING_KEY, files, step, steps
+from support.readme import ROOT, SIGNING_KEY, files, step, steps
 
 
 def test_it_is_eight_commands_and_each_shows_what_it_prints() -> None:

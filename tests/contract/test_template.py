@@ -17,7 +17,7 @@ from keyturn_notifier import delivery, event, handler, queue, rotation
 from keyturn_notifier.catalogue import HEARTBEAT, NATIVE
 from keyturn_notifier.settings import InvalidSettings, Settings, read_settings
 from keyturn_notifier.telemetry import MEANINGS, NAMESPACE, Metric
-from sam import RECEIVER
+from support.sam import RECEIVER
 
 TEMPLATE = read()
 RESOURCES: dict[str, Any] = TEMPLATE["Resources"]

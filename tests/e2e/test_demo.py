@@ -8,8 +8,8 @@ from pathlib import Path
 
 from keyturn_local.kubernetes.control_plane import CONTEXT, ControlPlane
 from keyturn_local.processes.environment import IMPORT_ROOTS
-from objects import data_of, eventually, secret
-from performance import DEMO, client_as_printed, ever_held, read_until_kept, tells_a_value, timelines
+from support.demo_output import DEMO, client_as_printed, ever_held, read_until_kept, tells_a_value, timelines
+from support.manifests import data_of, eventually, secret
 
 
 def environment(**more: str) -> dict[str, str]:

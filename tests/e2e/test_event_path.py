@@ -13,8 +13,8 @@ from keyturn_local.notifier import artifact
 from keyturn_local.notifier.event_source import function_environment
 from keyturn_local.notifier.lambda_runtime import LambdaRuntime
 from keyturn_local.stack import Stack
-from objects import data_of, eventually, secret
-from queues import waiting
+from support.manifests import data_of, eventually, secret
+from support.queues import waiting
 
 SLEEPING = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600"}  # the poller: what arrives came by an event
 

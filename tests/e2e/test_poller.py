@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from deliveries import notification
-from fault_proxy import Call, Fate, Hang, Reply
 from keyturn_contract.message import EventType
 from keyturn_local.aws.rotation import rotate
-from objects import data_of, eventually, secret
-from scene import Scene
+from support.deliveries import notification
+from support.fault_env import Scene
+from support.fault_proxy import Call, Fate, Hang, Reply
+from support.manifests import data_of, eventually, secret
 
 RECOVERED = "keyturn_recovered_by_poll_total"
 

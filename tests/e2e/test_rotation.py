@@ -8,12 +8,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deliveries import current_key, notification, signed
 from keyturn_contract.message import Notification, Outcome, decode_reply, encode
 from keyturn_local.aws.rotation import promote, rotate
 from keyturn_local.receiver.process import SERVICE_ACCOUNT, LocalReceiver
 from keyturn_local.stack import Stack
-from objects import annotations_of, data_of, env_from, eventually, replica_sets, secret, workload
+from support.deliveries import current_key, notification, signed
+from support.manifests import annotations_of, data_of, env_from, eventually, replica_sets, secret, workload
 
 
 def value(password: str, **more: str) -> str:

@@ -3,9 +3,9 @@
 import json
 from uuid import UUID
 
-from collector import Collector
-from objects import eventually
-from scene import CANARY, Scene
+from support.fault_env import CANARY, Scene
+from support.manifests import eventually
+from support.otlp_collector import Collector
 
 LEGS = ("notification_age", "queue", "fetch", "apply", "rollout", "reconcile", "propagation")
 

@@ -15,16 +15,16 @@ from typing import Any
 import boto3
 import pytest
 
-from aside import Aside
-from courier import Courier
-from deliveries import notification
 from keyturn_contract.message import MAX_EVENTS, Notification
 from keyturn_local.bench.stub_aws import SIGNING_KEY, StubAws, arn_of
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.receiver.process import LocalReceiver
-from objects import annotations_of, env_from, eventually, secret, workload
-from oracle import SecretOracle, Version, check_consumer, wanted
-from scene import CANARY, CREDENTIALS, Scene, play
+from support.background import Aside
+from support.deliveries import notification
+from support.fault_env import CANARY, CREDENTIALS, Scene, play
+from support.manifests import annotations_of, env_from, eventually, secret, workload
+from support.model.oracle import SecretOracle, Version, check_consumer, wanted
+from support.sqs_like_sender import Courier
 
 ROTATIONS, SECONDS = 2000, 120.0
 SECRETS = 20

@@ -3,10 +3,10 @@
 import json
 import time
 
-from fault_proxy import Call, Edit, Fate, Reply
 from keyturn_receiver.resilience.single_flight import RESULT_TTL
-from objects import eventually, secret
-from scene import Scene
+from support.fault_env import Scene
+from support.fault_proxy import Call, Edit, Fate, Reply
+from support.manifests import eventually, secret
 
 PLURAL = ("/secrets", "/deployments", "/statefulsets", "/daemonsets", "/namespaces")
 

@@ -29,18 +29,18 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from courier import Courier
-from deliveries import notification
-from fault_proxy import Call, Cut, CutAfter, Edit, Fate, FaultProxy, Hang, Reply
 from keyturn_contract.message import EventType, Notification
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_receiver.core.binding import binding_hash
 from keyturn_receiver.core.revision import BINDING_HASH, REVISIONS
-from ledger import ALIVE, GONE, KINDS_OF_VALUE, SCHEDULED, Ledger, text_of
-from objects import eventually, secret, workload
-from oracle import BINDINGS, HAND, SecretOracle, Unfit, check_consumer, lines_of, rendered
-from scene import Scene, play
+from support.deliveries import notification
+from support.fault_env import Scene, play
+from support.fault_proxy import Call, Cut, CutAfter, Edit, Fate, FaultProxy, Hang, Reply
+from support.manifests import eventually, secret, workload
+from support.model.aws_model import ALIVE, GONE, KINDS_OF_VALUE, SCHEDULED, Ledger, text_of
+from support.model.oracle import BINDINGS, HAND, SecretOracle, Unfit, check_consumer, lines_of, rendered
+from support.sqs_like_sender import Courier
 
 HISTORIES = int(os.environ.get("KEYTURN_HISTORIES", "5"))
 STEPS = 60

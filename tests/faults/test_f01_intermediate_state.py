@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from fault_proxy import Call, Cut, CutAfter, Fate
 from keyturn_local.receiver.process import LocalReceiver
-from objects import eventually
-from scene import Scene
+from support.fault_env import Scene
+from support.fault_proxy import Call, Cut, CutAfter, Fate
+from support.manifests import eventually
 
 
 class Killer:

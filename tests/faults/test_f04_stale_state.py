@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from fault_proxy import Call, Edit, Fate, Reply
 from keyturn_local.aws.rotation import promote
-from objects import annotations_of, eventually
-from scene import Scene
+from support.fault_env import Scene
+from support.fault_proxy import Call, Edit, Fate, Reply
+from support.manifests import annotations_of, eventually
 
 
 def stalled(call: Call) -> Fate:

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from fault_proxy import Call, Edit, Fate, Reply
-from objects import data_of, eventually, secret
-from scene import Scene
+from support.fault_env import Scene
+from support.fault_proxy import Call, Edit, Fate, Reply
+from support.manifests import data_of, eventually, secret
 
 
 @pytest.mark.fault("F9")

@@ -10,16 +10,16 @@ from uuid import uuid4
 
 import pytest
 
-from fault_proxy import Call, Fate
 from keyturn_contract.message import Outcome
 from keyturn_local.aws.rotation import rotate
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.notifier import event_source
 from keyturn_local.timeline import Timeline
-from objects import annotations_of, eventually
-from queues import waiting
-from receivers import Receiver, all_of
-from scene import Scene
+from support.fake_receiver import Receiver, all_of
+from support.fault_env import Scene
+from support.fault_proxy import Call, Fate
+from support.manifests import annotations_of, eventually
+from support.queues import waiting
 
 
 def slowly(scene: Scene, seconds: float) -> None:

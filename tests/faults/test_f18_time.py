@@ -7,11 +7,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deliveries import signed
 from keyturn_contract.message import encode
 from keyturn_local.processes.environment import IMPORT_ROOTS
-from objects import eventually
-from scene import Scene
+from support.deliveries import signed
+from support.fault_env import Scene
+from support.manifests import eventually
 
 STEPPING_CLOCK = Path(__file__).parents[1] / "stepping_clock"
 

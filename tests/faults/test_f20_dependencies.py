@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from fault_proxy import Call, Cut, CutAfter, Fate, Hang, Reply
 from keyturn_contract.message import EventType
-from objects import data_of, eventually, secret, warnings_of
-from scene import CANARY, Answered, Scene
+from support.fault_env import CANARY, Answered, Scene
+from support.fault_proxy import Call, Cut, CutAfter, Fate, Hang, Reply
+from support.manifests import data_of, eventually, secret, warnings_of
 
 AWS_JSON = {"Content-Type": "application/x-amz-json-1.1"}
 

@@ -15,13 +15,13 @@ from itertools import cycle
 import httpx
 import pytest
 
-from deliveries import notification, signed
-from fault_proxy import Call, CutAfter, Drip, Fate, FaultProxy, Hang, Reply
 from keyturn_contract.message import Notification, Outcome, encode
 from keyturn_local.aws.rotation import rotate
 from keyturn_local.receiver.process import LocalReceiver
-from objects import eventually
-from scene import Scene
+from support.deliveries import notification, signed
+from support.fault_env import Scene
+from support.fault_proxy import Call, CutAfter, Drip, Fate, FaultProxy, Hang, Reply
+from support.manifests import eventually
 
 LEASE = "/leases/keyturn-poller"
 

@@ -18,8 +18,8 @@ from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.receiver.process import LocalReceiver
 from keyturn_receiver.core.binding import DATA, SECRET_ID
 from keyturn_receiver.core.revision import APPLIED_AT, BINDING_HASH, DATA_HASH, REVISIONS, STATUS, VERSION_IDS
-from objects import annotations_of, data_of, env_from, eventually, secret, workload
-from scene import CANARY, Scene
+from support.fault_env import CANARY, Scene
+from support.manifests import annotations_of, data_of, env_from, eventually, secret, workload
 
 MANY = 20_000
 OURS = 10

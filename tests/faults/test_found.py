@@ -7,12 +7,12 @@ from uuid import uuid4
 
 import pytest
 
-from fault_proxy import Call, Cut, Edit, Fate, Reply
 from keyturn_contract.message import EventType
 from keyturn_local.aws.rotation import promote, rotate
 from keyturn_receiver.core.revision import digest
-from objects import eventually, secret, workload
-from scene import Scene
+from support.fault_env import Scene
+from support.fault_proxy import Call, Cut, Edit, Fate, Reply
+from support.manifests import eventually, secret, workload
 
 
 @pytest.mark.fault("F5")

@@ -17,14 +17,14 @@ import httpx
 import pytest
 import trustme
 
-from deliveries import notification, signed
 from keyturn_contract.message import MAX_BODY, EventType, encode
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.receiver.process import LocalReceiver
-from objects import eventually
-from scene import Scene, play
-from strangers import Stranger, never_reading, request, strangers
+from support.deliveries import notification, signed
+from support.fault_env import Scene, play
+from support.manifests import eventually
+from support.raw_http import Stranger, never_reading, request, strangers
 
 MB = 2**20
 BEAT = encode([notification("keyturn", kind=EventType.HEARTBEAT)])

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deliveries import notification, signed
 from keyturn_contract.message import (
     CONTENT_TYPE,
     CONTENT_TYPE_BATCH,
@@ -30,8 +29,9 @@ from keyturn_receiver.telemetry.metrics import Metrics
 from keyturn_receiver.web.notification_handler import NotificationHandler
 from keyturn_receiver.web.server import ConnectionLimiter, Server
 from keyturn_receiver.web.webhook import WebhookEndpoint
-from scene import Scene
-from strangers import Stranger, request, strangers
+from support.deliveries import notification, signed
+from support.fault_env import Scene
+from support.raw_http import Stranger, request, strangers
 
 CORPUS = {file.name: file.read_bytes() for file in sorted((Path(__file__).parents[1] / "fuzz" / "corpus").glob("*.*"))}
 CORPUS.pop("README.md")

@@ -12,12 +12,12 @@ from uuid import uuid4
 
 import pytest
 
-from fault_proxy import Call, Edit, Fate, Reply
 from keyturn_contract.message import EventType
 from keyturn_local.aws.rotation import rotate
 from keyturn_local.aws.server import SIGNING_KEY
-from objects import annotations_of, data_of, eventually, secret, warnings_of
-from scene import Scene
+from support.fault_env import Scene
+from support.fault_proxy import Call, Edit, Fate, Reply
+from support.manifests import annotations_of, data_of, eventually, secret, warnings_of
 
 ALLOW = "keyturn.dev/allow-secrets"
 ACCOUNT = "123456789012"

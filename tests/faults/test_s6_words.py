@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from collector import Collector
-from fault_proxy import Call, Fate, Reply
 from keyturn_contract.message import EventType
 from keyturn_local.processes.environment import IMPORT_ROOTS
 from keyturn_receiver.telemetry.logs import JsonFormatter, unforeseen
 from keyturn_receiver.telemetry.tracing import opentelemetry
-from objects import data_of, env_from, eventually, secret, workload
-from scene import CANARY, Scene
+from support.fault_env import CANARY, Scene
+from support.fault_proxy import Call, Fate, Reply
+from support.manifests import data_of, env_from, eventually, secret, workload
+from support.otlp_collector import Collector
 
 C = CANARY
 DEEP = "[" * 100_000 + f'"{C}"' + "]" * 100_000

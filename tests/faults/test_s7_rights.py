@@ -11,10 +11,10 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from fault_proxy import Call, Fate, Reply
 from keyturn_contract.message import EventType
-from objects import annotations_of, env_from, eventually, secret, workload
-from scene import Scene
+from support.fault_env import Scene
+from support.fault_proxy import Call, Fate, Reply
+from support.manifests import annotations_of, env_from, eventually, secret, workload
 
 ROLE = Path(__file__).parents[2] / "infra" / "aws" / "receiver-role.yaml"
 KINDS = {"Deployment": "deployments", "StatefulSet": "statefulsets", "DaemonSet": "daemonsets"}

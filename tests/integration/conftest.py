@@ -6,7 +6,7 @@ import pytest
 
 from keyturn_local.aws.server import EventPath, LocalAws
 from keyturn_local.timeline import Timeline
-from receivers import Receiver
+from support.fake_receiver import Receiver
 
 
 @pytest.fixture(scope="module")

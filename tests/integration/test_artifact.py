@@ -14,9 +14,9 @@ from keyturn_local.notifier import artifact
 from keyturn_local.notifier.event_source import EventSource, function_environment
 from keyturn_local.notifier.lambda_runtime import FunctionError, LambdaRuntime
 from keyturn_local.timeline import Timeline
-from objects import eventually
-from queues import waiting
-from receivers import Receiver, all_of
+from support.fake_receiver import Receiver, all_of
+from support.manifests import eventually
+from support.queues import waiting
 
 HANDLER = "keyturn_notifier.handler.handler"
 ROTATION = "keyturn_notifier.rotation.handler"

@@ -10,7 +10,7 @@ from keyturn_local.aws.rotation import rotate
 from keyturn_local.kubernetes.cluster import KubectlFailed
 from keyturn_local.receiver.process import SERVICE_ACCOUNT
 from keyturn_local.stack import Stack
-from objects import annotations_of, data_of, env_from, eventually, secret, warnings_of, workload
+from support.manifests import annotations_of, data_of, env_from, eventually, secret, warnings_of, workload
 
 DATA = "keyturn.dev/data"
 

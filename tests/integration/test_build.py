@@ -12,7 +12,7 @@ import pytest
 
 from keyturn_local.aws.template import FILE, read
 from keyturn_local.notifier import artifact
-from sources import project_files
+from support.project_files import project_files
 
 ROOT = FILE.parent
 SAM = ROOT / ".venv-sam" / "bin" / "sam"

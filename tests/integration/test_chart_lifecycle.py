@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from helm_python.errors import HelmError
 
-from charts import ANYWHERE
 from keyturn_local.kubernetes.chart import SOME_KEY
 from keyturn_local.kubernetes.cluster import KubectlFailed
 from keyturn_local.kubernetes.control_plane import ControlPlane
-from objects import eventually
-from releases import Releases, releases_in
+from support.chart_values import ANYWHERE
+from support.helm import Releases, releases_in
+from support.manifests import eventually
 
 NEVER_READY = {**SOME_KEY, "podAnnotations": {"keyturn.dev/ready-after": "never"}}  # kwok's word
 ALSO_BEYOND = {**SOME_KEY, "priorityClass": {"create": True}}  # every kind that lies in no namespace

@@ -21,7 +21,6 @@ import pytest
 import trustme
 from helm_python.errors import HelmError
 
-from charts import ANYWHERE, merged
 from keyturn_contract.signature import new_key
 from keyturn_local.aws.server import REGION, SIGNING_KEY, LocalAws
 from keyturn_local.kubernetes.control_plane import ControlPlane
@@ -29,8 +28,9 @@ from keyturn_local.processes.environment import IMPORT_ROOTS
 from keyturn_local.processes.ports import free_ports
 from keyturn_local.processes.program import Program, answers
 from keyturn_receiver.settings import Settings
-from objects import eventually
-from releases import Releases, releases_in
+from support.chart_values import ANYWHERE, merged
+from support.helm import Releases, releases_in
+from support.manifests import eventually
 
 IN_AWS = {"aws": {"region": REGION}, "signingKey": {"secretId": SIGNING_KEY}}
 IN_A_SECRET = {"signingKey": {"existingSecret": {"name": "signing-keys", "key": "keys"}}}

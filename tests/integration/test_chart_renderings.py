@@ -9,9 +9,9 @@ import helm_python
 import pytest
 import yaml
 
-from charts import INSTEAD, SERVED, SWITCHES, TOGETHER, judged
 from keyturn_local.kubernetes.chart import CHART, chart_objects, rendered_chart
 from keyturn_local.kubernetes.control_plane import ControlPlane
+from support.chart_values import INSTEAD, SERVED, SWITCHES, TOGETHER, judged
 
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
 

@@ -10,8 +10,8 @@ from helm_python.errors import HelmError
 from keyturn_local.kubernetes.chart import SOME_KEY
 from keyturn_local.kubernetes.cluster import Cluster
 from keyturn_local.kubernetes.control_plane import ControlPlane
-from objects import eventually
-from releases import Releases, releases_in
+from support.helm import Releases, releases_in
+from support.manifests import eventually
 
 RELEASED = Path(__file__).parents[1] / "released" / "keyturn-0.1.0"
 

@@ -13,7 +13,7 @@ import pytest
 from keyturn_local.kubernetes.cluster import Cluster, KubectlFailed
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.processes.environment import IMPORT_ROOTS
-from objects import eventually, workload
+from support.manifests import eventually, workload
 
 
 def test_it_is_kubernetes_1_35_or_newer(control_plane: ControlPlane) -> None:

@@ -10,7 +10,6 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 import pytest
 
-from deliveries import current_key, notification, signed
 from keyturn_contract.message import (
     CONTENT_TYPE_BATCH,
     MAX_BODY,
@@ -26,8 +25,9 @@ from keyturn_local.kubernetes.chart import chart_objects
 from keyturn_local.processes.program import StartFailed
 from keyturn_local.receiver.process import LocalReceiver, total
 from keyturn_local.stack import Stack
-from objects import eventually, secret
-from scene import Scene
+from support.deliveries import current_key, notification, signed
+from support.fault_env import Scene
+from support.manifests import eventually, secret
 
 
 def calls(stack: Stack) -> tuple[dict[str, int], float]:

@@ -13,7 +13,7 @@ import pytest
 from keyturn_local.node import cgroups
 from keyturn_local.node.obstacle import obstacle
 from keyturn_local.processes.environment import IMPORT_ROOTS
-from objects import eventually
+from support.manifests import eventually
 
 ENCLOSURE = [sys.executable, "-m", "keyturn_local.node.enclosure"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": IMPORT_ROOTS}

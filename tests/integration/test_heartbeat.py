@@ -20,8 +20,8 @@ from keyturn_contract.message import EventType
 from keyturn_contract.signature import new_key
 from keyturn_local.processes.environment import IMPORT_ROOTS
 from keyturn_local.receiver.process import LocalReceiver
-from objects import eventually
-from scene import Scene
+from support.fault_env import Scene
+from support.manifests import eventually
 
 KEY, OTHER_KEY = new_key(b"k" * 32), new_key(b"o" * 32)
 NOWHERE = "http://127.0.0.1:1/v1/notifications"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from collector import Collector
-from objects import eventually
-from scene import Scene
+from support.fault_env import Scene
+from support.manifests import eventually
+from support.otlp_collector import Collector
 
 ROOT = Path(__file__).parents[2]
 INSTALL = ROOT / "receiver" / "install"

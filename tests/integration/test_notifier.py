@@ -22,8 +22,8 @@ from keyturn_local.notifier.event_source import TIMEOUT_SECONDS, Context, functi
 from keyturn_notifier import delivery, telemetry
 from keyturn_notifier.queue import FIRST_SECONDS
 from keyturn_receiver.sources.signing_keys import ed25519
-from objects import eventually
-from receivers import Receiver, all_of
+from support.fake_receiver import Receiver, all_of
+from support.manifests import eventually
 
 EVENTS = Path(__file__).parents[1] / "events"
 NATIVE = json.loads((EVENTS / "native-secret-label-updated.json").read_text())

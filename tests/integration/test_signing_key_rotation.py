@@ -16,7 +16,7 @@ from keyturn_local.notifier.event_source import function_environment
 from keyturn_local.notifier.lambda_runtime import FunctionError, LambdaRuntime
 from keyturn_local.timeline import Timeline
 from keyturn_notifier import rotation
-from receivers import Receiver, all_of
+from support.fake_receiver import Receiver, all_of
 
 HANDLER = "keyturn_notifier.rotation.handler"
 

@@ -13,14 +13,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
-from deliveries import notification
 from keyturn_contract.message import Notification
 from keyturn_local.aws.rotation import rotate
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.cluster import Cluster
 from keyturn_local.node import images, network
 from keyturn_receiver.core.consumer import DISABLED, ROLLOUT
-from objects import data_of, eventually, secret, workload
+from support.deliveries import notification
+from support.manifests import data_of, eventually, secret, workload
 
 ENV, VOLUME, SUB_PATH = WAYS = ("env", "volume", "subpath")
 KEY = "value"  # of a Secret that is made from a text

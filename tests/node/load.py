@@ -10,8 +10,8 @@ from typing import Self
 
 import httpx
 
-from deliveries import signed
 from keyturn_contract.message import Notification, encode
+from support.deliveries import signed
 
 HANDS = 32
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import httpx
 
-from deliveries import signed
 from keyturn_contract.message import Notification, Result, decode_reply, encode
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.receiver import release
 from keyturn_local.receiver.process import total
-from objects import eventually
-from releases import Releases, releases_in
+from support.deliveries import signed
+from support.helm import Releases, releases_in
+from support.manifests import eventually
 
 RECEIVERS = release.RECEIVERS
 PYTHON = "/opt/keyturn/bin/python"  # in the image

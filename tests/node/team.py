@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
-from deliveries import notification
 from keyturn_contract.message import Notification
 from keyturn_local.aws.rotation import rotate
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.cluster import Cluster
-from objects import data_of, eventually, secret
+from support.deliveries import notification
+from support.manifests import data_of, eventually, secret
 
 
 class Team:

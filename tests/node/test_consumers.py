@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from courier import Courier
 from keyturn_contract.signature import parse_key
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from node.consumers import ENV, SUB_PATH, VOLUME, WAYS, Listener, bind, named, now, rotate_to
 from node.release import released, values
-from objects import eventually
+from support.manifests import eventually
+from support.sqs_like_sender import Courier
 
 SYNC_SECONDS = 4  # of the kubelet, as conftest.py has it
 

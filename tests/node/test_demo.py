@@ -9,8 +9,8 @@ from keyturn_local.demo import scene
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.processes.environment import IMPORT_ROOTS
 from keyturn_local.receiver.release import RECEIVERS
-from objects import data_of, eventually
-from performance import DEMO, client_as_printed, ever_held, read_until_kept, tells_a_value, timelines
+from support.demo_output import DEMO, client_as_printed, ever_held, read_until_kept, tells_a_value, timelines
+from support.manifests import data_of, eventually
 
 IN_USE = {app: f"new value in use: {app}" for app in scene.READS}
 TELLING = (RECEIVERS, *(f"app={app}" for app in scene.READS))

@@ -11,7 +11,7 @@ from keyturn_local.kubernetes.cluster import KubectlFailed
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.node import images
 from node.consumers import RESTRICTED
-from objects import eventually, secret, workload
+from support.manifests import eventually, secret, workload
 
 SERVER: dict[str, Any] = {
     "image": images.BUSYBOX,

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from courier import Courier
 from keyturn_contract.message import Outcome
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.cluster import Cluster, KubectlFailed
@@ -19,7 +18,8 @@ from keyturn_local.kubernetes.control_plane import ControlPlane
 from node.load import Load
 from node.release import PYTHON, RECEIVERS, Release, post, released, values
 from node.team import Team, team
-from objects import eventually
+from support.manifests import eventually
+from support.sqs_like_sender import Courier
 
 NOBODY = 65532
 GRACE_SECONDS = 30

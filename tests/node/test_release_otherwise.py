@@ -16,8 +16,8 @@ from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from node.release import Release, post, processes_of, released, values
 from node.team import Team, team
-from objects import eventually
-from releases import releases_in
+from support.helm import releases_in
+from support.manifests import eventually
 
 POLL_SECONDS = 2
 

@@ -20,8 +20,6 @@ from typing import Any
 import httpx
 import pytest
 
-from aside import Aside
-from courier import Courier
 from keyturn_contract.message import Notification
 from keyturn_contract.signature import parse_key
 from keyturn_local.aws.server import LocalAws
@@ -30,9 +28,11 @@ from keyturn_receiver.core.consumer import mark_name
 from keyturn_receiver.core.revision import digest
 from node.consumers import KEY, WAYS, Listener, Told, bind, named, now, rotate_to
 from node.release import PYTHON, RECEIVERS, Release, released, values
-from objects import annotations_of, eventually
-from oracle import SecretOracle, Version, annotations, template_mark
-from witness import Witness
+from support.background import Aside
+from support.manifests import annotations_of, eventually
+from support.model.oracle import SecretOracle, Version, annotations, template_mark
+from support.object_history import Witness
+from support.sqs_like_sender import Courier
 
 CONSUMERS = {**{way: [way] for way in WAYS}, "all": WAYS}  # each reads the Secret of its own name
 ROTATIONS = 100

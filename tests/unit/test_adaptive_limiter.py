@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from clock import Clock
 from keyturn_receiver.resilience.adaptive_limiter import AdaptiveLimiter
+from support.clock import Clock
 
 pytestmark = pytest.mark.anyio
 

@@ -1,8 +1,8 @@
 """The brake: rounds that come one after the other get rarer, and never stop."""
 
-from clock import Clock
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.reconcile.fight_backoff import FREE_ROUNDS, MAX_DELAY, QUIET, FightBackoff
+from support.clock import Clock
 
 A, B = Target("team", "a"), Target("team", "b")
 

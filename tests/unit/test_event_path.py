@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from clock import Clock
 from keyturn_receiver.cluster.event_path import EventPathMonitor
+from support.clock import Clock
 from unit.test_lease import FakeLease
 
 pytestmark = pytest.mark.anyio

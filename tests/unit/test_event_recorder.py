@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from clock import Clock
 from keyturn_receiver.cluster.event_recorder import BURST, DEDUP_WINDOW, QUEUE_SIZE, EventRecorder
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.errors import ClusterUnavailable, Conflict
 from keyturn_receiver.telemetry.metrics import Metrics
+from support.clock import Clock
 
 pytestmark = pytest.mark.anyio
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from clock import Clock
 from keyturn_receiver.cluster.lease import DURATION, RENEW_DEADLINE, LeaderElector
 from keyturn_receiver.errors import ClusterUnavailable, Conflict
+from support.clock import Clock
 
 pytestmark = pytest.mark.anyio
 

@@ -6,8 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from bindings import ARN, bound_object
-from clock import Clock
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.core.binding import Target
@@ -22,6 +20,8 @@ from keyturn_receiver.reconcile.work_queue import WorkQueue
 from keyturn_receiver.sources.secrets_manager import SecretMetadata
 from keyturn_receiver.sources.stores import Store, StoreKey, Stores
 from keyturn_receiver.telemetry.metrics import Metrics
+from support.bindings import ARN, bound_object
+from support.clock import Clock
 
 pytestmark = pytest.mark.anyio
 NOW = datetime(2026, 11, 25, tzinfo=UTC)

@@ -2,8 +2,8 @@
 
 import math
 
-from clock import Clock
 from keyturn_receiver.liveness import Watchdog
+from support.clock import Clock
 
 
 def test_a_part_that_is_silent_for_too_long_is_stuck_until_it_goes_on() -> None:

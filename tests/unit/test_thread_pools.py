@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from clock import Clock
 from keyturn_receiver.sources.thread_pools import CallTimeout, PoolExhausted, ThreadPool
+from support.clock import Clock
 
 pytestmark = pytest.mark.anyio
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from clock import Clock
 from keyturn_receiver.resilience.token_bucket import TokenBucket
+from support.clock import Clock
 
 
 def test_burst_is_allowed_at_once_and_the_next_action_waits_for_the_rate() -> None:

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deliveries import notification
 from keyturn_contract.message import MAX_BODY, Outcome, Result, encode, encode_reply
 from keyturn_contract.signature import content
 from keyturn_notifier.delivery import batches, message_id
 from keyturn_notifier.queue import FIRST_SECONDS, LONGEST_SECONDS, delay
 from keyturn_notifier.signing import KMS_LIMIT
 from keyturn_notifier.verdict import MAX_RETRY_AFTER, Fate, Reply, judge, looked_at_nothing, retry_after
+from support.deliveries import notification
 
 NOW = 1_800_000_000.0
 FIRST, SECOND = notification("a"), notification("b")

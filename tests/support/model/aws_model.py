@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keyturn_local.aws import rotation
-from oracle import Value, Version
+from support.model.oracle import Value, Version
 
 ALIVE, SCHEDULED, GONE = "alive", "scheduled for deletion", "gone"
 KINDS_OF_VALUE = ("new", "new but for the password", "poor", "no JSON", "the same")

@@ -19,8 +19,6 @@ from uuid import uuid4
 import boto3
 import httpx
 
-from deliveries import notification, signed
-from fault_proxy import FaultProxy
 from keyturn_contract.message import EventType, Notification, Result, decode_reply, encode
 from keyturn_contract.signature import parse_key
 from keyturn_local.aws.rotation import rotate
@@ -30,8 +28,10 @@ from keyturn_local.kubernetes.chart import chart_rights
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.receiver.process import SERVICE_ACCOUNT, LocalReceiver
 from keyturn_receiver.core.revision import digest, read_record
-from objects import annotations_of, env_from, eventually, secret, workload
-from witness import Witness
+from support.deliveries import notification, signed
+from support.fault_proxy import FaultProxy
+from support.manifests import annotations_of, env_from, eventually, secret, workload
+from support.object_history import Witness
 
 CREDENTIALS = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
 

@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
 
-from deliveries import signed
 from keyturn_contract.message import Notification, Outcome, decode_reply, encode
+from support.deliveries import signed
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 2.0  # seconds between two tries
 
