@@ -1,5 +1,5 @@
-"""The wire contract between the notifier and the receiver: what a delivery says, and how it is signed.
+"""The wire contract between the notifier and the receiver: the format of deliveries and their signatures.
 
-Shared by both sides and owned by the producer. Pure: no I/O, no clock, no SDK, and nothing outside the standard
-library, for the Lambda pays for every import at each cold start.
+Both sides import this package; the notifier, which produces the deliveries, owns it. The code is pure: no I/O, no
+clock, no SDK. It uses the standard library only, because Lambda pays for every import at each cold start.
 """

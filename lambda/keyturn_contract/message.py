@@ -1,4 +1,4 @@
-"""What a delivery says: notifications as CloudEvents 1.0 in JSON, and the reply with one result for each.
+"""Wire format: a delivery holds notifications as CloudEvents 1.0 in JSON; its reply holds one result for each.
 
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
 
@@ -17,19 +17,19 @@ CONTENT_TYPE = "application/cloudevents+json"
 CONTENT_TYPE_BATCH = "application/cloudevents-batch+json"
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
-_MAX_TEXT = 2048  # characters of one field; the longest real one is an ARN of some 600
+_MAX_TEXT = 2048  # characters per field; the longest real value is an ARN of about 600
 
 
 class MalformedMessage(ValueError):
-    """The body is not what the contract says; the text names the field and never quotes its content."""
+    """The body violates the contract. The text names the field and never quotes its content."""
 
 
 class UnsupportedMediaType(ValueError):
-    """The content type is neither of the two that are understood."""
+    """The content type is neither CONTENT_TYPE nor CONTENT_TYPE_BATCH."""
 
 
 class EventType(StrEnum):
-    """What a notification is about."""
+    """CloudEvents ``type`` of a notification: what happened to the secret."""
 
     CHANGED = "dev.keyturn.secret.changed.v1"
     DELETED = "dev.keyturn.secret.deleted.v1"
@@ -40,7 +40,7 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NotificationData:
-    """What AWS has told: ``event_name`` as AWS calls it; what it has not told is None."""
+    """CloudEvents ``data``: fields of the AWS event, None if AWS left one out. ``event_name`` is AWS's name for it."""
 
     event_name: str
     account: str
@@ -52,8 +52,11 @@ class NotificationData:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """One CloudEvent: ``id`` is EventBridge's and stable over retries, ``subject`` the secret's ARN (or name, when AWS
-    gave no more), ``time`` in RFC 3339."""
+    """One CloudEvent.
+
+    ``id`` is EventBridge's event id, the same over retries. ``subject`` is the secret's ARN, or its name if AWS gave no
+    ARN. ``time`` is in RFC 3339.
+    """
 
     id: str
     source: str
@@ -64,7 +67,7 @@ class Notification:
 
 
 class Outcome(StrEnum):
-    """What became of a notification; FAILED alone asks for it to be sent again."""
+    """Outcome of a notification at the receiver. Only FAILED asks the sender to retry."""
 
     APPLIED = "applied"
     UNCHANGED = "unchanged"
@@ -75,7 +78,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of notification ``id``: ``secrets`` as "namespace/name", ``consumers`` as "Kind/namespace/name"."""
+    """Result of the notification ``id``: ``secrets`` as "namespace/name", ``consumers`` as "Kind/namespace/name"."""
 
     id: str
     outcome: Outcome
@@ -96,31 +99,36 @@ _REQUIRED_DATA = frozenset({"eventName", "account", "region"})
 
 
 def encode(notifications: Sequence[Notification]) -> bytes:
-    """Write a batch, as CONTENT_TYPE_BATCH."""
-    return _dump([_event(notification) for notification in notifications])
+    """Encode a batch, as CONTENT_TYPE_BATCH."""
+    return _dump([_cloud_event(notification) for notification in notifications])
 
 
 def decode(content_type: str, body: bytes) -> tuple[Notification, ...]:
-    """Read one notification or a batch, as the content type says.
+    """Decode one notification or a batch; the content type says which.
 
-    Attributes that are not known are passed over, as CloudEvents asks; a type that is not known is an error, for its
-    sender expects something to be done. Raises UnsupportedMediaType or MalformedMessage, and nothing else.
+    Unknown attributes are ignored, as CloudEvents requires. An unknown event type is an error, because its sender
+    expects an action. Raises UnsupportedMediaType or MalformedMessage, and no other exception.
     """
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in (CONTENT_TYPE, CONTENT_TYPE_BATCH):
-        raise UnsupportedMediaType(f"send {CONTENT_TYPE} or {CONTENT_TYPE_BATCH}")
+        raise UnsupportedMediaType(f"content-type must be {CONTENT_TYPE} or {CONTENT_TYPE_BATCH}")
     content = _load(body)
     events = content if media_type == CONTENT_TYPE_BATCH else [content]
     if not isinstance(events, list) or not 1 <= len(events) <= MAX_EVENTS:
-        raise MalformedMessage(f"a batch is an array of 1 to {MAX_EVENTS} events")
-    notifications = tuple(_notification(event, f"event {number}") for number, event in enumerate(events, 1))
+        raise MalformedMessage(f"a batch must be an array of 1 to {MAX_EVENTS} events")
+    notifications = tuple(_parse_notification(event, f"event {number}: ") for number, event in enumerate(events, 1))
     if len({notification.id for notification in notifications}) < len(notifications):
         raise MalformedMessage("two events have the same id")
     return notifications
 
 
+def validate(notification: Notification) -> None:
+    """Check a notification before it is sent, by the rules of ``decode``. Raises MalformedMessage."""
+    _parse_notification(_cloud_event(notification), "")
+
+
 def encode_reply(results: Sequence[Result]) -> bytes:
-    """Write the reply to a delivery."""
+    """Encode the reply to a delivery."""
     return _dump(
         {
             "results": [
@@ -138,15 +146,15 @@ def encode_reply(results: Sequence[Result]) -> bytes:
 
 
 def decode_reply(body: bytes) -> tuple[Result, ...]:
-    """Read the reply to a delivery. Raises MalformedMessage."""
+    """Decode the reply to a delivery. Raises MalformedMessage."""
     content = _load(body)
     results = content.get("results") if isinstance(content, dict) else None
     if not isinstance(results, list):
         raise MalformedMessage("the reply has no list of results")
-    return tuple(_result(result) for result in results)
+    return tuple(_parse_result(result) for result in results)
 
 
-def _event(notification: Notification) -> dict[str, object]:
+def _cloud_event(notification: Notification) -> dict[str, object]:
     fields = ((name, getattr(notification.data, field)) for name, field in _DATA_FIELDS.items())
     return {
         "specversion": "1.0",
@@ -160,46 +168,47 @@ def _event(notification: Notification) -> dict[str, object]:
     }
 
 
-def _notification(event: object, where: str) -> Notification:
+def _parse_notification(event: object, prefix: str) -> Notification:
+    """Parse a CloudEvent; error texts start with ``prefix``."""
     if not isinstance(event, dict):
-        raise MalformedMessage(f"{where} is not an object")
+        raise MalformedMessage(f"{prefix}not an object")
     if event.get("specversion") != "1.0":
-        raise MalformedMessage(f"{where}: specversion must be 1.0")
+        raise MalformedMessage(f"{prefix}specversion must be 1.0")
     data = event.get("data")
     if not isinstance(data, dict):
-        raise MalformedMessage(f"{where}: data must be an object")
+        raise MalformedMessage(f"{prefix}data must be an object")
     try:
-        event_type = EventType(_text(event, "type", where))
+        event_type = EventType(_text(event, "type", prefix))
     except ValueError as error:
-        raise error if isinstance(error, MalformedMessage) else MalformedMessage(f"{where}: type is unknown") from None
-    time = _text(event, "time", where)
+        raise error if isinstance(error, MalformedMessage) else MalformedMessage(f"{prefix}type is unknown") from None
+    time = _text(event, "time", prefix)
     if not _TIME.fullmatch(time):
-        raise MalformedMessage(f"{where}: time must be RFC 3339")
-    told = {
-        field: _text(data, name, f"{where}: data")
+        raise MalformedMessage(f"{prefix}time must be RFC 3339")
+    data_fields = {
+        field: _text(data, name, f"{prefix}data: ")
         for name, field in _DATA_FIELDS.items()
         if name in _REQUIRED_DATA or data.get(name) is not None
     }
     return Notification(
-        id=_text(event, "id", where),
-        source=_text(event, "source", where),
+        id=_text(event, "id", prefix),
+        source=_text(event, "source", prefix),
         type=event_type,
-        subject=_text(event, "subject", where),
+        subject=_text(event, "subject", prefix),
         time=time,
-        data=NotificationData(**told),
+        data=NotificationData(**data_fields),
     )
 
 
-def _result(result: object) -> Result:
+def _parse_result(result: object) -> Result:
     if not isinstance(result, dict):
         raise MalformedMessage("a result is not an object")
     try:
-        outcome = Outcome(_text(result, "outcome", "result"))
+        outcome = Outcome(_text(result, "outcome", "result: "))
     except ValueError as error:
-        raise error if isinstance(error, MalformedMessage) else MalformedMessage("result: unknown outcome") from None
+        raise error if isinstance(error, MalformedMessage) else MalformedMessage("result: outcome is unknown") from None
     reason = result.get("reason")
     return Result(
-        id=_text(result, "id", "result"),
+        id=_text(result, "id", "result: "),
         outcome=outcome,
         secrets=_texts(result, "secrets"),
         consumers=_texts(result, "consumers"),
@@ -207,12 +216,12 @@ def _result(result: object) -> Result:
     )
 
 
-def _text(fields: Mapping[str, object], name: str, where: str) -> str:
+def _text(fields: Mapping[str, object], name: str, prefix: str) -> str:
     value = fields.get(name)
     if not isinstance(value, str) or not 1 <= len(value) <= _MAX_TEXT:
-        raise MalformedMessage(f"{where}: {name} must be text of 1 to {_MAX_TEXT} characters")
+        raise MalformedMessage(f"{prefix}{name} must be text of 1 to {_MAX_TEXT} characters")
     if not value.isprintable():
-        raise MalformedMessage(f"{where}: {name} holds control characters")
+        raise MalformedMessage(f"{prefix}{name} has unprintable characters")
     return value
 
 

@@ -1,5 +1,6 @@
-"""The notifier: takes AWS's events from the queue and delivers them, signed, to the receiver.
+"""The notifier: a Lambda function that takes AWS's events from an SQS queue and delivers them, signed, to receivers.
 
-``event`` understands (pure), ``delivery`` signs and posts, ``handler`` is what Lambda calls. What it needs from outside
-is in requirements/notifier.txt.
+``event`` parses an event by the ``catalogue``, ``delivery`` signs it with the keys of ``signing`` and posts it, and
+``disposition`` classifies the reply. ``handler`` and ``rotation`` are the entry points of the two Lambda functions.
+Third-party dependencies: requirements/notifier.txt.
 """

@@ -1,14 +1,14 @@
-"""AWS's SDK: imported when the first invocation asks for a client, for it takes longer than all the rest."""
+"""Clients of AWS. The first call imports boto3, because that import takes longer than all others together."""
 
 from typing import Any
 
 CONNECT_SECONDS = 1
 READ_SECONDS = 3
-ATTEMPTS = 2
+ATTEMPTS = 2  # including the first
 
 
 def client(name: str) -> Any:
-    """Build a client, whose calls end well before the invocation does. Callers give it its type by annotation."""
+    """Build a client whose calls time out well before the invocation does. The caller annotates its type."""
     import boto3
     from botocore.config import Config
 

@@ -1,4 +1,9 @@
-"""Every event that Secrets Manager is known to emit, and what it means to Keyturn. Pure: docs/events.md is made of it.
+"""Catalogue of all events that Secrets Manager is known to emit, each with the notification that it becomes. Pure.
+
+A row alone forwards nothing. The rules in template.yaml put few of these events into the queue: the native event and,
+if the parameter LifecycleEvents is true, five CloudTrail events (DeleteSecret, RestoreSecret, RotationSucceeded,
+RotationFailed, RotationAbandoned). The other rows apply if an operator's own rule sends more. `make docs` generates
+docs/events.md from this module.
 
 Native: https://docs.aws.amazon.com/secretsmanager/latest/userguide/monitoring-eventbridge.html
 CloudTrail: https://docs.aws.amazon.com/secretsmanager/latest/userguide/cloudtrail_log_entries.html
@@ -17,30 +22,32 @@ HEARTBEAT = "Keyturn Heartbeat"
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What an event becomes (None: it is ignored), and why."""
+    """Type of the notification that an event becomes (None: the event is ignored), and the reason."""
 
     becomes: EventType | None
-    why: str
+    reason: str
 
 
 _VALUE = Meaning(
-    EventType.CHANGED, "it may have changed a value; sent beside the label event where both arrive, which does no harm"
+    EventType.CHANGED, "it may change a value; the label event often reports the same change; a duplicate does no harm"
 )
 _READ = Meaning(None, "it only reads")
-_METADATA = Meaning(None, "it changes no value: policies, tags and replicas are not carried")
-_ROTATION = Meaning(None, "a rotation under way has changed nothing that anybody reads; its end is told")
-_VERSION_DELETION = Meaning(None, "the deletion has been told already, by DeleteSecret or RestoreSecret")
+_METADATA = Meaning(None, "it changes no value; Keyturn copies no policies, tags or replicas")
+_ROTATION = Meaning(None, "a rotation in progress changes no value in use; its end is another event")
+_VERSION_DELETION = Meaning(None, "DeleteSecret or RestoreSecret has reported it already")
 
 MEANINGS: Mapping[tuple[str, str], Meaning] = {
     (NATIVE, "SecretLabelUpdated"): Meaning(
-        EventType.CHANGED, "a staging label is on another version now; moves of AWSPENDING and AWSPREVIOUS are ignored"
+        EventType.CHANGED, "a staging label moved to another version; moves of AWSPENDING and AWSPREVIOUS are ignored"
     ),
     (API_CALL, "PutSecretValue"): _VALUE,
     (API_CALL, "UpdateSecret"): _VALUE,
     (API_CALL, "UpdateSecretVersionStage"): _VALUE,
-    (API_CALL, "CreateSecret"): Meaning(EventType.CHANGED, "a binding may be waiting for it"),
-    (API_CALL, "DeleteSecret"): Meaning(EventType.DELETED, "the binding's Secret stays, and says so"),
-    (API_CALL, "RestoreSecret"): Meaning(EventType.RESTORED, "it can be read again"),
+    (API_CALL, "CreateSecret"): Meaning(EventType.CHANGED, "a binding may be waiting for the secret"),
+    (API_CALL, "DeleteSecret"): Meaning(
+        EventType.DELETED, "the bound Secret stays, and its status reports the deletion"
+    ),
+    (API_CALL, "RestoreSecret"): Meaning(EventType.RESTORED, "the secret is readable again"),
     **dict.fromkeys(
         (
             (API_CALL, name)
@@ -81,7 +88,7 @@ MEANINGS: Mapping[tuple[str, str], Meaning] = {
     (SERVICE_EVENT, "RotationSucceeded"): Meaning(EventType.CHANGED, "the new version is current"),
     (SERVICE_EVENT, "RotationFailed"): Meaning(EventType.ROTATION_FAILED, "the old version is still current"),
     (SERVICE_EVENT, "RotationAbandoned"): Meaning(
-        EventType.ROTATION_FAILED, "somebody wrote a version by hand while a rotation was under way"
+        EventType.ROTATION_FAILED, "somebody wrote a version by hand during the rotation"
     ),
     (SERVICE_EVENT, "TestRotationStarted"): _ROTATION,
     (SERVICE_EVENT, "TestRotationSucceeded"): _ROTATION,
@@ -94,4 +101,4 @@ MEANINGS: Mapping[tuple[str, str], Meaning] = {
     (SERVICE_EVENT, "ReplicationFailed"): _METADATA,
 }
 
-UNKNOWN = Meaning(None, "it is not known here to change a value")
+UNKNOWN = Meaning(None, "the catalogue does not list it as changing a value")

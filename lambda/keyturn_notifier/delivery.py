@@ -1,4 +1,4 @@
-"""One receiver: post signed batches to it, and tell what became of each notification."""
+"""Client of one receiver: posts signed batches and returns the result of each notification."""
 
 import hashlib
 import ssl
@@ -11,21 +11,33 @@ import urllib3
 
 from keyturn_contract.message import CONTENT_TYPE_BATCH, MAX_BODY, Notification, encode
 from keyturn_contract.signature import content as signed_content
+from keyturn_notifier.disposition import (
+    DeliveryReport,
+    DeliveryResult,
+    Disposition,
+    Reply,
+    classify,
+    parse_retry_after,
+    same_for_all,
+    unavailable,
+)
 from keyturn_notifier.signing import KMS_LIMIT, KeyRing, Keys, SigningUnavailable
-from keyturn_notifier.verdict import Answer, Fate, Reply, Verdict, everything, judge, looked_at_nothing, retry_after
 
 CONNECT_SECONDS = 3.0
-ANSWER_SECONDS = 10.0  # longer than the receiver's own deadline of 8 s
-REST_SECONDS = 5.0  # for a receiver that looked at nothing and did not say when to come again
+REPLY_SECONDS = 10.0  # longer than the receiver's own deadline of 8 s
+COOLDOWN_SECONDS = 5.0  # of the circuit breaker, if the receiver sent no Retry-After
 MAX_REPLY = 256 * 1024  # bytes: ten results, each with the names of hundreds of Secrets
-REMEMBERED = 10_000  # events
+MAX_DELIVERED = 10_000  # event ids kept in memory
 
 
-class Receiver:
-    """Delivers to one URL. Connections are kept alive over invocations; what it has taken is not sent to it again.
+class ReceiverClient:
+    """HTTP client of one receiver, with a circuit breaker.
 
-    A receiver that looked at nothing (no answer, 429, a 503 without results) is left alone for a while, so that a dead
-    one costs its neighbours no time. ``now`` gives seconds since the epoch, ``monotonic`` those that deadlines are in.
+    Connections stay open across invocations. A notification that the receiver has accepted is not sent to it again.
+
+    Circuit breaker: after a reply that shows the receiver unavailable (no answer, 429, or 503 without results) nothing
+    is sent to it for a cooldown, so that a dead receiver does not delay the others. ``now`` returns seconds since the
+    epoch; ``monotonic`` returns seconds of the clock that deadlines use.
     """
 
     def __init__(
@@ -42,51 +54,59 @@ class Receiver:
         self._pool = pool
         self._now = now
         self._monotonic = monotonic
-        self._rest_until = 0.0
-        self._taken: OrderedDict[str, None] = OrderedDict()
+        self._cooldown_end = 0.0
+        self._delivered: OrderedDict[str, None] = OrderedDict()
 
-    def deliver(self, notifications: Sequence[Notification], deadline: float) -> Answer:
-        """Post the notifications in as few batches as fit; none is begun that might not end by ``deadline``.
+    def deliver(self, notifications: Sequence[Notification], deadline: float) -> DeliveryReport:
+        """Post the notifications in as few batches as fit. No batch starts that could end after ``deadline``.
 
-        No answer, 408, 429 and 5xx: again, but for those that the reply says are done. 401: once more at once, with the
-        key read anew. Another 4xx: each is sent alone, and what is still refused is poison.
+        No answer, 408, 429 and 5xx: retry, except for the notifications that the reply lists as done. 401: post once
+        more immediately, with keys read again. Any other 4xx: post each notification alone; those still refused are
+        poison.
         """
-        verdicts = {each.id: Verdict(Fate.DONE, "taken before") for each in notifications if each.id in self._taken}
-        fresh = [each for each in notifications if each.id not in verdicts]
+        results = {
+            notification.id: DeliveryResult(Disposition.DONE, "delivered earlier")
+            for notification in notifications
+            if notification.id in self._delivered
+        }
+        remaining = [notification for notification in notifications if notification.id not in results]
         replies: list[Reply] = []
-        for batch in batches(fresh, self._key_ring.in_kms):
-            verdicts |= self._deliver(batch, deadline, replies)
-        return Answer(verdicts, replies)
+        for batch in split_into_batches(remaining, self._key_ring.signs_with_kms):
+            results |= self._deliver(batch, deadline, replies)
+        return DeliveryReport(results, replies)
 
-    def _deliver(self, batch: Sequence[Notification], deadline: float, replies: list[Reply]) -> dict[str, Verdict]:
-        rest = self._rest_until - self._monotonic()
-        if rest > 0:
-            return everything(
-                batch, Verdict(Fate.AGAIN, "left alone: it looked at nothing a moment ago", retry_after=rest)
-            )
-        if self._monotonic() + CONNECT_SECONDS + ANSWER_SECONDS > deadline:
-            return everything(batch, Verdict(Fate.AGAIN, "no time left in this invocation"))
+    def _deliver(
+        self, batch: Sequence[Notification], deadline: float, replies: list[Reply]
+    ) -> dict[str, DeliveryResult]:
+        cooldown = self._cooldown_end - self._monotonic()
+        if cooldown > 0:
+            reason = "not sent: the circuit breaker is open, because the receiver was unavailable"
+            return same_for_all(batch, DeliveryResult(Disposition.RETRY, reason, retry_after=cooldown))
+        if self._monotonic() + CONNECT_SECONDS + REPLY_SECONDS > deadline:
+            return same_for_all(batch, DeliveryResult(Disposition.RETRY, "not sent: no time left in this invocation"))
         try:
             keys = self._key_ring.keys()
             replies.append(reply := self._post(batch, keys))
             if reply.status == 401:
                 replies.append(reply := self._post(batch, self._key_ring.keys(stale=keys)))
         except SigningUnavailable as error:
-            return everything(batch, Verdict(Fate.AGAIN, str(error)))
-        return self._judge(batch, reply, deadline, replies)
+            return same_for_all(batch, DeliveryResult(Disposition.RETRY, str(error)))
+        return self._classify(batch, reply, deadline, replies)
 
-    def _judge(
+    def _classify(
         self, batch: Sequence[Notification], reply: Reply, deadline: float, replies: list[Reply]
-    ) -> dict[str, Verdict]:
-        verdicts = judge(batch, reply, self._now())
-        fates = {verdict.fate for verdict in verdicts.values()}
-        if fates == {Fate.POISON} and len(batch) > 1:
-            alone = [self._deliver([each], deadline, replies) for each in batch]  # the others shall not suffer for one
-            return {each: verdict for verdicts in alone for each, verdict in verdicts.items()}
-        if looked_at_nothing(reply):
-            self._rest_until = self._monotonic() + (retry_after(reply, self._now()) or REST_SECONDS)
-        self._remember(each for each, verdict in verdicts.items() if verdict.fate is Fate.DONE)
-        return verdicts
+    ) -> dict[str, DeliveryResult]:
+        results = classify(batch, reply, self._now())
+        dispositions = {result.disposition for result in results.values()}
+        if dispositions == {Disposition.POISON} and len(batch) > 1:
+            # Post each alone, so that one refused notification does not fail the others.
+            singles = [self._deliver([notification], deadline, replies) for notification in batch]
+            return {event_id: result for single in singles for event_id, result in single.items()}
+        if unavailable(reply):
+            cooldown = parse_retry_after(reply, self._now()) or COOLDOWN_SECONDS
+            self._cooldown_end = self._monotonic() + cooldown
+        self._remember(event_id for event_id, result in results.items() if result.disposition is Disposition.DONE)
+        return results
 
     def _post(self, batch: Sequence[Notification], keys: Keys) -> Reply:
         body = encode(batch)
@@ -94,16 +114,16 @@ class Receiver:
             "content-type": CONTENT_TYPE_BATCH,
             **keys.headers(message_id(batch), int(self._now()), body),
         }
-        begun = self._monotonic()
+        start = self._monotonic()
         try:
             try:
-                status, content, wait = self._exchange(body, headers)
+                status, content, retry_after = self._exchange(body, headers)
             except urllib3.exceptions.ProtocolError:
-                # A connection kept alive for too long: something on the way has cut it. Sending twice does no harm.
-                status, content, wait = self._exchange(body, headers)
+                # An idle keep-alive connection was closed from outside. Sending twice does no harm.
+                status, content, retry_after = self._exchange(body, headers)
         except urllib3.exceptions.HTTPError:
-            return Reply(0, self._monotonic() - begun)
-        return Reply(status, self._monotonic() - begun, content, wait)
+            return Reply(0, self._monotonic() - start)
+        return Reply(status, self._monotonic() - start, content, retry_after)
 
     def _exchange(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes, str | None]:
         response = self._pool.request(
@@ -114,23 +134,23 @@ class Receiver:
             retries=False,
             redirect=False,
             preload_content=False,
-            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=ANSWER_SECONDS),
+            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=REPLY_SECONDS),
         )
         content = response.read(MAX_REPLY + 1, decode_content=True)
         if len(content) > MAX_REPLY:
-            response.close()  # no receiver of ours: what comes after is not waited for
+            response.close()  # not a Keyturn receiver: do not wait for the rest
             content = b""
         response.release_conn()
         return response.status, content, response.headers.get("retry-after")
 
-    def _remember(self, done: Iterable[str]) -> None:
-        self._taken.update(dict.fromkeys(done))
-        while len(self._taken) > REMEMBERED:
-            self._taken.popitem(last=False)
+    def _remember(self, event_ids: Iterable[str]) -> None:
+        self._delivered.update(dict.fromkeys(event_ids))
+        while len(self._delivered) > MAX_DELIVERED:
+            self._delivered.popitem(last=False)
 
 
-def tls(ca_bundle: str | None) -> ssl.SSLContext:
-    """TLS as the system trusts it, and ``ca_bundle`` (PEM) beside; always verified."""
+def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
+    """Build a TLS context that trusts the system's CAs and those in ``ca_bundle`` (PEM). It always verifies."""
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if ca_bundle:
@@ -138,23 +158,25 @@ def tls(ca_bundle: str | None) -> ssl.SSLContext:
     return context
 
 
-def batches(notifications: Sequence[Notification], in_kms: bool) -> list[list[Notification]]:
-    """As few batches as fit: nearly always one. KMS signs less than the contract takes."""
-    found: list[list[Notification]] = []
-    for each in notifications:
-        if found and _fits([*found[-1], each], in_kms):
-            found[-1].append(each)
+def split_into_batches(notifications: Sequence[Notification], signs_with_kms: bool) -> list[list[Notification]]:
+    """Split into as few batches as fit, nearly always one. KMS signs fewer bytes than the contract allows."""
+    batches: list[list[Notification]] = []
+    for notification in notifications:
+        if batches and _fits([*batches[-1], notification], signs_with_kms):
+            batches[-1].append(notification)
         else:
-            found.append([each])
-    return found
+            batches.append([notification])
+    return batches
 
 
-def message_id(notifications: Sequence[Notification]) -> str:
-    """One id for the batch, the same when the same events are sent again."""
-    ids = "\n".join(notification.id for notification in notifications)
-    return "msg_" + hashlib.sha256(ids.encode()).hexdigest()[:32]
+def message_id(batch: Sequence[Notification]) -> str:
+    """Return the ``webhook-id`` of a batch. A retry of the same events has the same id."""
+    event_ids = "\n".join(notification.id for notification in batch)
+    return "msg_" + hashlib.sha256(event_ids.encode()).hexdigest()[:32]
 
 
-def _fits(batch: Sequence[Notification], in_kms: bool) -> bool:
+def _fits(batch: Sequence[Notification], signs_with_kms: bool) -> bool:
     body = encode(batch)
-    return len(body) <= MAX_BODY and (not in_kms or len(signed_content(message_id(batch), 10**10, body)) <= KMS_LIMIT)
+    if len(body) > MAX_BODY:
+        return False
+    return not signs_with_kms or len(signed_content(message_id(batch), 10**10, body)) <= KMS_LIMIT

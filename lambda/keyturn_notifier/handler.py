@@ -1,4 +1,4 @@
-"""What Lambda calls: records from SQS in, those to come again out. The composition root of the notifier."""
+"""Lambda entry point of the notifier: SQS records in, ids of the failed messages out. Composition root."""
 
 import json
 import time
@@ -11,36 +11,36 @@ from typing import TYPE_CHECKING, Any
 
 from keyturn_contract.message import EventType, Notification
 from keyturn_notifier import aws
-from keyturn_notifier.event import Ignored, Malformed, read
-from keyturn_notifier.queue import Queue
+from keyturn_notifier.disposition import DeliveryReport, DeliveryResult, Disposition, same_for_all
+from keyturn_notifier.event import Ignored, MalformedEvent, parse_event
+from keyturn_notifier.queue import SqsQueue
 from keyturn_notifier.settings import read_settings
 from keyturn_notifier.signing import KeyRing, kms_signer
-from keyturn_notifier.telemetry import Metric, logger, metrics, note
-from keyturn_notifier.verdict import Answer, Fate, Verdict, everything
+from keyturn_notifier.telemetry import Metric, add_metric, logger, metrics
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
-    from keyturn_notifier.delivery import Receiver
+    from keyturn_notifier.delivery import ReceiverClient
 
-RESERVE_SECONDS = 4.0  # of an invocation, for what is said to SQS at its end
+RESERVE_SECONDS = 4.0  # kept free at the end of an invocation, for the calls to SQS
 
 Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Sending:
-    """One notification, and the messages that it came in: EventBridge may send an event twice."""
+class Envelope:
+    """A notification and the SQS records that carried it. EventBridge may send an event twice."""
 
     notification: Notification
     records: Sequence[Record]
 
 
 class Notifier:
-    """Delivers what the records of one invocation say, to every receiver at once."""
+    """Delivers the events of one invocation to all receivers in parallel."""
 
     def __init__(
-        self, receivers: Sequence["Receiver"], queue: Queue, signing_key_id: str, threads: ThreadPoolExecutor
+        self, receivers: Sequence["ReceiverClient"], queue: SqsQueue, signing_key_id: str, threads: ThreadPoolExecutor
     ) -> None:
         self._receivers = receivers
         self._queue = queue
@@ -49,87 +49,99 @@ class Notifier:
 
     def handle(self, records: Sequence[Record], seconds: float) -> list[str]:
         """Deliver the events in ``records`` within ``seconds``; return the ids of the messages that stay queued."""
-        note(Metric.EVENTS_RECEIVED, len(records))
-        sendings, stay = self._understand(records)
-        answers = self._deliver([each.notification for each in sendings], seconds - RESERVE_SECONDS)
+        add_metric(Metric.EVENTS_RECEIVED, len(records))
+        envelopes, failed_ids = self._parse(records)
+        results_by_host = self._deliver([each.notification for each in envelopes], seconds - RESERVE_SECONDS)
         postponed: list[tuple[Record, float]] = []
-        for sending in sendings:
-            verdicts = {host: verdicts[sending.notification.id] for host, verdicts in answers.items()}
-            fate = max(verdict.fate for verdict in verdicts.values())
-            _tell(sending.notification, fate, verdicts)
-            if sending.notification.type is EventType.HEARTBEAT:
-                continue  # an old one says nothing: the next comes by itself
-            if fate is Fate.AGAIN:
-                wait_seconds = max(verdict.retry_after for verdict in verdicts.values())
-                postponed += [(record, wait_seconds) for record in sending.records]
-            elif fate is Fate.POISON:
-                why = "; ".join(f"{host}: {each.why}" for host, each in verdicts.items() if each.fate is Fate.POISON)
-                stay += [message for record in sending.records for message in self._bury(record, why)]
+        for envelope in envelopes:
+            results = {host: by_id[envelope.notification.id] for host, by_id in results_by_host.items()}
+            disposition = max(result.disposition for result in results.values())
+            _report(envelope.notification, disposition, results)
+            if envelope.notification.type is EventType.HEARTBEAT:
+                continue  # not retried: a late heartbeat proves nothing, and the schedule sends another
+            if disposition is Disposition.RETRY:
+                retry_after = max(result.retry_after for result in results.values())
+                postponed += [(record, retry_after) for record in envelope.records]
+            elif disposition is Disposition.POISON:
+                reason = "; ".join(
+                    f"{host}: {result.reason}"
+                    for host, result in results.items()
+                    if result.disposition is Disposition.POISON
+                )
+                failed_ids += [
+                    message_id for record in envelope.records for message_id in self._dead_letter(record, reason)
+                ]
         self._queue.postpone(postponed)
-        return stay + [record["messageId"] for record, _ in postponed]
+        return failed_ids + [record["messageId"] for record, _ in postponed]
 
-    def _understand(self, records: Sequence[Record]) -> tuple[list[Sending], list[str]]:
+    def _parse(self, records: Sequence[Record]) -> tuple[list[Envelope], list[str]]:
+        """Parse the records; return envelopes, and the ids of malformed messages that must stay queued."""
         by_id: dict[str, tuple[Notification, list[Record]]] = {}
-        stay: list[str] = []
+        failed_ids: list[str] = []
         for record in records:
             try:
-                outcome = read(json.loads(record["body"]), self._signing_key_id)
-            except Malformed as error:
-                stay += self._bury(record, str(error))
+                parsed = parse_event(json.loads(record["body"]), self._signing_key_id)
+            except MalformedEvent as error:
+                failed_ids += self._dead_letter(record, str(error))
             except (ValueError, RecursionError):
-                stay += self._bury(record, "the body is not JSON")
+                failed_ids += self._dead_letter(record, "the body is not JSON")
             else:
-                if isinstance(outcome, Ignored):
-                    note(Metric.EVENTS_IGNORED)
-                    logger.info("ignored", extra={"message_id": record["messageId"], "reason": outcome.reason})
+                if isinstance(parsed, Ignored):
+                    add_metric(Metric.EVENTS_IGNORED)
+                    logger.info("event ignored", extra={"message_id": record["messageId"], "reason": parsed.reason})
                 else:
-                    by_id.setdefault(outcome.id, (outcome, []))[1].append(record)
-        return [Sending(notification, records) for notification, records in by_id.values()], stay
+                    by_id.setdefault(parsed.id, (parsed, []))[1].append(record)
+        return [Envelope(notification, records) for notification, records in by_id.values()], failed_ids
 
-    def _deliver(self, notifications: Sequence[Notification], seconds: float) -> Mapping[str, Mapping[str, Verdict]]:
-        """Give each receiver all notifications, all receivers at once; returns their verdicts by host and id."""
+    def _deliver(
+        self, notifications: Sequence[Notification], seconds: float
+    ) -> Mapping[str, Mapping[str, DeliveryResult]]:
+        """Deliver all notifications to every receiver, in parallel; return the results by host and notification id."""
         if not notifications:
             return {}
         deadline = time.monotonic() + seconds
-        under_way = {
+        deliveries = {
             receiver: self._threads.submit(receiver.deliver, notifications, deadline) for receiver in self._receivers
         }
-        wait(under_way.values(), timeout=seconds)
-        answers: dict[str, Mapping[str, Verdict]] = {}
-        for receiver, delivering in under_way.items():
-            late = Verdict(Fate.AGAIN, "no answer in this invocation")
-            answer = delivering.result() if delivering.done() else Answer(everything(notifications, late), ())
-            answers[receiver.host] = answer.verdicts
-            for reply in answer.replies:
-                note(Metric.DELIVERY_LATENCY, round(reply.seconds * 1000, 1))
-        return answers
+        wait(deliveries.values(), timeout=seconds)
+        results_by_host: dict[str, Mapping[str, DeliveryResult]] = {}
+        for receiver, delivery in deliveries.items():
+            late = DeliveryResult(Disposition.RETRY, "no answer in this invocation")
+            report = delivery.result() if delivery.done() else DeliveryReport(same_for_all(notifications, late), ())
+            results_by_host[receiver.host] = report.results
+            for reply in report.replies:
+                add_metric(Metric.DELIVERY_LATENCY, round(reply.seconds * 1000, 1))
+        return results_by_host
 
-    def _bury(self, record: Record, reason: str) -> list[str]:
-        note(Metric.DELIVERIES_POISON)
-        logger.error("poison", extra={"message_id": record["messageId"], "reason": reason})
-        return [] if self._queue.bury(record, reason) else [record["messageId"]]
+    def _dead_letter(self, record: Record, reason: str) -> list[str]:
+        """Move a message to the dead-letter queue; return its id if that fails, so that it stays queued."""
+        add_metric(Metric.DELIVERIES_POISON)
+        logger.error("poison message", extra={"message_id": record["messageId"], "reason": reason})
+        return [] if self._queue.dead_letter(record, reason) else [record["messageId"]]
 
 
-def _tell(notification: Notification, fate: Fate, verdicts: Mapping[str, Verdict]) -> None:
-    heartbeat = notification.type is EventType.HEARTBEAT
-    if heartbeat:
-        note(Metric.HEARTBEATS_ACCEPTED if fate is Fate.DONE else Metric.HEARTBEATS_REFUSED)
-    elif fate is not Fate.POISON:  # which is counted where it is buried
-        note(Metric.DELIVERIES_DONE if fate is Fate.DONE else Metric.DELIVERIES_AGAIN)
-    if any(verdict.status == 401 for verdict in verdicts.values()):
-        note(Metric.DELIVERIES_REFUSED)
+def _report(notification: Notification, disposition: Disposition, results: Mapping[str, DeliveryResult]) -> None:
+    """Log and count one notification, with its results by host."""
+    is_heartbeat = notification.type is EventType.HEARTBEAT
+    if is_heartbeat:
+        accepted = disposition is Disposition.DONE
+        add_metric(Metric.HEARTBEATS_ACCEPTED if accepted else Metric.HEARTBEATS_REFUSED)
+    elif disposition is not Disposition.POISON:  # _dead_letter counts poison
+        add_metric(Metric.DELIVERIES_DONE if disposition is Disposition.DONE else Metric.DELIVERIES_AGAIN)
+    if any(result.status == 401 for result in results.values()):
+        add_metric(Metric.DELIVERIES_REFUSED)
     age = time.time() - datetime.fromisoformat(notification.time).timestamp()
-    if fate is Fate.DONE and not heartbeat:
-        note(Metric.EVENT_AGE, round(age * 1000))
+    if disposition is Disposition.DONE and not is_heartbeat:
+        add_metric(Metric.EVENT_AGE, round(age * 1000))
     logger.info(
-        "delivered" if fate is Fate.DONE else "not delivered",
+        "delivered" if disposition is Disposition.DONE else "not delivered",
         extra={
             "correlation_id": notification.id,
             "event_name": notification.data.event_name,
-            "secret_arn": None if heartbeat else notification.subject,
+            "secret_arn": None if is_heartbeat else notification.subject,
             "version_id": notification.data.version_id,
-            "fate": fate.name.lower(),
-            "answers": {host: verdict.why for host, verdict in verdicts.items()},
+            "disposition": disposition.name.lower(),
+            "answers": {host: result.reason for host, result in results.items()},
             "age_seconds": round(age, 3),
         },
     )
@@ -137,32 +149,35 @@ def _tell(notification: Notification, fate: Fate, verdicts: Mapping[str, Verdict
 
 @cache
 def _notifier() -> Notifier:
-    """Put the parts together, once for all invocations of one sandbox."""
-    # Here and not at the top: the HTTP client, too, takes long to import.
+    """Build the notifier once for all invocations of one execution environment."""
+    # Imported here because the HTTP client, like boto3, takes long to import.
     import urllib3
 
-    from keyturn_notifier.delivery import Receiver, tls
+    from keyturn_notifier.delivery import ReceiverClient, tls_context
 
     settings = read_settings()
     ed25519 = kms_signer(aws.client("kms"), settings.kms_key_id) if settings.kms_key_id else None
     key_ring = KeyRing(aws.client("secretsmanager"), settings.signing_key_secret_id, ed25519)
-    queue = Queue(
+    queue = SqsQueue(
         aws.client("sqs"),
         settings.queue_url,
         settings.dlq_url,
-        lambda text, about: logger.warning(text, extra=dict(about)),
+        lambda text, fields: logger.warning(text, extra=dict(fields)),
     )
-    context = tls(settings.ca_bundle)
-    receivers = [Receiver(url, key_ring, urllib3.PoolManager(ssl_context=context)) for url in settings.receiver_urls]
+    context = tls_context(settings.ca_bundle)
+    receivers = [
+        ReceiverClient(url, key_ring, urllib3.PoolManager(ssl_context=context)) for url in settings.receiver_urls
+    ]
+    # Two threads each: a delivery that outlives its invocation must not block the next one.
     return Notifier(receivers, queue, settings.signing_key_secret_id, ThreadPoolExecutor(2 * len(receivers)))
 
 
 @logger.inject_lambda_context
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, list[dict[str, str]]]:
-    """Handle one batch of SQS records, with partial failures.
+    """Handle one batch of SQS records and report partial failures.
 
     https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
     """
-    stay = _notifier().handle(event["Records"], context.get_remaining_time_in_millis() / 1000)
-    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in stay]}
+    failed_ids = _notifier().handle(event["Records"], context.get_remaining_time_in_millis() / 1000)
+    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed_ids]}

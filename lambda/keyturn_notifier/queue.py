@@ -1,4 +1,4 @@
-"""The queue that the events come from: what is to come again, and when; what never will, and why."""
+"""The SQS queue of events: retries by the visibility timeout, and the dead-letter queue."""
 
 import math
 import random
@@ -10,22 +10,23 @@ from keyturn_notifier.signing import error_code
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-FIRST_SECONDS = 2.0
-LONGEST_SECONDS = 180.0  # template.yaml: with maxReceiveCount it says how long a dead receiver is outlived
+FIRST_DELAY = 2.0  # seconds
+# Seconds; the VisibilityTimeout in template.yaml. With maxReceiveCount it bounds how long a receiver may be down.
+MAX_DELAY = 180.0
 
 
-def delay(receives: int, retry_after: float, jitter: float) -> int:
-    """Seconds until a message received ``receives`` times comes again.
+def retry_delay(receives: int, retry_after: float, jitter: float) -> int:
+    """Return the seconds until a message that was received ``receives`` times becomes visible again.
 
-    Doubles from FIRST_SECONDS to LONGEST_SECONDS, less up to a half for ``jitter`` from 0 to 1; never before
-    ``retry_after`` seconds.
+    Exponential back-off with jitter: doubles from FIRST_DELAY to MAX_DELAY, less up to half of that for a ``jitter``
+    from 0 to 1, and is never less than ``retry_after`` seconds.
     """
-    doubled = min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(receives - 1, 16))
-    return max(round(doubled * (1 - jitter / 2)), math.ceil(retry_after))
+    exponential = min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(receives - 1, 16))
+    return max(round(exponential * (1 - jitter / 2)), math.ceil(retry_after))
 
 
-class Queue:
-    """The queue and its dead-letter queue, through SQS. A call that fails loses nothing: the message stays."""
+class SqsQueue:
+    """The event queue and its dead-letter queue. A failed SQS call loses nothing, because the message stays queued."""
 
     def __init__(
         self,
@@ -42,12 +43,12 @@ class Queue:
         self._jitter = jitter
 
     def postpone(self, records: Sequence[tuple[Mapping[str, Any], float]]) -> None:
-        """Let messages stay away until their next try: each with the seconds that the receiver asked for (0: none)."""
+        """Hide messages until their next try. Each comes with the receiver's Retry-After in seconds (0: none)."""
         entries: Sequence[Any] = [
             {
                 "Id": str(number),
                 "ReceiptHandle": record["receiptHandle"],
-                "VisibilityTimeout": delay(_receives(record), retry_after, self._jitter()),
+                "VisibilityTimeout": retry_delay(_receives(record), retry_after, self._jitter()),
             }
             for number, (record, retry_after) in enumerate(records)
         ]
@@ -60,11 +61,11 @@ class Queue:
             except Exception as error:
                 codes = [error_code(error)]
             if codes:
-                self._warn("not postponed: the queue's own visibility time-out holds", {"errors": codes})
+                self._warn("retry delay not set: the queue's own visibility timeout applies", {"errors": codes})
 
-    def bury(self, record: Mapping[str, Any], reason: str) -> bool:
-        """Put a message where a person will look, with the reason; tell whether it may leave the queue now."""
-        clean = "".join(char if char.isprintable() else "?" for char in reason)  # SQS takes no others
+    def dead_letter(self, record: Mapping[str, Any], reason: str) -> bool:
+        """Send a message, with the reason, to the dead-letter queue; return whether the original may be deleted."""
+        clean = "".join(char if char.isprintable() else "?" for char in reason)  # SQS refuses control characters
         attributes: dict[str, Any] = {
             "reason": {"DataType": "String", "StringValue": clean[:1000]},
             "originalMessageId": {"DataType": "String", "StringValue": record["messageId"]},
@@ -72,7 +73,7 @@ class Queue:
         try:
             self._sqs.send_message(QueueUrl=self._dlq_url, MessageBody=record["body"], MessageAttributes=attributes)
         except Exception as error:
-            self._warn("the dead-letter queue takes no message", {"errors": [error_code(error)]})
+            self._warn("sending to the dead-letter queue failed", {"errors": [error_code(error)]})
             return False
         return True
 

@@ -1,4 +1,4 @@
-"""The notifier's settings: environment variables of its functions, set by template.yaml."""
+"""Settings of the notifier and the rotation: environment variables that template.yaml sets."""
 
 import base64
 import binascii
@@ -11,38 +11,40 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class InvalidSettings(ValueError):
-    """A setting is missing or wrong; the text says which and what to write."""
+    """A setting is missing or wrong. The text names it and says what to write."""
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """Each field is the variable KEYTURN_<NAME>."""
+class NotifierSettings:
+    """Settings of both functions. Each field is the environment variable KEYTURN_<NAME>."""
 
     receiver_urls: tuple[str, ...]
-    """Where to deliver: `https://<receiver>/v1/notifications`, several separated by commas."""
+    """URLs of the receivers, separated by commas: `https://<receiver>/v1/notifications`."""
 
     signing_key_secret_id: str
     """ARN of the AWS secret that holds the signing key."""
 
     queue_url: str
-    """The SQS queue that the events come from."""
+    """URL of the SQS queue that holds the events."""
 
     dlq_url: str
-    """The SQS queue where poison goes."""
+    """URL of the SQS dead-letter queue, which gets poison messages."""
 
     kms_key_id: str | None = None
-    """A KMS key of the kind ECC_NIST_EDWARDS25519, to sign with (`v1a`) beside the signing key."""
+    """Id of a KMS key with the spec ECC_NIST_EDWARDS25519, which adds a `v1a` signature to that of the signing key."""
 
     ca_bundle: str | None = None
-    """Certificates in PEM, all in base64, that receivers' certificates may be signed with, beside the public ones."""
+    """CA certificates to trust for receivers besides the public CAs: a PEM file in base64."""
 
 
-def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings. Raises InvalidSettings."""
+def read_settings(environment: Mapping[str, str] = os.environ) -> NotifierSettings:
+    """Read and check the settings. Raises InvalidSettings."""
     urls = _required(environment, "KEYTURN_RECEIVER_URLS", "https://<receiver>/v1/notifications")
-    return Settings(
+    return NotifierSettings(
         receiver_urls=tuple(dict.fromkeys(_url(url.strip()) for url in urls.split(","))),
-        signing_key_secret_id=_required(environment, "KEYTURN_SIGNING_KEY_SECRET_ID", "an AWS secret's name or ARN"),
+        signing_key_secret_id=_required(
+            environment, "KEYTURN_SIGNING_KEY_SECRET_ID", "the name or ARN of an AWS secret"
+        ),
         queue_url=_required(environment, "KEYTURN_QUEUE_URL", "the URL of an SQS queue"),
         dlq_url=_required(environment, "KEYTURN_DLQ_URL", "the URL of an SQS queue"),
         kms_key_id=environment.get("KEYTURN_KMS_KEY_ID", "").strip() or None,
@@ -64,9 +66,9 @@ def _url(url: str) -> str:
     except ValueError:
         host = None
     if not host or parts.query or parts.fragment or parts.username:
-        raise InvalidSettings("KEYTURN_RECEIVER_URLS: each must be https://<receiver>/v1/notifications")
+        raise InvalidSettings("KEYTURN_RECEIVER_URLS: each URL must be https://<receiver>/v1/notifications")
     if parts.scheme != "https" and not (parts.scheme == "http" and host in _LOOPBACK):
-        raise InvalidSettings(f"KEYTURN_RECEIVER_URLS: the one of {host} must start with https://")
+        raise InvalidSettings(f"KEYTURN_RECEIVER_URLS: the URL of {host} must start with https://")
     return url
 
 

@@ -1,7 +1,7 @@
-"""What deliveries are signed with: the signing key out of Secrets Manager, and a KMS key where the stack has one.
+"""Keys that sign deliveries: the signing key in Secrets Manager and, if the stack has one, a KMS key.
 
-The current and the previous key both sign, as Standard Webhooks has it for rotations: a receiver that has not seen the
-new key yet knows the one before, so that there is no moment at which a delivery is refused.
+The current and the previous key both sign, as Standard Webhooks specifies for rotations. A receiver that has not read
+the new key yet accepts the signature of the previous one, so a rotation causes no refused delivery.
 """
 
 import threading
@@ -23,22 +23,25 @@ KMS_LIMIT = 4096  # bytes: https://docs.aws.amazon.com/kms/latest/APIReference/A
 
 
 class SigningUnavailable(Exception):
-    """There is nothing to sign with now; the text says why and quotes nothing of a key."""
+    """No usable key can be read or used now. The text says why and never quotes a key."""
 
 
 class UnusableKey(SigningUnavailable):
-    """What stands in the secret is no signing key."""
+    """The secret's value is not a valid signing key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The keys that sign: symmetric ones, and a function that signs with Ed25519."""
+    """Keys that sign a delivery: symmetric keys, and an optional function that signs with Ed25519."""
 
     symmetric: tuple[bytes, ...]
     ed25519: Callable[[bytes], bytes] | None = None
 
     def headers(self, message_id: str, timestamp: int, body: bytes) -> Mapping[str, str]:
-        """The headers of one attempt; ``timestamp`` in seconds since the epoch. Raises SigningUnavailable."""
+        """Return the webhook headers of one attempt; ``timestamp`` is in seconds since the epoch.
+
+        Raises SigningUnavailable.
+        """
         signatures = [sign(key, message_id, timestamp, body) for key in self.symmetric]
         if self.ed25519 is not None:
             signatures.append(sign_ed25519(self.ed25519, message_id, timestamp, body))
@@ -50,9 +53,9 @@ class Keys:
 
 
 class KeyRing:
-    """Reads the keys at ``stages`` once, and again when told that they are stale. Threads may share it.
+    """Cache of the signing keys at the staging labels ``stages``. Thread-safe.
 
-    There must be a key at the first of the stages.
+    It reads the keys once, and again if a caller reports them as stale. Only the key at the first label is required.
     """
 
     def __init__(
@@ -70,18 +73,21 @@ class KeyRing:
         self._lock = threading.Lock()
 
     @property
-    def in_kms(self) -> bool:
-        """Whether KMS signs, too, which takes no more than KMS_LIMIT bytes."""
+    def signs_with_kms(self) -> bool:
+        """Whether KMS signs, too; it signs at most KMS_LIMIT bytes."""
         return self._ed25519 is not None
 
     def keys(self, stale: Keys | None = None) -> Keys:
-        """The keys to sign with; read anew unless the ``stale`` ones have been replaced. Raises SigningUnavailable."""
+        """Return the cached keys, reading them first if there are none or they are the ``stale`` ones.
+
+        Raises SigningUnavailable.
+        """
         with self._lock:
             if self._keys is None or self._keys is stale:
                 first, *others = self._stages
                 required = read_key(self._secrets_manager, self._secret_id, first)
                 if required is None:
-                    raise SigningUnavailable(f"the signing key has no version {first}: put one")
+                    raise SigningUnavailable(f"the signing key's secret has no version {first}: put one")
                 self._keys = Keys((required, *filter(None, map(self._read, others))), self._ed25519)
             return self._keys
 
@@ -89,13 +95,16 @@ class KeyRing:
         try:
             return read_key(self._secrets_manager, self._secret_id, stage)
         except UnusableKey:
-            return None  # somebody has corrected it since, with the version at the first stage
+            return None  # not needed: the version at the first label has replaced the unusable one
 
 
 def read_key(
     secrets_manager: "SecretsManagerClient", secret_id: str, stage: str, version_id: str | None = None
 ) -> bytes | None:
-    """Read the key at a staging label (of one version): None where there is none. Raises SigningUnavailable."""
+    """Read the key at a staging label, of ``version_id`` if given. Returns None if no such version exists.
+
+    Raises SigningUnavailable.
+    """
     version: dict[str, Any] = {"VersionId": version_id} if version_id else {}
     try:
         answer = secrets_manager.get_secret_value(SecretId=secret_id, VersionStage=stage, **version)
@@ -110,7 +119,7 @@ def read_key(
 
 
 def kms_signer(kms: "KMSClient", key_id: str) -> Callable[[bytes], bytes]:
-    """Sign with Ed25519 in KMS: at most KMS_LIMIT bytes. The function raises SigningUnavailable."""
+    """Return a function that signs at most KMS_LIMIT bytes with Ed25519 in KMS. It raises SigningUnavailable."""
 
     def sign_in_kms(content: bytes) -> bytes:
         try:
@@ -123,7 +132,7 @@ def kms_signer(kms: "KMSClient", key_id: str) -> Callable[[bytes], bytes]:
 
 
 def error_code(error: Exception) -> str:
-    """AWS's word for what went wrong, or the exception's name; its text may quote anything, and is not ours to show."""
+    """Return AWS's error code, or the exception's class name. Logs never show its text, which may quote anything."""
     response = getattr(error, "response", None)
     fields = response.get("Error") if isinstance(response, dict) else None
     return str(fields.get("Code")) if isinstance(fields, dict) and fields.get("Code") else type(error).__name__

@@ -1,4 +1,4 @@
-"""What the notifier tells of itself: JSON logs, and metrics in CloudWatch's embedded format. Never a secret value."""
+"""Telemetry: JSON logs, and metrics in CloudWatch's embedded metric format. Neither holds a secret value."""
 
 import os
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
 NAMESPACE = "Keyturn"
-# The stack's name, by template.yaml: several stacks in one account are told apart.
+# template.yaml sets it to the stack's name, which distinguishes several stacks in one account.
 SERVICE = os.environ.get("POWERTOOLS_SERVICE_NAME", "keyturn")
 
 logger = Logger(service=SERVICE)
@@ -16,7 +16,7 @@ metrics = Metrics(namespace=NAMESPACE, service=SERVICE)
 
 
 class Metric(StrEnum):
-    """Every metric; what each means is in MEANINGS."""
+    """Name of each metric; DEFINITIONS holds its unit and meaning."""
 
     EVENTS_RECEIVED = "EventsReceived"
     EVENTS_IGNORED = "EventsIgnored"
@@ -30,26 +30,32 @@ class Metric(StrEnum):
     HEARTBEATS_REFUSED = "HeartbeatsRefused"
 
 
-MEANINGS: Mapping[Metric, tuple[MetricUnit, str]] = {
-    Metric.EVENTS_RECEIVED: (MetricUnit.Count, "Messages taken off the queue."),
-    Metric.EVENTS_IGNORED: (MetricUnit.Count, "Events that change nothing: reads, failed calls, AWSPENDING..."),
-    Metric.DELIVERIES_DONE: (MetricUnit.Count, "Events that every receiver has taken."),
-    Metric.DELIVERIES_AGAIN: (MetricUnit.Count, "Events that stay in the queue, to be delivered again."),
-    Metric.DELIVERIES_POISON: (MetricUnit.Count, "Messages put into the dead-letter queue at once."),
+DEFINITIONS: Mapping[Metric, tuple[MetricUnit, str]] = {
+    Metric.EVENTS_RECEIVED: (MetricUnit.Count, "Messages received from the queue."),
+    Metric.EVENTS_IGNORED: (
+        MetricUnit.Count,
+        "Events that change no value in use: reads, failed calls, moves of AWSPENDING...",
+    ),
+    Metric.DELIVERIES_DONE: (MetricUnit.Count, "Events that every receiver has accepted."),
+    Metric.DELIVERIES_AGAIN: (MetricUnit.Count, "Events that stay in the queue for a retry."),
+    Metric.DELIVERIES_POISON: (MetricUnit.Count, "Poison messages, sent to the dead-letter queue without a retry."),
     Metric.DELIVERIES_REFUSED: (
         MetricUnit.Count,
-        "Events that a receiver answered with 401, even after the signing key was read anew.",
+        "Events that a receiver answered with 401, even after the notifier had read the signing key again.",
     ),
-    Metric.DELIVERY_LATENCY: (MetricUnit.Milliseconds, "Time of one POST, until it is answered: applied, that is."),
-    Metric.EVENT_AGE: (MetricUnit.Milliseconds, "Time from the event in AWS until every receiver has taken it."),
-    Metric.HEARTBEATS_ACCEPTED: (MetricUnit.Count, "Heartbeats that every receiver has taken."),
+    Metric.DELIVERY_LATENCY: (
+        MetricUnit.Milliseconds,
+        "Duration of one POST; the receiver answers after it has applied.",
+    ),
+    Metric.EVENT_AGE: (MetricUnit.Milliseconds, "Time from the event in AWS until every receiver has accepted it."),
+    Metric.HEARTBEATS_ACCEPTED: (MetricUnit.Count, "Heartbeats that every receiver has accepted."),
     Metric.HEARTBEATS_REFUSED: (
         MetricUnit.Count,
-        "Heartbeats that some receiver has not taken; they are not repeated.",
+        "Heartbeats that at least one receiver has not accepted; they are not retried.",
     ),
 }
 
 
-def note(metric: Metric, value: float = 1) -> None:
-    """Add to a metric, in its own unit."""
-    metrics.add_metric(name=metric.value, unit=MEANINGS[metric][0], value=value)
+def add_metric(metric: Metric, value: float = 1) -> None:
+    """Add a value to a metric, in the unit of its definition."""
+    metrics.add_metric(name=metric.value, unit=DEFINITIONS[metric][0], value=value)

@@ -15,8 +15,8 @@ from keyturn_local.aws.template import FILE, event_path, read
 from keyturn_local.notifier import event_source
 from keyturn_notifier import delivery, event, handler, queue, rotation
 from keyturn_notifier.catalogue import HEARTBEAT, NATIVE
-from keyturn_notifier.settings import InvalidSettings, Settings, read_settings
-from keyturn_notifier.telemetry import MEANINGS, NAMESPACE, Metric
+from keyturn_notifier.settings import InvalidSettings, NotifierSettings, read_settings
+from keyturn_notifier.telemetry import DEFINITIONS, NAMESPACE, Metric
 from support.sam import RECEIVER
 
 TEMPLATE = read()
@@ -44,7 +44,7 @@ def test_cfn_lint_finds_nothing(region: str) -> None:
 
 class TestSettings:
     def test_the_functions_get_every_setting_and_no_other(self) -> None:
-        settings = {f"KEYTURN_{each.name.upper()}" for each in dataclasses.fields(Settings)}
+        settings = {f"KEYTURN_{each.name.upper()}" for each in dataclasses.fields(NotifierSettings)}
         assert {name for name in VARIABLES if name.startswith("KEYTURN_")} == settings
 
     def test_the_local_functions_get_the_same_variables(self, tmp_path: Path) -> None:
@@ -120,10 +120,10 @@ class TestQueues:
     def test_they_outlive_a_day_of_a_dead_receiver(self) -> None:
         made, function = RESOURCES["Queue"]["Properties"], RESOURCES["Notifier"]["Properties"]
         assert made["VisibilityTimeout"] >= 6 * function["Timeout"]
-        assert made["VisibilityTimeout"] == queue.LONGEST_SECONDS
+        assert made["VisibilityTimeout"] == queue.MAX_DELAY
         receives = made["RedrivePolicy"]["maxReceiveCount"]
         assert receives >= 500
-        shortest = sum(queue.delay(receive, 0, jitter=1.0) for receive in range(1, receives + 1))
+        shortest = sum(queue.retry_delay(receive, 0, jitter=1.0) for receive in range(1, receives + 1))
         assert shortest >= 24 * 3600
         assert made["MessageRetentionPeriod"] >= 4 * 24 * 3600
         assert RESOURCES["DeadLetterQueue"]["Properties"]["MessageRetentionPeriod"] == 14 * 24 * 3600
@@ -175,7 +175,7 @@ class TestFunctions:
 
     def test_a_post_fits_into_the_time_of_the_function(self) -> None:
         left = RESOURCES["Notifier"]["Properties"]["Timeout"] - handler.RESERVE_SECONDS
-        assert left > delivery.CONNECT_SECONDS + delivery.ANSWER_SECONDS
+        assert left > delivery.CONNECT_SECONDS + delivery.REPLY_SECONDS
         assert RESOURCES["Notifier"]["Properties"]["Timeout"] == event_source.TIMEOUT_SECONDS
 
     def test_a_rotation_waits_for_longer_than_receivers_take_to_see_a_new_key(self) -> None:
@@ -242,7 +242,7 @@ class TestAlarms:
     def test_the_dashboard_shows_every_metric_that_the_notifier_counts(self) -> None:
         body = RESOURCES["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
         json.loads(re.sub(r"\$\{[^}]+\}", "x", body))
-        assert {metric.value for metric in MEANINGS if f'"{metric.value}"' in body} == set(Metric)
+        assert {metric.value for metric in DEFINITIONS if f'"{metric.value}"' in body} == set(Metric)
 
 
 def test_what_would_lose_something_is_kept_when_it_is_replaced() -> None:

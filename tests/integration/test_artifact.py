@@ -98,7 +98,7 @@ def test_a_setting_that_is_wrong_fails_the_invocation_and_says_which(
         with pytest.raises(FunctionError) as caught:
             running.invoke({"Records": []})
         assert caught.value.kind == "InvalidSettings"
-        assert "the one of receiver.example must start with https://" in running.output
+        assert "the URL of receiver.example must start with https://" in running.output
 
 
 def test_a_sandbox_whose_time_is_over_is_ended_and_the_next_one_works(

@@ -20,7 +20,7 @@ from keyturn_contract.signature import new_key, parse_key, parse_public_key, ver
 from keyturn_local.aws.server import EventPath, LocalAws
 from keyturn_local.notifier.event_source import TIMEOUT_SECONDS, Context, function_environment
 from keyturn_notifier import delivery, telemetry
-from keyturn_notifier.queue import FIRST_SECONDS
+from keyturn_notifier.queue import FIRST_DELAY
 from keyturn_receiver.sources.signing_keys import ed25519
 from support.fake_receiver import Receiver, all_of
 from support.manifests import eventually
@@ -186,7 +186,7 @@ def test_what_can_never_be_delivered_goes_to_the_dead_letter_queue_at_once_with_
     receiver.answer = lambda headers, body: (400, b"")
     assert handle(refused, "no JSON", {"source": "aws.s3"}) == []
     assert dead_letters(aws, path) == {
-        json.dumps(refused): f"{receiver.url.split('/')[2]}: it refuses: status 400",
+        json.dumps(refused): f"{receiver.url.split('/')[2]}: the receiver refuses it: status 400",
         "no JSON": "the body is not JSON",
         '{"source": "aws.s3"}': "source must be aws.secretsmanager: correct the rule's event pattern",
     }
@@ -262,7 +262,7 @@ def test_every_event_of_the_corpus_ends_as_expected_whatever_its_neighbours(
         if "malformed" in each
     }
     assert buried == malformed
-    reasons = {vars(line)["reason"] for line in caplog.records if line.message == "ignored"}
+    reasons = {vars(line)["reason"] for line in caplog.records if line.message == "event ignored"}
     assert reasons == {each["ignored"] for each in expected.values() if "ignored" in each}
 
 
@@ -299,7 +299,7 @@ class TestSeveralReceivers:
             assert handle(event()) == ["m0"]
         assert len(receiver.got) == 21
         assert len(other.got) == 1
-        assert time.monotonic() - begun < delivery.REST_SECONDS
+        assert time.monotonic() - begun < delivery.COOLDOWN_SECONDS
 
     def test_one_that_is_gone_holds_up_no_other(self, sandbox: Callable, receiver: Receiver, other: Receiver) -> None:
         other.close()
@@ -346,7 +346,7 @@ class TestBackOff:
         receiver.answer = lambda headers, body: (500, b"")
         assert handle(self.take(aws, queue_url)) == ["m0"]
         assert self.invisible(aws, queue_url) == 1
-        eventually(lambda: not self.invisible(aws, queue_url), 2 * FIRST_SECONDS)
+        eventually(lambda: not self.invisible(aws, queue_url), 2 * FIRST_DELAY)
         assert self.take(aws, queue_url)["attributes"]["ApproximateReceiveCount"] == "2"
 
     @pytest.mark.parametrize("form", ["seconds", "date"])

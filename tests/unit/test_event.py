@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from keyturn_notifier.catalogue import API_CALL, MEANINGS, SERVICE_EVENT
 from keyturn_notifier.catalogue import NATIVE as NATIVE_KIND
-from keyturn_notifier.event import Ignored, Malformed, read
+from keyturn_notifier.event import Ignored, MalformedEvent, parse_event
 
 SIGNING_KEY = "arn:aws:secretsmanager:us-west-2:012345678901:secret:SigningKey-keyturn-q1w2e3"
 EVENTS = Path(__file__).parents[1] / "events"
@@ -40,8 +40,8 @@ def envelope(file: Path) -> dict:
 
 def outcome(event: object) -> dict:
     try:
-        result = read(event, SIGNING_KEY)
-    except Malformed as error:
+        result = parse_event(event, SIGNING_KEY)
+    except MalformedEvent as error:
         return {"malformed": str(error)}
     return {"ignored": result.reason} if isinstance(result, Ignored) else json.loads(json.dumps(asdict(result)))
 
@@ -75,7 +75,9 @@ def test_the_catalogue_is_what_is_done(kind: str, name: str) -> None:
     detail = {**WRITE["detail"], "eventName": name}
     told = outcome({**WRITE, "detail-type": kind, "detail": detail})
     meaning = MEANINGS[kind, name]
-    assert told == {"ignored": f"{name}: {meaning.why}"} if meaning.becomes is None else told["type"] == meaning.becomes
+    assert (
+        told == {"ignored": f"{name}: {meaning.reason}"} if meaning.becomes is None else told["type"] == meaning.becomes
+    )
 
 
 @pytest.mark.parametrize("name", [each[1] for each in MEANINGS if each[0] == API_CALL])

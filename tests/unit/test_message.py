@@ -1,6 +1,7 @@
 """The wire format of deliveries and replies."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,7 @@ from keyturn_contract.message import (
     decode_reply,
     encode,
     encode_reply,
+    validate,
 )
 
 DATA = NotificationData("SecretLabelUpdated", "123456789012", "eu-west-1", "prod/db", "v1", "AWSCURRENT")
@@ -67,6 +69,46 @@ def test_the_error_names_the_field(change: dict[str, object], field: str) -> Non
     (event,) = json.loads(encode([ONE]))
     with pytest.raises(MalformedMessage, match=field):
         decode(CONTENT_TYPE, json.dumps({**event, **change}).encode())
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        replace(ONE, id=""),
+        replace(ONE, source="x" * 2049),
+        replace(ONE, subject="\ud800"),
+        replace(ONE, time="yesterday"),
+        replace(ONE, data=replace(DATA, event_name="")),
+        replace(ONE, data=replace(DATA, name="a\nb")),
+    ],
+)
+def test_validate_refuses_notifications_that_decode_would_refuse(malformed: Notification) -> None:
+    validate(ONE)
+    with pytest.raises(MalformedMessage):
+        validate(malformed)
+    with pytest.raises((MalformedMessage, UnicodeEncodeError)):
+        decode(CONTENT_TYPE_BATCH, encode([malformed]))
+
+
+@given(
+    st.builds(
+        replace,
+        st.just(ONE),
+        id=st.text(max_size=3),
+        subject=st.text(max_size=3),
+        time=st.sampled_from([ONE.time, "now"]),
+    )
+)
+def test_validate_accepts_exactly_the_notifications_that_decode_accepts(notification: Notification) -> None:
+    def accepted(check: Callable[[], object]) -> bool:
+        try:
+            check()
+        except (MalformedMessage, UnicodeEncodeError):
+            return False
+        return True
+
+    by_decode = accepted(lambda: decode(CONTENT_TYPE_BATCH, encode([notification])))
+    assert accepted(lambda: validate(notification)) == by_decode
 
 
 def test_a_batch_has_one_to_ten_events_with_ids_of_their_own() -> None:

@@ -9,7 +9,7 @@ from keyturn_local.aws import template
 from keyturn_local.paths import ROOT
 from keyturn_notifier import telemetry
 from keyturn_notifier.catalogue import MEANINGS, UNKNOWN, Meaning
-from keyturn_notifier.settings import Settings as NotifierSettings
+from keyturn_notifier.settings import NotifierSettings
 from keyturn_receiver.settings import Settings
 from keyturn_receiver.telemetry.metrics import Metrics
 
@@ -53,7 +53,7 @@ def metrics_page() -> str:
         labels = ", ".join(f"`{label}`" for label in _labels(family.name))
         receiver.append((f"`{name}`", family.type, labels, family.documentation))
     notifier = [
-        (f"`{metric.value}`", unit.value.lower(), meaning) for metric, (unit, meaning) in telemetry.MEANINGS.items()
+        (f"`{metric.value}`", unit.value.lower(), meaning) for metric, (unit, meaning) in telemetry.DEFINITIONS.items()
     ]
     return _page(
         "Metrics",
@@ -75,8 +75,8 @@ def metrics_page() -> str:
 
 def events_page() -> str:
     """docs/events.md: every event that Secrets Manager emits, and what Keyturn does with it."""
-    rows = [(f"`{name}`", kind, _becomes(meaning), meaning.why) for (kind, name), meaning in MEANINGS.items()]
-    rows.append(("any other", "either of CloudTrail's", _becomes(UNKNOWN), UNKNOWN.why))
+    rows = [(f"`{name}`", kind, _becomes(meaning), meaning.reason) for (kind, name), meaning in MEANINGS.items()]
+    rows.append(("any other", "either of CloudTrail's", _becomes(UNKNOWN), UNKNOWN.reason))
     return _page(
         "Events of AWS Secrets Manager",
         _section(

@@ -1,0 +1,105 @@
+"""Classification of a receiver's reply: what to do with the SQS message of each notification. Pure."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from enum import IntEnum
+
+from keyturn_contract.message import MalformedMessage, Notification, Outcome, Result, decode_reply
+
+MAX_RETRY_AFTER = 900.0  # seconds
+
+
+class Disposition(IntEnum):
+    """What to do with the message of a notification. With several receivers, the highest value applies."""
+
+    DONE = 0  # delete it from the queue
+    POISON = 1  # move it to the dead-letter queue: every retry would be refused, too
+    RETRY = 2  # leave it in the queue
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryResult:
+    """Result of one notification at one receiver.
+
+    ``status`` is the HTTP status (0: no answer, or nothing sent); ``retry_after`` is in seconds (0: the receiver named
+    no time).
+    """
+
+    disposition: Disposition
+    reason: str
+    status: int = 0
+    retry_after: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Reply to one POST. ``status`` 0 means no answer; ``seconds`` is its duration; ``retry_after`` the raw header."""
+
+    status: int
+    seconds: float
+    body: bytes = b""
+    retry_after: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryReport:
+    """Report of one delivery to one receiver: the result of each notification, by id, and the replies to all POSTs."""
+
+    results: Mapping[str, DeliveryResult]
+    replies: Sequence[Reply]
+
+
+def classify(batch: Sequence[Notification], reply: Reply, now: float) -> dict[str, DeliveryResult]:
+    """Return the result of each notification in ``batch``, by id. ``now`` is in seconds since the epoch.
+
+    A notification is done only if a 200 or 503 reply lists it with an outcome other than failed. Without that, 4xx
+    other than 401, 408 and 429 means poison; every other status, and no answer, means retry.
+    """
+    if 400 <= reply.status < 500 and reply.status not in (401, 408, 429):
+        refused = DeliveryResult(Disposition.POISON, f"the receiver refuses it: status {reply.status}", reply.status)
+        return same_for_all(batch, refused)
+    done_ids = _done_ids(reply)
+    reason = f"status {reply.status}" if reply.status else "no answer"
+    done = DeliveryResult(Disposition.DONE, reason, reply.status)
+    retry = DeliveryResult(Disposition.RETRY, reason, reply.status, parse_retry_after(reply, now))
+    return {notification.id: done if notification.id in done_ids else retry for notification in batch}
+
+
+def same_for_all(batch: Sequence[Notification], result: DeliveryResult) -> dict[str, DeliveryResult]:
+    """Return one and the same result for each notification, by id."""
+    return {notification.id: result for notification in batch}
+
+
+def parse_retry_after(reply: Reply, now: float) -> float:
+    """Return the seconds in Retry-After, from 0 to MAX_RETRY_AFTER. The header holds seconds or a date.
+
+    https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
+    """
+    text = (reply.retry_after or "").strip()
+    seconds = 0.0
+    if text.isascii() and text.isdecimal():
+        seconds = float(text[:9])
+    elif text:
+        with suppress(ValueError):
+            moment = parsedate_to_datetime(text)
+            seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
+
+
+def unavailable(reply: Reply) -> bool:
+    """Whether the receiver is down or refuses every request. Answering 503 with results, it is neither."""
+    return reply.status in (0, 429) or (reply.status == 503 and not _results(reply))
+
+
+def _done_ids(reply: Reply) -> frozenset[str]:
+    return frozenset(result.id for result in _results(reply) if result.outcome is not Outcome.FAILED)
+
+
+def _results(reply: Reply) -> Sequence[Result]:
+    if reply.status in (200, 503):
+        with suppress(MalformedMessage):  # the reply is not from a Keyturn receiver, so nothing counts as done
+            return decode_reply(reply.body)
+    return ()
