@@ -1,6 +1,7 @@
 """The receiver's settings: environment variables, read once, at the start."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -9,7 +10,16 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from keyturn_contract.signature import parse_public_key
 from keyturn_receiver.core.policy import Default
-from keyturn_receiver.core.poll import PollMode
+
+
+class PollMode(StrEnum):
+    """How the poller asks AWS for versions.
+
+    LIST reads the names and versions of a whole account, 100 per call; DESCRIBE makes one call for each bound secret.
+    """
+
+    LIST = "list"
+    DESCRIBE = "describe"
 
 
 class Settings(BaseSettings):

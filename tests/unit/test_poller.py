@@ -10,13 +10,13 @@ from keyturn_receiver.cluster.namespace_cache import NamespaceCache
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.policy import Default
-from keyturn_receiver.core.poll import PollMode
 from keyturn_receiver.errors import SourceNotFound, SourceRefused, SourceUnavailable
 from keyturn_receiver.poller.poller import FULL_SECONDS, Poller
 from keyturn_receiver.poller.sweep import Interrupted
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
+from keyturn_receiver.settings import PollMode
 from keyturn_receiver.sources.secrets_manager import SecretMetadata
 from keyturn_receiver.sources.stores import Store, StoreKey, Stores
 from keyturn_receiver.telemetry.metrics import Metrics

@@ -20,7 +20,7 @@ from keyturn_receiver.core.binding import (
     is_bound,
 )
 from keyturn_receiver.core.consumer import ROLLOUT
-from keyturn_receiver.core.revision import RECORD, STATUS, Record, read_record
+from keyturn_receiver.core.revision import RECORD, STATUS, Record, read_record, split_version_key
 from keyturn_receiver.core.sync_status import is_solely_managed
 
 _BINDING = (*FILLING, ON_DELETE, ROLLOUT)
@@ -71,7 +71,7 @@ def read_bound(metadata: Json) -> BoundSecret:
     written = tuple(annotations.get(name) for name in _RECORD)
     record = _record(written)
     # The ARNs it was made from count, too: AWS may say "ARN" where the binding says "name".
-    arns = (key.partition("#")[0] for key in record.version_ids)
+    arns = (split_version_key(key)[0] for key in record.version_ids)
     called = (annotations.get(SECRET_ID, "").strip(), *arns)
     return BoundSecret(
         target=Target(sys.intern(metadata["namespace"]), metadata["name"]),

@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from keyturn_receiver.core.json_access import as_object, as_objects
+
 ROLLOUT = "keyturn.dev/rollout"
 DISABLED = "disabled"
 MARK_PREFIX = "revision.keyturn.dev/"
@@ -58,22 +60,22 @@ def mark_name(secret_name: str) -> str:
 
 def read_consumer(kind: str, workload: Mapping[str, object]) -> Consumer | None:
     """Read a workload as the API server gives it; None if its pods read no Secret."""
-    metadata = _map(workload.get("metadata"))
-    spec = _map(workload.get("spec"))
-    template = _map(spec.get("template"))
+    metadata = as_object(workload.get("metadata"))
+    spec = as_object(workload.get("spec"))
+    template = as_object(spec.get("template"))
     reads: dict[str, Reads] = {}
-    for name, read in _template_reads(_map(template.get("spec"))):
+    for name, read in _template_reads(as_object(template.get("spec"))):
         reads[name] = reads.get(name, Reads()) | read
     if not reads:
         return None
-    annotations = _map(metadata.get("annotations"))
-    strategy = _map(spec.get("updateStrategy"))
+    annotations = as_object(metadata.get("annotations"))
+    strategy = as_object(spec.get("updateStrategy"))
     return Consumer(
         ref=WorkloadRef(kind, str(metadata["namespace"]), str(metadata["name"])),
         resource_version=str(metadata["resourceVersion"]),
         reads=reads,
         baseline=_marks(annotations),
-        marks=_marks(_map(_map(template.get("metadata")).get("annotations"))),
+        marks=_marks(as_object(as_object(template.get("metadata")).get("annotations"))),
         rollout_disabled=annotations.get(ROLLOUT) == DISABLED,
         manual=strategy.get("type") == "OnDelete",
     )
@@ -81,19 +83,19 @@ def read_consumer(kind: str, workload: Mapping[str, object]) -> Consumer | None:
 
 def _template_reads(pod: Mapping[str, object]) -> Iterator[tuple[str, Reads]]:
     # https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#PodSpec
-    for container in (*_maps(pod.get("initContainers")), *_maps(pod.get("containers"))):
-        for bulk in _maps(container.get("envFrom")):
-            yield from _named(_map(bulk.get("secretRef")), "name", Reads(whole=True))
-        for variable in _maps(container.get("env")):
-            ref = _map(_map(variable.get("valueFrom")).get("secretKeyRef"))
+    for container in (*as_objects(pod.get("initContainers")), *as_objects(pod.get("containers"))):
+        for bulk in as_objects(container.get("envFrom")):
+            yield from _named(as_object(bulk.get("secretRef")), "name", Reads(whole=True))
+        for variable in as_objects(container.get("env")):
+            ref = as_object(as_object(variable.get("valueFrom")).get("secretKeyRef"))
             yield from _named(ref, "name", Reads(keys=frozenset({str(ref.get("key"))})))
-    for volume in _maps(pod.get("volumes")):
-        secret = _map(volume.get("secret"))
+    for volume in as_objects(pod.get("volumes")):
+        secret = as_object(volume.get("secret"))
         yield from _named(secret, "secretName", _items(secret))
-        for source in _maps(_map(volume.get("projected")).get("sources")):
-            projected = _map(source.get("secret"))
+        for source in as_objects(as_object(volume.get("projected")).get("sources")):
+            projected = as_object(source.get("secret"))
             yield from _named(projected, "name", _items(projected))
-    for pull in _maps(pod.get("imagePullSecrets")):
+    for pull in as_objects(pod.get("imagePullSecrets")):
         yield from _named(pull, "name", Reads(whole=True))
 
 
@@ -103,17 +105,9 @@ def _named(ref: Mapping[str, object], field: str, read: Reads) -> Iterator[tuple
 
 
 def _items(volume: Mapping[str, object]) -> Reads:
-    items = _maps(volume.get("items"))
+    items = as_objects(volume.get("items"))
     return Reads(keys=frozenset(str(item.get("key")) for item in items)) if items else Reads(whole=True)
 
 
 def _marks(annotations: Mapping[str, object]) -> dict[str, str]:
     return {name: str(value) for name, value in annotations.items() if name.startswith(MARK_PREFIX)}
-
-
-def _map(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _maps(value: object) -> list[Mapping[str, object]]:
-    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []

@@ -85,8 +85,14 @@ def too_long(record: Record) -> bool:
 
 
 def version_key(arn: str, stage: str) -> str:
-    """Name one AWS secret and staging label in ``Record.version_ids``; no name or ARN can hold a '#'."""
+    """The key of an AWS secret and a staging label in ``Record.version_ids``. No name or ARN can contain a '#'."""
     return f"{arn}#{stage}"
+
+
+def split_version_key(key: str) -> tuple[str, str]:
+    """Split a ``version_key`` into ARN and staging label."""
+    arn, _, stage = key.partition("#")
+    return arn, stage
 
 
 def revision_of(version_id: str, key: str, expression: str) -> str:

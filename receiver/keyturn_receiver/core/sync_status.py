@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from keyturn_receiver.core.binding import binding_hash
 from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.core.json_access import as_object
 from keyturn_receiver.core.revision import OK, RECORD, Record
 from keyturn_receiver.core.rollout import rollout
 
@@ -41,12 +42,8 @@ def is_solely_managed(manager: str, managed_fields: Iterable[Mapping[str, object
     """
     for entry in managed_fields:
         if entry.get("manager") == manager and entry.get("operation") == "Apply":
-            fields = _map(entry.get("fieldsV1"))
-            annotations = _map(_map(fields.get("f:metadata")).get("f:annotations"))
-            keys = {name.removeprefix("f:") for name in _map(fields.get("f:data"))}
+            fields = as_object(entry.get("fieldsV1"))
+            annotations = as_object(as_object(fields.get("f:metadata")).get("f:annotations"))
+            keys = {name.removeprefix("f:") for name in as_object(fields.get("f:data"))}
             return keys == record.revisions.keys() and all(f"f:{name}" in annotations for name in RECORD)
     return False
-
-
-def _map(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}

@@ -9,13 +9,13 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
-from keyturn_receiver.core.poll import PollMode
 from keyturn_receiver.errors import KeyturnError, SourceRefused
 from keyturn_receiver.liveness import Ping, no_ping
 from keyturn_receiver.poller.sweep import Interrupted, StaleBinding, Sweep, SweepResult, by_store
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, because
 from keyturn_receiver.reconcile.work_queue import WorkQueue
+from keyturn_receiver.settings import PollMode
 from keyturn_receiver.sources.stores import StoreKey, Stores
 from keyturn_receiver.telemetry.metrics import Metrics
 

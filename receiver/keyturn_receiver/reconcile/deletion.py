@@ -6,6 +6,7 @@ from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import Binding
 from keyturn_receiver.core.plan import LiveSecret
+from keyturn_receiver.core.revision import split_version_key
 from keyturn_receiver.errors import SourceNotFound, SourceRefused
 from keyturn_receiver.reconcile.arn_resolver import ArnResolver
 from keyturn_receiver.sources.stores import StoreKey, Stores
@@ -38,7 +39,7 @@ class SecretDeleter:
                 " chart (KEYTURN_DELETIONS)"
             )
         secrets_manager = (await self._stores.get(key)).secrets_manager
-        for arn in {version.partition("#")[0] for version in live.record.version_ids}:
+        for arn in {split_version_key(key)[0] for key in live.record.version_ids}:
             if region(arn) != key.region or not secrets_manager.has_seen(arn):
                 raise SourceRefused(
                     f"AWS secret {arn} is not found, but this receiver has seen no other secret of its account and"
