@@ -68,6 +68,11 @@ def test_every_path_that_a_page_names_is_in_the_tree() -> None:
     assert [(page, path) for page, path in ours if not in_the_tree(path)] == []
 
 
+def test_every_file_that_any_file_names_is_in_the_tree() -> None:
+    cited = {(file, path) for file, text in texts().items() for path in CITED.findall(text) if path not in FOREIGN}
+    assert sorted((file, path) for file, path in cited if not path.startswith(MADE) and not in_the_tree(path)) == []
+
+
 def test_every_anchor_that_any_file_names_is_a_heading() -> None:
     for file, text in texts().items():
         for page, anchor in re.findall(r"\b(docs/[\w/-]+\.md)#([\w-]+)", text):

@@ -14,16 +14,18 @@ from keyturn_receiver.cluster.workload_client import RESOURCES
 RECEIVER = Path(__file__).parents[2] / "receiver" / "keyturn_receiver"
 
 # What the code does, by the place that does it. A new kind of request must be added here, and to the chart.
-LEASES = {("coordination.k8s.io", "leases"): {"get", "create", "update"}}  # cluster/lease.py, cluster/heartbeats.py
+LEASES = {("coordination.k8s.io", "leases"): {"get", "create", "update"}}  # cluster/lease.py, cluster/event_path.py
 EVERYWHERE = {
-    ("", "secrets"): {"get", "list", "watch", "patch"},  # cluster/secrets.py, and its reflector in app.py
-    ("", "events"): {"create", "patch"},  # cluster/events.py
+    ("", "secrets"): {"get", "list", "watch", "patch"},  # cluster/secret_client.py, and its reflector
+    ("", "events"): {"create", "patch"},  # cluster/event_recorder.py
 }
-ROLLOUTS = {("apps", resource): {"get", "list", "watch", "patch"} for resource in RESOURCES.values()}  # workloads.py
+ROLLOUTS = {
+    ("apps", resource): {"get", "list", "watch", "patch"} for resource in RESOURCES.values()
+}  # a WorkloadClient
 DELETIONS = {("", "secrets"): {*EVERYWHERE["", "secrets"], "delete"}}  # reconcile/deletion.py
-ALL_NAMESPACES = {("", "namespaces"): {"list", "watch"}}  # cluster/namespaces.py: its reflector
-FEW_NAMESPACES = {("", "namespaces"): {"get"}}  # cluster/namespaces.py: a Role may not watch its own namespace
-TENANT_ROLES = {("", "serviceaccounts"): {"get"}, ("", "serviceaccounts/token"): {"create"}}  # cluster/service_accounts
+ALL_NAMESPACES = {("", "namespaces"): {"list", "watch"}}  # cluster/namespace_cache.py: its reflector
+FEW_NAMESPACES = {("", "namespaces"): {"get"}}  # cluster/namespace_cache.py: a Role may not watch it
+TENANT_ROLES = {("", "serviceaccounts"): {"get"}, ("", "serviceaccounts/token"): {"create"}}  # ServiceAccountClient
 
 # The switches that give rights, and what each gives.
 SWITCHES = {"rollouts": ROLLOUTS, "deletions": DELETIONS, "tenantRoles": TENANT_ROLES}
