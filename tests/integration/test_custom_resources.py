@@ -13,10 +13,10 @@ import pytest
 
 from keyturn_local.kubernetes.cluster import KubectlFailed
 from keyturn_local.kubernetes.control_plane import ControlPlane
+from keyturn_local.paths import INFRA
 from keyturn_local.toolchain import cache, go_toolchain
 from keyturn_local.toolchain import custom_resources as definitions
 
-INFRA = Path(definitions.__file__).parents[1]
 SPECS: dict[str, tuple[str, dict[str, Any]]] = {
     "ServiceMonitor": ("monitoring.coreos.com/v1", {"selector": {}, "endpoints": [{"port": "metrics"}]}),
     "PodMonitor": ("monitoring.coreos.com/v1", {"selector": {}, "podMetricsEndpoints": [{"port": "metrics"}]}),
