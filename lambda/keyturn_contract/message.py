@@ -29,7 +29,7 @@ class UnsupportedMediaType(ValueError):
 
 
 class EventType(StrEnum):
-    """CloudEvents ``type`` of a notification: what happened to the secret."""
+    """CloudEvents ``type`` of a notification: what happened to the secret, or a heartbeat."""
 
     CHANGED = "dev.keyturn.secret.changed.v1"
     DELETED = "dev.keyturn.secret.deleted.v1"
@@ -40,7 +40,7 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NotificationData:
-    """CloudEvents ``data``: fields of the AWS event, None if AWS left one out. ``event_name`` is AWS's name for it."""
+    """CloudEvents ``data``, from the AWS event: ``event_name`` is its name in AWS; a field that it lacks is None."""
 
     event_name: str
     account: str

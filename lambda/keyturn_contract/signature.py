@@ -117,7 +117,7 @@ def verify(
     given = [base64.b64decode(match[1]) for match in map(_SIGNATURE.fullmatch, candidates) if match]
     given_ed25519 = [base64.b64decode(match[1]) for match in map(_SIGNATURE_ED25519.fullmatch, candidates) if match]
     if not (given and keys) and not (given_ed25519 and public_keys):
-        raise NotVerified("webhook-signature has no signature of a scheme with a key here")
+        raise NotVerified("webhook-signature has no signature of a scheme that keys are configured for")
     signed = content(message_id, timestamp, body)
     # Check every pair, even after a match, so that the duration reveals nothing.
     matches = [hmac.compare_digest(digest, each) for digest in (_digest(key, signed) for key in keys) for each in given]

@@ -1,4 +1,7 @@
-"""Clients of AWS. The first call imports boto3, because that import takes longer than all others together."""
+"""Clients of AWS.
+
+boto3 is imported by ``client`` and not with this module, because that import takes longer than all others together.
+"""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
 """Catalogue of all events that Secrets Manager is known to emit, each with the notification that it becomes. Pure.
 
-A row alone forwards nothing. The rules in template.yaml put few of these events into the queue: the native event and,
+A row here forwards nothing by itself. The rules in template.yaml put few of these events into the queue: the native event and,
 if the parameter LifecycleEvents is true, five CloudTrail events (DeleteSecret, RestoreSecret, RotationSucceeded,
 RotationFailed, RotationAbandoned). The other rows apply if an operator's own rule sends more. `make docs` generates
 docs/events.md from this module.
@@ -29,11 +29,11 @@ class Meaning:
 
 
 _VALUE = Meaning(
-    EventType.CHANGED, "it may change a value; the label event often reports the same change; a duplicate does no harm"
+    EventType.CHANGED, "it may change a value; if the label event reports that, too, the duplicate does no harm"
 )
 _READ = Meaning(None, "it only reads")
 _METADATA = Meaning(None, "it changes no value; Keyturn copies no policies, tags or replicas")
-_ROTATION = Meaning(None, "a rotation in progress changes no value in use; its end is another event")
+_ROTATION = Meaning(None, "a rotation in progress changes no value in use; another event reports its end")
 _VERSION_DELETION = Meaning(None, "DeleteSecret or RestoreSecret has reported it already")
 
 MEANINGS: Mapping[tuple[str, str], Meaning] = {

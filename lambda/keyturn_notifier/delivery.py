@@ -119,7 +119,7 @@ class ReceiverClient:
             try:
                 status, content, retry_after = self._exchange(body, headers)
             except urllib3.exceptions.ProtocolError:
-                # An idle keep-alive connection was closed from outside. Sending twice does no harm.
+                # The receiver, or a load balancer, closed an idle keep-alive connection. Sending twice does no harm.
                 status, content, retry_after = self._exchange(body, headers)
         except urllib3.exceptions.HTTPError:
             return Reply(0, self._monotonic() - start)

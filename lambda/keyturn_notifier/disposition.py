@@ -90,7 +90,7 @@ def parse_retry_after(reply: Reply, now: float) -> float:
 
 
 def unavailable(reply: Reply) -> bool:
-    """Whether the receiver is down or refuses every request. Answering 503 with results, it is neither."""
+    """Whether the receiver is down or refuses every request. A 503 with results comes from a receiver that works."""
     return reply.status in (0, 429) or (reply.status == 503 and not _results(reply))
 
 

@@ -21,7 +21,7 @@ _ARN_SUFFIX = len("-a1b2c3")  # AWS appends six random characters to the name in
 
 
 class MalformedEvent(ValueError):
-    """The event has a form that no rule of the stack forwards. The text says what is missing or what to correct."""
+    """The event is not a valid Secrets Manager event or heartbeat. The text says what is missing or what to correct."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 FIRST_DELAY = 2.0  # seconds
-# Seconds; the VisibilityTimeout in template.yaml. With maxReceiveCount it bounds how long a receiver may be down.
+# Seconds; equal to VisibilityTimeout in template.yaml. With maxReceiveCount it sets how long messages survive an outage
+# of a receiver.
 MAX_DELAY = 180.0
 
 

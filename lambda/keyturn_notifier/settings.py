@@ -31,7 +31,7 @@ class NotifierSettings:
     """URL of the SQS dead-letter queue, which gets poison messages."""
 
     kms_key_id: str | None = None
-    """Id of a KMS key with the spec ECC_NIST_EDWARDS25519, which adds a `v1a` signature to that of the signing key."""
+    """Id of a KMS key with the spec ECC_NIST_EDWARDS25519, which adds a `v1a` signature to the `v1` ones."""
 
     ca_bundle: str | None = None
     """CA certificates to trust for receivers besides the public CAs: a PEM file in base64."""

@@ -78,7 +78,7 @@ class KeyRing:
         return self._ed25519 is not None
 
     def keys(self, stale: Keys | None = None) -> Keys:
-        """Return the cached keys, reading them first if there are none or they are the ``stale`` ones.
+        """Return the cached keys. Read them first if the cache is empty or still holds the ``stale`` ones.
 
         Raises SigningUnavailable.
         """
@@ -95,7 +95,7 @@ class KeyRing:
         try:
             return read_key(self._secrets_manager, self._secret_id, stage)
         except UnusableKey:
-            return None  # not needed: the version at the first label has replaced the unusable one
+            return None  # an unusable older key is skipped, because the key at the first label has replaced it
 
 
 def read_key(

@@ -45,7 +45,7 @@ DEFINITIONS: Mapping[Metric, tuple[MetricUnit, str]] = {
     ),
     Metric.DELIVERY_LATENCY: (
         MetricUnit.Milliseconds,
-        "Duration of one POST; the receiver answers after it has applied.",
+        "Duration of one POST; the receiver answers after it has applied the change.",
     ),
     Metric.EVENT_AGE: (MetricUnit.Milliseconds, "Time from the event in AWS until every receiver has accepted it."),
     Metric.HEARTBEATS_ACCEPTED: (MetricUnit.Count, "Heartbeats that every receiver has accepted."),
