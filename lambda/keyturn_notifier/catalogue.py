@@ -1,7 +1,7 @@
 """Catalogue of all events that Secrets Manager is known to emit, each with the notification that it becomes. Pure.
 
-A row here forwards nothing by itself. The rules in template.yaml put few of these events into the queue: the native event and,
-if the parameter LifecycleEvents is true, five CloudTrail events (DeleteSecret, RestoreSecret, RotationSucceeded,
+A row here forwards nothing by itself. The rules in template.yaml put few of these events into the queue: the native one
+and, if the parameter LifecycleEvents is true, five CloudTrail events (DeleteSecret, RestoreSecret, RotationSucceeded,
 RotationFailed, RotationAbandoned). The other rows apply if an operator's own rule sends more. `make docs` generates
 docs/events.md from this module.
 
