@@ -1,59 +1,64 @@
-"""The official client's configuration, credentials and connections; of its models and its way of calling, nothing.
+"""HTTP transport to the API server: uses the official client for configuration, credentials and connections alone.
 
-What it does for each request of its own (models, headers, a look for proxies) costs as much as the request itself.
+The client's own way to call (models, headers, a look for proxies) costs as much for each request as sending it:
+docs/adr/012-http-transport-to-the-api-server.md.
 """
 
+import logging
 import os
 import time
 from collections.abc import Mapping
 from typing import Any
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from yarl import URL
 
-CREDENTIALS_SECONDS = 1.0  # for which a token is used without asking whether there is a new one
+CREDENTIALS_TTL = 1.0  # seconds for which a token is used without a check whether it was renewed
+
+_log = logging.getLogger(__name__)
 
 
 class Transport:
-    """Sends requests as the pod's ServiceAccount, or as KUBECONFIG's current context says."""
+    """HTTP transport. Sends requests as the pod's ServiceAccount, or as the current context of KUBECONFIG says."""
 
     def __init__(self, client: ApiClient) -> None:
         rest = client.rest_client
         self._client = client
         self._host = client.configuration.host
-        rest.pool_manager = rest.pool_manager or rest._create_pool_manager()  # as its own first request does
+        rest.pool_manager = rest.pool_manager or rest._create_pool_manager()  # as the client's own first request does
         self._session: aiohttp.ClientSession = rest.pool_manager
         self._options: dict[str, Any] = {}
         if client.configuration.tls_server_name:
             self._options["server_hostname"] = client.configuration.tls_server_name
-        if rest.proxy:
-            self._options |= {"proxy": rest.proxy, "proxy_headers": rest.proxy_headers}
+        if proxy := rest.proxy or _environment_proxy(URL(self._host)):
+            self._options |= {"proxy": URL(proxy), "proxy_headers": rest.proxy_headers}
         self._credentials: dict[str, str] = {}
-        self._asked_at = -CREDENTIALS_SECONDS
+        self._credentials_at = -CREDENTIALS_TTL
 
     @classmethod
     async def connect(cls, connections: int) -> "Transport":
-        """Read the configuration; at most ``connections`` are held at once."""
+        """Read the configuration; at most ``connections`` are open at once."""
         settings = Configuration()
         if "KUBECONFIG" in os.environ:
-            file = os.environ["KUBECONFIG"]  # by name: the client has looked at the variable when it was imported
+            file = os.environ["KUBECONFIG"]  # passed by name: the client reads the variable once, at import
             await config.load_kube_config(file, client_configuration=settings, persist_config=False)
         else:
             config.load_incluster_config(client_configuration=settings)
         settings.connection_pool_maxsize = connections
-        # Else each request looks for a proxy and a .netrc, in a thread each.
-        settings.client_session_kwargs = {"trust_env": bool(getproxies())}
+        # With trust_env, aiohttp reads .netrc and the proxy variables for each request, in a thread each, and sends
+        # the credentials that a .netrc has for the host.
+        settings.client_session_kwargs = {"trust_env": False}
         return cls(ApiClient(settings))
 
     async def send(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, timeouts: aiohttp.ClientTimeout
     ) -> aiohttp.ClientResponse:
-        """Send one request for ``target``, a path and query that are encoded already. Raises as aiohttp does."""
-        if time.monotonic() - self._asked_at >= CREDENTIALS_SECONDS:
-            self._asked_at = time.monotonic()
+        """Send one request for ``target``, an encoded path with its query. Raises aiohttp's errors."""
+        if time.monotonic() - self._credentials_at >= CREDENTIALS_TTL:
+            self._credentials_at = time.monotonic()
             self._credentials = {}
             await self._client.update_params_for_auth(self._credentials, [], ["BearerToken"], target, method, None)
         return await self._session.request(
@@ -68,3 +73,12 @@ class Transport:
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()
+
+
+def _environment_proxy(host: URL) -> str | None:
+    """The proxy that the environment (HTTPS_PROXY, HTTP_PROXY, NO_PROXY) names for the API server."""
+    proxy = None if proxy_bypass(host.host or "") else getproxies().get(host.scheme)
+    if proxy and URL(proxy).scheme == "https":
+        _log.warning("the proxy of %s_PROXY is ignored: it needs TLS, which is not supported", host.scheme.upper())
+        return None
+    return proxy
