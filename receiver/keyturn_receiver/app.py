@@ -27,8 +27,9 @@ from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.cluster.service_account_client import ServiceAccount, ServiceAccountClient
 from keyturn_receiver.cluster.transport import Transport
-from keyturn_receiver.cluster.workload_client import RESOURCES, WorkloadClient
+from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import BIND_LABEL, Target
+from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from keyturn_receiver.errors import KeyturnError
 from keyturn_receiver.liveness import Watchdog
 from keyturn_receiver.poller.poller import Poller
@@ -298,8 +299,10 @@ class Receiver:
         else:
             reflect("v1", "namespaces", namespaces, metadata_only=True, page_size=250)
         reflect("v1", "secrets", self.bound, labels=f"{BIND_LABEL}=true", metadata_only=True, page_size=250)
-        for kind, resource in RESOURCES.items() if self.settings.rollouts else ():
-            reflect("apps/v1", resource, ConsumerCache(kind, consumers, lambda target: self._drift.look(target)))
+        for kind in WORKLOAD_KINDS.values() if self.settings.rollouts else ():
+            reflect(
+                kind.group_version, kind.plural, ConsumerCache(kind, consumers, lambda target: self._drift.look(target))
+            )
         return reflectors
 
     async def _make_store(self, key: StoreKey) -> Store:

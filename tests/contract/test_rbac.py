@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from keyturn_local.kubernetes.chart import chart_rights
-from keyturn_receiver.cluster.workload_client import RESOURCES
+from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 
 RECEIVER = Path(__file__).parents[2] / "receiver" / "keyturn_receiver"
 
@@ -20,8 +20,8 @@ EVERYWHERE = {
     ("", "events"): {"create", "patch"},  # cluster/event_recorder.py
 }
 ROLLOUTS = {
-    ("apps", resource): {"get", "list", "watch", "patch"} for resource in RESOURCES.values()
-}  # a WorkloadClient
+    (kind.group, kind.plural): {"get", "list", "watch", "patch"} for kind in WORKLOAD_KINDS.values()
+}  # cluster/workload_client.py, and their reflectors
 DELETIONS = {("", "secrets"): {*EVERYWHERE["", "secrets"], "delete"}}  # reconcile/deletion.py
 ALL_NAMESPACES = {("", "namespaces"): {"list", "watch"}}  # cluster/namespace_cache.py: its reflector
 FEW_NAMESPACES = {("", "namespaces"): {"get"}}  # cluster/namespace_cache.py: a Role may not watch it
@@ -104,17 +104,14 @@ def test_the_code_asks_for_no_other_kind_of_object() -> None:
                 continue
             name = ast.unparse(node.func).removeprefix("kubernetes.")
             # `path(...)` of one request, and `reflect(...)` of the app.
-            if name in ("path", "reflect") and isinstance(node.args[0], ast.Constant | ast.Name):
-                group = (
-                    ast.literal_eval(node.args[0])
-                    if isinstance(node.args[0], ast.Constant)
-                    else GROUPS.get(node.args[0].id)
-                )
-                if group is None:
-                    continue  # of the function's own parameter
-                resource = ast.unparse(node.args[1])
-                kinds = [resource.strip("'")] if "'" in resource else RESOURCES.values()
-                asked |= {(group.rpartition("/")[0], each) for each in kinds}
+            if name not in ("path", "reflect"):
+                continue
+            group_version, resource = (ast.unparse(argument) for argument in node.args[:2])
+            if (group_version, resource) == ("kind.group_version", "kind.plural"):
+                asked |= ROLLOUTS.keys()
+            elif group_version != "group_version":  # the function's own parameter
+                group = GROUPS.get(group_version, group_version.strip("'"))
+                asked.add((group.rpartition("/")[0], ast.literal_eval(resource)))
     used = EVERYWHERE | ALL_NAMESPACES | ROLLOUTS | TENANT_ROLES | LEASES
     assert asked == {(group, resource.partition("/")[0]) for group, resource in used}
 

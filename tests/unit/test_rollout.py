@@ -6,21 +6,22 @@ import pytest
 
 from keyturn_receiver.core.consumer import Consumer, Reads, mark_name, read_consumer
 from keyturn_receiver.core.rollout import RolloutAnnotation, baseline, rollout
+from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, WorkloadKind
 
 WHOLE = Reads(whole=True)
 MARK = "revision.keyturn.dev/db"
 
 
 def consumer(pod: dict[str, Any], marks: dict[str, str] | None = None, own: dict[str, str] | None = None) -> Consumer:
-    found = read_consumer(
-        "Deployment",
+    workload = read_consumer(
+        WORKLOAD_KINDS["Deployment"],
         {
             "metadata": {"namespace": "team", "name": "web", "resourceVersion": "1", "annotations": own},
             "spec": {"template": {"metadata": {"annotations": marks}, "spec": pod}},
         },
     )
-    assert found is not None
-    return found
+    assert workload is not None
+    return workload
 
 
 def key_ref(key: str) -> dict[str, Any]:
@@ -51,7 +52,34 @@ def test_every_way_to_read_a_secret_is_known(pod: dict[str, Any], reads: Reads) 
 def test_a_workload_that_reads_no_secret_is_no_consumer() -> None:
     metadata = {"namespace": "team", "name": "web", "resourceVersion": "1"}
     pod = {"containers": [{"envFrom": [{"configMapRef": {"name": "db"}}]}], "volumes": [{"emptyDir": {}}]}
-    assert read_consumer("Deployment", {"metadata": metadata, "spec": {"template": {"spec": pod}}}) is None
+    assert (
+        read_consumer(WORKLOAD_KINDS["Deployment"], {"metadata": metadata, "spec": {"template": {"spec": pod}}}) is None
+    )
+
+
+@pytest.mark.parametrize("kind", WORKLOAD_KINDS.values(), ids=WORKLOAD_KINDS)
+def test_on_delete_is_manual_for_the_kinds_that_have_it(kind: WorkloadKind) -> None:
+    workload = {
+        "metadata": {"namespace": "team", "name": "web", "resourceVersion": "1"},
+        "spec": {"template": {"spec": ENV_FROM}, "updateStrategy": {"type": "OnDelete"}},
+    }
+    parsed = read_consumer(kind, workload)
+    assert parsed is not None
+    assert parsed.ref.kind == kind.kind
+    assert parsed.manual is (kind.kind in ("StatefulSet", "DaemonSet"))
+
+
+def test_pod_template_is_read_from_where_the_kind_has_it() -> None:
+    kind = WorkloadKind("CronJob", "batch/v1", "cronjobs", template=("spec", "jobTemplate", "spec", "template"))
+    workload = {
+        "metadata": {"namespace": "team", "name": "nightly", "resourceVersion": "1"},
+        "spec": {"jobTemplate": {"spec": {"template": {"metadata": {"annotations": {MARK: "v1"}}, "spec": ENV_FROM}}}},
+    }
+    parsed = read_consumer(kind, workload)
+    assert parsed is not None
+    assert parsed.reads == {"db": WHOLE}
+    assert parsed.marks == {MARK: "v1"}
+    assert read_consumer(kind, {**workload, "spec": {"template": {"spec": ENV_FROM}}}) is None
 
 
 ENV_FROM = {"containers": [{"envFrom": [{"secretRef": {"name": "db"}}]}]}

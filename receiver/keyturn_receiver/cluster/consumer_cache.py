@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from keyturn_receiver.cluster.api import Json
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef, read_consumer
+from keyturn_receiver.core.workload_kinds import WorkloadKind
 
 
 class ConsumerCache:
@@ -14,7 +15,7 @@ class ConsumerCache:
     ``on_change`` is called with each Secret that a workload reads when the workload's rollout may be affected.
     """
 
-    def __init__(self, kind: str, index: "ConsumerIndex", on_change: Callable[[Target], None]) -> None:
+    def __init__(self, kind: WorkloadKind, index: "ConsumerIndex", on_change: Callable[[Target], None]) -> None:
         self._kind = kind
         self._index = index
         self._on_change = on_change
@@ -49,7 +50,7 @@ class ConsumerCache:
         self._delete(self._ref(obj))
 
     def _ref(self, obj: Json) -> WorkloadRef:
-        return WorkloadRef(self._kind, obj["metadata"]["namespace"], obj["metadata"]["name"])
+        return WorkloadRef(self._kind.kind, obj["metadata"]["namespace"], obj["metadata"]["name"])
 
     def _delete(self, ref: WorkloadRef) -> None:
         if consumer := self._consumers.pop(ref, None):

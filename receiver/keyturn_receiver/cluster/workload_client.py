@@ -1,37 +1,42 @@
-"""Workloads: read one, and mark it, which restarts its pods when the mark is on the template."""
+"""Client for single workloads: reads them, and writes Keyturn's annotations on them."""
 
 from keyturn_receiver.cluster.api import FIELD_MANAGER, MERGE_PATCH, Api, Json, path
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef, read_consumer
 from keyturn_receiver.core.rollout import RolloutAnnotation
-
-RESOURCES = {"Deployment": "deployments", "StatefulSet": "statefulsets", "DaemonSet": "daemonsets"}
+from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 
 
 class WorkloadClient:
-    """Reads and marks of single workloads."""
+    """Client for workloads. A mark on a workload's pod template makes Kubernetes restart its pods."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
 
     async def read(self, ref: WorkloadRef) -> Consumer | None:
-        """Read a workload; None when its pods read no Secret (any more). Raises NotFound and the like."""
-        obj = await self._api.request("GET", self._path(ref))
-        return read_consumer(ref.kind, obj)
+        """Read a workload; None if its pods read no Secret (any more). Raises NotFound and the API's other errors."""
+        obj = await self._api.request("GET", _path(ref))
+        return read_consumer(WORKLOAD_KINDS[ref.kind], obj)
 
     async def mark(self, consumer: Consumer, mark: RolloutAnnotation) -> Consumer | None:
-        """Write a mark, if the workload still is as read; return it as it is then. Raises Conflict if it has changed.
+        """Write a mark if the workload still is as read; return the workload as written. Raises Conflict if it is not.
 
-        A restart marks the workload itself, too: should somebody's `replace` drop the mark from the template, which
-        restarts the pods by itself, they are not restarted a second time.
+        A restart marks the workload itself as well as its template. If somebody's `replace` drops the mark from the
+        template, which alone restarts the pods, the mark on the workload saves them from a second restart.
         """
+        kind = WORKLOAD_KINDS[consumer.ref.kind]
         annotations = {"annotations": {mark.name: mark.value}}
         body: Json = {"metadata": {"resourceVersion": consumer.resource_version, **annotations}}
         if mark.restart:
-            body["spec"] = {"template": {"metadata": annotations}}
+            template: Json = {"metadata": annotations}
+            for field in reversed(kind.template):
+                template = {field: template}
+            body |= template
         obj = await self._api.request(
-            "PATCH", self._path(consumer.ref), {"fieldManager": FIELD_MANAGER}, body, content_type=MERGE_PATCH
+            "PATCH", _path(consumer.ref), {"fieldManager": FIELD_MANAGER}, body, content_type=MERGE_PATCH
         )
-        return read_consumer(consumer.ref.kind, obj)
+        return read_consumer(kind, obj)
 
-    def _path(self, ref: WorkloadRef) -> str:
-        return path("apps/v1", RESOURCES[ref.kind], ref.namespace, ref.name)
+
+def _path(ref: WorkloadRef) -> str:
+    kind = WORKLOAD_KINDS[ref.kind]
+    return path(kind.group_version, kind.plural, ref.namespace, ref.name)

@@ -1,10 +1,11 @@
-"""A consumer: a workload whose pods read a Secret, and which of its keys they read."""
+"""Consumers: workloads whose pods read a Secret, and the keys of it that they read."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from keyturn_receiver.core.json_access import as_object, as_objects
+from keyturn_receiver.core.workload_kinds import WorkloadKind
 
 ROLLOUT = "keyturn.dev/rollout"
 DISABLED = "disabled"
@@ -13,7 +14,7 @@ MARK_PREFIX = "revision.keyturn.dev/"
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """The keys of one Secret that a pod reads: ``whole`` means every key, those to come included."""
+    """The keys of one Secret that a pod reads; ``whole``: every key, and keys that are added later."""
 
     whole: bool = False
     keys: frozenset[str] = frozenset()
@@ -24,7 +25,7 @@ class Reads:
 
 @dataclass(frozen=True, slots=True, order=True)
 class WorkloadRef:
-    """A Deployment, StatefulSet or DaemonSet."""
+    """Reference to a workload; ``kind`` is a key of ``WORKLOAD_KINDS``."""
 
     kind: str
     namespace: str
@@ -36,10 +37,10 @@ class WorkloadRef:
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """What is kept of a workload: no more than decides a rollout.
+    """A workload reduced to the fields that decide its rollout.
 
     ``reads`` is by Secret name; ``baseline`` and ``marks`` are Keyturn's annotations on the workload itself and on
-    its pod template, by annotation name; ``manual`` means that a new template restarts nothing (OnDelete).
+    its pod template, by annotation name; ``manual`` means that a new template restarts no pod (OnDelete).
     """
 
     ref: WorkloadRef
@@ -52,32 +53,33 @@ class Consumer:
 
 
 def mark_name(secret_name: str) -> str:
-    """Name the annotation that marks a template with a Secret's revision: at most 63 characters after the slash."""
+    """The annotation that marks a template with a Secret's revision; it has at most 63 characters after the slash."""
     if len(secret_name) <= 63:
         return MARK_PREFIX + secret_name
     return f"{MARK_PREFIX}{secret_name[:46]}-{hashlib.sha256(secret_name.encode()).hexdigest()[:16]}"
 
 
-def read_consumer(kind: str, workload: Mapping[str, object]) -> Consumer | None:
-    """Read a workload as the API server gives it; None if its pods read no Secret."""
+def read_consumer(kind: WorkloadKind, workload: Mapping[str, object]) -> Consumer | None:
+    """Parse a workload as the API server returns it; None if its pods read no Secret."""
     metadata = as_object(workload.get("metadata"))
-    spec = as_object(workload.get("spec"))
-    template = as_object(spec.get("template"))
+    template = workload
+    for field in kind.template:
+        template = as_object(template.get(field))
     reads: dict[str, Reads] = {}
     for name, read in _template_reads(as_object(template.get("spec"))):
         reads[name] = reads.get(name, Reads()) | read
     if not reads:
         return None
     annotations = as_object(metadata.get("annotations"))
-    strategy = as_object(spec.get("updateStrategy"))
+    strategy = as_object(as_object(workload.get("spec")).get("updateStrategy"))
     return Consumer(
-        ref=WorkloadRef(kind, str(metadata["namespace"]), str(metadata["name"])),
+        ref=WorkloadRef(kind.kind, str(metadata["namespace"]), str(metadata["name"])),
         resource_version=str(metadata["resourceVersion"]),
         reads=reads,
         baseline=_marks(annotations),
         marks=_marks(as_object(as_object(template.get("metadata")).get("annotations"))),
         rollout_disabled=annotations.get(ROLLOUT) == DISABLED,
-        manual=strategy.get("type") == "OnDelete",
+        manual=kind.has_on_delete and strategy.get("type") == "OnDelete",
     )
 
 

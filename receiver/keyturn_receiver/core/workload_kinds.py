@@ -1,0 +1,34 @@
+"""Kinds of workloads whose pods Keyturn restarts. A new kind needs a row here, and its rights in the chart."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadKind:
+    """Kind of workload. ``template`` is the path of the pod template in the object.
+
+    ``has_on_delete``: its ``spec.updateStrategy`` may be OnDelete, with which a new template restarts no pod.
+    """
+
+    kind: str
+    group_version: str
+    plural: str
+    template: tuple[str, ...] = ("spec", "template")
+    has_on_delete: bool = False
+
+    @property
+    def group(self) -> str:
+        """The API group, as RBAC rules name it."""
+        return self.group_version.rpartition("/")[0]
+
+
+# https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/
+WORKLOAD_KINDS: Mapping[str, WorkloadKind] = {
+    row.kind: row
+    for row in (
+        WorkloadKind("Deployment", "apps/v1", "deployments"),
+        WorkloadKind("StatefulSet", "apps/v1", "statefulsets", has_on_delete=True),
+        WorkloadKind("DaemonSet", "apps/v1", "daemonsets", has_on_delete=True),
+    )
+}
