@@ -1,6 +1,6 @@
-"""What an AWS secret may be called: by its name, its ARN, or its ARN without the six random characters.
+"""Names and ARNs of AWS secrets: a name, a whole ARN, or a partial ARN without its six random characters.
 
-A notification is only a hint, so matching too much costs one needless look; matching too little loses a rotation.
+A notification is only a hint, so matching too much costs one needless reconcile; matching too little loses a rotation.
 A bare name is never shortened: `prod/db-abcdef` is a name like any other.
 https://docs.aws.amazon.com/secretsmanager/latest/userguide/whats-in-a-secret.html
 """
@@ -12,7 +12,7 @@ _RESOURCE = ":secret:"
 
 
 def candidate_names(secret_id: str) -> tuple[str, ...]:
-    """The names of AWS secrets that a name or an ARN, whole or partial, can stand for."""
+    """Every name of an AWS secret that a name or an ARN, whole or partial, can mean."""
     if not secret_id.startswith("arn:"):
         return (secret_id,)
     resource = secret_id.partition(_RESOURCE)[2]
@@ -20,11 +20,11 @@ def candidate_names(secret_id: str) -> tuple[str, ...]:
 
 
 def account_scope(secret_id: str) -> str:
-    """Partition, region and account that an ARN names, as its beginning; empty for a bare name."""
+    """The part of an ARN that names partition, region and account; empty for a bare name."""
     return secret_id.partition(_RESOURCE)[0] if secret_id.startswith("arn:") else ""
 
 
 def region(secret_id: str) -> str:
-    """The region that an ARN names; empty for a bare name."""
+    """The region in an ARN; empty for a bare name."""
     parts = secret_id.split(":")
     return parts[3] if parts[0] == "arn" and len(parts) > 3 else ""

@@ -1,7 +1,7 @@
-"""JMESPath expressions that strangers wrote: checked when the binding is read, and weighed before they are evaluated.
+"""JMESPath expressions of untrusted authors: validated with the binding, and bounded in cost before each evaluation.
 
-A few characters can ask for an answer of any size: ``[@,@]|[@,@]|...`` doubles at each bar. So the cost is computed
-first, from the parsed expression and the length of the document, and what costs too much is refused.
+A short expression can produce a result of any size: ``[@,@]|[@,@]|...`` doubles with each bar. So an upper bound of the
+cost is computed first, from the parsed expression and the length of the document, and a costly expression is refused.
 https://jmespath.org/specification.html
 """
 
@@ -14,23 +14,24 @@ from jmespath.exceptions import JMESPathError
 from jmespath.parser import ParsedResult
 
 MAX_EXPRESSION = 4096  # characters; a longer one is a program, not a selector
-MAX_NESTING = 6  # projections inside each other; weighing doubles with each
-MAX_COST = 30_000_000  # units, each at most a tenth of a microsecond
+MAX_NESTING = 6  # projections inside each other; each doubles the time to compute the cost
+MAX_COST = 30_000_000  # units; one takes at most 0.1 microseconds
 
-# One character can become two escapes of six, and the whole of it is quoted: json.dumps, as to_string() calls it.
+# In to_string(), json.dumps can turn one character into two escapes of six characters; the text is also quoted.
 _ESCAPED = 12
+# Kinds of nodes. In a chain, each child evaluates the output of the child before it; elsewhere, all evaluate the input.
 _PROJECTIONS = frozenset({"projection", "value_projection", "filter_projection"})
 _CHAINS = frozenset({"subexpression", "index_expression", "pipe", "key_val_pair", "flatten"})
-_ANSWERS = frozenset({"comparator", "not_expression"})
-_ALTERNATIVES = frozenset({"or_expression", "and_expression", "multi_select_list", "multi_select_dict"})
+_BOOLEANS = frozenset({"comparator", "not_expression"})
+_COMBINATIONS = frozenset({"or_expression", "and_expression", "multi_select_list", "multi_select_dict"})
 
 
 class EvaluationError(Exception):
-    """The expression gives nothing that could be used; the text says why, free of values."""
+    """An expression has no usable result. The text says why, and quotes no value."""
 
 
 def validate_expression(expression: str) -> str | None:
-    """Say what is wrong with an expression, or None."""
+    """Return what is wrong with an expression, or None."""
     if not expression.strip():
         return "the expression is empty: name a property of the secret's JSON, or @ for the whole value"
     if len(expression) > MAX_EXPRESSION:
@@ -48,27 +49,29 @@ def validate_expression(expression: str) -> str | None:
 
 
 def cost(expression: str, size: int) -> int:
-    """Bound what it takes to evaluate an expression over a JSON text of ``size`` characters, in units; MAX_COST + 1
-    stands for anything above MAX_COST."""
+    """An upper bound of the cost of evaluating an expression over a JSON text of ``size`` characters, in units.
+
+    MAX_COST + 1 stands for any cost above MAX_COST.
+    """
     return _bound(_parsed(expression).parsed, max(1, size))[1]
 
 
 def evaluate(expression: str, document: object, size: int) -> object:
-    """Select from a JSON document whose text has ``size`` characters. Raises NoAnswer."""
+    """Evaluate an expression over a JSON document whose text has ``size`` characters. Raises EvaluationError."""
     if cost(expression, size) > MAX_COST:
-        raise EvaluationError("it would make far more of the value than a Secret can hold: simplify the expression")
+        raise EvaluationError("its result could be far larger than a Secret can hold: simplify the expression")
     try:
-        found = _parsed(expression).search(document)
+        result = _parsed(expression).search(document)
     except (JMESPathError, RecursionError, ArithmeticError, TypeError, ValueError, AttributeError):
-        # The library's own text quotes the value it stumbled over, and some of its functions let Python's errors out.
+        # The library's own text may quote the value. Some of its functions raise Python's errors instead of its own.
         raise EvaluationError(
             "a function got a value of the wrong type: convert it with to_string() or to_number()"
         ) from None
-    if found is None:
+    if result is None:
         raise EvaluationError(
             "there is no such property, or it is null: correct the expression, or add the property in AWS"
         )
-    return found
+    return result
 
 
 @lru_cache(maxsize=1024)
@@ -82,52 +85,52 @@ def _nesting(node: Mapping[str, Any]) -> int:
 
 
 def _children(node: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    return [child for child in node["children"] if isinstance(child, Mapping)]  # a slice's are numbers
+    return [child for child in node["children"] if isinstance(child, Mapping)]  # the children of a slice are numbers
 
 
 def _bound(node: Mapping[str, Any], size: int) -> tuple[int, int]:
-    """Bound (size of the answer, cost) over an input of ``size``, both with what is shared counted each time."""
+    """Bound (size of the output, cost) for an input of ``size``. A value that is shared counts at each place."""
     kind, children = node["type"], _children(node)
     if kind in _PROJECTIONS:
-        answer, spent = _each(children[1:], *_bound(children[0], size))
+        output, spent = _bound_each(children[1:], *_bound(children[0], size))
     elif kind in _CHAINS:
-        answer, spent = size, 0
+        output, spent = size, 0
         for child in children:
-            answer, more = _bound(child, answer)
-            spent += more
-    elif kind in _ALTERNATIVES or kind in _ANSWERS:
-        parts = [_bound(child, size) for child in children]
-        answer = sum(part for part, _ in parts) + sum(len(str(child.get("value"))) + 4 for child in children)
-        spent = sum(more for _, more in parts) + answer
-        answer = 5 if kind in _ANSWERS else answer
+            output, child_cost = _bound(child, output)
+            spent += child_cost
+    elif kind in _COMBINATIONS or kind in _BOOLEANS:
+        bounds = [_bound(child, size) for child in children]
+        output = sum(part for part, _ in bounds) + sum(len(str(child.get("value"))) + 4 for child in children)
+        spent = sum(child_cost for _, child_cost in bounds) + output
+        output = 5 if kind in _BOOLEANS else output
     elif kind == "function_expression":
-        answer, spent = _function(node["value"], children, size)
+        output, spent = _bound_function(node["value"], children, size)
     elif kind == "literal":
-        answer, spent = len(str(node["value"])) + 2, 0
-    else:  # field, index, slice, current, identity: no more than what there is
-        answer, spent = size, 0
-    return min(answer, MAX_COST + 1), min(spent + answer + 1, MAX_COST + 1)
+        output, spent = len(str(node["value"])) + 2, 0
+    else:  # field, index, slice, current, identity: the output is a part of the input
+        output, spent = size, 0
+    return min(output, MAX_COST + 1), min(spent + output + 1, MAX_COST + 1)
 
 
-def _each(expressions: Sequence[Mapping[str, Any]], size: int, spent: int) -> tuple[int, int]:
-    # However the elements share ``size`` among them: the answer grows at least as fast as its input, so the extremes
-    # are one element that has it all, and as many as can be that have nothing.
-    answer = 0
+def _bound_each(expressions: Sequence[Mapping[str, Any]], size: int, spent: int) -> tuple[int, int]:
+    # The elements share ``size`` in an unknown way. The output grows at least as fast as its input, so the extremes are
+    # one element that has all of it, and as many elements as fit that have nothing.
+    output = 0
     for expression in expressions:
         (whole, whole_cost), (least, least_cost) = _bound(expression, size), _bound(expression, 1)
-        answer += whole + size * least
+        output += whole + size * least
         spent += whole_cost + size * least_cost
-    return answer, spent
+    return output, spent
 
 
-def _function(name: str, arguments: Sequence[Mapping[str, Any]], size: int) -> tuple[int, int]:
-    parts = [_bound(each, size) for each in arguments if each["type"] != "expref"]
-    given = sum(part for part, _ in parts) + 1
-    expressions = [child for each in arguments if each["type"] == "expref" for child in _children(each)]
-    mapped, spent = _each(expressions, given, sum(more for _, more in parts))
-    answer = given + mapped + 32  # what a number may take
+def _bound_function(name: str, arguments: Sequence[Mapping[str, Any]], size: int) -> tuple[int, int]:
+    bounds = [_bound(argument, size) for argument in arguments if argument["type"] != "expref"]
+    total = sum(part for part, _ in bounds) + 1
+    expressions = [child for argument in arguments if argument["type"] == "expref" for child in _children(argument)]
+    mapped, spent = _bound_each(expressions, total, sum(argument_cost for _, argument_cost in bounds))
+    output = total + mapped + 32  # the longest number
     if name == "to_string":
-        answer = _ESCAPED * given + 2
-    elif name == "join" and len(parts) == 2:
-        answer = (parts[0][0] + 1) * (parts[1][0] + 1)
-    return answer, spent + answer + given * size.bit_length()  # sorting takes its logarithm
+        output = _ESCAPED * total + 2
+    elif name == "join" and len(bounds) == 2:
+        output = (bounds[0][0] + 1) * (bounds[1][0] + 1)
+    return output, spent + output + total * size.bit_length()  # sorting costs a logarithm more

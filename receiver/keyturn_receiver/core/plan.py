@@ -1,4 +1,4 @@
-"""From a Secret as it stands and the data as it should be, to the one write that makes them equal, or none."""
+"""Planning: compares a Secret with the data it should hold, and decides on the one write that makes them equal."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ from keyturn_receiver.core.revision import (
 from keyturn_receiver.errors import ClusterRefused, InvalidValue
 
 Fingerprint = Callable[[bytes], bytes]
-"""Makes of a value what tells it from others and tells nothing else of it."""
+"""Keyed digest of a value: equal values give equal digests; the digest reveals nothing about the value."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveSecret:
-    """A Secret as it stands in the cluster: of each value of its data only the fingerprint."""
+    """A Secret in the cluster, with the fingerprint of each value instead of the value."""
 
     target: Target
     uid: str
@@ -36,11 +36,11 @@ class LiveSecret:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a reconcile of one Secret comes to.
+    """The decision of a reconcile for one Secret.
 
-    ``before`` holds the revision of each key up to now, in terms that compare with those of ``record``, which is what
-    the Secret will say of itself: a key with the same revision on both sides keeps its value. ``write`` is false when
-    nothing differs; ``changed_keys`` are those whose value is written or taken away.
+    ``record`` is what the Secret will record about itself. ``before`` holds the revision of each key until now, so that
+    the two compare: a key with the same revision in both keeps its value. ``write`` is false when nothing differs;
+    ``changed_keys`` are the keys whose value is written or removed.
     """
 
     record: Record
@@ -58,47 +58,54 @@ def plan(
     versions: Mapping[Source, SecretVersion],
     fingerprint: Fingerprint,
 ) -> Plan:
-    """Compare and decide. Raises ClusterRefused or InvalidValue where the write could only fail."""
-    known = live.record.revisions
-    made_from = _made_from(binding, data, versions)
-    if binding.everything_of and known and not known.keys() & data.keys() and live.record.binding_hash == binding_hash:
-        # Cut-off JSON is text, and text goes under one key: it would take from the pods all that they read.
+    """Compare the Secret with its data and plan the write.
+
+    Raises ClusterRefused or InvalidValue where the write could only fail.
+    """
+    recorded = live.record.revisions
+    sourced = _revisions_by_source(binding, data, versions)
+    same_binding = live.record.binding_hash == binding_hash
+    if binding.everything_of and recorded and not recorded.keys() & data.keys() and same_binding:
+        # Truncated JSON is text, and text becomes a single key: the write would remove every key that pods read.
         raise InvalidValue(
             f"AWS secret {versions[binding.everything_of].name}: it has none of the keys that the Secret holds:"
             f" correct it in AWS, or name the keys you need with {DATA}"
         )
     new_hash = data_hash(data)
-    only_restores = new_hash == live.record.data_hash  # what Keyturn last wrote: a hand has edited the Secret since
+    only_restores = new_hash == live.record.data_hash  # Keyturn wrote the same data before; a person edited the Secret
     differing = {key for key, value in data.items() if live.fingerprints.get(key) != fingerprint(value)}
-    before: dict[str, str] = dict(known)
+    before: dict[str, str] = dict(recorded)
     after: dict[str, str] = {}
     for key in data:
         if key not in differing:
-            before[key] = after[key] = known.get(key, made_from[key])
-        elif only_restores and key in known:
-            after[key] = known[key]
+            before[key] = after[key] = recorded.get(key, sourced[key])
+        elif only_restores and key in recorded:
+            after[key] = recorded[key]
         else:
-            before[key] = known.get(key, UNKNOWN)
-            after[key] = next_revision(known.get(key), made_from[key])
+            before[key] = recorded.get(key, UNKNOWN)
+            after[key] = next_revision(recorded.get(key), sourced[key])
     version_ids = {version_key(v.arn, source.stage): v.version_id for source, v in versions.items()}
     record = Record(version_ids, after, new_hash, binding_hash, OK)
-    changed = tuple(sorted(differing | (known.keys() - data.keys())))
+    changed = tuple(sorted(differing | (recorded.keys() - data.keys())))
     if changed and live.immutable:
         raise ClusterRefused("the Secret is immutable: delete it, and create it again without `immutable: true`")
     if too_long(record):
         raise InvalidValue(
-            f"it has {len(data)} keys, and what Keyturn has to note of each does not fit into annotations:"
+            f"it has {len(data)} keys, and the revisions of so many do not fit into the Secret's annotations:"
             f" name those you need with {DATA}"
         )
     return Plan(record, before, write=bool(changed) or record != live.record, changed_keys=changed, data=data)
 
 
-def _made_from(binding: Binding, data: Mapping[str, bytes], versions: Mapping[Source, SecretVersion]) -> dict[str, str]:
-    origin = {
+def _revisions_by_source(
+    binding: Binding, data: Mapping[str, bytes], versions: Mapping[Source, SecretVersion]
+) -> dict[str, str]:
+    """The revision of each key according to the versions that it comes from."""
+    revisions = {
         entry.key: revision_of(versions[entry.source].version_id, entry.key, entry.expression)
         for entry in binding.entries
     }
     if binding.everything_of:
-        whole = versions[binding.everything_of].version_id
-        origin = {key: origin.get(key, whole) for key in data}
-    return origin
+        version_id = versions[binding.everything_of].version_id
+        revisions = {key: revisions.get(key, version_id) for key in data}
+    return revisions

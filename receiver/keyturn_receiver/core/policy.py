@@ -1,4 +1,4 @@
-"""Tenancy: which AWS secrets a namespace may name, and which Secrets may be filled at all."""
+"""Access policy: which AWS secrets a namespace may read, and which types of Secrets may be filled."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from keyturn_receiver.errors import NotAllowed
 
 ALLOW_SECRETS = "keyturn.dev/allow-secrets"
 
-# Types whose content a controller of Kubernetes itself turns into credentials: filling one from outside would let
-# whoever may write an AWS secret mint them (the hole of ESO CVE-2026-42875).
+# Kubernetes' own controllers turn Secrets of these types into credentials: filling one would let anybody who may write
+# an AWS secret mint credentials (as in ESO's CVE-2026-42875).
 REFUSED_TYPES = frozenset({"kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token"})
 
 
 class Default(StrEnum):
-    """What holds for a namespace without the annotation."""
+    """The policy for a namespace without the annotation."""
 
     DENY = "deny"
     ALLOW = "allow"
@@ -25,7 +25,7 @@ class Default(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tenancy:
-    """What a cluster admin has said of one namespace: in its ``annotations``, or by ``default`` without them."""
+    """The policy of one namespace: a cluster admin sets it in ``annotations``; ``default`` applies without them."""
 
     namespace: str
     annotations: Mapping[str, str]
@@ -39,27 +39,27 @@ def check_name(tenancy: Tenancy, secret_name: str) -> None:
 
 
 def check_id(tenancy: Tenancy, secret_id: str) -> None:
-    """Raise NotAllowed if no name that this name or ARN can stand for is allowed.
+    """Raise NotAllowed unless the namespace may read at least one name that this name or ARN can mean.
 
-    It is asked before AWS is: an ARN may or may not end in the six random characters, so both readings count here,
-    and ``check_name`` decides once AWS has told the name.
+    This check comes before any call to AWS. The end of an ARN may or may not be the six random characters, so both
+    readings count here; ``check_name`` decides once AWS has returned the name.
     """
     if not could_apply(tenancy, candidate_names(secret_id)):
         raise _refusal(tenancy.namespace, secret_id)
 
 
 def allows_every_reading(tenancy: Tenancy, secret_id: str) -> bool:
-    """Tell whether whatever this name or ARN can stand for is allowed: else AWS has to tell which it is."""
+    """Whether every name that this name or ARN can mean is allowed; otherwise AWS must resolve it first."""
     return all(_allows(tenancy, name) for name in candidate_names(secret_id))
 
 
 def could_apply(tenancy: Tenancy, names: Iterable[str]) -> bool:
-    """Tell whether the namespace may read an AWS secret of any of these names."""
+    """Whether the namespace may read an AWS secret of any of these names."""
     return any(_allows(tenancy, name) for name in names)
 
 
 def check_type(secret_type: str) -> None:
-    """Raise NotAllowed for a Secret type that mints credentials."""
+    """Raise NotAllowed for a type of Secret that mints credentials."""
     if secret_type in REFUSED_TYPES:
         raise NotAllowed(f"a Secret of type {secret_type} is never filled: use type Opaque, or one made for your data")
 
@@ -70,10 +70,10 @@ def _allows(tenancy: Tenancy, secret_name: str) -> bool:
     return _matches(tenancy.annotations[ALLOW_SECRETS], secret_name)
 
 
-@lru_cache(maxsize=4096)  # each reconcile asks the same several times, on every path
+@lru_cache(maxsize=4096)  # each reconcile checks the same names several times
 def _matches(globs: str, secret_name: str) -> bool:
     stripped = (glob.strip() for glob in globs.split(","))
-    return any(glob and fnmatchcase(secret_name, glob) for glob in stripped)  # fnmatch matches the whole name: anchored
+    return any(glob and fnmatchcase(secret_name, glob) for glob in stripped)  # fnmatch matches the whole name
 
 
 def _refusal(namespace: str, secret_id: str) -> NotAllowed:

@@ -1,4 +1,4 @@
-"""Revisions: the version id at which each key of a Secret last changed, as kept in the Secret's annotations."""
+"""Revisions: the version id at which each key of a Secret last changed, recorded in the Secret's annotations."""
 
 import hashlib
 import json
@@ -13,23 +13,23 @@ BINDING_HASH = "keyturn.dev/binding-hash"
 STATUS = "keyturn.dev/status"
 APPLIED_AT = "keyturn.dev/applied-at"
 
-# What Keyturn writes together with the data; the status is written alone, too.
+# The annotations written together with the data; the status is also written alone.
 RECORD = (VERSION_IDS, REVISIONS, DATA_HASH, BINDING_HASH, APPLIED_AT)
 MAX_STATUS_LINES = 16
-OK = "ok"  # the status of a Secret that is as it should be
+OK = "ok"  # the status of a Secret without errors
 
-# Of all annotations the API server takes 256 KiB: https://kubernetes.io/docs/concepts/overview/working-with-objects/annotations/
+# The API server accepts 256 KiB of annotations: https://kubernetes.io/docs/concepts/overview/working-with-objects/annotations/
 MAX_RECORD = 192 * 1024  # characters
 
-UNKNOWN = "-"  # the revision of a value that Keyturn did not write
+UNKNOWN = "-"  # revision of a value that Keyturn did not write
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What the Secret says of itself.
+    """The record that Keyturn keeps on a Secret, in its annotations.
 
-    ``version_ids`` by AWS ARN and staging label (``arn#label``), ``revisions`` by key, ``data_hash`` of what Keyturn
-    last wrote, ``binding_hash`` of the binding it was written for, ``status`` as people read it.
+    ``version_ids`` by AWS ARN and staging label (``version_key``); ``revisions`` by key; ``data_hash`` of the data that
+    Keyturn last wrote; ``binding_hash`` of the binding at that time; ``status`` for people.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Record:
 
 
 def read_record(annotations: Mapping[str, str]) -> Record:
-    """Read a Secret's annotations; what a hand has garbled counts as not there, and is written anew."""
+    """Read a Secret's annotations. A malformed one counts as missing, and the next reconcile writes it again."""
     return Record(
         version_ids=_read_map(annotations.get(VERSION_IDS)),
         revisions=_read_map(annotations.get(REVISIONS)),
@@ -60,7 +60,7 @@ def read_record(annotations: Mapping[str, str]) -> Record:
 
 
 def write_record(record: Record, applied_at: str) -> dict[str, str]:
-    """Write the annotations that ``read_record`` reads; ``applied_at`` is for people (RFC 3339)."""
+    """Build the annotations that ``read_record`` reads; ``applied_at`` (RFC 3339) is for people."""
     return {
         VERSION_IDS: _write_map(record.version_ids),
         REVISIONS: _write_map(record.revisions),
@@ -72,15 +72,15 @@ def write_record(record: Record, applied_at: str) -> dict[str, str]:
 
 
 def status_of(reason: str, advice: str) -> str:
-    """Write the status of a Secret that is not as it should be.
+    """Build the status of a Secret with an error.
 
-    In short lines: `kubectl describe` cuts each after 138 bytes (printAnnotationsMultiline in k8s.io/kubectl).
+    Its lines are short: `kubectl describe` cuts each after 138 bytes (printAnnotationsMultiline in k8s.io/kubectl).
     """
     return "\n".join(textwrap.wrap(f"{reason}: {advice}", 120, break_on_hyphens=False)[:MAX_STATUS_LINES])
 
 
 def too_long(record: Record) -> bool:
-    """Tell whether the record would not fit into a Secret's annotations."""
+    """Whether the record is too long for a Secret's annotations."""
     return sum(map(len, write_record(record, "").values())) > MAX_RECORD
 
 
@@ -96,23 +96,23 @@ def split_version_key(key: str) -> tuple[str, str]:
 
 
 def revision_of(version_id: str, key: str, expression: str) -> str:
-    """Give the revision of what an expression takes from one version: the same whenever both are, and at no other time.
+    """The revision of a key: the version id, and a digest of the expression unless the key is the property's own name.
 
-    That is the version id alone where the key is the property's own name, else with a digest of the expression: should
-    the binding be edited while AWS stands still, or the Secret made anew with another, pods must see that, too.
+    Two revisions are equal if and only if version and expression are: pods must also see a new expression for the same
+    version, after an edit of the binding or in a Secret that was deleted and created again.
     """
     if expression.strip() == key:
         return version_id
     return f"{version_id}.{hashlib.sha256(expression.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
-def next_revision(known: str | None, revision: str) -> str:
-    """Give a key whose value changes its revision, or ``revision+n`` where it already had that one.
+def next_revision(current: str | None, revision: str) -> str:
+    """The next revision of a key whose value changes: ``revision``, or ``revision+n`` if ``current`` has the same one.
 
-    The second happens where a hand has edited the value, or two AWS secrets have a version of the same id.
+    That happens when a person has edited the value, or when two AWS secrets have a version of the same id.
     """
-    base, plus, count = (known or "").rpartition("+")
-    if known == revision:
+    base, plus, count = (current or "").rpartition("+")
+    if current == revision:
         return f"{revision}+1"
     if not plus or base != revision:
         return revision
@@ -130,17 +130,17 @@ def _read_map(text: str | None) -> dict[str, str]:
 
 
 def _is_text(text: str) -> bool:
-    # JSON can spell half a surrogate pair, which nothing can be made of, not even a digest.
+    # JSON can contain half a surrogate pair, which cannot be encoded, not even for a digest.
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _write_map(content: Mapping[str, str]) -> str:
-    # Sorted, so that two replicas write the same bytes.
+    # Sorted keys make two replicas write the same bytes.
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
 def data_hash(data: Mapping[str, bytes]) -> str:
-    """Digest the data that Keyturn wrote. It stays on the Secret, where whoever reads it may read the data itself."""
+    """Digest of the data that Keyturn wrote. Only the Secret holds it: its readers may read the data as well."""
     digest = hashlib.sha256()
     for key in sorted(data):
         for part in (key.encode(), data[key]):
@@ -149,10 +149,10 @@ def data_hash(data: Mapping[str, bytes]) -> str:
 
 
 def digest(revisions: Mapping[str, str], keys: Iterable[str]) -> str:
-    """Derive from revisions, and nothing else, the value that a pod template is marked with.
+    """The value of a mark on a pod template: a digest of the revisions of ``keys``, and of nothing else.
 
-    No value and no time goes in: whoever may read Deployments learns nothing, and the same change gives the same mark
-    from any replica, after any crash (docs/design.md#rollouts).
+    It contains no value, so readers of Deployments learn nothing. It contains no time, so every replica computes the
+    same mark for the same change, also after a crash (docs/design.md#rollouts).
     """
     lines = "\n".join(f"{key}={revisions[key]}" for key in sorted(set(keys)))
     return hashlib.sha256(lines.encode()).hexdigest()[:32]

@@ -1,7 +1,8 @@
-"""Whether a consumer is restarted: computed from its own marks and the Secret's revisions, never from what was done.
+"""Rollout decision: whether to restart a consumer, derived from its marks and the Secret's revisions alone.
 
-A workload is marked, per Secret, with a digest of the revisions of the keys its pods read: on its pod template (which
-restarts it) and on itself (which does not, and serves as the baseline of one never restarted by Keyturn).
+A mark is an annotation of a workload for one Secret: a digest of the revisions of the keys that its pods read. A mark
+on the pod template restarts the workload. A mark on the workload itself does not: it is the baseline of a workload that
+Keyturn has never restarted.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from keyturn_receiver.core.revision import digest
 
 @dataclass(frozen=True, slots=True)
 class RolloutAnnotation:
-    """One annotation to write on a workload, and on its pod template too if ``restart``."""
+    """A mark to write on a workload, and on its pod template as well if ``restart``."""
 
     name: str
     value: str
@@ -21,29 +22,32 @@ class RolloutAnnotation:
 
 
 def baseline(consumer: Consumer, secret_name: str, before: Mapping[str, str]) -> RolloutAnnotation | None:
-    """Mark a consumer never seen before with what its pods have read up to now: to be written before the Secret is.
+    """The baseline of a consumer without a mark: the revisions that its pods have read ``before`` the Secret's write.
 
-    Else a crash between the Secret and its rollouts would make it look, afterwards, as if its pods had read the new
-    value (F2 in docs/faults.md).
+    It must be written before the Secret: after a crash between the Secret and its rollouts, the pods would otherwise
+    seem to have read the new value (F2 in docs/faults.md). None if the consumer needs none.
     """
     name = mark_name(secret_name)
     if name in consumer.marks or name in consumer.baseline:
         return None
-    value = _wanted(consumer.reads.get(secret_name, Reads()), before)
+    value = _mark_value(consumer.reads.get(secret_name, Reads()), before)
     return RolloutAnnotation(name, value, restart=False) if value else None
 
 
 def rollout(consumer: Consumer, secret_name: str, after: Mapping[str, str]) -> RolloutAnnotation | None:
-    """Restart a consumer whose pods read a key that has a new revision; a consumer without a baseline gets one."""
+    """The mark that restarts a consumer whose pods read a key with a new revision, or None.
+
+    A consumer without any mark gets a baseline instead of a restart.
+    """
     name = mark_name(secret_name)
-    value = _wanted(consumer.reads.get(secret_name, Reads()), after)
-    has = consumer.marks.get(name) or consumer.baseline.get(name)
-    if not value or has == value:
+    value = _mark_value(consumer.reads.get(secret_name, Reads()), after)
+    current = consumer.marks.get(name) or consumer.baseline.get(name)
+    if not value or current == value:
         return None
-    return RolloutAnnotation(name, value, restart=has is not None)
+    return RolloutAnnotation(name, value, restart=current is not None)
 
 
-def _wanted(reads: Reads, revisions: Mapping[str, str]) -> str | None:
-    # Keys that have no revision are not Keyturn's: a pod that reads only those is none of its business.
+def _mark_value(reads: Reads, revisions: Mapping[str, str]) -> str | None:
+    # Keys without a revision are not Keyturn's: a pod that reads only those gets no mark.
     keys = revisions.keys() if reads.whole else reads.keys & revisions.keys()
     return digest(revisions, keys) if keys else None
