@@ -88,7 +88,7 @@ def test_every_annotation_is_documented_and_no_other() -> None:
 
 
 def test_every_reason_of_a_warning_is_documented() -> None:
-    told = set(re.findall(r"`([A-Z]\w+)`", BINDINGS.partition("| reason |")[2].partition("**What the Secret")[0]))
+    told = set(re.findall(r"`([A-Z]\w+)`", BINDINGS.partition("| reason |")[2].partition("\n## ")[0]))
     internal = {"Conflict", "Expired", "NotFound", "Failed", "Refused", "TryingAgain"}  # never reach an Event
     assert told == reasons(errors.KeyturnError) - internal
 
