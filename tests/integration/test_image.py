@@ -146,7 +146,7 @@ def test_it_traces_from_it(
 class TestWhatItRefuses:
     def test_a_directory_that_is_there(self, tmp_path: Path) -> None:
         done = install(tmp_path)
-        assert (done.returncode, done.stderr) == (1, f"receiver/install: {tmp_path} is there already\n")
+        assert (done.returncode, done.stderr) == (1, f"receiver/install: {tmp_path} already exists\n")
 
     def test_a_python_without_pip(self, python: Path, tmp_path: Path) -> None:
         self.refuses(python, tmp_path, "has no module pip")
