@@ -1,4 +1,4 @@
-"""Current values: one by one while they are asked for one by one, twenty at a time in a rush."""
+"""Batch loader: single calls for few values, and one call for up to twenty when many are wanted."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Aws:
-    """Secrets Manager at its port; ``values`` answers as the test says."""
+    """Fake Secrets Manager: the test sets what hangs and what fails."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -24,7 +24,7 @@ class Aws:
         self.errors: dict[str, KeyturnError] = {}
 
     def is_quarantined(self, secret_id: str) -> bool:
-        return secret_id == "suspect"
+        return secret_id == "quarantined"
 
     async def value(self, source: Source) -> SecretVersion:
         self.singles.append(source.secret_id)
@@ -36,22 +36,22 @@ class Aws:
         await asyncio.sleep(60 if self.hung & set(secret_ids) else 0)
         if self.fault:
             raise self.fault
-        versions = {each: SecretVersion("arn", each, "v1", "many") for each in secret_ids if each != "silence"}
+        versions = {each: SecretVersion("arn", each, "v1", "many") for each in secret_ids if each != "omitted"}
         return {**versions, **{each: error for each, error in self.errors.items() if each in secret_ids}}
 
 
-async def read(values: BatchReader, *secret_ids: str, stage: str = "AWSCURRENT") -> list[str]:
-    versions = await asyncio.gather(*(values.read(Source(each, stage)) for each in secret_ids))
+async def read(reader: BatchReader, *secret_ids: str, stage: str = "AWSCURRENT") -> list[str]:
+    versions = await asyncio.gather(*(reader.read(Source(each, stage)) for each in secret_ids))
     return [str(version.value) for version in versions]
 
 
-async def test_one_is_read_by_itself() -> None:
+async def test_single_read_uses_no_batch() -> None:
     aws = Aws()
     assert await read(BatchReader(aws), "a") == ["single"]
     assert aws.batches == []
 
 
-async def test_a_rush_is_read_twenty_at_a_time() -> None:
+async def test_many_reads_are_batched_by_twenty() -> None:
     aws = Aws()
     names = [f"s{number}" for number in range(100)]
     assert await read(BatchReader(aws), *names) == ["many"] * 100
@@ -59,72 +59,72 @@ async def test_a_rush_is_read_twenty_at_a_time() -> None:
     assert aws.singles == []
 
 
-async def test_an_error_of_one_is_its_own() -> None:
+async def test_error_of_one_secret_fails_only_its_read() -> None:
     aws = Aws()
     aws.errors["b"] = SourceNotFound("b does not exist")
-    values = BatchReader(aws)
-    results = await asyncio.gather(*(values.read(Source(each)) for each in "abc"), return_exceptions=True)
+    reader = BatchReader(aws)
+    results = await asyncio.gather(*(reader.read(Source(each)) for each in "abc"), return_exceptions=True)
     assert [type(result) for result in results] == [SecretVersion, SourceNotFound, SecretVersion]
 
 
-async def test_what_aws_says_nothing_about_is_asked_for_by_itself() -> None:
+async def test_secret_missing_in_the_response_is_read_alone() -> None:
     aws = Aws()
-    assert await read(BatchReader(aws), "a", "silence") == ["many", "single"]
+    assert await read(BatchReader(aws), "a", "omitted") == ["many", "single"]
 
 
-async def test_without_the_right_to_read_many_each_is_read_by_itself_from_then_on() -> None:
+async def test_refused_batch_disables_further_batches() -> None:
     aws = Aws()
     aws.fault = SourceRefused("BatchGetSecretValue may not be called")
-    values = BatchReader(aws)
-    assert await read(values, "a", "b") == ["single"] * 2
-    assert await read(values, "a", "b") == ["single"] * 2
+    reader = BatchReader(aws)
+    assert await read(reader, "a", "b") == ["single"] * 2
+    assert await read(reader, "a", "b") == ["single"] * 2
     assert len(aws.batches) == 1
 
 
-async def test_a_failed_call_for_many_fails_nobody() -> None:
+async def test_failed_batch_falls_back_to_single_reads() -> None:
     aws = Aws()
     aws.fault = SourceUnavailable("throttled")
     assert await read(BatchReader(aws), "a", "b") == ["single"] * 2
 
 
-async def test_one_that_hangs_keeps_those_beside_it_waiting_for_a_moment_only() -> None:
+async def test_batch_that_hangs_times_out_and_falls_back_to_single_reads() -> None:
     aws = Aws()
     aws.hung = {"hung"}
-    values = BatchReader(aws)
-    hung = asyncio.ensure_future(values.read(Source("hung")))
+    reader = BatchReader(aws)
+    hung = asyncio.ensure_future(reader.read(Source("hung")))
     async with asyncio.timeout(5):
-        assert await read(values, "a", "b") == ["single"] * 2
+        assert await read(reader, "a", "b") == ["single"] * 2
     hung.cancel()
 
 
-async def test_one_that_has_hung_and_other_labels_are_never_read_with_others() -> None:
+async def test_quarantined_secret_and_other_labels_are_never_batched() -> None:
     aws = Aws()
-    values = BatchReader(aws)
-    await asyncio.gather(read(values, "a", "b"), read(values, "suspect"), read(values, "blue", stage="blue"))
+    reader = BatchReader(aws)
+    await asyncio.gather(read(reader, "a", "b"), read(reader, "quarantined"), read(reader, "blue", stage="blue"))
     assert aws.batches == [["a", "b"]]
-    assert sorted(aws.singles) == ["blue", "suspect"]
+    assert sorted(aws.singles) == ["blue", "quarantined"]
 
 
-async def test_calls_that_hang_keep_nobody_from_setting_out() -> None:
+async def test_calls_that_hang_do_not_delay_other_reads() -> None:
     aws = Aws()
     aws.hung = {f"hung{number}" for number in range(10)}
-    values = BatchReader(aws)
+    reader = BatchReader(aws)
     hung = []
     for name in aws.hung:
-        hung.append(asyncio.ensure_future(values.read(Source(name))))
+        hung.append(asyncio.ensure_future(reader.read(Source(name))))
         await asyncio.sleep(0.03)
     async with asyncio.timeout(1):
-        assert await read(values, "a") == ["single"]
+        assert await read(reader, "a") == ["single"]
     for each in hung:
         each.cancel()
 
 
-async def test_who_is_patient_waits_for_company_and_who_is_not_takes_it_along() -> None:
+async def test_foreground_read_takes_waiting_background_reads_into_its_batch() -> None:
     aws = Aws()
-    values = BatchReader(aws)
-    patient = [asyncio.ensure_future(values.read(Source(name), background=True)) for name in "abc"]
+    reader = BatchReader(aws)
+    background = [asyncio.ensure_future(reader.read(Source(name), background=True)) for name in "abc"]
     await asyncio.sleep(0.02)
     assert aws.batches == []
-    assert await read(values, "d") == ["many"]
-    assert [str(version.value) for version in await asyncio.gather(*patient)] == ["many"] * 3
+    assert await read(reader, "d") == ["many"]
+    assert [str(version.value) for version in await asyncio.gather(*background)] == ["many"] * 3
     assert aws.batches == [["a", "b", "c", "d"]]

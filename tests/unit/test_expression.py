@@ -1,4 +1,4 @@
-"""No expression, however it was meant, costs more than it may."""
+"""JMESPath expressions: the cost bound holds for every expression, hostile or not."""
 
 import json
 from contextlib import suppress
@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from keyturn_receiver.core.expression import MAX_COST, EvaluationError, cost, evaluate, validate_expression
 
 BOMBS = {
-    "doubled at each bar": "|".join(["[@,@]"] * 60),
+    "doubled with each bar": "|".join(["[@,@]"] * 60),
     "flattened, which copies": "|".join(["[@,@][]"] * 40),
-    "shared until it is written out": "|".join(["[@,@]"] * 30) + "|to_string(@)",
-    "joined by itself": "join(@, [@,@])|join(@, [@,@])|join(@, [@,@])|join(@, [@,@])",
+    "shared until to_string() copies it": "|".join(["[@,@]"] * 30) + "|to_string(@)",
+    "joined with itself": "join(@, [@,@])|join(@, [@,@])|join(@, [@,@])|join(@, [@,@])",
     "escaped again and again": "to_string([" * 40 + "@" + "])" * 40,
-    "mapped inside of mapped": "map(&[@,@,@,@], [@,@,@,@]|[@,@,@,@]|[@,@,@,@]|[@,@,@,@]|[@,@,@,@]|[@,@,@,@])",
-    "compared, part by part": " == ".join(["|".join(["[@,@]"] * 40)] * 2),
+    "a map inside a map": "map(&[@,@,@,@], [@,@,@,@]|[@,@,@,@]|[@,@,@,@]|[@,@,@,@]|[@,@,@,@]|[@,@,@,@])",
+    "compared part by part": " == ".join(["|".join(["[@,@]"] * 40)] * 2),
     "as an object": "|".join(["{a:@,b:@}"] * 60),
-    "two lists, each with each": "[*].[*].[*].[*]",
+    "projections inside projections": "[*].[*].[*].[*]",
 }
 
 
@@ -26,18 +26,18 @@ BOMBS = {
 @pytest.mark.parametrize(
     "document", ["x" * 60_000, [1] * 30_000, {"a": {"b": "c" * 60_000}}], ids=["text", "list", "object"]
 )
-def test_a_bomb_is_refused_before_it_is_lit(bomb: str, document: object) -> None:
+def test_expression_over_the_cost_limit_is_refused_before_evaluation(bomb: str, document: object) -> None:
     assert validate_expression(bomb) is None
     size = len(json.dumps(document))
     if cost(bomb, size) > MAX_COST:
         with pytest.raises(EvaluationError, match="simplify the expression"):
             evaluate(bomb, document, size)
     else:
-        with suppress(EvaluationError):  # of this document it makes nothing
+        with suppress(EvaluationError):  # this document has no result for it
             assert len(json.dumps(evaluate(bomb, document, size))) < MAX_COST
 
 
-def test_projections_inside_each_other_are_refused_when_they_are_read() -> None:
+def test_deeply_nested_projections_are_refused_by_validation() -> None:
     assert "simplify it" in str(validate_expression("a" + "[*]" * 50))
 
 
@@ -52,11 +52,11 @@ def test_projections_inside_each_other_are_refused_when_they_are_read() -> None:
         "hosts[?port > `80`].{name: name, port: to_string(port)}",
     ],
 )
-def test_what_people_write_is_far_from_the_limit_for_a_secret_of_usual_size(expression: str) -> None:
+def test_common_expression_costs_a_small_part_of_the_limit(expression: str) -> None:
     assert cost(expression, 4096) < MAX_COST / 20
 
 
-def test_even_the_largest_secret_may_be_written_out() -> None:
+def test_largest_secret_passes_to_string() -> None:
     document = {"key": "x" * 65_000}
     assert evaluate("to_string(@)", document, 65_536) == json.dumps(document, separators=(",", ":"))
 
@@ -86,12 +86,12 @@ expressions = st.recursive(
 
 
 @given(documents, expressions)
-def test_nothing_ever_grows_beyond_what_it_was_said_to_cost(document: object, expression: str) -> None:
+def test_size_of_any_result_is_within_the_cost_bound(document: object, expression: str) -> None:
     if validate_expression(expression):
         return
     size = len(json.dumps(document, ensure_ascii=False, separators=(",", ":")))
     try:
-        answer = evaluate(expression, document, size)
+        result = evaluate(expression, document, size)
     except EvaluationError:
         return
-    assert len(json.dumps(answer, ensure_ascii=False, separators=(",", ":"))) <= cost(expression, size)
+    assert len(json.dumps(result, ensure_ascii=False, separators=(",", ":"))) <= cost(expression, size)

@@ -1,4 +1,4 @@
-"""Reading the right version: the staging label decides, the notification is only held against it."""
+"""Reading the right version: the staging label decides; a notification is only compared with it."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ SOURCE = Source("prod/db")
 
 
 class Aws:
-    """The stores at their port: gives ``reads`` one after the other, the last one for ever."""
+    """Fake stores: return the versions ``reads`` one after the other, and then always the last one."""
 
     def __init__(self, reads: Sequence[str], current: str) -> None:
         self.reads = [*reads]
@@ -41,37 +41,37 @@ async def fetched(aws: Aws, expected: set[str]) -> str:
 
 
 @pytest.mark.parametrize("expected", [set(), {"v2"}])
-async def test_what_was_told_or_nothing_told_needs_one_call(expected: set[str]) -> None:
+async def test_expected_version_needs_one_call(expected: set[str]) -> None:
     aws = Aws(["v2"], current="v2")
     assert await fetched(aws, expected) == "v2"
     assert aws.described == 0
 
 
-async def test_a_late_notification_never_takes_anything_back() -> None:
+async def test_late_notification_does_not_restore_an_old_version() -> None:
     aws = Aws(["v3"], current="v3")
     assert await fetched(aws, {"v2"}) == "v3"
 
 
-async def test_a_roll_back_to_an_old_version_is_read_as_told() -> None:
+async def test_rollback_to_an_old_version_is_read() -> None:
     assert await fetched(Aws(["v1"], current="v1"), {"v1"}) == "v1"
 
 
-async def test_a_stale_read_is_repeated_until_it_agrees_with_the_label() -> None:
+async def test_stale_read_is_repeated_until_it_agrees_with_the_label() -> None:
     aws = Aws(["v1", "v1", "v2"], current="v2")
     assert await fetched(aws, {"v2"}) == "v2"
     assert aws.described == 2
 
 
-async def test_of_several_told_the_label_decides() -> None:
+async def test_label_decides_between_several_expected_versions() -> None:
     assert await fetched(Aws(["v3"], current="v3"), {"v2", "v3"}) == "v3"
 
 
-async def test_when_it_stays_stale_it_is_a_temporary_failure() -> None:
+async def test_read_that_stays_stale_raises_stale_read() -> None:
     with pytest.raises(StaleRead):
         await fetched(Aws(["v1"], current="v2"), {"v2"})
 
 
-async def test_what_is_read_again_is_read_anew() -> None:
+async def test_repeated_read_does_not_share_the_first_result() -> None:
     aws = Aws(["v1", "v2"], current="v2")
     await fetched(aws, {"v2"})
-    assert aws.since[0] < aws.since[1]  # else whoever joins reads of the same secret would be given the first again
+    assert aws.since[0] < aws.since[1]  # otherwise single flight would return the first result again

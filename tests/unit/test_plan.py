@@ -1,4 +1,4 @@
-"""What is written to a Secret, and which keys count as changed."""
+"""Planning: what is written to a Secret, and which keys count as changed."""
 
 from dataclasses import replace
 
@@ -27,14 +27,14 @@ def live(data: dict[str, bytes], record: Record | None = None, immutable: bool =
     return LiveSecret(TARGET, "uid", "1", "Opaque", immutable, record or Record(), data)
 
 
-def itself(value: bytes) -> bytes:
-    """The plainest of fingerprints."""
+def identity(value: bytes) -> bytes:
+    """The simplest fingerprint."""
     return value
 
 
 def planned(before: LiveSecret, data: dict[str, bytes], version: str) -> Plan:
     versions = {SOURCE: SecretVersion("arn", "prod/db", version, "")}
-    return plan(BINDING, "binding", before, data, versions, itself)
+    return plan(BINDING, "binding", before, data, versions, identity)
 
 
 def after(made: Plan) -> LiveSecret:
@@ -42,26 +42,26 @@ def after(made: Plan) -> LiveSecret:
     return live(dict(made.data), made.record)
 
 
-def test_the_first_write_gives_every_key_the_version_as_its_revision() -> None:
+def test_first_write_gives_every_key_the_version_id_as_its_revision() -> None:
     made = planned(live({}), {"a": b"1"}, "v1")
     assert made.write
     assert made.record.revisions == {"a": "v1"}
     assert made.before == {"a": UNKNOWN}
 
 
-def test_data_that_was_there_already_has_not_changed() -> None:
+def test_data_that_exists_before_the_first_write_is_unchanged() -> None:
     made = planned(live({"a": b"1"}), {"a": b"1"}, "v1")
-    assert made.write  # it says from now on where it is from
+    assert made.write  # its record is new
     assert made.changed_keys == ()
     assert made.before == made.record.revisions == {"a": "v1"}
 
 
-def test_nothing_is_written_when_nothing_differs() -> None:
+def test_equal_data_and_version_are_not_written() -> None:
     first = planned(live({}), {"a": b"1"}, "v1")
     assert not planned(after(first), {"a": b"1"}, "v1").write
 
 
-def test_only_the_keys_whose_value_changes_get_the_new_revision() -> None:
+def test_only_keys_with_a_new_value_get_the_new_revision() -> None:
     first = planned(live({}), {"a": b"1", "b": b"1"}, "v1")
     second = planned(after(first), {"a": b"2", "b": b"1"}, "v2")
     assert second.record.revisions == {"a": "v2", "b": "v1"}
@@ -69,39 +69,39 @@ def test_only_the_keys_whose_value_changes_get_the_new_revision() -> None:
     assert second.changed_keys == ("a",)
 
 
-def test_a_new_version_with_the_same_value_is_noted_and_restarts_nobody() -> None:
+def test_new_version_with_the_same_value_is_recorded_without_a_new_revision() -> None:
     first = planned(live({}), {"a": b"1"}, "v1")
     second = planned(after(first), {"a": b"1"}, "v2")
     assert second.write
     assert second.record.revisions == second.before == {"a": "v1"}
 
 
-def test_a_roll_back_takes_the_revision_back_too() -> None:
+def test_rollback_restores_the_old_revision() -> None:
     first = planned(live({}), {"a": b"1"}, "v1")
     second = planned(after(first), {"a": b"2"}, "v2")
     third = planned(after(second), {"a": b"1"}, "v1")
     assert third.record.revisions == {"a": "v1"}
 
 
-def test_what_a_hand_has_edited_is_restored_under_the_same_revision() -> None:
+def test_edited_value_is_restored_under_the_same_revision() -> None:
     first = planned(live({}), {"a": b"1"}, "v1")
     made = planned(live({"a": b"edited"}, first.record), {"a": b"1"}, "v1")
     assert made.changed_keys == ("a",)
     assert made.record.revisions == made.before == {"a": "v1"}
 
 
-def test_an_expression_is_a_part_of_the_revision() -> None:
+def test_revision_contains_the_expression_unless_it_is_the_key() -> None:
     def made(expression: str, key: str = "a") -> str:
         binding = Binding(TARGET, None, (Entry(key, SOURCE, expression),), "Secret")
         versions = {SOURCE: SecretVersion("arn", "prod/db", "v1", "")}
-        return plan(binding, "binding", live({}), {key: b"1"}, versions, itself).record.revisions[key]
+        return plan(binding, "binding", live({}), {key: b"1"}, versions, identity).record.revisions[key]
 
     assert made("a") == made(" a ") == "v1"
     assert made("b").startswith("v1.")
     assert made("b") == made("b", "c") != made("d")
 
 
-def test_another_value_of_the_same_revision_is_a_change_all_the_same() -> None:
+def test_new_value_of_the_same_version_gets_a_counted_revision() -> None:
     first = planned(live({}), {"a": b"1"}, "v1")
     second = planned(after(first), {"a": b"other"}, "v1")
     assert second.record.revisions == {"a": "v1+1"}
@@ -109,7 +109,7 @@ def test_another_value_of_the_same_revision_is_a_change_all_the_same() -> None:
     assert third.record.revisions == {"a": "v1+2"}
 
 
-def test_a_key_that_is_gone_is_a_change() -> None:
+def test_removed_key_is_a_change() -> None:
     first = planned(live({}), {"a": b"1", "b": b"1"}, "v1")
     second = planned(after(first), {"a": b"1"}, "v2")
     assert second.changed_keys == ("b",)
@@ -117,23 +117,23 @@ def test_a_key_that_is_gone_is_a_change() -> None:
     assert second.before == {"a": "v1", "b": "v1"}
 
 
-def test_keys_of_others_are_none_of_our_business() -> None:
+def test_keys_of_other_owners_are_ignored() -> None:
     first = planned(live({"theirs": b"x"}), {"a": b"1"}, "v1")
     assert first.record.revisions.keys() == first.data.keys() == {"a"}
 
 
-def test_an_immutable_secret_is_refused_only_if_it_would_have_to_change() -> None:
+def test_immutable_secret_is_refused_only_if_its_data_changes() -> None:
     with pytest.raises(ClusterRefused):
         planned(live({}, immutable=True), {"a": b"1"}, "v1")
     assert planned(live({"a": b"1"}, immutable=True), {"a": b"1"}, "v1").changed_keys == ()
 
 
-def test_what_is_noted_of_ten_thousand_keys_fits_into_no_annotation() -> None:
+def test_record_of_ten_thousand_keys_is_refused_as_too_long() -> None:
     with pytest.raises(InvalidValue, match="name those you need"):
         planned(live({}), {f"key-{number}": b"" for number in range(10_000)}, "v" * 32)
 
 
-def test_a_status_that_told_of_an_error_is_written_over_though_the_data_is_right() -> None:
+def test_error_status_is_overwritten_although_the_data_is_equal() -> None:
     first = planned(live({}), {"a": b"1"}, "v1")
     failed = replace(first.record, status="SourceRefused: ...")
     made = planned(live({"a": b"1"}, failed), {"a": b"1"}, "v1")
@@ -142,33 +142,36 @@ def test_a_status_that_told_of_an_error_is_written_over_though_the_data_is_right
     assert made.changed_keys == ()
 
 
-def test_the_record_survives_the_annotations() -> None:
+def test_record_read_from_its_annotations_is_equal() -> None:
     record = Record({"arn#AWSCURRENT": "v1"}, {"a": "v1"}, data_hash({"a": b"1"}), "hash", "ok")
     annotations = write_record(record, "2026-11-24T00:00:00Z")
     assert read_record(annotations) == record
 
 
-@pytest.mark.parametrize("garbled", ["", "{", "[]", "null", '{"a": 1}', "[" * 9999])
-def test_garbled_annotations_count_as_none(garbled: str) -> None:
-    annotations = {"keyturn.dev/revisions": garbled, "keyturn.dev/version-ids": garbled}
+@pytest.mark.parametrize("malformed", ["", "{", "[]", "null", '{"a": 1}', "[" * 9999])
+def test_malformed_annotations_count_as_missing(malformed: str) -> None:
+    annotations = {"keyturn.dev/revisions": malformed, "keyturn.dev/version-ids": malformed}
     assert not read_record(annotations).filled
 
 
-def test_hashes_do_not_confuse_keys_with_values() -> None:
+def test_hashes_separate_keys_from_values_and_ignore_order() -> None:
     assert data_hash({"a": b"bc"}) != data_hash({"ab": b"c"})
     assert digest({"a": "v1", "b": "v2"}, ["b", "a"]) == digest({"b": "v2", "a": "v1"}, ["a", "b", "a"])
 
 
-def test_a_value_that_has_none_of_the_keys_takes_nothing_away() -> None:
-    """JSON that was cut off is text, and text goes under one key."""
+def test_value_without_any_recorded_key_is_refused() -> None:
+    """Truncated JSON is text, and text becomes a single key."""
     first = planned(live({}), {"user": b"u", "password": b"p"}, "v1")
     with pytest.raises(InvalidValue, match="none of the keys"):
         planned(after(first), {"value": b'{"user": "u", "passw'}, "v2")
-    assert planned(after(first), {"user": b"u"}, "v2").write  # fewer keys are what AWS says
+    assert planned(after(first), {"user": b"u"}, "v2").write  # fewer keys are a change in AWS
 
 
-def test_what_a_hand_has_garbled_counts_as_not_there() -> None:
-    garbled = {"keyturn.dev/revisions": '{"a": "\\ud800", "b": "v1", "c": 1}', "keyturn.dev/version-ids": "[" * 50_000}
-    record = read_record(garbled)
+def test_malformed_parts_of_annotations_are_dropped() -> None:
+    malformed = {
+        "keyturn.dev/revisions": '{"a": "\\ud800", "b": "v1", "c": 1}',
+        "keyturn.dev/version-ids": "[" * 50_000,
+    }
+    record = read_record(malformed)
     assert (record.revisions, record.version_ids) == ({"b": "v1"}, {})
     assert next_revision("v1+" + "9" * 5000, "v1") == "v1+1"

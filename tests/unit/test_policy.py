@@ -1,4 +1,4 @@
-"""Tenancy: anchored, on every path, denied by default."""
+"""Access policy: globs match whole names, and the default is to deny."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def allowed(globs: str | None, name: str, default: Default = Default.DENY) -> bo
 
 
 @pytest.mark.parametrize(
-    ("globs", "name", "held"),
+    ("globs", "name", "expected"),
     [
         (None, "prod/db", False),
         ("", "prod/db", False),
@@ -34,29 +34,29 @@ def allowed(globs: str | None, name: str, default: Default = Default.DENY) -> bo
         ("prod.db", "prod/db", False),
     ],
 )
-def test_a_glob_must_match_the_whole_name(globs: str | None, name: str, held: bool) -> None:
-    assert allowed(globs, name) is held
+def test_glob_matches_only_the_whole_name(globs: str | None, name: str, expected: bool) -> None:
+    assert allowed(globs, name) is expected
 
 
-def test_an_admin_may_allow_everything_that_no_annotation_forbids() -> None:
+def test_default_allow_applies_only_without_an_annotation() -> None:
     assert allowed(None, "prod/db", Default.ALLOW)
     assert not allowed("other/*", "prod/db", Default.ALLOW)
 
 
-def test_an_arn_is_checked_before_aws_is_asked() -> None:
+def test_arn_is_refused_without_a_call_to_aws() -> None:
     tenancy = Tenancy("team", {"keyturn.dev/allow-secrets": "team/*"}, Default.DENY)
     check_id(tenancy, ARN.format("team/db"))
     with pytest.raises(NotAllowed):
         check_id(tenancy, ARN.format("other/db"))
 
 
-def test_the_refusal_says_who_can_change_it() -> None:
+def test_refusal_names_the_cluster_admin() -> None:
     with pytest.raises(NotAllowed, match="a cluster admin can allow it"):
         check_name(Tenancy("team", {}, Default.DENY), "prod/db")
 
 
 @pytest.mark.parametrize("kind", ["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token"])
-def test_types_that_mint_credentials_are_refused(kind: str) -> None:
+def test_secret_type_that_mints_credentials_is_refused(kind: str) -> None:
     with pytest.raises(NotAllowed):
         check_type(kind)
     check_type("Opaque")

@@ -1,4 +1,4 @@
-"""From values in AWS to the data of a Secret."""
+"""Rendering: from values in AWS to the data of a Secret."""
 
 import json
 from contextlib import suppress
@@ -25,13 +25,13 @@ def rendered(value: str | bytes, **expressions: str) -> dict[str, bytes]:
     ("value", "text"),
     [("a", b"a"), ("", b""), ("ü", "ü".encode()), (1, b"1"), (1.5, b"1.5"), (False, b"false"), ({"b": [1, "ü"]}, None)],
 )
-def test_text_is_taken_as_it_is_and_the_rest_as_compact_json(value: object, text: bytes | None) -> None:
+def test_text_is_rendered_as_it_is_and_other_values_as_compact_json(value: object, text: bytes | None) -> None:
     expected = '{"b":[1,"ü"]}'.encode() if text is None else text
     assert rendered(json.dumps({"k": value}), K="k") == {"K": expected}
     assert rendered(json.dumps({"k": value})) == {"k": expected}
 
 
-def test_the_expression_at_gives_the_whole_value_whatever_it_is() -> None:
+def test_expression_at_renders_any_whole_value() -> None:
     assert rendered("plain", K="@") == {"K": b"plain"}
     assert rendered(b"\xff\x00", K="@") == {"K": b"\xff\x00"}
     assert rendered("12345678901234567890.10", K="@") == {"K": b"12345678901234567890.10"}
@@ -62,7 +62,7 @@ def test_the_expression_at_gives_the_whole_value_whatever_it_is() -> None:
         ),
     ],
 )
-def test_what_cannot_be_rendered_is_an_error_with_advice(
+def test_value_that_cannot_be_rendered_raises_an_error_with_advice(
     value: str | bytes, expressions: dict[str, str], advice: str
 ) -> None:
     with pytest.raises(InvalidValue) as caught:
@@ -71,25 +71,25 @@ def test_what_cannot_be_rendered_is_an_error_with_advice(
     assert SECRET_VALUE not in str(caught.value)
 
 
-def test_one_bad_key_gives_no_data_at_all_and_all_bad_keys_are_named() -> None:
+def test_error_names_every_bad_key() -> None:
     with pytest.raises(InvalidValue) as caught:
         rendered('{"a": "1"}', A="a", B="b", C="c")
     assert "key B" in str(caught.value)
     assert "key C" in str(caught.value)
 
 
-def test_of_many_faults_the_first_ones_are_named_and_the_rest_counted() -> None:
+def test_error_names_the_first_faults_and_counts_the_rest() -> None:
     with pytest.raises(InvalidValue) as caught:
         rendered(json.dumps({f" {number}": number for number in range(4000)}))
     assert "and 3990 more" in str(caught.value)
     assert len(str(caught.value)) < 2000
 
 
-def test_a_version_does_not_show_its_value() -> None:
+def test_repr_of_a_version_omits_its_value() -> None:
     assert SECRET_VALUE not in repr(SecretVersion("arn", "name", "v1", SECRET_VALUE))
 
 
-def test_deep_json_is_an_error_and_no_crash() -> None:
+def test_deeply_nested_json_raises_invalid_value() -> None:
     with pytest.raises(InvalidValue):
         rendered("[" * 100_000, K="a")
 
@@ -98,6 +98,6 @@ JSON = st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st
 
 
 @given(st.one_of(st.text(), st.binary(), st.dictionaries(st.text(), JSON).map(json.dumps)))
-def test_whatever_the_value_the_answer_is_data_or_a_clear_error(value: str | bytes) -> None:
+def test_any_value_renders_or_raises_invalid_value(value: str | bytes) -> None:
     with suppress(InvalidValue):
         assert all(isinstance(content, bytes) for content in rendered(value).values())

@@ -1,4 +1,4 @@
-"""Who reads a Secret, and who is restarted for it."""
+"""Rollout decision: which workloads read a Secret, and which are restarted for it."""
 
 from typing import Any
 
@@ -45,11 +45,11 @@ def key_ref(key: str) -> dict[str, Any]:
         ({"containers": [key_ref("a"), {"envFrom": [{"secretRef": {"name": "db"}}]}]}, Reads(True, frozenset("a"))),
     ],
 )
-def test_every_way_to_read_a_secret_is_known(pod: dict[str, Any], reads: Reads) -> None:
+def test_every_way_to_read_a_secret_is_recognized(pod: dict[str, Any], reads: Reads) -> None:
     assert consumer(pod).reads == {"db": reads}
 
 
-def test_a_workload_that_reads_no_secret_is_no_consumer() -> None:
+def test_workload_that_reads_no_secret_is_no_consumer() -> None:
     metadata = {"namespace": "team", "name": "web", "resourceVersion": "1"}
     pod = {"containers": [{"envFrom": [{"configMapRef": {"name": "db"}}]}], "volumes": [{"emptyDir": {}}]}
     assert (
@@ -86,52 +86,52 @@ ENV_FROM = {"containers": [{"envFrom": [{"secretRef": {"name": "db"}}]}]}
 READS_A = {"containers": [key_ref("a")]}
 
 
-def test_a_consumer_seen_for_the_first_time_gets_a_baseline_and_no_restart() -> None:
+def test_consumer_without_a_mark_gets_a_baseline_and_no_restart() -> None:
     mark = rollout(consumer(ENV_FROM), "db", {"a": "v1"})
     assert mark is not None
     assert not mark.restart
 
 
-def test_with_its_baseline_it_is_left_alone_until_a_revision_changes() -> None:
+def test_consumer_with_a_baseline_restarts_when_a_revision_changes() -> None:
     mark = baseline(consumer(ENV_FROM), "db", {"a": "v1"})
     assert mark is not None
-    known = consumer(ENV_FROM, own={MARK: mark.value})
-    assert baseline(known, "db", {"a": "v1"}) is None
-    assert rollout(known, "db", {"a": "v1"}) is None
-    restarted = rollout(known, "db", {"a": "v2"})
+    marked = consumer(ENV_FROM, own={MARK: mark.value})
+    assert baseline(marked, "db", {"a": "v1"}) is None
+    assert rollout(marked, "db", {"a": "v1"}) is None
+    restarted = rollout(marked, "db", {"a": "v2"})
     assert restarted is not None
     assert restarted.restart
 
 
-def test_the_same_change_gives_the_same_mark_and_no_second_restart() -> None:
-    known = consumer(ENV_FROM, own={MARK: "older"})
-    first, second = (rollout(known, "db", {"a": "v2", "b": "v1"}) for _ in range(2))
+def test_same_change_gives_the_same_mark_and_no_second_restart() -> None:
+    marked = consumer(ENV_FROM, own={MARK: "older"})
+    first, second = (rollout(marked, "db", {"a": "v2", "b": "v1"}) for _ in range(2))
     assert first == second
     assert first is not None
     assert rollout(consumer(ENV_FROM, marks={MARK: first.value}), "db", {"a": "v2", "b": "v1"}) is None
 
 
-def test_a_key_it_does_not_read_restarts_nobody() -> None:
+def test_change_of_an_unread_key_restarts_nothing() -> None:
     mark = baseline(consumer(READS_A), "db", {"a": "v1", "b": "v1"})
     assert mark is not None
-    known = consumer(READS_A, own={MARK: mark.value})
-    assert rollout(known, "db", {"a": "v1", "b": "v2"}) is None
-    assert rollout(known, "db", {"a": "v2", "b": "v2"}) == RolloutAnnotation(
-        MARK, rollout(known, "db", {"a": "v2"}).value, True
+    marked = consumer(READS_A, own={MARK: mark.value})
+    assert rollout(marked, "db", {"a": "v1", "b": "v2"}) is None
+    assert rollout(marked, "db", {"a": "v2", "b": "v2"}) == RolloutAnnotation(
+        MARK, rollout(marked, "db", {"a": "v2"}).value, True
     )
 
 
-def test_who_reads_only_keys_of_others_is_left_alone() -> None:
+def test_consumer_of_unmanaged_keys_gets_no_mark() -> None:
     assert rollout(consumer(READS_A), "db", {"b": "v1"}) is None
 
 
-def test_a_mark_on_the_template_counts_before_the_baseline() -> None:
-    value = rollout(consumer(ENV_FROM), "db", {"a": "v2"})
-    assert value is not None
-    assert rollout(consumer(ENV_FROM, marks={MARK: value.value}, own={MARK: "older"}), "db", {"a": "v2"}) is None
+def test_mark_on_the_template_takes_precedence_over_the_baseline() -> None:
+    mark = rollout(consumer(ENV_FROM), "db", {"a": "v2"})
+    assert mark is not None
+    assert rollout(consumer(ENV_FROM, marks={MARK: mark.value}, own={MARK: "older"}), "db", {"a": "v2"}) is None
 
 
-def test_long_secret_names_give_valid_and_different_annotations() -> None:
+def test_long_secret_names_give_valid_and_different_mark_names() -> None:
     names = {mark_name("a" * 253), mark_name("a" * 252 + "b"), mark_name("a" * 63)}
     assert len(names) == 3
     assert all(len(name.partition("/")[2]) <= 63 for name in names)

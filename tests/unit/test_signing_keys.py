@@ -1,4 +1,4 @@
-"""Signing keys: of all places, and none is lost to another's fault."""
+"""Signing keys: the keys of all sources count, and a failing source removes none."""
 
 import logging
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.anyio
 ONE, TWO, THREE = (bytes([number]) * 32 for number in (1, 2, 3))
 
 
-class Place:
-    """A place of keys that gives what the test says."""
+class FakeSource:
+    """A key source whose keys and errors the test sets."""
 
     def __init__(self, name: str, *keys: bytes, fault: KeyturnError | None = None) -> None:
         self.name = name
@@ -34,15 +34,15 @@ class Place:
         return self.keys
 
 
-async def test_the_keys_of_all_places_count_each_once() -> None:
-    keys = SigningKeys([Place("secret", ONE, TWO), Place("file", TWO, THREE)])
+async def test_keys_of_all_sources_are_current_each_once() -> None:
+    keys = SigningKeys([FakeSource("secret", ONE, TWO), FakeSource("file", TWO, THREE)])
     assert keys.current() == ()
     await keys.load()
     assert keys.current() == (ONE, TWO, THREE)
 
 
-async def test_a_look_that_fails_keeps_the_keys_there_were() -> None:
-    secret, file = Place("secret", ONE), Place("file", TWO)
+async def test_failed_load_keeps_the_previous_keys() -> None:
+    secret, file = FakeSource("secret", ONE), FakeSource("file", TWO)
     keys = SigningKeys([secret, file])
     await keys.load()
     secret.fault = SourceUnavailable("gone")
@@ -51,15 +51,18 @@ async def test_a_look_that_fails_keeps_the_keys_there_were() -> None:
     assert keys.current() == (ONE, THREE)
 
 
-async def test_a_place_that_never_had_a_key_takes_away_no_other(caplog: pytest.LogCaptureFixture) -> None:
-    keys = SigningKeys([Place("secret", fault=SourceUnavailable("AWS is away")), Place("file", TWO)])
+async def test_source_that_never_had_a_key_removes_no_other_key(caplog: pytest.LogCaptureFixture) -> None:
+    keys = SigningKeys([FakeSource("secret", fault=SourceUnavailable("AWS is away")), FakeSource("file", TWO)])
     await keys.load()
     assert keys.current() == (TWO,)
     assert [record.getMessage() for record in caplog.records] == ["AWS is away"]
 
 
-async def test_each_place_is_waited_for_until_its_first_look_and_all_until_there_is_a_key() -> None:
-    secret, file = Place("secret", fault=SourceUnavailable("gone")), Place("file", fault=NoSigningKey("empty"))
+async def test_readiness_waits_for_each_first_load_and_for_one_key() -> None:
+    secret, file = (
+        FakeSource("secret", fault=SourceUnavailable("gone")),
+        FakeSource("file", fault=NoSigningKey("empty")),
+    )
     keys = SigningKeys([secret, file])
     assert keys.not_loaded() == ["secret", "file"]
     await keys.load()
@@ -71,20 +74,20 @@ async def test_each_place_is_waited_for_until_its_first_look_and_all_until_there
     await keys.load()
     assert keys.not_loaded() == []
 
-    unseen = SigningKeys([secret, file])
+    never_loaded = SigningKeys([secret, file])
     file.fault = None
-    await unseen._load(file)
-    assert unseen.not_loaded() == ["secret"]
+    await never_loaded._load(file)
+    assert never_loaded.not_loaded() == ["secret"]
 
 
-async def test_without_a_place_nothing_is_waited_for() -> None:
+async def test_readiness_waits_for_nothing_without_a_source() -> None:
     keys = SigningKeys([])
     await keys.load()
     assert (keys.current(), keys.not_loaded()) == ((), [])
 
 
 class Labels:
-    """Secrets Manager at its port: versions that hold labels, of which some have no value yet."""
+    """Fake Secrets Manager: versions that hold staging labels, some without a value yet."""
 
     def __init__(self, **versions: bytes | None) -> None:
         self.versions = versions
@@ -101,22 +104,22 @@ class Labels:
         return SecretVersion("arn", source.secret_id, source.stage.lower(), new_key(key))
 
 
-async def test_a_pending_version_that_gets_its_value_later_is_read_then() -> None:
+async def test_pending_version_is_read_once_it_has_a_value() -> None:
     aws = Labels(AWSCURRENT=ONE, AWSPENDING=None)
 
-    async def make(key: StoreKey) -> Store:
+    async def create(key: StoreKey) -> Store:
         return Store.of(key, aws)
 
-    secret = KeySecret(Stores(make, "eu-west-1"), "keyturn/signing-key")
+    secret = KeySecret(Stores(create, "eu-west-1"), "keyturn/signing-key")
     assert await secret.load() == [ONE]
-    aws.versions["AWSPENDING"] = TWO  # rotation's createSecret, under the id that was labelled before
+    aws.versions["AWSPENDING"] = TWO  # rotation's createSecret, for the version that had the label before
     assert await secret.load() == [ONE, TWO]
     reads = aws.reads
     assert await secret.load() == [ONE, TWO]
-    assert aws.reads == reads  # values are read only when something has changed
+    assert aws.reads == reads  # values are read only when a label has moved
 
 
-async def test_a_file_has_a_key_a_line_and_is_read_anew(tmp_path: Path) -> None:
+async def test_file_with_a_key_per_line_is_read_at_each_load(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text(f"\n  {new_key(ONE)}\t\r\n\n{new_key(TWO)}")
     file = KeyFile(path)
@@ -125,18 +128,20 @@ async def test_a_file_has_a_key_a_line_and_is_read_anew(tmp_path: Path) -> None:
     assert await file.load() == [THREE]
 
 
-async def test_a_line_that_is_no_key_is_named_and_never_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_malformed_line_is_logged_by_its_number_without_its_content(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "keys"
     wrong = "whsec_" + "c2hvcnQ="  # too short
     path.write_bytes(f"{new_key(ONE)}\n{wrong}\n".encode() + b"\xff\xfe\n" + new_key(TWO).encode())
     assert read_keys(path) == [ONE, TWO]
-    told = [(record.levelno, record.getMessage().partition(" is not")[0]) for record in caplog.records]
-    assert told == [(logging.WARNING, f"line {number} of signing key file {path}") for number in (2, 3)]
+    warnings = [(record.levelno, record.getMessage().partition(" is not")[0]) for record in caplog.records]
+    assert warnings == [(logging.WARNING, f"line {number} of signing key file {path}") for number in (2, 3)]
     assert "c2hvcnQ" not in caplog.text
 
 
 @pytest.mark.parametrize("content", [None, "", " \n\n", "nonsense", "directory"])
-def test_a_file_without_a_key_is_an_error_that_says_what_to_do(tmp_path: Path, content: str | None) -> None:
+def test_file_without_a_key_raises_an_error_with_advice(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "keys"
     if content == "directory":
         path.mkdir()
@@ -150,7 +155,7 @@ def test_a_file_without_a_key_is_an_error_that_says_what_to_do(tmp_path: Path, c
     assert "nonsense" not in str(caught.value)
 
 
-def test_a_key_is_what_the_notifier_signs_with(tmp_path: Path) -> None:
+def test_key_made_by_the_notifier_is_read_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text(text := new_key(ONE))
     assert read_keys(path) == [parse_key(text)]

@@ -1,4 +1,4 @@
-"""Nobody waits for a thread that does not come back, and somebody notices when none is left."""
+"""Bulkheads: a call that hangs is abandoned, and a pool without a free thread reports it."""
 
 import asyncio
 import threading
@@ -14,56 +14,56 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def hang() -> Iterator[Callable[[], str]]:
-    """A call that ends with the test, and not before."""
+    """A call that hangs until the test ends."""
     over = threading.Event()
     yield lambda: str(over.wait(30))
     over.set()
 
 
-async def test_a_call_gives_what_it_returns_and_raises_what_it_raises() -> None:
-    lane = ThreadPool("lane", 1)
-    assert await lane.run(lambda: "answer") == "answer"
+async def test_call_returns_its_result_or_raises_its_error() -> None:
+    pool = ThreadPool("pool", 1)
+    assert await pool.run(lambda: "result") == "result"
     with pytest.raises(ZeroDivisionError):
-        await lane.run(lambda: 1 // 0)
-    assert lane.saturated_for() == 0
+        await pool.run(lambda: 1 // 0)
+    assert pool.saturated_for() == 0
 
 
-async def test_a_call_that_takes_too_long_is_left_alone_and_others_go_on(hang: Callable[[], str]) -> None:
-    lane = ThreadPool("lane", 1, call_timeout=0.05)
+async def test_call_over_its_timeout_is_abandoned_and_others_run(hang: Callable[[], str]) -> None:
+    pool = ThreadPool("pool", 1, call_timeout=0.05)
     with pytest.raises(CallTimeout):
-        await lane.run(hang)
-    assert await lane.run(lambda: "answer") == "answer"
-    assert lane.saturated_for() == 0
+        await pool.run(hang)
+    assert await pool.run(lambda: "result") == "result"
+    assert pool.saturated_for() == 0
 
 
-async def test_whoever_gives_up_waiting_leaves_the_call_alone(hang: Callable[[], str]) -> None:
-    lane = ThreadPool("lane", 1)
+async def test_cancelled_caller_abandons_its_call(hang: Callable[[], str]) -> None:
+    pool = ThreadPool("pool", 1)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await lane.run(hang)
-    assert await lane.run(lambda: "answer") == "answer"
+            await pool.run(hang)
+    assert await pool.run(lambda: "result") == "result"
 
 
-async def test_no_more_run_at_once_than_there_are_threads(hang: Callable[[], str]) -> None:
-    lane = ThreadPool("lane", 1, call_timeout=30, queue_timeout=0.05)
-    held = asyncio.create_task(lane.run(hang))
+async def test_call_without_a_free_slot_raises_pool_exhausted(hang: Callable[[], str]) -> None:
+    pool = ThreadPool("pool", 1, call_timeout=30, queue_timeout=0.05)
+    hanging = asyncio.create_task(pool.run(hang))
     await asyncio.sleep(0)
     with pytest.raises(PoolExhausted):
-        await lane.run(lambda: "answer")
-    held.cancel()
+        await pool.run(lambda: "result")
+    hanging.cancel()
 
 
-async def test_a_lane_with_no_thread_left_is_stalled_until_one_comes_back() -> None:
+async def test_pool_without_a_free_thread_is_saturated_until_one_returns() -> None:
     clock, over = Clock(), threading.Event()
-    lane = ThreadPool("lane", 1, call_timeout=0.05, now=clock)
+    pool = ThreadPool("pool", 1, call_timeout=0.05, now=clock)
     for _ in range(2):
         with pytest.raises(CallTimeout):
-            await lane.run(lambda: over.wait(30))
+            await pool.run(lambda: over.wait(30))
     clock.forward(7)
-    assert lane.saturated_for() == 7
+    assert pool.saturated_for() == 7
     with pytest.raises(PoolExhausted):
-        await lane.run(lambda: "answer")
+        await pool.run(lambda: "result")
     over.set()
-    while lane.saturated_for():  # noqa: ASYNC110 - a lane tells nobody
+    while pool.saturated_for():  # noqa: ASYNC110 - a pool has no event for it
         await asyncio.sleep(0.01)
-    assert await lane.run(lambda: "answer") == "answer"
+    assert await pool.run(lambda: "result") == "result"
