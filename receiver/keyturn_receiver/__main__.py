@@ -1,4 +1,4 @@
-"""``python -m keyturn_receiver``: the receiver as a process, with its settings, its threads and its end."""
+"""``python -m keyturn_receiver``: runs the receiver as a process."""
 
 import asyncio
 import gc
@@ -14,21 +14,21 @@ from keyturn_receiver.app import SWEEP_THREADS, Receiver
 from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.settings import Settings, read_settings
 from keyturn_receiver.sources.thread_pools import ThreadPool, ThreadPools
-from keyturn_receiver.telemetry.logs import configure_logging, unforeseen
+from keyturn_receiver.telemetry.logs import configure_logging, log_unhandled
 from keyturn_receiver.telemetry.tracing import TracingUnavailable, no_traces, opentelemetry
 
-SUSPECT_THREADS = 4
-RENDER_THREADS = 1  # what renders holds the interpreter most of the time
+QUARANTINE_THREADS = 4
+RENDER_THREADS = 1  # rendering holds the GIL most of the time, so more threads would not help
 
 _log = logging.getLogger("keyturn_receiver")
 
 
 def main() -> None:
-    """Read the settings and run."""
+    """Read the settings, run the receiver, and exit with its status."""
     settings = read_settings()
     configure_logging(settings.log_level)
-    gc.set_threshold(20_000, 20, 20)  # a rush makes thousands of objects, and hardly ever a cycle
-    # Answers of AWS are parsed in threads, and the loop should not wait for that.
+    gc.set_threshold(20_000, 20, 20)  # a burst makes thousands of objects and hardly any cycles
+    # Threads parse the responses of AWS; the event loop must not wait long for them to release the GIL.
     sys.setswitchinterval(0.0005)  # seconds
     try:
         uvloop.run(serve(settings))
@@ -36,18 +36,18 @@ def main() -> None:
         print(f"KEYTURN_TRACES: {error}.", file=sys.stderr)
         sys.exit(2)
     except Exception:
-        # Logged by our formatter, which shows frames and no text: an exception's own may quote what it stumbled over.
-        _log.critical("broken, to be started anew", exc_info=True)
-        _end(1)
-    _end(0)
+        # Our log formatter prints frames only: the text of an exception may quote a secret value.
+        _log.critical("fatal error, exiting", exc_info=True)
+        _exit(1)
+    _exit(0)
 
 
 async def serve(settings: Settings) -> None:
-    """Build the receiver, run it, and leave nothing open."""
-    asyncio.get_running_loop().set_exception_handler(unforeseen)
-    span, end_traces = opentelemetry("keyturn-receiver", __version__) if settings.traces else (no_traces, _nothing)
+    """Build the receiver and run it. Close everything at the end."""
+    asyncio.get_running_loop().set_exception_handler(log_unhandled)
+    span, shut_down_traces = opentelemetry("keyturn-receiver", __version__) if settings.traces else (no_traces, _no_op)
     transport = await Transport.connect(settings.kubernetes_requests + 16 + 5 * len(settings.namespaces))
-    threads = {"foreground": settings.aws_threads, "quarantine": SUSPECT_THREADS, "background": SWEEP_THREADS}
+    threads = {"foreground": settings.aws_threads, "quarantine": QUARANTINE_THREADS, "background": SWEEP_THREADS}
     pools = ThreadPools(**{name: ThreadPool(name, number) for name, number in threads.items()})
     rendering = ThreadPoolExecutor(RENDER_THREADS, thread_name_prefix="render")
     try:
@@ -56,15 +56,15 @@ async def serve(settings: Settings) -> None:
         await transport.close()
         pools.close()
         rendering.shutdown(wait=False, cancel_futures=True)
-        end_traces()
+        shut_down_traces()
 
 
-def _nothing() -> None:
+def _no_op() -> None:
     pass
 
 
-def _end(status: int) -> None:
-    # At once: the interpreter would wait for each thread that waits for AWS, which may be for ever.
+def _exit(status: int) -> None:
+    # The interpreter would first join every thread that waits for AWS, which may take forever.
     logging.shutdown()
     sys.stdout.flush()
     os._exit(status)

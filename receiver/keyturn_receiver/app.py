@@ -33,6 +33,7 @@ from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from keyturn_receiver.errors import KeyturnError
 from keyturn_receiver.liveness import Watchdog
 from keyturn_receiver.poller.poller import Poller
+from keyturn_receiver.poller.sweep import Sweeper
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.drift import DriftDetector
@@ -51,10 +52,12 @@ from keyturn_receiver.sources.stores import Store, StoreKey, Stores
 from keyturn_receiver.sources.thread_pools import OVERSUBSCRIPTION, ThreadPools
 from keyturn_receiver.telemetry.metrics import Metrics
 from keyturn_receiver.telemetry.tracing import Span, no_traces
-from keyturn_receiver.web.health import operations
+from keyturn_receiver.web.certificate import ReloadingCertificate
+from keyturn_receiver.web.connection_limiter import ConnectionLimiter
+from keyturn_receiver.web.health import health_app
 from keyturn_receiver.web.notification_handler import NotificationHandler
-from keyturn_receiver.web.server import ConnectionLimiter, ReloadingCertificate, Server
-from keyturn_receiver.web.webhook import WebhookEndpoint
+from keyturn_receiver.web.server import Server
+from keyturn_receiver.web.webhook import WebhookConfig, WebhookEndpoint
 
 # Kubernetes allows 30 seconds from SIGTERM to the end; of them the drain takes 15 at most.
 GRACE = 9.0  # seconds for what is under way after the drain
@@ -120,37 +123,38 @@ class Receiver:
             return LeaseClient(api, settings.lease_namespace, f"{settings.lease_name}-{name}")
 
         self.lease = LeaderElector(
-            lease("poller"), identity, lambda: self._drift.lead(), self._pulse.register("the election")
+            lease("poller"), identity, lambda: self._drift.lead(), self._pulse.register("leader election")
         )
         self._drift = DriftDetector(
             self.bound, namespaces, restarts, reconciler, self.queue, tenancies, self.lease.is_leader
         )
         self.heartbeats = EventPathMonitor(
-            lease("event-path"), identity, settings.heartbeat_silence_seconds, self._pulse.register("heartbeats")
+            lease("event-path"),
+            identity,
+            settings.heartbeat_silence_seconds,
+            self._pulse.register("event path monitor"),
         )
-        self._polling = self._pulse.register("the poller")
+        self._polling = self._pulse.register("poller")
         self._poller = Poller(
-            self._stores,
-            self.bound,
+            Sweeper(self._stores, self.bound, tenancies, settings.poll_mode),
             self.queue,
-            tenancies,
             self.lease.is_leader,
             self.heartbeats.healthy,
             settings.poll_interval_seconds,
-            settings.poll_mode,
             metrics,
-            self._polling,
         )
         door = WebhookEndpoint(
-            answer=NotificationHandler(
+            handler=NotificationHandler(
                 self.bound, self.queue, tenancies, self.heartbeats.record_heartbeat, metrics, _utc_now
             ),
             keys=self._signing_keys.current,
-            public_keys=[ed25519(key) for key in settings.signing_public_keys],
             ready=lambda: not self._unprepared(),
             now=time.time,
-            deadline=settings.deadline_seconds,
-            max_deliveries=settings.max_deliveries,
+            config=WebhookConfig(
+                [ed25519(key) for key in settings.signing_public_keys],
+                settings.deadline_seconds,
+                settings.max_deliveries,
+            ),
             metrics=metrics,
             span=span,
         )
@@ -163,15 +167,15 @@ class Receiver:
         self._door = door
         self._notifications = Server(door.app(), settings.host, settings.port, room, GRACE, self._certificate)
         self._operations = Server(
-            operations(self._pulse.stuck, self.missing, metrics),
+            health_app(self._pulse.stuck, self.missing, metrics),
             settings.host,
             settings.operations_port,
             ConnectionLimiter(settings.max_connections, metrics),
-            grace=1.0,
+            shutdown_timeout=1.0,
         )
         ProcessCollector(registry=metrics.registry)
-        self._pulse.watch("a reconcile", self.queue.longest_running)
-        self._pulse.watch("calls to AWS", pools.saturated_for)
+        self._pulse.register_duration("reconcile", self.queue.longest_running)
+        self._pulse.register_duration("AWS calls", pools.saturated_for)
         metrics.bindings.set_function(lambda: len(self.bound))
         metrics.failing_bindings.set_function(self.queue.failing)
         metrics.staleness_seconds.set_function(self.queue.oldest_unmet)
@@ -184,7 +188,7 @@ class Receiver:
 
     def missing(self) -> Sequence[str]:
         """What readiness waits for, in words."""
-        return ["its end: it is stopping"] if self._stopping else self._unready()
+        return ["shutting down"] if self._stopping else self._unready()
 
     def _unready(self) -> Sequence[str]:
         # Deliveries that come all the same are tried: what AWS says about one secret need not hold for the next.
@@ -193,7 +197,7 @@ class Receiver:
 
     def _unprepared(self) -> Sequence[str]:
         """What there must be before a delivery can be understood, and answered truly."""
-        waiting = [f"the first list of {name}" for name, part in self._reflectors.items() if not part.synced.is_set()]
+        waiting = [f"first list of {name}" for name, part in self._reflectors.items() if not part.synced.is_set()]
         return [*waiting, *self._signing_keys.not_loaded()]
 
     async def run(self) -> None:
@@ -225,8 +229,8 @@ class Receiver:
         # What the pictures hold now stays: the collector need not look through it again and again.
         gc.collect()
         gc.freeze()
-        _log.info("begun", extra={"fields": {"bindings": len(self.bound)}})
-        await self._poller.run()
+        _log.info("started", extra={"fields": {"bindings": len(self.bound)}})
+        await self._poller.run(self._polling)
 
     async def _synced(self, seconds: float = 10.0) -> bool:
         """Wait for the pictures; tell whether they are whole."""
@@ -240,7 +244,7 @@ class Receiver:
     async def _stop(self, serving: Sequence["asyncio.Task[None]"]) -> None:
         """Be of use until the cluster has learnt to do without, then finish what was begun."""
         self._stopping = True
-        _log.info("stopping")
+        _log.info("shutting down")
         self._door.start_draining()
         if not any(server.done() for server in serving):
             await asyncio.sleep(self.settings.drain_seconds)
@@ -253,7 +257,7 @@ class Receiver:
         await asyncio.gather(*serving)
 
     async def _look_for_keys(self) -> None:
-        beat = self._pulse.register("the signing key")
+        beat = self._pulse.register("signing keys")
         while True:
             beat()
             await self._signing_keys.load()
@@ -290,11 +294,11 @@ class Receiver:
             for namespace in served or (None,):
                 name = resource if namespace is None else f"{resource} in {namespace}"
                 path = kubernetes.path(group_version, resource, namespace)
-                beat = self._pulse.register(f"the watch of {name}")
+                beat = self._pulse.register(f"watch of {name}")
                 reflectors[name] = Reflector(api, ListWatch(path, namespace, **view), picture, patience, beat)
 
         if served:
-            beat = self._pulse.register("the look at namespaces")
+            beat = self._pulse.register("namespace poller")
             reflectors["namespaces"] = NamespacePoller(api, served, namespaces, beat)
         else:
             reflect("v1", "namespaces", namespaces, metadata_only=True, page_size=250)

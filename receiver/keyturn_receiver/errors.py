@@ -1,37 +1,39 @@
-"""Every error of the receiver: whether trying again can help is decided here, once, where the failure happens.
+"""Errors: the class says whether a retry can help. It is chosen once, where the failure happens.
 
     KeyturnError
-    ├── Permanent            trying again changes nothing until somebody changes something
-    │   ├── InvalidBinding       the annotations on the Secret
-    │   ├── NotAllowed           tenancy: a cluster admin has not allowed it
-    │   ├── SourceRefused        AWS: access denied, undecipherable, no such label
-    │   │   ├── SourceNotFound        AWS: there is no such secret (any more)
-    │   │   └── SourcePendingDeletion       AWS: the secret is scheduled for deletion, and can be restored
-    │   ├── InvalidValue         the value in AWS does not give what the binding asks for
-    │   ├── ClusterRefused       Kubernetes: forbidden, invalid, immutable, denied by admission
-    │   │   └── NotFound             the object is not there (any more)
-    │   └── NoSigningKey         what should hold a signing key holds none
-    └── Temporary            try again after ``retry_after`` seconds
-        ├── SourceUnavailable    AWS: throttled, 5xx, hung
-        │   └── NoCredentials        AWS does not take the credentials that are there, or there are none
-        ├── StaleRead            AWS answered with an older version than the notification names
-        ├── Conflict             somebody else wrote first: read again
-        ├── Expired              Kubernetes: 410, a watch is too far behind: list again
-        └── ClusterUnavailable   Kubernetes: 5xx, hung, gone
-            └── TooManyRequests           Kubernetes: 429, nothing was begun
+    ├── Permanent            a retry cannot help until somebody changes something
+    │   ├── InvalidBinding       the annotations on the Secret are wrong
+    │   ├── NotAllowed           access policy: a cluster admin has not allowed this
+    │   ├── SourceRefused        AWS: access denied, cannot be decrypted, no version with this label
+    │   │   ├── SourceNotFound           AWS: the secret does not exist, or no longer
+    │   │   └── SourcePendingDeletion    AWS: the secret is scheduled for deletion and can be restored
+    │   ├── InvalidValue         the value in AWS does not contain what the binding asks for
+    │   ├── ClusterRefused       Kubernetes: forbidden, invalid, immutable, or denied by admission
+    │   │   └── NotFound                 the object does not exist, or no longer
+    │   └── NoSigningKey         a source of signing keys contains no key
+    └── Temporary            retry after ``retry_after`` seconds
+        ├── SourceUnavailable    AWS: throttled, 5xx, or no response
+        │   └── NoCredentials            AWS rejects the credentials, or there are none
+        ├── StaleRead            AWS returned an older version than the notification names
+        ├── Conflict             another writer was first: read again
+        ├── Expired              Kubernetes: 410, the watch is too far behind: list again
+        └── ClusterUnavailable   Kubernetes: 5xx, no response, or unreachable
+            └── TooManyRequests          Kubernetes: 429, the call was not started
 
-A message is shown to people (Events, replies, logs): it says what is wrong and what to do next, and never quotes a
-secret value nor the text of an error that somebody else wrote, which might.
+People read the messages in Events, replies and logs. A message says what is wrong and what to do next. It never quotes
+a secret value, nor the text of an error from elsewhere, which might contain one.
 """
 
 
 class KeyturnError(Exception):
-    """The root; ``reason`` is the CamelCase word that Kubernetes Events and metrics show."""
+    """Root of all errors. ``reason`` is the CamelCase word that Kubernetes Events and metrics show."""
 
     reason = "Failed"
 
 
 class Permanent(KeyturnError):
+    """A retry cannot help until somebody changes something."""
+
     reason = "Refused"
 
 
@@ -40,10 +42,14 @@ class InvalidBinding(Permanent):
 
 
 class NotAllowed(Permanent):
+    """The access policy does not allow it."""
+
     reason = "NotAllowed"
 
 
 class SourceRefused(Permanent):
+    """AWS refuses to return the secret."""
+
     reason = "SourceRefused"
 
 
@@ -56,10 +62,14 @@ class SourcePendingDeletion(SourceRefused):
 
 
 class InvalidValue(Permanent):
+    """The value in AWS does not contain what the binding asks for."""
+
     reason = "InvalidValue"
 
 
 class ClusterRefused(Permanent):
+    """The Kubernetes API refuses the call."""
+
     reason = "ClusterRefused"
 
 
@@ -68,11 +78,11 @@ class NotFound(ClusterRefused):
 
 
 class NoSigningKey(Permanent):
-    pass  # told in logs alone
+    """A source of signing keys contains no key. It appears only in logs."""
 
 
 class Temporary(KeyturnError):
-    """``retry_after``: seconds to wait before the next try."""
+    """A retry may help. ``retry_after``: seconds to wait before it."""
 
     reason = "TryingAgain"
 
@@ -90,14 +100,20 @@ class NoCredentials(SourceUnavailable):
 
 
 class StaleRead(Temporary):
+    """AWS returned an older version than the notification names."""
+
     reason = "StaleRead"
 
 
 class Conflict(Temporary):
+    """Another writer was first: read again."""
+
     reason = "Conflict"
 
 
 class Expired(Temporary):
+    """A watch is too far behind: list again."""
+
     reason = "Expired"
 
 
@@ -106,4 +122,6 @@ class ClusterUnavailable(Temporary):
 
 
 class TooManyRequests(ClusterUnavailable):
+    """The Kubernetes API answered 429: the call was not started."""
+
     reason = "TooManyRequests"

@@ -1,6 +1,7 @@
-"""The pulse: which parts of the receiver still make progress. Liveness follows it.
+"""Liveness: which parts of the receiver make no progress. ``/livez`` reports them, and Kubernetes restarts the pod.
 
-A part beats whenever it goes on, a failed try included: an API server that is gone stops nothing here, a deadlock does.
+A part pings whenever its loop goes round, also after a failed attempt: an API server that is down stops no part, a
+deadlock does.
 """
 
 import time
@@ -9,38 +10,41 @@ from typing import Protocol
 
 
 class Ping(Protocol):
-    """Tells that a part goes on, and for how many seconds it may now rest on purpose; ``math.inf``: it is done."""
+    """Reports progress of one part. ``expected_idle``: seconds that it may now wait; ``math.inf``: it has finished."""
 
-    def __call__(self, rest: float = 0.0) -> None: ...
+    def __call__(self, expected_idle: float = 0.0) -> None: ...
 
 
-def no_ping(rest: float = 0.0) -> None:
-    """Tell nobody."""
+def no_ping(expected_idle: float = 0.0) -> None:
+    """Report to nobody."""
 
 
 class Watchdog:
-    """Takes the beats of parts; one that is silent for more than ``silence`` seconds beyond its rest is stuck."""
+    """Watchdog: a part is stuck if it has not pinged for ``timeout`` seconds beyond its expected idle time.
 
-    def __init__(self, silence: float, now: Callable[[], float] = time.monotonic) -> None:
-        self._silence = silence
+    ``now`` returns monotonic seconds.
+    """
+
+    def __init__(self, timeout: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._timeout = timeout
         self._now = now
-        self._beats: dict[str, float] = {}
+        self._expected_until: dict[str, float] = {}
         self._durations: dict[str, Callable[[], float]] = {}
 
     def register(self, name: str) -> Ping:
-        """Add a part, and give it what to call when it goes on."""
+        """Add a part, and return the function that it calls to report progress."""
 
-        def beat(rest: float = 0.0) -> None:
-            self._beats[name] = self._now() + rest
+        def ping(expected_idle: float = 0.0) -> None:
+            self._expected_until[name] = self._now() + expected_idle
 
-        beat()
-        return beat
+        ping()
+        return ping
 
-    def watch(self, name: str, longest: Callable[[], float]) -> None:
-        """Add a part that tells how many seconds the longest of what it does has taken."""
-        self._durations[name] = longest
+    def register_duration(self, name: str, longest_running: Callable[[], float]) -> None:
+        """Add a part by its duration: ``longest_running`` returns the seconds that its longest task has taken."""
+        self._durations[name] = longest_running
 
     def stuck(self) -> Sequence[str]:
-        """The parts that make no progress."""
-        silent = [name for name, at in self._beats.items() if self._now() - at > self._silence]
-        return silent + [name for name, longest in self._durations.items() if longest() > self._silence]
+        """The names of the parts that make no progress."""
+        silent = [name for name, until in self._expected_until.items() if self._now() - until > self._timeout]
+        return silent + [name for name, longest in self._durations.items() if longest() > self._timeout]

@@ -26,9 +26,10 @@ from keyturn_contract.signature import NotVerified, sign, verify
 from keyturn_local.receiver.process import LocalReceiver
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.telemetry.metrics import Metrics
+from keyturn_receiver.web.connection_limiter import ConnectionLimiter
 from keyturn_receiver.web.notification_handler import NotificationHandler
-from keyturn_receiver.web.server import ConnectionLimiter, Server
-from keyturn_receiver.web.webhook import WebhookEndpoint
+from keyturn_receiver.web.server import Server
+from keyturn_receiver.web.webhook import WebhookConfig, WebhookEndpoint
 from support.deliveries import notification, signed
 from support.fault_env import Scene
 from support.raw_http import Stranger, request, strangers
@@ -107,7 +108,7 @@ class DoorInHand:
     def __init__(self, runner: asyncio.Runner) -> None:
         self._run = runner.run
         metrics = Metrics()
-        answer = NotificationHandler(
+        handler = NotificationHandler(
             SecretCache(lambda target: None),
             NoQueue(),  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]
@@ -115,8 +116,9 @@ class DoorInHand:
             metrics,
             lambda: datetime.fromtimestamp(NOW, UTC),
         )
-        door = WebhookEndpoint(answer, lambda: [KEY], [], lambda: True, lambda: float(NOW), 8.0, 64, metrics)
-        self._server = Server(door.app(), "127.0.0.1", 0, ConnectionLimiter(100, metrics), 1.0)
+        config = WebhookConfig(public_keys=[], deadline=8.0, max_deliveries=64)
+        webhook = WebhookEndpoint(handler, lambda: [KEY], lambda: True, lambda: float(NOW), config, metrics)
+        self._server = Server(webhook.app(), "127.0.0.1", 0, ConnectionLimiter(100, metrics), 1.0)
         self._server.config.load()
 
     def hear(self, pieces: Sequence[bytes]) -> bytes:
@@ -124,8 +126,8 @@ class DoorInHand:
         return self._run(self._hear(pieces))
 
     async def _hear(self, pieces: Sequence[bytes]) -> bytes:
-        config, state = self._server.config, self._server.server_state
-        wire, connection = Wire(), config.http_protocol_class(config, state, {})
+        state = self._server.server_state
+        wire, connection = Wire(), self._server.new_connection()
         connection.connection_made(wire)
         for piece in pieces:
             if wire.is_closing():

@@ -15,7 +15,7 @@ import pytest
 
 from keyturn_contract.message import EventType
 from keyturn_local.processes.environment import IMPORT_ROOTS
-from keyturn_receiver.telemetry.logs import JsonFormatter, unforeseen
+from keyturn_receiver.telemetry.logs import JsonFormatter, log_unhandled
 from keyturn_receiver.telemetry.tracing import opentelemetry
 from support.fault_env import CANARY, Scene
 from support.fault_proxy import Call, Fate, Reply
@@ -181,7 +181,7 @@ def test_what_nobody_has_caught() -> None:
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(unforeseen)
+        loop.set_exception_handler(log_unhandled)
         task = loop.create_task(breaks(f"{C}-in-a-task"), name=f"{C}-name")
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -193,7 +193,7 @@ def test_what_nobody_has_caught() -> None:
     formatter, lines = JsonFormatter(), []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(formatter.format(record))  # type: ignore[method-assign]
-    logger = logging.getLogger(unforeseen.__module__)
+    logger = logging.getLogger(log_unhandled.__module__)
     logger.addHandler(handler)
     try:
         asyncio.run(run())

@@ -174,7 +174,7 @@ def test_with_a_file_alone_it_is_ready_once_there_is_a_key(scene: Scene, tmp_pat
     receiver = scene.receiver(start=False, **settings)
     with pytest.raises(StartFailed):
         receiver.start(3)
-    eventually(lambda: receiver.ready() == (503, f"waiting for signing key file {file}\n"))
+    eventually(lambda: receiver.ready() == (503, f"not ready: signing key file {file}\n"))
     assert f"signing key file {file} holds no key: write one" in receiver.log
     file.write_text(ONE)
     eventually(lambda: receiver.ready()[0] == 200)

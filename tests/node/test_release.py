@@ -124,7 +124,7 @@ def holding(token: str, release: Release, directory: Path) -> Cluster:
 
 def test_a_receiver_says_in_its_pods_log_that_it_has_begun(release: Release) -> None:
     for pod in release.pods():
-        assert [line["message"] for line in release.log(pod)].count("begun") == 1
+        assert [line["message"] for line in release.log(pod)].count("started") == 1
 
 
 def test_helm_test_passes_through_the_service(release: Release) -> None:
@@ -161,7 +161,7 @@ def test_a_receiver_that_is_told_to_end_fails_no_delivery(release: Release, own_
             eventually(lambda: load.answers["200"] > 50)
             release.cluster.kubectl("delete", "pod", name, "-n", release.namespace, "--wait=false")
             latest = release.pod(name)["metadata"]
-            eventually(lambda: "it is stopping" in release.ask(going, "/readyz").text)
+            eventually(lambda: "shutting down" in release.ask(going, "/readyz").text)
             # Who does not know yet that it is going is served.
             url = f"http://{going['status']['podIP']}:8080/v1/notifications"
             assert {result.outcome for result in post(url, key, own_team.rotate("db-0"))} <= DONE

@@ -11,8 +11,8 @@ from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.policy import Default
 from keyturn_receiver.errors import SourceNotFound, SourceRefused, SourceUnavailable
-from keyturn_receiver.poller.poller import FULL_SECONDS, Poller
-from keyturn_receiver.poller.sweep import Interrupted
+from keyturn_receiver.poller.poller import FULL_SWEEP_SECONDS, Poller
+from keyturn_receiver.poller.sweep import Interrupted, Sweeper
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
@@ -74,8 +74,8 @@ class Setting:
             self.bound.update(self.bound.transform(each))
         self.asked: dict[Target, Request] = {}
         self.clock = Clock()
-        self.leading = True
-        self.up = False
+        self.is_leader = True
+        self.event_path_healthy = False
         self.metrics = Metrics()
         namespaces = NamespaceCache(lambda name: None)
         namespaces.update(("team", {"keyturn.dev/allow-secrets": globs}))
@@ -90,15 +90,13 @@ class Setting:
             return Store.of(key, aws)
 
         self.queue = WorkQueue(work, 8, str, self.metrics)
+        access_policy = AccessPolicy(namespaces, Default.DENY, tenant_roles=True)
         self.poller = Poller(
-            Stores(make, "eu-west-1"),
-            self.bound,
+            Sweeper(Stores(make, "eu-west-1"), self.bound, access_policy, mode),
             self.queue,
-            AccessPolicy(namespaces, Default.DENY, tenant_roles=True),
-            lambda: self.leading,
-            lambda: self.up,
+            is_leader=lambda: self.is_leader,
+            event_path_healthy=lambda: self.event_path_healthy,
             interval=300,
-            mode=mode,
             metrics=self.metrics,
             now=self.clock,
         )
@@ -203,7 +201,7 @@ async def test_in_between_no_more_is_listed_than_was_changed() -> None:
     aws.secrets = {"prod/s9": listed("s9", "v2", NOW + timedelta(minutes=1)), **aws.secrets}
     assert await setting.sweep() == ["s9"]
     assert aws.pages_read == 8
-    setting.clock.forward(FULL_SECONDS)
+    setting.clock.forward(FULL_SWEEP_SECONDS)
     await setting.sweep()
     assert aws.pages_read == 13
 
@@ -222,7 +220,7 @@ async def test_who_leads_no_more_stops_in_the_middle() -> None:
     class Losing(Aws):
         async def list_secrets(self) -> AsyncIterator[Sequence[SecretMetadata]]:
             async for page in super().list_secrets():
-                setting.leading = False
+                setting.is_leader = False
                 yield page
 
     aws = Losing(*(listed(f"s{number}", "v2") for number in range(10)))
@@ -252,28 +250,28 @@ async def test_aws_is_not_asked_about_what_a_namespace_may_not_name(mode: PollMo
 async def test_while_events_arrive_a_change_of_a_moment_ago_is_left_to_its_notification() -> None:
     young = listed("moved", "v2", datetime.now(UTC))
     setting = Setting(Aws(young), bound_object("moved", "v1"))
-    setting.up = True
+    setting.event_path_healthy = True
     assert await setting.sweep() == []
-    setting.up = False
+    setting.event_path_healthy = False
     assert await setting.sweep() == ["moved"]
 
 
 async def test_without_events_the_poller_looks_ten_times_as_often() -> None:
     setting = Setting(Aws(listed("a", "v1")), bound_object("a", "v1"))
-    setting.up = True
+    setting.event_path_healthy = True
     assert setting.poller.interval == 300
-    setting.up = False
+    setting.event_path_healthy = False
     assert setting.poller.interval == 30
 
 
 async def test_it_sweeps_at_once_on_taking_the_lead_and_never_without_it() -> None:
     aws = Aws(listed("a", "v1"))
     setting = Setting(aws, bound_object("a", "v1"))
-    setting.leading = False
+    setting.is_leader = False
     running = asyncio.create_task(setting.poller.run())
     await asyncio.sleep(0.05)
     assert aws.pages_read == 0
-    setting.leading = True
+    setting.is_leader = True
     await asyncio.wait_for(aws.asked.wait(), 5)
     running.cancel()
 

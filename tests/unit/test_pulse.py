@@ -8,32 +8,32 @@ from support.clock import Clock
 
 def test_a_part_that_is_silent_for_too_long_is_stuck_until_it_goes_on() -> None:
     clock = Clock()
-    pulse = Watchdog(300, clock)
-    poller, watch = pulse.register("the poller"), pulse.register("the watch of secrets")
+    watchdog = Watchdog(300, clock)
+    poller, watch = watchdog.register("poller"), watchdog.register("watch of secrets")
     clock.forward(299)
     poller()
     clock.forward(2)
-    assert pulse.stuck() == ["the watch of secrets"]
+    assert watchdog.stuck() == ["watch of secrets"]
     watch()
-    assert pulse.stuck() == []
+    assert watchdog.stuck() == []
 
 
 def test_a_part_that_rests_on_purpose_is_not_stuck() -> None:
     clock = Clock()
-    pulse = Watchdog(300, clock)
-    watch, heartbeats = pulse.register("the watch of secrets"), pulse.register("heartbeats")
+    watchdog = Watchdog(300, clock)
+    watch, heartbeats = watchdog.register("watch of secrets"), watchdog.register("event path monitor")
     watch(75)
     heartbeats(math.inf)
     clock.forward(374)
-    assert pulse.stuck() == []
+    assert watchdog.stuck() == []
     clock.forward(2)
-    assert pulse.stuck() == ["the watch of secrets"]
+    assert watchdog.stuck() == ["watch of secrets"]
 
 
 def test_what_takes_too_long_is_stuck() -> None:
     longest = [0.0]
-    pulse = Watchdog(300, Clock())
-    pulse.watch("a reconcile", lambda: longest[0])
-    assert pulse.stuck() == []
+    watchdog = Watchdog(300, Clock())
+    watchdog.register_duration("reconcile", lambda: longest[0])
+    assert watchdog.stuck() == []
     longest[0] = 301
-    assert pulse.stuck() == ["a reconcile"]
+    assert watchdog.stuck() == ["reconcile"]

@@ -1,4 +1,7 @@
-"""The poller: finds what the event path has missed, without reading a value, and knows when that path is broken."""
+"""Poller: compares every binding with AWS now and then, to find changes that the event path has missed.
+
+It lists or describes secrets, and reads no value.
+"""
 
 from keyturn_receiver.poller.poller import Poller
 

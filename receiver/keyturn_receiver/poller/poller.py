@@ -1,4 +1,4 @@
-"""When to sweep: every few minutes while events arrive, every half minute while they do not; by the leader alone."""
+"""When the poller sweeps, and how it queues the stale bindings: sweep.py finds them."""
 
 import asyncio
 import logging
@@ -7,150 +7,133 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 
-from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
-from keyturn_receiver.errors import KeyturnError, SourceRefused
+from keyturn_receiver.cluster.secret_cache import BoundSecret
+from keyturn_receiver.errors import KeyturnError
 from keyturn_receiver.liveness import Ping, no_ping
-from keyturn_receiver.poller.sweep import Interrupted, StaleBinding, Sweep, SweepResult, by_store
-from keyturn_receiver.reconcile.access_policy import AccessPolicy
+from keyturn_receiver.poller.sweep import Interrupted, StaleBinding, Sweeper
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, because
 from keyturn_receiver.reconcile.work_queue import WorkQueue
-from keyturn_receiver.settings import PollMode
-from keyturn_receiver.sources.stores import StoreKey, Stores
+from keyturn_receiver.sources.stores import StoreKey
 from keyturn_receiver.telemetry.metrics import Metrics
 
-JITTER = 0.1
-WITHOUT_EVENTS = 30.0  # seconds between two sweeps while the event path is down
-FULL_SECONDS = 3600.0
-GRACE = 15.0  # seconds, or a tenth of the interval: a younger change is left to its notification, while those arrive
+JITTER = 0.1  # of the interval, so that several clusters do not sweep at the same time
+MAX_INTERVAL_WITHOUT_EVENTS = 30.0  # seconds between two sweeps while the event path is down
+FULL_SWEEP_SECONDS = 3600.0  # between two full sweeps of a store
+NOTIFICATION_HEAD_START = 15.0  # seconds, or a tenth of the interval if that is less
 
 _log = logging.getLogger(__name__)
 
 
 class Poller:
-    """Sweeps over all bindings while ``leading``; ``up`` tells whether the event path is alive."""
+    """Poller: sweeps over all bindings while this replica is the leader.
+
+    ``interval``: seconds between two sweeps while ``event_path_healthy``; ``now`` returns monotonic seconds.
+    """
 
     def __init__(
         self,
-        stores: Stores,
-        bound: SecretCache,
+        sweeper: Sweeper,
         queue: WorkQueue,
-        tenancies: AccessPolicy,
-        leading: Callable[[], bool],
-        up: Callable[[], bool],
+        is_leader: Callable[[], bool],
+        event_path_healthy: Callable[[], bool],
         interval: float,
-        mode: PollMode,
         metrics: Metrics,
-        beat: Ping = no_ping,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stores = stores
-        self._bound = bound
+        self._sweeper = sweeper
         self._queue = queue
-        self._tenancies = tenancies
-        self._leading = leading
-        self._up = up
+        self._is_leader = is_leader
+        self._event_path_healthy = event_path_healthy
         self._interval = interval
-        self._mode = mode
         self._metrics = metrics
-        self._beat = beat
         self._now = now
         self._watermarks: dict[StoreKey, datetime] = {}
-        self._full_at: dict[StoreKey, float] = {}
+        self._last_full_sweep: dict[StoreKey, float] = {}
 
     @property
     def interval(self) -> float:
-        """Seconds between two sweeps, as things are."""
-        return self._interval if self._up() else min(self._interval, WITHOUT_EVENTS)
+        """Seconds between two sweeps; at most 30 while the event path is down."""
+        return self._interval if self._event_path_healthy() else min(self._interval, MAX_INTERVAL_WITHOUT_EVENTS)
 
-    async def run(self) -> None:
-        """Sweep for ever: all of it on taking the lead and then each hour, in between what was changed."""
-        swept_at: float | None = None
+    async def run(self, ping: Ping = no_ping) -> None:
+        """Sweep until cancelled: everything on becoming the leader and once an hour, in between only the changes."""
+        last_sweep: float | None = None
         jitter = 1.0
         while True:
-            self._beat()
-            if not self._leading():
-                swept_at = None
-                self._full_at.clear()  # what this replica knows will be old when it leads again
-            elif swept_at is None or self._now() - swept_at >= self.interval * jitter:
-                swept_at = self._now()
-                jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - so that clusters do not march in step
+            ping()
+            if not self._is_leader():
+                last_sweep = None
+                self._last_full_sweep.clear()  # the watermarks will be out of date when this replica leads again
+            elif last_sweep is None or self._now() - last_sweep >= self.interval * jitter:
+                last_sweep = self._now()
+                jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - not for cryptography
                 with suppress(Interrupted), self._metrics.sweep_seconds.time():
-                    await self.sweep()
+                    await self.sweep(ping)
             await asyncio.sleep(min(1.0, self._interval / 10))
 
-    async def sweep(self) -> Sequence[StaleBinding]:
-        """Queue each binding that is behind AWS; return them.
+    async def sweep(self, ping: Ping = no_ping) -> Sequence[StaleBinding]:
+        """Sweep once, queue each stale binding, and return them.
 
-        A store that fails holds up no other. Raises Interrupted when another replica leads.
+        A store that fails does not stop the others. Raises Interrupted if this replica is no longer the leader.
         """
-        everything: list[StaleBinding] = []
-        for key, mine in (await by_store(self._bound.all(), self._tenancies, self._stores)).items():
-            everything += await self._sweep_store(key, mine)
-        return everything
+        stale: list[StaleBinding] = []
+        for key, bindings in (await self._sweeper.bindings_by_store()).items():
+            stale += await self._sweep_store(key, bindings, ping)
+        return stale
 
-    async def _sweep_store(self, key: StoreKey, mine: Sequence[BoundSecret]) -> Sequence[StaleBinding]:
-        begun = self._now()
-        full = begun - self._full_at.get(key, -FULL_SECONDS) >= FULL_SECONDS
+    async def _sweep_store(self, key: StoreKey, bindings: Sequence[BoundSecret], ping: Ping) -> Sequence[StaleBinding]:
+        started = self._now()
+        full = started - self._last_full_sweep.get(key, -FULL_SWEEP_SECONDS) >= FULL_SWEEP_SECONDS
         kind = "full" if full else "changes"
+        since = None if full else self._watermarks.get(key)
+        fields = {"kind": kind, "account": key.account, "region": key.region}
         try:
-            found = await self._look(key, mine, None if full else self._watermarks.get(key))
+            result = await self._sweeper.sweep(key, bindings, since, partial(self._may_continue, ping))
         except Interrupted:
             self._metrics.sweeps.labels(kind, "interrupted").inc()
             raise
         except KeyturnError as error:
             self._metrics.sweeps.labels(kind, "failed").inc()
-            _log.warning("sweep failed: %s", error)
+            _log.warning("sweep failed: %s", error, extra={"fields": fields})
             return []
         except Exception:
-            # A bug, or what nobody has foreseen, must not take the others' stores with it, nor the whole process.
+            # A bug must stop neither the sweeps of other stores nor the process.
             self._metrics.sweeps.labels(kind, "failed").inc()
-            _log.exception("sweep broke", extra={"fields": {"account": key.account, "region": key.region}})
+            _log.exception("sweep failed", extra={"fields": fields})
             return []
         if full:
-            self._full_at[key] = begun
-        if found.watermark:
-            self._watermarks[key] = found.watermark
-        behind = list(found.behind.values())
-        self._queue_up(behind)
+            self._last_full_sweep[key] = started
+        if result.watermark:
+            self._watermarks[key] = result.watermark
+        stale = list(result.stale.values())
+        self._queue_stale(stale)
         self._metrics.sweeps.labels(kind, "ok").inc()
-        names = [str(each.target) for each in behind[:100]]
-        _log.info(
-            "swept", extra={"fields": {"kind": kind, "account": key.account, "region": key.region, "behind": names}}
-        )
-        return behind
+        _log.info("swept", extra={"fields": {**fields, "stale": [str(each.target) for each in stale[:100]]}})
+        return stale
 
-    async def _look(self, key: StoreKey, mine: Sequence[BoundSecret], since: datetime | None) -> SweepResult:
-        sweep = Sweep(await self._stores.get(key), self._bound, self._going_on)
-        if self._mode is PollMode.LIST:
-            try:
-                return await sweep.by_list(mine, since)
-            except SourceRefused as error:
-                _log.info("asking secret by secret: %s", error)
-        return await sweep.by_description(mine)
+    def _may_continue(self, ping: Ping) -> bool:
+        ping()
+        return self._is_leader()
 
-    def _going_on(self) -> bool:
-        self._beat()
-        return self._leading()
-
-    def _queue_up(self, behind: Sequence[StaleBinding]) -> None:
-        grace = min(GRACE, self._interval / 10)
-        for each in behind:
-            changed_at = each.listed.changed_at if each.listed else None
-            age = (datetime.now(UTC) - changed_at).total_seconds() if changed_at else grace
-            if self._up() and 0 <= age < grace:
-                asyncio.get_running_loop().call_later(grace - age, self._recover, each)
+    def _queue_stale(self, stale: Sequence[StaleBinding]) -> None:
+        """Queue the stale bindings. While events arrive, a recent change is first left to its notification."""
+        head_start = min(NOTIFICATION_HEAD_START, self._interval / 10)
+        for each in stale:
+            changed_at = each.metadata.changed_at if each.metadata else None
+            age = (datetime.now(UTC) - changed_at).total_seconds() if changed_at else head_start
+            if self._event_path_healthy() and 0 <= age < head_start:
+                asyncio.get_running_loop().call_later(head_start - age, self._recover, each)
             else:
                 self._recover(each)
 
-    def _recover(self, behind: StaleBinding) -> None:
-        known = self._bound.get(behind.target)
-        if known is None or known.resource_version != behind.resource_version:
-            return  # its notification has come in the meantime
-        current = behind.listed.current(known.stage) if behind.listed else None
-        request = because(Cause.POLL, {current} if current else ())
-        self._queue.submit(behind.target, request).add_done_callback(self._count)
+    def _recover(self, stale: StaleBinding) -> None:
+        if not self._sweeper.is_current(stale):
+            return  # reconciled or edited in the meantime
+        request = because(Cause.POLL, stale.version_ids)
+        self._queue.submit(stale.target, request).add_done_callback(self._count_recovered)
 
-    def _count(self, done: "asyncio.Future[ReconcileResult]") -> None:
-        if not done.cancelled() and not done.exception() and done.result().changed:
+    def _count_recovered(self, future: "asyncio.Future[ReconcileResult]") -> None:
+        if not future.cancelled() and not future.exception() and future.result().changed:
             self._metrics.recovered_by_poll.inc()

@@ -1,6 +1,7 @@
-"""One sweep over the bindings of one store: which are behind, by list or secret by secret (docs/design.md#poller)."""
+"""What one sweep does: it finds the stale bindings, by listing or by describing their secrets (docs/design.md#poller)."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -9,161 +10,203 @@ from typing import TypeVar
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.revision import OK, version_key
-from keyturn_receiver.errors import KeyturnError, SourceNotFound, SourcePendingDeletion, Temporary
+from keyturn_receiver.errors import KeyturnError, SourceNotFound, SourcePendingDeletion, SourceRefused, Temporary
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
+from keyturn_receiver.settings import PollMode
 from keyturn_receiver.sources.secrets_manager import SecretMetadata
 from keyturn_receiver.sources.stores import Store, StoreKey, Stores
 
 # ListSecrets may lag by five minutes: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_ListSecrets.html
-OVERLAP = timedelta(minutes=10)
-GENTLY = 20  # items, some tenths of a millisecond
-PAUSE = 0.1  # seconds between two pages, each of which takes some milliseconds of everybody's time to read
+LIST_OVERLAP = timedelta(minutes=10)
+ITEMS_PER_TURN = 20  # handled in some tenths of a millisecond, then other tasks have their turn
+PAGE_PAUSE = 0.1  # seconds between two pages; parsing one blocks the event loop for some milliseconds
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
+
 
 class Interrupted(Exception):
-    """This replica does not lead any more: somebody else sweeps."""
+    """This replica is no longer the leader: another one sweeps."""
 
 
 @dataclass(frozen=True, slots=True)
 class StaleBinding:
-    """A binding to be reconciled, as it was at ``resource_version``, and what AWS has told of its secret; None: that
-    it is gone."""
+    """A binding to reconcile, and the metadata of its secret in AWS; None: there is no such secret."""
 
-    target: Target
-    resource_version: str
-    listed: SecretMetadata | None
+    bound: BoundSecret
+    metadata: SecretMetadata | None
+
+    @property
+    def target(self) -> Target:
+        """The Secret to fill."""
+        return self.bound.target
+
+    @property
+    def version_ids(self) -> frozenset[str]:
+        """The version that the Secret should be made from; none if AWS names none."""
+        version_id = self.metadata.current(self.bound.stage) if self.metadata else None
+        return frozenset({version_id} if version_id else ())
 
 
 @dataclass(slots=True)
 class SweepResult:
-    """What a sweep has found, and up to when it has seen everything."""
+    """The stale bindings, and the watermark: the latest change in AWS that the sweep has seen."""
 
-    behind: dict[Target, StaleBinding] = field(default_factory=dict)
+    stale: dict[Target, StaleBinding] = field(default_factory=dict)
     watermark: datetime | None = None
 
 
 async def yield_to_loop(items: Sequence[T]) -> AsyncIterator[T]:
-    """Go through many items, and let others have their turn now and then: a notification must not wait for it."""
+    """Iterate over many items, and let other tasks run in between, so that no notification waits for a sweep."""
     for number, item in enumerate(items, 1):
         yield item
-        if number % GENTLY == 0:
+        if number % ITEMS_PER_TURN == 0:
             await asyncio.sleep(0)
 
 
-async def by_store(
-    bound: Sequence[BoundSecret], tenancies: AccessPolicy, stores: Stores
-) -> Mapping[StoreKey, Sequence[BoundSecret]]:
-    """Sort the bindings that may name what they name by the store that reads for them."""
-    found: dict[StoreKey, list[BoundSecret]] = {}
-    async for each in yield_to_loop(bound):
-        if not tenancies.allow(each):
-            continue
-        key = stores.key(each.secret_id, each.target.namespace, each.service_account)
-        found.setdefault(key, []).append(each)
-    return found
+def is_stale(bound: BoundSecret, metadata: SecretMetadata | None) -> bool:
+    """Whether a binding differs from what AWS reports.
 
-
-def is_stale(bound: BoundSecret, listed: SecretMetadata | None) -> bool:
-    """Tell whether a binding is behind what AWS has told.
-
-    Neither by time nor by order: the label is on another version than the one that the Secret was made from, or the
-    Secret says that something is wrong, which may be over.
+    This compares versions, not times: the label is on another version than the Secret was made from, or the Secret's
+    status reports an error that may be over.
     """
     record = bound.record
-    if listed is None:
+    if metadata is None:
         return not record.has_reason(SourceNotFound.reason)
-    if listed.pending_deletion:
+    if metadata.pending_deletion:
         return not record.has_reason(SourcePendingDeletion.reason)
-    return record.status != OK or record.version_ids.get(version_key(listed.arn, bound.stage)) != listed.current(
-        bound.stage
-    )
+    applied = record.version_ids.get(version_key(metadata.arn, bound.stage))
+    return record.status != OK or applied != metadata.current(bound.stage)
 
 
-class Sweep:
-    """Sweeps one store. ``going_on`` is asked before each call: False interrupts."""
+class Sweeper:
+    """Sorts the bindings by store, and sweeps one store at a time. ``mode``: whether it lists or describes."""
 
-    def __init__(self, store: Store, bound: SecretCache, going_on: Callable[[], bool]) -> None:
-        self._store = store
-        self._bound = bound
-        self._going_on = going_on
+    def __init__(self, stores: Stores, secrets: SecretCache, access_policy: AccessPolicy, mode: PollMode) -> None:
+        self._stores = stores
+        self._secrets = secrets
+        self._access_policy = access_policy
+        self._mode = mode
 
-    async def by_list(self, mine: Sequence[BoundSecret], since: datetime | None) -> SweepResult:
-        """List what was changed after ``since``, or everything; what a full list does not have is described, and always
-        what may be in error no more.
+    async def bindings_by_store(self) -> Mapping[StoreKey, Sequence[BoundSecret]]:
+        """Group the bindings by the store that reads for them, without those that the access policy forbids."""
+        by_store: dict[StoreKey, list[BoundSecret]] = {}
+        async for bound in yield_to_loop(self._secrets.all()):
+            if not self._access_policy.allow(bound):
+                continue
+            key = self._stores.key(bound.secret_id, bound.target.namespace, bound.service_account)
+            by_store.setdefault(key, []).append(bound)
+        return by_store
 
-        Raises SourceRefused where the role may not list.
+    async def sweep(
+        self,
+        key: StoreKey,
+        bindings: Sequence[BoundSecret],
+        since: datetime | None,
+        may_continue: Callable[[], bool],
+    ) -> SweepResult:
+        """Compare the bindings of one store with AWS: all of them, or those whose secret has changed after ``since``.
+
+        Where the role may not list, it describes. Raises Interrupted once ``may_continue`` returns False.
         """
-        found = SweepResult()
-        targets = {bound.target for bound in mine}
+        store = await self._stores.get(key)
+        if self._mode is PollMode.LIST:
+            try:
+                return await StoreSweep(store, self._secrets, may_continue).by_list(bindings, since)
+            except SourceRefused as error:
+                _log.info("describing each secret, since listing is refused: %s", error)
+        return await StoreSweep(store, self._secrets, may_continue).by_description(bindings)
+
+    def is_current(self, stale: StaleBinding) -> bool:
+        """Whether the Secret is still as the sweep saw it."""
+        bound = self._secrets.get(stale.target)
+        return bound is not None and bound.resource_version == stale.bound.resource_version
+
+
+class StoreSweep:
+    """One sweep over one store, used once. ``may_continue`` is asked around each call to AWS; False interrupts it."""
+
+    def __init__(self, store: Store, secrets: SecretCache, may_continue: Callable[[], bool]) -> None:
+        self._store = store
+        self._secrets = secrets
+        self._may_continue = may_continue
+        self._result = SweepResult()
+
+    async def by_list(self, bindings: Sequence[BoundSecret], since: datetime | None) -> SweepResult:
+        """List what has changed after ``since``, or everything, and describe what the list cannot tell.
+
+        That is each secret that a full list lacks, and always each one whose binding reports an error. Raises
+        SourceRefused where the role may not list.
+        """
+        targets = {bound.target for bound in bindings}
         seen: set[Target] = set()
-        async for page in self._pages(since, found):
-            async for listed in yield_to_loop(page):
-                for target in self._bound.by_secret_id(listed.arn, listed.name):
-                    bound = self._bound.get(target)
+        async for page in self._pages(since):
+            async for metadata in yield_to_loop(page):
+                for target in self._secrets.by_secret_id(metadata.arn, metadata.name):
+                    bound = self._secrets.get(target)
                     if bound and target in targets:
                         seen.add(target)
-                        self._note(found, bound, listed)
-            await asyncio.sleep(PAUSE)
-        unseen = [bound for bound in mine if bound.target not in seen]
-        # Of one that says that something is wrong AWS's list may tell nothing when it is right again.
-        await self._describe([bound for bound in unseen if since is None or bound.record.status != OK], found)
-        return found
+                        self._record(bound, metadata)
+            await asyncio.sleep(PAGE_PAUSE)
+        unseen = [bound for bound in bindings if bound.target not in seen]
+        # An error can end without a change of the secret, such as one in its permissions: the list does not show that.
+        await self._describe([bound for bound in unseen if since is None or bound.record.status != OK])
+        return self._result
 
-    async def by_description(self, mine: Sequence[BoundSecret]) -> SweepResult:
-        """Ask for each secret alone: for a role that may not list.
+    async def by_description(self, bindings: Sequence[BoundSecret]) -> SweepResult:
+        """Describe each secret, for a role that may not list.
 
-        Raises Temporary where AWS has told of none: that is no matter of one secret.
+        Raises Temporary if every call failed with it: then the cause is not one secret.
         """
-        found = SweepResult()
-        if trouble := await self._describe(mine, found):
-            raise trouble
-        return found
+        if error := await self._describe(bindings):
+            raise error
+        return self._result
 
-    async def _pages(self, since: datetime | None, found: SweepResult) -> AsyncIterator[Sequence[SecretMetadata]]:
+    async def _pages(self, since: datetime | None) -> AsyncIterator[Sequence[SecretMetadata]]:
         last: datetime | None = None
         is_sorted = True
         async for page in self._store.secrets_manager.list_secrets():
             self._check()
             yield page
-            for listed in page:
-                if listed.changed_at is None or (last and listed.changed_at > last):
-                    is_sorted = False  # whoever this is, it does not sort as asked: nothing can be left out
-                last = listed.changed_at or last
-                if listed.changed_at and (found.watermark is None or listed.changed_at > found.watermark):
-                    found.watermark = listed.changed_at
-            if since and is_sorted and last and last < since - OVERLAP:
+            for metadata in page:
+                changed_at = metadata.changed_at
+                if changed_at is None or (last and changed_at > last):
+                    is_sorted = False  # not sorted by the last change, as asked: then every page has to be read
+                last = changed_at or last
+                if changed_at and (self._result.watermark is None or changed_at > self._result.watermark):
+                    self._result.watermark = changed_at
+            if since and is_sorted and last and last < since - LIST_OVERLAP:
                 return
             self._check()
 
-    async def _describe(self, mine: Sequence[BoundSecret], found: SweepResult) -> Temporary | None:
-        """Ask for each; return what the last failed with, if all of them did and may not another time."""
+    async def _describe(self, bindings: Sequence[BoundSecret]) -> Temporary | None:
+        """Describe the secret of each binding. Returns the last error if every call failed with a Temporary."""
         by_id: dict[str, list[BoundSecret]] = {}
-        for bound in mine:
+        for bound in bindings:
             by_id.setdefault(bound.secret_id, []).append(bound)
-        trouble, failed = None, 0
-        for secret_id, bindings in by_id.items():
+        last_error, failures = None, 0
+        for secret_id, same_secret in by_id.items():
             self._check()
-            listed: SecretMetadata | None = None
+            metadata: SecretMetadata | None = None
             try:
-                listed = await self._store.secrets_manager.describe(secret_id, background=True)
+                metadata = await self._store.secrets_manager.describe(secret_id, background=True)
             except SourceNotFound:
                 pass
             except Temporary as error:
-                trouble, failed = error, failed + 1
-                continue  # counted where it happened; the others are looked at all the same
+                last_error, failures = error, failures + 1
+                continue  # the call itself has counted it; go on with the others
             except KeyturnError:
                 continue
-            for bound in bindings:
-                self._note(found, bound, listed)
-        self._check()  # what the last answer tells is for whoever leads by now
-        return trouble if failed == len(by_id) else None
+            for bound in same_secret:
+                self._record(bound, metadata)
+        self._check()  # the last answer came after a wait: another replica may be the leader by now
+        return last_error if failures == len(by_id) else None
 
-    def _note(self, found: SweepResult, bound: BoundSecret, listed: SecretMetadata | None) -> None:
-        if is_stale(bound, listed):
-            found.behind[bound.target] = StaleBinding(bound.target, bound.resource_version, listed)
+    def _record(self, bound: BoundSecret, metadata: SecretMetadata | None) -> None:
+        if is_stale(bound, metadata):
+            self._result.stale[bound.target] = StaleBinding(bound, metadata)
 
     def _check(self) -> None:
-        if not self._going_on():
+        if not self._may_continue():
             raise Interrupted

@@ -97,7 +97,7 @@ class Reconciler:
             self.forget(target)
             return NOT_BOUND
         with (
-            logs.about(secret=str(target), event_ids=request.event_ids),
+            logs.log_context(secret=str(target), event_ids=request.event_ids),
             self._span("reconcile", request.event_ids, secret=str(target), cause=request.priority.value),
         ):
             try:

@@ -1,1 +1,1 @@
-"""What the receiver tells of itself: metrics for Prometheus, logs as JSON lines, traces. Never a secret value."""
+"""Telemetry: metrics for Prometheus, logs as JSON lines, traces. None of it contains a secret value."""

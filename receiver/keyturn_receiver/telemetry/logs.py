@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line, on standard output."""
+"""Logs: one JSON object per line on standard output."""
 
 import asyncio
 import json
@@ -10,21 +10,21 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
-_about: ContextVar[Mapping[str, object]] = ContextVar("about", default={})  # noqa: B039 - never written to
+_context: ContextVar[Mapping[str, object]] = ContextVar("log_context", default={})  # noqa: B039 - never mutated
 
 
 @contextmanager
-def about(**fields: object) -> Iterator[None]:
-    """Put these fields on every line that is logged within: ``event_ids`` join what belongs to one event in AWS."""
-    token = _about.set({**_about.get(), **fields})
+def log_context(**fields: object) -> Iterator[None]:
+    """Add fields to every line that is logged within. ``event_ids`` join all lines of one event in AWS."""
+    token = _context.set({**_context.get(), **fields})
     try:
         yield
     finally:
-        _about.reset(token)
+        _context.reset(token)
 
 
 class JsonFormatter(logging.Formatter):
-    """Time, level, logger, message, the fields of ``about``, and those given as ``extra={"fields": {...}}``."""
+    """Time, level, logger, message, the fields of ``log_context``, and those given as ``extra={"fields": {...}}``."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -32,7 +32,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
-            **_about.get(),
+            **_context.get(),
         }
         fields = getattr(record, "fields", None)
         if isinstance(fields, Mapping):
@@ -45,14 +45,14 @@ class JsonFormatter(logging.Formatter):
 
 
 def _first(error: BaseException) -> BaseException:
-    # Of a group, which says nothing itself, what happened first.
+    # A group says nothing by itself: log the first error in it.
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 
 
 def _frames(error: BaseException) -> list[str]:
-    # The frames alone: an exception's own text may quote what it stumbled over, a secret value for one.
+    # Frames only: the text of an exception may quote its input, which may be a secret value.
     frames: list[str] = []
     traceback = error.__traceback__
     while traceback:
@@ -62,15 +62,18 @@ def _frames(error: BaseException) -> list[str]:
     return frames
 
 
-def unforeseen(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
-    """Log what nobody has caught: asyncio's own words would quote the error's text, and what was worked on."""
-    error = context.get("exception")
-    logging.getLogger(__name__).error("an error that nobody has caught", exc_info=error)
+def log_unhandled(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+    """Log an error that no code has caught: an exception handler for the event loop.
+
+    asyncio's own handler would print the text of the error and the task's arguments, which may be secret values.
+    """
+    logging.getLogger(__name__).error("unhandled error", exc_info=context.get("exception"))
 
 
 def configure_logging(level: str) -> None:
-    """Send all logs to standard output as JSON lines; libraries speak from WARNING on."""
-    # What no line shows need not be found out: https://docs.python.org/3/howto/logging.html#optimization
+    """Send all logs to standard output as JSON lines, those of libraries from WARNING on."""
+    # Skip collecting caller, thread and process info: the formatter does not use it.
+    # https://docs.python.org/3/howto/logging.html#optimization
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stdout)
@@ -79,5 +82,5 @@ def configure_logging(level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("keyturn_receiver").setLevel(level)
-    # It warns of each request that is none: whoever sends many of them shall not flood the log.
+    # uvicorn logs a warning for each malformed request: a client that sends many must not flood the log.
     logging.getLogger("uvicorn").setLevel(logging.ERROR)

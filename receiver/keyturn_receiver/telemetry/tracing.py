@@ -1,7 +1,8 @@
-"""Traces, for who has OpenTelemetry: the trace's id is the event's own in EventBridge, so that one id joins it all.
+"""Traces with OpenTelemetry, an optional extra: the trace id is the EventBridge event's own id.
 
-Without the packages of requirements/tracing.txt nothing here does anything; where traces go is for OpenTelemetry's own
-variables to say: https://opentelemetry.io/docs/specs/otel/protocol/exporter/
+So one id joins AWS's event, the logs and the trace. The packages are those of requirements/tracing.txt; without them no
+span is opened. OpenTelemetry's own variables say where the traces go:
+https://opentelemetry.io/docs/specs/otel/protocol/exporter/
 """
 
 import hashlib
@@ -11,12 +12,12 @@ from typing import Any
 from uuid import UUID
 
 Span = Callable[..., AbstractContextManager[Any]]
-"""Opens a span: ``span(name, event_ids=[...], **attributes)``. With event ids it belongs to the trace of the first, and
-is linked to the others'; without, to the span around it."""
+"""Opens a span: ``span(name, event_ids=[...], **attributes)``. With event ids, the span belongs to the trace of the
+first and is linked to those of the others; without, it belongs to the span around it."""
 
 
 class TracingUnavailable(RuntimeError):
-    """Traces are asked for, and the packages are not there."""
+    """Traces are switched on, but the packages are not installed."""
 
 
 def no_traces(name: str, event_ids: Sequence[str] = (), **attributes: str) -> AbstractContextManager[None]:
@@ -25,7 +26,7 @@ def no_traces(name: str, event_ids: Sequence[str] = (), **attributes: str) -> Ab
 
 
 def opentelemetry(service: str, version: str) -> tuple[Span, Callable[[], None]]:
-    """Give what opens spans, and what sends the last of them at the end. Raises TracingUnavailable."""
+    """Return a function that opens spans, and one that sends the last spans and stops. Raises TracingUnavailable."""
     try:
         from opentelemetry import trace
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -38,14 +39,14 @@ def opentelemetry(service: str, version: str) -> tuple[Span, Callable[[], None]]
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     tracer = provider.get_tracer("keyturn_receiver")
 
-    def origin(event_id: str) -> trace.SpanContext:
+    def event_context(event_id: str) -> trace.SpanContext:
         return trace.SpanContext(*_ids(event_id), is_remote=True, trace_flags=trace.TraceFlags(1))
 
     def span(name: str, event_ids: Sequence[str] = (), **attributes: str) -> AbstractContextManager[Any]:
-        first, *others = map(origin, event_ids) if event_ids else (None,)
+        first, *others = map(event_context, event_ids) if event_ids else (None,)
         context = trace.set_span_in_context(trace.NonRecordingSpan(first)) if first else None
         links = [trace.Link(each) for each in others if each]
-        # An exception's own text may quote what it stumbled over.
+        # Record no exception: its text may quote its input, which may be a secret value.
         opened: AbstractContextManager[Any] = tracer.start_as_current_span(
             name, context, attributes=attributes, links=links, record_exception=False, set_status_on_exception=False
         )
@@ -55,7 +56,7 @@ def opentelemetry(service: str, version: str) -> tuple[Span, Callable[[], None]]
 
 
 def _ids(event_id: str) -> tuple[int, int]:
-    """The ids of an event's trace, 128 bits, and of what stands for the event in it, 64 bits."""
+    """The trace id of an event (128 bits), and the id of a span that stands for the event itself (64 bits)."""
     digest = hashlib.sha256(event_id.encode()).digest()
     try:
         trace_id = UUID(event_id).int

@@ -1,1 +1,5 @@
-"""HTTP: the door that deliveries come through, and the operations port. Knows neither AWS nor Kubernetes."""
+"""HTTP: the webhook, the health endpoints, and the server under both.
+
+Nothing here calls AWS or Kubernetes: the handler looks bindings up in the Secret cache and submits them to the work
+queue. An import-linter contract holds this.
+"""

@@ -1,4 +1,4 @@
-"""The operations port: is it alive, is it ready, what has it counted."""
+"""Health: ``/livez``, ``/readyz`` and ``/metrics`` on the operations port."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,20 +11,26 @@ from starlette.routing import Route
 from keyturn_receiver.telemetry.metrics import Metrics
 
 
-def operations(stuck: Callable[[], Sequence[str]], missing: Callable[[], Sequence[str]], metrics: Metrics) -> Starlette:
-    """The ASGI application; ``stuck`` names what makes no progress, ``missing`` what readiness waits for."""
+def health_app(
+    stuck: Callable[[], Sequence[str]], not_ready: Callable[[], Sequence[str]], metrics: Metrics
+) -> Starlette:
+    """Build the ASGI application.
 
-    async def live(_: Request) -> Response:
-        return _verdict("no progress of ", stuck())
+    ``stuck`` names the parts that make no progress, ``not_ready`` what readiness waits for. Either answers 503 with
+    these names, or 200 if there are none.
+    """
 
-    async def ready(_: Request) -> Response:
-        return _verdict("waiting for ", missing())
+    async def livez(_: Request) -> Response:
+        return _report("stuck", stuck())
 
-    async def counted(_: Request) -> Response:
+    async def readyz(_: Request) -> Response:
+        return _report("not ready", not_ready())
+
+    async def exposition(_: Request) -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    return Starlette(routes=[Route("/livez", live), Route("/readyz", ready), Route("/metrics", counted)])
+    return Starlette(routes=[Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", exposition)])
 
 
-def _verdict(what: str, faults: Sequence[str]) -> Response:
-    return PlainTextResponse(what + ", ".join(faults) + "\n", 503) if faults else PlainTextResponse("ok\n")
+def _report(state: str, names: Sequence[str]) -> Response:
+    return PlainTextResponse(f"{state}: {', '.join(names)}\n", 503) if names else PlainTextResponse("ok\n")

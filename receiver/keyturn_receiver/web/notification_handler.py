@@ -1,8 +1,9 @@
-"""From one verified notification to its result: reconcile every binding it may concern, and say what came of it."""
+"""Notification handler: from one verified notification to its result."""
 
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from keyturn_contract.message import EventType, Notification, Outcome, Result
@@ -15,108 +16,124 @@ from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 from keyturn_receiver.telemetry.metrics import Metrics
 
-FRESH_SECONDS = 300.0  # an older heartbeat tells of a queue that was stuck, not of a path that is alive
-MOST_REASON = 1000  # characters
+MAX_HEARTBEAT_AGE = 300.0  # seconds; an older heartbeat was stuck in the queue, so it does not show a healthy path
+MAX_REASON_LENGTH = 1000  # characters
 
-_Ending = ReconcileResult | KeyturnError | None  # None: not done within the deadline
-_Concern = tuple[Target, frozenset[str], "asyncio.Future[ReconcileResult]"]
+_Completion = ReconcileResult | KeyturnError | None  # None: not done within the deadline
+
+
+@dataclass(frozen=True, slots=True)
+class _PendingReconcile:
+    """A reconcile that a notification waits for. ``expected``: version ids that the Secret should be made from."""
+
+    target: Target
+    expected: frozenset[str]
+    future: "asyncio.Future[ReconcileResult]"
+
+    @property
+    def completion(self) -> _Completion:
+        if not self.future.done():
+            return None
+        error = self.future.exception()
+        return error if isinstance(error, KeyturnError) else self.future.result()
 
 
 class NotificationHandler:
-    """Answers notifications once their work is done; ``heard`` is told of heartbeats, ``now`` gives the time in UTC."""
+    """Notification handler: reconciles every binding that a notification may concern, and reports the outcome.
+
+    ``on_heartbeat`` is called for each heartbeat that is not too old; ``now`` returns the time in UTC.
+    """
 
     def __init__(
         self,
-        bound: SecretCache,
+        secrets: SecretCache,
         queue: WorkQueue,
-        tenancies: AccessPolicy,
-        heard: Callable[[], None],
+        access_policy: AccessPolicy,
+        on_heartbeat: Callable[[], None],
         metrics: Metrics,
         now: Callable[[], datetime],
     ) -> None:
-        self._bound = bound
+        self._secrets = secrets
         self._queue = queue
-        self._tenancies = tenancies
-        self._heard = heard
+        self._access_policy = access_policy
+        self._on_heartbeat = on_heartbeat
         self._metrics = metrics
         self._now = now
 
-    async def __call__(self, notification: Notification, deadline: Callable[[], float]) -> Result:
-        """Reconcile what the notification may concern, until ``deadline`` (monotonic seconds), which may move."""
+    async def handle(self, notification: Notification, deadline: Callable[[], float]) -> Result:
+        """Reconcile the bindings and wait for them, at most until ``deadline`` (monotonic seconds).
+
+        The deadline is asked for again each second, because a shutdown moves it.
+        """
         age = self._age(notification)
         if notification.type is EventType.HEARTBEAT:
-            if age < FRESH_SECONDS:  # an older one tells nothing, such as that of `helm test`
+            if age < MAX_HEARTBEAT_AGE:  # the heartbeat of `helm test` is older on purpose
                 self._metrics.notification_age_seconds.observe(age)
-                self._heard()
+                self._on_heartbeat()
             return Result(notification.id, Outcome.IGNORED, reason="heartbeat")
         self._metrics.notification_age_seconds.observe(age)
-        concerns = self._submit(notification)
-        if not concerns:
+        reconciles = self._submit(notification)
+        if not reconciles:
             return Result(notification.id, Outcome.IGNORED, reason="no Secret is bound to it")
-        await _until([done for _, _, done in concerns], deadline)
-        result = _result(notification.id, [(target, expected, _ending(done)) for target, expected, done in concerns])
+        await _wait_until(deadline, [each.future for each in reconciles])
+        result = _result(notification.id, reconciles)
         if result.outcome is Outcome.APPLIED:
             self._metrics.propagation_seconds.observe(self._age(notification))
         return result
 
-    def _submit(self, notification: Notification) -> Sequence[_Concern]:
-        told, since = notification.data, time.monotonic()
-        names = {*candidate_names(notification.subject), *([told.name] if told.name else [])}
-        concerns: list[_Concern] = []
-        for target in self._bound.by_secret_id(notification.subject, told.name):
-            bound = self._bound.get(target)
-            if bound and not self._tenancies.could_apply(bound, names):
+    def _submit(self, notification: Notification) -> Sequence[_PendingReconcile]:
+        data, since = notification.data, time.monotonic()
+        names = {*candidate_names(notification.subject), *([data.name] if data.name else [])}
+        reconciles: list[_PendingReconcile] = []
+        for target in self._secrets.by_secret_id(notification.subject, data.name):
+            bound = self._secrets.get(target)
+            if bound and not self._access_policy.could_apply(bound, names):
                 continue
             stage = bound.stage if bound else CURRENT
-            # The version that the Secret should be made from: none, if the notification is about another label.
-            concerned = notification.type is EventType.CHANGED and told.label in (None, stage)
-            expected = frozenset({told.version_id} if concerned and told.version_id else ())
+            # A notification about another label does not say which version this Secret should be made from.
+            has_version = notification.type is EventType.CHANGED and data.label in (None, stage)
+            expected = frozenset({data.version_id} if has_version and data.version_id else ())
             request = Request(frozenset({Cause.NOTIFICATION}), since, expected, (notification.id,), not expected)
-            concerns.append((target, expected, self._queue.submit(target, request)))
-        return concerns
+            reconciles.append(_PendingReconcile(target, expected, self._queue.submit(target, request)))
+        return reconciles
 
     def _age(self, notification: Notification) -> float:
         try:
             return max(0.0, (self._now() - datetime.fromisoformat(notification.time)).total_seconds())
         except (ValueError, TypeError):
-            return 0.0  # a time that is none, such as the 31st of February
+            return 0.0  # not a valid time, such as 31 February
 
 
-async def _until(work: Sequence["asyncio.Future[ReconcileResult]"], deadline: Callable[[], float]) -> None:
-    while (left := deadline() - time.monotonic()) > 0:
-        _, under_way = await asyncio.wait(work, timeout=min(1.0, left))
-        if not under_way:
+async def _wait_until(deadline: Callable[[], float], futures: Sequence["asyncio.Future[ReconcileResult]"]) -> None:
+    while (seconds := deadline() - time.monotonic()) > 0:
+        _, pending = await asyncio.wait(futures, timeout=min(1.0, seconds))
+        if not pending:
             return
 
 
-def _ending(done: "asyncio.Future[ReconcileResult]") -> _Ending:
-    if not done.done():
-        return None
-    error = done.exception()
-    return error if isinstance(error, KeyturnError) else done.result()
-
-
-def _result(notification_id: str, ends: Sequence[tuple[Target, frozenset[str], _Ending]]) -> Result:
-    done = [(target, expected, ending) for target, expected, ending in ends if isinstance(ending, ReconcileResult)]
-    faults = [(target, ending) for target, _, ending in ends if not isinstance(ending, ReconcileResult)]
-    secrets = tuple(str(target) for target, _, ending in done if ending.changed)
-    consumers = tuple(str(ref) for _, _, ending in done for ref in ending.restarted)
-    reason = "; ".join(f"{target}: {_why(fault)}" for target, fault in faults)[:MOST_REASON] or None
-    if any(not isinstance(fault, Permanent) for _, fault in faults):
+def _result(notification_id: str, reconciles: Sequence[_PendingReconcile]) -> Result:
+    completions = [(each, each.completion) for each in reconciles]
+    succeeded = [(each, completion) for each, completion in completions if isinstance(completion, ReconcileResult)]
+    failed = [(each, completion) for each, completion in completions if not isinstance(completion, ReconcileResult)]
+    secrets = tuple(str(each.target) for each, completion in succeeded if completion.changed)
+    consumers = tuple(str(ref) for _, completion in succeeded for ref in completion.restarted)
+    reason = "; ".join(f"{each.target}: {_reason(error)}" for each, error in failed)[:MAX_REASON_LENGTH] or None
+    if any(not isinstance(error, Permanent) for _, error in failed):
         outcome = Outcome.FAILED
     elif secrets or consumers:
         outcome = Outcome.APPLIED
-    elif faults:
-        # Sending it again would change nothing: the Secret tells its owner, whose correction is seen by itself.
+    elif failed:
+        # A resend would fail in the same way. The Secret's status tells its owner what to correct, and the correction
+        # itself starts the next reconcile.
         outcome = Outcome.IGNORED
-    elif not any(ending.bound for _, _, ending in done):
+    elif not any(completion.bound for _, completion in succeeded):
         outcome, reason = Outcome.IGNORED, "no Secret is bound to it any more"
-    elif all(expected - ending.version_ids for _, expected, ending in done):
+    elif all(each.expected - completion.version_ids for each, completion in succeeded):
         outcome = Outcome.SUPERSEDED
     else:
         outcome = Outcome.UNCHANGED
     return Result(notification_id, outcome, secrets, consumers, reason)
 
 
-def _why(fault: KeyturnError | None) -> str:
-    return "not done within the deadline" if fault is None else str(fault)
+def _reason(error: KeyturnError | None) -> str:
+    return "not done within the deadline" if error is None else str(error)

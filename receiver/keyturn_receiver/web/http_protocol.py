@@ -1,0 +1,163 @@
+"""HTTP protocol: uvicorn's own, with the limits that it lacks.
+
+uvicorn has no timeout for the rest of a request, nor for a client that does not read its response (measured:
+docs/adr/013-webhook-server.md).
+"""
+
+import asyncio
+import ssl
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+from uvloop.loop import SSLProtocol  # type: ignore[attr-defined]
+
+from keyturn_receiver.web.connection_limiter import ConnectionLimiter
+
+HEADER_TIMEOUT = 10.0  # seconds for the head of a request, from the start of the connection or the head's first byte
+WRITE_TIMEOUT = 10.0  # seconds for a client to read its response
+HANDSHAKE_TIMEOUT = 10.0  # seconds for a TLS handshake
+MAX_OVERHEAD = 32 * 1024  # bytes of a request besides its body: head, chunk sizes, chunk extensions, trailers
+MAX_HEADERS = 100
+MAX_PIPELINED = 16  # requests that wait for the response to an earlier one on the same connection
+PARSE_SIZE = 16 * 1024  # bytes parsed between two checks of the overhead
+
+
+class HttpConnection(HttpToolsProtocol):
+    """One HTTP connection: uvicorn's protocol with timeouts, size limits, and a place in the connection limiter."""
+
+    def __init__(self, limiter: ConnectionLimiter, config: Config, server_state: ServerState) -> None:
+        super().__init__(config, server_state, app_state={})
+        self.limiter = limiter
+        self._header_timer: asyncio.TimerHandle | None = None  # runs until the head of a request is complete
+        self._write_timer: asyncio.TimerHandle | None = None  # runs while the client does not read
+        self._request_complete = False  # the last request has been received to its end
+        self._overhead = 0  # bytes of the current request besides its body
+        self._current_cycle: Any = None  # uvicorn's state of the request that is being answered
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
+        super().connection_made(transport)
+        self._start_header_timer()
+        self.limiter.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._request_complete and self._header_timer is None:
+            self._start_header_timer()  # for empty lines too, which the parser skips: they start no request
+        for start in range(0, len(data), PARSE_SIZE):
+            if self.transport.is_closing():
+                return
+            if self._overhead > MAX_OVERHEAD:
+                self.limiter.abort(self, "large head")
+                return
+            piece = data[start : start + PARSE_SIZE]
+            self._overhead += len(piece)
+            super().data_received(piece)
+
+    def send_400_response(self, msg: str) -> None:
+        self.limiter.count_closed("malformed")
+        super().send_400_response(msg)
+
+    def on_message_begin(self) -> None:
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise ValueError("too many requests at once")
+        super().on_message_begin()
+        self._request_complete = False
+        if self._header_timer is None:  # a later request of this connection
+            self._start_header_timer()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._header_timer is None:
+            return  # a trailer, which the application does not use
+        if len(self.headers) >= MAX_HEADERS:
+            raise ValueError("too many headers")
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._stop_header_timer()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._overhead -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._request_complete = True
+        self._overhead = 0
+        if not self._write_timer:
+            self.limiter.mark_idle(self)
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        # A response such as 404 is sent before the request is complete. Close, or its body could trickle in forever.
+        incomplete = self.cycle.response_complete and self.cycle.more_body
+        super().on_response_complete()
+        self.limiter.mark_pending(self)
+        if incomplete:
+            self.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.limiter.mark_pending(self)
+        self._write_timer = self._write_timer or self.loop.call_later(
+            WRITE_TIMEOUT, self.limiter.abort, self, "slow reader"
+        )
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.limiter.mark_idle(self)
+        self._stop_write_timer()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._stop_header_timer()
+        self._stop_write_timer()
+        self.limiter.remove(self)
+        if self._current_cycle:
+            self._current_cycle.disconnected = True  # of pipelined requests, uvicorn marks only the last
+        super().connection_lost(error)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._current_cycle = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _start_header_timer(self) -> None:
+        self._overhead = 0
+        self._header_timer = self.loop.call_later(HEADER_TIMEOUT, self.limiter.abort, self, "slow head")
+
+    def _stop_header_timer(self) -> None:
+        if self._header_timer:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+
+class TlsHandshake(SSLProtocol):  # type: ignore[misc]  # uvloop ships no types
+    """TLS layer under an HTTP connection: uvloop's own, which adds the connection to the limiter before the handshake.
+
+    The event loop calls ``HttpConnection.connection_made`` only after the handshake. Without this class the number of
+    connections in a handshake would be unbounded.
+    """
+
+    def __init__(self, connection: HttpConnection, context: ssl.SSLContext) -> None:
+        super().__init__(
+            asyncio.get_running_loop(),
+            connection,
+            context,
+            None,
+            server_side=True,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
+        )
+        self._connection = connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._connection.transport = transport  # lets the limiter abort it; the handshake puts the TLS transport here
+        self._connection.limiter.add(self._connection)
+        super().connection_made(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._connection.limiter.remove(self._connection)
+        super().connection_lost(error)
