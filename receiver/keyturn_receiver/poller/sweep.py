@@ -1,4 +1,4 @@
-"""What one sweep does: it finds the stale bindings, by listing or by describing their secrets (docs/design.md#poller)."""
+"""What one sweep does: it lists or describes secrets, and finds the stale bindings (docs/design.md#poller)."""
 
 import asyncio
 import logging
