@@ -1,4 +1,4 @@
-"""The built artifact under Lambda's own runtime client: fed by the queue, as Lambda would."""
+"""The built artifact under Lambda's own runtime client, with records from the queue, as in Lambda."""
 
 import json
 from collections.abc import Iterator
@@ -36,14 +36,14 @@ def sandbox(built: Path, aws: LocalAws, path: EventPath, receiver: Receiver, tmp
 
 @pytest.fixture
 def source(aws: LocalAws, path: EventPath, sandbox: LambdaRuntime, tmp_path: Path) -> EventSource:
-    """The event source mapping, with the sandbox behind it and an empty queue before."""
+    """The event source mapping between an empty queue and the sandbox."""
     made = EventSource(aws.sqs(), path.queue_url, sandbox, Timeline(tmp_path / "timeline.jsonl"))
     while made.turn(wait_seconds=0):
         pass
     return made
 
 
-def test_rotations_and_heartbeats_cross_from_the_queue_to_the_receiver(
+def test_rotations_and_heartbeats_reach_the_receiver_from_the_queue(
     aws: LocalAws, path: EventPath, source: EventSource, receiver: Receiver, sandbox: LambdaRuntime
 ) -> None:
     client, name = aws.secrets_manager(), f"prod/{uuid4()}"
@@ -52,15 +52,15 @@ def test_rotations_and_heartbeats_cross_from_the_queue_to_the_receiver(
     aws.heartbeat()
     while source.turn(wait_seconds=0):
         pass
-    told = [each for each in receiver.notifications if each.data.name == name]
-    assert [each.data.version_id for each in told][1:] == versions
+    delivered = [each for each in receiver.notifications if each.data.name == name]
+    assert [each.data.version_id for each in delivered][1:] == versions
     assert "heartbeat" in {each.subject for each in receiver.notifications}
     key = client.get_secret_value(SecretId=path.signing_key_secret_id)["SecretString"]
     assert "hush" not in sandbox.output
     assert key not in sandbox.output
 
 
-def test_it_tells_of_itself_in_json_and_in_cloudwatchs_metric_format(
+def test_output_is_json_logs_and_cloudwatch_embedded_metrics(
     aws: LocalAws, source: EventSource, sandbox: LambdaRuntime
 ) -> None:
     aws.secrets_manager().create_secret(Name=f"prod/{uuid4()}", SecretString="one")
@@ -74,7 +74,7 @@ def test_it_tells_of_itself_in_json_and_in_cloudwatchs_metric_format(
     assert metrics["service"] == "keyturn"
 
 
-def test_what_fails_stays_in_the_queue_and_the_rest_leaves_it(
+def test_failed_message_stays_in_the_queue_and_the_others_are_deleted(
     aws: LocalAws, path: EventPath, source: EventSource, receiver: Receiver
 ) -> None:
     bad = f"prod/bad-{uuid4()}"
@@ -90,7 +90,7 @@ def test_what_fails_stays_in_the_queue_and_the_rest_leaves_it(
     eventually(lambda: waiting(aws.sqs(), path.queue_url) == 1, 10)
 
 
-def test_a_setting_that_is_wrong_fails_the_invocation_and_says_which(
+def test_wrong_setting_fails_the_invocation_and_is_named(
     built: Path, aws: LocalAws, path: EventPath, tmp_path: Path
 ) -> None:
     environment = function_environment(aws, path, ["http://receiver.example/v1/notifications"])
@@ -101,7 +101,7 @@ def test_a_setting_that_is_wrong_fails_the_invocation_and_says_which(
         assert "the URL of receiver.example must start with https://" in running.output
 
 
-def test_a_sandbox_whose_time_is_over_is_ended_and_the_next_one_works(
+def test_sandbox_that_times_out_is_killed_and_the_next_one_works(
     built: Path, aws: LocalAws, path: EventPath, receiver: Receiver, tmp_path: Path
 ) -> None:
     (tmp_path / "hanging").mkdir()
@@ -115,7 +115,7 @@ def test_a_sandbox_whose_time_is_over_is_ended_and_the_next_one_works(
         assert running.invoke({"seconds": 0}) == "done"
 
 
-def test_only_the_artifact_is_imported(built: Path, tmp_path: Path) -> None:
+def test_handlers_import_the_artifact_only_and_all_of_it(built: Path, tmp_path: Path) -> None:
     probe = tmp_path / "probe"
     probe.mkdir()
     (probe / "probe.py").write_text(
@@ -131,7 +131,7 @@ def test_only_the_artifact_is_imported(built: Path, tmp_path: Path) -> None:
     assert isinstance(loaded, dict)
     ours = {name.partition(".")[0] for name, file in loaded.items() if file.startswith(str(built))}
     there = {each.name.removesuffix(".py") for each in built.iterdir() if not each.name.endswith(".dist-info")}
-    assert ours == there, "what is spare, or missing, in the artifact"
+    assert ours == there, "the artifact has spare or missing packages"
     installed = [file for file in loaded.values() if "site-packages" in file and "awslambdaric" not in file]
     assert [
         file for file in installed if not any(part in file for part in ("simplejson", "snapshot", "runtime_"))

@@ -1,4 +1,4 @@
-"""The notifier's real handler: records in, deliveries out, against local receivers and moto over HTTP."""
+"""The notifier's real handler: SQS records in, deliveries out, against local receivers and moto over HTTP."""
 
 import base64
 import json
@@ -38,8 +38,10 @@ def other() -> Iterator[Receiver]:
 
 @pytest.fixture
 def sandbox(aws: LocalAws, path: EventPath, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Callable[..., list[str]]]:
-    """Start a new sandbox of the function for some receivers. Gives what calls the handler with event bodies, or
-    ready-made records, and returns the ids of the messages that are to come again."""
+    """Start a new sandbox of the function for some receivers; return a function that calls its handler.
+
+    That function takes event bodies or complete records, and returns the ids of the messages that stay queued.
+    """
 
     def start(*receivers: Receiver, **settings: str) -> Callable[..., list[str]]:
         environment = function_environment(aws, path, [receiver.url for receiver in receivers]) | settings
@@ -86,26 +88,30 @@ def signing_key(aws: LocalAws, path: EventPath) -> bytes:
 
 
 def dead_letters(aws: LocalAws, path: EventPath) -> dict[str, str]:
-    """What lies in the dead-letter queue, with the reason of each; it is empty afterwards."""
-    found = aws.sqs().receive_message(
-        QueueUrl=path.dlq_url, MaxNumberOfMessages=10, WaitTimeSeconds=0, MessageAttributeNames=["All"]
+    """Remove all messages from the dead-letter queue; return the reason of each by its body."""
+    messages = (
+        aws.sqs()
+        .receive_message(
+            QueueUrl=path.dlq_url, MaxNumberOfMessages=10, WaitTimeSeconds=0, MessageAttributeNames=["All"]
+        )
+        .get("Messages", [])
     )
-    for message in found.get("Messages", []):
+    for message in messages:
         aws.sqs().delete_message(QueueUrl=path.dlq_url, ReceiptHandle=message["ReceiptHandle"])
-    return {
-        message["Body"]: message["MessageAttributes"]["reason"]["StringValue"] for message in found.get("Messages", [])
-    }
+    return {message["Body"]: message["MessageAttributes"]["reason"]["StringValue"] for message in messages}
 
 
 def metrics(capsys: pytest.CaptureFixture[str]) -> dict[str, list[float]]:
-    """The metrics of the one invocation since the last look, in CloudWatch's embedded format."""
+    """Return the metrics of the one invocation since the last call, from CloudWatch's embedded metric format."""
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     (blob,) = [line for line in lines if "_aws" in line]
     names = [metric["Name"] for metric in blob["_aws"]["CloudWatchMetrics"][0]["Metrics"]]
     return {name: blob[name] for name in names}
 
 
-def test_a_batch_becomes_one_signed_delivery(handle: Callable, receiver: Receiver, aws: LocalAws, path: EventPath):
+def test_records_of_one_invocation_become_one_signed_delivery(
+    handle: Callable, receiver: Receiver, aws: LocalAws, path: EventPath
+):
     assert handle(event(), event(), event()) == []
     ((headers, body),) = receiver.got
     verify([signing_key(aws, path)], headers, body, float(headers["webhook-timestamp"]))
@@ -115,35 +121,35 @@ def test_a_batch_becomes_one_signed_delivery(handle: Callable, receiver: Receive
     assert notifications[0].data.version_id == NATIVE["detail"]["versionId"]
 
 
-def test_what_the_receiver_has_not_done_stays_in_the_queue(handle: Callable, receiver: Receiver) -> None:
+def test_event_that_the_receiver_reports_as_failed_stays_in_the_queue(handle: Callable, receiver: Receiver) -> None:
     first, second = event(), event()
 
     def half(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
-        done = [Result(str(first["id"]), Outcome.APPLIED), Result(str(second["id"]), Outcome.FAILED)]
-        return 503, encode_reply(done)
+        results = [Result(str(first["id"]), Outcome.APPLIED), Result(str(second["id"]), Outcome.FAILED)]
+        return 503, encode_reply(results)
 
     receiver.answer = half
     assert handle(first, second) == ["m1"]
 
 
 @pytest.mark.parametrize("answer", [(503, b""), (500, b"x"), (429, b""), (200, b"<html>"), (408, b""), (302, b"")])
-def test_an_answer_that_does_not_say_done_means_again(
+def test_answer_without_results_keeps_the_events_in_the_queue(
     handle: Callable, receiver: Receiver, answer: tuple[int, bytes]
 ) -> None:
     receiver.answer = lambda headers, body: answer
     assert handle(event(), event()) == ["m0", "m1"]
 
 
-def test_nobody_there_means_again(handle: Callable, receiver: Receiver) -> None:
+def test_unreachable_receiver_keeps_the_event_in_the_queue(handle: Callable, receiver: Receiver) -> None:
     receiver.server.server_close()
     assert handle(event()) == ["m0"]
 
 
-def test_a_retry_is_signed_afresh_under_the_same_id(handle: Callable, receiver: Receiver, aws: LocalAws) -> None:
+def test_retry_has_the_same_webhook_id_and_a_new_signature(handle: Callable, receiver: Receiver, aws: LocalAws) -> None:
     sent = event()
     receiver.answer = lambda headers, body: (500, b"")
     handle(sent)
-    time.sleep(1.01)  # a timestamp is in whole seconds
+    time.sleep(1.01)  # webhook-timestamp is in whole seconds
     handle(sent)
     (first, body), (second, again) = receiver.got
     assert first["webhook-id"] == second["webhook-id"]
@@ -152,8 +158,10 @@ def test_a_retry_is_signed_afresh_under_the_same_id(handle: Callable, receiver: 
     assert second["webhook-signature"] != first["webhook-signature"]
 
 
-def test_401_reloads_the_key_once(handle: Callable, receiver: Receiver, aws: LocalAws, path: EventPath) -> None:
-    handle(event())  # the key is known now, and about to be rotated
+def test_401_makes_the_notifier_read_the_key_again_and_post_once_more(
+    handle: Callable, receiver: Receiver, aws: LocalAws, path: EventPath
+) -> None:
+    handle(event())  # the notifier has cached the key, which is rotated next
     fresh = new_key(b"fresh key " * 4)
     aws.secrets_manager().put_secret_value(SecretId=path.signing_key_secret_id, SecretString=fresh)
 
@@ -170,7 +178,7 @@ def test_401_reloads_the_key_once(handle: Callable, receiver: Receiver, aws: Loc
     assert len(receiver.got) == 2
 
 
-def test_a_key_that_stays_refused_means_again_and_is_counted(
+def test_repeated_401_keeps_the_event_in_the_queue_and_is_counted(
     handle: Callable, receiver: Receiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
     receiver.answer = lambda headers, body: (401, b"")
@@ -179,7 +187,7 @@ def test_a_key_that_stays_refused_means_again_and_is_counted(
     assert metrics(capsys)["DeliveriesRefused"] == [1]
 
 
-def test_what_can_never_be_delivered_goes_to_the_dead_letter_queue_at_once_with_the_reason(
+def test_poison_message_goes_to_the_dead_letter_queue_with_the_reason(
     handle: Callable, receiver: Receiver, aws: LocalAws, path: EventPath
 ) -> None:
     refused = event()
@@ -192,7 +200,7 @@ def test_what_can_never_be_delivered_goes_to_the_dead_letter_queue_at_once_with_
     }
 
 
-def test_one_that_is_refused_does_not_take_its_batch_along(
+def test_refused_event_does_not_fail_the_others_of_its_batch(
     handle: Callable, receiver: Receiver, aws: LocalAws, path: EventPath
 ) -> None:
     good, bad, fine = event(), event(), event()
@@ -205,36 +213,38 @@ def test_one_that_is_refused_does_not_take_its_batch_along(
     assert [*dead_letters(aws, path)] == [json.dumps(bad)]
 
 
-def test_a_reason_that_quotes_what_no_queue_takes_is_cleaned(
+def test_unprintable_characters_in_the_reason_are_replaced(
     handle: Callable, aws: LocalAws, path: EventPath, receiver: Receiver
 ) -> None:
     broken = json.loads((EVENTS / "api-put-secret-value.without-a-secret.json").read_text())
-    kept = {**broken, "detail": {**broken["detail"], "eventName": "PutSecretValue"}}
-    odd = event(time="\x00\ud800")
-    assert handle(kept, odd, event()) == []
-    assert dead_letters(aws, path).keys() == {json.dumps(kept), json.dumps(odd)}
+    without_secret = {**broken, "detail": {**broken["detail"], "eventName": "PutSecretValue"}}
+    unprintable = event(time="\x00\ud800")
+    assert handle(without_secret, unprintable, event()) == []
+    assert dead_letters(aws, path).keys() == {json.dumps(without_secret), json.dumps(unprintable)}
     assert len(receiver.notifications) == 1
 
 
-def test_what_the_dead_letter_queue_does_not_take_stays_in_the_queue(sandbox: Callable, receiver: Receiver) -> None:
+def test_poison_message_stays_in_the_queue_if_the_dead_letter_queue_fails(
+    sandbox: Callable, receiver: Receiver
+) -> None:
     nowhere = sandbox(receiver, KEYTURN_DLQ_URL=os.environ.get("AWS_ENDPOINT_URL", "") + "/123456789012/nowhere")
     assert nowhere("no JSON", event()) == ["m0"]
 
 
-def test_what_changes_nothing_is_done_without_a_delivery(handle: Callable, receiver: Receiver) -> None:
+def test_ignored_event_is_deleted_without_a_delivery(handle: Callable, receiver: Receiver) -> None:
     pending = {**NATIVE["detail"], "labelUpdated": "AWSPENDING"}
     assert handle(event(detail=pending)) == []
     assert receiver.got == []
 
 
-def test_an_event_that_came_twice_is_delivered_once_and_shares_its_fate(handle: Callable, receiver: Receiver) -> None:
+def test_duplicate_event_is_delivered_once_and_both_messages_are_retried(handle: Callable, receiver: Receiver) -> None:
     twice = event()
     receiver.answer = lambda headers, body: (503, b"")
     assert handle(twice, twice) == ["m0", "m1"]
     assert len(decode("application/cloudevents-batch+json", receiver.got[0][1])) == 1
 
 
-def test_ten_events_of_the_longest_names_still_fit(handle: Callable, receiver: Receiver) -> None:
+def test_ten_events_with_the_longest_names_fit_the_body_limit(handle: Callable, receiver: Receiver) -> None:
     name = "n" * 512
     arn = f"arn:aws:secretsmanager:us-west-2:012345678901:secret:{name}-a1b2c3"
     detail = {**NATIVE["detail"], "name": name}
@@ -242,43 +252,47 @@ def test_ten_events_of_the_longest_names_still_fit(handle: Callable, receiver: R
     assert all(len(body) <= 16 * 1024 for _, body in receiver.got)
 
 
-def test_every_event_of_the_corpus_ends_as_expected_whatever_its_neighbours(
+def test_events_of_the_corpus_end_as_expected_in_mixed_batches(
     handle: Callable, receiver: Receiver, aws: LocalAws, path: EventPath, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """All of them in batches of ten: some are delivered, some ignored, some poison; none holds up another."""
-    # Whole envelopes, but for those about the signing key, which is another one here.
+    """In batches of ten, some are delivered, some ignored, some poison; none affects another."""
+    # Complete EventBridge events, except those about the signing key, which has another ARN here.
     files = [file for file in sorted(EVENTS.glob("*.json")) if "detail" in json.loads(file.read_text())]
     files = [file for file in files if "signing-key" not in file.name]
     expected = {file: json.loads(file.with_suffix(".expect.json").read_text()) for file in files}
-    buried: dict[str, str] = {}
+    poison: dict[str, str] = {}
     for start in range(0, len(files), 10):
         assert handle(*(json.loads(file.read_text()) for file in files[start : start + 10])) == []
-        buried |= dead_letters(aws, path)
-    told = {each["id"] for each in expected.values() if "type" in each}
-    assert {each.id for each in receiver.notifications} == told
+        poison |= dead_letters(aws, path)
+    event_ids = {each["id"] for each in expected.values() if "type" in each}
+    assert {each.id for each in receiver.notifications} == event_ids
     malformed = {
         json.dumps(json.loads(file.read_text())): each["malformed"]
         for file, each in expected.items()
         if "malformed" in each
     }
-    assert buried == malformed
+    assert poison == malformed
     reasons = {vars(line)["reason"] for line in caplog.records if line.message == "event ignored"}
     assert reasons == {each["ignored"] for each in expected.values() if "ignored" in each}
 
 
-def test_news_of_the_signing_key_itself_is_ignored(handle: Callable, receiver: Receiver, path: EventPath) -> None:
+def test_event_about_the_signing_key_is_ignored(handle: Callable, receiver: Receiver, path: EventPath) -> None:
     assert handle(event(resources=[path.signing_key_secret_id])) == []
     assert receiver.got == []
 
 
 class TestSeveralReceivers:
-    def test_each_must_take_it(self, sandbox: Callable, receiver: Receiver, other: Receiver) -> None:
+    def test_event_stays_queued_until_every_receiver_has_accepted_it(
+        self, sandbox: Callable, receiver: Receiver, other: Receiver
+    ) -> None:
         first, second = event(), event()
         other.answer = lambda headers, body: (503, encode_reply([Result(str(first["id"]), Outcome.UNCHANGED)]))
         assert sandbox(receiver, other)(first, second) == ["m1"]
         assert {each.id for each in receiver.notifications} == {first["id"], second["id"]}
 
-    def test_who_has_taken_it_is_not_asked_again(self, sandbox: Callable, receiver: Receiver, other: Receiver) -> None:
+    def test_accepted_event_is_not_sent_to_the_same_receiver_again(
+        self, sandbox: Callable, receiver: Receiver, other: Receiver
+    ) -> None:
         handle, sent = sandbox(receiver, other), event()
         other.answer = lambda headers, body: (500, b"")
         assert handle(sent) == ["m0"]
@@ -286,27 +300,29 @@ class TestSeveralReceivers:
         assert handle(sent) == []
         assert (len(receiver.got), len(other.got)) == (1, 2)
 
-    def test_one_that_hangs_holds_up_no_other_and_is_left_alone_for_a_while(
+    def test_hanging_receiver_delays_no_other_and_opens_the_circuit_breaker(
         self, sandbox: Callable, receiver: Receiver, other: Receiver
     ) -> None:
         handle = sandbox(receiver, other)
         other.answer = other.hang
-        begun = time.monotonic()
+        start = time.monotonic()
         assert handle(event()) == ["m0"]
-        assert time.monotonic() - begun < Context().get_remaining_time_in_millis() / 1000 / 2
-        begun = time.monotonic()
+        assert time.monotonic() - start < Context().get_remaining_time_in_millis() / 1000 / 2
+        start = time.monotonic()
         for _ in range(20):
             assert handle(event()) == ["m0"]
         assert len(receiver.got) == 21
         assert len(other.got) == 1
-        assert time.monotonic() - begun < delivery.COOLDOWN_SECONDS
+        assert time.monotonic() - start < delivery.COOLDOWN_SECONDS
 
-    def test_one_that_is_gone_holds_up_no_other(self, sandbox: Callable, receiver: Receiver, other: Receiver) -> None:
+    def test_dead_receiver_does_not_block_the_others(
+        self, sandbox: Callable, receiver: Receiver, other: Receiver
+    ) -> None:
         other.close()
         assert sandbox(receiver, other)(event(), event()) == ["m0", "m1"]
         assert len(receiver.notifications) == 2
 
-    def test_poison_to_one_waits_until_the_other_has_taken_it(
+    def test_event_refused_by_one_receiver_is_dead_lettered_after_the_other_has_accepted_it(
         self, sandbox: Callable, receiver: Receiver, other: Receiver, aws: LocalAws, path: EventPath
     ) -> None:
         handle, sent = sandbox(receiver, other), event()
@@ -330,7 +346,7 @@ class TestBackOff:
         return sandbox(receiver, KEYTURN_QUEUE_URL=queue_url)
 
     def take(self, aws: LocalAws, queue_url: str) -> dict[str, Any]:
-        """Take the message off the queue, as Lambda would hand it over."""
+        """Receive the message from the queue and return the record that Lambda would make of it."""
         (message,) = aws.sqs().receive_message(QueueUrl=queue_url, AttributeNames=["All"])["Messages"]
         receives = int(message["Attributes"]["ApproximateReceiveCount"])
         return record("m0", message["Body"], receives, message["ReceiptHandle"])
@@ -339,7 +355,7 @@ class TestBackOff:
         name = "ApproximateNumberOfMessagesNotVisible"
         return int(aws.sqs().get_queue_attributes(QueueUrl=queue_url, AttributeNames=[name])["Attributes"][name])
 
-    def test_a_failure_comes_again_soon_and_not_after_the_queues_own_three_minutes(
+    def test_failed_event_is_retried_before_the_queues_own_visibility_timeout(
         self, handle: Callable, receiver: Receiver, aws: LocalAws, queue_url: str
     ) -> None:
         aws.sqs().send_message(QueueUrl=queue_url, MessageBody=json.dumps(event()))
@@ -350,7 +366,7 @@ class TestBackOff:
         assert self.take(aws, queue_url)["attributes"]["ApproximateReceiveCount"] == "2"
 
     @pytest.mark.parametrize("form", ["seconds", "date"])
-    def test_retry_after_is_honoured(
+    def test_failed_event_is_not_retried_before_retry_after(
         self, handle: Callable, receiver: Receiver, aws: LocalAws, queue_url: str, form: str
     ) -> None:
         wait = 5.0
@@ -358,10 +374,10 @@ class TestBackOff:
         receiver.answer = lambda headers, body: (500, b"")
         date = formatdate(time.time() + wait, usegmt=True)
         receiver.more = {"Retry-After": str(int(wait)) if form == "seconds" else date}
-        begun = time.time()
+        start = time.time()
         assert handle(self.take(aws, queue_url)) == ["m0"]
         eventually(lambda: not self.invisible(aws, queue_url), wait + 3)
-        assert time.time() - begun >= wait - 1.01  # a date is in whole seconds
+        assert time.time() - start >= wait - 1.01  # a date is in whole seconds
 
 
 class TestConnections:
@@ -377,33 +393,37 @@ class TestConnections:
     def bundle(self, authority: trustme.CA) -> str:
         return base64.b64encode(authority.cert_pem.bytes()).decode()
 
-    def test_they_are_kept_alive_over_invocations(self, handle: Callable, receiver: Receiver) -> None:
+    def test_connection_is_reused_across_invocations(self, handle: Callable, receiver: Receiver) -> None:
         for _ in range(5):
             assert handle(event()) == []
         assert receiver.connections == 1
 
-    def test_one_that_was_cut_meanwhile_is_made_anew_at_once(self, handle: Callable, receiver: Receiver) -> None:
+    def test_connection_closed_while_idle_is_replaced_within_the_same_delivery(
+        self, handle: Callable, receiver: Receiver
+    ) -> None:
         assert handle(event()) == []
-        takes, cut = receiver.answer, []
+        accept, closed = receiver.answer, []
 
-        def cut_once(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
-            if not cut:
-                cut.append(True)
-                raise ConnectionAbortedError  # what the client sees is an end without an answer
-            return takes(headers, body)
+        def close_once(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+            if not closed:
+                closed.append(True)
+                raise ConnectionAbortedError  # the client sees a closed connection without an answer
+            return accept(headers, body)
 
-        receiver.answer = cut_once
+        receiver.answer = close_once
         assert handle(event()) == []
         assert receiver.connections == 2
 
-    def test_a_private_authority_is_trusted_once_it_is_given(self, sandbox: Callable, authority: trustme.CA) -> None:
+    def test_private_ca_is_trusted_only_if_the_ca_bundle_holds_it(
+        self, sandbox: Callable, authority: trustme.CA
+    ) -> None:
         receiver = Receiver(self.tls(authority, "127.0.0.1"))
         assert sandbox(receiver)(event()) == ["m0"]
         assert receiver.got == []
         assert sandbox(receiver, KEYTURN_CA_BUNDLE=self.bundle(authority))(event()) == []
         receiver.close()
 
-    def test_a_certificate_for_another_host_is_not_taken(self, sandbox: Callable, authority: trustme.CA) -> None:
+    def test_certificate_for_another_host_is_refused(self, sandbox: Callable, authority: trustme.CA) -> None:
         receiver = Receiver(self.tls(authority, "another.example"))
         assert sandbox(receiver, KEYTURN_CA_BUNDLE=self.bundle(authority))(event()) == ["m0"]
         assert receiver.got == []
@@ -411,7 +431,7 @@ class TestConnections:
 
 
 class TestSigning:
-    def test_the_key_before_signs_too_for_receivers_that_have_not_seen_the_new_one(
+    def test_previous_key_signs_as_well_as_the_current_one(
         self, sandbox: Callable, receiver: Receiver, aws: LocalAws, path: EventPath
     ) -> None:
         before = signing_key(aws, path)
@@ -420,18 +440,16 @@ class TestSigning:
         )
         assert sandbox(receiver)(event()) == []
         ((headers, body),) = receiver.got
-        for known in (before, signing_key(aws, path)):
-            verify([known], headers, body, float(headers["webhook-timestamp"]))
+        for key in (before, signing_key(aws, path)):
+            verify([key], headers, body, float(headers["webhook-timestamp"]))
 
-    def test_kms_signs_too_where_the_stack_has_such_a_key(
-        self, sandbox: Callable, receiver: Receiver, aws: LocalAws
-    ) -> None:
+    def test_kms_key_signs_if_the_stack_has_one(self, sandbox: Callable, receiver: Receiver, aws: LocalAws) -> None:
         public_key = parse_public_key(base64.b64encode(aws.kms().get_public_key(KeyId="any")["PublicKey"]).decode())
         assert sandbox(receiver, KEYTURN_KMS_KEY_ID="any")(event()) == []
         ((headers, body),) = receiver.got
         verify([], headers, body, float(headers["webhook-timestamp"]), public_keys=[ed25519(public_key)])
 
-    def test_batches_are_small_enough_for_kms(self, sandbox: Callable, receiver: Receiver) -> None:
+    def test_batches_fit_the_limit_of_kms(self, sandbox: Callable, receiver: Receiver) -> None:
         name = "n" * 512
         arn = f"arn:aws:secretsmanager:us-west-2:012345678901:secret:{name}-a1b2c3"
         events = [event(resources=[arn], detail={**NATIVE["detail"], "name": name}) for _ in range(10)]
@@ -439,30 +457,30 @@ class TestSigning:
         assert len(receiver.notifications) == 10
         assert len(receiver.got) > 1
 
-    def test_without_a_key_nothing_is_sent_and_nothing_is_lost(self, sandbox: Callable, receiver: Receiver) -> None:
+    def test_missing_signing_key_keeps_the_events_in_the_queue(self, sandbox: Callable, receiver: Receiver) -> None:
         arn = "arn:aws:secretsmanager:us-east-1:123456789012:secret:gone-a1b2c3"
         assert sandbox(receiver, KEYTURN_SIGNING_KEY_SECRET_ID=arn)(event(), event()) == ["m0", "m1"]
         assert receiver.got == []
 
-    def test_an_aws_that_hangs_is_given_up_before_the_invocation_is_over(
+    def test_hanging_aws_times_out_before_the_invocation_does(
         self, sandbox: Callable, receiver: Receiver, other: Receiver
     ) -> None:
         other.answer = other.hang
-        begun = time.monotonic()
+        start = time.monotonic()
         assert sandbox(receiver, AWS_ENDPOINT_URL=other.url.removesuffix("/v1/notifications"))(event()) == ["m0"]
-        assert time.monotonic() - begun < TIMEOUT_SECONDS - 5
+        assert time.monotonic() - start < TIMEOUT_SECONDS - 5
         assert receiver.got == []
 
-    def test_a_previous_key_that_is_none_holds_up_nothing(
+    def test_invalid_previous_key_does_not_prevent_deliveries(
         self, sandbox: Callable, receiver: Receiver, aws: LocalAws
     ) -> None:
         client, name = aws.secrets_manager(), f"key-{uuid4()}"
-        client.create_secret(Name=name, SecretString="typed by hand, and no key")
+        client.create_secret(Name=name, SecretString="typed by hand and not a key")
         assert sandbox(receiver, KEYTURN_SIGNING_KEY_SECRET_ID=name)(event()) == ["m0"]
         client.put_secret_value(SecretId=name, SecretString=new_key(b"a right key " * 4))
         assert sandbox(receiver, KEYTURN_SIGNING_KEY_SECRET_ID=name)(event()) == []
 
-    def test_no_key_is_ever_printed(
+    def test_signing_keys_never_appear_in_output(
         self,
         sandbox: Callable,
         receiver: Receiver,
@@ -475,11 +493,11 @@ class TestSigning:
         aws.secrets_manager().create_secret(Name="broken", SecretString=broken)
         assert sandbox(receiver, KEYTURN_SIGNING_KEY_SECRET_ID="broken")(event()) == ["m0"]
         assert sandbox(receiver)(event()) == []
-        told = capsys.readouterr().out + "".join(str(vars(line)) for line in caplog.records)
-        assert "signing key" in told
+        output = capsys.readouterr().out + "".join(str(vars(line)) for line in caplog.records)
+        assert "signing key" in output
         value = aws.secrets_manager().get_secret_value(SecretId=path.signing_key_secret_id)["SecretString"]
-        for known in (broken, value):
-            assert known not in told
+        for secret in (broken, value):
+            assert secret not in output
 
 
 class TestHeartbeats:
@@ -488,7 +506,7 @@ class TestHeartbeats:
     def beat(self) -> dict[str, object]:
         return {**self.HEARTBEAT, "id": str(uuid4())}
 
-    def test_one_that_is_taken_is_counted(
+    def test_accepted_heartbeat_is_counted(
         self, handle: Callable, receiver: Receiver, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert handle(self.beat()) == []
@@ -497,7 +515,7 @@ class TestHeartbeats:
         assert counted["HeartbeatsAccepted"] == [1]
         assert not counted.keys() & {"DeliveriesDone", "EventAge", "HeartbeatsRefused"}
 
-    def test_one_that_is_refused_is_counted_and_not_repeated(
+    def test_refused_heartbeat_is_counted_and_not_retried(
         self, handle: Callable, receiver: Receiver, capsys: pytest.CaptureFixture[str]
     ) -> None:
         receiver.answer = lambda headers, body: (503, b"")
@@ -505,22 +523,22 @@ class TestHeartbeats:
         assert metrics(capsys)["HeartbeatsRefused"] == [1]
 
 
-def test_every_metric_is_counted_somewhere_and_every_count_is_documented(
+def test_invocations_emit_exactly_the_defined_metrics(
     handle: Callable, receiver: Receiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seen: set[str] = set()
+    emitted: set[str] = set()
 
-    def look(status: int, *bodies: object) -> None:
+    def invoke(status: int, *bodies: object) -> None:
         receiver.answer = lambda headers, body: (status, all_of(body, Outcome.APPLIED) if status == 200 else b"")
         handle(*bodies)
-        seen.update(metrics(capsys))
+        emitted.update(metrics(capsys))
 
-    look(200, event(), event(detail={**NATIVE["detail"], "labelUpdated": "AWSPENDING"}), TestHeartbeats().beat(), "{")
-    look(401, event(), TestHeartbeats().beat())
-    assert seen == set(telemetry.Metric)
+    invoke(200, event(), event(detail={**NATIVE["detail"], "labelUpdated": "AWSPENDING"}), TestHeartbeats().beat(), "{")
+    invoke(401, event(), TestHeartbeats().beat())
+    assert emitted == set(telemetry.Metric)
 
 
-def test_ages_and_latencies_are_in_milliseconds(
+def test_event_age_and_delivery_latency_are_in_milliseconds(
     handle: Callable, receiver: Receiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moment = datetime.fromtimestamp(time.time() - 10, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

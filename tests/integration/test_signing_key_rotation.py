@@ -1,4 +1,4 @@
-"""The rotation of the signing key: the built function, step by step, against receivers that know some keys."""
+"""The rotation of the signing key: the built function, step by step, against receivers that accept some keys."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -34,10 +34,10 @@ def path(aws: LocalAws) -> EventPath:
 
 @pytest.fixture
 def receivers(aws: LocalAws, path: EventPath) -> Iterator[list[Receiver]]:
-    """Two, which accept what is signed with a key that has one of the labels in ``knows``."""
+    """Two receivers that accept a signature by the current, previous or pending key."""
     made = [Receiver(), Receiver()]
     for receiver in made:
-        receiver.answer = knowing(aws, path, "AWSCURRENT", "AWSPREVIOUS", "AWSPENDING")
+        receiver.answer = accepting(aws, path, "AWSCURRENT", "AWSPREVIOUS", "AWSPENDING")
     yield made
     for receiver in made:
         receiver.close()
@@ -46,12 +46,14 @@ def receivers(aws: LocalAws, path: EventPath) -> Iterator[list[Receiver]]:
 @pytest.fixture
 def function(aws: LocalAws, path: EventPath, receivers: list[Receiver], tmp_path: Path) -> Iterator[LambdaRuntime]:
     environment = function_environment(aws, path, [receiver.url for receiver in receivers])
-    timeout = rotation.TRY_SECONDS + rotation.PAUSE_SECONDS + 8  # time for two tries, on a busy machine, too
+    timeout = rotation.TRY_SECONDS + rotation.PAUSE_SECONDS + 8  # enough for two tries, even on a busy machine
     with LambdaRuntime(artifact.build(), HANDLER, environment, tmp_path, timeout) as running:
         yield running
 
 
-def knowing(aws: LocalAws, path: EventPath, *labels: str) -> Callable[[dict[str, str], bytes], tuple[int, bytes]]:
+def accepting(aws: LocalAws, path: EventPath, *labels: str) -> Callable[[dict[str, str], bytes], tuple[int, bytes]]:
+    """Return an answer function that accepts only signatures by keys with these labels."""
+
     def answer(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
         keys = [parse_key(value) for label, value in key_values(aws, path).items() if label in labels]
         try:
@@ -64,18 +66,18 @@ def knowing(aws: LocalAws, path: EventPath, *labels: str) -> Callable[[dict[str,
 
 
 def key_values(aws: LocalAws, path: EventPath) -> dict[str, str]:
-    client, found = aws.secrets_manager(), {}
+    client, values = aws.secrets_manager(), {}
     for version_id, labels in stages(aws, path).items():
         value = client.get_secret_value(SecretId=path.signing_key_secret_id, VersionId=version_id)["SecretString"]
-        found |= dict.fromkeys(labels, value)
-    return found
+        values |= dict.fromkeys(labels, value)
+    return values
 
 
 def stages(aws: LocalAws, path: EventPath) -> dict[str, list[str]]:
     return aws.secrets_manager().describe_secret(SecretId=path.signing_key_secret_id)["VersionIdsToStages"]
 
 
-def test_a_new_key_becomes_current_and_the_old_one_previous(
+def test_rotation_makes_the_new_key_current_and_the_old_one_previous(
     aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[Receiver]
 ) -> None:
     old = key_values(aws, path)["AWSCURRENT"]
@@ -90,7 +92,7 @@ def test_a_new_key_becomes_current_and_the_old_one_previous(
         assert value not in function.output
 
 
-def test_the_heartbeat_is_signed_with_the_new_key_and_not_with_the_old_one(
+def test_heartbeat_of_the_test_step_is_signed_with_the_new_key_alone(
     aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[Receiver]
 ) -> None:
     old = key_values(aws, path)["AWSCURRENT"]
@@ -100,32 +102,32 @@ def test_the_heartbeat_is_signed_with_the_new_key_and_not_with_the_old_one(
         verify([parse_key(old)], headers, body, float(headers["webhook-timestamp"]))
 
 
-def test_it_waits_for_a_receiver_that_has_not_seen_the_new_key_yet(
+def test_rotation_waits_for_a_receiver_that_has_not_read_the_new_key_yet(
     aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[Receiver]
 ) -> None:
-    knows_all, knows_old = receivers[1].answer, knowing(aws, path, "AWSCURRENT", "AWSPREVIOUS")
-    receivers[1].answer = lambda *sent: (knows_all if len(receivers[1].got) > 2 else knows_old)(*sent)
+    accepts_all, accepts_old = receivers[1].answer, accepting(aws, path, "AWSCURRENT", "AWSPREVIOUS")
+    receivers[1].answer = lambda *request: (accepts_all if len(receivers[1].got) > 2 else accepts_old)(*request)
     version_id = rotate_by_function(function, path.signing_key_secret_id)
     assert "AWSCURRENT" in stages(aws, path)[version_id]
-    assert len(receivers[0].got) == 1, "who has taken the key is not asked again"
+    assert len(receivers[0].got) == 1, "a receiver that has accepted the key gets no second heartbeat"
 
 
-def test_while_one_receiver_refuses_the_old_key_stays_and_the_reason_is_told(
+def test_old_key_stays_current_while_one_receiver_refuses_and_the_log_names_it(
     aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[Receiver]
 ) -> None:
     before = stages(aws, path)
-    receivers[1].answer = knowing(aws, path, "AWSCURRENT", "AWSPREVIOUS")
+    receivers[1].answer = accepting(aws, path, "AWSCURRENT", "AWSPREVIOUS")
     with pytest.raises(FunctionError) as caught:
         rotate_by_function(function, path.signing_key_secret_id)
     assert caught.value.kind == "RotationFailed"
     assert {version: labels for version, labels in stages(aws, path).items() if labels != ["AWSPENDING"]} == before
-    told = [json.loads(line) for line in function.output.splitlines()]
+    log = [json.loads(line) for line in function.output.splitlines()]
     host = receivers[1].url.split("/")[2]
-    assert any(f"{host}: status 401" in str(line.get("reason")) for line in told)
+    assert any(f"{host}: status 401" in str(line.get("reason")) for line in log)
 
 
-def test_each_step_may_be_done_again(aws: LocalAws, path: EventPath, function: LambdaRuntime) -> None:
-    """Secrets Manager tries a rotation again from its first step, with the same version id."""
+def test_repeated_step_changes_nothing(aws: LocalAws, path: EventPath, function: LambdaRuntime) -> None:
+    """Secrets Manager retries a rotation from its first step, with the same version id."""
 
     def twice(event: dict[str, Any], context: object) -> None:
         function(event, context)
@@ -137,14 +139,14 @@ def test_each_step_may_be_done_again(aws: LocalAws, path: EventPath, function: L
     assert "AWSCURRENT" in stages(aws, path)[version_id]
 
 
-def test_it_rotates_no_other_secret(aws: LocalAws, function: LambdaRuntime) -> None:
+def test_rotation_of_another_secret_is_refused(aws: LocalAws, function: LambdaRuntime) -> None:
     arn = aws.secrets_manager().create_secret(Name="prod/db", SecretString="hush")["ARN"]
     with pytest.raises(FunctionError):
         rotate_by_function(function, arn)
     assert len(aws.secrets_manager().describe_secret(SecretId=arn)["VersionIdsToStages"]) == 1
 
 
-def test_a_step_that_is_none_is_refused(path: EventPath, function: LambdaRuntime) -> None:
+def test_unknown_step_is_refused(path: EventPath, function: LambdaRuntime) -> None:
     with pytest.raises(FunctionError) as caught:
         function.invoke({"Step": "dance", "SecretId": path.signing_key_secret_id, "ClientRequestToken": "v"})
     assert caught.value.kind == "RotationFailed"

@@ -1,4 +1,4 @@
-"""What the notifier makes of AWS's events: the corpus in tests/events, one expectation beside each file."""
+"""Parsing of AWS's events: tests/events holds the corpus, with an expectation file for each event file."""
 
 import copy
 import json
@@ -20,7 +20,7 @@ CORPUS = sorted(file for file in EVENTS.glob("*.json") if not file.name.endswith
 
 
 def envelope(file: Path) -> dict:
-    """The EventBridge event; bare CloudTrail records are put under `detail`, as EventBridge does."""
+    """Return the file's EventBridge event. A bare CloudTrail record goes under `detail`, where EventBridge puts it."""
     content = json.loads(file.read_text())
     if "eventName" not in content:
         return content
@@ -47,7 +47,7 @@ def outcome(event: object) -> dict:
 
 
 @pytest.mark.parametrize("file", CORPUS, ids=lambda file: file.stem)
-def test_the_corpus_is_understood(file: Path) -> None:
+def test_event_of_the_corpus_is_parsed_as_expected(file: Path) -> None:
     assert outcome(envelope(file)) == json.loads(file.with_suffix(".expect.json").read_text())
 
 
@@ -55,43 +55,44 @@ NATIVE = json.loads((EVENTS / "native-secret-label-updated.json").read_text())
 WRITE = envelope(EVENTS / "api-put-secret-value.2024-10.eventbridge.json")
 
 
-def test_every_file_has_its_expectation_and_every_expectation_its_file() -> None:
+def test_every_event_file_has_an_expectation_file_and_vice_versa() -> None:
     expected = {file.name.replace(".expect.json", ".json") for file in EVENTS.glob("*.expect.json")}
     assert expected == {file.name for file in CORPUS}
 
 
-def test_the_samples_of_aws_are_in_the_corpus_to_the_letter() -> None:
-    for file in (EVENTS.parents[2] / "shared" / "aws-events").glob("*.json"):  # where they are given to us
+def test_corpus_holds_the_samples_of_aws_unchanged() -> None:
+    for file in (EVENTS.parents[2] / "shared" / "aws-events").glob("*.json"):  # if this checkout has them
         assert json.loads((EVENTS / file.name).read_text()) == json.loads(file.read_text())
 
 
-def test_the_catalogue_knows_every_operation_of_secrets_manager() -> None:
+def test_catalogue_lists_every_operation_of_secrets_manager() -> None:
     operations = set(boto3.client("secretsmanager", "us-east-1").meta.service_model.operation_names)
     assert {name for kind, name in MEANINGS if kind == API_CALL} == operations
 
 
 @pytest.mark.parametrize(("kind", "name"), [each for each in MEANINGS if each[0] != NATIVE_KIND])
-def test_the_catalogue_is_what_is_done(kind: str, name: str) -> None:
+def test_catalogued_event_is_parsed_as_the_catalogue_says(kind: str, name: str) -> None:
     detail = {**WRITE["detail"], "eventName": name}
-    told = outcome({**WRITE, "detail-type": kind, "detail": detail})
+    parsed = outcome({**WRITE, "detail-type": kind, "detail": detail})
     meaning = MEANINGS[kind, name]
-    assert (
-        told == {"ignored": f"{name}: {meaning.reason}"} if meaning.becomes is None else told["type"] == meaning.becomes
-    )
+    if meaning.becomes is None:
+        assert parsed == {"ignored": f"{name}: {meaning.reason}"}
+    else:
+        assert parsed["type"] == meaning.becomes
 
 
 @pytest.mark.parametrize("name", [each[1] for each in MEANINGS if each[0] == API_CALL])
-def test_a_failed_call_is_ignored_whatever_it_is(name: str) -> None:
+def test_failed_call_is_ignored_for_every_operation(name: str) -> None:
     failed = {**WRITE["detail"], "eventName": name, "errorCode": "AccessDenied"}
     assert "ignored" in outcome({**WRITE, "detail": failed})
 
 
-@pytest.mark.parametrize("named", [SIGNING_KEY, SIGNING_KEY[:-7], "SigningKey-keyturn"])
-def test_the_signing_key_is_known_by_every_name(named: str) -> None:
-    changed = {**WRITE["detail"], "requestParameters": {"secretId": named}, "responseElements": None}
+@pytest.mark.parametrize("secret_id", [SIGNING_KEY, SIGNING_KEY[:-7], "SigningKey-keyturn"])
+def test_event_about_the_signing_key_is_ignored_under_every_id(secret_id: str) -> None:
+    changed = {**WRITE["detail"], "requestParameters": {"secretId": secret_id}, "responseElements": None}
     assert "signing key" in outcome({**WRITE, "detail": changed})["ignored"]
-    changed["requestParameters"] = {"secretId": named + "x"}
-    assert outcome({**WRITE, "detail": changed})["subject"] == named + "x"
+    changed["requestParameters"] = {"secretId": secret_id + "x"}
+    assert outcome({**WRITE, "detail": changed})["subject"] == secret_id + "x"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_the_signing_key_is_known_by_every_name(named: str) -> None:
         ),
     ],
 )
-def test_what_secrets_manager_never_sends_is_malformed(event: object) -> None:
+def test_event_of_another_form_is_malformed(event: object) -> None:
     assert "malformed" in outcome(event)
 
 
@@ -119,7 +120,9 @@ ANYTHING = st.recursive(st.none() | st.text() | st.integers(), lambda x: st.list
 
 
 @given(st.sampled_from([NATIVE, WRITE]), st.sampled_from(["detail", "resources", "id", "time"]), ANYTHING)
-def test_whatever_stands_in_a_field_the_answer_is_one_of_three(event: dict, field: str, content: object) -> None:
+def test_arbitrary_field_content_gives_notification_or_ignored_or_malformed(
+    event: dict, field: str, content: object
+) -> None:
     changed = copy.deepcopy(event)
     changed[field] = content
     assert outcome(changed)

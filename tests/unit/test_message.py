@@ -29,24 +29,24 @@ DATA = NotificationData("SecretLabelUpdated", "123456789012", "eu-west-1", "prod
 ONE = Notification("id-1", "aws.secretsmanager", EventType.CHANGED, "arn", "2026-11-24T09:00:00Z", DATA)
 
 
-def test_a_batch_survives_the_wire() -> None:
+def test_batch_round_trips_through_encode_and_decode() -> None:
     batch = (ONE, replace(ONE, id="id-2", type=EventType.HEARTBEAT, data=replace(DATA, name=None, label=None)))
     assert decode(CONTENT_TYPE_BATCH, encode(batch)) == batch
 
 
-def test_a_single_event_is_read_as_well_and_parameters_of_the_type_are_passed_over() -> None:
+def test_single_event_is_decoded_and_content_type_parameters_are_ignored() -> None:
     (event,) = json.loads(encode([ONE]))
     assert decode("Application/CloudEvents+JSON; charset=utf-8", json.dumps(event).encode()) == (ONE,)
 
 
-def test_attributes_from_later_versions_are_passed_over() -> None:
+def test_unknown_attributes_are_ignored() -> None:
     (event,) = json.loads(encode([ONE]))
     event["traceparent"] = {"any": "thing"}
     event["data"]["later"] = 1
     assert decode(CONTENT_TYPE, json.dumps(event).encode()) == (ONE,)
 
 
-def test_other_content_types_are_refused() -> None:
+def test_unknown_content_type_is_refused() -> None:
     with pytest.raises(UnsupportedMediaType):
         decode("application/json", encode([ONE]))
 
@@ -65,7 +65,7 @@ def test_other_content_types_are_refused() -> None:
         ({"data": {"account": "1", "region": "r"}}, "eventName"),
     ],
 )
-def test_the_error_names_the_field(change: dict[str, object], field: str) -> None:
+def test_malformed_field_is_named_in_the_error(change: dict[str, object], field: str) -> None:
     (event,) = json.loads(encode([ONE]))
     with pytest.raises(MalformedMessage, match=field):
         decode(CONTENT_TYPE, json.dumps({**event, **change}).encode())
@@ -82,7 +82,7 @@ def test_the_error_names_the_field(change: dict[str, object], field: str) -> Non
         replace(ONE, data=replace(DATA, name="a\nb")),
     ],
 )
-def test_validate_refuses_notifications_that_decode_would_refuse(malformed: Notification) -> None:
+def test_validate_refuses_a_notification_that_decode_refuses(malformed: Notification) -> None:
     validate(ONE)
     with pytest.raises(MalformedMessage):
         validate(malformed)
@@ -99,7 +99,7 @@ def test_validate_refuses_notifications_that_decode_would_refuse(malformed: Noti
         time=st.sampled_from([ONE.time, "now"]),
     )
 )
-def test_validate_accepts_exactly_the_notifications_that_decode_accepts(notification: Notification) -> None:
+def test_validate_accepts_exactly_what_decode_accepts(notification: Notification) -> None:
     def accepted(check: Callable[[], object]) -> bool:
         try:
             check()
@@ -111,24 +111,24 @@ def test_validate_accepts_exactly_the_notifications_that_decode_accepts(notifica
     assert accepted(lambda: validate(notification)) == by_decode
 
 
-def test_a_batch_has_one_to_ten_events_with_ids_of_their_own() -> None:
+def test_batch_that_is_empty_or_too_long_or_has_duplicate_ids_is_malformed() -> None:
     for batch in ([], [replace(ONE, id=str(number)) for number in range(11)], [ONE, ONE]):
         with pytest.raises(MalformedMessage):
             decode(CONTENT_TYPE_BATCH, encode(batch))
 
 
 @given(st.sampled_from([CONTENT_TYPE, CONTENT_TYPE_BATCH]), st.binary())
-def test_any_bytes_give_notifications_or_malformed_and_nothing_else(content_type: str, body: bytes) -> None:
+def test_arbitrary_bytes_are_malformed_and_raise_nothing_else(content_type: str, body: bytes) -> None:
     with pytest.raises(MalformedMessage):
         decode(content_type, body)
 
 
-def test_deep_json_is_malformed() -> None:
+def test_deeply_nested_json_is_malformed() -> None:
     with pytest.raises(MalformedMessage):
         decode(CONTENT_TYPE, b"[" * 16000)
 
 
-def test_a_reply_survives_the_wire() -> None:
+def test_reply_round_trips_through_encode_and_decode() -> None:
     results = (
         Result("1", Outcome.APPLIED, ("team/db",), ("Deployment/team/web",)),
         Result("2", Outcome.FAILED, reason="not done within the deadline"),
@@ -137,12 +137,12 @@ def test_a_reply_survives_the_wire() -> None:
 
 
 @given(st.binary())
-def test_any_reply_gives_results_or_malformed(body: bytes) -> None:
+def test_arbitrary_reply_is_malformed_and_raises_nothing_else(body: bytes) -> None:
     with pytest.raises(MalformedMessage):
         decode_reply(body)
 
 
 @pytest.mark.parametrize("reply", ['{"results": [1]}', '{"results": [{"id": "1", "outcome": "great"}]}', "{}"])
-def test_a_reply_of_another_form_is_malformed(reply: str) -> None:
+def test_reply_of_another_form_is_malformed(reply: str) -> None:
     with pytest.raises(MalformedMessage):
         decode_reply(reply.encode())
