@@ -123,6 +123,8 @@ def test_what_the_runbook_greps_for_is_what_the_receiver_logs() -> None:
             if words[0] == "grep" and not {"-o", "-v"} & set(words):
                 for pattern in words[1:]:
                     assert pattern == "-e" or pattern.strip('"') in SOURCES, pattern
+            for field in re.findall(r'"\w+"(?=: )', command):
+                assert field in SOURCES, field
 
 
 def test_every_value_that_the_runbook_names_is_one_of_the_charts() -> None:
