@@ -133,4 +133,4 @@ def _bound_function(name: str, arguments: Sequence[Mapping[str, Any]], size: int
         output = _ESCAPED * total + 2
     elif name == "join" and len(bounds) == 2:
         output = (bounds[0][0] + 1) * (bounds[1][0] + 1)
-    return output, spent + output + total * size.bit_length()  # sorting costs a logarithm more
+    return output, spent + output + total * size.bit_length()  # sorting takes n log n

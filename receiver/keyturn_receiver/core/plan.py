@@ -72,7 +72,7 @@ def plan(
             f" correct it in AWS, or name the keys you need with {DATA}"
         )
     new_hash = data_hash(data)
-    only_restores = new_hash == live.record.data_hash  # Keyturn wrote the same data before; a person edited the Secret
+    only_restores = new_hash == live.record.data_hash  # Keyturn's last write had this data; somebody edited it since
     differing = {key for key, value in data.items() if live.fingerprints.get(key) != fingerprint(value)}
     before: dict[str, str] = dict(recorded)
     after: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Rendering: from the values in AWS to the data of a Secret. Every key is rendered, or none and an error is raised."""
+"""Rendering: from the values in AWS to the data of a Secret. Renders every key, or raises an error and renders none."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class SecretVersion:
 
 
 def estimated_cost(binding: Binding, versions: Mapping[Source, SecretVersion]) -> int:
-    """An upper bound of the cost of ``render``, in units of ``expression.cost``: a costly one must not block others."""
+    """An upper bound of the cost of ``render``, in units of ``expression.cost``. A costly one belongs in a thread."""
     return sum(cost(entry.expression, len(versions[entry.source].value)) for entry in binding.entries)
 
 

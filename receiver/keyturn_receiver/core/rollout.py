@@ -22,10 +22,10 @@ class RolloutAnnotation:
 
 
 def baseline(consumer: Consumer, secret_name: str, before: Mapping[str, str]) -> RolloutAnnotation | None:
-    """The baseline of a consumer without a mark: the revisions that its pods have read ``before`` the Secret's write.
+    """The baseline for a consumer without a mark, from the revisions ``before`` the Secret's write; None if it has one.
 
-    It must be written before the Secret: after a crash between the Secret and its rollouts, the pods would otherwise
-    seem to have read the new value (F2 in docs/faults.md). None if the consumer needs none.
+    Write it before the Secret: after a crash between the Secret's write and its rollouts, the pods would otherwise seem
+    to have read the new value (F2 in docs/faults.md).
     """
     name = mark_name(secret_name)
     if name in consumer.marks or name in consumer.baseline:

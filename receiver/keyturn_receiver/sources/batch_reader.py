@@ -9,11 +9,11 @@ from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import KeyturnError, SourceRefused
 from keyturn_receiver.sources.secrets_manager import MAX_BATCH, SecretsManager
 
-MAX_UNBATCHED = 2  # calls in flight; with as many, a read waits for others to join it
-BATCH_WINDOW = 0.01  # seconds that it then waits, unless its batch is full before
+MAX_UNBATCHED = 2  # calls in flight; then a read waits for others to join it
+BATCH_WINDOW = 0.01  # seconds that it waits, unless its batch is full earlier
 BACKGROUND_BATCH_WINDOW = 0.1  # seconds that a background read always waits
-BATCH_TIMEOUT = 1.5  # seconds before each is read by itself: one secret that hangs hangs the whole batch
-BATCH_DISABLED_SECONDS = 600.0  # without batches, where the role may not call BatchGetSecretValue
+BATCH_TIMEOUT = 1.5  # seconds, then each value is read by itself: one secret that hangs blocks the whole batch
+BATCH_DISABLED_SECONDS = 600.0  # after AWS has refused BatchGetSecretValue
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class BatchReader:
         self._batches_disabled_until = 0.0
 
     async def read(self, source: Source, background: bool = False) -> SecretVersion:
-        """Read the value that holds the staging label now. A ``background`` read waits longer for others to join it.
+        """Read the version that holds the staging label now. A ``background`` read waits longer for others to join it.
 
         Raises as ``SecretsManager.value``.
         """
@@ -45,7 +45,7 @@ class BatchReader:
         if len(self._pending) >= MAX_BATCH:
             self._flush()
         else:
-            # Even a window of 0 is a timer, so that reads of the same turn of the event loop join.
+            # A window of 0 is a timer as well, so that reads of the same turn of the event loop join.
             window = BATCH_WINDOW if len(self._calls) >= MAX_UNBATCHED else 0.0
             at = loop.time() + (BACKGROUND_BATCH_WINDOW if background else window)
             if self._flush_timer is None or self._flush_at > at:

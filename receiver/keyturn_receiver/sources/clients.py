@@ -34,13 +34,13 @@ class Credentials:
 
 @cache
 def _session() -> boto3.session.Session:
-    """The session of all clients: its service models take much memory. It is not thread-safe: event loop only."""
+    """The session of all clients: its service models are large. Not thread-safe: only for the event loop's thread."""
     core = botocore.session.get_session()
     # Every SDK reads AWS_REGION except this one, which reads only the older AWS_DEFAULT_REGION.
     # https://docs.aws.amazon.com/sdkref/latest/guide/feature-region.html
     if region := os.environ.get("AWS_REGION"):
         core.set_config_variable("region", region)
-    # The SDK's own parser converts dates to the local time zone, in half of the time that a list takes to parse.
+    # The SDK's own date parser converts to the local time zone, which takes half of the time of parsing a list.
     core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_utc)
     return boto3.session.Session(botocore_session=core)
 

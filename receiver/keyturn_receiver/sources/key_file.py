@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 
 class KeyFile:
-    """Key source: a file. It is read at each load: it is small, and a link in its path may point elsewhere by then."""
+    """Key source: a file. Each load reads it: it is small, and a link in its path may have changed."""
 
     def __init__(self, path: Path) -> None:
         self.name = f"signing key file {path}"
@@ -44,8 +44,9 @@ def read_keys(path: Path) -> Sequence[bytes]:
         try:
             keys.append(parse_key(line.decode(errors="replace")))
         except InvalidKey:
-            form = "of the form whsec_<base64>: correct it, or remove it"
-            _log.warning("line %d of signing key file %s is not %s", number, path, form)
+            _log.warning(
+                "line %d of signing key file %s is not of the form whsec_<base64>: correct or remove it", number, path
+            )
     if not keys:
         raise NoSigningKey(f"signing key file {path} holds no key: write one (whsec_...) per line into it")
     return keys

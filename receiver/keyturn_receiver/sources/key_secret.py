@@ -39,7 +39,7 @@ class KeySecret:
         if version_ids and version_ids == self._version_ids:
             return self._keys
         keys: list[bytes] = []
-        # Without the versions that have a label but no value yet: the next load tries them again.
+        # AWS may label a version before it has a value. It is missing here then, so that the next load tries it again.
         readable: dict[str, str] = {}
         for stage in version_ids or STAGES:
             try:

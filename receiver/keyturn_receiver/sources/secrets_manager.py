@@ -44,7 +44,7 @@ class SecretsManager:
     """AWS client of one identity in one region.
 
     ``background_client`` serves sweeps: the SDK slows a client down when AWS throttles it, and a sweep must not slow
-    down other reads. ``credentials_error``: why AWS rejected the credentials of the last call, or None.
+    down other reads. ``credentials_error``: why the credentials did not work in the last call; None if they did.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class SecretsManager:
         return account_scope(arn) in self._seen_accounts
 
     async def value(self, source: Source) -> SecretVersion:
-        """Read the value that holds the staging label now.
+        """Read the version that holds the staging label now.
 
         Raises SourceNotFound, SourcePendingDeletion, another SourceRefused, or SourceUnavailable.
         """

@@ -27,8 +27,10 @@ class StoreKey:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """AWS client of one identity in one region; ``reader`` batches reads. ``expires_at``: when its credentials expire,
-    or None if they renew themselves."""
+    """AWS client of one identity in one region.
+
+    ``reader`` batches its reads. ``expires_at``: when its credentials expire, or None if the SDK renews them.
+    """
 
     key: StoreKey
     secrets_manager: SecretsManager
@@ -71,9 +73,9 @@ class Stores:
         return StoreKey(account, region(secret_id) or self._default_region)
 
     def credentials_error(self) -> str | None:
-        """Why AWS rejects the receiver's own credentials, or None if it accepts them."""
+        """Why the receiver's own credentials do not work; None if they do."""
         store = self._own
-        if store is None:  # then a store of another region may have used them
+        if store is None:  # a store of another region may have used the same credentials
             key = next((key for key in self._others if not key.account), None)
             store = self._others.get(key) if key else None
         return store.secrets_manager.credentials_error if store else NOT_CHECKED

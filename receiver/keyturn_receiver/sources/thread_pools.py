@@ -1,8 +1,8 @@
 """Bulkheads: separate thread pools for AWS calls, so that a hung secret cannot starve the others.
 
 Every call has a timeout. The SDK's own timeouts do not suffice: they apply to each read from the connection, so a
-response that arrives byte by byte never exceeds them, and neither do slow credential providers. Python cannot stop a
-thread, so a call that exceeds its timeout is abandoned: its thread keeps running, and a spare thread takes its place.
+response that arrives byte by byte never exceeds them. The same holds for the SDK's requests for credentials. Python
+cannot stop a thread, so a call that exceeds its timeout is abandoned: its thread runs on, and another takes its place.
 """
 
 import asyncio
