@@ -121,6 +121,17 @@ async def test_no_proxy_names_hosts_that_are_reached_directly(environment: pytes
         assert proxy.heads == []
 
 
+async def test_proxy_that_needs_tls_is_ignored_with_a_warning(
+    environment: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with listening() as server, listening() as proxy:
+        environment.setenv("HTTP_PROXY", f"https://127.0.0.1:{proxy.port}")
+        assert await send(environment, tmp_path, f"http://127.0.0.1:{server.port}") == 200
+        assert len(server.heads) == 1
+        assert proxy.heads == []
+    assert "HTTP_PROXY is ignored" in caplog.text
+
+
 async def test_proxy_of_the_kubeconfig_goes_before_the_environment(
     environment: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -1,4 +1,5 @@
-"""Kubernetes: what stands in the cluster, and the few writes. The only place that knows its API, client and errors.
+"""Kubernetes: caches of what the cluster holds, and clients for single objects.
 
-Secrets are watched by label and as metadata alone: the values of Secrets that are not bound never come here.
+No other package knows the Kubernetes API, its client and its errors. Secrets are watched by label and as metadata
+alone: the values of Secrets that are not bound never reach the receiver.
 """
