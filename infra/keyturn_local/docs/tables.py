@@ -30,15 +30,15 @@ def settings_page() -> str:
     return _page(
         "Settings",
         _section(
-            "Of the receiver",
-            "Environment variables, read once at the start. Region, credentials and end points of AWS are AWS's own\n"
-            "variables; the cluster is the pod's own, or `KUBECONFIG`'s current context.",
+            "The receiver",
+            "Environment variables, which the receiver reads once at the start. AWS's own variables set its region,\n"
+            "credentials and endpoints. The cluster is the pod's own, or the current context of `KUBECONFIG`.",
             ("variable", "default", "meaning"),
             receiver,
         ),
         _section(
-            "Of the notifier and of the signing key's rotation",
-            "Environment variables of the two functions; template.yaml sets them from its [parameters](parameters.md).",
+            "The notifier and the signing key's rotation",
+            "Environment variables of the two functions. template.yaml sets them from its [parameters](parameters.md).",
             ("variable", "default", "meaning"),
             notifier,
         ),
@@ -58,15 +58,15 @@ def metrics_page() -> str:
     return _page(
         "Metrics",
         _section(
-            "Of the receiver",
-            "`GET /metrics` on the operations port, in Prometheus' text format; beside these, on Linux, the process's\n"
-            "own (`process_resident_memory_bytes`, `process_cpu_seconds_total` and the like).",
+            "The receiver",
+            "`GET /metrics` on the operations port, in Prometheus' text format. On Linux the process's own metrics\n"
+            "(`process_resident_memory_bytes`, `process_cpu_seconds_total` and the like) come with these.",
             ("metric", "type", "labels", "meaning"),
             receiver,
         ),
         _section(
-            "Of the notifier",
-            f"In CloudWatch, namespace `{telemetry.NAMESPACE}`, dimension `service`: the stack's name.",
+            "The notifier",
+            f"In CloudWatch: namespace `{telemetry.NAMESPACE}`; the dimension `service` is the stack's name.",
             ("metric", "unit", "meaning"),
             notifier,
         ),
@@ -80,14 +80,14 @@ def events_page() -> str:
     return _page(
         "Events of AWS Secrets Manager",
         _section(
-            "What Keyturn does with each",
-            "Calls that only read (`readOnly`) or failed (`errorCode`), moves of AWSPENDING and AWSPREVIOUS alone,\n"
-            "and events about the signing key itself are ignored whatever they are called; the log says which and\n"
-            "why. What is none of these shapes goes to the dead-letter queue, with the reason. Heartbeats\n"
-            "(`Keyturn Heartbeat`) are Keyturn's own.\n\n"
-            "template.yaml's rules carry the native event, and with `LifecycleEvents` the deletions, restorations and\n"
-            "ends of rotations; the others are understood where a rule of yours sends them to the queue.",
-            ("event", "detail-type", "becomes", "because"),
+            "Meaning of each event",
+            "The notifier ignores some events whatever their name: calls that only read (`readOnly`), calls that\n"
+            "failed (`errorCode`), moves of AWSPENDING and AWSPREVIOUS alone, and events about the signing key. The\n"
+            "log has each with its reason. An event of another shape goes to the dead-letter queue, with the reason.\n"
+            "Heartbeats (`Keyturn Heartbeat`) are Keyturn's own events.\n\n"
+            "The rules of template.yaml carry the native event and, with `LifecycleEvents`, deletions, restorations\n"
+            "and ends of rotations. The notifier also understands the others; a rule of your own may send them.",
+            ("event", "detail-type", "notification", "reason"),
             rows,
         ),
     )
@@ -161,7 +161,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _page(title: str, *sections: str) -> str:
-    made = "Made from the code by `make docs`; a test holds the two together."
+    made = "`make docs` makes this page from the code; a test compares the two."
     return "\n".join([f"# {title}\n", f"{made}\n", *sections])
 
 
