@@ -1,4 +1,4 @@
-"""template.yaml, transformed by SAM's own translator and deployed into moto, as far as moto goes."""
+"""template.yaml, transformed by SAM's own translator and deployed into moto, as far as moto supports it."""
 
 import copy
 import io
@@ -15,10 +15,10 @@ from moto import mock_aws
 
 from support.sam import CODE, parameters, resolved, transformed
 
-# What moto's CloudFormation cannot make: these are checked by cfn-lint and by the tests of the template alone.
+# Resource types that moto's CloudFormation cannot create. Only cfn-lint and test_template.py check them.
 UNKNOWN_TO_MOTO = {
     "AWS::CloudWatch::Alarm",
-    "AWS::KMS::Key",  # of the kind ECC_NIST_EDWARDS25519
+    "AWS::KMS::Key",  # with the spec ECC_NIST_EDWARDS25519
     "AWS::Scheduler::Schedule",
     "AWS::SecretsManager::RotationSchedule",
     "AWS::SecretsManager::Secret",
@@ -41,7 +41,7 @@ TEMPLATE = transformed()
 def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.delenv("AWS_PROFILE", raising=False)
-    with mock_aws(config={"lambda": {"use_docker": False}}):  # its functions are not run here
+    with mock_aws(config={"lambda": {"use_docker": False}}):  # the functions do not run here
         archive = io.BytesIO()
         with zipfile.ZipFile(archive, "w") as file:
             file.writestr("keyturn_notifier/handler.py", "")
@@ -51,7 +51,7 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def known_part(template: dict[str, Any]) -> dict[str, Any]:
-    """The template without what moto cannot make; what refers to that refers to its name instead."""
+    """Return the template without the resources that moto cannot create; references to them become their names."""
     lacking = {name for name, each in template["Resources"].items() if each["Type"] in UNKNOWN_TO_MOTO}
 
     def without(node: Any) -> Any:
@@ -69,7 +69,7 @@ def known_part(template: dict[str, Any]) -> dict[str, Any]:
 
 
 def deploy(wanted: Callable[[str], bool] = lambda _: True, **values: str) -> dict[str, str]:
-    """Deploy the resources of the types that are wanted; gives the physical id of each."""
+    """Deploy the resources of the wanted types; return the physical id of each."""
     client = boto3.client("cloudformation")
     template = known_part(TEMPLATE)
     template["Resources"] = {name: each for name, each in template["Resources"].items() if wanted(each["Type"])}
@@ -79,15 +79,17 @@ def deploy(wanted: Callable[[str], bool] = lambda _: True, **values: str) -> dic
         Parameters=parameters(values),
         Capabilities=["CAPABILITY_IAM"],
     )
-    found = client.describe_stack_resources(StackName="keyturn")["StackResources"]
-    # One whose condition does not hold is there, too, but has no name.
+    resources = client.describe_stack_resources(StackName="keyturn")["StackResources"]
+    # moto lists a resource whose condition is false, too, but without a logical id.
     return {
-        each["LogicalResourceId"]: each.get("PhysicalResourceId", "") for each in found if each.get("LogicalResourceId")
+        each["LogicalResourceId"]: each.get("PhysicalResourceId", "")
+        for each in resources
+        if each.get("LogicalResourceId")
     }
 
 
 @pytest.mark.parametrize("switches", [{}, *({name: value} for name, value in SWITCHES.items()), SWITCHES], ids=str)
-def test_it_deploys_with_every_switch(cloud: None, switches: dict[str, str]) -> None:
+def test_template_deploys_with_every_switch(cloud: None, switches: dict[str, str]) -> None:
     made = deploy(**switches)
     expected = {
         name
@@ -99,8 +101,8 @@ def test_it_deploys_with_every_switch(cloud: None, switches: dict[str, str]) -> 
 
 @pytest.mark.parametrize("kind", UNKNOWN_TO_MOTO - {"AWS::KMS::Key"})
 @pytest.mark.filterwarnings("ignore:Tried to parse:UserWarning")
-def test_what_is_not_checked_by_it_is_what_moto_does_not_know(cloud: None, kind: str) -> None:
-    """When this fails moto has learnt one more: take it off the list."""
+def test_resource_type_left_out_is_unknown_to_moto(cloud: None, kind: str) -> None:
+    """If this fails, moto supports one more type: remove it from the list."""
     properties = {
         "Name": "x",
         "Queues": [],
@@ -115,13 +117,13 @@ def test_what_is_not_checked_by_it_is_what_moto_does_not_know(cloud: None, kind:
 
 
 def deploy_rules(**values: str) -> dict[str, str]:
-    """Deploy without the function, so that what arrives in the queue stays there."""
+    """Deploy without the functions, so that messages stay in the queue."""
     return deploy(lambda kind: not kind.startswith("AWS::Lambda::"), **values)
 
 
 def received(queue_url: str) -> list[dict[str, Any]]:
-    found = boto3.client("sqs").receive_message(QueueUrl=queue_url, MaxNumberOfMessages=10).get("Messages", [])
-    return [json.loads(message["Body"]) for message in found]
+    messages = boto3.client("sqs").receive_message(QueueUrl=queue_url, MaxNumberOfMessages=10).get("Messages", [])
+    return [json.loads(message["Body"]) for message in messages]
 
 
 def put(detail_type: str, detail: dict[str, str], source: str) -> None:
@@ -147,7 +149,7 @@ def put(detail_type: str, detail: dict[str, str], source: str) -> None:
         ("prod/", "blue", "prod/db", "blue", True),
     ],
 )
-def test_prefixes_and_labels_choose_the_events_and_heartbeats_always_come(
+def test_prefixes_and_labels_filter_events_and_never_heartbeats(
     cloud: None, prefixes: str, labels: str, name: str, label: str, carried: bool
 ) -> None:
     made = deploy_rules(NamePrefixes=prefixes, Labels=labels)
@@ -164,7 +166,7 @@ def test_prefixes_and_labels_choose_the_events_and_heartbeats_always_come(
 @pytest.mark.parametrize(
     "name", ["DeleteSecret", "RestoreSecret", "RotationFailed", "PutSecretValue", "GetSecretValue"]
 )
-def test_the_lifecycle_rule_carries_what_the_label_rule_cannot_and_nothing_else(cloud: None, name: str) -> None:
+def test_lifecycle_rule_forwards_only_the_lifecycle_events(cloud: None, name: str) -> None:
     made = deploy_rules(LifecycleEvents="true")
     for kind in ("AWS API Call via CloudTrail", "AWS Service Event via CloudTrail"):
         put(kind, {"eventName": name}, "aws.secretsmanager")
@@ -172,14 +174,14 @@ def test_the_lifecycle_rule_carries_what_the_label_rule_cannot_and_nothing_else(
     assert len(received(made["Queue"])) == expected
 
 
-def test_events_of_others_are_not_carried(cloud: None) -> None:
+def test_event_of_another_source_is_not_forwarded(cloud: None) -> None:
     made = deploy_rules()
     put("Secret Label Updated", {"name": "x", "labelUpdated": "AWSCURRENT"}, "com.example")
     put("Object Created", {"name": "x", "labelUpdated": "AWSCURRENT"}, "aws.s3")
     assert received(made["Queue"]) == []
 
 
-def test_the_function_takes_batches_off_the_queue_and_reports_failures(cloud: None) -> None:
+def test_event_source_mapping_reads_batches_and_reports_failures(cloud: None) -> None:
     made = deploy()
     (mapping,) = boto3.client("lambda").list_event_source_mappings()["EventSourceMappings"]
     assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
@@ -193,7 +195,7 @@ def test_the_function_takes_batches_off_the_queue_and_reports_failures(cloud: No
     assert redrive["deadLetterTargetArn"] == dead["QueueArn"]
 
 
-def test_in_a_vpc_the_functions_are_given_subnets_and_groups() -> None:
+def test_functions_have_subnets_and_security_groups_only_in_a_vpc() -> None:
     conditions = {name: name == "InVpc" for name in TEMPLATE["Conditions"]}
     for name in ("Notifier", "SigningKeyRotation"):
         inside = resolved(TEMPLATE["Resources"][name], conditions)["Properties"]["VpcConfig"]
@@ -202,11 +204,11 @@ def test_in_a_vpc_the_functions_are_given_subnets_and_groups() -> None:
         assert "VpcConfig" not in outside
 
 
-def test_the_helm_values_find_what_they_need_among_the_outputs() -> None:
+def test_outputs_hold_what_the_helm_values_need() -> None:
     assert {"SigningKeySecretId", "SigningKmsKeyId", "DeadLetterQueueUrl"} <= TEMPLATE["Outputs"].keys()
 
 
-def test_every_combination_of_conditions_gives_references_that_exist() -> None:
+def test_references_exist_under_every_combination_of_conditions() -> None:
     names = sorted(TEMPLATE["Conditions"])
     for values in itertools.product((False, True), repeat=len(names)):
         conditions = dict(zip(names, values, strict=True))
@@ -228,5 +230,5 @@ def references(node: Any) -> Iterator[str]:
             yield from references(each)
 
 
-def test_the_artifact_is_not_named_in_the_template_itself() -> None:
+def test_template_does_not_name_the_artifact_of_the_tests() -> None:
     assert CODE["Bucket"] not in Path(__file__).parents[2].joinpath("template.yaml").read_text()

@@ -1,4 +1,4 @@
-"""`sam validate` and `sam build`, by the real SAM command line, on a machine that has no other Python than 3.11."""
+"""`sam validate` and `sam build` with the real SAM command line, on a machine whose only Python is 3.11."""
 
 import ast
 import json
@@ -30,7 +30,7 @@ def sam(*arguments: str, cwd: Path, path: str) -> subprocess.CompletedProcess[st
         "HOME": str(cwd),
         "SAM_CLI_TELEMETRY": "0",
         "AWS_DEFAULT_REGION": "eu-central-1",
-        # How this machine reaches its packages, and nothing else of it.
+        # How this machine reaches its package index; no other variable is passed on.
         **{name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "SSL_"))},
         **{name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")},
     }
@@ -39,7 +39,7 @@ def sam(*arguments: str, cwd: Path, path: str) -> subprocess.CompletedProcess[st
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of the project, and none that some earlier build has left."""
+    """A directory with the files of the project and without leftovers of earlier builds."""
     directory = tmp_path_factory.mktemp("clone")
     for file in project_files():
         if file.startswith(("lambda/", "template.yaml", "samconfig.toml")) and (ROOT / file).is_file():
@@ -50,7 +50,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def only_311(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A PATH with make and the like, one Python, and no uv."""
+    """A PATH with the tools that the build needs, one Python, and no uv."""
     directory = tmp_path_factory.mktemp("bin")
     for tool in ("make", "sh", "cp", "find", "rm", "mktemp", "mkdir"):
         (directory / tool).symlink_to(shutil.which(tool) or tool)
@@ -65,33 +65,33 @@ def built(clone: Path, only_311: str) -> Path:
     return clone / ".aws-sam" / "build"
 
 
-def test_the_template_is_valid(clone: Path, only_311: str) -> None:
+def test_template_is_valid(clone: Path, only_311: str) -> None:
     done = sam("validate", "--lint", cwd=clone, path=only_311)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_each_function_is_built_for_lambda_and_small(built: Path, function: str) -> None:
+def test_function_is_built_for_lambda_and_is_small(built: Path, function: str) -> None:
     directory = built / function
     module, _, name = FUNCTIONS[function]["Handler"].rpartition(".")
     source = (directory / (module.replace(".", "/") + ".py")).read_text()
     assert name in {node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)}
     assert artifact.size(directory) <= 25 * MEGABYTE
-    # What is compiled is compiled for what the template names; now nothing is.
+    # Compiled files must be for the architecture in the template; at present there are none.
     compiled = [file for file in directory.rglob("*") if file.is_file() and file.read_bytes()[:4] == b"\x7fELF"]
     machines = {int.from_bytes(file.read_bytes()[18:20], "little") for file in compiled}
     assert machines <= {183}, "not AArch64: https://refspecs.linuxfoundation.org/elf/gabi4+/ch4.eheader.html"
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_it_holds_the_same_as_the_artifact_that_the_tests_run(built: Path, function: str) -> None:
-    """Which test_artifact.py shows to be what the functions import, no less and no more."""
+def test_function_holds_the_same_modules_as_the_artifact_of_the_tests(built: Path, function: str) -> None:
+    """test_artifact.py shows that the functions import all of that artifact and nothing else."""
     here = {str(file.relative_to(directory)) for directory in [artifact.build()] for file in directory.rglob("*.py*")}
     there = {str(file.relative_to(built / function)) for file in (built / function).rglob("*.py*")}
     assert there == here
 
 
-def test_botocore_describes_the_services_that_the_code_calls_and_no_other(built: Path) -> None:
+def test_artifact_keeps_botocore_data_of_exactly_the_called_services(built: Path) -> None:
     described = {each.name for each in (built / "Notifier" / "botocore" / "data").iterdir() if each.is_dir()}
     called = {
         node.args[0].value
@@ -103,7 +103,7 @@ def test_botocore_describes_the_services_that_the_code_calls_and_no_other(built:
     assert described == called
 
 
-def test_building_twice_gives_the_same_bytes(built: Path, clone: Path, only_311: str) -> None:
+def test_second_build_gives_the_same_bytes(built: Path, clone: Path, only_311: str) -> None:
     before = digest(built / "Notifier")
     done = sam("build", "Notifier", "--build-dir", "again", cwd=clone, path=only_311)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -116,7 +116,7 @@ def digest(directory: Path) -> dict[str, int]:
     }
 
 
-def test_the_built_template_names_the_artifacts(built: Path) -> None:
+def test_built_template_names_the_artifacts(built: Path) -> None:
     resources = read(built / "template.yaml")["Resources"]
     assert {name: resources[name]["Properties"]["CodeUri"] for name in FUNCTIONS} == {name: name for name in FUNCTIONS}
     assert json.dumps(resources).count("python3.13") in (0, len(FUNCTIONS))  # it stays in Globals
