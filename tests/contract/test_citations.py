@@ -1,4 +1,4 @@
-"""No file cites what is not in the tree: links, anchors, paths, decision records, documents of elsewhere."""
+"""Citations: links, anchors, paths and decision records that any file names are in the tree."""
 
 import re
 import subprocess
@@ -52,7 +52,7 @@ def in_the_tree(cited: str) -> bool:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page: str) -> None:
+def test_link_of_a_page_leads_to_a_file_and_a_heading(page: str) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", texts()[page]):
         file, _, anchor = target.partition("#")
         if not target.startswith("https://"):
@@ -61,34 +61,34 @@ def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page: str) -> None:
             assert not anchor or anchor in anchors(to.read_text()), target
 
 
-def test_every_path_that_a_page_names_is_in_the_tree() -> None:
+def test_path_in_backticks_on_a_page_exists() -> None:
     tops = {path.partition("/")[0] for path in paths() if "/" in path}
     named = [(page, path) for page in PAGES for path in re.findall(r"`([\w./*-]+/[\w./*-]*)`", texts()[page])]
     ours = [(page, path) for page, path in named if path.partition("/")[0] in tops or re.fullmatch(FILE, path)]
     assert [(page, path) for page, path in ours if not in_the_tree(path)] == []
 
 
-def test_every_file_that_any_file_names_is_in_the_tree() -> None:
+def test_path_in_any_file_exists() -> None:
     cited = {(file, path) for file, text in texts().items() for path in CITED.findall(text) if path not in FOREIGN}
     assert sorted((file, path) for file, path in cited if not path.startswith(MADE) and not in_the_tree(path)) == []
 
 
-def test_every_anchor_that_any_file_names_is_a_heading() -> None:
+def test_anchor_in_any_file_is_a_heading() -> None:
     for file, text in texts().items():
         for page, anchor in re.findall(r"\b(docs/[\w/-]+\.md)#([\w-]+)", text):
             assert anchor in anchors(texts()[page]), f"{file}: {page}#{anchor}"
 
 
-def test_every_decision_record_that_is_named_by_its_number_is_there() -> None:
+def test_decision_record_cited_by_number_exists() -> None:
     there = {int(path.removeprefix("docs/adr/")[:3]) for path in paths() if path.startswith("docs/adr/")}
     assert {int(number) for text in texts().values() for number in re.findall(r"\bADR (\d+)", text)} <= there
 
 
-def test_no_file_names_a_document_of_elsewhere() -> None:
+def test_no_file_cites_a_document_outside_the_tree() -> None:
     own = "tests/contract/test_citations.py"
     assert [file for file, text in texts().items() if file != own and ELSEWHERE.search(text)] == []
 
 
-def test_anchors_are_made_of_headings_and_not_of_code() -> None:
+def test_anchors_come_from_headings_and_not_from_code() -> None:
     page = "# The way, in [one](two.md)\n\n```\n# no heading\n```\n\n## `kill -9`\n"
     assert anchors(page) == {"the-way-in-one", "kill--9"}

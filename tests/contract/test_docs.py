@@ -1,4 +1,4 @@
-"""The documentation, held to the code."""
+"""The pages, checked against the code."""
 
 import re
 import subprocess
@@ -19,11 +19,11 @@ AWS_ACCESS = (ROOT / "docs" / "aws-access.md").read_text()
 
 
 @pytest.mark.parametrize("page", tables.PAGES)
-def test_tables_are_those_of_the_code(page: str) -> None:
+def test_generated_page_equals_the_output_of_its_generator(page: str) -> None:
     assert (ROOT / "docs" / page).read_text() == tables.PAGES[page](), "run `make docs`"
 
 
-def test_the_readme_begins_with_the_two_commands() -> None:
+def test_readme_has_make_demo_and_make_test_on_its_first_screen() -> None:
     first_screen = README.splitlines()[:40]
     assert any(line.startswith("make demo") for line in first_screen)
     assert any(line.startswith("make test") for line in first_screen)
@@ -31,23 +31,23 @@ def test_the_readme_begins_with_the_two_commands() -> None:
     assert {"demo", "test"} <= {target for line in targets for target in line.split()}
 
 
-def test_the_readme_shows_what_the_demo_prints() -> None:
+def test_readme_shows_every_step_that_the_demo_prints() -> None:
     shown = set(re.findall(r"^ +\d+ ms  ([^:\n]+?)(?:  \(.*\)|: \w+)?$", README, re.MULTILINE))
     assert shown == {"label moved", acts.APPLIED, *acts.ON_THE_WAY, "pods replaced"}
 
 
-def test_what_to_do_is_said_for_every_alarm() -> None:
+def test_aws_page_has_a_row_for_every_alarm_and_no_other() -> None:
     page = (ROOT / "docs" / "aws.md").read_text().partition("| alarm |")[2].partition("##")[0]
-    told = {
+    alarms = {
         name
         for line in re.findall(r"^\| ([A-Z]\w+(?:, [A-Z]\w+)*) \|", page, re.MULTILINE)
         for name in line.split(", ")
     }
     resources = template.read()["Resources"]
-    assert told == {name.removesuffix("Alarm") for name in resources if name.endswith("Alarm")}
+    assert alarms == {name.removesuffix("Alarm") for name in resources if name.endswith("Alarm")}
 
 
-def test_every_file_that_a_page_of_aws_names_is_there_and_takes_the_parameters_that_are_given() -> None:
+def test_templates_of_the_access_page_exist_and_have_the_parameters() -> None:
     commands = re.findall(
         r"--template-file (\S+).*?--parameter-overrides ((?:\S+=\S+[ \\\n]*)+)", AWS_ACCESS, re.DOTALL
     )
@@ -57,15 +57,15 @@ def test_every_file_that_a_page_of_aws_names_is_there_and_takes_the_parameters_t
         assert {each.split("=")[0] for each in given.split() if "=" in each} <= parameters.keys(), file
 
 
-def test_the_readme_says_truly_on_what_each_thing_was_shown() -> None:
+def test_readme_claims_name_existing_tests_and_every_tier() -> None:
     table = README.partition("## What has been shown, and on what")[2]
     rows = {on: by for on, _, by in re.findall(r"^\| (\w.*?) \| (.*?) \| (.*?) \|$", table, re.MULTILINE)[1:]}
     shown = {on: {ROOT / link for link in re.findall(r"\]\((tests/[^)]+)\)", by)} for on, by in rows.items()}
-    nowhere = {on for on, tests in shown.items() if not tests}
-    assert nowhere == {"documentation alone"}
+    without_tests = {on for on, tests in shown.items() if not tests}
+    assert without_tests == {"documentation alone"}
     for tests in shown.values():
         assert all(any("def test_" in file.read_text() for file in _modules(each)) for each in tests)
-    # Each tier that needs more than Python is somewhere; and what claims real pods runs where kwok has no say.
+    # Every tier that needs more than Python has a row. The claim of real pods needs a control plane without kwok.
     tiers = {each.name for each in (ROOT / "tests").iterdir() if any(each.glob("test_*.py"))}
     assert tiers - {"unit"} == {each.name for tests in shown.values() for each in tests if each.is_dir()}
     assert "host=network.HOST" in (ROOT / "tests" / "node" / "conftest.py").read_text()
@@ -75,29 +75,29 @@ def _modules(place: Path) -> list[Path]:
     return sorted(place.glob("test_*.py")) if place.is_dir() else [place]
 
 
-def test_every_folder_in_the_readme_is_there() -> None:
+def test_readme_folders_exist() -> None:
     for folder in re.findall(r"^\| `([a-z/]+)/` \|", README, re.MULTILINE):
         assert (ROOT / folder).is_dir(), folder
 
 
-def test_every_annotation_is_documented_and_no_other() -> None:
-    known = {binding.BIND_LABEL, *binding.FILLING, binding.ON_DELETE, policy.ALLOW_SECRETS, consumer.ROLLOUT}
-    known |= {*revision.RECORD, revision.STATUS}
-    assert set(re.findall(r"`(keyturn\.dev/[a-z-]+)", BINDINGS)) == known
+def test_bindings_page_has_every_annotation_and_no_other() -> None:
+    annotations = {binding.BIND_LABEL, *binding.FILLING, binding.ON_DELETE, policy.ALLOW_SECRETS, consumer.ROLLOUT}
+    annotations |= {*revision.RECORD, revision.STATUS}
+    assert set(re.findall(r"`(keyturn\.dev/[a-z-]+)", BINDINGS)) == annotations
     assert consumer.MARK_PREFIX in BINDINGS
 
 
-def test_every_reason_of_a_warning_is_documented() -> None:
-    told = set(re.findall(r"`([A-Z]\w+)`", BINDINGS.partition("| reason |")[2].partition("\n## ")[0]))
+def test_bindings_page_has_every_reason_of_a_warning() -> None:
+    documented = set(re.findall(r"`([A-Z]\w+)`", BINDINGS.partition("| reason |")[2].partition("\n## ")[0]))
     internal = {"Conflict", "Expired", "NotFound", "Failed", "Refused", "TryingAgain"}  # never reach an Event
-    assert told == reasons(errors.KeyturnError) - internal
+    assert documented == reasons(errors.KeyturnError) - internal
 
 
 def reasons(error: type[errors.KeyturnError]) -> set[str]:
     return {error.reason}.union(*(reasons(each) for each in error.__subclasses__()))
 
 
-def test_the_tree_at_the_top_of_errors_is_the_tree() -> None:
+def test_docstring_of_errors_draws_the_class_tree() -> None:
     drawn = set(re.findall(r"[├└]── (\w+)", errors.__doc__ or "")) | {"KeyturnError"}
     assert drawn == {each.__name__ for each in family(errors.KeyturnError)}
 
@@ -115,5 +115,5 @@ def test_no_file_names_the_host_of_a_package_registry() -> None:
         assert not [host for host in hosts if host in text], file
 
 
-def test_what_the_lambda_installs_is_what_was_resolved_for_it() -> None:
+def test_requirements_of_the_lambda_equal_the_resolved_ones() -> None:
     assert (ROOT / "lambda" / "requirements.txt").read_text() == (ROOT / "requirements" / "notifier.txt").read_text()

@@ -1,4 +1,4 @@
-"""docs/faults.md, held to the fault tests: each fault has a test, each test a fault, and each says what it does."""
+"""docs/faults.md, checked against the fault tests: each fault has a test, each test has a fault and a docstring."""
 
 import ast
 import re
@@ -9,39 +9,39 @@ FOLDER = Path(__file__).parents[1] / "faults"
 
 
 def listed() -> list[str]:
-    """The faults of the page, in its order; random histories are the row "all"."""
+    """The faults of the page, in order; the row "all" stands for random histories."""
     return re.findall(r"^\| ([FS]\d+|all) \|", PAGE, re.MULTILINE)
 
 
 def marked() -> dict[str, list[ast.FunctionDef]]:
     """The fault tests by the number of their fault."""
-    found: dict[str, list[ast.FunctionDef]] = {}
+    tests: dict[str, list[ast.FunctionDef]] = {}
     for file in FOLDER.glob("test_*.py"):
         for node in ast.parse(file.read_text()).body:
             for each in node.decorator_list if isinstance(node, ast.FunctionDef) else []:
                 if isinstance(each, ast.Call) and ast.unparse(each.func) == "pytest.mark.fault":
-                    found.setdefault(ast.literal_eval(each.args[0]), []).append(node)
-    return found
+                    tests.setdefault(ast.literal_eval(each.args[0]), []).append(node)
+    return tests
 
 
-def test_every_fault_of_the_page_has_a_test_and_every_test_a_fault_of_the_page() -> None:
+def test_faults_of_the_page_equal_those_of_the_markers() -> None:
     assert len(set(listed())) == len(listed())
     assert marked().keys() == set(listed())
 
 
-def test_the_faults_of_the_page_are_numbered_without_a_gap() -> None:
+def test_fault_numbers_have_no_gap() -> None:
     for letter, least in {"F": 27, "S": 8}.items():
         numbers = [int(fault[1:]) for fault in listed() if fault[0] == letter]
         assert numbers == list(range(1, len(numbers) + 1))
         assert len(numbers) >= least
 
 
-def test_every_fault_of_the_page_says_its_subject_and_what_must_hold() -> None:
+def test_every_fault_has_a_subject_and_what_must_hold() -> None:
     rows = re.findall(r"^\| (?:[FS]\d+|all) \| (.+) \| (.+) \|$", PAGE, re.MULTILINE)
     assert len(rows) == len(listed())
 
 
-def test_every_test_says_in_a_sentence_what_was_done() -> None:
+def test_every_fault_test_has_a_docstring() -> None:
     for number, tests in marked().items():
         for each in tests:
             assert len(ast.get_docstring(each) or "") > 20, f"{number}: {each.name}"

@@ -1,4 +1,4 @@
-"""The way from the README to a rotation on EKS, as far as it can be held to the code without AWS."""
+"""The README's commands for EKS, checked against the code as far as that is possible without AWS."""
 
 import re
 import shlex
@@ -12,12 +12,12 @@ from keyturn_receiver.core.policy import ALLOW_SECRETS
 from support.readme import ROOT, SIGNING_KEY, files, step, steps
 
 
-def test_it_is_eight_commands_and_each_shows_what_it_prints() -> None:
+def test_section_has_eight_commands_each_with_its_output() -> None:
     assert len(steps()) == 8
     assert all(each.prints for each in steps())
 
 
-def test_the_stack_is_given_parameters_that_it_has_and_takes() -> None:
+def test_parameters_of_the_commands_exist_and_have_allowed_values() -> None:
     for command, file in {"sam build": "template.yaml", "aws cloudformation": "infra/aws/receiver-role.yaml"}.items():
         words = shlex.split(step(command).command.replace("<SigningKeySecretId>", SIGNING_KEY))
         given = dict(word.split("=", 1) for word in words[words.index("--parameter-overrides") + 1 :])
@@ -29,11 +29,11 @@ def test_the_stack_is_given_parameters_that_it_has_and_takes() -> None:
             assert value in parameters[name].get("AllowedValues", [value]), name
 
 
-def test_what_is_handed_from_the_stack_to_the_chart_is_an_output() -> None:
+def test_signing_key_of_the_chart_is_an_output_of_the_stack() -> None:
     assert "SigningKeySecretId" in template.read()["Outputs"]
 
 
-def test_helm_install_prints_the_notes_that_are_shown() -> None:
+def test_shown_notes_are_those_that_helm_install_prints() -> None:
     command = step("helm install")
     words = shlex.split(command.command)
     assert ROOT / words[3] == CHART
@@ -44,7 +44,7 @@ def test_helm_install_prints_the_notes_that_are_shown() -> None:
     assert all(line in rendered["keyturn/templates/NOTES.txt"].splitlines() for line in shown)
 
 
-def test_the_load_balancer_is_one_that_the_notifier_delivers_to() -> None:
+def test_load_balancer_has_the_host_and_port_of_the_receiver_url() -> None:
     rendered = rendered_chart("keyturn", values=files()["keyturn.yaml"])
     (service,) = filter(None, yaml.safe_load_all(rendered["keyturn/templates/service.yaml"]))
     assert service["spec"]["type"] == "LoadBalancer"
@@ -54,7 +54,7 @@ def test_the_load_balancer_is_one_that_the_notifier_delivers_to() -> None:
     assert urls == [f"https://{host}/v1/notifications"]
 
 
-def test_the_binding_is_one_and_its_namespace_may_read_what_it_names() -> None:
+def test_shown_secret_is_bound_and_its_namespace_may_read_the_source() -> None:
     metadata = files()["db.yaml"]["metadata"]
     assert metadata["labels"] == {BIND_LABEL: "true"}
     assert f"{ALLOW_SECRETS}=shop/*" in step("kubectl annotate").command

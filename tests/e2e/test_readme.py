@@ -1,4 +1,4 @@
-"""The README's commands to a cluster, run as they stand there."""
+"""The README's kubectl commands, run as they are written."""
 
 import shlex
 from pathlib import Path
@@ -11,13 +11,13 @@ from support.readme import files, step
 
 
 def run(stack: Stack, beginning: str, directory: Path) -> str:
-    """Run a command of the README by the cluster's own kubectl."""
+    """Run a command of the README with the cluster's own kubectl."""
     words = shlex.split(step(beginning).command)
     assert words[0] == "kubectl"
     return stack.cluster.kubectl(*(str(directory / word) if word in files() else word for word in words[1:]))
 
 
-def test_the_commands_to_the_cluster_print_what_is_shown(stack: Stack, tmp_path: Path) -> None:
+def test_kubectl_commands_print_the_shown_output(stack: Stack, tmp_path: Path) -> None:
     shop = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}
     (tmp_path / "db.yaml").write_text(yaml.safe_dump(files()["db.yaml"]))
     stack.aws.secrets_manager().create_secret(Name="shop/db", SecretString='{"password": "made up"}')
