@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from keyturn_local.bench.api_server import NAMESPACE
-from keyturn_local.bench.pod import measure
+from keyturn_local.bench.pod_memory import measure
 from keyturn_local.kubernetes.control_plane import ControlPlane
 
 BINDINGS, ROTATIONS = 2000, 500

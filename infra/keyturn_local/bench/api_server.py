@@ -1,4 +1,4 @@
-"""The API server of a benchmark, asked straight: to fill it with Secrets, and for what the receiver is held against."""
+"""Direct requests to the benchmark's API server: create bound Secrets, and the raw applies to compare with."""
 
 import asyncio
 import os
@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import uvloop
 
@@ -20,8 +20,8 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 NAMESPACE = "bench"
-AT_ONCE = 32  # requests under way, ours and raw
-TEAM = {
+CONCURRENCY = 32  # requests in flight, the receiver's and the raw ones
+NAMESPACE_OBJECT: dict[str, Any] = {
     "apiVersion": "v1",
     "kind": "Namespace",
     "metadata": {"name": NAMESPACE, "annotations": {"keyturn.dev/allow-secrets": "bench/*"}},
@@ -29,13 +29,13 @@ TEAM = {
 
 
 def with_api(cluster: Cluster, work: Callable[[Api], Awaitable[T]]) -> T:
-    """Run ``work`` against the API server, as an administrator, with the official client's transport."""
+    """Run ``work`` against the API server, as an administrator, with the receiver's own transport."""
 
     async def run() -> T:
         with _kubeconfig(cluster.kubeconfig):
-            transport = await Transport.connect(AT_ONCE)
+            transport = await Transport.connect(CONCURRENCY)
         try:
-            return await work(Api(transport, AdaptiveLimiter(AT_ONCE), Metrics()))
+            return await work(Api(transport, AdaptiveLimiter(CONCURRENCY), Metrics()))
         finally:
             await transport.close()
 
@@ -43,8 +43,13 @@ def with_api(cluster: Cluster, work: Callable[[Api], Awaitable[T]]) -> T:
 
 
 def create_bound(cluster: Cluster, names: Sequence[str]) -> None:
-    """Create a bound Secret for each of these AWS secrets, empty."""
-    with_api(cluster, lambda api: beside(names, lambda name: create(api, name, name.replace("/", "-"), "true")))
+    """Create an empty Secret bound to each of these AWS secrets."""
+    with_api(cluster, lambda api: in_parallel(names, lambda name: create(api, name, secret_name(name), "true")))
+
+
+def secret_name(name: str) -> str:
+    """The name of the Secret that is bound to an AWS secret."""
+    return name.replace("/", "-")
 
 
 async def create(api: Api, name: str, secret_name: str, bind: str) -> None:
@@ -54,23 +59,23 @@ async def create(api: Api, name: str, secret_name: str, bind: str) -> None:
     await api.request("POST", path("v1", "secrets", NAMESPACE), body={"metadata": metadata})
 
 
-async def beside(items: Iterable[S], work: Callable[[S], Awaitable[None]]) -> float:
-    """Do ``work`` for all items, AT_ONCE at once; return the seconds that it takes."""
-    waiting = iter(items)
+async def in_parallel(items: Iterable[S], work: Callable[[S], Awaitable[None]]) -> float:
+    """Do ``work`` for all items, CONCURRENCY at a time; return the seconds that it takes."""
+    remaining = iter(items)
 
     async def worker() -> None:
-        for item in waiting:
+        for item in remaining:
             await work(item)
 
-    begun = time.perf_counter()
-    await asyncio.gather(*(worker() for _ in range(AT_ONCE)))
-    return time.perf_counter() - begun
+    started = time.perf_counter()
+    await asyncio.gather(*(worker() for _ in range(CONCURRENCY)))
+    return time.perf_counter() - started
 
 
-def until(ask: Callable[[], object], seconds: float = 60, every: float = 0.05) -> None:
-    """Ask ``every`` so often until it is true. Raises TimeoutError when ``seconds`` are over."""
+def until(condition: Callable[[], object], seconds: float = 60, every: float = 0.05) -> None:
+    """Check ``condition`` at this interval until it is true. Raises TimeoutError after ``seconds``."""
     end = time.monotonic() + seconds
-    while not ask():
+    while not condition():
         if time.monotonic() > end:
             raise TimeoutError(f"not within {seconds:g} s")
         time.sleep(every)
@@ -78,7 +83,7 @@ def until(ask: Callable[[], object], seconds: float = 60, every: float = 0.05) -
 
 @contextmanager
 def _kubeconfig(file: Path) -> Iterator[None]:
-    """The transport is told by the environment alone where to connect."""
+    """Set KUBECONFIG: the transport has no other parameter for the cluster."""
     before = os.environ.get("KUBECONFIG")
     os.environ["KUBECONFIG"] = str(file)
     try:

@@ -1,10 +1,10 @@
-"""Load for the door: signed deliveries as the notifier sends them, one at a time, in bursts, or as a flood."""
+"""Load generator for the webhook: signed deliveries as the notifier sends them, single, in bursts, or as a flood."""
 
 import asyncio
 import time
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
@@ -26,18 +26,18 @@ from keyturn_local.bench.stub_aws import arn_of
 
 
 class NotDelivered(RuntimeError):
-    """A delivery was not answered as it should be: nothing was measured."""
+    """A delivery had an unexpected answer, so that nothing was measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Sends to one door with one signing key."""
+    """Sender of deliveries to one webhook, with one signing key."""
 
     url: str
     key: bytes
 
     def delivery(self, versions: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
-        """Body and headers of one delivery: these secrets, by name, are on these versions now."""
+        """Body and headers of one delivery; ``versions``: the current version id of each secret, by name."""
         body = encode([_notification(name, version_id) for name, version_id in versions.items()])
         message_id, now = f"msg_{uuid.uuid4().hex}", int(time.time())
         headers = {
@@ -51,32 +51,32 @@ class Sender:
     async def send(self, session: aiohttp.ClientSession, versions: Mapping[str, str]) -> float:
         """Deliver; return the seconds until it is acknowledged. Raises NotDelivered."""
         body, headers = self.delivery(versions)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         async with session.post(self.url, data=body, headers=headers) as reply:
             content = await reply.read()
-        took = time.perf_counter() - begun
+        seconds = time.perf_counter() - started
         if reply.status != 200 or content.count(b'"applied"') != len(versions):
             raise NotDelivered(f"status {reply.status}: {content[:300]!r}")
-        return took
+        return seconds
 
     async def burst(self, versions: Mapping[str, str], connections: int) -> float:
-        """Deliver all of it in full batches over ``connections`` at once; return the seconds that it takes."""
+        """Deliver in full batches over this many connections at once; return the seconds that it takes."""
         names = list(versions)
-        batches = iter([names[begin : begin + MAX_EVENTS] for begin in range(0, len(names), MAX_EVENTS)])
+        batches = iter([names[first : first + MAX_EVENTS] for first in range(0, len(names), MAX_EVENTS)])
         async with aiohttp.ClientSession() as session:
 
             async def deliver() -> None:
                 for batch in batches:
                     await self.send(session, {name: versions[name] for name in batch})
 
-            begun = time.perf_counter()
+            started = time.perf_counter()
             await asyncio.gather(*(deliver() for _ in range(connections)))
-            return time.perf_counter() - begun
+            return time.perf_counter() - started
 
     def flood(self, seconds: float, connections: int, forged: bool) -> tuple[float, Counter[int]]:
-        """Send the same delivery about a secret that nobody binds, as fast as it is answered.
+        """Send the same delivery, about a secret without bindings, as fast as the answers come.
 
-        Returns seconds and how often each status was answered. ``forged``: under a signature that does not fit.
+        Returns the seconds and the number of answers by status. ``forged``: with the signature of another key.
         """
         body, headers = self.delivery({"nobody/binds-this": str(uuid.uuid4())})
         if forged:
@@ -93,14 +93,14 @@ def _notification(name: str, version_id: str) -> Notification:
 
 
 class _Flood(asyncio.Protocol):
-    """One connection that asks again as soon as it is answered; made to cost less than who answers."""
+    """Connection that repeats its request after each answer; it costs less CPU than the server."""
 
-    def __init__(self, request: bytes, answered: Counter[int], end: float) -> None:
+    def __init__(self, request: bytes, statuses: Counter[int], end: float) -> None:
         self._request = request
-        self._answered = answered
+        self._statuses = statuses
         self._end = end
         self._parser = httptools.HttpResponseParser(self)
-        self.over = asyncio.get_running_loop().create_future()
+        self.closed = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
@@ -110,15 +110,15 @@ class _Flood(asyncio.Protocol):
         self._parser.feed_data(data)
 
     def on_message_complete(self) -> None:
-        self._answered[self._parser.get_status_code()] += 1
+        self._statuses[self._parser.get_status_code()] += 1
         if time.perf_counter() < self._end:
             self._transport.write(self._request)
         else:
             self._transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if not self.over.done():
-            self.over.set_result(None)
+        if not self.closed.done():
+            self.closed.set_result(None)
 
 
 async def _flood(
@@ -129,17 +129,12 @@ async def _flood(
     lines = [f"POST {parts.path} HTTP/1.1", f"Host: {parts.netloc}", f"Content-Length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     request = "\r\n".join([*lines, "", ""]).encode() + body
-    answered: Counter[int] = Counter()
-    begun = time.perf_counter()
+    statuses: Counter[int] = Counter()
+    started = time.perf_counter()
     loop = asyncio.get_running_loop()
-    made = [
-        await loop.create_connection(lambda: _Flood(request, answered, begun + seconds), *where)
+    connected = [
+        await loop.create_connection(lambda: _Flood(request, statuses, started + seconds), *where)
         for _ in range(connections)
     ]
-    await asyncio.gather(*(protocol.over for _, protocol in made))
-    return time.perf_counter() - begun, answered
-
-
-def percentile(values: Sequence[float], part: float) -> float:
-    """The value that ``part`` (0 to 1) of the values do not exceed."""
-    return sorted(values)[min(len(values) - 1, int(part * len(values)))]
+    await asyncio.gather(*(protocol.closed for _, protocol in connected))
+    return time.perf_counter() - started, statuses

@@ -1,4 +1,4 @@
-"""The plot of `make bench`: how the latencies are spread."""
+"""Plot of `make bench`: the distribution of the latencies."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from keyturn_local.bench.latencies import Latencies
 
 def draw(file: Path, latencies: Latencies) -> None:
     """Draw the distribution of each kind of latency into an SVG file."""
-    # Imported here: it takes a second, and nothing else needs it.
+    # Imported here, because the import takes a second.
     import matplotlib
 
     matplotlib.use("svg")
@@ -20,9 +20,9 @@ def draw(file: Path, latencies: Latencies) -> None:
         (latencies.floor, "floor: one value read, one raw apply", "k--"),
         (latencies.alone, "1,000 bindings", "C0-"),
         (latencies.quiet, "10,000 bindings", "C1-"),
-        (latencies.sweeping, "10,000 bindings, swept all the time", "C2-"),
+        (latencies.sweeping, "10,000 bindings, swept continuously", "C2-"),
     ):
-        axes.plot(*_spread(samples), style, label=label)
+        axes.plot(*_distribution(samples), style, label=label)
     axes.set(xlabel="milliseconds from a delivery to its acknowledgement", ylabel="part of the deliveries")
     axes.set_xscale("log")
     axes.set_xticks([20, 30, 40, 60, 100, 200], ["20", "30", "40", "60", "100", "200"])
@@ -34,6 +34,6 @@ def draw(file: Path, latencies: Latencies) -> None:
     pyplot.close(figure)
 
 
-def _spread(samples: Sequence[float]) -> tuple[list[float], list[float]]:
+def _distribution(samples: Sequence[float]) -> tuple[list[float], list[float]]:
     ordered = sorted(samples)
     return [1000 * each for each in ordered], [(number + 1) / len(ordered) for number in range(len(ordered))]

@@ -1,4 +1,4 @@
-"""The lines of a benchmark's table, and where they are written."""
+"""Rows of a benchmark's table: value, unit, aim; written as JSON and as Markdown."""
 
 import json
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line; ``aim`` is the most that ``value`` should be, or the least with ``at_least``, where there is one.
+    """One row; ``aim`` is an upper limit for ``value``, or a lower one with ``at_least``.
 
-    There is no value where it could not be measured; ``missing`` says why.
+    ``value`` is None where nothing could be measured; ``missing`` says why.
     """
 
     name: str
@@ -22,14 +22,14 @@ class Row:
 
     @property
     def held(self) -> bool | None:
-        """Whether the aim is met; None where there is none, or no value."""
+        """Whether the value keeps to the aim; None without an aim or a value."""
         if self.aim is None or self.value is None:
             return None
         return self.value >= self.aim if self.at_least else self.value <= self.aim
 
 
 def write(rows: Sequence[Row], file: Path) -> None:
-    """Write them as JSON: ``{name: {value, unit, aim, held}}``."""
+    """Write the rows as JSON: ``{name: {value, unit, aim, held}}``."""
     fields = {
         row.name: {
             "value": None if row.value is None else round(row.value, 3),
@@ -44,7 +44,7 @@ def write(rows: Sequence[Row], file: Path) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Write them as a table in Markdown."""
+    """The rows as a table in Markdown."""
     lines = ["| what | value | aim |", "|---|---|---|"]
     for row in rows:
         sign = ">=" if row.at_least else "<="

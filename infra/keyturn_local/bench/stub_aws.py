@@ -1,7 +1,7 @@
-"""A Secrets Manager that answers after a fixed time and costs next to nothing, for measuring what is not AWS.
+"""Stub of Secrets Manager with a fixed latency and little CPU, so that a measurement is not one of AWS.
 
-It knows the four calls that the receiver makes, sorts its list as AWS does, and counts. Four calls of its own, under
-the same header, move it: ``bench.Rotate``, ``bench.Age``, ``bench.Renew`` and ``bench.Calls``.
+It answers the four calls that the receiver makes, sorts its list as AWS does, and counts calls. Four further actions
+under the same header control it: ``bench.Rotate``, ``bench.Age``, ``bench.Renew`` and ``bench.Calls``.
 
 ``python -m keyturn_local.bench.stub_aws --host ADDRESS --port N --count N --latency SECONDS`` runs it.
 """
@@ -32,11 +32,11 @@ from keyturn_local.processes.program import Program, Stoppable, answers
 SIGNING_KEY = "keyturn/signing-key"
 PREFIX = f"arn:aws:secretsmanager:{REGION}:123456789012:secret:"
 PAGE = 100
-CANARY = "canary-7f3a"  # begins every password, so that one is recognized wherever it turns up
+CANARY = "canary-7f3a"  # prefix of every password, so that a leaked one is recognized
 
 
 class StubAws(Stoppable):
-    """The stub in a process of its own. Use as a context manager, or call ``stop``."""
+    """The stub as a process. Use it as a context manager, or call ``stop``."""
 
     def __init__(self, directory: Path, count: int, latency: float, host: str = "127.0.0.1") -> None:
         (port,) = free_ports(1)
@@ -51,11 +51,11 @@ class StubAws(Stoppable):
         self._program.wait_for(answers(self.endpoint_url), 30)
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the process."""
         self._program.stop()
 
     def environment(self) -> dict[str, str]:
-        """The variables that make AWS's SDKs talk to it."""
+        """The variables that point AWS's SDKs to the stub."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint_url,
             "AWS_REGION": REGION,
@@ -70,15 +70,15 @@ class StubAws(Stoppable):
         return dict(self._ask("bench.Rotate", {"names": list(names)}))
 
     def renew(self) -> None:
-        """Pretend that all secrets were changed just now."""
+        """Set the time of every secret's last change to now."""
         self._ask("bench.Renew", {})
 
     def age(self, seconds: float) -> None:
-        """Pretend that the secrets were changed one after the other, a minute each, the last one that long ago."""
+        """Set the times of the last changes a minute apart, the newest one this long ago."""
         self._ask("bench.Age", {"seconds": seconds})
 
     def calls(self) -> Counter[str]:
-        """How many calls of each action it has served."""
+        """Number of calls by action; those about the signing key have the name "SigningKey"."""
         return Counter(self._ask("bench.Calls", {}))
 
     def _ask(self, action: str, body: Any) -> Any:
@@ -99,7 +99,7 @@ def arn_of(name: str) -> str:
 
 
 class Secrets:
-    """The secrets, and what the calls answer."""
+    """The secrets, and the answers to the calls."""
 
     def __init__(self, count: int, signing_key: str) -> None:
         self.versions = {name_of(number): str(uuid.uuid4()) for number in range(count)}
@@ -113,7 +113,8 @@ class Secrets:
         """Answer one call."""
         service, _, name = action.partition(".")
         if service != "bench":
-            self.calls[name] += 1
+            about_key = _name(str(body.get("SecretId", ""))) == SIGNING_KEY
+            self.calls["SigningKey" if about_key else name] += 1
         return getattr(self, f"do_{name}")(body)
 
     def do_GetSecretValue(self, body: Any) -> Any:
@@ -130,13 +131,13 @@ class Secrets:
         return {**self._entry(name), "VersionIdsToStages": {self.versions[name]: ["AWSCURRENT"]}}
 
     def do_ListSecrets(self, body: Any) -> Any:
-        begin = int(body.get("NextToken") or 0)
+        first = int(body.get("NextToken") or 0)
         size = min(PAGE, body.get("MaxResults", PAGE))
-        if begin == 0:
+        if first == 0:
             self.listed = sorted(self.versions, key=lambda name: -self.changed[name])
-        names = self.listed[begin : begin + size]
+        names = self.listed[first : first + size]
         stages = {name: {"SecretVersionsToStages": {self.versions[name]: ["AWSCURRENT"]}} for name in names}
-        more = {"NextToken": str(begin + size)} if begin + size < len(self.listed) else {}
+        more = {"NextToken": str(first + size)} if first + size < len(self.listed) else {}
         return {"SecretList": [{**self._entry(name), **stages[name]} for name in names], **more}
 
     def do_Rotate(self, body: Any) -> Any:
@@ -146,8 +147,8 @@ class Secrets:
         return {name: self.versions[name] for name in body["names"]}
 
     def do_Age(self, body: Any) -> Any:
-        last = time.time() - body["seconds"]
-        self.changed = {name: last - 60 * number for number, name in enumerate(self.changed)}
+        newest = time.time() - body["seconds"]
+        self.changed = {name: newest - 60 * number for number, name in enumerate(self.changed)}
         return {}
 
     def do_Renew(self, body: Any) -> Any:
@@ -190,7 +191,7 @@ class Connection(asyncio.Protocol):
         self._body += body
 
     def on_message_complete(self) -> None:
-        # Without an action it is only asked whether it is there.
+        # A request without an action is a readiness check.
         answer = self._answer(self._action, json.loads(self._body)) if self._action else {}
         content = json.dumps(answer).encode()
         head = f"HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length: {len(content)}\r\n\r\n"
@@ -202,8 +203,8 @@ def _name(secret_id: str) -> str:
     return secret_id.removeprefix(PREFIX)[:-7] if secret_id.startswith("arn:") else secret_id
 
 
-async def _serve(host: str, port: int, known: Secrets, latency: float) -> None:
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(known.answer, latency), host, port)
+async def _serve(host: str, port: int, stubbed: Secrets, latency: float) -> None:
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(stubbed.answer, latency), host, port)
     await server.serve_forever()
 
 

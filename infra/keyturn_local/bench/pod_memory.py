@@ -1,6 +1,6 @@
-"""What a pod of the chart takes of its memory limit, on a real node: measured where the kernel holds it to that.
+"""Memory of a pod of the chart against its limit, on a real node, where the kernel enforces that limit.
 
-``rows`` measures; ``python -m keyturn_local.bench.pod`` is what it runs in an enclosure.
+``rows`` measures; it runs ``python -m keyturn_local.bench.pod_memory`` in an enclosure.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from keyturn_contract.signature import parse_key
-from keyturn_local.bench.api_server import AT_ONCE, TEAM, create_bound, until
+from keyturn_local.bench.api_server import CONCURRENCY, NAMESPACE_OBJECT, create_bound, until
 from keyturn_local.bench.load import Sender
 from keyturn_local.bench.rows import Row
 from keyturn_local.bench.stub_aws import SIGNING_KEY, StubAws
@@ -27,18 +27,18 @@ from keyturn_local.node.obstacle import obstacle
 from keyturn_local.processes.environment import IMPORT_ROOTS, surroundings
 from keyturn_local.receiver.release import Release, values
 
-HOME = "keyturn-bench"
+HOME = "keyturn-bench"  # the release's namespace
 LATENCY = 0.02  # seconds, of the stub AWS
-MANY, SOME = 10_000, 1_000  # bindings, rotations
+BINDINGS, ROTATIONS = 10_000, 1_000
 PEAK = "peak of a pod's memory at 10,000 bindings"
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What one pod took, in bytes.
+    """Memory of one pod, in bytes.
 
-    ``peak`` is the kernel's own, of all that counts against ``limit``, page cache included; ``resident`` that of the
-    receiver's process. ``restarts``: how often its container was, with the reasons in ``ends``.
+    ``peak``: the kernel's count against ``limit``, page cache included. ``resident``: the peak of the receiver's
+    process. ``restarts``: of its container; ``ends``: the reasons.
     """
 
     limit: int
@@ -53,24 +53,25 @@ def measure(
 ) -> Footprint:
     """Install the chart with one replica, let it fill empty Secrets, then rotate some of them at once.
 
-    In an enclosure, on its node. ``others`` are values of the chart; without them all else is as by default.
+    It runs in an enclosure, on its node. ``others`` are values of the chart that differ from the defaults.
     """
     with ExitStack() as stack:
         aws = stack.enter_context(StubAws(directory, bindings, LATENCY, network.HOST))
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-        made = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOME, "labels": labels}}, TEAM]
-        stack.callback(cluster.delete, made, wait=False)
-        cluster.create(made)
+        home = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOME, "labels": labels}}
+        namespaces = [home, NAMESPACE_OBJECT]
+        stack.callback(cluster.delete, namespaces, wait=False)
+        cluster.create(namespaces)
         create_bound(cluster, aws.names)
-        told = {**values(aws.environment(), SIGNING_KEY), "replicas": 1, **(others or {})}
-        release = stack.enter_context(Release.install(cluster, HOME, told))
+        chart_values = {**values(aws.environment(), SIGNING_KEY), "replicas": 1, **(others or {})}
+        release = stack.enter_context(Release.install(cluster, HOME, chart_values))
         (pod,) = release.pods()
         try:
             until(lambda: release.metric("keyturn_reconciles_total", outcome="applied") >= bindings, 180, every=0.5)
             sender = Sender(release.url, parse_key(aws.signing_key))
-            asyncio.run(sender.burst(aws.rotate(aws.names[:rotations]), AT_ONCE))
+            asyncio.run(sender.burst(aws.rotate(aws.names[:rotations]), CONCURRENCY))
         except Exception:
-            if not _comes_again(release):  # else it was killed, which is an answer, too
+            if not _restarted(release):  # a killed container is a result, not a failure of the measurement
                 raise
         return _footprint(release, str(pod["metadata"]["uid"]))
 
@@ -95,8 +96,8 @@ def _footprint(release: Release, uid: str) -> Footprint:
     )
 
 
-def _comes_again(release: Release) -> bool:
-    """Whether the container ended, which its status tells a moment later."""
+def _restarted(release: Release) -> bool:
+    """Whether the container ended; its status shows that a moment later."""
     try:
         until(lambda: _restarts(release), 15, every=0.5)
     except TimeoutError:
@@ -109,15 +110,15 @@ def _restarts(release: Release) -> int:
 
 
 def _high_water(process: str) -> int:
-    """The most that a process has had resident, in bytes."""
+    """Peak of a process's resident memory, in bytes."""
     status = dict(line.split(":", 1) for line in Path("/proc", process, "status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) * 1024
 
 
 def rows() -> list[Row]:
-    """Measure in an enclosure; where there can be none, the one row says so."""
-    if why := obstacle():
-        return [Row(PEAK, None, "MiB", missing=why)]
+    """Measure in an enclosure; where none can run, a single row says why."""
+    if reason := obstacle():
+        return [Row(PEAK, None, "MiB", missing=reason)]
     command = [sys.executable, "-m", enclosure.__name__, sys.executable, "-m", __name__]
     done = subprocess.run(
         command, stdout=subprocess.PIPE, check=True, text=True, env={**surroundings(), "PYTHONPATH": IMPORT_ROOTS}
@@ -141,7 +142,7 @@ def main() -> None:
         directory = Path(name)
         cluster = stack.enter_context(ControlPlane.start(directory / "control-plane", host=network.HOST))
         stack.enter_context(Node.start(directory, cluster))
-        print(json.dumps([asdict(row) for row in _rows(measure(cluster, directory, MANY, SOME))]))
+        print(json.dumps([asdict(row) for row in _rows(measure(cluster, directory, BINDINGS, ROTATIONS))]))
 
 
 if __name__ == "__main__":

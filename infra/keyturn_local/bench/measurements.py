@@ -1,0 +1,264 @@
+"""Measurements of `make bench`, in the order in which they run. Later ones use the Secrets that earlier ones create."""
+
+import asyncio
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from keyturn_local.bench.api_server import CONCURRENCY, NAMESPACE, create_bound, secret_name, until
+from keyturn_local.bench.latencies import Latencies, percentile
+from keyturn_local.bench.load import NotDelivered
+from keyturn_local.bench.rows import Row
+from keyturn_local.bench.testbed import BINDINGS, BURST, Testbed
+from keyturn_local.receiver.process import LocalReceiver, total
+
+SAMPLES = 400  # rotations of one phase: twenty seconds
+COUNTED = 20  # rotations, one after the other, whose calls are counted
+SETTLE_SECONDS = 1.0  # until the watches have shown a rotation's writes, and those of the Deployment's controller
+
+Measurement = Callable[[Testbed, Latencies], list[Row]]
+
+
+def calls(testbed: Testbed, latencies: Latencies) -> list[Row]:
+    """Calls of one rotation in steady state: one binding, one consumer, everything cached."""
+    name = testbed.aws.names[-1]
+    create_bound(testbed.cluster, [name])
+    consumer = _consumer(secret_name(name))
+    testbed.cluster.create([consumer])
+    receiver = testbed.receiver()
+    receiver.start()
+    until(partial(_swept, receiver))
+    until(lambda: _applied(receiver) >= 1)
+    for _ in range(3):  # warm: caches are filled, the consumer has its first mark
+        testbed.rotate_steadily(receiver, [name])
+        time.sleep(SETTLE_SECONDS)
+    aws, before = testbed.aws.calls(), receiver.metrics()
+    for _ in range(COUNTED):
+        testbed.rotate_steadily(receiver, [name])
+        time.sleep(SETTLE_SECONDS)
+    aws, after = testbed.aws.calls() - aws, receiver.metrics()
+    receiver.stop()
+    bound = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": secret_name(name), "namespace": NAMESPACE}}
+    testbed.cluster.delete([consumer, bound])
+
+    def requests(**labels: str) -> float:
+        metric = "keyturn_kubernetes_requests_total"
+        return total(after, metric, **labels) - total(before, metric, **labels)
+
+    applies, marks = (requests(verb="patch", resource=each, code="200") for each in ("secrets", "deployments"))
+    events = requests(resource="events")
+    others = requests() - requests(resource="leases") - applies - marks - events
+    reconciles = total(after, "keyturn_reconciles_total") - total(before, "keyturn_reconciles_total")
+    label = "one rotation with one consumer"
+    return [
+        Row(f"{label}, values read in AWS", (aws["GetSecretValue"] + aws["BatchGetSecretValue"]) / COUNTED, "calls", 1),
+        Row(f"{label}, applies of its Secret", applies / COUNTED, "calls", 1),
+        Row(f"{label}, marks of its consumer", marks / COUNTED, "calls", 1),
+        Row(f"{label}, other calls to Kubernetes, but for Events and Leases", others / COUNTED, "calls", 0),
+        Row(f"{label}, Events written", events / COUNTED, "calls"),
+        Row(f"{label}, reconciles", reconciles / COUNTED, "reconciles", 1),
+    ]
+
+
+def restore(testbed: Testbed, _: Latencies) -> list[Row]:
+    """A rebuilt cluster: a thousand bound Secrets, all empty."""
+    names = testbed.aws.names[:BURST]
+    create_bound(testbed.cluster, names)
+    testbed.create_raw()
+    testbed.raw_applies()  # warm
+    raw = testbed.raw_applies()
+    receiver = testbed.receiver()
+    before = testbed.aws.calls()
+    started = time.monotonic()
+    receiver.start()
+    until(lambda: _applied(receiver) >= BURST)
+    seconds = time.monotonic() - started
+    aws = testbed.aws.calls() - before
+    receiver.stop()
+    reads = aws["BatchGetSecretValue"] + aws["GetSecretValue"]
+    return [
+        Row("cold restore of 1,000 Secrets, from the receiver's start, to 1,000 raw applies", seconds / raw, "x"),
+        Row("cold restore of 1,000 Secrets, from the receiver's start", seconds, "s"),
+        Row("cold restore of 1,000 Secrets, calls that read values", reads, "calls"),
+    ]
+
+
+def latency(testbed: Testbed, latencies: Latencies) -> list[Row]:
+    """Twenty rotations a second, with the floor measured before, between and after."""
+    receiver = testbed.receiver()
+    receiver.start()
+    names = testbed.aws.names[:BURST]
+    testbed.rotate_steadily(receiver, names[:100])  # warm
+    for _ in range(2):
+        latencies.floor += testbed.floor(SAMPLES // 2)
+        latencies.alone += testbed.rotate_steadily(receiver, names[:SAMPLES])
+    latencies.floor += testbed.floor(SAMPLES // 2)
+    receiver.stop()
+    rows = []
+    for part, aim in ((0.5, 1.5), (0.99, 3.0)):
+        ours, floor = (percentile(values, part) for values in (latencies.alone, latencies.floor))
+        label = f"p{part * 100:.0f}"
+        rows += [
+            Row(f"accepted to applied, {label}, to the floor", ours / floor, "x", aim),
+            Row(f"accepted to applied, {label}", ours * 1000, "ms"),
+            Row(f"floor: one value read and one raw apply, {label}", floor * 1000, "ms"),
+        ]
+    return rows
+
+
+def burst(testbed: Testbed, latencies: Latencies) -> list[Row]:
+    """A thousand secrets rotate at once, alternating with as many raw applies."""
+    receiver = testbed.receiver()
+    receiver.start()
+    names = testbed.aws.names[:BURST]
+    sender = testbed.sender(receiver)
+    asyncio.run(sender.burst(testbed.aws.rotate(names), CONCURRENCY))  # warm: now the receiver remembers the Secrets
+    until(partial(_swept, receiver))
+    raw, ours, cpu = [], [], []
+    for _ in range(5):
+        raw.append(testbed.raw_applies())
+        before = _cpu(receiver)
+        ours.append(asyncio.run(sender.burst(testbed.aws.rotate(names), CONCURRENCY)))
+        cpu.append(_cpu(receiver) - before)
+    receiver.stop()
+    return [
+        Row(
+            "a burst of 1,000 rotations, to raw applies at the same concurrency",
+            statistics.median(ours) / statistics.median(raw),
+            "x",
+            1.3,
+        ),
+        Row("a burst of 1,000 rotations", statistics.median(ours), "s"),
+        Row("a burst of 1,000 rotations, CPU of the receiver for each", statistics.median(cpu) / BURST * 1000, "ms"),
+        Row("1,000 raw applies", statistics.median(raw), "s"),
+    ]
+
+
+def webhook(testbed: Testbed, _: Latencies) -> list[Row]:
+    """As many deliveries as the webhook answers, verified and forged, per CPU second of the receiver."""
+    receiver = testbed.receiver(KEYTURN_LOG_LEVEL="WARNING")
+    receiver.start()
+    until(partial(_swept, receiver))  # calls of the start do not count as calls of deliveries
+    sender = testbed.sender(receiver)
+    rows = []
+    for forged, name, aim in ((False, "verified", 3000.0), (True, "forged", None)):
+        sender.flood(1, 16, forged)  # warm
+        time.sleep(1)
+        aws, kubernetes, cpu = testbed.aws.calls(), _kubernetes_calls(receiver), _cpu(receiver)
+        seconds, statuses = sender.flood(5, 16, forged)
+        cpu = _cpu(receiver) - cpu
+        if statuses.keys() != {401 if forged else 200}:
+            raise NotDelivered(f"answers by status: {dict(statuses)}")
+        rows += [
+            Row(f"{name} deliveries per second and core", statuses.total() / cpu, "/s", aim, at_least=True),
+            Row(f"{name} deliveries per second", statuses.total() / seconds, "/s"),
+        ]
+        if forged:
+            calls = (testbed.aws.calls() - aws).total() + _kubernetes_calls(receiver) - kubernetes
+            rows.append(Row("forged deliveries, calls to AWS and Kubernetes that they caused", calls, "calls", 0.0))
+    receiver.stop()
+    return rows
+
+
+def many_bindings(testbed: Testbed, _: Latencies) -> list[Row]:
+    """Ten thousand bindings: filled, then a restart of the receiver with nothing changed in AWS."""
+    create_bound(testbed.cluster, testbed.aws.names[BURST:])
+    receiver = testbed.receiver()
+    receiver.start()
+    until(lambda: _applied(receiver) >= BINDINGS - BURST, 120)
+    receiver.stop()
+    testbed.aws.age(3600)
+    before = testbed.aws.calls()
+    started = time.monotonic()
+    receiver.start()
+    ready = time.monotonic() - started
+    until(partial(_swept, receiver))
+    time.sleep(2)
+    aws = testbed.aws.calls() - before
+    writes = receiver.metric("keyturn_kubernetes_requests_total", verb="patch")
+    swept = receiver.metric("process_resident_memory_bytes") / 2**20
+    asyncio.run(testbed.sender(receiver).burst(testbed.aws.rotate(testbed.aws.names[:BURST]), CONCURRENCY))
+    busy = receiver.metric("process_resident_memory_bytes") / 2**20
+    receiver.stop()
+    return [
+        Row("memory at 10,000 bindings, started and swept", swept, "MiB", 128.0),
+        Row("memory at 10,000 bindings, after a burst of 1,000 rotations", busy, "MiB", 128.0),
+        Row("start at 10,000 bindings, until ready", ready, "s", 10.0),
+        Row("start at 10,000 bindings, calls that list", aws["ListSecrets"], "calls", BINDINGS / 100 + 1),
+        Row("start at 10,000 bindings, values read", aws["GetSecretValue"], "calls", 0.0),
+        Row("start at 10,000 bindings, writes", writes, "calls", 0.0),
+    ]
+
+
+def sweeps(testbed: Testbed, latencies: Latencies) -> list[Row]:
+    """Twenty rotations a second, while the poller sweeps ten thousand bindings continuously, and while it rests."""
+    names = testbed.aws.names[: SAMPLES // 2]
+    for _ in range(4):  # alternating, so that other load on the machine affects both
+        for seconds, interval in ((latencies.quiet, "3600"), (latencies.sweeping, "1")):
+            testbed.aws.renew()  # so that each sweep lists all of them
+            receiver = testbed.receiver(KEYTURN_POLL_INTERVAL_SECONDS=interval)
+            receiver.start()
+            until(partial(_swept, receiver))
+            testbed.rotate_steadily(receiver, names[:20])  # warm
+            seconds += testbed.rotate_steadily(receiver, names)
+            receiver.stop()
+    testbed.aws.age(3600)
+    receiver = testbed.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1")
+    receiver.start()
+    until(partial(_swept, receiver))
+    sweeps, before = receiver.metric("keyturn_sweeps_total", kind="changes"), testbed.aws.calls()
+    until(lambda: receiver.metric("keyturn_sweeps_total", kind="changes") >= sweeps + 5)
+    receiver.stop()
+    changes = (testbed.aws.calls() - before)["ListSecrets"] / 5
+    quiet, sweeping = (percentile(values, 0.99) for values in (latencies.quiet, latencies.sweeping))
+    return [
+        Row("accepted to applied, p99 during a sweep of 10,000 bindings, to without", sweeping / quiet, "x", 1.1),
+        Row("accepted to applied, p99 during a sweep of 10,000 bindings", sweeping * 1000, "ms"),
+        Row("accepted to applied, p99 at 10,000 bindings without a sweep", quiet * 1000, "ms"),
+        # One full pass and eleven others of the poller, and one read of the signing key each minute.
+        Row("calls to AWS in an hour at 10,000 secrets, one replica", BINDINGS / 100 + 1 + 11 * changes + 60, "calls"),
+    ]
+
+
+MEASUREMENTS: Mapping[str, Measurement] = {
+    "calls": calls,
+    "restore": restore,
+    "latency": latency,
+    "burst": burst,
+    "webhook": webhook,
+    "many_bindings": many_bindings,
+    "sweeps": sweeps,
+}
+
+
+def _consumer(secret: str) -> dict[str, Any]:
+    container = {"name": "main", "image": "none", "envFrom": [{"secretRef": {"name": secret}}]}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "consumer", "namespace": NAMESPACE},
+        "spec": {
+            "selector": {"matchLabels": {"app": "consumer"}},
+            "template": {"metadata": {"labels": {"app": "consumer"}}, "spec": {"containers": [container]}},
+        },
+    }
+
+
+def _swept(receiver: LocalReceiver) -> bool:
+    return receiver.metric("keyturn_sweeps_total", kind="full", outcome="ok") >= 1
+
+
+def _applied(receiver: LocalReceiver) -> float:
+    return receiver.metric("keyturn_reconciles_total", outcome="applied")
+
+
+def _cpu(receiver: LocalReceiver) -> float:
+    return receiver.metric("process_cpu_seconds_total")
+
+
+def _kubernetes_calls(receiver: LocalReceiver) -> float:
+    """All calls except those about Leases, which continue regardless of deliveries."""
+    calls = receiver.metric("keyturn_kubernetes_requests_total")
+    return calls - receiver.metric("keyturn_kubernetes_requests_total", resource="leases")

@@ -1,0 +1,144 @@
+"""Testbed of `make bench`: a control plane without nodes, a stub AWS, receivers, and raw requests to compare with."""
+
+import asyncio
+import base64
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import aiohttp
+import boto3
+from botocore.config import Config
+
+from keyturn_contract.signature import parse_key
+from keyturn_local.bench.api_server import NAMESPACE, NAMESPACE_OBJECT, create, in_parallel, secret_name, with_api
+from keyturn_local.bench.load import Sender
+from keyturn_local.bench.stub_aws import SIGNING_KEY, StubAws, arn_of
+from keyturn_local.kubernetes.chart import chart_rights
+from keyturn_local.kubernetes.control_plane import ControlPlane
+from keyturn_local.receiver.process import SERVICE_ACCOUNT, LocalReceiver
+from keyturn_receiver.cluster.api import APPLY, METADATA_ONLY, Api, path
+from keyturn_receiver.core.revision import Record, version_key, write_record
+
+LATENCY = 0.02  # seconds, of the stub AWS
+RATE = 20.0  # rotations a second
+BINDINGS = 10_000
+BURST = 1_000  # bindings and raw applies where BINDINGS would take too long
+
+
+class Testbed:
+    """The running parts; ``stack`` ends them."""
+
+    def __init__(self, directory: Path, stack: ExitStack) -> None:
+        self.directory = directory
+        self.cluster = stack.enter_context(ControlPlane.start(directory / "control-plane", nodes=0))
+        self.aws = stack.enter_context(StubAws(directory, BINDINGS, LATENCY))
+        keyturn = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "keyturn"}}
+        self.cluster.create([keyturn, NAMESPACE_OBJECT])
+        self.cluster.create(chart_rights("keyturn"))
+        self.kubeconfig = self.cluster.kubeconfig_for("keyturn", SERVICE_ACCOUNT, directory)
+        self.key = parse_key(self.aws.signing_key)
+        self._stack = stack
+        self._round = 0
+
+    def receiver(self, **settings: str) -> LocalReceiver:
+        """A replica, not started yet; the end of the testbed stops it. Without settings it never polls again."""
+        quiet = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600", "KEYTURN_HEARTBEAT_SILENCE_SECONDS": "0"}
+        receiver = LocalReceiver(
+            self.directory, self.kubeconfig, self.aws.environment(), SIGNING_KEY, "keyturn", {**quiet, **settings}
+        )
+        self._stack.callback(receiver.stop)
+        return receiver
+
+    def sender(self, receiver: LocalReceiver) -> Sender:
+        """A sender of deliveries to this receiver."""
+        return Sender(receiver.url, self.key)
+
+    def rotate_steadily(self, receiver: LocalReceiver, names: Sequence[str]) -> list[float]:
+        """Rotate these secrets, RATE a second; return the seconds from each delivery to its acknowledgement."""
+        sender = self.sender(receiver)
+
+        async def rotate(session: aiohttp.ClientSession, name: str) -> float:
+            versions = await asyncio.to_thread(self.aws.rotate, [name])
+            return await sender.send(session, versions)
+
+        async def rotate_all() -> list[float]:
+            async with aiohttp.ClientSession() as session:
+                return await _at_rate(len(names), lambda number: rotate(session, names[number]))
+
+        return asyncio.run(rotate_all())
+
+    def create_raw(self) -> None:
+        """Create the Secrets of raw applies. They carry no label, so that the receiver does not watch them."""
+        names = self.aws.names[:BURST]
+        with_api(self.cluster, lambda api: in_parallel(names, lambda name: create(api, name, _raw_name(name), "false")))
+
+    def raw_applies(self) -> float:
+        """Apply BURST Secrets of the size of ours, CONCURRENCY at a time; return the seconds that it takes."""
+        self._round += 1
+        return with_api(self.cluster, lambda api: in_parallel(range(BURST), lambda number: self._apply(api, number)))
+
+    def floor(self, count: int) -> list[float]:
+        """Read one value and apply one Secret, RATE times a second; return the seconds of each."""
+        self._round += 1
+        environment = self.aws.environment()
+        session = boto3.session.Session("testing", "testing", region_name=environment["AWS_REGION"])
+        client = session.client("secretsmanager", endpoint_url=self.aws.endpoint_url, config=Config(proxies={}))
+
+        async def read_and_apply(api: Api, executor: ThreadPoolExecutor, number: int) -> float:
+            started = time.perf_counter()
+            read = partial(client.get_secret_value, SecretId=self.aws.names[number])
+            await asyncio.get_running_loop().run_in_executor(executor, read)
+            await self._apply(api, number)
+            return time.perf_counter() - started
+
+        async def repeat(api: Api) -> list[float]:
+            with ThreadPoolExecutor(8) as executor:
+                return await _at_rate(count, lambda number: read_and_apply(api, executor, number))
+
+        return with_api(self.cluster, repeat)
+
+    async def _apply(self, api: Api, number: int) -> None:
+        """One server-side apply, with the fields that the receiver would write."""
+        name = self.aws.names[number]
+        version_id = f"{self._round:08d}-{number:08d}-0000-0000-00000000"
+        digest = f"{self._round:032d}{number:032d}"
+        record = Record(
+            {version_key(arn_of(name), "AWSCURRENT"): version_id},
+            {"username": version_id, "password": version_id},
+            digest,
+            digest[:16],
+            "ok",
+        )
+        data = {"username": "YXBw", "password": base64.b64encode(version_id.encode()).decode()}
+        body = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": _raw_name(name),
+                "namespace": NAMESPACE,
+                "annotations": write_record(record, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")),
+            },
+            "data": data,
+        }
+        query = {"fieldManager": "keyturn", "force": "true"}
+        where = path("v1", "secrets", NAMESPACE, _raw_name(name))
+        await api.request("PATCH", where, query, body, content_type=APPLY, accept=METADATA_ONLY)
+
+
+def _raw_name(name: str) -> str:
+    return f"raw-{secret_name(name)}"
+
+
+async def _at_rate(count: int, work: Callable[[int], Awaitable[float]]) -> list[float]:
+    """Start ``work`` RATE times a second, whether the call before has ended or not."""
+    started = time.perf_counter()
+    tasks = []
+    for number in range(count):
+        await asyncio.sleep(max(0.0, started + number / RATE - time.perf_counter()))
+        tasks.append(asyncio.ensure_future(work(number)))
+    return list(await asyncio.gather(*tasks))
