@@ -1,15 +1,12 @@
-"""The composition root: builds the receiver from its settings, and runs it until it is told to stop."""
+"""The composition root: builds the receiver in layers, each from the ones below it. ``runtime`` runs what is built."""
 
-import asyncio
-import gc
 import logging
 import os
-import signal
 import socket
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -20,36 +17,43 @@ from keyturn_receiver.cluster import api as kubernetes
 from keyturn_receiver.cluster.consumer_cache import ConsumerCache, ConsumerIndex
 from keyturn_receiver.cluster.event_path import EventPathMonitor
 from keyturn_receiver.cluster.event_recorder import EventRecorder
+from keyturn_receiver.cluster.fingerprint import new_fingerprint
 from keyturn_receiver.cluster.lease import LeaderElector, LeaseClient
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespacePoller
 from keyturn_receiver.cluster.reflector import ListWatch, ObjectCache, Reflector, WatchTimeouts
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.cluster.secret_client import SecretClient
-from keyturn_receiver.cluster.service_account_client import ServiceAccount, ServiceAccountClient
+from keyturn_receiver.cluster.service_account_client import ServiceAccountClient
 from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.cluster.workload_client import WorkloadClient
-from keyturn_receiver.core.binding import BIND_LABEL, Target
+from keyturn_receiver.core.binding import BIND_LABEL
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
-from keyturn_receiver.errors import KeyturnError
 from keyturn_receiver.liveness import Watchdog
 from keyturn_receiver.poller.poller import Poller
 from keyturn_receiver.poller.sweep import Sweeper
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
+from keyturn_receiver.reconcile.arn_resolver import ArnResolver
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
+from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.drift import DriftDetector
-from keyturn_receiver.reconcile.fingerprint_cache import new_fingerprint
 from keyturn_receiver.reconcile.reconciler import Reconciler
+from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.request import PRIORITIES
+from keyturn_receiver.reconcile.secret_filler import SecretFiller
+from keyturn_receiver.reconcile.source_reader import SourceReader
+from keyturn_receiver.reconcile.status_reporter import StatusReporter
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 from keyturn_receiver.resilience.adaptive_limiter import AdaptiveLimiter
+from keyturn_receiver.runtime import GRACE, Background, Http, Informer, Readiness, Runtime, SigningKeyLoader
 from keyturn_receiver.settings import Settings
-from keyturn_receiver.sources import assume_role, clients
+from keyturn_receiver.sources import clients
 from keyturn_receiver.sources.key_file import KeyFile
 from keyturn_receiver.sources.key_secret import KeySecret
-from keyturn_receiver.sources.secrets_manager import SecretsManager
 from keyturn_receiver.sources.signing_keys import KeySource, SigningKeys, ed25519
-from keyturn_receiver.sources.stores import Store, StoreKey, Stores
-from keyturn_receiver.sources.thread_pools import OVERSUBSCRIPTION, ThreadPools
+from keyturn_receiver.sources.stores import Stores
+from keyturn_receiver.sources.thread_pools import ThreadPools
+from keyturn_receiver.store_factory import StoreFactory
+from keyturn_receiver.telemetry.legs import LegTimer
 from keyturn_receiver.telemetry.metrics import Metrics
 from keyturn_receiver.telemetry.tracing import Span, no_traces
 from keyturn_receiver.web.certificate import ReloadingCertificate
@@ -59,274 +63,255 @@ from keyturn_receiver.web.notification_handler import NotificationHandler
 from keyturn_receiver.web.server import Server
 from keyturn_receiver.web.webhook import WebhookConfig, WebhookEndpoint
 
-# Kubernetes allows 30 seconds from SIGTERM to the end; of them the drain takes 15 at most.
-GRACE = 9.0  # seconds for what is under way after the drain
-ANSWERED = 7.0  # of them, until each delivery is answered
-LAST_WORDS = 2.0  # seconds for Events that were not written yet
-SWEEP_THREADS = 2
+OPERATIONS_GRACE = 1.0  # seconds for answers of the operations port at the end
 
 _log = logging.getLogger(__name__)
 
 
-class Receiver:
-    """The receiver's parts, put together; ``run`` sets them going."""
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What every layer needs: settings, threads, and the ways to tell what happens."""
 
-    def __init__(
-        self, settings: Settings, transport: Transport, pools: ThreadPools, rendering: Executor, span: Span = no_traces
-    ) -> None:
-        self.settings = settings
-        self._pools = pools
-        self._stopping = False
-        self.metrics = metrics = Metrics()
-        self._pulse = Watchdog(settings.stuck_seconds)
-        limiter = AdaptiveLimiter(settings.kubernetes_requests)
-        api = kubernetes.Api(transport, limiter, metrics)
-        self._service_accounts = ServiceAccountClient(api)
-        self._stores = Stores(self._make_store, clients.default_region() or "")
-        self._signing_keys = SigningKeys(self._key_places())
+    settings: Settings
+    pools: ThreadPools
+    metrics: Metrics
+    watchdog: Watchdog
+    span: Span
 
-        # The pictures, and what they show being acted upon.
-        self.bound = SecretCache(lambda target: self._drift.look(target))
-        namespaces = NamespaceCache(lambda namespace: self._drift.check_namespace(namespace))
-        consumers = ConsumerIndex()
-        self._reflectors = self._reflect(api, namespaces, consumers)
 
-        # From a request to a binding that is true.
-        fingerprint = new_fingerprint()
-        secrets = SecretClient(api, fingerprint)
-        restarts = ConsumerRestarter(consumers, WorkloadClient(api), secrets, metrics)
-        tenancies = AccessPolicy(
-            namespaces, settings.policy_default, settings.tenant_roles, settings.signing_key_secret_id
-        )
-        self._events = EventRecorder(api, metrics, _utc_now)
-        reconciler = Reconciler(
-            stores=self._stores,
-            secrets=secrets,
-            bound=self.bound,
-            namespaces=namespaces,
-            restarts=restarts,
-            events=self._events,
-            tenancies=tenancies,
-            deletions=settings.deletions,
-            fingerprint=fingerprint,
-            executor=rendering,
-            metrics=metrics,
-            span=span,
-            now=_utc_now,
-        )
-        self.queue = WorkQueue(reconciler.reconcile, settings.concurrency, self._secret_id, metrics)
+@dataclass(frozen=True, slots=True)
+class Caches:
+    """What the informers keep of the cluster."""
 
-        # What asks: the pictures, the poller, the door.
-        identity = f"{socket.gethostname()}-{os.getpid()}"
+    secrets: SecretCache
+    namespaces: NamespaceCache
+    consumers: ConsumerIndex
 
-        def lease(name: str) -> LeaseClient:
-            return LeaseClient(api, settings.lease_namespace, f"{settings.lease_name}-{name}")
 
-        self.lease = LeaderElector(
-            lease("poller"), identity, lambda: self._drift.lead(), self._pulse.register("leader election")
-        )
-        self._drift = DriftDetector(
-            self.bound, namespaces, restarts, reconciler, self.queue, tenancies, self.lease.is_leader
-        )
-        self.heartbeats = EventPathMonitor(
-            lease("event-path"),
-            identity,
-            settings.heartbeat_silence_seconds,
-            self._pulse.register("event path monitor"),
-        )
-        self._polling = self._pulse.register("poller")
-        self._poller = Poller(
-            Sweeper(self._stores, self.bound, tenancies, settings.poll_mode),
-            self.queue,
-            self.lease.is_leader,
-            self.heartbeats.healthy,
-            settings.poll_interval_seconds,
-            metrics,
-        )
-        door = WebhookEndpoint(
-            handler=NotificationHandler(
-                self.bound, self.queue, tenancies, self.heartbeats.record_heartbeat, metrics, _utc_now
-            ),
-            keys=self._signing_keys.current,
-            ready=lambda: not self._unprepared(),
-            now=time.time,
-            config=WebhookConfig(
-                [ed25519(key) for key in settings.signing_public_keys],
-                settings.deadline_seconds,
-                settings.max_deliveries,
-            ),
-            metrics=metrics,
-            span=span,
-        )
-        self._certificate = (
-            ReloadingCertificate(settings.tls_certificate_file, settings.tls_key_file)
-            if settings.tls_certificate_file and settings.tls_key_file
-            else None
-        )
-        room = ConnectionLimiter(settings.max_connections, metrics)
-        self._door = door
-        self._notifications = Server(door.app(), settings.host, settings.port, room, GRACE, self._certificate)
-        self._operations = Server(
-            health_app(self._pulse.stuck, self.missing, metrics),
-            settings.host,
-            settings.operations_port,
-            ConnectionLimiter(settings.max_connections, metrics),
-            shutdown_timeout=1.0,
-        )
-        ProcessCollector(registry=metrics.registry)
-        self._pulse.register_duration("reconcile", self.queue.longest_running)
-        self._pulse.register_duration("AWS calls", pools.saturated_for)
-        metrics.bindings.set_function(lambda: len(self.bound))
-        metrics.failing_bindings.set_function(self.queue.failing)
-        metrics.staleness_seconds.set_function(self.queue.oldest_unmet)
-        metrics.poller_leader.set_function(self.lease.is_leader)
-        metrics.event_path_up.set_function(self.heartbeats.healthy)
-        metrics.signing_keys.set_function(lambda: len(self._signing_keys.current()) + len(settings.signing_public_keys))
-        metrics.kubernetes_request_limit.set_function(lambda: limiter.limit)
-        for priority in PRIORITIES:
-            metrics.queue_depth.labels(priority).set_function(partial(self.queue.depth, priority))
+@dataclass(frozen=True, slots=True)
+class Kubernetes:
+    """The cluster: its API, what is cached of it, and what the replicas tell each other through it."""
 
-    def missing(self) -> Sequence[str]:
-        """What readiness waits for, in words."""
-        return ["shutting down"] if self._stopping else self._unready()
+    api: kubernetes.Api
+    caches: Caches
+    informers: Mapping[str, Informer]
+    events: EventRecorder
+    elector: LeaderElector
+    event_path: EventPathMonitor
 
-    def _unready(self) -> Sequence[str]:
-        # Deliveries that come all the same are tried: what AWS says about one secret need not hold for the next.
-        fault = self._stores.credentials_error()
-        return [*self._unprepared(), *([f"AWS credentials: {fault}"] if fault else [])]
 
-    def _unprepared(self) -> Sequence[str]:
-        """What there must be before a delivery can be understood, and answered truly."""
-        waiting = [f"first list of {name}" for name, part in self._reflectors.items() if not part.synced.is_set()]
-        return [*waiting, *self._signing_keys.not_loaded()]
+@dataclass(frozen=True, slots=True)
+class Aws:
+    """AWS: stores of secrets, and the keys that deliveries are signed with."""
 
-    async def run(self) -> None:
-        """Run until SIGTERM or SIGINT; a part that breaks for good takes the process down, to be started anew."""
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        async with asyncio.TaskGroup() as group:
-            serving = [group.create_task(server.serve()) for server in (self._notifications, self._operations)]
-            background = [group.create_task(part) for part in self._background()]
-            stopping = asyncio.create_task(stop.wait())
-            await asyncio.wait([stopping, *serving], return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            await self._stop(serving)
-            for task in background:
-                task.cancel()
-        await self._events.flush(LAST_WORDS)
+    stores: Stores
+    signing_keys: SigningKeys
 
-    def _background(self) -> Sequence[Coroutine[Any, Any, None]]:
-        parts: list[Coroutine[Any, Any, None]] = [reflector.run() for reflector in self._reflectors.values()]
-        parts += [self._begin(), self._look_for_keys(), self._events.run(), self.lease.run(), self.heartbeats.run()]
-        return [*parts, self._certificate.run()] if self._certificate else parts
 
-    async def _begin(self) -> None:
-        # Not before the pictures are whole: what is not seen yet would look as if there was none.
-        while not await self._synced():
-            self._polling()  # it waits, and is not stuck
-        self._drift.begin()
-        # What the pictures hold now stays: the collector need not look through it again and again.
-        gc.collect()
-        gc.freeze()
-        _log.info("started", extra={"fields": {"bindings": len(self.bound)}})
-        await self._poller.run(self._polling)
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """What makes bindings true, and what asks for it from within the cluster."""
 
-    async def _synced(self, seconds: float = 10.0) -> bool:
-        """Wait for the pictures; tell whether they are whole."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                for reflector in self._reflectors.values():
-                    await reflector.synced.wait()
-                return True
-        return False
+    access: AccessPolicy
+    queue: WorkQueue
+    drift: DriftDetector
+    poller: Poller
 
-    async def _stop(self, serving: Sequence["asyncio.Task[None]"]) -> None:
-        """Be of use until the cluster has learnt to do without, then finish what was begun."""
-        self._stopping = True
-        _log.info("shutting down")
-        self._door.start_draining()
-        if not any(server.done() for server in serving):
-            await asyncio.sleep(self.settings.drain_seconds)
-        end = time.monotonic() + GRACE
-        self._door.set_deadline(ANSWERED)
-        self._notifications.should_exit = True
-        await asyncio.wait(serving[:1])
-        await self.queue.close(max(0.0, end - time.monotonic()))
-        self._operations.should_exit = True
-        await asyncio.gather(*serving)
 
-    async def _look_for_keys(self) -> None:
-        beat = self._pulse.register("signing keys")
-        while True:
-            beat()
-            await self._signing_keys.load()
-            # Who reads a key of AWS needs no other proof.
-            if not self.settings.signing_key_secret_id and self._stores.credentials_error():
-                await self._check_credentials()
-            rest = 1.0 if self._unready() else self.settings.signing_key_interval_seconds
-            beat(rest)
-            await asyncio.sleep(rest)
+def build(
+    settings: Settings, transport: Transport, pools: ThreadPools, rendering: Executor, span: Span = no_traces
+) -> Runtime:
+    """Build the receiver."""
+    process = Process(settings, pools, Metrics(), Watchdog(settings.stuck_seconds), span)
+    kube = build_kubernetes(process, transport)
+    aws = build_aws(process, kube)
+    controller = build_controller(process, kube, aws, rendering)
+    readiness = Readiness(kube.informers, aws.signing_keys, aws.stores)
+    http, certificates = build_http(process, kube, aws, controller, readiness)
+    observe(process, kube, aws, controller)
 
-    async def _check_credentials(self) -> None:
-        try:
-            await (await self._stores.get(self._stores.key())).secrets_manager.check_credentials()
-        except KeyturnError as error:
-            _log.warning("%s", error)
+    # What the watches and the election show is acted upon.
+    kube.caches.secrets.add_handler(controller.drift.check)
+    kube.caches.consumers.add_handler(controller.drift.check)
+    kube.caches.namespaces.add_handler(controller.drift.check_namespace)
+    kube.elector.add_handler(controller.drift.on_started_leading)
 
-    def _key_places(self) -> Sequence[KeySource]:
-        places: list[KeySource] = []
-        if self.settings.signing_key_secret_id:
-            places.append(KeySecret(self._stores, self.settings.signing_key_secret_id))
-        if self.settings.signing_key_file:
-            places.append(KeyFile(self.settings.signing_key_file))
-        return places
+    key_loader = SigningKeyLoader(
+        aws.signing_keys,
+        aws.stores,
+        readiness,
+        settings.signing_key_interval_seconds,
+        check_credentials=not settings.signing_key_secret_id,
+        ping=process.watchdog.register("signing key"),
+    )
 
-    def _reflect(
-        self, api: kubernetes.Api, namespaces: NamespaceCache, consumers: ConsumerIndex
-    ) -> dict[str, Reflector[Any] | NamespacePoller]:
-        """Make what fills the pictures: a watch of each kind, or in each of a few namespaces."""
-        served = self.settings.namespaces
-        patience = WatchTimeouts(self.settings.watch_seconds, self.settings.resync_seconds)
-        reflectors: dict[str, Reflector[Any] | NamespacePoller] = {}
+    ping = process.watchdog.register("poller")
 
-        def reflect(group_version: str, resource: str, picture: ObjectCache[Any], **view: Any) -> None:
-            for namespace in served or (None,):
-                name = resource if namespace is None else f"{resource} in {namespace}"
-                path = kubernetes.path(group_version, resource, namespace)
-                beat = self._pulse.register(f"watch of {name}")
-                reflectors[name] = Reflector(api, ListWatch(path, namespace, **view), picture, patience, beat)
+    async def run_controller() -> None:
+        controller.drift.start()
+        _log.info("started", extra={"fields": {"bindings": len(kube.caches.secrets)}})
+        await controller.poller.run(ping)
 
-        if served:
-            beat = self._pulse.register("namespace poller")
-            reflectors["namespaces"] = NamespacePoller(api, served, namespaces, beat)
-        else:
-            reflect("v1", "namespaces", namespaces, metadata_only=True, page_size=250)
-        reflect("v1", "secrets", self.bound, labels=f"{BIND_LABEL}=true", metadata_only=True, page_size=250)
-        for kind in WORKLOAD_KINDS.values() if self.settings.rollouts else ():
-            reflect(
-                kind.group_version, kind.plural, ConsumerCache(kind, consumers, lambda target: self._drift.look(target))
-            )
-        return reflectors
+    parts = [key_loader.run, kube.events.run, kube.elector.run, kube.event_path.run]
+    background = Background(kube.informers, [*parts, *(each.run for each in certificates)], run_controller, ping)
+    return Runtime(background, http, controller.queue, kube.events, readiness, settings.drain_seconds)
 
-    async def _make_store(self, key: StoreKey) -> Store:
-        """Make what reads for one identity in one region."""
-        threads = self.settings.aws_threads
-        if not key.account:
-            client = clients.secrets_manager(key.region, OVERSUBSCRIPTION * threads)
-            sweeping = clients.secrets_manager(key.region, OVERSUBSCRIPTION * SWEEP_THREADS)
-            return Store.of(key, SecretsManager(client, sweeping, self._pools, self.metrics))
-        account = ServiceAccount(*key.account.split("/", 1))
-        role_arn = await self._service_accounts.role_arn(account)
-        token = await self._service_accounts.token(account)
-        sts = clients.sts(key.region)
-        credentials = await assume_role.assume(sts, self._pools.quarantine, self.metrics, key.account, role_arn, token)
-        client = clients.secrets_manager(key.region, OVERSUBSCRIPTION * threads, credentials)
-        return Store.of(key, SecretsManager(client, client, self._pools, self.metrics), credentials.expires_at)
 
-    def _secret_id(self, target: Target) -> str:
-        bound = self.bound.get(target)
-        return bound.secret_id if bound else ""
+def build_kubernetes(process: Process, transport: Transport) -> Kubernetes:
+    """Build the API client, the caches and what fills them, and the replicas' two Leases."""
+    settings, watchdog = process.settings, process.watchdog
+    limiter = AdaptiveLimiter(settings.kubernetes_requests)
+    process.metrics.kubernetes_request_limit.set_function(lambda: limiter.limit)
+    api = kubernetes.Api(transport, limiter, process.metrics)
+    caches = Caches(SecretCache(), NamespaceCache(), ConsumerIndex())
+    identity = f"{socket.gethostname()}-{os.getpid()}"
+
+    def lease(name: str) -> LeaseClient:
+        return LeaseClient(api, settings.lease_namespace, f"{settings.lease_name}-{name}")
+
+    return Kubernetes(
+        api,
+        caches,
+        build_informers(process, api, caches),
+        EventRecorder(api, process.metrics, _utc_now),
+        LeaderElector(lease("poller"), identity, watchdog.register("leader election")),
+        EventPathMonitor(
+            lease("event-path"), identity, settings.heartbeat_silence_seconds, watchdog.register("event path monitor")
+        ),
+    )
+
+
+def build_informers(process: Process, api: kubernetes.Api, caches: Caches) -> Mapping[str, Informer]:
+    """Build what fills the caches: one watch for each kind, or one for each kind in each of a few namespaces."""
+    settings = process.settings
+    served = settings.namespaces
+    timeouts = WatchTimeouts(settings.watch_seconds, settings.resync_seconds)
+    informers: dict[str, Informer] = {}
+
+    def watch(group_version: str, resource: str, cache: ObjectCache[Any], **options: Any) -> None:
+        for namespace in served or (None,):
+            name = resource if namespace is None else f"{resource} in {namespace}"
+            list_watch = ListWatch(kubernetes.path(group_version, resource, namespace), namespace, **options)
+            ping = process.watchdog.register(f"watch of {name}")
+            informers[name] = Reflector(api, list_watch, cache, timeouts, ping)
+
+    if served:
+        # A Role may get its own namespace, and not watch it.
+        ping = process.watchdog.register("poll of namespaces")
+        informers["namespaces"] = NamespacePoller(api, served, caches.namespaces, ping)
+    else:
+        watch("v1", "namespaces", caches.namespaces, metadata_only=True, page_size=250)
+    watch("v1", "secrets", caches.secrets, labels=f"{BIND_LABEL}=true", metadata_only=True, page_size=250)
+    for kind in WORKLOAD_KINDS.values() if settings.rollouts else ():
+        watch(kind.group_version, kind.plural, ConsumerCache(kind, caches.consumers))
+    return informers
+
+
+def build_aws(process: Process, kube: Kubernetes) -> Aws:
+    """Build the stores and the signing keys."""
+    settings = process.settings
+    factory = StoreFactory(settings, process.pools, ServiceAccountClient(kube.api), process.metrics)
+    stores = Stores(factory.make, clients.default_region() or "")
+    key_sources: list[KeySource] = []
+    if settings.signing_key_secret_id:
+        key_sources.append(KeySecret(stores, settings.signing_key_secret_id))
+    if settings.signing_key_file:
+        key_sources.append(KeyFile(settings.signing_key_file))
+    return Aws(stores, SigningKeys(key_sources))
+
+
+def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Executor) -> Controller:
+    """Build the way from a request to a binding that is true, and what asks for it: drift detection and the poller."""
+    settings, metrics, caches = process.settings, process.metrics, kube.caches
+    legs = LegTimer(metrics, process.span)
+    access = AccessPolicy(
+        caches.namespaces, settings.policy_default, settings.tenant_roles, settings.signing_key_secret_id
+    )
+    resolver = ArnResolver(aws.stores, access)
+    secrets = SecretClient(kube.api, new_fingerprint(), _utc_now)
+    restarter = ConsumerRestarter(caches.consumers, caches.namespaces, WorkloadClient(kube.api), secrets, legs)
+    filler = SecretFiller(
+        SourceReader(aws.stores, access, resolver, legs),
+        Renderer(rendering),
+        secrets,
+        caches.secrets,
+        restarter,
+        SecretDeleter(aws.stores, secrets, resolver, settings.deletions),
+        legs,
+    )
+    reporter = StatusReporter(secrets, kube.events, metrics)
+    reconciler = Reconciler(caches.secrets, secrets, filler, restarter, reporter, process.span)
+    queue = WorkQueue(reconciler.reconcile, settings.concurrency, metrics)
+    drift = DriftDetector(caches.secrets, restarter, queue, access, kube.elector.is_leader)
+    poller = Poller(
+        Sweeper(aws.stores, caches.secrets, access, settings.poll_mode),
+        queue,
+        kube.elector.is_leader,
+        kube.event_path.healthy,
+        settings.poll_interval_seconds,
+        metrics,
+    )
+    return Controller(access, queue, drift, poller)
+
+
+def build_http(
+    process: Process, kube: Kubernetes, aws: Aws, controller: Controller, readiness: Readiness
+) -> tuple[Http, Sequence[ReloadingCertificate]]:
+    """Build the webhook, the operations port, and the certificate that is reloaded, if there is one."""
+    settings, metrics = process.settings, process.metrics
+    handler = NotificationHandler(
+        kube.caches.secrets,
+        controller.queue,
+        controller.access,
+        kube.event_path.record_heartbeat,
+        metrics,
+        _utc_now,
+    )
+    webhook = WebhookEndpoint(
+        handler=handler,
+        keys=aws.signing_keys.current,
+        ready=lambda: not readiness.not_prepared(),
+        now=time.time,
+        config=WebhookConfig(
+            [ed25519(key) for key in settings.signing_public_keys],
+            settings.deadline_seconds,
+            settings.max_deliveries,
+        ),
+        metrics=metrics,
+        span=process.span,
+    )
+    certificate = (
+        ReloadingCertificate(settings.tls_certificate_file, settings.tls_key_file)
+        if settings.tls_certificate_file and settings.tls_key_file
+        else None
+    )
+    limiter = ConnectionLimiter(settings.max_connections, metrics)
+    notifications = Server(webhook.app(), settings.host, settings.port, limiter, GRACE, certificate)
+    health = Server(
+        health_app(process.watchdog.stuck, readiness.not_ready, metrics),
+        settings.host,
+        settings.operations_port,
+        ConnectionLimiter(settings.max_connections, metrics),
+        shutdown_timeout=OPERATIONS_GRACE,
+    )
+    return Http(webhook, notifications, health), [certificate] if certificate else []
+
+
+def observe(process: Process, kube: Kubernetes, aws: Aws, controller: Controller) -> None:
+    """Connect the gauges and the watchdog to what they measure."""
+    metrics, queue = process.metrics, controller.queue
+    ProcessCollector(registry=metrics.registry)
+    process.watchdog.register_duration("reconcile", queue.longest_running)
+    process.watchdog.register_duration("AWS calls", process.pools.saturated_for)
+    metrics.bindings.set_function(lambda: len(kube.caches.secrets))
+    metrics.failing_bindings.set_function(queue.failing)
+    metrics.staleness_seconds.set_function(queue.oldest_unmet)
+    metrics.poller_leader.set_function(kube.elector.is_leader)
+    metrics.event_path_up.set_function(kube.event_path.healthy)
+    public_keys = len(process.settings.signing_public_keys)
+    metrics.signing_keys.set_function(lambda: len(aws.signing_keys.current()) + public_keys)
+    for priority in PRIORITIES:
+        metrics.queue_depth.labels(priority).set_function(partial(queue.depth, priority))
 
 
 def _utc_now() -> datetime:

@@ -125,3 +125,13 @@ class TooManyRequests(ClusterUnavailable):
     """The Kubernetes API answered 429: the call was not started."""
 
     reason = "TooManyRequests"
+
+
+def first_retryable(*errors: KeyturnError | None) -> KeyturnError | None:
+    """The error that decides what happens next: the first one that trying again can help, or else the first one.
+
+    A retry meets the others again, so none is lost. The order of ``errors`` is the order of the work: without a filled
+    Secret, advice about its consumers is premature.
+    """
+    present = [error for error in errors if error]
+    return next((error for error in present if isinstance(error, Temporary)), present[0] if present else None)

@@ -109,7 +109,7 @@ class DoorInHand:
         self._run = runner.run
         metrics = Metrics()
         handler = NotificationHandler(
-            SecretCache(lambda target: None),
+            SecretCache(),
             NoQueue(),  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]
             lambda: None,

@@ -19,6 +19,7 @@ from keyturn_receiver.core.binding import (
     Target,
     binding_hash,
     read_binding,
+    read_spec,
 )
 from keyturn_receiver.errors import InvalidBinding
 
@@ -34,7 +35,7 @@ def read(**annotations: str):
         "service_account": SERVICE_ACCOUNT,
         "on_delete": ON_DELETE,
     }
-    return read_binding(TARGET, {names[name]: value for name, value in annotations.items()})
+    return read_binding(TARGET, read_spec({names[name]: value for name, value in annotations.items()}))
 
 
 def test_without_data_everything_is_taken() -> None:

@@ -44,8 +44,9 @@ async def try_once(elector: LeaderElector) -> bool:
 async def test_second_replica_leads_once_the_first_renews_the_lease_no_more() -> None:
     leases, clock = FakeLease(), Clock()
     led: list[str] = []
-    first = LeaderElector(leases, "first", lambda: led.append("first"), now=clock)
-    second = LeaderElector(leases, "second", lambda: led.append("second"), now=clock)
+    first, second = LeaderElector(leases, "first", now=clock), LeaderElector(leases, "second", now=clock)
+    first.add_handler(lambda: led.append("first"))
+    second.add_handler(lambda: led.append("second"))
     assert await try_once(first)
     for _ in range(10):
         clock.forward(2)

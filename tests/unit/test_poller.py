@@ -69,7 +69,7 @@ class Setting:
     def __init__(
         self, aws: Aws, *bindings: dict, mode: PollMode = PollMode.LIST, globs: str = "*", changed: bool = True
     ) -> None:
-        self.bound = SecretCache(lambda target: None)
+        self.bound = SecretCache()
         for each in bindings:
             self.bound.update(self.bound.transform(each))
         self.asked: dict[Target, Request] = {}
@@ -77,7 +77,7 @@ class Setting:
         self.is_leader = True
         self.event_path_healthy = False
         self.metrics = Metrics()
-        namespaces = NamespaceCache(lambda name: None)
+        namespaces = NamespaceCache()
         namespaces.update(("team", {"keyturn.dev/allow-secrets": globs}))
 
         async def work(target: Target, request: Request) -> ReconcileResult:
@@ -89,7 +89,7 @@ class Setting:
                 raise SourceRefused("its role cannot be assumed")
             return Store.of(key, aws)
 
-        self.queue = WorkQueue(work, 8, str, self.metrics)
+        self.queue = WorkQueue(work, 8, self.metrics)
         access_policy = AccessPolicy(namespaces, Default.DENY, tenant_roles=True)
         self.poller = Poller(
             Sweeper(Stores(make, "eu-west-1"), self.bound, access_policy, mode),

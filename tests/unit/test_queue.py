@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.errors import Conflict, InvalidValue, Temporary
-from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request, because
+from keyturn_receiver.errors import InvalidValue, KeyturnError, Temporary
+from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 from keyturn_receiver.telemetry.metrics import Metrics
 
@@ -19,8 +19,12 @@ DONE = ReconcileResult(True)
 Work = Callable[[Target, Request], Awaitable[ReconcileResult]]
 
 
-def queue_of(work: Work, places: int = 4, group: Callable[[Target], str] = str) -> WorkQueue:
-    return WorkQueue(work, places, group, Metrics())
+def queue_of(work: Work, slots: int = 4) -> WorkQueue:
+    return WorkQueue(work, slots, Metrics())
+
+
+def failed(error: KeyturnError) -> ReconcileResult:
+    return ReconcileResult(True, error=error, terminal_version="" if isinstance(error, Temporary) else "7")
 
 
 async def test_what_is_asked_for_during_a_run_joins_the_next_one() -> None:
@@ -34,9 +38,9 @@ async def test_what_is_asked_for_during_a_run_joins_the_next_one() -> None:
         return DONE
 
     queue = queue_of(work)
-    first = queue.submit(A, because(Cause.POLL))
+    first = queue.submit(A, Request.now(Cause.POLL))
     await begun.wait()
-    others = [queue.submit(A, because(Cause.NOTIFICATION, {f"v{n}"}, f"event-{n}")) for n in range(100)]
+    others = [queue.submit(A, Request.now(Cause.NOTIFICATION, {f"v{n}"}, f"event-{n}")) for n in range(100)]
     go.set()
     assert await asyncio.gather(first, *others) == [DONE] * 101
     assert len(requests) == 2
@@ -45,8 +49,8 @@ async def test_what_is_asked_for_during_a_run_joins_the_next_one() -> None:
 
 
 async def test_a_joined_request_counts_as_asked_when_the_last_was() -> None:
-    first = because(Cause.POLL)
-    second = because(Cause.NOTIFICATION)
+    first = Request.now(Cause.POLL)
+    second = Request.now(Cause.NOTIFICATION)
     assert (first | second).since == second.since >= first.since
     assert (first | second).priority is Cause.NOTIFICATION
 
@@ -66,7 +70,7 @@ async def test_a_binding_is_never_worked_on_twice_at_once_but_others_beside_it()
         return DONE
 
     queue = queue_of(work)
-    await asyncio.wait_for(asyncio.gather(*(queue.submit(t, because(Cause.POLL)) for t in (A, B, A, B))), 5)
+    await asyncio.wait_for(asyncio.gather(*(queue.submit(t, Request.now(Cause.POLL)) for t in (A, B, A, B))), 5)
     assert most == {A: 1, B: 1}
 
 
@@ -79,44 +83,29 @@ async def test_a_notification_goes_before_what_waited_longer_and_takes_others_al
         order.append(target.name)
         return DONE
 
-    queue = queue_of(work, places=1)
-    done = [queue.submit(Target("t", "first"), because(Cause.POLL))]
-    done += [queue.submit(Target("t", name), because(Cause.POLL)) for name in ("poll", "late")]
+    queue = queue_of(work, slots=1)
+    done = [queue.submit(Target("t", "first"), Request.now(Cause.POLL))]
+    done += [queue.submit(Target("t", name), Request.now(Cause.POLL)) for name in ("poll", "late")]
     done += [
-        queue.submit(Target("t", "drift"), because(Cause.DRIFT)),
-        queue.submit(Target("t", "new"), because(Cause.NEW)),
+        queue.submit(Target("t", "drift"), Request.now(Cause.DRIFT)),
+        queue.submit(Target("t", "new"), Request.now(Cause.NEW)),
     ]
-    done += [queue.submit(Target("t", "late"), because(Cause.NOTIFICATION))]
+    done += [queue.submit(Target("t", "late"), Request.now(Cause.NOTIFICATION))]
     assert queue.depth(Cause.NOTIFICATION) == 1
     go.set()
     await asyncio.gather(*done)
     assert order == ["first", "late", "new", "drift", "poll"]
 
 
-async def test_a_conflict_is_tried_again_at_once() -> None:
-    tries = 0
-
-    async def work(target: Target, request: Request) -> ReconcileResult:
-        nonlocal tries
-        tries += 1
-        if tries < 3:
-            raise Conflict("somebody else wrote first")
-        return DONE
-
-    assert await queue_of(work).submit(A, because(Cause.POLL)) == DONE
-    assert tries == 3
-
-
 async def test_who_waits_gets_the_error_and_the_queue_goes_on() -> None:
     async def work(target: Target, request: Request) -> ReconcileResult:
         if target == A:
-            raise InvalidValue("no such property")
+            return failed(InvalidValue("no such property"))
         return DONE
 
     queue = queue_of(work)
-    with pytest.raises(InvalidValue):
-        await queue.submit(A, because(Cause.POLL))
-    assert await queue.submit(B, because(Cause.POLL)) == DONE
+    assert isinstance((await queue.submit(A, Request.now(Cause.POLL))).error, InvalidValue)
+    assert await queue.submit(B, Request.now(Cause.POLL)) == DONE
     assert queue.failing() == 1
     assert queue.oldest_unmet() == 0  # only a person can help it
 
@@ -126,9 +115,9 @@ async def test_a_bug_looks_like_a_temporary_failure_and_never_like_success() -> 
         raise KeyError("the-secret-value")
 
     queue = queue_of(work)
-    with pytest.raises(Temporary) as caught:
-        await queue.submit(A, because(Cause.POLL))
-    assert "the-secret-value" not in str(caught.value)
+    error = (await queue.submit(A, Request.now(Cause.POLL))).error
+    assert isinstance(error, Temporary)
+    assert "the-secret-value" not in str(error)
     await queue.close(0)
 
 
@@ -139,13 +128,12 @@ async def test_what_fails_for_now_is_tried_again_by_itself_whoever_asked() -> No
     async def work(target: Target, request: Request) -> ReconcileResult:
         requests.append(request)
         if len(requests) == 1:
-            raise Temporary("not now", retry_after=0.01)
+            return failed(Temporary("not now", retry_after=0.01))
         done.set()
         return DONE
 
     queue = queue_of(work)
-    with pytest.raises(Temporary):
-        await queue.submit(A, because(Cause.NOTIFICATION, {"v2"}))
+    assert isinstance((await queue.submit(A, Request.now(Cause.NOTIFICATION, {"v2"}))).error, Temporary)
     assert (queue.failing(), queue.oldest_unmet() > 0) == (1, True)
     await asyncio.wait_for(done.wait(), 5)
     await asyncio.sleep(0)
@@ -161,11 +149,10 @@ async def test_what_another_replica_has_put_right_fails_no_longer_unless_it_is_t
     error: Exception, left: int
 ) -> None:
     async def work(target: Target, request: Request) -> ReconcileResult:
-        raise error
+        return failed(error)
 
     queue = queue_of(work)
-    with pytest.raises(type(error)):
-        await queue.submit(A, because(Cause.POLL))
+    assert isinstance((await queue.submit(A, Request.now(Cause.POLL))).error, type(error))
     queue.mark_recovered(A)
     assert queue.failing() == left
     await queue.close(0)
@@ -178,13 +165,12 @@ async def test_a_new_request_does_not_wait_for_the_next_try() -> None:
         nonlocal tries
         tries += 1
         if tries == 1:
-            raise Temporary("not now", retry_after=60)
+            return failed(Temporary("not now", retry_after=60))
         return DONE
 
     queue = queue_of(work)
-    with pytest.raises(Temporary):
-        await queue.submit(A, because(Cause.POLL))
-    assert await asyncio.wait_for(queue.submit(A, because(Cause.NOTIFICATION)), 5) == DONE
+    assert isinstance((await queue.submit(A, Request.now(Cause.POLL))).error, Temporary)
+    assert await asyncio.wait_for(queue.submit(A, Request.now(Cause.NOTIFICATION)), 5) == DONE
     assert tries == 2
 
 
@@ -194,13 +180,12 @@ async def test_a_new_request_serves_what_the_next_try_was_for() -> None:
     async def work(target: Target, request: Request) -> ReconcileResult:
         requests.append(request)
         if len(requests) == 1:
-            raise Temporary("not now", retry_after=60)
+            return failed(Temporary("not now", retry_after=60))
         return DONE
 
     queue = queue_of(work)
-    with pytest.raises(Temporary):
-        await queue.submit(A, because(Cause.POLL, {"v3"}))
-    await asyncio.wait_for(queue.submit(A, because(Cause.CONSUMER)), 5)
+    assert isinstance((await queue.submit(A, Request.now(Cause.POLL, {"v3"}))).error, Temporary)
+    await asyncio.wait_for(queue.submit(A, Request.now(Cause.CONSUMER)), 5)
     assert requests[1].causes == {Cause.POLL, Cause.CONSUMER}
     assert requests[1].expected == {"v3"}
     assert queue.oldest_unmet() == 0
@@ -215,16 +200,15 @@ async def test_what_fails_while_another_request_waits_is_served_with_that() -> N
         if len(requests) == 1:
             begun.set()
             await go.wait()
-            raise Temporary("not now", retry_after=60)
+            return failed(Temporary("not now", retry_after=60))
         return DONE
 
     queue = queue_of(work)
-    first = queue.submit(A, because(Cause.NOTIFICATION, {"v3"}))
+    first = queue.submit(A, Request.now(Cause.NOTIFICATION, {"v3"}))
     await begun.wait()
-    second = queue.submit(A, because(Cause.CONSUMER))
+    second = queue.submit(A, Request.now(Cause.CONSUMER))
     go.set()
-    with pytest.raises(Temporary):
-        await first
+    assert isinstance((await first).error, Temporary)
     assert await asyncio.wait_for(second, 5) == DONE
     assert requests[1].causes == {Cause.NOTIFICATION, Cause.CONSUMER}
     assert requests[1].expected == {"v3"}
@@ -232,12 +216,11 @@ async def test_what_fails_while_another_request_waits_is_served_with_that() -> N
 
 async def test_a_binding_that_is_no_more_is_not_tried_again() -> None:
     async def work(target: Target, request: Request) -> ReconcileResult:
-        raise Temporary("not now", retry_after=0.01)
+        return failed(Temporary("not now", retry_after=0.01))
 
     queue = queue_of(work)
-    with pytest.raises(Temporary):
-        await queue.submit(A, because(Cause.POLL))
-    queue.forget(A)
+    assert isinstance((await queue.submit(A, Request.now(Cause.POLL))).error, Temporary)
+    queue.drop(A)
     await asyncio.sleep(0.05)
     assert (queue.failing(), queue.oldest_unmet()) == (0, 0)
 
@@ -250,12 +233,12 @@ async def test_closing_waits_for_what_was_accepted_and_no_longer_than_it_may() -
         ended.append(target)
         return DONE
 
-    queue = queue_of(work, places=4)
+    queue = queue_of(work, slots=4)
     targets = [Target("t", str(number)) for number in range(10)]
     for target in targets:
-        queue.submit(target, because(Cause.NOTIFICATION))
+        queue.submit(target, Request.now(Cause.NOTIFICATION))
     await queue.close(5)
     assert sorted(ended) == sorted(targets)
-    queue.submit(Target("t", "hung"), because(Cause.NOTIFICATION))
+    queue.submit(Target("t", "hung"), Request.now(Cause.NOTIFICATION))
     await queue.close(0.05)
     assert queue.longest_running() > 0

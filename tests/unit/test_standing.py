@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from keyturn_receiver.core.binding import SECRET_ID, binding_hash
+from keyturn_receiver.core.binding import SECRET_ID, binding_hash, read_spec
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef, mark_name
 from keyturn_receiver.core.revision import RECORD, Record, digest
-from keyturn_receiver.core.sync_status import SyncStatus, due, is_solely_managed
+from keyturn_receiver.core.sync_status import SyncStatus, is_solely_managed, sync_status
 
 ANNOTATIONS = {SECRET_ID: "prod/db"}
 RECORD_OF_IT = Record({"arn#AWSCURRENT": "v1"}, {"a": "v1", "b": "v1"}, "hash", binding_hash(ANNOTATIONS), "ok")
@@ -21,12 +21,12 @@ def consumer(mark: str | None) -> Consumer:
 
 def test_what_is_in_order_is_left_alone() -> None:
     marked = consumer(digest(RECORD_OF_IT.revisions, ["a", "b"]))
-    assert due(RECORD_OF_IT, ANNOTATIONS, True, "db", [marked]) is SyncStatus.NOTHING
+    assert sync_status(RECORD_OF_IT, read_spec(ANNOTATIONS), True, "db", [marked]) is SyncStatus.IN_SYNC
 
 
 @pytest.mark.parametrize("mark", [None, "of an older revision"])
 def test_a_consumer_that_does_not_know_yet_is_told(mark: str | None) -> None:
-    assert due(RECORD_OF_IT, ANNOTATIONS, True, "db", [consumer(mark)]) is SyncStatus.RESTARTS
+    assert sync_status(RECORD_OF_IT, read_spec(ANNOTATIONS), True, "db", [consumer(mark)]) is SyncStatus.ROLLOUT_DUE
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_consumer_that_does_not_know_yet_is_told(mark: str | None) -> None:
     ids=["never filled", "bound to another", "edited by hand", "was in an error", "does not say what it was bound to"],
 )
 def test_what_is_not_in_order_is_looked_at(record: Record, annotations: dict[str, str], intact: bool) -> None:
-    assert due(record, annotations, intact, "db", []) is SyncStatus.DATA
+    assert sync_status(record, read_spec(annotations), intact, "db", []) is SyncStatus.FILL_DUE
 
 
 def managed(keys: str, annotations: tuple[str, ...] = RECORD, manager: str = "keyturn", operation: str = "Apply"):

@@ -12,13 +12,12 @@ from keyturn_receiver.core.workload_kinds import WorkloadKind
 class ConsumerCache:
     """Informer cache. Keeps the workloads of one kind that read Secrets; ``index`` is shared by all kinds.
 
-    ``on_change`` is called with each Secret that a workload reads when the workload's rollout may be affected.
+    The index's handlers are called with each Secret that a workload reads when the workload's rollout may be affected.
     """
 
-    def __init__(self, kind: WorkloadKind, index: "ConsumerIndex", on_change: Callable[[Target], None]) -> None:
+    def __init__(self, kind: WorkloadKind, index: "ConsumerIndex") -> None:
         self._kind = kind
         self._index = index
-        self._on_change = on_change
         self._consumers: dict[WorkloadRef, Consumer] = {}
 
     def transform(self, obj: Json) -> Consumer | WorkloadRef:
@@ -44,7 +43,7 @@ class ConsumerCache:
         # A workload's status changes all the time: only the fields that decide a rollout are worth a check.
         if before is None or _rollout_fields(before) != _rollout_fields(item):
             for name in item.reads:
-                self._on_change(Target(ref.namespace, name))
+                self._index.notify(Target(ref.namespace, name))
 
     def delete(self, obj: Json) -> None:
         self._delete(self._ref(obj))
@@ -65,7 +64,17 @@ class ConsumerIndex:
     """Reverse index. Finds the consumers of a Secret, of every kind of workload."""
 
     def __init__(self) -> None:
+        self._handlers: list[Callable[[Target], None]] = []
         self._by_target: dict[Target, dict[WorkloadRef, Consumer]] = defaultdict(dict)
+
+    def add_handler(self, on_change: Callable[[Target], None]) -> None:
+        """Call ``on_change`` from now on with each Secret of which a consumer changes."""
+        self._handlers.append(on_change)
+
+    def notify(self, target: Target) -> None:
+        """Call the handlers: a consumer of this Secret has changed."""
+        for on_change in self._handlers:
+            on_change(target)
 
     def of(self, target: Target) -> list[Consumer]:
         """The consumers of one Secret, in a stable order."""

@@ -50,7 +50,7 @@ class LeaseClient:
 
 
 class LeaderElector:
-    """Leader elector. Says whether this replica leads; ``on_started_leading`` is called each time that it begins to.
+    """Leader elector. Says whether this replica leads.
 
     ``now`` gives monotonic seconds: steps of the wall clock decide nothing.
     """
@@ -59,19 +59,22 @@ class LeaderElector:
         self,
         lease: LeaseClient,
         identity: str,
-        on_started_leading: Callable[[], None] = lambda: None,
         ping: Ping = no_ping,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lease = lease
         self._identity = identity
-        self._on_started_leading = on_started_leading
+        self._handlers: list[Callable[[], None]] = []
         self._ping = ping
         self._now = now
         self._leader_until = 0.0
         self._backoff_until = 0.0
         self._observed: tuple[object, ...] = ()  # another holder, its last renewal, and the number of transitions
         self._observed_at = 0.0
+
+    def add_handler(self, on_started_leading: Callable[[], None]) -> None:
+        """Call ``on_started_leading`` each time this replica starts to lead."""
+        self._handlers.append(on_started_leading)
 
     def is_leader(self) -> bool:
         """Whether this replica leads now. Leadership ends by itself when no renewal succeeds in time."""
@@ -123,7 +126,8 @@ class LeaderElector:
         self._leader_until = started + RENEW_DEADLINE
         if not is_holder:
             _log.info("leading: this replica runs the poller")
-            self._on_started_leading()
+            for on_started_leading in self._handlers:
+                on_started_leading()
 
     def _is_free(self, spec: Json) -> bool:
         """Whether the Lease has no holder: it was released, or this replica has seen no renewal for its duration."""

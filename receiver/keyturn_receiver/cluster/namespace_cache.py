@@ -22,12 +22,16 @@ _log = logging.getLogger(__name__)
 class NamespaceCache:
     """Informer cache. Keeps the annotations that concern Keyturn; a namespace without any takes no memory.
 
-    A watch fills it, or a ``NamespacePoller``. ``on_change`` is called with the name of a namespace that has changed.
+    A watch fills it, or a ``NamespacePoller``.
     """
 
-    def __init__(self, on_change: Callable[[str], None]) -> None:
-        self._on_change = on_change
+    def __init__(self) -> None:
+        self._handlers: list[Callable[[str], None]] = []
         self._annotations: dict[str, Mapping[str, str]] = {}
+
+    def add_handler(self, on_change: Callable[[str], None]) -> None:
+        """Call ``on_change`` from now on with the name of each namespace whose annotations change."""
+        self._handlers.append(on_change)
 
     def annotations(self, namespace: str) -> Mapping[str, str]:
         """The annotations of one namespace that concern Keyturn."""
@@ -56,7 +60,8 @@ class NamespaceCache:
         self._annotations.pop(name, None)
         if annotations:
             self._annotations[name] = annotations
-        self._on_change(name)
+        for on_change in self._handlers:
+            on_change(name)
 
 
 class NamespacePoller:

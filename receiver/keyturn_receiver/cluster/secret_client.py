@@ -1,36 +1,42 @@
-"""Bound Secrets: read one whole, write it by server-side apply, say on it what is wrong, delete it."""
+"""Client for one bound Secret: read it whole, apply it, write its status, delete it."""
 
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from keyturn_receiver.cluster.api import APPLY, FIELD_MANAGER, MERGE_PATCH, METADATA_ONLY, Api, Json, path
-from keyturn_receiver.core.binding import Target, is_bound
+from keyturn_receiver.core.binding import BindingSpec, Target, is_bound, read_spec
 from keyturn_receiver.core.plan import Fingerprint, LiveSecret
 from keyturn_receiver.core.revision import STATUS, Record, read_record, write_record
 
-# The status has an owner of its own: an apply that names no data, by the owner of the data, would take the data away.
+# The status has a field manager of its own: an apply by the data's manager that names no data would remove the data.
 STATUS_MANAGER = "keyturn-status"
 
 
 @dataclass(frozen=True, slots=True)
 class FoundSecret:
-    """A Secret as the API server has it now, and the annotations it carries; ``bound``: it still asks to be filled."""
+    """A Secret as the API server has it now, with what its annotations declare; ``bound``: it carries the label."""
 
     live: LiveSecret
-    annotations: Mapping[str, str]
+    spec: BindingSpec
     bound: bool
 
 
 class SecretClient:
-    """Reads and writes of single Secrets. Called for bound ones only."""
+    """Reads and writes of single Secrets, called for bound ones only.
 
-    def __init__(self, api: Api, fingerprint: Fingerprint) -> None:
+    ``fingerprint`` digests each value that is read or written. ``now`` gives the time in UTC; it is written on the
+    Secret for people, and nothing is decided by it.
+    """
+
+    def __init__(self, api: Api, fingerprint: Fingerprint, now: Callable[[], datetime]) -> None:
         self._api = api
-        self._fingerprint = fingerprint
+        self._now = now
+        self.fingerprint = fingerprint
 
     async def read(self, target: Target) -> FoundSecret:
-        """Read a Secret as it stands. Raises NotFound and the other errors of the API."""
+        """Read a Secret whole. Raises NotFound and the API client's other errors."""
         obj = await self._api.request("GET", _path(target))
         metadata = obj["metadata"]
         annotations = metadata.get("annotations") or {}
@@ -42,22 +48,23 @@ class SecretClient:
             type=obj.get("type", "Opaque"),
             immutable=obj.get("immutable", False),
             record=read_record(annotations),
-            fingerprints={key: self._fingerprint(b64decode(value)) for key, value in data.items()},
+            fingerprints={key: self.fingerprint(b64decode(value)) for key, value in data.items()},
         )
-        return FoundSecret(live, annotations, is_bound(metadata))
+        return FoundSecret(live, read_spec(annotations), is_bound(metadata))
 
     async def read_record(self, target: Target) -> Record:
-        """Read what a Secret says of itself, without its data."""
+        """Read what Keyturn has written on a Secret about its content, without the data. Raises as ``read``."""
         obj = await self._api.request("GET", _path(target), accept=METADATA_ONLY)
         return read_record(obj["metadata"].get("annotations") or {})
 
-    async def apply(self, live: LiveSecret, record: Record, data: Mapping[str, bytes], applied_at: str) -> str:
-        """Write our keys and annotations, if the Secret still is as read; return its new resource version.
+    async def apply(self, live: LiveSecret, record: Record, data: Mapping[str, bytes]) -> str:
+        """Server-side apply of our keys and annotations to the Secret as it was read; return its new resource version.
 
-        Keys and annotations of others stay. Raises Conflict when it has changed since, or was deleted: an apply that
-        names no version would bring a deleted Secret back, and could put an older value over a newer (F5 in
+        Keys and annotations of others stay. Raises Conflict when the Secret has changed since, or was deleted: an apply
+        without a version would bring a deleted Secret back, and could put an older value over a newer (F5 in
         docs/faults.md).
         """
+        applied_at = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         body: Json = {
             "apiVersion": "v1",
             "kind": "Secret",
@@ -77,7 +84,7 @@ class SecretClient:
         return str(written["metadata"]["resourceVersion"])
 
     async def write_status(self, live: LiveSecret, status: str) -> str:
-        """Write the status, if the Secret still is as read; return its new resource version. Raises Conflict."""
+        """Write the status of the Secret as it was read; return its new resource version. Raises Conflict."""
         body: Json = {
             "metadata": {
                 "uid": live.uid,
@@ -92,7 +99,7 @@ class SecretClient:
         return str(written["metadata"]["resourceVersion"])
 
     async def delete(self, live: LiveSecret) -> None:
-        """Delete the Secret, if it still is as read. Raises Conflict."""
+        """Delete the Secret as it was read. Raises Conflict when it has changed since."""
         preconditions = {"uid": live.uid, "resourceVersion": live.resource_version}
         body: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions}
         await self._api.request("DELETE", _path(live.target), body=body)

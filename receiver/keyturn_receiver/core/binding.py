@@ -1,4 +1,8 @@
-"""A binding: this Secret is filled from this AWS secret, so. Read from a labelled Secret's annotations."""
+"""Bindings: which AWS secret fills which Secret, and how. Parsed here from a labelled Secret's annotations.
+
+This module is the only one that knows these annotations. All others know ``BindingSpec`` (what the author wrote) and
+``Binding`` (the same, checked).
+"""
 
 import hashlib
 import re
@@ -9,6 +13,7 @@ from functools import lru_cache
 
 import yaml
 
+from keyturn_receiver.core.consumer import ROLLOUT, rollouts_disabled
 from keyturn_receiver.core.expression import validate_expression
 from keyturn_receiver.errors import InvalidBinding
 
@@ -20,8 +25,9 @@ SERVICE_ACCOUNT = "keyturn.dev/service-account"
 ON_DELETE = "keyturn.dev/on-delete"
 CURRENT = "AWSCURRENT"
 
-# What decides which data the Secret holds; the other annotations decide what else is done.
+# The annotations that decide which data the Secret holds. The others decide what else is done.
 FILLING = (SECRET_ID, DATA, VERSION_STAGE, SERVICE_ACCOUNT)
+DECLARING = (*FILLING, ON_DELETE, ROLLOUT)
 
 # https://kubernetes.io/docs/concepts/configuration/secret/#restriction-names-data
 SECRET_KEY = re.compile(r"(?!\.\.|\.\Z)[-._a-zA-Z0-9]{1,253}")
@@ -77,11 +83,39 @@ class OnDelete(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class BindingSpec:
+    """What a Secret's annotations declare, as their author wrote it. ``read_binding`` checks it.
+
+    ``service_account``, ``on_delete`` and ``data`` are None where the annotation is missing. ``hash`` identifies what
+    the annotations say about the data.
+    """
+
+    secret_id: str
+    stage: str
+    service_account: str | None
+    on_delete: str | None
+    data: str | None
+    rollouts_disabled: bool
+    hash: str
+
+    @property
+    def account(self) -> str:
+        """The ServiceAccount of the Secret's namespace whose AWS role reads; empty for the receiver's own role."""
+        return self.service_account or ""
+
+    @property
+    def names_a_source(self) -> bool:
+        """Whether AWS secret and ServiceAccount have names that can exist. Nobody is asked about other names."""
+        is_account = self.service_account is None or SERVICE_ACCOUNT_NAME.fullmatch(self.service_account) is not None
+        return is_account and is_secret_id(self.secret_id)
+
+
+@dataclass(frozen=True, slots=True)
 class Binding:
-    """Desired state; all that follows knows only this.
+    """Desired state of one Secret, checked.
 
     With no ``entries`` the Secret takes every top-level key of ``everything_of``, or the key ``value`` if that AWS
-    secret is not a JSON object. ``service_account``: whose AWS role reads, empty for the receiver's own.
+    secret is not a JSON object. ``service_account``: whose AWS role reads; empty for the receiver's own.
     """
 
     target: Target
@@ -99,21 +133,14 @@ class Binding:
 
 
 def is_bound(metadata: Mapping[str, object]) -> bool:
-    """Tell whether a Secret, by its metadata, asks to be filled."""
+    """Whether a Secret, by its metadata, asks to be filled."""
     labels = metadata.get("labels")
     return isinstance(labels, Mapping) and labels.get(BIND_LABEL) == "true"
 
 
 def is_secret_id(secret_id: str) -> bool:
-    """Tell whether this may be the name or the ARN of an AWS secret."""
+    """Whether this may be the name or the ARN of an AWS secret."""
     return bool((SECRET_ARN if secret_id.startswith("arn:") else SECRET_NAME).fullmatch(secret_id))
-
-
-def names_a_source(annotations: Mapping[str, str]) -> bool:
-    """Tell whether AWS secret and ServiceAccount are named by what can be a name: nobody is asked about the rest."""
-    account = annotations.get(SERVICE_ACCOUNT)
-    is_account = account is None or SERVICE_ACCOUNT_NAME.fullmatch(account.strip()) is not None
-    return is_account and is_secret_id(annotations.get(SECRET_ID, "").strip())
 
 
 def tell_all(faults: Sequence[str]) -> str:
@@ -123,42 +150,53 @@ def tell_all(faults: Sequence[str]) -> str:
 
 
 def binding_hash(annotations: Mapping[str, str]) -> str:
-    """Digest what a binding's author has written of the data, so that an edit is seen after any absence."""
+    """Hash what the annotations say about the data, so that an edit is noticed after any absence."""
     parts = ((name, annotations[name]) for name in FILLING if name in annotations)
     return hashlib.sha256(repr(tuple(parts)).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
-def read_binding(target: Target, annotations: Mapping[str, str]) -> Binding:
-    """Read a labelled Secret's annotations (docs/bindings.md).
+def read_spec(annotations: Mapping[str, str]) -> BindingSpec:
+    """Read what a labelled Secret's annotations declare. Nothing is checked and nothing is refused here."""
+    service_account, on_delete = annotations.get(SERVICE_ACCOUNT), annotations.get(ON_DELETE)
+    return BindingSpec(
+        secret_id=annotations.get(SECRET_ID, "").strip(),
+        stage=annotations.get(VERSION_STAGE, CURRENT).strip(),
+        service_account=None if service_account is None else service_account.strip(),
+        on_delete=None if on_delete is None else on_delete.strip(),
+        data=annotations.get(DATA),
+        rollouts_disabled=rollouts_disabled(annotations),
+        hash=binding_hash(annotations),
+    )
 
-    Raises InvalidBinding: every fault it can find at once, each with what to write instead.
+
+def read_binding(target: Target, spec: BindingSpec) -> Binding:
+    """Check what a Secret's annotations declare (docs/bindings.md).
+
+    Raises InvalidBinding. It names every fault that can be found at once, each with what to write instead.
     """
     faults: list[str] = []
-    secret_id = annotations.get(SECRET_ID, "").strip()
-    if not secret_id:
+    if not spec.secret_id:
         faults.append(f"annotation {SECRET_ID} is missing: set it to the name or ARN of an AWS secret")
-    elif not is_secret_id(secret_id):
+    elif not is_secret_id(spec.secret_id):
         faults.append(f"annotation {SECRET_ID} is no name or ARN of an AWS secret: copy it from the console")
-    stage = annotations.get(VERSION_STAGE, CURRENT).strip()
-    if not 1 <= len(stage) <= 256:
+    if not 1 <= len(spec.stage) <= 256:
         faults.append(f"annotation {VERSION_STAGE} must be 1 to 256 characters: name a staging label such as {CURRENT}")
-    service_account = annotations.get(SERVICE_ACCOUNT, "").strip()
-    if SERVICE_ACCOUNT in annotations and not SERVICE_ACCOUNT_NAME.fullmatch(service_account):
+    if spec.service_account is not None and not SERVICE_ACCOUNT_NAME.fullmatch(spec.service_account):
         faults.append(f"annotation {SERVICE_ACCOUNT} is no name of a ServiceAccount: name one of this namespace")
-    on_delete = annotations.get(ON_DELETE, OnDelete.RETAIN).strip()
+    on_delete = OnDelete.RETAIN if spec.on_delete is None else spec.on_delete
     if on_delete not in {each.value for each in OnDelete}:
         faults.append(f"annotation {ON_DELETE} must be {OnDelete.RETAIN} or {OnDelete.DELETE}")
-    source = Source(secret_id, stage)
+    source = Source(spec.secret_id, spec.stage)
     entries: tuple[Entry, ...] = ()
     everything_of: Source | None = source
-    if DATA in annotations:
+    if spec.data is not None:
         everything_of = None
-        selectors, more = _read_selectors(annotations[DATA])
-        faults += more
+        selectors, selector_faults = _read_selectors(spec.data)
+        faults += selector_faults
         entries = tuple(Entry(key, source, expression) for key, expression in selectors)
     if faults:
         raise InvalidBinding(tell_all(faults))
-    return Binding(target, everything_of, entries, "Secret", service_account, OnDelete(on_delete))
+    return Binding(target, everything_of, entries, "Secret", spec.account, OnDelete(on_delete))
 
 
 @lru_cache(maxsize=1024)

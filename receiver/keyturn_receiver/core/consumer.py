@@ -52,6 +52,11 @@ class Consumer:
     manual: bool
 
 
+def rollouts_disabled(annotations: Mapping[str, object]) -> bool:
+    """Whether a workload's, a Secret's or a namespace's annotations forbid restarts."""
+    return annotations.get(ROLLOUT) == DISABLED
+
+
 def mark_name(secret_name: str) -> str:
     """The annotation that marks a template with a Secret's revision; it has at most 63 characters after the slash."""
     if len(secret_name) <= 63:
@@ -78,7 +83,7 @@ def read_consumer(kind: WorkloadKind, workload: Mapping[str, object]) -> Consume
         reads=reads,
         baseline=_marks(annotations),
         marks=_marks(as_object(as_object(template.get("metadata")).get("annotations"))),
-        rollout_disabled=annotations.get(ROLLOUT) == DISABLED,
+        rollout_disabled=rollouts_disabled(annotations),
         manual=kind.has_on_delete and strategy.get("type") == "OnDelete",
     )
 

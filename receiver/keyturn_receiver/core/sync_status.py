@@ -1,9 +1,9 @@
-"""Whether a bound Secret is as it should be, as far as the cluster's own metadata tell: no value and no call needed."""
+"""What a bound Secret lacks, told by the cluster's own metadata: no value and no call is needed."""
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
-from keyturn_receiver.core.binding import binding_hash
+from keyturn_receiver.core.binding import BindingSpec
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.json_access import as_object
 from keyturn_receiver.core.revision import OK, RECORD, Record
@@ -11,26 +11,27 @@ from keyturn_receiver.core.rollout import rollout
 
 
 class SyncStatus(StrEnum):
-    """What a Secret lacks."""
+    """What has to be done about a Secret."""
 
-    NOTHING = "nothing"
-    RESTARTS = "restarts"  # its consumers have not been told of what it holds
-    DATA = "data"  # never filled, edited, garbled, or in an error that may be over
+    IN_SYNC = "in sync"
+    ROLLOUT_DUE = "rollout due"  # a consumer has not been restarted for what the Secret holds
+    FILL_DUE = "fill due"  # never filled, edited, garbled, or in an error that may be over
 
 
-def due(
-    record: Record, annotations: Mapping[str, str], intact: bool, secret_name: str, consumers: Iterable[Consumer]
+def sync_status(
+    record: Record, spec: BindingSpec, solely_managed: bool, secret_name: str, consumers: Iterable[Consumer]
 ) -> SyncStatus:
-    """Tell what is to be done about a Secret, by its ``record``, its binding's ``annotations`` and its ``consumers``.
+    """Compare a Secret's ``record`` with its binding's ``spec`` and with its ``consumers``.
 
-    ``intact``: nobody else has written what Keyturn owns. Whether AWS has moved on is for notifications and the poller.
+    ``solely_managed``: no other writer has touched what Keyturn owns. Whether AWS has moved on is not asked here:
+    notifications and the poller tell that.
     """
-    in_order = record.filled and record.status == OK and record.binding_hash == binding_hash(annotations)
-    if not in_order or not intact:
-        return SyncStatus.DATA
+    applied = record.filled and record.status == OK and record.binding_hash == spec.hash
+    if not applied or not solely_managed:
+        return SyncStatus.FILL_DUE
     if any(rollout(consumer, secret_name, record.revisions) for consumer in consumers):
-        return SyncStatus.RESTARTS
-    return SyncStatus.NOTHING
+        return SyncStatus.ROLLOUT_DUE
+    return SyncStatus.IN_SYNC
 
 
 def is_solely_managed(manager: str, managed_fields: Iterable[Mapping[str, object]], record: Record) -> bool:

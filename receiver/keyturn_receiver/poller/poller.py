@@ -13,7 +13,7 @@ from keyturn_receiver.cluster.secret_cache import BoundSecret
 from keyturn_receiver.errors import KeyturnError
 from keyturn_receiver.liveness import Ping, no_ping
 from keyturn_receiver.poller.sweep import Interrupted, StaleBinding, Sweeper
-from keyturn_receiver.reconcile.request import Cause, ReconcileResult, because
+from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 from keyturn_receiver.sources.stores import StoreKey
 from keyturn_receiver.telemetry.metrics import Metrics
@@ -131,9 +131,9 @@ class Poller:
     def _recover(self, stale: StaleBinding) -> None:
         if not self._sweeper.is_current(stale):
             return  # reconciled or edited in the meantime
-        request = because(Cause.POLL, stale.version_ids)
-        self._queue.submit(stale.target, request).add_done_callback(self._count_recovered)
+        request = Request.now(Cause.POLL, stale.version_ids)
+        self._queue.submit(stale.target, request, stale.bound.spec.secret_id).add_done_callback(self._count_recovered)
 
     def _count_recovered(self, future: "asyncio.Future[ReconcileResult]") -> None:
-        if not future.cancelled() and not future.exception() and future.result().changed:
+        if not future.cancelled() and future.result().error is None and future.result().changed:
             self._metrics.recovered_by_poll.inc()

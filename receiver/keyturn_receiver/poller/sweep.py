@@ -45,7 +45,7 @@ class StaleBinding:
     @property
     def version_ids(self) -> frozenset[str]:
         """The version that the Secret should be made from; none if AWS names none."""
-        version_id = self.metadata.current(self.bound.stage) if self.metadata else None
+        version_id = self.metadata.current(self.bound.spec.stage) if self.metadata else None
         return frozenset({version_id} if version_id else ())
 
 
@@ -76,8 +76,8 @@ def is_stale(bound: BoundSecret, metadata: SecretMetadata | None) -> bool:
         return not record.has_reason(SourceNotFound.reason)
     if metadata.pending_deletion:
         return not record.has_reason(SourcePendingDeletion.reason)
-    applied = record.version_ids.get(version_key(metadata.arn, bound.stage))
-    return record.status != OK or applied != metadata.current(bound.stage)
+    applied = record.version_ids.get(version_key(metadata.arn, bound.spec.stage))
+    return record.status != OK or applied != metadata.current(bound.spec.stage)
 
 
 class Sweeper:
@@ -93,9 +93,9 @@ class Sweeper:
         """Group the bindings by the store that reads for them, without those that the access policy forbids."""
         by_store: dict[StoreKey, list[BoundSecret]] = {}
         async for bound in yield_to_loop(self._secrets.all()):
-            if not self._access_policy.allow(bound):
+            if not self._access_policy.allows(bound):
                 continue
-            key = self._stores.key(bound.secret_id, bound.target.namespace, bound.service_account)
+            key = self._stores.key(bound.spec.secret_id, bound.target.namespace, bound.spec.account)
             by_store.setdefault(key, []).append(bound)
         return by_store
 
@@ -184,7 +184,7 @@ class StoreSweep:
         """Describe the secret of each binding. Returns the last error if every call failed with a Temporary."""
         by_id: dict[str, list[BoundSecret]] = {}
         for bound in bindings:
-            by_id.setdefault(bound.secret_id, []).append(bound)
+            by_id.setdefault(bound.spec.secret_id, []).append(bound)
         last_error, failures = None, 0
         for secret_id, same_secret in by_id.items():
             self._check()

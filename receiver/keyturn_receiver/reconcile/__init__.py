@@ -1,1 +1,1 @@
-"""Making one binding true: fetch, plan, apply, roll. The only way anything in the cluster gets changed."""
+"""Makes one binding true: observe, fill, roll out, report. Nothing else changes anything in the cluster."""

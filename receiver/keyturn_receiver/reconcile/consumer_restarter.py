@@ -1,68 +1,106 @@
-"""Restarting consumers: each write is held to what the workload was when the decision was made."""
+"""Restarts the consumers of a Secret. Each write holds only for the workload as it was when the decision was made."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
+from keyturn_receiver.cluster.namespace_cache import NamespaceCache
 from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.cluster.workload_client import WorkloadClient
-from keyturn_receiver.core.binding import Target
-from keyturn_receiver.core.consumer import DISABLED, ROLLOUT, Consumer
+from keyturn_receiver.core.binding import BindingSpec, Target
+from keyturn_receiver.core.consumer import Consumer, rollouts_disabled
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import baseline, rollout
-from keyturn_receiver.errors import ClusterRefused, Conflict, NotFound, Temporary
-from keyturn_receiver.telemetry.metrics import Metrics
+from keyturn_receiver.errors import ClusterRefused, Conflict, KeyturnError, NotFound, first_retryable
+from keyturn_receiver.telemetry.legs import Leg, LegTimer
 
-TRIES = 8  # a workload in the middle of a rollout changes several times a second
+MAX_ATTEMPTS = 8  # a workload in the middle of a rollout changes several times a second
 
-_log = logging.getLogger(__name__)
+
+@dataclass(frozen=True, slots=True)
+class RolloutResult:
+    """The consumers that were restarted, and what kept others from it."""
+
+    restarted: Sequence[Consumer] = ()
+    error: KeyturnError | None = None
 
 
 class ConsumerRestarter:
-    """Marks the consumers of one Secret."""
+    """Marks the consumers of one Secret, as far as workload, Secret and namespace permit restarts."""
 
     def __init__(
-        self, consumers: ConsumerIndex, workloads: WorkloadClient, secrets: SecretClient, metrics: Metrics
+        self,
+        index: ConsumerIndex,
+        namespaces: NamespaceCache,
+        workloads: WorkloadClient,
+        secrets: SecretClient,
+        legs: LegTimer,
     ) -> None:
-        self._consumers = consumers
+        self._index = index
+        self._namespaces = namespaces
         self._workloads = workloads
         self._secrets = secrets
-        self._metrics = metrics
+        self._legs = legs
 
-    def consumers(self, target: Target) -> list[Consumer]:
-        """The consumers of a Secret that may be restarted, as the watches last saw them."""
-        return [consumer for consumer in self._consumers.of(target) if not consumer.rollout_disabled]
+    def consumers(self, target: Target) -> Sequence[Consumer]:
+        """The consumers of a Secret that permit restarts themselves, as the watches last showed them."""
+        return [consumer for consumer in self._index.of(target) if not consumer.rollout_disabled]
 
-    def disabled(self, annotations: Mapping[str, str], namespace_annotations: Mapping[str, str]) -> bool:
-        """Tell whether a Secret's own annotations, or its namespace's, forbid restarts."""
-        return DISABLED in (annotations.get(ROLLOUT), namespace_annotations.get(ROLLOUT))
+    def permitted(self, consumers: Sequence[Consumer], target: Target, spec: BindingSpec) -> Sequence[Consumer]:
+        """``consumers``, or none of them where the Secret or its namespace forbids restarts."""
+        if spec.rollouts_disabled or rollouts_disabled(self._namespaces.annotations(target.namespace)):
+            return ()
+        return consumers
 
-    def none_due(self, target: Target, consumers: Sequence[Consumer], record: Record) -> bool:
-        """Tell whether all of ``consumers`` are marked with the revisions of ``record`` already."""
+    def restartable(self, target: Target, spec: BindingSpec) -> Sequence[Consumer]:
+        """The consumers of a Secret that may be restarted, as the watches last showed them."""
+        return self.permitted(self.consumers(target), target, spec)
+
+    def is_up_to_date(self, target: Target, consumers: Sequence[Consumer], record: Record) -> bool:
+        """Whether all of ``consumers`` are marked with the revisions of ``record``."""
         return not any(rollout(consumer, target.name, record.revisions) for consumer in consumers)
 
     async def baseline(
         self, target: Target, consumers: Sequence[Consumer], before: Mapping[str, str]
-    ) -> list[Consumer]:
-        """Mark those never seen before with the revisions ``before`` a write; return all as they are then.
+    ) -> Sequence[Consumer]:
+        """Mark consumers that have no mark yet with the revisions ``before`` a write; return all as they are then.
 
-        One that may not be marked does not hold up the Secret: ``restart`` will meet the refusal again, and raise it.
+        A consumer that refuses the mark does not hold up the Secret: ``restart`` meets the refusal again, and tells it.
+        Raises the KeyturnError that decides, once all consumers are done.
         """
-        return await _each(consumers, lambda consumer: self._baseline(target, consumer, before))
+        marked, error = await _gather(consumers, lambda consumer: self._baseline(target, consumer, before))
+        if error:
+            raise error
+        return marked
 
     async def restart(
-        self, target: Target, consumers: Sequence[Consumer], revisions: Mapping[str, str]
-    ) -> list[Consumer]:
-        """Restart those whose pods read a key with a new revision; return them.
+        self, target: Target, consumers: Sequence[Consumer], record: Record, written: bool
+    ) -> RolloutResult:
+        """Restart the consumers whose pods read a key with a new revision.
 
-        One failure holds up no other: it is raised when all the rest are done.
+        ``written``: this reconcile has written ``record``, so that it is current. A failure holds up no other consumer;
+        the result has the one that decides, a Conflict too.
         """
-        return await _each(consumers, lambda consumer: self._restart(target, consumer, revisions))
+        if self.is_up_to_date(target, consumers, record):
+            return RolloutResult()
+        with self._legs.time(Leg.ROLLOUT):
+            if not written:
+                # The cache may be behind, and marks of an older revision would restart pods for nothing.
+                try:
+                    record = await self._secrets.read_record(target)
+                except NotFound:
+                    return RolloutResult()
+                except KeyturnError as failure:
+                    return RolloutResult(error=failure)
+            restarted, error = await _gather(
+                consumers, lambda consumer: self._restart(target, consumer, record.revisions)
+            )
+        return RolloutResult(restarted, error)
 
     async def _baseline(self, target: Target, consumer: Consumer, before: Mapping[str, str]) -> Consumer | None:
         current: Consumer | None = consumer
-        for _ in range(TRIES):
+        for _ in range(MAX_ATTEMPTS):
             mark = baseline(current, target.name, before) if current else None
             if current is None or mark is None:
                 return current
@@ -78,40 +116,36 @@ class ConsumerRestarter:
 
     async def _restart(self, target: Target, consumer: Consumer, revisions: Mapping[str, str]) -> Consumer | None:
         current: Consumer | None = consumer
-        for _ in range(TRIES):
+        for _ in range(MAX_ATTEMPTS):
             mark = rollout(current, target.name, revisions) if current and not current.rollout_disabled else None
             if current is None or mark is None:
                 return None
             try:
                 marked = await self._workloads.mark(current, mark)
             except Conflict:
-                # In this order: the Secret as of after the workload was read, see Reconciler.
+                # The Secret is read after the workload, see Reconciler.
                 current = await self._workloads.read(current.ref)
                 revisions = (await self._secrets.read_record(target)).revisions
                 continue
-            if not mark.restart:
-                return None
-            self._metrics.rollouts.labels(current.ref.kind).inc()
-            _log.info("restarted", extra={"fields": {"consumer": str(current.ref)}})
-            return marked
+            return marked if mark.restart else None
         raise Conflict(f"{consumer.ref} keeps changing: trying again")
 
 
-async def _each(
-    consumers: Sequence[Consumer], work: Callable[[Consumer], Awaitable[Consumer | None]]
-) -> list[Consumer]:
-    if not consumers:
-        return []
-    results = await asyncio.gather(*(_unless_gone(work, consumer) for consumer in consumers), return_exceptions=True)
-    errors = [result for result in results if isinstance(result, BaseException)]
-    # What can be tried again goes first: the try after next will meet the other again.
-    for error in sorted(errors, key=lambda error: not isinstance(error, Temporary)):
-        raise error
-    return [result for result in results if isinstance(result, Consumer)]
+async def _gather(
+    consumers: Sequence[Consumer], mark: Callable[[Consumer], Awaitable[Consumer | None]]
+) -> tuple[Sequence[Consumer], KeyturnError | None]:
+    """Mark all consumers side by side; return those that were marked, and the error that decides."""
+    results = await asyncio.gather(*(_ignore_not_found(mark, consumer) for consumer in consumers))
+    marked = [result for result in results if isinstance(result, Consumer)]
+    return marked, first_retryable(*(result for result in results if isinstance(result, KeyturnError)))
 
 
-async def _unless_gone(work: Callable[[Consumer], Awaitable[Consumer | None]], consumer: Consumer) -> Consumer | None:
+async def _ignore_not_found(
+    mark: Callable[[Consumer], Awaitable[Consumer | None]], consumer: Consumer
+) -> Consumer | KeyturnError | None:
     try:
-        return await work(consumer)
+        return await mark(consumer)
     except NotFound:
         return None
+    except KeyturnError as error:
+        return error

@@ -1,6 +1,4 @@
-"""Deleting a Secret because AWS has deleted what it is made from: only where that is beyond doubt."""
-
-import logging
+"""Deletes a Secret because AWS has deleted the secret that it is made from, and only where that is beyond doubt."""
 
 from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.core.arn import region
@@ -11,27 +9,25 @@ from keyturn_receiver.errors import SourceNotFound, SourceRefused
 from keyturn_receiver.reconcile.arn_resolver import ArnResolver
 from keyturn_receiver.sources.stores import StoreKey, Stores
 
-_log = logging.getLogger(__name__)
-
 
 class SecretDeleter:
     """Deletes Secrets whose binding asks for it (``keyturn.dev/on-delete: delete``), if that is ``allowed`` at all."""
 
-    def __init__(self, stores: Stores, secrets: SecretClient, names: ArnResolver, allowed: bool) -> None:
+    def __init__(self, stores: Stores, secrets: SecretClient, resolver: ArnResolver, allowed: bool) -> None:
         self._stores = stores
-        self._names = names
+        self._resolver = resolver
         self._secrets = secrets
         self._allowed = allowed
 
     async def delete(
         self, binding: Binding, key: StoreKey, live: LiveSecret, since: float, fault: SourceNotFound
     ) -> None:
-        """Delete the Secret, if AWS says of every ARN that it was made from that there is no such secret any more.
+        """Delete the Secret, if AWS says of every ARN that it was made from that the secret no longer exists.
 
-        A name that is not found may as well mean a receiver in the wrong region or account: the ARNs tell, and whether
-        other secrets of their account were seen from here. They stand in an annotation, and its owner may have written
-        them: none is asked about that the binding may not name. Raises NotAllowed, SourceRefused where there is doubt,
-        ``fault`` with a word more where nothing may be deleted, or Conflict.
+        A name that is not found may also mean a receiver in the wrong region or account. The ARNs tell these apart,
+        together with whether this receiver has seen other secrets of their account. The ARNs come from an annotation
+        that the Secret's owner can edit, so the access policy is asked before AWS is. Raises NotAllowed, SourceRefused
+        where there is doubt, ``fault`` with further advice where deletions are not allowed, or Conflict.
         """
         if not self._allowed:
             raise SourceNotFound(
@@ -51,11 +47,10 @@ class SecretDeleter:
                     " name in the binding"
                 )
         await self._secrets.delete(live)
-        _log.info("deleted: AWS has deleted the secret it was made from")
 
     async def _is_gone(self, binding: Binding, key: StoreKey, arn: str, since: float) -> bool:
         try:
-            await self._names.check(key, binding.target.namespace, binding.service_account, arn, since)
+            await self._resolver.check(key, binding.target.namespace, binding.service_account, arn, since)
             await self._stores.describe(key, arn, since)
         except SourceNotFound:
             return True

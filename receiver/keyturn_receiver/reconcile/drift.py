@@ -1,132 +1,120 @@
-"""Drift: what the watches show is held against what should be, and what differs is queued. No call is needed to tell.
+"""Drift detection: compare what the watches show with what should be, and queue what differs. No call is needed.
 
-Every replica sees the same. So that they do not race, the one that holds the poller's Lease acts at once; the others
-look again after a while, and act only if nobody has: a leader that is gone costs seconds, and no work is lost with it.
-Where somebody else goes on writing what Keyturn owns, each answers the other; that is slowed down, and never given up.
+Every replica sees the same. So that they do not race, the holder of the poller's Lease acts at once. The others look
+again after a while, and act only if the leader has not: a leader that is gone costs seconds, and no work is lost with
+it. Where another writer goes on reverting what Keyturn owns, repairs slow down and never stop.
 """
 
-import asyncio
 import logging
 import random
 from collections.abc import Callable
 
-from keyturn_receiver.cluster.namespace_cache import NamespaceCache
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.core.sync_status import SyncStatus, due
+from keyturn_receiver.core.sync_status import SyncStatus, sync_status
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
-from keyturn_receiver.reconcile.fight_backoff import FightBackoff
-from keyturn_receiver.reconcile.reconciler import Reconciler
-from keyturn_receiver.reconcile.request import Cause, because
+from keyturn_receiver.reconcile.request import Cause, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 
-HANG_BACK = (2.0, 4.0)  # seconds, for who does not lead
+FOLLOWER_DELAY = (2.0, 4.0)  # seconds that a replica which does not lead waits for the leader
 
 _log = logging.getLogger(__name__)
 
 
 class DriftDetector:
-    """Looks at bindings whenever something about them has changed; ``leading`` tells whether this replica leads."""
+    """Checks a binding whenever something about it has changed; ``is_leader`` tells whether this replica leads."""
 
     def __init__(
         self,
         bound: SecretCache,
-        namespaces: NamespaceCache,
-        restarts: ConsumerRestarter,
-        reconciler: Reconciler,
+        restarter: ConsumerRestarter,
         queue: WorkQueue,
-        tenancies: AccessPolicy,
-        leading: Callable[[], bool],
+        access: AccessPolicy,
+        is_leader: Callable[[], bool],
     ) -> None:
         self._bound = bound
-        self._namespaces = namespaces
-        self._restarts = restarts
-        self._reconciler = reconciler
+        self._restarter = restarter
         self._queue = queue
-        self._tenancies = tenancies
-        self._leading = leading
-        self._begun = False
-        self._later: dict[Target, asyncio.TimerHandle] = {}
-        self._brake = FightBackoff()
+        self._access = access
+        self._is_leader = is_leader
+        self._started = False
 
-    def begin(self) -> None:
-        """Look at everything, and from now on at each change.
+    def start(self) -> None:
+        """Check every binding, and from now on each one that changes.
 
-        Not before the pictures are whole: a consumer not seen yet would look as if there was none.
+        Not before the caches are complete: a consumer that is not cached yet would look as if there was none.
         """
-        self._begun = True
+        self._started = True
         for bound in self._bound.all():
-            self.look(bound.target)
+            self.check(bound.target)
 
-    def look(self, target: Target) -> None:
+    def check(self, target: Target) -> None:
         """Queue what is due at ``target``, now or a little later."""
-        if not self._begun:
+        if not self._started:
             return
-        known = self._bound.get(target)
-        if known is None:
-            self._forget(target)
-        elif cause := self._cause(known):
-            delay = self._brake.delay(target) if cause is Cause.DRIFT else 0.0
-            if not self._leading():
-                delay += random.uniform(*HANG_BACK)  # noqa: S311 - jitter between replicas
-            if not delay:
-                self._submit(target, cause)
-            elif target not in self._later:
-                self._later[target] = asyncio.get_running_loop().call_later(delay, self._look_again, target)
-        elif not self._reconciler.has_given_up(known):
+        bound = self._bound.get(target)
+        if bound is None:
+            self._queue.drop(target)
+        elif settles_in := self._queue.settles_in(target):
+            self._queue.check_later(
+                target, settles_in, self.check
+            )  # what the cache shows may be our own half-done work
+        elif cause := self._cause(bound):
+            delay = self._queue.fight_delay(target) if cause is Cause.DRIFT else 0.0
+            if not self._is_leader():
+                delay += random.uniform(*FOLLOWER_DELAY)  # noqa: S311 - jitter between replicas
+            if delay:
+                self._queue.check_later(target, delay, self._check_after_delay)
+            else:
+                self._submit(bound, cause)
+        elif not self._queue.gave_up_on(target, bound.resource_version):
             self._queue.mark_recovered(target)
 
     def check_namespace(self, namespace: str) -> None:
-        """Look at all bindings of a namespace that now says something else."""
+        """Check all bindings of a namespace whose annotations have changed."""
         for target in self._bound.in_namespace(namespace):
-            self._reconciler.reconsider(target)
-            self.look(target)
+            self._queue.clear_terminal(target)
+            self.check(target)
 
-    def lead(self) -> None:
+    def on_started_leading(self) -> None:
         """Do at once what was left to the leader: that is this replica now."""
-        for target in list(self._later):
-            self._look_again(target)
+        self._queue.check_now(self._check_after_delay)
 
-    def _look_again(self, target: Target) -> None:
-        if handle := self._later.pop(target, None):
-            handle.cancel()
-        known = self._bound.get(target)
-        if known and (cause := self._cause(known)):
-            self._submit(target, cause)
+    def _check_after_delay(self, target: Target) -> None:
+        bound = self._bound.get(target)
+        if bound is None:
+            return
+        if settles_in := self._queue.settles_in(target):
+            self._queue.check_later(target, settles_in, self._check_after_delay)
+        elif cause := self._cause(bound):
+            self._submit(bound, cause)
 
-    def _submit(self, target: Target, cause: Cause) -> None:
-        if cause is Cause.DRIFT and self._brake.take(target):
-            fields = {"secret": str(target)}
-            _log.warning("put right many times: somebody else writes it, too; slowing down", extra={"fields": fields})
-        self._queue.submit(target, because(cause))
+    def _submit(self, bound: BoundSecret, cause: Cause) -> None:
+        self._queue.submit(bound.target, Request.now(cause), bound.spec.secret_id)
+        if cause is Cause.DRIFT and self._queue.record_repair(bound.target):
+            _log.warning(
+                "another writer keeps reverting this Secret; backing off",
+                extra={"fields": {"secret": str(bound.target)}},
+            )
 
-    def _cause(self, known: BoundSecret) -> Cause | None:
+    def _cause(self, bound: BoundSecret) -> Cause | None:
         try:
-            return self._due(known)
+            return self._due(bound)
         except Exception:
-            # One that breaks whoever looks at it must not keep us from the others; its reconcile is tried, and counted.
-            _log.exception("look broke", extra={"fields": {"secret": str(known.target)}})
+            # A Secret that breaks the check must not keep us from the others; its reconcile is tried, and counted.
+            _log.exception("drift check failed", extra={"fields": {"secret": str(bound.target)}})
             return Cause.DRIFT
 
-    def _due(self, known: BoundSecret) -> Cause | None:
-        target, record = known.target, known.record
-        namespace = self._namespaces.annotations(target.namespace)
-        disabled = self._restarts.disabled(known.annotations, namespace)
-        consumers = () if disabled else self._restarts.consumers(target)
-        if self._reconciler.has_given_up(known):
-            # It stays as it is, and those who read it have to know of what it holds all the same.
-            return None if self._restarts.none_due(target, consumers, record) else Cause.CONSUMER
-        state = due(record, known.annotations, known.intact, target.name, consumers)
+    def _due(self, bound: BoundSecret) -> Cause | None:
+        target, record = bound.target, bound.record
+        consumers = self._restarter.restartable(target, bound.spec)
+        if self._queue.gave_up_on(target, bound.resource_version):
+            # The Secret stays as it is, and its consumers have to run with what it holds all the same.
+            return None if self._restarter.is_up_to_date(target, consumers, record) else Cause.CONSUMER
+        status = sync_status(record, bound.spec, bound.solely_managed, target.name, consumers)
         if not record.filled:
             return Cause.NEW
-        if state is SyncStatus.DATA or not self._tenancies.allow(known):
+        if status is SyncStatus.FILL_DUE or not self._access.allows(bound):
             return Cause.DRIFT
-        return Cause.CONSUMER if state is SyncStatus.RESTARTS else None
-
-    def _forget(self, target: Target) -> None:
-        self._reconciler.forget(target)
-        self._queue.forget(target)
-        self._brake.forget(target)
-        if handle := self._later.pop(target, None):
-            handle.cancel()
+        return Cause.CONSUMER if status is SyncStatus.ROLLOUT_DUE else None

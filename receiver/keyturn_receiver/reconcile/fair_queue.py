@@ -1,4 +1,7 @@
-"""The lines that bindings wait in: one for each priority, and in each line AWS secrets take turns."""
+"""Fair queues: one for each priority, and in each queue the groups (AWS secrets) take turns.
+
+The same idea as https://pkg.go.dev/sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue, with groups.
+"""
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
@@ -8,99 +11,90 @@ from keyturn_receiver.reconcile.request import PRIORITIES, Cause
 
 
 class FairQueue:
-    """Targets that wait, by group: groups take turns, so that a large one keeps nobody else waiting."""
+    """Fair queue of targets: groups take turns, so that a large group keeps nobody else waiting."""
 
     def __init__(self) -> None:
         self._groups: OrderedDict[Hashable, OrderedDict[Target, None]] = OrderedDict()
-        self._group_of: dict[Target, Hashable] = {}
+        self._length = 0
 
     def __len__(self) -> int:
-        return len(self._group_of)
+        return self._length
 
     def add(self, target: Target, group: Hashable) -> None:
-        """Let ``target`` wait at the end of its group."""
-        self._group_of[target] = group
+        """Put ``target`` at the end of its group."""
         self._groups.setdefault(group, OrderedDict())[target] = None
+        self._length += 1
 
-    def discard(self, target: Target) -> None:
-        """Take ``target`` out of the line, wherever it stands."""
-        if target not in self._group_of:
-            return
-        group = self._group_of.pop(target)
+    def discard(self, target: Target, group: Hashable) -> None:
+        """Take ``target`` out of the queue, wherever in its group it stands."""
         del self._groups[group][target]
+        self._length -= 1
         if not self._groups[group]:
             del self._groups[group]
 
-    def next(self, is_full: Callable[[Hashable], bool]) -> Target | None:
-        """Take the next target out of the line, passing over groups that are full."""
-        group = next((group for group in self._groups if not is_full(group)), None)
-        if group is None:
-            return None
-        self._groups.move_to_end(group)
-        target = next(iter(self._groups[group]))
-        self.discard(target)
-        return target
+    def pop(self, is_full: Callable[[Hashable], bool]) -> tuple[Target, Hashable] | None:
+        """Take the next target and its group out of the queue. Groups that are full are skipped."""
+        for group, targets in self._groups.items():
+            if not is_full(group):
+                target = next(iter(targets))
+                self._groups.move_to_end(group)
+                self.discard(target, group)
+                return target, group
+        return None
 
 
 class PriorityQueues:
-    """Who waits and who is at work.
+    """A fair queue for each priority, and a limited number of ``slots`` for what is taken out of them.
 
-    Of ``places``, work in the background takes at most half, so that a notification always finds one; and one group at
-    most a quarter, so that an AWS secret that hangs holds up those who wait for it, and nobody else.
+    Background work takes at most half of the slots, so that a notification always finds one. One group takes at most a
+    quarter, so that an AWS secret that hangs holds up only its own bindings.
     """
 
-    def __init__(self, places: int, group: Callable[[Target], Hashable]) -> None:
-        self._places = places
-        self._background_places = max(1, places // 2)
-        self._group_places = max(1, places // 4)
-        self._group = group
-        self._lines = {cause: FairQueue() for cause in PRIORITIES}
-        self._at_work: dict[Target, tuple[Cause, Hashable]] = {}
-        self._by_group: Counter[Hashable] = Counter()
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._background_slots = max(1, slots // 2)
+        self._group_slots = max(1, slots // 4)
+        self._queues = {cause: FairQueue() for cause in PRIORITIES}
+        self._in_flight: Counter[Hashable] = Counter()
+        self._taken = 0
         self._background = 0
 
     def depth(self, priority: Cause) -> int:
-        """How many wait with this priority."""
-        return len(self._lines[priority])
+        """How many targets wait with this priority."""
+        return len(self._queues[priority])
 
-    def wait(self, target: Target, priority: Cause) -> None:
-        """Put ``target`` in line."""
-        self._lines[priority].add(target, self._group(target))
+    def enqueue(self, target: Target, group: Hashable, priority: Cause) -> None:
+        """Let ``target`` wait for a slot."""
+        self._queues[priority].add(target, group)
 
-    def promote(self, target: Target, before: Cause, after: Cause) -> None:
-        """Let ``target``, if it waits, change to a better line."""
-        line = self._lines[before]
-        waited = len(line)
-        line.discard(target)
-        if len(line) < waited:
-            self.wait(target, after)
+    def raise_priority(self, target: Target, group: Hashable, before: Cause, after: Cause) -> None:
+        """Move ``target``, which waits, to a better queue."""
+        self._queues[before].discard(target, group)
+        self.enqueue(target, group, after)
 
-    def begin(self) -> Target | None:
-        """Take the next one to work on, if there is a place for it; ``end`` must follow."""
-        if len(self._at_work) >= self._places:
+    def take(self) -> tuple[Target, Cause] | None:
+        """Take the next target and its priority, if there is a slot for it. ``release`` must follow."""
+        if self._taken >= self._slots:
             return None
-        for priority, line in self._lines.items():
-            if priority is not Cause.NOTIFICATION and self._background >= self._background_places:
+        for priority, queue in self._queues.items():
+            background = priority is not Cause.NOTIFICATION
+            if background and self._background >= self._background_slots:
                 return None
-            if target := line.next(self._is_full):
-                group = self._group(target)
-                self._at_work[target] = (priority, group)
-                self._by_group[group] += 1
-                self._background += priority is not Cause.NOTIFICATION
-                return target
+            if taken := queue.pop(self._is_full):
+                target, group = taken
+                self._taken += 1
+                self._in_flight[group] += 1
+                self._background += background
+                return target, priority
         return None
 
-    def end(self, target: Target) -> None:
-        """Give the place of ``target`` back."""
-        priority, group = self._at_work.pop(target)
-        self._by_group[group] -= 1
-        if not self._by_group[group]:
-            del self._by_group[group]
+    def release(self, group: Hashable, priority: Cause) -> None:
+        """Give back the slot of a target that was taken from ``group`` with ``priority``."""
+        self._taken -= 1
+        self._in_flight[group] -= 1
+        if not self._in_flight[group]:
+            del self._in_flight[group]
         self._background -= priority is not Cause.NOTIFICATION
 
-    def is_at_work(self, target: Target) -> bool:
-        """Whether ``target`` is being worked on."""
-        return target in self._at_work
-
     def _is_full(self, group: Hashable) -> bool:
-        return self._by_group[group] >= self._group_places
+        return self._in_flight[group] >= self._group_slots

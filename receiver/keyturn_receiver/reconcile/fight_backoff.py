@@ -1,37 +1,30 @@
-"""A brake: what is put right over and over is undone by somebody each time, and neither side would ever rest."""
+"""Back-off against another writer who reverts the same Secret each time: neither side would ever rest."""
 
-import time
-from collections.abc import Callable
+from dataclasses import dataclass
 
-from keyturn_receiver.core.binding import Target
+from keyturn_receiver.resilience.backoff import Backoff
 
-FREE_ROUNDS = 10  # times that a Secret is put right at once; from then on after delays that double
-QUIET = 120.0  # seconds without a round, after which nobody undoes it any more
-MAX_DELAY = 60.0  # seconds
+FREE_ATTEMPTS = 10  # repairs of a Secret without a delay; from then on after delays that double
+RESET_AFTER = 120.0  # seconds without a repair, after which nobody reverts the Secret any more
+REPAIR_BACKOFF = Backoff(base=1.0, cap=60.0, jitter=0)  # seconds between the repairs after the free ones
 
 
+@dataclass(slots=True)
 class FightBackoff:
-    """Counts the rounds of each Secret; ``now`` gives monotonic seconds. It delays, and never gives up."""
+    """Counts the repairs of one Secret. It delays them, and never gives up. All times are monotonic seconds."""
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
-        self._rounds: dict[Target, tuple[int, float]] = {}  # how many, and when the last was
+    attempts: int = 0
+    last_at: float = 0.0
 
-    def delay(self, target: Target) -> float:
-        """Seconds to wait before the next round."""
-        rounds = self._count(target)
-        return min(MAX_DELAY, 2.0 ** min(rounds - FREE_ROUNDS, 10)) if rounds >= FREE_ROUNDS else 0.0
+    def delay(self, now: float) -> float:
+        """Seconds to wait before the next repair."""
+        attempts = self._recent(now)
+        return REPAIR_BACKOFF.delay(attempts - FREE_ATTEMPTS + 1) if attempts >= FREE_ATTEMPTS else 0.0
 
-    def take(self, target: Target) -> bool:
-        """Count a round; tell whether it is the one from which on there are delays."""
-        rounds = self._count(target) + 1
-        self._rounds[target] = (rounds, self._now())
-        return rounds == FREE_ROUNDS
+    def record(self, now: float) -> bool:
+        """Count a repair; return whether it is the one from which on there are delays."""
+        self.attempts, self.last_at = self._recent(now) + 1, now
+        return self.attempts == FREE_ATTEMPTS
 
-    def forget(self, target: Target) -> None:
-        """Keep nothing about a Secret that is not bound any more."""
-        self._rounds.pop(target, None)
-
-    def _count(self, target: Target) -> int:
-        rounds, last = self._rounds.get(target, (0, 0.0))
-        return rounds if self._now() - last <= QUIET else 0
+    def _recent(self, now: float) -> int:
+        return self.attempts if now - self.last_at <= RESET_AFTER else 0

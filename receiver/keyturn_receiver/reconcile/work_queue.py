@@ -1,205 +1,253 @@
-"""The work queue: one reconcile at a time for each binding, many beside each other, alike requests joined.
+"""Work queue: one reconcile at a time for each binding, many bindings side by side, equal requests joined.
 
-Whatever fails for now is tried again by itself, with growing delays, until it is done or nobody asks for it any more.
+The idea is https://pkg.go.dev/k8s.io/client-go/util/workqueue with priorities and results. What fails for now is tried
+again with growing delays, until it is done or nobody asks for it any more.
 """
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable, Hashable
 from contextvars import Context
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.errors import Conflict, KeyturnError, Temporary
+from keyturn_receiver.errors import Temporary
 from keyturn_receiver.reconcile.fair_queue import PriorityQueues
+from keyturn_receiver.reconcile.fight_backoff import RESET_AFTER, FightBackoff
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
+from keyturn_receiver.reconcile.work_item import Phase, Turn, WorkItem
+from keyturn_receiver.resilience.backoff import Backoff
 from keyturn_receiver.telemetry.metrics import Metrics
 
-CONFLICT_TRIES = 5  # at once; somebody else's write is done when the conflict is known
-MAX_DELAY = 60.0  # seconds between two tries
+RETRY_BACKOFF = Backoff(base=1.0, cap=60.0)  # seconds between attempts at what fails for now
+UNEXPECTED_RETRY = 30.0  # seconds, after an error that only a bug can cause
+# Seconds after a run in which the watches may still be behind what the run has written. Drift is looked at afterwards:
+# earlier, our own write would look like work to do.
+SETTLE_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _Pending:
-    request: Request
-    done: "asyncio.Future[ReconcileResult]"
-    since: float
-
-
 class WorkQueue:
-    """Runs ``work`` for bindings; what is asked for while a binding is being worked on joins its next turn.
+    """Runs ``reconcile`` for bindings; what is asked for while a binding is RUNNING joins its next run.
 
-    ``group`` tells which bindings wait for the same thing; ``now`` gives monotonic seconds.
+    ``slots``: how many run at once. ``now`` gives monotonic seconds.
     """
 
     def __init__(
         self,
-        work: Callable[[Target, Request], Awaitable[ReconcileResult]],
-        places: int,
-        group: Callable[[Target], Hashable],
+        reconcile: Callable[[Target, Request], Awaitable[ReconcileResult]],
+        slots: int,
         metrics: Metrics,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._work = work
+        self._reconcile = reconcile
         self._metrics = metrics
         self._now = now
-        self._lines = PriorityQueues(places, group)
-        self._pending: dict[Target, _Pending] = {}
-        self._running: dict[Target, tuple[asyncio.Task[None], float]] = {}
-        self._retries: dict[Target, tuple[asyncio.TimerHandle, Request]] = {}
-        self._failures: dict[Target, int] = {}
-        self._owed: dict[Target, float] = {}
-        self._failing: set[Target] = set()
+        self._queues = PriorityQueues(slots)
+        self._items: dict[Target, WorkItem] = {}
         self._closing = False
 
-    def submit(self, target: Target, request: Request) -> "asyncio.Future[ReconcileResult]":
-        """Ask for a reconcile; the future gives what came of it, or the KeyturnError it ended with.
+    def submit(self, target: Target, request: Request, group: Hashable = None) -> "asyncio.Future[ReconcileResult]":
+        """Ask for a reconcile; the future gives its result, errors included.
 
-        The future is shared: who is tired of waiting must not cancel it.
+        ``group``: what the binding waits for, its AWS secret; without one it is a group of its own. The future is
+        shared: whoever stops waiting must not cancel it.
         """
-        pending = self._pending.get(target)
-        if pending:
-            before = pending.request.priority
-            pending.request |= request
-            if pending.request.priority is not before:
-                self._lines.promote(target, before, pending.request.priority)
-            return pending.done
-        if retry := self._retries.pop(target, None):
-            timer, failed = retry
-            timer.cancel()
-            request |= failed  # this is the next try, and has to serve what that was for
-        done: asyncio.Future[ReconcileResult] = asyncio.get_running_loop().create_future()
-        done.add_done_callback(_looked_at)
-        self._pending[target] = _Pending(request, done, self._now())
-        self._owed.setdefault(target, self._now())
-        if not self._lines.is_at_work(target):
-            self._lines.wait(target, request.priority)
-            self._fill_places()
-        return done
+        group = target if group is None else group
+        item = self._items.setdefault(target, WorkItem(group))
+        if item.phase is Phase.RUNNING:
+            if item.rerun is None:
+                item.rerun = self._turn(request)
+            else:
+                item.rerun.request |= request
+            return item.rerun.result
+        if item.turn:  # QUEUED
+            before = item.turn.request.priority
+            item.turn.request |= request
+            if item.turn.request.priority is not before:
+                self._queues.raise_priority(target, item.group, before, item.turn.request.priority)
+            return item.turn.result
+        if retry := item.cancel_retry():
+            request |= retry  # this run is the next attempt, and serves what that was for
+        item.group = group
+        turn = self._turn(request)
+        self._enqueue(target, item, turn)
+        self._fill_slots()
+        return turn.result
 
-    def forget(self, target: Target) -> None:
-        """Keep nothing about a binding that is no more."""
-        if retry := self._retries.pop(target, None):
-            retry[0].cancel()
-        self._failures.pop(target, None)
-        self._failing.discard(target)
-        if target not in self._pending and target not in self._running:
-            self._owed.pop(target, None)
+    def gave_up_on(self, target: Target, resource_version: str) -> bool:
+        """Whether this replica has failed for good at this very version of the Secret."""
+        item = self._items.get(target)
+        return item is not None and item.terminal_version == resource_version
+
+    def clear_terminal(self, target: Target) -> None:
+        """Try again what failed for good: something else has changed that may have caused it."""
+        if item := self._items.get(target):
+            item.terminal_version = ""
 
     def mark_recovered(self, target: Target) -> None:
-        """Count a binding as failing no longer: another replica has made it true. A retry that is due stays so."""
-        if target not in self._retries:
-            self._failing.discard(target)
+        """Count a binding as failing no longer: another replica has made it true. A retry that is due stays due."""
+        item = self._items.get(target)
+        if item is None or item.phase is Phase.BACKING_OFF:
+            return
+        item.failing, item.terminal_version = False, ""
+        if item.phase is Phase.FAILED:
+            item.phase = Phase.IDLE
+            self._drop_if_idle(target)
+
+    def drop(self, target: Target) -> None:
+        """Keep nothing about a binding that is gone."""
+        item = self._items.get(target)
+        if item is None:
+            return
+        item.cancel_retry()
+        item.cancel_check()
+        if item.phase in (Phase.QUEUED, Phase.RUNNING):
+            item.attempts, item.failing, item.terminal_version, item.fight = 0, False, "", FightBackoff()
+        else:
+            del self._items[target]
+
+    def settles_in(self, target: Target) -> float:
+        """Seconds until the watches show what this replica has written itself; 0.0: they do."""
+        item = self._items.get(target)
+        if item is None:
+            return 0.0
+        return SETTLE_SECONDS if item.phase is Phase.RUNNING else max(0.0, item.settled_at - self._now())
+
+    def check_later(self, target: Target, delay: float, check: Callable[[Target], None]) -> None:
+        """Call ``check`` after ``delay`` seconds, unless a check of this binding is due anyway."""
+        item = self._items.setdefault(target, WorkItem(target))
+        if item.check_timer is None:
+            item.check_timer = asyncio.get_running_loop().call_later(delay, self._check, target, check)
+
+    def check_now(self, check: Callable[[Target], None]) -> None:
+        """Call ``check`` at once for each binding whose check is due later."""
+        for target in [target for target, item in self._items.items() if item.check_timer]:
+            self._check(target, check)
+
+    def fight_delay(self, target: Target) -> float:
+        """Seconds to wait before this binding is repaired again, because another writer goes on reverting it."""
+        item = self._items.get(target)
+        return item.fight.delay(self._now()) if item else 0.0
+
+    def record_repair(self, target: Target) -> bool:
+        """Count a repair; return whether it is the one from which on repairs are delayed."""
+        return self._items.setdefault(target, WorkItem(target)).fight.record(self._now())
 
     async def close(self, grace: float) -> None:
-        """Take no more retries, and give what waits and runs ``grace`` seconds to end."""
+        """Start no more retries, and let what waits and runs end within ``grace`` seconds."""
         self._closing = True
-        for timer, _ in self._retries.values():
-            timer.cancel()
+        for item in self._items.values():
+            item.cancel_check()
+            if item.retry_timer:
+                item.retry_timer.cancel()
         end = self._now() + grace
-        while self._running and self._now() < end:
-            await asyncio.wait([task for task, _ in self._running.values()], timeout=end - self._now())
+        while (tasks := [item.task for item in self._items.values() if item.task]) and self._now() < end:
+            await asyncio.wait(tasks, timeout=end - self._now())
 
     def depth(self, priority: Cause) -> int:
-        """How many bindings wait for their turn with this priority."""
-        return self._lines.depth(priority)
+        """How many bindings wait with this priority."""
+        return self._queues.depth(priority)
 
     def failing(self) -> int:
-        """How many bindings ended their last reconcile here with an error, and are still not true."""
-        return len(self._failing)
+        """How many bindings ended their last reconcile here with an error, and are not recovered."""
+        return sum(item.failing for item in self._items.values())
 
     def oldest_unmet(self) -> float:
         """Seconds since the oldest request that has not been met; one that only a person can meet does not count."""
-        return max(0.0, self._now() - min(self._owed.values())) if self._owed else 0.0
+        unmet = [item.unmet_since for item in self._items.values() if item.unmet_since is not None]
+        return max(0.0, self._now() - min(unmet)) if unmet else 0.0
 
     def longest_running(self) -> float:
-        """Seconds that the longest of the reconciles under way has taken so far."""
-        return max((self._now() - begun for _, begun in self._running.values()), default=0.0)
+        """Seconds that the longest of the running reconciles has taken so far."""
+        return max((self._now() - item.started_at for item in self._items.values() if item.task), default=0.0)
 
-    def _fill_places(self) -> None:
-        while target := self._lines.begin():
-            # In a context of its own: whoever makes room, or asks, has nothing to do with whose turn it is now.
-            task = asyncio.create_task(self._run(target), context=Context())
-            self._running[target] = (task, self._now())
+    def _turn(self, request: Request) -> Turn:
+        return Turn(request, asyncio.get_running_loop().create_future(), self._now())
 
-    async def _run(self, target: Target) -> None:
-        pending = self._pending.pop(target)
+    def _enqueue(self, target: Target, item: WorkItem, turn: Turn) -> None:
+        item.phase, item.turn = Phase.QUEUED, turn
+        if item.unmet_since is None:
+            item.unmet_since = turn.asked_at
+        self._queues.enqueue(target, item.group, turn.request.priority)
+
+    def _fill_slots(self) -> None:
+        while taken := self._queues.take():
+            target, priority = taken
+            item = self._items[target]
+            item.phase, item.priority, item.started_at = Phase.RUNNING, priority, self._now()
+            # In an empty context, so that the task does not inherit the caller's log fields and trace.
+            item.task = asyncio.create_task(self._run(target, item), context=Context())
+
+    async def _run(self, target: Target, item: WorkItem) -> None:
+        turn = item.turn
+        assert turn is not None  # noqa: S101 - for the type checker: RUNNING has a turn
+        self._metrics.queue_seconds.observe(item.started_at - turn.asked_at)
+        result = ReconcileResult(bound=True, error=Temporary("the receiver is shutting down: trying again"))
         try:
-            await self._settle(target, pending)
-        finally:
-            del self._running[target]
-            self._lines.end(target)
-            if target in self._pending:
-                self._lines.wait(target, self._pending[target].request.priority)
-            self._fill_places()
-
-    async def _settle(self, target: Target, pending: _Pending) -> None:
-        request = pending.request
-        started = self._now()
-        self._metrics.queue_seconds.observe(started - pending.since)
-        outcome = "failed"
-        try:
-            reconciled = await self._try(target, request)
-            outcome = "applied" if reconciled.changed else "unchanged" if reconciled.bound else "not_bound"
-            self._met(target)
-            pending.done.set_result(reconciled)
-        except KeyturnError as error:
-            outcome = error.reason
-            fields = {"secret": str(target), "reason": error.reason, "cause": request.priority}
-            _log.warning("%s", error, extra={"fields": {**fields, "event_ids": request.event_ids}})
-            self._failed(target, request, error)
-            pending.done.set_exception(error)
+            result = await self._reconcile(target, turn.request)
         except Exception as error:
-            # A bug must not take the queue with it, nor look like success.
-            _log.exception("reconcile broke", extra={"fields": {"secret": str(target)}})
-            unforeseen = Temporary(f"an unforeseen {type(error).__name__}: see the receiver's log", 30.0)
-            self._failed(target, request, unforeseen)
-            pending.done.set_exception(unforeseen)
+            # A bug must neither end the queue nor look like success.
+            _log.exception("reconcile failed unexpectedly", extra={"fields": {"secret": str(target)}})
+            advice = f"an unexpected {type(error).__name__}: see the receiver's log"
+            result = ReconcileResult(bound=True, error=Temporary(advice, UNEXPECTED_RETRY))
         finally:
-            self._metrics.reconcile_seconds.observe(self._now() - started)
-            self._metrics.reconciles.labels(request.priority, outcome).inc()
+            self._finish(target, item, turn, result)
 
-    async def _try(self, target: Target, request: Request) -> ReconcileResult:
-        for attempt in range(CONFLICT_TRIES):
-            try:
-                return await self._work(target, request)
-            except Conflict:
-                await asyncio.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311 - jitter between replicas
-        return await self._work(target, request)
+    def _finish(self, target: Target, item: WorkItem, turn: Turn, result: ReconcileResult) -> None:
+        """What happens after a reconcile: done, tried again later, or left to a person."""
+        self._queues.release(item.group, item.priority)
+        item.task = item.turn = None
+        item.settled_at = self._now() + SETTLE_SECONDS
+        if result.terminal_version or result.filled:
+            item.terminal_version = result.terminal_version
+        match result.error:
+            case None:
+                # A run for consumers alone leaves a Secret that cannot be filled as it is.
+                item.failing = item.failing and bool(item.terminal_version)
+                item.attempts, item.unmet_since = 0, None
+                item.phase = Phase.FAILED if item.failing else Phase.IDLE
+            case Temporary() as error:
+                item.failing, item.phase = True, Phase.FAILED
+                self._retry_later(target, item, turn.request, error)
+            case _:
+                item.failing, item.phase = True, Phase.FAILED
+                item.attempts, item.unmet_since = 0, None
+        if rerun := item.rerun:
+            item.rerun = None
+            self._enqueue(target, item, rerun)
+        elif item.phase is Phase.IDLE:
+            asyncio.get_running_loop().call_later(2 * SETTLE_SECONDS, self._drop_if_idle, target)
+        turn.result.set_result(result)
+        self._fill_slots()
 
-    def _met(self, target: Target) -> None:
-        self._failures.pop(target, None)
-        self._failing.discard(target)
-        self._settled(target)
-
-    def _settled(self, target: Target) -> None:
-        self._owed.pop(target, None)
-        if target in self._pending:
-            self._owed[target] = self._pending[target].since
-
-    def _failed(self, target: Target, request: Request, error: KeyturnError) -> None:
-        self._failing.add(target)
-        if not isinstance(error, Temporary):
-            self._failures.pop(target, None)
-            self._settled(target)
-        elif pending := self._pending.get(target):
-            pending.request |= request  # the next turn has to serve this, too; it is in no line before this one's end
+    def _retry_later(self, target: Target, item: WorkItem, request: Request, error: Temporary) -> None:
+        if item.rerun:
+            item.rerun.request |= request  # the next run serves this as well; it is not queued yet
         elif not self._closing:
-            failures = self._failures[target] = self._failures.get(target, 0) + 1
-            delay = min(MAX_DELAY, max(error.retry_after, 0.5 * 2 ** min(failures, 10)))
-            delay *= random.uniform(0.5, 1)  # noqa: S311 - jitter
-            timer = asyncio.get_running_loop().call_later(delay, self._again, target, request)
-            self._retries[target] = (timer, request)
+            item.attempts += 1
+            item.phase, item.retry = Phase.BACKING_OFF, request
+            delay = RETRY_BACKOFF.delay(item.attempts, at_least=error.retry_after)
+            item.retry_timer = asyncio.get_running_loop().call_later(delay, self._retry, target)
 
-    def _again(self, target: Target, request: Request) -> None:
-        self.submit(target, replace(request, since=self._now()))
+    def _retry(self, target: Target) -> None:
+        item = self._items[target]
+        if retry := item.cancel_retry():
+            self.submit(target, replace(retry, since=self._now()), item.group)
 
+    def _check(self, target: Target, check: Callable[[Target], None]) -> None:
+        if item := self._items.get(target):
+            item.cancel_check()
+            check(target)
+            self._drop_if_idle(target)
 
-def _looked_at(done: "asyncio.Future[ReconcileResult]") -> None:
-    # A failure that nobody waits for is logged where it happens.
-    if not done.cancelled():
-        done.exception()
+    def _drop_if_idle(self, target: Target) -> None:
+        item = self._items.get(target)
+        if item is None or item.phase is not Phase.IDLE or item.check_timer or item.settled_at > self._now():
+            return
+        if item.fight.attempts and self._now() - item.fight.last_at <= RESET_AFTER:
+            asyncio.get_running_loop().call_later(RESET_AFTER, self._drop_if_idle, target)
+        else:
+            del self._items[target]

@@ -9,7 +9,7 @@ from datetime import datetime
 from keyturn_contract.message import EventType, Notification, Outcome, Result
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.core.arn import candidate_names
-from keyturn_receiver.core.binding import CURRENT, Target
+from keyturn_receiver.core.binding import Target
 from keyturn_receiver.errors import KeyturnError, Permanent
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
@@ -34,8 +34,8 @@ class _PendingReconcile:
     def completion(self) -> _Completion:
         if not self.future.done():
             return None
-        error = self.future.exception()
-        return error if isinstance(error, KeyturnError) else self.future.result()
+        result = self.future.result()
+        return result.error or result
 
 
 class NotificationHandler:
@@ -87,14 +87,15 @@ class NotificationHandler:
         reconciles: list[_PendingReconcile] = []
         for target in self._secrets.by_secret_id(notification.subject, data.name):
             bound = self._secrets.get(target)
-            if bound and not self._access_policy.could_apply(bound, names):
+            if bound is None or not self._access_policy.could_apply(bound, names):
                 continue
-            stage = bound.stage if bound else CURRENT
             # A notification about another label does not say which version this Secret should be made from.
-            has_version = notification.type is EventType.CHANGED and data.label in (None, stage)
+            has_version = notification.type is EventType.CHANGED and data.label in (None, bound.spec.stage)
             expected = frozenset({data.version_id} if has_version and data.version_id else ())
             request = Request(frozenset({Cause.NOTIFICATION}), since, expected, (notification.id,), not expected)
-            reconciles.append(_PendingReconcile(target, expected, self._queue.submit(target, request)))
+            reconciles.append(
+                _PendingReconcile(target, expected, self._queue.submit(target, request, bound.spec.secret_id))
+            )
         return reconciles
 
     def _age(self, notification: Notification) -> float:

@@ -1,0 +1,16 @@
+"""Fingerprints of secret values: a keyed digest whose key never leaves this process."""
+
+import hashlib
+import secrets
+
+from keyturn_receiver.core.plan import Fingerprint
+
+
+def new_fingerprint() -> Fingerprint:
+    """Make a keyed digest: equal values give equal digests, and a digest reveals nothing outside this process."""
+    key = secrets.token_bytes(32)
+
+    def fingerprint(value: bytes) -> bytes:
+        return hashlib.blake2b(value, digest_size=16, key=key).digest()
+
+    return fingerprint

@@ -1,0 +1,113 @@
+"""Fills one Secret: read AWS, render, plan, apply. Or deletes it, where its binding asks for that."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from keyturn_receiver.cluster.secret_cache import SecretCache
+from keyturn_receiver.cluster.secret_client import SecretClient
+from keyturn_receiver.core.binding import Binding, BindingSpec, OnDelete, read_binding
+from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.core.plan import LiveSecret, plan
+from keyturn_receiver.core.policy import check_type
+from keyturn_receiver.core.revision import OK, Record
+from keyturn_receiver.errors import ClusterRefused, Conflict, KeyturnError, SourceNotFound
+from keyturn_receiver.reconcile import event_messages
+from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
+from keyturn_receiver.reconcile.deletion import SecretDeleter
+from keyturn_receiver.reconcile.renderer import Renderer
+from keyturn_receiver.reconcile.request import Request
+from keyturn_receiver.reconcile.source_reader import SourceReader
+from keyturn_receiver.telemetry.legs import Leg, LegTimer
+
+
+@dataclass(frozen=True, slots=True)
+class FillResult:
+    """The Secret after its part of a reconcile.
+
+    ``consumers`` carry their baseline marks. ``written``: this reconcile has written ``record``, so that it is current.
+    ``status_outdated``: only the status is outdated (an earlier refusal). It is cleared after the restarts: clearing it
+    first would write the Secret twice per retry, and each write triggers our own watch.
+    """
+
+    record: Record
+    consumers: Sequence[Consumer]
+    changed_keys: str = ""  # in words
+    written: bool = False
+    status_outdated: bool = False
+    deleted: bool = False
+    error: KeyturnError | None = None
+
+
+class SecretFiller:
+    """Makes a Secret's content what AWS and its binding say."""
+
+    def __init__(
+        self,
+        sources: SourceReader,
+        renderer: Renderer,
+        secrets: SecretClient,
+        cache: SecretCache,
+        restarter: ConsumerRestarter,
+        deleter: SecretDeleter,
+        legs: LegTimer,
+    ) -> None:
+        self._sources = sources
+        self._renderer = renderer
+        self._secrets = secrets
+        self._cache = cache
+        self._restarter = restarter
+        self._deleter = deleter
+        self._legs = legs
+
+    async def fill(
+        self, live: LiveSecret, spec: BindingSpec, consumers: Sequence[Consumer], request: Request
+    ) -> FillResult:
+        """Fill the Secret as it was read, or delete it. Every failure is in the result: the last good content stays.
+
+        Raises Conflict where the Secret has changed since it was read.
+        """
+        try:
+            binding = read_binding(live.target, spec)
+            try:
+                return await self._fill(binding, live, spec, consumers, request)
+            except SourceNotFound as error:
+                if binding.on_delete is OnDelete.RETAIN or not live.record.filled:
+                    raise
+                key = self._sources.store_key(binding, min(binding.sources))
+                await self._deleter.delete(binding, key, live, request.since, error)
+                return FillResult(live.record, (), deleted=True)
+        except Conflict:
+            raise
+        except KeyturnError as error:
+            return FillResult(live.record, consumers, error=error)
+
+    async def _fill(
+        self,
+        binding: Binding,
+        live: LiveSecret,
+        spec: BindingSpec,
+        consumers: Sequence[Consumer],
+        request: Request,
+    ) -> FillResult:
+        check_type(live.type)
+        versions = await self._sources.read(binding, request)
+        data = await self._renderer.render(binding, versions)
+        fingerprint = self._secrets.fingerprint
+        planned = plan(binding, spec.hash, live, data, versions, fingerprint)
+        if not planned.write:
+            return FillResult(live.record, consumers)
+        same_content = not planned.changed_keys and planned.record == replace(live.record, status=OK)
+        if same_content and live.record.has_reason(ClusterRefused.reason):
+            return FillResult(live.record, consumers, status_outdated=True)
+        consumers = await self._restarter.baseline(live.target, consumers, planned.before)
+        with self._legs.time(Leg.APPLY):
+            resource_version = await self._secrets.apply(live, planned.record, data)
+        if live.record.revisions.keys() <= data.keys():
+            fingerprints = {key: fingerprint(value) for key, value in data.items()}
+            self._cache.keep_values(live, resource_version, {**live.fingerprints, **fingerprints})
+        else:
+            self._cache.drop_values(
+                live.target
+            )  # what becomes of keys that were given up depends on their other owners
+        changed_keys = event_messages.keys(binding, planned.changed_keys)
+        return FillResult(planned.record, consumers, changed_keys, written=True)

@@ -1,0 +1,101 @@
+"""Reports what a reconcile came to: status annotation, Kubernetes Event, log line and metric, all of them here."""
+
+import logging
+
+from keyturn_receiver.cluster.event_recorder import EventRecorder
+from keyturn_receiver.cluster.secret_client import SecretClient
+from keyturn_receiver.core.plan import LiveSecret
+from keyturn_receiver.core.revision import OK, status_of
+from keyturn_receiver.errors import Conflict, KeyturnError, Permanent, first_retryable
+from keyturn_receiver.reconcile import event_messages
+from keyturn_receiver.reconcile.consumer_restarter import RolloutResult
+from keyturn_receiver.reconcile.request import ReconcileResult, Request
+from keyturn_receiver.reconcile.secret_filler import FillResult
+from keyturn_receiver.telemetry.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+
+
+class StatusReporter:
+    """Reports outcomes. Each report is made once, at the end of a reconcile."""
+
+    def __init__(self, secrets: SecretClient, events: EventRecorder, metrics: Metrics) -> None:
+        self._secrets = secrets
+        self._events = events
+        self._metrics = metrics
+
+    async def report(
+        self, live: LiveSecret, request: Request, fill: FillResult, rollout: RolloutResult, filled: bool
+    ) -> ReconcileResult:
+        """Report what was done and what failed; return both as the reconcile's result.
+
+        ``filled``: filling the Secret was part of the reconcile, and has succeeded. Raises Conflict where the Secret
+        or a workload has changed since it was read.
+        """
+        self._log_changes(request, fill, rollout)
+        error = first_retryable(fill.error, rollout.error)
+        if isinstance(error, Conflict):
+            raise error  # no news for anybody: the reconcile is done again at once
+        if error is None and fill.status_outdated:
+            error = await self._write_status(live, OK)
+        terminal_version = await self._report_failure(live, error) if error else ""
+        if error is None and (fill.changed_keys or rollout.restarted):
+            message = event_messages.applied(fill.record, fill.changed_keys, rollout.restarted)
+            self._events.event(live.target, live.uid, False, "Applied", message)
+        return ReconcileResult(
+            bound=True,
+            changed=bool(fill.changed_keys),
+            version_ids=frozenset(fill.record.version_ids.values()),
+            restarted=tuple(consumer.ref for consumer in rollout.restarted),
+            error=error,
+            filled=filled,
+            terminal_version=terminal_version,
+        )
+
+    def log_failure(self, secret: str, request: Request, error: KeyturnError) -> None:
+        """Log the error that a reconcile ended with."""
+        fields = {"secret": secret, "reason": error.reason, "cause": request.priority}
+        _log.warning("%s", error, extra={"fields": {**fields, "event_ids": request.event_ids}})
+
+    def count(self, request: Request, outcome: str, seconds: float) -> None:
+        """Count a reconcile that took ``seconds``."""
+        self._metrics.reconcile_seconds.observe(seconds)
+        self._metrics.reconciles.labels(request.priority, outcome).inc()
+
+    def _log_changes(self, request: Request, fill: FillResult, rollout: RolloutResult) -> None:
+        if fill.written:
+            fields = {"keys": fill.changed_keys, "version_ids": fill.record.version_ids}
+            _log.info("applied", extra={"fields": {**fields, "causes": sorted(request.causes)}})
+        if fill.deleted:
+            _log.info("deleted: AWS has deleted the secret that it was made from")
+        for consumer in rollout.restarted:
+            self._metrics.rollouts.labels(consumer.ref.kind).inc()
+            _log.info("restarted", extra={"fields": {"consumer": str(consumer.ref)}})
+
+    async def _report_failure(self, live: LiveSecret, error: KeyturnError) -> str:
+        """Tell what is wrong in an Event and, unless it passes by itself, in the status.
+
+        Returns the resource version that only a person can help; empty where trying again can.
+        """
+        self._events.event(live.target, live.uid, True, error.reason, str(error))
+        if not isinstance(error, Permanent):
+            return ""
+        status = status_of(error.reason, str(error))
+        if live.record.status == status:
+            return live.resource_version
+        try:
+            return await self._secrets.write_status(live, status)
+        except Conflict:
+            raise
+        except KeyturnError as failure:
+            _log.warning("the status of %s could not be written: %s", live.target, failure)
+            return live.resource_version
+
+    async def _write_status(self, live: LiveSecret, status: str) -> KeyturnError | None:
+        try:
+            await self._secrets.write_status(live, status)
+        except Conflict:
+            raise
+        except KeyturnError as error:
+            return error
+        return None

@@ -1,0 +1,200 @@
+"""Runs the receiver: the order of the start, readiness, and the order of the end."""
+
+import asyncio
+import gc
+import logging
+import signal
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from keyturn_receiver.cluster.event_recorder import EventRecorder
+from keyturn_receiver.errors import KeyturnError
+from keyturn_receiver.liveness import Ping
+from keyturn_receiver.reconcile.work_queue import WorkQueue
+from keyturn_receiver.sources.signing_keys import SigningKeys
+from keyturn_receiver.sources.stores import Stores
+from keyturn_receiver.web.server import Server
+from keyturn_receiver.web.webhook import WebhookEndpoint
+
+# Kubernetes allows 30 seconds from SIGTERM to the end; the drain takes at most 15 of them.
+GRACE = 9.0  # seconds after the drain for what still runs
+REPLY_DEADLINE = 7.0  # of them, until each delivery is answered
+EVENT_FLUSH = 2.0  # seconds for Events that are not written yet
+
+_log = logging.getLogger(__name__)
+
+
+class Informer(Protocol):
+    """What fills a cache: ``synced`` is set once the first list is complete."""
+
+    synced: asyncio.Event
+
+    async def run(self) -> None: ...
+
+
+class Readiness:
+    """What the receiver still lacks, in words for people."""
+
+    def __init__(self, informers: Mapping[str, Informer], signing_keys: SigningKeys, stores: Stores) -> None:
+        self._informers = informers
+        self._signing_keys = signing_keys
+        self._stores = stores
+        self.shutting_down = False
+
+    def not_prepared(self) -> Sequence[str]:
+        """What a delivery needs before it can be verified and answered truly."""
+        lists = [
+            f"the first list of {name}" for name, informer in self._informers.items() if not informer.synced.is_set()
+        ]
+        return [*lists, *self._signing_keys.not_loaded()]
+
+    def not_ready(self) -> Sequence[str]:
+        """What the receiver needs before it should get deliveries at all.
+
+        Deliveries that come without AWS credentials are tried: what AWS answers for one secret need not hold for the
+        next.
+        """
+        if self.shutting_down:
+            return ["shutting down"]
+        fault = self._stores.credentials_error()
+        return [*self.not_prepared(), *([f"AWS credentials: {fault}"] if fault else [])]
+
+
+class SigningKeyLoader:
+    """Reads the signing keys at intervals, every second while the receiver is not ready.
+
+    ``check_credentials``: no signing key is read from AWS, so that one cheap call has to show that AWS answers.
+    """
+
+    def __init__(
+        self,
+        keys: SigningKeys,
+        stores: Stores,
+        readiness: Readiness,
+        interval: float,
+        check_credentials: bool,
+        ping: Ping,
+    ) -> None:
+        self._keys = keys
+        self._stores = stores
+        self._readiness = readiness
+        self._interval = interval
+        self._checks_credentials = check_credentials
+        self._ping = ping
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        while True:
+            self._ping()
+            await self._keys.load()
+            if self._checks_credentials and self._stores.credentials_error():
+                await self._check_credentials()
+            pause = 1.0 if self._readiness.not_ready() else self._interval
+            self._ping(pause)
+            await asyncio.sleep(pause)
+
+    async def _check_credentials(self) -> None:
+        try:
+            await (await self._stores.get(self._stores.key())).secrets_manager.check_credentials()
+        except KeyturnError as error:
+            _log.warning("%s", error)
+
+
+Part = Callable[[], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """What runs beside the servers.
+
+    ``parts`` run from the start. ``controller`` runs once every informer has its first list: an object that is not
+    cached yet would look as if it did not exist. ``ping`` is the controller's.
+    """
+
+    informers: Mapping[str, Informer]
+    parts: Sequence[Part]
+    controller: Part
+    ping: Ping
+
+
+@dataclass(frozen=True, slots=True)
+class Http:
+    """The two servers, and the endpoint behind the first."""
+
+    webhook: WebhookEndpoint
+    notifications: Server
+    operations: Server
+
+
+class Runtime:
+    """Starts and stops the parts of a receiver in their order."""
+
+    def __init__(
+        self,
+        background: Background,
+        http: Http,
+        queue: WorkQueue,
+        events: EventRecorder,
+        readiness: Readiness,
+        drain_seconds: float,
+    ) -> None:
+        self._background = background
+        self._http = http
+        self._queue = queue
+        self._events = events
+        self._readiness = readiness
+        self._drain_seconds = drain_seconds
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT. A part that fails for good ends the process, which Kubernetes starts again."""
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        async with asyncio.TaskGroup() as group:
+            servers = [group.create_task(each.serve()) for each in (self._http.notifications, self._http.operations)]
+            informers = [informer.run for informer in self._background.informers.values()]
+            background = [
+                group.create_task(part()) for part in (*informers, *self._background.parts, self._run_controller)
+            ]
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait([stopping, *servers], return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            await self._shut_down(servers)
+            for task in background:
+                task.cancel()
+        await self._events.flush(EVENT_FLUSH)
+
+    async def _run_controller(self) -> None:
+        while not await self._synced():
+            self._background.ping()  # waiting is not being stuck
+        # What the caches hold now stays: the garbage collector need not look through it again and again.
+        gc.collect()
+        gc.freeze()
+        await self._background.controller()
+
+    async def _synced(self, seconds: float = 10.0) -> bool:
+        """Wait for the informers; return whether all have their first list."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                for informer in self._background.informers.values():
+                    await informer.synced.wait()
+                return True
+        return False
+
+    async def _shut_down(self, servers: Sequence["asyncio.Task[None]"]) -> None:
+        """Serve until the cluster has learnt to send deliveries elsewhere, then finish what was accepted."""
+        self._readiness.shutting_down = True
+        _log.info("shutting down")
+        self._http.webhook.start_draining()
+        if not any(server.done() for server in servers):
+            await asyncio.sleep(self._drain_seconds)
+        end = time.monotonic() + GRACE
+        self._http.webhook.set_deadline(REPLY_DEADLINE)
+        self._http.notifications.should_exit = True
+        await asyncio.wait(servers[:1])
+        await self._queue.close(max(0.0, end - time.monotonic()))
+        self._http.operations.should_exit = True
+        await asyncio.gather(*servers)

@@ -1,0 +1,39 @@
+"""Makes stores: an AWS client for one identity in one region, with the credentials of that identity."""
+
+from dataclasses import dataclass
+
+from keyturn_receiver.cluster.service_account_client import ServiceAccount, ServiceAccountClient
+from keyturn_receiver.settings import Settings
+from keyturn_receiver.sources import assume_role, clients
+from keyturn_receiver.sources.secrets_manager import SecretsManager
+from keyturn_receiver.sources.stores import Store, StoreKey
+from keyturn_receiver.sources.thread_pools import OVERSUBSCRIPTION, ThreadPools
+from keyturn_receiver.telemetry.metrics import Metrics
+
+BACKGROUND_THREADS = 2  # calls of sweeps under way at once
+QUARANTINE_THREADS = 4  # calls about secrets that have hung
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFactory:
+    """Makes the store of a key: with the receiver's own credentials, or with the AWS role of a tenant."""
+
+    settings: Settings
+    pools: ThreadPools
+    service_accounts: ServiceAccountClient
+    metrics: Metrics
+
+    async def make(self, key: StoreKey) -> Store:
+        """Make a store. Raises SourceRefused or SourceUnavailable, InvalidBinding, or an error of the API client."""
+        connections = OVERSUBSCRIPTION * self.settings.aws_threads
+        if not key.account:
+            client = clients.secrets_manager(key.region, connections)
+            sweep_client = clients.secrets_manager(key.region, OVERSUBSCRIPTION * BACKGROUND_THREADS)
+            return Store.of(key, SecretsManager(client, sweep_client, self.pools, self.metrics))
+        account = ServiceAccount(*key.account.split("/", 1))
+        role_arn = await self.service_accounts.role_arn(account)
+        token = await self.service_accounts.token(account)
+        sts = clients.sts(key.region)
+        credentials = await assume_role.assume(sts, self.pools.quarantine, self.metrics, key.account, role_arn, token)
+        client = clients.secrets_manager(key.region, connections, credentials)
+        return Store.of(key, SecretsManager(client, client, self.pools, self.metrics), credentials.expires_at)
