@@ -64,3 +64,17 @@ async def test_event_path_without_heartbeats_is_always_healthy() -> None:
     silent = replica(TimedLease(), "silent", clock, timeout=0)
     clock.forward(10**6)
     assert silent.healthy()
+
+
+async def test_old_lease_does_not_outweigh_a_heartbeat_that_this_replica_has_received() -> None:
+    lease, clock = TimedLease(), Clock()
+    first = replica(lease, "first", clock)
+    first.record_heartbeat()
+    await first._sync_lease()
+    late = EventPathMonitor(lease, "late", 180, now=clock, wall=lambda: START + timedelta(seconds=600))
+    late.record_heartbeat()
+    await late._sync_lease()
+    assert late.healthy()
+    await first._sync_lease()  # and the heartbeat is published
+    clock.forward(180)
+    assert first.healthy()
