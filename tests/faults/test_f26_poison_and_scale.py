@@ -116,7 +116,7 @@ VALUES: Mapping[str, tuple[str | bytes, dict[str, str], str, str]] = {
         "not JSON",
     ),
     "a number of 60,000 digits": ('{"user": ' + "9" * 60_000 + "}", {}, "InvalidValue", "none of the keys"),
-    "a number beyond all bounds": (text(password=0)[:-2] + "1e999}", {}, "InvalidValue", "a number too large"),
+    "a number beyond all bounds": (text(password=0)[:-2] + "1e999}", {}, "InvalidValue", "a number is too large"),
     "not a number": (text(password=0)[:-2] + "NaN}", {}, "InvalidValue", "none of the keys"),
     "null": (text(password=None), {}, "InvalidValue", "give it a value in AWS"),
     "null for an expression": (text(password=None), EXPRESSION, "InvalidValue", "or it is null"),
