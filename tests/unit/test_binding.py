@@ -1,4 +1,4 @@
-"""Reading a labelled Secret's annotations."""
+"""Bindings: parsing and checking a labelled Secret's annotations."""
 
 from contextlib import suppress
 
@@ -38,13 +38,13 @@ def read(**annotations: str):
     return read_binding(TARGET, read_spec({names[name]: value for name, value in annotations.items()}))
 
 
-def test_without_data_everything_is_taken() -> None:
+def test_binding_without_data_takes_every_key() -> None:
     binding = read(secret_id="prod/db")
     assert binding.everything_of == Source("prod/db", "AWSCURRENT")
     assert binding.entries == ()
 
 
-def test_each_line_of_data_is_one_key() -> None:
+def test_each_line_of_data_is_one_key_with_its_expression() -> None:
     binding = read(secret_id=ARN, data="A: a.b\nURL: join('', ['x://', host, ':', port])\nNO: '\"my-key\"'\n")
     source = Source(ARN)
     assert binding.everything_of is None
@@ -55,18 +55,18 @@ def test_each_line_of_data_is_one_key() -> None:
     )
 
 
-def test_a_binding_may_name_another_staging_label() -> None:
+def test_binding_reads_the_staging_label_that_it_names() -> None:
     assert read(secret_id="prod/db", stage="blue").sources == {Source("prod/db", "blue")}
 
 
-def test_what_becomes_of_the_secret_and_whose_role_reads_may_be_said() -> None:
+def test_binding_sets_deletion_and_service_account() -> None:
     binding = read(secret_id="prod/db")
     assert (binding.on_delete, binding.service_account) == (OnDelete.RETAIN, "")
     binding = read(secret_id="prod/db", on_delete="delete", service_account="app")
     assert (binding.on_delete, binding.service_account) == (OnDelete.DELETE, "app")
 
 
-def test_the_hash_tells_an_edit_of_what_the_data_is_made_by_and_of_nothing_else() -> None:
+def test_binding_hash_changes_only_with_annotations_that_decide_on_data() -> None:
     annotations = {SECRET_ID: "prod/db", DATA: "A: a"}
     same = binding_hash({**annotations, ON_DELETE: "delete", "other": "x"})
     assert binding_hash(annotations) == same
@@ -99,34 +99,34 @@ def test_the_hash_tells_an_edit_of_what_the_data_is_made_by_and_of_nothing_else(
         ({"secret_id": "a", "on_delete": "yes"}, "must be retain or delete"),
     ],
 )
-def test_what_is_wrong_is_said_with_what_to_do(annotations: dict[str, str], advice: str) -> None:
+def test_invalid_annotation_raises_an_error_with_advice(annotations: dict[str, str], advice: str) -> None:
     with pytest.raises(InvalidBinding) as caught:
         read(**annotations)
     assert advice in str(caught.value)
 
 
-def test_every_fault_is_told_at_once() -> None:
+def test_error_names_every_fault_at_once() -> None:
     with pytest.raises(InvalidBinding) as caught:
         read(data="A: a b\nB: c d\n")
     assert str(caught.value).count(";") == 2
 
 
 @given(st.text(), st.text())
-def test_whatever_is_written_the_answer_is_a_binding_or_a_clear_error(secret_id: str, data: str) -> None:
+def test_any_annotations_parse_or_raise_invalid_binding(secret_id: str, data: str) -> None:
     with suppress(InvalidBinding):
         assert read(secret_id=secret_id, data=data).entries
 
 
-def test_a_bare_name_is_never_shortened() -> None:
+def test_bare_name_is_never_shortened() -> None:
     assert candidate_names("prod/db-abcdef") == ("prod/db-abcdef",)
 
 
-def test_an_arn_stands_for_the_name_with_and_without_its_end() -> None:
+def test_arn_means_the_name_with_and_without_its_last_seven_characters() -> None:
     assert candidate_names(ARN) == ("prod/db-a1B2c3", "prod/db")
     assert candidate_names(ARN[:-7]) == ("prod/db",)
 
 
-def test_an_arn_names_a_place_and_a_bare_name_none() -> None:
+def test_arn_has_an_account_and_a_region_and_a_bare_name_has_none() -> None:
     assert (account_scope(ARN), region(ARN)) == ("arn:aws:secretsmanager:eu-west-1:123456789012", "eu-west-1")
     assert (account_scope("prod/db"), region("prod/db")) == ("", "")
     assert region("arn:secret:team/db") == ""

@@ -1,7 +1,7 @@
-"""Bindings: which AWS secret fills which Secret, and how. Parsed here from a labelled Secret's annotations.
+"""Bindings: which AWS secret fills which Secret, and how. This module parses them from a labelled Secret's annotations.
 
-This module is the only one that knows these annotations. All others know ``BindingSpec`` (what the author wrote) and
-``Binding`` (the same, checked).
+No other module knows these annotations. The others use ``BindingSpec`` (what the author wrote) and ``Binding`` (the
+same, checked).
 """
 
 import hashlib
@@ -25,7 +25,7 @@ SERVICE_ACCOUNT = "keyturn.dev/service-account"
 ON_DELETE = "keyturn.dev/on-delete"
 CURRENT = "AWSCURRENT"
 
-# The annotations that decide which data the Secret holds. The others decide what else is done.
+# The annotations that decide on the Secret's data. The others decide on rollouts and deletion.
 FILLING = (SECRET_ID, DATA, VERSION_STAGE, SERVICE_ACCOUNT)
 DECLARING = (*FILLING, ON_DELETE, ROLLOUT)
 
@@ -40,11 +40,11 @@ SECRET_ARN = re.compile(
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
 SERVICE_ACCOUNT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
-MAX_DATA_ANNOTATION = 64 * 1024  # characters; reading much more would keep everybody else waiting
+MAX_DATA_ANNOTATION = 64 * 1024  # characters; parsing much more would block the event loop
 
-MAX_FAULTS = 10  # named in one message, which people read, and which is written in several places
+MAX_FAULTS = 10  # in one message, which people read, and which is written to several places
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where the wheel has it
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times as fast, but not in every wheel
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -76,7 +76,7 @@ class Entry:
 
 
 class OnDelete(StrEnum):
-    """What becomes of the Secret once AWS has deleted what it is made from."""
+    """What to do with the Secret once AWS has deleted its source."""
 
     RETAIN = "retain"
     DELETE = "delete"
@@ -144,7 +144,7 @@ def is_secret_id(secret_id: str) -> bool:
 
 
 def tell_all(faults: Sequence[str]) -> str:
-    """Put faults into one message: the first few of them, and how many more there are."""
+    """Join faults into one message: the first MAX_FAULTS, and the number of the rest."""
     more = len(faults) - MAX_FAULTS
     return "; ".join(faults[:MAX_FAULTS]) + (f"; and {more} more" if more > 0 else "")
 
@@ -201,7 +201,7 @@ def read_binding(target: Target, spec: BindingSpec) -> Binding:
 
 @lru_cache(maxsize=1024)
 def _read_selectors(text: str) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
-    """Read the annotation `data`: keys and expressions, and what is wrong with it."""
+    """Parse the annotation `data`: keys with their expressions, and its faults."""
     faults: list[str] = []
     selectors: dict[str, str] = {}
     for key, expression in _read_map(text, faults):
@@ -220,8 +220,8 @@ def _read_map(text: str, faults: list[str]) -> list[tuple[str, str]]:
     if len(text) > MAX_DATA_ANNOTATION:
         faults.append(f"annotation {DATA} is longer than {MAX_DATA_ANNOTATION} characters: bind several Secrets")
         return []
-    # The node graph, not the loaded value: `NO: port` stays a key "NO", twice the same key is seen, and an alias can
-    # point to nothing but another scalar.
+    # Read the node graph instead of the loaded value: `NO: port` keeps its key "NO", a duplicate key is detected, and
+    # an alias can only point to another scalar.
     try:
         node = yaml.compose(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError) as error:

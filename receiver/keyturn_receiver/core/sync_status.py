@@ -1,4 +1,4 @@
-"""What a bound Secret lacks, told by the cluster's own metadata: no value and no call is needed."""
+"""Sync status: what a bound Secret lacks, derived from the cluster's metadata alone, without a value or a call."""
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
@@ -11,11 +11,11 @@ from keyturn_receiver.core.rollout import rollout
 
 
 class SyncStatus(StrEnum):
-    """What has to be done about a Secret."""
+    """What a Secret needs to match its binding."""
 
     IN_SYNC = "in sync"
     ROLLOUT_DUE = "rollout due"  # a consumer has not been restarted for what the Secret holds
-    FILL_DUE = "fill due"  # never filled, edited, garbled, or in an error that may be over
+    FILL_DUE = "fill due"  # never filled, edited, with a malformed record, or in an error that may be over
 
 
 def sync_status(
@@ -23,8 +23,8 @@ def sync_status(
 ) -> SyncStatus:
     """Compare a Secret's ``record`` with its binding's ``spec`` and with its ``consumers``.
 
-    ``solely_managed``: no other writer has touched what Keyturn owns. Whether AWS has moved on is not asked here:
-    notifications and the poller tell that.
+    ``solely_managed``: no other writer has changed what Keyturn owns. Changes in AWS do not count here: notifications
+    and the poller detect them.
     """
     applied = record.filled and record.status == OK and record.binding_hash == spec.hash
     if not applied or not solely_managed:
@@ -35,10 +35,10 @@ def sync_status(
 
 
 def is_solely_managed(manager: str, managed_fields: Iterable[Mapping[str, object]], record: Record) -> bool:
-    """Tell whether ``manager``, and nobody since, has applied the keys and the record that the Secret shows.
+    """Whether ``manager`` has applied the Secret's keys and record, and no other writer has changed them since.
 
-    Whoever writes another value into a field takes it over, and whoever removes it removes the ownership, too; so the
-    fields' owners tell what only a comparison of values could tell otherwise.
+    A writer that changes the value of a field takes over its ownership, and a writer that removes a field removes the
+    ownership as well. So the owners of the fields reveal an edit without a comparison of values.
     https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
     """
     for entry in managed_fields:

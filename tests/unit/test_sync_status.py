@@ -1,0 +1,72 @@
+"""Sync status: what a Secret needs, derived from its metadata alone."""
+
+from dataclasses import replace
+
+import pytest
+
+from keyturn_receiver.core.binding import SECRET_ID, binding_hash, read_spec
+from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef, mark_name
+from keyturn_receiver.core.revision import RECORD, Record, digest
+from keyturn_receiver.core.sync_status import SyncStatus, is_solely_managed, sync_status
+
+ANNOTATIONS = {SECRET_ID: "prod/db"}
+APPLIED = Record({"arn#AWSCURRENT": "v1"}, {"a": "v1", "b": "v1"}, "hash", binding_hash(ANNOTATIONS), "ok")
+
+
+def consumer(mark: str | None) -> Consumer:
+    marks = {mark_name("db"): mark} if mark else {}
+    ref = WorkloadRef("Deployment", "team", "web")
+    return Consumer(ref, "1", {"db": Reads(whole=True)}, {}, marks, rollout_disabled=False, manual=False)
+
+
+def test_filled_secret_with_marked_consumers_is_in_sync() -> None:
+    marked = consumer(digest(APPLIED.revisions, ["a", "b"]))
+    assert sync_status(APPLIED, read_spec(ANNOTATIONS), True, "db", [marked]) is SyncStatus.IN_SYNC
+
+
+@pytest.mark.parametrize("mark", [None, "of an older revision"])
+def test_consumer_without_the_current_mark_is_due_for_a_rollout(mark: str | None) -> None:
+    assert sync_status(APPLIED, read_spec(ANNOTATIONS), True, "db", [consumer(mark)]) is SyncStatus.ROLLOUT_DUE
+
+
+@pytest.mark.parametrize(
+    ("record", "annotations", "solely_managed"),
+    [
+        (Record(), ANNOTATIONS, True),
+        (APPLIED, {SECRET_ID: "prod/other"}, True),
+        (APPLIED, ANNOTATIONS, False),
+        (replace(APPLIED, status="SourceRefused: ..."), ANNOTATIONS, True),
+        (replace(APPLIED, binding_hash=""), ANNOTATIONS, True),  # written by an older Keyturn
+    ],
+    ids=["never filled", "bound to another secret", "edited by a person", "in an error", "without a binding hash"],
+)
+def test_secret_without_a_valid_record_is_due_for_a_fill(
+    record: Record, annotations: dict[str, str], solely_managed: bool
+) -> None:
+    assert sync_status(record, read_spec(annotations), solely_managed, "db", []) is SyncStatus.FILL_DUE
+
+
+def managed(keys: str, annotations: tuple[str, ...] = RECORD, manager: str = "keyturn", operation: str = "Apply"):
+    fields = {
+        "f:data": {f"f:{key}": {} for key in keys},
+        "f:metadata": {"f:annotations": {f"f:{name}": {} for name in annotations}},
+    }
+    return {"manager": manager, "operation": operation, "fieldsV1": fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "solely_managed"),
+    [
+        ([managed("ab")], True),
+        ([managed("ab"), managed("c", (), "kubectl-edit", "Update")], True),  # a key of the other writer
+        ([managed("a"), managed("b", (), "kubectl-edit", "Update")], False),
+        ([managed("a")], False),  # another writer has removed b
+        ([managed("ab", RECORD[1:])], False),
+        ([managed("ab", operation="Update")], False),
+        ([managed("ab", manager="kubectl")], False),
+        ([], False),
+        ([{"manager": "keyturn", "operation": "Apply", "fieldsV1": "malformed"}], False),
+    ],
+)
+def test_edit_by_another_writer_changes_the_owners_of_fields(fields: list, solely_managed: bool) -> None:
+    assert is_solely_managed("keyturn", fields, APPLIED) is solely_managed
