@@ -64,6 +64,10 @@ def test_every_module_has_a_row(package: str) -> None:
     assert [module.relative_to(folder).as_posix() for module in modules if module not in named] == []
 
 
+def test_diagram_has_no_semicolon_which_would_end_a_statement() -> None:
+    assert ";" not in DIAGRAM
+
+
 def test_files_of_the_diagram_exist() -> None:
     files = re.findall(r"[\w/]+\.py", DIAGRAM)
     assert len(files) > 10
