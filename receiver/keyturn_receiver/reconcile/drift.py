@@ -57,9 +57,8 @@ class DriftDetector:
         if bound is None:
             self._queue.drop(target)
         elif settles_in := self._queue.settles_in(target):
-            self._queue.check_later(
-                target, settles_in, self.check
-            )  # what the cache shows may be our own half-done work
+            # What the cache shows may be our own work, half done.
+            self._queue.check_later(target, settles_in, self.check)
         elif cause := self._cause(bound):
             delay = self._queue.fight_delay(target) if cause is Cause.DRIFT else 0.0
             if not self._is_leader():

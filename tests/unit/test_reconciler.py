@@ -1,0 +1,303 @@
+"""One reconcile, from the cache to the report, with fakes at the two ports: the API client and the stores.
+
+The fake API server shows its writes to the caches as the watches would, at a moment that the test chooses.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from keyturn_receiver.cluster.consumer_cache import ConsumerCache, ConsumerIndex
+from keyturn_receiver.cluster.namespace_cache import NamespaceCache
+from keyturn_receiver.cluster.secret_cache import SecretCache
+from keyturn_receiver.cluster.secret_client import SecretClient
+from keyturn_receiver.cluster.workload_client import WorkloadClient
+from keyturn_receiver.core.binding import Source, Target
+from keyturn_receiver.core.policy import Default
+from keyturn_receiver.core.render import SecretVersion
+from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
+from keyturn_receiver.errors import (
+    ClusterRefused,
+    ClusterUnavailable,
+    Conflict,
+    InvalidValue,
+    KeyturnError,
+    SourceUnavailable,
+    first_retryable,
+)
+from keyturn_receiver.reconcile.access_policy import AccessPolicy
+from keyturn_receiver.reconcile.arn_resolver import ArnResolver
+from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
+from keyturn_receiver.reconcile.deletion import SecretDeleter
+from keyturn_receiver.reconcile.drift import DriftDetector
+from keyturn_receiver.reconcile.reconciler import CONFLICT_RETRIES, Reconciler
+from keyturn_receiver.reconcile.renderer import Renderer
+from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
+from keyturn_receiver.reconcile.secret_filler import SecretFiller
+from keyturn_receiver.reconcile.source_reader import SourceReader
+from keyturn_receiver.reconcile.status_reporter import StatusReporter
+from keyturn_receiver.reconcile.work_queue import SETTLE_SECONDS, WorkQueue
+from keyturn_receiver.sources.stores import StoreKey
+from keyturn_receiver.telemetry.legs import LegTimer
+from keyturn_receiver.telemetry.metrics import Metrics
+from support.bindings import ARN, bound_object
+
+pytestmark = pytest.mark.anyio
+DB = Target("team", "db")
+DEPLOYMENT = WORKLOAD_KINDS["Deployment"]
+
+
+def deployment() -> dict[str, Any]:
+    container = {"name": "app", "envFrom": [{"secretRef": {"name": "db"}}]}
+    return {
+        "metadata": {"namespace": "team", "name": "web", "resourceVersion": "1", "annotations": {}},
+        "spec": {"template": {"metadata": {"annotations": {}}, "spec": {"containers": [container]}}},
+    }
+
+
+class FakeApi:
+    """One Secret and one Deployment behind the API client's port. ``calls``: verb and resource of each request.
+
+    ``refuse`` returns the error that a call fails with, if it should fail. ``seen``: what the caches are shown.
+    """
+
+    def __init__(self, secrets: SecretCache, consumers: ConsumerCache) -> None:
+        self._secrets = secrets
+        self._consumers = consumers
+        self.secret: dict[str, Any] = {**bound_object("db"), "type": "Opaque", "data": {}}
+        self.workload = deployment()
+        self.calls: list[tuple[str, str]] = []
+        self.refuse: Callable[[str, str], KeyturnError | None] = lambda method, resource: None
+        self.watches_lag = False
+        self.show()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: dict[str, Any] | None = None,
+        content_type: str = "",
+        accept: str = "",
+    ) -> dict[str, Any]:
+        resource = path.split("/")[-2]
+        self.calls.append((method, resource))
+        await asyncio.sleep(0)
+        if error := self.refuse(method, resource):
+            raise error
+        obj = self.secret if resource == "secrets" else self.workload
+        if method == "GET":
+            return obj
+        assert body is not None
+        metadata = obj["metadata"]
+        if body["metadata"]["resourceVersion"] != metadata["resourceVersion"]:
+            raise Conflict("changed")
+        metadata["resourceVersion"] = str(int(metadata["resourceVersion"]) + 1)
+        metadata["annotations"] = {**metadata["annotations"], **body["metadata"].get("annotations", {})}
+        if "data" in body:
+            obj["data"] = {**obj["data"], **body["data"]}
+            owned = {f"f:{name}": {} for name in body["metadata"]["annotations"]}
+            fields = {"f:data": {f"f:{key}": {} for key in body["data"]}, "f:metadata": {"f:annotations": owned}}
+            metadata["managedFields"] = [{"manager": "keyturn", "operation": "Apply", "fieldsV1": fields}]
+        if "spec" in body:
+            template = obj["spec"]["template"]["metadata"]
+            template["annotations"] = {**template["annotations"], **body["spec"]["template"]["metadata"]["annotations"]}
+        if not self.watches_lag:
+            self.show()
+        return obj
+
+    def show(self) -> None:
+        """Show both objects to the caches, as the watches would."""
+        self._secrets.update(self._secrets.transform(self.secret))
+        self._consumers.update(self._consumers.transform(self.workload))
+
+
+class FakeStores:
+    """The AWS secret prod/db behind the stores' port."""
+
+    def __init__(self) -> None:
+        self.version = 1
+        self.error: KeyturnError | None = None
+        self.reads = 0
+        self.value = '{"password": "x"}'
+
+    def key(self, *_: str) -> StoreKey:
+        return StoreKey("", "eu-west-1")
+
+    async def read(self, key: StoreKey, source: Source, since: float, background: bool = False) -> SecretVersion:
+        self.reads += 1
+        if self.error:
+            raise self.error
+        return SecretVersion(ARN.format("db"), "prod/db", f"v{self.version}", self.value)
+
+
+class Events:
+    """What was recorded, behind the event recorder's port."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def event(self, target: Target, uid: str, warning: bool, reason: str, message: str) -> None:
+        self.reasons.append(reason)
+
+
+class Engine:
+    """The engine as the composition root builds it, but for the two ports; this replica leads."""
+
+    def __init__(self) -> None:
+        self.cache, namespaces, index = SecretCache(), NamespaceCache(), ConsumerIndex()
+        self.api = FakeApi(self.cache, ConsumerCache(DEPLOYMENT, index))
+        self.stores, self.events, self.metrics = FakeStores(), Events(), Metrics()
+        api: Any = self.api
+        stores: Any = self.stores
+        events: Any = self.events
+        legs = LegTimer(self.metrics)
+        access = AccessPolicy(namespaces, Default.ALLOW, tenant_roles=False)
+        resolver = ArnResolver(stores, access)
+        secrets = SecretClient(api, lambda value: value[:16], lambda: datetime(2026, 11, 28, tzinfo=UTC))
+        restarter = ConsumerRestarter(index, namespaces, WorkloadClient(api), secrets, legs)
+        filler = SecretFiller(
+            SourceReader(stores, access, resolver, legs),
+            Renderer(ThreadPoolExecutor(1)),
+            secrets,
+            self.cache,
+            restarter,
+            SecretDeleter(stores, secrets, resolver, allowed=False),
+            legs,
+        )
+        reporter = StatusReporter(secrets, events, self.metrics)
+        self.reconciler = Reconciler(self.cache, secrets, filler, restarter, reporter)
+        self.requests: list[Request] = []
+        self.queue = WorkQueue(self._reconcile, 4, self.metrics)
+        self.drift = DriftDetector(self.cache, restarter, self.queue, access, lambda: True)
+        self.cache.add_handler(self.drift.check)
+        index.add_handler(self.drift.check)
+
+    async def _reconcile(self, target: Target, request: Request) -> ReconcileResult:
+        self.requests.append(request)
+        return await self.reconciler.reconcile(target, request)
+
+    async def notify(self) -> ReconcileResult:
+        return await self.queue.submit(DB, Request.now(Cause.NOTIFICATION, {f"v{self.stores.version}"}))
+
+    async def settle(self) -> None:
+        await asyncio.sleep(SETTLE_SECONDS * 1.2)
+
+    async def start(self) -> None:
+        """Fill the Secret, and baseline its consumer."""
+        self.drift.start()
+        await asyncio.sleep(0.05)
+        await self.settle()
+        assert self.cache.get(DB).record.filled
+        self.forget()
+
+    def forget(self) -> None:
+        self.api.calls.clear()
+        self.requests.clear()
+        self.events.reasons.clear()
+        self.stores.reads = 0
+
+
+ROTATION = [("PATCH", "secrets"), ("PATCH", "deployments")]
+
+
+@pytest.mark.parametrize("watches_lag", [False, True], ids=["watches at once", "watches after the run"])
+async def test_rotation_with_one_consumer_costs_one_read_one_apply_one_mark(watches_lag: bool) -> None:
+    engine = Engine()
+    await engine.start()
+    engine.api.watches_lag = watches_lag
+    for _ in range(3):
+        engine.forget()
+        engine.stores.version += 1
+        engine.stores.value = f'{{"password": "{engine.stores.version}"}}'
+        result = await engine.notify()
+        assert [ref.name for ref in result.restarted] == ["web"]
+        engine.api.show()  # what the watches bring after the run is our own work
+        await engine.settle()
+        assert (engine.api.calls, engine.stores.reads) == (ROTATION, 1)
+        assert [request.causes for request in engine.requests] == [{Cause.NOTIFICATION}]
+
+
+async def test_edit_during_a_run_is_repaired_after_it() -> None:
+    engine = Engine()
+    await engine.start()
+    engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
+    await engine.notify()
+    metadata = engine.api.secret["metadata"]
+    metadata["managedFields"], metadata["resourceVersion"] = [], "70"  # another writer took the fields over
+    engine.api.secret["data"] = {"password": "aGFuZA=="}
+    engine.api.show()
+    await engine.settle()
+    await asyncio.sleep(0.1)
+    assert [request.causes for request in engine.requests] == [{Cause.NOTIFICATION}, {Cause.DRIFT}]
+    assert engine.api.secret["data"] == {"password": "eQ=="}
+
+
+async def test_conflict_is_retried_at_once_and_told_to_nobody() -> None:
+    engine = Engine()
+    await engine.start()
+    engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
+    conflicts = iter([Conflict("changed")] * 3)
+    engine.api.refuse = lambda method, resource: next(conflicts, None) if method == "PATCH" else None
+    result = await engine.notify()
+    assert (result.error, result.changed, engine.events.reasons) == (None, True, ["Applied"])
+
+
+async def test_conflict_without_end_becomes_a_temporary_failure() -> None:
+    engine = Engine()
+    await engine.start()
+    engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
+    engine.api.refuse = lambda method, resource: Conflict("changed") if method == "PATCH" else None
+    result = await engine.reconciler.reconcile(DB, Request.now(Cause.NOTIFICATION, {"v2"}))
+    assert isinstance(result.error, Conflict)
+    assert engine.api.calls.count(("PATCH", "secrets")) == CONFLICT_RETRIES + 1
+    assert engine.events.reasons == []
+
+
+async def test_failed_fill_still_restarts_consumers_that_are_behind() -> None:
+    engine = Engine()
+    await engine.start()
+    engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
+    engine.api.refuse = lambda method, resource: ClusterUnavailable("gone") if resource == "deployments" else None
+    assert isinstance((await engine.notify()).error, ClusterUnavailable)
+    engine.api.refuse = lambda method, resource: None
+    engine.stores.error = SourceUnavailable("AWS is gone")
+    result = await engine.reconciler.reconcile(DB, Request.now(Cause.POLL))
+    assert isinstance(result.error, SourceUnavailable)
+    assert [ref.name for ref in result.restarted] == ["web"]
+    await engine.queue.close(0)
+
+
+async def test_permanent_failure_writes_status_and_event_once() -> None:
+    engine = Engine()
+    await engine.start()
+    engine.stores.version, engine.stores.value = 2, "no JSON any more"
+    results = [await engine.notify() for _ in range(2)]
+    assert all(isinstance(result.error, InvalidValue) for result in results)
+    await engine.settle()
+    assert engine.api.calls.count(("PATCH", "secrets")) == 1
+    assert engine.cache.get(DB).record.has_reason("InvalidValue")
+    assert engine.queue.gave_up_on(DB, engine.cache.get(DB).resource_version)
+    assert engine.queue.failing() == 1
+    assert len(engine.requests) == 2  # drift does not try again what only a person can help
+
+
+@pytest.mark.parametrize(
+    ("errors", "first"),
+    [
+        ((InvalidValue("fill"), ClusterUnavailable("restart")), "restart"),
+        ((SourceUnavailable("fill"), ClusterUnavailable("restart")), "fill"),
+        ((InvalidValue("fill"), ClusterRefused("restart")), "fill"),
+        ((None, ClusterRefused("restart")), "restart"),
+        ((None, None), None),
+    ],
+)
+def test_first_retryable_error_decides_or_else_the_first(
+    errors: tuple[KeyturnError | None, ...], first: str | None
+) -> None:
+    error = first_retryable(*errors)
+    assert (str(error) if error else None) == first
