@@ -55,10 +55,10 @@ class SqsQueue:
         ]
         for start in range(0, len(entries), 10):  # SQS's limit for one call
             try:
-                answer = self._sqs.change_message_visibility_batch(
+                response = self._sqs.change_message_visibility_batch(
                     QueueUrl=self._queue_url, Entries=entries[start : start + 10]
                 )
-                codes = sorted({failed["Code"] for failed in answer.get("Failed", [])})
+                codes = sorted({failed["Code"] for failed in response.get("Failed", [])})
             except Exception as error:
                 codes = [error_code(error)]
             if codes:

@@ -107,8 +107,8 @@ def read_key(
     """
     version: dict[str, Any] = {"VersionId": version_id} if version_id else {}
     try:
-        answer = secrets_manager.get_secret_value(SecretId=secret_id, VersionStage=stage, **version)
-        return parse_key(answer.get("SecretString", ""))
+        response = secrets_manager.get_secret_value(SecretId=secret_id, VersionStage=stage, **version)
+        return parse_key(response.get("SecretString", ""))
     except InvalidKey as error:
         raise UnusableKey(f"signing key ({stage}): {error}") from None
     except Exception as error:
@@ -123,10 +123,10 @@ def kms_signer(kms: "KMSClient", key_id: str) -> Callable[[bytes], bytes]:
 
     def sign_in_kms(content: bytes) -> bytes:
         try:
-            answer = kms.sign(KeyId=key_id, Message=content, MessageType="RAW", SigningAlgorithm="ED25519_SHA_512")
+            response = kms.sign(KeyId=key_id, Message=content, MessageType="RAW", SigningAlgorithm="ED25519_SHA_512")
         except Exception as error:
             raise SigningUnavailable(f"KMS: {error_code(error)}") from None
-        return bytes(answer["Signature"])
+        return bytes(response["Signature"])
 
     return sign_in_kms
 
