@@ -20,7 +20,7 @@ SAM_VENV := .venv-sam
 export PYTHONPATH := $(CURDIR)/lambda:$(CURDIR)/receiver:$(CURDIR)/infra
 PYTEST := $(BIN)/python -m pytest
 # Prints why there can be no real node, if there can be none, and fails.
-OBSTACLE := $(BIN)/python -m keyturn_local.node.obstacle
+PREFLIGHT := $(BIN)/python -m keyturn_local.node.preflight
 ENCLOSED := $(BIN)/python -m keyturn_local.node.enclosure
 
 .PHONY: help demo test test-unit test-contract test-integration test-e2e test-faults test-node bench bench-notifier lint format docs chart-docs requirements setup clean
@@ -30,7 +30,7 @@ help:
 
 demo: setup
 ifeq ($(NODE),real)
-	@$(OBSTACLE)
+	@$(PREFLIGHT)
 	@KUBECONFIG= $(ENCLOSED) $(BIN)/python -m keyturn_local.demo --node $(if $(KEEP),--keep)
 else
 	$(if $(NODE),$(error NODE=real, or no NODE at all))
@@ -38,7 +38,7 @@ else
 endif
 
 test: lint setup $(SAM_VENV)/installed
-	@if why=$$($(OBSTACLE)); then $(PYTEST) && $(ENCLOSED) $(PYTEST) tests/node; \
+	@if why=$$($(PREFLIGHT)); then $(PYTEST) && $(ENCLOSED) $(PYTEST) tests/node; \
 		else echo "tests/node is skipped: $$why"; $(PYTEST); fi
 
 test-unit: $(VENV)/installed
@@ -54,7 +54,7 @@ test-faults: setup
 	@$(PYTEST) --quiet tests/faults
 
 test-node: setup
-	@$(OBSTACLE)
+	@$(PREFLIGHT)
 	$(ENCLOSED) $(PYTEST) tests/node
 
 bench: setup

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from keyturn_local.aws import template
-from keyturn_local.demo import acts
+from keyturn_local.demo import scenarios
 from keyturn_local.docs import tables
 from keyturn_receiver import errors
 from keyturn_receiver.core import binding, consumer, policy, revision
@@ -33,7 +33,7 @@ def test_readme_has_make_demo_and_make_test_on_its_first_screen() -> None:
 
 def test_readme_shows_every_step_that_the_demo_prints() -> None:
     shown = set(re.findall(r"^ +\d+ ms  ([^:\n]+?)(?:  \(.*\)|: \w+)?$", README, re.MULTILINE))
-    assert shown == {"label moved", acts.APPLIED, *acts.ON_THE_WAY, "pods replaced"}
+    assert shown == {"label moved", scenarios.APPLIED, *scenarios.ON_THE_WAY, "pods replaced"}
 
 
 def test_aws_page_has_a_row_for_every_alarm_and_no_other() -> None:

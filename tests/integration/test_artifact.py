@@ -38,7 +38,7 @@ def sandbox(built: Path, aws: LocalAws, path: EventPath, receiver: Receiver, tmp
 def source(aws: LocalAws, path: EventPath, sandbox: LambdaRuntime, tmp_path: Path) -> EventSource:
     """The event source mapping between an empty queue and the sandbox."""
     made = EventSource(aws.sqs(), path.queue_url, sandbox, Timeline(tmp_path / "timeline.jsonl"))
-    while made.turn(wait_seconds=0):
+    while made.poll_once(wait_seconds=0):
         pass
     return made
 
@@ -50,7 +50,7 @@ def test_rotations_and_heartbeats_reach_the_receiver_from_the_queue(
     client.create_secret(Name=name, SecretString="hush-one")
     versions = [rotate(client, name, f"hush-{number}") for number in range(3)]
     aws.heartbeat()
-    while source.turn(wait_seconds=0):
+    while source.poll_once(wait_seconds=0):
         pass
     delivered = [each for each in receiver.notifications if each.data.name == name]
     assert [each.data.version_id for each in delivered][1:] == versions
@@ -64,7 +64,7 @@ def test_output_is_json_logs_and_cloudwatch_embedded_metrics(
     aws: LocalAws, source: EventSource, sandbox: LambdaRuntime
 ) -> None:
     aws.secrets_manager().create_secret(Name=f"prod/{uuid4()}", SecretString="one")
-    assert source.turn() == 1
+    assert source.poll_once() == 1
     lines = [json.loads(line) for line in sandbox.output.splitlines()]
     (delivered,) = [line for line in lines if line.get("message") == "delivered"]
     assert delivered["correlation_id"]
@@ -86,7 +86,7 @@ def test_failed_message_stays_in_the_queue_and_the_others_are_deleted(
     receiver.answer = picky
     for name in (bad, f"prod/good-{uuid4()}"):
         aws.secrets_manager().create_secret(Name=name, SecretString="one")
-        source.turn()
+        source.poll_once()
     eventually(lambda: waiting(aws.sqs(), path.queue_url) == 1, 10)
 
 

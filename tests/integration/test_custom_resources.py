@@ -72,7 +72,7 @@ def test_the_second_time_takes_no_go(monkeypatch: pytest.MonkeyPatch) -> None:
     first = definitions.resolve()
 
     def find() -> str:
-        raise go_toolchain.NoGo("none here")
+        raise go_toolchain.GoNotFound("none here")
 
     monkeypatch.setattr(go_toolchain, "find", find)
     monkeypatch.setenv("PATH", "")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from keyturn_local.node import cgroups
-from keyturn_local.node.obstacle import obstacle
+from keyturn_local.node.preflight import preflight
 from keyturn_local.processes.environment import IMPORT_ROOTS
 from support.manifests import eventually
 
@@ -106,7 +106,7 @@ time.sleep(600)
 
 @pytest.mark.timeout(1800)  # the first time it may have to build
 def test_nothing_is_left_of_a_node_when_the_parent_is_killed(tmp_path: Path) -> None:
-    if found := obstacle():
+    if found := preflight():
         pytest.skip(found)
     before = machine()
     with enclosed(sys.executable, "-c", NODE, str(tmp_path)) as parent:

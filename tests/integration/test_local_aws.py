@@ -106,11 +106,11 @@ def test_only_what_the_handler_has_done_leaves_the_queue(aws: LocalAws, path: Ev
         return {"batchItemFailures": failures}
 
     source = EventSource(aws.sqs(), path.queue_url, handler, timeline)
-    assert source.turn() == 2
-    assert source.turn(wait_seconds=0) == 0  # not before its visibility time-out
-    eventually(lambda: source.turn())
+    assert source.poll_once() == 2
+    assert source.poll_once(wait_seconds=0) == 0  # not before its visibility time-out
+    eventually(lambda: source.poll_once())
     assert seen == ["a", "b", "b"]
-    assert source.turn(wait_seconds=2) == 0
+    assert source.poll_once(wait_seconds=2) == 0
 
 
 @pytest.mark.parametrize("answer", [None, {}, {"batchItemFailures": None}, {"batchItemFailures": []}])
@@ -119,8 +119,8 @@ def test_an_answer_without_failures_means_that_all_is_done(
 ) -> None:
     aws.secrets_manager().create_secret(Name="a", SecretString="one")
     source = EventSource(aws.sqs(), path.queue_url, lambda event, context: answer, timeline)
-    assert source.turn() == 1
-    assert source.turn(wait_seconds=2) == 0
+    assert source.poll_once() == 1
+    assert source.poll_once(wait_seconds=2) == 0
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_batch_that_fails_again_and_again_goes_to_the_dead_letter_queue(
     source = EventSource(aws.sqs(), path.queue_url, handler, timeline)
 
     def dead() -> list[dict]:
-        source.turn(wait_seconds=0)
+        source.poll_once(wait_seconds=0)
         return messages(aws, path.dlq_url)
 
     (event,) = eventually(dead)

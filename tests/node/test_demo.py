@@ -5,15 +5,15 @@ import re
 import signal
 import subprocess
 
-from keyturn_local.demo import scene
+from keyturn_local.demo import manifests
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.processes.environment import IMPORT_ROOTS
 from keyturn_local.receiver.release import RECEIVERS
 from support.demo_output import DEMO, client_as_printed, ever_held, read_until_kept, tells_a_value, timelines
 from support.manifests import data_of, eventually
 
-IN_USE = {app: f"new value in use: {app}" for app in scene.READS}
-TELLING = (RECEIVERS, *(f"app={app}" for app in scene.READS))
+IN_USE = {app: f"new value in use: {app}" for app in manifests.READS}
+TELLING = (RECEIVERS, *(f"app={app}" for app in manifests.READS))
 BOUND = ("secrets", "-A", "-l", "keyturn.dev/bind=true", "-o", "name")
 
 
@@ -35,17 +35,17 @@ def test_the_demo_ends_with_the_new_value_in_use_and_every_claim_held(control_pl
 
             client = client_as_printed(printed)
             values = ever_held(client)
-            logs = [control_plane.kubectl("logs", "-n", scene.NAMESPACE, f"--selector={each}") for each in TELLING]
+            logs = [control_plane.kubectl("logs", "-n", manifests.NAMESPACE, f"--selector={each}") for each in TELLING]
             assert all(logs)
             assert not tells_a_value("\n".join([printed, *logs]), values)
-            client.put_secret_value(SecretId=scene.API_TOKEN, SecretString="by-hand")
-            eventually(lambda: data_of(control_plane, scene.NAMESPACE, "api-token") == {"value": b"by-hand"})
+            client.put_secret_value(SecretId=manifests.API_TOKEN, SecretString="by-hand")
+            eventually(lambda: data_of(control_plane, manifests.NAMESPACE, "api-token") == {"value": b"by-hand"})
 
             demo.send_signal(signal.SIGINT)
             demo.communicate()
             assert demo.wait(60) == 0
         finally:
             demo.kill()
-    control_plane.kubectl("wait", "--for=delete", f"namespace/{scene.NAMESPACE}", "--timeout=60s")
+    control_plane.kubectl("wait", "--for=delete", f"namespace/{manifests.NAMESPACE}", "--timeout=60s")
     left = control_plane.kubectl("get", "clusterroles,clusterrolebindings", "-o", "name")
-    assert scene.NAMESPACE not in left
+    assert manifests.NAMESPACE not in left

@@ -56,7 +56,7 @@ def test_assets_that_lack_a_program_are_not_used_and_it_is_named(
 
 def test_the_cache_is_keyed_by_version_and_platform(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = binaries._folder("built")
-    for part in (binaries.BUILT, binaries.KWOK, binaries._platform().replace("/", "-")):
+    for part in (binaries.BUILT_VERSION, binaries.KWOK_VERSION, binaries._platform().replace("/", "-")):
         assert part in folder.name
     folder.parent.mkdir(parents=True)
     programs(folder, binaries.PROGRAMS)
@@ -67,7 +67,7 @@ def test_a_download_that_is_not_what_was_promised_is_refused(nowhere: Path) -> N
     served = nowhere / "kwok"
     served.write_bytes(b"something else")
     file = binaries._File(served.as_uri(), "sha256:" + "0" * 64)
-    with pytest.raises(binaries._NoWay, match="is not what its checksum promises"):
+    with pytest.raises(binaries._Unavailable, match="is not what its checksum promises"):
         binaries._download(file, nowhere)
     assert served.read_bytes() == b"something else"
 

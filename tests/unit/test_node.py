@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from keyturn_local.node import archive, cgroups, debian, enclosure, images, programs
-from keyturn_local.node.obstacle import obstacle
+from keyturn_local.node.preflight import preflight
 from keyturn_local.toolchain import go_toolchain
 
 
@@ -25,12 +25,12 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_whoever_is_not_root_has_no_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert obstacle() == "no real node here: it takes root on Linux"
+    assert preflight() == "no real node here: it takes root on Linux"
 
 
 def test_neither_has_whoever_runs_no_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert obstacle() == "no real node here: it takes root on Linux"
+    assert preflight() == "no real node here: it takes root on Linux"
 
 
 def test_what_the_machine_itself_lacks_is_named(nowhere: Path) -> None:
@@ -46,7 +46,7 @@ def test_without_debian_the_way_to_the_programs_is_named(nowhere: Path, monkeypa
 
 
 def test_what_cannot_be_unpacked_leaves_nothing_behind(nowhere: Path) -> None:
-    with pytest.raises(debian.NoPackage):
+    with pytest.raises(debian.PackageNotFound):
         debian.unpacked("runc")
     assert [each.name for each in (nowhere / "keyturn" / "debian").iterdir()] == ["lock"]
 
@@ -61,7 +61,7 @@ def test_in_an_enclosure_an_image_that_is_not_there_is_not_built(
 
 def test_outside_of_an_enclosure_a_node_has_no_cgroup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(enclosure.MARK, raising=False)
-    with pytest.raises(enclosure.Misplaced):
+    with pytest.raises(enclosure.EnclosureError):
         enclosure.cgroup()
 
 

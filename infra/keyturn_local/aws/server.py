@@ -20,7 +20,7 @@ from botocore.config import Config
 
 from keyturn_contract.signature import new_key
 from keyturn_local.aws import template
-from keyturn_local.processes.environment import IMPORT_ROOTS, surroundings
+from keyturn_local.processes.environment import IMPORT_ROOTS, clean_environment
 from keyturn_local.processes.ports import free_ports
 from keyturn_local.processes.program import Program, Stoppable, answers
 from keyturn_local.timeline import Timeline
@@ -62,7 +62,7 @@ class LocalAws(Stoppable):
                 *("--host", host, "--port", str(port), "--timeline", timeline.file),
             ],
             directory,
-            {**surroundings(), "PYTHONPATH": IMPORT_ROOTS, **self.environment()},
+            {**clean_environment(), "PYTHONPATH": IMPORT_ROOTS, **self.environment()},
         )
 
     @classmethod

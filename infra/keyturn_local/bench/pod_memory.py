@@ -23,8 +23,8 @@ from keyturn_local.kubernetes.cluster import Cluster
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.node import cgroups, enclosure, network
 from keyturn_local.node.node import Node
-from keyturn_local.node.obstacle import obstacle
-from keyturn_local.processes.environment import IMPORT_ROOTS, surroundings
+from keyturn_local.node.preflight import preflight
+from keyturn_local.processes.environment import IMPORT_ROOTS, clean_environment
 from keyturn_local.receiver.release import Release, values
 
 HOME = "keyturn-bench"  # the release's namespace
@@ -117,11 +117,11 @@ def _high_water(process: str) -> int:
 
 def rows() -> list[Row]:
     """Measure in an enclosure; where none can run, a single row says why."""
-    if reason := obstacle():
+    if reason := preflight():
         return [Row(PEAK, None, "MiB", missing=reason)]
     command = [sys.executable, "-m", enclosure.__name__, sys.executable, "-m", __name__]
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, check=True, text=True, env={**surroundings(), "PYTHONPATH": IMPORT_ROOTS}
+        command, stdout=subprocess.PIPE, check=True, text=True, env={**clean_environment(), "PYTHONPATH": IMPORT_ROOTS}
     )
     return [Row(**each) for each in json.loads(done.stdout)]
 

@@ -25,7 +25,7 @@ import uvloop
 
 from keyturn_contract.signature import new_key
 from keyturn_local.aws.server import REGION
-from keyturn_local.processes.environment import IMPORT_ROOTS, surroundings
+from keyturn_local.processes.environment import IMPORT_ROOTS, clean_environment
 from keyturn_local.processes.ports import free_ports
 from keyturn_local.processes.program import Program, Stoppable, answers
 
@@ -44,7 +44,7 @@ class StubAws(Stoppable):
         self.signing_key = new_key(secrets.token_bytes(32))
         self.names = [name_of(number) for number in range(count)]
         command = [sys.executable, "-m", "keyturn_local.bench.stub_aws", "--host", host, "--port", str(port)]
-        environment = {**surroundings(), "PYTHONPATH": IMPORT_ROOTS, "STUB_SIGNING_KEY": self.signing_key}
+        environment = {**clean_environment(), "PYTHONPATH": IMPORT_ROOTS, "STUB_SIGNING_KEY": self.signing_key}
         self._program = Program(
             "stub-aws", [*command, "--count", str(count), "--latency", str(latency)], directory, environment
         )

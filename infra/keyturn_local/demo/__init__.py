@@ -1,1 +1,1 @@
-"""`make demo`: the main job, live, on real parts. Every claim it makes at the end was observed, not reported."""
+"""`make demo`: rotations in a local AWS, carried into a local Kubernetes. Each claim rests on observation."""

@@ -1,4 +1,4 @@
-"""``python -m keyturn_local.demo``: sets the stage, plays, and ends with a verdict."""
+"""Program of `make demo`: start all parts, run the scenarios, print the verdict."""
 
 import argparse
 import os
@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
-from keyturn_local.demo import scene
-from keyturn_local.demo.acts import POLL_SECONDS, Acts
+from keyturn_local.demo import manifests
 from keyturn_local.demo.observer import Observer
-from keyturn_local.demo.report import Verdict, heading, say
+from keyturn_local.demo.report import Claims, heading, say
+from keyturn_local.demo.scenarios import POLL_SECONDS, Scenarios
 from keyturn_local.kubernetes.cluster import Cluster, KubectlFailed
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.node import cgroups, enclosure, images, network, programs
@@ -26,23 +26,23 @@ from keyturn_local.receiver.release import RECEIVERS
 from keyturn_local.stack import Stack, run_stack, run_stack_of_pods
 from keyturn_local.toolchain import binaries
 
-FAILURES = (StartFailed, KubectlFailed, binaries.NotFound, programs.NotFound, images.NotFound, enclosure.Misplaced)
+FAILURES = (StartFailed, KubectlFailed, binaries.NotFound, programs.NotFound, images.NotFound, enclosure.EnclosureError)
 
 
 def main() -> int:
     """Run the demo; return its exit status: 0 when every claim held."""
     parser = argparse.ArgumentParser(prog="make demo", description="Rotations from a local AWS into Kubernetes, live.")
-    parser.add_argument("--keep", action="store_true", help="leave it all running afterwards, until Ctrl-C")
+    parser.add_argument("--keep", action="store_true", help="keep everything running afterwards, until Ctrl-C")
     parser.add_argument("--node", action="store_true", help="on a real node, in an enclosure: make demo NODE=real")
     parser.add_argument("--context", help="use this context of your own kubeconfig in place of a local control plane")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was made is cleaned up then, too
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's `&` would have it ignore
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that the clean-up runs
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has set it to be ignored
     bypass_proxies()
     directory = Path(tempfile.mkdtemp(prefix="keyturn-demo-"))
     try:
         with _cluster(directory, arguments.context, arguments.node) as cluster:
-            return _play(directory, cluster, arguments.node, arguments.keep)
+            return _run(directory, cluster, arguments.node, arguments.keep)
     except FAILURES as error:
         say(f"\nThe demo could not run: {_first(error)}")
         if error is not _first(error):
@@ -55,20 +55,20 @@ def main() -> int:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _play(directory: Path, cluster: Cluster, node: bool, keep: bool) -> int:
-    """``node``: containers run in the cluster's pods, and the receiver is among them."""
-    verdict = Verdict()
+def _run(directory: Path, cluster: Cluster, node: bool, keep: bool) -> int:
+    """Run the scenarios; ``node``: the pods have containers, and the receiver runs in pods."""
+    claims = Claims()
     say("starting AWS (moto), the receiver and the notifier ...")
     with _stack(directory, cluster, node) as stack:
-        cluster.kubectl("annotate", "namespace", scene.NAMESPACE, f"keyturn.dev/allow-secrets={scene.ALLOWED}")
-        observer = Observer(cluster.kubeconfig, scene.NAMESPACE, hears=node)
+        cluster.kubectl("annotate", "namespace", manifests.NAMESPACE, f"keyturn.dev/allow-secrets={manifests.ALLOWED}")
+        observer = Observer(cluster.kubeconfig, manifests.NAMESPACE, reads_logs=node)
         heading("The stage: 2 AWS secrets, 2 Secrets, 4 workloads" + (", 2 receivers by Helm" if node else ""))
-        acts = Acts(stack, observer, verdict, images.BUSYBOX if node else scene.IMAGE)
-        acts.prepare()
-        acts.event_path()
-        acts.without_event_path()
-        acts.nobody_reads_it()
-        status = verdict.conclude()
+        scenarios = Scenarios(stack, observer, claims, images.BUSYBOX if node else manifests.IMAGE)
+        scenarios.create_objects()
+        scenarios.event_path()
+        scenarios.without_event_path()
+        scenarios.unread_key()
+        status = claims.conclude()
         if keep:
             _keep(stack, node)
     return status
@@ -77,9 +77,9 @@ def _play(directory: Path, cluster: Cluster, node: bool, keep: bool) -> int:
 def _stack(directory: Path, cluster: Cluster, node: bool) -> AbstractContextManager[Stack]:
     if node:
         values = {"poller": {"intervalSeconds": int(POLL_SECONDS)}, "drainSeconds": 0}
-        return run_stack_of_pods(directory, cluster, scene.NAMESPACE, values)
+        return run_stack_of_pods(directory, cluster, manifests.NAMESPACE, values)
     settings = {"KEYTURN_POLL_INTERVAL_SECONDS": str(POLL_SECONDS)}
-    return run_stack(directory, cluster, scene.NAMESPACE, settings)
+    return run_stack(directory, cluster, manifests.NAMESPACE, settings)
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def _cluster(directory: Path, context: str | None, node: bool) -> Iterator[Clust
     if context or os.environ.get("KUBECONFIG"):
         cluster = Cluster.of_user(shutil.which("kubectl") or str(binaries.resolve() / "kubectl"), context, directory)
         server = cluster.kubectl("config", "view", "-o", "jsonpath={.clusters[0].cluster.server}")
-        say(f"using your cluster at {server}, in a namespace of its own: {scene.NAMESPACE}")
+        say(f"using your cluster at {server}, in a namespace of its own: {manifests.NAMESPACE}")
         _check(cluster, server)
         yield cluster
         return
@@ -103,7 +103,7 @@ def _cluster(directory: Path, context: str | None, node: bool) -> Iterator[Clust
 
 
 def _check(cluster: Cluster, server: str) -> None:
-    """Refuse a cluster that does not answer, or where the demo would meddle with what is not its own."""
+    """Refuse a cluster that does not answer, or that holds objects the demo would interfere with."""
     try:
         cluster.kubectl("get", "--raw=/api/v1/namespaces?limit=1", "--request-timeout=10s")
     except KubectlFailed as error:
@@ -112,39 +112,41 @@ def _check(cluster: Cluster, server: str) -> None:
             f"{server} is of no use: {reason}\n"
             "Check KUBECONFIG and CONTEXT; without both, the demo starts a control plane of its own."
         ) from None
-    if cluster.kubectl("get", "namespace", scene.NAMESPACE, "--ignore-not-found"):
-        raise KubectlFailed(f"namespace {scene.NAMESPACE} is there already: delete it, or wait until it is gone")
+    if cluster.kubectl("get", "namespace", manifests.NAMESPACE, "--ignore-not-found"):
+        raise KubectlFailed(f"namespace {manifests.NAMESPACE} exists: delete it, or wait until it is gone")
     if bound := cluster.kubectl("get", "secrets", "-A", "-l", "keyturn.dev/bind=true", "-o", "name").split():
         raise KubectlFailed(
-            f"{len(bound)} Secrets of this cluster are bound already, and the demo's receiver would look for what they "
-            "want in the demo's AWS: use a cluster without Keyturn"
+            f"{len(bound)} Secrets of this cluster are bound already, and the demo's receiver would look for their "
+            "values in the demo's AWS: use a cluster without Keyturn"
         )
 
 
 def _first(error: BaseException) -> BaseException:
-    """What went wrong before the clean-up went wrong, too."""
+    """The failure before any failure of the clean-up."""
     while isinstance(error.__context__, FAILURES):
         error = error.__context__
     return error
 
 
 def _keep(stack: Stack, node: bool) -> None:
+    """Print how to use the running parts, and wait for Ctrl-C."""
     kubectl = shlex.join(stack.cluster.command)
     environment = " ".join(f"{name}={value}" for name, value in stack.aws.environment().items())
     logs = f"{stack.directory}/receiver.log, event-source.log"
-    heading("It goes on running, until Ctrl-C")
+    heading("Everything keeps running, until Ctrl-C")
     if node:
         outer = enclosure.cgroup().removeprefix(cgroups.PREFIX)
-        say(f"\n  enter:    nsenter --target {outer} --mount --net    # what follows is only reached from in there")
-        logs = f"{kubectl} logs -n {scene.NAMESPACE} -l {RECEIVERS}; {stack.directory}/event-source.log"
+        say(f"\n  enter:    nsenter --target {outer} --mount --net    # the rest works only in there")
+        logs = f"{kubectl} logs -n {manifests.NAMESPACE} -l {RECEIVERS}; {stack.directory}/event-source.log"
+    put = f"aws secretsmanager put-secret-value --secret-id {manifests.API_TOKEN}"
     say(f"""
-  look:     {kubectl} get secrets,deploy,sts,ds,pods -n {scene.NAMESPACE}
-            {kubectl} get secret database -n {scene.NAMESPACE} -o yaml --show-managed-fields
-            {kubectl} events -n {scene.NAMESPACE} --for secret/database
+  look:     {kubectl} get secrets,deploy,sts,ds,pods -n {manifests.NAMESPACE}
+            {kubectl} get secret database -n {manifests.NAMESPACE} -o yaml --show-managed-fields
+            {kubectl} events -n {manifests.NAMESPACE} --for secret/database
   metrics:  curl {stack.receiver.operations_url}/metrics
   logs:     {logs}
   rotate:   export {environment}
-            aws secretsmanager put-secret-value --secret-id {scene.API_TOKEN} --secret-string "$(openssl rand -hex 16)"
+            {put} --secret-string "$(openssl rand -hex 16)"
 """)
     try:
         signal.pause()

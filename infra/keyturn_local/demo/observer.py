@@ -1,4 +1,4 @@
-"""Watches the demo's namespace with a client of its own, so that nothing rests on the receiver's word."""
+"""Observer of the demo's namespace: a Kubernetes client of its own, independent of the receiver's reports."""
 
 import threading
 import time
@@ -9,32 +9,35 @@ from typing import Any
 
 from kubernetes import client, config, watch
 
-from keyturn_local.demo import scene
+from keyturn_local.demo import manifests
 
 
 class Observer:
-    """Knows when each Secret came to hold what, which pods run, and what they use. Its clock is this machine's.
+    """Watches Secrets and pods, and records when each changed, by this machine's clock.
 
-    ``hears``: there are processes in the pods, and each tells in its log what it uses.
+    ``reads_logs``: the pods have containers, and each process logs which value it uses.
     """
 
-    def __init__(self, kubeconfig: Path, namespace: str, hears: bool = False) -> None:
+    def __init__(self, kubeconfig: Path, namespace: str, reads_logs: bool = False) -> None:
         settings = client.Configuration()
         config.load_kube_config(str(kubeconfig), client_configuration=settings, persist_config=False)
         self._core = core = client.CoreV1Api(client.ApiClient(settings))
-        self.hears = hears
+        self.reads_logs = reads_logs
         self._namespace = namespace
         self._changed = threading.Condition()
-        self._secrets: dict[str, tuple[float, dict[str, str]]] = {}
-        self._pods: dict[str, Any] = {}
-        self._pods_at: dict[str, float] = {}
-        self._used: dict[str, str] = {}
-        self._used_at: dict[str, float] = {}
-        for listing, take in ((core.list_namespaced_secret, self._secret), (core.list_namespaced_pod, self._pod)):
-            threading.Thread(target=self._watch, args=(listing, take), daemon=True).start()
+        self._secrets: dict[str, tuple[float, dict[str, str]]] = {}  # time of the last change, data
+        self._pods: dict[str, Any] = {}  # by uid
+        self._pods_changed: dict[str, float] = {}  # by workload
+        self._digests: dict[str, str] = {}  # of the value in use, by the pod's uid; empty: not logged yet
+        self._digests_changed: dict[str, float] = {}  # by workload
+        for listing, handle in (
+            (core.list_namespaced_secret, self._on_secret),
+            (core.list_namespaced_pod, self._on_pod),
+        ):
+            threading.Thread(target=self._watch, args=(listing, handle), daemon=True).start()
 
     def secret_holds(self, name: str, expected: Mapping[str, str]) -> float | None:
-        """When the Secret came to hold all of ``expected`` (and maybe more); None while it does not."""
+        """When the Secret's data came to include ``expected``; None while it does not."""
         at, data = self._secrets.get(name, (0.0, {}))
         return at if expected.items() <= data.items() else None
 
@@ -47,19 +50,19 @@ class Observer:
         return frozenset(uid for uid, pod in self._pods.items() if pod.metadata.labels.get("app") == app)
 
     def replaced(self, app: str, old: frozenset[str]) -> float | None:
-        """When the last change came after which none of ``old`` runs, and all that run are Ready."""
+        """When the last of the pods ``old`` was gone and all others were Ready; None before."""
         pods = [pod for pod in self._pods.values() if pod.metadata.labels.get("app") == app]
         if len(pods) < len(old) or old & {pod.metadata.uid for pod in pods} or not all(map(_is_ready, pods)):
             return None
-        return self._pods_at[app]
+        return self._pods_changed[app]
 
-    def uses(self, app: str, digest: str) -> float | None:
-        """When the last change came after which all processes of one workload use what has this digest."""
-        used = {self._used.get(uid) for uid in self.pods(app)}
-        return self._used_at[app] if used == {digest} else None
+    def in_use(self, app: str, digest: str) -> float | None:
+        """When the last process of one workload logged the value of this digest; None before."""
+        digests = {self._digests.get(uid) for uid in self.pods(app)}
+        return self._digests_changed[app] if digests == {digest} else None
 
     def wait(self, condition: Callable[[], Any], seconds: float) -> Any:
-        """Wait until ``condition`` gives something, and return it; what it gives at the end, when time is over."""
+        """Wait until ``condition`` is true, at most this long; return its last result."""
         with self._changed:
             end = time.monotonic() + seconds
             while not (result := condition()) and time.monotonic() < end:
@@ -69,64 +72,64 @@ class Observer:
     def follow(
         self, steps: Mapping[str, Callable[[], float | None]], seconds: float
     ) -> Iterator[tuple[str, float | None]]:
-        """Give the name of each step and when it came true, as they do; then those that did not, with None."""
+        """Give each step's name and time as it comes true; at the timeout the rest, with None."""
         pending = dict(steps)
         end = time.monotonic() + seconds
         while pending:
-            came = self.wait(
+            reached = self.wait(
                 lambda: sorted((at, name) for name, condition in pending.items() if (at := condition())),
                 end - time.monotonic(),
             )
-            for at, name in came:
+            for at, name in reached:
                 del pending[name]
                 yield name, at
-            if not came:
+            if not reached:
                 yield from ((name, None) for name in pending)
                 return
 
-    def _watch(self, listing: Callable[..., Any], take: Callable[[str, Any], None]) -> None:
+    def _watch(self, listing: Callable[..., Any], handle: Callable[[str, Any], None]) -> None:
         while True:
             try:
                 for event in watch.Watch().stream(listing, self._namespace):
                     with self._changed:
-                        take(event["type"], event["object"])
+                        handle(event["type"], event["object"])
                         self._changed.notify_all()
-            except Exception:  # the cluster goes first at the end; before, the next watch starts anew
+            except Exception:  # a broken watch: start another; at the end the cluster stops before this thread
                 time.sleep(0.2)
 
-    def _secret(self, kind: str, secret: Any) -> None:
+    def _on_secret(self, kind: str, secret: Any) -> None:
         data = {key: b64decode(value).decode() for key, value in (secret.data or {}).items()}
-        known = self._secrets.get(secret.metadata.name)
-        if known is None or known[1] != data:
+        last = self._secrets.get(secret.metadata.name)
+        if last is None or last[1] != data:
             self._secrets[secret.metadata.name] = (time.time(), data)
 
-    def _pod(self, kind: str, pod: Any) -> None:
+    def _on_pod(self, kind: str, pod: Any) -> None:
         app = pod.metadata.labels.get("app", "")
-        self._pods_at[app] = time.time()
+        self._pods_changed[app] = time.time()
         if kind == "DELETED":
             self._pods.pop(pod.metadata.uid, None)
-            self._used_at[app] = time.time()
+            self._digests_changed[app] = time.time()
             return
         self._pods[pod.metadata.uid] = pod
-        if self.hears and app in scene.READS and _is_running(pod) and pod.metadata.uid not in self._used:
-            self._used[pod.metadata.uid] = ""  # not told yet
-            threading.Thread(target=self._listen, args=(pod.metadata, app), daemon=True).start()
+        if self.reads_logs and app in manifests.READS and _is_running(pod) and pod.metadata.uid not in self._digests:
+            self._digests[pod.metadata.uid] = ""
+            threading.Thread(target=self._read_log, args=(pod.metadata, app), daemon=True).start()
 
-    def _listen(self, pod: Any, app: str) -> None:
-        """Wait for what the process in a pod says that it uses."""
-        while pod.uid in self._pods and not self._used[pod.uid]:
+    def _read_log(self, pod: Any, app: str) -> None:
+        """Wait until the process in a pod logs the digest of its value."""
+        while pod.uid in self._pods and not self._digests[pod.uid]:
             try:
                 log = self._core.read_namespaced_pod_log(
                     pod.name, self._namespace, follow=True, limit_bytes=1000, _preload_content=False
                 )
                 line = log.readline().decode()
                 log.close()
-            except Exception:  # of a log that is not there yet, or no more
+            except Exception:  # the log does not exist yet, or no longer
                 line = ""
-            if line.startswith(scene.USES):
+            if line.startswith(manifests.USES):
                 with self._changed:
-                    self._used[pod.uid] = line.removeprefix(scene.USES).split()[0]
-                    self._used_at[app] = time.time()
+                    self._digests[pod.uid] = line.removeprefix(manifests.USES).split()[0]
+                    self._digests_changed[app] = time.time()
                     self._changed.notify_all()
             else:
                 time.sleep(0.05)

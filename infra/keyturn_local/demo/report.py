@@ -1,4 +1,4 @@
-"""What the demo prints: timelines, claims, and the verdict. Never a value."""
+"""Output of the demo: timelines, claims, and the verdict. Never a value."""
 
 import sys
 from dataclasses import dataclass, field
@@ -7,39 +7,39 @@ _COLOUR = sys.stdout.isatty()
 
 
 def say(text: str = "") -> None:
-    """Print a line at once, also into a pipe."""
+    """Print a line and flush it, so that a pipe gets it at once."""
     print(text, flush=True)
 
 
 def heading(text: str) -> None:
-    """Print the title of an act."""
+    """Print a title."""
     say(f"\n{_bold(text)}")
 
 
-def step(what: str, milliseconds: float | None, note: str = "") -> None:
+def step(name: str, milliseconds: float | None, note: str = "") -> None:
     """Print one step of a timeline, in milliseconds since the label moved."""
-    when = "       -" if milliseconds is None else f"{round(milliseconds):8d}"
-    say(f"  {when} ms  {what}" + (f"  ({note})" if note else ""))
+    time = "       -" if milliseconds is None else f"{round(milliseconds):8d}"
+    say(f"  {time} ms  {name}" + (f"  ({note})" if note else ""))
 
 
 @dataclass
-class Verdict:
-    """The claims, each held or broken."""
+class Claims:
+    """The claims that the demo has checked, each held or broken."""
 
-    claims: list[tuple[bool, str]] = field(default_factory=list)
+    results: list[tuple[bool, str]] = field(default_factory=list)
 
-    def claim(self, held: bool, text: str) -> None:
+    def check(self, held: bool, text: str) -> None:
         """Record one claim, and print it."""
-        self.claims.append((held, text))
+        self.results.append((held, text))
         say(f"  {_mark(held)}  {text}")
 
     def conclude(self) -> int:
         """Print the verdict; return the exit status."""
-        broken = [text for held, text in self.claims if not held]
-        heading(f"Verdict: {len(self.claims) - len(broken)} of {len(self.claims)} claims held")
+        broken = [text for held, text in self.results if not held]
+        heading(f"Verdict: {len(self.results) - len(broken)} of {len(self.results)} claims held")
         for text in broken:
             say(f"  {_mark(False)}  {text}")
-        return 1 if broken or not self.claims else 0
+        return 1 if broken or not self.results else 0
 
 
 def _mark(held: bool) -> str:

@@ -24,7 +24,7 @@ class BuildFailed(RuntimeError):
 
 
 def root_of(packages: list[str], folder: Path) -> None:
-    """Fill a folder with Debian's packages and all that they need, as the root of an image. Raises NoPackage."""
+    """Fill a folder with Debian's packages and all that they need, as the root of an image. Raises PackageNotFound."""
     for name, target in LINKS.items():
         (folder / target).mkdir(parents=True)
         (folder / name).symlink_to(target)

@@ -17,24 +17,24 @@ KIND = "debian"  # of the cache's folders
 RELEASE = Path("/etc/os-release")
 
 
-class NoPackage(RuntimeError):
+class PackageNotFound(RuntimeError):
     """A package cannot be had; the text says why."""
 
 
 def unpacked(*packages: str) -> Path:
-    """Return a folder with the files of these packages, none of those that they depend on. Raises NoPackage."""
+    """Return a folder with the files of these packages, none of those that they depend on. Raises PackageNotFound."""
     final = cache.folder(KIND) / f"{release()}-{'+'.join(packages)}"
     with cache.locked(KIND):
         if not final.is_dir():
-            with cache.fresh(final) as folder:
+            with cache.atomic_folder(final) as folder:
                 unpack(packages, folder)
     return final
 
 
 def unpack(packages: Iterable[str], folder: Path) -> None:
-    """Unpack packages over each other; ``name=version`` asks for one version. Raises NoPackage."""
+    """Unpack packages over each other; ``name=version`` asks for one version. Raises PackageNotFound."""
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        raise NoPackage(f"there is no apt-get and dpkg-deb to get {', '.join(packages)} with")
+        raise PackageNotFound(f"there is no apt-get and dpkg-deb to get {', '.join(packages)} with")
     with tempfile.TemporaryDirectory() as downloads:
         # Else apt warns that its own user may not write there.
         _apt(["download", "--quiet", "--option=APT::Sandbox::User=root", *packages], downloads)
@@ -52,7 +52,7 @@ def libraries(unpacked: Path) -> list[Path]:
 
 
 def closure(packages: Iterable[str]) -> list[str]:
-    """All packages that these need on a machine with none, as name=version. Raises NoPackage."""
+    """All packages that these need on a machine with none, as name=version. Raises PackageNotFound."""
     options = ["--simulate", "--quiet", "--no-install-recommends", "--option=Dir::State::status=/dev/null"]
     simulated = _apt(["install", *options, *packages], "/")
     return sorted(f"{name}={version}" for name, version in re.findall(r"^Inst (\S+) \((\S+)", simulated, re.MULTILINE))
@@ -66,7 +66,7 @@ def _apt(arguments: list[str], directory: str) -> str:
         done = _run(arguments, directory)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        raise NoPackage(f"`apt-get {arguments[0]}` failed ({last})")
+        raise PackageNotFound(f"`apt-get {arguments[0]}` failed ({last})")
     return done.stdout
 
 

@@ -42,21 +42,21 @@ SET_UP = (
 )
 
 
-class Misplaced(RuntimeError):
+class EnclosureError(RuntimeError):
     """What belongs into an enclosure was to run outside, or the other way round."""
 
 
 def cgroup() -> str:
-    """The name of the cgroup for pods. Raises Misplaced outside of an enclosure."""
+    """The name of the cgroup for pods. Raises EnclosureError outside of an enclosure."""
     if MARK not in os.environ:
-        raise Misplaced(f"a node only runs in an enclosure: python -m {__spec__.name} COMMAND")
+        raise EnclosureError(f"a node only runs in an enclosure: python -m {__spec__.name} COMMAND")
     return os.environ[MARK]
 
 
 def run(command: Sequence[str]) -> int:
     """Run a command in an enclosure; return its exit status, or 128 + the signal that ended it."""
     if MARK in os.environ:
-        raise Misplaced("an enclosure in an enclosure would sweep the cgroups of the one around it")
+        raise EnclosureError("an enclosure in an enclosure would sweep the cgroups of the one around it")
     cgroups.sweep_orphans()
     signal.pthread_sigmask(signal.SIG_BLOCK, [*PASSED_ON, signal.SIGCHLD])
     libc = ctypes.CDLL(None, use_errno=True)
@@ -144,5 +144,5 @@ if __name__ == "__main__":
         sys.exit(f"usage: python -m {__spec__.name} COMMAND [ARGUMENT]...")
     try:
         sys.exit(run(sys.argv[1:]))
-    except (Misplaced, OSError) as error:
+    except (EnclosureError, OSError) as error:
         sys.exit(f"enclosure: {error}")

@@ -42,7 +42,7 @@ def resolve() -> list[Path]:
     """The archives of all of them. Raises NotFound."""
     try:
         return [pause(), busybox(), receiver()]
-    except (debian.NoPackage, builder.BuildFailed) as error:
+    except (debian.PackageNotFound, builder.BuildFailed) as error:
         raise NotFound(str(error)) from None
 
 

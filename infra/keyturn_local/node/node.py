@@ -62,7 +62,7 @@ class Node(Stoppable):
 
         The control plane must listen on network.HOST. ``sync_seconds``: a mounted Secret follows its object within that
         and half of it; what stands here is the kubelet's own. Raises StartFailed, NotFound when a program or an image
-        cannot be had, and Misplaced outside of an enclosure.
+        cannot be had, and EnclosureError outside of an enclosure.
         """
         node = cls(directory, control_plane)
         try:

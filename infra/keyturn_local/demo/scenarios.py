@@ -1,0 +1,188 @@
+"""Scenarios of the demo: rotations on the event path, one without it, and one of a key that no pod reads."""
+
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from keyturn_local.aws.rotation import rotate
+from keyturn_local.demo import manifests
+from keyturn_local.demo.manifests import API_TOKEN, DATABASE, NAMESPACE, database_secret, value_text
+from keyturn_local.demo.observer import Observer
+from keyturn_local.demo.report import Claims, heading, say, step
+from keyturn_local.stack import Stack
+
+POLL_SECONDS = 5.0
+TIMEOUT_SECONDS = 20.0  # of any step without pods
+POD_TIMEOUT_SECONDS = 120.0  # a container runtime may have to pull an image first
+IN_USE_SECONDS = 15.0  # for two pods one after the other, or a StatefulSet's, to end and to start
+RECOVERED = "keyturn_recovered_by_poll_total"
+
+APPLIED = "Secret applied"
+DELIVERED = "delivered (acknowledged after applying)"
+# Printed steps, and the names of the same steps in the timeline of the notifier's side.
+ON_THE_WAY = {"queued": "queued", "taken by the notifier, delivery begins": "taken", DELIVERED: "delivered"}
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Times of one rotation's effects, in seconds since the label moved; None: not within the timeout."""
+
+    applied: float | None
+    delivered: float | None
+    replaced: Mapping[str, float | None]  # by workload
+    in_use: Mapping[str, float | None]  # by workload; empty where no processes run
+
+
+class Scenarios:
+    """Runs on a started stack and adds every claim to ``claims``. The methods run in the order below."""
+
+    def __init__(self, stack: Stack, observer: Observer, claims: Claims, image: str) -> None:
+        self._image = image
+        self._stack = stack
+        self._observer = observer
+        self._claims = claims
+        self._secrets_manager = stack.aws.secrets_manager()
+        self._database = manifests.database("team-a")
+
+    def create_objects(self) -> None:
+        """Create the AWS secrets, the Secrets and the workloads; wait until Secrets are filled and pods run."""
+        token = secrets.token_urlsafe(12)
+        self._secrets_manager.create_secret(Name=DATABASE, SecretString=value_text(self._database))
+        self._secrets_manager.create_secret(Name=API_TOKEN, SecretString=token)
+        self._stack.cluster.create(manifests.bindings())
+        filled = self._observer.wait(
+            lambda: (
+                self._observer.secret_holds("database", database_secret(self._database))
+                and self._observer.secret_holds("api-token", {"value": token})
+            ),
+            TIMEOUT_SECONDS,
+        )
+        self._claims.check(bool(filled), "two new Secrets, labelled and empty, are filled from AWS")
+        self._stack.cluster.kubectl(
+            "patch", "secret", "database", "-n", NAMESPACE, "-p", '{"stringData": {"BY_HAND": "mine"}}'
+        )
+        self._stack.cluster.create(manifests.workloads(self._image))
+        for kind, name in (("deploy", "web"), ("sts", "queue"), ("ds", "agent"), ("deploy", "bystander")):
+            self._stack.cluster.kubectl(
+                "rollout", "status", f"{kind}/{name}", "-n", NAMESPACE, f"--timeout={POD_TIMEOUT_SECONDS:.0f}s"
+            )
+
+    def event_path(self) -> None:
+        """Rotations as the AWS console makes them are applied within a second."""
+        heading("Act 1: the event path")
+        self._database = manifests.database("team-a")
+        bystander = self._observer.pods("bystander")
+        say(f"\n  rotating {DATABASE}: read by Deployment web (env) and StatefulSet queue (volume)")
+        expected = database_secret(self._database)
+        first = self._rotate(DATABASE, value_text(self._database), "database", expected, ("web", "queue"))
+        token = secrets.token_urlsafe(12)
+        say(f"\n  rotating {API_TOKEN}, plain text: read by DaemonSet agent (envFrom)")
+        second = self._rotate(API_TOKEN, token, "api-token", {"value": token}, ("agent",))
+        say()
+        for rotation in (first, second):
+            self._claims.check(
+                rotation.applied is not None and rotation.applied < 1 and rotation.delivered is not None,
+                "label moved -> the Secret holds the new value: under 1 s",
+            )
+            self._check_pods(rotation)
+        self._claims.check(self._observer.pods("bystander") == bystander, "the workload that reads nothing ran on")
+        self._claims.check(
+            "BY_HAND" in self._observer.secret_keys("database"), "a key that was added by hand is still there"
+        )
+
+    def without_event_path(self) -> None:
+        """The poller finds a rotation whose events have no target."""
+        heading(f"Act 2: the event path is cut; the poller looks every {POLL_SECONDS:.0f} s")
+        before = self._stack.receiver.metric(RECOVERED)
+        self._stack.aws.cut_event_path()
+        try:
+            self._database = manifests.database("team-a")
+            expected, value = database_secret(self._database), value_text(self._database)
+            rotation = self._rotate(DATABASE, value, "database", expected, ("web", "queue"), queued=False)
+        finally:
+            self._stack.aws.restore_event_path()
+        recovered = self._observer.wait(lambda: self._stack.receiver.metric(RECOVERED) - before, 5)
+        say()
+        limit = POLL_SECONDS * 1.1 + 1
+        self._claims.check(
+            rotation.applied is not None and rotation.applied <= limit, f"the poller carried it within {limit:.1f} s"
+        )
+        self._check_pods(rotation, limit)
+        self._claims.check(recovered == 1, f"{RECOVERED} rose by {recovered:.0f}: the event path's loss is counted")
+
+    def unread_key(self) -> None:
+        """A rotation changes only a key that no pod reads: the Secret is written, and nothing restarts."""
+        heading("Act 3: a key that no workload reads")
+        pods = {app: self._observer.pods(app) for app in ("web", "queue", "agent", "bystander")}
+        generations = self._generations()
+        self._database = manifests.database("team-b", self._database["password"])
+        expected = database_secret(self._database)
+        rotation = self._rotate(DATABASE, value_text(self._database), "database", expected, ())
+        # The acknowledgement follows the rollouts: after it no further write is pending.
+        say()
+        self._claims.check(rotation.applied is not None, "the Secret holds the new OWNER")
+        same = {app: self._observer.pods(app) for app in pods} == pods and self._generations() == generations
+        self._claims.check(same and rotation.delivered is not None, "no workload was touched, no pod restarted")
+
+    def _check_pods(self, rotation: Rotation, applied_within: float = 0) -> None:
+        """Check the pods of one rotation; ``applied_within``: seconds that applying the Secret may have taken."""
+        self._claims.check(all(rotation.replaced.values()), "every pod that reads it was replaced")
+        if self._observer.reads_logs:
+            limit = applied_within + IN_USE_SECONDS
+            in_time = [at is not None and at <= limit for at in rotation.in_use.values()]
+            self._claims.check(all(in_time), f"every process that reads it uses the new value: within {limit:g} s")
+
+    def _rotate(
+        self,
+        secret_id: str,
+        value: str,
+        secret: str,
+        expected: Mapping[str, str],
+        apps: Sequence[str],
+        queued: bool = True,
+    ) -> Rotation:
+        """Rotate an AWS secret, and print each effect as it is observed.
+
+        ``expected``: the data of ``secret`` afterwards. ``apps``: the workloads that restart.
+        """
+        old_pods = {app: self._observer.pods(app) for app in apps}
+        version_id = rotate(self._secrets_manager, secret_id, value)
+        moved = self._stack.timeline.find("label moved", version_id=version_id, label="AWSCURRENT")
+        zero = moved["at"] if moved else time.time()
+        step("label moved", 0, f"version {version_id}")
+        steps: dict[str, Callable[[], float | None]] = {APPLIED: partial(self._observer.secret_holds, secret, expected)}
+        if queued:
+            steps |= {text: partial(self._step_time, name, version_id) for text, name in ON_THE_WAY.items()}
+        steps |= {_replaced(app): partial(self._observer.replaced, app, old_pods[app]) for app in apps}
+        if self._observer.reads_logs:
+            steps |= {
+                _in_use(app): partial(self._observer.in_use, app, manifests.digest(app, expected)) for app in apps
+            }
+        times: dict[str, float | None] = {}
+        for text, at in self._observer.follow(steps, POD_TIMEOUT_SECONDS if apps else TIMEOUT_SECONDS):
+            times[text] = None if at is None else at - zero
+            step(text, None if at is None else (at - zero) * 1000)
+        replaced = {app: times[_replaced(app)] for app in apps}
+        in_use = {app: times[_in_use(app)] for app in apps if self._observer.reads_logs}
+        return Rotation(times[APPLIED], times.get(DELIVERED), replaced, in_use)
+
+    def _step_time(self, name: str, version_id: str) -> float | None:
+        entry = self._stack.timeline.find(name, version_id=version_id)
+        return float(entry["at"]) if entry else None
+
+    def _generations(self) -> dict[str, int]:
+        return {
+            f"{kind}/{workload['metadata']['name']}": workload["metadata"]["generation"]
+            for kind in ("deployments", "statefulsets", "daemonsets")
+            for workload in self._stack.cluster.list(kind, NAMESPACE)
+        }
+
+
+def _replaced(app: str) -> str:
+    return f"pods replaced: {app}"
+
+
+def _in_use(app: str) -> str:
+    return f"new value in use: {app}"
