@@ -184,7 +184,7 @@ def _go() -> str:
 
 
 def _folder(source: str) -> Path:
-    """The cache's folder for one source, "built" or "released"; its name has the versions and a digest of the inputs."""
+    """Folder in the cache for "built" or "released" programs; its name has the versions and a digest of the inputs."""
     if source == "released":
         key = f"{RELEASED_VERSION}-kwok-{KWOK_VERSION}-with-node"
     else:

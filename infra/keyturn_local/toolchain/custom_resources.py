@@ -63,25 +63,26 @@ def _download(go: str) -> dict[str, Path]:
     Go always refuses a module that differs from go.sum. But it accepts one that go.sum does not list, verified only by
     the public checksum database, or by nothing where that is off. So each sum is checked here as well.
     """
-    pinned = (MODULE / "go.sum").read_text().splitlines()  # before Go may add to it
+    sums = (MODULE / "go.sum").read_text().splitlines()  # before Go may add to it
     environment = {**os.environ, "GOFLAGS": "", "GOWORK": "off", "GOTOOLCHAIN": "auto"}
-    done = subprocess.run([go, "mod", "download", "-json"], cwd=MODULE, env=environment, capture_output=True, text=True)
-    if done.returncode:
+    command = [go, "mod", "download", "-json"]
+    result = subprocess.run(command, cwd=MODULE, env=environment, capture_output=True, text=True)
+    if result.returncode:
         raise NotFound(
             "the custom resource definitions come from Go modules, and `go mod download` failed; connect to the "
-            f"internet, or set GOPROXY to a proxy that can be reached. The end of its output:\n{_errors(done)}"
+            f"internet, or set GOPROXY to a proxy that can be reached. The end of its output:\n{_errors(result)}"
         )
-    downloaded = _objects(done.stdout)
-    for module in downloaded:
-        if f"{module['Path']} {module['Version']} {module['Sum']}" not in pinned:
+    downloads = _objects(result.stdout)
+    for module in downloads:
+        if f"{module['Path']} {module['Version']} {module['Sum']}" not in sums:
             raise NotFound(f"{module['Path']} {module['Version']} is not in {MODULE / 'go.sum'}; add it with its sum")
-    return {module["Path"]: Path(module["Dir"]) for module in downloaded}
+    return {module["Path"]: Path(module["Dir"]) for module in downloads}
 
 
-def _errors(done: subprocess.CompletedProcess[str]) -> str:
+def _errors(result: subprocess.CompletedProcess[str]) -> str:
     # Go reports a module that it cannot download in its JSON, and other errors on stderr.
-    errors = [module["Error"] for module in _objects(done.stdout) if "Error" in module]
-    return "\n".join([*errors, done.stderr])[-1500:].strip()
+    errors = [module["Error"] for module in _objects(result.stdout) if "Error" in module]
+    return "\n".join([*errors, result.stderr])[-1500:].strip()
 
 
 def _objects(stream: str) -> list[Any]:

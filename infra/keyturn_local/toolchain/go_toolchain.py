@@ -49,15 +49,15 @@ def build(go: str, module: Path, package: str, output: Path, flags: str = "", ta
     environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "auto"}
     options = ["-trimpath", "-tags", tags, "-ldflags", f"-s -w {flags}".strip()]
     with _progress(f"building {output.name}"):
-        done = subprocess.run(
+        result = subprocess.run(
             [go, "build", *options, "-o", str(output), package],
             cwd=module,
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
         )
-    if done.returncode:
-        raise BuildFailed(f"`go build {package}` failed; the end of its output:\n{done.stderr[-1500:].strip()}")
+    if result.returncode:
+        raise BuildFailed(f"`go build {package}` failed; the end of its output:\n{result.stderr[-1500:].strip()}")
 
 
 @contextmanager
