@@ -1,4 +1,4 @@
-"""Reading current values: one call each while few are wanted, and one call for up to twenty when many are."""
+"""Batch loader of current values: a call for each while few are wanted, a call for up to twenty when many are."""
 
 import asyncio
 import logging
@@ -74,11 +74,7 @@ class BatchReader:
                     results = await self._secrets_manager.values(list(batch))
             except SourceRefused as error:
                 self._batches_disabled_until = time.monotonic() + BATCH_DISABLED_SECONDS
-                _log.warning(
-                    "reading values one by one for %.0f minutes: allow secretsmanager:BatchGetSecretValue: %s",
-                    BATCH_DISABLED_SECONDS / 60,
-                    error,
-                )
+                _log.warning("reading values one by one for %.0f minutes: %s", BATCH_DISABLED_SECONDS / 60, error)
             except (KeyturnError, TimeoutError) as error:
                 _log.info("reading these values one by one: %s", error or "BatchGetSecretValue timed out")
         await asyncio.gather(

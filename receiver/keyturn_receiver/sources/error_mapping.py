@@ -25,7 +25,7 @@ from keyturn_receiver.errors import (
 )
 from keyturn_receiver.sources.thread_pools import CallTimeout, PoolExhausted
 
-RETRY_AFTER = 5.0  # seconds
+RETRY_AFTER = 5.0  # seconds, of every temporary error here
 
 # https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_GetSecretValue.html#API_GetSecretValue_Errors
 _REFUSALS: dict[str, tuple[type[SourceRefused], str]] = {
@@ -84,6 +84,13 @@ def translate(error: Exception, subject: str) -> KeyturnError:
         return unreachable(error, subject)
     kind = type(error).__name__
     return SourceUnavailable(f"{subject}: the response of AWS cannot be parsed ({kind}): trying again", RETRY_AFTER)
+
+
+def translate_action(error: Exception, action: str) -> KeyturnError:
+    """Map an error of a call that is not about one secret, such as "ListSecrets"."""
+    if isinstance(error, ClientError) and error_code(error) == "AccessDeniedException":
+        return SourceRefused(f"{action} is denied: allow secretsmanager:{action} to the role that calls it")
+    return translate(error, action)
 
 
 def translate_code(code: str, subject: str) -> KeyturnError:

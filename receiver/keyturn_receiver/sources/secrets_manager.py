@@ -156,7 +156,11 @@ class SecretsManager:
         try:
             response = await self._pool(secret_id, background).run(lambda: method(**arguments))
         except Exception as error:
-            failure = error_mapping.translate(error, f"AWS secret {secret_id}" if secret_id else action)
+            failure = (
+                error_mapping.translate(error, f"AWS secret {secret_id}")
+                if secret_id
+                else error_mapping.translate_action(error, action)
+            )
             self._metrics.aws_requests.labels(action, failure.reason).inc()
             if isinstance(error, ReadTimeoutError | CallTimeout) and secret_id:
                 self._quarantined_until[secret_id] = time.monotonic() + QUARANTINE_SECONDS
