@@ -1,4 +1,4 @@
-"""Poller: compares every binding with AWS now and then, to find changes that the event path has missed.
+"""Poller: compares every binding with AWS at intervals, to find changes that the event path has missed.
 
 It lists or describes secrets, and reads no value.
 """

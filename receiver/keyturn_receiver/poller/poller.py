@@ -1,4 +1,4 @@
-"""When the poller sweeps, and how it queues the stale bindings: sweep.py finds them."""
+"""The poller itself: when it sweeps, and how it queues the stale bindings that sweep.py finds."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ from keyturn_receiver.telemetry.metrics import Metrics
 JITTER = 0.1  # of the interval, so that several clusters do not sweep at the same time
 MAX_INTERVAL_WITHOUT_EVENTS = 30.0  # seconds between two sweeps while the event path is down
 FULL_SWEEP_SECONDS = 3600.0  # between two full sweeps of a store
-NOTIFICATION_HEAD_START = 15.0  # seconds, or a tenth of the interval if that is less
+NOTIFICATION_HEAD_START = 15.0  # seconds (or a tenth of the interval, if less) that a change waits for its event
 
 _log = logging.getLogger(__name__)
 

@@ -81,7 +81,7 @@ def is_stale(bound: BoundSecret, metadata: SecretMetadata | None) -> bool:
 
 
 class Sweeper:
-    """Sorts the bindings by store, and sweeps one store at a time. ``mode``: whether it lists or describes."""
+    """Sweeper: groups the bindings by store, and sweeps one store at a time. ``mode``: list or describe."""
 
     def __init__(self, stores: Stores, secrets: SecretCache, access_policy: AccessPolicy, mode: PollMode) -> None:
         self._stores = stores
@@ -125,7 +125,7 @@ class Sweeper:
 
 
 class StoreSweep:
-    """One sweep over one store, used once. ``may_continue`` is asked around each call to AWS; False interrupts it."""
+    """One sweep over one store, used once. ``may_continue`` is asked around each call to AWS."""
 
     def __init__(self, store: Store, secrets: SecretCache, may_continue: Callable[[], bool]) -> None:
         self._store = store

@@ -22,9 +22,10 @@ class ReloadingCertificate:
         self.context = _tls_context(self._files)
 
     def reload_if_changed(self) -> None:
-        """Load changed files for new connections. If they cannot be used, keep the old certificate and log a warning.
+        """Load changed files for new connections.
 
-        This happens when one file is already new and the other is not yet: their keys differ.
+        Files that do not fit together, such as when only one of them has been replaced so far, change nothing: the old
+        certificate stays in use, and a warning is logged.
         """
         try:
             versions = self._file_versions()

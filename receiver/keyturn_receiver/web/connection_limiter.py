@@ -14,10 +14,10 @@ class Connection(Protocol):
 
 
 class ConnectionLimiter:
-    """Connection limiter: of more than ``max_connections``, it aborts the one that has been pending longest.
+    """Connection limiter: beyond ``max_connections``, it aborts the connection that has been pending longest.
 
     A connection is pending while the client owes us something: its TLS handshake, the rest of a request, or to read a
-    response. A new connection is pending, so it makes way itself if all the others are idle.
+    response. A new connection is pending, so it is aborted itself if all the others are idle.
     """
 
     def __init__(self, max_connections: int, metrics: Metrics) -> None:
@@ -27,7 +27,7 @@ class ConnectionLimiter:
         self._pending: OrderedDict[Connection, None] = OrderedDict()  # pending longest first
 
     def add(self, connection: Connection) -> None:
-        """Add a new connection, and abort one if there are too many."""
+        """Add a new connection, which is pending, and abort one if there are too many."""
         self._open.add(connection)
         self.mark_pending(connection)
         if len(self._open) > self._max_connections:

@@ -63,7 +63,7 @@ class NotificationHandler:
     async def handle(self, notification: Notification, deadline: Callable[[], float]) -> Result:
         """Reconcile the bindings and wait for them, at most until ``deadline`` (monotonic seconds).
 
-        The deadline is asked for again each second, because a shutdown moves it.
+        The deadline is read again every second, because a shutdown moves it.
         """
         age = self._age(notification)
         if notification.type is EventType.HEARTBEAT:

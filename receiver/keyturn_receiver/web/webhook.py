@@ -86,7 +86,7 @@ class WebhookEndpoint:
         return app
 
     def start_draining(self) -> None:
-        """Close each connection after its next response. Otherwise an open one would lead here until the end."""
+        """Close each connection after its next response, so that clients open new ones, to other replicas."""
         self._draining = True
 
     def set_deadline(self, seconds: float) -> None:
