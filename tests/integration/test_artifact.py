@@ -7,14 +7,14 @@ from uuid import uuid4
 
 import pytest
 
-from keyturn_contract.message import Outcome
+from keyturn_contract.message import CONTENT_TYPE_BATCH, Outcome, Result, decode, encode_reply
 from keyturn_local.aws.rotation import rotate
 from keyturn_local.aws.server import EventPath, LocalAws
 from keyturn_local.notifier import artifact
 from keyturn_local.notifier.event_source import EventSource, function_environment
 from keyturn_local.notifier.lambda_runtime import FunctionError, LambdaRuntime
 from keyturn_local.timeline import Timeline
-from support.fake_receiver import Receiver, all_of
+from support.fake_receiver import Receiver
 from support.manifests import eventually
 from support.queues import waiting
 
@@ -80,8 +80,13 @@ def test_failed_message_stays_in_the_queue_and_the_others_are_deleted(
     bad = f"prod/bad-{uuid4()}"
 
     def picky(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
-        outcome = Outcome.FAILED if bad.encode() in body else Outcome.APPLIED
-        return 503 if outcome is Outcome.FAILED else 200, all_of(body, outcome)
+        # By event: on a busy machine the failed message is visible again before the second turn, and shares its batch.
+        results = [
+            Result(each.id, Outcome.FAILED if bad in each.subject else Outcome.APPLIED)
+            for each in decode(CONTENT_TYPE_BATCH, body)
+        ]
+        failed = any(result.outcome is Outcome.FAILED for result in results)
+        return 503 if failed else 200, encode_reply(results)
 
     receiver.answer = picky
     for name in (bad, f"prod/good-{uuid4()}"):
