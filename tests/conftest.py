@@ -14,8 +14,8 @@ from keyturn_local.processes.environment import bypass_proxies
 from keyturn_local.stack import Stack, run_stack
 from keyturn_local.timeline import Timeline
 from keyturn_local.toolchain.custom_resources import resolve as definitions
-from support.fault_env import Scene, play
-from support.otlp_collector import Collector
+from support.fault_env import FaultEnv
+from support.otlp_collector import OtlpCollector
 
 
 def pytest_configure() -> None:
@@ -66,38 +66,38 @@ def namespace(control_plane: ControlPlane) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def scene_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
+def session_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
     directory = tmp_path_factory.mktemp("aws")
     with LocalAws.start(directory, Timeline(directory / "timeline.jsonl")) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def signing_key_id(scene_aws: LocalAws) -> str:
-    return scene_aws.create_signing_key()
+def signing_key_id(session_aws: LocalAws) -> str:
+    return session_aws.create_signing_key()
 
 
 @pytest.fixture
-def set_scene(
-    control_plane: ControlPlane, scene_aws: LocalAws, signing_key_id: str, tmp_path: Path
-) -> Iterator[Callable[..., Scene]]:
+def make_env(
+    control_plane: ControlPlane, session_aws: LocalAws, signing_key_id: str, tmp_path: Path
+) -> Iterator[Callable[..., FaultEnv]]:
     """Set a scene with values of the chart that the test gives."""
     with ExitStack() as stack:
 
-        def make(**values: Any) -> Scene:
-            return stack.enter_context(play(control_plane, scene_aws, signing_key_id, tmp_path, values))
+        def make(**values: Any) -> FaultEnv:
+            return stack.enter_context(FaultEnv.start(control_plane, session_aws, signing_key_id, tmp_path, values))
 
         yield make
 
 
 @pytest.fixture
-def scene(set_scene: Callable[..., Scene]) -> Scene:
+def env(make_env: Callable[..., FaultEnv]) -> FaultEnv:
     """The scene as the chart's defaults make it."""
-    return set_scene()
+    return make_env()
 
 
 @pytest.fixture
-def collector() -> Iterator[Collector]:
-    made = Collector()
+def collector() -> Iterator[OtlpCollector]:
+    made = OtlpCollector()
     yield made
     made.close()

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from keyturn_local.kubernetes.control_plane import CONTEXT, ControlPlane
 from keyturn_local.processes.environment import IMPORT_ROOTS
-from support.demo_output import DEMO, client_as_printed, ever_held, read_until_kept, tells_a_value, timelines
-from support.manifests import data_of, eventually, secret
+from support.cluster_state import data_of
+from support.demo_output import DEMO, all_values, client_from_printed_env, contains_value, read_until_done, step_times
+from support.manifests import secret
+from support.wait import eventually
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -25,7 +27,7 @@ def test_the_demo_ends_with_every_claim_held() -> None:
     print(done.stdout)
     assert done.returncode == 0, done.stderr
     assert "BROKEN" not in done.stdout
-    first, second, cut, unread = timelines(done.stdout)
+    first, second, cut, unread = step_times(done.stdout)
     on_the_way = {"label moved", "queued", "taken by the notifier", "Secret applied", "delivered"}
     assert first.keys() == on_the_way | {"pods replaced: web", "pods replaced: queue"}
     assert second.keys() == on_the_way | {"pods replaced: agent"}
@@ -47,10 +49,10 @@ def test_kept_it_can_be_rotated_by_hand_as_it_says_and_ends_with_ctrl_c_on_a_cle
     command = [*DEMO, "--keep", "--context", CONTEXT]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=mine) as demo:
         try:
-            printed = read_until_kept(demo)
+            printed = read_until_done(demo)
             assert f"using your cluster at {control_plane.url}" in printed
-            client = client_as_printed(printed)
-            assert not tells_a_value(printed, ever_held(client))
+            client = client_from_printed_env(printed)
+            assert not contains_value(printed, all_values(client))
             client.put_secret_value(SecretId="demo/api-token", SecretString="by-hand")
             eventually(lambda: data_of(control_plane, "keyturn-demo", "api-token") == {"value": b"by-hand"})
             demo.send_signal(signal.SIGINT)

@@ -13,8 +13,10 @@ from keyturn_local.notifier import artifact
 from keyturn_local.notifier.event_source import function_environment
 from keyturn_local.notifier.lambda_runtime import LambdaRuntime
 from keyturn_local.stack import Stack
-from support.manifests import data_of, eventually, secret
-from support.queues import waiting
+from support.cluster_state import data_of
+from support.deliveries import queue_length
+from support.manifests import secret
+from support.wait import eventually
 
 SLEEPING = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600"}  # the poller: what arrives came by an event
 
@@ -55,20 +57,20 @@ def counted(stack: Stack, metric: str) -> float:
 def test_500_rotations_wait_for_a_receiver_that_is_down_and_all_arrive(own_stack: Callable, namespace: str) -> None:
     with own_stack(**SLEEPING) as stack:
         names = given_bindings(stack, namespace, 50)
-        eventually(lambda: not waiting(stack.aws.sqs(), stack.path.queue_url), 60)
+        eventually(lambda: not queue_length(stack.aws.sqs(), stack.path.queue_url), 60)
         stack.receiver.kill()
         client, versions = stack.aws.secrets_manager(), set()
         for number in range(1, 11):
             versions |= {rotate(client, name, value(number)) for name in names}
         assert len(versions) == 500
-        eventually(lambda: waiting(stack.aws.sqs(), stack.path.queue_url) == 500, 10)
+        eventually(lambda: queue_length(stack.aws.sqs(), stack.path.queue_url) == 500, 10)
         assert not versions & delivered(stack)
 
         stack.receiver.start()
         eventually(lambda: versions <= delivered(stack), 240)
         assert values(stack, namespace) == {b"10"}
-        assert waiting(stack.aws.sqs(), stack.path.queue_url) == 0
-        assert waiting(stack.aws.sqs(), stack.path.dlq_url) == 0
+        assert queue_length(stack.aws.sqs(), stack.path.queue_url) == 0
+        assert queue_length(stack.aws.sqs(), stack.path.dlq_url) == 0
         assert counted(stack, "DeliveriesPoison") == 0
 
 
@@ -115,7 +117,7 @@ def test_the_signing_key_rotates_under_flowing_rotations_and_no_delivery_is_refu
         assert counted(stack, "DeliveriesDone") >= len(versions)
         assert counted(stack, "DeliveriesRefused") == 0
         assert counted(stack, "DeliveriesPoison") == 0
-        assert waiting(stack.aws.sqs(), stack.path.dlq_url) == 0
+        assert queue_length(stack.aws.sqs(), stack.path.dlq_url) == 0
         assert len(values(stack, namespace)) == 1, "all are at the last value"
 
 

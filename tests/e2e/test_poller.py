@@ -10,10 +10,12 @@ import pytest
 
 from keyturn_contract.message import EventType
 from keyturn_local.aws.rotation import rotate
+from support.cluster_state import data_of
 from support.deliveries import notification
-from support.fault_env import Scene
-from support.fault_proxy import Call, Fate, Hang, Reply
-from support.manifests import data_of, eventually, secret
+from support.fault_env import FaultEnv
+from support.fault_proxy import Call, Fault, Hang, Reply
+from support.manifests import secret
+from support.wait import eventually
 
 RECOVERED = "keyturn_recovered_by_poll_total"
 
@@ -58,43 +60,43 @@ def test_a_sweep_that_finds_nothing_reads_no_value(own_stack: Callable, namespac
 
 
 @pytest.mark.parametrize("mode", ["list", "describe"])
-def test_a_role_that_may_not_list_asks_secret_by_secret(scene: Scene, mode: str) -> None:
-    receiver = scene.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1", KEYTURN_POLL_MODE=mode)
-    scene.given()
+def test_a_role_that_may_not_list_asks_secret_by_secret(env: FaultEnv, mode: str) -> None:
+    receiver = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1", KEYTURN_POLL_MODE=mode)
+    env.create_bound_secret()
     denied = Reply(400, {"__type": "AccessDeniedException"}, {"Content-Type": "application/x-amz-json-1.1"})
-    scene.aws_proxy.fate = lambda call: denied if call.action == "ListSecrets" else None
-    scene.rotate(text="unheard")
-    scene.converge()
-    assert scene.aws_proxy.actions("DescribeSecret", f"{scene.namespace}/db")
+    env.aws_proxy.fault_for = lambda call: denied if call.action == "ListSecrets" else None
+    env.rotate(text="unheard")
+    env.wait_converged()
+    assert env.aws_proxy.actions("DescribeSecret", f"{env.namespace}/db")
     eventually(lambda: receiver.metric(RECOVERED) == 1)
 
 
-def test_a_sweep_that_hangs_keeps_no_notification_waiting(scene: Scene) -> None:
-    receiver = scene.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1")
-    scene.given()
+def test_a_sweep_that_hangs_keeps_no_notification_waiting(env: FaultEnv) -> None:
+    receiver = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1")
+    env.create_bound_secret()
 
-    def hang(call: Call) -> Fate:
+    def hang(call: Call) -> Fault:
         return Hang() if call.action in ("ListSecrets", "DescribeSecret") else None
 
     eventually(lambda: receiver.metric("keyturn_sweeps_total", outcome="ok"))
-    scene.aws_proxy.fate = hang
-    eventually(lambda: scene.aws_proxy.actions("ListSecrets"))
+    env.aws_proxy.fault_for = hang
+    eventually(lambda: env.aws_proxy.actions("ListSecrets"))
     for _ in range(5):
         begun = time.monotonic()
-        assert scene.send(scene.rotate()).outcome == "applied"
+        assert env.send(env.rotate()).outcome == "applied"
         assert time.monotonic() - begun < 3
-    scene.converge()
+    env.wait_converged()
 
 
-def test_heartbeats_are_shared_and_their_silence_makes_the_poller_hurry(scene: Scene) -> None:
+def test_heartbeats_are_shared_and_their_silence_makes_the_poller_hurry(env: FaultEnv) -> None:
     settings = {"KEYTURN_HEARTBEAT_SILENCE_SECONDS": "6", "KEYTURN_POLL_INTERVAL_SECONDS": "3600"}
-    replicas = [scene.receiver(**settings) for _ in range(2)]
-    scene.given()
+    replicas = [env.receiver(**settings) for _ in range(2)]
+    env.create_bound_secret()
 
     def beat() -> bool:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         told = replace(notification("keyturn", kind=EventType.HEARTBEAT), time=now)
-        return scene.send(told, to=replicas[0]).status == 200
+        return env.send(told, to=replicas[0]).status == 200
 
     def up() -> list[float]:
         return [replica.metric("keyturn_event_path_up") for replica in replicas]
@@ -109,8 +111,8 @@ def test_heartbeats_are_shared_and_their_silence_makes_the_poller_hurry(scene: S
         assert up() == [1, 1]
         time.sleep(0.5)
     eventually(lambda: up() == [0, 0], 20)
-    scene.rotate(text="unheard")
-    eventually(scene.in_order, 45)  # thirty seconds, and not an hour
+    env.rotate(text="unheard")
+    eventually(env.is_current, 45)  # thirty seconds, and not an hour
     eventually(lambda: sum(replica.metric(RECOVERED) for replica in replicas) == 1)
     eventually(lambda: beat() and up() == [1, 1])  # by itself
-    scene.converge()
+    env.wait_converged()

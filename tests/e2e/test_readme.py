@@ -6,8 +6,8 @@ from pathlib import Path
 import yaml
 
 from keyturn_local.stack import Stack
-from support.manifests import eventually
 from support.readme import files, step
+from support.wait import eventually
 
 
 def run(stack: Stack, beginning: str, directory: Path) -> str:

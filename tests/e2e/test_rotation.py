@@ -12,8 +12,10 @@ from keyturn_contract.message import Notification, Outcome, decode_reply, encode
 from keyturn_local.aws.rotation import promote, rotate
 from keyturn_local.receiver.process import SERVICE_ACCOUNT, LocalReceiver
 from keyturn_local.stack import Stack
+from support.cluster_state import annotations_of, data_of, replica_sets
 from support.deliveries import current_key, notification, signed
-from support.manifests import annotations_of, data_of, env_from, eventually, replica_sets, secret, workload
+from support.manifests import env_from, secret, workload
+from support.wait import eventually
 
 
 def value(password: str, **more: str) -> str:

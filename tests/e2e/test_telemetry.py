@@ -3,18 +3,18 @@
 import json
 from uuid import UUID
 
-from support.fault_env import CANARY, Scene
-from support.manifests import eventually
-from support.otlp_collector import Collector
+from support.fault_env import CANARY, FaultEnv
+from support.otlp_collector import OtlpCollector
+from support.wait import eventually
 
 LEGS = ("notification_age", "queue", "fetch", "apply", "rollout", "reconcile", "propagation")
 
 
-def test_a_rotation_is_one_trace_from_its_delivery_to_the_rollout(scene: Scene, collector: Collector) -> None:
-    receiver = scene.receiver(**collector.settings)
-    scene.given()
-    told = scene.rotate()
-    assert scene.send(told).outcome == "applied"
+def test_a_rotation_is_one_trace_from_its_delivery_to_the_rollout(env: FaultEnv, collector: OtlpCollector) -> None:
+    receiver = env.receiver(**collector.settings)
+    env.create_bound_secret()
+    told = env.rotate()
+    assert env.send(told).outcome == "applied"
     receiver.stop()  # what is left is sent at the end
 
     mine = [span for span in collector.spans if span.trace_id == UUID(told.id).bytes]
@@ -24,15 +24,15 @@ def test_a_rotation_is_one_trace_from_its_delivery_to_the_rollout(scene: Scene, 
     assert {span.name for span in mine if span.parent_span_id in reconciles} == {"fetch", "apply", "rollout"}
     for reconcile in reconciles.values():
         attributes = {each.key: each.value.string_value for each in reconcile.attributes}
-        assert attributes == {"secret": f"{scene.namespace}/db", "cause": "notification"}
+        assert attributes == {"secret": f"{env.namespace}/db", "cause": "notification"}
     assert CANARY not in str(collector.spans)
 
 
-def test_every_line_that_a_rotation_leads_to_bears_the_id_of_its_event(scene: Scene) -> None:
-    receiver = scene.receiver()
-    scene.given()
-    told = scene.rotate()
-    assert scene.send(told).outcome == "applied"
+def test_every_line_that_a_rotation_leads_to_bears_the_id_of_its_event(env: FaultEnv) -> None:
+    receiver = env.receiver()
+    env.create_bound_secret()
+    told = env.rotate()
+    assert env.send(told).outcome == "applied"
 
     def about() -> set[str]:
         return {line["message"] for line in map(json.loads, receiver.log.splitlines()) if told.id in json.dumps(line)}
@@ -40,11 +40,11 @@ def test_every_line_that_a_rotation_leads_to_bears_the_id_of_its_event(scene: Sc
     eventually(lambda: about() == {"delivery", "applied", "restarted"})
 
 
-def test_each_leg_of_a_propagation_is_measured(scene: Scene) -> None:
-    receiver = scene.receiver()
-    scene.given()
+def test_each_leg_of_a_propagation_is_measured(env: FaultEnv) -> None:
+    receiver = env.receiver()
+    env.create_bound_secret()
     before = {leg: receiver.metric(f"keyturn_{leg}_seconds_count") for leg in LEGS}
-    assert scene.send(scene.rotate()).outcome == "applied"
+    assert env.send(env.rotate()).outcome == "applied"
     for leg in LEGS:
         assert receiver.metric(f"keyturn_{leg}_seconds_count") > before[leg], leg
     eventually(lambda: receiver.metric("keyturn_staleness_seconds") == 0)

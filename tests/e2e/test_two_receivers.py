@@ -19,12 +19,14 @@ from keyturn_contract.message import MAX_EVENTS, Notification
 from keyturn_local.bench.stub_aws import SIGNING_KEY, StubAws, arn_of
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.receiver.process import LocalReceiver
-from support.background import Aside
+from support.background import PeriodicThread
+from support.cluster_state import annotations_of
 from support.deliveries import notification
-from support.fault_env import CANARY, CREDENTIALS, Scene, play
-from support.manifests import annotations_of, env_from, eventually, secret, workload
+from support.fault_env import CANARY, CREDENTIALS, FaultEnv
+from support.manifests import env_from, secret, workload
 from support.model.oracle import SecretOracle, Version, check_consumer, wanted
-from support.sqs_like_sender import Courier
+from support.sqs_like_sender import RetryingSender
+from support.wait import eventually
 
 ROTATIONS, SECONDS = 2000, 120.0
 SECRETS = 20
@@ -48,22 +50,22 @@ def aws(tmp_path: Path) -> Iterator[Stub]:
 
 
 @pytest.fixture
-def scene(control_plane: ControlPlane, aws: Stub, tmp_path: Path) -> Iterator[Scene]:
-    with play(control_plane, aws, SIGNING_KEY, tmp_path, {}) as made:
+def env(control_plane: ControlPlane, aws: Stub, tmp_path: Path) -> Iterator[FaultEnv]:
+    with FaultEnv.start(control_plane, aws, SIGNING_KEY, tmp_path, {}) as made:
         allowed = "keyturn.dev/allow-secrets=bench/*"
         control_plane.kubectl("annotate", "--overwrite", "namespace", made.namespace, allowed)
         yield made
 
 
-class Killer(Aside):
+class Killer(PeriodicThread):
     """Kills one receiver after the other with -9, and starts it again; one is always there."""
 
     def __init__(self, receivers: list[LocalReceiver]) -> None:
-        super().__init__(KILL_SECONDS, rest=0.5)
+        super().__init__(KILL_SECONDS, pause=0.5)
         self.kills = 0
         self._turns = itertools.cycle(receivers)
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         receiver = next(self._turns)
         receiver.kill()
         self.kills += 1
@@ -71,56 +73,56 @@ class Killer(Aside):
 
 
 @pytest.mark.timeout(400)
-def test_two_thousand_rotations_while_one_receiver_after_the_other_is_killed(scene: Scene, aws: Stub) -> None:
+def test_two_thousand_rotations_while_one_receiver_after_the_other_is_killed(env: FaultEnv, aws: Stub) -> None:
     versions: dict[str, Version] = {}
     order: dict[str, list[str]] = {name: [] for name in aws.names}
 
-    def is_current(name: str, version_id: str) -> None:
+    def record_current(name: str, version_id: str) -> None:
         value = {"username": "app", "password": f"{CANARY}-{version_id}"}
         versions[version_id] = Version(name, arn_of(name), version_id, value)
         order[name].append(version_id)
 
     name_of = {arn_of(name): name for name in aws.names}
     for name in aws.names:
-        is_current(name, scene.client.get_secret_value(SecretId=name)["VersionId"])
-    receivers = [scene.receiver(straight=True, KEYTURN_POLL_INTERVAL_SECONDS="10") for _ in range(2)]
+        record_current(name, env.client.get_secret_value(SecretId=name)["VersionId"])
+    receivers = [env.receiver(via_proxy=False, KEYTURN_POLL_INTERVAL_SECONDS="10") for _ in range(2)]
     bound = {name: name.replace("/", "-") for name in aws.names}
-    scene.cluster.create(secret(scene.namespace, bound[name], name) for name in aws.names)
-    eventually(lambda: all(scene.witness.revisions(each) for each in bound.values()), 60)
-    scene.cluster.create(consumer_of(scene.namespace, each) for each in bound.values())
-    eventually(lambda: all(scene.witness.baseline(each, each) for each in bound.values()), 60)
+    env.cluster.create(secret(env.namespace, bound[name], name) for name in aws.names)
+    eventually(lambda: all(env.history.revisions(each) for each in bound.values()), 60)
+    env.cluster.create(consumer_of(env.namespace, each) for each in bound.values())
+    eventually(lambda: all(env.history.baseline(each, each) for each in bound.values()), 60)
 
     begun, chance = time.monotonic(), random.Random(8)  # noqa: S311
-    with closing(Courier(scene.key, [receiver.url for receiver in receivers])) as courier:
+    with closing(RetryingSender(env.key, [receiver.url for receiver in receivers])) as sender:
         with Killer(receivers) as killer:
             rotations = 0
             for told in flow(aws, lambda: killer.kills >= KILLS):
                 for each in told:
-                    is_current(name_of[each.subject], str(each.data.version_id))
+                    record_current(name_of[each.subject], str(each.data.version_id))
                 for _ in range(1 + (chance.random() < TWICE)):
-                    courier.carry(*told)
+                    sender.send(*told)
                 rotations += len(told)
         took = time.monotonic() - begun
-        eventually(lambda: courier.idle, 60)
+        eventually(lambda: sender.idle, 60)
 
     oracles = {each: SecretOracle(versions, order) for each in bound.values()}
-    eventually(lambda: all(is_settled(scene, each, oracles[each], order[name][-1]) for name, each in bound.items()), 60)
-    scene.settled(5)  # longer than replicas hang back
+    eventually(lambda: all(is_settled(env, each, oracles[each], order[name][-1]) for name, each in bound.items()), 60)
+    env.let_settle(5)  # longer than replicas hang back
     applied, restarts = 0, 0
     for name, each in bound.items():
-        assert is_settled(scene, each, oracles[each], order[name][-1])
-        changes = len(oracles[each].written) - 1  # the first one filled it
-        restarted = restarts_of(scene, each, oracles[each])
+        assert is_settled(env, each, oracles[each], order[name][-1])
+        changes = len(oracles[each].applied) - 1  # the first one filled it
+        restarted = restarts_of(env, each, oracles[each])
         assert 0 < restarted <= changes
-        scene.cluster.kubectl("rollout", "status", f"deployment/{each}", "-n", scene.namespace, "--timeout=60s")
-        told = annotations_of(scene.cluster, "deployment", scene.namespace, each)
+        env.cluster.kubectl("rollout", "status", f"deployment/{each}", "-n", env.namespace, "--timeout=60s")
+        told = annotations_of(env.cluster, "deployment", env.namespace, each)
         assert int(told["deployment.kubernetes.io/revision"]) <= restarted + 1
         applied, restarts = applied + changes, restarts + restarted
-    scene.said += courier.said
-    scene.oracle_of_words()
+    env.deliveries.bodies += sender.replies
+    env.assert_no_value_leaked()
     print(
         f"\n{rotations} rotations in {took:.0f} s, {killer.kills} kills, {applied} changes applied, {restarts} restarts"
-        f", deliveries answered {dict(courier.replies)}"
+        f", deliveries answered {dict(sender.status_counts)}"
     )
     assert rotations == ROTATIONS
     assert killer.kills >= KILLS
@@ -146,19 +148,19 @@ def consumer_of(namespace: str, secret_name: str) -> dict[str, Any]:
     return made
 
 
-def is_settled(scene: Scene, name: str, oracle: SecretOracle, version_id: str) -> bool:
+def is_settled(env: FaultEnv, name: str, oracle: SecretOracle, version_id: str) -> bool:
     """Whether a Secret holds this version, and its consumer was restarted for it; that nothing was wrong before."""
-    oracle.look(scene.witness.states("secrets", name))
-    held, told = scene.witness.now(name)
+    oracle.check(env.history.states("secrets", name))
+    held, told = env.history.current(name)
     if version_id not in told["keyturn.dev/version-ids"] or told["keyturn.dev/status"] != "ok":
         return False
     assert held["password"] == f"{CANARY}-{version_id}".encode()
-    mark = scene.witness.baseline(name, name)
-    return bool(oracle.written[-1].revisions["password"] == version_id) and mark == wanted(
-        oracle.written[-1].revisions, None
+    mark = env.history.baseline(name, name)
+    return bool(oracle.applied[-1].revisions["password"] == version_id) and mark == wanted(
+        oracle.applied[-1].revisions, None
     )
 
 
-def restarts_of(scene: Scene, name: str, oracle: SecretOracle) -> int:
+def restarts_of(env: FaultEnv, name: str, oracle: SecretOracle) -> int:
     """How often the consumer was restarted: at most once for a change, never backwards, and for the last one."""
-    return check_consumer(scene.witness.states("deployments", name), {name: oracle}, [name])
+    return check_consumer(env.history.states("deployments", name), {name: oracle}, [name])

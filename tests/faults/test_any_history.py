@@ -35,12 +35,13 @@ from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_receiver.core.binding import binding_hash
 from keyturn_receiver.core.revision import BINDING_HASH, REVISIONS
 from support.deliveries import notification
-from support.fault_env import Scene, play
-from support.fault_proxy import Call, Cut, CutAfter, Edit, Fate, FaultProxy, Hang, Reply
-from support.manifests import eventually, secret, workload
-from support.model.aws_model import ALIVE, GONE, KINDS_OF_VALUE, SCHEDULED, Ledger, text_of
-from support.model.oracle import BINDINGS, HAND, SecretOracle, Unfit, check_consumer, lines_of, rendered
-from support.sqs_like_sender import Courier
+from support.fault_env import FaultEnv
+from support.fault_proxy import Call, Cut, CutAfter, Edit, Fault, FaultProxy, Hang, Reply
+from support.manifests import secret, workload
+from support.model.aws_model import ALIVE, GONE, KINDS_OF_VALUE, SCHEDULED, AwsModel, text_of
+from support.model.oracle import BINDINGS, HAND, ExpectedError, SecretOracle, check_consumer, lines_of, rendered
+from support.sqs_like_sender import RetryingSender
+from support.wait import eventually
 
 HISTORIES = int(os.environ.get("KEYTURN_HISTORIES", "5"))
 STEPS = 60
@@ -58,7 +59,7 @@ IMPATIENT = {
     "KEYTURN_RESYNC_SECONDS": "3",
 }
 
-Trouble = Callable[[Call], Fate]
+Trouble = Callable[[Call], Fault]
 
 STATUS = {"kind": "Status", "metadata": {}}
 AWS_JSON = {"Content-Type": "application/x-amz-json-1.1"}
@@ -103,9 +104,9 @@ replicas = st.sampled_from(((0,), (1,), (0, 1)))
 class History(RuleBasedStateMachine):
     """Two receivers, each behind proxies of its own, and what befalls them; the model is in plain dicts."""
 
-    def __init__(self, set_scene: Callable[[], Scene], stack: ExitStack, failures: list[Exception]) -> None:
+    def __init__(self, make_env: Callable[[], FaultEnv], stack: ExitStack, failures: list[Exception]) -> None:
         super().__init__()
-        self.set_scene = set_scene
+        self.make_env = make_env
         self.stack = stack
         self.failures = failures
         self.steps: list[str] = []
@@ -124,24 +125,24 @@ class History(RuleBasedStateMachine):
     def begin(self, number: int) -> None:
         assume(number)  # Hypothesis begins with the dullest history there is
         random.seed(number)
-        self.scene = scene = self.set_scene()
-        self.aws = Ledger(scene.client, scene.namespace, scene.value)
+        self.env = env = self.make_env()
+        self.aws = AwsModel(env.client, env.namespace, env.new_value)
         self.oracles = {name: SecretOracle(self.aws.versions, self.aws.order) for name in SECRETS}
         proxies = [
             [FaultProxy(url, ca_file) for _ in range(2)]
-            for url, ca_file in ((scene.cluster.url, scene.cluster.ca_file), (scene.aws.endpoint_url, None))
+            for url, ca_file in ((env.cluster.url, env.cluster.ca_file), (env.aws.endpoint_url, None))
         ]
         for proxy in itertools.chain(*proxies):
             self.stack.callback(proxy.close)
         self.kubernetes, self.aws_proxies = proxies
         self.receivers = [
-            scene.receiver(behind=behind, start=False, **IMPATIENT) for behind in zip(*proxies, strict=True)
+            env.receiver(proxies=behind, start=False, **IMPATIENT) for behind in zip(*proxies, strict=True)
         ]
         self.heal_all()
         for receiver in self.receivers:
             receiver.start()
-        self.courier = Courier(scene.key, [receiver.url for receiver in self.receivers])
-        self.stack.callback(self.courier.close)
+        self.sender = RetryingSender(env.key, [receiver.url for receiver in self.receivers])
+        self.stack.callback(self.sender.close)
         for name in AWS_NAMES:
             self.aws.create(name)
         for name, to, binding in zip(SECRETS, AWS_NAMES, BINDINGS, strict=False):
@@ -154,19 +155,19 @@ class History(RuleBasedStateMachine):
 
     def revive(self, name: str) -> None:
         """Restore an AWS secret, or create it again, should it not be alive."""
-        if self.aws.standing[name] == SCHEDULED:
+        if self.aws.lifecycle[name] == SCHEDULED:
             self.delete_or_restore(name, "at once")
-        elif self.aws.standing[name] == GONE:
+        elif self.aws.lifecycle[name] == GONE:
             self.destroy_or_recreate(name, "at once")
 
     def tell(self, name: str, how: str, kind: EventType = EventType.CHANGED) -> None:
-        told = notification(self.aws.arns[name], self.aws.past(name)[-1], kind)
+        told = notification(self.aws.arns[name], self.aws.version_history(name)[-1], kind)
         if how == "later":
             self.later.append(told)
         elif how != "never":
-            self.courier.carry(told, first=int(how[-1]) if how[-1].isdigit() else None)
+            self.sender.send(told, first=int(how[-1]) if how[-1].isdigit() else None)
         if how == "twice":
-            self.courier.carry(told)
+            self.sender.send(told)
 
     @rule(name=aws_names, kind=kinds_of_value, how=how_told)
     def rotate(self, name: str, kind: str, how: str) -> None:
@@ -186,9 +187,9 @@ class History(RuleBasedStateMachine):
         self.say(f"rotate {name} three times, told in the order {order} to both by turns, {first} first")
         for _ in order:
             self.aws.rotate(name)
-        last = self.aws.past(name)[-3:]
+        last = self.aws.version_history(name)[-3:]
         for turn, number in enumerate(order, first):
-            self.courier.carry(notification(self.aws.arns[name], last[number]), first=turn)
+            self.sender.send(notification(self.aws.arns[name], last[number]), first=turn)
 
     @rule(name=aws_names, back=st.integers(1, 3), how=how_told)
     def roll_back(self, name: str, back: int, how: str) -> None:
@@ -199,18 +200,18 @@ class History(RuleBasedStateMachine):
 
     @rule(name=aws_names, how=how_told)
     def delete_or_restore(self, name: str, how: str) -> None:
-        if self.aws.standing[name] == ALIVE:
+        if self.aws.lifecycle[name] == ALIVE:
             self.say(f"schedule {name} for deletion, told {how}")
             self.aws.schedule(name)
             self.tell(name, how, EventType.DELETED)
-        elif self.aws.standing[name] == SCHEDULED:
+        elif self.aws.lifecycle[name] == SCHEDULED:
             self.say(f"restore {name}, told {how}")
             self.aws.restore(name)
             self.tell(name, how, EventType.RESTORED)
 
     @rule(name=st.sampled_from([each for each in AWS_NAMES if each != STAYS]), how=how_told)
     def destroy_or_recreate(self, name: str, how: str) -> None:
-        if self.aws.standing[name] == GONE:
+        if self.aws.lifecycle[name] == GONE:
             self.say(f"create {name} again, told {how}")
             self.aws.create(name)
             self.tell(name, how)
@@ -226,7 +227,7 @@ class History(RuleBasedStateMachine):
     def deliver_late(self, number: int, to: int) -> None:
         number %= len(self.later)
         self.say(f"deliver notification {number} of {len(self.later)} that were held back, to {to}")
-        self.courier.carry(self.later.pop(number), first=to)
+        self.sender.send(self.later.pop(number), first=to)
 
     @rule(seconds=st.sampled_from((0.2, 0.5, 1.0, 2.0)))
     def wait(self, seconds: float) -> None:
@@ -262,7 +263,7 @@ class History(RuleBasedStateMachine):
                 killed.set()
                 self.receivers[number].kill()
 
-        def trap(call: Call) -> Fate:
+        def trap(call: Call) -> Fault:
             if not is_due(call):
                 return None
             if after:
@@ -271,7 +272,7 @@ class History(RuleBasedStateMachine):
             return Cut()
 
         self.let(number, trap)
-        self.kubernetes[number].answered = kill
+        self.kubernetes[number].on_answered = kill
         self.aws.rotate(name)
         self.tell(name, f"at once to {number}")
         killed.wait(2)
@@ -288,9 +289,9 @@ class History(RuleBasedStateMachine):
             if what == LOST:
                 self.deaf[number] = True
             elif what == STALE:
-                self.aws_proxies[number].fate = self.stale
+                self.aws_proxies[number].fault_for = self.stale
             elif whose == "AWS":
-                self.aws_proxies[number].fate = AWS_TROUBLES[kind]
+                self.aws_proxies[number].fault_for = AWS_TROUBLES[kind]
             else:
                 self.let(number, KUBERNETES_TROUBLES[kind])
         self.troubled |= set(numbers)
@@ -320,13 +321,13 @@ class History(RuleBasedStateMachine):
     def let(self, number: int, trouble: Trouble = lambda call: None) -> None:
         """Let pass what a replica asks of Kubernetes but for a trouble; of watches, what it is not deaf to."""
 
-        def fate(call: Call) -> Fate:
+        def fault(call: Call) -> Fault:
             hears = Edit(lambda line: None if self.deaf[number] else line) if call.watch else None
             return trouble(call) or hears
 
-        self.kubernetes[number].fate = fate
+        self.kubernetes[number].fault_for = fault
 
-    def stale(self, call: Call) -> Fate:
+    def stale(self, call: Call) -> Fault:
         """AWS as it was before the last move of each label."""
         if call.action == "GetSecretValue":
             return Reply(200, self.version_before(call.content["SecretId"]), AWS_JSON)
@@ -336,14 +337,14 @@ class History(RuleBasedStateMachine):
         return None
 
     def version_before(self, secret_id: str) -> dict[str, str]:
-        version = self.aws.before(secret_id)
+        version = self.aws.previous(secret_id)
         value = {"VersionId": version.version_id, "SecretString": text_of(version.value)}
         return {"ARN": version.arn, "Name": version.secret_id, **value}
 
     # The cluster
 
     def kubectl(self, *arguments: str) -> None:
-        self.scene.cluster.kubectl(*arguments, "-n", self.scene.namespace)
+        self.env.cluster.kubectl(*arguments, "-n", self.env.namespace)
 
     def named(self, name: str) -> str:
         """An AWS secret as a binding names it."""
@@ -351,11 +352,11 @@ class History(RuleBasedStateMachine):
 
     def bind(self, name: str, to: str, binding: str) -> None:
         more = {"keyturn.dev/data": binding} if binding else {}
-        self.scene.cluster.create([secret(self.scene.namespace, name, self.named(to), **more)])
+        self.env.cluster.create([secret(self.env.namespace, name, self.named(to), **more)])
         self.bound[name] = {"to": to, "binding": binding, "label": True}
 
     def deploy(self, name: str, what: dict[str, str | None]) -> None:
-        self.scene.cluster.create([workload(self.scene.namespace, name, {"container": container_of(what)})])
+        self.env.cluster.create([workload(self.env.namespace, name, {"container": container_of(what)})])
         self.reads[name] = what
 
     @rule(name=st.sampled_from(SECRETS), to=aws_names, binding=bindings)
@@ -395,7 +396,7 @@ class History(RuleBasedStateMachine):
     def tamper(self, name: str, key: str, remove: bool) -> None:
         if name in self.bound:
             self.say(f"{'remove' if remove else 'write'} {key} of {name} by hand")
-            edited = {"data": {key: None}} if remove else {"stringData": {key: self.scene.value("by-hand")}}
+            edited = {"data": {key: None}} if remove else {"stringData": {key: self.env.new_value("by-hand")}}
             patch = {"metadata": {"annotations": {HAND: str(len(self.steps))}}, **edited}
             self.kubectl("patch", "secret", name, "--type=merge", "-p", text_of(patch))
 
@@ -403,7 +404,7 @@ class History(RuleBasedStateMachine):
     def deploy_or_edit(self, name: str, what: dict[str, str | None]) -> None:
         if name in self.reads:
             self.say(f"let {name} read {what}")
-            pod = workload(self.scene.namespace, name, {"container": container_of(what)})["spec"]["template"]["spec"]
+            pod = workload(self.env.namespace, name, {"container": container_of(what)})["spec"]["template"]["spec"]
             patch = [{"op": "replace", "path": "/spec/template/spec/containers", "value": pod["containers"]}]
             self.kubectl("patch", "deployment", name, "--type=json", "-p", text_of(patch))
             self.reads[name] = what
@@ -422,18 +423,18 @@ class History(RuleBasedStateMachine):
 
     @invariant()
     def nothing_was_wrong_so_far(self) -> None:
-        workloads = [self.scene.witness.states("deployments", name) for name in WORKLOADS]
+        workloads = [self.env.history.states("deployments", name) for name in WORKLOADS]
         self.look_at_secrets()
         try:
             self.look_at(workloads)
         except AssertionError:
-            self.scene.settled()  # of two watches one may lag behind
+            self.env.let_settle()  # of two watches one may lag behind
             self.look_at_secrets()
             self.look_at(workloads)
 
     def look_at_secrets(self) -> None:
         for name in SECRETS:
-            self.oracles[name].look(self.scene.witness.states("secrets", name))
+            self.oracles[name].check(self.env.history.states("secrets", name))
 
     def look_at(self, workloads: Sequence[Sequence[Any]]) -> None:
         for states in workloads:
@@ -459,31 +460,31 @@ class History(RuleBasedStateMachine):
         """Heal everything, deliver what is left, and wait until the cluster is as AWS implies."""
         self.say("settle")
         self.get_well()
-        self.scene.end_lease()  # should it be held by one that was killed
+        self.env.expire_lease()  # should it be held by one that was killed
         for told in self.later:
-            self.courier.carry(told)
-        for name, standing in self.aws.standing.items():
+            self.sender.send(told)
+        for name, standing in self.aws.lifecycle.items():
             if standing == GONE:  # should nobody have told, the full sweep would, within an hour
                 self.tell(name, "at once", EventType.DELETED)
-        eventually(lambda: self.courier.idle, 60)
+        eventually(lambda: self.sender.idle, 60)
         end = time.monotonic() + 60
         while lacking := list(self.lacking()):
             assert time.monotonic() < end, f"not settled: {lacking}"
             time.sleep(0.1)
-        self.scene.settled()
+        self.env.let_settle()
         assert not list(self.lacking())
-        self.scene.said += self.courier.said
-        self.scene.oracle_of_words()
+        self.env.deliveries.bodies += self.sender.replies
+        self.env.assert_no_value_leaked()
 
     def lacking(self) -> Iterator[str]:
         """What is not as the last state of AWS implies."""
         served = {name: bound for name, bound in self.bound.items() if bound["label"]}
         for name, bound in served.items():
-            held, told = self.scene.witness.now(name)
+            held, told = self.env.history.current(name)
             status = told.get("keyturn.dev/status", "").partition(":")[0]
             try:
                 meant = self.meant(bound, told)
-            except Unfit as reason:
+            except ExpectedError as reason:
                 if status != str(reason):
                     yield f"{name} says {status!r} and not {reason}"
                 continue
@@ -497,23 +498,23 @@ class History(RuleBasedStateMachine):
             self.nothing_was_wrong_so_far()
             for name, what in self.reads.items():
                 settled = [each for each in what if each in served]
-                check_consumer(self.scene.witness.states("deployments", name), self.oracles, settled)
+                check_consumer(self.env.history.states("deployments", name), self.oracles, settled)
         except AssertionError as error:
             yield str(error)
 
     def meant(self, bound: Mapping[str, Any], told: Mapping[str, str]) -> dict[str, bytes]:
-        """What a Secret that tells this of itself is to hold. Raises Unfit with the reason why it stays as it is."""
-        standing = self.aws.standing[bound["to"]]
+        """The data that a bound Secret should hold. Raises ExpectedError with the reason why it stays as it is."""
+        standing = self.aws.lifecycle[bound["to"]]
         try:
             found = rendered(bound["binding"], self.aws.current(bound["to"]).value)
-        except Unfit as reason:
+        except ExpectedError as reason:
             if standing == ALIVE or str(reason) == "InvalidBinding":
                 raise
         if standing != ALIVE:
-            raise Unfit({SCHEDULED: "SourcePendingDeletion", GONE: "SourceNotFound"}[standing])
+            raise ExpectedError({SCHEDULED: "SourcePendingDeletion", GONE: "SourceNotFound"}[standing])
         known = json.loads(told.get(REVISIONS, "{}")).keys()
         if not bound["binding"] and known and not known & found.keys() and told[BINDING_HASH] == binding_hash(told):
-            raise Unfit("InvalidValue")  # all that its consumers read would be gone
+            raise ExpectedError("InvalidValue")  # all that its consumers read would be gone
         return found
 
     # For people
@@ -527,8 +528,8 @@ class History(RuleBasedStateMachine):
         yield from ("The history:", *self.steps)
         for resource, names in (("secrets", SECRETS), ("deployments", WORKLOADS)):
             for name in names:
-                yield from (f"The states of {name}:", *lines_of(self.scene.witness.states(resource, name)))
-        for receiver in self.scene.receivers:
+                yield from (f"The states of {name}:", *lines_of(self.env.history.states(resource, name)))
+        for receiver in self.env.receivers:
             lines = [line for line in receiver.log.splitlines() if '"swept"' not in line]
             yield from (f"The end of the log of {receiver.name}:", *lines[-40:])
 
@@ -545,7 +546,7 @@ def container_of(what: Mapping[str, str | None]) -> dict[str, Any]:
 @pytest.mark.fault("all")
 @pytest.mark.parametrize("number", range(HISTORIES))
 def test_any_history(
-    number: int, control_plane: ControlPlane, scene_aws: LocalAws, signing_key_id: str, tmp_path: Path
+    number: int, control_plane: ControlPlane, session_aws: LocalAws, signing_key_id: str, tmp_path: Path
 ) -> None:
     """Random histories of rotations, roll-backs and deletions, edits of bindings, Secrets and consumers, kills of two
     receivers, faults of AWS, Kubernetes and watches, notifications late, lost, twice and out of order: no state in
@@ -559,12 +560,12 @@ def test_any_history(
             raise failures[0]
         stack = ExitStack()
 
-        def set_scene() -> Scene:
+        def make_env() -> FaultEnv:
             directory = tmp_path / str(next(plays))
             directory.mkdir()
-            return stack.enter_context(play(control_plane, scene_aws, signing_key_id, directory, {}))
+            return stack.enter_context(FaultEnv.start(control_plane, session_aws, signing_key_id, directory, {}))
 
-        return History(set_scene, stack, failures)
+        return History(make_env, stack, failures)
 
     try:
         run_state_machine_as_test(history, settings=ONE_HISTORY)

@@ -15,84 +15,87 @@ from keyturn_local.aws.rotation import rotate
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.notifier import event_source
 from keyturn_local.timeline import Timeline
-from support.fake_receiver import Receiver, all_of
-from support.fault_env import Scene
-from support.fault_proxy import Call, Fate
-from support.manifests import annotations_of, eventually
-from support.queues import waiting
+from support.cluster_state import annotations_of
+from support.deliveries import queue_length
+from support.fake_receiver import FakeReceiver, reply_to_all
+from support.fault_env import FaultEnv
+from support.fault_proxy import Call, Fault
+from support.wait import eventually
 
 
-def slowly(scene: Scene, seconds: float) -> None:
+def slowly(env: FaultEnv, seconds: float) -> None:
     """Let AWS take its time over values."""
 
-    def slow(call: Call) -> Fate:
+    def slow(call: Call) -> Fault:
         if call.action in ("GetSecretValue", "BatchGetSecretValue"):
             time.sleep(seconds)
         return None
 
-    scene.aws_proxy.fate = slow
+    env.aws_proxy.fault_for = slow
 
 
 @pytest.mark.fault("F13")
-def test_the_same_notification_a_thousand_times_on_three_replicas(scene: Scene) -> None:
+def test_the_same_notification_a_thousand_times_on_three_replicas(env: FaultEnv) -> None:
     """The same id a thousand times at once, on three replicas: written once, the consumer restarted once."""
-    replicas = [scene.receiver(KEYTURN_MAX_DELIVERIES="1000") for _ in range(3)]
-    scene.given()
-    told = scene.rotate()
-    answers = asyncio.run(scene.send_at_once([[told]] * 1000, replicas))
+    replicas = [env.receiver(KEYTURN_MAX_DELIVERIES="1000") for _ in range(3)]
+    env.create_bound_secret()
+    told = env.rotate()
+    answers = asyncio.run(env.deliveries.send_concurrently([each.url for each in replicas], [[told]] * 1000))
     assert Counter(answer.status for answer in answers) == {200: 1000}
     assert {answer.outcome for answer in answers} == {"applied", "unchanged"}
-    scene.converge()
-    scene.settled(5)  # longer than replicas hang back
-    scene.oracle()
-    assert len(scene.witness.secret("db")) == 3  # empty, the first, the next
-    assert len([mark for mark in scene.witness.marks("web", "db") if mark]) == 1
-    assert len(scene.aws_proxy.actions("GetSecretValue", "/db")) < 20
+    env.wait_converged()
+    env.let_settle(5)  # longer than replicas hang back
+    env.assert_history_consistent()
+    assert len(env.history.data_history("db")) == 3  # empty, the first, the next
+    assert len([mark for mark in env.history.marks("web", "db") if mark]) == 1
+    assert len(env.aws_proxy.actions("GetSecretValue", "/db")) < 20
 
 
 @pytest.mark.fault("F14")
-def test_the_same_change_under_different_ids(scene: Scene) -> None:
+def test_the_same_change_under_different_ids(env: FaultEnv) -> None:
     """The same ARN and version under fifty ids, one by one and at once: applied once."""
-    receiver = scene.receiver()
-    scene.given()
-    told = scene.rotate()
-    outcomes = [scene.send(replace(told, id=str(uuid4()))).outcome for _ in range(10)]
+    receiver = env.receiver()
+    env.create_bound_secret()
+    told = env.rotate()
+    outcomes = [env.send(replace(told, id=str(uuid4()))).outcome for _ in range(10)]
     assert outcomes == ["applied"] + ["unchanged"] * 9
-    answers = asyncio.run(scene.send_at_once([[replace(told, id=str(uuid4()))] for _ in range(40)], [receiver]))
+    answers = asyncio.run(
+        env.deliveries.send_concurrently([receiver.url], [[replace(told, id=str(uuid4()))] for _ in range(40)])
+    )
     assert {answer.outcome for answer in answers} == {"unchanged"}
-    scene.converge()
-    assert len(scene.witness.secret("db")) == 3
+    env.wait_converged()
+    assert len(env.history.data_history("db")) == 3
 
 
 @pytest.mark.fault("F15")
-def test_more_deliveries_than_can_be_served(scene: Scene) -> None:
+def test_more_deliveries_than_can_be_served(env: FaultEnv) -> None:
     """Sixty deliveries where four are served at once, and a deadline of 4 s with an AWS of 5 s: 503 with Retry-After,
     and never a 200 for work that is not done."""
-    receiver = scene.receiver(KEYTURN_MAX_DELIVERIES="4", KEYTURN_DEADLINE_SECONDS="4")
+    receiver = env.receiver(KEYTURN_MAX_DELIVERIES="4", KEYTURN_DEADLINE_SECONDS="4")
     names = [f"db-{number}" for number in range(6)]
     for name in names:
-        scene.given(name, consumers=())
-    slowly(scene, 0.5)
-    told = [scene.rotate(name) for name in names]
-    answers = asyncio.run(scene.send_at_once([[each] for each in told] * 10, [receiver]))
+        env.create_bound_secret(name, consumers=())
+    slowly(env, 0.5)
+    told = [env.rotate(name) for name in names]
+    answers = asyncio.run(env.deliveries.send_concurrently([receiver.url], [[each] for each in told] * 10))
     count = Counter(answer.status for answer in answers)
     assert count.keys() == {200, 503}
     assert count[503] > 10
     assert all(int(answer.headers["retry-after"]) > 0 for answer in answers if answer.status == 503)
     # Whoever was told that it is applied finds it applied.
     taken = {result.id for answer in answers if answer.status == 200 for result in answer.results}
-    assert all(scene.in_order(name) for name, each in zip(names, told, strict=True) if each.id in taken)
+    assert all(env.is_current(name) for name, each in zip(names, told, strict=True) if each.id in taken)
 
-    slowly(scene, 5)
-    late = scene.rotate(names[0], "late")
-    answer = scene.send(late)
+    slowly(env, 5)
+    late = env.rotate(names[0], "late")
+    answer = env.send(late)
     assert answer.status == 503
     assert answer.results[0].outcome is Outcome.FAILED
     assert "not done within the deadline" in answer.body
-    scene.aws_proxy.heal()
+    env.aws_proxy.heal()
     for each in [*told, late]:
-        scene.deliver(each)
-    scene.converge()
+        env.send_until_accepted(each)
+    env.wait_converged()
 
 
 @pytest.mark.fault("F16")
@@ -117,9 +120,9 @@ def test_the_receiver_is_down_while_secrets_rotate(own_stack: Any, namespace: st
         last = {name: [rotate(client, name, f"turn-{turn}") for turn in range(3)][-1] for name in names}
         eventually(lambda: len([s for s in stack.timeline.steps() if s["step"] == "failed"]) >= 10, 60)
         sqs = stack.aws.sqs()
-        eventually(lambda: waiting(sqs, stack.path.queue_url) >= 60, 10)
+        eventually(lambda: queue_length(sqs, stack.path.queue_url) >= 60, 10)
         stack.receiver.start()
-        eventually(lambda: waiting(sqs, stack.path.queue_url) == 0, 120)
+        eventually(lambda: queue_length(sqs, stack.path.queue_url) == 0, 120)
         for name in names:
             where = ("secret", namespace, name.partition("/")[2])
             eventually(lambda w=where, v=last[name]: v in annotations_of(stack.cluster, *w)["keyturn.dev/version-ids"])
@@ -130,9 +133,9 @@ def test_a_retry_is_signed_afresh(tmp_path: Path) -> None:
     """A delivery is refused with 503 twice: it comes again under the same ids, with a timestamp and a signature of its
     own."""
     timeline = Timeline(tmp_path / "timeline.jsonl")
-    receiver = Receiver()
-    receiver.answer = lambda headers, body: (
-        (503, b"") if len(receiver.got) < 3 else (200, all_of(body, Outcome.APPLIED))
+    receiver = FakeReceiver()
+    receiver.respond = lambda headers, body: (
+        (503, b"") if len(receiver.requests) < 3 else (200, reply_to_all(body, Outcome.APPLIED))
     )
     with LocalAws.start(tmp_path, timeline) as aws:
         path = aws.provision(visibility_seconds=1)
@@ -144,7 +147,7 @@ def test_a_retry_is_signed_afresh(tmp_path: Path) -> None:
             notifier.stop()
             receiver.close()
     assert len({event.id for event in receiver.notifications}) == 1
-    tries = [headers for headers, _ in receiver.got]
+    tries = [headers for headers, _ in receiver.requests]
     assert len(tries) == 3
     for name, different in (("webhook-id", 1), ("webhook-timestamp", 3), ("webhook-signature", 3)):
         assert len({headers[name] for headers in tries}) == different, name

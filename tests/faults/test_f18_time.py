@@ -10,83 +10,83 @@ import pytest
 from keyturn_contract.message import encode
 from keyturn_local.processes.environment import IMPORT_ROOTS
 from support.deliveries import signed
-from support.fault_env import Scene
-from support.manifests import eventually
+from support.fault_env import FaultEnv
+from support.wait import eventually
 
 STEPPING_CLOCK = Path(__file__).parents[1] / "stepping_clock"
 
 
-def send_as_of(scene: Scene, age: int, body: bytes = b"") -> int:
+def send_as_of(env: FaultEnv, age: int, body: bytes = b"") -> int:
     """Send a rotation, or another body, signed ``age`` seconds ago; return the status."""
-    body = body or encode([scene.rotate()])
-    headers = signed(scene.key, body, age=age)
-    return scene.heard(httpx.post(scene.receivers[-1].url, content=body, headers=headers, timeout=20)).status
+    body = body or encode([env.rotate()])
+    headers = signed(env.key, body, age=age)
+    return env.deliveries.record(httpx.post(env.receivers[-1].url, content=body, headers=headers, timeout=20)).status
 
 
-def in_the_second(scene: Scene, age: int) -> int:
+def in_the_second(env: FaultEnv, age: int) -> int:
     """The same, from the beginning of a second and answered before its end: timestamps know no fractions."""
     for _ in range(10):
-        body = encode([scene.rotate()])
+        body = encode([env.rotate()])
         time.sleep(1 - time.time() % 1)
         second = int(time.time())
-        status = send_as_of(scene, age, body)
+        status = send_as_of(env, age, body)
         if int(time.time()) == second:
             return status
     raise AssertionError("no answer within a second")
 
 
 @pytest.mark.fault("F18")
-def test_clocks_that_differ(scene: Scene) -> None:
+def test_clocks_that_differ(env: FaultEnv) -> None:
     """The sender's clock is off by 299 s either way: accepted; by 301 s: refused."""
-    scene.receiver()
-    scene.given()
-    assert [in_the_second(scene, age) for age in (299, -299)] == [200, 200]
-    assert [in_the_second(scene, age) for age in (301, -301)] == [401, 401]
-    scene.deliver(scene.rotate())
-    scene.converge()
+    env.receiver()
+    env.create_bound_secret()
+    assert [in_the_second(env, age) for age in (299, -299)] == [200, 200]
+    assert [in_the_second(env, age) for age in (301, -301)] == [401, 401]
+    env.send_until_accepted(env.rotate())
+    env.wait_converged()
 
 
 @pytest.mark.fault("F18")
-def test_the_wall_clock_steps(scene: Scene, tmp_path: Path) -> None:
+def test_the_wall_clock_steps(env: FaultEnv, tmp_path: Path) -> None:
     """The receiver's wall clock steps back by an hour, and on by two: it goes on leading, polling and applying; what
     was signed by another hour is refused."""
     clock = tmp_path / "clock"
     clock.write_text("0")
-    receiver = scene.receiver(
+    receiver = env.receiver(
         KEYTURN_POLL_INTERVAL_SECONDS="2",
         KEYTURN_TEST_CLOCK=str(clock),
         PYTHONPATH=os.pathsep.join([str(STEPPING_CLOCK), IMPORT_ROOTS]),
     )
-    scene.given()
+    env.create_bound_secret()
     for offset in (-3600, 3600):
         eventually(lambda: receiver.metric("keyturn_poller_leader") == 1)
         clock.write_text(str(offset))
-        assert send_as_of(scene, 0) == 401
-        assert send_as_of(scene, -offset) == 200
-        scene.converge()
+        assert send_as_of(env, 0) == 401
+        assert send_as_of(env, -offset) == 200
+        env.wait_converged()
         sweeps = receiver.metric("keyturn_sweeps_total", outcome="ok")
-        scene.rotate(text="unheard")
-        eventually(scene.in_order, 10)
+        env.rotate(text="unheard")
+        eventually(env.is_current, 10)
         time.sleep(15)  # longer than a Lease lasts that is not renewed
         assert receiver.metric("keyturn_poller_leader") == 1
         assert receiver.metric("keyturn_sweeps_total", outcome="ok") > sweeps
-    scene.converge()
+    env.wait_converged()
 
 
 @pytest.mark.fault("F19")
-def test_replays(scene: Scene) -> None:
+def test_replays(env: FaultEnv) -> None:
     """A delivery is sent again word for word: within the tolerance it changes nothing, and takes nothing back where AWS
     has moved on; outside it is refused."""
-    scene.receiver()
-    scene.given()
-    first = encode([scene.rotate(text="first")])
-    recorded = signed(scene.key, first)
-    url = scene.receivers[-1].url
-    replies = [scene.heard(httpx.post(url, content=first, headers=recorded, timeout=20)) for _ in range(3)]
+    env.receiver()
+    env.create_bound_secret()
+    first = encode([env.rotate(text="first")])
+    recorded = signed(env.key, first)
+    url = env.receivers[-1].url
+    replies = [env.deliveries.record(httpx.post(url, content=first, headers=recorded, timeout=20)) for _ in range(3)]
     assert [reply.outcome for reply in replies] == ["applied", "unchanged", "unchanged"]
-    scene.deliver(scene.rotate(text="second"))
-    assert scene.heard(httpx.post(url, content=first, headers=recorded, timeout=20)).outcome == "superseded"
-    old = signed(scene.key, first, age=302)
-    reply = scene.heard(httpx.post(url, content=first, headers=old, timeout=20))
+    env.send_until_accepted(env.rotate(text="second"))
+    assert env.deliveries.record(httpx.post(url, content=first, headers=recorded, timeout=20)).outcome == "superseded"
+    old = signed(env.key, first, age=302)
+    reply = env.deliveries.record(httpx.post(url, content=first, headers=old, timeout=20))
     assert (reply.status, reply.body) == (401, '{"error":"not verified"}')
-    scene.converge()
+    env.wait_converged()

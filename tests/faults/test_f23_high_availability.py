@@ -19,9 +19,9 @@ from keyturn_contract.message import Notification, Outcome, encode
 from keyturn_local.aws.rotation import rotate
 from keyturn_local.receiver.process import LocalReceiver
 from support.deliveries import notification, signed
-from support.fault_env import Scene
-from support.fault_proxy import Call, CutAfter, Drip, Fate, FaultProxy, Hang, Reply
-from support.manifests import eventually
+from support.fault_env import FaultEnv
+from support.fault_proxy import Call, CutAfter, Drip, Fault, FaultProxy, Hang, Reply
+from support.wait import eventually
 
 LEASE = "/leases/keyturn-poller"
 
@@ -31,21 +31,28 @@ def leads(receiver: LocalReceiver) -> bool:
     return receiver.metric("keyturn_poller_leader") == 1
 
 
-def holder(scene: Scene) -> str:
+def holder(env: FaultEnv) -> str:
     """Who holds the Lease, as the API server has it."""
-    return str(scene.cluster.get("lease", "keyturn-poller", scene.home)["spec"].get("holderIdentity") or "")
+    return str(env.cluster.get("lease", "keyturn-poller", env.receiver_namespace)["spec"].get("holderIdentity") or "")
 
 
-def pid_of_leader(scene: Scene) -> int:
+def pid_of_leader(env: FaultEnv) -> int:
     """The process that holds the Lease: its name ends in its number."""
-    return int(holder(scene).rpartition("-")[2])
+    return int(holder(env).rpartition("-")[2])
 
 
-def take_lease(scene: Scene) -> None:
+def take_lease(env: FaultEnv) -> None:
     """Take the Lease, as a replica would that nobody knows of, and never renew it."""
     spec = {"holderIdentity": "somebody-else", "renewTime": "2026-11-25T00:00:00.000000Z"}
-    scene.cluster.kubectl(
-        "patch", "lease", "keyturn-poller", "-n", scene.home, "--type=merge", "-p", json.dumps({"spec": spec})
+    env.cluster.kubectl(
+        "patch",
+        "lease",
+        "keyturn-poller",
+        "-n",
+        env.receiver_namespace,
+        "--type=merge",
+        "-p",
+        json.dumps({"spec": spec}),
     )
 
 
@@ -66,235 +73,235 @@ def frozen(pid: int) -> Iterator[None]:
 
 @pytest.mark.fault("F23")
 @pytest.mark.parametrize(("mode", "action"), [("list", "ListSecrets"), ("describe", "DescribeSecret")])
-def test_the_lease_is_lost_in_the_middle_of_a_sweep(scene: Scene, mode: str, action: str) -> None:
+def test_the_lease_is_lost_in_the_middle_of_a_sweep(env: FaultEnv, mode: str, action: str) -> None:
     """Somebody else takes the Lease while a sweep waits for AWS: the sweep ends there, changes nothing, and whoever
     leads next finds all of it."""
-    receiver = scene.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1", KEYTURN_POLL_MODE=mode)
+    receiver = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1", KEYTURN_POLL_MODE=mode)
     for name in ("db", "other"):
-        scene.given(name, consumers=(f"web-{name}",))
+        env.create_bound_secret(name, consumers=(f"web-{name}",))
     eventually(lambda: leads(receiver) and receiver.metric("keyturn_sweeps_total", outcome="ok") > 0)
 
     lost = threading.Event()
 
-    def slow(call: Call) -> Fate:
+    def slow(call: Call) -> Fault:
         if call.action == action:
             lost.wait(30)
         return None
 
-    scene.aws_proxy.fate = slow
-    asked = len(scene.aws_proxy.actions(action))
-    eventually(lambda: len(scene.aws_proxy.actions(action)) > asked)
-    take_lease(scene)
+    env.aws_proxy.fault_for = slow
+    asked = len(env.aws_proxy.actions(action))
+    eventually(lambda: len(env.aws_proxy.actions(action)) > asked)
+    take_lease(env)
     for name in ("db", "other"):
-        scene.rotate(name, "unheard")
+        env.rotate(name, "unheard")
     eventually(lambda: not leads(receiver))
     lost.set()
     eventually(lambda: receiver.metric("keyturn_sweeps_total", outcome="interrupted") == 1)
     assert not leads(receiver)
-    scene.aws_proxy.heal()
-    scene.settled(2)
-    assert [len(scene.witness.secret(name)) for name in ("db", "other")] == [2, 2]  # empty, the first
+    env.aws_proxy.heal()
+    env.let_settle(2)
+    assert [len(env.history.data_history(name)) for name in ("db", "other")] == [2, 2]  # empty, the first
     assert receiver.metric("keyturn_queue_depth") == 0
-    scene.end_lease()  # whoever has taken it will not be heard of again
-    scene.converge()
+    env.expire_lease()  # whoever has taken it will not be heard of again
+    env.wait_converged()
     assert leads(receiver)
 
 
 @pytest.mark.fault("F23")
-def test_a_leader_is_frozen_in_the_middle_of_a_write(scene: Scene) -> None:
+def test_a_leader_is_frozen_in_the_middle_of_a_write(env: FaultEnv) -> None:
     """The leader stands still in the middle of a PATCH, another takes over, then PATCH and leader come back:
     nothing older is written over it, nobody is restarted twice."""
-    first = scene.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1")
-    scene.given()
+    first = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1")
+    env.create_bound_secret()
     eventually(lambda: leads(first))
-    second = scene.receiver(straight=True, KEYTURN_POLL_INTERVAL_SECONDS="1")
+    second = env.receiver(via_proxy=False, KEYTURN_POLL_INTERVAL_SECONDS="1")
     late = threading.Event()
 
-    def hold(call: Call) -> Fate:
+    def hold(call: Call) -> Fault:
         if applies(call):
             late.wait(60)
         return None
 
-    scene.kubernetes.fate = hold
-    told = scene.rotate(text="second")
-    eventually(lambda: any(applies(call) and call.about(str(told.data.version_id)) for call in scene.kubernetes.calls))
-    with frozen(pid_of_leader(scene)):
+    env.kubernetes_proxy.fault_for = hold
+    told = env.rotate(text="second")
+    eventually(
+        lambda: any(applies(call) and call.about(str(told.data.version_id)) for call in env.kubernetes_proxy.calls)
+    )
+    with frozen(pid_of_leader(env)):
         assert first.alive()[0] == 0
         eventually(lambda: leads(second), 40)
-        eventually(scene.in_order)
-        scene.rotate(text="third")
-        eventually(scene.in_order)
+        eventually(env.is_current)
+        env.rotate(text="third")
+        eventually(env.is_current)
         late.set()
     eventually(lambda: not leads(first))
-    scene.settled(2)
-    scene.converge()
+    env.let_settle(2)
+    env.wait_converged()
     assert first.alive()[0] == 200
-    assert len(scene.witness.secret("db")) == 4  # empty, the first, the second, the third
+    assert len(env.history.data_history("db")) == 4  # empty, the first, the second, the third
 
 
 @pytest.mark.fault("F23")
-def test_two_leaders_at_once(scene: Scene) -> None:
+def test_two_leaders_at_once(env: FaultEnv) -> None:
     """Two replicas lead at once, sweep, and write in the same moment: the same bytes, each consumer restarted once."""
-    own = FaultProxy(scene.kubernetes.url)
-    misled = scene.receiver(behind=(own, scene.aws_proxy), KEYTURN_POLL_INTERVAL_SECONDS="1")
-    scene.given(consumers=("web", "api"))
+    own = FaultProxy(env.kubernetes_proxy.url)
+    misled = env.receiver(proxies=(own, env.aws_proxy), KEYTURN_POLL_INTERVAL_SECONDS="1")
+    env.create_bound_secret(consumers=("web", "api"))
     eventually(lambda: leads(misled))
-    lease = scene.cluster.get("lease", "keyturn-poller", scene.home)
+    lease = env.cluster.get("lease", "keyturn-poller", env.receiver_namespace)
 
-    def lie(call: Call) -> Fate:
+    def lie(call: Call) -> Fault:
         if not call.path.endswith(LEASE):
             return None
         return Reply(200, lease if call.method == "GET" else call.content, {"Content-Type": "application/json"})
 
-    own.fate = lie
+    own.fault_for = lie
     both = threading.Barrier(2)
 
-    def together(call: Call) -> Fate:
+    def together(call: Call) -> Fault:
         if applies(call):
             with suppress(threading.BrokenBarrierError):
                 both.wait(3)
             both.reset()
         return None
 
-    other = scene.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1")
-    scene.end_lease()
+    other = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1")
+    env.expire_lease()
     eventually(lambda: leads(other))
-    scene.kubernetes.fate = together
+    env.kubernetes_proxy.fault_for = together
     for turn in range(5):
-        scene.rotate(text=f"turn-{turn}")
-        eventually(scene.in_order)
+        env.rotate(text=f"turn-{turn}")
+        eventually(env.is_current)
         assert leads(misled)
         assert leads(other)
-    scene.converge()
+    env.wait_converged()
     own.close()
 
     written = defaultdict(list)
-    for call in filter(applies, scene.kubernetes.calls):
+    for call in filter(applies, env.kubernetes_proxy.calls):
         annotations = call.content["metadata"]["annotations"]
         del annotations["keyturn.dev/applied-at"]
         written[annotations["keyturn.dev/version-ids"]].append((annotations, call.content["data"]))
     assert any(len(same) > 1 for same in written.values())  # they did race
     assert all(each == same[0] for same in written.values() for each in same)
-    assert len(scene.witness.secret("db")) == 2 + 5
+    assert len(env.history.data_history("db")) == 2 + 5
 
 
 @pytest.mark.fault("F23")
-def test_a_replica_never_learns_that_it_has_won(scene: Scene) -> None:
+def test_a_replica_never_learns_that_it_has_won(env: FaultEnv) -> None:
     """The Lease is written as one replica asks, but no answer reaches it: it does not lead, and does not keep others
     from leading for ever."""
-    own = FaultProxy(scene.kubernetes.url)
-    own.fate = lambda call: CutAfter() if LEASE[:7] in call.path and call.method in ("POST", "PUT") else None
-    deaf = scene.receiver(behind=(own, scene.aws_proxy), KEYTURN_POLL_INTERVAL_SECONDS="1")
-    scene.given()
-    eventually(lambda: holder(scene))
-    other = scene.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1")
+    own = FaultProxy(env.kubernetes_proxy.url)
+    own.fault_for = lambda call: CutAfter() if LEASE[:7] in call.path and call.method in ("POST", "PUT") else None
+    deaf = env.receiver(proxies=(own, env.aws_proxy), KEYTURN_POLL_INTERVAL_SECONDS="1")
+    env.create_bound_secret()
+    eventually(lambda: holder(env))
+    other = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1")
     eventually(lambda: leads(other), 60)
     assert not leads(deaf)
-    scene.rotate(text="unheard")
-    scene.converge()
+    env.rotate(text="unheard")
+    env.wait_converged()
     own.close()
 
 
 @pytest.mark.fault("F24")
-def test_a_process_that_stands_still(scene: Scene) -> None:
+def test_a_process_that_stands_still(env: FaultEnv) -> None:
     """The process stands still: its liveness probe is not answered, and is again when it goes on, without a loss."""
-    receiver = scene.receiver()
-    scene.given()
+    receiver = env.receiver()
+    env.create_bound_secret()
     eventually(lambda: leads(receiver))
-    told = scene.rotate()
-    with frozen(pid_of_leader(scene)):
+    told = env.rotate()
+    with frozen(pid_of_leader(env)):
         assert receiver.alive()[0] == 0
-        assert scene.send(told, seconds=1).status == 0
+        assert env.send(told, seconds=1).status == 0
     eventually(lambda: receiver.alive()[0] == 200)
-    scene.deliver(told)
-    scene.converge()
+    env.send_until_accepted(told)
+    env.wait_converged()
 
 
 @pytest.mark.fault("F24")
-def test_aws_answers_byte_by_byte(scene: Scene) -> None:
+def test_aws_answers_byte_by_byte(env: FaultEnv) -> None:
     """AWS answers a byte a second, so that no read times out, to reads of one secret and to sweeps: liveness names the
     reconcile while it is stuck, it ends all the same, and others go on all the time."""
-    receiver = scene.receiver(
-        KEYTURN_STUCK_SECONDS="10", KEYTURN_DEADLINE_SECONDS="3", KEYTURN_POLL_INTERVAL_SECONDS="5"
-    )
+    receiver = env.receiver(KEYTURN_STUCK_SECONDS="10", KEYTURN_DEADLINE_SECONDS="3", KEYTURN_POLL_INTERVAL_SECONDS="5")
     for name in ("bad", "good"):
-        scene.given(name, consumers=(f"web-{name}",))
-    scene.aws_proxy.fate = lambda call: Drip() if call.about("/bad") or call.action == "ListSecrets" else None
-    told = scene.rotate("bad")
-    answer = scene.send(told)
+        env.create_bound_secret(name, consumers=(f"web-{name}",))
+    env.aws_proxy.fault_for = lambda call: Drip() if call.about("/bad") or call.action == "ListSecrets" else None
+    told = env.rotate("bad")
+    answer = env.send(told)
     assert answer.status == 503
     assert "not done within the deadline" in answer.body
     seen = set()
 
     def ended() -> bool:
         seen.add(receiver.alive())
-        assert scene.send(scene.rotate("good")).outcome == "applied"
+        assert env.send(env.rotate("good")).outcome == "applied"
         return receiver.metric("keyturn_failing_bindings") == 1
 
     eventually(ended, 60)
     assert any(status == 503 and "reconcile" in text for status, text in seen), seen
     eventually(lambda: receiver.alive()[0] == 200, 30)
     eventually(lambda: receiver.metric("keyturn_sweeps_total", outcome="failed") > 0, 60)
-    scene.aws_proxy.heal()
-    scene.deliver(told)
-    scene.converge()
+    env.aws_proxy.heal()
+    env.send_until_accepted(told)
+    env.wait_converged()
 
 
 @pytest.mark.fault("F24")
-def test_an_api_server_that_says_little_or_nothing(scene: Scene) -> None:
+def test_an_api_server_that_says_little_or_nothing(env: FaultEnv) -> None:
     """A dozen writes wait for an API server that takes two calls at once, and answers them and watches a byte a second,
     or not at all: watches are taken up anew, nothing is stuck however long the line, and all is made good."""
     settings = {"KEYTURN_STUCK_SECONDS": "25", "KEYTURN_DEADLINE_SECONDS": "3", "KEYTURN_KUBERNETES_REQUESTS": "2"}
-    receiver = scene.receiver(KEYTURN_WATCH_SECONDS="4", **settings)
+    receiver = env.receiver(KEYTURN_WATCH_SECONDS="4", **settings)
     names = [f"db-{number}" for number in range(12)]
     for name in names:
-        scene.given(name, consumers=())
-    scene.kubernetes.fate = lambda call: Drip() if call.watch or call.about("/db-1") else Hang()
-    told = [scene.rotate(name) for name in names]
+        env.create_bound_secret(name, consumers=())
+    env.kubernetes_proxy.fault_for = lambda call: Drip() if call.watch or call.about("/db-1") else Hang()
+    told = [env.rotate(name) for name in names]
     end = time.monotonic() + 32
     for turn in cycle((told[:6], told[6:])):
-        assert scene.send(*turn).status == 503
+        assert env.send(*turn).status == 503
         assert receiver.alive() == (200, "ok\n")
         note = f"example.com/note={time.monotonic()}"  # so that a watch has something to tell
-        scene.cluster.kubectl("annotate", "secret", "db-0", "-n", scene.namespace, "--overwrite", note)
+        env.cluster.kubectl("annotate", "secret", "db-0", "-n", env.namespace, "--overwrite", note)
         if time.monotonic() > end:
             break
-    scene.kubernetes.heal()
-    scene.deliver(*told[:6])
-    scene.deliver(*told[6:])
-    scene.converge(60)
+    env.kubernetes_proxy.heal()
+    env.send_until_accepted(*told[:6])
+    env.send_until_accepted(*told[6:])
+    env.wait_converged(60)
 
 
 @pytest.mark.fault("F24")
-def test_something_else_answers(scene: Scene) -> None:
+def test_something_else_answers(env: FaultEnv) -> None:
     """In place of AWS and the API server something answers that is neither, with 200 and a page: the receiver stays
     alive, keeps its Secrets, and makes good."""
-    receiver = scene.receiver(
+    receiver = env.receiver(
         KEYTURN_DEADLINE_SECONDS="3",
         KEYTURN_POLL_INTERVAL_SECONDS="1",
         KEYTURN_WATCH_SECONDS="2",
         KEYTURN_SIGNING_KEY_INTERVAL_SECONDS="1",
     )
     for name in ("db", "other"):
-        scene.given(name, consumers=(f"web-{name}",))
+        env.create_bound_secret(name, consumers=(f"web-{name}",))
     process = receiver.metric("process_start_time_seconds")
     told = []
     for page in (b"<html>Sign in</html>", b"{}", b"[]\n", b'{"items": 1, "ARN": 2}\n'):
         answer = Reply(200, page, {"Content-Type": "text/html"})
-        scene.kubernetes.fate = scene.aws_proxy.fate = lambda call, answer=answer: answer
-        told = told or [scene.rotate("db"), scene.rotate("other")]
-        calls, end = len(scene.kubernetes.calls), time.monotonic() + 3
+        env.kubernetes_proxy.fault_for = env.aws_proxy.fault_for = lambda call, answer=answer: answer
+        told = told or [env.rotate("db"), env.rotate("other")]
+        calls, end = len(env.kubernetes_proxy.calls), time.monotonic() + 3
         while time.monotonic() < end:
-            assert scene.send(*told).status == 503
+            assert env.send(*told).status == 503
             time.sleep(0.5)
-        assert len(scene.kubernetes.calls) - calls < 200
+        assert len(env.kubernetes_proxy.calls) - calls < 200
     assert receiver.alive() == (200, "ok\n")
     assert receiver.metric("process_start_time_seconds") == process
-    assert [len(scene.witness.secret(name)) for name in ("db", "other")] == [2, 2]
-    scene.kubernetes.heal()
-    scene.aws_proxy.heal()
-    scene.deliver(*told)
-    scene.converge(60)
+    assert [len(env.history.data_history(name)) for name in ("db", "other")] == [2, 2]
+    env.kubernetes_proxy.heal()
+    env.aws_proxy.heal()
+    env.send_until_accepted(*told)
+    env.wait_converged(60)
 
 
 @dataclass
@@ -305,7 +312,7 @@ class Load:
     replica had begun with them.
     """
 
-    scene: Scene
+    env: FaultEnv
     replicas: list[LocalReceiver]
     arns: Mapping[str, str]
     asked: Callable[[LocalReceiver, str], int]
@@ -328,54 +335,56 @@ class Load:
                 thread.join()
 
     def _rotate(self, number: int, name: str) -> None:
-        turn, aws = number, self.scene.client
+        turn, aws = number, self.env.client
         with httpx.Client(timeout=30) as client:
             while not self.over.is_set():
-                value = self.scene.value(name)
-                version_id = rotate(aws, f"{self.scene.namespace}/{name}", value)
+                value = self.env.new_value(name)
+                version_id = rotate(aws, f"{self.env.namespace}/{name}", value)
                 told = notification(self.arns[name], version_id)
                 while True:
                     turn += 1
                     if self._taken(client, self.replicas[turn % len(self.replicas)], name, told):
                         break
                     time.sleep(0.1)
-                if self.scene.witness.now(name)[0] != {"value": value.encode()}:
+                if self.env.history.current(name)[0] != {"value": value.encode()}:
                     self.faults.append(f"{name} was told to be applied, and is not")
 
     def _taken(self, client: httpx.Client, receiver: LocalReceiver, name: str, told: Notification) -> bool:
         body = encode([told])
         asked = self.asked(receiver, name)
         try:
-            reply = client.post(receiver.url, content=body, headers=signed(self.scene.key, body))
+            reply = client.post(receiver.url, content=body, headers=signed(self.env.key, body))
         except httpx.TransportError as error:
             if self.asked(receiver, name) > asked:
                 self.cut.append(f"{receiver.name}: {name}: {type(error).__name__}")
             return False
         self.answered[receiver.name].append(reply.status_code)
-        heard = self.scene.heard(reply)
+        heard = self.env.deliveries.record(reply)
         return heard.status == 200 and heard.results[0].outcome in (Outcome.APPLIED, Outcome.UNCHANGED)
 
 
 @pytest.mark.fault("F25")
-def test_sigterm_under_load(scene: Scene) -> None:
+def test_sigterm_under_load(env: FaultEnv) -> None:
     """One of two replicas is told to end while deliveries flow to both: it ends by itself, what it has accepted is
     answered 200 or 503, what was told to be applied is, and nothing is lost."""
-    aws = [FaultProxy(scene.aws.endpoint_url) for _ in range(2)]
-    ending, other = (scene.receiver(behind=(scene.kubernetes, each), KEYTURN_DRAIN_SECONDS="2") for each in aws)
-    arns = {f"db-{number}": scene.given(f"db-{number}", consumers=(f"web-{number}",)) for number in range(6)}
+    aws = [FaultProxy(env.aws.endpoint_url) for _ in range(2)]
+    ending, other = (env.receiver(proxies=(env.kubernetes_proxy, each), KEYTURN_DRAIN_SECONDS="2") for each in aws)
+    arns = {
+        f"db-{number}": env.create_bound_secret(f"db-{number}", consumers=(f"web-{number}",)) for number in range(6)
+    }
 
-    def slow(call: Call) -> Fate:
+    def slow(call: Call) -> Fault:
         if call.action in ("GetSecretValue", "BatchGetSecretValue"):
             time.sleep(0.3)
         return None
 
     for each in aws:
-        each.fate = slow
+        each.fault_for = slow
 
     def asked(receiver: LocalReceiver, name: str) -> int:
         return sum(call.about(f'/{name}"') for call in list(aws[receiver is other].calls))
 
-    load = Load(scene, [ending, other], arns, asked)
+    load = Load(env, [ending, other], arns, asked)
     with load.running():
         eventually(lambda: len(load.answered[ending.name]) > 20 and len(load.answered[other.name]) > 20)
         begun, before = time.monotonic(), len(load.answered[ending.name])
@@ -389,26 +398,26 @@ def test_sigterm_under_load(scene: Scene) -> None:
     assert set(load.answered[ending.name]) | set(load.answered[other.name]) <= {200, 503}
     assert load.faults == []
     assert load.cut == []
-    scene.converge()
+    env.wait_converged()
     for each in aws:
         each.close()
 
 
 @pytest.mark.fault("F25")
-def test_sigterm_while_nothing_answers(scene: Scene) -> None:
+def test_sigterm_while_nothing_answers(env: FaultEnv) -> None:
     """A receiver is told to end while neither AWS nor the API server answers, its deadline a minute and its drain the
     longest: it stays alive meanwhile, answers 503 to what it has accepted, and ends within half a minute."""
     settings = {"KEYTURN_DRAIN_SECONDS": "15", "KEYTURN_DEADLINE_SECONDS": "60", "KEYTURN_STUCK_SECONDS": "25"}
-    receiver = scene.receiver(**settings)
-    scene.given()
+    receiver = env.receiver(**settings)
+    env.create_bound_secret()
     eventually(lambda: leads(receiver))
-    scene.kubernetes.fate = lambda call: Hang()
-    scene.aws_proxy.fate = lambda call: Drip()
-    told = scene.rotate()
-    asked = len(scene.aws_proxy.calls)
+    env.kubernetes_proxy.fault_for = lambda call: Hang()
+    env.aws_proxy.fault_for = lambda call: Drip()
+    told = env.rotate()
+    asked = len(env.aws_proxy.calls)
     with ThreadPoolExecutor() as beside:
-        answer = beside.submit(scene.send, told, seconds=60)
-        eventually(lambda: len(scene.aws_proxy.calls) > asked)
+        answer = beside.submit(env.send, told, seconds=60)
+        eventually(lambda: len(env.aws_proxy.calls) > asked)
         begun = time.monotonic()
         stopped = beside.submit(receiver.stop)
         eventually(lambda: "shutting down" in receiver.ready()[1])
@@ -419,9 +428,9 @@ def test_sigterm_while_nothing_answers(scene: Scene) -> None:
         assert time.monotonic() - begun < 30
     assert receiver.status == 0
     assert answer.result().status == 503
-    scene.kubernetes.heal()
-    scene.aws_proxy.heal()
-    scene.end_lease()
+    env.kubernetes_proxy.heal()
+    env.aws_proxy.heal()
+    env.expire_lease()
     receiver.start()
-    scene.deliver(told)
-    scene.converge()
+    env.send_until_accepted(told)
+    env.wait_converged()

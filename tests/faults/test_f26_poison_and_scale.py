@@ -18,8 +18,10 @@ from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.receiver.process import LocalReceiver
 from keyturn_receiver.core.binding import DATA, SECRET_ID
 from keyturn_receiver.core.revision import APPLIED_AT, BINDING_HASH, DATA_HASH, REVISIONS, STATUS, VERSION_IDS
-from support.fault_env import CANARY, Scene
-from support.manifests import annotations_of, data_of, env_from, eventually, secret, workload
+from support.cluster_state import annotations_of, data_of
+from support.fault_env import CANARY, FaultEnv
+from support.manifests import env_from, secret, workload
+from support.wait import eventually
 
 MANY = 20_000
 OURS = 10
@@ -164,26 +166,24 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
         yield running
 
 
-def statuses(scene: Scene) -> dict[str, str]:
+def statuses(env: FaultEnv) -> dict[str, str]:
     """What each Secret says of itself, on one line."""
-    listed = scene.cluster.list("secrets", scene.namespace)
+    listed = env.cluster.list("secrets", env.namespace)
     return {
         each["metadata"]["name"]: " ".join(each["metadata"].get("annotations", {}).get(STATUS, "").split())
         for each in listed
     }
 
 
-def warnings(scene: Scene) -> set[tuple[str, str, str]]:
+def warnings(env: FaultEnv) -> set[tuple[str, str, str]]:
     """The Warning Events of the namespace: Secret, reason, message."""
-    listed = scene.cluster.kubectl(
-        "get", "events", "-n", scene.namespace, "-o", "json", "--field-selector=type=Warning"
-    )
+    listed = env.cluster.kubectl("get", "events", "-n", env.namespace, "-o", "json", "--field-selector=type=Warning")
     return {(each["involvedObject"]["name"], each["reason"], each["message"]) for each in json.loads(listed)["items"]}
 
 
-def clear(scene: Scene, expected: Mapping[str, tuple[str, str]]) -> bool:
+def clear(env: FaultEnv, expected: Mapping[str, tuple[str, str]]) -> bool:
     """Whether each of these Secrets says why it is as it is, in its status and in an Event."""
-    told, said = statuses(scene), warnings(scene)
+    told, said = statuses(env), warnings(env)
     return all(
         told[name].startswith(f"{reason}: ")
         and advice in told[name]
@@ -192,24 +192,24 @@ def clear(scene: Scene, expected: Mapping[str, tuple[str, str]]) -> bool:
     )
 
 
-def unclear(scene: Scene, expected: Mapping[str, tuple[str, str]]) -> str:
+def unclear(env: FaultEnv, expected: Mapping[str, tuple[str, str]]) -> str:
     """Those that do not, for whoever reads the test's output."""
-    told, said = statuses(scene), warnings(scene)
+    told, said = statuses(env), warnings(env)
     return "\n".join(
         f"{name}: {reason}, {advice}: {told[name]!r:.300}, {[each[1:] for each in said if each[0] == name]!r:.300}"
         for name, (reason, advice) in expected.items()
-        if not clear(scene, {name: (reason, advice)})
+        if not clear(env, {name: (reason, advice)})
     )
 
 
-def beside(scene: Scene, ask: Callable[[], bool], why: Callable[[], str], seconds: float = 60) -> None:
+def beside(env: FaultEnv, ask: Callable[[], bool], why: Callable[[], str], seconds: float = 60) -> None:
     """Rotate a good secret until ``ask`` says that it is enough: each is applied within a delivery's deadline."""
     end = time.monotonic() + seconds
     while not ask():
         assert time.monotonic() < end, why()
-        answer = scene.send(scene.rotate("good"))
+        answer = env.send(env.rotate("good"))
         assert answer.status == 200, answer.body
-        assert scene.in_order("good")
+        assert env.is_current("good")
 
 
 def same_process(receiver: LocalReceiver) -> float:
@@ -218,23 +218,27 @@ def same_process(receiver: LocalReceiver) -> float:
 
 
 @pytest.mark.fault("F26")
-def test_malformed_bindings(scene: Scene) -> None:
+def test_malformed_bindings(env: FaultEnv) -> None:
     """Annotations that are malformed, endless, of odd characters, or bombs of YAML and JMESPath, thirty ways at once:
     each Secret says why in status and Event, the receiver runs on and starts anew among them, and a good binding is
     applied all the time."""
-    receiver = scene.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1")
-    scene.given("good")
+    receiver = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1")
+    env.create_bound_secret("good")
     process = same_process(receiver)
-    value = {"user": scene.value("user"), "password": scene.value("password"), "list": [scene.value("in-a-list")] * 9}
-    scene.client.create_secret(Name=f"{scene.namespace}/victim", SecretString=json.dumps(value))
+    value = {
+        "user": env.new_value("user"),
+        "password": env.new_value("password"),
+        "list": [env.new_value("in-a-list")] * 9,
+    }
+    env.client.create_secret(Name=f"{env.namespace}/victim", SecretString=json.dumps(value))
     made, expected = [], {}
     for number, (annotations, reason, advice) in enumerate(BINDINGS.values()):
-        written = {name: text.replace("{ns}", scene.namespace) for name, text in annotations.items()}
-        made.append(secret(scene.namespace, f"bad-{number}", f"{scene.namespace}/victim", **written))
+        written = {name: text.replace("{ns}", env.namespace) for name, text in annotations.items()}
+        made.append(secret(env.namespace, f"bad-{number}", f"{env.namespace}/victim", **written))
         expected[f"bad-{number}"] = (reason, advice)
-    scene.cluster.create(made)
-    beside(scene, lambda: clear(scene, expected), lambda: unclear(scene, expected))
-    assert all(data_of(scene.cluster, scene.namespace, name) == {} for name in expected)
+    env.cluster.create(made)
+    beside(env, lambda: clear(env, expected), lambda: unclear(env, expected))
+    assert all(data_of(env.cluster, env.namespace, name) == {} for name in expected)
     sweeps = receiver.metric("keyturn_sweeps_total", outcome="ok")
     eventually(lambda: receiver.metric("keyturn_sweeps_total", outcome="ok") >= sweeps + 2)
     assert receiver.metric("keyturn_failing_bindings") == len(expected)
@@ -244,61 +248,61 @@ def test_malformed_bindings(scene: Scene) -> None:
 
     receiver.stop()
     receiver.start()
-    scene.rotate("good", "unheard")
-    eventually(lambda: scene.in_order("good"), 30)
+    env.rotate("good", "unheard")
+    eventually(lambda: env.is_current("good"), 30)
     assert receiver.metric("keyturn_sweeps_total", outcome="ok") > 0
-    scene.converge()
+    env.wait_converged()
     assert receiver.running
 
 
 @pytest.mark.fault("F26")
-def test_poisonous_values(scene: Scene) -> None:
+def test_poisonous_values(env: FaultEnv) -> None:
     """Good secrets are rotated to values that are broken, deep, huge, empty, binary, of 10,000 keys or of no text,
     twenty ways at once: the last good Secret stays whole and says why, and each recovers with the next rotation."""
-    receiver = scene.receiver()
-    scene.given("good")
+    receiver = env.receiver()
+    env.create_bound_secret("good")
     process = same_process(receiver)
     expected, arns = {}, {}
-    good = json.dumps({key: scene.value(key) for key in GOOD})
+    good = json.dumps({key: env.new_value(key) for key in GOOD})
     for number, (_, annotations, reason, advice) in enumerate(VALUES.values()):
         name = f"value-{number}"
-        made = scene.client.create_secret(Name=f"{scene.namespace}/{name}", SecretString=good)
+        made = env.client.create_secret(Name=f"{env.namespace}/{name}", SecretString=good)
         arns[name] = made["ARN"]
         expected[name] = (reason, advice)
-        scene.cluster.create([secret(scene.namespace, name, f"{scene.namespace}/{name}", **annotations)])
-    scene.cluster.create([workload(scene.namespace, "reader", env_from("value-0"))])
-    eventually(lambda: all(statuses(scene)[name] == "ok" for name in expected), 30)
-    eventually(lambda: scene.witness.baseline("reader", "value-0"))
-    before = {name: data_of(scene.cluster, scene.namespace, name) for name in expected}
+        env.cluster.create([secret(env.namespace, name, f"{env.namespace}/{name}", **annotations)])
+    env.cluster.create([workload(env.namespace, "reader", env_from("value-0"))])
+    eventually(lambda: all(statuses(env)[name] == "ok" for name in expected), 30)
+    eventually(lambda: env.history.baseline("reader", "value-0"))
+    before = {name: data_of(env.cluster, env.namespace, name) for name in expected}
     assert all(before.values())
 
     for name, (value, *_) in zip(expected, VALUES.values(), strict=True):
         content = {"SecretBinary": value} if isinstance(value, bytes) else {"SecretString": value}
-        version = scene.client.put_secret_value(SecretId=arns[name], **content)["VersionId"]
-        answer = scene.deliver(scene.changed(name, version))
+        version = env.client.put_secret_value(SecretId=arns[name], **content)["VersionId"]
+        answer = env.send_until_accepted(env.notification_of(name, version))
         assert answer.outcome == Outcome.IGNORED, (name, answer.body)
-    beside(scene, lambda: clear(scene, expected), lambda: unclear(scene, expected))
-    assert {name: data_of(scene.cluster, scene.namespace, name) for name in expected} == before
-    assert scene.witness.marks("reader", "value-0") == [None]
+    beside(env, lambda: clear(env, expected), lambda: unclear(env, expected))
+    assert {name: data_of(env.cluster, env.namespace, name) for name in expected} == before
+    assert env.history.marks("reader", "value-0") == [None]
     assert receiver.metric("keyturn_failing_bindings") == len(expected)
     assert same_process(receiver) == process
     assert max(map(len, receiver.log.splitlines())) < 20_000
 
     for name in expected:
-        version = scene.client.put_secret_value(SecretId=arns[name], SecretString=good)["VersionId"]
-        scene.deliver(scene.changed(name, version))
-    eventually(lambda: all(statuses(scene)[name] == "ok" for name in expected))
-    assert {name: data_of(scene.cluster, scene.namespace, name) for name in expected} == before
+        version = env.client.put_secret_value(SecretId=arns[name], SecretString=good)["VersionId"]
+        env.send_until_accepted(env.notification_of(name, version))
+    eventually(lambda: all(statuses(env)[name] == "ok" for name in expected))
+    assert {name: data_of(env.cluster, env.namespace, name) for name in expected} == before
     assert receiver.metric("keyturn_failing_bindings") == 0
-    scene.converge()
+    env.wait_converged()
 
 
 @pytest.mark.fault("F26")
-def test_a_forged_record(scene: Scene) -> None:
+def test_a_forged_record(env: FaultEnv) -> None:
     """What Keyturn notes on a Secret is garbled by hand, or forged under Keyturn's own name: it is written anew, and
     stops nobody."""
-    receiver = scene.receiver()
-    scene.given("good")
+    receiver = env.receiver()
+    env.create_bound_secret("good")
     process = same_process(receiver)
     names = {
         "bracketed": {VERSION_IDS: "[" * 50_000, REVISIONS: "{" * 50_000},
@@ -308,33 +312,33 @@ def test_a_forged_record(scene: Scene) -> None:
         "another": {BINDING_HASH: "\u202e\u0000", DATA_HASH: ""},
     }
     for name in names:
-        scene.given(name, consumers=(f"web-{name}",))
+        env.create_bound_secret(name, consumers=(f"web-{name}",))
     for name, garbled in names.items():
         patch = json.dumps({"metadata": {"annotations": garbled}})
-        scene.cluster.kubectl("patch", "secret", name, "-n", scene.namespace, "-p", patch)
-    eventually(lambda: all(map(scene.in_order, names)), 30)
+        env.cluster.kubectl("patch", "secret", name, "-n", env.namespace, "-p", patch)
+    eventually(lambda: all(map(env.is_current, names)), 30)
 
     # In order, for all that can be seen from outside, but for a revision that is no text.
-    scene.given("forged", consumers=("web-forged",))
-    record = annotations_of(scene.cluster, "secret", scene.namespace, "forged")
+    env.create_bound_secret("forged", consumers=("web-forged",))
+    record = annotations_of(env.cluster, "secret", env.namespace, "forged")
     record = {name: text for name, text in record.items() if name not in (SECRET_ID, APPLIED_AT)}
     forged = {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {
-            "namespace": scene.namespace,
+            "namespace": env.namespace,
             "name": "forged",
             "annotations": {**record, REVISIONS: '{"value":"\\ud800"}', APPLIED_AT: "never"},
         },
-        "data": {"value": b64encode(scene.current("forged").encode()).decode()},
+        "data": {"value": b64encode(env.aws_value("forged").encode()).decode()},
     }
-    scene.cluster.kubectl("apply", "--server-side", "--field-manager=keyturn", "-f", "-", stdin=json.dumps(forged))
-    eventually(lambda: annotations_of(scene.cluster, "secret", scene.namespace, "forged")[APPLIED_AT] != "never")
+    env.cluster.kubectl("apply", "--server-side", "--field-manager=keyturn", "-f", "-", stdin=json.dumps(forged))
+    eventually(lambda: annotations_of(env.cluster, "secret", env.namespace, "forged")[APPLIED_AT] != "never")
     assert same_process(receiver) == process
     receiver.stop()
     receiver.start()
-    scene.deliver(scene.rotate("good"))
-    scene.converge()
+    env.send_until_accepted(env.rotate("good"))
+    env.wait_converged()
 
 
 def fill(control_plane: ControlPlane, namespace: str, count: int) -> None:
@@ -370,10 +374,10 @@ class Start:
     lists: Mapping[str, int]
 
 
-def start(scene: Scene, receiver: LocalReceiver) -> Start:
+def start(env: FaultEnv, receiver: LocalReceiver) -> Start:
     """Start a receiver anew, let it sweep, and end it."""
-    scene.kubernetes.calls.clear()
-    scene.end_lease()
+    env.kubernetes_proxy.calls.clear()
+    env.expire_lease()
     begun = time.monotonic()
     receiver.start(60)
     seconds = time.monotonic() - begun
@@ -382,7 +386,7 @@ def start(scene: Scene, receiver: LocalReceiver) -> Start:
     memory = receiver.metric("process_resident_memory_bytes")
     lists = Counter(
         call.path
-        for call in scene.kubernetes.calls
+        for call in env.kubernetes_proxy.calls
         if call.method == "GET" and not call.watch and "limit" in call.query
     )
     receiver.stop()
@@ -390,22 +394,22 @@ def start(scene: Scene, receiver: LocalReceiver) -> Start:
 
 
 @pytest.mark.fault("F27")
-def test_twenty_thousand_secrets_of_others(scene: Scene) -> None:
+def test_twenty_thousand_secrets_of_others(env: FaultEnv) -> None:
     """Twenty thousand Secrets in the cluster of which ten are ours: memory, start and what is asked of the API server
     are those of the ten."""
-    receiver = scene.receiver()
+    receiver = env.receiver()
     for number in range(OURS):
-        scene.given(f"ours-{number}", consumers=())
-    scene.given("good")
+        env.create_bound_secret(f"ours-{number}", consumers=())
+    env.create_bound_secret("good")
     receiver.stop()
-    start(scene, receiver)  # warm: files in the page cache, the proxy's connections
-    few = start(scene, receiver)
-    fill(scene.cluster, scene.home, MANY)
-    many = start(scene, receiver)
+    start(env, receiver)  # warm: files in the page cache, the proxy's connections
+    few = start(env, receiver)
+    fill(env.cluster, env.receiver_namespace, MANY)
+    many = start(env, receiver)
     assert many.memory - few.memory < 8 * 2**20, (few, many)
     assert many.memory < 1.15 * few.memory, (few, many)
     assert many.seconds < 3 * few.seconds + 2, (few, many)
     assert many.lists == few.lists, (few, many)
     receiver.start()
-    scene.deliver(scene.rotate("good"))
-    scene.converge()
+    env.send_until_accepted(env.rotate("good"))
+    env.wait_converged()

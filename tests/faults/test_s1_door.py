@@ -22,22 +22,22 @@ from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.receiver.process import LocalReceiver
 from support.deliveries import notification, signed
-from support.fault_env import Scene, play
-from support.manifests import eventually
-from support.raw_http import Stranger, never_reading, request, strangers
+from support.fault_env import FaultEnv
+from support.raw_http import RawConnection, raw_connections, request, send_without_reading
+from support.wait import eventually
 
 MB = 2**20
 BEAT = encode([notification("keyturn", kind=EventType.HEARTBEAT)])
 
 
 @pytest.fixture(scope="module")
-def door(
-    control_plane: ControlPlane, scene_aws: LocalAws, signing_key_id: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Scene]:
+def shared_env(
+    control_plane: ControlPlane, session_aws: LocalAws, signing_key_id: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FaultEnv]:
     """A scene with one receiver, for tests that leave it as it was."""
-    with play(control_plane, scene_aws, signing_key_id, tmp_path_factory.mktemp("door"), {}) as scene:
-        scene.receiver()
-        yield scene
+    with FaultEnv.start(control_plane, session_aws, signing_key_id, tmp_path_factory.mktemp("door"), {}) as env:
+        env.receiver()
+        yield env
 
 
 class Authority:
@@ -72,12 +72,12 @@ def url(receiver: LocalReceiver, tls: bool) -> str:
     return receiver.url.replace("http://", "https://") if tls else receiver.url
 
 
-def honest(scene: Scene, receiver: LocalReceiver, authority: Authority | None = None) -> int:
+def honest(env: FaultEnv, receiver: LocalReceiver, authority: Authority | None = None) -> int:
     """Deliver a heartbeat as the notifier does; the status, or 0 without an answer."""
     try:
         with httpx.Client(verify=authority.client if authority else True, timeout=5) as http:
-            reply = http.post(url(receiver, bool(authority)), content=BEAT, headers=signed(scene.key, BEAT))
-            return scene.heard(reply).status
+            reply = http.post(url(receiver, bool(authority)), content=BEAT, headers=signed(env.key, BEAT))
+            return env.deliveries.record(reply).status
     except httpx.TransportError:
         return 0
 
@@ -94,9 +94,9 @@ def head_of(key: bytes, body: bytes, *more: str) -> bytes:
 
 @pytest.mark.fault("S1")
 @pytest.mark.parametrize("size", [10, 1000, 16 * 1024])
-def test_a_body_of_exactly_the_limit_and_one_byte_more(door: Scene, size: int) -> None:
+def test_a_body_of_exactly_the_limit_and_one_byte_more(shared_env: FaultEnv, size: int) -> None:
     """A body of exactly 16 KiB is taken, one byte more is answered 413, with its length told before or in chunks."""
-    (receiver,) = door.receivers
+    (receiver,) = shared_env.receivers
     exactly = BEAT + b" " * (MAX_BODY - len(BEAT))
     for body, status in ((exactly, b"200"), (exactly + b" ", b"413")):
         ways = (
@@ -105,19 +105,19 @@ def test_a_body_of_exactly_the_limit_and_one_byte_more(door: Scene, size: int) -
             ("Transfer-Encoding: chunked", chunked(body, size)),
         )
         for told, sent in ways:
-            with strangers() as made:
-                made.append(Stranger(receiver, head_of(door.key, body, told, "Connection: close") + sent))
-                assert made[0].answer().startswith(b"HTTP/1.1 " + status), (told, len(sent))
+            with raw_connections() as made:
+                made.append(RawConnection(receiver, head_of(shared_env.key, body, told, "Connection: close") + sent))
+                assert made[0].read_to_end().startswith(b"HTTP/1.1 " + status), (told, len(sent))
 
 
 @pytest.mark.fault("S1")
-def test_a_declared_length_over_the_limit_is_answered_before_anything_is_read(door: Scene) -> None:
+def test_a_declared_length_over_the_limit_is_answered_before_anything_is_read(shared_env: FaultEnv) -> None:
     """A length over the limit is answered 413 as soon as the head is there: no body, no signature is asked for."""
     for length in (MAX_BODY + 1, 10**9, 2**63 - 1):
-        with strangers() as made:
-            made.append(Stranger(door.receivers[0], request(f"Content-Length: {length}")))
+        with raw_connections() as made:
+            made.append(RawConnection(shared_env.receivers[0], request(f"Content-Length: {length}")))
             begun = time.monotonic()
-            assert made[0].answer().startswith(b"HTTP/1.1 413")
+            assert made[0].read_to_end().startswith(b"HTTP/1.1 413")
             assert time.monotonic() - begun < 5  # and not after the ten seconds that a body may take
 
 
@@ -164,30 +164,30 @@ def memory(receiver: LocalReceiver, most: int) -> Iterator[None]:
 
 @pytest.mark.fault("S1")
 @pytest.mark.parametrize(("first", "again"), ENDLESS.values(), ids=ENDLESS)
-def test_what_has_no_end_is_not_read_to_it(door: Scene, first: bytes, again: bytes) -> None:
+def test_what_has_no_end_is_not_read_to_it(shared_env: FaultEnv, first: bytes, again: bytes) -> None:
     """200 MB of a body, of chunks, of what chunks say of themselves, of trailers, headers, a path or requests: read no
     further than the limit, and never held."""
-    (receiver,) = door.receivers
-    with memory(receiver, 16 * MB), strangers() as made:
-        made.append(Stranger(receiver, first))
-        taken = made[0].pour(again, 200 * MB)
+    (receiver,) = shared_env.receivers
+    with memory(receiver, 16 * MB), raw_connections() as made:
+        made.append(RawConnection(receiver, first))
+        taken = made[0].send_repeatedly(again, 200 * MB)
         assert taken < 20 * MB  # what fits into the sockets' buffers, which is not the receiver's
         eventually(lambda: made[0].closed, 5)
-        assert honest(door, receiver) == 200
+        assert honest(shared_env, receiver) == 200
 
 
 @pytest.mark.fault("S1")
-def test_what_has_no_end_is_not_held_for_many_either(door: Scene) -> None:
+def test_what_has_no_end_is_not_held_for_many_either(shared_env: FaultEnv) -> None:
     """Seven hundred who say as much of a head, of trailers and of one trailer as is taken, and stop there."""
-    (receiver,) = door.receivers
+    (receiver,) = shared_env.receivers
     tiny = b"a:b\r\n" * 6000
-    with memory(receiver, 40 * MB), strangers() as made:
+    with memory(receiver, 40 * MB), raw_connections() as made:
         for _ in range(300):
-            made.append(Stranger(receiver, b"POST / HTTP/1.1\r\n" + tiny))
-            made.append(Stranger(receiver, CHUNKED + b"1\r\nx\r\n0\r\n" + tiny))
+            made.append(RawConnection(receiver, b"POST / HTTP/1.1\r\n" + tiny))
+            made.append(RawConnection(receiver, CHUNKED + b"1\r\nx\r\n0\r\n" + tiny))
         for _ in range(100):
-            made.append(Stranger(receiver, CHUNKED + b"1\r\nx\r\n0\r\na: " + b"x" * 30000))
-        assert honest(door, receiver) == 200
+            made.append(RawConnection(receiver, CHUNKED + b"1\r\nx\r\n0\r\na: " + b"x" * 30000))
+        assert honest(shared_env, receiver) == 200
 
 
 def hello() -> bytes:
@@ -227,26 +227,26 @@ SHAKING: Mapping[str, tuple[bytes, bytes]] = {
 }
 
 
-def long_answered(scene: Scene) -> bytes:
+def long_answered(env: FaultEnv) -> bytes:
     """A delivery whose answer is long, since it repeats the ids; only who holds a key is answered so much."""
     beats = (replace(notification("keyturn", kind=EventType.HEARTBEAT), id=f"{number}" * 1300) for number in range(10))
     body = encode(list(beats))
-    return head_of(scene.key, body, f"Content-Length: {len(body)}") + body
+    return head_of(env.key, body, f"Content-Length: {len(body)}") + body
 
 
 @pytest.mark.fault("S2")
-def test_who_does_not_go_on_is_cut(scene: Scene, authority: Authority) -> None:
+def test_who_does_not_go_on_is_cut(env: FaultEnv, authority: Authority) -> None:
     """No byte at all, half a head, half a body, a byte a second of either, of chunks, trailers, empty lines or a second
     request, a TLS handshake that does not end, answers that are not read: cut after ten seconds, and whoever holds a
     key is served all the while."""
-    plain, tls = scene.receiver(), scene.receiver(**authority.settings)
-    with strangers() as made:
-        cases = {"answers unread": (Stranger(plain), b"")}
-        never_reading([cases["answers unread"][0]], long_answered(scene))
-        cases |= {name: (Stranger(plain, first), again) for name, (first, again) in WAITING.items()}
-        cases |= {f"TLS: {name}": (Stranger(tls, first), again) for name, (first, again) in SHAKING.items()}
-        cases["TLS: hands shaken"] = (Stranger(tls, tls=authority.client), b"")
-        cases["TLS: half a head"] = (Stranger(tls, b"POST / HTT", authority.client), b"")
+    plain, tls = env.receiver(), env.receiver(**authority.settings)
+    with raw_connections() as made:
+        cases = {"answers unread": (RawConnection(plain), b"")}
+        send_without_reading([cases["answers unread"][0]], long_answered(env))
+        cases |= {name: (RawConnection(plain, first), again) for name, (first, again) in WAITING.items()}
+        cases |= {f"TLS: {name}": (RawConnection(tls, first), again) for name, (first, again) in SHAKING.items()}
+        cases["TLS: hands shaken"] = (RawConnection(tls, tls=authority.client), b"")
+        cases["TLS: half a head"] = (RawConnection(tls, b"POST / HTT", authority.client), b"")
         made += [each for each, _ in cases.values()]
         begun = time.monotonic()
         ended: dict[str, float] = {}
@@ -258,8 +258,8 @@ def test_who_does_not_go_on_is_cut(scene: Scene, authority: Authority) -> None:
                     each.send(again[second : second + 1])
             if len(ended) == len(cases):
                 break
-            assert honest(scene, plain) == 200
-            assert honest(scene, tls, authority) == 200
+            assert honest(env, plain) == 200
+            assert honest(env, tls, authority) == 200
             time.sleep(max(0.0, begun + second + 1 - time.monotonic()))
         assert ended.keys() == cases.keys(), f"never cut: {sorted(cases.keys() - ended.keys())}"
         assert max(ended.values()) < 30, ended
@@ -272,68 +272,68 @@ def test_who_does_not_go_on_is_cut(scene: Scene, authority: Authority) -> None:
 
 @pytest.mark.fault("S2")
 @pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "TLS"])
-def test_more_strangers_than_there_is_room_for(scene: Scene, authority: Authority, over_tls: bool) -> None:
+def test_more_strangers_than_there_is_room_for(env: FaultEnv, authority: Authority, over_tls: bool) -> None:
     """Four hundred strangers where four have room, silent, with half a head, half a body, an answer after which they
     stay, or answers that they do not read: the oldest make way, and whoever holds a key is served all the while."""
-    receiver = scene.receiver(KEYTURN_MAX_CONNECTIONS="4", **(authority.settings if over_tls else {}))
+    receiver = env.receiver(KEYTURN_MAX_CONNECTIONS="4", **(authority.settings if over_tls else {}))
     holder, client = (authority, authority.client) if over_tls else (None, None)
     firsts = (b"", b"POST / HTTP/1.1\r\n", request("Content-Length: 100", body=b"half"), ANSWERED)
-    with strangers() as made:
+    with raw_connections() as made:
         for _ in range(25):
-            made += [Stranger(receiver, first, client) for first in firsts for _ in range(3)]
-            made += [Stranger(receiver) for _ in range(4)]
-            assert honest(scene, receiver, holder) == 200
-        unread = [Stranger(receiver, tls=client) for _ in range(4)]
+            made += [RawConnection(receiver, first, client) for first in firsts for _ in range(3)]
+            made += [RawConnection(receiver) for _ in range(4)]
+            assert honest(env, receiver, holder) == 200
+        unread = [RawConnection(receiver, tls=client) for _ in range(4)]
         made += unread
-        never_reading(unread, long_answered(scene))
+        send_without_reading(unread, long_answered(env))
         assert len([each for each in unread if not each.closed]) == 4
         for _ in range(10):
-            assert honest(scene, receiver, holder) == 200
+            assert honest(env, receiver, holder) == 200
         eventually(lambda: len([each for each in made if not each.closed]) <= 4)
         assert receiver.metric("keyturn_connections_closed_total", reason="no room") > 400
 
 
 @pytest.mark.fault("S2")
-def test_requests_that_do_not_wait_for_answers(door: Scene) -> None:
+def test_requests_that_do_not_wait_for_answers(shared_env: FaultEnv) -> None:
     """Ten deliveries in one piece are answered in their order; ten thousand requests at once end the connection."""
-    (receiver,) = door.receivers
+    (receiver,) = shared_env.receivers
     bodies = [encode([notification("keyturn", kind=EventType.HEARTBEAT)]) for _ in range(10)]
-    deliveries = b"".join(head_of(door.key, body, f"Content-Length: {len(body)}") + body for body in bodies)
-    with strangers() as made:
-        made.append(Stranger(receiver, deliveries))
-        heard = made[0].answer(2)
+    deliveries = b"".join(head_of(shared_env.key, body, f"Content-Length: {len(body)}") + body for body in bodies)
+    with raw_connections() as made:
+        made.append(RawConnection(receiver, deliveries))
+        heard = made[0].read_to_end(2)
         assert heard.count(b"HTTP/1.1 200") == 10
         ids = [body.partition(b'"id":"')[2][:36] for body in bodies]
         assert sorted(ids, key=heard.index) == ids
-        made.append(Stranger(receiver))
-        made[1].pour(b"GET / HTTP/1.1\r\n\r\n" * 1000, 180_000)
+        made.append(RawConnection(receiver))
+        made[1].send_repeatedly(b"GET / HTTP/1.1\r\n\r\n" * 1000, 180_000)
         eventually(lambda: made[1].closed, 5)
-        assert honest(door, receiver) == 200
+        assert honest(shared_env, receiver) == 200
 
 
 def serial(receiver: LocalReceiver, authority: Authority) -> bytes:
     """The certificate that a new connection is shown."""
-    with strangers() as made:
-        made.append(Stranger(receiver, tls=authority.client))
+    with raw_connections() as made:
+        made.append(RawConnection(receiver, tls=authority.client))
         assert isinstance(made[0].socket, ssl.SSLSocket)
         return made[0].socket.getpeercert(True) or b""
 
 
 @pytest.mark.fault("S2")
-def test_the_certificate_is_replaced_under_way(scene: Scene, authority: Authority) -> None:
+def test_the_certificate_is_replaced_under_way(env: FaultEnv, authority: Authority) -> None:
     """The certificate's files are replaced under way, one before the other: new connections get the new one without a
     restart, those that stand go on, and no delivery is lost."""
-    receiver = scene.receiver(**authority.settings)
+    receiver = env.receiver(**authority.settings)
     before = serial(receiver, authority)
     done, statuses = threading.Event(), []
 
     def deliver() -> None:
         while not done.wait(0.02):
-            statuses.append(honest(scene, receiver, authority))
+            statuses.append(honest(env, receiver, authority))
 
     delivering = threading.Thread(target=deliver)
     with httpx.Client(verify=authority.client) as standing:
-        assert standing.post(url(receiver, True), content=BEAT, headers=signed(scene.key, BEAT)).status_code == 200
+        assert standing.post(url(receiver, True), content=BEAT, headers=signed(env.key, BEAT)).status_code == 200
         delivering.start()
         try:
             certificate, key = authority.issue()
@@ -345,14 +345,14 @@ def test_the_certificate_is_replaced_under_way(scene: Scene, authority: Authorit
         finally:
             done.set()
             delivering.join()
-        assert standing.post(url(receiver, True), content=BEAT, headers=signed(scene.key, BEAT)).status_code == 200
+        assert standing.post(url(receiver, True), content=BEAT, headers=signed(env.key, BEAT)).status_code == 200
     assert len(statuses) > 50
     assert set(statuses) == {200}
 
 
-def sent(door: Scene, body: bytes = BEAT, **changed: str | bytes | None) -> bytes:
+def sent(shared_env: FaultEnv, body: bytes = BEAT, **changed: str | bytes | None) -> bytes:
     """A delivery, signed as it should be but for the headers that are ``changed``, or taken away (None)."""
-    headers: dict[str, str | bytes | None] = {**signed(door.key, body), "content-length": str(len(body))}
+    headers: dict[str, str | bytes | None] = {**signed(shared_env.key, body), "content-length": str(len(body))}
     headers |= {name.replace("_", "-"): value for name, value in changed.items()}
     lines = [b"POST /v1/notifications HTTP/1.1", b"host: keyturn"]
     for name, value in headers.items():
@@ -395,25 +395,25 @@ NOT_VERIFIED: Mapping[str, Mapping[str, str | bytes | None]] = {
 
 
 @pytest.mark.fault("S3")
-def test_what_is_not_verified_is_answered_alike(door: Scene) -> None:
+def test_what_is_not_verified_is_answered_alike(shared_env: FaultEnv) -> None:
     """Signature, timestamp and id missing, malformed, forged, too old, too long, no text: 401 with the same words, to
     the byte."""
     answers: dict[str, bytes] = {}
-    late = " ".join([GOOD] * 8 + [signed(door.key, BEAT)["webhook-signature"]])
-    with strangers() as made:
+    late = " ".join([GOOD] * 8 + [signed(shared_env.key, BEAT)["webhook-signature"]])
+    with raw_connections() as made:
         for name, changed in NOT_VERIFIED.items():
             changed = {each: late if value == "%s" else value for each, value in changed.items()}
-            made.append(Stranger(door.receivers[0], sent(door, connection="close", **changed)))
-            answers[name] = made[-1].answer()
+            made.append(RawConnection(shared_env.receivers[0], sent(shared_env, connection="close", **changed)))
+            answers[name] = made[-1].read_to_end()
         for name, body in (("another body", BEAT.replace(b"keyturn", b"keytorn")), ("no body", b"")):
-            headers = signed(door.key, BEAT)
+            headers = signed(shared_env.key, BEAT)
             made.append(
-                Stranger(
-                    door.receivers[0],
+                RawConnection(
+                    shared_env.receivers[0],
                     request(*(f"{each}: {headers[each]}" for each in headers), f"Content-Length: {len(body)}") + body,
                 )
             )
-            answers[name] = made[-1].answer(1)
+            answers[name] = made[-1].read_to_end(1)
     starts = {
         name: answer for name, answer in answers.items() if not answer.startswith(b"HTTP/1.1 401 Unauthorized\r\n")
     }
@@ -459,13 +459,13 @@ MALFORMED: Mapping[str, bytes] = {
 
 
 @pytest.mark.fault("S3")
-def test_what_is_verified_and_malformed_is_refused(door: Scene) -> None:
+def test_what_is_verified_and_malformed_is_refused(shared_env: FaultEnv) -> None:
     """A body that is signed and is no JSON, no UTF-8, too deep, of other kinds or in another encoding: 400 or 415, and
     never 500."""
     answers: dict[str, tuple[int, str]] = {}
     with httpx.Client(timeout=10) as http:
         for name, body in MALFORMED.items():
-            reply = http.post(door.receivers[0].url, content=body, headers=signed(door.key, body))
+            reply = http.post(shared_env.receivers[0].url, content=body, headers=signed(shared_env.key, body))
             answers[name] = reply.status_code, reply.text
         for kind in (
             "",
@@ -475,59 +475,61 @@ def test_what_is_verified_and_malformed_is_refused(door: Scene) -> None:
             "application/cloudevents",
             "é",
         ):
-            headers = {**signed(door.key, BEAT), "content-type": kind.encode()}
-            reply = http.post(door.receivers[0].url, content=BEAT, headers=headers)
+            headers = {**signed(shared_env.key, BEAT), "content-type": kind.encode()}
+            reply = http.post(shared_env.receivers[0].url, content=BEAT, headers=headers)
             answers[f"of type {kind}"] = reply.status_code, reply.text
         packed = gzip.compress(BEAT)  # nobody unpacks it
         reply = http.post(
-            door.receivers[0].url, content=packed, headers={**signed(door.key, packed), "content-encoding": "gzip"}
+            shared_env.receivers[0].url,
+            content=packed,
+            headers={**signed(shared_env.key, packed), "content-encoding": "gzip"},
         )
         answers["packed"] = reply.status_code, reply.text
     wanted = {name: 415 if name.startswith("of type") else 400 for name in answers}
     assert {name: status for name, (status, _) in answers.items()} == wanted
     assert all(len(json.loads(text)["error"]) < 200 for _, text in answers.values())  # quotes nothing
-    assert door.receivers[0].running
+    assert shared_env.receivers[0].running
 
 
 FORGED = 3000
 
 
 @pytest.mark.fault("S4")
-def test_a_flood_of_forgeries(scene: Scene) -> None:
+def test_a_flood_of_forgeries(env: FaultEnv) -> None:
     """Three thousand forged deliveries about a secret that is bound, and as many requests that are none: no call to AWS
     or Kubernetes, a few lines of log, and who holds a key is served all the while."""
-    receiver = scene.receiver()
-    scene.given()
-    told = scene.rotate()
+    receiver = env.receiver()
+    env.create_bound_secret()
+    told = env.rotate()
     forged = encode([told])
-    with quiet(scene) as (before, log_before):
+    with quiet(env) as (before, log_before):
         begun = time.monotonic()
-        statuses = asyncio.run(flood(receiver, forged, lambda: honest(scene, receiver)))
+        statuses = asyncio.run(flood(receiver, forged, lambda: honest(env, receiver)))
         seconds = time.monotonic() - begun
         assert statuses.pop("honest") == {200}
         assert statuses == {"forged": {401}, "elsewhere": {404}, "of another method": {405}, "no HTTP": {400}}
-        assert calls(scene) == before
+        assert calls(env) == before
     lines = receiver.log[log_before:].splitlines()
     refused = [line for line in lines if "delivery refused" in line]
     assert 1 <= len(refused) <= seconds + 2
     assert len(lines) - len(refused) <= receiver.metric("keyturn_notifications_total", outcome="ignored") + 5
     assert receiver.metric("keyturn_deliveries_total", code="401") >= FORGED  # each is counted all the same
-    assert scene.send(told).outcome == "applied"
-    scene.converge()
+    assert env.send(told).outcome == "applied"
+    env.wait_converged()
 
 
-def calls(scene: Scene) -> int:
+def calls(env: FaultEnv) -> int:
     """The calls so far to AWS, and those to Kubernetes but for watches, and Leases, which are renewed."""
-    kubernetes = [call for call in scene.kubernetes.calls if not call.watch and "/leases/" not in call.path]
-    return len(kubernetes) + len(scene.aws_proxy.calls)
+    kubernetes = [call for call in env.kubernetes_proxy.calls if not call.watch and "/leases/" not in call.path]
+    return len(kubernetes) + len(env.aws_proxy.calls)
 
 
 @contextmanager
-def quiet(scene: Scene) -> Iterator[tuple[int, int]]:
+def quiet(env: FaultEnv) -> Iterator[tuple[int, int]]:
     """Wait until nothing is under way; give the calls up to then, and how long the log is."""
-    while (before := calls(scene)) != (time.sleep(1) or calls(scene)):
+    while (before := calls(env)) != (time.sleep(1) or calls(env)):
         pass
-    yield before, len(scene.receivers[-1].log)
+    yield before, len(env.receivers[-1].log)
 
 
 async def flood(receiver: LocalReceiver, forged: bytes, honest: Callable[[], int]) -> dict[str, set[int]]:

@@ -31,8 +31,8 @@ from keyturn_receiver.web.notification_handler import NotificationHandler
 from keyturn_receiver.web.server import Server
 from keyturn_receiver.web.webhook import WebhookConfig, WebhookEndpoint
 from support.deliveries import notification, signed
-from support.fault_env import Scene
-from support.raw_http import Stranger, request, strangers
+from support.fault_env import FaultEnv
+from support.raw_http import RawConnection, raw_connections, request
 
 CORPUS = {file.name: file.read_bytes() for file in sorted((Path(__file__).parents[1] / "fuzz" / "corpus").glob("*.*"))}
 CORPUS.pop("README.md")
@@ -187,27 +187,27 @@ def test_the_corpus_word_for_word() -> None:
 
 
 @pytest.mark.fault("S3")
-def test_the_corpus_at_a_running_receiver(scene: Scene) -> None:
+def test_the_corpus_at_a_running_receiver(env: FaultEnv) -> None:
     """The same over the network: the receiver answers alike, and goes on."""
-    receiver = scene.receiver()
-    with strangers() as made:
+    receiver = env.receiver()
+    with raw_connections() as made:
         for name, content in CORPUS.items():
-            headers = signed(scene.key, content) if name.startswith("body-") else None
-            made.append(Stranger(receiver, raw(name, headers)))
+            headers = signed(env.key, content) if name.startswith("body-") else None
+            made.append(RawConnection(receiver, raw(name, headers)))
         for name, each in zip(CORPUS, made, strict=True):
-            heard = each.socket.recv(65536) + each.answer(0.05)
+            heard = each.socket.recv(65536) + each.read_to_end(0.05)
             check(heard)
             assert [status for status, _ in answers(heard)][:1] == [status_in(name)], (name, heard)
     assert '"level": "ERROR"' not in receiver.log
     assert "Traceback" not in receiver.log
-    assert beat(scene, receiver) == 200
+    assert beat(env, receiver) == 200
 
 
-def beat(scene: Scene, receiver: LocalReceiver) -> int:
+def beat(env: FaultEnv, receiver: LocalReceiver) -> int:
     body = encode([notification("keyturn", kind=EventType.HEARTBEAT)])
-    with strangers() as made:
-        made.append(Stranger(receiver, delivery(body, {**signed(scene.key, body), "Connection": "close"})))
-        return answers(made[0].answer())[0][0]
+    with raw_connections() as made:
+        made.append(RawConnection(receiver, delivery(body, {**signed(env.key, body), "Connection": "close"})))
+        return answers(made[0].read_to_end())[0][0]
 
 
 @st.composite

@@ -17,10 +17,12 @@ from keyturn_contract.message import EventType
 from keyturn_local.processes.environment import IMPORT_ROOTS
 from keyturn_receiver.telemetry.logs import JsonFormatter, log_unhandled
 from keyturn_receiver.telemetry.tracing import opentelemetry
-from support.fault_env import CANARY, Scene
-from support.fault_proxy import Call, Fate, Reply
-from support.manifests import data_of, env_from, eventually, secret, workload
-from support.otlp_collector import Collector
+from support.cluster_state import data_of
+from support.fault_env import CANARY, FaultEnv
+from support.fault_proxy import Call, Fault, Reply
+from support.manifests import env_from, secret, workload
+from support.otlp_collector import OtlpCollector
+from support.wait import eventually
 
 C = CANARY
 DEEP = "[" * 100_000 + f'"{C}"' + "]" * 100_000
@@ -48,53 +50,51 @@ STUMBLED_OVER: Mapping[str, tuple[str | bytes, str, str]] = {
 }
 
 
-def create(scene: Scene, name: str, value: str | bytes) -> str:
+def create(env: FaultEnv, name: str, value: str | bytes) -> str:
     kind = "SecretString" if isinstance(value, str) else "SecretBinary"
-    return str(scene.client.create_secret(Name=f"{scene.namespace}/{name}", **{kind: value})["ARN"])
+    return str(env.client.create_secret(Name=f"{env.namespace}/{name}", **{kind: value})["ARN"])
 
 
-def nothing_was_said(scene: Scene, collector: Collector, *others: str) -> None:
+def nothing_was_said(env: FaultEnv, collector: OtlpCollector, *others: str) -> None:
     """Look for values, and ``others``, in all that anybody could read who may not read Secrets; and in each status."""
-    said = scene.everything_said()
+    said = env.observed_output()
     metadata = json.loads(said.pop("annotations"))  # of Secrets: keys and revisions are whose values are
     said["status"] = json.dumps([each.get("annotations", {}).get("keyturn.dev/status") for each in metadata])
-    eventually(lambda: collector.sent)
-    said["traces"] = b"".join(collector.sent).decode("latin-1")
+    eventually(lambda: collector.bodies)
+    said["traces"] = b"".join(collector.bodies).decode("latin-1")
     for place, text in said.items():
         for each in (CANARY, base64.b64encode(CANARY.encode()).decode()[:-2], *others):
             assert each not in text, f"{each} in {place}"
 
 
 @pytest.mark.fault("S6")
-def test_values_that_are_stumbled_over(scene: Scene, collector: Collector) -> None:
+def test_values_that_are_stumbled_over(env: FaultEnv, collector: OtlpCollector) -> None:
     """Values, and JSON's own property names, in errors of expressions, of JSON, of encodings and in what was done: in
     no log at DEBUG, no metric, Event, status, reply or trace."""
-    receiver = scene.receiver(KEYTURN_LOG_LEVEL="DEBUG", **collector.settings)
-    arns = {name: create(scene, name, value) for name, (value, _, _) in STUMBLED_OVER.items()}
-    scene.cluster.create(
-        secret(scene.namespace, name, f"{scene.namespace}/{name}", **({"keyturn.dev/data": data} if data else {}))
+    receiver = env.receiver(KEYTURN_LOG_LEVEL="DEBUG", **collector.settings)
+    arns = {name: create(env, name, value) for name, (value, _, _) in STUMBLED_OVER.items()}
+    env.cluster.create(
+        secret(env.namespace, name, f"{env.namespace}/{name}", **({"keyturn.dev/data": data} if data else {}))
         for name, (_, data, _) in STUMBLED_OVER.items()
     )
-    scene.cluster.create([workload(scene.namespace, "web", env_from("names"))])
+    env.cluster.create([workload(env.namespace, "web", env_from("names"))])
     for name, (_, _, wanted) in STUMBLED_OVER.items():
-        assert scene.status(name).partition(":")[0] == wanted, name
-    eventually(lambda: scene.witness.baseline("web", "names"))
+        assert env.status(name).partition(":")[0] == wanted, name
+    eventually(lambda: env.history.baseline("web", "names"))
     for name, (value, _, wanted) in STUMBLED_OVER.items():
         again = value + (b" " if isinstance(value, bytes) else " ")
         again = again.replace(f"{C}-token-2", f"{C}-token-3") if isinstance(again, str) else again
         kind = "SecretString" if isinstance(again, str) else "SecretBinary"
-        scene.client.put_secret_value(SecretId=arns[name], **{kind: again})
-        answer = scene.send(scene.about(arns[name], EventType.CHANGED))
+        env.client.put_secret_value(SecretId=arns[name], **{kind: again})
+        answer = env.send(env.notification_without_version(arns[name], EventType.CHANGED))
         assert answer.outcome in {"ok": ("applied", "unchanged")}.get(wanted, ("ignored",)), (name, answer.body)
-    eventually(lambda: any(scene.witness.marks("web", "names")))
-    assert f"{C}-token-3" in data_of(scene.cluster, scene.namespace, "names")  # which is where it belongs
+    eventually(lambda: any(env.history.marks("web", "names")))
+    assert f"{C}-token-3" in data_of(env.cluster, env.namespace, "names")  # which is where it belongs
     eventually(
-        lambda: (
-            "wrote 2 keys from version" in scene.cluster.kubectl("get", "events", "-n", scene.namespace, "-o", "yaml")
-        )
+        lambda: "wrote 2 keys from version" in env.cluster.kubectl("get", "events", "-n", env.namespace, "-o", "yaml")
     )
-    assert f'"{scene.namespace}/names"' in receiver.log
-    nothing_was_said(scene, collector)
+    assert f'"{env.namespace}/names"' in receiver.log
+    nothing_was_said(env, collector)
 
 
 LEAKY: Any = {
@@ -123,21 +123,21 @@ GARBLED_VALUES: Mapping[str, Any] = {
 
 
 @pytest.mark.fault("S6")
-def test_values_in_errors_that_others_wrote(scene: Scene, collector: Collector) -> None:
+def test_values_in_errors_that_others_wrote(env: FaultEnv, collector: OtlpCollector) -> None:
     """Values in messages, reasons and field names of the API server and of webhooks, in answers of AWS that cannot be
     read, in Secrets that are not what they should be, and in a break deep in the code: in nothing that is said."""
-    receiver = scene.receiver(KEYTURN_LOG_LEVEL="DEBUG", **collector.settings)
+    receiver = env.receiver(KEYTURN_LOG_LEVEL="DEBUG", **collector.settings)
     for name in ("writes", "tells", "restarts", "reads", "deep", *GARBLED_VALUES):
-        scene.given(name, consumers=(f"web-{name}",) if name == "restarts" else ())
-    garbled = {f"{scene.namespace}/{name}": value for name, value in GARBLED_VALUES.items()}
+        env.create_bound_secret(name, consumers=(f"web-{name}",) if name == "restarts" else ())
+    garbled = {f"{env.namespace}/{name}": value for name, value in GARBLED_VALUES.items()}
 
-    def aws(call: Call) -> Fate:
+    def aws(call: Call) -> Fault:
         for name, value in garbled.items():
             if call.action in ("GetSecretValue", "BatchGetSecretValue") and call.about(name):
                 return Reply(400 if "__type" in value else 200, value, AWS_JSON)
         return None
 
-    def kubernetes(call: Call) -> Fate:
+    def kubernetes(call: Call) -> Fault:
         if call.method == "PATCH" and call.path.endswith(("/secrets/writes", "/deployments/web-restarts")):
             return Reply(422, {**LEAKY, "code": 422})
         if call.method == "POST" and call.path.endswith("/events"):
@@ -145,28 +145,28 @@ def test_values_in_errors_that_others_wrote(scene: Scene, collector: Collector) 
         if call.method == "GET" and call.path.endswith("/secrets/reads"):
             return Reply(500, {**LEAKY, "code": 500})
         if call.method == "GET" and call.path.endswith("/secrets/deep"):
-            found = scene.cluster.get("secret", "deep", scene.namespace)
+            found = env.cluster.get("secret", "deep", env.namespace)
             return Reply(200, {**found, "data": {f"{C}-key": f"{C} is no base64, and long enough!!!"}})
         return None
 
-    scene.aws_proxy.fate, scene.kubernetes.fate = aws, kubernetes
+    env.aws_proxy.fault_for, env.kubernetes_proxy.fault_for = aws, kubernetes
     # So that the Secret itself has to be read, and not what is remembered of it.
     for name in ("reads", "deep"):
-        scene.cluster.kubectl("annotate", "secret", name, "-n", scene.namespace, "example.com/seen=1")
+        env.cluster.kubectl("annotate", "secret", name, "-n", env.namespace, "example.com/seen=1")
     statuses = {
-        name: scene.send(scene.rotate(name)).status
+        name: env.send(env.rotate(name)).status
         for name in ("writes", "restarts", "reads", "deep", "tells", *GARBLED_VALUES)
     }
     assert statuses["writes"] == statuses["restarts"] == 200, statuses
     assert statuses["reads"] == statuses["deep"] == 503, statuses
-    told = scene.status("restarts")
+    told = env.status("restarts")
     assert told.startswith("ClusterRefused: ")
     assert "answered 422 for data[...], metadata.annotations" in told
     assert "reconcile broke" in receiver.log
     assert "could not be recorded" in receiver.log
-    nothing_was_said(scene, collector)
-    scene.kubernetes.heal()
-    scene.aws_proxy.heal()
+    nothing_was_said(env, collector)
+    env.kubernetes_proxy.heal()
+    env.aws_proxy.heal()
 
 
 @pytest.mark.fault("S6")
@@ -204,7 +204,7 @@ def test_what_nobody_has_caught() -> None:
 
 
 @pytest.mark.fault("S6")
-def test_errors_within_a_span(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_within_a_span(collector: OtlpCollector, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error with a value in its text breaks through a span: the span is sent, and the text is not."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
     span, end = opentelemetry("a-service", "1")
@@ -212,7 +212,7 @@ def test_errors_within_a_span(collector: Collector, monkeypatch: pytest.MonkeyPa
         with pytest.raises(ValueError, match=C), span("a-span", event_ids):
             raise ValueError(f"{C}-in-an-error")
     end()
-    sent = b"".join(collector.sent)
+    sent = b"".join(collector.bodies)
     assert sent.count(b"a-span") == 2
     assert C.encode() not in sent
 

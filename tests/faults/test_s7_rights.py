@@ -12,9 +12,11 @@ from urllib.parse import parse_qs
 import pytest
 
 from keyturn_contract.message import EventType
-from support.fault_env import Scene
-from support.fault_proxy import Call, Fate, Reply
-from support.manifests import annotations_of, env_from, eventually, secret, workload
+from support.cluster_state import annotations_of
+from support.fault_env import FaultEnv
+from support.fault_proxy import Call, Fault, Reply
+from support.manifests import env_from, secret, workload
+from support.wait import eventually
 
 ROLE = Path(__file__).parents[2] / "infra" / "aws" / "receiver-role.yaml"
 KINDS = {"Deployment": "deployments", "StatefulSet": "statefulsets", "DaemonSet": "daemonsets"}
@@ -27,10 +29,10 @@ CALL = re.compile(
 Rights = Mapping[tuple[str, str, str], frozenset[str]]
 
 
-def used(scene: Scene) -> Rights:
+def used(env: FaultEnv) -> Rights:
     """The verbs that were used, by namespace (empty: in all of them), API group and resource."""
     found: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-    for call in scene.kubernetes.calls:
+    for call in env.kubernetes_proxy.calls:
         parts = CALL.fullmatch(call.path)
         assert parts, call.path
         verb = METHODS.get(call.method) or ("watch" if call.watch else "get" if parts["name"] else "list")
@@ -41,10 +43,10 @@ def used(scene: Scene) -> Rights:
     return {where: frozenset(verbs) for where, verbs in found.items()}
 
 
-def granted(scene: Scene) -> Rights:
+def granted(env: FaultEnv) -> Rights:
     """The verbs that the chart's roles give, by namespace (empty: a ClusterRole), API group and resource."""
     found: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-    for each in scene.chart:
+    for each in env.chart_objects:
         if each["kind"] in ("Role", "ClusterRole"):
             for rule in each["rules"]:
                 for group in rule["apiGroups"]:
@@ -68,7 +70,7 @@ class Conflicts:
     def __init__(self) -> None:
         self.refused: set[str] = set()
 
-    def __call__(self, call: Call) -> Fate:
+    def __call__(self, call: Call) -> Fault:
         restart = call.method == "PATCH" and "/apis/apps/" in call.path and b"template" in call.body
         if not restart or call.path in self.refused:
             return None
@@ -76,104 +78,106 @@ class Conflicts:
         return Reply(409, {"kind": "Status", "metadata": {}, "reason": "Conflict", "code": 409})
 
 
-def restarts_all_kinds(scene: Scene) -> None:
+def restarts_all_kinds(env: FaultEnv) -> None:
     """Have a rotation restart consumers of each kind, the first try of each in vain."""
     for kind in KINDS:
         eventually(
             lambda kind=kind: (
-                "revision.keyturn.dev/db" in annotations_of(scene.cluster, kind.lower(), scene.namespace, kind.lower())
+                "revision.keyturn.dev/db" in annotations_of(env.cluster, kind.lower(), env.namespace, kind.lower())
             )
         )
-    scene.kubernetes.fate = Conflicts()
-    answer = scene.deliver(scene.rotate("db"))
+    env.kubernetes_proxy.fault_for = Conflicts()
+    answer = env.send_until_accepted(env.rotate("db"))
     assert {each.partition("/")[0] for each in answer.results[0].consumers} <= set(KINDS)
     for kind in KINDS:
-        eventually(lambda kind=kind: "revision.keyturn.dev/db" in template_annotations(scene, kind))
+        eventually(lambda kind=kind: "revision.keyturn.dev/db" in template_annotations(env, kind))
 
 
-def restarts_nobody(scene: Scene) -> None:
+def restarts_nobody(env: FaultEnv) -> None:
     """Have a rotation fill the Secret, and that is all."""
-    answer = scene.deliver(scene.rotate("db"))
+    answer = env.send_until_accepted(env.rotate("db"))
     assert answer.outcome in ("applied", "unchanged")  # the poller may have been quicker
     assert answer.results[0].consumers == ()
-    assert scene.in_order("db")
+    assert env.is_current("db")
     for kind in KINDS:
-        marked = annotations_of(scene.cluster, kind.lower(), scene.namespace, kind.lower()).keys()
-        marked |= template_annotations(scene, kind).keys()
+        marked = annotations_of(env.cluster, kind.lower(), env.namespace, kind.lower()).keys()
+        marked |= template_annotations(env, kind).keys()
         assert not [name for name in marked if "keyturn" in name]
 
 
-def template_annotations(scene: Scene, kind: str) -> dict[str, str]:
-    template = scene.cluster.get(kind.lower(), kind.lower(), scene.namespace)["spec"]["template"]
+def template_annotations(env: FaultEnv, kind: str) -> dict[str, str]:
+    template = env.cluster.get(kind.lower(), kind.lower(), env.namespace)["spec"]["template"]
     return dict(template["metadata"].get("annotations", {}))
 
 
-def live_a_life(scene: Scene, more: bool, **settings: str) -> None:
+def live_a_life(env: FaultEnv, more: bool, **settings: str) -> None:
     """Let a receiver do everything that there is to do; ``more``: than to read and to fill."""
     role = {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/app"}
-    metadata = {"namespace": scene.namespace, "name": "app", "annotations": role}
-    scene.make({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
-    arns = {name: scene.create(name) for name in ("db", "other", "with-role", "goes", "last")}
-    scene.bind("db")
-    scene.bind("other")
-    scene.bind("with-role", **{"keyturn.dev/service-account": "app"})
-    scene.bind("goes", **{"keyturn.dev/on-delete": "delete"})
-    scene.cluster.create([secret(scene.namespace, "refused", "nobody/none")])
+    metadata = {"namespace": env.namespace, "name": "app", "annotations": role}
+    env.create_objects({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
+    arns = {name: env.create_aws_secret(name) for name in ("db", "other", "with-role", "goes", "last")}
+    env.bind_secret("db")
+    env.bind_secret("other")
+    env.bind_secret("with-role", **{"keyturn.dev/service-account": "app"})
+    env.bind_secret("goes", **{"keyturn.dev/on-delete": "delete"})
+    env.cluster.create([secret(env.namespace, "refused", "nobody/none")])
     settings |= {"KEYTURN_TENANT_ROLES": "true", "KEYTURN_POLL_INTERVAL_SECONDS": "1"}
     settings |= {"KEYTURN_ROLLOUTS": str(more), "KEYTURN_DELETIONS": str(more)}
-    first = scene.receiver(KEYTURN_HEARTBEAT_SILENCE_SECONDS="180", **settings)
+    first = env.receiver(KEYTURN_HEARTBEAT_SILENCE_SECONDS="180", **settings)
     for name in ("db", "other", "with-role", "goes"):
-        eventually(lambda name=name: scene.in_order(name))
+        eventually(lambda name=name: env.is_current(name))
     eventually(
         lambda: (
             "NotAllowed"
-            in annotations_of(scene.cluster, "secret", scene.namespace, "refused").get("keyturn.dev/status", "")
+            in annotations_of(env.cluster, "secret", env.namespace, "refused").get("keyturn.dev/status", "")
         )
     )
-    scene.cluster.create(workload(scene.namespace, kind.lower(), env_from("db"), kind) for kind in KINDS)
-    (restarts_all_kinds if more else restarts_nobody)(scene)
-    scene.client.delete_secret(SecretId=arns["goes"], ForceDeleteWithoutRecovery=True)
-    scene.send(scene.about(arns["goes"], EventType.DELETED))
+    env.cluster.create(workload(env.namespace, kind.lower(), env_from("db"), kind) for kind in KINDS)
+    (restarts_all_kinds if more else restarts_nobody)(env)
+    env.client.delete_secret(SecretId=arns["goes"], ForceDeleteWithoutRecovery=True)
+    env.send(env.notification_without_version(arns["goes"], EventType.DELETED))
     if more:
-        shown = ("get", "secret", "goes", "-n", scene.namespace, "--ignore-not-found")
-        eventually(lambda: not scene.cluster.kubectl(*shown))
+        shown = ("get", "secret", "goes", "-n", env.namespace, "--ignore-not-found")
+        eventually(lambda: not env.cluster.kubectl(*shown))
     else:
-        eventually(lambda: "KEYTURN_DELETIONS" in scene.status("goes"))
-    heartbeat = scene.about("keyturn", EventType.HEARTBEAT)
-    scene.deliver(replace(heartbeat, time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
+        eventually(lambda: "KEYTURN_DELETIONS" in env.status("goes"))
+    heartbeat = env.notification_without_version("keyturn", EventType.HEARTBEAT)
+    env.send_until_accepted(replace(heartbeat, time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
     written = ("POST", "PUT")
     eventually(
-        lambda: [call for call in scene.kubernetes.calls if call.method in written and b"event-path" in call.body],
+        lambda: [call for call in env.kubernetes_proxy.calls if call.method in written and b"event-path" in call.body],
         20,
     )
     # Who comes after says again what is wrong with the refused one, under the same name.
-    eventually(lambda: scene.kubernetes.matching("POST", "/events$"))
+    eventually(lambda: env.kubernetes_proxy.matching("POST", "/events$"))
     first.stop()
-    scene.receiver(**settings)
-    eventually(lambda: scene.kubernetes.matching("PATCH", "/events/"), 30)
-    eventually(lambda: {call.action for call in scene.aws_proxy.calls} >= {"ListSecrets"})
+    env.receiver(**settings)
+    eventually(lambda: env.kubernetes_proxy.matching("PATCH", "/events/"), 30)
+    eventually(lambda: {call.action for call in env.aws_proxy.calls} >= {"ListSecrets"})
 
 
 @pytest.mark.fault("S7")
 @pytest.mark.parametrize("more", [True, False], ids=["all that there is", "read and fill alone"])
 @pytest.mark.parametrize("mode", ["all namespaces", "few namespaces"])
-def test_every_right_is_used_and_no_other_is_asked_for(set_scene: Callable[..., Scene], mode: str, more: bool) -> None:
+def test_every_right_is_used_and_no_other_is_asked_for(
+    make_env: Callable[..., FaultEnv], mode: str, more: bool
+) -> None:
     """A receiver fills, rotates, restarts three kinds of workload, deletes, tells, leads, reads with a tenant's role,
     in all namespaces and in few, or restarts and deletes nothing: the verbs that it uses are exactly those that the
     chart's roles give."""
     few = mode == "few namespaces"
     values: dict[str, Any] = {"tenantRoles": {"enabled": True}}
     values |= {"rollouts": {"enabled": more}, "deletions": {"enabled": more}}
-    scene = set_scene(**values, **({"namespaces": ["{namespace}"]} if few else {}))
-    live_a_life(scene, more, **({"KEYTURN_NAMESPACES": scene.namespace} if few else {}))
+    env = make_env(**values, **({"namespaces": ["{namespace}"]} if few else {}))
+    live_a_life(env, more, **({"KEYTURN_NAMESPACES": env.namespace} if few else {}))
     # In few namespaces each right holds in these alone, and so must each call.
-    rights = (used(scene), granted(scene))
-    asked_for, given = rights if few else (everywhere(each, scene.home) for each in rights)
+    rights = (used(env), granted(env))
+    asked_for, given = rights if few else (everywhere(each, env.receiver_namespace) for each in rights)
     assert asked_for == given
-    refused = [line for line in scene.receivers[0].log.splitlines() if "Forbidden" in line]
+    refused = [line for line in env.receivers[0].log.splitlines() if "Forbidden" in line]
     assert refused == []
 
-    actions = {call.action for call in scene.aws_proxy.calls if call.action}
+    actions = {call.action for call in env.aws_proxy.calls if call.action}
     assert actions == set(re.findall(r"secretsmanager:([A-Z]\w+)\b(?!/)", ROLE.read_text()))
-    others = {parse_qs(call.body.decode())["Action"][0] for call in scene.aws_proxy.calls if not call.action}
+    others = {parse_qs(call.body.decode())["Action"][0] for call in env.aws_proxy.calls if not call.action}
     assert others == {"AssumeRoleWithWebIdentity"}  # which is asked unsigned, and needs no right of the receiver's

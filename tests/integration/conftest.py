@@ -6,7 +6,7 @@ import pytest
 
 from keyturn_local.aws.server import EventPath, LocalAws
 from keyturn_local.timeline import Timeline
-from support.fake_receiver import Receiver
+from support.fake_receiver import FakeReceiver
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def path(aws: LocalAws) -> EventPath:
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    made = Receiver()
+def receiver() -> Iterator[FakeReceiver]:
+    made = FakeReceiver()
     yield made
     made.close()

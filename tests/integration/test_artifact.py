@@ -14,9 +14,9 @@ from keyturn_local.notifier import artifact
 from keyturn_local.notifier.event_source import EventSource, function_environment
 from keyturn_local.notifier.lambda_runtime import FunctionError, LambdaRuntime
 from keyturn_local.timeline import Timeline
-from support.fake_receiver import Receiver
-from support.manifests import eventually
-from support.queues import waiting
+from support.deliveries import queue_length
+from support.fake_receiver import FakeReceiver
+from support.wait import eventually
 
 HANDLER = "keyturn_notifier.handler.handler"
 ROTATION = "keyturn_notifier.rotation.handler"
@@ -28,7 +28,9 @@ def built() -> Path:
 
 
 @pytest.fixture
-def sandbox(built: Path, aws: LocalAws, path: EventPath, receiver: Receiver, tmp_path: Path) -> Iterator[LambdaRuntime]:
+def sandbox(
+    built: Path, aws: LocalAws, path: EventPath, receiver: FakeReceiver, tmp_path: Path
+) -> Iterator[LambdaRuntime]:
     environment = function_environment(aws, path, [receiver.url])
     with LambdaRuntime(built, HANDLER, environment, tmp_path) as running:
         yield running
@@ -44,7 +46,7 @@ def source(aws: LocalAws, path: EventPath, sandbox: LambdaRuntime, tmp_path: Pat
 
 
 def test_rotations_and_heartbeats_reach_the_receiver_from_the_queue(
-    aws: LocalAws, path: EventPath, source: EventSource, receiver: Receiver, sandbox: LambdaRuntime
+    aws: LocalAws, path: EventPath, source: EventSource, receiver: FakeReceiver, sandbox: LambdaRuntime
 ) -> None:
     client, name = aws.secrets_manager(), f"prod/{uuid4()}"
     client.create_secret(Name=name, SecretString="hush-one")
@@ -75,7 +77,7 @@ def test_output_is_json_logs_and_cloudwatch_embedded_metrics(
 
 
 def test_failed_message_stays_in_the_queue_and_the_others_are_deleted(
-    aws: LocalAws, path: EventPath, source: EventSource, receiver: Receiver
+    aws: LocalAws, path: EventPath, source: EventSource, receiver: FakeReceiver
 ) -> None:
     bad = f"prod/bad-{uuid4()}"
 
@@ -88,11 +90,11 @@ def test_failed_message_stays_in_the_queue_and_the_others_are_deleted(
         failed = any(result.outcome is Outcome.FAILED for result in results)
         return 503 if failed else 200, encode_reply(results)
 
-    receiver.answer = picky
+    receiver.respond = picky
     for name in (bad, f"prod/good-{uuid4()}"):
         aws.secrets_manager().create_secret(Name=name, SecretString="one")
         source.poll_once()
-    eventually(lambda: waiting(aws.sqs(), path.queue_url) == 1, 10)
+    eventually(lambda: queue_length(aws.sqs(), path.queue_url) == 1, 10)
 
 
 def test_wrong_setting_fails_the_invocation_and_is_named(
@@ -107,7 +109,7 @@ def test_wrong_setting_fails_the_invocation_and_is_named(
 
 
 def test_sandbox_that_times_out_is_killed_and_the_next_one_works(
-    built: Path, aws: LocalAws, path: EventPath, receiver: Receiver, tmp_path: Path
+    built: Path, aws: LocalAws, path: EventPath, receiver: FakeReceiver, tmp_path: Path
 ) -> None:
     (tmp_path / "hanging").mkdir()
     (tmp_path / "hanging" / "slow.py").write_text(

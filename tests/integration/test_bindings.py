@@ -10,7 +10,9 @@ from keyturn_local.aws.rotation import rotate
 from keyturn_local.kubernetes.cluster import KubectlFailed
 from keyturn_local.receiver.process import SERVICE_ACCOUNT
 from keyturn_local.stack import Stack
-from support.manifests import annotations_of, data_of, env_from, eventually, secret, warnings_of, workload
+from support.cluster_state import annotations_of, data_of, warnings_of
+from support.manifests import env_from, secret, workload
+from support.wait import eventually
 
 DATA = "keyturn.dev/data"
 

@@ -10,39 +10,39 @@ from keyturn_local.kubernetes.chart import SOME_KEY
 from keyturn_local.kubernetes.cluster import KubectlFailed
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from support.chart_values import ANYWHERE
-from support.helm import Releases, releases_in
-from support.manifests import eventually
+from support.helm import Helm, helm_in_namespace
+from support.wait import eventually
 
 NEVER_READY = {**SOME_KEY, "podAnnotations": {"keyturn.dev/ready-after": "never"}}  # kwok's word
 ALSO_BEYOND = {**SOME_KEY, "priorityClass": {"create": True}}  # every kind that lies in no namespace
 
 
 @pytest.fixture
-def home(control_plane: ControlPlane) -> Iterator[Releases]:
-    with releases_in(control_plane) as made:
+def helm(control_plane: ControlPlane) -> Iterator[Helm]:
+    with helm_in_namespace(control_plane) as made:
         yield made
 
 
-def test_it_is_installed_and_its_receivers_get_ready(home: Releases) -> None:
-    release = home.install()
+def test_it_is_installed_and_its_receivers_get_ready(helm: Helm) -> None:
+    release = helm.install()
     assert release["status"] == "deployed"
-    assert f"helm test keyturn -n {home.namespace}" in release["notes"]
-    assert len(home.ready_pods()) == 2
-    home.cluster.kubectl("wait", "--for=condition=Available", "deployment/keyturn", "-n", home.namespace)
+    assert f"helm test keyturn -n {helm.namespace}" in release["notes"]
+    assert len(helm.ready_pods()) == 2
+    helm.cluster.kubectl("wait", "--for=condition=Available", "deployment/keyturn", "-n", helm.namespace)
 
 
 @pytest.mark.usefixtures("custom_resources")
 @pytest.mark.parametrize(("whole", "kinds"), [(False, 12), (True, 18)], ids=["the defaults", "everything"])
-def test_uninstalled_it_leaves_nothing(home: Releases, namespace: str, whole: bool, kinds: int) -> None:
-    before = home.inventory(namespace)
-    home.install({**ANYWHERE, "namespaces": [namespace]} if whole else SOME_KEY, wait="hookOnly")
-    home.roll_out()
-    made = home.inventory(namespace) - before
+def test_uninstalled_it_leaves_nothing(helm: Helm, namespace: str, whole: bool, kinds: int) -> None:
+    before = helm.inventory(namespace)
+    helm.install({**ANYWHERE, "namespaces": [namespace]} if whole else SOME_KEY, wait="hookOnly")
+    helm.wait_for_rollout()
+    made = helm.inventory(namespace) - before
     assert len({kind for kind, _, _ in made}) >= kinds, sorted(made)
-    home.uninstall()
-    eventually(lambda: not home.inventory(namespace) - before)
-    gone = before - home.inventory(namespace)
-    assert not [each for each in gone if each[1] in (home.namespace, namespace)]
+    helm.uninstall()
+    eventually(lambda: not helm.inventory(namespace) - before)
+    gone = before - helm.inventory(namespace)
+    assert not [each for each in gone if each[1] in (helm.namespace, namespace)]
 
 
 @pytest.mark.parametrize(
@@ -55,15 +55,15 @@ def test_uninstalled_it_leaves_nothing(home: Releases, namespace: str, whole: bo
     ],
     ids=["no signing key", "a misspelt value", "receivers that never get ready", "a namespace that is not there"],
 )
-def test_an_installation_that_fails_leaves_nothing(home: Releases, values: Any, options: Any, told: str) -> None:
-    before = home.inventory()
+def test_an_installation_that_fails_leaves_nothing(helm: Helm, values: Any, options: Any, told: str) -> None:
+    before = helm.inventory()
     with pytest.raises(HelmError, match=told):
-        home.install(values, **options)
-    eventually(lambda: not home.inventory() - before)
+        helm.install(values, **options)
+    eventually(lambda: not helm.inventory() - before)
 
 
 def test_without_a_signing_key_not_even_its_namespace_is_made(control_plane: ControlPlane) -> None:
-    nowhere = Releases(control_plane, "keyturn-without-key")
+    nowhere = Helm(control_plane, "keyturn-without-key")
     with pytest.raises(HelmError, match="signingKey"):
         nowhere.install({}, create_namespace=True)
     nowhere.close()
@@ -71,23 +71,23 @@ def test_without_a_signing_key_not_even_its_namespace_is_made(control_plane: Con
         control_plane.kubectl("get", "namespace", nowhere.namespace)
 
 
-def test_two_releases_in_one_namespace_do_not_touch_each_other(home: Releases) -> None:
-    home.install(ALSO_BEYOND)
-    alone = home.standing()
-    home.install({**ALSO_BEYOND, "replicas": 1}, "second")
-    assert home.standing().items() >= alone.items()
+def test_two_releases_in_one_namespace_do_not_touch_each_other(helm: Helm) -> None:
+    helm.install(ALSO_BEYOND)
+    alone = helm.object_versions()
+    helm.install({**ALSO_BEYOND, "replicas": 1}, "second")
+    assert helm.object_versions().items() >= alone.items()
     for name, count in (("keyturn", 2), ("second-keyturn", 1)):
-        for selector in selectors(home, name):
-            found = home.ready_pods(selector)
+        for selector in selectors(helm, name):
+            found = helm.ready_pods(selector)
             assert [pod.rsplit("-", 2)[0] for pod in found] == [name] * count
-    home.uninstall("second")
-    eventually(lambda: home.standing() == alone)
+    helm.uninstall("second")
+    eventually(lambda: helm.object_versions() == alone)
 
 
-def selectors(home: Releases, name: str) -> list[str]:
+def selectors(helm: Helm, name: str) -> list[str]:
     """By what the objects of a release choose their pods."""
     deployment, service, budget, policy = (
-        home.cluster.get(kind, name, home.namespace)["spec"]
+        helm.cluster.get(kind, name, helm.namespace)["spec"]
         for kind in ("deployment", "service", "poddisruptionbudget", "networkpolicy")
     )
     chosen = [deployment["selector"], {"matchLabels": service["selector"]}, budget["selector"], policy["podSelector"]]
@@ -95,13 +95,13 @@ def selectors(home: Releases, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("suffix", "first"), [("-other", "keyturn"), ("-a", "a-keyturn")])
-def test_two_releases_in_two_namespaces_share_nothing(home: Releases, suffix: str, first: str) -> None:
+def test_two_releases_in_two_namespaces_share_nothing(helm: Helm, suffix: str, first: str) -> None:
     """Not even where namespace and release make the same word: "x" and "a-keyturn", "x-a" and "keyturn"."""
-    with releases_in(home.cluster, home.namespace + suffix) as other:
-        home.install(ALSO_BEYOND, first)
-        alone, before = home.standing(), home.inventory()
+    with helm_in_namespace(helm.cluster, helm.namespace + suffix) as other:
+        helm.install(ALSO_BEYOND, first)
+        alone, before = helm.object_versions(), helm.inventory()
         other.install(ALSO_BEYOND)
-        beyond = {kind for kind, _, _ in home.inventory() - before}
+        beyond = {kind for kind, _, _ in helm.inventory() - before}
         assert beyond == {"ClusterRole", "ClusterRoleBinding", "PriorityClass", "IPAddress"}
         other.uninstall()
-        assert home.standing() == alone
+        assert helm.object_versions() == alone

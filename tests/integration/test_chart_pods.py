@@ -29,8 +29,8 @@ from keyturn_local.processes.ports import free_ports
 from keyturn_local.processes.program import Program, answers
 from keyturn_receiver.settings import Settings
 from support.chart_values import ANYWHERE, merged
-from support.helm import Releases, releases_in
-from support.manifests import eventually
+from support.helm import Helm, helm_in_namespace
+from support.wait import eventually
 
 IN_AWS = {"aws": {"region": REGION}, "signingKey": {"secretId": SIGNING_KEY}}
 IN_A_SECRET = {"signingKey": {"existingSecret": {"name": "signing-keys", "key": "keys"}}}
@@ -43,8 +43,8 @@ EVERYTHING_HERE = merged(merged(ANYWHERE, HERE), {**IN_AWS, **TLS})
 class Kubelet:
     """Runs the pods of a release on this machine."""
 
-    def __init__(self, home: Releases, aws: LocalAws, directory: Path) -> None:
-        self.home = home
+    def __init__(self, helm: Helm, aws: LocalAws, directory: Path) -> None:
+        self.helm = helm
         self._aws = aws
         self._directory = directory
         self._port, self._operations_port = free_ports(2)
@@ -52,9 +52,9 @@ class Kubelet:
 
     def start(self) -> None:
         """Start a receiver as the Deployment's pod has it, and wait until it is ready."""
-        (deployment,) = self.home.cluster.list("deployments", self.home.namespace)
+        (deployment,) = self.helm.cluster.list("deployments", self.helm.namespace)
         pod = deployment["spec"]["template"]["spec"]
-        account = self.home.cluster.kubeconfig_for(self.home.namespace, pod["serviceAccountName"], self._directory)
+        account = self.helm.cluster.kubeconfig_for(self.helm.namespace, pod["serviceAccountName"], self._directory)
         (container,) = pod["containers"]
         ports = {each["name"]: each["containerPort"] for each in container["ports"]}
         theirs = {name: field.default for name, field in Settings.model_fields.items()}
@@ -80,7 +80,7 @@ class Kubelet:
         (container,) = pod["containers"]
         assert container["command"] == ["/opt/keyturn/bin/python", "-m", "keyturn_receiver.self_test"]
         url, *more = container["args"]
-        assert self._reached_by(url) == self.home.ready_pods("app.kubernetes.io/component=receiver")
+        assert self._reached_by(url) == self.helm.ready_pods("app.kubernetes.io/component=receiver")
         here = urlsplit(url)._replace(netloc=f"127.0.0.1:{self._port}").geturl()
         command = [sys.executable, *container["command"][1:], here, *(self._local(pod, each) for each in more)]
         return subprocess.run(command, env=self._environment(pod), capture_output=True, text=True, timeout=60)
@@ -88,12 +88,12 @@ class Kubelet:
     def _reached_by(self, url: str) -> set[str]:
         """The pods that a Service leads to from a URL within the cluster, to the port for notifications."""
         name, namespace, suffix = str(urlsplit(url).hostname).split(".")
-        assert (namespace, suffix) == (self.home.namespace, "svc")
-        service = self.home.cluster.get("service", name, namespace)["spec"]
+        assert (namespace, suffix) == (self.helm.namespace, "svc")
+        service = self.helm.cluster.get("service", name, namespace)["spec"]
         (port,) = service["ports"]
         assert (urlsplit(url).port, port["targetPort"]) == (port["port"], "notifications")
         selector = ",".join(f"{key}={value}" for key, value in service["selector"].items())
-        return {each["metadata"]["name"] for each in self.home.cluster.list("pods", namespace, selector)}
+        return {each["metadata"]["name"] for each in self.helm.cluster.list("pods", namespace, selector)}
 
     def _environment(self, pod: Any) -> dict[str, str]:
         (container,) = pod["containers"]
@@ -111,7 +111,7 @@ class Kubelet:
     def _mounted(self, pod: Any, name: str) -> Path:
         (volume,) = [each["secret"] for each in pod["volumes"] if each["name"] == name]
         folder = Path(mkdtemp(dir=self._directory))
-        data = self.home.cluster.get("secret", volume["secretName"], self.home.namespace)["data"]
+        data = self.helm.cluster.get("secret", volume["secretName"], self.helm.namespace)["data"]
         items = volume.get("items") or [{"key": key, "path": key} for key in data]
         for item in items:
             (folder / item["path"]).write_bytes(b64decode(data[item["key"]]))
@@ -120,17 +120,17 @@ class Kubelet:
 
 @pytest.fixture
 def kubelet(
-    control_plane: ControlPlane, scene_aws: LocalAws, signing_key_id: str, tmp_path: Path
+    control_plane: ControlPlane, session_aws: LocalAws, signing_key_id: str, tmp_path: Path
 ) -> Iterator[Callable[[dict[str, Any]], Kubelet]]:
     """Install a release with the values that the test gives, and run its receiver."""
     with ExitStack() as stack:
 
         def make(values: dict[str, Any]) -> Kubelet:
-            home = stack.enter_context(releases_in(control_plane))
-            home.cluster.create(secrets(home.namespace))
-            home.install(values, wait="hookOnly")
-            home.roll_out()
-            made = Kubelet(home, scene_aws, tmp_path)
+            helm = stack.enter_context(helm_in_namespace(control_plane))
+            helm.cluster.create(secrets(helm.namespace))
+            helm.install(values, wait="hookOnly")
+            helm.wait_for_rollout()
+            made = Kubelet(helm, session_aws, tmp_path)
             stack.callback(made.kill)
             made.start()
             return made
@@ -154,26 +154,26 @@ def secrets(namespace: str) -> Iterator[dict[str, Any]]:
 
 def helm_test(kubelet: Kubelet) -> subprocess.CompletedProcess[str]:
     """Let Helm make its pod, run it, and hold Helm's verdict against how it ended."""
-    home = kubelet.home
+    helm = kubelet.helm
     with ThreadPoolExecutor(1) as pool:
-        verdict = pool.submit(home.helm.test, "keyturn", timeout=60)
-        (pod,) = eventually(lambda: home.cluster.list("pods", home.namespace, "app.kubernetes.io/component=test"))
+        verdict = pool.submit(helm.client.test, "keyturn", timeout=60)
+        (pod,) = eventually(lambda: helm.cluster.list("pods", helm.namespace, "app.kubernetes.io/component=test"))
         name = pod["metadata"]["name"]
-        home.cluster.kubectl("wait", "--for=jsonpath={.status.phase}=Running", f"pod/{name}", "-n", home.namespace)
+        helm.cluster.kubectl("wait", "--for=jsonpath={.status.phase}=Running", f"pod/{name}", "-n", helm.namespace)
         phase = "Failed"
         try:
             done = kubelet.heartbeat(pod["spec"])
             phase = "Failed" if done.returncode else "Succeeded"
         finally:  # or Helm waits to the end of its time
             ended = json.dumps({"status": {"phase": phase}})
-            home.cluster.kubectl("patch", "pod", name, "-n", home.namespace, "--subresource=status", "-p", ended)
+            helm.cluster.kubectl("patch", "pod", name, "-n", helm.namespace, "--subresource=status", "-p", ended)
     if done.returncode:
         with pytest.raises(HelmError, match="failed"):
             verdict.result()
     else:
         verdict.result()
     # The log of one that failed can be read, and nothing is left of one that has passed.
-    left = home.cluster.list("pods", home.namespace, "app.kubernetes.io/component=test")
+    left = helm.cluster.list("pods", helm.namespace, "app.kubernetes.io/component=test")
     assert bool(left) is bool(done.returncode)
     return done
 
@@ -201,9 +201,9 @@ def test_helm_test_reaches_a_receiver_that_runs_as_its_pod_says(
 
 def test_a_receiver_that_holds_another_key_fails_helm_test(kubelet: Callable[..., Kubelet]) -> None:
     made = kubelet(IN_A_SECRET)
-    namespace = made.home.namespace
-    made.home.cluster.kubectl("delete", "secret", "signing-keys", "-n", namespace)
-    made.home.cluster.create(each for each in secrets(namespace) if each["metadata"]["name"] == "signing-keys")
+    namespace = made.helm.namespace
+    made.helm.cluster.kubectl("delete", "secret", "signing-keys", "-n", namespace)
+    made.helm.cluster.create(each for each in secrets(namespace) if each["metadata"]["name"] == "signing-keys")
     done = helm_test(made)
     assert done.returncode == 1
     assert "answered with 401" in done.stdout
@@ -213,10 +213,10 @@ def test_what_receivers_say_in_their_leases_outlives_an_upgrade_and_goes_with_th
     kubelet: Callable[..., Kubelet],
 ) -> None:
     made = kubelet(IN_AWS)
-    home = made.home
+    helm = made.helm
 
     def leases() -> dict[str, tuple[str, str]]:
-        found = home.cluster.list("leases", home.namespace)
+        found = helm.cluster.list("leases", helm.namespace)
         holders = [each.get("spec", {}).get("holderIdentity") for each in found]
         return {
             each["metadata"]["name"]: (each["metadata"]["uid"], holder)
@@ -226,8 +226,8 @@ def test_what_receivers_say_in_their_leases_outlives_an_upgrade_and_goes_with_th
     eventually(lambda: leases()["keyturn-poller"][1])
     before = leases()
     assert before.keys() == {"keyturn-poller", "keyturn-event-path"}
-    home.upgrade({**IN_AWS, "logLevel": "DEBUG"})
+    helm.upgrade({**IN_AWS, "logLevel": "DEBUG"})
     assert leases() == before
     made.kill()
-    home.uninstall()
+    helm.uninstall()
     assert not leases()

@@ -11,7 +11,7 @@ import yaml
 
 from keyturn_local.kubernetes.chart import CHART, chart_objects, rendered_chart
 from keyturn_local.kubernetes.control_plane import ControlPlane
-from support.chart_values import INSTEAD, SERVED, SWITCHES, TOGETHER, judged
+from support.chart_values import COMBINABLE, EXCLUSIVE, SERVED, VARIANTS, dry_run
 
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
 
@@ -29,12 +29,12 @@ def home(control_plane: ControlPlane, custom_resources: None) -> Iterator[str]:
     control_plane.delete(made, wait=False)
 
 
-@pytest.mark.parametrize("values", SWITCHES.values(), ids=SWITCHES)
+@pytest.mark.parametrize("values", VARIANTS.values(), ids=VARIANTS)
 def test_the_api_server_takes_it_without_a_warning(
     control_plane: ControlPlane, home: str, values: dict[str, Any]
 ) -> None:
     objects = chart_objects(home, values)
-    verdict = judged(control_plane, objects)
+    verdict = dry_run(control_plane, objects)
     assert (verdict.returncode, verdict.stderr) == (0, "")
     assert len(verdict.stdout.splitlines()) == len(objects)
 
@@ -43,7 +43,7 @@ def test_pods_that_may_do_more_than_the_restricted_are_warned_of_and_refused(
     control_plane: ControlPlane, home: str
 ) -> None:
     objects = chart_objects(home, {"securityContext": {"allowPrivilegeEscalation": True}})
-    verdict = judged(control_plane, objects)
+    verdict = dry_run(control_plane, objects)
     assert 'Warning: would violate PodSecurity "restricted' in verdict.stderr  # of the Deployment, which is taken
     assert 'pods "keyturn-self-test" is forbidden: violates PodSecurity "restricted' in verdict.stderr
     assert verdict.returncode == 1
@@ -51,7 +51,7 @@ def test_pods_that_may_do_more_than_the_restricted_are_warned_of_and_refused(
 
 
 def test_a_field_that_kubernetes_does_not_know_is_refused(control_plane: ControlPlane, home: str) -> None:
-    verdict = judged(control_plane, chart_objects(home, {"podSecurityContext": {"runAsNobody": True}}))
+    verdict = dry_run(control_plane, chart_objects(home, {"podSecurityContext": {"runAsNobody": True}}))
     assert 'unknown field "spec.template.spec.securityContext.runAsNobody"' in verdict.stderr
     assert verdict.returncode == 1
 
@@ -76,7 +76,7 @@ WORDS = {
 def test_any_name_will_do(control_plane: ControlPlane, release: str) -> None:
     rendered = rendered_chart("123", release, WORDS)
     objects = [each for name, text in rendered.items() if name.endswith(".yaml") for each in yaml.safe_load_all(text)]
-    verdict = judged(control_plane, filter(None, objects))
+    verdict = dry_run(control_plane, filter(None, objects))
     assert (verdict.returncode, verdict.stderr) == (0, "")
 
 
@@ -110,7 +110,7 @@ def tried(chart: helm_python.Chart) -> dict[tuple[str, ...], list[Any]]:
     """What each value is set to, over all sets."""
     assert chart.schema is not None
     found: dict[tuple[str, ...], list[Any]] = {}
-    for values in SWITCHES.values():
+    for values in VARIANTS.values():
         for path, value in leaves(chart.merge_values(values), chart.schema):
             found.setdefault(path, []).append(value)
     return found
@@ -139,15 +139,15 @@ def test_every_one_of_few_choices_is_tried(chart: helm_python.Chart) -> None:
     assert not [(".".join(path), choice) for path, choice in few if choice not in found[path]]
 
 
-@pytest.mark.parametrize("name", [*INSTEAD, *TOGETHER])
+@pytest.mark.parametrize("name", [*EXCLUSIVE, *COMBINABLE])
 def test_no_value_is_without_effect(chart: helm_python.Chart, name: str) -> None:
     """Without any one of its values a set is rendered otherwise, or not at all."""
     assert chart.schema is not None
     defaults = dict(leaves(chart.values, chart.schema))
-    whole = manifests(chart, SWITCHES[name])
-    for path, value in leaves(SWITCHES[name], chart.schema):
+    whole = manifests(chart, VARIANTS[name])
+    for path, value in leaves(VARIANTS[name], chart.schema):
         if value != defaults[path]:
-            less = deepcopy(SWITCHES[name])
+            less = deepcopy(VARIANTS[name])
             del reduce(dict.__getitem__, path[:-1], less)[path[-1]]
             assert manifests(chart, less) != whole, path
 

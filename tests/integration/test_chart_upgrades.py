@@ -10,49 +10,49 @@ from helm_python.errors import HelmError
 from keyturn_local.kubernetes.chart import SOME_KEY
 from keyturn_local.kubernetes.cluster import Cluster
 from keyturn_local.kubernetes.control_plane import ControlPlane
-from support.helm import Releases, releases_in
-from support.manifests import eventually
+from support.helm import Helm, helm_in_namespace
+from support.wait import eventually
 
 RELEASED = Path(__file__).parents[1] / "released" / "keyturn-0.1.0"
 
 
 @pytest.fixture
-def home(control_plane: ControlPlane) -> Iterator[Releases]:
-    with releases_in(control_plane) as made:
+def helm(control_plane: ControlPlane) -> Iterator[Helm]:
+    with helm_in_namespace(control_plane) as made:
         yield made
 
 
-def test_the_same_values_once_more_change_nothing(home: Releases) -> None:
-    home.install()
-    before = home.standing()
+def test_the_same_values_once_more_change_nothing(helm: Helm) -> None:
+    helm.install()
+    before = helm.object_versions()
     assert {kind for kind, _ in before} >= {"Deployment", "ReplicaSet", "Pod", "Service", "ClusterRole", "Lease"}
-    assert home.upgrade()["revision"] == 2
-    assert home.standing() == before
+    assert helm.upgrade()["revision"] == 2
+    assert helm.object_versions() == before
 
 
-def test_other_values_replace_the_pods_and_a_rollback_brings_back_what_was(home: Releases) -> None:
-    home.install()
-    (first,), old = home.cluster.list("deployments", home.namespace), home.ready_pods()
-    home.upgrade({**SOME_KEY, "logLevel": "DEBUG", "podLabels": {"example.com/mesh": "off"}})
-    eventually(lambda: len(home.ready_pods()) == 2)
-    assert not home.ready_pods() & old
-    assert len(home.cluster.list("replicasets", home.namespace)) == 2
-    home.roll_back()
-    (last,) = home.cluster.list("deployments", home.namespace)
+def test_other_values_replace_the_pods_and_a_rollback_brings_back_what_was(helm: Helm) -> None:
+    helm.install()
+    (first,), old = helm.cluster.list("deployments", helm.namespace), helm.ready_pods()
+    helm.upgrade({**SOME_KEY, "logLevel": "DEBUG", "podLabels": {"example.com/mesh": "off"}})
+    eventually(lambda: len(helm.ready_pods()) == 2)
+    assert not helm.ready_pods() & old
+    assert len(helm.cluster.list("replicasets", helm.namespace)) == 2
+    helm.roll_back()
+    (last,) = helm.cluster.list("deployments", helm.namespace)
     assert last["spec"] == first["spec"]
     assert last["metadata"]["labels"] == first["metadata"]["labels"]
-    assert len(home.cluster.list("replicasets", home.namespace)) == 2  # the first has come back
+    assert len(helm.cluster.list("replicasets", helm.namespace)) == 2  # the first has come back
 
 
-def test_an_upgrade_whose_receivers_do_not_get_ready_takes_none_away(home: Releases) -> None:
-    home.install()
-    before = home.ready_pods()
+def test_an_upgrade_whose_receivers_do_not_get_ready_takes_none_away(helm: Helm) -> None:
+    helm.install()
+    before = helm.ready_pods()
     with pytest.raises(HelmError, match="deadline"):
-        home.upgrade({**SOME_KEY, "podAnnotations": {"keyturn.dev/ready-after": "never"}}, timeout=3)
-    assert len(home.cluster.list("pods", home.namespace)) == 3
-    assert home.ready_pods() == before
-    home.roll_back()
-    assert home.ready_pods() == before
+        helm.upgrade({**SOME_KEY, "podAnnotations": {"keyturn.dev/ready-after": "never"}}, timeout=3)
+    assert len(helm.cluster.list("pods", helm.namespace)) == 3
+    assert helm.ready_pods() == before
+    helm.roll_back()
+    assert helm.ready_pods() == before
 
 
 # What somebody has set who installed 0.1.0, and sets again.
@@ -66,30 +66,28 @@ CARRIED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("release", ["keyturn", "rotation"])
-def test_from_0_1_0_it_is_upgraded_and_rolled_back_and_upgraded_again(
-    home: Releases, namespace: str, release: str
-) -> None:
+def test_from_0_1_0_it_is_upgraded_and_rolled_back_and_upgraded_again(helm: Helm, namespace: str, release: str) -> None:
     carried = {**CARRIED, "namespaces": [namespace]}
-    before = home.inventory(namespace)
-    assert home.install(carried, release, RELEASED)["chart_version"] == "0.1.0"
-    made_by_receivers(home.cluster, home.namespace)
-    old = rights(home, namespace)
+    before = helm.inventory(namespace)
+    assert helm.install(carried, release, RELEASED)["chart_version"] == "0.1.0"
+    made_by_receivers(helm.cluster, helm.namespace)
+    old = rights(helm, namespace)
     for _ in range(2):
-        assert home.upgrade({**SOME_KEY, **carried}, name=release)["chart_version"] != "0.1.0"
-        assert len(home.ready_pods()) == 2
-        new = rights(home, namespace)
+        assert helm.upgrade({**SOME_KEY, **carried}, name=release)["chart_version"] != "0.1.0"
+        assert len(helm.ready_pods()) == 2
+        new = rights(helm, namespace)
         assert new["ServiceAccount"]["metadata"]["uid"] == old["ServiceAccount"]["metadata"]["uid"]
         assert (
             new["ServiceAccount"]["metadata"]["annotations"].items() >= CARRIED["serviceAccount"]["annotations"].items()
         )
         assert ["serviceaccounts/token"] in [rule["resources"] for rule in new["Role"]["rules"]]
-        home.roll_back(1, release)
-        eventually(lambda: not home.ready_pods())
-        assert meaning(rights(home, namespace)) == meaning(old)
-    home.upgrade({**SOME_KEY, **carried}, name=release)
-    home.uninstall(release)
-    home.cluster.kubectl("delete", "leases", "-n", home.namespace, "-l", "made-by=receivers")
-    eventually(lambda: not home.inventory(namespace) - before)
+        helm.roll_back(1, release)
+        eventually(lambda: not helm.ready_pods())
+        assert meaning(rights(helm, namespace)) == meaning(old)
+    helm.upgrade({**SOME_KEY, **carried}, name=release)
+    helm.uninstall(release)
+    helm.cluster.kubectl("delete", "leases", "-n", helm.namespace, "-l", "made-by=receivers")
+    eventually(lambda: not helm.inventory(namespace) - before)
 
 
 def made_by_receivers(cluster: Cluster, namespace: str) -> None:
@@ -105,11 +103,11 @@ def made_by_receivers(cluster: Cluster, namespace: str) -> None:
     )
 
 
-def rights(home: Releases, served: str) -> dict[str, Any]:
+def rights(helm: Helm, served: str) -> dict[str, Any]:
     """Who the receivers are, and what they may do in a namespace that they serve, by kind."""
-    (role,) = home.cluster.list("roles", served)
-    (binding,) = home.cluster.list("rolebindings", served)
-    account = home.cluster.get("serviceaccount", "keyturn", home.namespace)
+    (role,) = helm.cluster.list("roles", served)
+    (binding,) = helm.cluster.list("rolebindings", served)
+    account = helm.cluster.get("serviceaccount", "keyturn", helm.namespace)
     return {"ServiceAccount": account, "Role": role, "RoleBinding": binding}
 
 

@@ -13,7 +13,8 @@ import pytest
 from keyturn_local.kubernetes.cluster import Cluster, KubectlFailed
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.processes.environment import IMPORT_ROOTS
-from support.manifests import eventually, workload
+from support.manifests import workload
+from support.wait import eventually
 
 
 def test_it_is_kubernetes_1_35_or_newer(control_plane: ControlPlane) -> None:

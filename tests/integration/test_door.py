@@ -26,8 +26,9 @@ from keyturn_local.processes.program import StartFailed
 from keyturn_local.receiver.process import LocalReceiver, total
 from keyturn_local.stack import Stack
 from support.deliveries import current_key, notification, signed
-from support.fault_env import Scene
-from support.manifests import eventually, secret
+from support.fault_env import FaultEnv
+from support.manifests import secret
+from support.wait import eventually
 
 
 def calls(stack: Stack) -> tuple[dict[str, int], float]:
@@ -100,8 +101,8 @@ def test_a_chunked_body_is_cut_at_the_limit(stack: Stack) -> None:
 
 @pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="a machine without IPv6")
 @pytest.mark.parametrize("address", ["127.0.0.1", "[::1]"])
-def test_it_listens_on_addresses_of_either_family(scene: Scene, address: str) -> None:
-    receiver = scene.receiver(KEYTURN_HOST="")
+def test_it_listens_on_addresses_of_either_family(env: FaultEnv, address: str) -> None:
+    receiver = env.receiver(KEYTURN_HOST="")
     for url in (receiver.url, f"{receiver.operations_url}/livez"):
         assert httpx.get(url.replace("127.0.0.1", address)).status_code == (405 if url == receiver.url else 200)
 
@@ -143,17 +144,17 @@ def accepts(receiver: LocalReceiver, key: str) -> bool:
 ONE, TWO = new_key(b"1" * 32), new_key(b"2" * 32)
 
 
-def test_keys_in_a_file_are_read_anew_beside_those_in_aws(scene: Scene, tmp_path: Path) -> None:
+def test_keys_in_a_file_are_read_anew_beside_those_in_aws(env: FaultEnv, tmp_path: Path) -> None:
     file = tmp_path / "signing-key"
-    receiver = scene.receiver(KEYTURN_SIGNING_KEY_FILE=str(file), KEYTURN_SIGNING_KEY_INTERVAL_SECONDS="1")
+    receiver = env.receiver(KEYTURN_SIGNING_KEY_FILE=str(file), KEYTURN_SIGNING_KEY_INTERVAL_SECONDS="1")
     assert f"signing key file {file} does not exist" in receiver.log  # which keeps it from nothing
-    assert accepts(receiver, scene.signing_key)
+    assert accepts(receiver, env.signing_key)
     assert not accepts(receiver, ONE)
 
     file.write_text(f"{ONE}\nnonsense\n{TWO}\n")
     eventually(lambda: accepts(receiver, TWO))
     assert accepts(receiver, ONE)
-    assert accepts(receiver, scene.signing_key)
+    assert accepts(receiver, env.signing_key)
     assert receiver.metric("keyturn_signing_keys") == 3
     assert f"line 2 of signing key file {file}" in receiver.log
     assert "nonsense" not in receiver.log
@@ -164,14 +165,14 @@ def test_keys_in_a_file_are_read_anew_beside_those_in_aws(scene: Scene, tmp_path
     told = receiver.log.count("does not exist")
     eventually(lambda: receiver.log.count("does not exist") > told)
     assert accepts(receiver, TWO)
-    assert accepts(receiver, scene.signing_key)
+    assert accepts(receiver, env.signing_key)
 
 
-def test_with_a_file_alone_it_is_ready_once_there_is_a_key(scene: Scene, tmp_path: Path) -> None:
+def test_with_a_file_alone_it_is_ready_once_there_is_a_key(env: FaultEnv, tmp_path: Path) -> None:
     file = tmp_path / "signing-key"
     file.touch()
     settings = {"KEYTURN_SIGNING_KEY_SECRET_ID": "", "KEYTURN_SIGNING_KEY_FILE": str(file)}
-    receiver = scene.receiver(start=False, **settings)
+    receiver = env.receiver(start=False, **settings)
     with pytest.raises(StartFailed):
         receiver.start(3)
     eventually(lambda: receiver.ready() == (503, f"not ready: signing key file {file}\n"))

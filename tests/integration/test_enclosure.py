@@ -13,7 +13,7 @@ import pytest
 from keyturn_local.node import cgroups
 from keyturn_local.node.preflight import preflight
 from keyturn_local.processes.environment import IMPORT_ROOTS
-from support.manifests import eventually
+from support.wait import eventually
 
 ENCLOSURE = [sys.executable, "-m", "keyturn_local.node.enclosure"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": IMPORT_ROOTS}

@@ -20,14 +20,14 @@ from keyturn_contract.message import EventType
 from keyturn_contract.signature import new_key
 from keyturn_local.processes.environment import IMPORT_ROOTS
 from keyturn_local.receiver.process import LocalReceiver
-from support.fault_env import Scene
-from support.manifests import eventually
+from support.fault_env import FaultEnv
+from support.wait import eventually
 
 KEY, OTHER_KEY = new_key(b"k" * 32), new_key(b"o" * 32)
 NOWHERE = "http://127.0.0.1:1/v1/notifications"
 
 
-def beat(url: str, *arguments: str, aws: Scene | None = None, **settings: str) -> tuple[int, str]:
+def beat(url: str, *arguments: str, aws: FaultEnv | None = None, **settings: str) -> tuple[int, str]:
     """Send one heartbeat: the exit status, and what was said."""
     environment = {
         "PATH": os.environ["PATH"],
@@ -51,31 +51,31 @@ def key_file(tmp_path: Path) -> Path:
     return file
 
 
-def with_file(scene: Scene, key_file: Path, **settings: str) -> LocalReceiver:
+def with_file(env: FaultEnv, key_file: Path, **settings: str) -> LocalReceiver:
     """A receiver that knows the keys of a file alone."""
-    return scene.receiver(KEYTURN_SIGNING_KEY_SECRET_ID="", KEYTURN_SIGNING_KEY_FILE=str(key_file), **settings)
+    return env.receiver(KEYTURN_SIGNING_KEY_SECRET_ID="", KEYTURN_SIGNING_KEY_FILE=str(key_file), **settings)
 
 
-def test_one_that_is_signed_with_the_key_in_aws_is_taken_and_is_no_sign_of_life(scene: Scene) -> None:
-    receiver = scene.receiver(KEYTURN_HEARTBEAT_SILENCE_SECONDS="1")
+def test_one_that_is_signed_with_the_key_in_aws_is_taken_and_is_no_sign_of_life(env: FaultEnv) -> None:
+    receiver = env.receiver(KEYTURN_HEARTBEAT_SILENCE_SECONDS="1")
     eventually(lambda: receiver.metric("keyturn_event_path_up") == 0)
-    leases = scene.cluster.list("leases", scene.home)
-    status, said = beat(receiver.url, aws=scene, KEYTURN_SIGNING_KEY_SECRET_ID=scene._signing_key_id)
+    leases = env.cluster.list("leases", env.receiver_namespace)
+    status, said = beat(receiver.url, aws=env, KEYTURN_SIGNING_KEY_SECRET_ID=env.signing_key_id)
     assert status == 0, said
     assert "answered with 200" in said
     assert receiver.metric("keyturn_notifications_total", outcome="ignored") == 1
     assert receiver.metric("keyturn_event_path_up") == 0
-    assert [each for each in scene.cluster.list("leases", scene.home) if "event-path" in each["metadata"]["name"]] == [
-        each for each in leases if "event-path" in each["metadata"]["name"]
-    ]
+    assert [
+        each for each in env.cluster.list("leases", env.receiver_namespace) if "event-path" in each["metadata"]["name"]
+    ] == [each for each in leases if "event-path" in each["metadata"]["name"]]
 
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    scene.send(replace(scene.about("keyturn", EventType.HEARTBEAT), time=now))
+    env.send(replace(env.notification_without_version("keyturn", EventType.HEARTBEAT), time=now))
     assert receiver.metric("keyturn_event_path_up") == 1  # as it would be for one of the event path
 
 
-def test_one_that_is_signed_with_the_key_in_a_file_is_taken(scene: Scene, key_file: Path, tmp_path: Path) -> None:
-    receiver = with_file(scene, key_file)
+def test_one_that_is_signed_with_the_key_in_a_file_is_taken(env: FaultEnv, key_file: Path, tmp_path: Path) -> None:
+    receiver = with_file(env, key_file)
     status, said = beat(receiver.url, KEYTURN_SIGNING_KEY_FILE=str(key_file))
     assert status == 0, said
     assert str(key_file) in said
@@ -100,10 +100,10 @@ class Tls:
         self.other.write_bytes(b"".join(each.bytes() for each in other.cert_chain_pems))
 
 
-def test_over_tls_the_very_certificate_is_trusted_and_no_other(scene: Scene, key_file: Path, tmp_path: Path) -> None:
+def test_over_tls_the_very_certificate_is_trusted_and_no_other(env: FaultEnv, key_file: Path, tmp_path: Path) -> None:
     tls = Tls(tmp_path)
     files = {"KEYTURN_TLS_CERTIFICATE_FILE": str(tls.certificate), "KEYTURN_TLS_KEY_FILE": str(tls.key)}
-    receiver = with_file(scene, key_file, **files)
+    receiver = with_file(env, key_file, **files)
     url, keys = receiver.url.replace("http://", "https://"), {"KEYTURN_SIGNING_KEY_FILE": str(key_file)}
     status, said = beat(url, "--certificate", str(tls.certificate), **keys)
     assert status == 0, said
@@ -118,18 +118,18 @@ def test_over_tls_the_very_certificate_is_trusted_and_no_other(scene: Scene, key
     assert (status, "does this port serve https://?" in said) == (1, True)
 
 
-def test_with_public_keys_alone_it_is_shown_that_nothing_unsigned_is_taken(scene: Scene) -> None:
+def test_with_public_keys_alone_it_is_shown_that_nothing_unsigned_is_taken(env: FaultEnv) -> None:
     public = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
     keys = {"KEYTURN_SIGNING_PUBLIC_KEYS": "whpk_" + b64encode(public).decode()}
-    receiver = scene.receiver(KEYTURN_SIGNING_KEY_SECRET_ID="", **keys)
+    receiver = env.receiver(KEYTURN_SIGNING_KEY_SECRET_ID="", **keys)
     status, said = beat(receiver.url, **keys)
     assert status == 0, said
     assert "unsigned" in said
     assert "Not tested" in said
 
 
-def test_the_key_that_cannot_be_read_is_named(scene: Scene, tmp_path: Path) -> None:
-    status, said = beat(NOWHERE, aws=scene, KEYTURN_SIGNING_KEY_SECRET_ID="keyturn/none")
+def test_the_key_that_cannot_be_read_is_named(env: FaultEnv, tmp_path: Path) -> None:
+    status, said = beat(NOWHERE, aws=env, KEYTURN_SIGNING_KEY_SECRET_ID="keyturn/none")
     assert (status, "AWS secret keyturn/none does not exist" in said) == (1, True)
     status, said = beat(NOWHERE, KEYTURN_SIGNING_KEY_FILE=str(tmp_path / "none"))
     assert (status, "does not exist" in said) == (1, True)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from support.fault_env import Scene
-from support.manifests import eventually
-from support.otlp_collector import Collector
+from support.fault_env import FaultEnv
+from support.otlp_collector import OtlpCollector
+from support.wait import eventually
 
 ROOT = Path(__file__).parents[2]
 INSTALL = ROOT / "receiver" / "install"
@@ -123,23 +123,25 @@ def contents(directory: Path) -> dict[Path, bytes]:
     return {file.relative_to(directory): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
 
 
-def test_the_receiver_runs_from_it(scene: Scene, python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_receiver_runs_from_it(
+    env: FaultEnv, python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    receiver = scene.receiver(python=python)
+    receiver = env.receiver(python=python)
     assert receiver.ready()[0] == 200
-    scene.given()
-    assert scene.send(scene.rotate()).outcome == "applied"
-    scene.converge()
+    env.create_bound_secret()
+    assert env.send(env.rotate()).outcome == "applied"
+    env.wait_converged()
 
 
 def test_it_traces_from_it(
-    scene: Scene, python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collector: Collector
+    env: FaultEnv, python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collector: OtlpCollector
 ) -> None:
     """Traces are an extra for those who install from source; in the image they are a switch."""
     monkeypatch.chdir(tmp_path)
-    scene.receiver(python=python, **collector.settings)
-    scene.given()
-    assert scene.send(scene.rotate()).outcome == "applied"
+    env.receiver(python=python, **collector.settings)
+    env.create_bound_secret()
+    assert env.send(env.rotate()).outcome == "applied"
     eventually(lambda: "delivery" in {span.name for span in collector.spans})
 
 

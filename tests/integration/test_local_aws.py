@@ -10,7 +10,7 @@ from keyturn_local.aws.rotation import promote, rotate
 from keyturn_local.aws.server import EventPath, LocalAws
 from keyturn_local.notifier.event_source import Context, EventSource
 from keyturn_local.timeline import Timeline
-from support.manifests import eventually
+from support.wait import eventually
 
 NATIVE = json.loads((Path(__file__).parents[1] / "events" / "native-secret-label-updated.json").read_text())
 

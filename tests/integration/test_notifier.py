@@ -22,16 +22,16 @@ from keyturn_local.notifier.event_source import TIMEOUT_SECONDS, Context, functi
 from keyturn_notifier import delivery, telemetry
 from keyturn_notifier.queue import FIRST_DELAY
 from keyturn_receiver.sources.signing_keys import ed25519
-from support.fake_receiver import Receiver, all_of
-from support.manifests import eventually
+from support.fake_receiver import FakeReceiver, reply_to_all
+from support.wait import eventually
 
 EVENTS = Path(__file__).parents[1] / "events"
 NATIVE = json.loads((EVENTS / "native-secret-label-updated.json").read_text())
 
 
 @pytest.fixture
-def other() -> Iterator[Receiver]:
-    made = Receiver()
+def other() -> Iterator[FakeReceiver]:
+    made = FakeReceiver()
     yield made
     made.close()
 
@@ -43,7 +43,7 @@ def sandbox(aws: LocalAws, path: EventPath, monkeypatch: pytest.MonkeyPatch) -> 
     That function takes event bodies or complete records, and returns the ids of the messages that stay queued.
     """
 
-    def start(*receivers: Receiver, **settings: str) -> Callable[..., list[str]]:
+    def start(*receivers: FakeReceiver, **settings: str) -> Callable[..., list[str]]:
         environment = function_environment(aws, path, [receiver.url for receiver in receivers]) | settings
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
@@ -65,7 +65,7 @@ def sandbox(aws: LocalAws, path: EventPath, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def handle(sandbox: Callable[..., Any], receiver: Receiver) -> Callable[..., list[str]]:
+def handle(sandbox: Callable[..., Any], receiver: FakeReceiver) -> Callable[..., list[str]]:
     """A sandbox with one receiver."""
     return sandbox(receiver)
 
@@ -110,10 +110,10 @@ def metrics(capsys: pytest.CaptureFixture[str]) -> dict[str, list[float]]:
 
 
 def test_records_of_one_invocation_become_one_signed_delivery(
-    handle: Callable, receiver: Receiver, aws: LocalAws, path: EventPath
+    handle: Callable, receiver: FakeReceiver, aws: LocalAws, path: EventPath
 ):
     assert handle(event(), event(), event()) == []
-    ((headers, body),) = receiver.got
+    ((headers, body),) = receiver.requests
     verify([signing_key(aws, path)], headers, body, float(headers["webhook-timestamp"]))
     notifications = decode(headers["content-type"], body)
     assert len(notifications) == 3
@@ -121,37 +121,39 @@ def test_records_of_one_invocation_become_one_signed_delivery(
     assert notifications[0].data.version_id == NATIVE["detail"]["versionId"]
 
 
-def test_event_that_the_receiver_reports_as_failed_stays_in_the_queue(handle: Callable, receiver: Receiver) -> None:
+def test_event_that_the_receiver_reports_as_failed_stays_in_the_queue(handle: Callable, receiver: FakeReceiver) -> None:
     first, second = event(), event()
 
     def half(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
         results = [Result(str(first["id"]), Outcome.APPLIED), Result(str(second["id"]), Outcome.FAILED)]
         return 503, encode_reply(results)
 
-    receiver.answer = half
+    receiver.respond = half
     assert handle(first, second) == ["m1"]
 
 
 @pytest.mark.parametrize("answer", [(503, b""), (500, b"x"), (429, b""), (200, b"<html>"), (408, b""), (302, b"")])
 def test_answer_without_results_keeps_the_events_in_the_queue(
-    handle: Callable, receiver: Receiver, answer: tuple[int, bytes]
+    handle: Callable, receiver: FakeReceiver, answer: tuple[int, bytes]
 ) -> None:
-    receiver.answer = lambda headers, body: answer
+    receiver.respond = lambda headers, body: answer
     assert handle(event(), event()) == ["m0", "m1"]
 
 
-def test_unreachable_receiver_keeps_the_event_in_the_queue(handle: Callable, receiver: Receiver) -> None:
+def test_unreachable_receiver_keeps_the_event_in_the_queue(handle: Callable, receiver: FakeReceiver) -> None:
     receiver.server.server_close()
     assert handle(event()) == ["m0"]
 
 
-def test_retry_has_the_same_webhook_id_and_a_new_signature(handle: Callable, receiver: Receiver, aws: LocalAws) -> None:
+def test_retry_has_the_same_webhook_id_and_a_new_signature(
+    handle: Callable, receiver: FakeReceiver, aws: LocalAws
+) -> None:
     sent = event()
-    receiver.answer = lambda headers, body: (500, b"")
+    receiver.respond = lambda headers, body: (500, b"")
     handle(sent)
     time.sleep(1.01)  # webhook-timestamp is in whole seconds
     handle(sent)
-    (first, body), (second, again) = receiver.got
+    (first, body), (second, again) = receiver.requests
     assert first["webhook-id"] == second["webhook-id"]
     assert body == again
     assert int(second["webhook-timestamp"]) > int(first["webhook-timestamp"])
@@ -159,7 +161,7 @@ def test_retry_has_the_same_webhook_id_and_a_new_signature(handle: Callable, rec
 
 
 def test_401_makes_the_notifier_read_the_key_again_and_post_once_more(
-    handle: Callable, receiver: Receiver, aws: LocalAws, path: EventPath
+    handle: Callable, receiver: FakeReceiver, aws: LocalAws, path: EventPath
 ) -> None:
     handle(event())  # the notifier has cached the key, which is rotated next
     fresh = new_key(b"fresh key " * 4)
@@ -170,28 +172,28 @@ def test_401_makes_the_notifier_read_the_key_again_and_post_once_more(
             verify([parse_key(fresh)], headers, body, float(headers["webhook-timestamp"]))
         except Exception:
             return 401, b""
-        return 200, all_of(body, Outcome.APPLIED)
+        return 200, reply_to_all(body, Outcome.APPLIED)
 
-    receiver.answer = only_fresh
-    receiver.got.clear()
+    receiver.respond = only_fresh
+    receiver.requests.clear()
     assert handle(event()) == []
-    assert len(receiver.got) == 2
+    assert len(receiver.requests) == 2
 
 
 def test_repeated_401_keeps_the_event_in_the_queue_and_is_counted(
-    handle: Callable, receiver: Receiver, capsys: pytest.CaptureFixture[str]
+    handle: Callable, receiver: FakeReceiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    receiver.answer = lambda headers, body: (401, b"")
+    receiver.respond = lambda headers, body: (401, b"")
     assert handle(event()) == ["m0"]
-    assert len(receiver.got) == 2
+    assert len(receiver.requests) == 2
     assert metrics(capsys)["DeliveriesRefused"] == [1]
 
 
 def test_poison_message_goes_to_the_dead_letter_queue_with_the_reason(
-    handle: Callable, receiver: Receiver, aws: LocalAws, path: EventPath
+    handle: Callable, receiver: FakeReceiver, aws: LocalAws, path: EventPath
 ) -> None:
     refused = event()
-    receiver.answer = lambda headers, body: (400, b"")
+    receiver.respond = lambda headers, body: (400, b"")
     assert handle(refused, "no JSON", {"source": "aws.s3"}) == []
     assert dead_letters(aws, path) == {
         json.dumps(refused): f"{receiver.url.split('/')[2]}: the receiver refuses it: status 400",
@@ -201,20 +203,20 @@ def test_poison_message_goes_to_the_dead_letter_queue_with_the_reason(
 
 
 def test_refused_event_does_not_fail_the_others_of_its_batch(
-    handle: Callable, receiver: Receiver, aws: LocalAws, path: EventPath
+    handle: Callable, receiver: FakeReceiver, aws: LocalAws, path: EventPath
 ) -> None:
     good, bad, fine = event(), event(), event()
 
     def picky(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
-        return (400, b"") if str(bad["id"]).encode() in body else (200, all_of(body, Outcome.APPLIED))
+        return (400, b"") if str(bad["id"]).encode() in body else (200, reply_to_all(body, Outcome.APPLIED))
 
-    receiver.answer = picky
+    receiver.respond = picky
     assert handle(good, bad, fine) == []
     assert [*dead_letters(aws, path)] == [json.dumps(bad)]
 
 
 def test_unprintable_characters_in_the_reason_are_replaced(
-    handle: Callable, aws: LocalAws, path: EventPath, receiver: Receiver
+    handle: Callable, aws: LocalAws, path: EventPath, receiver: FakeReceiver
 ) -> None:
     broken = json.loads((EVENTS / "api-put-secret-value.without-a-secret.json").read_text())
     without_secret = {**broken, "detail": {**broken["detail"], "eventName": "PutSecretValue"}}
@@ -225,35 +227,37 @@ def test_unprintable_characters_in_the_reason_are_replaced(
 
 
 def test_poison_message_stays_in_the_queue_if_the_dead_letter_queue_fails(
-    sandbox: Callable, receiver: Receiver
+    sandbox: Callable, receiver: FakeReceiver
 ) -> None:
     nowhere = sandbox(receiver, KEYTURN_DLQ_URL=os.environ.get("AWS_ENDPOINT_URL", "") + "/123456789012/nowhere")
     assert nowhere("no JSON", event()) == ["m0"]
 
 
-def test_ignored_event_is_deleted_without_a_delivery(handle: Callable, receiver: Receiver) -> None:
+def test_ignored_event_is_deleted_without_a_delivery(handle: Callable, receiver: FakeReceiver) -> None:
     pending = {**NATIVE["detail"], "labelUpdated": "AWSPENDING"}
     assert handle(event(detail=pending)) == []
-    assert receiver.got == []
+    assert receiver.requests == []
 
 
-def test_duplicate_event_is_delivered_once_and_both_messages_are_retried(handle: Callable, receiver: Receiver) -> None:
+def test_duplicate_event_is_delivered_once_and_both_messages_are_retried(
+    handle: Callable, receiver: FakeReceiver
+) -> None:
     twice = event()
-    receiver.answer = lambda headers, body: (503, b"")
+    receiver.respond = lambda headers, body: (503, b"")
     assert handle(twice, twice) == ["m0", "m1"]
-    assert len(decode("application/cloudevents-batch+json", receiver.got[0][1])) == 1
+    assert len(decode("application/cloudevents-batch+json", receiver.requests[0][1])) == 1
 
 
-def test_ten_events_with_the_longest_names_fit_the_body_limit(handle: Callable, receiver: Receiver) -> None:
+def test_ten_events_with_the_longest_names_fit_the_body_limit(handle: Callable, receiver: FakeReceiver) -> None:
     name = "n" * 512
     arn = f"arn:aws:secretsmanager:us-west-2:012345678901:secret:{name}-a1b2c3"
     detail = {**NATIVE["detail"], "name": name}
     assert handle(*(event(resources=[arn], detail=detail) for _ in range(10))) == []
-    assert all(len(body) <= 16 * 1024 for _, body in receiver.got)
+    assert all(len(body) <= 16 * 1024 for _, body in receiver.requests)
 
 
 def test_events_of_the_corpus_end_as_expected_in_mixed_batches(
-    handle: Callable, receiver: Receiver, aws: LocalAws, path: EventPath, caplog: pytest.LogCaptureFixture
+    handle: Callable, receiver: FakeReceiver, aws: LocalAws, path: EventPath, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In batches of ten, some are delivered, some ignored, some poison; none affects another."""
     # Complete EventBridge events, except those about the signing key, which has another ARN here.
@@ -276,61 +280,61 @@ def test_events_of_the_corpus_end_as_expected_in_mixed_batches(
     assert reasons == {each["ignored"] for each in expected.values() if "ignored" in each}
 
 
-def test_event_about_the_signing_key_is_ignored(handle: Callable, receiver: Receiver, path: EventPath) -> None:
+def test_event_about_the_signing_key_is_ignored(handle: Callable, receiver: FakeReceiver, path: EventPath) -> None:
     assert handle(event(resources=[path.signing_key_secret_id])) == []
-    assert receiver.got == []
+    assert receiver.requests == []
 
 
 class TestSeveralReceivers:
     def test_event_stays_queued_until_every_receiver_has_accepted_it(
-        self, sandbox: Callable, receiver: Receiver, other: Receiver
+        self, sandbox: Callable, receiver: FakeReceiver, other: FakeReceiver
     ) -> None:
         first, second = event(), event()
-        other.answer = lambda headers, body: (503, encode_reply([Result(str(first["id"]), Outcome.UNCHANGED)]))
+        other.respond = lambda headers, body: (503, encode_reply([Result(str(first["id"]), Outcome.UNCHANGED)]))
         assert sandbox(receiver, other)(first, second) == ["m1"]
         assert {each.id for each in receiver.notifications} == {first["id"], second["id"]}
 
     def test_accepted_event_is_not_sent_to_the_same_receiver_again(
-        self, sandbox: Callable, receiver: Receiver, other: Receiver
+        self, sandbox: Callable, receiver: FakeReceiver, other: FakeReceiver
     ) -> None:
         handle, sent = sandbox(receiver, other), event()
-        other.answer = lambda headers, body: (500, b"")
+        other.respond = lambda headers, body: (500, b"")
         assert handle(sent) == ["m0"]
-        other.answer = lambda headers, body: (200, all_of(body, Outcome.APPLIED))
+        other.respond = lambda headers, body: (200, reply_to_all(body, Outcome.APPLIED))
         assert handle(sent) == []
-        assert (len(receiver.got), len(other.got)) == (1, 2)
+        assert (len(receiver.requests), len(other.requests)) == (1, 2)
 
     def test_hanging_receiver_delays_no_other_and_opens_the_circuit_breaker(
-        self, sandbox: Callable, receiver: Receiver, other: Receiver
+        self, sandbox: Callable, receiver: FakeReceiver, other: FakeReceiver
     ) -> None:
         handle = sandbox(receiver, other)
-        other.answer = other.hang
+        other.respond = other.hang
         start = time.monotonic()
         assert handle(event()) == ["m0"]
         assert time.monotonic() - start < Context().get_remaining_time_in_millis() / 1000 / 2
         start = time.monotonic()
         for _ in range(20):
             assert handle(event()) == ["m0"]
-        assert len(receiver.got) == 21
-        assert len(other.got) == 1
+        assert len(receiver.requests) == 21
+        assert len(other.requests) == 1
         assert time.monotonic() - start < delivery.COOLDOWN_SECONDS
 
     def test_dead_receiver_does_not_block_the_others(
-        self, sandbox: Callable, receiver: Receiver, other: Receiver
+        self, sandbox: Callable, receiver: FakeReceiver, other: FakeReceiver
     ) -> None:
         other.close()
         assert sandbox(receiver, other)(event(), event()) == ["m0", "m1"]
         assert len(receiver.notifications) == 2
 
     def test_event_refused_by_one_receiver_is_dead_lettered_after_the_other_has_accepted_it(
-        self, sandbox: Callable, receiver: Receiver, other: Receiver, aws: LocalAws, path: EventPath
+        self, sandbox: Callable, receiver: FakeReceiver, other: FakeReceiver, aws: LocalAws, path: EventPath
     ) -> None:
         handle, sent = sandbox(receiver, other), event()
-        receiver.answer = lambda headers, body: (400, b"")
-        other.answer = lambda headers, body: (500, b"")
+        receiver.respond = lambda headers, body: (400, b"")
+        other.respond = lambda headers, body: (500, b"")
         assert handle(sent) == ["m0"]
         assert dead_letters(aws, path) == {}
-        other.answer = lambda headers, body: (200, all_of(body, Outcome.APPLIED))
+        other.respond = lambda headers, body: (200, reply_to_all(body, Outcome.APPLIED))
         assert handle(sent) == []
         assert [*dead_letters(aws, path)] == [json.dumps(sent)]
 
@@ -342,7 +346,7 @@ class TestBackOff:
         return aws.sqs().create_queue(QueueName=f"q-{uuid4()}", Attributes=attributes)["QueueUrl"]
 
     @pytest.fixture
-    def handle(self, sandbox: Callable, receiver: Receiver, queue_url: str) -> Callable[..., list[str]]:
+    def handle(self, sandbox: Callable, receiver: FakeReceiver, queue_url: str) -> Callable[..., list[str]]:
         return sandbox(receiver, KEYTURN_QUEUE_URL=queue_url)
 
     def take(self, aws: LocalAws, queue_url: str) -> dict[str, Any]:
@@ -356,10 +360,10 @@ class TestBackOff:
         return int(aws.sqs().get_queue_attributes(QueueUrl=queue_url, AttributeNames=[name])["Attributes"][name])
 
     def test_failed_event_is_retried_before_the_queues_own_visibility_timeout(
-        self, handle: Callable, receiver: Receiver, aws: LocalAws, queue_url: str
+        self, handle: Callable, receiver: FakeReceiver, aws: LocalAws, queue_url: str
     ) -> None:
         aws.sqs().send_message(QueueUrl=queue_url, MessageBody=json.dumps(event()))
-        receiver.answer = lambda headers, body: (500, b"")
+        receiver.respond = lambda headers, body: (500, b"")
         assert handle(self.take(aws, queue_url)) == ["m0"]
         assert self.invisible(aws, queue_url) == 1
         eventually(lambda: not self.invisible(aws, queue_url), 2 * FIRST_DELAY)
@@ -367,13 +371,13 @@ class TestBackOff:
 
     @pytest.mark.parametrize("form", ["seconds", "date"])
     def test_failed_event_is_not_retried_before_retry_after(
-        self, handle: Callable, receiver: Receiver, aws: LocalAws, queue_url: str, form: str
+        self, handle: Callable, receiver: FakeReceiver, aws: LocalAws, queue_url: str, form: str
     ) -> None:
         wait = 5.0
         aws.sqs().send_message(QueueUrl=queue_url, MessageBody=json.dumps(event()))
-        receiver.answer = lambda headers, body: (500, b"")
+        receiver.respond = lambda headers, body: (500, b"")
         date = formatdate(time.time() + wait, usegmt=True)
-        receiver.more = {"Retry-After": str(int(wait)) if form == "seconds" else date}
+        receiver.extra_headers = {"Retry-After": str(int(wait)) if form == "seconds" else date}
         start = time.time()
         assert handle(self.take(aws, queue_url)) == ["m0"]
         eventually(lambda: not self.invisible(aws, queue_url), wait + 3)
@@ -393,16 +397,16 @@ class TestConnections:
     def bundle(self, authority: trustme.CA) -> str:
         return base64.b64encode(authority.cert_pem.bytes()).decode()
 
-    def test_connection_is_reused_across_invocations(self, handle: Callable, receiver: Receiver) -> None:
+    def test_connection_is_reused_across_invocations(self, handle: Callable, receiver: FakeReceiver) -> None:
         for _ in range(5):
             assert handle(event()) == []
         assert receiver.connections == 1
 
     def test_connection_closed_while_idle_is_replaced_within_the_same_delivery(
-        self, handle: Callable, receiver: Receiver
+        self, handle: Callable, receiver: FakeReceiver
     ) -> None:
         assert handle(event()) == []
-        accept, closed = receiver.answer, []
+        accept, closed = receiver.respond, []
 
         def close_once(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
             if not closed:
@@ -410,69 +414,69 @@ class TestConnections:
                 raise ConnectionAbortedError  # the client sees a closed connection without an answer
             return accept(headers, body)
 
-        receiver.answer = close_once
+        receiver.respond = close_once
         assert handle(event()) == []
         assert receiver.connections == 2
 
     def test_private_ca_is_trusted_only_if_the_ca_bundle_holds_it(
         self, sandbox: Callable, authority: trustme.CA
     ) -> None:
-        receiver = Receiver(self.tls(authority, "127.0.0.1"))
+        receiver = FakeReceiver(self.tls(authority, "127.0.0.1"))
         assert sandbox(receiver)(event()) == ["m0"]
-        assert receiver.got == []
+        assert receiver.requests == []
         assert sandbox(receiver, KEYTURN_CA_BUNDLE=self.bundle(authority))(event()) == []
         receiver.close()
 
     def test_certificate_for_another_host_is_refused(self, sandbox: Callable, authority: trustme.CA) -> None:
-        receiver = Receiver(self.tls(authority, "another.example"))
+        receiver = FakeReceiver(self.tls(authority, "another.example"))
         assert sandbox(receiver, KEYTURN_CA_BUNDLE=self.bundle(authority))(event()) == ["m0"]
-        assert receiver.got == []
+        assert receiver.requests == []
         receiver.close()
 
 
 class TestSigning:
     def test_previous_key_signs_as_well_as_the_current_one(
-        self, sandbox: Callable, receiver: Receiver, aws: LocalAws, path: EventPath
+        self, sandbox: Callable, receiver: FakeReceiver, aws: LocalAws, path: EventPath
     ) -> None:
         before = signing_key(aws, path)
         aws.secrets_manager().put_secret_value(
             SecretId=path.signing_key_secret_id, SecretString=new_key(b"the next key " * 4)
         )
         assert sandbox(receiver)(event()) == []
-        ((headers, body),) = receiver.got
+        ((headers, body),) = receiver.requests
         for key in (before, signing_key(aws, path)):
             verify([key], headers, body, float(headers["webhook-timestamp"]))
 
-    def test_kms_key_signs_if_the_stack_has_one(self, sandbox: Callable, receiver: Receiver, aws: LocalAws) -> None:
+    def test_kms_key_signs_if_the_stack_has_one(self, sandbox: Callable, receiver: FakeReceiver, aws: LocalAws) -> None:
         public_key = parse_public_key(base64.b64encode(aws.kms().get_public_key(KeyId="any")["PublicKey"]).decode())
         assert sandbox(receiver, KEYTURN_KMS_KEY_ID="any")(event()) == []
-        ((headers, body),) = receiver.got
+        ((headers, body),) = receiver.requests
         verify([], headers, body, float(headers["webhook-timestamp"]), public_keys=[ed25519(public_key)])
 
-    def test_batches_fit_the_limit_of_kms(self, sandbox: Callable, receiver: Receiver) -> None:
+    def test_batches_fit_the_limit_of_kms(self, sandbox: Callable, receiver: FakeReceiver) -> None:
         name = "n" * 512
         arn = f"arn:aws:secretsmanager:us-west-2:012345678901:secret:{name}-a1b2c3"
         events = [event(resources=[arn], detail={**NATIVE["detail"], "name": name}) for _ in range(10)]
         assert sandbox(receiver, KEYTURN_KMS_KEY_ID="any")(*events) == []
         assert len(receiver.notifications) == 10
-        assert len(receiver.got) > 1
+        assert len(receiver.requests) > 1
 
-    def test_missing_signing_key_keeps_the_events_in_the_queue(self, sandbox: Callable, receiver: Receiver) -> None:
+    def test_missing_signing_key_keeps_the_events_in_the_queue(self, sandbox: Callable, receiver: FakeReceiver) -> None:
         arn = "arn:aws:secretsmanager:us-east-1:123456789012:secret:gone-a1b2c3"
         assert sandbox(receiver, KEYTURN_SIGNING_KEY_SECRET_ID=arn)(event(), event()) == ["m0", "m1"]
-        assert receiver.got == []
+        assert receiver.requests == []
 
     def test_hanging_aws_times_out_before_the_invocation_does(
-        self, sandbox: Callable, receiver: Receiver, other: Receiver
+        self, sandbox: Callable, receiver: FakeReceiver, other: FakeReceiver
     ) -> None:
-        other.answer = other.hang
+        other.respond = other.hang
         start = time.monotonic()
         assert sandbox(receiver, AWS_ENDPOINT_URL=other.url.removesuffix("/v1/notifications"))(event()) == ["m0"]
         assert time.monotonic() - start < TIMEOUT_SECONDS - 5
-        assert receiver.got == []
+        assert receiver.requests == []
 
     def test_invalid_previous_key_does_not_prevent_deliveries(
-        self, sandbox: Callable, receiver: Receiver, aws: LocalAws
+        self, sandbox: Callable, receiver: FakeReceiver, aws: LocalAws
     ) -> None:
         client, name = aws.secrets_manager(), f"key-{uuid4()}"
         client.create_secret(Name=name, SecretString="typed by hand and not a key")
@@ -483,7 +487,7 @@ class TestSigning:
     def test_signing_keys_never_appear_in_output(
         self,
         sandbox: Callable,
-        receiver: Receiver,
+        receiver: FakeReceiver,
         aws: LocalAws,
         path: EventPath,
         capsys: pytest.CaptureFixture[str],
@@ -507,7 +511,7 @@ class TestHeartbeats:
         return {**self.HEARTBEAT, "id": str(uuid4())}
 
     def test_accepted_heartbeat_is_counted(
-        self, handle: Callable, receiver: Receiver, capsys: pytest.CaptureFixture[str]
+        self, handle: Callable, receiver: FakeReceiver, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert handle(self.beat()) == []
         assert [each.type for each in receiver.notifications] == [EventType.HEARTBEAT]
@@ -516,20 +520,20 @@ class TestHeartbeats:
         assert not counted.keys() & {"DeliveriesDone", "EventAge", "HeartbeatsRefused"}
 
     def test_refused_heartbeat_is_counted_and_not_retried(
-        self, handle: Callable, receiver: Receiver, capsys: pytest.CaptureFixture[str]
+        self, handle: Callable, receiver: FakeReceiver, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        receiver.answer = lambda headers, body: (503, b"")
+        receiver.respond = lambda headers, body: (503, b"")
         assert handle(self.beat()) == []
         assert metrics(capsys)["HeartbeatsRefused"] == [1]
 
 
 def test_invocations_emit_exactly_the_defined_metrics(
-    handle: Callable, receiver: Receiver, capsys: pytest.CaptureFixture[str]
+    handle: Callable, receiver: FakeReceiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
     emitted: set[str] = set()
 
     def invoke(status: int, *bodies: object) -> None:
-        receiver.answer = lambda headers, body: (status, all_of(body, Outcome.APPLIED) if status == 200 else b"")
+        receiver.respond = lambda headers, body: (status, reply_to_all(body, Outcome.APPLIED) if status == 200 else b"")
         handle(*bodies)
         emitted.update(metrics(capsys))
 
@@ -539,7 +543,7 @@ def test_invocations_emit_exactly_the_defined_metrics(
 
 
 def test_event_age_and_delivery_latency_are_in_milliseconds(
-    handle: Callable, receiver: Receiver, capsys: pytest.CaptureFixture[str]
+    handle: Callable, receiver: FakeReceiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moment = datetime.fromtimestamp(time.time() - 10, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     handle(event(time=moment))

@@ -16,7 +16,7 @@ from keyturn_local.notifier.event_source import function_environment
 from keyturn_local.notifier.lambda_runtime import FunctionError, LambdaRuntime
 from keyturn_local.timeline import Timeline
 from keyturn_notifier import rotation
-from support.fake_receiver import Receiver, all_of
+from support.fake_receiver import FakeReceiver, reply_to_all
 
 HANDLER = "keyturn_notifier.rotation.handler"
 
@@ -33,18 +33,18 @@ def path(aws: LocalAws) -> EventPath:
 
 
 @pytest.fixture
-def receivers(aws: LocalAws, path: EventPath) -> Iterator[list[Receiver]]:
+def receivers(aws: LocalAws, path: EventPath) -> Iterator[list[FakeReceiver]]:
     """Two receivers that accept a signature by the current, previous or pending key."""
-    made = [Receiver(), Receiver()]
+    made = [FakeReceiver(), FakeReceiver()]
     for receiver in made:
-        receiver.answer = accepting(aws, path, "AWSCURRENT", "AWSPREVIOUS", "AWSPENDING")
+        receiver.respond = accepting(aws, path, "AWSCURRENT", "AWSPREVIOUS", "AWSPENDING")
     yield made
     for receiver in made:
         receiver.close()
 
 
 @pytest.fixture
-def function(aws: LocalAws, path: EventPath, receivers: list[Receiver], tmp_path: Path) -> Iterator[LambdaRuntime]:
+def function(aws: LocalAws, path: EventPath, receivers: list[FakeReceiver], tmp_path: Path) -> Iterator[LambdaRuntime]:
     environment = function_environment(aws, path, [receiver.url for receiver in receivers])
     timeout = rotation.TRY_SECONDS + rotation.PAUSE_SECONDS + 8  # enough for two tries, even on a busy machine
     with LambdaRuntime(artifact.build(), HANDLER, environment, tmp_path, timeout) as running:
@@ -60,7 +60,7 @@ def accepting(aws: LocalAws, path: EventPath, *labels: str) -> Callable[[dict[st
             verify(keys, headers, body, float(headers["webhook-timestamp"]))
         except NotVerified:
             return 401, b""
-        return 200, all_of(body, Outcome.IGNORED)
+        return 200, reply_to_all(body, Outcome.IGNORED)
 
     return answer
 
@@ -78,7 +78,7 @@ def stages(aws: LocalAws, path: EventPath) -> dict[str, list[str]]:
 
 
 def test_rotation_makes_the_new_key_current_and_the_old_one_previous(
-    aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[Receiver]
+    aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[FakeReceiver]
 ) -> None:
     old = key_values(aws, path)["AWSCURRENT"]
     version_id = rotate_by_function(function, path.signing_key_secret_id)
@@ -93,30 +93,30 @@ def test_rotation_makes_the_new_key_current_and_the_old_one_previous(
 
 
 def test_heartbeat_of_the_test_step_is_signed_with_the_new_key_alone(
-    aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[Receiver]
+    aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[FakeReceiver]
 ) -> None:
     old = key_values(aws, path)["AWSCURRENT"]
     rotate_by_function(function, path.signing_key_secret_id)
-    headers, body = receivers[0].got[-1]
+    headers, body = receivers[0].requests[-1]
     with pytest.raises(NotVerified):
         verify([parse_key(old)], headers, body, float(headers["webhook-timestamp"]))
 
 
 def test_rotation_waits_for_a_receiver_that_has_not_read_the_new_key_yet(
-    aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[Receiver]
+    aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[FakeReceiver]
 ) -> None:
-    accepts_all, accepts_old = receivers[1].answer, accepting(aws, path, "AWSCURRENT", "AWSPREVIOUS")
-    receivers[1].answer = lambda *request: (accepts_all if len(receivers[1].got) > 2 else accepts_old)(*request)
+    accepts_all, accepts_old = receivers[1].respond, accepting(aws, path, "AWSCURRENT", "AWSPREVIOUS")
+    receivers[1].respond = lambda *request: (accepts_all if len(receivers[1].requests) > 2 else accepts_old)(*request)
     version_id = rotate_by_function(function, path.signing_key_secret_id)
     assert "AWSCURRENT" in stages(aws, path)[version_id]
-    assert len(receivers[0].got) == 1, "a receiver that has accepted the key gets no second heartbeat"
+    assert len(receivers[0].requests) == 1, "a receiver that has accepted the key gets no second heartbeat"
 
 
 def test_old_key_stays_current_while_one_receiver_refuses_and_the_log_names_it(
-    aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[Receiver]
+    aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[FakeReceiver]
 ) -> None:
     before = stages(aws, path)
-    receivers[1].answer = accepting(aws, path, "AWSCURRENT", "AWSPREVIOUS")
+    receivers[1].respond = accepting(aws, path, "AWSCURRENT", "AWSPREVIOUS")
     with pytest.raises(FunctionError) as caught:
         rotate_by_function(function, path.signing_key_secret_id)
     assert caught.value.kind == "RotationFailed"

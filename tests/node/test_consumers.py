@@ -8,22 +8,32 @@ import pytest
 from keyturn_contract.signature import parse_key
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.control_plane import ControlPlane
-from node.consumers import ENV, SUB_PATH, VOLUME, WAYS, Listener, bind, named, now, rotate_to
-from node.release import released, values
-from support.manifests import eventually
-from support.sqs_like_sender import Courier
+from support.helm import installed_release, node_values
+from support.reporting_consumers import (
+    ENV,
+    SUB_PATH,
+    VOLUME,
+    WAYS,
+    Listener,
+    bind_secrets,
+    pod_clock,
+    rotate_to,
+    version_name,
+)
+from support.sqs_like_sender import RetryingSender
+from support.wait import eventually
 
 SYNC_SECONDS = 4  # of the kubelet, as conftest.py has it
 
 
 @pytest.fixture(scope="module")
-def courier(control_plane: ControlPlane, aws: LocalAws, signing_key_id: str) -> Iterator[Courier]:
+def sender(control_plane: ControlPlane, aws: LocalAws, signing_key_id: str) -> Iterator[RetryingSender]:
     """One that carries to receivers in the chart's own pods."""
     key = parse_key(aws.secrets_manager().get_secret_value(SecretId=signing_key_id)["SecretString"])
-    with released(control_plane, values(aws, signing_key_id, drainSeconds=0)) as release:
-        courier = Courier(key, [release.url])
-        yield courier
-        courier.close()
+    with installed_release(control_plane, node_values(aws, signing_key_id, drainSeconds=0)) as release:
+        sender = RetryingSender(key, [release.url])
+        yield sender
+        sender.close()
 
 
 @pytest.fixture
@@ -33,10 +43,10 @@ def listener() -> Iterator[Listener]:
 
 
 @pytest.fixture
-def place(control_plane: ControlPlane, namespace: str, aws: LocalAws, courier: Courier) -> str:
+def place(control_plane: ControlPlane, namespace: str, aws: LocalAws, sender: RetryingSender) -> str:
     """A namespace that takes restricted pods alone, and in it the Secret `db`, which holds the first version."""
     control_plane.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
-    bind(control_plane, aws, namespace, "db")
+    bind_secrets(control_plane, aws, namespace, "db")
     return namespace
 
 
@@ -53,32 +63,32 @@ def at_rest(listener: Listener) -> bool:
 
 
 def test_whoever_reads_a_secret_is_restarted_and_holds_the_new_value(
-    control_plane: ControlPlane, aws: LocalAws, place: str, listener: Listener, courier: Courier
+    control_plane: ControlPlane, aws: LocalAws, place: str, listener: Listener, sender: RetryingSender
 ) -> None:
     consume(control_plane, listener, place)
     before = {way: listener.pods(way) for way in WAYS}
-    courier.carry(rotate_to(aws, place, "db", 1))
-    moved = now()
+    sender.send(rotate_to(aws, place, "db", 1))
+    moved = pod_clock()
     took = {}
     for way in WAYS:
         (pod,) = eventually(lambda way=way: listener.pods(way) - before[way])
         control_plane.kubectl("rollout", "status", f"deployment/{way}", "-n", place, "--timeout=30s")
         told = [each for each in listener.of(way) if each.pod == pod]
-        assert {each.version for each in told} == {named(1)}
+        assert {each.version for each in told} == {version_name(1)}
         took[way] = told[0].at - moved
     print("\nlabel moved -> new value in use:", ", ".join(f"{way} {seconds:.2f} s" for way, seconds in took.items()))
     assert [len(listener.pods(way) - before[way]) for way in WAYS] == [1, 1, 1]
 
 
 def test_without_a_restart_a_mounted_volume_alone_gets_the_new_value(
-    control_plane: ControlPlane, aws: LocalAws, place: str, listener: Listener, courier: Courier
+    control_plane: ControlPlane, aws: LocalAws, place: str, listener: Listener, sender: RetryingSender
 ) -> None:
     """Where the workload says `keyturn.dev/rollout: disabled`; it comes from the kubelet, in its own time."""
     consume(control_plane, listener, place, disabled=True)
     eventually(lambda: at_rest(listener))
     before = {way: listener.last(way) for way in WAYS}
-    courier.carry(rotate_to(aws, place, "db", 1))
-    moved = now()
+    sender.send(rotate_to(aws, place, "db", 1))
+    moved = pod_clock()
     found = eventually(lambda: listener.first(VOLUME, VOLUME, 1))
     took = found.at - moved
     print(
@@ -86,10 +96,10 @@ def test_without_a_restart_a_mounted_volume_alone_gets_the_new_value(
     )
     time.sleep(2)
     after = {way: listener.last(way) for way in WAYS}
-    assert set(after[VOLUME].values()) == {named(1)}
+    assert set(after[VOLUME].values()) == {version_name(1)}
     assert after[ENV] == before[ENV]
     assert after[SUB_PATH] == before[SUB_PATH]
-    assert set((after[ENV] | after[SUB_PATH]).values()) == {named(0)}
+    assert set((after[ENV] | after[SUB_PATH]).values()) == {version_name(0)}
     assert {way: each.keys() for way, each in after.items()} == {way: each.keys() for way, each in before.items()}
     for pod in control_plane.list("pods", place):
         assert pod["status"]["containerStatuses"][0]["restartCount"] == 0

@@ -9,8 +9,9 @@ from keyturn_local.demo import manifests
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.processes.environment import IMPORT_ROOTS
 from keyturn_local.receiver.release import RECEIVERS
-from support.demo_output import DEMO, client_as_printed, ever_held, read_until_kept, tells_a_value, timelines
-from support.manifests import data_of, eventually
+from support.cluster_state import data_of
+from support.demo_output import DEMO, all_values, client_from_printed_env, contains_value, read_until_done, step_times
+from support.wait import eventually
 
 IN_USE = {app: f"new value in use: {app}" for app in manifests.READS}
 TELLING = (RECEIVERS, *(f"app={app}" for app in manifests.READS))
@@ -22,22 +23,22 @@ def test_the_demo_ends_with_the_new_value_in_use_and_every_claim_held(control_pl
     mine = {**os.environ, "PYTHONPATH": IMPORT_ROOTS, "KUBECONFIG": str(control_plane.kubeconfig)}
     with subprocess.Popen([*DEMO, "--node", "--keep"], stdout=subprocess.PIPE, text=True, env=mine) as demo:
         try:
-            printed = read_until_kept(demo)
+            printed = read_until_done(demo)
             print(printed)
             assert "BROKEN" not in printed
             assert re.search(r"Verdict: (\d+) of \1 claims held", printed)
-            first, second, cut, unread = timelines(printed)
+            first, second, cut, unread = step_times(printed)
             read_by = {"database": ("web", "queue"), "api-token": ("agent",)}
             for timeline, secret_name in ((first, "database"), (second, "api-token"), (cut, "database")):
                 assert timeline.keys() & {*IN_USE.values()} == {IN_USE[app] for app in read_by[secret_name]}
                 assert all(timeline["Secret applied"] < timeline[IN_USE[app]] for app in read_by[secret_name])
             assert not unread.keys() & {*IN_USE.values()}
 
-            client = client_as_printed(printed)
-            values = ever_held(client)
+            client = client_from_printed_env(printed)
+            values = all_values(client)
             logs = [control_plane.kubectl("logs", "-n", manifests.NAMESPACE, f"--selector={each}") for each in TELLING]
             assert all(logs)
-            assert not tells_a_value("\n".join([printed, *logs]), values)
+            assert not contains_value("\n".join([printed, *logs]), values)
             client.put_secret_value(SecretId=manifests.API_TOKEN, SecretString="by-hand")
             eventually(lambda: data_of(control_plane, manifests.NAMESPACE, "api-token") == {"value": b"by-hand"})
 

@@ -10,8 +10,9 @@ import pytest
 from keyturn_local.kubernetes.cluster import KubectlFailed
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.node import images
-from node.consumers import RESTRICTED
-from support.manifests import eventually, secret, workload
+from support.manifests import secret, workload
+from support.reporting_consumers import RESTRICTED
+from support.wait import eventually
 
 SERVER: dict[str, Any] = {
     "image": images.BUSYBOX,

@@ -15,11 +15,11 @@ from keyturn_contract.message import Outcome
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.cluster import Cluster, KubectlFailed
 from keyturn_local.kubernetes.control_plane import ControlPlane
-from node.load import Load
-from node.release import PYTHON, RECEIVERS, Release, post, released, values
-from node.team import Team, team
-from support.manifests import eventually
-from support.sqs_like_sender import Courier
+from support.helm import PYTHON, RECEIVERS, InstalledRelease, deliver, installed_release, node_values
+from support.sqs_like_sender import RetryingSender
+from support.steady_load import SteadyLoad
+from support.team import Team, team
+from support.wait import eventually
 
 NOBODY = 65532
 GRACE_SECONDS = 30
@@ -29,25 +29,25 @@ ACCOUNT_FILES = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
 @pytest.fixture(scope="module")
-def release(control_plane: ControlPlane, aws: LocalAws, signing_key_id: str) -> Iterator[Release]:
+def release(control_plane: ControlPlane, aws: LocalAws, signing_key_id: str) -> Iterator[InstalledRelease]:
     """The chart as it stands; whoever breaks a receiver waits until there are two again."""
-    with released(control_plane, values(aws, signing_key_id)) as running:
+    with installed_release(control_plane, node_values(aws, signing_key_id)) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def own_team(control_plane: ControlPlane, aws: LocalAws, release: Release) -> Iterator[Team]:
+def own_team(control_plane: ControlPlane, aws: LocalAws, release: InstalledRelease) -> Iterator[Team]:
     with team(control_plane, aws, *TEN) as made:
         yield made
 
 
-def two_serve(release: Release) -> bool:
+def two_serve(release: InstalledRelease) -> bool:
     """Whether two receivers are Ready, and none is going."""
     listed = release.cluster.list("pods", release.namespace, RECEIVERS)
-    return len(listed) == 2 and release.home.ready_pods(RECEIVERS) == {pod["metadata"]["name"] for pod in listed}
+    return len(listed) == 2 and release.helm.ready_pods(RECEIVERS) == {pod["metadata"]["name"] for pod in listed}
 
 
-def test_both_receivers_are_ready_by_the_kubelets_probes(release: Release) -> None:
+def test_both_receivers_are_ready_by_the_kubelets_probes(release: InstalledRelease) -> None:
     pods = release.pods()
     assert len(pods) == 2
     for pod in pods:
@@ -58,7 +58,7 @@ def test_both_receivers_are_ready_by_the_kubelets_probes(release: Release) -> No
     assert sum(release.metric(pod, "keyturn_poller_leader") for pod in pods) == 1
 
 
-def test_a_receiver_is_nobody_and_may_nothing(release: Release) -> None:
+def test_a_receiver_is_nobody_and_may_nothing(release: InstalledRelease) -> None:
     for pod in release.pods():
         process = release.process(pod)
         status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
@@ -67,7 +67,7 @@ def test_a_receiver_is_nobody_and_may_nothing(release: Release) -> None:
         assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
 
 
-def test_a_receiver_writes_nothing_to_its_root(release: Release) -> None:
+def test_a_receiver_writes_nothing_to_its_root(release: InstalledRelease) -> None:
     for pod in release.pods():
         mounts = [line.split() for line in (release.process(pod) / "mountinfo").read_text().splitlines()]
         (root,) = [mount for mount in mounts if mount[4] == "/"]
@@ -82,7 +82,9 @@ def test_a_receiver_writes_nothing_to_its_root(release: Release) -> None:
             release.cluster.kubectl("exec", pod["metadata"]["name"], "-n", release.namespace, "--", *command)
 
 
-def test_a_receiver_is_its_own_service_account_and_may_what_the_chart_says(release: Release, tmp_path: Path) -> None:
+def test_a_receiver_is_its_own_service_account_and_may_what_the_chart_says(
+    release: InstalledRelease, tmp_path: Path
+) -> None:
     pod = release.pods()[0]
     (container,) = pod["spec"]["containers"]
     assert [mount["mountPath"] for mount in container["volumeMounts"]] == [ACCOUNT_FILES]
@@ -111,7 +113,7 @@ def test_a_receiver_is_its_own_service_account_and_may_what_the_chart_says(relea
     assert not {each for each in forbidden if may(*each)}
 
 
-def holding(token: str, release: Release, directory: Path) -> Cluster:
+def holding(token: str, release: InstalledRelease, directory: Path) -> Cluster:
     """The cluster as whoever holds a token sees it."""
     kubectl = release.cluster.command[0]
     content = json.loads(release.cluster.kubectl("config", "view", "--minify", "--flatten", "--raw", "-o", "json"))
@@ -122,49 +124,53 @@ def holding(token: str, release: Release, directory: Path) -> Cluster:
     return Cluster(kubectl, file)
 
 
-def test_a_receiver_says_in_its_pods_log_that_it_has_begun(release: Release) -> None:
+def test_a_receiver_says_in_its_pods_log_that_it_has_begun(release: InstalledRelease) -> None:
     for pod in release.pods():
         assert [line["message"] for line in release.log(pod)].count("started") == 1
 
 
-def test_helm_test_passes_through_the_service(release: Release) -> None:
-    told = release.home.helm.test("keyturn", timeout=60, logs=True)["logs"]
+def test_helm_test_passes_through_the_service(release: InstalledRelease) -> None:
+    told = release.helm.client.test("keyturn", timeout=60, logs=True)["logs"]
     assert f"http://keyturn.{release.namespace}.svc" in told
 
 
-def test_a_rotation_that_is_delivered_to_the_service_is_applied(release: Release, own_team: Team, key: bytes) -> None:
+def test_a_rotation_that_is_delivered_to_the_service_is_applied(
+    release: InstalledRelease, own_team: Team, key: bytes
+) -> None:
     for name in TEN[:3]:
-        (result,) = post(release.url, key, own_team.rotate(name))
+        (result,) = deliver(release.url, key, own_team.rotate(name))
         assert (result.outcome, result.secrets) == (Outcome.APPLIED, (f"{own_team.namespace}/{name}",))
-    assert own_team.in_order()
+    assert own_team.is_current()
 
 
 def test_an_upgrade_rolls_without_a_failed_delivery(
-    release: Release, own_team: Team, key: bytes, aws: LocalAws, signing_key_id: str
+    release: InstalledRelease, own_team: Team, key: bytes, aws: LocalAws, signing_key_id: str
 ) -> None:
     before = {pod["metadata"]["uid"] for pod in release.pods()}
-    with Load(release.url, key, TEN, own_team.rotate) as load:
+    with SteadyLoad(release.url, key, TEN, own_team.rotate) as load:
         eventually(lambda: load.answers["200"] > 100)
-        release.home.upgrade(values(aws, signing_key_id, drainSeconds=5))
+        release.helm.upgrade(node_values(aws, signing_key_id, drainSeconds=5))
         eventually(lambda: two_serve(release), 60)  # those before serve on until their drain is over
     assert not before & {pod["metadata"]["uid"] for pod in release.pods()}
     assert load.answers.keys() == {"200"}, load.trouble
-    assert own_team.in_order()
+    assert own_team.is_current()
 
 
-def test_a_receiver_that_is_told_to_end_fails_no_delivery(release: Release, own_team: Team, key: bytes) -> None:
+def test_a_receiver_that_is_told_to_end_fails_no_delivery(
+    release: InstalledRelease, own_team: Team, key: bytes
+) -> None:
     going = release.pods()[0]
     name = going["metadata"]["name"]
     finalizers(release, name, ["keyturn.dev/witness"])  # so that it can be asked how it has ended
     try:
-        with Load(release.url, key, TEN, own_team.rotate) as load:
+        with SteadyLoad(release.url, key, TEN, own_team.rotate) as load:
             eventually(lambda: load.answers["200"] > 50)
             release.cluster.kubectl("delete", "pod", name, "-n", release.namespace, "--wait=false")
             latest = release.pod(name)["metadata"]
             eventually(lambda: "shutting down" in release.ask(going, "/readyz").text)
             # Who does not know yet that it is going is served.
             url = f"http://{going['status']['podIP']}:8080/v1/notifications"
-            assert {result.outcome for result in post(url, key, own_team.rotate("db-0"))} <= DONE
+            assert {result.outcome for result in deliver(url, key, own_team.rotate("db-0"))} <= DONE
 
             def ended() -> Any:
                 return release.pod(name)["status"]["containerStatuses"][0]["state"].get("terminated")
@@ -179,33 +185,33 @@ def test_a_receiver_that_is_told_to_end_fails_no_delivery(release: Release, own_
     eventually(lambda: two_serve(release), 60)
 
 
-def finalizers(release: Release, name: str, finalizers: list[str]) -> None:
+def finalizers(release: InstalledRelease, name: str, finalizers: list[str]) -> None:
     patch = json.dumps({"metadata": {"finalizers": finalizers}})
     release.cluster.kubectl("patch", "pod", name, "-n", release.namespace, "--type=merge", f"--patch={patch}")
 
 
 def test_a_receiver_that_is_killed_is_started_anew_and_nothing_is_lost(
-    release: Release, own_team: Team, key: bytes
+    release: InstalledRelease, own_team: Team, key: bytes
 ) -> None:
     pod = release.pods()[0]
     late = [f"late-{number}" for number in range(30)]  # each is rotated once: what comes after it makes up for nothing
     own_team.bind(*late)
-    eventually(own_team.in_order)
+    eventually(own_team.is_current)
     names = itertools.cycle(late)
-    courier = Courier(key, [release.url])
+    sender = RetryingSender(key, [release.url])
 
     def started_anew() -> Any:
-        courier.carry(own_team.rotate(next(names)))
+        sender.send(own_team.rotate(next(names)))
         (status,) = release.pod(pod["metadata"]["name"])["status"]["containerStatuses"]
         return status["restartCount"] == 1 and status["ready"] and status["lastState"]["terminated"]["exitCode"]
 
     try:
         for name in TEN:
-            courier.carry(own_team.rotate(name))
+            sender.send(own_team.rotate(name))
         os.kill(int(release.process(pod).name), signal.SIGKILL)
         assert eventually(started_anew, 60) == 128 + signal.SIGKILL
-        eventually(lambda: courier.idle, 60)
+        eventually(lambda: sender.idle, 60)
     finally:
-        courier.close()
-    assert own_team.in_order()
+        sender.close()
+    assert own_team.is_current()
     assert two_serve(release)

@@ -14,10 +14,9 @@ import trustme
 from keyturn_contract.message import Outcome
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.control_plane import ControlPlane
-from node.release import Release, post, processes_of, released, values
-from node.team import Team, team
-from support.helm import releases_in
-from support.manifests import eventually
+from support.helm import InstalledRelease, deliver, helm_in_namespace, installed_release, node_values, processes_of
+from support.team import Team, team
+from support.wait import eventually
 
 POLL_SECONDS = 2
 
@@ -26,7 +25,7 @@ POLL_SECONDS = 2
 class Small:
     """One receiver that serves one team alone, over TLS, and whose poller hardly rests."""
 
-    release: Release
+    release: InstalledRelease
     team: Team
     trust: ssl.SSLContext
 
@@ -44,7 +43,7 @@ def small(control_plane: ControlPlane, aws: LocalAws, signing_key_id: str) -> It
     authority.configure_trust(trust)
     certificate = tls_secret(home, authority.issue_cert(f"keyturn.{home}.svc"))
     with team(control_plane, aws) as made:
-        told = values(
+        told = node_values(
             aws,
             signing_key_id,
             replicas=1,
@@ -53,7 +52,7 @@ def small(control_plane: ControlPlane, aws: LocalAws, signing_key_id: str) -> It
             poller={"intervalSeconds": POLL_SECONDS},
             drainSeconds=0,
         )
-        with released(control_plane, told, home, [certificate]) as running:
+        with installed_release(control_plane, told, home, [certificate]) as running:
             yield Small(running, made, trust)
 
 
@@ -70,40 +69,40 @@ def tls_secret(namespace: str, certificate: trustme.LeafCert) -> dict[str, Any]:
 
 
 def test_helm_test_passes_through_the_service_over_tls(small: Small) -> None:
-    told = small.release.home.helm.test("keyturn", timeout=60, logs=True)["logs"]
+    told = small.release.helm.client.test("keyturn", timeout=60, logs=True)["logs"]
     assert f"A heartbeat to https://keyturn.{small.release.namespace}.svc" in told
 
 
 def test_a_delivery_over_tls_to_the_services_name_is_applied(small: Small, key: bytes) -> None:
     small.team.bind("db")
-    eventually(small.team.in_order)
-    (result,) = post(small.url, key, small.team.rotate("db"), verify=small.trust)
+    eventually(small.team.is_current)
+    (result,) = deliver(small.url, key, small.team.rotate("db"), verify=small.trust)
     assert result.outcome in (Outcome.APPLIED, Outcome.UNCHANGED)  # the poller may have been faster
-    assert small.team.in_order()
+    assert small.team.is_current()
     with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
-        post(small.url, key, verify=ssl.create_default_context())
+        deliver(small.url, key, verify=ssl.create_default_context())
 
 
 def test_the_poller_alone_carries_a_rotation(small: Small) -> None:
     small.team.bind("unheard")
-    eventually(small.team.in_order)
+    eventually(small.team.is_current)
     (pod,) = small.release.pods()
     before = small.release.metric(pod, "keyturn_recovered_by_poll_total")
     small.team.rotate("unheard")
-    eventually(small.team.in_order, 5 * POLL_SECONDS)
+    eventually(small.team.is_current, 5 * POLL_SECONDS)
     eventually(lambda: small.release.metric(pod, "keyturn_recovered_by_poll_total") == before + 1)
 
 
 def test_uninstalled_it_leaves_nothing(control_plane: ControlPlane, aws: LocalAws, signing_key_id: str) -> None:
-    with releases_in(control_plane) as home:
+    with helm_in_namespace(control_plane) as helm:
         # What Kubernetes itself puts into each namespace.
-        eventually(lambda: {"ServiceAccount", "ConfigMap"} <= {kind for kind, *_ in home.inventory()})
-        before = home.inventory()
-        home.install(values(aws, signing_key_id, drainSeconds=0))
-        home.helm.test("keyturn", timeout=60)
-        pods = [pod["metadata"]["uid"] for pod in Release(home).pods()]
+        eventually(lambda: {"ServiceAccount", "ConfigMap"} <= {kind for kind, *_ in helm.inventory()})
+        before = helm.inventory()
+        helm.install(node_values(aws, signing_key_id, drainSeconds=0))
+        helm.client.test("keyturn", timeout=60)
+        pods = [pod["metadata"]["uid"] for pod in InstalledRelease(helm).pods()]
         assert all(map(processes_of, pods))
-        home.uninstall()
+        helm.uninstall()
         # Not that nothing else has gone: other tests' namespaces do so meanwhile.
-        eventually(lambda: not home.inventory() - before, 60)
+        eventually(lambda: not helm.inventory() - before, 60)
         assert not any(map(processes_of, pods))

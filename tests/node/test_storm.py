@@ -26,13 +26,14 @@ from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_receiver.core.consumer import mark_name
 from keyturn_receiver.core.revision import digest
-from node.consumers import KEY, WAYS, Listener, Told, bind, named, now, rotate_to
-from node.release import PYTHON, RECEIVERS, Release, released, values
-from support.background import Aside
-from support.manifests import annotations_of, eventually
+from support.background import PeriodicThread
+from support.cluster_state import annotations_of
+from support.helm import PYTHON, RECEIVERS, InstalledRelease, installed_release, node_values
 from support.model.oracle import SecretOracle, Version, annotations, template_mark
-from support.object_history import Witness
-from support.sqs_like_sender import Courier
+from support.object_history import HistoryWatcher
+from support.reporting_consumers import KEY, WAYS, Listener, Report, bind_secrets, pod_clock, rotate_to, version_name
+from support.sqs_like_sender import RetryingSender
+from support.wait import eventually
 
 CONSUMERS = {**{way: [way] for way in WAYS}, "all": WAYS}  # each reads the Secret of its own name
 ROTATIONS = 100
@@ -44,18 +45,18 @@ TURN = "example.com/turn"  # on the receivers' pods, changed by the upgrade
 RECEIVER = f"{PYTHON}\0-m\0keyturn_receiver\0".encode()
 
 
-class Killer(Aside):
+class Killer(PeriodicThread):
     """Kills one receiver's container after the other with -9, while two are Ready; the kubelet starts it anew."""
 
-    def __init__(self, release: Release) -> None:
+    def __init__(self, release: InstalledRelease) -> None:
         super().__init__(KILL_SECONDS)
         self.kills = 0
-        self._home = release.home
+        self._helm = release.helm
         self._last = 0
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         running = sorted(processes_of_receivers())
-        if len(running) > 1 and len(self._home.ready_pods(RECEIVERS)) > 1:
+        if len(running) > 1 and len(self._helm.ready_pods(RECEIVERS)) > 1:
             self._last = next((process for process in running if process > self._last), running[0])
             with suppress(ProcessLookupError):  # it has ended
                 os.kill(self._last, signal.SIGKILL)
@@ -81,7 +82,7 @@ class Complete:
     mark: str
 
 
-class Rollouts(Aside):
+class Rollouts(PeriodicThread):
     """Looks at Deployments and their pods; ``seen`` is each rollout that was complete when it looked."""
 
     def __init__(self, control_plane: ControlPlane, namespace: str) -> None:
@@ -99,11 +100,11 @@ class Rollouts(Aside):
         super().__exit__(*error)
         self._http.close()
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         # The pods after the Deployments: a rollout that begins in between shows in the pods' marks.
         deployments = self._list("apis/apps/v1", "deployments")
         pods = self._list("api/v1", "pods")
-        at = now()
+        at = pod_clock()
         for deployment in deployments:
             name = deployment["metadata"]["name"]
             mark = template_mark(deployment, name)
@@ -152,12 +153,12 @@ class Rotations:
     def oracle(self, states: Sequence[Any]) -> SecretOracle:
         """Hold the states of the Secret against what AWS had."""
         oracle = SecretOracle(self._versions, {self._id: list(self._versions)})
-        oracle.look(states)
+        oracle.check(states)
         return oracle
 
     def _note(self, arn: str, version_id: str) -> None:
-        self.moved.append(now())
-        self._versions[version_id] = Version(self._id, arn, version_id, named(self.last))
+        self.moved.append(pod_clock())
+        self._versions[version_id] = Version(self._id, arn, version_id, version_name(self.last))
 
 
 @pytest.mark.timeout(400)
@@ -165,34 +166,34 @@ def test_a_hundred_rotations_are_in_use_though_receivers_are_killed_and_upgraded
     control_plane: ControlPlane, aws: LocalAws, signing_key_id: str, namespace: str
 ) -> None:
     key = parse_key(aws.secrets_manager().get_secret_value(SecretId=signing_key_id)["SecretString"])
-    chart = values(aws, signing_key_id, drainSeconds=5)
+    chart = node_values(aws, signing_key_id, drainSeconds=5)
     control_plane.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
     chance = random.Random(9)  # noqa: S311 - the same each time
     with (
-        released(control_plane, chart) as release,
-        closing(Witness(control_plane, namespace)) as witness,
-        closing(Courier(key, [release.url])) as courier,
+        installed_release(control_plane, chart) as release,
+        closing(HistoryWatcher(control_plane, namespace)) as witness,
+        closing(RetryingSender(key, [release.url])) as sender,
         Listener() as listener,
         Rollouts(control_plane, namespace) as rollouts,
         ThreadPoolExecutor(1) as hand,
     ):
-        bind(control_plane, aws, namespace, *CONSUMERS)
+        bind_secrets(control_plane, aws, namespace, *CONSUMERS)
         control_plane.create(listener.consumer(namespace, name, name, ways) for name, ways in CONSUMERS.items())
         eventually(lambda: all(witness.baseline(name, name) and listener.pods(name) for name in CONSUMERS))
         rotations = {name: Rotations(aws, namespace, name) for name in CONSUMERS}
-        begun = now()
+        begun = pod_clock()
         with Killer(release) as killer:
             for number in range(ROTATIONS):
                 told = rotations[chance.choice(list(CONSUMERS))].rotate()
                 for _ in range(1 + (chance.random() < TWICE)):
-                    courier.carry(told)
+                    sender.send(told)
                 if number == ROTATIONS // 2:
-                    upgrade = hand.submit(release.home.upgrade, {**chart, "podAnnotations": {TURN: "2"}}, timeout=150)
-                time.sleep(max(0.0, begun + (number + 1) * PACE - now()))
+                    upgrade = hand.submit(release.helm.upgrade, {**chart, "podAnnotations": {TURN: "2"}}, timeout=150)
+                time.sleep(max(0.0, begun + (number + 1) * PACE - pod_clock()))
             upgrade.result()
             eventually(lambda: killer.kills >= MIN_KILLS, 60)
-        took = now() - begun
-        eventually(lambda: courier.idle, 60)
+        took = pod_clock() - begun
+        eventually(lambda: sender.idle, 60)
         for name, each in rotations.items():
             eventually(lambda name=name, each=each: holds(witness, name, each.last), 60)
             control_plane.kubectl("rollout", "status", f"deployment/{name}", "-n", namespace, "--timeout=60s")
@@ -204,7 +205,7 @@ def test_a_hundred_rotations_are_in_use_though_receivers_are_killed_and_upgraded
         changed, rolled, versions = 0, 0, {}
         for name, each in rotations.items():
             oracle = each.oracle(witness.states("secrets", name))
-            changes = {digest(told.revisions, told.revisions): told.data[KEY].decode() for told in oracle.written}
+            changes = {digest(told.revisions, told.revisions): told.data[KEY].decode() for told in oracle.applied}
             marks = [mark for mark in witness.marks(name, name) if mark]
             check_marks(marks, list(changes)[1:])  # the first one filled it
             # Nothing else has rolled it, and nobody else has made pods.
@@ -213,24 +214,24 @@ def test_a_hundred_rotations_are_in_use_though_receivers_are_killed_and_upgraded
             assert len(listener.pods(name)) <= len(marks) + 1
             (pod,) = control_plane.list("pods", namespace, f"app={name}")
             last = {way: listener.last(name)[pod["metadata"]["name"], way] for way in CONSUMERS[name]}
-            assert set(last.values()) == {named(each.last)}
+            assert set(last.values()) == {version_name(each.last)}
             changed, rolled, versions = changed + len(changes) - 1, rolled + len(marks), {**versions, **changes}
-        told_late = late(listener.told, rollouts.seen, versions)
+        told_late = late(listener.reports, rollouts.seen, versions)
         assert not told_late
         print(
-            f"\n{ROTATIONS} rotations in {took:.0f} s, {killer.kills} kills, answered {dict(courier.replies)}\n"
+            f"\n{ROTATIONS} rotations in {took:.0f} s, {killer.kills} kills, answered {dict(sender.status_counts)}\n"
             f"{changed} changes applied, {rolled} rollouts, {len(rollouts.seen)} of them seen complete\n"
             f"label moved -> new value in use: {quantiles(listener, rotations)}"
         )
         assert changed - rolled <= killer.kills
 
 
-def holds(witness: Witness, name: str, number: int) -> bool:
+def holds(witness: HistoryWatcher, name: str, number: int) -> bool:
     """Whether a Secret holds this version, says so, and its consumer is marked with it."""
-    data, told = witness.now(name)
+    data, told = witness.current(name)
     revisions = witness.revisions(name)[-1]
     marks = witness.marks(name, name)
-    in_order = (data, told["keyturn.dev/status"]) == ({KEY: named(number).encode()}, "ok")
+    in_order = (data, told["keyturn.dev/status"]) == ({KEY: version_name(number).encode()}, "ok")
     return in_order and marks[-1] == digest(revisions, revisions)
 
 
@@ -242,7 +243,9 @@ def check_marks(marks: Sequence[str], changes: Sequence[str]) -> None:
     assert marks[-1] == changes[-1], "not rolled for the last change"
 
 
-def late(told: Sequence[Told], seen: Sequence[Complete], versions: Mapping[str, str]) -> list[tuple[Told, Complete]]:
+def late(
+    told: Sequence[Report], seen: Sequence[Complete], versions: Mapping[str, str]
+) -> list[tuple[Report, Complete]]:
     """What pods have told of an older version once a rollout to a newer one was complete."""
     return [
         (each, complete)

@@ -1,20 +1,20 @@
-"""What goes on beside a test, in a thread of its own."""
+"""Background work beside a test, in a thread of its own."""
 
 import threading
 import time
 from typing import Self
 
 
-class Aside:
-    """Does its turn every ``period`` seconds, with ``rest`` between two at the least.
+class PeriodicThread:
+    """Calls ``run_once`` every ``period`` seconds, with a ``pause`` between two calls at the least.
 
-    Who inherits from it says in ``turn`` what that is. If one has failed, the end of the ``with`` fails.
+    Subclasses define ``run_once``. If a call fails, the end of the ``with`` block fails.
     """
 
-    def __init__(self, period: float, rest: float = 0.1) -> None:
+    def __init__(self, period: float, pause: float = 0.1) -> None:
         self._period = period
-        self._rest = rest
-        self._end = threading.Event()
+        self._pause = pause
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._failure: BaseException | None = None
 
@@ -23,19 +23,19 @@ class Aside:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end.set()
+        self._stop.set()
         self._thread.join()
         assert self._failure is None, self._failure
 
-    def turn(self) -> None:
-        """Do it once."""
+    def run_once(self) -> None:
+        """The work of one period."""
         raise NotImplementedError
 
     def _run(self) -> None:
         try:
-            while not self._end.is_set():
-                begun = time.monotonic()
-                self.turn()
-                self._end.wait(max(self._rest, self._period - (time.monotonic() - begun)))
+            while not self._stop.is_set():
+                start = time.monotonic()
+                self.run_once()
+                self._stop.wait(max(self._pause, self._period - (time.monotonic() - start)))
         except BaseException as error:
             self._failure = error

@@ -1,4 +1,4 @@
-"""The chart under values that somebody might give it, and the API server's word on what comes of them."""
+"""Values for the chart, each value of values.yaml set at least once, and the API server's verdict on the objects."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ PEER = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "mo
 
 # Every value of values.yaml is set to another one somewhere here: integration/test_chart_renderings.py sees to it.
 # These go together...
-TOGETHER: dict[str, Values] = {
+COMBINABLE: dict[str, Values] = {
     "replicas": {"replicas": 3},
     "image": {
         "image": {"repository": "images.example.com/keyturn/receiver", "tag": "1.2.3", "pullPolicy": "Always"},
@@ -161,7 +161,7 @@ TOGETHER: dict[str, Values] = {
     },
 }
 # ... and these stand in the place of one of them.
-INSTEAD: dict[str, Values] = {
+EXCLUSIVE: dict[str, Values] = {
     "defaults": {},
     "no replicas": {"replicas": 0},
     "another full name": {"fullnameOverride": "turnkey"},
@@ -211,15 +211,16 @@ def _are_maps(*values: Any) -> bool:
     return all(isinstance(value, dict) for value in values)
 
 
-EVERYTHING = reduce(merged, TOGETHER.values())
+EVERYTHING = reduce(merged, COMBINABLE.values())
 # ... on a node that nobody has put labels on.
-ANYWHERE = reduce(merged, (values for name, values in TOGETHER.items() if name != "places"))
-SWITCHES = {
-    name: {**SOME_KEY, **values} for name, values in {**INSTEAD, **TOGETHER, "everything at once": EVERYTHING}.items()
+ANYWHERE = reduce(merged, (values for name, values in COMBINABLE.items() if name != "places"))
+VARIANTS = {
+    name: {**SOME_KEY, **values}
+    for name, values in {**EXCLUSIVE, **COMBINABLE, "everything at once": EVERYTHING}.items()
 }
 
 
-def judged(cluster: Cluster, objects: Iterable[Any]) -> subprocess.CompletedProcess[str]:
+def dry_run(cluster: Cluster, objects: Iterable[Any]) -> subprocess.CompletedProcess[str]:
     """Let the API server judge objects, and keep none; what it warns of stands in ``stderr``, beside its errors."""
     command = [*cluster.command, "create", "--dry-run=server", "--validate=strict", "-o", "name", "-f", "-"]
     # One after the other: the fields of what is in a List kubectl judges by itself, and not those of custom resources.

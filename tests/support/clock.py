@@ -1,7 +1,7 @@
-"""A clock for tests: it stands still until it is moved."""
+"""A fake clock: it stands still until a test advances it."""
 
 
-class Clock:
+class FakeClock:
     """Gives seconds when called."""
 
     def __init__(self, seconds: float = 1000.0) -> None:
@@ -10,6 +10,6 @@ class Clock:
     def __call__(self) -> float:
         return self.seconds
 
-    def forward(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         """Let time pass."""
         self.seconds += seconds

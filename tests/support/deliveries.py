@@ -1,11 +1,15 @@
 """Signed deliveries for tests, as the notifier sends them."""
 
 import time
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from keyturn_contract.message import CONTENT_TYPE_BATCH, EventType, Notification, NotificationData
 from keyturn_contract.signature import parse_key, sign
 from keyturn_local.stack import Stack
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
 
 
 def notification(subject: str, version_id: str = "v1", kind: EventType = EventType.CHANGED) -> Notification:
@@ -31,3 +35,13 @@ def signed(key: bytes, body: bytes, age: int = 0) -> dict[str, str]:
         "webhook-timestamp": str(timestamp),
         "webhook-signature": sign(key, "msg_1", timestamp, body),
     }
+
+
+def queue_length(sqs: "SQSClient", url: str) -> int:
+    """Messages in a queue, visible or in flight.
+
+    Poll it: moto counts the two one after the other, and a message that becomes visible in between is counted twice,
+    or not at all.
+    """
+    counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    return int(counts["ApproximateNumberOfMessages"]) + int(counts["ApproximateNumberOfMessagesNotVisible"])

@@ -1,4 +1,4 @@
-"""The demo as it is performed: how it is run, what it prints, and the values that it plays with."""
+"""The output of the demo: its command, readers of what it prints, and the values that it uses."""
 
 import re
 import subprocess
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 DEMO = [sys.executable, "-m", "keyturn_local.demo"]
 
 
-def read_until_kept(demo: subprocess.Popen[str]) -> str:
-    """What it prints until it is over, and goes on running with ``--keep``."""
+def read_until_done(demo: subprocess.Popen[str]) -> str:
+    """Its output up to the end of the demo itself; with ``--keep`` the process runs on."""
     assert demo.stdout is not None
     printed = ""
     while "put-secret-value" not in printed and (line := demo.stdout.readline()):
@@ -24,13 +24,13 @@ def read_until_kept(demo: subprocess.Popen[str]) -> str:
     return printed
 
 
-def tells_a_value(text: str, values: Sequence[str]) -> bool:
-    """Whether a text has any part of one of the values that could not be there by chance."""
+def contains_value(text: str, values: Sequence[str]) -> bool:
+    """Whether a text contains a part of one of the values, too long to be there by chance."""
     return any(part in text for value in values for part in re.findall(r"[\w-]{12,}", value))
 
 
-def timelines(printed: str) -> list[dict[str, int]]:
-    """The milliseconds of each step, for each rotation in turn."""
+def step_times(printed: str) -> list[dict[str, int]]:
+    """The milliseconds at each step, for each rotation in turn."""
     lines = [re.match(r" +(\d+) ms  ([^,(]*)", line) for line in printed.splitlines()]
     return [
         {line[2].strip(): int(line[1]) for line in block if line}
@@ -39,8 +39,8 @@ def timelines(printed: str) -> list[dict[str, int]]:
     ]
 
 
-def ever_held(client: "SecretsManagerClient") -> list[str]:
-    """Every value that the demo's AWS secrets have had: two at the start, and those of four rotations."""
+def all_values(client: "SecretsManagerClient") -> list[str]:
+    """Every value of the demo's AWS secrets: two at the start, and those of four rotations."""
     values = [
         client.get_secret_value(SecretId=name, VersionId=version["VersionId"])["SecretString"]
         for name in ("demo/database", "demo/api-token")
@@ -50,8 +50,8 @@ def ever_held(client: "SecretsManagerClient") -> list[str]:
     return values
 
 
-def client_as_printed(printed: str) -> "SecretsManagerClient":
-    """A client that stands where the AWS CLI does in the environment that the demo says to export."""
+def client_from_printed_env(printed: str) -> "SecretsManagerClient":
+    """A client configured by the environment variables that the demo prints for the AWS CLI."""
     exported = re.search(r"export (.*)", printed)
     assert exported is not None
     variables = dict(pair.split("=", 1) for pair in exported[1].split())

@@ -1,4 +1,4 @@
-"""A proxy in front of Kubernetes or AWS: it records every call, and does to it what a test says.
+"""A proxy in front of Kubernetes or AWS that records every call, and injects the fault that a test names.
 
 Threads and blocking sockets, on loopback: slow, and free to hang, cut and garble as no well-behaved server would.
 """
@@ -19,7 +19,7 @@ import urllib3
 
 @dataclass(frozen=True)
 class Call:
-    """One request as the server behind gets it."""
+    """One request as the server upstream gets it."""
 
     method: str
     path: str
@@ -48,7 +48,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """Answer so, and do not ask the server behind."""
+    """Answer so, and do not ask the server upstream."""
 
     status: int
     body: Any = None
@@ -56,11 +56,11 @@ class Reply:
 
 
 class Cut:
-    """Close the connection and do not ask the server behind."""
+    """Close the connection and do not ask the server upstream."""
 
 
 class CutAfter:
-    """Ask the server behind, and close the connection in place of its answer."""
+    """Ask the server upstream, and close the connection in place of its answer."""
 
 
 class Hang:
@@ -81,19 +81,19 @@ class Drip:
     seconds: float = 1.0
 
 
-Fate = Reply | Cut | CutAfter | Hang | Edit | Drip | None
-"""What becomes of a call; None: it passes."""
+Fault = Reply | Cut | CutAfter | Hang | Edit | Drip | None
+"""The fault of a call; None: the call passes."""
 
 
 class FaultProxy:
-    """Serves on loopback. ``fate`` decides on each call, ``answered`` is told of each that was answered behind."""
+    """Serves on loopback. ``fault_for`` decides on each call; ``on_answered`` is called once upstream has answered."""
 
     def __init__(self, url: str, ca_file: Path | None = None) -> None:
         self.calls: list[Call] = []
-        self._behind = url
+        self._upstream = url
         context = ssl.create_default_context(cafile=ca_file) if ca_file else None
         self._pool = urllib3.PoolManager(maxsize=100, ssl_context=context)
-        self._let_go = threading.Event()
+        self._released = threading.Event()
         self.heal()
         proxy = self
 
@@ -128,10 +128,10 @@ class FaultProxy:
 
     def heal(self) -> None:
         """From now on everything passes; what hangs is let go, its connection closed."""
-        self.fate: Callable[[Call], Fate] = lambda call: None
-        self.answered: Callable[[Call, int], None] = lambda call, status: None
-        self._let_go.set()
-        self._let_go = threading.Event()
+        self.fault_for: Callable[[Call], Fault] = lambda call: None
+        self.on_answered: Callable[[Call, int], None] = lambda call, status: None
+        self._released.set()
+        self._released = threading.Event()
 
     def close(self) -> None:
         """End it."""
@@ -154,27 +154,29 @@ class FaultProxy:
         headers = {name.lower(): value for name, value in request.headers.items()}
         call = Call(request.command, parts.path, parse_qs(parts.query), headers, body)
         self.calls.append(call)
-        let_go = self._let_go  # before the fate, so that who heals meanwhile lets this one go, too
-        fate = self.fate(call)
-        if isinstance(fate, Cut | Hang):
-            if isinstance(fate, Hang):
-                let_go.wait(120)
+        released = self._released  # before the fault is chosen, so that a heal meanwhile releases this call, too
+        fault = self.fault_for(call)
+        if isinstance(fault, Cut | Hang):
+            if isinstance(fault, Hang):
+                released.wait(120)
             request.close_connection = True
-        elif isinstance(fate, Reply):
-            content = fate.body if isinstance(fate.body, bytes) else json.dumps(fate.body).encode()
-            request.send_response(fate.status)
-            for name, value in {**fate.headers, "Content-Length": str(len(content))}.items():
+        elif isinstance(fault, Reply):
+            content = fault.body if isinstance(fault.body, bytes) else json.dumps(fault.body).encode()
+            request.send_response(fault.status)
+            for name, value in {**fault.headers, "Content-Length": str(len(content))}.items():
                 request.send_header(name, value)
             request.end_headers()
             request.wfile.write(content)
         else:
-            self._forward(request, call, fate, let_go)
+            self._forward(request, call, fault, released)
 
-    def _forward(self, request: Any, call: Call, fate: Edit | CutAfter | Drip | None, let_go: threading.Event) -> None:
+    def _forward(
+        self, request: Any, call: Call, fault: Edit | CutAfter | Drip | None, released: threading.Event
+    ) -> None:
         passed = {name: value for name, value in call.headers.items() if name not in ("host", "connection")}
         answer = self._pool.request(
             call.method,
-            self._behind + request.path,
+            self._upstream + request.path,
             body=call.body or None,
             headers={**passed, "accept-encoding": "identity"},
             preload_content=False,
@@ -182,8 +184,8 @@ class FaultProxy:
             timeout=urllib3.Timeout(connect=5, read=None),
         )
         try:
-            self.answered(call, answer.status)
-            if isinstance(fate, CutAfter):
+            self.on_answered(call, answer.status)
+            if isinstance(fault, CutAfter):
                 answer.read()
                 request.close_connection = True
                 return
@@ -193,24 +195,26 @@ class FaultProxy:
                     request.send_header(name, answer.headers[name])
             request.send_header("Transfer-Encoding", "chunked")
             request.end_headers()
-            pieces = self._drops(answer, fate, let_go) if isinstance(fate, Drip) else self._pieces(answer, call, fate)
+            pieces = (
+                self._drops(answer, fault, released) if isinstance(fault, Drip) else self._pieces(answer, call, fault)
+            )
             for piece in pieces:
                 request.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
             request.wfile.write(b"0\r\n\r\n")
         finally:
             answer.close()
 
-    def _drops(self, answer: Any, fate: Drip, let_go: threading.Event) -> Any:
+    def _drops(self, answer: Any, fault: Drip, released: threading.Event) -> Any:
         content = answer.read()
         for number in range(len(content)):
-            if let_go.wait(fate.seconds):
+            if released.wait(fault.seconds):
                 yield content[number:]
                 return
             yield content[number : number + 1]
 
-    def _pieces(self, answer: Any, call: Call, fate: Edit | CutAfter | None) -> Any:
-        edit = fate.edit if isinstance(fate, Edit) else lambda piece: piece
-        if not isinstance(fate, Edit):
+    def _pieces(self, answer: Any, call: Call, fault: Edit | CutAfter | None) -> Any:
+        edit = fault.edit if isinstance(fault, Edit) else lambda piece: piece
+        if not isinstance(fault, Edit):
             while piece := answer.read1(65536):
                 yield piece
         elif call.watch:

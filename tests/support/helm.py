@@ -1,51 +1,62 @@
-"""Releases of the chart in a namespace of their own, by the real Helm, and what the cluster holds then."""
+"""Helm of the chart in a namespace of their own, by the real Helm, and what the cluster holds then."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import helm_python
+import httpx
 
+from keyturn_contract.message import Notification, Result, decode_reply, encode
+from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.chart import CHART, SOME_KEY
 from keyturn_local.kubernetes.cluster import Cluster
+from keyturn_local.kubernetes.control_plane import ControlPlane
+from keyturn_local.receiver import release
+from keyturn_local.receiver.process import total
+from support.deliveries import signed
+from support.wait import eventually
 
 OURS = "app.kubernetes.io/part-of=keyturn"
 KINDS = (
     "deployments,replicasets,pods,services,poddisruptionbudgets,networkpolicies,leases,"
     "serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings"
 )
+RECEIVERS = release.RECEIVERS
+PYTHON = "/opt/keyturn/bin/python"  # in the image
 WAITING = {"wait": "watcher", "timeout": 60}
 
 
-class Releases:
-    """The releases of one namespace; a release is called keyturn unless it is said otherwise."""
+class Helm:
+    """Helm in one namespace; a release is called keyturn unless ``name`` says otherwise."""
 
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self.cluster = cluster
         self.namespace = namespace
-        self.helm = helm_python.Config(kubeconfig_path=cluster.kubeconfig, namespace=namespace)
+        self.client = helm_python.Config(kubeconfig_path=cluster.kubeconfig, namespace=namespace)
 
     def install(self, values: Any = SOME_KEY, name: str = "keyturn", chart: Path = CHART, **options: Any) -> Any:
         """Install, and wait until all is ready. Raises HelmError."""
-        return self.helm.install(chart, name, values, **{**WAITING, **options})
+        return self.client.install(chart, name, values, **{**WAITING, **options})
 
     def upgrade(self, values: Any = SOME_KEY, name: str = "keyturn", **options: Any) -> Any:
         """Upgrade to the chart of today, and wait until all is ready. Raises HelmError."""
-        return self.helm.upgrade(CHART, name, values, **{**WAITING, **options})
+        return self.client.upgrade(CHART, name, values, **{**WAITING, **options})
 
     def roll_back(self, revision: int | None = None, name: str = "keyturn") -> None:
         """Go back to a revision, or to the one before."""
-        self.helm.rollback(name, version=revision, wait="watcher", timeout=60)
+        self.client.rollback(name, version=revision, wait="watcher", timeout=60)
 
-    def roll_out(self) -> None:
+    def wait_for_rollout(self) -> None:
         """Wait for the pods alone: Helm would wait for a load balancer's address, too, which nobody gives here."""
         self.cluster.kubectl("rollout", "status", "deployment", "-l", OURS, "-n", self.namespace, "--timeout=60s")
 
     def uninstall(self, name: str = "keyturn") -> None:
         """Take a release away, and wait until all of it is gone."""
-        self.helm.uninstall(name, wait="watcher", timeout=60)
+        self.client.uninstall(name, wait="watcher", timeout=60)
 
     def ready_pods(self, selector: str = OURS) -> set[str]:
         """The names of the pods that are Ready."""
@@ -56,7 +67,7 @@ class Releases:
             if (condition["type"], condition["status"]) == ("Ready", "True")
         }
 
-    def standing(self) -> dict[tuple[str, str], tuple[str, Any]]:
+    def object_versions(self) -> dict[tuple[str, str], tuple[str, Any]]:
         """What each object of ours is: its uid, and what changes whenever it does, but with its status."""
         found = (each["metadata"] | {"kind": each["kind"]} for each in self.cluster.list(KINDS, self.namespace, OURS))
         return {
@@ -79,23 +90,108 @@ class Releases:
 
     def close(self) -> None:
         """Take all releases away."""
-        for each in self.helm.list(all_states=True):
-            self.helm.uninstall(each["name"])
-        self.helm.close()
+        for each in self.client.list(all_states=True):
+            self.client.uninstall(each["name"])
+        self.client.close()
 
 
 @contextmanager
-def releases_in(cluster: Cluster, namespace: str = "") -> Iterator[Releases]:
+def helm_in_namespace(cluster: Cluster, namespace: str = "") -> Iterator[Helm]:
     """Make a namespace that takes restricted pods alone; in the end it goes, and all releases in it."""
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     name = namespace or f"keyturn-{uuid4().hex[:6]}"
     made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
     cluster.create([made])
     try:
-        releases = Releases(cluster, name)
+        releases = Helm(cluster, name)
         try:
             yield releases
         finally:
             releases.close()
     finally:
         cluster.delete([made], wait=False)
+
+
+def node_values(aws: LocalAws, signing_key_id: str, **others: Any) -> dict[str, Any]:
+    """The values that the chart needs on the node, merged with ``others``."""
+    return {**release.values(aws.environment(), signing_key_id), **others}
+
+
+class InstalledRelease:
+    """An installed release; its pods are real."""
+
+    def __init__(self, helm: Helm) -> None:
+        self.helm = helm
+        self.cluster = helm.cluster
+        self.namespace = helm.namespace
+
+    @property
+    def url(self) -> str:
+        """Where deliveries go: the Service, by its address."""
+        service = self.cluster.get("service", "keyturn", self.namespace)["spec"]
+        (port,) = service["ports"]
+        return f"{port['name']}://{service['clusterIP']}:{port['port']}/v1/notifications"
+
+    def pods(self) -> list[Any]:
+        """The receivers' pods, but for those that are going."""
+        return release.receivers(self.cluster, self.namespace)
+
+    def pod(self, name: str) -> Any:
+        """A pod as it is now."""
+        return self.cluster.get("pod", name, self.namespace)
+
+    def log(self, pod: Any) -> list[dict[str, Any]]:
+        """What a receiver has logged: an object a line."""
+        lines = self.cluster.kubectl("logs", pod["metadata"]["name"], "-n", self.namespace).splitlines()
+        return [json.loads(line) for line in lines]
+
+    def ask(self, pod: Any, path: str) -> httpx.Response:
+        """Ask a receiver at its pod's own address, at the port for operations."""
+        return httpx.get(f"http://{pod['status']['podIP']}:{release.OPERATIONS_PORT}{path}", timeout=5)
+
+    def metric(self, pod: Any, name: str) -> float:
+        """What a receiver has counted, whatever the labels, in sum."""
+        return total(self.ask(pod, "/metrics").text, name)
+
+    def process(self, pod: Any) -> Path:
+        """The process of a receiver's container, in /proc."""
+        (container,) = self.pod(pod["metadata"]["name"])["status"]["containerStatuses"]
+        (found,) = processes_of(container["containerID"].split("//")[1])
+        return found
+
+
+def deliver(url: str, key: bytes, *notifications: Notification, **options: Any) -> list[Result]:
+    """Deliver once, which must be answered 200; return the results. ``options`` are httpx's."""
+    body = encode(notifications)
+    reply = httpx.post(url, content=body, headers=signed(key, body), timeout=20, **options)
+    assert reply.status_code == 200, reply.text
+    return list(decode_reply(reply.content))
+
+
+def processes_of(container: str) -> list[Path]:
+    """The processes of a container, or of all containers of a pod, by an id in the names of their cgroups."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if container in (process / "cgroup").read_text():
+                found.append(process)
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+@contextmanager
+def installed_release(
+    control_plane: ControlPlane, values: dict[str, Any], namespace: str = "", objects: Sequence[Any] = ()
+) -> Iterator[InstalledRelease]:
+    """Install a release in a namespace of its own, beside ``objects`` that it needs there.
+
+    Wait until all its receivers are Ready and one of them leads.
+    """
+    with helm_in_namespace(control_plane, namespace) as helm:
+        if objects:
+            control_plane.create(objects)
+        helm.install(values)
+        made = InstalledRelease(helm)
+        eventually(lambda: sum(made.metric(pod, "keyturn_poller_leader") for pod in made.pods()) == 1)
+        yield made

@@ -1,14 +1,6 @@
-"""Kubernetes objects for tests, and how to wait for what becomes of them."""
+"""Manifests of Kubernetes objects for tests."""
 
-import json
-import time
-from base64 import b64decode
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-from keyturn_local.kubernetes.cluster import Cluster
-
-T = TypeVar("T")
+from typing import Any
 
 
 def secret(namespace: str, name: str, secret_id: str | None = None, **annotations: str) -> dict[str, Any]:
@@ -40,41 +32,3 @@ def workload(namespace: str, name: str, pod: dict[str, Any], kind: str = "Deploy
 def env_from(secret_name: str) -> dict[str, Any]:
     """A pod whose container reads a whole Secret."""
     return {"container": {"envFrom": [{"secretRef": {"name": secret_name}}]}}
-
-
-def data_of(cluster: Cluster, namespace: str, name: str) -> dict[str, bytes]:
-    """The data of a Secret, decoded."""
-    return {key: b64decode(value) for key, value in cluster.get("secret", name, namespace).get("data", {}).items()}
-
-
-def annotations_of(cluster: Cluster, kind: str, namespace: str, name: str) -> dict[str, str]:
-    """The annotations of an object."""
-    return dict(cluster.get(kind, name, namespace)["metadata"].get("annotations", {}))
-
-
-def replica_sets(cluster: Cluster, namespace: str, deployment: str) -> int:
-    """How many ReplicaSets a Deployment has had: one, and one more for each restart."""
-    return len(cluster.list("replicasets", namespace, f"app={deployment}"))
-
-
-def warnings_of(cluster: Cluster, namespace: str, name: str) -> dict[str, str]:
-    """The Warning Events on a Secret, by reason."""
-    listed = cluster.kubectl(
-        "get",
-        "events",
-        "-n",
-        namespace,
-        "-o",
-        "json",
-        f"--field-selector=involvedObject.name={name},involvedObject.kind=Secret,type=Warning",
-    )
-    return {event["reason"]: event["message"] for event in json.loads(listed)["items"]}
-
-
-def eventually(ask: Callable[[], T], seconds: float = 30) -> T:
-    """Wait until ``ask`` gives something true, and return it. Fails when ``seconds`` are over."""
-    end = time.monotonic() + seconds
-    while not (answer := ask()):
-        assert time.monotonic() < end, f"not within {seconds:g} s"
-        time.sleep(0.05)
-    return answer

@@ -1,6 +1,6 @@
-"""A witness: sees every state that the Secrets and workloads of a namespace have been in, straight from the API server.
+"""The history of a namespace: every state that its Secrets and workloads have been in, straight from the API server.
 
-A watch gives one event for each write, so that nothing that happened in between goes unseen.
+A watch gives one event for each write, so that no state in between is missed.
 """
 
 import json
@@ -9,6 +9,7 @@ import threading
 from base64 import b64decode
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import urllib3
@@ -20,7 +21,7 @@ KINDS = {"secrets": "api/v1", "deployments": "apis/apps/v1"}
 MARK = "revision.keyturn.dev/"
 
 
-class Witness:
+class HistoryWatcher:
     """Watches one namespace; histories are by the object's name."""
 
     def __init__(self, control_plane: ControlPlane, namespace: str) -> None:
@@ -31,39 +32,40 @@ class Witness:
         self._pool = urllib3.PoolManager(maxsize=len(KINDS) + 1, ssl_context=context)
         self._lock = threading.Lock()
         self._states: dict[tuple[str, str], list[Any]] = defaultdict(list)
-        self._watches: list[Any] = []
+        self._open_watches: list[Any] = []
         for resource in KINDS:
-            self._follow(resource)
+            self._watch(resource)
 
     def close(self) -> None:
-        """Look away."""
-        for watch in self._watches:
-            watch.shutdown()
+        """End the watches."""
+        for watch in self._open_watches:
+            with suppress(RuntimeError, ValueError):  # the API server has ended it, its connection is back in the pool
+                watch.shutdown()
         self._pool.clear()
 
-    def now(self, name: str) -> tuple[Mapping[str, bytes], Mapping[str, str]]:
-        """The data and the annotations of a Secret as it stands; both empty where there is none."""
+    def current(self, name: str) -> tuple[Mapping[str, bytes], Mapping[str, str]]:
+        """The data and the annotations of a Secret now; both empty where there is none."""
         url = f"{self._url}/api/v1/namespaces/{self._namespace}/secrets/{name}"
         state = self._pool.request("GET", url, headers=self._headers).json()
         return _data(state), _annotations(state)
 
-    def secret(self, name: str) -> Sequence[Mapping[str, bytes]]:
+    def data_history(self, name: str) -> Sequence[Mapping[str, bytes]]:
         """The data that a Secret has held, one after the other."""
         return _changes(_data(state) for state in self.states("secrets", name))
 
     def revisions(self, name: str) -> Sequence[Mapping[str, str]]:
-        """The revisions that a Secret has told of itself, one after the other; none, where a hand has garbled them."""
-        told = (_annotations(state) for state in self.states("secrets", name))
-        return _changes(read_record(each).revisions for each in told if each.get(REVISIONS))
+        """The revisions in a Secret's record, one after the other; without those that an edit by hand has garbled."""
+        annotations = (_annotations(state) for state in self.states("secrets", name))
+        return _changes(read_record(each).revisions for each in annotations if each.get(REVISIONS))
 
     def marks(self, workload: str, secret: str) -> Sequence[str | None]:
-        """The marks that a workload's pod template has borne for a Secret: each change has restarted its pods."""
+        """The marks of a Secret on a workload's pod template, in turn: each change has restarted its pods."""
         return _changes(
             _annotations(state["spec"]["template"]).get(MARK + secret) for state in self.states("deployments", workload)
         )
 
     def baseline(self, workload: str, secret: str) -> str | None:
-        """The mark that a workload bears on itself."""
+        """The mark in a workload's own annotations."""
         states = self.states("deployments", workload)
         return _annotations(states[-1]).get(MARK + secret) if states else None
 
@@ -72,17 +74,17 @@ class Witness:
         with self._lock:
             return list(self._states[resource, name])
 
-    def _follow(self, resource: str) -> None:
+    def _watch(self, resource: str) -> None:
         base = f"{self._url}/{KINDS[resource]}/namespaces/{self._namespace}/{resource}"
         listed = self._pool.request("GET", base, headers=self._headers).json()
         query = {"watch": "true", "resourceVersion": listed["metadata"]["resourceVersion"]}
         watch = self._pool.request(
             "GET", base, fields=query, headers=self._headers, preload_content=False, timeout=None
         )
-        self._watches.append(watch)
-        threading.Thread(target=self._take, args=(resource, watch), daemon=True).start()
+        self._open_watches.append(watch)
+        threading.Thread(target=self._read_watch, args=(resource, watch), daemon=True).start()
 
-    def _take(self, resource: str, watch: Any) -> None:
+    def _read_watch(self, resource: str, watch: Any) -> None:
         rest = b""
         try:
             while piece := watch.read1(65536):
@@ -90,11 +92,11 @@ class Witness:
                 for line in lines:
                     event = json.loads(line)
                     if event["type"] in ("ADDED", "MODIFIED"):
-                        self._keep(resource, event["object"])
+                        self._record(resource, event["object"])
         except (OSError, ValueError, urllib3.exceptions.HTTPError):
             pass  # the end
 
-    def _keep(self, resource: str, state: Any) -> None:
+    def _record(self, resource: str, state: Any) -> None:
         state.pop("status", None)
         state["metadata"].pop("managedFields", None)
         with self._lock:
@@ -116,7 +118,7 @@ def _annotations(state: Any) -> dict[str, str]:
 
 
 def _changes(states: Any) -> list[Any]:
-    """What differs from the one before."""
+    """The states that differ from the one before."""
     found: list[Any] = []
     for state in states:
         if not found or found[-1] != state:

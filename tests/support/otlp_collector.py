@@ -1,4 +1,4 @@
-"""An OTLP endpoint on loopback that keeps what it is sent: https://opentelemetry.io/docs/specs/otlp/#otlphttp."""
+"""A fake OTLP endpoint on loopback that keeps what it is sent: https://opentelemetry.io/docs/specs/otlp/#otlphttp."""
 
 import gzip
 import threading
@@ -8,17 +8,17 @@ from typing import Any
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 
-class Collector:
-    """Takes traces; ``sent`` are the bodies, one for each request."""
+class OtlpCollector:
+    """Takes traces; ``bodies`` has one for each request."""
 
     def __init__(self) -> None:
-        self.sent: list[bytes] = []
+        self.bodies: list[bytes] = []
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                collector.sent.append(gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body)
+                collector.bodies.append(gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body)
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -38,7 +38,7 @@ class Collector:
     @property
     def spans(self) -> list[Any]:
         """All spans so far."""
-        requests = [ExportTraceServiceRequest.FromString(body) for body in self.sent]
+        requests = [ExportTraceServiceRequest.FromString(body) for body in self.bodies]
         scopes = [scope for each in requests for resource in each.resource_spans for scope in resource.scope_spans]
         return [span for scope in scopes for span in scope.spans]
 

@@ -1,4 +1,4 @@
-"""The files of the project, and none that some earlier build has left."""
+"""The files of the project, without those that an earlier build has left."""
 
 import subprocess
 from pathlib import Path

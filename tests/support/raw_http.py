@@ -1,4 +1,4 @@
-"""Strangers at a receiver's door: connections that say what they like, byte by byte."""
+"""Raw HTTP: connections to a receiver's webhook that send any bytes, and read or do not read."""
 
 import select
 import socket
@@ -11,13 +11,13 @@ from urllib.parse import urlsplit
 from keyturn_local.receiver.process import LocalReceiver
 
 
-class Stranger:
-    """One connection to the door, on which ``first`` has been said."""
+class RawConnection:
+    """One connection to the webhook, on which ``first`` has been sent."""
 
     def __init__(self, receiver: LocalReceiver, first: bytes = b"", tls: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(receiver.url)
         self.socket = socket.socket()
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # it need not hear much
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that unread answers soon fill it
         self.socket.settimeout(10)
         self.socket.connect((parts.hostname, parts.port))
         if tls:
@@ -25,15 +25,15 @@ class Stranger:
         self.send(first)
 
     def send(self, data: bytes) -> bool:
-        """Say something; False when nobody listens any more."""
+        """Send bytes; False when the receiver has closed the connection."""
         try:
             self.socket.sendall(data)
         except OSError:
             return False
         return True
 
-    def pour(self, piece: bytes, most: int) -> int:
-        """Say the same again and again; return how many bytes were taken before the end, or ``most``."""
+    def send_repeatedly(self, piece: bytes, most: int) -> int:
+        """Send the same again and again; return how many bytes were taken before the end, or ``most``."""
         taken = 0
         try:
             while taken < most:
@@ -42,33 +42,33 @@ class Stranger:
             pass
         return taken
 
-    def answer(self, seconds: float = 10) -> bytes:
-        """Hear what is answered, until the end or ``seconds`` without a word."""
-        heard = b""
+    def read_to_end(self, seconds: float = 10) -> bytes:
+        """Read until the connection is closed, or until ``seconds`` have passed without a byte."""
+        content = b""
         self.socket.settimeout(seconds)
         try:
             while piece := self.socket.recv(65536):
-                heard += piece
+                content += piece
         except OSError:
             pass
-        return heard
+        return content
 
     @property
     def closed(self) -> bool:
-        """Whether the other side has ended it; found out without reading."""
+        """Whether the other side has closed it; found out without reading."""
         poll = select.poll()
         poll.register(self.socket, select.POLLRDHUP)
         return bool(poll.poll(0))
 
     def close(self) -> None:
-        """End it."""
+        """Close it."""
         self.socket.close()
 
 
 @contextmanager
-def strangers() -> Iterator[list[Stranger]]:
-    """A list whose connections are ended in the end."""
-    made: list[Stranger] = []
+def raw_connections() -> Iterator[list[RawConnection]]:
+    """A list whose connections are closed at the end."""
+    made: list[RawConnection] = []
     try:
         yield made
     finally:
@@ -77,18 +77,18 @@ def strangers() -> Iterator[list[Stranger]]:
 
 
 def request(*headers: str, body: bytes = b"", method: str = "POST", path: str = "/v1/notifications") -> bytes:
-    """A request, word for word."""
+    """A request as its bytes."""
     return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: keyturn", *headers, "", "")).encode() + body
 
 
-def never_reading(some: Sequence[Stranger], asked: bytes, most: int = 600) -> None:
-    """Let them ask, and not hear what they are answered, until nobody listens to them for now."""
-    talking = set(some)
+def send_without_reading(some: Sequence[RawConnection], asked: bytes, most: int = 600) -> None:
+    """Send requests on each connection and read no answer, until the receiver reads from none of them for now."""
+    writable = set(some)
     for each in some:
         each.socket.settimeout(0.5)
     for _ in range(most):
-        talking = {each for each in talking if each.send(asked)}
-        if not talking:
+        writable = {each for each in writable if each.send(asked)}
+        if not writable:
             return
         time.sleep(0.008)  # so that no more wait for their answers than one connection may ask at once
-    raise AssertionError("somebody goes on listening")
+    raise AssertionError("the receiver goes on reading from a connection that reads no answers")

@@ -1,4 +1,4 @@
-"""A courier: carries deliveries as SQS and the notifier do. At least once, by turns, again until they are taken."""
+"""A sender that delivers as SQS and the notifier do: at least once, round robin, again until each delivery is taken."""
 
 import itertools
 import threading
@@ -14,39 +14,42 @@ from support.deliveries import signed
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 2.0  # seconds between two tries
 
 
-class Courier:
-    """Carries notifications to receivers; ``replies`` counts the status of each try, 0 where there was no answer."""
+class RetryingSender:
+    """Sends notifications to receivers in the background.
 
-    def __init__(self, key: bytes, urls: Sequence[str], hands: int = 32) -> None:
-        self.replies: Counter[int] = Counter()
-        self.said: list[str] = []
+    ``status_counts`` counts the tries by status, 0 where there was no answer; ``replies`` are the bodies.
+    """
+
+    def __init__(self, key: bytes, urls: Sequence[str], max_in_flight: int = 32) -> None:
+        self.status_counts: Counter[int] = Counter()
+        self.replies: list[str] = []
         self._key = key
         self._urls = urls
         self._turns = itertools.count()
         self._closed = threading.Event()
-        limits = httpx.Limits(max_connections=hands, max_keepalive_connections=hands)
+        limits = httpx.Limits(max_connections=max_in_flight, max_keepalive_connections=max_in_flight)
         self._http = httpx.Client(timeout=20, limits=limits)
-        self._hands = ThreadPoolExecutor(hands, thread_name_prefix="courier")
-        self._under_way: list[Future[None]] = []
+        self._threads = ThreadPoolExecutor(max_in_flight, thread_name_prefix="sender")
+        self._in_flight: list[Future[None]] = []
 
-    def carry(self, *notifications: Notification, first: int | None = None) -> None:
-        """Deliver these, to the receiver whose turn it is or to the ``first`` that is named, and then to the next."""
+    def send(self, *notifications: Notification, first: int | None = None) -> None:
+        """Deliver to the receiver whose turn it is, or to the ``first`` that is named; retry with the next ones."""
         turn = next(self._turns) if first is None else first
-        self._under_way.append(self._hands.submit(self._carry, notifications, turn))
+        self._in_flight.append(self._threads.submit(self._send_until_taken, notifications, turn))
 
     @property
     def idle(self) -> bool:
-        """Whether everything was taken."""
-        self._under_way = [each for each in self._under_way if not each.done() or each.result()]
-        return not self._under_way
+        """Whether every delivery was taken."""
+        self._in_flight = [each for each in self._in_flight if not each.done() or each.result()]
+        return not self._in_flight
 
     def close(self) -> None:
-        """Give up what was not taken."""
+        """Give up on the deliveries that were not taken."""
         self._closed.set()
-        self._hands.shutdown()
+        self._threads.shutdown()
         self._http.close()
 
-    def _carry(self, left: Sequence[Notification], turn: int) -> None:
+    def _send_until_taken(self, left: Sequence[Notification], turn: int) -> None:
         for turn_now in itertools.count(turn):
             left = self._try(left, self._urls[turn_now % len(self._urls)])
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(turn_now - turn, 10))
@@ -54,15 +57,15 @@ class Courier:
                 return
 
     def _try(self, notifications: Sequence[Notification], url: str) -> Sequence[Notification]:
-        """Deliver once; return what is to be delivered again."""
+        """Deliver once; return the notifications to deliver again."""
         body = encode(notifications)
         try:
             reply = self._http.post(url, content=body, headers=signed(self._key, body))
         except httpx.TransportError:
-            self.replies[0] += 1
+            self.status_counts[0] += 1
             return notifications
-        self.replies[reply.status_code] += 1
-        self.said.append(reply.text)
+        self.status_counts[reply.status_code] += 1
+        self.replies.append(reply.text)
         if reply.status_code == 200:
             return ()
         assert reply.status_code == 503, f"{reply.status_code} {reply.text}"

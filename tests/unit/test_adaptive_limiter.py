@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from keyturn_receiver.resilience.adaptive_limiter import AdaptiveLimiter
-from support.clock import Clock
+from support.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +28,7 @@ async def test_no_more_requests_than_the_limit_are_in_flight() -> None:
 
 
 async def test_failures_halve_the_limit_once_a_second_and_success_raises_it_again() -> None:
-    clock = Clock()
+    clock = FakeClock()
     limiter = AdaptiveLimiter(16, clock)
 
     async def requests(count: int, overloaded: bool) -> None:
@@ -38,11 +38,11 @@ async def test_failures_halve_the_limit_once_a_second_and_success_raises_it_agai
 
     await requests(10, overloaded=True)
     assert limiter.limit == 8
-    clock.forward(1)
+    clock.advance(1)
     await requests(1, overloaded=True)
     assert limiter.limit == 4
     for _ in range(10):
-        clock.forward(1)
+        clock.advance(1)
         await requests(1, overloaded=True)
     assert limiter.limit == 1
     await requests(200, overloaded=False)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from keyturn_receiver.cluster.event_path import EventPathMonitor
-from support.clock import Clock
+from support.clock import FakeClock
 from unit.test_lease import FakeLease
 
 pytestmark = pytest.mark.anyio
@@ -20,7 +20,9 @@ class TimedLease(FakeLease):
         self.spec = {**self.spec, **spec}
 
 
-def replica(lease: TimedLease, name: str, clock: Clock, timeout: float = 180.0, skew: float = 0.0) -> EventPathMonitor:
+def replica(
+    lease: TimedLease, name: str, clock: FakeClock, timeout: float = 180.0, skew: float = 0.0
+) -> EventPathMonitor:
     start = clock()
     return EventPathMonitor(
         lease, name, timeout, now=clock, wall=lambda: START + timedelta(seconds=clock() - start + skew)
@@ -28,16 +30,16 @@ def replica(lease: TimedLease, name: str, clock: Clock, timeout: float = 180.0, 
 
 
 async def test_heartbeat_at_one_replica_reaches_all() -> None:
-    lease, clock = TimedLease(), Clock()
+    lease, clock = TimedLease(), FakeClock()
     first, second = replica(lease, "first", clock), replica(lease, "second", clock, skew=-3600)
     for _ in range(10):
-        clock.forward(60)
+        clock.advance(60)
         first.record_heartbeat()
         await first._sync_lease()
         await second._sync_lease()
         assert first.healthy()
         assert second.healthy()
-    clock.forward(181)
+    clock.advance(181)
     await second._sync_lease()
     assert not first.healthy()
     assert not second.healthy()
@@ -49,7 +51,7 @@ async def test_heartbeat_at_one_replica_reaches_all() -> None:
 
 
 async def test_replica_that_starts_after_the_timeout_sees_the_path_down_at_once() -> None:
-    lease, clock = TimedLease(), Clock()
+    lease, clock = TimedLease(), FakeClock()
     first = replica(lease, "first", clock)
     first.record_heartbeat()
     await first._sync_lease()
@@ -60,14 +62,14 @@ async def test_replica_that_starts_after_the_timeout_sees_the_path_down_at_once(
 
 
 async def test_event_path_without_heartbeats_is_always_healthy() -> None:
-    clock = Clock()
+    clock = FakeClock()
     silent = replica(TimedLease(), "silent", clock, timeout=0)
-    clock.forward(10**6)
+    clock.advance(10**6)
     assert silent.healthy()
 
 
 async def test_old_lease_does_not_outweigh_a_heartbeat_that_this_replica_has_received() -> None:
-    lease, clock = TimedLease(), Clock()
+    lease, clock = TimedLease(), FakeClock()
     first = replica(lease, "first", clock)
     first.record_heartbeat()
     await first._sync_lease()
@@ -76,5 +78,5 @@ async def test_old_lease_does_not_outweigh_a_heartbeat_that_this_replica_has_rec
     await late._sync_lease()
     assert late.healthy()
     await first._sync_lease()  # and the heartbeat is published
-    clock.forward(180)
+    clock.advance(180)
     assert first.healthy()

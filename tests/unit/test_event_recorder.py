@@ -10,7 +10,7 @@ from keyturn_receiver.cluster.event_recorder import BURST, DEDUP_WINDOW, QUEUE_S
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.errors import ClusterUnavailable, Conflict
 from keyturn_receiver.telemetry.metrics import Metrics
-from support.clock import Clock
+from support.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +34,7 @@ class Api:
             self.written[body["metadata"]["name"]] = body
 
 
-def new_recorder(api: Api, clock: Clock) -> EventRecorder:
+def new_recorder(api: Api, clock: FakeClock) -> EventRecorder:
     return EventRecorder(api, Metrics(), lambda: datetime(2026, 11, 25, tzinfo=UTC), clock)
 
 
@@ -43,20 +43,20 @@ def record(recorder: EventRecorder, name: str, message: str = "what is wrong") -
 
 
 async def test_repeated_event_is_written_once_per_dedup_window() -> None:
-    api, clock = Api(), Clock()
+    api, clock = Api(), FakeClock()
     recorder = new_recorder(api, clock)
     for _ in range(100):
         record(recorder, "db")
     await recorder.flush(1)
     assert len(api.written) == 1
-    clock.forward(DEDUP_WINDOW)
+    clock.advance(DEDUP_WINDOW)
     record(recorder, "db")
     await recorder.flush(1)
     assert len(api.written) == len(api.patched) == 1
 
 
 async def test_flood_is_written_in_a_burst_and_its_oldest_events_are_dropped() -> None:
-    api, clock = Api(), Clock()
+    api, clock = Api(), FakeClock()
     recorder = new_recorder(api, clock)
     for number in range(QUEUE_SIZE + 100):
         record(recorder, f"s{number}")
@@ -72,7 +72,7 @@ async def test_flood_is_written_in_a_burst_and_its_oldest_events_are_dropped() -
 async def test_event_that_cannot_be_written_stops_no_other() -> None:
     api = Api()
     api.gone = True
-    recorder = new_recorder(api, Clock())
+    recorder = new_recorder(api, FakeClock())
     running = asyncio.create_task(recorder.run())
     record(recorder, "a")
     await asyncio.sleep(0.01)
@@ -85,7 +85,7 @@ async def test_event_that_cannot_be_written_stops_no_other() -> None:
 
 async def test_long_message_is_cut_to_the_size_that_an_event_holds() -> None:
     api = Api()
-    recorder = new_recorder(api, Clock())
+    recorder = new_recorder(api, FakeClock())
     record(recorder, "a" * 253, "x" * 5000)
     await recorder.flush(1)
     (event,) = api.written.values()

@@ -7,7 +7,7 @@ import pytest
 
 from keyturn_receiver.cluster.lease import DURATION, RENEW_DEADLINE, LeaderElector
 from keyturn_receiver.errors import ClusterUnavailable, Conflict
-from support.clock import Clock
+from support.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
 
@@ -42,43 +42,43 @@ async def try_once(elector: LeaderElector) -> bool:
 
 
 async def test_second_replica_leads_once_the_first_renews_the_lease_no_more() -> None:
-    leases, clock = FakeLease(), Clock()
+    leases, clock = FakeLease(), FakeClock()
     led: list[str] = []
     first, second = LeaderElector(leases, "first", now=clock), LeaderElector(leases, "second", now=clock)
     first.add_handler(lambda: led.append("first"))
     second.add_handler(lambda: led.append("second"))
     assert await try_once(first)
     for _ in range(10):
-        clock.forward(2)
+        clock.advance(2)
         assert await try_once(first)
         assert not await try_once(second)
-    clock.forward(DURATION)  # the first has died
+    clock.advance(DURATION)  # the first has died
     assert not await try_once(second) or led == ["first", "second"]
-    clock.forward(DURATION + 1)
+    clock.advance(DURATION + 1)
     assert await try_once(second)
     assert led == ["first", "second"]
 
 
 async def test_leader_that_cannot_renew_stops_before_another_replica_leads() -> None:
-    leases, clock = FakeLease(), Clock()
+    leases, clock = FakeLease(), FakeClock()
     first, second = LeaderElector(leases, "first", now=clock), LeaderElector(leases, "second", now=clock)
     await try_once(first)
     assert not await try_once(second)
     leases.gone = True
-    clock.forward(RENEW_DEADLINE - 1)
+    clock.advance(RENEW_DEADLINE - 1)
     assert await try_once(first)  # a moment without the API server takes nothing away
-    clock.forward(1)
+    clock.advance(1)
     assert not await try_once(first)
     leases.gone = False
-    clock.forward(DURATION - RENEW_DEADLINE)
+    clock.advance(DURATION - RENEW_DEADLINE)
     assert not await try_once(second)
-    clock.forward(1)
+    clock.advance(1)
     assert await try_once(second)
     assert not await try_once(first)
 
 
 async def test_one_of_two_writes_at_once_wins() -> None:
-    leases, clock = FakeLease(), Clock()
+    leases, clock = FakeLease(), FakeClock()
     first, second = LeaderElector(leases, "first", now=clock), LeaderElector(leases, "second", now=clock)
     lease = await leases.read()
     await try_once(first)
@@ -88,7 +88,7 @@ async def test_one_of_two_writes_at_once_wins() -> None:
 
 
 async def test_released_lease_is_taken_at_once() -> None:
-    leases, clock = FakeLease(), Clock()
+    leases, clock = FakeLease(), FakeClock()
     first, second = LeaderElector(leases, "first", now=clock), LeaderElector(leases, "second", now=clock)
     await try_once(first)
     await first._release()
@@ -103,11 +103,11 @@ async def test_replica_that_cannot_confirm_its_write_lets_another_lead() -> None
             if spec["holderIdentity"] == "deaf":
                 raise ClusterUnavailable("no answer")
 
-    leases, clock = LostReplies(), Clock()
+    leases, clock = LostReplies(), FakeClock()
     deaf, other = LeaderElector(leases, "deaf", now=clock), LeaderElector(leases, "other", now=clock)
     for _ in range(10):
         assert not await try_once(deaf)
         if await try_once(other):
             break
-        clock.forward(2)
+        clock.advance(2)
     assert other.is_leader()

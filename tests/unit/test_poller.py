@@ -21,7 +21,7 @@ from keyturn_receiver.sources.secrets_manager import SecretMetadata
 from keyturn_receiver.sources.stores import Store, StoreKey, Stores
 from keyturn_receiver.telemetry.metrics import Metrics
 from support.bindings import ARN, bound_object
-from support.clock import Clock
+from support.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
@@ -73,7 +73,7 @@ class Setting:
         for each in bindings:
             self.bound.update(self.bound.transform(each))
         self.asked: dict[Target, Request] = {}
-        self.clock = Clock()
+        self.clock = FakeClock()
         self.is_leader = True
         self.event_path_healthy = False
         self.metrics = Metrics()
@@ -201,7 +201,7 @@ async def test_in_between_no_more_is_listed_than_was_changed() -> None:
     aws.secrets = {"prod/s9": listed("s9", "v2", NOW + timedelta(minutes=1)), **aws.secrets}
     assert await setting.sweep() == ["s9"]
     assert aws.pages_read == 8
-    setting.clock.forward(FULL_SWEEP_SECONDS)
+    setting.clock.advance(FULL_SWEEP_SECONDS)
     await setting.sweep()
     assert aws.pages_read == 13
 

@@ -3,36 +3,36 @@
 import math
 
 from keyturn_receiver.liveness import Watchdog
-from support.clock import Clock
+from support.clock import FakeClock
 
 
 def test_a_part_that_is_silent_for_too_long_is_stuck_until_it_goes_on() -> None:
-    clock = Clock()
+    clock = FakeClock()
     watchdog = Watchdog(300, clock)
     poller, watch = watchdog.register("poller"), watchdog.register("watch of secrets")
-    clock.forward(299)
+    clock.advance(299)
     poller()
-    clock.forward(2)
+    clock.advance(2)
     assert watchdog.stuck() == ["watch of secrets"]
     watch()
     assert watchdog.stuck() == []
 
 
 def test_a_part_that_rests_on_purpose_is_not_stuck() -> None:
-    clock = Clock()
+    clock = FakeClock()
     watchdog = Watchdog(300, clock)
     watch, heartbeats = watchdog.register("watch of secrets"), watchdog.register("event path monitor")
     watch(75)
     heartbeats(math.inf)
-    clock.forward(374)
+    clock.advance(374)
     assert watchdog.stuck() == []
-    clock.forward(2)
+    clock.advance(2)
     assert watchdog.stuck() == ["watch of secrets"]
 
 
 def test_what_takes_too_long_is_stuck() -> None:
     longest = [0.0]
-    watchdog = Watchdog(300, Clock())
+    watchdog = Watchdog(300, FakeClock())
     watchdog.register_duration("reconcile", lambda: longest[0])
     assert watchdog.stuck() == []
     longest[0] = 301

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from keyturn_receiver.resilience.single_flight import SingleFlight
-from support.clock import Clock
+from support.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
 
@@ -25,22 +25,22 @@ class Source:
 
 
 async def test_five_hundred_callers_with_the_same_event_cost_one_fetch() -> None:
-    clock, source = Clock(), Source()
+    clock, source = FakeClock(), Source()
     flights: SingleFlight[str, int] = SingleFlight(clock)
     source.go.set()
     since = clock()
     for _ in range(5):  # in waves: the later ones come when the result is there already
         assert set(await asyncio.gather(*(flights.get("a", since, source) for _ in range(100)))) == {1}
-        clock.forward(1)
+        clock.advance(1)
     assert source.fetched == 1
 
 
 async def test_later_caller_gets_the_result_of_a_later_fetch() -> None:
-    clock, source = Clock(), Source()
+    clock, source = FakeClock(), Source()
     flights: SingleFlight[str, int] = SingleFlight(clock)
     first = asyncio.create_task(flights.get("a", clock(), source))
     await asyncio.sleep(0)
-    clock.forward(1)
+    clock.advance(1)
     later = [asyncio.create_task(flights.get("a", clock(), source)) for _ in range(10)]
     await asyncio.sleep(0)
     assert source.fetched == 1  # one at a time
@@ -50,7 +50,7 @@ async def test_later_caller_gets_the_result_of_a_later_fetch() -> None:
 
 
 async def test_failure_is_shared_and_not_kept_for_later_callers() -> None:
-    clock = Clock()
+    clock = FakeClock()
     flights: SingleFlight[str, int] = SingleFlight(clock)
     tries = 0
 
@@ -62,14 +62,14 @@ async def test_failure_is_shared_and_not_kept_for_later_callers() -> None:
     since = clock()
     results = await asyncio.gather(*(flights.get("a", since, fail) for _ in range(10)), return_exceptions=True)
     assert [str(result) for result in results] == ["1"] * 10
-    clock.forward(1)
+    clock.advance(1)
     with pytest.raises(ValueError, match="2"):
         await flights.get("a", clock(), fail)
 
 
 async def test_cancelled_caller_takes_the_result_from_nobody() -> None:
     source = Source()
-    flights: SingleFlight[str, int] = SingleFlight(Clock())
+    flights: SingleFlight[str, int] = SingleFlight(FakeClock())
     impatient, patient = (asyncio.create_task(flights.get("a", 0, source)) for _ in range(2))
     await asyncio.sleep(0)
     impatient.cancel()
@@ -78,7 +78,7 @@ async def test_cancelled_caller_takes_the_result_from_nobody() -> None:
 
 
 async def test_result_is_dropped_after_its_ttl() -> None:
-    flights: SingleFlight[str, int] = SingleFlight(Clock(), ttl=0.01)
+    flights: SingleFlight[str, int] = SingleFlight(FakeClock(), ttl=0.01)
     source = Source()
     source.go.set()
     await flights.get("a", 0, source)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from keyturn_receiver.sources.thread_pools import CallTimeout, PoolExhausted, ThreadPool
-from support.clock import Clock
+from support.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
 
@@ -54,12 +54,12 @@ async def test_call_without_a_free_slot_raises_pool_exhausted(hang: Callable[[],
 
 
 async def test_pool_without_a_free_thread_is_saturated_until_one_returns() -> None:
-    clock, over = Clock(), threading.Event()
+    clock, over = FakeClock(), threading.Event()
     pool = ThreadPool("pool", 1, call_timeout=0.05, now=clock)
     for _ in range(2):
         with pytest.raises(CallTimeout):
             await pool.run(lambda: over.wait(30))
-    clock.forward(7)
+    clock.advance(7)
     assert pool.saturated_for() == 7
     with pytest.raises(PoolExhausted):
         await pool.run(lambda: "result")

@@ -1,4 +1,4 @@
-"""AWS secrets of which everything is noted: what each has been, for an oracle to hold the cluster against."""
+"""Model of AWS: changes secrets, and records every version, for the oracle to compare the cluster with."""
 
 import json
 from collections import defaultdict
@@ -12,79 +12,79 @@ ALIVE, SCHEDULED, GONE = "alive", "scheduled for deletion", "gone"
 KINDS_OF_VALUE = ("new", "new but for the password", "poor", "no JSON", "the same")
 
 
-class Ledger:
-    """Changes AWS, and keeps the books. ``standing`` by name; ``order``: the versions AWSCURRENT has been on, by id."""
+class AwsModel:
+    """Changes AWS and records each change. ``lifecycle`` by name; ``order``: the versions AWSCURRENT was on, by id."""
 
-    def __init__(self, client: Any, namespace: str, make_up: Callable[[str], str]) -> None:
-        self.standing: dict[str, str] = {}
+    def __init__(self, client: Any, namespace: str, new_value: Callable[[str], str]) -> None:
+        self.lifecycle: dict[str, str] = {}
         self.arns: dict[str, str] = {}
         self.versions: dict[str, Version] = {}
         self.order: dict[str, list[str]] = defaultdict(list)
         self._client = client
         self._namespace = namespace
-        self._make_up = make_up
+        self._new_value = new_value
 
     def id_of(self, name: str) -> str:
         """What AWS calls the secret."""
         return f"{self._namespace}/{name}"
 
-    def past(self, name: str) -> list[str]:
+    def version_history(self, name: str) -> list[str]:
         """The versions that AWSCURRENT has been on, the last one now."""
         return self.order[self.id_of(name)]
 
     def current(self, name: str) -> Version:
         """The version that AWSCURRENT is on."""
-        return self.versions[self.past(name)[-1]]
+        return self.versions[self.version_history(name)[-1]]
 
-    def before(self, secret_id: str) -> Version:
+    def previous(self, secret_id: str) -> Version:
         """The version that AWSCURRENT was on before, of the secret that is called so."""
         name = next(name for name, arn in self.arns.items() if secret_id in (arn, self.id_of(name)))
-        return self.versions[self.past(name)[-2:][0]]
+        return self.versions[self.version_history(name)[-2:][0]]
 
     def create(self, name: str) -> None:
         """Create a secret; one that was deleted for good comes back under another ARN."""
         value = self._value("new", name)
         made = self._client.create_secret(Name=self.id_of(name), SecretString=text_of(value))
-        self.arns[name], self.standing[name] = made["ARN"], ALIVE
-        self._note(name, made["VersionId"], value)
+        self.arns[name], self.lifecycle[name] = made["ARN"], ALIVE
+        self._record(name, made["VersionId"], value)
 
     def rotate(self, name: str, kind: str = "new") -> None:
         """Rotate to a value of some kind."""
         value = self._value(kind, name)
-        self._note(name, rotation.rotate(self._client, self.id_of(name), text_of(value)), value)
+        self._record(name, rotation.rotate(self._client, self.id_of(name), text_of(value)), value)
 
     def roll_back(self, name: str, back: int) -> bool:
         """Move AWSCURRENT to where it was, at most ``back`` moves ago; tell whether it has moved."""
-        own = [each for each in self.past(name) if self.versions[each].arn == self.arns[name]]
+        own = [each for each in self.version_history(name) if self.versions[each].arn == self.arns[name]]
         version_id = own[-1 - min(back, len(own) - 1)]
         if version_id == own[-1]:
             return False
         rotation.promote(self._client, self.id_of(name), version_id)
-        self._note(name, version_id, self.versions[version_id].value)
+        self._record(name, version_id, self.versions[version_id].value)
         return True
 
     def schedule(self, name: str) -> None:
         """Schedule a secret for deletion."""
         self._client.delete_secret(SecretId=self.id_of(name), RecoveryWindowInDays=7)
-        self.standing[name] = SCHEDULED
+        self.lifecycle[name] = SCHEDULED
 
     def restore(self, name: str) -> None:
         """Restore a secret that is scheduled for deletion."""
         self._client.restore_secret(SecretId=self.id_of(name))
-        self.standing[name] = ALIVE
+        self.lifecycle[name] = ALIVE
 
     def destroy(self, name: str) -> None:
         """Delete a secret for good."""
         self._client.delete_secret(SecretId=self.id_of(name), ForceDeleteWithoutRecovery=True)
-        self.standing[name] = GONE
+        self.lifecycle[name] = GONE
 
-    def _note(self, name: str, version_id: str, value: Value) -> None:
+    def _record(self, name: str, version_id: str, value: Value) -> None:
         self.versions[version_id] = Version(self.id_of(name), self.arns[name], version_id, value)
-        self.past(name).append(version_id)
+        self.version_history(name).append(version_id)
 
     def _value(self, kind: str, name: str) -> Value:
-        value: dict[str, Any] = {"user": self._make_up("u"), "password": self._make_up("p"), "port": 5432}
-        last = self.current(name).value if self.past(name) else value
+        value: dict[str, Any] = {"user": self._new_value("u"), "password": self._new_value("p"), "port": 5432}
+        last = self.current(name).value if self.version_history(name) else value
         if kind == "the same":
             return last
         if kind == "new but for the password" and not isinstance(last, str):

@@ -1,4 +1,4 @@
-"""The oracle over any history: what the witness saw of Secrets and of their consumers, held against what AWS had."""
+"""The oracle for any history: the recorded states of Secrets and of their consumers, checked against what AWS had."""
 
 import json
 from base64 import b64decode
@@ -17,8 +17,8 @@ Value = Mapping[str, Any] | str
 Reads = frozenset[str] | None  # keys; None: all of them
 
 
-class Unfit(Exception):
-    """The value does not give what the binding asks for, or the binding is none: the text is the reason's word."""
+class ExpectedError(Exception):
+    """The binding is invalid, or the value lacks a property it names. The text is the reason that status shows."""
 
 
 def everything(value: Value) -> dict[str, str]:
@@ -29,12 +29,12 @@ def everything(value: Value) -> dict[str, str]:
 
 def property_of(value: Value, name: str) -> str:
     if isinstance(value, str) or name not in value:
-        raise Unfit("InvalidValue")
+        raise ExpectedError("InvalidValue")
     return str(value[name])
 
 
 def no_binding(value: Value) -> dict[str, str]:
-    raise Unfit("InvalidBinding")
+    raise ExpectedError("InvalidBinding")
 
 
 # What a binding may say (the annotation keyturn.dev/data; "" for none), and what it means.
@@ -58,7 +58,7 @@ BINDINGS: Mapping[str, Callable[[Value], dict[str, str]]] = {
 
 
 def rendered(binding: str, value: Value) -> dict[str, bytes]:
-    """What a Secret with this binding is to hold. Raises Unfit."""
+    """What a Secret with this binding is to hold. Raises ExpectedError."""
     return {key: text.encode() for key, text in BINDINGS[binding](value).items()}
 
 
@@ -73,7 +73,7 @@ class Version:
 
 
 @dataclass
-class Written:
+class AppliedState:
     """A Secret as Keyturn has written it: what it meant each key to hold, and the revisions it told."""
 
     at: int
@@ -83,22 +83,22 @@ class Written:
 
 @dataclass
 class SecretOracle:
-    """Looks at the states of a Secret one after the other; ``order``: the versions that AWSCURRENT has been on."""
+    """Checks the states of a Secret one after the other; ``order``: the versions that AWSCURRENT has been on."""
 
     versions: Mapping[str, Version]
     order: Mapping[str, Sequence[str]]
     ordered: bool = True
-    written: list[Written] = field(default_factory=list)
+    applied: list[AppliedState] = field(default_factory=list)
     foreign: set[str] = field(default_factory=set)  # keys that a hand has ever written
     _seen: int = 0
     _state: Any = None
-    _written_to: str = ""  # the object that was written last
+    _applied_to: str = ""  # the object that was written last
     _touched: set[str] = field(default_factory=set)  # by hand, since Keyturn wrote them
     _meaning: dict[tuple[str, str], bytes] = field(default_factory=dict)
     _place: dict[str, int] = field(default_factory=dict)
 
-    def look(self, states: Sequence[Any]) -> None:
-        """Look at those states that were not looked at yet."""
+    def check(self, states: Sequence[Any]) -> None:
+        """Check the states that were not checked yet."""
         for state in states[self._seen :]:
             self._seen += 1
             before, self._state = self._state, state
@@ -106,7 +106,7 @@ class SecretOracle:
                 assert APPLIED_AT not in annotations(state), "a Secret came to be that nobody has made"
                 self._touched, self.foreign = set(data(state)), set(data(state))
             elif annotations(state).get(APPLIED_AT) != annotations(before).get(APPLIED_AT):
-                self._written_by_keyturn(before, state)
+                self._check_applied(before, state)
             else:
                 changed = differing(data(before), data(state))
                 assert not changed or annotations(before).get(HAND) != annotations(state).get(HAND), (
@@ -115,7 +115,7 @@ class SecretOracle:
                 self._touched |= changed
                 self.foreign |= changed
 
-    def _written_by_keyturn(self, before: Any, state: Any) -> None:
+    def _check_applied(self, before: Any, state: Any) -> None:
         told = annotations(state)
         assert is_bound(state["metadata"]), "written, though it is not bound"
         ((key, version_id),) = json.loads(told[VERSION_IDS]).items()
@@ -136,13 +136,13 @@ class SecretOracle:
     ) -> None:
         others = differing(before, after) - meant.keys()
         assert all(key not in after for key in others), "another's key was written"
-        ours = self.written[-1].data.keys() if self.written else set()
+        ours = self.applied[-1].data.keys() if self.applied else set()
         assert others <= ours, "another's key was taken away"
         assert after.keys() - meant.keys() <= self.foreign, "a key was left behind"
 
     def _check_revisions(self, meant: Mapping[str, bytes], told: Mapping[str, str], of: str) -> None:
         assert told.keys() == meant.keys()
-        last = self.written[-1] if self._written_to == of else None
+        last = self.applied[-1] if self._applied_to == of else None
         for key, value in meant.items():
             assert self._meaning.setdefault((key, told[key]), value) == value, (
                 f"revision {told[key]} of {key} stands for two values: who was restarted for one misses the other"
@@ -150,8 +150,8 @@ class SecretOracle:
             if last and key in last.data and key not in self._touched:
                 changed = last.data[key] != value
                 assert (last.revisions[key] != told[key]) == changed, f"{key}: revision and value differ in change"
-        self.written.append(Written(version_of(self._state), meant, told))
-        self._written_to = of
+        self.applied.append(AppliedState(version_of(self._state), meant, told))
+        self._applied_to = of
 
     def _check_order(self, version: Version) -> None:
         if not self.ordered:
@@ -163,15 +163,15 @@ class SecretOracle:
     @property
     def filled(self) -> bool:
         """Whether Keyturn has written the object that bears the name now."""
-        return self._state is not None and self._written_to == uid(self._state)
+        return self._state is not None and self._applied_to == uid(self._state)
 
     def revisions(self) -> list[tuple[int, Mapping[str, str]]]:
         """The revisions that it has told, each with when."""
-        return [(each.at, each.revisions) for each in self.written]
+        return [(each.at, each.revisions) for each in self.applied]
 
     def as_of(self, at: int) -> Mapping[str, bytes]:
         """What Keyturn meant its keys to hold at some time."""
-        return next((each.data for each in reversed(self.written) if each.at <= at), {})
+        return next((each.data for each in reversed(self.applied) if each.at <= at), {})
 
 
 def check_consumer(states: Sequence[Any], secrets: Mapping[str, SecretOracle], settled: Sequence[str] = ()) -> int:
@@ -218,7 +218,7 @@ def _check_end(life: Sequence[Any], name: str, oracle: SecretOracle) -> None:
     state, reads = life[-1], reads_of(life[-1]).get(name)
     if name not in reads_of(state) or not oracle.filled:
         return
-    final = oracle.written[-1]
+    final = oracle.applied[-1]
     expected = wanted(final.revisions, reads)
     has = template_mark(state, name) or annotations(state).get(MARK_PREFIX + name)
     assert expected is None or has == expected, f"not restarted for the last revision of {name}"

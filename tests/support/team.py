@@ -8,8 +8,10 @@ from keyturn_contract.message import Notification
 from keyturn_local.aws.rotation import rotate
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.cluster import Cluster
+from support.cluster_state import data_of
 from support.deliveries import notification
-from support.manifests import data_of, eventually, secret
+from support.manifests import secret
+from support.wait import eventually
 
 
 class Team:
@@ -33,7 +35,7 @@ class Team:
         version_id = rotate(self._client, self._arns[name], f"next-{uuid4().hex}")
         return notification(self._arns[name], version_id)
 
-    def in_order(self) -> bool:
+    def is_current(self) -> bool:
         """Whether each Secret holds what AWS has now."""
         return all(
             data_of(self._cluster, self.namespace, name)
@@ -53,7 +55,7 @@ def team(cluster: Cluster, aws: LocalAws, *names: str) -> Iterator[Team]:
         found = Team(cluster, aws, name)
         if names:
             found.bind(*names)
-            eventually(found.in_order)
+            eventually(found.is_current)
         yield found
     finally:
         cluster.delete([made], wait=False)

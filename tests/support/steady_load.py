@@ -1,4 +1,4 @@
-"""Load: secrets are rotated, and what was rotated is delivered to a Service again and again, at a steady pace."""
+"""Steady load: rotates secrets, and delivers the notifications to a Service again and again, at an even pace."""
 
 import threading
 import time
@@ -13,11 +13,11 @@ import httpx
 from keyturn_contract.message import Notification, encode
 from support.deliveries import signed
 
-HANDS = 32
+MAX_IN_FLIGHT = 32
 
 
-class Load:
-    """Use as a context manager: under way within it, and at its end everything is answered.
+class SteadyLoad:
+    """Runs within its ``with`` block; at the end every delivery is answered.
 
     Each delivery has a connection of its own. ``answers`` counts them by their status, or by what went wrong;
     ``trouble`` tells of each that was not answered 200, and when.
@@ -35,12 +35,14 @@ class Load:
         self._names = names
         self._rotate = rotate
         self._pause = 1 / per_second
-        self._told = {name: rotate(name) for name in names}
-        self._begun = time.monotonic()
-        self._ended = threading.Event()
-        self._hands = ThreadPoolExecutor(HANDS)
-        # None is kept: each delivery is led anew.
-        self._http = httpx.Client(timeout=20, limits=httpx.Limits(max_connections=HANDS, max_keepalive_connections=0))
+        self._notifications = {name: rotate(name) for name in names}
+        self._start = time.monotonic()
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(MAX_IN_FLIGHT)
+        # No connection is kept: kube-proxy chooses a pod for each delivery.
+        self._http = httpx.Client(
+            timeout=20, limits=httpx.Limits(max_connections=MAX_IN_FLIGHT, max_keepalive_connections=0)
+        )
         self._threads = [threading.Thread(target=each) for each in (self._rotate_all, self._deliver_all)]
 
     def __enter__(self) -> Self:
@@ -51,32 +53,32 @@ class Load:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._ended.set()
+        self._stop.set()
         for thread in self._threads:
             thread.join()
         for name in self._names:  # what was rotated since
-            self._hands.submit(self._deliver, self._told[name])
-        self._hands.shutdown()
+            self._pool.submit(self._deliver, self._notifications[name])
+        self._pool.shutdown()
         self._http.close()
         print(f"{self.rotations} rotations, {dict(self.answers)}, slowest {self.slowest:.1f} s", *self.trouble[:20])
 
     @property
     def seconds(self) -> float:
-        """For how long it has been under way."""
-        return time.monotonic() - self._begun
+        """For how long it has run."""
+        return time.monotonic() - self._start
 
     def _rotate_all(self) -> None:
         while True:
             for name in self._names:
-                if self._ended.wait(0.1):
+                if self._stop.wait(0.1):
                     return
-                self._told[name] = self._rotate(name)
+                self._notifications[name] = self._rotate(name)
                 self.rotations += 1
 
     def _deliver_all(self) -> None:
         number = 0
-        while not self._ended.wait(max(0.0, number * self._pause - self.seconds)):
-            self._hands.submit(self._deliver, self._told[self._names[number % len(self._names)]])
+        while not self._stop.wait(max(0.0, number * self._pause - self.seconds)):
+            self._pool.submit(self._deliver, self._notifications[self._names[number % len(self._names)]])
             number += 1
 
     def _deliver(self, told: Notification) -> None:

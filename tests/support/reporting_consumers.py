@@ -1,7 +1,7 @@
-"""Consumers that tell: Deployments whose pods say, five times a second, which version of a Secret they hold.
+"""Deployments whose pods report, five times a second, which version of a Secret they hold.
 
-The values are names of versions ("v017", a later one sorts after an earlier one), and no secrets. A pod adds when it
-was: by a clock that it shares with the test, so that it does not matter how busy whoever listens is.
+The values are names of versions ("v017", a later one sorts after an earlier one), and no secrets. Each report has its
+time, by a clock that pods and test share, so that a busy listener does not distort it.
 """
 
 import socket
@@ -19,8 +19,10 @@ from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.cluster import Cluster
 from keyturn_local.node import images, network
 from keyturn_receiver.core.consumer import DISABLED, ROLLOUT
+from support.cluster_state import data_of
 from support.deliveries import notification
-from support.manifests import data_of, eventually, secret, workload
+from support.manifests import secret, workload
+from support.wait import eventually
 
 ENV, VOLUME, SUB_PATH = WAYS = ("env", "volume", "subpath")
 KEY = "value"  # of a Secret that is made from a text
@@ -53,35 +55,35 @@ RESTRICTED = {
 }
 
 
-def now() -> float:
+def pod_clock() -> float:
     """The time by the pods' clock, in seconds since the machine was started."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def named(number: int) -> str:
+def version_name(number: int) -> str:
     """The name of a version."""
     return f"v{number:03}"
 
 
-def bind(cluster: Cluster, aws: LocalAws, namespace: str, *names: str) -> None:
+def bind_secrets(cluster: Cluster, aws: LocalAws, namespace: str, *names: str) -> None:
     """Create AWS secrets, and Secrets that are bound to them, and wait until these hold the first version."""
     for name in names:
-        aws.secrets_manager().create_secret(Name=f"{namespace}/{name}", SecretString=named(0))
+        aws.secrets_manager().create_secret(Name=f"{namespace}/{name}", SecretString=version_name(0))
     cluster.create(secret(namespace, name, f"{namespace}/{name}") for name in names)
     for name in names:
-        eventually(lambda name=name: data_of(cluster, namespace, name) == {KEY: named(0).encode()})
+        eventually(lambda name=name: data_of(cluster, namespace, name) == {KEY: version_name(0).encode()})
 
 
 def rotate_to(aws: LocalAws, namespace: str, name: str, number: int) -> Notification:
     """Rotate an AWS secret; return the notification that comes of it."""
     client = aws.secrets_manager()
-    version_id = rotate(client, f"{namespace}/{name}", named(number))
+    version_id = rotate(client, f"{namespace}/{name}", version_name(number))
     return notification(client.describe_secret(SecretId=f"{namespace}/{name}")["ARN"], version_id)
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a pod has told: at ``at`` it held ``version``, read in this way."""
+class Report:
+    """A pod's report: at ``at`` it held ``version``, read in this way."""
 
     at: float
     consumer: str
@@ -91,10 +93,10 @@ class Told:
 
 
 class Listener:
-    """Listens to the pods; ``told`` is all that they have told, of each pod in its order."""
+    """Listens to the pods; ``reports`` are all reports, those of one pod in their order."""
 
     def __init__(self) -> None:
-        self.told: list[Told] = []
+        self.reports: list[Report] = []
         self._connections: set[socket.socket] = set()
         self._server = _Server((network.HOST, 0), _Connection)
         self._server.listener = self
@@ -143,20 +145,20 @@ class Listener:
         made["metadata"]["annotations"] = {ROLLOUT: DISABLED} if disabled else {}
         return made
 
-    def of(self, consumer: str, way: str = "") -> list[Told]:
-        """What the pods of one consumer have told, of one way or of all."""
-        return [each for each in list(self.told) if each.consumer == consumer and way in ("", each.way)]
+    def of(self, consumer: str, way: str = "") -> list[Report]:
+        """The reports of one consumer's pods, of one way or of all."""
+        return [each for each in list(self.reports) if each.consumer == consumer and way in ("", each.way)]
 
-    def first(self, consumer: str, way: str, number: int) -> Told | None:
-        """When a version was first told, in this way."""
-        return next((each for each in self.of(consumer, way) if each.version == named(number)), None)
+    def first(self, consumer: str, way: str, number: int) -> Report | None:
+        """The first report of a version, in this way."""
+        return next((each for each in self.of(consumer, way) if each.version == version_name(number)), None)
 
     def pods(self, consumer: str) -> set[str]:
-        """The pods of a consumer that have told anything."""
+        """The pods of a consumer that have reported."""
         return {each.pod for each in self.of(consumer)}
 
     def last(self, consumer: str) -> dict[tuple[str, str], str]:
-        """The version that each pod of a consumer has told last, in each of its ways; of all it ever had."""
+        """The last version that each pod of a consumer has reported in each way, pods that are gone included."""
         return {(each.pod, each.way): each.version for each in self.of(consumer)}
 
 
@@ -177,5 +179,5 @@ class _Connection(socketserver.StreamRequestHandler):
             for line in self.rfile:
                 if line.endswith(b"\n"):
                     at, consumer, pod, way, version = line.decode().split()
-                    listener.told.append(Told(float(at), consumer, pod, way, version))
+                    listener.reports.append(Report(float(at), consumer, pod, way, version))
         listener._connections.discard(self.connection)

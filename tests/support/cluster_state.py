@@ -1,0 +1,35 @@
+"""Readers of what the cluster holds, for assertions."""
+
+import json
+from base64 import b64decode
+
+from keyturn_local.kubernetes.cluster import Cluster
+
+
+def data_of(cluster: Cluster, namespace: str, name: str) -> dict[str, bytes]:
+    """The data of a Secret, decoded."""
+    return {key: b64decode(value) for key, value in cluster.get("secret", name, namespace).get("data", {}).items()}
+
+
+def annotations_of(cluster: Cluster, kind: str, namespace: str, name: str) -> dict[str, str]:
+    """The annotations of an object."""
+    return dict(cluster.get(kind, name, namespace)["metadata"].get("annotations", {}))
+
+
+def replica_sets(cluster: Cluster, namespace: str, deployment: str) -> int:
+    """How many ReplicaSets a Deployment has had: one, and one more for each restart."""
+    return len(cluster.list("replicasets", namespace, f"app={deployment}"))
+
+
+def warnings_of(cluster: Cluster, namespace: str, name: str) -> dict[str, str]:
+    """The Warning Events on a Secret, by reason."""
+    listed = cluster.kubectl(
+        "get",
+        "events",
+        "-n",
+        namespace,
+        "-o",
+        "json",
+        f"--field-selector=involvedObject.name={name},involvedObject.kind=Secret,type=Warning",
+    )
+    return {event["reason"]: event["message"] for event in json.loads(listed)["items"]}
