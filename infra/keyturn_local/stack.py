@@ -1,4 +1,4 @@
-"""All of Keyturn on one machine: a cluster, an AWS, the receiver and the notifier, joined as in production."""
+"""All of Keyturn on one machine: cluster, AWS, receiver and notifier, connected as in production."""
 
 import base64
 from collections.abc import Iterator, Mapping
@@ -25,18 +25,18 @@ CERTIFICATE = "keyturn-tls"
 
 
 class Receiver(Protocol):
-    """A process, or the pods of a release."""
+    """A receiver: a process, or the pods of a release."""
 
     @property
     def url(self) -> str:
-        """Where deliveries go."""
+        """URL for deliveries."""
 
     @property
     def operations_url(self) -> str:
-        """Where metrics are read."""
+        """URL of the operations port."""
 
     def metric(self, name: str, **labels: str) -> float:
-        """Read a metric: the sum of the samples that have these labels."""
+        """The sum of a metric's samples that have these labels."""
 
 
 @dataclass
@@ -57,22 +57,22 @@ class Stack:
 def run_stack(
     directory: Path, cluster: Cluster, namespace: str, settings: Mapping[str, str] | None = None, kms: bool = False
 ) -> Iterator[Stack]:
-    """Run everything against ``cluster``; the receiver's rights live in ``namespace``, which is made and deleted.
+    """Run everything against ``cluster``, with the receiver's rights in ``namespace``, which is created and deleted.
 
-    With ``kms`` the notifier signs in KMS, and the receiver holds the public key alone.
+    With ``kms`` the notifier signs in KMS, and the receiver has only the public key.
     """
     timeline = Timeline(directory / "timeline.jsonl")
     with ExitStack() as stack:
         aws = stack.enter_context(LocalAws.start(directory, timeline))
         path = aws.provision()
-        made = [_namespace(namespace), *chart_rights(namespace)]
-        stack.callback(cluster.delete, made, wait=False)
-        cluster.create(made)
+        objects = [_namespace(namespace), *chart_rights(namespace)]
+        stack.callback(cluster.delete, objects, wait=False)
+        cluster.create(objects)
         kubeconfig = cluster.kubeconfig_for(namespace, SERVICE_ACCOUNT, directory)
         if kms:
             public_key = base64.b64encode(aws.kms().get_public_key(KeyId=KMS_KEY)["PublicKey"]).decode()
-            public_alone = {"KEYTURN_SIGNING_KEY_SECRET_ID": "", "KEYTURN_SIGNING_PUBLIC_KEYS": public_key}
-            settings = {**(settings or {}), **public_alone}
+            public_key_only = {"KEYTURN_SIGNING_KEY_SECRET_ID": "", "KEYTURN_SIGNING_PUBLIC_KEYS": public_key}
+            settings = {**(settings or {}), **public_key_only}
         receiver = LocalReceiver(
             directory, kubeconfig, aws.environment(), path.signing_key_secret_id, namespace, settings
         )
@@ -87,21 +87,21 @@ def run_stack(
 def run_stack_of_pods(
     directory: Path, cluster: Cluster, namespace: str, values: Mapping[str, Any] | None = None
 ) -> Iterator[Stack]:
-    """Run everything in an enclosure, on a real node; the receiver is a release of the chart in ``namespace``.
+    """Run everything in an enclosure, on a real node, with the receiver as a release of the chart.
 
-    That is made and deleted. ``values`` are the chart's, beside those that the node takes. The pods serve TLS.
+    Its pods serve TLS. ``namespace`` is created and deleted. ``values`` add to the values that the node needs.
     """
     timeline = Timeline(directory / "timeline.jsonl")
     with ExitStack() as stack:
         aws = stack.enter_context(LocalAws.start(directory, timeline, network.HOST))
         path = aws.provision()
         authority = trustme.CA()
-        made = [_namespace(namespace), _certificate(authority, namespace)]
-        stack.callback(cluster.delete, made, wait=False)
-        cluster.create(made)
-        told = release.values(aws.environment(), path.signing_key_secret_id)
+        objects = [_namespace(namespace), _certificate(authority, namespace)]
+        stack.callback(cluster.delete, objects, wait=False)
+        cluster.create(objects)
+        node_values = release.values(aws.environment(), path.signing_key_secret_id)
         receiver = stack.enter_context(
-            Release.install(cluster, namespace, {**told, "tls": {"secretName": CERTIFICATE}, **(values or {})})
+            Release.install(cluster, namespace, {**node_values, "tls": {"secretName": CERTIFICATE}, **(values or {})})
         )
         bundle = authority.cert_pem.bytes()
         notifier = event_source.start(directory, aws, path, [receiver.url], timeline, ca_bundle=bundle)
@@ -114,12 +114,12 @@ def _namespace(name: str) -> Any:
 
 
 def _certificate(authority: trustme.CA, namespace: str) -> Any:
-    made = authority.issue_cert(release.host_of(namespace))
-    chain = b"".join(each.bytes() for each in made.cert_chain_pems)
+    certificate = authority.issue_cert(release.host_of(namespace))
+    chain = b"".join(each.bytes() for each in certificate.cert_chain_pems)
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "type": "kubernetes.io/tls",
         "metadata": {"name": CERTIFICATE, "namespace": namespace},
-        "stringData": {"tls.crt": chain.decode(), "tls.key": made.private_key_pem.bytes().decode()},
+        "stringData": {"tls.crt": chain.decode(), "tls.key": certificate.private_key_pem.bytes().decode()},
     }

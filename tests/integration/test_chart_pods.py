@@ -22,7 +22,8 @@ import trustme
 from helm_python.errors import HelmError
 
 from keyturn_contract.signature import new_key
-from keyturn_local.aws.server import REGION, SIGNING_KEY, LocalAws
+from keyturn_local.aws.sdk import REGION
+from keyturn_local.aws.server import SIGNING_KEY, LocalAws
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.processes.environment import IMPORT_ROOTS
 from keyturn_local.processes.ports import free_ports

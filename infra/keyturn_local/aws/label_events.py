@@ -1,6 +1,6 @@
-"""What moto lacks: the event that AWS Secrets Manager sends whenever a staging label moves.
+"""Label events, which moto lacks: AWS Secrets Manager sends one whenever a staging label moves.
 
-Derived from the labels as they stand before and after each request, not from what the request asked for.
+They are derived from the labels before and after each request, not from the request's parameters.
 https://docs.aws.amazon.com/secretsmanager/latest/userguide/monitoring-eventbridge.html
 """
 
@@ -8,32 +8,29 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from moto.events import events_backends
 from moto.events.utils import EventTemplateParser
 from moto.secretsmanager import secretsmanager_backends
 
+from keyturn_local.aws.sdk import ACCOUNT, REGION
 from keyturn_local.timeline import Timeline
 
-ACCOUNT = "123456789012"
-REGION = "us-east-1"
-SILENT = frozenset({"AWSPENDING", "AWSPREVIOUS"})  # labels whose moves AWS does not tell of
+UNREPORTED = frozenset({"AWSPENDING", "AWSPREVIOUS"})  # labels without events
 
-# moto hands an event on without its `account`, and with its keys in another order than AWS's.
-_AS_AWS_SENDS_IT = (
+# moto's own template lacks `account`, and has the keys in another order than AWS.
+_EVENT_TEMPLATE = (
     '{"version": "0", "id": "<id>", "detail-type": "<detail-type>", "source": "<source>", "account": "<account>",'
     ' "time": <time>, "region": "<region>", "resources": <resources>, "detail": <detail>}'
 )
 
-Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-
 
 @dataclass(frozen=True)
 class Move:
-    """A label that now is on another version than before."""
+    """A staging label that moved to this version."""
 
     arn: str
     name: str
@@ -42,16 +39,16 @@ class Move:
 
 
 class LabelEvents:
-    """Wraps moto's WSGI application: tells the event bus of label moves, and counts the calls of each AWS action."""
+    """WSGI middleware around moto: puts label moves on the event bus, and counts calls by AWS action."""
 
-    def __init__(self, application: Application, timeline: Timeline) -> None:
-        EventTemplateParser.DEFAULT_EVENT_INPUT_TEMPLATE = _AS_AWS_SENDS_IT
+    def __init__(self, application: WSGIApplication, timeline: Timeline) -> None:
+        EventTemplateParser.DEFAULT_EVENT_INPUT_TEMPLATE = _EVENT_TEMPLATE
         self._application = application
         self._timeline = timeline
         self._lock = threading.Lock()
         self._calls: Counter[str] = Counter()
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/keyturn/calls":
             start_response("200 OK", [("Content-Type", "application/json")])
             return [json.dumps(self._calls).encode()]
@@ -63,12 +60,12 @@ class LabelEvents:
             before = _labels()
             answer = self._application(environ, start_response)
             moves = _moves(before, _labels())
-            _repair(moves)
+            _complete(moves)
         for move in moves:
-            self._tell(move)
+            self._publish(move)
         return answer
 
-    def _tell(self, move: Move) -> None:
+    def _publish(self, move: Move) -> None:
         self._timeline.add(
             "label moved", label=move.label, secret_arn=move.arn, secret_name=move.name, version_id=move.version_id
         )
@@ -83,7 +80,7 @@ class LabelEvents:
 
 
 def _labels() -> dict[tuple[str, str, str], str]:
-    """The version that each label of each secret is on, by (ARN, name, label)."""
+    """Version id by (ARN, name, label) of a secret."""
     store = secretsmanager_backends[ACCOUNT][REGION].secrets
     return {
         (secret.arn, secret.name, label): version_id
@@ -95,14 +92,14 @@ def _labels() -> dict[tuple[str, str, str], str]:
 
 def _moves(before: Mapping[tuple[str, str, str], str], after: Mapping[tuple[str, str, str], str]) -> list[Move]:
     return [
-        Move(*whose, version_id)
-        for whose, version_id in after.items()
-        if before.get(whose) != version_id and whose[2] not in SILENT
+        Move(arn, name, label, version_id)
+        for (arn, name, label), version_id in after.items()
+        if before.get((arn, name, label)) != version_id and label not in UNREPORTED
     ]
 
 
-def _repair(moves: list[Move]) -> None:
-    """Correct what moto leaves as it was when a label moves: which version is given by default, and the date."""
+def _complete(moves: list[Move]) -> None:
+    """Update the default version and the date of a secret, which moto does not when a label moves."""
     store = secretsmanager_backends[ACCOUNT][REGION].secrets
     for move in moves:
         store[move.arn].last_changed_date = int(time.time())

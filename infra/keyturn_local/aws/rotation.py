@@ -1,4 +1,4 @@
-"""A rotation as the AWS console makes it: the new value is there, and tested, before the label moves to it."""
+"""Rotations as the AWS console and rotation functions make them: the label moves last, to a tested value."""
 
 import uuid
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def rotate(client: "SecretsManagerClient", secret_id: str, value: str) -> str:
 
 
 def promote(client: "SecretsManagerClient", secret_id: str, version_id: str) -> None:
-    """Move AWSCURRENT to a version: forward to finish a rotation, or back to undo one."""
+    """Move AWSCURRENT to a version: a newer one finishes a rotation, an older one undoes it."""
     stages = client.describe_secret(SecretId=secret_id)["VersionIdsToStages"]
     current = next(version for version, labels in stages.items() if "AWSCURRENT" in labels)
     client.update_secret_version_stage(
@@ -32,9 +32,9 @@ def promote(client: "SecretsManagerClient", secret_id: str, version_id: str) -> 
 
 
 def rotate_by_function(handler: Callable[[dict[str, Any], Any], object], secret_id: str, context: Any = None) -> str:
-    """Rotate as Secrets Manager does with a rotation function: four steps. Returns the new version's id.
+    """Rotate with a rotation function, in the four steps of Secrets Manager; return the new version's id.
 
-    Raises what the function raises; the rotation stops there.
+    An exception of the function ends the rotation at that step.
     """
     version_id = str(uuid.uuid4())
     for step in ("createSecret", "setSecret", "testSecret", "finishSecret"):

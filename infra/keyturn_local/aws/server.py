@@ -1,4 +1,4 @@
-"""An AWS on loopback: moto's server in a process of its own, and what `sam deploy` would create in it.
+"""Local AWS: moto's server as a process, and the event path that `sam deploy` would create in it.
 
 ``python -m keyturn_local.aws.server --host ADDRESS --port N --timeline FILE`` is that process.
 """
@@ -14,12 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-import boto3
-import botocore.session
-from botocore.config import Config
-
 from keyturn_contract.signature import new_key
-from keyturn_local.aws import template
+from keyturn_local.aws import sdk, template
 from keyturn_local.processes.environment import IMPORT_ROOTS, clean_environment
 from keyturn_local.processes.ports import free_ports
 from keyturn_local.processes.program import Program, Stoppable, answers
@@ -32,7 +28,6 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_sqs import SQSClient
 
-REGION = "us-east-1"
 STACK = "keyturn"
 SIGNING_KEY = "keyturn/signing-key"
 HEARTBEAT = {"name": "keyturn-heartbeat", "labelUpdated": "AWSCURRENT"}
@@ -40,7 +35,7 @@ HEARTBEAT = {"name": "keyturn-heartbeat", "labelUpdated": "AWSCURRENT"}
 
 @dataclass(frozen=True)
 class EventPath:
-    """What the notifier stands on: queue URLs, and the ARN of the secret that holds the signing key."""
+    """Resources of the notifier: queue URLs, and the ARN of the AWS secret that holds the signing key."""
 
     queue_url: str
     dlq_url: str
@@ -48,7 +43,7 @@ class EventPath:
 
 
 class LocalAws(Stoppable):
-    """A running moto server. Use as a context manager, or call ``stop``."""
+    """A running moto server. Use it as a context manager, or call ``stop``."""
 
     def __init__(self, directory: Path, timeline: Timeline, host: str = "127.0.0.1") -> None:
         (port,) = free_ports(1)
@@ -67,28 +62,21 @@ class LocalAws(Stoppable):
 
     @classmethod
     def start(cls, directory: Path, timeline: Timeline, host: str = "127.0.0.1") -> Self:
-        """Start the server and wait until it answers; ``host`` is where it listens. Raises StartFailed."""
+        """Start the server on the address ``host``, and wait until it answers. Raises StartFailed."""
         aws = cls(directory, timeline, host)
         aws._program.wait_for(answers(f"{aws.endpoint_url}/keyturn/calls"), 60)
         return aws
 
     def stop(self) -> None:
-        """End the server; all that it held is gone."""
+        """Stop the server; its state is lost."""
         self._program.stop()
 
     def environment(self) -> dict[str, str]:
-        """The variables that make AWS's own tools and SDKs talk to this server."""
-        return {
-            "AWS_ENDPOINT_URL": self.endpoint_url,
-            "AWS_REGION": REGION,
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
+        """The variables that point AWS's own tools and SDKs to this server."""
+        return sdk.environment(self.endpoint_url)
 
     def calls(self) -> dict[str, int]:
-        """How many calls of each action it has served, such as "secretsmanager.GetSecretValue"."""
+        """Number of calls by action, such as "secretsmanager.GetSecretValue"."""
         with urllib.request.urlopen(f"{self.endpoint_url}/keyturn/calls", timeout=5) as reply:  # noqa: S310 - loopback
             return dict(json.load(reply))
 
@@ -103,13 +91,13 @@ class LocalAws(Stoppable):
         return client
 
     def kms(self) -> "KMSClient":
-        """A client of its KMS, which has one key of Ed25519, whatever it is called."""
+        """A client of its KMS, which has a single Ed25519 key with every id."""
         client: KMSClient = self._client("kms")
         return client
 
     def provision(self, visibility_seconds: int | None = None, max_receives: int | None = None) -> EventPath:
-        """Deploy the event path of template.yaml and a signing key; numbers given here stand in place of its own."""
-        key_id = self.create_signing_key()  # first: its own label must not be the first message
+        """Deploy the event path of template.yaml and a signing key; arguments override the template's values."""
+        key_id = self.create_signing_key()  # before the rule exists, so that its label causes no message
         event_path = template.event_path(template.read())
         queue = event_path["Resources"]["Queue"]["Properties"]
         queue["VisibilityTimeout"] = visibility_seconds or queue["VisibilityTimeout"]
@@ -126,7 +114,7 @@ class LocalAws(Stoppable):
         urls = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
         (self._rule,) = [rule["Name"] for rule in self._events().list_rules()["Rules"]]
         self._targets = self._events().list_targets_by_rule(Rule=self._rule)["Targets"]
-        return EventPath(self._here(urls["QueueUrl"]), self._here(urls["DeadLetterQueueUrl"]), key_id)
+        return EventPath(self._local(urls["QueueUrl"]), self._local(urls["DeadLetterQueueUrl"]), key_id)
 
     def create_signing_key(self) -> str:
         """Create the AWS secret that holds the signing key; return its ARN."""
@@ -134,11 +122,11 @@ class LocalAws(Stoppable):
         return self.secrets_manager().create_secret(Name=SIGNING_KEY, SecretString=key)["ARN"]
 
     def cut_event_path(self) -> None:
-        """Take the queue off the rule: events are sent, and reach nobody. (moto ignores that a rule is disabled.)"""
+        """Remove the queue from the rule, so that events get lost. (moto ignores a disabled rule.)"""
         self._events().remove_targets(Rule=self._rule, Ids=[target["Id"] for target in self._targets])
 
     def restore_event_path(self) -> None:
-        """Put the queue back on the rule."""
+        """Add the queue to the rule again."""
         self._events().put_targets(Rule=self._rule, Targets=self._targets)
 
     def heartbeat(self) -> None:
@@ -146,7 +134,7 @@ class LocalAws(Stoppable):
         entry: Any = {"Source": "dev.keyturn", "DetailType": "Keyturn Heartbeat", "Detail": json.dumps(HEARTBEAT)}
         self._events().put_events(Entries=[entry])
 
-    def _here(self, queue_url: str) -> str:
+    def _local(self, queue_url: str) -> str:
         return self.endpoint_url + urlsplit(queue_url).path
 
     def _events(self) -> "EventBridgeClient":
@@ -154,13 +142,11 @@ class LocalAws(Stoppable):
         return client
 
     def _client(self, service: str) -> Any:
-        nobodys = botocore.session.Session({"profile": (None, None, None, None)})  # AWS_PROFILE may name anything
-        session = boto3.session.Session("testing", "testing", region_name=REGION, botocore_session=nobodys)
-        return session.client(service, endpoint_url=self.endpoint_url, config=Config(proxies={}))
+        return sdk.client(service, self.endpoint_url)
 
 
 def _serve(host: str, port: int, timeline: Timeline) -> None:
-    # Imported here: the parent has no use for half a second of moto.
+    # Imported here, because importing moto takes half a second that the parent process does not need.
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 

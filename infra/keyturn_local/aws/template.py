@@ -1,4 +1,4 @@
-"""template.yaml as data: what `sam deploy` creates, and the part of it that the local AWS stands on."""
+"""template.yaml as data: all that `sam deploy` creates, and the part that the local AWS deploys."""
 
 import json
 from pathlib import Path
@@ -14,15 +14,15 @@ Template = dict[str, Any]
 
 
 def read(file: Path = FILE) -> Template:
-    """Read a template; short forms such as `!Ref` become what they stand for."""
+    """Read a template; short forms such as `!Ref` are expanded."""
     plain: Template = json.loads(json.dumps(cfn_yaml.load(str(file))))
     return plain
 
 
 def event_path(template: Template) -> Template:
-    """The queues and the rules that fill them, with their outputs: plain CloudFormation, and all that moto can play."""
-    kept = {"AWS::SQS::Queue", "AWS::Events::Rule"}
-    resources = {name: each for name, each in template["Resources"].items() if each["Type"] in kept}
+    """The queues and the rules that fill them, with their outputs: plain CloudFormation that moto supports."""
+    types = {"AWS::SQS::Queue", "AWS::Events::Rule"}
+    resources = {name: each for name, each in template["Resources"].items() if each["Type"] in types}
     return {
         "AWSTemplateFormatVersion": template["AWSTemplateFormatVersion"],
         "Parameters": template["Parameters"],

@@ -21,7 +21,7 @@ from keyturn_contract.message import (
     encode,
 )
 from keyturn_contract.signature import sign
-from keyturn_local.aws.server import REGION
+from keyturn_local.aws.sdk import ACCOUNT, REGION
 from keyturn_local.bench.stub_aws import arn_of
 
 
@@ -85,9 +85,7 @@ class Sender:
 
 
 def _notification(name: str, version_id: str) -> Notification:
-    data = NotificationData(
-        "SecretLabelUpdated", "123456789012", REGION, name=name, version_id=version_id, label="AWSCURRENT"
-    )
+    data = NotificationData("SecretLabelUpdated", ACCOUNT, REGION, name=name, version_id=version_id, label="AWSCURRENT")
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return Notification(str(uuid.uuid4()), "aws.secretsmanager", EventType.CHANGED, arn_of(name), now, data)
 

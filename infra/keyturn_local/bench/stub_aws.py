@@ -24,13 +24,14 @@ import httptools
 import uvloop
 
 from keyturn_contract.signature import new_key
-from keyturn_local.aws.server import REGION
+from keyturn_local.aws import sdk
+from keyturn_local.aws.sdk import ACCOUNT, REGION
 from keyturn_local.processes.environment import IMPORT_ROOTS, clean_environment
 from keyturn_local.processes.ports import free_ports
 from keyturn_local.processes.program import Program, Stoppable, answers
 
 SIGNING_KEY = "keyturn/signing-key"
-PREFIX = f"arn:aws:secretsmanager:{REGION}:123456789012:secret:"
+PREFIX = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:"
 PAGE = 100
 CANARY = "canary-7f3a"  # prefix of every password, so that a leaked one is recognized
 
@@ -56,14 +57,7 @@ class StubAws(Stoppable):
 
     def environment(self) -> dict[str, str]:
         """The variables that point AWS's SDKs to the stub."""
-        return {
-            "AWS_ENDPOINT_URL": self.endpoint_url,
-            "AWS_REGION": REGION,
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
+        return sdk.environment(self.endpoint_url)
 
     def rotate(self, names: Sequence[str]) -> dict[str, str]:
         """Give each of these secrets a new value; returns the new version ids by name."""

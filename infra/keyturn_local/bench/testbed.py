@@ -11,10 +11,9 @@ from functools import partial
 from pathlib import Path
 
 import aiohttp
-import boto3
-from botocore.config import Config
 
 from keyturn_contract.signature import parse_key
+from keyturn_local.aws import sdk
 from keyturn_local.bench.api_server import NAMESPACE, NAMESPACE_OBJECT, create, in_parallel, secret_name, with_api
 from keyturn_local.bench.load import Sender
 from keyturn_local.bench.stub_aws import SIGNING_KEY, StubAws, arn_of
@@ -85,9 +84,7 @@ class Testbed:
     def floor(self, count: int) -> list[float]:
         """Read one value and apply one Secret, RATE times a second; return the seconds of each."""
         self._round += 1
-        environment = self.aws.environment()
-        session = boto3.session.Session("testing", "testing", region_name=environment["AWS_REGION"])
-        client = session.client("secretsmanager", endpoint_url=self.aws.endpoint_url, config=Config(proxies={}))
+        client = sdk.client("secretsmanager", self.aws.endpoint_url)
 
         async def read_and_apply(api: Api, executor: ThreadPoolExecutor, number: int) -> float:
             started = time.perf_counter()

@@ -9,8 +9,8 @@ import yaml
 from keyturn_local.paths import ROOT
 
 CHART = ROOT / "charts" / "keyturn"
-SOME_KEY = {"signingKey": {"secretId": "keyturn/signing-key"}}  # without one the chart is not rendered
-RIGHTS = ("ServiceAccount", "Role", "RoleBinding")  # the ends of what such kinds are called
+SOME_KEY = {"signingKey": {"secretId": "keyturn/signing-key"}}  # the chart does not render without one
+RIGHTS = ("ServiceAccount", "Role", "RoleBinding")  # suffixes of the kinds
 
 
 def rendered_chart(namespace: str, release: str = "keyturn", values: Mapping[str, Any] | None = None) -> dict[str, str]:
@@ -20,12 +20,12 @@ def rendered_chart(namespace: str, release: str = "keyturn", values: Mapping[str
 
 
 def chart_objects(namespace: str, values: Mapping[str, Any] | None = None) -> list[Any]:
-    """All that the chart makes, the pod of `helm test` included."""
+    """All objects of the chart, including the pod of `helm test`."""
     rendered = rendered_chart(namespace, values={**SOME_KEY, **(values or {})})
     manifests = (text for template, text in rendered.items() if template.endswith(".yaml"))
     return [obj for manifest in manifests for obj in yaml.safe_load_all(manifest) if obj]
 
 
 def chart_rights(namespace: str, values: Mapping[str, Any] | None = None) -> list[Any]:
-    """What the chart gives a receiver that does not run in its pods: ServiceAccount, roles, bindings of roles."""
+    """The chart's ServiceAccount, roles and role bindings, for a receiver outside its pods."""
     return [each for each in chart_objects(namespace, values) if each["kind"].endswith(RIGHTS)]

@@ -1,13 +1,11 @@
-"""A Kubernetes control plane on loopback: stock API server, etcd, controllers and scheduler; kwok plays the nodes.
+"""Kubernetes control plane on loopback: stock API server, etcd, controllers and scheduler; kwok simulates nodes.
 
-Flags: docs/design.md#facts-about-the-tools. Pods become Ready as infra/control_plane/kwok/*.yaml say, or on a real node
-(node/): then the API server listens where pods reach it, they get their tokens, and Services lead to them.
+Flags: docs/design.md#facts-about-the-tools. The stages in infra/control_plane/kwok make pods Ready. For a real node
+(node/) the API server listens on an address that pods reach, pods get their tokens, and Services route to them.
 """
 
-import json
 import secrets
 import ssl
-import tempfile
 import time
 from pathlib import Path
 from typing import Self
@@ -15,7 +13,7 @@ from typing import Self
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from keyturn_local.kubernetes.cluster import Cluster
+from keyturn_local.kubernetes.cluster import Cluster, write_kubeconfig
 from keyturn_local.paths import INFRA
 from keyturn_local.processes.ports import free_ports
 from keyturn_local.processes.program import Program, StartFailed, Stoppable, answers
@@ -27,13 +25,13 @@ STAGES = INFRA / "control_plane" / "kwok"
 CONTROLLERS = (
     "deployment,replicaset,statefulset,daemonset,garbagecollector,namespace,serviceaccount-controller,job-controller"
 )
-CONTROLLERS_OF_REAL_PODS = (
+REAL_POD_CONTROLLERS = (
     "endpoints-controller,endpointslice-controller,root-ca-certificate-publisher-controller,disruption-controller"
 )
 
 
 class ControlPlane(Cluster, Stoppable):
-    """A running control plane. Use as a context manager, or call ``stop``."""
+    """A running control plane. Use it as a context manager, or call ``stop``."""
 
     def __init__(self, directory: Path, programs: Path, host: str = "") -> None:
         super().__init__(programs / "kubectl", directory / "kubeconfig")
@@ -42,16 +40,16 @@ class ControlPlane(Cluster, Stoppable):
         self._running: list[Program] = []
         self.admin_token = secrets.token_urlsafe(16)
         self.etcd_port, self._peer_port, self.port, self._kwok_port = free_ports(4)
-        self._pods_reach = host
+        self._real_node = bool(host)
         self._host = host or "127.0.0.1"
         self.url = f"https://{self._host}:{self.port}"
-        self.ca_file = directory / "certificates" / "apiserver.crt"  # self-signed: its own authority
+        self.ca_file = directory / "certificates" / "apiserver.crt"  # self-signed, so that it is its own authority
 
     @classmethod
     def start(cls, directory: Path, nodes: int = 1, host: str = "") -> Self:
-        """Start one with its files in ``directory``, and wait until a node is Ready. Raises StartFailed.
+        """Start one with its files in ``directory``, and wait until its nodes are Ready. Raises StartFailed.
 
-        With a ``host``, an address of this machine that pods reach, it is for a real node: kwok plays none.
+        ``host``: an address of this machine that pods reach. It prepares for a real node, and kwok simulates none.
         """
         directory.mkdir(parents=True, exist_ok=True)
         control_plane = cls(directory, binaries.resolve(), host)
@@ -63,15 +61,15 @@ class ControlPlane(Cluster, Stoppable):
         return control_plane
 
     def add_nodes(self, count: int) -> None:
-        """Add nodes for kwok to play, and wait until they are Ready."""
+        """Add simulated nodes, and wait until they are Ready."""
         names = [f"node-{secrets.token_hex(3)}" for _ in range(count)]
         self.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}} for name in names)
         self.kubectl("wait", "--for=condition=Ready", "--timeout=30s", *(f"node/{name}" for name in names))
 
     def stop(self) -> None:
-        """End it all, the API server before etcd, which it needs while it drains.
+        """Stop all programs: the API server before etcd, which it needs while it drains.
 
-        It would drain for a minute while anybody watches; nothing here is worth that.
+        The API server would drain for a minute while watches are open, so it is killed after a few seconds.
         """
         while self._running:
             self._running.pop().stop(DRAIN_SECONDS)
@@ -82,14 +80,14 @@ class ControlPlane(Cluster, Stoppable):
         api_server = self._run_api_server()
         context = ssl.create_default_context()
         context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE  # the certificate is only being made; whoever connects later verifies it
+        context.verify_mode = ssl.CERT_NONE  # not written yet; all later connections verify it
         api_server.wait_for(answers(f"{self.url}/readyz", context), 60)
         self._run_controllers()
-        if not self._pods_reach:
+        if not self._real_node:
             self._run_kwok()
         if nodes:
             self._wait_for_default_namespace()
-        if nodes and not self._pods_reach:
+        if nodes and not self._real_node:
             self.add_nodes(nodes)
 
     def _run_etcd(self) -> None:
@@ -108,13 +106,13 @@ class ControlPlane(Cluster, Stoppable):
 
     def _run_api_server(self) -> Program:
         key = self.directory / "service-account.key"
-        # A pod that kwok plays has no use for what ServiceAccount gives it, its token above all.
+        # A simulated pod needs no token, nor anything else of the admission plugin ServiceAccount.
         real = [
             f"--advertise-address={self._host}",
             "--kubelet-preferred-address-types=InternalIP",
             "--disable-admission-plugins=TaintNodesByCondition",
         ]
-        played = ["--disable-admission-plugins=ServiceAccount,TaintNodesByCondition"]
+        simulated = ["--disable-admission-plugins=ServiceAccount,TaintNodesByCondition"]
         return self._run(
             "kube-apiserver",
             f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
@@ -127,14 +125,14 @@ class ControlPlane(Cluster, Stoppable):
             f"--token-auth-file={self.directory / 'tokens.csv'}",
             "--authorization-mode=RBAC",
             "--service-cluster-ip-range=10.0.0.0/24",
-            *(real if self._pods_reach else played),
+            *(real if self._real_node else simulated),
         )
 
     def _run_controllers(self) -> None:
-        # The certificate is there now, and with it what every other kubeconfig needs.
+        # Only now, because the kubeconfig needs the certificate.
         self._write_kubeconfig(self.kubeconfig, self.admin_token)
         kubeconfig = f"--kubeconfig={self.kubeconfig}"
-        controllers = f"{CONTROLLERS},{CONTROLLERS_OF_REAL_PODS}" if self._pods_reach else CONTROLLERS
+        controllers = f"{CONTROLLERS},{REAL_POD_CONTROLLERS}" if self._real_node else CONTROLLERS
         self._run(
             "kube-controller-manager",
             kubeconfig,
@@ -168,7 +166,7 @@ class ControlPlane(Cluster, Stoppable):
         end = time.monotonic() + 30
         while not self.kubectl("get", "namespace", "default", "--ignore-not-found"):
             if time.monotonic() > end:
-                raise StartFailed("namespace default did not appear in 30 s")
+                raise StartFailed("namespace default was not created in 30 s")
             time.sleep(0.05)
 
     def _run(self, name: str, *flags: str) -> Program:
@@ -199,6 +197,4 @@ class ControlPlane(Cluster, Stoppable):
             "contexts": [{"name": CONTEXT, "context": {"cluster": CONTEXT, "user": CONTEXT}}],
             "current-context": CONTEXT,
         }
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as fresh:  # mode 0600
-            json.dump(content, fresh)
-        Path(fresh.name).replace(file)
+        write_kubeconfig(file, content)

@@ -1,4 +1,4 @@
-"""The built artifact of the functions: what `sam build` makes, by the same recipe, for any Python and platform."""
+"""Artifacts of the functions, built by the recipe of `sam build`, for any Python and platform."""
 
 import hashlib
 import os
@@ -18,13 +18,13 @@ HERE = (f"{sys.version_info.major}.{sys.version_info.minor}", f"{_MACHINE}-{_SYS
 
 
 def build(target: tuple[str, str] = HERE, function: str = "Notifier") -> Path:
-    """Build for (Python version, platform), once for the same sources; returns the artifact's folder."""
+    """Build for (Python version, platform), once for each state of the sources; return the artifact's folder."""
     version, machine = target
-    uv = ROOT / ".venv-sam" / "bin"  # where there is one already, it need not be fetched
-    # make tells those it starts of itself, and they would take its flags for their own.
-    outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    uv = ROOT / ".venv-sam" / "bin"  # on the PATH, so that the recipe does not fetch another
+    # An outer make's variables, which the recipe's make would take for its own flags.
+    inherited = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     directory = CACHE / f"{function}-{version}-{machine}-{_digest()}"
-    if not (directory / "keyturn_notifier").exists():  # it is copied last
+    if not (directory / "keyturn_notifier").exists():  # the recipe copies it last
         directory.mkdir(parents=True, exist_ok=True)
         subprocess.run(
             [  # noqa: S607 - the user's own make
@@ -36,14 +36,14 @@ def build(target: tuple[str, str] = HERE, function: str = "Notifier") -> Path:
                 f"PLATFORM={machine}",
             ],
             cwd=SOURCE,
-            env={**outside, "PATH": f"{uv}:{outside['PATH']}"},
+            env={**inherited, "PATH": f"{uv}:{inherited['PATH']}"},
             check=True,
         )
     return directory
 
 
 def size(directory: Path) -> int:
-    """Bytes of all files."""
+    """Total size of all files in bytes."""
     return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
 
 

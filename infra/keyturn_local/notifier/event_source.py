@@ -1,8 +1,8 @@
-"""Lambda's event source mapping for SQS: takes messages off the queue, and runs the notifier's own handler.
+"""Event source mapping of Lambda for SQS: receives messages from the queue, and calls the notifier's own handler.
 
-Semantics: https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html. What the handler reports as
-failed, and everything if it raises or names an unknown message, stays in the queue until its visibility time-out; the
-rest is deleted; the queue's redrive policy (moto's) moves what has failed too often to the dead-letter queue.
+https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html: messages that the handler reports as
+failed stay in the queue until the visibility timeout, and the others are deleted. All of them failed if the handler
+raises, or reports an unknown message. moto's redrive policy moves messages to the dead-letter queue.
 
 ``python -m keyturn_local.notifier.event_source --queue-url URL --timeline FILE`` runs it.
 """
@@ -37,7 +37,7 @@ Handler = Callable[[dict[str, Any], "Context"], object]
 
 @dataclass(frozen=True)
 class Context:
-    """What a handler is told of its invocation, as far as the notifier and Powertools look."""
+    """Context of an invocation, with the fields that the notifier and Powertools read."""
 
     aws_request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     function_name: str = "keyturn-notifier"
@@ -47,12 +47,12 @@ class Context:
     end: float = field(default_factory=lambda: time.monotonic() + TIMEOUT_SECONDS)
 
     def get_remaining_time_in_millis(self) -> int:
-        """Milliseconds until Lambda would end it."""
+        """Milliseconds until Lambda would end the invocation."""
         return max(0, int((self.end - time.monotonic()) * 1000))
 
 
 class EventSource:
-    """Polls one queue for one handler."""
+    """Poller of one queue for one handler."""
 
     def __init__(self, sqs: "SQSClient", queue_url: str, handler: Handler, timeline: Timeline) -> None:
         self._sqs = sqs
@@ -63,7 +63,7 @@ class EventSource:
         self._queue_arn = attributes["QueueArn"]
 
     def poll_once(self, wait_seconds: int = 1) -> int:
-        """Take one batch, if there is one within ``wait_seconds``; return how many messages it had."""
+        """Handle one batch, if one arrives within ``wait_seconds``; return its number of messages."""
         messages: Sequence[Any] = self._sqs.receive_message(
             QueueUrl=self._queue_url,
             MaxNumberOfMessages=10,
@@ -74,26 +74,26 @@ class EventSource:
             return 0
         for message in messages:
             if message["Attributes"]["ApproximateReceiveCount"] == "1":
-                self._timeline.add("queued", at=int(message["Attributes"]["SentTimestamp"]) / 1000, **_about(message))
-                self._timeline.add("taken", **_about(message))
+                self._timeline.add("queued", at=int(message["Attributes"]["SentTimestamp"]) / 1000, **_fields(message))
+                self._timeline.add("taken", **_fields(message))
         failed = self._invoke(messages)
         for message in messages:
             if message["MessageId"] not in failed:
                 self._sqs.delete_message(QueueUrl=self._queue_url, ReceiptHandle=message["ReceiptHandle"])
-            self._timeline.add("failed" if message["MessageId"] in failed else "delivered", **_about(message))
+            self._timeline.add("failed" if message["MessageId"] in failed else "delivered", **_fields(message))
         return len(messages)
 
     def _invoke(self, messages: Sequence[Mapping[str, Any]]) -> set[str]:
-        everything = {message["MessageId"] for message in messages}
+        all_ids = {message["MessageId"] for message in messages}
         try:
             answer = self._handler({"Records": [self._record_of(message) for message in messages]}, Context())
-            # No answer and no list of failures mean success, as Lambda has it.
+            # To Lambda, no answer and an answer without failures mean success.
             failures = dict(answer or {}).get("batchItemFailures") or []  # type: ignore[call-overload]
             failed = {failure["itemIdentifier"] for failure in failures}
         except Exception as error:
             print(f"the batch failed: {type(error).__name__}", file=sys.stderr, flush=True)
-            return everything
-        return failed if failed <= everything else everything
+            return all_ids
+        return failed if failed <= all_ids else all_ids
 
     def _record_of(self, message: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -109,7 +109,7 @@ class EventSource:
         }
 
 
-def _about(message: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(message: Mapping[str, Any]) -> dict[str, Any]:
     try:
         event = json.loads(message["Body"])
         return {
@@ -124,7 +124,7 @@ def _about(message: Mapping[str, Any]) -> dict[str, Any]:
 def function_environment(
     aws: LocalAws, path: EventPath, receiver_urls: Sequence[str], kms_key_id: str = "", ca_bundle: bytes = b""
 ) -> dict[str, str]:
-    """The variables that template.yaml gives the functions, and those that Lambda does."""
+    """The variables that template.yaml sets for the functions, and those of Lambda itself."""
     return {
         **aws.environment(),
         "KEYTURN_RECEIVER_URLS": ",".join(receiver_urls),
@@ -146,15 +146,15 @@ def start(
     kms_key_id: str = "",
     ca_bundle: bytes = b"",
 ) -> Program:
-    """Run the mapping, and in it the notifier, in a process of its own.
+    """Run the mapping and the notifier as one process.
 
-    ``ca_bundle``: certificates in PEM that the receivers' may be signed with, beside the public ones.
+    ``ca_bundle``: certificates in PEM of authorities to trust for the receivers, besides the public ones.
     """
     environment = {
         **clean_environment(),
         **function_environment(aws, path, receiver_urls, kms_key_id, ca_bundle),
         "PYTHONPATH": IMPORT_ROOTS,
-        "PYTHONUNBUFFERED": "1",  # as in Lambda: metrics are printed, and nobody flushes them
+        "PYTHONUNBUFFERED": "1",  # as in Lambda: metrics are printed and must appear at once
     }
     command = [sys.executable, "-m", "keyturn_local.notifier.event_source", "--queue-url", path.queue_url]
     return Program("event-source", [*command, "--timeline", timeline.file], directory, environment)

@@ -1,4 +1,4 @@
-"""A Lambda sandbox on this machine: the real `awslambdaric` runs a built artifact against a Runtime API on loopback.
+"""Lambda sandbox on this machine: the real `awslambdaric` runs a built artifact against a Runtime API on loopback.
 
 https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html
 """
@@ -21,12 +21,12 @@ from keyturn_local.processes.program import Program, Stoppable
 
 API = "/2018-06-01/runtime/"
 FUNCTION_ARN = "arn:aws:lambda:us-east-1:123456789012:function:keyturn-notifier"
-CLIENT = ("awslambdaric", "runtime_client*", "simplejson", "snapshot_restore_py")  # what the client is made of
+CLIENT = ("awslambdaric", "runtime_client*", "simplejson", "snapshot_restore_py")  # files of the client
 START_SECONDS = 10.0  # Lambda's own limit for the init phase
 
 
 class FunctionError(RuntimeError):
-    """The function has failed; ``kind`` is what Lambda calls the error."""
+    """The function failed; ``kind`` is Lambda's name of the error."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(kind)
@@ -44,9 +44,9 @@ class _Invocation:
 
 
 class LambdaRuntime(Stoppable):
-    """One sandbox for one handler. Only the artifact is there to import from, the client of the Runtime API aside.
+    """One sandbox for one handler, which can import only the artifact and the client of the Runtime API.
 
-    ``timeout`` in seconds; ``extra`` are folders to import from beside, such as a layer's.
+    ``timeout`` in seconds. ``extra``: further folders to import from, such as a layer's.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class LambdaRuntime(Stoppable):
         self._handler = handler
         self._directory = directory
         self._timeout = timeout
-        self._waiting: queue.Queue[_Invocation] = queue.Queue()
-        self._under_way: dict[str, _Invocation] = {}
+        self._pending: queue.Queue[_Invocation] = queue.Queue()
+        self._running: dict[str, _Invocation] = {}
         self._init_error = ""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._api())
         self._server.daemon_threads = True
@@ -71,7 +71,7 @@ class LambdaRuntime(Stoppable):
             **environment,
             "PATH": "/usr/bin:/bin",
             "PYTHONPATH": os.pathsep.join(map(str, [artifact, *extra, _client(directory)])),
-            "PYTHONDONTWRITEBYTECODE": "1",  # as in Lambda, where the artifact cannot be written to
+            "PYTHONDONTWRITEBYTECODE": "1",  # as in Lambda, where the artifact is read-only
             "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self._server.server_port}",
             "AWS_LAMBDA_FUNCTION_NAME": "keyturn-notifier",
             "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
@@ -83,17 +83,17 @@ class LambdaRuntime(Stoppable):
 
     @property
     def output(self) -> str:
-        """All that the function has printed: what would be in CloudWatch."""
+        """The function's output so far: its log in CloudWatch."""
         return self._program.log.read_text(errors="replace")
 
     def invoke(self, event: object) -> object:
-        """Invoke the function and return its answer. Raises FunctionError: it raised, it ended, or its time is over.
+        """Invoke the function and return its answer. Raises FunctionError: it raised, exited, or timed out.
 
-        As in Lambda, a sandbox whose time is over is ended, and the next invocation has a new one.
+        As in Lambda, a timeout ends the sandbox, and the next invocation has a new one.
         """
         invocation = _Invocation(event, time.time() + self._timeout)
-        self._under_way[invocation.id] = invocation
-        self._waiting.put(invocation)
+        self._running[invocation.id] = invocation
+        self._pending.put(invocation)
         while not invocation.done.wait(0.02):
             if not self._program.running:
                 self._program = self._start()
@@ -107,19 +107,19 @@ class LambdaRuntime(Stoppable):
         return invocation.answer
 
     def __call__(self, event: dict[str, Any], _: object) -> object:
-        """As a handler of an event source."""
+        """Handler of an event source."""
         return self.invoke(event)
 
     def stop(self) -> None:
-        """End the sandbox."""
+        """Stop the sandbox."""
         self._program.kill()
         self._server.shutdown()
         self._server.server_close()
 
     def _start(self) -> Program:
-        self._waiting = queue.Queue()
-        self._under_way.clear()
-        # -S: nothing that is installed on this machine.
+        self._pending = queue.Queue()
+        self._running.clear()
+        # -S: without the packages installed on this machine.
         interpreter = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
         return Program(
             "lambda", [interpreter, "-S", "-m", "awslambdaric", self._handler], self._directory, self._environment
@@ -135,7 +135,7 @@ class LambdaRuntime(Stoppable):
                 if self.path != f"{API}invocation/next":
                     self._reply(404, b"")
                     return
-                invocation = runtime._waiting.get()
+                invocation = runtime._pending.get()
                 headers = {
                     "Lambda-Runtime-Aws-Request-Id": invocation.id,
                     "Lambda-Runtime-Deadline-Ms": str(int(invocation.deadline * 1000)),
@@ -151,7 +151,7 @@ class LambdaRuntime(Stoppable):
                     self._reply(202, b"{}")
                     return
                 _, invocation_id, end = self.path.removeprefix(API).split("/")
-                invocation = runtime._under_way.pop(invocation_id, None)
+                invocation = runtime._running.pop(invocation_id, None)
                 self._reply(202 if invocation else 410, b"{}")
                 if invocation:
                     if end == "response":
@@ -176,13 +176,13 @@ class LambdaRuntime(Stoppable):
 
 
 def _client(directory: Path) -> Path:
-    """A folder with the client of the Runtime API and nothing else."""
+    """A folder with only the client of the Runtime API."""
     client = directory / "runtime-client"
     client.mkdir(exist_ok=True)
     installed = Path(sysconfig.get_paths()["platlib"])
     for pattern in CLIENT:
-        for found in installed.glob(pattern):
-            link = client / found.name
-            if not link.exists() and found.suffix != ".dist-info":
-                link.symlink_to(found)
+        for file in installed.glob(pattern):
+            link = client / file.name
+            if not link.exists() and file.suffix != ".dist-info":
+                link.symlink_to(file)
     return client

@@ -1,4 +1,4 @@
-"""Programs that run beside us and never outlive us, not even when we are killed with -9."""
+"""Child processes that never outlive this one, not even when it is killed with -9."""
 
 import os
 import signal
@@ -14,9 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-# Started between us and the program. The pipe it reads from closes when we are gone, however we went, and it then takes
-# the program's whole process group down. Unlike PR_SET_PDEATHSIG this does not depend on the thread that forked, nor
-# on Linux.
+# A process between this one and the program. When this process ends in any way, the pipe closes, and the guard kills
+# the program's whole process group. Unlike PR_SET_PDEATHSIG this depends neither on the forking thread nor on Linux.
 _GUARD = """
 import os, signal, subprocess, sys, threading
 program = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
@@ -32,14 +31,14 @@ sys.exit(program.wait() & 0xFF)
 
 
 class StartFailed(RuntimeError):
-    """A program ended, or did not get ready; the text has the last lines of its log."""
+    """A program ended, or was not ready in time; the text has the last lines of its log."""
 
 
 class Stoppable:
-    """Something that runs, and is stopped at the end of its ``with``."""
+    """Base of anything that runs until ``stop``; a context manager that stops it at the end."""
 
     def stop(self) -> None:
-        """End it in good order."""
+        """Stop it gracefully."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -52,7 +51,7 @@ class Stoppable:
 
 
 class Program:
-    """One program under guard, its output in ``log``."""
+    """One program under a guard process; its output goes to ``log``."""
 
     def __init__(
         self, name: str, command: Sequence[str | Path], directory: Path, environment: Mapping[str, str] | None = None
@@ -71,37 +70,37 @@ class Program:
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended yet."""
+        """Whether the program has not ended."""
         return self._guard.poll() is None
 
     @property
     def status(self) -> int | None:
-        """The exit status, once it has ended."""
+        """The exit status; None while the program runs."""
         return self._guard.poll()
 
     def wait_for(self, ready: Callable[[], bool], seconds: float) -> None:
-        """Wait until ``ready`` says so. Raises StartFailed if the program ends first, or the time is over."""
+        """Wait until ``ready`` is true. Raises StartFailed if the program ends first, or at the timeout."""
         end = time.monotonic() + seconds
         while not ready():
-            fault = (
+            failure = (
                 "ended" if not self.running else f"was not ready in {seconds:g} s" if time.monotonic() > end else None
             )
-            if fault:
-                raise StartFailed(f"{self.name} {fault}; the end of {self.log}:\n{self.last_lines()}")
+            if failure:
+                raise StartFailed(f"{self.name} {failure}; the end of {self.log}:\n{self.last_lines()}")
             time.sleep(0.05)
 
     def last_lines(self, count: int = 15) -> str:
-        """The end of its log."""
+        """The last lines of the log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
 
     def kill(self) -> None:
-        """Kill it with -9, as a crash would."""
-        with suppress(ProcessLookupError):  # it has ended before
+        """Kill the program with -9, as a crash would."""
+        with suppress(ProcessLookupError):  # it ended before
             os.killpg(self._guard.pid, signal.SIGKILL)
         self._reap()
 
     def stop(self, seconds: float = 15) -> None:
-        """End it in good order, or after ``seconds`` by force."""
+        """Stop the program gracefully, or after ``seconds`` by force."""
         if self.running:
             self._guard.terminate()
             try:
@@ -117,7 +116,7 @@ class Program:
 
 
 def answers(url: str, context: ssl.SSLContext | None = None) -> Callable[[], bool]:
-    """Tell, when called, whether an HTTP server answers 200 at ``url``."""
+    """A condition for ``wait_for``: an HTTP server answers 200 at ``url``."""
 
     def ask() -> bool:
         try:

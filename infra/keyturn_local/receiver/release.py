@@ -1,4 +1,4 @@
-"""The receiver as a release of the chart: pods on a real node (node/), in place of a process (process.py)."""
+"""The receiver as a Helm release of the chart: pods on a real node (node/), instead of a process (process.py)."""
 
 import urllib.request
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ OPERATIONS_PORT = 9090
 
 
 def values(aws: Mapping[str, str], signing_key_secret_id: str) -> dict[str, Any]:
-    """What the chart must be told on this node; ``aws``: the variables that say where AWS is."""
+    """The chart's values on this node; ``aws``: the variables that point to AWS."""
     repository, tag = images.RECEIVER.rsplit(":", 1)
     return {
         "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
@@ -29,18 +29,18 @@ def values(aws: Mapping[str, str], signing_key_secret_id: str) -> dict[str, Any]
 
 
 def host_of(namespace: str) -> str:
-    """The name of the Service, as the enclosure's DNS knows it."""
+    """The Service's name in the enclosure's DNS."""
     return f"{NAME}.{namespace}.svc.{network.DOMAIN}"
 
 
 def receivers(cluster: Cluster, namespace: str) -> list[Any]:
-    """The receivers' pods in a namespace, but for those that are going."""
-    listed = cluster.list("pods", namespace, RECEIVERS)
-    return [pod for pod in listed if "deletionTimestamp" not in pod["metadata"]]
+    """The receivers' pods in a namespace, without those being deleted."""
+    pods = cluster.list("pods", namespace, RECEIVERS)
+    return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
 
 class Release(Stoppable):
-    """An installed release, and the pods that are its receivers."""
+    """An installed release and its receivers' pods."""
 
     def __init__(self, cluster: Cluster, namespace: str, values: Mapping[str, Any]) -> None:
         self._cluster = cluster
@@ -52,7 +52,7 @@ class Release(Stoppable):
 
     @classmethod
     def install(cls, cluster: Cluster, namespace: str, values: Mapping[str, Any], seconds: int = 120) -> Self:
-        """Install it, and wait until all its pods are Ready. Raises StartFailed."""
+        """Install the chart, and wait until all pods are Ready. Raises StartFailed."""
         release = cls(cluster, namespace, values)
         try:
             release._helm.install(CHART, NAME, release._values, wait="watcher", timeout=seconds)
@@ -62,22 +62,22 @@ class Release(Stoppable):
         return release
 
     def stop(self) -> None:
-        """Take it away; its pods go on ending for a while."""
+        """Uninstall the release; its pods may still be terminating."""
         if self._helm.list(all_states=True):
             self._helm.uninstall(NAME)
         self._helm.close()
 
     def pods(self) -> list[Any]:
-        """Its pods, but for those that are going."""
+        """The receivers' pods, without those being deleted."""
         return receivers(self._cluster, self._namespace)
 
     @property
     def operations_url(self) -> str:
-        """Where one of its pods serves metrics."""
+        """URL of the operations port of one pod."""
         return self._operations_urls()[0]
 
     def metric(self, name: str, **labels: str) -> float:
-        """Read a metric: the sum of the samples that have these labels, over all pods."""
+        """The sum of a metric's samples that have these labels, over all pods."""
         return sum(total(_read(f"{url}/metrics"), name, **labels) for url in self._operations_urls())
 
     def _operations_urls(self) -> list[str]:

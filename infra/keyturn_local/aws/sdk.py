@@ -1,0 +1,30 @@
+"""Access to the local AWS for SDKs: account, region, environment variables, boto3 clients."""
+
+from typing import Any
+
+import boto3
+import botocore.session
+from botocore.config import Config
+
+ACCOUNT = "123456789012"  # moto's default
+REGION = "us-east-1"
+CREDENTIAL = "testing"
+
+
+def environment(endpoint_url: str) -> dict[str, str]:
+    """The variables that point AWS's own tools and SDKs to a local endpoint."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint_url,
+        "AWS_REGION": REGION,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_ACCESS_KEY_ID": CREDENTIAL,
+        "AWS_SECRET_ACCESS_KEY": CREDENTIAL,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def client(service: str, endpoint_url: str) -> Any:
+    """A boto3 client of a local endpoint, independent of the user's own AWS settings and proxies."""
+    without_profile = botocore.session.Session({"profile": (None, None, None, None)})  # AWS_PROFILE may name any
+    session = boto3.session.Session(CREDENTIAL, CREDENTIAL, region_name=REGION, botocore_session=without_profile)
+    return session.client(service, endpoint_url=endpoint_url, config=Config(proxies={}))
