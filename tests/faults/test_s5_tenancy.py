@@ -367,7 +367,7 @@ def test_a_service_account_of_another_namespace(make_env: Callable[..., FaultEnv
     )
     receiver = env.receiver(KEYTURN_TENANT_ROLES=str(enabled).lower(), KEYTURN_POLL_INTERVAL_SECONDS="1")
     for name in named:
-        assert env.status(name).startswith("InvalidBinding: annotation keyturn.dev/service-account is no name")
+        assert env.status(name).startswith("InvalidBinding: annotation keyturn.dev/service-account is not the name")
         assert data_of(env.cluster, env.namespace, name) == {}
     env.client.put_secret_value(SecretId=f"{env.namespace}/own", SecretString=env.new_value("next"))
     sweeps = receiver.metric("keyturn_sweeps_total")

@@ -122,7 +122,7 @@ BROKEN = {
     "an expression that is not one": ({DATA: "A: a b c"}, None, "InvalidBinding", "not a JMESPath expression"),
     "an expression that yields null": ({DATA: "A: empty"}, None, "InvalidValue", "or it is null"),
     "a function on the wrong type": ({DATA: "A: join('', number)"}, None, "InvalidValue", "to_string()"),
-    "a key that no Secret can have": ({DATA: '"A B": a'}, None, "InvalidBinding", "is no key for a Secret"),
+    "a key that no Secret can have": ({DATA: '"A B": a'}, None, "InvalidBinding", "is not a valid key for a Secret"),
     "another team's secret": ({"keyturn.dev/secret-id": "other/db"}, None, "NotAllowed", "cluster admin"),
     "no secret id": ({"keyturn.dev/secret-id": ""}, None, "InvalidBinding", "set it to the name or ARN"),
     "a value that is no JSON any more": ({DATA: "A: a"}, "plain", "InvalidValue", "not JSON"),

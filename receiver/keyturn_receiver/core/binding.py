@@ -178,11 +178,11 @@ def read_binding(target: Target, spec: BindingSpec) -> Binding:
     if not spec.secret_id:
         faults.append(f"annotation {SECRET_ID} is missing: set it to the name or ARN of an AWS secret")
     elif not is_secret_id(spec.secret_id):
-        faults.append(f"annotation {SECRET_ID} is no name or ARN of an AWS secret: copy it from the console")
+        faults.append(f"annotation {SECRET_ID} is not the name or ARN of an AWS secret: copy it from the console")
     if not 1 <= len(spec.stage) <= 256:
         faults.append(f"annotation {VERSION_STAGE} must be 1 to 256 characters: name a staging label such as {CURRENT}")
     if spec.service_account is not None and not SERVICE_ACCOUNT_NAME.fullmatch(spec.service_account):
-        faults.append(f"annotation {SERVICE_ACCOUNT} is no name of a ServiceAccount: name one of this namespace")
+        faults.append(f"annotation {SERVICE_ACCOUNT} is not the name of a ServiceAccount: name one of this namespace")
     on_delete = OnDelete.RETAIN if spec.on_delete is None else spec.on_delete
     if on_delete not in {each.value for each in OnDelete}:
         faults.append(f"annotation {ON_DELETE} must be {OnDelete.RETAIN} or {OnDelete.DELETE}")
@@ -206,9 +206,10 @@ def _read_selectors(text: str) -> tuple[tuple[tuple[str, str], ...], tuple[str, 
     selectors: dict[str, str] = {}
     for key, expression in _read_map(text, faults):
         if not SECRET_KEY.fullmatch(key):
-            faults.append(f"annotation {DATA}: {key!r:.80} is no key for a Secret: use letters, digits, '-', '_', '.'")
+            advice = "is not a valid key for a Secret: use letters, digits, '-', '_', '.'"
+            faults.append(f"annotation {DATA}: {key!r:.80} {advice}")
         elif key in selectors:
-            faults.append(f"annotation {DATA}: key {key} is there twice: keep one")
+            faults.append(f"annotation {DATA}: key {key} appears twice: keep one")
         elif fault := validate_expression(expression):
             faults.append(f"annotation {DATA}: key {key}: {fault}")
         else:
@@ -227,7 +228,7 @@ def _read_map(text: str, faults: list[str]) -> list[tuple[str, str]]:
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        faults.append(f"annotation {DATA} is not YAML{where}: write one `KEY: expression` a line")
+        faults.append(f"annotation {DATA} is not YAML{where}: write one `KEY: expression` per line")
         return []
     if not isinstance(node, yaml.MappingNode) or not node.value:
         faults.append(f"annotation {DATA} must hold at least one line `KEY: expression`; to take every key, remove it")
