@@ -7,12 +7,12 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from prometheus_client import ProcessCollector
 
+from keyturn_receiver.clock import utc_now
 from keyturn_receiver.cluster import api as kubernetes
 from keyturn_receiver.cluster.consumer_cache import ConsumerCache, ConsumerIndex
 from keyturn_receiver.cluster.event_path import EventPathMonitor
@@ -173,7 +173,7 @@ def build_kubernetes(process: Process, transport: Transport) -> Kubernetes:
         api,
         caches,
         build_informers(process, api, caches),
-        EventRecorder(api, process.metrics, _utc_now),
+        EventRecorder(api, process.metrics, utc_now),
         LeaderElector(lease("poller"), identity, watchdog.register("leader election")),
         EventPathMonitor(
             lease("event-path"), identity, settings.heartbeat_silence_seconds, watchdog.register("event path monitor")
@@ -228,7 +228,7 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         caches.namespaces, settings.policy_default, settings.tenant_roles, settings.signing_key_secret_id
     )
     resolver = ArnResolver(aws.stores, access)
-    secrets = SecretClient(kube.api, new_fingerprint(), _utc_now)
+    secrets = SecretClient(kube.api, new_fingerprint(), utc_now)
     restarter = ConsumerRestarter(caches.consumers, caches.namespaces, WorkloadClient(kube.api), secrets, legs)
     filler = SecretFiller(
         SourceReader(aws.stores, access, resolver, legs),
@@ -265,12 +265,12 @@ def build_http(
         controller.access,
         kube.event_path.record_heartbeat,
         metrics,
-        _utc_now,
+        utc_now,
     )
     webhook = WebhookEndpoint(
         handler=handler,
         keys=aws.signing_keys.current,
-        ready=lambda: not readiness.not_prepared(),
+        ready=readiness.is_prepared,
         now=time.time,
         config=WebhookConfig(
             [ed25519(key) for key in settings.signing_public_keys],
@@ -312,7 +312,3 @@ def observe(process: Process, kube: Kubernetes, aws: Aws, controller: Controller
     metrics.signing_keys.set_function(lambda: len(aws.signing_keys.current()) + public_keys)
     for priority in PRIORITIES:
         metrics.queue_depth.labels(priority).set_function(partial(queue.depth, priority))
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)

@@ -51,6 +51,10 @@ class Readiness:
         ]
         return [*lists, *self._signing_keys.not_loaded()]
 
+    def is_prepared(self) -> bool:
+        """Whether deliveries can be verified and answered truly."""
+        return not self.not_prepared()
+
     def not_ready(self) -> Sequence[str]:
         """What the receiver needs before it should get deliveries at all.
 
