@@ -9,7 +9,7 @@ import pytest
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.errors import InvalidValue, KeyturnError, Temporary
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
-from keyturn_receiver.reconcile.work_queue import WorkQueue
+from keyturn_receiver.reconcile.work_queue import SETTLE_SECONDS, WorkQueue
 from keyturn_receiver.telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
@@ -242,3 +242,55 @@ async def test_closing_waits_for_what_was_accepted_and_no_longer_than_it_may() -
     queue.submit(Target("t", "hung"), Request.now(Cause.NOTIFICATION))
     await queue.close(0.05)
     assert queue.longest_running() > 0
+
+
+async def test_later_check_gives_way_to_a_sooner_one_and_not_the_other_way_round() -> None:
+    async def work(target: Target, request: Request) -> ReconcileResult:
+        return DONE
+
+    queue = queue_of(work)
+    checked: list[str] = []
+    queue.check_later(A, 60, lambda target: checked.append("later"))
+    queue.check_later(A, 0.01, lambda target: checked.append("sooner"))
+    queue.check_later(A, 60, lambda target: checked.append("later"))
+    await asyncio.sleep(0.1)
+    assert checked == ["sooner"]
+
+
+async def test_run_for_consumers_alone_leaves_a_failed_binding_failed() -> None:
+    async def work(target: Target, request: Request) -> ReconcileResult:
+        return DONE if request.causes == {Cause.CONSUMER} else failed(InvalidValue("no such property"))
+
+    queue = queue_of(work)
+    await queue.submit(A, Request.now(Cause.POLL))
+    await queue.submit(A, Request.now(Cause.CONSUMER))
+    assert (queue.failing(), queue.gave_up_on(A, "7")) == (1, True)
+
+
+async def test_filled_binding_is_no_longer_given_up() -> None:
+    results = iter([failed(InvalidValue("no such property")), ReconcileResult(True, filled=True)])
+
+    async def work(target: Target, request: Request) -> ReconcileResult:
+        return next(results)
+
+    queue = queue_of(work)
+    await queue.submit(A, Request.now(Cause.POLL))
+    assert queue.gave_up_on(A, "7")
+    await queue.submit(A, Request.now(Cause.NOTIFICATION))
+    assert (queue.failing(), queue.gave_up_on(A, "7")) == (0, False)
+
+
+async def test_binding_settles_for_a_while_after_its_run() -> None:
+    go = asyncio.Event()
+
+    async def work(target: Target, request: Request) -> ReconcileResult:
+        await go.wait()
+        return DONE
+
+    queue = queue_of(work)
+    assert queue.settles_in(A) == 0
+    done = queue.submit(A, Request.now(Cause.POLL))
+    assert queue.settles_in(A) == SETTLE_SECONDS
+    go.set()
+    await done
+    assert 0 < queue.settles_in(A) <= SETTLE_SECONDS

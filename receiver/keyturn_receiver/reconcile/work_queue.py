@@ -117,10 +117,12 @@ class WorkQueue:
         return SETTLE_SECONDS if item.phase is Phase.RUNNING else max(0.0, item.settled_at - self._now())
 
     def check_later(self, target: Target, delay: float, check: Callable[[Target], None]) -> None:
-        """Call ``check`` after ``delay`` seconds, unless a check of this binding is due anyway."""
+        """Call ``check`` after ``delay`` seconds, unless a check of this binding is due sooner."""
         item = self._items.setdefault(target, WorkItem(target))
-        if item.check_timer is None:
-            item.check_timer = asyncio.get_running_loop().call_later(delay, self._check, target, check)
+        loop = asyncio.get_running_loop()
+        if item.check_timer is None or item.check_timer.when() > loop.time() + delay:
+            item.cancel_check()
+            item.check_timer = loop.call_later(delay, self._check, target, check)
 
     def check_now(self, check: Callable[[Target], None]) -> None:
         """Call ``check`` at once for each binding whose check is due later."""
