@@ -23,7 +23,7 @@ MARK = "# -- "
 
 @dataclass(frozen=True)
 class Value:
-    """One value: its ``path`` in dots, its default, and what its comment says."""
+    """One value: its dotted ``path``, its default, and its comment."""
 
     path: str
     default: Any
@@ -31,7 +31,7 @@ class Value:
 
 
 def values() -> list[Value]:
-    """The values in the order of the file; what has a comment of its own is one, whatever is in it."""
+    """The values in the order of the file; a map with a comment of its own is one value."""
     text = VALUES.read_text()
     root = yaml.compose(text)
     assert isinstance(root, yaml.MappingNode)  # noqa: S101 - for mypy
@@ -45,21 +45,21 @@ def table_of_values() -> str:
 
 
 def readme() -> str:
-    """The README as it should be: its text, then the table."""
+    """The expected README: its text, then the table."""
     text, heading, _ = README.read_text().partition(HEADING)
     made = "Made from values.yaml by `make chart-docs`; a test holds the two together."
     return f"{text}{heading}\n{made}\n\n{table_of_values()}"
 
 
 def schema() -> str:
-    """The schema as it should be: its types, with the descriptions."""
-    found = json.loads(SCHEMA.read_text())
+    """The expected schema: its types, with the descriptions."""
+    root = json.loads(SCHEMA.read_text())
     for each in values():
-        place = found
+        node = root
         for name in each.path.split("."):
-            place = place["properties"].setdefault(name, {})
-        place["description"] = each.meaning
-    return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+            node = node["properties"].setdefault(name, {})
+        node["description"] = each.meaning
+    return json.dumps(root, indent=2, ensure_ascii=False) + "\n"
 
 
 def _within(node: yaml.MappingNode, path: str, lines: list[str]) -> Iterator[Value]:

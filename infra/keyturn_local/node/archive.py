@@ -1,4 +1,4 @@
-"""Images of one layer, written by hand in the format that `docker save` writes and containerd imports."""
+"""Writer of images with one layer, in the format of `docker save`, which containerd imports."""
 
 import hashlib
 import io
@@ -13,11 +13,11 @@ MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def write(file: Path, image: str, content: Path, entrypoint: Sequence[str] = ()) -> None:
-    """Write an image of the files below ``content``, all of them root's: for the same files the same bytes."""
-    with tempfile.TemporaryFile() as layer, tarfile.open(file, "w") as made:
+    """Write an image of the files below ``content``, owned by root. The same files give the same bytes."""
+    with tempfile.TemporaryFile() as layer, tarfile.open(file, "w") as archive:
         with tarfile.open(fileobj=layer, mode="w") as files:
             for path in sorted(content.rglob("*")):
-                files.add(path, path.relative_to(content), recursive=False, filter=_nobodys)
+                files.add(path, path.relative_to(content), recursive=False, filter=_normalized)
         layer.seek(0)
         digest = hashlib.file_digest(layer, "sha256").hexdigest()
         config = {
@@ -30,14 +30,14 @@ def write(file: Path, image: str, content: Path, entrypoint: Sequence[str] = ())
         for name, text in (("manifest.json", json.dumps(manifest)), ("config.json", json.dumps(config))):
             member = tarfile.TarInfo(name)
             member.size = len(text)
-            made.addfile(member, io.BytesIO(text.encode()))
+            archive.addfile(member, io.BytesIO(text.encode()))
         member = tarfile.TarInfo(f"{digest}.tar")
         member.size = layer.seek(0, io.SEEK_END)
         layer.seek(0)
-        made.addfile(member, layer)
+        archive.addfile(member, layer)
 
 
-def _nobodys(member: tarfile.TarInfo) -> tarfile.TarInfo:
+def _normalized(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = member.mtime = 0
     member.uname = member.gname = ""
     return member

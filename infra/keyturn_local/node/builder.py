@@ -1,4 +1,4 @@
-"""Builds images from Dockerfiles with Debian's buildah: no engine runs, and nothing of it stays on the machine."""
+"""Image builder: Dockerfiles by Debian's buildah, without a daemon and without leftovers on the machine."""
 
 import ast
 import os
@@ -11,34 +11,34 @@ from pathlib import Path
 
 from keyturn_local.node import debian
 
-# With what it needs that is not on every machine.
+# With its dependencies that not every machine has.
 PACKAGES = ("buildah", "libassuan0", "libdevmapper1.02.1", "libgpgme11", "libseccomp2", "libsubid4")
-WASTE = ("usr/share/doc", "usr/share/locale", "usr/share/man")
-# buildah starts itself anew with no LD_LIBRARY_PATH: where it sees them, its libraries lie among the machine's own.
-AMONG = 'mount -t overlay keyturn -o "ro,lowerdir=$1:$2" "$2"; shift 2; exec "$@"'
+UNNEEDED = ("usr/share/doc", "usr/share/locale", "usr/share/man")
+# buildah re-executes itself without LD_LIBRARY_PATH, so its libraries are mounted over the machine's own.
+WITH_LIBRARIES = 'mount -t overlay keyturn -o "ro,lowerdir=$1:$2" "$2"; shift 2; exec "$@"'
 LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 
 
 class BuildFailed(RuntimeError):
-    """The builder says no; the text has its last words."""
+    """buildah failed; the text has the end of its output."""
 
 
 def root_of(packages: list[str], folder: Path) -> None:
-    """Fill a folder with Debian's packages and all that they need, as the root of an image. Raises PackageNotFound."""
+    """Fill a folder with packages and their dependencies, as the root of an image. Raises PackageNotFound."""
     for name, target in LINKS.items():
         (folder / target).mkdir(parents=True)
         (folder / name).symlink_to(target)
     debian.unpack(debian.closure(packages), folder)
     if not (folder / "bin" / "sh").exists() and (folder / "bin" / "dash").exists():
         (folder / "bin" / "sh").symlink_to("dash")
-    for name in WASTE:
+    for name in UNNEEDED:
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / "tmp").mkdir(exist_ok=True)
     (folder / "tmp").chmod(0o1777)
 
 
 def build(context: Path, dockerfile: Path, base: Path, image: str, file: Path) -> None:
-    """Build an image on the base that the archive ``base`` holds, into the archive ``file``. Raises BuildFailed."""
+    """Build an image on the base in the archive ``base``, into the archive ``file``. Raises BuildFailed."""
     with tempfile.TemporaryDirectory(prefix="keyturn-build-") as name:
         directory = Path(name)
         environment = _environment(directory)
@@ -46,14 +46,14 @@ def build(context: Path, dockerfile: Path, base: Path, image: str, file: Path) -
         policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
         storage = [f"--root={directory / 'root'}", f"--runroot={directory / 'run'}", "--storage-driver=vfs"]
         buildah = [*_program(), *storage]
-        started = _run(
+        base_id = _run(
             buildah, ["pull", "--quiet", f"--signature-policy={policy}", f"docker-archive:{base}"], environment
         )
         _run(
             buildah,
             [
                 *("bud", "--isolation=chroot", "--pull-never", f"--signature-policy={policy}"),
-                *(f"--build-arg=BASE={started.strip()}", f"--tag={image}", f"--file={dockerfile}"),
+                *(f"--build-arg=BASE={base_id.strip()}", f"--tag={image}", f"--file={dockerfile}"),
                 *(f"--volume={each}" for each in _volumes(directory)),
                 str(context),
             ],
@@ -67,17 +67,17 @@ def build(context: Path, dockerfile: Path, base: Path, image: str, file: Path) -
 
 
 def _program() -> list[str]:
-    if found := shutil.which("buildah"):
-        return [found]
+    if path := shutil.which("buildah"):
+        return [path]
     unpacked = debian.unpacked(*PACKAGES)
     libraries = debian.libraries(unpacked)
-    there = Path("/usr/lib") / libraries[0].name
-    aside = ["unshare", "--mount", "--propagation=private", "sh", "-e", "-c", AMONG, "sh"]
-    return [*aside, ":".join(map(str, libraries)), str(there), str(unpacked / "usr" / "bin" / "buildah")]
+    target = Path("/usr/lib") / libraries[0].name
+    in_mount_namespace = ["unshare", "--mount", "--propagation=private", "sh", "-e", "-c", WITH_LIBRARIES, "sh"]
+    return [*in_mount_namespace, ":".join(map(str, libraries)), str(target), str(unpacked / "usr" / "bin" / "buildah")]
 
 
 def _environment(directory: Path) -> dict[str, str]:
-    """No settings of the machine's own containers, and no registry."""
+    """The environment without the machine's own container settings and registries."""
     registries = directory / "registries.conf"
     registries.write_text("unqualified-search-registries = []\n")
     settings = directory / "containers.conf"
@@ -91,11 +91,11 @@ def _environment(directory: Path) -> dict[str, str]:
 
 
 def _volumes(directory: Path) -> list[str]:
-    """What pip in there must see to reach what pip out here does: the same settings, and the files they name."""
-    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
+    """Volumes with the machine's pip settings and the files that they name, so that pip works in the build."""
+    output = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
     settings: Mapping[str, str] = {
         name.rpartition(".")[2]: ast.literal_eval(value)
-        for name, _, value in (line.partition("=") for line in listed.stdout.splitlines())
+        for name, _, value in (line.partition("=") for line in output.stdout.splitlines())
     }
     file = directory / "pip.conf"
     file.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()))
@@ -104,7 +104,7 @@ def _volumes(directory: Path) -> list[str]:
 
 
 def _run(buildah: list[str], arguments: list[str], environment: Mapping[str, str]) -> str:
-    done = subprocess.run([*buildah, *arguments], env=environment, capture_output=True, text=True, timeout=900)
-    if done.returncode:
-        raise BuildFailed(f"buildah {arguments[0]}: {(done.stderr + done.stdout)[-1500:].strip()}")
-    return done.stdout
+    result = subprocess.run([*buildah, *arguments], env=environment, capture_output=True, text=True, timeout=900)
+    if result.returncode:
+        raise BuildFailed(f"buildah {arguments[0]}: {(result.stderr + result.stdout)[-1500:].strip()}")
+    return result.stdout

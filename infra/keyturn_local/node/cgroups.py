@@ -1,4 +1,4 @@
-"""The cgroups of a node's pods, which namespaces do not take away. Each enclosure keeps its own below one name."""
+"""Cgroups of a node's pods. They outlive an enclosure's namespaces, so each enclosure has its own below one name."""
 
 import os
 import time
@@ -10,34 +10,34 @@ PREFIX = "keyturn-node-"
 
 
 def name_of(enclosure: int) -> str:
-    """The cgroup below which an enclosure keeps its pods, in each hierarchy; ``enclosure`` is its outer process."""
+    """Name of the cgroup of an enclosure's pods, in each hierarchy; ``enclosure`` is the id of its outer process."""
     return f"{PREFIX}{enclosure}"
 
 
 def make(name: str) -> None:
-    """Make the cgroup of this name in each hierarchy; whoever puts pods below it sets their limits."""
+    """Create the cgroup of this name in each hierarchy; the kubelet creates and limits those of pods below it."""
     if (MOUNT / "cgroup.controllers").exists():
         controllers = (MOUNT / "cgroup.controllers").read_text().split()
         (MOUNT / "cgroup.subtree_control").write_text(" ".join(f"+{each}" for each in controllers))
         (MOUNT / name).mkdir(exist_ok=True)
         return
     for hierarchy in [each for each in MOUNT.iterdir() if (each / "tasks").exists()]:
-        made = hierarchy / name
-        made.mkdir(exist_ok=True)
-        for file in ("cpuset.cpus", "cpuset.mems"):  # nothing runs in it before it says where
-            if (made / file).exists():
-                (made / file).write_text((hierarchy / file).read_text())
+        cgroup = hierarchy / name
+        cgroup.mkdir(exist_ok=True)
+        for file in ("cpuset.cpus", "cpuset.mems"):  # a process can join only when these are set
+            if (cgroup / file).exists():
+                (cgroup / file).write_text((hierarchy / file).read_text())
 
 
 def sweep(name: str, seconds: float = 5) -> None:
-    """Remove the cgroup of this name, with all below it, once its processes are gone."""
+    """Remove the cgroup of this name and those below it, once their processes are gone."""
     end = time.monotonic() + seconds
     while any([not _removed(root) for root in _roots() if root.name == name]) and time.monotonic() < end:
-        time.sleep(0.05)  # the kernel is still at it
+        time.sleep(0.05)  # processes are still ending
 
 
 def sweep_orphans() -> None:
-    """Remove what enclosures have left that were killed. Where /proc is not the machine's, all would seem to be."""
+    """Remove the cgroups of killed enclosures. It needs the machine's own /proc: in another every owner seems dead."""
     for root in _roots():
         owner = root.name.removeprefix(PREFIX)
         if owner.isdigit() and not Path("/proc", owner).exists():
@@ -53,7 +53,7 @@ def _roots() -> Iterator[Path]:
 def _removed(root: Path) -> bool:
     for folder, _, _ in os.walk(root, topdown=False):
         try:
-            os.rmdir(folder)  # the kernel refuses while there is a process in it
+            os.rmdir(folder)  # the kernel refuses while it has a process
         except FileNotFoundError:
             continue
         except OSError:

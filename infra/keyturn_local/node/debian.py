@@ -1,6 +1,6 @@
-"""Programs out of Debian's packages, unpacked into the cache: nothing is installed, and no registry is named here.
+"""Debian packages, unpacked into the cache without being installed, from the machine's own package sources.
 
-apt verifies what it downloads. Where there is no apt, a program has to be on the PATH.
+apt verifies its downloads. On a machine without apt the programs have to be on the PATH.
 """
 
 import os
@@ -13,16 +13,16 @@ from pathlib import Path
 
 from keyturn_local.toolchain import cache
 
-KIND = "debian"  # of the cache's folders
+KIND = "debian"  # folder in the cache
 RELEASE = Path("/etc/os-release")
 
 
 class PackageNotFound(RuntimeError):
-    """A package cannot be had; the text says why."""
+    """A package is not available; the text says why."""
 
 
 def unpacked(*packages: str) -> Path:
-    """Return a folder with the files of these packages, none of those that they depend on. Raises PackageNotFound."""
+    """Return a folder with the files of these packages, without dependencies. Raises PackageNotFound."""
     final = cache.folder(KIND) / f"{release()}-{'+'.join(packages)}"
     with cache.locked(KIND):
         if not final.is_dir():
@@ -32,42 +32,42 @@ def unpacked(*packages: str) -> Path:
 
 
 def unpack(packages: Iterable[str], folder: Path) -> None:
-    """Unpack packages over each other; ``name=version`` asks for one version. Raises PackageNotFound."""
+    """Unpack packages into one folder; ``name=version`` selects a version. Raises PackageNotFound."""
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         raise PackageNotFound(f"there is no apt-get and dpkg-deb to get {', '.join(packages)} with")
     with tempfile.TemporaryDirectory() as downloads:
-        # Else apt warns that its own user may not write there.
+        # As root: apt warns otherwise that its own user may not write there.
         _apt(["download", "--quiet", "--option=APT::Sandbox::User=root", *packages], downloads)
         for file in sorted(Path(downloads).glob("*.deb")):
-            read = ["dpkg-deb", "--fsys-tarfile", str(file)]
-            with subprocess.Popen(read, stdout=subprocess.PIPE) as content:
-                # /bin may be a link to usr/bin, which tar would replace by a folder.
+            unpack_command = ["dpkg-deb", "--fsys-tarfile", str(file)]
+            with subprocess.Popen(unpack_command, stdout=subprocess.PIPE) as content:
+                # Without the option tar would replace a link such as /bin by a folder.
                 command = ["tar", "--extract", "--keep-directory-symlink", "--file=-", f"--directory={folder}"]
                 subprocess.run(command, stdin=content.stdout, check=True)
 
 
 def libraries(unpacked: Path) -> list[Path]:
-    """The folders of libraries among unpacked files, for LD_LIBRARY_PATH."""
+    """The library folders among unpacked files, for LD_LIBRARY_PATH."""
     return sorted({each.parent for root in ("lib", "usr/lib") for each in unpacked.glob(f"{root}/*/lib*.so.*")})
 
 
 def closure(packages: Iterable[str]) -> list[str]:
-    """All packages that these need on a machine with none, as name=version. Raises PackageNotFound."""
+    """These packages and all their dependencies, as name=version. Raises PackageNotFound."""
     options = ["--simulate", "--quiet", "--no-install-recommends", "--option=Dir::State::status=/dev/null"]
-    simulated = _apt(["install", *options, *packages], "/")
-    return sorted(f"{name}={version}" for name, version in re.findall(r"^Inst (\S+) \((\S+)", simulated, re.MULTILINE))
+    plan = _apt(["install", *options, *packages], "/")
+    return sorted(f"{name}={version}" for name, version in re.findall(r"^Inst (\S+) \((\S+)", plan, re.MULTILINE))
 
 
 def _apt(arguments: list[str], directory: str) -> str:
-    """Run apt-get; a machine that is new has no lists of packages yet, so get them and try once more."""
-    done = _run(arguments, directory)
-    if done.returncode:
+    """Run apt-get; on failure update the package lists, which a new machine lacks, and retry once."""
+    result = _run(arguments, directory)
+    if result.returncode:
         _run(["update", "--quiet"], directory)
-        done = _run(arguments, directory)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        result = _run(arguments, directory)
+    if result.returncode:
+        last = (result.stderr.strip().splitlines() or [f"status {result.returncode}"])[-1]
         raise PackageNotFound(f"`apt-get {arguments[0]}` failed ({last})")
-    return done.stdout
+    return result.stdout
 
 
 def _run(arguments: list[str], directory: str) -> "subprocess.CompletedProcess[str]":
@@ -76,7 +76,7 @@ def _run(arguments: list[str], directory: str) -> "subprocess.CompletedProcess[s
 
 
 def release() -> str:
-    """The release of Debian (or kin) and the machine, as part of a name."""
+    """The release of Debian or a derivative, and the architecture, as part of a name."""
     fields = dict(line.split("=", 1) for line in RELEASE.read_text().splitlines() if "=" in line)
     machine = os.uname().machine
     return f"{fields.get('ID', '')}-{fields.get('VERSION_CODENAME', '')}-{machine}".replace('"', "")

@@ -1,6 +1,6 @@
-"""The images that pods run from, each an archive in the cache: no registry is asked.
+"""Images of pods, as archives in the cache, built without an image registry.
 
-``python -m keyturn_local.node.images`` fills the cache; in an enclosure, with no way to the outside, it must be full.
+``python -m keyturn_local.node.images`` fills the cache. It must be filled before an enclosure, which has no network.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from keyturn_local.toolchain import cache
 PAUSE = "keyturn.local/pause:1"
 BUSYBOX = "keyturn.local/busybox:1"
 RECEIVER = "keyturn.local/keyturn-receiver:built"
-PYTHON = ["python3-venv", "python3-pip", "dash", "coreutils", "findutils"]  # what receiver/install needs
-SMALL = "busybox-static"
+PYTHON = ["python3-venv", "python3-pip", "dash", "coreutils", "findutils"]  # needed by receiver/install
+BUSYBOX_PACKAGE = "busybox-static"
 
 DOCKERFILE = ROOT / "receiver" / "Dockerfile"
 SOURCES = (
@@ -30,16 +30,16 @@ SOURCES = (
     "requirements/receiver.txt",
     "requirements/tracing.txt",
 )
-KIND = "images"  # of the cache's folders
-KEPT = 3  # of what was built from sources that have changed since
+KIND = "images"  # folder in the cache
+KEPT = 3  # images of the receiver, including those of earlier sources
 
 
 class NotFound(RuntimeError):
-    """An image cannot be had; the text says why."""
+    """An image is not available; the text says why."""
 
 
 def resolve() -> list[Path]:
-    """The archives of all of them. Raises NotFound."""
+    """The archives of all images. Raises NotFound."""
     try:
         return [pause(), busybox(), receiver()]
     except (debian.PackageNotFound, builder.BuildFailed) as error:
@@ -47,17 +47,17 @@ def resolve() -> list[Path]:
 
 
 def pause() -> Path:
-    """What holds a pod's network: it sleeps."""
-    return _small("pause", PAUSE, ["/bin/busybox", "sleep", "infinity"])
+    """Image of the container that holds a pod's network: it sleeps."""
+    return _busybox_image("pause", PAUSE, ["/bin/busybox", "sleep", "infinity"])
 
 
 def busybox() -> Path:
-    """A shell and small tools, for consumers of Secrets."""
-    return _small("busybox", BUSYBOX, ["/bin/sh"])
+    """Image with a shell and small tools, for consumers of Secrets."""
+    return _busybox_image("busybox", BUSYBOX, ["/bin/sh"])
 
 
 def receiver() -> Path:
-    """The receiver as receiver/Dockerfile makes it, on a base of Debian's Python."""
+    """Image of the receiver by receiver/Dockerfile, on a base of Debian's Python."""
     digest = hashlib.sha256()
     for source in SOURCES:
         path = ROOT / source
@@ -67,28 +67,28 @@ def receiver() -> Path:
     base = _cached("python", PYTHON, _base)
 
     def build(file: Path) -> None:
-        _say("building the receiver's image: about a minute, once for these sources")
+        _say("building the receiver's image: about a minute, once for each state of the sources")
         builder.build(ROOT, DOCKERFILE, base, RECEIVER, file)
 
-    made = _cached("receiver", [digest.hexdigest(), base.name], build)
-    made.touch()
-    for old in sorted(made.parent.glob("receiver-*"), key=lambda file: file.stat().st_mtime)[:-KEPT]:
+    image = _cached("receiver", [digest.hexdigest(), base.name], build)
+    image.touch()
+    for old in sorted(image.parent.glob("receiver-*"), key=lambda file: file.stat().st_mtime)[:-KEPT]:
         old.unlink(missing_ok=True)
-    return made
+    return image
 
 
-def _small(name: str, image: str, entrypoint: list[str]) -> Path:
+def _busybox_image(name: str, image: str, entrypoint: list[str]) -> Path:
     def make(file: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             tools = Path(folder, "bin")
             tools.mkdir()
-            program = shutil.copy(debian.unpacked(SMALL) / "bin" / "busybox", tools)
+            program = shutil.copy(debian.unpacked(BUSYBOX_PACKAGE) / "bin" / "busybox", tools)
             for tool in subprocess.check_output([program, "--list"], text=True).split():
                 if tool != "busybox":
                     (tools / tool).symlink_to("busybox")
             archive.write(file, image, Path(folder), entrypoint)
 
-    return _cached(name, [image, *entrypoint, SMALL], make)
+    return _cached(name, [image, *entrypoint, BUSYBOX_PACKAGE], make)
 
 
 def _base(file: Path) -> None:
@@ -104,12 +104,12 @@ def _cached(name: str, inputs: list[str], make: Callable[[Path], None]) -> Path:
         if not final.exists():
             if enclosure.MARK in os.environ:
                 raise NotFound(
-                    f"{final} is not there, and nothing can be built in an enclosure: python -m {__spec__.name}"
+                    f"{final} does not exist, and nothing can be built in an enclosure: python -m {__spec__.name}"
                 )
-            with tempfile.TemporaryDirectory(dir=final.parent, prefix=".fresh-") as fresh:
-                made = Path(fresh) / final.name
-                make(made)
-                made.rename(final)
+            with tempfile.TemporaryDirectory(dir=final.parent, prefix=".fresh-") as folder:
+                temporary = Path(folder) / final.name
+                make(temporary)
+                temporary.rename(final)
     return final
 
 

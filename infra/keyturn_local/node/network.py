@@ -1,6 +1,6 @@
-"""The addresses inside an enclosure, and who listens where: nothing outside ever sees them."""
+"""Addresses inside an enclosure; they are not visible outside."""
 
-HOST = "10.2.0.1"  # the enclosure itself, as its pods reach it: the API server, DNS, an AWS
+HOST = "10.2.0.1"  # the enclosure, as its pods reach it: API server, DNS, AWS
 PODS = "10.1.0.0/16"
-SERVICES = "10.0.0.0/24"  # as the control plane's API server is told
+SERVICES = "10.0.0.0/24"  # as in the API server's flags
 DOMAIN = "cluster.local"

@@ -14,7 +14,7 @@ NAME = "node"
 KUBELET: dict[str, Any] = {
     "apiVersion": "kubelet.config.k8s.io/v1beta1",
     "kind": "KubeletConfiguration",
-    # The API server is all that reaches it.
+    # Only the API server reaches the kubelet.
     "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
     "authorization": {"mode": "AlwaysAllow"},
     "clusterDNS": [network.HOST],
@@ -22,9 +22,9 @@ KUBELET: dict[str, Any] = {
     "containerRuntimeEndpoint": f"unix://{SOCKET}",
     "configMapAndSecretChangeDetectionStrategy": "Watch",
     "resolvConf": "",
-    # Containers are killed here to see them come back: not after minutes.
+    # Tests kill containers and wait for the restart.
     "crashLoopBackOff": {"maxContainerRestartPeriod": "2s"},
-    # A machine of any kind has to do: cgroups of version 1, too, and swap, and a full disk.
+    # The machine may have cgroups of version 1, swap, or a full disk.
     "failCgroupV1": False,
     "cgroupDriver": "cgroupfs",
     "enforceNodeAllocatable": [],
@@ -49,7 +49,7 @@ PROXY: dict[str, Any] = {
 
 
 class Node(Stoppable):
-    """A running node. Its pods, and all else that it made on the machine, end with the enclosure."""
+    """A running node. Its pods and all its traces on the machine end with the enclosure."""
 
     def __init__(self, directory: Path, control_plane: ControlPlane) -> None:
         self._directory = directory
@@ -58,11 +58,10 @@ class Node(Stoppable):
 
     @classmethod
     def start(cls, directory: Path, control_plane: ControlPlane, sync_seconds: int = 60) -> Self:
-        """Start it with images.resolve(), and wait until it is Ready.
+        """Start the node with all images, and wait until it is Ready. The control plane must listen on network.HOST.
 
-        The control plane must listen on network.HOST. ``sync_seconds``: a mounted Secret follows its object within that
-        and half of it; what stands here is the kubelet's own. Raises StartFailed, NotFound when a program or an image
-        cannot be had, and EnclosureError outside of an enclosure.
+        ``sync_seconds``: a mounted Secret follows its object within 1.5 times this; the default is the kubelet's own.
+        Raises StartFailed, NotFound of a program or an image, and EnclosureError outside of an enclosure.
         """
         node = cls(directory, control_plane)
         try:
@@ -73,30 +72,30 @@ class Node(Stoppable):
         return node
 
     def stop(self) -> None:
-        """End its programs."""
+        """Stop its programs."""
         while self._running:
             self._running.pop().stop()
 
     def _start(self, sync_seconds: int) -> None:
         cgroup = enclosure.cgroup()
         cgroups.make(cgroup)
-        found = programs.resolve()
+        paths = programs.resolve()
         archives = images.resolve()
-        runtime = Runtime(self._directory, found)
+        runtime = Runtime(self._directory, paths)
         self._running.append(runtime)
         for archive in archives:
             runtime.add(archive)
         kubeconfig = str(self._control_plane.kubeconfig)
-        proxy = _written("kube-proxy", {**PROXY, "clientConnection": {"kubeconfig": kubeconfig}})
-        surroundings = found.environment()
-        self._run(found.kubernetes / "kube-proxy", surroundings, f"--config={proxy}")
-        dns = self._run(found.coredns, surroundings, f"-conf={self._corefile()}")
+        proxy = _write("kube-proxy", {**PROXY, "clientConnection": {"kubeconfig": kubeconfig}})
+        environment = paths.environment()
+        self._run(paths.kubernetes / "kube-proxy", environment, f"--config={proxy}")
+        dns = self._run(paths.coredns, environment, f"-conf={self._corefile()}")
         dns.wait_for(answers(f"http://{network.HOST}:8181/ready"), 30)
         own = {"cgroupRoot": f"/{cgroup}", "syncFrequency": f"{sync_seconds}s"}
         kubelet = self._run(
-            found.kubernetes / "kubelet",
-            surroundings,
-            f"--config={_written('kubelet', {**KUBELET, **own})}",
+            paths.kubernetes / "kubelet",
+            environment,
+            f"--config={_write('kubelet', {**KUBELET, **own})}",
             f"--kubeconfig={kubeconfig}",
             f"--hostname-override={NAME}",
             f"--node-ip={network.HOST}",
@@ -127,11 +126,11 @@ class Node(Stoppable):
 
     def _ready(self) -> bool:
         condition = '{.status.conditions[?(@.type=="Ready")].status}'
-        asked = self._control_plane.kubectl("get", "node", NAME, "--ignore-not-found", "-o", f"jsonpath={condition}")
-        return asked == "True"
+        status = self._control_plane.kubectl("get", "node", NAME, "--ignore-not-found", "-o", f"jsonpath={condition}")
+        return status == "True"
 
 
-def _written(name: str, config: dict[str, Any]) -> Path:
+def _write(name: str, config: dict[str, Any]) -> Path:
     file = HOME / f"{name}.json"
     file.write_text(json.dumps(config))
     return file

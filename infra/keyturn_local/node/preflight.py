@@ -1,6 +1,6 @@
-"""Tells whether a real node can run on this machine, and gets what it takes.
+"""Preflight check of a real node: whether one can run on this machine. It also fills the cache for it.
 
-``python -m keyturn_local.node.preflight`` prints the obstacle in one line, and fails, if there is one. Standard library
+``python -m keyturn_local.node.preflight`` fails if none can run, and prints the reason in one line. Standard library
 alone.
 """
 
@@ -13,11 +13,11 @@ from keyturn_local.paths import INFRA
 
 
 def preflight() -> str:
-    """Why no real node can run here, in one line; empty when one can, and then all it takes is in the cache."""
+    """Why no real node can run here, in one line; empty if one can, with everything it needs in the cache."""
     if sys.platform != "linux" or os.geteuid():
         return "no real node here: it takes root on Linux"
-    if complaint := _no_enclosure():
-        return f"no real node here: {complaint}"
+    if error := _enclosure_error():
+        return f"no real node here: {error}"
     try:
         programs.resolve()
         images.resolve()
@@ -26,16 +26,16 @@ def preflight() -> str:
     return ""
 
 
-def _no_enclosure() -> str:
+def _enclosure_error() -> str:
     if enclosure.MARK in os.environ:
         return ""
     environment = {**os.environ, "PYTHONPATH": str(INFRA)}
     command = [sys.executable, "-m", enclosure.__name__, "true"]
-    tried = subprocess.run(command, env=environment, capture_output=True, text=True)
-    return (tried.stderr.strip().splitlines() or ["no enclosure"])[-1] if tried.returncode else ""
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    return (result.stderr.strip().splitlines() or ["no enclosure"])[-1] if result.returncode else ""
 
 
 if __name__ == "__main__":
-    if found := preflight():
-        print(found)
+    if reason := preflight():
+        print(reason)
         sys.exit(1)

@@ -1,6 +1,6 @@
-"""Finds the programs of a node: kubelet, kube-proxy, CoreDNS and containerd from their Go modules, the rest in Debian.
+"""Resolver of a node's programs: kubelet, kube-proxy, CoreDNS, containerd from Go modules, the others from Debian.
 
-Standard library alone: `make` needs it before there is anything else.
+Standard library alone, because `make` needs it before pip.
 """
 
 import hashlib
@@ -19,23 +19,23 @@ from keyturn_local.toolchain import binaries, cache, go_toolchain
 KUBERNETES = INFRA / "node"
 CONTAINERD = INFRA / "container_runtime"
 CONTAINERD_VERSION = "v2.4.2"  # as in its go.mod
-KIND = "node"  # of the cache's folders
+KIND = "node"  # folder in the cache
 CNI = ("ptp", "host-local", "loopback")
 CNI_FOLDERS = (Path("/opt/cni/bin"), Path("/usr/lib/cni"))
-NEEDED = ("ip", "mount")  # on the machine itself
+NEEDED = ("ip", "mount")  # must be on the machine itself
 IPTABLES = ("iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore")
-# With what they need that is not on every machine.
+# With their dependencies that not every machine has.
 RUNC_PACKAGES = ("runc", "libseccomp2")
 IPTABLES_PACKAGES = ("iptables", "libxtables12", "libnftnl11", "libmnl0", "libnetfilter-conntrack3", "libnfnetlink0")
 
 
 class NotFound(RuntimeError):
-    """A program cannot be had; the text is one line that says why."""
+    """A program is not available; the text is one line that says why."""
 
 
 @dataclass(frozen=True)
 class Programs:
-    """Where they are: folders, or the program itself; and the variables that those need which are not the machine's."""
+    """Paths of folders or programs, and the variables that programs from Debian packages need."""
 
     kubernetes: Path  # kubelet, kube-proxy
     coredns: Path
@@ -46,13 +46,13 @@ class Programs:
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
-        """The variables to run any of them with: each looks for the others on the PATH."""
+        """The environment of any of the programs, which find each other on the PATH."""
         path = f"{self.containerd}:{self.iptables}:{os.environ['PATH']}"
         return {**os.environ, "PATH": path, **self.variables}
 
 
 def resolve() -> Programs:
-    """Find them all; what is in no cache is built or unpacked into it. Raises NotFound."""
+    """Find all programs; build or unpack missing ones into the cache. Raises NotFound."""
     if missing := [name for name in NEEDED if not shutil.which(name)]:
         raise NotFound(f"there is no {', '.join(missing)} on the PATH")
     try:
@@ -76,7 +76,7 @@ def resolve() -> Programs:
 
 
 def _kubernetes() -> Path:
-    # A kubelet must not be newer than its API server: where the control plane was downloaded, they came with it.
+    # A kubelet must not be newer than its API server; a downloaded control plane includes one of its version.
     if all((binaries.resolve() / name).exists() for name in ("kubelet", "kube-proxy")):
         return binaries.resolve()
     final = _folder("kubernetes", KUBERNETES, "kubernetes/main.go")
@@ -118,7 +118,7 @@ def _containerd() -> Path:
 
 
 def _linked(unpacked: Path) -> Path:
-    """A folder with the names by which one program is all of iptables; a package leaves these to its installation."""
+    """A folder with the links of iptables to its one program, which installing the package would create."""
     folder = unpacked / "usr" / "lib" / "keyturn"
     folder.mkdir(exist_ok=True)
     for name in IPTABLES:
@@ -128,7 +128,7 @@ def _linked(unpacked: Path) -> Path:
 
 
 def _folder(name: str, module: Path, *files: str) -> Path:
-    """The cache's folder for what is built from one module: whatever goes into it is in its name."""
+    """Folder in the cache for programs of one module; its name has a digest of the inputs."""
     sources = hashlib.sha256(binaries.VERSION_FLAGS.encode())
     for file in ("go.mod", "go.sum", *files):
         sources.update((module / file).read_bytes())

@@ -1,4 +1,4 @@
-"""containerd, with runc below it and its own network of pods: each gets an address and a way to the enclosure."""
+"""Container runtime: containerd and runc, with a network that gives each pod an address and a route to the host."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from keyturn_local.node import images, network
 from keyturn_local.node.programs import Programs
 from keyturn_local.processes.program import Program, Stoppable
 
-HOME = Path("/run/keyturn-node")  # in memory, and gone with the enclosure
+HOME = Path("/run/keyturn-node")  # in memory, and removed with the enclosure
 SOCKET = HOME / "containerd.sock"
 NETWORK: dict[str, Any] = {
     "cniVersion": "1.0.0",
@@ -43,14 +43,14 @@ class Runtime(Stoppable):
         self._program.wait_for(self._answers, 30)
 
     def add(self, archive: Path) -> None:
-        """Give it an image: what `docker save` writes."""
+        """Import an image from an archive in the format of `docker save`."""
         command = [*self._ctr, "images", "import", archive]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        if done.returncode:
-            raise RuntimeError(f"containerd does not take {archive}: {done.stderr.strip()}")
+        result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        if result.returncode:
+            raise RuntimeError(f"containerd does not import {archive}: {result.stderr.strip()}")
 
     def stop(self) -> None:
-        """End containerd."""
+        """Stop containerd."""
         self._program.stop()
 
     def _answers(self) -> bool:
@@ -58,7 +58,7 @@ class Runtime(Stoppable):
 
 
 def _config(programs: Programs) -> str:
-    # restrict_oom_score_adj: without CAP_SYS_RESOURCE no sandbox starts otherwise.
+    # restrict_oom_score_adj: without it no sandbox starts where CAP_SYS_RESOURCE is missing.
     return f"""
 version = 3
 root = "{HOME}/containerd"
