@@ -138,10 +138,10 @@ def _sizes() -> list[Row]:
 def _measure(module: str, environment: Mapping[str, str], batch: int = 1, warm: int = 0) -> list[float]:
     interpreter = Path(sys.base_prefix) / "bin" / f"python{artifact.HERE[0]}"
     command: list[str | Path] = [interpreter, "-S", "-c", PROBE, module, str(batch), str(warm)]
-    done = subprocess.run(command, env=dict(environment), capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"could not measure {module}:\n{done.stderr[-2000:]}")
-    return [float(seconds) for seconds in json.loads(done.stderr.splitlines()[-1])]
+    result = subprocess.run(command, env=dict(environment), capture_output=True, text=True)
+    if result.returncode:
+        sys.exit(f"could not measure {module}:\n{result.stderr[-2000:]}")
+    return [float(seconds) for seconds in json.loads(result.stderr.splitlines()[-1])]
 
 
 class _Receiver:

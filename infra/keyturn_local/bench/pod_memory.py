@@ -120,10 +120,10 @@ def rows() -> list[Row]:
     if reason := preflight():
         return [Row(PEAK, None, "MiB", missing=reason)]
     command = [sys.executable, "-m", enclosure.__name__, sys.executable, "-m", __name__]
-    done = subprocess.run(
+    result = subprocess.run(
         command, stdout=subprocess.PIPE, check=True, text=True, env={**clean_environment(), "PYTHONPATH": IMPORT_ROOTS}
     )
-    return [Row(**each) for each in json.loads(done.stdout)]
+    return [Row(**each) for each in json.loads(result.stdout)]
 
 
 def _rows(footprint: Footprint) -> list[Row]:

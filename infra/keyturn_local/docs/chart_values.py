@@ -47,8 +47,8 @@ def table_of_values() -> str:
 def readme() -> str:
     """The expected README: its text, then the table."""
     text, heading, _ = README.read_text().partition(HEADING)
-    made = "Made from values.yaml by `make chart-docs`; a test holds the two together."
-    return f"{text}{heading}\n{made}\n\n{table_of_values()}"
+    note = "`make chart-docs` makes this table from values.yaml; a test compares the two."
+    return f"{text}{heading}\n{note}\n\n{table_of_values()}"
 
 
 def schema() -> str:

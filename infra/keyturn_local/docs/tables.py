@@ -161,8 +161,8 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _page(title: str, *sections: str) -> str:
-    made = "`make docs` makes this page from the code; a test compares the two."
-    return "\n".join([f"# {title}\n", f"{made}\n", *sections])
+    note = "`make docs` makes this page from the code; a test compares the two."
+    return "\n".join([f"# {title}\n", f"{note}\n", *sections])
 
 
 if __name__ == "__main__":
