@@ -1,10 +1,11 @@
-# make demo    the main job, live: rotations in a local AWS cross into a local Kubernetes.  KEEP=1 leaves it running;
-#              NODE=real plays it with real containers, where there can be a real node (root on Linux).
+# make demo    rotations in a local AWS, carried into a local Kubernetes, live.  KEEP=1 leaves it running;
+#              NODE=real runs real containers, where a real node can run (root on Linux).
 # make test    lint and every test.  One tier alone: make test-unit, test-contract, test-integration, test-e2e, test-faults,
-#              test-node (on a real node, where there can be one: root on Linux).
-#              test-faults prints a line for each fault: its number, held or broken, what was done.
-# make bench   the receiver against raw applies: latency, bursts, memory; docs/benchmark.md and build/bench.json, ~10 min
-# make bench-notifier    what the notifier costs: cold import, warm CPU a record, size; a table and build/bench-notifier.json
+#              test-node (on a real node, where one can run: root on Linux).
+#              test-faults prints a line for each fault: its number, held or broken, the case.
+# make bench   the receiver against raw applies: calls, latency, bursts, memory; writes docs/benchmark.md and
+#              build/bench.json, ~10 min.  ONLY="calls latency" runs a part and prints it.
+# make bench-notifier    the notifier's cold import, warm CPU per record, and size; a table and build/bench-notifier.json
 # make lint · make format · make docs · make chart-docs · make requirements · make clean
 #
 # All set-up happens by itself, once: the virtual environment, the dependencies, the control plane's programs.
@@ -19,7 +20,7 @@ BIN := $(VENV)/bin
 SAM_VENV := .venv-sam
 export PYTHONPATH := $(CURDIR)/lambda:$(CURDIR)/receiver:$(CURDIR)/infra
 PYTEST := $(BIN)/python -m pytest
-# Prints why there can be no real node, if there can be none, and fails.
+# Fails where no real node can run, and prints the reason.
 PREFLIGHT := $(BIN)/python -m keyturn_local.node.preflight
 ENCLOSED := $(BIN)/python -m keyturn_local.node.enclosure
 
@@ -58,7 +59,7 @@ test-node: setup
 	$(ENCLOSED) $(PYTEST) tests/node
 
 bench: setup
-	@$(BIN)/python -m keyturn_local.bench.receiver
+	@$(BIN)/python -m keyturn_local.bench.receiver $(ONLY)
 
 bench-notifier: $(VENV)/installed
 	@$(BIN)/python -m keyturn_local.bench.notifier

@@ -5,7 +5,6 @@ import base64
 import gc
 import json
 import logging
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from keyturn_contract.message import EventType
-from keyturn_local.processes.environment import IMPORT_ROOTS
+from keyturn_local.processes.environment import IMPORT_ROOTS, clean_environment
 from keyturn_receiver.telemetry.logs import JsonFormatter, log_unhandled
 from keyturn_receiver.telemetry.tracing import opentelemetry
 from support.cluster_state import data_of
@@ -230,10 +229,9 @@ SECRET_SETTINGS = {
 @pytest.mark.fault("S6")
 def test_settings_that_are_wrong() -> None:
     """Settings with values in the wrong place: each is named, and none is quoted."""
-    surroundings = {name: value for name, value in os.environ.items() if not name.startswith(("KEYTURN_", "AWS_"))}
     done = subprocess.run(
         [sys.executable, "-m", "keyturn_receiver"],
-        env={**surroundings, "PYTHONPATH": IMPORT_ROOTS, "AWS_SECRET_ACCESS_KEY": f"{C}-key", **SECRET_SETTINGS},
+        env={**clean_environment(), "PYTHONPATH": IMPORT_ROOTS, "AWS_SECRET_ACCESS_KEY": f"{C}-key", **SECRET_SETTINGS},
         capture_output=True,
         text=True,
         timeout=60,

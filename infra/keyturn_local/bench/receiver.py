@@ -2,7 +2,7 @@
 
 All ratios are of one run on one machine; the seconds beside them tell how fast that machine was.
 
-``python -m keyturn_local.bench.receiver NAME...`` runs some of the measurements and writes no files.
+`make bench ONLY="calls latency"` runs some of the measurements and writes no files.
 """
 
 import argparse
