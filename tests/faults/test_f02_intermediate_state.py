@@ -1,0 +1,22 @@
+"""F2: the receiver dies between a Secret and its rollouts."""
+
+import pytest
+
+from support.fault_env import FaultEnv
+from support.killer import Killer, kind_of, revive
+
+
+@pytest.mark.fault("F2")
+def test_killed_between_the_secret_and_its_rollouts(env: FaultEnv) -> None:
+    """Killed between the Secret and its rollouts: all three consumers are restarted afterwards, once."""
+    receiver = env.receiver()
+    env.create_bound_secret(consumers=("web", "worker", "batch"))
+    killer = Killer(env, receiver, lambda call: kind_of(call) == "PATCH deployments", after=False)
+    env.send(env.rotate())
+    assert killer.killed.wait(10)
+    assert env.is_current()
+    assert not any(any(env.history.marks(each, "db")) for each in ("web", "worker", "batch"))
+    revive(env, receiver)
+    env.wait_converged()
+    env.let_settle()
+    assert [len([m for m in env.history.marks(each, "db") if m]) for each in ("web", "worker", "batch")] == [1, 1, 1]
