@@ -1,8 +1,9 @@
 # make demo    rotations in a local AWS, carried into a local Kubernetes, live.  KEEP=1 leaves it running;
 #              NODE=real runs real containers, where a real node can run (root on Linux).
-# make test    lint and every test.  One tier alone: make test-unit, test-contract, test-integration, test-e2e, test-faults,
-#              test-node (on a real node, where one can run: root on Linux).
+# make test    lint and every test; goes on after a tier that fails.  One tier alone: make test-unit, test-contract,
+#              test-integration, test-e2e, test-faults, test-node (on a real node, where one can run: root on Linux).
 #              test-faults prints a line for each fault: its number, held or broken, the case.
+#              Tests that wait run in WORKERS=4 processes, each with a control plane.  Results: build/tests/*.xml.
 # make bench   the receiver against raw applies: calls, latency, bursts, memory; writes docs/benchmark.md and
 #              build/bench.json, ~10 min.  ONLY="calls latency" runs a part and prints it.
 # make bench-notifier    the notifier's cold import, warm CPU per record, and size; a table and build/bench-notifier.json
@@ -19,12 +20,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 SAM_VENV := .venv-sam
 export PYTHONPATH := $(CURDIR)/lambda:$(CURDIR)/receiver:$(CURDIR)/infra
-PYTEST := $(BIN)/python -m pytest
+WORKERS ?= 4
+# Runs the tier of the target; prints its slowest tests, and writes a JUnit file.
+PYTEST = $(BIN)/python -m pytest --durations=20 --junit-xml=build/tests/$(TIER).xml tests/$(TIER)
+TIER = $(@:test-%=%)
+COMPUTE := --dist=loadscope --numprocesses=auto --maxprocesses=$(WORKERS)
+WAIT := --dist=loadscope --numprocesses=$(WORKERS)
+TIERS := test-unit test-contract test-integration test-e2e test-faults
 # Fails where no real node can run, and prints the reason.
 PREFLIGHT := $(BIN)/python -m keyturn_local.node.preflight
 ENCLOSED := $(BIN)/python -m keyturn_local.node.enclosure
 
-.PHONY: help demo test test-unit test-contract test-integration test-e2e test-faults test-node bench bench-notifier lint format docs chart-docs requirements setup clean
+.PHONY: help demo test test-unit test-contract test-integration test-e2e test-faults test-node test-node-if-possible bench bench-notifier lint format docs chart-docs requirements setup clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -38,25 +45,31 @@ else
 	@$(BIN)/python -m keyturn_local.demo $(if $(KEEP),--keep) $(if $(CONTEXT),--context "$(CONTEXT)")
 endif
 
-test: lint setup $(SAM_VENV)/installed
-	@if why=$$($(PREFLIGHT)); then $(PYTEST) && $(ENCLOSED) $(PYTEST) tests/node; \
-		else echo "tests/node is skipped: $$why"; $(PYTEST); fi
+test: setup $(SAM_VENV)/installed
+	@$(MAKE) --no-print-directory --keep-going --jobs=1 lint $(TIERS) test-node-if-possible
 
 test-unit: $(VENV)/installed
-	$(PYTEST) tests/unit
+	$(PYTEST)
 
 test-contract: $(VENV)/installed $(SAM_VENV)/installed
-	$(PYTEST) tests/contract
+	$(PYTEST) $(COMPUTE)
 
-test-integration test-e2e: setup $(SAM_VENV)/installed
-	$(PYTEST) tests/$(@:test-%=%)
+test-integration: setup $(SAM_VENV)/installed
+	$(PYTEST) $(COMPUTE)
+
+test-e2e: setup $(SAM_VENV)/installed
+	$(PYTEST) $(WAIT)
 
 test-faults: setup
-	@$(PYTEST) --quiet tests/faults
+	@$(PYTEST) $(WAIT) --quiet
 
 test-node: setup
 	@$(PREFLIGHT)
-	$(ENCLOSED) $(PYTEST) tests/node
+	$(ENCLOSED) $(PYTEST)
+
+test-node-if-possible: TIER = node
+test-node-if-possible: setup
+	@if why=$$($(PREFLIGHT)); then $(ENCLOSED) $(PYTEST); else echo "tests/node is skipped: $$why"; fi
 
 bench: setup
 	@$(BIN)/python -m keyturn_local.bench.receiver $(ONLY)

@@ -1,4 +1,4 @@
-"""What several tiers of tests stand on: one real control plane a session, and all of Keyturn on one machine."""
+"""Fixtures of several tiers: one real control plane a process, and all of Keyturn on one machine."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from xdist.remote import Producer
 
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.control_plane import ControlPlane
@@ -16,10 +17,15 @@ from keyturn_local.timeline import Timeline
 from keyturn_local.toolchain.custom_resources import resolve as definitions
 from support.fault_env import FaultEnv
 from support.otlp_collector import OtlpCollector
+from support.scheduling import ByTestOrFile
 
 
 def pytest_configure() -> None:
     bypass_proxies()
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByTestOrFile | None:
+    return ByTestOrFile(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +87,7 @@ def signing_key_id(session_aws: LocalAws) -> str:
 def make_env(
     control_plane: ControlPlane, session_aws: LocalAws, signing_key_id: str, tmp_path: Path
 ) -> Iterator[Callable[..., FaultEnv]]:
-    """Set a scene with values of the chart that the test gives."""
+    """Start environments with values of the chart that the test gives."""
     with ExitStack() as stack:
 
         def make(**values: Any) -> FaultEnv:
@@ -92,7 +98,7 @@ def make_env(
 
 @pytest.fixture
 def env(make_env: Callable[..., FaultEnv]) -> FaultEnv:
-    """The scene as the chart's defaults make it."""
+    """The environment of fault tests, with the chart's default values."""
     return make_env()
 
 

@@ -37,7 +37,7 @@ KILL_SECONDS = 4.0
 
 
 class Stub(StubAws):
-    """The stub, with a client as the scene wants it."""
+    """The stub, with a client as FaultEnv expects it."""
 
     def secrets_manager(self) -> Any:
         return boto3.client("secretsmanager", "us-east-1", endpoint_url=self.endpoint_url, **CREDENTIALS)

@@ -1,48 +1,76 @@
 """One line for each fault: its number, whether it held, and what was done.
 
 A fault test is marked with the number of its fault, and its docstring says what was done. Several tests of one fault
-make one line.
+make one line. The tests may run in several processes: each report carries what the line needs, and the process that
+prints puts the lines together.
 """
 
-from typing import Any
+from collections import Counter
+from dataclasses import dataclass, field
 
 import pytest
 
-_lines: dict[str, dict[str, Any]] = {}
-_plugins: list[pytest.PytestPluginManager] = []
+FAULT, TESTS, CASE = "fault", "tests of the fault", "case"  # user properties of a report
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "fault(number): the fault of docs/faults.md that the test is about")
-    _plugins[:] = [config.pluginmanager]
+    if not hasattr(config, "workerinput"):  # of pytest-xdist's workers
+        config.pluginmanager.register(FaultLines(config), "fault-lines")
 
 
+@pytest.hookimpl(trylast=True)  # after tests are deselected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if marker := item.get_closest_marker("fault"):
-            (number,) = marker.args
-            line = _lines.setdefault(number, {"left": 0, "held": True, "done": {}})
-            line["left"] += 1
-            line["done"][" ".join((item.function.__doc__ or "").split()).rstrip(".")] = None
-            item.user_properties.append(("fault", number))
+    faults = {item: marker.args[0] for item in items if (marker := item.get_closest_marker("fault"))}
+    tests = Counter(faults.values())
+    for item, fault in faults.items():
+        docstring = " ".join((getattr(item, "obj", None).__doc__ or "").split()).rstrip(".")
+        item.user_properties += [(FAULT, fault), (TESTS, tests[fault]), (CASE, docstring)]
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    number = dict(report.user_properties).get("fault")
-    if number is None:
-        return
-    line = _lines[number]
-    line["held"] &= report.outcome != "failed"
-    if report.when == "teardown":
-        line["left"] -= 1
-        if not line["left"]:
-            verdict = "held" if line["held"] else "broken"
-            terminal = _plugins[0].get_plugin("terminalreporter")
-            terminal.ensure_newline()
-            terminal.write_line(f"{number:<4} {verdict:<7} {'; '.join(line['done'])}")
+@dataclass
+class Line:
+    """The line of one fault; ``cases`` by the place of the test."""
+
+    tests: int
+    ended: int = 0
+    held: bool = True
+    cases: dict[tuple[str, int], str] = field(default_factory=dict)
+
+    def text(self, fault: str) -> str:
+        verdict = "unknown" if self.held and self.ended < self.tests else "held" if self.held else "broken"
+        cases = dict.fromkeys(case for _, case in sorted(self.cases.items()))
+        return f"{fault:<4} {verdict:<7} {'; '.join(cases)}"
 
 
-def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
-    if report.when == "call" and report.passed and dict(report.user_properties).get("fault"):
-        return "passed", "", "PASSED"  # its line says so
-    return None
+class FaultLines:
+    """Prints the line of a fault once its last test has ended."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._lines: dict[str, Line] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        properties = dict(report.user_properties)
+        if FAULT not in properties:
+            return
+        fault = str(properties[FAULT])
+        line = self._lines.setdefault(fault, Line(int(str(properties[TESTS]))))
+        line.held &= report.outcome != "failed"
+        path, number, _ = report.location
+        line.cases[path, number or 0] = str(properties[CASE])
+        if report.when == "teardown":
+            line.ended += 1
+            if line.ended == line.tests:
+                terminal = self._config.pluginmanager.getplugin("terminalreporter")
+                terminal.ensure_newline()
+                terminal.write_line(self._lines.pop(fault).text(fault))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for fault, line in self._lines.items():  # its last test has not ended: -x, or a worker that died
+            terminalreporter.write_line(line.text(fault))
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        if report.when == "call" and report.passed and FAULT in dict(report.user_properties):
+            return "passed", "", "PASSED"  # the line of its fault says so
+        return None

@@ -34,7 +34,7 @@ BEAT = encode([notification("keyturn", kind=EventType.HEARTBEAT)])
 def shared_env(
     control_plane: ControlPlane, session_aws: LocalAws, signing_key_id: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[FaultEnv]:
-    """A scene with one receiver, for tests that leave it as it was."""
+    """An environment with one receiver, for tests that leave it as it was."""
     with FaultEnv.start(control_plane, session_aws, signing_key_id, tmp_path_factory.mktemp("door"), {}) as env:
         env.receiver()
         yield env

@@ -179,10 +179,12 @@ def test_the_same_name_elsewhere(env: FaultEnv) -> None:
 def test_types_that_mint_credentials(env: FaultEnv) -> None:
     """A Secret of a type that Kubernetes makes credentials of, from the beginning or in the place of another: refused,
     and AWS is not asked."""
-    env.receiver()
+    receiver = env.receiver()
     env.create_bound_secret("own")
     env.create_bound_secret("turned", consumers=())
     env.delete_bound_secret("turned")
+    eventually(lambda: receiver.metric("keyturn_sweep_seconds_count"))  # its first sweep asks about all bindings
+    env.let_settle()
     reads = len(asked(env, env.namespace))
     kinds = {"token": "kubernetes.io/service-account-token", "turned": "kubernetes.io/service-account-token"}
     kinds["bootstrap"] = "bootstrap.kubernetes.io/token"

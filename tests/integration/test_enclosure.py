@@ -24,8 +24,12 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, re
 
 @contextmanager
 def enclosed(*command: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command in an enclosure until it prints a line."""
-    running = subprocess.Popen([*ENCLOSURE, *command], env=ENVIRONMENT, stdout=subprocess.PIPE)
+    """Run a command in an enclosure until it prints a line.
+
+    Under nohup, and in the background of a script, signals come ignored, and a shell cannot trap those.
+    """
+    default = ["env", "--default-signal=INT,HUP,TERM"]
+    running = subprocess.Popen([*default, *ENCLOSURE, *command], env=ENVIRONMENT, stdout=subprocess.PIPE)
     try:
         assert running.stdout is not None
         with running.stdout:

@@ -169,7 +169,10 @@ def test_the_pods_of_a_deployment_roll(control_plane: ControlPlane, namespace: s
 def test_what_runs_in_a_pod_is_below_the_enclosures_own_cgroup(control_plane: ControlPlane, namespace: str) -> None:
     control_plane.create([pod(namespace, "waits", "exec sleep 7654")])
     ready(control_plane, namespace, "waits")
-    (process,) = (each for each in Path("/proc").glob("[0-9]*") if command_of(each) == b"sleep\x007654\x00")
+    # Ready is true before the shell has become `sleep`.
+    (process,) = eventually(
+        lambda: [each for each in Path("/proc").glob("[0-9]*") if command_of(each) == b"sleep\x007654\x00"]
+    )
     cgroups = [line.split(":", 2)[2] for line in (process / "cgroup").read_text().splitlines()]
     assert all(each.startswith("/keyturn-node-") for each in cgroups if each != "/")
     assert any(each != "/" for each in cgroups)
