@@ -35,11 +35,11 @@ def alerts() -> dict[str, Any]:
 ALERTS = alerts()
 
 
-def test_there_are_no_alerts_unless_they_are_asked_for() -> None:
+def test_alerts_are_absent_by_default() -> None:
     assert rule() == []
 
 
-def test_the_rules_have_the_labels_that_a_prometheus_selects_by() -> None:
+def test_rules_have_the_labels_that_prometheus_selects_by() -> None:
     (made,) = rule(enabled=True, labels={"release": "prometheus"})
     assert (
         made["metadata"]["labels"].items() >= {"release": "prometheus", "app.kubernetes.io/instance": "keyturn"}.items()
@@ -47,18 +47,18 @@ def test_the_rules_have_the_labels_that_a_prometheus_selects_by() -> None:
     assert made["metadata"]["namespace"] == NAMESPACE
 
 
-def test_no_two_alerts_have_the_same_name() -> None:
+def test_alert_names_are_unique() -> None:
     (made,) = rule(enabled=True)
     assert len(made["spec"]["groups"][0]["rules"]) == len(ALERTS)
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_an_alert_asks_for_what_a_receiver_counts_and_for_no_other_release(alert: str) -> None:
+def test_alert_queries_existing_series_of_its_own_release(alert: str) -> None:
     assert faults(ALERTS[alert]["expr"], NAMESPACE) == []
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_an_alert_looks_for_values_that_the_code_writes(alert: str) -> None:
+def test_alert_selects_label_values_that_the_code_writes(alert: str) -> None:
     """Else it would be silent for ever."""
     for selector in selectors(promql_parser.parse(ALERTS[alert]["expr"])):
         for matcher in selector.matchers.matchers:
@@ -83,7 +83,7 @@ def family(error: type[errors.KeyturnError]) -> set[type[errors.KeyturnError]]:
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_an_alert_says_how_bad_it_is_what_it_means_and_where_to_go_on(alert: str) -> None:
+def test_alert_has_severity_description_and_runbook_link(alert: str) -> None:
     made = ALERTS[alert]
     assert made["labels"]["severity"] in ("critical", "warning")
     assert made["labels"]["namespace"] == NAMESPACE  # which the expressions do away with, and routes go by
@@ -96,7 +96,7 @@ def test_an_alert_says_how_bad_it_is_what_it_means_and_where_to_go_on(alert: str
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_an_alert_tells_of_labels_that_it_has(alert: str) -> None:
+def test_alert_text_names_labels_that_its_series_have(alert: str) -> None:
     told = set(re.findall(r"\$labels\.(\w+)", ALERTS[alert]["annotations"]["description"]))
     assert told <= labels(ALERTS[alert]["expr"])
     # What is left of a template of Helm's, or not left for Prometheus, would show here.
@@ -104,17 +104,17 @@ def test_an_alert_tells_of_labels_that_it_has(alert: str) -> None:
         assert re.fullmatch(r" \$(value( \| humanize\w*)?|labels\.\w+) ", expression)
 
 
-def test_the_runbook_has_a_heading_for_each_alert_and_no_other() -> None:
+def test_runbook_has_a_heading_for_each_alert_and_no_other() -> None:
     assert re.findall("^##+ (.+)$", RUNBOOK, re.MULTILINE) == list(ALERTS)
 
 
-def test_every_link_within_the_runbook_leads_to_a_heading() -> None:
+def test_link_within_the_runbook_leads_to_a_heading() -> None:
     for shown, anchor in re.findall(r"\[(\w+)\]\(#([^)]+)\)", RUNBOOK):
         assert anchor == shown.lower()
         assert shown in ALERTS
 
 
-def test_what_the_runbook_greps_for_is_what_the_receiver_logs() -> None:
+def test_runbook_greps_for_messages_that_the_receiver_logs() -> None:
     searches = re.findall(r"logs \| (grep [^\n`]+)", RUNBOOK)
     assert len(searches) >= 10
     for search in searches:
@@ -127,7 +127,7 @@ def test_what_the_runbook_greps_for_is_what_the_receiver_logs() -> None:
                 assert field in SOURCES, field
 
 
-def test_every_value_that_the_runbook_names_is_one_of_the_charts() -> None:
+def test_runbook_names_values_that_the_chart_has() -> None:
     known = yaml.safe_load((CHART / "values.yaml").read_text())
     named = re.findall(r"`([a-z]\w+(?:\.[a-z]\w+)+)(?::\s\w+)?`", RUNBOOK)
     assert "poller.mode" in named

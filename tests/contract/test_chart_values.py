@@ -57,24 +57,24 @@ def environment(values: dict[str, Any]) -> dict[str, str]:
     return {each["name"]: each["value"] for each in container["env"] if "value" in each}
 
 
-def test_the_table_and_the_descriptions_are_those_of_the_values() -> None:
+def test_value_table_equals_the_descriptions_of_the_values() -> None:
     assert chart_values.README.read_text() == chart_values.readme(), "run `make chart-docs`"
     assert chart_values.SCHEMA.read_text() == chart_values.schema(), "run `make chart-docs`"
 
 
-def test_the_schema_names_every_value_and_no_other() -> None:
+def test_schema_has_every_value_and_no_other() -> None:
     assert leaves(SCHEMA) - {"enabled", "global"} == {each.path for each in VALUES}
 
 
 @pytest.mark.parametrize("group", sorted(GROUPS))
-def test_a_name_that_is_misspelt_is_refused_by_name(group: str) -> None:
+def test_misspelt_value_is_refused_by_name(group: str) -> None:
     told = refused(at(f"{group}.enabeld".lstrip("."), True))
     place = "/" + group.replace(".", "/") if group else ""
     assert f"at '{place}': additional properties 'enabeld' not allowed" in told
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: value.path)
-def test_a_value_of_the_wrong_kind_is_refused_by_name(value: Value) -> None:
+def test_value_of_the_wrong_type_is_refused_by_name(value: Value) -> None:
     wrong: object = "two" if isinstance(value.default, int | dict | list | None) else 2
     assert f"at '/{value.path.replace('.', '/')}':" in refused(at(value.path, wrong))
 
@@ -96,7 +96,7 @@ def test_a_value_of_the_wrong_kind_is_refused_by_name(value: Value) -> None:
     ],
     ids=lambda each: next(iter(each)) if isinstance(each, dict) else "",
 )
-def test_a_wrong_value_is_refused_in_words_that_name_it(values: dict[str, Any], words: str) -> None:
+def test_wrong_value_is_refused_with_a_message_that_names_it(values: dict[str, Any], words: str) -> None:
     assert words in refused({**SOME_KEY, **values})
 
 
@@ -124,23 +124,23 @@ CONTRADICTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("begins", CONTRADICTIONS)
-def test_values_that_do_not_go_together_are_refused_with_what_to_do(begins: str) -> None:
+def test_contradicting_values_are_refused_with_advice(begins: str) -> None:
     told = refused({**SOME_KEY, **CONTRADICTIONS[begins]})
     assert begins in told
     assert re.search(r"\b(set|name|leave|annotate)\b", told.partition(begins)[2])
 
 
-def test_what_a_parent_chart_says_is_taken() -> None:
+def test_values_of_a_parent_chart_are_accepted() -> None:
     assert chart_objects("keyturn", {"enabled": True, "global": {"imageRegistry": "x"}}) == chart_objects("keyturn")
 
 
-def test_every_contradiction_that_the_chart_knows_is_tried() -> None:
+def test_contradictions_known_to_the_chart_are_all_tried() -> None:
     known = re.findall(r'fail (?:\(printf )?"([^:,]+)', (CHART / "templates" / "_checks.tpl").read_text())
     tried = [begins.partition(":")[0] for begins in CONTRADICTIONS]
     assert sorted(known) == sorted(tried)
 
 
-def test_every_setting_of_the_receiver_can_be_reached_and_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_the_receiver_are_reachable_and_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     given = environment(EVERYTHING)
     own = {name for name in given if name.startswith("KEYTURN_")}
     assert own == {f"KEYTURN_{name.upper()}" for name in Settings.model_fields} - OF_THE_POD
@@ -151,7 +151,7 @@ def test_every_setting_of_the_receiver_can_be_reached_and_is_understood(monkeypa
     assert settings.signing_public_keys
 
 
-def test_what_the_chart_does_not_ask_for_is_as_the_receiver_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chart_defaults_equal_the_defaults_of_the_receiver(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in environment({}).items():
         monkeypatch.setenv(name, text)
     ours = Settings().model_dump()
@@ -166,7 +166,7 @@ def test_numbers_are_written_out() -> None:
     assert given["KEYTURN_RESYNC_SECONDS"] == "1000000"
 
 
-def test_the_chart_passes_helms_own_lint() -> None:
+def test_chart_passes_helm_lint() -> None:
     for values in (None, SOME_KEY, EVERYTHING):
         found = helm_python.lint(str(CHART), values, strict=True, namespace="keyturn")
         assert found["errors"] == []

@@ -36,11 +36,11 @@ def expressions(panel: Any) -> dict[str, str]:
     return found
 
 
-def test_there_is_no_dashboard_unless_it_is_asked_for() -> None:
+def test_dashboard_is_absent_by_default() -> None:
     assert config_map() == []
 
 
-def test_the_config_map_has_what_a_sidecar_selects_by_and_the_whole_file() -> None:
+def test_config_map_has_the_sidecar_labels_and_the_whole_file() -> None:
     (made,) = config_map(enabled=True, labels={"dashboards": "all"}, annotations={"grafana_folder": "Secrets"})
     labels = {"dashboards": "all", "grafana_dashboard": "1", "app.kubernetes.io/instance": "keyturn"}
     assert made["metadata"]["labels"].items() >= labels.items()
@@ -50,20 +50,20 @@ def test_the_config_map_has_what_a_sidecar_selects_by_and_the_whole_file() -> No
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_a_panel_asks_for_what_a_receiver_counts_in_the_namespace_that_is_chosen(name: str) -> None:
+def test_panel_queries_existing_series_of_the_chosen_namespace(name: str) -> None:
     for expression in expressions(GRAPHS[name]).values():
         assert faults(expression, "$namespace") == []
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_a_legend_tells_of_labels_that_the_series_have_and_tells_them_apart(name: str) -> None:
+def test_legend_names_labels_that_distinguish_the_series(name: str) -> None:
     for legend, expression in expressions(GRAPHS[name]).items():
         told = set(re.findall(r"\{\{(\w+)\}\}", legend))
         assert told == labels(expression) - {"namespace"}
     assert len(expressions(GRAPHS[name])) == len(GRAPHS[name]["targets"])
 
 
-def test_every_metric_of_the_receiver_is_shown() -> None:
+def test_dashboard_shows_every_metric_of_the_receiver() -> None:
     shown = {
         metric(selector.name or "")
         for panel in GRAPHS.values()
@@ -78,19 +78,19 @@ def test_every_metric_of_the_receiver_is_shown() -> None:
     assert counted - deprecated <= shown
 
 
-def test_every_panel_asks_the_data_source_that_is_chosen() -> None:
+def test_panel_queries_the_chosen_data_source() -> None:
     chosen = {"type": "prometheus", "uid": "${datasource}"}
     for panel in GRAPHS.values():
         assert all(each["datasource"] == chosen for each in (panel, *panel["targets"]))
         assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
 
 
-def test_every_variable_is_defined_or_grafanas_own() -> None:
+def test_variable_is_defined_or_built_into_grafana() -> None:
     defined = {f"${each['name']}" for each in DASHBOARD["templating"]["list"]}
     assert set(re.findall(r"\$\{?(\w+)", FILE.read_text())) == {name[1:] for name in defined | INTERVALS.keys()}
 
 
-def test_no_two_panels_are_the_same_or_in_the_same_place() -> None:
+def test_panels_differ_in_query_and_place() -> None:
     assert len({panel["id"] for panel in PANELS.values()}) == len(DASHBOARD["panels"])
     for name, panel in PANELS.items():
         place = panel["gridPos"]

@@ -208,22 +208,22 @@ def rows(heading: str) -> list[str]:
     return [line.split(" | ")[0].removeprefix("| ") for line in section.splitlines() if line.startswith("| ")][1:]
 
 
-def test_every_row_is_checked_and_every_check_is_a_row() -> None:
+def test_rows_of_the_page_equal_the_checks() -> None:
     assert rows("Pod Security Standards") == list(POD_SECURITY)
     assert rows("NSA and CISA") == list(GUIDE)
 
 
 @pytest.mark.parametrize("rendering", RENDERINGS)
 @pytest.mark.parametrize("item", POD_SECURITY | GUIDE)
-def test_the_chart_meets(item: str, rendering: str) -> None:
+def test_chart_meets_the_requirement(item: str, rendering: str) -> None:
     assert (POD_SECURITY | GUIDE)[item](RENDERINGS[rendering])
 
 
-def test_nothing_but_a_cluster_ip_is_made_by_default() -> None:
+def test_default_service_is_a_cluster_ip_without_an_ingress() -> None:
     assert [each["spec"]["type"] for each in of("Service", RENDERINGS["defaults"])] == ["ClusterIP"]
     assert of("Ingress", RENDERINGS["defaults"]) == []
 
 
-def test_in_few_namespaces_no_right_reaches_further() -> None:
+def test_rights_stay_within_the_named_namespaces() -> None:
     kinds = {each["kind"] for each in chart_rights("keyturn", {"namespaces": ["team-a"]})}
     assert not kinds & {"ClusterRole", "ClusterRoleBinding"}

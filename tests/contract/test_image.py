@@ -32,24 +32,24 @@ def copied() -> list[str]:
     return [source for rest in said("COPY") if not rest.startswith("--from") for source in rest.split()[:-1]]
 
 
-def test_both_stages_stand_on_the_base_that_is_given() -> None:
+def test_both_stages_use_the_given_base_image() -> None:
     """The environment's python3 is a link into the base: it must be the same one where it is made and where it runs."""
     assert SAID[0] == ("ARG", "BASE=python:3.13-slim-bookworm")  # the release reads it there
     assert said("FROM") == ["${BASE} AS build", "${BASE}"]
 
 
-def test_it_runs_as_nobody_in_particular_and_never_as_root() -> None:
+def test_image_runs_as_a_numbered_user_that_is_not_root() -> None:
     user, group = said("USER", FINAL)[-1].split(":")
     assert int(user) > 0
     assert int(group) > 0
 
 
-def test_the_final_stage_takes_nothing_but_the_environment_and_runs_nothing() -> None:
+def test_final_stage_copies_the_environment_alone_and_runs_nothing() -> None:
     assert said("COPY", FINAL) == ["--from=build /opt/keyturn /opt/keyturn"]
     assert not {"RUN", "ADD", "HEALTHCHECK", "CMD"} & {name for name, _ in FINAL}
 
 
-def test_the_environment_is_made_by_the_script_that_the_tests_run() -> None:
+def test_image_is_installed_by_the_tested_script() -> None:
     (command,) = said("RUN")
     program, directory = json.loads(command)
     assert program == "/keyturn/receiver/install"  # where COPY puts it
@@ -58,7 +58,7 @@ def test_the_environment_is_made_by_the_script_that_the_tests_run() -> None:
     assert entry == [f"{directory}/bin/python", "-m", "keyturn_receiver"]
 
 
-def test_every_package_is_held_to_its_hash() -> None:
+def test_packages_are_pinned_by_hash() -> None:
     (installing,) = re.findall(r"-m pip (?:.*\\\n)*.*", INSTALL)
     assert "--require-hashes" in installing
     assert "--only-binary :all:" in installing
@@ -66,13 +66,13 @@ def test_every_package_is_held_to_its_hash() -> None:
     assert sorted(named) == sorted(source for source in copied() if source.startswith("requirements/"))
 
 
-def test_it_names_the_ports_that_the_receiver_listens_on() -> None:
+def test_image_exposes_the_ports_of_the_receiver() -> None:
     fields = Settings.model_fields
     ports = [str(fields[name].default) for name in ("port", "operations_port")]
     assert said("EXPOSE", FINAL) == [" ".join(ports)]
 
 
-def test_what_is_copied_is_there_and_nothing_else_goes_to_the_builder() -> None:
+def test_build_context_holds_exactly_the_copied_files() -> None:
     files = project_files()
     wanted = {file for file in files if file.startswith(tuple(copied()))}
     assert {source for source in copied() if not any(file.startswith(source) for file in wanted)} == set()

@@ -84,12 +84,12 @@ def test_cfn_lint_finds_nothing(file: Path, region: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_every_template_is_tested() -> None:
+def test_templates_are_all_tested() -> None:
     assert {file.name for file in TEMPLATES} == UNKNOWN_TO_MOTO.keys()
 
 
 @pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.name)
-def test_what_is_left_out_is_what_moto_does_not_know(file: Path) -> None:
+def test_resource_types_left_out_are_unknown_to_moto(file: Path) -> None:
     """When this fails moto has learnt one more: take it off the list."""
     kinds = {each["Type"] for each in read(file)["Resources"].values()}
     unknown = UNKNOWN_TO_MOTO[file.name]
@@ -100,7 +100,7 @@ def test_what_is_left_out_is_what_moto_does_not_know(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.name)
-def test_each_parameter_has_a_description_and_what_may_be_mistyped_a_pattern(file: Path) -> None:
+def test_parameter_has_a_description_and_a_pattern_if_it_can_be_mistyped(file: Path) -> None:
     for name, each in read(file)["Parameters"].items():
         assert each.get("Description"), name
         assert {"AllowedPattern", "AllowedValues"} & each.keys() or each["Type"] == "CommaDelimitedList", name
@@ -146,7 +146,7 @@ class TestReceiverRole:
     @pytest.mark.parametrize("identity", ["irsa", "pod-identity"])
     @pytest.mark.parametrize("mode", ["list", "describe"])
     @pytest.mark.parametrize("switches", [{}, SWITCHES], ids=["bare", "everything"])
-    def test_it_may_do_what_the_receiver_calls_and_nothing_else(
+    def test_receiver_role_allows_exactly_the_called_actions(
         self, identity: str, mode: str, switches: Mapping[str, str]
     ) -> None:
         # A tenant's role is taken on with the tenant's token alone: nobody signs, and no policy of ours is asked.
@@ -157,7 +157,7 @@ class TestReceiverRole:
         assert set(actions(self.role(identity, mode, **switches)["may"])) == expected
 
     @pytest.mark.parametrize("action", ["secretsmanager:GetSecretValue", "secretsmanager:DescribeSecret"])
-    def test_only_secrets_of_its_prefixes_may_be_read(self, action: str) -> None:
+    def test_secrets_outside_the_prefixes_are_denied(self, action: str) -> None:
         may = self.role(SecretNamePrefixes="team-a/,team-b/db")["may"]
         for name in ("team-a/x", "team-a/deep/x", "team-b/db", "team-b/db-2"):
             assert allows(may, action, secret_arn(name)), name
@@ -166,12 +166,12 @@ class TestReceiverRole:
         assert not allows(may, action, secret_arn("team-a/x", "999988887777"))
 
     @pytest.mark.parametrize("prefixes", ["a/", "a/,b/", "a/,b/,c/", "a/,b/,c/,d/", "a/,b/,c/,d/,e/"])
-    def test_one_to_five_prefixes_are_all_there_and_no_other(self, prefixes: str) -> None:
+    def test_policy_has_exactly_the_given_prefixes(self, prefixes: str) -> None:
         may = self.role(SecretNamePrefixes=prefixes)["may"]
         readable = {n for n in "abcdef" if allows(may, "secretsmanager:GetSecretValue", secret_arn(f"{n}/x"))}
         assert readable == {prefix.rstrip("/") for prefix in prefixes.split(",")}
 
-    def test_with_a_tag_only_secrets_that_carry_it_may_be_read(self) -> None:
+    def test_secrets_without_the_required_tag_are_denied(self) -> None:
         may = self.role(TagValue="prod")["may"]
         for tags, expected in (({}, False), ({"keyturn": "stage"}, False), ({"keyturn": "prod"}, True)):
             context = {f"secretsmanager:ResourceTag/{name}": value for name, value in tags.items()}
@@ -180,16 +180,16 @@ class TestReceiverRole:
             may, "secretsmanager:GetSecretValue", secret_arn("team-b/x"), {"secretsmanager:ResourceTag/keyturn": "prod"}
         )
 
-    def test_list_mode_may_list_and_describe_mode_may_not(self) -> None:
+    def test_listing_is_allowed_in_list_mode_alone(self) -> None:
         for mode, expected in (("list", True), ("describe", False)):
             assert allows(self.role(mode=mode)["may"], "secretsmanager:ListSecrets", "*") is expected
 
-    def test_secrets_of_other_accounts_may_be_read_where_they_are_named(self) -> None:
+    def test_secrets_of_other_accounts_are_allowed_if_named(self) -> None:
         may = self.role(**self.SWITCHES)["may"]
         assert allows(may, "secretsmanager:GetSecretValue", secret_arn("shared/ca", "999988887777"))
         assert not allows(may, "secretsmanager:GetSecretValue", secret_arn("shared/db", "999988887777"))
 
-    def test_the_signing_key_may_be_read_where_it_is_named(self) -> None:
+    def test_signing_key_is_allowed_if_named(self) -> None:
         assert allows(self.role(SigningKeySecretArn=SIGNING_KEY)["may"], "secretsmanager:GetSecretValue", SIGNING_KEY)
         assert not allows(self.role()["may"], "secretsmanager:GetSecretValue", SIGNING_KEY)
 
@@ -200,7 +200,7 @@ class TestReceiverRole:
         assert not allows(may, "kms:Decrypt", KEY)
         assert not allows(may, "kms:Decrypt", KEY[:-1] + "1", {"kms:ViaService": THROUGH})
 
-    def test_by_irsa_only_that_one_service_account_takes_it_on(self) -> None:
+    def test_irsa_trust_admits_exactly_the_service_account(self) -> None:
         trust = self.role("irsa")["trust"]
         assert trust[0]["Principal"] == {"Federated": f"arn:aws:iam::{ACCOUNT}:oidc-provider/{PROVIDER}"}
         for subject, audience, expected in (
@@ -213,7 +213,7 @@ class TestReceiverRole:
             assert allows(trust, "sts:AssumeRoleWithWebIdentity", "*", context) is expected
         assert not allows(trust, "sts:AssumeRole", "*", context)
 
-    def test_by_pod_identity_only_that_one_service_account_of_that_cluster_takes_it_on(self) -> None:
+    def test_pod_identity_trust_admits_exactly_the_service_account(self) -> None:
         trust = self.role("pod-identity")["trust"]
         assert trust[0]["Principal"] == {"Service": "pods.eks.amazonaws.com"}
         right = {
@@ -227,7 +227,7 @@ class TestReceiverRole:
             for key in right:
                 assert not allows(trust, action, "*", {**right, key: right[key] + "x"}), key
 
-    def test_by_pod_identity_the_cluster_is_told_of_it(self) -> None:
+    def test_pod_identity_association_is_made_in_the_cluster(self) -> None:
         association = read(INFRA / "receiver-role.yaml")["Resources"]["Association"]
         assert association["Properties"]["RoleArn"] == {"Fn::GetAtt": ["Role", "Arn"]}
         assert association["Condition"] == "ByPodIdentity"
@@ -247,7 +247,7 @@ class TestSecretsKey:
         return [each for each in policy if who in json.dumps(each["Principal"])]
 
     @pytest.mark.parametrize("who", ["role/r", "role/w"])
-    def test_it_decrypts_only_through_secrets_manager_and_only_the_teams_own(
+    def test_key_decrypts_through_secrets_manager_for_the_team_alone(
         self, policy: list[dict[str, Any]], who: str
     ) -> None:
         may = self.of(policy, who)
@@ -257,12 +257,12 @@ class TestSecretsKey:
         assert not allows(may, "kms:Decrypt", "*", {**mine, "kms:ViaService": "s3.us-east-1.amazonaws.com"})
         assert not allows(may, "kms:Decrypt", "*", {"kms:ViaService": THROUGH})
 
-    def test_readers_do_not_write(self, policy: list[dict[str, Any]]) -> None:
+    def test_readers_of_the_key_cannot_encrypt(self, policy: list[dict[str, Any]]) -> None:
         mine = {"kms:ViaService": THROUGH, "kms:EncryptionContext:SecretARN": secret_arn("team-a/db")}
         assert allows(self.of(policy, "role/w"), "kms:GenerateDataKey", "*", mine)
         assert not allows(self.of(policy, "role/r"), "kms:GenerateDataKey", "*", mine)
 
-    def test_the_account_administers_and_does_not_use_it(self, policy: list[dict[str, Any]]) -> None:
+    def test_account_administers_the_key_and_cannot_use_it(self, policy: list[dict[str, Any]]) -> None:
         root = self.of(policy, f"{ACCOUNT}:root")
         assert allows(root, "kms:PutKeyPolicy", "*")
         for action in ("kms:Decrypt", "kms:GenerateDataKey", "kms:Encrypt", "kms:ReEncryptFrom"):
@@ -270,7 +270,7 @@ class TestSecretsKey:
 
 
 class TestEvents:
-    def test_the_bus_takes_only_secrets_managers_events_and_only_from_those_named(self) -> None:
+    def test_bus_accepts_secrets_manager_events_of_named_accounts_alone(self) -> None:
         resources = read(INFRA / "event-bus.yaml")["Resources"]
         ours = {"aws:PrincipalOrgID": {"Ref": "OrganizationId"}, "events:source": "aws.secretsmanager"}
         organization = resources["OrganizationPolicy"]["Properties"]["Statement"]
@@ -283,12 +283,12 @@ class TestEvents:
             assert statement["Resource"] == {"Fn::GetAtt": ["Bus", "Arn"]}
 
     @pytest.mark.parametrize("given", [{"OrganizationId": "o-a1b2c3d4e5"}, {"AccountIds": "111122223333"}, {}])
-    def test_the_bus_is_made(self, given: dict[str, str]) -> None:
+    def test_bus_is_created(self, given: dict[str, str]) -> None:
         deploy("event-bus.yaml", **given)
         assert "keyturn" in {bus["Name"] for bus in boto3.client("events").list_event_buses()["EventBuses"]}
 
     @pytest.mark.parametrize("lifecycle", ["false", "true"])
-    def test_members_forward_what_the_stack_carries(self, lifecycle: str) -> None:
+    def test_member_accounts_forward_the_events_of_the_stack(self, lifecycle: str) -> None:
         bus = f"arn:aws:events:{REGION}:{ACCOUNT}:event-bus/keyturn"
         boto3.client("events").create_event_bus(Name="keyturn")
         made = deploy("event-forwarding.yaml", BusArn=bus, LifecycleEvents=lifecycle)
@@ -301,7 +301,7 @@ class TestEvents:
         label = member["LabelUpdatedRule"]["Properties"]["EventPattern"]
         assert set(label["detail-type"]) < set(stack["LabelUpdatedRule"]["Properties"]["EventPattern"]["detail-type"])
 
-    def test_what_is_not_forwarded_lies_where_an_alarm_watches(self) -> None:
+    def test_undelivered_event_reaches_a_queue_with_an_alarm(self) -> None:
         resources = read(INFRA / "event-forwarding.yaml")["Resources"]
         for name in ("LabelUpdatedRule", "LifecycleRule"):
             (target,) = resources[name]["Properties"]["Targets"]

@@ -55,7 +55,7 @@ def rights(role: Any) -> dict[tuple[str, str], set[str]]:
 
 
 @pytest.mark.parametrize(("values", "used"), MODES.values(), ids=MODES)
-def test_no_right_is_missing_and_none_is_spare(values: dict[str, Any], used: dict[tuple[str, str], set[str]]) -> None:
+def test_granted_rights_equal_the_used_ones(values: dict[str, Any], used: dict[tuple[str, str], set[str]]) -> None:
     roles = {
         (each["kind"], each["metadata"].get("namespace")): rights(each)
         for each in chart_rights("keyturn", values)
@@ -67,7 +67,7 @@ def test_no_right_is_missing_and_none_is_spare(values: dict[str, Any], used: dic
 
 
 @pytest.mark.parametrize(("values", "used"), MODES.values(), ids=MODES)
-def test_each_role_is_given_to_the_receiver_and_to_nobody_else(values: dict[str, Any], used: object) -> None:
+def test_role_is_bound_to_the_receiver_alone(values: dict[str, Any], used: object) -> None:
     made = chart_rights("keyturn", values)
     names = {(each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]) for each in made}
     bindings = [each for each in made if each["kind"] in ("RoleBinding", "ClusterRoleBinding")]
@@ -78,11 +78,11 @@ def test_each_role_is_given_to_the_receiver_and_to_nobody_else(values: dict[str,
 
 
 @pytest.mark.parametrize(("values", "used"), MODES.values(), ids=MODES)
-def test_no_right_is_granted_by_wildcard(values: dict[str, Any], used: object) -> None:
+def test_rights_contain_no_wildcard(values: dict[str, Any], used: object) -> None:
     assert "*" not in yaml.safe_dump_all(each for each in chart_rights("keyturn", values) if "Role" in each["kind"])
 
 
-def test_by_default_nothing_may_be_deleted_and_no_token_be_made() -> None:
+def test_default_rights_delete_nothing_and_make_no_token() -> None:
     given: dict[tuple[str, str], set[str]] = {}
     for each in chart_rights("keyturn"):
         for kind, verbs in rights(each).items() if "rules" in each else ():
@@ -90,13 +90,13 @@ def test_by_default_nothing_may_be_deleted_and_no_token_be_made() -> None:
     assert given == EVERYWHERE | ALL_NAMESPACES | ROLLOUTS | LEASES
 
 
-def test_no_lease_but_its_own_may_be_read_or_renewed() -> None:
+def test_leases_of_others_are_neither_read_nor_renewed() -> None:
     (role,) = (each for each in chart_rights("keyturn") if each["kind"] == "Role")
     for rule in role["rules"]:
         assert rule["verbs"] == ["create"] or rule["resourceNames"] == ["keyturn-poller", "keyturn-event-path"]
 
 
-def test_the_code_asks_for_no_other_kind_of_object() -> None:
+def test_code_requests_no_other_kind_of_object() -> None:
     asked = set()
     for file in RECEIVER.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):

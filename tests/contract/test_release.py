@@ -23,21 +23,21 @@ USES = [line.partition("uses:")[2].strip() for line in USES if "uses:" in line]
 
 
 class TestVersion:
-    def test_the_project_has_the_receivers(self) -> None:
+    def test_version_of_the_project_is_that_of_the_receiver(self) -> None:
         assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION
 
-    def test_the_chart_has_it_wherever_it_tells_it(self) -> None:
+    def test_version_of_the_chart_is_that_of_the_receiver(self) -> None:
         text = (ROOT / "charts" / "keyturn" / "Chart.yaml").read_text()
         chart = yaml.safe_load(text)
         assert (chart["version"], chart["appVersion"]) == (VERSION, VERSION)
         assert set(re.findall(r"keyturn/receiver:(\S+)", text)) <= {VERSION}
 
-    def test_the_stack_tells_it(self) -> None:
+    def test_stack_outputs_the_version(self) -> None:
         template = read()
         assert template["Outputs"]["Version"]["Value"] == {"Fn::FindInMap": ["Keyturn", "Release", "Version"]}
         assert template["Mappings"]["Keyturn"]["Release"]["Version"] == VERSION
 
-    def test_the_changelogs_newest_section_is_about_it(self) -> None:
+    def test_newest_section_of_the_changelog_is_the_version(self) -> None:
         """Above it there may be what is not released yet."""
         sections = re.findall(r"^## (\S+)", CHANGELOG, re.MULTILINE)
         assert [each for each in sections if each != "Unreleased"][:1] == [VERSION]
@@ -45,38 +45,38 @@ class TestVersion:
 
 
 class TestWorkflows:
-    def test_every_action_is_pinned_to_a_commit_and_says_which_release_that_is(self) -> None:
+    def test_action_is_pinned_to_a_commit_with_its_release(self) -> None:
         assert USES
         for uses in USES:
             assert uses.startswith("./") or re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", uses), uses
 
-    def test_one_action_is_at_one_commit(self) -> None:
+    def test_action_has_the_same_commit_everywhere(self) -> None:
         pinned = {tuple(uses.split("@", 1)) for uses in USES if "@" in uses}
         assert len(pinned) == len(dict(pinned))
 
     @pytest.mark.parametrize("file", WORKFLOWS)
-    def test_nothing_is_allowed_to_all_jobs(self, file: str) -> None:
+    def test_workflow_grants_no_permission_to_all_jobs(self, file: str) -> None:
         assert WORKFLOWS[file]["permissions"] == {}
 
     @pytest.mark.parametrize("name", JOBS)
-    def test_every_job_says_what_it_may(self, name: str) -> None:
+    def test_job_declares_its_permissions(self, name: str) -> None:
         allowed = JOBS[name]["permissions"]
         assert allowed["contents"] == ("write" if name == "release.yml: release" else "read")
 
     @pytest.mark.parametrize("name", [name for name, job in JOBS.items() if "steps" in job])
-    def test_every_job_has_an_end(self, name: str) -> None:
+    def test_job_has_a_timeout(self, name: str) -> None:
         assert JOBS[name]["timeout-minutes"] <= 90
 
-    def test_no_text_from_outside_gets_into_a_script(self) -> None:
+    def test_script_interpolates_no_text_from_outside(self) -> None:
         """GitHub puts what is in the braces into the script as it stands, a branch's name for instance."""
         assert [step["run"] for _, step in STEPS if "${{" in step.get("run", "")] == []
 
-    def test_no_token_is_left_where_later_steps_find_it(self) -> None:
+    def test_checkout_persists_no_token(self) -> None:
         checkouts = [step for _, step in STEPS if step.get("uses", "").startswith("actions/checkout@")]
         assert checkouts
         assert all(step["with"]["persist-credentials"] is False for step in checkouts)
 
-    def test_what_a_job_is_told_by_another_is_said_by_it(self) -> None:
+    def test_output_used_by_another_job_is_declared(self) -> None:
         for name, job in JOBS.items():
             told = set(re.findall(r"needs\.(\w+)\.outputs\.(\w+)", yaml.safe_dump(job)))
             needed = job.get("needs", [])
@@ -84,7 +84,7 @@ class TestWorkflows:
                 assert other in ([needed] if isinstance(needed, str) else needed), name
                 assert output in JOBS[f"{name.split(':')[0]}: {other}"]["outputs"], name
 
-    def test_files_targets_and_folders_that_are_named_are_there(self) -> None:
+    def test_named_files_targets_and_folders_exist(self) -> None:
         runs = "\n".join(step.get("run", "") for _, step in STEPS)
         inputs = [str(step.get("with", {}).get("file", "")) for _, step in STEPS]
         called = [job["uses"] for job in JOBS.values() if "uses" in job]
@@ -96,7 +96,7 @@ class TestWorkflows:
         for target in re.findall(r"\bmake (\S+)", runs):
             assert re.search(rf"^{re.escape(target)}:", rules, re.MULTILINE), target
 
-    def test_a_release_is_tested_by_what_ci_runs(self) -> None:
+    def test_release_is_tested_by_the_ci_workflow(self) -> None:
         (step,) = [step for name, step in STEPS if name == "ci.yml: test" and "run" in step]
         assert step["run"] == ".ci/run"
         assert JOBS["release.yml: test"]["uses"] == "./.github/workflows/ci.yml"
@@ -117,14 +117,14 @@ def run(job: str, step_id: str, cwd: Path, **environment: str) -> subprocess.Com
 
 class TestSteps:
     @pytest.mark.parametrize(("tag", "status"), [(f"v{VERSION}", 0), (VERSION, 1), ("v99.0.0", 1)])
-    def test_a_tag_that_is_not_the_version_ends_the_release(self, tag: str, status: int, tmp_path: Path) -> None:
+    def test_tag_that_differs_from_the_version_ends_the_release(self, tag: str, status: int, tmp_path: Path) -> None:
         (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
         output = tmp_path / "output"
         done = run("version", "version", tmp_path, TAG=tag, GITHUB_OUTPUT=str(output))
         assert done.returncode == status, done.stderr
         assert not output.exists() if status else output.read_text() == f"version={VERSION}\n"
 
-    def test_the_notes_are_the_changelogs_section_and_what_is_published(self, tmp_path: Path) -> None:
+    def test_release_notes_are_the_changelog_section_and_the_artifacts(self, tmp_path: Path) -> None:
         (tmp_path / "dist").mkdir()
         (tmp_path / "dist" / "keyturn-1.2.0.tgz").write_text("chart")
         sections = ["# Changelog", "## Unreleased", "later", "## 1.2.0 - 2026-01-01", "this", "## 1.1.0", "before"]
@@ -140,7 +140,7 @@ class TestSteps:
         check = subprocess.run(["sha256sum", "--check", "SHA256SUMS"], cwd=tmp_path / "dist", capture_output=True)  # noqa: S607
         assert check.returncode == 0
 
-    def test_the_base_is_read_from_the_dockerfile(self, tmp_path: Path) -> None:
+    def test_base_image_is_read_from_the_dockerfile(self, tmp_path: Path) -> None:
         """With a docker that answers as the registry would."""
         (tmp_path / "receiver").mkdir()
         (tmp_path / "receiver" / "Dockerfile").write_text((ROOT / "receiver" / "Dockerfile").read_text())

@@ -210,7 +210,7 @@ class TestRules:
         assert pattern["detail-type"] == [NATIVE, HEARTBEAT]
         assert pattern["source"] == [event.SOURCE, event.HEARTBEAT_SOURCE]
 
-    def test_lifecycle_rule_forwards_events_that_become_notifications_and_the_catalogue_names_them(self) -> None:
+    def test_lifecycle_rule_forwards_exactly_the_events_that_the_catalogue_names(self) -> None:
         forwarded = set(RESOURCES["LifecycleRule"]["Properties"]["EventPattern"]["detail"]["eventName"])
         assert forwarded <= {name for (_, name), meaning in MEANINGS.items() if meaning.becomes}
         assert {name for _, name in MEANINGS if name in (catalogue.__doc__ or "")} == forwarded

@@ -17,7 +17,7 @@ def lists(env: FaultEnv) -> list[Call]:
     return [call for call in env.kubernetes_proxy.matching("GET", "") if not call.watch and call.path.endswith(PLURAL)]
 
 
-def test_secrets_that_are_not_bound_are_never_read(env: FaultEnv) -> None:
+def test_unbound_secrets_are_never_read(env: FaultEnv) -> None:
     env.receiver()
     env.cluster.create([{**secret(env.namespace, "private"), "stringData": {"value": env.new_value("theirs")}}])
     env.create_bound_secret()
@@ -34,7 +34,7 @@ def test_secrets_that_are_not_bound_are_never_read(env: FaultEnv) -> None:
     assert {call.path.rpartition("/")[2] for call in calls if call not in many} == {"db"}
 
 
-def test_an_event_costs_no_list(env: FaultEnv) -> None:
+def test_event_costs_no_list(env: FaultEnv) -> None:
     env.receiver()
     env.create_bound_secret()
     before = len(lists(env))
@@ -44,7 +44,7 @@ def test_an_event_costs_no_list(env: FaultEnv) -> None:
     assert len(lists(env)) == before
 
 
-def test_rotation_with_one_consumer_costs_one_read_one_apply_one_mark_one_reconcile(env: FaultEnv) -> None:
+def test_rotation_with_one_consumer_costs_one_call_of_each_kind(env: FaultEnv) -> None:
     receiver = env.receiver()
     env.create_bound_secret()
     env.send_until_accepted(env.rotate())  # from here on the receiver has cached the Secret's values
@@ -77,7 +77,7 @@ def reads(env: FaultEnv) -> list[str]:
     return [call.action for call in found if not call.about("signing-key")]
 
 
-def test_one_rotation_that_five_hundred_bindings_wait_for_costs_one_value_read(env: FaultEnv) -> None:
+def test_rotation_of_five_hundred_bindings_costs_one_value_read(env: FaultEnv) -> None:
     receiver = env.receiver(KEYTURN_DEADLINE_SECONDS="60")
     env.create_aws_secret("shared")
     names = [f"s{number}" for number in range(500)]
@@ -99,7 +99,7 @@ def test_one_rotation_that_five_hundred_bindings_wait_for_costs_one_value_read(e
     assert str(told.data.version_id) in version_ids.pop()
 
 
-def test_a_cold_restore_reads_twenty_values_with_a_call_and_an_error_of_one_is_its_own(env: FaultEnv) -> None:
+def test_cold_restore_batches_reads_and_isolates_an_error(env: FaultEnv) -> None:
     names = [f"s{number}" for number in range(100)]
     for name in names:
         env.create_aws_secret(name)
@@ -130,7 +130,7 @@ def test_a_cold_restore_reads_twenty_values_with_a_call_and_an_error_of_one_is_i
     assert len(reads(env)) <= 30  # and not a hundred: twenty with a call, though not every call is full
 
 
-def test_a_restart_with_nothing_changed_in_aws_reads_no_value_and_writes_nothing(env: FaultEnv) -> None:
+def test_restart_without_changes_reads_no_value_and_writes_nothing(env: FaultEnv) -> None:
     receiver = env.receiver()
     names = [f"s{number}" for number in range(120)]
     for name in names:

@@ -22,7 +22,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**inherited, "PYTHONPATH": IMPORT_ROOTS, **more}
 
 
-def test_the_demo_ends_with_every_claim_held() -> None:
+def test_demo_ends_with_every_claim_held() -> None:
     done = subprocess.run(DEMO, capture_output=True, text=True, timeout=240, env=environment())
     print(done.stdout)
     assert done.returncode == 0, done.stderr
@@ -41,7 +41,7 @@ def test_the_demo_ends_with_every_claim_held() -> None:
     assert re.search(r"Verdict: (\d+) of \1 claims held", done.stdout)
 
 
-def test_kept_it_can_be_rotated_by_hand_as_it_says_and_ends_with_ctrl_c_on_a_clean_cluster(
+def test_kept_demo_rotates_by_hand_and_leaves_a_clean_cluster(
     control_plane: ControlPlane,
 ) -> None:
     """On a cluster of the user's own: here one that was there before."""
@@ -65,7 +65,7 @@ def test_kept_it_can_be_rotated_by_hand_as_it_says_and_ends_with_ctrl_c_on_a_cle
     control_plane.kubectl("wait", "--for=delete", "namespace/keyturn-demo", "--timeout=60s")
 
 
-def test_a_context_that_does_not_exist_is_told_and_nothing_is_started() -> None:
+def test_unknown_context_is_reported_and_starts_nothing() -> None:
     done = subprocess.run(
         [*DEMO, "--context", "no-such-context"], capture_output=True, text=True, timeout=60, env=environment()
     )
@@ -73,7 +73,7 @@ def test_a_context_that_does_not_exist_is_told_and_nothing_is_started() -> None:
     assert "no-such-context" in done.stdout
 
 
-def test_a_cluster_that_does_not_answer_is_told_in_seconds(control_plane: ControlPlane, tmp_path: Path) -> None:
+def test_cluster_without_answer_is_reported_within_seconds(control_plane: ControlPlane, tmp_path: Path) -> None:
     nobody = tmp_path / "kubeconfig"
     nobody.write_text(control_plane.kubeconfig.read_text().replace(control_plane.url, "https://127.0.0.1:1"))
     done = subprocess.run(DEMO, capture_output=True, text=True, timeout=60, env=environment(KUBECONFIG=str(nobody)))
@@ -82,7 +82,7 @@ def test_a_cluster_that_does_not_answer_is_told_in_seconds(control_plane: Contro
     assert "Check KUBECONFIG" in done.stdout
 
 
-def test_a_cluster_where_secrets_are_bound_already_is_left_alone(control_plane: ControlPlane, namespace: str) -> None:
+def test_cluster_with_bound_secrets_is_left_alone(control_plane: ControlPlane, namespace: str) -> None:
     control_plane.create([secret(namespace, "db", f"{namespace}/db")])
     mine = environment(KUBECONFIG=str(control_plane.kubeconfig))
     done = subprocess.run(DEMO, capture_output=True, text=True, timeout=60, env=mine)

@@ -54,7 +54,7 @@ def counted(stack: Stack, metric: str) -> float:
 
 
 @pytest.mark.timeout(600)
-def test_500_rotations_wait_for_a_receiver_that_is_down_and_all_arrive(own_stack: Callable, namespace: str) -> None:
+def test_500_rotations_during_an_outage_all_arrive(own_stack: Callable, namespace: str) -> None:
     with own_stack(**SLEEPING) as stack:
         names = given_bindings(stack, namespace, 50)
         eventually(lambda: not queue_length(stack.aws.sqs(), stack.path.queue_url), 60)
@@ -96,9 +96,7 @@ def flowing(stack: Stack, names: Sequence[str]) -> Iterator[list[str]]:
 
 
 @pytest.mark.timeout(600)
-def test_the_signing_key_rotates_under_flowing_rotations_and_no_delivery_is_refused(
-    own_stack: Callable, namespace: str, tmp_path: Path
-) -> None:
+def test_rotation_of_the_signing_key_refuses_no_delivery(own_stack: Callable, namespace: str, tmp_path: Path) -> None:
     with own_stack(**SLEEPING, KEYTURN_SIGNING_KEY_INTERVAL_SECONDS="1") as stack:
         names = given_bindings(stack, namespace, 5)
         environment = function_environment(stack.aws, stack.path, [stack.receiver.url])
@@ -121,9 +119,7 @@ def test_the_signing_key_rotates_under_flowing_rotations_and_no_delivery_is_refu
         assert len(values(stack, namespace)) == 1, "all are at the last value"
 
 
-def test_a_receiver_that_holds_a_public_key_alone_takes_what_kms_has_signed(
-    own_stack: Callable, namespace: str
-) -> None:
+def test_receiver_with_a_public_key_accepts_kms_signatures(own_stack: Callable, namespace: str) -> None:
     with own_stack(kms=True, **SLEEPING) as stack:
         (name,) = given_bindings(stack, namespace, 1)
         version_id = rotate(stack.aws.secrets_manager(), name, value(1))
@@ -132,7 +128,7 @@ def test_a_receiver_that_holds_a_public_key_alone_takes_what_kms_has_signed(
         assert stack.aws.calls()["TrentService.Sign"]
 
 
-def test_a_heartbeat_goes_the_whole_way(stack: Stack) -> None:
+def test_heartbeat_reaches_the_receiver_through_the_whole_event_path(stack: Stack) -> None:
     before = counted(stack, "HeartbeatsAccepted")
     stack.aws.heartbeat()
     eventually(lambda: counted(stack, "HeartbeatsAccepted") == before + 1)

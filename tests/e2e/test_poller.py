@@ -20,9 +20,7 @@ from support.wait import eventually
 RECOVERED = "keyturn_recovered_by_poll_total"
 
 
-def test_a_rotation_whose_event_is_lost_arrives_within_the_interval_and_is_counted(
-    own_stack: Callable, namespace: str
-) -> None:
+def test_rotation_with_a_lost_event_arrives_within_the_interval(own_stack: Callable, namespace: str) -> None:
     with own_stack(KEYTURN_POLL_INTERVAL_SECONDS="2") as stack:
         client = stack.aws.secrets_manager()
         name = f"{namespace}/db"
@@ -38,7 +36,7 @@ def test_a_rotation_whose_event_is_lost_arrives_within_the_interval_and_is_count
         eventually(lambda: stack.receiver.metric(RECOVERED) == 1)
 
 
-def test_a_sweep_that_finds_nothing_reads_no_value(own_stack: Callable, namespace: str) -> None:
+def test_sweep_without_changes_reads_no_value(own_stack: Callable, namespace: str) -> None:
     with own_stack(KEYTURN_POLL_INTERVAL_SECONDS="1", KEYTURN_SIGNING_KEY_INTERVAL_SECONDS="3600") as stack:
         name = f"{namespace}/db"
         stack.aws.secrets_manager().create_secret(Name=name, SecretString="one")
@@ -60,7 +58,7 @@ def test_a_sweep_that_finds_nothing_reads_no_value(own_stack: Callable, namespac
 
 
 @pytest.mark.parametrize("mode", ["list", "describe"])
-def test_a_role_that_may_not_list_asks_secret_by_secret(env: FaultEnv, mode: str) -> None:
+def test_role_without_list_permission_describes_each_secret(env: FaultEnv, mode: str) -> None:
     receiver = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1", KEYTURN_POLL_MODE=mode)
     env.create_bound_secret()
     denied = Reply(400, {"__type": "AccessDeniedException"}, {"Content-Type": "application/x-amz-json-1.1"})
@@ -71,7 +69,7 @@ def test_a_role_that_may_not_list_asks_secret_by_secret(env: FaultEnv, mode: str
     eventually(lambda: receiver.metric(RECOVERED) == 1)
 
 
-def test_a_sweep_that_hangs_keeps_no_notification_waiting(env: FaultEnv) -> None:
+def test_hanging_sweep_delays_no_notification(env: FaultEnv) -> None:
     receiver = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1")
     env.create_bound_secret()
 
@@ -88,7 +86,7 @@ def test_a_sweep_that_hangs_keeps_no_notification_waiting(env: FaultEnv) -> None
     env.wait_converged()
 
 
-def test_heartbeats_are_shared_and_their_silence_makes_the_poller_hurry(env: FaultEnv) -> None:
+def test_heartbeats_are_shared_and_their_absence_shortens_the_interval(env: FaultEnv) -> None:
     settings = {"KEYTURN_HEARTBEAT_SILENCE_SECONDS": "6", "KEYTURN_POLL_INTERVAL_SECONDS": "3600"}
     replicas = [env.receiver(**settings) for _ in range(2)]
     env.create_bound_secret()

@@ -46,7 +46,7 @@ def settled(stack: Stack, namespace: str) -> None:
     stack.cluster.kubectl("rollout", "status", "deployment/web", "-n", namespace, "--timeout=30s")
 
 
-def test_the_secret_tells_where_its_data_is_from(stack: Stack, namespace: str) -> None:
+def test_secret_names_the_source_of_its_data(stack: Stack, namespace: str) -> None:
     name = given_one_consumer(stack, namespace)
     version_id = rotate(stack.aws.secrets_manager(), name, value("two"))
     eventually(lambda: in_secret(stack, namespace, "two"))
@@ -63,7 +63,7 @@ def test_the_secret_tells_where_its_data_is_from(stack: Stack, namespace: str) -
     assert [*ours["fieldsV1"]["f:data"]] == ["f:password"]
 
 
-def test_a_key_added_by_hand_stays(stack: Stack, namespace: str) -> None:
+def test_key_added_by_hand_stays(stack: Stack, namespace: str) -> None:
     name = given_one_consumer(stack, namespace)
     stack.cluster.kubectl("patch", "secret", "db", "-n", namespace, "-p", '{"stringData": {"MINE": "stays"}}')
     rotate(stack.aws.secrets_manager(), name, value("two"))
@@ -71,7 +71,7 @@ def test_a_key_added_by_hand_stays(stack: Stack, namespace: str) -> None:
     assert data_of(stack.cluster, namespace, "db")["MINE"] == b"stays"
 
 
-def test_a_consumer_is_restarted_once_for_a_rotation(stack: Stack, namespace: str) -> None:
+def test_rotation_restarts_its_consumer_once(stack: Stack, namespace: str) -> None:
     name = given_one_consumer(stack, namespace)
     rotate(stack.aws.secrets_manager(), name, value("two"))
     eventually(lambda: replica_sets(stack.cluster, namespace, "web") == 2)
@@ -79,7 +79,7 @@ def test_a_consumer_is_restarted_once_for_a_rotation(stack: Stack, namespace: st
     assert replica_sets(stack.cluster, namespace, "web") == 2
 
 
-def test_two_quick_rotations_end_at_the_second_with_at_most_one_restart_each(stack: Stack, namespace: str) -> None:
+def test_two_quick_rotations_end_at_the_second_and_restart_twice_at_most(stack: Stack, namespace: str) -> None:
     name = given_one_consumer(stack, namespace)
     client = stack.aws.secrets_manager()
     rotate(client, name, value("two"))
@@ -100,7 +100,7 @@ def told(stack: Stack, message: str, about: str) -> list[dict[str, object]]:
     return [line for line in lines if line["message"] == message and line["secret"] == about]
 
 
-def test_a_roll_back_in_aws_is_a_change_like_any_other(stack: Stack, namespace: str) -> None:
+def test_roll_back_in_aws_is_applied_as_a_change(stack: Stack, namespace: str) -> None:
     name = given_one_consumer(stack, namespace)
     client = stack.aws.secrets_manager()
     (first,) = client.describe_secret(SecretId=name)["VersionIdsToStages"]
@@ -113,7 +113,7 @@ def test_a_roll_back_in_aws_is_a_change_like_any_other(stack: Stack, namespace: 
     assert replica_sets(stack.cluster, namespace, "web") == 3
 
 
-def test_a_binding_may_follow_another_staging_label(stack: Stack, namespace: str) -> None:
+def test_binding_follows_another_staging_label(stack: Stack, namespace: str) -> None:
     name = f"{namespace}/db"
     client = stack.aws.secrets_manager()
     client.create_secret(Name=name, SecretString="current")
@@ -129,7 +129,7 @@ def test_a_binding_may_follow_another_staging_label(stack: Stack, namespace: str
     assert data_of(stack.cluster, namespace, "db") == {"value": b"blue"}
 
 
-def test_a_key_that_nobody_reads_restarts_nobody(stack: Stack, namespace: str) -> None:
+def test_change_of_an_unread_key_restarts_no_consumer(stack: Stack, namespace: str) -> None:
     name = f"{namespace}/db"
     client = stack.aws.secrets_manager()
     client.create_secret(Name=name, SecretString=value("one", owner="a"))
@@ -151,7 +151,7 @@ def test_a_key_that_nobody_reads_restarts_nobody(stack: Stack, namespace: str) -
 
 
 @pytest.mark.parametrize("kind", ["StatefulSet", "DaemonSet"])
-def test_other_kinds_of_workload_are_restarted_too(stack: Stack, namespace: str, kind: str) -> None:
+def test_stateful_and_daemon_sets_are_restarted(stack: Stack, namespace: str, kind: str) -> None:
     name = f"{namespace}/db"
     client = stack.aws.secrets_manager()
     client.create_secret(Name=name, SecretString=value("one"))
@@ -196,7 +196,7 @@ def send(stack: Stack, sent: Notification, urls: Sequence[str]) -> list[Outcome]
     return [decode_reply(reply.content)[0].outcome for reply in replies if reply.status_code == 200]
 
 
-def test_the_same_notification_a_hundred_times_at_once_restarts_once(stack: Stack, namespace: str) -> None:
+def test_notification_sent_a_hundred_times_restarts_once(stack: Stack, namespace: str) -> None:
     name = given_one_consumer(stack, namespace)
     outcomes = send(stack, rotate_unheard(stack, name), [stack.receiver.url] * 100)
     assert Outcome.APPLIED in outcomes
@@ -206,7 +206,7 @@ def test_the_same_notification_a_hundred_times_at_once_restarts_once(stack: Stac
     assert replica_sets(stack.cluster, namespace, "web") == 2
 
 
-def test_two_replicas_at_the_same_work_restart_once(stack: Stack, namespace: str, tmp_path: Path) -> None:
+def test_two_replicas_with_the_same_work_restart_once(stack: Stack, namespace: str, tmp_path: Path) -> None:
     name = given_one_consumer(stack, namespace)
     kubeconfig = stack.cluster.kubeconfig_for(stack.namespace, SERVICE_ACCOUNT, tmp_path)
     aws, key = stack.aws.environment(), stack.path.signing_key_secret_id

@@ -10,7 +10,7 @@ from support.wait import eventually
 LEGS = ("notification_age", "queue", "fetch", "apply", "rollout", "reconcile", "propagation")
 
 
-def test_a_rotation_is_one_trace_from_its_delivery_to_the_rollout(env: FaultEnv, collector: OtlpCollector) -> None:
+def test_rotation_is_one_trace_from_delivery_to_rollout(env: FaultEnv, collector: OtlpCollector) -> None:
     receiver = env.receiver(**collector.settings)
     env.create_bound_secret()
     told = env.rotate()
@@ -28,7 +28,7 @@ def test_a_rotation_is_one_trace_from_its_delivery_to_the_rollout(env: FaultEnv,
     assert CANARY not in str(collector.spans)
 
 
-def test_every_line_that_a_rotation_leads_to_bears_the_id_of_its_event(env: FaultEnv) -> None:
+def test_log_lines_of_a_rotation_have_the_id_of_its_event(env: FaultEnv) -> None:
     receiver = env.receiver()
     env.create_bound_secret()
     told = env.rotate()
@@ -40,7 +40,7 @@ def test_every_line_that_a_rotation_leads_to_bears_the_id_of_its_event(env: Faul
     eventually(lambda: about() == {"delivery", "applied", "restarted"})
 
 
-def test_each_leg_of_a_propagation_is_measured(env: FaultEnv) -> None:
+def test_propagation_is_measured_leg_by_leg(env: FaultEnv) -> None:
     receiver = env.receiver()
     env.create_bound_secret()
     before = {leg: receiver.metric(f"keyturn_{leg}_seconds_count") for leg in LEGS}

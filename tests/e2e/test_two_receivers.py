@@ -73,7 +73,7 @@ class Killer(PeriodicThread):
 
 
 @pytest.mark.timeout(400)
-def test_two_thousand_rotations_while_one_receiver_after_the_other_is_killed(env: FaultEnv, aws: Stub) -> None:
+def test_two_thousand_rotations_survive_kills_of_both_receivers(env: FaultEnv, aws: Stub) -> None:
     versions: dict[str, Version] = {}
     order: dict[str, list[str]] = {name: [] for name in aws.names}
 

@@ -78,7 +78,7 @@ def test_receiver_killed_at_a_side_effect_converges_after_its_restart(victim: Vi
 
 
 @pytest.mark.fault("F1")
-def test_receiver_killed_once_it_has_answered_converges_after_its_restart(victim: Victim) -> None:
+def test_receiver_killed_after_its_answer_converges_after_its_restart(victim: Victim) -> None:
     """Killed with -9 after it has answered: restarted, it converges, without the notification."""
     assert victim.env.send(victim.env.rotate(text="answered")).outcome == "applied"
     victim.receiver.kill()

@@ -7,7 +7,7 @@ from support.killer import Killer, kind_of, revive
 
 
 @pytest.mark.fault("F2")
-def test_killed_between_the_secret_and_its_rollouts(env: FaultEnv) -> None:
+def test_receiver_killed_before_the_rollouts_restarts_all_consumers_once(env: FaultEnv) -> None:
     """Killed between the Secret and its rollouts: all three consumers are restarted afterwards, once."""
     receiver = env.receiver()
     env.create_bound_secret(consumers=("web", "worker", "batch"))

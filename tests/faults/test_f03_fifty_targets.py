@@ -52,7 +52,7 @@ def targets(
 
 @pytest.mark.fault("F3")
 @pytest.mark.parametrize("after", [7, 25, 49])
-def test_receiver_killed_with_some_of_fifty_targets_written_writes_the_rest_once(targets: Targets, after: int) -> None:
+def test_receiver_killed_among_fifty_targets_writes_the_rest_once(targets: Targets, after: int) -> None:
     """Fifty Secrets bound to one AWS secret, killed with 7, 25, 49 of them written: the rest is, and nothing twice."""
     env, receiver, before = targets.env, targets.receiver, targets.changes()
     written: list[str] = []

@@ -17,7 +17,7 @@ def stalled(call: Call) -> Fault:
 
 
 @pytest.mark.fault("F4")
-def test_the_cached_object_is_older_than_the_live_one(env: FaultEnv) -> None:
+def test_conflict_of_a_stale_cache_is_resolved_and_the_edit_survives(env: FaultEnv) -> None:
     """The picture of a Secret is older than the Secret: the conflict leads to a new read, and the edit survives."""
     env.kubernetes_proxy.fault_for = stalled
     env.receiver(KEYTURN_RESYNC_SECONDS="1", KEYTURN_WATCH_SECONDS="1")
@@ -38,7 +38,7 @@ def test_the_cached_object_is_older_than_the_live_one(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F5")
-def test_an_older_version_never_goes_over_a_newer_one(env: FaultEnv) -> None:
+def test_older_version_never_overwrites_a_newer_one(env: FaultEnv) -> None:
     """The API server shows a Secret of three versions ago, AWS one of two ago, while another replica has written the
     newest: the old one is not written over it."""
     straight = env.receiver(via_proxy=False)
@@ -76,7 +76,7 @@ def test_an_older_version_never_goes_over_a_newer_one(env: FaultEnv) -> None:
 
 @pytest.mark.fault("F6")
 @pytest.mark.parametrize("times", [2, 100])
-def test_aws_still_gives_the_version_before(env: FaultEnv, times: int) -> None:
+def test_stale_value_of_aws_is_read_again_and_never_written(env: FaultEnv, times: int) -> None:
     """GetSecretValue gives the version before, twice or for ever: it is read again until it agrees with the label, and
     never taken for the new one; as long as it does not agree, the answer is 503."""
     env.receiver()
@@ -105,7 +105,7 @@ def test_aws_still_gives_the_version_before(env: FaultEnv, times: int) -> None:
 
 
 @pytest.mark.fault("F7")
-def test_notifications_in_the_wrong_order(env: FaultEnv) -> None:
+def test_notifications_in_the_wrong_order_end_at_the_newest_version(env: FaultEnv) -> None:
     """Notifications v3, v2, v1: the end is v3."""
     env.receiver()
     env.create_bound_secret()
@@ -117,7 +117,7 @@ def test_notifications_in_the_wrong_order(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F8")
-def test_a_roll_back_in_aws(env: FaultEnv) -> None:
+def test_roll_back_in_aws_is_applied_and_restarts_the_consumer_once(env: FaultEnv) -> None:
     """AWS rolls back to the first version, and forward again: each is applied, and restarts the consumer once."""
     env.receiver()
     env.create_bound_secret()

@@ -14,7 +14,7 @@ from support.wait import eventually
 
 
 @pytest.mark.fault("F9")
-def test_every_notification_is_lost(env: FaultEnv) -> None:
+def test_lost_notifications_are_recovered_within_one_poll_period(env: FaultEnv) -> None:
     """Every notification of three rotations is lost: each is there within one poll period of 5 s plus jitter, and
     counted as recovered."""
     receiver = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="5")
@@ -36,7 +36,7 @@ def a_binding_is_seen(env: FaultEnv, name: str, seconds: float = 15) -> None:
 
 @pytest.mark.fault("F10")
 @pytest.mark.parametrize("how", ["in the stream", "at once"])
-def test_a_watch_that_is_too_far_behind(env: FaultEnv, how: str) -> None:
+def test_watch_answered_with_410_is_started_again_without_a_loss(env: FaultEnv, how: str) -> None:
     """Watches are told 410 Gone, in the stream and at once."""
     receiver = env.receiver(KEYTURN_WATCH_SECONDS="2")
     env.create_bound_secret()
@@ -61,7 +61,7 @@ def test_a_watch_that_is_too_far_behind(env: FaultEnv, how: str) -> None:
 
 
 @pytest.mark.fault("F10")
-def test_a_watch_that_falls_silent(env: FaultEnv) -> None:
+def test_silent_watch_is_replaced_and_its_events_are_recovered(env: FaultEnv) -> None:
     """A watch that says nothing any more is given up, and what it kept back is seen."""
     env.receiver(KEYTURN_WATCH_SECONDS="2")
     env.create_bound_secret()
@@ -85,7 +85,7 @@ def test_a_watch_that_falls_silent(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F10")
-def test_a_deletion_that_is_never_told(env: FaultEnv) -> None:
+def test_lost_deletion_event_does_not_bring_the_secret_back(env: FaultEnv) -> None:
     """A DELETED event is lost: the next list tells, and the Secret is not brought back."""
     receiver = env.receiver(KEYTURN_RESYNC_SECONDS="3", KEYTURN_WATCH_SECONDS="2")
     env.create_bound_secret(consumers=())
@@ -103,7 +103,7 @@ def test_a_deletion_that_is_never_told(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F10")
-def test_a_connection_that_is_cut_in_the_middle_of_an_object(env: FaultEnv) -> None:
+def test_watch_cut_in_the_middle_of_an_object_delivers_the_whole_object(env: FaultEnv) -> None:
     """A watch's connection is cut in the middle of an object: the half is not taken for anything, the whole comes."""
     env.receiver(KEYTURN_WATCH_SECONDS="2")
     env.create_bound_secret()
@@ -128,7 +128,7 @@ def test_a_connection_that_is_cut_in_the_middle_of_an_object(env: FaultEnv) -> N
 
 
 @pytest.mark.fault("F11")
-def test_a_binding_that_is_added_while_its_notification_is_in_flight(env: FaultEnv) -> None:
+def test_binding_added_while_its_notification_is_in_flight_is_filled(env: FaultEnv) -> None:
     """Bindings are added while notifications about their secrets are on the way, before and after, ten times over."""
     env.receiver()
     for number in range(10):
@@ -148,7 +148,7 @@ def test_a_binding_that_is_added_while_its_notification_is_in_flight(env: FaultE
 
 
 @pytest.mark.fault("F12")
-def test_the_target_is_edited_by_hand(env: FaultEnv) -> None:
+def test_edit_by_hand_is_restored_without_a_restart(env: FaultEnv) -> None:
     """The Secret is edited by hand, while the receiver looks and while it does not: restored, and nobody restarted."""
     receiver = env.receiver()
     env.create_bound_secret()
@@ -171,7 +171,7 @@ def test_the_target_is_edited_by_hand(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F12")
-def test_the_target_is_deleted_by_hand(env: FaultEnv) -> None:
+def test_deleted_secret_stays_deleted_until_it_is_created_again(env: FaultEnv) -> None:
     """Deleted by hand, it stays deleted, whatever comes; created again, it is filled."""
     env.receiver()
     env.create_bound_secret()

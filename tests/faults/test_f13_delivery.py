@@ -35,7 +35,7 @@ def slowly(env: FaultEnv, seconds: float) -> None:
 
 
 @pytest.mark.fault("F13")
-def test_the_same_notification_a_thousand_times_on_three_replicas(env: FaultEnv) -> None:
+def test_notification_sent_a_thousand_times_is_applied_once(env: FaultEnv) -> None:
     """The same id a thousand times at once, on three replicas: written once, the consumer restarted once."""
     replicas = [env.receiver(KEYTURN_MAX_DELIVERIES="1000") for _ in range(3)]
     env.create_bound_secret()
@@ -52,7 +52,7 @@ def test_the_same_notification_a_thousand_times_on_three_replicas(env: FaultEnv)
 
 
 @pytest.mark.fault("F14")
-def test_the_same_change_under_different_ids(env: FaultEnv) -> None:
+def test_change_under_fifty_ids_is_applied_once(env: FaultEnv) -> None:
     """The same ARN and version under fifty ids, one by one and at once: applied once."""
     receiver = env.receiver()
     env.create_bound_secret()
@@ -68,7 +68,7 @@ def test_the_same_change_under_different_ids(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F15")
-def test_more_deliveries_than_can_be_served(env: FaultEnv) -> None:
+def test_deliveries_over_the_limit_get_503_with_retry_after(env: FaultEnv) -> None:
     """Sixty deliveries where four are served at once, and a deadline of 4 s with an AWS of 5 s: 503 with Retry-After,
     and never a 200 for work that is not done."""
     receiver = env.receiver(KEYTURN_MAX_DELIVERIES="4", KEYTURN_DEADLINE_SECONDS="4")
@@ -99,7 +99,7 @@ def test_more_deliveries_than_can_be_served(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F16")
-def test_the_receiver_is_down_while_secrets_rotate(own_stack: Any, namespace: str) -> None:
+def test_rotations_during_a_receiver_outage_arrive_from_the_queue(own_stack: Any, namespace: str) -> None:
     """The receiver is down while twenty secrets rotate three times: the queue keeps it all, and drains."""
     with own_stack(KEYTURN_POLL_INTERVAL_SECONDS="3600") as stack:
         client = stack.aws.secrets_manager()
@@ -129,7 +129,7 @@ def test_the_receiver_is_down_while_secrets_rotate(own_stack: Any, namespace: st
 
 
 @pytest.mark.fault("F17")
-def test_a_retry_is_signed_afresh(tmp_path: Path) -> None:
+def test_retry_has_the_same_ids_and_a_signature_of_its_own(tmp_path: Path) -> None:
     """A delivery is refused with 503 twice: it comes again under the same ids, with a timestamp and a signature of its
     own."""
     timeline = Timeline(tmp_path / "timeline.jsonl")

@@ -36,7 +36,7 @@ def in_the_second(env: FaultEnv, age: int) -> int:
 
 
 @pytest.mark.fault("F18")
-def test_clocks_that_differ(env: FaultEnv) -> None:
+def test_delivery_is_refused_once_clocks_differ_by_over_five_minutes(env: FaultEnv) -> None:
     """The sender's clock is off by 299 s either way: accepted; by 301 s: refused."""
     env.receiver()
     env.create_bound_secret()
@@ -47,7 +47,7 @@ def test_clocks_that_differ(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F18")
-def test_the_wall_clock_steps(env: FaultEnv, tmp_path: Path) -> None:
+def test_step_of_the_wall_clock_stops_neither_lead_nor_work(env: FaultEnv, tmp_path: Path) -> None:
     """The receiver's wall clock steps back by an hour, and on by two: it goes on leading, polling and applying; what
     was signed by another hour is refused."""
     clock = tmp_path / "clock"
@@ -74,7 +74,7 @@ def test_the_wall_clock_steps(env: FaultEnv, tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("F19")
-def test_replays(env: FaultEnv) -> None:
+def test_replayed_delivery_changes_nothing_and_expires(env: FaultEnv) -> None:
     """A delivery is sent again word for word: within the tolerance it changes nothing, and takes nothing back where AWS
     has moved on; outside it is refused."""
     env.receiver()

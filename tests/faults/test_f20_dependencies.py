@@ -50,7 +50,7 @@ def bad_fails_and_good_goes_on(env: FaultEnv, status: int) -> None:
 
 @pytest.mark.fault("F20")
 @pytest.mark.parametrize(("fault", "status", "advice"), AWS_FAULTS.values(), ids=AWS_FAULTS)
-def test_aws_fails_for_one_secret(env: FaultEnv, fault: Fault, status: int, advice: str) -> None:
+def test_failure_of_aws_for_one_secret_affects_no_other(env: FaultEnv, fault: Fault, status: int, advice: str) -> None:
     """AWS throttles, answers 5xx or garbage, cuts, hangs, finds credentials expired, denies access or the key, for one
     secret: others go on meanwhile, its last good Secret stays whole, and it is made good by itself or by an event."""
     receiver = env.receiver(KEYTURN_DEADLINE_SECONDS="4")
@@ -74,7 +74,7 @@ def test_aws_fails_for_one_secret(env: FaultEnv, fault: Fault, status: int, advi
 
 
 @pytest.mark.fault("F20")
-def test_many_secrets_hang_at_once(env: FaultEnv) -> None:
+def test_forty_hanging_secrets_delay_the_others_by_seconds_at_most(env: FaultEnv) -> None:
     """Forty secrets hang at once, with a hundred bindings between them: the others wait for seconds at most, and not at
     all as soon as it is known who hangs."""
     env.receiver(KEYTURN_DEADLINE_SECONDS="8", KEYTURN_AWS_THREADS="16")
@@ -101,7 +101,7 @@ def test_many_secrets_hang_at_once(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F20")
-def test_credentials_that_do_not_work(env: FaultEnv) -> None:
+def test_receiver_with_expired_credentials_is_not_ready_until_they_work(env: FaultEnv) -> None:
     """The receiver's own credentials stop working: it says so, takes itself out of the Service, and comes back."""
     receiver = env.receiver(KEYTURN_SIGNING_KEY_INTERVAL_SECONDS="1", start=True)
     env.create_bound_secret()
@@ -117,7 +117,7 @@ def test_credentials_that_do_not_work(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F20")
-def test_a_secret_is_deleted_and_restored(make_env: Callable[..., FaultEnv]) -> None:
+def test_secret_deleted_in_aws_is_deleted_only_with_on_delete(make_env: Callable[..., FaultEnv]) -> None:
     """A secret is scheduled for deletion, restored, and deleted for good: its Secret stays and says so; with
     `on-delete: delete` it is deleted then, and not before."""
     env = make_env(deletions={"enabled": True})
@@ -150,7 +150,7 @@ def test_a_secret_is_deleted_and_restored(make_env: Callable[..., FaultEnv]) -> 
 
 
 @pytest.mark.fault("F20")
-def test_a_receiver_that_may_not_delete(make_env: Callable[..., FaultEnv]) -> None:
+def test_deletion_without_the_right_to_it_keeps_the_secret_and_says_so(make_env: Callable[..., FaultEnv]) -> None:
     """AWS deletes a secret whose Secret asks to be deleted, too, and the receiver may not: the Secret stays and says
     so, until it may."""
     env = make_env(deletions={"enabled": True})  # so that it is not for want of a right
@@ -176,7 +176,7 @@ def test_a_receiver_that_may_not_delete(make_env: Callable[..., FaultEnv]) -> No
 
 
 @pytest.mark.fault("F20")
-def test_a_receiver_in_the_wrong_region_deletes_nothing(make_env: Callable[..., FaultEnv]) -> None:
+def test_receiver_in_the_wrong_region_deletes_nothing(make_env: Callable[..., FaultEnv]) -> None:
     """A receiver that is started in the wrong region finds no secret at all: nothing is deleted."""
     env = make_env(deletions={"enabled": True})
     first = env.receiver(KEYTURN_DELETIONS="true")
@@ -222,7 +222,9 @@ KUBERNETES_FAULTS: Mapping[str, tuple[Fault, int, str]] = {
 
 @pytest.mark.fault("F21")
 @pytest.mark.parametrize(("fault", "status", "advice"), KUBERNETES_FAULTS.values(), ids=KUBERNETES_FAULTS)
-def test_kubernetes_fails_for_one_secret(env: FaultEnv, fault: Fault, status: int, advice: str) -> None:
+def test_failure_of_kubernetes_for_one_secret_affects_no_other(
+    env: FaultEnv, fault: Fault, status: int, advice: str
+) -> None:
     """The API server answers 429, 409, 500 or garbage, hangs, cuts, denies by admission or quota, finds it too large
     or invalid, for one Secret: others go on meanwhile, and it is made good by itself or by the next event."""
     env.receiver(KEYTURN_DEADLINE_SECONDS="4")
@@ -246,7 +248,7 @@ def test_kubernetes_fails_for_one_secret(env: FaultEnv, fault: Fault, status: in
 @pytest.mark.fault("F21")
 @pytest.mark.parametrize("fault", [Cut(), CutAfter()], ids=["before", "after"])
 @pytest.mark.parametrize("resource", ["secrets", "deployments"])
-def test_a_write_is_cut_off(env: FaultEnv, resource: str, fault: Fault) -> None:
+def test_write_whose_connection_is_cut_is_done_once(env: FaultEnv, resource: str, fault: Fault) -> None:
     """A write of the Secret, or of a workload, is cut off before or after it is done: it is done once, of an edited
     binding as well."""
     env.receiver(KEYTURN_DEADLINE_SECONDS="4")
@@ -270,7 +272,7 @@ def test_a_write_is_cut_off(env: FaultEnv, resource: str, fault: Fault) -> None:
 
 
 @pytest.mark.fault("F21")
-def test_secrets_that_cannot_be_written(env: FaultEnv) -> None:
+def test_secret_that_cannot_be_written_says_so_and_affects_no_other(env: FaultEnv) -> None:
     """An immutable Secret, one that would be over 1 MiB, one in a namespace that is going away: each says so, and the
     rest goes on."""
     receiver = env.receiver()
@@ -306,7 +308,7 @@ def test_secrets_that_cannot_be_written(env: FaultEnv) -> None:
 
 @pytest.mark.fault("F22")
 @pytest.mark.parametrize("how", ["gone", "read-only"])
-def test_the_api_server_is_away_for_a_long_time(env: FaultEnv, how: str) -> None:
+def test_receiver_survives_an_outage_of_the_api_server(env: FaultEnv, how: str) -> None:
     """The API server is gone, or read-only, for half a minute that stands for ten: deliveries are answered 503, nothing
     is restarted by its probe, and it is made good within seconds of its return."""
     receiver = env.receiver(KEYTURN_DEADLINE_SECONDS="2", KEYTURN_STUCK_SECONDS="15")

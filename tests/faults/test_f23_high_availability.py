@@ -73,7 +73,7 @@ def frozen(pid: int) -> Iterator[None]:
 
 @pytest.mark.fault("F23")
 @pytest.mark.parametrize(("mode", "action"), [("list", "ListSecrets"), ("describe", "DescribeSecret")])
-def test_the_lease_is_lost_in_the_middle_of_a_sweep(env: FaultEnv, mode: str, action: str) -> None:
+def test_sweep_ends_when_its_lease_is_lost(env: FaultEnv, mode: str, action: str) -> None:
     """Somebody else takes the Lease while a sweep waits for AWS: the sweep ends there, changes nothing, and whoever
     leads next finds all of it."""
     receiver = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1", KEYTURN_POLL_MODE=mode)
@@ -108,7 +108,7 @@ def test_the_lease_is_lost_in_the_middle_of_a_sweep(env: FaultEnv, mode: str, ac
 
 
 @pytest.mark.fault("F23")
-def test_a_leader_is_frozen_in_the_middle_of_a_write(env: FaultEnv) -> None:
+def test_leader_frozen_in_a_write_overwrites_nothing_newer(env: FaultEnv) -> None:
     """The leader stands still in the middle of a PATCH, another takes over, then PATCH and leader come back:
     nothing older is written over it, nobody is restarted twice."""
     first = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1")
@@ -142,7 +142,7 @@ def test_a_leader_is_frozen_in_the_middle_of_a_write(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F23")
-def test_two_leaders_at_once(env: FaultEnv) -> None:
+def test_two_leaders_at_once_write_the_same_bytes_and_restart_once(env: FaultEnv) -> None:
     """Two replicas lead at once, sweep, and write in the same moment: the same bytes, each consumer restarted once."""
     own = FaultProxy(env.kubernetes_proxy.url)
     misled = env.receiver(proxies=(own, env.aws_proxy), KEYTURN_POLL_INTERVAL_SECONDS="1")
@@ -188,7 +188,7 @@ def test_two_leaders_at_once(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F23")
-def test_a_replica_never_learns_that_it_has_won(env: FaultEnv) -> None:
+def test_replica_that_misses_its_election_does_not_lead_or_block_others(env: FaultEnv) -> None:
     """The Lease is written as one replica asks, but no answer reaches it: it does not lead, and does not keep others
     from leading for ever."""
     own = FaultProxy(env.kubernetes_proxy.url)
@@ -205,7 +205,7 @@ def test_a_replica_never_learns_that_it_has_won(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F24")
-def test_a_process_that_stands_still(env: FaultEnv) -> None:
+def test_frozen_process_fails_its_liveness_probe_until_it_runs_on(env: FaultEnv) -> None:
     """The process stands still: its liveness probe is not answered, and is again when it goes on, without a loss."""
     receiver = env.receiver()
     env.create_bound_secret()
@@ -220,7 +220,7 @@ def test_a_process_that_stands_still(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F24")
-def test_aws_answers_byte_by_byte(env: FaultEnv) -> None:
+def test_answer_of_aws_byte_by_byte_ends_and_delays_no_other(env: FaultEnv) -> None:
     """AWS answers a byte a second, so that no read times out, to reads of one secret and to sweeps: liveness names the
     reconcile while it is stuck, it ends all the same, and others go on all the time."""
     receiver = env.receiver(KEYTURN_STUCK_SECONDS="10", KEYTURN_DEADLINE_SECONDS="3", KEYTURN_POLL_INTERVAL_SECONDS="5")
@@ -248,7 +248,7 @@ def test_aws_answers_byte_by_byte(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F24")
-def test_an_api_server_that_says_little_or_nothing(env: FaultEnv) -> None:
+def test_slow_api_server_gets_no_reconcile_stuck(env: FaultEnv) -> None:
     """A dozen writes wait for an API server that takes two calls at once, and answers them and watches a byte a second,
     or not at all: watches are taken up anew, nothing is stuck however long the line, and all is made good."""
     settings = {"KEYTURN_STUCK_SECONDS": "25", "KEYTURN_DEADLINE_SECONDS": "3", "KEYTURN_KUBERNETES_REQUESTS": "2"}
@@ -273,7 +273,7 @@ def test_an_api_server_that_says_little_or_nothing(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F24")
-def test_something_else_answers(env: FaultEnv) -> None:
+def test_answers_of_a_foreign_server_change_nothing(env: FaultEnv) -> None:
     """In place of AWS and the API server something answers that is neither, with 200 and a page: the receiver stays
     alive, keeps its Secrets, and makes good."""
     receiver = env.receiver(
@@ -364,7 +364,7 @@ class Load:
 
 
 @pytest.mark.fault("F25")
-def test_sigterm_under_load(env: FaultEnv) -> None:
+def test_sigterm_under_load_loses_no_accepted_delivery(env: FaultEnv) -> None:
     """One of two replicas is told to end while deliveries flow to both: it ends by itself, what it has accepted is
     answered 200 or 503, what was told to be applied is, and nothing is lost."""
     aws = [FaultProxy(env.aws.endpoint_url) for _ in range(2)]
@@ -404,7 +404,7 @@ def test_sigterm_under_load(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F25")
-def test_sigterm_while_nothing_answers(env: FaultEnv) -> None:
+def test_sigterm_while_nothing_answers_ends_within_half_a_minute(env: FaultEnv) -> None:
     """A receiver is told to end while neither AWS nor the API server answers, its deadline a minute and its drain the
     longest: it stays alive meanwhile, answers 503 to what it has accepted, and ends within half a minute."""
     settings = {"KEYTURN_DRAIN_SECONDS": "15", "KEYTURN_DEADLINE_SECONDS": "60", "KEYTURN_STUCK_SECONDS": "25"}

@@ -218,7 +218,7 @@ def same_process(receiver: LocalReceiver) -> float:
 
 
 @pytest.mark.fault("F26")
-def test_malformed_bindings(env: FaultEnv) -> None:
+def test_malformed_binding_says_why_and_affects_no_other(env: FaultEnv) -> None:
     """Annotations that are malformed, endless, of odd characters, or bombs of YAML and JMESPath, thirty ways at once:
     each Secret says why in status and Event, the receiver runs on and starts anew among them, and a good binding is
     applied all the time."""
@@ -256,7 +256,7 @@ def test_malformed_bindings(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F26")
-def test_poisonous_values(env: FaultEnv) -> None:
+def test_poisonous_value_keeps_the_last_good_secret(env: FaultEnv) -> None:
     """Good secrets are rotated to values that are broken, deep, huge, empty, binary, of 10,000 keys or of no text,
     twenty ways at once: the last good Secret stays whole and says why, and each recovers with the next rotation."""
     receiver = env.receiver()
@@ -298,7 +298,7 @@ def test_poisonous_values(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F26")
-def test_a_forged_record(env: FaultEnv) -> None:
+def test_forged_record_is_rewritten_and_stops_no_rotation(env: FaultEnv) -> None:
     """What Keyturn notes on a Secret is garbled by hand, or forged under Keyturn's own name: it is written anew, and
     stops nobody."""
     receiver = env.receiver()
@@ -394,7 +394,7 @@ def start(env: FaultEnv, receiver: LocalReceiver) -> Start:
 
 
 @pytest.mark.fault("F27")
-def test_twenty_thousand_secrets_of_others(env: FaultEnv) -> None:
+def test_twenty_thousand_unbound_secrets_cost_neither_memory_nor_calls(env: FaultEnv) -> None:
     """Twenty thousand Secrets in the cluster of which ten are ours: memory, start and what is asked of the API server
     are those of the ten."""
     receiver = env.receiver()

@@ -545,7 +545,7 @@ def container_of(what: Mapping[str, str | None]) -> dict[str, Any]:
 
 @pytest.mark.fault("all")
 @pytest.mark.parametrize("number", range(HISTORIES))
-def test_random_histories(
+def test_random_history_ends_as_aws_implies(
     number: int, control_plane: ControlPlane, session_aws: LocalAws, signing_key_id: str, tmp_path: Path
 ) -> None:
     """Random histories of rotations, roll-backs and deletions, edits of bindings, Secrets and consumers, kills of two

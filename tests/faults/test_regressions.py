@@ -17,7 +17,7 @@ from support.wait import eventually
 
 
 @pytest.mark.fault("F5")
-def test_a_replica_that_was_held_up_does_not_write_what_it_read_before(env: FaultEnv) -> None:
+def test_replica_held_up_after_its_read_reads_again_before_writing(env: FaultEnv) -> None:
     """A replica is held up between reading a value and writing it, while another writes a newer one: it reads again."""
     held_up, quick = env.receiver(), env.receiver(via_proxy=False)
     env.create_bound_secret()
@@ -44,7 +44,7 @@ def test_a_replica_that_was_held_up_does_not_write_what_it_read_before(env: Faul
 
 @pytest.mark.fault("F8")
 @pytest.mark.parametrize("with_version", [True, False])
-def test_a_roll_back_of_a_rotation_that_the_replica_has_not_seen(env: FaultEnv, with_version: bool) -> None:
+def test_roll_back_of_a_rotation_unknown_to_the_replica_is_applied(env: FaultEnv, with_version: bool) -> None:
     """AWS rolls back, and the replica that is told has not seen yet what another has written before: it is applied."""
     silent = threading.Event()
     env.kubernetes_proxy.fault_for = lambda call: (
@@ -66,7 +66,7 @@ def test_a_roll_back_of_a_rotation_that_the_replica_has_not_seen(env: FaultEnv, 
 
 
 @pytest.mark.fault("F2")
-def test_aws_deletes_the_secret_between_the_secret_and_its_rollouts(env: FaultEnv) -> None:
+def test_rollouts_happen_after_aws_deleted_the_secret_in_between(env: FaultEnv) -> None:
     """The Secret is written, its rollouts cannot be, and AWS deletes the secret meanwhile: they still happen."""
     env.receiver()
     arn = env.create_bound_secret()
@@ -90,7 +90,7 @@ def no_restart(call: Call) -> Fault:
 
 
 @pytest.mark.fault("F2")
-def test_a_restart_that_is_refused_is_told_once(env: FaultEnv) -> None:
+def test_refused_restart_is_reported_once(env: FaultEnv) -> None:
     """A webhook takes no restart: the Secret says so, and stays as it is, however often the restart is tried."""
     env.receiver()
     env.create_bound_secret()
@@ -116,7 +116,7 @@ def test_a_restart_that_is_refused_is_told_once(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F2")
-def test_a_restart_that_is_refused_takes_no_rotation_with_it(env: FaultEnv) -> None:
+def test_refused_restart_hides_no_failed_rotation(env: FaultEnv) -> None:
     """A webhook takes no restart, and AWS fails for a while: the rotation is not taken before it is in the Secret."""
     env.receiver()
     env.create_bound_secret()
@@ -135,7 +135,7 @@ def test_a_restart_that_is_refused_takes_no_rotation_with_it(env: FaultEnv) -> N
 
 
 @pytest.mark.fault("F13")
-def test_a_version_told_twice_hides_nothing_that_names_none(env: FaultEnv) -> None:
+def test_duplicate_version_does_not_hide_a_deletion_in_the_same_delivery(env: FaultEnv) -> None:
     """One delivery tells of a version that is there already, and of a deletion: AWS is asked."""
     env.receiver()
     arn = env.create_bound_secret(consumers=())
@@ -149,7 +149,7 @@ def test_a_version_told_twice_hides_nothing_that_names_none(env: FaultEnv) -> No
 
 
 @pytest.mark.fault("F12")
-def test_a_secret_that_goes_while_it_is_refused(env: FaultEnv) -> None:
+def test_secret_deleted_during_a_refused_write_no_longer_counts_as_failing(env: FaultEnv) -> None:
     """Deleted while its write is under way, which is then refused: nobody counts it as failing any more."""
     receiver = env.receiver()
     env.create_bound_secret(consumers=())
@@ -169,7 +169,7 @@ def test_a_secret_that_goes_while_it_is_refused(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F12")
-def test_somebody_else_who_goes_on_writing_the_same(env: FaultEnv) -> None:
+def test_fight_with_another_writer_is_slowed_down(env: FaultEnv) -> None:
     """Another writer takes back each write at once, for ever: it is answered with delays that grow, and AWS with it."""
     receiver = env.receiver()
     env.create_bound_secret(consumers=())
@@ -192,7 +192,7 @@ def test_somebody_else_who_goes_on_writing_the_same(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F12")
-def test_a_secret_made_anew_with_another_binding(env: FaultEnv) -> None:
+def test_recreated_secret_with_another_binding_restarts_its_consumer(env: FaultEnv) -> None:
     """Deleted and made anew with another expression, while AWS stands still: its consumer is restarted."""
     env.receiver()
     env.create_aws_secret("db")
@@ -218,7 +218,7 @@ def test_a_secret_made_anew_with_another_binding(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("F23")
-def test_what_one_replica_failed_at_and_another_has_put_right(env: FaultEnv) -> None:
+def test_failure_repaired_by_another_replica_no_longer_counts(env: FaultEnv) -> None:
     """A value that no replica can use, and then one that the other replica applies: neither counts it as failing."""
     replicas = one, other = env.receiver(), env.receiver()
     env.create_bound_secret(consumers=())

@@ -94,7 +94,7 @@ def head_of(key: bytes, body: bytes, *more: str) -> bytes:
 
 @pytest.mark.fault("S1")
 @pytest.mark.parametrize("size", [10, 1000, 16 * 1024])
-def test_a_body_of_exactly_the_limit_and_one_byte_more(shared_env: FaultEnv, size: int) -> None:
+def test_body_of_the_limit_is_accepted_and_one_byte_more_refused(shared_env: FaultEnv, size: int) -> None:
     """A body of exactly 16 KiB is taken, one byte more is answered 413, with its length told before or in chunks."""
     (receiver,) = shared_env.receivers
     exactly = BEAT + b" " * (MAX_BODY - len(BEAT))
@@ -111,7 +111,7 @@ def test_a_body_of_exactly_the_limit_and_one_byte_more(shared_env: FaultEnv, siz
 
 
 @pytest.mark.fault("S1")
-def test_a_declared_length_over_the_limit_is_answered_before_anything_is_read(shared_env: FaultEnv) -> None:
+def test_declared_length_over_the_limit_is_refused_before_the_body(shared_env: FaultEnv) -> None:
     """A length over the limit is answered 413 as soon as the head is there: no body, no signature is asked for."""
     for length in (MAX_BODY + 1, 10**9, 2**63 - 1):
         with raw_connections() as made:
@@ -164,7 +164,7 @@ def memory(receiver: LocalReceiver, most: int) -> Iterator[None]:
 
 @pytest.mark.fault("S1")
 @pytest.mark.parametrize(("first", "again"), ENDLESS.values(), ids=ENDLESS)
-def test_what_has_no_end_is_not_read_to_it(shared_env: FaultEnv, first: bytes, again: bytes) -> None:
+def test_endless_input_is_read_no_further_than_the_limit(shared_env: FaultEnv, first: bytes, again: bytes) -> None:
     """200 MB of a body, of chunks, of what chunks say of themselves, of trailers, headers, a path or requests: read no
     further than the limit, and never held."""
     (receiver,) = shared_env.receivers
@@ -177,7 +177,7 @@ def test_what_has_no_end_is_not_read_to_it(shared_env: FaultEnv, first: bytes, a
 
 
 @pytest.mark.fault("S1")
-def test_what_has_no_end_is_not_held_for_many_either(shared_env: FaultEnv) -> None:
+def test_endless_input_of_many_connections_takes_little_memory(shared_env: FaultEnv) -> None:
     """Seven hundred who say as much of a head, of trailers and of one trailer as is taken, and stop there."""
     (receiver,) = shared_env.receivers
     tiny = b"a:b\r\n" * 6000
@@ -235,7 +235,7 @@ def long_answered(env: FaultEnv) -> bytes:
 
 
 @pytest.mark.fault("S2")
-def test_who_does_not_go_on_is_cut(env: FaultEnv, authority: Authority) -> None:
+def test_stalled_connection_is_closed_after_ten_seconds(env: FaultEnv, authority: Authority) -> None:
     """No byte at all, half a head, half a body, a byte a second of either, of chunks, trailers, empty lines or a second
     request, a TLS handshake that does not end, answers that are not read: cut after ten seconds, and whoever holds a
     key is served all the while."""
@@ -272,7 +272,7 @@ def test_who_does_not_go_on_is_cut(env: FaultEnv, authority: Authority) -> None:
 
 @pytest.mark.fault("S2")
 @pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "TLS"])
-def test_more_strangers_than_there_is_room_for(env: FaultEnv, authority: Authority, over_tls: bool) -> None:
+def test_connections_over_the_limit_close_the_oldest(env: FaultEnv, authority: Authority, over_tls: bool) -> None:
     """Four hundred strangers where four have room, silent, with half a head, half a body, an answer after which they
     stay, or answers that they do not read: the oldest make way, and whoever holds a key is served all the while."""
     receiver = env.receiver(KEYTURN_MAX_CONNECTIONS="4", **(authority.settings if over_tls else {}))
@@ -294,7 +294,7 @@ def test_more_strangers_than_there_is_room_for(env: FaultEnv, authority: Authori
 
 
 @pytest.mark.fault("S2")
-def test_requests_that_do_not_wait_for_answers(shared_env: FaultEnv) -> None:
+def test_pipelined_deliveries_are_answered_in_order_and_limited(shared_env: FaultEnv) -> None:
     """Ten deliveries in one piece are answered in their order; ten thousand requests at once end the connection."""
     (receiver,) = shared_env.receivers
     bodies = [encode([notification("keyturn", kind=EventType.HEARTBEAT)]) for _ in range(10)]
@@ -320,7 +320,7 @@ def serial(receiver: LocalReceiver, authority: Authority) -> bytes:
 
 
 @pytest.mark.fault("S2")
-def test_the_certificate_is_replaced_under_way(env: FaultEnv, authority: Authority) -> None:
+def test_replaced_certificate_serves_new_connections_without_a_restart(env: FaultEnv, authority: Authority) -> None:
     """The certificate's files are replaced under way, one before the other: new connections get the new one without a
     restart, those that stand go on, and no delivery is lost."""
     receiver = env.receiver(**authority.settings)
@@ -395,7 +395,7 @@ NOT_VERIFIED: Mapping[str, Mapping[str, str | bytes | None]] = {
 
 
 @pytest.mark.fault("S3")
-def test_what_is_not_verified_is_answered_alike(shared_env: FaultEnv) -> None:
+def test_unverified_deliveries_get_identical_answers(shared_env: FaultEnv) -> None:
     """Signature, timestamp and id missing, malformed, forged, too old, too long, no text: 401 with the same words, to
     the byte."""
     answers: dict[str, bytes] = {}
@@ -459,7 +459,7 @@ MALFORMED: Mapping[str, bytes] = {
 
 
 @pytest.mark.fault("S3")
-def test_what_is_verified_and_malformed_is_refused(shared_env: FaultEnv) -> None:
+def test_verified_malformed_delivery_gets_400_or_415(shared_env: FaultEnv) -> None:
     """A body that is signed and is no JSON, no UTF-8, too deep, of other kinds or in another encoding: 400 or 415, and
     never 500."""
     answers: dict[str, tuple[int, str]] = {}
@@ -495,7 +495,7 @@ FORGED = 3000
 
 
 @pytest.mark.fault("S4")
-def test_a_flood_of_forgeries(env: FaultEnv) -> None:
+def test_flood_of_forgeries_causes_no_call_and_delays_no_sender(env: FaultEnv) -> None:
     """Three thousand forged deliveries about a secret that is bound, and as many requests that are none: no call to AWS
     or Kubernetes, a few lines of log, and who holds a key is served all the while."""
     receiver = env.receiver()

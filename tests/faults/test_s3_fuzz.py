@@ -172,7 +172,7 @@ def status_in(name: str) -> int:
 
 
 @pytest.mark.fault("S3")
-def test_the_corpus_word_for_word() -> None:
+def test_corpus_is_answered_as_named_in_any_chunks() -> None:
     """Each file of the corpus, in one piece, in two and byte by byte: answered as its name says."""
     with door_in_hand() as door:
         for name in CORPUS:
@@ -187,7 +187,7 @@ def test_the_corpus_word_for_word() -> None:
 
 
 @pytest.mark.fault("S3")
-def test_the_corpus_at_a_running_receiver(env: FaultEnv) -> None:
+def test_running_receiver_answers_the_corpus_as_named(env: FaultEnv) -> None:
     """The same over the network: the receiver answers alike, and goes on."""
     receiver = env.receiver()
     with raw_connections() as made:
@@ -278,7 +278,7 @@ def cut_up(draw: st.DrawFn, content: bytes) -> list[bytes]:
 @pytest.mark.parametrize(
     "said", [mutated(), grammatical(), st.lists(st.binary(max_size=200), max_size=4)], ids=["mutated", "parts", "bytes"]
 )
-def test_any_bytes_at_the_door(said: st.SearchStrategy[list[bytes]]) -> None:
+def test_arbitrary_bytes_get_a_documented_status(said: st.SearchStrategy[list[bytes]]) -> None:
     """Thousands of requests made of it, of parts, and of nothing but bytes: a documented status, the same words for
     each 401, never 500."""
     with door_in_hand() as door:
@@ -328,7 +328,7 @@ BODIES = (
 @pytest.mark.fault("S3")
 @fuzzed
 @given(BODIES, st.sampled_from((CONTENT_TYPE, CONTENT_TYPE_BATCH)) | st.text(max_size=40))
-def test_any_body_that_is_signed(body: bytes, content_type: str) -> None:
+def test_arbitrary_signed_body_is_read_or_refused_as_malformed(body: bytes, content_type: str) -> None:
     """Any JSON, and any event with attributes of any kind, rightly signed: read, or refused as malformed."""
     headers = signed_as_of_now(body)
     assert verify([KEY], headers, body, NOW) == "msg_1"
@@ -349,7 +349,7 @@ VALUES = (
 @pytest.mark.fault("S3")
 @fuzzed
 @given(st.dictionaries(NAMES, VALUES), st.binary(max_size=50))
-def test_any_headers(changed: dict[str, str], body: bytes) -> None:
+def test_arbitrary_headers_are_refused_as_not_verified(changed: dict[str, str], body: bytes) -> None:
     """Any headers in place of the right ones: refused as not verified, and nothing else comes out."""
     right = signed_as_of_now(body)
     relevant = {name: value for name, value in changed.items() if name != "content-type" and value != right[name]}
@@ -363,7 +363,7 @@ def test_any_headers(changed: dict[str, str], body: bytes) -> None:
 @pytest.mark.fault("S3")
 @fuzzed
 @given(st.binary(max_size=100), st.integers(0), st.integers(1, 255))
-def test_any_bit_that_was_turned(body: bytes, at: int, change: int) -> None:
+def test_changed_byte_is_refused(body: bytes, at: int, change: int) -> None:
     """One byte of a signed body, id, timestamp or signature turned into another: refused."""
     headers = signed_as_of_now(body)
     signature = headers["webhook-signature"].encode()

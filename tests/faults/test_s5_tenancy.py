@@ -50,7 +50,7 @@ def another_namespace(env: FaultEnv, allow: str | None) -> str:
 
 
 @pytest.mark.fault("S5")
-def test_a_tenant_names_another_tenants_secret(env: FaultEnv) -> None:
+def test_secret_of_another_tenant_is_refused_without_asking_aws(env: FaultEnv) -> None:
     """A tenant names another's secret by name, ARN, partial ARN, and by names that only look like its own: refused in
     the same words whether there is one or not, and AWS is not asked."""
     receiver = env.receiver()
@@ -94,7 +94,7 @@ def test_a_tenant_names_another_tenants_secret(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("S5")
-def test_an_arn_that_may_be_read_in_two_ways(env: FaultEnv) -> None:
+def test_ambiguous_partial_arn_reads_no_value(env: FaultEnv) -> None:
     """A namespace that may read exactly one secret names, by partial ARN, another whose name goes on as an ARN might:
     no value is read, and it is spoken of as if it were not there."""
     env.receiver()
@@ -124,7 +124,7 @@ def test_an_arn_that_may_be_read_in_two_ways(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("S5")
-def test_a_record_that_its_owner_has_written(make_env: Callable[..., FaultEnv]) -> None:
+def test_forged_record_of_a_tenant_asks_aws_nothing(make_env: Callable[..., FaultEnv]) -> None:
     """A tenant writes another's ARN into what its Secret says it was made from, with `on-delete: delete`: AWS is asked
     nothing about it, and the words are the same whether there is one or not."""
     env = make_env(deletions={"enabled": True})
@@ -149,7 +149,7 @@ def test_a_record_that_its_owner_has_written(make_env: Callable[..., FaultEnv]) 
 
 
 @pytest.mark.fault("S5")
-def test_the_same_name_elsewhere(env: FaultEnv) -> None:
+def test_arn_of_another_account_or_region_never_reads_the_local_name(env: FaultEnv) -> None:
     """An ARN of another region or account whose name is allowed: what is there, as IAM lets it be read, and never what
     has the same name here."""
     env.receiver()
@@ -176,7 +176,7 @@ def test_the_same_name_elsewhere(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("S5")
-def test_types_that_mint_credentials(env: FaultEnv) -> None:
+def test_secret_of_a_credential_type_is_refused_without_asking_aws(env: FaultEnv) -> None:
     """A Secret of a type that Kubernetes makes credentials of, from the beginning or in the place of another: refused,
     and AWS is not asked."""
     receiver = env.receiver()
@@ -201,7 +201,7 @@ def test_types_that_mint_credentials(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("S5")
-def test_the_signing_key(env: FaultEnv) -> None:
+def test_signing_key_is_refused_under_every_name(env: FaultEnv) -> None:
     """A tenant that may read everything names the key that deliveries are signed with, by name, ARN and partial ARN:
     refused, and it is not read for it."""
     env.receiver(KEYTURN_POLICY_DEFAULT="allow")
@@ -223,7 +223,7 @@ def test_the_signing_key(env: FaultEnv) -> None:
 
 
 @pytest.mark.fault("S5")
-def test_what_was_allowed_is_taken_back(env: FaultEnv) -> None:
+def test_revoked_permission_stops_the_next_rotation_until_restored(env: FaultEnv) -> None:
     """The namespace's annotation is taken away, and narrowed: the next rotation is not written nor read, the Secret
     keeps what it had and says why; given back, it is made good by itself."""
     env.receiver()
@@ -293,7 +293,7 @@ class Sts:
 
 
 @pytest.mark.fault("S5")
-def test_roles_of_tenants(make_env: Callable[..., FaultEnv]) -> None:
+def test_tenant_role_is_used_for_its_own_namespace_alone(make_env: Callable[..., FaultEnv]) -> None:
     """Two namespaces with a ServiceAccount of the same name and different roles, and roles that fail: each reads with
     its own credentials, and never with another's or the receiver's."""
     env = make_env(tenantRoles={"enabled": True})
@@ -348,7 +348,7 @@ def test_roles_of_tenants(make_env: Callable[..., FaultEnv]) -> None:
 
 @pytest.mark.fault("S5")
 @pytest.mark.parametrize("enabled", [False, True], ids=["without tenants' roles", "with them"])
-def test_a_service_account_of_another_namespace(make_env: Callable[..., FaultEnv], enabled: bool) -> None:
+def test_service_account_of_another_namespace_is_refused(make_env: Callable[..., FaultEnv], enabled: bool) -> None:
     """A tenant names another namespace's ServiceAccount, as a path or by its full name: nobody asks Kubernetes for it,
     and nothing is read."""
     env = make_env(tenantRoles={"enabled": True})
@@ -391,7 +391,7 @@ def asked_for(env: FaultEnv, secret_ids: Collection[str]) -> list[str]:
 
 
 @pytest.mark.fault("S8")
-def test_what_is_not_allowed_is_filled_on_no_path(make_env: Callable[..., FaultEnv]) -> None:
+def test_disallowed_secret_is_filled_on_no_path(make_env: Callable[..., FaultEnv]) -> None:
     """Names that the namespace's globs only begin, end or hold, read by the receiver or with a tenant's role: not
     filled at the start, when new, by a notification, by drift, when restored, by the poller; what is allowed is."""
     env = make_env(tenantRoles={"enabled": True})

@@ -67,7 +67,7 @@ def nothing_was_said(env: FaultEnv, collector: OtlpCollector, *others: str) -> N
 
 
 @pytest.mark.fault("S6")
-def test_values_that_are_stumbled_over(env: FaultEnv, collector: OtlpCollector) -> None:
+def test_values_in_own_errors_leak_nowhere(env: FaultEnv, collector: OtlpCollector) -> None:
     """Values, and JSON's own property names, in errors of expressions, of JSON, of encodings and in what was done: in
     no log at DEBUG, no metric, Event, status, reply or trace."""
     receiver = env.receiver(KEYTURN_LOG_LEVEL="DEBUG", **collector.settings)
@@ -122,7 +122,7 @@ GARBLED_VALUES: Mapping[str, Any] = {
 
 
 @pytest.mark.fault("S6")
-def test_values_in_errors_that_others_wrote(env: FaultEnv, collector: OtlpCollector) -> None:
+def test_values_in_foreign_errors_leak_nowhere(env: FaultEnv, collector: OtlpCollector) -> None:
     """Values in messages, reasons and field names of the API server and of webhooks, in answers of AWS that cannot be
     read, in Secrets that are not what they should be, and in a break deep in the code: in nothing that is said."""
     receiver = env.receiver(KEYTURN_LOG_LEVEL="DEBUG", **collector.settings)
@@ -169,7 +169,7 @@ def test_values_in_errors_that_others_wrote(env: FaultEnv, collector: OtlpCollec
 
 
 @pytest.mark.fault("S6")
-def test_what_nobody_has_caught() -> None:
+def test_uncaught_error_is_logged_by_place_alone() -> None:
     """asyncio's own words about a task whose error nobody asked for, or a callback that broke: where, and no more."""
 
     async def breaks(value: str) -> None:
@@ -203,7 +203,7 @@ def test_what_nobody_has_caught() -> None:
 
 
 @pytest.mark.fault("S6")
-def test_errors_within_a_span(collector: OtlpCollector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_span_of_an_error_carries_no_error_text(collector: OtlpCollector, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error with a value in its text breaks through a span: the span is sent, and the text is not."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
     span, end = opentelemetry("a-service", "1")
@@ -227,7 +227,7 @@ SECRET_SETTINGS = {
 
 
 @pytest.mark.fault("S6")
-def test_settings_that_are_wrong() -> None:
+def test_wrong_settings_are_named_and_not_quoted() -> None:
     """Settings with values in the wrong place: each is named, and none is quoted."""
     done = subprocess.run(
         [sys.executable, "-m", "keyturn_receiver"],

@@ -159,9 +159,7 @@ def live_a_life(env: FaultEnv, more: bool, **settings: str) -> None:
 @pytest.mark.fault("S7")
 @pytest.mark.parametrize("more", [True, False], ids=["all that there is", "read and fill alone"])
 @pytest.mark.parametrize("mode", ["all namespaces", "few namespaces"])
-def test_every_right_is_used_and_no_other_is_asked_for(
-    make_env: Callable[..., FaultEnv], mode: str, more: bool
-) -> None:
+def test_used_rights_equal_the_granted_ones(make_env: Callable[..., FaultEnv], mode: str, more: bool) -> None:
     """A receiver fills, rotates, restarts three kinds of workload, deletes, tells, leads, reads with a tenant's role,
     in all namespaces and in few, or restarts and deletes nothing: the verbs that it uses are exactly those that the
     chart's roles give."""

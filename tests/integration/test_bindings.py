@@ -29,14 +29,14 @@ def filled(stack: Stack, namespace: str, name: str = "db") -> dict[str, bytes]:
     return eventually(lambda: data_of(stack.cluster, namespace, name))
 
 
-def test_by_name_every_top_level_key_is_taken(stack: Stack, namespace: str) -> None:
+def test_binding_by_name_takes_every_top_level_key(stack: Stack, namespace: str) -> None:
     create(stack, f"{namespace}/db", json.dumps({"user": "u", "port": 5432, "tls": True, "tags": ["a", "b"]}))
     stack.cluster.create([secret(namespace, "db", f"{namespace}/db")])
     assert filled(stack, namespace) == {"user": b"u", "port": b"5432", "tls": b"true", "tags": b'["a","b"]'}
 
 
 @pytest.mark.parametrize("cut", [0, 7], ids=["the whole ARN", "the ARN without its random end"])
-def test_by_arn(stack: Stack, namespace: str, cut: int) -> None:
+def test_binding_by_whole_or_partial_arn_is_filled(stack: Stack, namespace: str, cut: int) -> None:
     arn = create(stack, f"{namespace}/db", "plain")
     stack.cluster.create([secret(namespace, "db", arn[:-cut] if cut else arn)])
     assert filled(stack, namespace) == {"value": b"plain"}
@@ -53,15 +53,13 @@ def test_expressions_name_and_join_properties(stack: Stack, namespace: str) -> N
 
 
 @pytest.mark.parametrize("value", ["not JSON", "12345678", '"quoted"', "{broken"])
-def test_a_value_that_is_no_json_object_goes_under_the_key_value_as_it_is(
-    stack: Stack, namespace: str, value: str
-) -> None:
+def test_value_that_is_no_json_object_is_stored_under_the_key_value(stack: Stack, namespace: str, value: str) -> None:
     create(stack, f"{namespace}/db", value)
     stack.cluster.create([secret(namespace, "db", f"{namespace}/db")])
     assert filled(stack, namespace) == {"value": value.encode()}
 
 
-def test_a_binary_value_arrives_byte_for_byte_under_the_key_its_author_names(stack: Stack, namespace: str) -> None:
+def test_binary_value_arrives_byte_for_byte_under_the_named_key(stack: Stack, namespace: str) -> None:
     content = bytes(range(256))
     create(stack, f"{namespace}/store", content)
     stack.cluster.create(
@@ -74,7 +72,7 @@ def test_a_binary_value_arrives_byte_for_byte_under_the_key_its_author_names(sta
     assert filled(stack, namespace, "named") == {"keystore.p12": content}
 
 
-def test_the_same_secret_bound_twice_fills_both(stack: Stack, namespace: str) -> None:
+def test_secret_bound_twice_fills_both(stack: Stack, namespace: str) -> None:
     create(stack, f"{namespace}/db", "one")
     stack.cluster.create([secret(namespace, each, f"{namespace}/db") for each in ("a", "b")])
     for each in ("a", "b"):
@@ -84,7 +82,7 @@ def test_the_same_secret_bound_twice_fills_both(stack: Stack, namespace: str) ->
         eventually(lambda each=each: data_of(stack.cluster, namespace, each) == {"value": b"two"})
 
 
-def test_an_edited_binding_takes_effect_at_once(stack: Stack, namespace: str) -> None:
+def test_edited_binding_takes_effect_at_once(stack: Stack, namespace: str) -> None:
     create(stack, f"{namespace}/db", json.dumps({"a": "1", "b": "2"}))
     stack.cluster.create([secret(namespace, "db", f"{namespace}/db", **{DATA: "X: a"})])
     assert filled(stack, namespace) == {"X": b"1"}
@@ -92,7 +90,7 @@ def test_an_edited_binding_takes_effect_at_once(stack: Stack, namespace: str) ->
     eventually(lambda: data_of(stack.cluster, namespace, "db") == {"X": b"2"})
 
 
-def test_what_a_hand_has_changed_is_restored(stack: Stack, namespace: str) -> None:
+def test_edit_by_hand_is_restored(stack: Stack, namespace: str) -> None:
     create(stack, f"{namespace}/db", "one")
     stack.cluster.create([secret(namespace, "db", f"{namespace}/db")])
     filled(stack, namespace)
@@ -100,7 +98,7 @@ def test_what_a_hand_has_changed_is_restored(stack: Stack, namespace: str) -> No
     eventually(lambda: data_of(stack.cluster, namespace, "db") == {"value": b"one"})
 
 
-def test_an_old_copy_that_a_hand_has_put_back_is_brought_up_to_date(stack: Stack, namespace: str) -> None:
+def test_restored_backup_of_a_secret_is_brought_up_to_date(stack: Stack, namespace: str) -> None:
     create(stack, f"{namespace}/db", "one")
     stack.cluster.create([secret(namespace, "db", f"{namespace}/db")])
     filled(stack, namespace)
@@ -130,7 +128,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("annotations", "value", "reason", "advice"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_binding_keeps_the_secret_and_says_what_to_do(
+def test_broken_binding_keeps_the_data_and_says_what_to_do(
     stack: Stack, namespace: str, annotations: dict[str, str], value: str | None, reason: str, advice: str
 ) -> None:
     good = json.dumps({"a": "1", "empty": None, "number": 7})
@@ -159,7 +157,7 @@ def described(stack: Stack, namespace: str) -> str:
     return " ".join(stack.cluster.kubectl("describe", "secret", "db", "-n", namespace).split())
 
 
-def test_a_corrected_binding_is_filled_without_more_ado(stack: Stack, namespace: str) -> None:
+def test_corrected_binding_is_filled_without_a_notification(stack: Stack, namespace: str) -> None:
     create(stack, f"{namespace}/db", json.dumps({"a": "1"}))
     stack.cluster.create([secret(namespace, "db", f"{namespace}/db", **{DATA: "A: missing"})])
     eventually(lambda: warnings_of(stack.cluster, namespace, "db"))
@@ -167,7 +165,7 @@ def test_a_corrected_binding_is_filled_without_more_ado(stack: Stack, namespace:
     assert filled(stack, namespace) == {"A": b"1"}
 
 
-def test_a_namespace_that_is_allowed_later_is_served_then(stack: Stack, namespace: str) -> None:
+def test_namespace_allowed_later_is_filled_then(stack: Stack, namespace: str) -> None:
     name = f"late-{uuid4().hex[:6]}/db"
     create(stack, name, "one")
     stack.cluster.create([secret(namespace, "db", name)])
@@ -176,21 +174,21 @@ def test_a_namespace_that_is_allowed_later_is_served_then(stack: Stack, namespac
     assert filled(stack, namespace) == {"value": b"one"}
 
 
-def test_types_that_mint_credentials_are_refused(stack: Stack, namespace: str) -> None:
+def test_secret_of_a_credential_type_is_refused(stack: Stack, namespace: str) -> None:
     create(stack, f"{namespace}/db", "one")
     token = {**secret(namespace, "db", f"{namespace}/db"), "type": "bootstrap.kubernetes.io/token"}
     stack.cluster.create([token])
     assert "use type Opaque" in eventually(lambda: warnings_of(stack.cluster, namespace, "db"))["NotAllowed"]
 
 
-def test_an_immutable_secret_is_left_alone_and_told_of(stack: Stack, namespace: str) -> None:
+def test_immutable_secret_is_left_alone_and_reported(stack: Stack, namespace: str) -> None:
     create(stack, f"{namespace}/db", "one")
     stack.cluster.create([{**secret(namespace, "db", f"{namespace}/db"), "immutable": True}])
     told = eventually(lambda: warnings_of(stack.cluster, namespace, "db"))
     assert "without `immutable: true`" in told["ClusterRefused"]
 
 
-def test_a_workload_that_may_not_be_marked_holds_up_neither_the_secret_nor_others(stack: Stack, namespace: str) -> None:
+def test_refused_workload_delays_neither_the_secret_nor_others(stack: Stack, namespace: str) -> None:
     create(stack, f"{namespace}/db", "one")
     stack.cluster.create([secret(namespace, "db", f"{namespace}/db")])
     filled(stack, namespace)

@@ -23,7 +23,7 @@ def helm(control_plane: ControlPlane) -> Iterator[Helm]:
         yield made
 
 
-def test_it_is_installed_and_its_receivers_get_ready(helm: Helm) -> None:
+def test_installed_release_has_ready_receivers(helm: Helm) -> None:
     release = helm.install()
     assert release["status"] == "deployed"
     assert f"helm test keyturn -n {helm.namespace}" in release["notes"]
@@ -33,7 +33,7 @@ def test_it_is_installed_and_its_receivers_get_ready(helm: Helm) -> None:
 
 @pytest.mark.usefixtures("custom_resources")
 @pytest.mark.parametrize(("whole", "kinds"), [(False, 12), (True, 18)], ids=["the defaults", "everything"])
-def test_uninstalled_it_leaves_nothing(helm: Helm, namespace: str, whole: bool, kinds: int) -> None:
+def test_uninstalled_release_leaves_nothing(helm: Helm, namespace: str, whole: bool, kinds: int) -> None:
     before = helm.inventory(namespace)
     helm.install({**ANYWHERE, "namespaces": [namespace]} if whole else SOME_KEY, wait="hookOnly")
     helm.wait_for_rollout()
@@ -55,14 +55,14 @@ def test_uninstalled_it_leaves_nothing(helm: Helm, namespace: str, whole: bool, 
     ],
     ids=["no signing key", "a misspelt value", "receivers that never get ready", "a namespace that is not there"],
 )
-def test_an_installation_that_fails_leaves_nothing(helm: Helm, values: Any, options: Any, told: str) -> None:
+def test_failed_installation_leaves_nothing(helm: Helm, values: Any, options: Any, told: str) -> None:
     before = helm.inventory()
     with pytest.raises(HelmError, match=told):
         helm.install(values, **options)
     eventually(lambda: not helm.inventory() - before)
 
 
-def test_without_a_signing_key_not_even_its_namespace_is_made(control_plane: ControlPlane) -> None:
+def test_installation_without_a_signing_key_makes_no_namespace(control_plane: ControlPlane) -> None:
     nowhere = Helm(control_plane, "keyturn-without-key")
     with pytest.raises(HelmError, match="signingKey"):
         nowhere.install({}, create_namespace=True)

@@ -191,7 +191,7 @@ def helm_test(kubelet: Kubelet) -> subprocess.CompletedProcess[str]:
     ],
     ids=["a key in AWS", "a key in a Secret", "public keys alone", "TLS", "everything"],
 )
-def test_helm_test_reaches_a_receiver_that_runs_as_its_pod_says(
+def test_helm_test_reaches_a_receiver_run_as_its_pod_specifies(
     kubelet: Callable[..., Kubelet], namespace: str, values: dict[str, Any], told: str
 ) -> None:
     served = {"namespaces": [namespace]} if "namespaces" in values else {}
@@ -200,7 +200,7 @@ def test_helm_test_reaches_a_receiver_that_runs_as_its_pod_says(
     assert told in done.stdout
 
 
-def test_a_receiver_that_holds_another_key_fails_helm_test(kubelet: Callable[..., Kubelet]) -> None:
+def test_receiver_with_another_key_fails_helm_test(kubelet: Callable[..., Kubelet]) -> None:
     made = kubelet(IN_A_SECRET)
     namespace = made.helm.namespace
     made.helm.cluster.kubectl("delete", "secret", "signing-keys", "-n", namespace)
@@ -210,7 +210,7 @@ def test_a_receiver_that_holds_another_key_fails_helm_test(kubelet: Callable[...
     assert "answered with 401" in done.stdout
 
 
-def test_what_receivers_say_in_their_leases_outlives_an_upgrade_and_goes_with_the_release(
+def test_leases_survive_an_upgrade_and_are_deleted_with_the_release(
     kubelet: Callable[..., Kubelet],
 ) -> None:
     made = kubelet(IN_AWS)

@@ -30,7 +30,7 @@ def home(control_plane: ControlPlane, custom_resources: None) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("values", VARIANTS.values(), ids=VARIANTS)
-def test_the_api_server_takes_it_without_a_warning(
+def test_rendered_objects_are_accepted_without_a_warning(
     control_plane: ControlPlane, home: str, values: dict[str, Any]
 ) -> None:
     objects = chart_objects(home, values)
@@ -39,9 +39,7 @@ def test_the_api_server_takes_it_without_a_warning(
     assert len(verdict.stdout.splitlines()) == len(objects)
 
 
-def test_pods_that_may_do_more_than_the_restricted_are_warned_of_and_refused(
-    control_plane: ControlPlane, home: str
-) -> None:
+def test_pods_over_the_restricted_profile_are_warned_of_and_refused(control_plane: ControlPlane, home: str) -> None:
     objects = chart_objects(home, {"securityContext": {"allowPrivilegeEscalation": True}})
     verdict = dry_run(control_plane, objects)
     assert 'Warning: would violate PodSecurity "restricted' in verdict.stderr  # of the Deployment, which is taken
@@ -50,7 +48,7 @@ def test_pods_that_may_do_more_than_the_restricted_are_warned_of_and_refused(
     assert len(verdict.stdout.splitlines()) == len(objects) - 1
 
 
-def test_a_field_that_kubernetes_does_not_know_is_refused(control_plane: ControlPlane, home: str) -> None:
+def test_field_unknown_to_kubernetes_is_refused(control_plane: ControlPlane, home: str) -> None:
     verdict = dry_run(control_plane, chart_objects(home, {"podSecurityContext": {"runAsNobody": True}}))
     assert 'unknown field "spec.template.spec.securityContext.runAsNobody"' in verdict.stderr
     assert verdict.returncode == 1
@@ -73,14 +71,14 @@ WORDS = {
 
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("release", ["123", "my.keyturn", f"{'long' * 13}s"])
-def test_any_name_will_do(control_plane: ControlPlane, release: str) -> None:
+def test_release_of_any_name_is_accepted(control_plane: ControlPlane, release: str) -> None:
     rendered = rendered_chart("123", release, WORDS)
     objects = [each for name, text in rendered.items() if name.endswith(".yaml") for each in yaml.safe_load_all(text)]
     verdict = dry_run(control_plane, filter(None, objects))
     assert (verdict.returncode, verdict.stderr) == (0, "")
 
 
-def test_where_few_may_deliver_helm_test_may() -> None:
+def test_network_policy_for_few_senders_admits_helm_test() -> None:
     peer = {"ipBlock": {"cidr": "10.0.0.0/8"}}
     objects = chart_objects("strict", {"networkPolicy": {"deliveriesFrom": [peer]}})
     (pod,) = [each for each in objects if each["kind"] == "Pod"]
@@ -116,7 +114,7 @@ def tried(chart: helm_python.Chart) -> dict[tuple[str, ...], list[Any]]:
     return found
 
 
-def test_every_value_is_tried_beside_its_default(chart: helm_python.Chart) -> None:
+def test_value_of_the_chart_is_tried_beside_its_default(chart: helm_python.Chart) -> None:
     assert chart.schema is not None
     found = tried(chart)
     defaults = list(leaves(chart.values, chart.schema))
@@ -124,7 +122,7 @@ def test_every_value_is_tried_beside_its_default(chart: helm_python.Chart) -> No
     assert not [".".join(path) for path, default in defaults if all(value == default for value in found[path])]
 
 
-def test_every_one_of_few_choices_is_tried(chart: helm_python.Chart) -> None:
+def test_choice_of_a_value_is_tried(chart: helm_python.Chart) -> None:
     def choices(schema: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
         if schema.get("type") == "boolean":
             yield from ((path, choice) for choice in (True, False))
@@ -140,7 +138,7 @@ def test_every_one_of_few_choices_is_tried(chart: helm_python.Chart) -> None:
 
 
 @pytest.mark.parametrize("name", [*EXCLUSIVE, *COMBINABLE])
-def test_no_value_is_without_effect(chart: helm_python.Chart, name: str) -> None:
+def test_value_of_the_chart_has_an_effect(chart: helm_python.Chart, name: str) -> None:
     """Without any one of its values a set is rendered otherwise, or not at all."""
     assert chart.schema is not None
     defaults = dict(leaves(chart.values, chart.schema))

@@ -22,7 +22,7 @@ def helm(control_plane: ControlPlane) -> Iterator[Helm]:
         yield made
 
 
-def test_the_same_values_once_more_change_nothing(helm: Helm) -> None:
+def test_upgrade_with_the_same_values_changes_nothing(helm: Helm) -> None:
     helm.install()
     before = helm.object_versions()
     assert {kind for kind, _ in before} >= {"Deployment", "ReplicaSet", "Pod", "Service", "ClusterRole", "Lease"}
@@ -30,7 +30,7 @@ def test_the_same_values_once_more_change_nothing(helm: Helm) -> None:
     assert helm.object_versions() == before
 
 
-def test_other_values_replace_the_pods_and_a_rollback_brings_back_what_was(helm: Helm) -> None:
+def test_upgrade_replaces_the_pods_and_a_rollback_restores_them(helm: Helm) -> None:
     helm.install()
     (first,), old = helm.cluster.list("deployments", helm.namespace), helm.ready_pods()
     helm.upgrade({**SOME_KEY, "logLevel": "DEBUG", "podLabels": {"example.com/mesh": "off"}})
@@ -44,7 +44,7 @@ def test_other_values_replace_the_pods_and_a_rollback_brings_back_what_was(helm:
     assert len(helm.cluster.list("replicasets", helm.namespace)) == 2  # the first has come back
 
 
-def test_an_upgrade_whose_receivers_do_not_get_ready_takes_none_away(helm: Helm) -> None:
+def test_upgrade_without_ready_receivers_removes_no_old_one(helm: Helm) -> None:
     helm.install()
     before = helm.ready_pods()
     with pytest.raises(HelmError, match="deadline"):
@@ -66,7 +66,7 @@ CARRIED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("release", ["keyturn", "rotation"])
-def test_from_0_1_0_it_is_upgraded_and_rolled_back_and_upgraded_again(helm: Helm, namespace: str, release: str) -> None:
+def test_release_0_1_0_is_upgraded_rolled_back_and_upgraded_again(helm: Helm, namespace: str, release: str) -> None:
     carried = {**CARRIED, "namespaces": [namespace]}
     before = helm.inventory(namespace)
     assert helm.install(carried, release, RELEASED)["chart_version"] == "0.1.0"

@@ -17,7 +17,7 @@ from support.manifests import workload
 from support.wait import eventually
 
 
-def test_it_is_kubernetes_1_35_or_newer(control_plane: ControlPlane) -> None:
+def test_control_plane_is_kubernetes_1_35_or_newer(control_plane: ControlPlane) -> None:
     version = control_plane.kubectl("version")
     server = version.partition("Server Version: v")[2].split(".")
     assert (int(server[0]), int(server[1])) >= (1, 35)
@@ -32,7 +32,7 @@ def test_rollouts_of_every_kind_complete(control_plane: ControlPlane, namespace:
         control_plane.kubectl("rollout", "status", f"{kind}/{kind.lower()}", "-n", namespace, "--timeout=30s")
 
 
-def test_a_pod_becomes_ready_after_the_time_it_asks_for_or_never(control_plane: ControlPlane, namespace: str) -> None:
+def test_pod_becomes_ready_after_the_time_it_asks_for_or_never(control_plane: ControlPlane, namespace: str) -> None:
     objects = [workload(namespace, name, {}) for name in ("slow", "never", "quick")]
     for made, after in zip(objects, ("2s", "never", None), strict=True):
         if after:
@@ -64,7 +64,9 @@ def test_deleting_a_namespace_takes_what_is_in_it(control_plane: ControlPlane, n
     control_plane.kubectl("delete", "namespace", namespace, "--timeout=60s")
 
 
-def test_two_run_beside_each_other_and_leave_nothing(control_plane: ControlPlane, tmp_path: Path) -> None:
+def test_two_control_planes_run_beside_each_other_and_leave_nothing(
+    control_plane: ControlPlane, tmp_path: Path
+) -> None:
     with ControlPlane.start(tmp_path, nodes=0) as second:
         assert second.url != control_plane.url
         second.kubectl("create", "namespace", "only-here")
@@ -74,7 +76,7 @@ def test_two_run_beside_each_other_and_leave_nothing(control_plane: ControlPlane
     assert not processes_of(tmp_path)
 
 
-def test_nothing_is_left_when_the_parent_is_killed(tmp_path: Path) -> None:
+def test_killed_parent_leaves_no_process_of_the_control_plane(tmp_path: Path) -> None:
     program = (
         "import sys, time, pathlib\n"
         "from keyturn_local.kubernetes.control_plane import ControlPlane\n"
@@ -110,7 +112,7 @@ def processes_of(directory: Path) -> list[int]:
     return found
 
 
-def test_from_cached_programs_it_is_ready_within_seconds(tmp_path: Path) -> None:
+def test_control_plane_with_cached_programs_is_ready_within_seconds(tmp_path: Path) -> None:
     started = time.monotonic()
     with ControlPlane.start(tmp_path):
         took = time.monotonic() - started

@@ -38,13 +38,17 @@ def dry_run(control_plane: ControlPlane, namespace: str, kind: str, **changes: A
 
 @pytest.mark.usefixtures("custom_resources")
 @pytest.mark.parametrize("kind", SPECS)
-def test_what_is_as_its_definition_says_is_taken(control_plane: ControlPlane, namespace: str, kind: str) -> None:
+def test_custom_resource_that_fits_its_definition_is_accepted(
+    control_plane: ControlPlane, namespace: str, kind: str
+) -> None:
     assert dry_run(control_plane, namespace, kind).strip().endswith("/judged")
 
 
 @pytest.mark.usefixtures("custom_resources")
 @pytest.mark.parametrize("kind", SPECS)
-def test_a_field_that_the_definition_lacks_is_refused(control_plane: ControlPlane, namespace: str, kind: str) -> None:
+def test_custom_resource_with_an_unknown_field_is_refused(
+    control_plane: ControlPlane, namespace: str, kind: str
+) -> None:
     with pytest.raises(KubectlFailed, match=r'unknown field "spec\.misspelt"'):
         dry_run(control_plane, namespace, kind, misspelt="1")
 
@@ -61,14 +65,14 @@ def test_a_field_that_the_definition_lacks_is_refused(control_plane: ControlPlan
         ("Certificate", "issuerRef", {}),
     ],
 )
-def test_a_value_that_the_definition_does_not_allow_is_refused(
+def test_custom_resource_with_a_wrong_value_is_refused(
     control_plane: ControlPlane, namespace: str, kind: str, field: str, value: Any
 ) -> None:
     with pytest.raises(KubectlFailed, match=rf"spec\.{field}.*(Invalid value|Required value|must be of type)"):
         dry_run(control_plane, namespace, kind, **{field: value})
 
 
-def test_the_second_time_takes_no_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_definitions_need_no_go(monkeypatch: pytest.MonkeyPatch) -> None:
     first = definitions.resolve()
 
     def find() -> str:
@@ -80,7 +84,7 @@ def test_the_second_time_takes_no_go(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(file.is_file() for file in first)
 
 
-def test_without_go_and_cache_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_go_without_a_cache_is_reported_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(go_toolchain, "PINNED", tmp_path / "no-such-file")
@@ -103,7 +107,7 @@ def pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("module", definitions.FILES)
-def test_a_module_that_is_not_as_go_sum_says_is_refused(pins: Path, module: str) -> None:
+def test_module_that_differs_from_go_sum_is_refused(pins: Path, module: str) -> None:
     spoilt, count = re.subn(rf"^({module} v[\d.]+ h1:).", r"\1A", pins.read_text(), flags=re.MULTILINE)
     assert count == 1
     pins.write_text(spoilt)
@@ -113,7 +117,7 @@ def test_a_module_that_is_not_as_go_sum_says_is_refused(pins: Path, module: str)
 
 
 @pytest.mark.parametrize("module", definitions.FILES)
-def test_a_module_that_go_sum_does_not_know_is_refused(pins: Path, module: str) -> None:
+def test_module_missing_in_go_sum_is_refused(pins: Path, module: str) -> None:
     lines = [line for line in pins.read_text().splitlines() if not line.startswith(f"{module} ")]
     pins.write_text("\n".join([*lines, ""]))
     with pytest.raises(definitions.NotFound, match=rf"{module} v\S+ is not in .*go\.sum"):
@@ -126,7 +130,7 @@ def cached() -> list[Path]:
 
 
 @pytest.mark.parametrize("program", ["binaries", "custom_resources"])
-def test_what_make_runs_first_needs_nothing_installed(program: str) -> None:
+def test_programs_that_make_runs_first_need_nothing_installed(program: str) -> None:
     """-S takes every installed package away."""
     command = [sys.executable, "-S", "-m", f"keyturn_local.toolchain.{program}"]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(INFRA)}, capture_output=True, text=True)

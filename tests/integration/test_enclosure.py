@@ -109,7 +109,7 @@ time.sleep(600)
 
 
 @pytest.mark.timeout(1800)  # the first time it may have to build
-def test_nothing_is_left_of_a_node_when_the_parent_is_killed(tmp_path: Path) -> None:
+def test_killed_parent_leaves_nothing_of_a_node(tmp_path: Path) -> None:
     if found := preflight():
         pytest.skip(found)
     before = machine()
@@ -127,7 +127,7 @@ def test_nothing_is_left_of_a_node_when_the_parent_is_killed(tmp_path: Path) -> 
         assert swept()
 
 
-def test_nothing_is_left_when_the_command_ends_before_what_it_started() -> None:
+def test_background_processes_end_with_the_command() -> None:
     done = run("sh", "-c", "setsid sleep 7654 & mkdir /run/own && mount -t tmpfs none /run/own; echo $!")
     assert done.returncode == 0
     assert done.stdout
@@ -142,7 +142,7 @@ def command_of(process: int) -> bytes:
         return b""
 
 
-def test_what_is_written_below_run_and_var_stays_inside(tmp_path: Path) -> None:
+def test_files_below_run_and_var_stay_inside(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     assert run("sh", "-c", f"touch /run/inside /var/lib/inside {kept} && ls /var/lib/dpkg").returncode == 0
     assert not Path("/run/inside").exists()
@@ -150,17 +150,17 @@ def test_what_is_written_below_run_and_var_stays_inside(tmp_path: Path) -> None:
     assert kept.exists()
 
 
-def test_there_is_no_way_to_the_outside() -> None:
+def test_enclosure_has_no_interface_but_loopback() -> None:
     done = run("sh", "-c", "ls /sys/class/net >/dev/null; cat /proc/net/dev")
     assert [line.split(":")[0].strip() for line in done.stdout.splitlines()[2:]] == ["lo"]
 
 
 @pytest.mark.parametrize(("script", "status"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill $$", 143)])
-def test_the_status_of_the_command_is_passed_on(script: str, status: int) -> None:
+def test_exit_status_is_that_of_the_command(script: str, status: int) -> None:
     assert run("sh", "-c", script).returncode == status
 
 
-def test_a_command_that_is_not_there_is_named() -> None:
+def test_missing_command_is_named() -> None:
     done = run("no-such-command")
     assert (done.returncode, "no-such-command" in done.stderr) == (127, True)
 
@@ -201,13 +201,13 @@ def test_ctrl_c_reaches_the_command_once(tmp_path: Path) -> None:
     assert told.read_text() == "told "
 
 
-def test_an_enclosure_in_an_enclosure_is_refused() -> None:
+def test_enclosure_in_an_enclosure_is_refused() -> None:
     done = run(*ENCLOSURE, "true")
     assert done.returncode == 1
     assert "an enclosure in an enclosure" in done.stderr
 
 
-def test_a_node_outside_of_an_enclosure_is_refused() -> None:
+def test_node_outside_of_an_enclosure_is_refused() -> None:
     code = "from keyturn_local.node import enclosure; enclosure.cgroup()"
     done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True)
     assert "a node only runs in an enclosure" in done.stderr

@@ -61,12 +61,12 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def test_every_module_can_be_imported_there(python: Path) -> None:
+def test_environment_imports_every_module(python: Path) -> None:
     outside = "[each for each in sys.modules.values() if '" + str(ROOT) + "' in (getattr(each, '__file__', '') or '')]"
     assert said(python, f"import sys, {', '.join(MODULES)}; print({outside})") == "[]\n"
 
 
-def test_it_holds_what_is_pinned_and_nothing_else(python: Path) -> None:
+def test_environment_holds_exactly_the_pinned_packages(python: Path) -> None:
     """No pip either: nothing can be installed into a running receiver."""
     pinned = {
         normal(line.split("==")[0])
@@ -79,17 +79,17 @@ def test_it_holds_what_is_pinned_and_nothing_else(python: Path) -> None:
     assert not {"pip", "setuptools"} & pinned
 
 
-def test_it_holds_our_packages_as_they_are(site: Path) -> None:
+def test_environment_holds_our_packages_unchanged(site: Path) -> None:
     for name, root in PACKAGES.items():
         there = {file.relative_to(site): file.read_bytes() for file in (site / name).rglob("*.py")}
         assert there == {file.relative_to(root): file.read_bytes() for file in (root / name).rglob("*.py")}
 
 
-def test_there_is_no_program_in_it_but_python(installed: Path) -> None:
+def test_environment_holds_no_program_but_python(installed: Path) -> None:
     assert {each.name.rstrip("0123456789.") for each in (installed / "bin").iterdir()} == {"python"}
 
 
-def test_botocore_describes_the_services_that_the_code_calls_and_no_other(site: Path) -> None:
+def test_botocore_data_is_that_of_the_called_services(site: Path) -> None:
     described = {each.name for each in (site / "botocore" / "data").iterdir() if each.is_dir()}
     called = {
         node.args[0].value
@@ -101,7 +101,7 @@ def test_botocore_describes_the_services_that_the_code_calls_and_no_other(site: 
     assert described == called
 
 
-def test_all_of_it_is_compiled_for_the_bytes_that_are_there(site: Path) -> None:
+def test_bytecode_matches_the_sources(site: Path) -> None:
     """PEP 552: flags 1 are a hash that nobody checks, so no time of a file decides whether the bytecode counts."""
     compiled = list(site.rglob("*.pyc"))
     assert {file.read_bytes()[4:8] for file in compiled} == {(1).to_bytes(4, "little")}
@@ -123,7 +123,7 @@ def contents(directory: Path) -> dict[Path, bytes]:
     return {file.relative_to(directory): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
 
 
-def test_the_receiver_runs_from_it(
+def test_receiver_runs_from_the_environment(
     env: FaultEnv, python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -134,7 +134,7 @@ def test_the_receiver_runs_from_it(
     env.wait_converged()
 
 
-def test_it_traces_from_it(
+def test_receiver_traces_from_the_environment(
     env: FaultEnv, python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collector: OtlpCollector
 ) -> None:
     """Traces are an extra for those who install from source; in the image they are a switch."""
@@ -146,22 +146,22 @@ def test_it_traces_from_it(
 
 
 class TestWhatItRefuses:
-    def test_a_directory_that_is_there(self, tmp_path: Path) -> None:
+    def test_existing_directory_is_refused(self, tmp_path: Path) -> None:
         done = install(tmp_path)
         assert (done.returncode, done.stderr) == (1, f"receiver/install: {tmp_path} already exists\n")
 
-    def test_a_python_without_pip(self, python: Path, tmp_path: Path) -> None:
+    def test_python_without_pip_is_refused(self, python: Path, tmp_path: Path) -> None:
         self.refuses(python, tmp_path, "has no module pip")
 
-    def test_a_python_without_venv(self, tmp_path: Path) -> None:
+    def test_python_without_venv_is_refused(self, tmp_path: Path) -> None:
         stub = self.stub(tmp_path, "import venv")
         self.refuses(stub, tmp_path, "has no module venv")
 
-    def test_a_python_that_is_too_old(self, tmp_path: Path) -> None:
+    def test_python_that_is_too_old_is_refused(self, tmp_path: Path) -> None:
         stub = self.stub(tmp_path, "version_info")
         self.refuses(stub, tmp_path, "is older than Python 3.11")
 
-    def test_a_python_that_is_not_there(self, tmp_path: Path) -> None:
+    def test_missing_python_is_refused(self, tmp_path: Path) -> None:
         self.refuses(tmp_path / "python", tmp_path, "there is no ")
 
     def stub(self, directory: Path, refused: str) -> Path:

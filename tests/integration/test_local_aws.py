@@ -38,7 +38,7 @@ def messages(aws: LocalAws, url: str) -> list[dict]:
     return [json.loads(message["Body"]) for message in found]
 
 
-def test_a_rotation_sends_one_event_in_the_form_that_aws_documents(aws: LocalAws, path: EventPath) -> None:
+def test_rotation_sends_one_event_in_the_documented_form(aws: LocalAws, path: EventPath) -> None:
     client = aws.secrets_manager()
     arn = client.create_secret(Name="prod/db", SecretString="one")["ARN"]
     version_id = rotate(client, "prod/db", "two")
@@ -53,7 +53,7 @@ def test_a_rotation_sends_one_event_in_the_form_that_aws_documents(aws: LocalAws
     assert rotated["detail"] == {"name": "prod/db", "labelUpdated": "AWSCURRENT", "versionId": version_id}
 
 
-def test_the_new_value_is_current_and_nothing_is_pending_after_a_rotation(aws: LocalAws) -> None:
+def test_rotation_leaves_the_new_value_current_and_none_pending(aws: LocalAws) -> None:
     client = aws.secrets_manager()
     client.create_secret(Name="prod/db", SecretString="one")
     version_id = rotate(client, "prod/db", "two")
@@ -62,7 +62,7 @@ def test_the_new_value_is_current_and_nothing_is_pending_after_a_rotation(aws: L
     assert stages[version_id] == ["AWSCURRENT"]
 
 
-def test_roll_backs_and_custom_labels_send_events_and_plain_reads_do_not(aws: LocalAws, path: EventPath) -> None:
+def test_roll_backs_and_custom_labels_send_events_and_reads_do_not(aws: LocalAws, path: EventPath) -> None:
     client = aws.secrets_manager()
     first = client.create_secret(Name="prod/db", SecretString="one")["VersionId"]
     rotate(client, "prod/db", "two")
@@ -74,7 +74,7 @@ def test_roll_backs_and_custom_labels_send_events_and_plain_reads_do_not(aws: Lo
     assert labels == ["AWSCURRENT", "blue"]
 
 
-def test_a_cut_event_path_loses_events_until_it_is_restored(aws: LocalAws, path: EventPath) -> None:
+def test_cut_event_path_loses_events_until_it_is_restored(aws: LocalAws, path: EventPath) -> None:
     client = aws.secrets_manager()
     aws.cut_event_path()
     client.create_secret(Name="prod/a", SecretString="one")
@@ -89,7 +89,7 @@ def test_calls_are_counted(aws: LocalAws) -> None:
     assert aws.calls()["secretsmanager.ListSecrets"] == before + 1
 
 
-def test_only_what_the_handler_has_done_leaves_the_queue(aws: LocalAws, path: EventPath, timeline: Timeline) -> None:
+def test_message_leaves_the_queue_only_once_it_is_handled(aws: LocalAws, path: EventPath, timeline: Timeline) -> None:
     client = aws.secrets_manager()
     for name in ("a", "b"):
         client.create_secret(Name=name, SecretString="one")
@@ -114,7 +114,7 @@ def test_only_what_the_handler_has_done_leaves_the_queue(aws: LocalAws, path: Ev
 
 
 @pytest.mark.parametrize("answer", [None, {}, {"batchItemFailures": None}, {"batchItemFailures": []}])
-def test_an_answer_without_failures_means_that_all_is_done(
+def test_answer_without_failures_deletes_the_batch(
     aws: LocalAws, path: EventPath, timeline: Timeline, answer: object
 ) -> None:
     aws.secrets_manager().create_secret(Name="a", SecretString="one")
@@ -126,7 +126,7 @@ def test_an_answer_without_failures_means_that_all_is_done(
 @pytest.mark.parametrize(
     "answer", [{"batchItemFailures": [{"itemIdentifier": "unknown"}]}, {"batchItemFailures": [{}]}, 7, ValueError()]
 )
-def test_a_batch_that_fails_again_and_again_goes_to_the_dead_letter_queue(
+def test_batch_that_keeps_failing_goes_to_the_dead_letter_queue(
     aws: LocalAws, path: EventPath, timeline: Timeline, answer: object
 ) -> None:
     aws.secrets_manager().create_secret(Name="a", SecretString="one")

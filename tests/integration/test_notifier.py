@@ -326,7 +326,7 @@ class TestSeveralReceivers:
         assert sandbox(receiver, other)(event(), event()) == ["m0", "m1"]
         assert len(receiver.notifications) == 2
 
-    def test_event_refused_by_one_receiver_is_dead_lettered_after_the_other_has_accepted_it(
+    def test_event_refused_by_one_receiver_waits_for_the_other_to_accept(
         self, sandbox: Callable, receiver: FakeReceiver, other: FakeReceiver, aws: LocalAws, path: EventPath
     ) -> None:
         handle, sent = sandbox(receiver, other), event()

@@ -56,7 +56,7 @@ def with_file(env: FaultEnv, key_file: Path, **settings: str) -> LocalReceiver:
     return env.receiver(KEYTURN_SIGNING_KEY_SECRET_ID="", KEYTURN_SIGNING_KEY_FILE=str(key_file), **settings)
 
 
-def test_one_that_is_signed_with_the_key_in_aws_is_taken_and_is_no_sign_of_life(env: FaultEnv) -> None:
+def test_heartbeat_signed_with_the_key_in_aws_passes_and_is_not_counted(env: FaultEnv) -> None:
     receiver = env.receiver(KEYTURN_HEARTBEAT_SILENCE_SECONDS="1")
     eventually(lambda: receiver.metric("keyturn_event_path_up") == 0)
     leases = env.cluster.list("leases", env.receiver_namespace)
@@ -74,7 +74,7 @@ def test_one_that_is_signed_with_the_key_in_aws_is_taken_and_is_no_sign_of_life(
     assert receiver.metric("keyturn_event_path_up") == 1  # as it would be for one of the event path
 
 
-def test_one_that_is_signed_with_the_key_in_a_file_is_taken(env: FaultEnv, key_file: Path, tmp_path: Path) -> None:
+def test_heartbeat_signed_with_a_key_file_passes(env: FaultEnv, key_file: Path, tmp_path: Path) -> None:
     receiver = with_file(env, key_file)
     status, said = beat(receiver.url, KEYTURN_SIGNING_KEY_FILE=str(key_file))
     assert status == 0, said
@@ -100,7 +100,7 @@ class Tls:
         self.other.write_bytes(b"".join(each.bytes() for each in other.cert_chain_pems))
 
 
-def test_over_tls_the_very_certificate_is_trusted_and_no_other(env: FaultEnv, key_file: Path, tmp_path: Path) -> None:
+def test_tls_trusts_the_given_certificate_alone(env: FaultEnv, key_file: Path, tmp_path: Path) -> None:
     tls = Tls(tmp_path)
     files = {"KEYTURN_TLS_CERTIFICATE_FILE": str(tls.certificate), "KEYTURN_TLS_KEY_FILE": str(tls.key)}
     receiver = with_file(env, key_file, **files)
@@ -118,7 +118,7 @@ def test_over_tls_the_very_certificate_is_trusted_and_no_other(env: FaultEnv, ke
     assert (status, "does this port serve https://?" in said) == (1, True)
 
 
-def test_with_public_keys_alone_it_is_shown_that_nothing_unsigned_is_taken(env: FaultEnv) -> None:
+def test_public_keys_alone_prove_that_unsigned_is_refused(env: FaultEnv) -> None:
     public = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
     keys = {"KEYTURN_SIGNING_PUBLIC_KEYS": "whpk_" + b64encode(public).decode()}
     receiver = env.receiver(KEYTURN_SIGNING_KEY_SECRET_ID="", **keys)
@@ -128,7 +128,7 @@ def test_with_public_keys_alone_it_is_shown_that_nothing_unsigned_is_taken(env: 
     assert "Not tested" in said
 
 
-def test_the_key_that_cannot_be_read_is_named(env: FaultEnv, tmp_path: Path) -> None:
+def test_unreadable_key_is_named(env: FaultEnv, tmp_path: Path) -> None:
     status, said = beat(NOWHERE, aws=env, KEYTURN_SIGNING_KEY_SECRET_ID="keyturn/none")
     assert (status, "AWS secret keyturn/none does not exist" in said) == (1, True)
     status, said = beat(NOWHERE, KEYTURN_SIGNING_KEY_FILE=str(tmp_path / "none"))
@@ -172,14 +172,14 @@ STRANGERS = {
 
 
 @pytest.mark.parametrize(("answer", "words"), STRANGERS.values(), ids=STRANGERS)
-def test_what_is_no_receiver_is_told_from_one(key_file: Path, answer: bytes | None, words: str) -> None:
+def test_answer_of_another_server_fails_with_the_reason(key_file: Path, answer: bytes | None, words: str) -> None:
     with answering(answer) as url:
         status, said = beat(url, KEYTURN_SIGNING_KEY_FILE=str(key_file))
     assert status == 1
     assert words in said
 
 
-def test_nobody_there_is_told_as_such(key_file: Path) -> None:
+def test_unreachable_receiver_is_reported(key_file: Path) -> None:
     for url in (NOWHERE, "https://127.0.0.1:1/v1/notifications", "http://keyturn.invalid/v1/notifications"):
         status, said = beat(url, KEYTURN_SIGNING_KEY_FILE=str(key_file))
         assert (status, "cannot be reached" in said, "NetworkPolicy" in said) == (1, True, True), said

@@ -112,7 +112,7 @@ def test_rotation_waits_for_a_receiver_that_has_not_read_the_new_key_yet(
     assert len(receivers[0].requests) == 1, "a receiver that has accepted the key gets no second heartbeat"
 
 
-def test_old_key_stays_current_while_one_receiver_refuses_and_the_log_names_it(
+def test_old_key_stays_current_while_a_receiver_refuses_and_is_logged(
     aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[FakeReceiver]
 ) -> None:
     before = stages(aws, path)

@@ -26,14 +26,14 @@ def start(**settings: str) -> subprocess.CompletedProcess[str]:
         ({"KEYTURN_SIGNING_KEY_SECRET_ID": "a", "KEYTURN_POLICY_DEFAULT": "maybe"}, "KEYTURN_POLICY_DEFAULT"),
     ],
 )
-def test_a_wrong_setting_is_named_and_ends_it(settings: dict[str, str], named: str) -> None:
+def test_wrong_setting_is_named_and_ends_the_receiver(settings: dict[str, str], named: str) -> None:
     done = start(**settings)
     assert done.returncode == 2
     assert named in done.stderr
     assert "docs/settings.md" in done.stderr
 
 
-def test_without_a_cluster_it_says_so_without_quoting_what_it_read() -> None:
+def test_missing_cluster_is_reported_without_quoting_the_kubeconfig() -> None:
     done = start(KEYTURN_SIGNING_KEY_SECRET_ID="a", AWS_REGION="us-east-1", KUBECONFIG="/nowhere")
     assert done.returncode == 1
     assert '"level": "CRITICAL"' in done.stdout

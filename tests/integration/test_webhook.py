@@ -63,7 +63,7 @@ REFUSED: dict[str, tuple[Callable[[bytes], tuple[bytes, dict[str, str]]], int]] 
 
 
 @pytest.mark.parametrize(("make", "status"), REFUSED.values(), ids=REFUSED)
-def test_what_is_refused_causes_no_call(
+def test_refused_delivery_causes_no_call(
     stack: Stack, make: Callable[[bytes], tuple[bytes, dict[str, str]]], status: int
 ) -> None:
     body, headers = make(current_key(stack))
@@ -79,7 +79,7 @@ def test_what_is_refused_causes_no_call(
     assert not (causes_a_call() and causes_a_call())  # for once, a watch may have begun anew in that moment
 
 
-def test_a_body_that_is_too_large_is_refused_before_it_is_read_whole(stack: Stack) -> None:
+def test_body_over_the_limit_is_refused_before_it_is_read_whole(stack: Stack) -> None:
     parts = urlsplit(stack.receiver.url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
     connection.putrequest("POST", parts.path)
@@ -90,7 +90,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read_whole(stack: Stac
     connection.close()
 
 
-def test_a_chunked_body_is_cut_at_the_limit(stack: Stack) -> None:
+def test_chunked_body_is_cut_at_the_limit(stack: Stack) -> None:
     def chunks():
         for _ in range(100):
             yield b"x" * 1024
@@ -101,13 +101,13 @@ def test_a_chunked_body_is_cut_at_the_limit(stack: Stack) -> None:
 
 @pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="a machine without IPv6")
 @pytest.mark.parametrize("address", ["127.0.0.1", "[::1]"])
-def test_it_listens_on_addresses_of_either_family(env: FaultEnv, address: str) -> None:
+def test_webhook_listens_on_ipv4_and_ipv6(env: FaultEnv, address: str) -> None:
     receiver = env.receiver(KEYTURN_HOST="")
     for url in (receiver.url, f"{receiver.operations_url}/livez"):
         assert httpx.get(url.replace("127.0.0.1", address)).status_code == (405 if url == receiver.url else 200)
 
 
-def test_the_health_check_of_an_alb_passes(stack: Stack) -> None:
+def test_health_check_of_an_alb_passes(stack: Stack) -> None:
     values = {"ingress": {"enabled": True, "className": "alb", "host": "keyturn.example.com"}}
     (ingress,) = [each for each in chart_objects("keyturn", values) if each["kind"] == "Ingress"]
     prefix = "alb.ingress.kubernetes.io/"
@@ -116,7 +116,7 @@ def test_the_health_check_of_an_alb_passes(stack: Stack) -> None:
     assert str(reply.status_code) == asks["success-codes"]
 
 
-def test_a_key_that_is_pending_is_accepted_already(own_stack: Callable) -> None:
+def test_pending_key_is_accepted(own_stack: Callable) -> None:
     with own_stack(KEYTURN_SIGNING_KEY_INTERVAL_SECONDS="1") as stack:
         client = stack.aws.secrets_manager()
         old = current_key(stack)
@@ -144,7 +144,7 @@ def accepts(receiver: LocalReceiver, key: str) -> bool:
 ONE, TWO = new_key(b"1" * 32), new_key(b"2" * 32)
 
 
-def test_keys_in_a_file_are_read_anew_beside_those_in_aws(env: FaultEnv, tmp_path: Path) -> None:
+def test_keys_in_a_file_are_reloaded_beside_those_in_aws(env: FaultEnv, tmp_path: Path) -> None:
     file = tmp_path / "signing-key"
     receiver = env.receiver(KEYTURN_SIGNING_KEY_FILE=str(file), KEYTURN_SIGNING_KEY_INTERVAL_SECONDS="1")
     assert f"signing key file {file} does not exist" in receiver.log  # which keeps it from nothing
@@ -168,7 +168,7 @@ def test_keys_in_a_file_are_read_anew_beside_those_in_aws(env: FaultEnv, tmp_pat
     assert accepts(receiver, env.signing_key)
 
 
-def test_with_a_file_alone_it_is_ready_once_there_is_a_key(env: FaultEnv, tmp_path: Path) -> None:
+def test_receiver_with_a_key_file_alone_is_ready_once_it_has_a_key(env: FaultEnv, tmp_path: Path) -> None:
     file = tmp_path / "signing-key"
     file.touch()
     settings = {"KEYTURN_SIGNING_KEY_SECRET_ID": "", "KEYTURN_SIGNING_KEY_FILE": str(file)}
@@ -182,7 +182,7 @@ def test_with_a_file_alone_it_is_ready_once_there_is_a_key(env: FaultEnv, tmp_pa
     assert accepts(receiver, ONE)
 
 
-def test_each_notification_gets_its_own_result(stack: Stack, namespace: str) -> None:
+def test_notification_gets_its_own_result(stack: Stack, namespace: str) -> None:
     client = stack.aws.secrets_manager()
     name = f"{namespace}/db"
     client.create_secret(Name=name, SecretString="one")
@@ -206,18 +206,18 @@ def outcome(stack: Stack, sent: Notification) -> Outcome:
     return decode_reply(reply.content)[0].outcome
 
 
-def test_readiness_and_liveness_are_told_on_a_port_of_their_own(stack: Stack) -> None:
+def test_health_is_served_on_a_port_of_its_own(stack: Stack) -> None:
     for path in ("/livez", "/readyz", "/metrics"):
         assert httpx.get(stack.receiver.operations_url + path).status_code == 200
         assert httpx.get(stack.receiver.url.replace("/v1/notifications", path)).status_code == 404
 
 
-def test_the_log_is_json_lines(stack: Stack) -> None:
+def test_log_is_json_lines(stack: Stack) -> None:
     for line in stack.receiver.log.splitlines():
         assert {"time", "level", "message"} <= json.loads(line).keys()
 
 
-def test_strangers_with_half_sent_bodies_take_no_room_from_those_who_hold_a_key(stack: Stack) -> None:
+def test_half_sent_bodies_take_no_slot_from_signed_deliveries(stack: Stack) -> None:
     parts = urlsplit(stack.receiver.url)
     strangers = []
     for _ in range(100):  # more than may be served at once

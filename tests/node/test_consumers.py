@@ -62,7 +62,7 @@ def at_rest(listener: Listener) -> bool:
     return told[-1].at - told[0].at > 2 * SYNC_SECONDS
 
 
-def test_whoever_reads_a_secret_is_restarted_and_holds_the_new_value(
+def test_consumers_are_restarted_and_hold_the_new_value(
     control_plane: ControlPlane, aws: LocalAws, place: str, listener: Listener, sender: RetryingSender
 ) -> None:
     consume(control_plane, listener, place)
@@ -80,7 +80,7 @@ def test_whoever_reads_a_secret_is_restarted_and_holds_the_new_value(
     assert [len(listener.pods(way) - before[way]) for way in WAYS] == [1, 1, 1]
 
 
-def test_without_a_restart_a_mounted_volume_alone_gets_the_new_value(
+def test_mounted_volume_alone_gets_the_new_value_without_a_restart(
     control_plane: ControlPlane, aws: LocalAws, place: str, listener: Listener, sender: RetryingSender
 ) -> None:
     """Where the workload says `keyturn.dev/rollout: disabled`; it comes from the kubelet, in its own time."""

@@ -18,7 +18,7 @@ TELLING = (RECEIVERS, *(f"app={app}" for app in manifests.READS))
 BOUND = ("secrets", "-A", "-l", "keyturn.dev/bind=true", "-o", "name")
 
 
-def test_the_demo_ends_with_the_new_value_in_use_and_every_claim_held(control_plane: ControlPlane) -> None:
+def test_demo_ends_with_the_new_value_in_use_and_every_claim_held(control_plane: ControlPlane) -> None:
     eventually(lambda: not control_plane.kubectl("get", *BOUND))  # of other tests, whose namespaces are going
     mine = {**os.environ, "PYTHONPATH": IMPORT_ROOTS, "KUBECONFIG": str(control_plane.kubeconfig)}
     with subprocess.Popen([*DEMO, "--node", "--keep"], stdout=subprocess.PIPE, text=True, env=mine) as demo:

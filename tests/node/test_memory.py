@@ -10,7 +10,7 @@ BINDINGS, ROTATIONS = 2000, 500
 MEBIBYTE = 2**20
 
 
-def test_a_pod_with_2000_bindings_keeps_to_its_memory(control_plane: ControlPlane, tmp_path: Path) -> None:
+def test_pod_with_2000_bindings_stays_within_its_memory(control_plane: ControlPlane, tmp_path: Path) -> None:
     """Fewer bindings than `make bench` takes, in less memory: it never needs what the chart asks for at 10,000."""
     footprint = measure(control_plane, tmp_path, BINDINGS, ROTATIONS)
     assert not footprint.restarts, footprint

@@ -55,27 +55,27 @@ def ready(control_plane: ControlPlane, namespace: str, name: str) -> None:
     control_plane.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "-n", namespace, "--timeout=30s")
 
 
-def test_a_pod_runs_and_its_log_is_read(control_plane: ControlPlane, namespace: str) -> None:
+def test_pod_runs_and_its_log_is_read(control_plane: ControlPlane, namespace: str) -> None:
     control_plane.create(
         [pod(namespace, "says", "echo $0 here; id -u", container={"securityContext": {"runAsUser": 65532}})]
     )
     assert log_of(control_plane, namespace, "says") == "sh here\n65532\n"
 
 
-def test_a_pod_that_fails_has_failed(control_plane: ControlPlane, namespace: str) -> None:
+def test_failing_pod_reports_its_exit_code(control_plane: ControlPlane, namespace: str) -> None:
     control_plane.create([pod(namespace, "fails", "exit 3")])
     log_of(control_plane, namespace, "fails")
     (status,) = control_plane.get("pod", "fails", namespace)["status"]["containerStatuses"]
     assert status["state"]["terminated"]["exitCode"] == 3
 
 
-def test_a_command_runs_in_a_container(control_plane: ControlPlane, namespace: str) -> None:
+def test_exec_runs_a_command_in_the_container(control_plane: ControlPlane, namespace: str) -> None:
     control_plane.create([pod(namespace, "waits", "sleep 600")])
     ready(control_plane, namespace, "waits")
     assert control_plane.kubectl("exec", "waits", "-n", namespace, "--", "hostname") == "waits\n"
 
 
-def test_a_pod_reaches_the_api_server_as_its_service_account(control_plane: ControlPlane, namespace: str) -> None:
+def test_pod_reaches_the_api_server_as_its_service_account(control_plane: ControlPlane, namespace: str) -> None:
     """By the name, the authority and the token that every pod is given, with Python's own client for HTTP."""
     script = (
         "import json, ssl, urllib.error, urllib.request as u\n"
@@ -92,7 +92,7 @@ def test_a_pod_reaches_the_api_server_as_its_service_account(control_plane: Cont
     assert log_of(control_plane, namespace, "asks") == f"system:serviceaccount:{namespace}:default\n"
 
 
-def test_a_service_leads_to_its_pods_by_its_name(control_plane: ControlPlane, namespace: str) -> None:
+def test_service_name_resolves_to_its_pods(control_plane: ControlPlane, namespace: str) -> None:
     control_plane.create([pod(namespace, "web", "", container=SERVER), service(namespace, "web")])
     ready(control_plane, namespace, "web")
     for host in ("web", f"web.{namespace}.svc", f"web.{namespace}.svc.cluster.local"):
@@ -103,12 +103,12 @@ def test_a_service_leads_to_its_pods_by_its_name(control_plane: ControlPlane, na
         assert log_of(control_plane, namespace, name).endswith("found\n")
 
 
-def test_a_name_that_no_service_has_is_not_found(control_plane: ControlPlane, namespace: str) -> None:
+def test_unknown_service_name_is_not_found(control_plane: ControlPlane, namespace: str) -> None:
     control_plane.create([pod(namespace, "asks", "nslookup nobody.default.svc.cluster.local 2>&1")])
     assert "NXDOMAIN" in log_of(control_plane, namespace, "asks")
 
 
-def test_a_mounted_secret_changes_under_a_running_pod(control_plane: ControlPlane, namespace: str) -> None:
+def test_mounted_secret_changes_under_a_running_pod(control_plane: ControlPlane, namespace: str) -> None:
     script = "while :; do cat /secret/key; sleep 0.1; done"
     volumes = [{"name": "secret", "secret": {"secretName": "db"}}]
     mounts = {"volumeMounts": [{"name": "secret", "mountPath": "/secret"}]}
@@ -130,7 +130,7 @@ def test_a_mounted_secret_changes_under_a_running_pod(control_plane: ControlPlan
     assert control_plane.get("pod", "reads", namespace)["status"]["containerStatuses"][0]["restartCount"] == 0
 
 
-def test_a_pod_that_takes_more_memory_than_it_may_is_killed(control_plane: ControlPlane, namespace: str) -> None:
+def test_pod_over_its_memory_limit_is_killed(control_plane: ControlPlane, namespace: str) -> None:
     def takes(name: str, megabytes: int) -> dict[str, Any]:
         script = f"held=$(dd if=/dev/zero bs=1M count={megabytes} 2>/dev/null | tr '\\0' a); echo ${{#held}}"
         return pod(namespace, name, script, container={"resources": {"limits": {"memory": "64Mi"}}})
@@ -142,7 +142,7 @@ def test_a_pod_that_takes_more_memory_than_it_may_is_killed(control_plane: Contr
     assert status["state"]["terminated"]["reason"] == "OOMKilled"
 
 
-def test_a_namespace_that_restricts_its_pods_does_so(control_plane: ControlPlane, namespace: str) -> None:
+def test_restricted_namespace_restricts_its_pods(control_plane: ControlPlane, namespace: str) -> None:
     control_plane.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
     with pytest.raises(KubectlFailed, match="violates PodSecurity"):
         control_plane.create([pod(namespace, "free", "true")])
@@ -156,7 +156,7 @@ def test_a_namespace_that_restricts_its_pods_does_so(control_plane: ControlPlane
     ]
 
 
-def test_the_pods_of_a_deployment_roll(control_plane: ControlPlane, namespace: str) -> None:
+def test_pods_of_a_deployment_roll(control_plane: ControlPlane, namespace: str) -> None:
     web = workload(namespace, "web", {"container": SERVER})
     web["spec"]["replicas"] = 2
     control_plane.create([web])
@@ -166,7 +166,7 @@ def test_the_pods_of_a_deployment_roll(control_plane: ControlPlane, namespace: s
     control_plane.kubectl("rollout", "status", "deployment/web", "-n", namespace, "--timeout=30s")
 
 
-def test_what_runs_in_a_pod_is_below_the_enclosures_own_cgroup(control_plane: ControlPlane, namespace: str) -> None:
+def test_processes_of_a_pod_are_below_the_cgroup_of_the_enclosure(control_plane: ControlPlane, namespace: str) -> None:
     control_plane.create([pod(namespace, "waits", "exec sleep 7654")])
     ready(control_plane, namespace, "waits")
     # Ready is true before the shell has become `sleep`.

@@ -47,7 +47,7 @@ def two_serve(release: InstalledRelease) -> bool:
     return len(listed) == 2 and release.helm.ready_pods(RECEIVERS) == {pod["metadata"]["name"] for pod in listed}
 
 
-def test_both_receivers_are_ready_by_the_kubelets_probes(release: InstalledRelease) -> None:
+def test_both_receivers_are_ready_by_the_probes_of_the_kubelet(release: InstalledRelease) -> None:
     pods = release.pods()
     assert len(pods) == 2
     for pod in pods:
@@ -58,7 +58,7 @@ def test_both_receivers_are_ready_by_the_kubelets_probes(release: InstalledRelea
     assert sum(release.metric(pod, "keyturn_poller_leader") for pod in pods) == 1
 
 
-def test_a_receiver_is_nobody_and_may_nothing(release: InstalledRelease) -> None:
+def test_receiver_runs_as_nobody_without_capabilities(release: InstalledRelease) -> None:
     for pod in release.pods():
         process = release.process(pod)
         status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
@@ -67,7 +67,7 @@ def test_a_receiver_is_nobody_and_may_nothing(release: InstalledRelease) -> None
         assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
 
 
-def test_a_receiver_writes_nothing_to_its_root(release: InstalledRelease) -> None:
+def test_receiver_writes_nothing_to_its_root(release: InstalledRelease) -> None:
     for pod in release.pods():
         mounts = [line.split() for line in (release.process(pod) / "mountinfo").read_text().splitlines()]
         (root,) = [mount for mount in mounts if mount[4] == "/"]
@@ -82,7 +82,7 @@ def test_a_receiver_writes_nothing_to_its_root(release: InstalledRelease) -> Non
             release.cluster.kubectl("exec", pod["metadata"]["name"], "-n", release.namespace, "--", *command)
 
 
-def test_a_receiver_is_its_own_service_account_and_may_what_the_chart_says(
+def test_receiver_has_its_own_service_account_with_the_rights_of_the_chart(
     release: InstalledRelease, tmp_path: Path
 ) -> None:
     pod = release.pods()[0]
@@ -124,7 +124,7 @@ def holding(token: str, release: InstalledRelease, directory: Path) -> Cluster:
     return Cluster(kubectl, file)
 
 
-def test_a_receiver_says_in_its_pods_log_that_it_has_begun(release: InstalledRelease) -> None:
+def test_receiver_logs_its_start(release: InstalledRelease) -> None:
     for pod in release.pods():
         assert [line["message"] for line in release.log(pod)].count("started") == 1
 
@@ -134,16 +134,14 @@ def test_helm_test_passes_through_the_service(release: InstalledRelease) -> None
     assert f"http://keyturn.{release.namespace}.svc" in told
 
 
-def test_a_rotation_that_is_delivered_to_the_service_is_applied(
-    release: InstalledRelease, own_team: Team, key: bytes
-) -> None:
+def test_rotation_delivered_to_the_service_is_applied(release: InstalledRelease, own_team: Team, key: bytes) -> None:
     for name in TEN[:3]:
         (result,) = deliver(release.url, key, own_team.rotate(name))
         assert (result.outcome, result.secrets) == (Outcome.APPLIED, (f"{own_team.namespace}/{name}",))
     assert own_team.is_current()
 
 
-def test_an_upgrade_rolls_without_a_failed_delivery(
+def test_upgrade_fails_no_delivery(
     release: InstalledRelease, own_team: Team, key: bytes, aws: LocalAws, signing_key_id: str
 ) -> None:
     before = {pod["metadata"]["uid"] for pod in release.pods()}
@@ -156,9 +154,7 @@ def test_an_upgrade_rolls_without_a_failed_delivery(
     assert own_team.is_current()
 
 
-def test_a_receiver_that_is_told_to_end_fails_no_delivery(
-    release: InstalledRelease, own_team: Team, key: bytes
-) -> None:
+def test_terminated_receiver_fails_no_delivery(release: InstalledRelease, own_team: Team, key: bytes) -> None:
     going = release.pods()[0]
     name = going["metadata"]["name"]
     finalizers(release, name, ["keyturn.dev/witness"])  # so that it can be asked how it has ended
@@ -190,9 +186,7 @@ def finalizers(release: InstalledRelease, name: str, finalizers: list[str]) -> N
     release.cluster.kubectl("patch", "pod", name, "-n", release.namespace, "--type=merge", f"--patch={patch}")
 
 
-def test_a_receiver_that_is_killed_is_started_anew_and_nothing_is_lost(
-    release: InstalledRelease, own_team: Team, key: bytes
-) -> None:
+def test_killed_receiver_is_restarted_and_loses_nothing(release: InstalledRelease, own_team: Team, key: bytes) -> None:
     pod = release.pods()[0]
     late = [f"late-{number}" for number in range(30)]  # each is rotated once: what comes after it makes up for nothing
     own_team.bind(*late)

@@ -73,7 +73,7 @@ def test_helm_test_passes_through_the_service_over_tls(small: Small) -> None:
     assert f"A heartbeat to https://keyturn.{small.release.namespace}.svc" in told
 
 
-def test_a_delivery_over_tls_to_the_services_name_is_applied(small: Small, key: bytes) -> None:
+def test_delivery_over_tls_to_the_service_name_is_applied(small: Small, key: bytes) -> None:
     small.team.bind("db")
     eventually(small.team.is_current)
     (result,) = deliver(small.url, key, small.team.rotate("db"), verify=small.trust)
@@ -83,7 +83,7 @@ def test_a_delivery_over_tls_to_the_services_name_is_applied(small: Small, key: 
         deliver(small.url, key, verify=ssl.create_default_context())
 
 
-def test_the_poller_alone_carries_a_rotation(small: Small) -> None:
+def test_poller_alone_applies_a_rotation(small: Small) -> None:
     small.team.bind("unheard")
     eventually(small.team.is_current)
     (pod,) = small.release.pods()
@@ -93,7 +93,7 @@ def test_the_poller_alone_carries_a_rotation(small: Small) -> None:
     eventually(lambda: small.release.metric(pod, "keyturn_recovered_by_poll_total") == before + 1)
 
 
-def test_uninstalled_it_leaves_nothing(control_plane: ControlPlane, aws: LocalAws, signing_key_id: str) -> None:
+def test_uninstalled_release_leaves_nothing(control_plane: ControlPlane, aws: LocalAws, signing_key_id: str) -> None:
     with helm_in_namespace(control_plane) as helm:
         # What Kubernetes itself puts into each namespace.
         eventually(lambda: {"ServiceAccount", "ConfigMap"} <= {kind for kind, *_ in helm.inventory()})

@@ -162,7 +162,7 @@ class Rotations:
 
 
 @pytest.mark.timeout(400)
-def test_a_hundred_rotations_are_in_use_though_receivers_are_killed_and_upgraded(
+def test_hundred_rotations_are_in_use_despite_kills_and_an_upgrade(
     control_plane: ControlPlane, aws: LocalAws, signing_key_id: str, namespace: str
 ) -> None:
     key = parse_key(aws.secrets_manager().get_secret_value(SecretId=signing_key_id)["SecretString"])

@@ -22,7 +22,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_no_way_left_names_all_four_and_what_to_do(nowhere: Path) -> None:
+def test_failure_of_all_sources_names_the_four_with_advice(nowhere: Path) -> None:
     with pytest.raises(binaries.NotFound) as caught:
         binaries.resolve()
     text = str(caught.value)
@@ -39,22 +39,20 @@ def programs(folder: Path, names: tuple[str, ...]) -> Path:
     return folder
 
 
-def test_assets_come_first(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_assets_are_used_before_other_sources(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = programs(nowhere / "assets", binaries.PROGRAMS)
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(folder))
     assert binaries.resolve() == folder
 
 
-def test_assets_that_lack_a_program_are_not_used_and_it_is_named(
-    nowhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_assets_without_a_program_are_skipped_and_it_is_named(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = programs(nowhere / "assets", ("etcd", "kube-apiserver", "kubectl"))
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(folder))
     with pytest.raises(binaries.NotFound, match=r"lacks kube-controller-manager, kube-scheduler, kwok"):
         binaries.resolve()
 
 
-def test_the_cache_is_keyed_by_version_and_platform(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_is_keyed_by_version_and_platform(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = binaries._folder("built")
     for part in (binaries.BUILT_VERSION, binaries.KWOK_VERSION, binaries._platform().replace("/", "-")):
         assert part in folder.name
@@ -63,7 +61,7 @@ def test_the_cache_is_keyed_by_version_and_platform(nowhere: Path, monkeypatch: 
     assert binaries.resolve() == folder
 
 
-def test_a_download_that_is_not_what_was_promised_is_refused(nowhere: Path) -> None:
+def test_download_with_another_checksum_is_refused(nowhere: Path) -> None:
     served = nowhere / "kwok"
     served.write_bytes(b"something else")
     file = binaries._File(served.as_uri(), "sha256:" + "0" * 64)
@@ -72,14 +70,14 @@ def test_a_download_that_is_not_what_was_promised_is_refused(nowhere: Path) -> N
     assert served.read_bytes() == b"something else"
 
 
-def test_every_release_is_pinned() -> None:
+def test_releases_are_pinned() -> None:
     for files in binaries.RELEASES.values():
         for file in files:
             algorithm, _, digest = file.checksum.partition(":")
             assert len(digest) == {"sha256": 64, "sha512": 128}[algorithm]
 
 
-def test_a_release_that_is_what_was_promised_fills_the_cache(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_release_with_its_checksum_fills_the_cache(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Served from files: the code path is that of the downloads, the network aside."""
     archive = nowhere / "server.tar.gz"
     names = [name for name in binaries.PROGRAMS if name != "kwok"]
@@ -106,7 +104,7 @@ def test_a_release_that_is_what_was_promised_fills_the_cache(nowhere: Path, monk
     assert binaries.resolve() == folder  # from the cache
 
 
-def test_a_download_that_breaks_leaves_nothing_half_done(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_download_leaves_nothing_behind(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kwok = nowhere / "kwok"
     kwok.write_bytes(b"kwok")
     files = (

@@ -32,7 +32,7 @@ def full(metrics: Metrics) -> tuple[ConnectionLimiter, list[Connection]]:
     return limiter, connections
 
 
-def test_the_connection_that_is_pending_longest_makes_way(metrics: Metrics) -> None:
+def test_connection_pending_longest_is_closed_for_a_new_one(metrics: Metrics) -> None:
     limiter, (first, second, third) = full(metrics)
     limiter.mark_idle(first)
     limiter.mark_pending(first)
@@ -41,7 +41,7 @@ def test_the_connection_that_is_pending_longest_makes_way(metrics: Metrics) -> N
     assert [each.aborted for each in (first, second, third, new)] == [False, True, False, False]
 
 
-def test_an_idle_connection_is_kept(metrics: Metrics) -> None:
+def test_idle_connection_is_kept(metrics: Metrics) -> None:
     limiter, connections = full(metrics)
     for each in connections:
         limiter.mark_idle(each)
@@ -50,7 +50,7 @@ def test_an_idle_connection_is_kept(metrics: Metrics) -> None:
     assert [each.aborted for each in (*connections, new)] == [False, False, False, True]
 
 
-def test_a_removed_connection_frees_its_place(metrics: Metrics) -> None:
+def test_removed_connection_frees_its_place(metrics: Metrics) -> None:
     limiter, (first, second, third) = full(metrics)
     limiter.remove(second)
     new = Connection()
@@ -58,7 +58,7 @@ def test_a_removed_connection_frees_its_place(metrics: Metrics) -> None:
     assert not any(each.aborted for each in (first, third, new))
 
 
-def test_closed_connections_are_counted_under_the_new_and_the_deprecated_name(metrics: Metrics) -> None:
+def test_closed_connections_are_counted_under_the_new_and_old_name(metrics: Metrics) -> None:
     limiter, _ = full(metrics)
     limiter.add(Connection())
     limiter.count_closed("malformed")
@@ -67,6 +67,6 @@ def test_closed_connections_are_counted_under_the_new_and_the_deprecated_name(me
             assert metrics.registry.get_sample_value(name, {"reason": reason}) == 1, name
 
 
-def test_the_help_of_the_deprecated_name_says_so(metrics: Metrics) -> None:
+def test_help_of_the_deprecated_name_says_so(metrics: Metrics) -> None:
     (help_text,) = [each.documentation for each in metrics.registry.collect() if each.name == "keyturn_connections_cut"]
     assert help_text.startswith("Deprecated: use keyturn_connections_closed_total")

@@ -58,7 +58,7 @@ def test_permanent_status_means_poison(status: int) -> None:
     assert dispositions(Reply(status, 0)) == [Disposition.POISON, Disposition.POISON]
 
 
-def test_receiver_is_unavailable_without_an_answer_or_after_429_or_503_without_results() -> None:
+def test_receiver_is_unavailable_after_no_answer_429_or_a_bare_503() -> None:
     assert all(unavailable(Reply(status, 0)) for status in (0, 429, 503))
     assert not unavailable(Reply(503, 0, results(Outcome.FAILED, Outcome.FAILED)))
     assert not any(unavailable(Reply(status, 0)) for status in (200, 400, 401, 500))
@@ -100,9 +100,7 @@ def test_retry_delay_doubles_up_to_three_minutes() -> None:
 
 
 @given(st.integers(1, 1000), st.floats(0, 900), st.floats(0, 1))
-def test_retry_delay_is_at_least_retry_after_and_half_the_first_delay(
-    receives: int, wait: float, jitter: float
-) -> None:
+def test_retry_delay_is_at_least_retry_after_or_half_the_first(receives: int, wait: float, jitter: float) -> None:
     seconds = retry_delay(receives, wait, jitter)
     assert seconds >= wait
     assert seconds >= FIRST_DELAY / 2

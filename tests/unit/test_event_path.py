@@ -68,7 +68,7 @@ async def test_event_path_without_heartbeats_is_always_healthy() -> None:
     assert silent.healthy()
 
 
-async def test_old_lease_does_not_outweigh_a_heartbeat_that_this_replica_has_received() -> None:
+async def test_heartbeat_of_this_replica_outweighs_an_old_lease() -> None:
     lease, clock = TimedLease(), FakeClock()
     first = replica(lease, "first", clock)
     first.record_heartbeat()

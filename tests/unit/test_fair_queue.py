@@ -22,14 +22,14 @@ def take_all(queues: PriorityQueues) -> list[str]:
     return names
 
 
-def test_a_secret_of_many_bindings_lets_the_others_have_their_turns() -> None:
+def test_secret_with_many_bindings_does_not_starve_the_others() -> None:
     queues = PriorityQueues(slots=16)
     for name in ("a1", "a2", "a3", "a4", "b1", "c1"):
         enqueue(queues, name, Cause.NOTIFICATION)
     assert take_all(queues)[:3] == ["a1", "b1", "c1"]
 
 
-def test_one_secret_that_hangs_takes_a_quarter_of_the_places_and_no_more() -> None:
+def test_hanging_secret_takes_at_most_a_quarter_of_the_slots() -> None:
     queues = PriorityQueues(slots=8)
     for number in range(100):
         enqueue(queues, f"hung{number}", Cause.NOTIFICATION)

@@ -77,7 +77,7 @@ async def test_leader_that_cannot_renew_stops_before_another_replica_leads() -> 
     assert not await try_once(first)
 
 
-async def test_one_of_two_writes_at_once_wins() -> None:
+async def test_concurrent_write_wins_once() -> None:
     leases, clock = FakeLease(), FakeClock()
     first, second = LeaderElector(leases, "first", now=clock), LeaderElector(leases, "second", now=clock)
     lease = await leases.read()

@@ -6,7 +6,7 @@ from keyturn_receiver.liveness import Watchdog
 from support.clock import FakeClock
 
 
-def test_a_part_that_is_silent_for_too_long_is_stuck_until_it_goes_on() -> None:
+def test_part_without_pings_is_stuck_until_it_pings_again() -> None:
     clock = FakeClock()
     watchdog = Watchdog(300, clock)
     poller, watch = watchdog.register("poller"), watchdog.register("watch of secrets")
@@ -18,7 +18,7 @@ def test_a_part_that_is_silent_for_too_long_is_stuck_until_it_goes_on() -> None:
     assert watchdog.stuck() == []
 
 
-def test_a_part_that_rests_on_purpose_is_not_stuck() -> None:
+def test_part_with_an_expected_idle_time_is_not_stuck() -> None:
     clock = FakeClock()
     watchdog = Watchdog(300, clock)
     watch, heartbeats = watchdog.register("watch of secrets"), watchdog.register("event path monitor")
@@ -30,7 +30,7 @@ def test_a_part_that_rests_on_purpose_is_not_stuck() -> None:
     assert watchdog.stuck() == ["watch of secrets"]
 
 
-def test_what_takes_too_long_is_stuck() -> None:
+def test_duration_over_the_limit_is_stuck() -> None:
     longest = [0.0]
     watchdog = Watchdog(300, FakeClock())
     watchdog.register_duration("reconcile", lambda: longest[0])

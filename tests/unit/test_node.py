@@ -23,7 +23,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_whoever_is_not_root_has_no_node(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preflight_fails_without_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert preflight() == "no real node here: it takes root on Linux"
 
@@ -33,19 +33,21 @@ def test_neither_has_whoever_runs_no_linux(monkeypatch: pytest.MonkeyPatch) -> N
     assert preflight() == "no real node here: it takes root on Linux"
 
 
-def test_what_the_machine_itself_lacks_is_named(nowhere: Path) -> None:
+def test_preflight_names_missing_programs_of_the_machine(nowhere: Path) -> None:
     (nowhere / "ip").unlink()
     with pytest.raises(programs.NotFound, match=r"^there is no ip on the PATH$"):
         programs.resolve()
 
 
-def test_without_debian_the_way_to_the_programs_is_named(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_without_debian_is_told_where_to_get_the_programs(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(programs, "CNI_FOLDERS", ())
     with pytest.raises(programs.NotFound, match=r"^there is no apt-get and dpkg-deb to get container"):
         programs.resolve()
 
 
-def test_what_cannot_be_unpacked_leaves_nothing_behind(nowhere: Path) -> None:
+def test_broken_archive_leaves_nothing_behind(nowhere: Path) -> None:
     with pytest.raises(debian.PackageNotFound):
         debian.unpacked("runc")
     assert [each.name for each in (nowhere / "keyturn" / "debian").iterdir()] == ["lock"]
@@ -81,7 +83,7 @@ def written(tmp_path: Path) -> Callable[[str], bytes]:
     return write
 
 
-def test_an_image_of_the_same_files_is_the_same_to_the_byte(written: Callable[[str], bytes]) -> None:
+def test_image_of_the_same_files_has_the_same_bytes(written: Callable[[str], bytes]) -> None:
     assert written("first") == written("second")
 
 

@@ -121,7 +121,7 @@ class Setting:
 
 
 @pytest.mark.parametrize("mode", PollMode)
-async def test_only_those_behind_are_looked_at(mode: PollMode) -> None:
+async def test_sweep_queues_stale_bindings_alone(mode: PollMode) -> None:
     aws = Aws(listed("same", "v1"), listed("moved", "v2"), listed("new", "v1"), listed("unbound", "v9"))
     setting = Setting(aws, bound_object("same", "v1"), bound_object("moved", "v1"), bound_object("new"), mode=mode)
     assert await setting.sweep() == ["moved", "new"]
@@ -131,24 +131,24 @@ async def test_only_those_behind_are_looked_at(mode: PollMode) -> None:
     assert request.expected == {"v2"}  # so that a stale read is seen for what it is
 
 
-async def test_a_role_that_may_not_list_is_asked_secret_by_secret() -> None:
+async def test_role_without_list_permission_describes_secret_by_secret() -> None:
     aws = Aws(listed("same", "v1"), listed("moved", "v2"), may_list=False)
     assert await Setting(aws, bound_object("same", "v1"), bound_object("moved", "v1")).sweep() == ["moved"]
     assert aws.described == ["prod/same", "prod/moved"]
 
 
-async def test_a_look_that_changes_nothing_is_not_counted_as_recovered() -> None:
+async def test_reconcile_without_a_change_is_not_counted_as_recovered() -> None:
     setting = Setting(Aws(listed("moved", "v1")), bound_object("moved", "v2"), changed=False)  # the list lags
     assert await setting.sweep() == ["moved"]
     assert setting.recovered == 0
 
 
-async def test_secrets_that_cannot_be_described_hold_up_no_other() -> None:
+async def test_secret_that_cannot_be_described_delays_no_other() -> None:
     aws = Aws(listed("moved", "v2"), may_list=False)
     assert await Setting(aws, bound_object("hung", "v1"), bound_object("moved", "v1")).sweep() == ["moved"]
 
 
-async def test_what_may_be_in_error_no_more_is_looked_at_by_each_sweep() -> None:
+async def test_binding_in_error_is_described_by_each_sweep() -> None:
     """Though nothing about it has changed in AWS, and the list of what has does not reach down to it."""
     others = [listed(f"other-{number}", "v1", NOW - timedelta(hours=number)) for number in range(4)]
     aws = Aws(*others, listed("denied", "v1", NOW - timedelta(days=9)))
@@ -160,14 +160,14 @@ async def test_what_may_be_in_error_no_more_is_looked_at_by_each_sweep() -> None
 
 
 @pytest.mark.parametrize("mode", PollMode)
-async def test_a_sweep_that_is_told_of_no_secret_has_failed(mode: PollMode) -> None:
+async def test_sweep_without_any_answer_counts_as_failed(mode: PollMode) -> None:
     setting = Setting(Aws(may_list=False), bound_object("hung", "v1"), mode=mode)
     assert await setting.sweep() == []
     assert [setting.sweeps(outcome) for outcome in ("failed", "ok")] == [1, None]
 
 
 @pytest.mark.parametrize("mode", PollMode)
-async def test_deletion_is_told_once_and_restoration_too(mode: PollMode) -> None:
+async def test_deletion_and_restoration_are_queued_once_each(mode: PollMode) -> None:
     aws = Aws(listed("scheduled", "v1", pending_deletion=True), listed("restored", "v1"))
     told = {"status": "SourcePendingDeletion: it is scheduled for deletion"}
     setting = Setting(
@@ -184,12 +184,12 @@ async def test_deletion_is_told_once_and_restoration_too(mode: PollMode) -> None
     assert await setting.sweep() == []
 
 
-async def test_an_error_that_may_be_over_is_tried_again() -> None:
+async def test_binding_in_error_is_queued_again() -> None:
     aws = Aws(listed("broken", "v1"))
     assert await Setting(aws, bound_object("broken", "v1", status="SourceRefused: access denied")).sweep() == ["broken"]
 
 
-async def test_in_between_no_more_is_listed_than_was_changed() -> None:
+async def test_sweep_between_full_ones_lists_changes_alone() -> None:
     hours = [listed(f"s{age}", "v1", NOW - timedelta(hours=age)) for age in range(10)]
     aws = Aws(*hours)
     setting = Setting(aws, *(bound_object(f"s{age}", "v1") for age in range(10)))
@@ -206,7 +206,7 @@ async def test_in_between_no_more_is_listed_than_was_changed() -> None:
     assert aws.pages_read == 13
 
 
-async def test_a_list_that_is_not_sorted_as_asked_is_read_to_its_end() -> None:
+async def test_unsorted_list_is_read_to_its_end() -> None:
     aws = Aws(*(listed(f"s{age}", "v1", NOW - timedelta(hours=10 - age)) for age in range(10)))  # moto does this
     setting = Setting(aws, *(bound_object(f"s{age}", "v1") for age in range(10)))
     await setting.sweep()
@@ -214,7 +214,7 @@ async def test_a_list_that_is_not_sorted_as_asked_is_read_to_its_end() -> None:
     assert await setting.sweep() == ["s9"]
 
 
-async def test_who_leads_no_more_stops_in_the_middle() -> None:
+async def test_sweep_stops_when_the_lead_is_lost() -> None:
     setting: Setting
 
     class Losing(Aws):
@@ -231,7 +231,7 @@ async def test_who_leads_no_more_stops_in_the_middle() -> None:
     assert setting.asked == {}
 
 
-async def test_a_tenant_whose_role_is_broken_costs_the_others_nothing() -> None:
+async def test_broken_role_of_a_tenant_affects_no_other() -> None:
     aws = Aws(listed("moved", "v2"), listed("theirs", "v2"))
     theirs = bound_object("theirs", "v1", **{"keyturn.dev/service-account": "broken"})
     setting = Setting(aws, theirs, bound_object("moved", "v1"))
@@ -240,14 +240,14 @@ async def test_a_tenant_whose_role_is_broken_costs_the_others_nothing() -> None:
 
 
 @pytest.mark.parametrize("mode", PollMode)
-async def test_aws_is_not_asked_about_what_a_namespace_may_not_name(mode: PollMode) -> None:
+async def test_disallowed_binding_is_not_described(mode: PollMode) -> None:
     aws = Aws(listed("ours", "v2"))
     setting = Setting(aws, bound_object("ours", "v1"), bound_object("theirs", "v1"), globs="prod/ours", mode=mode)
     assert await setting.sweep() == ["ours"]
     assert "prod/theirs" not in aws.described
 
 
-async def test_while_events_arrive_a_change_of_a_moment_ago_is_left_to_its_notification() -> None:
+async def test_recent_change_is_left_to_its_notification_while_events_arrive() -> None:
     young = listed("moved", "v2", datetime.now(UTC))
     setting = Setting(Aws(young), bound_object("moved", "v1"))
     setting.event_path_healthy = True
@@ -256,7 +256,7 @@ async def test_while_events_arrive_a_change_of_a_moment_ago_is_left_to_its_notif
     assert await setting.sweep() == ["moved"]
 
 
-async def test_without_events_the_poller_looks_ten_times_as_often() -> None:
+async def test_interval_is_a_tenth_while_no_events_arrive() -> None:
     setting = Setting(Aws(listed("a", "v1")), bound_object("a", "v1"))
     setting.event_path_healthy = True
     assert setting.poller.interval == 300
@@ -264,7 +264,7 @@ async def test_without_events_the_poller_looks_ten_times_as_often() -> None:
     assert setting.poller.interval == 30
 
 
-async def test_it_sweeps_at_once_on_taking_the_lead_and_never_without_it() -> None:
+async def test_sweep_starts_on_taking_the_lead_and_never_before() -> None:
     aws = Aws(listed("a", "v1"))
     setting = Setting(aws, bound_object("a", "v1"))
     setting.is_leader = False
@@ -276,7 +276,7 @@ async def test_it_sweeps_at_once_on_taking_the_lead_and_never_without_it() -> No
     running.cancel()
 
 
-async def test_one_failure_of_a_list_is_counted_and_tried_again() -> None:
+async def test_failed_list_is_counted_as_a_failed_sweep() -> None:
     class Throttled(Aws):
         def list_secrets(self) -> AsyncIterator[Sequence[SecretMetadata]]:
             raise SourceUnavailable("throttled")

@@ -23,14 +23,14 @@ async def answered(notification: Notification, now: datetime) -> tuple[Result, i
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("skew", [-TOLERANCE, 0, TOLERANCE])
-async def test_it_is_no_sign_of_life_by_any_clock_that_a_signature_passes(skew: float) -> None:
+async def test_self_test_heartbeat_is_not_recorded_within_the_tolerated_clock_skew(skew: float) -> None:
     (received,) = decode(CONTENT_TYPE_BATCH, encode([SENT]))
     result, heard = await answered(received, NOW + timedelta(seconds=skew))
     assert (result.outcome, heard) == (Outcome.IGNORED, 0)
 
 
 @pytest.mark.anyio
-async def test_a_heartbeat_of_the_event_path_is() -> None:
+async def test_event_path_heartbeat_is_recorded() -> None:
     fresh = old_heartbeat(NOW + timedelta(seconds=MAX_HEARTBEAT_AGE + 2 * TOLERANCE))
     assert (await answered(fresh, NOW))[1] == 1
 
@@ -56,7 +56,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize(("status", "reply", "signed", "passed", "words"), ANSWERS.values(), ids=ANSWERS)
-def test_an_answer_is_judged(status: int, reply: bytes, signed: bool, passed: bool, words: str) -> None:
+def test_answer_is_evaluated_with_its_reason(status: int, reply: bytes, signed: bool, passed: bool, words: str) -> None:
     conclusion = evaluate(status, reply, SENT, signed)
     assert conclusion.passed is passed
     assert words in conclusion.text

@@ -24,11 +24,11 @@ def test_consumers_are_restarted_and_nothing_is_deleted_unless_it_is_said(given)
     assert (settings.rollouts, settings.deletions) == (False, True)
 
 
-def test_a_file_is_a_source_of_keys(given) -> None:
+def test_key_file_is_a_source_of_keys(given) -> None:
     assert given(signing_key_file="/keys").signing_key_file == Path("/keys")
 
 
-def test_an_empty_variable_names_no_file(given, capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_variable_names_no_file(given, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         given(signing_key_file="")
     assert ended.value.code == 2

@@ -90,7 +90,7 @@ async def test_credentials_of_a_netrc_file_never_reach_a_request(
         assert bool(proxy.heads) is ("HTTP_PROXY" in variables)
 
 
-async def test_proxy_of_the_environment_gets_the_request_and_the_credentials_in_its_url(
+async def test_proxy_of_the_environment_gets_the_request_and_its_credentials(
     environment: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async with listening() as server, listening() as proxy:

@@ -27,7 +27,7 @@ def failed(error: KeyturnError) -> ReconcileResult:
     return ReconcileResult(True, error=error, terminal_version="" if isinstance(error, Temporary) else "7")
 
 
-async def test_what_is_asked_for_during_a_run_joins_the_next_one() -> None:
+async def test_requests_during_a_run_are_joined_into_the_next() -> None:
     requests: list[Request] = []
     begun, go = asyncio.Event(), asyncio.Event()
 
@@ -48,14 +48,14 @@ async def test_what_is_asked_for_during_a_run_joins_the_next_one() -> None:
     assert requests[1].event_ids == tuple(f"event-{n}" for n in range(10))
 
 
-async def test_a_joined_request_counts_as_asked_when_the_last_was() -> None:
+async def test_joined_request_has_the_time_of_the_last() -> None:
     first = Request.now(Cause.POLL)
     second = Request.now(Cause.NOTIFICATION)
     assert (first | second).since == second.since >= first.since
     assert (first | second).priority is Cause.NOTIFICATION
 
 
-async def test_a_binding_is_never_worked_on_twice_at_once_but_others_beside_it() -> None:
+async def test_binding_runs_once_at_a_time_beside_others() -> None:
     running: Counter[Target] = Counter()
     most: Counter[Target] = Counter()
     both = asyncio.Event()
@@ -74,7 +74,7 @@ async def test_a_binding_is_never_worked_on_twice_at_once_but_others_beside_it()
     assert most == {A: 1, B: 1}
 
 
-async def test_a_notification_goes_before_what_waited_longer_and_takes_others_along() -> None:
+async def test_notification_goes_first_and_takes_waiting_requests_along() -> None:
     order: list[str] = []
     go = asyncio.Event()
 
@@ -97,7 +97,7 @@ async def test_a_notification_goes_before_what_waited_longer_and_takes_others_al
     assert order == ["first", "late", "new", "drift", "poll"]
 
 
-async def test_who_waits_gets_the_error_and_the_queue_goes_on() -> None:
+async def test_waiter_gets_the_error_and_the_queue_goes_on() -> None:
     async def work(target: Target, request: Request) -> ReconcileResult:
         if target == A:
             return failed(InvalidValue("no such property"))
@@ -110,7 +110,7 @@ async def test_who_waits_gets_the_error_and_the_queue_goes_on() -> None:
     assert queue.oldest_unmet() == 0  # only a person can help it
 
 
-async def test_a_bug_looks_like_a_temporary_failure_and_never_like_success() -> None:
+async def test_bug_counts_as_a_temporary_failure() -> None:
     async def work(target: Target, request: Request) -> ReconcileResult:
         raise KeyError("the-secret-value")
 
@@ -121,7 +121,7 @@ async def test_a_bug_looks_like_a_temporary_failure_and_never_like_success() -> 
     await queue.close(0)
 
 
-async def test_what_fails_for_now_is_tried_again_by_itself_whoever_asked() -> None:
+async def test_temporary_failure_is_retried_whatever_the_cause() -> None:
     requests: list[Request] = []
     done = asyncio.Event()
 
@@ -145,9 +145,7 @@ async def test_what_fails_for_now_is_tried_again_by_itself_whoever_asked() -> No
 @pytest.mark.parametrize(
     ("error", "left"), [(InvalidValue("no such property"), 0), (Temporary("not now", retry_after=60), 1)]
 )
-async def test_what_another_replica_has_put_right_fails_no_longer_unless_it_is_tried_again(
-    error: Exception, left: int
-) -> None:
+async def test_binding_repaired_by_another_replica_is_no_longer_failing(error: Exception, left: int) -> None:
     async def work(target: Target, request: Request) -> ReconcileResult:
         return failed(error)
 
@@ -158,7 +156,7 @@ async def test_what_another_replica_has_put_right_fails_no_longer_unless_it_is_t
     await queue.close(0)
 
 
-async def test_a_new_request_does_not_wait_for_the_next_try() -> None:
+async def test_new_request_does_not_wait_for_the_next_retry() -> None:
     tries = 0
 
     async def work(target: Target, request: Request) -> ReconcileResult:
@@ -174,7 +172,7 @@ async def test_a_new_request_does_not_wait_for_the_next_try() -> None:
     assert tries == 2
 
 
-async def test_a_new_request_serves_what_the_next_try_was_for() -> None:
+async def test_new_request_carries_the_causes_of_the_pending_retry() -> None:
     requests: list[Request] = []
 
     async def work(target: Target, request: Request) -> ReconcileResult:
@@ -191,7 +189,7 @@ async def test_a_new_request_serves_what_the_next_try_was_for() -> None:
     assert queue.oldest_unmet() == 0
 
 
-async def test_what_fails_while_another_request_waits_is_served_with_that() -> None:
+async def test_failed_request_is_joined_into_the_waiting_one() -> None:
     requests: list[Request] = []
     begun, go = asyncio.Event(), asyncio.Event()
 
@@ -214,7 +212,7 @@ async def test_what_fails_while_another_request_waits_is_served_with_that() -> N
     assert requests[1].expected == {"v3"}
 
 
-async def test_a_binding_that_is_no_more_is_not_tried_again() -> None:
+async def test_removed_binding_is_not_retried() -> None:
     async def work(target: Target, request: Request) -> ReconcileResult:
         return failed(Temporary("not now", retry_after=0.01))
 
@@ -225,7 +223,7 @@ async def test_a_binding_that_is_no_more_is_not_tried_again() -> None:
     assert (queue.failing(), queue.oldest_unmet()) == (0, 0)
 
 
-async def test_closing_waits_for_what_was_accepted_and_no_longer_than_it_may() -> None:
+async def test_close_waits_for_accepted_requests_up_to_its_timeout() -> None:
     ended: list[Target] = []
 
     async def work(target: Target, request: Request) -> ReconcileResult:

@@ -33,7 +33,7 @@ def consumer(kind: str) -> Consumer:
 
 
 @pytest.mark.parametrize("kind", WORKLOAD_KINDS.values(), ids=WORKLOAD_KINDS)
-async def test_each_kind_is_read_and_marked_at_its_path(kind: WorkloadKind) -> None:
+async def test_kind_is_read_and_marked_at_its_path(kind: WorkloadKind) -> None:
     api = Api()
     client = WorkloadClient(api)
     await client.read(WorkloadRef(kind.kind, "team", "web"))
