@@ -1,8 +1,8 @@
-"""The receiver: accepts signed notifications, fills the bound Secrets, and restarts their consumers.
+"""The receiver accepts signed notifications, fills the bound Secrets, and restarts their consumers.
 
-Imports follow the data: ``core`` decides (pure), ``sources`` reads AWS, ``cluster`` reads and writes Kubernetes,
-``reconcile`` joins the three, ``web`` and ``poller`` call it, ``app`` builds and runs everything. ``self_test`` is a
-program of its own that tests a running receiver.
+``core`` makes the decisions and does no I/O. ``sources`` reads from AWS, and ``cluster`` reads and writes Kubernetes
+objects. ``reconcile`` combines these three, and ``web`` and ``poller`` submit work to it. ``app`` builds the receiver,
+and ``runtime`` runs it. ``self_test`` is a separate program that tests a running receiver.
 """
 
 __version__ = "0.2.0"

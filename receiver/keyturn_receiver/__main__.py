@@ -1,4 +1,4 @@
-"""``python -m keyturn_receiver``: runs the receiver as a process."""
+"""``python -m keyturn_receiver`` runs the receiver as a process."""
 
 import asyncio
 import gc
@@ -24,11 +24,14 @@ _log = logging.getLogger("keyturn_receiver")
 
 
 def main() -> None:
-    """Read the settings, run the receiver, and exit with its status."""
+    """Read the settings, run the receiver, and end the process.
+
+    The exit status is 0 after a normal shutdown, 1 after a fatal error, and 2 if the settings cannot be used.
+    """
     settings = read_settings()
     configure_logging(settings.log_level)
-    gc.set_threshold(20_000, 20, 20)  # a burst makes thousands of objects and hardly any cycles
-    # Threads parse the responses of AWS; the event loop must not wait long for them to release the GIL.
+    gc.set_threshold(20_000, 20, 20)  # a burst creates thousands of objects but hardly any reference cycles
+    # Threads parse AWS responses. The event loop must not wait long until they release the GIL.
     sys.setswitchinterval(0.0005)  # seconds
     try:
         uvloop.run(serve(settings))
@@ -43,7 +46,7 @@ def main() -> None:
 
 
 async def serve(settings: Settings) -> None:
-    """Build the receiver and run it. Close everything at the end."""
+    """Build the receiver, run it until it shuts down, and close all its resources."""
     asyncio.get_running_loop().set_exception_handler(log_unhandled)
     span, shut_down_traces = opentelemetry("keyturn-receiver", __version__) if settings.traces else (no_traces, _no_op)
     transport = await Transport.connect(settings.kubernetes_requests + 16 + 5 * len(settings.namespaces))
@@ -64,7 +67,7 @@ def _no_op() -> None:
 
 
 def _exit(status: int) -> None:
-    # The interpreter would first join every thread that waits for AWS, which may take forever.
+    # A normal exit of the interpreter would first join every thread that waits for AWS, which could take forever.
     logging.shutdown()
     sys.stdout.flush()
     os._exit(status)

@@ -1,4 +1,4 @@
-"""The composition root: builds the receiver in layers, each from the ones below it. ``runtime`` runs what is built."""
+"""Composition root. Builds the receiver in layers, each from the layers below it; ``runtime`` then runs it."""
 
 import logging
 import os
@@ -63,14 +63,14 @@ from keyturn_receiver.web.notification_handler import NotificationHandler
 from keyturn_receiver.web.server import Server
 from keyturn_receiver.web.webhook import WebhookConfig, WebhookEndpoint
 
-OPERATIONS_GRACE = 1.0  # seconds for answers of the operations port at the end
+OPERATIONS_GRACE = 1.0  # seconds that open requests on the operations port get at shutdown
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What every layer needs: settings, threads, and the ways to tell what happens."""
+    """Dependencies of every layer: settings, threads, metrics, liveness and traces."""
 
     settings: Settings
     pools: ThreadPools
@@ -81,7 +81,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Caches:
-    """What the informers keep of the cluster."""
+    """The caches that the informers fill from the cluster."""
 
     secrets: SecretCache
     namespaces: NamespaceCache
@@ -90,7 +90,7 @@ class Caches:
 
 @dataclass(frozen=True, slots=True)
 class Kubernetes:
-    """The cluster: its API, what is cached of it, and what the replicas tell each other through it."""
+    """The Kubernetes side: the API client, the caches with their informers, Events, and the users of the two Leases."""
 
     api: kubernetes.Api
     caches: Caches
@@ -102,7 +102,7 @@ class Kubernetes:
 
 @dataclass(frozen=True, slots=True)
 class Aws:
-    """AWS: stores of secrets, and the keys that deliveries are signed with."""
+    """The AWS side: the stores of secrets, and the keys that verify deliveries."""
 
     stores: Stores
     signing_keys: SigningKeys
@@ -110,7 +110,7 @@ class Aws:
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """What makes bindings true, and what asks for it from within the cluster."""
+    """The access policy, the work queue, and the two parts that submit work besides the webhook."""
 
     access: AccessPolicy
     queue: WorkQueue
@@ -130,7 +130,7 @@ def build(
     http, certificates = build_http(process, kube, aws, controller, readiness)
     observe(process, kube, aws, controller)
 
-    # What the watches and the election show is acted upon.
+    # Changes in the caches trigger drift checks, and so does winning the election.
     kube.caches.secrets.add_handler(controller.drift.check)
     kube.caches.consumers.add_handler(controller.drift.check)
     kube.caches.namespaces.add_handler(controller.drift.check_namespace)
@@ -158,7 +158,7 @@ def build(
 
 
 def build_kubernetes(process: Process, transport: Transport) -> Kubernetes:
-    """Build the API client, the caches and what fills them, and the replicas' two Leases."""
+    """Build the API client, the caches with their informers, the Event recorder, and the users of the two Leases."""
     settings, watchdog = process.settings, process.watchdog
     limiter = AdaptiveLimiter(settings.kubernetes_requests)
     process.metrics.kubernetes_request_limit.set_function(lambda: limiter.limit)
@@ -182,7 +182,7 @@ def build_kubernetes(process: Process, transport: Transport) -> Kubernetes:
 
 
 def build_informers(process: Process, api: kubernetes.Api, caches: Caches) -> Mapping[str, Informer]:
-    """Build what fills the caches: one watch for each kind, or one for each kind in each of a few namespaces."""
+    """Build the informers: one watch per kind, or one per kind and namespace if only some namespaces are served."""
     settings = process.settings
     served = settings.namespaces
     timeouts = WatchTimeouts(settings.watch_seconds, settings.resync_seconds)
@@ -196,7 +196,7 @@ def build_informers(process: Process, api: kubernetes.Api, caches: Caches) -> Ma
             informers[name] = Reflector(api, list_watch, cache, timeouts, ping)
 
     if served:
-        # A Role may get its own namespace, and not watch it.
+        # A Role can grant ``get`` on its own namespace, but not ``watch``, so these namespaces are polled.
         ping = process.watchdog.register("poll of namespaces")
         informers["namespaces"] = NamespacePoller(api, served, caches.namespaces, ping)
     else:
@@ -221,7 +221,7 @@ def build_aws(process: Process, kube: Kubernetes) -> Aws:
 
 
 def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Executor) -> Controller:
-    """Build the way from a request to a binding that is true, and what asks for it: drift detection and the poller."""
+    """Build the reconciler with all its parts, the work queue in front of it, drift detection and the poller."""
     settings, metrics, caches = process.settings, process.metrics, kube.caches
     legs = LegTimer(metrics, process.span)
     access = AccessPolicy(
@@ -257,7 +257,7 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
 def build_http(
     process: Process, kube: Kubernetes, aws: Aws, controller: Controller, readiness: Readiness
 ) -> tuple[Http, Sequence[ReloadingCertificate]]:
-    """Build the webhook, the operations port, and the certificate that is reloaded, if there is one."""
+    """Build both HTTP servers, and return them with the TLS certificates that are reloaded (one or none)."""
     settings, metrics = process.settings, process.metrics
     handler = NotificationHandler(
         kube.caches.secrets,
@@ -298,7 +298,7 @@ def build_http(
 
 
 def observe(process: Process, kube: Kubernetes, aws: Aws, controller: Controller) -> None:
-    """Connect the gauges and the watchdog to what they measure."""
+    """Connect the gauges and the watchdog to the functions that they call."""
     metrics, queue = process.metrics, controller.queue
     ProcessCollector(registry=metrics.registry)
     process.watchdog.register_duration("reconcile", queue.longest_running)

@@ -1,8 +1,8 @@
-"""The wall clock, to be passed to what needs it."""
+"""The wall clock, which is passed as a function to the parts that need it."""
 
 from datetime import UTC, datetime
 
 
 def utc_now() -> datetime:
-    """The time in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)

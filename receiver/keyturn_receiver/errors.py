@@ -1,32 +1,32 @@
-"""Errors: the class says whether a retry can help. It is chosen once, where the failure happens.
+"""Errors. The class of an error says whether a retry can help, and is chosen once, where the failure happens.
 
     KeyturnError
     ├── Permanent            a retry cannot help until somebody changes something
     │   ├── InvalidBinding       the annotations on the Secret are wrong
-    │   ├── NotAllowed           access policy: a cluster admin has not allowed this
-    │   ├── SourceRefused        AWS: access denied, cannot be decrypted, no version with this label
-    │   │   ├── SourceNotFound           AWS: the secret does not exist, or no longer
+    │   ├── NotAllowed           the access policy does not allow it; a cluster admin can
+    │   ├── SourceRefused        AWS: access denied, decryption failed, or no version with this label
+    │   │   ├── SourceNotFound           AWS: the secret does not exist (any more)
     │   │   └── SourcePendingDeletion    AWS: the secret is scheduled for deletion and can be restored
     │   ├── InvalidValue         the value in AWS does not contain what the binding asks for
     │   ├── ClusterRefused       Kubernetes: forbidden, invalid, immutable, or denied by admission
-    │   │   └── NotFound                 the object does not exist, or no longer
+    │   │   └── NotFound                 the object does not exist (any more)
     │   └── NoSigningKey         a source of signing keys contains no key
     └── Temporary            retry after ``retry_after`` seconds
         ├── SourceUnavailable    AWS: throttled, 5xx, or no response
         │   └── NoCredentials            AWS rejects the credentials, or there are none
         ├── StaleRead            AWS returned an older version than the notification names
-        ├── Conflict             another writer was first: read again
-        ├── Expired              Kubernetes: 410, the watch is too far behind: list again
+        ├── Conflict             another writer changed the object first; read it again
+        ├── Expired              Kubernetes: 410, the watch is too far behind; list again
         └── ClusterUnavailable   Kubernetes: 5xx, no response, or unreachable
             └── TooManyRequests          Kubernetes: 429, the call was not started
 
-People read the messages in Events, replies and logs. A message says what is wrong and what to do next. It never quotes
-a secret value, nor the text of an error from elsewhere, which might contain one.
+People read the messages in Events, replies and logs. A message says what is wrong and what to do next. It quotes
+neither a secret value nor the text of an error from AWS or Kubernetes, which might contain one.
 """
 
 
 class KeyturnError(Exception):
-    """Root of all errors. ``reason`` is the CamelCase word that Kubernetes Events and metrics show."""
+    """Base class of all errors. ``reason`` is the CamelCase word that Kubernetes Events and metrics show."""
 
     reason = "Failed"
 
@@ -42,7 +42,7 @@ class InvalidBinding(Permanent):
 
 
 class NotAllowed(Permanent):
-    """The access policy does not allow it."""
+    """The access policy does not allow what the binding asks for."""
 
     reason = "NotAllowed"
 
@@ -78,11 +78,11 @@ class NotFound(ClusterRefused):
 
 
 class NoSigningKey(Permanent):
-    """A source of signing keys contains no key. It appears only in logs."""
+    """A source of signing keys contains no usable key. Only logs and the self test show this error."""
 
 
 class Temporary(KeyturnError):
-    """A retry may help. ``retry_after``: seconds to wait before it."""
+    """A retry may help after ``retry_after`` seconds."""
 
     reason = "TryingAgain"
 
@@ -106,13 +106,13 @@ class StaleRead(Temporary):
 
 
 class Conflict(Temporary):
-    """Another writer was first: read again."""
+    """Another writer changed the object first, so it has to be read again."""
 
     reason = "Conflict"
 
 
 class Expired(Temporary):
-    """A watch is too far behind: list again."""
+    """A watch is too far behind to resume, so the objects have to be listed again."""
 
     reason = "Expired"
 
@@ -122,16 +122,16 @@ class ClusterUnavailable(Temporary):
 
 
 class TooManyRequests(ClusterUnavailable):
-    """The Kubernetes API answered 429: the call was not started."""
+    """The Kubernetes API answered 429, so it has not started the call."""
 
     reason = "TooManyRequests"
 
 
 def first_retryable(*errors: KeyturnError | None) -> KeyturnError | None:
-    """The error that decides what happens next: the first one that trying again can help, or else the first one.
+    """Return the error that decides the next step: the first Temporary one, or else the first of all, or None.
 
-    A retry meets the others again, so none is lost. The order of ``errors`` is the order of the work: without a filled
-    Secret, advice about its consumers is premature.
+    A retry runs into the other errors again, so none is lost. ``errors`` are in the order of the work, because advice
+    about consumers is premature while the Secret is not filled.
     """
     present = [error for error in errors if error]
     return next((error for error in present if isinstance(error, Temporary)), present[0] if present else None)

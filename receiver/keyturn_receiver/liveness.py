@@ -1,7 +1,7 @@
-"""Liveness: which parts of the receiver make no progress. ``/livez`` reports them, and Kubernetes restarts the pod.
+"""Liveness: finds parts that make no progress. ``/livez`` reports them, and Kubernetes then restarts the pod.
 
-A part pings whenever its loop goes round, also after a failed attempt: an API server that is down stops no part, a
-deadlock does.
+A part pings in every iteration of its loop, even if an attempt has failed. So an API server that is down does not fail
+the liveness probe, but a deadlock does.
 """
 
 import time
@@ -10,17 +10,20 @@ from typing import Protocol
 
 
 class Ping(Protocol):
-    """Reports progress of one part. ``expected_idle``: seconds that it may now wait; ``math.inf``: it has finished."""
+    """Reports that one part makes progress.
+
+    The part may then idle for ``expected_idle`` seconds. ``math.inf`` means that it has finished.
+    """
 
     def __call__(self, expected_idle: float = 0.0) -> None: ...
 
 
 def no_ping(expected_idle: float = 0.0) -> None:
-    """Report to nobody."""
+    """Do nothing. Parts that no watchdog observes use this function."""
 
 
 class Watchdog:
-    """Watchdog: a part is stuck if it has not pinged for ``timeout`` seconds beyond its expected idle time.
+    """Watchdog. A part is stuck if it has not pinged for ``timeout`` seconds beyond its expected idle time.
 
     ``now`` returns monotonic seconds.
     """
@@ -32,7 +35,7 @@ class Watchdog:
         self._durations: dict[str, Callable[[], float]] = {}
 
     def register(self, name: str) -> Ping:
-        """Add a part, and return the function that it calls to report progress."""
+        """Add a part, and return the function that the part calls to report progress."""
 
         def ping(expected_idle: float = 0.0) -> None:
             self._expected_until[name] = self._now() + expected_idle
@@ -41,10 +44,10 @@ class Watchdog:
         return ping
 
     def register_duration(self, name: str, longest_running: Callable[[], float]) -> None:
-        """Add a part by its duration: ``longest_running`` returns the seconds that its longest task has taken."""
+        """Add a part that is stuck once ``longest_running``, a function that returns seconds, exceeds ``timeout``."""
         self._durations[name] = longest_running
 
     def stuck(self) -> Sequence[str]:
-        """The names of the parts that make no progress."""
+        """Return the names of the parts that make no progress."""
         silent = [name for name, until in self._expected_until.items() if self._now() - until > self._timeout]
         return silent + [name for name, longest in self._durations.items() if longest() > self._timeout]

@@ -1,4 +1,4 @@
-"""Runs the receiver: the order of the start, readiness, and the order of the end."""
+"""Runs the receiver: starts its parts in order, decides on readiness, and shuts the parts down in order."""
 
 import asyncio
 import gc
@@ -19,16 +19,16 @@ from keyturn_receiver.sources.stores import Stores
 from keyturn_receiver.web.server import Server
 from keyturn_receiver.web.webhook import WebhookEndpoint
 
-# Kubernetes allows 30 seconds from SIGTERM to the end; the drain takes at most 15 of them.
-GRACE = 9.0  # seconds after the drain for what still runs
-REPLY_DEADLINE = 7.0  # of them, until each delivery is answered
-EVENT_FLUSH = 2.0  # seconds for Events that are not written yet
+# Kubernetes kills the process 30 seconds after SIGTERM. The drain takes at most 15 of them.
+GRACE = 9.0  # seconds after the drain for deliveries and reconciles that still run
+REPLY_DEADLINE = 7.0  # seconds after the drain within which every delivery is answered
+EVENT_FLUSH = 2.0  # seconds for writing the Events that are still queued
 
 _log = logging.getLogger(__name__)
 
 
 class Informer(Protocol):
-    """What fills a cache: ``synced`` is set once the first list is complete."""
+    """Informer. Fills a cache, and sets ``synced`` once the first list is complete."""
 
     synced: asyncio.Event
 
@@ -36,7 +36,7 @@ class Informer(Protocol):
 
 
 class Readiness:
-    """What the receiver still lacks, in words for people."""
+    """Readiness. Lists, in words for people, what the receiver still lacks."""
 
     def __init__(self, informers: Mapping[str, Informer], signing_keys: SigningKeys, stores: Stores) -> None:
         self._informers = informers
@@ -45,21 +45,21 @@ class Readiness:
         self.shutting_down = False
 
     def not_prepared(self) -> Sequence[str]:
-        """What a delivery needs before it can be verified and answered truly."""
+        """Return what is missing before a delivery can be verified and answered correctly."""
         lists = [
             f"the first list of {name}" for name, informer in self._informers.items() if not informer.synced.is_set()
         ]
         return [*lists, *self._signing_keys.not_loaded()]
 
     def is_prepared(self) -> bool:
-        """Whether deliveries can be verified and answered truly."""
+        """Whether deliveries can be verified and answered correctly."""
         return not self.not_prepared()
 
     def not_ready(self) -> Sequence[str]:
-        """What the receiver needs before it should get deliveries at all.
+        """Return what is missing before the cluster should route deliveries to this receiver.
 
-        Deliveries that come without AWS credentials are tried: what AWS answers for one secret need not hold for the
-        next.
+        Without working AWS credentials the receiver is not ready, but it still tries the deliveries that arrive: an
+        error of AWS for one secret need not hold for the next.
         """
         if self.shutting_down:
             return ["shutting down"]
@@ -68,9 +68,10 @@ class Readiness:
 
 
 class SigningKeyLoader:
-    """Reads the signing keys at intervals, every second while the receiver is not ready.
+    """Reads the signing keys every ``interval`` seconds, or every second while the receiver is not ready.
 
-    ``check_credentials``: no signing key is read from AWS, so that one cheap call has to show that AWS answers.
+    ``check_credentials`` is true if no signing key is read from AWS. One cheap call then tests the AWS credentials,
+    until they work.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class SigningKeyLoader:
         self._ping = ping
 
     async def run(self) -> None:
-        """Read until cancelled."""
+        """Read the keys until cancelled."""
         while True:
             self._ping()
             await self._keys.load()
@@ -112,10 +113,10 @@ Part = Callable[[], Coroutine[Any, Any, None]]
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """What runs beside the servers.
+    """Background tasks, which run alongside the servers.
 
-    ``parts`` run from the start. ``controller`` runs once every informer has its first list: an object that is not
-    cached yet would look as if it did not exist. ``ping`` is the controller's.
+    ``parts`` run from the start. ``controller`` starts once every informer has its first list, because an object that
+    is not cached yet would look as if it did not exist. ``ping`` reports the controller's progress.
     """
 
     informers: Mapping[str, Informer]
@@ -126,7 +127,7 @@ class Background:
 
 @dataclass(frozen=True, slots=True)
 class Http:
-    """The two servers, and the endpoint behind the first."""
+    """The two HTTP servers, and the webhook endpoint that ``notifications`` serves."""
 
     webhook: WebhookEndpoint
     notifications: Server
@@ -134,7 +135,7 @@ class Http:
 
 
 class Runtime:
-    """Starts and stops the parts of a receiver in their order."""
+    """Starts and stops the parts of a receiver in order."""
 
     def __init__(
         self,
@@ -153,7 +154,7 @@ class Runtime:
         self._drain_seconds = drain_seconds
 
     async def run(self) -> None:
-        """Run until SIGTERM or SIGINT. A part that fails for good ends the process, which Kubernetes starts again."""
+        """Run until SIGTERM or SIGINT. If a part raises an error, the process ends and Kubernetes restarts it."""
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -173,14 +174,14 @@ class Runtime:
 
     async def _run_controller(self) -> None:
         while not await self._synced():
-            self._background.ping()  # waiting is not being stuck
-        # What the caches hold now stays: the garbage collector need not look through it again and again.
+            self._background.ping()  # a controller that waits for the informers is not stuck
+        # The objects in the caches live long, so the garbage collector need not traverse them each time.
         gc.collect()
         gc.freeze()
         await self._background.controller()
 
     async def _synced(self, seconds: float = 10.0) -> bool:
-        """Wait for the informers; return whether all have their first list."""
+        """Wait up to ``seconds`` for the informers. Returns whether all of them have their first list."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 for informer in self._background.informers.values():
@@ -189,7 +190,7 @@ class Runtime:
         return False
 
     async def _shut_down(self, servers: Sequence["asyncio.Task[None]"]) -> None:
-        """Serve until the cluster has learnt to send deliveries elsewhere, then finish what was accepted."""
+        """Serve until the cluster routes deliveries elsewhere, then finish the work that was accepted."""
         self._readiness.shutting_down = True
         _log.info("shutting down")
         self._http.webhook.start_draining()

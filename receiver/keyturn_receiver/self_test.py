@@ -1,7 +1,8 @@
-"""Self test: ``python -m keyturn_receiver.self_test URL`` sends a running receiver one heartbeat, and checks its reply.
+"""Self test. ``python -m keyturn_receiver.self_test URL`` sends a heartbeat to a running receiver and checks the reply.
 
-``helm test`` runs it in a pod with the receiver's image, ServiceAccount and settings. It covers what a delivery needs,
-from the signing key to the receiver's reply. Exit status: 0 passed, 1 failed, 2 invalid settings or arguments.
+``helm test`` runs it in a pod with the receiver's image, ServiceAccount and settings. The test covers everything that a
+delivery needs, from the signing key to the receiver's reply. The exit status is 0 if the test passed, 1 if it failed,
+and 2 if the settings or arguments are invalid.
 """
 
 import argparse
@@ -45,14 +46,14 @@ _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE--
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """Whether the test has passed, and why; on failure also what to do next."""
+    """Conclusion of the test. ``text`` explains the result, and after a failure also says what to do next."""
 
     passed: bool
     text: str
 
 
 class NoReply(Exception):
-    """No HTTP response has come. The text says why, and what to check."""
+    """No HTTP response arrived. The text says why, and what to check."""
 
 
 class NoKey(Exception):
@@ -60,9 +61,10 @@ class NoKey(Exception):
 
 
 def old_heartbeat(now: datetime) -> Notification:
-    """Make a heartbeat that is too old to count, so that a test does not make a dead event path look healthy.
+    """Make a heartbeat that is too old to count, because a test must not make a dead event path look healthy.
 
-    It is too old by the receiver's clock too, which may differ by as much as a signature allows.
+    The heartbeat is too old even by the receiver's clock, which may differ from this one by as much as a signature
+    allows.
     """
     sent_at = now - timedelta(seconds=MAX_HEARTBEAT_AGE + 2 * TOLERANCE)
     return Notification(
@@ -76,7 +78,10 @@ def old_heartbeat(now: datetime) -> Notification:
 
 
 def evaluate(status: int, reply: bytes, sent: Notification, signed: bool) -> Conclusion:
-    """Explain a reply. ``signed``: the heartbeat was signed with a key that the receiver should accept."""
+    """Draw the conclusion from a reply.
+
+    ``signed`` says that the heartbeat was signed with a key that the receiver should accept.
+    """
     if status == 200:
         return _evaluate_results(reply, sent, signed)
     if status == 401 and not signed:
@@ -128,7 +133,7 @@ def _evaluate_results(reply: bytes, sent: Notification, signed: bool) -> Conclus
 
 
 def signing_key(settings: Settings) -> tuple[bytes, str] | None:
-    """Read the key to sign with, and describe where it is from. None if only public keys are set. Raises NoKey."""
+    """Return the key to sign with and a description of its source; None if only public keys are set. Raises NoKey."""
     secret_id, file = settings.signing_key_secret_id, settings.signing_key_file
     try:
         if secret_id:
@@ -139,15 +144,16 @@ def signing_key(settings: Settings) -> tuple[bytes, str] | None:
         if file:
             return read_keys(file)[0], f"file {file}"
     except KeyturnError as error:
-        # The receiver would try again by itself; this program does not.
+        # The receiver itself would try again, but this program does not.
         raise NoKey(str(error).replace("trying again", "try it again")) from None
     return None
 
 
 def tls_context(certificate: Path | None) -> ssl.SSLContext:
-    """Trust the system's CAs; or, if the receiver's own certificate (PEM, leaf first) is given, only that certificate.
+    """Build a TLS context that trusts the system's CAs, or only ``certificate`` (PEM, leaf first) if it is given.
 
-    Its names are not checked then, because they need not contain the Service's name in the cluster. Raises NoReply.
+    The host name is not checked against a given certificate, which need not contain the Service's name in the cluster.
+    Raises NoReply.
     """
     if certificate is None:
         return ssl.create_default_context()
@@ -158,7 +164,7 @@ def tls_context(certificate: Path | None) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        # Load the leaf only: its issuer may have signed other certificates.
+        # Load only the leaf, because its issuer may have signed other certificates.
         context.load_verify_locations(cadata=leaf[0])
     except ssl.SSLError:
         raise NoReply(f"{certificate} contains no certificate that can be parsed") from None
@@ -168,7 +174,7 @@ def tls_context(certificate: Path | None) -> ssl.SSLContext:
 
 
 def post(url: SplitResult, body: bytes, headers: Mapping[str, str], certificate: Path | None) -> tuple[int, bytes]:
-    """POST once, without following redirects, and return status and body of the response. Raises NoReply."""
+    """POST once, without following redirects, and return the status and the body of the response. Raises NoReply."""
     host = url.hostname or ""
     connection = (
         http.client.HTTPSConnection(host, url.port, timeout=TIMEOUT, context=tls_context(certificate))

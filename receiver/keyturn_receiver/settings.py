@@ -1,4 +1,4 @@
-"""The receiver's settings: environment variables, read once at the start."""
+"""The receiver's settings, which are read from environment variables once at the start."""
 
 import sys
 from enum import StrEnum
@@ -15,7 +15,7 @@ from keyturn_receiver.core.policy import Default
 class PollMode(StrEnum):
     """How the poller asks AWS for versions.
 
-    LIST reads the names and versions of a whole account, 100 per call; DESCRIBE makes one call for each bound secret.
+    LIST reads the names and versions of a whole account, 100 per call. DESCRIBE makes one call for each bound secret.
     """
 
     LIST = "list"
@@ -23,7 +23,7 @@ class PollMode(StrEnum):
 
 
 class Settings(BaseSettings):
-    """Each field is the variable KEYTURN_<NAME>. Region, endpoints and credentials of AWS have AWS's own variables."""
+    """The variable KEYTURN_<NAME> sets each field. AWS's own variables set its region, endpoints and credentials."""
 
     model_config = SettingsConfigDict(
         env_prefix="KEYTURN_", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True

@@ -1,4 +1,4 @@
-"""Makes stores: an AWS client for one identity in one region, with the credentials of that identity."""
+"""Factory of stores. A store is an AWS client for one identity in one region, with that identity's credentials."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ from keyturn_receiver.sources.stores import Store, StoreKey
 from keyturn_receiver.sources.thread_pools import OVERSUBSCRIPTION, ThreadPools
 from keyturn_receiver.telemetry.metrics import Metrics
 
-BACKGROUND_THREADS = 2  # calls of sweeps under way at once
-QUARANTINE_THREADS = 4  # calls about secrets that have hung
+BACKGROUND_THREADS = 2  # concurrent calls of sweeps
+QUARANTINE_THREADS = 4  # concurrent calls about secrets whose last call hung, and for tenants' credentials
 
 
 @dataclass(frozen=True, slots=True)
 class StoreFactory:
-    """Makes the store of a key: with the receiver's own credentials, or with the AWS role of a tenant."""
+    """Factory of stores, which use either the receiver's own credentials or those of a tenant's AWS role."""
 
     settings: Settings
     pools: ThreadPools
@@ -24,7 +24,10 @@ class StoreFactory:
     metrics: Metrics
 
     async def make(self, key: StoreKey) -> Store:
-        """Make a store. Raises SourceRefused or SourceUnavailable, InvalidBinding, or an error of the API client."""
+        """Make the store of ``key``.
+
+        Raises SourceRefused, SourceUnavailable, InvalidBinding, or an error of the Kubernetes API client.
+        """
         connections = OVERSUBSCRIPTION * self.settings.aws_threads
         if not key.account:
             client = clients.secrets_manager(key.region, connections)

@@ -1,6 +1,6 @@
-"""Poller: compares every binding with AWS at intervals, to find changes that the event path has missed.
+"""Poller. Compares every binding with AWS at intervals, to find changes that the event path has missed.
 
-It lists or describes secrets, and reads no value.
+The poller lists or describes secrets, and reads no values.
 """
 
 from keyturn_receiver.poller.poller import Poller

@@ -1,4 +1,4 @@
-"""The poller itself: when it sweeps, and how it queues the stale bindings that sweep.py finds."""
+"""The poller decides when to sweep, and queues the stale bindings that each sweep finds."""
 
 import asyncio
 import logging
@@ -18,18 +18,19 @@ from keyturn_receiver.reconcile.work_queue import WorkQueue
 from keyturn_receiver.sources.stores import StoreKey
 from keyturn_receiver.telemetry.metrics import Metrics
 
-JITTER = 0.1  # of the interval, so that several clusters do not sweep at the same time
+JITTER = 0.1  # share of the interval; keeps several clusters from sweeping at the same time
 MAX_INTERVAL_WITHOUT_EVENTS = 30.0  # seconds between two sweeps while the event path is down
-FULL_SWEEP_SECONDS = 3600.0  # between two full sweeps of a store
-NOTIFICATION_HEAD_START = 15.0  # seconds (or a tenth of the interval, if less) that a change waits for its event
+FULL_SWEEP_SECONDS = 3600.0  # time between two full sweeps of a store
+NOTIFICATION_HEAD_START = 15.0  # seconds (at most a tenth of the interval) that a change is left to its event
 
 _log = logging.getLogger(__name__)
 
 
 class Poller:
-    """Poller: sweeps over all bindings while this replica is the leader.
+    """Poller. Sweeps over all bindings while this replica is the leader.
 
-    ``interval``: seconds between two sweeps while ``event_path_healthy``; ``now`` returns monotonic seconds.
+    ``interval`` is the time between two sweeps in seconds, while ``event_path_healthy`` returns true. ``now`` returns
+    monotonic seconds.
     """
 
     def __init__(
@@ -54,11 +55,14 @@ class Poller:
 
     @property
     def interval(self) -> float:
-        """Seconds between two sweeps; at most 30 while the event path is down."""
+        """Seconds between two sweeps, at most 30 while the event path is down."""
         return self._interval if self._event_path_healthy() else min(self._interval, MAX_INTERVAL_WITHOUT_EVENTS)
 
     async def run(self, ping: Ping = no_ping) -> None:
-        """Sweep until cancelled: everything on becoming the leader and once an hour, in between only the changes."""
+        """Sweep until cancelled.
+
+        Sweeps cover all bindings when this replica becomes the leader and once an hour, and only changes in between.
+        """
         last_sweep: float | None = None
         jitter = 1.0
         while True:
@@ -74,7 +78,7 @@ class Poller:
             await asyncio.sleep(min(1.0, self._interval / 10))
 
     async def sweep(self, ping: Ping = no_ping) -> Sequence[StaleBinding]:
-        """Sweep once, queue each stale binding, and return them.
+        """Sweep once, queue each stale binding, and return the stale bindings.
 
         A store that fails does not stop the others. Raises Interrupted if this replica is no longer the leader.
         """
@@ -118,7 +122,7 @@ class Poller:
         return self._is_leader()
 
     def _queue_stale(self, stale: Sequence[StaleBinding]) -> None:
-        """Queue the stale bindings. While events arrive, a recent change is first left to its notification."""
+        """Queue the stale bindings. While the event path is healthy, recent changes first wait for a notification."""
         head_start = min(NOTIFICATION_HEAD_START, self._interval / 10)
         for each in stale:
             changed_at = each.metadata.changed_at if each.metadata else None

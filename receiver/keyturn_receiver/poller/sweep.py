@@ -1,4 +1,4 @@
-"""What one sweep does: it lists or describes secrets, and finds the stale bindings (docs/design.md#poller)."""
+"""One sweep: lists or describes secrets, and finds the stale bindings (docs/design.md#poller)."""
 
 import asyncio
 import logging
@@ -18,8 +18,8 @@ from keyturn_receiver.sources.stores import Store, StoreKey, Stores
 
 # ListSecrets may lag by five minutes: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_ListSecrets.html
 LIST_OVERLAP = timedelta(minutes=10)
-ITEMS_PER_TURN = 20  # handled in some tenths of a millisecond, then other tasks have their turn
-PAGE_PAUSE = 0.1  # seconds between two pages; parsing one blocks the event loop for some milliseconds
+ITEMS_PER_TURN = 20  # items handled before other tasks get a turn; they take a few tenths of a millisecond
+PAGE_PAUSE = 0.1  # seconds between two pages; parsing a page blocks the event loop for a few milliseconds
 
 T = TypeVar("T")
 
@@ -27,12 +27,12 @@ _log = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):
-    """This replica is no longer the leader: another one sweeps."""
+    """This replica is no longer the leader, so its sweep stops."""
 
 
 @dataclass(frozen=True, slots=True)
 class StaleBinding:
-    """A binding to reconcile, and the metadata of its secret in AWS; None: there is no such secret."""
+    """A binding to reconcile. ``metadata`` describes its AWS secret, and is None if the secret does not exist."""
 
     bound: BoundSecret
     metadata: SecretMetadata | None
@@ -44,14 +44,14 @@ class StaleBinding:
 
     @property
     def version_ids(self) -> frozenset[str]:
-        """The version that the Secret should be made from; none if AWS names none."""
+        """The id of the version that the Secret should be made from; empty if AWS reports none."""
         version_id = self.metadata.current(self.bound.spec.stage) if self.metadata else None
         return frozenset({version_id} if version_id else ())
 
 
 @dataclass(slots=True)
 class SweepResult:
-    """The stale bindings, and the watermark: the latest change in AWS that the sweep has seen."""
+    """Result of a sweep. ``watermark`` is the time of the latest change in AWS that the sweep has seen."""
 
     stale: dict[Target, StaleBinding] = field(default_factory=dict)
     watermark: datetime | None = None
@@ -66,10 +66,11 @@ async def yield_to_loop(items: Sequence[T]) -> AsyncIterator[T]:
 
 
 def is_stale(bound: BoundSecret, metadata: SecretMetadata | None) -> bool:
-    """Whether a binding differs from what AWS reports.
+    """Whether a binding is out of date, according to the metadata that AWS reports.
 
-    This compares versions, not times: the label is on another version than the Secret was made from, or the Secret's
-    status reports an error that may be over.
+    Versions are compared, not times. A binding is stale if its staging label is on another version than the one that
+    the Secret was made from, or if the Secret's status reports an error that may be over. If the AWS secret does not
+    exist or is scheduled for deletion, the binding is stale until the status says so.
     """
     record = bound.record
     if metadata is None:
@@ -81,7 +82,7 @@ def is_stale(bound: BoundSecret, metadata: SecretMetadata | None) -> bool:
 
 
 class Sweeper:
-    """Sweeper: groups the bindings by store, and sweeps one store at a time. ``mode``: list or describe."""
+    """Sweeper. Groups the bindings by store, and sweeps one store at a time. ``mode`` is to list or to describe."""
 
     def __init__(self, stores: Stores, secrets: SecretCache, access_policy: AccessPolicy, mode: PollMode) -> None:
         self._stores = stores
@@ -90,7 +91,7 @@ class Sweeper:
         self._mode = mode
 
     async def bindings_by_store(self) -> Mapping[StoreKey, Sequence[BoundSecret]]:
-        """Group the bindings by the store that reads for them, without those that the access policy forbids."""
+        """Group the bindings by the store that reads their secret, without bindings that the access policy forbids."""
         by_store: dict[StoreKey, list[BoundSecret]] = {}
         async for bound in yield_to_loop(self._secrets.all()):
             if not self._access_policy.allows(bound):
@@ -108,7 +109,8 @@ class Sweeper:
     ) -> SweepResult:
         """Compare the bindings of one store with AWS: all of them, or those whose secret has changed after ``since``.
 
-        Where the role may not list, it describes. Raises Interrupted once ``may_continue`` returns False.
+        If the role may not list secrets, each one is described instead. Raises Interrupted once ``may_continue``
+        returns False.
         """
         store = await self._stores.get(key)
         if self._mode is PollMode.LIST:
@@ -119,13 +121,13 @@ class Sweeper:
         return await StoreSweep(store, self._secrets, may_continue).by_description(bindings)
 
     def is_current(self, stale: StaleBinding) -> bool:
-        """Whether the Secret is still as the sweep saw it."""
+        """Whether the Secret has stayed unchanged since the sweep saw it."""
         bound = self._secrets.get(stale.target)
         return bound is not None and bound.resource_version == stale.bound.resource_version
 
 
 class StoreSweep:
-    """One sweep over one store, used once. ``may_continue`` is asked around each call to AWS."""
+    """One sweep over one store. Each instance is used once. ``may_continue`` is called around each call to AWS."""
 
     def __init__(self, store: Store, secrets: SecretCache, may_continue: Callable[[], bool]) -> None:
         self._store = store
@@ -134,10 +136,10 @@ class StoreSweep:
         self._result = SweepResult()
 
     async def by_list(self, bindings: Sequence[BoundSecret], since: datetime | None) -> SweepResult:
-        """List what has changed after ``since``, or everything, and describe what the list cannot tell.
+        """List the secrets that have changed after ``since``, or all secrets, and compare the bindings with the list.
 
-        That is each secret that a full list lacks, and always each one whose binding reports an error. Raises
-        SourceRefused where the role may not list.
+        Some bindings whose secret is not in the list are described as well: all of them after a full list, and
+        otherwise those that report an error. Raises SourceRefused if the role may not list secrets.
         """
         targets = {bound.target for bound in bindings}
         seen: set[Target] = set()
@@ -150,14 +152,15 @@ class StoreSweep:
                         self._record(bound, metadata)
             await asyncio.sleep(PAGE_PAUSE)
         unseen = [bound for bound in bindings if bound.target not in seen]
-        # An error can end without a change of the secret, such as one in its permissions: the list does not show that.
+        # An error can end although the secret has not changed, for example when a permission is granted. A list of
+        # changes does not show that.
         await self._describe([bound for bound in unseen if since is None or bound.record.status != OK])
         return self._result
 
     async def by_description(self, bindings: Sequence[BoundSecret]) -> SweepResult:
-        """Describe each secret, for a role that may not list.
+        """Describe the secret of each binding, because the mode asks for that or the role may not list secrets.
 
-        Raises Temporary if every call failed with it: then the cause is not one secret.
+        Raises the last error if every call failed with a Temporary, because the cause then is not a single secret.
         """
         if error := await self._describe(bindings):
             raise error
@@ -172,7 +175,8 @@ class StoreSweep:
             for metadata in page:
                 changed_at = metadata.changed_at
                 if changed_at is None or (last and changed_at > last):
-                    is_sorted = False  # not sorted by the last change, as asked: then every page has to be read
+                    # AWS has not sorted by the last change as requested, so every page has to be read
+                    is_sorted = False
                 last = changed_at or last
                 if changed_at and (self._result.watermark is None or changed_at > self._result.watermark):
                     self._result.watermark = changed_at
@@ -195,12 +199,12 @@ class StoreSweep:
                 pass
             except Temporary as error:
                 last_error, failures = error, failures + 1
-                continue  # the call itself has counted it; go on with the others
+                continue  # the call has already counted the failure in the metrics
             except KeyturnError:
                 continue
             for bound in same_secret:
                 self._record(bound, metadata)
-        self._check()  # the last answer came after a wait: another replica may be the leader by now
+        self._check()  # another replica may have become the leader during the last call
         return last_error if failures == len(by_id) else None
 
     def _record(self, bound: BoundSecret, metadata: SecretMetadata | None) -> None:

@@ -1,1 +1,1 @@
-"""Back-off, token bucket, adaptive limiter, single flight, bounded map: pure asyncio, no AWS and no Kubernetes."""
+"""Resilience patterns on plain asyncio: back-off, token bucket, adaptive limiter, single flight and bounded map."""

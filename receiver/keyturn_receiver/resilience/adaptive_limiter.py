@@ -1,4 +1,4 @@
-"""Adaptive concurrency limiter: additive increase, multiplicative decrease (AIMD), as TCP's congestion control.
+"""Adaptive concurrency limiter: additive increase, multiplicative decrease (AIMD), as in TCP's congestion control.
 
 https://www.rfc-editor.org/rfc/rfc5681#section-3.1
 """
@@ -8,14 +8,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-DECREASE_INTERVAL = 1.0  # seconds: requests that fail together are one sign of overload, not many
+DECREASE_INTERVAL = 1.0  # seconds; several failures within this time are one sign of overload
 
 
 class AdaptiveLimiter:
-    """Adaptive limiter. A semaphore whose limit moves between 1 and ``maximum`` with how well the server answers.
+    """Adaptive limiter. A semaphore whose limit moves between 1 and ``maximum``, depending on how the server copes.
 
-    The limit rises by about one for each full round of requests that succeed, and is halved when they fail. ``now``
-    gives monotonic seconds.
+    The limit rises by about one for each full round of requests that succeed, and is halved when requests fail from
+    overload. ``now`` returns monotonic seconds.
     """
 
     def __init__(self, maximum: int, now: Callable[[], float] = time.monotonic) -> None:
@@ -32,7 +32,7 @@ class AdaptiveLimiter:
         return int(self._limit)
 
     async def acquire(self) -> None:
-        """Wait until one more request may start, in the order of the calls; ``release`` must follow."""
+        """Wait until one more request may start. Callers are admitted in order, and must later call ``release``."""
         if self._in_flight < self.limit and not self._waiters:
             self._in_flight += 1
             return
@@ -41,13 +41,14 @@ class AdaptiveLimiter:
         try:
             await waiter
         except asyncio.CancelledError:
-            if not waiter.cancelled():  # it was admitted in the same moment: pass the slot on
+            # this request was admitted just before its cancellation, so its slot is passed on
+            if not waiter.cancelled():
                 self._in_flight -= 1
             self._admit()
             raise
 
     def release(self, overloaded: bool) -> None:
-        """End a request; ``overloaded``: it failed as requests to an overloaded server fail."""
+        """End a request. ``overloaded`` says that it failed in a way that indicates an overloaded server."""
         self._in_flight -= 1
         if not overloaded:
             self._limit = min(self._maximum, self._limit + 1 / self._limit)

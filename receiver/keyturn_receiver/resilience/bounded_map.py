@@ -1,4 +1,4 @@
-"""A map of bounded size, for what is worth remembering but not worth unbounded memory."""
+"""A map of bounded size, for entries that may be forgotten."""
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
@@ -9,9 +9,10 @@ V = TypeVar("V")
 
 
 class BoundedMap(Generic[K, V]):
-    """Bounded map. Holds at most ``limit`` entries: one more evicts the oldest.
+    """Bounded map. Holds at most ``limit`` entries; adding another one evicts the oldest.
 
-    The oldest is the entry that was put in longest ago; with ``lru`` (least recently used), a read counts as well.
+    The oldest entry is the one that was put in longest ago. With ``lru`` (least recently used), reading an entry also
+    makes it the newest.
     """
 
     def __init__(self, limit: int, lru: bool = False) -> None:
@@ -26,7 +27,7 @@ class BoundedMap(Generic[K, V]):
         return key in self._entries
 
     def __iter__(self) -> Iterator[K]:
-        """The keys, oldest first."""
+        """Iterate over the keys, oldest first."""
         return iter(self._entries)
 
     def get(self, key: K) -> V | None:

@@ -1,4 +1,4 @@
-"""Single flight: callers that want the same thing at the same time share one fetch of it.
+"""Single flight. Callers that want the same value at the same time share one fetch.
 
 https://pkg.go.dev/golang.org/x/sync/singleflight
 """
@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-RESULT_TTL = 10.0  # seconds that a result is kept, for callers whose event is older than the fetch
+RESULT_TTL = 10.0  # seconds that a result is kept, for callers whose event happened before the fetch
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -22,11 +22,11 @@ class _Flight(Generic[V]):
 
 
 class SingleFlight(Generic[K, V]):
-    """Single flight. At most one fetch runs for each key, and everybody it is new enough for gets its result.
+    """Single flight. At most one fetch runs for each key, and all callers for which its result is new enough share it.
 
-    A result is new enough for a caller whose ``since`` is not later than the start of the fetch: any other caller could
-    miss a change. So five hundred bindings of one rotation cost one fetch, and the next rotation costs another.
-    ``now`` gives monotonic seconds; ``ttl``: the seconds that a result is kept.
+    A result is new enough for a caller if the fetch started at the caller's ``since`` or later, because an older result
+    could miss a change. So five hundred bindings of one rotation cost one fetch, and the next rotation costs another.
+    ``now`` returns monotonic seconds. A result is kept for ``ttl`` seconds.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic, ttl: float = RESULT_TTL) -> None:
@@ -45,11 +45,11 @@ class SingleFlight(Generic[K, V]):
                 self._flights[key] = flight
                 flight.result.add_done_callback(lambda result: self._done(key, result))
                 return await asyncio.shield(flight.result)
-            await asyncio.wait([flight.result])  # its result may be too old for this caller; the next one is not
+            await asyncio.wait([flight.result])  # this fetch started too early for the caller; the next one will not
 
     def _done(self, key: K, result: "asyncio.Future[V]") -> None:
         if not result.cancelled():
-            result.exception()  # mark it as retrieved: every caller may have given up
+            result.exception()  # mark the error as retrieved, because every caller may have given up
         asyncio.get_running_loop().call_later(self._ttl, self._expire, key, result)
 
     def _expire(self, key: K, result: "asyncio.Future[V]") -> None:

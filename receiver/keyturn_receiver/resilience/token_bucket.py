@@ -7,7 +7,7 @@ from collections.abc import Callable
 class TokenBucket:
     """Token bucket. Allows ``rate`` actions per second on average, and up to ``burst`` at once after a pause.
 
-    The bucket starts full. ``now`` gives monotonic seconds.
+    The bucket starts full. ``now`` returns monotonic seconds.
     """
 
     def __init__(self, rate: float, burst: int, now: Callable[[], float] = time.monotonic) -> None:
@@ -18,7 +18,7 @@ class TokenBucket:
         self._filled_at = now()
 
     def take(self) -> float:
-        """Take a token and return 0.0; if there is none, take nothing and return the seconds until there is one."""
+        """Take a token and return 0.0, or return the seconds until the next token if there is none now."""
         now = self._now()
         self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
         self._filled_at = now

@@ -1,1 +1,1 @@
-"""Telemetry: metrics for Prometheus, logs as JSON lines, traces. None of it contains a secret value."""
+"""Telemetry: Prometheus metrics, logs as JSON lines, and traces. None of them contains a secret value."""

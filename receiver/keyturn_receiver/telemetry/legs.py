@@ -1,4 +1,4 @@
-"""The legs of one reconcile: each is timed into its histogram and has a span of its own."""
+"""The legs of a reconcile. The duration of each leg goes into a histogram, and each leg has its own span."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ class Leg(StrEnum):
 
 
 class LegTimer:
-    """Times legs; ``span`` opens the spans."""
+    """Times the legs. ``span`` opens a span for each leg."""
 
     def __init__(self, metrics: Metrics, span: Span = no_traces) -> None:
         self._span = span
@@ -27,6 +27,6 @@ class LegTimer:
 
     @contextmanager
     def time(self, leg: Leg) -> Iterator[None]:
-        """Time what runs within."""
+        """Time the body of the ``with`` statement."""
         with self._seconds[leg].time(), self._span(leg.value):
             yield

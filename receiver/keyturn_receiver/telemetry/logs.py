@@ -1,4 +1,4 @@
-"""Logs: one JSON object per line on standard output."""
+"""Logs are JSON objects on standard output, one per line."""
 
 import asyncio
 import json
@@ -15,7 +15,10 @@ _context: ContextVar[Mapping[str, object]] = ContextVar("log_context", default={
 
 @contextmanager
 def log_context(**fields: object) -> Iterator[None]:
-    """Add fields to every line that is logged within. ``event_ids`` join all lines of one event in AWS."""
+    """Add fields to every line that the body of the ``with`` statement logs.
+
+    Lines with the same id in ``event_ids`` belong to the same event in AWS.
+    """
     token = _context.set({**_context.get(), **fields})
     try:
         yield
@@ -24,7 +27,11 @@ def log_context(**fields: object) -> Iterator[None]:
 
 
 class JsonFormatter(logging.Formatter):
-    """Time, level, logger, message, the fields of ``log_context``, and those given as ``extra={"fields": {...}}``."""
+    """Formats a record as JSON: time, level, logger, message and further fields.
+
+    These are the fields of ``log_context``, those given as ``extra={"fields": {...}}``, and the type and frames of an
+    error.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -45,14 +52,14 @@ class JsonFormatter(logging.Formatter):
 
 
 def _first(error: BaseException) -> BaseException:
-    # A group says nothing by itself: log the first error in it.
+    # An exception group says little by itself, so the first error in it is logged.
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 
 
 def _frames(error: BaseException) -> list[str]:
-    # Frames only: the text of an exception may quote its input, which may be a secret value.
+    # Only frames are logged, because the text of an exception may quote its input, which may be a secret value.
     frames: list[str] = []
     traceback = error.__traceback__
     while traceback:
@@ -63,7 +70,7 @@ def _frames(error: BaseException) -> list[str]:
 
 
 def log_unhandled(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
-    """Log an error that no code has caught: an exception handler for the event loop.
+    """Log an error that no code has caught. The event loop calls this function as its exception handler.
 
     asyncio's own handler would print the text of the error and the task's arguments, which may be secret values.
     """
@@ -71,8 +78,8 @@ def log_unhandled(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -
 
 
 def configure_logging(level: str) -> None:
-    """Send all logs to standard output as JSON lines, those of libraries from WARNING on."""
-    # Skip collecting caller, thread and process info: the formatter does not use it.
+    """Send all logs to standard output as JSON lines. Libraries log at WARNING or above, the receiver at ``level``."""
+    # Do not collect caller, thread and process info, because the formatter does not use it.
     # https://docs.python.org/3/howto/logging.html#optimization
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
@@ -82,5 +89,5 @@ def configure_logging(level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("keyturn_receiver").setLevel(level)
-    # uvicorn logs a warning for each malformed request: a client that sends many must not flood the log.
+    # uvicorn logs a warning for each malformed request. A client that sends many of them must not flood the log.
     logging.getLogger("uvicorn").setLevel(logging.ERROR)

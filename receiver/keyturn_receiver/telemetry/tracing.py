@@ -1,7 +1,7 @@
-"""Traces with OpenTelemetry, an optional extra: the trace id is the EventBridge event's own id.
+"""Traces with OpenTelemetry, an optional extra. The trace id is the id of the EventBridge event.
 
-So one id joins AWS's event, the logs and the trace. The packages are those of requirements/tracing.txt; without them no
-span is opened. OpenTelemetry's own variables say where the traces go:
+So one id connects the event in AWS, the logs and the trace. The packages are listed in requirements/tracing.txt, and
+are needed only if traces are switched on. OpenTelemetry's own variables say where the traces go:
 https://opentelemetry.io/docs/specs/otel/protocol/exporter/
 """
 
@@ -12,12 +12,14 @@ from typing import Any
 from uuid import UUID
 
 Span = Callable[..., AbstractContextManager[Any]]
-"""Opens a span: ``span(name, event_ids=[...], **attributes)``. With event ids, the span belongs to the trace of the
-first and is linked to those of the others; without, it belongs to the span around it."""
+"""Function that opens a span: ``span(name, event_ids=[...], **attributes)``.
+
+With event ids, the span belongs to the trace of the first event and is linked to the traces of the others. Without
+event ids, it is a child of the current span."""
 
 
 class TracingUnavailable(RuntimeError):
-    """Traces are switched on, but the packages are not installed."""
+    """Traces are switched on, but the OpenTelemetry packages are not installed."""
 
 
 def no_traces(name: str, event_ids: Sequence[str] = (), **attributes: str) -> AbstractContextManager[None]:
@@ -46,7 +48,7 @@ def opentelemetry(service: str, version: str) -> tuple[Span, Callable[[], None]]
         first, *others = map(event_context, event_ids) if event_ids else (None,)
         context = trace.set_span_in_context(trace.NonRecordingSpan(first)) if first else None
         links = [trace.Link(each) for each in others if each]
-        # Record no exception: its text may quote its input, which may be a secret value.
+        # Exceptions are not recorded, because their text may quote their input, which may be a secret value.
         opened: AbstractContextManager[Any] = tracer.start_as_current_span(
             name, context, attributes=attributes, links=links, record_exception=False, set_status_on_exception=False
         )
@@ -56,7 +58,7 @@ def opentelemetry(service: str, version: str) -> tuple[Span, Callable[[], None]]
 
 
 def _ids(event_id: str) -> tuple[int, int]:
-    """The trace id of an event (128 bits), and the id of a span that stands for the event itself (64 bits)."""
+    """Return the trace id of an event (128 bits), and the id of a span that stands for the event itself (64 bits)."""
     digest = hashlib.sha256(event_id.encode()).digest()
     try:
         trace_id = UUID(event_id).int
