@@ -1,7 +1,8 @@
-"""Names and ARNs of AWS secrets: a name, a whole ARN, or a partial ARN without its six random characters.
+"""Names and ARNs of AWS secrets. An ARN is either whole, or partial: without its last six random characters.
 
-A notification is only a hint, so matching too much costs one needless reconcile; matching too little loses a rotation.
-A bare name is never shortened: `prod/db-abcdef` is a name like any other.
+The end of a partial ARN can look like these characters, so an ARN can have two readings. Both count here, because a
+notification is only a hint: a match too many costs one needless reconcile, but a missing match loses a rotation. A bare
+name is never shortened, because `prod/db-abcdef` is a valid name.
 https://docs.aws.amazon.com/secretsmanager/latest/userguide/whats-in-a-secret.html
 """
 
@@ -12,7 +13,7 @@ _RESOURCE = ":secret:"
 
 
 def candidate_names(secret_id: str) -> tuple[str, ...]:
-    """Every name of an AWS secret that a name or an ARN, whole or partial, can mean."""
+    """Return every name that ``secret_id`` can refer to: one for a name, one or two for an ARN."""
     if not secret_id.startswith("arn:"):
         return (secret_id,)
     resource = secret_id.partition(_RESOURCE)[2]
@@ -20,11 +21,11 @@ def candidate_names(secret_id: str) -> tuple[str, ...]:
 
 
 def account_scope(secret_id: str) -> str:
-    """The part of an ARN that names partition, region and account; empty for a bare name."""
+    """Return the part of an ARN that names partition, region and account; empty for a bare name."""
     return secret_id.partition(_RESOURCE)[0] if secret_id.startswith("arn:") else ""
 
 
 def region(secret_id: str) -> str:
-    """The region in an ARN; empty for a bare name."""
+    """Return the region in an ARN; empty for a bare name."""
     parts = secret_id.split(":")
     return parts[3] if parts[0] == "arn" and len(parts) > 3 else ""

@@ -1,7 +1,7 @@
-"""Bindings: which AWS secret fills which Secret, and how. This module parses them from a labelled Secret's annotations.
+"""Bindings say which AWS secret fills which Secret, and how. This module parses them from the Secret's annotations.
 
-No other module knows these annotations. The others use ``BindingSpec`` (what the author wrote) and ``Binding`` (the
-same, checked).
+No other module parses these annotations. The others use ``BindingSpec`` (the annotations as written) and ``Binding``
+(the same, checked).
 """
 
 import hashlib
@@ -25,7 +25,7 @@ SERVICE_ACCOUNT = "keyturn.dev/service-account"
 ON_DELETE = "keyturn.dev/on-delete"
 CURRENT = "AWSCURRENT"
 
-# The annotations that decide on the Secret's data. The others decide on rollouts and deletion.
+# The annotations that determine the Secret's data. The other annotations control deletion and rollouts.
 FILLING = (SECRET_ID, DATA, VERSION_STAGE, SERVICE_ACCOUNT)
 DECLARING = (*FILLING, ON_DELETE, ROLLOUT)
 
@@ -42,9 +42,10 @@ SERVICE_ACCOUNT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 MAX_DATA_ANNOTATION = 64 * 1024  # characters; parsing much more would block the event loop
 
-MAX_FAULTS = 10  # in one message, which people read, and which is written to several places
+MAX_FAULTS = 10  # faults per message, because people read it and it is written to several places
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times as fast, but not in every wheel
+# The C loader is ten times faster, but not every wheel contains it.
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -60,7 +61,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Source:
-    """One version of one AWS secret: ``secret_id`` is a name or an ARN, as the binding's author wrote it."""
+    """The version of an AWS secret that holds the staging label ``stage``.
+
+    ``secret_id`` is a name or an ARN, as the binding's author wrote it.
+    """
 
     secret_id: str
     stage: str = CURRENT
@@ -68,7 +72,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One key of the Secret: a JMESPath ``expression`` over the AWS secret's JSON."""
+    """One key of the Secret. The JMESPath ``expression`` selects its value from the AWS secret's JSON."""
 
     key: str
     source: Source
@@ -84,10 +88,10 @@ class OnDelete(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BindingSpec:
-    """What a Secret's annotations declare, as their author wrote it. ``read_binding`` checks it.
+    """The binding as the author of the annotations wrote it. ``read_binding`` checks it.
 
-    ``service_account``, ``on_delete`` and ``data`` are None where the annotation is missing. ``hash`` identifies what
-    the annotations say about the data.
+    ``service_account``, ``on_delete`` and ``data`` are None if the annotation is missing. ``hash`` changes whenever an
+    annotation that determines the data changes.
     """
 
     secret_id: str
@@ -100,12 +104,15 @@ class BindingSpec:
 
     @property
     def account(self) -> str:
-        """The ServiceAccount of the Secret's namespace whose AWS role reads; empty for the receiver's own role."""
+        """The ServiceAccount whose AWS role reads the secret; empty for the receiver's own role."""
         return self.service_account or ""
 
     @property
     def names_a_source(self) -> bool:
-        """Whether AWS secret and ServiceAccount have names that can exist. Nobody is asked about other names."""
+        """Whether the names of the AWS secret and the ServiceAccount are well-formed.
+
+        Neither AWS nor Kubernetes is asked about a malformed name.
+        """
         is_account = self.service_account is None or SERVICE_ACCOUNT_NAME.fullmatch(self.service_account) is not None
         return is_account and is_secret_id(self.secret_id)
 
@@ -114,8 +121,9 @@ class BindingSpec:
 class Binding:
     """Desired state of one Secret, checked.
 
-    With no ``entries`` the Secret takes every top-level key of ``everything_of``, or the key ``value`` if that AWS
-    secret is not a JSON object. ``service_account``: whose AWS role reads; empty for the receiver's own.
+    Without ``entries``, the Secret gets a key for each top-level property of ``everything_of``, or the single key
+    ``value`` if that AWS secret is not a JSON object. ``service_account`` is the ServiceAccount whose AWS role reads
+    the secret; it is empty for the receiver's own role.
     """
 
     target: Target
@@ -133,30 +141,30 @@ class Binding:
 
 
 def is_bound(metadata: Mapping[str, object]) -> bool:
-    """Whether a Secret, by its metadata, asks to be filled."""
+    """Whether a Secret has the label that binds it, according to its metadata."""
     labels = metadata.get("labels")
     return isinstance(labels, Mapping) and labels.get(BIND_LABEL) == "true"
 
 
 def is_secret_id(secret_id: str) -> bool:
-    """Whether this may be the name or the ARN of an AWS secret."""
+    """Whether the text has the form of a name or an ARN of an AWS secret."""
     return bool((SECRET_ARN if secret_id.startswith("arn:") else SECRET_NAME).fullmatch(secret_id))
 
 
 def tell_all(faults: Sequence[str]) -> str:
-    """Join faults into one message: the first MAX_FAULTS, and the number of the rest."""
+    """Join the first MAX_FAULTS faults into one message, which also says how many more there are."""
     more = len(faults) - MAX_FAULTS
     return "; ".join(faults[:MAX_FAULTS]) + (f"; and {more} more" if more > 0 else "")
 
 
 def binding_hash(annotations: Mapping[str, str]) -> str:
-    """Hash what the annotations say about the data, so that an edit is noticed after any absence."""
+    """Hash the annotations that determine the data. A new hash reveals an edit, even one made while no receiver ran."""
     parts = ((name, annotations[name]) for name in FILLING if name in annotations)
     return hashlib.sha256(repr(tuple(parts)).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def read_spec(annotations: Mapping[str, str]) -> BindingSpec:
-    """Read what a labelled Secret's annotations declare. Nothing is checked and nothing is refused here."""
+    """Read the binding from a labelled Secret's annotations, without checking it."""
     service_account, on_delete = annotations.get(SERVICE_ACCOUNT), annotations.get(ON_DELETE)
     return BindingSpec(
         secret_id=annotations.get(SECRET_ID, "").strip(),
@@ -170,9 +178,9 @@ def read_spec(annotations: Mapping[str, str]) -> BindingSpec:
 
 
 def read_binding(target: Target, spec: BindingSpec) -> Binding:
-    """Check what a Secret's annotations declare (docs/bindings.md).
+    """Check a binding that ``read_spec`` has read (docs/bindings.md).
 
-    Raises InvalidBinding. It names every fault that can be found at once, each with what to write instead.
+    Raises InvalidBinding. Its message names every fault that can be found at once, and says what to write instead.
     """
     faults: list[str] = []
     if not spec.secret_id:
@@ -201,7 +209,7 @@ def read_binding(target: Target, spec: BindingSpec) -> Binding:
 
 @lru_cache(maxsize=1024)
 def _read_selectors(text: str) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
-    """Parse the annotation `data`: keys with their expressions, and its faults."""
+    """Parse the annotation `data`. Returns the keys with their expressions, and the faults."""
     faults: list[str] = []
     selectors: dict[str, str] = {}
     for key, expression in _read_map(text, faults):
@@ -221,8 +229,8 @@ def _read_map(text: str, faults: list[str]) -> list[tuple[str, str]]:
     if len(text) > MAX_DATA_ANNOTATION:
         faults.append(f"annotation {DATA} is longer than {MAX_DATA_ANNOTATION} characters: bind several Secrets")
         return []
-    # Read the node graph instead of the loaded value: `NO: port` keeps its key "NO", a duplicate key is detected, and
-    # an alias can only point to another scalar.
+    # Parse into nodes instead of values. So `NO: port` keeps its key "NO", a duplicate key is detected, and an alias
+    # can only stand for a scalar.
     try:
         node = yaml.compose(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Consumers: workloads whose pods read a Secret, and the keys of it that they read."""
+"""Consumers are workloads whose pods read a Secret. This module finds the keys that the pods of a workload read."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ MARK_PREFIX = "revision.keyturn.dev/"
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """The keys of one Secret that a pod reads; ``whole``: every key, and keys that are added later."""
+    """The keys of one Secret that a pod reads. ``whole`` means every key, including keys that are added later."""
 
     whole: bool = False
     keys: frozenset[str] = frozenset()
@@ -25,7 +25,7 @@ class Reads:
 
 @dataclass(frozen=True, slots=True, order=True)
 class WorkloadRef:
-    """Reference to a workload; ``kind`` is a key of ``WORKLOAD_KINDS``."""
+    """Reference to a workload. ``kind`` is a key of ``WORKLOAD_KINDS``."""
 
     kind: str
     namespace: str
@@ -37,10 +37,11 @@ class WorkloadRef:
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """A workload reduced to the fields that decide its rollout.
+    """A workload, reduced to the fields that decide its rollout.
 
-    ``reads`` is by Secret name; ``baseline`` and ``marks`` are Keyturn's annotations on the workload itself and on
-    its pod template, by annotation name; ``manual`` means that a new template restarts no pod (OnDelete).
+    ``reads`` maps the name of each Secret to the keys that the pods read. ``baseline`` and ``marks`` map the names of
+    Keyturn's annotations to their values: ``baseline`` on the workload itself, ``marks`` on its pod template.
+    ``manual`` means that a new template restarts no pod (update strategy OnDelete).
     """
 
     ref: WorkloadRef
@@ -58,14 +59,14 @@ def rollouts_disabled(annotations: Mapping[str, object]) -> bool:
 
 
 def mark_name(secret_name: str) -> str:
-    """The annotation that marks a template with a Secret's revision; it has at most 63 characters after the slash."""
+    """Return the annotation that marks a workload for a Secret. It has at most 63 characters after the slash."""
     if len(secret_name) <= 63:
         return MARK_PREFIX + secret_name
     return f"{MARK_PREFIX}{secret_name[:46]}-{hashlib.sha256(secret_name.encode()).hexdigest()[:16]}"
 
 
 def read_consumer(kind: WorkloadKind, workload: Mapping[str, object]) -> Consumer | None:
-    """Parse a workload as the API server returns it; None if its pods read no Secret."""
+    """Parse a workload as the API server returns it. Returns None if its pods read no Secret."""
     metadata = as_object(workload.get("metadata"))
     template = workload
     for field in kind.template:

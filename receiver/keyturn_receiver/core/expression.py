@@ -1,7 +1,8 @@
-"""JMESPath expressions of untrusted authors: validated with the binding, and bounded in cost before each evaluation.
+"""JMESPath expressions of untrusted authors. Each is validated with its binding, and its cost is bounded before use.
 
-A short expression can produce a result of any size: ``[@,@]|[@,@]|...`` doubles with each bar. So an upper bound of the
-cost is computed first, from the parsed expression and the length of the document, and a costly expression is refused.
+A short expression can have a result of any size: that of ``[@,@]|[@,@]|...`` doubles with each bar. So an upper bound
+of the cost is computed first, from the parsed expression and the length of the document. A costly expression is
+refused.
 https://jmespath.org/specification.html
 """
 
@@ -14,12 +15,13 @@ from jmespath.exceptions import JMESPathError
 from jmespath.parser import ParsedResult
 
 MAX_EXPRESSION = 4096  # characters; a longer one is a program, not a selector
-MAX_NESTING = 6  # projections inside each other; each doubles the time to compute the cost
+MAX_NESTING = 6  # nested projections; each level doubles the time to compute the cost
 MAX_COST = 30_000_000  # units; one takes at most 0.1 microseconds
 
-# In to_string(), json.dumps can turn one character into two escapes of six characters; the text is also quoted.
+# In to_string(), json.dumps can turn one character into two escapes of six characters, and adds quotes.
 _ESCAPED = 12
-# Kinds of nodes. In a chain, each child evaluates the output of the child before it; elsewhere, all evaluate the input.
+# Kinds of nodes. In a chain, each child evaluates the output of the child before it. In other nodes, all children
+# evaluate the same input.
 _PROJECTIONS = frozenset({"projection", "value_projection", "filter_projection"})
 _CHAINS = frozenset({"subexpression", "index_expression", "pipe", "key_val_pair", "flatten"})
 _BOOLEANS = frozenset({"comparator", "not_expression"})
@@ -49,7 +51,7 @@ def validate_expression(expression: str) -> str | None:
 
 
 def cost(expression: str, size: int) -> int:
-    """An upper bound of the cost of evaluating an expression over a JSON text of ``size`` characters, in units.
+    """Return an upper bound, in units, of the cost of an expression over a JSON text of ``size`` characters.
 
     MAX_COST + 1 stands for any cost above MAX_COST.
     """
@@ -63,7 +65,8 @@ def evaluate(expression: str, document: object, size: int) -> object:
     try:
         result = _parsed(expression).search(document)
     except (JMESPathError, RecursionError, ArithmeticError, TypeError, ValueError, AttributeError):
-        # The library's own text may quote the value. Some of its functions raise Python's errors instead of its own.
+        # The library's own text may quote the value. Some of its functions raise built-in exceptions instead of its
+        # own.
         raise EvaluationError(
             "a function got a value of the wrong type: convert it with to_string() or to_number()"
         ) from None
@@ -89,7 +92,7 @@ def _children(node: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 def _bound(node: Mapping[str, Any], size: int) -> tuple[int, int]:
-    """Bound (size of the output, cost) for an input of ``size``. A value that is shared counts at each place."""
+    """Return upper bounds of the output's size and of the cost. A shared value counts each time it appears."""
     kind, children = node["type"], _children(node)
     if kind in _PROJECTIONS:
         output, spent = _bound_each(children[1:], *_bound(children[0], size))
@@ -113,8 +116,9 @@ def _bound(node: Mapping[str, Any], size: int) -> tuple[int, int]:
 
 
 def _bound_each(expressions: Sequence[Mapping[str, Any]], size: int, spent: int) -> tuple[int, int]:
-    # The elements share ``size`` in an unknown way. The output grows at least as fast as its input, so the extremes are
-    # one element that has all of it, and as many elements as fit that have nothing.
+    # It is unknown how the elements share ``size``. The output grows at least in proportion to the input, so the
+    # extremes are one element that takes up all of ``size``, and as many minimal elements as fit. Their bounds are
+    # added up.
     output = 0
     for expression in expressions:
         (whole, whole_cost), (least, least_cost) = _bound(expression, size), _bound(expression, 1)
@@ -128,7 +132,7 @@ def _bound_function(name: str, arguments: Sequence[Mapping[str, Any]], size: int
     total = sum(part for part, _ in bounds) + 1
     expressions = [child for argument in arguments if argument["type"] == "expref" for child in _children(argument)]
     mapped, spent = _bound_each(expressions, total, sum(argument_cost for _, argument_cost in bounds))
-    output = total + mapped + 32  # the longest number
+    output = total + mapped + 32  # 32 characters hold the longest number
     if name == "to_string":
         output = _ESCAPED * total + 2
     elif name == "join" and len(bounds) == 2:

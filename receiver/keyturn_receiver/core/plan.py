@@ -23,7 +23,7 @@ Fingerprint = Callable[[bytes], bytes]
 
 @dataclass(frozen=True, slots=True)
 class LiveSecret:
-    """A Secret in the cluster, with the fingerprint of each value instead of the value."""
+    """A Secret in the cluster. It has the fingerprint of each value instead of the value itself."""
 
     target: Target
     uid: str
@@ -38,9 +38,9 @@ class LiveSecret:
 class Plan:
     """The decision of a reconcile for one Secret.
 
-    ``record`` is what the Secret will record about itself. ``before`` holds the revision of each key until now, so that
-    the two compare: a key with the same revision in both keeps its value. ``write`` is false when nothing differs;
-    ``changed_keys`` are the keys whose value is written or removed.
+    ``record`` is the record that the Secret will have. ``before`` holds the revision of each key before the write, so
+    that the two can be compared: a key with the same revision in both keeps its value. ``write`` is false if nothing
+    differs. ``changed_keys`` are the keys whose value is written or removed.
     """
 
     record: Record
@@ -58,21 +58,22 @@ def plan(
     versions: Mapping[Source, SecretVersion],
     fingerprint: Fingerprint,
 ) -> Plan:
-    """Compare the Secret with its data and plan the write.
+    """Compare the Secret with the data that it should hold, and plan the write.
 
-    Raises ClusterRefused or InvalidValue where the write could only fail.
+    Raises ClusterRefused if the Secret is immutable. Raises InvalidValue if the write would remove every key that pods
+    read, or if the record would be too long.
     """
     recorded = live.record.revisions
     sourced = _revisions_by_source(binding, data, versions)
     same_binding = live.record.binding_hash == binding_hash
     if binding.everything_of and recorded and not recorded.keys() & data.keys() and same_binding:
-        # Truncated JSON is text, and text becomes a single key: the write would remove every key that pods read.
+        # Truncated JSON is text, and text becomes a single key. The write would remove every key that pods read.
         raise InvalidValue(
             f"AWS secret {versions[binding.everything_of].name}: it has none of the keys that the Secret holds:"
             f" correct it in AWS, or name the keys you need with {DATA}"
         )
     new_hash = data_hash(data)
-    only_restores = new_hash == live.record.data_hash  # Keyturn's last write had this data; somebody edited it since
+    only_restores = new_hash == live.record.data_hash  # Keyturn last wrote this data, so any difference is an edit
     differing = {key for key, value in data.items() if live.fingerprints.get(key) != fingerprint(value)}
     before: dict[str, str] = dict(recorded)
     after: dict[str, str] = {}
@@ -100,7 +101,7 @@ def plan(
 def _revisions_by_source(
     binding: Binding, data: Mapping[str, bytes], versions: Mapping[Source, SecretVersion]
 ) -> dict[str, str]:
-    """The revision of each key according to the versions that it comes from."""
+    """Return the revision of each key, according to the version that the key comes from."""
     revisions = {
         entry.key: revision_of(versions[entry.source].version_id, entry.key, entry.expression)
         for entry in binding.entries

@@ -11,8 +11,8 @@ from keyturn_receiver.errors import NotAllowed
 
 ALLOW_SECRETS = "keyturn.dev/allow-secrets"
 
-# Kubernetes' own controllers turn Secrets of these types into credentials: filling one would let anybody who may write
-# an AWS secret mint credentials (as in ESO's CVE-2026-42875).
+# Kubernetes' own controllers turn Secrets of these types into credentials. If Keyturn filled them, anybody who may
+# write an AWS secret could mint credentials (as in ESO's CVE-2026-42875).
 REFUSED_TYPES = frozenset({"kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token"})
 
 
@@ -25,7 +25,7 @@ class Default(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tenancy:
-    """The policy of one namespace: a cluster admin sets it in ``annotations``; ``default`` applies without them."""
+    """The policy of one namespace. A cluster admin sets it in ``annotations``, and otherwise ``default`` applies."""
 
     namespace: str
     annotations: Mapping[str, str]
@@ -39,27 +39,27 @@ def check_name(tenancy: Tenancy, secret_name: str) -> None:
 
 
 def check_id(tenancy: Tenancy, secret_id: str) -> None:
-    """Raise NotAllowed unless the namespace may read at least one name that this name or ARN can mean.
+    """Raise NotAllowed unless the namespace may read at least one name that ``secret_id`` can refer to.
 
-    This check comes before any call to AWS. The end of an ARN may or may not be the six random characters, so both
-    readings count here; ``check_name`` decides once AWS has returned the name.
+    This check precedes any call to AWS. The end of an ARN may or may not be its six random characters, so both readings
+    count here. ``check_name`` decides once AWS has returned the name.
     """
     if not could_apply(tenancy, candidate_names(secret_id)):
         raise _refusal(tenancy.namespace, secret_id)
 
 
 def allows_every_reading(tenancy: Tenancy, secret_id: str) -> bool:
-    """Whether every name that this name or ARN can mean is allowed; otherwise AWS must resolve it first."""
+    """Whether the namespace may read every name that ``secret_id`` can refer to. If not, AWS must resolve it first."""
     return all(_allows(tenancy, name) for name in candidate_names(secret_id))
 
 
 def could_apply(tenancy: Tenancy, names: Iterable[str]) -> bool:
-    """Whether the namespace may read an AWS secret of any of these names."""
+    """Whether the namespace may read an AWS secret with any of these names."""
     return any(_allows(tenancy, name) for name in names)
 
 
 def check_type(secret_type: str) -> None:
-    """Raise NotAllowed for a type of Secret that mints credentials."""
+    """Raise NotAllowed for a type of Secret that Kubernetes turns into credentials."""
     if secret_type in REFUSED_TYPES:
         raise NotAllowed(f"a Secret of type {secret_type} is never filled: use type Opaque, or one made for your data")
 

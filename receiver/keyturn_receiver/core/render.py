@@ -1,4 +1,4 @@
-"""Rendering: from the values in AWS to the data of a Secret. Renders every key, or raises an error and renders none."""
+"""Rendering: turns the values in AWS into the data of a Secret. It renders every key, or raises an error."""
 
 import json
 from collections.abc import Mapping
@@ -8,15 +8,16 @@ from keyturn_receiver.core.binding import DATA, SECRET_KEY, Binding, Source, tel
 from keyturn_receiver.core.expression import MAX_COST, EvaluationError, cost, evaluate
 from keyturn_receiver.errors import InvalidValue
 
-WHOLE_VALUE_KEY = "value"  # for a value that is not a JSON object
+WHOLE_VALUE_KEY = "value"  # the key for a value that is not a JSON object
 MAX_DATA = 1024 * 1024  # bytes, https://kubernetes.io/docs/concepts/configuration/secret/#restriction-data-size
-# For all expressions of a binding, in units of ``expression.cost``, about a second: a thousand cheap ones add up.
+# For all expressions of a binding together, in units of ``expression.cost``: about a second in practice. Without this
+# limit, the cost of a thousand cheap expressions would add up.
 MAX_TOTAL_COST = 10 * MAX_COST
 
 
 @dataclass(frozen=True, slots=True)
 class SecretVersion:
-    """One version as GetSecretValue returned it: ``value`` is text (SecretString) or bytes (SecretBinary)."""
+    """One version of an AWS secret. ``value`` is text (SecretString) or bytes (SecretBinary), as AWS returned it."""
 
     arn: str
     name: str
@@ -25,14 +26,17 @@ class SecretVersion:
 
 
 def estimated_cost(binding: Binding, versions: Mapping[Source, SecretVersion]) -> int:
-    """An upper bound of the cost of ``render``, in units of ``expression.cost``. A costly one belongs in a thread."""
+    """Return an upper bound of the cost of ``render``, in units of ``expression.cost``.
+
+    A costly call belongs in a thread.
+    """
     return sum(cost(entry.expression, len(versions[entry.source].value)) for entry in binding.entries)
 
 
 def render(binding: Binding, versions: Mapping[Source, SecretVersion]) -> dict[str, bytes]:
     """Render every key of the binding.
 
-    Raises InvalidValue with every error at once. Its text names keys and expressions, never a value.
+    Raises InvalidValue, which reports all errors at once. Its message names keys and expressions, but never a value.
     """
     documents = {source: _document(versions[source]) for source in binding.sources}
     data: dict[str, bytes] = {}
@@ -60,7 +64,10 @@ def render(binding: Binding, versions: Mapping[Source, SecretVersion]) -> dict[s
 
 @dataclass(frozen=True, slots=True)
 class _Document:
-    """A value to select from: ``raw`` as AWS returned it; ``content`` parsed if it is JSON, else equal to ``raw``."""
+    """The value that expressions select from.
+
+    ``raw`` is the value as AWS returned it. ``content`` is the parsed value if it is JSON, or else equal to ``raw``.
+    """
 
     raw: str | bytes = field(repr=False)
     content: object = field(repr=False)
@@ -84,13 +91,13 @@ def _refuse_constant(name: str) -> object:
 def _render_everything(document: _Document, data: dict[str, bytes], errors: list[str]) -> None:
     if not isinstance(document.content, dict):
         try:
-            data[WHOLE_VALUE_KEY] = _as_bytes(document.raw)  # also if it is JSON, such as `12345678`
+            data[WHOLE_VALUE_KEY] = _as_bytes(document.raw)  # even if the value is JSON, such as `12345678`
         except EvaluationError as error:
             errors.append(str(error))
         return
     if not document.content:
         errors.append("it is a JSON object that has no properties: add one in AWS")
-    # Errors give a property's number: its name is a part of the value, and may be the secret part.
+    # Errors give a property's number, because its name is part of the value and may itself be secret.
     for number, (key, value) in enumerate(document.content.items(), 1):
         if not SECRET_KEY.fullmatch(key):
             errors.append(
@@ -113,7 +120,7 @@ def _evaluate(expression: str, document: _Document) -> object:
 
 
 def _as_bytes(value: object) -> bytes:
-    """Encode a value: text as it is; numbers, booleans, objects and lists as compact JSON (docs/design.md#bindings)."""
+    """Encode text as it is, and numbers, booleans, objects and lists as compact JSON (docs/design.md#bindings)."""
     if isinstance(value, bytes):
         return value
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Revisions: the version id at which each key of a Secret last changed, recorded in the Secret's annotations."""
+"""Revisions. The revision of a key is the version id at which it last changed; the Secret's annotations record it."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ BINDING_HASH = "keyturn.dev/binding-hash"
 STATUS = "keyturn.dev/status"
 APPLIED_AT = "keyturn.dev/applied-at"
 
-# The annotations written together with the data; the status is also written alone.
+# These annotations are only written together with the data. The status can also be written alone.
 RECORD = (VERSION_IDS, REVISIONS, DATA_HASH, BINDING_HASH, APPLIED_AT)
 MAX_STATUS_LINES = 16
 OK = "ok"  # the status of a Secret without errors
@@ -28,8 +28,9 @@ UNKNOWN = "-"  # revision of a value that Keyturn did not write
 class Record:
     """The record that Keyturn keeps on a Secret, in its annotations.
 
-    ``version_ids`` by AWS ARN and staging label (``version_key``); ``revisions`` by key; ``data_hash`` of the data that
-    Keyturn last wrote; ``binding_hash`` of the binding at that time; ``status`` for people.
+    ``version_ids`` has a key for each AWS ARN and staging label (``version_key``), ``revisions`` one for each key of
+    the Secret. ``data_hash`` is a hash of the data that Keyturn last wrote, ``binding_hash`` a hash of the binding at
+    that time. ``status`` is for people.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)
@@ -44,12 +45,15 @@ class Record:
         return bool(self.version_ids)
 
     def has_reason(self, reason: str) -> bool:
-        """Whether the status is one that ``status_of`` wrote for this reason."""
+        """Whether the status reports this reason, in the form that ``status_of`` builds."""
         return self.status.startswith(f"{reason}:")
 
 
 def read_record(annotations: Mapping[str, str]) -> Record:
-    """Read a Secret's annotations. A malformed one counts as missing, and the next reconcile writes it again."""
+    """Read the record from a Secret's annotations.
+
+    A malformed annotation counts as missing, and the next reconcile writes it again.
+    """
     return Record(
         version_ids=_read_map(annotations.get(VERSION_IDS)),
         revisions=_read_map(annotations.get(REVISIONS)),
@@ -60,7 +64,7 @@ def read_record(annotations: Mapping[str, str]) -> Record:
 
 
 def write_record(record: Record, applied_at: str) -> dict[str, str]:
-    """Build the annotations that ``read_record`` reads; ``applied_at`` (RFC 3339) is for people."""
+    """Build the annotations that ``read_record`` reads. ``applied_at`` (RFC 3339) is for people."""
     return {
         VERSION_IDS: _write_map(record.version_ids),
         REVISIONS: _write_map(record.revisions),
@@ -74,7 +78,8 @@ def write_record(record: Record, applied_at: str) -> dict[str, str]:
 def status_of(reason: str, advice: str) -> str:
     """Build the status of a Secret with an error.
 
-    Its lines are short: `kubectl describe` cuts each after 138 bytes (printAnnotationsMultiline in k8s.io/kubectl).
+    Its lines are short because `kubectl describe` cuts each line after 138 bytes (printAnnotationsMultiline in
+    k8s.io/kubectl).
     """
     return "\n".join(textwrap.wrap(f"{reason}: {advice}", 120, break_on_hyphens=False)[:MAX_STATUS_LINES])
 
@@ -85,7 +90,7 @@ def too_long(record: Record) -> bool:
 
 
 def version_key(arn: str, stage: str) -> str:
-    """The key of an AWS secret and a staging label in ``Record.version_ids``. No name or ARN can contain a '#'."""
+    """Return the key in ``Record.version_ids`` for an ARN and a staging label. No ARN can contain a '#'."""
     return f"{arn}#{stage}"
 
 
@@ -96,10 +101,11 @@ def split_version_key(key: str) -> tuple[str, str]:
 
 
 def revision_of(version_id: str, key: str, expression: str) -> str:
-    """The revision of a key: the version id, and a digest of the expression unless the key is the property's own name.
+    """Return the revision of a key: the version id, with a digest of the expression unless that is the key itself.
 
-    Two revisions are equal if and only if version and expression are: pods must also see a new expression for the same
-    version, after an edit of the binding or in a Secret that was deleted and created again.
+    Two revisions of a key are equal if and only if their versions and expressions are equal. So pods are also restarted
+    for a new expression with the same version, after an edit of the binding or in a Secret that was deleted and created
+    again.
     """
     if expression.strip() == key:
         return version_id
@@ -107,9 +113,10 @@ def revision_of(version_id: str, key: str, expression: str) -> str:
 
 
 def next_revision(current: str | None, revision: str) -> str:
-    """The next revision of a key whose value changes: ``revision``, or ``revision+n`` if ``current`` has the same one.
+    """Return the next revision of a key whose value changes: ``revision``, or ``revision+n``.
 
-    That happens when a person has edited the value, or when two AWS secrets have a version of the same id.
+    The number is added if ``current`` has the same ``revision`` already, because a person has edited the value or
+    because two AWS secrets have a version with the same id.
     """
     base, plus, count = (current or "").rpartition("+")
     if current == revision:
@@ -140,7 +147,10 @@ def _write_map(content: Mapping[str, str]) -> str:
 
 
 def data_hash(data: Mapping[str, bytes]) -> str:
-    """Digest of the data that Keyturn wrote. Only the Secret holds it: its readers may read the data as well."""
+    """Return a digest of the data that Keyturn wrote.
+
+    The digest is stored only on the Secret, whose readers can read the data as well.
+    """
     digest = hashlib.sha256()
     for key in sorted(data):
         for part in (key.encode(), data[key]):
@@ -149,10 +159,10 @@ def data_hash(data: Mapping[str, bytes]) -> str:
 
 
 def digest(revisions: Mapping[str, str], keys: Iterable[str]) -> str:
-    """The value of a mark on a pod template: a digest of the revisions of ``keys``, and of nothing else.
+    """Return the value of a mark: a digest of the revisions of ``keys``, and of nothing else.
 
-    It contains no value, so readers of Deployments learn nothing. It contains no time, so every replica computes the
-    same mark for the same change, also after a crash (docs/design.md#rollouts).
+    A mark depends on no value, so it reveals nothing to readers of workloads. It depends on no time, so every replica
+    computes the same mark for the same change, even after a crash (docs/design.md#rollouts).
     """
     lines = "\n".join(f"{key}={revisions[key]}" for key in sorted(set(keys)))
     return hashlib.sha256(lines.encode()).hexdigest()[:32]

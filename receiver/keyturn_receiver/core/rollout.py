@@ -1,8 +1,8 @@
-"""Rollout decision: whether to restart a consumer, derived from its marks and the Secret's revisions alone.
+"""Rollout decision: whether to restart a consumer. It depends only on the consumer's marks and the Secret's revisions.
 
-A mark is an annotation of a workload for one Secret: a digest of the revisions of the keys that its pods read. A mark
-on the pod template restarts the workload. A mark on the workload itself does not: it is the baseline of a workload that
-Keyturn has never restarted.
+A mark is an annotation on a workload for one Secret. Its value is a digest of the revisions of the keys that the pods
+read. A mark on the pod template restarts the workload. A mark on the workload itself does not: it is the baseline of a
+workload that Keyturn has never restarted.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from keyturn_receiver.core.revision import digest
 
 @dataclass(frozen=True, slots=True)
 class RolloutAnnotation:
-    """A mark to write on a workload, and on its pod template as well if ``restart``."""
+    """A mark to write on a workload and, if ``restart``, on its pod template as well."""
 
     name: str
     value: str
@@ -22,10 +22,11 @@ class RolloutAnnotation:
 
 
 def baseline(consumer: Consumer, secret_name: str, before: Mapping[str, str]) -> RolloutAnnotation | None:
-    """The baseline for a consumer without a mark, from the revisions ``before`` the Secret's write; None if it has one.
+    """Return the baseline for a consumer that has no mark yet; None if it needs none.
 
-    Write it before the Secret: after a crash between the Secret's write and its rollouts, the pods would otherwise seem
-    to have read the new value (F2 in docs/faults.md).
+    ``before`` are the revisions before the Secret is written. Write the baseline before the Secret: after a crash
+    between the Secret's write and its rollouts, the pods would otherwise seem to have read the new value (F2 in
+    docs/faults.md).
     """
     name = mark_name(secret_name)
     if name in consumer.marks or name in consumer.baseline:
@@ -35,7 +36,7 @@ def baseline(consumer: Consumer, secret_name: str, before: Mapping[str, str]) ->
 
 
 def rollout(consumer: Consumer, secret_name: str, after: Mapping[str, str]) -> RolloutAnnotation | None:
-    """The mark that restarts a consumer whose pods read a key with a new revision, or None.
+    """Return the mark that restarts a consumer whose pods read a key with a new revision; None if it needs no restart.
 
     A consumer without any mark gets a baseline instead of a restart.
     """
@@ -48,6 +49,6 @@ def rollout(consumer: Consumer, secret_name: str, after: Mapping[str, str]) -> R
 
 
 def _mark_value(reads: Reads, revisions: Mapping[str, str]) -> str | None:
-    # Keys without a revision are not Keyturn's: a pod that reads only those gets no mark.
+    # Keyturn does not manage keys without a revision, so a pod that reads only such keys gets no mark.
     keys = revisions.keys() if reads.whole else reads.keys & revisions.keys()
     return digest(revisions, keys) if keys else None

@@ -1,4 +1,4 @@
-"""Sync status: what a bound Secret lacks, derived from the cluster's metadata alone, without a value or a call."""
+"""Sync status: whether a bound Secret needs work. It is derived from cached metadata, without any value or call."""
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
@@ -14,8 +14,9 @@ class SyncStatus(StrEnum):
     """What a Secret needs to match its binding."""
 
     IN_SYNC = "in sync"
-    ROLLOUT_DUE = "rollout due"  # a consumer has not been restarted for what the Secret holds
-    FILL_DUE = "fill due"  # never filled, edited, with a malformed record, or in an error that may be over
+    ROLLOUT_DUE = "rollout due"  # a consumer has not been restarted since its keys changed
+    # The Secret was never filled, was edited, has a malformed record, or has an error that may be over.
+    FILL_DUE = "fill due"
 
 
 def sync_status(
@@ -23,8 +24,8 @@ def sync_status(
 ) -> SyncStatus:
     """Compare a Secret's ``record`` with its binding's ``spec`` and with its ``consumers``.
 
-    ``solely_managed``: no other writer has changed what Keyturn owns. Changes in AWS do not count here: notifications
-    and the poller detect them.
+    ``solely_managed`` says that no other writer has changed the fields that Keyturn owns. Changes in AWS do not count
+    here, because notifications and the poller detect them.
     """
     applied = record.filled and record.status == OK and record.binding_hash == spec.hash
     if not applied or not solely_managed:
@@ -37,8 +38,8 @@ def sync_status(
 def is_solely_managed(manager: str, managed_fields: Iterable[Mapping[str, object]], record: Record) -> bool:
     """Whether ``manager`` has applied the Secret's keys and record, and no other writer has changed them since.
 
-    A writer that changes the value of a field takes over its ownership, and a writer that removes a field removes the
-    ownership as well. So the owners of the fields reveal an edit without a comparison of values.
+    A writer that changes the value of a field becomes its owner, and a writer that removes a field removes the
+    ownership as well. So the owners of the fields reveal an edit, and no values need to be compared.
     https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
     """
     for entry in managed_fields:

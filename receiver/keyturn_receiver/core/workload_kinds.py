@@ -1,4 +1,4 @@
-"""Kinds of workloads whose pods Keyturn restarts. A new kind needs a row here, and its rights in the chart."""
+"""Kinds of workloads whose pods Keyturn restarts. A new kind needs a row here, and permissions in the chart."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class WorkloadKind:
     """Kind of workload. ``template`` is the path of the pod template in the object.
 
-    ``has_on_delete``: its ``spec.updateStrategy`` may be OnDelete, with which a new template restarts no pod.
+    ``has_on_delete`` says that ``spec.updateStrategy`` can be OnDelete, in which case a new template restarts no pod.
     """
 
     kind: str

@@ -175,7 +175,7 @@ class StoreSweep:
             for metadata in page:
                 changed_at = metadata.changed_at
                 if changed_at is None or (last and changed_at > last):
-                    # AWS has not sorted by the last change as requested, so every page has to be read
+                    # AWS has not sorted by the last change as requested, so every page has to be read.
                     is_sorted = False
                 last = changed_at or last
                 if changed_at and (self._result.watermark is None or changed_at > self._result.watermark):

@@ -41,7 +41,7 @@ class AdaptiveLimiter:
         try:
             await waiter
         except asyncio.CancelledError:
-            # this request was admitted just before its cancellation, so its slot is passed on
+            # This request was admitted just before its cancellation, so its slot is passed on.
             if not waiter.cancelled():
                 self._in_flight -= 1
             self._admit()

@@ -1,5 +1,5 @@
-"""HTTP: the webhook, the health endpoints, and the server under both.
+"""HTTP: the webhook, the health endpoints, and the server that runs both.
 
 Nothing here calls AWS or Kubernetes: the handler looks bindings up in the Secret cache and submits them to the work
-queue. An import-linter contract holds this.
+queue. An import-linter contract enforces this.
 """

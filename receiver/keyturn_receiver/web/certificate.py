@@ -1,19 +1,19 @@
-"""The server's TLS certificate, reloaded when its files change."""
+"""The server's TLS certificate, which is reloaded when its files change."""
 
 import asyncio
 import logging
 import ssl
 from pathlib import Path
 
-CHECK_SECONDS = 10.0  # between two checks for changed files
+CHECK_SECONDS = 10.0  # time between two checks for changed files
 
 _log = logging.getLogger(__name__)
 
 
 class ReloadingCertificate:
-    """Certificate and key from two files, reloaded when they change, as those of a mounted Secret do.
+    """Certificate and key from two files. They are reloaded when the files change, as in a mounted Secret.
 
-    ``context`` stays the same object: new connections use the new certificate, open ones keep theirs.
+    ``context`` stays the same object. New connections use the new certificate, and open connections keep theirs.
     """
 
     def __init__(self, certificate: Path, key: Path) -> None:
@@ -24,14 +24,14 @@ class ReloadingCertificate:
     def reload_if_changed(self) -> None:
         """Load changed files for new connections.
 
-        Files that do not fit together, such as when only one of them has been replaced so far, change nothing: the old
-        certificate stays in use, and a warning is logged.
+        If the files do not match, for example because only one has been replaced so far, the old certificate stays in
+        use and a warning is logged.
         """
         try:
             versions = self._file_versions()
             if versions == self._versions:
                 return
-            _tls_context(self._files)  # load them elsewhere first: `context` must never hold half of a new pair
+            _tls_context(self._files)  # try them in another context first: `context` must never hold half of a new pair
             self.context.load_cert_chain(*self._files)
         except (OSError, ssl.SSLError) as error:
             _log.warning("new certificate cannot be used, keeping the old one: %s", type(error).__name__)

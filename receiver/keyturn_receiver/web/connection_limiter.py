@@ -14,10 +14,10 @@ class Connection(Protocol):
 
 
 class ConnectionLimiter:
-    """Connection limiter: beyond ``max_connections``, it aborts the connection that has been pending longest.
+    """Connection limiter. Beyond ``max_connections``, it aborts the connection that has been pending longest.
 
-    A connection is pending while the client owes us something: its TLS handshake, the rest of a request, or to read a
-    response. A new connection is pending, so it is aborted itself if all the others are idle.
+    A connection is pending while the server waits for its client: for the TLS handshake, for a request, or for a
+    response to be read. A new connection is pending too, so it is itself aborted if no other one is pending.
     """
 
     def __init__(self, max_connections: int, metrics: Metrics) -> None:
@@ -27,28 +27,28 @@ class ConnectionLimiter:
         self._pending: OrderedDict[Connection, None] = OrderedDict()  # pending longest first
 
     def add(self, connection: Connection) -> None:
-        """Add a new connection, which is pending, and abort one if there are too many."""
+        """Add a new connection as pending. If there are too many connections, abort one."""
         self._open.add(connection)
         self.mark_pending(connection)
         if len(self._open) > self._max_connections:
             self.abort(next(iter(self._pending)), "no room")
 
     def remove(self, connection: Connection) -> None:
-        """Remove a connection that is closed."""
+        """Remove a closed connection."""
         self._open.discard(connection)
         self.mark_idle(connection)
 
     def mark_pending(self, connection: Connection) -> None:
-        """Note that the client owes us something from now on."""
+        """Note that the server now waits for the client."""
         self._pending[connection] = None
         self._pending.move_to_end(connection)
 
     def mark_idle(self, connection: Connection) -> None:
-        """Note that the client owes us nothing."""
+        """Note that the server does not wait for the client."""
         self._pending.pop(connection, None)
 
     def abort(self, connection: Connection, reason: str) -> None:
-        """Close a connection at once, without sending what is still buffered."""
+        """Close a connection at once, without sending buffered data."""
         self.remove(connection)
         self.count_closed(reason)
         connection.transport.abort()

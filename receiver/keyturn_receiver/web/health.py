@@ -1,4 +1,4 @@
-"""Health: ``/livez``, ``/readyz`` and ``/metrics`` on the operations port."""
+"""Health endpoints: ``/livez``, ``/readyz`` and ``/metrics`` on the operations port."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,8 +16,8 @@ def health_app(
 ) -> Starlette:
     """Build the ASGI application.
 
-    ``stuck`` names the parts that make no progress, ``not_ready`` what readiness waits for. Either answers 503 with
-    these names, or 200 if there are none.
+    ``stuck`` returns the parts that make no progress, ``not_ready`` the conditions that readiness waits for. /livez and
+    /readyz answer 503 with these names, or 200 if there are none.
     """
 
     async def livez(_: Request) -> Response:

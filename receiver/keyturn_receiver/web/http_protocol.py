@@ -1,4 +1,4 @@
-"""HTTP protocol: uvicorn's own, with the limits that it lacks.
+"""HTTP protocol: uvicorn's own, with additional limits.
 
 uvicorn has no timeout for the rest of a request, nor for a client that does not read its response (measured:
 docs/adr/013-webhook-server.md).
@@ -32,7 +32,7 @@ class HttpConnection(HttpToolsProtocol):
         self.limiter = limiter
         self._header_timer: asyncio.TimerHandle | None = None  # runs until the head of a request is complete
         self._write_timer: asyncio.TimerHandle | None = None  # runs while the client does not read
-        self._request_complete = False  # the last request has been received to its end
+        self._request_complete = False  # whether the last request has been received completely
         self._overhead = 0  # bytes of the current request besides its body
         self._current_cycle: Any = None  # uvicorn's state of the request that is being answered
 
@@ -43,7 +43,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._request_complete and self._header_timer is None:
-            self._start_header_timer()  # for empty lines too, which the parser skips: they start no request
+            self._start_header_timer()  # also for empty lines, which the parser skips without starting a request
         for start in range(0, len(data), PARSE_SIZE):
             if self.transport.is_closing():
                 return
@@ -63,7 +63,7 @@ class HttpConnection(HttpToolsProtocol):
             raise ValueError("too many requests at once")
         super().on_message_begin()
         self._request_complete = False
-        if self._header_timer is None:  # a later request of this connection
+        if self._header_timer is None:  # a later request on this connection
             self._start_header_timer()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -89,7 +89,8 @@ class HttpConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        # A response such as 404 is sent before the request is complete. Close, or its body could trickle in forever.
+        # A response such as 404 is sent before the request is complete. Close the connection, or else the rest of the
+        # body could trickle in forever.
         incomplete = self.cycle.response_complete and self.cycle.more_body
         super().on_response_complete()
         self.limiter.mark_pending(self)
@@ -113,7 +114,7 @@ class HttpConnection(HttpToolsProtocol):
         self._stop_write_timer()
         self.limiter.remove(self)
         if self._current_cycle:
-            self._current_cycle.disconnected = True  # of pipelined requests, uvicorn marks only the last
+            self._current_cycle.disconnected = True  # uvicorn marks only the last of several pipelined requests
         super().connection_lost(error)
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
@@ -136,9 +137,9 @@ class HttpConnection(HttpToolsProtocol):
 
 
 class TlsHandshake(SSLProtocol):  # type: ignore[misc]  # uvloop ships no types
-    """TLS layer under an HTTP connection: uvloop's own, which adds the connection to the limiter before the handshake.
+    """TLS layer under an HTTP connection: uvloop's own, but the limiter gets the connection before the handshake.
 
-    The event loop calls ``HttpConnection.connection_made`` only after the handshake. Without this class the number of
+    The event loop calls ``HttpConnection.connection_made`` only after the handshake. Without this class, the number of
     connections in a handshake would be unbounded.
     """
 
@@ -154,7 +155,8 @@ class TlsHandshake(SSLProtocol):  # type: ignore[misc]  # uvloop ships no types
         self._connection = connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        self._connection.transport = transport  # lets the limiter abort it; the handshake puts the TLS transport here
+        # Lets the limiter abort the connection during the handshake; afterwards, the TLS transport replaces it.
+        self._connection.transport = transport
         self._connection.limiter.add(self._connection)
         super().connection_made(transport)
 

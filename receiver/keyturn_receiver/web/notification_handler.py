@@ -1,4 +1,4 @@
-"""Notification handler: from one verified notification to its result."""
+"""Notification handler. Turns one verified notification into its result."""
 
 import asyncio
 import time
@@ -19,12 +19,15 @@ from keyturn_receiver.telemetry.metrics import Metrics
 MAX_HEARTBEAT_AGE = 300.0  # seconds; an older heartbeat was stuck in the queue, so it does not show a healthy path
 MAX_REASON_LENGTH = 1000  # characters
 
-_Completion = ReconcileResult | KeyturnError | None  # None: not done within the deadline
+_Completion = ReconcileResult | KeyturnError | None  # None means not done within the deadline
 
 
 @dataclass(frozen=True, slots=True)
 class _PendingReconcile:
-    """A reconcile that a notification waits for. ``expected``: version ids that the Secret should be made from."""
+    """A reconcile that a notification waits for.
+
+    ``expected`` are the version ids that the Secret should be made from.
+    """
 
     target: Target
     expected: frozenset[str]
@@ -39,9 +42,9 @@ class _PendingReconcile:
 
 
 class NotificationHandler:
-    """Notification handler: reconciles every binding that a notification may concern, and reports the outcome.
+    """Notification handler. Reconciles every binding that a notification may concern, and reports the outcome.
 
-    ``on_heartbeat`` is called for each heartbeat that is not too old; ``now`` returns the time in UTC.
+    ``on_heartbeat`` is called for each heartbeat that is not too old. ``now`` returns the time in UTC.
     """
 
     def __init__(
@@ -61,9 +64,10 @@ class NotificationHandler:
         self._now = now
 
     async def handle(self, notification: Notification, deadline: Callable[[], float]) -> Result:
-        """Reconcile the bindings and wait for them, at most until ``deadline`` (monotonic seconds).
+        """Reconcile the bindings that a notification may concern, and wait for them.
 
-        The deadline is read again every second, because a shutdown moves it.
+        ``deadline`` returns the end of the wait in monotonic seconds. It is called every second, because a shutdown
+        changes the end.
         """
         age = self._age(notification)
         if notification.type is EventType.HEARTBEAT:

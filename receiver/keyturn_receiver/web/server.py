@@ -1,4 +1,4 @@
-"""HTTP server: uvicorn, listening through our own protocol classes."""
+"""HTTP server: uvicorn with our own protocol classes."""
 
 import asyncio
 import ssl
@@ -13,13 +13,13 @@ from keyturn_receiver.web.certificate import ReloadingCertificate
 from keyturn_receiver.web.connection_limiter import ConnectionLimiter
 from keyturn_receiver.web.http_protocol import HttpConnection, TlsHandshake
 
-KEEP_ALIVE_SECONDS = 75  # between two requests; longer than most load balancers keep it, so that they close first
+KEEP_ALIVE_SECONDS = 75  # time between two requests; most load balancers allow less, so they close first
 
 
 class Server(uvicorn.Server):
-    """One of several servers in a process: it leaves signals, logging and the event loop to the process.
+    """One of several servers in a process. It leaves signals, logging and the event loop to the process.
 
-    ``shutdown_timeout``: seconds for open requests once ``should_exit`` is set.
+    ``shutdown_timeout`` is the time in seconds that open requests get once ``should_exit`` is set.
     """
 
     def __init__(
@@ -52,17 +52,17 @@ class Server(uvicorn.Server):
         )
 
     def new_connection(self) -> HttpConnection:
-        """Make the protocol of one new connection."""
+        """Make the protocol for one new connection."""
         return HttpConnection(self._limiter, self.config, self.server_state)
 
     async def startup(self, sockets: object = None) -> None:
-        """Listen. Replaces uvicorn's own method, which leaves TLS to the event loop: see TlsHandshake."""
+        """Start to listen. Replaces uvicorn's own method, which leaves TLS to the event loop (see TlsHandshake)."""
         config, loop = self.config, asyncio.get_running_loop()
 
         def new_protocol() -> Any:
             return TlsHandshake(self.new_connection(), config.ssl) if config.ssl else self.new_connection()
 
-        host = config.host or None  # None: every address, IPv4 and IPv6
+        host = config.host or None  # None means every address, IPv4 and IPv6
         self.servers = [await loop.create_server(new_protocol, host=host, port=config.port, backlog=config.backlog)]
         self.started = True
 

@@ -1,7 +1,7 @@
-"""Webhook: ``POST /v1/notifications``, where the notifier delivers (docs/design.md#wire-contract).
+"""Webhook. The notifier delivers to ``POST /v1/notifications`` (docs/design.md#wire-contract).
 
-Each delivery passes these checks, the cheapest first: the size of its body, its signature, its content, free capacity.
-A delivery that fails one of them has caused no call to AWS or Kubernetes.
+Each delivery passes these checks, the cheapest first: the size of its body, its signature, its content, and the free
+capacity. A delivery that fails a check causes no call to AWS or Kubernetes.
 """
 
 import asyncio
@@ -34,16 +34,17 @@ from keyturn_receiver.web.notification_handler import NotificationHandler
 
 BODY_TIMEOUT = 10.0  # seconds for a body of at most MAX_BODY bytes (16 KiB)
 _RETRY = {"Retry-After": "2"}  # seconds
-_CLOSE = {"Connection": "close"}  # or the unread part of the body would be parsed as the next request
+_CLOSE = {"Connection": "close"}  # otherwise the unread part of the body would be parsed as the next request
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookConfig:
-    """Settings of the webhook. ``deadline``: seconds to answer one delivery; ``max_deliveries``: served at once.
+    """Settings of the webhook.
 
-    Signatures by one of ``public_keys`` are always accepted, beside those by the signing keys.
+    ``deadline`` is the time in seconds to answer one delivery. ``max_deliveries`` is how many are handled at once.
+    Signatures by one of ``public_keys`` are always accepted, in addition to those by the signing keys.
     """
 
     public_keys: Sequence[Ed25519]
@@ -52,9 +53,9 @@ class WebhookConfig:
 
 
 class WebhookEndpoint:
-    """Webhook endpoint: checks each delivery, hands its notifications to the handler, and answers with their results.
+    """Webhook endpoint. Checks each delivery, hands its notifications to the handler, and answers with their results.
 
-    ``keys`` returns the signing keys that are valid now, ``now`` seconds since the epoch.
+    ``keys`` returns the signing keys that are valid now. ``now`` returns seconds since the epoch.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class WebhookEndpoint:
         self._config = config
         self._metrics = metrics
         self._span = span
-        self._deliveries = 0  # being handled now
+        self._deliveries = 0  # deliveries being handled now
         self._shutdown_deadline = math.inf
         self._draining = False
         self._rejection_logged_at = 0.0
@@ -86,7 +87,7 @@ class WebhookEndpoint:
         return app
 
     def start_draining(self) -> None:
-        """Close each connection after its next response, so that clients open new ones, to other replicas."""
+        """Close each connection after its next response, so that clients open new connections to other replicas."""
         self._draining = True
 
     def set_deadline(self, seconds: float) -> None:
@@ -109,7 +110,7 @@ class WebhookEndpoint:
             raise HTTPException(503, "not ready: send it again", _RETRY)
         body = await _read(request)
         delivery, notifications = self._verify_and_decode(request.headers, body)
-        # Only a verified delivery takes capacity: a client without a key must not use it up.
+        # Only a verified delivery takes capacity, so that a client without a key cannot use it up.
         if self._deliveries >= self._config.max_deliveries:
             raise HTTPException(503, "busy: send it again", _RETRY)
         self._deliveries += 1
@@ -146,7 +147,8 @@ class WebhookEndpoint:
             raise HTTPException(400, str(error)) from None
 
     def _log_rejection(self, reason: str) -> None:
-        # At most one line a second, so that a flood of forged deliveries does not flood the log. The metric counts all.
+        # At most one line a second, so that a flood of forged deliveries does not flood the log. The metric counts all
+        # of them.
         if time.monotonic() - self._rejection_logged_at >= 1:
             self._rejection_logged_at = time.monotonic()
             _log.warning("delivery refused", extra={"fields": {"reason": reason}})
