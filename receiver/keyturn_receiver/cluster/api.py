@@ -1,4 +1,4 @@
-"""Client for the Kubernetes API: sends JSON requests, and turns every failure into one of our own errors."""
+"""Client for the Kubernetes API. It sends JSON requests, and turns every failure into one of our own errors."""
 
 import asyncio
 import json
@@ -29,10 +29,10 @@ METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v
 APPLY = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
 FIELD_MANAGER = "keyturn"
-QUEUE_TIMEOUT = 10.0  # seconds that a request waits for the limiter; without it the queue could outgrow every deadline
-MAX_429_RETRIES = 3  # of one request
+QUEUE_TIMEOUT = 10.0  # seconds that a request may wait for the limiter; an unlimited wait could outlast every deadline
+MAX_429_RETRIES = 3  # for one request
 
-_TIMEOUT = aiohttp.ClientTimeout(total=10, sock_connect=3)  # seconds, for all but watches
+_TIMEOUT = aiohttp.ClientTimeout(total=10, sock_connect=3)  # seconds, for all requests except watches
 # https://pkg.go.dev/k8s.io/apimachinery/pkg/apis/meta/v1#StatusReason
 _REASONS = frozenset(
     {
@@ -57,9 +57,9 @@ _REASONS = frozenset(
         "UnsupportedMediaType",
     }
 )
-# A field's path in a Status; in brackets the key or index that it ends with.
+# The path of a field in a Status. The brackets at its end contain a key or an index.
 _FIELD = re.compile(r"((?:metadata|data|type|immutable|spec)(?:\.[a-zA-Z]{1,40}){0,9})(?:\[(.*)\])?", re.DOTALL)
-# Keys of data that reveal nothing about a value: those of Kubernetes' own types of Secrets, and Keyturn's default.
+# Keys of data that reveal nothing about a value: those of Kubernetes' own types of Secrets, and Keyturn's default key.
 _KEYS = frozenset(
     {"value", "tls.crt", "tls.key", ".dockerconfigjson", ".dockercfg", "username", "password", "ssh-privatekey"}
 )
@@ -67,14 +67,14 @@ _VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DE
 
 
 def path(group_version: str, resource: str, namespace: str | None = None, name: str | None = None) -> str:
-    """The path of a resource; ``group_version`` is "v1", or "group/version"."""
+    """Return the URL path of a resource. ``group_version`` is "v1" or "group/version"."""
     root = f"/apis/{group_version}" if "/" in group_version else f"/api/{group_version}"
     scope = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
     return f"{root}{scope}/{resource}" + (f"/{quote(name, safe='')}" if name else "")
 
 
 class Api:
-    """Kubernetes client. Makes requests and watches; every failure is raised as one of our errors.
+    """Kubernetes client. Makes requests and watches, and raises every failure as one of our own errors.
 
     An error never quotes the API server's own text, which may contain a value. ``limiter`` bounds the requests in
     flight; watches do not count.
@@ -102,7 +102,8 @@ class Api:
             try:
                 return await self._request(method, path, query, body, content_type, accept)
             except TooManyRequests as error:
-                await asyncio.sleep(error.retry_after)  # 429: the server has not begun it, so it is safe to repeat
+                # After 429, the server has not started the request, so it is safe to repeat.
+                await asyncio.sleep(error.retry_after)
         return await self._request(method, path, query, body, content_type, accept)
 
     async def _request(
@@ -131,7 +132,11 @@ class Api:
             self._limiter.release(overloaded)
 
     async def watch(self, path: str, query: Mapping[str, str], accept: str, deadline: float) -> AsyncIterator[Json]:
-        """Yield the events of a watch until the server ends it; after ``deadline`` seconds its connection is dead."""
+        """Yield the events of a watch until the server ends it.
+
+        If the server has not ended the watch after ``deadline`` seconds, the connection counts as dead. Raises
+        ClusterUnavailable for that, and Expired if the watch is too far behind.
+        """
         timeouts = aiohttp.ClientTimeout(total=deadline, sock_connect=3)
         response = await self._send("GET", path, {**query, "watch": "true"}, None, "application/json", accept, timeouts)
         try:
@@ -177,7 +182,7 @@ class Api:
             reply = None
         if not isinstance(reply, dict):
             reply = {}
-            if status < 300:  # a proxy in between has answered
+            if status < 300:  # a proxy has answered in the API server's place
                 raise ClusterUnavailable(
                     f"{method} {path}: the reply does not come from the Kubernetes API: trying again"
                 )
@@ -193,7 +198,7 @@ def _resource(path: str) -> str:
 
 
 def reason_of(status: Json) -> str:
-    """The reason of a Status, if it is one of Kubernetes' own; a webhook may put any text there."""
+    """Return the reason in a Status if it is one of Kubernetes' own, or else the code. A webhook may write any text."""
     reason = status.get("reason")
     if isinstance(reason, str) and reason in _REASONS:
         return reason
@@ -202,7 +207,10 @@ def reason_of(status: Json) -> str:
 
 
 def _fields(reply: Json) -> Iterator[str]:
-    """The fields that a Status is about; keys of data are left out: those of AWS's JSON are part of the value."""
+    """Yield the fields that a Status is about.
+
+    Keys of data are masked unless they are in _KEYS, because the keys in AWS's JSON are part of the value.
+    """
     details = reply.get("details")
     causes = details.get("causes") if isinstance(details, dict) else None
     for cause in causes if isinstance(causes, list) else ():
@@ -213,7 +221,7 @@ def _fields(reply: Json) -> Iterator[str]:
 
 
 def _error(method: str, path: str, status: int, headers: Mapping[str, str], reply: Json) -> KeyturnError:
-    # Only the reason and the field names are taken from the Status: its message may quote what was sent.
+    # Only the reason and the field names are taken from the Status, because its message may quote the request.
     reason = reason_of({"code": status, **reply})
     fields = ", ".join(sorted(set(_fields(reply))))
     text = f"{method} {path}: the Kubernetes API answered {reason}" + (f" for {fields}" if fields else "")

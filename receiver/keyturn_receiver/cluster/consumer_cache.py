@@ -1,4 +1,4 @@
-"""Informer caches of consumers, one for each kind of workload, and the index from a Secret to its consumers."""
+"""Informer caches of consumers, one per kind of workload, and the index from a Secret to its consumers."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -10,9 +10,9 @@ from keyturn_receiver.core.workload_kinds import WorkloadKind
 
 
 class ConsumerCache:
-    """Informer cache. Keeps the workloads of one kind that read Secrets; ``index`` is shared by all kinds.
+    """Informer cache. Keeps the workloads of one kind whose pods read Secrets. All kinds share ``index``.
 
-    The index's handlers are called with each Secret that a workload reads when the workload's rollout may be affected.
+    If a change of a workload may affect its rollout, the index calls its handlers with each Secret that the pods read.
     """
 
     def __init__(self, kind: WorkloadKind, index: "ConsumerIndex") -> None:
@@ -40,7 +40,7 @@ class ConsumerCache:
             return
         self._consumers[ref] = item
         self._index.add(item)
-        # A workload's status changes all the time: only the fields that decide a rollout are worth a check.
+        # A workload's status changes all the time, so only changes of the fields that decide a rollout cause a check.
         if before is None or _rollout_fields(before) != _rollout_fields(item):
             for name in item.reads:
                 self._index.notify(Target(ref.namespace, name))
@@ -61,23 +61,23 @@ def _rollout_fields(consumer: Consumer) -> tuple[object, ...]:
 
 
 class ConsumerIndex:
-    """Reverse index. Finds the consumers of a Secret, of every kind of workload."""
+    """Reverse index. Finds the consumers of a Secret among all kinds of workloads."""
 
     def __init__(self) -> None:
         self._handlers: list[Callable[[Target], None]] = []
         self._by_target: dict[Target, dict[WorkloadRef, Consumer]] = defaultdict(dict)
 
     def add_handler(self, on_change: Callable[[Target], None]) -> None:
-        """Call ``on_change`` from now on with each Secret of which a consumer changes."""
+        """Call ``on_change`` with a Secret whenever one of its consumers changes."""
         self._handlers.append(on_change)
 
     def notify(self, target: Target) -> None:
-        """Call the handlers: a consumer of this Secret has changed."""
+        """Call the handlers, because a consumer of this Secret has changed."""
         for on_change in self._handlers:
             on_change(target)
 
     def of(self, target: Target) -> list[Consumer]:
-        """The consumers of one Secret, in a stable order."""
+        """Return the consumers of one Secret in a stable order."""
         return [consumer for _, consumer in sorted(self._by_target.get(target, {}).items())]
 
     def add(self, consumer: Consumer) -> None:

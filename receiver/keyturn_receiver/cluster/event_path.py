@@ -12,17 +12,17 @@ from keyturn_receiver.cluster.lease import LeaseClient, micro_time
 from keyturn_receiver.errors import Conflict, KeyturnError
 from keyturn_receiver.liveness import Ping, no_ping
 
-LEASE_INTERVAL = 10.0  # seconds between two looks at the Lease
+LEASE_INTERVAL = 10.0  # seconds between two reads of the Lease
 
 _log = logging.getLogger(__name__)
 
 
 class EventPathMonitor:
-    """Heartbeat monitor. The event path is healthy while heartbeats arrive, at whichever replica.
+    """Heartbeat monitor. The event path is healthy while heartbeats arrive at any replica.
 
-    ``timeout``: seconds without a heartbeat after which the path is down; 0: no heartbeats are sent, so it is always
-    healthy. ``now`` gives monotonic seconds. ``wall`` gives the time in UTC, and decides one thing alone: how old the
-    Lease is that this replica reads first.
+    The event path counts as down after ``timeout`` seconds without a heartbeat. A ``timeout`` of 0 means that no
+    heartbeats are sent, so the event path always counts as healthy. ``now`` returns monotonic seconds. ``wall`` returns
+    the time in UTC, which decides only how old the Lease is when this replica first reads it.
     """
 
     def __init__(
@@ -41,16 +41,16 @@ class EventPathMonitor:
         self._now = now
         self._wall = wall
         self._last_heartbeat = now()  # healthy until the Lease or the timeout says otherwise
-        self._published = True  # False: this replica has received a heartbeat that it has yet to publish
-        self._last_renewal: str | None = None  # the Lease's renewTime as last read or written; None: not read yet
+        self._published = True  # False while this replica has a heartbeat to publish
+        self._last_renewal: str | None = None  # the Lease's renewTime as last read or written; None before that
 
     def record_heartbeat(self) -> None:
-        """Record a heartbeat that has reached this replica."""
+        """Record a heartbeat that has arrived at this replica."""
         self._last_heartbeat = self._now()
         self._published = False
 
     def healthy(self) -> bool:
-        """Whether heartbeats still arrive, at whichever replica."""
+        """Whether heartbeats still arrive at any replica."""
         return not self._timeout or self._now() - self._last_heartbeat <= self._timeout
 
     async def run(self) -> None:
@@ -80,19 +80,20 @@ class EventPathMonitor:
             await self._publish(lease)
 
     def _receive(self, renewal: str) -> None:
-        """Take a heartbeat that another replica has published."""
+        """Record a heartbeat that another replica has published."""
         if self._last_renewal is not None:
-            self._last_heartbeat = self._now()  # published since the last look: no clocks need to be compared
+            self._last_heartbeat = self._now()  # published since the last read, so no clocks need to be compared
         else:
             age = (self._wall() - datetime.fromisoformat(renewal)).total_seconds()
             received_at = self._now() - max(0.0, age)
-            if self._published:  # no heartbeat of our own: the Lease replaces the assumption made at the start
+            if self._published:  # no heartbeat has arrived here, so the Lease replaces the initial assumption
                 self._last_heartbeat = received_at
             else:
                 self._last_heartbeat = max(self._last_heartbeat, received_at)
         self._last_renewal = renewal
 
     async def _publish(self, lease: Json | None) -> None:
-        self._published = True  # set before the write: a heartbeat that arrives during it is published next time
+        # Set before the write, so that a heartbeat that arrives during it is published next time.
+        self._published = True
         self._last_renewal = micro_time(self._wall())
         await self._lease.write(lease, {"holderIdentity": self._identity, "renewTime": self._last_renewal})

@@ -1,7 +1,7 @@
-"""Event recorder: Kubernetes Events on bound Secrets, which `kubectl events --for secret/db` shows.
+"""Event recorder. Writes Kubernetes Events about bound Secrets, which `kubectl events --for secret/db` shows.
 
-Events are written in the background: a reconcile neither waits for one nor fails with one. An Event that repeats a
-recent one is dropped, and writes are limited to a rate that the API server does not notice.
+Events are written in the background, so a reconcile neither waits for an Event nor fails because of one. An Event that
+repeats a recent one is dropped, and the rate of writes is too low to burden the API server.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ from keyturn_receiver.resilience.token_bucket import TokenBucket
 from keyturn_receiver.telemetry.metrics import Metrics
 
 MAX_MESSAGE = 1024  # characters, https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/
-DEDUP_WINDOW = 300.0  # seconds in which an Event with the same Secret, reason and message is dropped
+DEDUP_WINDOW = 300.0  # seconds after an Event in which another one with the same Secret, reason and message is dropped
 RATE = 5.0  # Events per second
 BURST = 25  # Events at once after a pause
-QUEUE_SIZE = 1000  # one more Event drops the oldest
-RECENT_EVENTS = 10_000  # remembered for DEDUP_WINDOW
+QUEUE_SIZE = 1000  # another Event replaces the oldest
+RECENT_EVENTS = 10_000  # Events remembered for DEDUP_WINDOW
 
 _log = logging.getLogger(__name__)
 
@@ -42,14 +42,16 @@ class _Event:
 
     @property
     def name(self) -> str:
-        # A digest of the content: replicas that report the same thing write the same Event.
+        # The name contains a digest of the content, so replicas that report the same thing write the same Event.
         content = f"{self.uid}/{self.reason}/{self.message}"
         return f"{self.target.name[:200]}.{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 class EventRecorder:
-    """Event recorder. Queues Events on Secrets and writes them; ``wall`` gives the time in UTC, ``now`` monotonic
-    seconds."""
+    """Event recorder. Queues Events about Secrets and writes them.
+
+    ``wall`` returns the time in UTC, and ``now`` returns monotonic seconds.
+    """
 
     def __init__(
         self, api: Api, metrics: Metrics, wall: Callable[[], datetime], now: Callable[[], float] = time.monotonic
@@ -58,12 +60,12 @@ class EventRecorder:
         self._metrics = metrics
         self._wall = wall
         self._now = now
-        self._recent: BoundedMap[str, float] = BoundedMap(RECENT_EVENTS)  # when each was queued last, by name
+        self._recent: BoundedMap[str, float] = BoundedMap(RECENT_EVENTS)  # when each Event was last queued, by name
         self._queue: OrderedDict[str, _Event] = OrderedDict()
         self._not_empty = asyncio.Event()
 
     def event(self, target: Target, uid: str, warning: bool, reason: str, message: str) -> None:
-        """Queue an Event on a Secret, unless the same one was queued less than DEDUP_WINDOW ago."""
+        """Queue an Event about a Secret, unless the same one was queued less than DEDUP_WINDOW ago."""
         event = _Event(target, uid, warning, reason, message[:MAX_MESSAGE], self._wall())
         name = event.name
         queued_at = self._recent.get(name)
@@ -87,7 +89,7 @@ class EventRecorder:
                 await self._write_next()
 
     async def flush(self, seconds: float) -> None:
-        """Write up to BURST queued Events within ``seconds``; the rest is lost when the process ends."""
+        """Write up to BURST queued Events within ``seconds``. The rest is lost when the process ends."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 for _ in range(min(BURST, len(self._queue))):
@@ -131,7 +133,7 @@ class EventRecorder:
         try:
             await self._api.request("POST", path("v1", "events", namespace), body=body)
         except Conflict:
-            # The same Event exists: another replica wrote it, or this one did more than DEDUP_WINDOW ago.
+            # The same Event exists already: another replica wrote it, or this one did more than DEDUP_WINDOW ago.
             patch: Json = {"lastTimestamp": at}
             await self._api.request(
                 "PATCH", path("v1", "events", namespace, name), body=patch, content_type=MERGE_PATCH

@@ -1,4 +1,4 @@
-"""Fingerprints of secret values: a keyed digest whose key never leaves this process."""
+"""Fingerprints of secret values: keyed digests, whose key never leaves this process."""
 
 import hashlib
 import secrets
@@ -7,7 +7,10 @@ from keyturn_receiver.core.plan import Fingerprint
 
 
 def new_fingerprint() -> Fingerprint:
-    """Make a keyed digest: equal values give equal digests, and a digest reveals nothing outside this process."""
+    """Make a function that returns keyed digests, with a new random key.
+
+    Equal values have equal digests. A digest reveals nothing outside this process.
+    """
     key = secrets.token_bytes(32)
 
     def fingerprint(value: bytes) -> bytes:

@@ -1,16 +1,16 @@
-"""Reverse index from names to targets, sized for the usual case of one target for each name."""
+"""Reverse index from names to targets. It saves memory in the usual case of one target per name."""
 
 from keyturn_receiver.core.binding import Target
 
 
 class Index:
-    """Reverse index. Finds targets by name; a name with one target takes no set."""
+    """Reverse index. Finds targets by name. A name with only one target is stored without a set."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, Target | set[Target]] = {}
 
     def of(self, name: str) -> set[Target]:
-        """The targets of one name, in a set that the caller may change."""
+        """Return the targets of one name, in a set that the caller may change."""
         entry = self._by_name.get(name)
         return set() if entry is None else {entry} if isinstance(entry, Target) else set(entry)
 

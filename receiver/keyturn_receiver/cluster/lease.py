@@ -1,7 +1,8 @@
-"""Leader election by a Lease: the replica that holds it runs the poller.
+"""Leader election by Lease. The replica that holds the Lease runs the poller.
 
-The protocol is client-go's. A candidate that has seen the Lease unchanged for its whole duration, by its own clock,
-takes it over; if several do, the resource version lets one win. https://kubernetes.io/docs/concepts/architecture/leases/
+The protocol is client-go's. A candidate takes the Lease over if it has seen the Lease unchanged for its whole duration,
+by the candidate's own clock. If several candidates try, the resource version lets only one win.
+https://kubernetes.io/docs/concepts/architecture/leases/
 docs/adr/004-leader-election.md says why the official client's election is not used.
 """
 
@@ -25,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 class LeaseClient:
-    """Client for one Lease. It is read and written whole, so that no write overwrites another replica's."""
+    """Client for one Lease. Reads and writes the whole object, so that no write overwrites another replica's."""
 
     def __init__(self, api: Api, namespace: str, name: str) -> None:
         self._api = api
@@ -40,7 +41,10 @@ class LeaseClient:
             return None
 
     async def write(self, lease: Json | None, spec: Json) -> None:
-        """Write ``spec`` over ``lease`` as read. Raises Conflict if the Lease has changed since."""
+        """Write ``spec`` over ``lease`` as it was read, or create the Lease if that is None.
+
+        Raises Conflict if the Lease has changed since it was read.
+        """
         if lease is None:
             body: Json = {"metadata": {"name": self.name}, "spec": spec}
             await self._api.request("POST", path(_LEASES, "leases", self._namespace), body=body)
@@ -52,7 +56,7 @@ class LeaseClient:
 class LeaderElector:
     """Leader elector. Says whether this replica leads.
 
-    ``now`` gives monotonic seconds: steps of the wall clock decide nothing.
+    ``now`` returns monotonic seconds, so a step of the wall clock has no effect.
     """
 
     def __init__(
@@ -69,7 +73,7 @@ class LeaderElector:
         self._now = now
         self._leader_until = 0.0
         self._backoff_until = 0.0
-        self._observed: tuple[object, ...] = ()  # another holder, its last renewal, and the number of transitions
+        self._observed: tuple[object, ...] = ()  # the Lease of another holder as last seen
         self._observed_at = 0.0
 
     def add_handler(self, on_started_leading: Callable[[], None]) -> None:
@@ -77,7 +81,7 @@ class LeaderElector:
         self._handlers.append(on_started_leading)
 
     def is_leader(self) -> bool:
-        """Whether this replica leads now. Leadership ends by itself when no renewal succeeds in time."""
+        """Whether this replica leads now. Leadership ends by itself if no renewal succeeds in time."""
         return self._now() < self._leader_until
 
     async def run(self) -> None:
@@ -90,7 +94,8 @@ class LeaderElector:
                 except Conflict:
                     self._leader_until = 0.0  # another replica has written the Lease first
                 except KeyturnError as error:
-                    _log.warning("Lease %s: %s", self._lease.name, error)  # a leader stays one until RENEW_DEADLINE
+                    # A leader remains the leader until RENEW_DEADLINE.
+                    _log.warning("Lease %s: %s", self._lease.name, error)
                 await asyncio.sleep(RETRY_PERIOD)
         finally:
             if self.is_leader():
@@ -118,8 +123,8 @@ class LeaderElector:
         try:
             await self._lease.write(lease, update)
         except ClusterUnavailable as error:
-            # The write may have arrived. A replica that cannot confirm it must stop renewing for a while, or it would
-            # keep the others from leading without ever leading itself.
+            # The write may have arrived. A replica that cannot confirm its write must stop writing for a while, or else
+            # it would keep the others from leading without ever leading itself.
             if not self.is_leader() and not isinstance(error, TooManyRequests):
                 self._backoff_until = self._now() + 2 * DURATION
             raise
@@ -130,7 +135,7 @@ class LeaderElector:
                 on_started_leading()
 
     def _is_free(self, spec: Json) -> bool:
-        """Whether the Lease has no holder: it was released, or this replica has seen no renewal for its duration."""
+        """Whether the Lease can be taken: it has no holder, or this replica has seen no renewal for its duration."""
         observed = (spec.get("holderIdentity"), spec.get("renewTime"), spec.get("leaseTransitions"))
         if observed != self._observed:
             self._observed, self._observed_at = observed, self._now()

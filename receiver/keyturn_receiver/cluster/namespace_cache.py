@@ -1,4 +1,4 @@
-"""Informer cache of namespaces: their annotations with which a cluster admin allows or forbids things to Keyturn."""
+"""Informer cache of namespaces. It holds the annotations with which a cluster admin controls what Keyturn may do."""
 
 import asyncio
 import logging
@@ -20,9 +20,9 @@ _log = logging.getLogger(__name__)
 
 
 class NamespaceCache:
-    """Informer cache. Keeps the annotations that concern Keyturn; a namespace without any takes no memory.
+    """Informer cache. Keeps the annotations that concern Keyturn. A namespace without any takes no memory.
 
-    A watch fills it, or a ``NamespacePoller``.
+    A watch or a ``NamespacePoller`` fills the cache.
     """
 
     def __init__(self) -> None:
@@ -30,11 +30,11 @@ class NamespaceCache:
         self._annotations: dict[str, Mapping[str, str]] = {}
 
     def add_handler(self, on_change: Callable[[str], None]) -> None:
-        """Call ``on_change`` from now on with the name of each namespace whose annotations change."""
+        """Call ``on_change`` with the name of a namespace whenever its annotations change."""
         self._handlers.append(on_change)
 
     def annotations(self, namespace: str) -> Mapping[str, str]:
-        """The annotations of one namespace that concern Keyturn."""
+        """Return the annotations of one namespace that concern Keyturn."""
         return self._annotations.get(namespace, {})
 
     def transform(self, obj: Json) -> tuple[str, Mapping[str, str]]:
@@ -79,7 +79,7 @@ class NamespacePoller:
         self.synced = asyncio.Event()
 
     async def run(self) -> None:
-        """Run until cancelled; a read that fails leaves the cache as it was."""
+        """Read the namespaces until cancelled. A read that fails leaves the cache unchanged."""
         while True:
             self._ping()
             results = [await self._refresh(name) for name in self._names]
@@ -92,7 +92,7 @@ class NamespacePoller:
             obj = await self._api.request("GET", path("v1", "namespaces", None, name), accept=METADATA_ONLY)
             self._cache.update(self._cache.transform(obj))
         except NotFound:
-            self._cache.delete({"metadata": {"name": name}})  # a namespace that is not there yet allows nothing
+            self._cache.delete({"metadata": {"name": name}})  # a namespace that does not exist yet allows nothing
         except KeyturnError as error:
             _log.warning("namespace %s: %s", name, error)
             return False

@@ -1,4 +1,4 @@
-"""Reflector: mirrors one kind of object into a cache. It lists once, then watches, and resumes or relists on failure.
+"""Reflector. Mirrors one kind of object into a cache: it lists once, then watches, and resumes or relists on failure.
 
 https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
 """
@@ -15,9 +15,9 @@ from keyturn_receiver.errors import ClusterUnavailable, Expired, KeyturnError
 from keyturn_receiver.liveness import Ping, no_ping
 from keyturn_receiver.resilience.backoff import Backoff, jittered
 
-BASE_DELAY = 0.5  # seconds between two tries, doubled with each failure in a row
+BASE_DELAY = 0.5  # seconds before a retry, doubled with each consecutive failure
 MAX_DELAY = 30.0
-MIN_WATCH = 0.5  # seconds; after a shorter watch, the next one waits that long
+MIN_WATCH = 0.5  # seconds; after a shorter watch, the next one starts this much later
 
 T = TypeVar("T")
 
@@ -25,16 +25,16 @@ _log = logging.getLogger(__name__)
 
 
 class ObjectCache(Protocol[T]):
-    """Informer cache that a reflector fills. All calls are synchronous, so that no reader sees half of a change."""
+    """Informer cache that a reflector fills. All calls are synchronous, so no reader sees half of a change."""
 
     def transform(self, obj: Json) -> T:
-        """Reduce an object to what the cache keeps. Lists are reduced page by page, and never held in memory whole."""
+        """Reduce an object to what the cache keeps. Lists are reduced page by page, and never in memory as a whole."""
 
     def replace(self, items: Sequence[T], namespace: str | None) -> None:
-        """Take a full list, of one namespace or of all, and delete every object that is not in it."""
+        """Store a full list of one namespace or of all, and delete every other object there."""
 
     def update(self, item: T) -> None:
-        """Take one object that is new or has changed."""
+        """Store one object that is new or has changed."""
 
     def delete(self, obj: Json) -> None:
         """Delete one object."""
@@ -42,7 +42,11 @@ class ObjectCache(Protocol[T]):
 
 @dataclass(frozen=True, slots=True)
 class ListWatch:
-    """What a reflector lists and watches: ``page_size`` objects at a time, whole or their metadata alone."""
+    """The objects that a reflector lists and watches.
+
+    A page of a list has at most ``page_size`` objects. ``metadata_only`` asks for the metadata instead of whole
+    objects.
+    """
 
     path: str
     namespace: str | None = None
@@ -52,20 +56,20 @@ class ListWatch:
 
     @property
     def query(self) -> dict[str, str]:
-        """The part of the query that lists and watches share."""
+        """The part of the query that lists and watches have in common."""
         return {"labelSelector": self.labels} if self.labels else {}
 
     def accept(self, listing: bool) -> str:
-        """The media type to ask for."""
+        """Return the media type to ask for."""
         return "application/json" if not self.metadata_only else METADATA_LIST if listing else METADATA_ONLY
 
 
 @dataclass(frozen=True, slots=True)
 class WatchTimeouts:
-    """Seconds: the longest that one watch lasts, the time between two full lists, and the longest delay between tries.
+    """Seconds: the maximum duration of a watch, the time between two full lists, and the maximum delay before a retry.
 
     The server ends a watch after ``watch`` seconds, so a watch that lasts a quarter longer has a dead connection.
-    Bookmarks are not reliable signs of life: a quiet resource may go without one for minutes.
+    Bookmarks are no reliable sign of life, because a quiet resource may have none for minutes.
     """
 
     watch: float = 60.0
@@ -79,9 +83,9 @@ class WatchTimeouts:
 
 
 class Reflector(Generic[T]):
-    """Reflector. Fills ``cache`` with the objects of ``list_watch``; ``synced`` is set after the first list.
+    """Reflector. Fills ``cache`` with the objects of ``list_watch``, and sets ``synced`` after the first list.
 
-    ``ping`` is called at each sign of progress: a list, an event, a failure that is retried.
+    ``ping`` is called at each sign of progress: a page of a list, an event, or a failure that is retried.
     """
 
     def __init__(
@@ -98,12 +102,12 @@ class Reflector(Generic[T]):
         self._timeouts = timeouts
         self._backoff = Backoff(BASE_DELAY, timeouts.max_delay)
         self._ping = ping
-        self._resource_version = ""  # the next watch resumes after it; empty: list first
+        self._resource_version = ""  # the next watch resumes after this version; if it is empty, a list comes first
         self._listed_at = 0.0
         self.synced = asyncio.Event()
 
     async def run(self) -> None:
-        """Run until cancelled. Every failure is logged and retried, by a watch that resumes or by a new list."""
+        """Run until cancelled. Every failure is logged and retried, by resuming the watch or by a new list."""
         failures = 0
         while True:
             self._ping()
@@ -116,9 +120,9 @@ class Reflector(Generic[T]):
                 await self._watch()
                 failures = 0
                 if time.monotonic() - self._listed_at > self._timeouts.resync:
-                    self._resource_version = ""  # relist, in case a watch has ever left out an event
+                    self._resource_version = ""  # relist, in case a watch has missed an event
                 if time.monotonic() - started < MIN_WATCH:
-                    await asyncio.sleep(MIN_WATCH)  # do not loop against a server that ends each watch at once
+                    await asyncio.sleep(MIN_WATCH)  # do not spin if the server ends each watch at once
             except KeyturnError as error:
                 if isinstance(error, Expired):
                     self._resource_version = ""
@@ -126,7 +130,7 @@ class Reflector(Generic[T]):
                 failures += 1
                 await self._back_off(failures)
             except Exception:
-                # A malformed object, or a bug in a cache's listener, must not stop the watch: relist.
+                # A malformed object, or a bug in a cache's handler, must not stop the watch. Relist instead.
                 self._resource_version = ""
                 _log.exception("watch of %s failed unexpectedly", self._list_watch.path)
                 failures += 1
@@ -152,7 +156,7 @@ class Reflector(Generic[T]):
             self._ping()
 
     async def _watch(self) -> None:
-        seconds = jittered(self._timeouts.watch, 0.25)  # spread the replicas' reconnects
+        seconds = jittered(self._timeouts.watch, 0.25)  # spreads the reconnects of the replicas
         query = {
             **self._list_watch.query,
             "resourceVersion": self._resource_version,
@@ -174,5 +178,5 @@ class Reflector(Generic[T]):
                 self._cache.delete(obj)
             elif event_type != "BOOKMARK":
                 self._cache.update(self._cache.transform(obj))
-            # Set last: after any failure, the next watch resumes from the last event that is in the cache.
+            # Set last, so that after any failure the next watch resumes from the last event that is in the cache.
             self._resource_version = str(obj["metadata"]["resourceVersion"])

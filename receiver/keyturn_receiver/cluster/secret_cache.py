@@ -1,6 +1,7 @@
-"""Informer cache of the bound Secrets: metadata alone, found by target or by the AWS secret that they name.
+"""Informer cache of the bound Secrets. It finds their metadata by target, or by the AWS secret that they name.
 
-The reflector of Secrets feeds it. All that a replica knows of a Secret stands here, and goes with the Secret.
+A reflector fills the cache. It also holds fingerprints of the values that this replica has read or written. Everything
+about a Secret is dropped together with the Secret.
 """
 
 import sys
@@ -17,17 +18,17 @@ from keyturn_receiver.core.plan import LiveSecret
 from keyturn_receiver.core.revision import RECORD, STATUS, Record, read_record, split_version_key
 from keyturn_receiver.core.sync_status import is_solely_managed
 
-_RECORD = (*RECORD[:-1], STATUS)  # the time of the last write is for people
+_RECORD = (*RECORD[:-1], STATUS)  # without the time of the last write, which is for people
 _ANNOTATIONS = (*DECLARING, *_RECORD)
 
 
 @dataclass(frozen=True, slots=True)
 class BoundSecret:
-    """What is cached of a bound Secret: metadata, no data.
+    """Cached metadata of a bound Secret, without its data.
 
-    ``names``: every name that its AWS secrets may have. ``solely_managed``: no other writer has touched what Keyturn
-    owns. ``texts`` are those of the annotations, which are smaller than what they parse to. ``seen_at``: monotonic
-    seconds at which this replica saw it so.
+    ``names`` are all names that its AWS secrets may have. ``solely_managed`` says that no other writer has changed the
+    fields that Keyturn owns. ``texts`` are the annotations unparsed, which takes less memory. ``seen_at`` is when this
+    replica first saw this version of the Secret, in monotonic seconds.
     """
 
     target: Target
@@ -40,21 +41,21 @@ class BoundSecret:
 
     @property
     def spec(self) -> BindingSpec:
-        """What the binding's author declares."""
+        """The binding as its author wrote it."""
         return _spec(self.texts)
 
     @property
     def record(self) -> Record:
-        """What Keyturn has written on the Secret about its content."""
+        """The record that Keyturn keeps on the Secret."""
         return _record(self.texts)
 
 
 def read_bound(metadata: Json) -> BoundSecret:
-    """Read a bound Secret's metadata as the API server gives it."""
+    """Parse a bound Secret's metadata as the API server returns it."""
     annotations = metadata.get("annotations") or {}
     texts = tuple(annotations.get(name) for name in _ANNOTATIONS)
     record = _record(texts)
-    # The ARNs that it was made from count as well: AWS may report an ARN where the binding names a name.
+    # The ARNs that the Secret was made from count as well: AWS may report an ARN where the binding gives a name.
     arns = (split_version_key(key)[0] for key in record.version_ids)
     secret_ids = (_spec(texts).secret_id, *arns)
     return BoundSecret(
@@ -68,7 +69,7 @@ def read_bound(metadata: Json) -> BoundSecret:
     )
 
 
-# The same one is asked for several times in a row, and then not for long.
+# Callers need the same binding several times in a row, and then not for a long time.
 @lru_cache(maxsize=1024)
 def _spec(texts: tuple[str | None, ...]) -> BindingSpec:
     return read_spec(_annotations(texts))
@@ -85,7 +86,7 @@ def _annotations(texts: tuple[str | None, ...]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Values:
-    """What this replica has read or written of a Secret beside its metadata: of each value only the fingerprint."""
+    """Data of a Secret that this replica has read or written. Each value is replaced by its fingerprint."""
 
     resource_version: str
     type: str
@@ -94,7 +95,7 @@ class _Values:
 
 
 class SecretCache:
-    """The bound Secrets, by target and by every name of the AWS secrets that they may mean."""
+    """Informer cache. Finds bound Secrets by target, and by every name that their AWS secrets may have."""
 
     def __init__(self) -> None:
         self._handlers: list[Callable[[Target], None]] = []
@@ -106,23 +107,23 @@ class SecretCache:
         return len(self._by_target)
 
     def add_handler(self, on_change: Callable[[Target], None]) -> None:
-        """Call ``on_change`` from now on with the target of each Secret that is new, has changed or is gone."""
+        """Call ``on_change`` with the target of each Secret that is added, changed or removed."""
         self._handlers.append(on_change)
 
     def get(self, target: Target) -> BoundSecret | None:
-        """The bound Secret at ``target``, if there is one."""
+        """Return the bound Secret at ``target``, or None."""
         return self._by_target.get(target)
 
     def all(self) -> list[BoundSecret]:
-        """Every bound Secret."""
+        """Return every bound Secret."""
         return list(self._by_target.values())
 
     def in_namespace(self, namespace: str) -> list[Target]:
-        """The targets in one namespace."""
+        """Return the targets in one namespace."""
         return [target for target in self._by_target if target.namespace == namespace]
 
     def by_secret_id(self, secret_id: str, name: str | None = None) -> list[Target]:
-        """The targets whose binding may name this AWS secret, sorted."""
+        """Return the targets whose binding may name this AWS secret, sorted."""
         targets: set[Target] = set()
         for each in {*candidate_names(secret_id), *([name] if name else [])}:
             targets |= self._by_name.of(each)
@@ -134,7 +135,7 @@ class SecretCache:
         return not ours or not theirs or ours == theirs
 
     def live(self, bound: BoundSecret) -> LiveSecret | None:
-        """The whole Secret, if this replica has read or written the very version that the cache shows."""
+        """Return the whole Secret if this replica has read or written exactly the cached version; otherwise None."""
         values = self._values.get(bound.target)
         if values is None or values.resource_version != bound.resource_version:
             return None
@@ -149,16 +150,16 @@ class SecretCache:
         )
 
     def keep_values(self, live: LiveSecret, resource_version: str, fingerprints: Mapping[str, bytes]) -> None:
-        """Keep the fingerprints of what was read, or of what this replica has just written."""
+        """Keep the fingerprints of values that this replica has just read or written."""
         if live.target in self._by_target:
             self._values[live.target] = _Values(resource_version, live.type, live.immutable, fingerprints)
 
     def drop_values(self, target: Target) -> None:
-        """Read the Secret again next time: its values may not be what they seemed."""
+        """Forget the values of a Secret, so that the next reconcile reads them again."""
         self._values.pop(target, None)
 
     def transform(self, obj: Json) -> BoundSecret | Target:
-        """What is cached of a bound Secret; of one that is no longer bound, its target."""
+        """Reduce a bound Secret to its cached metadata. Reduce a Secret that is no longer bound to its target."""
         metadata = obj["metadata"]
         return read_bound(metadata) if is_bound(metadata) else Target(metadata["namespace"], metadata["name"])
 
@@ -176,7 +177,7 @@ class SecretCache:
             return
         cached = self._by_target.get(kept.target)
         if cached and (cached.uid, cached.resource_version) == (kept.uid, kept.resource_version):
-            return  # it was seen so before, and ``seen_at`` of the first time counts
+            return  # this version is cached already, and its first ``seen_at`` counts
         self._drop(kept.target)
         self._by_target[kept.target] = kept
         for name in kept.names:

@@ -1,4 +1,4 @@
-"""Client for one bound Secret: read it whole, apply it, write its status, delete it."""
+"""Client for single bound Secrets. It reads, applies and deletes a Secret, and writes its status."""
 
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
@@ -10,13 +10,13 @@ from keyturn_receiver.core.binding import BindingSpec, Target, is_bound, read_sp
 from keyturn_receiver.core.plan import Fingerprint, LiveSecret
 from keyturn_receiver.core.revision import STATUS, Record, read_record, write_record
 
-# The status has a field manager of its own: an apply by the data's manager that names no data would remove the data.
+# The status has its own field manager, because an apply by the data's manager without data would remove the data.
 STATUS_MANAGER = "keyturn-status"
 
 
 @dataclass(frozen=True, slots=True)
 class FoundSecret:
-    """A Secret as the API server has it now, with what its annotations declare; ``bound``: it carries the label."""
+    """A Secret as the API server has it now, with its binding. ``bound`` says whether the Secret has the label."""
 
     live: LiveSecret
     spec: BindingSpec
@@ -24,10 +24,10 @@ class FoundSecret:
 
 
 class SecretClient:
-    """Reads and writes of single Secrets, called for bound ones only.
+    """Reads and writes single Secrets. It is used only for bound ones.
 
-    ``fingerprint`` digests each value that is read or written. ``now`` gives the time in UTC; it is written on the
-    Secret for people, and nothing is decided by it.
+    ``fingerprint`` digests each value that is read. ``now`` returns the time in UTC, which is written on the Secret for
+    people and decides nothing.
     """
 
     def __init__(self, api: Api, fingerprint: Fingerprint, now: Callable[[], datetime]) -> None:
@@ -36,7 +36,7 @@ class SecretClient:
         self.fingerprint = fingerprint
 
     async def read(self, target: Target) -> FoundSecret:
-        """Read a Secret whole. Raises NotFound and the API client's other errors."""
+        """Read a whole Secret. Raises NotFound and the API client's other errors."""
         obj = await self._api.request("GET", _path(target))
         metadata = obj["metadata"]
         annotations = metadata.get("annotations") or {}
@@ -53,16 +53,16 @@ class SecretClient:
         return FoundSecret(live, read_spec(annotations), is_bound(metadata))
 
     async def read_record(self, target: Target) -> Record:
-        """Read what Keyturn has written on a Secret about its content, without the data. Raises as ``read``."""
+        """Read the record that Keyturn keeps on a Secret, without the data. Raises the same errors as ``read``."""
         obj = await self._api.request("GET", _path(target), accept=METADATA_ONLY)
         return read_record(obj["metadata"].get("annotations") or {})
 
     async def apply(self, live: LiveSecret, record: Record, data: Mapping[str, bytes]) -> str:
-        """Server-side apply of our keys and annotations to the Secret as it was read; return its new resource version.
+        """Write our keys and annotations by server-side apply, and return the Secret's new resource version.
 
-        Keys and annotations of others stay. Raises Conflict when the Secret has changed since, or was deleted: an apply
-        without a version would bring a deleted Secret back, and could put an older value over a newer (F5 in
-        docs/faults.md).
+        Keys and annotations of other writers stay. Raises Conflict if the Secret has changed or was deleted since it
+        was read. An apply without a version would create a deleted Secret again, and could overwrite a newer value with
+        an older one (F5 in docs/faults.md).
         """
         applied_at = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         body: Json = {
@@ -84,7 +84,10 @@ class SecretClient:
         return str(written["metadata"]["resourceVersion"])
 
     async def write_status(self, live: LiveSecret, status: str) -> str:
-        """Write the status of the Secret as it was read; return its new resource version. Raises Conflict."""
+        """Write the status of a Secret, and return its new resource version.
+
+        Raises Conflict if the Secret has changed since it was read.
+        """
         body: Json = {
             "metadata": {
                 "uid": live.uid,
@@ -99,7 +102,7 @@ class SecretClient:
         return str(written["metadata"]["resourceVersion"])
 
     async def delete(self, live: LiveSecret) -> None:
-        """Delete the Secret as it was read. Raises Conflict when it has changed since."""
+        """Delete a Secret. Raises Conflict if it has changed since it was read."""
         preconditions = {"uid": live.uid, "resourceVersion": live.resource_version}
         body: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions}
         await self._api.request("DELETE", _path(live.target), body=body)

@@ -1,15 +1,14 @@
-"""Client for tenants' ServiceAccounts: the AWS role that each names, and tokens to assume that role with."""
+"""Client for tenants' ServiceAccounts. It reads the AWS role that an account names, and requests tokens for it."""
 
 from dataclasses import dataclass
 
 from keyturn_receiver.cluster.api import Api, Json, path
 from keyturn_receiver.errors import ClusterRefused, InvalidBinding, NotFound
 
-ROLE_ARN = (
-    "eks.amazonaws.com/role-arn"  # https://docs.aws.amazon.com/eks/latest/userguide/associate-service-account-role.html
-)
+# https://docs.aws.amazon.com/eks/latest/userguide/associate-service-account-role.html
+ROLE_ARN = "eks.amazonaws.com/role-arn"
 AUDIENCE = "sts.amazonaws.com"
-TOKEN_SECONDS = 600  # the shortest that Kubernetes grants; a token is used at once, and never kept
+TOKEN_SECONDS = 600  # the shortest lifetime that Kubernetes grants; a token is used at once and never kept
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -30,7 +29,7 @@ class ServiceAccountClient:
         self._api = api
 
     async def role_arn(self, account: ServiceAccount) -> str:
-        """Read the ARN of its AWS role. Raises InvalidBinding if the account does not exist, or names no role."""
+        """Read the ARN of an account's AWS role. Raises InvalidBinding if there is no such account, or no role."""
         try:
             obj = await self._api.request("GET", path("v1", "serviceaccounts", account.namespace, account.name))
         except NotFound:
@@ -43,7 +42,7 @@ class ServiceAccountClient:
         return str(role_arn)
 
     async def token(self, account: ServiceAccount) -> str:
-        """Request a token of the account that only AWS accepts (TokenRequest)."""
+        """Request a token of the account (TokenRequest) that only AWS accepts."""
         body: Json = {"spec": {"audiences": [AUDIENCE], "expirationSeconds": TOKEN_SECONDS}}
         try:
             reply = await self._api.request(

@@ -1,6 +1,6 @@
-"""HTTP transport to the API server: uses the official client for configuration, credentials and connections alone.
+"""HTTP transport to the API server. It uses the official client only for configuration, credentials and connections.
 
-The client's own way to call (models, headers, a look for proxies) costs as much for each request as sending it:
+The client's own methods for requests (models, headers, search for proxies) cost as much as sending the request:
 docs/adr/012-http-transport-to-the-api-server.md.
 """
 
@@ -16,7 +16,7 @@ from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from yarl import URL
 
-CREDENTIALS_TTL = 1.0  # seconds for which a token is used without a check whether it was renewed
+CREDENTIALS_TTL = 1.0  # seconds between two checks whether the token was renewed
 
 _log = logging.getLogger(__name__)
 
@@ -40,16 +40,17 @@ class Transport:
 
     @classmethod
     async def connect(cls, connections: int) -> "Transport":
-        """Read the configuration; at most ``connections`` are open at once."""
+        """Read the configuration, and build a transport with at most ``connections`` open connections."""
         settings = Configuration()
         if "KUBECONFIG" in os.environ:
-            file = os.environ["KUBECONFIG"]  # passed by name: the client reads the variable once, at import
+            # Passed explicitly, because the client reads the variable only once, at import.
+            file = os.environ["KUBECONFIG"]
             await config.load_kube_config(file, client_configuration=settings, persist_config=False)
         else:
             config.load_incluster_config(client_configuration=settings)
         settings.connection_pool_maxsize = connections
-        # With trust_env, aiohttp reads .netrc and the proxy variables for each request, in a thread each, and sends
-        # the credentials that a .netrc has for the host.
+        # With trust_env, aiohttp would read .netrc and the proxy variables for each request, each time in a thread, and
+        # would send the credentials for the host in .netrc.
         settings.client_session_kwargs = {"trust_env": False}
         return cls(ApiClient(settings))
 
@@ -76,7 +77,7 @@ class Transport:
 
 
 def _environment_proxy(host: URL) -> str | None:
-    """The proxy that the environment (HTTPS_PROXY, HTTP_PROXY, NO_PROXY) names for the API server."""
+    """Return the proxy for the API server that the environment names (HTTPS_PROXY, HTTP_PROXY, NO_PROXY)."""
     proxy = None if proxy_bypass(host.host or "") else getproxies().get(host.scheme)
     if proxy and URL(proxy).scheme == "https":
         _log.warning("the proxy of %s_PROXY is ignored: it needs TLS, which is not supported", host.scheme.upper())

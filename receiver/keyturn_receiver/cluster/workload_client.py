@@ -1,4 +1,4 @@
-"""Client for single workloads: reads them, and writes Keyturn's annotations on them."""
+"""Client for single workloads. It reads them, and writes Keyturn's annotations on them."""
 
 from keyturn_receiver.cluster.api import FIELD_MANAGER, MERGE_PATCH, Api, Json, path
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef, read_consumer
@@ -13,15 +13,15 @@ class WorkloadClient:
         self._api = api
 
     async def read(self, ref: WorkloadRef) -> Consumer | None:
-        """Read a workload; None if its pods read no Secret (any more). Raises NotFound and the API's other errors."""
+        """Read a workload; None if its pods read no Secret. Raises NotFound and the API client's other errors."""
         obj = await self._api.request("GET", _path(ref))
         return read_consumer(WORKLOAD_KINDS[ref.kind], obj)
 
     async def mark(self, consumer: Consumer, mark: RolloutAnnotation) -> Consumer | None:
-        """Write a mark if the workload still is as read; return the workload as written. Raises Conflict if it is not.
+        """Write a mark, and return the workload as written. Raises Conflict if it has changed since it was read.
 
         A restart marks the workload itself as well as its template. If somebody's `replace` drops the mark from the
-        template, which alone restarts the pods, the mark on the workload saves them from a second restart.
+        template, that alone restarts the pods; the mark on the workload then prevents a second restart.
         """
         kind = WORKLOAD_KINDS[consumer.ref.kind]
         annotations = {"annotations": {mark.name: mark.value}}

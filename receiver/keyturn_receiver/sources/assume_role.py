@@ -1,4 +1,4 @@
-"""AssumeRoleWithWebIdentity: a tenant's ServiceAccount token for credentials of the role that the account names.
+"""AssumeRoleWithWebIdentity: exchanges the token of a tenant's ServiceAccount for credentials of its AWS role.
 
 https://docs.aws.amazon.com/eks/latest/userguide/iam-roles-for-service-accounts.html
 """
@@ -17,7 +17,7 @@ from keyturn_receiver.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from mypy_boto3_sts import STSClient
 
-SESSION_SECONDS = 3600  # the longest that every role allows
+SESSION_SECONDS = 3600  # the longest session that every role allows
 
 _ACTION = "AssumeRoleWithWebIdentity"
 

@@ -1,4 +1,4 @@
-"""Batch loader of current values: a call for each while few are wanted, a call for up to twenty when many are."""
+"""Batch loader of current values. Few values are read with one call each, many with one call for up to twenty."""
 
 import asyncio
 import logging
@@ -9,10 +9,10 @@ from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import KeyturnError, SourceRefused
 from keyturn_receiver.sources.secrets_manager import MAX_BATCH, SecretsManager
 
-MAX_UNBATCHED = 2  # calls in flight; then a read waits for others to join it
-BATCH_WINDOW = 0.01  # seconds that it waits, unless its batch is full earlier
-BACKGROUND_BATCH_WINDOW = 0.1  # seconds that a background read always waits
-BATCH_TIMEOUT = 1.5  # seconds, then each value is read by itself: one secret that hangs blocks the whole batch
+MAX_UNBATCHED = 2  # calls in flight; beyond that, a read waits for others to join it
+BATCH_WINDOW = 0.01  # seconds that a read waits, unless its batch fills up earlier
+BACKGROUND_BATCH_WINDOW = 0.1  # seconds that a background read waits, even if few calls are in flight
+BATCH_TIMEOUT = 1.5  # seconds; then each value is read alone, because one secret that hangs blocks the whole batch
 BATCH_DISABLED_SECONDS = 600.0  # after AWS has refused BatchGetSecretValue
 
 _log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 class BatchReader:
     """Batch loader. Reads single values with GetSecretValue, and many at once with BatchGetSecretValue.
 
-    Only the current version can be read in a batch; other staging labels and quarantined secrets are read alone.
+    Only the current version can be read in a batch. Other staging labels and quarantined secrets are read alone.
     """
 
     def __init__(self, secrets_manager: SecretsManager) -> None:
@@ -33,9 +33,9 @@ class BatchReader:
         self._batches_disabled_until = 0.0
 
     async def read(self, source: Source, background: bool = False) -> SecretVersion:
-        """Read the version that holds the staging label now. A ``background`` read waits longer for others to join it.
+        """Read the version that holds the staging label now.
 
-        Raises as ``SecretsManager.value``.
+        A ``background`` read waits longer for others to join it. Raises the same errors as ``SecretsManager.value``.
         """
         alone = source.stage != CURRENT or self._secrets_manager.is_quarantined(source.secret_id)
         if alone or time.monotonic() < self._batches_disabled_until:
@@ -45,7 +45,7 @@ class BatchReader:
         if len(self._pending) >= MAX_BATCH:
             self._flush()
         else:
-            # A window of 0 is a timer as well, so that reads of the same turn of the event loop join.
+            # A window of 0 seconds uses a timer as well, so that all reads in one turn of the event loop join.
             window = BATCH_WINDOW if len(self._calls) >= MAX_UNBATCHED else 0.0
             at = loop.time() + (BACKGROUND_BATCH_WINDOW if background else window)
             if self._flush_timer is None or self._flush_at > at:
@@ -90,4 +90,4 @@ class BatchReader:
             version.set_result(result or await self._secrets_manager.value(Source(secret_id)))
         except Exception as error:
             version.set_exception(error)
-            version.exception()  # mark it as retrieved: every reader may have given up
+            version.exception()  # mark the error as retrieved, because every reader may have given up

@@ -1,4 +1,4 @@
-"""AWS clients: their timeouts, their retries and their credentials."""
+"""AWS clients, with their timeouts, retries and credentials."""
 
 import os
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _RETRY_ONCE: "_RetryDict" = {"mode": "adaptive", "total_max_attempts": 2}
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Temporary credentials of a role; never printed."""
+    """Temporary credentials of a role. They are never printed."""
 
     access_key_id: str
     secret_access_key: str
@@ -34,13 +34,16 @@ class Credentials:
 
 @cache
 def _session() -> boto3.session.Session:
-    """The session of all clients: its service models are large. Not thread-safe: only for the event loop's thread."""
+    """Return the session that all clients share, because its service models are large.
+
+    The session is not thread-safe, so only the thread of the event loop uses it.
+    """
     core = botocore.session.get_session()
-    # Every SDK reads AWS_REGION except this one, which reads only the older AWS_DEFAULT_REGION.
+    # Every other AWS SDK reads AWS_REGION. This one reads only the older AWS_DEFAULT_REGION.
     # https://docs.aws.amazon.com/sdkref/latest/guide/feature-region.html
     if region := os.environ.get("AWS_REGION"):
         core.set_config_variable("region", region)
-    # The SDK's own date parser converts to the local time zone, which takes half of the time of parsing a list.
+    # The SDK's own date parser converts to the local time zone, which takes half the time of parsing a list.
     core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_utc)
     return boto3.session.Session(botocore_session=core)
 
@@ -53,14 +56,15 @@ def _utc(timestamp: object) -> datetime:
 
 
 def default_region() -> str | None:
-    """The region that AWS's own environment variables name."""
+    """Return the region that AWS's own environment variables name, or None."""
     return _session().region_name
 
 
 def secrets_manager(region: str, connections: int, credentials: Credentials | None = None) -> "SecretsManagerClient":
-    """Build a client. Without ``credentials`` it finds the receiver's own, and renews them by itself.
+    """Build a client for Secrets Manager.
 
-    A client is thread-safe (a session is not). A hung call ends within 15 seconds.
+    Without ``credentials``, the client finds the receiver's own credentials and renews them by itself. A client is
+    thread-safe (a session is not). A call that hangs ends within 15 seconds.
     """
     config = Config(
         region_name=region,
@@ -84,7 +88,7 @@ def secrets_manager(region: str, connections: int, credentials: Credentials | No
 
 
 def sts(region: str) -> "STSClient":
-    """Build a client for AssumeRoleWithWebIdentity. It does not sign requests, and so needs no credentials."""
+    """Build a client for AssumeRoleWithWebIdentity. It does not sign requests, so it needs no credentials."""
     config = Config(
         region_name=region, signature_version=UNSIGNED, connect_timeout=2, read_timeout=5, retries=_RETRY_ONCE
     )

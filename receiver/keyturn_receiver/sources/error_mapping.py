@@ -1,6 +1,6 @@
-"""Error mapping: from the SDK's errors and AWS's error codes to this receiver's errors.
+"""Error mapping: turns the SDK's errors and AWS's error codes into the receiver's own errors.
 
-AWS's own text is dropped: it may quote anything.
+AWS's own text is dropped, because it may quote anything.
 """
 
 import re
@@ -25,7 +25,7 @@ from keyturn_receiver.errors import (
 )
 from keyturn_receiver.sources.thread_pools import CallTimeout, PoolExhausted
 
-RETRY_AFTER = 5.0  # seconds, of every temporary error here
+RETRY_AFTER = 5.0  # seconds, for every temporary error in this module
 
 # https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_GetSecretValue.html#API_GetSecretValue_Errors
 _REFUSALS: dict[str, tuple[type[SourceRefused], str]] = {
@@ -74,10 +74,11 @@ _CREDENTIAL_ERRORS = (
 
 
 def translate(error: Exception, subject: str) -> KeyturnError:
-    """Map an error of the SDK, or of a thread pool, for ``subject``, such as "AWS secret prod/db"."""
+    """Map an error of the SDK or a thread pool. The message starts with ``subject``, such as "AWS secret prod/db"."""
     if isinstance(error, ClientError):
         return translate_code(error_code(error), subject)
-    # STS's refusal of a web identity is a ClientError; the SDK's other credential errors are these.
+    # If STS refuses a web identity, the SDK raises a ClientError. For every other problem with credentials, it raises
+    # one of these errors.
     if isinstance(error, _CREDENTIAL_ERRORS):
         return _no_credentials(subject, type(error).__name__)
     if isinstance(error, BotoCoreError | CallTimeout | PoolExhausted):
@@ -87,14 +88,14 @@ def translate(error: Exception, subject: str) -> KeyturnError:
 
 
 def translate_action(error: Exception, action: str) -> KeyturnError:
-    """Map an error of a call that is not about one secret, such as "ListSecrets"."""
+    """Map an error of a call that is not about one secret. ``action`` is its name, such as "ListSecrets"."""
     if isinstance(error, ClientError) and error_code(error) == "AccessDeniedException":
         return SourceRefused(f"{action} is denied: allow secretsmanager:{action} to the role that calls it")
     return translate(error, action)
 
 
 def translate_code(code: str, subject: str) -> KeyturnError:
-    """Map an error code of Secrets Manager for ``subject``."""
+    """Map an error code of Secrets Manager. The message starts with ``subject``."""
     if code in _REFUSALS:
         error_type, advice = _REFUSALS[code]
         return error_type(f"{subject} {advice} ({code})")
@@ -104,23 +105,23 @@ def translate_code(code: str, subject: str) -> KeyturnError:
 
 
 def error_code(error: ClientError) -> str:
-    """AWS's code for an error; empty if there is none."""
+    """Return AWS's code for an error; empty if there is none."""
     return str(error.response.get("Error", {}).get("Code") or "")
 
 
 def not_found(subject: str) -> KeyturnError:
-    """The same error as when AWS says that ``subject`` does not exist."""
+    """Return the same error as when AWS reports that ``subject`` does not exist."""
     return translate_code("ResourceNotFoundException", subject)
 
 
 def unreachable(error: Exception, subject: str) -> SourceUnavailable:
-    """The error for a call that AWS did not answer, because of ``error``."""
+    """Return the error for a call that AWS did not answer, because of ``error``."""
     return SourceUnavailable(f"{subject}: AWS cannot be reached ({type(error).__name__}): trying again", RETRY_AFTER)
 
 
 def unexpected_code(code: str, subject: str) -> SourceUnavailable:
-    """The error for an error code without a meaning of its own here, such as of throttling."""
-    # A proxy can answer in AWS's place, with any text as a code.
+    """Return the error for an AWS error code that is not handled specially, such as a throttling code."""
+    # A proxy can answer in AWS's place, and use any text as a code.
     code = code if _CODE.fullmatch(code) else "with an error"
     return SourceUnavailable(f"{subject}: AWS answered {code}: trying again", RETRY_AFTER)
 

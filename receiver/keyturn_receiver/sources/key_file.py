@@ -1,4 +1,4 @@
-"""Signing keys from a file, one per line: a mounted Kubernetes Secret, which the kubelet replaces while we run."""
+"""Signing keys from a file, one per line. The kubelet replaces the file at run time if it is a mounted Secret."""
 
 import asyncio
 import logging
@@ -12,7 +12,10 @@ _log = logging.getLogger(__name__)
 
 
 class KeyFile:
-    """Key source: a file. Each load reads it: it is small, and a link in its path may have changed."""
+    """Key source that reads a file.
+
+    Every load reads the file again, because it is small and a link in its path may have changed.
+    """
 
     def __init__(self, path: Path) -> None:
         self.name = f"signing key file {path}"
@@ -24,7 +27,10 @@ class KeyFile:
 
 
 def read_keys(path: Path) -> Sequence[bytes]:
-    """Read the keys, in their order. Skips a malformed line with a warning. Raises NoSigningKey."""
+    """Read the keys in the order of the file. Raises NoSigningKey if there is none.
+
+    A malformed line is skipped with a warning.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Signing keys from an AWS secret: its current, previous and pending version."""
+"""Signing keys from an AWS secret: its current, previous and pending versions."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ _log = logging.getLogger(__name__)
 
 
 class KeySecret:
-    """Key source: an AWS secret. Its values are read only when its staging labels have moved."""
+    """Key source that reads an AWS secret. It reads the values only if the staging labels have moved."""
 
     def __init__(self, stores: Stores, secret_id: str) -> None:
         self.name = f"signing key {secret_id}"
         self._stores = stores
         self._secret_id = secret_id
         self._keys: Sequence[bytes] = ()
-        self._version_ids: Mapping[str, str] = {}  # by staging label, as of the last load
+        self._version_ids: Mapping[str, str] = {}  # by staging label, as the last load found them
 
     async def load(self) -> Sequence[bytes]:
         """Read the keys that are valid now.
@@ -39,7 +39,8 @@ class KeySecret:
         if version_ids and version_ids == self._version_ids:
             return self._keys
         keys: list[bytes] = []
-        # AWS may label a version before it has a value. It is missing here then, so that the next load tries it again.
+        # AWS may label a version before it has a value. Such a version is left out here, so that the next load tries it
+        # again.
         readable: dict[str, str] = {}
         for stage in version_ids or STAGES:
             try:
@@ -57,7 +58,7 @@ class KeySecret:
         return keys
 
     async def _describe(self, secrets_manager: SecretsManager) -> Mapping[str, str]:
-        """Read the version ids, by staging label; empty where the role may not describe the secret."""
+        """Return the version ids by staging label; none if the role may not describe the secret."""
         try:
             metadata = await secrets_manager.describe(self._secret_id)
         except SourceNotFound:
@@ -69,7 +70,7 @@ class KeySecret:
 
 
 def current_key(client: "SecretsManagerClient", secret_id: str) -> bytes:
-    """Read only the current key; blocks. Raises as ``KeySecret.load``."""
+    """Read only the current key, and block meanwhile. Raises the same errors as ``KeySecret.load``."""
     try:
         response = client.get_secret_value(SecretId=secret_id, VersionStage=CURRENT)
     except Exception as error:

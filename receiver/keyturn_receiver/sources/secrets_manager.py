@@ -1,4 +1,4 @@
-"""Secrets Manager client for asyncio: reads values, describes one secret, lists all."""
+"""Secrets Manager client for asyncio. It reads values, describes a secret, and lists all secrets."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -27,7 +27,10 @@ NOT_CHECKED = "not checked yet"
 
 @dataclass(frozen=True, slots=True)
 class SecretMetadata:
-    """One secret as ListSecrets or DescribeSecret returns it, without a value: ``stages`` by version id."""
+    """One secret as ListSecrets or DescribeSecret returns it, without a value.
+
+    ``stages`` maps version ids to staging labels.
+    """
 
     arn: str
     name: str
@@ -36,7 +39,7 @@ class SecretMetadata:
     pending_deletion: bool = False
 
     def current(self, stage: str) -> str | None:
-        """The id of the version that holds a staging label, or None."""
+        """Return the id of the version that holds a staging label, or None."""
         return next((version_id for version_id, stages in self.stages.items() if stage in stages), None)
 
 
@@ -44,7 +47,8 @@ class SecretsManager:
     """AWS client of one identity in one region.
 
     ``background_client`` serves sweeps: the SDK slows a client down when AWS throttles it, and a sweep must not slow
-    down other reads. ``credentials_error``: why the credentials did not work in the last call; None if they did.
+    down other reads. ``credentials_error`` says why the credentials did not work when AWS last checked them; it is None
+    if they worked.
     """
 
     def __init__(
@@ -68,11 +72,14 @@ class SecretsManager:
         return self._client.meta.region_name
 
     def is_quarantined(self, secret_id: str) -> bool:
-        """Whether the last call about this secret hung, at most QUARANTINE_SECONDS ago."""
+        """Whether the last call about this secret hung, less than QUARANTINE_SECONDS ago."""
         return time.monotonic() < self._quarantined_until.get(secret_id, 0.0)
 
     def has_seen(self, arn: str) -> bool:
-        """Whether any secret of the account and region of ``arn`` was seen: only then does "not found" mean deleted."""
+        """Whether AWS has returned any secret of the account and region of ``arn``.
+
+        Only then does "not found" mean that a secret was deleted.
+        """
         return account_scope(arn) in self._seen_accounts
 
     async def value(self, source: Source) -> SecretVersion:
@@ -94,10 +101,10 @@ class SecretsManager:
             return self._version(response)
 
     async def values(self, secret_ids: Sequence[str]) -> dict[str, SecretVersion | KeyturnError]:
-        """Read the current values of up to MAX_BATCH secrets with one call: a version or an error for each.
+        """Read the current values of up to MAX_BATCH secrets with one call. Returns a version or an error for each.
 
-        A secret that AWS's response leaves out is not in the result. Raises SourceRefused or SourceUnavailable if the
-        call itself fails.
+        The result lacks secrets that AWS's response leaves out. Raises SourceRefused or SourceUnavailable if the call
+        itself fails.
         """
         response = await self._call(
             "BatchGetSecretValue", self._client.batch_get_secret_value, SecretIdList=list(secret_ids)
@@ -116,19 +123,19 @@ class SecretsManager:
         return results
 
     async def describe(self, secret_id: str, background: bool = False) -> SecretMetadata:
-        """Read a secret's name and the staging labels of its versions. Raises as ``value``."""
+        """Read a secret's name and the staging labels of its versions. Raises the same errors as ``value``."""
         client = self._background_client if background else self._client
         response = await self._call("DescribeSecret", client.describe_secret, secret_id, background=background)
         with _translate_parse_errors(f"AWS secret {secret_id}"):
             return self._metadata(response)
 
     async def check_credentials(self) -> None:
-        """Make one cheap call, which updates ``credentials_error``. Ignores every other error."""
+        """Make one cheap call, which updates ``credentials_error``. All other errors are ignored."""
         with suppress(KeyturnError):
             await self._call("ListSecrets", self._client.list_secrets, MaxResults=1)
 
     async def list_secrets(self) -> AsyncIterator[Sequence[SecretMetadata]]:
-        """List every secret in pages of 100, the last changed first. Includes those scheduled for deletion."""
+        """Yield every secret in pages of 100, last changed first, including secrets that are scheduled for deletion."""
         next_page: dict[str, Any] = {}
         while True:
             response = await self._call(
@@ -167,7 +174,7 @@ class SecretsManager:
             if isinstance(failure, NoCredentials):
                 self.credentials_error = str(failure)
             elif isinstance(error, ClientError):
-                self.credentials_error = None  # any other error of AWS means that it accepted the credentials
+                self.credentials_error = None  # any other error from AWS means that it accepted the credentials
             raise failure from None  # AWS's own text may quote anything
         self._quarantined_until.pop(secret_id, None)
         self.credentials_error = None
@@ -198,7 +205,7 @@ class SecretsManager:
 
 @contextmanager
 def _translate_parse_errors(subject: str) -> Iterator[None]:
-    """Translate the errors of parsing a response that is not AWS's, such as a proxy's error page."""
+    """Translate errors in parsing a response that is not AWS's, such as a proxy's error page."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as error:

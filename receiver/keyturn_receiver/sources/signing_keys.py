@@ -17,13 +17,13 @@ class KeySource(Protocol):
     name: str
 
     async def load(self) -> Sequence[bytes]:
-        """Read the keys. Raises KeyturnError when there is no usable one."""
+        """Read the keys. Raises KeyturnError if there is no usable key."""
 
 
 class SigningKeys:
-    """Key ring: the signing keys of all sources, as last read.
+    """Key ring. Holds the signing keys of all sources, as last read.
 
-    A source that fails keeps the keys it had, and does not affect the keys of other sources.
+    If a source fails, its last keys stay valid, and the keys of other sources are not affected.
     """
 
     def __init__(self, sources: Sequence[KeySource]) -> None:
@@ -32,13 +32,14 @@ class SigningKeys:
         self._keys: tuple[bytes, ...] = ()
 
     def current(self) -> Sequence[bytes]:
-        """The keys that are valid now; empty before the first load."""
+        """Return the keys that are valid now; empty before the first load."""
         return self._keys
 
     def not_loaded(self) -> Sequence[str]:
-        """The sources that readiness waits for: those never read, or all of them while there is no key.
+        """Return the names of the sources that readiness waits for.
 
-        One failing source does not block readiness if another has a key.
+        These are the sources that have not been tried yet, or all of them while there is no key. So a source that fails
+        does not block readiness if another source has a key.
         """
         return [source.name for source in self._sources if not self._keys or source.name not in self._keys_by_source]
 
@@ -59,7 +60,7 @@ class SigningKeys:
 
 def ed25519(public_key: bytes) -> Ed25519:
     """Build a function that verifies signatures with a public key of 32 bytes."""
-    # Imported here, because it takes 6 MB that a receiver without public keys does not need.
+    # Imported here because the library takes 6 MB, which a receiver without public keys does not need.
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 

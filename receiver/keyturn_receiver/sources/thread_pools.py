@@ -1,8 +1,8 @@
 """Bulkheads: separate thread pools for AWS calls, so that a hung secret cannot starve the others.
 
-Every call has a timeout. The SDK's own timeouts do not suffice: they apply to each read from the connection, so a
+Every call has a timeout. The SDK's own timeouts do not suffice, because they apply to each read from the connection: a
 response that arrives byte by byte never exceeds them. The same holds for the SDK's requests for credentials. Python
-cannot stop a thread, so a call that exceeds its timeout is abandoned: its thread runs on, and another takes its place.
+cannot stop a thread, so a call that exceeds its timeout is abandoned. Its thread runs on, and another takes its place.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ class CallTimeout(Exception):
 
 
 class PoolExhausted(Exception):
-    """The call did not start: no slot or no thread became free."""
+    """The call did not start, because no slot or no thread became free."""
 
 
 class ThreadPool:
-    """Bulkhead. Runs at most ``slots`` calls at once, each in a thread of its own.
+    """Bulkhead. Runs at most ``slots`` calls at once, each in its own thread.
 
-    Abandoned calls occupy no slot, but a thread; the pool has OVERSUBSCRIPTION threads for each slot. ``call_timeout``
-    and ``queue_timeout`` are in seconds; ``now`` gives monotonic seconds.
+    An abandoned call frees its slot, but not its thread. So the pool has OVERSUBSCRIPTION threads for each slot.
+    ``call_timeout`` and ``queue_timeout`` are in seconds. ``now`` returns monotonic seconds.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class ThreadPool:
         raise CallTimeout if started else PoolExhausted
 
     def saturated_for(self) -> float:
-        """Seconds for which abandoned calls have occupied every thread; 0 while one is free."""
+        """Return the seconds for which abandoned calls have occupied every thread; 0 while a thread is free."""
         return 0.0 if self._saturated_since is None else self._now() - self._saturated_since
 
     def close(self) -> None:
@@ -92,14 +92,14 @@ class ThreadPool:
 
     def _free_thread(self, result: "asyncio.Future[T]") -> None:
         if not result.cancelled():
-            result.exception()  # mark it as retrieved: nobody waits for it any more
+            result.exception()  # mark the error as retrieved, because no caller waits for it any more
         self._abandoned -= 1
         self._saturated_since = None
 
 
 @dataclass(frozen=True, slots=True)
 class ThreadPools:
-    """Bulkheads: ``foreground`` for reads, ``quarantine`` for secrets whose last read hung, ``background`` for sweeps.
+    """Bulkheads: ``foreground`` for reads, ``quarantine`` for secrets whose last call hung, ``background`` for sweeps.
 
     Requests for tenants' credentials also run in the quarantine pool.
     """
@@ -109,9 +109,9 @@ class ThreadPools:
     background: ThreadPool
 
     def saturated_for(self) -> float:
-        """How long a pool has been full of stuck calls, in seconds.
+        """Return the seconds for which abandoned calls have filled a pool.
 
-        The quarantine pool does not count: its secrets go back to the foreground pool after a minute.
+        The quarantine pool does not count, because its secrets go back to the foreground pool after a minute.
         """
         return max(self.foreground.saturated_for(), self.background.saturated_for())
 
