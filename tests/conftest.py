@@ -1,4 +1,4 @@
-"""Fixtures of several tiers: one real control plane a process, and all of Keyturn on one machine."""
+"""Fixtures that several tiers share, such as a real control plane and a complete Keyturn on one machine."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -36,14 +36,15 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
 
 @pytest.fixture(scope="session")
 def custom_resources(control_plane: ControlPlane) -> None:
-    """The API server knows other projects' kinds that the chart has objects of; it keeps them for the session."""
+    """Install other projects' custom resource definitions that the chart's objects need. They stay for the session."""
     made = control_plane.kubectl("create", "-o", "name", *(f"--filename={file}" for file in definitions()))
     control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", *made.split())
 
 
 @pytest.fixture(scope="module")
 def stack(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Everything, for tests that break none of it. The poller sleeps, so that what arrives came by an event."""
+    """A complete Keyturn, shared by tests that break nothing. The poller sleeps, so every change arrives by an
+    event."""
     settings = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600", "KEYTURN_SIGNING_KEY_INTERVAL_SECONDS": "3600"}
     namespace = f"keyturn-{uuid4().hex[:6]}"
     with run_stack(tmp_path_factory.mktemp("stack"), control_plane, namespace, settings) as running:
@@ -52,7 +53,7 @@ def stack(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def own_stack(control_plane: ControlPlane, tmp_path: Path) -> Callable[..., "contextmanager[Stack]"]:
-    """Make a stack of the test's own, with the settings it gives."""
+    """Return a function that starts a stack for this test alone, with the settings it is given."""
 
     def make(kms: bool = False, **settings: str):
         return run_stack(tmp_path, control_plane, f"keyturn-{uuid4().hex[:6]}", settings, kms)
@@ -62,7 +63,7 @@ def own_stack(control_plane: ControlPlane, tmp_path: Path) -> Callable[..., "con
 
 @pytest.fixture
 def namespace(control_plane: ControlPlane) -> Iterator[str]:
-    """A namespace that may read the AWS secrets whose names begin with its own name."""
+    """A namespace that may read the AWS secrets named ``<namespace>/*``."""
     name = f"team-{uuid4().hex[:6]}"
     annotations = {"keyturn.dev/allow-secrets": f"{name}/*"}
     made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "annotations": annotations}}
@@ -87,7 +88,7 @@ def signing_key_id(session_aws: LocalAws) -> str:
 def make_env(
     control_plane: ControlPlane, session_aws: LocalAws, signing_key_id: str, tmp_path: Path
 ) -> Iterator[Callable[..., FaultEnv]]:
-    """Start environments with values of the chart that the test gives."""
+    """Return a function that starts environments with the chart values it is given."""
     with ExitStack() as stack:
 
         def make(**values: Any) -> FaultEnv:

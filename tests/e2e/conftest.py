@@ -1,4 +1,4 @@
-"""The tests here run Keyturn more than once beside each other: each module has a cluster of its own."""
+"""End-to-end tests run several installations of Keyturn at once, so each module has its own cluster."""
 
 from collections.abc import Iterator
 

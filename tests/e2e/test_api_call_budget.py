@@ -1,4 +1,4 @@
-"""What the receiver asks of Kubernetes and of AWS, seen by proxies that record every call."""
+"""The calls that the receiver makes to Kubernetes and AWS, as recorded by proxies."""
 
 import json
 import time
@@ -30,7 +30,7 @@ def test_unbound_secrets_are_never_read(env: FaultEnv) -> None:
     for call in many:
         assert call.query["labelSelector"] == ["keyturn.dev/bind=true"]
         assert "as=PartialObjectMetadata" in call.headers["accept"]
-    # One by one only the bound one.
+    # Of the requests for a single Secret, all are for the bound one.
     assert {call.path.rpartition("/")[2] for call in calls if call not in many} == {"db"}
 
 
@@ -47,10 +47,12 @@ def test_event_costs_no_list(env: FaultEnv) -> None:
 def test_rotation_with_one_consumer_costs_one_call_of_each_kind(env: FaultEnv) -> None:
     receiver = env.receiver()
     env.create_bound_secret()
-    env.send_until_accepted(env.rotate())  # from here on the receiver has cached the Secret's values
+    env.send_until_accepted(env.rotate())  # the receiver now holds digests of the Secret's values
 
     def cost() -> tuple[list[tuple[str, str]], list[str], float]:
-        env.let_settle(2 * SETTLE_SECONDS)  # the watches have brought our own writes, and drift has been looked at
+        env.let_settle(
+            2 * SETTLE_SECONDS
+        )  # our own writes have come back through the watches, and the drift check is over
         kubernetes, aws = len(env.kubernetes_proxy.calls), len(env.aws_proxy.calls)
         reconciles = receiver.metric("keyturn_reconciles_total")
         assert env.send(env.rotate()).outcome == "applied"
@@ -72,7 +74,7 @@ def test_rotation_with_one_consumer_costs_one_call_of_each_kind(env: FaultEnv) -
 
 
 def reads(env: FaultEnv) -> list[str]:
-    """The calls so far that have read values, but for the signing key's."""
+    """Return the actions that have read values so far, without the reads of the signing key."""
     found = [*env.aws_proxy.actions("GetSecretValue"), *env.aws_proxy.actions("BatchGetSecretValue")]
     return [call.action for call in found if not call.about("signing-key")]
 
@@ -90,7 +92,7 @@ def test_rotation_of_five_hundred_bindings_costs_one_value_read(env: FaultEnv) -
     took = time.monotonic() - begun
     assert answer.outcome == "applied"
     assert len(answer.results[0].secrets) == 500
-    assert before < len(reads(env)) <= before + 1 + took // RESULT_TTL  # a value is kept for so long
+    assert before < len(reads(env)) <= before + 1 + took // RESULT_TTL  # a read value is reused for RESULT_TTL
     version_ids = {
         each["metadata"]["annotations"]["keyturn.dev/version-ids"]
         for each in env.cluster.list("secrets", env.namespace)
@@ -117,7 +119,7 @@ def test_cold_restore_batches_reads_and_isolates_an_error(env: FaultEnv) -> None
     def fate(call: Call) -> Fault:
         if call.action == "BatchGetSecretValue":
             return Edit(deny)
-        # The poller's first sweep may come upon it again, alone.
+        # The poller's first sweep may read the denied secret again, in a call of its own.
         alone = call.action == "GetSecretValue" and (call.about('/s7"') or call.about(denied))
         return Reply(400, {"__type": "AccessDeniedException", "message": "no"}) if alone else None
 
@@ -127,7 +129,8 @@ def test_cold_restore_batches_reads_and_isolates_an_error(env: FaultEnv) -> None
     eventually(lambda: receiver.metric("keyturn_failing_bindings") == 1)
     assert env.status("s7").startswith("SourceRefused: ")
     assert all(env.is_current(name) for name in ("s0", "s6", "s8", "s99"))
-    assert len(reads(env)) <= 30  # and not a hundred: twenty with a call, though not every call is full
+    # One call reads up to twenty values, so far fewer than a hundred calls suffice, though not every call is full.
+    assert len(reads(env)) <= 30
 
 
 def test_restart_without_changes_reads_no_value_and_writes_nothing(env: FaultEnv) -> None:
@@ -142,7 +145,7 @@ def test_restart_without_changes_reads_no_value_and_writes_nothing(env: FaultEnv
     kubernetes, aws = len(env.kubernetes_proxy.calls), len(env.aws_proxy.calls)
     receiver.start()
     eventually(lambda: receiver.metric("keyturn_sweeps_total", kind="full", outcome="ok") >= 1, 30)
-    env.let_settle(5)  # longer than who does not lead hangs back
+    env.let_settle(5)  # longer than a follower waits for the leader
     since = env.aws_proxy.calls[aws:]
     assert [call for call in since if "GetSecretValue" in call.action and not call.about("signing-key")] == []
     pages = [call for call in since if call.action == "ListSecrets"]

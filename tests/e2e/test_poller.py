@@ -1,4 +1,4 @@
-"""What the event path misses, the poller finds."""
+"""The poller finds the rotations that the event path has missed."""
 
 import json
 import time
@@ -49,7 +49,7 @@ def test_sweep_without_changes_reads_no_value(own_stack: Callable, namespace: st
             sweeps = stack.receiver.metric("keyturn_sweeps_total", outcome="ok")
             eventually(lambda: stack.receiver.metric("keyturn_sweeps_total", outcome="ok") >= sweeps + 2)
 
-        two_sweeps()  # one that was under way may have looked before the Secret was filled
+        two_sweeps()  # a sweep that had already begun may have read the cluster before the Secret was filled
         before = stack.aws.calls()
         two_sweeps()
         after = stack.aws.calls()
@@ -99,18 +99,19 @@ def test_heartbeats_are_shared_and_their_absence_shortens_the_interval(env: Faul
     def up() -> list[float]:
         return [replica.metric("keyturn_event_path_up") for replica in replicas]
 
-    heard = time.monotonic() + 8  # the other hears of them by the Lease, and until then goes by the doubt of its start
+    # The other replica learns of heartbeats from the Lease. Until then, its state depends on when it started.
+    heard = time.monotonic() + 8
     while time.monotonic() < heard:
         assert beat()
         time.sleep(0.5)
     end = time.monotonic() + 10
-    while time.monotonic() < end:  # longer than the silence that is allowed
+    while time.monotonic() < end:  # longer than the allowed silence of 6 s
         assert beat()
         assert up() == [1, 1]
         time.sleep(0.5)
     eventually(lambda: up() == [0, 0], 20)
     env.rotate(text="unheard")
-    eventually(env.is_current, 45)  # thirty seconds, and not an hour
+    eventually(env.is_current, 45)  # the poller now sweeps every 30 s, and no longer every hour
     eventually(lambda: sum(replica.metric(RECOVERED) for replica in replicas) == 1)
-    eventually(lambda: beat() and up() == [1, 1])  # by itself
+    eventually(lambda: beat() and up() == [1, 1])  # heartbeats alone bring the event path up again
     env.wait_converged()

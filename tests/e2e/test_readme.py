@@ -11,7 +11,7 @@ from support.wait import eventually
 
 
 def run(stack: Stack, beginning: str, directory: Path) -> str:
-    """Run a command of the README with the cluster's own kubectl."""
+    """Run a command from the README with the cluster's own kubectl, and return its output."""
     words = shlex.split(step(beginning).command)
     assert words[0] == "kubectl"
     return stack.cluster.kubectl(*(str(directory / word) if word in files() else word for word in words[1:]))

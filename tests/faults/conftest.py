@@ -1,8 +1,8 @@
-"""One line for each fault: its number, whether it held, and what was done.
+"""Prints one line for each fault, with its number, whether the promise held, and what the tests did.
 
-A fault test is marked with the number of its fault, and its docstring says what was done. Several tests of one fault
-make one line. The tests may run in several processes: each report carries what the line needs, and the process that
-prints puts the lines together.
+A fault test is marked with the number of its fault, and its docstring describes what happens. Several tests of one
+fault share a line. The tests may run in several processes, so each report carries what the line needs, and the process
+that prints combines the reports.
 """
 
 from collections import Counter
@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 
 import pytest
 
-FAULT, TESTS, CASE = "fault", "tests of the fault", "case"  # user properties of a report
+FAULT, TESTS, CASE = "fault", "tests of the fault", "case"  # names of user properties in a report
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "fault(number): the fault of docs/faults.md that the test is about")
-    if not hasattr(config, "workerinput"):  # of pytest-xdist's workers
+    if not hasattr(config, "workerinput"):  # only workers of pytest-xdist have this attribute, and they print nothing
         config.pluginmanager.register(FaultLines(config), "fault-lines")
 
 
-@pytest.hookimpl(trylast=True)  # after tests are deselected
+@pytest.hookimpl(trylast=True)  # runs after tests have been deselected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     faults = {item: marker.args[0] for item in items if (marker := item.get_closest_marker("fault"))}
     tests = Counter(faults.values())
@@ -30,7 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass
 class Line:
-    """The line of one fault; ``cases`` by the place of the test."""
+    """The line of one fault. ``cases`` maps the place of each test, its path and line number, to the test's
+    description."""
 
     tests: int
     ended: int = 0
@@ -44,7 +45,7 @@ class Line:
 
 
 class FaultLines:
-    """Prints the line of a fault once its last test has ended."""
+    """Prints the line of a fault once the fault's last test has ended."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -67,10 +68,11 @@ class FaultLines:
                 terminal.write_line(self._lines.pop(fault).text(fault))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        for fault, line in self._lines.items():  # its last test has not ended: -x, or a worker that died
+        # Some tests of these faults have not ended, because of -x or because a worker died.
+        for fault, line in self._lines.items():
             terminalreporter.write_line(line.text(fault))
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         if report.when == "call" and report.passed and FAULT in dict(report.user_properties):
-            return "passed", "", "PASSED"  # the line of its fault says so
+            return "passed", "", "PASSED"  # no progress letter, because the fault's line gives the result
         return None

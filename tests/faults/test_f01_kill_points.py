@@ -1,7 +1,7 @@
 """F1: the receiver dies at each of its side effects.
 
-One receiver is killed again and again. No other environment may run beside it in the cluster, whose Secrets it would
-serve, too: so these tests have a file of their own.
+One receiver is killed again and again. It would also serve the Secrets of any other environment in its cluster, so
+these tests have a file of their own.
 """
 
 from collections.abc import Iterator
@@ -15,20 +15,21 @@ from support.fault_proxy import Call
 from support.killer import Killer, is_effect, kind_of, revive
 from support.wait import eventually
 
-# The calls that one rotation makes. Each is a kill point twice: before it reaches the server, and once it is done.
+# The calls that one rotation makes. The receiver is killed at each of them twice: before the call reaches the server,
+# and after the server has answered it.
 EFFECTS = ("GetSecretValue", "PATCH secrets", "PATCH deployments", "POST events")
 
 
 class Victim:
-    """An environment with one bound Secret, its consumer, and the receiver that is killed again and again."""
+    """An environment with one bound Secret, its consumer, and a receiver that is killed again and again."""
 
     def __init__(self, env: FaultEnv) -> None:
         self.env = env
-        self.receiver = env.receiver()  # also the one that polls, once it is started again
+        self.receiver = env.receiver()  # the only replica, so it also polls after a restart
         env.create_bound_secret()
 
     def revive(self) -> None:
-        """Start the killed receiver again, and wait until it has converged."""
+        """Start the killed receiver again, and wait until the cluster has converged."""
         revive(self.env, self.receiver)
         self.env.wait_converged()
 
@@ -46,7 +47,7 @@ def shared_victim(
 
 @pytest.fixture
 def victim(shared_victim: Victim) -> Victim:
-    """The victim, alive and converged, whatever the test before has left."""
+    """The victim, alive and converged even if the previous test has left it dead."""
     shared_victim.env.kubernetes_proxy.heal()
     shared_victim.env.aws_proxy.heal()
     if not shared_victim.receiver.running:
@@ -56,7 +57,7 @@ def victim(shared_victim: Victim) -> Victim:
 
 @pytest.mark.fault("F1")
 def test_effects_of_one_rotation_are_the_kill_points(victim: Victim) -> None:
-    """One rotation: it makes the calls that the receiver is killed at, and no other."""
+    """One rotation makes exactly the calls at which the receiver is killed."""
     assert {kind_of(call) for call in effects_of_one_rotation(victim.env)} == set(EFFECTS)
 
 
@@ -64,8 +65,8 @@ def test_effects_of_one_rotation_are_the_kill_points(victim: Victim) -> None:
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("effect", EFFECTS)
 def test_receiver_killed_at_a_side_effect_converges_after_its_restart(victim: Victim, effect: str, after: bool) -> None:
-    """Killed with -9 before and after each of its calls to AWS and Kubernetes: restarted, it converges, without the
-    notification."""
+    """The receiver is killed with -9 before and after each of its calls to AWS and Kubernetes. After a restart it
+    converges without the notification."""
     first = [True]
 
     def due(call: Call) -> bool:
@@ -79,15 +80,15 @@ def test_receiver_killed_at_a_side_effect_converges_after_its_restart(victim: Vi
 
 @pytest.mark.fault("F1")
 def test_receiver_killed_after_its_answer_converges_after_its_restart(victim: Victim) -> None:
-    """Killed with -9 after it has answered: restarted, it converges, without the notification."""
+    """The receiver is killed with -9 after it has answered. After a restart it converges without the notification."""
     assert victim.env.send(victim.env.rotate(text="answered")).outcome == "applied"
     victim.receiver.kill()
     victim.revive()
 
 
 def effects_of_one_rotation(env: FaultEnv) -> list[Call]:
-    """The calls that one rotation makes, in their order, each kind once; but for reads of a Secret, which come only
-    where the watch lags."""
+    """Rotate once, and return one call of each kind. Reads of a Secret are left out, because they happen only if the
+    watch lags."""
     before = len(env.kubernetes_proxy.calls), len(env.aws_proxy.calls)
     assert env.send(env.rotate()).outcome == "applied"
     eventually(lambda: any(kind_of(call) == "POST events" for call in env.kubernetes_proxy.calls[before[0] :]))

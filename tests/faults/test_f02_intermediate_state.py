@@ -1,4 +1,4 @@
-"""F2: the receiver dies between a Secret and its rollouts."""
+"""F2: the receiver dies between the write of a Secret and the rollouts of its consumers."""
 
 import pytest
 
@@ -8,7 +8,8 @@ from support.killer import Killer, kind_of, revive
 
 @pytest.mark.fault("F2")
 def test_receiver_killed_before_the_rollouts_restarts_all_consumers_once(env: FaultEnv) -> None:
-    """Killed between the Secret and its rollouts: all three consumers are restarted afterwards, once."""
+    """The receiver is killed after it has written a Secret and before it restarts the three consumers. After its own
+    restart it restarts each consumer once."""
     receiver = env.receiver()
     env.create_bound_secret(consumers=("web", "worker", "batch"))
     killer = Killer(env, receiver, lambda call: kind_of(call) == "PATCH deployments", after=False)

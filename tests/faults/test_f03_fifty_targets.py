@@ -1,6 +1,6 @@
 """F3: the receiver dies with some of fifty Secrets written.
 
-One environment for all numbers of Secrets, and no other beside it in the cluster (see test_f01_kill_points.py).
+All cases share one environment, and no other may run in the same cluster (see test_f01_kill_points.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ class Targets:
     names: Sequence[str]
 
     def changes(self) -> list[int]:
-        """The number of values that each Secret has held."""
+        """Return how many values each Secret has held, the empty one included."""
         return [len(self.env.history.data_history(name)) for name in self.names]
 
 
@@ -46,14 +46,15 @@ def targets(
         for name in (made.names[0], made.names[-1]):
             env.create_consumers(name, f"web-{name}")
         env.let_settle()
-        assert made.changes() == [2] * len(made.names)  # empty, the first value
+        assert made.changes() == [2] * len(made.names)  # empty, then the first value
         yield made
 
 
 @pytest.mark.fault("F3")
 @pytest.mark.parametrize("after", [7, 25, 49])
 def test_receiver_killed_among_fifty_targets_writes_the_rest_once(targets: Targets, after: int) -> None:
-    """Fifty Secrets bound to one AWS secret, killed with 7, 25, 49 of them written: the rest is, and nothing twice."""
+    """Fifty Secrets are bound to one AWS secret, and the receiver is killed with 7, 25 or 49 of them written. After a
+    restart it writes the rest, and writes no Secret twice."""
     env, receiver, before = targets.env, targets.receiver, targets.changes()
     written: list[str] = []
 

@@ -1,4 +1,4 @@
-"""F13 to F17: deliveries that come too often, too many at once, or to nobody."""
+"""F13 to F17: deliveries that come too often or too many at once, or that find no receiver."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ from support.wait import eventually
 
 
 def slowly(env: FaultEnv, seconds: float) -> None:
-    """Let AWS take its time over values."""
+    """Delay the answer of AWS to each read of a value by ``seconds``."""
 
     def slow(call: Call) -> Fault:
         if call.action in ("GetSecretValue", "BatchGetSecretValue"):
@@ -36,7 +36,8 @@ def slowly(env: FaultEnv, seconds: float) -> None:
 
 @pytest.mark.fault("F13")
 def test_notification_sent_a_thousand_times_is_applied_once(env: FaultEnv) -> None:
-    """The same id a thousand times at once, on three replicas: written once, the consumer restarted once."""
+    """One notification is sent a thousand times at once to three replicas. The Secret is written once, and its consumer
+    is restarted once."""
     replicas = [env.receiver(KEYTURN_MAX_DELIVERIES="1000") for _ in range(3)]
     env.create_bound_secret()
     told = env.rotate()
@@ -44,16 +45,17 @@ def test_notification_sent_a_thousand_times_is_applied_once(env: FaultEnv) -> No
     assert Counter(answer.status for answer in answers) == {200: 1000}
     assert {answer.outcome for answer in answers} == {"applied", "unchanged"}
     env.wait_converged()
-    env.let_settle(5)  # longer than replicas hang back
+    env.let_settle(5)  # longer than a follower waits for the leader
     env.assert_history_consistent()
-    assert len(env.history.data_history("db")) == 3  # empty, the first, the next
+    assert len(env.history.data_history("db")) == 3  # empty, then the first value and the next
     assert len([mark for mark in env.history.marks("web", "db") if mark]) == 1
     assert len(env.aws_proxy.actions("GetSecretValue", "/db")) < 20
 
 
 @pytest.mark.fault("F14")
 def test_change_under_fifty_ids_is_applied_once(env: FaultEnv) -> None:
-    """The same ARN and version under fifty ids, one by one and at once: applied once."""
+    """Fifty notifications with different ids report the same version of the same ARN, some in turn and some at once.
+    The change is applied once."""
     receiver = env.receiver()
     env.create_bound_secret()
     told = env.rotate()
@@ -69,8 +71,8 @@ def test_change_under_fifty_ids_is_applied_once(env: FaultEnv) -> None:
 
 @pytest.mark.fault("F15")
 def test_deliveries_over_the_limit_get_503_with_retry_after(env: FaultEnv) -> None:
-    """Sixty deliveries where four are served at once, and a deadline of 4 s with an AWS of 5 s: 503 with Retry-After,
-    and never a 200 for work that is not done."""
+    """Sixty deliveries arrive where four are served at once, and later AWS takes 5 s while the deadline is 4 s. The
+    receiver answers 503 with Retry-After, and never 200 for work that is not done."""
     receiver = env.receiver(KEYTURN_MAX_DELIVERIES="4", KEYTURN_DEADLINE_SECONDS="4")
     names = [f"db-{number}" for number in range(6)]
     for name in names:
@@ -82,7 +84,7 @@ def test_deliveries_over_the_limit_get_503_with_retry_after(env: FaultEnv) -> No
     assert count.keys() == {200, 503}
     assert count[503] > 10
     assert all(int(answer.headers["retry-after"]) > 0 for answer in answers if answer.status == 503)
-    # Whoever was told that it is applied finds it applied.
+    # Each Secret whose notification was answered 200 holds its new value.
     taken = {result.id for answer in answers if answer.status == 200 for result in answer.results}
     assert all(env.is_current(name) for name, each in zip(names, told, strict=True) if each.id in taken)
 
@@ -100,7 +102,8 @@ def test_deliveries_over_the_limit_get_503_with_retry_after(env: FaultEnv) -> No
 
 @pytest.mark.fault("F16")
 def test_rotations_during_a_receiver_outage_arrive_from_the_queue(own_stack: Any, namespace: str) -> None:
-    """The receiver is down while twenty secrets rotate three times: the queue keeps it all, and drains."""
+    """The receiver is down while twenty secrets rotate three times. The queue keeps all notifications, and drains once
+    the receiver is back."""
     with own_stack(KEYTURN_POLL_INTERVAL_SECONDS="3600") as stack:
         client = stack.aws.secrets_manager()
         names = [f"{namespace}/s{number}" for number in range(20)]
@@ -130,8 +133,7 @@ def test_rotations_during_a_receiver_outage_arrive_from_the_queue(own_stack: Any
 
 @pytest.mark.fault("F17")
 def test_retry_has_the_same_ids_and_a_signature_of_its_own(tmp_path: Path) -> None:
-    """A delivery is refused with 503 twice: it comes again under the same ids, with a timestamp and a signature of its
-    own."""
+    """A delivery is answered 503 twice. Each retry has the same ids, and a timestamp and a signature of its own."""
     timeline = Timeline(tmp_path / "timeline.jsonl")
     receiver = FakeReceiver()
     receiver.respond = lambda headers, body: (

@@ -1,4 +1,4 @@
-"""F18 and F19: clocks that differ, a clock that steps, and deliveries that come a second time."""
+"""F18 and F19: clocks that differ, a clock that steps, and deliveries that are replayed."""
 
 import os
 import time
@@ -17,14 +17,15 @@ STEPPING_CLOCK = Path(__file__).parents[1] / "stepping_clock"
 
 
 def send_as_of(env: FaultEnv, age: int, body: bytes = b"") -> int:
-    """Send a rotation, or another body, signed ``age`` seconds ago; return the status."""
+    """Send a rotation, or ``body``, with a signature that is ``age`` seconds old, and return the status."""
     body = body or encode([env.rotate()])
     headers = signed(env.key, body, age=age)
     return env.deliveries.record(httpx.post(env.receivers[-1].url, content=body, headers=headers, timeout=20)).status
 
 
 def in_the_second(env: FaultEnv, age: int) -> int:
-    """The same, from the beginning of a second and answered before its end: timestamps know no fractions."""
+    """Send a rotation that is answered within the same second in which it is signed, because timestamps have no
+    fractions. Return the status."""
     for _ in range(10):
         body = encode([env.rotate()])
         time.sleep(1 - time.time() % 1)
@@ -37,7 +38,8 @@ def in_the_second(env: FaultEnv, age: int) -> int:
 
 @pytest.mark.fault("F18")
 def test_delivery_is_refused_once_clocks_differ_by_over_five_minutes(env: FaultEnv) -> None:
-    """The sender's clock is off by 299 s either way: accepted; by 301 s: refused."""
+    """The receiver accepts a delivery from a sender whose clock is off by 299 s either way, and refuses one that is off
+    by 301 s."""
     env.receiver()
     env.create_bound_secret()
     assert [in_the_second(env, age) for age in (299, -299)] == [200, 200]
@@ -48,8 +50,8 @@ def test_delivery_is_refused_once_clocks_differ_by_over_five_minutes(env: FaultE
 
 @pytest.mark.fault("F18")
 def test_step_of_the_wall_clock_stops_neither_lead_nor_work(env: FaultEnv, tmp_path: Path) -> None:
-    """The receiver's wall clock steps back by an hour, and on by two: it goes on leading, polling and applying; what
-    was signed by another hour is refused."""
+    """The receiver's wall clock steps back by an hour and then forward by two. The receiver goes on leading, polling
+    and applying, and refuses deliveries whose timestamps are an hour off."""
     clock = tmp_path / "clock"
     clock.write_text("0")
     receiver = env.receiver(
@@ -67,7 +69,7 @@ def test_step_of_the_wall_clock_stops_neither_lead_nor_work(env: FaultEnv, tmp_p
         sweeps = receiver.metric("keyturn_sweeps_total", outcome="ok")
         env.rotate(text="unheard")
         eventually(env.is_current, 10)
-        time.sleep(15)  # longer than a Lease lasts that is not renewed
+        time.sleep(15)  # longer than a Lease lasts without renewal
         assert receiver.metric("keyturn_poller_leader") == 1
         assert receiver.metric("keyturn_sweeps_total", outcome="ok") > sweeps
     env.wait_converged()
@@ -75,8 +77,8 @@ def test_step_of_the_wall_clock_stops_neither_lead_nor_work(env: FaultEnv, tmp_p
 
 @pytest.mark.fault("F19")
 def test_replayed_delivery_changes_nothing_and_expires(env: FaultEnv) -> None:
-    """A delivery is sent again word for word: within the tolerance it changes nothing, and takes nothing back where AWS
-    has moved on; outside it is refused."""
+    """A delivery is replayed word for word. Within the tolerance it changes nothing, even if AWS has moved on, and
+    outside the tolerance it is refused."""
     env.receiver()
     env.create_bound_secret()
     first = encode([env.rotate(text="first")])

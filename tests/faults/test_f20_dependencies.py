@@ -1,4 +1,4 @@
-"""F20 to F22: AWS and Kubernetes fail, in all their ways. What fails holds up no other, and is made good afterwards."""
+"""F20 to F22: AWS or Kubernetes fails. One failure delays no other work, and the failed work is done afterwards."""
 
 import json
 import time
@@ -18,11 +18,12 @@ AWS_JSON = {"Content-Type": "application/x-amz-json-1.1"}
 
 
 def aws_error(code: str, status: int = 400) -> Reply:
-    """An error as AWS words it, with a value in its text, which must not be told on."""
+    """Return an error in AWS's format. Its message contains a value, which the receiver must not repeat."""
     return Reply(status, {"__type": code, "message": f"about {CANARY}-in-a-message"}, AWS_JSON)
 
 
-# What AWS does to calls about one secret, and whether the answer is 503 (it will pass) or 200 (a person must help).
+# The fault in AWS calls about one secret, the status of the answer (503 if the fault will pass, 200 if a person must
+# help), and the advice in the Secret's status.
 AWS_FAULTS: Mapping[str, tuple[Fault, int, str]] = {
     "throttled": (aws_error("ThrottlingException"), 503, ""),
     "500": (aws_error("InternalServiceError", 500), 503, ""),
@@ -37,12 +38,13 @@ AWS_FAULTS: Mapping[str, tuple[Fault, int, str]] = {
 
 
 def only_about(name: str, fault: Fault) -> Callable[[Call], Fault]:
-    """Do this to calls of AWS that read the secret of this name."""
+    """Return a function that injects this fault into reads of the AWS secret of this name."""
     return lambda call: fault if call.action in ("GetSecretValue", "BatchGetSecretValue") and call.about(name) else None
 
 
 def bad_fails_and_good_goes_on(env: FaultEnv, status: int) -> None:
-    """Rotate the secret that cannot be carried over, which is answered so, and one that is applied in time."""
+    """Check that a rotation of the failing secret is answered with ``status``, and that another rotation is applied in
+    time."""
     answer = env.send(env.rotate("bad"))
     assert answer.status == status, answer.body
     assert env.send(env.rotate("good")).outcome == "applied"  # within the deadline of 4 s
@@ -51,8 +53,9 @@ def bad_fails_and_good_goes_on(env: FaultEnv, status: int) -> None:
 @pytest.mark.fault("F20")
 @pytest.mark.parametrize(("fault", "status", "advice"), AWS_FAULTS.values(), ids=AWS_FAULTS)
 def test_failure_of_aws_for_one_secret_affects_no_other(env: FaultEnv, fault: Fault, status: int, advice: str) -> None:
-    """AWS throttles, answers 5xx or garbage, cuts, hangs, finds credentials expired, denies access or the key, for one
-    secret: others go on meanwhile, its last good Secret stays whole, and it is made good by itself or by an event."""
+    """For one secret, AWS throttles, answers 5xx or garbage, cuts connections, hangs, rejects the credentials, or
+    denies access to the secret or its key. Others are applied meanwhile, and the failing Secret keeps its last good
+    data and recovers by itself or with the next event."""
     receiver = env.receiver(KEYTURN_DEADLINE_SECONDS="4")
     for name in ("bad", "good"):
         env.create_bound_secret(name, consumers=(f"web-{name}",))
@@ -67,7 +70,7 @@ def test_failure_of_aws_for_one_secret_affects_no_other(env: FaultEnv, fault: Fa
             advice in text for text in eventually(lambda: warnings_of(env.cluster, env.namespace, "bad")).values()
         )
     env.aws_proxy.heal()
-    if advice:  # AWS tells of no change of a policy: the next rotation finds it, or the poller
+    if advice:  # AWS reports no change of a policy, so the next rotation or the poller must find it
         env.send_until_accepted(env.rotate("bad"))
     env.wait_converged(60)
     assert receiver.metric("keyturn_failing_bindings") == 0
@@ -75,8 +78,8 @@ def test_failure_of_aws_for_one_secret_affects_no_other(env: FaultEnv, fault: Fa
 
 @pytest.mark.fault("F20")
 def test_forty_hanging_secrets_delay_the_others_by_seconds_at_most(env: FaultEnv) -> None:
-    """Forty secrets hang at once, with a hundred bindings between them: the others wait for seconds at most, and not at
-    all as soon as it is known who hangs."""
+    """Forty secrets with a hundred bindings hang at once. Other secrets wait a few seconds at most, and not at all once
+    the receiver knows which secrets hang."""
     env.receiver(KEYTURN_DEADLINE_SECONDS="8", KEYTURN_AWS_THREADS="16")
     env.create_bound_secret("good")
     names = [f"bad-{number}" for number in range(40)]
@@ -89,20 +92,22 @@ def test_forty_hanging_secrets_delay_the_others_by_seconds_at_most(env: FaultEnv
     env.aws_proxy.fault_for = only_about("/bad-", Hang())
     told = [env.notification_of(name, "unheard-of") for name in names]
     for begin in range(0, 40, 10):
-        env.send(*told[begin : begin + 10], seconds=0.5)  # nobody waits for them
+        env.send(*told[begin : begin + 10], seconds=0.5)  # the sender does not wait for the answers
     assert env.send_until_accepted(env.rotate("good"), seconds=30).outcome in ("applied", "unchanged")
-    time.sleep(12)  # what hung once is known to by now, and tried again in a lane of its own
+    # By now the receiver knows which secrets hang, and retries these in the quarantine pool.
+    time.sleep(12)
     for _ in range(5):
         told, begun = env.rotate("good"), time.monotonic()
         assert env.send(told).outcome == "applied"
-        assert time.monotonic() - begun < 4  # one that hangs takes five
+        assert time.monotonic() - begun < 4  # a call that hangs takes 5 s
     env.aws_proxy.heal()
     env.wait_converged(60)
 
 
 @pytest.mark.fault("F20")
 def test_receiver_with_expired_credentials_is_not_ready_until_they_work(env: FaultEnv) -> None:
-    """The receiver's own credentials stop working: it says so, takes itself out of the Service, and comes back."""
+    """The receiver's own credentials stop working. The receiver reports this, is not ready meanwhile, and is ready
+    again once they work."""
     receiver = env.receiver(KEYTURN_SIGNING_KEY_INTERVAL_SECONDS="1", start=True)
     env.create_bound_secret()
     env.aws_proxy.fault_for = lambda call: aws_error("ExpiredTokenException") if call.action else None
@@ -112,14 +117,15 @@ def test_receiver_with_expired_credentials_is_not_ready_until_they_work(env: Fau
     assert env.send(told).status == 503
     env.aws_proxy.heal()
     eventually(lambda: receiver.ready()[0] == 200, 15)
-    assert env.send_until_accepted(told).outcome in ("applied", "unchanged")  # or it was made good by itself
+    # The outcome is unchanged if the receiver has recovered by itself first.
+    assert env.send_until_accepted(told).outcome in ("applied", "unchanged")
     env.wait_converged()
 
 
 @pytest.mark.fault("F20")
 def test_secret_deleted_in_aws_is_deleted_only_with_on_delete(make_env: Callable[..., FaultEnv]) -> None:
-    """A secret is scheduled for deletion, restored, and deleted for good: its Secret stays and says so; with
-    `on-delete: delete` it is deleted then, and not before."""
+    """A secret is scheduled for deletion, restored, and later deleted for good. Its Secret stays and says so, but a
+    Secret with `on-delete: delete` is deleted in the end."""
     env = make_env(deletions={"enabled": True})
     env.receiver(KEYTURN_DELETIONS="true")
     for name, more in (("stays", {}), ("goes", {"keyturn.dev/on-delete": "delete"})):
@@ -151,9 +157,10 @@ def test_secret_deleted_in_aws_is_deleted_only_with_on_delete(make_env: Callable
 
 @pytest.mark.fault("F20")
 def test_deletion_without_the_right_to_it_keeps_the_secret_and_says_so(make_env: Callable[..., FaultEnv]) -> None:
-    """AWS deletes a secret whose Secret asks to be deleted, too, and the receiver may not: the Secret stays and says
-    so, until it may."""
-    env = make_env(deletions={"enabled": True})  # so that it is not for want of a right
+    """AWS deletes a secret whose Secret asks to be deleted with it, while the receiver's settings forbid deletions. The
+    Secret stays and says so until they allow deletions."""
+    # The chart grants the right, so only the receiver's own setting forbids deletions.
+    env = make_env(deletions={"enabled": True})
     receiver = env.receiver()
     arn = env.create_bound_secret("goes", consumers=(), **{"keyturn.dev/on-delete": "delete"})
     before = data_of(env.cluster, env.namespace, "goes")
@@ -177,7 +184,7 @@ def test_deletion_without_the_right_to_it_keeps_the_secret_and_says_so(make_env:
 
 @pytest.mark.fault("F20")
 def test_receiver_in_the_wrong_region_deletes_nothing(make_env: Callable[..., FaultEnv]) -> None:
-    """A receiver that is started in the wrong region finds no secret at all: nothing is deleted."""
+    """A receiver that is started in the wrong region finds no secret at all, and deletes nothing."""
     env = make_env(deletions={"enabled": True})
     first = env.receiver(KEYTURN_DELETIONS="true")
     env.create_bound_secret("goes", consumers=(), **{"keyturn.dev/on-delete": "delete"})
@@ -201,7 +208,7 @@ def test_receiver_in_the_wrong_region_deletes_nothing(make_env: Callable[..., Fa
 
 
 STATUS = {"kind": "Status", "status": "Failure", "message": f"about {CANARY}-in-a-message", "metadata": {}}
-# What the API server does to writes of one Secret.
+# The fault in writes of one Secret, the status of the answer, and the advice in the Secret's status.
 KUBERNETES_FAULTS: Mapping[str, tuple[Fault, int, str]] = {
     "429": (Reply(429, {**STATUS, "reason": "TooManyRequests", "code": 429}, {"Retry-After": "1"}), 503, ""),
     "409": (Reply(409, {**STATUS, "reason": "Conflict", "code": 409}), 503, ""),
@@ -225,8 +232,9 @@ KUBERNETES_FAULTS: Mapping[str, tuple[Fault, int, str]] = {
 def test_failure_of_kubernetes_for_one_secret_affects_no_other(
     env: FaultEnv, fault: Fault, status: int, advice: str
 ) -> None:
-    """The API server answers 429, 409, 500 or garbage, hangs, cuts, denies by admission or quota, finds it too large
-    or invalid, for one Secret: others go on meanwhile, and it is made good by itself or by the next event."""
+    """For writes of one Secret, the API server answers 429, 409, 500 or garbage, hangs, cuts connections, or refuses by
+    admission, quota, size or validation. Others are applied meanwhile, and the failing Secret recovers by itself or
+    with the next event."""
     env.receiver(KEYTURN_DEADLINE_SECONDS="4")
     for name in ("bad", "good"):
         env.create_bound_secret(name, consumers=(f"web-{name}",))
@@ -249,8 +257,8 @@ def test_failure_of_kubernetes_for_one_secret_affects_no_other(
 @pytest.mark.parametrize("fault", [Cut(), CutAfter()], ids=["before", "after"])
 @pytest.mark.parametrize("resource", ["secrets", "deployments"])
 def test_write_whose_connection_is_cut_is_done_once(env: FaultEnv, resource: str, fault: Fault) -> None:
-    """A write of the Secret, or of a workload, is cut off before or after it is done: it is done once, of an edited
-    binding as well."""
+    """The connection of a write to a Secret or a workload is cut before or after the write is done. The write is done
+    once, after a rotation and after an edit of the binding."""
     env.receiver(KEYTURN_DEADLINE_SECONDS="4")
     env.create_bound_secret()
 
@@ -273,8 +281,8 @@ def test_write_whose_connection_is_cut_is_done_once(env: FaultEnv, resource: str
 
 @pytest.mark.fault("F21")
 def test_secret_that_cannot_be_written_says_so_and_affects_no_other(env: FaultEnv) -> None:
-    """An immutable Secret, one that would be over 1 MiB, one in a namespace that is going away: each says so, and the
-    rest goes on."""
+    """An immutable Secret and one that would exceed 1 MiB say why they cannot be written. Neither these nor a Secret in
+    a namespace that is being deleted affect any other."""
     receiver = env.receiver()
     env.create_bound_secret("good")
     env.create_aws_secret("large")
@@ -309,8 +317,8 @@ def test_secret_that_cannot_be_written_says_so_and_affects_no_other(env: FaultEn
 @pytest.mark.fault("F22")
 @pytest.mark.parametrize("how", ["gone", "read-only"])
 def test_receiver_survives_an_outage_of_the_api_server(env: FaultEnv, how: str) -> None:
-    """The API server is gone, or read-only, for half a minute that stands for ten: deliveries are answered 503, nothing
-    is restarted by its probe, and it is made good within seconds of its return."""
+    """The API server is gone or read-only for 30 s, in place of ten minutes. Deliveries are answered 503, the liveness
+    probe succeeds all the time, and the Secrets converge once the API server is back."""
     receiver = env.receiver(KEYTURN_DEADLINE_SECONDS="2", KEYTURN_STUCK_SECONDS="15")
     env.create_bound_secret()
     forbidden = {**STATUS, "reason": "InternalError", "code": 500}
@@ -327,4 +335,5 @@ def test_receiver_survives_an_outage_of_the_api_server(env: FaultEnv, how: str) 
     env.send_until_accepted(told)
     env.wait_converged(60)
     assert receiver.running
-    assert json.loads(receiver.log.splitlines()[0])["message"]  # the same process's log, from its beginning
+    # The log still begins with a valid line.
+    assert json.loads(receiver.log.splitlines()[0])["message"]

@@ -1,4 +1,4 @@
-"""F26 and F27: what strangers write into bindings and values, and a large cluster of which little is ours."""
+"""F26 and F27: strangers write malformed bindings and values, and few of a large cluster's Secrets are bound."""
 
 import asyncio
 import json
@@ -32,7 +32,8 @@ LAUGHS = "a: &a lol\n" + "".join(
     f"{chr(98 + number)}: &{chr(98 + number)} [{', '.join([f'*{chr(97 + number)}'] * 9)}]\n" for number in range(12)
 )
 
-# What a stranger writes on a Secret that may read {ns}/victim: annotations, and the reason and advice that come of it.
+# The annotations that a stranger writes on a Secret in a namespace that may read {ns}/victim, and the resulting reason
+# and advice in the status.
 BINDINGS: Mapping[str, tuple[dict[str, str], str, str]] = {
     "no secret id": ({SECRET_ID: " "}, "InvalidBinding", "set it to the name or ARN"),
     "a secret id of odd characters": (
@@ -102,7 +103,8 @@ def text(**properties: Any) -> str:
     return json.dumps({"user": f"{CANARY}-user", **properties})
 
 
-# What a good secret is rotated to: the value, the binding's annotations, and the reason and advice that come of it.
+# The value that a good secret is rotated to, the annotations of its binding, and the resulting reason and advice in the
+# status.
 VALUES: Mapping[str, tuple[str | bytes, dict[str, str], str, str]] = {
     "JSON without its end": (text(password=f"{CANARY}-p")[:-1], {}, "InvalidValue", "none of the keys"),
     "plain text": (f"{CANARY}-plain", {}, "InvalidValue", "none of the keys"),
@@ -161,13 +163,13 @@ VALUES: Mapping[str, tuple[str | bytes, dict[str, str], str, str]] = {
 
 @pytest.fixture(scope="module")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """One of its own: twenty thousand Secrets would slow down everybody else's."""
+    """A control plane for this file alone, because twenty thousand Secrets would slow down other tests."""
     with ControlPlane.start(tmp_path_factory.mktemp("control-plane")) as running:
         yield running
 
 
 def statuses(env: FaultEnv) -> dict[str, str]:
-    """What each Secret says of itself, on one line."""
+    """Return the status of each Secret of the namespace as one line."""
     listed = env.cluster.list("secrets", env.namespace)
     return {
         each["metadata"]["name"]: " ".join(each["metadata"].get("annotations", {}).get(STATUS, "").split())
@@ -176,13 +178,13 @@ def statuses(env: FaultEnv) -> dict[str, str]:
 
 
 def warnings(env: FaultEnv) -> set[tuple[str, str, str]]:
-    """The Warning Events of the namespace: Secret, reason, message."""
+    """Return the Secret, reason and message of each Warning Event of the namespace."""
     listed = env.cluster.kubectl("get", "events", "-n", env.namespace, "-o", "json", "--field-selector=type=Warning")
     return {(each["involvedObject"]["name"], each["reason"], each["message"]) for each in json.loads(listed)["items"]}
 
 
 def clear(env: FaultEnv, expected: Mapping[str, tuple[str, str]]) -> bool:
-    """Whether each of these Secrets says why it is as it is, in its status and in an Event."""
+    """Whether the status of each Secret and one of its Events give the expected reason and advice."""
     told, said = statuses(env), warnings(env)
     return all(
         told[name].startswith(f"{reason}: ")
@@ -193,7 +195,7 @@ def clear(env: FaultEnv, expected: Mapping[str, tuple[str, str]]) -> bool:
 
 
 def unclear(env: FaultEnv, expected: Mapping[str, tuple[str, str]]) -> str:
-    """Those that do not, for whoever reads the test's output."""
+    """Describe the Secrets whose status or Events lack the expected reason or advice."""
     told, said = statuses(env), warnings(env)
     return "\n".join(
         f"{name}: {reason}, {advice}: {told[name]!r:.300}, {[each[1:] for each in said if each[0] == name]!r:.300}"
@@ -203,7 +205,8 @@ def unclear(env: FaultEnv, expected: Mapping[str, tuple[str, str]]) -> str:
 
 
 def beside(env: FaultEnv, ask: Callable[[], bool], why: Callable[[], str], seconds: float = 60) -> None:
-    """Rotate a good secret until ``ask`` says that it is enough: each is applied within a delivery's deadline."""
+    """Rotate a good secret until ``ask()`` is true, and check that each rotation is applied within a delivery's
+    deadline."""
     end = time.monotonic() + seconds
     while not ask():
         assert time.monotonic() < end, why()
@@ -213,15 +216,15 @@ def beside(env: FaultEnv, ask: Callable[[], bool], why: Callable[[], str], secon
 
 
 def same_process(receiver: LocalReceiver) -> float:
-    """What tells one process from another."""
+    """Return the start time of the receiver's process, which stays the same until the process is replaced."""
     return receiver.metric("process_start_time_seconds")
 
 
 @pytest.mark.fault("F26")
 def test_malformed_binding_says_why_and_affects_no_other(env: FaultEnv) -> None:
-    """Annotations that are malformed, endless, of odd characters, or bombs of YAML and JMESPath, thirty ways at once:
-    each Secret says why in status and Event, the receiver runs on and starts anew among them, and a good binding is
-    applied all the time."""
+    """Some thirty bindings are malformed, endless, full of odd characters, or bombs of YAML and JMESPath. Each Secret
+    says why in its status and an Event, while the receiver runs on, starts again in their presence, and applies a good
+    binding all the time."""
     receiver = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1")
     env.create_bound_secret("good")
     process = same_process(receiver)
@@ -257,8 +260,8 @@ def test_malformed_binding_says_why_and_affects_no_other(env: FaultEnv) -> None:
 
 @pytest.mark.fault("F26")
 def test_poisonous_value_keeps_the_last_good_secret(env: FaultEnv) -> None:
-    """Good secrets are rotated to values that are broken, deep, huge, empty, binary, of 10,000 keys or of no text,
-    twenty ways at once: the last good Secret stays whole and says why, and each recovers with the next rotation."""
+    """Good secrets are rotated to some twenty values that are broken, deep, huge, empty, binary, not text, or objects
+    of 10,000 keys. Each Secret keeps its last good data and says why, and recovers with the next rotation."""
     receiver = env.receiver()
     env.create_bound_secret("good")
     process = same_process(receiver)
@@ -299,8 +302,8 @@ def test_poisonous_value_keeps_the_last_good_secret(env: FaultEnv) -> None:
 
 @pytest.mark.fault("F26")
 def test_forged_record_is_rewritten_and_stops_no_rotation(env: FaultEnv) -> None:
-    """What Keyturn notes on a Secret is garbled by hand, or forged under Keyturn's own name: it is written anew, and
-    stops nobody."""
+    """Keyturn's record on a Secret is garbled by hand, or forged under Keyturn's field manager. The receiver rewrites
+    the record, and rotations go on."""
     receiver = env.receiver()
     env.create_bound_secret("good")
     process = same_process(receiver)
@@ -318,7 +321,7 @@ def test_forged_record_is_rewritten_and_stops_no_rotation(env: FaultEnv) -> None
         env.cluster.kubectl("patch", "secret", name, "-n", env.namespace, "-p", patch)
     eventually(lambda: all(map(env.is_current, names)), 30)
 
-    # In order, for all that can be seen from outside, but for a revision that is no text.
+    # This record looks valid from outside, except that one revision is not valid text.
     env.create_bound_secret("forged", consumers=("web-forged",))
     record = annotations_of(env.cluster, "secret", env.namespace, "forged")
     record = {name: text for name, text in record.items() if name not in (SECRET_ID, APPLIED_AT)}
@@ -342,7 +345,7 @@ def test_forged_record_is_rewritten_and_stops_no_rotation(env: FaultEnv) -> None
 
 
 def fill(control_plane: ControlPlane, namespace: str, count: int) -> None:
-    """Create many Secrets of a kilobyte each that are bound to nothing, as fast as the API server takes them."""
+    """Create many unbound Secrets of a kilobyte each, as fast as the API server accepts them."""
     data = {"value": b64encode(b"x" * 1000).decode()}
 
     async def create() -> None:
@@ -367,7 +370,7 @@ def fill(control_plane: ControlPlane, namespace: str, count: int) -> None:
 
 @dataclass(frozen=True)
 class Start:
-    """What one start has taken: seconds, bytes, and list calls by path."""
+    """The cost of one start in seconds, bytes, and list calls by path."""
 
     seconds: float
     memory: float
@@ -375,7 +378,7 @@ class Start:
 
 
 def start(env: FaultEnv, receiver: LocalReceiver) -> Start:
-    """Start a receiver anew, let it sweep, and end it."""
+    """Start a stopped receiver, let it sweep, stop it, and return the cost of the start."""
     env.kubernetes_proxy.calls.clear()
     env.expire_lease()
     begun = time.monotonic()
@@ -395,14 +398,14 @@ def start(env: FaultEnv, receiver: LocalReceiver) -> Start:
 
 @pytest.mark.fault("F27")
 def test_twenty_thousand_unbound_secrets_cost_neither_memory_nor_calls(env: FaultEnv) -> None:
-    """Twenty thousand Secrets in the cluster of which ten are ours: memory, start and what is asked of the API server
-    are those of the ten."""
+    """The cluster holds twenty thousand Secrets, of which about ten are bound. The receiver's memory, start and calls
+    to the API server stay as they are with the bound ones alone."""
     receiver = env.receiver()
     for number in range(OURS):
         env.create_bound_secret(f"ours-{number}", consumers=())
     env.create_bound_secret("good")
     receiver.stop()
-    start(env, receiver)  # warm: files in the page cache, the proxy's connections
+    start(env, receiver)  # warms up the page cache and the proxy's connections
     few = start(env, receiver)
     fill(env.cluster, env.receiver_namespace, MANY)
     many = start(env, receiver)

@@ -1,7 +1,7 @@
-"""Any history: random rotations, edits, crashes and faults, and the oracle of docs/faults.md at the end of each.
+"""Plays random histories of rotations, edits, crashes and faults, and checks each with the oracle of docs/faults.md.
 
-``KEYTURN_HISTORIES=200`` plays two hundred of them. What befalls the receivers in one depends on its number alone; how
-they take it, on the moment.
+``KEYTURN_HISTORIES=200`` plays two hundred histories. The number of a history determines its steps, while the timing of
+the receivers differs from run to run.
 """
 
 import itertools
@@ -48,7 +48,7 @@ STEPS = 60
 LONGEST_TROUBLE = 6  # steps
 
 AWS_NAMES = ("a", "b", "c")
-STAYS = "c"  # is never deleted for good, and is bound by its ARN
+STAYS = "c"  # never deleted for good, and bound by its ARN
 SECRETS = ("s0", "s1", "s2")
 WORKLOADS = ("w0", "w1", "w2", "w3")
 KEYS = ("PASSWORD", "USER", "URL", "password", "user", "value")
@@ -102,7 +102,7 @@ replicas = st.sampled_from(((0,), (1,), (0, 1)))
 
 
 class History(RuleBasedStateMachine):
-    """Two receivers, each behind proxies of its own, and what befalls them; the model is in plain dicts."""
+    """Two receivers, each behind its own proxies, and the steps of a history. The model consists of plain dicts."""
 
     def __init__(self, make_env: Callable[[], FaultEnv], stack: ExitStack, failures: list[Exception]) -> None:
         super().__init__()
@@ -111,10 +111,10 @@ class History(RuleBasedStateMachine):
         self.failures = failures
         self.steps: list[str] = []
         self.begun = time.monotonic()
-        # What people want of the cluster.
+        # The bindings and the consumers that users have created.
         self.bound: dict[str, dict[str, Any]] = {}
         self.reads: dict[str, dict[str, str | None]] = {}
-        # What is in between.
+        # Late notifications, and the troubles of the replicas.
         self.later: list[Notification] = []
         self.troubled: set[int] = set()
         self.dead: set[int] = set()
@@ -123,7 +123,7 @@ class History(RuleBasedStateMachine):
 
     @initialize(number=st.integers(0, 2**32))
     def begin(self, number: int) -> None:
-        assume(number)  # Hypothesis begins with the dullest history there is
+        assume(number)  # Hypothesis always begins with 0, its simplest example, which is skipped
         random.seed(number)
         self.env = env = self.make_env()
         self.aws = AwsModel(env.client, env.namespace, env.new_value)
@@ -154,7 +154,7 @@ class History(RuleBasedStateMachine):
     # AWS
 
     def revive(self, name: str) -> None:
-        """Restore an AWS secret, or create it again, should it not be alive."""
+        """Restore an AWS secret that is scheduled for deletion, or create it again if it is gone."""
         if self.aws.lifecycle[name] == SCHEDULED:
             self.delete_or_restore(name, "at once")
         elif self.aws.lifecycle[name] == GONE:
@@ -220,7 +220,7 @@ class History(RuleBasedStateMachine):
             self.aws.destroy(name)
             self.tell(name, how, EventType.DELETED)
 
-    # What is in between
+    # Deliveries and replicas
 
     @precondition(lambda self: self.later)
     @rule(number=st.integers(0, 10), to=st.integers(0, 1))
@@ -232,7 +232,7 @@ class History(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from((0.2, 0.5, 1.0, 2.0)))
     def wait(self, seconds: float) -> None:
         self.say(f"wait {seconds} s")
-        time.sleep(seconds)  # a part of the history like any other
+        time.sleep(seconds)  # waiting is a step like any other
 
     @rule(number=st.integers(0, 1))
     def kill(self, number: int) -> None:
@@ -276,7 +276,7 @@ class History(RuleBasedStateMachine):
         self.aws.rotate(name)
         self.tell(name, f"at once to {number}")
         killed.wait(2)
-        self.receivers[number].kill()  # should it have had nothing to write
+        self.receivers[number].kill()  # in case the receiver had nothing to write
         self.heal_all()
         self.dead.add(number)
         self.well_at = len(self.steps) + LONGEST_TROUBLE
@@ -297,7 +297,7 @@ class History(RuleBasedStateMachine):
         self.troubled |= set(numbers)
         self.well_at = len(self.steps) + LONGEST_TROUBLE
         if what == STALE:
-            # A late notification about a version that AWS still gives cannot be told from one in time.
+            # While AWS returns old versions, a late notification about one of them looks like a timely one.
             for oracle in self.oracles.values():
                 oracle.ordered = False
 
@@ -319,7 +319,8 @@ class History(RuleBasedStateMachine):
         self.troubled.clear()
 
     def let(self, number: int, trouble: Trouble = lambda call: None) -> None:
-        """Let pass what a replica asks of Kubernetes but for a trouble; of watches, what it is not deaf to."""
+        """Let a replica's requests to Kubernetes pass, except for ``trouble`` and for watch events while the replica is
+        deaf."""
 
         def fault(call: Call) -> Fault:
             hears = Edit(lambda line: None if self.deaf[number] else line) if call.watch else None
@@ -328,7 +329,7 @@ class History(RuleBasedStateMachine):
         self.kubernetes[number].fault_for = fault
 
     def stale(self, call: Call) -> Fault:
-        """AWS as it was before the last move of each label."""
+        """Answer with the version that each label was on before its last move."""
         if call.action == "GetSecretValue":
             return Reply(200, self.version_before(call.content["SecretId"]), AWS_JSON)
         if call.action == "BatchGetSecretValue":
@@ -347,7 +348,7 @@ class History(RuleBasedStateMachine):
         self.env.cluster.kubectl(*arguments, "-n", self.env.namespace)
 
     def named(self, name: str) -> str:
-        """An AWS secret as a binding names it."""
+        """Return the name or ARN under which bindings name an AWS secret."""
         return self.aws.arns[name] if name == STAYS else self.aws.id_of(name)
 
     def bind(self, name: str, to: str, binding: str) -> None:
@@ -428,7 +429,7 @@ class History(RuleBasedStateMachine):
         try:
             self.look_at(workloads)
         except AssertionError:
-            self.env.let_settle()  # of two watches one may lag behind
+            self.env.let_settle()  # one of the two watches may lag behind the other
             self.look_at_secrets()
             self.look_at(workloads)
 
@@ -457,14 +458,14 @@ class History(RuleBasedStateMachine):
             self.stack.close()
 
     def settle(self) -> None:
-        """Heal everything, deliver what is left, and wait until the cluster is as AWS implies."""
+        """Heal everything, deliver what is left, and wait until the cluster matches AWS."""
         self.say("settle")
         self.get_well()
-        self.env.expire_lease()  # should it be held by one that was killed
+        self.env.expire_lease()  # a killed replica may still hold the Lease
         for told in self.later:
             self.sender.send(told)
         for name, standing in self.aws.lifecycle.items():
-            if standing == GONE:  # should nobody have told, the full sweep would, within an hour
+            if standing == GONE:  # a lost notification would leave this to the full sweep, within an hour
                 self.tell(name, "at once", EventType.DELETED)
         eventually(lambda: self.sender.idle, 60)
         end = time.monotonic() + 60
@@ -477,7 +478,7 @@ class History(RuleBasedStateMachine):
         self.env.assert_no_value_leaked()
 
     def lacking(self) -> Iterator[str]:
-        """What is not as the last state of AWS implies."""
+        """Yield a description of each difference from the state that AWS implies."""
         served = {name: bound for name, bound in self.bound.items() if bound["label"]}
         for name, bound in served.items():
             held, told = self.env.history.current(name)
@@ -503,7 +504,8 @@ class History(RuleBasedStateMachine):
             yield str(error)
 
     def meant(self, bound: Mapping[str, Any], told: Mapping[str, str]) -> dict[str, bytes]:
-        """The data that a bound Secret should hold. Raises ExpectedError with the reason why it stays as it is."""
+        """Return the data that a bound Secret should hold. Raise ExpectedError with the reason if it should keep its
+        old data."""
         standing = self.aws.lifecycle[bound["to"]]
         try:
             found = rendered(bound["binding"], self.aws.current(bound["to"]).value)
@@ -514,10 +516,10 @@ class History(RuleBasedStateMachine):
             raise ExpectedError({SCHEDULED: "SourcePendingDeletion", GONE: "SourceNotFound"}[standing])
         known = json.loads(told.get(REVISIONS, "{}")).keys()
         if not bound["binding"] and known and not known & found.keys() and told[BINDING_HASH] == binding_hash(told):
-            raise ExpectedError("InvalidValue")  # all that its consumers read would be gone
+            raise ExpectedError("InvalidValue")  # the Secret would lose every key that it has held
         return found
 
-    # For people
+    # Output
 
     def say(self, step: str) -> None:
         self.steps.append(f"{time.monotonic() - self.begun:6.2f} {step}")
@@ -535,7 +537,7 @@ class History(RuleBasedStateMachine):
 
 
 def container_of(what: Mapping[str, str | None]) -> dict[str, Any]:
-    """A container that reads these Secrets: whole, or one key."""
+    """Return a container that reads each of these Secrets, as a whole or a single key of it."""
     keys = [{"name": name, "key": key} for name, key in what.items() if key is not None]
     return {
         "envFrom": [{"secretRef": {"name": name}} for name, key in what.items() if key is None],
@@ -548,15 +550,15 @@ def container_of(what: Mapping[str, str | None]) -> dict[str, Any]:
 def test_random_history_ends_as_aws_implies(
     number: int, control_plane: ControlPlane, session_aws: LocalAws, signing_key_id: str, tmp_path: Path
 ) -> None:
-    """Random histories of rotations, roll-backs and deletions, edits of bindings, Secrets and consumers, kills of two
-    receivers, faults of AWS, Kubernetes and watches, notifications late, lost, twice and out of order: no state in
-    between is wrong, and all ends as AWS implies."""
+    """Random histories mix rotations, roll-backs and deletions, edits of bindings, Secrets and consumers, kills of two
+    receivers, faults of AWS, Kubernetes and watches, and notifications that come late, twice, out of order or never. No
+    state in between is wrong, and each history ends as AWS implies."""
     plays = itertools.count()
     failures: list[Exception] = []
 
     @seed(number)
     def history() -> History:
-        if failures:  # Hypothesis would play it again: on the way to the same failure chance may have it otherwise
+        if failures:  # Hypothesis would replay the history, which may then take another course by chance
             raise failures[0]
         stack = ExitStack()
 

@@ -1,4 +1,4 @@
-"""What random histories have found, each by itself."""
+"""Failures that random histories have found, each as a test of its own."""
 
 import json
 import threading
@@ -18,7 +18,8 @@ from support.wait import eventually
 
 @pytest.mark.fault("F5")
 def test_replica_held_up_after_its_read_reads_again_before_writing(env: FaultEnv) -> None:
-    """A replica is held up between reading a value and writing it, while another writes a newer one: it reads again."""
+    """A replica is held up between reading a value and writing it, while another writes a newer one. The first replica
+    reads again."""
     held_up, quick = env.receiver(), env.receiver(via_proxy=False)
     env.create_bound_secret()
     arrived, released = threading.Event(), threading.Event()
@@ -45,7 +46,8 @@ def test_replica_held_up_after_its_read_reads_again_before_writing(env: FaultEnv
 @pytest.mark.fault("F8")
 @pytest.mark.parametrize("with_version", [True, False])
 def test_roll_back_of_a_rotation_unknown_to_the_replica_is_applied(env: FaultEnv, with_version: bool) -> None:
-    """AWS rolls back, and the replica that is told has not seen yet what another has written before: it is applied."""
+    """AWS rolls back a rotation that another replica has applied, and the replica that is told has not seen that write
+    yet. It applies the roll-back."""
     silent = threading.Event()
     env.kubernetes_proxy.fault_for = lambda call: (
         Edit(lambda line: None if silent.is_set() else line) if call.watch else None
@@ -53,7 +55,8 @@ def test_roll_back_of_a_rotation_unknown_to_the_replica_is_applied(env: FaultEnv
     deaf, other = env.receiver(), env.receiver(via_proxy=False)
     arn = env.create_bound_secret()
     (first,) = env.client.describe_secret(SecretId=arn)["VersionIdsToStages"]
-    assert env.send(env.notification_of("db", "unheard-of"), to=deaf).outcome == "superseded"  # it knows the Secret now
+    # The answer shows that the replica knows the Secret.
+    assert env.send(env.notification_of("db", "unheard-of"), to=deaf).outcome == "superseded"
     env.let_settle()
     silent.set()
     assert env.send(env.rotate(text="two"), to=other).outcome == "applied"
@@ -67,7 +70,7 @@ def test_roll_back_of_a_rotation_unknown_to_the_replica_is_applied(env: FaultEnv
 
 @pytest.mark.fault("F2")
 def test_rollouts_happen_after_aws_deleted_the_secret_in_between(env: FaultEnv) -> None:
-    """The Secret is written, its rollouts cannot be, and AWS deletes the secret meanwhile: they still happen."""
+    """A Secret is written but its rollouts fail, and AWS deletes the secret meanwhile. The rollouts still happen."""
     env.receiver()
     arn = env.create_bound_secret()
     env.kubernetes_proxy.fault_for = lambda call: (
@@ -80,18 +83,19 @@ def test_rollouts_happen_after_aws_deleted_the_secret_in_between(env: FaultEnv) 
     env.kubernetes_proxy.heal()
     env.send_until_accepted(env.notification_without_version(arn, EventType.DELETED))
     assert env.status("db").startswith(("SourceNotFound:", "SourcePendingDeletion:"))
-    env.assert_history_consistent()  # which misses no restart
+    env.assert_history_consistent()  # no restart is missing
 
 
 def no_restart(call: Call) -> Fault:
-    """What a webhook says that takes none."""
+    """Refuse writes of Deployments, as a webhook does that allows no restart."""
     refusal = Reply(422, {"kind": "Status", "metadata": {}, "status": "Failure", "reason": "Invalid", "code": 422})
     return refusal if call.method == "PATCH" and "/deployments/" in call.path else None
 
 
 @pytest.mark.fault("F2")
 def test_refused_restart_is_reported_once(env: FaultEnv) -> None:
-    """A webhook takes no restart: the Secret says so, and stays as it is, however often the restart is tried."""
+    """A webhook refuses every restart. The Secret says so once, and does not change however often the restart is
+    tried."""
     env.receiver()
     env.create_bound_secret()
     env.kubernetes_proxy.fault_for = no_restart
@@ -112,12 +116,14 @@ def test_refused_restart_is_reported_once(env: FaultEnv) -> None:
     env.kubernetes_proxy.heal()
     for rollout in ("keyturn.dev/rollout=disabled", "keyturn.dev/rollout-"):
         env.cluster.kubectl("annotate", "deployment", "web", "-n", env.namespace, rollout)
-    env.wait_converged()  # by the sight of the workload alone, and the status with it
+    # The edit of the workload alone makes the receiver restart it, and set the status to ok again.
+    env.wait_converged()
 
 
 @pytest.mark.fault("F2")
 def test_refused_restart_hides_no_failed_rotation(env: FaultEnv) -> None:
-    """A webhook takes no restart, and AWS fails for a while: the rotation is not taken before it is in the Secret."""
+    """A webhook refuses every restart, and AWS fails for a while. The receiver does not accept the rotation before it
+    is in the Secret."""
     env.receiver()
     env.create_bound_secret()
     env.kubernetes_proxy.fault_for = no_restart
@@ -136,7 +142,8 @@ def test_refused_restart_hides_no_failed_rotation(env: FaultEnv) -> None:
 
 @pytest.mark.fault("F13")
 def test_duplicate_version_does_not_hide_a_deletion_in_the_same_delivery(env: FaultEnv) -> None:
-    """One delivery tells of a version that is there already, and of a deletion: AWS is asked."""
+    """One delivery reports a version that is already applied, and a deletion. The receiver still asks AWS about the
+    deletion."""
     env.receiver()
     arn = env.create_bound_secret(consumers=())
     told = env.rotate()
@@ -150,7 +157,8 @@ def test_duplicate_version_does_not_hide_a_deletion_in_the_same_delivery(env: Fa
 
 @pytest.mark.fault("F12")
 def test_secret_deleted_during_a_refused_write_no_longer_counts_as_failing(env: FaultEnv) -> None:
-    """Deleted while its write is under way, which is then refused: nobody counts it as failing any more."""
+    """A Secret is deleted during a write, and the write is refused. The receiver no longer counts the Secret as
+    failing."""
     receiver = env.receiver()
     env.create_bound_secret(consumers=())
 
@@ -170,7 +178,8 @@ def test_secret_deleted_during_a_refused_write_no_longer_counts_as_failing(env: 
 
 @pytest.mark.fault("F12")
 def test_fight_with_another_writer_is_slowed_down(env: FaultEnv) -> None:
-    """Another writer takes back each write at once, for ever: it is answered with delays that grow, and AWS with it."""
+    """Another writer reverts each write of the receiver at once, again and again. The receiver repeats its write with
+    growing delays."""
     receiver = env.receiver()
     env.create_bound_secret(consumers=())
     other = threading.Event()
@@ -183,7 +192,7 @@ def test_fight_with_another_writer_is_slowed_down(env: FaultEnv) -> None:
     env.kubernetes_proxy.on_answered = answered
     env.send_until_accepted(env.rotate())
     eventually(lambda: "slowing down" in receiver.log, 60)
-    env.let_settle(4)  # the next after 1, 2 and 4 s
+    env.let_settle(4)  # retries come after 1, 2 and 4 s
     before = len(env.kubernetes_proxy.matching("PATCH", "/secrets/db$"))
     env.let_settle(4)
     assert len(env.kubernetes_proxy.matching("PATCH", "/secrets/db$")) - before <= 2
@@ -193,7 +202,8 @@ def test_fight_with_another_writer_is_slowed_down(env: FaultEnv) -> None:
 
 @pytest.mark.fault("F12")
 def test_recreated_secret_with_another_binding_restarts_its_consumer(env: FaultEnv) -> None:
-    """Deleted and made anew with another expression, while AWS stands still: its consumer is restarted."""
+    """A Secret is deleted and created again with another expression, while AWS does not change. Its consumer is
+    restarted."""
     env.receiver()
     env.create_aws_secret("db")
     value = {"old": env.new_value("old"), "new": env.new_value("new")}
@@ -219,7 +229,8 @@ def test_recreated_secret_with_another_binding_restarts_its_consumer(env: FaultE
 
 @pytest.mark.fault("F23")
 def test_failure_repaired_by_another_replica_no_longer_counts(env: FaultEnv) -> None:
-    """A value that no replica can use, and then one that the other replica applies: neither counts it as failing."""
+    """One replica fails on a value that no replica can use, and the other applies the next value. Then neither counts
+    the Secret as failing."""
     replicas = one, other = env.receiver(), env.receiver()
     env.create_bound_secret(consumers=())
     useless = rotate(env.client, f"{env.namespace}/db", json.dumps({"other": env.new_value("other")}))
@@ -228,6 +239,6 @@ def test_failure_repaired_by_another_replica_no_longer_counts(env: FaultEnv) -> 
     assert env.send_until_accepted(env.rotate(), to=other).outcome in (
         "applied",
         "unchanged",
-    )  # it may have looked by itself
+    )  # unchanged if the replica was faster
     eventually(lambda: [each.metric("keyturn_failing_bindings") for each in replicas] == [0, 0])
     env.wait_converged()

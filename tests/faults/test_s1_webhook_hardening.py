@@ -1,4 +1,4 @@
-"""S1 to S4: whoever reaches the door holds no key: it costs nothing, stands in nobody's way, and learns nothing."""
+"""S1 to S4: clients without the key cost the receiver almost nothing, delay nobody, and learn nothing."""
 
 import asyncio
 import gzip
@@ -41,7 +41,7 @@ def shared_env(
 
 
 class Authority:
-    """A CA, and the certificate and key of a receiver in files."""
+    """A CA, and a receiver's certificate and key as files."""
 
     def __init__(self, directory: Path) -> None:
         self.certificate = directory / "tls.crt"
@@ -52,7 +52,7 @@ class Authority:
         self.key.write_bytes(self.key_text)
 
     def issue(self) -> tuple[bytes, bytes]:
-        """Make a CA that clients trust from now on, and a certificate and a key of it."""
+        """Create a CA that clients trust from now on, and return a certificate of this CA with its key."""
         authority = trustme.CA()
         authority.configure_trust(self.client)
         made = authority.issue_cert("127.0.0.1")
@@ -73,7 +73,7 @@ def url(receiver: LocalReceiver, tls: bool) -> str:
 
 
 def honest(env: FaultEnv, receiver: LocalReceiver, authority: Authority | None = None) -> int:
-    """Deliver a heartbeat as the notifier does; the status, or 0 without an answer."""
+    """Deliver a heartbeat as the notifier does, and return the status, or 0 without an answer."""
     try:
         with httpx.Client(verify=authority.client if authority else True, timeout=5) as http:
             reply = http.post(url(receiver, bool(authority)), content=BEAT, headers=signed(env.key, BEAT))
@@ -88,20 +88,21 @@ def chunked(body: bytes, size: int) -> bytes:
 
 
 def head_of(key: bytes, body: bytes, *more: str) -> bytes:
-    """The head of a delivery of ``body``, signed; how long it is, ``more`` says."""
+    """Return the head of a signed delivery of ``body``. The headers in ``more`` give the body's length."""
     return request(*(f"{name}: {value}" for name, value in signed(key, body).items()), *more)
 
 
 @pytest.mark.fault("S1")
 @pytest.mark.parametrize("size", [10, 1000, 16 * 1024])
 def test_body_of_the_limit_is_accepted_and_one_byte_more_refused(shared_env: FaultEnv, size: int) -> None:
-    """A body of exactly 16 KiB is taken, one byte more is answered 413, with its length told before or in chunks."""
+    """The receiver accepts a body of exactly 16 KiB and answers 413 to one byte more, with a declared length and in
+    chunks."""
     (receiver,) = shared_env.receivers
     exactly = BEAT + b" " * (MAX_BODY - len(BEAT))
     for body, status in ((exactly, b"200"), (exactly + b" ", b"413")):
         ways = (
             (f"Content-Length: {len(body)}", body),
-            (f"Content-Length: {len(body):040}", body),  # llhttp takes leading zeros, and so must whoever compares
+            (f"Content-Length: {len(body):040}", body),  # llhttp accepts leading zeros, so the check must, too
             ("Transfer-Encoding: chunked", chunked(body, size)),
         )
         for told, sent in ways:
@@ -112,17 +113,18 @@ def test_body_of_the_limit_is_accepted_and_one_byte_more_refused(shared_env: Fau
 
 @pytest.mark.fault("S1")
 def test_declared_length_over_the_limit_is_refused_before_the_body(shared_env: FaultEnv) -> None:
-    """A length over the limit is answered 413 as soon as the head is there: no body, no signature is asked for."""
+    """The receiver answers 413 to a declared length over the limit as soon as it has the head, without a body or a
+    signature."""
     for length in (MAX_BODY + 1, 10**9, 2**63 - 1):
         with raw_connections() as made:
             made.append(RawConnection(shared_env.receivers[0], request(f"Content-Length: {length}")))
             begun = time.monotonic()
             assert made[0].read_to_end().startswith(b"HTTP/1.1 413")
-            assert time.monotonic() - begun < 5  # and not after the ten seconds that a body may take
+            assert time.monotonic() - begun < 5  # not only after the 10 s that a body may take
 
 
 CHUNKED = request("Transfer-Encoding: chunked")
-# What is said first, and what is said again and again after it.
+# The bytes that are sent first, and those that are sent again and again afterwards.
 ENDLESS: Mapping[str, tuple[bytes, bytes]] = {
     "a body": (request("Content-Length: 200000000"), b"x" * 65536),
     "chunks": (CHUNKED, b"10000\r\n" + b"x" * 65536 + b"\r\n"),
@@ -143,7 +145,7 @@ ENDLESS: Mapping[str, tuple[bytes, bytes]] = {
 
 @contextmanager
 def memory(receiver: LocalReceiver, most: int) -> Iterator[None]:
-    """Hold the receiver's memory, looked at all the while, to ``most`` bytes above what it is now."""
+    """Check that during the block the receiver's memory stays less than ``most`` bytes above its current level."""
     before = peak = receiver.metric("process_resident_memory_bytes")
     done = threading.Event()
 
@@ -165,20 +167,21 @@ def memory(receiver: LocalReceiver, most: int) -> Iterator[None]:
 @pytest.mark.fault("S1")
 @pytest.mark.parametrize(("first", "again"), ENDLESS.values(), ids=ENDLESS)
 def test_endless_input_is_read_no_further_than_the_limit(shared_env: FaultEnv, first: bytes, again: bytes) -> None:
-    """200 MB of a body, of chunks, of what chunks say of themselves, of trailers, headers, a path or requests: read no
-    further than the limit, and never held."""
+    """A client sends 200 MB of a body, chunks, chunk extensions, trailers, headers, a path or requests. The receiver
+    reads no further than the limit, and does not hold the rest in memory."""
     (receiver,) = shared_env.receivers
     with memory(receiver, 16 * MB), raw_connections() as made:
         made.append(RawConnection(receiver, first))
         taken = made[0].send_repeatedly(again, 200 * MB)
-        assert taken < 20 * MB  # what fits into the sockets' buffers, which is not the receiver's
+        assert taken < 20 * MB  # what fits into socket buffers, outside the receiver's memory
         eventually(lambda: made[0].closed, 5)
         assert honest(shared_env, receiver) == 200
 
 
 @pytest.mark.fault("S1")
 def test_endless_input_of_many_connections_takes_little_memory(shared_env: FaultEnv) -> None:
-    """Seven hundred who say as much of a head, of trailers and of one trailer as is taken, and stop there."""
+    """Seven hundred clients send as much of a head, of trailers or of one trailer as is accepted, and stop there. The
+    receiver's memory grows by less than 40 MB."""
     (receiver,) = shared_env.receivers
     tiny = b"a:b\r\n" * 6000
     with memory(receiver, 40 * MB), raw_connections() as made:
@@ -191,7 +194,7 @@ def test_endless_input_of_many_connections_takes_little_memory(shared_env: Fault
 
 
 def hello() -> bytes:
-    """The first word of a TLS handshake."""
+    """Return the first message of a TLS handshake."""
     said = ssl.MemoryBIO()
     shaking = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), said, server_hostname="localhost")
     with pytest.raises(ssl.SSLWantReadError):
@@ -200,7 +203,8 @@ def hello() -> bytes:
 
 
 ANSWERED = request("Content-Length: 0")  # 401
-# What is said first, and then a byte each second; it is to be cut ten seconds after it began to wait.
+# The bytes that are sent first, and those that follow at one byte a second. Ten seconds after a connection has begun to
+# wait, the receiver closes it.
 WAITING: Mapping[str, tuple[bytes, bytes]] = {
     "nothing": (b"", b""),
     "half a head": (b"POST /v1/notifications HTTP/1.1\r\nHost: keyt", b""),
@@ -228,7 +232,8 @@ SHAKING: Mapping[str, tuple[bytes, bytes]] = {
 
 
 def long_answered(env: FaultEnv) -> bytes:
-    """A delivery whose answer is long, since it repeats the ids; only who holds a key is answered so much."""
+    """Return a delivery whose answer is long because it repeats the ids. Only clients with the key get so long an
+    answer."""
     beats = (replace(notification("keyturn", kind=EventType.HEARTBEAT), id=f"{number}" * 1300) for number in range(10))
     body = encode(list(beats))
     return head_of(env.key, body, f"Content-Length: {len(body)}") + body
@@ -236,9 +241,8 @@ def long_answered(env: FaultEnv) -> bytes:
 
 @pytest.mark.fault("S2")
 def test_stalled_connection_is_closed_after_ten_seconds(env: FaultEnv, authority: Authority) -> None:
-    """No byte at all, half a head, half a body, a byte a second of either, of chunks, trailers, empty lines or a second
-    request, a TLS handshake that does not end, answers that are not read: cut after ten seconds, and whoever holds a
-    key is served all the while."""
+    """Connections send nothing, stop halfway through a head, a body or a TLS handshake, send a byte a second, or do not
+    read their answers. The receiver closes each after ten seconds, and serves clients with the key all the while."""
     plain, tls = env.receiver(), env.receiver(**authority.settings)
     with raw_connections() as made:
         cases = {"answers unread": (RawConnection(plain), b"")}
@@ -264,7 +268,7 @@ def test_stalled_connection_is_closed_after_ten_seconds(env: FaultEnv, authority
         assert ended.keys() == cases.keys(), f"never cut: {sorted(cases.keys() - ended.keys())}"
         assert max(ended.values()) < 30, ended
         at_once = {name for name, after in ended.items() if after < 5}
-        assert at_once == {"a body for nobody, byte by byte"}, ended  # answered 404, and its body is not waited for
+        assert at_once == {"a body for nobody, byte by byte"}, ended  # the 404 does not wait for the body
         reasons = ("slow head", "slow reader")
         assert all(plain.metric("keyturn_connections_closed_total", reason=reason) for reason in reasons)
         assert not [line for line in (plain.log + tls.log).splitlines() if '"level": "ERROR"' in line]
@@ -273,8 +277,8 @@ def test_stalled_connection_is_closed_after_ten_seconds(env: FaultEnv, authority
 @pytest.mark.fault("S2")
 @pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "TLS"])
 def test_connections_over_the_limit_close_the_oldest(env: FaultEnv, authority: Authority, over_tls: bool) -> None:
-    """Four hundred strangers where four have room, silent, with half a head, half a body, an answer after which they
-    stay, or answers that they do not read: the oldest make way, and whoever holds a key is served all the while."""
+    """Four hundred strangers connect where four have room, and stay silent, stop halfway, linger after an answer, or do
+    not read answers. The oldest connections are closed, and clients with the key are served all the while."""
     receiver = env.receiver(KEYTURN_MAX_CONNECTIONS="4", **(authority.settings if over_tls else {}))
     holder, client = (authority, authority.client) if over_tls else (None, None)
     firsts = (b"", b"POST / HTTP/1.1\r\n", request("Content-Length: 100", body=b"half"), ANSWERED)
@@ -295,7 +299,7 @@ def test_connections_over_the_limit_close_the_oldest(env: FaultEnv, authority: A
 
 @pytest.mark.fault("S2")
 def test_pipelined_deliveries_are_answered_in_order_and_limited(shared_env: FaultEnv) -> None:
-    """Ten deliveries in one piece are answered in their order; ten thousand requests at once end the connection."""
+    """Ten pipelined deliveries are answered in order. Ten thousand pipelined requests end the connection."""
     (receiver,) = shared_env.receivers
     bodies = [encode([notification("keyturn", kind=EventType.HEARTBEAT)]) for _ in range(10)]
     deliveries = b"".join(head_of(shared_env.key, body, f"Content-Length: {len(body)}") + body for body in bodies)
@@ -312,7 +316,7 @@ def test_pipelined_deliveries_are_answered_in_order_and_limited(shared_env: Faul
 
 
 def serial(receiver: LocalReceiver, authority: Authority) -> bytes:
-    """The certificate that a new connection is shown."""
+    """Return the certificate that the receiver shows to a new connection."""
     with raw_connections() as made:
         made.append(RawConnection(receiver, tls=authority.client))
         assert isinstance(made[0].socket, ssl.SSLSocket)
@@ -321,8 +325,8 @@ def serial(receiver: LocalReceiver, authority: Authority) -> bytes:
 
 @pytest.mark.fault("S2")
 def test_replaced_certificate_serves_new_connections_without_a_restart(env: FaultEnv, authority: Authority) -> None:
-    """The certificate's files are replaced under way, one before the other: new connections get the new one without a
-    restart, those that stand go on, and no delivery is lost."""
+    """The files of the certificate and the key are replaced one after the other while deliveries flow. New connections
+    get the new certificate without a restart, open connections go on, and no delivery is lost."""
     receiver = env.receiver(**authority.settings)
     before = serial(receiver, authority)
     done, statuses = threading.Event(), []
@@ -351,7 +355,8 @@ def test_replaced_certificate_serves_new_connections_without_a_restart(env: Faul
 
 
 def sent(shared_env: FaultEnv, body: bytes = BEAT, **changed: str | bytes | None) -> bytes:
-    """A delivery, signed as it should be but for the headers that are ``changed``, or taken away (None)."""
+    """Return a correctly signed delivery with the headers in ``changed`` replaced, or removed where the value is
+    None."""
     headers: dict[str, str | bytes | None] = {**signed(shared_env.key, body), "content-length": str(len(body))}
     headers |= {name.replace("_", "-"): value for name, value in changed.items()}
     lines = [b"POST /v1/notifications HTTP/1.1", b"host: keyturn"]
@@ -396,8 +401,8 @@ NOT_VERIFIED: Mapping[str, Mapping[str, str | bytes | None]] = {
 
 @pytest.mark.fault("S3")
 def test_unverified_deliveries_get_identical_answers(shared_env: FaultEnv) -> None:
-    """Signature, timestamp and id missing, malformed, forged, too old, too long, no text: 401 with the same words, to
-    the byte."""
+    """A signature, timestamp or id is missing, malformed, forged, too old, too long or not text. The receiver answers
+    401 with the same words, byte for byte."""
     answers: dict[str, bytes] = {}
     late = " ".join([GOOD] * 8 + [signed(shared_env.key, BEAT)["webhook-signature"]])
     with raw_connections() as made:
@@ -419,7 +424,7 @@ def test_unverified_deliveries_get_identical_answers(shared_env: FaultEnv) -> No
     }
     assert not starts
     assert {answer.partition(b"\r\n\r\n")[2] for answer in answers.values()} == {b'{"error":"not verified"}'}
-    assert len({answer for name, answer in answers.items() if name in NOT_VERIFIED}) == 1  # headers, too
+    assert len({answer for name, answer in answers.items() if name in NOT_VERIFIED}) == 1  # headers are the same, too
 
 
 def changed_event(**changes: object) -> bytes:
@@ -460,8 +465,8 @@ MALFORMED: Mapping[str, bytes] = {
 
 @pytest.mark.fault("S3")
 def test_verified_malformed_delivery_gets_400_or_415(shared_env: FaultEnv) -> None:
-    """A body that is signed and is no JSON, no UTF-8, too deep, of other kinds or in another encoding: 400 or 415, and
-    never 500."""
+    """A signed body is not JSON, not UTF-8, too deep, of the wrong types, or in another encoding. The receiver answers
+    400 or 415, and never 500."""
     answers: dict[str, tuple[int, str]] = {}
     with httpx.Client(timeout=10) as http:
         for name, body in MALFORMED.items():
@@ -478,7 +483,7 @@ def test_verified_malformed_delivery_gets_400_or_415(shared_env: FaultEnv) -> No
             headers = {**signed(shared_env.key, BEAT), "content-type": kind.encode()}
             reply = http.post(shared_env.receivers[0].url, content=BEAT, headers=headers)
             answers[f"of type {kind}"] = reply.status_code, reply.text
-        packed = gzip.compress(BEAT)  # nobody unpacks it
+        packed = gzip.compress(BEAT)  # the receiver does not decompress bodies
         reply = http.post(
             shared_env.receivers[0].url,
             content=packed,
@@ -487,7 +492,7 @@ def test_verified_malformed_delivery_gets_400_or_415(shared_env: FaultEnv) -> No
         answers["packed"] = reply.status_code, reply.text
     wanted = {name: 415 if name.startswith("of type") else 400 for name in answers}
     assert {name: status for name, (status, _) in answers.items()} == wanted
-    assert all(len(json.loads(text)["error"]) < 200 for _, text in answers.values())  # quotes nothing
+    assert all(len(json.loads(text)["error"]) < 200 for _, text in answers.values())  # errors do not quote the body
     assert shared_env.receivers[0].running
 
 
@@ -496,8 +501,9 @@ FORGED = 3000
 
 @pytest.mark.fault("S4")
 def test_flood_of_forgeries_causes_no_call_and_delays_no_sender(env: FaultEnv) -> None:
-    """Three thousand forged deliveries about a secret that is bound, and as many requests that are none: no call to AWS
-    or Kubernetes, a few lines of log, and who holds a key is served all the while."""
+    """The receiver gets three thousand forged deliveries about a bound secret, and as many requests that are no
+    deliveries. It makes no call to AWS or Kubernetes, logs a few lines, and serves clients with the key all the
+    while."""
     receiver = env.receiver()
     env.create_bound_secret()
     told = env.rotate()
@@ -513,27 +519,28 @@ def test_flood_of_forgeries_causes_no_call_and_delays_no_sender(env: FaultEnv) -
     refused = [line for line in lines if "delivery refused" in line]
     assert 1 <= len(refused) <= seconds + 2
     assert len(lines) - len(refused) <= receiver.metric("keyturn_notifications_total", outcome="ignored") + 5
-    assert receiver.metric("keyturn_deliveries_total", code="401") >= FORGED  # each is counted all the same
+    assert receiver.metric("keyturn_deliveries_total", code="401") >= FORGED  # the metric counts each forgery
     assert env.send(told).outcome == "applied"
     env.wait_converged()
 
 
 def calls(env: FaultEnv) -> int:
-    """The calls so far to AWS, and those to Kubernetes but for watches, and Leases, which are renewed."""
+    """Return the number of calls so far to AWS and Kubernetes, without watches and calls about Leases."""
     kubernetes = [call for call in env.kubernetes_proxy.calls if not call.watch and "/leases/" not in call.path]
     return len(kubernetes) + len(env.aws_proxy.calls)
 
 
 @contextmanager
 def quiet(env: FaultEnv) -> Iterator[tuple[int, int]]:
-    """Wait until nothing is under way; give the calls up to then, and how long the log is."""
+    """Wait until the receiver makes no more calls. Yield the number of calls so far and the length of the log."""
     while (before := calls(env)) != (time.sleep(1) or calls(env)):
         pass
     yield before, len(env.receivers[-1].log)
 
 
 async def flood(receiver: LocalReceiver, forged: bytes, honest: Callable[[], int]) -> dict[str, set[int]]:
-    """Send forgeries beside requests that are none, and what is ``honest`` in between; the statuses by kind."""
+    """Send forgeries, other bad requests and ``honest`` deliveries at the same time, and return the statuses by
+    kind."""
     found: dict[str, set[int]] = defaultdict(set)
     headers = signed(b"x" * 32, forged)
     parts = urlsplit(receiver.url)

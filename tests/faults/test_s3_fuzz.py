@@ -1,4 +1,5 @@
-"""S3, fuzzed: whatever bytes come, the door answers in one of a few ways, and goes on. Seeds: tests/fuzz/corpus."""
+"""S3, fuzzed: whatever bytes arrive, the webhook gives one of a few answers and goes on. The seeds are in
+tests/fuzz/corpus."""
 
 import asyncio
 import json
@@ -41,7 +42,7 @@ KEY = bytes(range(32))
 NOW = 1_800_000_000
 UNREADABLE = (MalformedMessage, UnsupportedMediaType)
 
-# The same each time, and no more than a CI can wait for.
+# Each run has the same examples, and no more than CI has time for.
 fuzzed = settings(
     derandomize=True,
     database=None,
@@ -65,13 +66,14 @@ def signed_as_of_now(body: bytes) -> dict[str, str]:
 
 
 def raw(name: str, headers: Mapping[str, str] | None = None) -> bytes:
-    """A file of the corpus as it is sent: a body is signed, all else is what it is."""
+    """Return a file of the corpus as it is sent. Bodies become signed deliveries, and all other files are sent
+    unchanged."""
     content = CORPUS[name]
     return delivery(content, headers or signed_as_of_now(content)) if name.startswith("body-") else content
 
 
 class Wire(asyncio.Transport):
-    """A connection without a network: keeps what is written."""
+    """A transport without a network, which keeps what is written to it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,14 +98,14 @@ class Wire(asyncio.Transport):
 
 
 class NoQueue:
-    """Nothing is bound, so nothing may be asked for."""
+    """A work queue that fails if anything is submitted, because nothing is bound."""
 
     def submit(self, *_: object) -> None:
         raise AssertionError
 
 
 class DoorInHand:
-    """The door with its server's own connections, in this process, at a time that stands still."""
+    """The webhook in this process, with the connections of its own server and a clock that stands still."""
 
     def __init__(self, runner: asyncio.Runner) -> None:
         self._run = runner.run
@@ -122,7 +124,7 @@ class DoorInHand:
         self._server.config.load()
 
     def hear(self, pieces: Sequence[bytes]) -> bytes:
-        """Say ``pieces`` on a connection of their own; what is answered."""
+        """Send ``pieces`` on a new connection, and return the answer."""
         return self._run(self._hear(pieces))
 
     async def _hear(self, pieces: Sequence[bytes]) -> bytes:
@@ -139,7 +141,7 @@ class DoorInHand:
                 await asyncio.sleep(0)
         heard = wire.written
         connection.connection_lost(None)
-        await asyncio.gather(*state.tasks)  # they learn that there is nobody any more
+        await asyncio.gather(*state.tasks)  # the tasks end, because the client is gone
         return heard
 
 
@@ -150,7 +152,7 @@ def door_in_hand() -> Iterator[DoorInHand]:
 
 
 def answers(heard: bytes) -> list[tuple[int, bytes]]:
-    """Status and body of each answer."""
+    """Return the status and the body of each final answer."""
     found = []
     for part in re.split(rb"(?=HTTP/1\.1 \d{3} [A-Z])", heard):
         if part:
@@ -160,11 +162,11 @@ def answers(heard: bytes) -> list[tuple[int, bytes]]:
 
 
 def check(heard: bytes) -> None:
-    """Hold answers to what is documented."""
+    """Check that the answers are documented ones."""
     for status, body in answers(heard):
         assert status in STATUSES
         assert status != 401 or body == b'{"error":"not verified"}'
-        assert len(body) < 1000 or status == 200  # nothing of what was sent is sent back
+        assert len(body) < 1000 or status == 200  # errors do not repeat the request
 
 
 def status_in(name: str) -> int:
@@ -173,7 +175,8 @@ def status_in(name: str) -> int:
 
 @pytest.mark.fault("S3")
 def test_corpus_is_answered_as_named_in_any_chunks() -> None:
-    """Each file of the corpus, in one piece, in two and byte by byte: answered as its name says."""
+    """Each file of the corpus is sent in one piece, in two, and byte by byte. The answer has the status that the file's
+    name gives."""
     with door_in_hand() as door:
         for name in CORPUS:
             content = raw(name)
@@ -188,7 +191,7 @@ def test_corpus_is_answered_as_named_in_any_chunks() -> None:
 
 @pytest.mark.fault("S3")
 def test_running_receiver_answers_the_corpus_as_named(env: FaultEnv) -> None:
-    """The same over the network: the receiver answers alike, and goes on."""
+    """The corpus is sent over the network to a running receiver, which gives the same answers and goes on."""
     receiver = env.receiver()
     with raw_connections() as made:
         for name, content in CORPUS.items():
@@ -212,7 +215,7 @@ def beat(env: FaultEnv, receiver: LocalReceiver) -> int:
 
 @st.composite
 def mutated(draw: st.DrawFn) -> list[bytes]:
-    """A file of the corpus that was tampered with, in pieces."""
+    """Draw a file of the corpus with random changes, cut into pieces."""
     content = bytearray(raw(draw(st.sampled_from(list(CORPUS)))))
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, len(content)))
@@ -236,7 +239,7 @@ TELLING = (b"\r\n", b"\n", b"\r\n\r\n", b"\0", b" ", b":", b"\xff", b"0", b"-1",
 
 @st.composite
 def grammatical(draw: st.DrawFn) -> list[bytes]:
-    """One to three requests of parts that make sense, though not always together, in pieces."""
+    """Draw one to three requests of valid parts that do not always fit together, cut into pieces."""
     content = b""
     for _ in range(draw(st.integers(1, 3))):
         body = draw(st.sampled_from([CORPUS[name] for name in CORPUS if name.startswith("body-")]) | st.binary())
@@ -279,8 +282,8 @@ def cut_up(draw: st.DrawFn, content: bytes) -> list[bytes]:
     "said", [mutated(), grammatical(), st.lists(st.binary(max_size=200), max_size=4)], ids=["mutated", "parts", "bytes"]
 )
 def test_arbitrary_bytes_get_a_documented_status(said: st.SearchStrategy[list[bytes]]) -> None:
-    """Thousands of requests made of it, of parts, and of nothing but bytes: a documented status, the same words for
-    each 401, never 500."""
+    """Thousands of requests are made from the corpus, from valid parts, and from random bytes. Each answer has a
+    documented status, each 401 has the same words, and none is 500."""
     with door_in_hand() as door:
         seen: set[int] = set()
 
@@ -294,7 +297,7 @@ def test_arbitrary_bytes_get_a_documented_status(said: st.SearchStrategy[list[by
         hold()
         body = CORPUS["body-heartbeat.200"]
         assert answers(door.hear([delivery(body, signed_as_of_now(body))]))[0][0] == 200
-    assert seen  # it has not all been waited for in vain
+    assert seen  # at least one request was answered
 
 
 JSON = st.recursive(
@@ -307,7 +310,7 @@ JSON = st.recursive(
 
 @st.composite
 def events(draw: st.DrawFn) -> object:
-    """An event some of whose attributes are something else."""
+    """Draw an event with some attributes replaced by any JSON."""
     event = {**EVENT, "data": dict(EVENT["data"])}
     for _ in range(draw(st.integers(0, 3))):
         fields = event["data"] if isinstance(event["data"], dict) and draw(st.booleans()) else event
@@ -329,12 +332,13 @@ BODIES = (
 @fuzzed
 @given(BODIES, st.sampled_from((CONTENT_TYPE, CONTENT_TYPE_BATCH)) | st.text(max_size=40))
 def test_arbitrary_signed_body_is_read_or_refused_as_malformed(body: bytes, content_type: str) -> None:
-    """Any JSON, and any event with attributes of any kind, rightly signed: read, or refused as malformed."""
+    """A correctly signed body holds any JSON, or events with attributes of any type. The decoder reads the body or
+    refuses it as malformed."""
     headers = signed_as_of_now(body)
     assert verify([KEY], headers, body, NOW) == "msg_1"
     with suppress(*UNREADABLE):
         read = decode(content_type, body)
-        assert decode(CONTENT_TYPE_BATCH, encode(read)) == read  # what is read can be written, and says the same
+        assert decode(CONTENT_TYPE_BATCH, encode(read)) == read  # a batch survives being encoded and read again
 
 
 NAMES = st.sampled_from(("webhook-id", "webhook-timestamp", "webhook-signature", "content-type"))
@@ -350,7 +354,7 @@ VALUES = (
 @fuzzed
 @given(st.dictionaries(NAMES, VALUES), st.binary(max_size=50))
 def test_arbitrary_headers_are_refused_as_not_verified(changed: dict[str, str], body: bytes) -> None:
-    """Any headers in place of the right ones: refused as not verified, and nothing else comes out."""
+    """Verification refuses any headers other than the right ones with NotVerified, and raises nothing else."""
     right = signed_as_of_now(body)
     relevant = {name: value for name, value in changed.items() if name != "content-type" and value != right[name]}
     if not relevant:
@@ -364,12 +368,12 @@ def test_arbitrary_headers_are_refused_as_not_verified(changed: dict[str, str], 
 @fuzzed
 @given(st.binary(max_size=100), st.integers(0), st.integers(1, 255))
 def test_changed_byte_is_refused(body: bytes, at: int, change: int) -> None:
-    """One byte of a signed body, id, timestamp or signature turned into another: refused."""
+    """Verification refuses a delivery after any single byte of its body, id, timestamp or signature has changed."""
     headers = signed_as_of_now(body)
     signature = headers["webhook-signature"].encode()
     everything = [bytearray(part) for part in (body, b"msg_1", str(NOW).encode(), signature)]
     where = [(part, place) for part in everything for place in range(len(part))]
-    where.pop(-2)  # the last letter of this base64 has two bits that say nothing
+    where.pop(-2)  # the last letter of this base64 has two unused bits
     part, place = where[at % len(where)]
     part[place] ^= change
     turned, message_id, timestamp, signed_so = (bytes(each) for each in everything)

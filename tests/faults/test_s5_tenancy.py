@@ -1,5 +1,5 @@
-"""S5 and S8: who may write Secrets, ServiceAccounts and workloads in one namespace gets nothing of another's, and
-learns nothing of it."""
+"""S5 and S8: a tenant that may write Secrets, ServiceAccounts and workloads in its own namespace gets no secret of
+another tenant, and learns nothing about one."""
 
 import base64
 import json
@@ -26,12 +26,12 @@ ACCOUNT = "123456789012"
 
 
 def asked(env: FaultEnv, about: str) -> list[str]:
-    """What AWS was asked about a secret so far, by name."""
+    """Return the AWS actions that were called about a secret so far."""
     return [call.action for call in env.aws_proxy.calls if call.action and call.about(about)]
 
 
 def other_team(env: FaultEnv, *names: str) -> tuple[str, dict[str, str]]:
-    """Create AWS secrets of another team; its prefix, and the ARNs by name."""
+    """Create AWS secrets of another team, and return the team's prefix and the ARNs by name."""
     team = f"other-{uuid4().hex[:6]}"
     made = {
         name: env.client.create_secret(Name=f"{team}/{name}", SecretString=env.new_value("theirs")) for name in names
@@ -40,7 +40,7 @@ def other_team(env: FaultEnv, *names: str) -> tuple[str, dict[str, str]]:
 
 
 def another_namespace(env: FaultEnv, allow: str | None) -> str:
-    """Create a namespace that may read what ``allow`` says."""
+    """Create a namespace that may read what ``allow`` says, and return its name."""
     name = f"{env.namespace}-{uuid4().hex[:4]}"
     annotations = {} if allow is None else {ALLOW: allow}
     env.create_objects(
@@ -51,8 +51,8 @@ def another_namespace(env: FaultEnv, allow: str | None) -> str:
 
 @pytest.mark.fault("S5")
 def test_secret_of_another_tenant_is_refused_without_asking_aws(env: FaultEnv) -> None:
-    """A tenant names another's secret by name, ARN, partial ARN, and by names that only look like its own: refused in
-    the same words whether there is one or not, and AWS is not asked."""
+    """A tenant names another tenant's secret by name, ARN, partial ARN, or a name that only resembles its own. The
+    receiver refuses in the same words whether or not the secret exists, and does not ask AWS."""
     receiver = env.receiver()
     env.create_bound_secret("own")
     team, arns = other_team(env, "db")
@@ -83,7 +83,7 @@ def test_secret_of_another_tenant_is_refused_without_asking_aws(env: FaultEnv) -
             words.add("NotAllowed: " + event.replace(f"read {secret_id}:", "..."))
             assert data_of(env.cluster, env.namespace, name) == {}
         assert len(words) == 1, how
-    # Nor does a notification about it tell, or change, anything.
+    # A notification about the secret reveals and changes nothing, either.
     version_id = rotate(env.client, f"{team}/db", env.new_value("theirs"))
     answer = env.send(env.notification_without_version(arns["db"], EventType.CHANGED))
     assert (answer.outcome, answer.results[0].reason) == ("ignored", "no Secret is bound to it")
@@ -95,8 +95,8 @@ def test_secret_of_another_tenant_is_refused_without_asking_aws(env: FaultEnv) -
 
 @pytest.mark.fault("S5")
 def test_ambiguous_partial_arn_reads_no_value(env: FaultEnv) -> None:
-    """A namespace that may read exactly one secret names, by partial ARN, another whose name goes on as an ARN might:
-    no value is read, and it is spoken of as if it were not there."""
+    """A namespace that may read one secret names another by a partial ARN that looks like the full ARN of the first.
+    The receiver reads no value, and answers as if the other secret did not exist."""
     env.receiver()
     team, arns = other_team(env, "db", "db-master")
     namespace = another_namespace(env, f"{team}/db")
@@ -108,7 +108,7 @@ def test_ambiguous_partial_arn_reads_no_value(env: FaultEnv) -> None:
             secret(namespace, "none", f"{place}/db-absent"),
         ]
     )
-    eventually(lambda: env.status("right", namespace) == "ok")  # once the namespace has been seen
+    eventually(lambda: env.status("right", namespace) == "ok")  # waits until the receiver has seen the namespace
     assert env.status("there", namespace).replace("master", "...") == env.status("none", namespace).replace(
         "absent", "..."
     )
@@ -125,8 +125,8 @@ def test_ambiguous_partial_arn_reads_no_value(env: FaultEnv) -> None:
 
 @pytest.mark.fault("S5")
 def test_forged_record_of_a_tenant_asks_aws_nothing(make_env: Callable[..., FaultEnv]) -> None:
-    """A tenant writes another's ARN into what its Secret says it was made from, with `on-delete: delete`: AWS is asked
-    nothing about it, and the words are the same whether there is one or not."""
+    """A tenant writes another tenant's ARN into the record of its own Secret, with `on-delete: delete`. The receiver
+    asks AWS nothing about that ARN, and says the same whether or not the secret exists."""
     env = make_env(deletions={"enabled": True})
     env.receiver(KEYTURN_DELETIONS="true")
     env.create_bound_secret("own")
@@ -141,7 +141,7 @@ def test_forged_record_of_a_tenant_asks_aws_nothing(make_env: Callable[..., Faul
     words = {env.status(name).replace(arn, "...") for name, arn in (("there", arns["db"]), ("none", nowhere))}
     assert len(words) == 1
     assert words.pop().startswith("NotAllowed: ")
-    # Nobody's delivery waits for such a binding, or hears of it.
+    # No delivery waits for such a binding or mentions it.
     answer = env.send(env.notification_without_version(arns["db"], EventType.CHANGED))
     assert (answer.status, answer.outcome) == (200, "ignored")
     assert asked(env, team) == []
@@ -150,8 +150,8 @@ def test_forged_record_of_a_tenant_asks_aws_nothing(make_env: Callable[..., Faul
 
 @pytest.mark.fault("S5")
 def test_arn_of_another_account_or_region_never_reads_the_local_name(env: FaultEnv) -> None:
-    """An ARN of another region or account whose name is allowed: what is there, as IAM lets it be read, and never what
-    has the same name here."""
+    """A binding gives an ARN of another region or account with an allowed name. The Secret gets what is there, if IAM
+    allows the read, and never what has the same name here."""
     env.receiver()
     env.create_bound_secret("own")
     here = env.client.describe_secret(SecretId=f"{env.namespace}/own")["ARN"]
@@ -169,7 +169,7 @@ def test_arn_of_another_account_or_region_never_reads_the_local_name(env: FaultE
     for name in ("no-region", "account"):
         assert env.status(name).startswith("SourceNotFound: ")
         assert data_of(env.cluster, env.namespace, name) == {}
-    # A rotation here is none there.
+    # A rotation in this region changes nothing in the other.
     assert env.send_until_accepted(env.rotate("own")).results[0].secrets == (f"{env.namespace}/own",)
     assert data_of(env.cluster, env.namespace, "region") == {"value": theirs.encode()}
     env.assert_no_value_leaked()
@@ -177,13 +177,14 @@ def test_arn_of_another_account_or_region_never_reads_the_local_name(env: FaultE
 
 @pytest.mark.fault("S5")
 def test_secret_of_a_credential_type_is_refused_without_asking_aws(env: FaultEnv) -> None:
-    """A Secret of a type that Kubernetes makes credentials of, from the beginning or in the place of another: refused,
-    and AWS is not asked."""
+    """A Secret has a type for which Kubernetes makes credentials, either from the start or in the place of another
+    Secret. The receiver refuses to fill it, and does not ask AWS."""
     receiver = env.receiver()
     env.create_bound_secret("own")
     env.create_bound_secret("turned", consumers=())
     env.delete_bound_secret("turned")
-    eventually(lambda: receiver.metric("keyturn_sweep_seconds_count"))  # its first sweep asks about all bindings
+    # The first sweep asks AWS about all bindings, so it must be over.
+    eventually(lambda: receiver.metric("keyturn_sweep_seconds_count"))
     env.let_settle()
     reads = len(asked(env, env.namespace))
     kinds = {"token": "kubernetes.io/service-account-token", "turned": "kubernetes.io/service-account-token"}
@@ -202,8 +203,8 @@ def test_secret_of_a_credential_type_is_refused_without_asking_aws(env: FaultEnv
 
 @pytest.mark.fault("S5")
 def test_signing_key_is_refused_under_every_name(env: FaultEnv) -> None:
-    """A tenant that may read everything names the key that deliveries are signed with, by name, ARN and partial ARN:
-    refused, and it is not read for it."""
+    """A tenant that may read everything names Keyturn's own signing key by name, ARN and partial ARN. The receiver
+    refuses, and does not read the key for the tenant."""
     env.receiver(KEYTURN_POLICY_DEFAULT="allow")
     env.create_bound_secret("own")
     everything, anything = another_namespace(env, "*"), another_namespace(env, None)
@@ -224,8 +225,8 @@ def test_signing_key_is_refused_under_every_name(env: FaultEnv) -> None:
 
 @pytest.mark.fault("S5")
 def test_revoked_permission_stops_the_next_rotation_until_restored(env: FaultEnv) -> None:
-    """The namespace's annotation is taken away, and narrowed: the next rotation is not written nor read, the Secret
-    keeps what it had and says why; given back, it is made good by itself."""
+    """A namespace's annotation is removed, or narrowed. The next rotation is neither read nor written, the Secret keeps
+    its data and says why, and it recovers once the annotation is back."""
     env.receiver()
     env.create_bound_secret()
     for allowed in (f"{ALLOW}-", f"{ALLOW}={env.namespace}/d,{env.namespace}/db2,{env.namespace}db"):
@@ -245,7 +246,7 @@ def test_revoked_permission_stops_the_next_rotation_until_restored(env: FaultEnv
 
 
 def account(namespace: str, name: str, role: str | None) -> dict[str, Any]:
-    """A ServiceAccount that names an AWS role."""
+    """Return a ServiceAccount that names an AWS role, or none."""
     annotations = {} if role is None else {"eks.amazonaws.com/role-arn": role}
     metadata = {"namespace": namespace, "name": name, "annotations": annotations}
     return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
@@ -256,11 +257,11 @@ def role(name: str) -> str:
 
 
 class Sts:
-    """Watches credentials being given out; refuses roles whose names begin with "broken"."""
+    """Records the credentials that STS hands out, and refuses roles whose names begin with `broken`."""
 
     def __init__(self, env: FaultEnv) -> None:
-        self.given: dict[str, str] = {}  # the role by the access key
-        self.tokens: dict[str, Mapping[str, Any]] = {}  # what the web identity's token says, by role
+        self.given: dict[str, str] = {}  # role by access key
+        self.tokens: dict[str, Mapping[str, Any]] = {}  # claims of the web identity token by role
         env.aws_proxy.fault_for = self
 
     def __call__(self, call: Call) -> Fault:
@@ -283,7 +284,8 @@ class Sts:
         return Edit(note)
 
     def readers(self, env: FaultEnv, about: str) -> set[str]:
-        """With whose credentials AWS was asked about a secret: roles, or an access key that was not given out here."""
+        """Return the roles whose credentials were used to ask AWS about a secret, and access keys that STS did not hand
+        out."""
         keys = (
             call.headers["authorization"].partition("Credential=")[2].partition("/")[0]
             for call in env.aws_proxy.calls
@@ -294,8 +296,8 @@ class Sts:
 
 @pytest.mark.fault("S5")
 def test_tenant_role_is_used_for_its_own_namespace_alone(make_env: Callable[..., FaultEnv]) -> None:
-    """Two namespaces with a ServiceAccount of the same name and different roles, and roles that fail: each reads with
-    its own credentials, and never with another's or the receiver's."""
+    """Two namespaces have a ServiceAccount of the same name with different roles, and some roles fail. A Secret that
+    names a ServiceAccount is read with the role of that account, and never with another's or the receiver's own."""
     env = make_env(tenantRoles={"enabled": True})
     sts = Sts(env)
     other = another_namespace(env, None)
@@ -335,10 +337,10 @@ def test_tenant_role_is_used_for_its_own_namespace_alone(make_env: Callable[...,
     for name in names:
         rotate(env.client, f"{env.namespace}/{name}", env.new_value("next"))
         answer = env.send(env.notification_without_version(arns[name], EventType.CHANGED))
-        assert answer.status == 200  # whose role is wrong holds up nobody's queue
+        assert answer.status == 200  # a wrong role delays no delivery
     hold()
     for name in names:
-        rotate(env.client, f"{env.namespace}/{name}", env.new_value("unheard"))  # the poller finds it
+        rotate(env.client, f"{env.namespace}/{name}", env.new_value("unheard"))  # only the poller finds this
     hold()
     for namespace, taken in ((env.namespace, role("mine")), (other, role("theirs"))):
         assert sts.tokens[taken]["sub"] == f"system:serviceaccount:{namespace}:app"
@@ -349,8 +351,8 @@ def test_tenant_role_is_used_for_its_own_namespace_alone(make_env: Callable[...,
 @pytest.mark.fault("S5")
 @pytest.mark.parametrize("enabled", [False, True], ids=["without tenants' roles", "with them"])
 def test_service_account_of_another_namespace_is_refused(make_env: Callable[..., FaultEnv], enabled: bool) -> None:
-    """A tenant names another namespace's ServiceAccount, as a path or by its full name: nobody asks Kubernetes for it,
-    and nothing is read."""
+    """A tenant names another namespace's ServiceAccount by a path or by its full name. The receiver does not ask
+    Kubernetes for the account, and reads nothing."""
     env = make_env(tenantRoles={"enabled": True})
     other = another_namespace(env, None)
     env.create_objects(account(other, "app", role("theirs")))
@@ -382,7 +384,7 @@ def test_service_account_of_another_namespace_is_refused(make_env: Callable[...,
 
 
 def asked_for(env: FaultEnv, secret_ids: Collection[str]) -> list[str]:
-    """What AWS was asked about exactly these secrets."""
+    """Return the AWS actions that were called with one of these secret ids."""
     found = []
     for call in env.aws_proxy.calls:
         named = {call.content.get("SecretId"), *call.content.get("SecretIdList", [])} if call.action else set()
@@ -392,8 +394,9 @@ def asked_for(env: FaultEnv, secret_ids: Collection[str]) -> list[str]:
 
 @pytest.mark.fault("S8")
 def test_disallowed_secret_is_filled_on_no_path(make_env: Callable[..., FaultEnv]) -> None:
-    """Names that the namespace's globs only begin, end or hold, read by the receiver or with a tenant's role: not
-    filled at the start, when new, by a notification, by drift, when restored, by the poller; what is allowed is."""
+    """Bindings name secrets that a glob of their namespace matches only in part, with and without a tenant's role. The
+    receiver fills none of them at its start, on creation, by a notification, by drift, after a restore or by the
+    poller, and fills the allowed ones."""
     env = make_env(tenantRoles={"enabled": True})
     Sts(env)
     team = env.namespace
@@ -405,7 +408,7 @@ def test_disallowed_secret_is_filled_on_no_path(make_env: Callable[..., FaultEnv
         name: str(env.client.create_secret(Name=name, SecretString=env.new_value("first"))["ARN"])
         for name in (*foreign, *own)
     }
-    bound: dict[str, str] = {}  # the AWS secret by the Secret
+    bound: dict[str, str] = {}  # AWS secret by Secret
 
     def bind(when: str) -> None:
         made = []
@@ -458,7 +461,7 @@ def test_disallowed_secret_is_filled_on_no_path(make_env: Callable[..., FaultEnv
     hold("by drift", {"value": b"by hand"})
     for name in (*foreign, *own):
         env.client.delete_secret(SecretId=name, RecoveryWindowInDays=7)
-    tell(EventType.DELETED, "ignored")  # each Secret says that it is to be deleted
+    tell(EventType.DELETED, "ignored")  # allowed Secrets only report the deletion
     for name in (*foreign, *own):
         env.client.restore_secret(SecretId=name)
     tell(EventType.RESTORED, "applied", "unchanged")

@@ -1,4 +1,5 @@
-"""S6: values in what others wrote, and in what breaks: in no log, metric, Event, status, reply or trace."""
+"""S6: secret values in errors, the receiver's own and those of others, reach no log, metric, Event, status, reply or
+trace."""
 
 import asyncio
 import base64
@@ -25,7 +26,7 @@ from support.wait import eventually
 
 C = CANARY
 DEEP = "[" * 100_000 + f'"{C}"' + "]" * 100_000
-# Values that give what no Secret can hold, or what expressions stumble over; the annotation `data`, and the status.
+# Values that no Secret can hold, or that make expressions fail; the annotation `data`; and the status.
 STUMBLED_OVER: Mapping[str, tuple[str | bytes, str, str]] = {
     "wrong-type": (json.dumps({"a": f"{C}-text"}), "K: abs(a)", "InvalidValue"),
     "wrong-element": (json.dumps({"a": [f"{C}-1", 2]}), "K: sort(a)", "InvalidValue"),
@@ -55,9 +56,11 @@ def create(env: FaultEnv, name: str, value: str | bytes) -> str:
 
 
 def nothing_was_said(env: FaultEnv, collector: OtlpCollector, *others: str) -> None:
-    """Look for values, and ``others``, in all that anybody could read who may not read Secrets; and in each status."""
+    """Check that no value, and none of ``others``, is in a status or in any output that is readable without access to
+    Secrets."""
     said = env.observed_output()
-    metadata = json.loads(said.pop("annotations"))  # of Secrets: keys and revisions are whose values are
+    # Only readers of Secrets see the annotations of Secrets, so of these the status alone counts.
+    metadata = json.loads(said.pop("annotations"))
     said["status"] = json.dumps([each.get("annotations", {}).get("keyturn.dev/status") for each in metadata])
     eventually(lambda: collector.bodies)
     said["traces"] = b"".join(collector.bodies).decode("latin-1")
@@ -68,8 +71,8 @@ def nothing_was_said(env: FaultEnv, collector: OtlpCollector, *others: str) -> N
 
 @pytest.mark.fault("S6")
 def test_values_in_own_errors_leak_nowhere(env: FaultEnv, collector: OtlpCollector) -> None:
-    """Values, and JSON's own property names, in errors of expressions, of JSON, of encodings and in what was done: in
-    no log at DEBUG, no metric, Event, status, reply or trace."""
+    """Expressions, JSON and encodings fail on secret values and on property names in JSON. These appear in no log at
+    DEBUG, metric, Event, status, reply or trace."""
     receiver = env.receiver(KEYTURN_LOG_LEVEL="DEBUG", **collector.settings)
     arns = {name: create(env, name, value) for name, (value, _, _) in STUMBLED_OVER.items()}
     env.cluster.create(
@@ -88,7 +91,7 @@ def test_values_in_own_errors_leak_nowhere(env: FaultEnv, collector: OtlpCollect
         answer = env.send(env.notification_without_version(arns[name], EventType.CHANGED))
         assert answer.outcome in {"ok": ("applied", "unchanged")}.get(wanted, ("ignored",)), (name, answer.body)
     eventually(lambda: any(env.history.marks("web", "names")))
-    assert f"{C}-token-3" in data_of(env.cluster, env.namespace, "names")  # which is where it belongs
+    assert f"{C}-token-3" in data_of(env.cluster, env.namespace, "names")  # the Secret itself may hold the name
     eventually(
         lambda: "wrote 2 keys from version" in env.cluster.kubectl("get", "events", "-n", env.namespace, "-o", "yaml")
     )
@@ -123,8 +126,8 @@ GARBLED_VALUES: Mapping[str, Any] = {
 
 @pytest.mark.fault("S6")
 def test_values_in_foreign_errors_leak_nowhere(env: FaultEnv, collector: OtlpCollector) -> None:
-    """Values in messages, reasons and field names of the API server and of webhooks, in answers of AWS that cannot be
-    read, in Secrets that are not what they should be, and in a break deep in the code: in nothing that is said."""
+    """Values appear in messages, reasons and field names of the API server and of webhooks, in unreadable answers of
+    AWS, in malformed Secrets, and in an unexpected error deep in the code. None of them reaches any output."""
     receiver = env.receiver(KEYTURN_LOG_LEVEL="DEBUG", **collector.settings)
     for name in ("writes", "tells", "restarts", "reads", "deep", *GARBLED_VALUES):
         env.create_bound_secret(name, consumers=(f"web-{name}",) if name == "restarts" else ())
@@ -149,7 +152,7 @@ def test_values_in_foreign_errors_leak_nowhere(env: FaultEnv, collector: OtlpCol
         return None
 
     env.aws_proxy.fault_for, env.kubernetes_proxy.fault_for = aws, kubernetes
-    # So that the Secret itself has to be read, and not what is remembered of it.
+    # The edit makes the receiver read the Secret itself, and not the digests that it remembers.
     for name in ("reads", "deep"):
         env.cluster.kubectl("annotate", "secret", name, "-n", env.namespace, "example.com/seen=1")
     statuses = {
@@ -170,7 +173,8 @@ def test_values_in_foreign_errors_leak_nowhere(env: FaultEnv, collector: OtlpCol
 
 @pytest.mark.fault("S6")
 def test_uncaught_error_is_logged_by_place_alone() -> None:
-    """asyncio's own words about a task whose error nobody asked for, or a callback that broke: where, and no more."""
+    """asyncio reports a task whose error nobody has retrieved, and a callback that has failed. The log gives the type
+    and the place of the error, and not its text."""
 
     async def breaks(value: str) -> None:
         raise ValueError(value)
@@ -204,7 +208,7 @@ def test_uncaught_error_is_logged_by_place_alone() -> None:
 
 @pytest.mark.fault("S6")
 def test_span_of_an_error_carries_no_error_text(collector: OtlpCollector, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error with a value in its text breaks through a span: the span is sent, and the text is not."""
+    """An error with a value in its text is raised within a span. The span is sent without the text."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
     span, end = opentelemetry("a-service", "1")
     for event_ids in ([], ["6a7e8feb-b491-4cf7-a9f1-bf3703467718", "no-uuid"]):
@@ -228,7 +232,7 @@ SECRET_SETTINGS = {
 
 @pytest.mark.fault("S6")
 def test_wrong_settings_are_named_and_not_quoted() -> None:
-    """Settings with values in the wrong place: each is named, and none is quoted."""
+    """Settings have values that do not belong there. The receiver names each of these settings, and quotes no value."""
     done = subprocess.run(
         [sys.executable, "-m", "keyturn_receiver"],
         env={**clean_environment(), "PYTHONPATH": IMPORT_ROOTS, "AWS_SECRET_ACCESS_KEY": f"{C}-key", **SECRET_SETTINGS},

@@ -1,4 +1,5 @@
-"""Tests on a real node: `make test-node` runs them in an enclosure, and outside of one there are none."""
+"""Fixtures of the tests on a real node. `make test-node` runs these tests in an enclosure; elsewhere none is
+collected."""
 
 import os
 from collections.abc import Iterator
@@ -28,14 +29,14 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
 
 @pytest.fixture(scope="session", autouse=True)
 def node(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """The node. Its kubelet looks at mounted Secrets oftener than others: a minute and a half is too long here."""
+    """The node. Its kubelet updates mounted Secrets after 6 s at most, since the usual 90 s are too long for tests."""
     with Node.start(tmp_path_factory.mktemp("node"), control_plane, sync_seconds=4) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
-    """An AWS where pods reach it."""
+    """An AWS that pods can reach."""
     directory = tmp_path_factory.mktemp("aws")
     with LocalAws.start(directory, Timeline(directory / "timeline.jsonl"), host=network.HOST) as running:
         yield running
@@ -48,5 +49,5 @@ def signing_key_id(aws: LocalAws) -> str:
 
 @pytest.fixture(scope="session")
 def key(aws: LocalAws, signing_key_id: str) -> bytes:
-    """The signing key itself."""
+    """The signing key as bytes."""
     return parse_key(aws.secrets_manager().get_secret_value(SecretId=signing_key_id)["SecretString"])

@@ -1,4 +1,4 @@
-"""What the process holds that uses a Secret, in each way that a pod reads one: after a restart, and without any."""
+"""Processes in pods get the new value of a Secret in each way that a pod can read one, with and without a restart."""
 
 import time
 from collections.abc import Iterator
@@ -23,12 +23,12 @@ from support.reporting_consumers import (
 from support.sqs_like_sender import RetryingSender
 from support.wait import eventually
 
-SYNC_SECONDS = 4  # of the kubelet, as conftest.py has it
+SYNC_SECONDS = 4  # the kubelet's interval, as set in conftest.py
 
 
 @pytest.fixture(scope="module")
 def sender(control_plane: ControlPlane, aws: LocalAws, signing_key_id: str) -> Iterator[RetryingSender]:
-    """One that carries to receivers in the chart's own pods."""
+    """A sender that delivers to receivers in the chart's own pods."""
     key = parse_key(aws.secrets_manager().get_secret_value(SecretId=signing_key_id)["SecretString"])
     with installed_release(control_plane, node_values(aws, signing_key_id, drainSeconds=0)) as release:
         sender = RetryingSender(key, [release.url])
@@ -44,20 +44,20 @@ def listener() -> Iterator[Listener]:
 
 @pytest.fixture
 def place(control_plane: ControlPlane, namespace: str, aws: LocalAws, sender: RetryingSender) -> str:
-    """A namespace that takes restricted pods alone, and in it the Secret `db`, which holds the first version."""
+    """A namespace that admits only restricted pods, with the Secret `db` at its first version."""
     control_plane.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
     bind_secrets(control_plane, aws, namespace, "db")
     return namespace
 
 
 def consume(control_plane: ControlPlane, listener: Listener, namespace: str, disabled: bool = False) -> None:
-    """Create a consumer for each way to read, and wait until each tells the first version."""
+    """Create a consumer for each way to read the Secret, and wait until each reports the first version."""
     control_plane.create(listener.consumer(namespace, way, "db", [way], disabled) for way in WAYS)
     eventually(lambda: all(listener.first(way, way, 0) for way in WAYS))
 
 
 def at_rest(listener: Listener) -> bool:
-    """Whether the pods have run for so long that the kubelet only looks at them when it is their turn."""
+    """Whether the pods have run so long that the kubelet updates their volumes only at its regular interval."""
     told = listener.of(VOLUME)
     return told[-1].at - told[0].at > 2 * SYNC_SECONDS
 
@@ -83,7 +83,7 @@ def test_consumers_are_restarted_and_hold_the_new_value(
 def test_mounted_volume_alone_gets_the_new_value_without_a_restart(
     control_plane: ControlPlane, aws: LocalAws, place: str, listener: Listener, sender: RetryingSender
 ) -> None:
-    """Where the workload says `keyturn.dev/rollout: disabled`; it comes from the kubelet, in its own time."""
+    """The workload is annotated `keyturn.dev/rollout: disabled`, and the kubelet updates its volume at its own pace."""
     consume(control_plane, listener, place, disabled=True)
     eventually(lambda: at_rest(listener))
     before = {way: listener.last(way) for way in WAYS}

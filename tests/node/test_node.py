@@ -1,4 +1,4 @@
-"""The node for tests and the demo: its pods are what Kubernetes says that pods are."""
+"""The node for tests and the demo runs pods as Kubernetes specifies them."""
 
 import json
 from base64 import b64encode
@@ -23,7 +23,8 @@ IN_POD = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
 def pod(namespace: str, name: str, script: str, image: str = images.BUSYBOX, **spec: Any) -> dict[str, Any]:
-    """A pod that runs a script; what is given as ``container`` goes there, the rest to its spec."""
+    """Return a pod that runs a script. ``container`` adds fields to the container, and ``spec`` adds fields to the
+    pod."""
     container = {"name": "main", "image": image, "imagePullPolicy": "Never", "command": ["sh", "-c", script]}
     container |= spec.pop("container", {})
     return {
@@ -44,7 +45,7 @@ def service(namespace: str, name: str) -> dict[str, Any]:
 
 
 def log_of(control_plane: ControlPlane, namespace: str, name: str) -> str:
-    """What a pod has said, once it has ended."""
+    """Wait until a pod has ended, and return its log."""
     eventually(
         lambda: control_plane.get("pod", name, namespace)["status"]["phase"] in ("Succeeded", "Failed"), seconds=30
     )
@@ -76,7 +77,7 @@ def test_exec_runs_a_command_in_the_container(control_plane: ControlPlane, names
 
 
 def test_pod_reaches_the_api_server_as_its_service_account(control_plane: ControlPlane, namespace: str) -> None:
-    """By the name, the authority and the token that every pod is given, with Python's own client for HTTP."""
+    """Python's own HTTP client in the pod uses the address, CA and token that every pod is given."""
     script = (
         "import json, ssl, urllib.error, urllib.request as u\n"
         f"token = open('{IN_POD}/token').read()\n"
@@ -97,7 +98,7 @@ def test_service_name_resolves_to_its_pods(control_plane: ControlPlane, namespac
     ready(control_plane, namespace, "web")
     for host in ("web", f"web.{namespace}.svc", f"web.{namespace}.svc.cluster.local"):
         name = f"asks-{host.replace('.', '-')}"
-        # The proxy learns of a Service within a second or two.
+        # The node's proxy learns of a Service within a second or two.
         ask = f"for i in 1 2 3 4 5; do wget -qO- http://{host}/ && exit; sleep 1; done; exit 1"
         control_plane.create([pod(namespace, name, ask)])
         assert log_of(control_plane, namespace, name).endswith("found\n")
@@ -169,7 +170,7 @@ def test_pods_of_a_deployment_roll(control_plane: ControlPlane, namespace: str) 
 def test_processes_of_a_pod_are_below_the_cgroup_of_the_enclosure(control_plane: ControlPlane, namespace: str) -> None:
     control_plane.create([pod(namespace, "waits", "exec sleep 7654")])
     ready(control_plane, namespace, "waits")
-    # Ready is true before the shell has become `sleep`.
+    # The pod is Ready before its shell has become `sleep`.
     (process,) = eventually(
         lambda: [each for each in Path("/proc").glob("[0-9]*") if command_of(each) == b"sleep\x007654\x00"]
     )
@@ -181,5 +182,5 @@ def test_processes_of_a_pod_are_below_the_cgroup_of_the_enclosure(control_plane:
 def command_of(process: Path) -> bytes:
     try:
         return (process / "cmdline").read_bytes()
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return b""

@@ -1,4 +1,4 @@
-"""What `helm install` makes with other values than its defaults, where pods are real; and what is left of it."""
+"""`helm install` on a real node with values other than the defaults, and `helm uninstall`."""
 
 import ssl
 from base64 import b64encode
@@ -23,7 +23,7 @@ POLL_SECONDS = 2
 
 @dataclass
 class Small:
-    """One receiver that serves one team alone, over TLS, and whose poller hardly rests."""
+    """One receiver that serves a single team over TLS and polls every two seconds."""
 
     release: InstalledRelease
     team: Team
@@ -31,7 +31,7 @@ class Small:
 
     @property
     def url(self) -> str:
-        """The Service by its name."""
+        """The webhook's URL under the Service's name."""
         return f"https://keyturn.{self.release.namespace}.svc/v1/notifications"
 
 
@@ -77,7 +77,7 @@ def test_delivery_over_tls_to_the_service_name_is_applied(small: Small, key: byt
     small.team.bind("db")
     eventually(small.team.is_current)
     (result,) = deliver(small.url, key, small.team.rotate("db"), verify=small.trust)
-    assert result.outcome in (Outcome.APPLIED, Outcome.UNCHANGED)  # the poller may have been faster
+    assert result.outcome in (Outcome.APPLIED, Outcome.UNCHANGED)  # unchanged if the poller was faster
     assert small.team.is_current()
     with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
         deliver(small.url, key, verify=ssl.create_default_context())
@@ -95,7 +95,7 @@ def test_poller_alone_applies_a_rotation(small: Small) -> None:
 
 def test_uninstalled_release_leaves_nothing(control_plane: ControlPlane, aws: LocalAws, signing_key_id: str) -> None:
     with helm_in_namespace(control_plane) as helm:
-        # What Kubernetes itself puts into each namespace.
+        # Kubernetes itself creates these objects in each namespace.
         eventually(lambda: {"ServiceAccount", "ConfigMap"} <= {kind for kind, *_ in helm.inventory()})
         before = helm.inventory()
         helm.install(node_values(aws, signing_key_id, drainSeconds=0))
@@ -103,6 +103,6 @@ def test_uninstalled_release_leaves_nothing(control_plane: ControlPlane, aws: Lo
         pods = [pod["metadata"]["uid"] for pod in InstalledRelease(helm).pods()]
         assert all(map(processes_of, pods))
         helm.uninstall()
-        # Not that nothing else has gone: other tests' namespaces do so meanwhile.
+        # Objects may also disappear, because the namespaces of other tests are being deleted meanwhile.
         eventually(lambda: not helm.inventory() - before, 60)
         assert not any(map(processes_of, pods))

@@ -1,7 +1,7 @@
-"""A hundred rotations, while one receiver's container after the other is killed and the receivers are upgraded.
+"""A hundred rotations happen while the receivers' containers are killed in turn and the receivers are upgraded.
 
-The oracle: in the end each Secret holds the last version, and so does each process that uses it; once a rollout was
-complete no pod tells an older version; and a consumer was rolled once for each change of its Secret.
+In the end each Secret holds the last version, and so does each process that uses it. Once a rollout is complete, no pod
+reports an older version. Each change of a Secret rolls its consumer out once, unless a receiver dies meanwhile.
 """
 
 import os
@@ -35,18 +35,19 @@ from support.reporting_consumers import KEY, WAYS, Listener, Report, bind_secret
 from support.sqs_like_sender import RetryingSender
 from support.wait import eventually
 
-CONSUMERS = {**{way: [way] for way in WAYS}, "all": WAYS}  # each reads the Secret of its own name
+# Each consumer reads the Secret of its own name.
+CONSUMERS = {**{way: [way] for way in WAYS}, "all": WAYS}
 ROTATIONS = 100
-PACE = 0.9  # seconds from one to the next: a rollout takes about one of CPU
-TWICE = 0.25  # of all deliveries
-KILL_SECONDS = 3.0  # at the least: both must be Ready again
+PACE = 0.9  # seconds between rotations; a rollout takes about one second of CPU time
+TWICE = 0.25  # the share of deliveries that are sent twice
+KILL_SECONDS = 3.0  # the shortest time between kills, which also wait until both receivers are Ready
 MIN_KILLS = 5
-TURN = "example.com/turn"  # on the receivers' pods, changed by the upgrade
+TURN = "example.com/turn"  # an annotation of the receivers' pods that the upgrade changes
 RECEIVER = f"{PYTHON}\0-m\0keyturn_receiver\0".encode()
 
 
 class Killer(PeriodicThread):
-    """Kills one receiver's container after the other with -9, while two are Ready; the kubelet starts it anew."""
+    """Kills the receivers' containers in turn with -9 while two receivers are Ready. The kubelet restarts each."""
 
     def __init__(self, release: InstalledRelease) -> None:
         super().__init__(KILL_SECONDS)
@@ -58,16 +59,16 @@ class Killer(PeriodicThread):
         running = sorted(processes_of_receivers())
         if len(running) > 1 and len(self._helm.ready_pods(RECEIVERS)) > 1:
             self._last = next((process for process in running if process > self._last), running[0])
-            with suppress(ProcessLookupError):  # it has ended
+            with suppress(ProcessLookupError):  # the process has already ended
                 os.kill(self._last, signal.SIGKILL)
                 self.kills += 1
 
 
 def processes_of_receivers() -> list[int]:
-    """The receivers' processes, each the first one of its container."""
+    """Return the ids of the receivers' processes, which are the first ones of their containers."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the process has already ended
             if (process / "cmdline").read_bytes() == RECEIVER:
                 found.append(int(process.name))
     return found
@@ -75,7 +76,7 @@ def processes_of_receivers() -> list[int]:
 
 @dataclass(frozen=True)
 class Complete:
-    """A rollout that was seen complete: at ``at`` there was no pod of this consumer, but with this mark."""
+    """A complete rollout. At the time ``at``, all pods of the consumer had this mark."""
 
     at: float
     consumer: str
@@ -83,12 +84,12 @@ class Complete:
 
 
 class Rollouts(PeriodicThread):
-    """Looks at Deployments and their pods; ``seen`` is each rollout that was complete when it looked."""
+    """Polls Deployments and their pods, and adds each complete rollout to ``seen``."""
 
     def __init__(self, control_plane: ControlPlane, namespace: str) -> None:
         super().__init__(0.2)
         self.seen: list[Complete] = []
-        # Not by kubectl, which costs more than all that it would look at.
+        # kubectl would take more CPU time than the rollouts themselves.
         self._http = httpx.Client(
             base_url=control_plane.url,
             headers={"Authorization": f"Bearer {control_plane.admin_token}"},
@@ -101,7 +102,7 @@ class Rollouts(PeriodicThread):
         self._http.close()
 
     def run_once(self) -> None:
-        # The pods after the Deployments: a rollout that begins in between shows in the pods' marks.
+        # Pods are listed after Deployments, so a rollout that begins in between shows in the marks of the pods.
         deployments = self._list("apis/apps/v1", "deployments")
         pods = self._list("api/v1", "pods")
         at = pod_clock()
@@ -119,7 +120,7 @@ class Rollouts(PeriodicThread):
 
 
 def is_complete(deployment: Any) -> bool:
-    """Whether all of its pods are there, of the latest template, and available. Pods that are going do not count."""
+    """Whether all pods exist, have the latest template and are available. Pods that are being deleted do not count."""
     status = deployment["status"]
     counts = {status.get(count) for count in ("replicas", "updatedReplicas", "availableReplicas")}
     is_current = status.get("observedGeneration") == deployment["metadata"]["generation"]
@@ -127,7 +128,8 @@ def is_complete(deployment: Any) -> bool:
 
 
 class Rotations:
-    """The rotations of one AWS secret; ``moved``: when the label moved to each version, the first one included."""
+    """The rotations of one AWS secret. ``moved`` holds the time at which each version became current, the first
+    included."""
 
     def __init__(self, aws: LocalAws, namespace: str, name: str) -> None:
         self.moved: list[float] = []
@@ -141,17 +143,17 @@ class Rotations:
 
     @property
     def last(self) -> int:
-        """The number of the version that has the label."""
+        """The number of the current version."""
         return len(self.moved) - 1
 
     def rotate(self) -> Notification:
-        """Rotate once; return what is told of it."""
+        """Rotate once, and return the notification."""
         told = rotate_to(self._aws, self._namespace, self._name, self.last + 1)
         self._note(told.subject, str(told.data.version_id))
         return told
 
     def oracle(self, states: Sequence[Any]) -> SecretOracle:
-        """Hold the states of the Secret against what AWS had."""
+        """Check the states of the Secret against the versions that AWS had, and return the oracle."""
         oracle = SecretOracle(self._versions, {self._id: list(self._versions)})
         oracle.check(states)
         return oracle
@@ -168,7 +170,7 @@ def test_hundred_rotations_are_in_use_despite_kills_and_an_upgrade(
     key = parse_key(aws.secrets_manager().get_secret_value(SecretId=signing_key_id)["SecretString"])
     chart = node_values(aws, signing_key_id, drainSeconds=5)
     control_plane.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
-    chance = random.Random(9)  # noqa: S311 - the same each time
+    chance = random.Random(9)  # noqa: S311 - the same choices in each run
     with (
         installed_release(control_plane, chart) as release,
         closing(HistoryWatcher(control_plane, namespace)) as witness,
@@ -199,7 +201,7 @@ def test_hundred_rotations_are_in_use_despite_kills_and_an_upgrade(
             control_plane.kubectl("rollout", "status", f"deployment/{name}", "-n", namespace, "--timeout=60s")
             mark = witness.marks(name, name)[-1]
             eventually(lambda mark=mark: any(seen.mark == mark for seen in rollouts.seen), 60)
-        time.sleep(3)  # so that pods tell what they should not, and receivers hang back no longer
+        time.sleep(3)  # time for pods to report a wrong version, and for followers to act late
 
         assert {annotations(pod)[TURN] for pod in release.pods()} == {"2"}
         changed, rolled, versions = 0, 0, {}
@@ -207,8 +209,8 @@ def test_hundred_rotations_are_in_use_despite_kills_and_an_upgrade(
             oracle = each.oracle(witness.states("secrets", name))
             changes = {digest(told.revisions, told.revisions): told.data[KEY].decode() for told in oracle.applied}
             marks = [mark for mark in witness.marks(name, name) if mark]
-            check_marks(marks, list(changes)[1:])  # the first one filled it
-            # Nothing else has rolled it, and nobody else has made pods.
+            check_marks(marks, list(changes)[1:])  # the first change filled the Secret
+            # No other change has rolled the Deployment out or created pods.
             told = annotations_of(control_plane, "deployment", namespace, name)
             assert int(told["deployment.kubernetes.io/revision"]) == len(marks) + 1
             assert len(listener.pods(name)) <= len(marks) + 1
@@ -227,7 +229,7 @@ def test_hundred_rotations_are_in_use_despite_kills_and_an_upgrade(
 
 
 def holds(witness: HistoryWatcher, name: str, number: int) -> bool:
-    """Whether a Secret holds this version, says so, and its consumer is marked with it."""
+    """Whether a Secret holds this version with the status ok, and its consumer has the matching mark."""
     data, told = witness.current(name)
     revisions = witness.revisions(name)[-1]
     marks = witness.marks(name, name)
@@ -236,8 +238,8 @@ def holds(witness: HistoryWatcher, name: str, number: int) -> bool:
 
 
 def check_marks(marks: Sequence[str], changes: Sequence[str]) -> None:
-    """Once for each change, in their order, and for the last one. A receiver that dies between a change and the mark
-    may leave that to the next change."""
+    """Check that each change has at most one rollout, in order, and the last change exactly one. A receiver that dies
+    between a change and its rollout may leave the rollout to the next change."""
     remaining = iter(changes)
     assert all(mark in remaining for mark in marks), "rolled twice for a change, or backwards"
     assert marks[-1] == changes[-1], "not rolled for the last change"
@@ -246,7 +248,7 @@ def check_marks(marks: Sequence[str], changes: Sequence[str]) -> None:
 def late(
     told: Sequence[Report], seen: Sequence[Complete], versions: Mapping[str, str]
 ) -> list[tuple[Report, Complete]]:
-    """What pods have told of an older version once a rollout to a newer one was complete."""
+    """Return the reports of an older version that came after a rollout to a newer one was complete."""
     return [
         (each, complete)
         for complete in seen
@@ -256,7 +258,7 @@ def late(
 
 
 def quantiles(listener: Listener, rotations: Mapping[str, Rotations]) -> str:
-    """How long it took until a version was told, for those that ever were."""
+    """Describe the delay until a version was first reported, over the versions that were reported at all."""
     took = [
         first.at - moved
         for name, each in rotations.items()
