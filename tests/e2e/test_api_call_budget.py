@@ -50,9 +50,8 @@ def test_rotation_with_one_consumer_costs_one_call_of_each_kind(env: FaultEnv) -
     env.send_until_accepted(env.rotate())  # the receiver now holds digests of the Secret's values
 
     def cost() -> tuple[list[tuple[str, str]], list[str], float]:
-        env.let_settle(
-            2 * SETTLE_SECONDS
-        )  # our own writes have come back through the watches, and the drift check is over
+        # Our own writes must have come back through the watches, and the drift check must be over.
+        env.let_settle(2 * SETTLE_SECONDS)
         kubernetes, aws = len(env.kubernetes_proxy.calls), len(env.aws_proxy.calls)
         reconciles = receiver.metric("keyturn_reconciles_total")
         assert env.send(env.rotate()).outcome == "applied"
