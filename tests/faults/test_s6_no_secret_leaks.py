@@ -164,7 +164,7 @@ def test_values_in_foreign_errors_leak_nowhere(env: FaultEnv, collector: OtlpCol
     told = env.status("restarts")
     assert told.startswith("ClusterRefused: ")
     assert "answered 422 for data[...], metadata.annotations" in told
-    assert "reconcile broke" in receiver.log
+    assert "reconcile failed unexpectedly" in receiver.log
     assert "could not be recorded" in receiver.log
     nothing_was_said(env, collector)
     env.kubernetes_proxy.heal()
