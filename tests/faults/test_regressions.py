@@ -191,7 +191,7 @@ def test_fight_with_another_writer_is_slowed_down(env: FaultEnv) -> None:
 
     env.kubernetes_proxy.on_answered = answered
     env.send_until_accepted(env.rotate())
-    eventually(lambda: "slowing down" in receiver.log, 60)
+    eventually(lambda: "backing off" in receiver.log, 60)
     env.let_settle(4)  # retries come after 1, 2 and 4 s
     before = len(env.kubernetes_proxy.matching("PATCH", "/secrets/db$"))
     env.let_settle(4)
