@@ -10,7 +10,7 @@ from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import KeyturnError, SourceNotFound, SourceRefused, SourceUnavailable
 from keyturn_receiver.sources.batch_reader import BatchReader
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 
 class Aws:

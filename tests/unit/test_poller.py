@@ -1,6 +1,7 @@
 """The sweep: who is behind, found without reading a value; by one list, or secret by secret; by the leader alone."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -23,7 +24,7 @@ from keyturn_receiver.telemetry.metrics import Metrics
 from support.bindings import ARN, bound_object
 from support.clock import FakeClock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 
 
@@ -89,7 +90,7 @@ class Setting:
                 raise SourceRefused("its role cannot be assumed")
             return Store.of(key, aws)
 
-        self.queue = WorkQueue(work, 8, self.metrics)
+        self.queue = WorkQueue(work, 8, self.metrics, now=time.monotonic)
         access_policy = AccessPolicy(namespaces, Default.DENY, tenant_roles=True)
         self.poller = Poller(
             Sweeper(Stores(make, "eu-west-1"), self.bound, access_policy, mode),

@@ -4,6 +4,7 @@ The fake API server shows its writes to the caches as the watches would, at a mo
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -46,7 +47,7 @@ from keyturn_receiver.telemetry.legs import LegTimer
 from keyturn_receiver.telemetry.metrics import Metrics
 from support.bindings import ARN, bound_object
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 DB = Target("team", "db")
 DEPLOYMENT = WORKLOAD_KINDS["Deployment"]
 
@@ -172,7 +173,7 @@ class Engine:
         reporter = StatusReporter(secrets, events, self.metrics)
         self.reconciler = Reconciler(self.cache, secrets, filler, restarter, reporter)
         self.requests: list[Request] = []
-        self.queue = WorkQueue(self._reconcile, 4, self.metrics)
+        self.queue = WorkQueue(self._reconcile, 4, self.metrics, now=time.monotonic)
         self.drift = DriftDetector(self.cache, restarter, self.queue, access, lambda: True)
         self.cache.add_handler(self.drift.check)
         index.add_handler(self.drift.check)

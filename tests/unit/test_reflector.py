@@ -9,7 +9,7 @@ import pytest
 from keyturn_receiver.cluster.reflector import ListWatch, Reflector, WatchTimeouts
 from keyturn_receiver.errors import ClusterUnavailable, Expired
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 
 class NameCache:

@@ -1,6 +1,7 @@
 """The work queue: one at a time for each binding, alike requests joined, failures tried again."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -12,7 +13,7 @@ from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import SETTLE_SECONDS, WorkQueue
 from keyturn_receiver.telemetry.metrics import Metrics
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 A, B = Target("team", "a"), Target("team", "b")
 DONE = ReconcileResult(True)
 
@@ -20,7 +21,7 @@ Work = Callable[[Target, Request], Awaitable[ReconcileResult]]
 
 
 def queue_of(work: Work, slots: int = 4) -> WorkQueue:
-    return WorkQueue(work, slots, Metrics())
+    return WorkQueue(work, slots, Metrics(), now=time.monotonic)
 
 
 def failed(error: KeyturnError) -> ReconcileResult:

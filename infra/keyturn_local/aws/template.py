@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cfnlint.decode import cfn_yaml
-
 from keyturn_local.paths import ROOT
 
 FILE = ROOT / "template.yaml"
@@ -15,6 +13,8 @@ Template = dict[str, Any]
 
 def read(file: Path = FILE) -> Template:
     """Read a template; short forms such as `!Ref` are expanded."""
+    from cfnlint.decode import cfn_yaml  # a second of imports, which most processes do not need
+
     plain: Template = json.loads(json.dumps(cfn_yaml.load(str(file))))
     return plain
 
