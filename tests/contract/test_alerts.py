@@ -59,7 +59,7 @@ def test_alert_queries_existing_series_of_its_own_release(alert: str) -> None:
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_alert_selects_label_values_that_the_code_writes(alert: str) -> None:
-    """Else it would be silent for ever."""
+    """Otherwise it would never fire."""
     for selector in selectors(promql_parser.parse(ALERTS[alert]["expr"])):
         for matcher in selector.matchers.matchers:
             if matcher.name != "namespace":

@@ -149,7 +149,7 @@ class TestReceiverRole:
     def test_receiver_role_allows_exactly_the_called_actions(
         self, identity: str, mode: str, switches: Mapping[str, str]
     ) -> None:
-        # A tenant's role is taken on with the tenant's token alone: nobody signs, and no policy of ours is asked.
+        # A tenant's role is assumed with the tenant's token alone: the call is unsigned, and no policy of ours applies.
         calls = called((ROOT / "receiver").rglob("*.py")) - {"sts:AssumeRoleWithWebIdentity"}
         assert "secretsmanager:GetSecretValue" in calls
         listing = {"secretsmanager:ListSecrets"}

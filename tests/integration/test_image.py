@@ -110,7 +110,7 @@ def test_bytecode_matches_the_sources(site: Path) -> None:
 
 def test_installing_twice_gives_the_same_bytes(installed: Path, tmp_path: Path) -> None:
     kept = tmp_path / "first"
-    installed.rename(kept)  # bytecode tells of its place, so the second must be in the same one
+    installed.rename(kept)  # bytecode names its path, so the second must have the same one
     try:
         assert install(installed).returncode == 0
         assert contents(installed) == contents(kept)

@@ -39,7 +39,7 @@ def calls(stack: Stack) -> tuple[dict[str, int], float]:
 
 
 def quiet(stack: Stack) -> tuple[dict[str, int], float]:
-    """Wait until nothing of earlier tests is under way; return the calls up to then."""
+    """Wait until the work of earlier tests has ended; return the calls up to then."""
     end = time.monotonic() + 20
     while (before := calls(stack)) != (time.sleep(0.5) or calls(stack)):
         assert time.monotonic() < end
@@ -76,7 +76,7 @@ def test_refused_delivery_causes_no_call(
             assert reply.json() == {"error": "not verified"}
         return calls(stack) != before
 
-    assert not (causes_a_call() and causes_a_call())  # for once, a watch may have begun anew in that moment
+    assert not (causes_a_call() and causes_a_call())  # for once, a watch may have restarted in that moment
 
 
 def test_body_over_the_limit_is_refused_before_it_is_read_whole(stack: Stack) -> None:

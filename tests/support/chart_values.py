@@ -212,7 +212,7 @@ def _are_maps(*values: Any) -> bool:
 
 
 EVERYTHING = reduce(merged, COMBINABLE.values())
-# ... on a node that nobody has put labels on.
+# ... on a node without labels.
 ANYWHERE = reduce(merged, (values for name, values in COMBINABLE.items() if name != "places"))
 VARIANTS = {
     name: {**SOME_KEY, **values}

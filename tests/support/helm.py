@@ -51,7 +51,7 @@ class Helm:
         self.client.rollback(name, version=revision, wait="watcher", timeout=60)
 
     def wait_for_rollout(self) -> None:
-        """Wait for the pods alone: Helm would wait for a load balancer's address, too, which nobody gives here."""
+        """Wait for the pods alone: Helm would wait for a load balancer's address, too, and nothing here assigns one."""
         self.cluster.kubectl("rollout", "status", "deployment", "-l", OURS, "-n", self.namespace, "--timeout=60s")
 
     def uninstall(self, name: str = "keyturn") -> None:
@@ -76,7 +76,7 @@ class Helm:
         }
 
     def inventory(self, *others: str) -> set[tuple[str, str, str]]:
-        """All there is in the namespace, in others and in none: kind, namespace, name. Events only tell of it."""
+        """All there is in the namespace, in others and in none: kind, namespace, name. Events are left out."""
         listed = self.cluster.kubectl("api-resources", "--verbs=list", "-o", "name").split()
         kinds = ",".join(kind for kind in listed if kind.split(".")[0] not in ("events", "componentstatuses"))
         columns = "custom-columns=KIND:.kind,NAMESPACE:.metadata.namespace,NAME:.metadata.name"

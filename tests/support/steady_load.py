@@ -20,7 +20,7 @@ class SteadyLoad:
     """Runs within its ``with`` block; at the end every delivery is answered.
 
     Each delivery has a connection of its own. ``answers`` counts them by their status, or by what went wrong;
-    ``trouble`` tells of each that was not answered 200, and when.
+    ``trouble`` has a line for each that was not answered 200, with its time.
     """
 
     def __init__(

@@ -103,7 +103,7 @@ class SecretOracle:
             self._seen += 1
             before, self._state = self._state, state
             if before is None or uid(before) != uid(state):
-                assert APPLIED_AT not in annotations(state), "a Secret came to be that nobody has made"
+                assert APPLIED_AT not in annotations(state), "a new Secret has a record already"
                 self._touched, self.foreign = set(data(state)), set(data(state))
             elif annotations(state).get(APPLIED_AT) != annotations(before).get(APPLIED_AT):
                 self._check_applied(before, state)
