@@ -1,1 +1,1 @@
-"""Makes one binding true: observe, fill, roll out, report. Nothing else changes anything in the cluster."""
+"""Makes one binding true: observes, fills, restarts and reports. Nothing else changes Secrets or workloads."""

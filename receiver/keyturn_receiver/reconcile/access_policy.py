@@ -1,4 +1,4 @@
-"""Access policy: which AWS secrets each namespace may name. Reconciles, drift checks and the poller all ask here."""
+"""Access policy: which AWS secrets each namespace may name. Reconciles, drift checks, webhook and poller all use it."""
 
 from collections.abc import Iterable
 
@@ -10,10 +10,10 @@ from keyturn_receiver.errors import NotAllowed
 
 
 class AccessPolicy:
-    """Decides with the namespaces' own annotations.
+    """Access policy. It decides by the namespaces' annotations.
 
-    ``tenant_roles``: bindings may read with the AWS role of a ServiceAccount of their namespace. ``signing_key_id``:
-    the one AWS secret that no binding may name, because its readers could sign deliveries.
+    ``tenant_roles`` says whether bindings may read with the AWS role of a ServiceAccount of their namespace.
+    ``signing_key_id`` is the one AWS secret that no binding may name, because its readers could sign deliveries.
     """
 
     def __init__(
@@ -25,7 +25,10 @@ class AccessPolicy:
         self._reserved = frozenset(candidate_names(signing_key_id)) - {""}
 
     def check_id(self, namespace: str, service_account: str, secret_id: str) -> None:
-        """Raise NotAllowed if a binding of this namespace may not name this AWS secret. Asked before AWS is."""
+        """Raise NotAllowed if a binding of this namespace may not name this AWS secret.
+
+        This check precedes any call to AWS.
+        """
         if service_account and not self._tenant_roles:
             raise NotAllowed(
                 "bindings may not name a ServiceAccount here: a cluster admin can allow it (chart value"
@@ -35,11 +38,14 @@ class AccessPolicy:
         policy.check_id(self._tenancy(namespace, service_account), secret_id)
 
     def allows_every_reading(self, namespace: str, service_account: str, secret_id: str) -> bool:
-        """Whether every secret that this name or ARN can stand for is allowed."""
+        """Whether every secret that ``secret_id`` can refer to is allowed."""
         return policy.allows_every_reading(self._tenancy(namespace, service_account), secret_id)
 
     def check_name(self, namespace: str, service_account: str, secret_name: str) -> None:
-        """Raise NotAllowed unless the AWS secret of exactly this name is allowed. Asked once AWS has told the name."""
+        """Raise NotAllowed unless the AWS secret with exactly this name is allowed.
+
+        This check follows once AWS has returned the name.
+        """
         self._check_reserved((secret_name,))
         policy.check_name(self._tenancy(namespace, service_account), secret_name)
 
@@ -55,10 +61,10 @@ class AccessPolicy:
         return True
 
     def could_apply(self, bound: BoundSecret, names: Iterable[str]) -> bool:
-        """Whether a notification about an AWS secret that has one of ``names`` could matter to a bound Secret.
+        """Whether a notification about an AWS secret with one of ``names`` could concern a bound Secret.
 
-        The owner of a Secret can write any name, and any origin, into its annotations. So a delivery never waits for a
-        binding that must not read the secret which the delivery is about.
+        The owner of a Secret can write any name and any ARN into its annotations. So a delivery never waits for a
+        binding that may not read the AWS secret in the notification.
         """
         tenancy = self._tenancy(bound.target.namespace, bound.spec.account)
         return self.allows(bound) and policy.could_apply(tenancy, names)
@@ -68,6 +74,6 @@ class AccessPolicy:
             raise NotAllowed("no Secret is filled from Keyturn's own signing key: name another AWS secret")
 
     def _tenancy(self, namespace: str, service_account: str) -> policy.Tenancy:
-        # Where the tenant's own role reads, IAM decides. The namespace's annotation narrows it further.
+        # If a tenant's own role reads, IAM decides. The namespace's annotation can only restrict access further.
         default = policy.Default.ALLOW if service_account else self._default
         return policy.Tenancy(namespace, self._namespaces.annotations(namespace), default)

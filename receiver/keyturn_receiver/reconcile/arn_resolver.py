@@ -1,4 +1,4 @@
-"""Resolves ARNs that can stand for two names, so that the access policy can decide before a value is read.
+"""Resolves ARNs that can refer to two names, so that the access policy can decide before a value is read.
 
 ``...:secret:team/db-master`` is the secret team/db if "master" is its random suffix, or the secret team/db-master if
 the suffix is left out. A namespace that may read the first must not even learn whether the second exists.
@@ -14,7 +14,7 @@ MAX_NAMES = 10_000
 
 
 class ArnResolver:
-    """Checks what bindings name. The names of ARNs with two readings are asked from AWS once, and cached."""
+    """Checks the AWS secrets that bindings name. For an ARN with two readings, AWS is asked once for the name."""
 
     def __init__(self, stores: Stores, access: AccessPolicy) -> None:
         self._stores = stores

@@ -1,4 +1,4 @@
-"""Restarts the consumers of a Secret. Each write holds only for the workload as it was when the decision was made."""
+"""Restarts the consumers of a Secret. A write fails if the workload has changed since the decision to restart it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,14 +20,14 @@ MAX_ATTEMPTS = 8  # a workload in the middle of a rollout changes several times 
 
 @dataclass(frozen=True, slots=True)
 class RolloutResult:
-    """The consumers that were restarted, and what kept others from it."""
+    """The consumers that were restarted, and the error that kept others from restarting, if any."""
 
     restarted: Sequence[Consumer] = ()
     error: KeyturnError | None = None
 
 
 class ConsumerRestarter:
-    """Marks the consumers of one Secret, as far as workload, Secret and namespace permit restarts."""
+    """Consumer restarter. Marks the consumers of a Secret if workload, Secret and namespace permit restarts."""
 
     def __init__(
         self,
@@ -44,30 +44,31 @@ class ConsumerRestarter:
         self._legs = legs
 
     def consumers(self, target: Target) -> Sequence[Consumer]:
-        """The consumers of a Secret that permit restarts themselves, as the watches last showed them."""
+        """Return the cached consumers of a Secret whose own annotations permit restarts."""
         return [consumer for consumer in self._index.of(target) if not consumer.rollout_disabled]
 
     def permitted(self, consumers: Sequence[Consumer], target: Target, spec: BindingSpec) -> Sequence[Consumer]:
-        """``consumers``, or none of them where the Secret or its namespace forbids restarts."""
+        """Return ``consumers``, or none of them if the Secret or its namespace forbids restarts."""
         if spec.rollouts_disabled or rollouts_disabled(self._namespaces.annotations(target.namespace)):
             return ()
         return consumers
 
     def restartable(self, target: Target, spec: BindingSpec) -> Sequence[Consumer]:
-        """The consumers of a Secret that may be restarted, as the watches last showed them."""
+        """Return the cached consumers of a Secret that may be restarted."""
         return self.permitted(self.consumers(target), target, spec)
 
     def is_up_to_date(self, target: Target, consumers: Sequence[Consumer], record: Record) -> bool:
-        """Whether all of ``consumers`` are marked with the revisions of ``record``."""
+        """Whether all ``consumers`` have marks that match the revisions in ``record``."""
         return not any(rollout(consumer, target.name, record.revisions) for consumer in consumers)
 
     async def baseline(
         self, target: Target, consumers: Sequence[Consumer], before: Mapping[str, str]
     ) -> Sequence[Consumer]:
-        """Mark consumers that have no mark yet with the revisions ``before`` a write; return all as they are then.
+        """Mark consumers that have no mark yet with the revisions ``before`` a write. Returns all consumers afterwards.
 
-        A consumer that refuses the mark does not hold up the Secret: ``restart`` meets the refusal again, and tells it.
-        Raises the KeyturnError that decides, once all consumers are done.
+        If the API server refuses a mark, the Secret is still filled: ``restart`` meets the same refusal and reports it.
+        Other errors are raised once all consumers are done. If there are several, ``first_retryable`` decides which one
+        is raised.
         """
         marked, error = await _gather(consumers, lambda consumer: self._baseline(target, consumer, before))
         if error:
@@ -79,14 +80,15 @@ class ConsumerRestarter:
     ) -> RolloutResult:
         """Restart the consumers whose pods read a key with a new revision.
 
-        ``written``: this reconcile has written ``record``, so that it is current. A failure holds up no other consumer;
-        the result has the one that decides, a Conflict too.
+        ``written`` says that this reconcile has written ``record``, so the record is current. A failure does not stop
+        the other consumers. If there are several errors, ``first_retryable`` decides which one is in the result; it may
+        be a Conflict.
         """
         if self.is_up_to_date(target, consumers, record):
             return RolloutResult()
         with self._legs.time(Leg.ROLLOUT):
             if not written:
-                # The cache may be behind, and marks of an older revision would restart pods for nothing.
+                # The cache may be out of date, and marks of an older revision would restart pods for nothing.
                 try:
                     record = await self._secrets.read_record(target)
                 except NotFound:
@@ -123,7 +125,7 @@ class ConsumerRestarter:
             try:
                 marked = await self._workloads.mark(current, mark)
             except Conflict:
-                # The Secret is read after the workload, see Reconciler.
+                # Read the workload before the Secret; the reason is in Reconciler._reconcile.
                 current = await self._workloads.read(current.ref)
                 revisions = (await self._secrets.read_record(target)).revisions
                 continue
@@ -134,7 +136,7 @@ class ConsumerRestarter:
 async def _gather(
     consumers: Sequence[Consumer], mark: Callable[[Consumer], Awaitable[Consumer | None]]
 ) -> tuple[Sequence[Consumer], KeyturnError | None]:
-    """Mark all consumers side by side; return those that were marked, and the error that decides."""
+    """Mark all consumers at the same time. Returns the marked consumers, and the error from ``first_retryable``."""
     results = await asyncio.gather(*(_ignore_not_found(mark, consumer) for consumer in consumers))
     marked = [result for result in results if isinstance(result, Consumer)]
     return marked, first_retryable(*(result for result in results if isinstance(result, KeyturnError)))

@@ -1,4 +1,4 @@
-"""Deletes a Secret because AWS has deleted the secret that it is made from, and only where that is beyond doubt."""
+"""Deletes a Secret because AWS has deleted the secret that it was made from. Any doubt keeps the Secret."""
 
 from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.core.arn import region
@@ -11,7 +11,7 @@ from keyturn_receiver.sources.stores import StoreKey, Stores
 
 
 class SecretDeleter:
-    """Deletes Secrets whose binding asks for it (``keyturn.dev/on-delete: delete``), if that is ``allowed`` at all."""
+    """Deletes Secrets whose binding asks for that (``keyturn.dev/on-delete: delete``), if deletions are ``allowed``."""
 
     def __init__(self, stores: Stores, secrets: SecretClient, resolver: ArnResolver, allowed: bool) -> None:
         self._stores = stores
@@ -22,12 +22,12 @@ class SecretDeleter:
     async def delete(
         self, binding: Binding, key: StoreKey, live: LiveSecret, since: float, fault: SourceNotFound
     ) -> None:
-        """Delete the Secret, if AWS says of every ARN that it was made from that the secret no longer exists.
+        """Delete the Secret if AWS reports that none of the AWS secrets that it was made from exists any more.
 
-        A name that is not found may also mean a receiver in the wrong region or account. The ARNs tell these apart,
-        together with whether this receiver has seen other secrets of their account. The ARNs come from an annotation
-        that the Secret's owner can edit, so the access policy is asked before AWS is. Raises NotAllowed, SourceRefused
-        where there is doubt, ``fault`` with further advice where deletions are not allowed, or Conflict.
+        If a name is not found, the receiver may simply run in the wrong region or account. So the ARNs are looked up,
+        and this receiver must have seen another secret of their account and region. The ARNs come from an annotation
+        that the Secret's owner can edit, so the access policy is checked before AWS is asked. Raises NotAllowed,
+        SourceRefused in case of doubt, ``fault`` with further advice if deletions are not allowed, or Conflict.
         """
         if not self._allowed:
             raise SourceNotFound(

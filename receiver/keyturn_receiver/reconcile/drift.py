@@ -1,8 +1,8 @@
-"""Drift detection: compare what the watches show with what should be, and queue what differs. No call is needed.
+"""Drift detection. Compares what the caches show with what should be, and queues each binding that differs.
 
-Every replica sees the same. So that they do not race, the holder of the poller's Lease acts at once. The others look
-again after a while, and act only if the leader has not: a leader that is gone costs seconds, and no work is lost with
-it. Where another writer goes on reverting what Keyturn owns, repairs slow down and never stop.
+Every replica sees the same changes. To avoid a race, the holder of the poller's Lease acts at once. The others check
+again a few seconds later, and act only if the leader has not. So a leader that fails costs seconds, and no work is
+lost. If another writer keeps reverting the fields that Keyturn owns, repairs slow down but never stop.
 """
 
 import logging
@@ -17,13 +17,16 @@ from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.request import Cause, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 
-FOLLOWER_DELAY = (2.0, 4.0)  # seconds that a replica which does not lead waits for the leader
+FOLLOWER_DELAY = (2.0, 4.0)  # seconds that the other replicas wait for the leader
 
 _log = logging.getLogger(__name__)
 
 
 class DriftDetector:
-    """Checks a binding whenever something about it has changed; ``is_leader`` tells whether this replica leads."""
+    """Drift detector. Checks a binding whenever anything about it has changed. It makes no calls to AWS or Kubernetes.
+
+    ``is_leader`` returns whether this replica leads.
+    """
 
     def __init__(
         self,
@@ -41,23 +44,24 @@ class DriftDetector:
         self._started = False
 
     def start(self) -> None:
-        """Check every binding, and from now on each one that changes.
+        """Check every binding, and from now on each binding that changes.
 
-        Not before the caches are complete: a consumer that is not cached yet would look as if there was none.
+        Start only once the caches are complete, because a consumer that is not cached yet would look as if it did not
+        exist.
         """
         self._started = True
         for bound in self._bound.all():
             self.check(bound.target)
 
     def check(self, target: Target) -> None:
-        """Queue what is due at ``target``, now or a little later."""
+        """Queue the reconcile that the binding at ``target`` needs, if any: at once or a little later."""
         if not self._started:
             return
         bound = self._bound.get(target)
         if bound is None:
             self._queue.drop(target)
         elif settles_in := self._queue.settles_in(target):
-            # What the cache shows may be our own work, half done.
+            # The cache may show our own writes only in part.
             self._queue.check_later(target, settles_in, self.check)
         elif cause := self._cause(bound):
             delay = self._queue.fight_delay(target) if cause is Cause.DRIFT else 0.0
@@ -71,13 +75,13 @@ class DriftDetector:
             self._queue.mark_recovered(target)
 
     def check_namespace(self, namespace: str) -> None:
-        """Check all bindings of a namespace whose annotations have changed."""
+        """Check all bindings in a namespace whose annotations have changed."""
         for target in self._bound.in_namespace(namespace):
             self._queue.clear_terminal(target)
             self.check(target)
 
     def on_started_leading(self) -> None:
-        """Do at once what was left to the leader: that is this replica now."""
+        """Run at once all checks that waited for the leader, because this replica is now the leader."""
         self._queue.check_now(self._check_after_delay)
 
     def _check_after_delay(self, target: Target) -> None:
@@ -101,7 +105,7 @@ class DriftDetector:
         try:
             return self._due(bound)
         except Exception:
-            # A Secret that breaks the check must not keep us from the others; its reconcile is tried, and counted.
+            # A Secret whose check fails must not block the others. It is reconciled, and the outcome is counted.
             _log.exception("drift check failed", extra={"fields": {"secret": str(bound.target)}})
             return Cause.DRIFT
 
@@ -109,7 +113,7 @@ class DriftDetector:
         target, record = bound.target, bound.record
         consumers = self._restarter.restartable(target, bound.spec)
         if self._queue.gave_up_on(target, bound.resource_version):
-            # The Secret stays as it is, and its consumers have to run with what it holds all the same.
+            # The Secret stays as it is, but its consumers must still run with its data.
             return None if self._restarter.is_up_to_date(target, consumers, record) else Cause.CONSUMER
         status = sync_status(record, bound.spec, bound.solely_managed, target.name, consumers)
         if not record.filled:

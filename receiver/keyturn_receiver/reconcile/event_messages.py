@@ -1,4 +1,4 @@
-"""The texts of Kubernetes Events about what a reconcile has done. Failures carry their text in the error itself."""
+"""Messages of the Kubernetes Events for successful reconciles. An error carries its own message."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,10 @@ from keyturn_receiver.core.revision import Record
 
 
 def applied(record: Record, changed_keys: str, restarted: Sequence[Consumer]) -> str:
-    """Which keys were written from which versions, and which consumers restart. ``changed_keys``: see ``keys``."""
+    """Say which keys were written from which versions, and which consumers restart.
+
+    ``changed_keys`` is what ``keys`` returns.
+    """
     parts = []
     if changed_keys:
         versions = ", ".join(sorted(record.version_ids.values()))
@@ -21,7 +24,7 @@ def applied(record: Record, changed_keys: str, restarted: Sequence[Consumer]) ->
 
 
 def keys(binding: Binding, changed: Sequence[str]) -> str:
-    """The changed keys by name where the binding names them, by number where not: names in AWS's JSON may be secret."""
+    """List the changed keys that the binding names, and count the others, because names in AWS's JSON may be secret."""
     entries = {entry.key for entry in binding.entries}
     named = [key for key in changed if key in entries]
     others = len(changed) - len(named)

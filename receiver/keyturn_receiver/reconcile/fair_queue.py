@@ -1,6 +1,6 @@
-"""Fair queues: one for each priority, and in each queue the groups (AWS secrets) take turns.
+"""Fair queues. There is one for each priority, and in each queue the groups (AWS secrets) take turns.
 
-The same idea as https://pkg.go.dev/sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue, with groups.
+The design is that of https://pkg.go.dev/sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue, with groups.
 """
 
 from collections import Counter, OrderedDict
@@ -11,7 +11,7 @@ from keyturn_receiver.reconcile.request import PRIORITIES, Cause
 
 
 class FairQueue:
-    """Fair queue of targets: groups take turns, so that a large group keeps nobody else waiting."""
+    """Fair queue of targets. Groups take turns, so a large group does not keep the others waiting."""
 
     def __init__(self) -> None:
         self._groups: OrderedDict[Hashable, OrderedDict[Target, None]] = OrderedDict()
@@ -26,14 +26,14 @@ class FairQueue:
         self._length += 1
 
     def discard(self, target: Target, group: Hashable) -> None:
-        """Take ``target`` out of the queue, wherever in its group it stands."""
+        """Remove ``target`` from the queue, wherever in its group it is."""
         del self._groups[group][target]
         self._length -= 1
         if not self._groups[group]:
             del self._groups[group]
 
     def pop(self, is_full: Callable[[Hashable], bool]) -> tuple[Target, Hashable] | None:
-        """Take the next target and its group out of the queue. Groups that are full are skipped."""
+        """Remove the next target from the queue, and return it with its group. Full groups are skipped."""
         for group, targets in self._groups.items():
             if not is_full(group):
                 target = next(iter(targets))
@@ -44,10 +44,10 @@ class FairQueue:
 
 
 class PriorityQueues:
-    """A fair queue for each priority, and a limited number of ``slots`` for what is taken out of them.
+    """Fair queues, one for each priority. At most ``slots`` targets can be taken at the same time.
 
-    Background work takes at most half of the slots, so that a notification always finds one. One group takes at most a
-    quarter, so that an AWS secret that hangs holds up only its own bindings.
+    Background work takes at most half of the slots, so that the others stay free for notifications. One group takes at
+    most a quarter, so that an AWS secret that hangs holds up only its own bindings.
     """
 
     def __init__(self, slots: int) -> None:
@@ -60,20 +60,20 @@ class PriorityQueues:
         self._background = 0
 
     def depth(self, priority: Cause) -> int:
-        """How many targets wait with this priority."""
+        """Return how many targets wait with this priority."""
         return len(self._queues[priority])
 
     def enqueue(self, target: Target, group: Hashable, priority: Cause) -> None:
-        """Let ``target`` wait for a slot."""
+        """Add ``target`` to the targets that wait for a slot."""
         self._queues[priority].add(target, group)
 
     def raise_priority(self, target: Target, group: Hashable, before: Cause, after: Cause) -> None:
-        """Move ``target``, which waits, to a better queue."""
+        """Move ``target``, which waits for a slot, to the queue of a higher priority."""
         self._queues[before].discard(target, group)
         self.enqueue(target, group, after)
 
     def take(self) -> tuple[Target, Cause] | None:
-        """Take the next target and its priority, if there is a slot for it. ``release`` must follow."""
+        """Return the next target with its priority; None without a slot or a target. ``release`` must follow."""
         if self._taken >= self._slots:
             return None
         for priority, queue in self._queues.items():
@@ -89,7 +89,7 @@ class PriorityQueues:
         return None
 
     def release(self, group: Hashable, priority: Cause) -> None:
-        """Give back the slot of a target that was taken from ``group`` with ``priority``."""
+        """Free the slot of a target that was taken from ``group`` with ``priority``."""
         self._taken -= 1
         self._in_flight[group] -= 1
         if not self._in_flight[group]:

@@ -1,6 +1,6 @@
-"""Reading the right version: by staging label, held against the version that a notification names.
+"""Reads the right version of a secret: the one with the staging label, compared with the one that a notification names.
 
-The rule: docs/design.md#reading-the-right-version.
+The rule is in docs/design.md#reading-the-right-version.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import StaleRead
 from keyturn_receiver.sources.stores import StoreKey, Stores
 
-# Seconds between reads that came out stale; together less than a delivery's deadline.
+# Seconds to wait after each stale read. Their sum is less than a delivery's deadline.
 DELAYS = (0.1, 0.2, 0.4, 0.8, 1.6)
 
 
@@ -25,11 +25,12 @@ async def fetch(
     background: bool = False,
     delays: Sequence[float] = DELAYS,
 ) -> SecretVersion:
-    """Read the version that holds the source's staging label, as of ``since`` (monotonic seconds) or later.
+    """Read the version that held the source's staging label at ``since`` (monotonic seconds) or later.
 
-    ``expected`` names the versions that notifications or the poller told of. Another one may be the truth (the
-    notification is late, AWS was rolled back) or a read from before the move: DescribeSecret tells which. Raises
-    StaleRead when AWS goes on giving the older one after all ``delays``. ``background``: nobody waits for it.
+    ``expected`` are the version ids that notifications or the poller have reported. If AWS returns another version,
+    either that version is right (the notification is late, or AWS was rolled back), or the read is older than the
+    label's move. DescribeSecret decides which. Raises StaleRead if AWS still returns an older version after all
+    ``delays``. ``background`` means that no delivery waits for the value.
     """
     for delay in (*delays, None):
         version = await stores.read(store, source, since, background)

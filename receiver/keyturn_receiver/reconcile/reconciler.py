@@ -1,4 +1,4 @@
-"""One reconcile: observe, fill, roll out, report. It makes one binding true."""
+"""Reconciler. One reconcile makes one binding true: it observes, fills, restarts and reports."""
 
 import asyncio
 import time
@@ -21,13 +21,16 @@ from keyturn_receiver.resilience.backoff import Backoff
 from keyturn_receiver.telemetry import logs
 from keyturn_receiver.telemetry.tracing import Span, no_traces
 
-CONFLICT_RETRIES = 5  # nearly at once: the other writer is done when the conflict is known
+CONFLICT_RETRIES = 5  # with short delays, because the other writer is done once the conflict is known
 CONFLICT_BACKOFF = Backoff(base=0.05, cap=1.0, jitter=1)  # seconds; the jitter keeps replicas apart
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """A bound Secret as a reconcile begins with it; ``from_cache``: the API server was not asked."""
+    """A bound Secret at the start of a reconcile.
+
+    ``from_cache`` says that the Secret comes from the cache, so the API server was not asked.
+    """
 
     live: LiveSecret
     spec: BindingSpec
@@ -35,7 +38,7 @@ class Observed:
 
 
 class Reconciler:
-    """Reconciles bound Secrets. It holds no state: every decision comes from what AWS and the cluster hold."""
+    """Reconciles bound Secrets. It holds no state, because every decision comes from what AWS and the cluster hold."""
 
     def __init__(
         self,
@@ -54,7 +57,7 @@ class Reconciler:
         self._span = span
 
     async def reconcile(self, target: Target, request: Request) -> ReconcileResult:
-        """Make the binding at ``target`` true. Every KeyturnError is in the result, once status and Event tell it."""
+        """Make the binding at ``target`` true. A KeyturnError is logged and returned in the result, not raised."""
         started, outcome = time.monotonic(), "failed"
         try:
             with (
@@ -77,7 +80,7 @@ class Reconciler:
             try:
                 return await self._reconcile(bound, request)
             except Conflict as error:
-                self._cache.drop_values(target)  # another writer is at work on it: the next attempt reads for itself
+                self._cache.drop_values(target)  # another writer was first, so the next attempt reads the Secret again
                 conflict = error
             except KeyturnError as error:
                 return ReconcileResult(True, error=error) if self._cache.get(target) else NOT_BOUND
@@ -87,8 +90,9 @@ class Reconciler:
 
     async def _reconcile(self, bound: BoundSecret, request: Request) -> ReconcileResult:
         target = bound.target
-        # The workloads before the Secret: a mark is then refused when another replica, which saw a later Secret, has
-        # marked the workload in the meantime. The other order could take a workload back to an older revision.
+        # Read the workloads before the Secret. If another replica sees a later Secret and marks a workload in the
+        # meantime, our mark on the workload is then refused. The other order could take a workload back to an older
+        # revision.
         consumers = self._restarter.consumers(target)
         if self._is_already_applied(bound, consumers, request):
             if await self._is_unchanged(target, bound.record):
@@ -98,8 +102,8 @@ class Reconciler:
         if observed is None:
             return NOT_BOUND
         live = observed.live
-        # The value as of after the Secret was written: one that was read for others before may be older than what
-        # another replica has applied meanwhile.
+        # Read the value after the time at which the Secret was written. An earlier read, shared with other bindings,
+        # may return a value that is older than what another replica has applied meanwhile.
         seen_at = bound.seen_at if live.resource_version == bound.resource_version else time.monotonic()
         request = replace(request, since=max(request.since, seen_at))
         consumers = self._restarter.permitted(consumers, target, observed.spec)
@@ -110,15 +114,15 @@ class Reconciler:
             unconfirmed = observed.from_cache and not (fill.error or fill.written or fill.deleted)
             if unconfirmed and not await self._is_unchanged(target, live.record):
                 raise Conflict(f"Secret {target} is not what it was: reading again")
-        # Also where filling has failed: the Secret keeps what it holds, and its consumers have to run with it.
+        # Restart consumers even if filling has failed, because they have to run with what the Secret holds.
         rollout = await self._restarter.restart(target, fill.consumers, fill.record, fill.written)
         result = await self._reporter.report(live, request, fill, rollout, fills and fill.error is None)
         return result if not fill.deleted and (result.error is None or self._cache.get(target)) else NOT_BOUND
 
     async def _observe(self, bound: BoundSecret) -> Observed | None:
-        """The Secret from the cache, or from the API server where the cache lacks its values; None: it is not bound.
+        """Return the Secret from the cache, or else from the API server; None if the Secret is not bound.
 
-        Raises the KeyturnError of the read.
+        Raises a KeyturnError if it cannot be read.
         """
         live = self._cache.live(bound)
         if live:
@@ -133,13 +137,14 @@ class Reconciler:
         return Observed(read.live, read.spec, from_cache=False)
 
     def _has_to_fill(self, live: LiveSecret, request: Request) -> bool:
-        # A consumer alone is no matter of AWS's; but a refusal that the status tells may be over.
+        # A change of a consumer alone does not concern AWS. But if the status reports a refusal by Kubernetes, it may
+        # be over.
         return request.causes != {Cause.CONSUMER} or live.record.has_reason(ClusterRefused.reason)
 
     def _is_already_applied(self, bound: BoundSecret, consumers: Sequence[Consumer], request: Request) -> bool:
-        """Whether the notified version is already applied (SQS and EventBridge deliver at least once).
+        """Whether the notified version is already applied, since SQS and EventBridge deliver at least once.
 
-        Should AWS have moved on since, then another notification tells that, or the poller.
+        If AWS has moved on since, another notification or the poller will report that.
         """
         if request.causes != {Cause.NOTIFICATION} or request.unversioned or not request.expected:
             return False
@@ -149,8 +154,11 @@ class Reconciler:
         return request.expected == set(record.version_ids.values()) and status is SyncStatus.IN_SYNC
 
     async def _is_unchanged(self, target: Target, record: Record) -> bool:
-        """Whether the Secret carries this record even now: the cache may be behind what another replica has written,
-        and where nothing is written, no resource version tells."""
+        """Whether the Secret in the API server still has this record.
+
+        The cache may lag behind a write by another replica. A write of our own would show that, because it fails if the
+        resource version has changed, but here nothing is written.
+        """
         try:
             return await self._secrets.read_record(target) == record
         except NotFound:

@@ -1,4 +1,4 @@
-"""What asks for a reconcile, and what comes of it."""
+"""Requests for a reconcile, and the result of a reconcile."""
 
 import time
 from collections.abc import Iterable
@@ -8,16 +8,16 @@ from enum import StrEnum
 from keyturn_receiver.core.consumer import WorkloadRef
 from keyturn_receiver.errors import KeyturnError
 
-MAX_EVENT_IDS = 10  # of the events that a request serves; they are for people
+MAX_EVENT_IDS = 10  # event ids per request; they are for people
 
 
 class Cause(StrEnum):
-    """Why a binding is reconciled, in the order of priority."""
+    """Why a binding is reconciled, in order of priority."""
 
     NOTIFICATION = "notification"
-    NEW = "new"  # never filled
+    NEW = "new"  # the Secret was never filled
     DRIFT = "drift"  # the Secret, its binding or its namespace's policy was edited, or an error may be over
-    CONSUMER = "consumer"  # a workload has not been restarted for what the Secret holds
+    CONSUMER = "consumer"  # a consumer has not been restarted since its keys changed
     POLL = "poll"
 
 
@@ -26,12 +26,12 @@ PRIORITIES = tuple(Cause)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Reconcile a binding because of ``causes``.
+    """Request to reconcile a binding because of ``causes``.
 
-    ``since``: monotonic seconds at which the last cause was known; a value that was read before does not count.
-    ``expected``: version ids that the staging label was said to be on. ``event_ids``: those of EventBridge.
-    ``unversioned``: one of the notifications names no such version. Two requests for the same binding join into one
-    that serves both.
+    ``since`` is when the last cause became known, in monotonic seconds; a value that was read earlier does not count.
+    ``expected`` are the version ids that the staging label is on according to the causes. ``event_ids`` are
+    EventBridge's. ``unversioned`` says that one of the notifications names no version. Two requests for the same
+    binding merge into one that serves both.
     """
 
     causes: frozenset[Cause]
@@ -42,7 +42,7 @@ class Request:
 
     @classmethod
     def now(cls, cause: Cause, expected: Iterable[str] = (), event_id: str = "") -> "Request":
-        """A request for one cause, as of now."""
+        """Make a request for one cause that became known now."""
         return cls(frozenset({cause}), time.monotonic(), frozenset(expected), (event_id,) if event_id else ())
 
     @property
@@ -63,11 +63,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class ReconcileResult:
-    """What a reconcile has done, and the error that it ended with, if any.
+    """Result of a reconcile, with the error that it ended with, if any.
 
-    ``version_ids``: the versions that the Secret is made from now. ``restarted``: the consumers that were restarted.
-    ``filled``: the Secret's content is what AWS and the binding say, as far as this reconcile looked at it.
-    ``terminal_version``: the Secret's resource version that only a person can help, where ``error`` is permanent.
+    ``version_ids`` are the versions that the Secret is made from now. ``restarted`` are the consumers that were
+    restarted. ``filled`` says that the Secret was filled, or was found to be filled already. ``terminal_version`` is
+    the resource version of a Secret that a retry cannot help; it is empty unless ``error`` is permanent.
     """
 
     bound: bool

@@ -1,4 +1,4 @@
-"""Fills one Secret: read AWS, render, plan, apply. Or deletes it, where its binding asks for that."""
+"""Fills one Secret: reads AWS, renders, plans and applies. If the binding asks for that, deletes the Secret instead."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,16 +22,16 @@ from keyturn_receiver.telemetry.legs import Leg, LegTimer
 
 @dataclass(frozen=True, slots=True)
 class FillResult:
-    """The Secret after its part of a reconcile.
+    """The Secret after the filling part of a reconcile.
 
-    ``consumers`` carry their baseline marks. ``written``: this reconcile has written ``record``, so that it is current.
-    ``status_outdated``: only the status is outdated (an earlier refusal). It is cleared after the restarts: clearing it
-    first would write the Secret twice per retry, and each write triggers our own watch.
+    ``consumers`` have their baseline marks. ``written`` says that this reconcile has written ``record``, so the record
+    is current. ``status_outdated`` says that only the status needs a write, to clear an earlier refusal. It is cleared
+    after the restarts: otherwise each retry would write the Secret twice, and each write triggers our own watch.
     """
 
     record: Record
     consumers: Sequence[Consumer]
-    changed_keys: str = ""  # in words
+    changed_keys: str = ""  # as text for people
     written: bool = False
     status_outdated: bool = False
     deleted: bool = False
@@ -39,7 +39,7 @@ class FillResult:
 
 
 class SecretFiller:
-    """Makes a Secret's content what AWS and its binding say."""
+    """Secret filler. Makes a Secret's content match AWS and its binding."""
 
     def __init__(
         self,
@@ -62,9 +62,9 @@ class SecretFiller:
     async def fill(
         self, live: LiveSecret, spec: BindingSpec, consumers: Sequence[Consumer], request: Request
     ) -> FillResult:
-        """Fill the Secret as it was read, or delete it. Every failure is in the result: the last good content stays.
+        """Fill the Secret, or delete it. If that fails, the error is in the result and the last good content stays.
 
-        Raises Conflict where the Secret has changed since it was read.
+        Raises Conflict if the Secret or a workload has changed since it was read.
         """
         try:
             binding = read_binding(live.target, spec)
@@ -106,8 +106,7 @@ class SecretFiller:
             fingerprints = {key: fingerprint(value) for key, value in data.items()}
             self._cache.keep_values(live, resource_version, {**live.fingerprints, **fingerprints})
         else:
-            self._cache.drop_values(
-                live.target
-            )  # what becomes of keys that were given up depends on their other owners
+            # Keys that Keyturn gives up may stay, if another writer owns them too. Read the Secret again next time.
+            self._cache.drop_values(live.target)
         changed_keys = event_messages.keys(binding, planned.changed_keys)
         return FillResult(planned.record, consumers, changed_keys, written=True)

@@ -14,7 +14,7 @@ from keyturn_receiver.telemetry.legs import Leg, LegTimer
 
 
 class SourceReader:
-    """Reads all sources of a binding, or none: a Secret is filled from all of them together."""
+    """Reads all sources of a binding or none, because a Secret is filled from all of them together."""
 
     def __init__(self, stores: Stores, access: AccessPolicy, resolver: ArnResolver, legs: LegTimer) -> None:
         self._stores = stores
@@ -23,7 +23,7 @@ class SourceReader:
         self._legs = legs
 
     async def read(self, binding: Binding, request: Request) -> Mapping[Source, SecretVersion]:
-        """Read the version that each source's staging label is on, no older than the request.
+        """Read the version that holds each source's staging label, no earlier than ``request.since``.
 
         Raises NotAllowed, SourceRefused, SourceUnavailable or StaleRead.
         """
@@ -32,7 +32,7 @@ class SourceReader:
         for source in sources:
             key = self.store_key(binding, source)
             await self._resolver.check(key, namespace, account, source.secret_id, request.since)
-        # A notification names one version of one secret: with several sources nobody can tell which it is about.
+        # A notification names one version of one secret. With several sources, it is unknown which secret that is.
         expected = request.expected if len(sources) == 1 else frozenset()
         background = Cause.NOTIFICATION not in request.causes
         with self._legs.time(Leg.FETCH):
@@ -47,5 +47,5 @@ class SourceReader:
         return dict(zip(sources, versions, strict=True))
 
     def store_key(self, binding: Binding, source: Source) -> StoreKey:
-        """The store that reads ``source`` for a binding."""
+        """Return the key of the store that reads ``source`` for a binding."""
         return self._stores.key(source.secret_id, binding.target.namespace, binding.service_account)

@@ -1,4 +1,4 @@
-"""Reports what a reconcile came to: status annotation, Kubernetes Event, log line and metric, all of them here."""
+"""Reports the outcome of a reconcile: in the status annotation, a Kubernetes Event, the log and the metrics."""
 
 import logging
 
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class StatusReporter:
-    """Reports outcomes. Each report is made once, at the end of a reconcile."""
+    """Status reporter. Each outcome is reported once, at the end of a reconcile."""
 
     def __init__(self, secrets: SecretClient, events: EventRecorder, metrics: Metrics) -> None:
         self._secrets = secrets
@@ -27,15 +27,15 @@ class StatusReporter:
     async def report(
         self, live: LiveSecret, request: Request, fill: FillResult, rollout: RolloutResult, filled: bool
     ) -> ReconcileResult:
-        """Report what was done and what failed; return both as the reconcile's result.
+        """Report what was done and what failed, and return both as the reconcile's result.
 
-        ``filled``: filling the Secret was part of the reconcile, and has succeeded. Raises Conflict where the Secret
-        or a workload has changed since it was read.
+        ``filled`` says that filling the Secret was part of the reconcile and has succeeded. Raises Conflict if the
+        Secret or a workload has changed since it was read.
         """
         self._log_changes(request, fill, rollout)
         error = first_retryable(fill.error, rollout.error)
         if isinstance(error, Conflict):
-            raise error  # no news for anybody: the reconcile is done again at once
+            raise error  # not worth a report, because the reconcile is repeated at once
         if error is None and fill.status_outdated:
             error = await self._write_status(live, OK)
         terminal_version = await self._report_failure(live, error) if error else ""
@@ -73,9 +73,9 @@ class StatusReporter:
             _log.info("restarted", extra={"fields": {"consumer": str(consumer.ref)}})
 
     async def _report_failure(self, live: LiveSecret, error: KeyturnError) -> str:
-        """Tell what is wrong in an Event and, unless it passes by itself, in the status.
+        """Report an error in an Event and, if it is permanent, in the status.
 
-        Returns the resource version that only a person can help; empty where trying again can.
+        Returns the Secret's resource version if a retry cannot help this version, or else an empty string.
         """
         self._events.event(live.target, live.uid, True, error.reason, str(error))
         if not isinstance(error, Permanent):

@@ -1,4 +1,4 @@
-"""The state of one binding in the work queue. No other class keeps any."""
+"""The state that the work queue keeps for one binding."""
 
 import asyncio
 from collections.abc import Hashable
@@ -10,18 +10,18 @@ from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 
 
 class Phase(StrEnum):
-    """Where a binding is between a request and its result."""
+    """The phase of a binding between a request and its result."""
 
-    IDLE = "idle"  # nothing is asked for
+    IDLE = "idle"  # no request is open
     QUEUED = "queued"  # waits for a slot
     RUNNING = "running"
-    BACKING_OFF = "backing off"  # failed for now; a timer queues it again
-    FAILED = "failed"  # only a person can help; a new request queues it again
+    BACKING_OFF = "backing off"  # failed temporarily; a timer queues it again
+    FAILED = "failed"  # failed permanently; a new request queues it again
 
 
 @dataclass(slots=True)
 class Turn:
-    """One run that was asked for: what it serves, who waits for it, and since when (monotonic seconds)."""
+    """One run that was requested: the request that it serves, the future of its result, and when it was requested."""
 
     request: Request
     result: "asyncio.Future[ReconcileResult]"
@@ -30,25 +30,25 @@ class Turn:
 
 @dataclass(slots=True)
 class WorkItem:
-    """Phase and memory of one binding.
+    """State of one binding.
 
-    ``turn``: the run that waits (QUEUED) or goes on (RUNNING). ``rerun``: what was asked for while RUNNING. ``retry``:
-    what the next attempt serves (BACKING_OFF). ``unmet_since``: since when a request has not been met that trying again
-    can meet. ``terminal_version``: the Secret's resource version that only a person can help; empty: there is none.
-    ``check_timer``: drift is looked at again when it fires. All times are monotonic seconds.
+    ``turn`` is the run that waits (QUEUED) or runs (RUNNING). ``rerun`` is the run that was requested while RUNNING.
+    ``retry`` is the request that the next attempt serves (BACKING_OFF). ``unmet_since`` is the time of the oldest unmet
+    request that a retry can meet. ``terminal_version`` is the resource version of a Secret that a retry cannot help, or
+    empty. ``check_timer`` starts a drift check. All times are monotonic seconds.
     """
 
     group: Hashable
     phase: Phase = field(default=Phase.IDLE, init=False)
     turn: Turn | None = field(default=None, init=False)
     rerun: Turn | None = field(default=None, init=False)
-    priority: Cause = field(default=Cause.POLL, init=False)  # that the run took its slot with
+    priority: Cause = field(default=Cause.POLL, init=False)  # the priority with which the run took its slot
     task: "asyncio.Task[None] | None" = field(default=None, init=False)
     started_at: float = field(default=0.0, init=False)
-    settled_at: float = field(default=0.0, init=False)  # until then the watches may be behind our own writes
+    settled_at: float = field(default=0.0, init=False)  # until then, the caches may lag behind our own writes
     retry: Request | None = field(default=None, init=False)
     retry_timer: asyncio.TimerHandle | None = field(default=None, init=False)
-    attempts: int = field(default=0, init=False)  # that have failed for now, in a row
+    attempts: int = field(default=0, init=False)  # consecutive attempts that failed temporarily
     failing: bool = field(default=False, init=False)
     unmet_since: float | None = field(default=None, init=False)
     terminal_version: str = field(default="", init=False)
@@ -56,14 +56,14 @@ class WorkItem:
     fight: FightBackoff = field(default_factory=FightBackoff, init=False)
 
     def cancel_retry(self) -> Request | None:
-        """Stop the timer of the next attempt; return what that attempt was to serve."""
+        """Cancel the next attempt, and return the request that it would have served."""
         if self.retry_timer:
             self.retry_timer.cancel()
         retry, self.retry, self.retry_timer = self.retry, None, None
         return retry
 
     def cancel_check(self) -> None:
-        """Stop the timer of the next look at drift."""
+        """Cancel the drift check that is due later."""
         if self.check_timer:
             self.check_timer.cancel()
             self.check_timer = None

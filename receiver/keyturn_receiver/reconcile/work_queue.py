@@ -1,7 +1,7 @@
-"""Work queue: one reconcile at a time for each binding, many bindings side by side, equal requests joined.
+"""Work queue. It runs one reconcile at a time for each binding and many at once, and merges requests for one binding.
 
-The idea is https://pkg.go.dev/k8s.io/client-go/util/workqueue with priorities and results. What fails for now is tried
-again with growing delays, until it is done or nobody asks for it any more.
+The design is that of https://pkg.go.dev/k8s.io/client-go/util/workqueue, with priorities and results. A temporary
+failure is retried with growing delays, until it is over or the binding is gone.
 """
 
 import asyncio
@@ -20,19 +20,19 @@ from keyturn_receiver.reconcile.work_item import Phase, Turn, WorkItem
 from keyturn_receiver.resilience.backoff import Backoff
 from keyturn_receiver.telemetry.metrics import Metrics
 
-RETRY_BACKOFF = Backoff(base=1.0, cap=60.0)  # seconds between attempts at what fails for now
-UNEXPECTED_RETRY = 30.0  # seconds, after an error that only a bug can cause
-# Seconds after a run in which the watches may still be behind what the run has written. Drift is looked at afterwards:
-# earlier, our own write would look like work to do.
+RETRY_BACKOFF = Backoff(base=1.0, cap=60.0)  # seconds before the retry of a temporary failure
+UNEXPECTED_RETRY = 30.0  # seconds before a retry, after an error that only a bug can cause
+# Seconds after a run in which the caches may lag behind the run's own writes. Drift is checked afterwards, because
+# until then our own write would look like drift.
 SETTLE_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
 
 class WorkQueue:
-    """Runs ``reconcile`` for bindings; what is asked for while a binding is RUNNING joins its next run.
+    """Work queue. Runs ``reconcile`` for bindings, at most ``slots`` of them at once.
 
-    ``slots``: how many run at once. ``now`` gives monotonic seconds.
+    Requests for a binding that is RUNNING merge into its next run. ``now`` returns monotonic seconds.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class WorkQueue:
         self._closing = False
 
     def submit(self, target: Target, request: Request, group: Hashable = None) -> "asyncio.Future[ReconcileResult]":
-        """Ask for a reconcile; the future gives its result, errors included.
+        """Request a reconcile. The result of the future contains any error.
 
-        ``group``: what the binding waits for, its AWS secret; without one it is a group of its own. The future is
-        shared: whoever stops waiting must not cancel it.
+        ``group`` is the AWS secret that the binding waits for; without it, the binding is its own group. Callers share
+        the future, so a caller that stops waiting must not cancel it.
         """
         group = target if group is None else group
         item = self._items.setdefault(target, WorkItem(group))
@@ -70,7 +70,7 @@ class WorkQueue:
                 self._queues.raise_priority(target, item.group, before, item.turn.request.priority)
             return item.turn.result
         if retry := item.cancel_retry():
-            request |= retry  # this run is the next attempt, and serves what that was for
+            request |= retry  # this run is the next attempt, so it serves the request of that attempt too
         item.group = group
         turn = self._turn(request)
         self._enqueue(target, item, turn)
@@ -78,17 +78,17 @@ class WorkQueue:
         return turn.result
 
     def gave_up_on(self, target: Target, resource_version: str) -> bool:
-        """Whether this replica has failed for good at this very version of the Secret."""
+        """Whether this replica has failed permanently at exactly this version of the Secret."""
         item = self._items.get(target)
         return item is not None and item.terminal_version == resource_version
 
     def clear_terminal(self, target: Target) -> None:
-        """Try again what failed for good: something else has changed that may have caused it."""
+        """Allow a new attempt after a permanent failure, because its cause may have changed."""
         if item := self._items.get(target):
             item.terminal_version = ""
 
     def mark_recovered(self, target: Target) -> None:
-        """Count a binding as failing no longer: another replica has made it true. A retry that is due stays due."""
+        """Stop counting a binding as failing, because another replica has made it true. A pending retry stays."""
         item = self._items.get(target)
         if item is None or item.phase is Phase.BACKING_OFF:
             return
@@ -98,7 +98,7 @@ class WorkQueue:
             self._drop_if_idle(target)
 
     def drop(self, target: Target) -> None:
-        """Keep nothing about a binding that is gone."""
+        """Forget a binding that is gone."""
         item = self._items.get(target)
         if item is None:
             return
@@ -110,7 +110,7 @@ class WorkQueue:
             del self._items[target]
 
     def settles_in(self, target: Target) -> float:
-        """Seconds until the watches show what this replica has written itself; 0.0: they do."""
+        """Return the seconds until the caches show this replica's own writes; 0.0 if they do already."""
         item = self._items.get(target)
         if item is None:
             return 0.0
@@ -125,21 +125,21 @@ class WorkQueue:
             item.check_timer = loop.call_later(delay, self._check, target, check)
 
     def check_now(self, check: Callable[[Target], None]) -> None:
-        """Call ``check`` at once for each binding whose check is due later."""
+        """Call ``check`` at once for each binding that has a check due later."""
         for target in [target for target, item in self._items.items() if item.check_timer]:
             self._check(target, check)
 
     def fight_delay(self, target: Target) -> float:
-        """Seconds to wait before this binding is repaired again, because another writer goes on reverting it."""
+        """Return the seconds to wait before the next repair of a binding, because another writer keeps reverting it."""
         item = self._items.get(target)
         return item.fight.delay(self._now()) if item else 0.0
 
     def record_repair(self, target: Target) -> bool:
-        """Count a repair; return whether it is the one from which on repairs are delayed."""
+        """Count a repair. Returns whether the next one is the first with a delay."""
         return self._items.setdefault(target, WorkItem(target)).fight.record(self._now())
 
     async def close(self, grace: float) -> None:
-        """Start no more retries, and let what waits and runs end within ``grace`` seconds."""
+        """Start no more retries. Queued and running reconciles get up to ``grace`` seconds to finish."""
         self._closing = True
         for item in self._items.values():
             item.cancel_check()
@@ -150,20 +150,20 @@ class WorkQueue:
             await asyncio.wait(tasks, timeout=end - self._now())
 
     def depth(self, priority: Cause) -> int:
-        """How many bindings wait with this priority."""
+        """Return how many bindings wait with this priority."""
         return self._queues.depth(priority)
 
     def failing(self) -> int:
-        """How many bindings ended their last reconcile here with an error, and are not recovered."""
+        """Return how many bindings ended their last reconcile here with an error and have not recovered."""
         return sum(item.failing for item in self._items.values())
 
     def oldest_unmet(self) -> float:
-        """Seconds since the oldest request that has not been met; one that only a person can meet does not count."""
+        """Return the seconds since the oldest unmet request. Requests that failed permanently do not count."""
         unmet = [item.unmet_since for item in self._items.values() if item.unmet_since is not None]
         return max(0.0, self._now() - min(unmet)) if unmet else 0.0
 
     def longest_running(self) -> float:
-        """Seconds that the longest of the running reconciles has taken so far."""
+        """Return the seconds that the longest of the running reconciles has taken so far."""
         return max((self._now() - item.started_at for item in self._items.values() if item.task), default=0.0)
 
     def _turn(self, request: Request) -> Turn:
@@ -180,7 +180,7 @@ class WorkQueue:
             target, priority = taken
             item = self._items[target]
             item.phase, item.priority, item.started_at = Phase.RUNNING, priority, self._now()
-            # In an empty context, so that the task does not inherit the caller's log fields and trace.
+            # The empty context keeps the task from inheriting the caller's log fields and trace.
             item.task = asyncio.create_task(self._run(target, item), context=Context())
 
     async def _run(self, target: Target, item: WorkItem) -> None:
@@ -199,7 +199,7 @@ class WorkQueue:
             self._finish(target, item, turn, result)
 
     def _finish(self, target: Target, item: WorkItem, turn: Turn, result: ReconcileResult) -> None:
-        """What happens after a reconcile: done, tried again later, or left to a person."""
+        """Decide what follows a reconcile: nothing, a retry, or a wait for somebody to change something."""
         self._queues.release(item.group, item.priority)
         item.task = item.turn = None
         item.settled_at = self._now() + SETTLE_SECONDS
@@ -207,7 +207,7 @@ class WorkQueue:
             item.terminal_version = result.terminal_version
         match result.error:
             case None:
-                # A run for consumers alone leaves a Secret that cannot be filled as it is.
+                # A run for consumers alone does not fix a Secret that cannot be filled.
                 item.failing = item.failing and bool(item.terminal_version)
                 item.attempts, item.unmet_since = 0, None
                 item.phase = Phase.FAILED if item.failing else Phase.IDLE
@@ -227,7 +227,7 @@ class WorkQueue:
 
     def _retry_later(self, target: Target, item: WorkItem, request: Request, error: Temporary) -> None:
         if item.rerun:
-            item.rerun.request |= request  # the next run serves this as well; it is not queued yet
+            item.rerun.request |= request  # the next run, which is not queued yet, serves this request too
         elif not self._closing:
             item.attempts += 1
             item.phase, item.retry = Phase.BACKING_OFF, request
