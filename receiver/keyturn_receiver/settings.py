@@ -58,19 +58,19 @@ class Settings(BaseSettings):
     """Private key of that certificate."""
 
     deadline_seconds: float = Field(8.0, gt=0, le=60)
-    """Time to apply a delivery. After it, the reply is 503 and SQS delivers again. During shutdown the time is at most
-    7 s."""
+    """Time to apply a delivery. After that, the reply is 503 and SQS delivers again. During shutdown the time is at
+    most 7 s."""
 
     drain_seconds: float = Field(5.0, ge=0, le=15)
     """Time after SIGTERM during which the receiver still accepts new deliveries, until the cluster routes them
     elsewhere. The rest of the shutdown takes up to 12 s."""
 
     max_deliveries: int = Field(64, ge=1)
-    """Deliveries handled at once. A further one gets the reply 503."""
+    """Deliveries handled at once. Further deliveries get the reply 503."""
 
     max_connections: int = Field(1000, ge=1)
-    """Connections held open at once, per port. For a further one, the server closes the connection that has waited
-    longest for its client."""
+    """Connections held open at once, per port. Beyond that, the server closes the connection that has waited longest
+    for its client."""
 
     namespaces: Annotated[tuple[str, ...], NoDecode] = ()
     """Namespaces to serve, separated by commas. If empty: all namespaces."""
@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     """Concurrent calls to AWS."""
 
     watch_seconds: float = Field(60.0, ge=1)
-    """Maximum duration of one watch. After a quarter more without any data, the connection counts as dead."""
+    """Maximum duration of one watch. If a watch lasts a quarter longer, its connection counts as dead."""
 
     resync_seconds: float = Field(3600.0, ge=1)
     """Time after which every watched resource is listed again."""
@@ -129,7 +129,7 @@ class Settings(BaseSettings):
     """Prefix of the names of these Leases."""
 
     traces: bool = False
-    """Whether to send traces. OpenTelemetry's own variables say where to, such as `OTEL_EXPORTER_OTLP_ENDPOINT`."""
+    """Whether to send traces. OpenTelemetry's own variables say where, such as `OTEL_EXPORTER_OTLP_ENDPOINT`."""
 
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     """Minimum level of log lines: `DEBUG`, `INFO`, `WARNING` or `ERROR`. Logs are JSON lines on standard output."""

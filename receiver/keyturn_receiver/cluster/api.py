@@ -30,7 +30,7 @@ APPLY = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
 FIELD_MANAGER = "keyturn"
 QUEUE_TIMEOUT = 10.0  # seconds that a request may wait for the limiter; an unlimited wait could outlast every deadline
-MAX_429_RETRIES = 3  # for one request
+MAX_429_RETRIES = 3  # retries of one request
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10, sock_connect=3)  # seconds, for all requests except watches
 # https://pkg.go.dev/k8s.io/apimachinery/pkg/apis/meta/v1#StatusReason

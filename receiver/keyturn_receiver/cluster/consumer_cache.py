@@ -72,7 +72,7 @@ class ConsumerIndex:
         self._handlers.append(on_change)
 
     def notify(self, target: Target) -> None:
-        """Call the handlers, because a consumer of this Secret has changed."""
+        """Call the handlers for a Secret whose consumer has changed."""
         for on_change in self._handlers:
             on_change(target)
 

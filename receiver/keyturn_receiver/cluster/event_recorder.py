@@ -22,10 +22,10 @@ from keyturn_receiver.resilience.token_bucket import TokenBucket
 from keyturn_receiver.telemetry.metrics import Metrics
 
 MAX_MESSAGE = 1024  # characters, https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/
-DEDUP_WINDOW = 300.0  # seconds after an Event in which another one with the same Secret, reason and message is dropped
+DEDUP_WINDOW = 300.0  # seconds in which a repeated Event (same Secret, reason and message) is dropped
 RATE = 5.0  # Events per second
 BURST = 25  # Events at once after a pause
-QUEUE_SIZE = 1000  # another Event replaces the oldest
+QUEUE_SIZE = 1000  # Events; beyond that, the oldest is dropped
 RECENT_EVENTS = 10_000  # Events remembered for DEDUP_WINDOW
 
 _log = logging.getLogger(__name__)

@@ -27,8 +27,8 @@ class BoundSecret:
     """Cached metadata of a bound Secret, without its data.
 
     ``names`` are all names that its AWS secrets may have. ``solely_managed`` says that no other writer has changed the
-    fields that Keyturn owns. ``texts`` are the annotations unparsed, which takes less memory. ``seen_at`` is when this
-    replica first saw this version of the Secret, in monotonic seconds.
+    fields that Keyturn owns. ``texts`` are the unparsed annotations, which take less memory than the parsed ones.
+    ``seen_at`` is when this replica first saw this version of the Secret, in monotonic seconds.
     """
 
     target: Target

@@ -1,8 +1,8 @@
-"""Names and ARNs of AWS secrets. An ARN is either whole, or partial: without its last six random characters.
+"""Names and ARNs of AWS secrets. A partial ARN lacks the six random characters at the end of a whole ARN.
 
-The end of a partial ARN can look like these characters, so an ARN can have two readings. Both count here, because a
-notification is only a hint: a match too many costs one needless reconcile, but a missing match loses a rotation. A bare
-name is never shortened, because `prod/db-abcdef` is a valid name.
+The end of a partial ARN can look like these characters, so some ARNs have two readings, and both count. A notification
+is only a hint: an extra match costs one needless reconcile, but a missed match loses a rotation. A bare name is never
+shortened, because `prod/db-abcdef` is a valid name.
 https://docs.aws.amazon.com/secretsmanager/latest/userguide/whats-in-a-secret.html
 """
 

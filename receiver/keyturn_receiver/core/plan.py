@@ -60,8 +60,8 @@ def plan(
 ) -> Plan:
     """Compare the Secret with the data that it should hold, and plan the write.
 
-    Raises ClusterRefused if the Secret is immutable. Raises InvalidValue if the write would remove every key that pods
-    read, or if the record would be too long.
+    Raises ClusterRefused if the Secret is immutable but its values have to change. Raises InvalidValue if the write
+    would remove every key that pods read, or if the record would be too long.
     """
     recorded = live.record.revisions
     sourced = _revisions_by_source(binding, data, versions)

@@ -115,7 +115,7 @@ def revision_of(version_id: str, key: str, expression: str) -> str:
 def next_revision(current: str | None, revision: str) -> str:
     """Return the next revision of a key whose value changes: ``revision``, or ``revision+n``.
 
-    The number is added if ``current`` has the same ``revision`` already, because a person has edited the value or
+    The suffix is added if ``current`` has the same ``revision`` already, because a person has edited the value or
     because two AWS secrets have a version with the same id.
     """
     base, plus, count = (current or "").rpartition("+")

@@ -1,4 +1,4 @@
-"""Sync status: whether a bound Secret needs work. It is derived from cached metadata, without any value or call."""
+"""Sync status: whether a bound Secret needs work. It is derived from cached metadata, without values or calls."""
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum

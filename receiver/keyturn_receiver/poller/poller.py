@@ -21,7 +21,7 @@ from keyturn_receiver.telemetry.metrics import Metrics
 JITTER = 0.1  # share of the interval; keeps several clusters from sweeping at the same time
 MAX_INTERVAL_WITHOUT_EVENTS = 30.0  # seconds between two sweeps while the event path is down
 FULL_SWEEP_SECONDS = 3600.0  # time between two full sweeps of a store
-NOTIFICATION_HEAD_START = 15.0  # seconds (at most a tenth of the interval) that a change is left to its event
+NOTIFICATION_HEAD_START = 15.0  # seconds (at most a tenth of the interval) that the poller waits for a notification
 
 _log = logging.getLogger(__name__)
 

@@ -82,7 +82,7 @@ def is_stale(bound: BoundSecret, metadata: SecretMetadata | None) -> bool:
 
 
 class Sweeper:
-    """Sweeper. Groups the bindings by store, and sweeps one store at a time. ``mode`` is to list or to describe."""
+    """Sweeper. Groups the bindings by store, and sweeps one store at a time. ``mode`` says how to ask AWS."""
 
     def __init__(self, stores: Stores, secrets: SecretCache, access_policy: AccessPolicy, mode: PollMode) -> None:
         self._stores = stores
@@ -91,7 +91,7 @@ class Sweeper:
         self._mode = mode
 
     async def bindings_by_store(self) -> Mapping[StoreKey, Sequence[BoundSecret]]:
-        """Group the bindings by the store that reads their secret, without bindings that the access policy forbids."""
+        """Group the bindings by the store that reads their secret, omitting those that the access policy forbids."""
         by_store: dict[StoreKey, list[BoundSecret]] = {}
         async for bound in yield_to_loop(self._secrets.all()):
             if not self._access_policy.allows(bound):

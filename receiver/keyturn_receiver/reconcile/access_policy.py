@@ -44,7 +44,7 @@ class AccessPolicy:
     def check_name(self, namespace: str, service_account: str, secret_name: str) -> None:
         """Raise NotAllowed unless the AWS secret with exactly this name is allowed.
 
-        This check follows once AWS has returned the name.
+        This check is possible only once AWS has returned the name.
         """
         self._check_reserved((secret_name,))
         policy.check_name(self._tenancy(namespace, service_account), secret_name)

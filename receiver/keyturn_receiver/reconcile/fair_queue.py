@@ -73,7 +73,7 @@ class PriorityQueues:
         self.enqueue(target, group, after)
 
     def take(self) -> tuple[Target, Cause] | None:
-        """Return the next target with its priority; None without a slot or a target. ``release`` must follow."""
+        """Return the next target with its priority; None if no target or no slot is left. ``release`` must follow."""
         if self._taken >= self._slots:
             return None
         for priority, queue in self._queues.items():

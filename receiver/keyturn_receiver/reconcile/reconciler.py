@@ -91,8 +91,7 @@ class Reconciler:
     async def _reconcile(self, bound: BoundSecret, request: Request) -> ReconcileResult:
         target = bound.target
         # Read the workloads before the Secret. If another replica sees a later Secret and marks a workload in the
-        # meantime, our mark on the workload is then refused. The other order could take a workload back to an older
-        # revision.
+        # meantime, our mark is refused. The other order could take the workload back to an older revision.
         consumers = self._restarter.consumers(target)
         if self._is_already_applied(bound, consumers, request):
             if await self._is_unchanged(target, bound.record):
@@ -102,8 +101,8 @@ class Reconciler:
         if observed is None:
             return NOT_BOUND
         live = observed.live
-        # Read the value after the time at which the Secret was written. An earlier read, shared with other bindings,
-        # may return a value that is older than what another replica has applied meanwhile.
+        # Read the value after the Secret was written. An earlier read that is shared with other bindings may be older
+        # than the value that another replica has applied since.
         seen_at = bound.seen_at if live.resource_version == bound.resource_version else time.monotonic()
         request = replace(request, since=max(request.since, seen_at))
         consumers = self._restarter.permitted(consumers, target, observed.spec)
@@ -137,12 +136,12 @@ class Reconciler:
         return Observed(read.live, read.spec, from_cache=False)
 
     def _has_to_fill(self, live: LiveSecret, request: Request) -> bool:
-        # A change of a consumer alone does not concern AWS. But if the status reports a refusal by Kubernetes, it may
-        # be over.
+        # A change of a consumer alone does not concern AWS. But a refusal by Kubernetes in the status may be over, so
+        # filling is tried again.
         return request.causes != {Cause.CONSUMER} or live.record.has_reason(ClusterRefused.reason)
 
     def _is_already_applied(self, bound: BoundSecret, consumers: Sequence[Consumer], request: Request) -> bool:
-        """Whether the notified version is already applied, since SQS and EventBridge deliver at least once.
+        """Whether the notified version is already applied. SQS and EventBridge can deliver it more than once.
 
         If AWS has moved on since, another notification or the poller will report that.
         """
@@ -156,8 +155,8 @@ class Reconciler:
     async def _is_unchanged(self, target: Target, record: Record) -> bool:
         """Whether the Secret in the API server still has this record.
 
-        The cache may lag behind a write by another replica. A write of our own would show that, because it fails if the
-        resource version has changed, but here nothing is written.
+        The cache may lag behind a write by another replica. A write of our own would reveal that by failing with a
+        Conflict, but this check is for reconciles that write nothing.
         """
         try:
             return await self._secrets.read_record(target) == record

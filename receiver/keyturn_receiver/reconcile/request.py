@@ -29,7 +29,7 @@ class Request:
     """Request to reconcile a binding because of ``causes``.
 
     ``since`` is when the last cause became known, in monotonic seconds; a value that was read earlier does not count.
-    ``expected`` are the version ids that the staging label is on according to the causes. ``event_ids`` are
+    ``expected`` are the ids of the versions that have the staging label, according to the causes. ``event_ids`` are
     EventBridge's. ``unversioned`` says that one of the notifications names no version. Two requests for the same
     binding merge into one that serves both.
     """
