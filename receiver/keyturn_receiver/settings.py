@@ -129,7 +129,7 @@ class Settings(BaseSettings):
     """Prefix of the names of these Leases."""
 
     traces: bool = False
-    """Whether to send traces. OpenTelemetry's own variables say where, such as `OTEL_EXPORTER_OTLP_ENDPOINT`."""
+    """Whether to send traces. OpenTelemetry's own variables, such as `OTEL_EXPORTER_OTLP_ENDPOINT`, say where."""
 
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     """Minimum level of log lines: `DEBUG`, `INFO`, `WARNING` or `ERROR`. Logs are JSON lines on standard output."""
