@@ -70,8 +70,8 @@ class Readiness:
 class SigningKeyLoader:
     """Reads the signing keys every ``interval`` seconds, or every second while the receiver is not ready.
 
-    ``check_credentials`` is true if no signing key is read from AWS. One cheap call then tests the AWS credentials,
-    until they work.
+    ``check_credentials`` is true if no signing key is read from AWS. Each read then also makes one cheap call to AWS,
+    until the credentials work.
     """
 
     def __init__(

@@ -28,10 +28,10 @@ class ObjectCache(Protocol[T]):
     """Informer cache that a reflector fills. All calls are synchronous, so no reader sees half of a change."""
 
     def transform(self, obj: Json) -> T:
-        """Reduce an object to what the cache keeps. Lists are reduced page by page, and never in memory as a whole."""
+        """Reduce an object to what the cache keeps. Each page of a list is reduced at once, to save memory."""
 
     def replace(self, items: Sequence[T], namespace: str | None) -> None:
-        """Store a full list of one namespace or of all, and delete every other object there."""
+        """Store a full list of one namespace or of all namespaces, and delete the objects that the list lacks."""
 
     def update(self, item: T) -> None:
         """Store one object that is new or has changed."""

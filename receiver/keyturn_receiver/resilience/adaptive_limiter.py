@@ -12,7 +12,7 @@ DECREASE_INTERVAL = 1.0  # seconds; several failures within this time are one si
 
 
 class AdaptiveLimiter:
-    """Adaptive limiter. A semaphore whose limit moves between 1 and ``maximum``, depending on how the server copes.
+    """Adaptive limiter. A semaphore whose limit moves between 1 and ``maximum``, depending on the load of the server.
 
     The limit rises by about one for each full round of requests that succeed, and is halved when requests fail from
     overload. ``now`` returns monotonic seconds.

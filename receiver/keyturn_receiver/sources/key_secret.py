@@ -70,7 +70,7 @@ class KeySecret:
 
 
 def current_key(client: "SecretsManagerClient", secret_id: str) -> bytes:
-    """Read only the current key, and block meanwhile. Raises the same errors as ``KeySecret.load``."""
+    """Read only the current key, with a blocking call. Raises the same errors as ``KeySecret.load``."""
     try:
         response = client.get_secret_value(SecretId=secret_id, VersionStage=CURRENT)
     except Exception as error:
