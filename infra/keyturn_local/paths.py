@@ -1,4 +1,4 @@
-"""Where the repository is, for everything that reads or writes its files. Standard library alone."""
+"""Paths of the repository, for code that reads or writes its files. This module uses only the standard library."""
 
 from pathlib import Path
 

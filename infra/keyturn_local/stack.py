@@ -25,23 +25,23 @@ CERTIFICATE = "keyturn-tls"
 
 
 class Receiver(Protocol):
-    """A receiver: a process, or the pods of a release."""
+    """A running receiver, which is either a process or the pods of a Helm release."""
 
     @property
     def url(self) -> str:
-        """URL for deliveries."""
+        """URL that accepts deliveries."""
 
     @property
     def operations_url(self) -> str:
         """URL of the operations port."""
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that have these labels."""
+        """Return the sum of a metric's samples that have these labels."""
 
 
 @dataclass
 class Stack:
-    """The running parts."""
+    """The running parts of one stack."""
 
     directory: Path
     namespace: str
@@ -57,9 +57,10 @@ class Stack:
 def run_stack(
     directory: Path, cluster: Cluster, namespace: str, settings: Mapping[str, str] | None = None, kms: bool = False
 ) -> Iterator[Stack]:
-    """Run everything against ``cluster``, with the receiver's rights in ``namespace``, which is created and deleted.
+    """Run all parts with ``cluster``. The receiver is a process with the rights of the chart's ServiceAccount.
 
-    With ``kms`` the notifier signs in KMS, and the receiver has only the public key.
+    ``namespace`` holds that ServiceAccount; it is created and deleted. With ``kms``, the notifier also signs with a KMS
+    key, and the receiver has only that key's public part.
     """
     timeline = Timeline(directory / "timeline.jsonl")
     with ExitStack() as stack:
@@ -87,9 +88,10 @@ def run_stack(
 def run_stack_of_pods(
     directory: Path, cluster: Cluster, namespace: str, values: Mapping[str, Any] | None = None
 ) -> Iterator[Stack]:
-    """Run everything in an enclosure, on a real node, with the receiver as a release of the chart.
+    """Run all parts inside an enclosure, with the receiver as a release of the chart on a real node.
 
-    Its pods serve TLS. ``namespace`` is created and deleted. ``values`` add to the values that the node needs.
+    The receiver's pods serve TLS. ``namespace`` is created and deleted. ``values`` are added to the values of the chart
+    that the node needs.
     """
     timeline = Timeline(directory / "timeline.jsonl")
     with ExitStack() as stack:

@@ -29,7 +29,7 @@ class UnsupportedMediaType(ValueError):
 
 
 class EventType(StrEnum):
-    """CloudEvents ``type`` of a notification: what happened to the secret, or a heartbeat."""
+    """CloudEvents ``type`` of a notification: it says what happened to the secret, or that this is a heartbeat."""
 
     CHANGED = "dev.keyturn.secret.changed.v1"
     DELETED = "dev.keyturn.secret.deleted.v1"
@@ -40,7 +40,7 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NotificationData:
-    """CloudEvents ``data``, from the AWS event: ``event_name`` is its name in AWS; a field that it lacks is None."""
+    """CloudEvents ``data`` of an AWS event. ``event_name`` is its name in AWS. Fields that it lacks are None."""
 
     event_name: str
     account: str
@@ -54,8 +54,8 @@ class NotificationData:
 class Notification:
     """One CloudEvent.
 
-    ``id`` is EventBridge's event id, the same over retries. ``subject`` is the secret's ARN, or its name if AWS gave no
-    ARN. ``time`` is in RFC 3339.
+    ``id`` is EventBridge's event id, which stays the same in retries. ``subject`` is the secret's ARN, or its name if
+    AWS gave no ARN. ``time`` is in RFC 3339.
     """
 
     id: str
@@ -78,7 +78,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Result of the notification ``id``: ``secrets`` as "namespace/name", ``consumers`` as "Kind/namespace/name"."""
+    """Result of the notification ``id``. Secrets are "namespace/name", and consumers "Kind/namespace/name"."""
 
     id: str
     outcome: Outcome
@@ -99,7 +99,7 @@ _REQUIRED_DATA = frozenset({"eventName", "account", "region"})
 
 
 def encode(notifications: Sequence[Notification]) -> bytes:
-    """Encode a batch, as CONTENT_TYPE_BATCH."""
+    """Encode notifications as a batch of the type CONTENT_TYPE_BATCH."""
     return _dump([_cloud_event(notification) for notification in notifications])
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 PREFIX = "whsec_"
 PUBLIC_PREFIX = "whpk_"
 TOLERANCE = 300.0  # seconds, in either direction
-MAX_SIGNATURES = 8  # in one header: three keys during a rotation times two schemes, plus two to spare
+MAX_SIGNATURES = 8  # in one header: three keys during a rotation, times two schemes, plus two to spare
 
 _ID = re.compile(r"[\x21-\x2d\x2f-\x7e]{1,256}")  # printable ASCII without the dot, which separates the signed parts
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")
@@ -25,7 +25,7 @@ _SIGNATURE_ED25519 = re.compile(r"v1a,([A-Za-z0-9+/]{86}==)")
 _SPKI = bytes.fromhex("302a300506032b6570032100")
 
 Ed25519 = Callable[[bytes, bytes], bool]
-"""``fits(signature, content)``: whether a 64-byte signature is valid for the content. It is bound to one public key."""
+"""Function ``fits(signature, content)`` for one public key. It returns whether the 64-byte signature is valid."""
 
 
 class InvalidKey(ValueError):
@@ -83,12 +83,12 @@ def content(message_id: str, timestamp: int | str, body: bytes) -> bytes:
 
 
 def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
-    """Sign one attempt; ``timestamp`` is in seconds since the epoch. Returns ``v1,<base64>``."""
+    """Sign one delivery attempt with HMAC; ``timestamp`` is in seconds since the epoch. Returns ``v1,<base64>``."""
     return "v1," + _base64(_digest(key, content(message_id, timestamp, body)))
 
 
 def sign_ed25519(sign: Callable[[bytes], bytes], message_id: str, timestamp: int, body: bytes) -> str:
-    """Sign one attempt; ``sign`` returns the 64-byte Ed25519 signature of a content. Returns ``v1a,<base64>``."""
+    """Sign one delivery attempt with Ed25519; ``sign`` must return 64 bytes. Returns ``v1a,<base64>``."""
     return "v1a," + _base64(sign(content(message_id, timestamp, body)))
 
 
@@ -100,7 +100,7 @@ def verify(
     tolerance: float = TOLERANCE,
     public_keys: Sequence[Ed25519] = (),
 ) -> str:
-    """Verify a delivery and return its ``webhook-id``. One signature valid for any of the keys is enough.
+    """Verify a delivery and return its ``webhook-id``. One signature that is valid for any key is enough.
 
     ``headers`` must have lower-case names; ``now`` is in seconds since the epoch, ``tolerance`` in seconds. Raises
     NotVerified, and no other exception, for any input.

@@ -1,4 +1,4 @@
-"""Clients of AWS.
+"""Clients for AWS.
 
 boto3 is imported by ``client`` and not with this module, because that import takes longer than all others together.
 """
@@ -11,7 +11,7 @@ ATTEMPTS = 2  # including the first
 
 
 def client(name: str) -> Any:
-    """Build a client whose calls time out well before the invocation does. The caller annotates its type."""
+    """Build a client whose calls time out well before the invocation does. The caller annotates the client's type."""
     import boto3
     from botocore.config import Config
 

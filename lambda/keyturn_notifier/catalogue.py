@@ -22,7 +22,7 @@ HEARTBEAT = "Keyturn Heartbeat"
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """Type of the notification that an event becomes (None: the event is ignored), and the reason."""
+    """Type of the notification that an event becomes, or None if the event is ignored, and the reason."""
 
     becomes: EventType | None
     reason: str

@@ -1,4 +1,4 @@
-"""Client of one receiver: posts signed batches and returns the result of each notification."""
+"""Client for one receiver. It posts signed batches and returns the result of each notification."""
 
 import hashlib
 import ssl
@@ -31,7 +31,7 @@ MAX_DELIVERED = 10_000  # event ids kept in memory
 
 
 class ReceiverClient:
-    """HTTP client of one receiver, with a circuit breaker.
+    """HTTP client for one receiver, with a circuit breaker.
 
     Connections stay open across invocations. A notification that the receiver has accepted is not sent to it again.
 

@@ -1,4 +1,4 @@
-"""Parser of EventBridge events: each becomes a notification, is ignored, or is malformed. Pure.
+"""Parser of EventBridge events. Each event becomes a notification, is ignored, or is malformed. Pure.
 
 ``catalogue`` lists the events by name; ``_secret_id`` knows the fields that identify the secret.
 """
@@ -12,9 +12,9 @@ from keyturn_contract.message import EventType, MalformedMessage, Notification, 
 from keyturn_notifier.catalogue import API_CALL, HEARTBEAT, MEANINGS, NATIVE, SERVICE_EVENT, UNKNOWN
 
 SOURCE = "aws.secretsmanager"
-HEARTBEAT_SOURCE = "dev.keyturn"  # of the events that the schedule in template.yaml puts on the event bus
+HEARTBEAT_SOURCE = "dev.keyturn"  # source of the events that the schedule in template.yaml sends
 
-# Rotations move these labels, and applications do not read by them:
+# Rotations move these labels, and applications do not read secrets by them:
 # https://docs.aws.amazon.com/secretsmanager/latest/userguide/whats-in-a-secret.html#term_version
 _IGNORED_LABELS = frozenset({"AWSPENDING", "AWSPREVIOUS"})
 _ARN_SUFFIX = len("-a1b2c3")  # AWS appends six random characters to the name in a complete ARN

@@ -1,4 +1,4 @@
-"""Lambda entry point of the notifier: SQS records in, ids of the failed messages out. Composition root."""
+"""Lambda entry point of the notifier. It takes SQS records and returns the ids of failed messages. Composition root."""
 
 import json
 import time

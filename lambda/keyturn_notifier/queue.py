@@ -1,4 +1,4 @@
-"""The SQS queue of events: retries by the visibility timeout, and the dead-letter queue."""
+"""The SQS queue of events. Its visibility timeout delays retries, and poison messages go to the dead-letter queue."""
 
 import math
 import random
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 FIRST_DELAY = 2.0  # seconds
-# Seconds; equal to VisibilityTimeout in template.yaml. With maxReceiveCount it sets how long messages survive an outage
-# of a receiver.
+# Seconds; equal to VisibilityTimeout in template.yaml. This and maxReceiveCount determine how long messages survive an
+# outage of a receiver.
 MAX_DELAY = 180.0
 
 
 def retry_delay(receives: int, retry_after: float, jitter: float) -> int:
     """Return the seconds until a message that was received ``receives`` times becomes visible again.
 
-    Exponential back-off with jitter: doubles from FIRST_DELAY to MAX_DELAY, less up to half of that for a ``jitter``
-    from 0 to 1, and is never less than ``retry_after`` seconds.
+    Exponential back-off with jitter. The delay doubles from FIRST_DELAY to MAX_DELAY. A ``jitter`` from 0 to 1 reduces
+    it by up to half. It is never less than ``retry_after`` seconds.
     """
     exponential = min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(receives - 1, 16))
     return max(round(exponential * (1 - jitter / 2)), math.ceil(retry_after))
@@ -44,7 +44,7 @@ class SqsQueue:
         self._jitter = jitter
 
     def postpone(self, records: Sequence[tuple[Mapping[str, Any], float]]) -> None:
-        """Hide messages until their next try. Each comes with the receiver's Retry-After in seconds (0: none)."""
+        """Hide messages until their next try. Each comes with the receiver's Retry-After in seconds, or 0."""
         entries: Sequence[Any] = [
             {
                 "Id": str(number),

@@ -113,7 +113,7 @@ def _rotation() -> tuple[NotifierSettings, Rotation]:
     ed25519 = kms_signer(aws.client("kms"), settings.kms_key_id) if settings.kms_key_id else None
 
     def receivers() -> list[ReceiverClient]:
-        # The KMS key, if any, signs, too, as in deliveries: a receiver may hold its public key alone.
+        # A KMS key also signs, as in deliveries, because a receiver may hold only its public key.
         key_ring = KeyRing(secrets_manager, settings.signing_key_secret_id, ed25519, (PENDING,))
         pool = urllib3.PoolManager(ssl_context=tls_context(settings.ca_bundle))
         return [ReceiverClient(url, key_ring, pool) for url in settings.receiver_urls]

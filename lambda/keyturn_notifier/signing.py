@@ -132,7 +132,7 @@ def kms_signer(kms: "KMSClient", key_id: str) -> Callable[[bytes], bytes]:
 
 
 def error_code(error: Exception) -> str:
-    """Return AWS's error code, or the exception's class name. Logs never show its text, which may quote anything."""
+    """Return AWS's error code, or the exception's class name. Its text may quote anything, so it is never logged."""
     response = getattr(error, "response", None)
     fields = response.get("Error") if isinstance(response, dict) else None
     return str(fields.get("Code")) if isinstance(fields, dict) and fields.get("Code") else type(error).__name__

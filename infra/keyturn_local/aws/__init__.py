@@ -1,1 +1,1 @@
-"""An AWS on this machine: moto's server, with the events and the Ed25519 keys that moto lacks."""
+"""AWS on this machine: moto's server, plus the label events and the Ed25519 keys that moto lacks."""

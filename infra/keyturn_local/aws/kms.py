@@ -1,4 +1,4 @@
-"""KMS key of the kind ECC_NIST_EDWARDS25519, which moto lacks. Every key id is this one key.
+"""KMS key with the spec ECC_NIST_EDWARDS25519, which moto lacks. Every key id refers to this one key.
 
 https://docs.aws.amazon.com/kms/latest/APIReference/API_Sign.html
 """
@@ -12,11 +12,11 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-MAX_MESSAGE = 4096  # bytes, of the message type RAW
+MAX_MESSAGE = 4096  # bytes in a message of the type RAW
 
 
 class Ed25519Kms:
-    """WSGI middleware around moto: answers Sign and GetPublicKey as KMS does for such a key."""
+    """WSGI middleware around moto. It answers Sign and GetPublicKey as KMS does for such a key."""
 
     def __init__(self, application: WSGIApplication) -> None:
         self._application = application

@@ -1,6 +1,6 @@
-"""Label events, which moto lacks: AWS Secrets Manager sends one whenever a staging label moves.
+"""Label events, which moto lacks. AWS Secrets Manager sends such an event whenever a staging label moves.
 
-They are derived from the labels before and after each request, not from the request's parameters.
+The events follow from the labels before and after each request, whatever the request's parameters are.
 https://docs.aws.amazon.com/secretsmanager/latest/userguide/monitoring-eventbridge.html
 """
 
@@ -19,9 +19,9 @@ from moto.secretsmanager import secretsmanager_backends
 from keyturn_local.aws.sdk import ACCOUNT, REGION
 from keyturn_local.timeline import Timeline
 
-UNREPORTED = frozenset({"AWSPENDING", "AWSPREVIOUS"})  # labels without events
+UNREPORTED = frozenset({"AWSPENDING", "AWSPREVIOUS"})  # moves of these labels send no event
 
-# moto's own template lacks `account`, and has the keys in another order than AWS.
+# moto's own template lacks `account`, and its keys are not in AWS's order.
 _EVENT_TEMPLATE = (
     '{"version": "0", "id": "<id>", "detail-type": "<detail-type>", "source": "<source>", "account": "<account>",'
     ' "time": <time>, "region": "<region>", "resources": <resources>, "detail": <detail>}'
@@ -30,7 +30,7 @@ _EVENT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Move:
-    """A staging label that moved to this version."""
+    """The move of a staging label to a version of a secret."""
 
     arn: str
     name: str
@@ -39,7 +39,7 @@ class Move:
 
 
 class LabelEvents:
-    """WSGI middleware around moto: puts label moves on the event bus, and counts calls by AWS action."""
+    """WSGI middleware around moto. It puts label moves on the event bus, and counts calls by AWS action."""
 
     def __init__(self, application: WSGIApplication, timeline: Timeline) -> None:
         EventTemplateParser.DEFAULT_EVENT_INPUT_TEMPLATE = _EVENT_TEMPLATE
@@ -80,7 +80,7 @@ class LabelEvents:
 
 
 def _labels() -> dict[tuple[str, str, str], str]:
-    """Version id by (ARN, name, label) of a secret."""
+    """Return the version id of each label, by the secret's ARN, its name, and the label."""
     store = secretsmanager_backends[ACCOUNT][REGION].secrets
     return {
         (secret.arn, secret.name, label): version_id
@@ -99,7 +99,7 @@ def _moves(before: Mapping[tuple[str, str, str], str], after: Mapping[tuple[str,
 
 
 def _complete(moves: list[Move]) -> None:
-    """Update the default version and the date of a secret, which moto does not when a label moves."""
+    """Update each secret's default version and date of the last change. moto does not do so when a label moves."""
     store = secretsmanager_backends[ACCOUNT][REGION].secrets
     for move in moves:
         store[move.arn].last_changed_date = int(time.time())

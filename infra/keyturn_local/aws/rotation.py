@@ -1,4 +1,4 @@
-"""Rotations as the AWS console and rotation functions make them: the label moves last, to a tested value."""
+"""Rotations as the AWS console and rotation functions make them: first a pending value, then a move of AWSCURRENT."""
 
 import uuid
 from collections.abc import Callable
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def rotate(client: "SecretsManagerClient", secret_id: str, value: str) -> str:
-    """Put ``value`` as AWSPENDING, promote it, and return its version id.
+    """Store ``value`` as a pending version, make that version current, and return its id.
 
     https://docs.aws.amazon.com/secretsmanager/latest/userguide/rotate-secrets_lambda-functions.html
     """
@@ -23,7 +23,7 @@ def rotate(client: "SecretsManagerClient", secret_id: str, value: str) -> str:
 
 
 def promote(client: "SecretsManagerClient", secret_id: str, version_id: str) -> None:
-    """Move AWSCURRENT to a version: a newer one finishes a rotation, an older one undoes it."""
+    """Move AWSCURRENT to a version. A newer version finishes a rotation, and an older one undoes it."""
     stages = client.describe_secret(SecretId=secret_id)["VersionIdsToStages"]
     current = next(version for version, labels in stages.items() if "AWSCURRENT" in labels)
     client.update_secret_version_stage(
@@ -34,7 +34,7 @@ def promote(client: "SecretsManagerClient", secret_id: str, version_id: str) -> 
 def rotate_by_function(handler: Callable[[dict[str, Any], Any], object], secret_id: str, context: Any = None) -> str:
     """Rotate with a rotation function, in the four steps of Secrets Manager; return the new version's id.
 
-    An exception of the function ends the rotation at that step.
+    An exception from the function ends the rotation at that step.
     """
     version_id = str(uuid.uuid4())
     for step in ("createSecret", "setSecret", "testSecret", "finishSecret"):

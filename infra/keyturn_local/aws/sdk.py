@@ -1,4 +1,4 @@
-"""Access to the local AWS for SDKs: account, region, environment variables, boto3 clients."""
+"""Access to the local AWS: account and region, environment variables for SDKs, and boto3 clients."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ CREDENTIAL = "testing"
 
 
 def environment(endpoint_url: str) -> dict[str, str]:
-    """The variables that point AWS's own tools and SDKs to a local endpoint."""
+    """Return the variables that point AWS's own tools and SDKs to a local endpoint."""
     return {
         "AWS_ENDPOINT_URL": endpoint_url,
         "AWS_REGION": REGION,
@@ -24,7 +24,7 @@ def environment(endpoint_url: str) -> dict[str, str]:
 
 
 def client(service: str, endpoint_url: str) -> Any:
-    """A boto3 client of a local endpoint, independent of the user's own AWS settings and proxies."""
-    without_profile = botocore.session.Session({"profile": (None, None, None, None)})  # AWS_PROFILE may name any
+    """Build a boto3 client for a local endpoint. It ignores the user's own AWS settings and proxies."""
+    without_profile = botocore.session.Session({"profile": (None, None, None, None)})  # ignores AWS_PROFILE
     session = boto3.session.Session(CREDENTIAL, CREDENTIAL, region_name=REGION, botocore_session=without_profile)
     return session.client(service, endpoint_url=endpoint_url, config=Config(proxies={}))

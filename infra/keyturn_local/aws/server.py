@@ -1,6 +1,6 @@
-"""Local AWS: moto's server as a process, and the event path that `sam deploy` would create in it.
+"""Local AWS. It runs moto's server as a process, and creates the event path that `sam deploy` would create.
 
-``python -m keyturn_local.aws.server --host ADDRESS --port N --timeline FILE`` is that process.
+``python -m keyturn_local.aws.server --host ADDRESS --port N --timeline FILE`` runs the server.
 """
 
 import argparse
@@ -35,7 +35,7 @@ HEARTBEAT = {"name": "keyturn-heartbeat", "labelUpdated": "AWSCURRENT"}
 
 @dataclass(frozen=True)
 class EventPath:
-    """Resources of the notifier: queue URLs, and the ARN of the AWS secret that holds the signing key."""
+    """Resources of the notifier: the queues' URLs, and the ARN of the AWS secret that holds the signing key."""
 
     queue_url: str
     dlq_url: str
@@ -72,32 +72,32 @@ class LocalAws(Stoppable):
         self._program.stop()
 
     def environment(self) -> dict[str, str]:
-        """The variables that point AWS's own tools and SDKs to this server."""
+        """Return the variables that point AWS's own tools and SDKs to this server."""
         return sdk.environment(self.endpoint_url)
 
     def calls(self) -> dict[str, int]:
-        """Number of calls by action, such as "secretsmanager.GetSecretValue"."""
+        """Return the number of calls by action, such as "secretsmanager.GetSecretValue"."""
         with urllib.request.urlopen(f"{self.endpoint_url}/keyturn/calls", timeout=5) as reply:  # noqa: S310 - loopback
             return dict(json.load(reply))
 
     def secrets_manager(self) -> "SecretsManagerClient":
-        """A client of its Secrets Manager."""
+        """Return a client for this server's Secrets Manager."""
         client: SecretsManagerClient = self._client("secretsmanager")
         return client
 
     def sqs(self) -> "SQSClient":
-        """A client of its SQS."""
+        """Return a client for this server's SQS."""
         client: SQSClient = self._client("sqs")
         return client
 
     def kms(self) -> "KMSClient":
-        """A client of its KMS, which has a single Ed25519 key with every id."""
+        """Return a client for this server's KMS. Every key id there refers to the same Ed25519 key."""
         client: KMSClient = self._client("kms")
         return client
 
     def provision(self, visibility_seconds: int | None = None, max_receives: int | None = None) -> EventPath:
-        """Deploy the event path of template.yaml and a signing key; arguments override the template's values."""
-        key_id = self.create_signing_key()  # before the rule exists, so that its label causes no message
+        """Deploy the event path of template.yaml and a signing key. Arguments replace the template's values."""
+        key_id = self.create_signing_key()  # before the rule exists, so that the key's label event reaches no queue
         event_path = template.event_path(template.read())
         queue = event_path["Resources"]["Queue"]["Properties"]
         queue["VisibilityTimeout"] = visibility_seconds or queue["VisibilityTimeout"]
@@ -122,7 +122,7 @@ class LocalAws(Stoppable):
         return self.secrets_manager().create_secret(Name=SIGNING_KEY, SecretString=key)["ARN"]
 
     def cut_event_path(self) -> None:
-        """Remove the queue from the rule, so that events get lost. (moto ignores a disabled rule.)"""
+        """Remove the queue from the rule, so that events get lost. In moto, disabling the rule has no effect."""
         self._events().remove_targets(Rule=self._rule, Ids=[target["Id"] for target in self._targets])
 
     def restore_event_path(self) -> None:
@@ -130,7 +130,7 @@ class LocalAws(Stoppable):
         self._events().put_targets(Rule=self._rule, Targets=self._targets)
 
     def heartbeat(self) -> None:
-        """Put one heartbeat on the event bus, as the schedule does each minute."""
+        """Put one heartbeat on the event bus, as the schedule in AWS does every minute."""
         entry: Any = {"Source": "dev.keyturn", "DetailType": "Keyturn Heartbeat", "Detail": json.dumps(HEARTBEAT)}
         self._events().put_events(Entries=[entry])
 
@@ -146,7 +146,7 @@ class LocalAws(Stoppable):
 
 
 def _serve(host: str, port: int, timeline: Timeline) -> None:
-    # Imported here, because importing moto takes half a second that the parent process does not need.
+    # moto is imported here, because the import takes half a second and the parent process does not need it.
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 

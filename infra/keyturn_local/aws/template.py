@@ -1,4 +1,4 @@
-"""template.yaml as data: all that `sam deploy` creates, and the part that the local AWS deploys."""
+"""template.yaml as data: the whole template, and the part that the local AWS deploys."""
 
 import json
 from pathlib import Path
@@ -12,15 +12,16 @@ Template = dict[str, Any]
 
 
 def read(file: Path = FILE) -> Template:
-    """Read a template; short forms such as `!Ref` are expanded."""
-    from cfnlint.decode import cfn_yaml  # a second of imports, which most processes do not need
+    """Read a template, and expand short forms such as `!Ref`."""
+    # cfn-lint is imported here, because the import takes a second and most processes do not need it.
+    from cfnlint.decode import cfn_yaml
 
     plain: Template = json.loads(json.dumps(cfn_yaml.load(str(file))))
     return plain
 
 
 def event_path(template: Template) -> Template:
-    """The queues and the rules that fill them, with their outputs: plain CloudFormation that moto supports."""
+    """Return a template with only the queues, the rules that fill them, and their outputs, which moto supports."""
     types = {"AWS::SQS::Queue", "AWS::Events::Rule"}
     resources = {name: each for name, each in template["Resources"].items() if each["Type"] in types}
     return {

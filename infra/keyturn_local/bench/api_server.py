@@ -1,4 +1,4 @@
-"""Direct requests to the benchmark's API server: create bound Secrets, and the raw applies to compare with."""
+"""Direct requests to the benchmark's API server. They create bound Secrets and, for comparison, raw ones."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 NAMESPACE = "bench"
-CONCURRENCY = 32  # requests in flight, the receiver's and the raw ones
+CONCURRENCY = 32  # raw requests in flight at once, and deliveries of a burst
 NAMESPACE_OBJECT: dict[str, Any] = {
     "apiVersion": "v1",
     "kind": "Namespace",
@@ -29,7 +29,7 @@ NAMESPACE_OBJECT: dict[str, Any] = {
 
 
 def with_api(cluster: Cluster, work: Callable[[Api], Awaitable[T]]) -> T:
-    """Run ``work`` against the API server, as an administrator, with the receiver's own transport."""
+    """Run ``work`` against the API server as an administrator, over the receiver's own transport."""
 
     async def run() -> T:
         with _kubeconfig(cluster.kubeconfig):
@@ -43,24 +43,24 @@ def with_api(cluster: Cluster, work: Callable[[Api], Awaitable[T]]) -> T:
 
 
 def create_bound(cluster: Cluster, names: Sequence[str]) -> None:
-    """Create an empty Secret bound to each of these AWS secrets."""
+    """For each of these AWS secrets, create an empty Secret that is bound to it."""
     with_api(cluster, lambda api: in_parallel(names, lambda name: create(api, name, secret_name(name), "true")))
 
 
 def secret_name(name: str) -> str:
-    """The name of the Secret that is bound to an AWS secret."""
+    """Return the name of the Secret that is bound to an AWS secret."""
     return name.replace("/", "-")
 
 
 async def create(api: Api, name: str, secret_name: str, bind: str) -> None:
-    """Create one Secret for an AWS secret."""
+    """Create one Secret for an AWS secret. ``bind`` is the value of the label that binds it."""
     annotations = {"keyturn.dev/secret-id": name}
     metadata = {"name": secret_name, "labels": {"keyturn.dev/bind": bind}, "annotations": annotations}
     await api.request("POST", path("v1", "secrets", NAMESPACE), body={"metadata": metadata})
 
 
 async def in_parallel(items: Iterable[S], work: Callable[[S], Awaitable[None]]) -> float:
-    """Do ``work`` for all items, CONCURRENCY at a time; return the seconds that it takes."""
+    """Call ``work`` for all items, CONCURRENCY at a time; return the duration in seconds."""
     remaining = iter(items)
 
     async def worker() -> None:
@@ -73,7 +73,7 @@ async def in_parallel(items: Iterable[S], work: Callable[[S], Awaitable[None]]) 
 
 
 def until(condition: Callable[[], object], seconds: float = 60, every: float = 0.05) -> None:
-    """Check ``condition`` at this interval until it is true. Raises TimeoutError after ``seconds``."""
+    """Check ``condition`` every ``every`` seconds until it is true. Raises TimeoutError after ``seconds``."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -83,7 +83,7 @@ def until(condition: Callable[[], object], seconds: float = 60, every: float = 0
 
 @contextmanager
 def _kubeconfig(file: Path) -> Iterator[None]:
-    """Set KUBECONFIG: the transport has no other parameter for the cluster."""
+    """Set KUBECONFIG, because the transport has no other parameter for the cluster."""
     before = os.environ.get("KUBECONFIG")
     os.environ["KUBECONFIG"] = str(file)
     try:

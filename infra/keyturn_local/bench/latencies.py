@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Latencies:
-    """Seconds from sending a delivery to its acknowledgement; ``floor``: of one value read and one raw apply."""
+    """Seconds from sending a delivery to its acknowledgement or, in ``floor``, of one value read and one raw apply."""
 
     floor: list[float] = field(default_factory=list)
     alone: list[float] = field(default_factory=list)
@@ -15,5 +15,5 @@ class Latencies:
 
 
 def percentile(values: Sequence[float], part: float) -> float:
-    """The value that ``part`` (0 to 1) of the values do not exceed."""
+    """Return a percentile of the values; ``part`` is from 0 to 1."""
     return sorted(values)[min(len(values) - 1, int(part * len(values)))]

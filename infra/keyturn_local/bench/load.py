@@ -1,4 +1,4 @@
-"""Load generator for the webhook: signed deliveries as the notifier sends them, single, in bursts, or as a flood."""
+"""Load generator for the webhook. It sends signed deliveries as the notifier does: singly, in bursts, or as a flood."""
 
 import asyncio
 import time
@@ -26,7 +26,7 @@ from keyturn_local.bench.stub_aws import arn_of
 
 
 class NotDelivered(RuntimeError):
-    """A delivery had an unexpected answer, so that nothing was measured."""
+    """A delivery got an unexpected answer, so that nothing was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Sender:
     key: bytes
 
     def delivery(self, versions: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
-        """Body and headers of one delivery; ``versions``: the current version id of each secret, by name."""
+        """Return the body and headers of one delivery. ``versions`` holds each secret's current version id, by name."""
         body = encode([_notification(name, version_id) for name, version_id in versions.items()])
         message_id, now = f"msg_{uuid.uuid4().hex}", int(time.time())
         headers = {
@@ -49,7 +49,7 @@ class Sender:
         return body, headers
 
     async def send(self, session: aiohttp.ClientSession, versions: Mapping[str, str]) -> float:
-        """Deliver; return the seconds until it is acknowledged. Raises NotDelivered."""
+        """Send one delivery; return the seconds until its acknowledgement. Raises NotDelivered."""
         body, headers = self.delivery(versions)
         started = time.perf_counter()
         async with session.post(self.url, data=body, headers=headers) as reply:
@@ -60,7 +60,7 @@ class Sender:
         return seconds
 
     async def burst(self, versions: Mapping[str, str], connections: int) -> float:
-        """Deliver in full batches over this many connections at once; return the seconds that it takes."""
+        """Send full batches over several connections at once; return the duration in seconds. Raises NotDelivered."""
         names = list(versions)
         batches = iter([names[first : first + MAX_EVENTS] for first in range(0, len(names), MAX_EVENTS)])
         async with aiohttp.ClientSession() as session:
@@ -74,9 +74,10 @@ class Sender:
             return time.perf_counter() - started
 
     def flood(self, seconds: float, connections: int, forged: bool) -> tuple[float, Counter[int]]:
-        """Send the same delivery, about a secret without bindings, as fast as the answers come.
+        """Repeat one delivery, about a secret without bindings, as fast as the answers arrive.
 
-        Returns the seconds and the number of answers by status. ``forged``: with the signature of another key.
+        Returns the duration in seconds and the number of answers by status. If ``forged``, another key signs the
+        delivery.
         """
         body, headers = self.delivery({"nobody/binds-this": str(uuid.uuid4())})
         if forged:
@@ -91,7 +92,7 @@ def _notification(name: str, version_id: str) -> Notification:
 
 
 class _Flood(asyncio.Protocol):
-    """Connection that repeats its request after each answer; it costs less CPU than the server."""
+    """Connection that repeats its request after each answer. It uses less CPU than the server."""
 
     def __init__(self, request: bytes, statuses: Counter[int], end: float) -> None:
         self._request = request

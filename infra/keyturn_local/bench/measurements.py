@@ -1,4 +1,4 @@
-"""Measurements of `make bench`, in the order in which they run. Later ones use the Secrets that earlier ones create."""
+"""Measurements of `make bench`, in the order in which they run. Some use Secrets that earlier measurements create."""
 
 import asyncio
 import statistics
@@ -14,15 +14,15 @@ from keyturn_local.bench.rows import Row
 from keyturn_local.bench.testbed import BINDINGS, BURST, Testbed
 from keyturn_local.receiver.process import LocalReceiver, total
 
-SAMPLES = 400  # rotations of one phase: twenty seconds
-COUNTED = 20  # rotations, one after the other, whose calls are counted
-SETTLE_SECONDS = 1.0  # until the watches have shown a rotation's writes, and those of the Deployment's controller
+SAMPLES = 400  # rotations in one phase, which takes twenty seconds
+COUNTED = 20  # rotations whose calls are counted; they run one after the other
+SETTLE_SECONDS = 1.0  # for the watches to show the writes of a rotation and of the Deployment controller
 
 Measurement = Callable[[Testbed, Latencies], list[Row]]
 
 
 def calls(testbed: Testbed, latencies: Latencies) -> list[Row]:
-    """Calls of one rotation in steady state: one binding, one consumer, everything cached."""
+    """Count the calls of one rotation in steady state, with one binding, one consumer, and all caches filled."""
     name = testbed.aws.names[-1]
     create_bound(testbed.cluster, [name])
     consumer = _consumer(secret_name(name))
@@ -31,7 +31,7 @@ def calls(testbed: Testbed, latencies: Latencies) -> list[Row]:
     receiver.start()
     until(partial(_swept, receiver))
     until(lambda: _applied(receiver) >= 1)
-    for _ in range(3):  # warm: caches are filled, the consumer has its first mark
+    for _ in range(3):  # warm up, so that caches are filled and the consumer has its first mark
         testbed.rotate_steadily(receiver, [name])
         time.sleep(SETTLE_SECONDS)
     aws, before = testbed.aws.calls(), receiver.metrics()
@@ -63,11 +63,11 @@ def calls(testbed: Testbed, latencies: Latencies) -> list[Row]:
 
 
 def restore(testbed: Testbed, _: Latencies) -> list[Row]:
-    """A rebuilt cluster: a thousand bound Secrets, all empty."""
+    """Measure how fast the receiver fills 1,000 bound and empty Secrets, as in a rebuilt cluster."""
     names = testbed.aws.names[:BURST]
     create_bound(testbed.cluster, names)
     testbed.create_raw()
-    testbed.raw_applies()  # warm
+    testbed.raw_applies()  # warm up
     raw = testbed.raw_applies()
     receiver = testbed.receiver()
     before = testbed.aws.calls()
@@ -86,11 +86,11 @@ def restore(testbed: Testbed, _: Latencies) -> list[Row]:
 
 
 def latency(testbed: Testbed, latencies: Latencies) -> list[Row]:
-    """Twenty rotations a second, with the floor measured before, between and after."""
+    """Measure the latency of twenty rotations a second, and the floor before, between and after the two phases."""
     receiver = testbed.receiver()
     receiver.start()
     names = testbed.aws.names[:BURST]
-    testbed.rotate_steadily(receiver, names[:100])  # warm
+    testbed.rotate_steadily(receiver, names[:100])  # warm up
     for _ in range(2):
         latencies.floor += testbed.floor(SAMPLES // 2)
         latencies.alone += testbed.rotate_steadily(receiver, names[:SAMPLES])
@@ -109,12 +109,12 @@ def latency(testbed: Testbed, latencies: Latencies) -> list[Row]:
 
 
 def burst(testbed: Testbed, latencies: Latencies) -> list[Row]:
-    """A thousand secrets rotate at once, alternating with as many raw applies."""
+    """Measure bursts of 1,000 rotations, alternating with bursts of as many raw applies."""
     receiver = testbed.receiver()
     receiver.start()
     names = testbed.aws.names[:BURST]
     sender = testbed.sender(receiver)
-    asyncio.run(sender.burst(testbed.aws.rotate(names), CONCURRENCY))  # warm: now the receiver remembers the Secrets
+    asyncio.run(sender.burst(testbed.aws.rotate(names), CONCURRENCY))  # warm up, to fill the receiver's caches
     until(partial(_swept, receiver))
     raw, ours, cpu = [], [], []
     for _ in range(5):
@@ -137,14 +137,14 @@ def burst(testbed: Testbed, latencies: Latencies) -> list[Row]:
 
 
 def webhook(testbed: Testbed, _: Latencies) -> list[Row]:
-    """As many deliveries as the webhook answers, verified and forged, per CPU second of the receiver."""
+    """Measure how many deliveries, verified and forged, the webhook answers per second of the receiver's CPU time."""
     receiver = testbed.receiver(KEYTURN_LOG_LEVEL="WARNING")
     receiver.start()
-    until(partial(_swept, receiver))  # calls of the start do not count as calls of deliveries
+    until(partial(_swept, receiver))  # so that calls during the start are not counted
     sender = testbed.sender(receiver)
     rows = []
     for forged, name, aim in ((False, "verified", 3000.0), (True, "forged", None)):
-        sender.flood(1, 16, forged)  # warm
+        sender.flood(1, 16, forged)  # warm up
         time.sleep(1)
         aws, kubernetes, cpu = testbed.aws.calls(), _kubernetes_calls(receiver), _cpu(receiver)
         seconds, statuses = sender.flood(5, 16, forged)
@@ -163,7 +163,7 @@ def webhook(testbed: Testbed, _: Latencies) -> list[Row]:
 
 
 def many_bindings(testbed: Testbed, _: Latencies) -> list[Row]:
-    """Ten thousand bindings: filled, then a restart of the receiver with nothing changed in AWS."""
+    """Fill 10,000 bindings, then measure a restart of the receiver with nothing changed in AWS."""
     create_bound(testbed.cluster, testbed.aws.names[BURST:])
     receiver = testbed.receiver()
     receiver.start()
@@ -193,15 +193,15 @@ def many_bindings(testbed: Testbed, _: Latencies) -> list[Row]:
 
 
 def sweeps(testbed: Testbed, latencies: Latencies) -> list[Row]:
-    """Twenty rotations a second, while the poller sweeps ten thousand bindings continuously, and while it rests."""
+    """Measure the latency of rotations while the poller sweeps 10,000 bindings continuously, and while it rests."""
     names = testbed.aws.names[: SAMPLES // 2]
-    for _ in range(4):  # alternating, so that other load on the machine affects both
+    for _ in range(4):  # the two alternate, so that other load on the machine affects both
         for seconds, interval in ((latencies.quiet, "3600"), (latencies.sweeping, "1")):
-            testbed.aws.renew()  # so that each sweep lists all of them
+            testbed.aws.renew()  # so that each sweep lists all secrets
             receiver = testbed.receiver(KEYTURN_POLL_INTERVAL_SECONDS=interval)
             receiver.start()
             until(partial(_swept, receiver))
-            testbed.rotate_steadily(receiver, names[:20])  # warm
+            testbed.rotate_steadily(receiver, names[:20])  # warm up
             seconds += testbed.rotate_steadily(receiver, names)
             receiver.stop()
     testbed.aws.age(3600)
@@ -217,7 +217,7 @@ def sweeps(testbed: Testbed, latencies: Latencies) -> list[Row]:
         Row("accepted to applied, p99 during a sweep of 10,000 bindings, to without", sweeping / quiet, "x", 1.1),
         Row("accepted to applied, p99 during a sweep of 10,000 bindings", sweeping * 1000, "ms"),
         Row("accepted to applied, p99 at 10,000 bindings without a sweep", quiet * 1000, "ms"),
-        # One full pass and eleven others of the poller, and one read of the signing key each minute.
+        # The poller makes one full pass and eleven passes for changes; the signing key is read once a minute.
         Row("calls to AWS in an hour at 10,000 secrets, one replica", BINDINGS / 100 + 1 + 11 * changes + 60, "calls"),
     ]
 
@@ -259,6 +259,6 @@ def _cpu(receiver: LocalReceiver) -> float:
 
 
 def _kubernetes_calls(receiver: LocalReceiver) -> float:
-    """All calls except those about Leases, which continue regardless of deliveries."""
+    """Return the number of all calls to Kubernetes except for Leases, which continue regardless of deliveries."""
     calls = receiver.metric("keyturn_kubernetes_requests_total")
     return calls - receiver.metric("keyturn_kubernetes_requests_total", resource="leases")

@@ -1,7 +1,7 @@
-"""`make bench-notifier`: CPU time and size of the notifier, on the built artifact, as ratios measured in one run.
+"""`make bench-notifier` measures the CPU time and the size of the notifier's artifact. Ratios come from one run.
 
-Everything runs from source without bytecode, as in Lambda, where the artifact is read-only. CPU time is that of the
-process that runs the handler; AWS and the receiver are other processes.
+Python caches no bytecode, as in Lambda, where the artifact is read-only. The CPU time is that of the process that runs
+the handler; AWS and the receiver run in other processes.
 """
 
 import json
@@ -24,11 +24,11 @@ from keyturn_local.notifier.event_source import function_environment
 from keyturn_local.paths import ROOT
 from keyturn_local.timeline import Timeline
 
-RUNS = 15  # new processes of each kind, alternating
-WARM = 200  # invocations
+RUNS = 15  # new processes for each of the two handlers, which alternate
+WARM = 200  # invocations of a warm process
 OUTPUT = ROOT / "build" / "bench-notifier.json"
 
-# The first example of Powertools' documentation.
+# The empty handler, which is the first example in Powertools' documentation.
 EMPTY = """
 from aws_lambda_powertools import Logger, Metrics
 logger = Logger(service="empty")
@@ -41,7 +41,7 @@ def handler(event, context):
     return {}
 """
 
-# Runs as a process: prints the CPU seconds of the import, of the first invocation, and of the warm ones.
+# The measured program. It prints the CPU seconds of the import, of the first invocation, and of all warm ones.
 PROBE = """
 import importlib, json, sys, time, uuid
 module, batch, warm = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -145,7 +145,7 @@ def _measure(module: str, environment: Mapping[str, str], batch: int = 1, warm: 
 
 
 class _Receiver:
-    """Fake receiver on loopback that applies everything."""
+    """Fake receiver on loopback that reports every notification as applied."""
 
     def __enter__(self) -> str:
         class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""Plot of `make bench`: the distribution of the latencies."""
+"""Plot of `make bench`, which shows the distribution of the latencies."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from keyturn_local.bench.latencies import Latencies
 
 def draw(file: Path, latencies: Latencies) -> None:
     """Draw the distribution of each kind of latency into an SVG file."""
-    # Imported here, because the import takes a second.
+    # matplotlib is imported here, because the import takes a second.
     import matplotlib
 
     matplotlib.use("svg")

@@ -1,6 +1,6 @@
-"""Memory of a pod of the chart against its limit, on a real node, where the kernel enforces that limit.
+"""Measurement of a pod's memory against the chart's limit, on a real node, where the kernel enforces the limit.
 
-``rows`` measures; it runs ``python -m keyturn_local.bench.pod_memory`` in an enclosure.
+``rows`` starts ``python -m keyturn_local.bench.pod_memory`` in an enclosure, and that program measures.
 """
 
 import asyncio
@@ -28,17 +28,17 @@ from keyturn_local.processes.environment import IMPORT_ROOTS, clean_environment
 from keyturn_local.receiver.release import Release, values
 
 HOME = "keyturn-bench"  # the release's namespace
-LATENCY = 0.02  # seconds, of the stub AWS
+LATENCY = 0.02  # seconds until the stub AWS answers
 BINDINGS, ROTATIONS = 10_000, 1_000
 PEAK = "peak of a pod's memory at 10,000 bindings"
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Memory of one pod, in bytes.
+    """Memory of one pod in bytes, and the restarts of its container.
 
-    ``peak``: the kernel's count against ``limit``, page cache included. ``resident``: the peak of the receiver's
-    process. ``restarts``: of its container; ``ends``: the reasons.
+    ``peak`` is the kernel's count against ``limit`` and includes the page cache. ``resident`` is the peak of the
+    receiver's process. ``ends`` holds the reason why the container last ended, if it has restarted.
     """
 
     limit: int
@@ -51,9 +51,9 @@ class Footprint:
 def measure(
     cluster: Cluster, directory: Path, bindings: int, rotations: int, others: Mapping[str, Any] | None = None
 ) -> Footprint:
-    """Install the chart with one replica, let it fill empty Secrets, then rotate some of them at once.
+    """Install the chart with one replica, let it fill ``bindings`` Secrets, then rotate some of them at once.
 
-    It runs in an enclosure, on its node. ``others`` are values of the chart that differ from the defaults.
+    This works only in an enclosure with a node. ``others`` are further values of the chart.
     """
     with ExitStack() as stack:
         aws = stack.enter_context(StubAws(directory, bindings, LATENCY, network.HOST))
@@ -97,7 +97,7 @@ def _footprint(release: Release, uid: str) -> Footprint:
 
 
 def _restarted(release: Release) -> bool:
-    """Whether the container ended; its status shows that a moment later."""
+    """Return whether the container has restarted. Its status may show that only some seconds later."""
     try:
         until(lambda: _restarts(release), 15, every=0.5)
     except TimeoutError:
@@ -110,13 +110,13 @@ def _restarts(release: Release) -> int:
 
 
 def _high_water(process: str) -> int:
-    """Peak of a process's resident memory, in bytes."""
+    """Return the peak of a process's resident memory in bytes."""
     status = dict(line.split(":", 1) for line in Path("/proc", process, "status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) * 1024
 
 
 def rows() -> list[Row]:
-    """Measure in an enclosure; where none can run, a single row says why."""
+    """Measure in an enclosure and return the rows. If no node can run here, a single row says why."""
     if reason := preflight():
         return [Row(PEAK, None, "MiB", missing=reason)]
     command = [sys.executable, "-m", enclosure.__name__, sys.executable, "-m", __name__]

@@ -1,8 +1,7 @@
-"""`make bench`: the receiver on the real API server, against raw applies measured beside it, and a stub AWS of 20 ms.
+"""`make bench` measures the receiver with a real API server and with a stub AWS that answers after 20 ms.
 
-All ratios are of one run on one machine; the seconds beside them tell how fast that machine was.
-
-`make bench ONLY="calls latency"` runs some of the measurements and writes no files.
+Ratios compare the receiver with raw applies in the same run on the same machine. The times in seconds show how fast
+that machine was. `make bench ONLY="calls latency"` runs only these two measurements and writes no files.
 """
 
 import argparse
@@ -28,7 +27,7 @@ PAGE = ROOT / "docs" / "benchmark.md"
 
 
 def main() -> None:
-    """Measure everything, print the table, and write it to OUTPUT and PAGE; or measure a part, and print."""
+    """Measure everything, and write the table to OUTPUT and PAGE; or measure only the named parts. Print the table."""
     parser = argparse.ArgumentParser(prog="make bench")
     parser.add_argument("names", nargs="*", help=f"of {', '.join(MEASUREMENTS)}; without any, all are run")
     names = parser.parse_args().names
@@ -59,27 +58,30 @@ def _measure(names: Sequence[str], latencies: Latencies) -> list[Row]:
 def _page(rows: Sequence[Row]) -> str:
     return f"""# Benchmark
 
-Made by `make bench`, in one run on one machine of {os.cpu_count()} cores, on which the API server, etcd, the stub AWS
-and the load ran beside the receiver. The ratios are what to look at. AWS is a stub that answers after
-{LATENCY * 1000:g} ms; the API server, etcd and the receiver's rights are the real ones. Except for the consumer whose
-calls are counted, there are no workloads, so that nothing but Secrets is written.
+`make bench` made this page in one run. The receiver, the API server, etcd, the stub AWS and the load generator shared
+one machine with {os.cpu_count()} cores, so compare the ratios and not the times. AWS is a stub that answers after
+{LATENCY * 1000:g} ms; the API server, etcd and the receiver's rights are real. The only workload is the consumer whose
+calls are counted, so that all other measurements write nothing but Secrets.
 
 ![Accepted to applied](benchmark.svg)
 
 {table(rows)}
 
-- *One rotation with one consumer*: a mean of {COUNTED} rotations in steady state, one after the other. AWS counts the
-  reads; the receiver's own metrics count the rest. An apply writes the Secret, a mark restarts the consumer.
-- *Floor*: one `GetSecretValue` by boto3 in a thread, then one server-side apply by the receiver's own transport,
-  {RATE:g} times a second.
-- *Raw applies*: 1,000 server-side applies of a Secret of the same size, {CONCURRENCY} at once, that nobody watches.
-- *Accepted to applied*: from sending a signed delivery to its acknowledgement, which means applied.
-- *A burst* is bound by the receiver's CPU: one thread of Python verifies, reads, plans, applies, and handles the watch
-  events of its own writes, while raw applies leave both cores to the API server. More replicas share a burst; one
-  replica has no second thread.
-- *A pod* is one of the chart's, of one replica, on a real node: 10,000 empty Secrets are filled after the start, then
-  1,000 rotate at once. Its peak is the kernel's count against the limit. The kernel charges a page of a file to the
-  first reader, so that the process may have more resident than its pod is charged for.
+- *One rotation with one consumer* is the mean of {COUNTED} rotations in steady state, one after the other. The stub AWS
+  counts the reads; the receiver's own metrics count the rest. An apply writes the Secret, and a mark restarts the
+  consumer.
+- *Floor* is one `GetSecretValue` by boto3 in a thread, followed by one server-side apply over the receiver's own
+  transport, {RATE:g} times a second.
+- *Raw applies* are 1,000 server-side applies of Secrets of the same size, {CONCURRENCY} at once. The receiver does not
+  watch these Secrets.
+- *Accepted to applied* is the time from sending a signed delivery to its acknowledgement, which the receiver sends
+  after it has applied the change.
+- *A burst* is limited by the receiver's CPU. One Python thread verifies, reads, plans, applies, and handles the watch
+  events of its own writes, while raw applies leave all cores to the API server. Several replicas share a burst, but one
+  replica cannot use a second core.
+- *A pod* is the only replica of the chart on a real node. It fills 10,000 empty Secrets after its start, then 1,000
+  secrets rotate at once. Its peak is the kernel's count against the limit. The kernel charges a page of a file to the
+  first pod that reads it, so a process may have more resident memory than its pod is charged for.
 """
 
 

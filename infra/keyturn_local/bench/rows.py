@@ -1,4 +1,4 @@
-"""Rows of a benchmark's table: value, unit, aim; written as JSON and as Markdown."""
+"""Rows of a benchmark's table, with value, unit and aim. They are written as JSON and as Markdown."""
 
 import json
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row; ``aim`` is an upper limit for ``value``, or a lower one with ``at_least``.
+    """One row. ``aim`` is an upper limit for ``value`` or, with ``at_least``, a lower limit.
 
-    ``value`` is None where nothing could be measured; ``missing`` says why.
+    ``value`` is None if nothing could be measured; then ``missing`` says why.
     """
 
     name: str
@@ -22,7 +22,7 @@ class Row:
 
     @property
     def held(self) -> bool | None:
-        """Whether the value keeps to the aim; None without an aim or a value."""
+        """Whether the value meets the aim, or None without an aim or a value."""
         if self.aim is None or self.value is None:
             return None
         return self.value >= self.aim if self.at_least else self.value <= self.aim
@@ -44,7 +44,7 @@ def write(rows: Sequence[Row], file: Path) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as a table in Markdown."""
+    """Return the rows as a Markdown table."""
     lines = ["| what | value | aim |", "|---|---|---|"]
     for row in rows:
         sign = ">=" if row.at_least else "<="

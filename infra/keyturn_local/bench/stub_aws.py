@@ -1,9 +1,9 @@
-"""Stub of Secrets Manager with a fixed latency and little CPU, so that a measurement is not one of AWS.
+"""Stub of Secrets Manager. Its latency is fixed and it uses little CPU, so that AWS does not affect a measurement.
 
-It answers the four calls that the receiver makes, sorts its list as AWS does, and counts calls. Four further actions
-under the same header control it: ``bench.Rotate``, ``bench.Age``, ``bench.Renew`` and ``bench.Calls``.
+The stub answers the four calls that the receiver makes, sorts its list as AWS does, and counts calls. Four more actions
+in the same header control it: ``bench.Rotate``, ``bench.Age``, ``bench.Renew`` and ``bench.Calls``.
 
-``python -m keyturn_local.bench.stub_aws --host ADDRESS --port N --count N --latency SECONDS`` runs it.
+``python -m keyturn_local.bench.stub_aws --host ADDRESS --port N --count N --latency SECONDS`` runs the stub.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from keyturn_local.processes.program import Program, Stoppable, answers
 SIGNING_KEY = "keyturn/signing-key"
 PREFIX = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:"
 PAGE = 100
-CANARY = "canary-7f3a"  # prefix of every password, so that a leaked one is recognized
+CANARY = "canary-7f3a"  # prefix of every password, so that a leak is recognized
 
 
 class StubAws(Stoppable):
@@ -56,11 +56,11 @@ class StubAws(Stoppable):
         self._program.stop()
 
     def environment(self) -> dict[str, str]:
-        """The variables that point AWS's SDKs to the stub."""
+        """Return the variables that point AWS's SDKs to the stub."""
         return sdk.environment(self.endpoint_url)
 
     def rotate(self, names: Sequence[str]) -> dict[str, str]:
-        """Give each of these secrets a new value; returns the new version ids by name."""
+        """Give each of these secrets a new value; return the new version ids by name."""
         return dict(self._ask("bench.Rotate", {"names": list(names)}))
 
     def renew(self) -> None:
@@ -68,11 +68,11 @@ class StubAws(Stoppable):
         self._ask("bench.Renew", {})
 
     def age(self, seconds: float) -> None:
-        """Set the times of the last changes a minute apart, the newest one this long ago."""
+        """Set the times of the last changes a minute apart. The newest change is ``seconds`` ago."""
         self._ask("bench.Age", {"seconds": seconds})
 
     def calls(self) -> Counter[str]:
-        """Number of calls by action; those about the signing key have the name "SigningKey"."""
+        """Return the number of calls by action. Calls about the signing key are counted as "SigningKey"."""
         return Counter(self._ask("bench.Calls", {}))
 
     def _ask(self, action: str, body: Any) -> Any:
@@ -83,17 +83,17 @@ class StubAws(Stoppable):
 
 
 def name_of(number: int) -> str:
-    """The name of one secret."""
+    """Return the name of one secret."""
     return f"bench/s{number:05d}"
 
 
 def arn_of(name: str) -> str:
-    """The ARN of the secret of this name."""
+    """Return the ARN of the secret with this name."""
     return f"{PREFIX}{name}-a1b2c3"
 
 
 class Secrets:
-    """The secrets, and the answers to the calls."""
+    """The stub's secrets, and its answers to calls."""
 
     def __init__(self, count: int, signing_key: str) -> None:
         self.versions = {name_of(number): str(uuid.uuid4()) for number in range(count)}
@@ -159,7 +159,7 @@ class Secrets:
 
 
 class Connection(asyncio.Protocol):
-    """One connection: HTTP/1.1, kept alive."""
+    """One HTTP/1.1 connection, which is kept alive."""
 
     def __init__(self, answer: Callable[[str, Any], Any], latency: float) -> None:
         self._answer = answer

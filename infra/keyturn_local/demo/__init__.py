@@ -1,1 +1,1 @@
-"""`make demo`: rotations in a local AWS, carried into a local Kubernetes. Each claim rests on observation."""
+"""`make demo` carries rotations from a local AWS into a local Kubernetes, and observes whether each claim holds."""

@@ -1,4 +1,4 @@
-"""Program of `make demo`: start all parts, run the scenarios, print the verdict."""
+"""Program of `make demo`. It starts all parts, runs the scenarios, and prints the verdict."""
 
 import argparse
 import os
@@ -30,14 +30,14 @@ FAILURES = (StartFailed, KubectlFailed, binaries.NotFound, programs.NotFound, im
 
 
 def main() -> int:
-    """Run the demo; return its exit status: 0 when every claim held."""
+    """Run the demo; return its exit status, which is 0 if every claim held."""
     parser = argparse.ArgumentParser(prog="make demo", description="Rotations from a local AWS into Kubernetes, live.")
     parser.add_argument("--keep", action="store_true", help="keep everything running afterwards, until Ctrl-C")
     parser.add_argument("--node", action="store_true", help="on a real node, in an enclosure: make demo NODE=real")
     parser.add_argument("--context", help="use this context of your own kubeconfig in place of a local control plane")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that the clean-up runs
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has set it to be ignored
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # raises an exception, so that the clean-up runs
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` makes the command ignore SIGINT; undo that
     bypass_proxies()
     directory = Path(tempfile.mkdtemp(prefix="keyturn-demo-"))
     try:
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def _run(directory: Path, cluster: Cluster, node: bool, keep: bool) -> int:
-    """Run the scenarios; ``node``: the pods have containers, and the receiver runs in pods."""
+    """Run the scenarios; return the exit status. With ``node``, pods have containers, and the receiver runs in pods."""
     claims = Claims()
     say("starting AWS (moto), the receiver and the notifier ...")
     with _stack(directory, cluster, node) as stack:
@@ -103,7 +103,7 @@ def _cluster(directory: Path, context: str | None, node: bool) -> Iterator[Clust
 
 
 def _check(cluster: Cluster, server: str) -> None:
-    """Refuse a cluster that does not answer, or that holds objects the demo would interfere with."""
+    """Refuse a cluster that does not answer, or that holds objects with which the demo would interfere."""
     try:
         cluster.kubectl("get", "--raw=/api/v1/namespaces?limit=1", "--request-timeout=10s")
     except KubectlFailed as error:
@@ -122,7 +122,7 @@ def _check(cluster: Cluster, server: str) -> None:
 
 
 def _first(error: BaseException) -> BaseException:
-    """The failure before any failure of the clean-up."""
+    """Return the original failure, which a failure of the clean-up may follow."""
     while isinstance(error.__context__, FAILURES):
         error = error.__context__
     return error

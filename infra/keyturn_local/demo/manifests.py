@@ -13,14 +13,14 @@ IMAGE = "busybox:stable"
 DATABASE = "demo/database"  # JSON
 API_TOKEN = "demo/api-token"
 
-# By workload: the key that its processes read, and the shell expression for it.
+# For each workload, the key of the Secret that its processes read, and the shell expression for that value.
 READS = {
     "web": ("DATABASE_URL", "$DATABASE_URL"),
     "queue": ("PASSWORD", "$(cat /etc/password/password)"),
     "agent": ("value", "$value"),
 }
-# Each process logs once which value it uses, as a digest, because no output may contain a value. A digest of a
-# guessable value would reveal it; the values here are random.
+# Each process logs a digest of the value that it uses, because no output may contain a value. A digest would reveal a
+# guessable value, but the values here are random.
 USES = "uses "
 SALT = "keyturn-demo "
 SLEEP = "trap exit TERM; sleep 86400 & wait"
@@ -29,7 +29,7 @@ DATABASE_URL = "join('', ['postgres://', username, ':', password, '@', host, '/a
 
 
 def database(owner: str, password: str | None = None) -> dict[str, str]:
-    """A value for DATABASE, with a new password unless one is given."""
+    """Return a value for the AWS secret DATABASE, with a new password unless one is given."""
     return {
         "username": "app",
         "password": password or secrets.token_urlsafe(12),
@@ -39,7 +39,7 @@ def database(owner: str, password: str | None = None) -> dict[str, str]:
 
 
 def database_secret(value: Mapping[str, str]) -> dict[str, str]:
-    """The expected data of the Secret `database`, for a value of DATABASE."""
+    """Return the data that the Secret `database` must hold for this value of DATABASE."""
     return {
         "PASSWORD": value["password"],
         "DATABASE_URL": f"postgres://{value['username']}:{value['password']}@{value['host']}/app",
@@ -48,7 +48,7 @@ def database_secret(value: Mapping[str, str]) -> dict[str, str]:
 
 
 def bindings() -> list[Any]:
-    """The Secrets as a chart author ships them: a label, annotations, no data."""
+    """Return the Secrets as a chart's author ships them, with a label and annotations but no data."""
     data = {"PASSWORD": "password", "DATABASE_URL": DATABASE_URL, "OWNER": "owner"}
     lines = "".join(f"{key}: {expression}\n" for key, expression in data.items())
     return [
@@ -58,13 +58,13 @@ def bindings() -> list[Any]:
 
 
 def digest(app: str, data: Mapping[str, str]) -> str:
-    """The digest that a workload's processes log when they use the value from this data of a Secret."""
+    """Return the digest that a workload's processes log if they use the value in this data of a Secret."""
     key, _ = READS[app]
     return hashlib.sha256(f"{SALT}{data[key]}".encode()).hexdigest()
 
 
 def workloads(image: str = IMAGE) -> list[Any]:
-    """Three workloads that read the two Secrets, by env, volume and envFrom, and one that reads neither."""
+    """Return three workloads that read the Secrets, by env, volume and envFrom, and one that reads no Secret."""
     password = {"secretName": "database", "items": [{"key": "PASSWORD", "path": "password"}]}
     return [
         _workload("Deployment", "web", image, 2, env=[_key("DATABASE_URL", "database", "DATABASE_URL")]),
@@ -126,5 +126,5 @@ def _script(app: str) -> str:
 
 
 def value_text(value: Mapping[str, str] | str) -> str:
-    """A value as AWS stores it."""
+    """Return a value as AWS stores it."""
     return value if isinstance(value, str) else json.dumps(dict(value))

@@ -1,4 +1,4 @@
-"""Observer of the demo's namespace: a Kubernetes client of its own, independent of the receiver's reports."""
+"""Observer of the demo's namespace. It has its own Kubernetes client, and does not rely on the receiver's reports."""
 
 import threading
 import time
@@ -13,9 +13,9 @@ from keyturn_local.demo import manifests
 
 
 class Observer:
-    """Watches Secrets and pods, and records when each changed, by this machine's clock.
+    """Watches Secrets and pods, and records the time of each change by this machine's clock.
 
-    ``reads_logs``: the pods have containers, and each process logs which value it uses.
+    With ``reads_logs``, the pods have containers, and each process logs a digest of the value that it uses.
     """
 
     def __init__(self, kubeconfig: Path, namespace: str, reads_logs: bool = False) -> None:
@@ -25,10 +25,10 @@ class Observer:
         self.reads_logs = reads_logs
         self._namespace = namespace
         self._changed = threading.Condition()
-        self._secrets: dict[str, tuple[float, dict[str, str]]] = {}  # time of the last change, data
+        self._secrets: dict[str, tuple[float, dict[str, str]]] = {}  # by name: time of the last change, data
         self._pods: dict[str, Any] = {}  # by uid
         self._pods_changed: dict[str, float] = {}  # by workload
-        self._digests: dict[str, str] = {}  # of the value in use, by the pod's uid; empty: not logged yet
+        self._digests: dict[str, str] = {}  # digest of the value in use, by the pod's uid; empty until logged
         self._digests_changed: dict[str, float] = {}  # by workload
         for listing, handle in (
             (core.list_namespaced_secret, self._on_secret),
@@ -37,32 +37,32 @@ class Observer:
             threading.Thread(target=self._watch, args=(listing, handle), daemon=True).start()
 
     def secret_holds(self, name: str, expected: Mapping[str, str]) -> float | None:
-        """When the Secret's data came to include ``expected``; None while it does not."""
+        """Return when the Secret's data changed to include ``expected``, or None if it does not."""
         at, data = self._secrets.get(name, (0.0, {}))
         return at if expected.items() <= data.items() else None
 
     def secret_keys(self, name: str) -> frozenset[str]:
-        """The keys that the Secret has now."""
+        """Return the keys that the Secret has now."""
         return frozenset(self._secrets.get(name, (0.0, {}))[1])
 
     def pods(self, app: str) -> frozenset[str]:
-        """The uids of the pods of one workload."""
+        """Return the uids of a workload's pods."""
         return frozenset(uid for uid, pod in self._pods.items() if pod.metadata.labels.get("app") == app)
 
     def replaced(self, app: str, old: frozenset[str]) -> float | None:
-        """When the last of the pods ``old`` was gone and all others were Ready; None before."""
+        """Return when new and Ready pods had replaced all ``old`` pods of a workload, or None before that."""
         pods = [pod for pod in self._pods.values() if pod.metadata.labels.get("app") == app]
         if len(pods) < len(old) or old & {pod.metadata.uid for pod in pods} or not all(map(_is_ready, pods)):
             return None
         return self._pods_changed[app]
 
     def in_use(self, app: str, digest: str) -> float | None:
-        """When the last process of one workload logged the value of this digest; None before."""
+        """Return when the last process of a workload logged this digest, or None before that."""
         digests = {self._digests.get(uid) for uid in self.pods(app)}
         return self._digests_changed[app] if digests == {digest} else None
 
     def wait(self, condition: Callable[[], Any], seconds: float) -> Any:
-        """Wait until ``condition`` is true, at most this long; return its last result."""
+        """Wait until ``condition`` returns a true value, for at most ``seconds``; return its last result."""
         with self._changed:
             end = time.monotonic() + seconds
             while not (result := condition()) and time.monotonic() < end:
@@ -72,7 +72,7 @@ class Observer:
     def follow(
         self, steps: Mapping[str, Callable[[], float | None]], seconds: float
     ) -> Iterator[tuple[str, float | None]]:
-        """Give each step's name and time as it comes true; at the timeout the rest, with None."""
+        """Yield the name and the time of each step once it has happened; at the timeout, yield all others with None."""
         pending = dict(steps)
         end = time.monotonic() + seconds
         while pending:
@@ -94,7 +94,7 @@ class Observer:
                     with self._changed:
                         handle(event["type"], event["object"])
                         self._changed.notify_all()
-            except Exception:  # a broken watch: start another; at the end the cluster stops before this thread
+            except Exception:  # the watch broke, so start another; at the end, the cluster stops before this thread
                 time.sleep(0.2)
 
     def _on_secret(self, kind: str, secret: Any) -> None:
@@ -124,7 +124,7 @@ class Observer:
                 )
                 line = log.readline().decode()
                 log.close()
-            except Exception:  # the log does not exist yet, or no longer
+            except Exception:  # the log does not exist yet, or is gone
                 line = ""
             if line.startswith(manifests.USES):
                 with self._changed:

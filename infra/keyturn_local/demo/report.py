@@ -1,4 +1,4 @@
-"""Output of the demo: timelines, claims, and the verdict. Never a value."""
+"""Output of the demo: timelines, claims, and the verdict. It never contains a value."""
 
 import sys
 from dataclasses import dataclass, field
@@ -17,14 +17,14 @@ def heading(text: str) -> None:
 
 
 def step(name: str, milliseconds: float | None, note: str = "") -> None:
-    """Print one step of a timeline, in milliseconds since the label moved."""
+    """Print one step of a timeline, with its time in milliseconds since the label moved."""
     time = "       -" if milliseconds is None else f"{round(milliseconds):8d}"
     say(f"  {time} ms  {name}" + (f"  ({note})" if note else ""))
 
 
 @dataclass
 class Claims:
-    """The claims that the demo has checked, each held or broken."""
+    """The claims that the demo has checked, and whether each of them held."""
 
     results: list[tuple[bool, str]] = field(default_factory=list)
 

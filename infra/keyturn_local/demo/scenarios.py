@@ -1,4 +1,4 @@
-"""Scenarios of the demo: rotations on the event path, one without it, and one of a key that no pod reads."""
+"""Scenarios of the demo: rotations with the event path, one without it, and one that changes a key no pod reads."""
 
 import secrets
 import time
@@ -14,29 +14,29 @@ from keyturn_local.demo.report import Claims, heading, say, step
 from keyturn_local.stack import Stack
 
 POLL_SECONDS = 5.0
-TIMEOUT_SECONDS = 20.0  # of any step without pods
+TIMEOUT_SECONDS = 20.0  # for a step that does not wait for pods
 POD_TIMEOUT_SECONDS = 120.0  # a container runtime may have to pull an image first
-IN_USE_SECONDS = 15.0  # for two pods one after the other, or a StatefulSet's, to end and to start
+IN_USE_SECONDS = 15.0  # to replace two pods one after the other, or a StatefulSet's pod
 RECOVERED = "keyturn_recovered_by_poll_total"
 
 APPLIED = "Secret applied"
 DELIVERED = "delivered (acknowledged after applying)"
-# Printed steps, and the names of the same steps in the timeline of the notifier's side.
+# Steps as they are printed, and the names of the same steps in the timeline.
 ON_THE_WAY = {"queued": "queued", "taken by the notifier, delivery begins": "taken", DELIVERED: "delivered"}
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """Times of one rotation's effects, in seconds since the label moved; None: not within the timeout."""
+    """Times of one rotation's effects, in seconds since the label moved. None means that it timed out."""
 
     applied: float | None
     delivered: float | None
     replaced: Mapping[str, float | None]  # by workload
-    in_use: Mapping[str, float | None]  # by workload; empty where no processes run
+    in_use: Mapping[str, float | None]  # by workload; empty if pods have no containers
 
 
 class Scenarios:
-    """Runs on a started stack and adds every claim to ``claims``. The methods run in the order below."""
+    """Scenarios on a running stack. They add every claim to ``claims`` and must run in the order of the methods."""
 
     def __init__(self, stack: Stack, observer: Observer, claims: Claims, image: str) -> None:
         self._image = image
@@ -47,7 +47,7 @@ class Scenarios:
         self._database = manifests.database("team-a")
 
     def create_objects(self) -> None:
-        """Create the AWS secrets, the Secrets and the workloads; wait until Secrets are filled and pods run."""
+        """Create the AWS secrets, the Secrets and the workloads; wait until the Secrets are filled and the pods run."""
         token = secrets.token_urlsafe(12)
         self._secrets_manager.create_secret(Name=DATABASE, SecretString=value_text(self._database))
         self._secrets_manager.create_secret(Name=API_TOKEN, SecretString=token)
@@ -70,7 +70,7 @@ class Scenarios:
             )
 
     def event_path(self) -> None:
-        """Rotations as the AWS console makes them are applied within a second."""
+        """Rotate as the AWS console does, and check that each rotation is applied within a second."""
         heading("Act 1: the event path")
         self._database = manifests.database("team-a")
         bystander = self._observer.pods("bystander")
@@ -93,7 +93,7 @@ class Scenarios:
         )
 
     def without_event_path(self) -> None:
-        """The poller finds a rotation whose events have no target."""
+        """Rotate while no event reaches the queue, and check that the poller finds the rotation."""
         heading(f"Act 2: the event path is cut; the poller looks every {POLL_SECONDS:.0f} s")
         before = self._stack.receiver.metric(RECOVERED)
         self._stack.aws.cut_event_path()
@@ -113,21 +113,21 @@ class Scenarios:
         self._claims.check(recovered == 1, f"{RECOVERED} rose by {recovered:.0f}: the event path's loss is counted")
 
     def unread_key(self) -> None:
-        """A rotation changes only a key that no pod reads: the Secret is written, and nothing restarts."""
+        """Change only a key that no pod reads, and check that the Secret is written and nothing restarts."""
         heading("Act 3: a key that no workload reads")
         pods = {app: self._observer.pods(app) for app in ("web", "queue", "agent", "bystander")}
         generations = self._generations()
         self._database = manifests.database("team-b", self._database["password"])
         expected = database_secret(self._database)
         rotation = self._rotate(DATABASE, value_text(self._database), "database", expected, ())
-        # The acknowledgement follows the rollouts: after it no further write is pending.
+        # The receiver acknowledges after it has started the rollouts, so no further write is pending.
         say()
         self._claims.check(rotation.applied is not None, "the Secret holds the new OWNER")
         same = {app: self._observer.pods(app) for app in pods} == pods and self._generations() == generations
         self._claims.check(same and rotation.delivered is not None, "no workload was touched, no pod restarted")
 
     def _check_pods(self, rotation: Rotation, applied_within: float = 0) -> None:
-        """Check the pods of one rotation; ``applied_within``: seconds that applying the Secret may have taken."""
+        """Check the pods after one rotation. ``applied_within`` is the time limit of its apply, in seconds."""
         self._claims.check(all(rotation.replaced.values()), "every pod that reads it was replaced")
         if self._observer.reads_logs:
             limit = applied_within + IN_USE_SECONDS
@@ -145,7 +145,8 @@ class Scenarios:
     ) -> Rotation:
         """Rotate an AWS secret, and print each effect as it is observed.
 
-        ``expected``: the data of ``secret`` afterwards. ``apps``: the workloads that restart.
+        ``expected`` is the data of the Secret ``secret`` afterwards, ``apps`` are the workloads that restart, and
+        ``queued`` says whether events reach the queue.
         """
         old_pods = {app: self._observer.pods(app) for app in apps}
         version_id = rotate(self._secrets_manager, secret_id, value)

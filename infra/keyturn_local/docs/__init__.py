@@ -1,1 +1,1 @@
-"""Tables of the documentation, generated from the code and the chart."""
+"""Generators of the documentation's tables, from the code and the chart."""

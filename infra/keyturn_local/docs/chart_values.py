@@ -1,7 +1,8 @@
-"""Documentation of the chart values. ``python -m keyturn_local.docs.chart_values`` copies it out of values.yaml.
+"""Generator of the documentation of the chart's values, from the comments in values.yaml.
 
-Comments in values.yaml that begin with ``# --`` (as helm-docs has them) are the source. They become the table at the
-end of the chart's README and the descriptions in values.schema.json; a test holds the three together.
+Comments that begin with ``# --``, as in helm-docs, become the table at the end of the chart's README and the
+descriptions in values.schema.json. ``python -m keyturn_local.docs.chart_values`` writes both files, and a test checks
+that they are up to date.
 """
 
 import json
@@ -23,7 +24,7 @@ MARK = "# -- "
 
 @dataclass(frozen=True)
 class Value:
-    """One value: its dotted ``path``, its default, and its comment."""
+    """One value, with its dotted ``path``, its default, and the text of its comment."""
 
     path: str
     default: Any
@@ -31,7 +32,7 @@ class Value:
 
 
 def values() -> list[Value]:
-    """The values in the order of the file; a map with a comment of its own is one value."""
+    """Return the values in the order of the file. A map with a comment of its own is one value."""
     text = VALUES.read_text()
     root = yaml.compose(text)
     assert isinstance(root, yaml.MappingNode)  # noqa: S101 - for mypy
@@ -39,20 +40,20 @@ def values() -> list[Value]:
 
 
 def table_of_values() -> str:
-    """The table for the README."""
+    """Return the table for the README."""
     rows = [(f"`{each.path}`", f"`{json.dumps(each.default)}`", each.meaning) for each in values()]
     return "\n".join(table(("value", "default", "meaning"), rows)) + "\n"
 
 
 def readme() -> str:
-    """The expected README: its text, then the table."""
+    """Return the README with an up-to-date table."""
     text, heading, _ = README.read_text().partition(HEADING)
     note = "`make chart-docs` makes this table from values.yaml; a test compares the two."
     return f"{text}{heading}\n{note}\n\n{table_of_values()}"
 
 
 def schema() -> str:
-    """The expected schema: its types, with the descriptions."""
+    """Return the schema with up-to-date descriptions."""
     root = json.loads(SCHEMA.read_text())
     for each in values():
         node = root

@@ -1,4 +1,7 @@
-"""Tables of docs/ made from the code. ``python -m keyturn_local.docs.tables`` writes them; a test compares."""
+"""Generator of the pages in docs/ that consist of tables from the code.
+
+``python -m keyturn_local.docs.tables`` writes the pages, and a test checks that they are up to date.
+"""
 
 import ast
 import dataclasses
@@ -17,7 +20,7 @@ DOCS = ROOT / "docs"
 
 
 def settings_page() -> str:
-    """docs/settings.md: every setting of the receiver, with its default, and of the notifier's functions."""
+    """Return docs/settings.md, which lists every setting of the receiver and of the notifier's functions."""
     receiver = []
     for name, field in Settings.model_fields.items():
         value = getattr(field.default, "value", field.default)
@@ -46,7 +49,7 @@ def settings_page() -> str:
 
 
 def metrics_page() -> str:
-    """docs/metrics.md: every metric of the receiver, with its labels, and of the notifier."""
+    """Return docs/metrics.md, which lists every metric of the receiver and of the notifier."""
     receiver = []
     for family in Metrics().registry.collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
@@ -74,7 +77,7 @@ def metrics_page() -> str:
 
 
 def events_page() -> str:
-    """docs/events.md: every event that Secrets Manager emits, and what Keyturn does with it."""
+    """Return docs/events.md, which lists every event of Secrets Manager and what Keyturn does with it."""
     rows = [(f"`{name}`", kind, _becomes(meaning), meaning.reason) for (kind, name), meaning in MEANINGS.items()]
     rows.append(("any other", "either of CloudTrail's", _becomes(UNKNOWN), UNKNOWN.reason))
     return _page(
@@ -94,7 +97,7 @@ def events_page() -> str:
 
 
 def parameters_page() -> str:
-    """docs/parameters.md: the parameters and outputs of template.yaml."""
+    """Return docs/parameters.md, which lists the parameters and outputs of template.yaml."""
     read = template.read()
     parameters = []
     for name, each in read["Parameters"].items():
@@ -136,7 +139,7 @@ def _labels(name: str) -> tuple[str, ...]:
 
 
 def _field_docs(model: type) -> list[str]:
-    """The docstring under each field of a dataclass."""
+    """Return the docstrings below the fields of a dataclass."""
     (definition,) = ast.parse(inspect.getsource(model)).body
     assert isinstance(definition, ast.ClassDef)  # noqa: S101 - for mypy
     below = zip(definition.body, definition.body[1:], strict=False)
@@ -152,7 +155,7 @@ def _section(title: str, about: str, head: Sequence[str], rows: Sequence[Sequenc
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table."""
+    """Return the lines of a Markdown table."""
     return [_row(head), "|" + "---|" * len(head), *map(_row, rows)]
 
 

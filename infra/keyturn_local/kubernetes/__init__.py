@@ -1,1 +1,1 @@
-"""A Kubernetes control plane on this machine, any cluster through kubectl, and the chart as objects."""
+"""Kubernetes: a control plane on this machine, access to any cluster through kubectl, and the chart's objects."""

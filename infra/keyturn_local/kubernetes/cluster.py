@@ -1,4 +1,4 @@
-"""A Kubernetes cluster through kubectl: the local control plane, or one of the user's own."""
+"""Access to a Kubernetes cluster through kubectl: to the local control plane, or to one of the user's own."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class KubectlFailed(RuntimeError):
-    """kubectl failed; the text is its error."""
+    """kubectl failed. The text holds its error message."""
 
 
 class Cluster:
@@ -21,10 +21,10 @@ class Cluster:
 
     @classmethod
     def of_user(cls, kubectl: str, context: str | None, directory: Path) -> "Cluster":
-        """The cluster of the user's current context, or of the one given.
+        """Return the cluster of a context in the user's own kubeconfig. The default is the current context.
 
-        Its part of the configuration is copied into ``directory``, because KUBECONFIG may name several files, and
-        another current context. Raises KubectlFailed if the context does not exist.
+        That context is copied to a file in ``directory``, because KUBECONFIG may name several files, and the current
+        context may be another one. Raises KubectlFailed if the context does not exist.
         """
         flags = ["--minify", "--flatten", "--raw", *([f"--context={context}"] if context else [])]
         file = directory / "kubeconfig"
@@ -33,7 +33,7 @@ class Cluster:
         return cls(kubectl, file)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """Run the real kubectl; return its output. Raises KubectlFailed."""
+        """Run the real kubectl and return its output. Raises KubectlFailed."""
         return _run([*self.command, *arguments], stdin)
 
     def get(self, kind: str, name: str, namespace: str) -> Any:
@@ -46,15 +46,15 @@ class Cluster:
         return list(reply["items"])
 
     def create(self, objects: Iterable[Any]) -> None:
-        """Create objects with `kubectl create`: client-side apply would copy a Secret's values into an annotation."""
+        """Create objects. `kubectl apply` is not used, because it would copy a Secret's values into an annotation."""
         self.kubectl("create", "-f", "-", stdin=_list(objects))
 
     def delete(self, objects: Iterable[Any], wait: bool = True) -> None:
-        """Delete objects; missing ones are no error."""
+        """Delete objects. Objects that do not exist are no error."""
         self.kubectl("delete", "--ignore-not-found", f"--wait={str(wait).lower()}", "-f", "-", stdin=_list(objects))
 
     def kubeconfig_for(self, namespace: str, service_account: str, directory: Path) -> Path:
-        """Write a kubeconfig of a ServiceAccount, with the rights that RBAC gives it."""
+        """Write a kubeconfig that acts as a ServiceAccount, with the rights that RBAC gives it; return its path."""
         content = json.loads(self.kubectl("config", "view", "--minify", "--flatten", "--raw", "-o", "json"))
         token = self.kubectl("create", "token", service_account, "-n", namespace, "--duration=24h").strip()
         content["users"] = [{"name": service_account, "user": {"token": token}}]

@@ -1,7 +1,8 @@
-"""Kubernetes control plane on loopback: stock API server, etcd, controllers and scheduler; kwok simulates nodes.
+"""Kubernetes control plane on loopback: stock API server, etcd, controllers and scheduler. kwok simulates nodes.
 
-Flags: docs/design.md#facts-about-the-tools. The stages in infra/control_plane/kwok make pods Ready. For a real node
-(node/) the API server listens on an address that pods reach, pods get their tokens, and Services route to them.
+docs/design.md#facts-about-the-tools explains some of the flags. kwok makes pods Ready by the stages in
+infra/control_plane/kwok. For a real node (node/), there is no kwok. Then the API server listens on an address that pods
+can reach, pods get tokens, and Services route to pods.
 """
 
 import secrets
@@ -43,13 +44,14 @@ class ControlPlane(Cluster, Stoppable):
         self._real_node = bool(host)
         self._host = host or "127.0.0.1"
         self.url = f"https://{self._host}:{self.port}"
-        self.ca_file = directory / "certificates" / "apiserver.crt"  # self-signed, so that it is its own authority
+        self.ca_file = directory / "certificates" / "apiserver.crt"  # self-signed, so that it is its own CA
 
     @classmethod
     def start(cls, directory: Path, nodes: int = 1, host: str = "") -> Self:
-        """Start one with its files in ``directory``, and wait until its nodes are Ready. Raises StartFailed.
+        """Start a control plane with its files in ``directory``, and wait until its simulated nodes are Ready.
 
-        ``host``: an address of this machine that pods reach. It prepares for a real node, and kwok simulates none.
+        ``host`` is an address of this machine that pods can reach. With it, the control plane is prepared for a real
+        node, and kwok does not run. Raises StartFailed or binaries.NotFound.
         """
         directory.mkdir(parents=True, exist_ok=True)
         control_plane = cls(directory, binaries.resolve(), host)
@@ -67,9 +69,9 @@ class ControlPlane(Cluster, Stoppable):
         self.kubectl("wait", "--for=condition=Ready", "--timeout=30s", *(f"node/{name}" for name in names))
 
     def stop(self) -> None:
-        """Stop all programs: the API server before etcd, which it needs while it drains.
+        """Stop all programs. The API server stops before etcd, which it needs while it drains.
 
-        The API server would drain for a minute while watches are open, so it is killed after a few seconds.
+        With open watches, the API server would drain for a minute, so it is killed after DRAIN_SECONDS.
         """
         while self._running:
             self._running.pop().stop(DRAIN_SECONDS)
@@ -80,7 +82,7 @@ class ControlPlane(Cluster, Stoppable):
         api_server = self._run_api_server()
         context = ssl.create_default_context()
         context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE  # not written yet; all later connections verify it
+        context.verify_mode = ssl.CERT_NONE  # no CA file exists yet; all later connections verify
         api_server.wait_for(answers(f"{self.url}/readyz", context), 60)
         self._run_controllers()
         if not self._real_node:
@@ -106,7 +108,7 @@ class ControlPlane(Cluster, Stoppable):
 
     def _run_api_server(self) -> Program:
         key = self.directory / "service-account.key"
-        # A simulated pod needs no token, nor anything else of the admission plugin ServiceAccount.
+        # Simulated pods need no token, nor anything else that the admission plugin ServiceAccount adds.
         real = [
             f"--advertise-address={self._host}",
             "--kubelet-preferred-address-types=InternalIP",
@@ -129,7 +131,7 @@ class ControlPlane(Cluster, Stoppable):
         )
 
     def _run_controllers(self) -> None:
-        # Only now, because the kubeconfig needs the certificate.
+        # The kubeconfig names the API server's certificate, which exists only now.
         self._write_kubeconfig(self.kubeconfig, self.admin_token)
         kubeconfig = f"--kubeconfig={self.kubeconfig}"
         controllers = f"{CONTROLLERS},{REAL_POD_CONTROLLERS}" if self._real_node else CONTROLLERS

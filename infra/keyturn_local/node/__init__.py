@@ -1,4 +1,4 @@
-"""A real node: kubelet and containers in place of kwok's simulation. Root and Linux only.
+"""A real Kubernetes node, with a kubelet and containers instead of kwok's simulation. It needs root and Linux.
 
-It runs in an enclosure (enclosure.py); everything that the node creates ends with the enclosure.
+The node runs in an enclosure (enclosure.py). Everything that the node creates ends with the enclosure.
 """

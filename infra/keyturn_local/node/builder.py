@@ -1,4 +1,4 @@
-"""Image builder: Dockerfiles by Debian's buildah, without a daemon and without leftovers on the machine."""
+"""Image builder. Debian's buildah builds Dockerfiles without a daemon, and leaves nothing on the machine."""
 
 import ast
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from keyturn_local.node import debian
 
-# With its dependencies that not every machine has.
+# buildah, and those of its dependencies that a machine may lack.
 PACKAGES = ("buildah", "libassuan0", "libdevmapper1.02.1", "libgpgme11", "libseccomp2", "libsubid4")
 UNNEEDED = ("usr/share/doc", "usr/share/locale", "usr/share/man")
 # buildah re-executes itself without LD_LIBRARY_PATH, so its libraries are mounted over the machine's own.
@@ -20,11 +20,11 @@ LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/l
 
 
 class BuildFailed(RuntimeError):
-    """buildah failed; the text has the end of its output."""
+    """buildah failed. The text holds the end of its output."""
 
 
 def root_of(packages: list[str], folder: Path) -> None:
-    """Fill a folder with packages and their dependencies, as the root of an image. Raises PackageNotFound."""
+    """Fill a folder with packages and their dependencies, as an image's root directory. Raises PackageNotFound."""
     for name, target in LINKS.items():
         (folder / target).mkdir(parents=True)
         (folder / name).symlink_to(target)
@@ -38,7 +38,10 @@ def root_of(packages: list[str], folder: Path) -> None:
 
 
 def build(context: Path, dockerfile: Path, base: Path, image: str, file: Path) -> None:
-    """Build an image on the base in the archive ``base``, into the archive ``file``. Raises BuildFailed."""
+    """Build a Dockerfile on the image in the archive ``base``, and write the result to the archive ``file``.
+
+    Raises BuildFailed or PackageNotFound.
+    """
     with tempfile.TemporaryDirectory(prefix="keyturn-build-") as name:
         directory = Path(name)
         environment = _environment(directory)
@@ -77,7 +80,7 @@ def _program() -> list[str]:
 
 
 def _environment(directory: Path) -> dict[str, str]:
-    """The environment without the machine's own container settings and registries."""
+    """Return buildah's environment, which hides the machine's own container settings and registries."""
     registries = directory / "registries.conf"
     registries.write_text("unqualified-search-registries = []\n")
     settings = directory / "containers.conf"
@@ -91,7 +94,7 @@ def _environment(directory: Path) -> dict[str, str]:
 
 
 def _volumes(directory: Path) -> list[str]:
-    """Volumes with the machine's pip settings and the files that they name, so that pip works in the build."""
+    """Return volumes with the machine's pip settings and the files that they name, so that pip works in the build."""
     output = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
     settings: Mapping[str, str] = {
         name.rpartition(".")[2]: ast.literal_eval(value)

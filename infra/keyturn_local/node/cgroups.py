@@ -1,4 +1,8 @@
-"""Cgroups of a node's pods. They outlive an enclosure's namespaces, so each enclosure has its own below one name."""
+"""Cgroups of a node's pods.
+
+Cgroups outlive the namespaces of an enclosure. So each enclosure keeps its pods' cgroups below one cgroup of its own,
+which it sweeps at the end.
+"""
 
 import os
 import time
@@ -10,12 +14,12 @@ PREFIX = "keyturn-node-"
 
 
 def name_of(enclosure: int) -> str:
-    """Name of the cgroup of an enclosure's pods, in each hierarchy; ``enclosure`` is the id of its outer process."""
+    """Return the name of an enclosure's cgroup in each hierarchy; ``enclosure`` is the id of its outer process."""
     return f"{PREFIX}{enclosure}"
 
 
 def make(name: str) -> None:
-    """Create the cgroup of this name in each hierarchy; the kubelet creates and limits those of pods below it."""
+    """Create the cgroup of this name in each hierarchy. The kubelet creates and limits the pods' cgroups below it."""
     if (MOUNT / "cgroup.controllers").exists():
         controllers = (MOUNT / "cgroup.controllers").read_text().split()
         (MOUNT / "cgroup.subtree_control").write_text(" ".join(f"+{each}" for each in controllers))
@@ -24,20 +28,24 @@ def make(name: str) -> None:
     for hierarchy in [each for each in MOUNT.iterdir() if (each / "tasks").exists()]:
         cgroup = hierarchy / name
         cgroup.mkdir(exist_ok=True)
-        for file in ("cpuset.cpus", "cpuset.mems"):  # a process can join only when these are set
+        for file in ("cpuset.cpus", "cpuset.mems"):  # no process can join the cgroup before these are set
             if (cgroup / file).exists():
                 (cgroup / file).write_text((hierarchy / file).read_text())
 
 
 def sweep(name: str, seconds: float = 5) -> None:
-    """Remove the cgroup of this name and those below it, once their processes are gone."""
+    """Remove the cgroup of this name and all cgroups below it. Wait up to ``seconds`` for their processes to end."""
     end = time.monotonic() + seconds
     while any([not _removed(root) for root in _roots() if root.name == name]) and time.monotonic() < end:
-        time.sleep(0.05)  # processes are still ending
+        time.sleep(0.05)  # some processes have not ended yet
 
 
 def sweep_orphans() -> None:
-    """Remove the cgroups of killed enclosures. It needs the machine's own /proc: in another every owner seems dead."""
+    """Remove the cgroups of killed enclosures.
+
+    This must run outside of enclosures: an enclosure's own /proc does not list the processes that own cgroups, so all
+    of them would seem to have ended.
+    """
     for root in _roots():
         owner = root.name.removeprefix(PREFIX)
         if owner.isdigit() and not Path("/proc", owner).exists():
@@ -45,7 +53,7 @@ def sweep_orphans() -> None:
 
 
 def _roots() -> Iterator[Path]:
-    # cgroup v2 is one hierarchy, v1 a folder of them.
+    # Version 2 has one hierarchy, at MOUNT. Version 1 has several, each in a folder of MOUNT.
     yield from MOUNT.glob(f"{PREFIX}*")
     yield from MOUNT.glob(f"*/{PREFIX}*")
 
@@ -53,7 +61,7 @@ def _roots() -> Iterator[Path]:
 def _removed(root: Path) -> bool:
     for folder, _, _ in os.walk(root, topdown=False):
         try:
-            os.rmdir(folder)  # the kernel refuses while it has a process
+            os.rmdir(folder)  # the kernel refuses while the cgroup has a process
         except FileNotFoundError:
             continue
         except OSError:

@@ -1,6 +1,6 @@
-"""Debian packages, unpacked into the cache without being installed, from the machine's own package sources.
+"""Debian packages from the machine's own package sources. They are unpacked into the cache and not installed.
 
-apt verifies its downloads. On a machine without apt the programs have to be on the PATH.
+apt verifies its downloads. On a machine without apt, the programs must be on the PATH.
 """
 
 import os
@@ -18,11 +18,11 @@ RELEASE = Path("/etc/os-release")
 
 
 class PackageNotFound(RuntimeError):
-    """A package is not available; the text says why."""
+    """A package is not available. The text says why."""
 
 
 def unpacked(*packages: str) -> Path:
-    """Return a folder with the files of these packages, without dependencies. Raises PackageNotFound."""
+    """Return a folder with the files of these packages, without their dependencies. Raises PackageNotFound."""
     final = cache.folder(KIND) / f"{release()}-{'+'.join(packages)}"
     with cache.locked(KIND):
         if not final.is_dir():
@@ -36,30 +36,30 @@ def unpack(packages: Iterable[str], folder: Path) -> None:
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         raise PackageNotFound(f"there is no apt-get and dpkg-deb to get {', '.join(packages)} with")
     with tempfile.TemporaryDirectory() as downloads:
-        # As root: apt warns otherwise that its own user may not write there.
+        # apt downloads as root, because otherwise it would warn that its own user cannot write to this folder.
         _apt(["download", "--quiet", "--option=APT::Sandbox::User=root", *packages], downloads)
         for file in sorted(Path(downloads).glob("*.deb")):
             unpack_command = ["dpkg-deb", "--fsys-tarfile", str(file)]
             with subprocess.Popen(unpack_command, stdout=subprocess.PIPE) as content:
-                # Without the option tar would replace a link such as /bin by a folder.
+                # Without --keep-directory-symlink, tar would replace a link such as /bin with a folder.
                 command = ["tar", "--extract", "--keep-directory-symlink", "--file=-", f"--directory={folder}"]
                 subprocess.run(command, stdin=content.stdout, check=True)
 
 
 def libraries(unpacked: Path) -> list[Path]:
-    """The library folders among unpacked files, for LD_LIBRARY_PATH."""
+    """Return the folders of shared libraries among the unpacked files, for LD_LIBRARY_PATH."""
     return sorted({each.parent for root in ("lib", "usr/lib") for each in unpacked.glob(f"{root}/*/lib*.so.*")})
 
 
 def closure(packages: Iterable[str]) -> list[str]:
-    """These packages and all their dependencies, as name=version. Raises PackageNotFound."""
+    """Return these packages and all their dependencies as name=version. Raises PackageNotFound."""
     options = ["--simulate", "--quiet", "--no-install-recommends", "--option=Dir::State::status=/dev/null"]
     plan = _apt(["install", *options, *packages], "/")
     return sorted(f"{name}={version}" for name, version in re.findall(r"^Inst (\S+) \((\S+)", plan, re.MULTILINE))
 
 
 def _apt(arguments: list[str], directory: str) -> str:
-    """Run apt-get; on failure update the package lists, which a new machine lacks, and retry once."""
+    """Run apt-get. If it fails, update the package lists, which a new machine lacks, and retry once."""
     result = _run(arguments, directory)
     if result.returncode:
         _run(["update", "--quiet"], directory)
@@ -76,7 +76,7 @@ def _run(arguments: list[str], directory: str) -> "subprocess.CompletedProcess[s
 
 
 def release() -> str:
-    """The release of Debian or a derivative, and the architecture, as part of a name."""
+    """Return the release of Debian or of a derivative, and the architecture, for use in file names."""
     fields = dict(line.split("=", 1) for line in RELEASE.read_text().splitlines() if "=" in line)
     machine = os.uname().machine
     return f"{fields.get('ID', '')}-{fields.get('VERSION_CODENAME', '')}-{machine}".replace('"', "")

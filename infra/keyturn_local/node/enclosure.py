@@ -1,11 +1,12 @@
-"""Enclosure of a node: mount, network, IPC and process namespaces for one command, which end with it.
+"""Enclosure of a node. It gives one command mount, network, IPC and process namespaces that end with the command.
 
-``python -m keyturn_local.node.enclosure COMMAND...``: processes, mounts, interfaces, iptables rules, and files under
-/run and /var are gone when the command ends. That also holds when this process is killed with -9, because the kernel
-then kills the first process of the namespace, and with it all others. The network has no route to the outside.
+``python -m keyturn_local.node.enclosure COMMAND...`` runs a command. At its end, all processes, mounts, network
+interfaces and iptables rules of the enclosure are gone, as are the changes under /run and /var. This is true even if
+the outer process is killed with -9, because the kernel then kills process 1 inside, and with it all others. The network
+has no route to the outside.
 
-The called process stays outside: it waits, forwards signals, and removes the cgroups. Its child is process 1 inside: it
-starts the command and reaps orphaned processes.
+The outer process waits, forwards signals, and removes the cgroups. Its child is process 1 inside, which starts the
+command and reaps orphaned processes.
 """
 
 import ctypes
@@ -19,16 +20,16 @@ from typing import NoReturn
 
 from keyturn_local.node import cgroups, network
 
-MARK = "ENCLOSURE"  # environment variable inside an enclosure: the name of its cgroup
+MARK = "ENCLOSURE"  # environment variable inside an enclosure; its value is the name of the cgroup
 
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x08000000, 0x20000000, 0x40000000  # linux/sched.h
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 SI_KERNEL = 0x80  # asm-generic/siginfo.h
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
-PROXIES = ("http_proxy", "https_proxy", "all_proxy")  # they are not reachable from inside
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")  # variables to remove, because no proxy is reachable from inside
 
-# / is private, so that mounts do not appear outside. Files under /run and /var stay in memory.
+# / is private, so that mounts inside do not appear outside. All writes to /run and /var stay in memory.
 SET_UP = (
     "mount --make-rprivate /",
     "mount -t proc proc /proc",
@@ -37,24 +38,27 @@ SET_UP = (
     "mount -t overlay -o lowerdir=/var,upperdir=/run/var,workdir=/run/var-work overlay /var",
     "ip link set lo up",
     f"ip address add {network.HOST}/32 dev lo",
-    # Without a route to the address of a Service, packets never reach kube-proxy's rules.
+    # Without a route to the addresses of Services, packets never reach kube-proxy's rules.
     f"ip route add {network.SERVICES} dev lo src {network.HOST}",
 )
 
 
 class EnclosureError(RuntimeError):
-    """A call that works only inside an enclosure was made outside, or the reverse."""
+    """A call that works only inside an enclosure was made outside of one, or the other way round."""
 
 
 def cgroup() -> str:
-    """Name of the cgroup for pods. Raises EnclosureError outside of an enclosure."""
+    """Return the name of the cgroup for pods. Raises EnclosureError outside of an enclosure."""
     if MARK not in os.environ:
         raise EnclosureError(f"a node only runs in an enclosure: python -m {__spec__.name} COMMAND")
     return os.environ[MARK]
 
 
 def run(command: Sequence[str]) -> int:
-    """Run a command in an enclosure; return its exit status, or 128 + the signal that ended it."""
+    """Run a command in an enclosure; return its exit status, or 128 + the number of the signal that ended it.
+
+    Raises EnclosureError inside an enclosure, and OSError if the kernel refuses to create namespaces.
+    """
     if MARK in os.environ:
         raise EnclosureError("an enclosure in an enclosure would sweep the cgroups of the one around it")
     cgroups.sweep_orphans()
@@ -68,7 +72,7 @@ def run(command: Sequence[str]) -> int:
     if not first:
         os.close(writer)
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if not os.read(reader, 1):  # the parent ended before the line above took effect
+        if not os.read(reader, 1):  # the parent ended before prctl took effect
             os._exit(1)
         _first_process(command, name)
     os.write(writer, b"x")
@@ -95,13 +99,13 @@ def _first_process(command: Sequence[str], name: str) -> NoReturn:
 
 
 def _use_own_dns() -> None:
-    """Use the node's DNS also outside of pods. /etc/resolv.conf may be a link into /run, which is empty now."""
+    """Use the node's DNS outside of pods, too. /etc/resolv.conf may be a link into /run, which is empty now."""
     text = f"nameserver {network.HOST}\nsearch {network.DOMAIN}\n"
     file = Path("/etc/resolv.conf").resolve()
     if file.exists():
         own = Path("/run/resolv.conf")
         own.write_text(text)
-        subprocess.run(["mount", "--bind", own, file], check=True)  # noqa: S607 - the machine's own
+        subprocess.run(["mount", "--bind", own, file], check=True)  # noqa: S607 - the machine's own mount
     else:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
@@ -120,11 +124,11 @@ def _execute(command: Sequence[str], name: str) -> NoReturn:
 
 
 def _wait(child: int) -> int:
-    """Wait for one child, and reap all others; forward signals to it."""
+    """Wait for one child, forward signals to it, and reap all others. Return its exit status."""
     while True:
         received = signal.sigwaitinfo([*FORWARDED, signal.SIGCHLD])
         if received.si_signo != signal.SIGCHLD:
-            if received.si_code != SI_KERNEL:  # the terminal sends Ctrl-C to all processes itself
+            if received.si_code != SI_KERNEL:  # on Ctrl-C, the terminal also signals the child
                 os.kill(child, received.si_signo)
             continue
         while True:

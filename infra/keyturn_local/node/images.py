@@ -1,6 +1,7 @@
-"""Images of pods, as archives in the cache, built without an image registry.
+"""Images for pods. They are built without an image registry and kept as archives in the cache.
 
-``python -m keyturn_local.node.images`` fills the cache. It must be filled before an enclosure, which has no network.
+``python -m keyturn_local.node.images`` fills the cache. An enclosure has no route to the outside, so the cache must be
+filled before the enclosure starts.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from keyturn_local.toolchain import cache
 PAUSE = "keyturn.local/pause:1"
 BUSYBOX = "keyturn.local/busybox:1"
 RECEIVER = "keyturn.local/keyturn-receiver:built"
-PYTHON = ["python3-venv", "python3-pip", "dash", "coreutils", "findutils"]  # needed by receiver/install
+PYTHON = ["python3-venv", "python3-pip", "dash", "coreutils", "findutils"]  # receiver/install needs these
 BUSYBOX_PACKAGE = "busybox-static"
 
 DOCKERFILE = ROOT / "receiver" / "Dockerfile"
@@ -31,15 +32,15 @@ SOURCES = (
     "requirements/tracing.txt",
 )
 KIND = "images"  # folder in the cache
-KEPT = 3  # images of the receiver, including those of earlier sources
+KEPT = 3  # number of receiver images to keep; older ones are deleted
 
 
 class NotFound(RuntimeError):
-    """An image is not available; the text says why."""
+    """An image is not available. The text says why."""
 
 
 def resolve() -> list[Path]:
-    """The archives of all images. Raises NotFound."""
+    """Return the archives of all images. Raises NotFound."""
     try:
         return [pause(), busybox(), receiver()]
     except (debian.PackageNotFound, builder.BuildFailed) as error:
@@ -47,17 +48,17 @@ def resolve() -> list[Path]:
 
 
 def pause() -> Path:
-    """Image of the container that holds a pod's network: it sleeps."""
+    """Return the image of the container that keeps a pod's network namespace. Its program only sleeps."""
     return _busybox_image("pause", PAUSE, ["/bin/busybox", "sleep", "infinity"])
 
 
 def busybox() -> Path:
-    """Image with a shell and small tools, for consumers of Secrets."""
+    """Return an image with a shell and small tools, for workloads that consume Secrets."""
     return _busybox_image("busybox", BUSYBOX, ["/bin/sh"])
 
 
 def receiver() -> Path:
-    """Image of the receiver by receiver/Dockerfile, on a base of Debian's Python."""
+    """Return the receiver's image, which receiver/Dockerfile builds on a base with Debian's Python."""
     digest = hashlib.sha256()
     for source in SOURCES:
         path = ROOT / source

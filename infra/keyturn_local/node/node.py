@@ -1,4 +1,4 @@
-"""The node: kubelet, kube-proxy and the cluster's DNS, against a running control plane."""
+"""The real node: kubelet, kube-proxy and the cluster's DNS. They connect to a running control plane."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ NAME = "node"
 KUBELET: dict[str, Any] = {
     "apiVersion": "kubelet.config.k8s.io/v1beta1",
     "kind": "KubeletConfiguration",
-    # Only the API server reaches the kubelet.
+    # The kubelet accepts every request, because it can be reached only inside the enclosure.
     "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
     "authorization": {"mode": "AlwaysAllow"},
     "clusterDNS": [network.HOST],
@@ -22,9 +22,9 @@ KUBELET: dict[str, Any] = {
     "containerRuntimeEndpoint": f"unix://{SOCKET}",
     "configMapAndSecretChangeDetectionStrategy": "Watch",
     "resolvConf": "",
-    # Tests kill containers and wait for the restart.
+    # Containers restart soon, because tests kill them and wait for the restart.
     "crashLoopBackOff": {"maxContainerRestartPeriod": "2s"},
-    # The machine may have cgroups of version 1, swap, or a full disk.
+    # The kubelet must also start on a machine with cgroups of version 1, swap, or a full disk.
     "failCgroupV1": False,
     "cgroupDriver": "cgroupfs",
     "enforceNodeAllocatable": [],
@@ -49,7 +49,7 @@ PROXY: dict[str, Any] = {
 
 
 class Node(Stoppable):
-    """A running node. Its pods and all its traces on the machine end with the enclosure."""
+    """A running node. The enclosure's end removes its pods and everything else that it leaves on the machine."""
 
     def __init__(self, directory: Path, control_plane: ControlPlane) -> None:
         self._directory = directory
@@ -60,8 +60,9 @@ class Node(Stoppable):
     def start(cls, directory: Path, control_plane: ControlPlane, sync_seconds: int = 60) -> Self:
         """Start the node with all images, and wait until it is Ready. The control plane must listen on network.HOST.
 
-        ``sync_seconds``: a mounted Secret follows its object within 1.5 times this; the default is the kubelet's own.
-        Raises StartFailed, NotFound of a program or an image, and EnclosureError outside of an enclosure.
+        ``sync_seconds`` is the kubelet's ``syncFrequency`` and has its default. A mounted Secret follows its object
+        within 1.5 times this period.
+        Raises StartFailed, programs.NotFound, images.NotFound, and EnclosureError outside of an enclosure.
         """
         node = cls(directory, control_plane)
         try:
@@ -72,7 +73,7 @@ class Node(Stoppable):
         return node
 
     def stop(self) -> None:
-        """Stop its programs."""
+        """Stop the node's programs."""
         while self._running:
             self._running.pop().stop()
 

@@ -1,7 +1,7 @@
-"""Preflight check of a real node: whether one can run on this machine. It also fills the cache for it.
+"""Preflight check for a real node. It finds out whether one can run on this machine, and fills the cache for it.
 
-``python -m keyturn_local.node.preflight`` fails if none can run, and prints the reason in one line. Standard library
-alone.
+If no node can run, ``python -m keyturn_local.node.preflight`` prints the reason in one line and fails. This module uses
+only the standard library.
 """
 
 import os
@@ -13,7 +13,7 @@ from keyturn_local.paths import INFRA
 
 
 def preflight() -> str:
-    """Why no real node can run here, in one line; empty if one can, with everything it needs in the cache."""
+    """Return in one line why no real node can run here. If one can, fill the cache and return an empty string."""
     if sys.platform != "linux" or os.geteuid():
         return "no real node here: it takes root on Linux"
     if error := _enclosure_error():

@@ -1,6 +1,7 @@
-"""Resolver of a node's programs: kubelet, kube-proxy, CoreDNS, containerd from Go modules, the others from Debian.
+"""Resolver of a node's programs. It uses only the standard library.
 
-Standard library alone, because `make` needs it before pip.
+kubelet and kube-proxy come with a downloaded control plane, or from Go modules, as CoreDNS and containerd do. All other
+programs come from the machine or from Debian packages.
 """
 
 import hashlib
@@ -18,41 +19,41 @@ from keyturn_local.toolchain import binaries, cache, go_toolchain
 
 KUBERNETES = INFRA / "node"
 CONTAINERD = INFRA / "container_runtime"
-CONTAINERD_VERSION = "v2.4.2"  # as in its go.mod
+CONTAINERD_VERSION = "v2.4.2"  # the same as in its go.mod
 KIND = "node"  # folder in the cache
 CNI = ("ptp", "host-local", "loopback")
 CNI_FOLDERS = (Path("/opt/cni/bin"), Path("/usr/lib/cni"))
-NEEDED = ("ip", "mount")  # must be on the machine itself
+NEEDED = ("ip", "mount")  # these must be on the PATH
 IPTABLES = ("iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore")
-# With their dependencies that not every machine has.
+# Each program, and those of its dependencies that a machine may lack.
 RUNC_PACKAGES = ("runc", "libseccomp2")
 IPTABLES_PACKAGES = ("iptables", "libxtables12", "libnftnl11", "libmnl0", "libnetfilter-conntrack3", "libnfnetlink0")
 
 
 class NotFound(RuntimeError):
-    """A program is not available; the text is one line that says why."""
+    """A program is not available. The text says why."""
 
 
 @dataclass(frozen=True)
 class Programs:
-    """Paths of folders or programs, and the variables that programs from Debian packages need."""
+    """Paths of a node's programs or of their folders, and the variables that programs from Debian packages need."""
 
-    kubernetes: Path  # kubelet, kube-proxy
+    kubernetes: Path  # folder with kubelet and kube-proxy
     coredns: Path
-    containerd: Path  # and containerd-shim-runc-v2, ctr
+    containerd: Path  # folder with containerd, containerd-shim-runc-v2 and ctr
     cni: Path
     runc: Path
     iptables: Path
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
-        """The environment of any of the programs, which find each other on the PATH."""
+        """Return the environment for the programs, which find each other on its PATH."""
         path = f"{self.containerd}:{self.iptables}:{os.environ['PATH']}"
         return {**os.environ, "PATH": path, **self.variables}
 
 
 def resolve() -> Programs:
-    """Find all programs; build or unpack missing ones into the cache. Raises NotFound."""
+    """Find all programs, and build or unpack missing ones into the cache. Raises NotFound."""
     if missing := [name for name in NEEDED if not shutil.which(name)]:
         raise NotFound(f"there is no {', '.join(missing)} on the PATH")
     try:
@@ -76,7 +77,7 @@ def resolve() -> Programs:
 
 
 def _kubernetes() -> Path:
-    # A kubelet must not be newer than its API server; a downloaded control plane includes one of its version.
+    # A kubelet must not be newer than its API server. A downloaded control plane has a kubelet of the same version.
     if all((binaries.resolve() / name).exists() for name in ("kubelet", "kube-proxy")):
         return binaries.resolve()
     final = _folder("kubernetes", KUBERNETES, "kubernetes/main.go")
@@ -118,7 +119,7 @@ def _containerd() -> Path:
 
 
 def _linked(unpacked: Path) -> Path:
-    """A folder with the links of iptables to its one program, which installing the package would create."""
+    """Return a folder of links to iptables' one program. Installing the package would create the same links."""
     folder = unpacked / "usr" / "lib" / "keyturn"
     folder.mkdir(exist_ok=True)
     for name in IPTABLES:
@@ -128,7 +129,7 @@ def _linked(unpacked: Path) -> Path:
 
 
 def _folder(name: str, module: Path, *files: str) -> Path:
-    """Folder in the cache for programs of one module; its name has a digest of the inputs."""
+    """Return the folder in the cache for programs of one module. Its name includes a digest of the inputs."""
     sources = hashlib.sha256(binaries.VERSION_FLAGS.encode())
     for file in ("go.mod", "go.sum", *files):
         sources.update((module / file).read_bytes())

@@ -9,7 +9,7 @@ from keyturn_local.node import images, network
 from keyturn_local.node.programs import Programs
 from keyturn_local.processes.program import Program, Stoppable
 
-HOME = Path("/run/keyturn-node")  # in memory, and removed with the enclosure
+HOME = Path("/run/keyturn-node")  # in memory, and gone at the enclosure's end
 SOCKET = HOME / "containerd.sock"
 NETWORK: dict[str, Any] = {
     "cniVersion": "1.0.0",
@@ -58,7 +58,7 @@ class Runtime(Stoppable):
 
 
 def _config(programs: Programs) -> str:
-    # restrict_oom_score_adj: without it no sandbox starts where CAP_SYS_RESOURCE is missing.
+    # Without restrict_oom_score_adj, no sandbox starts on a machine that lacks CAP_SYS_RESOURCE.
     return f"""
 version = 3
 root = "{HOME}/containerd"

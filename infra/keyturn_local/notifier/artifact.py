@@ -1,4 +1,4 @@
-"""Artifacts of the functions, built by the recipe of `sam build`, for any Python and platform."""
+"""Artifacts of the Lambda functions. The recipe of `sam build` builds them, for any Python version and platform."""
 
 import hashlib
 import os
@@ -18,13 +18,13 @@ HERE = (f"{sys.version_info.major}.{sys.version_info.minor}", f"{_MACHINE}-{_SYS
 
 
 def build(target: tuple[str, str] = HERE, function: str = "Notifier") -> Path:
-    """Build for (Python version, platform), once for each state of the sources; return the artifact's folder."""
+    """Build a function for (Python version, platform), unless it is cached; return the artifact's folder."""
     version, machine = target
-    uv = ROOT / ".venv-sam" / "bin"  # on the PATH, so that the recipe does not fetch another
-    # An outer make's variables, which the recipe's make would take for its own flags.
+    uv = ROOT / ".venv-sam" / "bin"  # put on the PATH, so that the recipe does not fetch uv
+    # The variables of an outer make are left out, because the recipe's make would take them for its own flags.
     inherited = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     directory = CACHE / f"{function}-{version}-{machine}-{_digest()}"
-    if not (directory / "keyturn_notifier").exists():  # the recipe copies it last
+    if not (directory / "keyturn_notifier").exists():  # the recipe copies this folder last
         directory.mkdir(parents=True, exist_ok=True)
         subprocess.run(
             [  # noqa: S607 - the user's own make
@@ -43,7 +43,7 @@ def build(target: tuple[str, str] = HERE, function: str = "Notifier") -> Path:
 
 
 def size(directory: Path) -> int:
-    """Total size of all files in bytes."""
+    """Return the total size of all files in bytes."""
     return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
 
 

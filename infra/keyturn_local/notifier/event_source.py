@@ -1,10 +1,11 @@
-"""Event source mapping of Lambda for SQS: receives messages from the queue, and calls the notifier's own handler.
+"""Stand-in for Lambda's SQS event source. It receives messages from the queue, and calls the notifier's own handler.
 
-https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html: messages that the handler reports as
-failed stay in the queue until the visibility timeout, and the others are deleted. All of them failed if the handler
-raises, or reports an unknown message. moto's redrive policy moves messages to the dead-letter queue.
+Messages that the handler reports as failed stay in the queue and become visible after the visibility timeout. All
+others are deleted. If the handler raises, or reports an unknown message, the whole batch counts as failed. moto applies
+the redrive policy, which moves messages to the dead-letter queue.
+https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
 
-``python -m keyturn_local.notifier.event_source --queue-url URL --timeline FILE`` runs it.
+``python -m keyturn_local.notifier.event_source --queue-url URL --timeline FILE`` runs the event source.
 """
 
 import argparse
@@ -47,12 +48,12 @@ class Context:
     end: float = field(default_factory=lambda: time.monotonic() + TIMEOUT_SECONDS)
 
     def get_remaining_time_in_millis(self) -> int:
-        """Milliseconds until Lambda would end the invocation."""
+        """Return the milliseconds until Lambda would end the invocation."""
         return max(0, int((self.end - time.monotonic()) * 1000))
 
 
 class EventSource:
-    """Poller of one queue for one handler."""
+    """Poller that passes the messages of one queue to one handler."""
 
     def __init__(self, sqs: "SQSClient", queue_url: str, handler: Handler, timeline: Timeline) -> None:
         self._sqs = sqs
@@ -63,7 +64,7 @@ class EventSource:
         self._queue_arn = attributes["QueueArn"]
 
     def poll_once(self, wait_seconds: int = 1) -> int:
-        """Handle one batch, if one arrives within ``wait_seconds``; return its number of messages."""
+        """Handle one batch, if one arrives within ``wait_seconds``; return the number of its messages."""
         messages: Sequence[Any] = self._sqs.receive_message(
             QueueUrl=self._queue_url,
             MaxNumberOfMessages=10,
@@ -87,7 +88,7 @@ class EventSource:
         all_ids = {message["MessageId"] for message in messages}
         try:
             answer = self._handler({"Records": [self._record_of(message) for message in messages]}, Context())
-            # To Lambda, no answer and an answer without failures mean success.
+            # For Lambda, both no answer and an answer without failures mean success.
             failures = dict(answer or {}).get("batchItemFailures") or []  # type: ignore[call-overload]
             failed = {failure["itemIdentifier"] for failure in failures}
         except Exception as error:
@@ -124,7 +125,7 @@ def _fields(message: Mapping[str, Any]) -> dict[str, Any]:
 def function_environment(
     aws: LocalAws, path: EventPath, receiver_urls: Sequence[str], kms_key_id: str = "", ca_bundle: bytes = b""
 ) -> dict[str, str]:
-    """The variables that template.yaml sets for the functions, and those of Lambda itself."""
+    """Return the variables that template.yaml sets for the functions, and those that Lambda itself sets."""
     return {
         **aws.environment(),
         "KEYTURN_RECEIVER_URLS": ",".join(receiver_urls),
@@ -146,22 +147,22 @@ def start(
     kms_key_id: str = "",
     ca_bundle: bytes = b"",
 ) -> Program:
-    """Run the mapping and the notifier as one process.
+    """Run the event source and the notifier as one process.
 
-    ``ca_bundle``: certificates in PEM of authorities to trust for the receivers, besides the public ones.
+    ``ca_bundle`` holds PEM certificates of CAs to trust for receivers, in addition to the public CAs.
     """
     environment = {
         **clean_environment(),
         **function_environment(aws, path, receiver_urls, kms_key_id, ca_bundle),
         "PYTHONPATH": IMPORT_ROOTS,
-        "PYTHONUNBUFFERED": "1",  # as in Lambda: metrics are printed and must appear at once
+        "PYTHONUNBUFFERED": "1",  # as in Lambda, because printed metrics must appear at once
     }
     command = [sys.executable, "-m", "keyturn_local.notifier.event_source", "--queue-url", path.queue_url]
     return Program("event-source", [*command, "--timeline", timeline.file], directory, environment)
 
 
 def load(handler: str) -> Handler:
-    """Import a handler as Lambda does: ``module.function``."""
+    """Import the handler ``module.function``, as Lambda does."""
     module, _, function = handler.rpartition(".")
     loaded: Handler = getattr(importlib.import_module(module), function)
     return loaded

@@ -1,4 +1,4 @@
-"""Lambda sandbox on this machine: the real `awslambdaric` runs a built artifact against a Runtime API on loopback.
+"""Lambda sandbox on this machine. The real `awslambdaric` runs a built artifact with a Runtime API on loopback.
 
 https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html
 """
@@ -21,12 +21,12 @@ from keyturn_local.processes.program import Program, Stoppable
 
 API = "/2018-06-01/runtime/"
 FUNCTION_ARN = "arn:aws:lambda:us-east-1:123456789012:function:keyturn-notifier"
-CLIENT = ("awslambdaric", "runtime_client*", "simplejson", "snapshot_restore_py")  # files of the client
+CLIENT = ("awslambdaric", "runtime_client*", "simplejson", "snapshot_restore_py")  # files of the Runtime API's client
 START_SECONDS = 10.0  # Lambda's own limit for the init phase
 
 
 class FunctionError(RuntimeError):
-    """The function failed; ``kind`` is Lambda's name of the error."""
+    """The function failed. ``kind`` is Lambda's name for the error."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(kind)
@@ -44,9 +44,9 @@ class _Invocation:
 
 
 class LambdaRuntime(Stoppable):
-    """One sandbox for one handler, which can import only the artifact and the client of the Runtime API.
+    """One sandbox for one handler. Besides the standard library, it can import only the artifact and ``awslambdaric``.
 
-    ``timeout`` in seconds. ``extra``: further folders to import from, such as a layer's.
+    ``timeout`` is in seconds. ``extra`` holds further folders that the handler can import from, such as a layer's.
     """
 
     def __init__(
@@ -83,13 +83,13 @@ class LambdaRuntime(Stoppable):
 
     @property
     def output(self) -> str:
-        """The function's output so far: its log in CloudWatch."""
+        """The function's output so far, which Lambda would write to CloudWatch."""
         return self._program.log.read_text(errors="replace")
 
     def invoke(self, event: object) -> object:
-        """Invoke the function and return its answer. Raises FunctionError: it raised, exited, or timed out.
+        """Invoke the function and return its answer. Raises FunctionError if the function fails or times out.
 
-        As in Lambda, a timeout ends the sandbox, and the next invocation has a new one.
+        As in Lambda, a timeout ends the sandbox, and the next invocation gets a new one.
         """
         invocation = _Invocation(event, time.time() + self._timeout)
         self._running[invocation.id] = invocation
@@ -107,7 +107,7 @@ class LambdaRuntime(Stoppable):
         return invocation.answer
 
     def __call__(self, event: dict[str, Any], _: object) -> object:
-        """Handler of an event source."""
+        """Invoke the function as the handler of an event source."""
         return self.invoke(event)
 
     def stop(self) -> None:
@@ -119,7 +119,7 @@ class LambdaRuntime(Stoppable):
     def _start(self) -> Program:
         self._pending = queue.Queue()
         self._running.clear()
-        # -S: without the packages installed on this machine.
+        # -S hides the packages that are installed on this machine.
         interpreter = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
         return Program(
             "lambda", [interpreter, "-S", "-m", "awslambdaric", self._handler], self._directory, self._environment
@@ -176,7 +176,7 @@ class LambdaRuntime(Stoppable):
 
 
 def _client(directory: Path) -> Path:
-    """A folder with only the client of the Runtime API."""
+    """Return a folder that holds only the Runtime API's client."""
     client = directory / "runtime-client"
     client.mkdir(exist_ok=True)
     installed = Path(sysconfig.get_paths()["platlib"])

@@ -1,1 +1,1 @@
-"""Child processes: how they start, end, find a port, and what environment they see."""
+"""Child processes: how they start and end, their ports, and their environment."""

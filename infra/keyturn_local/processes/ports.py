@@ -1,11 +1,11 @@
-"""Free ports of the loopback address."""
+"""Free ports on the loopback address."""
 
 import socket
 from contextlib import ExitStack
 
 
 def free_ports(count: int) -> list[int]:
-    """Find ``count`` different ports without a listener."""
+    """Return ``count`` different ports that nothing listens on."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

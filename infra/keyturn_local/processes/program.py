@@ -1,4 +1,4 @@
-"""Child processes that never outlive this one, not even when it is killed with -9."""
+"""Child processes that never outlive this process, even if it is killed with -9."""
 
 import os
 import signal
@@ -14,8 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-# A process between this one and the program. When this process ends in any way, the pipe closes, and the guard kills
-# the program's whole process group. Unlike PR_SET_PDEATHSIG this depends neither on the forking thread nor on Linux.
+# Code of the guard, a process between this process and the program. When this process ends for any reason, the guard's
+# standard input closes, and the guard kills the program's whole process group. Unlike PR_SET_PDEATHSIG, this depends
+# neither on the forking thread nor on Linux.
 _GUARD = """
 import os, signal, subprocess, sys, threading
 program = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
@@ -31,14 +32,14 @@ sys.exit(program.wait() & 0xFF)
 
 
 class StartFailed(RuntimeError):
-    """A program ended, or was not ready in time; the text has the last lines of its log."""
+    """A program ended, or was not ready in time. The text holds the last lines of its log."""
 
 
 class Stoppable:
-    """Base of anything that runs until ``stop``; a context manager that stops it at the end."""
+    """Base class of parts that run until ``stop`` is called. As a context manager, it calls ``stop`` at the end."""
 
     def stop(self) -> None:
-        """Stop it gracefully."""
+        """Stop gracefully."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -51,7 +52,7 @@ class Stoppable:
 
 
 class Program:
-    """One program under a guard process; its output goes to ``log``."""
+    """One running program, under a guard process. Its output goes to ``log``."""
 
     def __init__(
         self, name: str, command: Sequence[str | Path], directory: Path, environment: Mapping[str, str] | None = None
@@ -70,7 +71,7 @@ class Program:
 
     @property
     def running(self) -> bool:
-        """Whether the program has not ended."""
+        """Whether the program still runs."""
         return self._guard.poll() is None
 
     @property
@@ -79,7 +80,7 @@ class Program:
         return self._guard.poll()
 
     def wait_for(self, ready: Callable[[], bool], seconds: float) -> None:
-        """Wait until ``ready`` is true. Raises StartFailed if the program ends first, or at the timeout."""
+        """Wait until ``ready`` returns true. Raises StartFailed if the program ends first, or after ``seconds``."""
         end = time.monotonic() + seconds
         while not ready():
             failure = (
@@ -90,17 +91,17 @@ class Program:
             time.sleep(0.05)
 
     def last_lines(self, count: int = 15) -> str:
-        """The last lines of the log."""
+        """Return the last lines of the log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
 
     def kill(self) -> None:
-        """Kill the program with -9, as a crash would."""
-        with suppress(ProcessLookupError):  # it ended before
+        """Kill the program with -9 to simulate a crash."""
+        with suppress(ProcessLookupError):  # it has already ended
             os.killpg(self._guard.pid, signal.SIGKILL)
         self._reap()
 
     def stop(self, seconds: float = 15) -> None:
-        """Stop the program gracefully, or after ``seconds`` by force."""
+        """Stop the program gracefully. If it still runs after ``seconds``, kill it."""
         if self.running:
             self._guard.terminate()
             try:
@@ -116,7 +117,7 @@ class Program:
 
 
 def answers(url: str, context: ssl.SSLContext | None = None) -> Callable[[], bool]:
-    """A condition for ``wait_for``: an HTTP server answers 200 at ``url``."""
+    """Return a condition for ``wait_for``, which is true if ``url`` answers with status 200."""
 
     def ask() -> bool:
         try:

@@ -1,1 +1,1 @@
-"""The receiver on this machine: as a process, or as the pods of a Helm release."""
+"""The receiver on this machine, as a process or as the pods of a Helm release."""

@@ -1,4 +1,4 @@
-"""The receiver as a process, with the rights of its ServiceAccount by the chart's RBAC."""
+"""The receiver as a process, with the rights that the chart's RBAC gives its ServiceAccount."""
 
 import sys
 import urllib.error
@@ -16,10 +16,10 @@ SERVICE_ACCOUNT = "keyturn"
 
 
 class LocalReceiver:
-    """One replica, which keeps its ports over restarts.
+    """One replica, which keeps its ports when it restarts.
 
-    ``aws``: the variables that point to AWS. ``python``: the interpreter of an environment with the receiver installed,
-    as in the image; the process then sees neither this repository nor this process's environment.
+    ``aws`` holds the variables that point to AWS. ``python`` is the interpreter of an environment in which the receiver
+    is installed as in the image; such a process sees neither this repository nor the environment of this process.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class LocalReceiver:
             "KEYTURN_OPERATIONS_PORT": str(operations_port),
             "KEYTURN_SIGNING_KEY_SECRET_ID": signing_key_secret_id,
             "KEYTURN_LEASE_NAMESPACE": namespace,
-            "KEYTURN_DRAIN_SECONDS": "0",  # no Service here routes to it
+            "KEYTURN_DRAIN_SECONDS": "0",  # not needed, because no Service routes to this process
             **(settings or {}),
         }
         self._program: Program | None = None
@@ -84,11 +84,11 @@ class LocalReceiver:
             self._program.stop(40)
 
     def ready(self) -> tuple[int, str]:
-        """Status and text of the readiness probe."""
+        """Return the readiness probe's status and text; status 0 means no answer."""
         return self._probe("readyz")
 
     def alive(self) -> tuple[int, str]:
-        """Status and text of the liveness probe."""
+        """Return the liveness probe's status and text; status 0 means no answer."""
         return self._probe("livez")
 
     def _probe(self, name: str) -> tuple[int, str]:
@@ -102,17 +102,17 @@ class LocalReceiver:
             return 0, type(error).__name__
 
     def metrics(self) -> str:
-        """The metrics in Prometheus' text format."""
+        """Return the metrics in Prometheus' text format."""
         with urllib.request.urlopen(f"{self.operations_url}/metrics", timeout=5) as reply:  # noqa: S310 - loopback
             return str(reply.read().decode())
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that have these labels."""
+        """Return the sum of a metric's samples that have these labels."""
         return total(self.metrics(), name, **labels)
 
 
 def total(metrics: str, name: str, **labels: str) -> float:
-    """The sum of the samples with this name and these labels, in metrics in Prometheus' text format."""
+    """Return the sum of the samples with this name and these labels; ``metrics`` has Prometheus' text format."""
     return sum(
         sample.value
         for family in text_string_to_metric_families(metrics)

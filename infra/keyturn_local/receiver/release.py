@@ -1,4 +1,4 @@
-"""The receiver as a Helm release of the chart: pods on a real node (node/), instead of a process (process.py)."""
+"""The receiver as a Helm release of the chart, with pods on a real node (node/) instead of a process (process.py)."""
 
 import urllib.request
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from keyturn_local.node import images, network
 from keyturn_local.processes.program import StartFailed, Stoppable
 from keyturn_local.receiver.process import total
 
-NAME = "keyturn"  # of the release, and so of its Deployment and its Service
+NAME = "keyturn"  # of the release, and therefore of its Deployment and Service
 RECEIVERS = "app.kubernetes.io/component=receiver"
 OPERATIONS_PORT = 9090
 
 
 def values(aws: Mapping[str, str], signing_key_secret_id: str) -> dict[str, Any]:
-    """The chart's values on this node; ``aws``: the variables that point to AWS."""
+    """Return the chart's values for a real node. ``aws`` holds the variables that point to AWS."""
     repository, tag = images.RECEIVER.rsplit(":", 1)
     return {
         "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
@@ -29,18 +29,18 @@ def values(aws: Mapping[str, str], signing_key_secret_id: str) -> dict[str, Any]
 
 
 def host_of(namespace: str) -> str:
-    """The Service's name in the enclosure's DNS."""
+    """Return the Service's name in the enclosure's DNS."""
     return f"{NAME}.{namespace}.svc.{network.DOMAIN}"
 
 
 def receivers(cluster: Cluster, namespace: str) -> list[Any]:
-    """The receivers' pods in a namespace, without those being deleted."""
+    """Return the receivers' pods in a namespace, except pods that are being deleted."""
     pods = cluster.list("pods", namespace, RECEIVERS)
     return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
 
 class Release(Stoppable):
-    """An installed release and its receivers' pods."""
+    """An installed release and the pods of its receivers."""
 
     def __init__(self, cluster: Cluster, namespace: str, values: Mapping[str, Any]) -> None:
         self._cluster = cluster
@@ -68,7 +68,7 @@ class Release(Stoppable):
         self._helm.close()
 
     def pods(self) -> list[Any]:
-        """The receivers' pods, without those being deleted."""
+        """Return the receivers' pods, except pods that are being deleted."""
         return receivers(self._cluster, self._namespace)
 
     @property
@@ -77,7 +77,7 @@ class Release(Stoppable):
         return self._operations_urls()[0]
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that have these labels, over all pods."""
+        """Return the sum of a metric's samples that have these labels, over all pods."""
         return sum(total(_read(f"{url}/metrics"), name, **labels) for url in self._operations_urls())
 
     def _operations_urls(self) -> list[str]:

