@@ -23,7 +23,7 @@ class PollMode(StrEnum):
 
 
 class Settings(BaseSettings):
-    """The variable KEYTURN_<NAME> sets each field. Region, endpoints and credentials of AWS have AWS's own variables."""
+    """The variable KEYTURN_<NAME> sets each field. AWS's own variables set AWS region, endpoints and credentials."""
 
     model_config = SettingsConfigDict(
         env_prefix="KEYTURN_", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
