@@ -11,12 +11,14 @@ import urllib3
 
 from keyturn_contract.message import CONTENT_TYPE_BATCH, MAX_BODY, Notification, encode
 from keyturn_contract.signature import content as signed_content
+from keyturn_notifier.connection_failure import describe
 from keyturn_notifier.disposition import (
     DeliveryReport,
     DeliveryResult,
     Disposition,
     Reply,
     classify,
+    describe_reply,
     parse_retry_after,
     same_for_all,
     unavailable,
@@ -55,6 +57,7 @@ class ReceiverClient:
         self._now = now
         self._monotonic = monotonic
         self._cooldown_end = 0.0
+        self._cooldown_reason = ""
         self._delivered: OrderedDict[str, None] = OrderedDict()
 
     def deliver(self, notifications: Sequence[Notification], deadline: float) -> DeliveryReport:
@@ -80,7 +83,7 @@ class ReceiverClient:
     ) -> dict[str, DeliveryResult]:
         cooldown = self._cooldown_end - self._monotonic()
         if cooldown > 0:
-            reason = "not sent: the circuit breaker is open, because the receiver was unavailable"
+            reason = f"not sent: the circuit breaker is open after: {self._cooldown_reason}"
             return same_for_all(batch, DeliveryResult(Disposition.RETRY, reason, retry_after=cooldown))
         if self._monotonic() + CONNECT_SECONDS + REPLY_SECONDS > deadline:
             return same_for_all(batch, DeliveryResult(Disposition.RETRY, "not sent: no time left in this invocation"))
@@ -105,6 +108,7 @@ class ReceiverClient:
         if unavailable(reply):
             cooldown = parse_retry_after(reply, self._now()) or COOLDOWN_SECONDS
             self._cooldown_end = self._monotonic() + cooldown
+            self._cooldown_reason = describe_reply(reply)
         self._remember(event_id for event_id, result in results.items() if result.disposition is Disposition.DONE)
         return results
 
@@ -117,15 +121,22 @@ class ReceiverClient:
         start = self._monotonic()
         try:
             try:
-                status, content, retry_after = self._exchange(body, headers)
+                response, content = self._exchange(body, headers)
             except urllib3.exceptions.ProtocolError:
                 # The receiver, or a load balancer, closed an idle keep-alive connection. Sending twice does no harm.
-                status, content, retry_after = self._exchange(body, headers)
-        except urllib3.exceptions.HTTPError:
-            return Reply(0, self._monotonic() - start)
-        return Reply(status, self._monotonic() - start, content, retry_after)
+                response, content = self._exchange(body, headers)
+        except urllib3.exceptions.HTTPError as error:
+            failure = describe(error, CONNECT_SECONDS, REPLY_SECONDS)
+            return Reply(0, self._monotonic() - start, failure=failure)
+        return Reply(
+            response.status,
+            self._monotonic() - start,
+            content,
+            response.headers.get("retry-after"),
+            response.headers.get("content-type", ""),
+        )
 
-    def _exchange(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes, str | None]:
+    def _exchange(self, body: bytes, headers: Mapping[str, str]) -> tuple[urllib3.response.BaseHTTPResponse, bytes]:
         response = self._pool.request(
             "POST",
             self._url,
@@ -141,7 +152,7 @@ class ReceiverClient:
             response.close()  # not a Keyturn receiver: do not wait for the rest
             content = b""
         response.release_conn()
-        return response.status, content, response.headers.get("retry-after")
+        return response, content
 
     def _remember(self, event_ids: Iterable[str]) -> None:
         self._delivered.update(dict.fromkeys(event_ids))
@@ -150,9 +161,14 @@ class ReceiverClient:
 
 
 def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
-    """Build a TLS context that trusts the system's CAs and those in ``ca_bundle`` (PEM). It always verifies."""
+    """Build a TLS context that trusts the system's CAs and those in ``ca_bundle`` (PEM). It always verifies.
+
+    Strictly by RFC 5280, as Python does by default from 3.13 on, which is the functions' runtime:
+    https://docs.python.org/3.13/library/ssl.html#ssl.create_default_context
+    """
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
     if ca_bundle:
         context.load_verify_locations(cadata=ca_bundle)
     return context

@@ -36,12 +36,17 @@ class DeliveryResult:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Reply to one POST. ``status`` 0 means no answer; ``seconds`` is its duration; ``retry_after`` the raw header."""
+    """Reply to one POST. ``status`` 0 means no answer, and ``failure`` says why; ``seconds`` is its duration.
+
+    ``retry_after`` and ``content_type`` are the raw headers.
+    """
 
     status: int
     seconds: float
     body: bytes = b""
     retry_after: str | None = None
+    content_type: str = ""
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +64,22 @@ def classify(batch: Sequence[Notification], reply: Reply, now: float) -> dict[st
     other than 401, 408 and 429 means poison; every other status, and no answer, means retry.
     """
     if 400 <= reply.status < 500 and reply.status not in (401, 408, 429):
-        refused = DeliveryResult(Disposition.POISON, f"the receiver refuses it: status {reply.status}", reply.status)
+        refused = DeliveryResult(Disposition.POISON, f"the receiver refuses it: {describe_reply(reply)}", reply.status)
         return same_for_all(batch, refused)
     done_ids = _done_ids(reply)
-    reason = f"status {reply.status}" if reply.status else "no answer"
+    reason = describe_reply(reply)
     done = DeliveryResult(Disposition.DONE, reason, reply.status)
     retry = DeliveryResult(Disposition.RETRY, reason, reply.status, parse_retry_after(reply, now))
     return {notification.id: done if notification.id in done_ids else retry for notification in batch}
+
+
+def describe_reply(reply: Reply) -> str:
+    """Return a reply in words, for logs and dead letters."""
+    if not reply.status:
+        return reply.failure or "no answer"
+    if reply.content_type.strip().lower().startswith("text/html"):
+        return f"status {reply.status}: a web page answers in the receiver's place"
+    return f"status {reply.status}"
 
 
 def same_for_all(batch: Sequence[Notification], result: DeliveryResult) -> dict[str, DeliveryResult]:

@@ -101,6 +101,12 @@ def dead_letters(aws: LocalAws, path: EventPath) -> dict[str, str]:
     return {message["Body"]: message["MessageAttributes"]["reason"]["StringValue"] for message in messages}
 
 
+def answer(caplog: pytest.LogCaptureFixture, receiver: FakeReceiver) -> str:
+    """Return the answer of a receiver in the newest line about a delivery."""
+    lines = [vars(line) for line in caplog.records if line.message in ("delivered", "not delivered")]
+    return lines[-1]["answers"][receiver.url.split("/")[2]]
+
+
 def metrics(capsys: pytest.CaptureFixture[str]) -> dict[str, list[float]]:
     """Return the metrics of the one invocation since the last call, from CloudWatch's embedded metric format."""
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
@@ -143,6 +149,26 @@ def test_answer_without_results_keeps_the_events_in_the_queue(
 def test_unreachable_receiver_keeps_the_event_in_the_queue(handle: Callable, receiver: FakeReceiver) -> None:
     receiver.server.server_close()
     assert handle(event()) == ["m0"]
+
+
+def test_log_says_how_the_connection_failed_also_while_the_circuit_breaker_is_open(
+    handle: Callable, receiver: FakeReceiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver.close()
+    handle(event())
+    assert answer(caplog, receiver) == "connection refused"
+    handle(event())
+    assert answer(caplog, receiver) == "not sent: the circuit breaker is open after: connection refused"
+
+
+@pytest.mark.parametrize("status", [200, 502, 503])
+def test_log_says_that_a_web_page_answers_in_the_receivers_place(
+    handle: Callable, receiver: FakeReceiver, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    receiver.respond = lambda headers, body: (status, b"<!doctype html><title>Sign in</title>")
+    receiver.extra_headers = {"Content-Type": "text/html; charset=utf-8"}
+    handle(event())
+    assert answer(caplog, receiver) == f"status {status}: a web page answers in the receiver's place"
 
 
 def test_retry_has_the_same_webhook_id_and_a_new_signature(
@@ -419,11 +445,12 @@ class TestConnections:
         assert receiver.connections == 2
 
     def test_private_ca_is_trusted_only_if_the_ca_bundle_holds_it(
-        self, sandbox: Callable, authority: trustme.CA
+        self, sandbox: Callable, authority: trustme.CA, caplog: pytest.LogCaptureFixture
     ) -> None:
         receiver = FakeReceiver(self.tls(authority, "127.0.0.1"))
         assert sandbox(receiver)(event()) == ["m0"]
         assert receiver.requests == []
+        assert answer(caplog, receiver) == "TLS: unable to get local issuer certificate"
         assert sandbox(receiver, KEYTURN_CA_BUNDLE=self.bundle(authority))(event()) == []
         receiver.close()
 

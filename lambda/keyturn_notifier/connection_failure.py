@@ -1,0 +1,73 @@
+"""Connection failures: the words for a POST that got no answer, by urllib3's class of the error.
+
+The words are for logs and dead letters. They quote no text that the other side wrote: OpenSSL's own messages about a
+certificate are the only text that is not ours, and its message about a wrong host name names the host of our URL.
+"""
+
+import errno
+import http.client
+import ssl
+
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    DecodeError,
+    HTTPError,
+    NameResolutionError,
+    NewConnectionError,
+    ProtocolError,
+    ReadTimeoutError,
+    SSLError,
+)
+
+_NO_ROUTE = (errno.EHOSTUNREACH, errno.ENETUNREACH)
+
+
+def describe(error: HTTPError, connect_seconds: float, reply_seconds: float) -> str:
+    """Return the words for an error of one POST with these timeouts, in seconds."""
+    match error:
+        case NameResolutionError():
+            return "its name does not resolve"
+        case NewConnectionError():
+            return _refused(error)
+        case ConnectTimeoutError():
+            return f"no connection within {connect_seconds:g} s (security group, route)"
+        case SSLError():
+            return f"TLS: {_tls(error)}"
+        case ReadTimeoutError() if "handshake" in str(error.__cause__):
+            return f"TLS: no handshake within {connect_seconds:g} s"
+        case ReadTimeoutError():
+            return f"no answer within {reply_seconds:g} s"
+        case ProtocolError():
+            return _broken(error)
+        case DecodeError():
+            return "the answer is not encoded as it says"
+        case _:
+            return f"no answer: {type(error).__name__}"
+
+
+def _refused(error: NewConnectionError) -> str:
+    cause = error.__cause__
+    code = cause.errno if isinstance(cause, OSError) else None
+    if code == errno.ECONNREFUSED:
+        return "connection refused"
+    if code in _NO_ROUTE:
+        return "no route to it"
+    return f"no connection: {errno.errorcode.get(code or 0, 'unknown error')}"
+
+
+def _tls(error: SSLError) -> str:
+    cause = error.args[0] if error.args else None
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return cause.verify_message
+    reason = cause.reason if isinstance(cause, ssl.SSLError) else None
+    return reason.lower().replace("_", " ") if reason else "the handshake failed"
+
+
+def _broken(error: ProtocolError) -> str:
+    # http.client.RemoteDisconnected is a ConnectionError and a BadStatusLine.
+    cause = error.args[1] if len(error.args) > 1 else None
+    if isinstance(cause, ConnectionError):
+        return "it closed the connection without an answer"
+    if isinstance(cause, http.client.BadStatusLine):
+        return "the answer is not HTTP"
+    return "the answer is incomplete"

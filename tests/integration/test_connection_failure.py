@@ -1,0 +1,154 @@
+"""The words for each way in which a POST gets no answer, against real sockets."""
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import urllib3
+
+from keyturn_notifier.connection_failure import describe
+from keyturn_notifier.delivery import tls_context
+from support.authority import Authority
+from support.fake_receiver import FakeReceiver
+
+CONNECT, REPLY = 0.4, 0.6  # seconds
+
+
+def failure(url: str, ca: bytes = b"") -> str:
+    """POST as the notifier does, with shorter timeouts; return the words for the error."""
+    pool = urllib3.PoolManager(ssl_context=tls_context(ca.decode()))
+    timeout = urllib3.Timeout(connect=CONNECT, read=REPLY)
+    with pytest.raises(urllib3.exceptions.HTTPError) as caught:
+        response = pool.request("POST", url, body=b"[]", retries=False, timeout=timeout, preload_content=False)
+        response.read(decode_content=True)
+    return describe(caught.value, CONNECT, REPLY)
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[[Callable[[socket.socket], None]], int]]:
+    """Start a server that does something with its first connection; return its port."""
+    with ExitStack() as stack:
+
+        def start(serve: Callable[[socket.socket], None]) -> int:
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+            def accept() -> None:
+                connection = stack.enter_context(listener.accept()[0])
+                serve(connection)
+
+            threading.Thread(target=accept, daemon=True).start()
+            return int(listener.getsockname()[1])
+
+        yield start
+
+
+def replying(content: bytes) -> Callable[[socket.socket], None]:
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(content)
+        connection.close()
+
+    return serve
+
+
+def test_name_that_does_not_resolve() -> None:
+    assert failure("https://receiver.invalid/v1/notifications") == "its name does not resolve"
+
+
+def test_refused_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert failure(f"https://127.0.0.1:{port}/v1/notifications") == "connection refused"
+
+
+def test_network_without_a_route() -> None:
+    assert failure("https://255.255.255.255/v1/notifications") == "no route to it"
+
+
+def test_connection_that_nobody_accepts() -> None:
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # Linux drops further connections once the backlog is full
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/notifications"
+        assert failure(url) == "no connection within 0.4 s (security group, route)"
+
+
+def test_connection_that_answers_no_handshake(server: Callable[..., int]) -> None:
+    port = server(lambda connection: None)
+    assert failure(f"https://127.0.0.1:{port}/v1/notifications") == "TLS: no handshake within 0.4 s"
+
+
+def test_port_that_speaks_no_tls(server: Callable[..., int]) -> None:
+    port = server(replying(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
+    assert failure(f"https://127.0.0.1:{port}/v1/notifications").startswith("TLS: ")
+
+
+def test_request_without_an_answer(server: Callable[..., int]) -> None:
+    port = server(lambda connection: None)
+    assert failure(f"http://127.0.0.1:{port}/v1/notifications") == "no answer within 0.6 s"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it closed the connection without an answer"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "the answer is not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", "the answer is incomplete"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
+            "the answer is not encoded as it says",
+        ),
+    ],
+)
+def test_answer_that_is_none(server: Callable[..., int], content: bytes, words: str) -> None:
+    assert failure(f"http://127.0.0.1:{server(replying(content))}/v1/notifications") == words
+
+
+class TestCertificates:
+    """By the rules of Python 3.13, the functions' runtime, whatever Python runs the test."""
+
+    @pytest.fixture
+    def start(self, tmp_path: Path) -> Iterator[Callable[[Authority], FakeReceiver]]:
+        started: list[FakeReceiver] = []
+
+        def make(authority: Authority) -> FakeReceiver:
+            started.append(FakeReceiver(authority.server_context(tmp_path)))
+            started[-1].respond = lambda headers, body: (200, b"")
+            return started[-1]
+
+        yield make
+        for receiver in started:
+            receiver.close()
+
+    def test_certificate_by_the_rules_is_accepted(self, start: Callable[[Authority], FakeReceiver]) -> None:
+        authority = Authority()
+        pool = urllib3.PoolManager(ssl_context=tls_context(authority.pem.decode()))
+        assert pool.request("POST", start(authority).url, body=b"[]", retries=False).status == 200
+
+    def test_unknown_authority(self, start: Callable[[Authority], FakeReceiver]) -> None:
+        assert failure(start(Authority()).url) == "TLS: unable to get local issuer certificate"
+
+    def test_certificate_for_another_host(self, start: Callable[[Authority], FakeReceiver]) -> None:
+        authority = Authority()
+        url = start(authority).url.replace("127.0.0.1", "localhost")
+        assert failure(url, authority.pem).startswith("TLS: Hostname mismatch")
+
+    @pytest.mark.parametrize(
+        ("authority", "words"),
+        [
+            (Authority(key_identifier=False), "TLS: Missing Authority Key Identifier"),
+            (Authority(critical=False), "TLS: Basic Constraints of CA cert not marked critical"),
+        ],
+    )
+    def test_authority_that_breaks_rfc_5280(
+        self, start: Callable[[Authority], FakeReceiver], authority: Authority, words: str
+    ) -> None:
+        assert tls_context(None).verify_flags & ssl.VERIFY_X509_STRICT
+        assert failure(start(authority).url, authority.pem) == words
