@@ -15,6 +15,10 @@ MAX_BODY = 16 * 1024  # bytes
 MAX_EVENTS = 10
 CONTENT_TYPE = "application/cloudevents+json"
 CONTENT_TYPE_BATCH = "application/cloudevents-batch+json"
+# On every reply of a receiver. A reply without it comes from something before the receiver, such as a load balancer or
+# a firewall, or from a receiver of 0.2 or before. The value is the contract's version, which tells strangers nothing.
+RECEIVER_HEADER = "Keyturn-Receiver"
+CONTRACT_VERSION = "1"
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _MAX_TEXT = 2048  # characters per field; the longest real value is an ARN of about 600
@@ -66,6 +70,12 @@ class Notification:
     data: NotificationData
 
 
+# Reasons of an ignored notification that no binding has refused.
+REASON_HEARTBEAT = "heartbeat"
+REASON_NOT_BOUND = "no Secret is bound to it"
+REASON_NO_LONGER_BOUND = "no Secret is bound to it any more"
+
+
 class Outcome(StrEnum):
     """Outcome of a notification at the receiver. Only FAILED asks the sender to retry."""
 
@@ -85,6 +95,15 @@ class Result:
     secrets: tuple[str, ...] = ()
     consumers: tuple[str, ...] = ()
     reason: str | None = None
+
+    @property
+    def is_refused_by_binding(self) -> bool:
+        """Whether a Secret could not be filled, or a consumer not restarted. ``reason`` says which, and why."""
+        return self.reason is not None and self.reason not in (
+            REASON_HEARTBEAT,
+            REASON_NOT_BOUND,
+            REASON_NO_LONGER_BOUND,
+        )
 
 
 _DATA_FIELDS = {

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 
-from keyturn_contract.message import CONTENT_TYPE_BATCH, MAX_BODY, Notification, encode
+from keyturn_contract.message import CONTENT_TYPE_BATCH, MAX_BODY, RECEIVER_HEADER, Notification, encode
 from keyturn_contract.signature import content as signed_content
 from keyturn_notifier.connection_failure import describe
 from keyturn_notifier.disposition import (
@@ -20,6 +20,7 @@ from keyturn_notifier.disposition import (
     classify,
     describe_reply,
     parse_retry_after,
+    refuses,
     same_for_all,
     unavailable,
 )
@@ -64,8 +65,8 @@ class ReceiverClient:
         """Post the notifications in as few batches as fit. No batch starts that could end after ``deadline``.
 
         No answer, 408, 429 and 5xx: retry, except for the notifications that the reply lists as done. 401: post once
-        more immediately, with keys read again. Any other 4xx: post each notification alone; those still refused are
-        poison.
+        more immediately, with keys read again. Any other 4xx: post each notification alone; those that the receiver
+        itself still refuses are poison.
         """
         results = {
             notification.id: DeliveryResult(Disposition.DONE, "delivered earlier")
@@ -100,8 +101,7 @@ class ReceiverClient:
         self, batch: Sequence[Notification], reply: Reply, deadline: float, replies: list[Reply]
     ) -> dict[str, DeliveryResult]:
         results = classify(batch, reply, self._now())
-        dispositions = {result.disposition for result in results.values()}
-        if dispositions == {Disposition.POISON} and len(batch) > 1:
+        if refuses(reply) and len(batch) > 1:
             # Post each alone, so that one refused notification does not fail the others.
             singles = [self._deliver([notification], deadline, replies) for notification in batch]
             return {event_id: result for single in singles for event_id, result in single.items()}
@@ -134,6 +134,7 @@ class ReceiverClient:
             content,
             response.headers.get("retry-after"),
             response.headers.get("content-type", ""),
+            from_receiver=RECEIVER_HEADER in response.headers,
         )
 
     def _exchange(self, body: bytes, headers: Mapping[str, str]) -> tuple[urllib3.response.BaseHTTPResponse, bytes]:

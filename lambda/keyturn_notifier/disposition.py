@@ -25,20 +25,21 @@ class DeliveryResult:
     """Result of one notification at one receiver.
 
     ``status`` is the HTTP status (0: no answer, or nothing sent); ``retry_after`` is in seconds (0: the receiver named
-    no time).
+    no time); ``result`` is the receiver's own, if the reply lists the notification.
     """
 
     disposition: Disposition
     reason: str
     status: int = 0
     retry_after: float = 0.0
+    result: Result | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """Reply to one POST. ``status`` 0 means no answer, and ``failure`` says why; ``seconds`` is its duration.
 
-    ``retry_after`` and ``content_type`` are the raw headers.
+    ``retry_after`` and ``content_type`` are the raw headers; ``from_receiver``: the reply has RECEIVER_HEADER.
     """
 
     status: int
@@ -47,6 +48,7 @@ class Reply:
     retry_after: str | None = None
     content_type: str = ""
     failure: str = ""
+    from_receiver: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +62,38 @@ class DeliveryReport:
 def classify(batch: Sequence[Notification], reply: Reply, now: float) -> dict[str, DeliveryResult]:
     """Return the result of each notification in ``batch``, by id. ``now`` is in seconds since the epoch.
 
-    A notification is done only if a 200 or 503 reply lists it with an outcome other than failed. Without that, 4xx
-    other than 401, 408 and 429 means poison; every other status, and no answer, means retry.
+    A notification is done only if a 200 or 503 reply lists it with an outcome other than failed. Without that, a
+    refusal by the receiver itself means poison; everything else means retry, also a refusal by something before the
+    receiver, such as a load balancer, a firewall or an ingress: that ends without a change of the notification.
     """
-    if 400 <= reply.status < 500 and reply.status not in (401, 408, 429):
+    if refuses(reply) and reply.from_receiver:
         refused = DeliveryResult(Disposition.POISON, f"the receiver refuses it: {describe_reply(reply)}", reply.status)
         return same_for_all(batch, refused)
-    done_ids = _done_ids(reply)
-    reason = describe_reply(reply)
-    done = DeliveryResult(Disposition.DONE, reason, reply.status)
-    retry = DeliveryResult(Disposition.RETRY, reason, reply.status, parse_retry_after(reply, now))
-    return {notification.id: done if notification.id in done_ids else retry for notification in batch}
+    by_id = {result.id: result for result in _results(reply)}
+    reason, retry_after = describe_reply(reply), parse_retry_after(reply, now)
+
+    def classify_one(result: Result | None) -> DeliveryResult:
+        if result is not None and result.outcome is not Outcome.FAILED:
+            return DeliveryResult(Disposition.DONE, reason, reply.status, result=result)
+        return DeliveryResult(Disposition.RETRY, reason, reply.status, retry_after, result)
+
+    return {notification.id: classify_one(by_id.get(notification.id)) for notification in batch}
 
 
 def describe_reply(reply: Reply) -> str:
     """Return a reply in words, for logs and dead letters."""
     if not reply.status:
         return reply.failure or "no answer"
-    if reply.content_type.strip().lower().startswith("text/html"):
-        return f"status {reply.status}: a web page answers in the receiver's place"
-    return f"status {reply.status}"
+    if reply.from_receiver or _results(reply):
+        return f"status {reply.status}"
+    is_page = reply.content_type.strip().lower().startswith("text/html")
+    stranger = "a web page" if is_page else "a load balancer, proxy or firewall"
+    return f"status {reply.status}: {stranger} answers in the receiver's place"
+
+
+def refuses(reply: Reply) -> bool:
+    """Whether the reply refuses the batch as such: 4xx, except for 401, 408 and 429, which ask for another try."""
+    return 400 <= reply.status < 500 and reply.status not in (401, 408, 429)
 
 
 def same_for_all(batch: Sequence[Notification], result: DeliveryResult) -> dict[str, DeliveryResult]:
@@ -106,10 +120,6 @@ def parse_retry_after(reply: Reply, now: float) -> float:
 def unavailable(reply: Reply) -> bool:
     """Whether the receiver is down or refuses every request. A 503 with results comes from a receiver that works."""
     return reply.status in (0, 429) or (reply.status == 503 and not _results(reply))
-
-
-def _done_ids(reply: Reply) -> frozenset[str]:
-    return frozenset(result.id for result in _results(reply) if result.outcome is not Outcome.FAILED)
 
 
 def _results(reply: Reply) -> Sequence[Result]:

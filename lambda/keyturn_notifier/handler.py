@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from keyturn_contract.message import EventType, Notification
+from keyturn_contract.message import EventType, Notification, Result
 from keyturn_notifier import aws
 from keyturn_notifier.disposition import DeliveryReport, DeliveryResult, Disposition, same_for_all
 from keyturn_notifier.event import Ignored, MalformedEvent, parse_event
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from keyturn_notifier.delivery import ReceiverClient
 
+MAX_NAMES = 100  # of Secrets, and of consumers, in one log line
 RESERVE_SECONDS = 4.0  # kept free at the end of an invocation, for the calls to SQS
 
 Record = Mapping[str, Any]
@@ -142,9 +143,26 @@ def _report(notification: Notification, disposition: Disposition, results: Mappi
             "version_id": notification.data.version_id,
             "disposition": disposition.name.lower(),
             "answers": {host: result.reason for host, result in results.items()},
+            "results": [_fields(host, each.result) for host, each in results.items() if each.result],
             "age_seconds": round(age, 3),
         },
     )
+    for host, each in results.items():
+        if each.result and each.result.is_refused_by_binding:
+            add_metric(Metric.NOTIFICATIONS_REFUSED_BY_BINDING)
+            fields = {"secret_arn": notification.subject, **_fields(host, each.result)}
+            logger.warning("refused by a binding", extra={"correlation_id": notification.id, **fields})
+
+
+def _fields(host: str, result: Result) -> dict[str, Any]:
+    """Return the log fields of one receiver's result."""
+    return {
+        "receiver": host,
+        "outcome": result.outcome.value,
+        "secrets": result.secrets[:MAX_NAMES],
+        "consumers": result.consumers[:MAX_NAMES],
+        "reason": result.reason,
+    }
 
 
 @cache

@@ -24,6 +24,7 @@ class Metric(StrEnum):
     DELIVERIES_AGAIN = "DeliveriesAgain"
     DELIVERIES_POISON = "DeliveriesPoison"
     DELIVERIES_REFUSED = "DeliveriesRefused"
+    NOTIFICATIONS_REFUSED_BY_BINDING = "NotificationsRefusedByBinding"
     DELIVERY_LATENCY = "DeliveryLatency"
     EVENT_AGE = "EventAge"
     HEARTBEATS_ACCEPTED = "HeartbeatsAccepted"
@@ -42,6 +43,10 @@ DEFINITIONS: Mapping[Metric, tuple[MetricUnit, str]] = {
     Metric.DELIVERIES_REFUSED: (
         MetricUnit.Count,
         "Events that a receiver answered with 401, even after the notifier had read the signing key again.",
+    ),
+    Metric.NOTIFICATIONS_REFUSED_BY_BINDING: (
+        MetricUnit.Count,
+        "Notifications that a receiver took, and that a binding refused or could not apply; each try counts.",
     ),
     Metric.DELIVERY_LATENCY: (
         MetricUnit.Milliseconds,

@@ -23,8 +23,7 @@ def failure(url: str, ca: bytes = b"") -> str:
     pool = urllib3.PoolManager(ssl_context=tls_context(ca.decode()))
     timeout = urllib3.Timeout(connect=CONNECT, read=REPLY)
     with pytest.raises(urllib3.exceptions.HTTPError) as caught:
-        response = pool.request("POST", url, body=b"[]", retries=False, timeout=timeout, preload_content=False)
-        response.read(decode_content=True)
+        pool.request("POST", url, body=b"[]", retries=False, timeout=timeout)
     return describe(caught.value, CONNECT, REPLY)
 
 

@@ -15,7 +15,7 @@ from uuid import uuid4
 import pytest
 import trustme
 
-from keyturn_contract.message import EventType, Outcome, Result, decode, encode_reply
+from keyturn_contract.message import CONTENT_TYPE_BATCH, EventType, Outcome, Result, decode, encode_reply
 from keyturn_contract.signature import new_key, parse_key, parse_public_key, verify
 from keyturn_local.aws.server import EventPath, LocalAws
 from keyturn_local.notifier.event_source import TIMEOUT_SECONDS, Context, function_environment
@@ -161,13 +161,13 @@ def test_log_says_how_the_connection_failed_also_while_the_circuit_breaker_is_op
     assert answer(caplog, receiver) == "not sent: the circuit breaker is open after: connection refused"
 
 
-@pytest.mark.parametrize("status", [200, 502, 503])
+@pytest.mark.parametrize("status", [200, 403, 404, 502, 503])
 def test_log_says_that_a_web_page_answers_in_the_receivers_place(
     handle: Callable, receiver: FakeReceiver, caplog: pytest.LogCaptureFixture, status: int
 ) -> None:
     receiver.respond = lambda headers, body: (status, b"<!doctype html><title>Sign in</title>")
-    receiver.extra_headers = {"Content-Type": "text/html; charset=utf-8"}
-    handle(event())
+    receiver.extra_headers, receiver.is_marked = {"Content-Type": "text/html; charset=utf-8"}, False
+    assert handle(event()) == ["m0"]
     assert answer(caplog, receiver) == f"status {status}: a web page answers in the receiver's place"
 
 
@@ -226,6 +226,73 @@ def test_poison_message_goes_to_the_dead_letter_queue_with_the_reason(
         "no JSON": "the body is not JSON",
         '{"source": "aws.s3"}': "source must be aws.secretsmanager: correct the rule's event pattern",
     }
+
+
+@pytest.mark.parametrize("answered", [(403, b""), (404, b""), (405, b""), (413, b""), (502, b""), (200, b"<html>")])
+def test_refusal_by_anything_before_the_receiver_keeps_the_events_in_the_queue(
+    handle: Callable, receiver: FakeReceiver, aws: LocalAws, path: EventPath, answered: tuple[int, bytes]
+) -> None:
+    receiver.respond, receiver.is_marked = lambda headers, body: answered, False
+    assert handle(event(), event()) == ["m0", "m1"]
+    assert dead_letters(aws, path) == {}
+
+
+@pytest.mark.parametrize("status", [403, 404, 405, 413])
+def test_refusal_by_the_receiver_itself_is_poison(
+    handle: Callable, receiver: FakeReceiver, aws: LocalAws, path: EventPath, status: int
+) -> None:
+    first, second = event(), event()
+    receiver.respond = lambda headers, body: (status, b"")
+    assert handle(first, second) == []
+    assert dead_letters(aws, path).keys() == {json.dumps(first), json.dumps(second)}
+
+
+@pytest.mark.parametrize("answered", [(502, b""), (200, b"<html>")])
+def test_receivers_own_answer_that_refuses_nothing_keeps_the_event_in_the_queue(
+    handle: Callable, receiver: FakeReceiver, answered: tuple[int, bytes]
+) -> None:
+    receiver.respond = lambda headers, body: answered
+    assert handle(event()) == ["m0"]
+
+
+def test_event_that_is_refused_before_the_receiver_does_not_hold_back_the_others_of_its_batch(
+    handle: Callable, receiver: FakeReceiver
+) -> None:
+    good, bad = event(), event()
+    receiver.is_marked = False
+    receiver.respond = lambda headers, body: (
+        (403, b"") if str(bad["id"]).encode() in body else (200, reply_to_all(body, Outcome.APPLIED))
+    )
+    assert handle(good, bad) == ["m1"]
+
+
+def test_result_that_a_binding_refused_is_logged_and_counted(
+    handle: Callable, receiver: FakeReceiver, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fine, refused, sent = event(), event(), []
+
+    def reply(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+        sent[:] = [
+            Result(str(fine["id"]), Outcome.APPLIED, ("shop/db",), ("Deployment/shop/web",)),
+            Result(str(refused["id"]), Outcome.IGNORED, reason="shop/cache: it is immutable"),
+        ]
+        return 200, encode_reply(sent)
+
+    receiver.respond = reply
+    assert handle(fine, refused) == []
+    results = [vars(line)["results"] for line in caplog.records if line.message == "delivered"]
+    host = receiver.url.split("/")[2]
+    assert [(each["receiver"], each["outcome"], each["reason"]) for (each,) in results] == [
+        (host, "applied", None),
+        (host, "ignored", "shop/cache: it is immutable"),
+    ]
+    assert results[0][0]["secrets"] == ("shop/db",)
+    assert results[0][0]["consumers"] == ("Deployment/shop/web",)
+    (line,) = [vars(line) for line in caplog.records if line.message == "refused by a binding"]
+    assert (line["correlation_id"], line["reason"]) == (refused["id"], "shop/cache: it is immutable")
+    counted = metrics(capsys)
+    assert counted["NotificationsRefusedByBinding"] == [1]
+    assert counted["DeliveriesDone"] == [1, 1]
 
 
 def test_refused_event_does_not_fail_the_others_of_its_batch(
@@ -566,6 +633,14 @@ def test_invocations_emit_exactly_the_defined_metrics(
 
     invoke(200, event(), event(detail={**NATIVE["detail"], "labelUpdated": "AWSPENDING"}), TestHeartbeats().beat(), "{")
     invoke(401, event(), TestHeartbeats().beat())
+    receiver.respond = lambda headers, body: (
+        503,
+        encode_reply(
+            [Result(each.id, Outcome.FAILED, reason="shop/db: for now") for each in decode(CONTENT_TYPE_BATCH, body)]
+        ),
+    )
+    handle(event())
+    emitted.update(metrics(capsys))
     assert emitted == set(telemetry.Metric)
 
 

@@ -12,7 +12,9 @@ import pytest
 
 from keyturn_contract.message import (
     CONTENT_TYPE_BATCH,
+    CONTRACT_VERSION,
     MAX_BODY,
+    RECEIVER_HEADER,
     EventType,
     Notification,
     Outcome,
@@ -72,6 +74,7 @@ def test_refused_delivery_causes_no_call(
         before = quiet(stack)
         reply = httpx.post(stack.receiver.url, content=body, headers=headers)
         assert reply.status_code == status
+        assert reply.headers[RECEIVER_HEADER] == CONTRACT_VERSION
         if status == 401:
             assert reply.json() == {"error": "not verified"}
         return calls(stack) != before

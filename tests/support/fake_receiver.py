@@ -5,7 +5,16 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from keyturn_contract.message import CONTENT_TYPE_BATCH, Notification, Outcome, Result, decode, encode_reply
+from keyturn_contract.message import (
+    CONTENT_TYPE_BATCH,
+    CONTRACT_VERSION,
+    RECEIVER_HEADER,
+    Notification,
+    Outcome,
+    Result,
+    decode,
+    encode_reply,
+)
 
 Respond = Callable[[dict[str, str], bytes], tuple[int, bytes]]
 
@@ -16,6 +25,7 @@ class FakeReceiver:
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.respond: Respond = lambda headers, body: (200, reply_to_all(body, Outcome.APPLIED))
         self.extra_headers: dict[str, str] = {}
+        self.is_marked = True  # False: as something before the receiver answers, or a receiver of 0.2
         self.requests: list[tuple[dict[str, str], bytes]] = []
         self.connections = 0
         self.closed = threading.Event()
@@ -39,6 +49,8 @@ class FakeReceiver:
                     return
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
+                if receiver.is_marked:
+                    self.send_header(RECEIVER_HEADER, CONTRACT_VERSION)
                 for name, value in receiver.extra_headers.items():
                     self.send_header(name, value)
                 self.end_headers()

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyturn_contract.message import MAX_BODY, Outcome, Result, encode, encode_reply
+from keyturn_contract.message import (
+    MAX_BODY,
+    REASON_HEARTBEAT,
+    REASON_NO_LONGER_BOUND,
+    REASON_NOT_BOUND,
+    Outcome,
+    Result,
+    encode,
+    encode_reply,
+)
 from keyturn_contract.signature import content
 from keyturn_notifier.delivery import message_id, split_into_batches
 from keyturn_notifier.disposition import MAX_RETRY_AFTER, Disposition, Reply, classify, parse_retry_after, unavailable
@@ -53,9 +62,47 @@ def test_temporary_status_means_retry(status: int) -> None:
     assert dispositions(Reply(status, 0)) == [Disposition.RETRY, Disposition.RETRY]
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 405, 410, 413, 415, 422])
-def test_permanent_status_means_poison(status: int) -> None:
-    assert dispositions(Reply(status, 0)) == [Disposition.POISON, Disposition.POISON]
+PERMANENT = [400, 403, 404, 405, 410, 413, 415, 422]
+
+
+@pytest.mark.parametrize("status", PERMANENT)
+def test_permanent_status_from_the_receiver_means_poison(status: int) -> None:
+    assert dispositions(Reply(status, 0, from_receiver=True)) == [Disposition.POISON, Disposition.POISON]
+
+
+@pytest.mark.parametrize("status", PERMANENT)
+def test_permanent_status_from_anything_before_the_receiver_means_retry(status: int) -> None:
+    assert dispositions(Reply(status, 0)) == [Disposition.RETRY, Disposition.RETRY]
+
+
+@pytest.mark.parametrize("status", [0, 301, 302, 401, 408, 429, 500, 502, 503, 504])
+def test_temporary_status_from_the_receiver_means_retry(status: int) -> None:
+    assert dispositions(Reply(status, 0, from_receiver=True)) == [Disposition.RETRY, Disposition.RETRY]
+
+
+def test_results_of_the_receiver_are_kept() -> None:
+    given = [
+        Result(FIRST.id, Outcome.APPLIED, ("shop/db",), ("Deployment/shop/web",)),
+        Result(SECOND.id, Outcome.FAILED, reason="shop/db: not done within the deadline"),
+    ]
+    by_id = classify([FIRST, SECOND], Reply(503, 0, encode_reply(given)), NOW)
+    assert [by_id[each.id].result for each in given] == given
+
+
+@pytest.mark.parametrize(
+    ("result", "refused"),
+    [
+        (Result("a", Outcome.APPLIED), False),
+        (Result("a", Outcome.IGNORED, reason=REASON_HEARTBEAT), False),
+        (Result("a", Outcome.IGNORED, reason=REASON_NOT_BOUND), False),
+        (Result("a", Outcome.IGNORED, reason=REASON_NO_LONGER_BOUND), False),
+        (Result("a", Outcome.IGNORED, reason="shop/db: it is immutable"), True),
+        (Result("a", Outcome.APPLIED, ("shop/cache",), reason="shop/db: it is immutable"), True),
+        (Result("a", Outcome.FAILED, reason="shop/db: AWS cannot be reached"), True),
+    ],
+)
+def test_result_is_refused_by_a_binding_if_a_reason_names_one(result: Result, refused: bool) -> None:
+    assert result.is_refused_by_binding is refused
 
 
 def test_receiver_is_unavailable_after_no_answer_429_or_a_bare_503() -> None:

@@ -6,7 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from keyturn_contract.message import EventType, Notification, Outcome, Result
+from keyturn_contract.message import (
+    REASON_HEARTBEAT,
+    REASON_NO_LONGER_BOUND,
+    REASON_NOT_BOUND,
+    EventType,
+    Notification,
+    Outcome,
+    Result,
+)
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.core.arn import candidate_names
 from keyturn_receiver.core.binding import Target
@@ -74,11 +82,11 @@ class NotificationHandler:
             if age < MAX_HEARTBEAT_AGE:  # the heartbeat of `helm test` is older on purpose
                 self._metrics.notification_age_seconds.observe(age)
                 self._on_heartbeat()
-            return Result(notification.id, Outcome.IGNORED, reason="heartbeat")
+            return Result(notification.id, Outcome.IGNORED, reason=REASON_HEARTBEAT)
         self._metrics.notification_age_seconds.observe(age)
         reconciles = self._submit(notification)
         if not reconciles:
-            return Result(notification.id, Outcome.IGNORED, reason="no Secret is bound to it")
+            return Result(notification.id, Outcome.IGNORED, reason=REASON_NOT_BOUND)
         await _wait_until(deadline, [each.future for each in reconciles])
         result = _result(notification.id, reconciles)
         if result.outcome is Outcome.APPLIED:
@@ -132,7 +140,7 @@ def _result(notification_id: str, reconciles: Sequence[_PendingReconcile]) -> Re
         # itself starts the next reconcile.
         outcome = Outcome.IGNORED
     elif not any(completion.bound for _, completion in succeeded):
-        outcome, reason = Outcome.IGNORED, "no Secret is bound to it any more"
+        outcome, reason = Outcome.IGNORED, REASON_NO_LONGER_BOUND
     elif all(each.expected - completion.version_ids for each, completion in succeeded):
         outcome = Outcome.SUPERSEDED
     else:

@@ -16,9 +16,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from keyturn_contract.message import (
+    CONTRACT_VERSION,
     MAX_BODY,
+    RECEIVER_HEADER,
     MalformedMessage,
     Notification,
     Outcome,
@@ -35,6 +38,8 @@ from keyturn_receiver.web.notification_handler import NotificationHandler
 BODY_TIMEOUT = 10.0  # seconds for a body of at most MAX_BODY bytes (16 KiB)
 _RETRY = {"Retry-After": "2"}  # seconds
 _CLOSE = {"Connection": "close"}  # otherwise the unread part of the body would be parsed as the next request
+
+_MARK = (RECEIVER_HEADER.lower().encode(), CONTRACT_VERSION.encode())
 
 _log = logging.getLogger(__name__)
 
@@ -80,11 +85,11 @@ class WebhookEndpoint:
         self._draining = False
         self._rejection_logged_at = 0.0
 
-    def app(self) -> Starlette:
-        """Build the ASGI application."""
+    def app(self) -> ASGIApp:
+        """Build the ASGI application. Each of its replies has RECEIVER_HEADER."""
         app = Starlette(routes=[Route("/v1/notifications", self._post, methods=["POST"])])
         app.router.redirect_slashes = False  # a redirect would lead wherever the Host header says
-        return app
+        return _mark_replies(app)
 
     def start_draining(self) -> None:
         """Close each connection after its next response, so that clients open new connections to other replicas."""
@@ -167,6 +172,20 @@ class WebhookEndpoint:
                 }
             )
         _log.info("delivery", extra={"fields": {"delivery": delivery, "notifications": notifications}})
+
+
+def _mark_replies(app: ASGIApp) -> ASGIApp:
+    """Put RECEIVER_HEADER on every reply, Starlette's own 404, 405 and 500 among them."""
+
+    async def marked(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), _MARK]
+            await send(message)
+
+        await app(scope, receive, send_marked)
+
+    return marked
 
 
 async def _read(request: Request) -> bytes:

@@ -1,0 +1,75 @@
+"""The mark on every reply of the webhook, by which the notifier tells a receiver from what stands before it."""
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from keyturn_contract.message import CONTRACT_VERSION, MAX_BODY, RECEIVER_HEADER, Outcome, Result, encode
+from keyturn_receiver.telemetry.metrics import Metrics
+from keyturn_receiver.web.webhook import WebhookConfig, WebhookEndpoint
+from support.deliveries import notification, signed
+
+KEY = b"k" * 32
+BODY = encode([notification("prod/db")])
+SIGNED = signed(KEY, BODY)
+
+
+class Handler:
+    """Answers every notification with ``outcome``, or fails without one."""
+
+    def __init__(self, outcome: Outcome | None) -> None:
+        self._outcome = outcome
+
+    async def handle(self, notification: Any, deadline: object) -> Result:
+        if self._outcome is None:
+            raise RuntimeError
+        return Result(notification.id, self._outcome)
+
+
+def send(
+    method: str = "POST",
+    path: str = "/v1/notifications",
+    body: bytes = BODY,
+    headers: dict[str, str] = SIGNED,
+    outcome: Outcome | None = Outcome.APPLIED,
+    ready: bool = True,
+) -> httpx.Response:
+    config = WebhookConfig(public_keys=[], deadline=8.0, max_deliveries=1)
+    handler: Any = Handler(outcome)
+    endpoint = WebhookEndpoint(handler, lambda: [KEY], lambda: ready, time.time, config, Metrics())
+
+    async def request() -> httpx.Response:
+        transport = httpx.ASGITransport(endpoint.app(), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://receiver") as client:
+            return await client.request(method, path, content=body, headers=headers)
+
+    return asyncio.run(request())
+
+
+@pytest.mark.parametrize(
+    ("status", "request_of"),
+    {
+        "200": (200, {}),
+        "503, failed": (503, {"outcome": Outcome.FAILED}),
+        "503, not ready": (503, {"ready": False}),
+        "500, an error in the code": (500, {"outcome": None}),
+        "400": (400, {"body": b"[]", "headers": signed(KEY, b"[]")}),
+        "401": (401, {"headers": {}}),
+        "404, another path": (404, {"path": "/elsewhere"}),
+        "405, another method": (405, {"method": "GET"}),
+        "413": (413, {"body": b"x" * (MAX_BODY + 1)}),
+        "415": (415, {"headers": {**SIGNED, "content-type": "text/plain"}}),
+    }.values(),
+)
+def test_every_reply_has_the_mark_of_a_receiver(status: int, request_of: dict[str, Any]) -> None:
+    reply = send(**request_of)
+    assert reply.status_code == status
+    assert reply.headers.get_list(RECEIVER_HEADER) == [CONTRACT_VERSION]
+
+
+def test_reply_has_the_results() -> None:
+    assert [each["outcome"] for each in json.loads(send().content)["results"]] == ["applied"]
