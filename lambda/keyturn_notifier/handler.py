@@ -132,8 +132,8 @@ def _report(notification: Notification, disposition: Disposition, results: Mappi
     if any(result.status == 401 for result in results.values()):
         add_metric(Metric.DELIVERIES_REFUSED)
     age = time.time() - datetime.fromisoformat(notification.time).timestamp()
-    if disposition is Disposition.DONE and not is_heartbeat:
-        add_metric(Metric.EVENT_AGE, round(age * 1000))
+    if not is_heartbeat and disposition is not Disposition.POISON:
+        add_metric(Metric.EVENT_AGE if disposition is Disposition.DONE else Metric.EVENT_WAITING, round(age * 1000))
     logger.info(
         "delivered" if disposition is Disposition.DONE else "not delivered",
         extra={

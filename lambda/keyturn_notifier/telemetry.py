@@ -27,6 +27,7 @@ class Metric(StrEnum):
     NOTIFICATIONS_REFUSED_BY_BINDING = "NotificationsRefusedByBinding"
     DELIVERY_LATENCY = "DeliveryLatency"
     EVENT_AGE = "EventAge"
+    EVENT_WAITING = "EventWaiting"
     HEARTBEATS_ACCEPTED = "HeartbeatsAccepted"
     HEARTBEATS_REFUSED = "HeartbeatsRefused"
 
@@ -53,6 +54,10 @@ DEFINITIONS: Mapping[Metric, tuple[MetricUnit, str]] = {
         "Duration of one POST; the receiver answers after it has applied the change.",
     ),
     Metric.EVENT_AGE: (MetricUnit.Milliseconds, "Time from the event in AWS until every receiver has accepted it."),
+    Metric.EVENT_WAITING: (
+        MetricUnit.Milliseconds,
+        "Age of an event that is put back into the queue for a retry; the alarm EventsWaiting watches it.",
+    ),
     Metric.HEARTBEATS_ACCEPTED: (MetricUnit.Count, "Heartbeats that every receiver has accepted."),
     Metric.HEARTBEATS_REFUSED: (
         MetricUnit.Count,

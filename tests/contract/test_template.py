@@ -1,6 +1,7 @@
 """template.yaml: it is valid and hardened, and it agrees with the code and the local AWS."""
 
 import dataclasses
+import itertools
 import json
 import re
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from keyturn_local.aws import server as local_aws
 from keyturn_local.aws.template import FILE, event_path, read
 from keyturn_local.notifier import event_source
-from keyturn_notifier import catalogue, delivery, event, handler, queue, rotation
+from keyturn_notifier import catalogue, delivery, disposition, event, handler, queue, rotation
 from keyturn_notifier.catalogue import HEARTBEAT, MEANINGS, NATIVE
 from keyturn_notifier.settings import InvalidSettings, NotifierSettings, read_settings
 from keyturn_notifier.telemetry import DEFINITIONS, NAMESPACE, Metric
@@ -229,9 +230,29 @@ class TestAlarms:
             ("AWS/Events", "FailedInvocations"),
             ("AWS/Lambda", "Errors"),
             ("AWS/Lambda", "Throttles"),
+            (NAMESPACE, Metric.EVENT_WAITING),
             (NAMESPACE, Metric.HEARTBEATS_ACCEPTED),
             (NAMESPACE, Metric.HEARTBEATS_REFUSED),
         }
+
+    @pytest.mark.parametrize("retry_after", [0.0, disposition.MAX_RETRY_AFTER])
+    @pytest.mark.parametrize("jitter", [0.0, 1.0])
+    def test_one_event_that_is_never_applied_rings_the_alarm(self, jitter: float, retry_after: float) -> None:
+        """The queue's metric leaves it out from its third receive on, so the notifier's own has to tell."""
+        alarm = RESOURCES["EventsWaitingAlarm"]["Properties"]
+        assert (alarm["Statistic"], alarm["Dimensions"][0]["Name"]) == ("Maximum", "service")
+        tries = list(itertools.accumulate(queue.retry_delay(each, retry_after, jitter) for each in range(1, 60)))
+        breaching = {second // alarm["Period"] for second in tries if second * 1000 > alarm["Threshold"]}
+        rings = [
+            minute
+            for minute in range(60)
+            if sum(minute - past in breaching for past in range(alarm["EvaluationPeriods"]))
+            >= alarm["DatapointsToAlarm"]
+        ]
+        assert rings, "it never rings"
+        assert rings[0] * alarm["Period"] <= 300 + max(queue.MAX_DELAY, 2 * retry_after)
+        if not retry_after:
+            assert rings == list(range(rings[0], 60)), "it goes off while the event still waits"
 
     def test_alarms_watch_both_dead_letter_queues(self) -> None:
         dimensions = json.dumps([each["Dimensions"] for each in of_type("AWS::CloudWatch::Alarm").values()])

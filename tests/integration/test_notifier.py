@@ -644,6 +644,18 @@ def test_invocations_emit_exactly_the_defined_metrics(
     assert emitted == set(telemetry.Metric)
 
 
+def test_age_of_an_event_that_is_put_back_is_counted_and_that_of_a_heartbeat_is_not(
+    handle: Callable, receiver: FakeReceiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moment = datetime.fromtimestamp(time.time() - 400, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    receiver.respond = lambda headers, body: (500, b"")
+    assert handle(event(time=moment), {**TestHeartbeats().beat(), "time": moment}) == ["m0"]
+    counted = metrics(capsys)
+    (waiting,) = counted["EventWaiting"]
+    assert 400_000 <= waiting < 410_000
+    assert "EventAge" not in counted
+
+
 def test_event_age_and_delivery_latency_are_in_milliseconds(
     handle: Callable, receiver: FakeReceiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
