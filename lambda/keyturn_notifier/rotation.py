@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 PAUSE_SECONDS = 5.0  # between two tries; a receiver reads the keys once a minute
+STEPS = ("createSecret", "setSecret", "testSecret", "finishSecret")
 TRY_SECONDS = 30.0  # for one try, that is, for one call of ReceiverClient.deliver
 
 
@@ -41,14 +42,14 @@ class RotationFailed(Exception):
 class Rotation:
     """Steps of the rotation of one secret.
 
-    ``receivers`` builds the clients for the test step, which sign with the pending key.
+    ``receivers`` builds the clients for the test step, which sign with the key at a staging label.
     """
 
     def __init__(
         self,
         secrets_manager: "SecretsManagerClient",
         secret_id: str,
-        receivers: Callable[[], Sequence[ReceiverClient]],
+        receivers: Callable[[str], Sequence[ReceiverClient]],
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._secrets_manager = secrets_manager
@@ -56,9 +57,27 @@ class Rotation:
         self._receivers = receivers
         self._sleep = sleep
 
+    def is_open(self, version_id: str) -> bool:
+        """Whether a rotation to this version is in progress; False if it has ended. Raises RotationFailed.
+
+        Whoever may invoke the function can name any version, so every step checks what AWS's own template checks:
+        https://github.com/aws-samples/aws-secrets-manager-rotation-lambdas
+        """
+        secret = self._secrets_manager.describe_secret(SecretId=self._secret_id)
+        if not secret.get("RotationEnabled"):
+            raise RotationFailed("rotation is not enabled for the signing key: configure it, as the stack does")
+        labels = secret["VersionIdsToStages"].get(version_id)
+        if labels is None:
+            raise RotationFailed("the signing key has no such version: Secrets Manager makes it when a rotation starts")
+        if CURRENT in labels:
+            return False
+        if PENDING not in labels:
+            raise RotationFailed(f"the version is not labelled {PENDING}: a rotation makes no other version current")
+        return True
+
     def create(self, version_id: str) -> None:
         """Write a new key as the pending version, unless an earlier try has written it."""
-        if read_key(self._secrets_manager, self._secret_id, PENDING, version_id) is None:
+        if not self._has_key(version_id):
             self._secrets_manager.put_secret_value(
                 SecretId=self._secret_id,
                 ClientRequestToken=version_id,
@@ -70,30 +89,41 @@ class Rotation:
         """Send heartbeats until every receiver has accepted one, for at most ``seconds``. Raises RotationFailed.
 
         A receiver accepts the new key only after it has read the keys again, so the first heartbeats may be refused.
+
+        Dry run: without a pending key the current one is tested. Secrets Manager runs this step alone, on a version
+        that it makes and removes, when a rotation is configured and not started.
         """
-        if read_key(self._secrets_manager, self._secret_id, PENDING, version_id) is None:
-            raise RotationFailed("there is no pending key to test: cancel the rotation and start it again")
+        is_dry_run = not self._has_key(version_id)
         end = time.monotonic() + seconds
-        refusals = {receiver: "" for receiver in self._receivers()}
+        refusals = {receiver: "" for receiver in self._receivers(CURRENT if is_dry_run else PENDING)}
         while refusals:
             refusals = {receiver: reason for receiver in refusals if (reason := _refusal(receiver))}
             if refusals and time.monotonic() + PAUSE_SECONDS > end:
                 reasons = "; ".join(f"{receiver.host}: {reason}" for receiver, reason in refusals.items())
+                if is_dry_run:
+                    raise RotationFailed(f"dry run: receivers refuse the current key: {reasons}")
                 raise RotationFailed(f"the old key stays current, because receivers refuse the new one: {reasons}")
             if refusals:
                 self._sleep(PAUSE_SECONDS)
 
     def finish(self, version_id: str) -> None:
-        """Make the pending key current. Receivers still accept the old key, which running notifiers have cached."""
+        """Make the pending key current. Receivers still accept the old key, which running notifiers have cached.
+
+        Raises RotationFailed if the version has no key.
+        """
+        if not self._has_key(version_id):
+            raise RotationFailed("the pending version has no key: cancel the rotation and start it again")
         stages = self._secrets_manager.describe_secret(SecretId=self._secret_id)["VersionIdsToStages"]
         current = next((version for version, labels in stages.items() if CURRENT in labels), None)
-        if current != version_id:
-            self._secrets_manager.update_secret_version_stage(
-                SecretId=self._secret_id,
-                VersionStage=CURRENT,
-                MoveToVersionId=version_id,
-                **({"RemoveFromVersionId": current} if current else {}),
-            )
+        self._secrets_manager.update_secret_version_stage(
+            SecretId=self._secret_id,
+            VersionStage=CURRENT,
+            MoveToVersionId=version_id,
+            **({"RemoveFromVersionId": current} if current else {}),
+        )
+
+    def _has_key(self, version_id: str) -> bool:
+        return read_key(self._secrets_manager, self._secret_id, PENDING, version_id) is not None
 
 
 def _refusal(receiver: ReceiverClient) -> str:
@@ -112,9 +142,9 @@ def _rotation() -> tuple[NotifierSettings, Rotation]:
     secrets_manager = aws.client("secretsmanager")
     ed25519 = kms_signer(aws.client("kms"), settings.kms_key_id) if settings.kms_key_id else None
 
-    def receivers() -> list[ReceiverClient]:
+    def receivers(stage: str) -> list[ReceiverClient]:
         # A KMS key also signs, as in deliveries, because a receiver may hold only its public key.
-        key_ring = KeyRing(secrets_manager, settings.signing_key_secret_id, ed25519, (PENDING,))
+        key_ring = KeyRing(secrets_manager, settings.signing_key_secret_id, ed25519, (stage,))
         pool = urllib3.PoolManager(ssl_context=tls_context(settings.ca_bundle))
         return [ReceiverClient(url, key_ring, pool) for url in settings.receiver_urls]
 
@@ -129,14 +159,18 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> None:
     if event["SecretId"] != settings.signing_key_secret_id:
         raise RotationFailed("this function rotates Keyturn's signing key and no other secret")
     try:
+        if step not in STEPS:
+            raise RotationFailed("unknown step")
+        if not rotation.is_open(version_id):
+            logger.info("signing key rotation has ended already", extra={"step": step, "version_id": version_id})
+            return
         if step == "createSecret":
             rotation.create(version_id)
         elif step == "testSecret":
             rotation.test(version_id, context.get_remaining_time_in_millis() / 1000 - TRY_SECONDS)
         elif step == "finishSecret":
             rotation.finish(version_id)
-        elif step != "setSecret":  # nothing to set: receivers read the pending key on their own schedule
-            raise RotationFailed(f"unknown step: {step}")
+        # Nothing to do for setSecret: receivers read the pending key on their own schedule.
     except RotationFailed as error:
         logger.error("signing key rotation step failed", extra={"step": step, "reason": str(error)})
         raise

@@ -106,7 +106,9 @@ def test_rotation_of_the_signing_key_refuses_no_delivery(own_stack: Callable, na
             flowing(stack, names) as versions,
         ):
             for _ in range(3):
-                key_version = rotate_by_function(function, stack.path.signing_key_secret_id)
+                key_version = rotate_by_function(
+                    stack.aws.secrets_manager(), function, stack.path.signing_key_secret_id
+                )
                 seen = len(versions)
                 eventually(lambda seen=seen: len(versions) >= seen + 10, 60)
         eventually(lambda: {*versions} <= delivered(stack), 120)

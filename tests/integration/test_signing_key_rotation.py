@@ -1,6 +1,7 @@
 """The rotation of the signing key: the built function, step by step, against receivers that accept some keys."""
 
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from keyturn_contract.message import EventType, Outcome
 from keyturn_contract.signature import NotVerified, parse_key, verify
-from keyturn_local.aws.rotation import rotate_by_function
+from keyturn_local.aws.rotation import rotate_by_function, start_rotation
 from keyturn_local.aws.server import EventPath, LocalAws
 from keyturn_local.notifier import artifact
 from keyturn_local.notifier.event_source import function_environment
@@ -68,7 +69,10 @@ def accepting(aws: LocalAws, path: EventPath, *labels: str) -> Callable[[dict[st
 def key_values(aws: LocalAws, path: EventPath) -> dict[str, str]:
     client, values = aws.secrets_manager(), {}
     for version_id, labels in stages(aws, path).items():
-        value = client.get_secret_value(SecretId=path.signing_key_secret_id, VersionId=version_id)["SecretString"]
+        try:
+            value = client.get_secret_value(SecretId=path.signing_key_secret_id, VersionId=version_id)["SecretString"]
+        except client.exceptions.ResourceNotFoundException:
+            continue  # the version is empty
         values |= dict.fromkeys(labels, value)
     return values
 
@@ -81,7 +85,7 @@ def test_rotation_makes_the_new_key_current_and_the_old_one_previous(
     aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[FakeReceiver]
 ) -> None:
     old = key_values(aws, path)["AWSCURRENT"]
-    version_id = rotate_by_function(function, path.signing_key_secret_id)
+    version_id = rotate_by_function(aws.secrets_manager(), function, path.signing_key_secret_id)
     assert "AWSCURRENT" in stages(aws, path)[version_id]
     values = key_values(aws, path)
     assert values["AWSPREVIOUS"] == old
@@ -96,7 +100,7 @@ def test_heartbeat_of_the_test_step_is_signed_with_the_new_key_alone(
     aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[FakeReceiver]
 ) -> None:
     old = key_values(aws, path)["AWSCURRENT"]
-    rotate_by_function(function, path.signing_key_secret_id)
+    rotate_by_function(aws.secrets_manager(), function, path.signing_key_secret_id)
     headers, body = receivers[0].requests[-1]
     with pytest.raises(NotVerified):
         verify([parse_key(old)], headers, body, float(headers["webhook-timestamp"]))
@@ -107,7 +111,7 @@ def test_rotation_waits_for_a_receiver_that_has_not_read_the_new_key_yet(
 ) -> None:
     accepts_all, accepts_old = receivers[1].respond, accepting(aws, path, "AWSCURRENT", "AWSPREVIOUS")
     receivers[1].respond = lambda *request: (accepts_all if len(receivers[1].requests) > 2 else accepts_old)(*request)
-    version_id = rotate_by_function(function, path.signing_key_secret_id)
+    version_id = rotate_by_function(aws.secrets_manager(), function, path.signing_key_secret_id)
     assert "AWSCURRENT" in stages(aws, path)[version_id]
     assert len(receivers[0].requests) == 1, "a receiver that has accepted the key gets no second heartbeat"
 
@@ -118,7 +122,7 @@ def test_old_key_stays_current_while_a_receiver_refuses_and_is_logged(
     before = stages(aws, path)
     receivers[1].respond = accepting(aws, path, "AWSCURRENT", "AWSPREVIOUS")
     with pytest.raises(FunctionError) as caught:
-        rotate_by_function(function, path.signing_key_secret_id)
+        rotate_by_function(aws.secrets_manager(), function, path.signing_key_secret_id)
     assert caught.value.kind == "RotationFailed"
     assert {version: labels for version, labels in stages(aws, path).items() if labels != ["AWSPENDING"]} == before
     log = [json.loads(line) for line in function.output.splitlines()]
@@ -135,14 +139,15 @@ def test_repeated_step_changes_nothing(aws: LocalAws, path: EventPath, function:
         function(event, context)
         assert key_values(aws, path).get("AWSPENDING") == pending
 
-    version_id = rotate_by_function(twice, path.signing_key_secret_id)
+    version_id = rotate_by_function(aws.secrets_manager(), twice, path.signing_key_secret_id)
     assert "AWSCURRENT" in stages(aws, path)[version_id]
 
 
 def test_rotation_of_another_secret_is_refused(aws: LocalAws, function: LambdaRuntime) -> None:
     arn = aws.secrets_manager().create_secret(Name="prod/db", SecretString="hush")["ARN"]
-    with pytest.raises(FunctionError):
-        rotate_by_function(function, arn)
+    for step in rotation.STEPS:
+        with pytest.raises(FunctionError):
+            function.invoke({"Step": step, "SecretId": arn, "ClientRequestToken": str(uuid.uuid4())})
     assert len(aws.secrets_manager().describe_secret(SecretId=arn)["VersionIdsToStages"]) == 1
 
 
@@ -150,3 +155,83 @@ def test_unknown_step_is_refused(path: EventPath, function: LambdaRuntime) -> No
     with pytest.raises(FunctionError) as caught:
         function.invoke({"Step": "dance", "SecretId": path.signing_key_secret_id, "ClientRequestToken": "v"})
     assert caught.value.kind == "RotationFailed"
+    assert "unknown step" in function.output
+
+
+def refusal(function: LambdaRuntime, step: str, path: EventPath, version_id: str) -> str:
+    """Invoke one step, which must fail; return the reason in its log."""
+    event = {"Step": step, "SecretId": path.signing_key_secret_id, "ClientRequestToken": version_id}
+    with pytest.raises(FunctionError) as caught:
+        function.invoke(event)
+    assert caught.value.kind == "RotationFailed"
+    log = [json.loads(line) for line in function.output.splitlines()]
+    return str([line["reason"] for line in log if line.get("message") == "signing key rotation step failed"][-1])
+
+
+class TestGuards:
+    """Everybody in the account who may invoke the function can name any step and version."""
+
+    def test_step_is_refused_while_rotation_is_not_enabled(
+        self, aws: LocalAws, path: EventPath, function: LambdaRuntime
+    ) -> None:
+        before = stages(aws, path)
+        (version_id,) = before
+        for step in rotation.STEPS:
+            assert "rotation is not enabled" in refusal(function, step, path, version_id)
+        assert stages(aws, path) == before
+
+    def test_step_is_refused_for_a_version_that_does_not_exist(
+        self, aws: LocalAws, path: EventPath, function: LambdaRuntime
+    ) -> None:
+        start_rotation(aws.secrets_manager(), path.signing_key_secret_id)
+        before = stages(aws, path)
+        for step in rotation.STEPS:
+            assert "has no such version" in refusal(function, step, path, "11111111-1111-1111-1111-111111111111")
+        assert stages(aws, path) == before
+
+    def test_old_key_cannot_be_made_current_again(
+        self, aws: LocalAws, path: EventPath, function: LambdaRuntime
+    ) -> None:
+        (first,) = stages(aws, path)
+        rotate_by_function(aws.secrets_manager(), function, path.signing_key_secret_id)
+        before = stages(aws, path)
+        for step in rotation.STEPS:
+            assert "is not labelled AWSPENDING" in refusal(function, step, path, first)
+        assert stages(aws, path) == before
+
+    def test_empty_version_cannot_be_made_current(
+        self, aws: LocalAws, path: EventPath, function: LambdaRuntime
+    ) -> None:
+        version_id = start_rotation(aws.secrets_manager(), path.signing_key_secret_id)
+        before = stages(aws, path)
+        assert "no key" in refusal(function, "finishSecret", path, version_id)
+        assert stages(aws, path) == before
+
+
+class TestDryRun:
+    """Secrets Manager runs testSecret alone when a rotation is configured without starting it, also in a new stack.
+
+    The pending version may be empty then.
+    """
+
+    def test_current_key_is_tested_if_the_pending_version_is_empty(
+        self, aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[FakeReceiver]
+    ) -> None:
+        for receiver in receivers:
+            receiver.respond = accepting(aws, path, "AWSCURRENT")
+        version_id = start_rotation(aws.secrets_manager(), path.signing_key_secret_id)
+        before = stages(aws, path)
+        function.invoke(
+            {"Step": "testSecret", "SecretId": path.signing_key_secret_id, "ClientRequestToken": version_id}
+        )
+        assert [len(receiver.requests) for receiver in receivers] == [1, 1]
+        assert stages(aws, path) == before
+
+    def test_receiver_that_refuses_the_current_key_is_named(
+        self, aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[FakeReceiver]
+    ) -> None:
+        receivers[1].respond = lambda headers, body: (401, b"")
+        version_id = start_rotation(aws.secrets_manager(), path.signing_key_secret_id)
+        reason = refusal(function, "testSecret", path, version_id)
+        assert reason.startswith("dry run: receivers refuse the current key: ")
+        assert receivers[1].url.split("/")[2] in reason

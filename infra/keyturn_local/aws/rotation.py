@@ -31,12 +31,25 @@ def promote(client: "SecretsManagerClient", secret_id: str, version_id: str) -> 
     )
 
 
-def rotate_by_function(handler: Callable[[dict[str, Any], Any], object], secret_id: str, context: Any = None) -> str:
+def start_rotation(client: "SecretsManagerClient", secret_id: str) -> str:
+    """Start a rotation by function, as Secrets Manager does: an empty version gets AWSPENDING. Return its id."""
+    version_id = str(uuid.uuid4())
+    arn = "arn:aws:lambda:us-east-1:123456789012:function:rotation"
+    client.rotate_secret(SecretId=secret_id, ClientRequestToken=version_id, RotationLambdaARN=arn)
+    return version_id
+
+
+def rotate_by_function(
+    client: "SecretsManagerClient",
+    handler: Callable[[dict[str, Any], Any], object],
+    secret_id: str,
+    context: Any = None,
+) -> str:
     """Rotate with a rotation function, in the four steps of Secrets Manager; return the new version's id.
 
     An exception from the function ends the rotation at that step.
     """
-    version_id = str(uuid.uuid4())
+    version_id = start_rotation(client, secret_id)
     for step in ("createSecret", "setSecret", "testSecret", "finishSecret"):
         handler({"Step": step, "SecretId": secret_id, "ClientRequestToken": version_id}, context)
     return version_id

@@ -152,9 +152,11 @@ def _serve(host: str, port: int, timeline: Timeline) -> None:
 
     from keyturn_local.aws.kms import Ed25519Kms
     from keyturn_local.aws.label_events import LabelEvents
+    from keyturn_local.aws.rotation_requests import RotationRequests
 
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    application = LabelEvents(Ed25519Kms(DomainDispatcherApplication(create_backend_app)), timeline)
+    moto = RotationRequests(Ed25519Kms(DomainDispatcherApplication(create_backend_app)))
+    application = LabelEvents(moto, timeline)
     make_server(host, port, application, threaded=True).serve_forever()
 
 
