@@ -1,8 +1,8 @@
 """Catalogue of all events that Secrets Manager is known to emit, each with the notification that it becomes. Pure.
 
 A row here forwards nothing by itself. The rules in template.yaml put few of these events into the queue: the native one
-and, if the parameter LifecycleEvents is true, five CloudTrail events (DeleteSecret, RestoreSecret, RotationSucceeded,
-RotationFailed, RotationAbandoned). The other rows apply if an operator's own rule sends more. `make docs` generates
+and, if the parameter LifecycleEvents is true, four CloudTrail events (DeleteSecret, RestoreSecret, RotationFailed,
+RotationAbandoned). The other rows apply if an operator's own rule sends more. `make docs` generates
 docs/events.md from this module.
 
 Native: https://docs.aws.amazon.com/secretsmanager/latest/userguide/monitoring-eventbridge.html
@@ -85,7 +85,9 @@ MEANINGS: Mapping[tuple[str, str], Meaning] = {
     (API_CALL, "CancelRotateSecret"): _ROTATION,
     (API_CALL, "RotateSecret"): _ROTATION,
     (SERVICE_EVENT, "RotationStarted"): _ROTATION,
-    (SERVICE_EVENT, "RotationSucceeded"): Meaning(EventType.CHANGED, "the new version is current"),
+    (SERVICE_EVENT, "RotationSucceeded"): Meaning(
+        EventType.CHANGED, "the new version is current; the label event reports it, too"
+    ),
     (SERVICE_EVENT, "RotationFailed"): Meaning(EventType.ROTATION_FAILED, "the old version is still current"),
     (SERVICE_EVENT, "RotationAbandoned"): Meaning(
         EventType.ROTATION_FAILED, "somebody wrote a version by hand during the rotation"

@@ -3,7 +3,8 @@
 ``catalogue`` lists the events by name; ``_secret_id`` knows the fields that identify the secret.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,6 +19,7 @@ HEARTBEAT_SOURCE = "dev.keyturn"  # source of the events that the schedule in te
 # https://docs.aws.amazon.com/secretsmanager/latest/userguide/whats-in-a-secret.html#term_version
 _IGNORED_LABELS = frozenset({"AWSPENDING", "AWSPREVIOUS"})
 _ARN_SUFFIX = len("-a1b2c3")  # AWS appends six random characters to the name in a complete ARN
+_SUFFIX = re.compile(r"-[A-Za-z0-9]{6}\Z")
 
 
 class MalformedEvent(ValueError):
@@ -31,8 +33,12 @@ class Ignored:
     reason: str
 
 
-def parse_event(event: object, signing_key_id: str = "") -> Notification | Ignored:
-    """Parse an EventBridge event. Events about ``signing_key_id`` (name or ARN) are ignored. Raises MalformedEvent."""
+def parse_event(event: object, signing_key_id: str = "", name_prefixes: Sequence[str] = ()) -> Notification | Ignored:
+    """Parse an EventBridge event. Raises MalformedEvent.
+
+    Ignored are events about ``signing_key_id`` (name or ARN) and, with ``name_prefixes``, about secrets whose name
+    begins with none of them. EventBridge cannot filter by name where CloudTrail gives an ARN.
+    """
     if not isinstance(event, dict):
         raise MalformedEvent("the event is not an object")
     source, detail_type, detail = event.get("source"), event.get("detail-type"), event.get("detail")
@@ -50,7 +56,15 @@ def parse_event(event: object, signing_key_id: str = "") -> Notification | Ignor
         raise MalformedEvent(f"detail-type must be one of: {NATIVE}; {API_CALL}; {SERVICE_EVENT}")
     if isinstance(parsed, Notification) and parsed.subject in _aliases(signing_key_id):
         return Ignored("the secret is the signing key, which receivers read on their own schedule")
+    if isinstance(parsed, Notification) and name_prefixes and not _name(parsed).startswith(tuple(name_prefixes)):
+        return Ignored("the secret's name begins with none of NamePrefixes")
     return parsed
+
+
+def _name(notification: Notification) -> str:
+    """Return the secret's name. The ARN is complete where no name comes with it: AWS has written it."""
+    _, separator, resource = notification.subject.partition(":secret:")
+    return notification.data.name or (_SUFFIX.sub("", resource) if separator else notification.subject)
 
 
 def _parse_native(event: Mapping[str, Any]) -> Notification | Ignored:

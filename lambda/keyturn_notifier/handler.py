@@ -41,11 +41,17 @@ class Notifier:
     """Delivers the events of one invocation to all receivers in parallel."""
 
     def __init__(
-        self, receivers: Sequence["ReceiverClient"], queue: SqsQueue, signing_key_id: str, threads: ThreadPoolExecutor
+        self,
+        receivers: Sequence["ReceiverClient"],
+        queue: SqsQueue,
+        signing_key_id: str,
+        name_prefixes: Sequence[str],
+        threads: ThreadPoolExecutor,
     ) -> None:
         self._receivers = receivers
         self._queue = queue
         self._signing_key_id = signing_key_id
+        self._name_prefixes = name_prefixes
         self._threads = threads
 
     def handle(self, records: Sequence[Record], seconds: float) -> list[str]:
@@ -81,7 +87,7 @@ class Notifier:
         failed_ids: list[str] = []
         for record in records:
             try:
-                parsed = parse_event(json.loads(record["body"]), self._signing_key_id)
+                parsed = parse_event(json.loads(record["body"]), self._signing_key_id, self._name_prefixes)
             except MalformedEvent as error:
                 failed_ids += self._dead_letter(record, str(error))
             except (ValueError, RecursionError):
@@ -187,7 +193,8 @@ def _notifier() -> Notifier:
         ReceiverClient(url, key_ring, urllib3.PoolManager(ssl_context=context)) for url in settings.receiver_urls
     ]
     # Two threads each: a delivery that outlives its invocation must not block the next one.
-    return Notifier(receivers, queue, settings.signing_key_secret_id, ThreadPoolExecutor(2 * len(receivers)))
+    threads = ThreadPoolExecutor(2 * len(receivers))
+    return Notifier(receivers, queue, settings.signing_key_secret_id, settings.name_prefixes, threads)
 
 
 @logger.inject_lambda_context

@@ -60,7 +60,7 @@ class Rotation:
     def is_open(self, version_id: str) -> bool:
         """Whether a rotation to this version is in progress; False if it has ended. Raises RotationFailed.
 
-        Whoever may invoke the function can name any version, so every step checks what AWS's own template checks:
+        The caller of the function can name any version, so every step checks what AWS's own template checks:
         https://github.com/aws-samples/aws-secrets-manager-rotation-lambdas
         """
         secret = self._secrets_manager.describe_secret(SecretId=self._secret_id)

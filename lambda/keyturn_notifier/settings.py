@@ -33,6 +33,9 @@ class NotifierSettings:
     kms_key_id: str | None = None
     """Id of a KMS key with the spec ECC_NIST_EDWARDS25519, which adds a `v1a` signature to the `v1` ones."""
 
+    name_prefixes: tuple[str, ...] = ()
+    """Prefixes of secret names, separated by commas; events of other secrets are ignored. Empty for all secrets."""
+
     ca_bundle: str | None = None
     """CA certificates to trust for receivers besides the public CAs: a PEM file in base64."""
 
@@ -48,6 +51,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> NotifierSettin
         queue_url=_required(environment, "KEYTURN_QUEUE_URL", "the URL of an SQS queue"),
         dlq_url=_required(environment, "KEYTURN_DLQ_URL", "the URL of an SQS queue"),
         kms_key_id=environment.get("KEYTURN_KMS_KEY_ID", "").strip() or None,
+        name_prefixes=tuple(filter(None, environment.get("KEYTURN_NAME_PREFIXES", "").strip().split(","))),
         ca_bundle=_pem(environment.get("KEYTURN_CA_BUNDLE", "").strip()),
     )
 

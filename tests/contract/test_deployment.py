@@ -164,13 +164,14 @@ def test_prefixes_and_labels_filter_events_and_never_heartbeats(
 
 
 @pytest.mark.parametrize(
-    "name", ["DeleteSecret", "RestoreSecret", "RotationFailed", "PutSecretValue", "GetSecretValue"]
+    "name",
+    ["DeleteSecret", "RestoreSecret", "RotationFailed", "RotationSucceeded", "PutSecretValue", "GetSecretValue"],
 )
 def test_lifecycle_rule_forwards_only_the_lifecycle_events(cloud: None, name: str) -> None:
     made = deploy_rules(LifecycleEvents="true")
     for kind in ("AWS API Call via CloudTrail", "AWS Service Event via CloudTrail"):
         put(kind, {"eventName": name}, "aws.secretsmanager")
-    expected = 0 if name in ("PutSecretValue", "GetSecretValue") else 2
+    expected = 0 if name in ("RotationSucceeded", "PutSecretValue", "GetSecretValue") else 2
     assert len(received(made["Queue"])) == expected
 
 

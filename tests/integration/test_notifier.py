@@ -378,6 +378,20 @@ def test_event_about_the_signing_key_is_ignored(handle: Callable, receiver: Fake
     assert receiver.requests == []
 
 
+def test_lifecycle_event_of_another_secret_is_ignored_if_there_are_name_prefixes(
+    sandbox: Callable, receiver: FakeReceiver
+) -> None:
+    handle = sandbox(receiver, KEYTURN_NAME_PREFIXES="shop/,my")
+    failed = json.loads((EVENTS / "service-rotation-failed.cloudtrail-record.json").read_text())
+    arn = "arn:aws:secretsmanager:us-west-2:012345678901:secret:other-a1b2c3"
+    other = event(
+        **{"detail-type": "AWS Service Event via CloudTrail", "resources": []},
+        detail={**failed, "additionalEventData": {"SecretId": arn}},
+    )
+    assert handle(event(), other) == []
+    assert [each.subject for each in receiver.notifications] == NATIVE["resources"]
+
+
 class TestSeveralReceivers:
     def test_event_stays_queued_until_every_receiver_has_accepted_it(
         self, sandbox: Callable, receiver: FakeReceiver, other: FakeReceiver

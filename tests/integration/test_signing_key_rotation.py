@@ -169,7 +169,7 @@ def refusal(function: LambdaRuntime, step: str, path: EventPath, version_id: str
 
 
 class TestGuards:
-    """Everybody in the account who may invoke the function can name any step and version."""
+    """The caller of the function can name any step and version."""
 
     def test_step_is_refused_while_rotation_is_not_enabled(
         self, aws: LocalAws, path: EventPath, function: LambdaRuntime

@@ -55,6 +55,48 @@ NATIVE = json.loads((EVENTS / "native-secret-label-updated.json").read_text())
 WRITE = envelope(EVENTS / "api-put-secret-value.2024-10.eventbridge.json")
 
 
+DELETION = envelope(EVENTS / "api-delete-secret.cloudtrail-record.json")
+FAILURE = envelope(EVENTS / "service-rotation-failed.cloudtrail-record.json")
+
+
+def is_ignored_by_name(event: dict, *prefixes: str) -> bool:
+    result = parse_event(event, SIGNING_KEY, prefixes)
+    return isinstance(result, Ignored) and "NamePrefixes" in result.reason
+
+
+@pytest.mark.parametrize("file", [file for file in CORPUS if "type" in outcome(envelope(file))], ids=lambda f: f.stem)
+def test_event_of_another_name_is_ignored_if_there_are_prefixes(file: Path) -> None:
+    event, is_heartbeat = envelope(file), file.stem == "heartbeat"
+    assert is_ignored_by_name(event, "no-such/", "nor-this/") is not is_heartbeat
+    assert not is_ignored_by_name(event)
+
+
+def with_secret(event: dict, secret_id: str) -> dict:
+    """The event with the secret's ARN, and no name, where CloudTrail puts it for service events."""
+    detail = {**event["detail"], "additionalEventData": {"SecretId": secret_id}}
+    return {**event, "detail": {**detail, "requestParameters": None, "responseElements": None}}
+
+
+@pytest.mark.parametrize("event", [DELETION, FAILURE], ids=["deletion", "failed rotation"])
+@pytest.mark.parametrize(
+    ("secret_id", "prefix", "ignored"),
+    [
+        ("arn:aws:secretsmanager:us-west-2:012345678901:secret:shop/db-a1b2c3", "shop/", False),
+        ("arn:aws:secretsmanager:us-west-2:012345678901:secret:shop/db-a1b2c3", "shop/db", False),
+        ("arn:aws:secretsmanager:us-west-2:012345678901:secret:shop/db-a1b2c3", "shop/db-", True),  # the suffix
+        ("arn:aws:secretsmanager:us-west-2:012345678901:secret:shop/db-a1b2c3", "arn:", True),
+        ("arn:aws:secretsmanager:us-west-2:012345678901:secret:other/db-a1b2c3", "shop/", True),
+        ("shop/db", "shop/", False),
+        ("other/shop/", "shop/", True),
+    ],
+)
+def test_name_is_compared_also_where_the_event_has_only_an_arn(
+    event: dict, secret_id: str, prefix: str, ignored: bool
+) -> None:
+    assert is_ignored_by_name(with_secret(event, secret_id), prefix) is ignored
+    assert not is_ignored_by_name(with_secret(event, secret_id), prefix, "shop/", "other/")
+
+
 def test_every_event_file_has_an_expectation_file_and_vice_versa() -> None:
     expected = {file.name.replace(".expect.json", ".json") for file in EVENTS.glob("*.expect.json")}
     assert expected == {file.name for file in CORPUS}

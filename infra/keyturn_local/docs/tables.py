@@ -85,11 +85,12 @@ def events_page() -> str:
         _section(
             "Meaning of each event",
             "The notifier ignores some events whatever their name: calls that only read (`readOnly`), calls that\n"
-            "failed (`errorCode`), moves of AWSPENDING and AWSPREVIOUS alone, and events about the signing key. The\n"
-            "log has each with its reason. An event of another shape goes to the dead-letter queue, with the reason.\n"
+            "failed (`errorCode`), moves of AWSPENDING and AWSPREVIOUS alone, events about the signing key, and, with\n"
+            "`NamePrefixes`, events about secrets of other names. The log has each with its reason. An event of\n"
+            "another shape goes to the dead-letter queue, with the reason.\n"
             "Heartbeats (`Keyturn Heartbeat`) are Keyturn's own events.\n\n"
             "The rules of template.yaml carry the native event and, with `LifecycleEvents`, deletions, restorations\n"
-            "and ends of rotations. The notifier also understands the others; a rule of your own may send them.",
+            "and failed rotations. The notifier also understands the others; a rule of your own may send them.",
             ("event", "detail-type", "notification", "reason"),
             rows,
         ),

@@ -133,6 +133,7 @@ def function_environment(
         "KEYTURN_QUEUE_URL": path.queue_url,
         "KEYTURN_DLQ_URL": path.dlq_url,
         "KEYTURN_KMS_KEY_ID": kms_key_id,
+        "KEYTURN_NAME_PREFIXES": "",
         "KEYTURN_CA_BUNDLE": base64.b64encode(ca_bundle).decode(),
         "POWERTOOLS_SERVICE_NAME": "keyturn",
     }
