@@ -143,6 +143,8 @@ def put(detail_type: str, detail: dict[str, str], source: str) -> None:
         ("a/,b/,c/,d/,e/", "", "e/db", "AWSCURRENT", True),
         ("a/,b/,c/,d/,e/", "", "f/db", "AWSCURRENT", False),
         ("a/,b/,c/", "", "c/db", "AWSCURRENT", True),
+        ("shop/,rds!cluster-", "", "rds!cluster-0a1b", "AWSCURRENT", True),
+        ("shop/,rds!cluster-", "", "rds!db-0a1b", "AWSCURRENT", False),
         ("", "AWSCURRENT", "prod/db", "AWSCURRENT", True),
         ("", "AWSCURRENT", "prod/db", "blue", False),
         ("", "AWSCURRENT,blue", "prod/db", "blue", True),

@@ -3,6 +3,7 @@
 import ast
 import itertools
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,8 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from keyturn_local.aws.template import read
+from keyturn_local.aws.template import FILE, read
+from keyturn_receiver.core.binding import SECRET_NAME
 from support.aws_calls import called
 from support.iam import actions, allows
 from support.sam import resolved
@@ -70,10 +72,19 @@ def deploy(file: str, **values: str) -> dict[str, str]:
 
 
 def document(found: Any) -> Any:
-    """A policy document, as which AWS gives one, and moto sometimes a text, in JSON or as Python prints it."""
+    """A policy document, as which AWS gives one, and moto sometimes a text, in JSON or as Python prints it.
+
+    moto leaves a hole where `AWS::NoValue` stood in a list.
+    """
     if not isinstance(found, str):
-        return found
+        return _without_holes(found)
     return document(json.loads(found) if found.startswith(('{"', '"')) else ast.literal_eval(found))
+
+
+def _without_holes(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {name: _without_holes(each) for name, each in node.items()}
+    return [_without_holes(each) for each in node if each] if isinstance(node, list) else node
 
 
 @pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.name)
@@ -105,6 +116,17 @@ def test_parameter_has_a_description_and_a_pattern_if_it_can_be_mistyped(file: P
         assert each.get("Description"), name
         assert {"AllowedPattern", "AllowedValues"} & each.keys() or each["Type"] == "CommaDelimitedList", name
         assert "ConstraintDescription" in each or "AllowedPattern" not in each, name
+
+
+@pytest.mark.parametrize("file", [FILE, *TEMPLATES], ids=lambda file: file.name)
+def test_prefix_of_secret_names_may_hold_every_character_that_aws_allows(file: Path) -> None:
+    """AWS's services put an exclamation mark into the names of the secrets that they manage: rds!cluster-..."""
+    for name, each in read(file)["Parameters"].items():
+        if "Prefix" in name:
+            service = "rds!" if name.startswith("Managed") else ""
+            for char in (char for char in map(chr, range(128)) if SECRET_NAME.fullmatch(char)):
+                # A pattern for managed secrets takes no slash before the service's mark, but any afterwards.
+                assert re.fullmatch(each["AllowedPattern"], f"{service}a{char}"), (name, char)
 
 
 @pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.name)
@@ -140,8 +162,7 @@ class TestReceiverRole:
         client = boto3.client("iam")
         trust = document(client.get_role(RoleName=made["Role"])["Role"]["AssumeRolePolicyDocument"])
         policy = document(client.get_role_policy(RoleName=made["Role"], PolicyName="secrets")["PolicyDocument"])
-        # moto leaves a hole where `AWS::NoValue` stood in a list.
-        return {"trust": trust["Statement"], "may": [each for each in policy["Statement"] if each]}
+        return {"trust": trust["Statement"], "may": policy["Statement"]}
 
     @pytest.mark.parametrize("identity", ["irsa", "pod-identity"])
     @pytest.mark.parametrize("mode", ["list", "describe"])
@@ -170,6 +191,11 @@ class TestReceiverRole:
         may = self.role(SecretNamePrefixes=prefixes)["may"]
         readable = {n for n in "abcdef" if allows(may, "secretsmanager:GetSecretValue", secret_arn(f"{n}/x"))}
         assert readable == {prefix.rstrip("/") for prefix in prefixes.split(",")}
+
+    def test_managed_secrets_of_a_prefix_may_be_read(self) -> None:
+        may = self.role(SecretNamePrefixes="team-a/,rds!cluster-")["may"]
+        assert allows(may, "secretsmanager:GetSecretValue", secret_arn("rds!cluster-0a1b"))
+        assert not allows(may, "secretsmanager:GetSecretValue", secret_arn("rds!db-0a1b"))
 
     def test_secrets_without_the_required_tag_are_denied(self) -> None:
         may = self.role(TagValue="prod")["may"]
@@ -236,9 +262,11 @@ class TestReceiverRole:
 class TestSecretsKey:
     @pytest.fixture
     def policy(self, cloud: None) -> list[dict[str, Any]]:
-        made = deploy(
-            "secrets-key.yaml", Team="team-a", ReaderArns="arn:aws:iam::1:role/r", WriterArns="arn:aws:iam::1:role/w"
-        )
+        return self.deployed()
+
+    def deployed(self, **values: str) -> list[dict[str, Any]]:
+        readers, writers = "arn:aws:iam::1:role/r", "arn:aws:iam::1:role/w"
+        made = deploy("secrets-key.yaml", Team="team-a", ReaderArns=readers, WriterArns=writers, **values)
         client = boto3.client("kms")
         assert client.get_key_rotation_status(KeyId=made["Key"])["KeyRotationEnabled"] is True
         return list(document(client.get_key_policy(KeyId=made["Key"], PolicyName="default")["Policy"])["Statement"])
@@ -256,6 +284,13 @@ class TestSecretsKey:
         assert not allows(may, "kms:Decrypt", "*", {**mine, "kms:EncryptionContext:SecretARN": secret_arn("team-b/db")})
         assert not allows(may, "kms:Decrypt", "*", {**mine, "kms:ViaService": "s3.us-east-1.amazonaws.com"})
         assert not allows(may, "kms:Decrypt", "*", {"kms:ViaService": THROUGH})
+
+    @pytest.mark.parametrize("prefix", ["", "rds!cluster-"])
+    def test_it_decrypts_managed_secrets_only_if_their_prefix_is_given(self, prefix: str) -> None:
+        may = self.of(self.deployed(ManagedSecretPrefix=prefix), "role/r")
+        for name, expected in (("rds!cluster-0a1b", bool(prefix)), ("rds!db-0a1b", False), ("team-a/db", True)):
+            context = {"kms:ViaService": THROUGH, "kms:EncryptionContext:SecretARN": secret_arn(name)}
+            assert allows(may, "kms:Decrypt", "*", context) is expected, name
 
     def test_readers_of_the_key_cannot_encrypt(self, policy: list[dict[str, Any]]) -> None:
         mine = {"kms:ViaService": THROUGH, "kms:EncryptionContext:SecretARN": secret_arn("team-a/db")}

@@ -112,6 +112,10 @@ class TestParameters:
         groups = TEMPLATE["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
         assert sorted(name for group in groups for name in group["Parameters"]) == sorted(PARAMETERS)
 
+    @pytest.mark.parametrize("good", ["", "prod/", "rds!cluster-", "shop/,rds!cluster-,redshift!"])
+    def test_name_prefixes_of_own_and_of_managed_secrets_are_accepted(self, good: str) -> None:
+        assert re.fullmatch(PARAMETERS["NamePrefixes"]["AllowedPattern"], good)
+
     @pytest.mark.parametrize("bad", ["a b", "a,,b", ",a", "a,b,c,d,e,f", "ä"])
     def test_invalid_name_prefixes_are_refused(self, bad: str) -> None:
         assert not re.fullmatch(PARAMETERS["NamePrefixes"]["AllowedPattern"], bad)
