@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from keyturn_contract.signature import parse_key
 from keyturn_local.aws import template
 from keyturn_local.demo import scenarios
 from keyturn_local.docs import tables
@@ -104,6 +105,15 @@ def test_docstring_of_errors_draws_the_class_tree() -> None:
 
 def family(error: type[errors.KeyturnError]) -> set[type[errors.KeyturnError]]:
     return {error}.union(*(family(each) for each in error.__subclasses__()))
+
+
+def test_runbook_has_a_command_that_writes_a_valid_signing_key() -> None:
+    runbook = (ROOT / "docs" / "runbook.md").read_text()
+    (command,) = re.findall(r"printf whsec_.*\\\n.*", runbook)
+    assert "put-secret-value" in command
+    script = "aws() { cat; }\n" + command.replace("<SigningKeySecretId>", "x")  # what the command would have put
+    value = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout  # noqa: S607
+    assert len(parse_key(value)) == 32
 
 
 def test_no_file_names_the_host_of_a_package_registry() -> None:

@@ -1,15 +1,17 @@
 """The rotation of the signing key: the built function, step by step, against receivers that accept some keys."""
 
+import asyncio
 import json
+import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from keyturn_contract.message import EventType, Outcome
-from keyturn_contract.signature import NotVerified, parse_key, verify
+from keyturn_contract.signature import NotVerified, new_key, parse_key, verify
 from keyturn_local.aws.rotation import rotate_by_function, start_rotation
 from keyturn_local.aws.server import EventPath, LocalAws
 from keyturn_local.notifier import artifact
@@ -17,6 +19,12 @@ from keyturn_local.notifier.event_source import function_environment
 from keyturn_local.notifier.lambda_runtime import FunctionError, LambdaRuntime
 from keyturn_local.timeline import Timeline
 from keyturn_notifier import rotation
+from keyturn_receiver.sources.key_secret import KeySecret
+from keyturn_receiver.sources.secrets_manager import SecretsManager
+from keyturn_receiver.sources.signing_keys import SigningKeys
+from keyturn_receiver.sources.stores import Store, StoreKey, Stores
+from keyturn_receiver.sources.thread_pools import ThreadPool, ThreadPools
+from keyturn_receiver.telemetry.metrics import Metrics
 from support.fake_receiver import FakeReceiver, reply_to_all
 
 HANDLER = "keyturn_notifier.rotation.handler"
@@ -59,6 +67,32 @@ def accepting(aws: LocalAws, path: EventPath, *labels: str) -> Callable[[dict[st
         keys = [parse_key(value) for label, value in key_values(aws, path).items() if label in labels]
         try:
             verify(keys, headers, body, float(headers["webhook-timestamp"]))
+        except NotVerified:
+            return 401, b""
+        return 200, reply_to_all(body, Outcome.IGNORED)
+
+    return answer
+
+
+def reading(aws: LocalAws, path: EventPath) -> Callable[[dict[str, str], bytes], tuple[int, bytes]]:
+    """Return an answer function with the keys that the receiver's own code reads; a receiver that has just started."""
+
+    async def keys() -> Sequence[bytes]:
+        async def create(key: StoreKey) -> Store:
+            client = aws.secrets_manager()
+            return Store.of(key, SecretsManager(client, client, pools, Metrics()))
+
+        pools = ThreadPools(*(ThreadPool(name, 2) for name in ("foreground", "quarantine", "background")))
+        signing_keys = SigningKeys([KeySecret(Stores(create, "us-east-1"), path.signing_key_secret_id)])
+        try:
+            await signing_keys.load()
+        finally:
+            pools.close()
+        return signing_keys.current()
+
+    def answer(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+        try:
+            verify(asyncio.run(keys()), headers, body, float(headers["webhook-timestamp"]))
         except NotVerified:
             return 401, b""
         return 200, reply_to_all(body, Outcome.IGNORED)
@@ -128,6 +162,23 @@ def test_old_key_stays_current_while_a_receiver_refuses_and_is_logged(
     log = [json.loads(line) for line in function.output.splitlines()]
     host = receivers[1].url.split("/")[2]
     assert any(f"{host}: status 401" in str(line.get("reason")) for line in log)
+
+
+@pytest.mark.parametrize("remedy", ["rotate", "put"])
+def test_unusable_current_key_can_be_replaced(
+    aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[FakeReceiver], remedy: str
+) -> None:
+    """Somebody has written nonsense twice, so no label has a usable key: the runbook's remedies still lead out."""
+    for receiver in receivers:
+        receiver.respond = reading(aws, path)
+    client = aws.secrets_manager()
+    for _ in range(2):
+        client.put_secret_value(SecretId=path.signing_key_secret_id, SecretString="nonsense")
+    if remedy == "put":
+        client.put_secret_value(SecretId=path.signing_key_secret_id, SecretString=new_key(os.urandom(32)))
+    version_id = rotate_by_function(function, path.signing_key_secret_id)
+    assert "AWSCURRENT" in stages(aws, path)[version_id]
+    assert len(parse_key(key_values(aws, path)["AWSCURRENT"])) == 32
 
 
 def test_repeated_step_changes_nothing(aws: LocalAws, path: EventPath, function: LambdaRuntime) -> None:

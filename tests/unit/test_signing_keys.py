@@ -87,9 +87,9 @@ async def test_readiness_waits_for_nothing_without_a_source() -> None:
 
 
 class Labels:
-    """Fake Secrets Manager: versions that hold staging labels, some without a value yet."""
+    """Fake Secrets Manager: versions that hold staging labels, some without a value yet, or with one that is no key."""
 
-    def __init__(self, **versions: bytes | None) -> None:
+    def __init__(self, **versions: bytes | str | None) -> None:
         self.versions = versions
         self.reads = 0
 
@@ -101,16 +101,56 @@ class Labels:
         key = self.versions.get(source.stage)
         if key is None:
             raise SourceRefused("no value")
-        return SecretVersion("arn", source.secret_id, source.stage.lower(), new_key(key))
+        text = key if isinstance(key, str) else new_key(key)
+        return SecretVersion("arn", source.secret_id, source.stage.lower(), text)
+
+
+def key_secret(aws: Labels) -> KeySecret:
+    async def create(key: StoreKey) -> Store:
+        return Store.of(key, aws)
+
+    return KeySecret(Stores(create, "eu-west-1"), "keyturn/signing-key")
+
+
+@pytest.mark.parametrize(
+    ("versions", "expected"),
+    [
+        ({"AWSCURRENT": "nonsense", "AWSPREVIOUS": ONE}, [ONE]),
+        ({"AWSCURRENT": "nonsense", "AWSPREVIOUS": ONE, "AWSPENDING": TWO}, [ONE, TWO]),
+        ({"AWSCURRENT": "nonsense", "AWSPENDING": TWO}, [TWO]),
+        ({"AWSCURRENT": None, "AWSPENDING": TWO}, [TWO]),
+        ({"AWSCURRENT": ONE, "AWSPREVIOUS": "nonsense", "AWSPENDING": "nonsense"}, [ONE]),
+    ],
+)
+async def test_unusable_version_hides_no_usable_one(
+    versions: dict[str, bytes | str | None], expected: list[bytes]
+) -> None:
+    assert await key_secret(Labels(**versions)).load() == expected
+
+
+@pytest.mark.parametrize("versions", [{"AWSCURRENT": "nonsense"}, {"AWSCURRENT": "hush", "AWSPREVIOUS": "hush"}])
+async def test_secret_without_a_usable_version_raises_an_error_with_advice(versions: dict[str, str]) -> None:
+    with pytest.raises(NoSigningKey, match=r"AWSCURRENT.*put-secret-value") as caught:
+        await key_secret(Labels(**versions)).load()
+    assert "hush" not in str(caught.value)
+
+
+async def test_unusable_current_key_is_reported_by_each_load_until_it_is_replaced(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    aws = Labels(AWSCURRENT="nonsense", AWSPREVIOUS=ONE)
+    secret = key_secret(aws)
+    for loads in (1, 2):
+        assert await secret.load() == [ONE]
+        assert [record.levelno for record in caplog.records] == [logging.WARNING] * loads
+    aws.versions |= {"AWSCURRENT": TWO, "AWSPREVIOUS": "nonsense"}  # after put-secret-value
+    aws.versions["AWSPENDING"] = None
+    assert await secret.load() == [TWO]
 
 
 async def test_pending_version_is_read_once_it_has_a_value() -> None:
     aws = Labels(AWSCURRENT=ONE, AWSPENDING=None)
-
-    async def create(key: StoreKey) -> Store:
-        return Store.of(key, aws)
-
-    secret = KeySecret(Stores(create, "eu-west-1"), "keyturn/signing-key")
+    secret = key_secret(aws)
     assert await secret.load() == [ONE]
     aws.versions["AWSPENDING"] = TWO  # rotation's createSecret, for the version that had the label before
     assert await secret.load() == [ONE, TWO]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from keyturn_contract.signature import InvalidKey, parse_key
 from keyturn_receiver.core.binding import CURRENT, Source
-from keyturn_receiver.errors import NoSigningKey, SourceNotFound, SourceRefused
+from keyturn_receiver.errors import KeyturnError, NoSigningKey, SourceNotFound, SourceRefused
 from keyturn_receiver.sources import error_mapping
 from keyturn_receiver.sources.secrets_manager import SecretsManager
 from keyturn_receiver.sources.stores import Stores
@@ -30,15 +30,17 @@ class KeySecret:
         self._version_ids: Mapping[str, str] = {}  # by staging label, as the last load found them
 
     async def load(self) -> Sequence[bytes]:
-        """Read the keys that are valid now.
+        """Read the usable keys, whichever staging labels they have.
 
-        Raises SourceRefused, SourceUnavailable or NoSigningKey when there is no usable current key.
+        An unusable current key hides no other: the rotation that replaces it signs its test with the pending key alone.
+        Raises SourceRefused, SourceUnavailable or NoSigningKey when no label has a usable key.
         """
         store = await self._stores.get(self._stores.key(self._secret_id))
         version_ids = await self._describe(store.secrets_manager)
         if version_ids and version_ids == self._version_ids:
             return self._keys
         keys: list[bytes] = []
+        errors: dict[str, KeyturnError] = {}  # by staging label
         # AWS may label a version before it has a value. Such a version is left out here, so that the next load tries it
         # again.
         readable: dict[str, str] = {}
@@ -47,13 +49,15 @@ class KeySecret:
                 version = await store.secrets_manager.value(Source(self._secret_id, stage))
                 readable[stage] = version.version_id
                 keys.append(_parse(version.value, self._secret_id, stage))
-            except SourceRefused:
-                if stage == CURRENT:
-                    raise
-            except NoSigningKey as error:
-                if stage == CURRENT:
-                    raise
-                _log.warning("%s", error)
+            except (SourceRefused, NoSigningKey) as error:
+                errors[stage] = error
+        if not keys:
+            raise next(iter(errors.values()))
+        for stage, reason in errors.items():
+            if stage == CURRENT or isinstance(reason, NoSigningKey):  # the other labels may be without a version
+                _log.warning("%s", reason)
+        if CURRENT in errors:
+            readable.pop(CURRENT, None)  # so that each load reports it
         self._keys, self._version_ids = keys, readable
         return keys
 
@@ -83,5 +87,6 @@ def _parse(value: str | bytes, secret_id: str, stage: str) -> bytes:
         return parse_key(value if isinstance(value, str) else "")
     except InvalidKey:
         raise NoSigningKey(
-            f"signing key {secret_id} ({stage}) is not of the form whsec_<base64>: rotate the secret to make a new one"
+            f"signing key {secret_id} ({stage}) is not of the form whsec_<base64>: put a new one (aws secretsmanager"
+            " put-secret-value), or rotate the secret"
         ) from None
