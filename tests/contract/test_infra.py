@@ -119,6 +119,29 @@ def test_parameter_has_a_description_and_a_pattern_if_it_can_be_mistyped(file: P
 
 
 @pytest.mark.parametrize("file", [FILE, *TEMPLATES], ids=lambda file: file.name)
+def test_parameter_inside_a_json_text_can_hold_nothing_that_ends_a_string(file: Path) -> None:
+    template = read(file)
+    for text in json_texts(template["Resources"]):
+        for name in set(re.findall(r"\$\{(\w+)\}", text)) & template["Parameters"].keys():
+            pattern = template["Parameters"][name]["AllowedPattern"]
+            samples = ["arn:aws:iam::123456789012:oidc-provider/x", "keyturn", "a"]
+            (fitting, *_) = [each for each in samples if re.fullmatch(pattern, each)]
+            for char in ('"', "\\", "\n", "\x01"):
+                assert not re.fullmatch(pattern, fitting + char + fitting[-1]), (name, char)
+
+
+def json_texts(node: Any) -> Iterator[str]:
+    """Texts of ``Fn::Sub`` that are JSON, each followed by the names of the parameters that its variables come from."""
+    if isinstance(node, dict) and "Fn::Sub" in node:
+        text, *variables = node["Fn::Sub"] if isinstance(node["Fn::Sub"], list) else [node["Fn::Sub"]]
+        if text.lstrip().startswith("{"):
+            yield text + "".join(f"${{{name}}}" for name in re.findall(r'"Ref": "(\w+)"', json.dumps(variables)))
+    if isinstance(node, dict | list):
+        for each in node.values() if isinstance(node, dict) else node:
+            yield from json_texts(each)
+
+
+@pytest.mark.parametrize("file", [FILE, *TEMPLATES], ids=lambda file: file.name)
 def test_prefix_of_secret_names_may_hold_every_character_that_aws_allows(file: Path) -> None:
     """AWS's services put an exclamation mark into the names of the secrets that they manage: rds!cluster-..."""
     for name, each in read(file)["Parameters"].items():

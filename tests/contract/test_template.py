@@ -18,7 +18,7 @@ from keyturn_notifier import catalogue, delivery, disposition, event, handler, q
 from keyturn_notifier.catalogue import HEARTBEAT, MEANINGS, NATIVE
 from keyturn_notifier.settings import InvalidSettings, NotifierSettings, read_settings
 from keyturn_notifier.telemetry import DEFINITIONS, NAMESPACE, Metric
-from support.sam import RECEIVER
+from support.sam import RECEIVER, broken_rules
 
 TEMPLATE = read()
 RESOURCES: dict[str, Any] = TEMPLATE["Resources"]
@@ -111,6 +111,34 @@ class TestParameters:
     def test_parameter_is_in_one_group_of_the_console(self) -> None:
         groups = TEMPLATE["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
         assert sorted(name for group in groups for name in group["Parameters"]) == sorted(PARAMETERS)
+
+    @pytest.mark.parametrize("bad", ['a"b', "a\\b", "a b", "a,,b", ",a", "a\nb", "a\x01"])
+    def test_label_that_would_break_the_heartbeats_json_is_refused(self, bad: str) -> None:
+        assert not re.fullmatch(PARAMETERS["Labels"]["AllowedPattern"], bad)
+
+    @pytest.mark.parametrize("good", ["AWSCURRENT", "AWSCURRENT,blue", "blue-green_2.0:x/y"])
+    def test_labels_are_accepted(self, good: str) -> None:
+        assert re.fullmatch(PARAMETERS["Labels"]["AllowedPattern"], good)
+
+    @pytest.mark.parametrize(
+        ("values", "broken"),
+        [
+            ({}, []),
+            ({"SubnetIds": "subnet-1,subnet-2", "SecurityGroupIds": "sg-1"}, []),
+            ({"SubnetIds": "subnet-1,subnet-2"}, ["SecurityGroupIds must be set if SubnetIds is set"]),
+            ({"SecurityGroupIds": "sg-1"}, ["SubnetIds must be set if SecurityGroupIds is set"]),
+        ],
+    )
+    def test_subnets_and_security_groups_are_given_both_or_neither(
+        self, values: dict[str, str], broken: list[str]
+    ) -> None:
+        assert broken_rules(TEMPLATE, values) == broken
+
+    def test_queue_names_fit_for_stack_names_as_long_as_the_page_says(self) -> None:
+        longest = max(len(each["QueueName"]["Fn::Sub"]) for each in of_type("AWS::SQS::Queue").values())
+        allowed = 80 - (longest - len("${AWS::StackName}"))
+        page = (FILE.parent / "docs" / "aws.md").read_text()
+        assert f"at most {allowed} characters" in page
 
     @pytest.mark.parametrize("good", ["", "prod/", "rds!cluster-", "shop/,rds!cluster-,redshift!"])
     def test_name_prefixes_of_own_and_of_managed_secrets_are_accepted(self, good: str) -> None:

@@ -51,3 +51,30 @@ def resolved(node: Any, conditions: Mapping[str, bool]) -> Any:
 
 
 NOTHING = object()
+
+
+def broken_rules(template: Mapping[str, Any], values: Mapping[str, str]) -> list[str]:
+    """The rules of a template that refuse these parameters, by the description of each broken assertion."""
+    given = {name: values.get(name, each.get("Default", "")) for name, each in template["Parameters"].items()}
+    return [
+        assertion["AssertDescription"]
+        for rule in template.get("Rules", {}).values()
+        if "RuleCondition" not in rule or _is_true(rule["RuleCondition"], given)
+        for assertion in rule["Assertions"]
+        if not _is_true(assertion["Assert"], given)
+    ]
+
+
+def _is_true(node: Any, given: Mapping[str, str]) -> bool:
+    """https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/intrinsic-function-reference-rules.html"""
+    ((function, arguments),) = node.items()
+    if function in ("Fn::And", "Fn::Or"):
+        return (all if function == "Fn::And" else any)(_is_true(each, given) for each in arguments)
+    if function == "Fn::Not":
+        return not _is_true(arguments[0], given)
+    left, right = (given[each["Ref"]] if isinstance(each, dict) else each for each in arguments)
+    if function == "Fn::EachMemberEquals":
+        return all(each == right for each in left.split(","))
+    if function == "Fn::Equals":
+        return bool(left == right)
+    raise NotImplementedError(function)
