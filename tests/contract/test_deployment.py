@@ -4,6 +4,7 @@ import copy
 import io
 import itertools
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,8 @@ SWITCHES = {
     "Labels": "AWSCURRENT,blue",
     "PermissionsBoundaryArn": "arn:aws:iam::123456789012:policy/boundary",
 }
+# Switches that add resources that moto can create.
+CONDITIONS = {"WithLifecycleEvents": "LifecycleEvents", "InVpc": "SubnetIds"}
 TEMPLATE = transformed()
 
 
@@ -94,7 +97,7 @@ def test_template_deploys_with_every_switch(cloud: None, switches: dict[str, str
     expected = {
         name
         for name, each in known_part(TEMPLATE)["Resources"].items()
-        if each.get("Condition") != "WithLifecycleEvents" or "LifecycleEvents" in switches
+        if "Condition" not in each or CONDITIONS[each["Condition"]] in switches
     }
     assert made.keys() == expected
 
@@ -209,6 +212,12 @@ def test_functions_have_subnets_and_security_groups_only_in_a_vpc() -> None:
 
 def test_outputs_hold_what_the_helm_values_need() -> None:
     assert {"SigningKeySecretId", "SigningKmsKeyId", "DeadLetterQueueUrl"} <= TEMPLATE["Outputs"].keys()
+
+
+def test_outputs_hold_what_the_page_uses() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "aws.md").read_text()
+    named = {name for name in re.findall(r"<([A-Z][A-Za-z]+)>", page)}
+    assert {"QueueArn", "DeadLetterQueueArn"} <= named <= TEMPLATE["Outputs"].keys()
 
 
 def test_references_exist_under_every_combination_of_conditions() -> None:

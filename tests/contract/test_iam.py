@@ -8,7 +8,7 @@ import pytest
 
 from keyturn_local.aws.template import FILE, read
 from support.aws_calls import called, imported
-from support.iam import actions
+from support.iam import actions, allows
 from support.sam import resolved
 
 LAMBDA = FILE.parent / "lambda"
@@ -85,7 +85,39 @@ def test_schedule_may_only_send_heartbeats() -> None:
         (statement,) = granted("HeartbeatRole", conditions)
         assert statement["Action"] == "events:PutEvents"
         assert statement["Resource"]["Fn::Sub"].endswith("event-bus/${EventBusName}")
-        assert statement["Condition"] == {"StringEquals": {"events:source": "dev.keyturn"}}
+        for sources, expected in (
+            (["dev.keyturn"], True),
+            (["aws.secretsmanager"], False),
+            (["dev.keyturn", "aws.secretsmanager"], False),
+            (None, False),
+        ):
+            context = {} if sources is None else {"events:source": sources}
+            assert allows([{**statement, "Resource": "*"}], "events:PutEvents", "*", context) is expected, sources
+
+
+def test_customers_key_is_used_only_through_secrets_manager_and_sqs() -> None:
+    conditions = dict.fromkeys(TEMPLATE["Conditions"], True)
+    for role in ROLES:
+        (statement,) = (each for each in granted(role, conditions) if each.get("Sid") == "UseCustomerKey")
+        assert statement["Condition"] == {
+            "StringEquals": {
+                "kms:ViaService": [
+                    {"Fn::Sub": "secretsmanager.${AWS::Region}.${AWS::URLSuffix}"},
+                    {"Fn::Sub": "sqs.${AWS::Region}.${AWS::URLSuffix}"},
+                ]
+            }
+        }
+
+
+def test_code_of_the_functions_may_not_use_the_rights_that_attach_them_to_the_vpc() -> None:
+    policy = TEMPLATE["Resources"]["VpcRightsOfLambdaAlone"]
+    assert policy["Condition"] == "InVpc"
+    assert policy["Properties"]["Roles"] == [{"Ref": role} for role in ROLES]
+    (deny,) = policy["Properties"]["PolicyDocument"]["Statement"]
+    assert (deny["Effect"], set(deny["Action"]), deny["Resource"]) == ("Deny", NETWORK, "*")
+    functions = [name for name, each in TEMPLATE["Resources"].items() if each["Type"] == "AWS::Serverless::Function"]
+    arns = deny["Condition"]["ArnEquals"]["lambda:SourceFunctionArn"]
+    assert sorted(each["Fn::GetAtt"][0] for each in arns) == sorted(functions)
 
 
 def test_roles_are_assumed_only_by_lambda_and_the_scheduler() -> None:

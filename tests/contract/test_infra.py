@@ -34,6 +34,7 @@ THROUGH = f"secretsmanager.{REGION}.amazonaws.com"
 UNKNOWN_TO_MOTO = {
     "receiver-role.yaml": {"AWS::EKS::PodIdentityAssociation"},
     "secrets-key.yaml": set(),
+    "stack-key.yaml": set(),
     "event-bus.yaml": {"AWS::Events::EventBusPolicy"},
     "event-forwarding.yaml": {"AWS::CloudWatch::Alarm", "AWS::SQS::QueuePolicy"},
 }
@@ -128,6 +129,13 @@ def test_parameter_inside_a_json_text_can_hold_nothing_that_ends_a_string(file: 
             (fitting, *_) = [each for each in samples if re.fullmatch(pattern, each)]
             for char in ('"', "\\", "\n", "\x01"):
                 assert not re.fullmatch(pattern, fitting + char + fitting[-1]), (name, char)
+
+
+@pytest.mark.parametrize("file", [FILE, *TEMPLATES], ids=lambda file: file.name)
+def test_services_that_use_a_key_are_named_by_the_suffix_of_their_partition(file: Path) -> None:
+    """China's is amazonaws.com.cn."""
+    for each in re.findall(r'"((?:secretsmanager|sqs)\.(?!amazonaws)[^"]*)"', json.dumps(read(file)["Resources"])):
+        assert each.endswith(".${AWS::URLSuffix}"), each
 
 
 def json_texts(node: Any) -> Iterator[str]:
@@ -327,18 +335,70 @@ class TestSecretsKey:
             assert not allows(root, action, "*"), action
 
 
+class TestStackKey:
+    def policy(self, **values: str) -> list[dict[str, Any]]:
+        made = deploy("stack-key.yaml", **values)
+        client = boto3.client("kms")
+        assert client.get_key_rotation_status(KeyId=made["Key"])["KeyRotationEnabled"] is True
+        return list(document(client.get_key_policy(KeyId=made["Key"], PolicyName="default")["Policy"])["Statement"])
+
+    def test_the_accounts_policies_decide_on_it(self) -> None:
+        root = [each for each in self.policy() if f"{ACCOUNT}:root" in json.dumps(each["Principal"])]
+        for action in ("kms:Decrypt", "kms:GenerateDataKey", "kms:PutKeyPolicy"):
+            assert allows(root, action, "*")
+
+    def test_events_may_use_it_for_the_queues_of_the_stack_alone(self) -> None:
+        may = [each for each in self.policy() if each["Principal"] == {"Service": "events.amazonaws.com"}]
+        queues = [each for each in read()["Resources"].values() if each["Type"] == "AWS::SQS::Queue"]
+        names = [each["Properties"]["QueueName"]["Fn::Sub"].replace("${AWS::StackName}", "keyturn") for each in queues]
+        assert len(names) == 3
+        for name, expected in (*((name, True) for name in names), ("other-events", False)):
+            context = {"kms:EncryptionContext:aws:sqs:arn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:{name}"}
+            for action in ("kms:Decrypt", "kms:GenerateDataKey"):
+                assert allows(may, action, "*", context) is expected, name
+        assert not allows(may, "kms:Decrypt", "*")
+
+    def test_logs_may_use_it_for_the_groups_of_the_stack_alone(self) -> None:
+        service = {"Service": f"logs.{REGION}.amazonaws.com"}
+        may = [each for each in self.policy() if each["Principal"] == service]
+        groups = [each for each in read()["Resources"].values() if each["Type"] == "AWS::Logs::LogGroup"]
+        names = [
+            each["Properties"]["LogGroupName"]["Fn::Sub"].replace("${AWS::StackName}", "keyturn") for each in groups
+        ]
+        assert len(names) == 2
+        for name, expected in (*((name, True) for name in names), ("/aws/lambda/other-notifier", False)):
+            context = {"kms:EncryptionContext:aws:logs:arn": f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{name}"}
+            for action in ("kms:Encrypt", "kms:Decrypt", "kms:GenerateDataKey"):
+                assert allows(may, action, "*", context) is expected, name
+
+    @pytest.mark.parametrize("arns", ["", "arn:aws:iam::999988887777:role/r,arn:aws:iam::999988887777:role/s"])
+    def test_receivers_of_other_accounts_decrypt_through_secrets_manager_if_they_are_named(self, arns: str) -> None:
+        may = [each for each in self.policy(ForeignReceiverRoleArns=arns) if "role/r" in json.dumps(each["Principal"])]
+        assert allows(may, "kms:Decrypt", "*", {"kms:ViaService": THROUGH}) is bool(arns)
+        assert not allows(may, "kms:Decrypt", "*")
+        assert not allows(may, "kms:GenerateDataKey", "*", {"kms:ViaService": THROUGH})
+
+
 class TestEvents:
     def test_bus_accepts_secrets_manager_events_of_named_accounts_alone(self) -> None:
         resources = read(INFRA / "event-bus.yaml")["Resources"]
-        ours = {"aws:PrincipalOrgID": {"Ref": "OrganizationId"}, "events:source": "aws.secretsmanager"}
         organization = resources["OrganizationPolicy"]["Properties"]["Statement"]
-        assert organization["Condition"] == {"StringEquals": ours}
+        assert organization["Condition"].pop("StringEquals") == {"aws:PrincipalOrgID": {"Ref": "OrganizationId"}}
         accounts = resources["AccountsPolicy"]["Properties"]["Statement"]
         assert accounts["Principal"] == {"AWS": {"Ref": "AccountIds"}}
-        assert accounts["Condition"] == {"StringEquals": {"events:source": "aws.secretsmanager"}}
         for statement in (organization, accounts):
             assert statement["Action"] == "events:PutEvents"
             assert statement["Resource"] == {"Fn::GetAtt": ["Bus", "Arn"]}
+            may = [{**statement, "Resource": "*"}]
+            for sources, by_rule, expected in (
+                (["aws.secretsmanager"], "true", True),
+                (["aws.secretsmanager"], "false", False),
+                (["aws.s3"], "true", False),
+                (["aws.secretsmanager", "aws.s3"], "true", False),
+            ):
+                context = {"events:source": sources, "events:eventBusInvocation": by_rule}
+                assert allows(may, "events:PutEvents", "*", context) is expected, (sources, by_rule)
+            assert not allows(may, "events:PutEvents", "*", {"events:eventBusInvocation": "true"})
 
     @pytest.mark.parametrize("given", [{"OrganizationId": "o-a1b2c3d4e5"}, {"AccountIds": "111122223333"}, {}])
     def test_bus_is_created(self, given: dict[str, str]) -> None:

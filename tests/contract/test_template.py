@@ -18,6 +18,7 @@ from keyturn_notifier import catalogue, delivery, disposition, event, handler, q
 from keyturn_notifier.catalogue import HEARTBEAT, MEANINGS, NATIVE
 from keyturn_notifier.settings import InvalidSettings, NotifierSettings, read_settings
 from keyturn_notifier.telemetry import DEFINITIONS, NAMESPACE, Metric
+from support.iam import allows
 from support.sam import RECEIVER, broken_rules
 
 TEMPLATE = read()
@@ -30,6 +31,12 @@ SET = {
     "KEYTURN_QUEUE_URL": "https://queue",
     "KEYTURN_DLQ_URL": "https://dlq",
 }
+
+
+def metrics_of(alarm: dict[str, Any]) -> list[tuple[str, str]]:
+    """Namespace and name of each metric that an alarm watches, itself or by an expression."""
+    metrics = [each["MetricStat"]["Metric"] for each in alarm.get("Metrics", ()) if "MetricStat" in each] or [alarm]
+    return [(each["Namespace"], each["MetricName"]) for each in metrics]
 
 
 def of_type(kind: str) -> dict[str, Any]:
@@ -179,7 +186,9 @@ class TestQueues:
                     denied |= {each["Ref"] for each in policy["Queues"]}
         assert denied == of_type("AWS::SQS::Queue").keys()
 
-    def test_queues_accept_messages_only_from_the_rules_of_the_stack(self) -> None:
+    @pytest.mark.parametrize("bus", ["", "keyturn/"])
+    def test_queues_accept_messages_only_from_the_rules_of_the_stack(self, bus: str) -> None:
+        """Also from a rule that a stack's update has just made: its ARN is not in the policy yet."""
         allowed = [
             statement
             for policy in of_type("AWS::SQS::QueuePolicy").values()
@@ -189,8 +198,20 @@ class TestQueues:
         (statement,) = allowed
         assert statement["Principal"] == {"Service": "events.amazonaws.com"}
         assert statement["Action"] == "sqs:SendMessage"
-        rules = json.dumps(statement["Condition"]["ArnEquals"]["aws:SourceArn"])
+        arns = statement["Condition"]["ArnLike"]["aws:SourceArn"]
+        rules = json.dumps(arns)
         assert {name for name in RESOURCES if f'"{name}"' in rules} == of_type("AWS::Events::Rule").keys()
+        values = {"Partition": "aws", "Region": "eu-west-1", "AccountId": "123456789012", "StackName": "keyturn"}
+        patterns = [re.sub(r"\$\{AWS::(\w+)\}", lambda found: values[found[1]], each["Fn::Sub"]) for each in arns[2:]]
+        policy = [{**statement, "Resource": "*", "Condition": {"ArnLike": {"aws:SourceArn": patterns}}}]
+        for account, rule, expected in (
+            ("123456789012", "keyturn-LabelUpdatedRule-1A2B", True),
+            ("123456789012", "other-keyturn-1A2B", False),
+            ("123456789012", "keyturn2-LabelUpdatedRule-1A2B", False),
+            ("999988887777", "keyturn-LabelUpdatedRule-1A2B", False),
+        ):
+            arn = f"arn:aws:events:eu-west-1:{account}:rule/{bus}{rule}"
+            assert allows(policy, "sqs:SendMessage", "*", {"aws:SourceArn": arn}) is expected, arn
 
     def test_rule_target_has_a_dead_letter_queue(self) -> None:
         for rule in of_type("AWS::Events::Rule").values():
@@ -228,6 +249,7 @@ class TestFunctions:
             log = RESOURCES[each["LoggingConfig"]["LogGroup"]["Ref"]]["Properties"]
             assert each["LoggingConfig"]["LogFormat"] == "JSON"
             assert log["RetentionInDays"] == {"Ref": "LogRetentionDays"}
+            assert log["KmsKeyId"] == {"Fn::If": ["WithCustomerKey", {"Ref": "KmsKeyArn"}, {"Ref": "AWS::NoValue"}]}
 
 
 class TestRules:
@@ -255,7 +277,7 @@ class TestRules:
 
 class TestAlarms:
     def test_alarms_cover_every_cause_of_lost_or_late_events(self) -> None:
-        watched = {(each["Namespace"], each["MetricName"]) for each in of_type("AWS::CloudWatch::Alarm").values()}
+        watched = {metric for each in of_type("AWS::CloudWatch::Alarm").values() for metric in metrics_of(each)}
         assert watched == {
             ("AWS/SQS", "ApproximateAgeOfOldestMessage"),
             ("AWS/SQS", "ApproximateNumberOfMessagesVisible"),
@@ -287,9 +309,25 @@ class TestAlarms:
             assert rings == list(range(rings[0], 60)), "it goes off while the event still waits"
 
     def test_alarms_watch_both_dead_letter_queues(self) -> None:
-        dimensions = json.dumps([each["Dimensions"] for each in of_type("AWS::CloudWatch::Alarm").values()])
+        dimensions = json.dumps([each.get("Dimensions") for each in of_type("AWS::CloudWatch::Alarm").values()])
         assert '"DeadLetterQueue"' in dimensions
         assert '"UndeliveredEvents"' in dimensions
+
+    @pytest.mark.parametrize(
+        ("accepted", "refused", "ringing"), [(1, 0, set()), (0, 1, {"Refused"}), (0, 0, {"Missing"})]
+    )
+    def test_only_one_of_the_heartbeats_alarms_rings(self, accepted: int, refused: int, ringing: set[str]) -> None:
+        """A heartbeat counts as refused as soon as one receiver refuses it, and as accepted if none does."""
+        missing, refusing = (RESOURCES[f"Heartbeats{name}Alarm"]["Properties"] for name in ("Missing", "Refused"))
+        assert missing["Metrics"][-1]["Expression"] == "FILL(accepted, 0) + FILL(refused, 0)"
+        assert [each["MetricStat"]["Metric"]["MetricName"] for each in missing["Metrics"][:-1]] == [
+            Metric.HEARTBEATS_ACCEPTED,
+            Metric.HEARTBEATS_REFUSED,
+        ]
+        assert (missing["ComparisonOperator"], missing["TreatMissingData"]) == ("LessThanThreshold", "breaching")
+        assert refusing["MetricName"] == Metric.HEARTBEATS_REFUSED
+        rings = {"Missing": accepted + refused < missing["Threshold"], "Refused": refused > refusing["Threshold"]}
+        assert {name for name, rung in rings.items() if rung} == ringing
 
     def test_alarm_notifies_the_topic_and_describes_what_to_do(self) -> None:
         for name, each in of_type("AWS::CloudWatch::Alarm").items():

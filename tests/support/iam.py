@@ -4,14 +4,17 @@ https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-l
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Statement = Mapping[str, Any]
 
 
 def allows(
-    statements: Iterable[Statement], action: str, resource: str, context: Mapping[str, str] | None = None
+    statements: Iterable[Statement],
+    action: str,
+    resource: str,
+    context: Mapping[str, str | Sequence[str]] | None = None,
 ) -> bool:
     """Tell whether the statements allow ``action`` on ``resource``: by default not, and an explicit deny wins.
 
@@ -28,7 +31,7 @@ def actions(statements: Iterable[Statement]) -> list[str]:
     ]
 
 
-def _applies(statement: Statement, action: str, resource: str, context: Mapping[str, str]) -> bool:
+def _applies(statement: Statement, action: str, resource: str, context: Mapping[str, str | Sequence[str]]) -> bool:
     return (
         any(_like(pattern.lower(), action.lower()) for pattern in _list(statement["Action"]))
         and any(_like(pattern, resource) for pattern in _list(statement.get("Resource", "*")))
@@ -40,9 +43,15 @@ def _applies(statement: Statement, action: str, resource: str, context: Mapping[
     )
 
 
-def _meets(operator: str, wanted: list[str], value: str | None) -> bool:
+def _meets(operator: str, wanted: list[str], value: str | Sequence[str] | None) -> bool:
+    if operator == "Null":
+        return wanted == ["true" if value is None else "false"]
+    if operator.startswith("ForAllValues:"):  # true without the key, too
+        each_operator = operator.removeprefix("ForAllValues:")
+        return all(_meets(each_operator, wanted, each) for each in _list(value or ()))
     if value is None:
         return False
+    assert isinstance(value, str), "a key with several values needs ForAllValues or ForAnyValue"
     if operator in ("StringEquals", "Bool"):
         return value in wanted
     if operator in ("StringLike", "ArnEquals", "ArnLike"):  # ArnEquals takes wildcards, too
