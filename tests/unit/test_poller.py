@@ -1,6 +1,7 @@
 """The sweep: who is behind, found without reading a value; by one list, or secret by secret; by the leader alone."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -9,7 +10,7 @@ import pytest
 
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache
 from keyturn_receiver.cluster.secret_cache import SecretCache
-from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.binding import SECRET_ID, Target
 from keyturn_receiver.core.policy import Default
 from keyturn_receiver.errors import SourceNotFound, SourceRefused, SourceUnavailable
 from keyturn_receiver.poller.poller import FULL_SWEEP_SECONDS, Poller
@@ -93,7 +94,7 @@ class Setting:
         self.queue = WorkQueue(work, 8, self.metrics, now=time.monotonic)
         access_policy = AccessPolicy(namespaces, Default.DENY, tenant_roles=True)
         self.poller = Poller(
-            Sweeper(Stores(make, "eu-west-1"), self.bound, access_policy, mode),
+            Sweeper(Stores(make, "eu-west-1"), self.bound, access_policy, mode, 300),
             self.queue,
             is_leader=lambda: self.is_leader,
             event_path_healthy=lambda: self.event_path_healthy,
@@ -136,6 +137,27 @@ async def test_role_without_list_permission_describes_secret_by_secret() -> None
     aws = Aws(listed("same", "v1"), listed("moved", "v2"), may_list=False)
     assert await Setting(aws, bound_object("same", "v1"), bound_object("moved", "v1")).sweep() == ["moved"]
     assert aws.described == ["prod/same", "prod/moved"]
+
+
+async def test_role_that_may_not_list_is_reported_once_with_its_calls_an_hour(caplog: pytest.LogCaptureFixture) -> None:
+    setting = Setting(Aws(listed("a", "v1"), listed("b", "v1"), may_list=False), bound_object("a"), bound_object("b"))
+    await setting.sweep()
+    await setting.sweep()
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "listing is refused" in warning.getMessage()
+    assert warning.__dict__["fields"]["calls_per_hour"] == 24  # two secrets, every 300 s
+
+
+@pytest.mark.parametrize("own", [["own"], []])
+async def test_secret_of_another_account_is_described_by_each_sweep(own: list[str]) -> None:
+    """No list of this account contains it; neither does one of an account that has no secret itself."""
+    foreign = "arn:aws:secretsmanager:eu-west-1:999988887777:secret:shared/ca-a1B2c3"
+    aws = Aws(*(listed(name, "v1") for name in own))
+    bindings = [bound_object(name, "v1") for name in own]
+    setting = Setting(aws, bound_object("theirs", **{SECRET_ID: foreign}), *bindings)
+    for _ in range(3):  # one full sweep, then sweeps of what has changed
+        assert await setting.sweep() == ["theirs"]
+    assert aws.described == [foreign] * 3
 
 
 async def test_reconcile_without_a_change_is_not_counted_as_recovered() -> None:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
+from keyturn_receiver.core.arn import account_scope
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.revision import OK, version_key
 from keyturn_receiver.errors import KeyturnError, SourceNotFound, SourcePendingDeletion, SourceRefused, Temporary
@@ -82,13 +83,20 @@ def is_stale(bound: BoundSecret, metadata: SecretMetadata | None) -> bool:
 
 
 class Sweeper:
-    """Sweeper. Groups the bindings by store, and sweeps one store at a time. ``mode`` says how to ask AWS."""
+    """Sweeper. Groups the bindings by store, and sweeps one store at a time.
 
-    def __init__(self, stores: Stores, secrets: SecretCache, access_policy: AccessPolicy, mode: PollMode) -> None:
+    ``mode`` says how to ask AWS. ``interval``: seconds between two sweeps, from which the log computes calls an hour.
+    """
+
+    def __init__(
+        self, stores: Stores, secrets: SecretCache, access_policy: AccessPolicy, mode: PollMode, interval: float
+    ) -> None:
         self._stores = stores
         self._secrets = secrets
         self._access_policy = access_policy
         self._mode = mode
+        self._interval = interval
+        self._refusing: set[StoreKey] = set()  # stores whose role may not list
 
     async def bindings_by_store(self) -> Mapping[StoreKey, Sequence[BoundSecret]]:
         """Group the bindings by the store that reads their secret, omitting those that the access policy forbids."""
@@ -117,8 +125,16 @@ class Sweeper:
             try:
                 return await StoreSweep(store, self._secrets, may_continue).by_list(bindings, since)
             except SourceRefused as error:
-                _log.info("describing each secret, since listing is refused: %s", error)
+                self._warn_of_calls(key, bindings, error)
         return await StoreSweep(store, self._secrets, may_continue).by_description(bindings)
+
+    def _warn_of_calls(self, key: StoreKey, bindings: Sequence[BoundSecret], error: SourceRefused) -> None:
+        """Warn once of each store, because AWS bills each call (docs/cost.md)."""
+        calls = round(len({bound.spec.secret_id for bound in bindings}) * 3600 / self._interval)
+        fields = {"account": key.account, "region": key.region, "calls_per_hour": calls}
+        level = logging.INFO if key in self._refusing else logging.WARNING
+        self._refusing.add(key)
+        _log.log(level, "describing each secret, since listing is refused: %s", error, extra={"fields": fields})
 
     def is_current(self, stale: StaleBinding) -> bool:
         """Whether the Secret has stayed unchanged since the sweep saw it."""
@@ -139,12 +155,15 @@ class StoreSweep:
         """List the secrets that have changed after ``since``, or all secrets, and compare the bindings with the list.
 
         Some bindings whose secret is not in the list are described as well: all of them after a full list, and
-        otherwise those that report an error. Raises SourceRefused if the role may not list secrets.
+        otherwise those of another account, which no list contains, and those that report an error. Raises SourceRefused
+        if the role may not list secrets.
         """
         targets = {bound.target for bound in bindings}
+        own_accounts: set[str] = set()  # with their regions; one, but for an account without secrets
         seen: set[Target] = set()
         async for page in self._pages(since):
             async for metadata in yield_to_loop(page):
+                own_accounts.add(account_scope(metadata.arn))
                 for target in self._secrets.by_secret_id(metadata.arn, metadata.name):
                     bound = self._secrets.get(target)
                     if bound and target in targets:
@@ -152,9 +171,16 @@ class StoreSweep:
                         self._record(bound, metadata)
             await asyncio.sleep(PAGE_PAUSE)
         unseen = [bound for bound in bindings if bound.target not in seen]
+        own_accounts.add("")  # of a bare name
         # An error can end although the secret has not changed, for example when a permission is granted. A list of
         # changes does not show that.
-        await self._describe([bound for bound in unseen if since is None or bound.record.status != OK])
+        await self._describe(
+            [
+                bound
+                for bound in unseen
+                if since is None or bound.record.status != OK or account_scope(bound.spec.secret_id) not in own_accounts
+            ]
+        )
         return self._result
 
     async def by_description(self, bindings: Sequence[BoundSecret]) -> SweepResult:
