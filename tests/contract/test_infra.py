@@ -16,6 +16,7 @@ import pytest
 from moto import mock_aws
 
 from keyturn_local.aws.template import FILE, read
+from keyturn_notifier.catalogue import HEARTBEAT, NATIVE
 from keyturn_receiver.core.binding import SECRET_NAME
 from support.aws_calls import called
 from support.iam import actions, allows
@@ -36,7 +37,7 @@ UNKNOWN_TO_MOTO = {
     "secrets-key.yaml": set(),
     "stack-key.yaml": set(),
     "event-bus.yaml": {"AWS::Events::EventBusPolicy"},
-    "event-forwarding.yaml": {"AWS::CloudWatch::Alarm", "AWS::SQS::QueuePolicy"},
+    "event-forwarding.yaml": {"AWS::CloudWatch::Alarm", "AWS::Scheduler::Schedule", "AWS::SQS::QueuePolicy"},
 }
 
 
@@ -390,14 +391,18 @@ class TestEvents:
             assert statement["Action"] == "events:PutEvents"
             assert statement["Resource"] == {"Fn::GetAtt": ["Bus", "Arn"]}
             may = [{**statement, "Resource": "*"}]
-            for sources, by_rule, expected in (
-                (["aws.secretsmanager"], "true", True),
-                (["aws.secretsmanager"], "false", False),
-                (["aws.s3"], "true", False),
-                (["aws.secretsmanager", "aws.s3"], "true", False),
+            for sources, kind, by_rule, expected in (
+                (["aws.secretsmanager"], NATIVE, "true", True),
+                (["aws.secretsmanager"], "AWS API Call via CloudTrail", "true", True),
+                (["aws.secretsmanager"], "AWS Service Event via CloudTrail", "true", True),
+                (["dev.keyturn"], "Keyturn Member Heartbeat", "true", True),
+                (["dev.keyturn"], HEARTBEAT, "true", False),  # the stack's own
+                (["aws.secretsmanager"], NATIVE, "false", False),
+                (["aws.s3"], NATIVE, "true", False),
+                (["aws.secretsmanager", "aws.s3"], NATIVE, "true", False),
             ):
-                context = {"events:source": sources, "events:eventBusInvocation": by_rule}
-                assert allows(may, "events:PutEvents", "*", context) is expected, (sources, by_rule)
+                context = {"events:source": sources, "events:detail-type": [kind], "events:eventBusInvocation": by_rule}
+                assert allows(may, "events:PutEvents", "*", context) is expected, (sources, kind, by_rule)
             assert not allows(may, "events:PutEvents", "*", {"events:eventBusInvocation": "true"})
 
     @pytest.mark.parametrize("given", [{"OrganizationId": "o-a1b2c3d4e5"}, {"AccountIds": "111122223333"}, {}])
@@ -417,7 +422,34 @@ class TestEvents:
         wanted, sent = (each["LifecycleRule"]["Properties"]["EventPattern"] for each in (stack, member))
         assert wanted == sent
         label = member["LabelUpdatedRule"]["Properties"]["EventPattern"]
-        assert set(label["detail-type"]) < set(stack["LabelUpdatedRule"]["Properties"]["EventPattern"]["detail-type"])
+        assert label["detail-type"] == [NATIVE, "Keyturn Member Heartbeat"]
+        assert NATIVE in stack["LabelUpdatedRule"]["Properties"]["EventPattern"]["detail-type"]
+
+    def test_heartbeat_of_a_member_takes_the_way_of_its_events_and_is_not_taken_for_the_stacks(self) -> None:
+        member, stack = read(INFRA / "event-forwarding.yaml")["Resources"], read()["Resources"]
+        target = member["Heartbeat"]["Properties"]["Target"]
+        rule = member["LabelUpdatedRule"]["Properties"]["EventPattern"]
+        sent = target["EventBridgeParameters"]
+        assert target["Arn"]["Fn::Sub"].endswith(":event-bus/default")
+        assert sent["Source"] in rule["source"]
+        assert sent["DetailType"] in rule["detail-type"]
+        assert json.loads(target["Input"]["Fn::Sub"]).keys() == {"account", "region"}
+        assert sent["DetailType"] not in stack["LabelUpdatedRule"]["Properties"]["EventPattern"]["detail-type"]
+        alarm = member["HeartbeatsMissingAlarm"]["Properties"]
+        assert alarm["Dimensions"] == [{"Name": "RuleName", "Value": {"Ref": "LabelUpdatedRule"}}]
+        assert (alarm["MetricName"], alarm["TreatMissingData"]) == ("Invocations", "breaching")
+
+    def test_schedule_of_a_member_may_only_send_heartbeats(self) -> None:
+        boto3.client("events").create_event_bus(Name="keyturn")
+        made = deploy("event-forwarding.yaml", BusArn=f"arn:aws:events:{REGION}:{ACCOUNT}:event-bus/keyturn")
+        policy = boto3.client("iam").get_role_policy(RoleName=made["HeartbeatRole"], PolicyName="heartbeat")
+        may = document(policy["PolicyDocument"])["Statement"]
+        bus = f"arn:aws:events:{REGION}:{ACCOUNT}:event-bus/default"
+        assert allows(may, "events:PutEvents", bus, {"events:source": ["dev.keyturn"]})
+        assert not allows(may, "events:PutEvents", bus, {"events:source": ["aws.secretsmanager"]})
+        assert not allows(
+            may, "events:PutEvents", bus.replace("default", "keyturn"), {"events:source": ["dev.keyturn"]}
+        )
 
     def test_undelivered_event_reaches_a_queue_with_an_alarm(self) -> None:
         resources = read(INFRA / "event-forwarding.yaml")["Resources"]
