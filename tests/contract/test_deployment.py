@@ -21,6 +21,7 @@ UNKNOWN_TO_MOTO = {
     "AWS::CloudWatch::Alarm",
     "AWS::KMS::Key",  # with the spec ECC_NIST_EDWARDS25519
     "AWS::Scheduler::Schedule",
+    "AWS::SecretsManager::ResourcePolicy",
     "AWS::SecretsManager::RotationSchedule",
     "AWS::SecretsManager::Secret",
     "AWS::SQS::QueuePolicy",
@@ -33,6 +34,7 @@ SWITCHES = {
     "AlarmTopicArn": "arn:aws:sns:us-east-1:123456789012:pager",
     "NamePrefixes": "prod/,stage/",
     "Labels": "AWSCURRENT,blue",
+    "ReceiverRoleArns": "arn:aws:iam::999988887777:role/receiver",
     "PermissionsBoundaryArn": "arn:aws:iam::123456789012:policy/boundary",
 }
 # Switches that add resources that moto can create.

@@ -109,6 +109,22 @@ def test_customers_key_is_used_only_through_secrets_manager_and_sqs() -> None:
         }
 
 
+def test_receivers_of_other_accounts_may_read_the_signing_key_and_no_more() -> None:
+    policy = TEMPLATE["Resources"]["SigningKeyPolicy"]
+    assert policy["Condition"] == "WithForeignReceivers"
+    assert policy["Properties"]["SecretId"] == {"Ref": "SigningKey"}
+    assert policy["Properties"]["BlockPublicPolicy"] is True
+    (statement,) = policy["Properties"]["ResourcePolicy"]["Statement"]
+    assert statement["Principal"] == {"AWS": {"Ref": "ReceiverRoleArns"}}
+    role = read(FILE.parent / "infra" / "aws" / "receiver-role.yaml")["Resources"]["Role"]["Properties"]
+    (own,) = (
+        each["Fn::If"][1]
+        for each in role["Policies"][0]["PolicyDocument"]["Statement"]
+        if each.get("Fn::If", [""])[0] == "WithSigningKey"
+    )
+    assert statement["Action"] == own["Action"]  # both sides must agree
+
+
 def test_code_of_the_functions_may_not_use_the_rights_that_attach_them_to_the_vpc() -> None:
     policy = TEMPLATE["Resources"]["VpcRightsOfLambdaAlone"]
     assert policy["Condition"] == "InVpc"

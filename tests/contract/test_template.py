@@ -134,11 +134,11 @@ class TestParameters:
             ({"SubnetIds": "subnet-1,subnet-2", "SecurityGroupIds": "sg-1"}, []),
             ({"SubnetIds": "subnet-1,subnet-2"}, ["SecurityGroupIds must be set if SubnetIds is set"]),
             ({"SecurityGroupIds": "sg-1"}, ["SubnetIds must be set if SecurityGroupIds is set"]),
+            ({"ReceiverRoleArns": "arn:aws:iam::1:role/r", "KmsKeyArn": "arn:aws:kms:x:1:key/k"}, []),
+            ({"ReceiverRoleArns": "arn:aws:iam::1:role/r"}, ["KmsKeyArn must be set if ReceiverRoleArns is set"]),
         ],
     )
-    def test_subnets_and_security_groups_are_given_both_or_neither(
-        self, values: dict[str, str], broken: list[str]
-    ) -> None:
+    def test_parameters_that_belong_together_are_refused_alone(self, values: dict[str, str], broken: list[str]) -> None:
         assert broken_rules(TEMPLATE, values) == broken
 
     def test_queue_names_fit_for_stack_names_as_long_as_the_page_says(self) -> None:
