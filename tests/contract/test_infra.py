@@ -36,6 +36,7 @@ UNKNOWN_TO_MOTO = {
     "receiver-role.yaml": {"AWS::EKS::PodIdentityAssociation"},
     "secrets-key.yaml": set(),
     "stack-key.yaml": set(),
+    "deployer-policy.yaml": set(),
     "event-bus.yaml": {"AWS::Events::EventBusPolicy"},
     "event-forwarding.yaml": {"AWS::CloudWatch::Alarm", "AWS::Scheduler::Schedule", "AWS::SQS::QueuePolicy"},
 }
@@ -53,9 +54,14 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def deploy(file: str, **values: str) -> dict[str, str]:
-    """Deploy what moto can make of a template; gives the physical id of each resource."""
+def deploy(file: str, conditions: Mapping[str, bool] | None = None, **values: str) -> dict[str, str]:
+    """Deploy what moto can make of a template; gives the physical id of each resource.
+
+    ``conditions`` are decided before: moto refuses a managed policy with the hole that it leaves for `AWS::NoValue`.
+    """
     template = read(INFRA / file)
+    if conditions is not None:
+        template["Resources"] = resolved(template["Resources"], conditions)
     kinds = UNKNOWN_TO_MOTO[file]
     template["Resources"] = {n: each for n, each in template["Resources"].items() if each["Type"] not in kinds}
     template.pop("Outputs")
@@ -334,6 +340,105 @@ class TestSecretsKey:
         assert allows(root, "kms:PutKeyPolicy", "*")
         for action in ("kms:Decrypt", "kms:GenerateDataKey", "kms:Encrypt", "kms:ReEncryptFrom"):
             assert not allows(root, action, "*"), action
+
+
+class TestDeployerPolicy:
+    # What CloudFormation calls, as whoever deploys, to create and to delete a resource of each type of template.yaml.
+    NEEDED: Mapping[str, tuple[str, set[str]]] = {
+        "AWS::CloudWatch::Alarm": ("cloudwatch:{here}:alarm:{stack}-X-1A", {"PutMetricAlarm", "DeleteAlarms"}),
+        "AWS::CloudWatch::Dashboard": (
+            "cloudwatch::{account}:dashboard/{stack}-us-east-1",
+            {"PutDashboard", "DeleteDashboards"},
+        ),
+        "AWS::Events::Rule": ("events:{here}:rule/keyturn/{stack}-X-1A", {"PutRule", "PutTargets", "DeleteRule"}),
+        "AWS::IAM::Policy": ("iam::{account}:role/{stack}-X-1A", {"PutRolePolicy", "DeleteRolePolicy"}),
+        "AWS::IAM::Role": ("iam::{account}:role/{stack}-X-1A", {"CreateRole", "PutRolePolicy", "DeleteRole"}),
+        "AWS::KMS::Key": ("kms:{here}:key/0a0b", {"CreateKey", "PutKeyPolicy", "ScheduleKeyDeletion"}),
+        "AWS::Lambda::Permission": ("lambda:{here}:function:{stack}-X-1A", {"AddPermission", "RemovePermission"}),
+        "AWS::Logs::LogGroup": (
+            "logs:{here}:log-group:/aws/lambda/{stack}-notifier",
+            {"CreateLogGroup", "PutRetentionPolicy", "AssociateKmsKey", "DeleteLogGroup"},
+        ),
+        "AWS::SQS::Queue": ("sqs:{here}:{stack}-events", {"CreateQueue", "SetQueueAttributes", "DeleteQueue"}),
+        "AWS::SQS::QueuePolicy": ("sqs:{here}:{stack}-events", {"SetQueueAttributes"}),
+        "AWS::Scheduler::Schedule": (
+            "scheduler:{here}:schedule/default/{stack}-X-1A",
+            {"CreateSchedule", "DeleteSchedule"},
+        ),
+        "AWS::SecretsManager::ResourcePolicy": (
+            "secretsmanager:{here}:secret:SigningKey-1A-a1b2c3",
+            {"PutResourcePolicy", "DeleteResourcePolicy"},
+        ),
+        "AWS::SecretsManager::RotationSchedule": (
+            "secretsmanager:{here}:secret:SigningKey-1A-a1b2c3",
+            {"RotateSecret", "CancelRotateSecret"},
+        ),
+        "AWS::SecretsManager::Secret": (
+            "secretsmanager:{here}:secret:SigningKey-1A-a1b2c3",
+            {"CreateSecret", "GetRandomPassword", "DeleteSecret"},
+        ),
+        "AWS::Serverless::Function": (
+            "lambda:{here}:function:{stack}-X-1A",
+            # InvokeFunction: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_RotateSecret.html
+            {"CreateFunction", "UpdateFunctionCode", "InvokeFunction", "DeleteFunction", "CreateEventSourceMapping"},
+        ),
+    }
+
+    def policy(self, stack: str = "keyturn", **values: str) -> list[dict[str, Any]]:
+        conditions = {"WithCustomerKey": "KmsKeyArn" in values, "WithBoundary": "PermissionsBoundaryArn" in values}
+        arn = deploy("deployer-policy.yaml", conditions, StackName=stack, **values)["Policy"]
+        version = boto3.client("iam").get_policy_version(PolicyArn=arn, VersionId="v1")["PolicyVersion"]
+        return list(document(version["Document"])["Statement"])
+
+    def test_every_resource_of_the_stack_can_be_made_and_deleted(self) -> None:
+        assert {each["Type"] for each in read()["Resources"].values()} == self.NEEDED.keys()
+        may = self.policy()
+        for kind, (resource, names) in self.NEEDED.items():
+            arn = "arn:aws:" + resource.format(here=f"{REGION}:{ACCOUNT}", account=ACCOUNT, stack="keyturn")
+            for name in names:
+                context = {"kms:KeySpec": "ECC_NIST_EDWARDS25519"}
+                assert allows(may, f"{arn.split(':')[2]}:{name}", arn, context), (kind, name)
+
+    def test_nothing_of_another_stack_can_be_changed(self) -> None:
+        may = self.policy()
+        for kind, (resource, names) in self.NEEDED.items():
+            if "{stack}" in resource:
+                arn = "arn:aws:" + resource.format(here=f"{REGION}:{ACCOUNT}", account=ACCOUNT, stack="other")
+                for name in names - {"CreateEventSourceMapping"}:  # AWS limits this one to no resource
+                    assert not allows(may, f"{arn.split(':')[2]}:{name}", arn), (kind, name)
+        assert not allows(may, "secretsmanager:DeleteSecret", secret_arn("prod/db"))
+        assert not allows(may, "kms:PutKeyPolicy", KEY, {"kms:KeySpec": "SYMMETRIC_DEFAULT"})
+        assert not allows(may, "secretsmanager:GetSecretValue", secret_arn("SigningKey-1A"))
+
+    def test_roles_are_passed_to_the_services_of_the_template_alone(self) -> None:
+        may = self.policy()
+        role = f"arn:aws:iam::{ACCOUNT}:role/keyturn-X-1A"
+        trusted = {
+            statement["Principal"]["Service"]
+            for each in read()["Resources"].values()
+            if each["Type"] == "AWS::IAM::Role"
+            for statement in each["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+        }
+        assert len(trusted) == 2
+        for service in (*trusted, "ec2.amazonaws.com"):
+            assert allows(may, "iam:PassRole", role, {"iam:PassedToService": service}) is (service in trusted)
+
+    def test_with_a_boundary_no_role_is_made_without_it(self) -> None:
+        boundary = f"arn:aws:iam::{ACCOUNT}:policy/boundary"
+        may = self.policy(PermissionsBoundaryArn=boundary)
+        role = f"arn:aws:iam::{ACCOUNT}:role/keyturn-X-1A"
+        for action in ("iam:CreateRole", "iam:PutRolePolicy"):
+            assert allows(may, action, role, {"iam:PermissionsBoundary": boundary})
+            assert not allows(may, action, role)
+
+    def test_customers_key_is_used_if_it_is_given(self) -> None:
+        assert allows(self.policy(KmsKeyArn=KEY), "kms:GenerateDataKey", KEY)
+        assert not allows(self.policy(), "kms:GenerateDataKey", KEY)
+
+    def test_it_is_no_longer_than_iam_allows(self) -> None:
+        statements = self.policy("x" * 67, KmsKeyArn=KEY, PermissionsBoundaryArn=f"arn:aws:iam::{ACCOUNT}:policy/b")
+        # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html: without white space
+        assert len(json.dumps({"Version": "2012-10-17", "Statement": statements}, separators=(",", ":"))) <= 6144
 
 
 class TestStackKey:
