@@ -1,15 +1,18 @@
 """The pages, checked against the code."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from keyturn_contract.message import EventType, Notification
 from keyturn_contract.signature import parse_key
 from keyturn_local.aws import template
 from keyturn_local.demo import scenarios
 from keyturn_local.docs import tables
+from keyturn_notifier.event import parse_event
 from keyturn_receiver import errors
 from keyturn_receiver.core import binding, consumer, policy, revision
 
@@ -105,6 +108,15 @@ def test_docstring_of_errors_draws_the_class_tree() -> None:
 
 def family(error: type[errors.KeyturnError]) -> set[type[errors.KeyturnError]]:
     return {error}.union(*(family(each) for each in error.__subclasses__()))
+
+
+def test_aws_page_has_a_command_that_makes_a_message_of_an_event() -> None:
+    (command,) = re.findall(r"^jq .*(?= \|$)", (ROOT / "docs" / "aws.md").read_text(), re.MULTILINE)
+    made = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
+    (record,) = json.loads(made.stdout)["Records"]
+    notification = parse_event(json.loads(record["body"]))
+    assert isinstance(notification, Notification)
+    assert notification.type is EventType.CHANGED
 
 
 def test_runbook_has_a_command_that_writes_a_valid_signing_key() -> None:
