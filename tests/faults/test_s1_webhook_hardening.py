@@ -246,7 +246,7 @@ def test_stalled_connection_is_closed_after_ten_seconds(env: FaultEnv, authority
     plain, tls = env.receiver(), env.receiver(**authority.settings)
     with raw_connections() as made:
         cases = {"answers unread": (RawConnection(plain), b"")}
-        send_without_reading([cases["answers unread"][0]], long_answered(env))
+        send_without_reading([cases["answers unread"][0]], long_answered(env), plain)
         cases |= {name: (RawConnection(plain, first), again) for name, (first, again) in WAITING.items()}
         cases |= {f"TLS: {name}": (RawConnection(tls, first), again) for name, (first, again) in SHAKING.items()}
         cases["TLS: hands shaken"] = (RawConnection(tls, tls=authority.client), b"")
@@ -289,7 +289,7 @@ def test_connections_over_the_limit_close_the_oldest(env: FaultEnv, authority: A
             assert honest(env, receiver, holder) == 200
         unread = [RawConnection(receiver, tls=client) for _ in range(4)]
         made += unread
-        send_without_reading(unread, long_answered(env))
+        send_without_reading(unread, long_answered(env), receiver)
         assert len([each for each in unread if not each.closed]) == 4
         for _ in range(10):
             assert honest(env, receiver, holder) == 200

@@ -81,14 +81,23 @@ def request(*headers: str, body: bytes = b"", method: str = "POST", path: str = 
     return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: keyturn", *headers, "", "")).encode() + body
 
 
-def send_without_reading(some: Sequence[RawConnection], asked: bytes, most: int = 600) -> None:
-    """Send requests on each connection and read no answer, until the receiver reads from none of them for now."""
-    writable = set(some)
+def send_without_reading(some: Sequence[RawConnection], asked: bytes, receiver: LocalReceiver, most: int = 600) -> None:
+    """Send deliveries on each connection and read no answer, until the receiver stops reading from all of them.
+
+    While the receiver answers, at most 8 deliveries wait for their answers: it closes a connection on which many more
+    wait. Once it has answered nothing for two seconds, it waits for us to read.
+    """
+    answered_before = receiver.metric("keyturn_deliveries_total", code="200")
+    writable, sent, answering = set(some), 0, True
     for each in some:
         each.socket.settimeout(0.5)
     for _ in range(most):
         writable = {each for each in writable if each.send(asked)}
         if not writable:
             return
-        time.sleep(0.008)  # so that no more wait for their answers than one connection may ask at once
+        sent += len(writable)
+        deadline = time.monotonic() + 2
+        while answering and sent - (receiver.metric("keyturn_deliveries_total", code="200") - answered_before) > 8:
+            answering = time.monotonic() < deadline
+            time.sleep(0.002)
     raise AssertionError("the receiver goes on reading from a connection that reads no answers")
