@@ -38,7 +38,7 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
 def custom_resources(control_plane: ControlPlane) -> None:
     """Install other projects' custom resource definitions that the chart's objects need. They stay for the session."""
     made = control_plane.kubectl("create", "-o", "name", *(f"--filename={file}" for file in definitions()))
-    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", *made.split())
+    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=120s", *made.split())
 
 
 @pytest.fixture(scope="module")

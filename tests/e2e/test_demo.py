@@ -62,7 +62,7 @@ def test_kept_demo_rotates_by_hand_and_leaves_a_clean_cluster(
             demo.kill()
     left = control_plane.kubectl("get", "clusterroles,clusterrolebindings", "-o", "name")
     assert "keyturn-demo" not in left
-    control_plane.kubectl("wait", "--for=delete", "namespace/keyturn-demo", "--timeout=60s")
+    control_plane.kubectl("wait", "--for=delete", "namespace/keyturn-demo", "--timeout=120s")
 
 
 def test_unknown_context_is_reported_and_starts_nothing() -> None:

@@ -32,7 +32,7 @@ def given_one_consumer(stack: Stack, namespace: str) -> str:
     # The mark is the consumer's baseline. Once the mark is there, the receiver knows the consumer.
     mark = "revision.keyturn.dev/db"
     eventually(lambda: mark in annotations_of(stack.cluster, "deployment", namespace, "web"))
-    stack.cluster.kubectl("rollout", "status", "deployment/web", "-n", namespace, "--timeout=30s")
+    stack.cluster.kubectl("rollout", "status", "deployment/web", "-n", namespace, "--timeout=120s")
     assert replica_sets(stack.cluster, namespace, "web") == 1
     return name
 
@@ -43,7 +43,7 @@ def in_secret(stack: Stack, namespace: str, password: str) -> bool:
 
 def settled(stack: Stack, namespace: str) -> None:
     """Wait until the rollout of the Deployment is complete."""
-    stack.cluster.kubectl("rollout", "status", "deployment/web", "-n", namespace, "--timeout=30s")
+    stack.cluster.kubectl("rollout", "status", "deployment/web", "-n", namespace, "--timeout=120s")
 
 
 def test_secret_names_the_source_of_its_data(stack: Stack, namespace: str) -> None:

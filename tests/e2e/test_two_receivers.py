@@ -115,7 +115,7 @@ def test_two_thousand_rotations_survive_kills_of_both_receivers(env: FaultEnv, a
         changes = len(oracles[each].applied) - 1  # the first change filled the Secret
         restarted = restarts_of(env, each, oracles[each])
         assert 0 < restarted <= changes
-        env.cluster.kubectl("rollout", "status", f"deployment/{each}", "-n", env.namespace, "--timeout=60s")
+        env.cluster.kubectl("rollout", "status", f"deployment/{each}", "-n", env.namespace, "--timeout=120s")
         told = annotations_of(env.cluster, "deployment", env.namespace, each)
         assert int(told["deployment.kubernetes.io/revision"]) <= restarted + 1
         applied, restarts = applied + changes, restarts + restarted

@@ -27,9 +27,9 @@ def test_rollouts_of_every_kind_complete(control_plane: ControlPlane, namespace:
     kinds = ("Deployment", "StatefulSet", "DaemonSet")
     control_plane.create(workload(namespace, kind.lower(), {}, kind) for kind in kinds)
     for kind in kinds:
-        control_plane.kubectl("rollout", "status", f"{kind}/{kind.lower()}", "-n", namespace, "--timeout=30s")
+        control_plane.kubectl("rollout", "status", f"{kind}/{kind.lower()}", "-n", namespace, "--timeout=120s")
         control_plane.kubectl("rollout", "restart", f"{kind}/{kind.lower()}", "-n", namespace)
-        control_plane.kubectl("rollout", "status", f"{kind}/{kind.lower()}", "-n", namespace, "--timeout=30s")
+        control_plane.kubectl("rollout", "status", f"{kind}/{kind.lower()}", "-n", namespace, "--timeout=120s")
 
 
 def test_pod_becomes_ready_after_the_time_it_asks_for_or_never(control_plane: ControlPlane, namespace: str) -> None:
@@ -61,7 +61,7 @@ def test_rbac_is_on(control_plane: ControlPlane, namespace: str, tmp_path: Path)
 
 def test_deleting_a_namespace_takes_what_is_in_it(control_plane: ControlPlane, namespace: str) -> None:
     control_plane.create([workload(namespace, "web", {})])
-    control_plane.kubectl("delete", "namespace", namespace, "--timeout=60s")
+    control_plane.kubectl("delete", "namespace", namespace, "--timeout=120s")
 
 
 def test_two_control_planes_run_beside_each_other_and_leave_nothing(

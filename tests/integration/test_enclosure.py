@@ -102,7 +102,7 @@ control_plane = ControlPlane.start(directory, host=network.HOST)
 node = Node.start(directory, control_plane)
 pod = ["--image", images.BUSYBOX, "--image-pull-policy=Never", "--", "sleep", "600"]
 control_plane.kubectl("run", "waits", *pod)
-control_plane.kubectl("wait", "--for=condition=Ready", "pod/waits", "--timeout=60s")
+control_plane.kubectl("wait", "--for=condition=Ready", "pod/waits", "--timeout=120s")
 print("ready", flush=True)
 time.sleep(600)
 """

@@ -72,7 +72,7 @@ def test_consumers_are_restarted_and_hold_the_new_value(
     took = {}
     for way in WAYS:
         (pod,) = eventually(lambda way=way: listener.pods(way) - before[way])
-        control_plane.kubectl("rollout", "status", f"deployment/{way}", "-n", place, "--timeout=30s")
+        control_plane.kubectl("rollout", "status", f"deployment/{way}", "-n", place, "--timeout=120s")
         told = [each for each in listener.of(way) if each.pod == pod]
         assert {each.version for each in told} == {version_name(1)}
         took[way] = told[0].at - moved

@@ -47,6 +47,6 @@ def test_demo_ends_with_the_new_value_in_use_and_every_claim_held(control_plane:
             assert demo.wait(60) == 0
         finally:
             demo.kill()
-    control_plane.kubectl("wait", "--for=delete", f"namespace/{manifests.NAMESPACE}", "--timeout=60s")
+    control_plane.kubectl("wait", "--for=delete", f"namespace/{manifests.NAMESPACE}", "--timeout=120s")
     left = control_plane.kubectl("get", "clusterroles,clusterrolebindings", "-o", "name")
     assert manifests.NAMESPACE not in left

@@ -17,4 +17,4 @@ def test_pod_with_2000_bindings_stays_within_its_memory(control_plane: ControlPl
     assert footprint.limit == 256 * MEBIBYTE
     assert footprint.peak <= footprint.limit
     assert footprint.resident <= 128 * MEBIBYTE, footprint
-    control_plane.kubectl("wait", "--for=delete", f"namespace/{NAMESPACE}", "--timeout=60s")
+    control_plane.kubectl("wait", "--for=delete", f"namespace/{NAMESPACE}", "--timeout=120s")

@@ -53,7 +53,7 @@ def log_of(control_plane: ControlPlane, namespace: str, name: str) -> str:
 
 
 def ready(control_plane: ControlPlane, namespace: str, name: str) -> None:
-    control_plane.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "-n", namespace, "--timeout=30s")
+    control_plane.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "-n", namespace, "--timeout=120s")
 
 
 def test_pod_runs_and_its_log_is_read(control_plane: ControlPlane, namespace: str) -> None:
@@ -162,9 +162,9 @@ def test_pods_of_a_deployment_roll(control_plane: ControlPlane, namespace: str) 
     web["spec"]["replicas"] = 2
     control_plane.create([web])
     for _ in range(2):
-        control_plane.kubectl("rollout", "status", "deployment/web", "-n", namespace, "--timeout=30s")
+        control_plane.kubectl("rollout", "status", "deployment/web", "-n", namespace, "--timeout=120s")
         control_plane.kubectl("rollout", "restart", "deployment/web", "-n", namespace)
-    control_plane.kubectl("rollout", "status", "deployment/web", "-n", namespace, "--timeout=30s")
+    control_plane.kubectl("rollout", "status", "deployment/web", "-n", namespace, "--timeout=120s")
 
 
 def test_processes_of_a_pod_are_below_the_cgroup_of_the_enclosure(control_plane: ControlPlane, namespace: str) -> None:

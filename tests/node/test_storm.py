@@ -198,7 +198,7 @@ def test_hundred_rotations_are_in_use_despite_kills_and_an_upgrade(
         eventually(lambda: sender.idle, 60)
         for name, each in rotations.items():
             eventually(lambda name=name, each=each: holds(witness, name, each.last), 60)
-            control_plane.kubectl("rollout", "status", f"deployment/{name}", "-n", namespace, "--timeout=60s")
+            control_plane.kubectl("rollout", "status", f"deployment/{name}", "-n", namespace, "--timeout=120s")
             mark = witness.marks(name, name)[-1]
             eventually(lambda mark=mark: any(seen.mark == mark for seen in rollouts.seen), 60)
         time.sleep(3)  # time for pods to report a wrong version, and for followers to act late

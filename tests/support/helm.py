@@ -52,7 +52,7 @@ class Helm:
 
     def wait_for_rollout(self) -> None:
         """Wait for the pods alone: Helm would wait for a load balancer's address, too, and nothing here assigns one."""
-        self.cluster.kubectl("rollout", "status", "deployment", "-l", OURS, "-n", self.namespace, "--timeout=60s")
+        self.cluster.kubectl("rollout", "status", "deployment", "-l", OURS, "-n", self.namespace, "--timeout=120s")
 
     def uninstall(self, name: str = "keyturn") -> None:
         """Take a release away, and wait until all of it is gone."""
@@ -83,7 +83,7 @@ class Helm:
         found = set()
         for place in (self.namespace, *others):
             # Which Kubernetes makes a moment after its namespace, and which would count as ours then.
-            self.cluster.kubectl("wait", "--for=create", "serviceaccount/default", "-n", place, "--timeout=30s")
+            self.cluster.kubectl("wait", "--for=create", "serviceaccount/default", "-n", place, "--timeout=120s")
             lines = self.cluster.kubectl("get", kinds, "-n", place, "--no-headers", "-o", columns).splitlines()
             found |= {(kind, namespace, name) for kind, namespace, name in map(str.split, lines)}
         return found

@@ -66,7 +66,7 @@ class ControlPlane(Cluster, Stoppable):
         """Add simulated nodes, and wait until they are Ready."""
         names = [f"node-{secrets.token_hex(3)}" for _ in range(count)]
         self.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}} for name in names)
-        self.kubectl("wait", "--for=condition=Ready", "--timeout=30s", *(f"node/{name}" for name in names))
+        self.kubectl("wait", "--for=condition=Ready", "--timeout=120s", *(f"node/{name}" for name in names))
 
     def stop(self) -> None:
         """Stop all programs. The API server stops before etcd, which it needs while it drains.
