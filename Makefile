@@ -3,7 +3,7 @@
 # make test    lint and every test; goes on after a tier that fails.  One tier alone: make test-unit, test-contract,
 #              test-integration, test-e2e, test-faults, test-node (on a real node, where one can run: root on Linux).
 #              test-faults prints a line for each fault: its number, held or broken, the case.
-#              Tests that wait run in WORKERS=4 processes, each with a control plane.  Results: build/tests/*.xml.
+#              Tests that wait run in WORKERS=2 processes, each with a control plane.  Results: build/tests/*.xml.
 # make bench   the receiver against raw applies: calls, latency, bursts, memory; writes docs/benchmark.md and
 #              build/bench.json, ~10 min.  ONLY="calls latency" runs a part and prints it.
 # make bench-notifier    the notifier's cold import, warm CPU per record, and size; a table and build/bench-notifier.json
@@ -20,7 +20,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SAM_VENV := .venv-sam
 export PYTHONPATH := $(CURDIR)/lambda:$(CURDIR)/receiver:$(CURDIR)/infra
-WORKERS ?= 4
+WORKERS ?= 2
 # Runs the tier of the target; prints its slowest tests, and writes a JUnit file.
 PYTEST = $(BIN)/python -m pytest --durations=20 --junit-xml=build/tests/$(TIER).xml tests/$(TIER)
 TIER = $(@:test-%=%)
