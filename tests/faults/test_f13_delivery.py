@@ -41,7 +41,11 @@ def test_notification_sent_a_thousand_times_is_applied_once(env: FaultEnv) -> No
     replicas = [env.receiver(KEYTURN_MAX_DELIVERIES="1000") for _ in range(3)]
     env.create_bound_secret()
     told = env.rotate()
-    answers = asyncio.run(env.deliveries.send_concurrently([each.url for each in replicas], [[told]] * 1000))
+    urls = [each.url for each in replicas]
+    answers = asyncio.run(env.deliveries.send_concurrently(urls, [[told]] * 1000))
+    # A starved machine may take ten seconds to read a head, and then closes the connection. The notifier sends again.
+    answers = [answer for answer in answers if answer.status]
+    answers += asyncio.run(env.deliveries.send_concurrently(urls, [[told]] * (1000 - len(answers))))
     assert Counter(answer.status for answer in answers) == {200: 1000}
     assert {answer.outcome for answer in answers} == {"applied", "unchanged"}
     env.wait_converged()
