@@ -176,7 +176,7 @@ def test_unusable_current_key_can_be_replaced(
         client.put_secret_value(SecretId=path.signing_key_secret_id, SecretString="nonsense")
     if remedy == "put":
         client.put_secret_value(SecretId=path.signing_key_secret_id, SecretString=new_key(os.urandom(32)))
-    version_id = rotate_by_function(function, path.signing_key_secret_id)
+    version_id = rotate_by_function(client, function, path.signing_key_secret_id)
     assert "AWSCURRENT" in stages(aws, path)[version_id]
     assert len(parse_key(key_values(aws, path)["AWSCURRENT"])) == 32
 
