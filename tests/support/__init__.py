@@ -1,1 +1,1 @@
-"""What several tests share: fakes, environments, readers of the cluster's state, the model of AWS."""
+"""Support code for the tests: fakes, environments, readers of the cluster's state, and the model of AWS."""

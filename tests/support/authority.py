@@ -1,4 +1,4 @@
-"""A certification authority that breaks single rules of RFC 5280, as some private ones do."""
+"""A certificate authority that breaks individual rules of RFC 5280, as some private authorities do."""
 
 import ipaddress
 import ssl
@@ -12,10 +12,10 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """Issues certificates for 127.0.0.1, by default as RFC 5280 says.
+    """An authority that issues certificates for 127.0.0.1 and follows RFC 5280 by default.
 
-    ``key_identifier``: certificates name the authority's key; ``critical``: basicConstraints of the authority is
-    critical.
+    With ``key_identifier``, its certificates carry the identifier of the authority's key. With ``critical``, the
+    basicConstraints extension of its own certificate is critical.
     """
 
     def __init__(self, key_identifier: bool = True, critical: bool = True) -> None:
@@ -33,11 +33,11 @@ class Authority:
 
     @property
     def pem(self) -> bytes:
-        """The authority's own certificate."""
+        """The authority's own certificate, in PEM."""
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
     def server_context(self, directory: Path) -> ssl.SSLContext:
-        """A server's context with a certificate for 127.0.0.1."""
+        """Return a TLS context for a server, with a certificate for 127.0.0.1."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "receiver")])
         address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))

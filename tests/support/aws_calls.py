@@ -1,4 +1,4 @@
-"""Which AWS operations the code calls, read off the code."""
+"""The AWS operations that the code calls, found by parsing the source."""
 
 import ast
 from collections.abc import Iterable
@@ -14,13 +14,13 @@ OPERATIONS = {
         for name in ("kms", "secretsmanager", "sqs", "sts")
     )
 }
-# Actions that are called otherwise than the operation:
+# IAM actions whose name differs from that of the operation:
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-api-permissions-reference.html
 RENAMED = {"sqs:ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility"}
 
 
 def imported(module: str, root: Path) -> set[Path]:
-    """The files of our own that a module imports, at whatever depth and place."""
+    """Return the project's own files that a module imports, directly or through other modules."""
     found: set[Path] = set()
     waiting = [module]
     while waiting:
@@ -35,7 +35,10 @@ def imported(module: str, root: Path) -> set[Path]:
 
 
 def called(files: Iterable[Path]) -> set[str]:
-    """The IAM actions of the operations that the code names as methods, of those services that it makes clients of."""
+    """Return the IAM actions of the operations that the files call.
+
+    An operation counts if its method name occurs in the files and they create a client for its service.
+    """
     nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
     services = {
         node.args[0].value

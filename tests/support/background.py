@@ -1,4 +1,4 @@
-"""Background work beside a test, in a thread of its own."""
+"""Background work in its own thread while a test runs."""
 
 import threading
 import time
@@ -6,9 +6,9 @@ from typing import Self
 
 
 class PeriodicThread:
-    """Calls ``run_once`` every ``period`` seconds, with a ``pause`` between two calls at the least.
+    """A thread that calls ``run_once`` every ``period`` seconds, and pauses at least ``pause`` seconds between calls.
 
-    Subclasses define ``run_once``. If a call fails, the end of the ``with`` block fails.
+    Subclasses define ``run_once``. If a call raises, the thread stops and the exit from the ``with`` block fails.
     """
 
     def __init__(self, period: float, pause: float = 0.1) -> None:
@@ -28,7 +28,7 @@ class PeriodicThread:
         assert self._failure is None, self._failure
 
     def run_once(self) -> None:
-        """The work of one period."""
+        """Do the work of one period."""
         raise NotImplementedError
 
     def _run(self) -> None:

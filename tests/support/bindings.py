@@ -11,7 +11,10 @@ ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/{}-a1B2c3"
 def bound_object(
     name: str, version_id: str | None = None, status: str = "ok", version: int = 1, **annotations: str
 ) -> dict[str, Any]:
-    """The metadata of a Secret bound to `prod/<name>`, made from a version or never filled."""
+    """Return the metadata of a Secret bound to `prod/<name>`.
+
+    The Secret was filled from ``version_id``, or never filled if that is None.
+    """
     binding = {SECRET_ID: f"prod/{name}", **annotations}
     fields: list[Any] = []
     record = Record(status="" if status == "ok" else status)

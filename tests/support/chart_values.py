@@ -1,4 +1,4 @@
-"""Values for the chart, each value of values.yaml set at least once, and the API server's verdict on the objects."""
+"""Values for the chart that set each value of values.yaml at least once, and a dry run of the rendered objects."""
 
 import json
 import subprocess
@@ -14,8 +14,8 @@ Values = dict[str, Any]
 SERVED = ["team-a", "team-b"]
 PEER = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
 
-# Every value of values.yaml is set to another one somewhere here: integration/test_chart_renderings.py sees to it.
-# These go together...
+# The sets below change every value of values.yaml at least once; integration/test_chart_renderings.py checks this.
+# These sets can be combined.
 COMBINABLE: dict[str, Values] = {
     "replicas": {"replicas": 3},
     "image": {
@@ -160,7 +160,7 @@ COMBINABLE: dict[str, Values] = {
         ]
     },
 }
-# ... and these stand in the place of one of them.
+# Each of these sets is used alone, and never combined with others.
 EXCLUSIVE: dict[str, Values] = {
     "defaults": {},
     "no replicas": {"replicas": 0},
@@ -202,7 +202,7 @@ EXCLUSIVE: dict[str, Values] = {
 
 
 def merged(first: Values, second: Values) -> Values:
-    """Two sets of values as Helm puts them together: the second counts, maps are joined."""
+    """Return two sets of values merged as Helm merges them: maps are joined, and otherwise the second set wins."""
     both = {key: merged(first[key], second[key]) for key in first if _are_maps(first[key], second.get(key))}
     return {**first, **second, **both}
 
@@ -212,7 +212,7 @@ def _are_maps(*values: Any) -> bool:
 
 
 EVERYTHING = reduce(merged, COMBINABLE.values())
-# ... on a node without labels.
+# All combinable sets except the one that requires labels on the nodes.
 ANYWHERE = reduce(merged, (values for name, values in COMBINABLE.items() if name != "places"))
 VARIANTS = {
     name: {**SOME_KEY, **values}
@@ -221,8 +221,9 @@ VARIANTS = {
 
 
 def dry_run(cluster: Cluster, objects: Iterable[Any]) -> subprocess.CompletedProcess[str]:
-    """Let the API server judge objects, and keep none; what it warns of stands in ``stderr``, beside its errors."""
+    """Submit objects to the API server as a dry run; ``stderr`` of the result has its warnings and errors."""
     command = [*cluster.command, "create", "--dry-run=server", "--validate=strict", "-o", "name", "-f", "-"]
-    # One after the other: the fields of what is in a List kubectl judges by itself, and not those of custom resources.
+    # The objects are sent one by one because kubectl itself checks the fields of the items of a List, but not those of
+    # custom resources.
     stream = "\n".join(map(json.dumps, objects))
     return subprocess.run(command, input=stream, capture_output=True, text=True, timeout=60)

@@ -1,8 +1,8 @@
-"""A fake clock: it stands still until a test advances it."""
+"""A fake clock that stands still until a test advances it."""
 
 
 class FakeClock:
-    """Gives seconds when called."""
+    """A clock that returns its seconds when called."""
 
     def __init__(self, seconds: float = 1000.0) -> None:
         self.seconds = seconds
@@ -11,5 +11,5 @@ class FakeClock:
         return self.seconds
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Move the clock forward."""
         self.seconds += seconds

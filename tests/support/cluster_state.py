@@ -1,4 +1,4 @@
-"""Readers of what the cluster holds, for assertions."""
+"""Functions that read the state of the cluster, for assertions."""
 
 import json
 from base64 import b64decode
@@ -7,22 +7,22 @@ from keyturn_local.kubernetes.cluster import Cluster
 
 
 def data_of(cluster: Cluster, namespace: str, name: str) -> dict[str, bytes]:
-    """The data of a Secret, decoded."""
+    """Return the decoded data of a Secret."""
     return {key: b64decode(value) for key, value in cluster.get("secret", name, namespace).get("data", {}).items()}
 
 
 def annotations_of(cluster: Cluster, kind: str, namespace: str, name: str) -> dict[str, str]:
-    """The annotations of an object."""
+    """Return the annotations of an object."""
     return dict(cluster.get(kind, name, namespace)["metadata"].get("annotations", {}))
 
 
 def replica_sets(cluster: Cluster, namespace: str, deployment: str) -> int:
-    """How many ReplicaSets a Deployment has had: one, and one more for each restart."""
+    """Return the number of ReplicaSets of a Deployment: one, plus one for each restart."""
     return len(cluster.list("replicasets", namespace, f"app={deployment}"))
 
 
 def warnings_of(cluster: Cluster, namespace: str, name: str) -> dict[str, str]:
-    """The Warning Events on a Secret, by reason."""
+    """Return the messages of the Warning Events about a Secret, by reason."""
     listed = cluster.kubectl(
         "get",
         "events",

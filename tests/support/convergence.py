@@ -1,7 +1,7 @@
-"""Convergence: what must hold at the end of a fault test, and in all of its history.
+"""Convergence: the conditions that hold at the end of a fault test and throughout its history.
 
-In the end the state equals that of a run without the fault; no version is lost; each consumer was restarted at most
-once for each revision, and at least once if what it reads has changed (docs/faults.md).
+In the end the state equals that of a run without the fault; no version is lost; each consumer has been restarted at
+most once for each revision, and at least once if the keys that it reads have changed (docs/faults.md).
 """
 
 from collections.abc import Callable
@@ -12,36 +12,36 @@ from support.wait import eventually
 
 
 class Convergence:
-    """Checks bound Secrets and their consumers; ``aws_value`` gives the value that AWS has for a Secret now."""
+    """Checks bound Secrets and their consumers; ``aws_value`` returns the value that AWS currently has for a Secret."""
 
     def __init__(self, history: HistoryWatcher, aws_value: Callable[[str], str]) -> None:
         self.secrets: set[str] = set()  # names of the bound Secrets
-        self.consumers: dict[str, str] = {}  # the Secret's name by the workload's
+        self.consumers: dict[str, str] = {}  # maps each workload to its Secret
         self._history = history
         self._aws_value = aws_value
 
     def is_current(self, name: str) -> bool:
-        """Whether a Secret holds what AWS has now, and its status is ok."""
+        """Return whether a Secret holds the value that AWS has now and its status is ok."""
         data, annotations = self._history.current(name)
         return data == {"value": self._aws_value(name).encode()} and annotations.get("keyturn.dev/status") == "ok"
 
     def wait(self, seconds: float) -> None:
-        """Wait until every Secret is current and every consumer was restarted for it."""
+        """Wait until every Secret is current and every consumer has been restarted for it."""
         for name in self.secrets:
             eventually(lambda name=name: self.is_current(name), seconds)
             latest = read_record(self._history.current(name)[1]).revisions
-            # The history's watch may lag behind.
+            # The watch that records the history may lag behind.
             eventually(lambda name=name, latest=latest: self._history.revisions(name)[-1:] == [latest])
         for consumer, name in self.consumers.items():
             eventually(lambda consumer=consumer, name=name: self._has_latest(consumer, name), seconds)
 
     def assert_history_consistent(self) -> None:
-        """Check the restarts of each consumer against the states that its Secret has been in."""
+        """Check the restarts of each consumer against the recorded states of its Secret."""
         for consumer, name in self.consumers.items():
             marks = [mark for mark in self._history.marks(consumer, name) if mark]
             states = [digest(revisions, revisions) for revisions in self._history.revisions(name)]
             assert all(mark in states for mark in marks), f"{consumer} bears marks of revisions that never were"
-            # At most once for each: the marks follow the Secret's states, and none comes twice unless the state did.
+            # The marks are a subsequence of the Secret's states, so each state causes at most one restart.
             remaining = iter(states)
             assert all(mark in remaining for mark in marks), (
                 f"{consumer} was restarted twice for a revision, or backwards"

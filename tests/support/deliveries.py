@@ -1,4 +1,4 @@
-"""Signed deliveries for tests, as the notifier sends them."""
+"""Signed deliveries for tests, in the form in which the notifier sends them."""
 
 import time
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def notification(subject: str, version_id: str = "v1", kind: EventType = EventType.CHANGED) -> Notification:
-    """A notification that AWSCURRENT of ``subject`` has moved to ``version_id``, under an id of its own."""
+    """Return a notification, with an id of its own, that AWSCURRENT of ``subject`` has moved to ``version_id``."""
     data = NotificationData(
         "SecretLabelUpdated", "123456789012", "us-east-1", version_id=version_id, label="AWSCURRENT"
     )
@@ -21,13 +21,13 @@ def notification(subject: str, version_id: str = "v1", kind: EventType = EventTy
 
 
 def current_key(stack: Stack) -> bytes:
-    """The signing key as it is now."""
+    """Return the current signing key."""
     answer = stack.aws.secrets_manager().get_secret_value(SecretId=stack.path.signing_key_secret_id)
     return parse_key(answer["SecretString"])
 
 
 def signed(key: bytes, body: bytes, age: int = 0) -> dict[str, str]:
-    """The headers of a delivery of ``body``, signed ``age`` seconds ago."""
+    """Return the headers of a delivery of ``body`` that was signed ``age`` seconds ago."""
     timestamp = int(time.time()) - age
     return {
         "content-type": CONTENT_TYPE_BATCH,
@@ -38,10 +38,10 @@ def signed(key: bytes, body: bytes, age: int = 0) -> dict[str, str]:
 
 
 def queue_length(sqs: "SQSClient", url: str) -> int:
-    """Messages in a queue, visible or in flight.
+    """Return the number of messages in a queue, both visible and in flight.
 
-    Poll it: moto counts the two one after the other, and a message that becomes visible in between is counted twice,
-    or not at all.
+    Poll this: moto counts the two groups one after the other, so a message that becomes visible in between is counted
+    twice, or not at all.
     """
     counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
     return int(counts["ApproximateNumberOfMessages"]) + int(counts["ApproximateNumberOfMessagesNotVisible"])

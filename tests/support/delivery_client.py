@@ -13,7 +13,7 @@ from support.wait import eventually
 
 @dataclass
 class DeliveryReply:
-    """The reply to a delivery; when there was none the status is 0, and the body says why."""
+    """The reply to a delivery. If there was no reply, the status is 0 and the body has the error."""
 
     status: int
     results: Sequence[Result] = ()
@@ -22,12 +22,12 @@ class DeliveryReply:
 
     @property
     def outcome(self) -> str:
-        """The outcome of the one notification that was sent."""
+        """The outcome of the first notification, or an empty string if the reply has no results."""
         return self.results[0].outcome.value if self.results else ""
 
 
 class DeliveryClient:
-    """Sends deliveries signed with ``key``; ``bodies`` are the texts of all replies, for the search for values."""
+    """Sends deliveries signed with ``key``, and keeps all reply texts in ``bodies`` for the search for values."""
 
     def __init__(self, key: bytes) -> None:
         self.bodies: list[str] = []
@@ -45,7 +45,7 @@ class DeliveryClient:
     def send_until_accepted(
         self, url: Callable[[], str], notifications: Sequence[Notification], seconds: float = 60
     ) -> DeliveryReply:
-        """Deliver again until the status is 200, as SQS does; ``url`` is asked for before each try."""
+        """Deliver until the status is 200, as SQS does; ``url`` is called before each attempt."""
         replies: list[DeliveryReply] = []
 
         def accepted() -> bool:
@@ -58,7 +58,7 @@ class DeliveryClient:
     async def send_concurrently(
         self, urls: Sequence[str], deliveries: Sequence[Sequence[Notification]], max_in_flight: int = 200
     ) -> list[DeliveryReply]:
-        """Send many deliveries, round robin, with at most ``max_in_flight`` at a time."""
+        """Send many deliveries to the receivers in turn, with at most ``max_in_flight`` at a time."""
         slots = asyncio.Semaphore(max_in_flight)
         limits = httpx.Limits(max_connections=max_in_flight, max_keepalive_connections=max_in_flight)
         async with httpx.AsyncClient(timeout=30, limits=limits) as http:
@@ -75,7 +75,7 @@ class DeliveryClient:
             return list(await asyncio.gather(*(post(*each) for each in enumerate(deliveries))))
 
     def record(self, reply: httpx.Response) -> DeliveryReply:
-        """Record a reply, also to a delivery that a test has sent itself."""
+        """Record a reply and parse it. Tests that send a delivery themselves call this, too."""
         self.bodies.append(reply.text)
         has_results = reply.headers.get("content-type") == "application/json" and b'"results"' in reply.content
         results = decode_reply(reply.content) if has_results else ()

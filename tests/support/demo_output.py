@@ -1,4 +1,4 @@
-"""The output of the demo: its command, readers of what it prints, and the values that it uses."""
+"""The demo's output: functions that read it, and the values that the demo uses."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ DEMO = [sys.executable, "-m", "keyturn_local.demo"]
 
 
 def read_until_done(demo: subprocess.Popen[str]) -> str:
-    """Its output up to the end of the demo itself; with ``--keep`` the process runs on."""
+    """Return the output of the demo up to its last step. With ``--keep`` the process keeps running."""
     assert demo.stdout is not None
     printed = ""
     while "put-secret-value" not in printed and (line := demo.stdout.readline()):
@@ -25,12 +25,12 @@ def read_until_done(demo: subprocess.Popen[str]) -> str:
 
 
 def contains_value(text: str, values: Sequence[str]) -> bool:
-    """Whether a text contains a part of one of the values, too long to be there by chance."""
+    """Return whether a text contains any part of a value that is too long to occur by chance."""
     return any(part in text for value in values for part in re.findall(r"[\w-]{12,}", value))
 
 
 def step_times(printed: str) -> list[dict[str, int]]:
-    """The milliseconds at each step, for each rotation in turn."""
+    """Return the milliseconds of each step, as one dictionary for each rotation."""
     lines = [re.match(r" +(\d+) ms  ([^,(]*)", line) for line in printed.splitlines()]
     return [
         {line[2].strip(): int(line[1]) for line in block if line}
@@ -40,7 +40,7 @@ def step_times(printed: str) -> list[dict[str, int]]:
 
 
 def all_values(client: "SecretsManagerClient") -> list[str]:
-    """Every value of the demo's AWS secrets: two at the start, and those of four rotations."""
+    """Return all values of the demo's AWS secrets: two initial ones, and one from each of four rotations."""
     values = [
         client.get_secret_value(SecretId=name, VersionId=version["VersionId"])["SecretString"]
         for name in ("demo/database", "demo/api-token")
@@ -51,7 +51,7 @@ def all_values(client: "SecretsManagerClient") -> list[str]:
 
 
 def client_from_printed_env(printed: str) -> "SecretsManagerClient":
-    """A client configured by the environment variables that the demo prints for the AWS CLI."""
+    """Return a client configured by the environment variables that the demo prints for the AWS CLI."""
     exported = re.search(r"export (.*)", printed)
     assert exported is not None
     variables = dict(pair.split("=", 1) for pair in exported[1].split())

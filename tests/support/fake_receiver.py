@@ -1,4 +1,4 @@
-"""A fake receiver that answers as a test says: plain HTTP on loopback, or TLS under a CA of the test's own."""
+"""A fake receiver whose answers the test defines, over plain HTTP on loopback or over TLS."""
 
 import ssl
 import threading
@@ -20,12 +20,12 @@ Respond = Callable[[dict[str, str], bytes], tuple[int, bytes]]
 
 
 class FakeReceiver:
-    """Answers with ``respond`` and ``extra_headers``; keeps the ``requests`` and the number of ``connections``."""
+    """A server that answers with ``respond`` and ``extra_headers``, and records ``requests`` and ``connections``."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.respond: Respond = lambda headers, body: (200, reply_to_all(body, Outcome.APPLIED))
         self.extra_headers: dict[str, str] = {}
-        self.is_marked = True  # False: as something before the receiver answers, or a receiver of 0.2
+        self.is_marked = True  # False imitates a proxy before the receiver, or a receiver of 0.2
         self.requests: list[tuple[dict[str, str], bytes]] = []
         self.connections = 0
         self.closed = threading.Event()
@@ -74,11 +74,11 @@ class FakeReceiver:
 
     @property
     def notifications(self) -> list[Notification]:
-        """All notifications received, in order."""
+        """All received notifications, in order."""
         return [each for _, body in self.requests for each in decode(CONTENT_TYPE_BATCH, body)]
 
     def hang(self, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
-        """A ``respond`` that never answers before the end of the test."""
+        """Wait until the test ends, but at most 60 s; assign this to ``respond`` to imitate a hanging receiver."""
         self.closed.wait(60)
         return 200, b""
 
@@ -90,5 +90,5 @@ class FakeReceiver:
 
 
 def reply_to_all(body: bytes, outcome: Outcome) -> bytes:
-    """The reply that gives each event of a body this outcome."""
+    """Return a reply that reports the same outcome for each event of a body."""
     return encode_reply([Result(event.id, outcome) for event in decode(CONTENT_TYPE_BATCH, body)])

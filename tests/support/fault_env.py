@@ -1,7 +1,8 @@
-"""The environment of fault tests: receivers behind proxies that inject faults, AWS and Kubernetes behind these.
+"""The environment of fault tests: receivers whose calls to AWS and Kubernetes go through fault-injecting proxies.
 
-A history of the namespace is recorded beside. ``wait_converged`` is what every test ends with: the state is that of a
-run without the fault (convergence.py), and no byte of a value is in anything that was output (docs/faults.md).
+The environment also records the history of the namespace. Every test ends with ``wait_converged``, which checks that
+the state equals that of a run without the fault (convergence.py), and that no output contains any part of a value
+(docs/faults.md).
 """
 
 import json
@@ -34,7 +35,7 @@ from support.object_history import HistoryWatcher
 from support.wait import eventually
 
 CREDENTIALS = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
-QUIET = {  # settings of a receiver that acts on notifications and watches alone
+QUIET = {  # settings of a receiver that reacts to notifications and watches only
     "KEYTURN_POLL_INTERVAL_SECONDS": "3600",
     "KEYTURN_HEARTBEAT_SILENCE_SECONDS": "0",
     "KEYTURN_SIGNING_KEY_INTERVAL_SECONDS": "3600",
@@ -42,7 +43,7 @@ QUIET = {  # settings of a receiver that acts on notifications and watches alone
 
 
 class FaultEnv:
-    """One namespace of the cluster, and the receivers that a test starts; made by ``start``."""
+    """A namespace of the cluster and the receivers that a test starts in it. ``start`` creates the environment."""
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class FaultEnv:
         self.kubernetes_proxy = FaultProxy(control_plane.url, control_plane.ca_file)
         self.aws_proxy = FaultProxy(aws.endpoint_url)
         self.receivers: list[LocalReceiver] = []
-        self._secret_ids: dict[str, str] = {}  # the AWS secret's name by the Secret's
+        self._secret_ids: dict[str, str] = {}  # maps each Secret to the name of its AWS secret
         self.signing_key_id = signing_key_id
         self.signing_key = self.client.get_secret_value(SecretId=signing_key_id)["SecretString"]
         self.key = parse_key(self.signing_key)
@@ -68,7 +69,7 @@ class FaultEnv:
         annotations = {"keyturn.dev/allow-secrets": f"{self.namespace}/*"}
         namespaces = [{"name": self.namespace, "annotations": annotations}, {"name": self.receiver_namespace}]
         self._objects = [{"apiVersion": "v1", "kind": "Namespace", "metadata": each} for each in namespaces]
-        # Values may name the test's own namespace, whose name is made here.
+        # The values may contain the placeholder {namespace}, because the name is generated here.
         served = [each.format(namespace=self.namespace) for each in values.get("namespaces", [])]
         self.chart_objects = chart_rights(self.receiver_namespace, {**values, "namespaces": served})
         self._objects += self.chart_objects
@@ -87,7 +88,7 @@ class FaultEnv:
         directory: Path,
         values: Mapping[str, Any] | None = None,
     ) -> Iterator[Self]:
-        """Start an environment; ``values`` are the chart's."""
+        """Start an environment; ``values`` are values for the chart."""
         env = cls(control_plane, aws, signing_key_id, directory, values or {})
         try:
             yield env
@@ -110,51 +111,51 @@ class FaultEnv:
 
     @cached_property
     def client(self) -> Any:
-        """AWS itself, past the proxy. One for all: each costs a botocore session."""
+        """A client that bypasses the proxy. It is shared, because creating one takes a botocore session."""
         return self.aws.secrets_manager()
 
     def client_in(self, region: str) -> Any:
-        """The same AWS in another region."""
+        """Return a client for the same AWS in another region."""
         return boto3.client("secretsmanager", region, endpoint_url=self.aws.endpoint_url, **CREDENTIALS)
 
     def new_value(self, text: str) -> str:
-        """A value that the search for values recognizes wherever it turns up."""
+        """Return a value that the search for values recognizes in any output."""
         return f"{CANARY}-{text}-{uuid4().hex[:8]}"
 
     def create_aws_secret(self, name: str) -> str:
-        """Create an AWS secret; return its ARN."""
+        """Create an AWS secret and return its ARN."""
         secret_id = f"{self.namespace}/{name}"
         return str(self.client.create_secret(Name=secret_id, SecretString=self.new_value("first"))["ARN"])
 
     def aws_value(self, name: str = "db") -> str:
-        """The value that AWS has for a Secret now."""
+        """Return the value that AWS currently has for a Secret."""
         secret_id = self._secret_ids.get(name, f"{self.namespace}/{name}")
         return str(self.client.get_secret_value(SecretId=secret_id)["SecretString"])
 
     def rotate(self, name: str = "db", text: str = "next") -> Notification:
-        """Rotate an AWS secret; return the notification of it."""
+        """Rotate an AWS secret and return the notification of the change."""
         version_id = rotate(self.client, f"{self.namespace}/{name}", self.new_value(text))
         return self.notification_of(name, version_id)
 
     def notification_of(self, name: str, version_id: str, kind: EventType = EventType.CHANGED) -> Notification:
-        """A notification about an AWS secret, under an id of its own."""
+        """Return a notification about an AWS secret, with an id of its own."""
         arn = self.client.describe_secret(SecretId=f"{self.namespace}/{name}")["ARN"]
         return notification(arn, version_id, kind)
 
     def notification_without_version(self, arn: str, kind: EventType) -> Notification:
-        """A notification that names no version."""
+        """Return a notification that names no version."""
         named = notification(arn, "none", kind)
         return replace(named, data=replace(named.data, version_id=None, label=None))
 
     # --- Kubernetes
 
     def create_objects(self, *objects: Any) -> None:
-        """Create objects that are deleted at the end."""
+        """Create objects and delete them when the environment closes."""
         self._objects += objects
         self.cluster.create(objects)
 
     def create_bound_secret(self, name: str = "db", consumers: Sequence[str] = ("web",), **annotations: str) -> str:
-        """Create an AWS secret, a Secret that is filled from it, and consumers; return the AWS secret's ARN."""
+        """Create an AWS secret, a Secret filled from it, and consumers; return the ARN of the AWS secret."""
         arn = self.create_aws_secret(name)
         self.bind_secret(name, **annotations)
         eventually(lambda: self.is_current(name), 60)
@@ -163,13 +164,13 @@ class FaultEnv:
         return arn
 
     def bind_secret(self, name: str, to: str = "", **annotations: str) -> None:
-        """Create a Secret bound to the AWS secret of the same name, or to another."""
+        """Create a Secret bound to the AWS secret of the same name, or to the one that ``to`` names."""
         self._secret_ids[name] = f"{self.namespace}/{to or name}"
         self._convergence.secrets.add(name)
         self.cluster.create([secret(self.namespace, name, self._secret_ids[name], **annotations)])
 
     def delete_bound_secret(self, name: str = "db") -> None:
-        """Delete a bound Secret: nothing more is expected of it."""
+        """Delete a bound Secret, and no longer check it for convergence."""
         del self._secret_ids[name]
         self._convergence.secrets.remove(name)
         self.cluster.kubectl("delete", "secret", name, "-n", self.namespace)
@@ -182,13 +183,13 @@ class FaultEnv:
             eventually(lambda each=each: self.history.baseline(each, secret_name))
 
     def status(self, name: str, namespace: str = "") -> str:
-        """The status annotation of a Secret, in one line; waited for."""
+        """Wait until a Secret has a status annotation, and return it as one line."""
         where = namespace or self.namespace
         status = eventually(lambda: annotations_of(self.cluster, "secret", where, name).get("keyturn.dev/status"))
         return " ".join(status.split())
 
     def expire_lease(self) -> None:
-        """Let the poller's Lease run out now."""
+        """End the poller's lease now, by deleting the Lease."""
         self.cluster.kubectl("delete", "lease", "keyturn-poller", "-n", self.receiver_namespace, "--ignore-not-found")
 
     # --- Receivers
@@ -201,10 +202,10 @@ class FaultEnv:
         python: Path | None = None,
         **settings: str,
     ) -> LocalReceiver:
-        """Start a replica behind the proxies of the environment or behind ``proxies`` (Kubernetes', AWS's).
+        """Start a replica behind the proxies of the environment, or behind ``proxies`` (Kubernetes, AWS).
 
-        ``python`` is the interpreter of another virtual environment. Its poller sleeps unless ``settings`` say
-        otherwise.
+        ``python`` is the interpreter of another virtual environment. The replica does not poll unless ``settings``
+        shorten the poll interval.
         """
         kubernetes_proxy, aws_proxy = proxies or (self.kubernetes_proxy, self.aws_proxy)
         name = f"receiver-{len(self.receivers)}"
@@ -227,7 +228,7 @@ class FaultEnv:
             made.start()
         return made
 
-    # --- Deliveries, to the receiver that was started last unless ``to`` says otherwise
+    # --- Deliveries. They go to the receiver that was started last, unless ``to`` names another.
 
     def send(self, *notifications: Notification, to: LocalReceiver | None = None, seconds: float = 20) -> DeliveryReply:
         """Deliver once."""
@@ -236,36 +237,39 @@ class FaultEnv:
     def send_until_accepted(
         self, *notifications: Notification, to: LocalReceiver | None = None, seconds: float = 60
     ) -> DeliveryReply:
-        """Deliver until it is taken, as SQS does."""
+        """Deliver until the receiver accepts, as SQS does."""
         return self.deliveries.send_until_accepted(lambda: (to or self.receivers[-1]).url, notifications, seconds)
 
     # --- Expectations
 
     def is_current(self, name: str = "db") -> bool:
-        """Whether a Secret holds what AWS has now, and its status is ok."""
+        """Return whether a Secret holds the value that AWS has now and its status is ok."""
         return self._convergence.is_current(name)
 
     def let_settle(self, seconds: float = 1.0) -> None:
-        """Give what should not happen the time to happen."""
+        """Wait long enough for an unwanted effect to appear."""
         time.sleep(seconds)
 
     def wait_converged(self, seconds: float = 30) -> None:
-        """Wait until everything is as in a run without the fault, then check the history and the output."""
+        """Wait until the state equals that of a run without the fault, then check the history and the output."""
         self._convergence.wait(seconds)
         self.assert_history_consistent()
 
     def assert_history_consistent(self) -> None:
-        """Check the history of the consumers, and the output."""
+        """Check the history of the consumers, and search the output for values."""
         self._convergence.assert_history_consistent()
         self.assert_no_value_leaked()
 
     def assert_no_value_leaked(self) -> None:
-        """Search all output for values."""
+        """Fail if any output contains a value."""
         for place, text in self.observed_output().items():
             assert CANARY not in text, f"a value in {place}"
 
     def observed_output(self) -> dict[str, str]:
-        """All that is readable without the right to read Secrets, and what the receivers log, answer and measure."""
+        """Return all text that can be read without the right to read Secrets.
+
+        This includes the logs, replies and metrics of the receivers.
+        """
         output = {receiver.name: receiver.log for receiver in self.receivers}
         output["replies"] = "\n".join(self.deliveries.bodies)
         output["metrics"] = "\n".join(receiver.metrics() for receiver in self.receivers if receiver.running)

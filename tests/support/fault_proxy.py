@@ -1,6 +1,7 @@
-"""A proxy in front of Kubernetes or AWS that records every call, and injects the fault that a test names.
+"""A proxy in front of Kubernetes or AWS that records every call and injects the fault that a test chooses.
 
-Threads and blocking sockets, on loopback: slow, and free to hang, cut and garble as no well-behaved server would.
+The proxy uses threads and blocking sockets on loopback. It is slow, but it can hang, cut connections and send garbled
+data, which no well-behaved server would do.
 """
 
 import json
@@ -19,7 +20,7 @@ import urllib3
 
 @dataclass(frozen=True)
 class Call:
-    """One request as the server upstream gets it."""
+    """A request, as the upstream server receives it."""
 
     method: str
     path: str
@@ -33,22 +34,22 @@ class Call:
 
     @property
     def action(self) -> str:
-        """What is called of AWS, such as "GetSecretValue"; empty for Kubernetes."""
+        """The AWS action, such as "GetSecretValue"; empty for Kubernetes."""
         return self.headers.get("x-amz-target", "").partition(".")[2]
 
     @property
     def content(self) -> Any:
-        """The body, which is JSON."""
+        """The parsed JSON body."""
         return json.loads(self.body) if self.body else {}
 
     def about(self, text: str) -> bool:
-        """Whether path or body name something."""
+        """Return whether the path or the body contains a text."""
         return text in self.path or text.encode() in self.body
 
 
 @dataclass(frozen=True)
 class Reply:
-    """Answer so, and do not ask the server upstream."""
+    """A fault: the proxy sends this reply and does not call the upstream server."""
 
     status: int
     body: Any = None
@@ -56,37 +57,43 @@ class Reply:
 
 
 class Cut:
-    """Close the connection and do not ask the server upstream."""
+    """A fault: the proxy closes the connection and does not call the upstream server."""
 
 
 class CutAfter:
-    """Ask the server upstream, and close the connection in place of its answer."""
+    """A fault: the proxy calls the upstream server, and closes the connection instead of passing on the answer."""
 
 
 class Hang:
-    """Say nothing until the proxy is told to let go."""
+    """A fault: the proxy sends nothing until it is healed, for at most 120 s, and then closes the connection."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """Hand each piece of the answer on as this makes it; of a watch, each event. None: keep it back."""
+    """A fault: the proxy passes each piece of the answer, or each event of a watch, through ``edit``.
+
+    The proxy drops a piece if ``edit`` returns None.
+    """
 
     edit: Callable[[bytes], bytes | None]
 
 
 @dataclass(frozen=True)
 class Drip:
-    """Hand the answer on byte by byte, so many seconds apart, until the proxy is told to let go."""
+    """A fault: the proxy sends the answer byte by byte, ``seconds`` apart, until it is healed."""
 
     seconds: float = 1.0
 
 
 Fault = Reply | Cut | CutAfter | Hang | Edit | Drip | None
-"""The fault of a call; None: the call passes."""
+"""The fault of a call, or None if the call passes unchanged."""
 
 
 class FaultProxy:
-    """Serves on loopback. ``fault_for`` decides on each call; ``on_answered`` is called once upstream has answered."""
+    """A proxy on loopback.
+
+    ``fault_for`` chooses the fault of each call. ``on_answered`` is called once the upstream server has answered.
+    """
 
     def __init__(self, url: str, ca_file: Path | None = None) -> None:
         self.calls: list[Call] = []
@@ -113,39 +120,39 @@ class FaultProxy:
             request_queue_size = 256
 
             def handle_error(self, *_: object) -> None:
-                pass  # connections break when their receiver is killed: that is what it is for
+                pass  # the receivers are killed on purpose, and their connections then break
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def kubeconfig(self, original: Path, file: Path) -> Path:
-        """Write a copy of a kubeconfig that goes through the proxy."""
+        """Write a copy of a kubeconfig that points to the proxy."""
         content = json.loads(original.read_text())
         content["clusters"][0]["cluster"] = {"server": self.url}
         file.write_text(json.dumps(content))
         return file
 
     def heal(self) -> None:
-        """From now on everything passes; what hangs is let go, its connection closed."""
+        """Let all calls pass from now on; the proxy closes the connections of hanging calls."""
         self.fault_for: Callable[[Call], Fault] = lambda call: None
         self.on_answered: Callable[[Call, int], None] = lambda call, status: None
         self._released.set()
         self._released = threading.Event()
 
     def close(self) -> None:
-        """End it."""
+        """Stop the proxy."""
         self.heal()
         self._server.shutdown()
         self._server.server_close()
         self._pool.clear()
 
     def matching(self, method: str, pattern: str) -> list[Call]:
-        """The calls so far of this method whose path fits."""
+        """Return the calls so far with this method whose path matches the pattern."""
         return [call for call in self.calls if call.method == method and re.search(pattern, call.path)]
 
     def actions(self, action: str, about: str = "") -> list[Call]:
-        """The calls so far of one action of AWS, about something."""
+        """Return the calls so far of one AWS action whose path or body contains ``about``."""
         return [call for call in self.calls if call.action == action and call.about(about)]
 
     def _handle(self, request: Any) -> None:
@@ -154,7 +161,8 @@ class FaultProxy:
         headers = {name.lower(): value for name, value in request.headers.items()}
         call = Call(request.command, parts.path, parse_qs(parts.query), headers, body)
         self.calls.append(call)
-        released = self._released  # before the fault is chosen, so that a heal meanwhile releases this call, too
+        # Taken before the fault is chosen, so that a concurrent ``heal`` also releases this call.
+        released = self._released
         fault = self.fault_for(call)
         if isinstance(fault, Cut | Hang):
             if isinstance(fault, Hang):

@@ -1,4 +1,4 @@
-"""Helm of the chart in a namespace of their own, by the real Helm, and what the cluster holds then."""
+"""Helm releases of the chart, each set in its own namespace, and the state of the cluster after each command."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -26,12 +26,12 @@ KINDS = (
     "serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings"
 )
 RECEIVERS = release.RECEIVERS
-PYTHON = "/opt/keyturn/bin/python"  # in the image
+PYTHON = "/opt/keyturn/bin/python"  # the interpreter in the image
 WAITING = {"wait": "watcher", "timeout": 60}
 
 
 class Helm:
-    """Helm in one namespace; a release is called keyturn unless ``name`` says otherwise."""
+    """The real Helm, in one namespace. A release is named keyturn unless ``name`` says otherwise."""
 
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self.cluster = cluster
@@ -39,27 +39,27 @@ class Helm:
         self.client = helm_python.Config(kubeconfig_path=cluster.kubeconfig, namespace=namespace)
 
     def install(self, values: Any = SOME_KEY, name: str = "keyturn", chart: Path = CHART, **options: Any) -> Any:
-        """Install, and wait until all is ready. Raises HelmError."""
+        """Install a release and wait until all its objects are ready. Raises HelmError."""
         return self.client.install(chart, name, values, **{**WAITING, **options})
 
     def upgrade(self, values: Any = SOME_KEY, name: str = "keyturn", **options: Any) -> Any:
-        """Upgrade to the chart of today, and wait until all is ready. Raises HelmError."""
+        """Upgrade a release to the chart in this tree and wait until all its objects are ready. Raises HelmError."""
         return self.client.upgrade(CHART, name, values, **{**WAITING, **options})
 
     def roll_back(self, revision: int | None = None, name: str = "keyturn") -> None:
-        """Go back to a revision, or to the one before."""
+        """Roll back to a revision, or to the previous one if none is given."""
         self.client.rollback(name, version=revision, wait="watcher", timeout=60)
 
     def wait_for_rollout(self) -> None:
-        """Wait for the pods alone: Helm would wait for a load balancer's address, too, and nothing here assigns one."""
+        """Wait for the pods alone. Helm would also wait for a load balancer's address, and nothing assigns one here."""
         self.cluster.kubectl("rollout", "status", "deployment", "-l", OURS, "-n", self.namespace, "--timeout=120s")
 
     def uninstall(self, name: str = "keyturn") -> None:
-        """Take a release away, and wait until all of it is gone."""
+        """Uninstall a release and wait until all its objects are gone."""
         self.client.uninstall(name, wait="watcher", timeout=60)
 
     def ready_pods(self, selector: str = OURS) -> set[str]:
-        """The names of the pods that are Ready."""
+        """Return the names of the pods that are Ready."""
         return {
             pod["metadata"]["name"]
             for pod in self.cluster.list("pods", self.namespace, selector)
@@ -68,7 +68,7 @@ class Helm:
         }
 
     def object_versions(self) -> dict[tuple[str, str], tuple[str, Any]]:
-        """What each object of ours is: its uid, and what changes whenever it does, but with its status."""
+        """Return the uid and the generation of each object of ours, or its resource version if it has no generation."""
         found = (each["metadata"] | {"kind": each["kind"]} for each in self.cluster.list(KINDS, self.namespace, OURS))
         return {
             (each["kind"], each["name"]): (each["uid"], each.get("generation", each["resourceVersion"]))
@@ -76,20 +76,24 @@ class Helm:
         }
 
     def inventory(self, *others: str) -> set[tuple[str, str, str]]:
-        """All there is in the namespace, in others and in none: kind, namespace, name. Events are left out."""
+        """Return kind, namespace and name of all objects in the namespace, in ``others`` and outside namespaces.
+
+        Events are left out.
+        """
         listed = self.cluster.kubectl("api-resources", "--verbs=list", "-o", "name").split()
         kinds = ",".join(kind for kind in listed if kind.split(".")[0] not in ("events", "componentstatuses"))
         columns = "custom-columns=KIND:.kind,NAMESPACE:.metadata.namespace,NAME:.metadata.name"
         found = set()
         for place in (self.namespace, *others):
-            # Which Kubernetes makes a moment after its namespace, and which would count as ours then.
+            # Kubernetes creates this ServiceAccount a moment after its namespace; without the wait it could count as
+            # ours.
             self.cluster.kubectl("wait", "--for=create", "serviceaccount/default", "-n", place, "--timeout=120s")
             lines = self.cluster.kubectl("get", kinds, "-n", place, "--no-headers", "-o", columns).splitlines()
             found |= {(kind, namespace, name) for kind, namespace, name in map(str.split, lines)}
         return found
 
     def close(self) -> None:
-        """Take all releases away."""
+        """Uninstall all releases."""
         for each in self.client.list(all_states=True):
             self.client.uninstall(each["name"])
         self.client.close()
@@ -97,7 +101,7 @@ class Helm:
 
 @contextmanager
 def helm_in_namespace(cluster: Cluster, namespace: str = "") -> Iterator[Helm]:
-    """Make a namespace that takes restricted pods alone; in the end it goes, and all releases in it."""
+    """Create a namespace that only admits restricted pods; at the end, delete it together with its releases."""
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     name = namespace or f"keyturn-{uuid4().hex[:6]}"
     made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
@@ -113,12 +117,12 @@ def helm_in_namespace(cluster: Cluster, namespace: str = "") -> Iterator[Helm]:
 
 
 def node_values(aws: LocalAws, signing_key_id: str, **others: Any) -> dict[str, Any]:
-    """The values that the chart needs on the node, merged with ``others``."""
+    """Return the values that the chart needs on the node, merged with ``others``."""
     return {**release.values(aws.environment(), signing_key_id), **others}
 
 
 class InstalledRelease:
-    """An installed release; its pods are real."""
+    """An installed release whose pods are real."""
 
     def __init__(self, helm: Helm) -> None:
         self.helm = helm
@@ -127,41 +131,41 @@ class InstalledRelease:
 
     @property
     def url(self) -> str:
-        """Where deliveries go: the Service, by its address."""
+        """The URL for deliveries, with the cluster IP of the Service."""
         service = self.cluster.get("service", "keyturn", self.namespace)["spec"]
         (port,) = service["ports"]
         return f"{port['name']}://{service['clusterIP']}:{port['port']}/v1/notifications"
 
     def pods(self) -> list[Any]:
-        """The receivers' pods, but for those that are going."""
+        """The pods of the receivers, except those that are terminating."""
         return release.receivers(self.cluster, self.namespace)
 
     def pod(self, name: str) -> Any:
-        """A pod as it is now."""
+        """Return the current state of a pod."""
         return self.cluster.get("pod", name, self.namespace)
 
     def log(self, pod: Any) -> list[dict[str, Any]]:
-        """What a receiver has logged: an object a line."""
+        """Return the log of a receiver, with one object for each line."""
         lines = self.cluster.kubectl("logs", pod["metadata"]["name"], "-n", self.namespace).splitlines()
         return [json.loads(line) for line in lines]
 
     def ask(self, pod: Any, path: str) -> httpx.Response:
-        """Ask a receiver at its pod's own address, at the port for operations."""
+        """Send a GET request to a receiver's port for operations, at the address of its pod."""
         return httpx.get(f"http://{pod['status']['podIP']}:{release.OPERATIONS_PORT}{path}", timeout=5)
 
     def metric(self, pod: Any, name: str) -> float:
-        """What a receiver has counted, whatever the labels, in sum."""
+        """Return the value of a receiver's metric, summed over all labels."""
         return total(self.ask(pod, "/metrics").text, name)
 
     def process(self, pod: Any) -> Path:
-        """The process of a receiver's container, in /proc."""
+        """Return the /proc directory of the process of a receiver's container."""
         (container,) = self.pod(pod["metadata"]["name"])["status"]["containerStatuses"]
         (found,) = processes_of(container["containerID"].split("//")[1])
         return found
 
 
 def deliver(url: str, key: bytes, *notifications: Notification, **options: Any) -> list[Result]:
-    """Deliver once, which must be answered 200; return the results. ``options`` are httpx's."""
+    """Deliver once, require the status 200, and return the results. ``options`` are passed to httpx."""
     body = encode(notifications)
     reply = httpx.post(url, content=body, headers=signed(key, body), timeout=20, **options)
     assert reply.status_code == 200, reply.text
@@ -169,13 +173,13 @@ def deliver(url: str, key: bytes, *notifications: Notification, **options: Any) 
 
 
 def processes_of(container: str) -> list[Path]:
-    """The processes of a container, or of all containers of a pod, by an id in the names of their cgroups."""
+    """Return the /proc directories of all processes whose cgroup names this container or pod id."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if container in (process / "cgroup").read_text():
                 found.append(process)
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
     return found
 
@@ -184,9 +188,9 @@ def processes_of(container: str) -> list[Path]:
 def installed_release(
     control_plane: ControlPlane, values: dict[str, Any], namespace: str = "", objects: Sequence[Any] = ()
 ) -> Iterator[InstalledRelease]:
-    """Install a release in a namespace of its own, beside ``objects`` that it needs there.
+    """Install a release in its own namespace, together with the ``objects`` that it needs there.
 
-    Wait until all its receivers are Ready and one of them leads.
+    The function waits until all receivers are Ready and one of them leads.
     """
     with helm_in_namespace(control_plane, namespace) as helm:
         if objects:

@@ -1,4 +1,4 @@
-"""A small evaluator of IAM policies: what is asked is answered from the statements alone.
+"""A small evaluator of IAM policies that considers identity statements alone.
 
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html
 """
@@ -16,16 +16,16 @@ def allows(
     resource: str,
     context: Mapping[str, str | Sequence[str]] | None = None,
 ) -> bool:
-    """Tell whether the statements allow ``action`` on ``resource``: by default not, and an explicit deny wins.
+    """Return whether the statements allow ``action`` on ``resource``. The default is no, and an explicit deny wins.
 
-    ``context`` holds condition keys; a key that a condition asks for and that is not there does not meet it.
+    ``context`` has the values of condition keys. A condition on a key that is missing there is generally not met.
     """
     effects = {each["Effect"] for each in statements if _applies(each, action, resource, context or {})}
     return effects == {"Allow"}
 
 
 def actions(statements: Iterable[Statement]) -> list[str]:
-    """All actions that the statements name."""
+    """Return all actions that the statements name."""
     return [
         each for one in statements for each in ([one["Action"]] if isinstance(one["Action"], str) else one["Action"])
     ]
@@ -46,7 +46,7 @@ def _applies(statement: Statement, action: str, resource: str, context: Mapping[
 def _meets(operator: str, wanted: list[str], value: str | Sequence[str] | None) -> bool:
     if operator == "Null":
         return wanted == ["true" if value is None else "false"]
-    if operator.startswith("ForAllValues:"):  # true without the key, too
+    if operator.startswith("ForAllValues:"):  # also true if the key is missing
         each_operator = operator.removeprefix("ForAllValues:")
         return all(_meets(each_operator, wanted, each) for each in _list(value or ()))
     if value is None:
@@ -54,7 +54,7 @@ def _meets(operator: str, wanted: list[str], value: str | Sequence[str] | None) 
     assert isinstance(value, str), "a key with several values needs ForAllValues or ForAnyValue"
     if operator in ("StringEquals", "Bool"):
         return value in wanted
-    if operator in ("StringLike", "ArnEquals", "ArnLike"):  # ArnEquals takes wildcards, too
+    if operator in ("StringLike", "ArnEquals", "ArnLike"):  # ArnEquals accepts wildcards, too
         return any(_like(pattern, value) for pattern in wanted)
     raise NotImplementedError(operator)
 

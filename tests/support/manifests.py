@@ -4,7 +4,7 @@ from typing import Any
 
 
 def secret(namespace: str, name: str, secret_id: str | None = None, **annotations: str) -> dict[str, Any]:
-    """A Secret; with a ``secret_id`` it is bound to that AWS secret."""
+    """Return a Secret, bound to the AWS secret ``secret_id`` if one is given."""
     metadata: dict[str, Any] = {"namespace": namespace, "name": name, "annotations": annotations}
     if secret_id is not None:
         metadata["labels"] = {"keyturn.dev/bind": "true"}
@@ -13,7 +13,7 @@ def secret(namespace: str, name: str, secret_id: str | None = None, **annotation
 
 
 def workload(namespace: str, name: str, pod: dict[str, Any], kind: str = "Deployment") -> dict[str, Any]:
-    """A workload of one pod; ``pod`` is merged into its pod's spec and the first container."""
+    """Return a workload of one pod; ``pod`` is merged into the spec of the pod and into its first container."""
     container = {"name": "main", "image": "none", **pod.pop("container", {})}
     return {
         "apiVersion": "apps/v1",
@@ -30,5 +30,5 @@ def workload(namespace: str, name: str, pod: dict[str, Any], kind: str = "Deploy
 
 
 def env_from(secret_name: str) -> dict[str, Any]:
-    """A pod whose container reads a whole Secret."""
+    """Return the part of a pod whose container reads all keys of a Secret."""
     return {"container": {"envFrom": [{"secretRef": {"name": secret_name}}]}}

@@ -1,6 +1,6 @@
-"""The history of a namespace: every state that its Secrets and workloads have been in, straight from the API server.
+"""The history of a namespace: every state of its Secrets and workloads, as the API server reports it.
 
-A watch gives one event for each write, so that no state in between is missed.
+A watch reports each write as one event, so no intermediate state is missed.
 """
 
 import json
@@ -22,7 +22,7 @@ MARK = "revision.keyturn.dev/"
 
 
 class HistoryWatcher:
-    """Watches one namespace; histories are by the object's name."""
+    """Watches one namespace and keeps the history of each object by its name."""
 
     def __init__(self, control_plane: ControlPlane, namespace: str) -> None:
         self._url = control_plane.url
@@ -39,38 +39,39 @@ class HistoryWatcher:
     def close(self) -> None:
         """End the watches."""
         for watch in self._open_watches:
-            with suppress(RuntimeError, ValueError):  # the API server has ended it, its connection is back in the pool
+            # The API server may have ended the watch, whose connection is then back in the pool.
+            with suppress(RuntimeError, ValueError):
                 watch.shutdown()
         self._pool.clear()
 
     def current(self, name: str) -> tuple[Mapping[str, bytes], Mapping[str, str]]:
-        """The data and the annotations of a Secret now; both empty where there is none."""
+        """Return the current data and annotations of a Secret; both are empty if it does not exist."""
         url = f"{self._url}/api/v1/namespaces/{self._namespace}/secrets/{name}"
         state = self._pool.request("GET", url, headers=self._headers).json()
         return _data(state), _annotations(state)
 
     def data_history(self, name: str) -> Sequence[Mapping[str, bytes]]:
-        """The data that a Secret has held, one after the other."""
+        """Return the successive data of a Secret."""
         return _changes(_data(state) for state in self.states("secrets", name))
 
     def revisions(self, name: str) -> Sequence[Mapping[str, str]]:
-        """The revisions in a Secret's record, one after the other; without those that an edit by hand has garbled."""
+        """Return the successive revisions in a Secret's record, without those that an edit by hand has corrupted."""
         annotations = (_annotations(state) for state in self.states("secrets", name))
         return _changes(read_record(each).revisions for each in annotations if each.get(REVISIONS))
 
     def marks(self, workload: str, secret: str) -> Sequence[str | None]:
-        """The marks of a Secret on a workload's pod template, in turn: each change has restarted its pods."""
+        """Return the successive marks of a Secret on a workload's pod template. Each change has restarted the pods."""
         return _changes(
             _annotations(state["spec"]["template"]).get(MARK + secret) for state in self.states("deployments", workload)
         )
 
     def baseline(self, workload: str, secret: str) -> str | None:
-        """The mark in a workload's own annotations."""
+        """Return the mark of a Secret in the workload's own annotations."""
         states = self.states("deployments", workload)
         return _annotations(states[-1]).get(MARK + secret) if states else None
 
     def states(self, resource: str, name: str) -> list[Any]:
-        """The states of all objects that have borne this name, without their status and who owns which field."""
+        """Return the states of all objects that have had this name, without their status and their managed fields."""
         with self._lock:
             return list(self._states[resource, name])
 
@@ -94,7 +95,7 @@ class HistoryWatcher:
                     if event["type"] in ("ADDED", "MODIFIED"):
                         self._record(resource, event["object"])
         except (OSError, ValueError, urllib3.exceptions.HTTPError):
-            pass  # the end
+            pass  # the watch has ended
 
     def _record(self, resource: str, state: Any) -> None:
         state.pop("status", None)
@@ -118,7 +119,7 @@ def _annotations(state: Any) -> dict[str, str]:
 
 
 def _changes(states: Any) -> list[Any]:
-    """The states that differ from the one before."""
+    """Return the states that differ from the state before them."""
     found: list[Any] = []
     for state in states:
         if not found or found[-1] != state:

@@ -1,4 +1,7 @@
-"""A fake OTLP endpoint on loopback that keeps what it is sent: https://opentelemetry.io/docs/specs/otlp/#otlphttp."""
+"""A fake OTLP endpoint on loopback that keeps the traces it receives.
+
+https://opentelemetry.io/docs/specs/otlp/#otlphttp
+"""
 
 import gzip
 import threading
@@ -9,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 class OtlpCollector:
-    """Takes traces; ``bodies`` has one for each request."""
+    """An endpoint that receives traces and keeps the body of each request in ``bodies``."""
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -32,17 +35,17 @@ class OtlpCollector:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What makes a receiver send its traces here, soon."""
+        """The settings with which a receiver sends its traces here every 200 ms."""
         return {"KEYTURN_TRACES": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": self.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
 
     @property
     def spans(self) -> list[Any]:
-        """All spans so far."""
+        """All spans received so far."""
         requests = [ExportTraceServiceRequest.FromString(body) for body in self.bodies]
         scopes = [scope for each in requests for resource in each.resource_spans for scope in resource.scope_spans]
         return [span for scope in scopes for span in scope.spans]
 
     def close(self) -> None:
-        """End it."""
+        """Stop the endpoint."""
         self._server.shutdown()
         self._server.server_close()

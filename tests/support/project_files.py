@@ -1,4 +1,4 @@
-"""The files of the project, without those that an earlier build has left."""
+"""The files of the project, without leftovers of earlier builds."""
 
 import subprocess
 from pathlib import Path
@@ -7,6 +7,6 @@ ROOT = Path(__file__).parents[2]
 
 
 def project_files() -> list[str]:
-    """Their paths below ROOT: those that git knows, and those that it would take."""
+    """Return the paths, below ROOT, of all files that git tracks or would add."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()

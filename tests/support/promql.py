@@ -1,4 +1,4 @@
-"""PromQL of the chart's alerts and dashboard, held against the series that a receiver really has."""
+"""The PromQL of the chart's alerts and dashboard, checked against the series that a receiver exposes."""
 
 import re
 from collections.abc import Set
@@ -9,12 +9,12 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from keyturn_receiver.telemetry.metrics import Metrics
 
-SCRAPED = frozenset({"namespace", "pod"})  # what Prometheus operator puts on each series, by either kind of monitor
+SCRAPED = frozenset({"namespace", "pod"})  # labels that the Prometheus operator adds for both kinds of monitor
 _SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 
 
 def series() -> dict[str, Set[str]]:
-    """What Prometheus reads from a receiver: the labels of each series."""
+    """Return the labels of each series that a receiver exposes."""
     found: dict[str, Set[str]] = {
         sample.name: SCRAPED for metric in ProcessCollector(registry=None).collect() for sample in metric.samples
     }
@@ -26,19 +26,19 @@ def series() -> dict[str, Set[str]]:
 
 
 def metric(name: str) -> str:
-    """The metric that a series is of."""
+    """Return the name of the metric to which a series belongs."""
     return re.sub("_(bucket|sum|count)$", "", name)
 
 
 def selectors(parsed: promql.Expr) -> list[promql.VectorSelector]:
-    """What an expression selects, wherever in it."""
+    """Return all vector selectors in an expression, at any depth."""
     return [node for node in _nodes(parsed) if isinstance(node, promql.VectorSelector)]
 
 
 def faults(expression: str, namespace: str) -> list[str]:
-    """What an expression names and no receiver has, and what it reads of any but one namespace.
+    """Return the errors of an expression: unknown series and labels, and selectors not limited to one namespace.
 
-    Raises ValueError where it is no PromQL.
+    Raises ValueError if the expression is not valid PromQL.
     """
     parsed, known, found = promql.parse(expression), series(), []
     for selector in selectors(parsed):
@@ -56,7 +56,7 @@ def faults(expression: str, namespace: str) -> list[str]:
 
 
 def labels(expression: str) -> Set[str]:
-    """The labels of what an expression gives."""
+    """Return the labels of the series to which an expression evaluates."""
     return _labels(promql.parse(expression), series())
 
 

@@ -1,4 +1,4 @@
-"""Raw HTTP: connections to a receiver's webhook that send any bytes, and read or do not read."""
+"""Raw HTTP connections to a receiver's webhook, which can send any bytes and leave answers unread."""
 
 import select
 import socket
@@ -12,12 +12,13 @@ from keyturn_local.receiver.process import LocalReceiver
 
 
 class RawConnection:
-    """One connection to the webhook, on which ``first`` has been sent."""
+    """A connection to the webhook that sends ``first`` when it opens."""
 
     def __init__(self, receiver: LocalReceiver, first: bytes = b"", tls: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(receiver.url)
         self.socket = socket.socket()
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that unread answers soon fill it
+        # A small buffer that unread answers soon fill.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.socket.settimeout(10)
         self.socket.connect((parts.hostname, parts.port))
         if tls:
@@ -25,7 +26,7 @@ class RawConnection:
         self.send(first)
 
     def send(self, data: bytes) -> bool:
-        """Send bytes; False when the receiver has closed the connection."""
+        """Send bytes; return False if the connection is closed or takes no more."""
         try:
             self.socket.sendall(data)
         except OSError:
@@ -33,7 +34,7 @@ class RawConnection:
         return True
 
     def send_repeatedly(self, piece: bytes, most: int) -> int:
-        """Send the same again and again; return how many bytes were taken before the end, or ``most``."""
+        """Send the same bytes again and again; stop at an error or after ``most`` bytes, and return the number sent."""
         taken = 0
         try:
             while taken < most:
@@ -43,7 +44,7 @@ class RawConnection:
         return taken
 
     def read_to_end(self, seconds: float = 10) -> bytes:
-        """Read until the connection is closed, or until ``seconds`` have passed without a byte."""
+        """Read until the connection is closed, or until no byte has arrived for ``seconds``."""
         content = b""
         self.socket.settimeout(seconds)
         try:
@@ -55,19 +56,19 @@ class RawConnection:
 
     @property
     def closed(self) -> bool:
-        """Whether the other side has closed it; found out without reading."""
+        """Whether the receiver has closed the connection. This check reads no data."""
         poll = select.poll()
         poll.register(self.socket, select.POLLRDHUP)
         return bool(poll.poll(0))
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self.socket.close()
 
 
 @contextmanager
 def raw_connections() -> Iterator[list[RawConnection]]:
-    """A list whose connections are closed at the end."""
+    """Yield a list, and close the connections in it at the end of the test."""
     made: list[RawConnection] = []
     try:
         yield made
@@ -77,15 +78,15 @@ def raw_connections() -> Iterator[list[RawConnection]]:
 
 
 def request(*headers: str, body: bytes = b"", method: str = "POST", path: str = "/v1/notifications") -> bytes:
-    """A request as its bytes."""
+    """Return the bytes of a request."""
     return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: keyturn", *headers, "", "")).encode() + body
 
 
 def send_without_reading(some: Sequence[RawConnection], asked: bytes, receiver: LocalReceiver, most: int = 600) -> None:
     """Send deliveries on each connection and read no answer, until the receiver stops reading from all of them.
 
-    While the receiver answers, at most 8 deliveries wait for their answers: it closes a connection on which many more
-    wait. Once it has answered nothing for two seconds, it waits for us to read.
+    While the receiver answers, at most 8 deliveries are unanswered, because the receiver closes a connection with many
+    more. If it has not caught up within two seconds, it is taken to be waiting for its answers to be read.
     """
     answered_before = receiver.metric("keyturn_deliveries_total", code="200")
     writable, sent, answering = set(some), 0, True

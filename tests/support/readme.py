@@ -1,4 +1,4 @@
-"""What the README says under "On EKS": its commands, what each prints, and the files that they name."""
+"""The section "On EKS" of the README: its commands, the output that it shows, and the files that it names."""
 
 import re
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ SIGNING_KEY = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:keyturn-AbCd
 
 @dataclass(frozen=True)
 class Step:
-    """One command, and the lines that it prints, as shown."""
+    """A command and the output lines that the README shows for it."""
 
     command: str
     prints: tuple[str, ...]
 
 
 def steps() -> list[Step]:
-    """The commands in their order, with continued lines joined."""
+    """Return the commands in order, with continuation lines joined."""
     (block,) = _blocks("")
     found = []
     for text in re.split(r"^\$ ", block.replace("\\\n", " "), flags=re.MULTILINE)[1:]:
@@ -31,13 +31,13 @@ def steps() -> list[Step]:
 
 
 def step(beginning: str) -> Step:
-    """The one command that begins so."""
+    """Return the one command that starts with ``beginning``."""
     (found,) = (each for each in steps() if each.command.startswith(beginning))
     return found
 
 
 def files() -> dict[str, Any]:
-    """The two files that the commands name."""
+    """Return the two files that the commands use."""
     values, binding = _blocks("yaml")
     read = yaml.safe_load
     return {"keyturn.yaml": read(values.replace("<SigningKeySecretId>", SIGNING_KEY)), "db.yaml": read(binding)}

@@ -1,7 +1,7 @@
-"""Deployments whose pods report, five times a second, which version of a Secret they hold.
+"""Deployments whose pods report five times a second which version of a Secret they hold.
 
-The values are names of versions ("v017", a later one sorts after an earlier one), and no secrets. Each report has its
-time, by a clock that pods and test share, so that a busy listener does not distort it.
+The values are names of versions, such as "v017", whose alphabetical order is their order in time; none is confidential.
+Each report carries the time of a clock that the pods and the test share, so a busy listener does not distort the times.
 """
 
 import socket
@@ -25,9 +25,10 @@ from support.manifests import secret, workload
 from support.wait import eventually
 
 ENV, VOLUME, SUB_PATH = WAYS = ("env", "volume", "subpath")
-KEY = "value"  # of a Secret that is made from a text
+KEY = "value"  # the key of a Secret that is filled from plain text
 
-# $1: the consumer's name; the other words are ways to read. A value has no end of line, and `read` misses it.
+# $1 is the name of the consumer, and the other arguments are the ways to read. A value does not end in a newline, so
+# `read` fails although it assigns the value.
 SCRIPT = """
 trap 'exit 0' TERM
 consumer=$1 pod=$(hostname)
@@ -56,17 +57,17 @@ RESTRICTED = {
 
 
 def pod_clock() -> float:
-    """The time by the pods' clock, in seconds since the machine was started."""
+    """Return the time on the pods' clock, in seconds since the machine was booted."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def version_name(number: int) -> str:
-    """The name of a version."""
+    """Return the name of a version."""
     return f"v{number:03}"
 
 
 def bind_secrets(cluster: Cluster, aws: LocalAws, namespace: str, *names: str) -> None:
-    """Create AWS secrets, and Secrets that are bound to them, and wait until these hold the first version."""
+    """Create AWS secrets and Secrets bound to them, and wait until the Secrets hold the first version."""
     for name in names:
         aws.secrets_manager().create_secret(Name=f"{namespace}/{name}", SecretString=version_name(0))
     cluster.create(secret(namespace, name, f"{namespace}/{name}") for name in names)
@@ -75,7 +76,7 @@ def bind_secrets(cluster: Cluster, aws: LocalAws, namespace: str, *names: str) -
 
 
 def rotate_to(aws: LocalAws, namespace: str, name: str, number: int) -> Notification:
-    """Rotate an AWS secret; return the notification that comes of it."""
+    """Rotate an AWS secret and return the resulting notification."""
     client = aws.secrets_manager()
     version_id = rotate(client, f"{namespace}/{name}", version_name(number))
     return notification(client.describe_secret(SecretId=f"{namespace}/{name}")["ARN"], version_id)
@@ -83,7 +84,7 @@ def rotate_to(aws: LocalAws, namespace: str, name: str, number: int) -> Notifica
 
 @dataclass(frozen=True)
 class Report:
-    """A pod's report: at ``at`` it held ``version``, read in this way."""
+    """A report by a pod that it held ``version`` at the time ``at``, as read in one ``way``."""
 
     at: float
     consumer: str
@@ -93,7 +94,7 @@ class Report:
 
 
 class Listener:
-    """Listens to the pods; ``reports`` are all reports, those of one pod in their order."""
+    """A server that receives the reports of the pods. ``reports`` has all of them, those of one pod in order."""
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
@@ -111,14 +112,17 @@ class Listener:
         self._server.shutdown()
         self._thread.join()
         for connection in list(self._connections):
-            with suppress(OSError):  # its pod is gone
+            with suppress(OSError):  # the pod is gone
                 connection.shutdown(socket.SHUT_RDWR)
         self._server.server_close()
 
     def consumer(
         self, namespace: str, name: str, secret_name: str, ways: Sequence[str] = (), disabled: bool = False
     ) -> dict[str, Any]:
-        """A Deployment of one pod that reads a Secret in these ways, or in that of its own name, and tells here."""
+        """Return a Deployment of one pod that reads a Secret in these ways and reports to this listener.
+
+        Without ``ways``, the name of the Deployment is the way to read.
+        """
         ways = ways or (name,)
         held = {"name": "HELD", "valueFrom": {"secretKeyRef": {"name": secret_name, "key": KEY}}}
         mounts = {
@@ -137,7 +141,7 @@ class Listener:
         pod = {
             "container": container,
             "volumes": [{"name": "held", "secret": {"secretName": secret_name}}] if mounted else [],
-            # Not 0: then a pod would be gone for the API server while its container goes on.
+            # With a grace period of 0, a pod would vanish from the API server while its container still runs.
             "terminationGracePeriodSeconds": 2,
             "automountServiceAccountToken": False,
         }
@@ -146,19 +150,19 @@ class Listener:
         return made
 
     def of(self, consumer: str, way: str = "") -> list[Report]:
-        """The reports of one consumer's pods, of one way or of all."""
+        """Return the reports of one consumer's pods, for one way to read or for all."""
         return [each for each in list(self.reports) if each.consumer == consumer and way in ("", each.way)]
 
     def first(self, consumer: str, way: str, number: int) -> Report | None:
-        """The first report of a version, in this way."""
+        """Return the first report of a version that was read in this way."""
         return next((each for each in self.of(consumer, way) if each.version == version_name(number)), None)
 
     def pods(self, consumer: str) -> set[str]:
-        """The pods of a consumer that have reported."""
+        """Return the pods of a consumer that have reported."""
         return {each.pod for each in self.of(consumer)}
 
     def last(self, consumer: str) -> dict[tuple[str, str], str]:
-        """The last version that each pod of a consumer has reported in each way, pods that are gone included."""
+        """Return the last version that each pod of a consumer has reported for each way, even if the pod is gone."""
         return {(each.pod, each.way): each.version for each in self.of(consumer)}
 
 

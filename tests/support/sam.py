@@ -1,4 +1,4 @@
-"""template.yaml as CloudFormation gets it: transformed by AWS's own translator, and deployed into moto."""
+"""template.yaml as CloudFormation receives it: transformed by AWS's own translator, and ready for moto."""
 
 import json
 import subprocess
@@ -15,12 +15,12 @@ from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 print(json.dumps(Translator({}, Parser()).translate(json.load(sys.stdin), {})))
 """
-CODE = {"Bucket": "artifacts", "Key": "notifier.zip"}  # where `sam deploy` would have put the zip
+CODE = {"Bucket": "artifacts", "Key": "notifier.zip"}  # the place where `sam deploy` would upload the zip
 RECEIVER = "https://keyturn.example.com/v1/notifications"
 
 
 def transformed() -> dict[str, Any]:
-    """The template without SAM in it."""
+    """Return the template after the SAM transform."""
     template = read()
     template["Globals"]["Function"]["CodeUri"] = CODE
     done = subprocess.run([PYTHON, "-c", _TRANSLATE], input=json.dumps(template), capture_output=True, text=True)
@@ -29,14 +29,14 @@ def transformed() -> dict[str, Any]:
 
 
 def parameters(values: Mapping[str, str]) -> list[Any]:
-    """Parameters of a stack, as the API takes them; there is a receiver unless ``values`` has another."""
+    """Return stack parameters in the form of the API; ``values`` may override the default receiver URL."""
     return [
         {"ParameterKey": name, "ParameterValue": value} for name, value in {"ReceiverUrls": RECEIVER, **values}.items()
     ]
 
 
 def resolved(node: Any, conditions: Mapping[str, bool]) -> Any:
-    """A part of the template with each `Fn::If` decided; what comes to `AWS::NoValue` is left out."""
+    """Return a part of the template with each `Fn::If` decided, and without parts that become `AWS::NoValue`."""
     if isinstance(node, dict) and "Fn::If" in node:
         condition, yes, no = node["Fn::If"]
         return resolved(yes if conditions[condition] else no, conditions)
@@ -54,7 +54,7 @@ NOTHING = object()
 
 
 def broken_rules(template: Mapping[str, Any], values: Mapping[str, str]) -> list[str]:
-    """The rules of a template that refuse these parameters, by the description of each broken assertion."""
+    """Return the descriptions of the assertions of a template's rules that these parameters break."""
     given = {name: values.get(name, each.get("Default", "")) for name, each in template["Parameters"].items()}
     return [
         assertion["AssertDescription"]
@@ -66,7 +66,10 @@ def broken_rules(template: Mapping[str, Any], values: Mapping[str, str]) -> list
 
 
 def _is_true(node: Any, given: Mapping[str, str]) -> bool:
-    """https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/intrinsic-function-reference-rules.html"""
+    """Evaluate a rule-specific intrinsic function.
+
+    https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/intrinsic-function-reference-rules.html
+    """
     ((function, arguments),) = node.items()
     if function in ("Fn::And", "Fn::Or"):
         return (all if function == "Fn::And" else any)(_is_true(each, given) for each in arguments)

@@ -1,6 +1,6 @@
-"""The distribution of tests over the processes of pytest-xdist: by test, or by file where a file shares fixtures.
+"""The distribution of tests over the processes of pytest-xdist, by test or, where fixtures are shared, by file.
 
-In place of --dist=loadgroup, whose groups pytest-xdist 3.8 writes to an attribute that pytest 9.2 does not read.
+This replaces --dist=loadgroup, whose groups pytest-xdist 3.8 writes to an attribute that pytest 9.2 does not read.
 """
 
 from functools import cache
@@ -8,11 +8,12 @@ from pathlib import Path
 
 from xdist.scheduler import LoadScopeScheduling
 
-SHARED = 'scope="module"'  # in the text of a file with tests, or of the conftest.py beside it
+# The text that marks shared fixtures in a test file or in the conftest.py of its folder.
+SHARED = 'scope="module"'
 
 
 class ByTestOrFile(LoadScopeScheduling):
-    """Gives a free process the next test; the tests of a file with fixtures of module scope stay together."""
+    """Gives the next test to a free process, but keeps the tests of a file with module-scoped fixtures together."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = self.config.rootpath / nodeid.partition("::")[0]
@@ -21,5 +22,5 @@ class ByTestOrFile(LoadScopeScheduling):
 
 @cache
 def shares_fixtures(file: Path) -> bool:
-    """Whether a module, or all modules of its folder, have fixtures that the tests of a module share."""
+    """Return whether a test file or the conftest.py of its folder has module-scoped fixtures."""
     return any(SHARED in each.read_text() for each in (file, file.with_name("conftest.py")) if each.exists())

@@ -1,4 +1,4 @@
-"""A sender that delivers as SQS and the notifier do: at least once, round robin, again until each delivery is taken."""
+"""A sender that delivers as SQS and the notifier do: at least once, to the receivers in turn, until acceptance."""
 
 import itertools
 import threading
@@ -11,13 +11,14 @@ import httpx
 from keyturn_contract.message import Notification, Outcome, decode_reply, encode
 from support.deliveries import signed
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.2, 2.0  # seconds between two tries
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 2.0  # seconds between two attempts
 
 
 class RetryingSender:
     """Sends notifications to receivers in the background.
 
-    ``status_counts`` counts the tries by status, 0 where there was no answer; ``replies`` are the bodies.
+    ``status_counts`` counts the attempts by status, with 0 for attempts without an answer; ``replies`` has the reply
+    bodies.
     """
 
     def __init__(self, key: bytes, urls: Sequence[str], max_in_flight: int = 32) -> None:
@@ -33,18 +34,18 @@ class RetryingSender:
         self._in_flight: list[Future[None]] = []
 
     def send(self, *notifications: Notification, first: int | None = None) -> None:
-        """Deliver to the receiver whose turn it is, or to the ``first`` that is named; retry with the next ones."""
+        """Deliver to the next receiver, or to the one with the index ``first``; retries go to the next ones."""
         turn = next(self._turns) if first is None else first
         self._in_flight.append(self._threads.submit(self._send_until_taken, notifications, turn))
 
     @property
     def idle(self) -> bool:
-        """Whether every delivery was taken."""
+        """Return whether every delivery has been accepted."""
         self._in_flight = [each for each in self._in_flight if not each.done() or each.result()]
         return not self._in_flight
 
     def close(self) -> None:
-        """Give up on the deliveries that were not taken."""
+        """Abandon the deliveries that have not been accepted."""
         self._closed.set()
         self._threads.shutdown()
         self._http.close()
@@ -57,7 +58,7 @@ class RetryingSender:
                 return
 
     def _try(self, notifications: Sequence[Notification], url: str) -> Sequence[Notification]:
-        """Deliver once; return the notifications to deliver again."""
+        """Deliver once; return the notifications that must be delivered again."""
         body = encode(notifications)
         try:
             reply = self._http.post(url, content=body, headers=signed(self._key, body))

@@ -1,4 +1,4 @@
-"""Steady load: rotates secrets, and delivers the notifications to a Service again and again, at an even pace."""
+"""Steady load: rotates secrets and delivers their notifications to a Service repeatedly, at an even pace."""
 
 import threading
 import time
@@ -17,10 +17,10 @@ MAX_IN_FLIGHT = 32
 
 
 class SteadyLoad:
-    """Runs within its ``with`` block; at the end every delivery is answered.
+    """Runs while its ``with`` block is active, and waits at the end until every delivery has ended.
 
-    Each delivery has a connection of its own. ``answers`` counts them by their status, or by what went wrong;
-    ``trouble`` has a line for each that was not answered 200, with its time.
+    Each delivery has its own connection. ``answers`` counts the deliveries by status, or by error; ``trouble`` has a
+    line with the time for each delivery that was not answered with 200.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class SteadyLoad:
         self._start = time.monotonic()
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(MAX_IN_FLIGHT)
-        # No connection is kept: kube-proxy chooses a pod for each delivery.
+        # Connections are not reused, so that kube-proxy chooses a pod for each delivery.
         self._http = httpx.Client(
             timeout=20, limits=httpx.Limits(max_connections=MAX_IN_FLIGHT, max_keepalive_connections=0)
         )
@@ -56,7 +56,7 @@ class SteadyLoad:
         self._stop.set()
         for thread in self._threads:
             thread.join()
-        for name in self._names:  # what was rotated since
+        for name in self._names:  # the last rotations may not have been delivered yet
             self._pool.submit(self._deliver, self._notifications[name])
         self._pool.shutdown()
         self._http.close()
@@ -64,7 +64,7 @@ class SteadyLoad:
 
     @property
     def seconds(self) -> float:
-        """For how long it has run."""
+        """The number of seconds for which the load has run."""
         return time.monotonic() - self._start
 
     def _rotate_all(self) -> None:

@@ -1,4 +1,4 @@
-"""A team: a namespace of its own, with Secrets that are bound to AWS secrets of the same names."""
+"""A team: a namespace of its own whose Secrets are bound to AWS secrets of the same names."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from support.wait import eventually
 
 
 class Team:
-    """Made by ``team``."""
+    """The namespace of a team; the function ``team`` creates it."""
 
     def __init__(self, cluster: Cluster, aws: LocalAws, namespace: str) -> None:
         self.namespace = namespace
@@ -31,12 +31,12 @@ class Team:
         self._cluster.create(secret(self.namespace, name, f"{self.namespace}/{name}") for name in names)
 
     def rotate(self, name: str) -> Notification:
-        """Rotate an AWS secret; return the notification that comes of it."""
+        """Rotate an AWS secret and return the resulting notification."""
         version_id = rotate(self._client, self._arns[name], f"next-{uuid4().hex}")
         return notification(self._arns[name], version_id)
 
     def is_current(self) -> bool:
-        """Whether each Secret holds what AWS has now."""
+        """Return whether each Secret holds the value that AWS has now."""
         return all(
             data_of(self._cluster, self.namespace, name)
             == {"value": self._client.get_secret_value(SecretId=arn)["SecretString"].encode()}
@@ -46,7 +46,7 @@ class Team:
 
 @contextmanager
 def team(cluster: Cluster, aws: LocalAws, *names: str) -> Iterator[Team]:
-    """Make a namespace that may read what it binds, and such Secrets; wait until these are filled."""
+    """Create a namespace that may read its AWS secrets, create bound Secrets in it, and wait until they are filled."""
     name = f"team-{uuid4().hex[:6]}"
     annotations = {"keyturn.dev/allow-secrets": f"{name}/*"}
     made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "annotations": annotations}}

@@ -1,7 +1,7 @@
-"""Virtual time: an event loop that jumps to its next timer in place of waiting for it.
+"""Virtual time: an event loop that jumps to its next timer instead of waiting for it.
 
-Sleeps, time-outs and timers of asyncio then take no time, and happen in their order. Not for code with threads: the
-loop does not wait for those while it has a timer.
+Sleeps, time-outs and timers of asyncio then take no time, but happen in the right order. This does not suit code with
+threads, because the loop does not wait for threads while it has a timer.
 """
 
 import asyncio
@@ -10,14 +10,14 @@ import time
 
 
 class VirtualTime:
-    """Seconds that run as the real ones, and jump by what an event loop of ``event_loop`` would wait."""
+    """A clock that runs like the real one, and skips the time that an event loop from ``event_loop`` would wait."""
 
     def __init__(self) -> None:
         self._real = time.monotonic
         self._skipped = 0.0
 
     def monotonic(self) -> float:
-        """Monotonic seconds, in place of ``time.monotonic``, which the event loop reads as well."""
+        """Return monotonic seconds; this replaces ``time.monotonic``, which the event loop reads as well."""
         return self._real() + self._skipped
 
     def skip(self, seconds: float) -> None:
@@ -25,7 +25,7 @@ class VirtualTime:
         self._skipped += seconds
 
     def event_loop(self) -> asyncio.AbstractEventLoop:
-        """Make a loop in this time."""
+        """Create an event loop that uses this clock."""
         return asyncio.SelectorEventLoop(_JumpingSelector(self))
 
 

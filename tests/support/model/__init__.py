@@ -1,1 +1,1 @@
-"""The model that any history is checked against: what AWS had, and what Keyturn may have made of it."""
+"""The model that checks every history: the values that AWS had, and the states that Keyturn may derive from them."""

@@ -1,4 +1,4 @@
-"""Model of AWS: changes secrets, and records every version, for the oracle to compare the cluster with."""
+"""A model of AWS that changes secrets and records every version, so that the oracle can check the cluster."""
 
 import json
 from collections import defaultdict
@@ -13,7 +13,11 @@ KINDS_OF_VALUE = ("new", "new but for the password", "poor", "no JSON", "the sam
 
 
 class AwsModel:
-    """Changes AWS and records each change. ``lifecycle`` by name; ``order``: the versions AWSCURRENT was on, by id."""
+    """Changes secrets in AWS and records each change.
+
+    ``lifecycle`` has the state of each secret by name. ``order`` has, by the id of the secret, the versions that have
+    held AWSCURRENT.
+    """
 
     def __init__(self, client: Any, namespace: str, new_value: Callable[[str], str]) -> None:
         self.lifecycle: dict[str, str] = {}
@@ -25,36 +29,36 @@ class AwsModel:
         self._new_value = new_value
 
     def id_of(self, name: str) -> str:
-        """What AWS calls the secret."""
+        """Return the name of the secret in AWS."""
         return f"{self._namespace}/{name}"
 
     def version_history(self, name: str) -> list[str]:
-        """The versions that AWSCURRENT has been on, the last one now."""
+        """Return the versions that have held AWSCURRENT, the present one last."""
         return self.order[self.id_of(name)]
 
     def current(self, name: str) -> Version:
-        """The version that AWSCURRENT is on."""
+        """Return the version that holds AWSCURRENT."""
         return self.versions[self.version_history(name)[-1]]
 
     def previous(self, secret_id: str) -> Version:
-        """The version that AWSCURRENT was on before, of the secret that is called so."""
+        """Return the version that held AWSCURRENT before the present one, or the first version if there was none."""
         name = next(name for name, arn in self.arns.items() if secret_id in (arn, self.id_of(name)))
         return self.versions[self.version_history(name)[-2:][0]]
 
     def create(self, name: str) -> None:
-        """Create a secret; one that was deleted for good comes back under another ARN."""
+        """Create a secret. A secret that was deleted for good gets another ARN when it is created again."""
         value = self._value("new", name)
         made = self._client.create_secret(Name=self.id_of(name), SecretString=text_of(value))
         self.arns[name], self.lifecycle[name] = made["ARN"], ALIVE
         self._record(name, made["VersionId"], value)
 
     def rotate(self, name: str, kind: str = "new") -> None:
-        """Rotate to a value of some kind."""
+        """Rotate a secret to a value of the given kind."""
         value = self._value(kind, name)
         self._record(name, rotation.rotate(self._client, self.id_of(name), text_of(value)), value)
 
     def roll_back(self, name: str, back: int) -> bool:
-        """Move AWSCURRENT to where it was, at most ``back`` moves ago; tell whether it has moved."""
+        """Move AWSCURRENT back by at most ``back`` versions; return whether it has moved."""
         own = [each for each in self.version_history(name) if self.versions[each].arn == self.arns[name]]
         version_id = own[-1 - min(back, len(own) - 1)]
         if version_id == own[-1]:
@@ -95,5 +99,5 @@ class AwsModel:
 
 
 def text_of(value: Any) -> str:
-    """A value as AWS has it; anything else as JSON."""
+    """Return a value as the text that AWS stores: a string as it is, any other value as JSON."""
     return value if isinstance(value, str) else json.dumps(value)

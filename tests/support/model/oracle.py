@@ -1,4 +1,4 @@
-"""The oracle for any history: the recorded states of Secrets and of their consumers, checked against what AWS had."""
+"""The oracle for every history: it checks the recorded states of Secrets and consumers against the values in AWS."""
 
 import json
 from base64 import b64decode
@@ -11,14 +11,14 @@ from keyturn_receiver.core.binding import DATA, SECRET_ID, is_bound
 from keyturn_receiver.core.consumer import MARK_PREFIX
 from keyturn_receiver.core.revision import APPLIED_AT, REVISIONS, STATUS, VERSION_IDS, digest
 
-HAND = "hand"  # the annotation that each edit by hand changes
+HAND = "hand"  # the annotation that every edit by hand changes
 
 Value = Mapping[str, Any] | str
-Reads = frozenset[str] | None  # keys; None: all of them
+Reads = frozenset[str] | None  # the keys that are read, or None for all keys
 
 
 class ExpectedError(Exception):
-    """The binding is invalid, or the value lacks a property it names. The text is the reason that status shows."""
+    """The binding is invalid, or the value lacks a property that the binding names. The text is the status reason."""
 
 
 def everything(value: Value) -> dict[str, str]:
@@ -37,7 +37,8 @@ def no_binding(value: Value) -> dict[str, str]:
     raise ExpectedError("InvalidBinding")
 
 
-# What a binding may say (the annotation keyturn.dev/data; "" for none), and what it means.
+# The bindings that histories use, each with the data that it yields. The keys are values of the annotation
+# keyturn.dev/data, and "" means that there is none.
 BINDINGS: Mapping[str, Callable[[Value], dict[str, str]]] = {
     "": everything,
     "PASSWORD: password": lambda value: {"PASSWORD": property_of(value, "password")},
@@ -58,7 +59,7 @@ BINDINGS: Mapping[str, Callable[[Value], dict[str, str]]] = {
 
 
 def rendered(binding: str, value: Value) -> dict[str, bytes]:
-    """What a Secret with this binding is to hold. Raises ExpectedError."""
+    """Return the data that a Secret with this binding should hold. Raises ExpectedError."""
     return {key: text.encode() for key, text in BINDINGS[binding](value).items()}
 
 
@@ -74,7 +75,7 @@ class Version:
 
 @dataclass
 class AppliedState:
-    """A Secret as Keyturn has written it: what it meant each key to hold, and the revisions it told."""
+    """A state that Keyturn has written to a Secret: the intended data and the recorded revisions."""
 
     at: int
     data: Mapping[str, bytes]
@@ -83,22 +84,23 @@ class AppliedState:
 
 @dataclass
 class SecretOracle:
-    """Checks the states of a Secret one after the other; ``order``: the versions that AWSCURRENT has been on."""
+    """Checks the states of a Secret in order; ``order`` has the versions that AWSCURRENT has been on."""
 
     versions: Mapping[str, Version]
     order: Mapping[str, Sequence[str]]
     ordered: bool = True
     applied: list[AppliedState] = field(default_factory=list)
-    foreign: set[str] = field(default_factory=set)  # keys that a hand has ever written
+    foreign: set[str] = field(default_factory=set)  # keys that were ever edited by hand
     _seen: int = 0
     _state: Any = None
-    _applied_to: str = ""  # the object that was written last
-    _touched: set[str] = field(default_factory=set)  # by hand, since Keyturn wrote them
+    _applied_to: str = ""  # the uid of the object that was written last
+    # Keys that were edited by hand since Keyturn last wrote them.
+    _touched: set[str] = field(default_factory=set)
     _meaning: dict[tuple[str, str], bytes] = field(default_factory=dict)
     _place: dict[str, int] = field(default_factory=dict)
 
     def check(self, states: Sequence[Any]) -> None:
-        """Check the states that were not checked yet."""
+        """Check the states that were not checked before."""
         for state in states[self._seen :]:
             self._seen += 1
             before, self._state = self._state, state
@@ -162,21 +164,24 @@ class SecretOracle:
 
     @property
     def filled(self) -> bool:
-        """Whether Keyturn has written the object that bears the name now."""
+        """Whether Keyturn has written the object that has the name now."""
         return self._state is not None and self._applied_to == uid(self._state)
 
     def revisions(self) -> list[tuple[int, Mapping[str, str]]]:
-        """The revisions that it has told, each with when."""
+        """Return all recorded revisions, each with the version of the object that recorded them."""
         return [(each.at, each.revisions) for each in self.applied]
 
     def as_of(self, at: int) -> Mapping[str, bytes]:
-        """What Keyturn meant its keys to hold at some time."""
+        """Return the data that Keyturn intended at the version ``at`` of the objects."""
         return next((each.data for each in reversed(self.applied) if each.at <= at), {})
 
 
 def check_consumer(states: Sequence[Any], secrets: Mapping[str, SecretOracle], settled: Sequence[str] = ()) -> int:
-    """Hold the states of a workload, and of those that bore its name before, against those of the Secrets it reads;
-    return how often it was restarted. ``settled``: Secrets that the last one must have been restarted for."""
+    """Check the states of a workload against those of the Secrets it reads; return its number of restarts.
+
+    The states include those of earlier objects of the same name. ``settled`` names the Secrets for whose last revision
+    the workload must have been restarted.
+    """
     restarts = 0
     for _, lifetime in groupby(states, uid):
         life = list(lifetime)
@@ -187,7 +192,7 @@ def check_consumer(states: Sequence[Any], secrets: Mapping[str, SecretOracle], s
 
 
 def _check_marks(life: Sequence[Any], name: str, oracle: SecretOracle) -> int:
-    """Each mark is that of a state of the Secret, and they come in the order of these states."""
+    """Check that each mark belongs to a state of the Secret, and that the marks follow the order of these states."""
     restarts, place = 0, -1
     last: str | None = None
     last_on_template: str | None = None
@@ -226,18 +231,18 @@ def _check_end(life: Sequence[Any], name: str, oracle: SecretOracle) -> None:
         begun = [version_of(next(same)) for _, same in groupby(life, lambda each: each["spec"]["template"])]
         read = oracle.as_of(begun[-1])
         keys = final.data.keys() if reads is None else final.data.keys() & reads
-        # A pod whose key is not there does not start before it is.
+        # A pod does not start until the keys that it reads exist, so missing keys do not count.
         assert all(read.get(key, final.data[key]) == final.data[key] for key in keys), f"pods hold old values of {name}"
 
 
 def wanted(revisions: Mapping[str, str], reads: Reads) -> str | None:
-    """The mark of a consumer that reads these keys."""
+    """Return the mark of a consumer that reads these keys."""
     keys = revisions.keys() if reads is None else revisions.keys() & reads
     return digest(revisions, keys) if keys else None
 
 
 def reads_of(workload: Any) -> dict[str, Reads]:
-    """The keys that the pods of a workload read, by Secret; of all the ways to read one, those that these tests use."""
+    """Return the keys that the pods of a workload read, by Secret. Only the ways to read that these tests use count."""
     (container,) = workload["spec"]["template"]["spec"]["containers"]
     found: dict[str, Reads] = {each["secretRef"]["name"]: None for each in container.get("envFrom", [])}
     for variable in container.get("env", []):
@@ -264,7 +269,10 @@ def uid(state: Any) -> str:
 
 
 def version_of(state: Any) -> int:
-    """When: the API server counts its writes. https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions"""
+    """Return the resource version, which orders the writes to the API server.
+
+    https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions
+    """
     return int(state["metadata"]["resourceVersion"])
 
 
@@ -273,7 +281,7 @@ def differing(one: Mapping[str, bytes], other: Mapping[str, bytes]) -> set[str]:
 
 
 def lines_of(states: Sequence[Any]) -> Iterator[str]:
-    """The states of a Secret or a workload in short, for people."""
+    """Yield a short, readable line for each state of a Secret or a workload."""
     for state in states:
         told = {
             name.partition("/")[2] or name: text[:60]
