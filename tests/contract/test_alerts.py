@@ -1,4 +1,4 @@
-"""The chart's alerts: their PromQL, what they say, and docs/runbook.md, which says what to do."""
+"""The chart's alerts: their PromQL, their texts, and their sections in docs/runbook.md."""
 
 import re
 import shlex
@@ -59,7 +59,7 @@ def test_alert_queries_existing_series_of_its_own_release(alert: str) -> None:
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_alert_selects_label_values_that_the_code_writes(alert: str) -> None:
-    """Otherwise it would never fire."""
+    """An alert that selects any other value never fires."""
     for selector in selectors(promql_parser.parse(ALERTS[alert]["expr"])):
         for matcher in selector.matchers.matchers:
             if matcher.name != "namespace":
@@ -69,7 +69,7 @@ def test_alert_selects_label_values_that_the_code_writes(alert: str) -> None:
 
 
 def values(series: str, label: str) -> set[str]:
-    """What the code may write into a label."""
+    """Return the values that the code may write to a label."""
     if label == "code":
         return {"0", *(str(status.value) for status in HTTPStatus)}
     if series == "keyturn_aws_requests_total":
@@ -86,8 +86,10 @@ def family(error: type[errors.KeyturnError]) -> set[type[errors.KeyturnError]]:
 def test_alert_has_severity_description_and_runbook_link(alert: str) -> None:
     made = ALERTS[alert]
     assert made["labels"]["severity"] in ("critical", "warning")
-    assert made["labels"]["namespace"] == NAMESPACE  # which the expressions do away with, and routes go by
-    assert promql_parser.parse_duration(made["for"]).total_seconds() >= 120  # two times that a scrape may fail
+    # The expressions drop the namespace, and Alertmanager may route by it.
+    assert made["labels"]["namespace"] == NAMESPACE
+    # At least four scrapes at the chart's default interval of 30 s.
+    assert promql_parser.parse_duration(made["for"]).total_seconds() >= 120
     told = made["annotations"]
     assert told.keys() == {"summary", "description", "runbook_url"}
     assert told["summary"].endswith(".")
@@ -99,7 +101,7 @@ def test_alert_has_severity_description_and_runbook_link(alert: str) -> None:
 def test_alert_text_names_labels_that_its_series_have(alert: str) -> None:
     told = set(re.findall(r"\$labels\.(\w+)", ALERTS[alert]["annotations"]["description"]))
     assert told <= labels(ALERTS[alert]["expr"])
-    # What is left of a template of Helm's, or not left for Prometheus, would show here.
+    # Each template in the rendered description must be one for Prometheus, and none may be left over from Helm.
     for expression in re.findall(r"\{\{(.*?)\}\}", ALERTS[alert]["annotations"]["description"]):
         assert re.fullmatch(r" \$(value( \| humanize\w*)?|labels\.\w+) ", expression)
 

@@ -1,4 +1,4 @@
-"""docs/architecture.md, checked against the tree: its paths exist, and every module and change has a row."""
+"""docs/architecture.md, checked against the tree: its paths exist, and every module and every change has a row."""
 
 import re
 from pathlib import Path
@@ -11,11 +11,11 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text()
 DIAGRAM = PAGE.partition("```mermaid\n")[2].partition("```")[0]
 FOLDERS = PAGE.partition("\n## Folders\n")[2].partition("\n## ")[0]
 ROWS = re.findall(r"^\| ([\w`].*?) \| (`.*) \|$", PAGE.partition("\n## To change X")[2], re.MULTILINE)
-ROOTS = (RECEIVER, ROOT)  # a path is written from here
+ROOTS = (RECEIVER, ROOT)  # the page writes paths relative to these folders
 
 
 def paths(files: str) -> list[str]:
-    """The paths that a row names, and no other name in backticks."""
+    """Return the paths in a row, without other names in backticks."""
     return [path for path in re.findall(r"`([\w./-]+)`", files) if "/" in path or "." in path]
 
 

@@ -1,4 +1,4 @@
-"""Citations: links, anchors, paths and decision records that any file names are in the tree."""
+"""Citations: the links, anchors, paths and decision records that any file names exist in the tree."""
 
 import re
 import subprocess
@@ -12,16 +12,16 @@ SUFFIXES = ("cfg", "go", "json", "md", "py", "sh", "svg", "toml", "tpl", "txt", 
 FILE = rf"(?:[\w.*-]+/)+[\w.*-]+\.(?:{'|'.join(SUFFIXES)})\b"
 CITED = re.compile(rf"(?<![\w/:.$}}<>\"'-]){FILE}")
 
-MADE = ("build/",)  # folders that builds fill
+MADE = ("build/",)  # folders that builds create
 FOREIGN = {"CHANGELOG/CHANGELOG-1.35.md"}  # files of other projects
 
-# Documents that no reader of the tree can open.
+# Documents that are not in the tree, so no file may cite them.
 ELSEWHERE = re.compile(r"\bDESIGN\b|\b(?:FAULTS|HOUSE|FIELD|STYLE|PEERS)\.md|\bSTYLE \d")
 
 
 @cache
 def paths() -> tuple[str, ...]:
-    """Every file of the tree, from its root."""
+    """Return the paths of all files in the tree, relative to its root."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return tuple(path for path in listed.splitlines() if (ROOT / path).is_file())
@@ -29,7 +29,7 @@ def paths() -> tuple[str, ...]:
 
 @cache
 def texts() -> dict[str, str]:
-    """The text of every file, but of past releases, which cite their own tree."""
+    """Return the text of every file, except those of past releases, which cite their own tree."""
     return {
         path: (ROOT / path).read_text(errors="replace") for path in paths() if not path.startswith("tests/released/")
     }
@@ -39,14 +39,14 @@ PAGES = [path for path in texts() if path.endswith(".md")]
 
 
 def anchors(page: str) -> set[str]:
-    """The anchors of a page, as GitHub makes them of its headings."""
+    """Return the anchors of a page, which GitHub derives from its headings."""
     text = re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE)
     headings = re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", re.sub(r"\]\([^)]*\)", "", each)).replace(" ", "-").lower() for each in headings}
 
 
 def in_the_tree(cited: str) -> bool:
-    """Whether a path, from the root or from any folder, is a file or a folder; ``*`` stands for any text."""
+    """Return whether a path exists, relative to the root or to any folder; ``*`` matches any text without a slash."""
     pattern = re.escape(re.sub(r"^(\.{1,2}/)+", "", cited).strip("/")).replace(re.escape("*"), "[^/]*")
     return any(re.search(rf"(?:^|/){pattern}(?:/|$)", path) for path in paths())
 

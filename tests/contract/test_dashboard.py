@@ -1,4 +1,4 @@
-"""The chart's dashboard: a ConfigMap with JSON as Grafana has it, full of PromQL."""
+"""The chart's dashboard: a ConfigMap with the JSON of a Grafana dashboard, whose panels query PromQL."""
 
 import json
 import re
@@ -16,7 +16,8 @@ FILE = CHART / "dashboards" / "keyturn.json"
 DASHBOARD = json.loads(FILE.read_text())
 PANELS = {f"{each['id']} {each['title']}": each for each in DASHBOARD["panels"]}
 GRAPHS = {name: each for name, each in PANELS.items() if each["type"] != "row"}
-# Grafana's own: https://grafana.com/docs/grafana/latest/dashboards/variables/add-template-variables/#global-variables
+# Grafana replaces these variables itself:
+# https://grafana.com/docs/grafana/latest/dashboards/variables/add-template-variables/#global-variables
 INTERVALS = {"$__rate_interval": "1m", "$__range": "6h"}
 
 
@@ -26,7 +27,7 @@ def config_map(**values: Any) -> list[Any]:
 
 
 def expressions(panel: Any) -> dict[str, str]:
-    """Its expressions as Prometheus gets them, by their legends; the namespace is a variable still."""
+    """Return a panel's expressions by their legends, with intervals filled in and the namespace left as a variable."""
     found = {}
     for target in panel["targets"]:
         expression = target["expr"]
@@ -71,7 +72,7 @@ def test_dashboard_shows_every_metric_of_the_receiver() -> None:
         for selector in selectors(promql_parser.parse(expression))
     }
     counted = {metric(name) for name in series() if name.startswith("keyturn_")}
-    # Deprecated names are counted for one release more, and shown under their new names.
+    # Deprecated metrics are served for one more release. The dashboard shows them under their new names.
     deprecated = {
         f"{each.name}_total" for each in Metrics().registry.collect() if each.documentation.startswith("Deprecated:")
     }

@@ -1,4 +1,4 @@
-"""The pages, checked against the code."""
+"""The documentation pages, checked against the code."""
 
 import json
 import re
@@ -69,7 +69,7 @@ def test_readme_claims_name_existing_tests_and_every_tier() -> None:
     assert without_tests == {"documentation alone"}
     for tests in shown.values():
         assert all(any("def test_" in file.read_text() for file in _modules(each)) for each in tests)
-    # Every tier that needs more than Python has a row. The claim of real pods needs a control plane without kwok.
+    # Every tier that needs more than Python has a row. The tier with real pods needs a control plane without kwok.
     tiers = {each.name for each in (ROOT / "tests").iterdir() if any(each.glob("test_*.py"))}
     assert tiers - {"unit"} == {each.name for tests in shown.values() for each in tests if each.is_dir()}
     assert "host=network.HOST" in (ROOT / "tests" / "node" / "conftest.py").read_text()
@@ -93,7 +93,7 @@ def test_bindings_page_has_every_annotation_and_no_other() -> None:
 
 def test_bindings_page_has_every_reason_of_a_warning() -> None:
     documented = set(re.findall(r"`([A-Z]\w+)`", BINDINGS.partition("| reason |")[2].partition("\n## ")[0]))
-    internal = {"Conflict", "Expired", "NotFound", "Failed", "Refused", "TryingAgain"}  # never reach an Event
+    internal = {"Conflict", "Expired", "NotFound", "Failed", "Refused", "TryingAgain"}  # these never reach an Event
     assert documented == reasons(errors.KeyturnError) - internal
 
 
@@ -123,7 +123,8 @@ def test_runbook_has_a_command_that_writes_a_valid_signing_key() -> None:
     runbook = (ROOT / "docs" / "runbook.md").read_text()
     (command,) = re.findall(r"printf whsec_.*\\\n.*", runbook)
     assert "put-secret-value" in command
-    script = "aws() { cat; }\n" + command.replace("<SigningKeySecretId>", "x")  # what the command would have put
+    # The fake ``aws`` prints the value that the command would have put.
+    script = "aws() { cat; }\n" + command.replace("<SigningKeySecretId>", "x")
     value = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout  # noqa: S607
     assert len(parse_key(value)) == 32
 

@@ -1,4 +1,4 @@
-"""docs/hardening.md, row by row, on the manifests as the real Helm renders them."""
+"""Each row of docs/hardening.md, checked against the manifests that the real Helm renders."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from keyturn_local.kubernetes.chart import chart_objects, chart_rights
 from support.chart_values import EVERYTHING
 
 PAGE = (Path(__file__).parents[2] / "docs" / "hardening.md").read_text()
-# What is put in the place of the chart's own is for whoever does so to answer for.
+# Values that replace settings of the chart. Their security is up to the person who sets them.
 YOURS = (
     "podSecurityContext",
     "securityContext",
@@ -29,7 +29,7 @@ Objects = list[Any]
 
 
 def pods(objects: Objects) -> list[Any]:
-    """The specifications of the pods: the receivers', and that of `helm test`."""
+    """Return the pod specifications of the receivers and of `helm test`."""
     found = [each["spec"]["template"]["spec"] for each in of("Deployment", objects)]
     return found + [each["spec"] for each in of("Pod", objects)]
 
@@ -41,7 +41,7 @@ def containers(objects: Objects) -> Iterator[Any]:
 
 
 def contexts(objects: Objects) -> list[Any]:
-    """The security contexts of pods and containers."""
+    """Return the security contexts of all pods and containers."""
     return [each["securityContext"] for each in [*pods(objects), *containers(objects)]]
 
 
@@ -104,7 +104,7 @@ def tokens_are_protected(objects: Objects) -> bool:
 
 
 def privileges_are_least(objects: Objects) -> bool:
-    """No wildcard anywhere; which verbs are used is for test_rbac.py and for S7 to say."""
+    """Return whether no rule has a wildcard. test_rbac.py and S7 check which verbs are used."""
     rules = [rule for each in objects for rule in each.get("rules", []) if "verbs" in rule]
     return bool(rules) and not any("*" in [*each["verbs"], *each["resources"], *each["apiGroups"]] for each in rules)
 
@@ -120,7 +120,7 @@ def network_is_closed(objects: Objects) -> bool:
 
 
 def metadata_is_out_of_reach(objects: Objects) -> bool:
-    """No rule lets a pod reach the instance's credentials, which are served on port 80."""
+    """Return whether no rule lets a pod reach the instance's credentials, which are served on port 80."""
     (policy,) = of("NetworkPolicy", objects)
     for rule in policy["spec"]["egress"]:
         blocks = [peer["ipBlock"] for peer in rule.get("to", []) if "ipBlock" in peer]
@@ -167,7 +167,7 @@ def updates_leave_no_gap(objects: Objects) -> bool:
 
 
 def a_load_balancer_has_tls(objects: Objects) -> bool:
-    """The Service that one is made for speaks TLS by name, and an Ingress has a certificate."""
+    """Return whether the ports of a load balancer's Service are named https and each Ingress has a certificate."""
     ports = [
         port["name"]
         for each in of("Service", objects)
@@ -203,7 +203,7 @@ GUIDE: dict[str, Callable[[Objects], bool]] = {
 
 
 def rows(heading: str) -> list[str]:
-    """The first cells of the table under a heading."""
+    """Return the first cells of the table under a heading."""
     section = PAGE.partition(f"## {heading}")[2].partition("\n## ")[0]
     return [line.split(" | ")[0].removeprefix("| ") for line in section.splitlines() if line.startswith("| ")][1:]
 

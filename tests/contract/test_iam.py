@@ -1,4 +1,4 @@
-"""IAM: with every switch, the roles allow exactly the calls in the code. The expectation is derived from the code."""
+"""IAM: with every switch, the roles allow exactly the calls in the code, from which the expectation is derived."""
 
 import itertools
 from pathlib import Path
@@ -12,14 +12,16 @@ from support.iam import actions, allows
 from support.sam import resolved
 
 LAMBDA = FILE.parent / "lambda"
-# Actions that Lambda itself needs in the function's role. For logs:
+# Actions that Lambda itself needs in the role of the function. These are for logs:
 # https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs.html#monitoring-cloudwatchlogs-prereqs
 LOG = {"logs:CreateLogStream", "logs:PutLogEvents"}
-# For the event source: https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html#events-sqs-permissions
+# These are for the event source:
+# https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html#events-sqs-permissions
 EVENT_SOURCE = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
-# For traces: https://docs.aws.amazon.com/lambda/latest/dg/services-xray.html#services-xray-permissions
+# These are for traces: https://docs.aws.amazon.com/lambda/latest/dg/services-xray.html#services-xray-permissions
 TRACES = {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
-# For the VPC: https://docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html#configuration-vpc-permissions
+# These are for the VPC:
+# https://docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html#configuration-vpc-permissions
 NETWORK = {
     "ec2:AssignPrivateIpAddresses",
     "ec2:CreateNetworkInterface",
@@ -28,7 +30,7 @@ NETWORK = {
     "ec2:DescribeSubnets",
     "ec2:UnassignPrivateIpAddresses",
 }
-# For a customer-managed key of the queues and the signing key:
+# These are for a customer-managed key of the queues and the signing key:
 # https://docs.aws.amazon.com/secretsmanager/latest/userguide/security-encryption.html
 CUSTOMER_KEY = {"kms:Decrypt", "kms:GenerateDataKey"}
 

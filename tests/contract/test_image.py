@@ -1,4 +1,4 @@
-"""receiver/Dockerfile, line by line, and what .dockerignore lets through to it."""
+"""The instructions of receiver/Dockerfile, and the files that .dockerignore lets into the build context."""
 
 import json
 import os
@@ -13,7 +13,7 @@ INSTALL = (ROOT / "receiver" / "install").read_text()
 
 
 def instructions() -> list[tuple[str, str]]:
-    """What the Dockerfile says: (instruction, the rest of the line), in order."""
+    """Return the instructions of the Dockerfile in order, each as a pair of its name and the rest of the line."""
     text = re.sub(r"\\\n", " ", (ROOT / "receiver" / "Dockerfile").read_text())
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     return [(line.split()[0], line.split(maxsplit=1)[1]) for line in lines]
@@ -28,13 +28,13 @@ def said(name: str, among: list[tuple[str, str]] = SAID) -> list[str]:
 
 
 def copied() -> list[str]:
-    """The files and folders of ours that go into it."""
+    """Return our files and folders that the Dockerfile copies into the image."""
     return [source for rest in said("COPY") if not rest.startswith("--from") for source in rest.split()[:-1]]
 
 
 def test_both_stages_use_the_given_base_image() -> None:
-    """The environment's python3 is a link into the base: it must be the same one where it is made and where it runs."""
-    assert SAID[0] == ("ARG", "BASE=python:3.13-slim-bookworm")  # the release reads it there
+    """The environment's python3 is a link into the base image, so building and running need the same one."""
+    assert SAID[0] == ("ARG", "BASE=python:3.13-slim-bookworm")  # the release reads the base image from this line
     assert said("FROM") == ["${BASE} AS build", "${BASE}"]
 
 
@@ -52,7 +52,7 @@ def test_final_stage_copies_the_environment_alone_and_runs_nothing() -> None:
 def test_image_is_installed_by_the_tested_script() -> None:
     (command,) = said("RUN")
     program, directory = json.loads(command)
-    assert program == "/keyturn/receiver/install"  # where COPY puts it
+    assert program == "/keyturn/receiver/install"  # COPY puts the script at this path
     assert os.access(ROOT / "receiver" / "install", os.X_OK)
     entry = json.loads(said("ENTRYPOINT", FINAL)[0])
     assert entry == [f"{directory}/bin/python", "-m", "keyturn_receiver"]
@@ -82,7 +82,10 @@ def test_build_context_holds_exactly_the_copied_files() -> None:
 
 
 def sent(file: str) -> bool:
-    """Whether .dockerignore lets a file through: the last pattern that fits it or a folder above it decides."""
+    """Return whether .dockerignore lets a file through.
+
+    The last pattern that matches the file or a folder above it decides.
+    """
     through = True
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         pattern = line.removeprefix("!")

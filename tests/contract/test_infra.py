@@ -1,4 +1,4 @@
-"""infra/aws: roles, keys and buses, deployed into moto, read back, and asked who may do what."""
+"""The templates of infra/aws, deployed into moto: tests read back the policies and check which calls they allow."""
 
 import ast
 import itertools
@@ -31,7 +31,8 @@ KEY = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/0a0b0c0d-0000-4000-8000-000000000000"
 SIGNING_KEY = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:SigningKey-a1b2c3"
 THROUGH = f"secretsmanager.{REGION}.amazonaws.com"
 
-# What moto's CloudFormation cannot make, by template: cfn-lint and the tests of the text alone stand for these.
+# Resource types that moto's CloudFormation cannot create, by template. Only cfn-lint and tests of the template's text
+# check these.
 UNKNOWN_TO_MOTO = {
     "receiver-role.yaml": {"AWS::EKS::PodIdentityAssociation"},
     "secrets-key.yaml": set(),
@@ -55,9 +56,10 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def deploy(file: str, conditions: Mapping[str, bool] | None = None, **values: str) -> dict[str, str]:
-    """Deploy what moto can make of a template; gives the physical id of each resource.
+    """Deploy the resources of a template that moto can create; return the physical id of each.
 
-    ``conditions`` are decided before: moto refuses a managed policy with the hole that it leaves for `AWS::NoValue`.
+    With ``conditions``, they are resolved before the deployment, because moto leaves a hole for `AWS::NoValue` and then
+    refuses a managed policy.
     """
     template = read(INFRA / file)
     if conditions is not None:
@@ -80,9 +82,9 @@ def deploy(file: str, conditions: Mapping[str, bool] | None = None, **values: st
 
 
 def document(found: Any) -> Any:
-    """A policy document, as which AWS gives one, and moto sometimes a text, in JSON or as Python prints it.
+    """Return a policy document without the holes that moto leaves in lists for `AWS::NoValue`.
 
-    moto leaves a hole where `AWS::NoValue` stood in a list.
+    AWS returns a document. moto sometimes returns a text instead, as JSON or as Python prints it.
     """
     if not isinstance(found, str):
         return _without_holes(found)
@@ -109,7 +111,7 @@ def test_templates_are_all_tested() -> None:
 
 @pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.name)
 def test_resource_types_left_out_are_unknown_to_moto(file: Path) -> None:
-    """When this fails moto has learnt one more: take it off the list."""
+    """If this fails, moto supports one more type, which should be removed from the list."""
     kinds = {each["Type"] for each in read(file)["Resources"].values()}
     unknown = UNKNOWN_TO_MOTO[file.name]
     assert unknown <= kinds
@@ -140,13 +142,13 @@ def test_parameter_inside_a_json_text_can_hold_nothing_that_ends_a_string(file: 
 
 @pytest.mark.parametrize("file", [FILE, *TEMPLATES], ids=lambda file: file.name)
 def test_services_that_use_a_key_are_named_by_the_suffix_of_their_partition(file: Path) -> None:
-    """China's is amazonaws.com.cn."""
+    """The suffix differs between partitions: in China it is amazonaws.com.cn."""
     for each in re.findall(r'"((?:secretsmanager|sqs)\.(?!amazonaws)[^"]*)"', json.dumps(read(file)["Resources"])):
         assert each.endswith(".${AWS::URLSuffix}"), each
 
 
 def json_texts(node: Any) -> Iterator[str]:
-    """Texts of ``Fn::Sub`` that are JSON, each followed by the names of the parameters that its variables come from."""
+    """Yield each ``Fn::Sub`` text that is JSON, followed by the parameters that its variables refer to."""
     if isinstance(node, dict) and "Fn::Sub" in node:
         text, *variables = node["Fn::Sub"] if isinstance(node["Fn::Sub"], list) else [node["Fn::Sub"]]
         if text.lstrip().startswith("{"):
@@ -163,7 +165,7 @@ def test_prefix_of_secret_names_may_hold_every_character_that_aws_allows(file: P
         if "Prefix" in name:
             service = "rds!" if name.startswith("Managed") else ""
             for char in (char for char in map(chr, range(128)) if SECRET_NAME.fullmatch(char)):
-                # A pattern for managed secrets takes no slash before the service's mark, but any afterwards.
+                # The pattern for managed secrets allows slashes only after the exclamation mark of the service.
                 assert re.fullmatch(each["AllowedPattern"], f"{service}a{char}"), (name, char)
 
 
@@ -186,7 +188,7 @@ class TestReceiverRole:
     }
 
     def role(self, identity: str = "irsa", mode: str = "list", **values: str) -> dict[str, Any]:
-        """The role that stands in moto: its trust and what it may do."""
+        """Deploy the receiver's role into moto; return its trust policy and its permissions."""
         provider = f"arn:aws:iam::{ACCOUNT}:oidc-provider/{PROVIDER}" if identity == "irsa" else ""
         given = {"SecretNamePrefixes": "team-a/", **values}
         made = deploy(
@@ -208,7 +210,7 @@ class TestReceiverRole:
     def test_receiver_role_allows_exactly_the_called_actions(
         self, identity: str, mode: str, switches: Mapping[str, str]
     ) -> None:
-        # A tenant's role is assumed with the tenant's token alone: the call is unsigned, and no policy of ours applies.
+        # A tenant's role is assumed with the tenant's token alone. That call is unsigned, so no policy of ours applies.
         calls = called((ROOT / "receiver").rglob("*.py")) - {"sts:AssumeRoleWithWebIdentity"}
         assert "secretsmanager:GetSecretValue" in calls
         listing = {"secretsmanager:ListSecrets"}
@@ -343,7 +345,8 @@ class TestSecretsKey:
 
 
 class TestDeployerPolicy:
-    # What CloudFormation calls, as whoever deploys, to create and to delete a resource of each type of template.yaml.
+    # The calls that CloudFormation makes with the deployer's rights to create and delete each type of resource in
+    # template.yaml.
     NEEDED: Mapping[str, tuple[str, set[str]]] = {
         "AWS::CloudWatch::Alarm": ("cloudwatch:{here}:alarm:{stack}-X-1A", {"PutMetricAlarm", "DeleteAlarms"}),
         "AWS::CloudWatch::Dashboard": (
@@ -379,7 +382,8 @@ class TestDeployerPolicy:
         ),
         "AWS::Serverless::Function": (
             "lambda:{here}:function:{stack}-X-1A",
-            # InvokeFunction: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_RotateSecret.html
+            # InvokeFunction is needed for rotation:
+            # https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_RotateSecret.html
             {"CreateFunction", "UpdateFunctionCode", "InvokeFunction", "DeleteFunction", "CreateEventSourceMapping"},
         ),
     }
@@ -404,7 +408,7 @@ class TestDeployerPolicy:
         for kind, (resource, names) in self.NEEDED.items():
             if "{stack}" in resource:
                 arn = "arn:aws:" + resource.format(here=f"{REGION}:{ACCOUNT}", account=ACCOUNT, stack="other")
-                for name in names - {"CreateEventSourceMapping"}:  # AWS limits this one to no resource
+                for name in names - {"CreateEventSourceMapping"}:  # this action cannot be limited to a resource
                     assert not allows(may, f"{arn.split(':')[2]}:{name}", arn), (kind, name)
         assert not allows(may, "secretsmanager:DeleteSecret", secret_arn("prod/db"))
         assert not allows(may, "kms:PutKeyPolicy", KEY, {"kms:KeySpec": "SYMMETRIC_DEFAULT"})
@@ -437,7 +441,8 @@ class TestDeployerPolicy:
 
     def test_it_is_no_longer_than_iam_allows(self) -> None:
         statements = self.policy("x" * 67, KmsKeyArn=KEY, PermissionsBoundaryArn=f"arn:aws:iam::{ACCOUNT}:policy/b")
-        # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html: without white space
+        # IAM's limit does not count white space:
+        # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
         assert len(json.dumps({"Version": "2012-10-17", "Statement": statements}, separators=(",", ":"))) <= 6144
 
 
@@ -501,7 +506,7 @@ class TestEvents:
                 (["aws.secretsmanager"], "AWS API Call via CloudTrail", "true", True),
                 (["aws.secretsmanager"], "AWS Service Event via CloudTrail", "true", True),
                 (["dev.keyturn"], "Keyturn Member Heartbeat", "true", True),
-                (["dev.keyturn"], HEARTBEAT, "true", False),  # the stack's own
+                (["dev.keyturn"], HEARTBEAT, "true", False),  # the heartbeat of the stack itself
                 (["aws.secretsmanager"], NATIVE, "false", False),
                 (["aws.s3"], NATIVE, "true", False),
                 (["aws.secretsmanager", "aws.s3"], NATIVE, "true", False),

@@ -1,4 +1,4 @@
-"""The prose of the pages: no idiom that has to be read twice."""
+"""The prose of the documentation pages: no page contains an idiom that has to be read twice."""
 
 import re
 from pathlib import Path
@@ -8,11 +8,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 IDIOMS = "anew|for ever|under way|all the same|tells? of|(?<!there )is none|for want of|should it be|whoever"
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("charts/*/*.md")]
-MADE = "benchmark.md"  # written by a run of the bench alone
+MADE = "benchmark.md"  # a run of the benchmark writes this page
 
 
 def prose(page: str) -> str:
-    """The text of a page, without what it quotes as code."""
+    """Return the text of a page without its code blocks and inline code."""
     without_blocks = re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE)
     return re.sub(r"`[^`\n]*`", "", without_blocks)
 

@@ -1,4 +1,4 @@
-"""The rights that the chart gives, as the real Helm renders them, against what the code asks for."""
+"""The rights that the chart grants, as the real Helm renders them, compared with the requests in the code."""
 
 import ast
 from itertools import combinations
@@ -13,21 +13,23 @@ from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 
 RECEIVER = Path(__file__).parents[2] / "receiver" / "keyturn_receiver"
 
-# What the code does, by the place that does it. A new kind of request must be added here, and to the chart.
+# The rights that the code needs, with the module that needs them. A new kind of request must be added here and to the
+# chart.
 LEASES = {("coordination.k8s.io", "leases"): {"get", "create", "update"}}  # cluster/lease.py, cluster/event_path.py
 EVERYWHERE = {
-    ("", "secrets"): {"get", "list", "watch", "patch"},  # cluster/secret_client.py, and its reflector
+    ("", "secrets"): {"get", "list", "watch", "patch"},  # cluster/secret_client.py and its reflector
     ("", "events"): {"create", "patch"},  # cluster/event_recorder.py
 }
 ROLLOUTS = {
     (kind.group, kind.plural): {"get", "list", "watch", "patch"} for kind in WORKLOAD_KINDS.values()
-}  # cluster/workload_client.py, and their reflectors
+}  # cluster/workload_client.py and the reflectors of the workloads
 DELETIONS = {("", "secrets"): {*EVERYWHERE["", "secrets"], "delete"}}  # reconcile/deletion.py
-ALL_NAMESPACES = {("", "namespaces"): {"list", "watch"}}  # cluster/namespace_cache.py: its reflector
-FEW_NAMESPACES = {("", "namespaces"): {"get"}}  # cluster/namespace_cache.py: a Role may not watch it
+ALL_NAMESPACES = {("", "namespaces"): {"list", "watch"}}  # the reflector of cluster/namespace_cache.py
+# The poller of cluster/namespace_cache.py, because a Role cannot grant a watch on Namespaces.
+FEW_NAMESPACES = {("", "namespaces"): {"get"}}
 TENANT_ROLES = {("", "serviceaccounts"): {"get"}, ("", "serviceaccounts/token"): {"create"}}  # ServiceAccountClient
 
-# The switches that give rights, and what each gives.
+# The switches that grant rights, each with the rights that it grants.
 SWITCHES = {"rollouts": ROLLOUTS, "deletions": DELETIONS, "tenantRoles": TENANT_ROLES}
 NAMESPACES: dict[str, list[str]] = {"all namespaces": [], "few namespaces": ["team-a", "team-b"]}
 MODES = {
@@ -103,13 +105,14 @@ def test_code_requests_no_other_kind_of_object() -> None:
             if not isinstance(node, ast.Call):
                 continue
             name = ast.unparse(node.func).removeprefix("kubernetes.")
-            # `path(...)` of one request, and `reflect(...)` of the app.
+            # The code names kinds of objects in calls of `path(...)` for a request, and of `reflect(...)` for a
+            # reflector.
             if name not in ("path", "reflect"):
                 continue
             group_version, resource = (ast.unparse(argument) for argument in node.args[:2])
             if (group_version, resource) == ("kind.group_version", "kind.plural"):
                 asked |= ROLLOUTS.keys()
-            elif group_version != "group_version":  # the function's own parameter
+            elif group_version != "group_version":  # `reflect` passes its own parameter on to `path`
                 group = GROUPS.get(group_version, group_version.strip("'"))
                 asked.add((group.rpartition("/")[0], ast.literal_eval(resource)))
     used = EVERYWHERE | ALL_NAMESPACES | ROLLOUTS | TENANT_ROLES | LEASES

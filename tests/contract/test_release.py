@@ -1,4 +1,4 @@
-"""One version in all that is released, and workflows that name nothing that is not there."""
+"""The release: all parts have one version, and the workflows name only files and jobs that exist."""
 
 import os
 import re
@@ -38,7 +38,7 @@ class TestVersion:
         assert template["Mappings"]["Keyturn"]["Release"]["Version"] == VERSION
 
     def test_newest_section_of_the_changelog_is_the_version(self) -> None:
-        """Above it there may be what is not released yet."""
+        """Only a section with unreleased changes may stand above it."""
         sections = re.findall(r"^## (\S+)", CHANGELOG, re.MULTILINE)
         assert [each for each in sections if each != "Unreleased"][:1] == [VERSION]
         assert "Unreleased" not in sections[1:]
@@ -68,7 +68,7 @@ class TestWorkflows:
         assert JOBS[name]["timeout-minutes"] <= 90
 
     def test_script_interpolates_no_text_from_outside(self) -> None:
-        """GitHub puts what is in the braces into the script as it stands, a branch's name for instance."""
+        """GitHub pastes the value of an expression in braces, such as a branch name, into the script unchanged."""
         assert [step["run"] for _, step in STEPS if "${{" in step.get("run", "")] == []
 
     def test_checkout_persists_no_token(self) -> None:
@@ -100,15 +100,15 @@ class TestWorkflows:
         (step,) = [step for name, step in STEPS if name == "ci.yml: test" and "run" in step]
         assert step["run"] == ".ci/run"
         assert JOBS["release.yml: test"]["uses"] == "./.github/workflows/ci.yml"
-        assert True in WORKFLOWS["ci.yml"]  # YAML 1.1 reads "on" so
+        assert True in WORKFLOWS["ci.yml"]  # YAML 1.1 reads the key "on" as true
         assert "workflow_call" in WORKFLOWS["ci.yml"][True]
-        before = ["image", "stack"]  # and the others come after these
+        before = ["image", "stack"]  # the other jobs run after these
         assert all("test" in JOBS[f"release.yml: {name}"]["needs"] for name in before)
         assert {"image", "chart", "stack"} <= set(JOBS["release.yml: release"]["needs"])
 
 
 def run(job: str, step_id: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a step of the release's as the runner does, in a folder of the test's own."""
+    """Run a step of the release workflow in a folder of the test, with the shell that the runner uses."""
     (step,) = [step for name, step in STEPS if name == f"release.yml: {job}" and step.get("id") == step_id]
     shell = WORKFLOWS["release.yml"]["defaults"]["run"]["shell"].replace("{0}", "-c").split()
     given = {"PATH": os.environ["PATH"], **WORKFLOWS["release.yml"]["env"], **environment}
@@ -141,7 +141,7 @@ class TestSteps:
         assert check.returncode == 0
 
     def test_base_image_is_read_from_the_dockerfile(self, tmp_path: Path) -> None:
-        """With a docker that answers as the registry would."""
+        """A fake docker command answers as the registry would."""
         (tmp_path / "receiver").mkdir()
         (tmp_path / "receiver" / "Dockerfile").write_text((ROOT / "receiver" / "Dockerfile").read_text())
         digest = "sha256:" + "a" * 64

@@ -1,4 +1,7 @@
-"""Keyturn's signatures against the published package of Standard Webhooks, both ways, and against golden vectors."""
+"""Keyturn's signatures, checked in both directions against the published package of Standard Webhooks.
+
+Golden vectors check them as well.
+"""
 
 import json
 from datetime import UTC, datetime
