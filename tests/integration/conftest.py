@@ -1,4 +1,4 @@
-"""What several files here stand on: an AWS of the file's own with the event path in it, a receiver for each test."""
+"""Shared fixtures: a local AWS with the event path for each test file, and a fake receiver for each test."""
 
 from collections.abc import Iterator
 

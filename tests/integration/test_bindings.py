@@ -1,4 +1,4 @@
-"""Labelled Secrets as bindings, on the real API server: what fills them, and what happens to those that cannot be."""
+"""Labelled Secrets as bindings on the real API server: how they are filled, and how errors are reported."""
 
 import json
 import re
@@ -18,7 +18,7 @@ DATA = "keyturn.dev/data"
 
 
 def create(stack: Stack, name: str, value: str | bytes) -> str:
-    """Create an AWS secret; return its ARN."""
+    """Create an AWS secret and return its ARN."""
     client = stack.aws.secrets_manager()
     if isinstance(value, bytes):
         return client.create_secret(Name=name, SecretBinary=value)["ARN"]
@@ -112,7 +112,7 @@ def test_restored_backup_of_a_secret_is_brought_up_to_date(stack: Stack, namespa
     eventually(lambda: data_of(stack.cluster, namespace, "db") == {"value": b"two"})
 
 
-# Each breaks a good binding in one way: the annotations it gets, and the AWS secret's value it is then held against.
+# Each case breaks a valid binding: new annotations, a new value of the AWS secret or None, the reason, and the advice.
 BROKEN = {
     "a secret that does not exist": ({"keyturn.dev/secret-id": "{ns}/missing"}, None, "SourceNotFound", "create it"),
     "a property that is missing": ({DATA: "A: nowhere"}, None, "InvalidValue", "no such property"),
@@ -146,14 +146,14 @@ def test_broken_binding_keeps_the_data_and_says_what_to_do(
     eventually(lambda: re.search(rf"keyturn\.dev/status: {reason}: .*{re.escape(advice)}", described(stack, namespace)))
     assert data_of(stack.cluster, namespace, "db") == before == {"A": b"1"}
 
-    # Others go on meanwhile.
+    # The other bindings keep working meanwhile.
     create(stack, f"{namespace}/other", "one")
     stack.cluster.create([secret(namespace, "other", f"{namespace}/other")])
     filled(stack, namespace, "other")
 
 
 def described(stack: Stack, namespace: str) -> str:
-    """What `kubectl describe` says of the Secret, in one line."""
+    """Return the output of `kubectl describe` for the Secret as one line."""
     return " ".join(stack.cluster.kubectl("describe", "secret", "db", "-n", namespace).split())
 
 
@@ -229,7 +229,7 @@ def test_refused_workload_delays_neither_the_secret_nor_others(stack: Stack, nam
 
 
 def denied(stack: Stack, namespace: str) -> bool:
-    """Tell whether the policy is in force yet: it takes the API server a moment."""
+    """Return whether the policy is in force, which takes the API server a moment."""
     account = f"system:serviceaccount:{stack.namespace}:{SERVICE_ACCOUNT}"
     command = ["annotate", "deployment", "locked-probe", "-n", namespace, "--overwrite", "a=b", f"--as={account}"]
     try:

@@ -1,4 +1,4 @@
-"""The chart's life in a cluster, by the real Helm: installed, alone or beside others, and gone without a trace."""
+"""Releases of the chart by the real Helm: they install, alone or next to others, and uninstall without a trace."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,8 +13,10 @@ from support.chart_values import ANYWHERE
 from support.helm import Helm, helm_in_namespace
 from support.wait import eventually
 
-NEVER_READY = {**SOME_KEY, "podAnnotations": {"keyturn.dev/ready-after": "never"}}  # kwok's word
-ALSO_BEYOND = {**SOME_KEY, "priorityClass": {"create": True}}  # every kind that lies in no namespace
+# With this annotation, kwok never makes the pods ready.
+NEVER_READY = {**SOME_KEY, "podAnnotations": {"keyturn.dev/ready-after": "never"}}
+# With this, the release has every kind of object outside namespaces.
+ALSO_BEYOND = {**SOME_KEY, "priorityClass": {"create": True}}
 
 
 @pytest.fixture
@@ -85,7 +87,7 @@ def test_two_releases_in_one_namespace_do_not_touch_each_other(helm: Helm) -> No
 
 
 def selectors(helm: Helm, name: str) -> list[str]:
-    """By what the objects of a release choose their pods."""
+    """Return the selectors by which the objects of a release choose their pods."""
     deployment, service, budget, policy = (
         helm.cluster.get(kind, name, helm.namespace)["spec"]
         for kind in ("deployment", "service", "poddisruptionbudget", "networkpolicy")
@@ -96,7 +98,7 @@ def selectors(helm: Helm, name: str) -> list[str]:
 
 @pytest.mark.parametrize(("suffix", "first"), [("-other", "keyturn"), ("-a", "a-keyturn")])
 def test_two_releases_in_two_namespaces_share_nothing(helm: Helm, suffix: str, first: str) -> None:
-    """Not even where namespace and release make the same word: "x" and "a-keyturn", "x-a" and "keyturn"."""
+    """Even "x" with "a-keyturn" and "x-a" with "keyturn", which join to the same name, share nothing."""
     with helm_in_namespace(helm.cluster, helm.namespace + suffix) as other:
         helm.install(ALSO_BEYOND, first)
         alone, before = helm.object_versions(), helm.inventory()

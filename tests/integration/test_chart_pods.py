@@ -1,7 +1,7 @@
-"""What the chart's pods run, as a release has them: we are their kubelet, for kwok has no containers.
+"""The commands of the chart's pods, run on this machine in place of a kubelet, because kwok runs no containers.
 
-A receiver runs with the variables and the mounted files of its pod; `helm test` makes its pod, we run what it says and
-tell Helm how it ended. Ports and addresses alone are of this machine.
+A receiver runs with the variables and mounted files of its pod. `helm test` creates its pod, the test runs the command
+of the pod, and Helm is told the result. Only ports and addresses belong to this machine.
 """
 
 import json
@@ -36,13 +36,14 @@ from support.wait import eventually
 IN_AWS = {"aws": {"region": REGION}, "signingKey": {"secretId": SIGNING_KEY}}
 IN_A_SECRET = {"signingKey": {"existingSecret": {"name": "signing-keys", "key": "keys"}}}
 TLS = {"tls": {"secretName": "certificate"}}
-# What is not of this machine: other addresses, volumes and variables; and Secrets by the names they have here.
+# These values would not work on this machine: foreign addresses, volumes and variables. The Secrets get the names that
+# they have here.
 HERE = {"aws": {"endpointUrl": ""}, "extraEnv": [], "extraEnvFrom": [], "extraVolumes": [], "extraVolumeMounts": []}
 EVERYTHING_HERE = merged(merged(ANYWHERE, HERE), {**IN_AWS, **TLS})
 
 
 class Kubelet:
-    """Runs the pods of a release on this machine."""
+    """Runs the commands of a release's pods on this machine."""
 
     def __init__(self, helm: Helm, aws: LocalAws, directory: Path) -> None:
         self.helm = helm
@@ -52,7 +53,7 @@ class Kubelet:
         self._receiver: Program | None = None
 
     def start(self) -> None:
-        """Start a receiver as the Deployment's pod has it, and wait until it is ready."""
+        """Start a receiver as the Deployment's pod describes it, and wait until it is ready."""
         (deployment,) = self.helm.cluster.list("deployments", self.helm.namespace)
         pod = deployment["spec"]["template"]["spec"]
         account = self.helm.cluster.kubeconfig_for(self.helm.namespace, pod["serviceAccountName"], self._directory)
@@ -67,17 +68,17 @@ class Kubelet:
             "KEYTURN_PORT": str(self._port),
             "KEYTURN_OPERATIONS_PORT": str(self._operations_port),
         }
-        command = [sys.executable, "-m", "keyturn_receiver"]  # as the image says
+        command = [sys.executable, "-m", "keyturn_receiver"]  # the command of the image
         self._receiver = Program("receiver", command, self._directory, environment)
         self._receiver.wait_for(answers(f"http://127.0.0.1:{self._operations_port}/readyz"), 30)
 
     def kill(self) -> None:
-        """End the receiver."""
+        """Kill the receiver."""
         if self._receiver:
             self._receiver.kill()
 
     def heartbeat(self, pod: Any) -> subprocess.CompletedProcess[str]:
-        """Run what the pod of `helm test` says, to its end."""
+        """Run the command of the `helm test` pod until it ends."""
         (container,) = pod["containers"]
         assert container["command"] == ["/opt/keyturn/bin/python", "-m", "keyturn_receiver.self_test"]
         url, *more = container["args"]
@@ -87,7 +88,7 @@ class Kubelet:
         return subprocess.run(command, env=self._environment(pod), capture_output=True, text=True, timeout=60)
 
     def _reached_by(self, url: str) -> set[str]:
-        """The pods that a Service leads to from a URL within the cluster, to the port for notifications."""
+        """Return the pods that a URL within the cluster reaches through its Service, at the port for notifications."""
         name, namespace, suffix = str(urlsplit(url).hostname).split(".")
         assert (namespace, suffix) == (self.helm.namespace, "svc")
         service = self.helm.cluster.get("service", name, namespace)["spec"]
@@ -102,7 +103,7 @@ class Kubelet:
         return {"PATH": os.environ["PATH"], "PYTHONPATH": IMPORT_ROOTS, **self._aws.environment(), **given}
 
     def _local(self, pod: Any, text: str) -> str:
-        """Lead a path in a mounted Secret to where its files are here, in a copy of their own."""
+        """Replace the path of a mounted Secret with the path of a copy on this machine."""
         (container,) = pod["containers"]
         for mount in container.get("volumeMounts", []):
             if mount["mountPath"] in text:
@@ -123,7 +124,7 @@ class Kubelet:
 def kubelet(
     control_plane: ControlPlane, session_aws: LocalAws, signing_key_id: str, tmp_path: Path
 ) -> Iterator[Callable[[dict[str, Any]], Kubelet]]:
-    """Install a release with the values that the test gives, and run its receiver."""
+    """Return a function that installs a release with the given values and runs its receiver."""
     with ExitStack() as stack:
 
         def make(values: dict[str, Any]) -> Kubelet:
@@ -140,7 +141,7 @@ def kubelet(
 
 
 def secrets(namespace: str) -> Iterator[dict[str, Any]]:
-    """The Secrets that the values name: a signing key, and a certificate for a name that is not the Service's."""
+    """Yield the Secrets that the values name: a signing key, and a certificate that does not name the Service."""
     made = trustme.CA().issue_cert("keyturn.example.com")
     certificate = b"".join(each.bytes() for each in made.cert_chain_pems)
     kept = {
@@ -154,7 +155,7 @@ def secrets(namespace: str) -> Iterator[dict[str, Any]]:
 
 
 def helm_test(kubelet: Kubelet) -> subprocess.CompletedProcess[str]:
-    """Let Helm make its pod, run it, and hold Helm's verdict against how it ended."""
+    """Let Helm create its test pod, run the command of the pod, and compare Helm's verdict with the result."""
     helm = kubelet.helm
     with ThreadPoolExecutor(1) as pool:
         verdict = pool.submit(helm.client.test, "keyturn", timeout=60)
@@ -165,7 +166,7 @@ def helm_test(kubelet: Kubelet) -> subprocess.CompletedProcess[str]:
         try:
             done = kubelet.heartbeat(pod["spec"])
             phase = "Failed" if done.returncode else "Succeeded"
-        finally:  # or Helm waits to the end of its time
+        finally:  # without this, Helm would wait until its timeout
             ended = json.dumps({"status": {"phase": phase}})
             helm.cluster.kubectl("patch", "pod", name, "-n", helm.namespace, "--subresource=status", "-p", ended)
     if done.returncode:
@@ -173,7 +174,7 @@ def helm_test(kubelet: Kubelet) -> subprocess.CompletedProcess[str]:
             verdict.result()
     else:
         verdict.result()
-    # The log of one that failed can be read, and nothing is left of one that has passed.
+    # A failed pod remains so that its log can be read; a pod that has passed is deleted.
     left = helm.cluster.list("pods", helm.namespace, "app.kubernetes.io/component=test")
     assert bool(left) is bool(done.returncode)
     return done

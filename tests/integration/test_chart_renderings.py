@@ -1,4 +1,4 @@
-"""What the chart makes of every value it has, before the real API server: nothing is refused, nothing warned of."""
+"""The objects that the chart renders for each of its values: the real API server accepts them without a warning."""
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -18,7 +18,7 @@ RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("e
 
 @pytest.fixture(scope="module")
 def home(control_plane: ControlPlane, custom_resources: None) -> Iterator[str]:
-    """A namespace that takes restricted pods alone, beside those that receivers are to serve."""
+    """Yield a namespace that only admits restricted pods, and create the namespaces that receivers serve."""
     names = {"strict": RESTRICTED, **{name: {} for name in (*SERVED, "123", "on")}}
     made = [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
@@ -42,7 +42,8 @@ def test_rendered_objects_are_accepted_without_a_warning(
 def test_pods_over_the_restricted_profile_are_warned_of_and_refused(control_plane: ControlPlane, home: str) -> None:
     objects = chart_objects(home, {"securityContext": {"allowPrivilegeEscalation": True}})
     verdict = dry_run(control_plane, objects)
-    assert 'Warning: would violate PodSecurity "restricted' in verdict.stderr  # of the Deployment, which is taken
+    # This warning is about the Deployment, which is accepted.
+    assert 'Warning: would violate PodSecurity "restricted' in verdict.stderr
     assert 'pods "keyturn-self-test" is forbidden: violates PodSecurity "restricted' in verdict.stderr
     assert verdict.returncode == 1
     assert len(verdict.stdout.splitlines()) == len(objects) - 1
@@ -54,7 +55,7 @@ def test_field_unknown_to_kubernetes_is_refused(control_plane: ControlPlane, hom
     assert verdict.returncode == 1
 
 
-# YAML takes these for numbers, truth values, nothing and an alias.
+# YAML reads these unquoted words as numbers, booleans, null and an alias.
 WORDS = {
     "namespaces": ["on"],
     "imagePullSecrets": [{"name": "0x1f"}],
@@ -96,7 +97,7 @@ def chart() -> Iterator[helm_python.Chart]:
 
 
 def leaves(value: Any, schema: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The values that stand for themselves, by their path: a map is one, too, where anything may be a key of it."""
+    """Yield the values without properties of their own, with their paths; a map with arbitrary keys is one value."""
     if "properties" not in schema:
         yield path, value
     else:
@@ -105,7 +106,7 @@ def leaves(value: Any, schema: Mapping[str, Any], path: tuple[str, ...] = ()) ->
 
 
 def tried(chart: helm_python.Chart) -> dict[tuple[str, ...], list[Any]]:
-    """What each value is set to, over all sets."""
+    """Return all values that the sets give to each path."""
     assert chart.schema is not None
     found: dict[tuple[str, ...], list[Any]] = {}
     for values in VARIANTS.values():
@@ -132,14 +133,14 @@ def test_choice_of_a_value_is_tried(chart: helm_python.Chart) -> None:
 
     assert chart.schema is not None
     found = tried(chart)
-    few = [each for each in choices(chart.schema) if each[0] != ("enabled",)]  # which is a parent chart's
+    few = [each for each in choices(chart.schema) if each[0] != ("enabled",)]  # a parent chart reads this value
     assert len(few) > 40
     assert not [(".".join(path), choice) for path, choice in few if choice not in found[path]]
 
 
 @pytest.mark.parametrize("name", [*EXCLUSIVE, *COMBINABLE])
 def test_value_of_the_chart_has_an_effect(chart: helm_python.Chart, name: str) -> None:
-    """Without any one of its values a set is rendered otherwise, or not at all."""
+    """If any value of a set is removed, the chart renders other manifests or refuses the set."""
     assert chart.schema is not None
     defaults = dict(leaves(chart.values, chart.schema))
     whole = manifests(chart, VARIANTS[name])
@@ -151,7 +152,7 @@ def test_value_of_the_chart_has_an_effect(chart: helm_python.Chart, name: str) -
 
 
 def manifests(chart: helm_python.Chart, values: dict[str, Any]) -> dict[str, str]:
-    """What is rendered, without NOTES.txt; nothing where the chart refuses."""
+    """Return the rendered manifests without NOTES.txt, or nothing if the chart refuses the values."""
     try:
         rendered = chart.render(values, name="keyturn", namespace="keyturn")
     except helm_python.HelmRenderError:

@@ -1,4 +1,4 @@
-"""A release that changes, by the real Helm: to other values and back, from the version before and back to it."""
+"""Upgrades by the real Helm: to other values and back, and from the version before and back to it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_upgrade_replaces_the_pods_and_a_rollback_restores_them(helm: Helm) -> N
     (last,) = helm.cluster.list("deployments", helm.namespace)
     assert last["spec"] == first["spec"]
     assert last["metadata"]["labels"] == first["metadata"]["labels"]
-    assert len(helm.cluster.list("replicasets", helm.namespace)) == 2  # the first has come back
+    assert len(helm.cluster.list("replicasets", helm.namespace)) == 2  # the first ReplicaSet is used again
 
 
 def test_upgrade_without_ready_receivers_removes_no_old_one(helm: Helm) -> None:
@@ -55,7 +55,7 @@ def test_upgrade_without_ready_receivers_removes_no_old_one(helm: Helm) -> None:
     assert helm.ready_pods() == before
 
 
-# What somebody has set who installed 0.1.0, and sets again.
+# The values that an installation of 0.1.0 has, and sets again on upgrade.
 CARRIED: dict[str, Any] = {
     "serviceAccount": {
         "name": "keyturn",
@@ -91,7 +91,7 @@ def test_release_0_1_0_is_upgraded_rolled_back_and_upgraded_again(helm: Helm, na
 
 
 def made_by_receivers(cluster: Cluster, namespace: str) -> None:
-    """Play the receivers that somebody ran with 0.1.0, which was identity and rights alone: they made the Leases."""
+    """Create the Leases that receivers of 0.1.0 create. The chart of 0.1.0 has only their identity and their rights."""
     cluster.create(
         {
             "apiVersion": "coordination.k8s.io/v1",
@@ -104,7 +104,7 @@ def made_by_receivers(cluster: Cluster, namespace: str) -> None:
 
 
 def rights(helm: Helm, served: str) -> dict[str, Any]:
-    """Who the receivers are, and what they may do in a namespace that they serve, by kind."""
+    """Return the ServiceAccount of the receivers, and their Role and RoleBinding in a namespace that they serve."""
     (role,) = helm.cluster.list("roles", served)
     (binding,) = helm.cluster.list("rolebindings", served)
     account = helm.cluster.get("serviceaccount", "keyturn", helm.namespace)
@@ -112,7 +112,7 @@ def rights(helm: Helm, served: str) -> dict[str, Any]:
 
 
 def meaning(objects: dict[str, Any]) -> dict[str, Any]:
-    """Objects without what the API server writes into them by itself."""
+    """Return objects without the metadata that the API server adds."""
     traces = ("uid", "resourceVersion", "creationTimestamp", "managedFields")
     return {
         kind: {**each, "metadata": {key: value for key, value in each["metadata"].items() if key not in traces}}

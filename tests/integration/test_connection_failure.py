@@ -1,4 +1,4 @@
-"""The words for each way in which a POST gets no answer, against real sockets."""
+"""The notifier's messages for each way in which a POST can fail to get an answer, tested with real sockets."""
 
 import socket
 import ssl
@@ -19,7 +19,7 @@ CONNECT, REPLY = 0.4, 0.6  # seconds
 
 
 def failure(url: str, ca: bytes = b"") -> str:
-    """POST as the notifier does, with shorter timeouts; return the words for the error."""
+    """POST as the notifier does, with shorter timeouts; return the message for the error."""
     pool = urllib3.PoolManager(ssl_context=tls_context(ca.decode()))
     timeout = urllib3.Timeout(connect=CONNECT, read=REPLY)
     with pytest.raises(urllib3.exceptions.HTTPError) as caught:
@@ -29,7 +29,7 @@ def failure(url: str, ca: bytes = b"") -> str:
 
 @pytest.fixture
 def server() -> Iterator[Callable[[Callable[[socket.socket], None]], int]]:
-    """Start a server that does something with its first connection; return its port."""
+    """Return a function that starts a server which calls ``serve`` with its first connection, and returns its port."""
     with ExitStack() as stack:
 
         def start(serve: Callable[[socket.socket], None]) -> int:
@@ -111,7 +111,7 @@ def test_answer_that_is_none(server: Callable[..., int], content: bytes, words: 
 
 
 class TestCertificates:
-    """By the rules of Python 3.13, the functions' runtime, whatever Python runs the test."""
+    """The rules are those of Python 3.13, the runtime of the functions, whichever Python runs the test."""
 
     @pytest.fixture
     def start(self, tmp_path: Path) -> Iterator[Callable[[Authority], FakeReceiver]]:

@@ -1,4 +1,4 @@
-"""Other projects' custom resources: their own definitions judge what the chart makes, and come as go.sum says."""
+"""Custom resources of other projects: their own definitions, pinned by go.sum, validate the chart's objects."""
 
 import json
 import os
@@ -29,7 +29,7 @@ SPECS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def dry_run(control_plane: ControlPlane, namespace: str, kind: str, **changes: Any) -> str:
-    """Let the API server judge an object, with a field of its spec changed, and keep nothing of it."""
+    """Let the API server validate an object with changes to its spec, as a dry run."""
     version, spec = SPECS[kind]
     metadata = {"name": "judged", "namespace": namespace}
     judged = {"apiVersion": version, "kind": kind, "metadata": metadata, "spec": {**spec, **changes}}
@@ -94,7 +94,7 @@ def test_missing_go_without_a_cache_is_reported_with_advice(tmp_path: Path, monk
 
 @pytest.fixture
 def pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A go.sum to be spoiled, an empty cache, and Go with the modules at hand and as careless as settings make it."""
+    """Return a copy of go.sum for the test to corrupt, with an empty cache and Go's checks turned off."""
     definitions.resolve()
     go = go_toolchain.find()
     monkeypatch.setattr(go_toolchain, "find", lambda: go)
@@ -131,7 +131,7 @@ def cached() -> list[Path]:
 
 @pytest.mark.parametrize("program", ["binaries", "custom_resources"])
 def test_programs_that_make_runs_first_need_nothing_installed(program: str) -> None:
-    """-S takes every installed package away."""
+    """The option -S hides all installed packages."""
     command = [sys.executable, "-S", "-m", f"keyturn_local.toolchain.{program}"]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(INFRA)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The enclosure of a real node: what was made in it is gone with it, whichever way it went."""
+"""The enclosure of a real node: everything created in it disappears with it, however the enclosure ends."""
 
 import os
 import signal
@@ -26,7 +26,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, re
 def enclosed(*command: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command in an enclosure until it prints a line.
 
-    Under nohup, and in the background of a script, signals come ignored, and a shell cannot trap those.
+    The command starts with default signal handling, because nohup and background jobs ignore signals, and a shell
+    cannot trap a signal that was ignored when it started.
     """
     default = ["env", "--default-signal=INT,HUP,TERM"]
     running = subprocess.Popen([*default, *ENCLOSURE, *command], env=ENVIRONMENT, stdout=subprocess.PIPE)
@@ -45,13 +46,13 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def family(process: int) -> set[int]:
-    """A process with all its descendants."""
+    """Return a process and all its descendants."""
     parents = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
-            continue  # it has ended
+            continue  # the process has ended
     found = {process}
     while more := {child for child, parent in parents.items() if parent in found} - found:
         found |= more
@@ -59,14 +60,14 @@ def family(process: int) -> set[int]:
 
 
 def namespaces(processes: set[int]) -> set[str]:
-    """The namespaces in which any of these processes is, such as "net:[4026532274]"."""
+    """Return the namespaces of these processes, such as "net:[4026532274]"."""
     found = set()
     for process in processes:
         for kind in NAMESPACES:
             try:
                 found.add(os.readlink(f"/proc/{process}/ns/{kind}"))
             except OSError:
-                continue  # it has ended, or is about to
+                continue  # the process has ended or is about to end
     return found
 
 
@@ -75,7 +76,7 @@ def everyone() -> set[int]:
 
 
 def machine() -> dict[str, set[str]]:
-    """What others could see of a node on the machine."""
+    """Return the traces of a node that others on the machine could see."""
     return {
         "mounts": set(Path("/proc/mounts").read_text().splitlines()),
         "interfaces": set(os.listdir("/sys/class/net")),
@@ -85,7 +86,7 @@ def machine() -> dict[str, set[str]]:
 
 
 def swept() -> bool:
-    """Whether there is no cgroup of an enclosure that is no more."""
+    """Return whether every cgroup of an enclosure belongs to one that still runs."""
     run("true")
     return not [
         root for root in cgroups.MOUNT.glob(f"*/{cgroups.PREFIX}*") if not Path("/proc", root.name[13:]).exists()
@@ -108,7 +109,7 @@ time.sleep(600)
 """
 
 
-@pytest.mark.timeout(1800)  # the first time it may have to build
+@pytest.mark.timeout(1800)  # the first run may have to build what a node needs
 def test_killed_parent_leaves_nothing_of_a_node(tmp_path: Path) -> None:
     if found := preflight():
         pytest.skip(found)
@@ -116,8 +117,9 @@ def test_killed_parent_leaves_nothing_of_a_node(tmp_path: Path) -> None:
     with enclosed(sys.executable, "-c", NODE, str(tmp_path)) as parent:
         made = family(parent.pid)
         inside = namespaces(made) - namespaces({os.getpid()})
-        assert len(made) > 20  # control plane, node, DNS, the pod, each with its guard or shim
-        assert len({each for each in inside if each.startswith("net:")}) == 2  # the enclosure's, the pod's
+        assert len(made) > 20  # control plane, node, DNS and the pod, each with its guard or shim
+        # The network namespaces of the enclosure and of the pod.
+        assert len({each for each in inside if each.startswith("net:")}) == 2
         assert machine() == before
         parent.send_signal(signal.SIGKILL)
         parent.wait()
@@ -138,7 +140,7 @@ def test_background_processes_end_with_the_command() -> None:
 def command_of(process: int) -> bytes:
     try:
         return Path("/proc", str(process), "cmdline").read_bytes()
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return b""
 
 
@@ -174,7 +176,7 @@ def test_signals_reach_the_command(number: signal.Signals) -> None:
 
 
 def test_ctrl_c_reaches_the_command_once(tmp_path: Path) -> None:
-    """A terminal tells each process of the group: what is passed on beside that would be a second Ctrl-C."""
+    """A terminal signals each process of the group, so passing the signal on would be a second Ctrl-C."""
     told = tmp_path / "told"
     script = (
         "import pathlib, signal, sys\n"

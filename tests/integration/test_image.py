@@ -1,4 +1,4 @@
-"""What the image holds, made by the very script that makes it there, in an environment that holds nothing else."""
+"""The contents of the image, produced by the script of its build in an otherwise empty environment."""
 
 import ast
 import os
@@ -22,7 +22,7 @@ MODULES = sorted(
     ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
     for name, root in PACKAGES.items()
     for file in (root / name).rglob("*.py")
-    if file.name != "__main__.py"  # which runs it
+    if file.name != "__main__.py"  # importing this module would run the program
 )
 
 
@@ -57,7 +57,10 @@ def said(python: Path, code: str) -> str:
 
 
 def normal(name: str) -> str:
-    """As names are compared: https://packaging.python.org/en/latest/specifications/name-normalization/."""
+    """Return a package name in its normalized form.
+
+    https://packaging.python.org/en/latest/specifications/name-normalization/
+    """
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -67,7 +70,7 @@ def test_environment_imports_every_module(python: Path) -> None:
 
 
 def test_environment_holds_exactly_the_pinned_packages(python: Path) -> None:
-    """No pip either: nothing can be installed into a running receiver."""
+    """pip is absent, too, so nothing can be installed into a running receiver."""
     pinned = {
         normal(line.split("==")[0])
         for name in ("receiver", "tracing")
@@ -102,7 +105,7 @@ def test_botocore_data_is_that_of_the_called_services(site: Path) -> None:
 
 
 def test_bytecode_matches_the_sources(site: Path) -> None:
-    """PEP 552: flags 1 are a hash that nobody checks, so no time of a file decides whether the bytecode counts."""
+    """By PEP 552, flags of 1 mean an unchecked hash, so Python uses the bytecode whatever the times of the files."""
     compiled = list(site.rglob("*.pyc"))
     assert {file.read_bytes()[4:8] for file in compiled} == {(1).to_bytes(4, "little")}
     assert {file.parents[1] / f"{file.name.split('.')[0]}.py" for file in compiled} == set(site.rglob("*.py"))
@@ -110,7 +113,7 @@ def test_bytecode_matches_the_sources(site: Path) -> None:
 
 def test_installing_twice_gives_the_same_bytes(installed: Path, tmp_path: Path) -> None:
     kept = tmp_path / "first"
-    installed.rename(kept)  # bytecode names its path, so the second must have the same one
+    installed.rename(kept)  # bytecode contains its path, so the second must have the same one
     try:
         assert install(installed).returncode == 0
         assert contents(installed) == contents(kept)
@@ -137,7 +140,7 @@ def test_receiver_runs_from_the_environment(
 def test_receiver_traces_from_the_environment(
     env: FaultEnv, python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collector: OtlpCollector
 ) -> None:
-    """Traces are an extra for those who install from source; in the image they are a switch."""
+    """Traces are an extra in an installation from source; in the image a setting turns them on."""
     monkeypatch.chdir(tmp_path)
     env.receiver(python=python, **collector.settings)
     env.create_bound_secret()
@@ -165,7 +168,7 @@ class TestWhatItRefuses:
         self.refuses(tmp_path / "python", tmp_path, "there is no ")
 
     def stub(self, directory: Path, refused: str) -> Path:
-        """A Python that fails at one of the questions it is asked."""
+        """Return a Python that fails if its second argument contains ``refused``."""
         made = directory / "python"
         made.write_text(f'#!/bin/sh\ncase "$2" in *"{refused}"*) exit 1 ;; esac\nexec {sys.executable} "$@"\n')
         made.chmod(0o755)

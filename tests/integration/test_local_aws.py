@@ -1,4 +1,4 @@
-"""The AWS on one machine: label moves become events, events become messages, messages reach a handler."""
+"""The local AWS: label moves become events, events become messages, and messages reach a handler."""
 
 import json
 from collections.abc import Iterator
@@ -107,7 +107,7 @@ def test_message_leaves_the_queue_only_once_it_is_handled(aws: LocalAws, path: E
 
     source = EventSource(aws.sqs(), path.queue_url, handler, timeline)
     assert source.poll_once() == 2
-    assert source.poll_once(wait_seconds=0) == 0  # not before its visibility time-out
+    assert source.poll_once(wait_seconds=0) == 0  # the failed message is still invisible
     eventually(lambda: source.poll_once())
     assert seen == ["a", "b", "b"]
     assert source.poll_once(wait_seconds=2) == 0

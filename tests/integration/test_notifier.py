@@ -1,4 +1,4 @@
-"""The notifier's real handler: SQS records in, deliveries out, against local receivers and moto over HTTP."""
+"""The notifier's real handler, from SQS records to deliveries, with local receivers and moto over HTTP."""
 
 import base64
 import json
@@ -38,9 +38,9 @@ def other() -> Iterator[FakeReceiver]:
 
 @pytest.fixture
 def sandbox(aws: LocalAws, path: EventPath, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Callable[..., list[str]]]:
-    """Start a new sandbox of the function for some receivers; return a function that calls its handler.
+    """Return a function that starts a new sandbox for some receivers and returns a caller of its handler.
 
-    That function takes event bodies or complete records, and returns the ids of the messages that stay queued.
+    The caller takes event bodies or complete records, and returns the ids of the messages that stay queued.
     """
 
     def start(*receivers: FakeReceiver, **settings: str) -> Callable[..., list[str]]:
@@ -66,7 +66,7 @@ def sandbox(aws: LocalAws, path: EventPath, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def handle(sandbox: Callable[..., Any], receiver: FakeReceiver) -> Callable[..., list[str]]:
-    """A sandbox with one receiver."""
+    """Start a sandbox with one receiver; return the caller of its handler."""
     return sandbox(receiver)
 
 
@@ -88,7 +88,7 @@ def signing_key(aws: LocalAws, path: EventPath) -> bytes:
 
 
 def dead_letters(aws: LocalAws, path: EventPath) -> dict[str, str]:
-    """Remove all messages from the dead-letter queue; return the reason of each by its body."""
+    """Remove all messages from the dead-letter queue; return the reason for each message, by its body."""
     messages = (
         aws.sqs()
         .receive_message(
@@ -102,7 +102,7 @@ def dead_letters(aws: LocalAws, path: EventPath) -> dict[str, str]:
 
 
 def answer(caplog: pytest.LogCaptureFixture, receiver: FakeReceiver) -> str:
-    """Return the answer of a receiver in the newest line about a delivery."""
+    """Return the answer of a receiver according to the newest log line about a delivery."""
     lines = [vars(line) for line in caplog.records if line.message in ("delivered", "not delivered")]
     return lines[-1]["answers"][receiver.url.split("/")[2]]
 
@@ -177,7 +177,7 @@ def test_retry_has_the_same_webhook_id_and_a_new_signature(
     sent = event()
     receiver.respond = lambda headers, body: (500, b"")
     handle(sent)
-    time.sleep(1.01)  # webhook-timestamp is in whole seconds
+    time.sleep(1.01)  # webhook-timestamp has whole seconds
     handle(sent)
     (first, body), (second, again) = receiver.requests
     assert first["webhook-id"] == second["webhook-id"]
@@ -189,7 +189,7 @@ def test_retry_has_the_same_webhook_id_and_a_new_signature(
 def test_401_makes_the_notifier_read_the_key_again_and_post_once_more(
     handle: Callable, receiver: FakeReceiver, aws: LocalAws, path: EventPath
 ) -> None:
-    handle(event())  # the notifier has cached the key, which is rotated next
+    handle(event())  # the notifier now has the old key in its cache
     fresh = new_key(b"fresh key " * 4)
     aws.secrets_manager().put_secret_value(SecretId=path.signing_key_secret_id, SecretString=fresh)
 
@@ -352,8 +352,8 @@ def test_ten_events_with_the_longest_names_fit_the_body_limit(handle: Callable, 
 def test_events_of_the_corpus_end_as_expected_in_mixed_batches(
     handle: Callable, receiver: FakeReceiver, aws: LocalAws, path: EventPath, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In batches of ten, some are delivered, some ignored, some poison; none affects another."""
-    # Complete EventBridge events, except those about the signing key, which has another ARN here.
+    """Each batch of ten has events to deliver, to ignore and to reject, and none of them affects another."""
+    # The files are complete EventBridge events, without those about the signing key, which has another ARN here.
     files = [file for file in sorted(EVENTS.glob("*.json")) if "detail" in json.loads(file.read_text())]
     files = [file for file in files if "signing-key" not in file.name]
     expected = {file: json.loads(file.with_suffix(".expect.json").read_text()) for file in files}
@@ -488,7 +488,7 @@ class TestBackOff:
         start = time.time()
         assert handle(self.take(aws, queue_url)) == ["m0"]
         eventually(lambda: not self.invisible(aws, queue_url), wait + 3)
-        assert time.time() - start >= wait - 1.01  # a date is in whole seconds
+        assert time.time() - start >= wait - 1.01  # a date has whole seconds
 
 
 class TestConnections:
@@ -518,7 +518,7 @@ class TestConnections:
         def close_once(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
             if not closed:
                 closed.append(True)
-                raise ConnectionAbortedError  # the client sees a closed connection without an answer
+                raise ConnectionAbortedError  # the client sees the connection close without an answer
             return accept(headers, body)
 
         receiver.respond = close_once

@@ -1,4 +1,4 @@
-"""What `helm test` runs, as a process of its own against a running receiver."""
+"""The command of `helm test`, run as a separate process against a running receiver."""
 
 import os
 import socket
@@ -28,7 +28,7 @@ NOWHERE = "http://127.0.0.1:1/v1/notifications"
 
 
 def beat(url: str, *arguments: str, aws: FaultEnv | None = None, **settings: str) -> tuple[int, str]:
-    """Send one heartbeat: the exit status, and what was said."""
+    """Send one heartbeat; return the exit status and the output."""
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": IMPORT_ROOTS,
@@ -45,14 +45,14 @@ def beat(url: str, *arguments: str, aws: FaultEnv | None = None, **settings: str
 
 @pytest.fixture
 def key_file(tmp_path: Path) -> Path:
-    """A file with one key."""
+    """Return a file with one key."""
     file = tmp_path / "signing-key"
     file.write_text(KEY)
     return file
 
 
 def with_file(env: FaultEnv, key_file: Path, **settings: str) -> LocalReceiver:
-    """A receiver that knows the keys of a file alone."""
+    """Start a receiver that has only the keys of a file."""
     return env.receiver(KEYTURN_SIGNING_KEY_SECRET_ID="", KEYTURN_SIGNING_KEY_FILE=str(key_file), **settings)
 
 
@@ -71,7 +71,7 @@ def test_heartbeat_signed_with_the_key_in_aws_passes_and_is_not_counted(env: Fau
 
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     env.send(replace(env.notification_without_version("keyturn", EventType.HEARTBEAT), time=now))
-    assert receiver.metric("keyturn_event_path_up") == 1  # as it would be for one of the event path
+    assert receiver.metric("keyturn_event_path_up") == 1  # a heartbeat of the event path does count
 
 
 def test_heartbeat_signed_with_a_key_file_passes(env: FaultEnv, key_file: Path, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_heartbeat_signed_with_a_key_file_passes(env: FaultEnv, key_file: Path, 
 
 
 class Tls:
-    """Two certificates of one authority, neither of which names the host."""
+    """Two certificates of one authority; neither names the host."""
 
     def __init__(self, directory: Path) -> None:
         authority = trustme.CA().create_child_ca()
@@ -108,7 +108,7 @@ def test_tls_trusts_the_given_certificate_alone(env: FaultEnv, key_file: Path, t
     status, said = beat(url, "--certificate", str(tls.certificate), **keys)
     assert status == 0, said
 
-    for certificate in ([], ["--certificate", str(tls.other)]):  # of the same authority, even
+    for certificate in ([], ["--certificate", str(tls.other)]):  # no certificate, and another one of the same authority
         status, said = beat(url, *certificate, **keys)
         assert status == 1
         assert "its certificate is not" in said
@@ -143,14 +143,14 @@ def test_unreadable_key_is_named(env: FaultEnv, tmp_path: Path) -> None:
 
 @contextmanager
 def answering(answer: bytes | None) -> Iterator[str]:
-    """Somebody who says the same to everybody, or nothing at all; gives the URL."""
+    """Serve one connection with a fixed answer, or with none if ``answer`` is None; yield the URL."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
             with server.accept()[0] as connection:
                 connection.recv(65536)
                 if answer is None:
-                    connection.recv(1)  # until the other side has enough
+                    connection.recv(1)  # wait until the client gives up
                 else:
                     connection.sendall(answer)
 

@@ -43,7 +43,7 @@ def path(aws: LocalAws) -> EventPath:
 
 @pytest.fixture
 def receivers(aws: LocalAws, path: EventPath) -> Iterator[list[FakeReceiver]]:
-    """Two receivers that accept a signature by the current, previous or pending key."""
+    """Yield two receivers that accept a signature by the current, previous or pending key."""
     made = [FakeReceiver(), FakeReceiver()]
     for receiver in made:
         receiver.respond = accepting(aws, path, "AWSCURRENT", "AWSPREVIOUS", "AWSPENDING")
@@ -55,7 +55,8 @@ def receivers(aws: LocalAws, path: EventPath) -> Iterator[list[FakeReceiver]]:
 @pytest.fixture
 def function(aws: LocalAws, path: EventPath, receivers: list[FakeReceiver], tmp_path: Path) -> Iterator[LambdaRuntime]:
     environment = function_environment(aws, path, [receiver.url for receiver in receivers])
-    timeout = rotation.TRY_SECONDS + rotation.PAUSE_SECONDS + 8  # enough for two tries, even on a busy machine
+    # This is enough for two attempts, even on a busy machine.
+    timeout = rotation.TRY_SECONDS + rotation.PAUSE_SECONDS + 8
     with LambdaRuntime(artifact.build(), HANDLER, environment, tmp_path, timeout) as running:
         yield running
 
@@ -75,7 +76,7 @@ def accepting(aws: LocalAws, path: EventPath, *labels: str) -> Callable[[dict[st
 
 
 def reading(aws: LocalAws, path: EventPath) -> Callable[[dict[str, str], bytes], tuple[int, bytes]]:
-    """Return an answer function with the keys that the receiver's own code reads; a receiver that has just started."""
+    """Return the answer function of a receiver that has just started and has read the keys with its own code."""
 
     async def keys() -> Sequence[bytes]:
         async def create(key: StoreKey) -> Store:
@@ -106,7 +107,7 @@ def key_values(aws: LocalAws, path: EventPath) -> dict[str, str]:
         try:
             value = client.get_secret_value(SecretId=path.signing_key_secret_id, VersionId=version_id)["SecretString"]
         except client.exceptions.ResourceNotFoundException:
-            continue  # the version is empty
+            continue  # the version has no value yet
         values |= dict.fromkeys(labels, value)
     return values
 
@@ -168,7 +169,7 @@ def test_old_key_stays_current_while_a_receiver_refuses_and_is_logged(
 def test_unusable_current_key_can_be_replaced(
     aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[FakeReceiver], remedy: str
 ) -> None:
-    """Somebody has written nonsense twice, so no label has a usable key: the runbook's remedies still lead out."""
+    """After two writes of nonsense no label has a usable key, and each remedy in the runbook still works."""
     for receiver in receivers:
         receiver.respond = reading(aws, path)
     client = aws.secrets_manager()
@@ -210,7 +211,7 @@ def test_unknown_step_is_refused(path: EventPath, function: LambdaRuntime) -> No
 
 
 def refusal(function: LambdaRuntime, step: str, path: EventPath, version_id: str) -> str:
-    """Invoke one step, which must fail; return the reason in its log."""
+    """Invoke one step, which must fail; return the logged reason."""
     event = {"Step": step, "SecretId": path.signing_key_secret_id, "ClientRequestToken": version_id}
     with pytest.raises(FunctionError) as caught:
         function.invoke(event)
@@ -220,7 +221,7 @@ def refusal(function: LambdaRuntime, step: str, path: EventPath, version_id: str
 
 
 class TestGuards:
-    """The caller of the function can name any step and version."""
+    """A caller of the function can name any step and version."""
 
     def test_step_is_refused_while_rotation_is_not_enabled(
         self, aws: LocalAws, path: EventPath, function: LambdaRuntime
@@ -260,9 +261,9 @@ class TestGuards:
 
 
 class TestDryRun:
-    """Secrets Manager runs testSecret alone when a rotation is configured without starting it, also in a new stack.
+    """Secrets Manager runs testSecret alone if a rotation is configured but not started, as in a new stack.
 
-    The pending version may be empty then.
+    The pending version may be empty in that case.
     """
 
     def test_current_key_is_tested_if_the_pending_version_is_empty(

@@ -1,4 +1,4 @@
-"""How the receiver starts, and how it says that it cannot."""
+"""The start of the receiver, and its messages if it cannot start."""
 
 import os
 import subprocess

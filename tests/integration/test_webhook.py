@@ -1,4 +1,4 @@
-"""The door of a running receiver: what is refused costs no call to AWS or Kubernetes."""
+"""The webhook of a running receiver: refused deliveries cause no call to AWS or Kubernetes."""
 
 import http.client
 import json
@@ -34,14 +34,14 @@ from support.wait import eventually
 
 
 def calls(stack: Stack) -> tuple[dict[str, int], float]:
-    """All calls to Secrets Manager, and the receiver's to Kubernetes but for the Lease that it renews."""
+    """Return the number of calls to Secrets Manager by action, and of those to Kubernetes except for Leases."""
     aws = {action: count for action, count in stack.aws.calls().items() if action.startswith("secretsmanager.")}
     metrics, name = stack.receiver.metrics(), "keyturn_kubernetes_requests_total"
     return aws, total(metrics, name) - total(metrics, name, resource="leases")
 
 
 def quiet(stack: Stack) -> tuple[dict[str, int], float]:
-    """Wait until the work of earlier tests has ended; return the calls up to then."""
+    """Wait until the work of earlier tests has ended; return the number of calls so far."""
     end = time.monotonic() + 20
     while (before := calls(stack)) != (time.sleep(0.5) or calls(stack)):
         assert time.monotonic() < end
@@ -79,7 +79,7 @@ def test_refused_delivery_causes_no_call(
             assert reply.json() == {"error": "not verified"}
         return calls(stack) != before
 
-    assert not (causes_a_call() and causes_a_call())  # for once, a watch may have restarted in that moment
+    assert not (causes_a_call() and causes_a_call())  # a second try, because a watch may restart during the first
 
 
 def test_body_over_the_limit_is_refused_before_it_is_read_whole(stack: Stack) -> None:
@@ -88,7 +88,7 @@ def test_body_over_the_limit_is_refused_before_it_is_read_whole(stack: Stack) ->
     connection.putrequest("POST", parts.path)
     connection.putheader("Content-Length", str(10**9))
     connection.endheaders()
-    connection.send(b"x" * 1024)  # a millionth of what was announced
+    connection.send(b"x" * 1024)  # a millionth of the announced length
     assert connection.getresponse().status == 413
     connection.close()
 
@@ -139,7 +139,7 @@ def test_pending_key_is_accepted(own_stack: Callable) -> None:
 
 
 def accepts(receiver: LocalReceiver, key: str) -> bool:
-    """Whether what this key signs is verified."""
+    """Return whether the receiver accepts a delivery signed with this key."""
     beat = encode([notification("keyturn", kind=EventType.HEARTBEAT)])
     return httpx.post(receiver.url, content=beat, headers=signed(parse_key(key), beat)).status_code == 200
 
@@ -150,7 +150,7 @@ ONE, TWO = new_key(b"1" * 32), new_key(b"2" * 32)
 def test_keys_in_a_file_are_reloaded_beside_those_in_aws(env: FaultEnv, tmp_path: Path) -> None:
     file = tmp_path / "signing-key"
     receiver = env.receiver(KEYTURN_SIGNING_KEY_FILE=str(file), KEYTURN_SIGNING_KEY_INTERVAL_SECONDS="1")
-    assert f"signing key file {file} does not exist" in receiver.log  # which keeps it from nothing
+    assert f"signing key file {file} does not exist" in receiver.log  # the receiver starts regardless
     assert accepts(receiver, env.signing_key)
     assert not accepts(receiver, ONE)
 
@@ -190,7 +190,7 @@ def test_notification_gets_its_own_result(stack: Stack, namespace: str) -> None:
     name = f"{namespace}/db"
     client.create_secret(Name=name, SecretString="one")
     stack.cluster.create([secret(namespace, "db", name)])
-    stale = notification(name)  # of a version that never was
+    stale = notification(name)  # this version has never existed
     eventually(lambda: outcome(stack, stale) == Outcome.SUPERSEDED)
     version_id = rotate(client, name, "two")
     eventually(lambda: stack.timeline.find("delivered", version_id=version_id))
@@ -223,7 +223,7 @@ def test_log_is_json_lines(stack: Stack) -> None:
 def test_half_sent_bodies_take_no_slot_from_signed_deliveries(stack: Stack) -> None:
     parts = urlsplit(stack.receiver.url)
     strangers = []
-    for _ in range(100):  # more than may be served at once
+    for _ in range(100):  # by default, the receiver handles 64 deliveries at once
         connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
         connection.putrequest("POST", parts.path)
         connection.putheader("Content-Length", "100")
@@ -233,7 +233,7 @@ def test_half_sent_bodies_take_no_slot_from_signed_deliveries(stack: Stack) -> N
     try:
         beat = encode([notification("keyturn", kind=EventType.HEARTBEAT)])
         assert httpx.post(stack.receiver.url, content=beat, headers=signed(current_key(stack), beat)).status_code == 200
-        assert strangers[0].getresponse().status == 408  # after ten seconds, and the connection is free again
+        assert strangers[0].getresponse().status == 408  # ten seconds later the receiver ends the request
     finally:
         for connection in strangers:
             connection.close()

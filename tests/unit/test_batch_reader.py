@@ -1,4 +1,4 @@
-"""Batch loader: single calls for few values, and one call for up to twenty when many are wanted."""
+"""Batch loader: single calls read a few values, and batch calls for up to twenty values read many."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 
 class Aws:
-    """Fake Secrets Manager: the test sets what hangs and what fails."""
+    """A fake Secrets Manager. The test sets which calls hang and which fail."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []

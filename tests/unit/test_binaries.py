@@ -1,4 +1,4 @@
-"""The resolver of the control plane's programs: four ways, and a clear word when none is left."""
+"""The resolver of the control plane's programs: it tries four sources, and its error is clear if all fail."""
 
 import hashlib
 import io
@@ -13,7 +13,7 @@ from keyturn_local.toolchain import binaries, go_toolchain
 
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with an empty cache, no releases for it, and no Go."""
+    """Set up a machine with an empty cache, no matching release and no Go; return the cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
     monkeypatch.setenv("PATH", "")
@@ -78,7 +78,7 @@ def test_releases_are_pinned() -> None:
 
 
 def test_release_with_its_checksum_fills_the_cache(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Served from files: the code path is that of the downloads, the network aside."""
+    """The release is served from files, so all of the download code runs except the network."""
     archive = nowhere / "server.tar.gz"
     names = [name for name in binaries.PROGRAMS if name != "kwok"]
     with tarfile.open(archive, "w:gz") as made:
@@ -101,7 +101,7 @@ def test_release_with_its_checksum_fills_the_cache(nowhere: Path, monkeypatch: p
     assert {file.name for file in folder.iterdir()} == set(binaries.PROGRAMS)
     assert all(os.access(file, os.X_OK) and file.read_text() == file.name for file in folder.iterdir())
     monkeypatch.setattr(binaries, "RELEASES", {})
-    assert binaries.resolve() == folder  # from the cache
+    assert binaries.resolve() == folder  # this folder comes from the cache
 
 
 def test_broken_download_leaves_nothing_behind(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:

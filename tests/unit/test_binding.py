@@ -1,4 +1,4 @@
-"""Bindings: parsing and checking a labelled Secret's annotations."""
+"""Bindings: the annotations of a labelled Secret are parsed and checked."""
 
 from contextlib import suppress
 
@@ -51,7 +51,7 @@ def test_each_line_of_data_is_one_key_with_its_expression() -> None:
     assert binding.entries == (
         Entry("A", source, "a.b"),
         Entry("URL", source, "join('', ['x://', host, ':', port])"),
-        Entry("NO", source, '"my-key"'),  # YAML 1.1 would make it `false`
+        Entry("NO", source, '"my-key"'),  # YAML 1.1 would read the key NO as false
     )
 
 

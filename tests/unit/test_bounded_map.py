@@ -1,4 +1,4 @@
-"""A bounded map forgets its oldest entry when it is full."""
+"""A bounded map evicts its oldest entry when it is full."""
 
 from keyturn_receiver.resilience.bounded_map import BoundedMap
 
@@ -12,7 +12,7 @@ def full(lru: bool = False) -> BoundedMap[str, int]:
 
 def test_new_entry_evicts_the_oldest() -> None:
     entries = full()
-    assert entries.get("a") == 0  # a read changes nothing
+    assert entries.get("a") == 0  # a read does not change the order
     entries.put("d", 3)
     assert list(entries) == ["b", "c", "d"]
     assert entries.get("a") is None

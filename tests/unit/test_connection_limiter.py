@@ -1,4 +1,4 @@
-"""The connection limiter: which connection is aborted for a new one, and how it is counted."""
+"""The connection limiter aborts the right connection to make room for a new one, and counts it."""
 
 from unittest.mock import Mock
 
@@ -25,7 +25,7 @@ def metrics() -> Metrics:
 
 
 def full(metrics: Metrics) -> tuple[ConnectionLimiter, list[Connection]]:
-    """A limiter with as many pending connections as it allows: three."""
+    """Return a limiter that has reached its limit of three pending connections, and these connections."""
     limiter, connections = ConnectionLimiter(3, metrics), [Connection() for _ in range(3)]
     for each in connections:
         limiter.add(each)

@@ -1,4 +1,4 @@
-"""Classification of replies, retry delays, and the size of batches."""
+"""Disposition: the classification of replies, the retry delays, and the size of batches."""
 
 import math
 from email.utils import formatdate
@@ -122,7 +122,7 @@ def test_receiver_is_unavailable_after_no_answer_429_or_a_bare_503() -> None:
         ("-7", 0),
         ("7.5", 0),
         ("soon", 0),
-        ("\u0667", 0),  # a digit, but not an ASCII one
+        ("\u0667", 0),  # a digit outside ASCII
         ("9" * 400, MAX_RETRY_AFTER),
         (formatdate(NOW + 60, usegmt=True), 60),
         (formatdate(NOW - 60, usegmt=True), 0),

@@ -1,4 +1,4 @@
-"""The event path is healthy as long as heartbeats arrive, at whichever replica."""
+"""The event path is healthy while heartbeats arrive, whichever replica receives them."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -13,7 +13,7 @@ START = datetime(2026, 11, 25, tzinfo=UTC)
 
 
 class TimedLease(FakeLease):
-    """A Lease that keeps the renewTime that is written to it."""
+    """A Lease that keeps the renewTime it was last given."""
 
     async def write(self, lease, spec) -> None:
         await super().write(lease, spec)
@@ -77,6 +77,6 @@ async def test_heartbeat_of_this_replica_outweighs_an_old_lease() -> None:
     late.record_heartbeat()
     await late._sync_lease()
     assert late.healthy()
-    await first._sync_lease()  # and the heartbeat is published
+    await first._sync_lease()  # the Lease now has the heartbeat of the late replica
     clock.advance(180)
     assert first.healthy()

@@ -1,4 +1,4 @@
-"""Events are written soon, once for each cause, and at a rate that the API server does not notice."""
+"""Events are written soon, once for each cause, and at a rate that does not burden the API server."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Api:
-    """Fake of the Kubernetes client; creating an Event that exists already is a conflict."""
+    """A fake Kubernetes client. Creating an Event that already exists is a conflict."""
 
     def __init__(self) -> None:
         self.written: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""JMESPath expressions: the cost bound holds for every expression, hostile or not."""
+"""JMESPath expressions: the cost bound holds for every expression, even a hostile one."""
 
 import json
 from contextlib import suppress
@@ -33,7 +33,7 @@ def test_expression_over_the_cost_limit_is_refused_before_evaluation(bomb: str, 
         with pytest.raises(EvaluationError, match="simplify the expression"):
             evaluate(bomb, document, size)
     else:
-        with suppress(EvaluationError):  # this document has no result for it
+        with suppress(EvaluationError):  # the expression may have no result for this document
             assert len(json.dumps(evaluate(bomb, document, size))) < MAX_COST
 
 

@@ -1,4 +1,4 @@
-"""Whose turn it is: by priority, in turns among AWS secrets, with places kept free."""
+"""Fair queue: priorities, turns among AWS secrets, and reserved slots."""
 
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.reconcile.fair_queue import PriorityQueues
@@ -10,12 +10,12 @@ def target(name: str) -> Target:
 
 
 def enqueue(queues: PriorityQueues, name: str, priority: Cause) -> None:
-    """Let a target wait; its group is the name's first letter."""
+    """Enqueue a target; its group is the first letter of its name."""
     queues.enqueue(target(name), name[0], priority)
 
 
 def take_all(queues: PriorityQueues) -> list[str]:
-    """Take all that there are slots for."""
+    """Take targets until no slot or target is left."""
     names = []
     while taken := queues.take():
         names.append(taken[0].name)

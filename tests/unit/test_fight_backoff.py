@@ -1,4 +1,4 @@
-"""Back-off in a fight: repairs that follow each other get rarer, and never stop."""
+"""Fight back-off: repeated repairs of the same Secret become rarer but never stop."""
 
 from keyturn_receiver.reconcile.fight_backoff import FREE_ATTEMPTS, REPAIR_BACKOFF, RESET_AFTER, FightBackoff
 from support.clock import FakeClock

@@ -1,4 +1,4 @@
-"""One replica leads at a time, and no wall clock decides which or for how long."""
+"""Leader election: one replica leads at a time, and wall clocks influence neither who leads nor for how long."""
 
 from contextlib import suppress
 from typing import Any
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 
 class FakeLease:
-    """A Lease in the API server: a write of an older version is a conflict."""
+    """A fake Lease in the API server. Writing an outdated version is a conflict."""
 
     name = "keyturn-poller"
 
@@ -35,7 +35,7 @@ class FakeLease:
 
 
 async def try_once(elector: LeaderElector) -> bool:
-    """One try, as ``run`` makes them."""
+    """Make one attempt, as ``run`` does; return whether the elector leads."""
     with suppress(Conflict, ClusterUnavailable):
         await elector._try_acquire_or_renew()
     return elector.is_leader()
@@ -52,7 +52,7 @@ async def test_second_replica_leads_once_the_first_renews_the_lease_no_more() ->
         clock.advance(2)
         assert await try_once(first)
         assert not await try_once(second)
-    clock.advance(DURATION)  # the first has died
+    clock.advance(DURATION)  # the first replica no longer renews
     assert not await try_once(second) or led == ["first", "second"]
     clock.advance(DURATION + 1)
     assert await try_once(second)
@@ -66,7 +66,7 @@ async def test_leader_that_cannot_renew_stops_before_another_replica_leads() -> 
     assert not await try_once(second)
     leases.gone = True
     clock.advance(RENEW_DEADLINE - 1)
-    assert await try_once(first)  # a moment without the API server takes nothing away
+    assert await try_once(first)  # a short outage of the API server does not end the leadership
     clock.advance(1)
     assert not await try_once(first)
     leases.gone = False

@@ -1,4 +1,4 @@
-"""Liveness follows progress."""
+"""Liveness follows the progress of the receiver's parts."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Where no real node can run, it is said why, in one line; and an image of the same files is the same image."""
+"""A machine that cannot run a real node gets a one-line reason, and the same files always give the same image."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ from keyturn_local.toolchain import go_toolchain
 
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with an empty cache, no Debian, and no Go."""
+    """Set up a machine with an empty cache, no Debian packages and no Go; return the cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(go_toolchain, "PINNED", tmp_path / "no-such-file")

@@ -1,4 +1,4 @@
-"""Planning: what is written to a Secret, and which keys count as changed."""
+"""Planning: the data to write to a Secret, and the keys that count as changed."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def live(data: dict[str, bytes], record: Record | None = None, immutable: bool =
 
 
 def identity(value: bytes) -> bytes:
-    """The simplest fingerprint."""
+    """Return the value itself, as the simplest fingerprint."""
     return value
 
 
@@ -38,7 +38,7 @@ def planned(before: LiveSecret, data: dict[str, bytes], version: str) -> Plan:
 
 
 def after(made: Plan) -> LiveSecret:
-    """The Secret once the plan is applied."""
+    """Return the Secret as it is once the plan is applied."""
     return live(dict(made.data), made.record)
 
 
@@ -51,7 +51,7 @@ def test_first_write_gives_every_key_the_version_id_as_its_revision() -> None:
 
 def test_data_that_exists_before_the_first_write_is_unchanged() -> None:
     made = planned(live({"a": b"1"}), {"a": b"1"}, "v1")
-    assert made.write  # its record is new
+    assert made.write  # the Secret has no record yet
     assert made.changed_keys == ()
     assert made.before == made.record.revisions == {"a": "v1"}
 
@@ -160,11 +160,11 @@ def test_hashes_separate_keys_from_values_and_ignore_order() -> None:
 
 
 def test_value_without_any_recorded_key_is_refused() -> None:
-    """Truncated JSON is text, and text becomes a single key."""
+    """Truncated JSON counts as plain text, which would become a single key."""
     first = planned(live({}), {"user": b"u", "password": b"p"}, "v1")
     with pytest.raises(InvalidValue, match="none of the keys"):
         planned(after(first), {"value": b'{"user": "u", "passw'}, "v2")
-    assert planned(after(first), {"user": b"u"}, "v2").write  # fewer keys are a change in AWS
+    assert planned(after(first), {"user": b"u"}, "v2").write  # a value with fewer keys is a valid change in AWS
 
 
 def test_malformed_parts_of_annotations_are_dropped() -> None:

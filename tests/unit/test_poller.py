@@ -1,4 +1,4 @@
-"""The sweep: who is behind, found without reading a value; by one list, or secret by secret; by the leader alone."""
+"""The sweep: the leader finds stale bindings without reading a value, by one list or secret by secret."""
 
 import asyncio
 import logging
@@ -37,7 +37,7 @@ def listed(
 
 
 class Aws:
-    """Secrets Manager at its port: pages of 2, as sorted as the test gives them."""
+    """A fake Secrets Manager that lists pages of 2, in the order that the test gives."""
 
     def __init__(self, *secrets: SecretMetadata, may_list: bool = True) -> None:
         self.secrets = {secret.name: secret for secret in secrets}
@@ -66,7 +66,10 @@ class Aws:
 
 
 class Setting:
-    """A poller, and what it had looked at; ``bindings`` are objects as ``bound_object`` makes them."""
+    """A poller with its fakes. ``asked`` has the requests of the last sweep.
+
+    ``bindings`` are objects from ``bound_object``.
+    """
 
     def __init__(
         self, aws: Aws, *bindings: dict, mode: PollMode = PollMode.LIST, globs: str = "*", changed: bool = True
@@ -104,11 +107,11 @@ class Setting:
         )
 
     def put(self, obj: dict) -> None:
-        """Let the watch show a Secret."""
+        """Show a Secret to the cache, as the watch would."""
         self.bound.update(self.bound.transform(obj))
 
     async def sweep(self) -> list[str]:
-        """Sweep once; return the names looked at."""
+        """Sweep once; return the names of the bindings that the sweep submitted for a reconcile."""
         self.asked.clear()
         await self.poller.sweep()
         await self.queue.close(1)
@@ -130,7 +133,7 @@ async def test_sweep_queues_stale_bindings_alone(mode: PollMode) -> None:
     assert setting.recovered == 2
     request = setting.asked[Target("team", "moved")]
     assert request.causes == {Cause.POLL}
-    assert request.expected == {"v2"}  # so that a stale read is seen for what it is
+    assert request.expected == {"v2"}  # the expected version reveals a stale read
 
 
 async def test_role_without_list_permission_describes_secret_by_secret() -> None:
@@ -145,12 +148,12 @@ async def test_role_that_may_not_list_is_reported_once_with_its_calls_an_hour(ca
     await setting.sweep()
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "listing is refused" in warning.getMessage()
-    assert warning.__dict__["fields"]["calls_per_hour"] == 24  # two secrets, every 300 s
+    assert warning.__dict__["fields"]["calls_per_hour"] == 24  # two secrets are described every 300 s
 
 
 @pytest.mark.parametrize("own", [["own"], []])
 async def test_secret_of_another_account_is_described_by_each_sweep(own: list[str]) -> None:
-    """No list of this account contains it; neither does one of an account that has no secret itself."""
+    """No list of this account contains the secret, whether or not the account has secrets of its own."""
     foreign = "arn:aws:secretsmanager:eu-west-1:999988887777:secret:shared/ca-a1B2c3"
     aws = Aws(*(listed(name, "v1") for name in own))
     bindings = [bound_object(name, "v1") for name in own]
@@ -161,7 +164,8 @@ async def test_secret_of_another_account_is_described_by_each_sweep(own: list[st
 
 
 async def test_reconcile_without_a_change_is_not_counted_as_recovered() -> None:
-    setting = Setting(Aws(listed("moved", "v1")), bound_object("moved", "v2"), changed=False)  # the list lags
+    # The list is behind the Secret.
+    setting = Setting(Aws(listed("moved", "v1")), bound_object("moved", "v2"), changed=False)
     assert await setting.sweep() == ["moved"]
     assert setting.recovered == 0
 
@@ -172,7 +176,7 @@ async def test_secret_that_cannot_be_described_delays_no_other() -> None:
 
 
 async def test_binding_in_error_is_described_by_each_sweep() -> None:
-    """Though nothing about it has changed in AWS, and the list of what has does not reach down to it."""
+    """AWS reports no change of its secret, and the list of recent changes does not reach that far back."""
     others = [listed(f"other-{number}", "v1", NOW - timedelta(hours=number)) for number in range(4)]
     aws = Aws(*others, listed("denied", "v1", NOW - timedelta(days=9)))
     setting = Setting(aws, bound_object("denied", "v1"), bound_object("other-0", "v1"))
@@ -230,7 +234,8 @@ async def test_sweep_between_full_ones_lists_changes_alone() -> None:
 
 
 async def test_unsorted_list_is_read_to_its_end() -> None:
-    aws = Aws(*(listed(f"s{age}", "v1", NOW - timedelta(hours=10 - age)) for age in range(10)))  # moto does this
+    # Moto ignores the requested order.
+    aws = Aws(*(listed(f"s{age}", "v1", NOW - timedelta(hours=10 - age)) for age in range(10)))
     setting = Setting(aws, *(bound_object(f"s{age}", "v1") for age in range(10)))
     await setting.sweep()
     aws.secrets["prod/s9"] = listed("s9", "v2", NOW)

@@ -61,9 +61,9 @@ def deployment() -> dict[str, Any]:
 
 
 class FakeApi:
-    """One Secret and one Deployment behind the API client's port. ``calls``: verb and resource of each request.
+    """One Secret and one Deployment behind the API client's port. ``calls`` has the verb and resource of each request.
 
-    ``refuse`` returns the error that a call fails with, if it should fail. ``seen``: what the caches are shown.
+    ``refuse`` returns the error with which a call fails, or None. While ``watches_lag``, the caches do not see writes.
     """
 
     def __init__(self, secrets: SecretCache, consumers: ConsumerCache) -> None:
@@ -118,7 +118,7 @@ class FakeApi:
 
 
 class FakeStores:
-    """The AWS secret prod/db behind the stores' port."""
+    """The AWS secret prod/db, behind the port of the stores."""
 
     def __init__(self) -> None:
         self.version = 1
@@ -137,7 +137,7 @@ class FakeStores:
 
 
 class Events:
-    """What was recorded, behind the event recorder's port."""
+    """The reasons of the recorded Events, behind the port of the event recorder."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
@@ -147,7 +147,7 @@ class Events:
 
 
 class Engine:
-    """The engine as the composition root builds it, but for the two ports; this replica leads."""
+    """The engine as the composition root builds it, except for the two ports. This replica leads."""
 
     def __init__(self) -> None:
         self.cache, namespaces, index = SecretCache(), NamespaceCache(), ConsumerIndex()
@@ -189,7 +189,7 @@ class Engine:
         await asyncio.sleep(SETTLE_SECONDS * 1.2)
 
     async def start(self) -> None:
-        """Fill the Secret, and baseline its consumer."""
+        """Fill the Secret and give its consumer a baseline."""
         self.drift.start()
         await asyncio.sleep(0.05)
         await self.settle()
@@ -217,7 +217,7 @@ async def test_rotation_with_one_consumer_costs_one_read_one_apply_one_mark(watc
         engine.stores.value = f'{{"password": "{engine.stores.version}"}}'
         result = await engine.notify()
         assert [ref.name for ref in result.restarted] == ["web"]
-        engine.api.show()  # what the watches bring after the run is our own work
+        engine.api.show()  # the watches now report the receiver's own writes
         await engine.settle()
         assert (engine.api.calls, engine.stores.reads) == (ROTATION, 1)
         assert [request.causes for request in engine.requests] == [{Cause.NOTIFICATION}]
@@ -229,7 +229,7 @@ async def test_edit_during_a_run_is_repaired_after_it() -> None:
     engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
     await engine.notify()
     metadata = engine.api.secret["metadata"]
-    metadata["managedFields"], metadata["resourceVersion"] = [], "70"  # another writer took the fields over
+    metadata["managedFields"], metadata["resourceVersion"] = [], "70"  # another writer now owns the fields
     engine.api.secret["data"] = {"password": "aGFuZA=="}
     engine.api.show()
     await engine.settle()
@@ -284,7 +284,7 @@ async def test_permanent_failure_writes_status_and_event_once() -> None:
     assert engine.cache.get(DB).record.has_reason("InvalidValue")
     assert engine.queue.gave_up_on(DB, engine.cache.get(DB).resource_version)
     assert engine.queue.failing() == 1
-    assert len(engine.requests) == 2  # drift does not try again what only a person can help
+    assert len(engine.requests) == 2  # drift detection does not retry an error that only a person can fix
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A cache that a reflector fills survives whatever happens to watches."""
+"""A cache that a reflector fills stays correct whatever happens to its watches."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -40,7 +40,7 @@ def event(kind: str, name: str, version: int) -> dict[str, Any]:
 
 
 class Api:
-    """Fake of the Kubernetes client: pages of a list, and watches that yield or raise what the test says."""
+    """A fake Kubernetes client. The test sets the pages of the list, and what each watch yields or raises."""
 
     def __init__(self, pages: list[list[Any]], watches: list[list[Any]]) -> None:
         self.pages = pages

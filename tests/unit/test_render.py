@@ -1,4 +1,4 @@
-"""Rendering: from values in AWS to the data of a Secret."""
+"""Rendering: values in AWS become the data of a Secret."""
 
 import json
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Rollout decision: which workloads read a Secret, and which are restarted for it."""
+"""Rollout decision: which workloads read a Secret, and which of them are restarted."""
 
 from typing import Any
 

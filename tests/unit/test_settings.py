@@ -1,4 +1,4 @@
-"""The receiver's settings: what is left out stays safe, and what is wrong is named."""
+"""The receiver's settings: defaults are safe, and the error for a wrong setting names it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Signatures of deliveries."""
+"""The signatures of deliveries."""
 
 import base64
 
@@ -121,7 +121,10 @@ def test_invalid_key_is_refused_and_not_quoted(text: str) -> None:
 
 
 def backwards(content: bytes) -> bytes:
-    """A stand-in for an Ed25519 signature: 64 bytes that depend on the content. The contract takes the function."""
+    """Return 64 bytes that depend on the content, in place of an Ed25519 signature.
+
+    The contract takes the signing function as a parameter.
+    """
     return (content[::-1] * 64)[:64]
 
 

@@ -1,4 +1,4 @@
-"""Signing keys: the keys of all sources count, and a failing source removes none."""
+"""Signing keys: the keys of all sources are accepted, and a failing source does not remove its keys."""
 
 import logging
 from collections.abc import Sequence
@@ -87,7 +87,10 @@ async def test_readiness_waits_for_nothing_without_a_source() -> None:
 
 
 class Labels:
-    """Fake Secrets Manager: versions that hold staging labels, some without a value yet, or with one that is no key."""
+    """A fake Secrets Manager with one version for each staging label.
+
+    Some versions have no value yet, and some have a value that is no key.
+    """
 
     def __init__(self, **versions: bytes | str | None) -> None:
         self.versions = versions
@@ -143,7 +146,7 @@ async def test_unusable_current_key_is_reported_by_each_load_until_it_is_replace
     for loads in (1, 2):
         assert await secret.load() == [ONE]
         assert [record.levelno for record in caplog.records] == [logging.WARNING] * loads
-    aws.versions |= {"AWSCURRENT": TWO, "AWSPREVIOUS": "nonsense"}  # after put-secret-value
+    aws.versions |= {"AWSCURRENT": TWO, "AWSPREVIOUS": "nonsense"}  # the state after put-secret-value
     aws.versions["AWSPENDING"] = None
     assert await secret.load() == [TWO]
 
@@ -152,7 +155,8 @@ async def test_pending_version_is_read_once_it_has_a_value() -> None:
     aws = Labels(AWSCURRENT=ONE, AWSPENDING=None)
     secret = key_secret(aws)
     assert await secret.load() == [ONE]
-    aws.versions["AWSPENDING"] = TWO  # rotation's createSecret, for the version that had the label before
+    # The createSecret step fills the version that already had the label.
+    aws.versions["AWSPENDING"] = TWO
     assert await secret.load() == [ONE, TWO]
     reads = aws.reads
     assert await secret.load() == [ONE, TWO]
@@ -172,7 +176,7 @@ async def test_malformed_line_is_logged_by_its_number_without_its_content(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "keys"
-    wrong = "whsec_" + "c2hvcnQ="  # too short
+    wrong = "whsec_" + "c2hvcnQ="  # this key is too short
     path.write_bytes(f"{new_key(ONE)}\n{wrong}\n".encode() + b"\xff\xfe\n" + new_key(TWO).encode())
     assert read_keys(path) == [ONE, TWO]
     warnings = [(record.levelno, record.getMessage().partition(" is not")[0]) for record in caplog.records]

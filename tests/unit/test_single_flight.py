@@ -1,4 +1,4 @@
-"""Callers that want the same thing share one fetch, unless it started before their own event."""
+"""Single flight: callers for the same key share a fetch, unless it started before the event of a caller."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Source:
-    """Counts its fetches; answers once ``go`` is set."""
+    """A source that counts its fetches and answers once ``go`` is set."""
 
     def __init__(self) -> None:
         self.fetched = 0
@@ -29,7 +29,7 @@ async def test_five_hundred_callers_with_the_same_event_cost_one_fetch() -> None
     flights: SingleFlight[str, int] = SingleFlight(clock)
     source.go.set()
     since = clock()
-    for _ in range(5):  # in waves: the later ones come when the result is there already
+    for _ in range(5):  # the later callers come when the result already exists
         assert set(await asyncio.gather(*(flights.get("a", since, source) for _ in range(100)))) == {1}
         clock.advance(1)
     assert source.fetched == 1
@@ -43,7 +43,7 @@ async def test_later_caller_gets_the_result_of_a_later_fetch() -> None:
     clock.advance(1)
     later = [asyncio.create_task(flights.get("a", clock(), source)) for _ in range(10)]
     await asyncio.sleep(0)
-    assert source.fetched == 1  # one at a time
+    assert source.fetched == 1  # only one fetch runs at a time
     source.go.set()
     assert await first == 1
     assert set(await asyncio.gather(*later)) == {2}

@@ -1,4 +1,4 @@
-"""Sync status: what a Secret needs, derived from its metadata alone."""
+"""Sync status: the work that a Secret needs, derived from its metadata alone."""
 
 from dataclasses import replace
 
@@ -36,7 +36,7 @@ def test_consumer_without_the_current_mark_is_due_for_a_rollout(mark: str | None
         (APPLIED, {SECRET_ID: "prod/other"}, True),
         (APPLIED, ANNOTATIONS, False),
         (replace(APPLIED, status="SourceRefused: ..."), ANNOTATIONS, True),
-        (replace(APPLIED, binding_hash=""), ANNOTATIONS, True),  # written by an older Keyturn
+        (replace(APPLIED, binding_hash=""), ANNOTATIONS, True),  # an older Keyturn wrote this record
     ],
     ids=["never filled", "bound to another secret", "edited by a person", "in an error", "without a binding hash"],
 )
@@ -58,7 +58,7 @@ def managed(keys: str, annotations: tuple[str, ...] = RECORD, manager: str = "ke
     ("fields", "solely_managed"),
     [
         ([managed("ab")], True),
-        ([managed("ab"), managed("c", (), "kubectl-edit", "Update")], True),  # a key of the other writer
+        ([managed("ab"), managed("c", (), "kubectl-edit", "Update")], True),  # c belongs to another writer
         ([managed("a"), managed("b", (), "kubectl-edit", "Update")], False),
         ([managed("a")], False),  # another writer has removed b
         ([managed("ab", RECORD[1:])], False),

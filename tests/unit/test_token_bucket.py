@@ -1,4 +1,4 @@
-"""A token bucket allows a burst, and then a steady rate."""
+"""A token bucket allows a burst and then a steady rate."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The work queue: one at a time for each binding, alike requests joined, failures tried again."""
+"""The work queue: one reconcile at a time for each binding, similar requests merged, and failures retried."""
 
 import asyncio
 import time
@@ -108,7 +108,7 @@ async def test_waiter_gets_the_error_and_the_queue_goes_on() -> None:
     assert isinstance((await queue.submit(A, Request.now(Cause.POLL))).error, InvalidValue)
     assert await queue.submit(B, Request.now(Cause.POLL)) == DONE
     assert queue.failing() == 1
-    assert queue.oldest_unmet() == 0  # only a person can help it
+    assert queue.oldest_unmet() == 0  # only a person can fix this error
 
 
 async def test_bug_counts_as_a_temporary_failure() -> None:
@@ -139,7 +139,7 @@ async def test_temporary_failure_is_retried_whatever_the_cause() -> None:
     await asyncio.wait_for(done.wait(), 5)
     await asyncio.sleep(0)
     assert requests[1].expected == {"v2"}
-    assert requests[1].since > requests[0].since  # what was read for the first try may be too old by now
+    assert requests[1].since > requests[0].since  # the value read for the first attempt may be outdated by now
     assert (queue.failing(), queue.oldest_unmet()) == (0, 0)
 
 

@@ -1,4 +1,4 @@
-"""Workloads are read and marked where the table of workload kinds says."""
+"""Workloads are read and marked at the paths in the table of workload kinds."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ RECEIVER = Path(keyturn_receiver.__file__).parent
 
 
 class Api:
-    """Fake of the Kubernetes client: keeps the requests, and replies with a workload that reads no Secret."""
+    """A fake Kubernetes client that records the requests and replies with a workload that reads no Secret."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, Any]] = []
