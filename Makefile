@@ -1,7 +1,8 @@
 # make demo    rotations in a local AWS, carried into a local Kubernetes, live.  KEEP=1 leaves it running;
 #              NODE=real runs real containers, where a real node can run (root on Linux).
 # make test    lint and every test; goes on after a tier that fails.  One tier alone: make test-unit, test-contract,
-#              test-integration, test-e2e, test-faults, test-node (on a real node, where one can run: root on Linux).
+#              test-integration, test-e2e, test-deployed (the stack, deployed by SAM to an emulator of AWS), test-faults,
+#              test-node (on a real node, where one can run: root on Linux).
 #              test-faults prints a line for each fault: its number, held or broken, the case.
 #              Tests that wait run in WORKERS=2 processes, each with a control plane.  Results: build/tests/*.xml.
 # make bench   the receiver against raw applies: calls, latency, bursts, memory; writes docs/benchmark.md and
@@ -19,6 +20,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SAM_VENV := .venv-sam
+AWS_VENV := .venv-aws
 export PYTHONPATH := $(CURDIR)/lambda:$(CURDIR)/receiver:$(CURDIR)/infra
 WORKERS ?= 2
 # Runs the tier of the target; prints its slowest tests, and writes a JUnit file.
@@ -26,12 +28,12 @@ PYTEST = $(BIN)/python -m pytest --durations=20 --junit-xml=build/tests/$(TIER).
 TIER = $(@:test-%=%)
 COMPUTE := --dist=loadscope --numprocesses=auto --maxprocesses=$(WORKERS)
 WAIT := --dist=loadscope --numprocesses=$(WORKERS)
-TIERS := test-unit test-contract test-integration test-e2e test-faults
+TIERS := test-unit test-contract test-integration test-e2e test-deployed test-faults
 # Fails where no real node can run, and prints the reason.
 PREFLIGHT := $(BIN)/python -m keyturn_local.node.preflight
 ENCLOSED := $(BIN)/python -m keyturn_local.node.enclosure
 
-.PHONY: help demo test test-unit test-contract test-integration test-e2e test-faults test-node test-node-if-possible bench bench-notifier lint format docs chart-docs requirements setup clean
+.PHONY: help demo test test-unit test-contract test-integration test-e2e test-deployed test-faults test-node test-node-if-possible bench bench-notifier lint format docs chart-docs requirements setup clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -45,7 +47,7 @@ else
 	@$(BIN)/python -m keyturn_local.demo $(if $(KEEP),--keep) $(if $(CONTEXT),--context "$(CONTEXT)")
 endif
 
-test: setup $(SAM_VENV)/installed
+test: setup $(SAM_VENV)/installed $(AWS_VENV)/installed
 	@$(MAKE) --no-print-directory --keep-going --jobs=1 lint $(TIERS) test-node-if-possible
 
 test-unit: $(VENV)/installed
@@ -58,6 +60,9 @@ test-integration: setup $(SAM_VENV)/installed
 	$(PYTEST) $(COMPUTE)
 
 test-e2e: setup $(SAM_VENV)/installed
+	$(PYTEST) $(WAIT)
+
+test-deployed: setup $(SAM_VENV)/installed $(AWS_VENV)/installed
 	$(PYTEST) $(WAIT)
 
 test-faults: setup
@@ -126,5 +131,12 @@ $(SAM_VENV)/installed: requirements/sam.txt requirements/uv.txt
 	@$(SAM_VENV)/bin/uv pip install --quiet --python $(SAM_VENV) --require-hashes -r requirements/sam.txt
 	@touch $@
 
+# In an environment of its own, for the pins of aws-sam-translator are not ours. It also has AWS's command line.
+$(AWS_VENV)/installed: requirements/aws.txt
+	@echo "setup: installing the emulator of AWS into $(AWS_VENV) (once)"
+	@$(PYTHON) -m venv $(AWS_VENV)
+	@$(AWS_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/aws.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(SAM_VENV) build .aws-sam .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(SAM_VENV) $(AWS_VENV) build .aws-sam .mypy_cache .ruff_cache .pytest_cache .hypothesis

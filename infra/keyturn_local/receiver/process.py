@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from keyturn_local.processes.environment import IMPORT_ROOTS, clean_environment
 from keyturn_local.processes.ports import free_ports
 from keyturn_local.processes.program import Program, answers
+from keyturn_local.receiver.certificate import Certificate
 
 SERVICE_ACCOUNT = "keyturn"
 
@@ -19,7 +20,8 @@ class LocalReceiver:
     """One replica, which keeps its ports when it restarts.
 
     ``aws`` holds the variables that point to AWS. ``python`` is the interpreter of an environment in which the receiver
-    is installed as in the image; such a process sees neither this repository nor the environment of this process.
+    is installed as in the image; such a process sees neither this repository nor the environment of this process. With
+    ``certificate`` it serves TLS. ``port`` is for a URL that must be known before the receiver is made.
     """
 
     def __init__(
@@ -32,12 +34,15 @@ class LocalReceiver:
         settings: Mapping[str, str] | None = None,
         name: str = "receiver",
         python: Path | None = None,
+        certificate: Certificate | None = None,
+        port: int | None = None,
     ) -> None:
         self._directory = directory
         self._python = python or Path(sys.executable)
         self.name = name
-        port, operations_port = free_ports(2)
-        self.url = f"http://127.0.0.1:{port}/v1/notifications"
+        free, operations_port = free_ports(2)
+        port = port or free
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{port}/v1/notifications"
         self.operations_url = f"http://127.0.0.1:{operations_port}"
         self._environment = {
             **({} if python else {**clean_environment(), "PYTHONPATH": IMPORT_ROOTS}),
@@ -49,6 +54,7 @@ class LocalReceiver:
             "KEYTURN_SIGNING_KEY_SECRET_ID": signing_key_secret_id,
             "KEYTURN_LEASE_NAMESPACE": namespace,
             "KEYTURN_DRAIN_SECONDS": "0",  # not needed, because no Service routes to this process
+            **(certificate.settings() if certificate else {}),
             **(settings or {}),
         }
         self._program: Program | None = None

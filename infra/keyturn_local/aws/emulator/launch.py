@@ -1,0 +1,255 @@
+"""Program of the emulator: ministack, and what it lacks for template.yaml. Each part below closes one gap.
+
+It runs as a file in the emulator's own virtual environment, so it imports nothing of this repository. KEYTURN_BARE=1
+leaves the gaps open, for tests that find out whether they are still there.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ministack import app
+from ministack.core import iam_actions, iam_evaluator
+from ministack.core.concurrency import spawn_background
+from ministack.core.responses import new_uuid
+from ministack.services import lambda_svc, secretsmanager
+from ministack.services.cloudformation import changesets, engine, provisioners, stacks
+from ministack.services.cloudformation import handlers as handlers_of_requests
+
+Properties = dict[str, Any]
+
+STEPS = ("createSecret", "setSecret", "testSecret", "finishSecret")
+
+
+def close_gaps() -> None:
+    """Close every gap."""
+    provisioners._RESOURCE_HANDLERS["AWS::SecretsManager::RotationSchedule"] = {
+        "create": lambda _, properties, __: _schedule_rotation(properties),
+        "update": lambda _, __, properties, ___: _schedule_rotation(properties),
+        "delete": lambda _, properties: _end_rotation(properties),
+    }
+    provisioners._RESOURCE_HANDLERS["AWS::SecretsManager::ResourcePolicy"] = {
+        "create": lambda _, properties, __: _put_policy(properties),
+        "update": lambda _, __, properties, ___: _put_policy(properties),
+        "delete": lambda _, properties: secretsmanager._delete_resource_policy({"SecretId": properties["SecretId"]}),
+    }
+    provisioners._RESOURCE_HANDLERS["AWS::SecretsManager::Secret"].update(
+        create=_create_secret, update=_update_secret, delete=_delete_secret
+    )
+    provisioners._sm_secret_string = _secret_string
+    secretsmanager._rotate_secret = _rotate_secret
+    for resource_type, change in (
+        ("AWS::Lambda::EventSourceMapping", _number_of_concurrency),
+        ("AWS::CloudWatch::Alarm", _first_metric),
+    ):
+        handlers = provisioners._RESOURCE_HANDLERS[resource_type]
+        for kind in ("create", "update"):
+            handlers[kind] = _with_properties(handlers[kind], change)
+    for module in (engine, changesets, handlers_of_requests, stacks):
+        module._evaluate_conditions = _evaluate_conditions
+    secretsmanager._get_secret_value = _get_secret_value
+    iam_actions._action_from_target = _action_of_target
+    # Requests on loopback count as sent over TLS, which the queues' policies demand.
+    app.pin_request_origin = lambda address, _: iam_evaluator.pin_request_origin(address, True)
+
+
+# --- AWS::SecretsManager::RotationSchedule ---------------------------------------------------------------------------
+
+
+def _schedule_rotation(properties: Properties) -> tuple[str, dict[str, str]]:
+    """Enable rotation. With RotateImmediatelyOnUpdate, rotate; without, run the test alone, on an empty version.
+
+    https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_RotateSecret.html#SecretsManager-RotateSecret-request-RotateImmediately
+    """
+    _, secret = secretsmanager._resolve(properties["SecretId"])
+    at_once = str(properties.get("RotateImmediatelyOnUpdate", True)).lower() == "true"
+    request = {
+        "SecretId": properties["SecretId"],
+        "RotationLambdaARN": properties.get("RotationLambdaARN"),
+        "RotationRules": properties.get("RotationRules"),
+        "RotateImmediately": at_once,
+    }
+    status, _, body = _rotate_secret(request)
+    if status != 200:
+        raise ValueError(body.decode())
+    return secret["ARN"], {}
+
+
+def _end_rotation(properties: Properties) -> None:
+    _, secret = secretsmanager._resolve(properties["SecretId"])
+    if secret:
+        secret["RotationEnabled"] = False
+
+
+# --- AWS::SecretsManager::ResourcePolicy -----------------------------------------------------------------------------
+
+
+def _put_policy(properties: Properties) -> tuple[str, dict[str, str]]:
+    policy = json.dumps(properties["ResourcePolicy"])
+    secretsmanager._put_resource_policy({"SecretId": properties["SecretId"], "ResourcePolicy": policy})
+    return str(properties["SecretId"]), {}
+
+
+# --- Ref of a secret is its ARN, not its name ------------------------------------------------------------------------
+
+
+def _create_secret(logical_id: str, properties: Properties, stack: str) -> tuple[str, dict[str, str]]:
+    _, attributes = provisioners._sm_secret_create(logical_id, properties, stack)
+    return attributes["Arn"], attributes
+
+
+def _update_secret(arn: str, old: Properties, new: Properties, stack: str, logical_id: str) -> Any:
+    _, attributes = provisioners._sm_secret_update(_name_of(arn), old, new, stack, logical_id)
+    return attributes["Arn"], attributes
+
+
+def _delete_secret(arn: str, properties: Properties) -> None:
+    provisioners._sm_secret_delete(_name_of(arn), properties)
+
+
+def _name_of(arn: str) -> str:
+    return str(secretsmanager._resolve(arn)[0])
+
+
+# --- GenerateSecretString: ExcludePunctuation and the other exclusions -----------------------------------------------
+
+
+def _secret_string(properties: Properties) -> str:
+    """Return the value of a secret, generated by the service's own GetRandomPassword, which knows all exclusions."""
+    generate = properties.get("GenerateSecretString")
+    if not generate or properties.get("SecretString"):
+        return str(properties.get("SecretString", ""))
+    generate = {name: {"true": True, "false": False}.get(str(each).lower(), each) for name, each in generate.items()}
+    generated = json.loads(secretsmanager._get_random_password(generate)[2])["RandomPassword"]
+    if "SecretStringTemplate" not in generate:
+        return str(generated)
+    return json.dumps({**json.loads(generate["SecretStringTemplate"]), generate["GenerateStringKey"]: generated})
+
+
+# --- RotateSecret ----------------------------------------------------------------------------------------------------
+
+
+def _rotate_secret(request: dict[str, Any]) -> Any:
+    """Give an empty version AWSPENDING, and run the rotation function's steps in the background.
+
+    ministack's own makes the current value current again and calls no function.
+    https://docs.aws.amazon.com/secretsmanager/latest/userguide/rotate-secrets_lambda-functions.html
+    """
+    _, secret = secretsmanager._resolve(request.get("SecretId"))
+    if not secret:
+        return _error("ResourceNotFoundException", "Secrets Manager can't find the specified secret.")
+    secret["RotationLambdaARN"] = request.get("RotationLambdaARN") or secret.get("RotationLambdaARN")
+    secret["RotationRules"] = request.get("RotationRules") or secret.get("RotationRules")
+    if not secret["RotationLambdaARN"]:
+        return _error("InvalidRequestException", "No Lambda rotation function ARN is associated with this secret.")
+    function = secret["RotationLambdaARN"].split(":function:")[1]
+    record, _ = lambda_svc._get_func_record_for_qualifier(function, None)
+    if record is None:
+        return _error("ResourceNotFoundException", "Lambda does not exist.")
+    version_id = request.get("ClientRequestToken") or new_uuid()
+    for other, version in secret["Versions"].items():
+        if "AWSPENDING" in version["Stages"] and "AWSCURRENT" not in version["Stages"] and other != version_id:
+            return _error(
+                "InvalidRequestException", "A previous rotation isn't complete. That rotation will be reattempted."
+            )
+    secret["RotationEnabled"] = True
+    secretsmanager._remove_stage_everywhere(secret, "AWSPENDING")
+    now = int(time.time())
+    secret["Versions"].setdefault(
+        version_id, {"SecretString": None, "SecretBinary": None, "CreatedDate": now, "Stages": []}
+    )
+    secretsmanager._add_stage(secret, version_id, "AWSPENDING")
+    steps = STEPS if request.get("RotateImmediately", True) else ("testSecret",)
+    spawn_background(_run_steps, secret, record, version_id, steps, thread_name="rotation")
+    body = json.dumps({"ARN": secret["ARN"], "Name": secret["Name"], "VersionId": version_id})
+    return 200, {"Content-Type": "application/x-amz-json-1.1"}, body.encode()
+
+
+_get = secretsmanager._get_secret_value
+
+
+def _get_secret_value(request: dict[str, Any]) -> Any:
+    """Answer as AWS does for a version without a value."""
+    status, headers, body = _get(request)
+    if status == 200 and not {"SecretString", "SecretBinary"} & json.loads(body).keys():
+        return _error("ResourceNotFoundException", "Secrets Manager can't find the specified secret value.")
+    return status, headers, body
+
+
+def _run_steps(secret: Any, record: Any, version_id: str, steps: tuple[str, ...]) -> None:
+    for step in steps:
+        event = {"Step": step, "SecretId": secret["ARN"], "ClientRequestToken": version_id, "RotationToken": new_uuid()}
+        if lambda_svc._execute_function(record, event).get("error"):
+            break  # the version keeps AWSPENDING, as in AWS
+    if steps == ("testSecret",):
+        secretsmanager._remove_stage_everywhere(secret, "AWSPENDING")  # AWS removes the test's version
+        secret["Versions"].pop(version_id, None)
+
+
+def _error(kind: str, message: str) -> Any:
+    return secretsmanager.error_response_json(kind, message, 400)
+
+
+# --- Properties that ministack does not understand -------------------------------------------------------------------
+
+
+def _with_properties(handler: Any, change: Callable[[Properties], Properties]) -> Any:
+    """Return a provisioner that gets changed properties."""
+    return lambda *arguments: handler(*(change(each) if isinstance(each, dict) else each for each in arguments))
+
+
+def _number_of_concurrency(mapping: Properties) -> Properties:
+    """Make MaximumConcurrency a number: the text of a parameter stops ministack's poller."""
+    scaling = mapping.get("ScalingConfig")
+    if not scaling:
+        return mapping
+    return {**mapping, "ScalingConfig": {"MaximumConcurrency": int(scaling["MaximumConcurrency"])}}
+
+
+def _first_metric(alarm: Properties) -> Properties:
+    """Replace metric math, which ministack refuses, with the expression's first metric."""
+    metrics = [each["MetricStat"] for each in alarm.get("Metrics", []) if "MetricStat" in each]
+    if not metrics:
+        return alarm
+    others = {name: each for name, each in alarm.items() if name != "Metrics"}
+    return {**others, **metrics[0]["Metric"], "Period": metrics[0]["Period"], "Statistic": metrics[0]["Stat"]}
+
+
+# --- Fn::Join in the template's conditions ---------------------------------------------------------------------------
+
+_evaluate = engine._evaluate_conditions
+
+
+def _evaluate_conditions(template: Properties, parameters: Properties) -> dict[str, bool]:
+    return dict(_evaluate({**template, "Conditions": _joined(template.get("Conditions", {}), parameters)}, parameters))
+
+
+def _joined(node: Any, parameters: Properties) -> Any:
+    """Replace each join of a list parameter with its text."""
+    if isinstance(node, list):
+        return [_joined(each, parameters) for each in node]
+    if not isinstance(node, dict):
+        return node
+    if "Fn::Join" in node:
+        separator, values = node["Fn::Join"]
+        return separator.join(str(parameters[values["Ref"]]["Value"]).split(","))
+    return {name: _joined(each, parameters) for name, each in node.items()}
+
+
+# --- IAM's action for a batch of SQS is the action for one message ---------------------------------------------------
+# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-api-permissions-reference.html
+
+_action = iam_actions._action_from_target
+
+
+def _action_of_target(headers: dict[str, str]) -> str | None:
+    action: str | None = _action(headers)
+    return action.removesuffix("Batch") if action and headers["x-amz-target"].startswith("AmazonSQS.") else action
+
+
+if __name__ == "__main__":
+    if os.environ.get("KEYTURN_BARE") != "1":
+        close_gaps()
+    app.main()

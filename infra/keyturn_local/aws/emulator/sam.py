@@ -1,0 +1,132 @@
+"""`sam build` and `sam deploy`, by the real SAM command line."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from keyturn_local.aws import sdk
+from keyturn_local.aws.emulator.server import Emulator
+from keyturn_local.paths import ROOT
+
+SAM = ROOT / ".venv-sam" / "bin" / "sam"
+CACHE = ROOT / "build" / "sam"
+SOURCES = ("template.yaml", "samconfig.toml", "lambda")
+
+
+class DeployFailed(RuntimeError):
+    """SAM's command line refused, or CloudFormation did. The text is what SAM printed."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A deployed stack and its outputs."""
+
+    emulator: Emulator
+    name: str
+    outputs: Mapping[str, str]
+
+    def resources(self) -> dict[str, str]:
+        """Return the physical id of each resource by its logical id."""
+        cloudformation = self.emulator.client("cloudformation")
+        pages = cloudformation.get_paginator("list_stack_resources").paginate(StackName=self.name)
+        return {
+            each["LogicalResourceId"]: each["PhysicalResourceId"]
+            for page in pages
+            for each in page["StackResourceSummaries"]
+        }
+
+    def delete(self) -> None:
+        """Delete the stack, and wait until it is gone."""
+        cloudformation = self.emulator.client("cloudformation")
+        cloudformation.delete_stack(StackName=self.name)
+        cloudformation.get_waiter("stack_delete_complete").wait(
+            StackName=self.name, WaiterConfig={"Delay": 1, "MaxAttempts": 60}
+        )
+
+
+def build(source: Path = ROOT) -> Path:
+    """Run `sam build` on a copy of the sources, unless these sources are built already; return the build's folder."""
+    directory = CACHE / _digest(source)
+    with _lock(CACHE / "lock"):
+        if not directory.exists():
+            copy = CACHE / f"{directory.name}-source"
+            shutil.rmtree(copy, ignore_errors=True)
+            copy.mkdir(parents=True)
+            for each in SOURCES:
+                if (source / each).is_dir():
+                    shutil.copytree(source / each, copy / each, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    shutil.copy(source / each, copy / each)
+            _sam(["build"], copy, _build_environment())
+            (copy / ".aws-sam" / "build").rename(directory)
+            shutil.rmtree(copy)
+    return directory
+
+
+def deploy(emulator: Emulator, stack: str, parameters: Mapping[str, str], built: Path | None = None) -> Deployment:
+    """Run `sam deploy` for a build, with the defaults of samconfig.toml. Raises DeployFailed."""
+    overrides = [f"{name}={value}" for name, value in parameters.items()]
+    _sam(
+        [
+            *("deploy", "--template-file", str((built or build()) / "template.yaml"), "--stack-name", stack),
+            *(
+                "--config-file",
+                str(ROOT / "samconfig.toml"),
+                "--no-confirm-changeset",
+                "--parameter-overrides",
+                *overrides,
+            ),
+        ],
+        ROOT,
+        emulator.tool_environment(),
+    )
+    return describe(emulator, stack)
+
+
+def describe(emulator: Emulator, stack: str) -> Deployment:
+    """Return a stack that is deployed already."""
+    (found,) = emulator.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
+    outputs = {each["OutputKey"]: each["OutputValue"] for each in found.get("Outputs", [])}
+    return Deployment(emulator, stack, outputs)
+
+
+def _sam(arguments: list[str], directory: Path, environment: Mapping[str, str]) -> None:
+    done = subprocess.run([SAM, *arguments], cwd=directory, env=dict(environment), capture_output=True, text=True)
+    if done.returncode != 0:
+        raise DeployFailed(f"{done.stdout}\n{done.stderr}"[-4000:])
+
+
+def _build_environment() -> dict[str, str]:
+    # The variables of an outer make are left out, because the recipe's make would take them for its own flags.
+    left_out = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHONPATH")
+    return {
+        **{name: value for name, value in os.environ.items() if name not in left_out},
+        "PATH": f"{SAM.parent}{os.pathsep}{os.environ['PATH']}",
+        "SAM_CLI_TELEMETRY": "0",
+        "AWS_DEFAULT_REGION": sdk.REGION,
+    }
+
+
+def _digest(source: Path) -> str:
+    digest = hashlib.sha256()
+    for each in SOURCES:
+        files = sorted((source / each).rglob("*")) if (source / each).is_dir() else [source / each]
+        for file in files:
+            if file.is_file() and "__pycache__" not in file.parts:
+                digest.update(str(file.relative_to(source)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _lock(file: Path) -> Iterator[None]:
+    """Hold a lock between processes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,79 @@
+"""The emulator as a process, and clients for it."""
+
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from keyturn_local.aws import sdk
+from keyturn_local.paths import ROOT
+from keyturn_local.processes.environment import clean_environment
+from keyturn_local.processes.ports import free_ports
+from keyturn_local.processes.program import Program, Stoppable, answers
+
+TOOLS = ROOT / ".venv-aws" / "bin"  # `make .venv-aws/installed` installs the emulator and AWS's command line
+AWS_CLI = TOOLS / "aws"
+_LAUNCH = Path(__file__).with_name("launch.py")
+
+
+class Emulator(Stoppable):
+    """A running emulator. Use it as a context manager, or call ``stop``; its state is lost then.
+
+    IAM is enforced: functions have the rights of their roles. The credentials of ``environment()`` are the root user's.
+    """
+
+    def __init__(self, directory: Path, host: str = "127.0.0.1", bare: bool = False) -> None:
+        (port,) = free_ports(1)
+        self.endpoint_url = f"http://{host}:{port}"
+        directory.mkdir(parents=True, exist_ok=True)
+        self._program = Program(
+            "emulator",
+            [TOOLS / "python", "-I", _LAUNCH],  # -I: the functions must not see this repository
+            directory,
+            {
+                **{name: value for name, value in clean_environment().items() if name != "PYTHONPATH"},
+                **self.environment(),
+                "BIND_HOST": host,
+                "GATEWAY_PORT": str(port),
+                "MINISTACK_ACCOUNT_ID": sdk.ACCOUNT,
+                "MINISTACK_REGION": sdk.REGION,
+                "AUTH": "true",
+                "TMPDIR": str(directory),
+                "DOCKER_HOST": "unix:///nonexistent",  # functions run as processes of this machine
+                "IOT_MTLS_ENABLED": "0",
+                "SFTP_ENABLED": "0",
+                "PYTHONDONTWRITEBYTECODE": "1",
+                **({"KEYTURN_BARE": "1"} if bare else {}),
+            },
+        )
+
+    @classmethod
+    def start(cls, directory: Path, host: str = "127.0.0.1", bare: bool = False) -> Self:
+        """Start the emulator on the address ``host``, and wait until it answers. Raises StartFailed.
+
+        With ``bare``, the gaps that launch.py closes stay open.
+        """
+        emulator = cls(directory, host, bare)
+        emulator._program.wait_for(answers(f"{emulator.endpoint_url}/_ministack/health"), 60)
+        return emulator
+
+    def stop(self) -> None:
+        """Stop the emulator and its functions; its state is lost."""
+        self._program.kill()  # nothing is worth a graceful end
+
+    @property
+    def log(self) -> str:
+        """The log so far."""
+        return self._program.log.read_text(errors="replace")
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that point AWS's own tools and SDKs to the emulator."""
+        return sdk.environment(self.endpoint_url)
+
+    def tool_environment(self) -> dict[str, str]:
+        """Return an environment for command lines: with ``aws`` and ``sam`` on the PATH, and the emulator as AWS."""
+        path = os.pathsep.join([str(TOOLS), str(ROOT / ".venv-sam" / "bin"), os.environ["PATH"]])
+        return {**clean_environment(), **self.environment(), "PATH": path, "AWS_PAGER": "", "SAM_CLI_TELEMETRY": "0"}
+
+    def client(self, service: str) -> Any:
+        """Return a client for one service."""
+        return sdk.client(service, self.endpoint_url)

@@ -1,0 +1,39 @@
+"""Certificate of a receiver that runs as a process, from an authority of its own."""
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import trustme
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate for 127.0.0.1 with its key, as files, and the bundle of the authority that issued it."""
+
+    certificate_file: Path
+    key_file: Path
+    bundle: bytes  # PEM
+
+    @classmethod
+    def issue(cls, directory: Path) -> Self:
+        """Issue a certificate by a new authority, and write it into ``directory``."""
+        authority = trustme.CA()
+        issued = authority.issue_cert("127.0.0.1")
+        certificate_file, key_file = directory / "tls.crt", directory / "tls.key"
+        certificate_file.write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
+        key_file.write_bytes(issued.private_key_pem.bytes())
+        return cls(certificate_file, key_file, authority.cert_pem.bytes())
+
+    @property
+    def parameter(self) -> str:
+        """The bundle as the stack's parameter CaBundle."""
+        return base64.b64encode(self.bundle).decode()
+
+    def settings(self) -> dict[str, str]:
+        """Return the receiver's settings for TLS."""
+        return {
+            "KEYTURN_TLS_CERTIFICATE_FILE": str(self.certificate_file),
+            "KEYTURN_TLS_KEY_FILE": str(self.key_file),
+        }

@@ -1,0 +1,13 @@
+"""Tests of the stack as it is deployed: SAM's command line deploys it to the emulator, one for each test process."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from keyturn_local.aws.emulator.server import Emulator
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    with Emulator.start(tmp_path_factory.mktemp("emulator")) as running:
+        yield running
