@@ -1,8 +1,8 @@
-"""Prints one line for each fault, with its number, whether the promise held, and what the tests did.
+"""Prints one line for each fault: its number, whether its promise held, and the cases that its tests describe.
 
-A fault test is marked with the number of its fault, and its docstring describes what happens. Several tests of one
-fault share a line. The tests may run in several processes, so each report carries what the line needs, and the process
-that prints combines the reports.
+A fault test is marked with the number of its fault, and the docstring of the test describes the case. All tests of a
+fault share one line. Because the tests may run in several processes, each test report carries the data for the line,
+and the process that prints the lines combines the reports.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-FAULT, TESTS, CASE = "fault", "tests of the fault", "case"  # names of user properties in a report
+FAULT, TESTS, CASE = "fault", "tests of the fault", "case"  # the names of the user properties in a test report
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass
 class Line:
-    """The line of one fault. ``cases`` maps the place of each test, its path and line number, to the test's
+    """The line of one fault. ``cases`` maps the location of each test (its path and line number) to the test's
     description."""
 
     tests: int
@@ -45,7 +45,7 @@ class Line:
 
 
 class FaultLines:
-    """Prints the line of a fault once the fault's last test has ended."""
+    """Prints the line of a fault as soon as the last test of the fault has ended."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -68,11 +68,11 @@ class FaultLines:
                 terminal.write_line(self._lines.pop(fault).text(fault))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        # Some tests of these faults have not ended, because of -x or because a worker died.
+        # Some tests of these faults did not finish, because pytest ran with -x or because a worker process died.
         for fault, line in self._lines.items():
             terminalreporter.write_line(line.text(fault))
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         if report.when == "call" and report.passed and FAULT in dict(report.user_properties):
-            return "passed", "", "PASSED"  # no progress letter, because the fault's line gives the result
+            return "passed", "", "PASSED"  # no progress letter, because the fault's line shows the result
         return None

@@ -1,7 +1,7 @@
 """F1: the receiver dies at each of its side effects.
 
-One receiver is killed again and again. It would also serve the Secrets of any other environment in its cluster, so
-these tests have a file of their own.
+These tests kill one receiver again and again. They have a file of their own because that receiver would also serve the
+Secrets of any other environment in the same cluster.
 """
 
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from support.fault_proxy import Call
 from support.killer import Killer, is_effect, kind_of, revive
 from support.wait import eventually
 
-# The calls that one rotation makes. The receiver is killed at each of them twice: before the call reaches the server,
-# and after the server has answered it.
+# The calls that one rotation makes. The tests kill the receiver twice at each of these calls: once before the call
+# reaches the server, and once after the server has answered it.
 EFFECTS = ("GetSecretValue", "PATCH secrets", "PATCH deployments", "POST events")
 
 
@@ -25,7 +25,7 @@ class Victim:
 
     def __init__(self, env: FaultEnv) -> None:
         self.env = env
-        self.receiver = env.receiver()  # the only replica, so it also polls after a restart
+        self.receiver = env.receiver()  # because this is the only replica, it also polls after a restart
         env.create_bound_secret()
 
     def revive(self) -> None:
@@ -47,7 +47,7 @@ def shared_victim(
 
 @pytest.fixture
 def victim(shared_victim: Victim) -> Victim:
-    """The victim, alive and converged even if the previous test has left it dead."""
+    """The victim, running and converged, even if the previous test left its receiver dead."""
     shared_victim.env.kubernetes_proxy.heal()
     shared_victim.env.aws_proxy.heal()
     if not shared_victim.receiver.running:
@@ -65,8 +65,8 @@ def test_effects_of_one_rotation_are_the_kill_points(victim: Victim) -> None:
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("effect", EFFECTS)
 def test_receiver_killed_at_a_side_effect_converges_after_its_restart(victim: Victim, effect: str, after: bool) -> None:
-    """The receiver is killed with -9 before and after each of its calls to AWS and Kubernetes. After a restart it
-    converges without the notification."""
+    """The receiver is killed with SIGKILL before and after each of its calls to AWS and Kubernetes. After a restart it
+    converges, although the notification is not sent again."""
     first = [True]
 
     def due(call: Call) -> bool:
@@ -80,15 +80,16 @@ def test_receiver_killed_at_a_side_effect_converges_after_its_restart(victim: Vi
 
 @pytest.mark.fault("F1")
 def test_receiver_killed_after_its_answer_converges_after_its_restart(victim: Victim) -> None:
-    """The receiver is killed with -9 after it has answered. After a restart it converges without the notification."""
+    """The receiver is killed with SIGKILL right after it has answered a delivery. After a restart it converges,
+    although the notification is not sent again."""
     assert victim.env.send(victim.env.rotate(text="answered")).outcome == "applied"
     victim.receiver.kill()
     victim.revive()
 
 
 def effects_of_one_rotation(env: FaultEnv) -> list[Call]:
-    """Rotate once, and return one call of each kind. Reads of a Secret are left out, because they happen only if the
-    watch lags."""
+    """Rotate once, and return one call of each kind. Reads of a Secret are left out, because the receiver makes them
+    only if its watch lags behind."""
     before = len(env.kubernetes_proxy.calls), len(env.aws_proxy.calls)
     assert env.send(env.rotate()).outcome == "applied"
     eventually(lambda: any(kind_of(call) == "POST events" for call in env.kubernetes_proxy.calls[before[0] :]))

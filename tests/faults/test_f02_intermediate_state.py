@@ -1,4 +1,4 @@
-"""F2: the receiver dies between the write of a Secret and the rollouts of its consumers."""
+"""F2: the receiver dies after it has written a Secret and before it has restarted the Secret's consumers."""
 
 import pytest
 
@@ -8,8 +8,8 @@ from support.killer import Killer, kind_of, revive
 
 @pytest.mark.fault("F2")
 def test_receiver_killed_before_the_rollouts_restarts_all_consumers_once(env: FaultEnv) -> None:
-    """The receiver is killed after it has written a Secret and before it restarts the three consumers. After its own
-    restart it restarts each consumer once."""
+    """The receiver is killed after it has written a Secret, but before it has restarted the three consumers. Once the
+    receiver runs again, it restarts each consumer exactly once."""
     receiver = env.receiver()
     env.create_bound_secret(consumers=("web", "worker", "batch"))
     killer = Killer(env, receiver, lambda call: kind_of(call) == "PATCH deployments", after=False)

@@ -1,6 +1,7 @@
-"""F3: the receiver dies with some of fifty Secrets written.
+"""F3: the receiver dies when it has written only some of fifty Secrets.
 
-All cases share one environment, and no other may run in the same cluster (see test_f01_kill_points.py).
+All cases share one environment. No other environment may run in the same cluster, for the reason given in
+test_f01_kill_points.py.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,14 +20,14 @@ from support.wait import eventually
 
 @dataclass
 class Targets:
-    """Fifty Secrets bound to one AWS secret, two of them with a consumer."""
+    """Fifty Secrets that are bound to the same AWS secret. Two of them have a consumer."""
 
     env: FaultEnv
     receiver: LocalReceiver
     names: Sequence[str]
 
     def changes(self) -> list[int]:
-        """Return how many values each Secret has held, the empty one included."""
+        """Return, for each Secret, how many different states its data has had, including the empty one."""
         return [len(self.env.history.data_history(name)) for name in self.names]
 
 
@@ -46,15 +47,15 @@ def targets(
         for name in (made.names[0], made.names[-1]):
             env.create_consumers(name, f"web-{name}")
         env.let_settle()
-        assert made.changes() == [2] * len(made.names)  # empty, then the first value
+        assert made.changes() == [2] * len(made.names)  # empty, and the first value
         yield made
 
 
 @pytest.mark.fault("F3")
 @pytest.mark.parametrize("after", [7, 25, 49])
 def test_receiver_killed_among_fifty_targets_writes_the_rest_once(targets: Targets, after: int) -> None:
-    """Fifty Secrets are bound to one AWS secret, and the receiver is killed with 7, 25 or 49 of them written. After a
-    restart it writes the rest, and writes no Secret twice."""
+    """Fifty Secrets are bound to one AWS secret, and the receiver is killed when 7, 25 or 49 of them are written. After
+    a restart it writes the remaining ones, and writes no Secret twice."""
     env, receiver, before = targets.env, targets.receiver, targets.changes()
     written: list[str] = []
 

@@ -1,4 +1,4 @@
-"""F4 to F8: the receiver is shown an old state, or changes arrive out of order."""
+"""F4 to F8: the receiver sees an outdated state, or changes arrive out of order."""
 
 import json
 
@@ -12,18 +12,18 @@ from support.wait import eventually
 
 
 def stalled(call: Call) -> Fault:
-    """Hold back every event of watches on Secrets."""
+    """Return a fault that holds back every event of a watch on Secrets."""
     return Edit(lambda line: None) if call.watch and call.path.endswith("/secrets") else None
 
 
 @pytest.mark.fault("F4")
 def test_conflict_of_a_stale_cache_is_resolved_and_the_edit_survives(env: FaultEnv) -> None:
-    """The receiver's copy of a Secret is older than the Secret itself. The conflict makes the receiver read the Secret
-    again, and an edit by hand survives."""
+    """The receiver's cached copy of a Secret is outdated, so its write fails with a conflict. The receiver reads the
+    Secret again and then writes it, without losing an edit that was made by hand."""
     env.kubernetes_proxy.fault_for = stalled
     env.receiver(KEYTURN_RESYNC_SECONDS="1", KEYTURN_WATCH_SECONDS="1")
     env.create_bound_secret()
-    env.let_settle(4)  # time for the lists, made every second or two, to show the Secret
+    env.let_settle(4)  # the receiver lists every second or two, so by then a list has shown it the Secret
     env.kubernetes_proxy.fault_for = lambda call: stalled(call) or (Reply(503) if "limit" in call.query else None)
     statuses: list[int] = []
     env.kubernetes_proxy.on_answered = lambda call, status: (
@@ -40,8 +40,8 @@ def test_conflict_of_a_stale_cache_is_resolved_and_the_edit_survives(env: FaultE
 
 @pytest.mark.fault("F5")
 def test_older_version_never_overwrites_a_newer_one(env: FaultEnv) -> None:
-    """The API server shows a Secret from two versions ago and AWS returns the previous version, while another replica
-    has written the newest. The receiver does not overwrite the newest version."""
+    """The API server returns a Secret as it was two versions ago and AWS returns the previous version, although another
+    replica has already written the newest one. The receiver does not overwrite the newest version."""
     straight = env.receiver(via_proxy=False)
     behind = env.receiver()
     env.create_bound_secret()
@@ -65,7 +65,7 @@ def test_older_version_never_overwrites_a_newer_one(env: FaultEnv) -> None:
     env.kubernetes_proxy.fault_for, env.aws_proxy.fault_for = old, stale_value
     answer = env.send(one, to=behind)
     assert answer.status == 503
-    assert env.kubernetes_proxy.matching("PATCH", "/secrets/db")  # the receiver tried to write, and was refused
+    assert env.kubernetes_proxy.matching("PATCH", "/secrets/db")  # the refused write of the receiver
     values = [state["value"] for state in env.history.data_history("db") if state]
     assert [value.split(b"-")[2] for value in values] == [b"first", b"one", b"two"]
     env.kubernetes_proxy.heal()
@@ -78,8 +78,8 @@ def test_older_version_never_overwrites_a_newer_one(env: FaultEnv) -> None:
 @pytest.mark.fault("F6")
 @pytest.mark.parametrize("times", [2, 100])
 def test_stale_value_of_aws_is_read_again_and_never_written(env: FaultEnv, times: int) -> None:
-    """GetSecretValue returns the previous version, twice or a hundred times. The receiver reads again until the version
-    agrees with the label, answers 503 as long as it does not, and never writes the old value as the new one."""
+    """GetSecretValue returns the previous version, twice or a hundred times. The receiver repeats the read until it
+    gets the version that has the label, answers 503 until then, and never writes the old value as the new one."""
     env.receiver()
     env.create_bound_secret()
     before = env.client.get_secret_value(SecretId=f"{env.namespace}/db")
@@ -107,7 +107,7 @@ def test_stale_value_of_aws_is_read_again_and_never_written(env: FaultEnv, times
 
 @pytest.mark.fault("F7")
 def test_notifications_in_the_wrong_order_end_at_the_newest_version(env: FaultEnv) -> None:
-    """Notifications arrive in the order v3, v2, v1, and the Secret ends at v3."""
+    """Notifications arrive in the order v3, v2, v1. The Secret ends at v3."""
     env.receiver()
     env.create_bound_secret()
     told = [env.rotate(text=f"v{number}") for number in (1, 2, 3)]
@@ -119,8 +119,8 @@ def test_notifications_in_the_wrong_order_end_at_the_newest_version(env: FaultEn
 
 @pytest.mark.fault("F8")
 def test_roll_back_in_aws_is_applied_and_restarts_the_consumer_once(env: FaultEnv) -> None:
-    """AWS rolls back to the first version, forward to the second, and back again. Each change is applied and restarts
-    the consumer once."""
+    """In AWS, the secret is rolled back to its first version, then forward to the second, then back again. Each change
+    is applied, and each restarts the consumer once."""
     env.receiver()
     env.create_bound_secret()
     (first,) = env.client.describe_secret(SecretId=f"{env.namespace}/db")["VersionIdsToStages"]

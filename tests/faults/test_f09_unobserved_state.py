@@ -1,4 +1,4 @@
-"""F9 to F12: something changes, and the receiver is not told."""
+"""F9 to F12: something changes without the receiver being notified."""
 
 import json
 import threading
@@ -15,8 +15,8 @@ from support.wait import eventually
 
 @pytest.mark.fault("F9")
 def test_lost_notifications_are_recovered_within_one_poll_period(env: FaultEnv) -> None:
-    """The notifications of three rotations are all lost. Each rotation arrives within one poll period of 5 s plus
-    jitter, and is counted as recovered."""
+    """The notifications of three rotations are all lost. Each rotation still arrives within one poll period of 5 s plus
+    its jitter, and is counted as recovered by the poller."""
     receiver = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="5")
     env.create_bound_secret()
     for number in range(3):
@@ -24,7 +24,7 @@ def test_lost_notifications_are_recovered_within_one_poll_period(env: FaultEnv) 
         begun = time.monotonic()
         eventually(env.is_current, 5 * 1.1 + 4)
         assert time.monotonic() - begun < 5 * 1.1 + 4
-    # A rotation counts as recovered only after its consumers are marked.
+    # The receiver counts a rotation as recovered only after it has marked the consumers.
     eventually(lambda: receiver.metric("keyturn_recovered_by_poll_total") == 3)
     env.wait_converged()
 
@@ -38,8 +38,8 @@ def a_binding_is_seen(env: FaultEnv, name: str, seconds: float = 15) -> None:
 @pytest.mark.fault("F10")
 @pytest.mark.parametrize("how", ["in the stream", "at once"])
 def test_watch_answered_with_410_is_started_again_without_a_loss(env: FaultEnv, how: str) -> None:
-    """Watches are answered with 410 Gone, within the stream or at once, and the receiver starts them again without a
-    loss."""
+    """Watches are answered with 410 Gone, either at once or within the stream. The receiver starts them again and
+    misses no change."""
     receiver = env.receiver(KEYTURN_WATCH_SECONDS="2")
     env.create_bound_secret()
     gone = {"kind": "Status", "code": 410, "reason": "Expired", "metadata": {}}
@@ -64,7 +64,8 @@ def test_watch_answered_with_410_is_started_again_without_a_loss(env: FaultEnv, 
 
 @pytest.mark.fault("F10")
 def test_silent_watch_is_replaced_and_its_events_are_recovered(env: FaultEnv) -> None:
-    """A watch falls silent. The receiver replaces it, and sees the changes that the silent watch held back."""
+    """A watch stays open but delivers nothing. The receiver replaces it, and then sees the changes that the silent
+    watch did not deliver."""
     env.receiver(KEYTURN_WATCH_SECONDS="2")
     env.create_bound_secret()
     silent = threading.Event()
@@ -77,7 +78,7 @@ def test_silent_watch_is_replaced_and_its_events_are_recovered(env: FaultEnv) ->
     env.bind_secret("new")
     env.let_settle(1)
     assert not env.is_current("new")
-    env.kubernetes_proxy.fault_for = lambda call: None  # new watches work, while the old ones stay silent and open
+    env.kubernetes_proxy.fault_for = lambda call: None  # new watches work, while the old ones stay open and silent
     eventually(lambda: env.is_current("new"), 15)
     silent.set()
     env.send_until_accepted(env.rotate())
@@ -86,7 +87,8 @@ def test_silent_watch_is_replaced_and_its_events_are_recovered(env: FaultEnv) ->
 
 @pytest.mark.fault("F10")
 def test_lost_deletion_event_does_not_bring_the_secret_back(env: FaultEnv) -> None:
-    """A DELETED event is lost. The next list shows the deletion, and the receiver does not bring the Secret back."""
+    """The DELETED event of a Secret is lost. The receiver learns of the deletion from its next list, and does not
+    create the Secret again."""
     receiver = env.receiver(KEYTURN_RESYNC_SECONDS="3", KEYTURN_WATCH_SECONDS="2")
     env.create_bound_secret(consumers=())
     env.kubernetes_proxy.fault_for = lambda call: (
@@ -104,8 +106,8 @@ def test_lost_deletion_event_does_not_bring_the_secret_back(env: FaultEnv) -> No
 
 @pytest.mark.fault("F10")
 def test_watch_cut_in_the_middle_of_an_object_delivers_the_whole_object(env: FaultEnv) -> None:
-    """A watch's connection is cut in the middle of an object. The receiver ignores the half, and later receives the
-    whole object."""
+    """A watch's connection breaks in the middle of an object. The receiver discards the incomplete object and later
+    receives the whole one."""
     env.receiver(KEYTURN_WATCH_SECONDS="2")
     env.create_bound_secret()
     cut: list[bytes] = []
@@ -130,8 +132,8 @@ def test_watch_cut_in_the_middle_of_an_object_delivers_the_whole_object(env: Fau
 
 @pytest.mark.fault("F11")
 def test_binding_added_while_its_notification_is_in_flight_is_filled(env: FaultEnv) -> None:
-    """Ten bindings are added just before or after the notification about their secret is sent, and all of them are
-    filled."""
+    """Ten bindings are added, each just before or just after the notification about its secret is sent. The receiver
+    fills all ten Secrets."""
     env.receiver()
     for number in range(10):
         name = f"new-{number}"
@@ -152,7 +154,7 @@ def test_binding_added_while_its_notification_is_in_flight_is_filled(env: FaultE
 @pytest.mark.fault("F12")
 def test_edit_by_hand_is_restored_without_a_restart(env: FaultEnv) -> None:
     """A Secret is edited by hand, once while the receiver runs and once while it is down. The receiver restores the
-    Secret and restarts no consumer."""
+    data of the Secret and restarts no consumer."""
     receiver = env.receiver()
     env.create_bound_secret()
     for looking in (True, False):
@@ -175,8 +177,8 @@ def test_edit_by_hand_is_restored_without_a_restart(env: FaultEnv) -> None:
 
 @pytest.mark.fault("F12")
 def test_deleted_secret_stays_deleted_until_it_is_created_again(env: FaultEnv) -> None:
-    """A Secret that was deleted by hand stays deleted even if its AWS secret rotates. It is filled when it is created
-    again."""
+    """A Secret is deleted by hand, and its AWS secret rotates. The Secret stays deleted, and is filled only when
+    somebody creates it again."""
     env.receiver()
     env.create_bound_secret()
     env.cluster.kubectl("delete", "secret", "db", "-n", env.namespace)

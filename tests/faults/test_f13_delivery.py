@@ -1,4 +1,4 @@
-"""F13 to F17: deliveries that come too often or too many at once, or that find no receiver."""
+"""F13 to F17: deliveries are repeated, exceed the limit, or find no receiver."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ from support.wait import eventually
 
 
 def slowly(env: FaultEnv, seconds: float) -> None:
-    """Delay the answer of AWS to each read of a value by ``seconds``."""
+    """Delay each answer of AWS to a read of a value by ``seconds``."""
 
     def slow(call: Call) -> Fault:
         if call.action in ("GetSecretValue", "BatchGetSecretValue"):
@@ -36,30 +36,31 @@ def slowly(env: FaultEnv, seconds: float) -> None:
 
 @pytest.mark.fault("F13")
 def test_notification_sent_a_thousand_times_is_applied_once(env: FaultEnv) -> None:
-    """One notification is sent a thousand times at once to three replicas. The Secret is written once, and its consumer
-    is restarted once."""
+    """The same notification is sent a thousand times at once to three replicas. The Secret is written once, and its
+    consumer is restarted once."""
     replicas = [env.receiver(KEYTURN_MAX_DELIVERIES="1000") for _ in range(3)]
     env.create_bound_secret()
     told = env.rotate()
     urls = [each.url for each in replicas]
     answers = asyncio.run(env.deliveries.send_concurrently(urls, [[told]] * 1000))
-    # A starved machine may take ten seconds to read a head, and then closes the connection. The notifier sends again.
+    # The receiver closes a connection whose head takes longer than ten seconds, which happens on an overloaded machine.
+    # Such deliveries are sent again, as the notifier would do.
     answers = [answer for answer in answers if answer.status]
     answers += asyncio.run(env.deliveries.send_concurrently(urls, [[told]] * (1000 - len(answers))))
     assert Counter(answer.status for answer in answers) == {200: 1000}
     assert {answer.outcome for answer in answers} == {"applied", "unchanged"}
     env.wait_converged()
-    env.let_settle(5)  # longer than a follower waits for the leader
+    env.let_settle(5)  # longer than a follower waits before it acts in place of the leader
     env.assert_history_consistent()
-    assert len(env.history.data_history("db")) == 3  # empty, then the first value and the next
+    assert len(env.history.data_history("db")) == 3  # empty, the first value, and the new one
     assert len([mark for mark in env.history.marks("web", "db") if mark]) == 1
     assert len(env.aws_proxy.actions("GetSecretValue", "/db")) < 20
 
 
 @pytest.mark.fault("F14")
 def test_change_under_fifty_ids_is_applied_once(env: FaultEnv) -> None:
-    """Fifty notifications with different ids report the same version of the same ARN, some in turn and some at once.
-    The change is applied once."""
+    """Fifty notifications with different ids report the same version of the same secret, some one after another and
+    some at once. The change is applied once."""
     receiver = env.receiver()
     env.create_bound_secret()
     told = env.rotate()
@@ -75,8 +76,9 @@ def test_change_under_fifty_ids_is_applied_once(env: FaultEnv) -> None:
 
 @pytest.mark.fault("F15")
 def test_deliveries_over_the_limit_get_503_with_retry_after(env: FaultEnv) -> None:
-    """Sixty deliveries arrive where four are served at once, and later AWS takes 5 s while the deadline is 4 s. The
-    receiver answers 503 with Retry-After, and never 200 for work that is not done."""
+    """Sixty deliveries arrive at a receiver that serves four at a time. Later AWS takes 5 s to answer although the
+    receiver's deadline is 4 s. The receiver answers 503 with Retry-After, and never answers 200 for work that is not
+    done."""
     receiver = env.receiver(KEYTURN_MAX_DELIVERIES="4", KEYTURN_DEADLINE_SECONDS="4")
     names = [f"db-{number}" for number in range(6)]
     for name in names:
@@ -88,7 +90,7 @@ def test_deliveries_over_the_limit_get_503_with_retry_after(env: FaultEnv) -> No
     assert count.keys() == {200, 503}
     assert count[503] > 10
     assert all(int(answer.headers["retry-after"]) > 0 for answer in answers if answer.status == 503)
-    # Each Secret whose notification was answered 200 holds its new value.
+    # If the notification about a Secret was answered 200, the Secret holds its new value.
     taken = {result.id for answer in answers if answer.status == 200 for result in answer.results}
     assert all(env.is_current(name) for name, each in zip(names, told, strict=True) if each.id in taken)
 
@@ -106,8 +108,8 @@ def test_deliveries_over_the_limit_get_503_with_retry_after(env: FaultEnv) -> No
 
 @pytest.mark.fault("F16")
 def test_rotations_during_a_receiver_outage_arrive_from_the_queue(own_stack: Any, namespace: str) -> None:
-    """The receiver is down while twenty secrets rotate three times. The queue keeps all notifications, and drains once
-    the receiver is back."""
+    """The receiver is down while twenty secrets rotate three times each. The queue keeps all notifications, and
+    delivers them once the receiver is back."""
     with own_stack(KEYTURN_POLL_INTERVAL_SECONDS="3600") as stack:
         client = stack.aws.secrets_manager()
         names = [f"{namespace}/s{number}" for number in range(20)]
@@ -137,7 +139,7 @@ def test_rotations_during_a_receiver_outage_arrive_from_the_queue(own_stack: Any
 
 @pytest.mark.fault("F17")
 def test_retry_has_the_same_ids_and_a_signature_of_its_own(tmp_path: Path) -> None:
-    """A delivery is answered 503 twice. Each retry has the same ids, and a timestamp and a signature of its own."""
+    """A delivery is answered 503 twice. Each retry has the same ids, but a new timestamp and a new signature."""
     timeline = Timeline(tmp_path / "timeline.jsonl")
     receiver = FakeReceiver()
     receiver.respond = lambda headers, body: (

@@ -1,4 +1,4 @@
-"""F18 and F19: clocks that differ, a clock that steps, and deliveries that are replayed."""
+"""F18 and F19: clocks differ, a clock jumps, or a delivery is replayed."""
 
 import os
 import time
@@ -17,15 +17,16 @@ STEPPING_CLOCK = Path(__file__).parents[1] / "stepping_clock"
 
 
 def send_as_of(env: FaultEnv, age: int, body: bytes = b"") -> int:
-    """Send a rotation, or ``body``, with a signature that is ``age`` seconds old, and return the status."""
+    """Send ``body``, or by default the notification of a new rotation, with a signature that is ``age`` seconds old.
+    Return the status of the answer."""
     body = body or encode([env.rotate()])
     headers = signed(env.key, body, age=age)
     return env.deliveries.record(httpx.post(env.receivers[-1].url, content=body, headers=headers, timeout=20)).status
 
 
 def in_the_second(env: FaultEnv, age: int) -> int:
-    """Send a rotation that is answered within the same second in which it is signed, because timestamps have no
-    fractions. Return the status."""
+    """Send the notification of a rotation with a signature that is ``age`` seconds old, and return the status of the
+    answer. Timestamps have no fractions, so send again until an answer arrives within the second of its signature."""
     for _ in range(10):
         body = encode([env.rotate()])
         time.sleep(1 - time.time() % 1)
@@ -38,8 +39,8 @@ def in_the_second(env: FaultEnv, age: int) -> int:
 
 @pytest.mark.fault("F18")
 def test_delivery_is_refused_once_clocks_differ_by_over_five_minutes(env: FaultEnv) -> None:
-    """The receiver accepts a delivery from a sender whose clock is off by 299 s either way, and refuses one that is off
-    by 301 s."""
+    """The receiver accepts deliveries from a sender whose clock is 299 s ahead or behind, and refuses them if the clock
+    is off by 301 s."""
     env.receiver()
     env.create_bound_secret()
     assert [in_the_second(env, age) for age in (299, -299)] == [200, 200]
@@ -50,8 +51,8 @@ def test_delivery_is_refused_once_clocks_differ_by_over_five_minutes(env: FaultE
 
 @pytest.mark.fault("F18")
 def test_step_of_the_wall_clock_stops_neither_lead_nor_work(env: FaultEnv, tmp_path: Path) -> None:
-    """The receiver's wall clock steps back by an hour and then forward by two. The receiver goes on leading, polling
-    and applying, and refuses deliveries whose timestamps are an hour off."""
+    """The receiver's wall clock jumps back by an hour, and then forward by two. The receiver stays leader, polls and
+    applies rotations throughout, and refuses deliveries whose timestamps differ from its clock by an hour."""
     clock = tmp_path / "clock"
     clock.write_text("0")
     receiver = env.receiver(
@@ -69,7 +70,7 @@ def test_step_of_the_wall_clock_stops_neither_lead_nor_work(env: FaultEnv, tmp_p
         sweeps = receiver.metric("keyturn_sweeps_total", outcome="ok")
         env.rotate(text="unheard")
         eventually(env.is_current, 10)
-        time.sleep(15)  # longer than a Lease lasts without renewal
+        time.sleep(15)  # longer than the Lease lasts without renewal
         assert receiver.metric("keyturn_poller_leader") == 1
         assert receiver.metric("keyturn_sweeps_total", outcome="ok") > sweeps
     env.wait_converged()
@@ -77,8 +78,8 @@ def test_step_of_the_wall_clock_stops_neither_lead_nor_work(env: FaultEnv, tmp_p
 
 @pytest.mark.fault("F19")
 def test_replayed_delivery_changes_nothing_and_expires(env: FaultEnv) -> None:
-    """A delivery is replayed word for word. Within the tolerance it changes nothing, even if AWS has moved on, and
-    outside the tolerance it is refused."""
+    """A delivery is replayed unchanged. While its timestamp is still accepted it changes nothing, even if the secret
+    has been rotated again. Later the receiver refuses it."""
     env.receiver()
     env.create_bound_secret()
     first = encode([env.rotate(text="first")])

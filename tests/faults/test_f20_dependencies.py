@@ -1,4 +1,5 @@
-"""F20 to F22: AWS or Kubernetes fails. One failure delays no other work, and the failed work is done afterwards."""
+"""F20 to F22: AWS or Kubernetes fails. A failure does not delay other work, and the failed work is done once the
+failure is over."""
 
 import json
 import time
@@ -18,12 +19,12 @@ AWS_JSON = {"Content-Type": "application/x-amz-json-1.1"}
 
 
 def aws_error(code: str, status: int = 400) -> Reply:
-    """Return an error in AWS's format. Its message contains a value, which the receiver must not repeat."""
+    """Return an error in AWS's format. Its message contains a secret value, which the receiver must not repeat."""
     return Reply(status, {"__type": code, "message": f"about {CANARY}-in-a-message"}, AWS_JSON)
 
 
-# The fault in AWS calls about one secret, the status of the answer (503 if the fault will pass, 200 if a person must
-# help), and the advice in the Secret's status.
+# For each fault in AWS calls about one secret: the fault, the status of the answer (503 if the fault will pass by
+# itself, 200 if a person has to act), and the advice in the Secret's status.
 AWS_FAULTS: Mapping[str, tuple[Fault, int, str]] = {
     "throttled": (aws_error("ThrottlingException"), 503, ""),
     "500": (aws_error("InternalServiceError", 500), 503, ""),
@@ -38,13 +39,13 @@ AWS_FAULTS: Mapping[str, tuple[Fault, int, str]] = {
 
 
 def only_about(name: str, fault: Fault) -> Callable[[Call], Fault]:
-    """Return a function that injects this fault into reads of the AWS secret of this name."""
+    """Return a function that injects ``fault`` into the reads of one AWS secret, the one called ``name``."""
     return lambda call: fault if call.action in ("GetSecretValue", "BatchGetSecretValue") and call.about(name) else None
 
 
 def bad_fails_and_good_goes_on(env: FaultEnv, status: int) -> None:
-    """Check that a rotation of the failing secret is answered with ``status``, and that another rotation is applied in
-    time."""
+    """Check that the rotation of the failing secret is answered with ``status``, while the rotation of a good one is
+    applied in time."""
     answer = env.send(env.rotate("bad"))
     assert answer.status == status, answer.body
     assert env.send(env.rotate("good")).outcome == "applied"  # within the deadline of 4 s
@@ -54,8 +55,8 @@ def bad_fails_and_good_goes_on(env: FaultEnv, status: int) -> None:
 @pytest.mark.parametrize(("fault", "status", "advice"), AWS_FAULTS.values(), ids=AWS_FAULTS)
 def test_failure_of_aws_for_one_secret_affects_no_other(env: FaultEnv, fault: Fault, status: int, advice: str) -> None:
     """For one secret, AWS throttles, answers 5xx or garbage, cuts connections, hangs, rejects the credentials, or
-    denies access to the secret or its key. Others are applied meanwhile, and the failing Secret keeps its last good
-    data and recovers by itself or with the next event."""
+    denies access to the secret or its key. Other secrets are still applied. The failing Secret keeps its last good
+    data, and recovers by itself or with the next event."""
     receiver = env.receiver(KEYTURN_DEADLINE_SECONDS="4")
     for name in ("bad", "good"):
         env.create_bound_secret(name, consumers=(f"web-{name}",))
@@ -70,7 +71,7 @@ def test_failure_of_aws_for_one_secret_affects_no_other(env: FaultEnv, fault: Fa
             advice in text for text in eventually(lambda: warnings_of(env.cluster, env.namespace, "bad")).values()
         )
     env.aws_proxy.heal()
-    if advice:  # AWS reports no change of a policy, so the next rotation or the poller must find it
+    if advice:  # AWS does not report changes of a policy, so only the next rotation or the poller can find out
         env.send_until_accepted(env.rotate("bad"))
     env.wait_converged(60)
     assert receiver.metric("keyturn_failing_bindings") == 0
@@ -78,8 +79,8 @@ def test_failure_of_aws_for_one_secret_affects_no_other(env: FaultEnv, fault: Fa
 
 @pytest.mark.fault("F20")
 def test_forty_hanging_secrets_delay_the_others_by_seconds_at_most(env: FaultEnv) -> None:
-    """Forty secrets with a hundred bindings hang at once. Other secrets wait a few seconds at most, and not at all once
-    the receiver knows which secrets hang."""
+    """Reads of forty secrets with a hundred bindings hang at once. Other secrets wait a few seconds at most, and not at
+    all once the receiver knows which secrets hang."""
     env.receiver(KEYTURN_DEADLINE_SECONDS="8", KEYTURN_AWS_THREADS="16")
     env.create_bound_secret("good")
     names = [f"bad-{number}" for number in range(40)]
@@ -94,20 +95,20 @@ def test_forty_hanging_secrets_delay_the_others_by_seconds_at_most(env: FaultEnv
     for begin in range(0, 40, 10):
         env.send(*told[begin : begin + 10], seconds=0.5)  # the sender does not wait for the answers
     assert env.send_until_accepted(env.rotate("good"), seconds=30).outcome in ("applied", "unchanged")
-    # By now the receiver knows which secrets hang, and retries these in the quarantine pool.
+    # By now the receiver knows which secrets hang, and retries only those in the quarantine pool.
     time.sleep(12)
     for _ in range(5):
         told, begun = env.rotate("good"), time.monotonic()
         assert env.send(told).outcome == "applied"
-        assert time.monotonic() - begun < 4  # a call that hangs takes 5 s
+        assert time.monotonic() - begun < 4  # a read that hangs would take 5 s
     env.aws_proxy.heal()
     env.wait_converged(60)
 
 
 @pytest.mark.fault("F20")
 def test_receiver_with_expired_credentials_is_not_ready_until_they_work(env: FaultEnv) -> None:
-    """The receiver's own credentials stop working. The receiver reports this, is not ready meanwhile, and is ready
-    again once they work."""
+    """AWS no longer accepts the receiver's own credentials. The receiver reports this and is not ready until they work
+    again."""
     receiver = env.receiver(KEYTURN_SIGNING_KEY_INTERVAL_SECONDS="1", start=True)
     env.create_bound_secret()
     env.aws_proxy.fault_for = lambda call: aws_error("ExpiredTokenException") if call.action else None
@@ -117,15 +118,15 @@ def test_receiver_with_expired_credentials_is_not_ready_until_they_work(env: Fau
     assert env.send(told).status == 503
     env.aws_proxy.heal()
     eventually(lambda: receiver.ready()[0] == 200, 15)
-    # The outcome is unchanged if the receiver has recovered by itself first.
+    # The outcome is "unchanged" if the receiver's own retry came first.
     assert env.send_until_accepted(told).outcome in ("applied", "unchanged")
     env.wait_converged()
 
 
 @pytest.mark.fault("F20")
 def test_secret_deleted_in_aws_is_deleted_only_with_on_delete(make_env: Callable[..., FaultEnv]) -> None:
-    """A secret is scheduled for deletion, restored, and later deleted for good. Its Secret stays and says so, but a
-    Secret with `on-delete: delete` is deleted in the end."""
+    """An AWS secret is scheduled for deletion, restored, and later deleted for good. Its Secret stays and reports this
+    in its status. A Secret with `on-delete: delete` is deleted too, but only at the end."""
     env = make_env(deletions={"enabled": True})
     env.receiver(KEYTURN_DELETIONS="true")
     for name, more in (("stays", {}), ("goes", {"keyturn.dev/on-delete": "delete"})):
@@ -157,9 +158,9 @@ def test_secret_deleted_in_aws_is_deleted_only_with_on_delete(make_env: Callable
 
 @pytest.mark.fault("F20")
 def test_deletion_without_the_right_to_it_keeps_the_secret_and_says_so(make_env: Callable[..., FaultEnv]) -> None:
-    """AWS deletes a secret whose Secret asks to be deleted with it, while the receiver's settings forbid deletions. The
-    Secret stays and says so until they allow deletions."""
-    # The chart grants the right, so only the receiver's own setting forbids deletions.
+    """AWS deletes a secret, and its Secret has `on-delete: delete`, but the receiver's settings forbid deletions. The
+    Secret stays and reports this until the settings allow deletions."""
+    # The chart grants the permission to delete, so only the receiver's own setting forbids deletions.
     env = make_env(deletions={"enabled": True})
     receiver = env.receiver()
     arn = env.create_bound_secret("goes", consumers=(), **{"keyturn.dev/on-delete": "delete"})
@@ -184,7 +185,7 @@ def test_deletion_without_the_right_to_it_keeps_the_secret_and_says_so(make_env:
 
 @pytest.mark.fault("F20")
 def test_receiver_in_the_wrong_region_deletes_nothing(make_env: Callable[..., FaultEnv]) -> None:
-    """A receiver that is started in the wrong region finds no secret at all, and deletes nothing."""
+    """A receiver that is started in the wrong region finds none of the secrets. It deletes no Secret."""
     env = make_env(deletions={"enabled": True})
     first = env.receiver(KEYTURN_DELETIONS="true")
     env.create_bound_secret("goes", consumers=(), **{"keyturn.dev/on-delete": "delete"})
@@ -208,7 +209,7 @@ def test_receiver_in_the_wrong_region_deletes_nothing(make_env: Callable[..., Fa
 
 
 STATUS = {"kind": "Status", "status": "Failure", "message": f"about {CANARY}-in-a-message", "metadata": {}}
-# The fault in writes of one Secret, the status of the answer, and the advice in the Secret's status.
+# For each fault in writes of one Secret: the fault, the status of the answer, and the advice in the Secret's status.
 KUBERNETES_FAULTS: Mapping[str, tuple[Fault, int, str]] = {
     "429": (Reply(429, {**STATUS, "reason": "TooManyRequests", "code": 429}, {"Retry-After": "1"}), 503, ""),
     "409": (Reply(409, {**STATUS, "reason": "Conflict", "code": 409}), 503, ""),
@@ -232,9 +233,9 @@ KUBERNETES_FAULTS: Mapping[str, tuple[Fault, int, str]] = {
 def test_failure_of_kubernetes_for_one_secret_affects_no_other(
     env: FaultEnv, fault: Fault, status: int, advice: str
 ) -> None:
-    """For writes of one Secret, the API server answers 429, 409, 500 or garbage, hangs, cuts connections, or refuses by
-    admission, quota, size or validation. Others are applied meanwhile, and the failing Secret recovers by itself or
-    with the next event."""
+    """When one Secret is written, the API server answers 429, 409, 500 or garbage, hangs, cuts the connection, or
+    refuses because of admission, quota, size or validation. Other Secrets are still applied, and the failing one
+    recovers by itself or with the next event."""
     env.receiver(KEYTURN_DEADLINE_SECONDS="4")
     for name in ("bad", "good"):
         env.create_bound_secret(name, consumers=(f"web-{name}",))
@@ -257,8 +258,8 @@ def test_failure_of_kubernetes_for_one_secret_affects_no_other(
 @pytest.mark.parametrize("fault", [Cut(), CutAfter()], ids=["before", "after"])
 @pytest.mark.parametrize("resource", ["secrets", "deployments"])
 def test_write_whose_connection_is_cut_is_done_once(env: FaultEnv, resource: str, fault: Fault) -> None:
-    """The connection of a write to a Secret or a workload is cut before or after the write is done. The write is done
-    once, after a rotation and after an edit of the binding."""
+    """The connection is cut before or after the API server has done a write to a Secret or a workload. The write takes
+    effect exactly once, both after a rotation and after an edit of the binding."""
     env.receiver(KEYTURN_DEADLINE_SECONDS="4")
     env.create_bound_secret()
 
@@ -281,8 +282,8 @@ def test_write_whose_connection_is_cut_is_done_once(env: FaultEnv, resource: str
 
 @pytest.mark.fault("F21")
 def test_secret_that_cannot_be_written_says_so_and_affects_no_other(env: FaultEnv) -> None:
-    """An immutable Secret and one that would exceed 1 MiB say why they cannot be written. Neither these nor a Secret in
-    a namespace that is being deleted affect any other."""
+    """An immutable Secret and a Secret that would exceed 1 MiB report why they cannot be written. Neither of them
+    affects other Secrets, nor does a Secret in a namespace that is being deleted."""
     receiver = env.receiver()
     env.create_bound_secret("good")
     env.create_aws_secret("large")
@@ -317,8 +318,8 @@ def test_secret_that_cannot_be_written_says_so_and_affects_no_other(env: FaultEn
 @pytest.mark.fault("F22")
 @pytest.mark.parametrize("how", ["gone", "read-only"])
 def test_receiver_survives_an_outage_of_the_api_server(env: FaultEnv, how: str) -> None:
-    """The API server is gone or read-only for 30 s, in place of ten minutes. Deliveries are answered 503, the liveness
-    probe succeeds all the time, and the Secrets converge once the API server is back."""
+    """The API server is gone or read-only. F22 is about a long outage; 30 s keep the test short. Deliveries are
+    answered with 503, the liveness probe succeeds throughout, and the Secrets converge once the API server is back."""
     receiver = env.receiver(KEYTURN_DEADLINE_SECONDS="2", KEYTURN_STUCK_SECONDS="15")
     env.create_bound_secret()
     forbidden = {**STATUS, "reason": "InternalError", "code": 500}
@@ -335,5 +336,5 @@ def test_receiver_survives_an_outage_of_the_api_server(env: FaultEnv, how: str) 
     env.send_until_accepted(told)
     env.wait_converged(60)
     assert receiver.running
-    # The log still begins with a valid line.
+    # The log is still intact: its first line is a valid one.
     assert json.loads(receiver.log.splitlines()[0])["message"]

@@ -1,4 +1,4 @@
-"""F23 to F25: leaders that lose the Lease, receivers that are stuck, and receivers that are terminated under load."""
+"""F23 to F25: a leader loses the Lease, a receiver is stuck, or a receiver is terminated under load."""
 
 import json
 import os
@@ -27,22 +27,22 @@ LEASE = "/leases/keyturn-poller"
 
 
 def leads(receiver: LocalReceiver) -> bool:
-    """Whether a replica believes that it is the leader."""
+    """Return whether a replica reports that it is the leader."""
     return receiver.metric("keyturn_poller_leader") == 1
 
 
 def holder(env: FaultEnv) -> str:
-    """Return the holder of the Lease, as the API server has it."""
+    """Return the holder of the Lease according to the API server."""
     return str(env.cluster.get("lease", "keyturn-poller", env.receiver_namespace)["spec"].get("holderIdentity") or "")
 
 
 def pid_of_leader(env: FaultEnv) -> int:
-    """Return the process id of the Lease's holder, taken from the end of the holder's name."""
+    """Return the process id of the Lease's holder. The holder's name ends with it."""
     return int(holder(env).rpartition("-")[2])
 
 
 def take_lease(env: FaultEnv) -> None:
-    """Take the Lease for a replica that does not exist, and never renew it."""
+    """Give the Lease to a replica that does not exist, so nobody renews it."""
     spec = {"holderIdentity": "somebody-else", "renewTime": "2026-11-25T00:00:00.000000Z"}
     env.cluster.kubectl(
         "patch",
@@ -57,13 +57,13 @@ def take_lease(env: FaultEnv) -> None:
 
 
 def applies(call: Call, name: str = "db") -> bool:
-    """Whether a call writes the data of the Secret of this name."""
+    """Return whether a call writes the data of the Secret called ``name``."""
     return "apply-patch" in call.headers.get("content-type", "") and call.path.endswith(f"/secrets/{name}")
 
 
 @contextmanager
 def frozen(pid: int) -> Iterator[None]:
-    """Stop a process for the duration of the block."""
+    """Stop a process with SIGSTOP for the duration of the block."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -74,8 +74,8 @@ def frozen(pid: int) -> Iterator[None]:
 @pytest.mark.fault("F23")
 @pytest.mark.parametrize(("mode", "action"), [("list", "ListSecrets"), ("describe", "DescribeSecret")])
 def test_sweep_ends_when_its_lease_is_lost(env: FaultEnv, mode: str, action: str) -> None:
-    """Another replica takes the Lease while a sweep waits for AWS. The sweep ends there and changes nothing, and the
-    next leader finds all rotations."""
+    """Another replica takes the Lease while a sweep waits for AWS. The sweep stops at that point and changes nothing,
+    and the next leader finds all the rotations."""
     receiver = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1", KEYTURN_POLL_MODE=mode)
     for name in ("db", "other"):
         env.create_bound_secret(name, consumers=(f"web-{name}",))
@@ -100,17 +100,17 @@ def test_sweep_ends_when_its_lease_is_lost(env: FaultEnv, mode: str, action: str
     assert not leads(receiver)
     env.aws_proxy.heal()
     env.let_settle(2)
-    assert [len(env.history.data_history(name)) for name in ("db", "other")] == [2, 2]  # empty, then the first value
+    assert [len(env.history.data_history(name)) for name in ("db", "other")] == [2, 2]  # empty, and the first value
     assert receiver.metric("keyturn_queue_depth") == 0
-    env.expire_lease()  # the new holder does not exist, so it never renews the Lease
+    env.expire_lease()  # the new holder does not exist, so it would never give up the Lease
     env.wait_converged()
     assert leads(receiver)
 
 
 @pytest.mark.fault("F23")
 def test_leader_frozen_in_a_write_overwrites_nothing_newer(env: FaultEnv) -> None:
-    """The leader freezes in the middle of a PATCH and another replica takes over, then the PATCH and the leader
-    continue. Nothing older overwrites the newer value, and no consumer is restarted twice."""
+    """The leader freezes in the middle of a PATCH, another replica takes over, and then the leader and its PATCH
+    continue. The newer value is not overwritten by an older one, and no consumer is restarted twice."""
     first = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1")
     env.create_bound_secret()
     eventually(lambda: leads(first))
@@ -143,8 +143,8 @@ def test_leader_frozen_in_a_write_overwrites_nothing_newer(env: FaultEnv) -> Non
 
 @pytest.mark.fault("F23")
 def test_two_leaders_at_once_write_the_same_bytes_and_restart_once(env: FaultEnv) -> None:
-    """Two replicas lead at once, sweep, and write at the same moment. They write the same bytes, and each rotation
-    restarts each consumer once."""
+    """Two replicas both believe that they lead, and sweep and write at the same moment. They write the same bytes, and
+    each rotation restarts each consumer once."""
     own = FaultProxy(env.kubernetes_proxy.url)
     misled = env.receiver(proxies=(own, env.aws_proxy), KEYTURN_POLL_INTERVAL_SECONDS="1")
     env.create_bound_secret(consumers=("web", "api"))
@@ -183,15 +183,15 @@ def test_two_leaders_at_once_write_the_same_bytes_and_restart_once(env: FaultEnv
         annotations = call.content["metadata"]["annotations"]
         del annotations["keyturn.dev/applied-at"]
         written[annotations["keyturn.dev/version-ids"]].append((annotations, call.content["data"]))
-    assert any(len(same) > 1 for same in written.values())  # both replicas have written the same version at least once
+    assert any(len(same) > 1 for same in written.values())  # at least one version was written by both replicas
     assert all(each == same[0] for same in written.values() for each in same)
     assert len(env.history.data_history("db")) == 2 + 5
 
 
 @pytest.mark.fault("F23")
 def test_replica_that_misses_its_election_does_not_lead_or_block_others(env: FaultEnv) -> None:
-    """The API server grants the Lease to a replica that never receives the answer. The replica does not lead, and
-    another one leads within a minute."""
+    """The API server grants the Lease to a replica, but the answer never reaches that replica. It does not act as
+    leader, and another replica leads within a minute."""
     own = FaultProxy(env.kubernetes_proxy.url)
     own.fault_for = lambda call: CutAfter() if LEASE[:7] in call.path and call.method in ("POST", "PUT") else None
     deaf = env.receiver(proxies=(own, env.aws_proxy), KEYTURN_POLL_INTERVAL_SECONDS="1")
@@ -207,8 +207,8 @@ def test_replica_that_misses_its_election_does_not_lead_or_block_others(env: Fau
 
 @pytest.mark.fault("F24")
 def test_frozen_process_fails_its_liveness_probe_until_it_runs_on(env: FaultEnv) -> None:
-    """The receiver's process is stopped. Its liveness probe gets no answer until the process continues, and nothing is
-    lost."""
+    """The receiver's process is frozen. Its liveness probe gets no answer until the process continues, and no rotation
+    is lost."""
     receiver = env.receiver()
     env.create_bound_secret()
     eventually(lambda: leads(receiver))
@@ -223,8 +223,8 @@ def test_frozen_process_fails_its_liveness_probe_until_it_runs_on(env: FaultEnv)
 
 @pytest.mark.fault("F24")
 def test_answer_of_aws_byte_by_byte_ends_and_delays_no_other(env: FaultEnv) -> None:
-    """AWS answers reads of one secret and sweeps at a byte a second, so that no read times out. The liveness probe
-    names the stuck reconcile until it ends, and other secrets are applied all the time."""
+    """AWS sends its answers about one secret, and its lists of secrets, at one byte a second, so that no read times
+    out. The liveness probe names the stuck reconcile until it ends, and other secrets are applied throughout."""
     receiver = env.receiver(KEYTURN_STUCK_SECONDS="10", KEYTURN_DEADLINE_SECONDS="3", KEYTURN_POLL_INTERVAL_SECONDS="5")
     for name in ("bad", "good"):
         env.create_bound_secret(name, consumers=(f"web-{name}",))
@@ -251,9 +251,9 @@ def test_answer_of_aws_byte_by_byte_ends_and_delays_no_other(env: FaultEnv) -> N
 
 @pytest.mark.fault("F24")
 def test_slow_api_server_gets_no_reconcile_stuck(env: FaultEnv) -> None:
-    """The API server answers a byte a second or not at all, and a dozen writes wait because the receiver sends it two
-    requests at a time. The receiver replaces its watches, counts no waiting write as stuck, and catches up
-    afterwards."""
+    """The API server answers at one byte a second or not at all. A dozen writes have to queue, because the receiver
+    sends only two requests at a time. The receiver replaces its watches, does not count queued writes as stuck, and
+    catches up afterwards."""
     settings = {"KEYTURN_STUCK_SECONDS": "25", "KEYTURN_DEADLINE_SECONDS": "3", "KEYTURN_KUBERNETES_REQUESTS": "2"}
     receiver = env.receiver(KEYTURN_WATCH_SECONDS="4", **settings)
     names = [f"db-{number}" for number in range(12)]
@@ -265,7 +265,7 @@ def test_slow_api_server_gets_no_reconcile_stuck(env: FaultEnv) -> None:
     for turn in cycle((told[:6], told[6:])):
         assert env.send(*turn).status == 503
         assert receiver.alive() == (200, "ok\n")
-        note = f"example.com/note={time.monotonic()}"  # gives the watches an event to deliver
+        note = f"example.com/note={time.monotonic()}"  # a change that the watches have to deliver
         env.cluster.kubectl("annotate", "secret", "db-0", "-n", env.namespace, "--overwrite", note)
         if time.monotonic() > end:
             break
@@ -277,8 +277,8 @@ def test_slow_api_server_gets_no_reconcile_stuck(env: FaultEnv) -> None:
 
 @pytest.mark.fault("F24")
 def test_answers_of_a_foreign_server_change_nothing(env: FaultEnv) -> None:
-    """A server that is neither AWS nor the API server answers in place of both, with 200 and a page. The receiver stays
-    alive, keeps its Secrets, and catches up afterwards."""
+    """Some other server answers all calls to AWS and to the API server with 200 and a page of its own. The receiver
+    stays alive, leaves its Secrets as they are, and catches up afterwards."""
     receiver = env.receiver(
         KEYTURN_DEADLINE_SECONDS="3",
         KEYTURN_POLL_INTERVAL_SECONDS="1",
@@ -309,9 +309,9 @@ def test_answers_of_a_foreign_server_change_nothing(env: FaultEnv) -> None:
 
 @dataclass
 class Load:
-    """Rotates its own secrets and delivers each rotation until it is applied, each time to the next replica.
+    """Rotates its own secrets, and delivers each rotation until it is applied, to one replica after another.
 
-    ``asked`` counts the calls of a replica to AWS about a secret. ``cut`` lists the deliveries that got no answer
+    ``asked`` returns how often a replica has called AWS about a secret. ``cut`` lists the deliveries that got no answer
     although the replica had begun to work on them.
     """
 
@@ -326,7 +326,7 @@ class Load:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Rotate and deliver for the duration of the block, each secret in a thread of its own."""
+        """Rotate and deliver for the duration of the block. Each secret has a thread of its own."""
         threads = [threading.Thread(target=self._rotate, args=each) for each in enumerate(self.arns)]
         for thread in threads:
             thread.start()
@@ -368,8 +368,8 @@ class Load:
 
 @pytest.mark.fault("F25")
 def test_sigterm_under_load_loses_no_accepted_delivery(env: FaultEnv) -> None:
-    """One of two replicas gets SIGTERM while deliveries flow to both. It exits by itself, answers all that it has
-    accepted with 200 or 503, has applied all that it reports as applied, and loses nothing."""
+    """One of two replicas gets SIGTERM while both receive deliveries. It exits by itself, answers every delivery that
+    it has accepted with 200 or 503, has applied all that it reports as applied, and loses nothing."""
     aws = [FaultProxy(env.aws.endpoint_url) for _ in range(2)]
     ending, other = (env.receiver(proxies=(env.kubernetes_proxy, each), KEYTURN_DRAIN_SECONDS="2") for each in aws)
     arns = {
@@ -397,7 +397,7 @@ def test_sigterm_under_load_loses_no_accepted_delivery(env: FaultEnv) -> None:
         eventually(lambda: len(load.answered[other.name]) > after + 20)
     assert took < 30
     assert ending.status == 0
-    assert len(load.answered[ending.name]) > before  # it went on serving during its drain
+    assert len(load.answered[ending.name]) > before  # the replica still answered deliveries while it drained
     assert set(load.answered[ending.name]) | set(load.answered[other.name]) <= {200, 503}
     assert load.faults == []
     assert load.cut == []
@@ -408,8 +408,9 @@ def test_sigterm_under_load_loses_no_accepted_delivery(env: FaultEnv) -> None:
 
 @pytest.mark.fault("F25")
 def test_sigterm_while_nothing_answers_ends_within_half_a_minute(env: FaultEnv) -> None:
-    """A receiver with a deadline of a minute and the longest drain gets SIGTERM while neither AWS nor the API server
-    answers. It stays alive while it drains, answers 503 to what it has accepted, and ends within half a minute."""
+    """A receiver with a deadline of a minute and the longest possible drain gets SIGTERM while neither AWS nor the API
+    server answers. It stays alive while it drains, answers 503 to the delivery that it has accepted, and ends within
+    half a minute."""
     settings = {"KEYTURN_DRAIN_SECONDS": "15", "KEYTURN_DEADLINE_SECONDS": "60", "KEYTURN_STUCK_SECONDS": "25"}
     receiver = env.receiver(**settings)
     env.create_bound_secret()

@@ -1,4 +1,4 @@
-"""F26 and F27: strangers write malformed bindings and values, and few of a large cluster's Secrets are bound."""
+"""F26 and F27: tenants write malformed bindings and values, or only a few Secrets of a large cluster are bound."""
 
 import asyncio
 import json
@@ -32,8 +32,8 @@ LAUGHS = "a: &a lol\n" + "".join(
     f"{chr(98 + number)}: &{chr(98 + number)} [{', '.join([f'*{chr(97 + number)}'] * 9)}]\n" for number in range(12)
 )
 
-# The annotations that a stranger writes on a Secret in a namespace that may read {ns}/victim, and the resulting reason
-# and advice in the status.
+# For each malformed binding: the annotations that a tenant writes on a Secret, in a namespace that may read
+# {ns}/victim, and the reason and the advice that the status then gives.
 BINDINGS: Mapping[str, tuple[dict[str, str], str, str]] = {
     "no secret id": ({SECRET_ID: " "}, "InvalidBinding", "set it to the name or ARN"),
     "a secret id of odd characters": (
@@ -103,8 +103,8 @@ def text(**properties: Any) -> str:
     return json.dumps({"user": f"{CANARY}-user", **properties})
 
 
-# The value that a good secret is rotated to, the annotations of its binding, and the resulting reason and advice in the
-# status.
+# For each poisonous value: the value that a good secret is rotated to, the annotations of its binding, and the reason
+# and the advice that the status then gives.
 VALUES: Mapping[str, tuple[str | bytes, dict[str, str], str, str]] = {
     "JSON without its end": (text(password=f"{CANARY}-p")[:-1], {}, "InvalidValue", "none of the keys"),
     "plain text": (f"{CANARY}-plain", {}, "InvalidValue", "none of the keys"),
@@ -163,13 +163,13 @@ VALUES: Mapping[str, tuple[str | bytes, dict[str, str], str, str]] = {
 
 @pytest.fixture(scope="module")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """A control plane for this file alone, because twenty thousand Secrets would slow down other tests."""
+    """A control plane for this file alone, because its twenty thousand Secrets would slow down other tests."""
     with ControlPlane.start(tmp_path_factory.mktemp("control-plane")) as running:
         yield running
 
 
 def statuses(env: FaultEnv) -> dict[str, str]:
-    """Return the status of each Secret of the namespace as one line."""
+    """Return the status of each Secret in the namespace, as one line."""
     listed = env.cluster.list("secrets", env.namespace)
     return {
         each["metadata"]["name"]: " ".join(each["metadata"].get("annotations", {}).get(STATUS, "").split())
@@ -184,7 +184,7 @@ def warnings(env: FaultEnv) -> set[tuple[str, str, str]]:
 
 
 def clear(env: FaultEnv, expected: Mapping[str, tuple[str, str]]) -> bool:
-    """Whether the status of each Secret and one of its Events give the expected reason and advice."""
+    """Return whether each Secret has the expected reason and advice in its status and in one of its Events."""
     told, said = statuses(env), warnings(env)
     return all(
         told[name].startswith(f"{reason}: ")
@@ -205,8 +205,8 @@ def unclear(env: FaultEnv, expected: Mapping[str, tuple[str, str]]) -> str:
 
 
 def beside(env: FaultEnv, ask: Callable[[], bool], why: Callable[[], str], seconds: float = 60) -> None:
-    """Rotate a good secret until ``ask()`` is true, and check that each rotation is applied within a delivery's
-    deadline."""
+    """Rotate a good secret again and again until ``ask()`` is true. Check that each rotation is applied within the
+    deadline of its delivery."""
     end = time.monotonic() + seconds
     while not ask():
         assert time.monotonic() < end, why()
@@ -216,15 +216,15 @@ def beside(env: FaultEnv, ask: Callable[[], bool], why: Callable[[], str], secon
 
 
 def same_process(receiver: LocalReceiver) -> float:
-    """Return the start time of the receiver's process, which stays the same until the process is replaced."""
+    """Return the start time of the receiver's process. It changes only if the process is replaced."""
     return receiver.metric("process_start_time_seconds")
 
 
 @pytest.mark.fault("F26")
 def test_malformed_binding_says_why_and_affects_no_other(env: FaultEnv) -> None:
-    """Some thirty bindings are malformed, endless, full of odd characters, or bombs of YAML and JMESPath. Each Secret
-    says why in its status and an Event, while the receiver runs on, starts again in their presence, and applies a good
-    binding all the time."""
+    """Some thirty bindings are malformed, endless, full of odd characters, or contain YAML or JMESPath bombs. Each
+    Secret says why in its status and in an Event. The receiver keeps running, can be restarted while they exist, and
+    applies a good binding all the time."""
     receiver = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1")
     env.create_bound_secret("good")
     process = same_process(receiver)
@@ -260,8 +260,8 @@ def test_malformed_binding_says_why_and_affects_no_other(env: FaultEnv) -> None:
 
 @pytest.mark.fault("F26")
 def test_poisonous_value_keeps_the_last_good_secret(env: FaultEnv) -> None:
-    """Good secrets are rotated to some twenty values that are broken, deep, huge, empty, binary, not text, or objects
-    of 10,000 keys. Each Secret keeps its last good data and says why, and recovers with the next rotation."""
+    """Some twenty good secrets are rotated to values that are broken, deeply nested, huge, empty, binary, not text, or
+    objects of 10,000 keys. Each Secret keeps its last good data, says why, and recovers with the next rotation."""
     receiver = env.receiver()
     env.create_bound_secret("good")
     process = same_process(receiver)
@@ -302,8 +302,8 @@ def test_poisonous_value_keeps_the_last_good_secret(env: FaultEnv) -> None:
 
 @pytest.mark.fault("F26")
 def test_forged_record_is_rewritten_and_stops_no_rotation(env: FaultEnv) -> None:
-    """Keyturn's record on a Secret is garbled by hand, or forged under Keyturn's field manager. The receiver rewrites
-    the record, and rotations go on."""
+    """The record that Keyturn keeps on a Secret is garbled by hand, or forged under Keyturn's field manager. The
+    receiver rewrites the record, and rotations continue to be applied."""
     receiver = env.receiver()
     env.create_bound_secret("good")
     process = same_process(receiver)
@@ -321,7 +321,7 @@ def test_forged_record_is_rewritten_and_stops_no_rotation(env: FaultEnv) -> None
         env.cluster.kubectl("patch", "secret", name, "-n", env.namespace, "-p", patch)
     eventually(lambda: all(map(env.is_current, names)), 30)
 
-    # This record looks valid from outside, except that one revision is not valid text.
+    # This record looks as if Keyturn had written it, except that one revision is not valid text.
     env.create_bound_secret("forged", consumers=("web-forged",))
     record = annotations_of(env.cluster, "secret", env.namespace, "forged")
     record = {name: text for name, text in record.items() if name not in (SECRET_ID, APPLIED_AT)}
@@ -345,7 +345,7 @@ def test_forged_record_is_rewritten_and_stops_no_rotation(env: FaultEnv) -> None
 
 
 def fill(control_plane: ControlPlane, namespace: str, count: int) -> None:
-    """Create many unbound Secrets of a kilobyte each, as fast as the API server accepts them."""
+    """Create ``count`` unbound Secrets of a kilobyte each, many of them at a time."""
     data = {"value": b64encode(b"x" * 1000).decode()}
 
     async def create() -> None:
@@ -370,7 +370,7 @@ def fill(control_plane: ControlPlane, namespace: str, count: int) -> None:
 
 @dataclass(frozen=True)
 class Start:
-    """The cost of one start in seconds, bytes, and list calls by path."""
+    """What one start costs: seconds, bytes of memory, and the number of list calls for each path."""
 
     seconds: float
     memory: float
@@ -378,7 +378,7 @@ class Start:
 
 
 def start(env: FaultEnv, receiver: LocalReceiver) -> Start:
-    """Start a stopped receiver, let it sweep, stop it, and return the cost of the start."""
+    """Start a stopped receiver, wait for its first full sweep, stop it again, and return what the start cost."""
     env.kubernetes_proxy.calls.clear()
     env.expire_lease()
     begun = time.monotonic()
@@ -398,14 +398,14 @@ def start(env: FaultEnv, receiver: LocalReceiver) -> Start:
 
 @pytest.mark.fault("F27")
 def test_twenty_thousand_unbound_secrets_cost_neither_memory_nor_calls(env: FaultEnv) -> None:
-    """The cluster holds twenty thousand Secrets, of which about ten are bound. The receiver's memory, start and calls
-    to the API server stay as they are with the bound ones alone."""
+    """The cluster holds twenty thousand Secrets, and only about ten of them are bound. The receiver needs as much
+    memory, start-up time and calls to the API server as with those ten alone."""
     receiver = env.receiver()
     for number in range(OURS):
         env.create_bound_secret(f"ours-{number}", consumers=())
     env.create_bound_secret("good")
     receiver.stop()
-    start(env, receiver)  # warms up the page cache and the proxy's connections
+    start(env, receiver)  # this start warms up the page cache and the proxy's connections
     few = start(env, receiver)
     fill(env.cluster, env.receiver_namespace, MANY)
     many = start(env, receiver)

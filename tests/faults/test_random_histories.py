@@ -1,7 +1,8 @@
-"""Plays random histories of rotations, edits, crashes and faults, and checks each with the oracle of docs/faults.md.
+"""Plays random histories of rotations, edits, crashes and faults, and checks each one with the oracle of
+docs/faults.md.
 
-``KEYTURN_HISTORIES=200`` plays two hundred histories. The number of a history determines its steps, while the timing of
-the receivers differs from run to run.
+``KEYTURN_HISTORIES=200`` plays two hundred histories. The number of a history determines its steps, but the receivers'
+timing differs from run to run.
 """
 
 import itertools
@@ -45,10 +46,10 @@ from support.wait import eventually
 
 HISTORIES = int(os.environ.get("KEYTURN_HISTORIES", "5"))
 STEPS = 60
-LONGEST_TROUBLE = 6  # steps
+LONGEST_TROUBLE = 6  # in steps
 
 AWS_NAMES = ("a", "b", "c")
-STAYS = "c"  # never deleted for good, and bound by its ARN
+STAYS = "c"  # this secret is never deleted for good, and bindings name it by its ARN
 SECRETS = ("s0", "s1", "s2")
 WORKLOADS = ("w0", "w1", "w2", "w3")
 KEYS = ("PASSWORD", "USER", "URL", "password", "user", "value")
@@ -102,7 +103,7 @@ replicas = st.sampled_from(((0,), (1,), (0, 1)))
 
 
 class History(RuleBasedStateMachine):
-    """Two receivers, each behind its own proxies, and the steps of a history. The model consists of plain dicts."""
+    """Two receivers, each behind proxies of its own, and the steps of a history. The model consists of plain dicts."""
 
     def __init__(self, make_env: Callable[[], FaultEnv], stack: ExitStack, failures: list[Exception]) -> None:
         super().__init__()
@@ -114,7 +115,7 @@ class History(RuleBasedStateMachine):
         # The bindings and the consumers that users have created.
         self.bound: dict[str, dict[str, Any]] = {}
         self.reads: dict[str, dict[str, str | None]] = {}
-        # Late notifications, and the troubles of the replicas.
+        # Notifications that are still to be delivered late, and the troubles of the replicas.
         self.later: list[Notification] = []
         self.troubled: set[int] = set()
         self.dead: set[int] = set()
@@ -123,7 +124,7 @@ class History(RuleBasedStateMachine):
 
     @initialize(number=st.integers(0, 2**32))
     def begin(self, number: int) -> None:
-        assume(number)  # Hypothesis always begins with 0, its simplest example, which is skipped
+        assume(number)  # Hypothesis always begins with 0, its simplest example. That example is skipped.
         random.seed(number)
         self.env = env = self.make_env()
         self.aws = AwsModel(env.client, env.namespace, env.new_value)
@@ -154,7 +155,7 @@ class History(RuleBasedStateMachine):
     # AWS
 
     def revive(self, name: str) -> None:
-        """Restore an AWS secret that is scheduled for deletion, or create it again if it is gone."""
+        """Restore an AWS secret that is scheduled for deletion, or create it again if it has been deleted for good."""
         if self.aws.lifecycle[name] == SCHEDULED:
             self.delete_or_restore(name, "at once")
         elif self.aws.lifecycle[name] == GONE:
@@ -276,7 +277,7 @@ class History(RuleBasedStateMachine):
         self.aws.rotate(name)
         self.tell(name, f"at once to {number}")
         killed.wait(2)
-        self.receivers[number].kill()  # in case the receiver had nothing to write
+        self.receivers[number].kill()  # for a receiver that had nothing to write
         self.heal_all()
         self.dead.add(number)
         self.well_at = len(self.steps) + LONGEST_TROUBLE
@@ -297,7 +298,8 @@ class History(RuleBasedStateMachine):
         self.troubled |= set(numbers)
         self.well_at = len(self.steps) + LONGEST_TROUBLE
         if what == STALE:
-            # While AWS returns old versions, a late notification about one of them looks like a timely one.
+            # While AWS returns old versions, the receiver cannot tell a late notification about one of them from a
+            # timely one.
             for oracle in self.oracles.values():
                 oracle.ordered = False
 
@@ -319,8 +321,8 @@ class History(RuleBasedStateMachine):
         self.troubled.clear()
 
     def let(self, number: int, trouble: Trouble = lambda call: None) -> None:
-        """Let a replica's requests to Kubernetes pass, except for ``trouble`` and for watch events while the replica is
-        deaf."""
+        """Pass on a replica's requests to Kubernetes, except where ``trouble`` injects a fault. While the replica is
+        deaf, hold back the events of its watches."""
 
         def fault(call: Call) -> Fault:
             hears = Edit(lambda line: None if self.deaf[number] else line) if call.watch else None
@@ -329,7 +331,7 @@ class History(RuleBasedStateMachine):
         self.kubernetes[number].fault_for = fault
 
     def stale(self, call: Call) -> Fault:
-        """Answer with the version that each label was on before its last move."""
+        """Answer reads with the version that had the label before the label was last moved."""
         if call.action == "GetSecretValue":
             return Reply(200, self.version_before(call.content["SecretId"]), AWS_JSON)
         if call.action == "BatchGetSecretValue":
@@ -429,7 +431,7 @@ class History(RuleBasedStateMachine):
         try:
             self.look_at(workloads)
         except AssertionError:
-            self.env.let_settle()  # one of the two watches may lag behind the other
+            self.env.let_settle()  # there are two watches, and one may lag behind the other
             self.look_at_secrets()
             self.look_at(workloads)
 
@@ -458,14 +460,15 @@ class History(RuleBasedStateMachine):
             self.stack.close()
 
     def settle(self) -> None:
-        """Heal everything, deliver what is left, and wait until the cluster matches AWS."""
+        """End all faults, deliver the remaining notifications, and wait until the cluster matches AWS."""
         self.say("settle")
         self.get_well()
         self.env.expire_lease()  # a killed replica may still hold the Lease
         for told in self.later:
             self.sender.send(told)
         for name, standing in self.aws.lifecycle.items():
-            if standing == GONE:  # a lost notification would leave this to the full sweep, within an hour
+            # If the notification was lost, only the next full sweep would notice the deletion, up to an hour later.
+            if standing == GONE:
                 self.tell(name, "at once", EventType.DELETED)
         eventually(lambda: self.sender.idle, 60)
         end = time.monotonic() + 60
@@ -504,8 +507,8 @@ class History(RuleBasedStateMachine):
             yield str(error)
 
     def meant(self, bound: Mapping[str, Any], told: Mapping[str, str]) -> dict[str, bytes]:
-        """Return the data that a bound Secret should hold. Raise ExpectedError with the reason if it should keep its
-        old data."""
+        """Return the data that a bound Secret should hold. If it should keep its old data, raise ExpectedError with the
+        reason."""
         standing = self.aws.lifecycle[bound["to"]]
         try:
             found = rendered(bound["binding"], self.aws.current(bound["to"]).value)
@@ -516,7 +519,7 @@ class History(RuleBasedStateMachine):
             raise ExpectedError({SCHEDULED: "SourcePendingDeletion", GONE: "SourceNotFound"}[standing])
         known = json.loads(told.get(REVISIONS, "{}")).keys()
         if not bound["binding"] and known and not known & found.keys() and told[BINDING_HASH] == binding_hash(told):
-            raise ExpectedError("InvalidValue")  # the Secret would lose every key that it has held
+            raise ExpectedError("InvalidValue")  # the Secret would lose every key that Keyturn has ever filled
         return found
 
     # Output
@@ -537,7 +540,7 @@ class History(RuleBasedStateMachine):
 
 
 def container_of(what: Mapping[str, str | None]) -> dict[str, Any]:
-    """Return a container that reads each of these Secrets, as a whole or a single key of it."""
+    """Return a container that reads these Secrets: the whole Secret if the key is None, otherwise that key alone."""
     keys = [{"name": name, "key": key} for name, key in what.items() if key is not None]
     return {
         "envFrom": [{"secretRef": {"name": name}} for name, key in what.items() if key is None],
@@ -550,15 +553,15 @@ def container_of(what: Mapping[str, str | None]) -> dict[str, Any]:
 def test_random_history_ends_as_aws_implies(
     number: int, control_plane: ControlPlane, session_aws: LocalAws, signing_key_id: str, tmp_path: Path
 ) -> None:
-    """Random histories mix rotations, roll-backs and deletions, edits of bindings, Secrets and consumers, kills of two
-    receivers, faults of AWS, Kubernetes and watches, and notifications that come late, twice, out of order or never. No
-    state in between is wrong, and each history ends as AWS implies."""
+    """Random histories mix rotations, roll-backs and deletions in AWS, edits of bindings, Secrets and consumers, kills
+    of two receivers, faults of AWS, Kubernetes and watches, and notifications that come late, twice, out of order or
+    never. Every intermediate state is consistent, and each history ends in the state that AWS implies."""
     plays = itertools.count()
     failures: list[Exception] = []
 
     @seed(number)
     def history() -> History:
-        if failures:  # Hypothesis would replay the history, which may then take another course by chance
+        if failures:  # Hypothesis would replay the failed history, but the replay may happen to take another course
             raise failures[0]
         stack = ExitStack()
 

@@ -1,4 +1,4 @@
-"""Failures that random histories have found, each as a test of its own."""
+"""Failures that random histories have found. Each has a test of its own."""
 
 import json
 import threading
@@ -18,8 +18,8 @@ from support.wait import eventually
 
 @pytest.mark.fault("F5")
 def test_replica_held_up_after_its_read_reads_again_before_writing(env: FaultEnv) -> None:
-    """A replica is held up between reading a value and writing it, while another writes a newer one. The first replica
-    reads again."""
+    """One replica is delayed between its read of a value and its write, and meanwhile another replica writes a newer
+    value. The delayed replica reads again before it writes."""
     held_up, quick = env.receiver(), env.receiver(via_proxy=False)
     env.create_bound_secret()
     arrived, released = threading.Event(), threading.Event()
@@ -46,8 +46,8 @@ def test_replica_held_up_after_its_read_reads_again_before_writing(env: FaultEnv
 @pytest.mark.fault("F8")
 @pytest.mark.parametrize("with_version", [True, False])
 def test_roll_back_of_a_rotation_unknown_to_the_replica_is_applied(env: FaultEnv, with_version: bool) -> None:
-    """AWS rolls back a rotation that another replica has applied, and the replica that is told has not seen that write
-    yet. It applies the roll-back."""
+    """A rotation is applied by one replica and then rolled back in AWS. The notification of the roll-back reaches
+    another replica, which has not seen the first one's write yet. That replica still applies the roll-back."""
     silent = threading.Event()
     env.kubernetes_proxy.fault_for = lambda call: (
         Edit(lambda line: None if silent.is_set() else line) if call.watch else None
@@ -55,7 +55,7 @@ def test_roll_back_of_a_rotation_unknown_to_the_replica_is_applied(env: FaultEnv
     deaf, other = env.receiver(), env.receiver(via_proxy=False)
     arn = env.create_bound_secret()
     (first,) = env.client.describe_secret(SecretId=arn)["VersionIdsToStages"]
-    # The answer shows that the replica knows the Secret.
+    # The answer shows that this replica knows the Secret.
     assert env.send(env.notification_of("db", "unheard-of"), to=deaf).outcome == "superseded"
     env.let_settle()
     silent.set()
@@ -70,7 +70,8 @@ def test_roll_back_of_a_rotation_unknown_to_the_replica_is_applied(env: FaultEnv
 
 @pytest.mark.fault("F2")
 def test_rollouts_happen_after_aws_deleted_the_secret_in_between(env: FaultEnv) -> None:
-    """A Secret is written but its rollouts fail, and AWS deletes the secret meanwhile. The rollouts still happen."""
+    """A Secret is written but the restarts of its consumers fail, and meanwhile the secret is deleted in AWS. The
+    consumers are still restarted."""
     env.receiver()
     arn = env.create_bound_secret()
     env.kubernetes_proxy.fault_for = lambda call: (
@@ -83,19 +84,19 @@ def test_rollouts_happen_after_aws_deleted_the_secret_in_between(env: FaultEnv) 
     env.kubernetes_proxy.heal()
     env.send_until_accepted(env.notification_without_version(arn, EventType.DELETED))
     assert env.status("db").startswith(("SourceNotFound:", "SourcePendingDeletion:"))
-    env.assert_history_consistent()  # no restart is missing
+    env.assert_history_consistent()  # includes that no restart is missing
 
 
 def no_restart(call: Call) -> Fault:
-    """Refuse writes of Deployments, as a webhook does that allows no restart."""
+    """Refuse all writes of Deployments, like an admission webhook that allows no restart."""
     refusal = Reply(422, {"kind": "Status", "metadata": {}, "status": "Failure", "reason": "Invalid", "code": 422})
     return refusal if call.method == "PATCH" and "/deployments/" in call.path else None
 
 
 @pytest.mark.fault("F2")
 def test_refused_restart_is_reported_once(env: FaultEnv) -> None:
-    """A webhook refuses every restart. The Secret says so once, and does not change however often the restart is
-    tried."""
+    """An admission webhook refuses every restart. The Secret's status reports this once, and does not change again
+    however often the receiver retries."""
     env.receiver()
     env.create_bound_secret()
     env.kubernetes_proxy.fault_for = no_restart
@@ -116,14 +117,14 @@ def test_refused_restart_is_reported_once(env: FaultEnv) -> None:
     env.kubernetes_proxy.heal()
     for rollout in ("keyturn.dev/rollout=disabled", "keyturn.dev/rollout-"):
         env.cluster.kubectl("annotate", "deployment", "web", "-n", env.namespace, rollout)
-    # The edit of the workload alone makes the receiver restart it, and set the status to ok again.
+    # The edit of the workload is enough to make the receiver restart the workload and set the status to ok again.
     env.wait_converged()
 
 
 @pytest.mark.fault("F2")
 def test_refused_restart_hides_no_failed_rotation(env: FaultEnv) -> None:
-    """A webhook refuses every restart, and AWS fails for a while. The receiver does not accept the rotation before it
-    is in the Secret."""
+    """An admission webhook refuses every restart, and AWS fails for a while. The receiver does not accept the delivery
+    of a rotation until the Secret holds the rotated value."""
     env.receiver()
     env.create_bound_secret()
     env.kubernetes_proxy.fault_for = no_restart
@@ -142,8 +143,8 @@ def test_refused_restart_hides_no_failed_rotation(env: FaultEnv) -> None:
 
 @pytest.mark.fault("F13")
 def test_duplicate_version_does_not_hide_a_deletion_in_the_same_delivery(env: FaultEnv) -> None:
-    """One delivery reports a version that is already applied, and a deletion. The receiver still asks AWS about the
-    deletion."""
+    """One delivery reports a version that is already applied, and the deletion of the same secret. The receiver still
+    asks AWS about the deletion."""
     env.receiver()
     arn = env.create_bound_secret(consumers=())
     told = env.rotate()
@@ -157,8 +158,8 @@ def test_duplicate_version_does_not_hide_a_deletion_in_the_same_delivery(env: Fa
 
 @pytest.mark.fault("F12")
 def test_secret_deleted_during_a_refused_write_no_longer_counts_as_failing(env: FaultEnv) -> None:
-    """A Secret is deleted during a write, and the write is refused. The receiver no longer counts the Secret as
-    failing."""
+    """A Secret is deleted while the receiver writes it, and the write is refused. The receiver no longer counts the
+    Secret as failing."""
     receiver = env.receiver()
     env.create_bound_secret(consumers=())
 
@@ -178,8 +179,8 @@ def test_secret_deleted_during_a_refused_write_no_longer_counts_as_failing(env: 
 
 @pytest.mark.fault("F12")
 def test_fight_with_another_writer_is_slowed_down(env: FaultEnv) -> None:
-    """Another writer reverts each write of the receiver at once, again and again. The receiver repeats its write with
-    growing delays."""
+    """Another writer reverts every write of the receiver immediately. The receiver repeats its write, with growing
+    delays."""
     receiver = env.receiver()
     env.create_bound_secret(consumers=())
     other = threading.Event()
@@ -192,7 +193,7 @@ def test_fight_with_another_writer_is_slowed_down(env: FaultEnv) -> None:
     env.kubernetes_proxy.on_answered = answered
     env.send_until_accepted(env.rotate())
     eventually(lambda: "backing off" in receiver.log, 60)
-    env.let_settle(4)  # retries come after 1, 2 and 4 s
+    env.let_settle(4)  # the receiver writes again after 1, 2 and 4 s
     before = len(env.kubernetes_proxy.matching("PATCH", "/secrets/db$"))
     env.let_settle(4)
     assert len(env.kubernetes_proxy.matching("PATCH", "/secrets/db$")) - before <= 2
@@ -202,8 +203,8 @@ def test_fight_with_another_writer_is_slowed_down(env: FaultEnv) -> None:
 
 @pytest.mark.fault("F12")
 def test_recreated_secret_with_another_binding_restarts_its_consumer(env: FaultEnv) -> None:
-    """A Secret is deleted and created again with another expression, while AWS does not change. Its consumer is
-    restarted."""
+    """A Secret is deleted and created again with a different expression, while its AWS secret stays the same. Its
+    consumer is restarted."""
     env.receiver()
     env.create_aws_secret("db")
     value = {"old": env.new_value("old"), "new": env.new_value("new")}
@@ -229,8 +230,8 @@ def test_recreated_secret_with_another_binding_restarts_its_consumer(env: FaultE
 
 @pytest.mark.fault("F23")
 def test_failure_repaired_by_another_replica_no_longer_counts(env: FaultEnv) -> None:
-    """One replica fails on a value that no replica can use, and the other applies the next value. Then neither counts
-    the Secret as failing."""
+    """One replica fails on a value that no replica can use, and the other replica applies the next value. After that,
+    neither replica counts the Secret as failing."""
     replicas = one, other = env.receiver(), env.receiver()
     env.create_bound_secret(consumers=())
     useless = rotate(env.client, f"{env.namespace}/db", json.dumps({"other": env.new_value("other")}))
@@ -239,6 +240,7 @@ def test_failure_repaired_by_another_replica_no_longer_counts(env: FaultEnv) -> 
     assert env.send_until_accepted(env.rotate(), to=other).outcome in (
         "applied",
         "unchanged",
-    )  # unchanged if the replica was faster
+        # The outcome is "unchanged" if the other replica had already applied the value.
+    )
     eventually(lambda: [each.metric("keyturn_failing_bindings") for each in replicas] == [0, 0])
     env.wait_converged()

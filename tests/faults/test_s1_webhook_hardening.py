@@ -1,4 +1,4 @@
-"""S1 to S4: clients without the key cost the receiver almost nothing, delay nobody, and learn nothing."""
+"""S1 to S4: clients without the signing key cost the receiver almost nothing, delay nobody, and learn nothing."""
 
 import asyncio
 import gzip
@@ -34,14 +34,14 @@ BEAT = encode([notification("keyturn", kind=EventType.HEARTBEAT)])
 def shared_env(
     control_plane: ControlPlane, session_aws: LocalAws, signing_key_id: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[FaultEnv]:
-    """An environment with one receiver, for tests that leave it as it was."""
+    """An environment with one receiver. Tests that share it leave it as they found it."""
     with FaultEnv.start(control_plane, session_aws, signing_key_id, tmp_path_factory.mktemp("door"), {}) as env:
         env.receiver()
         yield env
 
 
 class Authority:
-    """A CA, and a receiver's certificate and key as files."""
+    """A CA that clients trust, and the receiver's certificate and key in files."""
 
     def __init__(self, directory: Path) -> None:
         self.certificate = directory / "tls.crt"
@@ -52,7 +52,7 @@ class Authority:
         self.key.write_bytes(self.key_text)
 
     def issue(self) -> tuple[bytes, bytes]:
-        """Create a CA that clients trust from now on, and return a certificate of this CA with its key."""
+        """Create a new CA that clients trust from now on, and return a certificate of this CA and its private key."""
         authority = trustme.CA()
         authority.configure_trust(self.client)
         made = authority.issue_cert("127.0.0.1")
@@ -73,7 +73,7 @@ def url(receiver: LocalReceiver, tls: bool) -> str:
 
 
 def honest(env: FaultEnv, receiver: LocalReceiver, authority: Authority | None = None) -> int:
-    """Deliver a heartbeat as the notifier does, and return the status, or 0 without an answer."""
+    """Deliver a heartbeat as the notifier does, and return the status of the answer, or 0 if there was no answer."""
     try:
         with httpx.Client(verify=authority.client if authority else True, timeout=5) as http:
             reply = http.post(url(receiver, bool(authority)), content=BEAT, headers=signed(env.key, BEAT))
@@ -88,21 +88,22 @@ def chunked(body: bytes, size: int) -> bytes:
 
 
 def head_of(key: bytes, body: bytes, *more: str) -> bytes:
-    """Return the head of a signed delivery of ``body``. The headers in ``more`` give the body's length."""
+    """Return the head of a signed delivery of ``body``. One of the headers in ``more`` has to give the body's
+    length."""
     return request(*(f"{name}: {value}" for name, value in signed(key, body).items()), *more)
 
 
 @pytest.mark.fault("S1")
 @pytest.mark.parametrize("size", [10, 1000, 16 * 1024])
 def test_body_of_the_limit_is_accepted_and_one_byte_more_refused(shared_env: FaultEnv, size: int) -> None:
-    """The receiver accepts a body of exactly 16 KiB and answers 413 to one byte more, with a declared length and in
-    chunks."""
+    """The receiver accepts a body of exactly 16 KiB and answers 413 to a body that is one byte longer. This holds with
+    a declared length and with chunks."""
     (receiver,) = shared_env.receivers
     exactly = BEAT + b" " * (MAX_BODY - len(BEAT))
     for body, status in ((exactly, b"200"), (exactly + b" ", b"413")):
         ways = (
             (f"Content-Length: {len(body)}", body),
-            (f"Content-Length: {len(body):040}", body),  # llhttp accepts leading zeros, so the check must, too
+            (f"Content-Length: {len(body):040}", body),  # llhttp accepts leading zeros, so our check must, too
             ("Transfer-Encoding: chunked", chunked(body, size)),
         )
         for told, sent in ways:
@@ -113,18 +114,18 @@ def test_body_of_the_limit_is_accepted_and_one_byte_more_refused(shared_env: Fau
 
 @pytest.mark.fault("S1")
 def test_declared_length_over_the_limit_is_refused_before_the_body(shared_env: FaultEnv) -> None:
-    """The receiver answers 413 to a declared length over the limit as soon as it has the head, without a body or a
+    """The receiver answers 413 as soon as a head declares a length over the limit. It waits for no body and checks no
     signature."""
     for length in (MAX_BODY + 1, 10**9, 2**63 - 1):
         with raw_connections() as made:
             made.append(RawConnection(shared_env.receivers[0], request(f"Content-Length: {length}")))
             begun = time.monotonic()
             assert made[0].read_to_end().startswith(b"HTTP/1.1 413")
-            assert time.monotonic() - begun < 5  # not only after the 10 s that a body may take
+            assert time.monotonic() - begun < 5  # well before the 10 s that a body may take
 
 
 CHUNKED = request("Transfer-Encoding: chunked")
-# The bytes that are sent first, and those that are sent again and again afterwards.
+# For each endless input: the bytes that are sent first, and the bytes that are then sent again and again.
 ENDLESS: Mapping[str, tuple[bytes, bytes]] = {
     "a body": (request("Content-Length: 200000000"), b"x" * 65536),
     "chunks": (CHUNKED, b"10000\r\n" + b"x" * 65536 + b"\r\n"),
@@ -145,7 +146,7 @@ ENDLESS: Mapping[str, tuple[bytes, bytes]] = {
 
 @contextmanager
 def memory(receiver: LocalReceiver, most: int) -> Iterator[None]:
-    """Check that during the block the receiver's memory stays less than ``most`` bytes above its current level."""
+    """Check that the receiver's memory grows by less than ``most`` bytes during the block."""
     before = peak = receiver.metric("process_resident_memory_bytes")
     done = threading.Event()
 
@@ -168,20 +169,20 @@ def memory(receiver: LocalReceiver, most: int) -> Iterator[None]:
 @pytest.mark.parametrize(("first", "again"), ENDLESS.values(), ids=ENDLESS)
 def test_endless_input_is_read_no_further_than_the_limit(shared_env: FaultEnv, first: bytes, again: bytes) -> None:
     """A client sends 200 MB of a body, chunks, chunk extensions, trailers, headers, a path or requests. The receiver
-    reads no further than the limit, and does not hold the rest in memory."""
+    stops reading at the limit, and does not hold the rest in memory."""
     (receiver,) = shared_env.receivers
     with memory(receiver, 16 * MB), raw_connections() as made:
         made.append(RawConnection(receiver, first))
         taken = made[0].send_repeatedly(again, 200 * MB)
-        assert taken < 20 * MB  # what fits into socket buffers, outside the receiver's memory
+        assert taken < 20 * MB  # this much fits into socket buffers, which are not part of the receiver's memory
         eventually(lambda: made[0].closed, 5)
         assert honest(shared_env, receiver) == 200
 
 
 @pytest.mark.fault("S1")
 def test_endless_input_of_many_connections_takes_little_memory(shared_env: FaultEnv) -> None:
-    """Seven hundred clients send as much of a head, of trailers or of one trailer as is accepted, and stop there. The
-    receiver's memory grows by less than 40 MB."""
+    """Seven hundred clients each send as much of a head, of trailers or of one long trailer as the receiver accepts,
+    and then stop. The receiver's memory grows by less than 40 MB."""
     (receiver,) = shared_env.receivers
     tiny = b"a:b\r\n" * 6000
     with memory(receiver, 40 * MB), raw_connections() as made:
@@ -202,9 +203,9 @@ def hello() -> bytes:
     return said.read()
 
 
-ANSWERED = request("Content-Length: 0")  # 401
-# The bytes that are sent first, and those that follow at one byte a second. Ten seconds after a connection has begun to
-# wait, the receiver closes it.
+ANSWERED = request("Content-Length: 0")  # is answered with 401
+# For each case: the bytes that are sent first, and the bytes that follow at one byte a second. The receiver closes each
+# of these connections after it has waited ten seconds.
 WAITING: Mapping[str, tuple[bytes, bytes]] = {
     "nothing": (b"", b""),
     "half a head": (b"POST /v1/notifications HTTP/1.1\r\nHost: keyt", b""),
@@ -232,8 +233,8 @@ SHAKING: Mapping[str, tuple[bytes, bytes]] = {
 
 
 def long_answered(env: FaultEnv) -> bytes:
-    """Return a delivery whose answer is long because it repeats the ids. Only clients with the key get so long an
-    answer."""
+    """Return a delivery whose answer is long, because the answer repeats the delivery's long ids. Only a client with
+    the key can get such an answer."""
     beats = (replace(notification("keyturn", kind=EventType.HEARTBEAT), id=f"{number}" * 1300) for number in range(10))
     body = encode(list(beats))
     return head_of(env.key, body, f"Content-Length: {len(body)}") + body
@@ -242,7 +243,8 @@ def long_answered(env: FaultEnv) -> bytes:
 @pytest.mark.fault("S2")
 def test_stalled_connection_is_closed_after_ten_seconds(env: FaultEnv, authority: Authority) -> None:
     """Connections send nothing, stop halfway through a head, a body or a TLS handshake, send a byte a second, or do not
-    read their answers. The receiver closes each after ten seconds, and serves clients with the key all the while."""
+    read their answers. The receiver closes each of them after ten seconds, and serves clients with the key
+    meanwhile."""
     plain, tls = env.receiver(), env.receiver(**authority.settings)
     with raw_connections() as made:
         cases = {"answers unread": (RawConnection(plain), b"")}
@@ -277,8 +279,9 @@ def test_stalled_connection_is_closed_after_ten_seconds(env: FaultEnv, authority
 @pytest.mark.fault("S2")
 @pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "TLS"])
 def test_connections_over_the_limit_close_the_oldest(env: FaultEnv, authority: Authority, over_tls: bool) -> None:
-    """Four hundred strangers connect where four have room, and stay silent, stop halfway, linger after an answer, or do
-    not read answers. The oldest connections are closed, and clients with the key are served all the while."""
+    """Four hundred strangers connect to a receiver that allows four connections. They stay silent, stop halfway, linger
+    after an answer, or do not read answers. The receiver closes the oldest connections, and serves clients with the key
+    throughout."""
     receiver = env.receiver(KEYTURN_MAX_CONNECTIONS="4", **(authority.settings if over_tls else {}))
     holder, client = (authority, authority.client) if over_tls else (None, None)
     firsts = (b"", b"POST / HTTP/1.1\r\n", request("Content-Length: 100", body=b"half"), ANSWERED)
@@ -299,7 +302,8 @@ def test_connections_over_the_limit_close_the_oldest(env: FaultEnv, authority: A
 
 @pytest.mark.fault("S2")
 def test_pipelined_deliveries_are_answered_in_order_and_limited(shared_env: FaultEnv) -> None:
-    """Ten pipelined deliveries are answered in order. Ten thousand pipelined requests end the connection."""
+    """Ten pipelined deliveries are answered in order. Ten thousand pipelined requests make the receiver close the
+    connection."""
     (receiver,) = shared_env.receivers
     bodies = [encode([notification("keyturn", kind=EventType.HEARTBEAT)]) for _ in range(10)]
     deliveries = b"".join(head_of(shared_env.key, body, f"Content-Length: {len(body)}") + body for body in bodies)
@@ -316,7 +320,7 @@ def test_pipelined_deliveries_are_answered_in_order_and_limited(shared_env: Faul
 
 
 def serial(receiver: LocalReceiver, authority: Authority) -> bytes:
-    """Return the certificate that the receiver shows to a new connection."""
+    """Return the serial number of the certificate that the receiver shows to a new connection."""
     with raw_connections() as made:
         made.append(RawConnection(receiver, tls=authority.client))
         assert isinstance(made[0].socket, ssl.SSLSocket)
@@ -325,8 +329,8 @@ def serial(receiver: LocalReceiver, authority: Authority) -> bytes:
 
 @pytest.mark.fault("S2")
 def test_replaced_certificate_serves_new_connections_without_a_restart(env: FaultEnv, authority: Authority) -> None:
-    """The files of the certificate and the key are replaced one after the other while deliveries flow. New connections
-    get the new certificate without a restart, open connections go on, and no delivery is lost."""
+    """The files of the certificate and the key are replaced one after the other while deliveries arrive. New
+    connections get the new certificate without a restart, open connections stay open, and no delivery is lost."""
     receiver = env.receiver(**authority.settings)
     before = serial(receiver, authority)
     done, statuses = threading.Event(), []
@@ -355,8 +359,8 @@ def test_replaced_certificate_serves_new_connections_without_a_restart(env: Faul
 
 
 def sent(shared_env: FaultEnv, body: bytes = BEAT, **changed: str | bytes | None) -> bytes:
-    """Return a correctly signed delivery with the headers in ``changed`` replaced, or removed where the value is
-    None."""
+    """Return a correctly signed delivery in which the headers in ``changed`` are replaced. A header whose value is None
+    is left out."""
     headers: dict[str, str | bytes | None] = {**signed(shared_env.key, body), "content-length": str(len(body))}
     headers |= {name.replace("_", "-"): value for name, value in changed.items()}
     lines = [b"POST /v1/notifications HTTP/1.1", b"host: keyturn"]
@@ -401,8 +405,8 @@ NOT_VERIFIED: Mapping[str, Mapping[str, str | bytes | None]] = {
 
 @pytest.mark.fault("S3")
 def test_unverified_deliveries_get_identical_answers(shared_env: FaultEnv) -> None:
-    """A signature, timestamp or id is missing, malformed, forged, too old, too long or not text. The receiver answers
-    401 with the same words, byte for byte."""
+    """The signature, the timestamp or the id is missing, malformed, forged, too old, too long or not text. The receiver
+    gives the same 401 answer each time, byte for byte."""
     answers: dict[str, bytes] = {}
     late = " ".join([GOOD] * 8 + [signed(shared_env.key, BEAT)["webhook-signature"]])
     with raw_connections() as made:
@@ -424,7 +428,7 @@ def test_unverified_deliveries_get_identical_answers(shared_env: FaultEnv) -> No
     }
     assert not starts
     assert {answer.partition(b"\r\n\r\n")[2] for answer in answers.values()} == {b'{"error":"not verified"}'}
-    assert len({answer for name, answer in answers.items() if name in NOT_VERIFIED}) == 1  # headers are the same, too
+    assert len({answer for name, answer in answers.items() if name in NOT_VERIFIED}) == 1  # including headers
 
 
 def changed_event(**changes: object) -> bytes:
@@ -465,8 +469,8 @@ MALFORMED: Mapping[str, bytes] = {
 
 @pytest.mark.fault("S3")
 def test_verified_malformed_delivery_gets_400_or_415(shared_env: FaultEnv) -> None:
-    """A signed body is not JSON, not UTF-8, too deep, of the wrong types, or in another encoding. The receiver answers
-    400 or 415, and never 500."""
+    """The body of a correctly signed delivery is not JSON, not UTF-8, too deeply nested, of the wrong types, or in
+    another encoding. The receiver answers 400 or 415, and never 500."""
     answers: dict[str, tuple[int, str]] = {}
     with httpx.Client(timeout=10) as http:
         for name, body in MALFORMED.items():
@@ -501,9 +505,8 @@ FORGED = 3000
 
 @pytest.mark.fault("S4")
 def test_flood_of_forgeries_causes_no_call_and_delays_no_sender(env: FaultEnv) -> None:
-    """The receiver gets three thousand forged deliveries about a bound secret, and as many requests that are no
-    deliveries. It makes no call to AWS or Kubernetes, logs a few lines, and serves clients with the key all the
-    while."""
+    """The receiver gets three thousand forged deliveries about a bound secret, and as many other bad requests. It makes
+    no call to AWS or Kubernetes, logs only a few lines, and serves clients with the key throughout."""
     receiver = env.receiver()
     env.create_bound_secret()
     told = env.rotate()
@@ -519,28 +522,29 @@ def test_flood_of_forgeries_causes_no_call_and_delays_no_sender(env: FaultEnv) -
     refused = [line for line in lines if "delivery refused" in line]
     assert 1 <= len(refused) <= seconds + 2
     assert len(lines) - len(refused) <= receiver.metric("keyturn_notifications_total", outcome="ignored") + 5
-    assert receiver.metric("keyturn_deliveries_total", code="401") >= FORGED  # the metric counts each forgery
+    assert receiver.metric("keyturn_deliveries_total", code="401") >= FORGED  # the metric counts every forgery
     assert env.send(told).outcome == "applied"
     env.wait_converged()
 
 
 def calls(env: FaultEnv) -> int:
-    """Return the number of calls so far to AWS and Kubernetes, without watches and calls about Leases."""
+    """Return how many calls the receiver has made to AWS and Kubernetes so far. Watches and calls about Leases are not
+    counted."""
     kubernetes = [call for call in env.kubernetes_proxy.calls if not call.watch and "/leases/" not in call.path]
     return len(kubernetes) + len(env.aws_proxy.calls)
 
 
 @contextmanager
 def quiet(env: FaultEnv) -> Iterator[tuple[int, int]]:
-    """Wait until the receiver makes no more calls. Yield the number of calls so far and the length of the log."""
+    """Wait until the receiver makes no more calls. Yield the number of its calls so far and the length of its log."""
     while (before := calls(env)) != (time.sleep(1) or calls(env)):
         pass
     yield before, len(env.receivers[-1].log)
 
 
 async def flood(receiver: LocalReceiver, forged: bytes, honest: Callable[[], int]) -> dict[str, set[int]]:
-    """Send forgeries, other bad requests and ``honest`` deliveries at the same time, and return the statuses by
-    kind."""
+    """Send forgeries, other bad requests and ``honest`` deliveries at the same time. Return the statuses of the answers
+    for each kind."""
     found: dict[str, set[int]] = defaultdict(set)
     headers = signed(b"x" * 32, forged)
     parts = urlsplit(receiver.url)

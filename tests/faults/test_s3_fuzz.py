@@ -1,5 +1,5 @@
-"""S3, fuzzed: whatever bytes arrive, the webhook gives one of a few answers and goes on. The seeds are in
-tests/fuzz/corpus."""
+"""S3, fuzzed: whatever bytes arrive, the webhook gives one of its documented answers and keeps working. The seeds are
+in tests/fuzz/corpus."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ KEY = bytes(range(32))
 NOW = 1_800_000_000
 UNREADABLE = (MalformedMessage, UnsupportedMediaType)
 
-# Each run has the same examples, and no more than CI has time for.
+# Every run uses the same examples, and only as many as CI has time for.
 fuzzed = settings(
     derandomize=True,
     database=None,
@@ -66,14 +66,14 @@ def signed_as_of_now(body: bytes) -> dict[str, str]:
 
 
 def raw(name: str, headers: Mapping[str, str] | None = None) -> bytes:
-    """Return a file of the corpus as it is sent. Bodies become signed deliveries, and all other files are sent
-    unchanged."""
+    """Return the bytes to send for a file of the corpus. A file whose name begins with ``body-`` becomes the body of a
+    signed delivery, and any other file is sent unchanged."""
     content = CORPUS[name]
     return delivery(content, headers or signed_as_of_now(content)) if name.startswith("body-") else content
 
 
 class Wire(asyncio.Transport):
-    """A transport without a network, which keeps what is written to it."""
+    """A transport without a network. It keeps the bytes that are written to it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,14 +98,15 @@ class Wire(asyncio.Transport):
 
 
 class NoQueue:
-    """A work queue that fails if anything is submitted, because nothing is bound."""
+    """A work queue that fails if anything is submitted to it. Nothing is submitted, because no Secret is bound."""
 
     def submit(self, *_: object) -> None:
         raise AssertionError
 
 
 class DoorInHand:
-    """The webhook in this process, with the connections of its own server and a clock that stands still."""
+    """The webhook, run in the test's own process on the connections of its real server, with a clock that stands
+    still."""
 
     def __init__(self, runner: asyncio.Runner) -> None:
         self._run = runner.run
@@ -124,7 +125,7 @@ class DoorInHand:
         self._server.config.load()
 
     def hear(self, pieces: Sequence[bytes]) -> bytes:
-        """Send ``pieces`` on a new connection, and return the answer."""
+        """Send ``pieces`` one after another on a new connection, and return all that is answered."""
         return self._run(self._hear(pieces))
 
     async def _hear(self, pieces: Sequence[bytes]) -> bytes:
@@ -141,7 +142,7 @@ class DoorInHand:
                 await asyncio.sleep(0)
         heard = wire.written
         connection.connection_lost(None)
-        await asyncio.gather(*state.tasks)  # the tasks end, because the client is gone
+        await asyncio.gather(*state.tasks)  # the tasks end by themselves, because the client is gone
         return heard
 
 
@@ -152,7 +153,7 @@ def door_in_hand() -> Iterator[DoorInHand]:
 
 
 def answers(heard: bytes) -> list[tuple[int, bytes]]:
-    """Return the status and the body of each final answer."""
+    """Return the status and the body of each final response (one that is not a 100)."""
     found = []
     for part in re.split(rb"(?=HTTP/1\.1 \d{3} [A-Z])", heard):
         if part:
@@ -162,11 +163,11 @@ def answers(heard: bytes) -> list[tuple[int, bytes]]:
 
 
 def check(heard: bytes) -> None:
-    """Check that the answers are documented ones."""
+    """Check that all responses are documented ones."""
     for status, body in answers(heard):
         assert status in STATUSES
         assert status != 401 or body == b'{"error":"not verified"}'
-        assert len(body) < 1000 or status == 200  # errors do not repeat the request
+        assert len(body) < 1000 or status == 200  # error responses do not repeat the request
 
 
 def status_in(name: str) -> int:
@@ -175,8 +176,8 @@ def status_in(name: str) -> int:
 
 @pytest.mark.fault("S3")
 def test_corpus_is_answered_as_named_in_any_chunks() -> None:
-    """Each file of the corpus is sent in one piece, in two, and byte by byte. The answer has the status that the file's
-    name gives."""
+    """Each file of the corpus is sent in one piece, in two pieces, and byte by byte. The response has the status that
+    the file's name states."""
     with door_in_hand() as door:
         for name in CORPUS:
             content = raw(name)
@@ -191,7 +192,8 @@ def test_corpus_is_answered_as_named_in_any_chunks() -> None:
 
 @pytest.mark.fault("S3")
 def test_running_receiver_answers_the_corpus_as_named(env: FaultEnv) -> None:
-    """The corpus is sent over the network to a running receiver, which gives the same answers and goes on."""
+    """The corpus is sent over the network to a running receiver, which answers with the same statuses and keeps
+    working."""
     receiver = env.receiver()
     with raw_connections() as made:
         for name, content in CORPUS.items():
@@ -215,7 +217,7 @@ def beat(env: FaultEnv, receiver: LocalReceiver) -> int:
 
 @st.composite
 def mutated(draw: st.DrawFn) -> list[bytes]:
-    """Draw a file of the corpus with random changes, cut into pieces."""
+    """Draw a file of the corpus with random changes, and cut it into pieces."""
     content = bytearray(raw(draw(st.sampled_from(list(CORPUS)))))
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, len(content)))
@@ -239,7 +241,7 @@ TELLING = (b"\r\n", b"\n", b"\r\n\r\n", b"\0", b" ", b":", b"\xff", b"0", b"-1",
 
 @st.composite
 def grammatical(draw: st.DrawFn) -> list[bytes]:
-    """Draw one to three requests of valid parts that do not always fit together, cut into pieces."""
+    """Draw one to three requests made of valid parts that may contradict each other, and cut them into pieces."""
     content = b""
     for _ in range(draw(st.integers(1, 3))):
         body = draw(st.sampled_from([CORPUS[name] for name in CORPUS if name.startswith("body-")]) | st.binary())
@@ -282,8 +284,8 @@ def cut_up(draw: st.DrawFn, content: bytes) -> list[bytes]:
     "said", [mutated(), grammatical(), st.lists(st.binary(max_size=200), max_size=4)], ids=["mutated", "parts", "bytes"]
 )
 def test_arbitrary_bytes_get_a_documented_status(said: st.SearchStrategy[list[bytes]]) -> None:
-    """Thousands of requests are made from the corpus, from valid parts, and from random bytes. Each answer has a
-    documented status, each 401 has the same words, and none is 500."""
+    """Thousands of requests are made from the corpus, from valid parts, and from random bytes. Each response has a
+    documented status, which is never 500, and all 401 responses have the same words."""
     with door_in_hand() as door:
         seen: set[int] = set()
 
@@ -310,7 +312,7 @@ JSON = st.recursive(
 
 @st.composite
 def events(draw: st.DrawFn) -> object:
-    """Draw an event with some attributes replaced by any JSON."""
+    """Draw an event in which up to three attributes are replaced by arbitrary JSON."""
     event = {**EVENT, "data": dict(EVENT["data"])}
     for _ in range(draw(st.integers(0, 3))):
         fields = event["data"] if isinstance(event["data"], dict) and draw(st.booleans()) else event
@@ -332,13 +334,13 @@ BODIES = (
 @fuzzed
 @given(BODIES, st.sampled_from((CONTENT_TYPE, CONTENT_TYPE_BATCH)) | st.text(max_size=40))
 def test_arbitrary_signed_body_is_read_or_refused_as_malformed(body: bytes, content_type: str) -> None:
-    """A correctly signed body holds any JSON, or events with attributes of any type. The decoder reads the body or
-    refuses it as malformed."""
+    """A correctly signed body holds arbitrary JSON, or events whose attributes have any type. The decoder either reads
+    the body or refuses it as malformed."""
     headers = signed_as_of_now(body)
     assert verify([KEY], headers, body, NOW) == "msg_1"
     with suppress(*UNREADABLE):
         read = decode(content_type, body)
-        assert decode(CONTENT_TYPE_BATCH, encode(read)) == read  # a batch survives being encoded and read again
+        assert decode(CONTENT_TYPE_BATCH, encode(read)) == read  # encoding and decoding keep a batch the same
 
 
 NAMES = st.sampled_from(("webhook-id", "webhook-timestamp", "webhook-signature", "content-type"))
@@ -354,7 +356,7 @@ VALUES = (
 @fuzzed
 @given(st.dictionaries(NAMES, VALUES), st.binary(max_size=50))
 def test_arbitrary_headers_are_refused_as_not_verified(changed: dict[str, str], body: bytes) -> None:
-    """Verification refuses any headers other than the right ones with NotVerified, and raises nothing else."""
+    """Headers other than the correct ones make verification raise NotVerified and nothing else."""
     right = signed_as_of_now(body)
     relevant = {name: value for name, value in changed.items() if name != "content-type" and value != right[name]}
     if not relevant:
@@ -368,12 +370,12 @@ def test_arbitrary_headers_are_refused_as_not_verified(changed: dict[str, str], 
 @fuzzed
 @given(st.binary(max_size=100), st.integers(0), st.integers(1, 255))
 def test_changed_byte_is_refused(body: bytes, at: int, change: int) -> None:
-    """Verification refuses a delivery after any single byte of its body, id, timestamp or signature has changed."""
+    """Verification refuses a delivery if any single byte of its body, id, timestamp or signature has been changed."""
     headers = signed_as_of_now(body)
     signature = headers["webhook-signature"].encode()
     everything = [bytearray(part) for part in (body, b"msg_1", str(NOW).encode(), signature)]
     where = [(part, place) for part in everything for place in range(len(part))]
-    where.pop(-2)  # the last letter of this base64 has two unused bits
+    where.pop(-2)  # two bits of the last base64 letter have no meaning, so its change may go unnoticed
     part, place = where[at % len(where)]
     part[place] ^= change
     turned, message_id, timestamp, signed_so = (bytes(each) for each in everything)

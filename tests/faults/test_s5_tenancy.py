@@ -1,4 +1,4 @@
-"""S5 and S8: a tenant that may write Secrets, ServiceAccounts and workloads in its own namespace gets no secret of
+"""S5 and S8: a tenant may write Secrets, ServiceAccounts and workloads in its own namespace. It gets no secret of
 another tenant, and learns nothing about one."""
 
 import base64
@@ -26,12 +26,12 @@ ACCOUNT = "123456789012"
 
 
 def asked(env: FaultEnv, about: str) -> list[str]:
-    """Return the AWS actions that were called about a secret so far."""
+    """Return the AWS actions that have been called about a secret so far."""
     return [call.action for call in env.aws_proxy.calls if call.action and call.about(about)]
 
 
 def other_team(env: FaultEnv, *names: str) -> tuple[str, dict[str, str]]:
-    """Create AWS secrets of another team, and return the team's prefix and the ARNs by name."""
+    """Create AWS secrets that belong to another team. Return the team's prefix, and the ARNs by name."""
     team = f"other-{uuid4().hex[:6]}"
     made = {
         name: env.client.create_secret(Name=f"{team}/{name}", SecretString=env.new_value("theirs")) for name in names
@@ -40,7 +40,8 @@ def other_team(env: FaultEnv, *names: str) -> tuple[str, dict[str, str]]:
 
 
 def another_namespace(env: FaultEnv, allow: str | None) -> str:
-    """Create a namespace that may read what ``allow`` says, and return its name."""
+    """Create a namespace whose annotation allows the secrets in ``allow`` (no annotation if None), and return its
+    name."""
     name = f"{env.namespace}-{uuid4().hex[:4]}"
     annotations = {} if allow is None else {ALLOW: allow}
     env.create_objects(
@@ -51,8 +52,8 @@ def another_namespace(env: FaultEnv, allow: str | None) -> str:
 
 @pytest.mark.fault("S5")
 def test_secret_of_another_tenant_is_refused_without_asking_aws(env: FaultEnv) -> None:
-    """A tenant names another tenant's secret by name, ARN, partial ARN, or a name that only resembles its own. The
-    receiver refuses in the same words whether or not the secret exists, and does not ask AWS."""
+    """A tenant names another tenant's secret by name, by ARN, by partial ARN, or by a name that merely resembles its
+    own. The receiver refuses in the same words whether or not the secret exists, and does not ask AWS."""
     receiver = env.receiver()
     env.create_bound_secret("own")
     team, arns = other_team(env, "db")
@@ -83,7 +84,7 @@ def test_secret_of_another_tenant_is_refused_without_asking_aws(env: FaultEnv) -
             words.add("NotAllowed: " + event.replace(f"read {secret_id}:", "..."))
             assert data_of(env.cluster, env.namespace, name) == {}
         assert len(words) == 1, how
-    # A notification about the secret reveals and changes nothing, either.
+    # A notification about the other tenant's secret reveals and changes nothing, either.
     version_id = rotate(env.client, f"{team}/db", env.new_value("theirs"))
     answer = env.send(env.notification_without_version(arns["db"], EventType.CHANGED))
     assert (answer.outcome, answer.results[0].reason) == ("ignored", "no Secret is bound to it")
@@ -95,8 +96,8 @@ def test_secret_of_another_tenant_is_refused_without_asking_aws(env: FaultEnv) -
 
 @pytest.mark.fault("S5")
 def test_ambiguous_partial_arn_reads_no_value(env: FaultEnv) -> None:
-    """A namespace that may read one secret names another by a partial ARN that looks like the full ARN of the first.
-    The receiver reads no value, and answers as if the other secret did not exist."""
+    """A namespace may read one secret, and names a second one by a partial ARN that looks like the full ARN of the
+    first. The receiver reads no value, and answers as if the second secret did not exist."""
     env.receiver()
     team, arns = other_team(env, "db", "db-master")
     namespace = another_namespace(env, f"{team}/db")
@@ -125,8 +126,8 @@ def test_ambiguous_partial_arn_reads_no_value(env: FaultEnv) -> None:
 
 @pytest.mark.fault("S5")
 def test_forged_record_of_a_tenant_asks_aws_nothing(make_env: Callable[..., FaultEnv]) -> None:
-    """A tenant writes another tenant's ARN into the record of its own Secret, with `on-delete: delete`. The receiver
-    asks AWS nothing about that ARN, and says the same whether or not the secret exists."""
+    """A tenant writes another tenant's ARN into the record on its own Secret, and adds `on-delete: delete`. The
+    receiver does not ask AWS about that ARN, and its status is the same whether or not the secret exists."""
     env = make_env(deletions={"enabled": True})
     env.receiver(KEYTURN_DELETIONS="true")
     env.create_bound_secret("own")
@@ -141,7 +142,7 @@ def test_forged_record_of_a_tenant_asks_aws_nothing(make_env: Callable[..., Faul
     words = {env.status(name).replace(arn, "...") for name, arn in (("there", arns["db"]), ("none", nowhere))}
     assert len(words) == 1
     assert words.pop().startswith("NotAllowed: ")
-    # No delivery waits for such a binding or mentions it.
+    # A delivery neither waits for such a binding nor mentions it.
     answer = env.send(env.notification_without_version(arns["db"], EventType.CHANGED))
     assert (answer.status, answer.outcome) == (200, "ignored")
     assert asked(env, team) == []
@@ -150,8 +151,8 @@ def test_forged_record_of_a_tenant_asks_aws_nothing(make_env: Callable[..., Faul
 
 @pytest.mark.fault("S5")
 def test_arn_of_another_account_or_region_never_reads_the_local_name(env: FaultEnv) -> None:
-    """A binding gives an ARN of another region or account with an allowed name. The Secret gets what is there, if IAM
-    allows the read, and never what has the same name here."""
+    """A binding names an allowed secret by an ARN of another region or account. If IAM allows the read, the Secret gets
+    the value from there. It never gets the value of the local secret with the same name."""
     env.receiver()
     env.create_bound_secret("own")
     here = env.client.describe_secret(SecretId=f"{env.namespace}/own")["ARN"]
@@ -169,7 +170,7 @@ def test_arn_of_another_account_or_region_never_reads_the_local_name(env: FaultE
     for name in ("no-region", "account"):
         assert env.status(name).startswith("SourceNotFound: ")
         assert data_of(env.cluster, env.namespace, name) == {}
-    # A rotation in this region changes nothing in the other.
+    # A rotation of the local secret does not change the Secret that is bound to the other region.
     assert env.send_until_accepted(env.rotate("own")).results[0].secrets == (f"{env.namespace}/own",)
     assert data_of(env.cluster, env.namespace, "region") == {"value": theirs.encode()}
     env.assert_no_value_leaked()
@@ -177,13 +178,13 @@ def test_arn_of_another_account_or_region_never_reads_the_local_name(env: FaultE
 
 @pytest.mark.fault("S5")
 def test_secret_of_a_credential_type_is_refused_without_asking_aws(env: FaultEnv) -> None:
-    """A Secret has a type for which Kubernetes makes credentials, either from the start or in the place of another
-    Secret. The receiver refuses to fill it, and does not ask AWS."""
+    """A Secret has a type for which Kubernetes issues credentials. It is either new, or takes the name of a bound
+    Secret that was deleted. The receiver refuses to fill it, and does not ask AWS."""
     receiver = env.receiver()
     env.create_bound_secret("own")
     env.create_bound_secret("turned", consumers=())
     env.delete_bound_secret("turned")
-    # The first sweep asks AWS about all bindings, so it must be over.
+    # The first sweep asks AWS about all bindings, so it has to end before the calls are counted.
     eventually(lambda: receiver.metric("keyturn_sweep_seconds_count"))
     env.let_settle()
     reads = len(asked(env, env.namespace))
@@ -203,8 +204,8 @@ def test_secret_of_a_credential_type_is_refused_without_asking_aws(env: FaultEnv
 
 @pytest.mark.fault("S5")
 def test_signing_key_is_refused_under_every_name(env: FaultEnv) -> None:
-    """A tenant that may read everything names Keyturn's own signing key by name, ARN and partial ARN. The receiver
-    refuses, and does not read the key for the tenant."""
+    """A tenant that may read every secret names Keyturn's own signing key by name, by ARN and by partial ARN. The
+    receiver refuses, and does not read the key for the tenant."""
     env.receiver(KEYTURN_POLICY_DEFAULT="allow")
     env.create_bound_secret("own")
     everything, anything = another_namespace(env, "*"), another_namespace(env, None)
@@ -225,8 +226,8 @@ def test_signing_key_is_refused_under_every_name(env: FaultEnv) -> None:
 
 @pytest.mark.fault("S5")
 def test_revoked_permission_stops_the_next_rotation_until_restored(env: FaultEnv) -> None:
-    """A namespace's annotation is removed, or narrowed. The next rotation is neither read nor written, the Secret keeps
-    its data and says why, and it recovers once the annotation is back."""
+    """The annotation that allows a namespace to read its secrets is removed or narrowed. The next rotation is neither
+    read nor written. The Secret keeps its data, says why, and recovers once the annotation is back."""
     env.receiver()
     env.create_bound_secret()
     for allowed in (f"{ALLOW}-", f"{ALLOW}={env.namespace}/d,{env.namespace}/db2,{env.namespace}db"):
@@ -246,7 +247,8 @@ def test_revoked_permission_stops_the_next_rotation_until_restored(env: FaultEnv
 
 
 def account(namespace: str, name: str, role: str | None) -> dict[str, Any]:
-    """Return a ServiceAccount that names an AWS role, or none."""
+    """Return a ServiceAccount that names an AWS role in its annotation, or has no such annotation if ``role`` is
+    None."""
     annotations = {} if role is None else {"eks.amazonaws.com/role-arn": role}
     metadata = {"namespace": namespace, "name": name, "annotations": annotations}
     return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
@@ -257,11 +259,11 @@ def role(name: str) -> str:
 
 
 class Sts:
-    """Records the credentials that STS hands out, and refuses roles whose names begin with `broken`."""
+    """A fault that records the credentials that STS issues, and refuses roles whose names begin with `broken`."""
 
     def __init__(self, env: FaultEnv) -> None:
-        self.given: dict[str, str] = {}  # role by access key
-        self.tokens: dict[str, Mapping[str, Any]] = {}  # claims of the web identity token by role
+        self.given: dict[str, str] = {}  # maps each access key to its role
+        self.tokens: dict[str, Mapping[str, Any]] = {}  # maps each role to the claims of its web identity token
         env.aws_proxy.fault_for = self
 
     def __call__(self, call: Call) -> Fault:
@@ -284,8 +286,8 @@ class Sts:
         return Edit(note)
 
     def readers(self, env: FaultEnv, about: str) -> set[str]:
-        """Return the roles whose credentials were used to ask AWS about a secret, and access keys that STS did not hand
-        out."""
+        """Return the roles whose credentials were used to ask AWS about a secret. An access key that STS did not issue
+        is returned as it is."""
         keys = (
             call.headers["authorization"].partition("Credential=")[2].partition("/")[0]
             for call in env.aws_proxy.calls
@@ -296,8 +298,9 @@ class Sts:
 
 @pytest.mark.fault("S5")
 def test_tenant_role_is_used_for_its_own_namespace_alone(make_env: Callable[..., FaultEnv]) -> None:
-    """Two namespaces have a ServiceAccount of the same name with different roles, and some roles fail. A Secret that
-    names a ServiceAccount is read with the role of that account, and never with another's or the receiver's own."""
+    """Two namespaces each have a ServiceAccount of the same name but with different roles, and some roles fail. A
+    Secret that names a ServiceAccount is read with the role of that account, and never with another role or the
+    receiver's own."""
     env = make_env(tenantRoles={"enabled": True})
     sts = Sts(env)
     other = another_namespace(env, None)
@@ -337,7 +340,7 @@ def test_tenant_role_is_used_for_its_own_namespace_alone(make_env: Callable[...,
     for name in names:
         rotate(env.client, f"{env.namespace}/{name}", env.new_value("next"))
         answer = env.send(env.notification_without_version(arns[name], EventType.CHANGED))
-        assert answer.status == 200  # a wrong role delays no delivery
+        assert answer.status == 200  # a role that does not work delays no delivery
     hold()
     for name in names:
         rotate(env.client, f"{env.namespace}/{name}", env.new_value("unheard"))  # only the poller finds this
@@ -351,8 +354,8 @@ def test_tenant_role_is_used_for_its_own_namespace_alone(make_env: Callable[...,
 @pytest.mark.fault("S5")
 @pytest.mark.parametrize("enabled", [False, True], ids=["without tenants' roles", "with them"])
 def test_service_account_of_another_namespace_is_refused(make_env: Callable[..., FaultEnv], enabled: bool) -> None:
-    """A tenant names another namespace's ServiceAccount by a path or by its full name. The receiver does not ask
-    Kubernetes for the account, and reads nothing."""
+    """A tenant names a ServiceAccount of another namespace by a path or by its full name. The receiver reads nothing,
+    and does not even ask Kubernetes for the account."""
     env = make_env(tenantRoles={"enabled": True})
     other = another_namespace(env, None)
     env.create_objects(account(other, "app", role("theirs")))
@@ -384,7 +387,7 @@ def test_service_account_of_another_namespace_is_refused(make_env: Callable[...,
 
 
 def asked_for(env: FaultEnv, secret_ids: Collection[str]) -> list[str]:
-    """Return the AWS actions that were called with one of these secret ids."""
+    """Return the AWS actions that were called with any of these secret ids."""
     found = []
     for call in env.aws_proxy.calls:
         named = {call.content.get("SecretId"), *call.content.get("SecretIdList", [])} if call.action else set()
@@ -394,9 +397,9 @@ def asked_for(env: FaultEnv, secret_ids: Collection[str]) -> list[str]:
 
 @pytest.mark.fault("S8")
 def test_disallowed_secret_is_filled_on_no_path(make_env: Callable[..., FaultEnv]) -> None:
-    """Bindings name secrets that a glob of their namespace matches only in part, with and without a tenant's role. The
-    receiver fills none of them at its start, on creation, by a notification, by drift, after a restore or by the
-    poller, and fills the allowed ones."""
+    """Bindings name secrets whose names match the namespace's globs only partially, with and without a tenant's role.
+    The receiver never fills these Secrets, whether a start, a creation, a notification, drift, a restore in AWS or the
+    poller triggers the reconcile. It does fill the allowed ones."""
     env = make_env(tenantRoles={"enabled": True})
     Sts(env)
     team = env.namespace
@@ -408,7 +411,7 @@ def test_disallowed_secret_is_filled_on_no_path(make_env: Callable[..., FaultEnv
         name: str(env.client.create_secret(Name=name, SecretString=env.new_value("first"))["ARN"])
         for name in (*foreign, *own)
     }
-    bound: dict[str, str] = {}  # AWS secret by Secret
+    bound: dict[str, str] = {}  # maps each Secret to its AWS secret
 
     def bind(when: str) -> None:
         made = []
@@ -461,7 +464,7 @@ def test_disallowed_secret_is_filled_on_no_path(make_env: Callable[..., FaultEnv
     hold("by drift", {"value": b"by hand"})
     for name in (*foreign, *own):
         env.client.delete_secret(SecretId=name, RecoveryWindowInDays=7)
-    tell(EventType.DELETED, "ignored")  # allowed Secrets only report the deletion
+    tell(EventType.DELETED, "ignored")  # for a deletion in AWS, the allowed Secrets only change their status
     for name in (*foreign, *own):
         env.client.restore_secret(SecretId=name)
     tell(EventType.RESTORED, "applied", "unchanged")

@@ -1,5 +1,5 @@
-"""S6: secret values in errors, the receiver's own and those of others, reach no log, metric, Event, status, reply or
-trace."""
+"""S6: errors that contain secret values, whether the receiver or another program raises them, put no value into a log,
+metric, Event, status, reply or trace."""
 
 import asyncio
 import base64
@@ -26,7 +26,8 @@ from support.wait import eventually
 
 C = CANARY
 DEEP = "[" * 100_000 + f'"{C}"' + "]" * 100_000
-# Values that no Secret can hold, or that make expressions fail; the annotation `data`; and the status.
+# For each Secret: a value that no Secret can hold or that makes an expression fail, the annotation `data`, and the
+# expected status.
 STUMBLED_OVER: Mapping[str, tuple[str | bytes, str, str]] = {
     "wrong-type": (json.dumps({"a": f"{C}-text"}), "K: abs(a)", "InvalidValue"),
     "wrong-element": (json.dumps({"a": [f"{C}-1", 2]}), "K: sort(a)", "InvalidValue"),
@@ -56,10 +57,10 @@ def create(env: FaultEnv, name: str, value: str | bytes) -> str:
 
 
 def nothing_was_said(env: FaultEnv, collector: OtlpCollector, *others: str) -> None:
-    """Check that no value, and none of ``others``, is in a status or in any output that is readable without access to
-    Secrets."""
+    """Check that no secret value, and none of ``others``, is in a status or in any output that can be read without
+    access to Secrets."""
     said = env.observed_output()
-    # Only readers of Secrets see the annotations of Secrets, so of these the status alone counts.
+    # Reading a Secret's annotations takes access to Secrets, so the status is the only annotation that is checked.
     metadata = json.loads(said.pop("annotations"))
     said["status"] = json.dumps([each.get("annotations", {}).get("keyturn.dev/status") for each in metadata])
     eventually(lambda: collector.bodies)
@@ -71,8 +72,8 @@ def nothing_was_said(env: FaultEnv, collector: OtlpCollector, *others: str) -> N
 
 @pytest.mark.fault("S6")
 def test_values_in_own_errors_leak_nowhere(env: FaultEnv, collector: OtlpCollector) -> None:
-    """Expressions, JSON and encodings fail on secret values and on property names in JSON. These appear in no log at
-    DEBUG, metric, Event, status, reply or trace."""
+    """Expressions, JSON and encodings fail on secret values and on property names in JSON. Neither appears in any log
+    (even at DEBUG), metric, Event, status, reply or trace."""
     receiver = env.receiver(KEYTURN_LOG_LEVEL="DEBUG", **collector.settings)
     arns = {name: create(env, name, value) for name, (value, _, _) in STUMBLED_OVER.items()}
     env.cluster.create(
@@ -91,7 +92,7 @@ def test_values_in_own_errors_leak_nowhere(env: FaultEnv, collector: OtlpCollect
         answer = env.send(env.notification_without_version(arns[name], EventType.CHANGED))
         assert answer.outcome in {"ok": ("applied", "unchanged")}.get(wanted, ("ignored",)), (name, answer.body)
     eventually(lambda: any(env.history.marks("web", "names")))
-    assert f"{C}-token-3" in data_of(env.cluster, env.namespace, "names")  # the Secret itself may hold the name
+    assert f"{C}-token-3" in data_of(env.cluster, env.namespace, "names")  # the Secret itself may contain the name
     eventually(
         lambda: "wrote 2 keys from version" in env.cluster.kubectl("get", "events", "-n", env.namespace, "-o", "yaml")
     )
@@ -126,8 +127,8 @@ GARBLED_VALUES: Mapping[str, Any] = {
 
 @pytest.mark.fault("S6")
 def test_values_in_foreign_errors_leak_nowhere(env: FaultEnv, collector: OtlpCollector) -> None:
-    """Values appear in messages, reasons and field names of the API server and of webhooks, in unreadable answers of
-    AWS, in malformed Secrets, and in an unexpected error deep in the code. None of them reaches any output."""
+    """The API server and webhooks put values into messages, reasons and field names. Unreadable answers of AWS,
+    malformed Secrets and an unexpected error deep in the code contain values, too. No output shows any of them."""
     receiver = env.receiver(KEYTURN_LOG_LEVEL="DEBUG", **collector.settings)
     for name in ("writes", "tells", "restarts", "reads", "deep", *GARBLED_VALUES):
         env.create_bound_secret(name, consumers=(f"web-{name}",) if name == "restarts" else ())
@@ -152,7 +153,7 @@ def test_values_in_foreign_errors_leak_nowhere(env: FaultEnv, collector: OtlpCol
         return None
 
     env.aws_proxy.fault_for, env.kubernetes_proxy.fault_for = aws, kubernetes
-    # The edit makes the receiver read the Secret itself, and not the digests that it remembers.
+    # The edit makes the receiver read the Secret itself, instead of relying on the digests that it remembers.
     for name in ("reads", "deep"):
         env.cluster.kubectl("annotate", "secret", name, "-n", env.namespace, "example.com/seen=1")
     statuses = {
@@ -173,8 +174,8 @@ def test_values_in_foreign_errors_leak_nowhere(env: FaultEnv, collector: OtlpCol
 
 @pytest.mark.fault("S6")
 def test_uncaught_error_is_logged_by_place_alone() -> None:
-    """asyncio reports a task whose error nobody has retrieved, and a callback that has failed. The log gives the type
-    and the place of the error, and not its text."""
+    """asyncio reports a task whose exception nobody retrieved, and a callback that failed. The log gives the type and
+    the place of the error, but not its text."""
 
     async def breaks(value: str) -> None:
         raise ValueError(value)
@@ -208,7 +209,7 @@ def test_uncaught_error_is_logged_by_place_alone() -> None:
 
 @pytest.mark.fault("S6")
 def test_span_of_an_error_carries_no_error_text(collector: OtlpCollector, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error with a value in its text is raised within a span. The span is sent without the text."""
+    """An error whose text contains a value is raised within a span. The span is exported without the text."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
     span, end = opentelemetry("a-service", "1")
     for event_ids in ([], ["6a7e8feb-b491-4cf7-a9f1-bf3703467718", "no-uuid"]):
@@ -232,7 +233,8 @@ SECRET_SETTINGS = {
 
 @pytest.mark.fault("S6")
 def test_wrong_settings_are_named_and_not_quoted() -> None:
-    """Settings have values that do not belong there. The receiver names each of these settings, and quotes no value."""
+    """Some settings have secret values in the wrong place. The receiver names each of these settings, and quotes no
+    value."""
     done = subprocess.run(
         [sys.executable, "-m", "keyturn_receiver"],
         env={**clean_environment(), "PYTHONPATH": IMPORT_ROOTS, "AWS_SECRET_ACCESS_KEY": f"{C}-key", **SECRET_SETTINGS},

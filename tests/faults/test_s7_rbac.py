@@ -30,14 +30,14 @@ Rights = Mapping[tuple[str, str, str], frozenset[str]]
 
 
 def used(env: FaultEnv) -> Rights:
-    """Return the verbs that were used, by namespace (empty for all namespaces), API group and resource."""
+    """Return the verbs that the receiver used, by namespace (empty for all namespaces), API group and resource."""
     found: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     for call in env.kubernetes_proxy.calls:
         parts = CALL.fullmatch(call.path)
         assert parts, call.path
         verb = METHODS.get(call.method) or ("watch" if call.watch else "get" if parts["name"] else "list")
         resource = f"{parts['resource']}/{parts['more']}" if parts["more"] else parts["resource"]
-        # To RBAC, a Namespace object lies in the namespace of its own name.
+        # RBAC treats a Namespace object as if it were in the namespace of that name.
         namespace = parts["name"] if parts["resource"] == "namespaces" else parts["namespace"]
         found[namespace or "", parts["group"] or "", resource].add(verb)
     return {where: frozenset(verbs) for where, verbs in found.items()}
@@ -57,7 +57,7 @@ def granted(env: FaultEnv) -> Rights:
 
 
 def everywhere(rights: Rights, home: str) -> Rights:
-    """Return the same rights with every namespace but the receiver's own left empty."""
+    """Return the same rights, with every namespace except the receiver's own replaced by the empty one."""
     found: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     for (namespace, group, resource), verbs in rights.items():
         found[home if namespace == home else "", group, resource].update(verbs)
@@ -65,7 +65,7 @@ def everywhere(rights: Rights, home: str) -> Rights:
 
 
 class Conflicts:
-    """Refuses the first restart of each workload, as if somebody had changed the workload meanwhile."""
+    """Refuses the first restart of each workload, as if somebody had changed the workload in the meantime."""
 
     def __init__(self) -> None:
         self.refused: set[str] = set()
@@ -79,7 +79,7 @@ class Conflicts:
 
 
 def restarts_all_kinds(env: FaultEnv) -> None:
-    """Rotate, refuse the first restart of each kind of workload, and wait until each is restarted."""
+    """Rotate, refuse the first attempt to restart a workload of each kind, and wait until all of them are restarted."""
     for kind in KINDS:
         eventually(
             lambda kind=kind: (
@@ -96,7 +96,7 @@ def restarts_all_kinds(env: FaultEnv) -> None:
 def restarts_nobody(env: FaultEnv) -> None:
     """Rotate, and check that the Secret is filled and no workload is changed."""
     answer = env.send_until_accepted(env.rotate("db"))
-    assert answer.outcome in ("applied", "unchanged")  # unchanged if the poller was faster
+    assert answer.outcome in ("applied", "unchanged")  # the outcome is "unchanged" if the poller was first
     assert answer.results[0].consumers == ()
     assert env.is_current("db")
     for kind in KINDS:
@@ -111,7 +111,7 @@ def template_annotations(env: FaultEnv, kind: str) -> dict[str, str]:
 
 
 def live_a_life(env: FaultEnv, more: bool, **settings: str) -> None:
-    """Make a receiver do all that it can: read and fill, and with ``more`` restart and delete too."""
+    """Make a receiver do all that it can: read and fill Secrets, and, if ``more`` is true, also restart and delete."""
     role = {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/app"}
     metadata = {"namespace": env.namespace, "name": "app", "annotations": role}
     env.create_objects({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
@@ -148,7 +148,7 @@ def live_a_life(env: FaultEnv, more: bool, **settings: str) -> None:
         lambda: [call for call in env.kubernetes_proxy.calls if call.method in written and b"event-path" in call.body],
         20,
     )
-    # The next receiver repeats the Event about the refused Secret under the same name.
+    # The next receiver repeats the Event about the refused Secret, so it patches the Event that exists.
     eventually(lambda: env.kubernetes_proxy.matching("POST", "/events$"))
     first.stop()
     env.receiver(**settings)
@@ -161,14 +161,14 @@ def live_a_life(env: FaultEnv, more: bool, **settings: str) -> None:
 @pytest.mark.parametrize("mode", ["all namespaces", "few namespaces"])
 def test_used_rights_equal_the_granted_ones(make_env: Callable[..., FaultEnv], mode: str, more: bool) -> None:
     """A receiver fills, rotates, restarts three kinds of workload, deletes, writes Events, leads, and reads with a
-    tenant's role, in all namespaces or in a few; or it restarts and deletes nothing. It uses exactly the verbs that the
-    chart's roles grant."""
+    tenant's role, in all namespaces or in a few. Another one is set to restart and delete nothing. Each uses exactly
+    the verbs that the chart's roles grant."""
     few = mode == "few namespaces"
     values: dict[str, Any] = {"tenantRoles": {"enabled": True}}
     values |= {"rollouts": {"enabled": more}, "deletions": {"enabled": more}}
     env = make_env(**values, **({"namespaces": ["{namespace}"]} if few else {}))
     live_a_life(env, more, **({"KEYTURN_NAMESPACES": env.namespace} if few else {}))
-    # With few namespaces, rights and calls must agree in each namespace.
+    # If the receiver serves only a few namespaces, its calls must match its rights in each namespace.
     rights = (used(env), granted(env))
     asked_for, given = rights if few else (everywhere(each, env.receiver_namespace) for each in rights)
     assert asked_for == given
@@ -178,4 +178,4 @@ def test_used_rights_equal_the_granted_ones(make_env: Callable[..., FaultEnv], m
     actions = {call.action for call in env.aws_proxy.calls if call.action}
     assert actions == set(re.findall(r"secretsmanager:([A-Z]\w+)\b(?!/)", ROLE.read_text()))
     others = {parse_qs(call.body.decode())["Action"][0] for call in env.aws_proxy.calls if not call.action}
-    assert others == {"AssumeRoleWithWebIdentity"}  # this call is unsigned, so the receiver's role needs no right to it
+    assert others == {"AssumeRoleWithWebIdentity"}  # this call is unsigned, so the role needs no permission for it
