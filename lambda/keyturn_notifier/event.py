@@ -1,6 +1,6 @@
 """Parser of EventBridge events. Each event becomes a notification, is ignored, or is malformed. Pure.
 
-``catalogue`` lists the events by name; ``_secret_id`` knows the fields that identify the secret.
+``aws_event_types`` lists the events by name; ``_secret_id`` knows the fields that identify the secret.
 """
 
 import re
@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from keyturn_contract.message import EventType, MalformedMessage, Notification, NotificationData, validate
-from keyturn_notifier.catalogue import API_CALL, HEARTBEAT, MEANINGS, NATIVE, SERVICE_EVENT, UNKNOWN
+from keyturn_notifier.aws_event_types import API_CALL, HEARTBEAT, MEANINGS, NATIVE, SERVICE_EVENT, UNKNOWN
 
 SOURCE = "aws.secretsmanager"
 HEARTBEAT_SOURCE = "dev.keyturn"  # source of the events that the schedule in template.yaml sends

@@ -16,7 +16,7 @@ import pytest
 from moto import mock_aws
 
 from keyturn_local.aws.template import FILE, read
-from keyturn_notifier.catalogue import HEARTBEAT, NATIVE
+from keyturn_notifier.aws_event_types import HEARTBEAT, NATIVE
 from keyturn_receiver.core.binding import SECRET_NAME
 from support.aws_calls import called
 from support.iam import actions, allows

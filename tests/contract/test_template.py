@@ -14,8 +14,8 @@ import pytest
 from keyturn_local.aws import server as local_aws
 from keyturn_local.aws.template import FILE, event_path, read
 from keyturn_local.notifier import event_source
-from keyturn_notifier import catalogue, delivery, disposition, event, handler, queue, rotation
-from keyturn_notifier.catalogue import HEARTBEAT, MEANINGS, NATIVE
+from keyturn_notifier import aws_event_types, delivery, disposition, event, handler, queue, rotation
+from keyturn_notifier.aws_event_types import HEARTBEAT, MEANINGS, NATIVE
 from keyturn_notifier.settings import InvalidSettings, NotifierSettings, read_settings
 from keyturn_notifier.telemetry import DEFINITIONS, NAMESPACE, Metric
 from support.iam import allows
@@ -268,7 +268,7 @@ class TestRules:
     def test_lifecycle_rule_forwards_exactly_the_events_that_the_catalogue_names(self) -> None:
         forwarded = set(RESOURCES["LifecycleRule"]["Properties"]["EventPattern"]["detail"]["eventName"])
         assert forwarded <= {name for (_, name), meaning in MEANINGS.items() if meaning.becomes}
-        assert {name for _, name in MEANINGS if name in (catalogue.__doc__ or "")} == forwarded
+        assert {name for _, name in MEANINGS if name in (aws_event_types.__doc__ or "")} == forwarded
 
     def test_local_aws_deploys_the_same_rules_and_queues(self) -> None:
         local = event_path(TEMPLATE)["Resources"]

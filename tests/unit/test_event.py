@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyturn_notifier.catalogue import API_CALL, MEANINGS, SERVICE_EVENT
-from keyturn_notifier.catalogue import NATIVE as NATIVE_KIND
+from keyturn_notifier.aws_event_types import API_CALL, MEANINGS, SERVICE_EVENT
+from keyturn_notifier.aws_event_types import NATIVE as NATIVE_KIND
 from keyturn_notifier.event import Ignored, MalformedEvent, parse_event
 
 SIGNING_KEY = "arn:aws:secretsmanager:us-west-2:012345678901:secret:SigningKey-keyturn-q1w2e3"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from keyturn_local.aws import template
 from keyturn_local.paths import ROOT
 from keyturn_notifier import telemetry
-from keyturn_notifier.catalogue import MEANINGS, UNKNOWN, Meaning
+from keyturn_notifier.aws_event_types import MEANINGS, UNKNOWN, Meaning
 from keyturn_notifier.settings import NotifierSettings
 from keyturn_receiver.settings import Settings
 from keyturn_receiver.telemetry.metrics import Metrics
