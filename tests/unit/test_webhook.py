@@ -73,3 +73,11 @@ def test_every_reply_has_the_mark_of_a_receiver(status: int, request_of: dict[st
 
 def test_reply_has_the_results() -> None:
     assert [each["outcome"] for each in json.loads(send().content)["results"]] == ["applied"]
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_status_asks_for_a_resend_exactly_if_the_outcome_is_failed(outcome: Outcome) -> None:
+    reply = send(outcome=outcome)
+    asks = {"status": reply.status_code, "retry_after": reply.headers.get("Retry-After")}
+    failed = {"status": 503, "retry_after": "2"}
+    assert asks == (failed if outcome is Outcome.FAILED else {"status": 200, "retry_after": None})

@@ -24,21 +24,17 @@ from keyturn_contract.message import (
     RECEIVER_HEADER,
     MalformedMessage,
     Notification,
-    Outcome,
     Result,
     UnsupportedMediaType,
     decode,
-    encode_reply,
 )
 from keyturn_contract.signature import Ed25519, NotVerified, verify
 from keyturn_receiver.telemetry.metrics import Metrics
 from keyturn_receiver.telemetry.tracing import Span, no_traces
+from keyturn_receiver.web import reply_status
 from keyturn_receiver.web.notification_handler import NotificationHandler
 
 BODY_TIMEOUT = 10.0  # seconds for a body of at most MAX_BODY bytes (16 KiB)
-_RETRY = {"Retry-After": "2"}  # seconds
-_CLOSE = {"Connection": "close"}  # otherwise the unread part of the body would be parsed as the next request
-
 _MARK = (RECEIVER_HEADER.lower().encode(), CONTRACT_VERSION.encode())
 
 _log = logging.getLogger(__name__)
@@ -112,12 +108,12 @@ class WebhookEndpoint:
     async def _deliver(self, request: Request) -> Response:
         deadline = time.monotonic() + self._config.deadline
         if not self._ready():
-            raise HTTPException(503, "not ready: send it again", _RETRY)
+            raise reply_status.not_ready()
         body = await _read(request)
         delivery, notifications = self._verify_and_decode(request.headers, body)
         # Only a verified delivery takes capacity, so that a client without a key cannot use it up.
         if self._deliveries >= self._config.max_deliveries:
-            raise HTTPException(503, "busy: send it again", _RETRY)
+            raise reply_status.busy()
         self._deliveries += 1
         try:
             with self._span("delivery", [notification.id for notification in notifications], delivery=delivery):
@@ -130,13 +126,7 @@ class WebhookEndpoint:
         finally:
             self._deliveries -= 1
         self._record(delivery, results)
-        failed = any(result.outcome is Outcome.FAILED for result in results)
-        return Response(
-            encode_reply(results),
-            status_code=503 if failed else 200,
-            headers=_RETRY if failed else None,
-            media_type="application/json",
-        )
+        return reply_status.results_reply(results)
 
     def _verify_and_decode(self, headers: Mapping[str, str], body: bytes) -> tuple[str, Sequence[Notification]]:
         """Verify the signature, then decode the body. Returns the delivery's id and its notifications."""
@@ -145,11 +135,11 @@ class WebhookEndpoint:
             return delivery, decode(headers.get("content-type", ""), body)
         except NotVerified as error:
             self._log_rejection(error.reason)
-            raise HTTPException(401, "not verified") from None
+            raise reply_status.not_verified() from None
         except UnsupportedMediaType as error:
-            raise HTTPException(415, str(error)) from None
+            raise reply_status.unsupported_media_type(str(error)) from None
         except MalformedMessage as error:
-            raise HTTPException(400, str(error)) from None
+            raise reply_status.malformed(str(error)) from None
 
     def _log_rejection(self, reason: str) -> None:
         # At most one line a second, so that a flood of forged deliveries does not flood the log. The metric counts all
@@ -191,18 +181,17 @@ def _mark_replies(app: ASGIApp) -> ASGIApp:
 async def _read(request: Request) -> bytes:
     """Read a body of at most MAX_BODY bytes. Reject a longer one as soon as its length is known."""
     declared = request.headers.get("content-length", "")
-    too_large = HTTPException(413, f"the body is over {MAX_BODY} bytes: send fewer notifications at once", _CLOSE)
     if declared.isdecimal() and int(declared[:20]) > MAX_BODY:
-        raise too_large
+        raise reply_status.body_too_large()
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > MAX_BODY:
-                    raise too_large
+                    raise reply_status.body_too_large()
     except TimeoutError:
-        raise HTTPException(408, f"the body did not come within {BODY_TIMEOUT:g} s", _CLOSE) from None
+        raise reply_status.body_too_slow(BODY_TIMEOUT) from None
     except ClientDisconnect:
-        raise HTTPException(400, "the body was cut off") from None
+        raise reply_status.body_cut_off() from None
     return bytes(body)
