@@ -1,23 +1,27 @@
-"""Fixtures that several tiers share, such as a real control plane and a complete Keyturn on one machine."""
+"""Fixtures that several tiers share, such as a real control plane and a complete Keyturn on one machine.
+
+Each fixture imports what it starts. At the top of the file, the imports would take two seconds of every tier, the unit
+tests included.
+"""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
 from xdist.remote import Producer
 
-from keyturn_local.aws.server import LocalAws
-from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.processes.environment import bypass_proxies
-from keyturn_local.stack import Stack, run_stack
-from keyturn_local.timeline import Timeline
-from keyturn_local.toolchain.custom_resources import resolve as definitions
-from support.fault_env import FaultEnv
-from support.otlp_collector import OtlpCollector
 from support.scheduling import ByTestOrFile
+
+if TYPE_CHECKING:
+    from keyturn_local.aws.server import LocalAws
+    from keyturn_local.kubernetes.control_plane import ControlPlane
+    from keyturn_local.stack import Stack
+    from support.fault_env import FaultEnv
+    from support.otlp_collector import OtlpCollector
 
 
 def pytest_configure() -> None:
@@ -29,22 +33,28 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByTestO
 
 
 @pytest.fixture(scope="session")
-def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator["ControlPlane"]:
+    from keyturn_local.kubernetes.control_plane import ControlPlane
+
     with ControlPlane.start(tmp_path_factory.mktemp("control-plane")) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def custom_resources(control_plane: ControlPlane) -> None:
+def custom_resources(control_plane: "ControlPlane") -> None:
     """Install other projects' custom resource definitions that the chart's objects need. They stay for the session."""
+    from keyturn_local.toolchain.custom_resources import resolve as definitions
+
     made = control_plane.kubectl("create", "-o", "name", *(f"--filename={file}" for file in definitions()))
     control_plane.kubectl("wait", "--for=condition=Established", "--timeout=120s", *made.split())
 
 
 @pytest.fixture(scope="module")
-def stack(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(control_plane: "ControlPlane", tmp_path_factory: pytest.TempPathFactory) -> Iterator["Stack"]:
     """A complete Keyturn, shared by tests that break nothing. The poller sleeps, so every change arrives by an
     event."""
+    from keyturn_local.stack import run_stack
+
     settings = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600", "KEYTURN_SIGNING_KEY_INTERVAL_SECONDS": "3600"}
     namespace = f"keyturn-{uuid4().hex[:6]}"
     with run_stack(tmp_path_factory.mktemp("stack"), control_plane, namespace, settings) as running:
@@ -52,8 +62,10 @@ def stack(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture
-def own_stack(control_plane: ControlPlane, tmp_path: Path) -> Callable[..., "contextmanager[Stack]"]:
+def own_stack(control_plane: "ControlPlane", tmp_path: Path) -> "Callable[..., AbstractContextManager[Stack]]":
     """Return a function that starts a stack for this test alone, with the settings it is given."""
+
+    from keyturn_local.stack import run_stack
 
     def make(kms: bool = False, **settings: str):
         return run_stack(tmp_path, control_plane, f"keyturn-{uuid4().hex[:6]}", settings, kms)
@@ -62,7 +74,7 @@ def own_stack(control_plane: ControlPlane, tmp_path: Path) -> Callable[..., "con
 
 
 @pytest.fixture
-def namespace(control_plane: ControlPlane) -> Iterator[str]:
+def namespace(control_plane: "ControlPlane") -> Iterator[str]:
     """A namespace that may read the AWS secrets named ``<namespace>/*``."""
     name = f"team-{uuid4().hex[:6]}"
     annotations = {"keyturn.dev/allow-secrets": f"{name}/*"}
@@ -73,38 +85,45 @@ def namespace(control_plane: ControlPlane) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def session_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
+def session_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator["LocalAws"]:
+    from keyturn_local.aws.server import LocalAws
+    from keyturn_local.timeline import Timeline
+
     directory = tmp_path_factory.mktemp("aws")
     with LocalAws.start(directory, Timeline(directory / "timeline.jsonl")) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def signing_key_id(session_aws: LocalAws) -> str:
+def signing_key_id(session_aws: "LocalAws") -> str:
     return session_aws.create_signing_key()
 
 
 @pytest.fixture
 def make_env(
-    control_plane: ControlPlane, session_aws: LocalAws, signing_key_id: str, tmp_path: Path
-) -> Iterator[Callable[..., FaultEnv]]:
+    control_plane: "ControlPlane", session_aws: "LocalAws", signing_key_id: str, tmp_path: Path
+) -> Iterator[Callable[..., "FaultEnv"]]:
     """Return a function that starts environments with the chart values it is given."""
+    from support.fault_env import FaultEnv
+
     with ExitStack() as stack:
 
-        def make(**values: Any) -> FaultEnv:
+        def make(**values: Any) -> "FaultEnv":
             return stack.enter_context(FaultEnv.start(control_plane, session_aws, signing_key_id, tmp_path, values))
 
         yield make
 
 
 @pytest.fixture
-def env(make_env: Callable[..., FaultEnv]) -> FaultEnv:
+def env(make_env: Callable[..., "FaultEnv"]) -> "FaultEnv":
     """The environment of fault tests, with the chart's default values."""
     return make_env()
 
 
 @pytest.fixture
-def collector() -> Iterator[OtlpCollector]:
+def collector() -> Iterator["OtlpCollector"]:
+    from support.otlp_collector import OtlpCollector
+
     made = OtlpCollector()
     yield made
     made.close()

@@ -6,10 +6,11 @@ from uuid import uuid4
 
 from keyturn_contract.message import CONTENT_TYPE_BATCH, EventType, Notification, NotificationData
 from keyturn_contract.signature import parse_key, sign
-from keyturn_local.stack import Stack
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
+
+    from keyturn_local.stack import Stack
 
 
 def notification(subject: str, version_id: str = "v1", kind: EventType = EventType.CHANGED) -> Notification:
@@ -20,7 +21,7 @@ def notification(subject: str, version_id: str = "v1", kind: EventType = EventTy
     return Notification(str(uuid4()), "aws.secretsmanager", kind, subject, "2026-11-24T00:00:00Z", data)
 
 
-def current_key(stack: Stack) -> bytes:
+def current_key(stack: "Stack") -> bytes:
     """Return the current signing key."""
     answer = stack.aws.secrets_manager().get_secret_value(SecretId=stack.path.signing_key_secret_id)
     return parse_key(answer["SecretString"])

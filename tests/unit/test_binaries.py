@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import sys
 import tarfile
 from pathlib import Path
 
@@ -13,16 +14,21 @@ from keyturn_local.toolchain import binaries, go_toolchain
 
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Set up a machine with an empty cache, no matching release and no Go; return the cache folder."""
+    """Set up a machine with an empty cache, no matching release, no Go and no pip; return the cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(binaries, "RELEASES", {})
     monkeypatch.setattr(go_toolchain, "PINNED", tmp_path / "no-such-file")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-such-python"))  # starting pip would take a second
     return tmp_path
 
 
-def test_failure_of_all_sources_names_the_four_with_advice(nowhere: Path) -> None:
+def test_failure_of_all_sources_names_the_four_with_advice(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = nowhere / "python"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))  # pip starts, and fails
     with pytest.raises(binaries.NotFound) as caught:
         binaries.resolve()
     text = str(caught.value)

@@ -160,7 +160,12 @@ def test_event_of_another_form_is_malformed(event: object) -> None:
     assert "malformed" in outcome(event)
 
 
-ANYTHING = st.recursive(st.none() | st.text() | st.integers(), lambda x: st.lists(x) | st.dictionaries(st.text(), x))
+FIELDS = st.sampled_from(["eventName", "errorCode", "labelUpdated", "requestParameters", "responseElements", "arn"])
+ANYTHING = st.recursive(
+    st.none() | st.text(max_size=20) | st.integers(),
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(FIELDS | st.text(max_size=5), x, max_size=3),
+    max_leaves=6,
+)
 
 
 @given(st.sampled_from([NATIVE, WRITE]), st.sampled_from(["detail", "resources", "id", "time"]), ANYTHING)

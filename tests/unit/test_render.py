@@ -94,10 +94,12 @@ def test_deeply_nested_json_raises_invalid_value() -> None:
         rendered("[" * 100_000, K="a")
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), lambda x: st.lists(x))
+TEXT = st.text(max_size=20)
+LEAVES = st.none() | st.booleans() | st.floats() | st.integers() | TEXT
+JSON = st.recursive(LEAVES, lambda x: st.lists(x, max_size=3) | st.dictionaries(TEXT, x, max_size=3), max_leaves=5)
 
 
-@given(st.one_of(st.text(), st.binary(), st.dictionaries(st.text(), JSON).map(json.dumps)))
+@given(st.one_of(st.text(), st.binary(), st.dictionaries(TEXT, JSON, max_size=5).map(json.dumps)))
 def test_any_value_renders_or_raises_invalid_value(value: str | bytes) -> None:
     with suppress(InvalidValue):
         assert all(isinstance(content, bytes) for content in rendered(value).values())
