@@ -141,7 +141,6 @@ def build(
         aws.stores,
         readiness,
         settings.signing_key_interval_seconds,
-        check_credentials=not settings.signing_key_secret_id,
         ping=process.watchdog.register("signing key"),
     )
 
@@ -225,7 +224,11 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     settings, metrics, caches = process.settings, process.metrics, kube.caches
     legs = LegTimer(metrics, process.span)
     access = AccessPolicy(
-        caches.namespaces, settings.policy_default, settings.tenant_roles, settings.signing_key_secret_id
+        caches.namespaces,
+        settings.policy_default,
+        settings.tenant_roles,
+        clients.regions(settings.regions),
+        settings.signing_key_secret_id,
     )
     resolver = ArnResolver(aws.stores, access)
     secrets = SecretClient(kube.api, new_fingerprint(), utc_now)

@@ -96,7 +96,13 @@ class SourceUnavailable(Temporary):
 
 
 class NoCredentials(SourceUnavailable):
+    """The credentials do not work. ``fault`` is the message without its subject, so it names no binding."""
+
     reason = "NoCredentials"
+
+    def __init__(self, subject: str, fault: str, retry_after: float = 1.0) -> None:
+        super().__init__(f"{subject}: {fault}", retry_after)
+        self.fault = fault
 
 
 class StaleRead(Temporary):

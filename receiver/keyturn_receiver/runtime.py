@@ -70,8 +70,7 @@ class Readiness:
 class SigningKeyLoader:
     """Reads the signing keys every ``interval`` seconds, or every second while the receiver is not ready.
 
-    ``check_credentials`` is true if no signing key is read from AWS. Each read then also makes one cheap call to AWS,
-    until the credentials work.
+    Each read also makes one cheap call to AWS, unless the receiver's own credentials are known to work.
     """
 
     def __init__(
@@ -80,14 +79,12 @@ class SigningKeyLoader:
         stores: Stores,
         readiness: Readiness,
         interval: float,
-        check_credentials: bool,
         ping: Ping,
     ) -> None:
         self._keys = keys
         self._stores = stores
         self._readiness = readiness
         self._interval = interval
-        self._checks_credentials = check_credentials
         self._ping = ping
 
     async def run(self) -> None:
@@ -95,7 +92,7 @@ class SigningKeyLoader:
         while True:
             self._ping()
             await self._keys.load()
-            if self._checks_credentials and self._stores.credentials_error():
+            if self._stores.credentials_error():
                 await self._check_credentials()
             pause = 1.0 if self._readiness.not_ready() else self._interval
             self._ping(pause)

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from keyturn_contract.signature import parse_public_key
+from keyturn_receiver.core.binding import REGION
 from keyturn_receiver.core.policy import Default
 
 
@@ -74,6 +75,11 @@ class Settings(BaseSettings):
 
     namespaces: Annotated[tuple[str, ...], NoDecode] = ()
     """Namespaces to serve, separated by commas. If empty: all namespaces."""
+
+    regions: Annotated[tuple[str, ...], NoDecode] = ()
+    """AWS regions that ARNs in bindings may name, separated by commas, besides the receiver's own. If empty: all
+    regions of its partition that the AWS SDK knows. Bindings that name another region or partition are refused without
+    a call to AWS."""
 
     policy_default: Default = Default.DENY
     """Policy for namespaces without the annotation `keyturn.dev/allow-secrets`: `deny` or `allow`."""
@@ -144,10 +150,18 @@ class Settings(BaseSettings):
     def _parse_file(cls, text: object) -> object:
         return None if text == "" else text
 
-    @field_validator("namespaces", mode="before")
+    @field_validator("namespaces", "regions", mode="before")
     @classmethod
-    def _parse_namespaces(cls, text: object) -> object:
+    def _parse_names(cls, text: object) -> object:
         return tuple(filter(None, map(str.strip, text.split(",")))) if isinstance(text, str) else text
+
+    @field_validator("regions")
+    @classmethod
+    def _check_regions(cls, regions: tuple[str, ...]) -> tuple[str, ...]:
+        for each in regions:
+            if not REGION.fullmatch(each):
+                raise ValueError(f"{each!r:.80} is not the name of an AWS region, such as eu-west-1")
+        return regions
 
     @model_validator(mode="after")
     def _check_tls_files(self) -> Self:

@@ -28,6 +28,7 @@ COMBINABLE: dict[str, Values] = {
     "AWS": {
         "aws": {
             "region": "eu-central-1",
+            "regions": ["eu-west-1", "eu-central-2"],
             "roleArn": "arn:aws:iam::123456789012:role/keyturn",
             "endpointUrl": "https://vpce-1.secretsmanager.eu-central-1.vpce.amazonaws.com",
         }

@@ -12,6 +12,7 @@ from keyturn_receiver.cluster.namespace_cache import NamespaceCache
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.core.binding import SECRET_ID, Target
 from keyturn_receiver.core.policy import Default
+from keyturn_receiver.core.regions import Regions
 from keyturn_receiver.errors import SourceNotFound, SourceRefused, SourceUnavailable
 from keyturn_receiver.poller.poller import FULL_SWEEP_SECONDS, Poller
 from keyturn_receiver.poller.sweep import Interrupted, Sweeper
@@ -95,7 +96,7 @@ class Setting:
             return Store.of(key, aws)
 
         self.queue = WorkQueue(work, 8, self.metrics, now=time.monotonic)
-        access_policy = AccessPolicy(namespaces, Default.DENY, tenant_roles=True)
+        access_policy = AccessPolicy(namespaces, Default.DENY, True, Regions("aws", frozenset({"eu-west-1"})))
         self.poller = Poller(
             Sweeper(Stores(make, "eu-west-1"), self.bound, access_policy, mode, 300),
             self.queue,

@@ -19,6 +19,7 @@ from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import Source, Target
 from keyturn_receiver.core.policy import Default
+from keyturn_receiver.core.regions import Regions
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from keyturn_receiver.errors import (
@@ -157,7 +158,7 @@ class Engine:
         stores: Any = self.stores
         events: Any = self.events
         legs = LegTimer(self.metrics)
-        access = AccessPolicy(namespaces, Default.ALLOW, tenant_roles=False)
+        access = AccessPolicy(namespaces, Default.ALLOW, False, Regions("aws", frozenset({"eu-west-1"})))
         resolver = ArnResolver(stores, access)
         secrets = SecretClient(api, lambda value: value[:16], lambda: datetime(2026, 11, 28, tzinfo=UTC))
         restarter = ConsumerRestarter(index, namespaces, WorkloadClient(api), secrets, legs)

@@ -53,6 +53,7 @@ securityContext: {{- toYaml . | nindent 2 }}
   "KEYTURN_SIGNING_KEY_INTERVAL_SECONDS" .signingKey.intervalSeconds
   "KEYTURN_POLICY_DEFAULT" .policy.default
   "KEYTURN_NAMESPACES" (join "," .namespaces)
+  "KEYTURN_REGIONS" (join "," .aws.regions)
   "KEYTURN_TENANT_ROLES" .tenantRoles.enabled
   "KEYTURN_ROLLOUTS" .rollouts.enabled
   "KEYTURN_DELETIONS" .deletions.enabled

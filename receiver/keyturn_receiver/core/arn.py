@@ -25,6 +25,11 @@ def account_scope(secret_id: str) -> str:
     return secret_id.partition(_RESOURCE)[0] if secret_id.startswith("arn:") else ""
 
 
+def partition(secret_id: str) -> str:
+    """Return the partition in an ARN, such as "aws"; empty for a bare name."""
+    return secret_id.split(":")[1] if secret_id.startswith("arn:") else ""
+
+
 def region(secret_id: str) -> str:
     """Return the region in an ARN; empty for a bare name."""
     parts = secret_id.split(":")

@@ -33,8 +33,9 @@ DECLARING = (*FILLING, ON_DELETE, ROLLOUT)
 SECRET_KEY = re.compile(r"(?!\.\.|\.\Z)[-._a-zA-Z0-9]{1,253}")
 # https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_CreateSecret.html#API_CreateSecret_RequestSyntax
 SECRET_NAME = re.compile(r"[A-Za-z0-9/_+=.@!-]{1,512}")
+REGION = re.compile(r"[a-z]{2,9}(-[a-z0-9]{1,12}){2,4}")
 SECRET_ARN = re.compile(
-    r"arn:aws[a-z-]*:secretsmanager:[a-z]{2,9}(-[a-z0-9]{1,12}){2,4}:[0-9]{12}:secret:[A-Za-z0-9/_+=.@!-]{1,519}"
+    rf"arn:aws[a-z-]*:secretsmanager:{REGION.pattern}:[0-9]{{12}}:secret:[A-Za-z0-9/_+=.@!-]{{1,519}}"
 )
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names

@@ -6,29 +6,39 @@ from keyturn_receiver.cluster.namespace_cache import NamespaceCache
 from keyturn_receiver.cluster.secret_cache import BoundSecret
 from keyturn_receiver.core import policy
 from keyturn_receiver.core.arn import candidate_names
-from keyturn_receiver.errors import NotAllowed
+from keyturn_receiver.core.regions import Regions
+from keyturn_receiver.errors import InvalidBinding, NotAllowed
 
 
 class AccessPolicy:
     """Access policy. It decides by the namespaces' annotations.
 
     ``tenant_roles`` says whether bindings may read with the AWS role of a ServiceAccount of their namespace.
+    ``regions`` are the AWS regions that bindings may name.
     ``signing_key_id`` is the one AWS secret that no binding may name, because its readers could sign deliveries.
     """
 
     def __init__(
-        self, namespaces: NamespaceCache, default: policy.Default, tenant_roles: bool, signing_key_id: str = ""
+        self,
+        namespaces: NamespaceCache,
+        default: policy.Default,
+        tenant_roles: bool,
+        regions: Regions,
+        signing_key_id: str = "",
     ) -> None:
         self._namespaces = namespaces
         self._default = default
         self._tenant_roles = tenant_roles
+        self._regions = regions
         self._reserved = frozenset(candidate_names(signing_key_id)) - {""}
 
     def check_id(self, namespace: str, service_account: str, secret_id: str) -> None:
         """Raise NotAllowed if a binding of this namespace may not name this AWS secret.
 
-        This check precedes any call to AWS.
+        Raises InvalidBinding for a region or a partition that bindings may not name. This check precedes any call to
+        AWS.
         """
+        self._regions.check(secret_id)
         if service_account and not self._tenant_roles:
             raise NotAllowed(
                 "bindings may not name a ServiceAccount here: a cluster admin can allow it (chart value"
@@ -56,7 +66,7 @@ class AccessPolicy:
             return False
         try:
             self.check_id(bound.target.namespace, spec.account, spec.secret_id)
-        except NotAllowed:
+        except (InvalidBinding, NotAllowed):
             return False
         return True
 

@@ -1,6 +1,7 @@
 """AWS clients, with their timeouts, retries and credentials."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -10,6 +11,9 @@ import boto3
 import botocore.session
 from botocore import UNSIGNED
 from botocore.config import Config
+from botocore.exceptions import UnknownRegionError
+
+from keyturn_receiver.core.regions import Regions
 
 if TYPE_CHECKING:
     from botocore.config import _RetryDict
@@ -58,6 +62,20 @@ def _utc(timestamp: object) -> datetime:
 def default_region() -> str | None:
     """Return the region that AWS's own environment variables name, or None."""
     return _session().region_name
+
+
+def regions(named: Iterable[str] = ()) -> Regions:
+    """Return the regions that bindings may name: the receiver's own, and those in ``named``.
+
+    If ``named`` is empty, these are all regions of the receiver's own partition that the SDK knows.
+    """
+    own, session = default_region(), _session()
+    try:
+        partition = session.get_partition_for_region(own) if own else "aws"
+    except UnknownRegionError:
+        partition = "aws"
+    known = list(named) or session.get_available_regions("secretsmanager", partition)
+    return Regions(partition, frozenset([*known, *([own] if own else [])]))
 
 
 def secrets_manager(region: str, connections: int, credentials: Credentials | None = None) -> "SecretsManagerClient":

@@ -128,7 +128,8 @@ def unexpected_code(code: str, subject: str) -> SourceUnavailable:
 
 def _no_credentials(subject: str, kind: str) -> NoCredentials:
     return NoCredentials(
-        f"{subject}: the AWS credentials do not work ({kind}): check the role of the receiver's ServiceAccount"
-        " (IRSA annotation or Pod Identity association)",
+        subject,
+        f"the AWS credentials do not work ({kind}): check the role of the receiver's ServiceAccount (IRSA annotation or"
+        " Pod Identity association)",
         RETRY_AFTER,
     )

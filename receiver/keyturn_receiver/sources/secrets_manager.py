@@ -1,5 +1,6 @@
 """Secrets Manager client for asyncio. It reads values, describes a secret, and lists all secrets."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -48,7 +49,8 @@ class SecretsManager:
 
     ``background_client`` serves sweeps: the SDK slows a client down when AWS throttles it, and a sweep must not slow
     down other reads. ``credentials_error`` says why the credentials did not work when AWS last checked them; it is None
-    if they worked.
+    if they worked. Readiness depends on it, so it names no secret, and a call about a secret never sets it: such a call
+    only leads to a check of its own.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class SecretsManager:
         self._quarantined_until: dict[str, float] = {}  # monotonic seconds, by secret id
         self._seen_accounts: set[str] = set()
         self.credentials_error: str | None = NOT_CHECKED
+        self._check: asyncio.Task[None] | None = None
 
     @property
     def region(self) -> str:
@@ -131,6 +134,14 @@ class SecretsManager:
 
     async def check_credentials(self) -> None:
         """Make one cheap call, which updates ``credentials_error``. All other errors are ignored."""
+        await asyncio.shield(self._start_check())
+
+    def _start_check(self) -> "asyncio.Task[None]":
+        if self._check is None or self._check.done():
+            self._check = asyncio.create_task(self._run_check())
+        return self._check
+
+    async def _run_check(self) -> None:
         with suppress(KeyturnError):
             await self._call("ListSecrets", self._client.list_secrets, MaxResults=1)
 
@@ -172,7 +183,10 @@ class SecretsManager:
             if isinstance(error, ReadTimeoutError | CallTimeout) and secret_id:
                 self._quarantined_until[secret_id] = time.monotonic() + QUARANTINE_SECONDS
             if isinstance(failure, NoCredentials):
-                self.credentials_error = str(failure)
+                if secret_id:
+                    self._start_check()
+                else:
+                    self.credentials_error = failure.fault
             elif isinstance(error, ClientError):
                 self.credentials_error = None  # any other error from AWS means that it accepted the credentials
             raise failure from None  # AWS's own text may quote anything

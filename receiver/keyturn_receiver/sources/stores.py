@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.render import SecretVersion
+from keyturn_receiver.errors import KeyturnError, NoCredentials
 from keyturn_receiver.resilience.bounded_map import BoundedMap
 from keyturn_receiver.resilience.single_flight import RESULT_TTL, SingleFlight
 from keyturn_receiver.sources.batch_reader import BatchReader
@@ -62,6 +63,7 @@ class Stores:
         self._create = create
         self._default_region = default_region
         self._own: Store | None = None  # the receiver's own store in its region, which is never evicted
+        self._own_error: str | None = NOT_CHECKED  # why the own store could not be created
         self._others: BoundedMap[StoreKey, Store] = BoundedMap(MAX_STORES, lru=True)
         self._creations: SingleFlight[StoreKey, Store] = SingleFlight()
         self._reads: SingleFlight[tuple[StoreKey, Source], SecretVersion] = SingleFlight()
@@ -77,12 +79,11 @@ class Stores:
         return StoreKey(account, region(secret_id) or self._default_region)
 
     def credentials_error(self) -> str | None:
-        """Return why the receiver's own credentials do not work; None if they do."""
-        store = self._own
-        if store is None:  # a store of another region may have used the same credentials
-            key = next((key for key in self._others if not key.account), None)
-            store = self._others.get(key) if key else None
-        return store.secrets_manager.credentials_error if store else NOT_CHECKED
+        """Return why the receiver's own credentials do not work; None if they do.
+
+        Only the receiver's own store in its own region judges them, because bindings choose the other stores.
+        """
+        return self._own.secrets_manager.credentials_error if self._own else self._own_error
 
     async def get(self, key: StoreKey) -> Store:
         """Return a store with valid credentials.
@@ -94,7 +95,12 @@ class Stores:
         if store and store.is_fresh:
             return store
         # A store that was created within the last RESULT_TTL seconds is shared, and so is the error if that failed.
-        store = await self._creations.get(key, time.monotonic() - RESULT_TTL, lambda: self._create(key))
+        try:
+            store = await self._creations.get(key, time.monotonic() - RESULT_TTL, lambda: self._create(key))
+        except KeyturnError as error:
+            if is_own:
+                self._own_error = error.fault if isinstance(error, NoCredentials) else str(error)
+            raise
         if is_own:
             self._own = store
         else:

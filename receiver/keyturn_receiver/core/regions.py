@@ -1,0 +1,41 @@
+"""Regions: which AWS regions and which partition bindings may name. Other ones are refused before AWS is asked."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from keyturn_receiver.core.arn import partition, region
+from keyturn_receiver.core.binding import SECRET_ID
+from keyturn_receiver.errors import InvalidBinding
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """The receiver's own ``partition``, and the ``names`` of the regions that bindings may name.
+
+    A request to another partition would carry the receiver's session token to whoever serves that partition.
+    """
+
+    partition: str
+    names: frozenset[str]
+
+    def check(self, secret_id: str) -> None:
+        """Raise InvalidBinding if ``secret_id`` is an ARN of another partition or of a region that is not known."""
+        named = region(secret_id)
+        if not named or (named in self.names and partition(secret_id) == self.partition):
+            return
+        if partition(secret_id) != self.partition:
+            raise InvalidBinding(
+                f"annotation {SECRET_ID} names the AWS partition {partition(secret_id)}, and this receiver's is"
+                f" {self.partition}: name an AWS secret of that partition"
+            )
+        nearest = self._nearest(named)
+        advice = f"did you mean {nearest}? If not," if nearest else "correct the ARN, or"
+        raise InvalidBinding(
+            f"annotation {SECRET_ID} names the AWS region {named}, which this receiver does not know: {advice} let the"
+            " receiver's operator add the region (chart value aws.regions)"
+        )
+
+    def _nearest(self, named: str) -> str | None:
+        close = get_close_matches(named, sorted(self.names), n=len(self.names) or 1)
+        swapped = (each for each in close if sorted(each) == sorted(named))  # the commonest typo: two letters swapped
+        return next(swapped, close[0] if close else None)
