@@ -1,4 +1,5 @@
-"""End-to-end tests run several installations of Keyturn at once, so each module has its own cluster."""
+"""The end-to-end tests run several installations of Keyturn at the same time, so each test module has its own
+cluster."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The calls that the receiver makes to Kubernetes and AWS, as recorded by proxies."""
+"""The number of calls that the receiver makes to Kubernetes and AWS, as recorded by proxies."""
 
 import json
 import time
@@ -30,7 +30,7 @@ def test_unbound_secrets_are_never_read(env: FaultEnv) -> None:
     for call in many:
         assert call.query["labelSelector"] == ["keyturn.dev/bind=true"]
         assert "as=PartialObjectMetadata" in call.headers["accept"]
-    # Of the requests for a single Secret, all are for the bound one.
+    # Every other call concerns a single Secret, and all of these are about the bound one.
     assert {call.path.rpartition("/")[2] for call in calls if call not in many} == {"db"}
 
 
@@ -47,10 +47,10 @@ def test_event_costs_no_list(env: FaultEnv) -> None:
 def test_rotation_with_one_consumer_costs_one_call_of_each_kind(env: FaultEnv) -> None:
     receiver = env.receiver()
     env.create_bound_secret()
-    env.send_until_accepted(env.rotate())  # the receiver now holds digests of the Secret's values
+    env.send_until_accepted(env.rotate())  # after this, the receiver holds digests of the Secret's values
 
     def cost() -> tuple[list[tuple[str, str]], list[str], float]:
-        # Our own writes must have come back through the watches, and the drift check must be over.
+        # Wait until the receiver has seen its own writes through the watches, and has finished its check for drift.
         env.let_settle(2 * SETTLE_SECONDS)
         kubernetes, aws = len(env.kubernetes_proxy.calls), len(env.aws_proxy.calls)
         reconciles = receiver.metric("keyturn_reconciles_total")
@@ -73,7 +73,7 @@ def test_rotation_with_one_consumer_costs_one_call_of_each_kind(env: FaultEnv) -
 
 
 def reads(env: FaultEnv) -> list[str]:
-    """Return the actions that have read values so far, without the reads of the signing key."""
+    """Return the AWS actions that have read values so far. Reads of the signing key are not counted."""
     found = [*env.aws_proxy.actions("GetSecretValue"), *env.aws_proxy.actions("BatchGetSecretValue")]
     return [call.action for call in found if not call.about("signing-key")]
 
@@ -91,7 +91,7 @@ def test_rotation_of_five_hundred_bindings_costs_one_value_read(env: FaultEnv) -
     took = time.monotonic() - begun
     assert answer.outcome == "applied"
     assert len(answer.results[0].secrets) == 500
-    assert before < len(reads(env)) <= before + 1 + took // RESULT_TTL  # a read value is reused for RESULT_TTL
+    assert before < len(reads(env)) <= before + 1 + took // RESULT_TTL  # a read value is kept for RESULT_TTL
     version_ids = {
         each["metadata"]["annotations"]["keyturn.dev/version-ids"]
         for each in env.cluster.list("secrets", env.namespace)
@@ -118,7 +118,7 @@ def test_cold_restore_batches_reads_and_isolates_an_error(env: FaultEnv) -> None
     def fate(call: Call) -> Fault:
         if call.action == "BatchGetSecretValue":
             return Edit(deny)
-        # The poller's first sweep may read the denied secret again, in a call of its own.
+        # The poller's first sweep may read the denied secret again with a separate GetSecretValue.
         alone = call.action == "GetSecretValue" and (call.about('/s7"') or call.about(denied))
         return Reply(400, {"__type": "AccessDeniedException", "message": "no"}) if alone else None
 
@@ -128,7 +128,7 @@ def test_cold_restore_batches_reads_and_isolates_an_error(env: FaultEnv) -> None
     eventually(lambda: receiver.metric("keyturn_failing_bindings") == 1)
     assert env.status("s7").startswith("SourceRefused: ")
     assert all(env.is_current(name) for name in ("s0", "s6", "s8", "s99"))
-    # One call reads up to twenty values, so far fewer than a hundred calls suffice, though not every call is full.
+    # One call reads up to twenty values. Not every call is full, but far fewer than a hundred calls suffice.
     assert len(reads(env)) <= 30
 
 
@@ -144,7 +144,7 @@ def test_restart_without_changes_reads_no_value_and_writes_nothing(env: FaultEnv
     kubernetes, aws = len(env.kubernetes_proxy.calls), len(env.aws_proxy.calls)
     receiver.start()
     eventually(lambda: receiver.metric("keyturn_sweeps_total", kind="full", outcome="ok") >= 1, 30)
-    env.let_settle(5)  # longer than a follower waits for the leader
+    env.let_settle(5)  # longer than a follower waits before it acts in place of the leader
     since = env.aws_proxy.calls[aws:]
     assert [call for call in since if "GetSecretValue" in call.action and not call.about("signing-key")] == []
     pages = [call for call in since if call.action == "ListSecrets"]

@@ -1,4 +1,4 @@
-"""`make demo`, run as a user runs it."""
+"""`make demo`, run the way a user runs it."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from support.wait import eventually
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return a user's environment, with a proxy and an AWS endpoint where nothing answers."""
+    """Return the environment of a user who has set a proxy and an AWS endpoint at which nothing answers."""
     more = {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "AWS_PROFILE": "mine", **more}
     more["AWS_ENDPOINT_URL_SECRETSMANAGER"] = "http://127.0.0.1:9"
     inherited = {key: value for key, value in os.environ.items() if key != "KUBECONFIG"}
@@ -44,7 +44,7 @@ def test_demo_ends_with_every_claim_held() -> None:
 def test_kept_demo_rotates_by_hand_and_leaves_a_clean_cluster(
     control_plane: ControlPlane,
 ) -> None:
-    """The demo uses the user's own cluster, which here is a control plane that already runs."""
+    """The demo runs in the user's own cluster. In this test, that is a control plane that is already running."""
     mine = environment(KUBECONFIG=str(control_plane.kubeconfig))
     command = [*DEMO, "--keep", "--context", CONTEXT]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=mine) as demo:

@@ -1,4 +1,4 @@
-"""The event path delivers every rotation, even while the receiver is down or the signing key rotates."""
+"""The event path delivers every rotation, even if the receiver is down or the signing key rotates meanwhile."""
 
 import json
 import threading
@@ -18,11 +18,11 @@ from support.deliveries import queue_length
 from support.manifests import secret
 from support.wait import eventually
 
-SLEEPING = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600"}  # the poller sleeps, so every change arrives by an event
+SLEEPING = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600"}  # the poller sleeps, so only events can bring a change
 
 
 def given_bindings(stack: Stack, namespace: str, count: int) -> list[str]:
-    """Create ``count`` AWS secrets, each with a Secret bound to it, and return the names of the AWS secrets."""
+    """Create ``count`` AWS secrets and a Secret bound to each of them. Return the names of the AWS secrets."""
     names = [f"{namespace}/s{number}" for number in range(count)]
     for name in names:
         stack.aws.secrets_manager().create_secret(Name=name, SecretString=value(0))
@@ -48,7 +48,7 @@ def delivered(stack: Stack) -> set[str]:
 
 
 def counted(stack: Stack, metric: str) -> float:
-    """Return the sum of one of the notifier's metrics, taken from its log."""
+    """Return the sum of one of the notifier's metrics. It is read from the notifier's log."""
     lines = [json.loads(line) for line in stack.notifier.log.read_text().splitlines() if '"_aws"' in line]
     return sum(sum(line.get(metric, [])) for line in lines)
 
@@ -76,7 +76,8 @@ def test_500_rotations_during_an_outage_all_arrive(own_stack: Callable, namespac
 
 @contextmanager
 def flowing(stack: Stack, names: Sequence[str]) -> Iterator[list[str]]:
-    """Rotate the secrets one after the other until the block ends. Yield the growing list of version ids."""
+    """Rotate the secrets one after another until the block ends. Yield the list of version ids, which grows
+    meanwhile."""
     versions: list[str] = []
     over = threading.Event()
 

@@ -99,19 +99,20 @@ def test_heartbeats_are_shared_and_their_absence_shortens_the_interval(env: Faul
     def up() -> list[float]:
         return [replica.metric("keyturn_event_path_up") for replica in replicas]
 
-    # The other replica learns of heartbeats from the Lease. Until then, its state depends on when it started.
+    # The replica that gets no heartbeats learns of them from the Lease. Until then, its state depends on when it
+    # started.
     heard = time.monotonic() + 8
     while time.monotonic() < heard:
         assert beat()
         time.sleep(0.5)
     end = time.monotonic() + 10
-    while time.monotonic() < end:  # longer than the allowed silence of 6 s
+    while time.monotonic() < end:  # this is longer than the 6 s of silence that the settings allow
         assert beat()
         assert up() == [1, 1]
         time.sleep(0.5)
     eventually(lambda: up() == [0, 0], 20)
     env.rotate(text="unheard")
-    eventually(env.is_current, 45)  # the poller now sweeps every 30 s, and no longer every hour
+    eventually(env.is_current, 45)  # the poller now sweeps every 30 s instead of every hour
     eventually(lambda: sum(replica.metric(RECOVERED) for replica in replicas) == 1)
-    eventually(lambda: beat() and up() == [1, 1])  # heartbeats alone bring the event path up again
+    eventually(lambda: beat() and up() == [1, 1])  # Heartbeats alone are enough to bring the event path up again
     env.wait_converged()

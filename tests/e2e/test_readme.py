@@ -1,4 +1,4 @@
-"""The README's kubectl commands, run as they are written."""
+"""The kubectl commands of the README, run exactly as they are written there."""
 
 import shlex
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A rotation passes through moto, the EventBridge rule, the queue, the notifier, the receiver and Kubernetes."""
+"""A rotation passes through moto, the EventBridge rule, the queue, the notifier and the receiver to Kubernetes."""
 
 import asyncio
 import json
@@ -23,13 +23,13 @@ def value(password: str, **more: str) -> str:
 
 
 def given_one_consumer(stack: Stack, namespace: str) -> str:
-    """Create a Secret `db` filled from AWS and a Deployment `web` that reads it, and return the AWS secret's name."""
+    """Create a Secret `db` filled from AWS, and a Deployment `web` that reads it. Return the AWS secret's name."""
     name = f"{namespace}/db"
     stack.aws.secrets_manager().create_secret(Name=name, SecretString=value("one"))
     stack.cluster.create([secret(namespace, "db", name)])
     eventually(lambda: data_of(stack.cluster, namespace, "db"))
     stack.cluster.create([workload(namespace, "web", env_from("db"))])
-    # The mark is the consumer's baseline. Once the mark is there, the receiver knows the consumer.
+    # The mark is the baseline of the consumer. Once it is there, the receiver knows the consumer.
     mark = "revision.keyturn.dev/db"
     eventually(lambda: mark in annotations_of(stack.cluster, "deployment", namespace, "web"))
     stack.cluster.kubectl("rollout", "status", "deployment/web", "-n", namespace, "--timeout=120s")
@@ -88,8 +88,8 @@ def test_two_quick_rotations_end_at_the_second_and_restart_twice_at_most(stack: 
     eventually(lambda: stack.timeline.find("delivered", version_id=last))
     settled(stack, namespace)
     changes = {json.dumps(line["version_ids"]) for line in told(stack, "applied", f"{namespace}/db")}
-    # The first change filled the Secret before the consumer existed. Kubernetes may skip a template that is replaced at
-    # once, but it never makes two ReplicaSets of the same template.
+    # The first change filled the Secret before the consumer existed, so it caused no restart. Kubernetes may skip a
+    # template that is replaced immediately, but it never makes two ReplicaSets from the same template.
     assert len(told(stack, "restarted", f"{namespace}/db")) == len(changes) - 1
     assert 2 <= replica_sets(stack.cluster, namespace, "web") <= len(changes)
 
@@ -171,7 +171,7 @@ def uids(stack: Stack, namespace: str) -> set[str]:
 
 
 def rotate_unheard(stack: Stack, name: str) -> Notification:
-    """Rotate while the event path is cut, and return the notification that it would have delivered."""
+    """Rotate while the event path is cut. Return the notification that the event path would have delivered."""
     client = stack.aws.secrets_manager()
     stack.aws.cut_event_path()
     try:
@@ -182,7 +182,7 @@ def rotate_unheard(stack: Stack, name: str) -> Notification:
 
 
 def send(stack: Stack, sent: Notification, urls: Sequence[str]) -> list[Outcome]:
-    """Send the same signed delivery to all ``urls`` at once, and return the outcomes of those that were answered
+    """Send the same signed delivery to all ``urls`` at once. Return the outcomes of the deliveries that were answered
     200."""
     body = encode([sent])
     headers = signed(current_key(stack), body)
@@ -192,7 +192,7 @@ def send(stack: Stack, sent: Notification, urls: Sequence[str]) -> list[Outcome]
             return await asyncio.gather(*(http.post(url, content=body, headers=headers) for url in urls))
 
     replies = asyncio.run(post_all())
-    # The receiver serves as many deliveries as it has room for, and answers 503 to the others.
+    # The receiver answers 503 to the deliveries that exceed its limit.
     assert {reply.status_code for reply in replies} <= {200, 503}
     return [decode_reply(reply.content)[0].outcome for reply in replies if reply.status_code == 200]
 

@@ -1,4 +1,4 @@
-"""Logs and traces carry the EventBridge id of a rotation, and each leg of its propagation is measured."""
+"""Logs and traces carry the EventBridge id of a rotation, and metrics measure each leg of its propagation."""
 
 import json
 from uuid import UUID
@@ -15,11 +15,11 @@ def test_rotation_is_one_trace_from_delivery_to_rollout(env: FaultEnv, collector
     env.create_bound_secret()
     told = env.rotate()
     assert env.send(told).outcome == "applied"
-    receiver.stop()  # a receiver that stops sends its remaining spans
+    receiver.stop()  # the receiver sends its remaining spans when it stops
 
     mine = [span for span in collector.spans if span.trace_id == UUID(told.id).bytes]
     assert {span.name for span in mine} == {"delivery", "reconcile", "fetch", "apply", "rollout"}
-    # There are several reconciles if somebody else wrote the workload in the meantime.
+    # There is more than one reconcile if another client wrote the workload in the meantime.
     reconciles = {span.span_id: span for span in mine if span.name == "reconcile"}
     assert {span.name for span in mine if span.parent_span_id in reconciles} == {"fetch", "apply", "rollout"}
     for reconcile in reconciles.values():

@@ -1,7 +1,8 @@
-"""Two receivers behind a round robin, one of which is killed every few seconds while secrets rotate without a pause.
+"""Two receivers get deliveries in turn, and one of them is killed every few seconds, while secrets rotate without a
+pause.
 
-The benchmark's stub stands in for AWS, because moto handles only about 30 rotations a second, and no reads besides. The
-test delivers as SQS and the notifier do: to both receivers in turn, some deliveries twice, and each until it is
+The benchmark's stub stands in for AWS, because moto handles only about 30 rotations a second even without any reads.
+The test delivers as SQS and the notifier do: to both receivers in turn, some deliveries twice, and each one until it is
 accepted.
 """
 
@@ -31,14 +32,14 @@ from support.wait import eventually
 
 ROTATIONS, SECONDS = 2000, 120.0
 SECRETS = 20
-TICK = 0.25  # seconds; the rotations of one tick make one delivery
+TICK = 0.25  # in seconds; all rotations of one tick are sent in one delivery
 TWICE = 0.25  # the share of deliveries that are sent twice
 KILLS = 20
 KILL_SECONDS = 4.0
 
 
 class Stub(StubAws):
-    """The benchmark's stub of AWS, with the client that FaultEnv expects."""
+    """The benchmark's stub of AWS, extended by the client that FaultEnv needs."""
 
     def secrets_manager(self) -> Any:
         return boto3.client("secretsmanager", "us-east-1", endpoint_url=self.endpoint_url, **CREDENTIALS)
@@ -59,7 +60,7 @@ def env(control_plane: ControlPlane, aws: Stub, tmp_path: Path) -> Iterator[Faul
 
 
 class Killer(PeriodicThread):
-    """Kills the receivers in turn with -9 and restarts each, so that one is always running."""
+    """Kills one receiver after the other with SIGKILL and restarts it, so that at least one is always running."""
 
     def __init__(self, receivers: list[LocalReceiver]) -> None:
         super().__init__(KILL_SECONDS, pause=0.5)
@@ -108,11 +109,11 @@ def test_two_thousand_rotations_survive_kills_of_both_receivers(env: FaultEnv, a
 
     oracles = {each: SecretOracle(versions, order) for each in bound.values()}
     eventually(lambda: all(is_settled(env, each, oracles[each], order[name][-1]) for name, each in bound.items()), 60)
-    env.let_settle(5)  # longer than a follower waits for the leader
+    env.let_settle(5)  # longer than a follower waits before it acts in place of the leader
     applied, restarts = 0, 0
     for name, each in bound.items():
         assert is_settled(env, each, oracles[each], order[name][-1])
-        changes = len(oracles[each].applied) - 1  # the first change filled the Secret
+        changes = len(oracles[each].applied) - 1  # not counting the first change, which filled the Secret
         restarted = restarts_of(env, each, oracles[each])
         assert 0 < restarted <= changes
         env.cluster.kubectl("rollout", "status", f"deployment/{each}", "-n", env.namespace, "--timeout=120s")
@@ -130,29 +131,30 @@ def test_two_thousand_rotations_survive_kills_of_both_receivers(env: FaultEnv, a
 
 
 def flow(aws: Stub, enough: Callable[[], bool]) -> Iterator[Sequence[Notification]]:
-    """Rotate at an even pace and yield the notifications of each delivery. End once all is rotated and ``enough()`` is
-    true."""
+    """Rotate at an even pace, and yield the notifications of each delivery. End once all rotations are done and
+    ``enough()`` is true."""
     chance = random.Random(7)  # noqa: S311 - the same names in each run
     begun, done = time.monotonic(), 0
     while done < ROTATIONS or not enough():
         time.sleep(TICK)
         due = min(ROTATIONS, int((time.monotonic() - begun) * ROTATIONS / SECONDS))
         if count := min(MAX_EVENTS, due - done):
-            # Some secrets rotate far more often than others.
+            # Some secrets rotate much more often than others.
             names = chance.choices(aws.names, [1 / place for place in range(1, SECRETS + 1)], k=count)
             yield [notification(arn_of(name), aws.rotate([name])[name]) for name in names]
             done += count
 
 
 def consumer_of(namespace: str, secret_name: str) -> dict[str, Any]:
-    """Return a Deployment that is named after the Secret it reads and keeps few old ReplicaSets."""
+    """Return a Deployment with the name of the Secret that it reads. The Deployment keeps few old ReplicaSets."""
     made = workload(namespace, secret_name, env_from(secret_name))
     made["spec"]["revisionHistoryLimit"] = 2
     return made
 
 
 def is_settled(env: FaultEnv, name: str, oracle: SecretOracle, version_id: str) -> bool:
-    """Check all states so far, and return whether a Secret holds this version and its consumer was restarted for it."""
+    """Check all states so far. Return whether a Secret holds this version and its consumer has been restarted for
+    it."""
     oracle.check(env.history.states("secrets", name))
     held, told = env.history.current(name)
     if version_id not in told["keyturn.dev/version-ids"] or told["keyturn.dev/status"] != "ok":
@@ -165,6 +167,9 @@ def is_settled(env: FaultEnv, name: str, oracle: SecretOracle, version_id: str) 
 
 
 def restarts_of(env: FaultEnv, name: str, oracle: SecretOracle) -> int:
-    """Check the consumer's restarts and return their number: at most one for each change, in order, the last
-    included."""
+    """Check the consumer's restarts and return their number.
+
+    Each change causes at most one restart, the restarts follow the order of the changes, and the last change causes
+    one.
+    """
     return check_consumer(env.history.states("deployments", name), {name: oracle}, [name])

@@ -1,5 +1,5 @@
-"""Fixtures of the tests on a real node. `make test-node` runs these tests in an enclosure; elsewhere none is
-collected."""
+"""Fixtures of the tests on a real node. `make test-node` runs these tests in an enclosure. Outside the enclosure, no
+such test is collected."""
 
 import os
 from collections.abc import Iterator
@@ -29,7 +29,8 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
 
 @pytest.fixture(scope="session", autouse=True)
 def node(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """The node. Its kubelet updates mounted Secrets after 6 s at most, since the usual 90 s are too long for tests."""
+    """The node. Its kubelet updates mounted Secrets after at most 6 s, because the usual 90 s are too long for
+    tests."""
     with Node.start(tmp_path_factory.mktemp("node"), control_plane, sync_seconds=4) as running:
         yield running
 

@@ -1,4 +1,4 @@
-"""Processes in pods get the new value of a Secret in each way that a pod can read one, with and without a restart."""
+"""Processes in pods get the new value of a Secret in every way that a pod can read one, with and without a restart."""
 
 import time
 from collections.abc import Iterator
@@ -23,12 +23,12 @@ from support.reporting_consumers import (
 from support.sqs_like_sender import RetryingSender
 from support.wait import eventually
 
-SYNC_SECONDS = 4  # the kubelet's interval, as set in conftest.py
+SYNC_SECONDS = 4  # the kubelet's sync interval, as set in conftest.py
 
 
 @pytest.fixture(scope="module")
 def sender(control_plane: ControlPlane, aws: LocalAws, signing_key_id: str) -> Iterator[RetryingSender]:
-    """A sender that delivers to receivers in the chart's own pods."""
+    """A sender that delivers to receivers in pods of the chart."""
     key = parse_key(aws.secrets_manager().get_secret_value(SecretId=signing_key_id)["SecretString"])
     with installed_release(control_plane, node_values(aws, signing_key_id, drainSeconds=0)) as release:
         sender = RetryingSender(key, [release.url])
@@ -44,20 +44,21 @@ def listener() -> Iterator[Listener]:
 
 @pytest.fixture
 def place(control_plane: ControlPlane, namespace: str, aws: LocalAws, sender: RetryingSender) -> str:
-    """A namespace that admits only restricted pods, with the Secret `db` at its first version."""
+    """A namespace that admits only restricted pods. Its Secret `db` holds the first version."""
     control_plane.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
     bind_secrets(control_plane, aws, namespace, "db")
     return namespace
 
 
 def consume(control_plane: ControlPlane, listener: Listener, namespace: str, disabled: bool = False) -> None:
-    """Create a consumer for each way to read the Secret, and wait until each reports the first version."""
+    """Create one consumer for each way of reading the Secret. Wait until each reports the first version."""
     control_plane.create(listener.consumer(namespace, way, "db", [way], disabled) for way in WAYS)
     eventually(lambda: all(listener.first(way, way, 0) for way in WAYS))
 
 
 def at_rest(listener: Listener) -> bool:
-    """Whether the pods have run so long that the kubelet updates their volumes only at its regular interval."""
+    """Return whether the pods have run long enough. Right after a start, the kubelet updates volumes outside its
+    regular interval."""
     told = listener.of(VOLUME)
     return told[-1].at - told[0].at > 2 * SYNC_SECONDS
 
@@ -83,7 +84,8 @@ def test_consumers_are_restarted_and_hold_the_new_value(
 def test_mounted_volume_alone_gets_the_new_value_without_a_restart(
     control_plane: ControlPlane, aws: LocalAws, place: str, listener: Listener, sender: RetryingSender
 ) -> None:
-    """The workload is annotated `keyturn.dev/rollout: disabled`, and the kubelet updates its volume at its own pace."""
+    """The workload is annotated `keyturn.dev/rollout: disabled`. The kubelet still updates its volume at its own
+    pace."""
     consume(control_plane, listener, place, disabled=True)
     eventually(lambda: at_rest(listener))
     before = {way: listener.last(way) for way in WAYS}

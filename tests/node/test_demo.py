@@ -1,4 +1,5 @@
-"""`make demo NODE=real` on the running node. The receivers are pods, and processes report which values they use."""
+"""`make demo NODE=real` on the running node. The receivers run in pods, and real processes report which values they
+use."""
 
 import os
 import re
@@ -19,7 +20,7 @@ BOUND = ("secrets", "-A", "-l", "keyturn.dev/bind=true", "-o", "name")
 
 
 def test_demo_ends_with_the_new_value_in_use_and_every_claim_held(control_plane: ControlPlane) -> None:
-    eventually(lambda: not control_plane.kubectl("get", *BOUND))  # until the Secrets of other tests are deleted
+    eventually(lambda: not control_plane.kubectl("get", *BOUND))  # until the Secrets of other tests are gone
     mine = {**os.environ, "PYTHONPATH": IMPORT_ROOTS, "KUBECONFIG": str(control_plane.kubeconfig)}
     with subprocess.Popen([*DEMO, "--node", "--keep"], stdout=subprocess.PIPE, text=True, env=mine) as demo:
         try:

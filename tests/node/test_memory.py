@@ -1,4 +1,5 @@
-"""A receiver with many bindings stays within the chart's memory limit. `make bench` measures 10,000 bindings."""
+"""A receiver with many bindings stays within the chart's memory limit. `make bench` measures it with 10,000
+bindings."""
 
 from pathlib import Path
 
@@ -11,7 +12,7 @@ MEBIBYTE = 2**20
 
 
 def test_pod_with_2000_bindings_stays_within_its_memory(control_plane: ControlPlane, tmp_path: Path) -> None:
-    """With 2,000 bindings, the receiver uses no more than the memory that the chart requests for 10,000."""
+    """With 2,000 bindings, the receiver uses no more memory than the chart requests for 10,000."""
     footprint = measure(control_plane, tmp_path, BINDINGS, ROTATIONS)
     assert not footprint.restarts, footprint
     assert footprint.limit == 256 * MEBIBYTE

@@ -1,4 +1,4 @@
-"""The node for tests and the demo runs pods as Kubernetes specifies them."""
+"""The node that the tests and the demo use runs pods the way Kubernetes specifies."""
 
 import json
 from base64 import b64encode
@@ -23,8 +23,8 @@ IN_POD = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
 def pod(namespace: str, name: str, script: str, image: str = images.BUSYBOX, **spec: Any) -> dict[str, Any]:
-    """Return a pod that runs a script. ``container`` adds fields to the container, and ``spec`` adds fields to the
-    pod."""
+    """Return a pod that runs a script. ``container`` has further fields of the container, and ``spec`` has further
+    fields of the pod."""
     container = {"name": "main", "image": image, "imagePullPolicy": "Never", "command": ["sh", "-c", script]}
     container |= spec.pop("container", {})
     return {
@@ -77,7 +77,7 @@ def test_exec_runs_a_command_in_the_container(control_plane: ControlPlane, names
 
 
 def test_pod_reaches_the_api_server_as_its_service_account(control_plane: ControlPlane, namespace: str) -> None:
-    """Python's own HTTP client in the pod uses the address, CA and token that every pod is given."""
+    """Python's own HTTP client runs in the pod. It uses the address, the CA and the token that every pod gets."""
     script = (
         "import json, ssl, urllib.error, urllib.request as u\n"
         f"token = open('{IN_POD}/token').read()\n"
@@ -98,7 +98,7 @@ def test_service_name_resolves_to_its_pods(control_plane: ControlPlane, namespac
     ready(control_plane, namespace, "web")
     for host in ("web", f"web.{namespace}.svc", f"web.{namespace}.svc.cluster.local"):
         name = f"asks-{host.replace('.', '-')}"
-        # The node's proxy learns of a Service within a second or two.
+        # The node's proxy takes a second or two to learn of a new Service.
         ask = f"for i in 1 2 3 4 5; do wget -qO- http://{host}/ && exit; sleep 1; done; exit 1"
         control_plane.create([pod(namespace, name, ask)])
         assert log_of(control_plane, namespace, name).endswith("found\n")
@@ -170,7 +170,7 @@ def test_pods_of_a_deployment_roll(control_plane: ControlPlane, namespace: str) 
 def test_processes_of_a_pod_are_below_the_cgroup_of_the_enclosure(control_plane: ControlPlane, namespace: str) -> None:
     control_plane.create([pod(namespace, "waits", "exec sleep 7654")])
     ready(control_plane, namespace, "waits")
-    # The pod is Ready before its shell has become `sleep`.
+    # The pod becomes Ready a moment before its shell is replaced by `sleep`.
     (process,) = eventually(
         lambda: [each for each in Path("/proc").glob("[0-9]*") if command_of(each) == b"sleep\x007654\x00"]
     )
@@ -182,5 +182,5 @@ def test_processes_of_a_pod_are_below_the_cgroup_of_the_enclosure(control_plane:
 def command_of(process: Path) -> bytes:
     try:
         return (process / "cmdline").read_bytes()
-    except OSError:  # the process has ended
+    except OSError:  # the process has ended in the meantime
         return b""

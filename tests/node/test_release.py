@@ -1,4 +1,4 @@
-"""`helm install` on a real node, where the kubelet probes the receivers and a Service routes to them."""
+"""`helm install` on a real node. The kubelet probes the receivers, and a Service routes to them."""
 
 import itertools
 import json
@@ -30,7 +30,7 @@ ACCOUNT_FILES = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 @pytest.fixture(scope="module")
 def release(control_plane: ControlPlane, aws: LocalAws, signing_key_id: str) -> Iterator[InstalledRelease]:
-    """The installed chart with two receivers. A test that breaks one waits until two are Ready again."""
+    """The installed chart with two receivers. A test that stops one of them waits until two are Ready again."""
     with installed_release(control_plane, node_values(aws, signing_key_id)) as running:
         yield running
 
@@ -42,7 +42,7 @@ def own_team(control_plane: ControlPlane, aws: LocalAws, release: InstalledRelea
 
 
 def two_serve(release: InstalledRelease) -> bool:
-    """Whether exactly two receivers exist and both are Ready."""
+    """Return whether exactly two receivers exist and both are Ready."""
     listed = release.cluster.list("pods", release.namespace, RECEIVERS)
     return len(listed) == 2 and release.helm.ready_pods(RECEIVERS) == {pod["metadata"]["name"] for pod in listed}
 
@@ -72,7 +72,8 @@ def test_receiver_writes_nothing_to_its_root(release: InstalledRelease) -> None:
         mounts = [line.split() for line in (release.process(pod) / "mountinfo").read_text().splitlines()]
         (root,) = [mount for mount in mounts if mount[4] == "/"]
         assert "ro" in root[5].split(",")
-        # The upper layer holds what was written. It contains only the mount points that the runtime made.
+        # The upper layer of the overlay holds everything that was written. Here these are only the mount points that
+        # the runtime made.
         options = dict(option.partition("=")[::2] for option in root[-1].split(","))
         upper = Path(options["upperdir"])
         written = {f"/{file.relative_to(upper)}" for file in upper.rglob("*") if not file.is_dir()}
@@ -96,7 +97,7 @@ def test_receiver_has_its_own_service_account_with_the_rights_of_the_chart(
     def may(verb: str, what: str) -> bool:
         try:
             return receiver.kubectl("auth", "can-i", verb, what, "--namespace=default") == "yes\n"
-        except KubectlFailed:  # `kubectl auth can-i` fails if the answer is no
+        except KubectlFailed:  # `kubectl auth can-i` exits with an error if the answer is no
             return False
 
     assert all(map(may, ("list", "patch", "watch"), ("secrets", "deployments.apps", "namespaces")))
@@ -114,7 +115,7 @@ def test_receiver_has_its_own_service_account_with_the_rights_of_the_chart(
 
 
 def holding(token: str, release: InstalledRelease, directory: Path) -> Cluster:
-    """Return the cluster as the holder of a token sees it."""
+    """Return access to the cluster with a token in place of the admin's credentials."""
     kubectl = release.cluster.command[0]
     content = json.loads(release.cluster.kubectl("config", "view", "--minify", "--flatten", "--raw", "-o", "json"))
     content["users"][0]["user"] = {"token": token}
@@ -148,7 +149,7 @@ def test_upgrade_fails_no_delivery(
     with SteadyLoad(release.url, key, TEN, own_team.rotate) as load:
         eventually(lambda: load.answers["200"] > 100)
         release.helm.upgrade(node_values(aws, signing_key_id, drainSeconds=5))
-        eventually(lambda: two_serve(release), 60)  # the old receivers serve until their drain is over
+        eventually(lambda: two_serve(release), 60)  # the old receivers go on serving until their drain is over
     assert not before & {pod["metadata"]["uid"] for pod in release.pods()}
     assert load.answers.keys() == {"200"}, load.trouble
     assert own_team.is_current()
@@ -157,14 +158,14 @@ def test_upgrade_fails_no_delivery(
 def test_terminated_receiver_fails_no_delivery(release: InstalledRelease, own_team: Team, key: bytes) -> None:
     going = release.pods()[0]
     name = going["metadata"]["name"]
-    finalizers(release, name, ["keyturn.dev/witness"])  # keeps the pod, so that its exit code can be read
+    finalizers(release, name, ["keyturn.dev/witness"])  # keeps the ended pod, to read its exit code
     try:
         with SteadyLoad(release.url, key, TEN, own_team.rotate) as load:
             eventually(lambda: load.answers["200"] > 50)
             release.cluster.kubectl("delete", "pod", name, "-n", release.namespace, "--wait=false")
             latest = release.pod(name)["metadata"]
             eventually(lambda: "shutting down" in release.ask(going, "/readyz").text)
-            # A sender that has not learnt of the shutdown yet is still served.
+            # A sender that has not yet learned of the shutdown is still served.
             url = f"http://{going['status']['podIP']}:8080/v1/notifications"
             assert {result.outcome for result in deliver(url, key, own_team.rotate("db-0"))} <= DONE
 
@@ -188,7 +189,7 @@ def finalizers(release: InstalledRelease, name: str, finalizers: list[str]) -> N
 
 def test_killed_receiver_is_restarted_and_loses_nothing(release: InstalledRelease, own_team: Team, key: bytes) -> None:
     pod = release.pods()[0]
-    # Each of these rotates once, so that no later rotation can hide a lost one.
+    # Each of these secrets rotates only once, so that no later rotation can hide a lost one.
     late = [f"late-{number}" for number in range(30)]
     own_team.bind(*late)
     eventually(own_team.is_current)

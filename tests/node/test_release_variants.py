@@ -1,4 +1,4 @@
-"""`helm install` on a real node with values other than the defaults, and `helm uninstall`."""
+"""`helm install` on a real node with values that differ from the defaults, and `helm uninstall`."""
 
 import ssl
 from base64 import b64encode
@@ -77,7 +77,7 @@ def test_delivery_over_tls_to_the_service_name_is_applied(small: Small, key: byt
     small.team.bind("db")
     eventually(small.team.is_current)
     (result,) = deliver(small.url, key, small.team.rotate("db"), verify=small.trust)
-    assert result.outcome in (Outcome.APPLIED, Outcome.UNCHANGED)  # unchanged if the poller was faster
+    assert result.outcome in (Outcome.APPLIED, Outcome.UNCHANGED)  # the outcome is "unchanged" if the poller was first
     assert small.team.is_current()
     with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
         deliver(small.url, key, verify=ssl.create_default_context())
@@ -95,7 +95,7 @@ def test_poller_alone_applies_a_rotation(small: Small) -> None:
 
 def test_uninstalled_release_leaves_nothing(control_plane: ControlPlane, aws: LocalAws, signing_key_id: str) -> None:
     with helm_in_namespace(control_plane) as helm:
-        # Kubernetes itself creates these objects in each namespace.
+        # Kubernetes itself creates objects of these kinds in every namespace.
         eventually(lambda: {"ServiceAccount", "ConfigMap"} <= {kind for kind, *_ in helm.inventory()})
         before = helm.inventory()
         helm.install(node_values(aws, signing_key_id, drainSeconds=0))
@@ -103,6 +103,7 @@ def test_uninstalled_release_leaves_nothing(control_plane: ControlPlane, aws: Lo
         pods = [pod["metadata"]["uid"] for pod in InstalledRelease(helm).pods()]
         assert all(map(processes_of, pods))
         helm.uninstall()
-        # Objects may also disappear, because the namespaces of other tests are being deleted meanwhile.
+        # Only new objects count. Others may disappear meanwhile, because the namespaces of other tests are being
+        # deleted.
         eventually(lambda: not helm.inventory() - before, 60)
         assert not any(map(processes_of, pods))

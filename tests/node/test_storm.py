@@ -1,7 +1,7 @@
 """A hundred rotations happen while the receivers' containers are killed in turn and the receivers are upgraded.
 
-In the end each Secret holds the last version, and so does each process that uses it. Once a rollout is complete, no pod
-reports an older version. Each change of a Secret rolls its consumer out once, unless a receiver dies meanwhile.
+At the end, each Secret holds the last version, and so does every process that uses it. Once a rollout is complete, no
+pod reports an older version. Each change of a Secret rolls its consumer out once, unless a receiver dies in between.
 """
 
 import os
@@ -35,19 +35,20 @@ from support.reporting_consumers import KEY, WAYS, Listener, Report, bind_secret
 from support.sqs_like_sender import RetryingSender
 from support.wait import eventually
 
-# Each consumer reads the Secret of its own name.
+# Each consumer reads the Secret that has the consumer's name.
 CONSUMERS = {**{way: [way] for way in WAYS}, "all": WAYS}
 ROTATIONS = 100
 PACE = 0.9  # seconds between rotations; a rollout takes about one second of CPU time
 TWICE = 0.25  # the share of deliveries that are sent twice
-KILL_SECONDS = 3.0  # the shortest time between kills, which also wait until both receivers are Ready
+KILL_SECONDS = 3.0  # the shortest time between two kills; each kill also waits until both receivers are Ready
 MIN_KILLS = 5
-TURN = "example.com/turn"  # an annotation of the receivers' pods that the upgrade changes
+TURN = "example.com/turn"  # an annotation of the receivers' pods, which the upgrade changes
 RECEIVER = f"{PYTHON}\0-m\0keyturn_receiver\0".encode()
 
 
 class Killer(PeriodicThread):
-    """Kills the receivers' containers in turn with -9 while two receivers are Ready. The kubelet restarts each."""
+    """Kills the receivers' containers in turn with SIGKILL, but only while two receivers are Ready. The kubelet
+    restarts them."""
 
     def __init__(self, release: InstalledRelease) -> None:
         super().__init__(KILL_SECONDS)
@@ -65,7 +66,7 @@ class Killer(PeriodicThread):
 
 
 def processes_of_receivers() -> list[int]:
-    """Return the ids of the receivers' processes, which are the first ones of their containers."""
+    """Return the ids of the receivers' processes."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # the process has already ended
@@ -76,7 +77,7 @@ def processes_of_receivers() -> list[int]:
 
 @dataclass(frozen=True)
 class Complete:
-    """A complete rollout. At the time ``at``, all pods of the consumer had this mark."""
+    """A complete rollout: at the time ``at``, all pods of the consumer had this mark."""
 
     at: float
     consumer: str
@@ -84,12 +85,12 @@ class Complete:
 
 
 class Rollouts(PeriodicThread):
-    """Polls Deployments and their pods, and adds each complete rollout to ``seen``."""
+    """Polls Deployments and their pods, and adds every complete rollout to ``seen``."""
 
     def __init__(self, control_plane: ControlPlane, namespace: str) -> None:
         super().__init__(0.2)
         self.seen: list[Complete] = []
-        # kubectl would take more CPU time than the rollouts themselves.
+        # This uses HTTP because kubectl would take more CPU time than the rollouts themselves.
         self._http = httpx.Client(
             base_url=control_plane.url,
             headers={"Authorization": f"Bearer {control_plane.admin_token}"},
@@ -102,7 +103,7 @@ class Rollouts(PeriodicThread):
         self._http.close()
 
     def run_once(self) -> None:
-        # Pods are listed after Deployments, so a rollout that begins in between shows in the marks of the pods.
+        # Pods are listed after Deployments. If a rollout begins in between, the marks of the pods show it.
         deployments = self._list("apis/apps/v1", "deployments")
         pods = self._list("api/v1", "pods")
         at = pod_clock()
@@ -120,7 +121,8 @@ class Rollouts(PeriodicThread):
 
 
 def is_complete(deployment: Any) -> bool:
-    """Whether all pods exist, have the latest template and are available. Pods that are being deleted do not count."""
+    """Return whether all pods of a Deployment exist, have the latest template and are available. Pods that are being
+    deleted do not count."""
     status = deployment["status"]
     counts = {status.get(count) for count in ("replicas", "updatedReplicas", "availableReplicas")}
     is_current = status.get("observedGeneration") == deployment["metadata"]["generation"]
@@ -128,8 +130,8 @@ def is_complete(deployment: Any) -> bool:
 
 
 class Rotations:
-    """The rotations of one AWS secret. ``moved`` holds the time at which each version became current, the first
-    included."""
+    """The rotations of one AWS secret. ``moved`` has, for each version (including the first), the time at which it
+    became the current one."""
 
     def __init__(self, aws: LocalAws, namespace: str, name: str) -> None:
         self.moved: list[float] = []
@@ -153,7 +155,7 @@ class Rotations:
         return told
 
     def oracle(self, states: Sequence[Any]) -> SecretOracle:
-        """Check the states of the Secret against the versions that AWS had, and return the oracle."""
+        """Check the states of the Secret against the versions that AWS has had. Return the oracle that checked them."""
         oracle = SecretOracle(self._versions, {self._id: list(self._versions)})
         oracle.check(states)
         return oracle
@@ -201,7 +203,7 @@ def test_hundred_rotations_are_in_use_despite_kills_and_an_upgrade(
             control_plane.kubectl("rollout", "status", f"deployment/{name}", "-n", namespace, "--timeout=120s")
             mark = witness.marks(name, name)[-1]
             eventually(lambda mark=mark: any(seen.mark == mark for seen in rollouts.seen), 60)
-        time.sleep(3)  # time for pods to report a wrong version, and for followers to act late
+        time.sleep(3)  # gives pods time to report a wrong version, and followers time to act too late
 
         assert {annotations(pod)[TURN] for pod in release.pods()} == {"2"}
         changed, rolled, versions = 0, 0, {}
@@ -209,8 +211,8 @@ def test_hundred_rotations_are_in_use_despite_kills_and_an_upgrade(
             oracle = each.oracle(witness.states("secrets", name))
             changes = {digest(told.revisions, told.revisions): told.data[KEY].decode() for told in oracle.applied}
             marks = [mark for mark in witness.marks(name, name) if mark]
-            check_marks(marks, list(changes)[1:])  # the first change filled the Secret
-            # No other change has rolled the Deployment out or created pods.
+            check_marks(marks, list(changes)[1:])  # without the first change, which filled the Secret
+            # Nothing else has rolled the Deployment out or created pods.
             told = annotations_of(control_plane, "deployment", namespace, name)
             assert int(told["deployment.kubernetes.io/revision"]) == len(marks) + 1
             assert len(listener.pods(name)) <= len(marks) + 1
@@ -229,7 +231,7 @@ def test_hundred_rotations_are_in_use_despite_kills_and_an_upgrade(
 
 
 def holds(witness: HistoryWatcher, name: str, number: int) -> bool:
-    """Whether a Secret holds this version with the status ok, and its consumer has the matching mark."""
+    """Return whether a Secret holds this version with the status "ok" and its consumer has the matching mark."""
     data, told = witness.current(name)
     revisions = witness.revisions(name)[-1]
     marks = witness.marks(name, name)
@@ -238,8 +240,9 @@ def holds(witness: HistoryWatcher, name: str, number: int) -> bool:
 
 
 def check_marks(marks: Sequence[str], changes: Sequence[str]) -> None:
-    """Check that each change has at most one rollout, in order, and the last change exactly one. A receiver that dies
-    between a change and its rollout may leave the rollout to the next change."""
+    """Check that each change has at most one rollout, that the rollouts follow the order of the changes, and that the
+    last change has a rollout. If a receiver dies between a change and its rollout, the next change may take over the
+    rollout."""
     remaining = iter(changes)
     assert all(mark in remaining for mark in marks), "rolled twice for a change, or backwards"
     assert marks[-1] == changes[-1], "not rolled for the last change"
@@ -248,7 +251,8 @@ def check_marks(marks: Sequence[str], changes: Sequence[str]) -> None:
 def late(
     told: Sequence[Report], seen: Sequence[Complete], versions: Mapping[str, str]
 ) -> list[tuple[Report, Complete]]:
-    """Return the reports of an older version that came after a rollout to a newer one was complete."""
+    """Return the reports of an older version that arrived after the rollout of a newer version was complete. Each is
+    returned with that rollout."""
     return [
         (each, complete)
         for complete in seen
@@ -258,7 +262,7 @@ def late(
 
 
 def quantiles(listener: Listener, rotations: Mapping[str, Rotations]) -> str:
-    """Describe the delay until a version was first reported, over the versions that were reported at all."""
+    """Describe how long it took until a version was first reported. Versions that were never reported do not count."""
     took = [
         first.at - moved
         for name, each in rotations.items()

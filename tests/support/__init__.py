@@ -1,1 +1,1 @@
-"""Support code for the tests: fakes, environments, readers of the cluster's state, and the model of AWS."""
+"""Support code for the tests: fakes, test environments, functions that read the cluster's state, and a model of AWS."""

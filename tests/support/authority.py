@@ -1,4 +1,4 @@
-"""A certificate authority that breaks individual rules of RFC 5280, as some private authorities do."""
+"""A certificate authority that can break single rules of RFC 5280, as some private authorities do."""
 
 import ipaddress
 import ssl
@@ -14,8 +14,8 @@ from cryptography.x509.oid import NameOID
 class Authority:
     """An authority that issues certificates for 127.0.0.1 and follows RFC 5280 by default.
 
-    With ``key_identifier``, its certificates carry the identifier of the authority's key. With ``critical``, the
-    basicConstraints extension of its own certificate is critical.
+    If ``key_identifier`` is true, its certificates carry the identifier of the authority's key. If ``critical`` is
+    true, the basicConstraints extension of its own certificate is critical.
     """
 
     def __init__(self, key_identifier: bool = True, critical: bool = True) -> None:

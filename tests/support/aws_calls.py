@@ -1,4 +1,4 @@
-"""The AWS operations that the code calls, found by parsing the source."""
+"""Finds the AWS operations that the code calls, by parsing the source."""
 
 import ast
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ OPERATIONS = {
         for name in ("kms", "secretsmanager", "sqs", "sts")
     )
 }
-# IAM actions whose name differs from that of the operation:
+# IAM actions that are not named after their operation:
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-api-permissions-reference.html
 RENAMED = {"sqs:ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility"}
 
@@ -35,9 +35,9 @@ def imported(module: str, root: Path) -> set[Path]:
 
 
 def called(files: Iterable[Path]) -> set[str]:
-    """Return the IAM actions of the operations that the files call.
+    """Return the IAM actions of the AWS operations that these files call.
 
-    An operation counts if its method name occurs in the files and they create a client for its service.
+    An operation counts as called if the files contain its method name and also create a client for its service.
     """
     nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
     services = {

@@ -1,4 +1,4 @@
-"""Background work in its own thread while a test runs."""
+"""Background work that runs in a thread of its own during a test."""
 
 import threading
 import time
@@ -6,9 +6,10 @@ from typing import Self
 
 
 class PeriodicThread:
-    """A thread that calls ``run_once`` every ``period`` seconds, and pauses at least ``pause`` seconds between calls.
+    """A thread that calls ``run_once`` every ``period`` seconds, but always pauses at least ``pause`` seconds between
+    two calls.
 
-    Subclasses define ``run_once``. If a call raises, the thread stops and the exit from the ``with`` block fails.
+    Subclasses define ``run_once``. If a call raises, the thread stops, and leaving the ``with`` block raises.
     """
 
     def __init__(self, period: float, pause: float = 0.1) -> None:

@@ -1,4 +1,4 @@
-"""Bound Secrets as the watch shows them, for tests without an API server."""
+"""Metadata of bound Secrets in the form in which a watch delivers it, for tests without an API server."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def bound_object(
 ) -> dict[str, Any]:
     """Return the metadata of a Secret bound to `prod/<name>`.
 
-    The Secret was filled from ``version_id``, or never filled if that is None.
+    The Secret has been filled from ``version_id``, or has never been filled if that is None.
     """
     binding = {SECRET_ID: f"prod/{name}", **annotations}
     fields: list[Any] = []

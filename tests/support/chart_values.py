@@ -1,4 +1,4 @@
-"""Values for the chart that set each value of values.yaml at least once, and a dry run of the rendered objects."""
+"""Sets of chart values that change every value of values.yaml at least once, and a dry run of rendered objects."""
 
 import json
 import subprocess
@@ -14,8 +14,8 @@ Values = dict[str, Any]
 SERVED = ["team-a", "team-b"]
 PEER = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
 
-# The sets below change every value of values.yaml at least once; integration/test_chart_renderings.py checks this.
-# These sets can be combined.
+# Together, the sets below change every value of values.yaml at least once; integration/test_chart_renderings.py checks
+# this. The sets in this dictionary can be combined.
 COMBINABLE: dict[str, Values] = {
     "replicas": {"replicas": 3},
     "image": {
@@ -161,7 +161,7 @@ COMBINABLE: dict[str, Values] = {
         ]
     },
 }
-# Each of these sets is used alone, and never combined with others.
+# Each of these sets can only be used alone.
 EXCLUSIVE: dict[str, Values] = {
     "defaults": {},
     "no replicas": {"replicas": 0},
@@ -203,7 +203,8 @@ EXCLUSIVE: dict[str, Values] = {
 
 
 def merged(first: Values, second: Values) -> Values:
-    """Return two sets of values merged as Helm merges them: maps are joined, and otherwise the second set wins."""
+    """Return two sets of values merged as Helm merges them: maps are merged key by key, and any other value of the
+    second set replaces that of the first."""
     both = {key: merged(first[key], second[key]) for key in first if _are_maps(first[key], second.get(key))}
     return {**first, **second, **both}
 
@@ -213,7 +214,7 @@ def _are_maps(*values: Any) -> bool:
 
 
 EVERYTHING = reduce(merged, COMBINABLE.values())
-# All combinable sets except the one that requires labels on the nodes.
+# All combinable sets except "places", which requires labels on the nodes.
 ANYWHERE = reduce(merged, (values for name, values in COMBINABLE.items() if name != "places"))
 VARIANTS = {
     name: {**SOME_KEY, **values}
@@ -222,9 +223,9 @@ VARIANTS = {
 
 
 def dry_run(cluster: Cluster, objects: Iterable[Any]) -> subprocess.CompletedProcess[str]:
-    """Submit objects to the API server as a dry run; ``stderr`` of the result has its warnings and errors."""
+    """Submit objects to the API server as a dry run. Its warnings and errors are in ``stderr`` of the result."""
     command = [*cluster.command, "create", "--dry-run=server", "--validate=strict", "-o", "name", "-f", "-"]
-    # The objects are sent one by one because kubectl itself checks the fields of the items of a List, but not those of
-    # custom resources.
+    # The objects are sent one by one, not as a List. kubectl would check the fields of the items of a List by itself,
+    # but it cannot check those of custom resources.
     stream = "\n".join(map(json.dumps, objects))
     return subprocess.run(command, input=stream, capture_output=True, text=True, timeout=60)

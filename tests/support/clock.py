@@ -1,8 +1,8 @@
-"""A fake clock that stands still until a test advances it."""
+"""A fake clock that moves only when a test advances it."""
 
 
 class FakeClock:
-    """A clock that returns its seconds when called."""
+    """A clock that returns its current time in seconds when it is called."""
 
     def __init__(self, seconds: float = 1000.0) -> None:
         self.seconds = seconds

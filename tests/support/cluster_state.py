@@ -1,4 +1,4 @@
-"""Functions that read the state of the cluster, for assertions."""
+"""Functions that read the state of the cluster for assertions."""
 
 import json
 from base64 import b64decode
@@ -17,7 +17,7 @@ def annotations_of(cluster: Cluster, kind: str, namespace: str, name: str) -> di
 
 
 def replica_sets(cluster: Cluster, namespace: str, deployment: str) -> int:
-    """Return the number of ReplicaSets of a Deployment: one, plus one for each restart."""
+    """Return the number of a Deployment's ReplicaSets: one, plus one for each restart."""
     return len(cluster.list("replicasets", namespace, f"app={deployment}"))
 
 

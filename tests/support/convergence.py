@@ -1,7 +1,7 @@
-"""Convergence: the conditions that hold at the end of a fault test and throughout its history.
+"""The conditions that must hold at the end of a fault test and throughout its history.
 
-In the end the state equals that of a run without the fault; no version is lost; each consumer has been restarted at
-most once for each revision, and at least once if the keys that it reads have changed (docs/faults.md).
+At the end, the state equals that of a run without the fault, and no version is lost. Each consumer has been restarted
+at most once for each revision, and at least once if the keys that it reads have changed (docs/faults.md).
 """
 
 from collections.abc import Callable
@@ -12,21 +12,22 @@ from support.wait import eventually
 
 
 class Convergence:
-    """Checks bound Secrets and their consumers; ``aws_value`` returns the value that AWS currently has for a Secret."""
+    """Checks bound Secrets and their consumers. ``aws_value`` returns the value that AWS currently has for a Secret."""
 
     def __init__(self, history: HistoryWatcher, aws_value: Callable[[str], str]) -> None:
-        self.secrets: set[str] = set()  # names of the bound Secrets
+        self.secrets: set[str] = set()  # the names of the bound Secrets
         self.consumers: dict[str, str] = {}  # maps each workload to its Secret
         self._history = history
         self._aws_value = aws_value
 
     def is_current(self, name: str) -> bool:
-        """Return whether a Secret holds the value that AWS has now and its status is ok."""
+        """Return whether a Secret holds the value that AWS currently has, and has the status "ok"."""
         data, annotations = self._history.current(name)
         return data == {"value": self._aws_value(name).encode()} and annotations.get("keyturn.dev/status") == "ok"
 
     def wait(self, seconds: float) -> None:
-        """Wait until every Secret is current and every consumer has been restarted for it."""
+        """Wait until every Secret is current, and every consumer has been restarted for the current revision of its
+        Secret."""
         for name in self.secrets:
             eventually(lambda name=name: self.is_current(name), seconds)
             latest = read_record(self._history.current(name)[1]).revisions
@@ -36,7 +37,7 @@ class Convergence:
             eventually(lambda consumer=consumer, name=name: self._has_latest(consumer, name), seconds)
 
     def assert_history_consistent(self) -> None:
-        """Check the restarts of each consumer against the recorded states of its Secret."""
+        """Check the restarts of each consumer against the recorded states of the consumer's Secret."""
         for consumer, name in self.consumers.items():
             marks = [mark for mark in self._history.marks(consumer, name) if mark]
             states = [digest(revisions, revisions) for revisions in self._history.revisions(name)]

@@ -1,4 +1,4 @@
-"""Signed deliveries for tests, in the form in which the notifier sends them."""
+"""Signed deliveries for tests, as the notifier would send them."""
 
 import time
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def notification(subject: str, version_id: str = "v1", kind: EventType = EventType.CHANGED) -> Notification:
-    """Return a notification, with an id of its own, that AWSCURRENT of ``subject`` has moved to ``version_id``."""
+    """Return a notification with a new id which reports that AWSCURRENT of ``subject`` has moved to ``version_id``."""
     data = NotificationData(
         "SecretLabelUpdated", "123456789012", "us-east-1", version_id=version_id, label="AWSCURRENT"
     )
@@ -28,7 +28,7 @@ def current_key(stack: "Stack") -> bytes:
 
 
 def signed(key: bytes, body: bytes, age: int = 0) -> dict[str, str]:
-    """Return the headers of a delivery of ``body`` that was signed ``age`` seconds ago."""
+    """Return the headers of a delivery of ``body`` whose signature is ``age`` seconds old."""
     timestamp = int(time.time()) - age
     return {
         "content-type": CONTENT_TYPE_BATCH,
@@ -41,8 +41,8 @@ def signed(key: bytes, body: bytes, age: int = 0) -> dict[str, str]:
 def queue_length(sqs: "SQSClient", url: str) -> int:
     """Return the number of messages in a queue, both visible and in flight.
 
-    Poll this: moto counts the two groups one after the other, so a message that becomes visible in between is counted
-    twice, or not at all.
+    Poll this function instead of trusting one result. moto counts the visible messages and those in flight one after
+    the other, so a message that becomes visible in between is counted twice or not at all.
     """
     counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
     return int(counts["ApproximateNumberOfMessages"]) + int(counts["ApproximateNumberOfMessagesNotVisible"])

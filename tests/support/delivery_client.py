@@ -1,4 +1,4 @@
-"""Deliveries to receivers under test, and the replies to them."""
+"""A client that sends deliveries to the receivers under test and parses their replies."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from support.wait import eventually
 
 @dataclass
 class DeliveryReply:
-    """The reply to a delivery. If there was no reply, the status is 0 and the body has the error."""
+    """The reply to a delivery. If there was no reply, the status is 0 and the body holds the error."""
 
     status: int
     results: Sequence[Result] = ()
@@ -27,7 +27,8 @@ class DeliveryReply:
 
 
 class DeliveryClient:
-    """Sends deliveries signed with ``key``, and keeps all reply texts in ``bodies`` for the search for values."""
+    """Sends deliveries signed with ``key``. ``bodies`` keeps the text of every reply, so that a test can search the
+    texts for secret values."""
 
     def __init__(self, key: bytes) -> None:
         self.bodies: list[str] = []
@@ -45,7 +46,7 @@ class DeliveryClient:
     def send_until_accepted(
         self, url: Callable[[], str], notifications: Sequence[Notification], seconds: float = 60
     ) -> DeliveryReply:
-        """Deliver until the status is 200, as SQS does; ``url`` is called before each attempt."""
+        """Deliver again and again until the status is 200, as SQS does. ``url`` is called before each attempt."""
         replies: list[DeliveryReply] = []
 
         def accepted() -> bool:
@@ -58,7 +59,7 @@ class DeliveryClient:
     async def send_concurrently(
         self, urls: Sequence[str], deliveries: Sequence[Sequence[Notification]], max_in_flight: int = 200
     ) -> list[DeliveryReply]:
-        """Send many deliveries to the receivers in turn, with at most ``max_in_flight`` at a time."""
+        """Send many deliveries, spread evenly over the receivers, with at most ``max_in_flight`` at a time."""
         slots = asyncio.Semaphore(max_in_flight)
         limits = httpx.Limits(max_connections=max_in_flight, max_keepalive_connections=max_in_flight)
         async with httpx.AsyncClient(timeout=30, limits=limits) as http:
@@ -75,7 +76,7 @@ class DeliveryClient:
             return list(await asyncio.gather(*(post(*each) for each in enumerate(deliveries))))
 
     def record(self, reply: httpx.Response) -> DeliveryReply:
-        """Record a reply and parse it. Tests that send a delivery themselves call this, too."""
+        """Record and parse a reply. Tests that send a delivery without this client call this, too."""
         self.bodies.append(reply.text)
         has_results = reply.headers.get("content-type") == "application/json" and b'"results"' in reply.content
         results = decode_reply(reply.content) if has_results else ()

@@ -1,4 +1,4 @@
-"""The demo's output: functions that read it, and the values that the demo uses."""
+"""Functions that read the demo's output and the values that the demo uses."""
 
 import re
 import subprocess
@@ -16,7 +16,8 @@ DEMO = [sys.executable, "-m", "keyturn_local.demo"]
 
 
 def read_until_done(demo: subprocess.Popen[str]) -> str:
-    """Return the output of the demo up to its last step. With ``--keep`` the process keeps running."""
+    """Return the output of the demo up to its last step. With ``--keep`` the demo's process keeps running after
+    that."""
     assert demo.stdout is not None
     printed = ""
     while "put-secret-value" not in printed and (line := demo.stdout.readline()):
@@ -25,12 +26,12 @@ def read_until_done(demo: subprocess.Popen[str]) -> str:
 
 
 def contains_value(text: str, values: Sequence[str]) -> bool:
-    """Return whether a text contains any part of a value that is too long to occur by chance."""
+    """Return whether a text contains a part of one of the values that is long enough not to occur by chance."""
     return any(part in text for value in values for part in re.findall(r"[\w-]{12,}", value))
 
 
 def step_times(printed: str) -> list[dict[str, int]]:
-    """Return the milliseconds of each step, as one dictionary for each rotation."""
+    """Return how many milliseconds each step took, in one dictionary for each rotation."""
     lines = [re.match(r" +(\d+) ms  ([^,(]*)", line) for line in printed.splitlines()]
     return [
         {line[2].strip(): int(line[1]) for line in block if line}
@@ -51,7 +52,7 @@ def all_values(client: "SecretsManagerClient") -> list[str]:
 
 
 def client_from_printed_env(printed: str) -> "SecretsManagerClient":
-    """Return a client configured by the environment variables that the demo prints for the AWS CLI."""
+    """Return a client that is configured by the environment variables that the demo prints for the AWS CLI."""
     exported = re.search(r"export (.*)", printed)
     assert exported is not None
     variables = dict(pair.split("=", 1) for pair in exported[1].split())

@@ -1,4 +1,4 @@
-"""A fake receiver whose answers the test defines, over plain HTTP on loopback or over TLS."""
+"""A fake receiver that answers as the test specifies, over plain HTTP on loopback or over TLS."""
 
 import ssl
 import threading
@@ -20,12 +20,13 @@ Respond = Callable[[dict[str, str], bytes], tuple[int, bytes]]
 
 
 class FakeReceiver:
-    """A server that answers with ``respond`` and ``extra_headers``, and records ``requests`` and ``connections``."""
+    """A server that answers with ``respond`` and ``extra_headers``, and records its ``requests`` and
+    ``connections``."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.respond: Respond = lambda headers, body: (200, reply_to_all(body, Outcome.APPLIED))
         self.extra_headers: dict[str, str] = {}
-        self.is_marked = True  # False imitates a proxy before the receiver, or a receiver of 0.2
+        self.is_marked = True  # False imitates a proxy in front of the receiver, or a receiver of release 0.2
         self.requests: list[tuple[dict[str, str], bytes]] = []
         self.connections = 0
         self.closed = threading.Event()
@@ -74,11 +75,12 @@ class FakeReceiver:
 
     @property
     def notifications(self) -> list[Notification]:
-        """All received notifications, in order."""
+        """All notifications received so far, in order."""
         return [each for _, body in self.requests for each in decode(CONTENT_TYPE_BATCH, body)]
 
     def hang(self, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
-        """Wait until the test ends, but at most 60 s; assign this to ``respond`` to imitate a hanging receiver."""
+        """Wait until the test ends, for at most 60 s. Assign this method to ``respond`` to imitate a receiver that
+        hangs."""
         self.closed.wait(60)
         return 200, b""
 
@@ -90,5 +92,5 @@ class FakeReceiver:
 
 
 def reply_to_all(body: bytes, outcome: Outcome) -> bytes:
-    """Return a reply that reports the same outcome for each event of a body."""
+    """Return a reply that reports the same outcome for every event in a delivery's body."""
     return encode_reply([Result(event.id, outcome) for event in decode(CONTENT_TYPE_BATCH, body)])

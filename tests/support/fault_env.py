@@ -1,7 +1,7 @@
 """The environment of fault tests: receivers whose calls to AWS and Kubernetes go through fault-injecting proxies.
 
-The environment also records the history of the namespace. Every test ends with ``wait_converged``, which checks that
-the state equals that of a run without the fault (convergence.py), and that no output contains any part of a value
+The environment also records the history of its namespace. Every test ends with ``wait_converged``. It checks that the
+state equals that of a run without the fault (convergence.py), and that no output contains any part of a secret value
 (docs/faults.md).
 """
 
@@ -35,7 +35,7 @@ from support.object_history import HistoryWatcher
 from support.wait import eventually
 
 CREDENTIALS = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
-QUIET = {  # settings of a receiver that reacts to notifications and watches only
+QUIET = {  # settings of a receiver that reacts only to notifications and watches
     "KEYTURN_POLL_INTERVAL_SECONDS": "3600",
     "KEYTURN_HEARTBEAT_SILENCE_SECONDS": "0",
     "KEYTURN_SIGNING_KEY_INTERVAL_SECONDS": "3600",
@@ -43,7 +43,7 @@ QUIET = {  # settings of a receiver that reacts to notifications and watches onl
 
 
 class FaultEnv:
-    """A namespace of the cluster and the receivers that a test starts in it. ``start`` creates the environment."""
+    """A namespace of the cluster, and the receivers that a test starts for it. Create an environment with ``start``."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class FaultEnv:
         annotations = {"keyturn.dev/allow-secrets": f"{self.namespace}/*"}
         namespaces = [{"name": self.namespace, "annotations": annotations}, {"name": self.receiver_namespace}]
         self._objects = [{"apiVersion": "v1", "kind": "Namespace", "metadata": each} for each in namespaces]
-        # The values may contain the placeholder {namespace}, because the name is generated here.
+        # A namespace in ``values`` may contain the placeholder {namespace}, because its name is generated only here.
         served = [each.format(namespace=self.namespace) for each in values.get("namespaces", [])]
         self.chart_objects = chart_rights(self.receiver_namespace, {**values, "namespaces": served})
         self._objects += self.chart_objects
@@ -88,7 +88,7 @@ class FaultEnv:
         directory: Path,
         values: Mapping[str, Any] | None = None,
     ) -> Iterator[Self]:
-        """Start an environment; ``values`` are values for the chart."""
+        """Start an environment. ``values`` are values for the chart."""
         env = cls(control_plane, aws, signing_key_id, directory, values or {})
         try:
             yield env
@@ -111,7 +111,8 @@ class FaultEnv:
 
     @cached_property
     def client(self) -> Any:
-        """A client that bypasses the proxy. It is shared, because creating one takes a botocore session."""
+        """A client that calls AWS without the proxy. It is kept, because each new client needs a new botocore
+        session."""
         return self.aws.secrets_manager()
 
     def client_in(self, region: str) -> Any:
@@ -119,7 +120,7 @@ class FaultEnv:
         return boto3.client("secretsmanager", region, endpoint_url=self.aws.endpoint_url, **CREDENTIALS)
 
     def new_value(self, text: str) -> str:
-        """Return a value that the search for values recognizes in any output."""
+        """Return a new value that the search for leaked values will recognize in any output."""
         return f"{CANARY}-{text}-{uuid4().hex[:8]}"
 
     def create_aws_secret(self, name: str) -> str:
@@ -138,7 +139,7 @@ class FaultEnv:
         return self.notification_of(name, version_id)
 
     def notification_of(self, name: str, version_id: str, kind: EventType = EventType.CHANGED) -> Notification:
-        """Return a notification about an AWS secret, with an id of its own."""
+        """Return a notification, with a new id, about an AWS secret."""
         arn = self.client.describe_secret(SecretId=f"{self.namespace}/{name}")["ARN"]
         return notification(arn, version_id, kind)
 
@@ -150,12 +151,13 @@ class FaultEnv:
     # --- Kubernetes
 
     def create_objects(self, *objects: Any) -> None:
-        """Create objects and delete them when the environment closes."""
+        """Create objects that the environment deletes when it closes."""
         self._objects += objects
         self.cluster.create(objects)
 
     def create_bound_secret(self, name: str = "db", consumers: Sequence[str] = ("web",), **annotations: str) -> str:
-        """Create an AWS secret, a Secret filled from it, and consumers; return the ARN of the AWS secret."""
+        """Create an AWS secret, a Secret that is filled from it, and the Secret's consumers. Return the AWS secret's
+        ARN."""
         arn = self.create_aws_secret(name)
         self.bind_secret(name, **annotations)
         eventually(lambda: self.is_current(name), 60)
@@ -164,13 +166,13 @@ class FaultEnv:
         return arn
 
     def bind_secret(self, name: str, to: str = "", **annotations: str) -> None:
-        """Create a Secret bound to the AWS secret of the same name, or to the one that ``to`` names."""
+        """Create a Secret that is bound to the AWS secret called ``to``, or by default to the one of its own name."""
         self._secret_ids[name] = f"{self.namespace}/{to or name}"
         self._convergence.secrets.add(name)
         self.cluster.create([secret(self.namespace, name, self._secret_ids[name], **annotations)])
 
     def delete_bound_secret(self, name: str = "db") -> None:
-        """Delete a bound Secret, and no longer check it for convergence."""
+        """Delete a bound Secret, and stop checking it for convergence."""
         del self._secret_ids[name]
         self._convergence.secrets.remove(name)
         self.cluster.kubectl("delete", "secret", name, "-n", self.namespace)
@@ -189,7 +191,7 @@ class FaultEnv:
         return " ".join(status.split())
 
     def expire_lease(self) -> None:
-        """End the poller's lease now, by deleting the Lease."""
+        """End the leader's lease at once by deleting the Lease."""
         self.cluster.kubectl("delete", "lease", "keyturn-poller", "-n", self.receiver_namespace, "--ignore-not-found")
 
     # --- Receivers
@@ -202,10 +204,10 @@ class FaultEnv:
         python: Path | None = None,
         **settings: str,
     ) -> LocalReceiver:
-        """Start a replica behind the proxies of the environment, or behind ``proxies`` (Kubernetes, AWS).
+        """Start a replica. It uses the proxies of the environment, or the pair in ``proxies`` (Kubernetes, AWS).
 
-        ``python`` is the interpreter of another virtual environment. The replica does not poll unless ``settings``
-        shorten the poll interval.
+        ``python`` is the interpreter of another virtual environment. The replica does not poll during a test unless
+        ``settings`` shorten the poll interval.
         """
         kubernetes_proxy, aws_proxy = proxies or (self.kubernetes_proxy, self.aws_proxy)
         name = f"receiver-{len(self.receivers)}"
@@ -228,7 +230,7 @@ class FaultEnv:
             made.start()
         return made
 
-    # --- Deliveries. They go to the receiver that was started last, unless ``to`` names another.
+    # --- Deliveries, which go to the most recently created receiver unless ``to`` names another
 
     def send(self, *notifications: Notification, to: LocalReceiver | None = None, seconds: float = 20) -> DeliveryReply:
         """Deliver once."""
@@ -243,33 +245,32 @@ class FaultEnv:
     # --- Expectations
 
     def is_current(self, name: str = "db") -> bool:
-        """Return whether a Secret holds the value that AWS has now and its status is ok."""
+        """Return whether a Secret holds the value that AWS currently has, and has the status "ok"."""
         return self._convergence.is_current(name)
 
     def let_settle(self, seconds: float = 1.0) -> None:
-        """Wait long enough for an unwanted effect to appear."""
+        """Wait long enough for an unwanted effect to show."""
         time.sleep(seconds)
 
     def wait_converged(self, seconds: float = 30) -> None:
-        """Wait until the state equals that of a run without the fault, then check the history and the output."""
+        """Wait until the state equals that of a run without the fault. Then check the history and search the output for
+        secret values."""
         self._convergence.wait(seconds)
         self.assert_history_consistent()
 
     def assert_history_consistent(self) -> None:
-        """Check the history of the consumers, and search the output for values."""
+        """Check the history of the consumers, and search the output for secret values."""
         self._convergence.assert_history_consistent()
         self.assert_no_value_leaked()
 
     def assert_no_value_leaked(self) -> None:
-        """Fail if any output contains a value."""
+        """Fail if any output contains a secret value."""
         for place, text in self.observed_output().items():
             assert CANARY not in text, f"a value in {place}"
 
     def observed_output(self) -> dict[str, str]:
-        """Return all text that can be read without the right to read Secrets.
-
-        This includes the logs, replies and metrics of the receivers.
-        """
+        """Return all text that can be read without the right to read Secrets. This includes the receivers' logs,
+        replies and metrics."""
         output = {receiver.name: receiver.log for receiver in self.receivers}
         output["replies"] = "\n".join(self.deliveries.bodies)
         output["metrics"] = "\n".join(receiver.metrics() for receiver in self.receivers if receiver.running)

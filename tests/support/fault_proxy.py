@@ -1,7 +1,7 @@
-"""A proxy in front of Kubernetes or AWS that records every call and injects the fault that a test chooses.
+"""A proxy in front of Kubernetes or AWS. It records every call, and injects the faults that a test chooses.
 
-The proxy uses threads and blocking sockets on loopback. It is slow, but it can hang, cut connections and send garbled
-data, which no well-behaved server would do.
+The proxy uses threads and blocking sockets on loopback. That makes it slow, but able to hang, to cut connections and to
+send garbled data, which ordinary server libraries do not do.
 """
 
 import json
@@ -20,7 +20,7 @@ import urllib3
 
 @dataclass(frozen=True)
 class Call:
-    """A request, as the upstream server receives it."""
+    """A request in the form in which the upstream server receives it."""
 
     method: str
     path: str
@@ -34,16 +34,16 @@ class Call:
 
     @property
     def action(self) -> str:
-        """The AWS action, such as "GetSecretValue"; empty for Kubernetes."""
+        """The AWS action, such as "GetSecretValue". It is empty for calls to Kubernetes."""
         return self.headers.get("x-amz-target", "").partition(".")[2]
 
     @property
     def content(self) -> Any:
-        """The parsed JSON body."""
+        """The request body, parsed as JSON."""
         return json.loads(self.body) if self.body else {}
 
     def about(self, text: str) -> bool:
-        """Return whether the path or the body contains a text."""
+        """Return whether the path or the body of the request contains a text."""
         return text in self.path or text.encode() in self.body
 
 
@@ -65,14 +65,14 @@ class CutAfter:
 
 
 class Hang:
-    """A fault: the proxy sends nothing until it is healed, for at most 120 s, and then closes the connection."""
+    """A fault: the proxy sends no answer. It closes the connection when the fault is healed, or after 120 s."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """A fault: the proxy passes each piece of the answer, or each event of a watch, through ``edit``.
+    """A fault: the proxy passes each piece of the answer (for a watch, each event) through ``edit``.
 
-    The proxy drops a piece if ``edit`` returns None.
+    If ``edit`` returns None, the proxy drops the piece.
     """
 
     edit: Callable[[bytes], bytes | None]
@@ -80,7 +80,8 @@ class Edit:
 
 @dataclass(frozen=True)
 class Drip:
-    """A fault: the proxy sends the answer byte by byte, ``seconds`` apart, until it is healed."""
+    """A fault: the proxy sends the answer byte by byte with ``seconds`` between two bytes, until the fault is
+    healed."""
 
     seconds: float = 1.0
 
@@ -120,7 +121,7 @@ class FaultProxy:
             request_queue_size = 256
 
             def handle_error(self, *_: object) -> None:
-                pass  # the receivers are killed on purpose, and their connections then break
+                pass  # a receiver that a test kills breaks its connections
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -134,7 +135,7 @@ class FaultProxy:
         return file
 
     def heal(self) -> None:
-        """Let all calls pass from now on; the proxy closes the connections of hanging calls."""
+        """End all faults, so that all calls pass from now on. The proxy closes the connections of calls that hang."""
         self.fault_for: Callable[[Call], Fault] = lambda call: None
         self.on_answered: Callable[[Call, int], None] = lambda call, status: None
         self._released.set()
@@ -148,11 +149,11 @@ class FaultProxy:
         self._pool.clear()
 
     def matching(self, method: str, pattern: str) -> list[Call]:
-        """Return the calls so far with this method whose path matches the pattern."""
+        """Return the calls so far that have this method and whose path matches the pattern."""
         return [call for call in self.calls if call.method == method and re.search(pattern, call.path)]
 
     def actions(self, action: str, about: str = "") -> list[Call]:
-        """Return the calls so far of one AWS action whose path or body contains ``about``."""
+        """Return the calls of one AWS action so far whose path or body contains ``about``."""
         return [call for call in self.calls if call.action == action and call.about(about)]
 
     def _handle(self, request: Any) -> None:
@@ -161,7 +162,7 @@ class FaultProxy:
         headers = {name.lower(): value for name, value in request.headers.items()}
         call = Call(request.command, parts.path, parse_qs(parts.query), headers, body)
         self.calls.append(call)
-        # Taken before the fault is chosen, so that a concurrent ``heal`` also releases this call.
+        # This is read before the fault is chosen, so that a concurrent ``heal`` releases this call, too.
         released = self._released
         fault = self.fault_for(call)
         if isinstance(fault, Cut | Hang):

@@ -1,4 +1,5 @@
-"""Helm releases of the chart, each set in its own namespace, and the state of the cluster after each command."""
+"""Helm releases of the chart, each set of releases in its own namespace, and what each command leaves in the
+cluster."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -26,12 +27,12 @@ KINDS = (
     "serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings"
 )
 RECEIVERS = release.RECEIVERS
-PYTHON = "/opt/keyturn/bin/python"  # the interpreter in the image
+PYTHON = "/opt/keyturn/bin/python"  # the path of the interpreter in the image
 WAITING = {"wait": "watcher", "timeout": 60}
 
 
 class Helm:
-    """The real Helm, in one namespace. A release is named keyturn unless ``name`` says otherwise."""
+    """The real Helm, working in one namespace. A release is called keyturn unless ``name`` gives another name."""
 
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self.cluster = cluster
@@ -51,7 +52,8 @@ class Helm:
         self.client.rollback(name, version=revision, wait="watcher", timeout=60)
 
     def wait_for_rollout(self) -> None:
-        """Wait for the pods alone. Helm would also wait for a load balancer's address, and nothing assigns one here."""
+        """Wait for the pods only. Helm itself would also wait for a load balancer's address, which nothing assigns
+        here."""
         self.cluster.kubectl("rollout", "status", "deployment", "-l", OURS, "-n", self.namespace, "--timeout=120s")
 
     def uninstall(self, name: str = "keyturn") -> None:
@@ -68,7 +70,8 @@ class Helm:
         }
 
     def object_versions(self) -> dict[tuple[str, str], tuple[str, Any]]:
-        """Return the uid and the generation of each object of ours, or its resource version if it has no generation."""
+        """Return the uid of each of our objects with its generation, or with its resource version if it has no
+        generation."""
         found = (each["metadata"] | {"kind": each["kind"]} for each in self.cluster.list(KINDS, self.namespace, OURS))
         return {
             (each["kind"], each["name"]): (each["uid"], each.get("generation", each["resourceVersion"]))
@@ -76,7 +79,8 @@ class Helm:
         }
 
     def inventory(self, *others: str) -> set[tuple[str, str, str]]:
-        """Return kind, namespace and name of all objects in the namespace, in ``others`` and outside namespaces.
+        """Return the kind, namespace and name of all objects in this namespace, of those in ``others``, and of all
+        objects that have no namespace.
 
         Events are left out.
         """
@@ -85,8 +89,8 @@ class Helm:
         columns = "custom-columns=KIND:.kind,NAMESPACE:.metadata.namespace,NAME:.metadata.name"
         found = set()
         for place in (self.namespace, *others):
-            # Kubernetes creates this ServiceAccount a moment after its namespace; without the wait it could count as
-            # ours.
+            # Kubernetes creates this ServiceAccount a moment after the namespace. Without the wait, it might appear
+            # between two calls and look like one of our objects.
             self.cluster.kubectl("wait", "--for=create", "serviceaccount/default", "-n", place, "--timeout=120s")
             lines = self.cluster.kubectl("get", kinds, "-n", place, "--no-headers", "-o", columns).splitlines()
             found |= {(kind, namespace, name) for kind, namespace, name in map(str.split, lines)}
@@ -101,7 +105,7 @@ class Helm:
 
 @contextmanager
 def helm_in_namespace(cluster: Cluster, namespace: str = "") -> Iterator[Helm]:
-    """Create a namespace that only admits restricted pods; at the end, delete it together with its releases."""
+    """Create a namespace that admits only restricted pods. At the end, delete the namespace with all releases in it."""
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     name = namespace or f"keyturn-{uuid4().hex[:6]}"
     made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
@@ -117,12 +121,12 @@ def helm_in_namespace(cluster: Cluster, namespace: str = "") -> Iterator[Helm]:
 
 
 def node_values(aws: LocalAws, signing_key_id: str, **others: Any) -> dict[str, Any]:
-    """Return the values that the chart needs on the node, merged with ``others``."""
+    """Return the values that the chart needs on the test node, merged with ``others``."""
     return {**release.values(aws.environment(), signing_key_id), **others}
 
 
 class InstalledRelease:
-    """An installed release whose pods are real."""
+    """An installed release with real pods."""
 
     def __init__(self, helm: Helm) -> None:
         self.helm = helm
@@ -131,7 +135,7 @@ class InstalledRelease:
 
     @property
     def url(self) -> str:
-        """The URL for deliveries, with the cluster IP of the Service."""
+        """The URL for deliveries, which contains the cluster IP of the Service."""
         service = self.cluster.get("service", "keyturn", self.namespace)["spec"]
         (port,) = service["ports"]
         return f"{port['name']}://{service['clusterIP']}:{port['port']}/v1/notifications"
@@ -145,12 +149,12 @@ class InstalledRelease:
         return self.cluster.get("pod", name, self.namespace)
 
     def log(self, pod: Any) -> list[dict[str, Any]]:
-        """Return the log of a receiver, with one object for each line."""
+        """Return the log of a receiver: one parsed object for each line."""
         lines = self.cluster.kubectl("logs", pod["metadata"]["name"], "-n", self.namespace).splitlines()
         return [json.loads(line) for line in lines]
 
     def ask(self, pod: Any, path: str) -> httpx.Response:
-        """Send a GET request to a receiver's port for operations, at the address of its pod."""
+        """Send a GET request to a receiver's operations port at the IP address of its pod."""
         return httpx.get(f"http://{pod['status']['podIP']}:{release.OPERATIONS_PORT}{path}", timeout=5)
 
     def metric(self, pod: Any, name: str) -> float:
@@ -165,7 +169,7 @@ class InstalledRelease:
 
 
 def deliver(url: str, key: bytes, *notifications: Notification, **options: Any) -> list[Result]:
-    """Deliver once, require the status 200, and return the results. ``options`` are passed to httpx."""
+    """Deliver once, require that the status is 200, and return the results. ``options`` are passed on to httpx."""
     body = encode(notifications)
     reply = httpx.post(url, content=body, headers=signed(key, body), timeout=20, **options)
     assert reply.status_code == 200, reply.text
@@ -173,13 +177,14 @@ def deliver(url: str, key: bytes, *notifications: Notification, **options: Any) 
 
 
 def processes_of(container: str) -> list[Path]:
-    """Return the /proc directories of all processes whose cgroup names this container or pod id."""
+    """Return the /proc directories of all processes that belong to this container or pod id according to their
+    cgroup."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if container in (process / "cgroup").read_text():
                 found.append(process)
-        except OSError:  # the process has ended
+        except OSError:  # the process has ended in the meantime
             continue
     return found
 
@@ -188,9 +193,9 @@ def processes_of(container: str) -> list[Path]:
 def installed_release(
     control_plane: ControlPlane, values: dict[str, Any], namespace: str = "", objects: Sequence[Any] = ()
 ) -> Iterator[InstalledRelease]:
-    """Install a release in its own namespace, together with the ``objects`` that it needs there.
+    """Install a release in a namespace of its own, together with the ``objects`` that the release needs there.
 
-    The function waits until all receivers are Ready and one of them leads.
+    This waits until all receivers are Ready and one of them leads.
     """
     with helm_in_namespace(control_plane, namespace) as helm:
         if objects:

@@ -1,4 +1,4 @@
-"""A small evaluator of IAM policies that considers identity statements alone.
+"""A small evaluator of IAM policies. It considers identity policies only.
 
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html
 """
@@ -16,9 +16,10 @@ def allows(
     resource: str,
     context: Mapping[str, str | Sequence[str]] | None = None,
 ) -> bool:
-    """Return whether the statements allow ``action`` on ``resource``. The default is no, and an explicit deny wins.
+    """Return whether the statements allow ``action`` on ``resource``. The default is to deny, and an explicit deny
+    wins.
 
-    ``context`` has the values of condition keys. A condition on a key that is missing there is generally not met.
+    ``context`` maps condition keys to values. A condition whose key is missing there is generally not met.
     """
     effects = {each["Effect"] for each in statements if _applies(each, action, resource, context or {})}
     return effects == {"Allow"}
@@ -46,7 +47,7 @@ def _applies(statement: Statement, action: str, resource: str, context: Mapping[
 def _meets(operator: str, wanted: list[str], value: str | Sequence[str] | None) -> bool:
     if operator == "Null":
         return wanted == ["true" if value is None else "false"]
-    if operator.startswith("ForAllValues:"):  # also true if the key is missing
+    if operator.startswith("ForAllValues:"):  # this operator is also true if the key is missing
         each_operator = operator.removeprefix("ForAllValues:")
         return all(_meets(each_operator, wanted, each) for each in _list(value or ()))
     if value is None:
@@ -54,7 +55,7 @@ def _meets(operator: str, wanted: list[str], value: str | Sequence[str] | None) 
     assert isinstance(value, str), "a key with several values needs ForAllValues or ForAnyValue"
     if operator in ("StringEquals", "Bool"):
         return value in wanted
-    if operator in ("StringLike", "ArnEquals", "ArnLike"):  # ArnEquals accepts wildcards, too
+    if operator in ("StringLike", "ArnEquals", "ArnLike"):  # ArnEquals accepts wildcards, like ArnLike
         return any(_like(pattern, value) for pattern in wanted)
     raise NotImplementedError(operator)
 

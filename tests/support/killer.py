@@ -1,4 +1,4 @@
-"""Kill points: a receiver is killed at one of its own calls to AWS or Kubernetes."""
+"""Kills a receiver at one of its own calls to AWS or Kubernetes."""
 
 import threading
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from support.fault_proxy import Call, Cut, CutAfter, Fault
 
 
 class Killer:
-    """Kills a receiver at one of its calls, before or after the server handles it; the call gets no answer."""
+    """Kills a receiver at one of its calls, before or after the server handles the call. The call gets no answer."""
 
     def __init__(self, env: FaultEnv, receiver: LocalReceiver, is_due: Callable[[Call], bool], after: bool) -> None:
         self._receiver = receiver
@@ -23,7 +23,8 @@ class Killer:
             proxy.on_answered = self.on_answered
 
     def fault_for(self, call: Call) -> Fault:
-        """Return the fault of a call, and kill the receiver if this is the call to die at. Later calls are cut."""
+        """Return the fault of a call. If the receiver is to die at this call, kill it. Calls after its death are
+        cut."""
         if self.killed.is_set():
             return Cut()
         if not is_effect(call) or not self._is_due(call):
@@ -35,7 +36,7 @@ class Killer:
         return Cut()
 
     def on_answered(self, call: Call, status: int) -> None:
-        """Kill the receiver once the server has handled the call."""
+        """Kill the receiver if this is the call after which it is to die."""
         if call is self._due:
             self._kill()
 
@@ -47,18 +48,18 @@ class Killer:
 
 
 def is_effect(call: Call) -> bool:
-    """Return whether a call belongs to a reconcile. Calls for the Lease, watches and lists do not."""
+    """Return whether a call belongs to a reconcile. Watches, lists and calls about the Lease do not."""
     return not call.watch and "/leases" not in call.path and call.action != "ListSecrets" and "limit" not in call.query
 
 
 def kind_of(call: Call) -> str:
-    """Return a short name for a call: its AWS action, or its method and resource."""
+    """Return a short name for a call: the AWS action, or the method and the resource."""
     resource = [part for part in call.path.split("/") if part.endswith("s")]
     return call.action or f"{call.method} {resource[-1]}"
 
 
 def revive(env: FaultEnv, receiver: LocalReceiver) -> None:
-    """Start a killed receiver again, with both proxies healed and the poller's Lease deleted."""
+    """Heal both proxies, delete the leader's Lease, and start a killed receiver again."""
     env.kubernetes_proxy.heal()
     env.aws_proxy.heal()
     env.expire_lease()

@@ -4,7 +4,7 @@ from typing import Any
 
 
 def secret(namespace: str, name: str, secret_id: str | None = None, **annotations: str) -> dict[str, Any]:
-    """Return a Secret, bound to the AWS secret ``secret_id`` if one is given."""
+    """Return the manifest of a Secret. It is bound to the AWS secret ``secret_id``, if one is given."""
     metadata: dict[str, Any] = {"namespace": namespace, "name": name, "annotations": annotations}
     if secret_id is not None:
         metadata["labels"] = {"keyturn.dev/bind": "true"}
@@ -13,7 +13,8 @@ def secret(namespace: str, name: str, secret_id: str | None = None, **annotation
 
 
 def workload(namespace: str, name: str, pod: dict[str, Any], kind: str = "Deployment") -> dict[str, Any]:
-    """Return a workload of one pod; ``pod`` is merged into the spec of the pod and into its first container."""
+    """Return the manifest of a workload with one pod. ``pod`` is merged into the spec of the pod, and its "container"
+    into the pod's first container."""
     container = {"name": "main", "image": "none", **pod.pop("container", {})}
     return {
         "apiVersion": "apps/v1",
@@ -30,5 +31,5 @@ def workload(namespace: str, name: str, pod: dict[str, Any], kind: str = "Deploy
 
 
 def env_from(secret_name: str) -> dict[str, Any]:
-    """Return the part of a pod whose container reads all keys of a Secret."""
+    """Return the fields of a pod whose container reads all keys of a Secret."""
     return {"container": {"envFrom": [{"secretRef": {"name": secret_name}}]}}

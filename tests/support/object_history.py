@@ -1,6 +1,6 @@
-"""The history of a namespace: every state of its Secrets and workloads, as the API server reports it.
+"""The history of a namespace: every state of its Secrets and workloads that the API server has reported.
 
-A watch reports each write as one event, so no intermediate state is missed.
+A watch delivers one event for each write, so no intermediate state is missed.
 """
 
 import json
@@ -39,39 +39,42 @@ class HistoryWatcher:
     def close(self) -> None:
         """End the watches."""
         for watch in self._open_watches:
-            # The API server may have ended the watch, whose connection is then back in the pool.
+            # The API server may have ended the watch already. Its connection is then back in the pool.
             with suppress(RuntimeError, ValueError):
                 watch.shutdown()
         self._pool.clear()
 
     def current(self, name: str) -> tuple[Mapping[str, bytes], Mapping[str, str]]:
-        """Return the current data and annotations of a Secret; both are empty if it does not exist."""
+        """Return the current data and annotations of a Secret. Both are empty if the Secret does not exist."""
         url = f"{self._url}/api/v1/namespaces/{self._namespace}/secrets/{name}"
         state = self._pool.request("GET", url, headers=self._headers).json()
         return _data(state), _annotations(state)
 
     def data_history(self, name: str) -> Sequence[Mapping[str, bytes]]:
-        """Return the successive data of a Secret."""
+        """Return each distinct state of a Secret's data, in order."""
         return _changes(_data(state) for state in self.states("secrets", name))
 
     def revisions(self, name: str) -> Sequence[Mapping[str, str]]:
-        """Return the successive revisions in a Secret's record, without those that an edit by hand has corrupted."""
+        """Return each distinct set of revisions in a Secret's record, in order. A record that an edit by hand has
+        corrupted is left out."""
         annotations = (_annotations(state) for state in self.states("secrets", name))
         return _changes(read_record(each).revisions for each in annotations if each.get(REVISIONS))
 
     def marks(self, workload: str, secret: str) -> Sequence[str | None]:
-        """Return the successive marks of a Secret on a workload's pod template. Each change has restarted the pods."""
+        """Return each distinct mark of a Secret on a workload's pod template, in order. Each change of the mark has
+        restarted the pods."""
         return _changes(
             _annotations(state["spec"]["template"]).get(MARK + secret) for state in self.states("deployments", workload)
         )
 
     def baseline(self, workload: str, secret: str) -> str | None:
-        """Return the mark of a Secret in the workload's own annotations."""
+        """Return the mark of a Secret in the annotations of the workload itself."""
         states = self.states("deployments", workload)
         return _annotations(states[-1]).get(MARK + secret) if states else None
 
     def states(self, resource: str, name: str) -> list[Any]:
-        """Return the states of all objects that have had this name, without their status and their managed fields."""
+        """Return the states of all objects that have had this name, in order. Status and managed fields are left
+        out."""
         with self._lock:
             return list(self._states[resource, name])
 
@@ -119,7 +122,7 @@ def _annotations(state: Any) -> dict[str, str]:
 
 
 def _changes(states: Any) -> list[Any]:
-    """Return the states that differ from the state before them."""
+    """Return the states in order, without those that equal the state before them."""
     found: list[Any] = []
     for state in states:
         if not found or found[-1] != state:

@@ -1,4 +1,4 @@
-"""A fake OTLP endpoint on loopback that keeps the traces it receives.
+"""A fake OTLP endpoint on loopback. It keeps the traces that it receives.
 
 https://opentelemetry.io/docs/specs/otlp/#otlphttp
 """
@@ -35,12 +35,12 @@ class OtlpCollector:
 
     @property
     def settings(self) -> dict[str, str]:
-        """The settings with which a receiver sends its traces here every 200 ms."""
+        """The settings that make a receiver send its traces to this endpoint every 200 ms."""
         return {"KEYTURN_TRACES": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": self.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
 
     @property
     def spans(self) -> list[Any]:
-        """All spans received so far."""
+        """All spans that have been received so far."""
         requests = [ExportTraceServiceRequest.FromString(body) for body in self.bodies]
         scopes = [scope for each in requests for resource in each.resource_spans for scope in resource.scope_spans]
         return [span for scope in scopes for span in scope.spans]

@@ -1,4 +1,4 @@
-"""The PromQL of the chart's alerts and dashboard, checked against the series that a receiver exposes."""
+"""Checks the PromQL of the chart's alerts and dashboard against the metric series that a receiver exposes."""
 
 import re
 from collections.abc import Set
@@ -31,12 +31,13 @@ def metric(name: str) -> str:
 
 
 def selectors(parsed: promql.Expr) -> list[promql.VectorSelector]:
-    """Return all vector selectors in an expression, at any depth."""
+    """Return all vector selectors of an expression, at any depth."""
     return [node for node in _nodes(parsed) if isinstance(node, promql.VectorSelector)]
 
 
 def faults(expression: str, namespace: str) -> list[str]:
-    """Return the errors of an expression: unknown series and labels, and selectors not limited to one namespace.
+    """Return the errors of an expression: unknown series, unknown labels, and selectors that are not limited to one
+    namespace.
 
     Raises ValueError if the expression is not valid PromQL.
     """
@@ -56,7 +57,7 @@ def faults(expression: str, namespace: str) -> list[str]:
 
 
 def labels(expression: str) -> Set[str]:
-    """Return the labels of the series to which an expression evaluates."""
+    """Return the labels of the series that an expression yields."""
     return _labels(promql.parse(expression), series())
 
 

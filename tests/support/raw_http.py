@@ -1,4 +1,4 @@
-"""Raw HTTP connections to a receiver's webhook, which can send any bytes and leave answers unread."""
+"""Raw HTTP connections to a receiver's webhook. They can send any bytes, and can leave answers unread."""
 
 import select
 import socket
@@ -12,12 +12,12 @@ from keyturn_local.receiver.process import LocalReceiver
 
 
 class RawConnection:
-    """A connection to the webhook that sends ``first`` when it opens."""
+    """A connection to the webhook. It sends ``first`` as soon as it is open."""
 
     def __init__(self, receiver: LocalReceiver, first: bytes = b"", tls: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(receiver.url)
         self.socket = socket.socket()
-        # A small buffer that unread answers soon fill.
+        # The receive buffer is small, so that unread answers soon fill it.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.socket.settimeout(10)
         self.socket.connect((parts.hostname, parts.port))
@@ -26,7 +26,7 @@ class RawConnection:
         self.send(first)
 
     def send(self, data: bytes) -> bool:
-        """Send bytes; return False if the connection is closed or takes no more."""
+        """Send bytes. Return False if the connection is closed or the receiver accepts no more bytes."""
         try:
             self.socket.sendall(data)
         except OSError:
@@ -34,7 +34,8 @@ class RawConnection:
         return True
 
     def send_repeatedly(self, piece: bytes, most: int) -> int:
-        """Send the same bytes again and again; stop at an error or after ``most`` bytes, and return the number sent."""
+        """Send the same bytes again and again, until an error occurs or ``most`` bytes are sent. Return the number of
+        bytes sent."""
         taken = 0
         try:
             while taken < most:
@@ -56,7 +57,7 @@ class RawConnection:
 
     @property
     def closed(self) -> bool:
-        """Whether the receiver has closed the connection. This check reads no data."""
+        """Whether the receiver has closed the connection. The check consumes no data."""
         poll = select.poll()
         poll.register(self.socket, select.POLLRDHUP)
         return bool(poll.poll(0))
@@ -68,7 +69,7 @@ class RawConnection:
 
 @contextmanager
 def raw_connections() -> Iterator[list[RawConnection]]:
-    """Yield a list, and close the connections in it at the end of the test."""
+    """Yield a list for connections, and close the connections in it at the end of the test."""
     made: list[RawConnection] = []
     try:
         yield made
@@ -83,10 +84,11 @@ def request(*headers: str, body: bytes = b"", method: str = "POST", path: str = 
 
 
 def send_without_reading(some: Sequence[RawConnection], asked: bytes, receiver: LocalReceiver, most: int = 600) -> None:
-    """Send deliveries on each connection and read no answer, until the receiver stops reading from all of them.
+    """Send deliveries on each connection without reading any answer, until the receiver stops reading from all of them.
 
-    While the receiver answers, at most 8 deliveries are unanswered, because the receiver closes a connection with many
-    more. If it has not caught up within two seconds, it is taken to be waiting for its answers to be read.
+    A receiver closes a connection with many unanswered deliveries. So as long as it keeps answering, at most 8
+    deliveries may be unanswered at a time. If it falls behind for two seconds, it is assumed to be blocked by the
+    unread answers.
     """
     answered_before = receiver.metric("keyturn_deliveries_total", code="200")
     writable, sent, answering = set(some), 0, True

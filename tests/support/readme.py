@@ -14,14 +14,14 @@ SIGNING_KEY = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:keyturn-AbCd
 
 @dataclass(frozen=True)
 class Step:
-    """A command and the output lines that the README shows for it."""
+    """A command, and the lines of output that the README shows for it."""
 
     command: str
     prints: tuple[str, ...]
 
 
 def steps() -> list[Step]:
-    """Return the commands in order, with continuation lines joined."""
+    """Return the commands in order. A command that spans several lines is joined into one."""
     (block,) = _blocks("")
     found = []
     for text in re.split(r"^\$ ", block.replace("\\\n", " "), flags=re.MULTILINE)[1:]:

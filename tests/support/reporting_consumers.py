@@ -1,7 +1,8 @@
-"""Deployments whose pods report five times a second which version of a Secret they hold.
+"""Deployments whose pods report, five times a second, which version of a Secret they hold.
 
-The values are names of versions, such as "v017", whose alphabetical order is their order in time; none is confidential.
-Each report carries the time of a clock that the pods and the test share, so a busy listener does not distort the times.
+The values are the names of versions, such as "v017". Their alphabetical order is their order in time, and none of them
+is confidential. Each report carries the time of its reading, taken from a clock that the pods and the test share, so a
+busy listener does not distort the times.
 """
 
 import socket
@@ -27,8 +28,8 @@ from support.wait import eventually
 ENV, VOLUME, SUB_PATH = WAYS = ("env", "volume", "subpath")
 KEY = "value"  # the key of a Secret that is filled from plain text
 
-# $1 is the name of the consumer, and the other arguments are the ways to read. A value does not end in a newline, so
-# `read` fails although it assigns the value.
+# In the script, $1 is the name of the consumer, and the other arguments are the ways in which it reads. A value does
+# not end in a newline, so `read` returns an error although it has assigned the value.
 SCRIPT = """
 trap 'exit 0' TERM
 consumer=$1 pod=$(hostname)
@@ -62,12 +63,12 @@ def pod_clock() -> float:
 
 
 def version_name(number: int) -> str:
-    """Return the name of a version."""
+    """Return the name of the version with this number."""
     return f"v{number:03}"
 
 
 def bind_secrets(cluster: Cluster, aws: LocalAws, namespace: str, *names: str) -> None:
-    """Create AWS secrets and Secrets bound to them, and wait until the Secrets hold the first version."""
+    """Create AWS secrets, and Secrets bound to them. Wait until the Secrets hold the first version."""
     for name in names:
         aws.secrets_manager().create_secret(Name=f"{namespace}/{name}", SecretString=version_name(0))
     cluster.create(secret(namespace, name, f"{namespace}/{name}") for name in names)
@@ -76,7 +77,7 @@ def bind_secrets(cluster: Cluster, aws: LocalAws, namespace: str, *names: str) -
 
 
 def rotate_to(aws: LocalAws, namespace: str, name: str, number: int) -> Notification:
-    """Rotate an AWS secret and return the resulting notification."""
+    """Rotate an AWS secret to the version with this number, and return the notification of the change."""
     client = aws.secrets_manager()
     version_id = rotate(client, f"{namespace}/{name}", version_name(number))
     return notification(client.describe_secret(SecretId=f"{namespace}/{name}")["ARN"], version_id)
@@ -84,7 +85,7 @@ def rotate_to(aws: LocalAws, namespace: str, name: str, number: int) -> Notifica
 
 @dataclass(frozen=True)
 class Report:
-    """A report by a pod that it held ``version`` at the time ``at``, as read in one ``way``."""
+    """The report of a pod that it held ``version`` at the time ``at`` when it read the Secret in the given ``way``."""
 
     at: float
     consumer: str
@@ -94,7 +95,7 @@ class Report:
 
 
 class Listener:
-    """A server that receives the reports of the pods. ``reports`` has all of them, those of one pod in order."""
+    """A server that receives the pods' reports. ``reports`` keeps all of them, and those of one pod are in order."""
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
@@ -121,7 +122,7 @@ class Listener:
     ) -> dict[str, Any]:
         """Return a Deployment of one pod that reads a Secret in these ways and reports to this listener.
 
-        Without ``ways``, the name of the Deployment is the way to read.
+        If no ``ways`` are given, the name of the Deployment is taken as the only way.
         """
         ways = ways or (name,)
         held = {"name": "HELD", "valueFrom": {"secretKeyRef": {"name": secret_name, "key": KEY}}}
@@ -141,7 +142,7 @@ class Listener:
         pod = {
             "container": container,
             "volumes": [{"name": "held", "secret": {"secretName": secret_name}}] if mounted else [],
-            # With a grace period of 0, a pod would vanish from the API server while its container still runs.
+            # If the grace period were 0, a pod would vanish from the API server while its container still runs.
             "terminationGracePeriodSeconds": 2,
             "automountServiceAccountToken": False,
         }
@@ -150,11 +151,11 @@ class Listener:
         return made
 
     def of(self, consumer: str, way: str = "") -> list[Report]:
-        """Return the reports of one consumer's pods, for one way to read or for all."""
+        """Return the reports of one consumer's pods, either for one way of reading or for all ways."""
         return [each for each in list(self.reports) if each.consumer == consumer and way in ("", each.way)]
 
     def first(self, consumer: str, way: str, number: int) -> Report | None:
-        """Return the first report of a version that was read in this way."""
+        """Return a consumer's first report of the version with this number, as read in this way."""
         return next((each for each in self.of(consumer, way) if each.version == version_name(number)), None)
 
     def pods(self, consumer: str) -> set[str]:
@@ -162,7 +163,8 @@ class Listener:
         return {each.pod for each in self.of(consumer)}
 
     def last(self, consumer: str) -> dict[tuple[str, str], str]:
-        """Return the last version that each pod of a consumer has reported for each way, even if the pod is gone."""
+        """Return the version that each pod of a consumer reported last for each way of reading. Pods that are gone are
+        included."""
         return {(each.pod, each.way): each.version for each in self.of(consumer)}
 
 

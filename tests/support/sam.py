@@ -1,4 +1,4 @@
-"""template.yaml as CloudFormation receives it: transformed by AWS's own translator, and ready for moto."""
+"""template.yaml as CloudFormation receives it: transformed by AWS's own translator, and in a form that moto accepts."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 print(json.dumps(Translator({}, Parser()).translate(json.load(sys.stdin), {})))
 """
-CODE = {"Bucket": "artifacts", "Key": "notifier.zip"}  # the place where `sam deploy` would upload the zip
+CODE = {"Bucket": "artifacts", "Key": "notifier.zip"}  # the place to which `sam deploy` would upload the zip
 RECEIVER = "https://keyturn.example.com/v1/notifications"
 
 
@@ -29,14 +29,15 @@ def transformed() -> dict[str, Any]:
 
 
 def parameters(values: Mapping[str, str]) -> list[Any]:
-    """Return stack parameters in the form of the API; ``values`` may override the default receiver URL."""
+    """Return stack parameters in the form that the API expects. ``values`` may override the default receiver URL."""
     return [
         {"ParameterKey": name, "ParameterValue": value} for name, value in {"ReceiverUrls": RECEIVER, **values}.items()
     ]
 
 
 def resolved(node: Any, conditions: Mapping[str, bool]) -> Any:
-    """Return a part of the template with each `Fn::If` decided, and without parts that become `AWS::NoValue`."""
+    """Return a part of the template in which each `Fn::If` is resolved. Parts that resolve to `AWS::NoValue` are left
+    out."""
     if isinstance(node, dict) and "Fn::If" in node:
         condition, yes, no = node["Fn::If"]
         return resolved(yes if conditions[condition] else no, conditions)
@@ -54,7 +55,7 @@ NOTHING = object()
 
 
 def broken_rules(template: Mapping[str, Any], values: Mapping[str, str]) -> list[str]:
-    """Return the descriptions of the assertions of a template's rules that these parameters break."""
+    """Return the description of each assertion of the template's rules that these parameters violate."""
     given = {name: values.get(name, each.get("Default", "")) for name, each in template["Parameters"].items()}
     return [
         assertion["AssertDescription"]

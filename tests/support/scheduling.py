@@ -1,6 +1,7 @@
-"""The distribution of tests over the processes of pytest-xdist, by test or, where fixtures are shared, by file.
+"""Distributes the tests over the processes of pytest-xdist: each test by itself, or whole files if their tests share
+fixtures.
 
-This replaces --dist=loadgroup, whose groups pytest-xdist 3.8 writes to an attribute that pytest 9.2 does not read.
+This replaces --dist=loadgroup. pytest-xdist 3.8 writes its groups to an attribute that pytest 9.2 does not read.
 """
 
 from functools import cache
@@ -8,12 +9,13 @@ from pathlib import Path
 
 from xdist.scheduler import LoadScopeScheduling
 
-# The text that marks shared fixtures in a test file or in the conftest.py of its folder.
+# The text by which module-scoped fixtures are found in a test file or in the conftest.py of its folder.
 SHARED = 'scope="module"'
 
 
 class ByTestOrFile(LoadScopeScheduling):
-    """Gives the next test to a free process, but keeps the tests of a file with module-scoped fixtures together."""
+    """Gives the next test to a free process, but gives all tests of a file with module-scoped fixtures to the same
+    one."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = self.config.rootpath / nodeid.partition("::")[0]

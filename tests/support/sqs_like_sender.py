@@ -1,4 +1,5 @@
-"""A sender that delivers as SQS and the notifier do: at least once, to the receivers in turn, until acceptance."""
+"""A sender that delivers as SQS and the notifier do: it offers each notification to the receivers in turn until one
+accepts it."""
 
 import itertools
 import threading
@@ -17,8 +18,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 2.0  # seconds between two attempts
 class RetryingSender:
     """Sends notifications to receivers in the background.
 
-    ``status_counts`` counts the attempts by status, with 0 for attempts without an answer; ``replies`` has the reply
-    bodies.
+    ``status_counts`` counts the attempts by status; an attempt without an answer counts as status 0. ``replies`` keeps
+    the bodies of all replies.
     """
 
     def __init__(self, key: bytes, urls: Sequence[str], max_in_flight: int = 32) -> None:
@@ -34,7 +35,8 @@ class RetryingSender:
         self._in_flight: list[Future[None]] = []
 
     def send(self, *notifications: Notification, first: int | None = None) -> None:
-        """Deliver to the next receiver, or to the one with the index ``first``; retries go to the next ones."""
+        """Deliver to the next receiver in turn, or to the one with the index ``first``. Each retry goes to the receiver
+        after that."""
         turn = next(self._turns) if first is None else first
         self._in_flight.append(self._threads.submit(self._send_until_taken, notifications, turn))
 
@@ -45,7 +47,7 @@ class RetryingSender:
         return not self._in_flight
 
     def close(self) -> None:
-        """Abandon the deliveries that have not been accepted."""
+        """Give up the deliveries that have not been accepted."""
         self._closed.set()
         self._threads.shutdown()
         self._http.close()
@@ -58,7 +60,7 @@ class RetryingSender:
                 return
 
     def _try(self, notifications: Sequence[Notification], url: str) -> Sequence[Notification]:
-        """Deliver once; return the notifications that must be delivered again."""
+        """Deliver once. Return the notifications that must be delivered again."""
         body = encode(notifications)
         try:
             reply = self._http.post(url, content=body, headers=signed(self._key, body))

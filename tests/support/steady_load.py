@@ -1,4 +1,4 @@
-"""Steady load: rotates secrets and delivers their notifications to a Service repeatedly, at an even pace."""
+"""Steady load: rotates secrets, and delivers the notifications to a Service again and again at an even pace."""
 
 import threading
 import time
@@ -17,10 +17,10 @@ MAX_IN_FLIGHT = 32
 
 
 class SteadyLoad:
-    """Runs while its ``with`` block is active, and waits at the end until every delivery has ended.
+    """Runs while its ``with`` block is active. At the end it waits until every delivery has ended.
 
-    Each delivery has its own connection. ``answers`` counts the deliveries by status, or by error; ``trouble`` has a
-    line with the time for each delivery that was not answered with 200.
+    Each delivery uses a connection of its own. ``answers`` counts the deliveries by status, or by error if there was no
+    answer. ``trouble`` has a line, with the time, for each delivery that was not answered with 200.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class SteadyLoad:
         self.answers: Counter[str] = Counter()
         self.trouble: list[str] = []
         self.rotations = 0
-        self.slowest = 0.0  # seconds
+        self.slowest = 0.0  # in seconds
         self._url = url
         self._key = key
         self._names = names
@@ -39,7 +39,7 @@ class SteadyLoad:
         self._start = time.monotonic()
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(MAX_IN_FLIGHT)
-        # Connections are not reused, so that kube-proxy chooses a pod for each delivery.
+        # No connection is reused, so that kube-proxy chooses a new pod for each delivery.
         self._http = httpx.Client(
             timeout=20, limits=httpx.Limits(max_connections=MAX_IN_FLIGHT, max_keepalive_connections=0)
         )
@@ -56,7 +56,7 @@ class SteadyLoad:
         self._stop.set()
         for thread in self._threads:
             thread.join()
-        for name in self._names:  # the last rotations may not have been delivered yet
+        for name in self._names:  # each secret's last rotation may not have been delivered yet
             self._pool.submit(self._deliver, self._notifications[name])
         self._pool.shutdown()
         self._http.close()

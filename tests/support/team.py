@@ -1,4 +1,4 @@
-"""A team: a namespace of its own whose Secrets are bound to AWS secrets of the same names."""
+"""A team: a namespace of its own, with Secrets that are bound to AWS secrets of the same names."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from support.wait import eventually
 
 
 class Team:
-    """The namespace of a team; the function ``team`` creates it."""
+    """The namespace of a team. Create it with the function ``team``."""
 
     def __init__(self, cluster: Cluster, aws: LocalAws, namespace: str) -> None:
         self.namespace = namespace
@@ -36,7 +36,7 @@ class Team:
         return notification(self._arns[name], version_id)
 
     def is_current(self) -> bool:
-        """Return whether each Secret holds the value that AWS has now."""
+        """Return whether every Secret holds the value that AWS currently has."""
         return all(
             data_of(self._cluster, self.namespace, name)
             == {"value": self._client.get_secret_value(SecretId=arn)["SecretString"].encode()}
@@ -46,7 +46,7 @@ class Team:
 
 @contextmanager
 def team(cluster: Cluster, aws: LocalAws, *names: str) -> Iterator[Team]:
-    """Create a namespace that may read its AWS secrets, create bound Secrets in it, and wait until they are filled."""
+    """Create a namespace that may read its AWS secrets, and bound Secrets in it. Wait until the Secrets are filled."""
     name = f"team-{uuid4().hex[:6]}"
     annotations = {"keyturn.dev/allow-secrets": f"{name}/*"}
     made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "annotations": annotations}}

@@ -1,7 +1,7 @@
 """Virtual time: an event loop that jumps to its next timer instead of waiting for it.
 
-Sleeps, time-outs and timers of asyncio then take no time, but happen in the right order. This does not suit code with
-threads, because the loop does not wait for threads while it has a timer.
+Sleeps, time-outs and timers of asyncio take no time, but still fire in the right order. Virtual time does not suit code
+that uses threads, because the loop jumps to its next timer without waiting for them.
 """
 
 import asyncio
@@ -10,18 +10,18 @@ import time
 
 
 class VirtualTime:
-    """A clock that runs like the real one, and skips the time that an event loop from ``event_loop`` would wait."""
+    """A clock that runs like the real one, but skips the time that its event loop would spend waiting."""
 
     def __init__(self) -> None:
         self._real = time.monotonic
         self._skipped = 0.0
 
     def monotonic(self) -> float:
-        """Return monotonic seconds; this replaces ``time.monotonic``, which the event loop reads as well."""
+        """Return monotonic seconds. This replaces ``time.monotonic``, which the event loop reads as well."""
         return self._real() + self._skipped
 
     def skip(self, seconds: float) -> None:
-        """Jump ahead."""
+        """Move the clock forward by ``seconds``."""
         self._skipped += seconds
 
     def event_loop(self) -> asyncio.AbstractEventLoop:

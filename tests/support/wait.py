@@ -1,4 +1,4 @@
-"""Polling: a test waits until a condition holds."""
+"""Polling: waits until a condition holds."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 def eventually(ask: Callable[[], T], seconds: float = 30) -> T:
-    """Call ``ask`` until it returns something true, and return that. Fails after ``seconds``."""
+    """Call ``ask`` again and again until it returns something true, and return that. Fail after ``seconds``."""
     end = time.monotonic() + seconds
     while not (answer := ask()):
         assert time.monotonic() < end, f"not within {seconds:g} s"

@@ -1,1 +1,2 @@
-"""The model that checks every history: the values that AWS had, and the states that Keyturn may derive from them."""
+"""The model that checks every history: the values that AWS has had, and the states that Keyturn may derive from
+them."""

@@ -1,4 +1,4 @@
-"""A model of AWS that changes secrets and records every version, so that the oracle can check the cluster."""
+"""A model of AWS. It changes secrets and records every version, so that the oracle can check the cluster."""
 
 import json
 from collections import defaultdict
@@ -15,8 +15,8 @@ KINDS_OF_VALUE = ("new", "new but for the password", "poor", "no JSON", "the sam
 class AwsModel:
     """Changes secrets in AWS and records each change.
 
-    ``lifecycle`` has the state of each secret by name. ``order`` has, by the id of the secret, the versions that have
-    held AWSCURRENT.
+    ``lifecycle`` maps the name of each secret to its state. ``order`` maps the id of each secret to the versions that
+    have held AWSCURRENT, in order.
     """
 
     def __init__(self, client: Any, namespace: str, new_value: Callable[[str], str]) -> None:
@@ -29,11 +29,11 @@ class AwsModel:
         self._new_value = new_value
 
     def id_of(self, name: str) -> str:
-        """Return the name of the secret in AWS."""
+        """Return the full name of the secret in AWS."""
         return f"{self._namespace}/{name}"
 
     def version_history(self, name: str) -> list[str]:
-        """Return the versions that have held AWSCURRENT, the present one last."""
+        """Return the versions that have held AWSCURRENT, in order. The last one holds it now."""
         return self.order[self.id_of(name)]
 
     def current(self, name: str) -> Version:
@@ -41,12 +41,13 @@ class AwsModel:
         return self.versions[self.version_history(name)[-1]]
 
     def previous(self, secret_id: str) -> Version:
-        """Return the version that held AWSCURRENT before the present one, or the first version if there was none."""
+        """Return the version that held AWSCURRENT before the present one. If there was none, return the first
+        version."""
         name = next(name for name, arn in self.arns.items() if secret_id in (arn, self.id_of(name)))
         return self.versions[self.version_history(name)[-2:][0]]
 
     def create(self, name: str) -> None:
-        """Create a secret. A secret that was deleted for good gets another ARN when it is created again."""
+        """Create a secret. A secret that is created again after it was deleted for good gets a different ARN."""
         value = self._value("new", name)
         made = self._client.create_secret(Name=self.id_of(name), SecretString=text_of(value))
         self.arns[name], self.lifecycle[name] = made["ARN"], ALIVE
@@ -58,7 +59,7 @@ class AwsModel:
         self._record(name, rotation.rotate(self._client, self.id_of(name), text_of(value)), value)
 
     def roll_back(self, name: str, back: int) -> bool:
-        """Move AWSCURRENT back by at most ``back`` versions; return whether it has moved."""
+        """Move AWSCURRENT back by at most ``back`` versions. Return whether it has moved."""
         own = [each for each in self.version_history(name) if self.versions[each].arn == self.arns[name]]
         version_id = own[-1 - min(back, len(own) - 1)]
         if version_id == own[-1]:
@@ -99,5 +100,5 @@ class AwsModel:
 
 
 def text_of(value: Any) -> str:
-    """Return a value as the text that AWS stores: a string as it is, any other value as JSON."""
+    """Return a value as the text that AWS stores. A string stays as it is, and any other value becomes JSON."""
     return value if isinstance(value, str) else json.dumps(value)

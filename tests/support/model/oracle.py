@@ -1,4 +1,5 @@
-"""The oracle for every history: it checks the recorded states of Secrets and consumers against the values in AWS."""
+"""The oracle that checks every history: it compares the recorded states of Secrets and consumers with the values in
+AWS."""
 
 import json
 from base64 import b64decode
@@ -11,14 +12,15 @@ from keyturn_receiver.core.binding import DATA, SECRET_ID, is_bound
 from keyturn_receiver.core.consumer import MARK_PREFIX
 from keyturn_receiver.core.revision import APPLIED_AT, REVISIONS, STATUS, VERSION_IDS, digest
 
-HAND = "hand"  # the annotation that every edit by hand changes
+HAND = "hand"  # the annotation that marks an edit by hand: each such edit changes it
 
 Value = Mapping[str, Any] | str
-Reads = frozenset[str] | None  # the keys that are read, or None for all keys
+Reads = frozenset[str] | None  # the keys that a consumer reads, or None if it reads all of them
 
 
 class ExpectedError(Exception):
-    """The binding is invalid, or the value lacks a property that the binding names. The text is the status reason."""
+    """Raised if a binding is invalid or a value lacks a property that the binding names. The text is the status
+    reason."""
 
 
 def everything(value: Value) -> dict[str, str]:
@@ -37,8 +39,8 @@ def no_binding(value: Value) -> dict[str, str]:
     raise ExpectedError("InvalidBinding")
 
 
-# The bindings that histories use, each with the data that it yields. The keys are values of the annotation
-# keyturn.dev/data, and "" means that there is none.
+# Maps each binding that histories use to a function that returns the data the binding makes from a value. The key is
+# the value of the annotation keyturn.dev/data, or "" for a Secret without that annotation.
 BINDINGS: Mapping[str, Callable[[Value], dict[str, str]]] = {
     "": everything,
     "PASSWORD: password": lambda value: {"PASSWORD": property_of(value, "password")},
@@ -75,7 +77,8 @@ class Version:
 
 @dataclass
 class AppliedState:
-    """A state that Keyturn has written to a Secret: the intended data and the recorded revisions."""
+    """A state that Keyturn has written to a Secret: the data that it meant to write, and the revisions that it
+    recorded."""
 
     at: int
     data: Mapping[str, bytes]
@@ -84,23 +87,24 @@ class AppliedState:
 
 @dataclass
 class SecretOracle:
-    """Checks the states of a Secret in order; ``order`` has the versions that AWSCURRENT has been on."""
+    """Checks the states of one Secret in order. ``order`` has the versions that have held AWSCURRENT, for each
+    secret."""
 
     versions: Mapping[str, Version]
     order: Mapping[str, Sequence[str]]
     ordered: bool = True
     applied: list[AppliedState] = field(default_factory=list)
-    foreign: set[str] = field(default_factory=set)  # keys that were ever edited by hand
+    foreign: set[str] = field(default_factory=set)  # all keys that were ever edited by hand
     _seen: int = 0
     _state: Any = None
-    _applied_to: str = ""  # the uid of the object that was written last
-    # Keys that were edited by hand since Keyturn last wrote them.
+    _applied_to: str = ""  # the uid of the object that Keyturn wrote last
+    # The keys that have been edited by hand since Keyturn last wrote them.
     _touched: set[str] = field(default_factory=set)
     _meaning: dict[tuple[str, str], bytes] = field(default_factory=dict)
     _place: dict[str, int] = field(default_factory=dict)
 
     def check(self, states: Sequence[Any]) -> None:
-        """Check the states that were not checked before."""
+        """Check the states that have been added since the previous check."""
         for state in states[self._seen :]:
             self._seen += 1
             before, self._state = self._state, state
@@ -164,23 +168,23 @@ class SecretOracle:
 
     @property
     def filled(self) -> bool:
-        """Whether Keyturn has written the object that has the name now."""
+        """Return whether Keyturn has written the present object of this name."""
         return self._state is not None and self._applied_to == uid(self._state)
 
     def revisions(self) -> list[tuple[int, Mapping[str, str]]]:
-        """Return all recorded revisions, each with the version of the object that recorded them."""
+        """Return all recorded revisions in order, each with the resource version of the Secret that recorded them."""
         return [(each.at, each.revisions) for each in self.applied]
 
     def as_of(self, at: int) -> Mapping[str, bytes]:
-        """Return the data that Keyturn intended at the version ``at`` of the objects."""
+        """Return the data that Keyturn had last written when the cluster was at resource version ``at``."""
         return next((each.data for each in reversed(self.applied) if each.at <= at), {})
 
 
 def check_consumer(states: Sequence[Any], secrets: Mapping[str, SecretOracle], settled: Sequence[str] = ()) -> int:
-    """Check the states of a workload against those of the Secrets it reads; return its number of restarts.
+    """Check the states of a workload against those of the Secrets that it reads. Return its number of restarts.
 
-    The states include those of earlier objects of the same name. ``settled`` names the Secrets for whose last revision
-    the workload must have been restarted.
+    The states include those of earlier objects of the same name. ``settled`` names Secrets; the workload must have been
+    restarted for the last revision of each of them.
     """
     restarts = 0
     for _, lifetime in groupby(states, uid):
@@ -231,18 +235,19 @@ def _check_end(life: Sequence[Any], name: str, oracle: SecretOracle) -> None:
         begun = [version_of(next(same)) for _, same in groupby(life, lambda each: each["spec"]["template"])]
         read = oracle.as_of(begun[-1])
         keys = final.data.keys() if reads is None else final.data.keys() & reads
-        # A pod does not start until the keys that it reads exist, so missing keys do not count.
+        # A pod does not start until all keys that it reads exist, so a missing key is not an error.
         assert all(read.get(key, final.data[key]) == final.data[key] for key in keys), f"pods hold old values of {name}"
 
 
 def wanted(revisions: Mapping[str, str], reads: Reads) -> str | None:
-    """Return the mark of a consumer that reads these keys."""
+    """Return the mark that a consumer which reads these keys should have."""
     keys = revisions.keys() if reads is None else revisions.keys() & reads
     return digest(revisions, keys) if keys else None
 
 
 def reads_of(workload: Any) -> dict[str, Reads]:
-    """Return the keys that the pods of a workload read, by Secret. Only the ways to read that these tests use count."""
+    """Return the keys that the pods of a workload read from each Secret. Only the ways of reading that these tests use
+    are recognized."""
     (container,) = workload["spec"]["template"]["spec"]["containers"]
     found: dict[str, Reads] = {each["secretRef"]["name"]: None for each in container.get("envFrom", [])}
     for variable in container.get("env", []):
@@ -269,7 +274,7 @@ def uid(state: Any) -> str:
 
 
 def version_of(state: Any) -> int:
-    """Return the resource version, which orders the writes to the API server.
+    """Return the resource version. A later write to the API server has a higher one.
 
     https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions
     """
