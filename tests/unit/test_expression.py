@@ -2,12 +2,29 @@
 
 import json
 from contextlib import suppress
+from typing import Any
 
+import jmespath
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jmespath.exceptions import JMESPathError
+from jmespath.visitor import TreeInterpreter
 
-from keyturn_receiver.core.expression import MAX_COST, EvaluationError, cost, evaluate, validate_expression
+from keyturn_receiver.core.expression import (
+    CALL,
+    MAX_COST,
+    MAX_DEPTH,
+    MAX_NODES,
+    VISIT,
+    EvaluationError,
+    Extent,
+    _Bounds,
+    cost,
+    evaluate,
+    extent_of,
+    validate_expression,
+)
 
 BOMBS = {
     "doubled with each bar": "|".join(["[@,@]"] * 60),
@@ -28,13 +45,13 @@ BOMBS = {
 )
 def test_expression_over_the_cost_limit_is_refused_before_evaluation(bomb: str, document: object) -> None:
     assert validate_expression(bomb) is None
-    size = len(json.dumps(document))
-    if cost(bomb, size) > MAX_COST:
+    spent = cost(bomb, extent_of(json.dumps(document)))
+    if spent > MAX_COST:
         with pytest.raises(EvaluationError, match="simplify the expression"):
-            evaluate(bomb, document, size)
+            evaluate(bomb, document, spent)
     else:
         with suppress(EvaluationError):  # the expression may have no result for this document
-            assert len(json.dumps(evaluate(bomb, document, size))) < MAX_COST
+            assert len(json.dumps(evaluate(bomb, document, spent))) < MAX_COST
 
 
 def test_deeply_nested_projections_are_refused_by_validation() -> None:
@@ -53,12 +70,96 @@ def test_deeply_nested_projections_are_refused_by_validation() -> None:
     ],
 )
 def test_common_expression_costs_a_small_part_of_the_limit(expression: str) -> None:
-    assert cost(expression, 4096) < MAX_COST / 20
+    host = {"name": "db-0.example.com", "port": 5432, "role": "primary", "zone": "eu-west-1a", "weight": 100}
+    document = json.dumps({"username": "app", "password": "x" * 40, "host": "db", "hosts": [host] * 40})
+    assert 4000 < len(document) < 4200
+    assert cost(expression, extent_of(document)) < MAX_COST / 10
 
 
 def test_largest_secret_passes_to_string() -> None:
     document = {"key": "x" * 65_000}
-    assert evaluate("to_string(@)", document, 65_536) == json.dumps(document, separators=(",", ":"))
+    text = json.dumps(document, separators=(",", ":"))
+    assert evaluate("to_string(@)", document, cost("to_string(@)", extent_of(text))) == text
+
+
+def nested(depth: int, inner: str) -> str:
+    return "[?" * depth + inner + "]" * depth
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        nested(6, "[" + ",".join("@" * 1900) + "]"),
+        "|".join("@" * 2000),
+        ".".join("a" * 300),
+        "(" * 1000 + "@" + ")" * 1000,
+        "[" + ",".join(f"a{number}" for number in range(800)) + "]",
+        "!" * 500 + "a",
+    ],
+    ids=["projections", "pipes", "properties", "brackets", "list", "negations"],
+)
+def test_expression_that_is_dear_to_weigh_is_refused_by_validation(expression: str) -> None:
+    fault = validate_expression(expression)
+    assert fault is None or "simplify it" in fault or "not a JMESPath expression" in fault
+    if fault is None:  # brackets leave no trace in the syntax tree
+        assert computed_bounds(expression) <= 8 * MAX_NODES
+
+
+@pytest.mark.parametrize("depth", range(1, 7))
+def test_number_of_computed_bounds_grows_with_the_nodes_and_not_with_two_to_the_nesting(depth: int) -> None:
+    expression = nested(depth, "[" + ",".join("@" * 400) + "]")
+    assert validate_expression(expression) is None
+    assert computed_bounds(expression) <= (depth + 2) * MAX_NODES
+
+
+def computed_bounds(expression: str) -> int:
+    """Return how many bounds of nodes are computed to find the cost of the expression."""
+    bounds = _Bounds()
+    bounds.of(jmespath.compile(expression).parsed, Extent(64_000, 32_000))
+    return len(bounds._known)
+
+
+def test_limits_of_nodes_and_depth_refuse_no_more_than_they_say() -> None:
+    assert validate_expression("[" + ",".join("@" * (MAX_NODES - 1)) + "]") is None
+    assert validate_expression("|".join("@" * MAX_DEPTH)) is None
+    assert "simplify it" in str(validate_expression("|".join("@" * (MAX_DEPTH + 1))))
+
+
+class CountingInterpreter(TreeInterpreter):
+    """Interpreter of the library that also adds up the units of what it does: visits and calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.units = 0
+
+    def visit(self, node: dict[str, Any], *args: object, **kwargs: object) -> object:
+        self.units += VISIT + (CALL if node["type"] == "function_expression" else 0)
+        return super().visit(node, *args, **kwargs)
+
+
+DEAR = [
+    "[?@==@]", "[*].a", "[?a==b].{a:a,b:b}", "[*].to_string(@)", "map(&to_string(@), @)", "[][]", "sort(@)",
+    "sort_by(@,&to_string(@))", "[*].[@,@,@]|[]|[*].[@]", "max_by(@,&length(to_string(@)))", "[?@ > `0`]", "[?[?@==@]]",
+    "[?contains(to_string(@),'a')]", "join(',',[*].to_string(@))", "*.*", "[*].[*].[*]", "[*]|[*]|[*]|[*]",
+]  # fmt: skip
+DOCUMENTS = {
+    "numbers": [1] * 3000,
+    "objects": [{"a": 1, "b": "x"}] * 400,
+    "lists": [[1] * 3] * 800,
+    "texts": ["ab"] * 1200,
+    "object": {str(number): {"a": number} for number in range(500)},
+}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("expression", DEAR)
+def test_cost_bound_is_at_least_the_visits_and_calls_of_the_evaluation(expression: str, name: str) -> None:
+    document = DOCUMENTS[name]
+    interpreter = CountingInterpreter()
+    with suppress(JMESPathError, TypeError):  # an evaluation that fails half-way has cost its visits
+        interpreter.visit(jmespath.compile(expression).parsed, document)
+    bound = cost(expression, extent_of(json.dumps(document, separators=(",", ":"))))
+    assert bound > MAX_COST or interpreter.units <= bound
 
 
 documents = st.recursive(
@@ -89,9 +190,12 @@ expressions = st.recursive(
 def test_size_of_any_result_is_within_the_cost_bound(document: object, expression: str) -> None:
     if validate_expression(expression):
         return
-    size = len(json.dumps(document, ensure_ascii=False, separators=(",", ":")))
+    spent = cost(expression, extent_of(json.dumps(document, ensure_ascii=False, separators=(",", ":"))))
     try:
-        result = evaluate(expression, document, size)
+        result = evaluate(expression, document, spent)
     except EvaluationError:
         return
-    assert len(json.dumps(result, ensure_ascii=False, separators=(",", ":"))) <= cost(expression, size)
+    assert len(json.dumps(result, ensure_ascii=False, separators=(",", ":"))) <= spent
+    interpreter = CountingInterpreter()
+    interpreter.visit(jmespath.compile(expression).parsed, document)
+    assert interpreter.units <= spent

@@ -1,17 +1,17 @@
-"""Fair queue: priorities, turns among AWS secrets, and reserved slots."""
+"""Fair queue: priorities, turns among namespaces and AWS secrets, and reserved slots."""
 
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.reconcile.fair_queue import PriorityQueues
 from keyturn_receiver.reconcile.request import Cause
 
 
-def target(name: str) -> Target:
-    return Target("team", name)
+def target(name: str, namespace: str = "team") -> Target:
+    return Target(namespace, name)
 
 
-def enqueue(queues: PriorityQueues, name: str, priority: Cause) -> None:
+def enqueue(queues: PriorityQueues, name: str, priority: Cause, namespace: str = "team") -> None:
     """Enqueue a target; its group is the first letter of its name."""
-    queues.enqueue(target(name), name[0], priority)
+    queues.enqueue(target(name, namespace), name[0], priority)
 
 
 def take_all(queues: PriorityQueues) -> list[str]:
@@ -36,17 +36,17 @@ def test_hanging_secret_takes_at_most_a_quarter_of_the_slots() -> None:
     assert len(take_all(queues)) == 2
     enqueue(queues, "other", Cause.NOTIFICATION)
     assert take_all(queues) == ["other"]
-    queues.release("h", Cause.NOTIFICATION)
+    queues.release(target("hung0"), "h", Cause.NOTIFICATION)
     assert take_all(queues) == ["hung2"]
 
 
 def test_background_work_leaves_half_of_the_places_to_notifications() -> None:
     queues = PriorityQueues(slots=8)
     for letter in "abcdefgh":
-        enqueue(queues, letter, Cause.POLL)
+        enqueue(queues, letter, Cause.POLL, namespace=letter)
     assert len(take_all(queues)) == 4
     for letter in "ijklm":
-        enqueue(queues, letter, Cause.NOTIFICATION)
+        enqueue(queues, letter, Cause.NOTIFICATION, namespace=letter)
     assert take_all(queues) == ["i", "j", "k", "l"]
     assert queues.depth(Cause.NOTIFICATION) == 1
     assert queues.depth(Cause.POLL) == 4
@@ -58,3 +58,27 @@ def test_target_with_raised_priority_moves_to_the_better_queue() -> None:
     queues.raise_priority(target("a"), "a", Cause.POLL, Cause.NOTIFICATION)
     assert (queues.depth(Cause.POLL), queues.depth(Cause.NOTIFICATION)) == (0, 1)
     assert queues.take() == (target("a"), Cause.NOTIFICATION)
+
+
+def test_namespace_with_many_secrets_does_not_starve_another_namespace() -> None:
+    queues = PriorityQueues(slots=16)
+    for letter in "abcdefgh":
+        enqueue(queues, letter, Cause.NEW, namespace="busy")
+    enqueue(queues, "z1", Cause.NEW, namespace="quiet")
+    enqueue(queues, "z2", Cause.NEW, namespace="quiet")
+    assert take_all(queues)[:4] == ["a", "z1", "b", "z2"]
+
+
+def test_namespace_takes_at_most_half_of_the_slots_and_at_most_half_of_those_for_background_work() -> None:
+    queues = PriorityQueues(slots=8)
+    for letter in "abcdefgh":
+        enqueue(queues, letter, Cause.POLL, namespace="busy")
+    assert take_all(queues) == ["a", "b"]
+    for letter in "stuvwxyz":
+        enqueue(queues, letter, Cause.NOTIFICATION, namespace="busy")
+    assert take_all(queues) == ["s", "t", "u", "v"]
+    enqueue(queues, "other", Cause.NOTIFICATION, namespace="quiet")
+    assert take_all(queues) == ["other"]
+    queues.release(target("s", "busy"), "s", Cause.NOTIFICATION)
+    queues.release(target("a", "busy"), "a", Cause.POLL)
+    assert take_all(queues) == ["w", "c"]

@@ -14,7 +14,7 @@ from functools import lru_cache
 import yaml
 
 from keyturn_receiver.core.consumer import ROLLOUT, rollouts_disabled
-from keyturn_receiver.core.expression import validate_expression
+from keyturn_receiver.core.expression import is_property, validate_expression
 from keyturn_receiver.errors import InvalidBinding
 
 BIND_LABEL = "keyturn.dev/bind"
@@ -41,9 +41,13 @@ SECRET_ARN = re.compile(
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
 SERVICE_ACCOUNT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
-MAX_DATA_ANNOTATION = 64 * 1024  # characters; parsing much more would block the event loop
+MAX_DATA_ANNOTATION = 64 * 1024  # characters
+MAX_EXPRESSIONS = 16 * 1024  # characters of all expressions that do more than name a property; they are parsed
 
 MAX_FAULTS = 10  # faults per message, because people read it and it is written to several places
+
+_MAX_CACHED = 1024  # characters of a `data` annotation whose parsed form is kept
+_Selectors = tuple[tuple[tuple[str, str], ...], tuple[str, ...]]  # keys with their expressions, and faults
 
 # The C loader is ten times faster, but not every wheel contains it.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -208,12 +212,27 @@ def read_binding(target: Target, spec: BindingSpec) -> Binding:
     return Binding(target, everything_of, entries, "Secret", spec.account, OnDelete(on_delete))
 
 
+def _read_selectors(text: str) -> _Selectors:
+    return _read_and_keep_selectors(text) if len(text) <= _MAX_CACHED else _parse_selectors(text)
+
+
 @lru_cache(maxsize=1024)
-def _read_selectors(text: str) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+def _read_and_keep_selectors(text: str) -> _Selectors:
+    return _parse_selectors(text)
+
+
+def _parse_selectors(text: str) -> _Selectors:
     """Parse the annotation `data`. Returns the keys with their expressions, and the faults."""
     faults: list[str] = []
     selectors: dict[str, str] = {}
+    expressions = 0  # characters
     for key, expression in _read_map(text, faults):
+        expressions += 0 if is_property(expression) else len(expression)
+        if expressions > MAX_EXPRESSIONS:
+            faults.append(
+                f"annotation {DATA}: its expressions have more than {MAX_EXPRESSIONS} characters: bind several Secrets"
+            )
+            break
         if not SECRET_KEY.fullmatch(key):
             advice = "is not a valid key for a Secret: use letters, digits, '-', '_', '.'"
             faults.append(f"annotation {DATA}: {key!r:.80} {advice}")

@@ -2,21 +2,34 @@
 
 A short expression can have a result of any size: that of ``[@,@]|[@,@]|...`` doubles with each bar. So an upper bound
 of the cost is computed first, from the parsed expression and the length of the document. A costly expression is
-refused.
+refused. Parsing and bounding are limited as well, by the length of the expression and by the number of its nodes.
 https://jmespath.org/specification.html
 """
 
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import jmespath
 from jmespath.exceptions import JMESPathError
-from jmespath.parser import ParsedResult
+from jmespath.parser import ParsedResult, Parser
 
 MAX_EXPRESSION = 4096  # characters; a longer one is a program, not a selector
-MAX_NESTING = 6  # nested projections; each level doubles the time to compute the cost
-MAX_COST = 30_000_000  # units; one takes at most 0.1 microseconds
+MAX_NODES = 512  # of the syntax tree
+MAX_DEPTH = 100  # levels of the syntax tree; the library visits it by recursion
+MAX_NESTING = 6  # nested projections; each level multiplies the cost by the length of the document
+MAX_COST = 5_000_000  # units of 0.1 microseconds, as measured on a slow core; or half a second
+
+# Units for each visit of a node, and for each call of a function in addition. A unit for each character of an
+# intermediate result is added to them. A test counts the visits of real evaluations.
+VISIT = 10
+CALL = 30
+
+_PROPERTY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a selector that needs neither a parser nor a bound
+_MAX_CACHED = 128  # characters; a syntax tree takes up to a hundred times the memory of its text
 
 # In to_string(), json.dumps can turn one character into two escapes of six characters, and adds quotes.
 _ESCAPED = 12
@@ -25,6 +38,7 @@ _ESCAPED = 12
 _PROJECTIONS = frozenset({"projection", "value_projection", "filter_projection"})
 _CHAINS = frozenset({"subexpression", "index_expression", "pipe", "key_val_pair", "flatten"})
 _BOOLEANS = frozenset({"comparator", "not_expression"})
+_SORTING = ("sort", "max", "min")  # functions that compare values with each other; n log n comparisons at most
 _COMBINATIONS = frozenset({"or_expression", "and_expression", "multi_select_list", "multi_select_dict"})
 
 
@@ -38,29 +52,72 @@ def validate_expression(expression: str) -> str | None:
         return "the expression is empty: name a property of the secret's JSON, or @ for the whole value"
     if len(expression) > MAX_EXPRESSION:
         return f"the expression is longer than {MAX_EXPRESSION} characters: shorten it"
+    if is_property(expression):
+        return None
     try:
-        nesting = _nesting(_parsed(expression).parsed)
+        tree = _parsed(expression).parsed
     except (JMESPathError, RecursionError):
         return (
             f"{expression!r:.120} is not a JMESPath expression: a property with '-' or other special characters"
             ' needs double quotes, as in "my-key"'
         )
+    nodes = nesting = 0
+    for _, depth, inner in _walk(tree):
+        nodes, nesting = nodes + 1, max(nesting, inner)
+        if nodes > MAX_NODES or depth > MAX_DEPTH:
+            return (
+                f"the expression has more than {MAX_NODES} parts, or {MAX_DEPTH} of them inside each other: simplify it"
+            )
     if nesting > MAX_NESTING:
         return f"the expression has more than {MAX_NESTING} projections inside each other: simplify it"
     return None
 
 
-def cost(expression: str, size: int) -> int:
-    """Return an upper bound, in units, of the cost of an expression over a JSON text of ``size`` characters.
+def is_property(expression: str) -> bool:
+    """Whether the expression only names a property, which costs next to nothing."""
+    return _PROPERTY.fullmatch(expression) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Upper bounds of the size of a JSON value: the characters of its text, and the values that it consists of."""
+
+    characters: int
+    values: int
+
+    def __add__(self, other: "Extent") -> "Extent":
+        return Extent(self.characters + other.characters, self.values + other.values)
+
+    def times(self, factor: int) -> "Extent":
+        """Return the extent of ``factor`` such values."""
+        return Extent(self.characters * factor, self.values * factor)
+
+    def at_most(self, limit: int) -> "Extent":
+        """Return the extent, with ``limit`` for any larger number."""
+        return Extent(min(self.characters, limit), min(self.values, limit))
+
+
+_LEAST = Extent(1, 1)
+
+
+def extent_of(text: str) -> Extent:
+    """Return the extent of a JSON text. A comma, bracket or brace inside a string counts as well."""
+    return Extent(max(1, len(text)), 1 + sum(map(text.count, ",[{")))
+
+
+def cost(expression: str, document: Extent) -> int:
+    """Return an upper bound, in units, of the cost of a valid expression over a document.
 
     MAX_COST + 1 stands for any cost above MAX_COST.
     """
-    return _bound(_parsed(expression).parsed, max(1, size))[1]
+    if is_property(expression):
+        return min(document.characters + VISIT, MAX_COST + 1)
+    return _Bounds().of(_parsed(expression).parsed, document)[1]
 
 
-def evaluate(expression: str, document: object, size: int) -> object:
-    """Evaluate an expression over a JSON document whose text has ``size`` characters. Raises EvaluationError."""
-    if cost(expression, size) > MAX_COST:
+def evaluate(expression: str, document: object, spent: int) -> object:
+    """Evaluate a valid expression over a JSON document. ``spent`` is its ``cost``. Raises EvaluationError."""
+    if spent > MAX_COST:
         raise EvaluationError("its result could be far larger than a Secret can hold: simplify the expression")
     try:
         result = _parsed(expression).search(document)
@@ -77,64 +134,100 @@ def evaluate(expression: str, document: object, size: int) -> object:
     return result
 
 
-@lru_cache(maxsize=1024)
 def _parsed(expression: str) -> ParsedResult:
-    return jmespath.compile(expression)
+    return _parsed_and_kept(expression) if len(expression) <= _MAX_CACHED else _parse(expression)
 
 
-def _nesting(node: Mapping[str, Any]) -> int:
-    inner = max((_nesting(child) for child in _children(node)), default=0)
-    return inner + (node["type"] in _PROJECTIONS or node["type"] == "expref")
+@lru_cache(maxsize=512)
+def _parsed_and_kept(expression: str) -> ParsedResult:
+    return _parse(expression)
+
+
+def _parse(expression: str) -> ParsedResult:
+    try:
+        return jmespath.compile(expression)
+    finally:
+        Parser.purge()  # the library's own cache keeps 512 syntax trees of any size
+
+
+def _walk(tree: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], int, int]]:
+    """Yield each node with its depth in the tree, and with the number of projections around it, itself included."""
+    pending = [(tree, 1, 0)]
+    while pending:
+        node, depth, outer = pending.pop()
+        nesting = outer + (node["type"] in _PROJECTIONS or node["type"] == "expref")
+        yield node, depth, nesting
+        pending.extend((child, depth + 1, nesting) for child in _children(node))
 
 
 def _children(node: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    return [child for child in node["children"] if isinstance(child, Mapping)]  # the children of a slice are numbers
+    return [child for child in node["children"] if isinstance(child, dict)]  # the children of a slice are numbers
 
 
-def _bound(node: Mapping[str, Any], size: int) -> tuple[int, int]:
-    """Return upper bounds of the output's size and of the cost. A shared value counts each time it appears."""
-    kind, children = node["type"], _children(node)
-    if kind in _PROJECTIONS:
-        output, spent = _bound_each(children[1:], *_bound(children[0], size))
-    elif kind in _CHAINS:
-        output, spent = size, 0
-        for child in children:
-            output, child_cost = _bound(child, output)
-            spent += child_cost
-    elif kind in _COMBINATIONS or kind in _BOOLEANS:
-        bounds = [_bound(child, size) for child in children]
-        output = sum(part for part, _ in bounds) + sum(len(str(child.get("value"))) + 4 for child in children)
-        spent = sum(child_cost for _, child_cost in bounds) + output
-        output = 5 if kind in _BOOLEANS else output
-    elif kind == "function_expression":
-        output, spent = _bound_function(node["value"], children, size)
-    elif kind == "literal":
-        output, spent = len(str(node["value"])) + 2, 0
-    else:  # field, index, slice, current, identity: the output is a part of the input
-        output, spent = size, 0
-    return min(output, MAX_COST + 1), min(spent + output + 1, MAX_COST + 1)
+class _Bounds:
+    """Upper bounds of the outputs and costs of nodes. Each is computed once for each extent of the node's input.
 
+    A projection bounds its inner expression for two extents. Without the memory, nested projections would double the
+    work with each level.
+    """
 
-def _bound_each(expressions: Sequence[Mapping[str, Any]], size: int, spent: int) -> tuple[int, int]:
-    # It is unknown how the elements share ``size``. The output grows at least in proportion to the input, so the
-    # extremes are one element that takes up all of ``size``, and as many minimal elements as fit. Their bounds are
-    # added up.
-    output = 0
-    for expression in expressions:
-        (whole, whole_cost), (least, least_cost) = _bound(expression, size), _bound(expression, 1)
-        output += whole + size * least
-        spent += whole_cost + size * least_cost
-    return output, spent
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, Extent], tuple[Extent, int]] = {}
 
+    def of(self, node: Mapping[str, Any], value: Extent) -> tuple[Extent, int]:
+        """Return bounds of the output's extent and of the cost. A part that is twice in the output counts twice."""
+        key = (id(node), value)
+        if key not in self._known:
+            output, spent = self._of(node, value)
+            spent = min(spent + output.characters + VISIT, MAX_COST + 1)
+            self._known[key] = output.at_most(MAX_COST + 1), spent
+        return self._known[key]
 
-def _bound_function(name: str, arguments: Sequence[Mapping[str, Any]], size: int) -> tuple[int, int]:
-    bounds = [_bound(argument, size) for argument in arguments if argument["type"] != "expref"]
-    total = sum(part for part, _ in bounds) + 1
-    expressions = [child for argument in arguments if argument["type"] == "expref" for child in _children(argument)]
-    mapped, spent = _bound_each(expressions, total, sum(argument_cost for _, argument_cost in bounds))
-    output = total + mapped + 32  # 32 characters hold the longest number
-    if name == "to_string":
-        output = _ESCAPED * total + 2
-    elif name == "join" and len(bounds) == 2:
-        output = (bounds[0][0] + 1) * (bounds[1][0] + 1)
-    return output, spent + output + total * size.bit_length()  # sorting takes n log n
+    def _of(self, node: Mapping[str, Any], value: Extent) -> tuple[Extent, int]:
+        kind, children = node["type"], _children(node)
+        if kind in _PROJECTIONS:
+            return self._of_each(children[1:], *self.of(children[0], value))
+        if kind in _CHAINS:
+            spent = 0
+            for child in children:
+                value, child_cost = self.of(child, value)
+                spent += child_cost
+            return value, spent
+        if kind in _COMBINATIONS or kind in _BOOLEANS:
+            bounds = [self.of(child, value) for child in children]
+            output = Extent(sum(len(str(child.get("value"))) + 4 for child in children), 1)
+            output = sum((part for part, _ in bounds), output)
+            spent = sum(child_cost for _, child_cost in bounds) + output.characters
+            return (Extent(5, 1) if kind in _BOOLEANS else output), spent
+        if kind == "function_expression":
+            return self._of_function(node["value"], children, value)
+        if kind == "literal":
+            length = len(json.dumps(node["value"]))
+            return Extent(length, length), 0
+        return value, 0  # field, index, slice, current, identity: the output is a part of the input
+
+    def _of_each(self, expressions: Sequence[Mapping[str, Any]], value: Extent, spent: int) -> tuple[Extent, int]:
+        # It is unknown how the elements share the value. The output grows at least in proportion to the input, so the
+        # extremes are one element that takes up the whole value, and as many minimal elements as the value can have.
+        # Their bounds are added up.
+        output, elements = Extent(2, 1), value.values
+        for expression in expressions:
+            (whole, whole_cost), (least, least_cost) = self.of(expression, value), self.of(expression, _LEAST)
+            output += whole + (least + Extent(1, 0)).times(elements)
+            spent += whole_cost + elements * least_cost
+        return output, spent
+
+    def _of_function(self, name: str, arguments: Sequence[Mapping[str, Any]], value: Extent) -> tuple[Extent, int]:
+        bounds = [self.of(argument, value) for argument in arguments if argument["type"] != "expref"]
+        total = sum((part for part, _ in bounds), _LEAST)
+        expressions = [child for argument in arguments if argument["type"] == "expref" for child in _children(argument)]
+        mapped, spent = self._of_each(expressions, total, sum(argument_cost for _, argument_cost in bounds))
+        output = total + mapped + Extent(32, 1)  # 32 characters hold the longest number
+        if name == "to_string":
+            output = Extent(_ESCAPED * total.characters + 2, 1)
+        elif name == "join" and len(bounds) == 2:
+            (separator, _), (parts, _) = bounds
+            output = Extent((separator.characters + 1) * (parts.values + 1) + parts.characters, 1)
+        if name.startswith(_SORTING):
+            spent += total.characters * total.values.bit_length()
+        return output, spent + CALL + total.characters + output.characters

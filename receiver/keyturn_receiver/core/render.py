@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from keyturn_receiver.core.binding import DATA, SECRET_KEY, Binding, Source, tell_all
-from keyturn_receiver.core.expression import MAX_COST, EvaluationError, cost, evaluate
+from keyturn_receiver.core.expression import MAX_COST, EvaluationError, Extent, cost, evaluate, extent_of
 from keyturn_receiver.errors import InvalidValue
 
 WHOLE_VALUE_KEY = "value"  # the key for a value that is not a JSON object
 MAX_DATA = 1024 * 1024  # bytes, https://kubernetes.io/docs/concepts/configuration/secret/#restriction-data-size
-# For all expressions of a binding together, in units of ``expression.cost``: about a second in practice. Without this
-# limit, the cost of a thousand cheap expressions would add up.
-MAX_TOTAL_COST = 10 * MAX_COST
+# The limit for all expressions of a binding together, in units of ``expression.cost``. Without it, the cost of a
+# thousand cheap expressions would add up.
+MAX_TOTAL_COST = MAX_COST
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,8 @@ def estimated_cost(binding: Binding, versions: Mapping[Source, SecretVersion]) -
 
     A costly call belongs in a thread.
     """
-    return sum(cost(entry.expression, len(versions[entry.source].value)) for entry in binding.entries)
+    extents = {source: _extent(versions[source].value) for source in binding.sources}
+    return sum(cost(entry.expression, extents[entry.source]) for entry in binding.entries)
 
 
 def render(binding: Binding, versions: Mapping[Source, SecretVersion]) -> dict[str, bytes]:
@@ -46,9 +47,10 @@ def render(binding: Binding, versions: Mapping[Source, SecretVersion]) -> dict[s
         _render_everything(documents[binding.everything_of], data, errors)
     for entry in binding.entries:
         document = documents[entry.source]
-        budget -= cost(entry.expression, len(document.raw))
+        spent = cost(entry.expression, document.extent)
+        budget -= spent
         try:
-            data[entry.key] = _as_bytes(_evaluate(entry.expression, document))
+            data[entry.key] = _as_bytes(_evaluate(entry.expression, document, spent))
         except EvaluationError as error:
             errors.append(f"key {entry.key} (expression {entry.expression!r:.120}): {error}")
         if budget < 0:
@@ -72,16 +74,21 @@ class _Document:
     raw: str | bytes = field(repr=False)
     content: object = field(repr=False)
     is_json: bool
+    extent: Extent
 
 
 def _document(version: SecretVersion) -> _Document:
-    if isinstance(version.value, bytes):
-        return _Document(version.value, version.value, is_json=False)
-    raw = version.value
+    raw, extent = version.value, _extent(version.value)
+    if isinstance(raw, bytes):
+        return _Document(raw, raw, is_json=False, extent=extent)
     try:
-        return _Document(raw, json.loads(version.value, parse_constant=_refuse_constant), is_json=True)
+        return _Document(raw, json.loads(raw, parse_constant=_refuse_constant), is_json=True, extent=extent)
     except (ValueError, RecursionError):
-        return _Document(raw, raw, is_json=False)
+        return _Document(raw, raw, is_json=False, extent=extent)
+
+
+def _extent(value: str | bytes) -> Extent:
+    return Extent(max(1, len(value)), 1) if isinstance(value, bytes) else extent_of(value)
 
 
 def _refuse_constant(name: str) -> object:
@@ -111,12 +118,12 @@ def _render_everything(document: _Document, data: dict[str, bytes], errors: list
             errors.append(f"its property number {number}: {error}")
 
 
-def _evaluate(expression: str, document: _Document) -> object:
+def _evaluate(expression: str, document: _Document, spent: int) -> object:
     if expression.strip() == "@" and not isinstance(document.content, dict | list):
         return document.raw
     if not document.is_json:
         raise EvaluationError("the value in AWS is not JSON: use the expression @, which takes the whole value")
-    return evaluate(expression, document.content, len(document.raw))
+    return evaluate(expression, document.content, spent)
 
 
 def _as_bytes(value: object) -> bytes:

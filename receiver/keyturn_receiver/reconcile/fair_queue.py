@@ -1,20 +1,27 @@
-"""Fair queues. There is one for each priority, and in each queue the groups (AWS secrets) take turns.
+"""Fair queues. There is one for each priority. In each queue the namespaces take turns, and in each namespace the
+groups (AWS secrets).
 
 The design is that of https://pkg.go.dev/sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue, with groups.
 """
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
+from functools import partial
 
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.reconcile.request import PRIORITIES, Cause
 
+Groups = OrderedDict[Hashable, OrderedDict[Target, None]]
+
 
 class FairQueue:
-    """Fair queue of targets. Groups take turns, so a large group does not keep the others waiting."""
+    """Fair queue of targets. Namespaces take turns, and so do the groups of a namespace.
+
+    So neither a namespace with many groups nor a large group keeps the others waiting.
+    """
 
     def __init__(self) -> None:
-        self._groups: OrderedDict[Hashable, OrderedDict[Target, None]] = OrderedDict()
+        self._namespaces: OrderedDict[str, Groups] = OrderedDict()
         self._length = 0
 
     def __len__(self) -> int:
@@ -22,40 +29,54 @@ class FairQueue:
 
     def add(self, target: Target, group: Hashable) -> None:
         """Put ``target`` at the end of its group."""
-        self._groups.setdefault(group, OrderedDict())[target] = None
+        groups = self._namespaces.setdefault(target.namespace, OrderedDict())
+        groups.setdefault(group, OrderedDict())[target] = None
         self._length += 1
 
     def discard(self, target: Target, group: Hashable) -> None:
         """Remove ``target`` from the queue, wherever in its group it is."""
-        del self._groups[group][target]
+        groups = self._namespaces[target.namespace]
+        del groups[group][target]
         self._length -= 1
-        if not self._groups[group]:
-            del self._groups[group]
+        if not groups[group]:
+            del groups[group]
+        if not groups:
+            del self._namespaces[target.namespace]
 
-    def pop(self, is_full: Callable[[Hashable], bool]) -> tuple[Target, Hashable] | None:
-        """Remove the next target from the queue, and return it with its group. Full groups are skipped."""
-        for group, targets in self._groups.items():
-            if not is_full(group):
-                target = next(iter(targets))
-                self._groups.move_to_end(group)
-                self.discard(target, group)
-                return target, group
+    def pop(
+        self, is_full: Callable[[Hashable], bool], namespace_is_full: Callable[[str], bool]
+    ) -> tuple[Target, Hashable] | None:
+        """Remove the next target from the queue, and return it with its group. Full namespaces and groups are
+        skipped."""
+        for namespace, groups in self._namespaces.items():
+            if namespace_is_full(namespace):
+                continue
+            for group, targets in groups.items():
+                if not is_full(group):
+                    target = next(iter(targets))
+                    groups.move_to_end(group)
+                    self._namespaces.move_to_end(namespace)
+                    self.discard(target, group)
+                    return target, group
         return None
 
 
 class PriorityQueues:
     """Fair queues, one for each priority. At most ``slots`` targets can be taken at the same time.
 
-    Background work takes at most half of the slots, so that the others stay free for notifications. One group takes at
-    most a quarter, so that an AWS secret that hangs holds up only its own bindings.
+    Background work takes at most half of the slots, so that the others stay free for notifications. A group takes at
+    most a quarter, so that an AWS secret that hangs holds up only its own bindings. A namespace takes at most half of
+    the slots, and at most half of those for background work.
     """
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
         self._background_slots = max(1, slots // 2)
         self._group_slots = max(1, slots // 4)
+        self._namespace_slots = {False: max(1, slots // 2), True: max(2, slots // 4)}  # by: is it background work
         self._queues = {cause: FairQueue() for cause in PRIORITIES}
         self._in_flight: Counter[Hashable] = Counter()
+        self._in_namespace: Counter[tuple[str, bool]] = Counter()
         self._taken = 0
         self._background = 0
 
@@ -80,21 +101,30 @@ class PriorityQueues:
             background = priority is not Cause.NOTIFICATION
             if background and self._background >= self._background_slots:
                 return None
-            if taken := queue.pop(self._is_full):
+            if taken := queue.pop(self._is_full, partial(self._namespace_is_full, background=background)):
                 target, group = taken
                 self._taken += 1
                 self._in_flight[group] += 1
+                self._in_namespace[target.namespace, background] += 1
                 self._background += background
                 return target, priority
         return None
 
-    def release(self, group: Hashable, priority: Cause) -> None:
+    def release(self, target: Target, group: Hashable, priority: Cause) -> None:
         """Free the slot of a target that was taken from ``group`` with ``priority``."""
+        background = priority is not Cause.NOTIFICATION
         self._taken -= 1
+        self._background -= background
         self._in_flight[group] -= 1
         if not self._in_flight[group]:
             del self._in_flight[group]
-        self._background -= priority is not Cause.NOTIFICATION
+        namespace = (target.namespace, background)
+        self._in_namespace[namespace] -= 1
+        if not self._in_namespace[namespace]:
+            del self._in_namespace[namespace]
 
     def _is_full(self, group: Hashable) -> bool:
         return self._in_flight[group] >= self._group_slots
+
+    def _namespace_is_full(self, namespace: str, background: bool) -> bool:
+        return self._in_namespace[namespace, background] >= self._namespace_slots[background]

@@ -1,23 +1,59 @@
-"""Renders the data of a Secret. A cheap rendering runs on the event loop, an expensive one in a thread."""
+"""Checks bindings and renders the data of Secrets. Cheap work runs on the event loop, expensive work in a thread.
+
+The authors of bindings decide how expensive that work is. So each namespace has at most one piece of work in the
+thread, and the namespaces take turns: a namespace waits for at most one piece of work of each of the others.
+"""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import TypeVar
 
-from keyturn_receiver.core.binding import Binding, Source
+from keyturn_receiver.core.binding import Binding, BindingSpec, Source, Target, read_binding
 from keyturn_receiver.core.render import SecretVersion, estimated_cost, render
 
-OFFLOAD_THRESHOLD = 100_000  # units of ``expression.cost``, or at most a hundredth of a second of the event loop
+CHEAP_TEXT = 256  # characters of a `data` annotation that is parsed and weighed on the event loop, in 2 ms at most
+CHEAP_COST = 20_000  # units of ``expression.cost``: at most 2 ms of the event loop
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Lane:
+    """The expensive work of one namespace. ``users`` counts the work that runs or waits."""
+
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    users: int = 0
 
 
 class Renderer:
-    """Renderer. It renders on the event loop or in ``executor``, depending on the estimated cost."""
+    """Renderer. Expensive work runs in ``executor``, one piece at a time for each namespace."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
+        self._lanes: dict[str, _Lane] = {}
+
+    async def read_binding(self, target: Target, spec: BindingSpec) -> Binding:
+        """Check a binding, and return it. Raises InvalidBinding."""
+        if len(spec.data or "") <= CHEAP_TEXT:
+            return read_binding(target, spec)
+        return await self._in_thread(target.namespace, lambda: read_binding(target, spec))
 
     async def render(self, binding: Binding, versions: Mapping[Source, SecretVersion]) -> dict[str, bytes]:
         """Return the Secret's data. Raises InvalidValue."""
-        if estimated_cost(binding, versions) <= OFFLOAD_THRESHOLD:
+        length = sum(len(entry.expression) for entry in binding.entries)
+        if length <= CHEAP_TEXT and estimated_cost(binding, versions) <= CHEAP_COST:
             return render(binding, versions)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, render, binding, versions)
+        return await self._in_thread(binding.target.namespace, lambda: render(binding, versions))
+
+    async def _in_thread(self, namespace: str, work: Callable[[], T]) -> T:
+        lane = self._lanes.setdefault(namespace, _Lane())
+        lane.users += 1
+        try:
+            async with lane.turn:
+                return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        finally:
+            lane.users -= 1
+            if not lane.users:
+                del self._lanes[namespace]

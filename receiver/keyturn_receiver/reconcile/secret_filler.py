@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.cluster.secret_client import SecretClient
-from keyturn_receiver.core.binding import Binding, BindingSpec, OnDelete, read_binding
+from keyturn_receiver.core.binding import Binding, BindingSpec, OnDelete
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.plan import LiveSecret, plan
 from keyturn_receiver.core.policy import check_type
@@ -67,7 +67,7 @@ class SecretFiller:
         Raises Conflict if the Secret or a workload has changed since it was read.
         """
         try:
-            binding = read_binding(live.target, spec)
+            binding = await self._renderer.read_binding(live.target, spec)
             try:
                 return await self._fill(binding, live, spec, consumers, request)
             except SourceNotFound as error:

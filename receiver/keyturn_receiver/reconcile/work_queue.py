@@ -200,7 +200,7 @@ class WorkQueue:
 
     def _finish(self, target: Target, item: WorkItem, turn: Turn, result: ReconcileResult) -> None:
         """Decide what follows a reconcile: nothing, a retry, or a wait for somebody to change something."""
-        self._queues.release(item.group, item.priority)
+        self._queues.release(target, item.group, item.priority)
         item.task = item.turn = None
         item.settled_at = self._now() + SETTLE_SECONDS
         if result.terminal_version or result.filled:
