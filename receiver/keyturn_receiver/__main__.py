@@ -31,7 +31,8 @@ def main() -> None:
     settings = read_settings()
     configure_logging(settings.log_level)
     gc.set_threshold(20_000, 20, 20)  # a burst creates thousands of objects but hardly any reference cycles
-    # Threads parse AWS responses. The event loop must not wait long until they release the GIL.
+    # Worker threads parse AWS responses and hold the GIL meanwhile. A short switch interval lets the event loop get the
+    # GIL back sooner.
     sys.setswitchinterval(0.0005)  # seconds
     try:
         uvloop.run(serve(settings))
@@ -39,7 +40,8 @@ def main() -> None:
         print(f"KEYTURN_TRACES: {error}.", file=sys.stderr)
         sys.exit(2)
     except Exception:
-        # Our log formatter prints frames only: the text of an exception may quote a secret value.
+        # Our log formatter writes only the frames of the traceback, because the text of an exception may quote a secret
+        # value.
         _log.critical("fatal error, exiting", exc_info=True)
         _exit(1)
     _exit(0)

@@ -1,4 +1,4 @@
-"""Composition root. Builds the receiver in layers, each from the layers below it; ``runtime`` then runs it."""
+"""Composition root. Builds the receiver in layers, each from the layers below it. ``runtime`` then runs it."""
 
 import logging
 import os
@@ -63,14 +63,14 @@ from keyturn_receiver.web.notification_handler import NotificationHandler
 from keyturn_receiver.web.server import Server
 from keyturn_receiver.web.webhook import WebhookConfig, WebhookEndpoint
 
-OPERATIONS_GRACE = 1.0  # seconds that open requests on the operations port get at shutdown
+OPERATIONS_GRACE = 1.0  # seconds that open requests on the operations port have to finish during a shutdown
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """Dependencies of every layer: settings, threads, metrics, liveness and traces."""
+    """What every layer depends on: settings, threads, metrics, liveness and traces."""
 
     settings: Settings
     pools: ThreadPools
@@ -90,7 +90,8 @@ class Caches:
 
 @dataclass(frozen=True, slots=True)
 class Kubernetes:
-    """The Kubernetes side: the API client, the caches with their informers, Events, and the users of the two Leases."""
+    """The Kubernetes side: the API client, the caches with their informers, the Event recorder, and the two parts that
+    use a Lease."""
 
     api: kubernetes.Api
     caches: Caches
@@ -110,7 +111,7 @@ class Aws:
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """The access policy, the work queue, and the two parts that submit work besides the webhook."""
+    """The access policy, the work queue, and the two parts other than the webhook that submit work to the queue."""
 
     access: AccessPolicy
     queue: WorkQueue
@@ -130,7 +131,7 @@ def build(
     http, certificates = build_http(process, kube, aws, controller, readiness)
     observe(process, kube, aws, controller)
 
-    # Changes in the caches trigger drift checks, and so does winning the election.
+    # Every change in the caches triggers a check for drift, and so does becoming the leader.
     kube.caches.secrets.add_handler(controller.drift.check)
     kube.caches.consumers.add_handler(controller.drift.check)
     kube.caches.namespaces.add_handler(controller.drift.check_namespace)
@@ -157,7 +158,7 @@ def build(
 
 
 def build_kubernetes(process: Process, transport: Transport) -> Kubernetes:
-    """Build the API client, the caches with their informers, the Event recorder, and the users of the two Leases."""
+    """Build the API client, the caches with their informers, the Event recorder, and the two parts that use a Lease."""
     settings, watchdog = process.settings, process.watchdog
     limiter = AdaptiveLimiter(settings.kubernetes_requests)
     process.metrics.kubernetes_request_limit.set_function(lambda: limiter.limit)
@@ -181,7 +182,8 @@ def build_kubernetes(process: Process, transport: Transport) -> Kubernetes:
 
 
 def build_informers(process: Process, api: kubernetes.Api, caches: Caches) -> Mapping[str, Informer]:
-    """Build the informers: one watch per kind, or one per kind and namespace if only some namespaces are served."""
+    """Build the informers. Each watches one kind of object, or one kind in one namespace if only some namespaces are
+    served."""
     settings = process.settings
     served = settings.namespaces
     timeouts = WatchTimeouts(settings.watch_seconds, settings.resync_seconds)
@@ -195,7 +197,7 @@ def build_informers(process: Process, api: kubernetes.Api, caches: Caches) -> Ma
             informers[name] = Reflector(api, list_watch, cache, timeouts, ping)
 
     if served:
-        # A Role can grant ``get`` on its own namespace, but not ``watch``, so these namespaces are polled.
+        # A Role can grant ``get`` on its own namespace but not ``watch``, so the served namespaces are polled.
         ping = process.watchdog.register("poll of namespaces")
         informers["namespaces"] = NamespacePoller(api, served, caches.namespaces, ping)
     else:
@@ -220,7 +222,7 @@ def build_aws(process: Process, kube: Kubernetes) -> Aws:
 
 
 def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Executor) -> Controller:
-    """Build the reconciler with all its parts, the work queue in front of it, drift detection and the poller."""
+    """Build the reconciler with its parts, the work queue that feeds it, drift detection and the poller."""
     settings, metrics, caches = process.settings, process.metrics, kube.caches
     legs = LegTimer(metrics, process.span)
     access = AccessPolicy(
@@ -260,7 +262,8 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
 def build_http(
     process: Process, kube: Kubernetes, aws: Aws, controller: Controller, readiness: Readiness
 ) -> tuple[Http, Sequence[ReloadingCertificate]]:
-    """Build both HTTP servers, and return them with the TLS certificates that are reloaded (one or none)."""
+    """Build both HTTP servers. Return them with the list of TLS certificates to reload, which has at most one
+    element."""
     settings, metrics = process.settings, process.metrics
     handler = NotificationHandler(
         kube.caches.secrets,
@@ -301,7 +304,7 @@ def build_http(
 
 
 def observe(process: Process, kube: Kubernetes, aws: Aws, controller: Controller) -> None:
-    """Connect the gauges and the watchdog to the functions that they call."""
+    """Give the gauges and the watchdog the functions that they call to get their values."""
     metrics, queue = process.metrics, controller.queue
     ProcessCollector(registry=metrics.registry)
     process.watchdog.register_duration("reconcile", queue.longest_running)

@@ -26,7 +26,8 @@ neither a secret value nor the text of an error from AWS or Kubernetes, which mi
 
 
 class KeyturnError(Exception):
-    """Base class of all errors. ``reason`` is the CamelCase word that Kubernetes Events and metrics show."""
+    """Base class of all errors. ``reason`` is the CamelCase word that Kubernetes Events and metrics show for the
+    error."""
 
     reason = "Failed"
 
@@ -78,7 +79,7 @@ class NotFound(ClusterRefused):
 
 
 class NoSigningKey(Permanent):
-    """A source of signing keys contains no usable key. Only logs and the self test show this error."""
+    """A source of signing keys contains no usable key. This error appears only in logs and in the self test."""
 
 
 class Temporary(KeyturnError):
@@ -106,7 +107,7 @@ class NoCredentials(SourceUnavailable):
 
 
 class StaleRead(Temporary):
-    """AWS returned an older version than the notification names."""
+    """AWS returned an older version than the one that the notification names."""
 
     reason = "StaleRead"
 
@@ -134,10 +135,10 @@ class TooManyRequests(ClusterUnavailable):
 
 
 def first_retryable(*errors: KeyturnError | None) -> KeyturnError | None:
-    """Return the error that decides the next step: the first Temporary one, or else the first of all, or None.
+    """Return the error that decides the next step: the first Temporary one, otherwise the first one of all, or None.
 
-    A retry runs into the other errors again, so none is lost. ``errors`` are in the order of the work, because advice
-    about consumers is premature while the Secret is not filled.
+    No error is lost, because a retry meets the other errors again. ``errors`` are in the order of the work, because
+    advice about consumers would be premature while the Secret is not filled.
     """
     present = [error for error in errors if error]
     return next((error for error in present if isinstance(error, Temporary)), present[0] if present else None)

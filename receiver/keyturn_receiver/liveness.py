@@ -1,7 +1,7 @@
-"""Liveness: finds parts that make no progress. ``/livez`` reports them, and Kubernetes then restarts the pod.
+"""Liveness: detects parts that make no progress. ``/livez`` reports them, and Kubernetes then restarts the container.
 
-A part pings in every iteration of its loop, even if an attempt has failed. So an API server that is down does not fail
-the liveness probe, but a deadlock does.
+Each part pings in every iteration of its loop, even if an attempt has failed. So an API server that is down does not
+fail the liveness probe, but a deadlock does.
 """
 
 import time
@@ -10,20 +10,21 @@ from typing import Protocol
 
 
 class Ping(Protocol):
-    """Reports that one part makes progress.
+    """Reports that one part is making progress.
 
-    The part may then idle for ``expected_idle`` seconds. ``math.inf`` means that it has finished.
+    After the ping, the part may be idle for ``expected_idle`` seconds. ``math.inf`` means that the part has finished.
     """
 
     def __call__(self, expected_idle: float = 0.0) -> None: ...
 
 
 def no_ping(expected_idle: float = 0.0) -> None:
-    """Do nothing. Parts that no watchdog observes use this function."""
+    """Do nothing. Parts that no watchdog observes use this as their ``Ping``."""
 
 
 class Watchdog:
-    """Watchdog. A part is stuck if it has not pinged for ``timeout`` seconds beyond its expected idle time.
+    """Watchdog. A part is stuck if its last ping is more than ``timeout`` seconds older than its expected idle time
+    allows.
 
     ``now`` returns monotonic seconds.
     """
@@ -35,7 +36,7 @@ class Watchdog:
         self._durations: dict[str, Callable[[], float]] = {}
 
     def register(self, name: str) -> Ping:
-        """Add a part, and return the function that the part calls to report progress."""
+        """Add a part. Return the function that the part has to call to report progress."""
 
         def ping(expected_idle: float = 0.0) -> None:
             self._expected_until[name] = self._now() + expected_idle
@@ -44,7 +45,8 @@ class Watchdog:
         return ping
 
     def register_duration(self, name: str, longest_running: Callable[[], float]) -> None:
-        """Add a part that is stuck once ``longest_running``, a function that returns seconds, exceeds ``timeout``."""
+        """Add a part that counts as stuck while ``longest_running``, a function that returns seconds, exceeds
+        ``timeout``."""
         self._durations[name] = longest_running
 
     def stuck(self) -> Sequence[str]:

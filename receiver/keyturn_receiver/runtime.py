@@ -20,9 +20,9 @@ from keyturn_receiver.web.server import Server
 from keyturn_receiver.web.webhook import WebhookEndpoint
 
 # Kubernetes kills the process 30 seconds after SIGTERM. The drain takes at most 15 of them.
-GRACE = 9.0  # seconds after the drain for deliveries and reconciles that still run
-REPLY_DEADLINE = 7.0  # seconds after the drain within which every delivery is answered
-EVENT_FLUSH = 2.0  # seconds for writing the Events that are still queued
+GRACE = 9.0  # seconds after the drain in which deliveries and reconciles that are still running may finish
+REPLY_DEADLINE = 7.0  # seconds after the drain by which every delivery has been answered
+EVENT_FLUSH = 2.0  # seconds for writing the Events that are still in the queue
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Informer(Protocol):
 
 
 class Readiness:
-    """Readiness. Lists, in words for people, what the receiver still lacks."""
+    """Readiness. Lists what the receiver still lacks, in words for people."""
 
     def __init__(self, informers: Mapping[str, Informer], signing_keys: SigningKeys, stores: Stores) -> None:
         self._informers = informers
@@ -45,21 +45,21 @@ class Readiness:
         self.shutting_down = False
 
     def not_prepared(self) -> Sequence[str]:
-        """Return what is missing before a delivery can be verified and answered correctly."""
+        """Return what is still missing before the receiver can verify a delivery and answer it correctly."""
         lists = [
             f"the first list of {name}" for name, informer in self._informers.items() if not informer.synced.is_set()
         ]
         return [*lists, *self._signing_keys.not_loaded()]
 
     def is_prepared(self) -> bool:
-        """Whether deliveries can be verified and answered correctly."""
+        """Return whether the receiver can verify deliveries and answer them correctly."""
         return not self.not_prepared()
 
     def not_ready(self) -> Sequence[str]:
-        """Return what is missing before the cluster should route deliveries to this receiver.
+        """Return what is still missing before the cluster should route deliveries to this receiver.
 
-        Without working AWS credentials the receiver is not ready, but it still tries the deliveries that arrive: an
-        error of AWS for one secret need not hold for the next.
+        Without working AWS credentials the receiver is not ready. It still tries to serve the deliveries that arrive,
+        because an error of AWS for one secret need not occur for the next.
         """
         if self.shutting_down:
             return ["shutting down"]
@@ -70,7 +70,7 @@ class Readiness:
 class SigningKeyLoader:
     """Reads the signing keys every ``interval`` seconds, or every second while the receiver is not ready.
 
-    Each read also makes one cheap call to AWS, unless the receiver's own credentials are known to work.
+    After each read, it also makes one cheap call to AWS, unless the receiver's own credentials are known to work.
     """
 
     def __init__(
@@ -110,10 +110,10 @@ Part = Callable[[], Coroutine[Any, Any, None]]
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """Background tasks, which run alongside the servers.
+    """Background tasks that run alongside the servers.
 
-    ``parts`` run from the start. ``controller`` starts once every informer has its first list, because an object that
-    is not cached yet would look as if it did not exist. ``ping`` reports the controller's progress.
+    ``parts`` run from the start. ``controller`` starts only once every informer has its first list, because an object
+    that is not cached yet would seem not to exist. ``ping`` reports the controller's progress.
     """
 
     informers: Mapping[str, Informer]
@@ -151,7 +151,7 @@ class Runtime:
         self._drain_seconds = drain_seconds
 
     async def run(self) -> None:
-        """Run until SIGTERM or SIGINT. If a part raises an error, the process ends and Kubernetes restarts it."""
+        """Run until SIGTERM or SIGINT. If a part raises an error, the process ends, and Kubernetes restarts it."""
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -172,7 +172,7 @@ class Runtime:
     async def _run_controller(self) -> None:
         while not await self._synced():
             self._background.ping()  # a controller that waits for the informers is not stuck
-        # The objects in the caches live long, so the garbage collector need not traverse them each time.
+        # The objects in the caches live long, so the garbage collector need not look at them each time.
         gc.collect()
         gc.freeze()
         await self._background.controller()
@@ -187,7 +187,7 @@ class Runtime:
         return False
 
     async def _shut_down(self, servers: Sequence["asyncio.Task[None]"]) -> None:
-        """Serve until the cluster routes deliveries elsewhere, then finish the work that was accepted."""
+        """Keep serving until the cluster routes deliveries elsewhere. Then finish the work that was accepted."""
         self._readiness.shutting_down = True
         _log.info("shutting down")
         self._http.webhook.start_draining()

@@ -1,8 +1,8 @@
 """Self test. ``python -m keyturn_receiver.self_test URL`` sends a heartbeat to a running receiver and checks the reply.
 
-``helm test`` runs it in a pod with the receiver's image, ServiceAccount and settings. The test covers everything that a
-delivery needs, from the signing key to the receiver's reply. The exit status is 0 if the test passed, 1 if it failed,
-and 2 if the settings or arguments are invalid.
+``helm test`` runs this program in a pod with the receiver's image, ServiceAccount and settings. The test covers
+everything that a delivery needs, from the signing key to the receiver's reply. The exit status is 0 if the test passed,
+1 if it failed, and 2 if the settings or arguments are invalid.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from keyturn_receiver.sources.key_file import read_keys
 from keyturn_receiver.sources.key_secret import current_key
 from keyturn_receiver.web.notification_handler import MAX_HEARTBEAT_AGE
 
-TIMEOUT = 10.0  # seconds, for each step of the exchange
+TIMEOUT = 10.0  # seconds for each step of the exchange
 MAX_REPLY_SIZE = 64 * 1024  # bytes
 
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
@@ -46,7 +46,7 @@ _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE--
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """Conclusion of the test. ``text`` explains the result, and after a failure also says what to do next."""
+    """The conclusion of the test. ``text`` explains the result. If the test failed, it also says what to do next."""
 
     passed: bool
     text: str
@@ -61,10 +61,10 @@ class NoKey(Exception):
 
 
 def old_heartbeat(now: datetime) -> Notification:
-    """Make a heartbeat that is too old to count, because a test must not make a dead event path look healthy.
+    """Return a heartbeat that is too old to count, because a test must not make a dead event path look healthy.
 
-    The heartbeat is too old even by the receiver's clock, which may differ from this one by as much as a signature
-    allows.
+    The heartbeat is too old even according to the receiver's clock, which may differ from this one by as much as the
+    check of signatures tolerates.
     """
     sent_at = now - timedelta(seconds=MAX_HEARTBEAT_AGE + 2 * TOLERANCE)
     return Notification(
@@ -80,7 +80,7 @@ def old_heartbeat(now: datetime) -> Notification:
 def evaluate(status: int, reply: bytes, sent: Notification, signed: bool) -> Conclusion:
     """Draw the conclusion from a reply.
 
-    ``signed`` says that the heartbeat was signed with a key that the receiver should accept.
+    ``signed`` is true if the heartbeat was signed with a key that the receiver should accept.
     """
     if status == 200:
         return _evaluate_results(reply, sent, signed)
@@ -133,7 +133,8 @@ def _evaluate_results(reply: bytes, sent: Notification, signed: bool) -> Conclus
 
 
 def signing_key(settings: Settings) -> tuple[bytes, str] | None:
-    """Return the key to sign with and a description of its source; None if only public keys are set. Raises NoKey."""
+    """Return the key to sign with and a description of its source. Return None if only public keys are set. Raises
+    NoKey."""
     secret_id, file = settings.signing_key_secret_id, settings.signing_key_file
     try:
         if secret_id:
@@ -144,15 +145,15 @@ def signing_key(settings: Settings) -> tuple[bytes, str] | None:
         if file:
             return read_keys(file)[0], f"file {file}"
     except KeyturnError as error:
-        # The receiver itself would try again, but this program does not.
+        # The receiver would try again by itself, but this program does not.
         raise NoKey(str(error).replace("trying again", "try it again")) from None
     return None
 
 
 def tls_context(certificate: Path | None) -> ssl.SSLContext:
-    """Build a TLS context that trusts the system's CAs, or only ``certificate`` (PEM, leaf first) if it is given.
+    """Return a TLS context that trusts the system's CAs, or only ``certificate`` (PEM, leaf first) if that is given.
 
-    The host name is not checked against a given certificate, which need not contain the Service's name in the cluster.
+    The host name is not compared with a given certificate, because that need not contain the name of the Service.
     Raises NoReply.
     """
     if certificate is None:
@@ -164,7 +165,7 @@ def tls_context(certificate: Path | None) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        # Load only the leaf, because its issuer may have signed other certificates.
+        # Only the leaf is loaded, because its issuer may have signed other certificates as well.
         context.load_verify_locations(cadata=leaf[0])
     except ssl.SSLError:
         raise NoReply(f"{certificate} contains no certificate that can be parsed") from None
@@ -174,7 +175,7 @@ def tls_context(certificate: Path | None) -> ssl.SSLContext:
 
 
 def post(url: SplitResult, body: bytes, headers: Mapping[str, str], certificate: Path | None) -> tuple[int, bytes]:
-    """POST once, without following redirects, and return the status and the body of the response. Raises NoReply."""
+    """Send one POST without following redirects. Return the status and the body of the response. Raises NoReply."""
     host = url.hostname or ""
     connection = (
         http.client.HTTPSConnection(host, url.port, timeout=TIMEOUT, context=tls_context(certificate))

@@ -1,4 +1,4 @@
-"""The receiver's settings, which are read from environment variables once at the start."""
+"""The receiver's settings. They are read from environment variables once, at the start."""
 
 import sys
 from enum import StrEnum
@@ -16,7 +16,7 @@ from keyturn_receiver.core.policy import Default
 class PollMode(StrEnum):
     """How the poller asks AWS for versions.
 
-    LIST reads the names and versions of a whole account, 100 per call. DESCRIBE makes one call for each bound secret.
+    LIST gets the names and versions of a whole account, 100 per call. DESCRIBE makes one call for each bound secret.
     """
 
     LIST = "list"
@@ -24,7 +24,8 @@ class PollMode(StrEnum):
 
 
 class Settings(BaseSettings):
-    """The variable KEYTURN_<NAME> sets each field. AWS's own variables set AWS region, endpoints and credentials."""
+    """Each field is set by the variable KEYTURN_<NAME>. AWS's own variables set the AWS region, endpoints and
+    credentials."""
 
     model_config = SettingsConfigDict(
         env_prefix="KEYTURN_", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
@@ -179,7 +180,7 @@ class Settings(BaseSettings):
 
 
 def read_settings() -> Settings:
-    """Read the settings from the environment. If one is invalid, print its name and exit with status 2."""
+    """Read the settings from the environment. If a setting is invalid, print its name and exit with status 2."""
     try:
         return Settings()  # type: ignore[call-arg]  # the values come from the environment
     except ValidationError as error:

@@ -10,13 +10,13 @@ from keyturn_receiver.sources.stores import Store, StoreKey
 from keyturn_receiver.sources.thread_pools import OVERSUBSCRIPTION, ThreadPools
 from keyturn_receiver.telemetry.metrics import Metrics
 
-BACKGROUND_THREADS = 2  # concurrent calls of sweeps
-QUARANTINE_THREADS = 4  # concurrent calls about secrets whose last call hung, and for tenants' credentials
+BACKGROUND_THREADS = 2  # the most concurrent calls of sweeps
+QUARANTINE_THREADS = 4  # the most concurrent calls about secrets whose last call hung, and for tenants' credentials
 
 
 @dataclass(frozen=True, slots=True)
 class StoreFactory:
-    """Factory of stores, which use either the receiver's own credentials or those of a tenant's AWS role."""
+    """Factory of stores. A store uses either the receiver's own credentials or those of a tenant's AWS role."""
 
     settings: Settings
     pools: ThreadPools
@@ -24,7 +24,7 @@ class StoreFactory:
     metrics: Metrics
 
     async def make(self, key: StoreKey) -> Store:
-        """Make the store of ``key``.
+        """Make the store for ``key``.
 
         Raises SourceRefused, SourceUnavailable, InvalidBinding, or an error of the Kubernetes API client.
         """

@@ -1,4 +1,5 @@
-"""Client for the Kubernetes API. It sends JSON requests, and turns every failure into one of our own errors."""
+"""Client for the Kubernetes API. It sends JSON requests, and turns every failure into one of the receiver's own
+errors."""
 
 import asyncio
 import json
@@ -29,8 +30,8 @@ METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v
 APPLY = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
 FIELD_MANAGER = "keyturn"
-QUEUE_TIMEOUT = 10.0  # seconds that a request may wait for the limiter; an unlimited wait could outlast every deadline
-MAX_429_RETRIES = 3  # retries of one request
+QUEUE_TIMEOUT = 10.0  # seconds that a request may wait for the limiter, so that it does not outlast every deadline
+MAX_429_RETRIES = 3  # how often one request is repeated after a 429
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10, sock_connect=3)  # seconds, for all requests except watches
 # https://pkg.go.dev/k8s.io/apimachinery/pkg/apis/meta/v1#StatusReason
@@ -57,9 +58,10 @@ _REASONS = frozenset(
         "UnsupportedMediaType",
     }
 )
-# The path of a field in a Status. The brackets at its end contain a key or an index.
+# The path of a field in a Status. It may end in brackets with a key or an index.
 _FIELD = re.compile(r"((?:metadata|data|type|immutable|spec)(?:\.[a-zA-Z]{1,40}){0,9})(?:\[(.*)\])?", re.DOTALL)
-# Keys of data that reveal nothing about a value: those of Kubernetes' own types of Secrets, and Keyturn's default key.
+# Keys of data that may be shown because they reveal nothing about a value: the keys of Kubernetes' own types of
+# Secrets, and Keyturn's default key.
 _KEYS = frozenset(
     {"value", "tls.crt", "tls.key", ".dockerconfigjson", ".dockercfg", "username", "password", "ssh-privatekey"}
 )
@@ -74,10 +76,10 @@ def path(group_version: str, resource: str, namespace: str | None = None, name: 
 
 
 class Api:
-    """Kubernetes client. Makes requests and watches, and raises every failure as one of our own errors.
+    """Kubernetes client. Makes requests and watches, and raises one of the receiver's own errors for every failure.
 
-    An error never quotes the API server's own text, which may contain a value. ``limiter`` bounds the requests in
-    flight; watches do not count.
+    An error never quotes the API server's own text, which may contain a value. ``limiter`` limits how many requests are
+    in flight. Watches are not limited.
     """
 
     def __init__(self, transport: Transport, limiter: AdaptiveLimiter, metrics: Metrics) -> None:
@@ -102,7 +104,7 @@ class Api:
             try:
                 return await self._request(method, path, query, body, content_type, accept)
             except TooManyRequests as error:
-                # After 429, the server has not started the request, so it is safe to repeat.
+                # A server that answers 429 has not started the request, so it is safe to repeat it.
                 await asyncio.sleep(error.retry_after)
         return await self._request(method, path, query, body, content_type, accept)
 
@@ -132,10 +134,10 @@ class Api:
             self._limiter.release(overloaded)
 
     async def watch(self, path: str, query: Mapping[str, str], accept: str, deadline: float) -> AsyncIterator[Json]:
-        """Yield the events of a watch until the server ends it.
+        """Yield the events of a watch until the server ends the watch.
 
-        If the server has not ended the watch after ``deadline`` seconds, the connection counts as dead. Raises
-        ClusterUnavailable for that, and Expired if the watch is too far behind.
+        If the server has not ended it after ``deadline`` seconds, the connection is considered dead and
+        ClusterUnavailable is raised. Raises Expired if the watch is too far behind to resume.
         """
         timeouts = aiohttp.ClientTimeout(total=deadline, sock_connect=3)
         response = await self._send("GET", path, {**query, "watch": "true"}, None, "application/json", accept, timeouts)
@@ -182,7 +184,7 @@ class Api:
             reply = None
         if not isinstance(reply, dict):
             reply = {}
-            if status < 300:  # a proxy has answered in the API server's place
+            if status < 300:  # a proxy has answered in place of the API server
                 raise ClusterUnavailable(
                     f"{method} {path}: the reply does not come from the Kubernetes API: trying again"
                 )
@@ -193,12 +195,13 @@ class Api:
 
 def _resource(path: str) -> str:
     parts = path.split("/")
-    first = 3 if parts[1] == "api" else 4  # after the group and version
+    first = 3 if parts[1] == "api" else 4  # the position after the group and the version
     return parts[first + 2] if parts[first] == "namespaces" and len(parts) > first + 2 else parts[first]
 
 
 def reason_of(status: Json) -> str:
-    """Return the reason in a Status if it is one of Kubernetes' own, or else the code. A webhook may write any text."""
+    """Return the reason in a Status if it is one of Kubernetes' own, and otherwise the code. An admission webhook could
+    put any text into the reason."""
     reason = status.get("reason")
     if isinstance(reason, str) and reason in _REASONS:
         return reason
@@ -207,9 +210,10 @@ def reason_of(status: Json) -> str:
 
 
 def _fields(reply: Json) -> Iterator[str]:
-    """Yield the fields that a Status is about.
+    """Yield the names of the fields that a Status complains about.
 
-    Keys of data are masked unless they are in _KEYS, because the keys in AWS's JSON are part of the value.
+    Keys of data are masked unless they are in _KEYS, because a key may be the name of a property in AWS's JSON, and
+    these names are part of the secret value.
     """
     details = reply.get("details")
     causes = details.get("causes") if isinstance(details, dict) else None
@@ -221,7 +225,7 @@ def _fields(reply: Json) -> Iterator[str]:
 
 
 def _error(method: str, path: str, status: int, headers: Mapping[str, str], reply: Json) -> KeyturnError:
-    # Only the reason and the field names are taken from the Status, because its message may quote the request.
+    # Only the reason and the names of fields are taken from the Status. Its message may quote the request.
     reason = reason_of({"code": status, **reply})
     fields = ", ".join(sorted(set(_fields(reply))))
     text = f"{method} {path}: the Kubernetes API answered {reason}" + (f" for {fields}" if fields else "")

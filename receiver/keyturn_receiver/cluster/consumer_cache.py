@@ -1,4 +1,4 @@
-"""Informer caches of consumers, one per kind of workload, and the index from a Secret to its consumers."""
+"""Informer caches of consumers, one for each kind of workload, and the index that finds the consumers of a Secret."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -10,9 +10,10 @@ from keyturn_receiver.core.workload_kinds import WorkloadKind
 
 
 class ConsumerCache:
-    """Informer cache. Keeps the workloads of one kind whose pods read Secrets. All kinds share ``index``.
+    """Informer cache. Keeps the workloads of one kind whose pods read Secrets. The caches of all kinds share ``index``.
 
-    If a change of a workload may affect its rollout, the index calls its handlers with each Secret that the pods read.
+    If a workload is new, or changes in a way that may affect its rollout, the index calls its handlers for each Secret
+    that the pods read.
     """
 
     def __init__(self, kind: WorkloadKind, index: "ConsumerIndex") -> None:
@@ -21,7 +22,7 @@ class ConsumerCache:
         self._consumers: dict[WorkloadRef, Consumer] = {}
 
     def transform(self, obj: Json) -> Consumer | WorkloadRef:
-        """Reduce a workload to a consumer, or to its reference alone if its pods read no Secret."""
+        """Reduce a workload to a consumer. If its pods read no Secret, reduce it to its reference."""
         return read_consumer(self._kind, obj) or self._ref(obj)
 
     def replace(self, items: Sequence[Consumer | WorkloadRef], namespace: str | None = None) -> None:
@@ -40,7 +41,8 @@ class ConsumerCache:
             return
         self._consumers[ref] = item
         self._index.add(item)
-        # A workload's status changes all the time, so only changes of the fields that decide a rollout cause a check.
+        # A workload's status changes all the time. So a check is triggered only if one of the fields that matter for a
+        # rollout has changed.
         if before is None or _rollout_fields(before) != _rollout_fields(item):
             for name in item.reads:
                 self._index.notify(Target(ref.namespace, name))
@@ -68,11 +70,11 @@ class ConsumerIndex:
         self._by_target: dict[Target, dict[WorkloadRef, Consumer]] = defaultdict(dict)
 
     def add_handler(self, on_change: Callable[[Target], None]) -> None:
-        """Call ``on_change`` with a Secret whenever one of its consumers changes."""
+        """Register ``on_change``, which is called with a Secret whenever one of the Secret's consumers changes."""
         self._handlers.append(on_change)
 
     def notify(self, target: Target) -> None:
-        """Call the handlers for a Secret whose consumer has changed."""
+        """Call the handlers with a Secret whose consumer has changed."""
         for on_change in self._handlers:
             on_change(target)
 

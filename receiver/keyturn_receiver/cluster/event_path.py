@@ -1,4 +1,5 @@
-"""Health of the event path. Each heartbeat reaches one replica, which publishes it to the others in a Lease."""
+"""Monitors the event path. Each heartbeat reaches only one replica, which passes it on to the others through a
+Lease."""
 
 import asyncio
 import logging
@@ -18,11 +19,11 @@ _log = logging.getLogger(__name__)
 
 
 class EventPathMonitor:
-    """Heartbeat monitor. The event path is healthy while heartbeats arrive at any replica.
+    """Heartbeat monitor. The event path is healthy as long as any replica receives heartbeats.
 
     The event path counts as down after ``timeout`` seconds without a heartbeat. A ``timeout`` of 0 means that no
-    heartbeats are sent, so the event path always counts as healthy. ``now`` returns monotonic seconds. ``wall`` returns
-    the time in UTC, which decides only how old the Lease is when this replica first reads it.
+    heartbeats are sent, and then the event path always counts as healthy. ``now`` returns monotonic seconds. ``wall``
+    returns the time in UTC, which is used only to compute the age of the Lease when this replica first reads it.
     """
 
     def __init__(
@@ -40,9 +41,9 @@ class EventPathMonitor:
         self._ping = ping
         self._now = now
         self._wall = wall
-        self._last_heartbeat = now()  # healthy until the Lease or the timeout says otherwise
-        self._published = True  # False while this replica has a heartbeat to publish
-        self._last_renewal: str | None = None  # the Lease's renewTime as last read or written; None before that
+        self._last_heartbeat = now()  # counts as healthy until the Lease or the timeout shows otherwise
+        self._published = True  # False while this replica has a heartbeat that it has not published yet
+        self._last_renewal: str | None = None  # the Lease's renewTime when last read or written; None before
 
     def record_heartbeat(self) -> None:
         """Record a heartbeat that has arrived at this replica."""
@@ -50,7 +51,7 @@ class EventPathMonitor:
         self._published = False
 
     def healthy(self) -> bool:
-        """Whether heartbeats still arrive at any replica."""
+        """Return whether heartbeats still arrive at any replica."""
         return not self._timeout or self._now() - self._last_heartbeat <= self._timeout
 
     async def run(self) -> None:
@@ -82,18 +83,20 @@ class EventPathMonitor:
     def _receive(self, renewal: str) -> None:
         """Record a heartbeat that another replica has published."""
         if self._last_renewal is not None:
-            self._last_heartbeat = self._now()  # published since the last read, so no clocks need to be compared
+            self._last_heartbeat = self._now()  # renewed since the last read, so no clocks have to be compared
         else:
             age = (self._wall() - datetime.fromisoformat(renewal)).total_seconds()
             received_at = self._now() - max(0.0, age)
-            if self._published:  # no heartbeat has arrived here, so the Lease replaces the initial assumption
+            # No heartbeat has arrived here yet, so what the Lease says replaces the initial assumption.
+            if self._published:
                 self._last_heartbeat = received_at
             else:
                 self._last_heartbeat = max(self._last_heartbeat, received_at)
         self._last_renewal = renewal
 
     async def _publish(self, lease: Json | None) -> None:
-        # Set before the write, so that a heartbeat that arrives during it is published next time.
+        # The flag is set before the write, so that a heartbeat that arrives during the write is published the next
+        # time.
         self._published = True
         self._last_renewal = micro_time(self._wall())
         await self._lease.write(lease, {"holderIdentity": self._identity, "renewTime": self._last_renewal})

@@ -1,7 +1,7 @@
 """Event recorder. Writes Kubernetes Events about bound Secrets, which `kubectl events --for secret/db` shows.
 
 Events are written in the background, so a reconcile neither waits for an Event nor fails because of one. An Event that
-repeats a recent one is dropped, and the rate of writes is too low to burden the API server.
+repeats a recent one is dropped. The rate of writes is limited, so that Events do not burden the API server.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ from keyturn_receiver.resilience.token_bucket import TokenBucket
 from keyturn_receiver.telemetry.metrics import Metrics
 
 MAX_MESSAGE = 1024  # characters, https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/
-DEDUP_WINDOW = 300.0  # seconds in which a repeated Event (same Secret, reason and message) is dropped
+DEDUP_WINDOW = 300.0  # seconds during which a repeated Event (same Secret, reason and message) is dropped
 RATE = 5.0  # Events per second
-BURST = 25  # Events at once after a pause
-QUEUE_SIZE = 1000  # Events; beyond that, the oldest is dropped
-RECENT_EVENTS = 10_000  # Events remembered for DEDUP_WINDOW
+BURST = 25  # Events that may be written at once after a pause
+QUEUE_SIZE = 1000  # Events that may wait to be written; if there are more, the oldest is dropped
+RECENT_EVENTS = 10_000  # how many Events are remembered for DEDUP_WINDOW
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +42,8 @@ class _Event:
 
     @property
     def name(self) -> str:
-        # The name contains a digest of the content, so replicas that report the same thing write the same Event.
+        # The name contains a digest of the content. So if two replicas report the same thing, they write the same
+        # Event.
         content = f"{self.uid}/{self.reason}/{self.message}"
         return f"{self.target.name[:200]}.{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
@@ -60,7 +61,8 @@ class EventRecorder:
         self._metrics = metrics
         self._wall = wall
         self._now = now
-        self._recent: BoundedMap[str, float] = BoundedMap(RECENT_EVENTS)  # when each Event was last queued, by name
+        # The time at which each Event was last queued, by the Event's name.
+        self._recent: BoundedMap[str, float] = BoundedMap(RECENT_EVENTS)
         self._queue: OrderedDict[str, _Event] = OrderedDict()
         self._not_empty = asyncio.Event()
 
@@ -79,7 +81,7 @@ class EventRecorder:
         self._not_empty.set()
 
     async def run(self) -> None:
-        """Write queued Events until cancelled, RATE per second and up to BURST at once."""
+        """Write queued Events until cancelled: RATE per second, and up to BURST at once after a pause."""
         bucket = TokenBucket(RATE, BURST, self._now)
         while True:
             await self._not_empty.wait()
@@ -89,7 +91,7 @@ class EventRecorder:
                 await self._write_next()
 
     async def flush(self, seconds: float) -> None:
-        """Write up to BURST queued Events within ``seconds``. The rest is lost when the process ends."""
+        """Write up to BURST queued Events within ``seconds``. The remaining Events are lost when the process ends."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 for _ in range(min(BURST, len(self._queue))):
@@ -133,7 +135,8 @@ class EventRecorder:
         try:
             await self._api.request("POST", path("v1", "events", namespace), body=body)
         except Conflict:
-            # The same Event exists already: another replica wrote it, or this one did more than DEDUP_WINDOW ago.
+            # The Event exists already. Either another replica has written it, or this one wrote it more than
+            # DEDUP_WINDOW ago.
             patch: Json = {"lastTimestamp": at}
             await self._api.request(
                 "PATCH", path("v1", "events", namespace, name), body=patch, content_type=MERGE_PATCH

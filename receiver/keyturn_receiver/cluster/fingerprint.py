@@ -1,4 +1,4 @@
-"""Fingerprints of secret values: keyed digests, whose key never leaves this process."""
+"""Fingerprints of secret values: digests made with a key that never leaves this process."""
 
 import hashlib
 import secrets
@@ -7,9 +7,9 @@ from keyturn_receiver.core.plan import Fingerprint
 
 
 def new_fingerprint() -> Fingerprint:
-    """Make a function that returns keyed digests, with a new random key.
+    """Return a function that makes keyed digests, with a new random key.
 
-    Equal values have equal digests. A digest reveals nothing outside this process.
+    Equal values have equal digests. Outside this process, a digest reveals nothing about its value.
     """
     key = secrets.token_bytes(32)
 

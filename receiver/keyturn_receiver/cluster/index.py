@@ -1,4 +1,4 @@
-"""Reverse index from names to targets. It saves memory in the usual case of one target per name."""
+"""Reverse index from names to targets. It saves memory in the usual case that a name has only one target."""
 
 from keyturn_receiver.core.binding import Target
 
@@ -10,7 +10,7 @@ class Index:
         self._by_name: dict[str, Target | set[Target]] = {}
 
     def of(self, name: str) -> set[Target]:
-        """Return the targets of one name, in a set that the caller may change."""
+        """Return the targets of one name, in a set that the caller may modify."""
         entry = self._by_name.get(name)
         return set() if entry is None else {entry} if isinstance(entry, Target) else set(entry)
 

@@ -1,9 +1,9 @@
-"""Leader election by Lease. The replica that holds the Lease runs the poller.
+"""Leader election with a Lease. The replica that holds the Lease is the leader, and runs the poller.
 
-The protocol is client-go's. A candidate takes the Lease over if it has seen the Lease unchanged for its whole duration,
-by the candidate's own clock. If several candidates try, the resource version lets only one win.
-https://kubernetes.io/docs/concepts/architecture/leases/
-docs/adr/004-leader-election.md says why the official client's election is not used.
+The protocol is the one of client-go. A candidate takes over the Lease once the Lease has not changed for its whole
+duration, measured by the candidate's own clock. If several candidates try at the same time, the resource version lets
+only one of them win. https://kubernetes.io/docs/concepts/architecture/leases/ docs/adr/004-leader-election.md says why
+the official client's election is not used.
 """
 
 import asyncio
@@ -16,17 +16,18 @@ from keyturn_receiver.cluster.api import Api, Json, path
 from keyturn_receiver.errors import ClusterUnavailable, Conflict, KeyturnError, NotFound, TooManyRequests
 from keyturn_receiver.liveness import Ping, no_ping
 
-DURATION = 15.0  # seconds; this and the next two are client-go's defaults
+DURATION = 15.0  # seconds; the values of this and the next two constants are client-go's defaults
 RENEW_DEADLINE = 10.0
 RETRY_PERIOD = 2.0
-RELEASE_TIMEOUT = 1.0  # seconds by which the release may delay the end of the process
+RELEASE_TIMEOUT = 1.0  # seconds that releasing the Lease may delay the end of the process
 
 _LEASES = "coordination.k8s.io/v1"
 _log = logging.getLogger(__name__)
 
 
 class LeaseClient:
-    """Client for one Lease. Reads and writes the whole object, so that no write overwrites another replica's."""
+    """Client for one Lease. Every write sends back the object that was read, so no write overwrites that of another
+    replica."""
 
     def __init__(self, api: Api, namespace: str, name: str) -> None:
         self._api = api
@@ -34,14 +35,14 @@ class LeaseClient:
         self.name = name
 
     async def read(self) -> Json | None:
-        """Read the Lease; None if it does not exist yet."""
+        """Read the Lease. Returns None if it does not exist yet."""
         try:
             return await self._api.request("GET", path(_LEASES, "leases", self._namespace, self.name))
         except NotFound:
             return None
 
     async def write(self, lease: Json | None, spec: Json) -> None:
-        """Write ``spec`` over ``lease`` as it was read, or create the Lease if that is None.
+        """Write ``spec`` into ``lease``, which is the Lease as it was read. If ``lease`` is None, create the Lease.
 
         Raises Conflict if the Lease has changed since it was read.
         """
@@ -54,9 +55,9 @@ class LeaseClient:
 
 
 class LeaderElector:
-    """Leader elector. Says whether this replica leads.
+    """Leader elector. Tells whether this replica is the leader.
 
-    ``now`` returns monotonic seconds, so a step of the wall clock has no effect.
+    ``now`` returns monotonic seconds, so a jump of the wall clock has no effect.
     """
 
     def __init__(
@@ -73,28 +74,29 @@ class LeaderElector:
         self._now = now
         self._leader_until = 0.0
         self._backoff_until = 0.0
-        self._observed: tuple[object, ...] = ()  # the Lease of another holder as last seen
+        self._observed: tuple[object, ...] = ()  # the state of the Lease when this replica last saw it change
         self._observed_at = 0.0
 
     def add_handler(self, on_started_leading: Callable[[], None]) -> None:
-        """Call ``on_started_leading`` each time this replica starts to lead."""
+        """Register ``on_started_leading``, which is called each time this replica becomes the leader."""
         self._handlers.append(on_started_leading)
 
     def is_leader(self) -> bool:
-        """Whether this replica leads now. Leadership ends by itself if no renewal succeeds in time."""
+        """Return whether this replica is the leader now. Without a renewal, this turns false by itself after
+        RENEW_DEADLINE."""
         return self._now() < self._leader_until
 
     async def run(self) -> None:
-        """Acquire and renew the Lease until cancelled, then release it."""
+        """Acquire and renew the Lease until cancelled. Then release it."""
         try:
             while True:
                 self._ping()
                 try:
                     await self._try_acquire_or_renew()
                 except Conflict:
-                    self._leader_until = 0.0  # another replica has written the Lease first
+                    self._leader_until = 0.0  # Another replica has written the Lease first
                 except KeyturnError as error:
-                    # A leader remains the leader until RENEW_DEADLINE.
+                    # If this replica leads, it stays the leader until RENEW_DEADLINE.
                     _log.warning("Lease %s: %s", self._lease.name, error)
                 await asyncio.sleep(RETRY_PERIOD)
         finally:
@@ -123,8 +125,8 @@ class LeaderElector:
         try:
             await self._lease.write(lease, update)
         except ClusterUnavailable as error:
-            # The write may have arrived. A replica that cannot confirm its write must stop writing for a while, or else
-            # it would keep the others from leading without ever leading itself.
+            # The write may have succeeded. A replica that cannot confirm its writes has to pause. Otherwise it would
+            # keep renewing the Lease without ever leading, and no other replica could lead either.
             if not self.is_leader() and not isinstance(error, TooManyRequests):
                 self._backoff_until = self._now() + 2 * DURATION
             raise
@@ -135,7 +137,8 @@ class LeaderElector:
                 on_started_leading()
 
     def _is_free(self, spec: Json) -> bool:
-        """Whether the Lease can be taken: it has no holder, or this replica has seen no renewal for its duration."""
+        """Return whether the Lease can be taken. It can if it has no holder, or if this replica has seen no renewal for
+        the Lease's whole duration."""
         observed = (spec.get("holderIdentity"), spec.get("renewTime"), spec.get("leaseTransitions"))
         if observed != self._observed:
             self._observed, self._observed_at = observed, self._now()
@@ -155,5 +158,5 @@ class LeaderElector:
 
 
 def micro_time(at: datetime) -> str:
-    """Format a time as Kubernetes' MicroTime."""
+    """Format a time as a MicroTime of Kubernetes."""
     return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -11,8 +11,8 @@ from keyturn_receiver.errors import KeyturnError, NotFound
 from keyturn_receiver.liveness import Ping, no_ping
 from keyturn_receiver.resilience.backoff import jittered
 
-POLL_INTERVAL = 30.0  # seconds, less jitter
-RETRY_INTERVAL = 1.0  # seconds, less jitter, until every namespace has been read once
+POLL_INTERVAL = 30.0  # in seconds; jitter shortens it
+RETRY_INTERVAL = 1.0  # in seconds, used until every namespace has been read once; jitter shortens it
 
 _ANNOTATIONS = (ALLOW_SECRETS, ROLLOUT)
 
@@ -20,9 +20,9 @@ _log = logging.getLogger(__name__)
 
 
 class NamespaceCache:
-    """Informer cache. Keeps the annotations that concern Keyturn. A namespace without any takes no memory.
+    """Informer cache. Keeps the annotations that concern Keyturn. A namespace without such annotations takes no memory.
 
-    A watch or a ``NamespacePoller`` fills the cache.
+    Either a watch or a ``NamespacePoller`` fills the cache.
     """
 
     def __init__(self) -> None:
@@ -30,15 +30,15 @@ class NamespaceCache:
         self._annotations: dict[str, Mapping[str, str]] = {}
 
     def add_handler(self, on_change: Callable[[str], None]) -> None:
-        """Call ``on_change`` with the name of a namespace whenever its annotations change."""
+        """Register ``on_change``, which is called with the name of a namespace whenever its annotations change."""
         self._handlers.append(on_change)
 
     def annotations(self, namespace: str) -> Mapping[str, str]:
-        """Return the annotations of one namespace that concern Keyturn."""
+        """Return those annotations of a namespace that concern Keyturn."""
         return self._annotations.get(namespace, {})
 
     def transform(self, obj: Json) -> tuple[str, Mapping[str, str]]:
-        """Reduce a namespace to its name and the annotations that concern Keyturn."""
+        """Reduce a namespace to its name and to the annotations that concern Keyturn."""
         annotations = obj["metadata"].get("annotations") or {}
         return obj["metadata"]["name"], {name: annotations[name] for name in _ANNOTATIONS if name in annotations}
 

@@ -1,4 +1,5 @@
-"""Reflector. Mirrors one kind of object into a cache: it lists once, then watches, and resumes or relists on failure.
+"""Reflector. Mirrors one kind of object into a cache: it lists the objects once and then watches them. After a failure
+it resumes the watch or lists again.
 
 https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
 """
@@ -15,9 +16,9 @@ from keyturn_receiver.errors import ClusterUnavailable, Expired, KeyturnError
 from keyturn_receiver.liveness import Ping, no_ping
 from keyturn_receiver.resilience.backoff import Backoff, jittered
 
-BASE_DELAY = 0.5  # seconds before a retry, doubled with each consecutive failure
+BASE_DELAY = 0.5  # seconds before the first retry; each consecutive failure doubles the delay
 MAX_DELAY = 30.0
-MIN_WATCH = 0.5  # seconds; after a shorter watch, the next one starts this much later
+MIN_WATCH = 0.5  # seconds; after a watch that was shorter than this, the reflector pauses for this long
 
 T = TypeVar("T")
 
@@ -25,13 +26,16 @@ _log = logging.getLogger(__name__)
 
 
 class ObjectCache(Protocol[T]):
-    """Informer cache that a reflector fills. All calls are synchronous, so no reader sees half of a change."""
+    """Informer cache that a reflector fills. All methods are synchronous, so no reader sees a change that is half
+    done."""
 
     def transform(self, obj: Json) -> T:
-        """Reduce an object to what the cache keeps. Each page of a list is reduced at once, to save memory."""
+        """Reduce an object to what the cache keeps. This is called for each page of a list as it arrives, to save
+        memory."""
 
     def replace(self, items: Sequence[T], namespace: str | None) -> None:
-        """Store a full list of one namespace or of all namespaces, and delete the objects that the list lacks."""
+        """Store a full list of one namespace, or of all namespaces. Delete the cached objects that are not in the
+        list."""
 
     def update(self, item: T) -> None:
         """Store one object that is new or has changed."""
@@ -44,8 +48,8 @@ class ObjectCache(Protocol[T]):
 class ListWatch:
     """The objects that a reflector lists and watches.
 
-    A page of a list has at most ``page_size`` objects. ``metadata_only`` asks for the metadata instead of whole
-    objects.
+    A page of a list has at most ``page_size`` objects. If ``metadata_only`` is true, only the metadata of the objects
+    is requested.
     """
 
     path: str
@@ -56,20 +60,21 @@ class ListWatch:
 
     @property
     def query(self) -> dict[str, str]:
-        """The part of the query that lists and watches have in common."""
+        """The part of the query that is the same for lists and watches."""
         return {"labelSelector": self.labels} if self.labels else {}
 
     def accept(self, listing: bool) -> str:
-        """Return the media type to ask for."""
+        """Return the media type to request."""
         return "application/json" if not self.metadata_only else METADATA_LIST if listing else METADATA_ONLY
 
 
 @dataclass(frozen=True, slots=True)
 class WatchTimeouts:
-    """Seconds: the maximum duration of a watch, the time between two full lists, and the maximum delay before a retry.
+    """How long a watch may last (``watch``), the time between two full lists (``resync``), and the longest delay before
+    a retry (``max_delay``), all in seconds.
 
-    The server ends a watch after ``watch`` seconds, so a watch that lasts a quarter longer has a dead connection.
-    Bookmarks are no reliable sign of life, because a quiet resource may have none for minutes.
+    The server ends a watch after ``watch`` seconds. So if a watch lasts a quarter longer than that, its connection is
+    dead. Bookmarks do not prove that a connection is alive, because a quiet resource may get none for minutes.
     """
 
     watch: float = 60.0
@@ -78,14 +83,14 @@ class WatchTimeouts:
 
     @property
     def deadline(self) -> float:
-        """Seconds after which a watch is given up."""
+        """The seconds after which a watch is abandoned."""
         return self.watch * 1.25
 
 
 class Reflector(Generic[T]):
-    """Reflector. Fills ``cache`` with the objects of ``list_watch``, and sets ``synced`` after the first list.
+    """Reflector. Fills ``cache`` with the objects of ``list_watch``. ``synced`` is set after the first list.
 
-    ``ping`` is called at each sign of progress: a page of a list, an event, or a failure that is retried.
+    ``ping`` is called at every sign of progress: a page of a list, an event, or a failure that will be retried.
     """
 
     def __init__(
@@ -102,12 +107,13 @@ class Reflector(Generic[T]):
         self._timeouts = timeouts
         self._backoff = Backoff(BASE_DELAY, timeouts.max_delay)
         self._ping = ping
-        self._resource_version = ""  # the next watch resumes after this version; if it is empty, a list comes first
+        # The next watch resumes after this version. If it is empty, the objects are listed first.
+        self._resource_version = ""
         self._listed_at = 0.0
         self.synced = asyncio.Event()
 
     async def run(self) -> None:
-        """Run until cancelled. Every failure is logged and retried, by resuming the watch or by a new list."""
+        """Run until cancelled. Every failure is logged and retried, either by resuming the watch or by a new list."""
         failures = 0
         while True:
             self._ping()
@@ -120,9 +126,9 @@ class Reflector(Generic[T]):
                 await self._watch()
                 failures = 0
                 if time.monotonic() - self._listed_at > self._timeouts.resync:
-                    self._resource_version = ""  # relist, in case a watch has missed an event
+                    self._resource_version = ""  # list again, in case a watch has missed an event
                 if time.monotonic() - started < MIN_WATCH:
-                    await asyncio.sleep(MIN_WATCH)  # do not spin if the server ends each watch at once
+                    await asyncio.sleep(MIN_WATCH)  # prevents a busy loop if the server ends each watch immediately
             except KeyturnError as error:
                 if isinstance(error, Expired):
                     self._resource_version = ""
@@ -130,7 +136,7 @@ class Reflector(Generic[T]):
                 failures += 1
                 await self._back_off(failures)
             except Exception:
-                # A malformed object, or a bug in a cache's handler, must not stop the watch. Relist instead.
+                # Neither a malformed object nor a bug in a cache's handler may stop the watch. List again instead.
                 self._resource_version = ""
                 _log.exception("watch of %s failed unexpectedly", self._list_watch.path)
                 failures += 1
@@ -156,7 +162,7 @@ class Reflector(Generic[T]):
             self._ping()
 
     async def _watch(self) -> None:
-        seconds = jittered(self._timeouts.watch, 0.25)  # spreads the reconnects of the replicas
+        seconds = jittered(self._timeouts.watch, 0.25)  # keeps the replicas from reconnecting at the same time
         query = {
             **self._list_watch.query,
             "resourceVersion": self._resource_version,
@@ -165,7 +171,7 @@ class Reflector(Generic[T]):
         }
         accept = self._list_watch.accept(listing=False)
         deadline = self._timeouts.deadline
-        self._ping(deadline)  # a quiet watch may have no event until then
+        self._ping(deadline)  # a watch on a quiet resource may have no event until then
         async for event in self._api.watch(self._list_watch.path, query, accept, deadline):
             self._ping(deadline)
             obj = event["object"]
@@ -178,5 +184,6 @@ class Reflector(Generic[T]):
                 self._cache.delete(obj)
             elif event_type != "BOOKMARK":
                 self._cache.update(self._cache.transform(obj))
-            # Set last, so that after any failure the next watch resumes from the last event that is in the cache.
+            # This comes last, so that after a failure the next watch resumes after the last event that reached the
+            # cache.
             self._resource_version = str(obj["metadata"]["resourceVersion"])

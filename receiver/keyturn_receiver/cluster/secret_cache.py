@@ -1,7 +1,8 @@
-"""Informer cache of the bound Secrets. It finds their metadata by target, or by the AWS secret that they name.
+"""Informer cache of the bound Secrets. It finds a Secret's metadata by target, or by the AWS secret that the Secret
+names.
 
-A reflector fills the cache. It also holds fingerprints of the values that this replica has read or written. Everything
-about a Secret is dropped together with the Secret.
+A reflector fills the cache. The cache also holds fingerprints of the values that this replica has read or written.
+Everything that it knows about a Secret is dropped together with the Secret.
 """
 
 import sys
@@ -18,7 +19,7 @@ from keyturn_receiver.core.plan import LiveSecret
 from keyturn_receiver.core.revision import RECORD, STATUS, Record, read_record, split_version_key
 from keyturn_receiver.core.sync_status import is_solely_managed
 
-_RECORD = (*RECORD[:-1], STATUS)  # without the time of the last write, which is for people
+_RECORD = (*RECORD[:-1], STATUS)  # the time of the last write is left out, because it is only for people
 _ANNOTATIONS = (*DECLARING, *_RECORD)
 
 
@@ -26,9 +27,9 @@ _ANNOTATIONS = (*DECLARING, *_RECORD)
 class BoundSecret:
     """Cached metadata of a bound Secret, without its data.
 
-    ``names`` are all names that its AWS secrets may have. ``solely_managed`` says that no other writer has changed the
-    fields that Keyturn owns. ``texts`` are the unparsed annotations, which take less memory than the parsed ones.
-    ``seen_at`` is when this replica first saw this version of the Secret, in monotonic seconds.
+    ``names`` are all the names that its AWS secrets may have. ``solely_managed`` is true if no other writer has changed
+    the fields that Keyturn owns. ``texts`` are the unparsed annotations, which take less memory than parsed ones.
+    ``seen_at`` is the time, in monotonic seconds, at which this replica first saw this version of the Secret.
     """
 
     target: Target
@@ -55,7 +56,7 @@ def read_bound(metadata: Json) -> BoundSecret:
     annotations = metadata.get("annotations") or {}
     texts = tuple(annotations.get(name) for name in _ANNOTATIONS)
     record = _record(texts)
-    # The ARNs that the Secret was made from count as well: AWS may report an ARN where the binding gives a name.
+    # The ARNs that the Secret was made from also count, because AWS may report an ARN where the binding has a name.
     arns = (split_version_key(key)[0] for key in record.version_ids)
     secret_ids = (_spec(texts).secret_id, *arns)
     return BoundSecret(
@@ -69,7 +70,7 @@ def read_bound(metadata: Json) -> BoundSecret:
     )
 
 
-# Callers need the same binding several times in a row, and then not for a long time.
+# A caller needs the same binding several times in a row, and then not again for a long time.
 @lru_cache(maxsize=1024)
 def _spec(texts: tuple[str | None, ...]) -> BindingSpec:
     return read_spec(_annotations(texts))
@@ -86,7 +87,7 @@ def _annotations(texts: tuple[str | None, ...]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Values:
-    """Data of a Secret that this replica has read or written. Each value is replaced by its fingerprint."""
+    """The data of a Secret that this replica has read or written, with a fingerprint in place of each value."""
 
     resource_version: str
     type: str
@@ -107,11 +108,11 @@ class SecretCache:
         return len(self._by_target)
 
     def add_handler(self, on_change: Callable[[Target], None]) -> None:
-        """Call ``on_change`` with the target of each Secret that is added, changed or removed."""
+        """Register ``on_change``, which is called with the target of each Secret that is added, changed or removed."""
         self._handlers.append(on_change)
 
     def get(self, target: Target) -> BoundSecret | None:
-        """Return the bound Secret at ``target``, or None."""
+        """Return the bound Secret at ``target``, or None if there is none."""
         return self._by_target.get(target)
 
     def all(self) -> list[BoundSecret]:
@@ -123,19 +124,20 @@ class SecretCache:
         return [target for target in self._by_target if target.namespace == namespace]
 
     def by_secret_id(self, secret_id: str, name: str | None = None) -> list[Target]:
-        """Return the targets whose binding may name this AWS secret, sorted."""
+        """Return the targets of the bindings that may name this AWS secret, sorted."""
         targets: set[Target] = set()
         for each in {*candidate_names(secret_id), *([name] if name else [])}:
             targets |= self._by_name.of(each)
         return sorted(target for target in targets if self._may_mean(target, secret_id))
 
     def _may_mean(self, target: Target, secret_id: str) -> bool:
-        # The same name in another account or region is another secret.
+        # An AWS secret in another account or region is a different one, even if it has the same name.
         ours, theirs = account_scope(self._by_target[target].spec.secret_id), account_scope(secret_id)
         return not ours or not theirs or ours == theirs
 
     def live(self, bound: BoundSecret) -> LiveSecret | None:
-        """Return the whole Secret if this replica has read or written exactly the cached version; otherwise None."""
+        """Return the whole Secret if this replica has read or written exactly the version that is cached. Otherwise
+        return None."""
         values = self._values.get(bound.target)
         if values is None or values.resource_version != bound.resource_version:
             return None
@@ -155,11 +157,11 @@ class SecretCache:
             self._values[live.target] = _Values(resource_version, live.type, live.immutable, fingerprints)
 
     def drop_values(self, target: Target) -> None:
-        """Forget the values of a Secret, so that the next reconcile reads them again."""
+        """Forget the fingerprints of a Secret's values, so that the next reconcile reads the Secret again."""
         self._values.pop(target, None)
 
     def transform(self, obj: Json) -> BoundSecret | Target:
-        """Reduce a bound Secret to its cached metadata. Reduce a Secret that is no longer bound to its target."""
+        """Reduce a bound Secret to its cached metadata. If the Secret is no longer bound, reduce it to its target."""
         metadata = obj["metadata"]
         return read_bound(metadata) if is_bound(metadata) else Target(metadata["namespace"], metadata["name"])
 
@@ -177,7 +179,7 @@ class SecretCache:
             return
         cached = self._by_target.get(kept.target)
         if cached and (cached.uid, cached.resource_version) == (kept.uid, kept.resource_version):
-            return  # this version is cached already, and its first ``seen_at`` counts
+            return  # this version is already cached, and its original ``seen_at`` has to stay
         self._drop(kept.target)
         self._by_target[kept.target] = kept
         for name in kept.names:

@@ -1,4 +1,4 @@
-"""Client for single bound Secrets. It reads, applies and deletes a Secret, and writes its status."""
+"""Client for single bound Secrets. It reads, applies and deletes a Secret, and writes a Secret's status."""
 
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
@@ -10,13 +10,15 @@ from keyturn_receiver.core.binding import BindingSpec, Target, is_bound, read_sp
 from keyturn_receiver.core.plan import Fingerprint, LiveSecret
 from keyturn_receiver.core.revision import STATUS, Record, read_record, write_record
 
-# The status has its own field manager, because an apply by the data's manager without data would remove the data.
+# The status has a field manager of its own. If the manager of the data applied the status alone, the data would be
+# removed.
 STATUS_MANAGER = "keyturn-status"
 
 
 @dataclass(frozen=True, slots=True)
 class FoundSecret:
-    """A Secret as the API server has it now, with its binding. ``bound`` says whether the Secret has the label."""
+    """A Secret as the API server currently has it, with its binding. ``bound`` tells whether the Secret has the
+    label."""
 
     live: LiveSecret
     spec: BindingSpec
@@ -26,8 +28,8 @@ class FoundSecret:
 class SecretClient:
     """Reads and writes single Secrets. It is used only for bound ones.
 
-    ``fingerprint`` digests each value that is read. ``now`` returns the time in UTC, which is written on the Secret for
-    people and decides nothing.
+    ``fingerprint`` makes a digest of each value that is read. ``now`` returns the time in UTC. The time is written on
+    the Secret for people, and no decision depends on it.
     """
 
     def __init__(self, api: Api, fingerprint: Fingerprint, now: Callable[[], datetime]) -> None:
@@ -36,7 +38,7 @@ class SecretClient:
         self.fingerprint = fingerprint
 
     async def read(self, target: Target) -> FoundSecret:
-        """Read a whole Secret. Raises NotFound and the API client's other errors."""
+        """Read a whole Secret. Raises NotFound, or another error of the API client."""
         obj = await self._api.request("GET", _path(target))
         metadata = obj["metadata"]
         annotations = metadata.get("annotations") or {}
@@ -53,16 +55,17 @@ class SecretClient:
         return FoundSecret(live, read_spec(annotations), is_bound(metadata))
 
     async def read_record(self, target: Target) -> Record:
-        """Read the record that Keyturn keeps on a Secret, without the data. Raises the same errors as ``read``."""
+        """Read the record that Keyturn keeps on a Secret, without the Secret's data. Raises the same errors as
+        ``read``."""
         obj = await self._api.request("GET", _path(target), accept=METADATA_ONLY)
         return read_record(obj["metadata"].get("annotations") or {})
 
     async def apply(self, live: LiveSecret, record: Record, data: Mapping[str, bytes]) -> str:
-        """Write our keys and annotations by server-side apply, and return the Secret's new resource version.
+        """Write our keys and annotations by server-side apply. Return the Secret's new resource version.
 
-        Keys and annotations of other writers stay. Raises Conflict if the Secret has changed or was deleted since it
-        was read. An apply without a version would create a deleted Secret again, and could overwrite a newer value with
-        an older one (F5 in docs/faults.md).
+        Keys and annotations of other writers stay. Raises Conflict if the Secret was changed or deleted after it was
+        read. An apply that names no resource version would create a deleted Secret again, and could overwrite a newer
+        value with an older one (F5 in docs/faults.md).
         """
         applied_at = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         body: Json = {

@@ -1,4 +1,5 @@
-"""Client for tenants' ServiceAccounts. It reads the AWS role that an account names, and requests tokens for it."""
+"""Client for tenants' ServiceAccounts. It reads the AWS role that a ServiceAccount names, and requests tokens for the
+ServiceAccount."""
 
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ from keyturn_receiver.errors import ClusterRefused, InvalidBinding, NotFound
 # https://docs.aws.amazon.com/eks/latest/userguide/associate-service-account-role.html
 ROLE_ARN = "eks.amazonaws.com/role-arn"
 AUDIENCE = "sts.amazonaws.com"
-TOKEN_SECONDS = 600  # the shortest lifetime that Kubernetes grants; a token is used at once and never kept
+TOKEN_SECONDS = 600  # the shortest lifetime that Kubernetes allows; a token is used immediately and never kept
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -29,7 +30,8 @@ class ServiceAccountClient:
         self._api = api
 
     async def role_arn(self, account: ServiceAccount) -> str:
-        """Read the ARN of an account's AWS role. Raises InvalidBinding if there is no such account, or no role."""
+        """Read the ARN of the AWS role that a ServiceAccount names. Raises InvalidBinding if the ServiceAccount does
+        not exist or names no role."""
         try:
             obj = await self._api.request("GET", path("v1", "serviceaccounts", account.namespace, account.name))
         except NotFound:
@@ -42,7 +44,7 @@ class ServiceAccountClient:
         return str(role_arn)
 
     async def token(self, account: ServiceAccount) -> str:
-        """Request a token of the account (TokenRequest) that only AWS accepts."""
+        """Request a token for the ServiceAccount (TokenRequest). Only AWS accepts this token."""
         body: Json = {"spec": {"audiences": [AUDIENCE], "expirationSeconds": TOKEN_SECONDS}}
         try:
             reply = await self._api.request(

@@ -1,7 +1,7 @@
 """HTTP transport to the API server. It uses the official client only for configuration, credentials and connections.
 
-The client's own methods for requests (models, headers, search for proxies) cost as much as sending the request:
-docs/adr/012-http-transport-to-the-api-server.md.
+The client's own request methods (with their models, headers and look-up of proxies) cost as much as sending the
+request: docs/adr/012-http-transport-to-the-api-server.md.
 """
 
 import logging
@@ -16,19 +16,19 @@ from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from yarl import URL
 
-CREDENTIALS_TTL = 1.0  # seconds between two checks whether the token was renewed
+CREDENTIALS_TTL = 1.0  # seconds between two checks for a renewed token
 
 _log = logging.getLogger(__name__)
 
 
 class Transport:
-    """HTTP transport. Sends requests as the pod's ServiceAccount, or as the current context of KUBECONFIG says."""
+    """HTTP transport. Sends requests with the pod's ServiceAccount, or with the current context of KUBECONFIG."""
 
     def __init__(self, client: ApiClient) -> None:
         rest = client.rest_client
         self._client = client
         self._host = client.configuration.host
-        rest.pool_manager = rest.pool_manager or rest._create_pool_manager()  # as the client's own first request does
+        rest.pool_manager = rest.pool_manager or rest._create_pool_manager()  # as the client does at its first request
         self._session: aiohttp.ClientSession = rest.pool_manager
         self._options: dict[str, Any] = {}
         if client.configuration.tls_server_name:
@@ -40,24 +40,24 @@ class Transport:
 
     @classmethod
     async def connect(cls, connections: int) -> "Transport":
-        """Read the configuration, and build a transport with at most ``connections`` open connections."""
+        """Read the configuration, and return a transport that keeps at most ``connections`` connections open."""
         settings = Configuration()
         if "KUBECONFIG" in os.environ:
-            # Passed explicitly, because the client reads the variable only once, at import.
+            # The path is passed explicitly, because the client reads the variable only once, when it is imported.
             file = os.environ["KUBECONFIG"]
             await config.load_kube_config(file, client_configuration=settings, persist_config=False)
         else:
             config.load_incluster_config(client_configuration=settings)
         settings.connection_pool_maxsize = connections
-        # With trust_env, aiohttp would read .netrc and the proxy variables for each request, each time in a thread, and
-        # would send the credentials for the host in .netrc.
+        # With trust_env, aiohttp would read .netrc and the proxy variables in a thread for each request. It would also
+        # send the credentials that .netrc has for the host.
         settings.client_session_kwargs = {"trust_env": False}
         return cls(ApiClient(settings))
 
     async def send(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, timeouts: aiohttp.ClientTimeout
     ) -> aiohttp.ClientResponse:
-        """Send one request for ``target``, an encoded path with its query. Raises aiohttp's errors."""
+        """Send one request. ``target`` is the encoded path with its query. Raises aiohttp's errors."""
         if time.monotonic() - self._credentials_at >= CREDENTIALS_TTL:
             self._credentials_at = time.monotonic()
             self._credentials = {}
@@ -77,7 +77,8 @@ class Transport:
 
 
 def _environment_proxy(host: URL) -> str | None:
-    """Return the proxy for the API server that the environment names (HTTPS_PROXY, HTTP_PROXY, NO_PROXY)."""
+    """Return the proxy for the API server that the environment variables HTTPS_PROXY, HTTP_PROXY and NO_PROXY
+    determine."""
     proxy = None if proxy_bypass(host.host or "") else getproxies().get(host.scheme)
     if proxy and URL(proxy).scheme == "https":
         _log.warning("the proxy of %s_PROXY is ignored: it needs TLS, which is not supported", host.scheme.upper())

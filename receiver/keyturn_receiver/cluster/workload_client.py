@@ -7,21 +7,22 @@ from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 
 
 class WorkloadClient:
-    """Client for workloads. A mark on a workload's pod template makes Kubernetes restart its pods."""
+    """Client for workloads. When it writes a mark on a workload's pod template, Kubernetes restarts the pods."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
 
     async def read(self, ref: WorkloadRef) -> Consumer | None:
-        """Read a workload; None if its pods read no Secret. Raises NotFound and the API client's other errors."""
+        """Read a workload. Returns None if its pods read no Secret. Raises NotFound, or another error of the API
+        client."""
         obj = await self._api.request("GET", _path(ref))
         return read_consumer(WORKLOAD_KINDS[ref.kind], obj)
 
     async def mark(self, consumer: Consumer, mark: RolloutAnnotation) -> Consumer | None:
-        """Write a mark, and return the workload as written. Raises Conflict if it has changed since it was read.
+        """Write a mark, and return the workload as it was written. Raises Conflict if it has changed since it was read.
 
-        A restart marks the workload itself as well as its template. If somebody's `replace` drops the mark from the
-        template, that alone restarts the pods; the mark on the workload then prevents a second restart.
+        A restart marks both the pod template and the workload itself. If somebody's `replace` removes the mark from the
+        template, this alone restarts the pods, and the mark on the workload then prevents a second restart.
         """
         kind = WORKLOAD_KINDS[consumer.ref.kind]
         annotations = {"annotations": {mark.name: mark.value}}

@@ -1,8 +1,8 @@
-"""Names and ARNs of AWS secrets. A partial ARN lacks the six random characters at the end of a whole ARN.
+"""Names and ARNs of AWS secrets. A partial ARN lacks the six random characters at the end of a complete ARN.
 
-The end of a partial ARN can look like these characters, so some ARNs have two readings, and both count. A notification
-is only a hint: an extra match costs one needless reconcile, but a missed match loses a rotation. A bare name is never
-shortened, because `prod/db-abcdef` is a valid name.
+A partial ARN may happen to end in six characters that look like the random ones. Such an ARN can be read in two ways,
+so both readings count. A notification is only a hint: an extra match costs one needless reconcile, but a missed match
+loses a rotation. A bare name is never shortened, because `prod/db-abcdef` is a valid name.
 https://docs.aws.amazon.com/secretsmanager/latest/userguide/whats-in-a-secret.html
 """
 
@@ -13,7 +13,7 @@ _RESOURCE = ":secret:"
 
 
 def candidate_names(secret_id: str) -> tuple[str, ...]:
-    """Return every name that ``secret_id`` can refer to: one for a name, one or two for an ARN."""
+    """Return every name that ``secret_id`` can refer to: one for a bare name, and one or two for an ARN."""
     if not secret_id.startswith("arn:"):
         return (secret_id,)
     resource = secret_id.partition(_RESOURCE)[2]
@@ -21,7 +21,7 @@ def candidate_names(secret_id: str) -> tuple[str, ...]:
 
 
 def account_scope(secret_id: str) -> str:
-    """Return the part of an ARN that names partition, region and account; empty for a bare name."""
+    """Return the part of an ARN that names the partition, the region and the account. It is empty for a bare name."""
     return secret_id.partition(_RESOURCE)[0] if secret_id.startswith("arn:") else ""
 
 
@@ -31,6 +31,6 @@ def partition(secret_id: str) -> str:
 
 
 def region(secret_id: str) -> str:
-    """Return the region in an ARN; empty for a bare name."""
+    """Return the region in an ARN. It is empty for a bare name."""
     parts = secret_id.split(":")
     return parts[3] if parts[0] == "arn" and len(parts) > 3 else ""

@@ -1,7 +1,7 @@
-"""Bindings say which AWS secret fills which Secret, and how. This module parses them from the Secret's annotations.
+"""Bindings determine which AWS secret fills which Secret, and how. This module reads them from a Secret's annotations.
 
-No other module parses these annotations. The others use ``BindingSpec`` (the annotations as written) and ``Binding``
-(the same, checked).
+No other module parses these annotations. The other modules use ``BindingSpec``, which has the annotations as they were
+written, and ``Binding``, which has the same content after a check.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ SERVICE_ACCOUNT = "keyturn.dev/service-account"
 ON_DELETE = "keyturn.dev/on-delete"
 CURRENT = "AWSCURRENT"
 
-# The annotations that determine the Secret's data. The other annotations control deletion and rollouts.
+# The annotations that determine the Secret's data. All other annotations control deletion and rollouts.
 FILLING = (SECRET_ID, DATA, VERSION_STAGE, SERVICE_ACCOUNT)
 DECLARING = (*FILLING, ON_DELETE, ROLLOUT)
 
@@ -44,7 +44,7 @@ SERVICE_ACCOUNT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 MAX_DATA_ANNOTATION = 64 * 1024  # characters
 MAX_EXPRESSIONS = 16 * 1024  # characters of all expressions that do more than name a property; they are parsed
 
-MAX_FAULTS = 10  # faults per message, because people read it and it is written to several places
+MAX_FAULTS = 10  # the most faults in one message, which people read and which is written to several places
 
 _MAX_CACHED = 1024  # characters of a `data` annotation whose parsed form is kept
 _Selectors = tuple[tuple[tuple[str, str], ...], tuple[str, ...]]  # keys with their expressions, and faults
@@ -68,7 +68,7 @@ class Target:
 class Source:
     """The version of an AWS secret that holds the staging label ``stage``.
 
-    ``secret_id`` is a name or an ARN, as the binding's author wrote it.
+    ``secret_id`` is a name or an ARN, exactly as the author of the binding wrote it.
     """
 
     secret_id: str
@@ -85,7 +85,7 @@ class Entry:
 
 
 class OnDelete(StrEnum):
-    """What to do with the Secret once AWS has deleted its source."""
+    """What to do with the Secret after AWS has deleted its source."""
 
     RETAIN = "retain"
     DELETE = "delete"
@@ -93,7 +93,7 @@ class OnDelete(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BindingSpec:
-    """The binding as the author of the annotations wrote it. ``read_binding`` checks it.
+    """The binding exactly as the author of the annotations wrote it. ``read_binding`` checks it.
 
     ``service_account``, ``on_delete`` and ``data`` are None if the annotation is missing. ``hash`` changes whenever an
     annotation that determines the data changes.
@@ -109,14 +109,14 @@ class BindingSpec:
 
     @property
     def account(self) -> str:
-        """The ServiceAccount whose AWS role reads the secret; empty for the receiver's own role."""
+        """The ServiceAccount whose AWS role reads the secret. It is empty if the receiver's own role does."""
         return self.service_account or ""
 
     @property
     def names_a_source(self) -> bool:
-        """Whether the names of the AWS secret and the ServiceAccount are well-formed.
+        """Return whether the names of the AWS secret and of the ServiceAccount are well-formed.
 
-        Neither AWS nor Kubernetes is asked about a malformed name.
+        If one of them is malformed, neither AWS nor Kubernetes is asked about it.
         """
         is_account = self.service_account is None or SERVICE_ACCOUNT_NAME.fullmatch(self.service_account) is not None
         return is_account and is_secret_id(self.secret_id)
@@ -124,11 +124,11 @@ class BindingSpec:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Desired state of one Secret, checked.
+    """The desired state of one Secret, after a check.
 
-    Without ``entries``, the Secret gets a key for each top-level property of ``everything_of``, or the single key
-    ``value`` if that AWS secret is not a JSON object. ``service_account`` is the ServiceAccount whose AWS role reads
-    the secret; it is empty for the receiver's own role.
+    If there are no ``entries``, the Secret gets a key for each top-level property of ``everything_of``, or the single
+    key ``value`` if that AWS secret is not a JSON object. ``service_account`` is the ServiceAccount whose AWS role
+    reads the secret. It is empty if the receiver's own role does.
     """
 
     target: Target
@@ -146,24 +146,25 @@ class Binding:
 
 
 def is_bound(metadata: Mapping[str, object]) -> bool:
-    """Whether a Secret has the label that binds it, according to its metadata."""
+    """Return whether a Secret has the label that binds it, according to its metadata."""
     labels = metadata.get("labels")
     return isinstance(labels, Mapping) and labels.get(BIND_LABEL) == "true"
 
 
 def is_secret_id(secret_id: str) -> bool:
-    """Whether the text has the form of a name or an ARN of an AWS secret."""
+    """Return whether a text has the form of a name or an ARN of an AWS secret."""
     return bool((SECRET_ARN if secret_id.startswith("arn:") else SECRET_NAME).fullmatch(secret_id))
 
 
 def tell_all(faults: Sequence[str]) -> str:
-    """Join the first MAX_FAULTS faults into one message, which also says how many more there are."""
+    """Join the first MAX_FAULTS faults into one message. The message also tells how many more faults there are."""
     more = len(faults) - MAX_FAULTS
     return "; ".join(faults[:MAX_FAULTS]) + (f"; and {more} more" if more > 0 else "")
 
 
 def binding_hash(annotations: Mapping[str, str]) -> str:
-    """Hash the annotations that determine the data. A new hash reveals an edit, even one made while no receiver ran."""
+    """Return a hash of the annotations that determine the data. A changed hash reveals an edit, even one that was made
+    while no receiver was running."""
     parts = ((name, annotations[name]) for name in FILLING if name in annotations)
     return hashlib.sha256(repr(tuple(parts)).encode(errors="surrogatepass")).hexdigest()[:16]
 
@@ -183,9 +184,9 @@ def read_spec(annotations: Mapping[str, str]) -> BindingSpec:
 
 
 def read_binding(target: Target, spec: BindingSpec) -> Binding:
-    """Check a binding that ``read_spec`` has read (docs/bindings.md).
+    """Check a binding that ``read_spec`` has returned (docs/bindings.md).
 
-    Raises InvalidBinding. Its message names every fault that can be found at once, and says what to write instead.
+    Raises InvalidBinding. Its message names all faults that can be found at once, and says what to write instead.
     """
     faults: list[str] = []
     if not spec.secret_id:
@@ -249,8 +250,8 @@ def _read_map(text: str, faults: list[str]) -> list[tuple[str, str]]:
     if len(text) > MAX_DATA_ANNOTATION:
         faults.append(f"annotation {DATA} is longer than {MAX_DATA_ANNOTATION} characters: bind several Secrets")
         return []
-    # Parse into nodes instead of values. So `NO: port` keeps its key "NO", a duplicate key is detected, and an alias
-    # can only stand for a scalar.
+    # The annotation is parsed into YAML nodes, not into values. So `NO: port` keeps its key "NO", a duplicate key is
+    # noticed, and an alias can only stand for a scalar.
     try:
         node = yaml.compose(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError) as error:

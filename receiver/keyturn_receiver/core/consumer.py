@@ -14,7 +14,8 @@ MARK_PREFIX = "revision.keyturn.dev/"
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """The keys of one Secret that a pod reads. ``whole`` means every key, including keys that are added later."""
+    """The keys of one Secret that a pod reads. ``whole`` means that it reads all keys, including those that are added
+    later."""
 
     whole: bool = False
     keys: frozenset[str] = frozenset()
@@ -37,11 +38,11 @@ class WorkloadRef:
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """A workload, reduced to the fields that decide its rollout.
+    """A workload, reduced to the fields that matter for its rollout.
 
     ``reads`` maps the name of each Secret to the keys that the pods read. ``baseline`` and ``marks`` map the names of
-    Keyturn's annotations to their values: ``baseline`` on the workload itself, ``marks`` on its pod template.
-    ``manual`` means that a new template restarts no pod (update strategy OnDelete).
+    Keyturn's annotations to their values: ``baseline`` has those on the workload itself, ``marks`` those on its pod
+    template. ``manual`` means that a changed template restarts no pod (update strategy OnDelete).
     """
 
     ref: WorkloadRef
@@ -54,12 +55,13 @@ class Consumer:
 
 
 def rollouts_disabled(annotations: Mapping[str, object]) -> bool:
-    """Whether a workload's, a Secret's or a namespace's annotations forbid restarts."""
+    """Return whether these annotations, of a workload, a Secret or a namespace, forbid restarts."""
     return annotations.get(ROLLOUT) == DISABLED
 
 
 def mark_name(secret_name: str) -> str:
-    """Return the annotation that marks a workload for a Secret. It has at most 63 characters after the slash."""
+    """Return the name of the annotation that marks a workload for a Secret. The part after the slash has at most 63
+    characters."""
     if len(secret_name) <= 63:
         return MARK_PREFIX + secret_name
     return f"{MARK_PREFIX}{secret_name[:46]}-{hashlib.sha256(secret_name.encode()).hexdigest()[:16]}"

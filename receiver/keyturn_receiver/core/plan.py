@@ -1,4 +1,5 @@
-"""Planning: compares a Secret with the data it should hold, and decides on the one write that makes them equal."""
+"""Planning. Compares a Secret with the data that it should hold, and decides on the single write that makes them
+equal."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ Fingerprint = Callable[[bytes], bytes]
 
 @dataclass(frozen=True, slots=True)
 class LiveSecret:
-    """A Secret in the cluster. It has the fingerprint of each value instead of the value itself."""
+    """A Secret in the cluster, with the fingerprint of each value instead of the value itself."""
 
     target: Target
     uid: str
@@ -36,11 +37,11 @@ class LiveSecret:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The decision of a reconcile for one Secret.
+    """The decision of a reconcile about one Secret.
 
-    ``record`` is the record that the Secret will have. ``before`` holds the revision of each key before the write, so
-    that the two can be compared: a key with the same revision in both keeps its value. ``write`` is false if nothing
-    differs. ``changed_keys`` are the keys whose value is written or removed.
+    ``record`` is the record that the Secret will have. ``before`` has the revision of each key before the write. A key
+    whose revision is the same in both keeps its value. ``write`` is false if the Secret needs no write.
+    ``changed_keys`` are the keys whose value is written or removed.
     """
 
     record: Record
@@ -67,7 +68,8 @@ def plan(
     sourced = _revisions_by_source(binding, data, versions)
     same_binding = live.record.binding_hash == binding_hash
     if binding.everything_of and recorded and not recorded.keys() & data.keys() and same_binding:
-        # Truncated JSON is text, and text becomes a single key. The write would remove every key that pods read.
+        # Truncated JSON is no longer JSON, so it would become a single key. The write would then remove every key that
+        # pods read.
         raise InvalidValue(
             f"AWS secret {versions[binding.everything_of].name}: it has none of the keys that the Secret holds:"
             f" correct it in AWS, or name the keys you need with {DATA}"
@@ -101,7 +103,7 @@ def plan(
 def _revisions_by_source(
     binding: Binding, data: Mapping[str, bytes], versions: Mapping[Source, SecretVersion]
 ) -> dict[str, str]:
-    """Return the revision of each key, according to the version that the key comes from."""
+    """Return the revision of each key, derived from the version that the key comes from."""
     revisions = {
         entry.key: revision_of(versions[entry.source].version_id, entry.key, entry.expression)
         for entry in binding.entries

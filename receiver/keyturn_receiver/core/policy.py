@@ -11,13 +11,13 @@ from keyturn_receiver.errors import NotAllowed
 
 ALLOW_SECRETS = "keyturn.dev/allow-secrets"
 
-# Kubernetes' own controllers turn Secrets of these types into credentials. If Keyturn filled them, anybody who may
-# write an AWS secret could mint credentials (as in ESO's CVE-2026-42875).
+# Kubernetes' own controllers turn Secrets of these types into credentials. If Keyturn filled such Secrets, everyone who
+# may write an AWS secret could create credentials (as in ESO's CVE-2026-42875).
 REFUSED_TYPES = frozenset({"kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token"})
 
 
 class Default(StrEnum):
-    """The policy for a namespace without the annotation."""
+    """The policy for a namespace that does not have the annotation."""
 
     DENY = "deny"
     ALLOW = "allow"
@@ -25,7 +25,8 @@ class Default(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tenancy:
-    """The policy of one namespace. A cluster admin sets it in ``annotations``, and otherwise ``default`` applies."""
+    """The policy of one namespace. A cluster admin sets it in the namespace's ``annotations``. Without that annotation,
+    ``default`` applies."""
 
     namespace: str
     annotations: Mapping[str, str]
@@ -33,33 +34,34 @@ class Tenancy:
 
 
 def check_name(tenancy: Tenancy, secret_name: str) -> None:
-    """Raise NotAllowed unless the namespace may read the AWS secret of exactly this name."""
+    """Raise NotAllowed unless the namespace may read the AWS secret that has exactly this name."""
     if not _allows(tenancy, secret_name):
         raise _refusal(tenancy.namespace, secret_name)
 
 
 def check_id(tenancy: Tenancy, secret_id: str) -> None:
-    """Raise NotAllowed unless the namespace may read at least one name that ``secret_id`` can refer to.
+    """Raise NotAllowed unless the namespace may read at least one of the names that ``secret_id`` can refer to.
 
-    This check precedes any call to AWS. The end of an ARN may or may not be its six random characters, so both readings
-    count here. ``check_name`` decides once AWS has returned the name.
+    This check is made before any call to AWS. An ARN may or may not end in its six random characters, so it is enough
+    if one reading is allowed. ``check_name`` makes the decision once AWS has returned the name.
     """
     if not could_apply(tenancy, candidate_names(secret_id)):
         raise _refusal(tenancy.namespace, secret_id)
 
 
 def allows_every_reading(tenancy: Tenancy, secret_id: str) -> bool:
-    """Whether the namespace may read every name that ``secret_id`` can refer to. If not, AWS must resolve it first."""
+    """Return whether the namespace may read every name that ``secret_id`` can refer to. If not, AWS has to be asked for
+    the name first."""
     return all(_allows(tenancy, name) for name in candidate_names(secret_id))
 
 
 def could_apply(tenancy: Tenancy, names: Iterable[str]) -> bool:
-    """Whether the namespace may read an AWS secret with any of these names."""
+    """Return whether the namespace may read an AWS secret with one of these names."""
     return any(_allows(tenancy, name) for name in names)
 
 
 def check_type(secret_type: str) -> None:
-    """Raise NotAllowed for a type of Secret that Kubernetes turns into credentials."""
+    """Raise NotAllowed if Kubernetes turns Secrets of this type into credentials."""
     if secret_type in REFUSED_TYPES:
         raise NotAllowed(f"a Secret of type {secret_type} is never filled: use type Opaque, or one made for your data")
 
@@ -73,7 +75,7 @@ def _allows(tenancy: Tenancy, secret_name: str) -> bool:
 @lru_cache(maxsize=4096)  # each reconcile checks the same names several times
 def _matches(globs: str, secret_name: str) -> bool:
     stripped = (glob.strip() for glob in globs.split(","))
-    return any(glob and fnmatchcase(secret_name, glob) for glob in stripped)  # fnmatch matches the whole name
+    return any(glob and fnmatchcase(secret_name, glob) for glob in stripped)  # fnmatchcase matches the whole name
 
 
 def _refusal(namespace: str, secret_id: str) -> NotAllowed:

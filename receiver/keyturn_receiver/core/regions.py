@@ -1,4 +1,4 @@
-"""Regions: which AWS regions and which partition bindings may name. Other ones are refused before AWS is asked."""
+"""Regions: which AWS regions and which AWS partition bindings may name. Any other is refused before AWS is asked."""
 
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -12,14 +12,15 @@ from keyturn_receiver.errors import InvalidBinding
 class Regions:
     """The receiver's own ``partition``, and the ``names`` of the regions that bindings may name.
 
-    A request to another partition would carry the receiver's session token to whoever serves that partition.
+    A request to another partition would send the receiver's session token to whoever runs that partition.
     """
 
     partition: str
     names: frozenset[str]
 
     def check(self, secret_id: str) -> None:
-        """Raise InvalidBinding if ``secret_id`` is an ARN of another partition or of a region that is not known."""
+        """Raise InvalidBinding if ``secret_id`` is an ARN of another partition, or of a region that is not in
+        ``names``."""
         named = region(secret_id)
         if not named or (named in self.names and partition(secret_id) == self.partition):
             return
@@ -37,5 +38,5 @@ class Regions:
 
     def _nearest(self, named: str) -> str | None:
         close = get_close_matches(named, sorted(self.names), n=len(self.names) or 1)
-        swapped = (each for each in close if sorted(each) == sorted(named))  # the commonest typo: two letters swapped
+        swapped = (each for each in close if sorted(each) == sorted(named))  # the most common typo: two letters swapped
         return next(swapped, close[0] if close else None)

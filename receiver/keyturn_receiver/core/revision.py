@@ -1,4 +1,5 @@
-"""Revisions. The revision of a key is the version id at which it last changed; the Secret's annotations record it."""
+"""Revisions. The revision of a key identifies the version of the secret in which the key's value last changed. The
+Secret's annotations record the revisions."""
 
 import hashlib
 import json
@@ -13,7 +14,7 @@ BINDING_HASH = "keyturn.dev/binding-hash"
 STATUS = "keyturn.dev/status"
 APPLIED_AT = "keyturn.dev/applied-at"
 
-# These annotations are only written together with the data. The status can also be written alone.
+# These annotations are only written together with the data. Only the status can also be written alone.
 RECORD = (VERSION_IDS, REVISIONS, DATA_HASH, BINDING_HASH, APPLIED_AT)
 MAX_STATUS_LINES = 16
 OK = "ok"  # the status of a Secret without errors
@@ -21,16 +22,16 @@ OK = "ok"  # the status of a Secret without errors
 # The API server accepts 256 KiB of annotations: https://kubernetes.io/docs/concepts/overview/working-with-objects/annotations/
 MAX_RECORD = 192 * 1024  # characters
 
-UNKNOWN = "-"  # revision of a value that Keyturn did not write
+UNKNOWN = "-"  # the revision of a value that Keyturn did not write
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The record that Keyturn keeps on a Secret, in its annotations.
+    """The record that Keyturn keeps in a Secret's annotations.
 
-    ``version_ids`` has a key for each AWS ARN and staging label (``version_key``), ``revisions`` one for each key of
-    the Secret. ``data_hash`` is a hash of the data that Keyturn last wrote, ``binding_hash`` a hash of the binding at
-    that time. ``status`` is for people.
+    ``version_ids`` has the version id for each ARN and staging label (``version_key``), and ``revisions`` has the
+    revision of each key. ``data_hash`` is a hash of the data that Keyturn last wrote, and ``binding_hash`` is a hash of
+    the binding at that time. ``status`` is for people.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)
@@ -41,18 +42,18 @@ class Record:
 
     @property
     def filled(self) -> bool:
-        """Whether Keyturn has ever written this Secret."""
+        """Return whether Keyturn has ever written this Secret."""
         return bool(self.version_ids)
 
     def has_reason(self, reason: str) -> bool:
-        """Whether the status reports this reason, in the form that ``status_of`` builds."""
+        """Return whether the status reports this reason, in the form that ``status_of`` produces."""
         return self.status.startswith(f"{reason}:")
 
 
 def read_record(annotations: Mapping[str, str]) -> Record:
     """Read the record from a Secret's annotations.
 
-    A malformed annotation counts as missing, and the next reconcile writes it again.
+    A malformed annotation is treated as missing, and the next reconcile writes it again.
     """
     return Record(
         version_ids=_read_map(annotations.get(VERSION_IDS)),
@@ -64,7 +65,7 @@ def read_record(annotations: Mapping[str, str]) -> Record:
 
 
 def write_record(record: Record, applied_at: str) -> dict[str, str]:
-    """Build the annotations that ``read_record`` reads. ``applied_at`` (RFC 3339) is for people."""
+    """Return the annotations that ``read_record`` reads. ``applied_at`` (RFC 3339) is only for people."""
     return {
         VERSION_IDS: _write_map(record.version_ids),
         REVISIONS: _write_map(record.revisions),
@@ -76,36 +77,37 @@ def write_record(record: Record, applied_at: str) -> dict[str, str]:
 
 
 def status_of(reason: str, advice: str) -> str:
-    """Build the status of a Secret with an error.
+    """Return the status of a Secret that has an error.
 
-    Its lines are short because `kubectl describe` cuts each line after 138 bytes (printAnnotationsMultiline in
-    k8s.io/kubectl).
+    The lines of the status are short because `kubectl describe` cuts each line after 138 bytes
+    (printAnnotationsMultiline in k8s.io/kubectl).
     """
     return "\n".join(textwrap.wrap(f"{reason}: {advice}", 120, break_on_hyphens=False)[:MAX_STATUS_LINES])
 
 
 def too_long(record: Record) -> bool:
-    """Whether the record is too long for a Secret's annotations."""
+    """Return whether the record is too long for a Secret's annotations."""
     return sum(map(len, write_record(record, "").values())) > MAX_RECORD
 
 
 def version_key(arn: str, stage: str) -> str:
-    """Return the key in ``Record.version_ids`` for an ARN and a staging label. No ARN can contain a '#'."""
+    """Return the key in ``Record.version_ids`` for an ARN and a staging label. An ARN never contains a '#'."""
     return f"{arn}#{stage}"
 
 
 def split_version_key(key: str) -> tuple[str, str]:
-    """Split a ``version_key`` into ARN and staging label."""
+    """Split a ``version_key`` into its ARN and its staging label."""
     arn, _, stage = key.partition("#")
     return arn, stage
 
 
 def revision_of(version_id: str, key: str, expression: str) -> str:
-    """Return the revision of a key: the version id, with a digest of the expression unless that is the key itself.
+    """Return the revision of a key: the version id, followed by a digest of the expression unless the expression equals
+    the key.
 
-    Two revisions of a key are equal if and only if their versions and expressions are equal. So pods are also restarted
-    for a new expression with the same version, after an edit of the binding or in a Secret that was deleted and created
-    again.
+    Two revisions of a key are equal if and only if both their versions and their expressions are equal. So pods are
+    also restarted if the expression changes while the version stays the same. That happens after an edit of the
+    binding, or if a Secret was deleted and created again.
     """
     if expression.strip() == key:
         return version_id
@@ -115,8 +117,8 @@ def revision_of(version_id: str, key: str, expression: str) -> str:
 def next_revision(current: str | None, revision: str) -> str:
     """Return the next revision of a key whose value changes: ``revision``, or ``revision+n``.
 
-    The suffix is added if ``current`` has the same ``revision`` already, because a person has edited the value or
-    because two AWS secrets have a version with the same id.
+    The suffix is added if ``current`` already is the same ``revision``. That happens if a person has edited the value,
+    or if two AWS secrets have a version with the same id.
     """
     base, plus, count = (current or "").rpartition("+")
     if current == revision:
@@ -137,19 +139,19 @@ def _read_map(text: str | None) -> dict[str, str]:
 
 
 def _is_text(text: str) -> bool:
-    # JSON can contain half a surrogate pair, which cannot be encoded, not even for a digest.
+    # JSON can contain half a surrogate pair. Such text cannot be encoded, not even to make a digest.
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _write_map(content: Mapping[str, str]) -> str:
-    # Sorted keys make two replicas write the same bytes.
+    # The keys are sorted, so that two replicas write the same bytes.
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
 def data_hash(data: Mapping[str, bytes]) -> str:
     """Return a digest of the data that Keyturn wrote.
 
-    The digest is stored only on the Secret, whose readers can read the data as well.
+    The digest is stored only on the Secret itself, and whoever can read it there can read the data as well.
     """
     digest = hashlib.sha256()
     for key in sorted(data):
@@ -161,8 +163,8 @@ def data_hash(data: Mapping[str, bytes]) -> str:
 def digest(revisions: Mapping[str, str], keys: Iterable[str]) -> str:
     """Return the value of a mark: a digest of the revisions of ``keys``, and of nothing else.
 
-    A mark depends on no value, so it reveals nothing to readers of workloads. It depends on no time, so every replica
-    computes the same mark for the same change, even after a crash (docs/design.md#rollouts).
+    A mark does not depend on any value, so it reveals nothing to those who can read workloads. It does not depend on
+    the time, so every replica computes the same mark for the same change, even after a crash (docs/design.md#rollouts).
     """
     lines = "\n".join(f"{key}={revisions[key]}" for key in sorted(set(keys)))
     return hashlib.sha256(lines.encode()).hexdigest()[:32]

@@ -1,8 +1,8 @@
 """Rollout decision: whether to restart a consumer. It depends only on the consumer's marks and the Secret's revisions.
 
-A mark is an annotation on a workload for one Secret. Its value is a digest of the revisions of the keys that the pods
-read. A mark on the pod template restarts the workload. A mark on the workload itself does not: it is the baseline of a
-workload that Keyturn has never restarted.
+A mark is an annotation on a workload that stands for one Secret. Its value is a digest of the revisions of the keys
+that the pods read. Writing a mark on the pod template restarts the pods. Writing one on the workload itself does not:
+such a mark is the baseline of a workload that Keyturn has never restarted.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from keyturn_receiver.core.revision import digest
 
 @dataclass(frozen=True, slots=True)
 class RolloutAnnotation:
-    """A mark to write on a workload and, if ``restart``, on its pod template as well."""
+    """A mark to write on a workload, and also on its pod template if ``restart`` is true."""
 
     name: str
     value: str
@@ -22,11 +22,11 @@ class RolloutAnnotation:
 
 
 def baseline(consumer: Consumer, secret_name: str, before: Mapping[str, str]) -> RolloutAnnotation | None:
-    """Return the baseline for a consumer that has no mark yet; None if it needs none.
+    """Return the baseline for a consumer that has no mark yet, or None if the consumer needs no baseline.
 
-    ``before`` are the revisions before the Secret is written. Write the baseline before the Secret: after a crash
-    between the Secret's write and its rollouts, the pods would otherwise seem to have read the new value (F2 in
-    docs/faults.md).
+    ``before`` has the revisions before the Secret is written. The baseline has to be written before the Secret.
+    Otherwise, if the receiver crashed between the write of the Secret and the rollouts, the pods would seem to have
+    read the new value already (F2 in docs/faults.md).
     """
     name = mark_name(secret_name)
     if name in consumer.marks or name in consumer.baseline:
@@ -36,9 +36,9 @@ def baseline(consumer: Consumer, secret_name: str, before: Mapping[str, str]) ->
 
 
 def rollout(consumer: Consumer, secret_name: str, after: Mapping[str, str]) -> RolloutAnnotation | None:
-    """Return the mark that restarts a consumer whose pods read a key with a new revision; None if it needs no restart.
+    """Return the mark that restarts a consumer whose pods read a key with a new revision, or None if it is up to date.
 
-    A consumer without any mark gets a baseline instead of a restart.
+    A consumer that has no mark at all gets a baseline instead of a restart.
     """
     name = mark_name(secret_name)
     value = _mark_value(consumer.reads.get(secret_name, Reads()), after)
@@ -49,6 +49,6 @@ def rollout(consumer: Consumer, secret_name: str, after: Mapping[str, str]) -> R
 
 
 def _mark_value(reads: Reads, revisions: Mapping[str, str]) -> str | None:
-    # Keyturn does not manage keys without a revision, so a pod that reads only such keys gets no mark.
+    # A key without a revision is not managed by Keyturn. A pod that reads only such keys gets no mark.
     keys = revisions.keys() if reads.whole else reads.keys & revisions.keys()
     return digest(revisions, keys) if keys else None

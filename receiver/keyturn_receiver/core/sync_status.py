@@ -1,4 +1,4 @@
-"""Sync status: whether a bound Secret needs work. It is derived from cached metadata, without values or calls."""
+"""Sync status: whether a bound Secret needs work. It is derived from cached metadata alone, without values or calls."""
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
@@ -11,21 +11,21 @@ from keyturn_receiver.core.rollout import rollout
 
 
 class SyncStatus(StrEnum):
-    """What a Secret needs to match its binding."""
+    """What has to be done so that a Secret matches its binding."""
 
     IN_SYNC = "in sync"
     ROLLOUT_DUE = "rollout due"  # a consumer has not been restarted since its keys changed
-    # The Secret was never filled, was edited, has a malformed record, or has an error that may be over.
+    # The Secret was never filled, was edited, has a malformed record, or has an error whose cause may be gone.
     FILL_DUE = "fill due"
 
 
 def sync_status(
     record: Record, spec: BindingSpec, solely_managed: bool, secret_name: str, consumers: Iterable[Consumer]
 ) -> SyncStatus:
-    """Compare a Secret's ``record`` with its binding's ``spec`` and with its ``consumers``.
+    """Compare a Secret's ``record`` with the ``spec`` of its binding and with its ``consumers``.
 
-    ``solely_managed`` says that no other writer has changed the fields that Keyturn owns. Changes in AWS do not count
-    here, because notifications and the poller detect them.
+    ``solely_managed`` is true if no other writer has changed the fields that Keyturn owns. Changes in AWS are not
+    considered here, because notifications and the poller detect them.
     """
     applied = record.filled and record.status == OK and record.binding_hash == spec.hash
     if not applied or not solely_managed:
@@ -36,10 +36,10 @@ def sync_status(
 
 
 def is_solely_managed(manager: str, managed_fields: Iterable[Mapping[str, object]], record: Record) -> bool:
-    """Whether ``manager`` has applied the Secret's keys and record, and no other writer has changed them since.
+    """Return whether ``manager`` has applied the Secret's keys and record, and no other writer has changed them since.
 
-    A writer that changes the value of a field becomes its owner, and a writer that removes a field removes the
-    ownership as well. So the owners of the fields reveal an edit, and no values need to be compared.
+    A writer that changes the value of a field becomes the field's owner, and a writer that removes a field also removes
+    its ownership. So the owners of the fields reveal an edit, and no values have to be compared.
     https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
     """
     for entry in managed_fields:

@@ -1,4 +1,4 @@
-"""Kinds of workloads whose pods Keyturn restarts. A new kind needs a row here, and permissions in the chart."""
+"""The kinds of workloads whose pods Keyturn restarts. A new kind needs an entry here, and permissions in the chart."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class WorkloadKind:
-    """Kind of workload. ``template`` is the path of the pod template in the object.
+    """A kind of workload. ``template`` is the path of the pod template in the object.
 
-    ``has_on_delete`` says that ``spec.updateStrategy`` can be OnDelete, in which case a new template restarts no pod.
+    ``has_on_delete`` is true if ``spec.updateStrategy`` can be OnDelete. With that strategy, a changed template
+    restarts no pod.
     """
 
     kind: str

@@ -1,6 +1,6 @@
-"""Poller. Compares every binding with AWS at intervals, to find changes that the event path has missed.
+"""Poller. Compares every binding with AWS at regular intervals, to find changes that the event path has missed.
 
-The poller lists or describes secrets, and reads no values.
+The poller lists or describes secrets. It never reads a value.
 """
 
 from keyturn_receiver.poller.poller import Poller

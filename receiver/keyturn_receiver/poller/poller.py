@@ -18,10 +18,11 @@ from keyturn_receiver.reconcile.work_queue import WorkQueue
 from keyturn_receiver.sources.stores import StoreKey
 from keyturn_receiver.telemetry.metrics import Metrics
 
-JITTER = 0.1  # share of the interval; keeps several clusters from sweeping at the same time
+JITTER = 0.1  # as a share of the interval; keeps several clusters from sweeping at the same time
 MAX_INTERVAL_WITHOUT_EVENTS = 30.0  # seconds between two sweeps while the event path is down
 FULL_SWEEP_SECONDS = 3600.0  # time between two full sweeps of a store
-NOTIFICATION_HEAD_START = 15.0  # seconds (at most a tenth of the interval) that the poller waits for a notification
+# The seconds (at most a tenth of the interval) for which the poller leaves a change to its notification.
+NOTIFICATION_HEAD_START = 15.0
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ _log = logging.getLogger(__name__)
 class Poller:
     """Poller. Sweeps over all bindings while this replica is the leader.
 
-    ``interval`` is the time between two sweeps in seconds, while ``event_path_healthy`` returns true. ``now`` returns
+    ``interval`` is the number of seconds between two sweeps while ``event_path_healthy`` returns true. ``now`` returns
     monotonic seconds.
     """
 
@@ -55,13 +56,14 @@ class Poller:
 
     @property
     def interval(self) -> float:
-        """Seconds between two sweeps, at most 30 while the event path is down."""
+        """The number of seconds between two sweeps. It is at most 30 while the event path is down."""
         return self._interval if self._event_path_healthy() else min(self._interval, MAX_INTERVAL_WITHOUT_EVENTS)
 
     async def run(self, ping: Ping = no_ping) -> None:
         """Sweep until cancelled.
 
-        Sweeps cover all bindings when this replica becomes the leader and once an hour, and only changes in between.
+        The first sweep after this replica becomes the leader covers all bindings, and so does one sweep an hour. The
+        sweeps in between cover only changes.
         """
         last_sweep: float | None = None
         jitter = 1.0
@@ -69,7 +71,7 @@ class Poller:
             ping()
             if not self._is_leader():
                 last_sweep = None
-                self._last_full_sweep.clear()  # the watermarks will be out of date when this replica leads again
+                self._last_full_sweep.clear()  # by the time this replica leads again, its watermarks are outdated
             elif last_sweep is None or self._now() - last_sweep >= self.interval * jitter:
                 last_sweep = self._now()
                 jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - not for cryptography
@@ -78,9 +80,9 @@ class Poller:
             await asyncio.sleep(min(1.0, self._interval / 10))
 
     async def sweep(self, ping: Ping = no_ping) -> Sequence[StaleBinding]:
-        """Sweep once, queue each stale binding, and return the stale bindings.
+        """Sweep once, and queue each stale binding. Return the stale bindings.
 
-        A store that fails does not stop the others. Raises Interrupted if this replica is no longer the leader.
+        If one store fails, the others are still swept. Raises Interrupted if this replica is no longer the leader.
         """
         stale: list[StaleBinding] = []
         for key, bindings in (await self._sweeper.bindings_by_store()).items():
@@ -103,7 +105,7 @@ class Poller:
             _log.warning("sweep failed: %s", error, extra={"fields": fields})
             return []
         except Exception:
-            # A bug must stop neither the sweeps of other stores nor the process.
+            # A bug must not stop the sweeps of other stores, nor the process.
             self._metrics.sweeps.labels(kind, "failed").inc()
             _log.exception("sweep failed", extra={"fields": fields})
             return []
@@ -122,7 +124,8 @@ class Poller:
         return self._is_leader()
 
     def _queue_stale(self, stale: Sequence[StaleBinding]) -> None:
-        """Queue the stale bindings. While the event path is healthy, recent changes first wait for a notification."""
+        """Queue the stale bindings. While the event path is healthy, delay those whose secret changed only recently, so
+        that their notification gets a chance to handle them first."""
         head_start = min(NOTIFICATION_HEAD_START, self._interval / 10)
         for each in stale:
             changed_at = each.metadata.changed_at if each.metadata else None
@@ -134,7 +137,7 @@ class Poller:
 
     def _recover(self, stale: StaleBinding) -> None:
         if not self._sweeper.is_current(stale):
-            return  # reconciled or edited in the meantime
+            return  # the Secret has been reconciled or edited in the meantime
         request = Request.now(Cause.POLL, stale.version_ids)
         self._queue.submit(stale.target, request, stale.bound.spec.secret_id).add_done_callback(self._count_recovered)
 

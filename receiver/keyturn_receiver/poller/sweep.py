@@ -1,4 +1,4 @@
-"""One sweep: lists or describes secrets, and finds the stale bindings (docs/design.md#poller)."""
+"""One sweep: it lists or describes secrets, and finds the stale bindings (docs/design.md#poller)."""
 
 import asyncio
 import logging
@@ -19,8 +19,8 @@ from keyturn_receiver.sources.stores import Store, StoreKey, Stores
 
 # ListSecrets may lag by five minutes: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_ListSecrets.html
 LIST_OVERLAP = timedelta(minutes=10)
-ITEMS_PER_TURN = 20  # items handled before other tasks get a turn; they take a few tenths of a millisecond
-PAGE_PAUSE = 0.1  # seconds between two pages; parsing a page blocks the event loop for a few milliseconds
+ITEMS_PER_TURN = 20  # items between two turns of other tasks; so many take a few tenths of a millisecond
+PAGE_PAUSE = 0.1  # seconds between two pages; parsing one page blocks the event loop for a few milliseconds
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StaleBinding:
-    """A binding to reconcile. ``metadata`` describes its AWS secret, and is None if the secret does not exist."""
+    """A binding to reconcile. ``metadata`` describes its AWS secret, and is None if that secret does not exist."""
 
     bound: BoundSecret
     metadata: SecretMetadata | None
@@ -45,21 +45,22 @@ class StaleBinding:
 
     @property
     def version_ids(self) -> frozenset[str]:
-        """The id of the version that the Secret should be made from; empty if AWS reports none."""
+        """The id of the version that the Secret should be made from. The set is empty if AWS reports no such
+        version."""
         version_id = self.metadata.current(self.bound.spec.stage) if self.metadata else None
         return frozenset({version_id} if version_id else ())
 
 
 @dataclass(slots=True)
 class SweepResult:
-    """Result of a sweep. ``watermark`` is the time of the latest change in AWS that the sweep has seen."""
+    """The result of a sweep. ``watermark`` is the time of the latest change in AWS that the sweep has seen."""
 
     stale: dict[Target, StaleBinding] = field(default_factory=dict)
     watermark: datetime | None = None
 
 
 async def yield_to_loop(items: Sequence[T]) -> AsyncIterator[T]:
-    """Iterate over many items, and let other tasks run in between, so that no notification waits for a sweep."""
+    """Iterate over many items and let other tasks run in between, so that no notification has to wait for a sweep."""
     for number, item in enumerate(items, 1):
         yield item
         if number % ITEMS_PER_TURN == 0:
@@ -67,11 +68,11 @@ async def yield_to_loop(items: Sequence[T]) -> AsyncIterator[T]:
 
 
 def is_stale(bound: BoundSecret, metadata: SecretMetadata | None) -> bool:
-    """Whether a binding is out of date, according to the metadata that AWS reports.
+    """Return whether a binding is out of date, according to the metadata that AWS reports.
 
-    Versions are compared, not times. A binding is stale if its staging label is on another version than the one that
-    the Secret was made from, or if the Secret's status reports an error that may be over. If the AWS secret does not
-    exist or is scheduled for deletion, the binding is stale until the status says so.
+    The comparison uses versions, not times. A binding is stale if its staging label is on a different version than the
+    one that the Secret was made from, or if the Secret's status reports an error whose cause may be gone. If the AWS
+    secret does not exist or is scheduled for deletion, the binding is stale until the Secret's status reports that.
     """
     record = bound.record
     if metadata is None:
@@ -85,7 +86,8 @@ def is_stale(bound: BoundSecret, metadata: SecretMetadata | None) -> bool:
 class Sweeper:
     """Sweeper. Groups the bindings by store, and sweeps one store at a time.
 
-    ``mode`` says how to ask AWS. ``interval``: seconds between two sweeps, from which the log computes calls an hour.
+    ``mode`` determines how AWS is asked. ``interval`` is the number of seconds between two sweeps. It is only used to
+    log how many calls an hour the sweeps make.
     """
 
     def __init__(
@@ -96,10 +98,11 @@ class Sweeper:
         self._access_policy = access_policy
         self._mode = mode
         self._interval = interval
-        self._refusing: set[StoreKey] = set()  # stores whose role may not list
+        self._refusing: set[StoreKey] = set()  # the stores whose role may not list secrets
 
     async def bindings_by_store(self) -> Mapping[StoreKey, Sequence[BoundSecret]]:
-        """Group the bindings by the store that reads their secret, omitting those that the access policy forbids."""
+        """Group the bindings by the store that reads their secret. Bindings that the access policy forbids are left
+        out."""
         by_store: dict[StoreKey, list[BoundSecret]] = {}
         async for bound in yield_to_loop(self._secrets.all()):
             if not self._access_policy.allows(bound):
@@ -115,10 +118,11 @@ class Sweeper:
         since: datetime | None,
         may_continue: Callable[[], bool],
     ) -> SweepResult:
-        """Compare the bindings of one store with AWS: all of them, or those whose secret has changed after ``since``.
+        """Compare the bindings of one store with AWS: all of them, or only those whose secret has changed after
+        ``since``.
 
-        If the role may not list secrets, each one is described instead. Raises Interrupted once ``may_continue``
-        returns False.
+        If the role may not list secrets, each secret is described instead. Raises Interrupted as soon as
+        ``may_continue`` returns False.
         """
         store = await self._stores.get(key)
         if self._mode is PollMode.LIST:
@@ -129,7 +133,7 @@ class Sweeper:
         return await StoreSweep(store, self._secrets, may_continue).by_description(bindings)
 
     def _warn_of_calls(self, key: StoreKey, bindings: Sequence[BoundSecret], error: SourceRefused) -> None:
-        """Warn once of each store, because AWS bills each call (docs/cost.md)."""
+        """Log a warning once for each store, because AWS bills each call (docs/cost.md)."""
         calls = round(len({bound.spec.secret_id for bound in bindings}) * 3600 / self._interval)
         fields = {"account": key.account, "region": key.region, "calls_per_hour": calls}
         level = logging.INFO if key in self._refusing else logging.WARNING
@@ -137,13 +141,14 @@ class Sweeper:
         _log.log(level, "describing each secret, since listing is refused: %s", error, extra={"fields": fields})
 
     def is_current(self, stale: StaleBinding) -> bool:
-        """Whether the Secret has stayed unchanged since the sweep saw it."""
+        """Return whether the Secret has not changed since the sweep saw it."""
         bound = self._secrets.get(stale.target)
         return bound is not None and bound.resource_version == stale.bound.resource_version
 
 
 class StoreSweep:
-    """One sweep over one store. Each instance is used once. ``may_continue`` is called around each call to AWS."""
+    """One sweep over one store. Each instance is used once. ``may_continue`` is called before or after each call to
+    AWS."""
 
     def __init__(self, store: Store, secrets: SecretCache, may_continue: Callable[[], bool]) -> None:
         self._store = store
@@ -154,12 +159,13 @@ class StoreSweep:
     async def by_list(self, bindings: Sequence[BoundSecret], since: datetime | None) -> SweepResult:
         """List the secrets that have changed after ``since``, or all secrets, and compare the bindings with the list.
 
-        Some bindings whose secret is not in the list are described as well: all of them after a full list, and
-        otherwise those of another account, which no list contains, and those that report an error. Raises SourceRefused
-        if the role may not list secrets.
+        Some secrets that are not in the list are described in addition. After a full list these are all of them. After
+        a list of changes these are the secrets of other accounts, which no list contains, and the secrets of bindings
+        whose status reports an error. Raises SourceRefused if the role may not list secrets.
         """
         targets = {bound.target for bound in bindings}
-        own_accounts: set[str] = set()  # with their regions; one, but for an account without secrets
+        # The account and region of the secrets in the list. The set stays empty if the account has no secrets.
+        own_accounts: set[str] = set()
         seen: set[Target] = set()
         async for page in self._pages(since):
             async for metadata in yield_to_loop(page):
@@ -171,8 +177,8 @@ class StoreSweep:
                         self._record(bound, metadata)
             await asyncio.sleep(PAGE_PAUSE)
         unseen = [bound for bound in bindings if bound.target not in seen]
-        own_accounts.add("")  # of a bare name
-        # An error can end although the secret has not changed, for example when a permission is granted. A list of
+        own_accounts.add("")  # this covers bindings that give a bare name
+        # An error can go away although its secret has not changed, for example when a permission is granted. A list of
         # changes does not show that.
         await self._describe(
             [
@@ -184,9 +190,9 @@ class StoreSweep:
         return self._result
 
     async def by_description(self, bindings: Sequence[BoundSecret]) -> SweepResult:
-        """Describe the secret of each binding, because the mode asks for that or the role may not list secrets.
+        """Describe the secret of each binding, either because of the mode or because the role may not list secrets.
 
-        Raises the last error if every call failed with a Temporary, because the cause then is not a single secret.
+        If every call failed with a Temporary, the cause is not a single secret, so the last error is raised.
         """
         if error := await self._describe(bindings):
             raise error
@@ -201,7 +207,7 @@ class StoreSweep:
             for metadata in page:
                 changed_at = metadata.changed_at
                 if changed_at is None or (last and changed_at > last):
-                    # AWS has not sorted by the last change as requested, so every page has to be read.
+                    # AWS did not sort by the last change, although we asked for it. So every page has to be read.
                     is_sorted = False
                 last = changed_at or last
                 if changed_at and (self._result.watermark is None or changed_at > self._result.watermark):
@@ -211,7 +217,7 @@ class StoreSweep:
             self._check()
 
     async def _describe(self, bindings: Sequence[BoundSecret]) -> Temporary | None:
-        """Describe the secret of each binding. Returns the last error if every call failed with a Temporary."""
+        """Describe the secret of each binding. If every call failed with a Temporary, return the last error."""
         by_id: dict[str, list[BoundSecret]] = {}
         for bound in bindings:
             by_id.setdefault(bound.spec.secret_id, []).append(bound)
@@ -225,12 +231,12 @@ class StoreSweep:
                 pass
             except Temporary as error:
                 last_error, failures = error, failures + 1
-                continue  # the call has already counted the failure in the metrics
+                continue  # the call itself has already counted the failure in the metrics
             except KeyturnError:
                 continue
             for bound in same_secret:
                 self._record(bound, metadata)
-        self._check()  # another replica may have become the leader during the last call
+        self._check()  # Another replica may have become the leader during the last call
         return last_error if failures == len(by_id) else None
 
     def _record(self, bound: BoundSecret, metadata: SecretMetadata | None) -> None:

@@ -1,1 +1,1 @@
-"""Makes one binding true: observes, fills, restarts and reports. Nothing else changes Secrets or workloads."""
+"""Makes one binding true: observes, fills, restarts and reports. No other package changes Secrets or workloads."""

@@ -1,4 +1,5 @@
-"""Access policy: which AWS secrets each namespace may name. Reconciles, drift checks, webhook and poller all use it."""
+"""Access policy: which AWS secrets each namespace may name. Reconciles, drift checks, the webhook and the poller all
+use it."""
 
 from collections.abc import Iterable
 
@@ -11,11 +12,11 @@ from keyturn_receiver.errors import InvalidBinding, NotAllowed
 
 
 class AccessPolicy:
-    """Access policy. It decides by the namespaces' annotations.
+    """Access policy. It decides according to the namespaces' annotations.
 
-    ``tenant_roles`` says whether bindings may read with the AWS role of a ServiceAccount of their namespace.
-    ``regions`` are the AWS regions that bindings may name.
-    ``signing_key_id`` is the one AWS secret that no binding may name, because its readers could sign deliveries.
+    ``tenant_roles`` is true if a binding may read with the AWS role of a ServiceAccount in its own namespace.
+    ``regions`` are the AWS regions that bindings may name. No binding may name the AWS secret ``signing_key_id``,
+    because those who can read it could sign deliveries.
     """
 
     def __init__(
@@ -33,10 +34,10 @@ class AccessPolicy:
         self._reserved = frozenset(candidate_names(signing_key_id)) - {""}
 
     def check_id(self, namespace: str, service_account: str, secret_id: str) -> None:
-        """Raise NotAllowed if a binding of this namespace may not name this AWS secret.
+        """Raise NotAllowed if a binding in this namespace may not name this AWS secret.
 
-        Raises InvalidBinding for a region or a partition that bindings may not name. This check precedes any call to
-        AWS.
+        Raises InvalidBinding if the secret is in a region or a partition that bindings may not name. This check is made
+        before any call to AWS.
         """
         self._regions.check(secret_id)
         if service_account and not self._tenant_roles:
@@ -48,19 +49,19 @@ class AccessPolicy:
         policy.check_id(self._tenancy(namespace, service_account), secret_id)
 
     def allows_every_reading(self, namespace: str, service_account: str, secret_id: str) -> bool:
-        """Whether every secret that ``secret_id`` can refer to is allowed."""
+        """Return whether every secret that ``secret_id`` can refer to is allowed."""
         return policy.allows_every_reading(self._tenancy(namespace, service_account), secret_id)
 
     def check_name(self, namespace: str, service_account: str, secret_name: str) -> None:
-        """Raise NotAllowed unless the AWS secret with exactly this name is allowed.
+        """Raise NotAllowed unless the AWS secret that has exactly this name is allowed.
 
-        This check is possible only once AWS has returned the name.
+        This check is possible only after AWS has returned the name.
         """
         self._check_reserved((secret_name,))
         policy.check_name(self._tenancy(namespace, service_account), secret_name)
 
     def allows(self, bound: BoundSecret) -> bool:
-        """Whether a bound Secret may name its AWS secret, as far as that can be decided without AWS."""
+        """Return whether a bound Secret may name its AWS secret, as far as this can be decided without asking AWS."""
         spec = bound.spec
         if not spec.names_a_source:
             return False
@@ -71,9 +72,9 @@ class AccessPolicy:
         return True
 
     def could_apply(self, bound: BoundSecret, names: Iterable[str]) -> bool:
-        """Whether a notification about an AWS secret with one of ``names`` could concern a bound Secret.
+        """Return whether a notification about an AWS secret with one of ``names`` could concern a bound Secret.
 
-        The owner of a Secret can write any name and any ARN into its annotations. So a delivery never waits for a
+        The owner of a Secret can write any name and any ARN into its annotations. So a delivery must not wait for a
         binding that may not read the AWS secret in the notification.
         """
         tenancy = self._tenancy(bound.target.namespace, bound.spec.account)
@@ -84,6 +85,7 @@ class AccessPolicy:
             raise NotAllowed("no Secret is filled from Keyturn's own signing key: name another AWS secret")
 
     def _tenancy(self, namespace: str, service_account: str) -> policy.Tenancy:
-        # If a tenant's own role reads, IAM decides. The namespace's annotation can only restrict access further.
+        # If the tenant's own role reads the secret, IAM decides. The namespace's annotation can only restrict access
+        # further.
         default = policy.Default.ALLOW if service_account else self._default
         return policy.Tenancy(namespace, self._namespaces.annotations(namespace), default)

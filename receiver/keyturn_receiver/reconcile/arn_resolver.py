@@ -1,7 +1,7 @@
 """Resolves ARNs that can refer to two names, so that the access policy can decide before a value is read.
 
-``...:secret:team/db-master`` is the secret team/db if "master" is its random suffix, or the secret team/db-master if
-the suffix is left out. A namespace that may read the first must not even learn whether the second exists.
+``...:secret:team/db-master`` is the secret team/db if "master" is its random suffix. It is the secret team/db-master if
+the suffix is left out. A namespace that may read only the first must not even learn whether the second exists.
 """
 
 from keyturn_receiver.errors import NotAllowed
@@ -14,7 +14,8 @@ MAX_NAMES = 10_000
 
 
 class ArnResolver:
-    """Checks the AWS secrets that bindings name. For an ARN with two readings, AWS is asked once for the name."""
+    """Checks the AWS secrets that bindings name. If an ARN can be read in two ways, AWS is asked for the name, but only
+    once."""
 
     def __init__(self, stores: Stores, access: AccessPolicy) -> None:
         self._stores = stores
@@ -22,7 +23,7 @@ class ArnResolver:
         self._names: BoundedMap[tuple[StoreKey, str], str] = BoundedMap(MAX_NAMES)
 
     async def check(self, key: StoreKey, namespace: str, service_account: str, secret_id: str, since: float) -> None:
-        """Raise NotAllowed if a binding may not name this AWS secret, and SourceNotFound if it does not exist.
+        """Raise NotAllowed if a binding may not name this AWS secret, and SourceNotFound if the secret does not exist.
 
         A secret that exists under a forbidden name is reported as not found.
         """

@@ -1,4 +1,4 @@
-"""Restarts the consumers of a Secret. A write fails if the workload has changed since the decision to restart it."""
+"""Restarts the consumers of a Secret. A write fails if the workload has changed since the restart was decided."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,14 +20,15 @@ MAX_ATTEMPTS = 8  # a workload in the middle of a rollout changes several times 
 
 @dataclass(frozen=True, slots=True)
 class RolloutResult:
-    """The consumers that were restarted, and the error that kept others from restarting, if any."""
+    """The consumers that were restarted, and the error, if any, that kept others from being restarted."""
 
     restarted: Sequence[Consumer] = ()
     error: KeyturnError | None = None
 
 
 class ConsumerRestarter:
-    """Consumer restarter. Marks the consumers of a Secret if workload, Secret and namespace permit restarts."""
+    """Consumer restarter. Marks the consumers of a Secret if the workload, the Secret and the namespace all permit
+    restarts."""
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class ConsumerRestarter:
         return [consumer for consumer in self._index.of(target) if not consumer.rollout_disabled]
 
     def permitted(self, consumers: Sequence[Consumer], target: Target, spec: BindingSpec) -> Sequence[Consumer]:
-        """Return ``consumers``, or none of them if the Secret or its namespace forbids restarts."""
+        """Return ``consumers``, or nothing if the Secret or its namespace forbids restarts."""
         if spec.rollouts_disabled or rollouts_disabled(self._namespaces.annotations(target.namespace)):
             return ()
         return consumers
@@ -58,17 +59,18 @@ class ConsumerRestarter:
         return self.permitted(self.consumers(target), target, spec)
 
     def is_up_to_date(self, target: Target, consumers: Sequence[Consumer], record: Record) -> bool:
-        """Whether all ``consumers`` have marks that match the revisions in ``record``."""
+        """Return whether the marks of all ``consumers`` match the revisions in ``record``."""
         return not any(rollout(consumer, target.name, record.revisions) for consumer in consumers)
 
     async def baseline(
         self, target: Target, consumers: Sequence[Consumer], before: Mapping[str, str]
     ) -> Sequence[Consumer]:
-        """Mark consumers that have no mark yet with the revisions ``before`` a write. Returns all consumers afterwards.
+        """Give each consumer that has no mark yet a mark for the revisions ``before`` a write. Returns all consumers as
+        they are afterwards.
 
-        If the API server refuses a mark, the Secret is still filled: ``restart`` meets the same refusal and reports it.
-        Other errors are raised once all consumers are done. If there are several, ``first_retryable`` decides which one
-        is raised.
+        If the API server refuses a mark, no error is raised, so that the Secret is still filled. ``restart`` will meet
+        the same refusal and report it. Other errors are raised after all consumers have been tried. If there are
+        several, ``first_retryable`` selects one.
         """
         marked, error = await _gather(consumers, lambda consumer: self._baseline(target, consumer, before))
         if error:
@@ -78,17 +80,18 @@ class ConsumerRestarter:
     async def restart(
         self, target: Target, consumers: Sequence[Consumer], record: Record, written: bool
     ) -> RolloutResult:
-        """Restart the consumers whose pods read a key with a new revision.
+        """Restart the consumers whose pods read a key that has a new revision.
 
-        ``written`` says that this reconcile has written ``record``, so the record is current. A failure does not stop
-        the other consumers. If there are several errors, ``first_retryable`` decides which one is in the result; it may
-        be a Conflict.
+        ``written`` is true if this reconcile has written ``record``, which means that the record is current. If the
+        restart of one consumer fails, the others are still restarted. If there are several errors, ``first_retryable``
+        selects the one in the result. It may be a Conflict.
         """
         if self.is_up_to_date(target, consumers, record):
             return RolloutResult()
         with self._legs.time(Leg.ROLLOUT):
             if not written:
-                # The cache may be out of date, and marks of an older revision would restart pods for nothing.
+                # The record comes from the cache, which may be out of date. Marks of an older revision would restart
+                # pods for nothing.
                 try:
                     record = await self._secrets.read_record(target)
                 except NotFound:
@@ -125,7 +128,7 @@ class ConsumerRestarter:
             try:
                 marked = await self._workloads.mark(current, mark)
             except Conflict:
-                # Read the workload before the Secret; the reason is in Reconciler._reconcile.
+                # The workload has to be read before the Secret. Reconciler._reconcile gives the reason.
                 current = await self._workloads.read(current.ref)
                 revisions = (await self._secrets.read_record(target)).revisions
                 continue
@@ -136,7 +139,8 @@ class ConsumerRestarter:
 async def _gather(
     consumers: Sequence[Consumer], mark: Callable[[Consumer], Awaitable[Consumer | None]]
 ) -> tuple[Sequence[Consumer], KeyturnError | None]:
-    """Mark all consumers at the same time. Returns the marked consumers, and the error from ``first_retryable``."""
+    """Mark all consumers at the same time. Returns the marked consumers, and the error that ``first_retryable``
+    selects."""
     results = await asyncio.gather(*(_ignore_not_found(mark, consumer) for consumer in consumers))
     marked = [result for result in results if isinstance(result, Consumer)]
     return marked, first_retryable(*(result for result in results if isinstance(result, KeyturnError)))

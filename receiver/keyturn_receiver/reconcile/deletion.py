@@ -1,4 +1,4 @@
-"""Deletes a Secret because AWS has deleted the secret that it was made from. Any doubt keeps the Secret."""
+"""Deletes a Secret because AWS has deleted the secret that it was made from. In case of doubt, the Secret stays."""
 
 from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.core.arn import region
@@ -11,7 +11,7 @@ from keyturn_receiver.sources.stores import StoreKey, Stores
 
 
 class SecretDeleter:
-    """Deletes Secrets whose binding asks for that (``keyturn.dev/on-delete: delete``), if deletions are ``allowed``."""
+    """Deletes Secrets whose binding asks for it (``keyturn.dev/on-delete: delete``), if deletions are ``allowed``."""
 
     def __init__(self, stores: Stores, secrets: SecretClient, resolver: ArnResolver, allowed: bool) -> None:
         self._stores = stores
@@ -24,10 +24,11 @@ class SecretDeleter:
     ) -> None:
         """Delete the Secret if AWS reports that none of the AWS secrets that it was made from exists any more.
 
-        If a name is not found, the receiver may simply run in the wrong region or account. So the ARNs are looked up,
-        and this receiver must have seen another secret of their account and region. The ARNs come from an annotation
-        that the Secret's owner can edit, so the access policy is checked before AWS is asked. Raises NotAllowed,
-        SourceRefused in case of doubt, ``fault`` with further advice if deletions are not allowed, or Conflict.
+        If a name is not found, the receiver may simply be running in the wrong region or account. So the recorded ARNs
+        are looked up, and this receiver must have seen another secret of the same account and region. The ARNs come
+        from an annotation that the Secret's owner can edit, so the access policy is checked before AWS is asked. Raises
+        NotAllowed, SourceRefused in case of doubt, Conflict, or, if deletions are not allowed, a copy of ``fault`` with
+        further advice.
         """
         if not self._allowed:
             raise SourceNotFound(

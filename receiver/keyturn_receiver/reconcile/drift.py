@@ -1,8 +1,8 @@
-"""Drift detection. Compares what the caches show with what should be, and queues each binding that differs.
+"""Drift detection. Compares what the caches show with what should be there, and queues each binding that differs.
 
-Every replica sees the same changes. To avoid a race, the holder of the poller's Lease acts at once. The others check
-again a few seconds later, and act only if the leader has not. So a leader that fails costs seconds, and no work is
-lost. If another writer keeps reverting the fields that Keyturn owns, repairs slow down but never stop.
+Every replica sees the same changes. To avoid a race, only the leader acts at once. The other replicas check again a few
+seconds later, and act only if the leader has not. So if the leader fails, the work is done a few seconds later, and
+none is lost. If another writer keeps reverting the fields that Keyturn owns, repairs slow down but never stop.
 """
 
 import logging
@@ -17,13 +17,13 @@ from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.request import Cause, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 
-FOLLOWER_DELAY = (2.0, 4.0)  # seconds that the other replicas wait for the leader
+FOLLOWER_DELAY = (2.0, 4.0)  # the range of seconds that the other replicas wait for the leader
 
 _log = logging.getLogger(__name__)
 
 
 class DriftDetector:
-    """Drift detector. Checks a binding whenever anything about it has changed. It makes no calls to AWS or Kubernetes.
+    """Drift detector. Checks a binding whenever anything about it changes. It makes no calls to AWS or Kubernetes.
 
     ``is_leader`` returns whether this replica leads.
     """
@@ -44,9 +44,9 @@ class DriftDetector:
         self._started = False
 
     def start(self) -> None:
-        """Check every binding, and from now on each binding that changes.
+        """Check every binding now, and from now on every binding that changes.
 
-        Start only once the caches are complete, because a consumer that is not cached yet would look as if it did not
+        Call this only once the caches are complete. Before that, a consumer that is not cached yet would seem not to
         exist.
         """
         self._started = True
@@ -54,14 +54,15 @@ class DriftDetector:
             self.check(bound.target)
 
     def check(self, target: Target) -> None:
-        """Queue the reconcile that the binding at ``target`` needs, if any: at once or a little later."""
+        """Queue the reconcile that the binding at ``target`` needs, if it needs one, either at once or a little
+        later."""
         if not self._started:
             return
         bound = self._bound.get(target)
         if bound is None:
             self._queue.drop(target)
         elif settles_in := self._queue.settles_in(target):
-            # The cache may show our own writes only in part.
+            # The cache may not show all of our own writes yet.
             self._queue.check_later(target, settles_in, self.check)
         elif cause := self._cause(bound):
             delay = self._queue.fight_delay(target) if cause is Cause.DRIFT else 0.0
@@ -81,7 +82,7 @@ class DriftDetector:
             self.check(target)
 
     def on_started_leading(self) -> None:
-        """Run at once all checks that waited for the leader, because this replica is now the leader."""
+        """Run immediately all checks that were left to the leader, because this replica now is the leader."""
         self._queue.check_now(self._check_after_delay)
 
     def _check_after_delay(self, target: Target) -> None:
@@ -105,7 +106,8 @@ class DriftDetector:
         try:
             return self._due(bound)
         except Exception:
-            # A Secret whose check fails must not block the others. It is reconciled, and the outcome is counted.
+            # If the check of one Secret fails, the others must not be blocked. The Secret is reconciled, and the
+            # outcome is counted.
             _log.exception("drift check failed", extra={"fields": {"secret": str(bound.target)}})
             return Cause.DRIFT
 
@@ -113,7 +115,7 @@ class DriftDetector:
         target, record = bound.target, bound.record
         consumers = self._restarter.restartable(target, bound.spec)
         if self._queue.gave_up_on(target, bound.resource_version):
-            # The Secret stays as it is, but its consumers must still run with its data.
+            # This Secret cannot be filled and stays as it is, but its consumers still have to run with its data.
             return None if self._restarter.is_up_to_date(target, consumers, record) else Cause.CONSUMER
         status = sync_status(record, bound.spec, bound.solely_managed, target.name, consumers)
         if not record.filled:

@@ -1,4 +1,4 @@
-"""Messages of the Kubernetes Events for successful reconciles. An error carries its own message."""
+"""Messages of the Kubernetes Events for successful reconciles. An error has its own message."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,9 @@ from keyturn_receiver.core.revision import Record
 
 
 def applied(record: Record, changed_keys: str, restarted: Sequence[Consumer]) -> str:
-    """Say which keys were written from which versions, and which consumers restart.
+    """Return a message that says which keys were written from which versions, and which consumers restart.
 
-    ``changed_keys`` is what ``keys`` returns.
+    ``changed_keys`` is the text that ``keys`` returns.
     """
     parts = []
     if changed_keys:
@@ -24,7 +24,7 @@ def applied(record: Record, changed_keys: str, restarted: Sequence[Consumer]) ->
 
 
 def keys(binding: Binding, changed: Sequence[str]) -> str:
-    """List the changed keys that the binding names, and count the others, because names in AWS's JSON may be secret."""
+    """List the changed keys that the binding names, and only count the others. Names in AWS's JSON may be secret."""
     entries = {entry.key for entry in binding.entries}
     named = [key for key in changed if key in entries]
     others = len(changed) - len(named)

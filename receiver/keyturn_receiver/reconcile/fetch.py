@@ -1,4 +1,5 @@
-"""Reads the right version of a secret: the one with the staging label, compared with the one that a notification names.
+"""Reads the right version of a secret. It compares the version that has the staging label with the one that a
+notification names.
 
 The rule is in docs/design.md#reading-the-right-version.
 """
@@ -12,7 +13,7 @@ from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import StaleRead
 from keyturn_receiver.sources.stores import StoreKey, Stores
 
-# Seconds to wait after each stale read. Their sum is less than a delivery's deadline.
+# The seconds to wait after each stale read. Their sum is shorter than the deadline of a delivery.
 DELAYS = (0.1, 0.2, 0.4, 0.8, 1.6)
 
 
@@ -25,12 +26,12 @@ async def fetch(
     background: bool = False,
     delays: Sequence[float] = DELAYS,
 ) -> SecretVersion:
-    """Read the version that held the source's staging label at ``since`` (monotonic seconds) or later.
+    """Read the version that held the source's staging label at the time ``since`` (monotonic seconds) or later.
 
-    ``expected`` are the version ids that notifications or the poller have reported. If AWS returns another version,
-    either that version is right (the notification is late, or AWS was rolled back), or the read is older than the
-    label's move. DescribeSecret decides which. Raises StaleRead if AWS still returns an older version after all
-    ``delays``. ``background`` means that no delivery waits for the value.
+    ``expected`` has the version ids that notifications or the poller have reported. If AWS returns another version,
+    there are two possibilities. Either that version is right, because the notification is late or the secret was rolled
+    back, or the read is older than the move of the label. DescribeSecret tells which. Raises StaleRead if AWS still
+    returns an older version after all ``delays``. ``background`` is true if no delivery waits for the value.
     """
     for delay in (*delays, None):
         version = await stores.read(store, source, since, background)

@@ -21,15 +21,15 @@ from keyturn_receiver.resilience.backoff import Backoff
 from keyturn_receiver.telemetry import logs
 from keyturn_receiver.telemetry.tracing import Span, no_traces
 
-CONFLICT_RETRIES = 5  # with short delays, because the other writer is done once the conflict is known
-CONFLICT_BACKOFF = Backoff(base=0.05, cap=1.0, jitter=1)  # seconds; the jitter keeps replicas apart
+CONFLICT_RETRIES = 5  # the delays are short, because the other writer has finished by the time the conflict is known
+CONFLICT_BACKOFF = Backoff(base=0.05, cap=1.0, jitter=1)  # seconds; jitter keeps replicas from retrying together
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """A bound Secret at the start of a reconcile.
+    """A bound Secret as it is at the start of a reconcile.
 
-    ``from_cache`` says that the Secret comes from the cache, so the API server was not asked.
+    ``from_cache`` is true if the Secret comes from the cache and not from the API server.
     """
 
     live: LiveSecret
@@ -38,7 +38,7 @@ class Observed:
 
 
 class Reconciler:
-    """Reconciles bound Secrets. It holds no state, because every decision comes from what AWS and the cluster hold."""
+    """Reconciles bound Secrets. It keeps no state: every decision is based on what AWS and the cluster hold."""
 
     def __init__(
         self,
@@ -57,7 +57,8 @@ class Reconciler:
         self._span = span
 
     async def reconcile(self, target: Target, request: Request) -> ReconcileResult:
-        """Make the binding at ``target`` true. A KeyturnError is logged and returned in the result, not raised."""
+        """Make the binding at ``target`` true. A KeyturnError is logged and returned in the result instead of being
+        raised."""
         started, outcome = time.monotonic(), "failed"
         try:
             with (
@@ -80,7 +81,7 @@ class Reconciler:
             try:
                 return await self._reconcile(bound, request)
             except Conflict as error:
-                self._cache.drop_values(target)  # another writer was first, so the next attempt reads the Secret again
+                self._cache.drop_values(target)  # another writer was first, so the next attempt must read again
                 conflict = error
             except KeyturnError as error:
                 return ReconcileResult(True, error=error) if self._cache.get(target) else NOT_BOUND
@@ -90,8 +91,9 @@ class Reconciler:
 
     async def _reconcile(self, bound: BoundSecret, request: Request) -> ReconcileResult:
         target = bound.target
-        # Read the workloads before the Secret. If another replica sees a later Secret and marks a workload in the
-        # meantime, our mark is refused. The other order could take the workload back to an older revision.
+        # Read the workloads before the Secret. If another replica sees a later state of the Secret and marks a workload
+        # in the meantime, our mark is refused. If the Secret were read first, our mark could take the workload back to
+        # an older revision.
         consumers = self._restarter.consumers(target)
         if self._is_already_applied(bound, consumers, request):
             if await self._is_unchanged(target, bound.record):
@@ -101,8 +103,8 @@ class Reconciler:
         if observed is None:
             return NOT_BOUND
         live = observed.live
-        # Read the value after the Secret was written. An earlier read that is shared with other bindings may be older
-        # than the value that another replica has applied since.
+        # Read the value no earlier than this state of the Secret was seen. An earlier read, shared with other bindings,
+        # may be older than the value that another replica has applied since.
         seen_at = bound.seen_at if live.resource_version == bound.resource_version else time.monotonic()
         request = replace(request, since=max(request.since, seen_at))
         consumers = self._restarter.permitted(consumers, target, observed.spec)
@@ -113,15 +115,15 @@ class Reconciler:
             unconfirmed = observed.from_cache and not (fill.error or fill.written or fill.deleted)
             if unconfirmed and not await self._is_unchanged(target, live.record):
                 raise Conflict(f"Secret {target} is not what it was: reading again")
-        # Restart consumers even if filling has failed, because they have to run with what the Secret holds.
+        # Restart consumers even if the fill has failed, because they have to run with what the Secret holds now.
         rollout = await self._restarter.restart(target, fill.consumers, fill.record, fill.written)
         result = await self._reporter.report(live, request, fill, rollout, fills and fill.error is None)
         return result if not fill.deleted and (result.error is None or self._cache.get(target)) else NOT_BOUND
 
     async def _observe(self, bound: BoundSecret) -> Observed | None:
-        """Return the Secret from the cache, or else from the API server; None if the Secret is not bound.
+        """Return the Secret from the cache, or otherwise from the API server. Return None if the Secret is not bound.
 
-        Raises a KeyturnError if it cannot be read.
+        Raises a KeyturnError if the Secret cannot be read.
         """
         live = self._cache.live(bound)
         if live:
@@ -136,14 +138,15 @@ class Reconciler:
         return Observed(read.live, read.spec, from_cache=False)
 
     def _has_to_fill(self, live: LiveSecret, request: Request) -> bool:
-        # A change of a consumer alone does not concern AWS. But a refusal by Kubernetes in the status may be over, so
-        # filling is tried again.
+        # If only a consumer has changed, AWS need not be asked. But if the status reports a refusal by Kubernetes, its
+        # cause may be gone, so filling is tried again.
         return request.causes != {Cause.CONSUMER} or live.record.has_reason(ClusterRefused.reason)
 
     def _is_already_applied(self, bound: BoundSecret, consumers: Sequence[Consumer], request: Request) -> bool:
-        """Whether the notified version is already applied. SQS and EventBridge can deliver it more than once.
+        """Return whether the version in the notification is already applied. SQS and EventBridge can deliver a
+        notification more than once.
 
-        If AWS has moved on since, another notification or the poller will report that.
+        If the secret has changed again in AWS, another notification or the poller will report that.
         """
         if request.causes != {Cause.NOTIFICATION} or request.unversioned or not request.expected:
             return False
@@ -153,10 +156,10 @@ class Reconciler:
         return request.expected == set(record.version_ids.values()) and status is SyncStatus.IN_SYNC
 
     async def _is_unchanged(self, target: Target, record: Record) -> bool:
-        """Whether the Secret in the API server still has this record.
+        """Return whether the Secret in the API server still has this record.
 
-        The cache may lag behind a write by another replica. A write of our own would reveal that by failing with a
-        Conflict, but this check is for reconciles that write nothing.
+        The cache may not show a recent write of another replica yet. If this reconcile wrote something, its write would
+        fail with a Conflict and reveal that. This check is for reconciles that write nothing.
         """
         try:
             return await self._secrets.read_record(target) == record

@@ -1,4 +1,4 @@
-"""Requests for a reconcile, and the result of a reconcile."""
+"""Requests for reconciles, and the results of reconciles."""
 
 import time
 from collections.abc import Iterable
@@ -8,15 +8,16 @@ from enum import StrEnum
 from keyturn_receiver.core.consumer import WorkloadRef
 from keyturn_receiver.errors import KeyturnError
 
-MAX_EVENT_IDS = 10  # event ids per request; they are for people
+MAX_EVENT_IDS = 10  # the most event ids in one request; they are only for people
 
 
 class Cause(StrEnum):
-    """Why a binding is reconciled, in order of priority."""
+    """Why a binding is reconciled. The causes are in order of priority, the most urgent first."""
 
     NOTIFICATION = "notification"
     NEW = "new"  # the Secret was never filled
-    DRIFT = "drift"  # the Secret, its binding or its namespace's policy was edited, or an error may be over
+    # The Secret, its binding or the policy of its namespace was edited, or the cause of an error may be gone.
+    DRIFT = "drift"
     CONSUMER = "consumer"  # a consumer has not been restarted since its keys changed
     POLL = "poll"
 
@@ -26,12 +27,12 @@ PRIORITIES = tuple(Cause)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Request to reconcile a binding because of ``causes``.
+    """A request to reconcile a binding because of ``causes``.
 
-    ``since`` is when the last cause became known, in monotonic seconds; a value that was read earlier does not count.
-    ``expected`` are the ids of the versions that have the staging label, according to the causes. ``event_ids`` are
-    EventBridge's. ``unversioned`` says that one of the notifications names no version. Two requests for the same
-    binding merge into one that serves both.
+    ``since`` is the time, in monotonic seconds, at which the last cause became known. A value that was read earlier
+    must not be used. ``expected`` has the ids of the versions that have the staging label according to the causes.
+    ``event_ids`` are the ids of EventBridge events. ``unversioned`` is true if one of the notifications names no
+    version. Two requests for the same binding merge into one that serves both.
     """
 
     causes: frozenset[Cause]
@@ -42,12 +43,12 @@ class Request:
 
     @classmethod
     def now(cls, cause: Cause, expected: Iterable[str] = (), event_id: str = "") -> "Request":
-        """Make a request for one cause that became known now."""
+        """Return a request for one cause that has become known just now."""
         return cls(frozenset({cause}), time.monotonic(), frozenset(expected), (event_id,) if event_id else ())
 
     @property
     def priority(self) -> Cause:
-        """The cause that decides when the request is served."""
+        """The most urgent cause, which decides when the request is served."""
         return min(self.causes, key=PRIORITIES.index)
 
     def __or__(self, other: "Request") -> "Request":
@@ -63,11 +64,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class ReconcileResult:
-    """Result of a reconcile, with the error that it ended with, if any.
+    """The result of a reconcile, with the error in which it ended, if any.
 
-    ``version_ids`` are the versions that the Secret is made from now. ``restarted`` are the consumers that were
-    restarted. ``filled`` says that the Secret was filled, or was found to be filled already. ``terminal_version`` is
-    the resource version of a Secret that a retry cannot help; it is empty unless ``error`` is permanent.
+    ``version_ids`` are the versions that the Secret is now made from. ``restarted`` has the consumers that were
+    restarted. ``filled`` is true if the Secret was filled, or needed no change. ``terminal_version`` is the resource
+    version of the Secret if no retry can help that version. It is empty unless ``error`` is permanent.
     """
 
     bound: bool
@@ -80,7 +81,7 @@ class ReconcileResult:
 
     @property
     def outcome(self) -> str:
-        """The label value of ``keyturn_reconciles_total``."""
+        """The outcome as the label value of ``keyturn_reconciles_total``."""
         if self.error:
             return self.error.reason
         return "applied" if self.changed else "unchanged" if self.bound else "not_bound"

@@ -1,4 +1,5 @@
-"""Fills one Secret: reads AWS, renders, plans and applies. If the binding asks for that, deletes the Secret instead."""
+"""Fills one Secret: reads from AWS, renders, plans and applies. If AWS has deleted the source and the binding asks for
+it, the Secret is deleted instead."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,16 +23,17 @@ from keyturn_receiver.telemetry.legs import Leg, LegTimer
 
 @dataclass(frozen=True, slots=True)
 class FillResult:
-    """The Secret after the filling part of a reconcile.
+    """The state of a Secret after a reconcile has tried to fill it.
 
-    ``consumers`` have their baseline marks. ``written`` says that this reconcile has written ``record``, so the record
-    is current. ``status_outdated`` says that only the status needs a write, to clear an earlier refusal. It is cleared
-    after the restarts: otherwise each retry would write the Secret twice, and each write triggers our own watch.
+    ``consumers`` have their baseline marks. ``written`` is true if this reconcile has written ``record``, which means
+    that the record is current. ``status_outdated`` is true if the only thing left to write is the status, to clear an
+    earlier refusal. The status is cleared after the restarts. Otherwise each retry would write the Secret twice, and
+    each write triggers our own watch.
     """
 
     record: Record
     consumers: Sequence[Consumer]
-    changed_keys: str = ""  # as text for people
+    changed_keys: str = ""  # a text for people
     written: bool = False
     status_outdated: bool = False
     deleted: bool = False
@@ -39,7 +41,7 @@ class FillResult:
 
 
 class SecretFiller:
-    """Secret filler. Makes a Secret's content match AWS and its binding."""
+    """Secret filler. Makes the content of a Secret match AWS and the binding."""
 
     def __init__(
         self,
@@ -62,7 +64,8 @@ class SecretFiller:
     async def fill(
         self, live: LiveSecret, spec: BindingSpec, consumers: Sequence[Consumer], request: Request
     ) -> FillResult:
-        """Fill the Secret, or delete it. If that fails, the error is in the result and the last good content stays.
+        """Fill the Secret, or delete it. If that fails, the result has the error, and the Secret keeps its last good
+        content.
 
         Raises Conflict if the Secret or a workload has changed since it was read.
         """
@@ -106,7 +109,8 @@ class SecretFiller:
             fingerprints = {key: fingerprint(value) for key, value in data.items()}
             self._cache.keep_values(live, resource_version, {**live.fingerprints, **fingerprints})
         else:
-            # Keys that Keyturn gives up may stay, if another writer owns them too. Read the Secret again next time.
+            # A key that Keyturn gives up stays on the Secret if another writer owns it too. So read the Secret again
+            # next time.
             self._cache.drop_values(live.target)
         changed_keys = event_messages.keys(binding, planned.changed_keys)
         return FillResult(planned.record, consumers, changed_keys, written=True)

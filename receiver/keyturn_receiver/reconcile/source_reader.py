@@ -1,4 +1,4 @@
-"""Reads the AWS secrets of one binding, each after the access policy has allowed it."""
+"""Reads the AWS secrets of one binding. Each is read only after the access policy has allowed it."""
 
 import asyncio
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from keyturn_receiver.telemetry.legs import Leg, LegTimer
 
 
 class SourceReader:
-    """Reads all sources of a binding or none, because a Secret is filled from all of them together."""
+    """Reads all sources of a binding or none of them, because the Secret is filled from all of them together."""
 
     def __init__(self, stores: Stores, access: AccessPolicy, resolver: ArnResolver, legs: LegTimer) -> None:
         self._stores = stores
@@ -23,7 +23,7 @@ class SourceReader:
         self._legs = legs
 
     async def read(self, binding: Binding, request: Request) -> Mapping[Source, SecretVersion]:
-        """Read the version that holds each source's staging label, no earlier than ``request.since``.
+        """Read, for each source, the version that holds the staging label. No read is older than ``request.since``.
 
         Raises NotAllowed, SourceRefused, SourceUnavailable or StaleRead.
         """
@@ -32,7 +32,8 @@ class SourceReader:
         for source in sources:
             key = self.store_key(binding, source)
             await self._resolver.check(key, namespace, account, source.secret_id, request.since)
-        # A notification names one version of one secret. With several sources, it is unknown which secret that is.
+        # A notification names one version of one secret. If there are several sources, it is not known which one that
+        # is.
         expected = request.expected if len(sources) == 1 else frozenset()
         background = Cause.NOTIFICATION not in request.causes
         with self._legs.time(Leg.FETCH):

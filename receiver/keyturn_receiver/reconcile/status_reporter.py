@@ -1,4 +1,4 @@
-"""Reports the outcome of a reconcile: in the status annotation, a Kubernetes Event, the log and the metrics."""
+"""Reports the outcome of a reconcile in the status annotation, in a Kubernetes Event, in the log and in the metrics."""
 
 import logging
 
@@ -27,15 +27,15 @@ class StatusReporter:
     async def report(
         self, live: LiveSecret, request: Request, fill: FillResult, rollout: RolloutResult, filled: bool
     ) -> ReconcileResult:
-        """Report what was done and what failed, and return both as the reconcile's result.
+        """Report what was done and what failed. Return both as the result of the reconcile.
 
-        ``filled`` says that filling the Secret was part of the reconcile and has succeeded. Raises Conflict if the
-        Secret or a workload has changed since it was read.
+        ``filled`` is true if this reconcile had to fill the Secret and succeeded. Raises Conflict if the Secret or a
+        workload has changed since it was read.
         """
         self._log_changes(request, fill, rollout)
         error = first_retryable(fill.error, rollout.error)
         if isinstance(error, Conflict):
-            raise error  # not worth a report, because the reconcile is repeated at once
+            raise error  # a conflict is not worth a report, because the reconcile is repeated at once
         if error is None and fill.status_outdated:
             error = await self._write_status(live, OK)
         terminal_version = await self._report_failure(live, error) if error else ""
@@ -53,7 +53,7 @@ class StatusReporter:
         )
 
     def log_failure(self, secret: str, request: Request, error: KeyturnError) -> None:
-        """Log the error that a reconcile ended with."""
+        """Log the error in which a reconcile ended."""
         fields = {"secret": secret, "reason": error.reason, "cause": request.priority}
         _log.warning("%s", error, extra={"fields": {**fields, "event_ids": request.event_ids}})
 
@@ -73,9 +73,9 @@ class StatusReporter:
             _log.info("restarted", extra={"fields": {"consumer": str(consumer.ref)}})
 
     async def _report_failure(self, live: LiveSecret, error: KeyturnError) -> str:
-        """Report an error in an Event and, if it is permanent, in the status.
+        """Report an error in an Event and, if the error is permanent, also in the status.
 
-        Returns the Secret's resource version if a retry cannot help this version, or else an empty string.
+        If a retry cannot help, return the resource version that the Secret has now. Otherwise return an empty string.
         """
         self._events.event(live.target, live.uid, True, error.reason, str(error))
         if not isinstance(error, Permanent):

@@ -10,18 +10,18 @@ from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 
 
 class Phase(StrEnum):
-    """The phase of a binding between a request and its result."""
+    """The phase of a binding between a request and the result of its reconcile."""
 
     IDLE = "idle"  # no request is open
     QUEUED = "queued"  # waits for a slot
     RUNNING = "running"
-    BACKING_OFF = "backing off"  # failed temporarily; a timer queues it again
-    FAILED = "failed"  # failed permanently; a new request queues it again
+    BACKING_OFF = "backing off"  # it failed with a transient error, and a timer will queue it again
+    FAILED = "failed"  # it failed with a permanent error, and only a new request queues it again
 
 
 @dataclass(slots=True)
 class Turn:
-    """One run that was requested: the request that it serves, the future of its result, and when it was requested."""
+    """One requested run: the request that it serves, the future of its result, and the time of the request."""
 
     request: Request
     result: "asyncio.Future[ReconcileResult]"
@@ -30,12 +30,13 @@ class Turn:
 
 @dataclass(slots=True)
 class WorkItem:
-    """State of one binding.
+    """The state of one binding.
 
-    ``turn`` is the run that waits (QUEUED) or runs (RUNNING). ``rerun`` is the run that was requested while RUNNING.
-    ``retry`` is the request that the next attempt serves (BACKING_OFF). ``unmet_since`` is the time of the oldest unmet
-    request that a retry can meet. ``terminal_version`` is the resource version of a Secret that a retry cannot help, or
-    empty. ``check_timer`` starts a drift check. All times are monotonic seconds.
+    ``turn`` is the run that waits (QUEUED) or runs (RUNNING). ``rerun`` is the run that was requested while another one
+    was RUNNING. ``retry`` is the request that the next attempt will serve (BACKING_OFF). ``unmet_since`` is the time of
+    the oldest unmet request that a retry can still meet. ``terminal_version`` is the resource version of the Secret if
+    no retry can help that version, and otherwise empty. ``check_timer`` starts a drift check. All times are monotonic
+    seconds.
     """
 
     group: Hashable
@@ -45,10 +46,10 @@ class WorkItem:
     priority: Cause = field(default=Cause.POLL, init=False)  # the priority with which the run took its slot
     task: "asyncio.Task[None] | None" = field(default=None, init=False)
     started_at: float = field(default=0.0, init=False)
-    settled_at: float = field(default=0.0, init=False)  # until then, the caches may lag behind our own writes
+    settled_at: float = field(default=0.0, init=False)  # until this time, the caches may not show our own writes yet
     retry: Request | None = field(default=None, init=False)
     retry_timer: asyncio.TimerHandle | None = field(default=None, init=False)
-    attempts: int = field(default=0, init=False)  # consecutive attempts that failed temporarily
+    attempts: int = field(default=0, init=False)  # consecutive attempts that failed with a transient error
     failing: bool = field(default=False, init=False)
     unmet_since: float | None = field(default=None, init=False)
     terminal_version: str = field(default="", init=False)

@@ -1,1 +1,1 @@
-"""Resilience patterns on plain asyncio: back-off, token bucket, adaptive limiter, single flight and bounded map."""
+"""Resilience patterns in plain asyncio: back-off, token bucket, adaptive limiter, single flight and bounded map."""

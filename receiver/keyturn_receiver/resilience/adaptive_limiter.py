@@ -8,14 +8,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-DECREASE_INTERVAL = 1.0  # seconds; several failures within this time are one sign of overload
+DECREASE_INTERVAL = 1.0  # in seconds; several failures within this time count as one sign of overload
 
 
 class AdaptiveLimiter:
     """Adaptive limiter. A semaphore whose limit moves between 1 and ``maximum``, depending on the load of the server.
 
-    The limit rises by about one for each full round of requests that succeed, and is halved when requests fail from
-    overload. ``now`` returns monotonic seconds.
+    The limit rises by about one for each full round of successful requests. It is halved when requests fail because the
+    server is overloaded. ``now`` returns monotonic seconds.
     """
 
     def __init__(self, maximum: int, now: Callable[[], float] = time.monotonic) -> None:
@@ -28,11 +28,12 @@ class AdaptiveLimiter:
 
     @property
     def limit(self) -> int:
-        """How many requests may be in flight now."""
+        """The number of requests that may be in flight now."""
         return int(self._limit)
 
     async def acquire(self) -> None:
-        """Wait until one more request may start. Callers are admitted in order, and must later call ``release``."""
+        """Wait until one more request may start. Callers are admitted in order, and each must call ``release``
+        later."""
         if self._in_flight < self.limit and not self._waiters:
             self._in_flight += 1
             return
@@ -41,14 +42,14 @@ class AdaptiveLimiter:
         try:
             await waiter
         except asyncio.CancelledError:
-            # This request was admitted just before its cancellation, so its slot is passed on.
+            # This request was admitted just before it was cancelled, so its slot is passed on.
             if not waiter.cancelled():
                 self._in_flight -= 1
             self._admit()
             raise
 
     def release(self, overloaded: bool) -> None:
-        """End a request. ``overloaded`` says that it failed in a way that indicates an overloaded server."""
+        """End a request. ``overloaded`` is true if the request failed in a way that suggests an overloaded server."""
         self._in_flight -= 1
         if not overloaded:
             self._limit = min(self._maximum, self._limit + 1 / self._limit)

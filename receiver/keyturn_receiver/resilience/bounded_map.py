@@ -1,4 +1,4 @@
-"""A map of bounded size, for entries that may be forgotten."""
+"""A map of bounded size, for entries that may be lost."""
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
@@ -9,10 +9,10 @@ V = TypeVar("V")
 
 
 class BoundedMap(Generic[K, V]):
-    """Bounded map. Holds at most ``limit`` entries; adding another one evicts the oldest.
+    """Bounded map. Holds at most ``limit`` entries. Adding another entry evicts the oldest one.
 
-    The oldest entry is the one that was put in longest ago. With ``lru`` (least recently used), reading an entry also
-    makes it the newest.
+    The oldest entry is the one that was added or set longest ago. With ``lru`` (least recently used), reading an entry
+    also makes it the newest.
     """
 
     def __init__(self, limit: int, lru: bool = False) -> None:
@@ -31,7 +31,7 @@ class BoundedMap(Generic[K, V]):
         return iter(self._entries)
 
     def get(self, key: K) -> V | None:
-        """Return the value of ``key``, or None."""
+        """Return the value of ``key``, or None if the map does not have it."""
         if self._lru and key in self._entries:
             self._entries.move_to_end(key)
         return self._entries.get(key)
@@ -44,5 +44,5 @@ class BoundedMap(Generic[K, V]):
             self._entries.popitem(last=False)
 
     def pop(self, key: K) -> V | None:
-        """Remove ``key``; return its value, or None."""
+        """Remove ``key``. Return its value, or None if the map does not have it."""
         return self._entries.pop(key, None)

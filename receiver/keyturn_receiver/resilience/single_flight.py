@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-RESULT_TTL = 10.0  # seconds that a result is kept, for callers whose event happened before the fetch
+RESULT_TTL = 10.0  # seconds that a result is kept for callers whose event happened before the fetch
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -22,10 +22,11 @@ class _Flight(Generic[V]):
 
 
 class SingleFlight(Generic[K, V]):
-    """Single flight. At most one fetch runs for each key, and all callers for which its result is new enough share it.
+    """Single flight. At most one fetch runs for each key, and its result is shared by all callers for which it is new
+    enough.
 
-    A result is new enough for a caller if the fetch started at the caller's ``since`` or later, because an older result
-    could miss a change. So five hundred bindings of one rotation cost one fetch, and the next rotation costs another.
+    A result is new enough for a caller if the fetch started at the caller's ``since`` or later. An older result could
+    miss a change. So all five hundred bindings of one rotation cost one fetch, and the next rotation costs another one.
     ``now`` returns monotonic seconds. A result is kept for ``ttl`` seconds.
     """
 
@@ -45,11 +46,11 @@ class SingleFlight(Generic[K, V]):
                 self._flights[key] = flight
                 flight.result.add_done_callback(lambda result: self._done(key, result))
                 return await asyncio.shield(flight.result)
-            await asyncio.wait([flight.result])  # this fetch started too early for the caller; the next one will not
+            await asyncio.wait([flight.result])  # this fetch started too early for the caller, the next one will not
 
     def _done(self, key: K, result: "asyncio.Future[V]") -> None:
         if not result.cancelled():
-            result.exception()  # mark the error as retrieved, because every caller may have given up
+            result.exception()  # this marks the error as retrieved, because every caller may have given up
         asyncio.get_running_loop().call_later(self._ttl, self._expire, key, result)
 
     def _expire(self, key: K, result: "asyncio.Future[V]") -> None:

@@ -18,7 +18,7 @@ class TokenBucket:
         self._filled_at = now()
 
     def take(self) -> float:
-        """Take a token and return 0.0, or return the seconds until the next token if there is none now."""
+        """Take a token and return 0.0. If there is no token, return the seconds until the next one."""
         now = self._now()
         self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
         self._filled_at = now

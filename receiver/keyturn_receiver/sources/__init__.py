@@ -1,6 +1,6 @@
 """AWS: reads values and versions from Secrets Manager. Only this package knows AWS's SDK and its errors.
 
-``stores`` picks the identity and the region that read a secret. ``batch_reader`` and ``secrets_manager`` read it, in
-the threads of ``thread_pools``. ``error_mapping`` translates errors. ``signing_keys`` holds the keys that verify
-notifications.
+``stores`` selects the identity and the region with which a secret is read. ``batch_reader`` and ``secrets_manager``
+read the secret, in the threads of ``thread_pools``. ``error_mapping`` translates errors. ``signing_keys`` holds the
+keys that verify notifications.
 """

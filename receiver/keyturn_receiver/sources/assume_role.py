@@ -1,4 +1,5 @@
-"""AssumeRoleWithWebIdentity: exchanges the token of a tenant's ServiceAccount for credentials of its AWS role.
+"""AssumeRoleWithWebIdentity: exchanges the token of a tenant's ServiceAccount for credentials of the AWS role that the
+ServiceAccount names.
 
 https://docs.aws.amazon.com/eks/latest/userguide/iam-roles-for-service-accounts.html
 """
@@ -17,7 +18,7 @@ from keyturn_receiver.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from mypy_boto3_sts import STSClient
 
-SESSION_SECONDS = 3600  # the longest session that every role allows
+SESSION_SECONDS = 3600  # the longest session that every role permits
 
 _ACTION = "AssumeRoleWithWebIdentity"
 

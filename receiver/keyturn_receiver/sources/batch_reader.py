@@ -1,4 +1,5 @@
-"""Batch loader of current values. Few values are read with one call each, many with one call for up to twenty."""
+"""Batch loader for current values. A few values are read with one call each, and many with one call for up to
+twenty."""
 
 import asyncio
 import logging
@@ -9,11 +10,11 @@ from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import KeyturnError, SourceRefused
 from keyturn_receiver.sources.secrets_manager import MAX_BATCH, SecretsManager
 
-MAX_UNBATCHED = 2  # calls in flight; beyond that, a read waits for others to join it
+MAX_UNBATCHED = 2  # the most calls in flight; if there are more, a read waits for others to join it
 BATCH_WINDOW = 0.01  # seconds that a read waits, unless its batch fills up earlier
 BACKGROUND_BATCH_WINDOW = 0.1  # seconds that a background read waits, even if few calls are in flight
-BATCH_TIMEOUT = 1.5  # seconds; then each value is read alone, because one secret that hangs blocks the whole batch
-BATCH_DISABLED_SECONDS = 600.0  # after AWS has refused BatchGetSecretValue
+BATCH_TIMEOUT = 1.5  # seconds; then each value is read alone, because one hanging secret blocks the whole batch
+BATCH_DISABLED_SECONDS = 600.0  # seconds without batches after AWS has refused BatchGetSecretValue
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class BatchReader:
         if len(self._pending) >= MAX_BATCH:
             self._flush()
         else:
-            # A window of 0 seconds uses a timer as well, so that all reads in one turn of the event loop join.
+            # Even a window of 0 seconds uses a timer, so that all reads in one turn of the event loop can join.
             window = BATCH_WINDOW if len(self._calls) >= MAX_UNBATCHED else 0.0
             at = loop.time() + (BACKGROUND_BATCH_WINDOW if background else window)
             if self._flush_timer is None or self._flush_at > at:
@@ -90,4 +91,4 @@ class BatchReader:
             version.set_result(result or await self._secrets_manager.value(Source(secret_id)))
         except Exception as error:
             version.set_exception(error)
-            version.exception()  # mark the error as retrieved, because every reader may have given up
+            version.exception()  # this marks the error as retrieved, because every reader may have given up

@@ -25,7 +25,7 @@ _RETRY_ONCE: "_RetryDict" = {"mode": "adaptive", "total_max_attempts": 2}
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Temporary credentials of a role. They are never printed."""
+    """Temporary credentials of a role. Their values are never printed."""
 
     access_key_id: str
     secret_access_key: str
@@ -38,22 +38,22 @@ class Credentials:
 
 @cache
 def _session() -> boto3.session.Session:
-    """Return the session that all clients share, because its service models are large.
+    """Return the session that all clients share, because the service models that a session loads are large.
 
-    The session is not thread-safe, so only the thread of the event loop uses it.
+    A session is not thread-safe, so only the event loop's thread uses it.
     """
     core = botocore.session.get_session()
-    # Every other AWS SDK reads AWS_REGION. This one reads only the older AWS_DEFAULT_REGION.
+    # Every other AWS SDK reads AWS_REGION. This SDK reads only the older AWS_DEFAULT_REGION.
     # https://docs.aws.amazon.com/sdkref/latest/guide/feature-region.html
     if region := os.environ.get("AWS_REGION"):
         core.set_config_variable("region", region)
-    # The SDK's own date parser converts to the local time zone, which takes half the time of parsing a list.
+    # The SDK's own date parser converts dates to the local time zone, which takes half of the time for parsing a list.
     core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_utc)
     return boto3.session.Session(botocore_session=core)
 
 
 def _utc(timestamp: object) -> datetime:
-    """Parse a date: seconds since the epoch in AWS's JSON protocol, ISO 8601 in its other protocols."""
+    """Parse a date. AWS's JSON protocol uses seconds since the epoch, and its other protocols use ISO 8601."""
     if isinstance(timestamp, int | float):
         return datetime.fromtimestamp(timestamp, UTC)
     return datetime.fromisoformat(str(timestamp))
@@ -79,10 +79,10 @@ def regions(named: Iterable[str] = ()) -> Regions:
 
 
 def secrets_manager(region: str, connections: int, credentials: Credentials | None = None) -> "SecretsManagerClient":
-    """Build a client for Secrets Manager.
+    """Return a client for Secrets Manager.
 
-    Without ``credentials``, the client finds the receiver's own credentials and renews them by itself. A client is
-    thread-safe (a session is not). A call that hangs ends within 15 seconds.
+    If no ``credentials`` are given, the client finds the receiver's own ones and renews them by itself. A client is
+    thread-safe, although a session is not. A call that hangs ends within 15 seconds.
     """
     config = Config(
         region_name=region,
@@ -106,7 +106,7 @@ def secrets_manager(region: str, connections: int, credentials: Credentials | No
 
 
 def sts(region: str) -> "STSClient":
-    """Build a client for AssumeRoleWithWebIdentity. It does not sign requests, so it needs no credentials."""
+    """Return a client for AssumeRoleWithWebIdentity. It does not sign its requests, so it needs no credentials."""
     config = Config(
         region_name=region, signature_version=UNSIGNED, connect_timeout=2, read_timeout=5, retries=_RETRY_ONCE
     )

@@ -74,11 +74,12 @@ _CREDENTIAL_ERRORS = (
 
 
 def translate(error: Exception, subject: str) -> KeyturnError:
-    """Map an error of the SDK or a thread pool. The message starts with ``subject``, such as "AWS secret prod/db"."""
+    """Map an error of the SDK or of a thread pool. The message starts with ``subject``, such as "AWS secret
+    prod/db"."""
     if isinstance(error, ClientError):
         return translate_code(error_code(error), subject)
-    # If STS refuses a web identity, the SDK raises a ClientError. For every other problem with credentials, it raises
-    # one of these errors.
+    # If STS refuses a web identity, the SDK raises a ClientError. For any other problem with credentials, it raises one
+    # of these errors.
     if isinstance(error, _CREDENTIAL_ERRORS):
         return _no_credentials(subject, type(error).__name__)
     if isinstance(error, BotoCoreError | CallTimeout | PoolExhausted):
@@ -88,7 +89,8 @@ def translate(error: Exception, subject: str) -> KeyturnError:
 
 
 def translate_action(error: Exception, action: str) -> KeyturnError:
-    """Map an error of a call that is not about one secret. ``action`` is its name, such as "ListSecrets"."""
+    """Map an error of a call that does not concern one secret. ``action`` is the name of the call, such as
+    "ListSecrets"."""
     if isinstance(error, ClientError) and error_code(error) == "AccessDeniedException":
         return SourceRefused(f"{action} is denied: allow secretsmanager:{action} to the role that calls it")
     return translate(error, action)
@@ -105,23 +107,23 @@ def translate_code(code: str, subject: str) -> KeyturnError:
 
 
 def error_code(error: ClientError) -> str:
-    """Return AWS's code for an error; empty if there is none."""
+    """Return AWS's code for an error. It is empty if the error has none."""
     return str(error.response.get("Error", {}).get("Code") or "")
 
 
 def not_found(subject: str) -> KeyturnError:
-    """Return the same error as when AWS reports that ``subject`` does not exist."""
+    """Return the same error that is raised when AWS reports that ``subject`` does not exist."""
     return translate_code("ResourceNotFoundException", subject)
 
 
 def unreachable(error: Exception, subject: str) -> SourceUnavailable:
-    """Return the error for a call that AWS did not answer, because of ``error``."""
+    """Return the error for a call that AWS did not answer because of ``error``."""
     return SourceUnavailable(f"{subject}: AWS cannot be reached ({type(error).__name__}): trying again", RETRY_AFTER)
 
 
 def unexpected_code(code: str, subject: str) -> SourceUnavailable:
-    """Return the error for an AWS error code that is not handled specially, such as a throttling code."""
-    # A proxy can answer in AWS's place, and use any text as a code.
+    """Return the error for an AWS error code that has no mapping of its own, such as a throttling code."""
+    # A proxy can answer in place of AWS, and use any text as the code.
     code = code if _CODE.fullmatch(code) else "with an error"
     return SourceUnavailable(f"{subject}: AWS answered {code}: trying again", RETRY_AFTER)
 

@@ -1,4 +1,5 @@
-"""Signing keys from a file, one per line. The kubelet replaces the file at run time if it is a mounted Secret."""
+"""Signing keys from a file that has one key per line. If the file is in a mounted Secret, the kubelet replaces it at
+run time."""
 
 import asyncio
 import logging
@@ -14,7 +15,7 @@ _log = logging.getLogger(__name__)
 class KeyFile:
     """Key source that reads a file.
 
-    Every load reads the file again, because it is small and a link in its path may have changed.
+    Every load reads the whole file again. The file is small, and a symbolic link in its path may have changed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,7 +30,7 @@ class KeyFile:
 def read_keys(path: Path) -> Sequence[bytes]:
     """Read the keys in the order of the file. Raises NoSigningKey if there is none.
 
-    A malformed line is skipped with a warning.
+    A malformed line is skipped, and a warning is logged.
     """
     try:
         content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Signing keys from an AWS secret: its current, previous and pending versions."""
+"""Signing keys from the current, previous and pending versions of an AWS secret."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -27,22 +27,23 @@ class KeySecret:
         self._stores = stores
         self._secret_id = secret_id
         self._keys: Sequence[bytes] = ()
-        self._version_ids: Mapping[str, str] = {}  # by staging label, as the last load found them
+        self._version_ids: Mapping[str, str] = {}  # the version id of each staging label that the last load could read
 
     async def load(self) -> Sequence[bytes]:
-        """Read the usable keys, whichever staging labels they have.
+        """Read the usable keys of all staging labels.
 
-        An unusable current key hides no other: the rotation that replaces it signs its test with the pending key alone.
-        Raises SourceRefused, SourceUnavailable or NoSigningKey when no label has a usable key.
+        If the current key is unusable, the others are still returned. During a rotation that replaces an unusable key,
+        the test is signed with the pending key alone. If no label has a usable key, raises SourceRefused,
+        SourceUnavailable or NoSigningKey.
         """
         store = await self._stores.get(self._stores.key(self._secret_id))
         version_ids = await self._describe(store.secrets_manager)
         if version_ids and version_ids == self._version_ids:
             return self._keys
         keys: list[bytes] = []
-        errors: dict[str, KeyturnError] = {}  # by staging label
-        # AWS may label a version before it has a value. Such a version is left out here, so that the next load tries it
-        # again.
+        errors: dict[str, KeyturnError] = {}  # maps each staging label to its error
+        # AWS may put a label on a version before the version has a value. Such a version is not remembered, so that the
+        # next load tries it again.
         readable: dict[str, str] = {}
         for stage in version_ids or STAGES:
             try:
@@ -54,15 +55,16 @@ class KeySecret:
         if not keys:
             raise next(iter(errors.values()))
         for stage, reason in errors.items():
-            if stage == CURRENT or isinstance(reason, NoSigningKey):  # the other labels may be without a version
+            # The labels other than the current one may have no version, which is not worth a warning.
+            if stage == CURRENT or isinstance(reason, NoSigningKey):
                 _log.warning("%s", reason)
         if CURRENT in errors:
-            readable.pop(CURRENT, None)  # so that each load reports it
+            readable.pop(CURRENT, None)  # the current version is not remembered, so that each load reports its error
         self._keys, self._version_ids = keys, readable
         return keys
 
     async def _describe(self, secrets_manager: SecretsManager) -> Mapping[str, str]:
-        """Return the version ids by staging label; none if the role may not describe the secret."""
+        """Return the version id of each staging label, or nothing if the role may not describe the secret."""
         try:
             metadata = await secrets_manager.describe(self._secret_id)
         except SourceNotFound:

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 MAX_BATCH = 20  # secrets: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_BatchGetSecretValue.html
-QUARANTINE_SECONDS = 60.0  # after a read that hung
+QUARANTINE_SECONDS = 60.0  # seconds for which a secret is quarantined after a read of it hung
 NOT_CHECKED = "not checked yet"
 
 
 @dataclass(frozen=True, slots=True)
 class SecretMetadata:
-    """One secret as ListSecrets or DescribeSecret returns it, without a value.
+    """One secret as ListSecrets or DescribeSecret returns it, which is without a value.
 
     ``stages`` maps version ids to staging labels.
     """
@@ -40,17 +40,17 @@ class SecretMetadata:
     pending_deletion: bool = False
 
     def current(self, stage: str) -> str | None:
-        """Return the id of the version that holds a staging label, or None."""
+        """Return the id of the version that holds a staging label, or None if no version does."""
         return next((version_id for version_id, stages in self.stages.items() if stage in stages), None)
 
 
 class SecretsManager:
-    """AWS client of one identity in one region.
+    """AWS client for one identity in one region.
 
-    ``background_client`` serves sweeps: the SDK slows a client down when AWS throttles it, and a sweep must not slow
-    down other reads. ``credentials_error`` says why the credentials did not work when AWS last checked them; it is None
-    if they worked. Readiness depends on it, so it names no secret, and a call about a secret never sets it: such a call
-    only leads to a check of its own.
+    ``background_client`` serves the sweeps. The SDK slows a client down when AWS throttles it, and a sweep must not
+    slow down other reads. ``credentials_error`` says why the credentials did not work when AWS last checked them. It is
+    None if they worked. Readiness depends on it, so its text names no secret. A call about a secret never sets it, and
+    only triggers a separate check of the credentials.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class SecretsManager:
         self._background_client = background_client
         self._pools = pools
         self._metrics = metrics
-        self._quarantined_until: dict[str, float] = {}  # monotonic seconds, by secret id
+        self._quarantined_until: dict[str, float] = {}  # maps a secret id to a time in monotonic seconds
         self._seen_accounts: set[str] = set()
         self.credentials_error: str | None = NOT_CHECKED
         self._check: asyncio.Task[None] | None = None
@@ -75,13 +75,13 @@ class SecretsManager:
         return self._client.meta.region_name
 
     def is_quarantined(self, secret_id: str) -> bool:
-        """Whether the last call about this secret hung, less than QUARANTINE_SECONDS ago."""
+        """Return whether the last call about this secret hung and was less than QUARANTINE_SECONDS ago."""
         return time.monotonic() < self._quarantined_until.get(secret_id, 0.0)
 
     def has_seen(self, arn: str) -> bool:
-        """Whether AWS has returned any secret of the account and region of ``arn``.
+        """Return whether AWS has returned any secret of the account and region in ``arn``.
 
-        Only then does "not found" mean that a secret was deleted.
+        If it has not, "not found" does not prove that a secret was deleted.
         """
         return account_scope(arn) in self._seen_accounts
 
@@ -95,7 +95,7 @@ class SecretsManager:
                 "GetSecretValue", self._client.get_secret_value, source.secret_id, VersionStage=source.stage
             )
         except SourceNotFound:
-            await self.describe(source.secret_id)  # raises SourceNotFound if the secret itself does not exist
+            await self.describe(source.secret_id)  # this raises SourceNotFound if the secret itself does not exist
             raise SourceRefused(
                 f"AWS secret {source.secret_id} has no version with the staging label {source.stage}:"
                 " move the label to a version, or correct the label in the binding"
@@ -104,10 +104,11 @@ class SecretsManager:
             return self._version(response)
 
     async def values(self, secret_ids: Sequence[str]) -> dict[str, SecretVersion | KeyturnError]:
-        """Read the current values of up to MAX_BATCH secrets with one call. Returns a version or an error for each.
+        """Read the current values of up to MAX_BATCH secrets with one call. Return a version or an error for each
+        secret.
 
-        The result lacks secrets that AWS's response leaves out. Raises SourceRefused or SourceUnavailable if the call
-        itself fails.
+        Secrets that AWS leaves out of its response are missing in the result. Raises SourceRefused or SourceUnavailable
+        if the call itself fails.
         """
         response = await self._call(
             "BatchGetSecretValue", self._client.batch_get_secret_value, SecretIdList=list(secret_ids)
@@ -133,7 +134,7 @@ class SecretsManager:
             return self._metadata(response)
 
     async def check_credentials(self) -> None:
-        """Make one cheap call, which updates ``credentials_error``. All other errors are ignored."""
+        """Make one cheap call, which updates ``credentials_error``. Any other error is ignored."""
         await asyncio.shield(self._start_check())
 
     def _start_check(self) -> "asyncio.Task[None]":
@@ -146,7 +147,8 @@ class SecretsManager:
             await self._call("ListSecrets", self._client.list_secrets, MaxResults=1)
 
     async def list_secrets(self) -> AsyncIterator[Sequence[SecretMetadata]]:
-        """Yield every secret in pages of 100, last changed first, including secrets that are scheduled for deletion."""
+        """Yield all secrets in pages of 100, the last changed first. Secrets that are scheduled for deletion are
+        included."""
         next_page: dict[str, Any] = {}
         while True:
             response = await self._call(
@@ -188,7 +190,7 @@ class SecretsManager:
                 else:
                     self.credentials_error = failure.fault
             elif isinstance(error, ClientError):
-                self.credentials_error = None  # any other error from AWS means that it accepted the credentials
+                self.credentials_error = None  # any other error from AWS means that AWS accepted the credentials
             raise failure from None  # AWS's own text may quote anything
         self._quarantined_until.pop(secret_id, None)
         self.credentials_error = None
@@ -219,7 +221,8 @@ class SecretsManager:
 
 @contextmanager
 def _translate_parse_errors(subject: str) -> Iterator[None]:
-    """Translate errors in parsing a response that is not AWS's, such as a proxy's error page."""
+    """Translate the errors that occur when a response cannot be parsed because it is not from AWS, such as an error
+    page of a proxy."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as error:

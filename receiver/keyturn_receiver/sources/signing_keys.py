@@ -1,4 +1,4 @@
-"""The keys that verify signatures: signing keys from an AWS secret, a file or both, and public keys."""
+"""The keys that verify signatures: signing keys from an AWS secret, from a file or from both, and public keys."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 
 class KeySource(Protocol):
-    """A place that holds signing keys: an AWS secret or a file. ``name`` appears in logs and in /readyz."""
+    """A place that holds signing keys: an AWS secret or a file. Its ``name`` appears in logs and in /readyz."""
 
     name: str
 
@@ -21,30 +21,30 @@ class KeySource(Protocol):
 
 
 class SigningKeys:
-    """Key ring. Holds the signing keys of all sources, as last read.
+    """Key ring. Holds the signing keys of all sources, as they were last read.
 
-    If a source fails, its last keys stay valid, and the keys of other sources are not affected.
+    If one source fails, its last keys stay valid, and the keys of the other sources are not affected.
     """
 
     def __init__(self, sources: Sequence[KeySource]) -> None:
         self._sources = sources
-        self._keys_by_source: dict[str, Sequence[bytes]] = {}  # empty for a source that has only failed so far
+        self._keys_by_source: dict[str, Sequence[bytes]] = {}  # empty for a source that has always failed so far
         self._keys: tuple[bytes, ...] = ()
 
     def current(self) -> Sequence[bytes]:
-        """Return the keys that are valid now; empty before the first load."""
+        """Return the keys that are valid now. There are none before the first load."""
         return self._keys
 
     def not_loaded(self) -> Sequence[str]:
-        """Return the names of the sources that readiness waits for.
+        """Return the names of the sources that readiness still waits for.
 
-        These are the sources that have not been tried yet, or all of them while there is no key. So a source that fails
-        does not block readiness if another source has a key.
+        These are the sources that have not been tried yet. While there is no key at all, they are all sources. So a
+        source that fails does not prevent readiness if another source has a key.
         """
         return [source.name for source in self._sources if not self._keys or source.name not in self._keys_by_source]
 
     async def load(self) -> None:
-        """Read the keys of every source again. Logs a warning for each source that fails."""
+        """Read the keys of every source again. A warning is logged for each source that fails."""
         await asyncio.gather(*(self._load(source) for source in self._sources))
 
     async def _load(self, source: KeySource) -> None:
@@ -59,8 +59,8 @@ class SigningKeys:
 
 
 def ed25519(public_key: bytes) -> Ed25519:
-    """Build a function that verifies signatures with a public key of 32 bytes."""
-    # Imported here because the library takes 6 MB, which a receiver without public keys does not need.
+    """Return a function that verifies signatures with a public key of 32 bytes."""
+    # The import is here because the library takes 6 MB of memory, which a receiver without public keys does not need.
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 

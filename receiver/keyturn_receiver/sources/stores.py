@@ -1,4 +1,4 @@
-"""Stores. A store is an AWS client for one identity in one region; identities never share credentials."""
+"""Stores. A store is an AWS client for one identity in one region. Two identities never share credentials."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -14,7 +14,7 @@ from keyturn_receiver.resilience.single_flight import RESULT_TTL, SingleFlight
 from keyturn_receiver.sources.batch_reader import BatchReader
 from keyturn_receiver.sources.secrets_manager import NOT_CHECKED, SecretMetadata, SecretsManager
 
-MAX_STORES = 64  # in addition to the receiver's own store in its region; each takes about 1 MB
+MAX_STORES = 64  # the most stores besides the receiver's own store in its region; each takes about 1 MB
 RENEW_BEFORE_EXPIRY = timedelta(minutes=5)
 
 
@@ -31,9 +31,10 @@ class StoreKey:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """AWS client of one identity in one region.
+    """The AWS client of one identity in one region.
 
-    ``reader`` reads values in batches. ``expires_at`` is when the credentials expire, or None if the SDK renews them.
+    ``reader`` reads values in batches. ``expires_at`` is the time at which the credentials expire. It is None if the
+    SDK renews them.
     """
 
     key: StoreKey
@@ -48,12 +49,12 @@ class Store:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the credentials are valid for more than RENEW_BEFORE_EXPIRY."""
+        """Return whether the credentials stay valid for more than RENEW_BEFORE_EXPIRY."""
         return self.expires_at is None or self.expires_at - datetime.now(UTC) > RENEW_BEFORE_EXPIRY
 
 
 class Stores:
-    """Client pool. Holds stores by identity and region.
+    """Client pool. Holds the stores by identity and region.
 
     ``create`` builds a store when it is first used, and again before its credentials expire. Concurrent requests for
     the same store, value or metadata share one call to AWS.
@@ -62,8 +63,8 @@ class Stores:
     def __init__(self, create: Callable[[StoreKey], Awaitable[Store]], default_region: str) -> None:
         self._create = create
         self._default_region = default_region
-        self._own: Store | None = None  # the receiver's own store in its region, which is never evicted
-        self._own_error: str | None = NOT_CHECKED  # why the own store could not be created
+        self._own: Store | None = None  # the receiver's own store in its own region, which is never evicted
+        self._own_error: str | None = NOT_CHECKED  # why the receiver's own store could not be created
         self._others: BoundedMap[StoreKey, Store] = BoundedMap(MAX_STORES, lru=True)
         self._creations: SingleFlight[StoreKey, Store] = SingleFlight()
         self._reads: SingleFlight[tuple[StoreKey, Source], SecretVersion] = SingleFlight()
@@ -72,29 +73,30 @@ class Stores:
     def key(self, secret_id: str = "", namespace: str = "", service_account: str = "") -> StoreKey:
         """Return the key of the store that reads an AWS secret.
 
-        The region is the one in the secret's ARN, or else the receiver's. The identity is the ServiceAccount's role, or
-        else the receiver's own.
+        The region is the one in the secret's ARN, or the receiver's own region if there is none. The identity is the
+        role of the ServiceAccount, or the receiver's own role if no ServiceAccount is given.
         """
         account = f"{namespace}/{service_account}" if service_account else ""
         return StoreKey(account, region(secret_id) or self._default_region)
 
     def credentials_error(self) -> str | None:
-        """Return why the receiver's own credentials do not work; None if they do.
+        """Return why the receiver's own credentials do not work, or None if they do.
 
-        Only the receiver's own store in its own region judges them, because bindings choose the other stores.
+        Only the receiver's own store in its own region decides this, because bindings choose the other stores.
         """
         return self._own.secrets_manager.credentials_error if self._own else self._own_error
 
     async def get(self, key: StoreKey) -> Store:
         """Return a store with valid credentials.
 
-        Raises the errors of ``create``. If a tenant's role cannot be assumed, no other identity reads instead.
+        Raises the errors of ``create``. If a tenant's role cannot be assumed, no other identity is used instead.
         """
         is_own = key == StoreKey("", self._default_region)
         store = self._own if is_own else self._others.get(key)
         if store and store.is_fresh:
             return store
-        # A store that was created within the last RESULT_TTL seconds is shared, and so is the error if that failed.
+        # A store that was created within the last RESULT_TTL seconds is shared. If its creation failed, the error is
+        # shared.
         try:
             store = await self._creations.get(key, time.monotonic() - RESULT_TTL, lambda: self._create(key))
         except KeyturnError as error:
@@ -108,7 +110,7 @@ class Stores:
         return store
 
     async def read(self, key: StoreKey, source: Source, since: float, background: bool = False) -> SecretVersion:
-        """Return a value that was read at ``since`` (monotonic seconds) or later.
+        """Return a value that was read at the time ``since`` (monotonic seconds) or later.
 
         A ``background`` read may take a little longer. Raises SourceRefused, SourceUnavailable or the errors of
         ``get``.
@@ -120,7 +122,7 @@ class Stores:
         return await self._reads.get((key, source), since, read)
 
     async def describe(self, key: StoreKey, secret_id: str, since: float) -> SecretMetadata:
-        """Return a secret's metadata that was read at ``since`` (monotonic seconds) or later.
+        """Return a secret's metadata that was read at the time ``since`` (monotonic seconds) or later.
 
         Raises SourceRefused, SourceUnavailable or the errors of ``get``.
         """

@@ -1,8 +1,9 @@
-"""Bulkheads: separate thread pools for AWS calls, so that a hung secret cannot starve the others.
+"""Bulkheads: separate thread pools for AWS calls, so that a secret that hangs cannot starve the others.
 
-Every call has a timeout. The SDK's own timeouts do not suffice, because they apply to each read from the connection: a
-response that arrives byte by byte never exceeds them. The same holds for the SDK's requests for credentials. Python
-cannot stop a thread, so a call that exceeds its timeout is abandoned. Its thread runs on, and another takes its place.
+Every call has a timeout. The SDK's own timeouts do not suffice, because they apply to each read from the connection,
+and a response that arrives byte by byte never exceeds them. The same holds when the SDK requests credentials. Python
+cannot stop a thread, so a call that exceeds its timeout is abandoned: its thread keeps running, and another thread
+takes its place.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-CALL_TIMEOUT = 20.0  # seconds for one call with its retries; a healthy SDK gives up within 15
+CALL_TIMEOUT = 20.0  # seconds for one call including its retries; a healthy SDK gives up within 15
 QUEUE_TIMEOUT = 60.0  # seconds to wait for a slot
 OVERSUBSCRIPTION = 2  # threads per slot, so that abandoned calls do not block new ones
 
@@ -28,9 +29,9 @@ class PoolExhausted(Exception):
 
 
 class ThreadPool:
-    """Bulkhead. Runs at most ``slots`` calls at once, each in its own thread.
+    """Bulkhead. Runs at most ``slots`` calls at once, each in a thread of its own.
 
-    An abandoned call frees its slot, but not its thread. So the pool has OVERSUBSCRIPTION threads for each slot.
+    An abandoned call frees its slot but not its thread. So the pool has OVERSUBSCRIPTION threads for each slot.
     ``call_timeout`` and ``queue_timeout`` are in seconds. ``now`` returns monotonic seconds.
     """
 
@@ -77,11 +78,11 @@ class ThreadPool:
         raise CallTimeout if started else PoolExhausted
 
     def saturated_for(self) -> float:
-        """Return the seconds for which abandoned calls have occupied every thread; 0 while a thread is free."""
+        """Return for how many seconds abandoned calls have occupied every thread. This is 0 while a thread is free."""
         return 0.0 if self._saturated_since is None else self._now() - self._saturated_since
 
     def close(self) -> None:
-        """Start no more calls. Does not wait for running ones."""
+        """Start no more calls. This does not wait for calls that are running."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _abandon(self, result: "asyncio.Future[T]") -> None:
@@ -92,7 +93,7 @@ class ThreadPool:
 
     def _free_thread(self, result: "asyncio.Future[T]") -> None:
         if not result.cancelled():
-            result.exception()  # mark the error as retrieved, because no caller waits for it any more
+            result.exception()  # this marks the error as retrieved, because no caller waits for it any more
         self._abandoned -= 1
         self._saturated_since = None
 
@@ -101,7 +102,7 @@ class ThreadPool:
 class ThreadPools:
     """Bulkheads: ``foreground`` for reads, ``quarantine`` for secrets whose last call hung, ``background`` for sweeps.
 
-    Requests for tenants' credentials also run in the quarantine pool.
+    Requests for credentials of tenants also run in the quarantine pool.
     """
 
     foreground: ThreadPool
@@ -109,7 +110,7 @@ class ThreadPools:
     background: ThreadPool
 
     def saturated_for(self) -> float:
-        """Return the seconds for which abandoned calls have filled a pool.
+        """Return for how many seconds abandoned calls have filled a whole pool.
 
         The quarantine pool does not count, because its secrets go back to the foreground pool after a minute.
         """

@@ -1,4 +1,4 @@
-"""The legs of a reconcile. The duration of each leg goes into a histogram, and each leg has its own span."""
+"""The legs of a reconcile. The duration of each leg is recorded in a histogram, and each leg has a span of its own."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from keyturn_receiver.telemetry.tracing import Span, no_traces
 class Leg(StrEnum):
     FETCH = "fetch"  # values are read from AWS
     APPLY = "apply"  # the Secret is written
-    ROLLOUT = "rollout"  # its consumers are marked
+    ROLLOUT = "rollout"  # the consumers of the Secret are marked
 
 
 class LegTimer:

@@ -1,4 +1,4 @@
-"""Logs are JSON objects on standard output, one per line."""
+"""Logs: one JSON object per line, on standard output."""
 
 import asyncio
 import json
@@ -15,9 +15,9 @@ _context: ContextVar[Mapping[str, object]] = ContextVar("log_context", default={
 
 @contextmanager
 def log_context(**fields: object) -> Iterator[None]:
-    """Add fields to every line that the body of the ``with`` statement logs.
+    """Add fields to every line that is logged within the body of the ``with`` statement.
 
-    Lines with the same id in ``event_ids`` belong to the same event in AWS.
+    Lines with the same id in ``event_ids`` belong to the same AWS event.
     """
     token = _context.set({**_context.get(), **fields})
     try:
@@ -29,8 +29,8 @@ def log_context(**fields: object) -> Iterator[None]:
 class JsonFormatter(logging.Formatter):
     """Formats a record as JSON: time, level, logger, message and further fields.
 
-    These are the fields of ``log_context``, those given as ``extra={"fields": {...}}``, and the type and frames of an
-    error.
+    The further fields are those of ``log_context``, those passed as ``extra={"fields": {...}}``, and the type and the
+    frames of an error.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -52,14 +52,14 @@ class JsonFormatter(logging.Formatter):
 
 
 def _first(error: BaseException) -> BaseException:
-    # An exception group says little by itself, so the first error in it is logged.
+    # An exception group says little by itself, so the first error in it is logged instead.
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 
 
 def _frames(error: BaseException) -> list[str]:
-    # Only frames are logged, because the text of an exception may quote its input, which may be a secret value.
+    # Only the frames are logged. The text of an exception may quote its input, which may be a secret value.
     frames: list[str] = []
     traceback = error.__traceback__
     while traceback:
@@ -72,14 +72,15 @@ def _frames(error: BaseException) -> list[str]:
 def log_unhandled(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
     """Log an error that no code has caught. The event loop calls this function as its exception handler.
 
-    asyncio's own handler would print the text of the error and the task's arguments, which may be secret values.
+    asyncio's own handler would print the text of the error and the arguments of the task, which may be secret values.
     """
     logging.getLogger(__name__).error("unhandled error", exc_info=context.get("exception"))
 
 
 def configure_logging(level: str) -> None:
-    """Send all logs to standard output as JSON lines. Libraries log at WARNING or above, the receiver at ``level``."""
-    # Do not collect caller, thread and process info, because the formatter does not use it.
+    """Send all logs to standard output as JSON lines. Libraries log at WARNING or above, and the receiver at
+    ``level``."""
+    # Do not collect the caller, the thread and the process, because the formatter does not use them.
     # https://docs.python.org/3/howto/logging.html#optimization
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

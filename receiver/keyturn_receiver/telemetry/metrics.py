@@ -2,13 +2,13 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-# Buckets in seconds. _SHORT is for the steps of a reconcile, _LONG for durations up to the interval of the poller.
+# Buckets in seconds. _SHORT is for the steps of a reconcile, and _LONG is for durations up to the poller's interval.
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LONG = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 15, 30, 60, 120, 300, 900, 3600)
 
 
 class Metrics:
-    """All metrics, in their own registry."""
+    """All metrics, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

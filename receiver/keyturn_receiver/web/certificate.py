@@ -5,15 +5,16 @@ import logging
 import ssl
 from pathlib import Path
 
-CHECK_SECONDS = 10.0  # time between two checks for changed files
+CHECK_SECONDS = 10.0  # how often the files are checked for changes, in seconds
 
 _log = logging.getLogger(__name__)
 
 
 class ReloadingCertificate:
-    """Certificate and key from two files. They are reloaded when the files change, as in a mounted Secret.
+    """A certificate and its key from two files. They are reloaded when the files change, as the files of a mounted
+    Secret do.
 
-    ``context`` stays the same object. New connections use the new certificate, and open connections keep theirs.
+    ``context`` stays the same object. New connections use the new certificate, and open connections keep the old one.
     """
 
     def __init__(self, certificate: Path, key: Path) -> None:
@@ -22,16 +23,17 @@ class ReloadingCertificate:
         self.context = _tls_context(self._files)
 
     def reload_if_changed(self) -> None:
-        """Load changed files for new connections.
+        """If the files have changed, load them for new connections.
 
-        If the files do not match, for example because only one has been replaced so far, the old certificate stays in
-        use and a warning is logged.
+        If the two files do not match, for example because only one has been replaced so far, the old certificate stays
+        in use and a warning is logged.
         """
         try:
             versions = self._file_versions()
             if versions == self._versions:
                 return
-            _tls_context(self._files)  # try them in another context first: `context` must never hold half of a new pair
+            # Try the files in another context first, because ``context`` must never hold only half of a new pair.
+            _tls_context(self._files)
             self.context.load_cert_chain(*self._files)
         except (OSError, ssl.SSLError) as error:
             _log.warning("new certificate cannot be used, keeping the old one: %s", type(error).__name__)
@@ -46,7 +48,7 @@ class ReloadingCertificate:
             self.reload_if_changed()
 
     def _file_versions(self) -> list[tuple[int, int, int]]:
-        # stat() follows the symbolic links of a mounted Secret, so an atomic swap of its directory shows here.
+        # stat() follows the symbolic links of a mounted Secret, so it notices when the Secret's directory is swapped.
         return [(stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in (file.stat() for file in self._files)]
 
 

@@ -1,4 +1,4 @@
-"""Limits how many connections a server holds open."""
+"""Limits how many connections a server keeps open."""
 
 import asyncio
 from collections import OrderedDict
@@ -14,17 +14,18 @@ class Connection(Protocol):
 
 
 class ConnectionLimiter:
-    """Connection limiter. Beyond ``max_connections``, it aborts the connection that has been pending longest.
+    """Connection limiter. If there are more than ``max_connections``, it aborts the one that has been pending longest.
 
-    A connection is pending while the server waits for its client: for the TLS handshake, for a request, or for a
-    response to be read. A new connection is pending too, so it is itself aborted if no other one is pending.
+    A connection is pending while the server waits for the client: for a TLS handshake, for a request, or for the client
+    to read a response. A new connection is pending too. So if no other connection is pending, the new one itself is
+    aborted.
     """
 
     def __init__(self, max_connections: int, metrics: Metrics) -> None:
         self._max_connections = max_connections
         self._metrics = metrics
         self._open: set[Connection] = set()
-        self._pending: OrderedDict[Connection, None] = OrderedDict()  # pending longest first
+        self._pending: OrderedDict[Connection, None] = OrderedDict()  # the one pending longest comes first
 
     def add(self, connection: Connection) -> None:
         """Add a new connection as pending. If there are too many connections, abort one."""
@@ -39,12 +40,12 @@ class ConnectionLimiter:
         self.mark_idle(connection)
 
     def mark_pending(self, connection: Connection) -> None:
-        """Note that the server now waits for the client."""
+        """Note that the server is now waiting for the client."""
         self._pending[connection] = None
         self._pending.move_to_end(connection)
 
     def mark_idle(self, connection: Connection) -> None:
-        """Note that the server does not wait for the client."""
+        """Note that the server is not waiting for the client."""
         self._pending.pop(connection, None)
 
     def abort(self, connection: Connection, reason: str) -> None:

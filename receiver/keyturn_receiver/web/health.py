@@ -16,8 +16,8 @@ def health_app(
 ) -> Starlette:
     """Build the ASGI application.
 
-    ``stuck`` returns the parts that make no progress, ``not_ready`` the conditions that readiness waits for. /livez and
-    /readyz answer 503 with these names, or 200 if there are none.
+    ``stuck`` returns the parts that make no progress, and ``not_ready`` returns the conditions that readiness waits
+    for. /livez and /readyz answer 503 with these names, or 200 if there are none.
     """
 
     async def livez(_: Request) -> Response:

@@ -1,7 +1,7 @@
 """HTTP protocol: uvicorn's own, with additional limits.
 
-uvicorn has no timeout for the rest of a request, nor for a client that does not read its response (measured:
-docs/adr/013-webhook-server.md).
+uvicorn has no timeout for the rest of a request that has begun, nor for a client that does not read its response
+(measured: docs/adr/013-webhook-server.md).
 """
 
 import asyncio
@@ -15,26 +15,28 @@ from uvloop.loop import SSLProtocol  # type: ignore[attr-defined]
 
 from keyturn_receiver.web.connection_limiter import ConnectionLimiter
 
-HEADER_TIMEOUT = 10.0  # seconds for the head of a request, from the start of the connection or the head's first byte
-WRITE_TIMEOUT = 10.0  # seconds for a client to read its response
+# The seconds for the head of a request, counted from the start of the connection or from the head's first byte.
+HEADER_TIMEOUT = 10.0
+WRITE_TIMEOUT = 10.0  # seconds in which a client has to read its response
 HANDSHAKE_TIMEOUT = 10.0  # seconds for a TLS handshake
 MAX_OVERHEAD = 32 * 1024  # bytes of a request besides its body: head, chunk sizes, chunk extensions, trailers
 MAX_HEADERS = 100
-MAX_PIPELINED = 16  # requests that wait for the response to an earlier one on the same connection
-PARSE_SIZE = 16 * 1024  # bytes parsed between two checks of the overhead
+MAX_PIPELINED = 16  # the most requests on one connection that may wait for the response to an earlier one
+PARSE_SIZE = 16 * 1024  # the number of bytes that are parsed between two checks of the overhead
 
 
 class HttpConnection(HttpToolsProtocol):
-    """One HTTP connection: uvicorn's protocol with timeouts, size limits, and a place in the connection limiter."""
+    """One HTTP connection: uvicorn's protocol with timeouts, with size limits, and counted by the connection
+    limiter."""
 
     def __init__(self, limiter: ConnectionLimiter, config: Config, server_state: ServerState) -> None:
         super().__init__(config, server_state, app_state={})
         self.limiter = limiter
         self._header_timer: asyncio.TimerHandle | None = None  # runs until the head of a request is complete
-        self._write_timer: asyncio.TimerHandle | None = None  # runs while the client does not read
+        self._write_timer: asyncio.TimerHandle | None = None  # runs while the client does not read its response
         self._request_complete = False  # whether the last request has been received completely
         self._overhead = 0  # bytes of the current request besides its body
-        self._current_cycle: Any = None  # uvicorn's state of the request that is being answered
+        self._current_cycle: Any = None  # uvicorn's state for the request that is being answered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
         super().connection_made(transport)
@@ -43,7 +45,8 @@ class HttpConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._request_complete and self._header_timer is None:
-            self._start_header_timer()  # also for empty lines, which the parser skips without starting a request
+            # This also covers empty lines, which the parser skips without starting a request.
+            self._start_header_timer()
         for start in range(0, len(data), PARSE_SIZE):
             if self.transport.is_closing():
                 return
@@ -63,12 +66,12 @@ class HttpConnection(HttpToolsProtocol):
             raise ValueError("too many requests at once")
         super().on_message_begin()
         self._request_complete = False
-        if self._header_timer is None:  # a later request on this connection
+        if self._header_timer is None:  # this is true for a later request on the same connection
             self._start_header_timer()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._header_timer is None:
-            return  # a trailer, which the application does not use
+            return  # this is a trailer, and the application does not use trailers
         if len(self.headers) >= MAX_HEADERS:
             raise ValueError("too many headers")
         super().on_header(name, value)
@@ -89,8 +92,8 @@ class HttpConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        # A response such as 404 is sent before the request is complete. Close the connection, or else the rest of the
-        # body could trickle in forever.
+        # Some responses, such as a 404, are sent before the request is complete. Close the connection in that case.
+        # Otherwise the rest of the body could trickle in forever.
         incomplete = self.cycle.response_complete and self.cycle.more_body
         super().on_response_complete()
         self.limiter.mark_pending(self)
@@ -114,7 +117,7 @@ class HttpConnection(HttpToolsProtocol):
         self._stop_write_timer()
         self.limiter.remove(self)
         if self._current_cycle:
-            self._current_cycle.disconnected = True  # uvicorn marks only the last of several pipelined requests
+            self._current_cycle.disconnected = True  # uvicorn itself marks only the last of several pipelined requests
         super().connection_lost(error)
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
@@ -137,10 +140,11 @@ class HttpConnection(HttpToolsProtocol):
 
 
 class TlsHandshake(SSLProtocol):  # type: ignore[misc]  # uvloop ships no types
-    """TLS layer under an HTTP connection: uvloop's own, but the limiter gets the connection before the handshake.
+    """The TLS layer under an HTTP connection. It is uvloop's own, but adds the connection to the limiter before the
+    handshake.
 
-    The event loop calls ``HttpConnection.connection_made`` only after the handshake. Without this class, the number of
-    connections in a handshake would be unbounded.
+    The event loop calls ``HttpConnection.connection_made`` only after the handshake. Without this class, there would be
+    no limit on the number of connections that are still in a handshake.
     """
 
     def __init__(self, connection: HttpConnection, context: ssl.SSLContext) -> None:
@@ -155,7 +159,8 @@ class TlsHandshake(SSLProtocol):  # type: ignore[misc]  # uvloop ships no types
         self._connection = connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        # Lets the limiter abort the connection during the handshake; afterwards, the TLS transport replaces it.
+        # This lets the limiter abort the connection during the handshake. Afterwards, the TLS transport takes its
+        # place.
         self._connection.transport = transport
         self._connection.limiter.add(self._connection)
         super().connection_made(transport)

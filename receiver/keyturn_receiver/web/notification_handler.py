@@ -24,17 +24,18 @@ from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 from keyturn_receiver.telemetry.metrics import Metrics
 
-MAX_HEARTBEAT_AGE = 300.0  # seconds; an older heartbeat was stuck in the queue, so it does not show a healthy path
+# In seconds. An older heartbeat was stuck in the queue, so it does not prove that the event path is healthy.
+MAX_HEARTBEAT_AGE = 300.0
 MAX_REASON_LENGTH = 1000  # characters
 
-_Completion = ReconcileResult | KeyturnError | None  # None means not done within the deadline
+_Completion = ReconcileResult | KeyturnError | None  # None means that it is not done within the deadline
 
 
 @dataclass(frozen=True, slots=True)
 class _PendingReconcile:
     """A reconcile that a notification waits for.
 
-    ``expected`` are the version ids that the Secret should be made from.
+    ``expected`` has the version ids that the Secret should be made from.
     """
 
     target: Target
@@ -52,7 +53,7 @@ class _PendingReconcile:
 class NotificationHandler:
     """Notification handler. Reconciles every binding that a notification may concern, and reports the outcome.
 
-    ``on_heartbeat`` is called for each heartbeat that is not too old. ``now`` returns the time in UTC.
+    ``on_heartbeat`` is called for each heartbeat that is recent enough. ``now`` returns the time in UTC.
     """
 
     def __init__(
@@ -72,14 +73,14 @@ class NotificationHandler:
         self._now = now
 
     async def handle(self, notification: Notification, deadline: Callable[[], float]) -> Result:
-        """Reconcile the bindings that a notification may concern, and wait for them.
+        """Reconcile the bindings that a notification may concern, and wait for the results.
 
-        ``deadline`` returns the end of the wait in monotonic seconds. It is called every second, because a shutdown
-        changes the end.
+        ``deadline`` returns the end of the wait in monotonic seconds. It is called again every second, because a
+        shutdown can move the end.
         """
         age = self._age(notification)
         if notification.type is EventType.HEARTBEAT:
-            if age < MAX_HEARTBEAT_AGE:  # the heartbeat of `helm test` is older on purpose
+            if age < MAX_HEARTBEAT_AGE:  # `helm test` sends an older heartbeat on purpose
                 self._metrics.notification_age_seconds.observe(age)
                 self._on_heartbeat()
             return Result(notification.id, Outcome.IGNORED, reason=REASON_HEARTBEAT)
@@ -101,7 +102,7 @@ class NotificationHandler:
             bound = self._secrets.get(target)
             if bound is None or not self._access_policy.could_apply(bound, names):
                 continue
-            # A notification about another label does not say which version this Secret should be made from.
+            # A notification about a different label does not tell which version this Secret should be made from.
             has_version = notification.type is EventType.CHANGED and data.label in (None, bound.spec.stage)
             expected = frozenset({data.version_id} if has_version and data.version_id else ())
             request = Request(frozenset({Cause.NOTIFICATION}), since, expected, (notification.id,), not expected)
@@ -136,8 +137,8 @@ def _result(notification_id: str, reconciles: Sequence[_PendingReconcile]) -> Re
     elif secrets or consumers:
         outcome = Outcome.APPLIED
     elif failed:
-        # A resend would fail in the same way. The Secret's status tells its owner what to correct, and the correction
-        # itself starts the next reconcile.
+        # If the notification were sent again, it would fail in the same way. The Secret's status tells its owner what
+        # to correct, and the correction itself starts the next reconcile.
         outcome = Outcome.IGNORED
     elif not any(completion.bound for _, completion in succeeded):
         outcome, reason = Outcome.IGNORED, REASON_NO_LONGER_BOUND

@@ -1,6 +1,6 @@
-"""HTTP status of each reply of the webhook: of the results of a delivery, and of each refusal.
+"""The HTTP status of each reply of the webhook: for the results of a delivery, and for each refusal.
 
-``keyturn_notifier.disposition`` decides what the notifier does with each of them.
+``keyturn_notifier.disposition`` decides what the notifier does after each status.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ _CLOSE = {"Connection": "close"}  # otherwise the unread part of the body would 
 
 
 def results_reply(results: Sequence[Result]) -> Response:
-    """Return the reply with the results of a delivery. Results that failed are to be sent again."""
+    """Return the reply with the results of a delivery. If a result has failed, its notification is to be sent again."""
     status = max(STATUS[result.outcome] for result in results)
     headers = _RETRY if status == 503 else None
     return Response(encode_reply(results), status, headers, media_type="application/json")
@@ -49,7 +49,7 @@ def body_cut_off() -> HTTPException:
 
 
 def not_verified() -> HTTPException:
-    """The reply does not say why, because the sender may be an attacker."""
+    """Return a reply that does not say why, because the sender may be an attacker."""
     return HTTPException(401, "not verified")
 
 

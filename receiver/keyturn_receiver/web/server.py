@@ -13,13 +13,14 @@ from keyturn_receiver.web.certificate import ReloadingCertificate
 from keyturn_receiver.web.connection_limiter import ConnectionLimiter
 from keyturn_receiver.web.http_protocol import HttpConnection, TlsHandshake
 
-KEEP_ALIVE_SECONDS = 75  # time between two requests; most load balancers allow less, so they close first
+# The seconds between two requests. Most load balancers allow less time, so it is they who close the connection.
+KEEP_ALIVE_SECONDS = 75
 
 
 class Server(uvicorn.Server):
     """One of several servers in a process. It leaves signals, logging and the event loop to the process.
 
-    ``shutdown_timeout`` is the time in seconds that open requests get once ``should_exit`` is set.
+    ``shutdown_timeout`` is the number of seconds that open requests have to finish once ``should_exit`` is set.
     """
 
     def __init__(
@@ -52,17 +53,18 @@ class Server(uvicorn.Server):
         )
 
     def new_connection(self) -> HttpConnection:
-        """Make the protocol for one new connection."""
+        """Return the protocol for one new connection."""
         return HttpConnection(self._limiter, self.config, self.server_state)
 
     async def startup(self, sockets: object = None) -> None:
-        """Start to listen. Replaces uvicorn's own method, which leaves TLS to the event loop (see TlsHandshake)."""
+        """Start to listen. This replaces uvicorn's own method, which would leave TLS to the event loop (see
+        TlsHandshake)."""
         config, loop = self.config, asyncio.get_running_loop()
 
         def new_protocol() -> Any:
             return TlsHandshake(self.new_connection(), config.ssl) if config.ssl else self.new_connection()
 
-        host = config.host or None  # None means every address, IPv4 and IPv6
+        host = config.host or None  # None stands for all addresses, IPv4 and IPv6
         self.servers = [await loop.create_server(new_protocol, host=host, port=config.port, backlog=config.backlog)]
         self.started = True
 

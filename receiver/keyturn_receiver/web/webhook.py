@@ -1,7 +1,7 @@
 """Webhook. The notifier delivers to ``POST /v1/notifications`` (docs/design.md#wire-contract).
 
-Each delivery passes these checks, the cheapest first: the size of its body, its signature, its content, and the free
-capacity. A delivery that fails a check causes no call to AWS or Kubernetes.
+Each delivery has to pass four checks: the size of its body, its signature, its content, and the free capacity. The
+cheapest check comes first. A delivery that fails one of them causes no call to AWS or Kubernetes.
 """
 
 import asyncio
@@ -42,10 +42,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WebhookConfig:
-    """Settings of the webhook.
+    """The settings of the webhook.
 
-    ``deadline`` is the time in seconds to answer one delivery. ``max_deliveries`` is how many are handled at once.
-    Signatures by one of ``public_keys`` are always accepted, in addition to those by the signing keys.
+    ``deadline`` is the number of seconds in which a delivery has to be answered. ``max_deliveries`` is how many
+    deliveries are handled at once. Signatures by one of ``public_keys`` are always accepted, in addition to those by
+    the signing keys.
     """
 
     public_keys: Sequence[Ed25519]
@@ -76,7 +77,7 @@ class WebhookEndpoint:
         self._config = config
         self._metrics = metrics
         self._span = span
-        self._deliveries = 0  # deliveries being handled now
+        self._deliveries = 0  # the number of deliveries that are being handled now
         self._shutdown_deadline = math.inf
         self._draining = False
         self._rejection_logged_at = 0.0
@@ -84,11 +85,12 @@ class WebhookEndpoint:
     def app(self) -> ASGIApp:
         """Build the ASGI application. Each of its replies has RECEIVER_HEADER."""
         app = Starlette(routes=[Route("/v1/notifications", self._post, methods=["POST"])])
-        app.router.redirect_slashes = False  # a redirect would lead wherever the Host header says
+        app.router.redirect_slashes = False  # a redirect would lead to whatever host the Host header names
         return _mark_replies(app)
 
     def start_draining(self) -> None:
-        """Close each connection after its next response, so that clients open new connections to other replicas."""
+        """Close each connection after its next response. Clients then open new connections, which reach other
+        replicas."""
         self._draining = True
 
     def set_deadline(self, seconds: float) -> None:
@@ -111,7 +113,7 @@ class WebhookEndpoint:
             raise reply_status.not_ready()
         body = await _read(request)
         delivery, notifications = self._verify_and_decode(request.headers, body)
-        # Only a verified delivery takes capacity, so that a client without a key cannot use it up.
+        # Only verified deliveries take up capacity, so that a client without a key cannot use it up.
         if self._deliveries >= self._config.max_deliveries:
             raise reply_status.busy()
         self._deliveries += 1
@@ -142,8 +144,8 @@ class WebhookEndpoint:
             raise reply_status.malformed(str(error)) from None
 
     def _log_rejection(self, reason: str) -> None:
-        # At most one line a second, so that a flood of forged deliveries does not flood the log. The metric counts all
-        # of them.
+        # At most one line a second is logged, so that forged deliveries cannot flood the log. The metric counts all of
+        # them.
         if time.monotonic() - self._rejection_logged_at >= 1:
             self._rejection_logged_at = time.monotonic()
             _log.warning("delivery refused", extra={"fields": {"reason": reason}})
@@ -165,7 +167,7 @@ class WebhookEndpoint:
 
 
 def _mark_replies(app: ASGIApp) -> ASGIApp:
-    """Put RECEIVER_HEADER on every reply, Starlette's own 404, 405 and 500 among them."""
+    """Put RECEIVER_HEADER on every reply, including Starlette's own 404, 405 and 500."""
 
     async def marked(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_marked(message: Message) -> None:
@@ -179,7 +181,7 @@ def _mark_replies(app: ASGIApp) -> ASGIApp:
 
 
 async def _read(request: Request) -> bytes:
-    """Read a body of at most MAX_BODY bytes. Reject a longer one as soon as its length is known."""
+    """Read a body of at most MAX_BODY bytes. A longer body is rejected as soon as its length is known."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > MAX_BODY:
         raise reply_status.body_too_large()
