@@ -59,7 +59,7 @@ def test_alert_queries_existing_series_of_its_own_release(alert: str) -> None:
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_alert_selects_label_values_that_the_code_writes(alert: str) -> None:
-    """An alert that selects any other value never fires."""
+    """An alert that selects a value which the code never writes can never fire."""
     for selector in selectors(promql_parser.parse(ALERTS[alert]["expr"])):
         for matcher in selector.matchers.matchers:
             if matcher.name != "namespace":
@@ -86,9 +86,9 @@ def family(error: type[errors.KeyturnError]) -> set[type[errors.KeyturnError]]:
 def test_alert_has_severity_description_and_runbook_link(alert: str) -> None:
     made = ALERTS[alert]
     assert made["labels"]["severity"] in ("critical", "warning")
-    # The expressions drop the namespace, and Alertmanager may route by it.
+    # The expressions drop the namespace, but Alertmanager may need it to route the alert.
     assert made["labels"]["namespace"] == NAMESPACE
-    # At least four scrapes at the chart's default interval of 30 s.
+    # The alert waits for at least four scrapes at the chart's default interval of 30 s.
     assert promql_parser.parse_duration(made["for"]).total_seconds() >= 120
     told = made["annotations"]
     assert told.keys() == {"summary", "description", "runbook_url"}
@@ -101,7 +101,7 @@ def test_alert_has_severity_description_and_runbook_link(alert: str) -> None:
 def test_alert_text_names_labels_that_its_series_have(alert: str) -> None:
     told = set(re.findall(r"\$labels\.(\w+)", ALERTS[alert]["annotations"]["description"]))
     assert told <= labels(ALERTS[alert]["expr"])
-    # Each template in the rendered description must be one for Prometheus, and none may be left over from Helm.
+    # Each template that is left in the rendered description must be a Prometheus template, and not one of Helm's.
     for expression in re.findall(r"\{\{(.*?)\}\}", ALERTS[alert]["annotations"]["description"]):
         assert re.fullmatch(r" \$(value( \| humanize\w*)?|labels\.\w+) ", expression)
 

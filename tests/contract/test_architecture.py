@@ -1,4 +1,4 @@
-"""docs/architecture.md, checked against the tree: its paths exist, and every module and every change has a row."""
+"""docs/architecture.md, checked against the tree: its paths exist, and every module appears in a row of its tables."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ ROOTS = (RECEIVER, ROOT)  # the page writes paths relative to these folders
 
 
 def paths(files: str) -> list[str]:
-    """Return the paths in a row, without other names in backticks."""
+    """Return the paths in a row. Other names in backticks are left out."""
     return [path for path in re.findall(r"`([\w./-]+)`", files) if "/" in path or "." in path]
 
 

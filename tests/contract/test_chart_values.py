@@ -1,4 +1,4 @@
-"""The chart's values: their documentation, the refusal of wrong ones, and their effect on the receiver's settings."""
+"""The chart's values: their documentation, the refusal of wrong values, and their effect on the receiver's settings."""
 
 import json
 import re
@@ -17,7 +17,7 @@ VALUES = chart_values.values()
 GROUPS = {each.path.rpartition(".")[0] for each in VALUES}
 SCHEMA = json.loads(chart_values.SCHEMA.read_text())
 
-# Settings for which the default of the chart differs from that of the receiver.
+# Settings whose default in the chart differs from the receiver's own default.
 OTHERWISE = {
     "KEYTURN_DRAIN_SECONDS": "15",  # load balancers take time to notice that a pod is terminating
 }
@@ -25,11 +25,11 @@ OF_THE_POD = {
     "KEYTURN_HOST",
     "KEYTURN_PORT",
     "KEYTURN_OPERATIONS_PORT",
-}  # the chart leaves these at the receiver's defaults
+}  # the chart does not set these, so the receiver's defaults apply
 
 
 def at(path: str, value: object) -> dict[str, Any]:
-    """Return values with the given path, such as "a.b", set to ``value``."""
+    """Return chart values in which ``path``, such as "a.b", is set to ``value``."""
     for name in reversed(path.split(".")):
         value = {name: value}
     assert isinstance(value, dict)
@@ -37,21 +37,21 @@ def at(path: str, value: object) -> dict[str, Any]:
 
 
 def refused(values: dict[str, Any]) -> str:
-    """Return Helm's error message for values that the chart refuses."""
+    """Check that the chart refuses these values. Return Helm's error message."""
     with pytest.raises((helm_python.HelmValuesError, helm_python.HelmRenderError)) as error:
         rendered_chart("keyturn", values=values)
     return str(error.value)
 
 
 def leaves(schema: dict[str, Any], path: str = "") -> set[str]:
-    """Return the paths of all values in a schema that have no properties of their own."""
+    """Return the paths of those values in a schema that have no properties of their own."""
     if "properties" not in schema:
         return {path}
     return {leaf for name, each in schema["properties"].items() for leaf in leaves(each, f"{path}.{name}".lstrip("."))}
 
 
 def environment(values: dict[str, Any]) -> dict[str, str]:
-    """Return the environment variables of the receiver's container that have a literal value."""
+    """Return the environment variables of the receiver's container whose value is given literally."""
     (deployment,) = (each for each in chart_objects("keyturn", values) if each["kind"] == "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     return {each["name"]: each["value"] for each in container["env"] if "value" in each}
@@ -100,7 +100,7 @@ def test_wrong_value_is_refused_with_a_message_that_names_it(values: dict[str, A
     assert words in refused({**SOME_KEY, **values})
 
 
-# Values that contradict each other, by the first words of the error message.
+# Values that contradict each other. The key is the beginning of the error message.
 CONTRADICTIONS: dict[str, dict[str, Any]] = {
     "signingKey": {"signingKey": {"secretId": ""}},
     "aws.roleArn": {

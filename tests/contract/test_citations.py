@@ -1,4 +1,4 @@
-"""Citations: the links, anchors, paths and decision records that any file names exist in the tree."""
+"""Citations: the links, anchors, paths and decision records that any file cites exist in the tree."""
 
 import re
 import subprocess
@@ -29,7 +29,7 @@ def paths() -> tuple[str, ...]:
 
 @cache
 def texts() -> dict[str, str]:
-    """Return the text of every file, except those of past releases, which cite their own tree."""
+    """Return the text of every file. Files of past releases are left out, because they cite their own tree."""
     return {
         path: (ROOT / path).read_text(errors="replace") for path in paths() if not path.startswith("tests/released/")
     }
@@ -39,14 +39,15 @@ PAGES = [path for path in texts() if path.endswith(".md")]
 
 
 def anchors(page: str) -> set[str]:
-    """Return the anchors of a page, which GitHub derives from its headings."""
+    """Return the anchors of a page. GitHub derives them from the page's headings."""
     text = re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE)
     headings = re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", re.sub(r"\]\([^)]*\)", "", each)).replace(" ", "-").lower() for each in headings}
 
 
 def in_the_tree(cited: str) -> bool:
-    """Return whether a path exists, relative to the root or to any folder; ``*`` matches any text without a slash."""
+    """Return whether a path exists relative to the root or to any other folder. ``*`` matches any text without a
+    slash."""
     pattern = re.escape(re.sub(r"^(\.{1,2}/)+", "", cited).strip("/")).replace(re.escape("*"), "[^/]*")
     return any(re.search(rf"(?:^|/){pattern}(?:/|$)", path) for path in paths())
 

@@ -1,4 +1,4 @@
-"""The chart's dashboard: a ConfigMap with the JSON of a Grafana dashboard, whose panels query PromQL."""
+"""The chart's dashboard: a ConfigMap that holds the JSON of a Grafana dashboard, whose panels query PromQL."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def config_map(**values: Any) -> list[Any]:
 
 
 def expressions(panel: Any) -> dict[str, str]:
-    """Return a panel's expressions by their legends, with intervals filled in and the namespace left as a variable."""
+    """Return a panel's expressions by legend. Intervals are filled in, and the namespace stays a variable."""
     found = {}
     for target in panel["targets"]:
         expression = target["expr"]
@@ -72,7 +72,7 @@ def test_dashboard_shows_every_metric_of_the_receiver() -> None:
         for selector in selectors(promql_parser.parse(expression))
     }
     counted = {metric(name) for name in series() if name.startswith("keyturn_")}
-    # Deprecated metrics are served for one more release. The dashboard shows them under their new names.
+    # Deprecated metrics are exposed for one more release. The dashboard shows only the new names.
     deprecated = {
         f"{each.name}_total" for each in Metrics().registry.collect() if each.documentation.startswith("Deprecated:")
     }

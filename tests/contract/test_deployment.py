@@ -1,4 +1,4 @@
-"""template.yaml, transformed by SAM's own translator and deployed into moto as far as moto supports it."""
+"""template.yaml, transformed by SAM's own translator, and deployed into moto as far as moto supports it."""
 
 import copy
 import io
@@ -16,7 +16,7 @@ from moto import mock_aws
 
 from support.sam import CODE, parameters, resolved, transformed
 
-# Resource types that moto's CloudFormation cannot create. Only cfn-lint and test_template.py check these.
+# Types of resources that moto's CloudFormation cannot create. They are checked only by cfn-lint and test_template.py.
 UNKNOWN_TO_MOTO = {
     "AWS::CloudWatch::Alarm",
     "AWS::KMS::Key",  # moto does not know the key spec ECC_NIST_EDWARDS25519
@@ -37,7 +37,7 @@ SWITCHES = {
     "ReceiverRoleArns": "arn:aws:iam::999988887777:role/receiver",
     "PermissionsBoundaryArn": "arn:aws:iam::123456789012:policy/boundary",
 }
-# Conditions whose resources moto can create, each with the parameter that turns it on.
+# The conditions of resources that moto can create, each with the parameter that makes it true.
 CONDITIONS = {"WithLifecycleEvents": "LifecycleEvents", "InVpc": "SubnetIds"}
 TEMPLATE = transformed()
 
@@ -46,7 +46,7 @@ TEMPLATE = transformed()
 def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.delenv("AWS_PROFILE", raising=False)
-    with mock_aws(config={"lambda": {"use_docker": False}}):  # these tests do not run the functions
+    with mock_aws(config={"lambda": {"use_docker": False}}):  # the tests do not run the functions
         archive = io.BytesIO()
         with zipfile.ZipFile(archive, "w") as file:
             file.writestr("keyturn_notifier/handler.py", "")
@@ -56,7 +56,8 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def known_part(template: dict[str, Any]) -> dict[str, Any]:
-    """Return the template without the resources that moto cannot create; references to them become fixed text."""
+    """Return the template without the resources that moto cannot create. References to these are replaced by fixed
+    text."""
     lacking = {name for name, each in template["Resources"].items() if each["Type"] in UNKNOWN_TO_MOTO}
 
     def without(node: Any) -> Any:
@@ -74,7 +75,7 @@ def known_part(template: dict[str, Any]) -> dict[str, Any]:
 
 
 def deploy(wanted: Callable[[str], bool] = lambda _: True, **values: str) -> dict[str, str]:
-    """Deploy the resources of the wanted types; return the physical id of each."""
+    """Deploy the resources whose type is wanted. Return the physical id of each."""
     client = boto3.client("cloudformation")
     template = known_part(TEMPLATE)
     template["Resources"] = {name: each for name, each in template["Resources"].items() if wanted(each["Type"])}
@@ -85,7 +86,7 @@ def deploy(wanted: Callable[[str], bool] = lambda _: True, **values: str) -> dic
         Capabilities=["CAPABILITY_IAM"],
     )
     resources = client.describe_stack_resources(StackName="keyturn")["StackResources"]
-    # moto also lists resources whose condition is false, but without a logical id.
+    # moto also lists resources whose condition is false, but these have no logical id.
     return {
         each["LogicalResourceId"]: each.get("PhysicalResourceId", "")
         for each in resources
@@ -107,7 +108,7 @@ def test_template_deploys_with_every_switch(cloud: None, switches: dict[str, str
 @pytest.mark.parametrize("kind", sorted(UNKNOWN_TO_MOTO - {"AWS::KMS::Key"}))
 @pytest.mark.filterwarnings("ignore:Tried to parse:UserWarning")
 def test_resource_type_left_out_is_unknown_to_moto(cloud: None, kind: str) -> None:
-    """If this fails, moto supports one more type, which should be removed from the list."""
+    """If this test fails, moto supports one more type of resource. That type has to be removed from UNKNOWN_TO_MOTO."""
     properties = {
         "Name": "x",
         "Queues": [],
@@ -122,7 +123,7 @@ def test_resource_type_left_out_is_unknown_to_moto(cloud: None, kind: str) -> No
 
 
 def deploy_rules(**values: str) -> dict[str, str]:
-    """Deploy everything but the functions, so that messages stay in the queue."""
+    """Deploy everything except the functions, so that messages stay in the queue."""
     return deploy(lambda kind: not kind.startswith("AWS::Lambda::"), **values)
 
 

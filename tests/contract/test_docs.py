@@ -69,7 +69,8 @@ def test_readme_claims_name_existing_tests_and_every_tier() -> None:
     assert without_tests == {"documentation alone"}
     for tests in shown.values():
         assert all(any("def test_" in file.read_text() for file in _modules(each)) for each in tests)
-    # Every tier that needs more than Python has a row. The tier with real pods needs a control plane without kwok.
+    # Each tier that needs more than Python has a row. The tier with real pods must use a control plane without kwok,
+    # which is one that is started with a host.
     tiers = {each.name for each in (ROOT / "tests").iterdir() if any(each.glob("test_*.py"))}
     assert tiers - {"unit"} == {each.name for tests in shown.values() for each in tests if each.is_dir()}
     assert "host=network.HOST" in (ROOT / "tests" / "node" / "conftest.py").read_text()
@@ -123,7 +124,7 @@ def test_runbook_has_a_command_that_writes_a_valid_signing_key() -> None:
     runbook = (ROOT / "docs" / "runbook.md").read_text()
     (command,) = re.findall(r"printf whsec_.*\\\n.*", runbook)
     assert "put-secret-value" in command
-    # The fake ``aws`` prints the value that the command would have put.
+    # The fake ``aws`` prints the value that the command would write.
     script = "aws() { cat; }\n" + command.replace("<SigningKeySecretId>", "x")
     value = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout  # noqa: S607
     assert len(parse_key(value)) == 32

@@ -1,4 +1,4 @@
-"""docs/faults.md, checked against the fault tests: each fault has a test; each test has a fault and a docstring."""
+"""docs/faults.md, checked against the fault tests: each fault has a test, and each test has a fault and a docstring."""
 
 import ast
 import re
@@ -9,12 +9,12 @@ FOLDER = Path(__file__).parents[1] / "faults"
 
 
 def listed() -> list[str]:
-    """Return the faults of the page in order; the row "all" stands for random histories."""
+    """Return the faults of the page in order. The row "all" stands for random histories."""
     return re.findall(r"^\| ([FS]\d+|all) \|", PAGE, re.MULTILINE)
 
 
 def marked() -> dict[str, list[ast.FunctionDef]]:
-    """Return the fault tests by the number of their fault."""
+    """Return the fault tests of each fault, by the number of the fault."""
     tests: dict[str, list[ast.FunctionDef]] = {}
     for file in FOLDER.glob("test_*.py"):
         for node in ast.parse(file.read_text()).body:

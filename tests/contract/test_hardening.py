@@ -11,7 +11,7 @@ from keyturn_local.kubernetes.chart import chart_objects, chart_rights
 from support.chart_values import EVERYTHING
 
 PAGE = (Path(__file__).parents[2] / "docs" / "hardening.md").read_text()
-# Values that replace settings of the chart. Their security is up to the person who sets them.
+# These values replace settings of the chart, so their security is up to the person who sets them.
 YOURS = (
     "podSecurityContext",
     "securityContext",
@@ -104,7 +104,7 @@ def tokens_are_protected(objects: Objects) -> bool:
 
 
 def privileges_are_least(objects: Objects) -> bool:
-    """Return whether no rule has a wildcard. test_rbac.py and S7 check which verbs are used."""
+    """Return whether no rule contains a wildcard. test_rbac.py and S7 check the verbs themselves."""
     rules = [rule for each in objects for rule in each.get("rules", []) if "verbs" in rule]
     return bool(rules) and not any("*" in [*each["verbs"], *each["resources"], *each["apiGroups"]] for each in rules)
 
@@ -120,7 +120,7 @@ def network_is_closed(objects: Objects) -> bool:
 
 
 def metadata_is_out_of_reach(objects: Objects) -> bool:
-    """Return whether no rule lets a pod reach the instance's credentials, which are served on port 80."""
+    """Return whether no rule lets a pod reach the credentials of its node. The instance serves them on port 80."""
     (policy,) = of("NetworkPolicy", objects)
     for rule in policy["spec"]["egress"]:
         blocks = [peer["ipBlock"] for peer in rule.get("to", []) if "ipBlock" in peer]
@@ -167,7 +167,7 @@ def updates_leave_no_gap(objects: Objects) -> bool:
 
 
 def a_load_balancer_has_tls(objects: Objects) -> bool:
-    """Return whether the ports of a load balancer's Service are named https and each Ingress has a certificate."""
+    """Return whether a load balancer's Service names its ports https, and each Ingress has a certificate."""
     ports = [
         port["name"]
         for each in of("Service", objects)
@@ -203,7 +203,7 @@ GUIDE: dict[str, Callable[[Objects], bool]] = {
 
 
 def rows(heading: str) -> list[str]:
-    """Return the first cells of the table under a heading."""
+    """Return the first cell of each row in the table under a heading."""
     section = PAGE.partition(f"## {heading}")[2].partition("\n## ")[0]
     return [line.split(" | ")[0].removeprefix("| ") for line in section.splitlines() if line.startswith("| ")][1:]
 

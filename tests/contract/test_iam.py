@@ -1,4 +1,5 @@
-"""IAM: with every switch, the roles allow exactly the calls in the code, from which the expectation is derived."""
+"""IAM: for every combination of switches, the roles allow exactly the calls that the code makes. The tests derive these
+calls from the code."""
 
 import itertools
 from pathlib import Path
@@ -12,7 +13,7 @@ from support.iam import actions, allows
 from support.sam import resolved
 
 LAMBDA = FILE.parent / "lambda"
-# Actions that Lambda itself needs in the role of the function. These are for logs:
+# The actions that Lambda itself needs in the role of the function. The following ones are for logs:
 # https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs.html#monitoring-cloudwatchlogs-prereqs
 LOG = {"logs:CreateLogStream", "logs:PutLogEvents"}
 # These are for the event source:
@@ -30,7 +31,7 @@ NETWORK = {
     "ec2:DescribeSubnets",
     "ec2:UnassignPrivateIpAddresses",
 }
-# These are for a customer-managed key of the queues and the signing key:
+# These are for a customer-managed key that encrypts the queues and the signing key:
 # https://docs.aws.amazon.com/secretsmanager/latest/userguide/security-encryption.html
 CUSTOMER_KEY = {"kms:Decrypt", "kms:GenerateDataKey"}
 
@@ -124,7 +125,7 @@ def test_receivers_of_other_accounts_may_read_the_signing_key_and_no_more() -> N
         for each in role["Policies"][0]["PolicyDocument"]["Statement"]
         if each.get("Fn::If", [""])[0] == "WithSigningKey"
     )
-    assert statement["Action"] == own["Action"]  # both sides must agree
+    assert statement["Action"] == own["Action"]  # the receiver's own role and the policy of the key must agree
 
 
 def test_code_of_the_functions_may_not_use_the_rights_that_attach_them_to_the_vpc() -> None:

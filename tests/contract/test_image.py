@@ -13,7 +13,7 @@ INSTALL = (ROOT / "receiver" / "install").read_text()
 
 
 def instructions() -> list[tuple[str, str]]:
-    """Return the instructions of the Dockerfile in order, each as a pair of its name and the rest of the line."""
+    """Return the instructions of the Dockerfile in order. Each is a pair of its name and the rest of its line."""
     text = re.sub(r"\\\n", " ", (ROOT / "receiver" / "Dockerfile").read_text())
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     return [(line.split()[0], line.split(maxsplit=1)[1]) for line in lines]
@@ -28,13 +28,13 @@ def said(name: str, among: list[tuple[str, str]] = SAID) -> list[str]:
 
 
 def copied() -> list[str]:
-    """Return our files and folders that the Dockerfile copies into the image."""
+    """Return the files and folders of the repository that the Dockerfile copies into the image."""
     return [source for rest in said("COPY") if not rest.startswith("--from") for source in rest.split()[:-1]]
 
 
 def test_both_stages_use_the_given_base_image() -> None:
-    """The environment's python3 is a link into the base image, so building and running need the same one."""
-    assert SAID[0] == ("ARG", "BASE=python:3.13-slim-bookworm")  # the release reads the base image from this line
+    """The environment's python3 is a link into the base image, so both stages need the same base image."""
+    assert SAID[0] == ("ARG", "BASE=python:3.13-slim-bookworm")  # The release reads the base image from this line
     assert said("FROM") == ["${BASE} AS build", "${BASE}"]
 
 
@@ -82,9 +82,9 @@ def test_build_context_holds_exactly_the_copied_files() -> None:
 
 
 def sent(file: str) -> bool:
-    """Return whether .dockerignore lets a file through.
+    """Return whether .dockerignore lets a file into the build context.
 
-    The last pattern that matches the file or a folder above it decides.
+    If several patterns match the file or a folder above it, the last of them decides.
     """
     through = True
     for line in (ROOT / ".dockerignore").read_text().splitlines():

@@ -1,4 +1,4 @@
-"""The templates of infra/aws, deployed into moto: tests read back the policies and check which calls they allow."""
+"""The templates of infra/aws, deployed into moto. The tests read the policies back and check which calls they allow."""
 
 import ast
 import itertools
@@ -31,8 +31,8 @@ KEY = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/0a0b0c0d-0000-4000-8000-000000000000"
 SIGNING_KEY = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:SigningKey-a1b2c3"
 THROUGH = f"secretsmanager.{REGION}.amazonaws.com"
 
-# Resource types that moto's CloudFormation cannot create, by template. Only cfn-lint and tests of the template's text
-# check these.
+# The types of resources, by template, that moto's CloudFormation cannot create. They are checked only by cfn-lint and
+# by tests of the template's text.
 UNKNOWN_TO_MOTO = {
     "receiver-role.yaml": {"AWS::EKS::PodIdentityAssociation"},
     "secrets-key.yaml": set(),
@@ -56,10 +56,10 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def deploy(file: str, conditions: Mapping[str, bool] | None = None, **values: str) -> dict[str, str]:
-    """Deploy the resources of a template that moto can create; return the physical id of each.
+    """Deploy those resources of a template that moto can create. Return the physical id of each.
 
-    With ``conditions``, they are resolved before the deployment, because moto leaves a hole for `AWS::NoValue` and then
-    refuses a managed policy.
+    If ``conditions`` are given, they are resolved before the deployment. Otherwise moto would leave a hole for
+    `AWS::NoValue`, and would then refuse a managed policy.
     """
     template = read(INFRA / file)
     if conditions is not None:
@@ -84,7 +84,8 @@ def deploy(file: str, conditions: Mapping[str, bool] | None = None, **values: st
 def document(found: Any) -> Any:
     """Return a policy document without the holes that moto leaves in lists for `AWS::NoValue`.
 
-    AWS returns a document. moto sometimes returns a text instead, as JSON or as Python prints it.
+    AWS returns the document itself. moto sometimes returns a text instead, either as JSON or as Python prints the
+    document.
     """
     if not isinstance(found, str):
         return _without_holes(found)
@@ -111,7 +112,7 @@ def test_templates_are_all_tested() -> None:
 
 @pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.name)
 def test_resource_types_left_out_are_unknown_to_moto(file: Path) -> None:
-    """If this fails, moto supports one more type, which should be removed from the list."""
+    """If this test fails, moto supports one more type of resource. That type has to be removed from UNKNOWN_TO_MOTO."""
     kinds = {each["Type"] for each in read(file)["Resources"].values()}
     unknown = UNKNOWN_TO_MOTO[file.name]
     assert unknown <= kinds
@@ -142,7 +143,7 @@ def test_parameter_inside_a_json_text_can_hold_nothing_that_ends_a_string(file: 
 
 @pytest.mark.parametrize("file", [FILE, *TEMPLATES], ids=lambda file: file.name)
 def test_services_that_use_a_key_are_named_by_the_suffix_of_their_partition(file: Path) -> None:
-    """The suffix differs between partitions: in China it is amazonaws.com.cn."""
+    """Partitions have different suffixes. In China it is amazonaws.com.cn."""
     for each in re.findall(r'"((?:secretsmanager|sqs)\.(?!amazonaws)[^"]*)"', json.dumps(read(file)["Resources"])):
         assert each.endswith(".${AWS::URLSuffix}"), each
 
@@ -160,12 +161,12 @@ def json_texts(node: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("file", [FILE, *TEMPLATES], ids=lambda file: file.name)
 def test_prefix_of_secret_names_may_hold_every_character_that_aws_allows(file: Path) -> None:
-    """AWS's services put an exclamation mark into the names of the secrets that they manage: rds!cluster-..."""
+    """AWS's services put an exclamation mark into the names of the secrets that they manage, as in rds!cluster-..."""
     for name, each in read(file)["Parameters"].items():
         if "Prefix" in name:
             service = "rds!" if name.startswith("Managed") else ""
             for char in (char for char in map(chr, range(128)) if SECRET_NAME.fullmatch(char)):
-                # The pattern for managed secrets allows slashes only after the exclamation mark of the service.
+                # The pattern for managed secrets allows slashes only after the service's exclamation mark.
                 assert re.fullmatch(each["AllowedPattern"], f"{service}a{char}"), (name, char)
 
 
@@ -188,7 +189,7 @@ class TestReceiverRole:
     }
 
     def role(self, identity: str = "irsa", mode: str = "list", **values: str) -> dict[str, Any]:
-        """Deploy the receiver's role into moto; return its trust policy and its permissions."""
+        """Deploy the receiver's role into moto. Return its trust policy and its permissions."""
         provider = f"arn:aws:iam::{ACCOUNT}:oidc-provider/{PROVIDER}" if identity == "irsa" else ""
         given = {"SecretNamePrefixes": "team-a/", **values}
         made = deploy(
@@ -210,7 +211,7 @@ class TestReceiverRole:
     def test_receiver_role_allows_exactly_the_called_actions(
         self, identity: str, mode: str, switches: Mapping[str, str]
     ) -> None:
-        # A tenant's role is assumed with the tenant's token alone. That call is unsigned, so no policy of ours applies.
+        # A tenant's role is assumed with only the tenant's token. That call is unsigned, so it needs no permission.
         calls = called((ROOT / "receiver").rglob("*.py")) - {"sts:AssumeRoleWithWebIdentity"}
         assert "secretsmanager:GetSecretValue" in calls
         listing = {"secretsmanager:ListSecrets"}
@@ -345,7 +346,7 @@ class TestSecretsKey:
 
 
 class TestDeployerPolicy:
-    # The calls that CloudFormation makes with the deployer's rights to create and delete each type of resource in
+    # The calls that CloudFormation makes, with the deployer's rights, to create and delete each type of resource in
     # template.yaml.
     NEEDED: Mapping[str, tuple[str, set[str]]] = {
         "AWS::CloudWatch::Alarm": ("cloudwatch:{here}:alarm:{stack}-X-1A", {"PutMetricAlarm", "DeleteAlarms"}),
@@ -382,7 +383,7 @@ class TestDeployerPolicy:
         ),
         "AWS::Serverless::Function": (
             "lambda:{here}:function:{stack}-X-1A",
-            # InvokeFunction is needed for rotation:
+            # Rotation needs InvokeFunction:
             # https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_RotateSecret.html
             {"CreateFunction", "UpdateFunctionCode", "InvokeFunction", "DeleteFunction", "CreateEventSourceMapping"},
         ),
@@ -506,7 +507,7 @@ class TestEvents:
                 (["aws.secretsmanager"], "AWS API Call via CloudTrail", "true", True),
                 (["aws.secretsmanager"], "AWS Service Event via CloudTrail", "true", True),
                 (["dev.keyturn"], "Keyturn Member Heartbeat", "true", True),
-                (["dev.keyturn"], HEARTBEAT, "true", False),  # the heartbeat of the stack itself
+                (["dev.keyturn"], HEARTBEAT, "true", False),  # the stack's own heartbeat
                 (["aws.secretsmanager"], NATIVE, "false", False),
                 (["aws.s3"], NATIVE, "true", False),
                 (["aws.secretsmanager", "aws.s3"], NATIVE, "true", False),

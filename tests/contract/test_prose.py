@@ -1,4 +1,4 @@
-"""The prose of the documentation pages: no page contains an idiom that has to be read twice."""
+"""The prose of the documentation pages: no page contains an idiom that a reader would have to read twice."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The rights that the chart grants, as the real Helm renders them, compared with the requests in the code."""
+"""The rights that the chart grants when the real Helm renders it, compared with the requests in the code."""
 
 import ast
 from itertools import combinations
@@ -13,8 +13,8 @@ from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 
 RECEIVER = Path(__file__).parents[2] / "receiver" / "keyturn_receiver"
 
-# The rights that the code needs, with the module that needs them. A new kind of request must be added here and to the
-# chart.
+# The rights that the code needs, each with the module that needs it. A new kind of request has to be added both here
+# and to the chart.
 LEASES = {("coordination.k8s.io", "leases"): {"get", "create", "update"}}  # cluster/lease.py, cluster/event_path.py
 EVERYWHERE = {
     ("", "secrets"): {"get", "list", "watch", "patch"},  # cluster/secret_client.py and its reflector
@@ -25,11 +25,11 @@ ROLLOUTS = {
 }  # cluster/workload_client.py and the reflectors of the workloads
 DELETIONS = {("", "secrets"): {*EVERYWHERE["", "secrets"], "delete"}}  # reconcile/deletion.py
 ALL_NAMESPACES = {("", "namespaces"): {"list", "watch"}}  # the reflector of cluster/namespace_cache.py
-# The poller of cluster/namespace_cache.py, because a Role cannot grant a watch on Namespaces.
+# The poller of cluster/namespace_cache.py needs only this, because a Role cannot grant a watch on Namespaces.
 FEW_NAMESPACES = {("", "namespaces"): {"get"}}
 TENANT_ROLES = {("", "serviceaccounts"): {"get"}, ("", "serviceaccounts/token"): {"create"}}  # ServiceAccountClient
 
-# The switches that grant rights, each with the rights that it grants.
+# The switches that grant further rights, and the rights that each of them grants.
 SWITCHES = {"rollouts": ROLLOUTS, "deletions": DELETIONS, "tenantRoles": TENANT_ROLES}
 NAMESPACES: dict[str, list[str]] = {"all namespaces": [], "few namespaces": ["team-a", "team-b"]}
 MODES = {
@@ -105,7 +105,7 @@ def test_code_requests_no_other_kind_of_object() -> None:
             if not isinstance(node, ast.Call):
                 continue
             name = ast.unparse(node.func).removeprefix("kubernetes.")
-            # The code names kinds of objects in calls of `path(...)` for a request, and of `reflect(...)` for a
+            # The code names a kind of object in a call of `path(...)` for a request, or of `reflect(...)` for a
             # reflector.
             if name not in ("path", "reflect"):
                 continue

@@ -1,4 +1,4 @@
-"""The README's commands for EKS, checked against the code as far as this is possible without AWS."""
+"""The README's commands for EKS, checked against the code as far as that is possible without AWS."""
 
 import re
 import shlex

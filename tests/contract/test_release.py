@@ -1,4 +1,4 @@
-"""The release: all parts have one version, and the workflows name only files and jobs that exist."""
+"""The release: all parts have the same version, and the workflows name only files and jobs that exist."""
 
 import os
 import re
@@ -38,7 +38,7 @@ class TestVersion:
         assert template["Mappings"]["Keyturn"]["Release"]["Version"] == VERSION
 
     def test_newest_section_of_the_changelog_is_the_version(self) -> None:
-        """Only a section with unreleased changes may stand above it."""
+        """Only a section with unreleased changes may come before it."""
         sections = re.findall(r"^## (\S+)", CHANGELOG, re.MULTILINE)
         assert [each for each in sections if each != "Unreleased"][:1] == [VERSION]
         assert "Unreleased" not in sections[1:]
@@ -68,7 +68,8 @@ class TestWorkflows:
         assert JOBS[name]["timeout-minutes"] <= 90
 
     def test_script_interpolates_no_text_from_outside(self) -> None:
-        """GitHub pastes the value of an expression in braces, such as a branch name, into the script unchanged."""
+        """GitHub pastes the value of an expression in braces into the script unchanged. That value may be the name of a
+        branch."""
         assert [step["run"] for _, step in STEPS if "${{" in step.get("run", "")] == []
 
     def test_checkout_persists_no_token(self) -> None:
@@ -108,7 +109,7 @@ class TestWorkflows:
 
 
 def run(job: str, step_id: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a step of the release workflow in a folder of the test, with the shell that the runner uses."""
+    """Run a step of the release workflow in a temporary folder, with the shell that the runner uses."""
     (step,) = [step for name, step in STEPS if name == f"release.yml: {job}" and step.get("id") == step_id]
     shell = WORKFLOWS["release.yml"]["defaults"]["run"]["shell"].replace("{0}", "-c").split()
     given = {"PATH": os.environ["PATH"], **WORKFLOWS["release.yml"]["env"], **environment}
@@ -141,7 +142,7 @@ class TestSteps:
         assert check.returncode == 0
 
     def test_base_image_is_read_from_the_dockerfile(self, tmp_path: Path) -> None:
-        """A fake docker command answers as the registry would."""
+        """A fake docker command answers in place of the registry."""
         (tmp_path / "receiver").mkdir()
         (tmp_path / "receiver" / "Dockerfile").write_text((ROOT / "receiver" / "Dockerfile").read_text())
         digest = "sha256:" + "a" * 64

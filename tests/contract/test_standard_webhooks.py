@@ -1,6 +1,6 @@
 """Keyturn's signatures, checked in both directions against the published package of Standard Webhooks.
 
-Golden vectors check them as well.
+They are also checked against golden vectors.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""template.yaml is valid and hardened, and it agrees with the code and with the local AWS."""
+"""template.yaml is valid and hardened, and agrees with the code and with the local AWS."""
 
 import dataclasses
 import itertools
@@ -34,7 +34,7 @@ SET = {
 
 
 def metrics_of(alarm: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return namespace and name of each metric that an alarm watches, directly or through an expression."""
+    """Return the namespace and the name of each metric that an alarm watches, directly or through an expression."""
     metrics = [each["MetricStat"]["Metric"] for each in alarm.get("Metrics", ()) if "MetricStat" in each] or [alarm]
     return [(each["Namespace"], each["MetricName"]) for each in metrics]
 
@@ -188,7 +188,8 @@ class TestQueues:
 
     @pytest.mark.parametrize("bus", ["", "keyturn/"])
     def test_queues_accept_messages_only_from_the_rules_of_the_stack(self, bus: str) -> None:
-        """A rule that a stack update has just created is accepted, although the policy does not name its ARN yet."""
+        """A rule that an update of the stack has just created is accepted although the policy does not have its ARN
+        yet, because its name begins with the name of the stack."""
         allowed = [
             statement
             for policy in of_type("AWS::SQS::QueuePolicy").values()
@@ -241,7 +242,7 @@ class TestFunctions:
     def test_event_source_uses_partial_batch_failures_and_bounded_batches(self) -> None:
         source = RESOURCES["Notifier"]["Properties"]["Events"]["Queue"]["Properties"]
         assert source["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
-        assert source["BatchSize"] <= 10  # the limit of the contract, and of an SQS call
+        assert source["BatchSize"] <= 10  # the limit of the contract, and of one call to SQS
         assert source["ScalingConfig"] == {"MaximumConcurrency": {"Ref": "MaximumConcurrency"}}
 
     def test_function_logs_json_with_a_retention(self) -> None:
@@ -292,7 +293,8 @@ class TestAlarms:
     @pytest.mark.parametrize("retry_after", [0.0, disposition.MAX_RETRY_AFTER])
     @pytest.mark.parametrize("jitter", [0.0, 1.0])
     def test_one_event_that_is_never_applied_rings_the_alarm(self, jitter: float, retry_after: float) -> None:
-        """The queue's metric omits a message from its third receive on, so the notifier's own metric must report it."""
+        """The queue's metric leaves out a message from its third receive on. So the notifier's own metric has to report
+        it."""
         alarm = RESOURCES["EventsWaitingAlarm"]["Properties"]
         assert (alarm["Statistic"], alarm["Dimensions"][0]["Name"]) == ("Maximum", "service")
         tries = list(itertools.accumulate(queue.retry_delay(each, retry_after, jitter) for each in range(1, 60)))
@@ -317,7 +319,7 @@ class TestAlarms:
         ("accepted", "refused", "ringing"), [(1, 0, set()), (0, 1, {"Refused"}), (0, 0, {"Missing"})]
     )
     def test_only_one_of_the_heartbeats_alarms_rings(self, accepted: int, refused: int, ringing: set[str]) -> None:
-        """A heartbeat counts as refused as soon as one receiver refuses it, and as accepted if none does."""
+        """A heartbeat counts as refused if any receiver refuses it. It counts as accepted if none does."""
         missing, refusing = (RESOURCES[f"Heartbeats{name}Alarm"]["Properties"] for name in ("Missing", "Refused"))
         assert missing["Metrics"][-1]["Expression"] == "FILL(accepted, 0) + FILL(refused, 0)"
         assert [each["MetricStat"]["Metric"]["MetricName"] for each in missing["Metrics"][:-1]] == [

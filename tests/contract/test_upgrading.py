@@ -1,4 +1,4 @@
-"""docs/upgrading.md: the code writes each new name, and each old name is gone or an alias."""
+"""docs/upgrading.md: the code uses each new name, and each old name is gone or is kept as an alias."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ SECTIONS = {
 
 
 def is_written(message: str, code: str) -> bool:
-    """Return whether the code has a string literal with this message, in which ``...`` matches any text."""
+    """Return whether the code contains this message as a string literal. ``...`` in the message matches any text."""
     parts = [re.escape(part.strip()) for part in message.split("...") if part.strip()]
     return re.search('"[^"]*' + '[^"]*'.join(parts), code) is not None
 

@@ -1,4 +1,4 @@
-"""Shared fixtures: a local AWS with the event path for each test file, and a fake receiver for each test."""
+"""Shared fixtures: for each test file a local AWS with the event path, and for each test a fake receiver."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The built artifact under Lambda's own runtime client, which receives records from the queue."""
+"""The built artifact, run by Lambda's own runtime client on records from the queue."""
 
 import json
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def sandbox(
 
 @pytest.fixture
 def source(aws: LocalAws, path: EventPath, sandbox: LambdaRuntime, tmp_path: Path) -> EventSource:
-    """Return the event source mapping between an empty queue and the sandbox."""
+    """Return the event source mapping between the sandbox and the queue, which is emptied first."""
     made = EventSource(aws.sqs(), path.queue_url, sandbox, Timeline(tmp_path / "timeline.jsonl"))
     while made.poll_once(wait_seconds=0):
         pass
@@ -82,8 +82,8 @@ def test_failed_message_stays_in_the_queue_and_the_others_are_deleted(
     bad = f"prod/bad-{uuid4()}"
 
     def picky(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
-        # The outcome depends on the event and not on the turn, because on a busy machine the failed message can become
-        # visible early and share the second batch.
+        # The answer depends on the event and not on the number of the call. On a busy machine, the failed message may
+        # become visible again so early that it is part of the second batch.
         results = [
             Result(each.id, Outcome.FAILED if bad in each.subject else Outcome.APPLIED)
             for each in decode(CONTENT_TYPE_BATCH, body)

@@ -112,7 +112,8 @@ def test_restored_backup_of_a_secret_is_brought_up_to_date(stack: Stack, namespa
     eventually(lambda: data_of(stack.cluster, namespace, "db") == {"value": b"two"})
 
 
-# Each case breaks a valid binding: new annotations, a new value of the AWS secret or None, the reason, and the advice.
+# Each case breaks a valid binding. It gives the annotations to set, the new value of the AWS secret (or None), and the
+# expected reason and advice.
 BROKEN = {
     "a secret that does not exist": ({"keyturn.dev/secret-id": "{ns}/missing"}, None, "SourceNotFound", "create it"),
     "a property that is missing": ({DATA: "A: nowhere"}, None, "InvalidValue", "no such property"),
@@ -146,14 +147,14 @@ def test_broken_binding_keeps_the_data_and_says_what_to_do(
     eventually(lambda: re.search(rf"keyturn\.dev/status: {reason}: .*{re.escape(advice)}", described(stack, namespace)))
     assert data_of(stack.cluster, namespace, "db") == before == {"A": b"1"}
 
-    # The other bindings keep working meanwhile.
+    # Meanwhile, other bindings keep working.
     create(stack, f"{namespace}/other", "one")
     stack.cluster.create([secret(namespace, "other", f"{namespace}/other")])
     filled(stack, namespace, "other")
 
 
 def described(stack: Stack, namespace: str) -> str:
-    """Return the output of `kubectl describe` for the Secret as one line."""
+    """Return the output of `kubectl describe` for the Secret, joined into one line."""
     return " ".join(stack.cluster.kubectl("describe", "secret", "db", "-n", namespace).split())
 
 
@@ -229,7 +230,7 @@ def test_refused_workload_delays_neither_the_secret_nor_others(stack: Stack, nam
 
 
 def denied(stack: Stack, namespace: str) -> bool:
-    """Return whether the policy is in force, which takes the API server a moment."""
+    """Return whether the admission policy is in force. The API server takes a moment to enforce it."""
     account = f"system:serviceaccount:{stack.namespace}:{SERVICE_ACCOUNT}"
     command = ["annotate", "deployment", "locked-probe", "-n", namespace, "--overwrite", "a=b", f"--as={account}"]
     try:

@@ -30,7 +30,7 @@ def sam(*arguments: str, cwd: Path, path: str) -> subprocess.CompletedProcess[st
         "HOME": str(cwd),
         "SAM_CLI_TELEMETRY": "0",
         "AWS_DEFAULT_REGION": "eu-central-1",
-        # These variables say how this machine reaches its package index. No others are passed on.
+        # These variables tell how this machine reaches its package index. No other variables are passed on.
         **{name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "SSL_"))},
         **{name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")},
     }
@@ -39,7 +39,7 @@ def sam(*arguments: str, cwd: Path, path: str) -> subprocess.CompletedProcess[st
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with the files of the project and without leftovers of earlier builds."""
+    """Return a directory with the files of the project, but without leftovers of earlier builds."""
     directory = tmp_path_factory.mktemp("clone")
     for file in project_files():
         if file.startswith(("lambda/", "template.yaml", "samconfig.toml")) and (ROOT / file).is_file():
@@ -50,7 +50,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def only_311(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return a PATH with the tools that the build needs, one Python, and no uv."""
+    """Return a PATH with the tools that the build needs and a single Python, but without uv."""
     directory = tmp_path_factory.mktemp("bin")
     for tool in ("make", "sh", "cp", "find", "rm", "mktemp", "mkdir"):
         (directory / tool).symlink_to(shutil.which(tool) or tool)
@@ -77,7 +77,7 @@ def test_function_is_built_for_lambda_and_is_small(built: Path, function: str) -
     source = (directory / (module.replace(".", "/") + ".py")).read_text()
     assert name in {node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)}
     assert artifact.size(directory) <= 25 * MEGABYTE
-    # Compiled files must match the architecture in the template. At present there are none.
+    # Any compiled files must match the architecture in the template. At present there are none.
     compiled = [file for file in directory.rglob("*") if file.is_file() and file.read_bytes()[:4] == b"\x7fELF"]
     machines = {int.from_bytes(file.read_bytes()[18:20], "little") for file in compiled}
     assert machines <= {183}, "not AArch64: https://refspecs.linuxfoundation.org/elf/gabi4+/ch4.eheader.html"
@@ -85,7 +85,7 @@ def test_function_is_built_for_lambda_and_is_small(built: Path, function: str) -
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_function_holds_the_same_modules_as_the_artifact_of_the_tests(built: Path, function: str) -> None:
-    """test_artifact.py shows that the functions import exactly the modules of that artifact."""
+    """That test artifact contains exactly the modules that the functions import, as test_artifact.py shows."""
     here = {str(file.relative_to(directory)) for directory in [artifact.build()] for file in directory.rglob("*.py*")}
     there = {str(file.relative_to(built / function)) for file in (built / function).rglob("*.py*")}
     assert there == here

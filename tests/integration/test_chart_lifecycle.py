@@ -1,4 +1,5 @@
-"""Releases of the chart by the real Helm: they install, alone or next to others, and uninstall without a trace."""
+"""Releases of the chart, made by the real Helm. They install alone and next to other releases, and uninstall without a
+trace."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,9 +14,9 @@ from support.chart_values import ANYWHERE
 from support.helm import Helm, helm_in_namespace
 from support.wait import eventually
 
-# With this annotation, kwok never makes the pods ready.
+# Because of this annotation, kwok never makes the pods ready.
 NEVER_READY = {**SOME_KEY, "podAnnotations": {"keyturn.dev/ready-after": "never"}}
-# With this, the release has every kind of object outside namespaces.
+# With this value, the release has every kind of object that lies outside namespaces.
 ALSO_BEYOND = {**SOME_KEY, "priorityClass": {"create": True}}
 
 
@@ -87,7 +88,7 @@ def test_two_releases_in_one_namespace_do_not_touch_each_other(helm: Helm) -> No
 
 
 def selectors(helm: Helm, name: str) -> list[str]:
-    """Return the selectors by which the objects of a release choose their pods."""
+    """Return the selectors with which the objects of a release select their pods."""
     deployment, service, budget, policy = (
         helm.cluster.get(kind, name, helm.namespace)["spec"]
         for kind in ("deployment", "service", "poddisruptionbudget", "networkpolicy")
@@ -98,7 +99,8 @@ def selectors(helm: Helm, name: str) -> list[str]:
 
 @pytest.mark.parametrize(("suffix", "first"), [("-other", "keyturn"), ("-a", "a-keyturn")])
 def test_two_releases_in_two_namespaces_share_nothing(helm: Helm, suffix: str, first: str) -> None:
-    """Even "x" with "a-keyturn" and "x-a" with "keyturn", which join to the same name, share nothing."""
+    """Two releases share nothing, even if namespace and release name join to the same text, as "x" with "a-keyturn" and
+    "x-a" with "keyturn" do."""
     with helm_in_namespace(helm.cluster, helm.namespace + suffix) as other:
         helm.install(ALSO_BEYOND, first)
         alone, before = helm.object_versions(), helm.inventory()

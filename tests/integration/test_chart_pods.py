@@ -1,7 +1,9 @@
-"""The commands of the chart's pods, run on this machine in place of a kubelet, because kwok runs no containers.
+"""The commands of the chart's pods. The tests run them on this machine instead of a kubelet, because kwok runs no
+containers.
 
-A receiver runs with the variables and mounted files of its pod. `helm test` creates its pod, the test runs the command
-of the pod, and Helm is told the result. Only ports and addresses belong to this machine.
+A receiver runs with the variables and the mounted files of its pod. For `helm test`, Helm creates the test pod, the
+test runs the pod's command, and then sets the result that Helm waits for. Only ports and addresses are those of this
+machine.
 """
 
 import json
@@ -36,8 +38,8 @@ from support.wait import eventually
 IN_AWS = {"aws": {"region": REGION}, "signingKey": {"secretId": SIGNING_KEY}}
 IN_A_SECRET = {"signingKey": {"existingSecret": {"name": "signing-keys", "key": "keys"}}}
 TLS = {"tls": {"secretName": "certificate"}}
-# These values would not work on this machine: foreign addresses, volumes and variables. The Secrets get the names that
-# they have here.
+# Some values cannot work on this machine: foreign addresses, volumes and variables. These replace them. The Secrets get
+# the names that they have here.
 HERE = {"aws": {"endpointUrl": ""}, "extraEnv": [], "extraEnvFrom": [], "extraVolumes": [], "extraVolumeMounts": []}
 EVERYTHING_HERE = merged(merged(ANYWHERE, HERE), {**IN_AWS, **TLS})
 
@@ -53,7 +55,7 @@ class Kubelet:
         self._receiver: Program | None = None
 
     def start(self) -> None:
-        """Start a receiver as the Deployment's pod describes it, and wait until it is ready."""
+        """Start a receiver with everything that the Deployment specifies for its pod, and wait until it is ready."""
         (deployment,) = self.helm.cluster.list("deployments", self.helm.namespace)
         pod = deployment["spec"]["template"]["spec"]
         account = self.helm.cluster.kubeconfig_for(self.helm.namespace, pod["serviceAccountName"], self._directory)
@@ -68,7 +70,7 @@ class Kubelet:
             "KEYTURN_PORT": str(self._port),
             "KEYTURN_OPERATIONS_PORT": str(self._operations_port),
         }
-        command = [sys.executable, "-m", "keyturn_receiver"]  # the command of the image
+        command = [sys.executable, "-m", "keyturn_receiver"]  # the same command as in the image
         self._receiver = Program("receiver", command, self._directory, environment)
         self._receiver.wait_for(answers(f"http://127.0.0.1:{self._operations_port}/readyz"), 30)
 
@@ -88,7 +90,8 @@ class Kubelet:
         return subprocess.run(command, env=self._environment(pod), capture_output=True, text=True, timeout=60)
 
     def _reached_by(self, url: str) -> set[str]:
-        """Return the pods that a URL within the cluster reaches through its Service, at the port for notifications."""
+        """Return the pods that a URL inside the cluster reaches through its Service. The URL must lead to the port for
+        notifications."""
         name, namespace, suffix = str(urlsplit(url).hostname).split(".")
         assert (namespace, suffix) == (self.helm.namespace, "svc")
         service = self.helm.cluster.get("service", name, namespace)["spec"]
@@ -124,7 +127,7 @@ class Kubelet:
 def kubelet(
     control_plane: ControlPlane, session_aws: LocalAws, signing_key_id: str, tmp_path: Path
 ) -> Iterator[Callable[[dict[str, Any]], Kubelet]]:
-    """Return a function that installs a release with the given values and runs its receiver."""
+    """Return a function that installs a release with the given values and runs the release's receiver."""
     with ExitStack() as stack:
 
         def make(values: dict[str, Any]) -> Kubelet:
@@ -141,7 +144,8 @@ def kubelet(
 
 
 def secrets(namespace: str) -> Iterator[dict[str, Any]]:
-    """Yield the Secrets that the values name: a signing key, and a certificate that does not name the Service."""
+    """Yield the Secrets that the values name: one with a signing key, and one with a certificate that does not name the
+    Service."""
     made = trustme.CA().issue_cert("keyturn.example.com")
     certificate = b"".join(each.bytes() for each in made.cert_chain_pems)
     kept = {
@@ -155,7 +159,7 @@ def secrets(namespace: str) -> Iterator[dict[str, Any]]:
 
 
 def helm_test(kubelet: Kubelet) -> subprocess.CompletedProcess[str]:
-    """Let Helm create its test pod, run the command of the pod, and compare Helm's verdict with the result."""
+    """Let Helm create its test pod, run the command of the pod, and check that Helm's verdict matches the result."""
     helm = kubelet.helm
     with ThreadPoolExecutor(1) as pool:
         verdict = pool.submit(helm.client.test, "keyturn", timeout=60)
@@ -166,7 +170,7 @@ def helm_test(kubelet: Kubelet) -> subprocess.CompletedProcess[str]:
         try:
             done = kubelet.heartbeat(pod["spec"])
             phase = "Failed" if done.returncode else "Succeeded"
-        finally:  # without this, Helm would wait until its timeout
+        finally:  # otherwise Helm would wait until its timeout
             ended = json.dumps({"status": {"phase": phase}})
             helm.cluster.kubectl("patch", "pod", name, "-n", helm.namespace, "--subresource=status", "-p", ended)
     if done.returncode:
@@ -174,7 +178,7 @@ def helm_test(kubelet: Kubelet) -> subprocess.CompletedProcess[str]:
             verdict.result()
     else:
         verdict.result()
-    # A failed pod remains so that its log can be read; a pod that has passed is deleted.
+    # A failed pod stays, so that its log can be read. A pod that has passed is deleted.
     left = helm.cluster.list("pods", helm.namespace, "app.kubernetes.io/component=test")
     assert bool(left) is bool(done.returncode)
     return done

@@ -1,4 +1,4 @@
-"""The objects that the chart renders for each of its values: the real API server accepts them without a warning."""
+"""The objects that the chart renders for each value: the real API server accepts them without a warning."""
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -18,7 +18,7 @@ RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("e
 
 @pytest.fixture(scope="module")
 def home(control_plane: ControlPlane, custom_resources: None) -> Iterator[str]:
-    """Yield a namespace that only admits restricted pods, and create the namespaces that receivers serve."""
+    """Yield a namespace that admits only restricted pods. The namespaces that the receivers serve are created, too."""
     names = {"strict": RESTRICTED, **{name: {} for name in (*SERVED, "123", "on")}}
     made = [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
@@ -42,7 +42,7 @@ def test_rendered_objects_are_accepted_without_a_warning(
 def test_pods_over_the_restricted_profile_are_warned_of_and_refused(control_plane: ControlPlane, home: str) -> None:
     objects = chart_objects(home, {"securityContext": {"allowPrivilegeEscalation": True}})
     verdict = dry_run(control_plane, objects)
-    # This warning is about the Deployment, which is accepted.
+    # This warning is about the Deployment. The API server accepts the Deployment nevertheless.
     assert 'Warning: would violate PodSecurity "restricted' in verdict.stderr
     assert 'pods "keyturn-self-test" is forbidden: violates PodSecurity "restricted' in verdict.stderr
     assert verdict.returncode == 1
@@ -55,7 +55,7 @@ def test_field_unknown_to_kubernetes_is_refused(control_plane: ControlPlane, hom
     assert verdict.returncode == 1
 
 
-# YAML reads these unquoted words as numbers, booleans, null and an alias.
+# Without quotes, YAML reads these words as numbers, booleans, null and an alias.
 WORDS = {
     "namespaces": ["on"],
     "imagePullSecrets": [{"name": "0x1f"}],
@@ -97,7 +97,8 @@ def chart() -> Iterator[helm_python.Chart]:
 
 
 def leaves(value: Any, schema: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the values without properties of their own, with their paths; a map with arbitrary keys is one value."""
+    """Yield each value that has no properties of its own, with its path. A map with arbitrary keys counts as one
+    value."""
     if "properties" not in schema:
         yield path, value
     else:
@@ -106,7 +107,7 @@ def leaves(value: Any, schema: Mapping[str, Any], path: tuple[str, ...] = ()) ->
 
 
 def tried(chart: helm_python.Chart) -> dict[tuple[str, ...], list[Any]]:
-    """Return all values that the sets give to each path."""
+    """Return, for each path, all values that the sets give it."""
     assert chart.schema is not None
     found: dict[tuple[str, ...], list[Any]] = {}
     for values in VARIANTS.values():
@@ -133,14 +134,14 @@ def test_choice_of_a_value_is_tried(chart: helm_python.Chart) -> None:
 
     assert chart.schema is not None
     found = tried(chart)
-    few = [each for each in choices(chart.schema) if each[0] != ("enabled",)]  # a parent chart reads this value
+    few = [each for each in choices(chart.schema) if each[0] != ("enabled",)]  # "enabled" is only for parent charts
     assert len(few) > 40
     assert not [(".".join(path), choice) for path, choice in few if choice not in found[path]]
 
 
 @pytest.mark.parametrize("name", [*EXCLUSIVE, *COMBINABLE])
 def test_value_of_the_chart_has_an_effect(chart: helm_python.Chart, name: str) -> None:
-    """If any value of a set is removed, the chart renders other manifests or refuses the set."""
+    """If any single value of a set is removed, the chart renders different manifests, or refuses the set."""
     assert chart.schema is not None
     defaults = dict(leaves(chart.values, chart.schema))
     whole = manifests(chart, VARIANTS[name])
@@ -152,7 +153,7 @@ def test_value_of_the_chart_has_an_effect(chart: helm_python.Chart, name: str) -
 
 
 def manifests(chart: helm_python.Chart, values: dict[str, Any]) -> dict[str, str]:
-    """Return the rendered manifests without NOTES.txt, or nothing if the chart refuses the values."""
+    """Return the rendered manifests without NOTES.txt. If the chart refuses the values, return nothing."""
     try:
         rendered = chart.render(values, name="keyturn", namespace="keyturn")
     except helm_python.HelmRenderError:

@@ -1,4 +1,4 @@
-"""Upgrades by the real Helm: to other values and back, and from the version before and back to it."""
+"""Upgrades with the real Helm: to other values and back, and from the previous version and back to it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_upgrade_without_ready_receivers_removes_no_old_one(helm: Helm) -> None:
     assert helm.ready_pods() == before
 
 
-# The values that an installation of 0.1.0 has, and sets again on upgrade.
+# The values that an installation of 0.1.0 has, and that are set again when it is upgraded.
 CARRIED: dict[str, Any] = {
     "serviceAccount": {
         "name": "keyturn",
@@ -91,7 +91,8 @@ def test_release_0_1_0_is_upgraded_rolled_back_and_upgraded_again(helm: Helm, na
 
 
 def made_by_receivers(cluster: Cluster, namespace: str) -> None:
-    """Create the Leases that receivers of 0.1.0 create. The chart of 0.1.0 has only their identity and their rights."""
+    """Create the Leases that receivers of 0.1.0 create. The chart of 0.1.0 contains only the receivers' identity and
+    rights."""
     cluster.create(
         {
             "apiVersion": "coordination.k8s.io/v1",
@@ -104,7 +105,8 @@ def made_by_receivers(cluster: Cluster, namespace: str) -> None:
 
 
 def rights(helm: Helm, served: str) -> dict[str, Any]:
-    """Return the ServiceAccount of the receivers, and their Role and RoleBinding in a namespace that they serve."""
+    """Return the ServiceAccount of the receivers, and the Role and RoleBinding that they have in a namespace they
+    serve."""
     (role,) = helm.cluster.list("roles", served)
     (binding,) = helm.cluster.list("rolebindings", served)
     account = helm.cluster.get("serviceaccount", "keyturn", helm.namespace)

@@ -1,4 +1,4 @@
-"""The notifier's messages for each way in which a POST can fail to get an answer, tested with real sockets."""
+"""The notifier's messages for every way in which a POST can end without an answer, tested with real sockets."""
 
 import socket
 import ssl
@@ -19,7 +19,7 @@ CONNECT, REPLY = 0.4, 0.6  # seconds
 
 
 def failure(url: str, ca: bytes = b"") -> str:
-    """POST as the notifier does, with shorter timeouts; return the message for the error."""
+    """POST as the notifier does, but with shorter timeouts. Return the message for the error."""
     pool = urllib3.PoolManager(ssl_context=tls_context(ca.decode()))
     timeout = urllib3.Timeout(connect=CONNECT, read=REPLY)
     with pytest.raises(urllib3.exceptions.HTTPError) as caught:
@@ -29,7 +29,8 @@ def failure(url: str, ca: bytes = b"") -> str:
 
 @pytest.fixture
 def server() -> Iterator[Callable[[Callable[[socket.socket], None]], int]]:
-    """Return a function that starts a server which calls ``serve`` with its first connection, and returns its port."""
+    """Return a function that starts a server and returns the server's port. The server passes its first connection to
+    ``serve``."""
     with ExitStack() as stack:
 
         def start(serve: Callable[[socket.socket], None]) -> int:
@@ -111,7 +112,8 @@ def test_answer_that_is_none(server: Callable[..., int], content: bytes, words: 
 
 
 class TestCertificates:
-    """The rules are those of Python 3.13, the runtime of the functions, whichever Python runs the test."""
+    """The rules for certificates are those of Python 3.13, which is the functions' runtime, no matter which Python runs
+    the test."""
 
     @pytest.fixture
     def start(self, tmp_path: Path) -> Iterator[Callable[[Authority], FakeReceiver]]:

@@ -1,4 +1,5 @@
-"""The control plane for tests and the demo: it is real, starts quickly, can run several times, and leaves nothing."""
+"""The control plane for tests and the demo: it is real, starts quickly, can run several times at once, and leaves
+nothing behind."""
 
 import os
 import signal
@@ -92,14 +93,14 @@ def test_killed_parent_leaves_no_process_of_the_control_plane(tmp_path: Path) ->
     assert parent.stdout is not None
     with parent.stdout:
         assert parent.stdout.readline() == b"ready\n"
-        assert len(processes_of(tmp_path)) >= 6  # etcd, API server, controllers, scheduler, kwok, and their guards
+        assert len(processes_of(tmp_path)) >= 6  # etcd, API server, controllers, scheduler, kwok and their guards
         parent.send_signal(signal.SIGKILL)
         parent.wait()
     eventually(lambda: not processes_of(tmp_path), seconds=10)
 
 
 def processes_of(directory: Path) -> list[int]:
-    """Return all processes but the caller that have this directory in their command line."""
+    """Return the ids of all processes, except this one, that have the directory in their command line."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -117,4 +118,4 @@ def test_control_plane_with_cached_programs_is_ready_within_seconds(tmp_path: Pa
     with ControlPlane.start(tmp_path):
         took = time.monotonic() - started
     print(f"ready after {took:.1f} s")
-    assert took < 60  # an idle machine takes 5 s; this limit only detects hanging
+    assert took < 60  # an idle machine takes 5 s; this limit only detects a hang

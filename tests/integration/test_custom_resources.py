@@ -1,4 +1,4 @@
-"""Custom resources of other projects: their own definitions, pinned by go.sum, validate the chart's objects."""
+"""Custom resources of other projects: the projects' own definitions, pinned by go.sum, validate the chart's objects."""
 
 import json
 import os
@@ -29,7 +29,7 @@ SPECS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def dry_run(control_plane: ControlPlane, namespace: str, kind: str, **changes: Any) -> str:
-    """Let the API server validate an object with changes to its spec, as a dry run."""
+    """Let the API server validate an object of this kind as a dry run. ``changes`` are made to the object's spec."""
     version, spec = SPECS[kind]
     metadata = {"name": "judged", "namespace": namespace}
     judged = {"apiVersion": version, "kind": kind, "metadata": metadata, "spec": {**spec, **changes}}
@@ -94,7 +94,7 @@ def test_missing_go_without_a_cache_is_reported_with_advice(tmp_path: Path, monk
 
 @pytest.fixture
 def pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a copy of go.sum for the test to corrupt, with an empty cache and Go's checks turned off."""
+    """Return a copy of go.sum that the test can corrupt. The cache is empty, and Go's own checks are turned off."""
     definitions.resolve()
     go = go_toolchain.find()
     monkeypatch.setattr(go_toolchain, "find", lambda: go)
@@ -131,7 +131,7 @@ def cached() -> list[Path]:
 
 @pytest.mark.parametrize("program", ["binaries", "custom_resources"])
 def test_programs_that_make_runs_first_need_nothing_installed(program: str) -> None:
-    """The option -S hides all installed packages."""
+    """The option -S hides all installed packages from Python."""
     command = [sys.executable, "-S", "-m", f"keyturn_local.toolchain.{program}"]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(INFRA)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,5 @@
-"""The enclosure of a real node: everything created in it disappears with it, however the enclosure ends."""
+"""The enclosure of a real node: everything that is created in it disappears with it, no matter how the enclosure
+ends."""
 
 import os
 import signal
@@ -24,10 +25,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, re
 
 @contextmanager
 def enclosed(*command: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command in an enclosure until it prints a line.
+    """Run a command in an enclosure, and wait until it prints "ready".
 
-    The command starts with default signal handling, because nohup and background jobs ignore signals, and a shell
-    cannot trap a signal that was ignored when it started.
+    The command starts with the default handling of signals. nohup and background jobs ignore some signals, and a shell
+    cannot trap a signal that was ignored when the shell started.
     """
     default = ["env", "--default-signal=INT,HUP,TERM"]
     running = subprocess.Popen([*default, *ENCLOSURE, *command], env=ENVIRONMENT, stdout=subprocess.PIPE)
@@ -46,7 +47,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def family(process: int) -> set[int]:
-    """Return a process and all its descendants."""
+    """Return the ids of a process and of all its descendants."""
     parents = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -60,14 +61,14 @@ def family(process: int) -> set[int]:
 
 
 def namespaces(processes: set[int]) -> set[str]:
-    """Return the namespaces of these processes, such as "net:[4026532274]"."""
+    """Return the namespaces that these processes are in, such as "net:[4026532274]"."""
     found = set()
     for process in processes:
         for kind in NAMESPACES:
             try:
                 found.add(os.readlink(f"/proc/{process}/ns/{kind}"))
             except OSError:
-                continue  # the process has ended or is about to end
+                continue  # the process has ended, or is about to
     return found
 
 
@@ -76,7 +77,7 @@ def everyone() -> set[int]:
 
 
 def machine() -> dict[str, set[str]]:
-    """Return the traces of a node that others on the machine could see."""
+    """Return everything that a node could leave behind on this machine where others could see it."""
     return {
         "mounts": set(Path("/proc/mounts").read_text().splitlines()),
         "interfaces": set(os.listdir("/sys/class/net")),
@@ -86,7 +87,7 @@ def machine() -> dict[str, set[str]]:
 
 
 def swept() -> bool:
-    """Return whether every cgroup of an enclosure belongs to one that still runs."""
+    """Return whether each cgroup of an enclosure belongs to an enclosure that is still running."""
     run("true")
     return not [
         root for root in cgroups.MOUNT.glob(f"*/{cgroups.PREFIX}*") if not Path("/proc", root.name[13:]).exists()
@@ -118,7 +119,7 @@ def test_killed_parent_leaves_nothing_of_a_node(tmp_path: Path) -> None:
         made = family(parent.pid)
         inside = namespaces(made) - namespaces({os.getpid()})
         assert len(made) > 20  # control plane, node, DNS and the pod, each with its guard or shim
-        # The network namespaces of the enclosure and of the pod.
+        # These are the network namespaces of the enclosure and of the pod.
         assert len({each for each in inside if each.startswith("net:")}) == 2
         assert machine() == before
         parent.send_signal(signal.SIGKILL)
@@ -176,7 +177,8 @@ def test_signals_reach_the_command(number: signal.Signals) -> None:
 
 
 def test_ctrl_c_reaches_the_command_once(tmp_path: Path) -> None:
-    """A terminal signals each process of the group, so passing the signal on would be a second Ctrl-C."""
+    """A terminal sends Ctrl-C to every process of the group. If the enclosure passed the signal on, the command would
+    get it twice."""
     told = tmp_path / "told"
     script = (
         "import pathlib, signal, sys\n"

@@ -1,4 +1,4 @@
-"""The contents of the image, produced by the script of its build in an otherwise empty environment."""
+"""The contents of the image. The tests run the script of the image's build in an otherwise empty environment."""
 
 import ast
 import os
@@ -22,7 +22,7 @@ MODULES = sorted(
     ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
     for name, root in PACKAGES.items()
     for file in (root / name).rglob("*.py")
-    if file.name != "__main__.py"  # importing this module would run the program
+    if file.name != "__main__.py"  # Importing this module would run the program
 )
 
 
@@ -70,7 +70,7 @@ def test_environment_imports_every_module(python: Path) -> None:
 
 
 def test_environment_holds_exactly_the_pinned_packages(python: Path) -> None:
-    """pip is absent, too, so nothing can be installed into a running receiver."""
+    """Not even pip is there, so nothing can be installed into a running receiver."""
     pinned = {
         normal(line.split("==")[0])
         for name in ("receiver", "tracing")
@@ -105,7 +105,8 @@ def test_botocore_data_is_that_of_the_called_services(site: Path) -> None:
 
 
 def test_bytecode_matches_the_sources(site: Path) -> None:
-    """By PEP 552, flags of 1 mean an unchecked hash, so Python uses the bytecode whatever the times of the files."""
+    """According to PEP 552, flags of 1 stand for an unchecked hash. So Python uses the bytecode no matter what the
+    files' times are."""
     compiled = list(site.rglob("*.pyc"))
     assert {file.read_bytes()[4:8] for file in compiled} == {(1).to_bytes(4, "little")}
     assert {file.parents[1] / f"{file.name.split('.')[0]}.py" for file in compiled} == set(site.rglob("*.py"))
@@ -113,7 +114,7 @@ def test_bytecode_matches_the_sources(site: Path) -> None:
 
 def test_installing_twice_gives_the_same_bytes(installed: Path, tmp_path: Path) -> None:
     kept = tmp_path / "first"
-    installed.rename(kept)  # bytecode contains its path, so the second must have the same one
+    installed.rename(kept)  # Bytecode contains its own path, so the second must have the same one
     try:
         assert install(installed).returncode == 0
         assert contents(installed) == contents(kept)
@@ -140,7 +141,7 @@ def test_receiver_runs_from_the_environment(
 def test_receiver_traces_from_the_environment(
     env: FaultEnv, python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collector: OtlpCollector
 ) -> None:
-    """Traces are an extra in an installation from source; in the image a setting turns them on."""
+    """In an installation from source, traces are an optional extra. The image contains them, so a setting is enough."""
     monkeypatch.chdir(tmp_path)
     env.receiver(python=python, **collector.settings)
     env.create_bound_secret()
@@ -168,7 +169,8 @@ class TestWhatItRefuses:
         self.refuses(tmp_path / "python", tmp_path, "there is no ")
 
     def stub(self, directory: Path, refused: str) -> Path:
-        """Return a Python that fails if its second argument contains ``refused``."""
+        """Return a fake Python that fails if its second argument contains ``refused``, and otherwise runs the real
+        one."""
         made = directory / "python"
         made.write_text(f'#!/bin/sh\ncase "$2" in *"{refused}"*) exit 1 ;; esac\nexec {sys.executable} "$@"\n')
         made.chmod(0o755)

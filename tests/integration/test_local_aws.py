@@ -1,4 +1,4 @@
-"""The local AWS: label moves become events, events become messages, and messages reach a handler."""
+"""The local AWS: moves of labels become events, events become messages, and messages reach a handler."""
 
 import json
 from collections.abc import Iterator

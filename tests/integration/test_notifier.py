@@ -1,4 +1,4 @@
-"""The notifier's real handler, from SQS records to deliveries, with local receivers and moto over HTTP."""
+"""The notifier's real handler, from SQS records to deliveries, with local receivers and with moto over HTTP."""
 
 import base64
 import json
@@ -38,9 +38,9 @@ def other() -> Iterator[FakeReceiver]:
 
 @pytest.fixture
 def sandbox(aws: LocalAws, path: EventPath, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Callable[..., list[str]]]:
-    """Return a function that starts a new sandbox for some receivers and returns a caller of its handler.
+    """Return a function that starts a new sandbox for some receivers, and returns a function that calls its handler.
 
-    The caller takes event bodies or complete records, and returns the ids of the messages that stay queued.
+    That function takes event bodies or complete records. It returns the ids of the messages that stay in the queue.
     """
 
     def start(*receivers: FakeReceiver, **settings: str) -> Callable[..., list[str]]:
@@ -66,7 +66,7 @@ def sandbox(aws: LocalAws, path: EventPath, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def handle(sandbox: Callable[..., Any], receiver: FakeReceiver) -> Callable[..., list[str]]:
-    """Start a sandbox with one receiver; return the caller of its handler."""
+    """Start a sandbox with one receiver. Return the function that calls its handler."""
     return sandbox(receiver)
 
 
@@ -88,7 +88,7 @@ def signing_key(aws: LocalAws, path: EventPath) -> bytes:
 
 
 def dead_letters(aws: LocalAws, path: EventPath) -> dict[str, str]:
-    """Remove all messages from the dead-letter queue; return the reason for each message, by its body."""
+    """Remove all messages from the dead-letter queue. Return a map from each message's body to its reason."""
     messages = (
         aws.sqs()
         .receive_message(
@@ -102,13 +102,14 @@ def dead_letters(aws: LocalAws, path: EventPath) -> dict[str, str]:
 
 
 def answer(caplog: pytest.LogCaptureFixture, receiver: FakeReceiver) -> str:
-    """Return the answer of a receiver according to the newest log line about a delivery."""
+    """Return the receiver's answer, as the newest log line about a delivery gives it."""
     lines = [vars(line) for line in caplog.records if line.message in ("delivered", "not delivered")]
     return lines[-1]["answers"][receiver.url.split("/")[2]]
 
 
 def metrics(capsys: pytest.CaptureFixture[str]) -> dict[str, list[float]]:
-    """Return the metrics of the one invocation since the last call, from CloudWatch's embedded metric format."""
+    """Return the metrics of the only invocation since the last call. They are read from CloudWatch's embedded metric
+    format."""
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     (blob,) = [line for line in lines if "_aws" in line]
     names = [metric["Name"] for metric in blob["_aws"]["CloudWatchMetrics"][0]["Metrics"]]
@@ -352,8 +353,9 @@ def test_ten_events_with_the_longest_names_fit_the_body_limit(handle: Callable, 
 def test_events_of_the_corpus_end_as_expected_in_mixed_batches(
     handle: Callable, receiver: FakeReceiver, aws: LocalAws, path: EventPath, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each batch of ten has events to deliver, to ignore and to reject, and none of them affects another."""
-    # The files are complete EventBridge events, without those about the signing key, which has another ARN here.
+    """Batches of ten mix events to deliver, to ignore and to reject. None of the events affects another."""
+    # The files are those with complete EventBridge events. Events about the signing key are left out, because the key
+    # has a different ARN here.
     files = [file for file in sorted(EVENTS.glob("*.json")) if "detail" in json.loads(file.read_text())]
     files = [file for file in files if "signing-key" not in file.name]
     expected = {file: json.loads(file.with_suffix(".expect.json").read_text()) for file in files}
@@ -457,7 +459,7 @@ class TestBackOff:
         return sandbox(receiver, KEYTURN_QUEUE_URL=queue_url)
 
     def take(self, aws: LocalAws, queue_url: str) -> dict[str, Any]:
-        """Receive the message from the queue and return the record that Lambda would make of it."""
+        """Receive the only message from the queue. Return the record that Lambda would make of it."""
         (message,) = aws.sqs().receive_message(QueueUrl=queue_url, AttributeNames=["All"])["Messages"]
         receives = int(message["Attributes"]["ApproximateReceiveCount"])
         return record("m0", message["Body"], receives, message["ReceiptHandle"])
@@ -488,7 +490,7 @@ class TestBackOff:
         start = time.time()
         assert handle(self.take(aws, queue_url)) == ["m0"]
         eventually(lambda: not self.invisible(aws, queue_url), wait + 3)
-        assert time.time() - start >= wait - 1.01  # a date has whole seconds
+        assert time.time() - start >= wait - 1.01  # HTTP dates have whole seconds
 
 
 class TestConnections:
@@ -518,7 +520,7 @@ class TestConnections:
         def close_once(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
             if not closed:
                 closed.append(True)
-                raise ConnectionAbortedError  # the client sees the connection close without an answer
+                raise ConnectionAbortedError  # the client sees that the connection is closed without an answer
             return accept(headers, body)
 
         receiver.respond = close_once

@@ -28,7 +28,7 @@ NOWHERE = "http://127.0.0.1:1/v1/notifications"
 
 
 def beat(url: str, *arguments: str, aws: FaultEnv | None = None, **settings: str) -> tuple[int, str]:
-    """Send one heartbeat; return the exit status and the output."""
+    """Send one heartbeat. Return the exit status and the output."""
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": IMPORT_ROOTS,
@@ -52,7 +52,7 @@ def key_file(tmp_path: Path) -> Path:
 
 
 def with_file(env: FaultEnv, key_file: Path, **settings: str) -> LocalReceiver:
-    """Start a receiver that has only the keys of a file."""
+    """Start a receiver whose only signing keys are those in a file."""
     return env.receiver(KEYTURN_SIGNING_KEY_SECRET_ID="", KEYTURN_SIGNING_KEY_FILE=str(key_file), **settings)
 
 
@@ -89,7 +89,7 @@ def test_heartbeat_signed_with_a_key_file_passes(env: FaultEnv, key_file: Path, 
 
 
 class Tls:
-    """Two certificates of one authority; neither names the host."""
+    """Two certificates of the same authority. Neither of them names the receiver's host."""
 
     def __init__(self, directory: Path) -> None:
         authority = trustme.CA().create_child_ca()
@@ -143,14 +143,14 @@ def test_unreadable_key_is_named(env: FaultEnv, tmp_path: Path) -> None:
 
 @contextmanager
 def answering(answer: bytes | None) -> Iterator[str]:
-    """Serve one connection with a fixed answer, or with none if ``answer`` is None; yield the URL."""
+    """Serve one connection with a fixed answer, or without one if ``answer`` is None. Yield the URL."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
             with server.accept()[0] as connection:
                 connection.recv(65536)
                 if answer is None:
-                    connection.recv(1)  # wait until the client gives up
+                    connection.recv(1)  # this waits until the client gives up
                 else:
                     connection.sendall(answer)
 

@@ -1,4 +1,4 @@
-"""The rotation of the signing key: the built function, step by step, against receivers that accept some keys."""
+"""The rotation of the signing key. The built function runs step by step, against receivers that accept certain keys."""
 
 import asyncio
 import json
@@ -43,7 +43,7 @@ def path(aws: LocalAws) -> EventPath:
 
 @pytest.fixture
 def receivers(aws: LocalAws, path: EventPath) -> Iterator[list[FakeReceiver]]:
-    """Yield two receivers that accept a signature by the current, previous or pending key."""
+    """Yield two receivers that accept signatures by the current, the previous or the pending key."""
     made = [FakeReceiver(), FakeReceiver()]
     for receiver in made:
         receiver.respond = accepting(aws, path, "AWSCURRENT", "AWSPREVIOUS", "AWSPENDING")
@@ -55,14 +55,14 @@ def receivers(aws: LocalAws, path: EventPath) -> Iterator[list[FakeReceiver]]:
 @pytest.fixture
 def function(aws: LocalAws, path: EventPath, receivers: list[FakeReceiver], tmp_path: Path) -> Iterator[LambdaRuntime]:
     environment = function_environment(aws, path, [receiver.url for receiver in receivers])
-    # This is enough for two attempts, even on a busy machine.
+    # This leaves time for two attempts, even on a busy machine.
     timeout = rotation.TRY_SECONDS + rotation.PAUSE_SECONDS + 8
     with LambdaRuntime(artifact.build(), HANDLER, environment, tmp_path, timeout) as running:
         yield running
 
 
 def accepting(aws: LocalAws, path: EventPath, *labels: str) -> Callable[[dict[str, str], bytes], tuple[int, bytes]]:
-    """Return an answer function that accepts only signatures by keys with these labels."""
+    """Return a function that answers like a receiver which accepts only signatures by the keys with these labels."""
 
     def answer(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
         keys = [parse_key(value) for label, value in key_values(aws, path).items() if label in labels]
@@ -76,7 +76,7 @@ def accepting(aws: LocalAws, path: EventPath, *labels: str) -> Callable[[dict[st
 
 
 def reading(aws: LocalAws, path: EventPath) -> Callable[[dict[str, str], bytes], tuple[int, bytes]]:
-    """Return the answer function of a receiver that has just started and has read the keys with its own code."""
+    """Return a function that answers like a receiver which has just started and has read the keys with its own code."""
 
     async def keys() -> Sequence[bytes]:
         async def create(key: StoreKey) -> Store:
@@ -169,7 +169,7 @@ def test_old_key_stays_current_while_a_receiver_refuses_and_is_logged(
 def test_unusable_current_key_can_be_replaced(
     aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[FakeReceiver], remedy: str
 ) -> None:
-    """After two writes of nonsense no label has a usable key, and each remedy in the runbook still works."""
+    """After nonsense was written twice, no label has a usable key. Each remedy in the runbook still works."""
     for receiver in receivers:
         receiver.respond = reading(aws, path)
     client = aws.secrets_manager()
@@ -183,7 +183,7 @@ def test_unusable_current_key_can_be_replaced(
 
 
 def test_repeated_step_changes_nothing(aws: LocalAws, path: EventPath, function: LambdaRuntime) -> None:
-    """Secrets Manager retries a rotation from its first step, with the same version id."""
+    """Secrets Manager retries a rotation from its first step, and uses the same version id again."""
 
     def twice(event: dict[str, Any], context: object) -> None:
         function(event, context)
@@ -211,7 +211,7 @@ def test_unknown_step_is_refused(path: EventPath, function: LambdaRuntime) -> No
 
 
 def refusal(function: LambdaRuntime, step: str, path: EventPath, version_id: str) -> str:
-    """Invoke one step, which must fail; return the logged reason."""
+    """Invoke one step, check that it fails, and return the logged reason."""
     event = {"Step": step, "SecretId": path.signing_key_secret_id, "ClientRequestToken": version_id}
     with pytest.raises(FunctionError) as caught:
         function.invoke(event)
@@ -221,7 +221,7 @@ def refusal(function: LambdaRuntime, step: str, path: EventPath, version_id: str
 
 
 class TestGuards:
-    """A caller of the function can name any step and version."""
+    """Whoever may call the function can pass any step and any version."""
 
     def test_step_is_refused_while_rotation_is_not_enabled(
         self, aws: LocalAws, path: EventPath, function: LambdaRuntime
@@ -261,7 +261,7 @@ class TestGuards:
 
 
 class TestDryRun:
-    """Secrets Manager runs testSecret alone if a rotation is configured but not started, as in a new stack.
+    """Secrets Manager runs only testSecret when a rotation is configured but not started, as in a new stack.
 
     The pending version may be empty in that case.
     """

@@ -1,4 +1,4 @@
-"""The start of the receiver, and its messages if it cannot start."""
+"""The start of the receiver, and its messages when it cannot start."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The webhook of a running receiver: refused deliveries cause no call to AWS or Kubernetes."""
+"""The webhook of a running receiver: a refused delivery causes no call to AWS or Kubernetes."""
 
 import http.client
 import json
@@ -34,14 +34,15 @@ from support.wait import eventually
 
 
 def calls(stack: Stack) -> tuple[dict[str, int], float]:
-    """Return the number of calls to Secrets Manager by action, and of those to Kubernetes except for Leases."""
+    """Return the number of calls to Secrets Manager for each action, and the number of calls to Kubernetes. Calls about
+    Leases are not counted."""
     aws = {action: count for action, count in stack.aws.calls().items() if action.startswith("secretsmanager.")}
     metrics, name = stack.receiver.metrics(), "keyturn_kubernetes_requests_total"
     return aws, total(metrics, name) - total(metrics, name, resource="leases")
 
 
 def quiet(stack: Stack) -> tuple[dict[str, int], float]:
-    """Wait until the work of earlier tests has ended; return the number of calls so far."""
+    """Wait until the work of earlier tests is done. Return the numbers of calls so far."""
     end = time.monotonic() + 20
     while (before := calls(stack)) != (time.sleep(0.5) or calls(stack)):
         assert time.monotonic() < end
@@ -79,7 +80,7 @@ def test_refused_delivery_causes_no_call(
             assert reply.json() == {"error": "not verified"}
         return calls(stack) != before
 
-    assert not (causes_a_call() and causes_a_call())  # a second try, because a watch may restart during the first
+    assert not (causes_a_call() and causes_a_call())  # tried twice, because a watch may restart during the first
 
 
 def test_body_over_the_limit_is_refused_before_it_is_read_whole(stack: Stack) -> None:
@@ -88,7 +89,7 @@ def test_body_over_the_limit_is_refused_before_it_is_read_whole(stack: Stack) ->
     connection.putrequest("POST", parts.path)
     connection.putheader("Content-Length", str(10**9))
     connection.endheaders()
-    connection.send(b"x" * 1024)  # a millionth of the announced length
+    connection.send(b"x" * 1024)  # a millionth of the length that the head announces
     assert connection.getresponse().status == 413
     connection.close()
 
@@ -150,7 +151,7 @@ ONE, TWO = new_key(b"1" * 32), new_key(b"2" * 32)
 def test_keys_in_a_file_are_reloaded_beside_those_in_aws(env: FaultEnv, tmp_path: Path) -> None:
     file = tmp_path / "signing-key"
     receiver = env.receiver(KEYTURN_SIGNING_KEY_FILE=str(file), KEYTURN_SIGNING_KEY_INTERVAL_SECONDS="1")
-    assert f"signing key file {file} does not exist" in receiver.log  # the receiver starts regardless
+    assert f"signing key file {file} does not exist" in receiver.log  # the receiver starts nevertheless
     assert accepts(receiver, env.signing_key)
     assert not accepts(receiver, ONE)
 
@@ -233,7 +234,7 @@ def test_half_sent_bodies_take_no_slot_from_signed_deliveries(stack: Stack) -> N
     try:
         beat = encode([notification("keyturn", kind=EventType.HEARTBEAT)])
         assert httpx.post(stack.receiver.url, content=beat, headers=signed(current_key(stack), beat)).status_code == 200
-        assert strangers[0].getresponse().status == 408  # ten seconds later the receiver ends the request
+        assert strangers[0].getresponse().status == 408  # the receiver ends the request after ten seconds
     finally:
         for connection in strangers:
             connection.close()

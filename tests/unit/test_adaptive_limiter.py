@@ -1,4 +1,4 @@
-"""The adaptive limiter allows as many concurrent requests as the server can answer well."""
+"""The adaptive limiter allows as many concurrent requests as the server can handle well."""
 
 import asyncio
 
@@ -55,7 +55,7 @@ async def test_cancelled_waiter_costs_nobody_else_a_slot() -> None:
     waiters = [asyncio.create_task(limiter.acquire()) for _ in range(3)]
     await asyncio.sleep(0)
     waiters[0].cancel()
-    # The slot goes to the second waiter, which is then cancelled before it runs.
+    # The slot goes to the second waiter, but that waiter is cancelled before it runs.
     limiter.release(overloaded=False)
     waiters[1].cancel()
     await asyncio.wait_for(waiters[2], 1)

@@ -1,4 +1,4 @@
-"""Batch loader: single calls read a few values, and batch calls for up to twenty values read many."""
+"""The batch loader reads a few values with single calls, and many values with batch calls of up to twenty."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 
 class Aws:
-    """A fake Secrets Manager. The test sets which calls hang and which fail."""
+    """A fake Secrets Manager. The test determines which calls hang and which fail."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []

@@ -1,4 +1,4 @@
-"""The resolver of the control plane's programs: it tries four sources, and its error is clear if all fail."""
+"""Finding the programs of the control plane: four sources are tried, and if all of them fail, the error is clear."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ from keyturn_local.toolchain import binaries, go_toolchain
 
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Set up a machine with an empty cache, no matching release, no Go and no pip; return the cache folder."""
+    """Imitate a machine with an empty cache, no matching release, no Go and no pip. Return the cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
     monkeypatch.setenv("PATH", "")
@@ -28,7 +28,7 @@ def test_failure_of_all_sources_names_the_four_with_advice(nowhere: Path, monkey
     python = nowhere / "python"
     python.write_text("#!/bin/sh\nexit 1\n")
     python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))  # pip starts, and fails
+    monkeypatch.setattr(sys, "executable", str(python))  # pip starts, but fails
     with pytest.raises(binaries.NotFound) as caught:
         binaries.resolve()
     text = str(caught.value)
@@ -84,7 +84,7 @@ def test_releases_are_pinned() -> None:
 
 
 def test_release_with_its_checksum_fills_the_cache(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The release is served from files, so all of the download code runs except the network."""
+    """The release is served from files, so all of the download code runs, except for the network."""
     archive = nowhere / "server.tar.gz"
     names = [name for name in binaries.PROGRAMS if name != "kwok"]
     with tarfile.open(archive, "w:gz") as made:
@@ -107,7 +107,7 @@ def test_release_with_its_checksum_fills_the_cache(nowhere: Path, monkeypatch: p
     assert {file.name for file in folder.iterdir()} == set(binaries.PROGRAMS)
     assert all(os.access(file, os.X_OK) and file.read_text() == file.name for file in folder.iterdir())
     monkeypatch.setattr(binaries, "RELEASES", {})
-    assert binaries.resolve() == folder  # this folder comes from the cache
+    assert binaries.resolve() == folder  # this time, the folder comes from the cache
 
 
 def test_broken_download_leaves_nothing_behind(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The connection limiter aborts the right connection to make room for a new one, and counts it."""
+"""To make room for a new connection, the connection limiter aborts the right one, and counts it."""
 
 from unittest.mock import Mock
 
@@ -25,7 +25,7 @@ def metrics() -> Metrics:
 
 
 def full(metrics: Metrics) -> tuple[ConnectionLimiter, list[Connection]]:
-    """Return a limiter that has reached its limit of three pending connections, and these connections."""
+    """Return a limiter that has reached its limit of three connections, all of them pending, and the connections."""
     limiter, connections = ConnectionLimiter(3, metrics), [Connection() for _ in range(3)]
     for each in connections:
         limiter.add(each)

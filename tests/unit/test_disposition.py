@@ -1,4 +1,4 @@
-"""Disposition: the classification of replies, the retry delays, and the size of batches."""
+"""Disposition: how replies are classified, the retry delays, and the size of batches."""
 
 import math
 from email.utils import formatdate
@@ -122,7 +122,7 @@ def test_receiver_is_unavailable_after_no_answer_429_or_a_bare_503() -> None:
         ("-7", 0),
         ("7.5", 0),
         ("soon", 0),
-        ("\u0667", 0),  # a digit outside ASCII
+        ("\u0667", 0),  # a digit that is not ASCII
         ("9" * 400, MAX_RETRY_AFTER),
         (formatdate(NOW + 60, usegmt=True), 60),
         (formatdate(NOW - 60, usegmt=True), 0),

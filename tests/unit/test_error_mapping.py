@@ -1,4 +1,4 @@
-"""Error mapping: each error of AWS has one meaning and one piece of advice, and the text from AWS is dropped."""
+"""Error mapping: each error of AWS is mapped to one meaning and one piece of advice, and AWS's own text is dropped."""
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError

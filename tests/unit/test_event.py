@@ -1,4 +1,4 @@
-"""Parsing of AWS's events. The corpus in tests/events has an expectation file for each event file."""
+"""Parsing of AWS's events. Each event file of the corpus in tests/events has a file with the expected result."""
 
 import copy
 import json
@@ -20,7 +20,8 @@ CORPUS = sorted(file for file in EVENTS.glob("*.json") if not file.name.endswith
 
 
 def envelope(file: Path) -> dict:
-    """Return the EventBridge event of a file. A bare CloudTrail record is put under `detail`, as EventBridge does."""
+    """Return the content of a file as an EventBridge event. A bare CloudTrail record is put under `detail`, as
+    EventBridge would do."""
     content = json.loads(file.read_text())
     if "eventName" not in content:
         return content
@@ -72,7 +73,7 @@ def test_event_of_another_name_is_ignored_if_there_are_prefixes(file: Path) -> N
 
 
 def with_secret(event: dict, secret_id: str) -> dict:
-    """Return the event with this secret id where CloudTrail puts it for service events, and nowhere else."""
+    """Return the event with this secret id only where CloudTrail puts it for service events."""
     detail = {**event["detail"], "additionalEventData": {"SecretId": secret_id}}
     return {**event, "detail": {**detail, "requestParameters": None, "responseElements": None}}
 
@@ -83,7 +84,7 @@ def with_secret(event: dict, secret_id: str) -> dict:
     [
         ("arn:aws:secretsmanager:us-west-2:012345678901:secret:shop/db-a1b2c3", "shop/", False),
         ("arn:aws:secretsmanager:us-west-2:012345678901:secret:shop/db-a1b2c3", "shop/db", False),
-        # The prefix ends in the suffix that AWS adds to the name.
+        # This prefix reaches into the suffix that AWS adds to the name.
         ("arn:aws:secretsmanager:us-west-2:012345678901:secret:shop/db-a1b2c3", "shop/db-", True),
         ("arn:aws:secretsmanager:us-west-2:012345678901:secret:shop/db-a1b2c3", "arn:", True),
         ("arn:aws:secretsmanager:us-west-2:012345678901:secret:other/db-a1b2c3", "shop/", True),
@@ -104,7 +105,7 @@ def test_every_event_file_has_an_expectation_file_and_vice_versa() -> None:
 
 
 def test_corpus_holds_the_samples_of_aws_unchanged() -> None:
-    # The folder exists only in some checkouts.
+    # This folder exists only in some checkouts.
     for file in (EVENTS.parents[2] / "shared" / "aws-events").glob("*.json"):
         assert json.loads((EVENTS / file.name).read_text()) == json.loads(file.read_text())
 

@@ -1,4 +1,4 @@
-"""The event path is healthy while heartbeats arrive, whichever replica receives them."""
+"""The event path is healthy while heartbeats arrive, no matter which replica receives them."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -13,7 +13,7 @@ START = datetime(2026, 11, 25, tzinfo=UTC)
 
 
 class TimedLease(FakeLease):
-    """A Lease that keeps the renewTime it was last given."""
+    """A Lease that keeps the renewTime that was last written to it."""
 
     async def write(self, lease, spec) -> None:
         await super().write(lease, spec)
@@ -77,6 +77,6 @@ async def test_heartbeat_of_this_replica_outweighs_an_old_lease() -> None:
     late.record_heartbeat()
     await late._sync_lease()
     assert late.healthy()
-    await first._sync_lease()  # the Lease now has the heartbeat of the late replica
+    await first._sync_lease()  # the Lease now has the late replica's heartbeat
     clock.advance(180)
     assert first.healthy()

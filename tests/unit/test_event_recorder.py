@@ -1,4 +1,4 @@
-"""Events are written soon, once for each cause, and at a rate that does not burden the API server."""
+"""Events are written promptly, once for each cause, and at a rate that does not burden the API server."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Api:
-    """A fake Kubernetes client. Creating an Event that already exists is a conflict."""
+    """A fake Kubernetes client. Creating an Event that already exists raises a Conflict."""
 
     def __init__(self) -> None:
         self.written: dict[str, Any] = {}

@@ -1,4 +1,5 @@
-"""Reads return the right version: the staging label decides, and a notification is only compared with it."""
+"""Reads return the right version. The staging label decides which that is, and the notification is only compared with
+it."""
 
 from collections.abc import Sequence
 
@@ -16,7 +17,7 @@ SOURCE = Source("prod/db")
 
 
 class Aws:
-    """Fake stores that return the versions ``reads`` one after the other, and the last version from then on."""
+    """Fake stores that return the versions ``reads`` one after another, and then repeat the last one."""
 
     def __init__(self, reads: Sequence[str], current: str) -> None:
         self.reads = [*reads]
@@ -74,4 +75,4 @@ async def test_read_that_stays_stale_raises_stale_read() -> None:
 async def test_repeated_read_does_not_share_the_first_result() -> None:
     aws = Aws(["v1", "v2"], current="v2")
     await fetched(aws, {"v2"})
-    assert aws.since[0] < aws.since[1]  # with equal times, single flight would return the first result again
+    assert aws.since[0] < aws.since[1]  # if the times were equal, single flight would return the first result again

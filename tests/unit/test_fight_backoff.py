@@ -1,4 +1,4 @@
-"""Fight back-off: repeated repairs of the same Secret become rarer but never stop."""
+"""Back-off in a fight with another writer: repeated repairs of the same Secret become rarer but never stop."""
 
 from keyturn_receiver.reconcile.fight_backoff import FREE_ATTEMPTS, REPAIR_BACKOFF, RESET_AFTER, FightBackoff
 from support.clock import FakeClock

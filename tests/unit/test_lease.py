@@ -1,4 +1,4 @@
-"""Leader election: one replica leads at a time, and wall clocks influence neither who leads nor for how long."""
+"""Leader election: one replica leads at a time, and wall clocks affect neither who leads nor for how long."""
 
 from contextlib import suppress
 from typing import Any
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 
 class FakeLease:
-    """A fake Lease in the API server. Writing an outdated version is a conflict."""
+    """A fake Lease in the API server. Writing an outdated version of it raises a Conflict."""
 
     name = "keyturn-poller"
 
@@ -35,7 +35,7 @@ class FakeLease:
 
 
 async def try_once(elector: LeaderElector) -> bool:
-    """Make one attempt, as ``run`` does; return whether the elector leads."""
+    """Make one attempt, as ``run`` does. Return whether the elector leads afterwards."""
     with suppress(Conflict, ClusterUnavailable):
         await elector._try_acquire_or_renew()
     return elector.is_leader()
@@ -52,7 +52,7 @@ async def test_second_replica_leads_once_the_first_renews_the_lease_no_more() ->
         clock.advance(2)
         assert await try_once(first)
         assert not await try_once(second)
-    clock.advance(DURATION)  # the first replica no longer renews
+    clock.advance(DURATION)  # Meanwhile the first replica does not renew the Lease
     assert not await try_once(second) or led == ["first", "second"]
     clock.advance(DURATION + 1)
     assert await try_once(second)

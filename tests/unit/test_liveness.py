@@ -1,4 +1,4 @@
-"""Liveness follows the progress of the receiver's parts."""
+"""Liveness depends on the progress of the receiver's parts."""
 
 import math
 

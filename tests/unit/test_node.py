@@ -1,4 +1,4 @@
-"""A machine that cannot run a real node gets a one-line reason, and the same files always give the same image."""
+"""If a machine cannot run a real node, one line says why. The same files always make the same image."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ from keyturn_local.toolchain import go_toolchain
 
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Set up a machine with an empty cache, no Debian packages and no Go; return the cache folder."""
+    """Imitate a machine with an empty cache, no Debian packages and no Go. Return the cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(go_toolchain, "PINNED", tmp_path / "no-such-file")

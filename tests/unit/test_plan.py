@@ -1,4 +1,4 @@
-"""Planning: the data to write to a Secret, and the keys that count as changed."""
+"""Planning: which data is written to a Secret, and which keys count as changed."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def live(data: dict[str, bytes], record: Record | None = None, immutable: bool =
 
 
 def identity(value: bytes) -> bytes:
-    """Return the value itself, as the simplest fingerprint."""
+    """Return the value itself. This is the simplest possible fingerprint."""
     return value
 
 
@@ -38,7 +38,7 @@ def planned(before: LiveSecret, data: dict[str, bytes], version: str) -> Plan:
 
 
 def after(made: Plan) -> LiveSecret:
-    """Return the Secret as it is once the plan is applied."""
+    """Return the Secret as it is after the plan has been applied."""
     return live(dict(made.data), made.record)
 
 
@@ -160,7 +160,7 @@ def test_hashes_separate_keys_from_values_and_ignore_order() -> None:
 
 
 def test_value_without_any_recorded_key_is_refused() -> None:
-    """Truncated JSON counts as plain text, which would become a single key."""
+    """Truncated JSON is treated as plain text, which would become a single key."""
     first = planned(live({}), {"user": b"u", "password": b"p"}, "v1")
     with pytest.raises(InvalidValue, match="none of the keys"):
         planned(after(first), {"value": b'{"user": "u", "passw'}, "v2")

@@ -1,4 +1,4 @@
-"""The sweep: the leader finds stale bindings without reading a value, by one list or secret by secret."""
+"""The sweep: the leader finds stale bindings without reading any value, either with one list or secret by secret."""
 
 import asyncio
 import logging
@@ -38,7 +38,7 @@ def listed(
 
 
 class Aws:
-    """A fake Secrets Manager that lists pages of 2, in the order that the test gives."""
+    """A fake Secrets Manager that lists secrets in pages of 2, in the order in which the test gives them."""
 
     def __init__(self, *secrets: SecretMetadata, may_list: bool = True) -> None:
         self.secrets = {secret.name: secret for secret in secrets}
@@ -67,7 +67,7 @@ class Aws:
 
 
 class Setting:
-    """A poller with its fakes. ``asked`` has the requests of the last sweep.
+    """A poller and its fakes. ``asked`` has the requests of the last sweep.
 
     ``bindings`` are objects from ``bound_object``.
     """
@@ -108,11 +108,11 @@ class Setting:
         )
 
     def put(self, obj: dict) -> None:
-        """Show a Secret to the cache, as the watch would."""
+        """Show a Secret to the cache, as the watch would do."""
         self.bound.update(self.bound.transform(obj))
 
     async def sweep(self) -> list[str]:
-        """Sweep once; return the names of the bindings that the sweep submitted for a reconcile."""
+        """Sweep once. Return the names of the bindings for which the sweep requested a reconcile."""
         self.asked.clear()
         await self.poller.sweep()
         await self.queue.close(1)
@@ -134,7 +134,7 @@ async def test_sweep_queues_stale_bindings_alone(mode: PollMode) -> None:
     assert setting.recovered == 2
     request = setting.asked[Target("team", "moved")]
     assert request.causes == {Cause.POLL}
-    assert request.expected == {"v2"}  # the expected version reveals a stale read
+    assert request.expected == {"v2"}  # the expected version is needed to recognize a stale read
 
 
 async def test_role_without_list_permission_describes_secret_by_secret() -> None:
@@ -154,18 +154,18 @@ async def test_role_that_may_not_list_is_reported_once_with_its_calls_an_hour(ca
 
 @pytest.mark.parametrize("own", [["own"], []])
 async def test_secret_of_another_account_is_described_by_each_sweep(own: list[str]) -> None:
-    """No list of this account contains the secret, whether or not the account has secrets of its own."""
+    """A list of this account never contains the secret, whether or not the account has secrets of its own."""
     foreign = "arn:aws:secretsmanager:eu-west-1:999988887777:secret:shared/ca-a1B2c3"
     aws = Aws(*(listed(name, "v1") for name in own))
     bindings = [bound_object(name, "v1") for name in own]
     setting = Setting(aws, bound_object("theirs", **{SECRET_ID: foreign}), *bindings)
-    for _ in range(3):  # one full sweep, then sweeps of what has changed
+    for _ in range(3):  # one full sweep, then sweeps of changes only
         assert await setting.sweep() == ["theirs"]
     assert aws.described == [foreign] * 3
 
 
 async def test_reconcile_without_a_change_is_not_counted_as_recovered() -> None:
-    # The list is behind the Secret.
+    # The list lags behind: the Secret already has a later version.
     setting = Setting(Aws(listed("moved", "v1")), bound_object("moved", "v2"), changed=False)
     assert await setting.sweep() == ["moved"]
     assert setting.recovered == 0
@@ -177,7 +177,8 @@ async def test_secret_that_cannot_be_described_delays_no_other() -> None:
 
 
 async def test_binding_in_error_is_described_by_each_sweep() -> None:
-    """AWS reports no change of its secret, and the list of recent changes does not reach that far back."""
+    """AWS reports no change of the binding's secret, and a list of recent changes does not reach back to its last
+    change."""
     others = [listed(f"other-{number}", "v1", NOW - timedelta(hours=number)) for number in range(4)]
     aws = Aws(*others, listed("denied", "v1", NOW - timedelta(days=9)))
     setting = Setting(aws, bound_object("denied", "v1"), bound_object("other-0", "v1"))
@@ -235,7 +236,7 @@ async def test_sweep_between_full_ones_lists_changes_alone() -> None:
 
 
 async def test_unsorted_list_is_read_to_its_end() -> None:
-    # Moto ignores the requested order.
+    # moto ignores the order that is requested.
     aws = Aws(*(listed(f"s{age}", "v1", NOW - timedelta(hours=10 - age)) for age in range(10)))
     setting = Setting(aws, *(bound_object(f"s{age}", "v1") for age in range(10)))
     await setting.sweep()

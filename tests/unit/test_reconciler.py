@@ -1,6 +1,6 @@
-"""One reconcile, from the cache to the report, with fakes at the two ports: the API client and the stores.
+"""A whole reconcile, from the cache to the report. Only the two ports are fakes: the API client and the stores.
 
-The fake API server shows its writes to the caches as the watches would, at a moment that the test chooses.
+The fake API server shows its writes to the caches as the watches would do, at a time that the test chooses.
 """
 
 import asyncio
@@ -62,9 +62,11 @@ def deployment() -> dict[str, Any]:
 
 
 class FakeApi:
-    """One Secret and one Deployment behind the API client's port. ``calls`` has the verb and resource of each request.
+    """One Secret and one Deployment behind the port of the API client. ``calls`` has the verb and resource of each
+    request.
 
-    ``refuse`` returns the error with which a call fails, or None. While ``watches_lag``, the caches do not see writes.
+    ``refuse`` returns the error with which a call fails, or None. While ``watches_lag`` is true, the caches do not see
+    writes.
     """
 
     def __init__(self, secrets: SecretCache, consumers: ConsumerCache) -> None:
@@ -113,7 +115,7 @@ class FakeApi:
         return obj
 
     def show(self) -> None:
-        """Show both objects to the caches, as the watches would."""
+        """Show both objects to the caches, as the watches would do."""
         self._secrets.update(self._secrets.transform(self.secret))
         self._consumers.update(self._consumers.transform(self.workload))
 
@@ -148,7 +150,8 @@ class Events:
 
 
 class Engine:
-    """The engine as the composition root builds it, except for the two ports. This replica leads."""
+    """The receiver's engine, put together as the composition root does it, except for the two ports. This replica
+    leads."""
 
     def __init__(self) -> None:
         self.cache, namespaces, index = SecretCache(), NamespaceCache(), ConsumerIndex()
@@ -190,7 +193,7 @@ class Engine:
         await asyncio.sleep(SETTLE_SECONDS * 1.2)
 
     async def start(self) -> None:
-        """Fill the Secret and give its consumer a baseline."""
+        """Fill the Secret, and give its consumer a baseline."""
         self.drift.start()
         await asyncio.sleep(0.05)
         await self.settle()
@@ -230,7 +233,7 @@ async def test_edit_during_a_run_is_repaired_after_it() -> None:
     engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
     await engine.notify()
     metadata = engine.api.secret["metadata"]
-    metadata["managedFields"], metadata["resourceVersion"] = [], "70"  # another writer now owns the fields
+    metadata["managedFields"], metadata["resourceVersion"] = [], "70"  # Another writer now owns the fields
     engine.api.secret["data"] = {"password": "aGFuZA=="}
     engine.api.show()
     await engine.settle()
@@ -285,7 +288,7 @@ async def test_permanent_failure_writes_status_and_event_once() -> None:
     assert engine.cache.get(DB).record.has_reason("InvalidValue")
     assert engine.queue.gave_up_on(DB, engine.cache.get(DB).resource_version)
     assert engine.queue.failing() == 1
-    assert len(engine.requests) == 2  # drift detection does not retry an error that only a person can fix
+    assert len(engine.requests) == 2  # Drift detection does not retry an error that only a person can fix
 
 
 @pytest.mark.parametrize(

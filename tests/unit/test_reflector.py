@@ -1,4 +1,4 @@
-"""A cache that a reflector fills stays correct whatever happens to its watches."""
+"""A cache that a reflector fills stays correct, whatever happens to the watches."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 
 class NameCache:
-    """A cache that keeps names."""
+    """A cache that keeps only the names of objects."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
@@ -40,7 +40,7 @@ def event(kind: str, name: str, version: int) -> dict[str, Any]:
 
 
 class Api:
-    """A fake Kubernetes client. The test sets the pages of the list, and what each watch yields or raises."""
+    """A fake Kubernetes client. The test determines the pages of the list, and what each watch yields or raises."""
 
     def __init__(self, pages: list[list[Any]], watches: list[list[Any]]) -> None:
         self.pages = pages
@@ -68,7 +68,7 @@ class Api:
 
 
 async def follow(api: Api, resync: float = 3600) -> set[str]:
-    """Run a reflector until the watches that the test gives are used up; return the names in its cache."""
+    """Run a reflector until all watches of the test are used up. Return the names in its cache."""
     cache = NameCache()
     timeouts = WatchTimeouts(max_delay=0.01, resync=resync)
     running = asyncio.create_task(Reflector(api, ListWatch("/api/v1/things"), cache, timeouts).run())

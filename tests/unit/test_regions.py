@@ -1,4 +1,5 @@
-"""Regions: bindings name regions of the receiver's own partition, and a typo leads to the nearest known name."""
+"""Regions: bindings may name regions of the receiver's own partition. For a typo, the error suggests the nearest
+name."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Rendering: values in AWS become the data of a Secret."""
+"""Rendering: values from AWS become the data of a Secret."""
 
 import json
 from contextlib import suppress

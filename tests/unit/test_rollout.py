@@ -1,4 +1,4 @@
-"""Rollout decision: which workloads read a Secret, and which of them are restarted."""
+"""Rollout decision: which workloads read a Secret, and which of these are restarted."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The heartbeat of ``helm test``: its content, and the meaning of the answer."""
+"""The heartbeat of ``helm test``: its content, and the conclusions from the answer."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -15,7 +15,7 @@ SENT = old_heartbeat(NOW)
 
 
 async def answered(notification: Notification, now: datetime) -> tuple[Result, int]:
-    """Return the receiver's answer at ``now``, and the number of heartbeats it has counted for the event path."""
+    """Return what the receiver answers at ``now``, and how many heartbeats it has counted for the event path."""
     heard: list[None] = []
     handler = NotificationHandler(None, None, None, lambda: heard.append(None), Metrics(), lambda: now)
     return await handler.handle(notification, lambda: 0.0), len(heard)

@@ -1,4 +1,4 @@
-"""The receiver's settings: defaults are safe, and the error for a wrong setting names it."""
+"""The receiver's settings: the defaults are safe, and the error for a wrong setting names the setting."""
 
 from pathlib import Path
 

@@ -121,7 +121,7 @@ def test_invalid_key_is_refused_and_not_quoted(text: str) -> None:
 
 
 def backwards(content: bytes) -> bytes:
-    """Return 64 bytes that depend on the content, in place of an Ed25519 signature.
+    """Return 64 bytes that depend on the content. They stand in for an Ed25519 signature.
 
     The contract takes the signing function as a parameter.
     """

@@ -1,4 +1,4 @@
-"""Signing keys: the keys of all sources are accepted, and a failing source does not remove its keys."""
+"""Signing keys: the keys of all sources are accepted, and a source that fails does not lose its keys."""
 
 import logging
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ ONE, TWO, THREE = (bytes([number]) * 32 for number in (1, 2, 3))
 
 
 class FakeSource:
-    """A key source whose keys and errors the test sets."""
+    """A key source whose keys and errors the test determines."""
 
     def __init__(self, name: str, *keys: bytes, fault: KeyturnError | None = None) -> None:
         self.name = name
@@ -89,7 +89,7 @@ async def test_readiness_waits_for_nothing_without_a_source() -> None:
 class Labels:
     """A fake Secrets Manager with one version for each staging label.
 
-    Some versions have no value yet, and some have a value that is no key.
+    Some versions have no value yet, and some have a value that is not a key.
     """
 
     def __init__(self, **versions: bytes | str | None) -> None:
@@ -155,12 +155,12 @@ async def test_pending_version_is_read_once_it_has_a_value() -> None:
     aws = Labels(AWSCURRENT=ONE, AWSPENDING=None)
     secret = key_secret(aws)
     assert await secret.load() == [ONE]
-    # The createSecret step fills the version that already had the label.
+    # The createSecret step gives a value to the version that already has the label.
     aws.versions["AWSPENDING"] = TWO
     assert await secret.load() == [ONE, TWO]
     reads = aws.reads
     assert await secret.load() == [ONE, TWO]
-    assert aws.reads == reads  # values are read only when a label has moved
+    assert aws.reads == reads  # Values are read only when a label has moved
 
 
 async def test_file_with_a_key_per_line_is_read_at_each_load(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Single flight: callers for the same key share a fetch, unless it started before the event of a caller."""
+"""Single flight: callers with the same key share a fetch, unless it started before the event of one of them."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Source:
-    """A source that counts its fetches and answers once ``go`` is set."""
+    """A source that counts its fetches, and answers as soon as ``go`` is set."""
 
     def __init__(self) -> None:
         self.fetched = 0
@@ -29,7 +29,7 @@ async def test_five_hundred_callers_with_the_same_event_cost_one_fetch() -> None
     flights: SingleFlight[str, int] = SingleFlight(clock)
     source.go.set()
     since = clock()
-    for _ in range(5):  # the later callers come when the result already exists
+    for _ in range(5):  # the later callers find the result already there
         assert set(await asyncio.gather(*(flights.get("a", since, source) for _ in range(100)))) == {1}
         clock.advance(1)
     assert source.fetched == 1

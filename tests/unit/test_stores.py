@@ -1,4 +1,4 @@
-"""Stores: what a binding names never enters the judgement on the receiver's own credentials."""
+"""Stores: a name in a binding never affects whether the receiver's own credentials are considered valid."""
 
 import asyncio
 from typing import Any
@@ -16,7 +16,7 @@ TENANT = "team/theirs"
 
 
 class Aws:
-    """An AWS that refuses the credentials for the secrets, actions and regions in ``refused``."""
+    """A fake AWS that refuses the credentials for the secrets, actions and regions in ``refused``."""
 
     def __init__(self, *refused: str) -> None:
         self.refused = set(refused)

@@ -1,4 +1,4 @@
-"""Sync status: the work that a Secret needs, derived from its metadata alone."""
+"""Sync status: the work that a Secret needs, derived only from its metadata."""
 
 from dataclasses import replace
 
@@ -58,9 +58,9 @@ def managed(keys: str, annotations: tuple[str, ...] = RECORD, manager: str = "ke
     ("fields", "solely_managed"),
     [
         ([managed("ab")], True),
-        ([managed("ab"), managed("c", (), "kubectl-edit", "Update")], True),  # c belongs to another writer
+        ([managed("ab"), managed("c", (), "kubectl-edit", "Update")], True),  # Another writer owns c
         ([managed("a"), managed("b", (), "kubectl-edit", "Update")], False),
-        ([managed("a")], False),  # another writer has removed b
+        ([managed("a")], False),  # Another writer has removed b
         ([managed("ab", RECORD[1:])], False),
         ([managed("ab", operation="Update")], False),
         ([managed("ab", manager="kubectl")], False),

@@ -1,4 +1,4 @@
-"""Bulkheads: a hanging call is abandoned, and a pool without a free thread reports that."""
+"""Bulkheads: a call that hangs is abandoned, and a pool without a free thread reports that."""
 
 import asyncio
 import threading
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def hang() -> Iterator[Callable[[], str]]:
-    """Yield a call that hangs until the test ends, but for at most 30 s."""
+    """Yield a call that hangs until the test ends, for at most 30 s."""
     over = threading.Event()
     yield lambda: str(over.wait(30))
     over.set()

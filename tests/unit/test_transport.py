@@ -1,4 +1,4 @@
-"""Requests to the API server carry only the configured credentials and use the proxy that the environment names."""
+"""Requests to the API server carry only the configured credentials, and use the proxy that the environment names."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,7 +17,8 @@ NAMES = [name for each in ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
 class Recorder:
-    """A server that records the head of each request and answers 200, but answers CONNECT to a proxy with 502."""
+    """A server that records the head of each request. It answers CONNECT (the request to a proxy) with 502 and all
+    other requests with 200."""
 
     def __init__(self) -> None:
         self.heads: list[str] = []
@@ -44,7 +45,7 @@ async def listening() -> AsyncIterator[Recorder]:
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """Set up an environment without proxies and with a netrc file that has credentials for every host."""
+    """Set up an environment without proxies. Its netrc file has credentials for every host."""
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     netrc = tmp_path / "netrc"
@@ -56,7 +57,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monke
 
 
 async def send(environment: pytest.MonkeyPatch, tmp_path: Path, server: str, token: str = "", proxy: str = "") -> int:
-    """Send one request according to a kubeconfig; return the status of the reply."""
+    """Send one request using a kubeconfig. Return the status of the reply."""
     cluster = {"server": server, **({"proxy-url": proxy} if proxy else {})}
     kubeconfig = {
         "current-context": "test",

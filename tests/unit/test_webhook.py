@@ -1,4 +1,4 @@
-"""The mark on every reply of the webhook, by which the notifier distinguishes a receiver from a proxy before it."""
+"""The mark on every reply of the webhook. It lets the notifier tell a receiver from a proxy in front of it."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ SIGNED = signed(KEY, BODY)
 
 
 class Handler:
-    """A handler that gives every notification the same outcome, or raises if ``outcome`` is None."""
+    """A handler that gives every notification the same outcome, or raises an error if ``outcome`` is None."""
 
     def __init__(self, outcome: Outcome | None) -> None:
         self._outcome = outcome

@@ -1,4 +1,4 @@
-"""The work queue: one reconcile at a time for each binding, similar requests merged, and failures retried."""
+"""The work queue runs one reconcile at a time for each binding, merges similar requests, and retries failures."""
 
 import asyncio
 import time
@@ -139,7 +139,7 @@ async def test_temporary_failure_is_retried_whatever_the_cause() -> None:
     await asyncio.wait_for(done.wait(), 5)
     await asyncio.sleep(0)
     assert requests[1].expected == {"v2"}
-    assert requests[1].since > requests[0].since  # the value read for the first attempt may be outdated by now
+    assert requests[1].since > requests[0].since  # the value that the first attempt read may be outdated by now
     assert (queue.failing(), queue.oldest_unmet()) == (0, 0)
 
 

@@ -1,4 +1,4 @@
-"""Workloads are read and marked at the paths in the table of workload kinds."""
+"""Workloads are read and marked at the paths that the table of workload kinds gives."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ RECEIVER = Path(keyturn_receiver.__file__).parent
 
 
 class Api:
-    """A fake Kubernetes client that records the requests and replies with a workload that reads no Secret."""
+    """A fake Kubernetes client. It records the requests, and replies with a workload that reads no Secret."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, Any]] = []
