@@ -43,10 +43,10 @@ def of_type(kind: str) -> dict[str, Any]:
     return {name: each.get("Properties", {}) for name, each in RESOURCES.items() if each["Type"] == kind}
 
 
-@pytest.mark.parametrize("region", ["us-east-1", "eu-central-1", "ap-southeast-2"])
-def test_cfn_lint_finds_no_fault(region: str) -> None:
+def test_cfn_lint_finds_no_fault_in_any_region() -> None:
+    regions = ["us-east-1", "eu-central-1", "ap-southeast-2"]
     lint = Path(sys.executable).with_name("cfn-lint")
-    done = subprocess.run([lint, "--regions", region, "--", FILE], capture_output=True, text=True)
+    done = subprocess.run([lint, "--regions", *regions, "--", FILE], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
