@@ -3,7 +3,8 @@
 import json
 from uuid import UUID
 
-from support.fault_env import CANARY, FaultEnv
+from keyturn_local.bench.stub_aws import CANARY
+from support.fault_env import FaultEnv
 from support.otlp_collector import OtlpCollector
 from support.wait import eventually
 

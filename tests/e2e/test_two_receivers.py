@@ -18,13 +18,14 @@ import boto3
 import pytest
 
 from keyturn_contract.message import MAX_EVENTS, Notification
-from keyturn_local.bench.stub_aws import SIGNING_KEY, StubAws, arn_of
+from keyturn_local.bench.stub_aws import CANARY, SIGNING_KEY, StubAws, arn_of
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.receiver.process import LocalReceiver
+from support.aws_secrets import CREDENTIALS
 from support.background import PeriodicThread
 from support.cluster_state import annotations_of
 from support.deliveries import notification
-from support.fault_env import CANARY, CREDENTIALS, FaultEnv
+from support.fault_env import FaultEnv
 from support.manifests import env_from, secret, workload
 from support.model.oracle import SecretOracle, Version, check_consumer, wanted
 from support.sqs_like_sender import RetryingSender

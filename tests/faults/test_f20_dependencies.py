@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from keyturn_contract.message import EventType
+from keyturn_local.bench.stub_aws import CANARY
 from support.cluster_state import data_of, warnings_of
 from support.delivery_client import DeliveryReply
-from support.fault_env import CANARY, FaultEnv
+from support.fault_env import FaultEnv
 from support.fault_proxy import Call, Cut, CutAfter, Fault, Hang, Reply
 from support.manifests import secret
 from support.wait import eventually

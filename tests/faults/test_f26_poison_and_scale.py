@@ -14,12 +14,13 @@ import aiohttp
 import pytest
 
 from keyturn_contract.message import Outcome
+from keyturn_local.bench.stub_aws import CANARY
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.receiver.process import LocalReceiver
 from keyturn_receiver.core.binding import DATA, SECRET_ID
 from keyturn_receiver.core.revision import APPLIED_AT, BINDING_HASH, DATA_HASH, REVISIONS, STATUS, VERSION_IDS
 from support.cluster_state import annotations_of, data_of
-from support.fault_env import CANARY, FaultEnv
+from support.fault_env import FaultEnv
 from support.manifests import env_from, secret, workload
 from support.wait import eventually
 

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from keyturn_contract.message import EventType
+from keyturn_local.bench.stub_aws import CANARY
 from keyturn_local.processes.environment import IMPORT_ROOTS, clean_environment
 from keyturn_receiver.telemetry.logs import JsonFormatter, log_unhandled
 from keyturn_receiver.telemetry.tracing import opentelemetry
 from support.cluster_state import data_of
-from support.fault_env import CANARY, FaultEnv
+from support.fault_env import FaultEnv
 from support.fault_proxy import Call, Fault, Reply
 from support.manifests import env_from, secret, workload
 from support.otlp_collector import OtlpCollector

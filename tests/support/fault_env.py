@@ -9,40 +9,24 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
 
-import boto3
-
-from keyturn_contract.message import EventType, Notification
-from keyturn_contract.signature import parse_key
-from keyturn_local.aws.rotation import rotate
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.bench.stub_aws import CANARY
 from keyturn_local.kubernetes.chart import chart_rights
 from keyturn_local.kubernetes.control_plane import ControlPlane
-from keyturn_local.receiver.process import SERVICE_ACCOUNT, LocalReceiver
+from support.aws_secrets import AwsSecrets
 from support.cluster_state import annotations_of
 from support.convergence import Convergence
-from support.deliveries import notification
-from support.delivery_client import DeliveryClient, DeliveryReply
-from support.fault_proxy import FaultProxy
 from support.manifests import env_from, secret, workload
 from support.object_history import HistoryWatcher
+from support.replicas import Replicas
 from support.wait import eventually
 
-CREDENTIALS = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
-QUIET = {  # settings of a receiver that reacts only to notifications and watches
-    "KEYTURN_POLL_INTERVAL_SECONDS": "3600",
-    "KEYTURN_HEARTBEAT_SILENCE_SECONDS": "0",
-    "KEYTURN_SIGNING_KEY_INTERVAL_SECONDS": "3600",
-}
 
-
-class FaultEnv:
+class FaultEnv(AwsSecrets, Replicas):
     """A namespace of the cluster, and the receivers that a test starts for it. Create an environment with ``start``."""
 
     def __init__(
@@ -53,19 +37,10 @@ class FaultEnv:
         directory: Path,
         values: Mapping[str, Any],
     ) -> None:
-        self.cluster = control_plane
-        self.aws = aws
-        self.namespace = f"team-{uuid4().hex[:6]}"
-        self.receiver_namespace = f"keyturn-{uuid4().hex[:6]}"
-        self.directory = directory
-        self.kubernetes_proxy = FaultProxy(control_plane.url, control_plane.ca_file)
-        self.aws_proxy = FaultProxy(aws.endpoint_url)
-        self.receivers: list[LocalReceiver] = []
-        self._secret_ids: dict[str, str] = {}  # maps each Secret to the name of its AWS secret
-        self.signing_key_id = signing_key_id
-        self.signing_key = self.client.get_secret_value(SecretId=signing_key_id)["SecretString"]
-        self.key = parse_key(self.signing_key)
-        self.deliveries = DeliveryClient(self.key)
+        AwsSecrets.__init__(self, aws, f"team-{uuid4().hex[:6]}")
+        signing_key = self.client.get_secret_value(SecretId=signing_key_id)["SecretString"]
+        receiver_namespace = f"keyturn-{uuid4().hex[:6]}"
+        Replicas.__init__(self, control_plane, aws, signing_key_id, signing_key, receiver_namespace, directory)
         annotations = {"keyturn.dev/allow-secrets": f"{self.namespace}/*"}
         namespaces = [{"name": self.namespace, "annotations": annotations}, {"name": self.receiver_namespace}]
         self._objects = [{"apiVersion": "v1", "kind": "Namespace", "metadata": each} for each in namespaces]
@@ -76,7 +51,6 @@ class FaultEnv:
         self.cluster.create(self._objects)
         self.history = HistoryWatcher(control_plane, self.namespace)
         self._convergence = Convergence(self.history, self.aws_value)
-        self._kubeconfig = self.cluster.kubeconfig_for(self.receiver_namespace, SERVICE_ACCOUNT, directory)
 
     @classmethod
     @contextmanager
@@ -97,56 +71,11 @@ class FaultEnv:
 
     def close(self) -> None:
         """Kill the receivers and delete all objects."""
-        self.kubernetes_proxy.heal()
-        self.aws_proxy.heal()
-        for receiver in self.receivers:
-            receiver.kill()
+        self.stop_receivers()
         self.history.close()
-        self.kubernetes_proxy.close()
-        self.aws_proxy.close()
+        self.close_proxies()
         self.cluster.kubectl("delete", "secret", "--all", "-n", self.namespace, "--wait=false")
         self.cluster.delete(self._objects, wait=False)
-
-    # --- AWS
-
-    @cached_property
-    def client(self) -> Any:
-        """A client that calls AWS without the proxy. It is kept, because each new client needs a new botocore
-        session."""
-        return self.aws.secrets_manager()
-
-    def client_in(self, region: str) -> Any:
-        """Return a client for the same AWS in another region."""
-        return boto3.client("secretsmanager", region, endpoint_url=self.aws.endpoint_url, **CREDENTIALS)
-
-    def new_value(self, text: str) -> str:
-        """Return a new value that the search for leaked values will recognize in any output."""
-        return f"{CANARY}-{text}-{uuid4().hex[:8]}"
-
-    def create_aws_secret(self, name: str) -> str:
-        """Create an AWS secret and return its ARN."""
-        secret_id = f"{self.namespace}/{name}"
-        return str(self.client.create_secret(Name=secret_id, SecretString=self.new_value("first"))["ARN"])
-
-    def aws_value(self, name: str = "db") -> str:
-        """Return the value that AWS currently has for a Secret."""
-        secret_id = self._secret_ids.get(name, f"{self.namespace}/{name}")
-        return str(self.client.get_secret_value(SecretId=secret_id)["SecretString"])
-
-    def rotate(self, name: str = "db", text: str = "next") -> Notification:
-        """Rotate an AWS secret and return the notification of the change."""
-        version_id = rotate(self.client, f"{self.namespace}/{name}", self.new_value(text))
-        return self.notification_of(name, version_id)
-
-    def notification_of(self, name: str, version_id: str, kind: EventType = EventType.CHANGED) -> Notification:
-        """Return a notification, with a new id, about an AWS secret."""
-        arn = self.client.describe_secret(SecretId=f"{self.namespace}/{name}")["ARN"]
-        return notification(arn, version_id, kind)
-
-    def notification_without_version(self, arn: str, kind: EventType) -> Notification:
-        """Return a notification that names no version."""
-        named = notification(arn, "none", kind)
-        return replace(named, data=replace(named.data, version_id=None, label=None))
 
     # --- Kubernetes
 
@@ -167,13 +96,13 @@ class FaultEnv:
 
     def bind_secret(self, name: str, to: str = "", **annotations: str) -> None:
         """Create a Secret that is bound to the AWS secret called ``to``, or by default to the one of its own name."""
-        self._secret_ids[name] = f"{self.namespace}/{to or name}"
+        self.secret_ids[name] = f"{self.namespace}/{to or name}"
         self._convergence.secrets.add(name)
-        self.cluster.create([secret(self.namespace, name, self._secret_ids[name], **annotations)])
+        self.cluster.create([secret(self.namespace, name, self.secret_ids[name], **annotations)])
 
     def delete_bound_secret(self, name: str = "db") -> None:
         """Delete a bound Secret, and stop checking it for convergence."""
-        del self._secret_ids[name]
+        del self.secret_ids[name]
         self._convergence.secrets.remove(name)
         self.cluster.kubectl("delete", "secret", name, "-n", self.namespace)
 
@@ -193,54 +122,6 @@ class FaultEnv:
     def expire_lease(self) -> None:
         """End the leader's lease at once by deleting the Lease."""
         self.cluster.kubectl("delete", "lease", "keyturn-poller", "-n", self.receiver_namespace, "--ignore-not-found")
-
-    # --- Receivers
-
-    def receiver(
-        self,
-        via_proxy: bool = True,
-        start: bool = True,
-        proxies: tuple[FaultProxy, FaultProxy] | None = None,
-        python: Path | None = None,
-        **settings: str,
-    ) -> LocalReceiver:
-        """Start a replica. It uses the proxies of the environment, or the pair in ``proxies`` (Kubernetes, AWS).
-
-        ``python`` is the interpreter of another virtual environment. The replica does not poll during a test unless
-        ``settings`` shorten the poll interval.
-        """
-        kubernetes_proxy, aws_proxy = proxies or (self.kubernetes_proxy, self.aws_proxy)
-        name = f"receiver-{len(self.receivers)}"
-        kubeconfig, aws = self._kubeconfig, self.aws.environment()
-        if via_proxy:
-            kubeconfig = kubernetes_proxy.kubeconfig(kubeconfig, self.directory / f"kubeconfig-{name}")
-            aws = {**aws, "AWS_ENDPOINT_URL": aws_proxy.url}
-        made = LocalReceiver(
-            self.directory,
-            kubeconfig,
-            aws,
-            self.signing_key_id,
-            self.receiver_namespace,
-            {**QUIET, **settings},
-            name,
-            python,
-        )
-        self.receivers.append(made)
-        if start:
-            made.start()
-        return made
-
-    # --- Deliveries, which go to the most recently created receiver unless ``to`` names another
-
-    def send(self, *notifications: Notification, to: LocalReceiver | None = None, seconds: float = 20) -> DeliveryReply:
-        """Deliver once."""
-        return self.deliveries.send((to or self.receivers[-1]).url, notifications, seconds)
-
-    def send_until_accepted(
-        self, *notifications: Notification, to: LocalReceiver | None = None, seconds: float = 60
-    ) -> DeliveryReply:
-        """Deliver until the receiver accepts, as SQS does."""
-        return self.deliveries.send_until_accepted(lambda: (to or self.receivers[-1]).url, notifications, seconds)
 
     # --- Expectations
 

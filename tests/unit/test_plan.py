@@ -151,7 +151,7 @@ def test_record_read_from_its_annotations_is_equal() -> None:
 @pytest.mark.parametrize("malformed", ["", "{", "[]", "null", '{"a": 1}', "[" * 9999])
 def test_malformed_annotations_count_as_missing(malformed: str) -> None:
     annotations = {"keyturn.dev/revisions": malformed, "keyturn.dev/version-ids": malformed}
-    assert not read_record(annotations).filled
+    assert not read_record(annotations).was_written
 
 
 def test_hashes_separate_keys_from_values_and_ignore_order() -> None:

@@ -197,7 +197,7 @@ class Engine:
         self.drift.start()
         await asyncio.sleep(0.05)
         await self.settle()
-        assert self.cache.get(DB).record.filled
+        assert self.cache.get(DB).record.was_written
         self.forget()
 
     def forget(self) -> None:

@@ -41,7 +41,7 @@ class Record:
     status: str = ""
 
     @property
-    def filled(self) -> bool:
+    def was_written(self) -> bool:
         """Return whether Keyturn has ever written this Secret."""
         return bool(self.version_ids)
 

@@ -74,7 +74,7 @@ class SecretFiller:
             try:
                 return await self._fill(binding, live, spec, consumers, request)
             except SourceNotFound as error:
-                if binding.on_delete is OnDelete.RETAIN or not live.record.filled:
+                if binding.on_delete is OnDelete.RETAIN or not live.record.was_written:
                     raise
                 key = self._sources.store_key(binding, min(binding.sources))
                 await self._deleter.delete(binding, key, live, request.since, error)
