@@ -1,4 +1,4 @@
-"""Paths of the repository, for code that reads or writes its files. This module uses only the standard library."""
+"""Paths of the repository, for code that reads or writes files in it. This module uses only the standard library."""
 
 from pathlib import Path
 

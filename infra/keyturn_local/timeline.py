@@ -1,4 +1,4 @@
-"""Timeline of rotations. Several processes append steps, with their times, to one file of JSON lines."""
+"""The timeline of rotations. Several processes append steps, each with its time, to one file of JSON lines."""
 
 import json
 import time
@@ -7,13 +7,13 @@ from typing import Any
 
 
 class Timeline:
-    """A timeline in one file. A step is {"at": seconds since the epoch, "step": its name, further fields}."""
+    """A timeline in one file. Each step is {"at": seconds since the epoch, "step": its name, further fields}."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
 
     def add(self, step: str, at: float | None = None, **fields: object) -> None:
-        """Append one step in a single write, so that the lines of several processes do not mix."""
+        """Append one step in a single write, so that the lines of several processes do not get mixed up."""
         line = json.dumps({"at": time.time() if at is None else at, "step": step, **fields}) + "\n"
         with self.file.open("a") as file:
             file.write(line)

@@ -1,5 +1,6 @@
-"""The wire contract between the notifier and the receiver: the format of deliveries and their signatures.
+"""The wire contract between the notifier and the receiver: the format of deliveries, and their signatures.
 
-Both sides import this package; the notifier, which produces the deliveries, owns it. The code is pure: no I/O, no
-clock, no SDK. It uses the standard library only, because Lambda pays for every import at each cold start.
+Both sides import this package. The notifier produces the deliveries, so the package belongs to the notifier. The code
+is pure: it does no I/O, reads no clock, and uses no SDK. It uses only the standard library, because Lambda pays for
+every import at each cold start.
 """

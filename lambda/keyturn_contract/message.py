@@ -1,8 +1,8 @@
-"""Wire format: a delivery holds notifications as CloudEvents 1.0 in JSON; its reply holds one result for each.
+"""Wire format. A delivery has notifications as CloudEvents 1.0 in JSON. The reply has one result for each of them.
 
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
 
-A notification says "this secret may have changed"; it never carries a value.
+A notification says "this secret may have changed". It never carries a value.
 """
 
 import json
@@ -15,17 +15,18 @@ MAX_BODY = 16 * 1024  # bytes
 MAX_EVENTS = 10
 CONTENT_TYPE = "application/cloudevents+json"
 CONTENT_TYPE_BATCH = "application/cloudevents-batch+json"
-# On every reply of a receiver. A reply without it comes from something before the receiver, such as a load balancer or
-# a firewall, or from a receiver of 0.2 or before. The value is the contract's version, which tells strangers nothing.
+# Every reply of a receiver has this header. A reply without it comes from something in front of the receiver, such as a
+# load balancer or a firewall, or from a receiver of release 0.2 or earlier. The value is the version of the contract,
+# which reveals nothing to strangers.
 RECEIVER_HEADER = "Keyturn-Receiver"
 CONTRACT_VERSION = "1"
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
-_MAX_TEXT = 2048  # characters per field; the longest real value is an ARN of about 600
+_MAX_TEXT = 2048  # in characters per field; the longest real value is an ARN of about 600
 
 
 class MalformedMessage(ValueError):
-    """The body violates the contract. The text names the field and never quotes its content."""
+    """The body violates the contract. The text names the field, but never quotes its content."""
 
 
 class UnsupportedMediaType(ValueError):
@@ -33,7 +34,7 @@ class UnsupportedMediaType(ValueError):
 
 
 class EventType(StrEnum):
-    """CloudEvents ``type`` of a notification: it says what happened to the secret, or that this is a heartbeat."""
+    """The CloudEvents ``type`` of a notification. It says what happened to the secret, or that this is a heartbeat."""
 
     CHANGED = "dev.keyturn.secret.changed.v1"
     DELETED = "dev.keyturn.secret.deleted.v1"
@@ -44,7 +45,8 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NotificationData:
-    """CloudEvents ``data`` of an AWS event. ``event_name`` is its name in AWS. Fields that it lacks are None."""
+    """The CloudEvents ``data`` of an AWS event. ``event_name`` is the name of the event in AWS. Fields that the event
+    lacks are None."""
 
     event_name: str
     account: str
@@ -58,8 +60,8 @@ class NotificationData:
 class Notification:
     """One CloudEvent.
 
-    ``id`` is EventBridge's event id, which stays the same in retries. ``subject`` is the secret's ARN, or its name if
-    AWS gave no ARN. ``time`` is in RFC 3339.
+    ``id`` is the event id of EventBridge, which stays the same in retries. ``subject`` is the secret's ARN, or its name
+    if AWS gave no ARN. ``time`` is in the format of RFC 3339.
     """
 
     id: str
@@ -70,14 +72,14 @@ class Notification:
     data: NotificationData
 
 
-# Reasons of an ignored notification that no binding has refused.
+# The reasons for an ignored notification that do not come from a binding.
 REASON_HEARTBEAT = "heartbeat"
 REASON_NOT_BOUND = "no Secret is bound to it"
 REASON_NO_LONGER_BOUND = "no Secret is bound to it any more"
 
 
 class Outcome(StrEnum):
-    """Outcome of a notification at the receiver. Only FAILED asks the sender to retry."""
+    """The outcome of a notification at the receiver. Only FAILED asks the sender to retry."""
 
     APPLIED = "applied"
     UNCHANGED = "unchanged"
@@ -88,7 +90,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Result of the notification ``id``. Secrets are "namespace/name", and consumers "Kind/namespace/name"."""
+    """The result of the notification ``id``. Secrets are "namespace/name", and consumers are "Kind/namespace/name"."""
 
     id: str
     outcome: Outcome
@@ -98,7 +100,8 @@ class Result:
 
     @property
     def is_refused_by_binding(self) -> bool:
-        """Whether a Secret could not be filled, or a consumer not restarted. ``reason`` says which, and why."""
+        """Whether a Secret could not be filled, or a consumer could not be restarted. ``reason`` says which one, and
+        why."""
         return self.reason is not None and self.reason not in (
             REASON_HEARTBEAT,
             REASON_NOT_BOUND,
@@ -118,15 +121,15 @@ _REQUIRED_DATA = frozenset({"eventName", "account", "region"})
 
 
 def encode(notifications: Sequence[Notification]) -> bytes:
-    """Encode notifications as a batch of the type CONTENT_TYPE_BATCH."""
+    """Encode notifications as a batch of the content type CONTENT_TYPE_BATCH."""
     return _dump([_cloud_event(notification) for notification in notifications])
 
 
 def decode(content_type: str, body: bytes) -> tuple[Notification, ...]:
-    """Decode one notification or a batch; the content type says which.
+    """Decode one notification or a batch, depending on the content type.
 
     Unknown attributes are ignored, as CloudEvents requires. An unknown event type is an error, because its sender
-    expects an action. Raises UnsupportedMediaType or MalformedMessage, and no other exception.
+    expects that something is done. Raises UnsupportedMediaType or MalformedMessage, and no other exception.
     """
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in (CONTENT_TYPE, CONTENT_TYPE_BATCH):
@@ -142,7 +145,7 @@ def decode(content_type: str, body: bytes) -> tuple[Notification, ...]:
 
 
 def validate(notification: Notification) -> None:
-    """Check a notification before it is sent, by the rules of ``decode``. Raises MalformedMessage."""
+    """Check a notification by the rules of ``decode`` before it is sent. Raises MalformedMessage."""
     _parse_notification(_cloud_event(notification), "")
 
 
@@ -188,7 +191,7 @@ def _cloud_event(notification: Notification) -> dict[str, object]:
 
 
 def _parse_notification(event: object, prefix: str) -> Notification:
-    """Parse a CloudEvent; error texts start with ``prefix``."""
+    """Parse a CloudEvent. The texts of errors start with ``prefix``."""
     if not isinstance(event, dict):
         raise MalformedMessage(f"{prefix}not an object")
     if event.get("specversion") != "1.0":

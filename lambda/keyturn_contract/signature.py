@@ -1,4 +1,4 @@
-"""Signatures of deliveries: Standard Webhooks, symmetric (`v1`, HMAC-SHA256) and asymmetric (`v1a`, Ed25519).
+"""Signatures of deliveries, as in Standard Webhooks: symmetric (`v1`, HMAC-SHA256) and asymmetric (`v1a`, Ed25519).
 
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 
@@ -14,14 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 PREFIX = "whsec_"
 PUBLIC_PREFIX = "whpk_"
-TOLERANCE = 300.0  # seconds, in either direction
-MAX_SIGNATURES = 8  # in one header: three keys during a rotation, times two schemes, plus two to spare
+TOLERANCE = 300.0  # seconds, in both directions
+MAX_SIGNATURES = 8  # signatures in one header: three keys during a rotation, times two schemes, plus two to spare
 
-_ID = re.compile(r"[\x21-\x2d\x2f-\x7e]{1,256}")  # printable ASCII without the dot, which separates the signed parts
+_ID = re.compile(r"[\x21-\x2d\x2f-\x7e]{1,256}")  # printable ASCII except the dot, which separates the signed parts
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")
 _SIGNATURE = re.compile(r"v1,([A-Za-z0-9+/]{43}=)")
 _SIGNATURE_ED25519 = re.compile(r"v1a,([A-Za-z0-9+/]{86}==)")
-# DER prefix of the 32 key bytes in a SubjectPublicKeyInfo of Ed25519: https://www.rfc-editor.org/rfc/rfc8410
+# The DER prefix of the 32 bytes of the key in a SubjectPublicKeyInfo of Ed25519: https://www.rfc-editor.org/rfc/rfc8410
 _SPKI = bytes.fromhex("302a300506032b6570032100")
 
 Ed25519 = Callable[[bytes, bytes], bool]
@@ -33,7 +33,8 @@ class InvalidKey(ValueError):
 
 
 class NotVerified(Exception):
-    """The signature does not match, or the timestamp is out of range. ``reason`` is for logs, not for the sender."""
+    """The signature does not match, or the timestamp is out of range. ``reason`` is meant for logs, not for the
+    sender."""
 
     def __init__(self, reason: str) -> None:
         super().__init__("not verified")
@@ -43,8 +44,8 @@ class NotVerified(Exception):
 def parse_key(text: str) -> bytes:
     """Parse a symmetric key: base64 of 24 to 64 bytes, with or without ``whsec_`` in front.
 
-    The specification requires the prefix, but CloudFormation, which generates a stack's first key, cannot write it.
-    Raises InvalidKey, which never quotes the key.
+    The specification requires the prefix, but CloudFormation, which generates the first key of a stack, cannot write
+    it. Raises InvalidKey, which never quotes the key.
     """
     try:
         key = base64.b64decode(text.strip().removeprefix(PREFIX), validate=True)
@@ -56,7 +57,7 @@ def parse_key(text: str) -> bytes:
 
 
 def new_key(random: bytes) -> str:
-    """Format 24 to 64 random bytes as a key. Raises InvalidKey for any other length."""
+    """Format 24 to 64 random bytes as a key. Raises InvalidKey if there are fewer or more."""
     text = PREFIX + base64.b64encode(random).decode()
     parse_key(text)
     return text
@@ -65,7 +66,7 @@ def new_key(random: bytes) -> str:
 def parse_public_key(text: str) -> bytes:
     """Parse an Ed25519 public key: ``whpk_`` and base64 of 32 bytes, or the output of ``aws kms get-public-key``.
 
-    That output is base64 of a SubjectPublicKeyInfo. Raises InvalidKey.
+    That output is the base64 of a SubjectPublicKeyInfo. Raises InvalidKey.
     """
     try:
         key = base64.b64decode(text.strip().removeprefix(PUBLIC_PREFIX), validate=True)
@@ -78,17 +79,18 @@ def parse_public_key(text: str) -> bytes:
 
 
 def content(message_id: str, timestamp: int | str, body: bytes) -> bytes:
-    """Return the content to sign: ``id.timestamp.body``."""
+    """Return the content that is signed: ``id.timestamp.body``."""
     return f"{message_id}.{timestamp}.".encode() + body
 
 
 def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
-    """Sign one delivery attempt with HMAC; ``timestamp`` is in seconds since the epoch. Returns ``v1,<base64>``."""
+    """Sign one attempt of a delivery with HMAC. ``timestamp`` is in seconds since the epoch. Returns
+    ``v1,<base64>``."""
     return "v1," + _base64(_digest(key, content(message_id, timestamp, body)))
 
 
 def sign_ed25519(sign: Callable[[bytes], bytes], message_id: str, timestamp: int, body: bytes) -> str:
-    """Sign one delivery attempt with Ed25519; ``sign`` must return 64 bytes. Returns ``v1a,<base64>``."""
+    """Sign one attempt of a delivery with Ed25519. ``sign`` must return 64 bytes. Returns ``v1a,<base64>``."""
     return "v1a," + _base64(sign(content(message_id, timestamp, body)))
 
 
@@ -100,10 +102,10 @@ def verify(
     tolerance: float = TOLERANCE,
     public_keys: Sequence[Ed25519] = (),
 ) -> str:
-    """Verify a delivery and return its ``webhook-id``. One signature that is valid for any key is enough.
+    """Verify a delivery, and return its ``webhook-id``. One signature that is valid for one of the keys is enough.
 
-    ``headers`` must have lower-case names; ``now`` is in seconds since the epoch, ``tolerance`` in seconds. Raises
-    NotVerified, and no other exception, for any input.
+    ``headers`` must have lower-case names. ``now`` is in seconds since the epoch, and ``tolerance`` is in seconds.
+    Raises NotVerified, and no other exception, for any input.
     """
     message_id = headers.get("webhook-id", "")
     timestamp = headers.get("webhook-timestamp", "")
@@ -119,7 +121,7 @@ def verify(
     if not (given and keys) and not (given_ed25519 and public_keys):
         raise NotVerified("webhook-signature has no signature of a scheme that keys are configured for")
     signed = content(message_id, timestamp, body)
-    # Check every pair, even after a match, so that the duration reveals nothing.
+    # Check every pair, even after a match, so that the time it takes reveals nothing.
     matches = [hmac.compare_digest(digest, each) for digest in (_digest(key, signed) for key in keys) for each in given]
     matches += [fits(each, signed) for fits in public_keys for each in given_ed25519]
     if not any(matches):

@@ -1,17 +1,17 @@
 """Clients for AWS.
 
-boto3 is imported by ``client`` and not with this module, because that import takes longer than all others together.
+boto3 is imported by ``client`` and not by this module, because that import takes longer than all others together.
 """
 
 from typing import Any
 
 CONNECT_SECONDS = 1
 READ_SECONDS = 3
-ATTEMPTS = 2  # including the first
+ATTEMPTS = 2  # including the first attempt
 
 
 def client(name: str) -> Any:
-    """Build a client whose calls time out well before the invocation does. The caller annotates the client's type."""
+    """Return a client whose calls time out well before the invocation does. The caller annotates the client's type."""
     import boto3
     from botocore.config import Config
 

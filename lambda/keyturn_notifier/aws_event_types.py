@@ -1,11 +1,12 @@
-"""Catalogue of all events that Secrets Manager is known to emit, each with the notification that it becomes. Pure.
+"""The catalogue of all events that Secrets Manager is known to emit, each with the notification that it becomes. Pure.
 
-A row here forwards nothing by itself. The rules in template.yaml put few of these events into the queue: the native one
-and, if the parameter LifecycleEvents is true, four CloudTrail events (DeleteSecret, RestoreSecret, RotationFailed,
-RotationAbandoned). The other rows apply if an operator's own rule sends more. `make docs` generates
-docs/events.md from this module.
+A row here does not forward anything by itself. The rules in template.yaml put only a few of these events into the
+queue: the native one and, if the parameter LifecycleEvents is true, four CloudTrail events (DeleteSecret,
+RestoreSecret, RotationFailed, RotationAbandoned). The other rows matter only if an operator's own rule sends more
+events. `make docs` generates docs/events.md from this module.
 
 Native: https://docs.aws.amazon.com/secretsmanager/latest/userguide/monitoring-eventbridge.html
+
 CloudTrail: https://docs.aws.amazon.com/secretsmanager/latest/userguide/cloudtrail_log_entries.html
 """
 
@@ -22,7 +23,7 @@ HEARTBEAT = "Keyturn Heartbeat"
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """Type of the notification that an event becomes, or None if the event is ignored, and the reason."""
+    """The type of the notification that an event becomes, or None if the event is ignored, and the reason for that."""
 
     becomes: EventType | None
     reason: str

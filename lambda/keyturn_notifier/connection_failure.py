@@ -1,7 +1,7 @@
-"""Connection failures: the words for a POST that got no answer, by urllib3's class of the error.
+"""Connection failures: the words for a POST that got no answer, according to urllib3's class of the error.
 
-The words are for logs and dead letters. They quote no text that the other side wrote: OpenSSL's own messages about a
-certificate are the only text that is not ours, and its message about a wrong host name names the host of our URL.
+The words are for logs and dead letters. They never quote text that the other side wrote. The only text that is not ours
+is OpenSSL's own message about a certificate. Its message about a wrong host name contains the host of our URL.
 """
 
 import errno
@@ -23,7 +23,7 @@ _NO_ROUTE = (errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
 def describe(error: HTTPError, connect_seconds: float, reply_seconds: float) -> str:
-    """Return the words for an error of one POST with these timeouts, in seconds."""
+    """Return the words for the error of one POST. The timeouts of the POST are given in seconds."""
     match error:
         case NameResolutionError():
             return "its name does not resolve"
@@ -64,7 +64,7 @@ def _tls(error: SSLError) -> str:
 
 
 def _broken(error: ProtocolError) -> str:
-    # http.client.RemoteDisconnected is a ConnectionError and a BadStatusLine.
+    # http.client.RemoteDisconnected is both a ConnectionError and a BadStatusLine, so ConnectionError comes first.
     cause = error.args[1] if len(error.args) > 1 else None
     if isinstance(cause, ConnectionError):
         return "it closed the connection without an answer"

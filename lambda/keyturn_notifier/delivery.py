@@ -1,4 +1,4 @@
-"""Client for one receiver. It posts signed batches and returns the result of each notification."""
+"""The client for one receiver. It posts signed batches, and returns the result of each notification."""
 
 import hashlib
 import ssl
@@ -28,9 +28,9 @@ from keyturn_notifier.signing import KMS_LIMIT, KeyRing, Keys, SigningUnavailabl
 
 CONNECT_SECONDS = 3.0
 REPLY_SECONDS = 10.0  # longer than the receiver's own deadline of 8 s
-COOLDOWN_SECONDS = 5.0  # of the circuit breaker, if the receiver sent no Retry-After
+COOLDOWN_SECONDS = 5.0  # of the circuit breaker, in seconds, if the receiver has sent no Retry-After
 MAX_REPLY = 256 * 1024  # bytes: ten results, each with the names of hundreds of Secrets
-MAX_DELIVERED = 10_000  # event ids kept in memory
+MAX_DELIVERED = 10_000  # the most event ids kept in memory
 
 
 class ReceiverClient:
@@ -38,9 +38,9 @@ class ReceiverClient:
 
     Connections stay open across invocations. A notification that the receiver has accepted is not sent to it again.
 
-    Circuit breaker: after a reply that shows the receiver unavailable (no answer, 429, or 503 without results) nothing
-    is sent to it for a cooldown, so that a dead receiver does not delay the others. ``now`` returns seconds since the
-    epoch; ``monotonic`` returns seconds of the clock that deadlines use.
+    Circuit breaker: if a reply shows that the receiver is unavailable (no answer, 429, or 503 without results), nothing
+    is sent to that receiver for a cooldown, so that a dead receiver does not delay the others. ``now`` returns seconds
+    since the epoch. ``monotonic`` returns the seconds of the clock that deadlines use.
     """
 
     def __init__(
@@ -62,11 +62,12 @@ class ReceiverClient:
         self._delivered: OrderedDict[str, None] = OrderedDict()
 
     def deliver(self, notifications: Sequence[Notification], deadline: float) -> DeliveryReport:
-        """Post the notifications in as few batches as fit. No batch starts that could end after ``deadline``.
+        """Post the notifications in as few batches as possible. No batch is started that could end after ``deadline``.
 
-        No answer, 408, 429 and 5xx: retry, except for the notifications that the reply lists as done. 401: post once
-        more immediately, with keys read again. Any other 4xx: post each notification alone; those that the receiver
-        itself still refuses are poison.
+        If there is no answer, or the status is 408, 429 or 5xx, the notifications are to be retried, except for those
+        that the reply lists as done. After a 401, the keys are read again and the batch is posted once more
+        immediately. After any other 4xx, each notification is posted alone, and those that the receiver itself still
+        refuses are poison.
         """
         results = {
             notification.id: DeliveryResult(Disposition.DONE, "delivered earlier")
@@ -102,7 +103,7 @@ class ReceiverClient:
     ) -> dict[str, DeliveryResult]:
         results = classify(batch, reply, self._now())
         if refuses(reply) and len(batch) > 1:
-            # Post each alone, so that one refused notification does not fail the others.
+            # Post each notification alone, so that one that is refused does not make the others fail.
             singles = [self._deliver([notification], deadline, replies) for notification in batch]
             return {event_id: result for single in singles for event_id, result in single.items()}
         if unavailable(reply):
@@ -123,7 +124,7 @@ class ReceiverClient:
             try:
                 response, content = self._exchange(body, headers)
             except urllib3.exceptions.ProtocolError:
-                # The receiver, or a load balancer, closed an idle keep-alive connection. Sending twice does no harm.
+                # The receiver or a load balancer has closed an idle keep-alive connection. Sending twice does no harm.
                 response, content = self._exchange(body, headers)
         except urllib3.exceptions.HTTPError as error:
             failure = describe(error, CONNECT_SECONDS, REPLY_SECONDS)
@@ -150,7 +151,7 @@ class ReceiverClient:
         )
         content = response.read(MAX_REPLY + 1, decode_content=True)
         if len(content) > MAX_REPLY:
-            response.close()  # not a Keyturn receiver: do not wait for the rest
+            response.close()  # this is not a Keyturn receiver, so do not wait for the rest
             content = b""
         response.release_conn()
         return response, content
@@ -162,9 +163,10 @@ class ReceiverClient:
 
 
 def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
-    """Build a TLS context that trusts the system's CAs and those in ``ca_bundle`` (PEM). It always verifies.
+    """Return a TLS context that trusts the system's CAs and those in ``ca_bundle`` (PEM). It always verifies
+    certificates.
 
-    Strictly by RFC 5280, as Python does by default from 3.13 on, which is the functions' runtime:
+    It verifies strictly by RFC 5280, as Python does by default since 3.13, which is the runtime of the functions:
     https://docs.python.org/3.13/library/ssl.html#ssl.create_default_context
     """
     context = ssl.create_default_context()
@@ -176,7 +178,8 @@ def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
 
 
 def split_into_batches(notifications: Sequence[Notification], signs_with_kms: bool) -> list[list[Notification]]:
-    """Split into as few batches as fit, nearly always one. KMS signs fewer bytes than the contract allows."""
+    """Split into as few batches as possible, which is nearly always one. KMS signs fewer bytes than the contract
+    allows."""
     batches: list[list[Notification]] = []
     for notification in notifications:
         if batches and _fits([*batches[-1], notification], signs_with_kms):
@@ -187,7 +190,7 @@ def split_into_batches(notifications: Sequence[Notification], signs_with_kms: bo
 
 
 def message_id(batch: Sequence[Notification]) -> str:
-    """Return the ``webhook-id`` of a batch. A retry of the same events has the same id."""
+    """Return the ``webhook-id`` of a batch. It is the same when the same events are sent again."""
     event_ids = "\n".join(notification.id for notification in batch)
     return "msg_" + hashlib.sha256(event_ids.encode()).hexdigest()[:32]
 

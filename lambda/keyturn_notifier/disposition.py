@@ -1,4 +1,4 @@
-"""Classification of a receiver's reply: what to do with the SQS message of each notification. Pure."""
+"""Classifies a receiver's reply: what is done with the SQS message of each notification. Pure."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,19 +13,19 @@ MAX_RETRY_AFTER = 900.0  # seconds
 
 
 class Disposition(IntEnum):
-    """What to do with the message of a notification. With several receivers, the highest value applies."""
+    """What is done with the message of a notification. If there are several receivers, the highest value applies."""
 
     DONE = 0  # delete it from the queue
-    POISON = 1  # move it to the dead-letter queue: every retry would be refused, too
+    POISON = 1  # move it to the dead-letter queue, because every retry would be refused, too
     RETRY = 2  # leave it in the queue
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryResult:
-    """Result of one notification at one receiver.
+    """The result of one notification at one receiver.
 
-    ``status`` is the HTTP status (0: no answer, or nothing sent); ``retry_after`` is in seconds (0: the receiver named
-    no time); ``result`` is the receiver's own, if the reply lists the notification.
+    ``status`` is the HTTP status, or 0 if there was no answer or nothing was sent. ``retry_after`` is in seconds, and
+    is 0 if the receiver named no time. ``result`` is the receiver's own result, if the reply lists the notification.
     """
 
     disposition: Disposition
@@ -37,9 +37,11 @@ class DeliveryResult:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Reply to one POST. ``status`` 0 means no answer, and ``failure`` says why; ``seconds`` is its duration.
+    """The reply to one POST. If there was no answer, ``status`` is 0 and ``failure`` says why. ``seconds`` is the
+    duration of the POST.
 
-    ``retry_after`` and ``content_type`` are the raw headers; ``from_receiver``: the reply has RECEIVER_HEADER.
+    ``retry_after`` and ``content_type`` are the unparsed headers. ``from_receiver`` is true if the reply has
+    RECEIVER_HEADER.
     """
 
     status: int
@@ -53,18 +55,20 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryReport:
-    """Report of one delivery to one receiver: the result of each notification, by id, and the replies to all POSTs."""
+    """The report of one delivery to one receiver: the result of each notification by its id, and the replies to all
+    POSTs."""
 
     results: Mapping[str, DeliveryResult]
     replies: Sequence[Reply]
 
 
 def classify(batch: Sequence[Notification], reply: Reply, now: float) -> dict[str, DeliveryResult]:
-    """Return the result of each notification in ``batch``, by id. ``now`` is in seconds since the epoch.
+    """Return the result of each notification in ``batch``, by its id. ``now`` is in seconds since the epoch.
 
-    A notification is done only if a 200 or 503 reply lists it with an outcome other than failed. Without that, a
-    refusal by the receiver itself means poison; everything else means retry, also a refusal by something before the
-    receiver, such as a load balancer, a firewall or an ingress: that ends without a change of the notification.
+    A notification is done only if a 200 or 503 reply lists it with an outcome other than failed. Otherwise, if the
+    receiver itself refuses it, it is poison. In all other cases it is to be retried. This includes a refusal by
+    something in front of the receiver, such as a load balancer, a firewall or an ingress, because that may end while
+    the notification stays the same.
     """
     if refuses(reply) and reply.from_receiver:
         refused = DeliveryResult(Disposition.POISON, f"the receiver refuses it: {describe_reply(reply)}", reply.status)
@@ -81,7 +85,7 @@ def classify(batch: Sequence[Notification], reply: Reply, now: float) -> dict[st
 
 
 def describe_reply(reply: Reply) -> str:
-    """Return a reply in words, for logs and dead letters."""
+    """Describe a reply in words, for logs and dead letters."""
     if not reply.status:
         return reply.failure or "no answer"
     if reply.from_receiver or _results(reply):
@@ -92,17 +96,18 @@ def describe_reply(reply: Reply) -> str:
 
 
 def refuses(reply: Reply) -> bool:
-    """Whether the reply refuses the batch as such: 4xx, except for 401, 408 and 429, which ask for another try."""
+    """Return whether the reply refuses the whole batch: 4xx, except for 401, 408 and 429, which ask for another
+    attempt."""
     return 400 <= reply.status < 500 and reply.status not in (401, 408, 429)
 
 
 def same_for_all(batch: Sequence[Notification], result: DeliveryResult) -> dict[str, DeliveryResult]:
-    """Return one and the same result for each notification, by id."""
+    """Return the same result for each notification, by its id."""
     return {notification.id: result for notification in batch}
 
 
 def parse_retry_after(reply: Reply, now: float) -> float:
-    """Return the seconds in Retry-After, from 0 to MAX_RETRY_AFTER. The header holds seconds or a date.
+    """Return the seconds in Retry-After, from 0 to MAX_RETRY_AFTER. The header has either seconds or a date.
 
     https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
     """
@@ -118,12 +123,13 @@ def parse_retry_after(reply: Reply, now: float) -> float:
 
 
 def unavailable(reply: Reply) -> bool:
-    """Whether the receiver is down or refuses every request. A 503 with results comes from a receiver that works."""
+    """Return whether the receiver is down or refuses every request. A 503 that has results comes from a receiver that
+    works."""
     return reply.status in (0, 429) or (reply.status == 503 and not _results(reply))
 
 
 def _results(reply: Reply) -> Sequence[Result]:
     if reply.status in (200, 503):
-        with suppress(MalformedMessage):  # the reply is not from a Keyturn receiver, so nothing counts as done
+        with suppress(MalformedMessage):  # the reply is not from a Keyturn receiver, so no notification counts as done
             return decode_reply(reply.body)
     return ()

@@ -1,6 +1,6 @@
-"""Parser of EventBridge events. Each event becomes a notification, is ignored, or is malformed. Pure.
+"""Parses EventBridge events. Each event becomes a notification, is ignored, or is malformed. Pure.
 
-``aws_event_types`` lists the events by name; ``_secret_id`` knows the fields that identify the secret.
+``aws_event_types`` lists the events by name, and ``_secret_id`` knows which fields identify the secret.
 """
 
 import re
@@ -13,22 +13,23 @@ from keyturn_contract.message import EventType, MalformedMessage, Notification, 
 from keyturn_notifier.aws_event_types import API_CALL, HEARTBEAT, MEANINGS, NATIVE, SERVICE_EVENT, UNKNOWN
 
 SOURCE = "aws.secretsmanager"
-HEARTBEAT_SOURCE = "dev.keyturn"  # source of the events that the schedule in template.yaml sends
+HEARTBEAT_SOURCE = "dev.keyturn"  # the source of the events that the schedule in template.yaml sends
 
-# Rotations move these labels, and applications do not read secrets by them:
+# Rotations move these labels, and applications do not use them to read secrets:
 # https://docs.aws.amazon.com/secretsmanager/latest/userguide/whats-in-a-secret.html#term_version
 _IGNORED_LABELS = frozenset({"AWSPENDING", "AWSPREVIOUS"})
-_ARN_SUFFIX = len("-a1b2c3")  # AWS appends six random characters to the name in a complete ARN
+_ARN_SUFFIX = len("-a1b2c3")  # in a complete ARN, AWS appends six random characters to the name
 _SUFFIX = re.compile(r"-[A-Za-z0-9]{6}\Z")
 
 
 class MalformedEvent(ValueError):
-    """The event is not a valid Secrets Manager event or heartbeat. The text says what is missing or what to correct."""
+    """The event is not a valid event of Secrets Manager or a heartbeat. The text says what is missing or has to be
+    corrected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """An event that changes no value in use, with the reason for ignoring it."""
+    """An event that does not change a value in use, and the reason for ignoring it."""
 
     reason: str
 
@@ -36,8 +37,9 @@ class Ignored:
 def parse_event(event: object, signing_key_id: str = "", name_prefixes: Sequence[str] = ()) -> Notification | Ignored:
     """Parse an EventBridge event. Raises MalformedEvent.
 
-    Ignored are events about ``signing_key_id`` (name or ARN) and, with ``name_prefixes``, about secrets whose name
-    begins with none of them. EventBridge cannot filter by name where CloudTrail gives an ARN.
+    Events about ``signing_key_id`` (a name or an ARN) are ignored. If there are ``name_prefixes``, events about secrets
+    whose name begins with none of them are ignored, too. EventBridge cannot filter these by name, because some
+    CloudTrail events have only an ARN.
     """
     if not isinstance(event, dict):
         raise MalformedEvent("the event is not an object")
@@ -62,7 +64,7 @@ def parse_event(event: object, signing_key_id: str = "", name_prefixes: Sequence
 
 
 def _name(notification: Notification) -> str:
-    """Return the secret's name. The ARN is complete where no name comes with it: AWS has written it."""
+    """Return the secret's name. If the event has only an ARN, the ARN is complete, because AWS has written it."""
     _, separator, resource = notification.subject.partition(":secret:")
     return notification.data.name or (_SUFFIX.sub("", resource) if separator else notification.subject)
 
@@ -120,7 +122,7 @@ def _labels(detail: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _secret_id(detail: Mapping[str, Any]) -> str | None:
-    """Return the secret's ARN if the record holds it, else its name or partial ARN as the caller wrote it."""
+    """Return the secret's ARN if the record has it. Otherwise return the name or partial ARN that the caller wrote."""
     candidates = (
         ("responseElements", "arn"),
         ("responseElements", "aRN"),  # until February 2024: https://repost.aws/knowledge-center/secrets-manager-arn
@@ -133,7 +135,8 @@ def _secret_id(detail: Mapping[str, Any]) -> str | None:
 
 
 def _aliases(secret_id: str) -> frozenset[str]:
-    """Return all ids of one secret: name, complete and partial ARN. ``secret_id`` is its name or its complete ARN."""
+    """Return all ids of one secret: its name, its complete ARN and its partial ARN. ``secret_id`` is the name or the
+    complete ARN."""
     _, separator, resource = secret_id.partition(":secret:")
     if not separator:
         return frozenset({secret_id})
@@ -153,7 +156,8 @@ def _notification(
         data=data,
     )
     try:
-        # The receiver refuses a whole batch for one malformed notification, so refuse it here, before it is in a batch.
+        # If one notification is malformed, the receiver refuses the whole batch. So check it here, before it is in a
+        # batch.
         validate(notification)
         datetime.fromisoformat(notification.time)
     except MalformedMessage as error:

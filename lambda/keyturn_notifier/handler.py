@@ -1,4 +1,5 @@
-"""Lambda entry point of the notifier. It takes SQS records and returns the ids of failed messages. Composition root."""
+"""The Lambda entry point of the notifier. It takes SQS records, and returns the ids of the messages that failed.
+Composition root."""
 
 import json
 import time
@@ -23,15 +24,16 @@ if TYPE_CHECKING:
 
     from keyturn_notifier.delivery import ReceiverClient
 
-MAX_NAMES = 100  # of Secrets, and of consumers, in one log line
-RESERVE_SECONDS = 4.0  # kept free at the end of an invocation, for the calls to SQS
+MAX_NAMES = 100  # the most names of Secrets, and of consumers, in one log line
+RESERVE_SECONDS = 4.0  # seconds that are kept free at the end of an invocation for the calls to SQS
 
 Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A notification and the SQS records that carried it. EventBridge may send an event twice."""
+    """A notification, and the SQS records that carried it. There may be several, because EventBridge may send an event
+    twice."""
 
     notification: Notification
     records: Sequence[Record]
@@ -55,7 +57,8 @@ class Notifier:
         self._threads = threads
 
     def handle(self, records: Sequence[Record], seconds: float) -> list[str]:
-        """Deliver the events in ``records`` within ``seconds``; return the ids of the messages that stay queued."""
+        """Deliver the events in ``records`` within ``seconds``. Return the ids of the messages that stay in the
+        queue."""
         add_metric(Metric.EVENTS_RECEIVED, len(records))
         envelopes, failed_ids = self._parse(records)
         results_by_host = self._deliver([each.notification for each in envelopes], seconds - RESERVE_SECONDS)
@@ -65,7 +68,7 @@ class Notifier:
             disposition = max(result.disposition for result in results.values())
             _report(envelope.notification, disposition, results)
             if envelope.notification.type is EventType.HEARTBEAT:
-                continue  # not retried: a late heartbeat proves nothing, and the schedule sends another
+                continue  # not retried, because a late heartbeat proves nothing and the next one follows
             if disposition is Disposition.RETRY:
                 retry_after = max(result.retry_after for result in results.values())
                 postponed += [(record, retry_after) for record in envelope.records]
@@ -82,7 +85,7 @@ class Notifier:
         return failed_ids + [record["messageId"] for record, _ in postponed]
 
     def _parse(self, records: Sequence[Record]) -> tuple[list[Envelope], list[str]]:
-        """Parse the records; return envelopes, and the ids of malformed messages that must stay queued."""
+        """Parse the records. Return envelopes, and the ids of malformed messages that have to stay in the queue."""
         by_id: dict[str, tuple[Notification, list[Record]]] = {}
         failed_ids: list[str] = []
         for record in records:
@@ -103,7 +106,8 @@ class Notifier:
     def _deliver(
         self, notifications: Sequence[Notification], seconds: float
     ) -> Mapping[str, Mapping[str, DeliveryResult]]:
-        """Deliver all notifications to every receiver, in parallel; return the results by host and notification id."""
+        """Deliver all notifications to every receiver, in parallel. Return the results by host and by notification
+        id."""
         if not notifications:
             return {}
         deadline = time.monotonic() + seconds
@@ -121,19 +125,19 @@ class Notifier:
         return results_by_host
 
     def _dead_letter(self, record: Record, reason: str) -> list[str]:
-        """Move a message to the dead-letter queue; return its id if that fails, so that it stays queued."""
+        """Move a message to the dead-letter queue. If that fails, return its id, so that it stays in the queue."""
         add_metric(Metric.DELIVERIES_POISON)
         logger.error("poison message", extra={"message_id": record["messageId"], "reason": reason})
         return [] if self._queue.dead_letter(record, reason) else [record["messageId"]]
 
 
 def _report(notification: Notification, disposition: Disposition, results: Mapping[str, DeliveryResult]) -> None:
-    """Log and count one notification, with its results by host."""
+    """Log and count one notification with its results, which are given by host."""
     is_heartbeat = notification.type is EventType.HEARTBEAT
     if is_heartbeat:
         accepted = disposition is Disposition.DONE
         add_metric(Metric.HEARTBEATS_ACCEPTED if accepted else Metric.HEARTBEATS_REFUSED)
-    elif disposition is not Disposition.POISON:  # _dead_letter counts poison
+    elif disposition is not Disposition.POISON:  # _dead_letter counts poison messages
         add_metric(Metric.DELIVERIES_DONE if disposition is Disposition.DONE else Metric.DELIVERIES_AGAIN)
     if any(result.status == 401 for result in results.values()):
         add_metric(Metric.DELIVERIES_REFUSED)
@@ -161,7 +165,7 @@ def _report(notification: Notification, disposition: Disposition, results: Mappi
 
 
 def _fields(host: str, result: Result) -> dict[str, Any]:
-    """Return the log fields of one receiver's result."""
+    """Return the fields that are logged for one receiver's result."""
     return {
         "receiver": host,
         "outcome": result.outcome.value,
@@ -173,8 +177,8 @@ def _fields(host: str, result: Result) -> dict[str, Any]:
 
 @cache
 def _notifier() -> Notifier:
-    """Build the notifier once for all invocations of one execution environment."""
-    # Imported here because the HTTP client, like boto3, takes long to import.
+    """Build the notifier once, for all invocations of one execution environment."""
+    # This is imported only here, because the HTTP client, like boto3, takes long to import.
     import urllib3
 
     from keyturn_notifier.delivery import ReceiverClient, tls_context
@@ -192,7 +196,7 @@ def _notifier() -> Notifier:
     receivers = [
         ReceiverClient(url, key_ring, urllib3.PoolManager(ssl_context=context)) for url in settings.receiver_urls
     ]
-    # Two threads each: a delivery that outlives its invocation must not block the next one.
+    # Each receiver has two threads, so that a delivery that outlives its invocation does not block the next one.
     threads = ThreadPoolExecutor(2 * len(receivers))
     return Notifier(receivers, queue, settings.signing_key_secret_id, settings.name_prefixes, threads)
 
@@ -200,7 +204,7 @@ def _notifier() -> Notifier:
 @logger.inject_lambda_context
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, list[dict[str, str]]]:
-    """Handle one batch of SQS records and report partial failures.
+    """Handle one batch of SQS records, and report the messages that failed.
 
     https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
     """

@@ -1,4 +1,4 @@
-"""The SQS queue of events. Its visibility timeout delays retries, and poison messages go to the dead-letter queue."""
+"""The SQS queue of events. Its visibility timeout delays retries, and poison messages move to the dead-letter queue."""
 
 import math
 import random
@@ -11,23 +11,24 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 FIRST_DELAY = 2.0  # seconds
-# Seconds; equal to VisibilityTimeout in template.yaml. This and maxReceiveCount determine how long messages survive an
-# outage of a receiver.
+# In seconds. This equals VisibilityTimeout in template.yaml. Together with maxReceiveCount, it determines how long
+# messages survive an outage of a receiver.
 MAX_DELAY = 180.0
 
 
 def retry_delay(receives: int, retry_after: float, jitter: float) -> int:
-    """Return the seconds until a message that was received ``receives`` times becomes visible again.
+    """Return the seconds until a message that has been received ``receives`` times becomes visible again.
 
-    Exponential back-off with jitter. The delay doubles from FIRST_DELAY to MAX_DELAY. A ``jitter`` from 0 to 1 reduces
-    it by up to half. It is never less than ``retry_after`` seconds.
+    This is an exponential back-off with jitter. The delay doubles from FIRST_DELAY to MAX_DELAY. A ``jitter`` from 0 to
+    1 shortens it by up to half. The delay is never shorter than ``retry_after`` seconds.
     """
     exponential = min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(receives - 1, 16))
     return max(round(exponential * (1 - jitter / 2)), math.ceil(retry_after))
 
 
 class SqsQueue:
-    """The event queue and its dead-letter queue. A failed SQS call loses nothing, because the message stays queued."""
+    """The event queue and its dead-letter queue. If a call to SQS fails, nothing is lost, because the message stays
+    queued."""
 
     def __init__(
         self,
@@ -44,7 +45,8 @@ class SqsQueue:
         self._jitter = jitter
 
     def postpone(self, records: Sequence[tuple[Mapping[str, Any], float]]) -> None:
-        """Hide messages until their next try. Each comes with the receiver's Retry-After in seconds, or 0."""
+        """Hide messages until their next attempt. Each comes with the receiver's Retry-After in seconds, or 0 if there
+        was none."""
         entries: Sequence[Any] = [
             {
                 "Id": str(number),
@@ -53,7 +55,7 @@ class SqsQueue:
             }
             for number, (record, retry_after) in enumerate(records)
         ]
-        for start in range(0, len(entries), 10):  # SQS's limit for one call
+        for start in range(0, len(entries), 10):  # SQS allows ten in one call
             try:
                 response = self._sqs.change_message_visibility_batch(
                     QueueUrl=self._queue_url, Entries=entries[start : start + 10]
@@ -65,7 +67,8 @@ class SqsQueue:
                 self._warn("retry delay not set: the queue's own visibility timeout applies", {"errors": codes})
 
     def dead_letter(self, record: Mapping[str, Any], reason: str) -> bool:
-        """Send a message, with the reason, to the dead-letter queue; return whether the original may be deleted."""
+        """Send a message and the reason to the dead-letter queue. Return whether the original message may be
+        deleted."""
         clean = "".join(char if char.isprintable() else "?" for char in reason)  # SQS refuses control characters
         attributes: dict[str, Any] = {
             "reason": {"DataType": "String", "StringValue": clean[:1000]},

@@ -1,9 +1,10 @@
-"""Lambda entry point of the signing key's rotation, which Secrets Manager calls in four steps. Composition root.
+"""The Lambda entry point of the signing key's rotation. Secrets Manager calls it in four steps. Composition root.
 
 https://docs.aws.amazon.com/secretsmanager/latest/userguide/rotate-secrets_lambda-functions.html
 
-The new key becomes current only after every receiver has accepted a heartbeat that is signed with it and not with the
-old key. Until then, and after any failure, the old key stays current, and Secrets Manager retries the rotation.
+The new key becomes current only after every receiver has accepted a heartbeat that is signed with the new key and not
+with the old one. Until then, and after any failure, the old key stays current, and Secrets Manager retries the
+rotation.
 """
 
 import os
@@ -30,19 +31,19 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-PAUSE_SECONDS = 5.0  # between two tries; a receiver reads the keys once a minute
+PAUSE_SECONDS = 5.0  # seconds between two attempts; a receiver reads the keys once a minute
 STEPS = ("createSecret", "setSecret", "testSecret", "finishSecret")
-TRY_SECONDS = 30.0  # for one try, that is, for one call of ReceiverClient.deliver
+TRY_SECONDS = 30.0  # seconds for one attempt, which is one call of ReceiverClient.deliver
 
 
 class RotationFailed(Exception):
-    """The rotation stops and the old key stays current. The text says why and what to do if it fails again."""
+    """The rotation stops, and the old key stays current. The text says why, and what to do if it fails again."""
 
 
 class Rotation:
-    """Steps of the rotation of one secret.
+    """The steps of the rotation of one secret.
 
-    ``receivers`` builds the clients for the test step, which sign with the key at a staging label.
+    ``receivers`` builds the clients for the test step. They sign with the key that has the given staging label.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class Rotation:
         self._sleep = sleep
 
     def is_open(self, version_id: str) -> bool:
-        """Whether a rotation to this version is in progress; False if it has ended. Raises RotationFailed.
+        """Return whether a rotation to this version is in progress. False means that it has ended. Raises
+        RotationFailed.
 
-        The caller of the function can name any version, so every step checks what AWS's own template checks:
+        Whoever may call the function can pass any version, so every step makes the same checks as AWS's own template:
         https://github.com/aws-samples/aws-secrets-manager-rotation-lambdas
         """
         secret = self._secrets_manager.describe_secret(SecretId=self._secret_id)
@@ -76,7 +78,7 @@ class Rotation:
         return True
 
     def create(self, version_id: str) -> None:
-        """Write a new key as the pending version, unless an earlier try has written it."""
+        """Write a new key as the pending version, unless an earlier attempt has already written it."""
         if not self._has_key(version_id):
             self._secrets_manager.put_secret_value(
                 SecretId=self._secret_id,
@@ -90,8 +92,8 @@ class Rotation:
 
         A receiver accepts the new key only after it has read the keys again, so the first heartbeats may be refused.
 
-        Dry run: without a pending key the current one is tested. Secrets Manager runs this step alone, on a version
-        that it makes and removes, when a rotation is configured and not started.
+        Dry run: if there is no pending key, the current key is tested. When a rotation is configured but not started,
+        Secrets Manager runs only this step, on a version that it creates for this purpose and then removes.
         """
         is_dry_run = not self._has_key(version_id)
         end = time.monotonic() + seconds
@@ -107,7 +109,7 @@ class Rotation:
                 self._sleep(PAUSE_SECONDS)
 
     def finish(self, version_id: str) -> None:
-        """Make the pending key current. Receivers still accept the old key, which running notifiers have cached.
+        """Make the pending key current. Receivers still accept the old key, because running notifiers have cached it.
 
         Raises RotationFailed if the version has no key.
         """
@@ -127,7 +129,7 @@ class Rotation:
 
 
 def _refusal(receiver: ReceiverClient) -> str:
-    """Send one heartbeat; return the reason if the receiver does not accept it, else an empty string."""
+    """Send one heartbeat. If the receiver does not accept it, return the reason. Otherwise return an empty string."""
     data = NotificationData("SigningKeyTest", account="-", region=os.environ.get("AWS_REGION", "-"))
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     heartbeat = Notification(str(uuid.uuid4()), HEARTBEAT_SOURCE, EventType.HEARTBEAT, "heartbeat", now, data)
@@ -137,13 +139,13 @@ def _refusal(receiver: ReceiverClient) -> str:
 
 @cache
 def _rotation() -> tuple[NotifierSettings, Rotation]:
-    """Build the rotation once for all invocations of one execution environment."""
+    """Build the rotation once, for all invocations of one execution environment."""
     settings = read_settings()
     secrets_manager = aws.client("secretsmanager")
     ed25519 = kms_signer(aws.client("kms"), settings.kms_key_id) if settings.kms_key_id else None
 
     def receivers(stage: str) -> list[ReceiverClient]:
-        # A KMS key also signs, as in deliveries, because a receiver may hold only its public key.
+        # As in deliveries, the KMS key signs as well, because a receiver may have only its public key.
         key_ring = KeyRing(secrets_manager, settings.signing_key_secret_id, ed25519, (stage,))
         pool = urllib3.PoolManager(ssl_context=tls_context(settings.ca_bundle))
         return [ReceiverClient(url, key_ring, pool) for url in settings.receiver_urls]
@@ -153,7 +155,7 @@ def _rotation() -> tuple[NotifierSettings, Rotation]:
 
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: "LambdaContext") -> None:
-    """Execute one step of a rotation. Raises RotationFailed, on which Secrets Manager retries later."""
+    """Execute one step of a rotation. After RotationFailed, Secrets Manager retries later."""
     settings, rotation = _rotation()
     step, version_id = event["Step"], event["ClientRequestToken"]
     if event["SecretId"] != settings.signing_key_secret_id:
@@ -170,7 +172,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> None:
             rotation.test(version_id, context.get_remaining_time_in_millis() / 1000 - TRY_SECONDS)
         elif step == "finishSecret":
             rotation.finish(version_id)
-        # Nothing to do for setSecret: receivers read the pending key on their own schedule.
+        # setSecret needs no action, because receivers read the pending key on their own schedule.
     except RotationFailed as error:
         logger.error("signing key rotation step failed", extra={"step": step, "reason": str(error)})
         raise

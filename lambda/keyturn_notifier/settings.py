@@ -1,4 +1,4 @@
-"""Settings of the notifier and the rotation: environment variables that template.yaml sets."""
+"""The settings of the notifier and of the rotation: environment variables that template.yaml sets."""
 
 import base64
 import binascii
@@ -16,7 +16,7 @@ class InvalidSettings(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class NotifierSettings:
-    """Settings of both functions. Each field is the environment variable KEYTURN_<NAME>."""
+    """The settings of both functions. Each field is set by the environment variable KEYTURN_<NAME>."""
 
     receiver_urls: tuple[str, ...]
     """URLs of the receivers, separated by commas: `https://<receiver>/v1/notifications`."""

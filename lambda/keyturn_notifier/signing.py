@@ -1,7 +1,7 @@
-"""Keys that sign deliveries: the signing key in Secrets Manager and, if the stack has one, a KMS key.
+"""The keys that sign deliveries: the signing key in Secrets Manager and, if the stack has one, a KMS key.
 
-The current and the previous key both sign, as Standard Webhooks specifies for rotations. A receiver that has not read
-the new key yet accepts the signature of the previous one, so a rotation causes no refused delivery.
+Both the current and the previous key sign, as Standard Webhooks specifies for rotations. A receiver that has not read
+the new key yet accepts the signature of the previous one, so a rotation does not make a receiver refuse a delivery.
 """
 
 import threading
@@ -23,7 +23,7 @@ KMS_LIMIT = 4096  # bytes: https://docs.aws.amazon.com/kms/latest/APIReference/A
 
 
 class SigningUnavailable(Exception):
-    """No usable key can be read or used now. The text says why and never quotes a key."""
+    """No usable key can be read or used now. The text says why, and never quotes a key."""
 
 
 class UnusableKey(SigningUnavailable):
@@ -32,13 +32,13 @@ class UnusableKey(SigningUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Keys that sign a delivery: symmetric keys, and an optional function that signs with Ed25519."""
+    """The keys that sign a delivery: symmetric keys, and an optional function that signs with Ed25519."""
 
     symmetric: tuple[bytes, ...]
     ed25519: Callable[[bytes], bytes] | None = None
 
     def headers(self, message_id: str, timestamp: int, body: bytes) -> Mapping[str, str]:
-        """Return the webhook headers of one attempt; ``timestamp`` is in seconds since the epoch.
+        """Return the webhook headers of one attempt. ``timestamp`` is in seconds since the epoch.
 
         Raises SigningUnavailable.
         """
@@ -53,9 +53,9 @@ class Keys:
 
 
 class KeyRing:
-    """Cache of the signing keys at the staging labels ``stages``. Thread-safe.
+    """A thread-safe cache of the signing keys that have the staging labels ``stages``.
 
-    It reads the keys once, and again if a caller reports them as stale. Only the key at the first label is required.
+    The keys are read once, and again if a caller reports them as stale. Only the key with the first label is required.
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class KeyRing:
 
     @property
     def signs_with_kms(self) -> bool:
-        """Whether KMS signs, too; it signs at most KMS_LIMIT bytes."""
+        """Whether KMS signs as well. It signs at most KMS_LIMIT bytes."""
         return self._ed25519 is not None
 
     def keys(self, stale: Keys | None = None) -> Keys:
-        """Return the cached keys. Read them first if the cache is empty or still holds the ``stale`` ones.
+        """Return the cached keys. They are read first if the cache is empty or still has the ``stale`` ones.
 
         Raises SigningUnavailable.
         """
@@ -95,13 +95,15 @@ class KeyRing:
         try:
             return read_key(self._secrets_manager, self._secret_id, stage)
         except UnusableKey:
-            return None  # an unusable older key is skipped, because the key at the first label has replaced it
+            # An unusable older key is skipped, because the key with the first label has replaced it.
+            return None
 
 
 def read_key(
     secrets_manager: "SecretsManagerClient", secret_id: str, stage: str, version_id: str | None = None
 ) -> bytes | None:
-    """Read the key at a staging label, of ``version_id`` if given. Returns None if no such version exists.
+    """Read the key that has a staging label. If ``version_id`` is given, it must be the key of that version. Returns
+    None if there is no such version.
 
     Raises SigningUnavailable.
     """
@@ -132,7 +134,8 @@ def kms_signer(kms: "KMSClient", key_id: str) -> Callable[[bytes], bytes]:
 
 
 def error_code(error: Exception) -> str:
-    """Return AWS's error code, or the exception's class name. Its text may quote anything, so it is never logged."""
+    """Return AWS's error code, or the name of the exception's class. The exception's text may quote anything, so it is
+    never logged."""
     response = getattr(error, "response", None)
     fields = response.get("Error") if isinstance(response, dict) else None
     return str(fields.get("Code")) if isinstance(fields, dict) and fields.get("Code") else type(error).__name__

@@ -1,4 +1,4 @@
-"""Telemetry: JSON logs, and metrics in CloudWatch's embedded metric format. Neither holds a secret value."""
+"""Telemetry: JSON logs, and metrics in CloudWatch's embedded metric format. Neither contains a secret value."""
 
 import os
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
 NAMESPACE = "Keyturn"
-# template.yaml sets it to the stack's name, which distinguishes several stacks in one account.
+# template.yaml sets this to the name of the stack, which distinguishes several stacks in one account.
 SERVICE = os.environ.get("POWERTOOLS_SERVICE_NAME", "keyturn")
 
 logger = Logger(service=SERVICE)
@@ -16,7 +16,7 @@ metrics = Metrics(namespace=NAMESPACE, service=SERVICE)
 
 
 class Metric(StrEnum):
-    """Name of each metric; DEFINITIONS holds its unit and meaning."""
+    """The name of each metric. DEFINITIONS has its unit and its meaning."""
 
     EVENTS_RECEIVED = "EventsReceived"
     EVENTS_IGNORED = "EventsIgnored"
@@ -67,5 +67,5 @@ DEFINITIONS: Mapping[Metric, tuple[MetricUnit, str]] = {
 
 
 def add_metric(metric: Metric, value: float = 1) -> None:
-    """Add a value to a metric, in the unit of its definition."""
+    """Add a value to a metric, in the unit that DEFINITIONS gives."""
     metrics.add_metric(name=metric.value, unit=DEFINITIONS[metric][0], value=value)

@@ -34,7 +34,7 @@ def copied() -> list[str]:
 
 def test_both_stages_use_the_given_base_image() -> None:
     """The environment's python3 is a link into the base image, so both stages need the same base image."""
-    assert SAID[0] == ("ARG", "BASE=python:3.13-slim-bookworm")  # The release reads the base image from this line
+    assert SAID[0] == ("ARG", "BASE=python:3.13-slim-bookworm")  # the release reads the base image from this line
     assert said("FROM") == ["${BASE} AS build", "${BASE}"]
 
 

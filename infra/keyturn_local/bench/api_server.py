@@ -1,4 +1,4 @@
-"""Direct requests to the benchmark's API server. They create bound Secrets and, for comparison, raw ones."""
+"""Direct requests to the benchmark's API server. They create bound Secrets and, for comparison, raw Secrets."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 NAMESPACE = "bench"
-CONCURRENCY = 32  # raw requests in flight at once, and deliveries of a burst
+CONCURRENCY = 32  # the number of concurrent raw requests, and of concurrent deliveries in a burst
 NAMESPACE_OBJECT: dict[str, Any] = {
     "apiVersion": "v1",
     "kind": "Namespace",
@@ -29,7 +29,7 @@ NAMESPACE_OBJECT: dict[str, Any] = {
 
 
 def with_api(cluster: Cluster, work: Callable[[Api], Awaitable[T]]) -> T:
-    """Run ``work`` against the API server as an administrator, over the receiver's own transport."""
+    """Run ``work`` with an administrator's access to the API server, over the receiver's own transport."""
 
     async def run() -> T:
         with _kubeconfig(cluster.kubeconfig):
@@ -43,7 +43,7 @@ def with_api(cluster: Cluster, work: Callable[[Api], Awaitable[T]]) -> T:
 
 
 def create_bound(cluster: Cluster, names: Sequence[str]) -> None:
-    """For each of these AWS secrets, create an empty Secret that is bound to it."""
+    """Create an empty Secret for each of these AWS secrets, and bind it to that AWS secret."""
     with_api(cluster, lambda api: in_parallel(names, lambda name: create(api, name, secret_name(name), "true")))
 
 
@@ -53,14 +53,14 @@ def secret_name(name: str) -> str:
 
 
 async def create(api: Api, name: str, secret_name: str, bind: str) -> None:
-    """Create one Secret for an AWS secret. ``bind`` is the value of the label that binds it."""
+    """Create one Secret for an AWS secret. ``bind`` becomes the value of the label that binds it."""
     annotations = {"keyturn.dev/secret-id": name}
     metadata = {"name": secret_name, "labels": {"keyturn.dev/bind": bind}, "annotations": annotations}
     await api.request("POST", path("v1", "secrets", NAMESPACE), body={"metadata": metadata})
 
 
 async def in_parallel(items: Iterable[S], work: Callable[[S], Awaitable[None]]) -> float:
-    """Call ``work`` for all items, CONCURRENCY at a time; return the duration in seconds."""
+    """Call ``work`` for all items, CONCURRENCY at a time. Return the total duration in seconds."""
     remaining = iter(items)
 
     async def worker() -> None:
@@ -83,7 +83,7 @@ def until(condition: Callable[[], object], seconds: float = 60, every: float = 0
 
 @contextmanager
 def _kubeconfig(file: Path) -> Iterator[None]:
-    """Set KUBECONFIG, because the transport has no other parameter for the cluster."""
+    """Set KUBECONFIG for the block, because this is the only way to pass the cluster to the transport."""
     before = os.environ.get("KUBECONFIG")
     os.environ["KUBECONFIG"] = str(file)
     try:

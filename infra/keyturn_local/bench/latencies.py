@@ -1,4 +1,4 @@
-"""Latencies that `make bench` measures and plots."""
+"""The latencies that `make bench` measures and plots."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Latencies:
-    """Seconds from sending a delivery to its acknowledgement or, in ``floor``, of one value read and one raw apply."""
+    """Seconds from sending a delivery to its acknowledgement. ``floor`` instead has the seconds for one read of a value
+    and one raw apply."""
 
     floor: list[float] = field(default_factory=list)
     alone: list[float] = field(default_factory=list)
@@ -15,5 +16,5 @@ class Latencies:
 
 
 def percentile(values: Sequence[float], part: float) -> float:
-    """Return a percentile of the values; ``part`` is from 0 to 1."""
+    """Return a percentile of the values. ``part`` is a number from 0 to 1."""
     return sorted(values)[min(len(values) - 1, int(part * len(values)))]

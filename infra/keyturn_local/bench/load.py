@@ -1,4 +1,5 @@
-"""Load generator for the webhook. It sends signed deliveries as the notifier does: singly, in bursts, or as a flood."""
+"""Load generator for the webhook. It sends signed deliveries as the notifier does: one by one, in bursts, or as a
+flood."""
 
 import asyncio
 import time
@@ -26,18 +27,19 @@ from keyturn_local.bench.stub_aws import arn_of
 
 
 class NotDelivered(RuntimeError):
-    """A delivery got an unexpected answer, so that nothing was measured."""
+    """A delivery got an unexpected answer, so nothing was measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Sender of deliveries to one webhook, with one signing key."""
+    """Sends deliveries to one webhook, signed with one key."""
 
     url: str
     key: bytes
 
     def delivery(self, versions: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
-        """Return the body and headers of one delivery. ``versions`` holds each secret's current version id, by name."""
+        """Return the body and the headers of one delivery. ``versions`` maps the name of each secret to its current
+        version id."""
         body = encode([_notification(name, version_id) for name, version_id in versions.items()])
         message_id, now = f"msg_{uuid.uuid4().hex}", int(time.time())
         headers = {
@@ -49,7 +51,7 @@ class Sender:
         return body, headers
 
     async def send(self, session: aiohttp.ClientSession, versions: Mapping[str, str]) -> float:
-        """Send one delivery; return the seconds until its acknowledgement. Raises NotDelivered."""
+        """Send one delivery. Return the seconds until its acknowledgement. Raises NotDelivered."""
         body, headers = self.delivery(versions)
         started = time.perf_counter()
         async with session.post(self.url, data=body, headers=headers) as reply:
@@ -60,7 +62,8 @@ class Sender:
         return seconds
 
     async def burst(self, versions: Mapping[str, str], connections: int) -> float:
-        """Send full batches over several connections at once; return the duration in seconds. Raises NotDelivered."""
+        """Send full batches over several connections at once. Return the total duration in seconds. Raises
+        NotDelivered."""
         names = list(versions)
         batches = iter([names[first : first + MAX_EVENTS] for first in range(0, len(names), MAX_EVENTS)])
         async with aiohttp.ClientSession() as session:
@@ -74,10 +77,10 @@ class Sender:
             return time.perf_counter() - started
 
     def flood(self, seconds: float, connections: int, forged: bool) -> tuple[float, Counter[int]]:
-        """Repeat one delivery, about a secret without bindings, as fast as the answers arrive.
+        """Repeat one delivery, about a secret to which nothing is bound, as fast as the answers arrive.
 
-        Returns the duration in seconds and the number of answers by status. If ``forged``, another key signs the
-        delivery.
+        Returns the duration in seconds, and the number of answers for each status. If ``forged`` is true, the delivery
+        is signed with a wrong key.
         """
         body, headers = self.delivery({"nobody/binds-this": str(uuid.uuid4())})
         if forged:
@@ -92,7 +95,7 @@ def _notification(name: str, version_id: str) -> Notification:
 
 
 class _Flood(asyncio.Protocol):
-    """Connection that repeats its request after each answer. It uses less CPU than the server."""
+    """A connection that repeats its request after each answer. It uses less CPU than the server."""
 
     def __init__(self, request: bytes, statuses: Counter[int], end: float) -> None:
         self._request = request

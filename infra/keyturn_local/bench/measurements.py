@@ -1,4 +1,5 @@
-"""Measurements of `make bench`, in the order in which they run. Some use Secrets that earlier measurements create."""
+"""The measurements of `make bench`, in the order in which they run. Some of them use Secrets that earlier ones
+create."""
 
 import asyncio
 import statistics
@@ -14,15 +15,15 @@ from keyturn_local.bench.rows import Row
 from keyturn_local.bench.testbed import BINDINGS, BURST, Testbed
 from keyturn_local.receiver.process import LocalReceiver, total
 
-SAMPLES = 400  # rotations in one phase, which takes twenty seconds
-COUNTED = 20  # rotations whose calls are counted; they run one after the other
-SETTLE_SECONDS = 1.0  # for the watches to show the writes of a rotation and of the Deployment controller
+SAMPLES = 400  # the number of rotations in one phase, which takes twenty seconds
+COUNTED = 20  # the number of rotations, made one after another, whose calls are counted
+SETTLE_SECONDS = 1.0  # time for the watches to show what a rotation and the Deployment controller have written
 
 Measurement = Callable[[Testbed, Latencies], list[Row]]
 
 
 def calls(testbed: Testbed, latencies: Latencies) -> list[Row]:
-    """Count the calls of one rotation in steady state, with one binding, one consumer, and all caches filled."""
+    """Count the calls of one rotation in steady state: with one binding, one consumer, and all caches filled."""
     name = testbed.aws.names[-1]
     create_bound(testbed.cluster, [name])
     consumer = _consumer(secret_name(name))
@@ -31,7 +32,7 @@ def calls(testbed: Testbed, latencies: Latencies) -> list[Row]:
     receiver.start()
     until(partial(_swept, receiver))
     until(lambda: _applied(receiver) >= 1)
-    for _ in range(3):  # warm up, so that caches are filled and the consumer has its first mark
+    for _ in range(3):  # warm up: fill the caches, and give the consumer its first mark
         testbed.rotate_steadily(receiver, [name])
         time.sleep(SETTLE_SECONDS)
     aws, before = testbed.aws.calls(), receiver.metrics()
@@ -63,7 +64,7 @@ def calls(testbed: Testbed, latencies: Latencies) -> list[Row]:
 
 
 def restore(testbed: Testbed, _: Latencies) -> list[Row]:
-    """Measure how fast the receiver fills 1,000 bound and empty Secrets, as in a rebuilt cluster."""
+    """Measure how fast the receiver fills 1,000 bound Secrets that are empty, as in a cluster that was rebuilt."""
     names = testbed.aws.names[:BURST]
     create_bound(testbed.cluster, names)
     testbed.create_raw()
@@ -86,7 +87,8 @@ def restore(testbed: Testbed, _: Latencies) -> list[Row]:
 
 
 def latency(testbed: Testbed, latencies: Latencies) -> list[Row]:
-    """Measure the latency of twenty rotations a second, and the floor before, between and after the two phases."""
+    """Measure the latency of twenty rotations a second in two phases. The floor is measured before, between and after
+    them."""
     receiver = testbed.receiver()
     receiver.start()
     names = testbed.aws.names[:BURST]
@@ -109,12 +111,12 @@ def latency(testbed: Testbed, latencies: Latencies) -> list[Row]:
 
 
 def burst(testbed: Testbed, latencies: Latencies) -> list[Row]:
-    """Measure bursts of 1,000 rotations, alternating with bursts of as many raw applies."""
+    """Measure bursts of 1,000 rotations. They alternate with bursts of as many raw applies."""
     receiver = testbed.receiver()
     receiver.start()
     names = testbed.aws.names[:BURST]
     sender = testbed.sender(receiver)
-    asyncio.run(sender.burst(testbed.aws.rotate(names), CONCURRENCY))  # warm up, to fill the receiver's caches
+    asyncio.run(sender.burst(testbed.aws.rotate(names), CONCURRENCY))  # warm up: fill the receiver's caches
     until(partial(_swept, receiver))
     raw, ours, cpu = [], [], []
     for _ in range(5):
@@ -137,10 +139,11 @@ def burst(testbed: Testbed, latencies: Latencies) -> list[Row]:
 
 
 def webhook(testbed: Testbed, _: Latencies) -> list[Row]:
-    """Measure how many deliveries, verified and forged, the webhook answers per second of the receiver's CPU time."""
+    """Measure how many deliveries the webhook answers per second of the receiver's CPU time, both genuine and forged
+    ones."""
     receiver = testbed.receiver(KEYTURN_LOG_LEVEL="WARNING")
     receiver.start()
-    until(partial(_swept, receiver))  # so that calls during the start are not counted
+    until(partial(_swept, receiver))  # calls during the start must not be counted
     sender = testbed.sender(receiver)
     rows = []
     for forged, name, aim in ((False, "verified", 3000.0), (True, "forged", None)):
@@ -163,7 +166,7 @@ def webhook(testbed: Testbed, _: Latencies) -> list[Row]:
 
 
 def many_bindings(testbed: Testbed, _: Latencies) -> list[Row]:
-    """Fill 10,000 bindings, then measure a restart of the receiver with nothing changed in AWS."""
+    """Fill 10,000 bindings. Then measure a restart of the receiver while nothing has changed in AWS."""
     create_bound(testbed.cluster, testbed.aws.names[BURST:])
     receiver = testbed.receiver()
     receiver.start()
@@ -193,11 +196,12 @@ def many_bindings(testbed: Testbed, _: Latencies) -> list[Row]:
 
 
 def sweeps(testbed: Testbed, latencies: Latencies) -> list[Row]:
-    """Measure the latency of rotations while the poller sweeps 10,000 bindings continuously, and while it rests."""
+    """Measure the latency of rotations, both while the poller sweeps 10,000 bindings continuously and while it
+    rests."""
     names = testbed.aws.names[: SAMPLES // 2]
-    for _ in range(4):  # the two alternate, so that other load on the machine affects both
+    for _ in range(4):  # the two cases alternate, so that other load on the machine affects both
         for seconds, interval in ((latencies.quiet, "3600"), (latencies.sweeping, "1")):
-            testbed.aws.renew()  # so that each sweep lists all secrets
+            testbed.aws.renew()  # this makes each sweep list all secrets
             receiver = testbed.receiver(KEYTURN_POLL_INTERVAL_SECONDS=interval)
             receiver.start()
             until(partial(_swept, receiver))
@@ -217,7 +221,8 @@ def sweeps(testbed: Testbed, latencies: Latencies) -> list[Row]:
         Row("accepted to applied, p99 during a sweep of 10,000 bindings, to without", sweeping / quiet, "x", 1.1),
         Row("accepted to applied, p99 during a sweep of 10,000 bindings", sweeping * 1000, "ms"),
         Row("accepted to applied, p99 at 10,000 bindings without a sweep", quiet * 1000, "ms"),
-        # The poller makes one full pass and eleven passes for changes; the signing key is read once a minute.
+        # In an hour, the poller makes one full pass and eleven passes for changes, and the signing key is read once a
+        # minute.
         Row("calls to AWS in an hour at 10,000 secrets, one replica", BINDINGS / 100 + 1 + 11 * changes + 60, "calls"),
     ]
 
@@ -259,6 +264,7 @@ def _cpu(receiver: LocalReceiver) -> float:
 
 
 def _kubernetes_calls(receiver: LocalReceiver) -> float:
-    """Return the number of all calls to Kubernetes except for Leases, which continue regardless of deliveries."""
+    """Return the number of calls to Kubernetes. Calls about Leases are not counted, because they go on without
+    deliveries."""
     calls = receiver.metric("keyturn_kubernetes_requests_total")
     return calls - receiver.metric("keyturn_kubernetes_requests_total", resource="leases")

@@ -1,7 +1,8 @@
-"""`make bench-notifier` measures the CPU time and the size of the notifier's artifact. Ratios come from one run.
+"""`make bench-notifier` measures the CPU time and the size of the notifier's artifact. Each ratio comes from a single
+run.
 
-Python caches no bytecode, as in Lambda, where the artifact is read-only. The CPU time is that of the process that runs
-the handler; AWS and the receiver run in other processes.
+Python does not cache bytecode here, as in Lambda, where the artifact is read-only. The CPU time is that of the process
+that runs the handler. AWS and the receiver run in other processes.
 """
 
 import json
@@ -24,11 +25,11 @@ from keyturn_local.notifier.event_source import function_environment
 from keyturn_local.paths import ROOT
 from keyturn_local.timeline import Timeline
 
-RUNS = 15  # new processes for each of the two handlers, which alternate
-WARM = 200  # invocations of a warm process
+RUNS = 15  # the number of new processes for each of the two handlers, which alternate
+WARM = 200  # the number of invocations of a warm process
 OUTPUT = ROOT / "build" / "bench-notifier.json"
 
-# The empty handler, which is the first example in Powertools' documentation.
+# The empty handler for comparison. It is the first example in the documentation of Powertools.
 EMPTY = """
 from aws_lambda_powertools import Logger, Metrics
 logger = Logger(service="empty")
@@ -41,7 +42,7 @@ def handler(event, context):
     return {}
 """
 
-# The measured program. It prints the CPU seconds of the import, of the first invocation, and of all warm ones.
+# The program that is measured. It prints the CPU seconds of the import, of the first invocation, and of all warm ones.
 PROBE = """
 import importlib, json, sys, time, uuid
 module, batch, warm = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -145,7 +146,7 @@ def _measure(module: str, environment: Mapping[str, str], batch: int = 1, warm: 
 
 
 class _Receiver:
-    """Fake receiver on loopback that reports every notification as applied."""
+    """A fake receiver on loopback that reports every notification as applied."""
 
     def __enter__(self) -> str:
         class Handler(BaseHTTPRequestHandler):

@@ -1,6 +1,6 @@
-"""Measurement of a pod's memory against the chart's limit, on a real node, where the kernel enforces the limit.
+"""Measures a pod's memory against the chart's limit, on a real node, where the kernel enforces the limit.
 
-``rows`` starts ``python -m keyturn_local.bench.pod_memory`` in an enclosure, and that program measures.
+``rows`` starts ``python -m keyturn_local.bench.pod_memory`` in an enclosure, and that program makes the measurement.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from keyturn_local.node.preflight import preflight
 from keyturn_local.processes.environment import IMPORT_ROOTS, clean_environment
 from keyturn_local.receiver.release import Release, values
 
-HOME = "keyturn-bench"  # the release's namespace
+HOME = "keyturn-bench"  # the namespace of the release
 LATENCY = 0.02  # seconds until the stub AWS answers
 BINDINGS, ROTATIONS = 10_000, 1_000
 PEAK = "peak of a pod's memory at 10,000 bindings"
@@ -35,10 +35,10 @@ PEAK = "peak of a pod's memory at 10,000 bindings"
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Memory of one pod in bytes, and the restarts of its container.
+    """The memory of one pod in bytes, and the restarts of its container.
 
-    ``peak`` is the kernel's count against ``limit`` and includes the page cache. ``resident`` is the peak of the
-    receiver's process. ``ends`` holds the reason why the container last ended, if it has restarted.
+    ``peak`` is what the kernel counts against ``limit``, and includes the page cache. ``resident`` is the peak of the
+    receiver's process alone. ``ends`` has the reason for which the container ended last, if it has restarted.
     """
 
     limit: int
@@ -51,9 +51,10 @@ class Footprint:
 def measure(
     cluster: Cluster, directory: Path, bindings: int, rotations: int, others: Mapping[str, Any] | None = None
 ) -> Footprint:
-    """Install the chart with one replica, let it fill ``bindings`` Secrets, then rotate some of them at once.
+    """Install the chart with one replica, let it fill ``bindings`` Secrets, and then rotate ``rotations`` of them at
+    once.
 
-    This works only in an enclosure with a node. ``others`` are further values of the chart.
+    This works only in an enclosure with a node. ``others`` are further values for the chart.
     """
     with ExitStack() as stack:
         aws = stack.enter_context(StubAws(directory, bindings, LATENCY, network.HOST))
@@ -71,7 +72,7 @@ def measure(
             sender = Sender(release.url, parse_key(aws.signing_key))
             asyncio.run(sender.burst(aws.rotate(aws.names[:rotations]), CONCURRENCY))
         except Exception:
-            if not _restarted(release):  # a killed container is a result, not a failure of the measurement
+            if not _restarted(release):  # a killed container is a result of the measurement, not a failure
                 raise
         return _footprint(release, str(pod["metadata"]["uid"]))
 
@@ -97,7 +98,8 @@ def _footprint(release: Release, uid: str) -> Footprint:
 
 
 def _restarted(release: Release) -> bool:
-    """Return whether the container has restarted. Its status may show that only some seconds later."""
+    """Return whether the container has restarted. Wait for that, because the container's status may be some seconds
+    late."""
     try:
         until(lambda: _restarts(release), 15, every=0.5)
     except TimeoutError:
@@ -116,7 +118,7 @@ def _high_water(process: str) -> int:
 
 
 def rows() -> list[Row]:
-    """Measure in an enclosure and return the rows. If no node can run here, a single row says why."""
+    """Make the measurement in an enclosure, and return its rows. If no node can run here, a single row says why."""
     if reason := preflight():
         return [Row(PEAK, None, "MiB", missing=reason)]
     command = [sys.executable, "-m", enclosure.__name__, sys.executable, "-m", __name__]
@@ -137,7 +139,7 @@ def _rows(footprint: Footprint) -> list[Row]:
 
 
 def main() -> None:
-    """Measure, and print the rows as JSON."""
+    """Make the measurement, and print the rows as JSON."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         directory = Path(name)
         cluster = stack.enter_context(ControlPlane.start(directory / "control-plane", host=network.HOST))

@@ -1,7 +1,7 @@
 """`make bench` measures the receiver with a real API server and with a stub AWS that answers after 20 ms.
 
-Ratios compare the receiver with raw applies in the same run on the same machine. The times in seconds show how fast
-that machine was. `make bench ONLY="calls latency"` runs only these two measurements and writes no files.
+Ratios compare the receiver with raw applies in the same run on the same machine. Times in seconds mostly show how fast
+that machine was. `make bench ONLY="calls latency"` runs only the two named measurements and writes no files.
 """
 
 import argparse
@@ -27,7 +27,8 @@ PAGE = ROOT / "docs" / "benchmark.md"
 
 
 def main() -> None:
-    """Measure everything, and write the table to OUTPUT and PAGE; or measure only the named parts. Print the table."""
+    """Measure everything and write the table to OUTPUT and PAGE, or measure only the named parts. Print the table
+    either way."""
     parser = argparse.ArgumentParser(prog="make bench")
     parser.add_argument("names", nargs="*", help=f"of {', '.join(MEASUREMENTS)}; without any, all are run")
     names = parser.parse_args().names

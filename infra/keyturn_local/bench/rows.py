@@ -1,4 +1,4 @@
-"""Rows of a benchmark's table, with value, unit and aim. They are written as JSON and as Markdown."""
+"""The rows of a benchmark's table, each with a value, a unit and an aim. They are written as JSON and as Markdown."""
 
 import json
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row. ``aim`` is an upper limit for ``value`` or, with ``at_least``, a lower limit.
+    """One row. ``aim`` is an upper limit for ``value``, or a lower limit if ``at_least`` is true.
 
-    ``value`` is None if nothing could be measured; then ``missing`` says why.
+    ``value`` is None if nothing could be measured. In that case ``missing`` says why.
     """
 
     name: str
@@ -22,7 +22,7 @@ class Row:
 
     @property
     def held(self) -> bool | None:
-        """Whether the value meets the aim, or None without an aim or a value."""
+        """Whether the value meets the aim. None if there is no aim or no value."""
         if self.aim is None or self.value is None:
             return None
         return self.value >= self.aim if self.at_least else self.value <= self.aim

@@ -1,7 +1,9 @@
-"""Stub of Secrets Manager. Its latency is fixed and it uses little CPU, so that AWS does not affect a measurement.
+"""A stub of Secrets Manager. It answers after a fixed time and uses little CPU, so that AWS does not affect a
+measurement.
 
-The stub answers the four calls that the receiver makes, sorts its list as AWS does, and counts calls. Four more actions
-in the same header control it: ``bench.Rotate``, ``bench.Age``, ``bench.Renew`` and ``bench.Calls``.
+The stub answers the four calls that the receiver makes, sorts its list as AWS does, and counts the calls. Four further
+actions control the stub. They are sent in the same header: ``bench.Rotate``, ``bench.Age``, ``bench.Renew`` and
+``bench.Calls``.
 
 ``python -m keyturn_local.bench.stub_aws --host ADDRESS --port N --count N --latency SECONDS`` runs the stub.
 """
@@ -33,11 +35,11 @@ from keyturn_local.processes.program import Program, Stoppable, answers
 SIGNING_KEY = "keyturn/signing-key"
 PREFIX = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:"
 PAGE = 100
-CANARY = "canary-7f3a"  # prefix of every password, so that a leak is recognized
+CANARY = "canary-7f3a"  # every password starts with this, so that a leak is recognized
 
 
 class StubAws(Stoppable):
-    """The stub as a process. Use it as a context manager, or call ``stop``."""
+    """The stub, running as a process. Use it as a context manager, or call ``stop``."""
 
     def __init__(self, directory: Path, count: int, latency: float, host: str = "127.0.0.1") -> None:
         (port,) = free_ports(1)
@@ -56,11 +58,11 @@ class StubAws(Stoppable):
         self._program.stop()
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that point AWS's SDKs to the stub."""
+        """Return the environment variables that make AWS's SDKs call the stub."""
         return sdk.environment(self.endpoint_url)
 
     def rotate(self, names: Sequence[str]) -> dict[str, str]:
-        """Give each of these secrets a new value; return the new version ids by name."""
+        """Give each of these secrets a new value. Return the new version id of each, by name."""
         return dict(self._ask("bench.Rotate", {"names": list(names)}))
 
     def renew(self) -> None:
@@ -68,11 +70,12 @@ class StubAws(Stoppable):
         self._ask("bench.Renew", {})
 
     def age(self, seconds: float) -> None:
-        """Set the times of the last changes a minute apart. The newest change is ``seconds`` ago."""
+        """Set the times at which the secrets last changed. They are a minute apart, and the latest is ``seconds``
+        ago."""
         self._ask("bench.Age", {"seconds": seconds})
 
     def calls(self) -> Counter[str]:
-        """Return the number of calls by action. Calls about the signing key are counted as "SigningKey"."""
+        """Return the number of calls for each action. Calls about the signing key are counted as "SigningKey"."""
         return Counter(self._ask("bench.Calls", {}))
 
     def _ask(self, action: str, body: Any) -> Any:

@@ -1,4 +1,5 @@
-"""Testbed of `make bench`: a control plane without nodes, a stub AWS, receivers, and raw requests for comparison."""
+"""The testbed of `make bench`: a control plane without nodes, a stub AWS, receivers, and raw requests for
+comparison."""
 
 import asyncio
 import base64
@@ -26,11 +27,11 @@ from keyturn_receiver.core.revision import Record, version_key, write_record
 LATENCY = 0.02  # seconds until the stub AWS answers
 RATE = 20.0  # rotations a second
 BINDINGS = 10_000
-BURST = 1_000  # number of bindings and of raw applies in measurements that BINDINGS would make too long
+BURST = 1_000  # the number of bindings and of raw applies in measurements that would take too long with BINDINGS
 
 
 class Testbed:
-    """The running parts of the benchmark. ``stack`` stops them."""
+    """The running parts of the benchmark. Closing ``stack`` stops them."""
 
     def __init__(self, directory: Path, stack: ExitStack) -> None:
         self.directory = directory
@@ -45,7 +46,8 @@ class Testbed:
         self._round = 0
 
     def receiver(self, **settings: str) -> LocalReceiver:
-        """Return a replica that is not started yet. It stops with the testbed. By default, it polls once an hour."""
+        """Return a replica that has not been started. It is stopped with the testbed. By default, it polls once an
+        hour."""
         quiet = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600", "KEYTURN_HEARTBEAT_SILENCE_SECONDS": "0"}
         receiver = LocalReceiver(
             self.directory, self.kubeconfig, self.aws.environment(), SIGNING_KEY, "keyturn", {**quiet, **settings}
@@ -54,11 +56,11 @@ class Testbed:
         return receiver
 
     def sender(self, receiver: LocalReceiver) -> Sender:
-        """Return a sender of deliveries to this receiver."""
+        """Return a sender that sends deliveries to this receiver."""
         return Sender(receiver.url, self.key)
 
     def rotate_steadily(self, receiver: LocalReceiver, names: Sequence[str]) -> list[float]:
-        """Rotate these secrets, RATE a second; return the seconds from each delivery to its acknowledgement."""
+        """Rotate these secrets, RATE per second. Return, for each delivery, the seconds until its acknowledgement."""
         sender = self.sender(receiver)
 
         async def rotate(session: aiohttp.ClientSession, name: str) -> float:
@@ -72,17 +74,20 @@ class Testbed:
         return asyncio.run(rotate_all())
 
     def create_raw(self) -> None:
-        """Create the Secrets for raw applies. Their label is "false", so the receiver does not watch them."""
+        """Create the Secrets for raw applies. Their label has the value "false", so the receiver does not watch
+        them."""
         names = self.aws.names[:BURST]
         with_api(self.cluster, lambda api: in_parallel(names, lambda name: create(api, name, _raw_name(name), "false")))
 
     def raw_applies(self) -> float:
-        """Apply BURST Secrets of the same size as bound ones, CONCURRENCY at a time; return the duration in seconds."""
+        """Apply BURST Secrets of the size of bound ones, CONCURRENCY at a time. Return the total duration in
+        seconds."""
         self._round += 1
         return with_api(self.cluster, lambda api: in_parallel(range(BURST), lambda number: self._apply(api, number)))
 
     def floor(self, count: int) -> list[float]:
-        """Read one value and apply one Secret, RATE times a second; return each duration in seconds."""
+        """Read one value and then apply one Secret, RATE times per second. Return the duration of each pair in
+        seconds."""
         self._round += 1
         client = sdk.client("secretsmanager", self.aws.endpoint_url)
 
@@ -100,7 +105,7 @@ class Testbed:
         return with_api(self.cluster, repeat)
 
     async def _apply(self, api: Api, number: int) -> None:
-        """Apply one Secret by server-side apply, with the fields that the receiver would write."""
+        """Apply one Secret by server-side apply, with the same fields that the receiver would write."""
         name = self.aws.names[number]
         version_id = f"{self._round:08d}-{number:08d}-0000-0000-00000000"
         digest = f"{self._round:032d}{number:032d}"
@@ -132,7 +137,7 @@ def _raw_name(name: str) -> str:
 
 
 async def _at_rate(count: int, work: Callable[[int], Awaitable[float]]) -> list[float]:
-    """Start ``work`` RATE times a second, even if earlier calls have not ended; return all results."""
+    """Start ``work`` RATE times per second, even if earlier calls are still running. Return all results."""
     started = time.perf_counter()
     tasks = []
     for number in range(count):

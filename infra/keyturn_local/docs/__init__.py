@@ -1,1 +1,1 @@
-"""Generators of the documentation's tables, from the code and the chart."""
+"""Generators of the tables in the documentation. They read the code and the chart."""

@@ -1,8 +1,8 @@
-"""Generator of the documentation of the chart's values, from the comments in values.yaml.
+"""Generates the documentation of the chart's values from the comments in values.yaml.
 
 Comments that begin with ``# --``, as in helm-docs, become the table at the end of the chart's README and the
-descriptions in values.schema.json. ``python -m keyturn_local.docs.chart_values`` writes both files, and a test checks
-that they are up to date.
+descriptions in values.schema.json. ``python -m keyturn_local.docs.chart_values`` writes both files. A test checks that
+they are up to date.
 """
 
 import json
@@ -24,7 +24,7 @@ MARK = "# -- "
 
 @dataclass(frozen=True)
 class Value:
-    """One value, with its dotted ``path``, its default, and the text of its comment."""
+    """One value: its dotted ``path``, its default, and the text of its comment."""
 
     path: str
     default: Any
@@ -32,7 +32,7 @@ class Value:
 
 
 def values() -> list[Value]:
-    """Return the values in the order of the file. A map with a comment of its own is one value."""
+    """Return the values in the order of the file. A map that has a comment of its own counts as one value."""
     text = VALUES.read_text()
     root = yaml.compose(text)
     assert isinstance(root, yaml.MappingNode)  # noqa: S101 - for mypy

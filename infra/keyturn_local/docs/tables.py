@@ -1,6 +1,6 @@
-"""Generator of the pages in docs/ that consist of tables from the code.
+"""Generates the pages in docs/ that consist of tables, from the code.
 
-``python -m keyturn_local.docs.tables`` writes the pages, and a test checks that they are up to date.
+``python -m keyturn_local.docs.tables`` writes the pages. A test checks that they are up to date.
 """
 
 import ast
@@ -140,7 +140,7 @@ def _labels(name: str) -> tuple[str, ...]:
 
 
 def _field_docs(model: type) -> list[str]:
-    """Return the docstrings below the fields of a dataclass."""
+    """Return, for each field of a dataclass, the docstring below the field."""
     (definition,) = ast.parse(inspect.getsource(model)).body
     assert isinstance(definition, ast.ClassDef)  # noqa: S101 - for mypy
     below = zip(definition.body, definition.body[1:], strict=False)

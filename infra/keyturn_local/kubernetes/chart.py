@@ -9,23 +9,24 @@ import yaml
 from keyturn_local.paths import ROOT
 
 CHART = ROOT / "charts" / "keyturn"
-SOME_KEY = {"signingKey": {"secretId": "keyturn/signing-key"}}  # the chart does not render without a key
-RIGHTS = ("ServiceAccount", "Role", "RoleBinding")  # ends of the kinds' names, so that ClusterRole is included
+SOME_KEY = {"signingKey": {"secretId": "keyturn/signing-key"}}  # the chart cannot be rendered without a signing key
+RIGHTS = ("ServiceAccount", "Role", "RoleBinding")  # the kinds' names end in these, so that ClusterRole is included
 
 
 def rendered_chart(namespace: str, release: str = "keyturn", values: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """Render charts/keyturn with the real Helm. Return the text of each template, by its path, and NOTES.txt."""
+    """Render charts/keyturn with the real Helm. Return the text of each template (including NOTES.txt) by its path."""
     with helm_python.Chart.load(str(CHART)) as chart:
         return dict(chart.render(dict(values or {}), name=release, namespace=namespace))
 
 
 def chart_objects(namespace: str, values: Mapping[str, Any] | None = None) -> list[Any]:
-    """Return all objects of the chart, including the pod of `helm test`."""
+    """Return all objects of the chart, including the pod for `helm test`."""
     rendered = rendered_chart(namespace, values={**SOME_KEY, **(values or {})})
     manifests = (text for template, text in rendered.items() if template.endswith(".yaml"))
     return [obj for manifest in manifests for obj in yaml.safe_load_all(manifest) if obj]
 
 
 def chart_rights(namespace: str, values: Mapping[str, Any] | None = None) -> list[Any]:
-    """Return the chart's ServiceAccount, roles and role bindings, for a receiver that runs as a process."""
+    """Return the ServiceAccount, the roles and the role bindings of the chart, for a receiver that runs as a
+    process."""
     return [each for each in chart_objects(namespace, values) if each["kind"].endswith(RIGHTS)]

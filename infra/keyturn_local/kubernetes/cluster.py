@@ -1,4 +1,4 @@
-"""Access to a Kubernetes cluster through kubectl: to the local control plane, or to one of the user's own."""
+"""Access to a Kubernetes cluster through kubectl. The cluster is the local control plane, or one of the user's own."""
 
 import json
 import subprocess
@@ -50,11 +50,12 @@ class Cluster:
         self.kubectl("create", "-f", "-", stdin=_list(objects))
 
     def delete(self, objects: Iterable[Any], wait: bool = True) -> None:
-        """Delete objects. Objects that do not exist are no error."""
+        """Delete objects. It is not an error if an object does not exist."""
         self.kubectl("delete", "--ignore-not-found", f"--wait={str(wait).lower()}", "-f", "-", stdin=_list(objects))
 
     def kubeconfig_for(self, namespace: str, service_account: str, directory: Path) -> Path:
-        """Write a kubeconfig that acts as a ServiceAccount, with the rights that RBAC gives it; return its path."""
+        """Write a kubeconfig that acts as a ServiceAccount and so has the rights that RBAC gives it. Return the file's
+        path."""
         content = json.loads(self.kubectl("config", "view", "--minify", "--flatten", "--raw", "-o", "json"))
         token = self.kubectl("create", "token", service_account, "-n", namespace, "--duration=24h").strip()
         content["users"] = [{"name": service_account, "user": {"token": token}}]
@@ -65,8 +66,8 @@ class Cluster:
 
 
 def write_kubeconfig(file: Path, content: Any) -> None:
-    """Write a kubeconfig atomically, readable only by its owner."""
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as temporary:  # mode 0600
+    """Write a kubeconfig atomically. Only its owner can read it."""
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as temporary:  # the file has the mode 0600
         json.dump(content, temporary)
     Path(temporary.name).replace(file)
 

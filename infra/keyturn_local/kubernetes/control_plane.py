@@ -1,8 +1,8 @@
-"""Kubernetes control plane on loopback: stock API server, etcd, controllers and scheduler. kwok simulates nodes.
+"""A Kubernetes control plane on loopback: the stock API server, etcd, controllers and scheduler. kwok simulates nodes.
 
 docs/design.md#facts-about-the-tools explains some of the flags. kwok makes pods Ready by the stages in
-infra/control_plane/kwok. For a real node (node/), there is no kwok. Then the API server listens on an address that pods
-can reach, pods get tokens, and Services route to pods.
+infra/control_plane/kwok. With a real node (node/), kwok does not run. Instead, the API server listens on an address
+that pods can reach, pods get tokens, and Services route to pods.
 """
 
 import secrets
@@ -44,14 +44,14 @@ class ControlPlane(Cluster, Stoppable):
         self._real_node = bool(host)
         self._host = host or "127.0.0.1"
         self.url = f"https://{self._host}:{self.port}"
-        self.ca_file = directory / "certificates" / "apiserver.crt"  # self-signed, so that it is its own CA
+        self.ca_file = directory / "certificates" / "apiserver.crt"  # self-signed, so the certificate is its own CA
 
     @classmethod
     def start(cls, directory: Path, nodes: int = 1, host: str = "") -> Self:
-        """Start a control plane with its files in ``directory``, and wait until its simulated nodes are Ready.
+        """Start a control plane that keeps its files in ``directory``. Wait until its simulated nodes are Ready.
 
-        ``host`` is an address of this machine that pods can reach. With it, the control plane is prepared for a real
-        node, and kwok does not run. Raises StartFailed or binaries.NotFound.
+        ``host`` is an address of this machine that pods can reach. If it is given, the control plane is prepared for a
+        real node, and kwok does not run. Raises StartFailed or binaries.NotFound.
         """
         directory.mkdir(parents=True, exist_ok=True)
         control_plane = cls(directory, binaries.resolve(), host)
@@ -69,9 +69,9 @@ class ControlPlane(Cluster, Stoppable):
         self.kubectl("wait", "--for=condition=Ready", "--timeout=120s", *(f"node/{name}" for name in names))
 
     def stop(self) -> None:
-        """Stop all programs. The API server stops before etcd, which it needs while it drains.
+        """Stop all programs. The API server stops before etcd, because it needs etcd while it drains.
 
-        With open watches, the API server would drain for a minute, so it is killed after DRAIN_SECONDS.
+        If watches are open, the API server would drain for a minute. So it is killed after DRAIN_SECONDS.
         """
         while self._running:
             self._running.pop().stop(DRAIN_SECONDS)
@@ -82,7 +82,7 @@ class ControlPlane(Cluster, Stoppable):
         api_server = self._run_api_server()
         context = ssl.create_default_context()
         context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE  # no CA file exists yet; all later connections verify
+        context.verify_mode = ssl.CERT_NONE  # there is no CA file yet, and all later connections verify
         api_server.wait_for(answers(f"{self.url}/readyz", context), 60)
         self._run_controllers()
         if not self._real_node:
@@ -108,7 +108,7 @@ class ControlPlane(Cluster, Stoppable):
 
     def _run_api_server(self) -> Program:
         key = self.directory / "service-account.key"
-        # Simulated pods need no token, nor anything else that the admission plugin ServiceAccount adds.
+        # Simulated pods do not need tokens, or anything else that the admission plugin ServiceAccount adds.
         real = [
             f"--advertise-address={self._host}",
             "--kubelet-preferred-address-types=InternalIP",
@@ -131,7 +131,7 @@ class ControlPlane(Cluster, Stoppable):
         )
 
     def _run_controllers(self) -> None:
-        # The kubeconfig names the API server's certificate, which exists only now.
+        # The kubeconfig contains the API server's certificate, which does not exist before this point.
         self._write_kubeconfig(self.kubeconfig, self.admin_token)
         kubeconfig = f"--kubeconfig={self.kubeconfig}"
         controllers = f"{CONTROLLERS},{REAL_POD_CONTROLLERS}" if self._real_node else CONTROLLERS

@@ -1,4 +1,4 @@
-"""Image builder. Debian's buildah builds Dockerfiles without a daemon, and leaves nothing on the machine."""
+"""Builds images. Debian's buildah builds Dockerfiles without a daemon, and leaves nothing on the machine."""
 
 import ast
 import os
@@ -11,20 +11,20 @@ from pathlib import Path
 
 from keyturn_local.node import debian
 
-# buildah, and those of its dependencies that a machine may lack.
+# buildah, and those of its dependencies that may be missing on a machine.
 PACKAGES = ("buildah", "libassuan0", "libdevmapper1.02.1", "libgpgme11", "libseccomp2", "libsubid4")
 UNNEEDED = ("usr/share/doc", "usr/share/locale", "usr/share/man")
-# buildah re-executes itself without LD_LIBRARY_PATH, so its libraries are mounted over the machine's own.
+# buildah executes itself again without LD_LIBRARY_PATH. So its libraries are mounted over those of the machine.
 WITH_LIBRARIES = 'mount -t overlay keyturn -o "ro,lowerdir=$1:$2" "$2"; shift 2; exec "$@"'
 LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 
 
 class BuildFailed(RuntimeError):
-    """buildah failed. The text holds the end of its output."""
+    """buildah failed. The text ends with the last part of its output."""
 
 
 def root_of(packages: list[str], folder: Path) -> None:
-    """Fill a folder with packages and their dependencies, as an image's root directory. Raises PackageNotFound."""
+    """Fill a folder with packages and their dependencies, as the root directory of an image. Raises PackageNotFound."""
     for name, target in LINKS.items():
         (folder / target).mkdir(parents=True)
         (folder / name).symlink_to(target)
@@ -38,7 +38,7 @@ def root_of(packages: list[str], folder: Path) -> None:
 
 
 def build(context: Path, dockerfile: Path, base: Path, image: str, file: Path) -> None:
-    """Build a Dockerfile on the image in the archive ``base``, and write the result to the archive ``file``.
+    """Build a Dockerfile. Its base image comes from the archive ``base``, and the result goes to the archive ``file``.
 
     Raises BuildFailed or PackageNotFound.
     """
@@ -80,7 +80,7 @@ def _program() -> list[str]:
 
 
 def _environment(directory: Path) -> dict[str, str]:
-    """Return buildah's environment, which hides the machine's own container settings and registries."""
+    """Return buildah's environment. It hides the machine's own container settings and registries."""
     registries = directory / "registries.conf"
     registries.write_text("unqualified-search-registries = []\n")
     settings = directory / "containers.conf"
@@ -94,7 +94,8 @@ def _environment(directory: Path) -> dict[str, str]:
 
 
 def _volumes(directory: Path) -> list[str]:
-    """Return volumes with the machine's pip settings and the files that they name, so that pip works in the build."""
+    """Return volumes with the machine's pip settings and with the files that these name, so that pip works during the
+    build."""
     output = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
     settings: Mapping[str, str] = {
         name.rpartition(".")[2]: ast.literal_eval(value)

@@ -1,7 +1,7 @@
-"""Cgroups of a node's pods.
+"""The cgroups of a node's pods.
 
-Cgroups outlive the namespaces of an enclosure. So each enclosure keeps its pods' cgroups below one cgroup of its own,
-which it sweeps at the end.
+Cgroups outlive the namespaces of an enclosure. So each enclosure keeps the cgroups of its pods below one cgroup of its
+own, and removes that cgroup at the end.
 """
 
 import os
@@ -14,12 +14,14 @@ PREFIX = "keyturn-node-"
 
 
 def name_of(enclosure: int) -> str:
-    """Return the name of an enclosure's cgroup in each hierarchy; ``enclosure`` is the id of its outer process."""
+    """Return the name of an enclosure's cgroup, which is the same in each hierarchy. ``enclosure`` is the process id of
+    the enclosure's outer process."""
     return f"{PREFIX}{enclosure}"
 
 
 def make(name: str) -> None:
-    """Create the cgroup of this name in each hierarchy. The kubelet creates and limits the pods' cgroups below it."""
+    """Create the cgroup of this name in each hierarchy. The kubelet creates the pods' cgroups below it and limits
+    them."""
     if (MOUNT / "cgroup.controllers").exists():
         controllers = (MOUNT / "cgroup.controllers").read_text().split()
         (MOUNT / "cgroup.subtree_control").write_text(" ".join(f"+{each}" for each in controllers))
@@ -34,17 +36,18 @@ def make(name: str) -> None:
 
 
 def sweep(name: str, seconds: float = 5) -> None:
-    """Remove the cgroup of this name and all cgroups below it. Wait up to ``seconds`` for their processes to end."""
+    """Remove the cgroup of this name and all cgroups below it. Wait up to ``seconds`` for the processes in them to
+    end."""
     end = time.monotonic() + seconds
     while any([not _removed(root) for root in _roots() if root.name == name]) and time.monotonic() < end:
         time.sleep(0.05)  # some processes have not ended yet
 
 
 def sweep_orphans() -> None:
-    """Remove the cgroups of killed enclosures.
+    """Remove the cgroups of enclosures that were killed.
 
-    This must run outside of enclosures: an enclosure's own /proc does not list the processes that own cgroups, so all
-    of them would seem to have ended.
+    This must run outside of enclosures. The /proc of an enclosure does not list the processes that own the cgroups, so
+    all of these processes would seem to have ended.
     """
     for root in _roots():
         owner = root.name.removeprefix(PREFIX)
@@ -53,7 +56,7 @@ def sweep_orphans() -> None:
 
 
 def _roots() -> Iterator[Path]:
-    # Version 2 has one hierarchy, at MOUNT. Version 1 has several, each in a folder of MOUNT.
+    # Version 2 has a single hierarchy, at MOUNT. Version 1 has several, each in a folder below MOUNT.
     yield from MOUNT.glob(f"{PREFIX}*")
     yield from MOUNT.glob(f"*/{PREFIX}*")
 
@@ -61,7 +64,7 @@ def _roots() -> Iterator[Path]:
 def _removed(root: Path) -> bool:
     for folder, _, _ in os.walk(root, topdown=False):
         try:
-            os.rmdir(folder)  # the kernel refuses while the cgroup has a process
+            os.rmdir(folder)  # the kernel refuses this as long as the cgroup has a process
         except FileNotFoundError:
             continue
         except OSError:

@@ -1,6 +1,6 @@
-"""Debian packages from the machine's own package sources. They are unpacked into the cache and not installed.
+"""Debian packages from the package sources of the machine. They are unpacked into the cache, but not installed.
 
-apt verifies its downloads. On a machine without apt, the programs must be on the PATH.
+apt verifies what it downloads. On a machine without apt, the programs have to be on the PATH.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from keyturn_local.toolchain import cache
 
-KIND = "debian"  # folder in the cache
+KIND = "debian"  # the folder in the cache
 RELEASE = Path("/etc/os-release")
 
 
@@ -32,34 +32,35 @@ def unpacked(*packages: str) -> Path:
 
 
 def unpack(packages: Iterable[str], folder: Path) -> None:
-    """Unpack packages into one folder; ``name=version`` selects a version. Raises PackageNotFound."""
+    """Unpack packages into one folder. The form ``name=version`` selects a version. Raises PackageNotFound."""
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         raise PackageNotFound(f"there is no apt-get and dpkg-deb to get {', '.join(packages)} with")
     with tempfile.TemporaryDirectory() as downloads:
-        # apt downloads as root, because otherwise it would warn that its own user cannot write to this folder.
+        # apt downloads as root. Otherwise it would warn that its own user cannot write to this folder.
         _apt(["download", "--quiet", "--option=APT::Sandbox::User=root", *packages], downloads)
         for file in sorted(Path(downloads).glob("*.deb")):
             unpack_command = ["dpkg-deb", "--fsys-tarfile", str(file)]
             with subprocess.Popen(unpack_command, stdout=subprocess.PIPE) as content:
-                # Without --keep-directory-symlink, tar would replace a link such as /bin with a folder.
+                # Without --keep-directory-symlink, tar would replace a symbolic link such as /bin with a folder.
                 command = ["tar", "--extract", "--keep-directory-symlink", "--file=-", f"--directory={folder}"]
                 subprocess.run(command, stdin=content.stdout, check=True)
 
 
 def libraries(unpacked: Path) -> list[Path]:
-    """Return the folders of shared libraries among the unpacked files, for LD_LIBRARY_PATH."""
+    """Return the folders with shared libraries among the unpacked files, for use in LD_LIBRARY_PATH."""
     return sorted({each.parent for root in ("lib", "usr/lib") for each in unpacked.glob(f"{root}/*/lib*.so.*")})
 
 
 def closure(packages: Iterable[str]) -> list[str]:
-    """Return these packages and all their dependencies as name=version. Raises PackageNotFound."""
+    """Return these packages and all their dependencies, each as name=version. Raises PackageNotFound."""
     options = ["--simulate", "--quiet", "--no-install-recommends", "--option=Dir::State::status=/dev/null"]
     plan = _apt(["install", *options, *packages], "/")
     return sorted(f"{name}={version}" for name, version in re.findall(r"^Inst (\S+) \((\S+)", plan, re.MULTILINE))
 
 
 def _apt(arguments: list[str], directory: str) -> str:
-    """Run apt-get. If it fails, update the package lists, which a new machine lacks, and retry once."""
+    """Run apt-get. If that fails, update the package lists, which may be missing on a new machine, and try once
+    more."""
     result = _run(arguments, directory)
     if result.returncode:
         _run(["update", "--quiet"], directory)
@@ -76,7 +77,7 @@ def _run(arguments: list[str], directory: str) -> "subprocess.CompletedProcess[s
 
 
 def release() -> str:
-    """Return the release of Debian or of a derivative, and the architecture, for use in file names."""
+    """Return the release of Debian (or of a derivative) and the architecture, in a form for file names."""
     fields = dict(line.split("=", 1) for line in RELEASE.read_text().splitlines() if "=" in line)
     machine = os.uname().machine
     return f"{fields.get('ID', '')}-{fields.get('VERSION_CODENAME', '')}-{machine}".replace('"', "")

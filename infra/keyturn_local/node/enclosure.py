@@ -1,12 +1,13 @@
-"""Enclosure of a node. It gives one command mount, network, IPC and process namespaces that end with the command.
+"""The enclosure of a node. It runs one command in new mount, network, IPC and process namespaces, which end with the
+command.
 
-``python -m keyturn_local.node.enclosure COMMAND...`` runs a command. At its end, all processes, mounts, network
-interfaces and iptables rules of the enclosure are gone, as are the changes under /run and /var. This is true even if
-the outer process is killed with -9, because the kernel then kills process 1 inside, and with it all others. The network
-has no route to the outside.
+``python -m keyturn_local.node.enclosure COMMAND...`` runs a command. When it ends, all processes, mounts, network
+interfaces and iptables rules of the enclosure are gone, and so are the changes below /run and /var. This holds even if
+the outer process is killed with SIGKILL. The kernel then kills process 1 inside the enclosure, and with it all others.
+The network has no route to the outside.
 
-The outer process waits, forwards signals, and removes the cgroups. Its child is process 1 inside, which starts the
-command and reaps orphaned processes.
+The outer process waits, forwards signals, and removes the cgroups. Its child is process 1 inside the enclosure. That
+process starts the command and reaps orphaned processes.
 """
 
 import ctypes
@@ -20,16 +21,16 @@ from typing import NoReturn
 
 from keyturn_local.node import cgroups, network
 
-MARK = "ENCLOSURE"  # environment variable inside an enclosure; its value is the name of the cgroup
+MARK = "ENCLOSURE"  # an environment variable inside the enclosure; its value is the name of the cgroup
 
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x08000000, 0x20000000, 0x40000000  # linux/sched.h
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 SI_KERNEL = 0x80  # asm-generic/siginfo.h
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
-PROXIES = ("http_proxy", "https_proxy", "all_proxy")  # variables to remove, because no proxy is reachable from inside
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")  # removed, because no proxy can be reached from inside
 
-# / is private, so that mounts inside do not appear outside. All writes to /run and /var stay in memory.
+# The mount / is private, so that mounts inside do not appear outside. All writes below /run and /var stay in memory.
 SET_UP = (
     "mount --make-rprivate /",
     "mount -t proc proc /proc",
@@ -38,24 +39,24 @@ SET_UP = (
     "mount -t overlay -o lowerdir=/var,upperdir=/run/var,workdir=/run/var-work overlay /var",
     "ip link set lo up",
     f"ip address add {network.HOST}/32 dev lo",
-    # Without a route to the addresses of Services, packets never reach kube-proxy's rules.
+    # kube-proxy's rules see packets to the addresses of Services only if there is a route to these addresses.
     f"ip route add {network.SERVICES} dev lo src {network.HOST}",
 )
 
 
 class EnclosureError(RuntimeError):
-    """A call that works only inside an enclosure was made outside of one, or the other way round."""
+    """A function that works only inside an enclosure was called outside of one, or the other way round."""
 
 
 def cgroup() -> str:
-    """Return the name of the cgroup for pods. Raises EnclosureError outside of an enclosure."""
+    """Return the name of the cgroup for the pods. Raises EnclosureError outside of an enclosure."""
     if MARK not in os.environ:
         raise EnclosureError(f"a node only runs in an enclosure: python -m {__spec__.name} COMMAND")
     return os.environ[MARK]
 
 
 def run(command: Sequence[str]) -> int:
-    """Run a command in an enclosure; return its exit status, or 128 + the number of the signal that ended it.
+    """Run a command in an enclosure. Return its exit status, or 128 plus the number of the signal that ended it.
 
     Raises EnclosureError inside an enclosure, and OSError if the kernel refuses to create namespaces.
     """
@@ -99,7 +100,8 @@ def _first_process(command: Sequence[str], name: str) -> NoReturn:
 
 
 def _use_own_dns() -> None:
-    """Use the node's DNS outside of pods, too. /etc/resolv.conf may be a link into /run, which is empty now."""
+    """Use the node's DNS outside of pods as well. /etc/resolv.conf may be a link into /run, which is empty at this
+    point."""
     text = f"nameserver {network.HOST}\nsearch {network.DOMAIN}\n"
     file = Path("/etc/resolv.conf").resolve()
     if file.exists():
@@ -124,11 +126,11 @@ def _execute(command: Sequence[str], name: str) -> NoReturn:
 
 
 def _wait(child: int) -> int:
-    """Wait for one child, forward signals to it, and reap all others. Return its exit status."""
+    """Wait for one child, and return its exit status. Meanwhile, forward signals to it and reap all other processes."""
     while True:
         received = signal.sigwaitinfo([*FORWARDED, signal.SIGCHLD])
         if received.si_signo != signal.SIGCHLD:
-            if received.si_code != SI_KERNEL:  # on Ctrl-C, the terminal also signals the child
+            if received.si_code != SI_KERNEL:  # for Ctrl-C, the terminal itself also signals the child
                 os.kill(child, received.si_signo)
             continue
         while True:

@@ -1,7 +1,7 @@
-"""Images for pods. They are built without an image registry and kept as archives in the cache.
+"""The images of pods. They are built without an image registry, and kept as archives in the cache.
 
-``python -m keyturn_local.node.images`` fills the cache. An enclosure has no route to the outside, so the cache must be
-filled before the enclosure starts.
+``python -m keyturn_local.node.images`` fills the cache. An enclosure has no route to the outside, so the cache has to
+be filled before the enclosure starts.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from keyturn_local.toolchain import cache
 PAUSE = "keyturn.local/pause:1"
 BUSYBOX = "keyturn.local/busybox:1"
 RECEIVER = "keyturn.local/keyturn-receiver:built"
-PYTHON = ["python3-venv", "python3-pip", "dash", "coreutils", "findutils"]  # receiver/install needs these
+PYTHON = ["python3-venv", "python3-pip", "dash", "coreutils", "findutils"]  # what receiver/install needs
 BUSYBOX_PACKAGE = "busybox-static"
 
 DOCKERFILE = ROOT / "receiver" / "Dockerfile"
@@ -31,8 +31,8 @@ SOURCES = (
     "requirements/receiver.txt",
     "requirements/tracing.txt",
 )
-KIND = "images"  # folder in the cache
-KEPT = 3  # number of receiver images to keep; older ones are deleted
+KIND = "images"  # the folder in the cache
+KEPT = 3  # how many images of the receiver are kept; older ones are deleted
 
 
 class NotFound(RuntimeError):
@@ -48,7 +48,7 @@ def resolve() -> list[Path]:
 
 
 def pause() -> Path:
-    """Return the image of the container that keeps a pod's network namespace. Its program only sleeps."""
+    """Return the image of the container that holds a pod's network namespace. Its program only sleeps."""
     return _busybox_image("pause", PAUSE, ["/bin/busybox", "sleep", "infinity"])
 
 
@@ -58,7 +58,7 @@ def busybox() -> Path:
 
 
 def receiver() -> Path:
-    """Return the receiver's image, which receiver/Dockerfile builds on a base with Debian's Python."""
+    """Return the receiver's image, which is built by receiver/Dockerfile on a base image with Debian's Python."""
     digest = hashlib.sha256()
     for source in SOURCES:
         path = ROOT / source

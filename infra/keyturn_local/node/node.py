@@ -1,4 +1,4 @@
-"""The real node: kubelet, kube-proxy and the cluster's DNS. They connect to a running control plane."""
+"""The real node: kubelet, kube-proxy and the cluster's DNS. They connect to a control plane that is already running."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ NAME = "node"
 KUBELET: dict[str, Any] = {
     "apiVersion": "kubelet.config.k8s.io/v1beta1",
     "kind": "KubeletConfiguration",
-    # The kubelet accepts every request, because it can be reached only inside the enclosure.
+    # The kubelet accepts every request, because only programs in the enclosure can reach it.
     "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
     "authorization": {"mode": "AlwaysAllow"},
     "clusterDNS": [network.HOST],
@@ -22,9 +22,10 @@ KUBELET: dict[str, Any] = {
     "containerRuntimeEndpoint": f"unix://{SOCKET}",
     "configMapAndSecretChangeDetectionStrategy": "Watch",
     "resolvConf": "",
-    # Containers restart soon, because tests kill them and wait for the restart.
+    # Containers restart quickly, because tests kill them and wait for the restart.
     "crashLoopBackOff": {"maxContainerRestartPeriod": "2s"},
-    # The kubelet must also start on a machine with cgroups of version 1, swap, or a full disk.
+    # With these settings, the kubelet also starts on a machine with cgroups of version 1, with swap, or with a full
+    # disk.
     "failCgroupV1": False,
     "cgroupDriver": "cgroupfs",
     "enforceNodeAllocatable": [],
@@ -49,7 +50,8 @@ PROXY: dict[str, Any] = {
 
 
 class Node(Stoppable):
-    """A running node. The enclosure's end removes its pods and everything else that it leaves on the machine."""
+    """A running node. When the enclosure ends, its pods and everything else that it has created on the machine are
+    gone."""
 
     def __init__(self, directory: Path, control_plane: ControlPlane) -> None:
         self._directory = directory
@@ -60,9 +62,9 @@ class Node(Stoppable):
     def start(cls, directory: Path, control_plane: ControlPlane, sync_seconds: int = 60) -> Self:
         """Start the node with all images, and wait until it is Ready. The control plane must listen on network.HOST.
 
-        ``sync_seconds`` is the kubelet's ``syncFrequency`` and has its default. A mounted Secret follows its object
-        within 1.5 times this period.
-        Raises StartFailed, programs.NotFound, images.NotFound, and EnclosureError outside of an enclosure.
+        ``sync_seconds`` is the kubelet's ``syncFrequency``, with the same default. A mounted Secret follows its object
+        within 1.5 times this period. Raises StartFailed, programs.NotFound, images.NotFound, and EnclosureError outside
+        of an enclosure.
         """
         node = cls(directory, control_plane)
         try:

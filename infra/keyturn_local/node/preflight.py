@@ -1,7 +1,7 @@
-"""Preflight check for a real node. It finds out whether one can run on this machine, and fills the cache for it.
+"""Preflight check for a real node. It finds out whether a node can run on this machine, and fills the cache for it.
 
-If no node can run, ``python -m keyturn_local.node.preflight`` prints the reason in one line and fails. This module uses
-only the standard library.
+If no node can run, ``python -m keyturn_local.node.preflight`` prints the reason in one line and exits with an error.
+This module uses only the standard library.
 """
 
 import os
@@ -13,7 +13,8 @@ from keyturn_local.paths import INFRA
 
 
 def preflight() -> str:
-    """Return in one line why no real node can run here. If one can, fill the cache and return an empty string."""
+    """If no real node can run here, return the reason in one line. Otherwise fill the cache and return an empty
+    string."""
     if sys.platform != "linux" or os.geteuid():
         return "no real node here: it takes root on Linux"
     if error := _enclosure_error():

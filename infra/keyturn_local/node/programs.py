@@ -1,7 +1,7 @@
-"""Resolver of a node's programs. It uses only the standard library.
+"""Finds the programs of a node. This module uses only the standard library.
 
-kubelet and kube-proxy come with a downloaded control plane, or from Go modules, as CoreDNS and containerd do. All other
-programs come from the machine or from Debian packages.
+kubelet and kube-proxy come with a downloaded control plane. Otherwise they are built from Go modules, as CoreDNS and
+containerd always are. All other programs come from the machine or from Debian packages.
 """
 
 import hashlib
@@ -19,13 +19,13 @@ from keyturn_local.toolchain import binaries, cache, go_toolchain
 
 KUBERNETES = INFRA / "node"
 CONTAINERD = INFRA / "container_runtime"
-CONTAINERD_VERSION = "v2.4.2"  # the same as in its go.mod
-KIND = "node"  # folder in the cache
+CONTAINERD_VERSION = "v2.4.2"  # the same version as in its go.mod
+KIND = "node"  # the folder in the cache
 CNI = ("ptp", "host-local", "loopback")
 CNI_FOLDERS = (Path("/opt/cni/bin"), Path("/usr/lib/cni"))
 NEEDED = ("ip", "mount")  # these must be on the PATH
 IPTABLES = ("iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore")
-# Each program, and those of its dependencies that a machine may lack.
+# Each program, and those of its dependencies that may be missing on a machine.
 RUNC_PACKAGES = ("runc", "libseccomp2")
 IPTABLES_PACKAGES = ("iptables", "libxtables12", "libnftnl11", "libmnl0", "libnetfilter-conntrack3", "libnfnetlink0")
 
@@ -36,24 +36,25 @@ class NotFound(RuntimeError):
 
 @dataclass(frozen=True)
 class Programs:
-    """Paths of a node's programs or of their folders, and the variables that programs from Debian packages need."""
+    """The paths of a node's programs or of the folders that hold them, and the environment variables that programs from
+    Debian packages need."""
 
-    kubernetes: Path  # folder with kubelet and kube-proxy
+    kubernetes: Path  # the folder with kubelet and kube-proxy
     coredns: Path
-    containerd: Path  # folder with containerd, containerd-shim-runc-v2 and ctr
+    containerd: Path  # the folder with containerd, containerd-shim-runc-v2 and ctr
     cni: Path
     runc: Path
     iptables: Path
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
-        """Return the environment for the programs, which find each other on its PATH."""
+        """Return the environment for the programs. They find each other on its PATH."""
         path = f"{self.containerd}:{self.iptables}:{os.environ['PATH']}"
         return {**os.environ, "PATH": path, **self.variables}
 
 
 def resolve() -> Programs:
-    """Find all programs, and build or unpack missing ones into the cache. Raises NotFound."""
+    """Find all programs. Missing ones are built or unpacked into the cache. Raises NotFound."""
     if missing := [name for name in NEEDED if not shutil.which(name)]:
         raise NotFound(f"there is no {', '.join(missing)} on the PATH")
     try:
@@ -77,7 +78,8 @@ def resolve() -> Programs:
 
 
 def _kubernetes() -> Path:
-    # A kubelet must not be newer than its API server. A downloaded control plane has a kubelet of the same version.
+    # A kubelet must not be newer than its API server. A downloaded control plane comes with a kubelet of the same
+    # version.
     if all((binaries.resolve() / name).exists() for name in ("kubelet", "kube-proxy")):
         return binaries.resolve()
     final = _folder("kubernetes", KUBERNETES, "kubernetes/main.go")
@@ -119,7 +121,8 @@ def _containerd() -> Path:
 
 
 def _linked(unpacked: Path) -> Path:
-    """Return a folder of links to iptables' one program. Installing the package would create the same links."""
+    """Return a folder whose links all lead to iptables' single program. Installing the package would create the same
+    links."""
     folder = unpacked / "usr" / "lib" / "keyturn"
     folder.mkdir(exist_ok=True)
     for name in IPTABLES:
@@ -129,7 +132,7 @@ def _linked(unpacked: Path) -> Path:
 
 
 def _folder(name: str, module: Path, *files: str) -> Path:
-    """Return the folder in the cache for programs of one module. Its name includes a digest of the inputs."""
+    """Return the folder in the cache for the programs of one module. Its name contains a digest of the inputs."""
     sources = hashlib.sha256(binaries.VERSION_FLAGS.encode())
     for file in ("go.mod", "go.sum", *files):
         sources.update((module / file).read_bytes())

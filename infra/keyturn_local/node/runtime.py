@@ -1,4 +1,4 @@
-"""Container runtime: containerd and runc, with a network that gives each pod an address and a route to the host."""
+"""The container runtime: containerd and runc, with a network that gives each pod an address and a route to the host."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from keyturn_local.node import images, network
 from keyturn_local.node.programs import Programs
 from keyturn_local.processes.program import Program, Stoppable
 
-HOME = Path("/run/keyturn-node")  # in memory, and gone at the enclosure's end
+HOME = Path("/run/keyturn-node")  # this folder is in memory, and is gone when the enclosure ends
 SOCKET = HOME / "containerd.sock"
 NETWORK: dict[str, Any] = {
     "cniVersion": "1.0.0",
@@ -43,7 +43,7 @@ class Runtime(Stoppable):
         self._program.wait_for(self._answers, 30)
 
     def add(self, archive: Path) -> None:
-        """Import an image from an archive in the format of `docker save`."""
+        """Import an image from an archive that has the format of `docker save`."""
         command = [*self._ctr, "images", "import", archive]
         result = subprocess.run(command, capture_output=True, text=True, timeout=120)
         if result.returncode:
@@ -58,7 +58,7 @@ class Runtime(Stoppable):
 
 
 def _config(programs: Programs) -> str:
-    # Without restrict_oom_score_adj, no sandbox starts on a machine that lacks CAP_SYS_RESOURCE.
+    # Without restrict_oom_score_adj, no sandbox would start on a machine that lacks CAP_SYS_RESOURCE.
     return f"""
 version = 3
 root = "{HOME}/containerd"

@@ -1,4 +1,5 @@
-"""Environment of child processes. It has our import roots, no AWS settings of the user, and no proxy for loopback."""
+"""The environment of child processes. It has our import roots, no AWS settings of the user, and no proxy for
+loopback."""
 
 import os
 
@@ -8,7 +9,8 @@ IMPORT_ROOTS = os.pathsep.join(str(ROOT / name) for name in ("lambda", "receiver
 
 
 def bypass_proxies() -> None:
-    """Add loopback to NO_PROXY and no_proxy, for this process and its children. Some programs read only one of them."""
+    """Add loopback to NO_PROXY and to no_proxy, for this process and its children. Some programs read only one of the
+    two."""
     for name in ("NO_PROXY", "no_proxy"):
         hosts = [host for host in os.environ.get(name, "").split(",") if host]
         os.environ[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))

@@ -1,4 +1,4 @@
-"""Child processes that never outlive this process, even if it is killed with -9."""
+"""Child processes that never outlive this process, even if it is killed with SIGKILL."""
 
 import os
 import signal
@@ -14,9 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-# Code of the guard, a process between this process and the program. When this process ends for any reason, the guard's
-# standard input closes, and the guard kills the program's whole process group. Unlike PR_SET_PDEATHSIG, this depends
-# neither on the forking thread nor on Linux.
+# The code of the guard, which is a process between this process and the program. When this process ends for whatever
+# reason, the guard's standard input is closed, and the guard kills the program's whole process group. Unlike
+# PR_SET_PDEATHSIG, this depends neither on the forking thread nor on Linux.
 _GUARD = """
 import os, signal, subprocess, sys, threading
 program = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
@@ -32,11 +32,12 @@ sys.exit(program.wait() & 0xFF)
 
 
 class StartFailed(RuntimeError):
-    """A program ended, or was not ready in time. The text holds the last lines of its log."""
+    """A program has ended, or was not ready in time. The text has the last lines of its log."""
 
 
 class Stoppable:
-    """Base class of parts that run until ``stop`` is called. As a context manager, it calls ``stop`` at the end."""
+    """Base class of parts that run until ``stop`` is called. Used as a context manager, such a part is stopped at the
+    end."""
 
     def stop(self) -> None:
         """Stop gracefully."""
@@ -52,7 +53,7 @@ class Stoppable:
 
 
 class Program:
-    """One running program, under a guard process. Its output goes to ``log``."""
+    """One running program under a guard process. Its output goes to the file ``log``."""
 
     def __init__(
         self, name: str, command: Sequence[str | Path], directory: Path, environment: Mapping[str, str] | None = None
@@ -76,11 +77,12 @@ class Program:
 
     @property
     def status(self) -> int | None:
-        """The exit status; None while the program runs."""
+        """The exit status of the program, or None while it runs."""
         return self._guard.poll()
 
     def wait_for(self, ready: Callable[[], bool], seconds: float) -> None:
-        """Wait until ``ready`` returns true. Raises StartFailed if the program ends first, or after ``seconds``."""
+        """Wait until ``ready`` returns true. Raises StartFailed if the program ends before that, or after
+        ``seconds``."""
         end = time.monotonic() + seconds
         while not ready():
             failure = (
@@ -95,13 +97,13 @@ class Program:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
 
     def kill(self) -> None:
-        """Kill the program with -9 to simulate a crash."""
-        with suppress(ProcessLookupError):  # it has already ended
+        """Kill the program with SIGKILL, to simulate a crash."""
+        with suppress(ProcessLookupError):  # the program has already ended
             os.killpg(self._guard.pid, signal.SIGKILL)
         self._reap()
 
     def stop(self, seconds: float = 15) -> None:
-        """Stop the program gracefully. If it still runs after ``seconds``, kill it."""
+        """Stop the program gracefully. If it is still running after ``seconds``, kill it."""
         if self.running:
             self._guard.terminate()
             try:
@@ -117,7 +119,7 @@ class Program:
 
 
 def answers(url: str, context: ssl.SSLContext | None = None) -> Callable[[], bool]:
-    """Return a condition for ``wait_for``, which is true if ``url`` answers with status 200."""
+    """Return a condition for ``wait_for``. It is true if ``url`` answers with the status 200."""
 
     def ask() -> bool:
         try:

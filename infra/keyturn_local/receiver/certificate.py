@@ -1,4 +1,4 @@
-"""Certificate of a receiver that runs as a process, from an authority of its own."""
+"""A certificate for a receiver that runs as a process. It is issued by an authority of its own."""
 
 import base64
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import trustme
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate for 127.0.0.1 with its key, as files, and the bundle of the authority that issued it."""
+    """A certificate for 127.0.0.1 and its key, as files, and the bundle of the authority that issued it."""
 
     certificate_file: Path
     key_file: Path
@@ -18,7 +18,7 @@ class Certificate:
 
     @classmethod
     def issue(cls, directory: Path) -> Self:
-        """Issue a certificate by a new authority, and write it into ``directory``."""
+        """Issue a certificate by a new authority. The files are written into ``directory``."""
         authority = trustme.CA()
         issued = authority.issue_cert("127.0.0.1")
         certificate_file, key_file = directory / "tls.crt", directory / "tls.key"
@@ -28,11 +28,11 @@ class Certificate:
 
     @property
     def parameter(self) -> str:
-        """The bundle as the stack's parameter CaBundle."""
+        """The bundle, in the form of the stack's parameter CaBundle."""
         return base64.b64encode(self.bundle).decode()
 
     def settings(self) -> dict[str, str]:
-        """Return the receiver's settings for TLS."""
+        """Return the receiver's settings that turn on TLS."""
         return {
             "KEYTURN_TLS_CERTIFICATE_FILE": str(self.certificate_file),
             "KEYTURN_TLS_KEY_FILE": str(self.key_file),

@@ -1,4 +1,4 @@
-"""The receiver as a process, with the rights that the chart's RBAC gives its ServiceAccount."""
+"""The receiver as a process. It has the rights that the chart's RBAC gives to its ServiceAccount."""
 
 import sys
 import urllib.error
@@ -19,9 +19,10 @@ SERVICE_ACCOUNT = "keyturn"
 class LocalReceiver:
     """One replica, which keeps its ports when it restarts.
 
-    ``aws`` holds the variables that point to AWS. ``python`` is the interpreter of an environment in which the receiver
-    is installed as in the image; such a process sees neither this repository nor the environment of this process. With
-    ``certificate`` it serves TLS. ``port`` is for a URL that must be known before the receiver is made.
+    ``aws`` has the environment variables that point to AWS. ``python`` is the interpreter of an environment in which
+    the receiver is installed as in the image. A process with such an interpreter sees neither this repository nor the
+    environment of this process. If ``certificate`` is given, the receiver serves TLS. ``port`` is for a URL that must
+    be known before the receiver is created.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class LocalReceiver:
             "KEYTURN_OPERATIONS_PORT": str(operations_port),
             "KEYTURN_SIGNING_KEY_SECRET_ID": signing_key_secret_id,
             "KEYTURN_LEASE_NAMESPACE": namespace,
-            "KEYTURN_DRAIN_SECONDS": "0",  # not needed, because no Service routes to this process
+            "KEYTURN_DRAIN_SECONDS": "0",  # there is no drain, because no Service routes to this process
             **(certificate.settings() if certificate else {}),
             **(settings or {}),
         }
@@ -66,12 +67,12 @@ class LocalReceiver:
 
     @property
     def running(self) -> bool:
-        """Whether the process runs."""
+        """Whether the process is running."""
         return self._program is not None and self._program.running
 
     @property
     def status(self) -> int | None:
-        """The exit status of the process; None while it runs."""
+        """The exit status of the process, or None while it runs."""
         return self._program.status if self._program else None
 
     def start(self, seconds: float = 30) -> None:
@@ -80,7 +81,7 @@ class LocalReceiver:
         self._program.wait_for(answers(f"{self.operations_url}/readyz"), seconds)
 
     def kill(self) -> None:
-        """Kill the process with -9."""
+        """Kill the process with SIGKILL."""
         if self._program:
             self._program.kill()
 
@@ -90,11 +91,11 @@ class LocalReceiver:
             self._program.stop(40)
 
     def ready(self) -> tuple[int, str]:
-        """Return the readiness probe's status and text; status 0 means no answer."""
+        """Return the status and the text of the readiness probe. The status is 0 if there was no answer."""
         return self._probe("readyz")
 
     def alive(self) -> tuple[int, str]:
-        """Return the liveness probe's status and text; status 0 means no answer."""
+        """Return the status and the text of the liveness probe. The status is 0 if there was no answer."""
         return self._probe("livez")
 
     def _probe(self, name: str) -> tuple[int, str]:
@@ -113,12 +114,12 @@ class LocalReceiver:
             return str(reply.read().decode())
 
     def metric(self, name: str, **labels: str) -> float:
-        """Return the sum of a metric's samples that have these labels."""
+        """Return the sum of those samples of a metric that have these labels."""
         return total(self.metrics(), name, **labels)
 
 
 def total(metrics: str, name: str, **labels: str) -> float:
-    """Return the sum of the samples with this name and these labels; ``metrics`` has Prometheus' text format."""
+    """Return the sum of the samples with this name and these labels. ``metrics`` has the text format of Prometheus."""
     return sum(
         sample.value
         for family in text_string_to_metric_families(metrics)

@@ -1,4 +1,5 @@
-"""The receiver as a Helm release of the chart, with pods on a real node (node/) instead of a process (process.py)."""
+"""The receiver as a Helm release of the chart. It runs in pods on a real node (node/) and not as a process
+(process.py)."""
 
 import urllib.request
 from collections.abc import Mapping
@@ -12,13 +13,13 @@ from keyturn_local.node import images, network
 from keyturn_local.processes.program import StartFailed, Stoppable
 from keyturn_local.receiver.process import total
 
-NAME = "keyturn"  # of the release, and therefore of its Deployment and Service
+NAME = "keyturn"  # the name of the release, and so of its Deployment and its Service
 RECEIVERS = "app.kubernetes.io/component=receiver"
 OPERATIONS_PORT = 9090
 
 
 def values(aws: Mapping[str, str], signing_key_secret_id: str) -> dict[str, Any]:
-    """Return the chart's values for a real node. ``aws`` holds the variables that point to AWS."""
+    """Return the chart's values for a real node. ``aws`` has the environment variables that point to AWS."""
     repository, tag = images.RECEIVER.rsplit(":", 1)
     return {
         "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
@@ -29,12 +30,12 @@ def values(aws: Mapping[str, str], signing_key_secret_id: str) -> dict[str, Any]
 
 
 def host_of(namespace: str) -> str:
-    """Return the Service's name in the enclosure's DNS."""
+    """Return the name of the Service in the enclosure's DNS."""
     return f"{NAME}.{namespace}.svc.{network.DOMAIN}"
 
 
 def receivers(cluster: Cluster, namespace: str) -> list[Any]:
-    """Return the receivers' pods in a namespace, except pods that are being deleted."""
+    """Return the receivers' pods in a namespace. Pods that are being deleted are left out."""
     pods = cluster.list("pods", namespace, RECEIVERS)
     return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
@@ -62,22 +63,22 @@ class Release(Stoppable):
         return release
 
     def stop(self) -> None:
-        """Uninstall the release; its pods may still be terminating."""
+        """Uninstall the release. Its pods may still be terminating afterwards."""
         if self._helm.list(all_states=True):
             self._helm.uninstall(NAME)
         self._helm.close()
 
     def pods(self) -> list[Any]:
-        """Return the receivers' pods, except pods that are being deleted."""
+        """Return the receivers' pods. Pods that are being deleted are left out."""
         return receivers(self._cluster, self._namespace)
 
     @property
     def operations_url(self) -> str:
-        """URL of the operations port of one pod."""
+        """The URL of one pod's operations port."""
         return self._operations_urls()[0]
 
     def metric(self, name: str, **labels: str) -> float:
-        """Return the sum of a metric's samples that have these labels, over all pods."""
+        """Return the sum of those samples of a metric that have these labels, over all pods."""
         return sum(total(_read(f"{url}/metrics"), name, **labels) for url in self._operations_urls())
 
     def _operations_urls(self) -> list[str]:

@@ -1,8 +1,8 @@
-"""Resolver of the control plane's programs: etcd, the Kubernetes API server and its controllers, kubectl, kwok.
+"""Finds the programs of the control plane: etcd, the Kubernetes API server and its controllers, kubectl, and kwok.
 
 It tries these sources in order: KUBEBUILDER_ASSETS, the cache, the official releases, a build from the Go modules.
 
-This module uses only the standard library, because `make` runs it before pip. As a program, it prints the folder.
+This module uses only the standard library, because `make` runs it before pip. Run as a program, it prints the folder.
 """
 
 import hashlib
@@ -19,25 +19,25 @@ from keyturn_local.paths import INFRA
 from keyturn_local.toolchain import cache, go_toolchain
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
-MULTI_CALL = PROGRAMS[:-1]  # one built binary acts as any of these, by the name of its symbolic link
+MULTI_CALL = PROGRAMS[:-1]  # one program is built, and acts as any of these according to the name of its symbolic link
 MODULE = INFRA / "control_plane"
 
 BUILT_VERSION = "v1.36.3"  # the same as in the module's go.mod
 RELEASED_VERSION = "v1.35.4"  # the newest release whose checksums could be found at the time of writing
 KWOK_VERSION = "v0.8.0"
-VERSION_FLAGS = " ".join(  # linker flags that set the version that the programs report
+VERSION_FLAGS = " ".join(  # these linker flags set the version that the programs report
     f"-X k8s.io/component-base/version.{name}={value}"
     for name, value in zip(
         ("gitVersion", "gitMajor", "gitMinor"), (BUILT_VERSION, *BUILT_VERSION[1:].split(".")), strict=False
     )
 )
-KIND = "control-plane"  # folder in the cache
+KIND = "control-plane"  # the folder in the cache
 
-CONNECT_SECONDS = 3.0  # short, because the machine may have no network
+CONNECT_SECONDS = 3.0  # the timeout is short, because the machine may have no network
 
 
 class NotFound(RuntimeError):
-    """No source has the programs. The text names each source and why it failed."""
+    """No source has the programs. The text names each source and says why it failed."""
 
 
 class _Unavailable(Exception):
@@ -46,7 +46,8 @@ class _Unavailable(Exception):
 
 @dataclass(frozen=True)
 class _File:
-    """A published file. ``checksum`` is "algorithm:hex"; ``members`` are the paths of the programs in an archive."""
+    """A published file. ``checksum`` has the form "algorithm:hex". ``members`` are the paths of programs in an
+    archive."""
 
     url: str
     checksum: str
@@ -56,8 +57,8 @@ class _File:
 # These include the programs of a real node (node/programs.py), which must have the same version.
 _SERVER = tuple(f"kubernetes/server/bin/{name}" for name in (*MULTI_CALL[1:], "kubelet", "kube-proxy"))
 
-# The checksums are from Kubernetes' CHANGELOG/CHANGELOG-1.35.md, kubespray's checksums.yml (etcd), and Arch Linux's
-# kwok-bin.
+# The checksums come from Kubernetes' CHANGELOG/CHANGELOG-1.35.md, from kubespray's checksums.yml (for etcd), and from
+# Arch Linux's kwok-bin.
 RELEASES: dict[str, tuple[_File, ...]] = {
     "linux/amd64": (
         _File(
@@ -76,12 +77,12 @@ RELEASES: dict[str, tuple[_File, ...]] = {
             "sha256:f5a4385a2ae1b9dd7f8acae18e002a75c0ebba124ae9d7259aa8dadb50711f46",
         ),
     ),
-    # linux/arm64 builds from the Go modules, because no published checksum of kwok could be found.
+    # linux/arm64 is missing, because no published checksum of kwok could be found. There, the Go modules are built.
 }
 
 
 def resolve() -> Path:
-    """Return a folder that holds all of PROGRAMS. Raises NotFound."""
+    """Return a folder that has all of PROGRAMS. Raises NotFound."""
     reasons: list[str] = []
     for name, source in (
         ("KUBEBUILDER_ASSETS", _assets),
@@ -106,7 +107,7 @@ def _assets() -> Path:
 
 
 def _cached() -> Path:
-    # Downloaded and built programs may differ in version. Both are acceptable.
+    # Downloaded and built programs may have different versions. Both versions are fine.
     for folder in (_folder("built"), _folder("released")):
         if folder.is_dir():
             return folder
@@ -159,7 +160,7 @@ def _write(file: Path, content: bytes) -> None:
 
 def _built() -> Path:
     with cache.locked(KIND):
-        if _folder("built").is_dir():  # another process built them while this one waited
+        if _folder("built").is_dir():  # Another process has built them while this one was waiting
             return _folder("built")
         go = _go()
         _say(
@@ -185,9 +186,9 @@ def _go() -> str:
 
 
 def _folder(source: str) -> Path:
-    """Return the folder in the cache for "built" or "released" programs.
+    """Return the folder in the cache for "built" or for "released" programs.
 
-    Its name includes the versions and, for built programs, a digest of the sources.
+    Its name contains the versions and, for built programs, a digest of the sources.
     """
     if source == "released":
         key = f"{RELEASED_VERSION}-kwok-{KWOK_VERSION}-with-node"

@@ -1,4 +1,4 @@
-"""Cache in the user's home, with one folder for each kind of program or file that takes long to get.
+"""The cache in the user's home. It has one folder for each kind of program or file that takes long to get.
 
 Entries are created atomically. This module uses only the standard library, because `make` fills the cache before pip.
 """
@@ -20,7 +20,7 @@ def folder(kind: str) -> Path:
 
 @contextmanager
 def locked(kind: str) -> Iterator[None]:
-    """Create the folder of one kind, and hold its lock, so that only one process at a time fills it."""
+    """Create the folder of one kind and hold its lock, so that only one process at a time fills the folder."""
     root = folder(kind)
     root.mkdir(parents=True, exist_ok=True)
     with (root / "lock").open("w") as lock:
@@ -30,7 +30,7 @@ def locked(kind: str) -> Iterator[None]:
 
 @contextmanager
 def atomic_folder(final: Path) -> Iterator[Path]:
-    """Yield a temporary folder, and rename it to ``final`` at the end, unless the block raises."""
+    """Yield a temporary folder. At the end, rename it to ``final``, unless the block raises."""
     temporary = Path(tempfile.mkdtemp(dir=final.parent, prefix=".fresh-"))
     try:
         yield temporary

