@@ -1,7 +1,7 @@
 """Fixtures that several tiers share, such as a real control plane and a complete Keyturn on one machine.
 
-Each fixture imports what it starts. At the top of the file, the imports would take two seconds of every tier, the unit
-tests included.
+Each fixture imports what it starts. If these imports were at the top of the file, they would cost every tier two
+seconds, even the unit tests.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,7 +42,8 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Control
 
 @pytest.fixture(scope="session")
 def custom_resources(control_plane: "ControlPlane") -> None:
-    """Install other projects' custom resource definitions that the chart's objects need. They stay for the session."""
+    """Install the custom resource definitions of other projects that the chart's objects need. They stay installed for
+    the session."""
     from keyturn_local.toolchain.custom_resources import resolve as definitions
 
     made = control_plane.kubectl("create", "-o", "name", *(f"--filename={file}" for file in definitions()))
@@ -51,8 +52,8 @@ def custom_resources(control_plane: "ControlPlane") -> None:
 
 @pytest.fixture(scope="module")
 def stack(control_plane: "ControlPlane", tmp_path_factory: pytest.TempPathFactory) -> Iterator["Stack"]:
-    """A complete Keyturn, shared by tests that break nothing. The poller sleeps, so every change arrives by an
-    event."""
+    """A complete Keyturn, shared by tests that leave it intact. Its poller sleeps, so only events can bring a
+    change."""
     from keyturn_local.stack import run_stack
 
     settings = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600", "KEYTURN_SIGNING_KEY_INTERVAL_SECONDS": "3600"}
@@ -63,7 +64,7 @@ def stack(control_plane: "ControlPlane", tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def own_stack(control_plane: "ControlPlane", tmp_path: Path) -> "Callable[..., AbstractContextManager[Stack]]":
-    """Return a function that starts a stack for this test alone, with the settings it is given."""
+    """Return a function that starts a stack for one test alone, with the settings that the function is given."""
 
     from keyturn_local.stack import run_stack
 
@@ -103,7 +104,7 @@ def signing_key_id(session_aws: "LocalAws") -> str:
 def make_env(
     control_plane: "ControlPlane", session_aws: "LocalAws", signing_key_id: str, tmp_path: Path
 ) -> Iterator[Callable[..., "FaultEnv"]]:
-    """Return a function that starts environments with the chart values it is given."""
+    """Return a function that starts environments with the chart values that the function is given."""
     from support.fault_env import FaultEnv
 
     with ExitStack() as stack:

@@ -28,7 +28,7 @@ from keyturn_notifier.signing import KMS_LIMIT, KeyRing, Keys, SigningUnavailabl
 
 CONNECT_SECONDS = 3.0
 REPLY_SECONDS = 10.0  # longer than the receiver's own deadline of 8 s
-COOLDOWN_SECONDS = 5.0  # of the circuit breaker, in seconds, if the receiver has sent no Retry-After
+COOLDOWN_SECONDS = 5.0  # seconds for which nothing is sent to an unavailable receiver that has sent no Retry-After
 MAX_REPLY = 256 * 1024  # bytes: ten results, each with the names of hundreds of Secrets
 MAX_DELIVERED = 10_000  # the most event ids kept in memory
 

@@ -304,7 +304,7 @@ def build_http(
 
 
 def observe(process: Process, kube: Kubernetes, aws: Aws, controller: Controller) -> None:
-    """Give the gauges and the watchdog the functions that they call to get their values."""
+    """Connect the gauges and the watchdog to the functions that supply their values."""
     metrics, queue = process.metrics, controller.queue
     ProcessCollector(registry=metrics.registry)
     process.watchdog.register_duration("reconcile", queue.longest_running)

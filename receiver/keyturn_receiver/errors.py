@@ -97,7 +97,8 @@ class SourceUnavailable(Temporary):
 
 
 class NoCredentials(SourceUnavailable):
-    """The credentials do not work. ``fault`` is the message without its subject, so it names no binding."""
+    """The credentials do not work. ``fault`` is the message without its subject, so it does not name what a binding
+    names."""
 
     reason = "NoCredentials"
 

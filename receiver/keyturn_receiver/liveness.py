@@ -23,8 +23,7 @@ def no_ping(expected_idle: float = 0.0) -> None:
 
 
 class Watchdog:
-    """Watchdog. A part is stuck if its last ping is more than ``timeout`` seconds older than its expected idle time
-    allows.
+    """Watchdog. A part is stuck if it has not pinged for ``timeout`` seconds beyond its expected idle time.
 
     ``now`` returns monotonic seconds.
     """

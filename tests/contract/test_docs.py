@@ -69,8 +69,8 @@ def test_readme_claims_name_existing_tests_and_every_tier() -> None:
     assert without_tests == {"documentation alone"}
     for tests in shown.values():
         assert all(any("def test_" in file.read_text() for file in _modules(each)) for each in tests)
-    # Each tier that needs more than Python has a row. The tier with real pods must use a control plane without kwok,
-    # which is one that is started with a host.
+    # Each tier that needs more than Python has a row. In the tier with real pods, the control plane must be started
+    # with a host, because it then runs without kwok.
     tiers = {each.name for each in (ROOT / "tests").iterdir() if any(each.glob("test_*.py"))}
     assert tiers - {"unit"} == {each.name for tests in shown.values() for each in tests if each.is_dir()}
     assert "host=network.HOST" in (ROOT / "tests" / "node" / "conftest.py").read_text()

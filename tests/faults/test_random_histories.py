@@ -277,7 +277,7 @@ class History(RuleBasedStateMachine):
         self.aws.rotate(name)
         self.tell(name, f"at once to {number}")
         killed.wait(2)
-        self.receivers[number].kill()  # for a receiver that had nothing to write
+        self.receivers[number].kill()  # needed if the receiver wrote nothing
         self.heal_all()
         self.dead.add(number)
         self.well_at = len(self.steps) + LONGEST_TROUBLE

@@ -1,4 +1,4 @@
-"""S10: whatever a tenant writes into its own namespace, the bindings of other tenants go on as before."""
+"""S10: whatever a tenant writes into its own namespace, the bindings of other tenants keep working."""
 
 import json
 import threading
@@ -14,9 +14,9 @@ from support.wait import eventually
 
 DATA = "keyturn.dev/data"
 DELIVERIES = 5
-NUMBERS = 2000  # in the hostile AWS secret
+NUMBERS = 2000  # the length of the list in the hostile AWS secret
 
-# Each expression is as long, or as costly, as validation and the cost bound allow, or a little more.
+# Each expression is as long or as costly as the validation and the cost bound just allow, or slightly more.
 HOSTILE = {
     "dear to parse and weigh": ["[?" * 6 + "[" + ",".join("@" * 230) + "]" + "]" * 6] * 30,
     "refused for its number of parts": ["[?" * 6 + "[" + ",".join("@" * 1900) + "]" + "]" * 6] * 16,
@@ -40,7 +40,7 @@ def hostile_namespace(env: FaultEnv, expressions: list[str], secrets: int) -> st
 
 @contextmanager
 def edited_repeatedly(env: FaultEnv, namespace: str, secrets: int) -> Iterator[None]:
-    """Edit the Secrets' bindings one after the other, about five times a second, until the block ends."""
+    """Edit the bindings of the Secrets one after another, about five times a second, until the block ends."""
     ended = threading.Event()
 
     def edit() -> None:
@@ -65,8 +65,8 @@ def edited_repeatedly(env: FaultEnv, namespace: str, secrets: int) -> Iterator[N
 @pytest.mark.fault("S10")
 @pytest.mark.parametrize("case", HOSTILE)
 def test_expressions_of_one_tenant_delay_nobody_else(env: FaultEnv, case: str) -> None:
-    """A tenant binds 40 Secrets with expressions that are expensive to parse, to weigh or to evaluate, and edits them
-    without end. The receiver answers each delivery of another tenant with 200 at once, and stays alive and ready."""
+    """A tenant binds 40 Secrets with expressions that are expensive to parse, to check or to evaluate, and edits them
+    all the time. The receiver still answers each delivery of another tenant with 200, and stays alive and ready."""
     receiver = env.receiver()
     env.create_bound_secret("db")
     eventually(lambda: env.is_current("db"))

@@ -127,7 +127,8 @@ def test_ambiguous_partial_arn_reads_no_value(env: FaultEnv) -> None:
 @pytest.mark.fault("S5")
 def test_forged_record_of_a_tenant_asks_aws_nothing(make_env: Callable[..., FaultEnv]) -> None:
     """A tenant writes another tenant's ARN into the record on its own Secret, and adds `on-delete: delete`. The
-    receiver does not ask AWS about that ARN, and its status is the same whether or not the secret exists."""
+    receiver does not ask AWS about that ARN. The Secret's status is the same whether or not the other tenant's secret
+    exists."""
     env = make_env(deletions={"enabled": True})
     env.receiver(KEYTURN_DELETIONS="true")
     env.create_bound_secret("own")

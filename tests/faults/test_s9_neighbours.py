@@ -1,4 +1,5 @@
-"""S9: what a tenant names (a region, a partition, an account) concerns its own Secret alone, and nobody's readiness."""
+"""S9: a region, partition or account that a tenant names affects only the tenant's own Secret, and nobody's
+readiness."""
 
 import threading
 import time
@@ -23,14 +24,14 @@ def arn(env: FaultEnv, region: str, name: str = "db", partition: str = "aws") ->
 
 
 def asked_regions(env: FaultEnv) -> set[str]:
-    """Return the regions that signed calls to AWS were made for."""
+    """Return the regions to which signed calls to AWS were made."""
     scopes = (call.headers.get("authorization", "").partition("Credential=")[2] for call in env.aws_proxy.calls)
     return {scope.split("/")[2] for scope in scopes if scope.count("/") > 2}
 
 
 @contextmanager
 def always_ready(*receivers: LocalReceiver) -> Iterator[None]:
-    """Probe readiness and liveness ten times a second, and fail if any probe fails."""
+    """Probe readiness and liveness ten times a second during the block, and fail if any probe has failed."""
     stop, failed = threading.Event(), []
 
     def probe() -> None:
@@ -50,8 +51,8 @@ def always_ready(*receivers: LocalReceiver) -> Iterator[None]:
 
 @pytest.mark.fault("S9")
 def test_typo_in_a_region_concerns_its_own_secret_alone(env: FaultEnv) -> None:
-    """A tenant names regions and partitions that do not exist here. Its Secrets say so with the nearest region's name,
-    AWS is not asked, and readiness stays as it is, also once the Secrets are deleted."""
+    """A tenant names regions and partitions that do not exist here. Its Secrets say so and suggest the nearest region.
+    AWS is not asked, and the receiver stays ready, even after the Secrets are deleted."""
     receiver = env.receiver(**KEYS, KEYTURN_POLL_INTERVAL_SECONDS="1")
     env.create_bound_secret("own")
     wrong = {
@@ -78,8 +79,8 @@ def test_typo_in_a_region_concerns_its_own_secret_alone(env: FaultEnv) -> None:
 
 @pytest.mark.fault("S9")
 def test_credentials_refused_for_a_tenants_secret_do_not_stop_everybody(env: FaultEnv) -> None:
-    """AWS refuses the receiver's credentials in a region that a tenant names, as in one that the account has not
-    opted into, and for one secret. Readiness stays as it is, and no probe prints a tenant's ARN."""
+    """AWS refuses the receiver's credentials in a region that a tenant names (as in one that the account has not opted
+    into), and for one secret. The receiver stays ready, and no probe fails."""
 
     def refuse(call: Call) -> Fault:
         elsewhere = "/eu-west-1/" in call.headers.get("authorization", "")
@@ -107,8 +108,8 @@ def test_credentials_refused_for_a_tenants_secret_do_not_stop_everybody(env: Fau
 
 @pytest.mark.fault("S9")
 def test_operators_regions_are_the_only_ones_asked(env: FaultEnv) -> None:
-    """The operator names one region besides the receiver's own. Secrets there are filled, and those of any other
-    region are refused without a call."""
+    """The operator names one region besides the receiver's own. Secrets of that region are filled, and those of any
+    other region are refused without a call to AWS."""
     env.receiver(KEYTURN_REGIONS="eu-west-1")
     value = env.new_value("elsewhere")
     there = env.client_in("eu-west-1").create_secret(Name=f"{env.namespace}/own", SecretString=value)["ARN"]

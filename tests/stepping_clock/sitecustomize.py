@@ -1,6 +1,8 @@
-"""A wall clock that a test moves while a program runs: Python imports this before anything else of the program.
+"""A wall clock that a test can move while a program runs. Python imports this module before anything else of the
+program.
 
-KEYTURN_TEST_CLOCK names a file that holds the seconds by which the clock is off. The monotonic clock is left alone.
+KEYTURN_TEST_CLOCK names a file with the number of seconds by which the clock is off. The monotonic clock is not
+changed.
 """
 
 import datetime

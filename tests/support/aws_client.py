@@ -14,7 +14,7 @@ ACCOUNT = "123456789012"
 
 
 def aws_error(code: str, operation: str = "GetSecretValue") -> ClientError:
-    """Return the SDK's error for a code that AWS has answered with."""
+    """Return the error that the SDK raises when AWS answers with this code."""
     return ClientError({"Error": {"Code": code, "Message": "hunter2-canary"}}, operation)
 
 
@@ -29,7 +29,8 @@ def value_of(name: str, account: str = ACCOUNT, region: str = "us-east-1") -> di
 
 
 class FakeClient:
-    """The SDK's client. ``calls`` has each action with its arguments, and ``answer`` answers them."""
+    """A fake of the SDK's client. ``calls`` has each action with its arguments. ``answer`` returns the answer to each
+    call."""
 
     def __init__(self, answer: Callable[[str, dict[str, Any]], Any], region: str = "us-east-1") -> None:
         self.meta = SimpleNamespace(region_name=region)
@@ -49,5 +50,5 @@ class FakeClient:
 
 
 def secrets_manager(client: Any) -> SecretsManager:
-    """Return the receiver's client on top of a fake one."""
+    """Return the receiver's client, which calls a fake of the SDK's client."""
     return SecretsManager(client, client, ThreadPools(*(ThreadPool(name, 4) for name in ("a", "b", "c"))), Metrics())

@@ -225,7 +225,7 @@ VARIANTS = {
 def dry_run(cluster: Cluster, objects: Iterable[Any]) -> subprocess.CompletedProcess[str]:
     """Submit objects to the API server as a dry run. Its warnings and errors are in ``stderr`` of the result."""
     command = [*cluster.command, "create", "--dry-run=server", "--validate=strict", "-o", "name", "-f", "-"]
-    # The objects are sent one by one, not as a List. kubectl would check the fields of the items of a List by itself,
-    # but it cannot check those of custom resources.
+    # The objects are sent one by one. In a List, kubectl itself would check the fields of the items, and it cannot do
+    # that for custom resources.
     stream = "\n".join(map(json.dumps, objects))
     return subprocess.run(command, input=stream, capture_output=True, text=True, timeout=60)

@@ -1,4 +1,4 @@
-"""Replicas of the receiver between fault-injecting proxies, and deliveries to them."""
+"""Replicas of the receiver behind fault-injecting proxies, and deliveries to them."""
 
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,8 @@ QUIET = {  # settings of a receiver that reacts only to notifications and watche
 
 
 class Replicas:
-    """The receivers of one namespace. Their calls to AWS and Kubernetes go through one proxy each.
+    """The receivers of one namespace. By default, they share one proxy for their calls to AWS and one for those to
+    Kubernetes.
 
     ``signing_key`` is the text of the AWS secret called ``signing_key_id``.
     """

@@ -1,4 +1,4 @@
-"""A site: a stack that SAM has deployed to the emulator, and receivers over TLS that it delivers to."""
+"""A site: a stack that SAM has deployed to the emulator, and the receivers to which the stack delivers over TLS."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ EVENTS_ALONE = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600", "KEYTURN_SIGNING_KEY_IN
 
 
 class Endpoints:
-    """Addresses of receivers, which a stack needs before they run, and their certificate."""
+    """The addresses of receivers and their certificate. A stack needs them before the receivers run."""
 
     def __init__(self, directory: Path, count: int = 1) -> None:
         self.certificate = Certificate.issue(directory)
@@ -37,7 +37,7 @@ class Endpoints:
 
 
 class Site:
-    """One stack, its receivers, and a team's namespace. The receivers serve that namespace alone."""
+    """One stack, its receivers, and a team's namespace. The receivers serve only that namespace."""
 
     def __init__(self, cluster: ControlPlane, deployment: Deployment, endpoints: Endpoints, directory: Path) -> None:
         self.cluster = cluster
@@ -54,7 +54,7 @@ class Site:
     def run(
         cls, cluster: ControlPlane, emulator: Emulator, directory: Path, receivers: int = 1, **parameters: str
     ) -> Iterator[Self]:
-        """Deploy a stack by SAM with these parameters, and start its receivers. All is deleted at the end."""
+        """Deploy a stack with SAM and these parameters, and start its receivers. Everything is deleted at the end."""
         endpoints = Endpoints(directory, receivers)
         name = f"keyturn-{uuid4().hex[:6]}"
         with ExitStack() as stack:
@@ -67,7 +67,8 @@ class Site:
     @classmethod
     @contextmanager
     def of(cls, cluster: ControlPlane, deployment: Deployment, endpoints: Endpoints, directory: Path) -> Iterator[Self]:
-        """Make the namespaces for a stack that is deployed already. They and the receivers are deleted at the end."""
+        """Create the namespaces for a stack that is already deployed. The namespaces and the receivers are deleted at
+        the end."""
         site = cls(cluster, deployment, endpoints, directory)
         allowed = {"keyturn.dev/allow-secrets": f"{site.team}/*"}
         namespaces = [{"name": site.team, "annotations": allowed}, {"name": site._namespace}]
@@ -84,7 +85,7 @@ class Site:
             cluster.delete(objects, wait=False)
 
     def start_receivers(self, **settings: str) -> None:
-        """Start a receiver at each address. ``settings`` replace those that a receiver has otherwise."""
+        """Start a receiver at each address. ``settings`` take precedence over the settings that all sites use."""
         kubeconfig = self.cluster.kubeconfig_for(self._namespace, SERVICE_ACCOUNT, self._directory)
         for number, port in enumerate(self.endpoints.ports):
             receiver = LocalReceiver(
@@ -108,23 +109,24 @@ class Site:
         return receiver
 
     def bind(self, name: str, value: str = "first") -> str:
-        """Create an AWS secret of the team and a Secret that is bound to it and filled; return the ARN."""
+        """Create an AWS secret of the team and a Secret bound to it, and wait until the Secret is filled. Return the
+        ARN."""
         arn = str(self.secrets_manager.create_secret(Name=f"{self.team}/{name}", SecretString=value)["ARN"])
         self.cluster.create([secret(self.team, name, f"{self.team}/{name}")])
         self.wait_applied(name, value)
         return arn
 
     def put(self, name: str, value: str) -> str:
-        """Store a new value of an AWS secret, which is current at once; return the version's id."""
+        """Store a new value of an AWS secret, which becomes current at once. Return the id of the new version."""
         reply = self.secrets_manager.put_secret_value(SecretId=f"{self.team}/{name}", SecretString=value)
         return str(reply["VersionId"])
 
     def wait_applied(self, name: str, value: str, seconds: float = 60) -> None:
-        """Wait until a Secret holds a value, which is plain text."""
+        """Wait until a Secret holds a value that is plain text."""
         eventually(lambda: data_of(self.cluster, self.team, name) == {"value": value.encode()}, seconds)
 
     def log(self, group: str = "") -> list[dict[str, Any]]:
-        """Return the JSON lines of a log group, by default the notifier's, oldest first."""
+        """Return the JSON lines of a log group, the oldest first. The default is the notifier's log group."""
         logs = self.deployment.emulator.client("logs")
         name = group or self.deployment.outputs["NotifierLogGroup"]
         lines = []
@@ -133,11 +135,11 @@ class Site:
                 try:
                     lines.append((event["timestamp"], json.loads(event["message"])))
                 except ValueError:
-                    continue  # lines of Lambda itself
+                    continue  # a line that Lambda itself has written
         return [line for _, line in sorted(lines, key=lambda each: each[0])]
 
     def delivered(self) -> set[str]:
-        """Return the ids of the versions that every receiver has applied, by the notifier's log."""
+        """Return the ids of the versions that every receiver has applied according to the notifier's log."""
         return {
             line["version_id"] for line in self.log() if line.get("message") == "delivered" and "version_id" in line
         }
@@ -152,7 +154,8 @@ class Site:
         return sums
 
     def messages(self, output: str) -> Mapping[str, int]:
-        """Return the number of messages of a queue, by whether they are visible. ``output`` has the queue's URL."""
+        """Return how many messages of a queue are visible, and how many are taken. ``output`` is the stack's output
+        that has the queue's URL."""
         attributes = self.deployment.emulator.client("sqs").get_queue_attributes(
             QueueUrl=self.deployment.outputs[output], AttributeNames=["All"]
         )["Attributes"]

@@ -1,4 +1,4 @@
-"""To make room for a new connection, the connection limiter aborts the right one, and counts it."""
+"""To make room for a new connection, the limiter aborts the connection that has been pending longest, and counts it."""
 
 from unittest.mock import Mock
 

@@ -1,4 +1,4 @@
-"""Fair queue: priorities, turns among namespaces and AWS secrets, and reserved slots."""
+"""Fair queue: priorities, turns among namespaces and among AWS secrets, and reserved slots."""
 
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.reconcile.fair_queue import PriorityQueues
@@ -10,7 +10,7 @@ def target(name: str, namespace: str = "team") -> Target:
 
 
 def enqueue(queues: PriorityQueues, name: str, priority: Cause, namespace: str = "team") -> None:
-    """Enqueue a target; its group is the first letter of its name."""
+    """Enqueue a target. Its group is the first letter of its name."""
     queues.enqueue(target(name, namespace), name[0], priority)
 
 

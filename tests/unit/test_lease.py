@@ -52,7 +52,7 @@ async def test_second_replica_leads_once_the_first_renews_the_lease_no_more() ->
         clock.advance(2)
         assert await try_once(first)
         assert not await try_once(second)
-    clock.advance(DURATION)  # Meanwhile the first replica does not renew the Lease
+    clock.advance(DURATION)  # meanwhile the first replica does not renew the Lease
     assert not await try_once(second) or led == ["first", "second"]
     clock.advance(DURATION + 1)
     assert await try_once(second)

@@ -233,7 +233,7 @@ async def test_edit_during_a_run_is_repaired_after_it() -> None:
     engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
     await engine.notify()
     metadata = engine.api.secret["metadata"]
-    metadata["managedFields"], metadata["resourceVersion"] = [], "70"  # Another writer now owns the fields
+    metadata["managedFields"], metadata["resourceVersion"] = [], "70"  # another writer now owns the fields
     engine.api.secret["data"] = {"password": "aGFuZA=="}
     engine.api.show()
     await engine.settle()
@@ -288,7 +288,7 @@ async def test_permanent_failure_writes_status_and_event_once() -> None:
     assert engine.cache.get(DB).record.has_reason("InvalidValue")
     assert engine.queue.gave_up_on(DB, engine.cache.get(DB).resource_version)
     assert engine.queue.failing() == 1
-    assert len(engine.requests) == 2  # Drift detection does not retry an error that only a person can fix
+    assert len(engine.requests) == 2  # drift detection does not retry an error that only a person can fix
 
 
 @pytest.mark.parametrize(

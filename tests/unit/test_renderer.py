@@ -21,7 +21,7 @@ VALUE = json.dumps({"username": "app", "password": "s3cret", "host": "db"})
 
 
 class RecordingExecutor(Executor):
-    """Executor with one thread. Work waits until ``go`` is set, and is recorded in the order in which it arrived."""
+    """An executor with one thread. It counts the submitted work, which waits until ``go`` is set."""
 
     def __init__(self) -> None:
         self._inner = ThreadPoolExecutor(1)

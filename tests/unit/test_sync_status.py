@@ -58,9 +58,9 @@ def managed(keys: str, annotations: tuple[str, ...] = RECORD, manager: str = "ke
     ("fields", "solely_managed"),
     [
         ([managed("ab")], True),
-        ([managed("ab"), managed("c", (), "kubectl-edit", "Update")], True),  # Another writer owns c
+        ([managed("ab"), managed("c", (), "kubectl-edit", "Update")], True),  # another writer owns c
         ([managed("a"), managed("b", (), "kubectl-edit", "Update")], False),
-        ([managed("a")], False),  # Another writer has removed b
+        ([managed("a")], False),  # another writer has removed b
         ([managed("ab", RECORD[1:])], False),
         ([managed("ab", operation="Update")], False),
         ([managed("ab", manager="kubectl")], False),

@@ -20,7 +20,7 @@ LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/l
 
 
 class BuildFailed(RuntimeError):
-    """buildah failed. The text ends with the last part of its output."""
+    """buildah failed. The text includes the end of its output."""
 
 
 def root_of(packages: list[str], folder: Path) -> None:

@@ -19,7 +19,7 @@ from keyturn_local.paths import INFRA
 from keyturn_local.toolchain import cache, go_toolchain
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
-MULTI_CALL = PROGRAMS[:-1]  # one program is built, and acts as any of these according to the name of its symbolic link
+MULTI_CALL = PROGRAMS[:-1]  # built as one program, which acts according to the name by which it is called
 MODULE = INFRA / "control_plane"
 
 BUILT_VERSION = "v1.36.3"  # the same as in the module's go.mod
@@ -160,7 +160,7 @@ def _write(file: Path, content: bytes) -> None:
 
 def _built() -> Path:
     with cache.locked(KIND):
-        if _folder("built").is_dir():  # Another process has built them while this one was waiting
+        if _folder("built").is_dir():  # another process has built them while this one was waiting
             return _folder("built")
         go = _go()
         _say(

@@ -42,7 +42,7 @@ def resolve() -> list[Path]:
     folder = _folder()
     if not folder.is_dir():
         with cache.locked(KIND):
-            if not folder.is_dir():  # Another process may have fetched them in the meantime
+            if not folder.is_dir():  # another process may have fetched them in the meantime
                 _fetch(folder)
     return [folder / Path(file).name for files in FILES.values() for file in files]
 

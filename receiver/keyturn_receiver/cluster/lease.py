@@ -2,8 +2,9 @@
 
 The protocol is the one of client-go. A candidate takes over the Lease once the Lease has not changed for its whole
 duration, measured by the candidate's own clock. If several candidates try at the same time, the resource version lets
-only one of them win. https://kubernetes.io/docs/concepts/architecture/leases/ docs/adr/004-leader-election.md says why
-the official client's election is not used.
+only one of them win. docs/adr/004-leader-election.md says why the official client's election is not used.
+
+https://kubernetes.io/docs/concepts/architecture/leases/
 """
 
 import asyncio
@@ -94,7 +95,7 @@ class LeaderElector:
                 try:
                     await self._try_acquire_or_renew()
                 except Conflict:
-                    self._leader_until = 0.0  # Another replica has written the Lease first
+                    self._leader_until = 0.0  # another replica has written the Lease first
                 except KeyturnError as error:
                     # If this replica leads, it stays the leader until RENEW_DEADLINE.
                     _log.warning("Lease %s: %s", self._lease.name, error)

@@ -26,7 +26,7 @@ def account_scope(secret_id: str) -> str:
 
 
 def partition(secret_id: str) -> str:
-    """Return the partition in an ARN, such as "aws"; empty for a bare name."""
+    """Return the partition in an ARN, such as "aws". It is empty for a bare name."""
     return secret_id.split(":")[1] if secret_id.startswith("arn:") else ""
 
 

@@ -41,13 +41,15 @@ SECRET_ARN = re.compile(
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
 SERVICE_ACCOUNT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
-MAX_DATA_ANNOTATION = 64 * 1024  # characters
-MAX_EXPRESSIONS = 16 * 1024  # characters of all expressions that do more than name a property; they are parsed
+MAX_DATA_ANNOTATION = 64 * 1024  # in characters
+# The most characters of those expressions together that do more than name a property. Only these have to be parsed.
+MAX_EXPRESSIONS = 16 * 1024
 
 MAX_FAULTS = 10  # the most faults in one message, which people read and which is written to several places
 
-_MAX_CACHED = 1024  # characters of a `data` annotation whose parsed form is kept
-_Selectors = tuple[tuple[tuple[str, str], ...], tuple[str, ...]]  # keys with their expressions, and faults
+# Only the parsed form of a `data` annotation that has at most this many characters is kept.
+_MAX_CACHED = 1024
+_Selectors = tuple[tuple[tuple[str, str], ...], tuple[str, ...]]  # the keys with their expressions, and the faults
 
 # The C loader is ten times faster, but not every wheel contains it.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

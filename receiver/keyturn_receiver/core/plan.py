@@ -40,8 +40,8 @@ class Plan:
     """The decision of a reconcile about one Secret.
 
     ``record`` is the record that the Secret will have. ``before`` has the revision of each key before the write. A key
-    whose revision is the same in both keeps its value. ``write`` is false if the Secret needs no write.
-    ``changed_keys`` are the keys whose value is written or removed.
+    with the same revision in ``record`` and in ``before`` keeps its value. ``write`` is false if the Secret needs no
+    write. ``changed_keys`` are the keys whose value is written or removed.
     """
 
     record: Record

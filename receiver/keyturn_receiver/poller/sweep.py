@@ -19,7 +19,7 @@ from keyturn_receiver.sources.stores import Store, StoreKey, Stores
 
 # ListSecrets may lag by five minutes: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_ListSecrets.html
 LIST_OVERLAP = timedelta(minutes=10)
-ITEMS_PER_TURN = 20  # items between two turns of other tasks; so many take a few tenths of a millisecond
+ITEMS_PER_TURN = 20  # items processed before other tasks get a turn; these take a few tenths of a millisecond
 PAGE_PAUSE = 0.1  # seconds between two pages; parsing one page blocks the event loop for a few milliseconds
 
 T = TypeVar("T")
@@ -164,7 +164,7 @@ class StoreSweep:
         whose status reports an error. Raises SourceRefused if the role may not list secrets.
         """
         targets = {bound.target for bound in bindings}
-        # The account and region of the secrets in the list. The set stays empty if the account has no secrets.
+        # The account and region of each secret in the list: one pair, or none if the account has no secrets.
         own_accounts: set[str] = set()
         seen: set[Target] = set()
         async for page in self._pages(since):
@@ -236,7 +236,7 @@ class StoreSweep:
                 continue
             for bound in same_secret:
                 self._record(bound, metadata)
-        self._check()  # Another replica may have become the leader during the last call
+        self._check()  # another replica may have become the leader during the last call
         return last_error if failures == len(by_id) else None
 
     def _record(self, bound: BoundSecret, metadata: SecretMetadata | None) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from keyturn_receiver.resilience.backoff import Backoff
 
 FREE_ATTEMPTS = 10  # how often a Secret is repaired without a delay; after that, the delay doubles each time
-RESET_AFTER = 120.0  # if a Secret needs no repair for so many seconds, the other writer is considered gone
+RESET_AFTER = 120.0  # if a Secret needs no repair for this many seconds, the other writer is considered gone
 REPAIR_BACKOFF = Backoff(base=1.0, cap=60.0, jitter=0)  # seconds between two repairs, after the ones without a delay
 
 

@@ -103,8 +103,8 @@ class Reconciler:
         if observed is None:
             return NOT_BOUND
         live = observed.live
-        # Read the value no earlier than this state of the Secret was seen. An earlier read, shared with other bindings,
-        # may be older than the value that another replica has applied since.
+        # The value must be read after this replica saw the present state of the Secret. An earlier read that is shared
+        # with other bindings may be older than the value that another replica has applied since.
         seen_at = bound.seen_at if live.resource_version == bound.resource_version else time.monotonic()
         request = replace(request, since=max(request.since, seen_at))
         consumers = self._restarter.permitted(consumers, target, observed.spec)

@@ -39,7 +39,7 @@ def no_binding(value: Value) -> dict[str, str]:
     raise ExpectedError("InvalidBinding")
 
 
-# Maps each binding that histories use to a function that returns the data the binding makes from a value. The key is
+# The bindings that histories use. Each is mapped to a function that returns the expected data for a value. The key is
 # the value of the annotation keyturn.dev/data, or "" for a Secret without that annotation.
 BINDINGS: Mapping[str, Callable[[Value], dict[str, str]]] = {
     "": everything,
