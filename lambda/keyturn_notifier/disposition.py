@@ -67,8 +67,8 @@ def classify(batch: Sequence[Notification], reply: Reply, now: float) -> dict[st
 
     A notification is done only if a 200 or 503 reply lists it with an outcome other than failed. Otherwise, if the
     receiver itself refuses it, it is poison. In all other cases it is to be retried. This includes a refusal by
-    something in front of the receiver, such as a load balancer, a firewall or an ingress, because that may end while
-    the notification stays the same.
+    something in front of the receiver, such as a load balancer, a firewall or an ingress, because such a refusal can
+    end without any change to the notification.
     """
     if refuses(reply) and reply.from_receiver:
         refused = DeliveryResult(Disposition.POISON, f"the receiver refuses it: {describe_reply(reply)}", reply.status)

@@ -32,8 +32,8 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A notification, and the SQS records that carried it. There may be several, because EventBridge may send an event
-    twice."""
+    """A notification, and the SQS records that carried it. There may be several records, because EventBridge may send
+    an event twice."""
 
     notification: Notification
     records: Sequence[Record]

@@ -86,7 +86,8 @@ def family(error: type[errors.KeyturnError]) -> set[type[errors.KeyturnError]]:
 def test_alert_has_severity_description_and_runbook_link(alert: str) -> None:
     made = ALERTS[alert]
     assert made["labels"]["severity"] in ("critical", "warning")
-    # The expressions drop the namespace, but Alertmanager may need it to route the alert.
+    # The expressions drop the label `namespace`. Alertmanager may need that label to route an alert, so each alert sets
+    # it.
     assert made["labels"]["namespace"] == NAMESPACE
     # The alert waits for at least four scrapes at the chart's default interval of 30 s.
     assert promql_parser.parse_duration(made["for"]).total_seconds() >= 120

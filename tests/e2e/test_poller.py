@@ -114,5 +114,5 @@ def test_heartbeats_are_shared_and_their_absence_shortens_the_interval(env: Faul
     env.rotate(text="unheard")
     eventually(env.is_current, 45)  # the poller now sweeps every 30 s instead of every hour
     eventually(lambda: sum(replica.metric(RECOVERED) for replica in replicas) == 1)
-    eventually(lambda: beat() and up() == [1, 1])  # Heartbeats alone are enough to bring the event path up again
+    eventually(lambda: beat() and up() == [1, 1])  # heartbeats alone bring the event path up again
     env.wait_converged()

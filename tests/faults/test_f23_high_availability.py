@@ -102,7 +102,7 @@ def test_sweep_ends_when_its_lease_is_lost(env: FaultEnv, mode: str, action: str
     env.let_settle(2)
     assert [len(env.history.data_history(name)) for name in ("db", "other")] == [2, 2]  # empty, and the first value
     assert receiver.metric("keyturn_queue_depth") == 0
-    env.expire_lease()  # the new holder does not exist, so it would never give up the Lease
+    env.expire_lease()  # the new holder does not exist, so it never releases the Lease
     env.wait_converged()
     assert leads(receiver)
 

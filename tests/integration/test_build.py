@@ -85,7 +85,8 @@ def test_function_is_built_for_lambda_and_is_small(built: Path, function: str) -
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_function_holds_the_same_modules_as_the_artifact_of_the_tests(built: Path, function: str) -> None:
-    """That test artifact contains exactly the modules that the functions import, as test_artifact.py shows."""
+    """The artifact that the tests build has exactly the modules that the functions import, as test_artifact.py
+    shows."""
     here = {str(file.relative_to(directory)) for directory in [artifact.build()] for file in directory.rglob("*.py*")}
     there = {str(file.relative_to(built / function)) for file in (built / function).rglob("*.py*")}
     assert there == here
@@ -119,4 +120,4 @@ def digest(directory: Path) -> dict[str, int]:
 def test_built_template_names_the_artifacts(built: Path) -> None:
     resources = read(built / "template.yaml")["Resources"]
     assert {name: resources[name]["Properties"]["CodeUri"] for name in FUNCTIONS} == {name: name for name in FUNCTIONS}
-    assert json.dumps(resources).count("python3.13") in (0, len(FUNCTIONS))  # SAM may leave the runtime in Globals
+    assert json.dumps(resources).count("python3.13") in (0, len(FUNCTIONS))  # SAM may keep the runtime in Globals

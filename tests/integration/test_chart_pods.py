@@ -38,8 +38,8 @@ from support.wait import eventually
 IN_AWS = {"aws": {"region": REGION}, "signingKey": {"secretId": SIGNING_KEY}}
 IN_A_SECRET = {"signingKey": {"existingSecret": {"name": "signing-keys", "key": "keys"}}}
 TLS = {"tls": {"secretName": "certificate"}}
-# Some values cannot work on this machine: foreign addresses, volumes and variables. These replace them. The Secrets get
-# the names that they have here.
+# Foreign addresses, volumes and variables would not work on this machine, so HERE removes them. EVERYTHING_HERE also
+# gives the Secrets the names that they have here.
 HERE = {"aws": {"endpointUrl": ""}, "extraEnv": [], "extraEnvFrom": [], "extraVolumes": [], "extraVolumeMounts": []}
 EVERYTHING_HERE = merged(merged(ANYWHERE, HERE), {**IN_AWS, **TLS})
 

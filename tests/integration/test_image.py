@@ -22,7 +22,7 @@ MODULES = sorted(
     ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
     for name, root in PACKAGES.items()
     for file in (root / name).rglob("*.py")
-    if file.name != "__main__.py"  # Importing this module would run the program
+    if file.name != "__main__.py"  # importing this module would run the program
 )
 
 
@@ -114,7 +114,7 @@ def test_bytecode_matches_the_sources(site: Path) -> None:
 
 def test_installing_twice_gives_the_same_bytes(installed: Path, tmp_path: Path) -> None:
     kept = tmp_path / "first"
-    installed.rename(kept)  # Bytecode contains its own path, so the second must have the same one
+    installed.rename(kept)  # bytecode contains its own path, so both need the same path
     try:
         assert install(installed).returncode == 0
         assert contents(installed) == contents(kept)

@@ -57,8 +57,8 @@ def consume(control_plane: ControlPlane, listener: Listener, namespace: str, dis
 
 
 def at_rest(listener: Listener) -> bool:
-    """Return whether the pods have run long enough. Right after a start, the kubelet updates volumes outside its
-    regular interval."""
+    """Return whether the pods have run for some time. Right after a pod's start, the kubelet updates the pod's volumes
+    outside of its regular interval."""
     told = listener.of(VOLUME)
     return told[-1].at - told[0].at > 2 * SYNC_SECONDS
 

@@ -115,7 +115,7 @@ def test_receiver_has_its_own_service_account_with_the_rights_of_the_chart(
 
 
 def holding(token: str, release: InstalledRelease, directory: Path) -> Cluster:
-    """Return access to the cluster with a token in place of the admin's credentials."""
+    """Return the cluster, accessed with a token in place of the admin's credentials."""
     kubectl = release.cluster.command[0]
     content = json.loads(release.cluster.kubectl("config", "view", "--minify", "--flatten", "--raw", "-o", "json"))
     content["users"][0]["user"] = {"token": token}

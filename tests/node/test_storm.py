@@ -203,7 +203,7 @@ def test_hundred_rotations_are_in_use_despite_kills_and_an_upgrade(
             control_plane.kubectl("rollout", "status", f"deployment/{name}", "-n", namespace, "--timeout=120s")
             mark = witness.marks(name, name)[-1]
             eventually(lambda mark=mark: any(seen.mark == mark for seen in rollouts.seen), 60)
-        time.sleep(3)  # gives pods time to report a wrong version, and followers time to act too late
+        time.sleep(3)  # time in which pods could report a wrong version, and followers could act too late
 
         assert {annotations(pod)[TURN] for pod in release.pods()} == {"2"}
         changed, rolled, versions = 0, 0, {}

@@ -1,4 +1,4 @@
-"""Single flight: callers with the same key share a fetch, unless it started before the event of one of them."""
+"""Single flight: callers with the same key share a fetch, unless the fetch started before a caller's event."""
 
 import asyncio
 
