@@ -76,7 +76,7 @@ def test_change_under_fifty_ids_is_applied_once(env: FaultEnv) -> None:
 
 @pytest.mark.fault("F15")
 def test_deliveries_over_the_limit_get_503_with_retry_after(env: FaultEnv) -> None:
-    """Sixty deliveries arrive at a receiver that serves four at a time. Later AWS takes 5 s to answer although the
+    """A receiver that serves four deliveries at a time gets sixty, and later AWS takes 5 s to answer although the
     receiver's deadline is 4 s. The receiver answers 503 with Retry-After, and never answers 200 for work that is not
     done."""
     receiver = env.receiver(KEYTURN_MAX_DELIVERIES="4", KEYTURN_DEADLINE_SECONDS="4")

@@ -78,7 +78,7 @@ def test_step_of_the_wall_clock_stops_neither_lead_nor_work(env: FaultEnv, tmp_p
 
 @pytest.mark.fault("F19")
 def test_replayed_delivery_changes_nothing_and_expires(env: FaultEnv) -> None:
-    """A delivery is replayed unchanged. While its timestamp is still accepted it changes nothing, even if the secret
+    """A delivery that is replayed unchanged while its timestamp is still accepted changes nothing, even if the secret
     has been rotated again. Later the receiver refuses it."""
     env.receiver()
     env.create_bound_secret()

@@ -56,8 +56,8 @@ def bad_fails_and_good_goes_on(env: FaultEnv, status: int) -> None:
 @pytest.mark.parametrize(("fault", "status", "advice"), AWS_FAULTS.values(), ids=AWS_FAULTS)
 def test_failure_of_aws_for_one_secret_affects_no_other(env: FaultEnv, fault: Fault, status: int, advice: str) -> None:
     """For one secret, AWS throttles, answers 5xx or garbage, cuts connections, hangs, rejects the credentials, or
-    denies access to the secret or its key. Other secrets are still applied. The failing Secret keeps its last good
-    data, and recovers by itself or with the next event."""
+    denies access to the secret or its key. Other secrets are still applied, and the failing Secret keeps its last good
+    data until it recovers by itself or with the next event."""
     receiver = env.receiver(KEYTURN_DEADLINE_SECONDS="4")
     for name in ("bad", "good"):
         env.create_bound_secret(name, consumers=(f"web-{name}",))
@@ -126,8 +126,8 @@ def test_receiver_with_expired_credentials_is_not_ready_until_they_work(env: Fau
 
 @pytest.mark.fault("F20")
 def test_secret_deleted_in_aws_is_deleted_only_with_on_delete(make_env: Callable[..., FaultEnv]) -> None:
-    """An AWS secret is scheduled for deletion, restored, and later deleted for good. Its Secret stays and reports this
-    in its status. A Secret with `on-delete: delete` is deleted too, but only at the end."""
+    """An AWS secret is scheduled for deletion, restored, and later deleted for good; its Secret stays and reports this
+    in its status. A Secret with `on-delete: delete` is deleted too, but only when the AWS secret is gone for good."""
     env = make_env(deletions={"enabled": True})
     env.receiver(KEYTURN_DELETIONS="true")
     for name, more in (("stays", {}), ("goes", {"keyturn.dev/on-delete": "delete"})):
@@ -319,8 +319,8 @@ def test_secret_that_cannot_be_written_says_so_and_affects_no_other(env: FaultEn
 @pytest.mark.fault("F22")
 @pytest.mark.parametrize("how", ["gone", "read-only"])
 def test_receiver_survives_an_outage_of_the_api_server(env: FaultEnv, how: str) -> None:
-    """The API server is gone or read-only. F22 is about a long outage; 30 s keep the test short. Deliveries are
-    answered with 503, the liveness probe succeeds throughout, and the Secrets converge once the API server is back."""
+    """The API server is gone or read-only for 30 s (F22 is about a long outage). Deliveries are answered with 503, the
+    liveness probe succeeds throughout, and the Secrets converge once the API server is back."""
     receiver = env.receiver(KEYTURN_DEADLINE_SECONDS="2", KEYTURN_STUCK_SECONDS="15")
     env.create_bound_secret()
     forbidden = {**STATUS, "reason": "InternalError", "code": 500}

@@ -251,9 +251,9 @@ def test_answer_of_aws_byte_by_byte_ends_and_delays_no_other(env: FaultEnv) -> N
 
 @pytest.mark.fault("F24")
 def test_slow_api_server_gets_no_reconcile_stuck(env: FaultEnv) -> None:
-    """The API server answers at one byte a second or not at all. A dozen writes have to queue, because the receiver
-    sends only two requests at a time. The receiver replaces its watches, does not count queued writes as stuck, and
-    catches up afterwards."""
+    """The API server answers at one byte a second or not at all, and a dozen writes queue because the receiver sends
+    only two requests at a time. The receiver replaces its watches, does not count queued writes as stuck, and catches
+    up afterwards."""
     settings = {"KEYTURN_STUCK_SECONDS": "25", "KEYTURN_DEADLINE_SECONDS": "3", "KEYTURN_KUBERNETES_REQUESTS": "2"}
     receiver = env.receiver(KEYTURN_WATCH_SECONDS="4", **settings)
     names = [f"db-{number}" for number in range(12)]

@@ -224,8 +224,8 @@ def same_process(receiver: LocalReceiver) -> float:
 @pytest.mark.fault("F26")
 def test_malformed_binding_says_why_and_affects_no_other(env: FaultEnv) -> None:
     """Some thirty bindings are malformed, endless, full of odd characters, or contain YAML or JMESPath bombs. Each
-    Secret says why in its status and in an Event. While these bindings exist, the receiver keeps running, can be
-    restarted, and applies a good binding."""
+    Secret says why in its status and in an Event, while the receiver keeps running, can be restarted, and applies a
+    good binding."""
     receiver = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1")
     env.create_bound_secret("good")
     process = same_process(receiver)

@@ -46,8 +46,8 @@ def test_replica_held_up_after_its_read_reads_again_before_writing(env: FaultEnv
 @pytest.mark.fault("F8")
 @pytest.mark.parametrize("with_version", [True, False])
 def test_roll_back_of_a_rotation_unknown_to_the_replica_is_applied(env: FaultEnv, with_version: bool) -> None:
-    """A rotation is applied by one replica and then rolled back in AWS. The notification of the roll-back reaches
-    another replica, which has not seen the first one's write yet. That replica still applies the roll-back."""
+    """One replica applies a rotation, which is then rolled back in AWS. Another replica, which has not seen that write
+    yet, is notified of the roll-back and still applies it."""
     silent = threading.Event()
     env.kubernetes_proxy.fault_for = lambda call: (
         Edit(lambda line: None if silent.is_set() else line) if call.watch else None

@@ -279,7 +279,7 @@ def test_stalled_connection_is_closed_after_ten_seconds(env: FaultEnv, authority
 @pytest.mark.fault("S2")
 @pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "TLS"])
 def test_connections_over_the_limit_close_the_oldest(env: FaultEnv, authority: Authority, over_tls: bool) -> None:
-    """Four hundred strangers connect to a receiver that allows four connections. They stay silent, stop halfway, linger
+    """Four hundred strangers connect to a receiver that allows four connections, and stay silent, stop halfway, linger
     after an answer, or do not read answers. The receiver closes the oldest connections, and serves clients with the key
     throughout."""
     receiver = env.receiver(KEYTURN_MAX_CONNECTIONS="4", **(authority.settings if over_tls else {}))

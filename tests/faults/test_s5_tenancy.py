@@ -127,8 +127,8 @@ def test_ambiguous_partial_arn_reads_no_value(env: FaultEnv) -> None:
 @pytest.mark.fault("S5")
 def test_forged_record_of_a_tenant_asks_aws_nothing(make_env: Callable[..., FaultEnv]) -> None:
     """A tenant writes another tenant's ARN into the record on its own Secret, and adds `on-delete: delete`. The
-    receiver does not ask AWS about that ARN. The Secret's status is the same whether or not the other tenant's secret
-    exists."""
+    receiver does not ask AWS about that ARN, so the Secret's status is the same whether or not the other tenant's
+    secret exists."""
     env = make_env(deletions={"enabled": True})
     env.receiver(KEYTURN_DELETIONS="true")
     env.create_bound_secret("own")
@@ -152,8 +152,8 @@ def test_forged_record_of_a_tenant_asks_aws_nothing(make_env: Callable[..., Faul
 
 @pytest.mark.fault("S5")
 def test_arn_of_another_account_or_region_never_reads_the_local_name(env: FaultEnv) -> None:
-    """A binding names an allowed secret by an ARN of another region or account. If IAM allows the read, the Secret gets
-    the value from there. It never gets the value of the local secret with the same name."""
+    """A binding names an allowed secret by an ARN of another region or account. The Secret gets the value from there if
+    IAM allows the read, and never gets the value of the local secret with the same name."""
     env.receiver()
     env.create_bound_secret("own")
     here = env.client.describe_secret(SecretId=f"{env.namespace}/own")["ARN"]
@@ -179,8 +179,8 @@ def test_arn_of_another_account_or_region_never_reads_the_local_name(env: FaultE
 
 @pytest.mark.fault("S5")
 def test_secret_of_a_credential_type_is_refused_without_asking_aws(env: FaultEnv) -> None:
-    """A Secret has a type for which Kubernetes issues credentials. It is either new, or takes the name of a bound
-    Secret that was deleted. The receiver refuses to fill it, and does not ask AWS."""
+    """A Secret has a type for which Kubernetes issues credentials, and is either new or has the name of a bound Secret
+    that was deleted. The receiver refuses to fill it, and does not ask AWS."""
     receiver = env.receiver()
     env.create_bound_secret("own")
     env.create_bound_secret("turned", consumers=())
@@ -227,8 +227,8 @@ def test_signing_key_is_refused_under_every_name(env: FaultEnv) -> None:
 
 @pytest.mark.fault("S5")
 def test_revoked_permission_stops_the_next_rotation_until_restored(env: FaultEnv) -> None:
-    """The annotation that allows a namespace to read its secrets is removed or narrowed. The next rotation is neither
-    read nor written. The Secret keeps its data, says why, and recovers once the annotation is back."""
+    """The annotation that allows a namespace to read its secrets is removed or narrowed, and the next rotation is
+    neither read nor written. The Secret keeps its data, says why, and recovers once the annotation is back."""
     env.receiver()
     env.create_bound_secret()
     for allowed in (f"{ALLOW}-", f"{ALLOW}={env.namespace}/d,{env.namespace}/db2,{env.namespace}db"):
@@ -399,8 +399,8 @@ def asked_for(env: FaultEnv, secret_ids: Collection[str]) -> list[str]:
 @pytest.mark.fault("S8")
 def test_disallowed_secret_is_filled_on_no_path(make_env: Callable[..., FaultEnv]) -> None:
     """Bindings name secrets whose names match the namespace's globs only partially, with and without a tenant's role.
-    The receiver never fills these Secrets, whether a start, a creation, a notification, drift, a restore in AWS or the
-    poller triggers the reconcile. It does fill the allowed ones."""
+    The receiver never fills the Secrets of these bindings, whatever triggers the reconcile: a start, a creation, a
+    notification, drift, a restore in AWS or the poller."""
     env = make_env(tenantRoles={"enabled": True})
     Sts(env)
     team = env.namespace

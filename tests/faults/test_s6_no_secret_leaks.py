@@ -128,8 +128,8 @@ GARBLED_VALUES: Mapping[str, Any] = {
 
 @pytest.mark.fault("S6")
 def test_values_in_foreign_errors_leak_nowhere(env: FaultEnv, collector: OtlpCollector) -> None:
-    """The API server and webhooks put values into messages, reasons and field names. Unreadable answers of AWS,
-    malformed Secrets and an unexpected error deep in the code contain values, too. No output shows any of them."""
+    """The API server and webhooks put values into messages, reasons and field names, and so do unreadable answers of
+    AWS, malformed Secrets and an unexpected error deep in the code. No output shows any of these values."""
     receiver = env.receiver(KEYTURN_LOG_LEVEL="DEBUG", **collector.settings)
     for name in ("writes", "tells", "restarts", "reads", "deep", *GARBLED_VALUES):
         env.create_bound_secret(name, consumers=(f"web-{name}",) if name == "restarts" else ())

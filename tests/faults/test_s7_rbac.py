@@ -160,9 +160,9 @@ def live_a_life(env: FaultEnv, more: bool, **settings: str) -> None:
 @pytest.mark.parametrize("more", [True, False], ids=["all that there is", "read and fill alone"])
 @pytest.mark.parametrize("mode", ["all namespaces", "few namespaces"])
 def test_used_rights_equal_the_granted_ones(make_env: Callable[..., FaultEnv], mode: str, more: bool) -> None:
-    """A receiver fills, rotates, restarts three kinds of workload, deletes, writes Events, leads, and reads with a
-    tenant's role, in all namespaces or in a few. Another one is set to restart and delete nothing. Each uses exactly
-    the verbs that the chart's roles grant."""
+    """In all namespaces or in a few, a receiver fills, rotates, restarts three kinds of workload, deletes, writes
+    Events, leads, and reads with a tenant's role. Whether or not its settings allow restarts and deletions, it uses
+    exactly the verbs that the chart's roles grant."""
     few = mode == "few namespaces"
     values: dict[str, Any] = {"tenantRoles": {"enabled": True}}
     values |= {"rollouts": {"enabled": more}, "deletions": {"enabled": more}}

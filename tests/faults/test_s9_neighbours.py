@@ -51,8 +51,8 @@ def always_ready(*receivers: LocalReceiver) -> Iterator[None]:
 
 @pytest.mark.fault("S9")
 def test_typo_in_a_region_concerns_its_own_secret_alone(env: FaultEnv) -> None:
-    """A tenant names regions and partitions that do not exist here. Its Secrets say so and suggest the nearest region.
-    AWS is not asked, and the receiver stays ready, even after the Secrets are deleted."""
+    """A tenant names regions and partitions that do not exist here, and its Secrets say so (for a typo, with the region
+    that was probably meant). AWS is not asked, and the receiver stays ready, even after the Secrets are deleted."""
     receiver = env.receiver(**KEYS, KEYTURN_POLL_INTERVAL_SECONDS="1")
     env.create_bound_secret("own")
     wrong = {
