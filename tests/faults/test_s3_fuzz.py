@@ -115,7 +115,7 @@ class DoorInHand:
             SecretCache(),
             NoQueue(),  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]
-            lambda: None,
+            lambda sent: None,
             metrics,
             lambda: datetime.fromtimestamp(NOW, UTC),
         )

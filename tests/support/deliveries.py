@@ -28,13 +28,13 @@ def current_key(stack: "Stack") -> bytes:
 
 
 def signed(key: bytes, body: bytes, age: int = 0) -> dict[str, str]:
-    """Return the headers of a delivery of ``body`` whose signature is ``age`` seconds old."""
-    timestamp = int(time.time()) - age
+    """Return the headers of a delivery of ``body``, with a new id and a signature that is ``age`` seconds old."""
+    message_id, timestamp = f"msg_{uuid4().hex}", int(time.time()) - age
     return {
         "content-type": CONTENT_TYPE_BATCH,
-        "webhook-id": "msg_1",
+        "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": sign(key, "msg_1", timestamp, body),
+        "webhook-signature": sign(key, message_id, timestamp, body),
     }
 
 

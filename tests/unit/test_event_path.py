@@ -29,12 +29,17 @@ def replica(
     )
 
 
+def sent(clock: FakeClock) -> datetime:
+    """Return the time of a heartbeat that is sent now."""
+    return START + timedelta(seconds=clock())
+
+
 async def test_heartbeat_at_one_replica_reaches_all() -> None:
     lease, clock = TimedLease(), FakeClock()
     first, second = replica(lease, "first", clock), replica(lease, "second", clock, skew=-3600)
     for _ in range(10):
         clock.advance(60)
-        first.record_heartbeat()
+        first.record_heartbeat(sent(clock))
         await first._sync_lease()
         await second._sync_lease()
         assert first.healthy()
@@ -43,7 +48,7 @@ async def test_heartbeat_at_one_replica_reaches_all() -> None:
     await second._sync_lease()
     assert not first.healthy()
     assert not second.healthy()
-    first.record_heartbeat()
+    first.record_heartbeat(sent(clock))
     await first._sync_lease()
     await second._sync_lease()
     assert first.healthy()
@@ -53,7 +58,7 @@ async def test_heartbeat_at_one_replica_reaches_all() -> None:
 async def test_replica_that_starts_after_the_timeout_sees_the_path_down_at_once() -> None:
     lease, clock = TimedLease(), FakeClock()
     first = replica(lease, "first", clock)
-    first.record_heartbeat()
+    first.record_heartbeat(sent(clock))
     await first._sync_lease()
     late = EventPathMonitor(lease, "late", 180, now=clock, wall=lambda: START + timedelta(seconds=600))
     assert late.healthy()
@@ -71,12 +76,45 @@ async def test_event_path_without_heartbeats_is_always_healthy() -> None:
 async def test_heartbeat_of_this_replica_outweighs_an_old_lease() -> None:
     lease, clock = TimedLease(), FakeClock()
     first = replica(lease, "first", clock)
-    first.record_heartbeat()
+    first.record_heartbeat(sent(clock))
     await first._sync_lease()
     late = EventPathMonitor(lease, "late", 180, now=clock, wall=lambda: START + timedelta(seconds=600))
-    late.record_heartbeat()
+    late.record_heartbeat(sent(clock))
     await late._sync_lease()
     assert late.healthy()
     await first._sync_lease()  # the Lease now has the late replica's heartbeat
     clock.advance(180)
     assert first.healthy()
+
+
+async def test_replayed_heartbeat_keeps_the_event_path_up_at_no_replica() -> None:
+    lease, clock = TimedLease(), FakeClock()
+    first, second = replica(lease, "first", clock), replica(lease, "second", clock)
+    recorded = sent(clock)
+    first.record_heartbeat(recorded)
+    await first._sync_lease()
+    await second._sync_lease()
+    for _ in range(19):
+        clock.advance(10)
+        for each in (first, second):
+            each.record_heartbeat(recorded)
+            await each._sync_lease()
+    assert not first.healthy()
+    assert not second.healthy()
+    first.record_heartbeat(sent(clock))
+    assert first.healthy()
+
+
+async def test_replica_that_starts_after_a_recorded_heartbeat_refuses_its_replay() -> None:
+    lease, clock = TimedLease(), FakeClock()
+    first = replica(lease, "first", clock)
+    recorded = sent(clock)
+    first.record_heartbeat(recorded)
+    await first._sync_lease()
+    clock.advance(170)
+    late = EventPathMonitor(lease, "late", 180, now=clock, wall=lambda: sent(clock))
+    await late._sync_lease()
+    late.record_heartbeat(recorded)
+    clock.advance(20)
+    await late._sync_lease()
+    assert not late.healthy()

@@ -16,8 +16,8 @@ SENT = old_heartbeat(NOW)
 
 async def answered(notification: Notification, now: datetime) -> tuple[Result, int]:
     """Return what the receiver answers at ``now``, and how many heartbeats it has counted for the event path."""
-    heard: list[None] = []
-    handler = NotificationHandler(None, None, None, lambda: heard.append(None), Metrics(), lambda: now)
+    heard: list[datetime] = []
+    handler = NotificationHandler(None, None, None, heard.append, Metrics(), lambda: now)
     return await handler.handle(notification, lambda: 0.0), len(heard)
 
 

@@ -22,8 +22,10 @@ class EventPathMonitor:
     """Heartbeat monitor. The event path is healthy as long as any replica receives heartbeats.
 
     The event path counts as down after ``timeout`` seconds without a heartbeat. A ``timeout`` of 0 means that no
-    heartbeats are sent, and then the event path always counts as healthy. ``now`` returns monotonic seconds. ``wall``
-    returns the time in UTC, which is used only to compute the age of the Lease when this replica first reads it.
+    heartbeats are sent, and then the event path always counts as healthy. A heartbeat counts only if it was sent later
+    than all that came before, at any replica, because another one may be a replay. The Lease's ``acquireTime`` is the
+    time at which the newest one was sent. ``now`` returns monotonic seconds. ``wall`` returns the time in UTC, which decides
+    only how old the Lease is when this replica first reads it.
     """
 
     def __init__(
@@ -42,11 +44,15 @@ class EventPathMonitor:
         self._now = now
         self._wall = wall
         self._last_heartbeat = now()  # counts as healthy until the Lease or the timeout shows otherwise
+        self._newest = datetime.min.replace(tzinfo=UTC)  # when the newest heartbeat of any replica was sent
         self._published = True  # False while this replica has a heartbeat that it has not published yet
         self._last_renewal: str | None = None  # the Lease's renewTime when last read or written; None before
 
-    def record_heartbeat(self) -> None:
-        """Record a heartbeat that has arrived at this replica."""
+    def record_heartbeat(self, sent: datetime) -> None:
+        """Record a heartbeat that was sent at ``sent`` and has arrived at this replica."""
+        if sent <= self._newest:
+            return
+        self._newest = sent
         self._last_heartbeat = self._now()
         self._published = False
 
@@ -74,7 +80,10 @@ class EventPathMonitor:
 
     async def _sync_lease(self) -> None:
         lease = await self._lease.read()
-        renewal = ((lease or {}).get("spec") or {}).get("renewTime")
+        spec = (lease or {}).get("spec") or {}
+        renewal, newest = spec.get("renewTime"), spec.get("acquireTime")
+        if newest:
+            self._newest = max(self._newest, datetime.fromisoformat(newest))
         if renewal and renewal != self._last_renewal:
             self._receive(renewal)
         if not self._published:
@@ -99,4 +108,9 @@ class EventPathMonitor:
         # time.
         self._published = True
         self._last_renewal = micro_time(self._wall())
-        await self._lease.write(lease, {"holderIdentity": self._identity, "renewTime": self._last_renewal})
+        spec = {
+            "holderIdentity": self._identity,
+            "renewTime": self._last_renewal,
+            "acquireTime": micro_time(self._newest),
+        }
+        await self._lease.write(lease, spec)

@@ -15,6 +15,9 @@ class Metrics:
 
         # The webhook.
         self.deliveries = self._counter("deliveries", "Deliveries, by status code of the reply.", "code")
+        self.replays = self._counter(
+            "replays", "Verified deliveries that had arrived before, byte for byte; they are answered without work."
+        )
         self.notifications = self._counter("notifications", "Verified notifications, by outcome.", "outcome")
         self.connections_closed = self._counter(
             "connections_closed", "Connections that the server closed early, by reason.", "reason"

@@ -53,7 +53,7 @@ class _PendingReconcile:
 class NotificationHandler:
     """Notification handler. Reconciles every binding that a notification may concern, and reports the outcome.
 
-    ``on_heartbeat`` is called for each heartbeat that is recent enough. ``now`` returns the time in UTC.
+    ``on_heartbeat`` is called with the time of each heartbeat that is recent enough. ``now`` returns the time in UTC.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class NotificationHandler:
         secrets: SecretCache,
         queue: WorkQueue,
         access_policy: AccessPolicy,
-        on_heartbeat: Callable[[], None],
+        on_heartbeat: Callable[[datetime], None],
         metrics: Metrics,
         now: Callable[[], datetime],
     ) -> None:
@@ -78,13 +78,10 @@ class NotificationHandler:
         ``deadline`` returns the end of the wait in monotonic seconds. It is called again every second, because a
         shutdown can move the end.
         """
-        age = self._age(notification)
         if notification.type is EventType.HEARTBEAT:
-            if age < MAX_HEARTBEAT_AGE:  # `helm test` sends an older heartbeat on purpose
-                self._metrics.notification_age_seconds.observe(age)
-                self._on_heartbeat()
+            self._record_heartbeat(notification)
             return Result(notification.id, Outcome.IGNORED, reason=REASON_HEARTBEAT)
-        self._metrics.notification_age_seconds.observe(age)
+        self._metrics.notification_age_seconds.observe(self._age(notification))
         reconciles = self._submit(notification)
         if not reconciles:
             return Result(notification.id, Outcome.IGNORED, reason=REASON_NOT_BOUND)
@@ -111,11 +108,25 @@ class NotificationHandler:
             )
         return reconciles
 
+    def _record_heartbeat(self, notification: Notification) -> None:
+        sent = _sent(notification)
+        # `helm test` sends an older heartbeat on purpose.
+        if sent and abs((self._now() - sent).total_seconds()) < MAX_HEARTBEAT_AGE:
+            self._metrics.notification_age_seconds.observe(self._age(notification))
+            self._on_heartbeat(sent)
+
     def _age(self, notification: Notification) -> float:
-        try:
-            return max(0.0, (self._now() - datetime.fromisoformat(notification.time)).total_seconds())
-        except (ValueError, TypeError):
-            return 0.0  # not a valid time, such as 31 February
+        sent = _sent(notification)
+        return max(0.0, (self._now() - sent).total_seconds()) if sent else 0.0
+
+
+def _sent(notification: Notification) -> datetime | None:
+    """Return the time of the event, or None if it is not a valid time, such as 31 February."""
+    try:
+        sent = datetime.fromisoformat(notification.time)
+    except ValueError:
+        return None
+    return sent if sent.tzinfo else None
 
 
 async def _wait_until(deadline: Callable[[], float], futures: Sequence["asyncio.Future[ReconcileResult]"]) -> None:

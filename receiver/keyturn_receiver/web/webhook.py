@@ -1,10 +1,12 @@
 """Webhook. The notifier delivers to ``POST /v1/notifications`` (docs/design.md#wire-contract).
 
-Each delivery has to pass four checks: the size of its body, its signature, its content, and the free capacity. The
-cheapest check comes first. A delivery that fails one of them causes no call to AWS or Kubernetes.
+Each delivery has to pass five checks: the size of its body, its signature, its content, whether it has arrived before,
+and the free capacity. The cheapest check comes first. A delivery that fails one of them causes no call to AWS or
+Kubernetes.
 """
 
 import asyncio
+import hashlib
 import logging
 import math
 import time
@@ -28,11 +30,12 @@ from keyturn_contract.message import (
     UnsupportedMediaType,
     decode,
 )
-from keyturn_contract.signature import Ed25519, NotVerified, verify
+from keyturn_contract.signature import Ed25519, NotVerified, content, verify
 from keyturn_receiver.telemetry.metrics import Metrics
 from keyturn_receiver.telemetry.tracing import Span, no_traces
 from keyturn_receiver.web import reply_status
 from keyturn_receiver.web.notification_handler import NotificationHandler
+from keyturn_receiver.web.replay_cache import ReplayCache
 
 BODY_TIMEOUT = 10.0  # seconds for a body of at most MAX_BODY bytes (16 KiB)
 _MARK = (RECEIVER_HEADER.lower().encode(), CONTRACT_VERSION.encode())
@@ -77,6 +80,7 @@ class WebhookEndpoint:
         self._config = config
         self._metrics = metrics
         self._span = span
+        self._replays = ReplayCache()
         self._deliveries = 0  # the number of deliveries that are being handled now
         self._shutdown_deadline = math.inf
         self._draining = False
@@ -113,6 +117,14 @@ class WebhookEndpoint:
             raise reply_status.not_ready()
         body = await _read(request)
         delivery, notifications = self._verify_and_decode(request.headers, body)
+        digest = hashlib.sha256(content(delivery, request.headers["webhook-timestamp"], body)).digest()
+        if digest in self._replays:
+            self._metrics.replays.inc()
+        return reply_status.results_reply(
+            await self._replays.get(digest, lambda: self._handle(delivery, notifications, deadline))
+        )
+
+    async def _handle(self, delivery: str, notifications: Sequence[Notification], deadline: float) -> Sequence[Result]:
         # Only verified deliveries take up capacity, so that a client without a key cannot use it up.
         if self._deliveries >= self._config.max_deliveries:
             raise reply_status.busy()
@@ -128,7 +140,7 @@ class WebhookEndpoint:
         finally:
             self._deliveries -= 1
         self._record(delivery, results)
-        return reply_status.results_reply(results)
+        return results
 
     def _verify_and_decode(self, headers: Mapping[str, str], body: bytes) -> tuple[str, Sequence[Notification]]:
         """Verify the signature, then decode the body. Returns the delivery's id and its notifications."""
