@@ -68,12 +68,12 @@ test-deployed: setup $(SAM_VENV)/installed $(AWS_VENV)/installed
 test-faults: setup
 	@$(PYTEST) $(WAIT) --quiet
 
-test-node: setup
+test-node: setup $(SAM_VENV)/installed $(AWS_VENV)/installed
 	@$(PREFLIGHT)
 	$(ENCLOSED) $(PYTEST)
 
 test-node-if-possible: TIER = node
-test-node-if-possible: setup
+test-node-if-possible: setup $(SAM_VENV)/installed $(AWS_VENV)/installed
 	@if why=$$($(PREFLIGHT)); then $(ENCLOSED) $(PYTEST); else echo "tests/node is skipped: $$why"; fi
 
 bench: setup

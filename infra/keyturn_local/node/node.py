@@ -74,6 +74,11 @@ class Node(Stoppable):
             raise
         return node
 
+    def tag(self, image: str, name: str) -> None:
+        """Give an image another name, as if it had been pushed to a registry and pulled from it."""
+        (runtime,) = (each for each in self._running if isinstance(each, Runtime))
+        runtime.tag(image, name)
+
     def stop(self) -> None:
         """Stop the node's programs."""
         while self._running:

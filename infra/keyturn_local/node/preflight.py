@@ -10,6 +10,7 @@ import sys
 
 from keyturn_local.node import enclosure, images, programs
 from keyturn_local.paths import INFRA
+from keyturn_local.toolchain import helm, lambda_packages
 
 
 def preflight() -> str:
@@ -22,7 +23,9 @@ def preflight() -> str:
     try:
         programs.resolve()
         images.resolve()
-    except (programs.NotFound, images.NotFound) as error:
+        helm.resolve()
+        lambda_packages.resolve()
+    except (programs.NotFound, images.NotFound, helm.NotFound, lambda_packages.NotFound) as error:
         return f"no real node here: {' '.join(str(error).split())}"
     return ""
 

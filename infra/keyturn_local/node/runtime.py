@@ -44,14 +44,20 @@ class Runtime(Stoppable):
 
     def add(self, archive: Path) -> None:
         """Import an image from an archive that has the format of `docker save`."""
-        command = [*self._ctr, "images", "import", archive]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        if result.returncode:
-            raise RuntimeError(f"containerd does not import {archive}: {result.stderr.strip()}")
+        self._images("import", archive)
+
+    def tag(self, image: str, name: str) -> None:
+        """Give an image another name, as if it had been pushed to a registry and pulled from it."""
+        self._images("tag", "--force", image, name)
 
     def stop(self) -> None:
         """Stop containerd."""
         self._program.stop()
+
+    def _images(self, *command: str | Path) -> None:
+        result = subprocess.run([*self._ctr, "images", *command], capture_output=True, text=True, timeout=120)
+        if result.returncode:
+            raise RuntimeError(f"containerd fails: ctr images {' '.join(map(str, command))}: {result.stderr.strip()}")
 
     def _answers(self) -> bool:
         return not subprocess.run([*self._ctr, "version"], capture_output=True).returncode

@@ -4,6 +4,7 @@ It runs as a file in the emulator's own virtual environment, so it imports nothi
 leaves the gaps open, for tests that find out whether they are still there.
 """
 
+import dataclasses
 import json
 import os
 import time
@@ -14,7 +15,7 @@ from ministack import app
 from ministack.core import iam_actions, iam_evaluator
 from ministack.core.concurrency import spawn_background
 from ministack.core.responses import new_uuid
-from ministack.services import lambda_svc, secretsmanager
+from ministack.services import eks, lambda_svc, secretsmanager
 from ministack.services.cloudformation import changesets, engine, provisioners, stacks
 from ministack.services.cloudformation import handlers as handlers_of_requests
 
@@ -38,6 +39,13 @@ def close_gaps() -> None:
     provisioners._RESOURCE_HANDLERS["AWS::SecretsManager::Secret"].update(
         create=_create_secret, update=_update_secret, delete=_delete_secret
     )
+    provisioners._RESOURCE_HANDLERS["AWS::EKS::PodIdentityAssociation"] = {
+        "create": lambda _, properties, __: _associate(properties),
+        "delete": lambda physical, properties: eks._delete_pod_identity_association(
+            properties["ClusterName"], physical
+        ),
+    }
+    iam_evaluator.evaluate_trust_policy = _evaluate_trust_policy
     provisioners._sm_secret_string = _secret_string
     secretsmanager._rotate_secret = _rotate_secret
     for resource_type, change in (
@@ -111,6 +119,34 @@ def _delete_secret(arn: str, properties: Properties) -> None:
 
 def _name_of(arn: str) -> str:
     return str(secretsmanager._resolve(arn)[0])
+
+
+# --- AWS::EKS::PodIdentityAssociation, and the account for which a service assumes a role ----------------------------
+
+
+def _associate(properties: Properties) -> tuple[str, dict[str, str]]:
+    names = {"namespace": "Namespace", "serviceAccount": "ServiceAccount", "roleArn": "RoleArn"}
+    request = {name: properties[each] for name, each in names.items()}
+    status, _, body = eks._create_pod_identity_association(properties["ClusterName"], request)
+    if status != 200:
+        raise ValueError(body.decode())
+    association = json.loads(body)["association"]
+    identifier = str(association["associationId"])
+    return identifier, {"AssociationId": identifier, "AssociationArn": association["associationArn"]}
+
+
+_trusts = iam_evaluator.evaluate_trust_policy
+
+
+def _evaluate_trust_policy(document: Any, caller: str, context: Any = None) -> bool:
+    """Give services, whose calls are the root user's here, the key aws:SourceAccount.
+
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_condition-keys.html#condition-keys-sourceaccount
+    """
+    if context and caller.endswith(":root"):
+        keys = {"aws:sourceaccount": context.principal_account, **context.service_context}
+        context = dataclasses.replace(context, service_context=keys)
+    return bool(_trusts(document, caller, context))
 
 
 # --- GenerateSecretString: ExcludePunctuation and the other exclusions -----------------------------------------------

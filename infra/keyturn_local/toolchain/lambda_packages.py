@@ -1,0 +1,44 @@
+"""Resolver of the Lambda functions' packages, for a `sam build` without a network.
+
+This module uses only the standard library.
+"""
+
+import hashlib
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+from keyturn_local.paths import ROOT
+from keyturn_local.toolchain import cache
+
+SOURCE = ROOT / "lambda"
+UV = ROOT / ".venv-sam" / "bin"
+KIND = "lambda-packages"  # folder in the cache
+
+
+class NotFound(RuntimeError):
+    """The packages are not available. The text says why."""
+
+
+def resolve() -> Path:
+    """Return a cache of uv that holds the packages; fill it if it is missing. Raises NotFound."""
+    final = cache.folder(KIND) / hashlib.sha256((SOURCE / "requirements.txt").read_bytes()).hexdigest()[:12]
+    complete = final / "complete"  # a mark, because a cache of uv cannot be renamed
+    with cache.locked(KIND):
+        if not complete.exists():
+            _fill(final)
+            complete.touch()
+    return final
+
+
+def _fill(folder: Path) -> None:
+    # The variables of an outer make are left out, because the recipe's make would take them for its own flags.
+    inherited = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    environment = {**inherited, "PATH": f"{UV}:{inherited['PATH']}", "UV_CACHE_DIR": str(folder)}
+    with tempfile.TemporaryDirectory() as artifact:
+        recipe = ["make", "--silent", "build-Notifier", f"ARTIFACTS_DIR={artifact}"]
+        result = subprocess.run(recipe, cwd=SOURCE, env=environment, capture_output=True, text=True)
+    if result.returncode:
+        output = (result.stdout + result.stderr)[-1000:].strip()
+        raise NotFound(f"the packages of the Lambda functions were not fetched: {output}")
