@@ -1,32 +1,39 @@
-"""The kubectl commands of the README, run exactly as they are written there."""
+"""The README's commands about a first binding, run as they are written, where no real node can run.
 
+tests/node/test_walk.py runs all commands.
+"""
+
+import os
 import shlex
 from pathlib import Path
 
-import yaml
-
 from keyturn_local.stack import Stack
-from support.readme import files, step
-from support.wait import eventually
+from support.readme import ROOT, Step, step, unprinted
+from support.shell import Shell
 
 
-def run(stack: Stack, beginning: str, directory: Path) -> str:
-    """Run a command from the README with the cluster's own kubectl, and return its output."""
-    words = shlex.split(step(beginning).command)
-    assert words[0] == "kubectl"
-    return stack.cluster.kubectl(*(str(directory / word) if word in files() else word for word in words[1:]))
+def run(shell: Shell, step: Step) -> None:
+    status, output = shell.run(step.command)
+    assert status == 0, output
+    assert unprinted(step.prints, output) == []
 
 
-def test_kubectl_commands_print_the_shown_output(stack: Stack, tmp_path: Path) -> None:
+def test_first_binding_is_filled_and_rotated(stack: Stack) -> None:
+    kubectl = Path(stack.cluster.command[0]).parent
+    environment = {"PATH": f"{kubectl}{os.pathsep}{os.environ['PATH']}", "KUBECONFIG": str(stack.cluster.kubeconfig)}
+    secrets = stack.aws.secrets_manager()
     shop = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}
-    (tmp_path / "db.yaml").write_text(yaml.safe_dump(files()["db.yaml"]))
-    stack.aws.secrets_manager().create_secret(Name="shop/db", SecretString='{"password": "made up"}')
-    stack.cluster.create([shop])
+
+    def value(beginning: str) -> str:
+        words = shlex.split(step(beginning).line)
+        return words[words.index("--secret-string") + 1]
+
+    secrets.create_secret(Name="shop/db", SecretString=value("aws secretsmanager create-secret"))
     try:
-        for beginning in ("kubectl annotate", "kubectl apply"):
-            assert tuple(run(stack, beginning, tmp_path).splitlines()) == step(beginning).prints
-        status = step("kubectl get secret db")
-        eventually(lambda: tuple(run(stack, "kubectl get secret db", tmp_path).splitlines()) == status.prints)
-        assert stack.cluster.get("secret", "db", "shop")["data"].keys() == {"password"}
+        with Shell(ROOT, {**os.environ, **environment}) as shell:
+            run(shell, step("kubectl create namespace"))
+            run(shell, step("kubectl apply"))
+            secrets.put_secret_value(SecretId="shop/db", SecretString=value("aws secretsmanager put-secret-value"))
+            run(shell, step("kubectl wait secret/db"))
     finally:
         stack.cluster.delete([shop], wait=False)

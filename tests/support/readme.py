@@ -1,32 +1,40 @@
-"""The section "On EKS" of the README: its commands, the output that it shows, and the files that it names."""
+"""The section "On EKS" of the README: its commands, and the output that it shows for them."""
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 ROOT = Path(__file__).parents[2]
 SECTION = (ROOT / "README.md").read_text().partition("\n## On EKS\n")[2].partition("\n## ")[0]
 SIGNING_KEY = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:keyturn-AbCdEf"
+LEFT_OUT = "..."  # in shown output: any text
 
 
 @dataclass(frozen=True)
 class Step:
-    """A command, and the lines of output that the README shows for it."""
+    """A command as the README prints it, and the output lines that the README shows for it."""
 
     command: str
     prints: tuple[str, ...]
 
+    @property
+    def line(self) -> str:
+        """The command with its continuation lines joined."""
+        return re.sub(r" *\\\n *", " ", self.command)
 
-def steps() -> list[Step]:
-    """Return the commands in order. A command that spans several lines is joined into one."""
-    (block,) = _blocks("")
+    def words(self, **variables: str) -> list[str]:
+        """Return the words of the command, with ``$NAME`` replaced for each of the variables."""
+        return shlex.split(re.sub(r"\$(\w+)", lambda found: variables.get(found[1], found[0]), self.line))
+
+
+def steps(section: str = SECTION) -> list[Step]:
+    """Return the commands in order."""
+    blocks = re.findall(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     found = []
-    for text in re.split(r"^\$ ", block.replace("\\\n", " "), flags=re.MULTILINE)[1:]:
-        command, _, prints = text.partition("\n")
-        found.append(Step(re.sub(r" {2,}", " ", command), tuple(filter(None, prints.splitlines()))))
+    for text in (each for block in blocks for each in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]):
+        command, prints = re.fullmatch(r"((?:[^\n]*\\\n)*[^\n]*)\n(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+        found.append(Step(command, tuple(filter(None, prints.splitlines()))))
     return found
 
 
@@ -36,13 +44,16 @@ def step(beginning: str) -> Step:
     return found
 
 
-def files() -> dict[str, Any]:
-    """Return the two files that the commands use."""
-    values, binding = _blocks("yaml")
-    read = yaml.safe_load
-    return {"keyturn.yaml": read(values.replace("<SigningKeySecretId>", SIGNING_KEY)), "db.yaml": read(binding)}
+def variables() -> dict[str, str]:
+    """Return the variables that the reader sets in the first command."""
+    return dict(word.split("=", 1) for word in step("export CLUSTER").words()[1:])
 
 
-def _blocks(language: str) -> list[str]:
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
-    return [text for named, text in found if named == language]
+def unprinted(shown: tuple[str, ...], output: str) -> list[str]:
+    """Return the shown lines that the output lacks, or has in another order."""
+    lines = iter([line.rstrip() for line in output.splitlines()])
+    return [each for each in shown if not any(_is_shown(each, line) for line in lines)]
+
+
+def _is_shown(shown: str, line: str) -> bool:
+    return bool(re.fullmatch(".*".join(map(re.escape, shown.split(LEFT_OUT))), line))

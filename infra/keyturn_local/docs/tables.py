@@ -109,13 +109,13 @@ def parameters_page() -> str:
         "Parameters of template.yaml",
         _section(
             "Parameters",
-            "`sam deploy --guided` asks for each; `--parameter-overrides Name=value` gives them at once.",
+            "`sam deploy --parameter-overrides Name=value ...` sets them; `sam deploy --guided` asks for each.",
             ("parameter", "default", "meaning"),
             parameters,
         ),
         _section(
             "Outputs",
-            "`sam list stack-outputs --stack-name keyturn` shows them.",
+            "`sam list stack-outputs --stack-name keyturn-blue` shows them.",
             ("output", "meaning"),
             outputs,
         ),
