@@ -1,5 +1,5 @@
-"""`make bench-notifier` measures the CPU time and the size of the notifier's artifact. Each ratio comes from a single
-run.
+"""`make bench-notifier` measures the CPU time and the size of the notifier's artifact. The ratios compare the notifier
+with an empty handler that is measured in the same run.
 
 Python does not cache bytecode here, as in Lambda, where the artifact is read-only. The CPU time is that of the process
 that runs the handler. AWS and the receiver run in other processes.

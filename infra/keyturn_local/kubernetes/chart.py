@@ -10,7 +10,7 @@ from keyturn_local.paths import ROOT
 
 CHART = ROOT / "charts" / "keyturn"
 SOME_KEY = {"signingKey": {"secretId": "keyturn/signing-key"}}  # the chart cannot be rendered without a signing key
-RIGHTS = ("ServiceAccount", "Role", "RoleBinding")  # the kinds' names end in these, so that ClusterRole is included
+RIGHTS = ("ServiceAccount", "Role", "RoleBinding")  # endings, so that the cluster-wide kinds match, too
 
 
 def rendered_chart(namespace: str, release: str = "keyturn", values: Mapping[str, Any] | None = None) -> dict[str, str]:

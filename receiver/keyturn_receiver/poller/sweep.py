@@ -147,8 +147,8 @@ class Sweeper:
 
 
 class StoreSweep:
-    """One sweep over one store. Each instance is used once. ``may_continue`` is called before or after each call to
-    AWS."""
+    """One sweep over one store. Each instance is used once. ``may_continue`` is called between the calls to AWS and
+    after the last one. If it returns False, the sweep raises Interrupted."""
 
     def __init__(self, store: Store, secrets: SecretCache, may_continue: Callable[[], bool]) -> None:
         self._store = store

@@ -54,8 +54,11 @@ class DriftDetector:
             self.check(bound.target)
 
     def check(self, target: Target) -> None:
-        """Queue the reconcile that the binding at ``target`` needs, if it needs one, either at once or a little
-        later."""
+        """Queue a reconcile if the binding at ``target`` needs one.
+
+        The check is repeated later if the cache may not show all of our own writes yet. The reconcile waits a little if
+        this replica is not the leader, or if another writer keeps reverting repairs.
+        """
         if not self._started:
             return
         bound = self._bound.get(target)

@@ -53,7 +53,7 @@ class StatusReporter:
         )
 
     def log_failure(self, secret: str, request: Request, error: KeyturnError) -> None:
-        """Log the error in which a reconcile ended."""
+        """Log the error with which a reconcile ended."""
         fields = {"secret": secret, "reason": error.reason, "cause": request.priority}
         _log.warning("%s", error, extra={"fields": {**fields, "event_ids": request.event_ids}})
 

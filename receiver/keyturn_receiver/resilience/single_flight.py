@@ -46,7 +46,7 @@ class SingleFlight(Generic[K, V]):
                 self._flights[key] = flight
                 flight.result.add_done_callback(lambda result: self._done(key, result))
                 return await asyncio.shield(flight.result)
-            await asyncio.wait([flight.result])  # this fetch started too early for the caller, the next one will not
+            await asyncio.wait([flight.result])  # this fetch started too early; the next one will not
 
     def _done(self, key: K, result: "asyncio.Future[V]") -> None:
         if not result.cancelled():
