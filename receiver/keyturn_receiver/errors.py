@@ -5,6 +5,7 @@
     │   ├── InvalidBinding       the annotations on the Secret are wrong
     │   ├── NotAllowed           the access policy does not allow it; a cluster admin can
     │   ├── SourceRefused        AWS: access denied, decryption failed, or no version with this label
+    │   │   ├── ActionDenied             AWS: the role may not call an action that is not about one secret
     │   │   ├── SourceNotFound           AWS: the secret does not exist (any more)
     │   │   └── SourcePendingDeletion    AWS: the secret is scheduled for deletion and can be restored
     │   ├── InvalidValue         the value in AWS does not contain what the binding asks for
@@ -52,6 +53,10 @@ class SourceRefused(Permanent):
     """AWS refuses to return the secret."""
 
     reason = "SourceRefused"
+
+
+class ActionDenied(SourceRefused):
+    """The role may not call an action that is not about one secret, such as ListSecrets."""
 
 
 class SourceNotFound(SourceRefused):

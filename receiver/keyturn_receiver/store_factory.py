@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from keyturn_receiver.cluster.service_account_client import ServiceAccount, ServiceAccountClient
+from keyturn_receiver.core.arn import account_id
 from keyturn_receiver.settings import Settings
 from keyturn_receiver.sources import assume_role, clients
 from keyturn_receiver.sources.secrets_manager import SecretsManager
@@ -39,4 +40,5 @@ class StoreFactory:
         sts = clients.sts(key.region)
         credentials = await assume_role.assume(sts, self.pools.quarantine, self.metrics, key.account, role_arn, token)
         client = clients.secrets_manager(key.region, connections, credentials)
-        return Store.of(key, SecretsManager(client, client, self.pools, self.metrics), credentials.expires_at)
+        secrets_manager = SecretsManager(client, client, self.pools, self.metrics, account_id(role_arn))
+        return Store.of(key, secrets_manager, credentials.expires_at)

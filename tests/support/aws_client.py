@@ -49,6 +49,7 @@ class FakeClient:
         return [action for action, _ in self.calls]
 
 
-def secrets_manager(client: Any) -> SecretsManager:
-    """Return the receiver's client, which calls a fake of the SDK's client."""
-    return SecretsManager(client, client, ThreadPools(*(ThreadPool(name, 4) for name in ("a", "b", "c"))), Metrics())
+def secrets_manager(client: Any, account: str = "") -> SecretsManager:
+    """Return the receiver's client on top of a fake one."""
+    pools = ThreadPools(*(ThreadPool(name, 4) for name in ("a", "b", "c")))
+    return SecretsManager(client, client, pools, Metrics(), account)

@@ -7,8 +7,8 @@ import pytest
 
 from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.render import SecretVersion
-from keyturn_receiver.errors import KeyturnError, SourceNotFound, SourceRefused, SourceUnavailable
-from keyturn_receiver.sources.batch_reader import BatchReader
+from keyturn_receiver.errors import ActionDenied, KeyturnError, SourceNotFound, SourceRefused, SourceUnavailable
+from keyturn_receiver.sources.batch_reader import BATCH_DISABLED_SECONDS, BatchReader
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
@@ -22,22 +22,27 @@ class Aws:
         self.hung: set[str] = set()
         self.fault: KeyturnError | None = None
         self.errors: dict[str, KeyturnError] = {}
+        self.poison: set[str] = set()  # AWS refuses a whole batch because of these
 
-    def is_quarantined(self, secret_id: str) -> bool:
-        return secret_id == "quarantined"
+    def may_batch(self, secret_id: str) -> bool:
+        return secret_id not in ("quarantined", "foreign")
 
     async def value(self, source: Source) -> SecretVersion:
         self.singles.append(source.secret_id)
         await asyncio.sleep(60 if source.secret_id in self.hung else 0)
+        if source.secret_id in self.errors:
+            raise self.errors[source.secret_id]
         return SecretVersion("arn", source.secret_id, "v1", "single")
 
-    async def values(self, secret_ids: Sequence[str]) -> dict[str, SecretVersion | KeyturnError]:
+    async def values(self, secret_ids: Sequence[str]) -> dict[str, SecretVersion]:
         self.batches.append(list(secret_ids))
         await asyncio.sleep(60 if self.hung & set(secret_ids) else 0)
         if self.fault:
             raise self.fault
-        versions = {each: SecretVersion("arn", each, "v1", "many") for each in secret_ids if each != "omitted"}
-        return {**versions, **{each: error for each, error in self.errors.items() if each in secret_ids}}
+        if self.poison & set(secret_ids):
+            raise SourceRefused("BatchGetSecretValue is refused (InvalidParameterException)")
+        omitted = {"omitted", *self.errors}
+        return {each: SecretVersion("arn", each, "v1", "many") for each in secret_ids if each not in omitted}
 
 
 async def read(reader: BatchReader, *secret_ids: str, stage: str = "AWSCURRENT") -> list[str]:
@@ -65,6 +70,7 @@ async def test_error_of_one_secret_fails_only_its_read() -> None:
     reader = BatchReader(aws)
     results = await asyncio.gather(*(reader.read(Source(each)) for each in "abc"), return_exceptions=True)
     assert [type(result) for result in results] == [SecretVersion, SourceNotFound, SecretVersion]
+    assert aws.singles == ["b"]  # the batch's own error is not believed
 
 
 async def test_secret_missing_in_the_response_is_read_alone() -> None:
@@ -72,13 +78,39 @@ async def test_secret_missing_in_the_response_is_read_alone() -> None:
     assert await read(BatchReader(aws), "a", "omitted") == ["many", "single"]
 
 
-async def test_refused_batch_disables_further_batches() -> None:
+async def test_denied_batch_disables_further_batches() -> None:
     aws = Aws()
-    aws.fault = SourceRefused("BatchGetSecretValue may not be called")
+    aws.fault = ActionDenied("BatchGetSecretValue may not be called")
     reader = BatchReader(aws)
     assert await read(reader, "a", "b") == ["single"] * 2
     assert await read(reader, "a", "b") == ["single"] * 2
     assert len(aws.batches) == 1
+
+
+async def test_batch_refused_because_of_one_secret_is_split_and_batches_go_on() -> None:
+    aws = Aws()
+    aws.poison = {"s13"}
+    names = [f"s{number}" for number in range(20)]
+    reader = BatchReader(aws)
+    values = await read(reader, *names)
+    assert set(values) == {"many", "single"}
+    assert "s13" in aws.singles
+    assert len(aws.singles) <= 3
+    aws.batches.clear()
+    assert "many" in await read(reader, *names)
+    assert all("s13" not in batch for batch in aws.batches)
+    assert len(aws.batches) == 1
+
+
+async def test_secret_that_failed_a_batch_joins_batches_again_after_ten_minutes() -> None:
+    aws = Aws()
+    aws.poison = {"a"}
+    reader = BatchReader(aws)
+    assert await read(reader, "a", "b") == ["single"] * 2
+    aws.poison.clear()
+    assert await read(reader, "a", "b") == ["single"] * 2
+    await asyncio.sleep(BATCH_DISABLED_SECONDS)
+    assert await read(reader, "a", "b") == ["many"] * 2
 
 
 async def test_failed_batch_falls_back_to_single_reads() -> None:
@@ -97,12 +129,14 @@ async def test_batch_that_hangs_times_out_and_falls_back_to_single_reads() -> No
     hung.cancel()
 
 
-async def test_quarantined_secret_and_other_labels_are_never_batched() -> None:
+async def test_quarantined_and_foreign_secrets_and_other_labels_are_never_batched() -> None:
     aws = Aws()
     reader = BatchReader(aws)
-    await asyncio.gather(read(reader, "a", "b"), read(reader, "quarantined"), read(reader, "blue", stage="blue"))
+    await asyncio.gather(
+        read(reader, "a", "b"), read(reader, "quarantined", "foreign"), read(reader, "blue", stage="blue")
+    )
     assert aws.batches == [["a", "b"]]
-    assert sorted(aws.singles) == ["blue", "quarantined"]
+    assert sorted(aws.singles) == ["blue", "foreign", "quarantined"]
 
 
 async def test_calls_that_hang_do_not_delay_other_reads() -> None:

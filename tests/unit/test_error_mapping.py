@@ -4,6 +4,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 
 from keyturn_receiver.errors import (
+    ActionDenied,
     KeyturnError,
     NoCredentials,
     SourceNotFound,
@@ -56,7 +57,10 @@ def test_not_found_equals_the_answer_of_aws() -> None:
 
 def test_denied_action_names_its_own_permission() -> None:
     denied = error_mapping.translate_action(aws_error("AccessDeniedException"), "ListSecrets")
-    assert type(denied) is SourceRefused
+    assert type(denied) is ActionDenied
     assert "allow secretsmanager:ListSecrets" in str(denied)
+    refused = error_mapping.translate_action(aws_error("InvalidParameterException"), "BatchGetSecretValue")
+    assert type(refused) is SourceRefused
+    assert str(refused) == "BatchGetSecretValue is refused (InvalidParameterException)"
     throttled = error_mapping.translate_action(aws_error("ThrottlingException"), "ListSecrets")
     assert str(throttled) == "ListSecrets: AWS answered ThrottlingException: trying again"

@@ -25,9 +25,25 @@ def account_scope(secret_id: str) -> str:
     return secret_id.partition(_RESOURCE)[0] if secret_id.startswith("arn:") else ""
 
 
+def refers_to(secret_id: str, arn: str, name: str) -> bool:
+    """Whether the AWS secret with this ``arn`` and ``name`` is the one that ``secret_id`` refers to.
+
+    An ARN in ``secret_id`` also determines partition, region and account. A bare name does not.
+    """
+    if not (_SUFFIX.search(arn) and arn.partition(_RESOURCE)[2][:-7] == name):
+        return False
+    return secret_id in (arn, arn[:-7]) if secret_id.startswith("arn:") else secret_id == name
+
+
 def partition(secret_id: str) -> str:
     """Return the partition in an ARN, such as "aws". It is empty for a bare name."""
     return secret_id.split(":")[1] if secret_id.startswith("arn:") else ""
+
+
+def account_id(arn: str) -> str:
+    """Return the AWS account in an ARN; empty for a bare name."""
+    parts = arn.split(":")
+    return parts[4] if parts[0] == "arn" and len(parts) > 4 else ""
 
 
 def region(secret_id: str) -> str:

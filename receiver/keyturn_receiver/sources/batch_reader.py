@@ -4,17 +4,20 @@ twenty."""
 import asyncio
 import logging
 import time
+from collections.abc import Mapping, Sequence
 
 from keyturn_receiver.core.binding import CURRENT, Source
 from keyturn_receiver.core.render import SecretVersion
-from keyturn_receiver.errors import KeyturnError, SourceRefused
+from keyturn_receiver.errors import ActionDenied, KeyturnError, SourceRefused
+from keyturn_receiver.resilience.bounded_map import BoundedMap
 from keyturn_receiver.sources.secrets_manager import MAX_BATCH, SecretsManager
 
 MAX_UNBATCHED = 2  # the most calls in flight; if there are more, a read waits for others to join it
 BATCH_WINDOW = 0.01  # seconds that a read waits, unless its batch fills up earlier
 BACKGROUND_BATCH_WINDOW = 0.1  # seconds that a background read waits, even if few calls are in flight
-BATCH_TIMEOUT = 1.5  # seconds; then each value is read alone, because one hanging secret blocks the whole batch
-BATCH_DISABLED_SECONDS = 600.0  # seconds without batches after AWS has refused BatchGetSecretValue
+BATCH_TIMEOUT = 1.5  # seconds; then each value is read alone, because one secret that hangs blocks the whole batch
+BATCH_DISABLED_SECONDS = 600.0  # for all secrets after AccessDenied, for one secret after it has failed its batch
+MAX_REFUSED = 1000  # secrets that are remembered for having failed their batch
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +25,8 @@ _log = logging.getLogger(__name__)
 class BatchReader:
     """Batch loader. Reads single values with GetSecretValue, and many at once with BatchGetSecretValue.
 
-    Only the current version can be read in a batch. Other staging labels and quarantined secrets are read alone.
+    Only the current version can be read in a batch. Other staging labels, quarantined secrets and secrets of other
+    accounts are read alone. An error that a batch reports is believed only once the secret was asked for alone.
     """
 
     def __init__(self, secrets_manager: SecretsManager) -> None:
@@ -32,14 +36,14 @@ class BatchReader:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._flush_at = 0.0
         self._batches_disabled_until = 0.0
+        self._refused_at: BoundedMap[str, float] = BoundedMap(MAX_REFUSED)  # monotonic seconds, by secret id
 
     async def read(self, source: Source, background: bool = False) -> SecretVersion:
         """Read the version that holds the staging label now.
 
         A ``background`` read waits longer for others to join it. Raises the same errors as ``SecretsManager.value``.
         """
-        alone = source.stage != CURRENT or self._secrets_manager.is_quarantined(source.secret_id)
-        if alone or time.monotonic() < self._batches_disabled_until:
+        if source.stage != CURRENT or not self._may_batch(source.secret_id):
             return await self._secrets_manager.value(source)
         loop = asyncio.get_running_loop()
         version = self._pending.setdefault(source.secret_id, loop.create_future())
@@ -67,27 +71,49 @@ class BatchReader:
             self._flush_timer.cancel()
             self._flush_timer = None
 
+    def _may_batch(self, secret_id: str) -> bool:
+        now = time.monotonic()
+        refused_at = self._refused_at.get(secret_id)
+        was_refused = refused_at is not None and now - refused_at < BATCH_DISABLED_SECONDS
+        return now >= self._batches_disabled_until and not was_refused and self._secrets_manager.may_batch(secret_id)
+
     async def _fetch(self, batch: dict[str, "asyncio.Future[SecretVersion]"]) -> None:
-        results: dict[str, SecretVersion | KeyturnError] = {}
-        if len(batch) > 1:
-            try:
-                async with asyncio.timeout(BATCH_TIMEOUT):
-                    results = await self._secrets_manager.values(list(batch))
-            except SourceRefused as error:
-                self._batches_disabled_until = time.monotonic() + BATCH_DISABLED_SECONDS
-                _log.warning("reading values one by one for %.0f minutes: %s", BATCH_DISABLED_SECONDS / 60, error)
-            except (KeyturnError, TimeoutError) as error:
-                _log.info("reading these values one by one: %s", error or "BatchGetSecretValue timed out")
+        results = await self._read_batch(list(batch))
         await asyncio.gather(
             *(self._resolve(secret_id, batch[secret_id], results.get(secret_id)) for secret_id in batch)
         )
 
+    async def _read_batch(self, secret_ids: Sequence[str]) -> Mapping[str, SecretVersion]:
+        """Return the values that one call returns. The result lacks secrets that have to be read alone.
+
+        A batch that AWS refuses is split, because one secret in it can be the reason.
+        """
+        if len(secret_ids) < 2:
+            return {}
+        try:
+            async with asyncio.timeout(BATCH_TIMEOUT):
+                return await self._secrets_manager.values(secret_ids)
+        except ActionDenied as error:
+            self._batches_disabled_until = time.monotonic() + BATCH_DISABLED_SECONDS
+            _log.warning("reading values one by one for %.0f minutes: %s", BATCH_DISABLED_SECONDS / 60, error)
+        except SourceRefused as error:
+            _log.info("splitting a batch of %d values: %s", len(secret_ids), error)
+            middle = len(secret_ids) // 2
+            if middle == 1:  # two or three secrets: whichever it is, they do not fail another batch soon
+                for secret_id in secret_ids:
+                    self._refused_at.put(secret_id, time.monotonic())
+            else:
+                halves = (secret_ids[:middle], secret_ids[middle:])
+                first, second = await asyncio.gather(*(self._read_batch(half) for half in halves))
+                return {**first, **second}
+        except (KeyturnError, TimeoutError) as error:
+            _log.info("reading these values one by one: %s", error or "BatchGetSecretValue timed out")
+        return {}
+
     async def _resolve(
-        self, secret_id: str, version: "asyncio.Future[SecretVersion]", result: SecretVersion | KeyturnError | None
+        self, secret_id: str, version: "asyncio.Future[SecretVersion]", result: SecretVersion | None
     ) -> None:
         try:
-            if isinstance(result, KeyturnError):
-                raise result
             version.set_result(result or await self._secrets_manager.value(Source(secret_id)))
         except Exception as error:
             version.set_exception(error)

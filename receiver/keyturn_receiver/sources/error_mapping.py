@@ -16,6 +16,7 @@ from botocore.exceptions import (
 )
 
 from keyturn_receiver.errors import (
+    ActionDenied,
     KeyturnError,
     NoCredentials,
     SourceNotFound,
@@ -89,10 +90,12 @@ def translate(error: Exception, subject: str) -> KeyturnError:
 
 
 def translate_action(error: Exception, action: str) -> KeyturnError:
-    """Map an error of a call that does not concern one secret. ``action`` is the name of the call, such as
-    "ListSecrets"."""
-    if isinstance(error, ClientError) and error_code(error) == "AccessDeniedException":
-        return SourceRefused(f"{action} is denied: allow secretsmanager:{action} to the role that calls it")
+    """Map an error of a call that is not about one secret. ``action`` is its name, such as "ListSecrets"."""
+    code = error_code(error) if isinstance(error, ClientError) else ""
+    if code == "AccessDeniedException":
+        return ActionDenied(f"{action} is denied: allow secretsmanager:{action} to the role that calls it")
+    if code in _REFUSALS:  # its advice is about one secret
+        return SourceRefused(f"{action} is refused ({code})")
     return translate(error, action)
 
 
@@ -114,6 +117,15 @@ def error_code(error: ClientError) -> str:
 def not_found(subject: str) -> KeyturnError:
     """Return the same error that is raised when AWS reports that ``subject`` does not exist."""
     return translate_code("ResourceNotFoundException", subject)
+
+
+def another_secret(subject: str) -> SourceUnavailable:
+    """Return the error for a response that is about another secret than ``subject``."""
+    return SourceUnavailable(
+        f"{subject}: the response is about another secret: trying again; if this lasts, check what answers in AWS's"
+        " place (endpoint, proxy)",
+        RETRY_AFTER,
+    )
 
 
 def unreachable(error: Exception, subject: str) -> SourceUnavailable:

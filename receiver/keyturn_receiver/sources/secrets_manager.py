@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from keyturn_receiver.core.arn import account_scope
+from keyturn_receiver.core.arn import account_id, account_scope, refers_to, region
 from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import KeyturnError, NoCredentials, SourceNotFound, SourceRefused
@@ -47,10 +47,11 @@ class SecretMetadata:
 class SecretsManager:
     """AWS client for one identity in one region.
 
-    ``background_client`` serves the sweeps. The SDK slows a client down when AWS throttles it, and a sweep must not
-    slow down other reads. ``credentials_error`` says why the credentials did not work when AWS last checked them. It is
-    None if they worked. Readiness depends on it, so its text names no secret. A call about a secret never sets it, and
-    only triggers a separate check of the credentials.
+    ``background_client`` serves sweeps: the SDK slows a client down when AWS throttles it, and a sweep must not slow
+    down other reads. ``credentials_error`` says why the credentials did not work when AWS last checked them; it is None
+    if they worked. Readiness depends on it, so it names no secret, and a call about a secret never sets it: such a call
+    only leads to a check of its own. ``account`` is the id of the identity's AWS account, or empty if it is not known
+    yet; then AWS's responses reveal it.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class SecretsManager:
         background_client: "SecretsManagerClient",
         pools: ThreadPools,
         metrics: Metrics,
+        account: str = "",
     ) -> None:
         self._client = client
         self._background_client = background_client
@@ -66,6 +68,8 @@ class SecretsManager:
         self._metrics = metrics
         self._quarantined_until: dict[str, float] = {}  # maps a secret id to a time in monotonic seconds
         self._seen_accounts: set[str] = set()
+        self._account = account
+        self._learned_account = ""
         self.credentials_error: str | None = NOT_CHECKED
         self._check: asyncio.Task[None] | None = None
 
@@ -73,6 +77,16 @@ class SecretsManager:
     def region(self) -> str:
         """The region of the client."""
         return self._client.meta.region_name
+
+    def may_batch(self, secret_id: str) -> bool:
+        """Whether a batch may contain this secret: the last call about it did not hang, and it is of the own account.
+
+        AWS documents BatchGetSecretValue as ineffective for other accounts, so it answers "not found" for secrets that
+        GetSecretValue returns:
+        https://docs.aws.amazon.com/secretsmanager/latest/userguide/auth-and-access_examples_cross.html
+        """
+        named, own = account_id(secret_id), self._account or self._learned_account
+        return (not named or named == own) and not self.is_quarantined(secret_id)
 
     def is_quarantined(self, secret_id: str) -> bool:
         """Return whether the last call about this secret hung and was less than QUARANTINE_SECONDS ago."""
@@ -101,29 +115,26 @@ class SecretsManager:
                 " move the label to a version, or correct the label in the binding"
             ) from None
         with _translate_parse_errors(f"AWS secret {source.secret_id}"):
-            return self._version(response)
+            version = self._version(response)
+        self._check_answer(source.secret_id, version.arn, version.name)
+        return version
 
-    async def values(self, secret_ids: Sequence[str]) -> dict[str, SecretVersion | KeyturnError]:
-        """Read the current values of up to MAX_BATCH secrets with one call. Return a version or an error for each
-        secret.
+    async def values(self, secret_ids: Sequence[str]) -> dict[str, SecretVersion]:
+        """Read the current values of up to MAX_BATCH secrets with one call.
 
-        Secrets that AWS leaves out of its response are missing in the result. Raises SourceRefused or SourceUnavailable
-        if the call itself fails.
+        The result lacks each secret for which AWS returns an error, nothing, or more than one value: only a read of the
+        secret alone can tell. Raises ActionDenied, another SourceRefused or SourceUnavailable if the call itself fails.
         """
         response = await self._call(
             "BatchGetSecretValue", self._client.batch_get_secret_value, SecretIdList=list(secret_ids)
         )
-        results: dict[str, SecretVersion | KeyturnError] = {}
         with _translate_parse_errors("BatchGetSecretValue"):
             versions = [self._version(entry) for entry in response.get("SecretValues", [])]
-            codes = {entry["SecretId"]: entry.get("ErrorCode", "") for entry in response.get("Errors", [])}
+        results: dict[str, SecretVersion] = {}
         for secret_id in secret_ids:
-            if secret_id in codes:
-                results[secret_id] = error_mapping.translate_code(codes[secret_id], f"AWS secret {secret_id}")
-                continue
-            for version in versions:
-                if secret_id in (version.arn, version.name, version.arn[:-7]):
-                    results[secret_id] = version
+            answers = [version for version in versions if self._answers(secret_id, version.arn, version.name)]
+            if len(answers) == 1:
+                results[secret_id] = answers[0]
         return results
 
     async def describe(self, secret_id: str, background: bool = False) -> SecretMetadata:
@@ -131,7 +142,9 @@ class SecretsManager:
         client = self._background_client if background else self._client
         response = await self._call("DescribeSecret", client.describe_secret, secret_id, background=background)
         with _translate_parse_errors(f"AWS secret {secret_id}"):
-            return self._metadata(response)
+            metadata = self._metadata(response)
+        self._check_answer(secret_id, metadata.arn, metadata.name)
+        return metadata
 
     async def check_credentials(self) -> None:
         """Make one cheap call, which updates ``credentials_error``. Any other error is ignored."""
@@ -163,6 +176,8 @@ class SecretsManager:
             )
             with _translate_parse_errors("ListSecrets"):
                 page = [self._metadata(entry) for entry in response["SecretList"]]
+            if page:
+                self._learned_account = account_id(page[0].arn)  # AWS lists only secrets of the own account
             yield page
             if not response.get("NextToken"):
                 return
@@ -196,6 +211,19 @@ class SecretsManager:
         self.credentials_error = None
         self._metrics.aws_requests.labels(action, "ok").inc()
         return response
+
+    def _answers(self, secret_id: str, arn: str, name: str) -> bool:
+        """Whether a response is about the secret that was asked for, by account, region and name."""
+        if not refers_to(secret_id, arn, name) or region(arn) != self.region:
+            return False
+        # A bare name always refers to the own account.
+        return secret_id.startswith("arn:") or account_id(arn) == (self._account or account_id(arn))
+
+    def _check_answer(self, secret_id: str, arn: str, name: str) -> None:
+        if not self._answers(secret_id, arn, name):
+            raise error_mapping.another_secret(f"AWS secret {secret_id}")
+        if not secret_id.startswith("arn:"):
+            self._learned_account = account_id(arn)
 
     def _pool(self, secret_id: str, background: bool) -> ThreadPool:
         if background:

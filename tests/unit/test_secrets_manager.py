@@ -1,0 +1,91 @@
+"""Secrets Manager client: a response counts only for the secret that was asked for, by account, region and name."""
+
+from typing import Any
+
+import pytest
+
+from keyturn_receiver.core.binding import Source
+from keyturn_receiver.errors import SourceUnavailable
+from keyturn_receiver.sources.secrets_manager import SecretsManager
+from support.aws_client import ACCOUNT, FakeClient, arn_of, secrets_manager, value_of
+
+pytestmark = pytest.mark.anyio
+FOREIGN = "999999999999"
+MINE, THEIRS = value_of("team/db"), value_of("team/db", FOREIGN)
+
+
+def answering(*values: dict[str, Any], account: str = "") -> SecretsManager:
+    """Return a client to which AWS answers with these values, whatever it is asked for."""
+
+    def answer(action: str, arguments: dict[str, Any]) -> Any:
+        return {"SecretValues": list(values)} if action == "batch_get_secret_value" else values[0]
+
+    return secrets_manager(FakeClient(answer), account)
+
+
+@pytest.mark.parametrize(
+    "secret_id", ["team/db", arn_of("team/db"), arn_of("team/db")[:-7]], ids=["name", "ARN", "partial ARN"]
+)
+async def test_answer_about_the_secret_is_taken(secret_id: str) -> None:
+    aws = answering(MINE)
+    assert (await aws.value(Source(secret_id))).value == f"{ACCOUNT} team/db"
+    assert (await aws.describe(secret_id)).name == "team/db"
+    assert {key: version.value for key, version in (await aws.values([secret_id])).items()} == {
+        secret_id: f"{ACCOUNT} team/db"
+    }
+
+
+@pytest.mark.parametrize(
+    ("secret_id", "answer"),
+    [
+        ("team/db", value_of("team/db2")),
+        ("team/db", value_of("x/team/db")),
+        ("team/db", value_of("team/db", region="eu-west-1")),
+        ("team/db", {**value_of("team/db"), "ARN": arn_of("team/other")}),
+        ("team/db", {**value_of("team/db"), "ARN": "team/db"}),
+        (arn_of("team/db"), THEIRS),
+        (arn_of("team/db", FOREIGN), MINE),
+        (arn_of("team/db"), {**MINE, "ARN": arn_of("team/db")[:-6] + "ZzZzZz"}),
+        (arn_of("team/db")[:-7], THEIRS),
+        (arn_of("team/db"), value_of("team/db", region="eu-west-1")),
+    ],
+)
+async def test_answer_about_another_secret_is_refused(secret_id: str, answer: dict[str, Any]) -> None:
+    aws = answering(answer)
+    for read in (aws.value(Source(secret_id)), aws.describe(secret_id)):
+        with pytest.raises(SourceUnavailable) as refused:
+            await read
+        assert "the response is about another secret" in str(refused.value)
+    assert await aws.values([secret_id]) == {}
+
+
+async def test_name_gets_the_own_accounts_secret_where_the_account_is_known() -> None:
+    aws = answering(THEIRS, account=ACCOUNT)
+    with pytest.raises(SourceUnavailable):
+        await aws.value(Source("team/db"))
+    assert await aws.values(["team/db"]) == {}
+
+
+@pytest.mark.parametrize("values", [(MINE, THEIRS), (THEIRS, MINE), (MINE, MINE), ()])
+async def test_name_that_a_batch_answers_twice_or_not_at_all_is_read_alone(values: tuple[dict[str, Any], ...]) -> None:
+    aws = answering(*values)
+    assert await aws.values(["team/db"]) == {}
+
+
+async def test_secret_of_another_account_is_never_in_a_batch() -> None:
+    aws = answering(MINE)
+    mine, theirs = arn_of("team/db"), arn_of("team/db", FOREIGN)
+    assert aws.may_batch("team/db")
+    assert not aws.may_batch(mine)  # nothing has shown the own account yet
+    await aws.value(Source(theirs.replace(FOREIGN, ACCOUNT)))
+    assert not aws.may_batch(mine)  # an ARN does not show it
+    await aws.value(Source("team/db"))
+    assert aws.may_batch(mine)
+    assert not aws.may_batch(theirs)
+
+
+async def test_list_shows_the_own_account() -> None:
+    aws = secrets_manager(FakeClient(lambda action, arguments: {"SecretList": [MINE]}))
+    assert [page async for page in aws.list_secrets()]
+    assert aws.may_batch(arn_of("team/x"))
+    assert not aws.may_batch(arn_of("team/x", FOREIGN))
