@@ -212,7 +212,7 @@ def build_aws(process: Process, kube: Kubernetes) -> Aws:
     """Build the stores and the signing keys."""
     settings = process.settings
     factory = StoreFactory(settings, process.pools, ServiceAccountClient(kube.api), process.metrics)
-    stores = Stores(factory.make, clients.default_region() or "")
+    stores = Stores(factory.make, clients.default_region() or "", factory.identify)
     key_sources: list[KeySource] = []
     if settings.signing_key_secret_id:
         key_sources.append(KeySecret(stores, settings.signing_key_secret_id))

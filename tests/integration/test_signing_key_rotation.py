@@ -22,9 +22,10 @@ from keyturn_notifier import rotation
 from keyturn_receiver.sources.key_secret import KeySecret
 from keyturn_receiver.sources.secrets_manager import SecretsManager
 from keyturn_receiver.sources.signing_keys import SigningKeys
-from keyturn_receiver.sources.stores import Store, StoreKey, Stores
+from keyturn_receiver.sources.stores import Identity, Store, StoreKey, Stores
 from keyturn_receiver.sources.thread_pools import ThreadPool, ThreadPools
 from keyturn_receiver.telemetry.metrics import Metrics
+from support.aws_client import no_tenant
 from support.fake_receiver import FakeReceiver, reply_to_all
 
 HANDLER = "keyturn_notifier.rotation.handler"
@@ -79,12 +80,12 @@ def reading(aws: LocalAws, path: EventPath) -> Callable[[dict[str, str], bytes],
     """Return a function that answers like a receiver which has just started and has read the keys with its own code."""
 
     async def keys() -> Sequence[bytes]:
-        async def create(key: StoreKey) -> Store:
+        async def create(key: StoreKey, identity: Identity) -> Store:
             client = aws.secrets_manager()
             return Store.of(key, SecretsManager(client, client, pools, Metrics()))
 
         pools = ThreadPools(*(ThreadPool(name, 2) for name in ("foreground", "quarantine", "background")))
-        signing_keys = SigningKeys([KeySecret(Stores(create, "us-east-1"), path.signing_key_secret_id)])
+        signing_keys = SigningKeys([KeySecret(Stores(create, "us-east-1", no_tenant), path.signing_key_secret_id)])
         try:
             await signing_keys.load()
         finally:

@@ -7,6 +7,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from keyturn_receiver.sources.secrets_manager import SecretsManager
+from keyturn_receiver.sources.stores import Identity, StoreKey
 from keyturn_receiver.sources.thread_pools import ThreadPool, ThreadPools
 from keyturn_receiver.telemetry.metrics import Metrics
 
@@ -53,3 +54,8 @@ def secrets_manager(client: Any, account: str = "") -> SecretsManager:
     """Return the receiver's client on top of a fake one."""
     pools = ThreadPools(*(ThreadPool(name, 4) for name in ("a", "b", "c")))
     return SecretsManager(client, client, pools, Metrics(), account)
+
+
+async def no_tenant(key: StoreKey) -> Identity:
+    """Look up the identity of a tenant, in tests that have none."""
+    raise AssertionError(f"{key.account} was looked up")

@@ -21,7 +21,7 @@ from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 from keyturn_receiver.settings import PollMode
 from keyturn_receiver.sources.secrets_manager import SecretMetadata
-from keyturn_receiver.sources.stores import Store, StoreKey, Stores
+from keyturn_receiver.sources.stores import Identity, Store, StoreKey, Stores
 from keyturn_receiver.telemetry.metrics import Metrics
 from support.bindings import ARN, bound_object
 from support.clock import FakeClock
@@ -81,6 +81,7 @@ class Setting:
         self.asked: dict[Target, Request] = {}
         self.clock = FakeClock()
         self.is_leader = True
+        self.uids: dict[str, str] = {}  # of ServiceAccounts that were created again
         self.event_path_healthy = False
         self.metrics = Metrics()
         namespaces = NamespaceCache()
@@ -90,15 +91,18 @@ class Setting:
             self.asked[target] = request
             return ReconcileResult(True, changed=changed)
 
-        async def make(key: StoreKey) -> Store:
+        async def make(key: StoreKey, identity: Identity) -> Store:
             if key.account == "team/broken":
                 raise SourceRefused("its role cannot be assumed")
-            return Store.of(key, aws)
+            return Store.of(key, aws, identity=identity)
+
+        async def identify(key: StoreKey) -> Identity:
+            return Identity(self.uids.get(key.account, "uid"), f"role of {key.account}")
 
         self.queue = WorkQueue(work, 8, self.metrics, now=time.monotonic)
         access_policy = AccessPolicy(namespaces, Default.DENY, True, Regions("aws", frozenset({"eu-west-1"})))
         self.poller = Poller(
-            Sweeper(Stores(make, "eu-west-1"), self.bound, access_policy, mode, 300),
+            Sweeper(Stores(make, "eu-west-1", identify), self.bound, access_policy, mode, 300),
             self.queue,
             is_leader=lambda: self.is_leader,
             event_path_healthy=lambda: self.event_path_healthy,
@@ -233,6 +237,19 @@ async def test_sweep_between_full_ones_lists_changes_alone() -> None:
     setting.clock.advance(FULL_SWEEP_SECONDS)
     await setting.sweep()
     assert aws.pages_read == 13
+
+
+async def test_service_account_that_was_created_again_is_swept_in_full() -> None:
+    hours = [listed(f"s{age}", "v1", NOW - timedelta(hours=age)) for age in range(10)]
+    aws = Aws(*hours)
+    account = {"keyturn.dev/service-account": "app"}
+    setting = Setting(aws, *(bound_object(f"s{age}", "v1", **account) for age in range(10)))
+    assert await setting.sweep() == []
+    assert await setting.sweep() == []
+    assert aws.pages_read == 6
+    setting.uids["team/app"] = "another"
+    assert await setting.sweep() == []
+    assert aws.pages_read == 11
 
 
 async def test_unsorted_list_is_read_to_its_end() -> None:

@@ -14,7 +14,8 @@ from keyturn_receiver.sources.key_file import KeyFile, read_keys
 from keyturn_receiver.sources.key_secret import KeySecret
 from keyturn_receiver.sources.secrets_manager import SecretMetadata
 from keyturn_receiver.sources.signing_keys import SigningKeys
-from keyturn_receiver.sources.stores import Store, StoreKey, Stores
+from keyturn_receiver.sources.stores import Identity, Store, StoreKey, Stores
+from support.aws_client import no_tenant
 
 pytestmark = pytest.mark.anyio
 ONE, TWO, THREE = (bytes([number]) * 32 for number in (1, 2, 3))
@@ -109,10 +110,10 @@ class Labels:
 
 
 def key_secret(aws: Labels) -> KeySecret:
-    async def create(key: StoreKey) -> Store:
+    async def create(key: StoreKey, identity: Identity) -> Store:
         return Store.of(key, aws)
 
-    return KeySecret(Stores(create, "eu-west-1"), "keyturn/signing-key")
+    return KeySecret(Stores(create, "eu-west-1", no_tenant), "keyturn/signing-key")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ ServiceAccount."""
 
 from dataclasses import dataclass
 
-from keyturn_receiver.cluster.api import Api, Json, path
+from keyturn_receiver.cluster.api import METADATA_ONLY, Api, Json, path
 from keyturn_receiver.errors import ClusterRefused, InvalidBinding, NotFound
 
 # https://docs.aws.amazon.com/eks/latest/userguide/associate-service-account-role.html
@@ -23,17 +23,25 @@ class ServiceAccount:
         return f"{self.namespace}/{self.name}"
 
 
+@dataclass(frozen=True, slots=True)
+class AwsRole:
+    """The AWS role of a ServiceAccount, and the UID of the object that names it."""
+
+    uid: str
+    arn: str
+
+
 class ServiceAccountClient:
     """Client for ServiceAccounts. Reads them, and requests their tokens."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    async def role_arn(self, account: ServiceAccount) -> str:
-        """Read the ARN of the AWS role that a ServiceAccount names. Raises InvalidBinding if the ServiceAccount does
-        not exist or names no role."""
+    async def role(self, account: ServiceAccount) -> AwsRole:
+        """Read an account's AWS role. Raises InvalidBinding if there is no such account, or no role."""
+        where = path("v1", "serviceaccounts", account.namespace, account.name)
         try:
-            obj = await self._api.request("GET", path("v1", "serviceaccounts", account.namespace, account.name))
+            obj = await self._api.request("GET", where, accept=METADATA_ONLY)
         except NotFound:
             raise InvalidBinding(
                 f"ServiceAccount {account} does not exist: create it, or correct the binding"
@@ -41,7 +49,7 @@ class ServiceAccountClient:
         role_arn = (obj["metadata"].get("annotations") or {}).get(ROLE_ARN, "").strip()
         if not role_arn:
             raise InvalidBinding(f"ServiceAccount {account} names no AWS role: set its annotation {ROLE_ARN}")
-        return str(role_arn)
+        return AwsRole(str(obj["metadata"]["uid"]), str(role_arn))
 
     async def token(self, account: ServiceAccount) -> str:
         """Request a token for the ServiceAccount (TokenRequest). Only AWS accepts this token."""

@@ -12,7 +12,7 @@ from functools import partial
 from keyturn_receiver.cluster.secret_cache import BoundSecret
 from keyturn_receiver.errors import KeyturnError
 from keyturn_receiver.liveness import Ping, no_ping
-from keyturn_receiver.poller.sweep import Interrupted, StaleBinding, Sweeper
+from keyturn_receiver.poller.sweep import Interrupted, StaleBinding, Sweeper, SweepResult
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 from keyturn_receiver.sources.stores import StoreKey
@@ -51,7 +51,7 @@ class Poller:
         self._interval = interval
         self._metrics = metrics
         self._now = now
-        self._watermarks: dict[StoreKey, datetime] = {}
+        self._last_sweep: dict[StoreKey, SweepResult] = {}  # the last one that saw a change
         self._last_full_sweep: dict[StoreKey, float] = {}
 
     @property
@@ -93,10 +93,10 @@ class Poller:
         started = self._now()
         full = started - self._last_full_sweep.get(key, -FULL_SWEEP_SECONDS) >= FULL_SWEEP_SECONDS
         kind = "full" if full else "changes"
-        since = None if full else self._watermarks.get(key)
+        last = None if full else self._last_sweep.get(key)
         fields = {"kind": kind, "account": key.account, "region": key.region}
         try:
-            result = await self._sweeper.sweep(key, bindings, since, partial(self._may_continue, ping))
+            result = await self._sweeper.sweep(key, bindings, last, partial(self._may_continue, ping))
         except Interrupted:
             self._metrics.sweeps.labels(kind, "interrupted").inc()
             raise
@@ -112,7 +112,7 @@ class Poller:
         if full:
             self._last_full_sweep[key] = started
         if result.watermark:
-            self._watermarks[key] = result.watermark
+            self._last_sweep[key] = SweepResult(result.identity, watermark=result.watermark)
         stale = list(result.stale.values())
         self._queue_stale(stale)
         self._metrics.sweeps.labels(kind, "ok").inc()

@@ -15,7 +15,7 @@ from keyturn_receiver.errors import KeyturnError, SourceNotFound, SourcePendingD
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.settings import PollMode
 from keyturn_receiver.sources.secrets_manager import SecretMetadata
-from keyturn_receiver.sources.stores import Store, StoreKey, Stores
+from keyturn_receiver.sources.stores import Identity, Store, StoreKey, Stores
 
 # ListSecrets may lag by five minutes: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_ListSecrets.html
 LIST_OVERLAP = timedelta(minutes=10)
@@ -53,8 +53,9 @@ class StaleBinding:
 
 @dataclass(slots=True)
 class SweepResult:
-    """The result of a sweep. ``watermark`` is the time of the latest change in AWS that the sweep has seen."""
+    """Result of a sweep. ``watermark`` is the time of the latest change in AWS that ``identity`` has seen."""
 
+    identity: Identity
     stale: dict[Target, StaleBinding] = field(default_factory=dict)
     watermark: datetime | None = None
 
@@ -115,16 +116,16 @@ class Sweeper:
         self,
         key: StoreKey,
         bindings: Sequence[BoundSecret],
-        since: datetime | None,
+        last: SweepResult | None,
         may_continue: Callable[[], bool],
     ) -> SweepResult:
-        """Compare the bindings of one store with AWS: all of them, or only those whose secret has changed after
-        ``since``.
+        """Compare the bindings of one store with AWS: all of them, or those whose secret has changed since ``last``.
 
-        If the role may not list secrets, each secret is described instead. Raises Interrupted as soon as
-        ``may_continue`` returns False.
+        Another identity than that of ``last`` sees other changes, so it compares all. If the role may not list secrets,
+        each one is described instead. Raises Interrupted once ``may_continue`` returns False.
         """
         store = await self._stores.get(key)
+        since = last.watermark if last and last.identity == store.identity else None
         if self._mode is PollMode.LIST:
             try:
                 return await StoreSweep(store, self._secrets, may_continue).by_list(bindings, since)
@@ -154,7 +155,7 @@ class StoreSweep:
         self._store = store
         self._secrets = secrets
         self._may_continue = may_continue
-        self._result = SweepResult()
+        self._result = SweepResult(store.identity)
 
     async def by_list(self, bindings: Sequence[BoundSecret], since: datetime | None) -> SweepResult:
         """List the secrets that have changed after ``since``, or all secrets, and compare the bindings with the list.

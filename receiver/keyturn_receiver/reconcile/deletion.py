@@ -35,7 +35,7 @@ class SecretDeleter:
                 f"{fault}; the Secret stays, for this receiver deletes none: if it should, set deletions.enabled in the"
                 " chart (KEYTURN_DELETIONS)"
             )
-        secrets_manager = (await self._stores.get(key)).secrets_manager
+        secrets_manager = (await self._stores.get(key, since)).secrets_manager
         for arn in {split_version_key(key)[0] for key in live.record.version_ids}:
             if region(arn) != key.region or not secrets_manager.has_seen(arn):
                 raise SourceRefused(

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 SESSION_SECONDS = 3600  # the longest session that every role permits
 
+# https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html#identifiers-arns
+ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\x21-\x7e]{1,576}")
+
 _ACTION = "AssumeRoleWithWebIdentity"
 
 
@@ -30,6 +33,9 @@ async def assume(
 
     Raises SourceRefused or SourceUnavailable.
     """
+    subject = f"AWS role {role_arn} of ServiceAccount {account}"
+    if not ROLE_ARN.fullmatch(role_arn):
+        raise SourceRefused(f"{subject} is not the ARN of a role: correct the ServiceAccount's annotation")
     session_name = re.sub(r"[^\w+=,.@-]", ".", f"keyturn.{account}")[:64]
 
     def call() -> Credentials:
@@ -42,7 +48,7 @@ async def assume(
     try:
         credentials = await pool.run(call)
     except (ClientError, BotoCoreError, CallTimeout, PoolExhausted) as error:
-        failure = _translate(error, f"AWS role {role_arn} of ServiceAccount {account}")
+        failure = _translate(error, subject)
         metrics.aws_requests.labels(_ACTION, failure.reason).inc()
         raise failure from None
     metrics.aws_requests.labels(_ACTION, "ok").inc()

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.render import SecretVersion
-from keyturn_receiver.errors import KeyturnError, NoCredentials
+from keyturn_receiver.errors import KeyturnError, NoCredentials, Permanent
 from keyturn_receiver.resilience.bounded_map import BoundedMap
 from keyturn_receiver.resilience.single_flight import RESULT_TTL, SingleFlight
 from keyturn_receiver.sources.batch_reader import BatchReader
@@ -30,8 +30,22 @@ class StoreKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """The ServiceAccount that a ``StoreKey`` names now: its UID, and the AWS role that it names.
+
+    Another ServiceAccount of the same name, in a namespace that was deleted and created again, has another UID.
+    """
+
+    uid: str
+    role_arn: str
+
+
+OWN = Identity("", "")  # the receiver's own
+
+
+@dataclass(frozen=True, slots=True)
 class Store:
-    """The AWS client of one identity in one region.
+    """AWS client of one identity in one region. Everything that is kept for the identity is kept here.
 
     ``reader`` reads values in batches. ``expires_at`` is the time at which the credentials expire. It is None if the
     SDK renews them.
@@ -41,11 +55,18 @@ class Store:
     secrets_manager: SecretsManager
     reader: BatchReader
     expires_at: datetime | None = None
+    identity: Identity = OWN
 
     @classmethod
-    def of(cls, key: StoreKey, secrets_manager: SecretsManager, expires_at: datetime | None = None) -> "Store":
+    def of(
+        cls,
+        key: StoreKey,
+        secrets_manager: SecretsManager,
+        expires_at: datetime | None = None,
+        identity: Identity = OWN,
+    ) -> "Store":
         """Build a store with its own reader."""
-        return cls(key, secrets_manager, BatchReader(secrets_manager), expires_at)
+        return cls(key, secrets_manager, BatchReader(secrets_manager), expires_at, identity)
 
     @property
     def is_fresh(self) -> bool:
@@ -56,19 +77,27 @@ class Store:
 class Stores:
     """Client pool. Holds the stores by identity and region.
 
-    ``create`` builds a store when it is first used, and again before its credentials expire. Concurrent requests for
-    the same store, value or metadata share one call to AWS.
+    ``create`` builds a store when it is first used, again before its credentials expire, and again for another
+    identity. ``identify`` looks up the identity that the key of a tenant's store names now. Concurrent requests for the
+    same store, value or metadata share one call.
     """
 
-    def __init__(self, create: Callable[[StoreKey], Awaitable[Store]], default_region: str) -> None:
+    def __init__(
+        self,
+        create: Callable[[StoreKey, Identity], Awaitable[Store]],
+        default_region: str,
+        identify: Callable[[StoreKey], Awaitable[Identity]],
+    ) -> None:
         self._create = create
+        self._identify = identify
         self._default_region = default_region
         self._own: Store | None = None  # the receiver's own store in its own region, which is never evicted
         self._own_error: str | None = NOT_CHECKED  # why the receiver's own store could not be created
         self._others: BoundedMap[StoreKey, Store] = BoundedMap(MAX_STORES, lru=True)
-        self._creations: SingleFlight[StoreKey, Store] = SingleFlight()
-        self._reads: SingleFlight[tuple[StoreKey, Source], SecretVersion] = SingleFlight()
-        self._descriptions: SingleFlight[tuple[StoreKey, str], SecretMetadata] = SingleFlight()
+        self._identities: SingleFlight[str, Identity] = SingleFlight()  # by the StoreKey's account
+        self._creations: SingleFlight[tuple[StoreKey, Identity], Store] = SingleFlight()
+        self._reads: SingleFlight[tuple[StoreKey, Identity, Source], SecretVersion] = SingleFlight()
+        self._descriptions: SingleFlight[tuple[StoreKey, Identity, str], SecretMetadata] = SingleFlight()
 
     def key(self, secret_id: str = "", namespace: str = "", service_account: str = "") -> StoreKey:
         """Return the key of the store that reads an AWS secret.
@@ -86,19 +115,23 @@ class Stores:
         """
         return self._own.secrets_manager.credentials_error if self._own else self._own_error
 
-    async def get(self, key: StoreKey) -> Store:
-        """Return a store with valid credentials.
+    async def get(self, key: StoreKey, since: float | None = None) -> Store:
+        """Return a store with valid credentials of the identity that ``key`` names at ``since`` or later.
 
-        Raises the errors of ``create``. If a tenant's role cannot be assumed, no other identity is used instead.
+        ``since`` is in monotonic seconds; without it, the identity is looked up now. Raises the errors of ``create``
+        and of ``identify``. If a tenant's role cannot be assumed, no other identity reads instead.
         """
+        identity = await self._identity(key, time.monotonic() if since is None else since) if key.account else OWN
         is_own = key == StoreKey("", self._default_region)
         store = self._own if is_own else self._others.get(key)
-        if store and store.is_fresh:
+        if store and store.identity == identity and store.is_fresh:
             return store
         # A store that was created within the last RESULT_TTL seconds is shared. If its creation failed, the error is
         # shared.
         try:
-            store = await self._creations.get(key, time.monotonic() - RESULT_TTL, lambda: self._create(key))
+            store = await self._creations.get(
+                (key, identity), time.monotonic() - RESULT_TTL, lambda: self._create(key, identity)
+            )
         except KeyturnError as error:
             if is_own:
                 self._own_error = error.fault if isinstance(error, NoCredentials) else str(error)
@@ -109,25 +142,32 @@ class Stores:
             self._others.put(key, store)
         return store
 
+    async def _identity(self, key: StoreKey, since: float) -> Identity:
+        try:
+            return await self._identities.get(key.account, since, lambda: self._identify(key))
+        except Permanent:
+            # The ServiceAccount does not exist any more, or names no role.
+            for each in [each for each in self._others if each.account == key.account]:
+                self._others.pop(each)
+            raise
+
     async def read(self, key: StoreKey, source: Source, since: float, background: bool = False) -> SecretVersion:
         """Return a value that was read at the time ``since`` (monotonic seconds) or later.
 
         A ``background`` read may take a little longer. Raises SourceRefused, SourceUnavailable or the errors of
         ``get``.
         """
-
-        async def read() -> SecretVersion:
-            return await (await self.get(key)).reader.read(source, background)
-
-        return await self._reads.get((key, source), since, read)
+        store = await self.get(key, since)
+        return await self._reads.get(
+            (key, store.identity, source), since, lambda: store.reader.read(source, background)
+        )
 
     async def describe(self, key: StoreKey, secret_id: str, since: float) -> SecretMetadata:
         """Return a secret's metadata that was read at the time ``since`` (monotonic seconds) or later.
 
         Raises SourceRefused, SourceUnavailable or the errors of ``get``.
         """
-
-        async def describe() -> SecretMetadata:
-            return await (await self.get(key)).secrets_manager.describe(secret_id)
-
-        return await self._descriptions.get((key, secret_id), since, describe)
+        store = await self.get(key, since)
+        return await self._descriptions.get(
+            (key, store.identity, secret_id), since, lambda: store.secrets_manager.describe(secret_id)
+        )
