@@ -13,8 +13,7 @@ from keyturn_receiver import __version__
 from keyturn_receiver.app import build
 from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.settings import Settings, read_settings
-from keyturn_receiver.sources.thread_pools import ThreadPool, ThreadPools
-from keyturn_receiver.store_factory import BACKGROUND_THREADS, QUARANTINE_THREADS
+from keyturn_receiver.sources.thread_pools import ThreadPools
 from keyturn_receiver.telemetry.logs import configure_logging, log_unhandled
 from keyturn_receiver.telemetry.tracing import TracingUnavailable, no_traces, opentelemetry
 
@@ -52,8 +51,7 @@ async def serve(settings: Settings) -> None:
     asyncio.get_running_loop().set_exception_handler(log_unhandled)
     span, shut_down_traces = opentelemetry("keyturn-receiver", __version__) if settings.traces else (no_traces, _no_op)
     transport = await Transport.connect(settings.kubernetes_requests + 16 + 5 * len(settings.namespaces))
-    threads = {"foreground": settings.aws_threads, "quarantine": QUARANTINE_THREADS, "background": BACKGROUND_THREADS}
-    pools = ThreadPools(**{name: ThreadPool(name, number) for name, number in threads.items()})
+    pools = ThreadPools.of(settings.aws_threads)
     rendering = ThreadPoolExecutor(RENDER_THREADS, thread_name_prefix="render")
     try:
         await build(settings, transport, pools, rendering, span).run()

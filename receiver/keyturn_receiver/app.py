@@ -211,7 +211,8 @@ def build_informers(process: Process, api: kubernetes.Api, caches: Caches) -> Ma
 def build_aws(process: Process, kube: Kubernetes) -> Aws:
     """Build the stores and the signing keys."""
     settings = process.settings
-    factory = StoreFactory(settings, process.pools, ServiceAccountClient(kube.api), process.metrics)
+    service_accounts = ServiceAccountClient(kube.api)
+    factory = StoreFactory(settings, process.pools, service_accounts, process.metrics, clients.own_identity())
     stores = Stores(factory.make, clients.default_region() or "", factory.identify)
     key_sources: list[KeySource] = []
     if settings.signing_key_secret_id:

@@ -16,6 +16,7 @@ from keyturn_receiver.liveness import Ping
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 from keyturn_receiver.sources.signing_keys import SigningKeys
 from keyturn_receiver.sources.stores import Stores
+from keyturn_receiver.telemetry.logs import RepeatedWarnings
 from keyturn_receiver.web.server import Server
 from keyturn_receiver.web.webhook import WebhookEndpoint
 
@@ -49,7 +50,7 @@ class Readiness:
         lists = [
             f"the first list of {name}" for name, informer in self._informers.items() if not informer.synced.is_set()
         ]
-        return [*lists, *self._signing_keys.not_loaded()]
+        return [*lists, *self._signing_keys.waiting_for()]
 
     def is_prepared(self) -> bool:
         """Return whether the receiver can verify deliveries and answer them correctly."""
@@ -86,6 +87,7 @@ class SigningKeyLoader:
         self._readiness = readiness
         self._interval = interval
         self._ping = ping
+        self._warnings = RepeatedWarnings(_log)
 
     async def run(self) -> None:
         """Read the keys until cancelled."""
@@ -99,10 +101,12 @@ class SigningKeyLoader:
             await asyncio.sleep(pause)
 
     async def _check_credentials(self) -> None:
-        try:
+        with suppress(KeyturnError):  # the stores keep the reason
             await (await self._stores.get(self._stores.key())).secrets_manager.check_credentials()
-        except KeyturnError as error:
-            _log.warning("%s", error)
+        if error := self._stores.credentials_error():
+            self._warnings.warning("AWS credentials", f"AWS credentials: {error}")
+        else:
+            self._warnings.over("AWS credentials")
 
 
 Part = Callable[[], Coroutine[Any, Any, None]]

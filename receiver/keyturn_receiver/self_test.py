@@ -34,6 +34,7 @@ from keyturn_receiver.core.arn import region
 from keyturn_receiver.errors import KeyturnError
 from keyturn_receiver.settings import Settings, read_settings
 from keyturn_receiver.sources import clients
+from keyturn_receiver.sources.caller_identity import IdentityFault
 from keyturn_receiver.sources.key_file import read_keys
 from keyturn_receiver.sources.key_secret import current_key
 from keyturn_receiver.web.notification_handler import MAX_HEARTBEAT_AGE
@@ -141,10 +142,11 @@ def signing_key(settings: Settings) -> tuple[bytes, str] | None:
             aws_region = region(secret_id) or clients.default_region()
             if not aws_region:
                 raise NoKey(f"AWS secret {secret_id}: its region is not known: set AWS_REGION")
+            clients.own_identity().check()
             return current_key(clients.secrets_manager(aws_region, 1), secret_id), f"AWS secret {secret_id}"
         if file:
             return read_keys(file)[0], f"file {file}"
-    except KeyturnError as error:
+    except (IdentityFault, KeyturnError) as error:
         # The receiver would try again by itself, but this program does not.
         raise NoKey(str(error).replace("trying again", "try it again")) from None
     return None

@@ -1,19 +1,21 @@
 """Factory of stores. A store is an AWS client for one identity in one region, with that identity's credentials."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from keyturn_receiver.cluster.service_account_client import ServiceAccount, ServiceAccountClient
 from keyturn_receiver.core.arn import account_id
-from keyturn_receiver.errors import Conflict
+from keyturn_receiver.errors import Conflict, SourceRefused
 from keyturn_receiver.settings import Settings
-from keyturn_receiver.sources import assume_role, clients
+from keyturn_receiver.sources import assume_role, clients, error_mapping
+from keyturn_receiver.sources.caller_identity import CallerIdentity, TenantIdentity
 from keyturn_receiver.sources.secrets_manager import SecretsManager
 from keyturn_receiver.sources.stores import Identity, Store, StoreKey
-from keyturn_receiver.sources.thread_pools import OVERSUBSCRIPTION, ThreadPools
+from keyturn_receiver.sources.thread_pools import BACKGROUND_THREADS, OVERSUBSCRIPTION, ThreadPools
 from keyturn_receiver.telemetry.metrics import Metrics
 
-BACKGROUND_THREADS = 2  # the most concurrent calls of sweeps
-QUARANTINE_THREADS = 4  # the most concurrent calls about secrets whose last call hung, and for tenants' credentials
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class StoreFactory:
     pools: ThreadPools
     service_accounts: ServiceAccountClient
     metrics: Metrics
+    own_identity: CallerIdentity
 
     async def identify(self, key: StoreKey) -> Identity:
         """Look up the ServiceAccount that ``key`` names.
@@ -38,19 +41,32 @@ class StoreFactory:
 
         Raises SourceRefused, SourceUnavailable, InvalidBinding, or an error of the Kubernetes API client.
         """
-        connections = OVERSUBSCRIPTION * self.settings.aws_threads
-        if not key.account:
-            client = clients.secrets_manager(key.region, connections)
-            sweep_client = clients.secrets_manager(key.region, OVERSUBSCRIPTION * BACKGROUND_THREADS)
-            return Store.of(key, SecretsManager(client, sweep_client, self.pools, self.metrics))
+        if not key.region:
+            raise SourceRefused("the AWS region is not known: set it in the chart (aws.region) or as AWS_REGION")
+        credentials = await self._assume(key, identity) if key.account else None
+        caller = TenantIdentity(account_id(identity.role_arn)) if key.account else self.own_identity
+        try:
+            # The SDK would fetch credentials while it builds a client, which can take seconds.
+            await self.pools.foreground.run(caller.check)
+            client, sweep_client = await self.pools.building.run(lambda: self._clients(key, credentials))
+        except Exception as error:
+            raise error_mapping.translate(error, f"AWS region {key.region}") from None
+        secrets_manager = SecretsManager(client, sweep_client, self.pools, self.metrics, caller)
+        return Store.of(key, secrets_manager, credentials.expires_at if credentials else None, identity)
+
+    def _clients(
+        self, key: StoreKey, credentials: clients.Credentials | None
+    ) -> "tuple[SecretsManagerClient, SecretsManagerClient]":
+        """Build a client for reads and one for sweeps, so that a sweep takes no connections from reads."""
+        client = clients.secrets_manager(key.region, OVERSUBSCRIPTION * self.settings.aws_threads, credentials)
+        if key.account:
+            return client, client
+        return client, clients.secrets_manager(key.region, OVERSUBSCRIPTION * BACKGROUND_THREADS)
+
+    async def _assume(self, key: StoreKey, identity: Identity) -> clients.Credentials:
         token = await self.service_accounts.token(ServiceAccount(*key.account.split("/", 1)))
         if await self.identify(key) != identity:
             # The token may be that of another object of the same name, for which the role would be the wrong one.
             raise Conflict(f"ServiceAccount {key.account} has changed: reading again")
-        sts = clients.sts(key.region)
-        credentials = await assume_role.assume(
-            sts, self.pools.quarantine, self.metrics, key.account, identity.role_arn, token
-        )
-        client = clients.secrets_manager(key.region, connections, credentials)
-        secrets_manager = SecretsManager(client, client, self.pools, self.metrics, account_id(identity.role_arn))
-        return Store.of(key, secrets_manager, credentials.expires_at, identity)
+        sts = await self.pools.building.run(lambda: clients.sts(key.region))
+        return await assume_role.assume(sts, self.pools.quarantine, self.metrics, key.account, identity.role_arn, token)

@@ -19,11 +19,12 @@ from keyturn_local.notifier.event_source import function_environment
 from keyturn_local.notifier.lambda_runtime import FunctionError, LambdaRuntime
 from keyturn_local.timeline import Timeline
 from keyturn_notifier import rotation
+from keyturn_receiver.sources.caller_identity import TenantIdentity
 from keyturn_receiver.sources.key_secret import KeySecret
 from keyturn_receiver.sources.secrets_manager import SecretsManager
 from keyturn_receiver.sources.signing_keys import SigningKeys
 from keyturn_receiver.sources.stores import Identity, Store, StoreKey, Stores
-from keyturn_receiver.sources.thread_pools import ThreadPool, ThreadPools
+from keyturn_receiver.sources.thread_pools import ThreadPools
 from keyturn_receiver.telemetry.metrics import Metrics
 from support.aws_client import no_tenant
 from support.fake_receiver import FakeReceiver, reply_to_all
@@ -82,9 +83,9 @@ def reading(aws: LocalAws, path: EventPath) -> Callable[[dict[str, str], bytes],
     async def keys() -> Sequence[bytes]:
         async def create(key: StoreKey, identity: Identity) -> Store:
             client = aws.secrets_manager()
-            return Store.of(key, SecretsManager(client, client, pools, Metrics()))
+            return Store.of(key, SecretsManager(client, client, pools, Metrics(), TenantIdentity("")))
 
-        pools = ThreadPools(*(ThreadPool(name, 2) for name in ("foreground", "quarantine", "background")))
+        pools = ThreadPools.of(2)
         signing_keys = SigningKeys([KeySecret(Stores(create, "us-east-1", no_tenant), path.signing_key_secret_id)])
         try:
             await signing_keys.load()

@@ -6,9 +6,10 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from keyturn_receiver.sources.caller_identity import TenantIdentity
 from keyturn_receiver.sources.secrets_manager import SecretsManager
 from keyturn_receiver.sources.stores import Identity, StoreKey
-from keyturn_receiver.sources.thread_pools import ThreadPool, ThreadPools
+from keyturn_receiver.sources.thread_pools import ThreadPools
 from keyturn_receiver.telemetry.metrics import Metrics
 
 ACCOUNT = "123456789012"
@@ -52,8 +53,7 @@ class FakeClient:
 
 def secrets_manager(client: Any, account: str = "") -> SecretsManager:
     """Return the receiver's client on top of a fake one."""
-    pools = ThreadPools(*(ThreadPool(name, 4) for name in ("a", "b", "c")))
-    return SecretsManager(client, client, pools, Metrics(), account)
+    return SecretsManager(client, client, ThreadPools.of(4), Metrics(), TenantIdentity(account))
 
 
 async def no_tenant(key: StoreKey) -> Identity:

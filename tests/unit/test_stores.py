@@ -10,9 +10,10 @@ from keyturn_receiver.cluster.service_account_client import AwsRole, ServiceAcco
 from keyturn_receiver.core.binding import Source
 from keyturn_receiver.errors import Conflict, InvalidBinding, KeyturnError, NoCredentials
 from keyturn_receiver.settings import Settings
+from keyturn_receiver.sources.caller_identity import TenantIdentity
 from keyturn_receiver.sources.secrets_manager import NOT_CHECKED
 from keyturn_receiver.sources.stores import Identity, Store, StoreKey, Stores
-from keyturn_receiver.sources.thread_pools import ThreadPool, ThreadPools
+from keyturn_receiver.sources.thread_pools import ThreadPools
 from keyturn_receiver.store_factory import StoreFactory
 from keyturn_receiver.telemetry.metrics import Metrics
 from support.aws_client import FakeClient, arn_of, aws_error, no_tenant, secrets_manager, value_of
@@ -162,7 +163,7 @@ async def test_factory_makes_no_store_of_a_service_account_that_changes_meanwhil
 
     accounts: Any = Accounts()
     settings = Settings(signing_key_secret_id="x")
-    factory = StoreFactory(settings, ThreadPools(*(ThreadPool(name, 1) for name in "abc")), accounts, Metrics())
+    factory = StoreFactory(settings, ThreadPools.of(1), accounts, Metrics(), TenantIdentity(""))
     key = StoreKey("team/app", "us-east-1")
     with pytest.raises(Conflict):
         await factory.make(key, await factory.identify(key))

@@ -77,8 +77,12 @@ class LocalReceiver:
 
     def start(self, seconds: float = 30) -> None:
         """Start the process, and wait until it is ready. Raises StartFailed."""
+        self.launch().wait_for(answers(f"{self.operations_url}/readyz"), seconds)
+
+    def launch(self) -> Program:
+        """Start the process without waiting for it."""
         self._program = Program(self.name, [self._python, "-m", "keyturn_receiver"], self._directory, self._environment)
-        self._program.wait_for(answers(f"{self.operations_url}/readyz"), seconds)
+        return self._program
 
     def kill(self) -> None:
         """Kill the process with SIGKILL."""

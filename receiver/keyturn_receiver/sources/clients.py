@@ -1,11 +1,12 @@
 """AWS clients, with their timeouts, retries and credentials."""
 
 import os
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import botocore.session
@@ -14,13 +15,16 @@ from botocore.config import Config
 from botocore.exceptions import UnknownRegionError
 
 from keyturn_receiver.core.regions import Regions
+from keyturn_receiver.sources.caller_identity import OwnIdentity
 
 if TYPE_CHECKING:
     from botocore.config import _RetryDict
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_sts import STSClient
 
-_RETRY_ONCE: "_RetryDict" = {"mode": "adaptive", "total_max_attempts": 2}
+# With "adaptive", one secret that AWS throttles would slow down every call of its client.
+# https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
+_RETRY_ONCE: "_RetryDict" = {"mode": "standard", "total_max_attempts": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +40,35 @@ class Credentials:
         return f"Credentials(until {self.expires_at:%H:%M:%SZ})"
 
 
-@cache
-def _session() -> boto3.session.Session:
-    """Return the session that all clients share, because the service models that a session loads are large.
+_building = threading.Lock()  # a session is not thread-safe, so clients are built one at a time
 
-    A session is not thread-safe, so only the event loop's thread uses it.
+
+@cache
+def _core() -> botocore.session.Session:
+    """Return the SDK's session that all clients share, because the service models that a session loads are large.
+
+    The session's own calls, such as those to STS for the receiver's own credentials, end within 15 seconds.
     """
     core = botocore.session.get_session()
+    core.set_default_client_config(Config(connect_timeout=2, read_timeout=5, retries=_RETRY_ONCE))
     # Every other AWS SDK reads AWS_REGION. This SDK reads only the older AWS_DEFAULT_REGION.
     # https://docs.aws.amazon.com/sdkref/latest/guide/feature-region.html
     if region := os.environ.get("AWS_REGION"):
         core.set_config_variable("region", region)
     # The SDK's own date parser converts dates to the local time zone, which takes half of the time for parsing a list.
     core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_utc)
-    return boto3.session.Session(botocore_session=core)
+    return core
+
+
+@cache
+def _session() -> boto3.session.Session:
+    return boto3.session.Session(botocore_session=_core())
+
+
+@cache
+def own_identity() -> OwnIdentity:
+    """Return the receiver's own identity."""
+    return OwnIdentity(_core().get_credentials, os.environ)
 
 
 def _utc(timestamp: object) -> datetime:
@@ -81,8 +100,9 @@ def regions(named: Iterable[str] = ()) -> Regions:
 def secrets_manager(region: str, connections: int, credentials: Credentials | None = None) -> "SecretsManagerClient":
     """Return a client for Secrets Manager.
 
-    If no ``credentials`` are given, the client finds the receiver's own ones and renews them by itself. A client is
-    thread-safe, although a session is not. A call that hangs ends within 15 seconds.
+    Building it takes some tenths of a second of computing, so the event loop does not do it. If no ``credentials`` are
+    given, the client takes the receiver's own ones and renews them by itself; ``own_identity().check()`` comes first,
+    or else building the client would fetch them. A client is thread-safe. A call that hangs ends within 15 seconds.
     """
     config = Config(
         region_name=region,
@@ -92,17 +112,18 @@ def secrets_manager(region: str, connections: int, credentials: Credentials | No
         retries=_RETRY_ONCE,
         user_agent_extra="keyturn-receiver",
     )
-    if credentials is None:
-        client: SecretsManagerClient = _session().client("secretsmanager", config=config)
-        return client
-    tenant_client: SecretsManagerClient = _session().client(
-        "secretsmanager",
-        config=config,
-        aws_access_key_id=credentials.access_key_id,
-        aws_secret_access_key=credentials.secret_access_key,
-        aws_session_token=credentials.session_token,
+    tenant: dict[str, Any] = (
+        {}
+        if credentials is None
+        else {
+            "aws_access_key_id": credentials.access_key_id,
+            "aws_secret_access_key": credentials.secret_access_key,
+            "aws_session_token": credentials.session_token,
+        }
     )
-    return tenant_client
+    with _building:
+        client: SecretsManagerClient = _session().client("secretsmanager", config=config, **tenant)
+    return client
 
 
 def sts(region: str) -> "STSClient":
@@ -110,5 +131,6 @@ def sts(region: str) -> "STSClient":
     config = Config(
         region_name=region, signature_version=UNSIGNED, connect_timeout=2, read_timeout=5, retries=_RETRY_ONCE
     )
-    client: STSClient = _session().client("sts", config=config)
+    with _building:
+        client: STSClient = _session().client("sts", config=config)
     return client

@@ -24,6 +24,7 @@ from keyturn_receiver.errors import (
     SourceRefused,
     SourceUnavailable,
 )
+from keyturn_receiver.sources.caller_identity import IdentityFault
 from keyturn_receiver.sources.thread_pools import CallTimeout, PoolExhausted
 
 RETRY_AFTER = 5.0  # seconds, for every temporary error in this module
@@ -77,6 +78,8 @@ _CREDENTIAL_ERRORS = (
 def translate(error: Exception, subject: str) -> KeyturnError:
     """Map an error of the SDK or of a thread pool. The message starts with ``subject``, such as "AWS secret
     prod/db"."""
+    if isinstance(error, IdentityFault):
+        return NoCredentials(subject, str(error), RETRY_AFTER)
     if isinstance(error, ClientError):
         return translate_code(error_code(error), subject)
     # If STS refuses a web identity, the SDK raises a ClientError. For any other problem with credentials, it raises one

@@ -14,7 +14,9 @@ from keyturn_receiver.core.arn import account_id, account_scope, refers_to, regi
 from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import KeyturnError, NoCredentials, SourceNotFound, SourceRefused
+from keyturn_receiver.resilience.bounded_map import BoundedMap
 from keyturn_receiver.sources import error_mapping
+from keyturn_receiver.sources.caller_identity import CallerIdentity
 from keyturn_receiver.sources.thread_pools import CallTimeout, ThreadPool, ThreadPools
 from keyturn_receiver.telemetry.metrics import Metrics
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 20  # secrets: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_BatchGetSecretValue.html
 QUARANTINE_SECONDS = 60.0  # seconds for which a secret is quarantined after a read of it hung
+MAX_QUARANTINED = 10_000  # secrets; beyond that, the one that hung first is forgotten
 NOT_CHECKED = "not checked yet"
 
 
@@ -50,8 +53,8 @@ class SecretsManager:
     ``background_client`` serves sweeps: the SDK slows a client down when AWS throttles it, and a sweep must not slow
     down other reads. ``credentials_error`` says why the credentials did not work when AWS last checked them; it is None
     if they worked. Readiness depends on it, so it names no secret, and a call about a secret never sets it: such a call
-    only leads to a check of its own. ``account`` is the id of the identity's AWS account, or empty if it is not known
-    yet; then AWS's responses reveal it.
+    only leads to a check of its own. ``identity`` is who calls. Where its account is not known,
+    AWS's responses reveal it.
     """
 
     def __init__(
@@ -60,15 +63,15 @@ class SecretsManager:
         background_client: "SecretsManagerClient",
         pools: ThreadPools,
         metrics: Metrics,
-        account: str = "",
+        identity: CallerIdentity,
     ) -> None:
         self._client = client
         self._background_client = background_client
         self._pools = pools
         self._metrics = metrics
-        self._quarantined_until: dict[str, float] = {}  # maps a secret id to a time in monotonic seconds
+        self._quarantined_until: BoundedMap[str, float] = BoundedMap(MAX_QUARANTINED)  # monotonic seconds, by secret id
         self._seen_accounts: set[str] = set()
-        self._account = account
+        self._identity = identity
         self._learned_account = ""
         self.credentials_error: str | None = NOT_CHECKED
         self._check: asyncio.Task[None] | None = None
@@ -85,12 +88,12 @@ class SecretsManager:
         GetSecretValue returns:
         https://docs.aws.amazon.com/secretsmanager/latest/userguide/auth-and-access_examples_cross.html
         """
-        named, own = account_id(secret_id), self._account or self._learned_account
+        named, own = account_id(secret_id), self._identity.account or self._learned_account
         return (not named or named == own) and not self.is_quarantined(secret_id)
 
     def is_quarantined(self, secret_id: str) -> bool:
         """Return whether the last call about this secret hung and was less than QUARANTINE_SECONDS ago."""
-        return time.monotonic() < self._quarantined_until.get(secret_id, 0.0)
+        return time.monotonic() < (self._quarantined_until.get(secret_id) or 0.0)
 
     def has_seen(self, arn: str) -> bool:
         """Return whether AWS has returned any secret of the account and region in ``arn``.
@@ -188,8 +191,13 @@ class SecretsManager:
     ) -> Any:
         if secret_id:
             arguments["SecretId"] = secret_id
+
+        def call() -> Any:
+            self._identity.check()
+            return method(**arguments)
+
         try:
-            response = await self._pool(secret_id, background).run(lambda: method(**arguments))
+            response = await self._pool(secret_id, background).run(call)
         except Exception as error:
             failure = (
                 error_mapping.translate(error, f"AWS secret {secret_id}")
@@ -198,7 +206,7 @@ class SecretsManager:
             )
             self._metrics.aws_requests.labels(action, failure.reason).inc()
             if isinstance(error, ReadTimeoutError | CallTimeout) and secret_id:
-                self._quarantined_until[secret_id] = time.monotonic() + QUARANTINE_SECONDS
+                self._quarantined_until.put(secret_id, time.monotonic() + QUARANTINE_SECONDS)
             if isinstance(failure, NoCredentials):
                 if secret_id:
                     self._start_check()
@@ -207,7 +215,7 @@ class SecretsManager:
             elif isinstance(error, ClientError):
                 self.credentials_error = None  # any other error from AWS means that AWS accepted the credentials
             raise failure from None  # AWS's own text may quote anything
-        self._quarantined_until.pop(secret_id, None)
+        self._quarantined_until.pop(secret_id)
         self.credentials_error = None
         self._metrics.aws_requests.labels(action, "ok").inc()
         return response
@@ -217,7 +225,7 @@ class SecretsManager:
         if not refers_to(secret_id, arn, name) or region(arn) != self.region:
             return False
         # A bare name always refers to the own account.
-        return secret_id.startswith("arn:") or account_id(arn) == (self._account or account_id(arn))
+        return secret_id.startswith("arn:") or account_id(arn) == (self._identity.account or account_id(arn))
 
     def _check_answer(self, secret_id: str, arn: str, name: str) -> None:
         if not self._answers(secret_id, arn, name):

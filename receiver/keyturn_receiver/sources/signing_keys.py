@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from keyturn_contract.signature import Ed25519
-from keyturn_receiver.errors import KeyturnError
+from keyturn_receiver.errors import KeyturnError, NoCredentials
+from keyturn_receiver.telemetry.logs import RepeatedWarnings
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ class SigningKeys:
         self._sources = sources
         self._keys_by_source: dict[str, Sequence[bytes]] = {}  # empty for a source that has always failed so far
         self._keys: tuple[bytes, ...] = ()
+        self._errors: dict[str, KeyturnError] = {}  # the last error of each source that failed
+        self._warnings = RepeatedWarnings(_log)
 
     def current(self) -> Sequence[bytes]:
         """Return the keys that are valid now. There are none before the first load."""
@@ -43,6 +46,13 @@ class SigningKeys:
         """
         return [source.name for source in self._sources if not self._keys or source.name not in self._keys_by_source]
 
+    def waiting_for(self) -> Sequence[str]:
+        """Return the same names as ``not_loaded``, each with the reason why it failed, if that is its own."""
+        reasons = {
+            name: str(error) for name, error in self._errors.items() if not isinstance(error, NoCredentials)
+        }  # readiness gives the reason for the credentials itself
+        return [f"{name} ({reasons[name]})" if name in reasons else name for name in self.not_loaded()]
+
     async def load(self) -> None:
         """Read the keys of every source again. A warning is logged for each source that fails."""
         await asyncio.gather(*(self._load(source) for source in self._sources))
@@ -50,9 +60,12 @@ class SigningKeys:
     async def _load(self, source: KeySource) -> None:
         try:
             self._keys_by_source[source.name] = await source.load()
+            self._errors.pop(source.name, None)
+            self._warnings.over(source.name)
         except KeyturnError as error:
             self._keys_by_source.setdefault(source.name, ())
-            _log.warning("%s", error)
+            self._errors[source.name] = error
+            self._warnings.warning(source.name, str(error))
         self._keys = tuple(
             dict.fromkeys(key for each in self._sources for key in self._keys_by_source.get(each.name, ()))
         )

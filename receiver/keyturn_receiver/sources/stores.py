@@ -15,6 +15,7 @@ from keyturn_receiver.sources.batch_reader import BatchReader
 from keyturn_receiver.sources.secrets_manager import NOT_CHECKED, SecretMetadata, SecretsManager
 
 MAX_STORES = 64  # the most stores besides the receiver's own store in its region; each takes about 1 MB
+OWN_RESULT_TTL = 1.0  # seconds for which the receiver's own identity shares the error of a store's creation
 RENEW_BEFORE_EXPIRY = timedelta(minutes=5)
 
 

@@ -15,6 +15,9 @@ from typing import TypeVar
 
 CALL_TIMEOUT = 20.0  # seconds for one call including its retries; a healthy SDK gives up within 15
 QUEUE_TIMEOUT = 60.0  # seconds to wait for a slot
+QUARANTINE_THREADS = 4  # the most concurrent calls about secrets whose last call hung, and for tenants' credentials
+BACKGROUND_THREADS = 2  # the most concurrent calls of sweeps
+BUILDING_THREADS = 2  # clients are built one at a time, and the other thread takes over from one that is abandoned
 OVERSUBSCRIPTION = 2  # threads per slot, so that abandoned calls do not block new ones
 
 T = TypeVar("T")
@@ -102,12 +105,23 @@ class ThreadPool:
 class ThreadPools:
     """Bulkheads: ``foreground`` for reads, ``quarantine`` for secrets whose last call hung, ``background`` for sweeps.
 
-    Requests for credentials of tenants also run in the quarantine pool.
+    ``building`` builds clients. Requests for credentials of tenants also run in the quarantine pool.
     """
 
     foreground: ThreadPool
     quarantine: ThreadPool
     background: ThreadPool
+    building: ThreadPool
+
+    @classmethod
+    def of(cls, foreground: int) -> "ThreadPools":
+        """Make the pools, with this many slots in the foreground."""
+        return cls(
+            ThreadPool("foreground", foreground),
+            ThreadPool("quarantine", QUARANTINE_THREADS),
+            ThreadPool("background", BACKGROUND_THREADS),
+            ThreadPool("building", BUILDING_THREADS),
+        )
 
     def saturated_for(self) -> float:
         """Return for how many seconds abandoned calls have filled a whole pool.
@@ -118,5 +132,5 @@ class ThreadPools:
 
     def close(self) -> None:
         """Start no more calls."""
-        for pool in (self.foreground, self.quarantine, self.background):
+        for pool in (self.foreground, self.quarantine, self.background, self.building):
             pool.close()

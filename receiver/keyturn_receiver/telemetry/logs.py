@@ -4,7 +4,8 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -24,6 +25,29 @@ def log_context(**fields: object) -> Iterator[None]:
         yield
     finally:
         _context.reset(token)
+
+
+class RepeatedWarnings:
+    """Logs a warning once, and again every ``interval`` seconds while it is repeated. ``now``: monotonic seconds."""
+
+    def __init__(
+        self, logger: logging.Logger, interval: float = 60.0, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._logger = logger
+        self._interval = interval
+        self._now = now
+        self._last: dict[str, tuple[str, float]] = {}  # the last message about each subject, and its time
+
+    def warning(self, subject: str, message: str) -> None:
+        """Log a message about ``subject``, unless it repeats the last one too soon."""
+        last, at = self._last.get(subject, ("", 0.0))
+        if message != last or self._now() - at >= self._interval:
+            self._last[subject] = message, self._now()
+            self._logger.warning("%s", message)
+
+    def over(self, subject: str) -> None:
+        """Note that ``subject`` is well again, so the next warning is news."""
+        self._last.pop(subject, None)
 
 
 class JsonFormatter(logging.Formatter):
@@ -90,5 +114,7 @@ def configure_logging(level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("keyturn_receiver").setLevel(level)
+    # The SDK logs each failed renewal of credentials with a traceback. The receiver says in words what has failed.
+    logging.getLogger("botocore.credentials").setLevel(logging.CRITICAL)
     # uvicorn logs a warning for each malformed request. A client that sends many of them must not flood the log.
     logging.getLogger("uvicorn").setLevel(logging.ERROR)

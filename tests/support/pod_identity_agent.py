@@ -1,0 +1,109 @@
+"""An agent that plays EKS's for Pod Identity: it exchanges the token in a file for credentials that expire.
+
+https://docs.aws.amazon.com/eks/latest/userguide/pod-id-how-it-works.html
+"""
+
+import base64
+import json
+import threading
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from keyturn_local.processes.ports import free_ports
+
+ACCOUNT = "123456789012"
+
+
+def token_for(namespace: str, name: str) -> str:
+    """Return the token of a ServiceAccount, as the kubelet writes it into a file; its signature is void."""
+    claims = {"sub": f"system:serviceaccount:{namespace}:{name}", "aud": ["pods.eks.amazonaws.com"]}
+    parts = ({"alg": "RS256"}, claims, "signature")
+    return ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts)
+
+
+class PodIdentityAgent:
+    """The agent on loopback. It listens once ``start`` was called, and ``stop`` takes it away.
+
+    ``status`` is that of its replies; ``hanging`` makes it accept requests and answer none; credentials are valid for
+    ``lifetime``.
+    """
+
+    def __init__(self, directory: Path, lifetime: timedelta = timedelta(hours=6)) -> None:
+        (self._port,) = free_ports(1)
+        self.uri = f"http://127.0.0.1:{self._port}/v1/credentials"
+        self.token_file = directory / "eks-pod-identity-token"
+        self.token_file.write_text(token_for("keyturn", "keyturn"))
+        self.lifetime = lifetime
+        self.status = 200
+        self.requests = 0
+        self._hanging = threading.Event()
+        self._released = threading.Event()
+        self._server: ThreadingHTTPServer | None = None
+
+    def variables(self) -> dict[str, str]:
+        """Return the variables that EKS sets in a pod, without those of static keys."""
+        return {
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI": self.uri,
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": str(self.token_file),
+            "AWS_ACCESS_KEY_ID": "",
+            "AWS_SECRET_ACCESS_KEY": "",
+        }
+
+    def start(self) -> None:
+        """Listen."""
+        agent = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                agent._answer(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop listening."""
+        self.hang(False)
+        if self._server:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+    def hang(self, hanging: bool = True) -> None:
+        """Answer no request any more, or answer again."""
+        if hanging:
+            self._released.clear()
+            self._hanging.set()
+        else:
+            self._hanging.clear()
+            self._released.set()
+
+    def _answer(self, request: BaseHTTPRequestHandler) -> None:
+        self.requests += 1
+        if self._hanging.is_set():
+            self._released.wait(60)
+            return
+        body: dict[str, str] = {}
+        if request.headers.get("Authorization") != self.token_file.read_text():
+            status = 401
+        elif self.status == 200:
+            status = 200
+            expiration = (datetime.now(UTC) + self.lifetime).strftime("%Y-%m-%dT%H:%M:%SZ")
+            body = {
+                "AccessKeyId": "testing",
+                "SecretAccessKey": "testing",
+                "Token": "testing",
+                "AccountId": ACCOUNT,
+                "Expiration": expiration,
+            }
+        else:
+            status = self.status
+        content = json.dumps(body).encode()
+        request.send_response(status)
+        request.send_header("Content-Length", str(len(content)))
+        request.end_headers()
+        request.wfile.write(content)
