@@ -1,4 +1,4 @@
-"""S11: a recorded delivery that is sent again proves nothing twice, and does no work twice."""
+"""S11: a recorded delivery or heartbeat is sent again. It does no work, and does not count as a new heartbeat."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,7 +20,7 @@ CONNECTIONS = 100
 @pytest.mark.parametrize("kind", [EventType.RESTORED, EventType.CHANGED])
 def test_replayed_delivery_does_no_work_and_holds_up_nobody(env: FaultEnv, kind: EventType) -> None:
     """Somebody records a signed delivery and sends it 2,000 times over 100 connections. The receiver gives each of them
-    the first reply, counts the replays, and reconciles once. It answers other deliveries with 200 meanwhile."""
+    the first reply, counts the replays, reconciles once, and meanwhile answers other deliveries with 200."""
     receiver = env.receiver()
     arn = env.create_bound_secret("recorded", consumers=())
     env.create_bound_secret("db")
@@ -49,7 +49,7 @@ def test_replayed_delivery_does_no_work_and_holds_up_nobody(env: FaultEnv, kind:
 @pytest.mark.fault("S11")
 def test_replayed_heartbeat_does_not_hide_that_the_event_path_is_down(env: FaultEnv) -> None:
     """Somebody records a heartbeat, and sends it to two replicas again and again after the event path has broken. Both
-    report the event path as down once the silence has lasted long enough."""
+    replicas report the event path as down once no new heartbeat has arrived for long enough."""
     first, second = (env.receiver(KEYTURN_HEARTBEAT_SILENCE_SECONDS="8") for _ in range(2))
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     body = encode([replace(env.notification_without_version("keyturn", EventType.HEARTBEAT), time=now)])

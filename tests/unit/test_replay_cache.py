@@ -1,4 +1,4 @@
-"""Replay cache: a delivery does its work once, however often its bytes arrive."""
+"""Replay cache: a delivery causes work only once, however often the same bytes arrive."""
 
 import asyncio
 from typing import Self
@@ -14,7 +14,7 @@ APPLIED = (Result("1", Outcome.APPLIED, ("team/db",)),)
 
 
 class Work:
-    """Counts its calls. It waits for ``go``, and then returns its results or raises its error."""
+    """Counts its calls. Each call waits for ``go``, and then returns the results or raises the error."""
 
     def __init__(self, results: Results = APPLIED, error: Exception | None = None) -> None:
         self.calls = 0
@@ -23,7 +23,7 @@ class Work:
         self._error = error
 
     def started(self) -> Self:
-        """Return this work, with nothing to wait for."""
+        """Let calls end without waiting, and return this object."""
         self.go.set()
         return self
 

@@ -23,9 +23,11 @@ class EventPathMonitor:
 
     The event path counts as down after ``timeout`` seconds without a heartbeat. A ``timeout`` of 0 means that no
     heartbeats are sent, and then the event path always counts as healthy. A heartbeat counts only if it was sent later
-    than all that came before, at any replica, because another one may be a replay. The Lease's ``acquireTime`` is the
-    time at which the newest one was sent. ``now`` returns monotonic seconds. ``wall`` returns the time in UTC, which is
-    used only to compute the age of the Lease when this replica first reads it.
+    than every heartbeat that any replica has received so far. Otherwise it may be a replay. The Lease's ``acquireTime``
+    is the time at which the newest heartbeat was sent.
+
+    ``now`` returns monotonic seconds. ``wall`` returns the time in UTC, which is used only to compute the age of the
+    Lease when this replica first reads it.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
-"""Replay cache. A delivery that arrives again, byte for byte, gets the same results again, and causes no work.
+"""Replay cache. A delivery that arrives again, byte for byte, gets the same results as before, and causes no work.
 
-The notifier signs each attempt anew, with its time. So equal bytes are a replay, or a resend by a proxy.
+The notifier signs each attempt anew, with the time of the attempt. So a delivery with the same bytes is a replay, or
+was sent again by a proxy.
 """
 
 import asyncio
@@ -12,10 +13,10 @@ from dataclasses import dataclass
 from keyturn_contract.message import Outcome, Result
 from keyturn_contract.signature import TOLERANCE
 
-TTL = 2 * TOLERANCE  # seconds; a timestamp is accepted from TOLERANCE before its time until TOLERANCE after it
-MAX_SIZE = 4 * 1024 * 1024  # characters of all results that are kept
-FAILURE_TTL = 1.0  # seconds for which failed results are kept, so that a resend in the next second is a new attempt
-_OVERHEAD = 1024  # characters that stand for the rest of an entry
+TTL = 2 * TOLERANCE  # seconds; a signature whose timestamp is TOLERANCE ahead is accepted for this long
+MAX_SIZE = 4 * 1024 * 1024  # characters of all kept results together
+FAILURE_TTL = 1.0  # seconds for which failed results are kept; after that, the same bytes are a new attempt
+_OVERHEAD = 1024  # characters that each entry counts in addition to its results
 
 Results = Sequence[Result]
 
@@ -28,7 +29,7 @@ class _Entry:
 
 
 class ReplayCache:
-    """Results of the deliveries of the last ``ttl`` seconds, by a digest of each delivery.
+    """Keeps the results of the deliveries of the last ``ttl`` seconds, by the digest of each delivery.
 
     If the results take more than ``max_size`` characters, the oldest are forgotten. ``now`` returns monotonic seconds.
     """
@@ -44,17 +45,17 @@ class ReplayCache:
         return len(self._entries)
 
     def __contains__(self, digest: bytes) -> bool:
-        """Whether a delivery with this digest has arrived before."""
+        """Return whether the cache knows a delivery with this digest."""
         while self._entries and (oldest := next(iter(self._entries.items())))[1].expires <= self._now():
             self._discard(*oldest)
         entry = self._entries.get(digest)
         return entry is not None and entry.expires > self._now()
 
     async def get(self, digest: bytes, handle: Callable[[], Awaitable[Results]]) -> Results:
-        """Return the results of the delivery. ``handle`` is called only if the delivery has not arrived before.
+        """Return the results of the delivery. ``handle`` is called only if the cache does not know the delivery.
 
-        A replay of a delivery that is still being handled waits for its results. An error of ``handle`` reaches
-        everybody who waits, and is not kept.
+        A replay of a delivery that is still being handled waits for the results of that delivery. If ``handle`` raises
+        an error, all who wait get that error, and nothing is kept.
         """
         if digest in self:
             return await asyncio.shield(self._entries[digest].results)
@@ -68,7 +69,7 @@ class ReplayCache:
         except BaseException as error:
             self._discard(digest, entry)
             entry.results.set_exception(error if isinstance(error, Exception) else ConnectionAbortedError())
-            entry.results.exception()  # mark the error as retrieved, because maybe nobody waits for it
+            entry.results.exception()  # this marks the error as retrieved, because maybe nobody waits for it
             raise
         entry.results.set_result(results)
         if any(result.outcome is Outcome.FAILED for result in results):

@@ -1,8 +1,8 @@
 """Webhook. The notifier delivers to ``POST /v1/notifications`` (docs/design.md#wire-contract).
 
-Each delivery has to pass five checks: the size of its body, its signature, its content, whether it has arrived before,
-and the free capacity. The cheapest check comes first. A delivery that fails one of them causes no call to AWS or
-Kubernetes.
+The webhook checks each delivery in this order: the size of its body, its signature, its content, whether it is a
+replay, and the free capacity. The cheapest check comes first. A delivery that is refused, or that is a replay, causes
+no call to AWS or Kubernetes.
 """
 
 import asyncio
