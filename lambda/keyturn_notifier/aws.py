@@ -5,16 +5,23 @@ boto3 is imported by ``client`` and not by this module, because that import take
 
 from typing import Any
 
+from keyturn_notifier.proxy import Proxy
+
 CONNECT_SECONDS = 1
 READ_SECONDS = 3
 ATTEMPTS = 2  # including the first attempt
 
 
-def client(name: str) -> Any:
+def client(name: str, proxy: Proxy | None) -> Any:
     """Return a client whose calls time out well before the invocation does. The caller annotates the client's type."""
     import boto3
     from botocore.config import Config
 
     retries: Any = {"mode": "standard", "total_max_attempts": ATTEMPTS}
     config = Config(connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, retries=retries)
-    return boto3.client(name, config=config)
+    made = boto3.client(name, config=config)
+    if proxy is None or not proxy.serves(made.meta.endpoint_url):
+        return made
+    # botocore chooses the endpoint, so only a client knows whether it needs the proxy.
+    proxies = {"http": proxy.url, "https": proxy.url}
+    return boto3.client(name, config=config.merge(Config(proxies=proxies)))

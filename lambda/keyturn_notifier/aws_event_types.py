@@ -19,6 +19,7 @@ NATIVE = "Secret Label Updated"
 API_CALL = "AWS API Call via CloudTrail"
 SERVICE_EVENT = "AWS Service Event via CloudTrail"
 HEARTBEAT = "Keyturn Heartbeat"
+MEMBER_HEARTBEAT = "Keyturn Member Heartbeat"
 
 
 @dataclass(frozen=True, slots=True)

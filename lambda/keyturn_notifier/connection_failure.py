@@ -6,6 +6,7 @@ is OpenSSL's own message about a certificate. Its message about a wrong host nam
 
 import errno
 import http.client
+import re
 import ssl
 
 from urllib3.exceptions import (
@@ -15,6 +16,7 @@ from urllib3.exceptions import (
     NameResolutionError,
     NewConnectionError,
     ProtocolError,
+    ProxyError,
     ReadTimeoutError,
     SSLError,
 )
@@ -25,6 +27,8 @@ _NO_ROUTE = (errno.EHOSTUNREACH, errno.ENETUNREACH)
 def describe(error: HTTPError, connect_seconds: float, reply_seconds: float) -> str:
     """Return the words for the error of one POST. The timeouts of the POST are given in seconds."""
     match error:
+        case ProxyError():
+            return f"the proxy: {_proxy(error.original_error, connect_seconds, reply_seconds)}"
         case NameResolutionError():
             return "its name does not resolve"
         case NewConnectionError():
@@ -53,6 +57,13 @@ def _refused(error: NewConnectionError) -> str:
     if code in _NO_ROUTE:
         return "no route to it"
     return f"no connection: {errno.errorcode.get(code or 0, 'unknown error')}"
+
+
+def _proxy(error: Exception, connect_seconds: float, reply_seconds: float) -> str:
+    if isinstance(error, HTTPError):
+        return describe(error, connect_seconds, reply_seconds)
+    status = re.search(r"Tunnel connection failed: (\d{3})\b", str(error))  # what follows is the proxy's own text
+    return f"it refuses the receiver with status {status[1]}" if status else f"no answer: {type(error).__name__}"
 
 
 def _tls(error: SSLError) -> str:

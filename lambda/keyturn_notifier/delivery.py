@@ -24,6 +24,7 @@ from keyturn_notifier.disposition import (
     same_for_all,
     unavailable,
 )
+from keyturn_notifier.proxy import Proxy
 from keyturn_notifier.signing import KMS_LIMIT, KeyRing, Keys, SigningUnavailable
 
 CONNECT_SECONDS = 3.0
@@ -40,7 +41,8 @@ class ReceiverClient:
 
     Circuit breaker: if a reply shows that the receiver is unavailable (no answer, 429, or 503 without results), nothing
     is sent to that receiver for a cooldown, so that a dead receiver does not delay the others. ``now`` returns seconds
-    since the epoch. ``monotonic`` returns the seconds of the clock that deadlines use.
+    since the epoch. ``monotonic`` returns the seconds of the clock that deadlines use. ``reload_authorities`` reads the
+    CAs again and returns whether there are new ones.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class ReceiverClient:
         url: str,
         key_ring: KeyRing,
         pool: urllib3.PoolManager,
+        reload_authorities: Callable[[], bool] = lambda: False,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -55,6 +58,7 @@ class ReceiverClient:
         self._url = url
         self._key_ring = key_ring
         self._pool = pool
+        self._reload_authorities = reload_authorities
         self._now = now
         self._monotonic = monotonic
         self._cooldown_end = 0.0
@@ -121,14 +125,11 @@ class ReceiverClient:
         }
         start = self._monotonic()
         try:
-            try:
-                response, content = self._exchange(body, headers)
-            except urllib3.exceptions.ProtocolError:
-                # The receiver or a load balancer has closed an idle keep-alive connection. Sending twice does no harm.
-                response, content = self._exchange(body, headers)
+            response, content = self._exchange_again_if_useful(body, headers)
         except urllib3.exceptions.HTTPError as error:
             failure = describe(error, CONNECT_SECONDS, REPLY_SECONDS)
-            return Reply(0, self._monotonic() - start, failure=failure)
+            tls_failed = isinstance(error, urllib3.exceptions.SSLError)
+            return Reply(0, self._monotonic() - start, failure=failure, tls_failed=tls_failed)
         return Reply(
             response.status,
             self._monotonic() - start,
@@ -137,6 +138,19 @@ class ReceiverClient:
             response.headers.get("content-type", ""),
             from_receiver=RECEIVER_HEADER in response.headers,
         )
+
+    def _exchange_again_if_useful(
+        self, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[urllib3.response.BaseHTTPResponse, bytes]:
+        try:
+            return self._exchange(body, headers)
+        except urllib3.exceptions.ProtocolError:
+            # The receiver or a load balancer has closed an idle keep-alive connection. Sending twice does no harm.
+            return self._exchange(body, headers)
+        except urllib3.exceptions.SSLError:
+            if not self._reload_authorities():
+                raise
+            return self._exchange(body, headers)
 
     def _exchange(self, body: bytes, headers: Mapping[str, str]) -> tuple[urllib3.response.BaseHTTPResponse, bytes]:
         response = self._pool.request(
@@ -162,19 +176,11 @@ class ReceiverClient:
             self._delivered.popitem(last=False)
 
 
-def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
-    """Return a TLS context that trusts the system's CAs and those in ``ca_bundle`` (PEM). It always verifies
-    certificates.
-
-    It verifies strictly by RFC 5280, as Python does by default since 3.13, which is the runtime of the functions:
-    https://docs.python.org/3.13/library/ssl.html#ssl.create_default_context
-    """
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
-    if ca_bundle:
-        context.load_verify_locations(cadata=ca_bundle)
-    return context
+def connection_pool(url: str, context: ssl.SSLContext, proxy: Proxy | None) -> urllib3.PoolManager:
+    """Return a pool of connections to a receiver, through the proxy if that serves it."""
+    if proxy and proxy.serves(url):
+        return urllib3.ProxyManager(proxy.url, ssl_context=context)
+    return urllib3.PoolManager(ssl_context=context)
 
 
 def split_into_batches(notifications: Sequence[Notification], signs_with_kms: bool) -> list[list[Notification]]:

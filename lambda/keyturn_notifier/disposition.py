@@ -41,7 +41,8 @@ class Reply:
     duration of the POST.
 
     ``retry_after`` and ``content_type`` are the unparsed headers. ``from_receiver`` is true if the reply has
-    RECEIVER_HEADER.
+    RECEIVER_HEADER. ``tls_failed`` is true if there was no answer because the receiver's certificate is not trusted, or
+    because the handshake failed.
     """
 
     status: int
@@ -51,6 +52,7 @@ class Reply:
     content_type: str = ""
     failure: str = ""
     from_receiver: bool = False
+    tls_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

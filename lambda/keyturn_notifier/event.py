@@ -10,10 +10,18 @@ from datetime import datetime
 from typing import Any
 
 from keyturn_contract.message import EventType, MalformedMessage, Notification, NotificationData, validate
-from keyturn_notifier.aws_event_types import API_CALL, HEARTBEAT, MEANINGS, NATIVE, SERVICE_EVENT, UNKNOWN
+from keyturn_notifier.aws_event_types import (
+    API_CALL,
+    HEARTBEAT,
+    MEANINGS,
+    MEMBER_HEARTBEAT,
+    NATIVE,
+    SERVICE_EVENT,
+    UNKNOWN,
+)
 
 SOURCE = "aws.secretsmanager"
-HEARTBEAT_SOURCE = "dev.keyturn"  # the source of the events that the schedule in template.yaml sends
+HEARTBEAT_SOURCE = "dev.keyturn"  # the source of the events that the schedules in our templates send
 
 # Rotations move these labels, and applications do not use them to read secrets:
 # https://docs.aws.amazon.com/secretsmanager/latest/userguide/whats-in-a-secret.html#term_version
@@ -34,7 +42,17 @@ class Ignored:
     reason: str
 
 
-def parse_event(event: object, signing_key_id: str = "", name_prefixes: Sequence[str] = ()) -> Notification | Ignored:
+@dataclass(frozen=True, slots=True)
+class MemberHeartbeat:
+    """A heartbeat of an account and region that forward events. EventBridge has written both, not the sender."""
+
+    account: str
+    region: str
+
+
+def parse_event(
+    event: object, signing_key_id: str = "", name_prefixes: Sequence[str] = ()
+) -> Notification | Ignored | MemberHeartbeat:
     """Parse an EventBridge event. Raises MalformedEvent.
 
     Events about ``signing_key_id`` (a name or an ARN) are ignored. If there are ``name_prefixes``, events about secrets
@@ -50,6 +68,8 @@ def parse_event(event: object, signing_key_id: str = "", name_prefixes: Sequence
         raise MalformedEvent("detail must be an object")
     if source == HEARTBEAT_SOURCE and detail_type == HEARTBEAT:
         return _notification(event, EventType.HEARTBEAT, "heartbeat", "Heartbeat")
+    if source == HEARTBEAT_SOURCE and detail_type == MEMBER_HEARTBEAT:
+        return MemberHeartbeat(_text(event, "account"), _text(event, "region"))
     if source == SOURCE and detail_type == NATIVE:
         parsed = _parse_native(event)
     elif source == SOURCE and detail_type in (API_CALL, SERVICE_EVENT):

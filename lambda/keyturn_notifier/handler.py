@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from keyturn_contract.message import EventType, Notification, Result
 from keyturn_notifier import aws
+from keyturn_notifier.authorities import CA_FAULT, Authorities, read_from_secret
 from keyturn_notifier.disposition import DeliveryReport, DeliveryResult, Disposition, same_for_all
-from keyturn_notifier.event import Ignored, MalformedEvent, parse_event
+from keyturn_notifier.event import Ignored, MalformedEvent, MemberHeartbeat, parse_event
 from keyturn_notifier.queue import SqsQueue
 from keyturn_notifier.settings import read_settings
 from keyturn_notifier.signing import KeyRing, kms_signer
-from keyturn_notifier.telemetry import Metric, add_metric, logger, metrics
+from keyturn_notifier.telemetry import Metric, add_metric, count_member_heartbeat, logger, metrics
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -99,6 +100,8 @@ class Notifier:
                 if isinstance(parsed, Ignored):
                     add_metric(Metric.EVENTS_IGNORED)
                     logger.info("event ignored", extra={"message_id": record["messageId"], "reason": parsed.reason})
+                elif isinstance(parsed, MemberHeartbeat):
+                    count_member_heartbeat(parsed.account, parsed.region)
                 else:
                     by_id.setdefault(parsed.id, (parsed, []))[1].append(record)
         return [Envelope(notification, records) for notification, records in by_id.values()], failed_ids
@@ -122,6 +125,8 @@ class Notifier:
             results_by_host[receiver.host] = report.results
             for reply in report.replies:
                 add_metric(Metric.DELIVERY_LATENCY, round(reply.seconds * 1000, 1))
+                if reply.tls_failed:
+                    add_metric(Metric.TLS_FAILURES)
         return results_by_host
 
     def _dead_letter(self, record: Record, reason: str) -> list[str]:
@@ -175,26 +180,34 @@ def _fields(host: str, result: Result) -> dict[str, Any]:
     }
 
 
+def _report_ca_fault(fault: str) -> None:
+    add_metric(Metric.CA_FAULTS)
+    logger.warning(CA_FAULT, extra={"reason": fault})
+
+
 @cache
 def _notifier() -> Notifier:
     """Build the notifier once, for all invocations of one execution environment."""
     # This is imported only here, because the HTTP client, like boto3, takes long to import.
-    import urllib3
-
-    from keyturn_notifier.delivery import ReceiverClient, tls_context
+    from keyturn_notifier.delivery import ReceiverClient, connection_pool
 
     settings = read_settings()
-    ed25519 = kms_signer(aws.client("kms"), settings.kms_key_id) if settings.kms_key_id else None
-    key_ring = KeyRing(aws.client("secretsmanager"), settings.signing_key_secret_id, ed25519)
+    proxy = settings.https_proxy
+    secrets_manager = aws.client("secretsmanager", proxy)
+    ed25519 = kms_signer(aws.client("kms", proxy), settings.kms_key_id) if settings.kms_key_id else None
+    key_ring = KeyRing(secrets_manager, settings.signing_key_secret_id, ed25519)
     queue = SqsQueue(
-        aws.client("sqs"),
+        aws.client("sqs", proxy),
         settings.queue_url,
         settings.dlq_url,
         lambda text, fields: logger.warning(text, extra=dict(fields)),
     )
-    context = tls_context(settings.ca_bundle)
+    secret_id = settings.ca_bundle_secret_id
+    read = read_from_secret(secrets_manager, secret_id) if secret_id else None
+    authorities = Authorities(settings.ca_bundle, read, _report_ca_fault)
     receivers = [
-        ReceiverClient(url, key_ring, urllib3.PoolManager(ssl_context=context)) for url in settings.receiver_urls
+        ReceiverClient(url, key_ring, connection_pool(url, authorities.context, proxy), authorities.reload)
+        for url in settings.receiver_urls
     ]
     # Each receiver has two threads, so that a delivery that outlives its invocation does not block the next one.
     threads = ThreadPoolExecutor(2 * len(receivers))

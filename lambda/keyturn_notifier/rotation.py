@@ -15,12 +15,11 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import urllib3
-
 from keyturn_contract.message import EventType, Notification, NotificationData
 from keyturn_contract.signature import new_key
 from keyturn_notifier import aws
-from keyturn_notifier.delivery import ReceiverClient, tls_context
+from keyturn_notifier.authorities import CA_FAULT, Authorities, read_from_secret
+from keyturn_notifier.delivery import ReceiverClient, connection_pool
 from keyturn_notifier.disposition import Disposition
 from keyturn_notifier.event import HEARTBEAT_SOURCE
 from keyturn_notifier.settings import NotifierSettings, read_settings
@@ -141,14 +140,20 @@ def _refusal(receiver: ReceiverClient) -> str:
 def _rotation() -> tuple[NotifierSettings, Rotation]:
     """Build the rotation once, for all invocations of one execution environment."""
     settings = read_settings()
-    secrets_manager = aws.client("secretsmanager")
-    ed25519 = kms_signer(aws.client("kms"), settings.kms_key_id) if settings.kms_key_id else None
+    proxy = settings.https_proxy
+    secrets_manager = aws.client("secretsmanager", proxy)
+    ed25519 = kms_signer(aws.client("kms", proxy), settings.kms_key_id) if settings.kms_key_id else None
+    secret_id = settings.ca_bundle_secret_id
+    read = read_from_secret(secrets_manager, secret_id) if secret_id else None
+    authorities = Authorities(settings.ca_bundle, read, lambda fault: logger.warning(CA_FAULT, extra={"reason": fault}))
 
     def receivers(stage: str) -> list[ReceiverClient]:
         # As in deliveries, the KMS key signs as well, because a receiver may have only its public key.
         key_ring = KeyRing(secrets_manager, settings.signing_key_secret_id, ed25519, (stage,))
-        pool = urllib3.PoolManager(ssl_context=tls_context(settings.ca_bundle))
-        return [ReceiverClient(url, key_ring, pool) for url in settings.receiver_urls]
+        return [
+            ReceiverClient(url, key_ring, connection_pool(url, authorities.context, proxy), authorities.reload)
+            for url in settings.receiver_urls
+        ]
 
     return settings, Rotation(secrets_manager, settings.signing_key_secret_id, receivers)
 

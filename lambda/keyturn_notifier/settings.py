@@ -1,11 +1,12 @@
 """The settings of the notifier and of the rotation: environment variables that template.yaml sets."""
 
-import base64
-import binascii
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from keyturn_notifier.certificates import NONE, Certificates, parse_parameter
+from keyturn_notifier.proxy import InvalidProxy, Proxy, parse_proxy
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -36,13 +37,26 @@ class NotifierSettings:
     name_prefixes: tuple[str, ...] = ()
     """Prefixes of secret names, separated by commas; events of other secrets are ignored. Empty for all secrets."""
 
-    ca_bundle: str | None = None
-    """CA certificates to trust for receivers besides the public CAs: a PEM file in base64."""
+    ca_bundle: Certificates = NONE
+    """CAs to trust for receivers besides the public ones, separated by commas. Each is a certificate in DER, or a PEM
+    file, in base64."""
+
+    ca_bundle_secret_id: str | None = None
+    """ARN of an AWS secret with further CAs, as a PEM file. It is read again when a receiver's certificate is not
+    trusted."""
+
+    https_proxy: Proxy | None = None
+    """Proxy for the calls to receivers and to AWS: `http://HOST:PORT`. Empty for none."""
+
+    no_proxy: tuple[str, ...] = ()
+    """Hosts to call without the proxy, separated by commas: names, which stand for their subdomains, too, and addresses
+    or networks (`10.0.0.0/8`) for hosts that are named by their address."""
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> NotifierSettings:
     """Read and check the settings. Raises InvalidSettings."""
     urls = _required(environment, "KEYTURN_RECEIVER_URLS", "https://<receiver>/v1/notifications")
+    no_proxy = _list(environment, "KEYTURN_NO_PROXY")
     return NotifierSettings(
         receiver_urls=tuple(dict.fromkeys(_url(url.strip()) for url in urls.split(","))),
         signing_key_secret_id=_required(
@@ -51,8 +65,11 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> NotifierSettin
         queue_url=_required(environment, "KEYTURN_QUEUE_URL", "the URL of an SQS queue"),
         dlq_url=_required(environment, "KEYTURN_DLQ_URL", "the URL of an SQS queue"),
         kms_key_id=environment.get("KEYTURN_KMS_KEY_ID", "").strip() or None,
-        name_prefixes=tuple(filter(None, environment.get("KEYTURN_NAME_PREFIXES", "").strip().split(","))),
-        ca_bundle=_pem(environment.get("KEYTURN_CA_BUNDLE", "").strip()),
+        name_prefixes=_list(environment, "KEYTURN_NAME_PREFIXES"),
+        ca_bundle=_certificates(environment.get("KEYTURN_CA_BUNDLE", "").strip()),
+        ca_bundle_secret_id=environment.get("KEYTURN_CA_BUNDLE_SECRET_ID", "").strip() or None,
+        https_proxy=_proxy(environment.get("KEYTURN_HTTPS_PROXY", "").strip(), no_proxy),
+        no_proxy=no_proxy,
     )
 
 
@@ -76,13 +93,22 @@ def _url(url: str) -> str:
     return url
 
 
-def _pem(text: str) -> str | None:
-    if not text:
-        return None
+def _list(environment: Mapping[str, str], name: str) -> tuple[str, ...]:
+    return tuple(filter(None, map(str.strip, environment.get(name, "").split(","))))
+
+
+def _certificates(text: str) -> Certificates:
+    """Parse the private CAs. A fault of some is reported later; without any CA, nothing could be delivered."""
+    certificates = parse_parameter(text)
+    if text and not certificates.der:
+        raise InvalidSettings(f"KEYTURN_CA_BUNDLE: {'; '.join(certificates.faults)}")
+    return certificates
+
+
+def _proxy(url: str, no_proxy: Sequence[str]) -> Proxy | None:
+    if not url and no_proxy:
+        raise InvalidSettings("KEYTURN_NO_PROXY is set, but KEYTURN_HTTPS_PROXY is not: set both or neither")
     try:
-        pem = base64.b64decode(text, validate=True).decode("ascii")
-    except (binascii.Error, ValueError):
-        pem = ""
-    if "-----BEGIN CERTIFICATE-----" not in pem:
-        raise InvalidSettings("KEYTURN_CA_BUNDLE must be a PEM file in base64: base64 -w0 ca.pem")
-    return pem
+        return parse_proxy(url, no_proxy) if url else None
+    except InvalidProxy as error:
+        raise InvalidSettings(f"KEYTURN_HTTPS_PROXY, KEYTURN_NO_PROXY: {error}") from None

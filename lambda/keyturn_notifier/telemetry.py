@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 from aws_lambda_powertools import Logger, Metrics
-from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
 NAMESPACE = "Keyturn"
 # template.yaml sets this to the name of the stack, which distinguishes several stacks in one account.
@@ -25,11 +25,14 @@ class Metric(StrEnum):
     DELIVERIES_POISON = "DeliveriesPoison"
     DELIVERIES_REFUSED = "DeliveriesRefused"
     NOTIFICATIONS_REFUSED_BY_BINDING = "NotificationsRefusedByBinding"
+    TLS_FAILURES = "TlsFailures"
+    CA_FAULTS = "CaFaults"
     DELIVERY_LATENCY = "DeliveryLatency"
     EVENT_AGE = "EventAge"
     EVENT_WAITING = "EventWaiting"
     HEARTBEATS_ACCEPTED = "HeartbeatsAccepted"
     HEARTBEATS_REFUSED = "HeartbeatsRefused"
+    MEMBER_HEARTBEATS = "MemberHeartbeats"
 
 
 DEFINITIONS: Mapping[Metric, tuple[MetricUnit, str]] = {
@@ -49,6 +52,14 @@ DEFINITIONS: Mapping[Metric, tuple[MetricUnit, str]] = {
         MetricUnit.Count,
         "Notifications that a receiver took, and that a binding refused or could not apply; each try counts.",
     ),
+    Metric.TLS_FAILURES: (
+        MetricUnit.Count,
+        "POSTs without an answer, because the receiver's certificate is not trusted or TLS failed; the log says why.",
+    ),
+    Metric.CA_FAULTS: (
+        MetricUnit.Count,
+        "Faults of the private CAs (CaBundle, CaBundleSecretArn), counted when a function starts; the log says which.",
+    ),
     Metric.DELIVERY_LATENCY: (
         MetricUnit.Milliseconds,
         "Duration of one POST; the receiver answers after it has applied the change.",
@@ -63,9 +74,22 @@ DEFINITIONS: Mapping[Metric, tuple[MetricUnit, str]] = {
         MetricUnit.Count,
         "Heartbeats that at least one receiver has not accepted; they are not retried.",
     ),
+    Metric.MEMBER_HEARTBEATS: (
+        MetricUnit.Count,
+        "Heartbeats of the accounts and regions that forward events, in all and with the dimension `origin` "
+        "(ACCOUNT/REGION) of each; they are delivered to no receiver.",
+    ),
 }
 
 
 def add_metric(metric: Metric, value: float = 1) -> None:
     """Add a value to a metric, in the unit that DEFINITIONS gives."""
     metrics.add_metric(name=metric.value, unit=DEFINITIONS[metric][0], value=value)
+
+
+def count_member_heartbeat(account: str, region: str) -> None:
+    """Count a heartbeat twice: in all, for the alarm, and with the dimension of its origin."""
+    metric, metrics_of_origin = Metric.MEMBER_HEARTBEATS, EphemeralMetrics(namespace=NAMESPACE, service=SERVICE)
+    metrics_of_origin.add_metric(name=metric.value, unit=DEFINITIONS[metric][0], value=1)
+    metrics_of_origin.add_dimensions(service=SERVICE, origin=f"{account}/{region}")
+    metrics_of_origin.flush_metrics()

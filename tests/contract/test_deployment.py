@@ -36,9 +36,12 @@ SWITCHES = {
     "Labels": "AWSCURRENT,blue",
     "ReceiverRoleArns": "arn:aws:iam::999988887777:role/receiver",
     "PermissionsBoundaryArn": "arn:aws:iam::123456789012:policy/boundary",
+    "MemberCount": "2",
+    "ExtraRuleArns": "arn:aws:events:us-east-1:123456789012:rule/mine",
+    "CaBundleSecretArn": "arn:aws:secretsmanager:us-east-1:123456789012:secret:ca-a1b2c3",
 }
 # The conditions of resources that moto can create, each with the parameter that makes it true.
-CONDITIONS = {"WithLifecycleEvents": "LifecycleEvents", "InVpc": "SubnetIds"}
+CONDITIONS = {"WithLifecycleEvents": "LifecycleEvents", "WithMembers": "MemberCount", "InVpc": "SubnetIds"}
 TEMPLATE = transformed()
 
 

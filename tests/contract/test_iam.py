@@ -2,6 +2,8 @@
 calls from the code."""
 
 import itertools
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +42,14 @@ ROLES = {
     "NotifierRole": ("keyturn_notifier.handler", EVENT_SOURCE),
     "SigningKeyRotationRole": ("keyturn_notifier.rotation", set()),
 }
-COMBINATIONS = [
-    dict(zip(TEMPLATE["Conditions"], values, strict=True))
-    for values in itertools.product((False, True), repeat=len(TEMPLATE["Conditions"]))
-]
+
+
+def combinations(role: str) -> Iterator[dict[str, bool]]:
+    """Yield every combination of the conditions that a role depends on; the others are false."""
+    text = json.dumps(TEMPLATE["Resources"][role])
+    used = [name for name in TEMPLATE["Conditions"] if f'"{name}"' in text]
+    for values in itertools.product((False, True), repeat=len(used)):
+        yield {**dict.fromkeys(TEMPLATE["Conditions"], False), **dict(zip(used, values, strict=True))}
 
 
 def granted(role: str, conditions: dict[str, bool]) -> list[dict[str, Any]]:
@@ -56,19 +62,32 @@ def test_role_grants_exactly_the_actions_that_the_code_calls(role: str) -> None:
     module, always = ROLES[role]
     ours = called(imported(module, LAMBDA))
     assert ours, "the test finds no calls: it looks in the wrong place"
-    for conditions in COMBINATIONS:
+    for conditions in combinations(role):
         expected = {each for each in ours if not each.startswith("kms:") or conditions["WithKmsSigning"]} | always | LOG
         expected |= TRACES if conditions["WithTracing"] else set()
         expected |= NETWORK if conditions["InVpc"] else set()
         expected |= CUSTOMER_KEY if conditions["WithCustomerKey"] else set()
-        allowed = actions(granted(role, conditions))
-        assert set(allowed) == expected, conditions
-        assert len(allowed) == len(set(allowed)), "granted twice"
+        statements = granted(role, conditions)
+        assert set(actions(statements)) == expected, conditions
+        pairs = [(action, str(each["Resource"])) for each in statements for action in actions([each])]
+        assert len(pairs) == len(set(pairs)), "granted twice"
+
+
+def test_secret_with_the_cas_is_readable_if_it_is_given_and_no_other() -> None:
+    for role in ROLES:
+        for conditions in combinations(role):
+            readable = [
+                each["Resource"]
+                for each in granted(role, conditions)
+                if "secretsmanager:GetSecretValue" in actions([each])
+            ]
+            own = [{"Ref": "CaBundleSecretArn"}] if conditions["WithCaSecret"] else []
+            assert readable == [{"Ref": "SigningKey"}, *own]
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_action_is_limited_to_a_named_resource_if_aws_allows_it(role: str) -> None:
-    for conditions in COMBINATIONS:
+    for conditions in combinations(role):
         for statement in granted(role, conditions):
             if statement["Resource"] == "*":
                 assert set(statement["Action"]) in (TRACES, NETWORK)
@@ -79,12 +98,12 @@ def test_action_is_limited_to_a_named_resource_if_aws_allows_it(role: str) -> No
 
 def test_no_action_is_a_wildcard() -> None:
     for role in ROLES:
-        for conditions in COMBINATIONS:
+        for conditions in combinations(role):
             assert "*" not in "".join(actions(granted(role, conditions)))
 
 
 def test_schedule_may_only_send_heartbeats() -> None:
-    for conditions in COMBINATIONS:
+    for conditions in combinations("HeartbeatRole"):
         (statement,) = granted("HeartbeatRole", conditions)
         assert statement["Action"] == "events:PutEvents"
         assert statement["Resource"]["Fn::Sub"].endswith("event-bus/${EventBusName}")

@@ -67,7 +67,8 @@ def test_parameters_of_the_commands_exist_and_have_allowed_values(beginning: str
     required = {name for name, each in parameters.items() if "Default" not in each}
     assert required <= overrides.keys() <= parameters.keys()
     for name, value in overrides.items():
-        assert re.search(parameters[name].get("AllowedPattern", ""), value), name
+        members = value.split(",") if parameters[name]["Type"] == "CommaDelimitedList" else [value]
+        assert all(re.search(parameters[name].get("AllowedPattern", ""), each) for each in members), name
         assert value in parameters[name].get("AllowedValues", [value]), name
 
 

@@ -1,5 +1,6 @@
 """template.yaml is valid and hardened, and agrees with the code and with the local AWS."""
 
+import base64
 import dataclasses
 import itertools
 import json
@@ -8,18 +9,19 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from keyturn_local.aws import server as local_aws
 from keyturn_local.aws.template import FILE, event_path, read
 from keyturn_local.notifier import event_source
-from keyturn_notifier import aws_event_types, delivery, disposition, event, handler, queue, rotation
-from keyturn_notifier.aws_event_types import HEARTBEAT, MEANINGS, NATIVE
+from keyturn_notifier import aws, aws_event_types, delivery, disposition, event, handler, queue, rotation
+from keyturn_notifier.aws_event_types import HEARTBEAT, MEANINGS, MEMBER_HEARTBEAT, NATIVE
 from keyturn_notifier.settings import InvalidSettings, NotifierSettings, read_settings
 from keyturn_notifier.telemetry import DEFINITIONS, NAMESPACE, Metric
 from support.iam import allows
-from support.sam import RECEIVER, broken_rules
+from support.sam import NOTHING, RECEIVER, broken_rules, resolved
 
 TEMPLATE = read()
 RESOURCES: dict[str, Any] = TEMPLATE["Resources"]
@@ -37,6 +39,15 @@ def metrics_of(alarm: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the namespace and the name of each metric that an alarm watches, directly or through an expression."""
     metrics = [each["MetricStat"]["Metric"] for each in alarm.get("Metrics", ()) if "MetricStat" in each] or [alarm]
     return [(each["Namespace"], each["MetricName"]) for each in metrics]
+
+
+def queue_statements(ExtraRuleArns: bool) -> list[dict[str, Any]]:
+    """Return the statements of all queue policies, with or without rules of the operator."""
+    policies = [each["PolicyDocument"]["Statement"] for each in of_type("AWS::SQS::QueuePolicy").values()]
+    conditions = {**dict.fromkeys(TEMPLATE["Conditions"], True), "WithExtraRules": ExtraRuleArns}
+    pruned = [[each for each in policy if "Fn::If" not in each] for policy in policies]
+    extra = [resolved(each, conditions) for policy in policies for each in policy if "Fn::If" in each]
+    return [*(each for policy in pruned for each in policy), *(each for each in extra if each is not NOTHING)]
 
 
 def of_type(kind: str) -> dict[str, Any]:
@@ -60,7 +71,7 @@ class TestSettings:
         made = local_aws.LocalAws.__new__(local_aws.LocalAws)
         made.endpoint_url = "http://127.0.0.1:1"
         local = event_source.function_environment(made, path, [RECEIVER])
-        assert {name for name in local if not name.startswith("AWS_")} == VARIABLES.keys()
+        assert {name for name in local if not name.startswith("AWS_")} == VARIABLES.keys() - {"AWS_USE_FIPS_ENDPOINT"}
 
     @pytest.mark.parametrize("missing", SET)
     def test_missing_setting_is_named(self, missing: str) -> None:
@@ -94,10 +105,79 @@ class TestSettings:
     def test_loopback_url_may_be_http(self) -> None:
         read_settings({**SET, "KEYTURN_RECEIVER_URLS": "http://127.0.0.1:1/v1/notifications"})
 
-    @pytest.mark.parametrize("text", ["not base64!", "aGVsbG8="])
+    @pytest.mark.parametrize("text", ["not base64!", "aGVsbG8=", "aGVsbG8=,not base64!"])
     def test_invalid_ca_bundle_is_refused(self, text: str) -> None:
-        with pytest.raises(InvalidSettings, match="KEYTURN_CA_BUNDLE"):
+        with pytest.raises(InvalidSettings, match=r"KEYTURN_CA_BUNDLE.*openssl x509 -in ca\.pem -outform der"):
             read_settings({**SET, "KEYTURN_CA_BUNDLE": text})
+
+    def test_two_cas_and_all_other_variables_fit_lambdas_limit(self) -> None:
+        """A roll-over needs the old CA and the new one. Lambda's limit is 4 KB:
+
+        https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html
+        """
+        rsa_2048 = 900  # bytes of a CA certificate in DER with long names; with RSA 4096 it has some 1,400
+        cas = ",".join(base64.b64encode(b"\x30" * rsa_2048).decode() for _ in range(2))
+        assert len(cas) <= PARAMETERS["CaBundle"]["MaxLength"]
+        assert re.fullmatch(PARAMETERS["CaBundle"]["AllowedPattern"], cas)
+        arn, url = "arn:aws:secretsmanager:ap-southeast-2:123456789012:secret:" + "n" * 60, f"https://{'u' * 90}"
+        values = dict.fromkeys(VARIABLES, "v" * 40) | {
+            "KEYTURN_RECEIVER_URLS": ",".join([url] * 3),
+            "KEYTURN_SIGNING_KEY_SECRET_ID": arn,
+            "KEYTURN_QUEUE_URL": url,
+            "KEYTURN_DLQ_URL": url,
+            "KEYTURN_KMS_KEY_ID": arn,
+            "KEYTURN_CA_BUNDLE": cas,
+        }
+        assert len(json.dumps(values)) <= 4096
+
+    @pytest.mark.parametrize("good", ["", "MIIB", "MIIB,LS0t+/8=", "MIIB==,MIIC="])
+    def test_ca_bundle_of_one_or_several_certificates_is_accepted(self, good: str) -> None:
+        assert re.fullmatch(PARAMETERS["CaBundle"]["AllowedPattern"], good)
+
+    @pytest.mark.parametrize("bad", ["-----BEGIN X-----", "MIIB, MIIC", "MIIB,", "MI=IB", "a\nb", "arn:aws:x"])
+    def test_ca_bundle_that_is_not_base64_is_refused_by_the_template(self, bad: str) -> None:
+        assert not re.fullmatch(PARAMETERS["CaBundle"]["AllowedPattern"], bad)
+
+    @pytest.mark.parametrize(
+        "proxy",
+        ["proxy:3128", "http://proxy", "https://proxy:3128", "http://me:hush@proxy:3128", "http://proxy:3128/x", "-"],
+    )
+    def test_proxy_that_cannot_work_is_refused_by_the_template_and_the_function(self, proxy: str) -> None:
+        assert not re.fullmatch(PARAMETERS["HttpsProxy"]["AllowedPattern"], proxy)
+        with pytest.raises(InvalidSettings, match="KEYTURN_HTTPS_PROXY") as caught:
+            read_settings({**SET, "KEYTURN_HTTPS_PROXY": proxy})
+        assert "hush" not in str(caught.value)
+
+    @pytest.mark.parametrize("proxy", ["http://proxy.example:3128", "http://10.0.0.1:80"])
+    @pytest.mark.parametrize("bypassed", ["", "amazonaws.com", ".example.com,10.0.0.0/8,fd00::/8,[fd00::1],*.a.b"])
+    def test_proxy_and_hosts_without_it_are_accepted_by_the_template_and_the_function(
+        self, proxy: str, bypassed: str
+    ) -> None:
+        assert re.fullmatch(PARAMETERS["HttpsProxy"]["AllowedPattern"], proxy)
+        assert re.fullmatch(PARAMETERS["NoProxy"]["AllowedPattern"], bypassed)
+        read = read_settings({**SET, "KEYTURN_HTTPS_PROXY": proxy, "KEYTURN_NO_PROXY": bypassed})
+        assert read.https_proxy
+        assert read.https_proxy.url == proxy
+
+    def test_hosts_without_a_proxy_are_refused_if_there_is_no_proxy(self) -> None:
+        with pytest.raises(InvalidSettings, match="KEYTURN_NO_PROXY is set, but KEYTURN_HTTPS_PROXY is not"):
+            read_settings({**SET, "KEYTURN_NO_PROXY": "10.0.0.0/8"})
+
+    def test_network_that_is_none_is_refused_in_words(self) -> None:
+        with pytest.raises(InvalidSettings, match=r"10\.0\.0\.0/40 must be a name, an address, or a network"):
+            read_settings({**SET, "KEYTURN_HTTPS_PROXY": "http://proxy:3128", "KEYTURN_NO_PROXY": "10.0.0.0/40"})
+
+    @pytest.mark.parametrize("service", ["secretsmanager", "sqs", "kms"])
+    def test_fips_endpoints_are_called_if_the_parameter_is_true(
+        self, service: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert VARIABLES["AWS_USE_FIPS_ENDPOINT"] == {"Ref": "UseFipsEndpoints"}
+        for name in ("AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "us-east-1")
+        for value in PARAMETERS["UseFipsEndpoints"]["AllowedValues"]:
+            monkeypatch.setenv("AWS_USE_FIPS_ENDPOINT", value)
+            host = urlsplit(aws.client(service, None).meta.endpoint_url).hostname
+            assert host == f"{service}{'-fips' if value == 'true' else ''}.us-east-1.amazonaws.com"
 
 
 class TestParameters:
@@ -136,10 +216,40 @@ class TestParameters:
             ({"SecurityGroupIds": "sg-1"}, ["SubnetIds must be set if SecurityGroupIds is set"]),
             ({"ReceiverRoleArns": "arn:aws:iam::1:role/r", "KmsKeyArn": "arn:aws:kms:x:1:key/k"}, []),
             ({"ReceiverRoleArns": "arn:aws:iam::1:role/r"}, ["KmsKeyArn must be set if ReceiverRoleArns is set"]),
+            ({"HttpsProxy": "http://proxy:3128", "NoProxy": "amazonaws.com"}, []),
+            ({"HttpsProxy": "http://proxy:3128"}, []),
+            ({"NoProxy": "amazonaws.com"}, ["HttpsProxy must be set if NoProxy is set"]),
         ],
     )
     def test_parameters_that_belong_together_are_refused_alone(self, values: dict[str, str], broken: list[str]) -> None:
         assert broken_rules(TEMPLATE, values) == broken
+
+    @pytest.mark.parametrize(
+        ("name", "good", "bad"),
+        [
+            ("SubnetIds", "subnet-0a1b2c3d", "sg-0a1b2c3d"),
+            ("SecurityGroupIds", "sg-0a1b2c3d", "default"),
+            (
+                "ReceiverRoleArns",
+                "arn:aws:iam::123456789012:role/path/keyturn-Role-1A",
+                "arn:aws:iam::123456789012:user/me",
+            ),
+            (
+                "ExtraRuleArns",
+                "arn:aws:events:eu-west-1:123456789012:rule/bus/mine",
+                "arn:aws:sns:eu-west-1:123456789012:t",
+            ),
+        ],
+    )
+    def test_each_member_of_a_list_has_its_form(self, name: str, good: str, bad: str) -> None:
+        """CloudFormation holds the pattern against each member:
+
+        https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/parameters-section-structure.html
+        """
+        assert PARAMETERS[name]["Type"] == "CommaDelimitedList"
+        assert re.fullmatch(PARAMETERS[name]["AllowedPattern"], good)
+        for each in (bad, f"{good} ", "<SubnetId>", "*"):
+            assert not re.fullmatch(PARAMETERS[name]["AllowedPattern"], each), each
 
     def test_queue_names_fit_for_stack_names_as_long_as_the_page_says(self) -> None:
         longest = max(len(each["QueueName"]["Fn::Sub"]) for each in of_type("AWS::SQS::Queue").values())
@@ -180,7 +290,7 @@ class TestQueues:
         denied = set()
         for policy in of_type("AWS::SQS::QueuePolicy").values():
             for statement in policy["PolicyDocument"]["Statement"]:
-                if statement["Effect"] == "Deny":
+                if statement.get("Effect") == "Deny":
                     assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
                     assert (statement["Principal"], statement["Action"]) == ("*", "sqs:*")
                     denied |= {each["Ref"] for each in policy["Queues"]}
@@ -190,12 +300,7 @@ class TestQueues:
     def test_queues_accept_messages_only_from_the_rules_of_the_stack(self, bus: str) -> None:
         """A rule that an update of the stack has just created is accepted although the policy does not have its ARN
         yet, because its name begins with the name of the stack."""
-        allowed = [
-            statement
-            for policy in of_type("AWS::SQS::QueuePolicy").values()
-            for statement in policy["PolicyDocument"]["Statement"]
-            if statement["Effect"] == "Allow"
-        ]
+        allowed = [each for each in queue_statements(ExtraRuleArns=False) if each["Effect"] == "Allow"]
         (statement,) = allowed
         assert statement["Principal"] == {"Service": "events.amazonaws.com"}
         assert statement["Action"] == "sqs:SendMessage"
@@ -203,7 +308,7 @@ class TestQueues:
         rules = json.dumps(arns)
         assert {name for name in RESOURCES if f'"{name}"' in rules} == of_type("AWS::Events::Rule").keys()
         values = {"Partition": "aws", "Region": "eu-west-1", "AccountId": "123456789012", "StackName": "keyturn"}
-        patterns = [re.sub(r"\$\{AWS::(\w+)\}", lambda found: values[found[1]], each["Fn::Sub"]) for each in arns[2:]]
+        patterns = [re.sub(r"\$\{AWS::(\w+)\}", lambda found: values[found[1]], each["Fn::Sub"]) for each in arns[3:]]
         policy = [{**statement, "Resource": "*", "Condition": {"ArnLike": {"aws:SourceArn": patterns}}}]
         for account, rule, expected in (
             ("123456789012", "keyturn-LabelUpdatedRule-1A2B", True),
@@ -213,6 +318,20 @@ class TestQueues:
         ):
             arn = f"arn:aws:events:eu-west-1:{account}:rule/{bus}{rule}"
             assert allows(policy, "sqs:SendMessage", "*", {"aws:SourceArn": arn}) is expected, arn
+
+    def test_rules_of_the_operator_may_send_to_the_queue_if_they_are_named(self) -> None:
+        """docs/events.md: a rule of your own may send events that the stack's rules do not carry."""
+        given = "arn:aws:events:eu-west-1:123456789012:rule/mine"
+        (statement,) = (
+            each for each in queue_statements(ExtraRuleArns=True) if each["Sid"] == "AllowSendFromExtraRules"
+        )
+        assert statement["Principal"] == {"Service": "events.amazonaws.com"}
+        assert statement["Resource"] == {"Fn::GetAtt": ["Queue", "Arn"]}
+        assert statement["Condition"] == {"ArnEquals": {"aws:SourceArn": {"Ref": "ExtraRuleArns"}}}
+        policy = [{**statement, "Resource": "*", "Condition": {"ArnEquals": {"aws:SourceArn": [given]}}}]
+        for rule, expected in ((given, True), (given + "2", False), (given.replace("1234", "9999"), False)):
+            assert allows(policy, "sqs:SendMessage", "*", {"aws:SourceArn": rule}) is expected
+        assert not allows(policy, "sqs:ReceiveMessage", "*", {"aws:SourceArn": given})
 
     def test_rule_target_has_a_dead_letter_queue(self) -> None:
         for rule in of_type("AWS::Events::Rule").values():
@@ -271,6 +390,14 @@ class TestRules:
         assert forwarded <= {name for (_, name), meaning in MEANINGS.items() if meaning.becomes}
         assert {name for _, name in MEANINGS if name in (aws_event_types.__doc__ or "")} == forwarded
 
+    def test_members_heartbeats_are_counted_if_the_parameter_says_how_many_there_are(self) -> None:
+        rule, alarm = RESOURCES["MemberHeartbeatRule"], RESOURCES["MemberHeartbeatsMissingAlarm"]
+        assert rule["Condition"] == alarm["Condition"] == "WithMembers"
+        assert rule["Properties"]["EventBusName"] == {"Ref": "EventBusName"}
+        pattern = rule["Properties"]["EventPattern"]
+        assert pattern == {"source": [event.HEARTBEAT_SOURCE], "detail-type": [MEMBER_HEARTBEAT]}
+        assert MEMBER_HEARTBEAT not in RESOURCES["LabelUpdatedRule"]["Properties"]["EventPattern"]["detail-type"]
+
     def test_local_aws_deploys_the_same_rules_and_queues(self) -> None:
         local = event_path(TEMPLATE)["Resources"]
         assert local.keys() == of_type("AWS::SQS::Queue").keys() | of_type("AWS::Events::Rule").keys()
@@ -288,6 +415,7 @@ class TestAlarms:
             (NAMESPACE, Metric.EVENT_WAITING),
             (NAMESPACE, Metric.HEARTBEATS_ACCEPTED),
             (NAMESPACE, Metric.HEARTBEATS_REFUSED),
+            (NAMESPACE, Metric.MEMBER_HEARTBEATS),
         }
 
     @pytest.mark.parametrize("retry_after", [0.0, disposition.MAX_RETRY_AFTER])
@@ -330,6 +458,20 @@ class TestAlarms:
         assert refusing["MetricName"] == Metric.HEARTBEATS_REFUSED
         rings = {"Missing": accepted + refused < missing["Threshold"], "Refused": refused > refusing["Threshold"]}
         assert {name for name, rung in rings.items() if rung} == ringing
+
+    @pytest.mark.parametrize("members", [1, 2, 50, 400])
+    @pytest.mark.parametrize(("silent", "lost", "rings"), [(0, 0, False), (0, 2, False), (1, 0, True), (1, 1, True)])
+    def test_alarm_of_the_members_rings_if_one_is_silent(
+        self, members: int, silent: int, lost: int, rings: bool
+    ) -> None:
+        """``lost`` heartbeats of a period do not ring it; the schedule sends each once and never again."""
+        alarm = RESOURCES["MemberHeartbeatsMissingAlarm"]["Properties"]
+        minutes = alarm["Metrics"][0]["MetricStat"]["Period"] / 60
+        received = (members - silent) * minutes - lost
+        expression = alarm["Metrics"][1]["Expression"]["Fn::Sub"]
+        assert expression == f"${{MemberCount}} - FILL(received, 0) / {minutes:.0f}"
+        assert alarm["ComparisonOperator"] == "GreaterThanThreshold"
+        assert (members - received / minutes > alarm["Threshold"]) is rings
 
     def test_alarm_notifies_the_topic_and_describes_what_to_do(self) -> None:
         for name, each in of_type("AWS::CloudWatch::Alarm").items():

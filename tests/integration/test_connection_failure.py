@@ -4,23 +4,31 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import urllib3
 
+from keyturn_notifier.authorities import Authorities, tls_context
+from keyturn_notifier.certificates import Certificates, parse_file
 from keyturn_notifier.connection_failure import describe
-from keyturn_notifier.delivery import tls_context
+from keyturn_notifier.delivery import connection_pool
+from keyturn_notifier.proxy import parse_proxy
 from support.authority import Authority
 from support.fake_receiver import FakeReceiver
 
 CONNECT, REPLY = 0.4, 0.6  # seconds
 
 
-def failure(url: str, ca: bytes = b"") -> str:
+def trusting(ca: bytes) -> ssl.SSLContext:
+    """Return the notifier's TLS context, which also trusts the CAs of a PEM file."""
+    return Authorities(parse_file(ca.decode()) if ca else Certificates(), None, pytest.fail).context
+
+
+def failure(url: str, ca: bytes = b"", proxy: str = "") -> str:
     """POST as the notifier does, but with shorter timeouts. Return the message for the error."""
-    pool = urllib3.PoolManager(ssl_context=tls_context(ca.decode()))
+    pool = connection_pool(url, trusting(ca), parse_proxy(proxy, ()) if proxy else None)
     timeout = urllib3.Timeout(connect=CONNECT, read=REPLY)
     with pytest.raises(urllib3.exceptions.HTTPError) as caught:
         pool.request("POST", url, body=b"[]", retries=False, timeout=timeout)
@@ -44,6 +52,18 @@ def server() -> Iterator[Callable[[Callable[[socket.socket], None]], int]]:
             return int(listener.getsockname()[1])
 
         yield start
+
+
+@contextmanager
+def full_server() -> Iterator[str]:
+    """Yield the URL of a server whose backlog is full. Linux drops further connections then."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 def replying(content: bytes) -> Callable[[socket.socket], None]:
@@ -70,14 +90,8 @@ def test_network_without_a_route() -> None:
 
 
 def test_connection_that_nobody_accepts() -> None:
-    with ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(4):  # Linux drops further connections once the backlog is full
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(listener.getsockname())
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/notifications"
-        assert failure(url) == "no connection within 0.4 s (security group, route)"
+    with full_server() as url:
+        assert failure(f"{url}/v1/notifications") == "no connection within 0.4 s (security group, route)"
 
 
 def test_connection_that_answers_no_handshake(server: Callable[..., int]) -> None:
@@ -111,6 +125,31 @@ def test_answer_that_is_none(server: Callable[..., int], content: bytes, words: 
     assert failure(f"http://127.0.0.1:{server(replying(content))}/v1/notifications") == words
 
 
+class TestProxy:
+    RECEIVER = "https://receiver.example/v1/notifications"
+
+    def test_proxy_that_does_not_resolve(self) -> None:
+        assert failure(self.RECEIVER, proxy="http://proxy.invalid:3128") == "the proxy: its name does not resolve"
+
+    def test_proxy_that_is_down(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        assert failure(self.RECEIVER, proxy=f"http://127.0.0.1:{port}") == "the proxy: connection refused"
+
+    @pytest.mark.parametrize("status", [403, 407, 502])
+    def test_proxy_that_refuses_the_receiver(self, server: Callable[..., int], status: int) -> None:
+        """The text after the status is the proxy's own, and may hold anything."""
+        port = server(replying(f"HTTP/1.1 {status} no way to receiver.example\r\n\r\n".encode()))
+        words = f"the proxy: it refuses the receiver with status {status}"
+        assert failure(self.RECEIVER, proxy=f"http://127.0.0.1:{port}") == words
+
+    def test_proxy_that_accepts_no_connection(self) -> None:
+        with ExitStack() as stack:
+            proxy = stack.enter_context(full_server())
+            words = "the proxy: no connection within 0.4 s (security group, route)"
+            assert failure(self.RECEIVER, proxy=proxy) == words
+
+
 class TestCertificates:
     """The rules for certificates are those of Python 3.13, which is the functions' runtime, no matter which Python runs
     the test."""
@@ -130,7 +169,7 @@ class TestCertificates:
 
     def test_certificate_by_the_rules_is_accepted(self, start: Callable[[Authority], FakeReceiver]) -> None:
         authority = Authority()
-        pool = urllib3.PoolManager(ssl_context=tls_context(authority.pem.decode()))
+        pool = urllib3.PoolManager(ssl_context=trusting(authority.pem))
         assert pool.request("POST", start(authority).url, body=b"[]", retries=False).status == 200
 
     def test_unknown_authority(self, start: Callable[[Authority], FakeReceiver]) -> None:
@@ -151,5 +190,5 @@ class TestCertificates:
     def test_authority_that_breaks_rfc_5280(
         self, start: Callable[[Authority], FakeReceiver], authority: Authority, words: str
     ) -> None:
-        assert tls_context(None).verify_flags & ssl.VERIFY_X509_STRICT
+        assert tls_context().verify_flags & ssl.VERIFY_X509_STRICT
         assert failure(start(authority).url, authority.pem) == words

@@ -19,10 +19,13 @@ from keyturn_contract.message import CONTENT_TYPE_BATCH, EventType, Outcome, Res
 from keyturn_contract.signature import new_key, parse_key, parse_public_key, verify
 from keyturn_local.aws.server import EventPath, LocalAws
 from keyturn_local.notifier.event_source import TIMEOUT_SECONDS, Context, function_environment
-from keyturn_notifier import delivery, telemetry
+from keyturn_notifier import authorities, delivery, telemetry
 from keyturn_notifier.queue import FIRST_DELAY
+from keyturn_notifier.telemetry import count_member_heartbeat
 from keyturn_receiver.sources.signing_keys import ed25519
+from support.authority import Authority
 from support.fake_receiver import FakeReceiver, reply_to_all
+from support.http_proxy import HttpProxy
 from support.wait import eventually
 
 EVENTS = Path(__file__).parents[1] / "events"
@@ -503,8 +506,10 @@ class TestConnections:
         authority.issue_cert(host).configure_cert(context)
         return context
 
-    def bundle(self, authority: trustme.CA) -> str:
-        return base64.b64encode(authority.cert_pem.bytes()).decode()
+    def bundle(self, *authorities: trustme.CA) -> str:
+        return ",".join(
+            base64.b64encode(ssl.PEM_cert_to_DER_cert(each.cert_pem.bytes().decode())).decode() for each in authorities
+        )
 
     def test_connection_is_reused_across_invocations(self, handle: Callable, receiver: FakeReceiver) -> None:
         for _ in range(5):
@@ -537,11 +542,142 @@ class TestConnections:
         assert sandbox(receiver, KEYTURN_CA_BUNDLE=self.bundle(authority))(event()) == []
         receiver.close()
 
+    def test_ca_bundle_may_still_be_a_pem_file_in_base64(self, sandbox: Callable, authority: trustme.CA) -> None:
+        receiver = FakeReceiver(self.tls(authority, "127.0.0.1"))
+        pem = base64.b64encode(authority.cert_pem.bytes()).decode()
+        assert sandbox(receiver, KEYTURN_CA_BUNDLE=pem)(event()) == []
+        receiver.close()
+
+    def test_ca_is_rolled_over_by_the_parameter(
+        self, sandbox: Callable, authority: trustme.CA, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """One receiver has a certificate of the old CA, one of the new: both are reached, then the new alone."""
+        new = trustme.CA()
+        receivers = [FakeReceiver(self.tls(each, "127.0.0.1")) for each in (authority, new)]
+        assert sandbox(*receivers, KEYTURN_CA_BUNDLE=self.bundle(authority, new))(event()) == []
+        assert sandbox(*receivers, KEYTURN_CA_BUNDLE=self.bundle(new))(event()) == ["m0"]
+        assert answer(caplog, receivers[0]) == "TLS: unable to get local issuer certificate"
+        assert answer(caplog, receivers[1]) == "status 200"
+        for receiver in receivers:
+            receiver.close()
+
+    def test_ca_is_rolled_over_by_the_secret_without_a_deployment(
+        self, sandbox: Callable, authority: trustme.CA, aws: LocalAws
+    ) -> None:
+        client, name, new = aws.secrets_manager(), f"ca-{uuid4()}", trustme.CA()
+        old_pem, new_pem = (each.cert_pem.bytes().decode() for each in (authority, new))
+        client.create_secret(Name=name, SecretString=old_pem)
+        receivers = [FakeReceiver(self.tls(each, "127.0.0.1")) for each in (authority, new)]
+        handle = sandbox(*receivers, KEYTURN_CA_BUNDLE_SECRET_ID=name)
+        assert handle("{") == []  # the sandbox has started with the old CA alone
+        client.put_secret_value(SecretId=name, SecretString=old_pem + new_pem)
+        assert handle(event()) == []
+        assert [len(receiver.notifications) for receiver in receivers] == [1, 1]
+        for receiver in receivers:
+            receiver.close()
+
+    def test_secret_with_the_cas_is_read_at_most_once_a_minute(
+        self, sandbox: Callable, authority: trustme.CA, aws: LocalAws
+    ) -> None:
+        name = f"ca-{uuid4()}"
+        aws.secrets_manager().create_secret(Name=name, SecretString=trustme.CA().cert_pem.bytes().decode())
+        receivers = [FakeReceiver(self.tls(authority, "127.0.0.1")) for _ in range(3)]
+        before = aws.calls()["secretsmanager.GetSecretValue"]
+        assert sandbox(*receivers, KEYTURN_CA_BUNDLE_SECRET_ID=name)(event()) == ["m0"]
+        start, again, keys = 1, 1, 2  # the signing keys are the current and the previous one
+        assert aws.calls()["secretsmanager.GetSecretValue"] - before == start + again + keys
+        for receiver in receivers:
+            receiver.close()
+
+    def test_fault_of_a_private_ca_is_logged_and_counted_and_the_others_are_trusted(
+        self,
+        sandbox: Callable,
+        authority: trustme.CA,
+        caplog: pytest.LogCaptureFixture,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        receiver = FakeReceiver(self.tls(authority, "127.0.0.1"))
+        bundle = f"{self.bundle(authority)},{base64.b64encode(b'hello').decode()}"
+        assert sandbox(receiver, KEYTURN_CA_BUNDLE=bundle, KEYTURN_CA_BUNDLE_SECRET_ID="gone")(event()) == []
+        reasons = [vars(line)["reason"] for line in caplog.records if line.message == authorities.CA_FAULT]
+        assert [reason.split(":")[0] for reason in reasons] == ["CaBundle", "CaBundleSecretArn"]
+        assert "item 2 has no certificate" in reasons[0]
+        assert reasons[1].endswith("Secrets Manager: ResourceNotFoundException")
+        assert metrics(capsys)["CaFaults"] == [1, 1]
+        receiver.close()
+
+    @pytest.mark.parametrize("critical", [True, False])
+    def test_certificate_that_the_notifier_does_not_trust_is_counted(
+        self,
+        sandbox: Callable,
+        tmp_path: Path,
+        critical: bool,
+        caplog: pytest.LogCaptureFixture,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """A CA that breaks RFC 5280 is refused by Python 3.13, and by the notifier under any Python."""
+        authority = Authority(critical=critical)
+        receiver = FakeReceiver(authority.server_context(tmp_path))
+        bundle = base64.b64encode(authority.pem).decode()
+        assert sandbox(receiver, KEYTURN_CA_BUNDLE=bundle)(event()) == ([] if critical else ["m0"])
+        assert metrics(capsys).get("TlsFailures", []) == ([] if critical else [1])
+        words = "status 200" if critical else "TLS: Basic Constraints of CA cert not marked critical"
+        assert answer(caplog, receiver) == words
+        receiver.close()
+
     def test_certificate_for_another_host_is_refused(self, sandbox: Callable, authority: trustme.CA) -> None:
         receiver = FakeReceiver(self.tls(authority, "another.example"))
         assert sandbox(receiver, KEYTURN_CA_BUNDLE=self.bundle(authority))(event()) == ["m0"]
         assert receiver.requests == []
         receiver.close()
+
+
+class TestProxy:
+    @pytest.fixture
+    def proxy(self) -> Iterator[HttpProxy]:
+        made = HttpProxy()
+        yield made
+        made.close()
+
+    @pytest.fixture
+    def start(self, sandbox: Callable, aws: LocalAws, proxy: HttpProxy) -> Iterator[Callable[..., Any]]:
+        """Start a sandbox for a receiver and an AWS whose names only the proxy resolves."""
+        authority = trustme.CA()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("receiver.example").configure_cert(context)
+        self.receiver = FakeReceiver(context)
+        self.host = f"receiver.example:{self.receiver.server.server_port}"
+        self.aws = aws.endpoint_url.replace("127.0.0.1", "aws.example").removeprefix("http://")
+
+        def make(**settings: str) -> Callable[..., list[str]]:
+            given = {
+                "KEYTURN_RECEIVER_URLS": f"https://{self.host}/v1/notifications",
+                "KEYTURN_CA_BUNDLE": base64.b64encode(authority.cert_pem.bytes()).decode(),
+                "KEYTURN_HTTPS_PROXY": proxy.url,
+                "AWS_ENDPOINT_URL": f"http://{self.aws}",
+            }
+            return sandbox(self.receiver, **given, **settings)
+
+        yield make
+        self.receiver.close()
+
+    def test_receivers_and_aws_are_called_through_the_proxy(self, start: Callable, proxy: HttpProxy) -> None:
+        assert start()(event(), "{") == []  # one delivery, and one message for the dead-letter queue
+        assert set(proxy.targets) == {self.host, self.aws}
+        assert len(self.receiver.notifications) == 1
+
+    def test_hosts_of_no_proxy_are_called_without_it(
+        self, start: Callable, aws: LocalAws, proxy: HttpProxy, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        handle = start(KEYTURN_NO_PROXY="receiver.example,10.0.0.0/8")
+        assert handle(event()) == ["m0"]
+        assert [vars(line)["answers"] for line in caplog.records if line.message == "not delivered"] == [
+            {self.host: "its name does not resolve"}
+        ]
+        assert set(proxy.targets) == {self.aws}
+        proxy.targets.clear()
+        start(KEYTURN_NO_PROXY="aws.example")(event())
+        assert proxy.targets == []
 
 
 class TestSigning:
@@ -637,8 +773,28 @@ class TestHeartbeats:
         assert metrics(capsys)["HeartbeatsRefused"] == [1]
 
 
-def test_invocations_emit_exactly_the_defined_metrics(
+def test_member_heartbeat_is_counted_by_its_origin_and_not_delivered(
     handle: Callable, receiver: FakeReceiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beat = json.loads((EVENTS / "member-heartbeat.json").read_text())
+    other = {**beat, "account": "123456789012"}
+    assert handle(beat, other, beat) == []
+    assert receiver.requests == []
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    counted = [line for line in lines if "MemberHeartbeats" in line]
+    assert [line["origin"] for line in counted] == [
+        "999988887777/ap-southeast-2",
+        "123456789012/ap-southeast-2",
+        "999988887777/ap-southeast-2",
+    ]
+    for line in counted:
+        (directive,) = line["_aws"]["CloudWatchMetrics"]
+        assert (directive["Namespace"], line["MemberHeartbeats"]) == (telemetry.NAMESPACE, [1])
+        assert directive["Dimensions"] == [["service"], ["service", "origin"]]
+
+
+def test_invocations_emit_exactly_the_defined_metrics(
+    sandbox: Callable, handle: Callable, receiver: FakeReceiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
     emitted: set[str] = set()
 
@@ -656,6 +812,12 @@ def test_invocations_emit_exactly_the_defined_metrics(
         ),
     )
     handle(event())
+    emitted.update(metrics(capsys))
+    untrusted = FakeReceiver(TestConnections().tls(trustme.CA(), "127.0.0.1"))
+    sandbox(untrusted, KEYTURN_CA_BUNDLE_SECRET_ID="gone")(event())
+    untrusted.close()
+    emitted.update(metrics(capsys))
+    count_member_heartbeat("123456789012", "eu-west-1")
     emitted.update(metrics(capsys))
     assert emitted == set(telemetry.Metric)
 

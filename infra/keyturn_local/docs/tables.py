@@ -88,9 +88,10 @@ def events_page() -> str:
             "failed (`errorCode`), moves of AWSPENDING and AWSPREVIOUS alone, events about the signing key, and, with\n"
             "`NamePrefixes`, events about secrets of other names. The log has each with its reason. An event of\n"
             "another shape goes to the dead-letter queue, with the reason.\n"
-            "Heartbeats (`Keyturn Heartbeat`) are Keyturn's own events.\n\n"
+            "Heartbeats (`Keyturn Heartbeat`, `Keyturn Member Heartbeat`) are Keyturn's own events.\n\n"
             "The rules of template.yaml carry the native event and, with `LifecycleEvents`, deletions, restorations\n"
-            "and failed rotations. The notifier also understands the others; a rule of your own may send them.",
+            "and failed rotations. The notifier also understands the others; a rule of your own may send them, if the\n"
+            "parameter `ExtraRuleArns` names it. Its target is the output `QueueArn`.",
             ("event", "detail-type", "notification", "reason"),
             rows,
         ),

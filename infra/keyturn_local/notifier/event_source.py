@@ -135,6 +135,9 @@ def function_environment(
         "KEYTURN_KMS_KEY_ID": kms_key_id,
         "KEYTURN_NAME_PREFIXES": "",
         "KEYTURN_CA_BUNDLE": base64.b64encode(ca_bundle).decode(),
+        "KEYTURN_CA_BUNDLE_SECRET_ID": "",
+        "KEYTURN_HTTPS_PROXY": "",
+        "KEYTURN_NO_PROXY": "",
         "POWERTOOLS_SERVICE_NAME": "keyturn",
     }
 

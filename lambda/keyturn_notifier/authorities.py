@@ -1,0 +1,90 @@
+"""CAs to trust for receivers: the public ones, and private ones from the settings and from an AWS secret."""
+
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from keyturn_notifier.certificates import Certificates, parse_file
+from keyturn_notifier.signing import error_code
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+CA_FAULT = "fault in a private CA"  # the log line; its reason says which and what to do
+RELOAD_SECONDS = 60.0  # at least, between two reads of the secret
+
+
+class Authorities:
+    """TLS context that trusts the public CAs and the private ones. All receivers share it. Thread-safe.
+
+    A CA that the secret gains is added to the context, so a CA can be rolled over without a deployment. A CA that it
+    loses stays trusted until Lambda replaces the sandbox. ``report`` gets each fault of the private CAs, in words;
+    ``read`` returns the content of the secret, a PEM file.
+    """
+
+    def __init__(
+        self,
+        private: Certificates,
+        read: Callable[[], str] | None,
+        report: Callable[[str], None],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.context = tls_context()
+        self._read = read
+        self._report = report
+        self._monotonic = monotonic
+        self._trusted: set[bytes] = set()
+        self._next_read = monotonic()
+        self._lock = threading.Lock()
+        self._add("CaBundle", private)
+        self._read_secret()
+
+    def reload(self) -> bool:
+        """Read the secret again, at most once in RELOAD_SECONDS; return whether it has a new CA."""
+        with self._lock:
+            if self._monotonic() < self._next_read:
+                return False
+            self._next_read = self._monotonic() + RELOAD_SECONDS
+            return self._read_secret()
+
+    def _read_secret(self) -> bool:
+        if self._read is None:
+            return False
+        try:
+            certificates = parse_file(self._read())
+        except Exception as error:
+            certificates = Certificates(faults=(f"Secrets Manager: {error_code(error)}",))
+        return self._add("CaBundleSecretArn", certificates)
+
+    def _add(self, source: str, certificates: Certificates) -> bool:
+        for fault in certificates.faults:
+            self._report(f"{source}: {fault}")
+        new = [der for der in certificates.der if der not in self._trusted]
+        for der in new:
+            self.context.load_verify_locations(cadata=der)
+        self._trusted.update(new)
+        return bool(new)
+
+
+def tls_context() -> ssl.SSLContext:
+    """Return a TLS context that trusts the system's CAs. It always verifies certificates.
+
+    It verifies strictly by RFC 5280, as Python does by default since 3.13, which is the runtime of the functions:
+    https://docs.python.org/3.13/library/ssl.html#ssl.create_default_context
+    """
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
+    return context
+
+
+def read_from_secret(secrets_manager: "SecretsManagerClient", secret_id: str) -> Callable[[], str]:
+    """Return a function that reads a PEM file from an AWS secret."""
+
+    def read() -> str:
+        response = secrets_manager.get_secret_value(SecretId=secret_id)
+        return response.get("SecretString") or response.get("SecretBinary", b"").decode("ascii", "replace")
+
+    return read
