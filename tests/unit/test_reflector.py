@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from keyturn_receiver.cluster.reflector import ListWatch, Reflector, WatchTimeouts
+from keyturn_receiver.cluster.api import ReplyTooLarge
+from keyturn_receiver.cluster.reflector import MAX_PAGE, ListWatch, Reflector, WatchTimeouts
 from keyturn_receiver.errors import ClusterUnavailable, Expired
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -49,7 +50,7 @@ class Api:
         self.lists = 0
         self.done = asyncio.Event()
 
-    async def request(self, method: str, path: str, query: Mapping[str, str], accept: str) -> Any:
+    async def request(self, method: str, path: str, query: Mapping[str, str], accept: str, max_bytes: float) -> Any:
         if "continue" not in query:
             self.lists += 1
         number = int(query.get("continue", "0"))
@@ -136,3 +137,37 @@ async def test_list_of_one_namespace_replaces_that_namespace_alone(namespace: st
     await asyncio.wait_for(api.done.wait(), 5)
     running.cancel()
     assert replaced == [namespace]
+
+
+class LargeObjects(Api):
+    """A fake Kubernetes client with objects of given sizes in bytes. It serves pages of as many objects as are asked
+    for."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__([], [])
+        self.sizes = sizes
+        self.limits: list[int] = []
+
+    async def request(self, method: str, path: str, query: Mapping[str, str], accept: str, max_bytes: float) -> Any:
+        begin, limit = int(query.get("continue", "0")), int(query["limit"])
+        self.limits.append(limit)
+        sizes = self.sizes[begin : begin + limit]
+        if sum(sizes) > max_bytes:
+            raise ReplyTooLarge
+        more = {"continue": str(begin + limit)} if begin + limit < len(self.sizes) else {}
+        items = [named(str(number), number + 1) for number in range(begin, begin + len(sizes))]
+        return {"metadata": {"resourceVersion": "10", **more}, "items": items}
+
+
+async def test_large_objects_are_listed_in_smaller_pages_and_the_others_in_full_ones_again() -> None:
+    api = LargeObjects([1000] * 100 + [9_000_000] * 30 + [1000] * 500)
+    assert await follow(api) == {str(number) for number in range(630)}
+    assert max(api.limits) == 100
+    assert api.limits[-1] == 100
+    assert api.limits.count(100) >= 5
+
+
+async def test_object_that_is_larger_than_a_page_may_be_is_listed_alone() -> None:
+    api = LargeObjects([MAX_PAGE + 1])
+    assert await follow(api) == {"0"}
+    assert api.limits[-1] == 1

@@ -3,8 +3,9 @@ errors."""
 
 import asyncio
 import json
+import math
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -75,6 +76,10 @@ def path(group_version: str, resource: str, namespace: str | None = None, name: 
     return f"{root}{scope}/{resource}" + (f"/{quote(name, safe='')}" if name else "")
 
 
+class ReplyTooLarge(Exception):
+    """A reply is longer than its reader allows."""
+
+
 class Api:
     """Kubernetes client. Makes requests and watches, and raises one of the receiver's own errors for every failure.
 
@@ -95,21 +100,30 @@ class Api:
         body: Json | None = None,
         content_type: str = "application/json",
         accept: str = "application/json",
+        max_bytes: float = math.inf,
     ) -> Json:
         """Make one request and return the decoded reply.
 
-        Raises NotFound, Conflict, ClusterRefused or ClusterUnavailable.
+        Raises NotFound, Conflict, ClusterRefused or ClusterUnavailable. Raises ReplyTooLarge if the reply has more than
+        ``max_bytes`` bytes; the rest of such a reply is not read.
         """
         for _ in range(MAX_429_RETRIES):
             try:
-                return await self._request(method, path, query, body, content_type, accept)
+                return await self._request(method, path, query, body, content_type, accept, max_bytes)
             except TooManyRequests as error:
                 # A server that answers 429 has not started the request, so it is safe to repeat it.
                 await asyncio.sleep(error.retry_after)
-        return await self._request(method, path, query, body, content_type, accept)
+        return await self._request(method, path, query, body, content_type, accept, max_bytes)
 
     async def _request(
-        self, method: str, path: str, query: Mapping[str, str] | None, body: Json | None, content_type: str, accept: str
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Json | None,
+        content_type: str,
+        accept: str,
+        max_bytes: float,
     ) -> Json:
         try:
             async with asyncio.timeout(QUEUE_TIMEOUT):
@@ -122,7 +136,11 @@ class Api:
         try:
             response = await self._send(method, path, query, body, content_type, accept, _TIMEOUT)
             try:
-                return self._decode(method, path, response.status, response.headers, await response.read())
+                content = await _read(response.content, max_bytes)
+                return self._decode(method, path, response.status, response.headers, content)
+            except ReplyTooLarge:
+                response.close()  # otherwise the connection would read the rest
+                raise
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise self._unreachable(method, path, error) from None
             finally:
@@ -144,9 +162,8 @@ class Api:
         try:
             if response.status != 200:
                 self._decode("GET", path, response.status, response.headers, await response.read())
-            async for line in response.content:
-                if line.endswith(b"\n"):  # a connection that breaks may leave half a line, which is not an event
-                    yield json.loads(line)
+            async for line in lines(response.content.iter_any()):
+                yield json.loads(line)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise self._unreachable("GET", path, error) from None
         finally:
@@ -191,6 +208,30 @@ class Api:
         if status < 300:
             return reply
         raise _error(method, path, status, headers, reply)
+
+
+async def _read(stream: aiohttp.StreamReader, max_bytes: float) -> bytes:
+    content = bytearray()
+    async for chunk in stream.iter_any():
+        content += chunk
+        if len(content) > max_bytes:
+            raise ReplyTooLarge
+    return bytes(content)
+
+
+async def lines(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """Yield each complete line, of any length.
+
+    The largest object that Kubernetes accepts is a line of several megabytes. A connection that breaks may leave half a
+    line at the end, which is dropped.
+    """
+    begun = bytearray()
+    async for chunk in chunks:
+        head, *rest = chunk.split(b"\n")
+        begun += head
+        for each in rest:
+            yield bytes(begun)
+            begun = bytearray(each)
 
 
 def _resource(path: str) -> str:

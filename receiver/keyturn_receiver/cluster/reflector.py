@@ -6,18 +6,20 @@ https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from keyturn_receiver.cluster.api import METADATA_LIST, METADATA_ONLY, Api, Json, reason_of
+from keyturn_receiver.cluster.api import METADATA_LIST, METADATA_ONLY, Api, Json, ReplyTooLarge, reason_of
 from keyturn_receiver.errors import ClusterUnavailable, Expired, KeyturnError
 from keyturn_receiver.liveness import Ping, no_ping
 from keyturn_receiver.resilience.backoff import Backoff, jittered
 
 BASE_DELAY = 0.5  # seconds before the first retry; each consecutive failure doubles the delay
 MAX_DELAY = 30.0
+MAX_PAGE = 8 * 1024 * 1024  # bytes; the parsed page takes several times as much memory
 MIN_WATCH = 0.5  # seconds; after a watch that was shorter than this, the reflector pauses for this long
 
 T = TypeVar("T")
@@ -48,8 +50,8 @@ class ObjectCache(Protocol[T]):
 class ListWatch:
     """The objects that a reflector lists and watches.
 
-    A page of a list has at most ``page_size`` objects. If ``metadata_only`` is true, only the metadata of the objects
-    is requested.
+    A page of a list has at most ``page_size`` objects, and fewer if they are large. If ``metadata_only`` is true, only
+    the metadata of the objects is requested.
     """
 
     path: str
@@ -149,10 +151,18 @@ class Reflector(Generic[T]):
 
     async def _list(self) -> str:
         items: list[T] = []
-        query = {**self._list_watch.query, "limit": str(self._list_watch.page_size)}
+        query, limit = dict(self._list_watch.query), self._list_watch.page_size
         accept = self._list_watch.accept(listing=True)
         while True:
-            page = await self._api.request("GET", self._list_watch.path, query, accept=accept)
+            query["limit"] = str(limit)
+            max_bytes = MAX_PAGE if limit > 1 else math.inf
+            try:
+                page = await self._api.request("GET", self._list_watch.path, query, accept=accept, max_bytes=max_bytes)
+            except ReplyTooLarge:  # large objects; ask for fewer of them at once
+                limit = max(1, limit // 4)
+                self._ping()
+                continue
+            limit = min(self._list_watch.page_size, 2 * limit)
             items.extend(self._cache.transform(obj) for obj in page.get("items") or [])
             metadata = page["metadata"]
             if not metadata.get("continue"):

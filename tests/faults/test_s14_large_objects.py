@@ -1,0 +1,95 @@
+"""S14: objects that are as large as Kubernetes allows end no watch, and fit into the receiver's memory."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from support.cluster_state import annotations_of, replica_sets
+from support.fault_env import FaultEnv
+from support.manifests import env_from, secret, workload
+from support.wait import eventually
+
+LARGE = "<" * 1_300_000  # the API server writes each of these as six bytes of JSON
+MEMORY = 256 * 1024 * 1024  # the chart's limit
+OBJECTS = 12
+KINDS = {"Deployment": "deployments", "Secret": "secrets"}
+MARK = "revision.keyturn.dev/db"  # on the Deployment itself: the receiver has seen it
+
+
+def large_deployment(namespace: str, name: str) -> dict[str, Any]:
+    made = workload(namespace, name, {"container": {"env": [{"name": "LARGE", "value": LARGE}]}})
+    made["spec"]["replicas"] = 0
+    return made
+
+
+def large_secret(namespace: str, name: str) -> dict[str, Any]:
+    """Return a labelled Secret that is large by the name of its owner, which has no limit of its own."""
+    made = secret(namespace, name, f"{namespace}/none")
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": LARGE[:1_000_000], "uid": str(uuid4())}
+    made["metadata"]["ownerReferences"] = [owner]
+    return made
+
+
+def post(env: FaultEnv, path: str, made: dict[str, Any]) -> None:
+    """Create an object from these very bytes. kubectl itself would write six bytes for a "<", which is too much."""
+    env.cluster.kubectl(
+        "create",
+        f"--raw={path}/{made['metadata']['namespace']}/{KINDS[made['kind']]}",
+        "-f",
+        "-",
+        stdin=json.dumps(made),
+    )
+
+
+@contextmanager
+def edited_repeatedly(env: FaultEnv, namespace: str, *names: str) -> Iterator[None]:
+    """Edit the objects one after the other, about three times a second, until the block ends."""
+    ended = threading.Event()
+
+    def edit() -> None:
+        number = 0
+        while not ended.wait(0.3):
+            number += 1
+            name = names[number % len(names)]
+            env.cluster.kubectl("annotate", "--overwrite", name, "-n", namespace, f"edited={number}")
+
+    thread = threading.Thread(target=edit)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.mark.fault("S14")
+def test_large_objects_of_one_tenant_end_no_watch_and_fit_into_memory(env: FaultEnv) -> None:
+    """A tenant makes Deployments and bound Secrets of the largest size that Kubernetes accepts, and edits them without
+    end. The receiver sees new consumers of another tenant and restarts them, and it stays under its memory limit."""
+    receiver = env.receiver()
+    env.create_bound_secret("db")
+    eventually(lambda: env.is_current("db"))
+    name = f"hostile-{uuid4().hex[:6]}"
+    env.create_objects({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    for number in range(OBJECTS):
+        post(env, "/apis/apps/v1/namespaces", large_deployment(name, f"d{number}"))
+        post(env, "/api/v1/namespaces", large_secret(name, f"s{number}"))
+    with edited_repeatedly(env, name, "deployment/d0", "secret/s0"):
+        for number in range(3):
+            consumer = f"late{number}"
+            env.cluster.create([workload(env.namespace, consumer, env_from("db"))])
+            eventually(lambda: MARK in annotations_of(env.cluster, "deployment", env.namespace, consumer))  # noqa: B023
+            assert env.send(env.rotate("db")).status == 200
+            eventually(lambda: replica_sets(env.cluster, env.namespace, consumer) == 2)  # noqa: B023
+    fresh = env.receiver()
+    for each in (receiver, fresh):
+        assert each.alive()[0] == each.ready()[0] == 200
+        assert each.metric("process_resident_memory_bytes") < MEMORY
+        assert "LineTooLong" not in each.log
+        assert "LimitOverrunError" not in each.log
+    env.wait_converged()
