@@ -1,4 +1,4 @@
-"""S11: a recorded delivery or heartbeat is sent again. It does no work, and does not count as a new heartbeat."""
+"""S15: a recorded delivery or heartbeat is sent again. It does no work, and does not count as a new heartbeat."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,7 +16,7 @@ REPLAYS = 2000
 CONNECTIONS = 100
 
 
-@pytest.mark.fault("S11")
+@pytest.mark.fault("S15")
 @pytest.mark.parametrize("kind", [EventType.RESTORED, EventType.CHANGED])
 def test_replayed_delivery_does_no_work_and_holds_up_nobody(env: FaultEnv, kind: EventType) -> None:
     """Somebody records a signed delivery and sends it 2,000 times over 100 connections. The receiver gives each of them
@@ -46,7 +46,7 @@ def test_replayed_delivery_does_no_work_and_holds_up_nobody(env: FaultEnv, kind:
     env.wait_converged()
 
 
-@pytest.mark.fault("S11")
+@pytest.mark.fault("S15")
 def test_replayed_heartbeat_does_not_hide_that_the_event_path_is_down(env: FaultEnv) -> None:
     """Somebody records a heartbeat, and sends it to two replicas again and again after the event path has broken. Both
     replicas report the event path as down once no new heartbeat has arrived for long enough."""
