@@ -423,3 +423,46 @@ def test_disallowed_secret_is_filled_on_no_path(make_env: Callable[..., FaultEnv
     env.receiver(KEYTURN_TENANT_ROLES="true", KEYTURN_POLL_INTERVAL_SECONDS="1")
     hold("by the poller", {"value": b"by hand"})
     env.assert_no_value_leaked()
+
+
+@pytest.mark.fault("S5")
+def test_what_a_tenant_writes_reaches_no_terminal_and_finds_no_secret(env: FaultEnv) -> None:
+    """A tenant writes control characters into an annotation, and another team's secret into its record. The status is
+    printable, and its Events do not tell whether that secret exists."""
+    receiver = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1")
+    env.create_bound_secret("own")
+    _, arns = other_team(env, "db")
+    hostile = {"keyturn.dev/version-stage": "X\x1b[2J\x07\u202eY"}
+    env.cluster.create([secret(env.namespace, "hostile", f"{env.namespace}/own", **hostile)])
+    for name, arn in (("there", arns["db"]), ("none", arns["db"].replace("/db-", "/no-"))):
+        forged = {"keyturn.dev/version-ids": json.dumps({f"{arn}#AWSCURRENT": str(uuid4())})}
+        env.cluster.create([secret(env.namespace, name, f"{env.namespace}/missing", **forged)])
+    status = eventually(
+        lambda: annotations_of(env.cluster, "secret", env.namespace, "hostile").get("keyturn.dev/status")
+    )
+    assert r"\x1b[2J\x07\u202eY" in status
+    assert all(line.isprintable() for line in status.split("\n"))
+    events = eventually(lambda: warnings_of(env.cluster, env.namespace, "hostile"))
+    assert all(text.isprintable() for text in events.values())
+    assert {env.status(name).partition(":")[0] for name in ("there", "none")} == {"SourceNotFound"}
+    env.let_settle()
+    causes = receiver.metric("keyturn_reconciles_total", cause="poll", outcome="SourceNotFound")
+    sweeps = receiver.metric("keyturn_sweeps_total", outcome="ok")
+    eventually(lambda: receiver.metric("keyturn_sweeps_total", outcome="ok") >= sweeps + 3)
+    assert receiver.metric("keyturn_reconciles_total", cause="poll", outcome="SourceNotFound") == causes
+    env.assert_no_value_leaked()
+
+
+@pytest.mark.fault("S8")
+def test_policy_over_several_lines_is_understood_and_its_end_is_said(env: FaultEnv) -> None:
+    """A cluster admin writes the globs of a namespace over several lines, and revokes them later. The Secret is filled,
+    and its status then says that it keeps its value."""
+    env.receiver()
+    env.create_bound_secret("own", consumers=())
+    namespace = another_namespace(env, f"nothing/*\n  {env.namespace}/own\n")
+    env.cluster.create([secret(namespace, "db", f"{env.namespace}/own")])
+    eventually(lambda: env.status("db", namespace) == "ok")
+    env.cluster.kubectl("annotate", "namespace", namespace, f"{ALLOW}-")
+    eventually(lambda: env.status("db", namespace).startswith("NotAllowed: "))
+    assert "the Secret keeps its value: delete it to take the value away" in env.status("db", namespace)
+    assert data_of(env.cluster, namespace, "db") == {"value": env.aws_value("own").encode()}

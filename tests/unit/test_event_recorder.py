@@ -91,3 +91,12 @@ async def test_long_message_is_cut_to_the_size_that_an_event_holds() -> None:
     (event,) = api.written.values()
     assert len(event["message"]) == 1024
     assert len(event["metadata"]["name"]) <= 253
+
+
+async def test_message_of_an_event_is_printable() -> None:
+    api = Api()
+    events = new_recorder(api, FakeClock())
+    events.event(Target("team", "db"), "uid", True, "SourceRefused", "no version with the label \x1b[2J\u202e")
+    await events.flush(1)
+    (written,) = api.written.values()
+    assert written["message"] == r"no version with the label \x1b[2J\u202e"

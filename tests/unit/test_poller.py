@@ -1,6 +1,7 @@
 """The sweep: the leader finds stale bindings without reading any value, either with one list or secret by secret."""
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -250,6 +251,40 @@ async def test_service_account_that_was_created_again_is_swept_in_full() -> None
     setting.uids["team/app"] = "another"
     assert await setting.sweep() == []
     assert aws.pages_read == 11
+
+
+@pytest.mark.parametrize("mode", PollMode)
+async def test_forged_record_does_not_tell_whether_a_secret_exists(mode: PollMode) -> None:
+    told = {"status": "SourceNotFound: it does not exist"}
+    aws = Aws(listed("theirs", "v1"))
+    forged = [bound_object(name, "v1", **told) for name in ("there", "absent")]
+    for each, names in zip(forged, ("theirs", "nothing"), strict=True):
+        annotations = each["metadata"]["annotations"]
+        annotations["keyturn.dev/version-ids"] = json.dumps({f"{ARN.format(names)}#AWSCURRENT": "v0"})
+    setting = Setting(aws, *forged, mode=mode, globs="prod/there, prod/absent")
+    for _ in range(3):
+        assert await setting.sweep() == []
+
+
+@pytest.mark.parametrize("mode", PollMode)
+async def test_secret_under_a_forbidden_name_looks_like_a_missing_one(mode: PollMode) -> None:
+    # Read as the whole ARN of prod/db, which is allowed, or as a partial ARN of prod/db-master, which is not.
+    place = ARN.format("x").partition("prod/")[0]
+    told = {"status": "SourceNotFound: it does not exist"}
+    hidden = SecretMetadata(f"{place}prod/db-master-AbCdEf", "prod/db-master", {"v1": frozenset({"AWSCURRENT"})}, NOW)
+
+    class Partial(Aws):
+        async def describe(self, secret_id: str, background: bool) -> SecretMetadata:
+            return hidden if secret_id == f"{place}prod/db-master" else await super().describe(secret_id, background)
+
+    aws = Partial()
+    aws.secrets = {"prod/db-master": hidden}
+    bindings = [
+        bound_object(name, "v1", **told, **{SECRET_ID: f"{place}prod/db-{name}"}) for name in ("master", "absent")
+    ]
+    setting = Setting(aws, *bindings, mode=mode, globs="prod/db")
+    for _ in range(3):
+        assert await setting.sweep() == []
 
 
 async def test_unsorted_list_is_read_to_its_end() -> None:

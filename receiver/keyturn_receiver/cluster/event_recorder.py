@@ -16,6 +16,7 @@ from datetime import datetime
 
 from keyturn_receiver.cluster.api import MERGE_PATCH, Api, Json, path
 from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.printable import printable
 from keyturn_receiver.errors import Conflict, KeyturnError
 from keyturn_receiver.resilience.bounded_map import BoundedMap
 from keyturn_receiver.resilience.token_bucket import TokenBucket
@@ -68,7 +69,7 @@ class EventRecorder:
 
     def event(self, target: Target, uid: str, warning: bool, reason: str, message: str) -> None:
         """Queue an Event about a Secret, unless the same one was queued less than DEDUP_WINDOW ago."""
-        event = _Event(target, uid, warning, reason, message[:MAX_MESSAGE], self._wall())
+        event = _Event(target, uid, warning, reason, printable(message)[:MAX_MESSAGE], self._wall())
         name = event.name
         queued_at = self._recent.get(name)
         if queued_at is not None and self._now() - queued_at < DEDUP_WINDOW:

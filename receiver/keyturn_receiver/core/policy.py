@@ -74,12 +74,13 @@ def _allows(tenancy: Tenancy, secret_name: str) -> bool:
 
 @lru_cache(maxsize=4096)  # each reconcile checks the same names several times
 def _matches(globs: str, secret_name: str) -> bool:
-    stripped = (glob.strip() for glob in globs.split(","))
-    return any(glob and fnmatchcase(secret_name, glob) for glob in stripped)  # fnmatchcase matches the whole name
+    # No name contains a space, so a list over several lines, or without commas, has only one meaning.
+    # fnmatchcase matches the whole name.
+    return any(fnmatchcase(secret_name, glob) for glob in globs.replace(",", " ").split())
 
 
 def _refusal(namespace: str, secret_id: str) -> NotAllowed:
     return NotAllowed(
         f"namespace {namespace} is not allowed to read {secret_id}: a cluster admin can allow it with the namespace"
-        f" annotation {ALLOW_SECRETS} (comma-separated globs over secret names)"
+        f" annotation {ALLOW_SECRETS} (globs over secret names, separated by commas or line breaks)"
     )

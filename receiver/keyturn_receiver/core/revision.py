@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from keyturn_receiver.core.printable import printable
+
 VERSION_IDS = "keyturn.dev/version-ids"
 REVISIONS = "keyturn.dev/revisions"
 DATA_HASH = "keyturn.dev/data-hash"
@@ -82,7 +84,7 @@ def status_of(reason: str, advice: str) -> str:
     The lines of the status are short because `kubectl describe` cuts each line after 138 bytes
     (printAnnotationsMultiline in k8s.io/kubectl).
     """
-    return "\n".join(textwrap.wrap(f"{reason}: {advice}", 120, break_on_hyphens=False)[:MAX_STATUS_LINES])
+    return "\n".join(textwrap.wrap(printable(f"{reason}: {advice}"), 120, break_on_hyphens=False)[:MAX_STATUS_LINES])
 
 
 def too_long(record: Record) -> bool:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
-from keyturn_receiver.core.arn import account_scope
+from keyturn_receiver.core.arn import account_scope, refers_to
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.revision import OK, version_key
 from keyturn_receiver.errors import KeyturnError, SourceNotFound, SourcePendingDeletion, SourceRefused, Temporary
@@ -128,10 +128,14 @@ class Sweeper:
         since = last.watermark if last and last.identity == store.identity else None
         if self._mode is PollMode.LIST:
             try:
-                return await StoreSweep(store, self._secrets, may_continue).by_list(bindings, since)
+                return await StoreSweep(store, self._secrets, self._may_know, may_continue).by_list(bindings, since)
             except SourceRefused as error:
                 self._warn_of_calls(key, bindings, error)
-        return await StoreSweep(store, self._secrets, may_continue).by_description(bindings)
+        return await StoreSweep(store, self._secrets, self._may_know, may_continue).by_description(bindings)
+
+    def _may_know(self, bound: BoundSecret, secret_name: str) -> bool:
+        """Return whether the owner of a binding may learn that the AWS secret with exactly this name exists."""
+        return self._access_policy.could_apply(bound, (secret_name,))
 
     def _warn_of_calls(self, key: StoreKey, bindings: Sequence[BoundSecret], error: SourceRefused) -> None:
         """Log a warning once for each store, because AWS bills each call (docs/cost.md)."""
@@ -148,12 +152,19 @@ class Sweeper:
 
 
 class StoreSweep:
-    """One sweep over one store. Each instance is used once. ``may_continue`` is called between the calls to AWS and
-    after the last one. If it returns False, the sweep raises Interrupted."""
+    """One sweep over one store. Each instance is used once. ``may_continue`` is called before or after each call to
+    AWS. ``may_know`` returns whether a binding's owner may learn that the AWS secret with a name exists."""
 
-    def __init__(self, store: Store, secrets: SecretCache, may_continue: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        secrets: SecretCache,
+        may_know: Callable[[BoundSecret, str], bool],
+        may_continue: Callable[[], bool],
+    ) -> None:
         self._store = store
         self._secrets = secrets
+        self._may_know = may_know
         self._may_continue = may_continue
         self._result = SweepResult(store.identity)
 
@@ -173,7 +184,8 @@ class StoreSweep:
                 own_accounts.add(account_scope(metadata.arn))
                 for target in self._secrets.by_secret_id(metadata.arn, metadata.name):
                     bound = self._secrets.get(target)
-                    if bound and target in targets:
+                    # The cache finds a binding by the names in its record, too, which its owner can edit.
+                    if bound and target in targets and self._concerns(bound, metadata):
                         seen.add(target)
                         self._record(bound, metadata)
             await asyncio.sleep(PAGE_PAUSE)
@@ -236,9 +248,14 @@ class StoreSweep:
             except KeyturnError:
                 continue
             for bound in same_secret:
-                self._record(bound, metadata)
+                # A secret that the owner may not know of looks like one that does not exist.
+                self._record(bound, metadata if metadata and self._concerns(bound, metadata) else None)
         self._check()  # another replica may have become the leader during the last call
         return last_error if failures == len(by_id) else None
+
+    def _concerns(self, bound: BoundSecret, metadata: SecretMetadata) -> bool:
+        named = bound.spec.secret_id
+        return refers_to(named, metadata.arn, metadata.name) and self._may_know(bound, metadata.name)
 
     def _record(self, bound: BoundSecret, metadata: SecretMetadata | None) -> None:
         if is_stale(bound, metadata):

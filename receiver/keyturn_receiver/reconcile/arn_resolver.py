@@ -4,37 +4,74 @@
 the suffix is left out. A namespace that may read only the first must not even learn whether the second exists.
 """
 
-from keyturn_receiver.errors import NotAllowed
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from keyturn_receiver.errors import NotAllowed, Permanent
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.resilience.bounded_map import BoundedMap
 from keyturn_receiver.sources import error_mapping
-from keyturn_receiver.sources.stores import StoreKey, Stores
+from keyturn_receiver.sources.stores import Identity, StoreKey, Stores
 
-MAX_NAMES = 10_000
+MAX_ANSWERS = 10_000
+ANSWER_TTL = 300.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What AWS said about an ARN at ``at``, in monotonic seconds: a secret's ``name``, or an error."""
+
+    at: float
+    name: str
+    error: Permanent | None
 
 
 class ArnResolver:
-    """Checks the AWS secrets that bindings name. If an ARN can be read in two ways, AWS is asked for the name, but only
-    once."""
+    """Checks the AWS secrets that bindings name. If an ARN can be read in two ways, AWS is asked for the name.
 
-    def __init__(self, stores: Stores, access: AccessPolicy) -> None:
+    Every answer is remembered for ANSWER_TTL, also that there is no such secret: calls and their times would tell
+    otherwise whether there is one. ``now`` returns monotonic seconds.
+    """
+
+    def __init__(self, stores: Stores, access: AccessPolicy, now: Callable[[], float] = time.monotonic) -> None:
         self._stores = stores
         self._access = access
-        self._names: BoundedMap[tuple[StoreKey, str], str] = BoundedMap(MAX_NAMES)
+        self._now = now
+        self._answers: BoundedMap[tuple[StoreKey, Identity, str, str], _Answer] = BoundedMap(MAX_ANSWERS)
 
-    async def check(self, key: StoreKey, namespace: str, service_account: str, secret_id: str, since: float) -> None:
+    async def check(
+        self,
+        key: StoreKey,
+        namespace: str,
+        service_account: str,
+        secret_id: str,
+        since: float,
+        remembered: bool = True,
+    ) -> None:
         """Raise NotAllowed if a binding may not name this AWS secret, and SourceNotFound if the secret does not exist.
 
-        A secret that exists under a forbidden name is reported as not found.
+        A secret that exists under a forbidden name is reported as not found. Without ``remembered``, AWS is always
+        asked. Raises the errors of ``Stores.describe`` as well.
         """
         self._access.check_id(namespace, service_account, secret_id)
         if self._access.allows_every_reading(namespace, service_account, secret_id):
             return
-        name = self._names.get((key, secret_id))
-        if name is None:
-            name = (await self._stores.describe(key, secret_id, since)).name
-            self._names.put((key, secret_id), name)
+        identity = (await self._stores.get(key, since)).identity
+        asked = (key, identity, namespace, secret_id)
+        answer = self._answers.get(asked)
+        if answer is None or not remembered or self._now() - answer.at >= ANSWER_TTL:
+            answer = await self._ask(key, secret_id, since)
+            self._answers.put(asked, answer)
+        if answer.error:
+            raise answer.error.with_traceback(None)  # or else it would grow with each raise
         try:
-            self._access.check_name(namespace, service_account, name)
+            self._access.check_name(namespace, service_account, answer.name)
         except NotAllowed:
             raise error_mapping.not_found(f"AWS secret {secret_id}") from None
+
+    async def _ask(self, key: StoreKey, secret_id: str, since: float) -> _Answer:
+        try:
+            return _Answer(self._now(), (await self._stores.describe(key, secret_id, since)).name, None)
+        except Permanent as error:
+            return _Answer(self._now(), "", error)

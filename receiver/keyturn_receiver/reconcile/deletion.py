@@ -51,7 +51,9 @@ class SecretDeleter:
 
     async def _is_gone(self, binding: Binding, key: StoreKey, arn: str, since: float) -> bool:
         try:
-            await self._resolver.check(key, binding.target.namespace, binding.service_account, arn, since)
+            await self._resolver.check(
+                key, binding.target.namespace, binding.service_account, arn, since, remembered=False
+            )
             await self._stores.describe(key, arn, since)
         except SourceNotFound:
             return True

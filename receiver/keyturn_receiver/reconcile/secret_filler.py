@@ -11,7 +11,7 @@ from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.plan import LiveSecret, plan
 from keyturn_receiver.core.policy import check_type
 from keyturn_receiver.core.revision import OK, Record
-from keyturn_receiver.errors import ClusterRefused, Conflict, KeyturnError, SourceNotFound
+from keyturn_receiver.errors import ClusterRefused, Conflict, KeyturnError, NotAllowed, SourceNotFound
 from keyturn_receiver.reconcile import event_messages
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.deletion import SecretDeleter
@@ -81,6 +81,10 @@ class SecretFiller:
                 return FillResult(live.record, (), deleted=True)
         except Conflict:
             raise
+        except NotAllowed as error:
+            if live.record.was_written:
+                error = NotAllowed(f"{error}; the Secret keeps its value: delete it to take the value away")
+            return FillResult(live.record, consumers, error=error)
         except KeyturnError as error:
             return FillResult(live.record, consumers, error=error)
 

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from keyturn_receiver.core.printable import printable
 from keyturn_receiver.telemetry.metrics import Metrics
 
 
@@ -33,4 +34,4 @@ def health_app(
 
 
 def _report(state: str, names: Sequence[str]) -> Response:
-    return PlainTextResponse(f"{state}: {', '.join(names)}\n", 503) if names else PlainTextResponse("ok\n")
+    return PlainTextResponse(f"{state}: {printable(', '.join(names))}\n", 503) if names else PlainTextResponse("ok\n")
