@@ -15,11 +15,12 @@ from keyturn_receiver.core.binding import SECRET_ID, Target
 from keyturn_receiver.core.policy import Default
 from keyturn_receiver.core.regions import Regions
 from keyturn_receiver.errors import SourceNotFound, SourceRefused, SourceUnavailable
-from keyturn_receiver.poller.poller import FULL_SWEEP_SECONDS, Poller
+from keyturn_receiver.poller.poller import FULL_SWEEP_SECONDS, SWEEP_LANES, SWEEP_TIMEOUT, Poller
 from keyturn_receiver.poller.sweep import Interrupted, Sweeper
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
+from keyturn_receiver.resilience.single_flight import RESULT_TTL
 from keyturn_receiver.settings import PollMode
 from keyturn_receiver.sources.secrets_manager import SecretMetadata
 from keyturn_receiver.sources.stores import Identity, Store, StoreKey, Stores
@@ -92,8 +93,14 @@ class Setting:
             self.asked[target] = request
             return ReconcileResult(True, changed=changed)
 
+        self.made: list[str] = []  # the accounts and regions of the stores that were used first, in order
+        self.hanging: set[str] = set()
+
         async def make(key: StoreKey, identity: Identity) -> Store:
-            if key.account == "team/broken":
+            self.made.append(key.account or key.region)
+            if self.made[-1] in self.hanging:
+                await asyncio.sleep(3600)
+            if key.account.startswith("team/broken"):
                 raise SourceRefused("its role cannot be assumed")
             return Store.of(key, aws, identity=identity)
 
@@ -311,6 +318,59 @@ async def test_sweep_stops_when_the_lead_is_lost() -> None:
         await setting.sweep()
     assert aws.pages_read == 1
     assert setting.asked == {}
+
+
+def bound_in(region: str, name: str, version_id: str) -> dict:
+    return bound_object(name, version_id, **{SECRET_ID: ARN.format(name).replace("eu-west-1", region)})
+
+
+async def test_own_store_is_swept_first_and_hanging_ones_delay_nobody() -> None:
+    theirs = [
+        bound_object(f"t{number}", "v1", **{"keyturn.dev/service-account": f"app{number}"}) for number in range(20)
+    ]
+    setting = Setting(Aws(listed("own", "v2")), *theirs, bound_object("own", "v1"))
+    setting.hanging = {f"team/app{number}" for number in range(19)}
+    running = asyncio.create_task(setting.poller.run())
+    await asyncio.sleep(0.5)
+    assert setting.made[0] == "eu-west-1"
+    assert set(setting.asked) == {Target("team", "own")}
+    assert len(setting.made) == 1 + SWEEP_LANES
+    setting.asked.clear()
+    setting.put(bound_object("own", "v1", version=2))
+    setting.clock.advance(600)
+    await asyncio.sleep(40)  # a sweep of the own store, while those of the others hang
+    assert set(setting.asked) == {Target("team", "own")}
+    await asyncio.sleep(3 * SWEEP_TIMEOUT)  # the ones that hang are given up, and the last one has its turn
+    assert setting.made[-1] == "team/app19"
+    running.cancel()
+
+
+async def test_failing_store_rests_longer_each_time_and_the_own_one_never() -> None:
+    theirs = bound_object("theirs", "v1", **{"keyturn.dev/service-account": "broken"})
+    setting = Setting(Aws(listed("own", "v1")), theirs, bound_object("own", "v1"))
+    tried = []
+    for _ in range(12):
+        before = len(setting.made)
+        await setting.sweep()
+        tried.append("team/broken" in setting.made[before:])
+        setting.clock.advance(300)
+        await asyncio.sleep(RESULT_TTL + 1)
+    assert tried[0]
+    assert 3 <= sum(tried) <= 7
+    assert setting.sweeps("ok") + setting.metrics.registry.get_sample_value(
+        "keyturn_sweeps_total", {"kind": "changes", "outcome": "ok"}
+    ) == len(tried)
+
+
+async def test_nothing_is_kept_of_stores_that_no_binding_names() -> None:
+    setting = Setting(Aws(), *(bound_in("eu-west-1", f"s{number}", "v1") for number in range(3)))
+    for number in range(50):
+        account = {"keyturn.dev/service-account": f"broken{number}"}
+        setting.put(bound_object("theirs", "v1", version=number + 2, **account))
+        await setting.sweep()
+    kept = (setting.poller._last_sweep, setting.poller._last_full_sweep, setting.poller._failures)
+    assert all(len(each) <= 2 for each in kept)
+    assert setting.poller._running == {}
 
 
 async def test_broken_role_of_a_tenant_affects_no_other() -> None:

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
@@ -15,16 +16,28 @@ from keyturn_receiver.liveness import Ping, no_ping
 from keyturn_receiver.poller.sweep import Interrupted, StaleBinding, Sweeper, SweepResult
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
+from keyturn_receiver.resilience.backoff import Backoff
 from keyturn_receiver.sources.stores import StoreKey
 from keyturn_receiver.telemetry.metrics import Metrics
 
 JITTER = 0.1  # as a share of the interval; keeps several clusters from sweeping at the same time
 MAX_INTERVAL_WITHOUT_EVENTS = 30.0  # seconds between two sweeps while the event path is down
+SWEEP_LANES = 8  # sweeps at the same time of stores that bindings name
+SWEEP_TIMEOUT = 300.0  # seconds for the sweep of such a store, or the interval if that is longer
+MAX_REST_INTERVALS = 4  # intervals that such a store rests at most, after failures
 FULL_SWEEP_SECONDS = 3600.0  # time between two full sweeps of a store
 # The seconds (at most a tenth of the interval) for which the poller leaves a change to its notification.
 NOTIFICATION_HEAD_START = 15.0
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failures:
+    """Consecutive failed sweeps of one store. The store rests until ``rests_until``, in monotonic seconds."""
+
+    count: int
+    rests_until: float
 
 
 class Poller:
@@ -53,6 +66,10 @@ class Poller:
         self._now = now
         self._last_sweep: dict[StoreKey, SweepResult] = {}  # the last one that saw a change
         self._last_full_sweep: dict[StoreKey, float] = {}
+        self._running: dict[StoreKey, asyncio.Task[Sequence[StaleBinding]]] = {}  # sweeps of other stores
+        self._lanes = asyncio.Semaphore(SWEEP_LANES)
+        self._failures: dict[StoreKey, _Failures] = {}
+        self._backoff = Backoff(base=interval / 2, cap=MAX_REST_INTERVALS * interval)
 
     @property
     def interval(self) -> float:
@@ -65,6 +82,13 @@ class Poller:
         The first sweep after this replica becomes the leader covers all bindings, and so does one sweep an hour. The
         sweeps in between cover only changes.
         """
+        try:
+            await self._run(ping)
+        finally:
+            for task in self._running.values():
+                task.cancel()
+
+    async def _run(self, ping: Ping) -> None:
         last_sweep: float | None = None
         jitter = 1.0
         while True:
@@ -75,8 +99,10 @@ class Poller:
             elif last_sweep is None or self._now() - last_sweep >= self.interval * jitter:
                 last_sweep = self._now()
                 jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - not for cryptography
-                with suppress(Interrupted), self._metrics.sweep_seconds.time():
-                    await self.sweep(ping)
+                with suppress(Interrupted):
+                    with self._metrics.sweep_seconds.time():
+                        by_store = await self._sweep_own(ping)
+                    self._start_others(by_store, ping)  # which keep nobody waiting
             await asyncio.sleep(min(1.0, self._interval / 10))
 
     async def sweep(self, ping: Ping = no_ping) -> Sequence[StaleBinding]:
@@ -84,12 +110,80 @@ class Poller:
 
         If one store fails, the others are still swept. Raises Interrupted if this replica is no longer the leader.
         """
-        stale: list[StaleBinding] = []
-        for key, bindings in (await self._sweeper.bindings_by_store()).items():
-            stale += await self._sweep_store(key, bindings, ping)
-        return stale
+        own: list[StaleBinding] = []
+        by_store = await self._sweep_own(ping, own)
+        results = await asyncio.gather(*self._start_others(by_store, ping))
+        if not self._is_leader():
+            raise Interrupted
+        return [*own, *(each for result in results for each in result)]
 
-    async def _sweep_store(self, key: StoreKey, bindings: Sequence[BoundSecret], ping: Ping) -> Sequence[StaleBinding]:
+    async def _sweep_own(
+        self, ping: Ping, stale: list[StaleBinding] | None = None
+    ) -> Mapping[StoreKey, Sequence[BoundSecret]]:
+        """Sweep the receiver's own store, before the stores that bindings name. Return the bindings by store."""
+        by_store = await self._sweeper.bindings_by_store()
+        for known in (self._last_sweep, self._last_full_sweep, self._failures):
+            for key in known.keys() - by_store.keys():
+                del known[key]
+        if bindings := by_store.get(self._sweeper.own_key):
+            result = await self._sweep_store(self._sweeper.own_key, bindings, ping)
+            if stale is not None:
+                stale += result or ()
+        return by_store
+
+    def _start_others(
+        self, by_store: Mapping[StoreKey, Sequence[BoundSecret]], ping: Ping
+    ) -> "Sequence[asyncio.Task[Sequence[StaleBinding]]]":
+        """Start the sweeps of all other stores, at most SWEEP_LANES at the same time.
+
+        A store whose last sweep still runs is left out, and so is one that rests after failures. Namespaces take turns.
+        """
+        turns: dict[str, int] = {}
+        order: list[tuple[int, StoreKey]] = []
+        for key in by_store:
+            namespace = key.account.partition("/")[0]
+            turns[namespace] = turns.get(namespace, 0) + 1
+            order.append((turns[namespace], key))
+        started = []
+        for _, key in sorted(order):
+            failures = self._failures.get(key)
+            rests = failures is not None and self._now() < failures.rests_until
+            if key == self._sweeper.own_key or key in self._running or rests:
+                continue
+            task = asyncio.create_task(self._sweep_in_lane(key, by_store[key], ping))
+            self._running[key] = task
+            task.add_done_callback(partial(self._ended, key))
+            started.append(task)
+        return started
+
+    def _ended(self, key: StoreKey, task: "asyncio.Task[Sequence[StaleBinding]]") -> None:
+        del self._running[key]
+
+    async def _sweep_in_lane(
+        self, key: StoreKey, bindings: Sequence[BoundSecret], ping: Ping
+    ) -> Sequence[StaleBinding]:
+        async with self._lanes:
+            try:
+                async with asyncio.timeout(max(SWEEP_TIMEOUT, self._interval)):
+                    result = await self._sweep_store(key, bindings, ping)
+            except Interrupted:
+                return []
+            except TimeoutError:
+                _log.warning(
+                    "sweep failed: it takes too long", extra={"fields": {"account": key.account, "region": key.region}}
+                )
+                result = None
+        if result is not None:
+            self._failures.pop(key, None)
+            return result
+        count = self._failures[key].count + 1 if key in self._failures else 1
+        self._failures[key] = _Failures(count, self._now() + self._backoff.delay(count))
+        return []
+
+    async def _sweep_store(
+        self, key: StoreKey, bindings: Sequence[BoundSecret], ping: Ping
+    ) -> Sequence[StaleBinding] | None:
+        """Sweep one store. Returns None if that failed."""
         started = self._now()
         full = started - self._last_full_sweep.get(key, -FULL_SWEEP_SECONDS) >= FULL_SWEEP_SECONDS
         kind = "full" if full else "changes"
@@ -103,12 +197,12 @@ class Poller:
         except KeyturnError as error:
             self._metrics.sweeps.labels(kind, "failed").inc()
             _log.warning("sweep failed: %s", error, extra={"fields": fields})
-            return []
+            return None
         except Exception:
             # A bug must not stop the sweeps of other stores, nor the process.
             self._metrics.sweeps.labels(kind, "failed").inc()
             _log.exception("sweep failed", extra={"fields": fields})
-            return []
+            return None
         if full:
             self._last_full_sweep[key] = started
         if result.watermark:

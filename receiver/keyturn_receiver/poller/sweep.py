@@ -13,9 +13,10 @@ from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.revision import OK, version_key
 from keyturn_receiver.errors import KeyturnError, SourceNotFound, SourcePendingDeletion, SourceRefused, Temporary
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
+from keyturn_receiver.resilience.bounded_map import BoundedMap
 from keyturn_receiver.settings import PollMode
 from keyturn_receiver.sources.secrets_manager import SecretMetadata
-from keyturn_receiver.sources.stores import Identity, Store, StoreKey, Stores
+from keyturn_receiver.sources.stores import MAX_STORES, Identity, Store, StoreKey, Stores
 
 # ListSecrets may lag by five minutes: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_ListSecrets.html
 LIST_OVERLAP = timedelta(minutes=10)
@@ -99,7 +100,12 @@ class Sweeper:
         self._access_policy = access_policy
         self._mode = mode
         self._interval = interval
-        self._refusing: set[StoreKey] = set()  # the stores whose role may not list secrets
+        self._refusing: BoundedMap[StoreKey, bool] = BoundedMap(MAX_STORES)  # whose role may not list secrets
+
+    @property
+    def own_key(self) -> StoreKey:
+        """The key of the receiver's own store in its own region."""
+        return self._stores.key()
 
     async def bindings_by_store(self) -> Mapping[StoreKey, Sequence[BoundSecret]]:
         """Group the bindings by the store that reads their secret. Bindings that the access policy forbids are left
@@ -142,7 +148,7 @@ class Sweeper:
         calls = round(len({bound.spec.secret_id for bound in bindings}) * 3600 / self._interval)
         fields = {"account": key.account, "region": key.region, "calls_per_hour": calls}
         level = logging.INFO if key in self._refusing else logging.WARNING
-        self._refusing.add(key)
+        self._refusing.put(key, True)
         _log.log(level, "describing each secret, since listing is refused: %s", error, extra={"fields": fields})
 
     def is_current(self, stale: StaleBinding) -> bool:
