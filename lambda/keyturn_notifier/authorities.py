@@ -1,4 +1,5 @@
-"""CAs to trust for receivers: the public ones, and private ones from the settings and from an AWS secret."""
+"""The CAs that the notifier trusts when it calls receivers: public CAs, and private CAs from the settings and from an
+AWS secret."""
 
 import ssl
 import threading
@@ -12,16 +13,16 @@ from keyturn_notifier.signing import error_code
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-CA_FAULT = "fault in a private CA"  # the log line; its reason says which and what to do
-RELOAD_SECONDS = 60.0  # at least, between two reads of the secret
+CA_FAULT = "fault in a private CA"  # the message of the log line; its reason says which CA has a fault, and what to do
+RELOAD_SECONDS = 60.0  # seconds; the secret is not read more often than this
 
 
 class Authorities:
-    """TLS context that trusts the public CAs and the private ones. All receivers share it. Thread-safe.
+    """Holds a TLS context that trusts the public CAs and the private ones. All receivers share it. Thread-safe.
 
-    A CA that the secret gains is added to the context, so a CA can be rolled over without a deployment. A CA that it
-    loses stays trusted until Lambda replaces the sandbox. ``report`` gets each fault of the private CAs, in words;
-    ``read`` returns the content of the secret, a PEM file.
+    A CA that is added to the secret is also added to the context, so a CA can be rolled over without a deployment. A CA
+    that is removed from the secret stays trusted until Lambda replaces the sandbox. ``report`` is called with a
+    description of each fault of a private CA. ``read`` returns the content of the secret, which is a PEM file.
     """
 
     def __init__(
@@ -42,7 +43,8 @@ class Authorities:
         self._read_secret()
 
     def reload(self) -> bool:
-        """Read the secret again, at most once in RELOAD_SECONDS; return whether it has a new CA."""
+        """Read the secret again, and return whether it has a new CA. Within RELOAD_SECONDS after a read, this does
+        nothing."""
         with self._lock:
             if self._monotonic() < self._next_read:
                 return False
@@ -71,7 +73,7 @@ class Authorities:
 def tls_context() -> ssl.SSLContext:
     """Return a TLS context that trusts the system's CAs. It always verifies certificates.
 
-    It verifies strictly by RFC 5280, as Python does by default since 3.13, which is the runtime of the functions:
+    It applies RFC 5280 strictly, as Python does by default since 3.13, which is the runtime of the functions:
     https://docs.python.org/3.13/library/ssl.html#ssl.create_default_context
     """
     context = ssl.create_default_context()

@@ -13,7 +13,8 @@ ATTEMPTS = 2  # including the first attempt
 
 
 def client(name: str, proxy: Proxy | None) -> Any:
-    """Return a client whose calls time out well before the invocation does. The caller annotates the client's type."""
+    """Return a client whose calls time out well before the end of the invocation. The caller has to annotate the
+    client's type."""
     import boto3
     from botocore.config import Config
 
@@ -22,6 +23,6 @@ def client(name: str, proxy: Proxy | None) -> Any:
     made = boto3.client(name, config=config)
     if proxy is None or not proxy.serves(made.meta.endpoint_url):
         return made
-    # botocore chooses the endpoint, so only a client knows whether it needs the proxy.
+    # botocore chooses the endpoint. So whether the proxy is needed is known only once there is a client.
     proxies = {"http": proxy.url, "https": proxy.url}
     return boto3.client(name, config=config.merge(Config(proxies=proxies)))

@@ -1,4 +1,4 @@
-"""Parser of CA certificates that an operator gives, as a parameter (base64) or as a PEM file."""
+"""Parses the CA certificates that an operator gives, either as a parameter (base64) or as a PEM file."""
 
 import base64
 import binascii
@@ -15,7 +15,8 @@ ADVICE = "give a certificate in PEM, or what this prints: openssl x509 -in ca.pe
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Certificates in DER, and the faults of the text that they come from, in words that quote nothing of it."""
+    """Certificates in DER, and descriptions of the faults in the text that they come from. The descriptions quote
+    nothing of the text."""
 
     der: tuple[bytes, ...] = ()
     faults: tuple[str, ...] = ()
@@ -25,7 +26,7 @@ NONE = Certificates()
 
 
 def parse_parameter(text: str) -> Certificates:
-    """Parse base64 texts separated by commas, each of one certificate in DER or of a PEM file."""
+    """Parse base64 texts that are separated by commas. Each one encodes a certificate in DER or a PEM file."""
     parsed = [_parse(f"item {number}", item) for number, item in enumerate(_decode(text), 1)]
     der = (der for each in parsed for der in each.der)
     return Certificates(tuple(dict.fromkeys(der)), tuple(fault for each in parsed for fault in each.faults))
@@ -45,7 +46,7 @@ def _decode(text: str) -> Iterator[bytes]:
 
 
 def _parse(name: str, content: bytes) -> Certificates:
-    """Parse one certificate in DER, or a PEM file. ``name`` is for the faults."""
+    """Parse a certificate in DER or a PEM file. ``name`` is what descriptions of faults call it."""
     blocks = _CERTIFICATE.findall(content)
     certificates = [content] if content.startswith(_DER) else [_pem_to_der(block) for block in blocks]
     faults = []
@@ -67,7 +68,7 @@ def _pem_to_der(block: bytes) -> bytes:
 
 
 def _fault(der: bytes) -> str:
-    """Return what is wrong with a certificate, in words, or an empty text."""
+    """Return a description of what is wrong with a certificate, or an empty text if nothing is wrong."""
     if not _is_readable(der):
         return f"is not a certificate: {ADVICE}"
     context = _context(der)

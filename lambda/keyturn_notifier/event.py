@@ -44,7 +44,8 @@ class Ignored:
 
 @dataclass(frozen=True, slots=True)
 class MemberHeartbeat:
-    """A heartbeat of an account and region that forward events. EventBridge has written both, not the sender."""
+    """A heartbeat from an account and region that forward their events. EventBridge wrote both fields, so the sender
+    cannot forge them."""
 
     account: str
     region: str

@@ -1,4 +1,4 @@
-"""Proxy for the functions' calls: which hosts are called through it. Pure."""
+"""Decides which hosts the functions call through an HTTP proxy. Pure."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -9,15 +9,15 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class InvalidProxy(ValueError):
-    """The proxy, or a host that is called without it, is not valid. The text says what to write."""
+    """The URL of the proxy is not valid, or an entry of the hosts to call without it. The text says what to write."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An HTTP proxy, which tunnels TLS (CONNECT), and the hosts that are called without it.
+    """An HTTP proxy that tunnels TLS (CONNECT), and the hosts that are called without it.
 
-    ``domains`` are names of hosts; each also stands for its subdomains, and ``*`` for all hosts. ``networks`` hold
-    hosts that a URL names by their address: no name is resolved. Loopback is never called through the proxy.
+    ``domains`` are host names. Each of them also covers its subdomains, and ``*`` covers all hosts. ``networks`` apply
+    only to URLs that contain an IP address, because no name is resolved. Loopback is never called through the proxy.
     """
 
     url: str
@@ -25,7 +25,7 @@ class Proxy:
     networks: tuple[Network, ...] = ()
 
     def serves(self, url: str) -> bool:
-        """Whether the proxy is used for this URL."""
+        """Return whether this URL is called through the proxy."""
         host = (urlsplit(url).hostname or "").rstrip(".")
         try:
             address = ipaddress.ip_address(host)
@@ -37,7 +37,8 @@ class Proxy:
 
 
 def parse_proxy(url: str, no_proxy: Sequence[str]) -> Proxy:
-    """Parse ``http://HOST:PORT``, and the hosts, domains and networks to call without it. Raises InvalidProxy."""
+    """Parse ``http://HOST:PORT``, and the hosts, domains and networks that are called without the proxy. Raises
+    InvalidProxy."""
     try:
         parts = urlsplit(url)
         is_complete = bool(parts.hostname and parts.port)
@@ -60,7 +61,7 @@ def parse_proxy(url: str, no_proxy: Sequence[str]) -> Proxy:
 
 
 def _network(entry: str) -> Network | None:
-    """Return the network that an entry stands for, or None if it is a name."""
+    """Return the network that an entry denotes, or None if the entry is a name."""
     try:
         return ipaddress.ip_network(entry.strip("[]"), strict=False)
     except ValueError:

@@ -98,7 +98,8 @@ def _list(environment: Mapping[str, str], name: str) -> tuple[str, ...]:
 
 
 def _certificates(text: str) -> Certificates:
-    """Parse the private CAs. A fault of some is reported later; without any CA, nothing could be delivered."""
+    """Parse the private CAs. If some of them have faults, these are reported later. If no CA is usable, this raises
+    InvalidSettings, because nothing could be delivered."""
     certificates = parse_parameter(text)
     if text and not certificates.der:
         raise InvalidSettings(f"KEYTURN_CA_BUNDLE: {'; '.join(certificates.faults)}")

@@ -88,7 +88,8 @@ def add_metric(metric: Metric, value: float = 1) -> None:
 
 
 def count_member_heartbeat(account: str, region: str) -> None:
-    """Count a heartbeat twice: in all, for the alarm, and with the dimension of its origin."""
+    """Count a heartbeat in two metrics: one over all origins, which the alarm uses, and one with the origin as a
+    dimension."""
     metric, metrics_of_origin = Metric.MEMBER_HEARTBEATS, EphemeralMetrics(namespace=NAMESPACE, service=SERVICE)
     metrics_of_origin.add_metric(name=metric.value, unit=DEFINITIONS[metric][0], value=1)
     metrics_of_origin.add_dimensions(service=SERVICE, origin=f"{account}/{region}")

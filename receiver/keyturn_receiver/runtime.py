@@ -101,7 +101,7 @@ class SigningKeyLoader:
             await asyncio.sleep(pause)
 
     async def _check_credentials(self) -> None:
-        with suppress(KeyturnError):  # the stores keep the reason
+        with suppress(KeyturnError):  # the stores remember the reason
             await (await self._stores.get(self._stores.key())).secrets_manager.check_credentials()
         if error := self._stores.credentials_error():
             self._warnings.warning("AWS credentials", f"AWS credentials: {error}")

@@ -147,7 +147,7 @@ def signing_key(settings: Settings) -> tuple[bytes, str] | None:
         if file:
             return read_keys(file)[0], f"file {file}"
     except (IdentityFault, KeyturnError) as error:
-        # The receiver would try again by itself, but this program does not.
+        # The message says that the receiver is trying again. This program does not try again by itself.
         raise NoKey(str(error).replace("trying again", "try it again")) from None
     return None
 

@@ -29,7 +29,7 @@ class StoreFactory:
     own_identity: CallerIdentity
 
     async def identify(self, key: StoreKey) -> Identity:
-        """Look up the ServiceAccount that ``key`` names.
+        """Look up the ServiceAccount that ``key`` names, and return its identity.
 
         Raises InvalidBinding, or an error of the Kubernetes API client.
         """
@@ -37,7 +37,7 @@ class StoreFactory:
         return Identity(role.uid, role.arn)
 
     async def make(self, key: StoreKey, identity: Identity) -> Store:
-        """Make the store of ``key`` for its ``identity``.
+        """Make the store for ``key``, with the credentials of ``identity``.
 
         Raises SourceRefused, SourceUnavailable, InvalidBinding, or an error of the Kubernetes API client.
         """
@@ -46,7 +46,7 @@ class StoreFactory:
         credentials = await self._assume(key, identity) if key.account else None
         caller = TenantIdentity(account_id(identity.role_arn)) if key.account else self.own_identity
         try:
-            # The SDK would fetch credentials while it builds a client, which can take seconds.
+            # Without this check, the SDK would fetch credentials while it builds a client, which can take seconds.
             await self.pools.foreground.run(caller.check)
             client, sweep_client = await self.pools.building.run(lambda: self._clients(key, credentials))
         except Exception as error:
@@ -57,7 +57,7 @@ class StoreFactory:
     def _clients(
         self, key: StoreKey, credentials: clients.Credentials | None
     ) -> "tuple[SecretsManagerClient, SecretsManagerClient]":
-        """Build a client for reads and one for sweeps, so that a sweep takes no connections from reads."""
+        """Build one client for reads and one for sweeps, so that a sweep does not take connections away from reads."""
         client = clients.secrets_manager(key.region, OVERSUBSCRIPTION * self.settings.aws_threads, credentials)
         if key.account:
             return client, client
@@ -66,7 +66,7 @@ class StoreFactory:
     async def _assume(self, key: StoreKey, identity: Identity) -> clients.Credentials:
         token = await self.service_accounts.token(ServiceAccount(*key.account.split("/", 1)))
         if await self.identify(key) != identity:
-            # The token may be that of another object of the same name, for which the role would be the wrong one.
+            # The token may belong to another ServiceAccount of the same name, which may name another role.
             raise Conflict(f"ServiceAccount {key.account} has changed: reading again")
         sts = await self.pools.building.run(lambda: clients.sts(key.region))
         return await assume_role.assume(sts, self.pools.quarantine, self.metrics, key.account, identity.role_arn, token)

@@ -75,7 +75,7 @@ class Node(Stoppable):
         return node
 
     def tag(self, image: str, name: str) -> None:
-        """Give an image another name, as if it had been pushed to a registry and pulled from it."""
+        """Give an image a second name, as if it had been pushed to a registry and pulled under that name."""
         (runtime,) = (each for each in self._running if isinstance(each, Runtime))
         runtime.tag(image, name)
 

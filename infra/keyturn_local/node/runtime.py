@@ -47,7 +47,7 @@ class Runtime(Stoppable):
         self._images("import", archive)
 
     def tag(self, image: str, name: str) -> None:
-        """Give an image another name, as if it had been pushed to a registry and pulled from it."""
+        """Give an image a second name, as if it had been pushed to a registry and pulled under that name."""
         self._images("tag", "--force", image, name)
 
     def stop(self) -> None:

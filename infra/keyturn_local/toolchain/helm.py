@@ -1,6 +1,6 @@
-"""Resolver of Helm's command line, which is built from its Go module. It uses only the standard library.
+"""Finds or builds Helm's command line. It is built from its Go module. This module uses only the standard library.
 
-Tests use Helm as a library. The commands of the README need the program, whose output the README shows.
+Most tests use Helm as a library. The README's commands need the program, because the README shows its output.
 """
 
 import hashlib
@@ -21,7 +21,8 @@ class NotFound(RuntimeError):
 
 
 def resolve() -> Path:
-    """Return the folder that holds `helm`; build it into the cache if it is missing. Raises NotFound."""
+    """Return the folder that holds `helm`. If `helm` is missing there, build it into the cache first. Raises
+    NotFound."""
     sources = hashlib.sha256((MODULE / "go.mod").read_bytes() + (MODULE / "go.sum").read_bytes())
     final = cache.folder(KIND) / f"{sources.hexdigest()[:12]}-{platform.machine()}"
     with cache.locked(KIND):

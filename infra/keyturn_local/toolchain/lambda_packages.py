@@ -1,4 +1,4 @@
-"""Resolver of the Lambda functions' packages, for a `sam build` without a network.
+"""Fetches the packages of the Lambda functions into a cache, so that `sam build` works without a network.
 
 This module uses only the standard library.
 """
@@ -22,9 +22,9 @@ class NotFound(RuntimeError):
 
 
 def resolve() -> Path:
-    """Return a cache of uv that holds the packages; fill it if it is missing. Raises NotFound."""
+    """Return the folder of a uv cache that holds the packages. If it is missing, fill it first. Raises NotFound."""
     final = cache.folder(KIND) / hashlib.sha256((SOURCE / "requirements.txt").read_bytes()).hexdigest()[:12]
-    complete = final / "complete"  # a mark, because a cache of uv cannot be renamed
+    complete = final / "complete"  # an empty file that marks a full cache, because a cache of uv cannot be renamed
     with cache.locked(KIND):
         if not complete.exists():
             _fill(final)
@@ -33,7 +33,8 @@ def resolve() -> Path:
 
 
 def _fill(folder: Path) -> None:
-    # The variables of an outer make are left out, because the recipe's make would take them for its own flags.
+    # The variables of an outer `make` are left out. Otherwise the `make` of the recipe would take them for its own
+    # flags.
     inherited = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     environment = {**inherited, "PATH": f"{UV}:{inherited['PATH']}", "UV_CACHE_DIR": str(folder)}
     with tempfile.TemporaryDirectory() as artifact:

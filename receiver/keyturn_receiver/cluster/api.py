@@ -77,7 +77,7 @@ def path(group_version: str, resource: str, namespace: str | None = None, name: 
 
 
 class ReplyTooLarge(Exception):
-    """A reply is longer than its reader allows."""
+    """A reply is longer than the caller of the request allows."""
 
 
 class Api:
@@ -139,7 +139,7 @@ class Api:
                 content = await _read(response.content, max_bytes)
                 return self._decode(method, path, response.status, response.headers, content)
             except ReplyTooLarge:
-                response.close()  # otherwise the connection would read the rest
+                response.close()  # otherwise the rest of the reply would still be read
                 raise
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise self._unreachable(method, path, error) from None

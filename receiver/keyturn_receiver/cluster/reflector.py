@@ -19,7 +19,7 @@ from keyturn_receiver.resilience.backoff import Backoff, jittered
 
 BASE_DELAY = 0.5  # seconds before the first retry; each consecutive failure doubles the delay
 MAX_DELAY = 30.0
-MAX_PAGE = 8 * 1024 * 1024  # bytes; the parsed page takes several times as much memory
+MAX_PAGE = 8 * 1024 * 1024  # bytes; a parsed page takes several times as much memory
 MIN_WATCH = 0.5  # seconds; after a watch that was shorter than this, the reflector pauses for this long
 
 T = TypeVar("T")
@@ -50,8 +50,8 @@ class ObjectCache(Protocol[T]):
 class ListWatch:
     """The objects that a reflector lists and watches.
 
-    A page of a list has at most ``page_size`` objects, and fewer if they are large. If ``metadata_only`` is true, only
-    the metadata of the objects is requested.
+    A page of a list has at most ``page_size`` objects. It has fewer if they are large. If ``metadata_only`` is true,
+    only the metadata of the objects is requested.
     """
 
     path: str
@@ -158,7 +158,7 @@ class Reflector(Generic[T]):
             max_bytes = MAX_PAGE if limit > 1 else math.inf
             try:
                 page = await self._api.request("GET", self._list_watch.path, query, accept=accept, max_bytes=max_bytes)
-            except ReplyTooLarge:  # large objects; ask for fewer of them at once
+            except ReplyTooLarge:  # the objects are large, so ask for fewer of them at once
                 limit = max(1, limit // 4)
                 self._ping()
                 continue

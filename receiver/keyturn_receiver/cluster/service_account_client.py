@@ -25,7 +25,7 @@ class ServiceAccount:
 
 @dataclass(frozen=True, slots=True)
 class AwsRole:
-    """The AWS role of a ServiceAccount, and the UID of the object that names it."""
+    """The AWS role that a ServiceAccount names, and the UID of this ServiceAccount."""
 
     uid: str
     arn: str
@@ -38,7 +38,8 @@ class ServiceAccountClient:
         self._api = api
 
     async def role(self, account: ServiceAccount) -> AwsRole:
-        """Read an account's AWS role. Raises InvalidBinding if there is no such account, or no role."""
+        """Read the AWS role of a ServiceAccount. Raises InvalidBinding if the ServiceAccount does not exist or names no
+        role."""
         where = path("v1", "serviceaccounts", account.namespace, account.name)
         try:
             obj = await self._api.request("GET", where, accept=METADATA_ONLY)

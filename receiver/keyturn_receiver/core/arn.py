@@ -26,9 +26,10 @@ def account_scope(secret_id: str) -> str:
 
 
 def refers_to(secret_id: str, arn: str, name: str) -> bool:
-    """Whether the AWS secret with this ``arn`` and ``name`` is the one that ``secret_id`` refers to.
+    """Return whether ``secret_id`` refers to the AWS secret with this ``arn`` and ``name``.
 
-    An ARN in ``secret_id`` also determines partition, region and account. A bare name does not.
+    If ``secret_id`` is an ARN, the partition, region and account have to match, too. A bare name matches in all of
+    them.
     """
     if not (_SUFFIX.search(arn) and arn.partition(_RESOURCE)[2][:-7] == name):
         return False
@@ -41,7 +42,7 @@ def partition(secret_id: str) -> str:
 
 
 def account_id(arn: str) -> str:
-    """Return the AWS account in an ARN; empty for a bare name."""
+    """Return the AWS account in an ARN. It is empty for a bare name."""
     parts = arn.split(":")
     return parts[4] if parts[0] == "arn" and len(parts) > 4 else ""
 

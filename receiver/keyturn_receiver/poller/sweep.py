@@ -54,7 +54,7 @@ class StaleBinding:
 
 @dataclass(slots=True)
 class SweepResult:
-    """Result of a sweep. ``watermark`` is the time of the latest change in AWS that ``identity`` has seen."""
+    """Result of a sweep by ``identity``. ``watermark`` is the time of the latest change in AWS that it has seen."""
 
     identity: Identity
     stale: dict[Target, StaleBinding] = field(default_factory=dict)
@@ -125,10 +125,12 @@ class Sweeper:
         last: SweepResult | None,
         may_continue: Callable[[], bool],
     ) -> SweepResult:
-        """Compare the bindings of one store with AWS: all of them, or those whose secret has changed since ``last``.
+        """Compare the bindings of one store with AWS: all of them, or only those whose secret has changed since
+        ``last``.
 
-        Another identity than that of ``last`` sees other changes, so it compares all. If the role may not list secrets,
-        each one is described instead. Raises Interrupted once ``may_continue`` returns False.
+        All bindings are compared if ``last`` is the result of another identity, because the two may list different
+        secrets. If the role may not list secrets, each secret is described instead. Raises Interrupted once
+        ``may_continue`` returns False.
         """
         store = await self._stores.get(key)
         since = last.watermark if last and last.identity == store.identity else None

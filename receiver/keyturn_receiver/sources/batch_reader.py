@@ -1,4 +1,4 @@
-"""Batch loader for current values. A few values are read with one call each, and many with one call for up to
+"""Batch loader for current values. A few values are read with one call each. If there are more, one call reads up to
 twenty."""
 
 import asyncio
@@ -16,8 +16,8 @@ MAX_UNBATCHED = 2  # the most calls in flight; if there are more, a read waits f
 BATCH_WINDOW = 0.01  # seconds that a read waits, unless its batch fills up earlier
 BACKGROUND_BATCH_WINDOW = 0.1  # seconds that a background read waits, even if few calls are in flight
 BATCH_TIMEOUT = 1.5  # seconds; then each value is read alone, because one secret that hangs blocks the whole batch
-BATCH_DISABLED_SECONDS = 600.0  # for all secrets after AccessDenied, for one secret after it has failed its batch
-MAX_REFUSED = 1000  # secrets that are remembered for having failed their batch
+BATCH_DISABLED_SECONDS = 600.0  # for all secrets after AccessDenied, or for one secret after its batch was refused
+MAX_REFUSED = 1000  # secrets that are remembered because their batch was refused
 
 _log = logging.getLogger(__name__)
 
@@ -25,8 +25,9 @@ _log = logging.getLogger(__name__)
 class BatchReader:
     """Batch loader. Reads single values with GetSecretValue, and many at once with BatchGetSecretValue.
 
-    Only the current version can be read in a batch. Other staging labels, quarantined secrets and secrets of other
-    accounts are read alone. An error that a batch reports is believed only once the secret was asked for alone.
+    Only current versions can be read in a batch. A version with another staging label, a quarantined secret and a
+    secret of another account are read alone. If a batch reports an error for a secret, the secret is read again alone,
+    and only the error of that read counts.
     """
 
     def __init__(self, secrets_manager: SecretsManager) -> None:
@@ -84,9 +85,9 @@ class BatchReader:
         )
 
     async def _read_batch(self, secret_ids: Sequence[str]) -> Mapping[str, SecretVersion]:
-        """Return the values that one call returns. The result lacks secrets that have to be read alone.
+        """Return the values that a batch returns. Secrets that are missing in the result have to be read alone.
 
-        A batch that AWS refuses is split, because one secret in it can be the reason.
+        If AWS refuses the batch, it is split into two, because a single secret may be the reason.
         """
         if len(secret_ids) < 2:
             return {}
@@ -99,7 +100,8 @@ class BatchReader:
         except SourceRefused as error:
             _log.info("splitting a batch of %d values: %s", len(secret_ids), error)
             middle = len(secret_ids) // 2
-            if middle == 1:  # two or three secrets: whichever it is, they do not fail another batch soon
+            # Any of these two or three secrets may be the reason, so all of them stay out of batches for a while.
+            if middle == 1:
                 for secret_id in secret_ids:
                     self._refused_at.put(secret_id, time.monotonic())
             else:

@@ -1,7 +1,9 @@
-"""Caller identities: who calls AWS. The receiver's own one finds and renews its credentials, and explains failures.
+"""Caller identities: under which AWS identity calls are made. The receiver's own identity also finds and renews its
+credentials, and explains why that fails.
 
-The SDK fetches credentials while a client is built and while a request is signed, and its errors then look like those
-of the call. Here they are fetched in a step of their own, so that each failure is known to concern the identity.
+The SDK fetches credentials while a client is built and while a request is signed. Its errors then look like errors of
+the call. Here the credentials are fetched in a separate step before the call, so that each failure is known to concern
+the identity.
 """
 
 import base64
@@ -22,10 +24,10 @@ from botocore.exceptions import (
 )
 
 RENEW_BEFORE_EXPIRY = (
-    600  # seconds; from then on, the SDK too refuses to sign with the credentials before it renews them
+    600  # seconds before the expiry; from this point on, the SDK itself would renew the credentials before it signs
 )
-FAILURE_TTL = 2.0  # seconds for which a failure is shared, because an agent that hangs takes up to nine seconds
-MAX_WAIT = 15.0  # seconds for another thread's attempt; the longest one, at an STS that hangs, takes 14
+FAILURE_TTL = 2.0  # seconds for which callers share a failure, because a hanging agent takes up to nine seconds to fail
+MAX_WAIT = 15.0  # seconds to wait for another thread's attempt; the longest attempt takes 14 s, when STS hangs
 
 _SUBJECT = re.compile(r"system:serviceaccount:([a-z0-9.-]{1,253}):([a-z0-9.-]{1,253})")
 _STATUS = re.compile(r"non 200 response (\d{3})")
@@ -33,23 +35,23 @@ _CODE = re.compile(r"[A-Za-z][A-Za-z0-9.]{2,63}")
 
 
 class IdentityFault(Exception):
-    """There are no credentials now. The text says why, and what to do; it names no AWS secret."""
+    """There are no credentials now. The text says why, and what to do. It names no AWS secret."""
 
 
 class CallerIdentity(Protocol):
-    """Who calls AWS."""
+    """The identity that calls AWS."""
 
     @property
     def account(self) -> str:
-        """The id of the identity's AWS account; empty if it is not known."""
+        """The id of the identity's AWS account. It is empty if it is not known."""
 
     def check(self) -> None:
-        """Make sure that there are credentials, and block meanwhile. Raises IdentityFault."""
+        """Make sure that there are credentials. This call blocks until it is done. Raises IdentityFault."""
 
 
 @dataclass(frozen=True, slots=True)
 class TenantIdentity:
-    """The AWS role of a tenant, whose credentials are already there."""
+    """The AWS role of a tenant. Its credentials have already been fetched."""
 
     account: str
 
@@ -58,10 +60,10 @@ class TenantIdentity:
 
 
 class OwnIdentity:
-    """The receiver's own identity: an AWS role for its ServiceAccount, or what else the SDK finds.
+    """The receiver's own identity: the AWS role of its ServiceAccount, or other credentials that the SDK finds.
 
-    ``find`` returns the SDK's credentials, or None if it finds none. ``environment`` are the variables that EKS sets in
-    the pod. ``now`` returns monotonic seconds. The methods may be called by many threads at once.
+    ``find`` returns the SDK's credentials, or None if it finds none. ``environment`` has the variables that EKS sets in
+    the pod. ``now`` returns monotonic seconds. All methods are thread-safe.
     """
 
     def __init__(
@@ -81,14 +83,14 @@ class OwnIdentity:
 
     @property
     def account(self) -> str:
-        """The id of the identity's AWS account; empty if the credentials do not tell."""
+        """The id of the identity's AWS account. It is empty if the credentials do not contain it."""
         return self._account
 
     def check(self) -> None:
-        """Make sure that there are credentials that do not expire within RENEW_BEFORE_EXPIRY.
+        """Make sure that there are credentials, and that they do not expire within RENEW_BEFORE_EXPIRY.
 
-        Finds or renews them if necessary. Raises IdentityFault. While one thread tries, the others wait, and share its
-        failure.
+        Finds or renews the credentials if necessary. While one thread does so, the other threads wait, and they share
+        its failure. Raises IdentityFault.
         """
         if self._are_valid():
             self._freeze()
@@ -117,12 +119,13 @@ class OwnIdentity:
     def _are_valid(self) -> bool:
         if self._credentials is None:
             return False
-        needed = getattr(self._credentials, "refresh_needed", None)  # static credentials cannot be renewed
+        needed = getattr(self._credentials, "refresh_needed", None)  # static credentials need no renewal
         return needed is None or not needed(RENEW_BEFORE_EXPIRY)
 
 
 def explain(error: Exception, environment: Mapping[str, str]) -> str:
-    """Say in words why there are no credentials, and what to do. AWS's own text is dropped: it may quote anything."""
+    """Return a text that says why there are no credentials, and what to do. It has nothing of AWS's own text, which may
+    quote anything."""
     if isinstance(error, NoCredentialsError):
         return (
             "there are no AWS credentials: give the receiver's ServiceAccount an AWS role (chart value aws.roleArn, or"
@@ -209,7 +212,7 @@ def _no_token(error: OSError, file: str) -> str:
 
 
 def _service_account(file: str) -> tuple[str, str]:
-    """Return the ServiceAccount that a token names, in words and as the subject of the token."""
+    """Return the ServiceAccount that a token names: as a phrase for messages, and as the subject of the token."""
     try:
         with open(file) as opened:
             payload = opened.read(64 * 1024).split(".")[1]

@@ -98,11 +98,11 @@ def regions(named: Iterable[str] = ()) -> Regions:
 
 
 def secrets_manager(region: str, connections: int, credentials: Credentials | None = None) -> "SecretsManagerClient":
-    """Return a client for Secrets Manager.
+    """Return a client for Secrets Manager. The client is thread-safe, and a call that hangs ends within 15 seconds.
 
-    Building it takes some tenths of a second of computing, so the event loop does not do it. If no ``credentials`` are
-    given, the client takes the receiver's own ones and renews them by itself; ``own_identity().check()`` comes first,
-    or else building the client would fetch them. A client is thread-safe. A call that hangs ends within 15 seconds.
+    Building a client takes some tenths of a second of CPU time, so it must not happen on the event loop. Without
+    ``credentials``, the client uses the receiver's own credentials and renews them by itself. In that case call
+    ``own_identity().check()`` first. Otherwise building the client would fetch the credentials.
     """
     config = Config(
         region_name=region,

@@ -93,11 +93,12 @@ def translate(error: Exception, subject: str) -> KeyturnError:
 
 
 def translate_action(error: Exception, action: str) -> KeyturnError:
-    """Map an error of a call that is not about one secret. ``action`` is its name, such as "ListSecrets"."""
+    """Map an error of a call that does not concern one secret. ``action`` is the name of the call, such as
+    "ListSecrets"."""
     code = error_code(error) if isinstance(error, ClientError) else ""
     if code == "AccessDeniedException":
         return ActionDenied(f"{action} is denied: allow secretsmanager:{action} to the role that calls it")
-    if code in _REFUSALS:  # its advice is about one secret
+    if code in _REFUSALS:  # the advice for these codes is about a single secret, so it does not fit here
         return SourceRefused(f"{action} is refused ({code})")
     return translate(error, action)
 
@@ -123,7 +124,7 @@ def not_found(subject: str) -> KeyturnError:
 
 
 def another_secret(subject: str) -> SourceUnavailable:
-    """Return the error for a response that is about another secret than ``subject``."""
+    """Return the error for a response that should be about ``subject`` but is about another secret."""
     return SourceUnavailable(
         f"{subject}: the response is about another secret: trying again; if this lasts, check what answers in AWS's"
         " place (endpoint, proxy)",

@@ -50,11 +50,14 @@ class SecretMetadata:
 class SecretsManager:
     """AWS client for one identity in one region.
 
-    ``background_client`` serves sweeps: the SDK slows a client down when AWS throttles it, and a sweep must not slow
-    down other reads. ``credentials_error`` says why the credentials did not work when AWS last checked them; it is None
-    if they worked. Readiness depends on it, so it names no secret, and a call about a secret never sets it: such a call
-    only leads to a check of its own. ``identity`` is who calls. Where its account is not known,
-    AWS's responses reveal it.
+    ``background_client`` makes the calls of sweeps. The SDK slows a client down when AWS throttles it, and a sweep must
+    not slow down other reads.
+
+    ``credentials_error`` says why the credentials did not work when they were last checked. It is None if they worked.
+    Readiness shows this text, so it must not name a secret. A call about a secret therefore never sets it, but starts a
+    separate check of the credentials.
+
+    ``identity`` is the identity that makes the calls. If its account is not known, it is learned from AWS's responses.
     """
 
     def __init__(
@@ -82,10 +85,10 @@ class SecretsManager:
         return self._client.meta.region_name
 
     def may_batch(self, secret_id: str) -> bool:
-        """Whether a batch may contain this secret: the last call about it did not hang, and it is of the own account.
+        """Return whether a batch may contain this secret. The last call about it must not have hung, and it must belong
+        to the identity's own account.
 
-        AWS documents BatchGetSecretValue as ineffective for other accounts, so it answers "not found" for secrets that
-        GetSecretValue returns:
+        For secrets of other accounts, BatchGetSecretValue answers "not found" although GetSecretValue returns them:
         https://docs.aws.amazon.com/secretsmanager/latest/userguide/auth-and-access_examples_cross.html
         """
         named, own = account_id(secret_id), self._identity.account or self._learned_account
@@ -125,8 +128,8 @@ class SecretsManager:
     async def values(self, secret_ids: Sequence[str]) -> dict[str, SecretVersion]:
         """Read the current values of up to MAX_BATCH secrets with one call.
 
-        The result lacks each secret for which AWS returns an error, nothing, or more than one value: only a read of the
-        secret alone can tell. Raises ActionDenied, another SourceRefused or SourceUnavailable if the call itself fails.
+        A secret is missing in the result if AWS returns an error, nothing, or more than one value for it. It then has
+        to be read alone. If the call itself fails, it raises ActionDenied, another SourceRefused, or SourceUnavailable.
         """
         response = await self._call(
             "BatchGetSecretValue", self._client.batch_get_secret_value, SecretIdList=list(secret_ids)
@@ -180,7 +183,7 @@ class SecretsManager:
             with _translate_parse_errors("ListSecrets"):
                 page = [self._metadata(entry) for entry in response["SecretList"]]
             if page:
-                self._learned_account = account_id(page[0].arn)  # AWS lists only secrets of the own account
+                self._learned_account = account_id(page[0].arn)  # AWS lists only secrets of the caller's own account
             yield page
             if not response.get("NextToken"):
                 return
@@ -221,10 +224,11 @@ class SecretsManager:
         return response
 
     def _answers(self, secret_id: str, arn: str, name: str) -> bool:
-        """Whether a response is about the secret that was asked for, by account, region and name."""
+        """Return whether a response is about the secret that was asked for, according to its account, region and
+        name."""
         if not refers_to(secret_id, arn, name) or region(arn) != self.region:
             return False
-        # A bare name always refers to the own account.
+        # A bare name always refers to a secret of the caller's own account.
         return secret_id.startswith("arn:") or account_id(arn) == (self._identity.account or account_id(arn))
 
     def _check_answer(self, secret_id: str, arn: str, name: str) -> None:

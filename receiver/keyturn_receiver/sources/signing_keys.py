@@ -47,10 +47,13 @@ class SigningKeys:
         return [source.name for source in self._sources if not self._keys or source.name not in self._keys_by_source]
 
     def waiting_for(self) -> Sequence[str]:
-        """Return the same names as ``not_loaded``, each with the reason why it failed, if that is its own."""
+        """Return the same names as ``not_loaded``, each with the reason why the source failed.
+
+        The reason is left out if it concerns the receiver's credentials.
+        """
         reasons = {
             name: str(error) for name, error in self._errors.items() if not isinstance(error, NoCredentials)
-        }  # readiness gives the reason for the credentials itself
+        }  # readiness itself gives the reason that concerns the credentials
         return [f"{name} ({reasons[name]})" if name in reasons else name for name in self.not_loaded()]
 
     async def load(self) -> None:

@@ -15,7 +15,7 @@ from keyturn_receiver.sources.batch_reader import BatchReader
 from keyturn_receiver.sources.secrets_manager import NOT_CHECKED, SecretMetadata, SecretsManager
 
 MAX_STORES = 64  # the most stores besides the receiver's own store in its region; each takes about 1 MB
-OWN_RESULT_TTL = 1.0  # seconds for which the receiver's own identity shares the error of a store's creation
+OWN_RESULT_TTL = 1.0  # seconds for which requests share the error if the receiver's own store cannot be created
 RENEW_BEFORE_EXPIRY = timedelta(minutes=5)
 
 
@@ -32,21 +32,21 @@ class StoreKey:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The ServiceAccount that a ``StoreKey`` names now: its UID, and the AWS role that it names.
+    """The ServiceAccount that currently has the name in a ``StoreKey``: its UID, and the AWS role that it names.
 
-    Another ServiceAccount of the same name, in a namespace that was deleted and created again, has another UID.
+    If a namespace is deleted and created again, a ServiceAccount of the same name has another UID.
     """
 
     uid: str
     role_arn: str
 
 
-OWN = Identity("", "")  # the receiver's own
+OWN = Identity("", "")  # the receiver's own identity
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """AWS client of one identity in one region. Everything that is kept for the identity is kept here.
+    """AWS client of one identity in one region. Everything that is cached for this identity is kept here.
 
     ``reader`` reads values in batches. ``expires_at`` is the time at which the credentials expire. It is None if the
     SDK renews them.
@@ -78,9 +78,9 @@ class Store:
 class Stores:
     """Client pool. Holds the stores by identity and region.
 
-    ``create`` builds a store when it is first used, again before its credentials expire, and again for another
-    identity. ``identify`` looks up the identity that the key of a tenant's store names now. Concurrent requests for the
-    same store, value or metadata share one call.
+    ``create`` builds a store when it is first used, again before its credentials expire, and again when its identity
+    has changed. ``identify`` looks up the current identity of a tenant's store. Concurrent requests for the same store,
+    value or metadata share one call.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Stores:
         self._own: Store | None = None  # the receiver's own store in its own region, which is never evicted
         self._own_error: str | None = NOT_CHECKED  # why the receiver's own store could not be created
         self._others: BoundedMap[StoreKey, Store] = BoundedMap(MAX_STORES, lru=True)
-        self._identities: SingleFlight[str, Identity] = SingleFlight()  # by the StoreKey's account
+        self._identities: SingleFlight[str, Identity] = SingleFlight()  # by ``StoreKey.account``
         self._creations: SingleFlight[tuple[StoreKey, Identity], Store] = SingleFlight()
         self._reads: SingleFlight[tuple[StoreKey, Identity, Source], SecretVersion] = SingleFlight()
         self._descriptions: SingleFlight[tuple[StoreKey, Identity, str], SecretMetadata] = SingleFlight()
@@ -117,10 +117,10 @@ class Stores:
         return self._own.secrets_manager.credentials_error if self._own else self._own_error
 
     async def get(self, key: StoreKey, since: float | None = None) -> Store:
-        """Return a store with valid credentials of the identity that ``key`` names at ``since`` or later.
+        """Return a store with valid credentials of the identity that ``key`` has at the time ``since`` or later.
 
-        ``since`` is in monotonic seconds; without it, the identity is looked up now. Raises the errors of ``create``
-        and of ``identify``. If a tenant's role cannot be assumed, no other identity reads instead.
+        ``since`` is in monotonic seconds, and means now if it is None. Raises the errors of ``create`` and of
+        ``identify``. If a tenant's role cannot be assumed, no other identity is used instead.
         """
         identity = await self._identity(key, time.monotonic() if since is None else since) if key.account else OWN
         is_own = key == StoreKey("", self._default_region)
@@ -147,7 +147,7 @@ class Stores:
         try:
             return await self._identities.get(key.account, since, lambda: self._identify(key))
         except Permanent:
-            # The ServiceAccount does not exist any more, or names no role.
+            # The ServiceAccount does not exist any more, or no longer names a role.
             for each in [each for each in self._others if each.account == key.account]:
                 self._others.pop(each)
             raise

@@ -15,9 +15,9 @@ from typing import TypeVar
 
 CALL_TIMEOUT = 20.0  # seconds for one call including its retries; a healthy SDK gives up within 15
 QUEUE_TIMEOUT = 60.0  # seconds to wait for a slot
-QUARANTINE_THREADS = 4  # the most concurrent calls about secrets whose last call hung, and for tenants' credentials
+QUARANTINE_THREADS = 4  # the most concurrent calls in the quarantine pool
 BACKGROUND_THREADS = 2  # the most concurrent calls of sweeps
-BUILDING_THREADS = 2  # clients are built one at a time, and the other thread takes over from one that is abandoned
+BUILDING_THREADS = 2  # clients are built one at a time; the second thread is for when the first one hangs
 OVERSUBSCRIPTION = 2  # threads per slot, so that abandoned calls do not block new ones
 
 T = TypeVar("T")
@@ -103,9 +103,10 @@ class ThreadPool:
 
 @dataclass(frozen=True, slots=True)
 class ThreadPools:
-    """Bulkheads: ``foreground`` for reads, ``quarantine`` for secrets whose last call hung, ``background`` for sweeps.
+    """Bulkheads: ``foreground`` for reads, ``quarantine`` for secrets whose last call hung, ``background`` for sweeps,
+    and ``building`` for building clients.
 
-    ``building`` builds clients. Requests for credentials of tenants also run in the quarantine pool.
+    Requests for tenants' credentials also run in the quarantine pool.
     """
 
     foreground: ThreadPool
@@ -115,7 +116,7 @@ class ThreadPools:
 
     @classmethod
     def of(cls, foreground: int) -> "ThreadPools":
-        """Make the pools, with this many slots in the foreground."""
+        """Make the pools. ``foreground`` is the number of slots of the foreground pool."""
         return cls(
             ThreadPool("foreground", foreground),
             ThreadPool("quarantine", QUARANTINE_THREADS),

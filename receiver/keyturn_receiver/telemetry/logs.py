@@ -28,7 +28,7 @@ def log_context(**fields: object) -> Iterator[None]:
 
 
 class RepeatedWarnings:
-    """Logs a warning once, and again every ``interval`` seconds while it is repeated. ``now``: monotonic seconds."""
+    """Logs a repeated warning at most once per ``interval`` seconds. ``now`` returns monotonic seconds."""
 
     def __init__(
         self, logger: logging.Logger, interval: float = 60.0, now: Callable[[], float] = time.monotonic
@@ -36,17 +36,17 @@ class RepeatedWarnings:
         self._logger = logger
         self._interval = interval
         self._now = now
-        self._last: dict[str, tuple[str, float]] = {}  # the last message about each subject, and its time
+        self._last: dict[str, tuple[str, float]] = {}  # by subject: the last message, and when it was logged
 
     def warning(self, subject: str, message: str) -> None:
-        """Log a message about ``subject``, unless it repeats the last one too soon."""
+        """Log a warning about ``subject``, unless the same message was logged less than ``interval`` seconds ago."""
         last, at = self._last.get(subject, ("", 0.0))
         if message != last or self._now() - at >= self._interval:
             self._last[subject] = message, self._now()
             self._logger.warning("%s", message)
 
     def over(self, subject: str) -> None:
-        """Note that ``subject`` is well again, so the next warning is news."""
+        """Note that the problem with ``subject`` is over, so that the next warning about it is logged at once."""
         self._last.pop(subject, None)
 
 
@@ -114,7 +114,7 @@ def configure_logging(level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("keyturn_receiver").setLevel(level)
-    # The SDK logs each failed renewal of credentials with a traceback. The receiver says in words what has failed.
+    # The SDK logs each failed renewal of credentials with a traceback. The receiver itself logs what has failed.
     logging.getLogger("botocore.credentials").setLevel(logging.CRITICAL)
     # uvicorn logs a warning for each malformed request. A client that sends many of them must not flood the log.
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
