@@ -5,9 +5,10 @@ import asyncio
 import time
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -77,15 +78,14 @@ class Sender:
             return time.perf_counter() - started
 
     def flood(self, seconds: float, connections: int, forged: bool) -> tuple[float, Counter[int]]:
-        """Repeat one delivery, about a secret to which nothing is bound, as fast as the answers arrive.
+        """Send deliveries about a secret to which nothing is bound, as fast as the answers arrive.
 
-        Returns the duration in seconds, and the number of answers for each status. If ``forged`` is true, the delivery
-        is signed with a wrong key.
+        Returns the duration in seconds, and the number of answers for each status. Each delivery has its own id, since
+        the receiver answers a replay without handling it. If ``forged`` is true, they are signed with a wrong key.
         """
         body, headers = self.delivery({"nobody/binds-this": str(uuid.uuid4())})
-        if forged:
-            headers["webhook-signature"] = sign(b"x" * 32, headers["webhook-id"], int(time.time()), body)
-        return asyncio.run(_flood(self.url, body, headers, seconds, connections))
+        key = b"x" * 32 if forged else self.key
+        return asyncio.run(_flood(self.url, _requests(self.url, key, body, headers), seconds, connections))
 
 
 def _notification(name: str, version_id: str) -> Notification:
@@ -95,10 +95,10 @@ def _notification(name: str, version_id: str) -> Notification:
 
 
 class _Flood(asyncio.Protocol):
-    """A connection that repeats its request after each answer. It uses less CPU than the server."""
+    """A connection that sends the next request after each answer. It uses less CPU than the server."""
 
-    def __init__(self, request: bytes, statuses: Counter[int], end: float) -> None:
-        self._request = request
+    def __init__(self, requests: Iterator[bytes], statuses: Counter[int], end: float) -> None:
+        self._requests = requests
         self._statuses = statuses
         self._end = end
         self._parser = httptools.HttpResponseParser(self)
@@ -106,7 +106,7 @@ class _Flood(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
-        transport.write(self._request)
+        transport.write(next(self._requests))
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
@@ -114,7 +114,7 @@ class _Flood(asyncio.Protocol):
     def on_message_complete(self) -> None:
         self._statuses[self._parser.get_status_code()] += 1
         if time.perf_counter() < self._end:
-            self._transport.write(self._request)
+            self._transport.write(next(self._requests))
         else:
             self._transport.close()
 
@@ -123,19 +123,26 @@ class _Flood(asyncio.Protocol):
             self.closed.set_result(None)
 
 
-async def _flood(
-    url: str, body: bytes, headers: Mapping[str, str], seconds: float, connections: int
-) -> tuple[float, Counter[int]]:
+def _requests(url: str, key: bytes, body: bytes, headers: Mapping[str, str]) -> Iterator[bytes]:
+    parts = urlsplit(url)
+    lines = [f"POST {parts.path} HTTP/1.1", f"Host: {parts.netloc}", f"Content-Length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in headers.items() if not name.startswith("webhook-")]
+    head = "\r\n".join(lines)
+    for number in count():
+        message_id, timestamp = f"msg_{number}", int(time.time())
+        signature = sign(key, message_id, timestamp, body)
+        signed = f"webhook-id: {message_id}\r\nwebhook-timestamp: {timestamp}\r\nwebhook-signature: {signature}"
+        yield f"{head}\r\n{signed}\r\n\r\n".encode() + body
+
+
+async def _flood(url: str, requests: Iterator[bytes], seconds: float, connections: int) -> tuple[float, Counter[int]]:
     parts = urlsplit(url)
     where = (str(parts.hostname), int(parts.port or 80))
-    lines = [f"POST {parts.path} HTTP/1.1", f"Host: {parts.netloc}", f"Content-Length: {len(body)}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    request = "\r\n".join([*lines, "", ""]).encode() + body
     statuses: Counter[int] = Counter()
     started = time.perf_counter()
     loop = asyncio.get_running_loop()
     connected = [
-        await loop.create_connection(lambda: _Flood(request, statuses, started + seconds), *where)
+        await loop.create_connection(lambda: _Flood(requests, statuses, started + seconds), *where)
         for _ in range(connections)
     ]
     await asyncio.gather(*(protocol.closed for _, protocol in connected))
