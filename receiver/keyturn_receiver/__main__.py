@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import uvloop
 
-from keyturn_receiver import __version__
+from keyturn_receiver import __version__, proxies
 from keyturn_receiver.app import build
 from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.settings import Settings, read_settings
@@ -29,6 +29,7 @@ def main() -> None:
     """
     settings = read_settings()
     configure_logging(settings.log_level)
+    proxies.normalize_no_proxy()
     gc.set_threshold(20_000, 20, 20)  # a burst creates thousands of objects but hardly any reference cycles
     # Worker threads parse AWS responses and hold the GIL meanwhile. A short switch interval lets the event loop get the
     # GIL back sooner.

@@ -1,13 +1,16 @@
 """Requests to the API server carry only the configured credentials, and use the proxy that the environment names."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
 import pytest
+import trustme
 import yaml
+from kubernetes.aio.config import incluster_config
 
 from keyturn_receiver.cluster.transport import Transport
 
@@ -35,9 +38,9 @@ class Recorder:
 
 
 @asynccontextmanager
-async def listening() -> AsyncIterator[Recorder]:
+async def listening(tls: ssl.SSLContext | None = None) -> AsyncIterator[Recorder]:
     recorder = Recorder()
-    server = await asyncio.start_server(recorder.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(recorder.serve, "127.0.0.1", 0, ssl=tls)
     recorder.port = server.sockets[0].getsockname()[1]
     async with server:
         yield recorder
@@ -113,10 +116,48 @@ async def test_https_goes_through_a_tunnel_of_the_https_proxy(environment: pytes
         assert "Basic" not in head
 
 
-async def test_no_proxy_names_hosts_that_are_reached_directly(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def pod(environment: pytest.MonkeyPatch, tmp_path: Path) -> ssl.SSLContext:
+    """Set up the environment of a pod, and return the TLS context of its API server at 127.0.0.1."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.crt")
+    (tmp_path / "token").write_text("of-the-pod")
+    environment.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
+    environment.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    environment.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    environment.delenv("KUBECONFIG", raising=False)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+@pytest.mark.parametrize("no_proxy", ["", "172.20.0.0/16", "example.org"])
+async def test_pod_reaches_its_api_server_without_a_proxy(
+    environment: pytest.MonkeyPatch, pod: ssl.SSLContext, no_proxy: str
+) -> None:
+    async with listening(pod) as server, listening() as proxy:
+        environment.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
+        for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"):
+            environment.setenv(name, f"http://127.0.0.1:{proxy.port}")
+        environment.setenv("NO_PROXY", no_proxy)
+        transport = await Transport.connect(4)
+        try:
+            response = await transport.send("GET", "/api/v1/namespaces", {}, None, TIMEOUTS)
+            assert response.status == 200
+        finally:
+            await transport.close()
+        (head,) = server.heads
+        assert "authorization: bearer of-the-pod\r\n" in head.lower()
+        assert proxy.heads == []
+
+
+@pytest.mark.parametrize("no_proxy", ["example.org,127.0.0.1", "10.0.0.0/8, 127.0.0.0/8"])
+async def test_no_proxy_names_hosts_that_are_reached_directly(
+    environment: pytest.MonkeyPatch, tmp_path: Path, no_proxy: str
+) -> None:
     async with listening() as server, listening() as proxy:
         environment.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
-        environment.setenv("NO_PROXY", "example.org,127.0.0.1")
+        environment.setenv("NO_PROXY", no_proxy)
         assert await send(environment, tmp_path, f"http://127.0.0.1:{server.port}") == 200
         assert len(server.heads) == 1
         assert proxy.heads == []

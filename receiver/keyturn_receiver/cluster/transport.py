@@ -9,12 +9,13 @@ import os
 import time
 from collections.abc import Mapping
 from typing import Any
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from yarl import URL
+
+from keyturn_receiver import proxies
 
 CREDENTIALS_TTL = 1.0  # seconds between two checks for a renewed token
 
@@ -22,9 +23,13 @@ _log = logging.getLogger(__name__)
 
 
 class Transport:
-    """HTTP transport. Sends requests with the pod's ServiceAccount, or with the current context of KUBECONFIG."""
+    """HTTP transport. Sends requests with the pod's ServiceAccount, or with the current context of KUBECONFIG.
 
-    def __init__(self, client: ApiClient) -> None:
+    ``in_cluster`` says that the client has the pod's own configuration. The API server is then never called through a
+    proxy: it is inside the cluster, and its address there is seldom in NO_PROXY.
+    """
+
+    def __init__(self, client: ApiClient, in_cluster: bool = False) -> None:
         rest = client.rest_client
         self._client = client
         self._host = client.configuration.host
@@ -33,7 +38,7 @@ class Transport:
         self._options: dict[str, Any] = {}
         if client.configuration.tls_server_name:
             self._options["server_hostname"] = client.configuration.tls_server_name
-        if proxy := rest.proxy or _environment_proxy(URL(self._host)):
+        if proxy := rest.proxy or (None if in_cluster else _environment_proxy(self._host)):
             self._options |= {"proxy": URL(proxy), "proxy_headers": rest.proxy_headers}
         self._credentials: dict[str, str] = {}
         self._credentials_at = -CREDENTIALS_TTL
@@ -42,7 +47,8 @@ class Transport:
     async def connect(cls, connections: int) -> "Transport":
         """Read the configuration, and return a transport that keeps at most ``connections`` connections open."""
         settings = Configuration()
-        if "KUBECONFIG" in os.environ:
+        in_cluster = "KUBECONFIG" not in os.environ
+        if not in_cluster:
             # The path is passed explicitly, because the client reads the variable only once, when it is imported.
             file = os.environ["KUBECONFIG"]
             await config.load_kube_config(file, client_configuration=settings, persist_config=False)
@@ -52,7 +58,7 @@ class Transport:
         # With trust_env, aiohttp would read .netrc and the proxy variables in a thread for each request. It would also
         # send the credentials that .netrc has for the host.
         settings.client_session_kwargs = {"trust_env": False}
-        return cls(ApiClient(settings))
+        return cls(ApiClient(settings), in_cluster)
 
     async def send(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, timeouts: aiohttp.ClientTimeout
@@ -76,11 +82,12 @@ class Transport:
         await self._client.close()
 
 
-def _environment_proxy(host: URL) -> str | None:
+def _environment_proxy(host: str) -> str | None:
     """Return the proxy for the API server that the environment variables HTTPS_PROXY, HTTP_PROXY and NO_PROXY
     determine."""
-    proxy = None if proxy_bypass(host.host or "") else getproxies().get(host.scheme)
+    proxy = proxies.proxy_for(host)
     if proxy and URL(proxy).scheme == "https":
-        _log.warning("the proxy of %s_PROXY is ignored: it needs TLS, which is not supported", host.scheme.upper())
+        scheme = URL(host).scheme.upper()
+        _log.warning("the proxy of %s_PROXY is ignored: it needs TLS, which is not supported", scheme)
         return None
     return proxy
