@@ -25,6 +25,10 @@ SPECS: dict[str, tuple[str, dict[str, Any]]] = {
         {"groups": [{"name": "keyturn", "rules": [{"alert": "Stale", "expr": "vector(1)", "for": "5m"}]}]},
     ),
     "Certificate": ("cert-manager.io/v1", {"secretName": "tls", "dnsNames": ["a.test"], "issuerRef": {"name": "ca"}}),
+    "HTTPRoute": ("gateway.networking.k8s.io/v1", {"parentRefs": [{"name": "public"}], "hostnames": ["a.test"]}),
+    "Application": ("argoproj.io/v1alpha1", {"project": "default", "destination": {}, "source": {"repoURL": "a.test"}}),
+    "Route": ("route.openshift.io/v1", {"to": {"kind": "Service", "name": "keyturn", "weight": 100}}),
+    "OCIRepository": ("source.toolkit.fluxcd.io/v1", {"interval": "1h", "url": "oci://a.test/charts/keyturn"}),
 }
 
 
@@ -63,6 +67,11 @@ def test_custom_resource_with_an_unknown_field_is_refused(
         ("PrometheusRule", "groups", [{"rules": []}]),
         ("Certificate", "dnsNames", "a.test"),
         ("Certificate", "issuerRef", {}),
+        ("HTTPRoute", "hostnames", ["https://a.test"]),
+        ("HTTPRoute", "rules", [{"backendRefs": [{"port": 80}]}]),
+        ("Application", "destination", "here"),
+        ("Route", "tls", {"termination": "midway"}),
+        ("OCIRepository", "url", "https://a.test/charts/keyturn"),
     ],
 )
 def test_custom_resource_with_a_wrong_value_is_refused(
@@ -108,7 +117,7 @@ def pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("module", definitions.FILES)
 def test_module_that_differs_from_go_sum_is_refused(pins: Path, module: str) -> None:
-    spoilt, count = re.subn(rf"^({module} v[\d.]+ h1:).", r"\1A", pins.read_text(), flags=re.MULTILINE)
+    spoilt, count = re.subn(rf"^({module} v[^\s/]+ h1:).", r"\1A", pins.read_text(), flags=re.MULTILINE)
     assert count == 1
     pins.write_text(spoilt)
     with pytest.raises(definitions.NotFound, match=rf"(?s)connect to the internet.*{module}@v\S+: checksum mismatch"):

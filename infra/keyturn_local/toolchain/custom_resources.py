@@ -30,6 +30,11 @@ FILES = {
         "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
     ),
     "github.com/cert-manager/cert-manager": ("deploy/crds/cert-manager.io_certificates.yaml",),
+    "sigs.k8s.io/gateway-api": ("config/crd/standard/gateway.networking.k8s.io_httproutes.yaml",),
+    # Objects of the chart's examples, not of the chart.
+    "github.com/argoproj/argo-cd/v3": ("manifests/crds/application-crd.yaml",),
+    "github.com/openshift/api": ("route/v1/zz_generated.crd-manifests/routes.crd.yaml",),
+    "github.com/fluxcd/source-controller": ("config/crd/bases/source.toolkit.fluxcd.io_ocirepositories.yaml",),
 }
 
 
