@@ -44,7 +44,16 @@ from keyturn_receiver.reconcile.source_reader import SourceReader
 from keyturn_receiver.reconcile.status_reporter import StatusReporter
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 from keyturn_receiver.resilience.adaptive_limiter import AdaptiveLimiter
-from keyturn_receiver.runtime import GRACE, Background, Http, Informer, Readiness, Runtime, SigningKeyLoader
+from keyturn_receiver.runtime import (
+    GRACE,
+    Background,
+    Http,
+    Informer,
+    Notifications,
+    Readiness,
+    Runtime,
+    SigningKeyLoader,
+)
 from keyturn_receiver.settings import Settings
 from keyturn_receiver.sources import clients
 from keyturn_receiver.sources.key_file import KeyFile
@@ -149,6 +158,8 @@ def build(
 
     async def run_controller() -> None:
         controller.drift.start()
+        if not settings.deliveries:
+            _log.info("deliveries are off: the poller alone carries changes")
         _log.info("started", extra={"fields": {"bindings": len(kube.caches.secrets)}})
         await controller.poller.run(ping)
 
@@ -176,7 +187,10 @@ def build_kubernetes(process: Process, transport: Transport) -> Kubernetes:
         EventRecorder(api, process.metrics, utc_now),
         LeaderElector(lease("poller"), identity, watchdog.register("leader election")),
         EventPathMonitor(
-            lease("event-path"), identity, settings.heartbeat_silence_seconds, watchdog.register("event path monitor")
+            lease("event-path"),
+            identity,
+            settings.heartbeat_silence_seconds if settings.deliveries else 0.0,
+            watchdog.register("event path monitor"),
         ),
     )
 
@@ -256,6 +270,7 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         kube.event_path.healthy,
         settings.poll_interval_seconds,
         metrics,
+        notifications=settings.deliveries,
     )
     return Controller(access, queue, drift, poller)
 
@@ -263,9 +278,21 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
 def build_http(
     process: Process, kube: Kubernetes, aws: Aws, controller: Controller, readiness: Readiness
 ) -> tuple[Http, Sequence[ReloadingCertificate]]:
-    """Build both HTTP servers. Return them with the list of TLS certificates to reload, which has at most one
-    element."""
+    """Build the HTTP servers. Return them with the list of TLS certificates to reload, which has at most one element.
+
+    Without deliveries, nothing listens for notifications. A sender then gets no connection, which never counts as a
+    refusal of its message.
+    """
     settings, metrics = process.settings, process.metrics
+    health = Server(
+        health_app(process.watchdog.stuck, readiness.not_ready, metrics),
+        settings.host,
+        settings.operations_port,
+        ConnectionLimiter(settings.max_connections, metrics),
+        shutdown_timeout=OPERATIONS_GRACE,
+    )
+    if not settings.deliveries:
+        return Http(health), []
     handler = NotificationHandler(
         kube.caches.secrets,
         controller.queue,
@@ -293,15 +320,8 @@ def build_http(
         else None
     )
     limiter = ConnectionLimiter(settings.max_connections, metrics)
-    notifications = Server(webhook.app(), settings.host, settings.port, limiter, GRACE, certificate)
-    health = Server(
-        health_app(process.watchdog.stuck, readiness.not_ready, metrics),
-        settings.host,
-        settings.operations_port,
-        ConnectionLimiter(settings.max_connections, metrics),
-        shutdown_timeout=OPERATIONS_GRACE,
-    )
-    return Http(webhook, notifications, health), [certificate] if certificate else []
+    server = Server(webhook.app(), settings.host, settings.port, limiter, GRACE, certificate)
+    return Http(health, Notifications(webhook, server)), [certificate] if certificate else []
 
 
 def observe(process: Process, kube: Kubernetes, aws: Aws, controller: Controller) -> None:
@@ -314,8 +334,12 @@ def observe(process: Process, kube: Kubernetes, aws: Aws, controller: Controller
     metrics.failing_bindings.set_function(queue.failing)
     metrics.staleness_seconds.set_function(queue.oldest_unmet)
     metrics.poller_leader.set_function(kube.elector.is_leader)
-    metrics.event_path_up.set_function(kube.event_path.healthy)
-    public_keys = len(process.settings.signing_public_keys)
-    metrics.signing_keys.set_function(lambda: len(aws.signing_keys.current()) + public_keys)
+    if process.settings.deliveries:
+        metrics.event_path_up.set_function(kube.event_path.healthy)
+        public_keys = len(process.settings.signing_public_keys)
+        metrics.signing_keys.set_function(lambda: len(aws.signing_keys.current()) + public_keys)
+    else:  # an alert on these must not fire, and a 1 would not be true
+        metrics.registry.unregister(metrics.event_path_up)
+        metrics.registry.unregister(metrics.signing_keys)
     for priority in PRIORITIES:
         metrics.queue_depth.labels(priority).set_function(partial(queue.depth, priority))

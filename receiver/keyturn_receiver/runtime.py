@@ -128,11 +128,18 @@ class Background:
 
 @dataclass(frozen=True, slots=True)
 class Http:
-    """The two HTTP servers, and the webhook endpoint that ``notifications`` serves."""
+    """The HTTP server for operations, and the one for notifications; None if the receiver takes no deliveries."""
+
+    operations: Server
+    notifications: "Notifications | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notifications:
+    """The webhook endpoint, and the HTTP server that serves it."""
 
     webhook: WebhookEndpoint
-    notifications: Server
-    operations: Server
+    server: Server
 
 
 class Runtime:
@@ -160,7 +167,9 @@ class Runtime:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with asyncio.TaskGroup() as group:
-            servers = [group.create_task(each.serve()) for each in (self._http.notifications, self._http.operations)]
+            notifications = self._http.notifications
+            running = [*([notifications.server] if notifications else []), self._http.operations]
+            servers = [group.create_task(each.serve()) for each in running]
             informers = [informer.run for informer in self._background.informers.values()]
             background = [
                 group.create_task(part()) for part in (*informers, *self._background.parts, self._run_controller)
@@ -194,13 +203,16 @@ class Runtime:
         """Keep serving until the cluster routes deliveries elsewhere. Then finish the work that was accepted."""
         self._readiness.shutting_down = True
         _log.info("shutting down")
-        self._http.webhook.start_draining()
-        if not any(server.done() for server in servers):
-            await asyncio.sleep(self._drain_seconds)
+        notifications = self._http.notifications
+        if notifications:
+            notifications.webhook.start_draining()
+            if not any(server.done() for server in servers):
+                await asyncio.sleep(self._drain_seconds)
         end = time.monotonic() + GRACE
-        self._http.webhook.set_deadline(REPLY_DEADLINE)
-        self._http.notifications.should_exit = True
-        await asyncio.wait(servers[:1])
+        if notifications:
+            notifications.webhook.set_deadline(REPLY_DEADLINE)
+            notifications.server.should_exit = True
+            await asyncio.wait(servers[:1])
         await self._queue.close(max(0.0, end - time.monotonic()))
         self._http.operations.should_exit = True
         await asyncio.gather(*servers)

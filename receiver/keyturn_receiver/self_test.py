@@ -1,8 +1,9 @@
 """Self test. ``python -m keyturn_receiver.self_test URL`` sends a heartbeat to a running receiver and checks the reply.
 
 ``helm test`` runs this program in a pod with the receiver's image, ServiceAccount and settings. The test covers
-everything that a delivery needs, from the signing key to the receiver's reply. The exit status is 0 if the test passed,
-1 if it failed, and 2 if the settings or arguments are invalid.
+everything that a delivery needs, from the signing key to the receiver's reply. If deliveries are off
+(KEYTURN_DELIVERIES), there is no URL. The test then makes the poller's call to AWS, with the identity that the pods
+share. The exit status is 0 if the test passed, 1 if it failed, and 2 if the settings or arguments are invalid.
 """
 
 import argparse
@@ -30,10 +31,11 @@ from keyturn_contract.message import (
     encode,
 )
 from keyturn_contract.signature import TOLERANCE, sign
+from keyturn_receiver import proxies
 from keyturn_receiver.core.arn import region
-from keyturn_receiver.errors import KeyturnError
+from keyturn_receiver.errors import KeyturnError, SourceRefused
 from keyturn_receiver.settings import Settings, read_settings
-from keyturn_receiver.sources import clients
+from keyturn_receiver.sources import clients, error_mapping
 from keyturn_receiver.sources.caller_identity import IdentityFault
 from keyturn_receiver.sources.key_file import read_keys
 from keyturn_receiver.sources.key_secret import current_key
@@ -152,6 +154,30 @@ def signing_key(settings: Settings) -> tuple[bytes, str] | None:
     return None
 
 
+def ask_as_poller() -> Conclusion:
+    """Make the call of a sweep, with this pod's identity and region."""
+    aws_region = clients.default_region()
+    if not aws_region:
+        return Conclusion(False, "Failed: the region of the secrets is not known: set AWS_REGION.")
+    what = f"ListSecrets in {aws_region}"
+    not_tested = "Not tested: deliveries, which are off (KEYTURN_DELIVERIES), and the rights to read each secret."
+    try:
+        clients.own_identity().check()
+        clients.secrets_manager(aws_region, 1).list_secrets(MaxResults=1)
+    except IdentityFault as fault:
+        return Conclusion(False, f"Failed: {fault}.".replace("trying again", "try it again"))
+    except Exception as error:
+        reason = error_mapping.translate_action(error, what)
+        if isinstance(reason, SourceRefused):
+            return Conclusion(
+                True,
+                f"Passed: AWS accepts this identity. It may not call {what}, so the poller asks for each bound secret."
+                f" {not_tested}",
+            )
+        return Conclusion(False, f"Failed: {reason}.".replace("trying again", "try it again"))
+    return Conclusion(True, f"Passed: AWS answers {what} to this identity, as it answers the poller. {not_tested}")
+
+
 def tls_context(certificate: Path | None) -> ssl.SSLContext:
     """Return a TLS context that trusts the system's CAs, or only ``certificate`` (PEM, leaf first) if that is given.
 
@@ -214,10 +240,20 @@ def post(url: SplitResult, body: bytes, headers: Mapping[str, str], certificate:
 
 
 def main() -> None:
-    """Send one heartbeat, print the conclusion, and exit."""
-    arguments = _arguments()
-    url: SplitResult = arguments.url
+    """Send one heartbeat, or ask AWS if deliveries are off; print the conclusion, and exit."""
+    parser = _parser()
+    arguments = parser.parse_args()
     settings = read_settings()
+    proxies.normalize_no_proxy()
+    if not settings.deliveries:
+        if arguments.url:
+            parser.error("nothing takes deliveries at a URL while KEYTURN_DELIVERIES is false: leave the URL out")
+        _exit(ask_as_poller())
+    if not arguments.url:
+        parser.error("name the URL of a receiver")
+    url: SplitResult = arguments.url
+    if arguments.certificate and url.scheme != "https":
+        parser.error("--certificate needs an https:// URL")
     try:
         key = signing_key(settings)
     except NoKey as error:
@@ -238,22 +274,25 @@ def main() -> None:
     _exit(evaluate(status, reply, sent, key is not None))
 
 
-def _arguments() -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m keyturn_receiver.self_test",
         description="Send a receiver one heartbeat, signed as the settings (KEYTURN_*) say, and check the reply.",
     )
-    parser.add_argument("url", metavar="URL", type=_url, help="http(s)://<receiver>/v1/notifications")
+    parser.add_argument(
+        "url",
+        metavar="URL",
+        type=_url,
+        nargs="?",
+        help="http(s)://<receiver>/v1/notifications; none if deliveries are off (KEYTURN_DELIVERIES=false)",
+    )
     parser.add_argument(
         "--certificate",
         metavar="FILE",
         type=Path,
         help="the certificate that the receiver serves (PEM, leaf first): trust only this one, whatever its names",
     )
-    arguments = parser.parse_args()
-    if arguments.certificate and arguments.url.scheme != "https":
-        parser.error("--certificate needs an https:// URL")
-    return arguments
+    return parser
 
 
 def _url(text: str) -> SplitResult:

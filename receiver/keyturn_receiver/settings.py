@@ -12,6 +12,14 @@ from keyturn_contract.signature import parse_public_key
 from keyturn_receiver.core.binding import REGION
 from keyturn_receiver.core.policy import Default
 
+_FOR_DELIVERIES = (
+    "signing_key_secret_id",
+    "signing_key_file",
+    "signing_public_keys",
+    "tls_certificate_file",
+    "tls_key_file",
+)
+
 
 class PollMode(StrEnum):
     """How the poller asks AWS for versions.
@@ -31,9 +39,13 @@ class Settings(BaseSettings):
         env_prefix="KEYTURN_", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
     )
 
+    deliveries: bool = True
+    """Whether notifications are taken. If not, the receiver needs no signing key and opens no port for notifications;
+    the poller alone carries changes."""
+
     signing_key_secret_id: str = ""
     """Name or ARN of the AWS secret that holds the signing key (`whsec_...`). Its current, previous and pending
-    versions are all accepted. Required unless a key file or a public key is set."""
+    versions are all accepted. Required unless a key file or a public key is set, or `KEYTURN_DELIVERIES` is false."""
 
     signing_key_file: Path | None = None
     """File with signing keys (`whsec_...`), one per line, such as a mounted Kubernetes Secret. A change of the file
@@ -172,10 +184,21 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_signing_key(self) -> Self:
-        if not (self.signing_key_secret_id or self.signing_key_file or self.signing_public_keys):
+        if self.deliveries and not (self.signing_key_secret_id or self.signing_key_file or self.signing_public_keys):
             raise ValueError(
-                "set KEYTURN_SIGNING_KEY_SECRET_ID, KEYTURN_SIGNING_KEY_FILE or KEYTURN_SIGNING_PUBLIC_KEYS"
+                "set KEYTURN_SIGNING_KEY_SECRET_ID, KEYTURN_SIGNING_KEY_FILE or KEYTURN_SIGNING_PUBLIC_KEYS;"
+                " or set KEYTURN_DELIVERIES to false, so that the poller alone carries changes"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_unused(self) -> Self:
+        for name in _FOR_DELIVERIES:
+            if getattr(self, name) and not self.deliveries:
+                raise ValueError(
+                    f"KEYTURN_{name.upper()} has no use while KEYTURN_DELIVERIES is false: remove it, or set"
+                    " KEYTURN_DELIVERIES to true"
+                )
         return self
 
 

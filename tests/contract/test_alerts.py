@@ -21,18 +21,30 @@ NAMESPACE = "rotations"
 WIKI = "https://wiki.example.com/keyturn"
 
 
-def rule(**values: Any) -> list[Any]:
-    objects = chart_objects(NAMESPACE, {"metrics": {"prometheusRule": values}})
+POLLER_ALONE = {"deliveries": {"enabled": False}, "signingKey": {}}
+
+
+def rule(others: dict[str, Any] | None = None, **values: Any) -> list[Any]:
+    objects = chart_objects(NAMESPACE, {"metrics": {"prometheusRule": values}, **(others or {})})
     return [each for each in objects if each["kind"] == "PrometheusRule"]
 
 
-def alerts() -> dict[str, Any]:
-    (made,) = rule(enabled=True, runbookUrl=WIKI)
+def alerts(others: dict[str, Any] | None = None) -> dict[str, Any]:
+    (made,) = rule(others, enabled=True, runbookUrl=WIKI)
     (group,) = made["spec"]["groups"]
     return {each["alert"]: each for each in group["rules"]}
 
 
 ALERTS = alerts()
+ALERTS_OF_THE_POLLER = alerts(POLLER_ALONE)
+# Series that deliveries alone give a value: without them, an alert on one would be false, or would never fire.
+OF_DELIVERIES = {
+    "keyturn_event_path_up",
+    "keyturn_signing_keys",
+    "keyturn_deliveries_total",
+    "keyturn_recovered_by_poll_total",  # without events, every change is one
+    "keyturn_propagation_seconds_bucket",
+}
 
 
 def test_alerts_are_absent_by_default() -> None:
@@ -105,6 +117,27 @@ def test_alert_text_names_labels_that_its_series_have(alert: str) -> None:
     # Each template that is left in the rendered description must be a Prometheus template, and not one of Helm's.
     for expression in re.findall(r"\{\{(.*?)\}\}", ALERTS[alert]["annotations"]["description"]):
         assert re.fullmatch(r" \$(value( \| humanize\w*)?|labels\.\w+) ", expression)
+
+
+def series(alert: Any) -> set[str]:
+    return {str(selector.name) for selector in selectors(promql_parser.parse(alert["expr"]))}
+
+
+def test_poller_alone_has_the_alerts_that_need_no_deliveries() -> None:
+    of_deliveries = {name for name, alert in ALERTS.items() if series(alert) & OF_DELIVERIES}
+    assert len(of_deliveries) == 7
+    assert ALERTS_OF_THE_POLLER.keys() == ALERTS.keys() - of_deliveries | {"KeyturnCutOff"}
+
+
+@pytest.mark.parametrize("alert", ALERTS_OF_THE_POLLER)
+def test_alert_of_the_poller_alone_needs_no_deliveries(alert: str) -> None:
+    made = ALERTS_OF_THE_POLLER[alert]
+    assert faults(made["expr"], NAMESPACE) == []
+    assert not series(made) & OF_DELIVERIES
+    told = " ".join([made["annotations"]["summary"], made["annotations"]["description"]])
+    assert not re.search(r"event|heartbeat|deliver|queue", told, re.IGNORECASE), told
+    if ("sweeps" in made["expr"] and "failed" not in made["expr"]) or "leader" in made["expr"]:
+        assert made["labels"]["severity"] == "critical"  # there is no other way
 
 
 def test_runbook_has_a_heading_for_each_alert_and_no_other() -> None:

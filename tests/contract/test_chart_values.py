@@ -1,11 +1,13 @@
 """The chart's values: their documentation, the refusal of wrong values, and their effect on the receiver's settings."""
 
+import ipaddress
 import json
 import re
 from typing import Any
 
 import helm_python
 import pytest
+import yaml
 
 from keyturn_local.docs import chart_values
 from keyturn_local.docs.chart_values import Value
@@ -15,6 +17,7 @@ from support.chart_values import EVERYTHING
 
 VALUES = chart_values.values()
 GROUPS = {each.path.rpartition(".")[0] for each in VALUES}
+CHECKS = (CHART / "templates" / "_checks.tpl").read_text()
 SCHEMA = json.loads(chart_values.SCHEMA.read_text())
 
 # Settings whose default in the chart differs from the receiver's own default.
@@ -93,6 +96,15 @@ def test_value_of_the_wrong_type_is_refused_by_name(value: Value) -> None:
         ({"deliveries": {"deadlineSeconds": 10}}, "at '/deliveries/deadlineSeconds': maximum: got 10, want 9"),
         ({"namespaces": ["Team_A"]}, "at '/namespaces/0'"),
         ({"policy": {"default": "permit"}}, "at '/policy/default': value must be one of 'deny', 'allow'"),
+        ({"proxy": {"url": "proxy.example.com:3128"}}, "at '/proxy/url'"),
+        ({"proxy": {"url": "http://proxy.example.com"}}, "at '/proxy/url'"),  # a port is needed for the NetworkPolicy
+        ({"proxy": {"url": "http://me:pass@proxy.example.com:3128"}}, "at '/proxy/url'"),
+        ({"proxy": {"noProxy": ["https://example.com"]}}, "at '/proxy/noProxy/0'"),
+        ({"proxy": {"noProxy": ["a.example.com,b.example.com"]}}, "at '/proxy/noProxy/0'"),
+        ({"httpRoute": {"parentRefs": [{"name": "g", "gateway": "x"}]}}, "additional properties 'gateway' not allowed"),
+        ({"httpRoute": {"parentRefs": [{"namespace": "g"}]}}, "missing property 'name'"),
+        ({"httpRoute": {"hostnames": ["https://keyturn.example.com"]}}, "at '/httpRoute/hostnames/0'"),
+        ({"nlb": {"loadBalancerClass": "eks amazonaws"}}, "at '/nlb/loadBalancerClass'"),
     ],
     ids=lambda each: next(iter(each)) if isinstance(each, dict) else "",
 )
@@ -114,6 +126,12 @@ CONTRADICTIONS: dict[str, dict[str, Any]] = {
     "nlb.enabled: it makes": {"nlb": {"enabled": True}, "tls": {"secretName": "t"}, "service": {"type": "NodePort"}},
     "nlb.certificateArn": {"nlb": {"certificateArn": "arn:aws:acm:eu-west-1:123456789012:certificate/1"}},
     "ingress.host": {"ingress": {"enabled": True}},
+    "deliveries.enabled": {"deliveries": {"enabled": False}},
+    "httpRoute.parentRefs": {"httpRoute": {"enabled": True, "hostnames": ["keyturn.example.com"]}},
+    "httpRoute.hostnames": {"httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}]}},
+    "proxy.noProxy: there is": {"proxy": {"noProxy": ["10.0.0.0/8"]}},
+    "proxy.noProxy: 10.0.0.0/33": {"proxy": {"url": "http://10.1.2.3:3128", "noProxy": ["10.0.0.0/33"]}},
+    "aws.fips": {"aws": {"fips": True, "endpointUrl": "https://vpce-1.example.com"}},
     "service.loadBalancerClass": {"service": {"loadBalancerClass": "service.k8s.aws/nlb"}},
     "extraEnv": {"extraEnv": [{"name": "KEYTURN_LOG_LEVEL", "value": "DEBUG"}]},
     "extraVolumes": {"extraVolumes": [{"name": "tls", "emptyDir": {}}]},
@@ -130,12 +148,130 @@ def test_contradicting_values_are_refused_with_advice(begins: str) -> None:
     assert re.search(r"\b(set|name|leave|annotate)\b", told.partition(begins)[2])
 
 
+# Each value that is of use for deliveries alone, with values that set it.
+FOR_DELIVERIES: dict[str, dict[str, Any]] = {
+    "signingKey.secretId": SOME_KEY,
+    "signingKey.publicKeys": {"signingKey": {"publicKeys": [f"whpk_{'A' * 43}="]}},
+    "signingKey.existingSecret.name": {"signingKey": {"existingSecret": {"name": "signing-keys"}}},
+    "ingress.enabled": {"ingress": {"enabled": True, "host": "keyturn.example.com"}},
+    "httpRoute.enabled": {
+        "httpRoute": {"enabled": True, "hostnames": ["a.example.com"], "parentRefs": [{"name": "public"}]}
+    },
+    "nlb.enabled": {"nlb": {"enabled": True, "certificateArn": "arn:aws:acm:eu-west-1:123456789012:certificate/1"}},
+    "service.type": {"service": {"type": "LoadBalancer"}},
+    "tls.secretName": {"tls": {"secretName": "certificate"}},
+    "tls.certManager.enabled": {"tls": {"certManager": {"enabled": True, "issuerRef": {"name": "internal"}}}},
+}
+
+
+@pytest.mark.parametrize("value", FOR_DELIVERIES)
+def test_value_for_deliveries_is_refused_without_deliveries(value: str) -> None:
+    told = refused({**FOR_DELIVERIES[value], "deliveries": {"enabled": False}})
+    assert (
+        f"deliveries.enabled: it is false, and {value} is of use for deliveries alone: set deliveries.enabled" in told
+    )
+
+
+def test_every_way_in_and_every_key_is_refused_without_deliveries() -> None:
+    """Each value that leads somebody in, or verifies him, is among those that the chart refuses."""
+    (checked,) = re.findall(r"range \$name, \$used := dict(.*?)\}\}", CHECKS, re.DOTALL)
+    assert re.findall(r'"([\w.]+)" ', checked.replace('"ClusterIP"', "")) == list(FOR_DELIVERIES)
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("10.0.0.0/8", True),
+        ("172.20.1.0/16", True),
+        ("0.0.0.0/0", True),
+        ("fd00:ec2::/32", True),
+        ("::ffff:10.0.0.0/104", True),
+        ("10.0.0.0/33", False),
+        ("10.0.0/8", False),
+        ("256.0.0.0/8", False),
+        ("fd00::/129", False),
+    ],
+)
+def test_address_range_of_no_proxy_is_checked(text: str, fits: bool) -> None:
+    values = {**SOME_KEY, "proxy": {"url": "http://proxy.example.com:3128", "noProxy": ["a.example.com", text]}}
+    if fits:
+        ipaddress.ip_network(text, strict=False)
+        assert environment(values)["NO_PROXY"] == f"a.example.com,{text}"
+    else:
+        with pytest.raises(ValueError, match="IPv"):
+            ipaddress.ip_network(text, strict=False)
+        assert f"proxy.noProxy: {text} is no address range" in refused(values)
+
+
+@pytest.mark.parametrize(
+    ("url", "opened"),
+    [
+        ("", set()),
+        ("http://proxy.example.com:3128", {3128}),
+        ("http://[fd00::1]:3128/", {3128}),
+        ("https://proxy.example.com:443", set()),  # this port is open anyway
+    ],
+)
+def test_network_policy_lets_the_pods_reach_the_proxy(url: str, opened: set[int]) -> None:
+    def ports(values: dict[str, Any]) -> set[int]:
+        (policy,) = (each["spec"] for each in chart_objects("keyturn", values) if each["kind"] == "NetworkPolicy")
+        return {port["port"] for rule in policy["egress"] for port in rule["ports"]}
+
+    assert ports({"proxy": {"url": url}}) - ports({}) == opened
+    pods = [each for each in chart_objects("keyturn", {"proxy": {"url": url}}) if each["kind"] in ("Deployment", "Pod")]
+    assert len(pods) == 2
+    assert all(("HTTPS_PROXY" in str(each)) is bool(url) for each in pods)
+
+
+@pytest.mark.parametrize(
+    ("values", "port"),
+    [
+        ({}, ("http", 80, "http")),
+        ({"tls": {"secretName": "certificate"}}, ("https", 443, "https")),
+        (
+            {"nlb": {"enabled": True, "certificateArn": "arn:aws:acm:eu-west-1:123456789012:certificate/1"}},
+            ("https", 443, "http"),  # TLS ends at the load balancer; a mesh must not expect it in the pods
+        ),
+    ],
+    ids=["plain", "TLS in the pods", "TLS at the load balancer"],
+)
+def test_service_port_says_which_protocol_the_pods_speak(values: dict[str, Any], port: tuple[str, int, str]) -> None:
+    (service,) = (each["spec"] for each in chart_objects("keyturn", values) if each["kind"] == "Service")
+    (made,) = service["ports"]
+    assert (made["name"], made["port"], made["appProtocol"]) == port
+
+
+@pytest.mark.parametrize(
+    ("values", "warned"),
+    [
+        ({}, True),
+        ({"className": "alb"}, False),
+        ({"annotations": {"kubernetes.io/ingress.class": "nginx"}}, False),
+    ],
+    ids=["no class", "a class", "a class of old"],
+)
+def test_notes_warn_of_an_ingress_that_no_class_serves(values: dict[str, Any], warned: bool) -> None:
+    ingress = {"enabled": True, "host": "keyturn.example.com", **values}
+    notes = rendered_chart("keyturn", values={**SOME_KEY, "ingress": ingress})["keyturn/templates/NOTES.txt"]
+    assert ("set\ningress.className" in notes) is warned
+
+
+def test_notes_without_deliveries_say_how_to_add_the_event_path() -> None:
+    notes = rendered_chart("keyturn", values={"deliveries": {"enabled": False}})["keyturn/templates/NOTES.txt"]
+    assert "The poller alone carries changes, every 300 s" in notes
+    added = yaml.safe_load("\n".join(re.findall(r"^     (?:deliveries|signingKey): .*$", notes, re.MULTILINE)))
+    assert added.keys() == {"deliveries", "signingKey"}
+    assert added["deliveries"] == {"enabled": True}
+    (key,) = added["signingKey"]
+    assert chart_objects("keyturn", {"deliveries": {"enabled": True}, "signingKey": {key: "keyturn/signing-key"}})
+
+
 def test_values_of_a_parent_chart_are_accepted() -> None:
     assert chart_objects("keyturn", {"enabled": True, "global": {"imageRegistry": "x"}}) == chart_objects("keyturn")
 
 
 def test_contradictions_known_to_the_chart_are_all_tried() -> None:
-    known = re.findall(r'fail (?:\(printf )?"([^:,]+)', (CHART / "templates" / "_checks.tpl").read_text())
+    known = re.findall(r'fail (?:\(printf )?"([^:,]+)', CHECKS)
     tried = [begins.partition(":")[0] for begins in CONTRADICTIONS]
     assert sorted(known) == sorted(tried)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from keyturn_local.kubernetes.chart import chart_objects, chart_rights
-from support.chart_values import EVERYTHING
+from support.chart_values import EVERYTHING, EXCLUSIVE
 
 PAGE = (Path(__file__).parents[2] / "docs" / "hardening.md").read_text()
 # These values replace settings of the chart, so their security is up to the person who sets them.
@@ -135,6 +135,9 @@ def only_deliveries_are_exposed(objects: Objects) -> bool:
         path for each in of("Ingress", objects) for rule in each["spec"]["rules"] for path in rule["http"]["paths"]
     ]
     exact = all((each["path"], each["pathType"]) == ("/v1/notifications", "Exact") for each in paths)
+    for route in of("HTTPRoute", objects):
+        matched = [match for rule in route["spec"]["rules"] for match in rule["matches"]]
+        exact &= matched == [{"path": {"type": "Exact", "value": "/v1/notifications"}}]
     services = of("Service", objects)
     outward = [each for each in services if each["spec"].get("clusterIP") != "None"]
     ports = [port["targetPort"] for each in outward for port in each["spec"]["ports"]]
@@ -222,6 +225,28 @@ def test_chart_meets_the_requirement(item: str, rendering: str) -> None:
 def test_default_service_is_a_cluster_ip_without_an_ingress() -> None:
     assert [each["spec"]["type"] for each in of("Service", RENDERINGS["defaults"])] == ["ClusterIP"]
     assert of("Ingress", RENDERINGS["defaults"]) == []
+
+
+def test_nothing_leads_to_receivers_without_deliveries() -> None:
+    objects = chart_objects("keyturn", EXCLUSIVE["poller alone"])
+    assert not {"Service", "Ingress", "HTTPRoute"} & {each["kind"] for each in objects}
+    (policy,) = of("NetworkPolicy", objects)
+    assert (policy["spec"]["policyTypes"], policy["spec"]["ingress"]) == (["Ingress", "Egress"], [])
+    (deployment,) = of("Deployment", objects)
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert [port["name"] for port in container["ports"]] == ["operations"]
+    (role,) = of("Role", objects)
+    assert [rule.get("resourceNames") for rule in role["rules"]] == [None, ["keyturn-poller"]]
+    assert [each["metadata"]["name"] for each in of("Lease", objects)] == ["keyturn-poller"]
+
+
+def test_metrics_stay_the_only_way_in_without_deliveries() -> None:
+    peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    scraped = {"metrics": {"serviceMonitor": {"enabled": True}}, "networkPolicy": {"operationsFrom": [peer]}}
+    objects = chart_objects("keyturn", {**EXCLUSIVE["poller alone"], **scraped})
+    assert [each["metadata"]["name"] for each in of("Service", objects)] == ["keyturn-metrics"]
+    (policy,) = of("NetworkPolicy", objects)
+    assert policy["spec"]["ingress"] == [{"ports": [{"port": "operations", "protocol": "TCP"}], "from": [peer]}]
 
 
 def test_rights_stay_within_the_named_namespaces() -> None:

@@ -114,7 +114,8 @@ def test_shown_notes_are_those_that_helm_install_prints() -> None:
 def test_load_balancer_has_the_certificate_and_the_port_of_the_receiver_url() -> None:
     (service,) = filter(None, yaml.safe_load_all(rendered("service.yaml")))
     assert service["spec"]["type"] == "LoadBalancer"
-    assert service["spec"]["ports"] == [{"name": "https", "port": 443, "targetPort": "notifications"}]
+    (port,) = service["spec"]["ports"]
+    assert port == {"name": "https", "port": 443, "targetPort": "notifications", "appProtocol": "http"}
     assert VARIABLES["CERTIFICATE"] in service["metadata"]["annotations"].values()
     assert f"ReceiverUrls=https://{VARIABLES['HOST_NAME']}/v1/notifications" in words("sam build")
 

@@ -33,6 +33,9 @@ COMBINABLE: dict[str, Values] = {
             "endpointUrl": "https://vpce-1.secretsmanager.eu-central-1.vpce.amazonaws.com",
         }
     },
+    "proxy": {
+        "proxy": {"url": "http://proxy.example.com:3128", "noProxy": ["10.0.0.0/8", "fd00::/8", ".example.com"]},
+    },
     "ServiceAccount": {"serviceAccount": {"name": "turner", "annotations": {"example.com/note": "one of ours"}}},
     "signing keys of each kind": {
         "signingKey": {
@@ -85,6 +88,14 @@ COMBINABLE: dict[str, Values] = {
             "tlsSecretName": "keyturn-ingress",
         }
     },
+    "HTTPRoute": {
+        "httpRoute": {
+            "enabled": True,
+            "parentRefs": [{"name": "public", "namespace": "gateways", "sectionName": "https"}],
+            "hostnames": ["keyturn.example.com"],
+            "annotations": {"example.com/note": "one of ours"},
+        }
+    },
     "NetworkPolicy": {
         "networkPolicy": {
             "deliveriesFrom": [{"ipBlock": {"cidr": "10.0.0.0/8"}}],
@@ -126,7 +137,7 @@ COMBINABLE: dict[str, Values] = {
                 "labelSelector": {"matchLabels": {"app.kubernetes.io/component": "receiver"}},
             }
         ],
-        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "nodeSelector": {"example.com/pool": "platform"},
         "tolerations": [{"key": "dedicated", "operator": "Equal", "value": "platform", "effect": "NoSchedule"}],
         "affinity": {
             "nodeAffinity": {
@@ -147,7 +158,7 @@ COMBINABLE: dict[str, Values] = {
     },
     "more in the pods": {
         "extraEnv": [
-            {"name": "HTTPS_PROXY", "value": "http://10.1.2.3:3128"},
+            {"name": "AWS_CA_BUNDLE", "value": "/etc/ssl/ours/ca.crt"},
             {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
         ],
         "extraEnvFrom": [{"configMapRef": {"name": "proxy", "optional": True}}],
@@ -171,6 +182,12 @@ EXCLUSIVE: dict[str, Values] = {
         "ingress": {"enabled": True, "className": "alb", "host": "keyturn.example.com"},
         "tls": {"secretName": "keyturn-certificate"},
     },
+    "poller alone": {
+        "deliveries": {"enabled": False},
+        "signingKey": {"secretId": ""},
+        "metrics": {"prometheusRule": {"enabled": True}},
+    },
+    "FIPS endpoints": {"aws": {"fips": True}},
     "public keys alone": {"signingKey": {"publicKeys": [f"whpk_{'A' * 43}="]}},
     "signing key in a Secret": {"signingKey": {"existingSecret": {"name": "signing-keys"}}},
     "few namespaces, all rights": {
@@ -189,6 +206,13 @@ EXCLUSIVE: dict[str, Values] = {
     "load balancer before pods that serve TLS": {
         "nlb": {"enabled": True},
         "tls": {"secretName": "keyturn-certificate"},
+    },
+    "load balancer of EKS Auto Mode": {
+        "nlb": {
+            "enabled": True,
+            "loadBalancerClass": "eks.amazonaws.com/nlb",
+            "certificateArn": "arn:aws:acm:eu-central-1:123456789012:certificate/5d9e7a11-3c42-4e1b-9a55-0d6a4c1f2b37",
+        },
     },
     "Ingress for any controller": {"ingress": {"enabled": True, "host": "keyturn.example.com"}},
     "PodMonitor": {

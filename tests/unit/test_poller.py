@@ -75,7 +75,13 @@ class Setting:
     """
 
     def __init__(
-        self, aws: Aws, *bindings: dict, mode: PollMode = PollMode.LIST, globs: str = "*", changed: bool = True
+        self,
+        aws: Aws,
+        *bindings: dict,
+        mode: PollMode = PollMode.LIST,
+        globs: str = "*",
+        changed: bool = True,
+        notifications: bool = True,
     ) -> None:
         self.bound = SecretCache()
         for each in bindings:
@@ -117,6 +123,7 @@ class Setting:
             interval=300,
             metrics=self.metrics,
             now=self.clock,
+            notifications=notifications,
         )
 
     def put(self, obj: dict) -> None:
@@ -395,6 +402,15 @@ async def test_recent_change_is_left_to_its_notification_while_events_arrive() -
     setting.event_path_healthy = True
     assert await setting.sweep() == []
     setting.event_path_healthy = False
+    assert await setting.sweep() == ["moved"]
+
+
+@pytest.mark.parametrize("event_path_healthy", [True, False])
+async def test_poller_alone_waits_for_no_notification_and_keeps_its_interval(event_path_healthy: bool) -> None:
+    aws = Aws(listed("moved", "v2", changed=datetime.now(UTC)))
+    setting = Setting(aws, bound_object("moved", "v1"), notifications=False)
+    setting.event_path_healthy = event_path_healthy
+    assert setting.poller.interval == 300
     assert await setting.sweep() == ["moved"]
 
 

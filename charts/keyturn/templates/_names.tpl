@@ -68,6 +68,34 @@ app.kubernetes.io/component: receiver
 {{- .Values.service.port | default (eq (include "keyturn.portName" .) "https" | ternary 443 80) | int }}
 {{- end }}
 
+{{/* Protocol of the Service's port, which differs from its name where a load balancer ends TLS. */}}
+{{- define "keyturn.appProtocol" -}}
+{{- if include "keyturn.tls" . }}https{{ else }}http{{ end }}
+{{- end }}
+
+{{/* Port of the proxy; empty if there is no proxy, or if the NetworkPolicy lets the pods reach the port anyway. */}}
+{{- define "keyturn.proxyPort" -}}
+{{- with .Values.proxy.url }}
+{{- $port := regexFind "[0-9]+$" (trimSuffix "/" .) }}
+{{- if not (has $port (list "443" "6443")) }}{{ $port }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* Whether no controller may serve the Ingress, because neither it nor the cluster names a class: "true" or "". */}}
+{{- define "keyturn.ingressWithoutClass" -}}
+{{- with .Values.ingress }}
+{{- if and .enabled (not .className) (not (hasKey .annotations "kubernetes.io/ingress.class")) }}
+{{- $default := dict }}
+{{- range (lookup "networking.k8s.io/v1" "IngressClass" "" "").items }}
+{{- if eq (dig "metadata" "annotations" "ingressclass.kubernetes.io/is-default-class" "" .) "true" }}
+{{- $_ := set $default "found" true }}
+{{- end }}
+{{- end }}
+{{- if not $default }}true{{ end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Labels of the pod of `helm test`. The Service must not select it. */}}
 {{- define "keyturn.testSelector" -}}
 app.kubernetes.io/name: {{ include "keyturn.name" . }}

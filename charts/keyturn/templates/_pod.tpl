@@ -35,11 +35,15 @@ securityContext: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* Variables for the AWS endpoint and the signing keys. */}}
+{{/* Variables that the receivers and the pod of `helm test` share: for AWS, the proxy and the signing keys. */}}
 {{- define "keyturn.keysEnv" -}}
 {{- include "keyturn.variables" (dict
   "AWS_REGION" .Values.aws.region
   "AWS_ENDPOINT_URL_SECRETS_MANAGER" .Values.aws.endpointUrl
+  "AWS_USE_FIPS_ENDPOINT" (.Values.aws.fips | ternary "true" "")
+  "HTTPS_PROXY" .Values.proxy.url
+  "NO_PROXY" (join "," .Values.proxy.noProxy)
+  "KEYTURN_DELIVERIES" .Values.deliveries.enabled
   "KEYTURN_SIGNING_KEY_SECRET_ID" .Values.signingKey.secretId
   "KEYTURN_SIGNING_PUBLIC_KEYS" (join "," .Values.signingKey.publicKeys)
   "KEYTURN_SIGNING_KEY_FILE" (.Values.signingKey.existingSecret.name | empty | ternary "" "/etc/keyturn/signing-key/signing-key")) }}

@@ -65,7 +65,10 @@ class ControlPlane(Cluster, Stoppable):
     def add_nodes(self, count: int) -> None:
         """Add simulated nodes, and wait until they are Ready."""
         names = [f"node-{secrets.token_hex(3)}" for _ in range(count)]
-        self.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}} for name in names)
+        labels = {"kubernetes.io/os": "linux"}  # as a kubelet labels its node
+        self.create(
+            {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}} for name in names
+        )
         self.kubectl("wait", "--for=condition=Ready", "--timeout=120s", *(f"node/{name}" for name in names))
 
     def stop(self) -> None:

@@ -43,8 +43,8 @@ class _Failures:
 class Poller:
     """Poller. Sweeps over all bindings while this replica is the leader.
 
-    ``interval`` is the number of seconds between two sweeps while ``event_path_healthy`` returns true. ``now`` returns
-    monotonic seconds.
+    ``interval`` is the number of seconds between two sweeps while ``event_path_healthy`` returns true. Without
+    ``notifications`` there is no event path, so ``interval`` always holds. ``now`` returns monotonic seconds.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Poller:
         interval: float,
         metrics: Metrics,
         now: Callable[[], float] = time.monotonic,
+        notifications: bool = True,
     ) -> None:
         self._sweeper = sweeper
         self._queue = queue
@@ -64,6 +65,7 @@ class Poller:
         self._interval = interval
         self._metrics = metrics
         self._now = now
+        self._notifications = notifications
         self._last_sweep: dict[StoreKey, SweepResult] = {}  # the last one that saw a change
         self._last_full_sweep: dict[StoreKey, float] = {}
         self._running: dict[StoreKey, asyncio.Task[Sequence[StaleBinding]]] = {}  # sweeps of other stores
@@ -74,7 +76,8 @@ class Poller:
     @property
     def interval(self) -> float:
         """The number of seconds between two sweeps. It is at most 30 while the event path is down."""
-        return self._interval if self._event_path_healthy() else min(self._interval, MAX_INTERVAL_WITHOUT_EVENTS)
+        down = self._notifications and not self._event_path_healthy()
+        return min(self._interval, MAX_INTERVAL_WITHOUT_EVENTS) if down else self._interval
 
     async def run(self, ping: Ping = no_ping) -> None:
         """Sweep until cancelled.
@@ -224,7 +227,7 @@ class Poller:
         for each in stale:
             changed_at = each.metadata.changed_at if each.metadata else None
             age = (datetime.now(UTC) - changed_at).total_seconds() if changed_at else head_start
-            if self._event_path_healthy() and 0 <= age < head_start:
+            if self._notifications and self._event_path_healthy() and 0 <= age < head_start:
                 asyncio.get_running_loop().call_later(head_start - age, self._recover, each)
             else:
                 self._recover(each)

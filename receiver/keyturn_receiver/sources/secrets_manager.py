@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 from keyturn_receiver.core.arn import account_id, account_scope, refers_to, region
 from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.render import SecretVersion
-from keyturn_receiver.errors import KeyturnError, NoCredentials, SourceNotFound, SourceRefused
+from keyturn_receiver.errors import KeyturnError, NoCredentials, SourceNotFound, SourceRefused, SourceUnavailable
 from keyturn_receiver.resilience.bounded_map import BoundedMap
 from keyturn_receiver.sources import error_mapping
 from keyturn_receiver.sources.caller_identity import CallerIdentity
@@ -162,8 +162,15 @@ class SecretsManager:
         return self._check
 
     async def _run_check(self) -> None:
-        with suppress(KeyturnError):
+        try:
             await self._call("ListSecrets", self._client.list_secrets, MaxResults=1)
+        except NoCredentials:
+            pass  # this call has set ``credentials_error``
+        except SourceUnavailable as error:
+            if self.credentials_error:
+                self.credentials_error = f"{NOT_CHECKED}: {error}"  # so that readiness tells why
+        except KeyturnError:
+            pass
 
     async def list_secrets(self) -> AsyncIterator[Sequence[SecretMetadata]]:
         """Yield all secrets in pages of 100, the last changed first. Secrets that are scheduled for deletion are

@@ -1,0 +1,126 @@
+"""A receiver whose only way to AWS is a proxy: it asks the proxy for AWS, and for nothing else."""
+
+import json
+import ssl
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import trustme
+
+from keyturn_local.aws.sdk import REGION
+from keyturn_local.aws.server import LocalAws
+from keyturn_local.processes.program import StartFailed
+from keyturn_local.receiver.process import LocalReceiver
+from support.connect_proxy import ConnectProxy
+from support.fault_env import FaultEnv
+from support.wait import eventually
+
+SECRETS_MANAGER = f"secretsmanager.{REGION}.amazonaws.com"
+
+
+class PodIdentityAgent:
+    """The agent of EKS Pod Identity, at a name of this host. It hands out credentials to whoever has the token."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        agent = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                agent.asked += self.headers.get("Authorization") == "of-the-pod"
+                expiration = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+                keys = {"AccessKeyId": "testing", "SecretAccessKey": "testing", "Token": "testing"}
+                body = json.dumps({**keys, "Expiration": expiration}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def variables(self) -> dict[str, str]:
+        """Return the variables that EKS sets in a pod. The name is in no address range."""
+        return {
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"http://localhost:{self._server.server_port}/v1/credentials",
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN": "of-the-pod",
+        }
+
+    def close(self) -> None:
+        """Stop the agent."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def agent() -> Iterator[PodIdentityAgent]:
+    made = PodIdentityAgent()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> trustme.CA:
+    made = trustme.CA()
+    made.cert_pem.write_to_path(tmp_path / "aws-ca.crt")
+    return made
+
+
+@pytest.fixture
+def proxy(session_aws: LocalAws, authority: trustme.CA) -> Iterator[ConnectProxy]:
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(SECRETS_MANAGER).configure_cert(tls)
+    with ConnectProxy({SECRETS_MANAGER: session_aws.endpoint_url}, tls) as running:
+        yield running
+
+
+def receiver_behind(proxy: ConnectProxy, agent: PodIdentityAgent, env: FaultEnv, no_proxy: str) -> LocalReceiver:
+    """Return a receiver as in a pod: it knows AWS by its names alone, and every scheme has the proxy."""
+    variables = {
+        "AWS_REGION": REGION,
+        "AWS_CA_BUNDLE": str(env.directory / "aws-ca.crt"),
+        **agent.variables(),
+        **{name: proxy.url for name in ("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy")},
+        "NO_PROXY": no_proxy,
+        "no_proxy": no_proxy,
+    }
+    kubeconfig = env.cluster.kubeconfig_for(env.receiver_namespace, "keyturn", env.directory)
+    settings = {"KEYTURN_POLL_INTERVAL_SECONDS": "1", "KEYTURN_DELIVERIES": "false"}
+    made = LocalReceiver(env.directory, kubeconfig, variables, "", env.receiver_namespace, settings, "behind-proxy")
+    env.receivers.append(made)
+    return made
+
+
+@pytest.mark.parametrize("no_proxy", ["127.0.0.0/8", "10.0.0.0/8,127.0.0.1/32", "172.20.0.0/16, 127.0.0.1"])
+def test_receiver_asks_the_proxy_for_aws_alone(
+    proxy: ConnectProxy, agent: PodIdentityAgent, env: FaultEnv, no_proxy: str
+) -> None:
+    """The API server is at a literal address that an entry covers; Pod Identity's agent is in no entry."""
+    receiver_behind(proxy, agent, env, no_proxy).start(60)
+    env.create_bound_secret()
+    env.rotate()
+    eventually(env.is_current)
+    assert agent.asked
+    assert set(proxy.asked) == {f"CONNECT {SECRETS_MANAGER}:443"}
+
+
+def test_receiver_whose_proxy_refuses_says_that_aws_cannot_be_reached(
+    agent: PodIdentityAgent, env: FaultEnv, authority: trustme.CA
+) -> None:
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(SECRETS_MANAGER).configure_cert(tls)
+    with ConnectProxy({}, tls) as refusing:
+        receiver = receiver_behind(refusing, agent, env, "127.0.0.0/8")
+        with pytest.raises(StartFailed, match="was not ready"):
+            receiver.start(15)
+        status, told = receiver.ready()
+    assert status == 503
+    assert "AWS credentials: not checked yet: ListSecrets: AWS cannot be reached (ProxyConnectionError)" in told
+    assert set(refusing.asked) == {f"CONNECT {SECRETS_MANAGER}:443"}
