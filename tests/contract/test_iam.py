@@ -45,7 +45,7 @@ ROLES = {
 
 
 def combinations(role: str) -> Iterator[dict[str, bool]]:
-    """Yield every combination of the conditions that a role depends on; the others are false."""
+    """Yield every combination of the conditions that a role depends on. All other conditions are false."""
     text = json.dumps(TEMPLATE["Resources"][role])
     used = [name for name in TEMPLATE["Conditions"] if f'"{name}"' in text]
     for values in itertools.product((False, True), repeat=len(used)):

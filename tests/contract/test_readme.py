@@ -1,4 +1,4 @@
-"""The README's commands for EKS, checked against the code. tests/node/test_walk.py runs them."""
+"""The README's commands for EKS, checked against the code. tests/node/test_walk.py runs these commands."""
 
 import re
 from collections.abc import Mapping
@@ -73,7 +73,8 @@ def test_parameters_of_the_commands_exist_and_have_allowed_values(beginning: str
 
 
 def test_stack_names_carry_the_cluster() -> None:
-    """With the same names, a second cluster would replace the first one's role and receiver."""
+    """If two clusters used the same stack names, the second one would replace the role and the receiver of the first
+    one."""
     named = [each for each in steps() if "--stack-name" in each.command]
     assert len(named) == 3
     assert all(re.search(r"--stack-name keyturn-(\w+-)?\$CLUSTER\b", each.command) for each in named)
@@ -121,7 +122,7 @@ def test_load_balancer_has_the_certificate_and_the_port_of_the_receiver_url() ->
 
 
 def test_built_image_is_the_one_that_the_chart_pulls() -> None:
-    """Docker does not run in the tests: the node's image is built from the same Dockerfile by buildah."""
+    """The tests have no Docker. The node's image is built from the same Dockerfile with buildah instead."""
     (deployment,) = filter(None, yaml.safe_load_all(rendered("deployment.yaml")))
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert option("docker buildx build", "--tag") == container["image"]
@@ -150,7 +151,7 @@ def test_first_binding_is_bound_read_and_allowed() -> None:
 
 
 def test_wait_for_the_rotation_is_too_short_for_the_poller() -> None:
-    """The receivers of a broken event path poll every 30 s."""
+    """If the event path is broken, the receivers poll every 30 s. So a shorter wait shows that the event path works."""
     (seconds,) = re.findall(r"--timeout=(\d+)s", step("kubectl wait secret/db").command)
     assert int(seconds) < 30
 

@@ -42,7 +42,7 @@ def metrics_of(alarm: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def queue_statements(ExtraRuleArns: bool) -> list[dict[str, Any]]:
-    """Return the statements of all queue policies, with or without rules of the operator."""
+    """Return the statements of all queue policies, with or without those for the operator's own rules."""
     policies = [each["PolicyDocument"]["Statement"] for each in of_type("AWS::SQS::QueuePolicy").values()]
     conditions = {**dict.fromkeys(TEMPLATE["Conditions"], True), "WithExtraRules": ExtraRuleArns}
     pruned = [[each for each in policy if "Fn::If" not in each] for policy in policies]
@@ -111,11 +111,12 @@ class TestSettings:
             read_settings({**SET, "KEYTURN_CA_BUNDLE": text})
 
     def test_two_cas_and_all_other_variables_fit_lambdas_limit(self) -> None:
-        """A roll-over needs the old CA and the new one. Lambda's limit is 4 KB:
+        """While a CA is rolled over, the old CA and the new one are both needed. Lambda's limit for all variables is 4
+        KB:
 
         https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html
         """
-        rsa_2048 = 900  # bytes of a CA certificate in DER with long names; with RSA 4096 it has some 1,400
+        rsa_2048 = 900  # bytes of a CA certificate in DER with long names; with RSA 4096 it has about 1,400
         cas = ",".join(base64.b64encode(b"\x30" * rsa_2048).decode() for _ in range(2))
         assert len(cas) <= PARAMETERS["CaBundle"]["MaxLength"]
         assert re.fullmatch(PARAMETERS["CaBundle"]["AllowedPattern"], cas)
@@ -242,7 +243,7 @@ class TestParameters:
         ],
     )
     def test_each_member_of_a_list_has_its_form(self, name: str, good: str, bad: str) -> None:
-        """CloudFormation holds the pattern against each member:
+        """CloudFormation applies the pattern to each member of the list:
 
         https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/parameters-section-structure.html
         """
@@ -298,8 +299,8 @@ class TestQueues:
 
     @pytest.mark.parametrize("bus", ["", "keyturn/"])
     def test_queues_accept_messages_only_from_the_rules_of_the_stack(self, bus: str) -> None:
-        """A rule that an update of the stack has just created is accepted although the policy does not have its ARN
-        yet, because its name begins with the name of the stack."""
+        """When an update of the stack creates a rule, the policy does not have the rule's ARN at first. The rule is
+        accepted anyway, because its name begins with the name of the stack."""
         allowed = [each for each in queue_statements(ExtraRuleArns=False) if each["Effect"] == "Allow"]
         (statement,) = allowed
         assert statement["Principal"] == {"Service": "events.amazonaws.com"}
@@ -320,7 +321,7 @@ class TestQueues:
             assert allows(policy, "sqs:SendMessage", "*", {"aws:SourceArn": arn}) is expected, arn
 
     def test_rules_of_the_operator_may_send_to_the_queue_if_they_are_named(self) -> None:
-        """docs/events.md: a rule of your own may send events that the stack's rules do not carry."""
+        """A rule of the operator may send events that the stack's rules do not forward (docs/events.md)."""
         given = "arn:aws:events:eu-west-1:123456789012:rule/mine"
         (statement,) = (
             each for each in queue_statements(ExtraRuleArns=True) if each["Sid"] == "AllowSendFromExtraRules"
@@ -464,7 +465,7 @@ class TestAlarms:
     def test_alarm_of_the_members_rings_if_one_is_silent(
         self, members: int, silent: int, lost: int, rings: bool
     ) -> None:
-        """``lost`` heartbeats of a period do not ring it; the schedule sends each once and never again."""
+        """The schedule sends each heartbeat only once, so ``lost`` heartbeats in a period do not trigger the alarm."""
         alarm = RESOURCES["MemberHeartbeatsMissingAlarm"]["Properties"]
         minutes = alarm["Metrics"][0]["MetricStat"]["Period"] / 60
         received = (members - silent) * minutes - lost

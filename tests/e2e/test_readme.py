@@ -1,4 +1,4 @@
-"""The README's commands about a first binding, run as they are written, where no real node can run.
+"""The README's commands about a first binding, run as they are printed. This test needs no real node.
 
 tests/node/test_walk.py runs all commands.
 """

@@ -1,4 +1,5 @@
-"""S11: an answer of AWS counts only for the secret that was asked for, whatever else is read at the same time."""
+"""S11: the receiver uses an answer of AWS only for the secret that it asked for, whatever else it reads at the same
+time."""
 
 import json
 import threading
@@ -17,8 +18,8 @@ JSON = {"Content-Type": "application/x-amz-json-1.1"}
 
 
 class OtherAccount:
-    """Plays a secret in another account as AWS documents it: GetSecretValue and DescribeSecret answer, and in a batch
-    the secret does not exist."""
+    """Imitates secrets of another account, as AWS documents them. GetSecretValue and DescribeSecret return such a
+    secret, but a batch reports that it does not exist."""
 
     def __init__(self, env: FaultEnv) -> None:
         self.values: dict[str, str] = {}  # by ARN
@@ -47,8 +48,9 @@ class OtherAccount:
 
 @pytest.mark.fault("S11")
 def test_secrets_of_another_account_are_read_beside_own_ones_of_the_same_name(env: FaultEnv) -> None:
-    """Bindings name secrets of the own account by name and ARN, and secrets of another account with the same names, all
-    at once. Each Secret gets its own account's value, and none is ever reported as missing."""
+    """Bindings name secrets of the receiver's own account, by name and by ARN, and at the same time secrets of another
+    account that have the same names. Each Secret gets the value from the right account, and none is ever reported as
+    missing."""
     there = OtherAccount(env)
     names = [f"s{number}" for number in range(8)]
     own = {name: env.create_aws_secret(name) for name in names}
@@ -77,8 +79,8 @@ def test_secrets_of_another_account_are_read_beside_own_ones_of_the_same_name(en
 
 @pytest.mark.fault("S11")
 def test_answer_about_another_secret_is_never_written(env: FaultEnv) -> None:
-    """Something between the receiver and AWS answers reads of one secret with another one's answer. The Secret keeps
-    its data, says so in an Event, and is filled once the answers are right."""
+    """Something between the receiver and AWS answers reads of one secret with the value of another one. The Secret
+    keeps its data, the receiver logs the reason, and the Secret is filled once the answers are right."""
     receiver = env.receiver()
     env.create_bound_secret("own")
     other = env.create_bound_secret("other", consumers=())
@@ -107,8 +109,8 @@ def test_answer_about_another_secret_is_never_written(env: FaultEnv) -> None:
 
 @pytest.mark.fault("S11")
 def test_batch_refused_because_of_one_secret_switches_batches_off_for_nobody(env: FaultEnv) -> None:
-    """AWS refuses each batch that contains one of the tenant's secrets. All Secrets are filled, batches go on without
-    that secret, and the log advises no right that the role already has."""
+    """AWS refuses each batch that contains one of the tenant's secrets. All Secrets are filled, the other secrets are
+    still read in batches, and the log does not ask for a permission that the role already has."""
     names = [f"s{number}" for number in range(12)]
     for name in names:
         env.create_aws_secret(name)

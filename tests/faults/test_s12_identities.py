@@ -1,4 +1,5 @@
-"""S12: an AWS role is used for the ServiceAccount that names it, and never for another one of the same name."""
+"""S12: an AWS role is used only for the ServiceAccount that names it, and never for another ServiceAccount of the same
+name."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +17,8 @@ AS_APP = {"keyturn.dev/service-account": "app"}
 
 @pytest.mark.fault("S12")
 def test_role_goes_with_the_service_account_that_named_it(make_env: Callable[..., FaultEnv]) -> None:
-    """A ServiceAccount is deleted and created again without a role, with another role, or with one that cannot be
-    assumed, as in a namespace that another team gets. The former role reads nothing any more, on no path."""
+    """A ServiceAccount gets a role that cannot be assumed, loses its role, is deleted, and is created again with
+    another role, as when another team takes over the namespace. From then on, nothing is read with the former role."""
     env = make_env(tenantRoles={"enabled": True})
     sts = Sts(env)
     env.create_aws_secret("db")

@@ -1,4 +1,5 @@
-"""S13: the receiver's own AWS identity as pods on EKS have it. It waits in words, and gets well by itself."""
+"""S13: the receiver's own AWS identity, as pods on EKS have it. If it does not work, the receiver waits, says why, and
+recovers by itself."""
 
 import json
 import time
@@ -33,7 +34,8 @@ def launch(env: FaultEnv, variables: Mapping[str, str], **settings: str) -> Loca
 
 
 def waits_in_words(env: FaultEnv, receiver: LocalReceiver, *words: str) -> None:
-    """Check that the receiver lives, that readiness and an Event have the words, and that the log is not flooded."""
+    """Check that the receiver stays alive, that readiness and an Event contain the words, and that the log is not
+    flooded."""
     for word in words:
         eventually(lambda word=word: word in receiver.ready()[1], 40)
     env.cluster.create([secret(env.namespace, "waiting", f"{env.namespace}/waiting")])
@@ -62,8 +64,8 @@ def is_well(env: FaultEnv, receiver: LocalReceiver) -> None:
 @pytest.mark.fault("S13")
 @pytest.mark.parametrize("how", ["late", "refusing", "hanging"])
 def test_receiver_waits_for_the_pod_identity_agent(env: FaultEnv, agent: PodIdentityAgent, how: str) -> None:
-    """The Pod Identity agent is not there yet, refuses or hangs when the receiver starts. The receiver lives, says so
-    in readiness, log and Events, and is ready once the agent answers."""
+    """When the receiver starts, the Pod Identity agent is not there yet, refuses, or hangs. The receiver stays alive,
+    says so in readiness, log and Events, and becomes ready once the agent answers."""
     if how != "late":
         agent.start()
         agent.status = 404
@@ -80,8 +82,8 @@ def test_receiver_waits_for_the_pod_identity_agent(env: FaultEnv, agent: PodIden
 
 @pytest.mark.fault("S13")
 def test_association_that_is_removed_and_made_again(env: FaultEnv, agent: PodIdentityAgent) -> None:
-    """Credentials expire after seconds and the token file is rotated, which nobody notices. The association is removed
-    and made again while the receiver runs: it is unready in between, and says why."""
+    """Credentials expire within seconds and the token file is rotated, but deliveries succeed. Then the association is
+    removed, which makes the receiver unready until the association is made again, and the receiver says why."""
     agent.lifetime = timedelta(seconds=10)
     agent.start()
     receiver = env.receiver(KEYTURN_SIGNING_KEY_INTERVAL_SECONDS="1", **agent.variables())
@@ -102,7 +104,7 @@ def test_association_that_is_removed_and_made_again(env: FaultEnv, agent: PodIde
 
 
 def web_identity(directory: Path, **more: str) -> dict[str, str]:
-    """Return the variables that EKS sets for IRSA, without those of static keys."""
+    """Return the variables that EKS sets for IRSA, and clear the variables of static keys."""
     file = directory / "web-identity-token"
     file.write_text(token_for("keyturn", "keyturn"))
     keys = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
@@ -132,8 +134,8 @@ def refusal(code: str) -> Reply:
     ids=["trust policy", "OIDC provider", "STS hangs"],
 )
 def test_role_that_cannot_be_assumed(env: FaultEnv, tmp_path: Path, fault: Fault, words: tuple[str, ...]) -> None:
-    """IRSA: the role's trust policy does not fit, its account has no OIDC provider, or STS does not answer. The
-    receiver names the role, the ServiceAccount and the remedy, and is ready once it is found."""
+    """With IRSA, the role's trust policy does not fit, its account has no OIDC provider, or STS does not answer. The
+    receiver names the role, the ServiceAccount and the remedy, and becomes ready once the cause is removed."""
     env.aws_proxy.fault_for = sts(fault)
     receiver = launch(env, web_identity(tmp_path))
     waits_in_words(env, receiver, *words)
@@ -155,8 +157,8 @@ def test_role_that_cannot_be_assumed(env: FaultEnv, tmp_path: Path, fault: Fault
 def test_identity_that_is_set_wrong(
     env: FaultEnv, tmp_path: Path, variables: dict[str, str], words: tuple[str, ...]
 ) -> None:
-    """IRSA: the role's ARN, the session's name or the token file is wrong. The receiver says which, waits, and does not
-    say that AWS cannot be reached."""
+    """With IRSA, the role's ARN, the session's name or the token file is wrong. The receiver says which one it is,
+    waits, and does not say that AWS cannot be reached."""
     given = web_identity(tmp_path, **variables)
     if not variables:
         Path(given["AWS_WEB_IDENTITY_TOKEN_FILE"]).unlink()

@@ -1,4 +1,4 @@
-"""S14: objects that are as large as Kubernetes allows end no watch, and fit into the receiver's memory."""
+"""S14: objects as large as Kubernetes allows do not end a watch, and fit into the receiver's memory."""
 
 import json
 import threading
@@ -14,11 +14,11 @@ from support.fault_env import FaultEnv
 from support.manifests import env_from, secret, workload
 from support.wait import eventually
 
-LARGE = "<" * 1_300_000  # the API server writes each of these as six bytes of JSON
+LARGE = "<" * 1_300_000  # the API server writes each of these characters as six bytes of JSON
 MEMORY = 256 * 1024 * 1024  # the chart's limit
 OBJECTS = 12
 KINDS = {"Deployment": "deployments", "Secret": "secrets"}
-MARK = "revision.keyturn.dev/db"  # on the Deployment itself: the receiver has seen it
+MARK = "revision.keyturn.dev/db"  # if this is on the Deployment itself, the receiver has seen the Deployment
 
 
 def large_deployment(namespace: str, name: str) -> dict[str, Any]:
@@ -28,7 +28,8 @@ def large_deployment(namespace: str, name: str) -> dict[str, Any]:
 
 
 def large_secret(namespace: str, name: str) -> dict[str, Any]:
-    """Return a labelled Secret that is large by the name of its owner, which has no limit of its own."""
+    """Return a labelled Secret that is large because of the name of its owner. Kubernetes does not limit the length of
+    that name."""
     made = secret(namespace, name, f"{namespace}/none")
     owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": LARGE[:1_000_000], "uid": str(uuid4())}
     made["metadata"]["ownerReferences"] = [owner]
@@ -36,7 +37,8 @@ def large_secret(namespace: str, name: str) -> dict[str, Any]:
 
 
 def post(env: FaultEnv, path: str, made: dict[str, Any]) -> None:
-    """Create an object from these very bytes. kubectl itself would write six bytes for a "<", which is too much."""
+    """Create an object, with its JSON exactly as given here. kubectl would write each "<" as six bytes, which is too
+    much."""
     env.cluster.kubectl(
         "create",
         f"--raw={path}/{made['metadata']['namespace']}/{KINDS[made['kind']]}",
@@ -48,7 +50,7 @@ def post(env: FaultEnv, path: str, made: dict[str, Any]) -> None:
 
 @contextmanager
 def edited_repeatedly(env: FaultEnv, namespace: str, *names: str) -> Iterator[None]:
-    """Edit the objects one after the other, about three times a second, until the block ends."""
+    """Edit the objects in turn, about three times a second, until the block ends."""
     ended = threading.Event()
 
     def edit() -> None:
@@ -69,8 +71,8 @@ def edited_repeatedly(env: FaultEnv, namespace: str, *names: str) -> Iterator[No
 
 @pytest.mark.fault("S14")
 def test_large_objects_of_one_tenant_end_no_watch_and_fit_into_memory(env: FaultEnv) -> None:
-    """A tenant makes Deployments and bound Secrets of the largest size that Kubernetes accepts, and edits them without
-    end. The receiver sees new consumers of another tenant and restarts them, and it stays under its memory limit."""
+    """A tenant creates Deployments and bound Secrets of the largest size that Kubernetes accepts, and edits them again
+    and again. The receiver sees another tenant's new consumers, restarts them, and stays under its memory limit."""
     receiver = env.receiver()
     env.create_bound_secret("db")
     eventually(lambda: env.is_current("db"))

@@ -138,7 +138,7 @@ class TestProxy:
 
     @pytest.mark.parametrize("status", [403, 407, 502])
     def test_proxy_that_refuses_the_receiver(self, server: Callable[..., int], status: int) -> None:
-        """The text after the status is the proxy's own, and may hold anything."""
+        """The text after the status is written by the proxy, and may contain anything."""
         port = server(replying(f"HTTP/1.1 {status} no way to receiver.example\r\n\r\n".encode()))
         words = f"the proxy: it refuses the receiver with status {status}"
         assert failure(self.RECEIVER, proxy=f"http://127.0.0.1:{port}") == words

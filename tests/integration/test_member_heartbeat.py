@@ -1,4 +1,5 @@
-"""A member's heartbeat, from its schedule over both accounts' rules and the queue to the notifier's count, in moto."""
+"""A member account's heartbeat passes from its schedule through the rules of both accounts and the queue to the
+notifier, which counts it. All of this runs in moto."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from keyturn_notifier import handler
 
 REGION, ACCOUNT = "us-east-1", "123456789012"
 FORWARDING = FILE.parent / "infra" / "aws" / "event-forwarding.yaml"
-KINDS = {"AWS::Events::Rule", "AWS::SQS::Queue", "AWS::IAM::Role"}  # on the way of events; moto makes all of these
+KINDS = {"AWS::Events::Rule", "AWS::SQS::Queue", "AWS::IAM::Role"}  # on the path of events; moto can create all of these
 
 
 @pytest.fixture(autouse=True)
@@ -31,10 +32,10 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def deploy(file: Path, values: Mapping[str, str]) -> dict[str, str]:
-    """Deploy what lies on the way of events; return the physical ids."""
+    """Deploy the resources that events pass. Return their physical ids."""
     template = read(file)
     wanted = {name: each for name, each in template["Resources"].items() if each["Type"] in KINDS}
-    if file == FILE:  # its roles are those of the functions and of its own schedule
+    if file == FILE:  # its roles are only those of the functions and of its schedule
         wanted = {name: each for name, each in wanted.items() if each["Type"] != "AWS::IAM::Role"}
     given = [{"ParameterKey": name, "ParameterValue": value} for name, value in values.items()]
     client, stack = boto3.client("cloudformation"), f"x-{uuid4()}"
@@ -54,7 +55,7 @@ def scheduled(target: Mapping[str, Any]) -> dict[str, str]:
 
 
 def records(queue_url: str) -> list[dict[str, Any]]:
-    """Return the messages of a queue as Lambda passes them on, with the account, which moto leaves out."""
+    """Return the messages of a queue as Lambda passes them on. The account is added, because moto leaves it out."""
     messages = boto3.client("sqs").receive_message(QueueUrl=queue_url, WaitTimeSeconds=0).get("Messages", [])
     bodies = [{**json.loads(message["Body"]), "account": ACCOUNT} for message in messages]
     return [{"messageId": "m", "receiptHandle": "r", "body": json.dumps(body)} for body in bodies]

@@ -551,7 +551,8 @@ class TestConnections:
     def test_ca_is_rolled_over_by_the_parameter(
         self, sandbox: Callable, authority: trustme.CA, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """One receiver has a certificate of the old CA, one of the new: both are reached, then the new alone."""
+        """One receiver has a certificate of the old CA, and another one has a certificate of the new CA. Both are
+        reached while the parameter has both CAs. With only the new CA, only the second receiver is reached."""
         new = trustme.CA()
         receivers = [FakeReceiver(self.tls(each, "127.0.0.1")) for each in (authority, new)]
         assert sandbox(*receivers, KEYTURN_CA_BUNDLE=self.bundle(authority, new))(event()) == []
@@ -569,7 +570,7 @@ class TestConnections:
         client.create_secret(Name=name, SecretString=old_pem)
         receivers = [FakeReceiver(self.tls(each, "127.0.0.1")) for each in (authority, new)]
         handle = sandbox(*receivers, KEYTURN_CA_BUNDLE_SECRET_ID=name)
-        assert handle("{") == []  # the sandbox has started with the old CA alone
+        assert handle("{") == []  # the sandbox starts while the secret has only the old CA
         client.put_secret_value(SecretId=name, SecretString=old_pem + new_pem)
         assert handle(event()) == []
         assert [len(receiver.notifications) for receiver in receivers] == [1, 1]
@@ -584,7 +585,7 @@ class TestConnections:
         receivers = [FakeReceiver(self.tls(authority, "127.0.0.1")) for _ in range(3)]
         before = aws.calls()["secretsmanager.GetSecretValue"]
         assert sandbox(*receivers, KEYTURN_CA_BUNDLE_SECRET_ID=name)(event()) == ["m0"]
-        start, again, keys = 1, 1, 2  # the signing keys are the current and the previous one
+        start, again, keys = 1, 1, 2  # the keys are the current and the previous signing key
         assert aws.calls()["secretsmanager.GetSecretValue"] - before == start + again + keys
         for receiver in receivers:
             receiver.close()
@@ -615,7 +616,7 @@ class TestConnections:
         caplog: pytest.LogCaptureFixture,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """A CA that breaks RFC 5280 is refused by Python 3.13, and by the notifier under any Python."""
+        """Python 3.13 refuses a CA that violates RFC 5280. The notifier refuses it under any version of Python."""
         authority = Authority(critical=critical)
         receiver = FakeReceiver(authority.server_context(tmp_path))
         bundle = base64.b64encode(authority.pem).decode()
@@ -641,7 +642,7 @@ class TestProxy:
 
     @pytest.fixture
     def start(self, sandbox: Callable, aws: LocalAws, proxy: HttpProxy) -> Iterator[Callable[..., Any]]:
-        """Start a sandbox for a receiver and an AWS whose names only the proxy resolves."""
+        """Start a sandbox. Only the proxy can resolve the names of its receiver and of its AWS."""
         authority = trustme.CA()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("receiver.example").configure_cert(context)

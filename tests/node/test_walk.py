@@ -1,6 +1,7 @@
-"""The README's section "On EKS", walked: its commands, as printed and in order, on the second AWS and the real node.
+"""Runs the commands of the README's section "On EKS", in order and as printed, on the emulator of AWS and the real
+node.
 
-What the commands meet here in place of the real thing:
+What the commands use here instead of the real thing:
 
 | in the README | here |
 |---|---|
@@ -40,8 +41,8 @@ from support.readme import Step
 from support.shell import Shell
 
 EXCHANGED = {"111122223333": sdk.ACCOUNT, "eu-west-1": sdk.REGION}
-# Commands that are not run, by their beginning, with the reason.
-# tests/contract/test_readme.py checks them otherwise.
+# The commands that are not run, by the text that they start with, and the reason for each.
+# tests/contract/test_readme.py checks these commands.
 NOT_RUN = {
     "aws ecr get-login-password": "there is no Docker in the enclosure, and no registry to log in to",
     "docker buildx build": "there is no Docker in the enclosure; the node's image is built from the same Dockerfile",
@@ -68,13 +69,13 @@ def names(tmp_path: Path) -> Iterator[Names]:
 
 @pytest.fixture
 def authority() -> trustme.CA:
-    """The public authority that issues certificates in ACM."""
+    """The public CA that issues the certificates in ACM."""
     return trustme.CA()
 
 
 @pytest.fixture
 def second_aws(tmp_path: Path, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    """The emulator, whose functions trust the authority as they trust public ones in AWS."""
+    """The emulator of AWS. Its functions trust our CA, as functions in AWS trust public CAs."""
     bundle = tmp_path / "authorities.pem"
     bundle.write_bytes(authority.cert_pem.bytes())
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
@@ -96,7 +97,7 @@ def create_eks_cluster(aws: Emulator) -> None:
 def cluster(
     control_plane: ControlPlane, node: Node, second_aws: Emulator, authority: trustme.CA
 ) -> Iterator[ControlPlane]:
-    """The cluster of the README, with what EKS and the Load Balancer Controller add to it."""
+    """The README's cluster, with what EKS and the Load Balancer Controller add to a cluster."""
     certificate = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(VARIABLES["HOST_NAME"]).configure_cert(certificate)
     variables = {"AWS_REGION": sdk.REGION, "AWS_ENDPOINT_URL": second_aws.endpoint_url}
@@ -115,7 +116,8 @@ def cluster(
 
 @pytest.fixture
 def shell(cluster: ControlPlane, second_aws: Emulator, tmp_path: Path) -> Iterator[Shell]:
-    """A shell in an empty directory, whose programs find AWS, the cluster and GitHub."""
+    """A shell in an empty directory. Its programs reach our emulator, our cluster, and our copy of the GitHub
+    repository."""
     home = tmp_path / "home"
     home.mkdir()
     environment = second_aws.tool_environment()
@@ -140,7 +142,7 @@ def shell(cluster: ControlPlane, second_aws: Emulator, tmp_path: Path) -> Iterat
 
 
 def instead_of_github(repository: Path) -> dict[str, str]:
-    """Make a repository that holds this tree, and return variables that let git find it behind GitHub's URL."""
+    """Make a repository that holds this tree. Return the variables that make git use it for GitHub's URL."""
     author = {f"GIT_{who}_{what}": "walk" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     environment = {**os.environ, **author, "GIT_DIR": str(repository), "GIT_WORK_TREE": str(readme.ROOT)}
     for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message=this tree"]):

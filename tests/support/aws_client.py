@@ -52,10 +52,10 @@ class FakeClient:
 
 
 def secrets_manager(client: Any, account: str = "") -> SecretsManager:
-    """Return the receiver's client on top of a fake one."""
+    """Return the receiver's client on top of the fake client of the SDK."""
     return SecretsManager(client, client, ThreadPools.of(4), Metrics(), TenantIdentity(account))
 
 
 async def no_tenant(key: StoreKey) -> Identity:
-    """Look up the identity of a tenant, in tests that have none."""
+    """Fail, because this test has no tenants whose identity could be looked up."""
     raise AssertionError(f"{key.account} was looked up")

@@ -1,9 +1,9 @@
-"""What EKS and AWS add to a cluster, played in the enclosure of a real node: EKS Pod Identity and a load balancer.
+"""Imitates what EKS and AWS add to a cluster, inside the enclosure of a real node: EKS Pod Identity and a load balancer.
 
 - Pod Identity: the webhook that gives pods of an associated ServiceAccount a token and the variables of AWS's SDKs, and
   the agent that exchanges the token for the role's credentials.
   https://docs.aws.amazon.com/eks/latest/userguide/pod-id-how-it-works.html
-- The AWS Load Balancer Controller with a network load balancer: TLS ends there, with the certificate of ACM.
+- The AWS Load Balancer Controller with a network load balancer, which ends TLS with the certificate of ACM.
 - The DNS record of the receivers' host name.
 
 The associations and the roles are those of the emulated AWS, which decides who may assume which role.
@@ -40,7 +40,7 @@ ANNOTATION = "service.beta.kubernetes.io/aws-load-balancer"
 
 @contextmanager
 def address(ip: str) -> Iterator[None]:
-    """Give the enclosure another address, which pods can reach, too."""
+    """Give the enclosure one more address, which pods can reach, too."""
     subprocess.run(["ip", "address", "add", f"{ip}/32", "dev", "lo"], check=True)  # noqa: S607 - the machine's own ip
     try:
         yield
@@ -80,12 +80,12 @@ class _Quiet(BaseHTTPRequestHandler):
 def pod_identity(
     cluster: ControlPlane, name: str, client: Callable[[str], Any], environment: Mapping[str, str]
 ) -> Iterator[None]:
-    """Serve the Pod Identity of the EKS cluster ``name``, while the block runs.
+    """Provide Pod Identity for the EKS cluster ``name`` while the block runs.
 
-    ``client`` returns a client of AWS for a service. ``environment`` has the variables, such as the region, that pods
-    of an associated ServiceAccount get in addition to Pod Identity's own.
+    ``client`` returns a client for an AWS service. ``environment`` has the variables, such as the region, that pods of
+    an associated ServiceAccount get in addition to those of Pod Identity.
     """
-    # The SDKs wait two seconds for the agent, so it has its clients ready.
+    # The SDKs wait only two seconds for the agent. So its clients are built before the first request.
     eks, sts = client("eks"), client("sts")
     api_server = httpx.Client(
         base_url=cluster.url,
@@ -211,7 +211,7 @@ def _webhook_configuration(port: int, authority: bytes) -> Any:
 
 @contextmanager
 def _listener(certificate: ssl.SSLContext, target: tuple[str, int]) -> Iterator[None]:
-    """Run the TLS listener of a network load balancer with target protocol TCP, while the block runs."""
+    """Run the TLS listener of a network load balancer, whose targets use TCP, while the block runs."""
     loop = asyncio.new_event_loop()
     started, ended = threading.Event(), asyncio.Event()
     writers: set[asyncio.StreamWriter] = set()
@@ -257,9 +257,10 @@ def _listener(certificate: ssl.SSLContext, target: tuple[str, int]) -> Iterator[
 def load_balancer_controller(
     cluster: Cluster, region: str, certificates: Mapping[str, ssl.SSLContext]
 ) -> Iterator[None]:
-    """Give the first Service of the controller's class a load balancer, while the block runs.
+    """Give a load balancer to the first Service of the controller's class, while the block runs.
 
-    ``certificates`` are those of ACM, by ARN. A Service with another certificate gets no load balancer, as in AWS.
+    ``certificates`` are the certificates in ACM, by ARN. As in AWS, a Service that names another certificate gets no
+    load balancer.
     """
     ended = threading.Event()
     thread = threading.Thread(target=_control, args=(cluster, region, certificates, ended), daemon=True)
@@ -288,7 +289,7 @@ def _control(cluster: Cluster, region: str, certificates: Mapping[str, ssl.SSLCo
                 host = f"k8s-{namespace}-{name}-0123456789-0123456789abcdef.elb.{region}.amazonaws.com"
                 status = {"status": {"loadBalancer": {"ingress": [{"hostname": host}]}}}
                 patch = ("--subresource=status", "--type=merge", f"--patch={json.dumps(status)}")
-                with contextlib.suppress(KubectlFailed):  # the Service is gone again
+                with contextlib.suppress(KubectlFailed):  # the Service has been deleted in the meantime
                     cluster.kubectl("patch", "service", name, "-n", namespace, *patch)
                 ended.wait()
 
@@ -297,14 +298,14 @@ def _control(cluster: Cluster, region: str, certificates: Mapping[str, ssl.SSLCo
 
 
 class Names:
-    """Names that the enclosure's programs resolve, as if they were in a DNS zone."""
+    """The host names that the enclosure's programs can resolve, as if they were in a DNS zone."""
 
     def __init__(self, directory: Path) -> None:
         self._file = directory / "hosts"
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Use these names beside those of /etc/hosts, while the block runs."""
+        """Make programs resolve these names, in addition to those of /etc/hosts, while the block runs."""
         self._file.write_text(Path("/etc/hosts").read_text())
         subprocess.run(["mount", "--bind", self._file, "/etc/hosts"], check=True)  # noqa: S607 - the machine's own mount
         try:
@@ -313,6 +314,6 @@ class Names:
             subprocess.run(["umount", "/etc/hosts"], check=True)  # noqa: S607
 
     def add(self, name: str, ip: str) -> None:
-        """Add a record."""
+        """Add the address of a host name."""
         with self._file.open("a") as file:
             file.write(f"{ip} {name}\n")

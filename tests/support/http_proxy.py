@@ -1,4 +1,5 @@
-"""An HTTP proxy as companies have it: it tunnels by CONNECT, and forwards requests that name a whole URL."""
+"""An HTTP proxy like those in companies. It tunnels TLS (CONNECT), and forwards plain requests, which name a whole
+URL."""
 
 import http.client
 import select
@@ -9,7 +10,8 @@ from urllib.parse import urlsplit
 
 
 class HttpProxy:
-    """A proxy that records the ``targets``, HOST:PORT, and leads each to the same port of loopback."""
+    """A proxy that connects to the requested port on loopback, whatever the host is. ``targets`` records each
+    HOST:PORT."""
 
     def __init__(self) -> None:
         self.targets: list[str] = []
@@ -58,7 +60,7 @@ class HttpProxy:
 
 
 def _join(one: socket.socket, other: socket.socket) -> None:
-    """Copy between two sockets until one of them ends."""
+    """Copy data between two sockets in both directions until one of them ends."""
     while True:
         for readable in select.select([one, other], [], [])[0]:
             content = readable.recv(65536)

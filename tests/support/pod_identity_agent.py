@@ -1,4 +1,4 @@
-"""An agent that plays EKS's for Pod Identity: it exchanges the token in a file for credentials that expire.
+"""Imitates EKS's agent for Pod Identity: it exchanges the token in a file for credentials that expire.
 
 https://docs.aws.amazon.com/eks/latest/userguide/pod-id-how-it-works.html
 """
@@ -16,17 +16,18 @@ ACCOUNT = "123456789012"
 
 
 def token_for(namespace: str, name: str) -> str:
-    """Return the token of a ServiceAccount, as the kubelet writes it into a file; its signature is void."""
+    """Return a ServiceAccount's token in the form in which the kubelet writes it into a file. Its signature is not
+    valid."""
     claims = {"sub": f"system:serviceaccount:{namespace}:{name}", "aud": ["pods.eks.amazonaws.com"]}
     parts = ({"alg": "RS256"}, claims, "signature")
     return ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts)
 
 
 class PodIdentityAgent:
-    """The agent on loopback. It listens once ``start`` was called, and ``stop`` takes it away.
+    """The agent on loopback. It listens from ``start`` until ``stop``.
 
-    ``status`` is that of its replies; ``hanging`` makes it accept requests and answer none; credentials are valid for
-    ``lifetime``.
+    ``status`` is the status of its replies. The credentials are valid for ``lifetime``. After ``hang``, it accepts
+    requests but does not answer them.
     """
 
     def __init__(self, directory: Path, lifetime: timedelta = timedelta(hours=6)) -> None:
@@ -42,7 +43,7 @@ class PodIdentityAgent:
         self._server: ThreadingHTTPServer | None = None
 
     def variables(self) -> dict[str, str]:
-        """Return the variables that EKS sets in a pod, without those of static keys."""
+        """Return the variables that EKS sets in a pod, and clear the variables of static keys."""
         return {
             "AWS_CONTAINER_CREDENTIALS_FULL_URI": self.uri,
             "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": str(self.token_file),
@@ -51,7 +52,7 @@ class PodIdentityAgent:
         }
 
     def start(self) -> None:
-        """Listen."""
+        """Start listening."""
         agent = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -74,7 +75,7 @@ class PodIdentityAgent:
             self._server = None
 
     def hang(self, hanging: bool = True) -> None:
-        """Answer no request any more, or answer again."""
+        """Stop answering requests, or answer them again if ``hanging`` is false."""
         if hanging:
             self._released.clear()
             self._hanging.set()

@@ -1,4 +1,4 @@
-"""The section "On EKS" of the README: its commands, and the output that it shows for them."""
+"""The README's section "On EKS": its commands, and the output that it shows for each of them."""
 
 import re
 import shlex
@@ -8,12 +8,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SECTION = (ROOT / "README.md").read_text().partition("\n## On EKS\n")[2].partition("\n## ")[0]
 SIGNING_KEY = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:keyturn-AbCdEf"
-LEFT_OUT = "..."  # in shown output: any text
+LEFT_OUT = "..."  # stands for any text in shown output
 
 
 @dataclass(frozen=True)
 class Step:
-    """A command as the README prints it, and the output lines that the README shows for it."""
+    """A command as the README prints it, and the lines of output that the README shows for it."""
 
     command: str
     prints: tuple[str, ...]
@@ -24,7 +24,7 @@ class Step:
         return re.sub(r" *\\\n *", " ", self.command)
 
     def words(self, **variables: str) -> list[str]:
-        """Return the words of the command, with ``$NAME`` replaced for each of the variables."""
+        """Return the words of the command. ``$NAME`` is replaced for each of the variables."""
         return shlex.split(re.sub(r"\$(\w+)", lambda found: variables.get(found[1], found[0]), self.line))
 
 
@@ -45,12 +45,12 @@ def step(beginning: str) -> Step:
 
 
 def variables() -> dict[str, str]:
-    """Return the variables that the reader sets in the first command."""
+    """Return the variables that the first command sets."""
     return dict(word.split("=", 1) for word in step("export CLUSTER").words()[1:])
 
 
 def unprinted(shown: tuple[str, ...], output: str) -> list[str]:
-    """Return the shown lines that the output lacks, or has in another order."""
+    """Return the shown lines that are missing in the output, or that come in another order there."""
     lines = iter([line.rstrip() for line in output.splitlines()])
     return [each for each in shown if not any(_is_shown(each, line) for line in lines)]
 

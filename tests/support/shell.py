@@ -1,4 +1,4 @@
-"""A shell session: commands run one after another in one bash, which keeps its directory and variables."""
+"""A shell session. Commands run one after another in the same bash, so the directory and the variables are kept."""
 
 import os
 import selectors
@@ -35,10 +35,11 @@ class Shell:
                 pipe.close()
 
     def run(self, command: str, seconds: float = 240) -> tuple[int, str]:
-        """Run a command; return its exit status and its output, with standard error. Fails after ``seconds``."""
+        """Run a command. Return its exit status, and its output with standard error. Fails if it takes more than
+        ``seconds``."""
         assert self._bash.stdin
         mark = f"end-{uuid4().hex}"
-        # A group and no subshell: `cd` and `export` must last.
+        # The command runs in a group, not in a subshell, so that `cd` and `export` have a lasting effect.
         self._bash.stdin.write(f"{{ {command}\n}} </dev/null; printf '\\n%s %s\\n' {mark} $?\n".encode())
         self._bash.stdin.flush()
         output = self._read_until(mark, seconds)

@@ -1,4 +1,4 @@
-"""AWS roles of tenants: ServiceAccounts that name one, and a view of the credentials that STS hands out."""
+"""AWS roles of tenants: ServiceAccounts that name a role, and a record of the credentials that STS issues."""
 
 import base64
 import json

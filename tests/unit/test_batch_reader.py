@@ -22,7 +22,7 @@ class Aws:
         self.hung: set[str] = set()
         self.fault: KeyturnError | None = None
         self.errors: dict[str, KeyturnError] = {}
-        self.poison: set[str] = set()  # AWS refuses a whole batch because of these
+        self.poison: set[str] = set()  # AWS refuses each batch that contains one of these
 
     def may_batch(self, secret_id: str) -> bool:
         return secret_id not in ("quarantined", "foreign")
@@ -70,7 +70,7 @@ async def test_error_of_one_secret_fails_only_its_read() -> None:
     reader = BatchReader(aws)
     results = await asyncio.gather(*(reader.read(Source(each)) for each in "abc"), return_exceptions=True)
     assert [type(result) for result in results] == [SecretVersion, SourceNotFound, SecretVersion]
-    assert aws.singles == ["b"]  # the batch's own error is not believed
+    assert aws.singles == ["b"]  # the error in the batch was checked with a read of this secret alone
 
 
 async def test_secret_missing_in_the_response_is_read_alone() -> None:

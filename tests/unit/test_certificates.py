@@ -1,4 +1,4 @@
-"""Private CAs as an operator gives them: each form is read, and each fault is told in words."""
+"""Private CAs as an operator provides them: each form is read, and each fault is described."""
 
 import base64
 from datetime import UTC, datetime

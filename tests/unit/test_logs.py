@@ -1,4 +1,4 @@
-"""Logs: what repeats is logged once, and then at intervals."""
+"""Logs: a repeated warning is logged once, and then again at intervals."""
 
 import logging
 

@@ -89,7 +89,7 @@ class Setting:
         self.asked: dict[Target, Request] = {}
         self.clock = FakeClock()
         self.is_leader = True
-        self.uids: dict[str, str] = {}  # of ServiceAccounts that were created again
+        self.uids: dict[str, str] = {}  # the UIDs of ServiceAccounts that were created again
         self.event_path_healthy = False
         self.metrics = Metrics()
         namespaces = NamespaceCache()

@@ -1,4 +1,4 @@
-"""Which hosts the functions call through the proxy."""
+"""Proxy: which hosts the functions call through it."""
 
 import pytest
 
@@ -27,7 +27,7 @@ PROXY = "http://proxy.example:3128"
         ("https://[fd00::1]:8443", ["fd00::/8"], False),
         ("https://[fd00::1]", ["[fd00::1]"], False),
         ("https://[fe00::1]", ["fd00::/8", "10.0.0.0/8"], True),
-        ("https://ten.example", ["10.0.0.0/8"], True),  # no name is resolved
+        ("https://ten.example", ["10.0.0.0/8"], True),  # networks do not apply to names, because no name is resolved
         ("https://anything.example", ["*"], False),
         ("https://10.1.2.3", ["*"], False),
         ("http://127.0.0.1:1", [], False),

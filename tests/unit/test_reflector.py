@@ -140,8 +140,8 @@ async def test_list_of_one_namespace_replaces_that_namespace_alone(namespace: st
 
 
 class LargeObjects(Api):
-    """A fake Kubernetes client with objects of given sizes in bytes. It serves pages of as many objects as are asked
-    for."""
+    """A fake Kubernetes client with objects of the given sizes (in bytes). Each page has as many objects as the request
+    asks for."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__([], [])

@@ -1,4 +1,5 @@
-"""Secrets Manager client: a response counts only for the secret that was asked for, by account, region and name."""
+"""Secrets Manager client: it accepts a response only if account, region and name are those of the secret that it asked
+for."""
 
 from typing import Any
 
@@ -15,7 +16,7 @@ MINE, THEIRS = value_of("team/db"), value_of("team/db", FOREIGN)
 
 
 def answering(*values: dict[str, Any], account: str = "") -> SecretsManager:
-    """Return a client to which AWS answers with these values, whatever it is asked for."""
+    """Return a client that gets these values from AWS, whatever it asks for."""
 
     def answer(action: str, arguments: dict[str, Any]) -> Any:
         return {"SecretValues": list(values)} if action == "batch_get_secret_value" else values[0]
@@ -76,9 +77,9 @@ async def test_secret_of_another_account_is_never_in_a_batch() -> None:
     aws = answering(MINE)
     mine, theirs = arn_of("team/db"), arn_of("team/db", FOREIGN)
     assert aws.may_batch("team/db")
-    assert not aws.may_batch(mine)  # nothing has shown the own account yet
+    assert not aws.may_batch(mine)  # the client does not know its own account yet
     await aws.value(Source(theirs.replace(FOREIGN, ACCOUNT)))
-    assert not aws.may_batch(mine)  # an ARN does not show it
+    assert not aws.may_batch(mine)  # the answer for an ARN does not show the own account
     await aws.value(Source("team/db"))
     assert aws.may_batch(mine)
     assert not aws.may_batch(theirs)

@@ -1,4 +1,5 @@
-"""Stores: the own store alone judges the own credentials, and a tenant's identity follows its ServiceAccount."""
+"""Stores: only the own store decides whether the own credentials work, and a tenant's identity follows its
+ServiceAccount."""
 
 import asyncio
 import time
@@ -89,7 +90,8 @@ async def test_own_store_that_cannot_be_created_says_why_until_it_can() -> None:
 
 
 class Tenants:
-    """ServiceAccounts with AWS roles. ``identities`` are those that exist, and ``made`` those of created stores."""
+    """ServiceAccounts with AWS roles. ``identities`` has those that exist. ``made`` has the identities for which a
+    store was created."""
 
     def __init__(self, **identities: Identity) -> None:
         self.identities = dict(identities)
