@@ -23,7 +23,7 @@ class FakeReceiver:
     """A server that answers with ``respond`` and ``extra_headers``, and records its ``requests`` and
     ``connections``."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self.respond: Respond = lambda headers, body: (200, reply_to_all(body, Outcome.APPLIED))
         self.extra_headers: dict[str, str] = {}
         self.is_marked = True  # False imitates a proxy in front of the receiver, or a receiver of release 0.2
@@ -60,7 +60,7 @@ class FakeReceiver:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.server.daemon_threads = True
         self._scheme = "http"
         if tls:

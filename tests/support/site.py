@@ -1,4 +1,4 @@
-"""A site: a stack that SAM has deployed to the emulator, and the receivers to which the stack delivers over TLS."""
+"""A site: a stack that SAM has deployed to the emulator, and receivers over TLS that it delivers to."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -15,12 +15,48 @@ from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.processes.ports import free_ports
 from keyturn_local.receiver.certificate import Certificate
 from keyturn_local.receiver.process import SERVICE_ACCOUNT, LocalReceiver
-from support.cluster_state import data_of
 from support.manifests import secret
+from support.object_history import HistoryWatcher
 from support.wait import eventually
 
 # The poller sleeps, so every change arrives by an event.
 EVENTS_ALONE = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600", "KEYTURN_SIGNING_KEY_INTERVAL_SECONDS": "2"}
+
+
+class FunctionLog:
+    """The log of a deployed function, by default the notifier's. It reads what is new and keeps the rest."""
+
+    def __init__(self, deployment: Deployment, group: str = "") -> None:
+        self._logs = deployment.emulator.client("logs")
+        self._group = group or f"/aws/lambda/{deployment.name}-notifier"
+        self._lines: dict[str, tuple[int, str]] = {}  # by stream and message
+
+    def text(self) -> str:
+        """Return all lines, oldest first."""
+        newest = max((time for time, _ in self._lines.values()), default=1)
+        for page in self._logs.get_paginator("filter_log_events").paginate(logGroupName=self._group, startTime=newest):
+            for event in page["events"]:
+                key = event["logStreamName"] + event["message"]
+                self._lines.setdefault(key, (event["timestamp"], event["message"]))
+        return "\n".join(line for _, line in sorted(self._lines.values(), key=lambda each: each[0]))
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the JSON lines, oldest first. Lambda's own lines are not JSON here."""
+        return [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the sum of each metric that the function has emitted, by the metric's name."""
+        sums: dict[str, float] = {}
+        for line in self.lines():
+            for directive in line.get("_aws", {}).get("CloudWatchMetrics", []):
+                for metric in directive["Metrics"]:
+                    sums[metric["Name"]] = sums.get(metric["Name"], 0) + sum(line[metric["Name"]])
+        return sums
+
+
+def new_team() -> str:
+    """Return a name for a team, its namespace, and the prefix of its secrets."""
+    return f"team-{uuid4().hex[:6]}"
 
 
 class Endpoints:
@@ -39,37 +75,42 @@ class Endpoints:
 class Site:
     """One stack, its receivers, and a team's namespace. The receivers serve only that namespace."""
 
-    def __init__(self, cluster: ControlPlane, deployment: Deployment, endpoints: Endpoints, directory: Path) -> None:
+    def __init__(
+        self, cluster: ControlPlane, deployment: Deployment, endpoints: Endpoints, directory: Path, team: str
+    ) -> None:
         self.cluster = cluster
         self.deployment = deployment
         self.endpoints = endpoints
         self.receivers: list[LocalReceiver] = []
-        self.team = f"team-{uuid4().hex[:6]}"
+        self.history: HistoryWatcher
+        self.team = team
         self.secrets_manager = deployment.emulator.client("secretsmanager")
         self._namespace = f"keyturn-{uuid4().hex[:6]}"
         self._directory = directory
+        self._log = FunctionLog(deployment)
 
     @classmethod
     @contextmanager
     def run(
-        cls, cluster: ControlPlane, emulator: Emulator, directory: Path, receivers: int = 1, **parameters: str
+        cls, cluster: ControlPlane, emulator: Emulator, directory: Path, team: str = "", **parameters: str
     ) -> Iterator[Self]:
-        """Deploy a stack with SAM and these parameters, and start its receivers. Everything is deleted at the end."""
-        endpoints = Endpoints(directory, receivers)
+        """Deploy a stack by SAM with these parameters, and start one receiver. All is deleted at the end."""
+        endpoints = Endpoints(directory)
         name = f"keyturn-{uuid4().hex[:6]}"
         with ExitStack() as stack:
             deployment = sam.deploy(emulator, name, {**endpoints.parameters(), **parameters})
             stack.callback(deployment.delete)
-            site = stack.enter_context(cls.of(cluster, deployment, endpoints, directory))
+            site = stack.enter_context(cls.of(cluster, deployment, endpoints, directory, team))
             site.start_receivers()
             yield site
 
     @classmethod
     @contextmanager
-    def of(cls, cluster: ControlPlane, deployment: Deployment, endpoints: Endpoints, directory: Path) -> Iterator[Self]:
-        """Create the namespaces for a stack that is already deployed. The namespaces and the receivers are deleted at
-        the end."""
-        site = cls(cluster, deployment, endpoints, directory)
+    def of(
+        cls, cluster: ControlPlane, deployment: Deployment, endpoints: Endpoints, directory: Path, team: str = ""
+    ) -> Iterator[Self]:
+        """Make the namespaces for a stack that is deployed already. They and the receivers are deleted at the end."""
+        site = cls(cluster, deployment, endpoints, directory, team or new_team())
         allowed = {"keyturn.dev/allow-secrets": f"{site.team}/*"}
         namespaces = [{"name": site.team, "annotations": allowed}, {"name": site._namespace}]
         objects = [
@@ -77,15 +118,17 @@ class Site:
             *chart_rights(site._namespace, {"namespaces": [site.team]}),
         ]
         cluster.create(objects)
+        site.history = HistoryWatcher(cluster, site.team)
         try:
             yield site
         finally:
+            site.history.close()
             for receiver in site.receivers:
                 receiver.kill()
             cluster.delete(objects, wait=False)
 
     def start_receivers(self, **settings: str) -> None:
-        """Start a receiver at each address. ``settings`` take precedence over the settings that all sites use."""
+        """Start a receiver at each address. ``settings`` replace its other variables, AWS's among them."""
         kubeconfig = self.cluster.kubeconfig_for(self._namespace, SERVICE_ACCOUNT, self._directory)
         for number, port in enumerate(self.endpoints.ports):
             receiver = LocalReceiver(
@@ -108,54 +151,43 @@ class Site:
         (receiver,) = self.receivers
         return receiver
 
-    def bind(self, name: str, value: str = "first") -> str:
-        """Create an AWS secret of the team and a Secret bound to it, and wait until the Secret is filled. Return the
-        ARN."""
+    def bind(self, name: str, value: str = "first", **annotations: str) -> str:
+        """Create an AWS secret of the team and a Secret that is bound to it and filled; return the ARN."""
         arn = str(self.secrets_manager.create_secret(Name=f"{self.team}/{name}", SecretString=value)["ARN"])
-        self.cluster.create([secret(self.team, name, f"{self.team}/{name}")])
-        self.wait_applied(name, value)
+        self.cluster.create([secret(self.team, name, f"{self.team}/{name}", **annotations)])
+        eventually(lambda: self.data(name), 60)
         return arn
 
     def put(self, name: str, value: str) -> str:
-        """Store a new value of an AWS secret, which becomes current at once. Return the id of the new version."""
+        """Store a new value of an AWS secret, which is current at once; return the version's id."""
         reply = self.secrets_manager.put_secret_value(SecretId=f"{self.team}/{name}", SecretString=value)
         return str(reply["VersionId"])
 
     def wait_applied(self, name: str, value: str, seconds: float = 60) -> None:
-        """Wait until a Secret holds a value that is plain text."""
-        eventually(lambda: data_of(self.cluster, self.team, name) == {"value": value.encode()}, seconds)
+        """Wait until a Secret holds a value, which is plain text."""
+        eventually(lambda: self.data(name) == {"value": value.encode()}, seconds)
 
-    def log(self, group: str = "") -> list[dict[str, Any]]:
-        """Return the JSON lines of a log group, the oldest first. The default is the notifier's log group."""
-        logs = self.deployment.emulator.client("logs")
-        name = group or self.deployment.outputs["NotifierLogGroup"]
-        lines = []
-        for page in logs.get_paginator("filter_log_events").paginate(logGroupName=name):
-            for event in page["events"]:
-                try:
-                    lines.append((event["timestamp"], json.loads(event["message"])))
-                except ValueError:
-                    continue  # a line that Lambda itself has written
-        return [line for _, line in sorted(lines, key=lambda each: each[0])]
+    def data(self, name: str) -> Mapping[str, bytes]:
+        """Return the data of a Secret, by the watch."""
+        states = self.history.data_history(name)
+        return states[-1] if states else {}
+
+    def log(self) -> list[dict[str, Any]]:
+        """Return the JSON lines of the notifier's log, oldest first."""
+        return self._log.lines()
 
     def delivered(self) -> set[str]:
-        """Return the ids of the versions that every receiver has applied according to the notifier's log."""
+        """Return the ids of the versions that every receiver has applied, by the notifier's log."""
         return {
             line["version_id"] for line in self.log() if line.get("message") == "delivered" and "version_id" in line
         }
 
     def metrics(self) -> dict[str, float]:
-        """Return the sum of each metric that the notifier has emitted."""
-        sums: dict[str, float] = {}
-        for line in self.log():
-            for directive in line.get("_aws", {}).get("CloudWatchMetrics", []):
-                for metric in directive["Metrics"]:
-                    sums[metric["Name"]] = sums.get(metric["Name"], 0) + sum(line[metric["Name"]])
-        return sums
+        """Return the sum of each metric that the notifier has emitted, by the metric's name."""
+        return self._log.metrics()
 
     def messages(self, output: str) -> Mapping[str, int]:
-        """Return how many messages of a queue are visible, and how many are taken. ``output`` is the stack's output
-        that has the queue's URL."""
+        """Return the number of messages of a queue, by whether they are visible. ``output`` has the queue's URL."""
         attributes = self.deployment.emulator.client("sqs").get_queue_attributes(
             QueueUrl=self.deployment.outputs[output], AttributeNames=["All"]
         )["Attributes"]

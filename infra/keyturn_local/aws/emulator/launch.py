@@ -7,6 +7,7 @@ leaves the gaps open, for tests that find out whether they are still there.
 import dataclasses
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from ministack import app
 from ministack.core import iam_actions, iam_evaluator
 from ministack.core.concurrency import spawn_background
 from ministack.core.responses import new_uuid
-from ministack.services import eks, lambda_svc, secretsmanager
+from ministack.services import eks, eventbridge, lambda_svc, secretsmanager, sqs
 from ministack.services.cloudformation import changesets, engine, provisioners, stacks
 from ministack.services.cloudformation import handlers as handlers_of_requests
 
@@ -36,6 +37,11 @@ def close_gaps() -> None:
         "update": lambda _, __, properties, ___: _put_policy(properties),
         "delete": lambda _, properties: secretsmanager._delete_resource_policy({"SecretId": properties["SecretId"]}),
     }
+    provisioners._RESOURCE_HANDLERS["AWS::Events::EventBusPolicy"] = {
+        "create": lambda _, properties, __: _permit(properties),
+        "update": lambda _, __, properties, ___: _permit(properties),
+        "delete": lambda _, properties: eventbridge._remove_permission(properties),
+    }
     provisioners._RESOURCE_HANDLERS["AWS::SecretsManager::Secret"].update(
         create=_create_secret, update=_update_secret, delete=_delete_secret
     )
@@ -46,6 +52,8 @@ def close_gaps() -> None:
         ),
     }
     iam_evaluator.evaluate_trust_policy = _evaluate_trust_policy
+    rules = provisioners._RESOURCE_HANDLERS["AWS::Events::Rule"]
+    rules.update(create=_create_rule, update=_update_rule, delete=_delete_rule)
     provisioners._sm_secret_string = _secret_string
     secretsmanager._rotate_secret = _rotate_secret
     for resource_type, change in (
@@ -57,8 +65,13 @@ def close_gaps() -> None:
             handlers[kind] = _with_properties(handlers[kind], change)
     for module in (engine, changesets, handlers_of_requests, stacks):
         module._evaluate_conditions = _evaluate_conditions
+    eventbridge._dispatch_to_event_bus = _dispatch_to_event_bus
     secretsmanager._get_secret_value = _get_secret_value
+    for name in ("DeleteSecret", "RestoreSecret"):
+        attribute = "_" + "_".join(re.findall("[A-Z][a-z]+", name)).lower()
+        setattr(secretsmanager, attribute, _with_api_event(name, getattr(secretsmanager, attribute)))
     iam_actions._action_from_target = _action_of_target
+    sqs._HANDLERS["StartMessageMoveTask"] = _move_messages
     # Requests on loopback count as sent over TLS, which the queues' policies demand.
     app.pin_request_origin = lambda address, _: iam_evaluator.pin_request_origin(address, True)
 
@@ -98,6 +111,14 @@ def _put_policy(properties: Properties) -> tuple[str, dict[str, str]]:
     policy = json.dumps(properties["ResourcePolicy"])
     secretsmanager._put_resource_policy({"SecretId": properties["SecretId"], "ResourcePolicy": policy})
     return str(properties["SecretId"]), {}
+
+
+# --- AWS::Events::EventBusPolicy -------------------------------------------------------------------------------------
+
+
+def _permit(properties: Properties) -> tuple[str, dict[str, str]]:
+    eventbridge._put_permission({**properties["Statement"], **properties})
+    return str(properties["StatementId"]), {}
 
 
 # --- Ref of a secret is its ARN, not its name ------------------------------------------------------------------------
@@ -147,6 +168,29 @@ def _evaluate_trust_policy(document: Any, caller: str, context: Any = None) -> b
         keys = {"aws:sourceaccount": context.principal_account, **context.service_context}
         context = dataclasses.replace(context, service_context=keys)
     return bool(_trusts(document, caller, context))
+
+
+# --- Ref of a rule names its bus, unless that is the default one -----------------------------------------------------
+# https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-events-rule.html#aws-resource-events-rule-return-values
+
+
+def _create_rule(logical_id: str, properties: Properties, stack: str) -> tuple[str, dict[str, str]]:
+    return _with_bus(properties, *provisioners._eb_rule_create(logical_id, properties, stack))
+
+
+def _update_rule(
+    rule: str, old: Properties, new: Properties, stack: str, logical_id: str
+) -> tuple[str, dict[str, str]]:
+    return _with_bus(new, *provisioners._eb_rule_update(rule.split("|")[-1], old, new, stack, logical_id))
+
+
+def _delete_rule(rule: str, properties: Properties) -> None:
+    provisioners._eb_rule_delete(rule.split("|")[-1], properties)
+
+
+def _with_bus(properties: Properties, name: str, attributes: dict[str, str]) -> tuple[str, dict[str, str]]:
+    bus = provisioners._eb_rule_bus_name(properties)
+    return name if bus == "default" else f"{bus}|{name}", attributes
 
 
 # --- GenerateSecretString: ExcludePunctuation and the other exclusions -----------------------------------------------
@@ -226,6 +270,87 @@ def _run_steps(secret: Any, record: Any, version_id: str, steps: tuple[str, ...]
 
 def _error(kind: str, message: str) -> Any:
     return secretsmanager.error_response_json(kind, message, 400)
+
+
+# --- SQS: StartMessageMoveTask ---------------------------------------------------------------------------------------
+
+
+def _move_messages(request: dict[str, Any], _: str) -> dict[str, str]:
+    """Move all messages of a dead-letter queue. A destination must be named, because ours are put there by SendMessage.
+
+    https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_StartMessageMoveTask.html
+    """
+    arn = request["SourceArn"]
+    source, destination = sqs._queue_by_arn(arn), sqs._queue_by_arn(request.get("DestinationArn", ""))
+    if source is None or destination is None:
+        raise sqs._Err("ResourceNotFoundException", "The resource that you specified for the queue doesn't exist.")
+    redrives = [str(each["attributes"].get("RedrivePolicy", "")) for each in sqs._queues.values()]
+    if not any(arn in each for each in redrives):
+        raise sqs._Err("InvalidParameterValue", "Source queue must be configured as a Dead Letter Queue.")
+    with sqs._queues_lock:
+        for message in list(source["messages"]):
+            source["messages"].remove(message)
+            now = time.time()
+            message.update(receive_count=0, receipt_handle=None, first_receive_at=None, visible_at=now, sent_at=now)
+            destination["messages"].append(message)
+    lambda_svc._esm_wake.set()
+    return {"TaskHandle": new_uuid()}
+
+
+# --- Schedules that send to a bus ------------------------------------------------------------------------------------
+
+_to_bus = eventbridge._dispatch_to_event_bus
+
+
+def _dispatch_to_event_bus(bus: Any, event: Properties, rule: Properties, *rest: Any) -> None:
+    """Give the event of a schedule the source and the type that its target names, and make the default bus."""
+    eventbridge._ensure_default_bus()
+    named = rule.get("Target", {}).get("EventBridgeParameters", {})
+    _to_bus(bus, {**event, **{each: named[each] for each in ("Source", "DetailType") if each in named}}, rule, *rest)
+
+
+# --- CloudTrail's events on the bus, which lifecycle events are ------------------------------------------------------
+# https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-service-event-cloudtrail.html
+
+
+def _with_api_event(name: str, handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a handler of a call that also puts the call's event on the default bus."""
+
+    def handle(request: dict[str, Any]) -> Any:
+        answer = handler(request)
+        if answer[0] == 200:
+            _put_api_event(name, request, json.loads(answer[2]))
+        return answer
+
+    return handle
+
+
+def _put_api_event(name: str, request: dict[str, Any], answer: dict[str, Any]) -> None:
+    account, region = secretsmanager.get_account_id(), secretsmanager.get_region()
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    detail = {
+        "eventVersion": "1.08",
+        "eventTime": now,
+        "eventSource": "secretsmanager.amazonaws.com",
+        "eventName": name,
+        "awsRegion": region,
+        "requestParameters": {each[0].lower() + each[1:]: value for each, value in request.items()},
+        "responseElements": {"name": answer["Name"], "arn": answer["ARN"]},
+        "eventType": "AwsApiCall",
+        "recipientAccountId": account,
+    }
+    event = {
+        "EventId": new_uuid(),
+        "Source": "aws.secretsmanager",
+        "DetailType": "AWS API Call via CloudTrail",
+        "Detail": json.dumps(detail),
+        "EventBusName": "default",
+        "Time": now,
+        "Resources": [],
+        "Account": account,
+        "Region": region,
+    }
+    eventbridge._dispatch_event(event)
 
 
 # --- Properties that ministack does not understand -------------------------------------------------------------------

@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,8 +70,33 @@ def build(source: Path = ROOT) -> Path:
     return directory
 
 
-def deploy(emulator: Emulator, stack: str, parameters: Mapping[str, str], built: Path | None = None) -> Deployment:
-    """Run `sam deploy` for a build, with the defaults of samconfig.toml. Raises DeployFailed."""
+def package(emulator: Emulator, bucket: str, built: Path | None = None) -> str:
+    """Run `sam package` for a build; return the URL of the packaged template, which CloudFormation deploys without SAM.
+
+    The bucket is created.
+    """
+    s3 = emulator.client("s3")
+    s3.create_bucket(Bucket=bucket)
+    with tempfile.TemporaryDirectory() as directory:
+        packaged = Path(directory) / "packaged.yaml"
+        source = str((built or build()) / "template.yaml")
+        command = ["package", "--template-file", source, "--s3-bucket", bucket, "--output-template-file", str(packaged)]
+        _sam(command, ROOT, emulator.tool_environment())
+        s3.upload_file(str(packaged), bucket, "packaged.yaml")
+    return f"{emulator.endpoint_url}/{bucket}/packaged.yaml"
+
+
+def deploy(
+    emulator: Emulator,
+    stack: str,
+    parameters: Mapping[str, str],
+    built: Path | None = None,
+    credentials: Mapping[str, str] | None = None,
+) -> Deployment:
+    """Run `sam deploy` for a build, with the defaults of samconfig.toml. Raises DeployFailed.
+
+    ``credentials`` are AWS's variables for a role; without them, the root user deploys.
+    """
     overrides = [f"{name}={value}" for name, value in parameters.items()]
     _sam(
         [
@@ -84,7 +110,7 @@ def deploy(emulator: Emulator, stack: str, parameters: Mapping[str, str], built:
             ),
         ],
         ROOT,
-        emulator.tool_environment(),
+        {**emulator.tool_environment(), **(credentials or {})},
     )
     return describe(emulator, stack)
 
@@ -99,7 +125,8 @@ def describe(emulator: Emulator, stack: str) -> Deployment:
 def _sam(arguments: list[str], directory: Path, environment: Mapping[str, str]) -> None:
     done = subprocess.run([SAM, *arguments], cwd=directory, env=dict(environment), capture_output=True, text=True)
     if done.returncode != 0:
-        raise DeployFailed(f"{done.stdout}\n{done.stderr}"[-4000:])
+        printed = f"{done.stdout}\n{done.stderr}".splitlines()
+        raise DeployFailed("\n".join(line for line in printed if "Uploading to" not in line))
 
 
 def _build_environment() -> dict[str, str]:

@@ -11,7 +11,6 @@ from keyturn_local.processes.ports import free_ports
 from keyturn_local.processes.program import Program, Stoppable, answers
 
 TOOLS = ROOT / ".venv-aws" / "bin"  # `make .venv-aws/installed` installs the emulator and AWS's command line
-AWS_CLI = TOOLS / "aws"
 _LAUNCH = Path(__file__).with_name("launch.py")
 
 
@@ -24,7 +23,12 @@ class Emulator(Stoppable):
     def __init__(self, directory: Path, host: str = "127.0.0.1", bare: bool = False) -> None:
         (port,) = free_ports(1)
         self.endpoint_url = f"http://{host}:{port}"
-        directory.mkdir(parents=True, exist_ok=True)
+        self._clients: dict[str, Any] = {}  # a client takes a tenth of a second to make
+        # Version 1 of AWS's command line takes AWS_ENDPOINT_URL for most services, and for SQS the option alone.
+        self._commands = directory / "bin"
+        self._commands.mkdir(parents=True, exist_ok=True)
+        (self._commands / "aws").write_text(f'#!/bin/sh\nexec "{TOOLS}/aws" --endpoint-url "$AWS_ENDPOINT_URL" "$@"\n')
+        (self._commands / "aws").chmod(0o755)
         self._program = Program(
             "emulator",
             [TOOLS / "python", "-I", _LAUNCH],  # -I: the functions must not see this repository
@@ -71,9 +75,11 @@ class Emulator(Stoppable):
 
     def tool_environment(self) -> dict[str, str]:
         """Return an environment for command lines: with ``aws`` and ``sam`` on the PATH, and the emulator as AWS."""
-        path = os.pathsep.join([str(TOOLS), str(ROOT / ".venv-sam" / "bin"), os.environ["PATH"]])
+        path = os.pathsep.join([str(self._commands), str(ROOT / ".venv-sam" / "bin"), os.environ["PATH"]])
         return {**clean_environment(), **self.environment(), "PATH": path, "AWS_PAGER": "", "SAM_CLI_TELEMETRY": "0"}
 
     def client(self, service: str) -> Any:
-        """Return a client for one service."""
-        return sdk.client(service, self.endpoint_url)
+        """Return the client for one service, with the root user's rights."""
+        if service not in self._clients:
+            self._clients[service] = sdk.client(service, self.endpoint_url)
+        return self._clients[service]
