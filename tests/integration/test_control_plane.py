@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -119,3 +120,87 @@ def test_control_plane_with_cached_programs_is_ready_within_seconds(tmp_path: Pa
         took = time.monotonic() - started
     print(f"ready after {took:.1f} s")
     assert took < 60  # an idle machine takes 5 s; this limit only detects a hang
+
+
+class TestRestClient:
+    """The control plane answers the most frequent calls itself, as kubectl would."""
+
+    @pytest.mark.parametrize("name", ["secret", "secrets", "deploy", "Deployment", "lease", "ns", "sa", "clusterrole"])
+    def test_objects_are_those_that_kubectl_prints(
+        self, control_plane: ControlPlane, namespace: str, name: str
+    ) -> None:
+        account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "idle", "namespace": namespace}}
+        labels = {"app": "web"}
+        control_plane.create(
+            [
+                workload(namespace, "web", {}),
+                {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db", "namespace": namespace}},
+                {
+                    "apiVersion": "coordination.k8s.io/v1",
+                    "kind": "Lease",
+                    "metadata": {"name": "free", "namespace": namespace, "labels": labels},
+                },
+                account,
+            ]
+        )
+        listed = {each["metadata"]["uid"]: each for each in control_plane.list(name, namespace)}
+        printed = {each["metadata"]["uid"]: each for each in Cluster.list(control_plane, name, namespace)}
+        assert listed.keys() & printed.keys()
+        for uid in listed.keys() & printed.keys():  # namespaces of earlier tests may go meanwhile
+            listed[uid]["metadata"].pop("managedFields", None)  # kubectl leaves them out
+            if listed[uid]["metadata"]["resourceVersion"] == printed[uid]["metadata"]["resourceVersion"]:
+                assert printed[uid] == listed[uid]
+        selected = [each["metadata"]["uid"] for each in control_plane.list(name, namespace, "app=web")]
+        assert selected == [each["metadata"]["uid"] for each in Cluster.list(control_plane, name, namespace, "app=web")]
+        first = control_plane.list(name, namespace)[0]["metadata"]["name"]
+        assert control_plane.get(name, first, namespace)["metadata"]["name"] == first
+
+    @pytest.mark.parametrize(
+        ("refused", "text"),
+        {
+            "no such object": (
+                lambda cluster, namespace: cluster.get("secret", "none", namespace),
+                r'Error from server \(NotFound\): secrets "none" not found$',
+            ),
+            "no such kind": (
+                lambda cluster, namespace: cluster.get("sectres", "db", namespace),
+                'the server doesn\'t have a resource type "sectres"$',
+            ),
+            "object exists": (
+                lambda cluster, namespace: cluster.create([workload(namespace, "web", {})] * 2),
+                r'Error from server \(AlreadyExists\): .*deployments\.apps "web" already exists$',
+            ),
+            "misspelt field": (
+                lambda cluster, namespace: cluster.create([{**workload(namespace, "web", {}), "sepc": {}}]),
+                'unknown field "sepc"',
+            ),
+        }.values(),
+    )
+    def test_refusals_are_those_of_kubectl(
+        self, control_plane: ControlPlane, namespace: str, refused: Callable[[Cluster, str], object], text: str
+    ) -> None:
+        kubectl = Cluster(control_plane.command[0], control_plane.kubeconfig)
+        for cluster in (kubectl, control_plane):
+            with pytest.raises(KubectlFailed, match=text):
+                refused(cluster, namespace)
+            control_plane.delete_all("deployment", namespace)
+            eventually(lambda: not control_plane.list("deployments", namespace))
+
+    def test_refused_object_keeps_no_other_from_being_created(
+        self, control_plane: ControlPlane, namespace: str
+    ) -> None:
+        bad = {**workload(namespace, "bad", {}), "sepc": {}}
+        with pytest.raises(KubectlFailed, match="sepc"):
+            control_plane.create([bad, workload(namespace, "good", {})])
+        assert [each["metadata"]["name"] for each in control_plane.list("deployments", namespace)] == ["good"]
+
+    def test_deleted_objects_are_gone_and_missing_ones_are_no_error(
+        self, control_plane: ControlPlane, namespace: str
+    ) -> None:
+        made = [workload(namespace, name, {}) for name in ("one", "two", "three")]
+        control_plane.create(made)
+        control_plane.delete([*made[:1], workload(namespace, "none", {})], wait=False)
+        eventually(lambda: len(control_plane.list("deployments", namespace)) == 2)
+        control_plane.delete_all("deployment", namespace)
+        eventually(lambda: not control_plane.list("deployments", namespace))
+        eventually(lambda: not control_plane.list("replicasets", namespace))

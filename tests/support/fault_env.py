@@ -74,7 +74,7 @@ class FaultEnv(AwsSecrets, Replicas):
         self.stop_receivers()
         self.history.close()
         self.close_proxies()
-        self.cluster.kubectl("delete", "secret", "--all", "-n", self.namespace, "--wait=false")
+        self.cluster.delete_all("secret", self.namespace)
         self.cluster.delete(self._objects, wait=False)
 
     # --- Kubernetes
@@ -156,7 +156,7 @@ class FaultEnv(AwsSecrets, Replicas):
         output["replies"] = "\n".join(self.deliveries.bodies)
         output["metrics"] = "\n".join(receiver.metrics() for receiver in self.receivers if receiver.running)
         for kind in ("events", "deployments"):
-            output[kind] = self.cluster.kubectl("get", kind, "-n", self.namespace, "-o", "yaml")
-        secrets = json.loads(self.cluster.kubectl("get", "secrets", "-n", self.namespace, "-o", "json"))["items"]
+            output[kind] = json.dumps(self.cluster.list(kind, self.namespace))
+        secrets = self.cluster.list("secrets", self.namespace)
         output["annotations"] = json.dumps([each["metadata"] for each in secrets])
         return output

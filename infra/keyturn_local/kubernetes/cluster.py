@@ -53,12 +53,19 @@ class Cluster:
         """Delete objects. It is not an error if an object does not exist."""
         self.kubectl("delete", "--ignore-not-found", f"--wait={str(wait).lower()}", "-f", "-", stdin=_list(objects))
 
+    def delete_all(self, kind: str, namespace: str) -> None:
+        """Delete all objects of one kind in a namespace, and do not wait until they are gone."""
+        self.kubectl("delete", kind, "--all", "-n", namespace, "--wait=false")
+
+    def create_token(self, service_account: str, namespace: str) -> str:
+        """Return a token of a ServiceAccount that is valid for a day."""
+        return self.kubectl("create", "token", service_account, "-n", namespace, "--duration=24h").strip()
+
     def kubeconfig_for(self, namespace: str, service_account: str, directory: Path) -> Path:
         """Write a kubeconfig that acts as a ServiceAccount and so has the rights that RBAC gives it. Return the file's
         path."""
         content = json.loads(self.kubectl("config", "view", "--minify", "--flatten", "--raw", "-o", "json"))
-        token = self.kubectl("create", "token", service_account, "-n", namespace, "--duration=24h").strip()
-        content["users"] = [{"name": service_account, "user": {"token": token}}]
+        content["users"] = [{"name": service_account, "user": {"token": self.create_token(service_account, namespace)}}]
         content["contexts"][0]["context"]["user"] = service_account
         file = directory / f"kubeconfig-{namespace}-{service_account}"
         write_kubeconfig(file, content)

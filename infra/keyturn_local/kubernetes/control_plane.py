@@ -8,13 +8,16 @@ that pods can reach, pods get tokens, and Services route to pods.
 import secrets
 import ssl
 import time
+from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from keyturn_local.kubernetes.cluster import Cluster, write_kubeconfig
+from keyturn_local.kubernetes.rest_client import RestClient
 from keyturn_local.paths import INFRA
 from keyturn_local.processes.ports import free_ports
 from keyturn_local.processes.program import Program, StartFailed, Stoppable, answers
@@ -70,6 +73,37 @@ class ControlPlane(Cluster, Stoppable):
             {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}} for name in names
         )
         self.kubectl("wait", "--for=condition=Ready", "--timeout=120s", *(f"node/{name}" for name in names))
+
+    def get(self, kind: str, name: str, namespace: str) -> Any:
+        """Read one object, without kubectl. Raises KubectlFailed if it does not exist."""
+        return self._rest.get(kind, name, namespace)
+
+    def list(self, kind: str, namespace: str, selector: str = "") -> list[Any]:
+        """Read the objects of one kind in a namespace, without kubectl."""
+        return self._rest.list(kind, namespace, selector)
+
+    def create(self, objects: Iterable[Any]) -> None:
+        """Create objects, without kubectl."""
+        self._rest.create(objects)
+
+    def delete(self, objects: Iterable[Any], wait: bool = True) -> None:
+        """Delete objects; without kubectl, if not to wait. Objects that do not exist are no error."""
+        if wait:
+            super().delete(objects)
+        else:
+            self._rest.delete(objects)
+
+    def delete_all(self, kind: str, namespace: str) -> None:
+        """Delete all objects of one kind in a namespace, without kubectl, and do not wait until they are gone."""
+        self._rest.delete_all(kind, namespace)
+
+    def create_token(self, service_account: str, namespace: str) -> str:
+        """Return a token of a ServiceAccount that is valid for a day."""
+        return self._rest.create_token(service_account, namespace, 86400)
+
+    @cached_property
+    def _rest(self) -> RestClient:
+        return RestClient(self.url, self.ca_file, self.admin_token)
 
     def stop(self) -> None:
         """Stop all programs. The API server stops before etcd, because it needs etcd while it drains.
