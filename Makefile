@@ -4,7 +4,7 @@
 #              test-integration, test-e2e, test-deployed (the stack, deployed by SAM to an emulator of AWS), test-faults,
 #              test-node (on a real node, where one can run: root on Linux).
 #              test-faults prints a line for each fault: its number, held or broken, the case.
-#              Tests that wait run in WORKERS=2 processes, each with a control plane.  Results: build/tests/*.xml.
+#              Tests that wait run in WORKERS=4 processes, each with a control plane (600 MiB).  Results: build/tests/*.xml.
 # make bench   the receiver against raw applies: calls, latency, bursts, memory; writes docs/benchmark.md and
 #              build/bench.json, ~10 min.  ONLY="calls latency" runs a part and prints it.
 # make bench-notifier    the notifier's cold import, warm CPU per record, and size; a table and build/bench-notifier.json
@@ -22,10 +22,12 @@ BIN := $(VENV)/bin
 SAM_VENV := .venv-sam
 AWS_VENV := .venv-aws
 export PYTHONPATH := $(CURDIR)/lambda:$(CURDIR)/receiver:$(CURDIR)/infra
-WORKERS ?= 2
+WORKERS ?= 4
 # Runs the tier of the target; prints its slowest tests, and writes a JUnit file.
 PYTEST = $(BIN)/python -m pytest --durations=20 --junit-xml=build/tests/$(TIER).xml tests/$(TIER)
 TIER = $(@:test-%=%)
+# Tests that compute get a process for each core. Tests that wait get more: two thirds of their time, a core has nothing
+# to do.
 COMPUTE := --dist=loadscope --numprocesses=auto --maxprocesses=$(WORKERS)
 WAIT := --dist=loadscope --numprocesses=$(WORKERS)
 TIERS := test-unit test-contract test-integration test-e2e test-deployed test-faults
@@ -57,13 +59,13 @@ test-contract: $(VENV)/installed $(SAM_VENV)/installed
 	$(PYTEST) $(COMPUTE)
 
 test-integration: setup $(SAM_VENV)/installed
-	$(PYTEST) $(COMPUTE)
+	$(PYTEST) $(WAIT)
 
 test-e2e: setup $(SAM_VENV)/installed
 	$(PYTEST) $(WAIT)
 
 test-deployed: setup $(SAM_VENV)/installed $(AWS_VENV)/installed
-	$(PYTEST) $(WAIT)
+	$(PYTEST) $(COMPUTE)
 
 test-faults: setup
 	@$(PYTEST) $(WAIT) --quiet

@@ -14,7 +14,7 @@ import pytest
 from xdist.remote import Producer
 
 from keyturn_local.processes.environment import bypass_proxies
-from support.scheduling import ByTestOrFile
+from support.scheduling import ByTestOrFile, start_long_tests_first
 
 if TYPE_CHECKING:
     from keyturn_local.aws.server import LocalAws
@@ -24,8 +24,15 @@ if TYPE_CHECKING:
     from support.otlp_collector import OtlpCollector
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: the test takes half a minute or more, so it starts before others")
     bypass_proxies()
+
+
+@pytest.hookimpl(trylast=True)  # runs after tests have been deselected
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # only workers of pytest-xdist have this attribute
+        start_long_tests_first(config.rootpath, items)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByTestOrFile | None:

@@ -53,6 +53,7 @@ def counted(stack: Stack, metric: str) -> float:
     return sum(sum(line.get(metric, [])) for line in lines)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_500_rotations_during_an_outage_all_arrive(own_stack: Callable, namespace: str) -> None:
     with own_stack(**SLEEPING) as stack:

@@ -75,6 +75,7 @@ class Killer(PeriodicThread):
         receiver.start(60)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_two_thousand_rotations_survive_kills_of_both_receivers(env: FaultEnv, aws: Stub) -> None:
     versions: dict[str, Version] = {}

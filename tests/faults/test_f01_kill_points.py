@@ -61,6 +61,7 @@ def test_effects_of_one_rotation_are_the_kill_points(victim: Victim) -> None:
     assert {kind_of(call) for call in effects_of_one_rotation(victim.env)} == set(EFFECTS)
 
 
+@pytest.mark.long
 @pytest.mark.fault("F1")
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("effect", EFFECTS)

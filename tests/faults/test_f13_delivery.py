@@ -34,6 +34,7 @@ def slowly(env: FaultEnv, seconds: float) -> None:
     env.aws_proxy.fault_for = slow
 
 
+@pytest.mark.long
 @pytest.mark.fault("F13")
 def test_notification_sent_a_thousand_times_is_applied_once(env: FaultEnv) -> None:
     """The same notification is sent a thousand times at once to three replicas. The Secret is written once, and its
@@ -106,6 +107,7 @@ def test_deliveries_over_the_limit_get_503_with_retry_after(env: FaultEnv) -> No
     env.wait_converged()
 
 
+@pytest.mark.long
 @pytest.mark.fault("F16")
 def test_rotations_during_a_receiver_outage_arrive_from_the_queue(own_stack: Any, namespace: str) -> None:
     """The receiver is down while twenty secrets rotate three times each. The queue keeps all notifications, and

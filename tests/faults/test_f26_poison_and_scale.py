@@ -259,6 +259,7 @@ def test_malformed_binding_says_why_and_affects_no_other(env: FaultEnv) -> None:
     assert receiver.running
 
 
+@pytest.mark.long
 @pytest.mark.fault("F26")
 def test_poisonous_value_keeps_the_last_good_secret(env: FaultEnv) -> None:
     """Some twenty good secrets are rotated to values that are broken, deeply nested, huge, empty, binary, not text, or
@@ -397,6 +398,7 @@ def start(env: FaultEnv, receiver: LocalReceiver) -> Start:
     return Start(seconds, memory, lists)
 
 
+@pytest.mark.long
 @pytest.mark.fault("F27")
 def test_twenty_thousand_unbound_secrets_cost_neither_memory_nor_calls(env: FaultEnv) -> None:
     """The cluster holds twenty thousand Secrets, and only about ten of them are bound. The receiver needs as much

@@ -548,6 +548,7 @@ def container_of(what: Mapping[str, str | None]) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.fault("all")
 @pytest.mark.parametrize("number", range(HISTORIES))
 def test_random_history_ends_as_aws_implies(

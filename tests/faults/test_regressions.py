@@ -177,6 +177,7 @@ def test_secret_deleted_during_a_refused_write_no_longer_counts_as_failing(env: 
     env.kubernetes_proxy.heal()
 
 
+@pytest.mark.long
 @pytest.mark.fault("F12")
 def test_fight_with_another_writer_is_slowed_down(env: FaultEnv) -> None:
     """Another writer reverts every write of the receiver immediately. The receiver repeats its write, with growing

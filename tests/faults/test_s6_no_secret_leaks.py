@@ -71,6 +71,7 @@ def nothing_was_said(env: FaultEnv, collector: OtlpCollector, *others: str) -> N
             assert each not in text, f"{each} in {place}"
 
 
+@pytest.mark.long
 @pytest.mark.fault("S6")
 def test_values_in_own_errors_leak_nowhere(env: FaultEnv, collector: OtlpCollector) -> None:
     """Expressions, JSON and encodings fail on secret values and on property names in JSON. Neither appears in any log
@@ -126,6 +127,7 @@ GARBLED_VALUES: Mapping[str, Any] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.fault("S6")
 def test_values_in_foreign_errors_leak_nowhere(env: FaultEnv, collector: OtlpCollector) -> None:
     """The API server and webhooks put values into messages, reasons and field names, and so do unreadable answers of

@@ -104,6 +104,7 @@ def test_artifact_keeps_botocore_data_of_exactly_the_called_services(built: Path
     assert described == called
 
 
+@pytest.mark.long
 def test_second_build_gives_the_same_bytes(built: Path, clone: Path, only_311: str) -> None:
     before = digest(built / "Notifier")
     done = sam("build", "Notifier", "--build-dir", "again", cwd=clone, path=only_311)

@@ -65,6 +65,7 @@ CARRIED: dict[str, Any] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("release", ["keyturn", "rotation"])
 def test_release_0_1_0_is_upgraded_rolled_back_and_upgraded_again(helm: Helm, namespace: str, release: str) -> None:
     carried = {**CARRIED, "namespaces": [namespace]}

@@ -23,6 +23,11 @@ NAMESPACES = ("ipc", "mnt", "net", "pid")
 pytestmark = pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="it takes root on Linux")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def alone() -> None:
+    """Keep these tests in one process, because one that compares the state of the machine would see the others."""
+
+
 @contextmanager
 def enclosed(*command: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command in an enclosure, and wait until it prints "ready".
@@ -110,6 +115,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1800)  # the first run may have to build what a node needs
 def test_killed_parent_leaves_nothing_of_a_node(tmp_path: Path) -> None:
     if found := preflight():

@@ -112,6 +112,7 @@ def test_bytecode_matches_the_sources(site: Path) -> None:
     assert {file.parents[1] / f"{file.name.split('.')[0]}.py" for file in compiled} == set(site.rglob("*.py"))
 
 
+@pytest.mark.long
 def test_installing_twice_gives_the_same_bytes(installed: Path, tmp_path: Path) -> None:
     kept = tmp_path / "first"
     installed.rename(kept)  # bytecode contains its own path, so both need the same path
