@@ -17,7 +17,7 @@ from keyturn_notifier import handler
 
 REGION, ACCOUNT = "us-east-1", "123456789012"
 FORWARDING = FILE.parent / "infra" / "aws" / "event-forwarding.yaml"
-KINDS = {"AWS::Events::Rule", "AWS::SQS::Queue", "AWS::IAM::Role"}  # on the path of events; moto can create all of these
+KINDS = {"AWS::Events::Rule", "AWS::SQS::Queue", "AWS::IAM::Role"}  # on the path of events; moto can create them
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Imitates what EKS and AWS add to a cluster, inside the enclosure of a real node: EKS Pod Identity and a load balancer.
+"""Imitates what EKS and AWS add to a cluster, in the enclosure of a real node: EKS Pod Identity and a load balancer.
 
 - Pod Identity: the webhook that gives pods of an associated ServiceAccount a token and the variables of AWS's SDKs, and
   the agent that exchanges the token for the role's credentials.
