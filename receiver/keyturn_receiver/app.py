@@ -225,9 +225,12 @@ def build_informers(process: Process, api: kubernetes.Api, caches: Caches) -> Ma
 def build_aws(process: Process, kube: Kubernetes) -> Aws:
     """Build the stores and the signing keys."""
     settings = process.settings
+    own_region = clients.default_region() or ""
     service_accounts = ServiceAccountClient(kube.api)
-    factory = StoreFactory(settings, process.pools, service_accounts, process.metrics, clients.own_identity())
-    stores = Stores(factory.make, clients.default_region() or "", factory.identify)
+    factory = StoreFactory(
+        settings, process.pools, service_accounts, process.metrics, clients.own_identity(), own_region
+    )
+    stores = Stores(factory.make, own_region, factory.identify)
     key_sources: list[KeySource] = []
     if settings.signing_key_secret_id:
         key_sources.append(KeySecret(stores, settings.signing_key_secret_id))

@@ -10,6 +10,7 @@ from keyturn_receiver.settings import Settings
 from keyturn_receiver.sources import assume_role, clients, error_mapping
 from keyturn_receiver.sources.caller_identity import CallerIdentity, TenantIdentity
 from keyturn_receiver.sources.secrets_manager import SecretsManager
+from keyturn_receiver.sources.store_health import StoreHealth
 from keyturn_receiver.sources.stores import Identity, Store, StoreKey
 from keyturn_receiver.sources.thread_pools import BACKGROUND_THREADS, OVERSUBSCRIPTION, ThreadPools
 from keyturn_receiver.telemetry.metrics import Metrics
@@ -27,6 +28,7 @@ class StoreFactory:
     service_accounts: ServiceAccountClient
     metrics: Metrics
     own_identity: CallerIdentity
+    own_region: str
 
     async def identify(self, key: StoreKey) -> Identity:
         """Look up the ServiceAccount that ``key`` names, and return its identity.
@@ -46,12 +48,15 @@ class StoreFactory:
         credentials = await self._assume(key, identity) if key.account else None
         caller = TenantIdentity(account_id(identity.role_arn)) if key.account else self.own_identity
         try:
-            # Without this check, the SDK would fetch credentials while it builds a client, which can take seconds.
-            await self.pools.foreground.run(caller.check)
+            # The SDK would fetch credentials while it builds a client, which can take seconds.
+            if not key.account:
+                await self.pools.foreground.run(caller.check)
             client, sweep_client = await self.pools.building.run(lambda: self._clients(key, credentials))
         except Exception as error:
             raise error_mapping.translate(error, f"AWS region {key.region}") from None
-        secrets_manager = SecretsManager(client, sweep_client, self.pools, self.metrics, caller)
+        health = StoreHealth(trusted=key == StoreKey("", self.own_region))
+        owner = f"namespace {key.account.partition('/')[0]}" if key.account else key.region
+        secrets_manager = SecretsManager(client, sweep_client, self.pools, self.metrics, caller, health, owner)
         return Store.of(key, secrets_manager, credentials.expires_at if credentials else None, identity)
 
     def _clients(
@@ -68,5 +73,6 @@ class StoreFactory:
         if await self.identify(key) != identity:
             # The token may belong to another ServiceAccount of the same name, which may name another role.
             raise Conflict(f"ServiceAccount {key.account} has changed: reading again")
-        sts = await self.pools.building.run(lambda: clients.sts(key.region))
-        return await assume_role.assume(sts, self.pools.quarantine, self.metrics, key.account, identity.role_arn, token)
+        # In the own region, whose STS is known to answer; credentials of a role are valid in every region.
+        sts = await self.pools.building.run(lambda: clients.sts(self.own_region))
+        return await assume_role.assume(sts, self.pools.sts, self.metrics, key.account, identity.role_arn, token)

@@ -23,6 +23,7 @@ from keyturn_receiver.sources.caller_identity import TenantIdentity
 from keyturn_receiver.sources.key_secret import KeySecret
 from keyturn_receiver.sources.secrets_manager import SecretsManager
 from keyturn_receiver.sources.signing_keys import SigningKeys
+from keyturn_receiver.sources.store_health import StoreHealth
 from keyturn_receiver.sources.stores import Identity, Store, StoreKey, Stores
 from keyturn_receiver.sources.thread_pools import ThreadPools
 from keyturn_receiver.telemetry.metrics import Metrics
@@ -83,7 +84,9 @@ def reading(aws: LocalAws, path: EventPath) -> Callable[[dict[str, str], bytes],
     async def keys() -> Sequence[bytes]:
         async def create(key: StoreKey, identity: Identity) -> Store:
             client = aws.secrets_manager()
-            return Store.of(key, SecretsManager(client, client, pools, Metrics(), TenantIdentity("")))
+            return Store.of(
+                key, SecretsManager(client, client, pools, Metrics(), TenantIdentity(""), StoreHealth(True))
+            )
 
         pools = ThreadPools.of(2)
         signing_keys = SigningKeys([KeySecret(Stores(create, "us-east-1", no_tenant), path.signing_key_secret_id)])

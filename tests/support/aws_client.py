@@ -8,6 +8,7 @@ from botocore.exceptions import ClientError
 
 from keyturn_receiver.sources.caller_identity import TenantIdentity
 from keyturn_receiver.sources.secrets_manager import SecretsManager
+from keyturn_receiver.sources.store_health import StoreHealth
 from keyturn_receiver.sources.stores import Identity, StoreKey
 from keyturn_receiver.sources.thread_pools import ThreadPools
 from keyturn_receiver.telemetry.metrics import Metrics
@@ -51,9 +52,10 @@ class FakeClient:
         return [action for action, _ in self.calls]
 
 
-def secrets_manager(client: Any, account: str = "") -> SecretsManager:
-    """Return the receiver's client on top of the fake client of the SDK."""
-    return SecretsManager(client, client, ThreadPools.of(4), Metrics(), TenantIdentity(account))
+def secrets_manager(client: Any, account: str = "", trusted: bool = True) -> SecretsManager:
+    """Return the receiver's client on top of a fake one."""
+    identity, health = TenantIdentity(account), StoreHealth(trusted)
+    return SecretsManager(client, client, ThreadPools.of(4), Metrics(), identity, health)
 
 
 async def no_tenant(key: StoreKey) -> Identity:

@@ -4,11 +4,12 @@ for."""
 from typing import Any
 
 import pytest
+from botocore.exceptions import ConnectTimeoutError
 
 from keyturn_receiver.core.binding import Source
-from keyturn_receiver.errors import SourceUnavailable
+from keyturn_receiver.errors import SourceRefused, SourceUnavailable
 from keyturn_receiver.sources.secrets_manager import SecretsManager
-from support.aws_client import ACCOUNT, FakeClient, arn_of, secrets_manager, value_of
+from support.aws_client import ACCOUNT, FakeClient, arn_of, aws_error, secrets_manager, value_of
 
 pytestmark = pytest.mark.anyio
 FOREIGN = "999999999999"
@@ -90,3 +91,40 @@ async def test_list_shows_the_own_account() -> None:
     assert [page async for page in aws.list_secrets()]
     assert aws.may_batch(arn_of("team/x"))
     assert not aws.may_batch(arn_of("team/x", FOREIGN))
+
+
+async def test_store_that_does_not_answer_is_asked_rarely_and_never_in_a_batch() -> None:
+    silent = True
+
+    def answer(action: str, arguments: dict[str, Any]) -> Any:
+        if silent:
+            raise ConnectTimeoutError(endpoint_url="")
+        return value_of(arguments["SecretId"])
+
+    client = FakeClient(answer)
+    aws = secrets_manager(client, trusted=False)
+    assert not aws.may_batch("s0")
+    for number in range(50):
+        with pytest.raises(SourceUnavailable) as refused:
+            await aws.value(Source(f"s{number}"))
+    assert len(client.calls) == 1
+    assert "AWS region us-east-1 does not answer this receiver" in str(refused.value)
+    silent = False
+    aws._health._rests_until = 0.0
+    assert (await aws.value(Source("s1"))).name == "s1"
+    assert aws.may_batch("s0")
+    await aws.value(Source("s2"))
+    assert len(client.calls) == 3
+
+
+async def test_refusal_of_aws_proves_that_a_store_answers() -> None:
+    def answer(action: str, arguments: dict[str, Any]) -> Any:
+        raise aws_error("AccessDeniedException")
+
+    client = FakeClient(answer)
+    aws = secrets_manager(client, trusted=False)
+    for number in range(5):
+        with pytest.raises(SourceRefused):
+            await aws.value(Source(f"s{number}"))
+    assert len(client.calls) == 5
+    assert aws.may_batch("s0")

@@ -165,7 +165,7 @@ async def test_factory_makes_no_store_of_a_service_account_that_changes_meanwhil
 
     accounts: Any = Accounts()
     settings = Settings(signing_key_secret_id="x")
-    factory = StoreFactory(settings, ThreadPools.of(1), accounts, Metrics(), TenantIdentity(""))
+    factory = StoreFactory(settings, ThreadPools.of(1), accounts, Metrics(), TenantIdentity(""), "us-east-1")
     key = StoreKey("team/app", "us-east-1")
     with pytest.raises(Conflict):
         await factory.make(key, await factory.identify(key))

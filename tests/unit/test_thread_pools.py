@@ -67,3 +67,46 @@ async def test_pool_without_a_free_thread_is_saturated_until_one_returns() -> No
     while pool.saturated_for():  # noqa: ASYNC110 - a pool has no event for it
         await asyncio.sleep(0.01)
     assert await pool.run(lambda: "result") == "result"
+
+
+async def test_owner_with_many_hanging_calls_takes_its_share_and_no_more(hang: Callable[[], str]) -> None:
+    pool = ThreadPool("pool", 4, call_timeout=0.05, queue_timeout=0.3, per_owner=2)
+    results = await asyncio.gather(*(pool.run(hang, "hostile") for _ in range(20)), return_exceptions=True)
+    # An abandoned call counts until its thread ends, so there are only two threads, and the other calls never start.
+    assert [type(each) for each in results].count(CallTimeout) == 2
+    assert [type(each) for each in results].count(PoolExhausted) == 18
+    begun = asyncio.get_running_loop().time()
+    assert await pool.run(lambda: "result", "honest") == "result"
+    assert asyncio.get_running_loop().time() - begun < 1
+    assert pool.saturated_for() == 0
+
+
+async def test_calls_of_one_owner_wait_behind_each_other_and_leave_nothing() -> None:
+    pool = ThreadPool("pool", 8, per_owner=2)
+    running, most = set(), []
+    lock = threading.Lock()
+
+    def call(number: int) -> int:
+        with lock:
+            running.add(number)
+            most.append(len(running))
+        threading.Event().wait(0.01)
+        with lock:
+            running.discard(number)
+        return number
+
+    numbers = await asyncio.gather(*(pool.run(lambda n=n: call(n), "one") for n in range(12)))
+    assert numbers == list(range(12))
+    assert max(most) == 2
+    assert pool._owners == {}
+
+
+async def test_call_that_gives_up_waiting_leaves_nothing(hang: Callable[[], str]) -> None:
+    pool = ThreadPool("pool", 1, call_timeout=30, queue_timeout=0.05, per_owner=1)
+    first = asyncio.create_task(pool.run(hang, "one"))
+    await asyncio.sleep(0.01)
+    for owner in ("one", "two"):
+        with pytest.raises(PoolExhausted):
+            await pool.run(lambda: "never", owner)
+    assert pool._owners.keys() == {"one"}
+    first.cancel()

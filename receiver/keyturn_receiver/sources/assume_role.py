@@ -46,7 +46,7 @@ async def assume(
         return Credentials(keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"], keys["Expiration"])
 
     try:
-        credentials = await pool.run(call)
+        credentials = await pool.run(call, account.partition("/")[0])
     except (ClientError, BotoCoreError, CallTimeout, PoolExhausted) as error:
         failure = _translate(error, subject)
         metrics.aws_requests.labels(_ACTION, failure.reason).inc()

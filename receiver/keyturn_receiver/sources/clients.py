@@ -126,6 +126,7 @@ def secrets_manager(region: str, connections: int, credentials: Credentials | No
     return client
 
 
+@cache
 def sts(region: str) -> "STSClient":
     """Return a client for AssumeRoleWithWebIdentity. It does not sign its requests, so it needs no credentials."""
     config = Config(

@@ -132,8 +132,19 @@ def another_secret(subject: str) -> SourceUnavailable:
     )
 
 
+def silent_region(subject: str, region: str, retry_after: float) -> SourceUnavailable:
+    """Return the error for a call that is not made, because the region has not answered others."""
+    return SourceUnavailable(
+        f"{subject}: AWS region {region} does not answer this receiver: trying again; check that the account has"
+        " enabled the region, and that no firewall is in between",
+        max(RETRY_AFTER, retry_after),
+    )
+
+
 def unreachable(error: Exception, subject: str) -> SourceUnavailable:
     """Return the error for a call that AWS did not answer because of ``error``."""
+    if isinstance(error, PoolExhausted):
+        return SourceUnavailable(f"{subject}: too many calls of this kind wait for AWS: trying again", RETRY_AFTER)
     return SourceUnavailable(f"{subject}: AWS cannot be reached ({type(error).__name__}): trying again", RETRY_AFTER)
 
 

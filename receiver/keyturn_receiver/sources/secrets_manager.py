@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import ClientError, ReadTimeoutError
+from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, ReadTimeoutError
 
 from keyturn_receiver.core.arn import account_id, account_scope, refers_to, region
 from keyturn_receiver.core.binding import Source
@@ -17,6 +17,7 @@ from keyturn_receiver.errors import KeyturnError, NoCredentials, SourceNotFound,
 from keyturn_receiver.resilience.bounded_map import BoundedMap
 from keyturn_receiver.sources import error_mapping
 from keyturn_receiver.sources.caller_identity import CallerIdentity
+from keyturn_receiver.sources.store_health import StoreHealth
 from keyturn_receiver.sources.thread_pools import CallTimeout, ThreadPool, ThreadPools
 from keyturn_receiver.telemetry.metrics import Metrics
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 MAX_BATCH = 20  # secrets: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_BatchGetSecretValue.html
 QUARANTINE_SECONDS = 60.0  # seconds for which a secret is quarantined after a read of it hung
 MAX_QUARANTINED = 10_000  # secrets; beyond that, the one that hung first is forgotten
+_SILENCE = (CallTimeout, HTTPClientError, ConnectionError)  # the SDK's own ConnectionError
 NOT_CHECKED = "not checked yet"
 
 
@@ -50,14 +52,12 @@ class SecretMetadata:
 class SecretsManager:
     """AWS client for one identity in one region.
 
-    ``background_client`` makes the calls of sweeps. The SDK slows a client down when AWS throttles it, and a sweep must
-    not slow down other reads.
-
-    ``credentials_error`` says why the credentials did not work when they were last checked. It is None if they worked.
-    Readiness shows this text, so it must not name a secret. A call about a secret therefore never sets it, but starts a
-    separate check of the credentials.
-
-    ``identity`` is the identity that makes the calls. If its account is not known, it is learned from AWS's responses.
+    ``background_client`` serves sweeps: the SDK slows a client down when AWS throttles it, and a sweep must not slow
+    down other reads. ``credentials_error`` says why the credentials did not work when AWS last checked them; it is None
+    if they worked. Readiness depends on it, so it names no secret, and a call about a secret never sets it: such a call
+    only leads to a check of its own. ``identity`` is who calls. Where its account is not known,
+    AWS's responses reveal it. ``health`` is that of the store. While it is not proven, calls run in a pool of their
+    own, a few at once for each ``owner``: the region, or a tenant's namespace.
     """
 
     def __init__(
@@ -67,6 +67,8 @@ class SecretsManager:
         pools: ThreadPools,
         metrics: Metrics,
         identity: CallerIdentity,
+        health: StoreHealth,
+        owner: str = "",
     ) -> None:
         self._client = client
         self._background_client = background_client
@@ -76,6 +78,8 @@ class SecretsManager:
         self._seen_accounts: set[str] = set()
         self._identity = identity
         self._learned_account = ""
+        self._health = health
+        self._owner = owner
         self.credentials_error: str | None = NOT_CHECKED
         self._check: asyncio.Task[None] | None = None
 
@@ -92,7 +96,7 @@ class SecretsManager:
         https://docs.aws.amazon.com/secretsmanager/latest/userguide/auth-and-access_examples_cross.html
         """
         named, own = account_id(secret_id), self._identity.account or self._learned_account
-        return (not named or named == own) and not self.is_quarantined(secret_id)
+        return (not named or named == own) and self._health.proven and not self.is_quarantined(secret_id)
 
     def is_quarantined(self, secret_id: str) -> bool:
         """Return whether the last call about this secret hung and was less than QUARANTINE_SECONDS ago."""
@@ -202,12 +206,16 @@ class SecretsManager:
         if secret_id:
             arguments["SecretId"] = secret_id
 
+        if rest := self._health.rests_for():
+            subject = f"AWS secret {secret_id}" if secret_id else action
+            raise error_mapping.silent_region(subject, self.region, rest)
+
         def call() -> Any:
             self._identity.check()
             return method(**arguments)
 
         try:
-            response = await self._pool(secret_id, background).run(call)
+            response = await self._pool(secret_id, background).run(call, self._owner)
         except Exception as error:
             failure = (
                 error_mapping.translate(error, f"AWS secret {secret_id}")
@@ -215,6 +223,10 @@ class SecretsManager:
                 else error_mapping.translate_action(error, action)
             )
             self._metrics.aws_requests.labels(action, failure.reason).inc()
+            if isinstance(error, ClientError):
+                self._health.answered()
+            elif isinstance(error, _SILENCE):
+                self._health.silent()
             if isinstance(error, ReadTimeoutError | CallTimeout) and secret_id:
                 self._quarantined_until.put(secret_id, time.monotonic() + QUARANTINE_SECONDS)
             if isinstance(failure, NoCredentials):
@@ -227,6 +239,7 @@ class SecretsManager:
             raise failure from None  # AWS's own text may quote anything
         self._quarantined_until.pop(secret_id)
         self.credentials_error = None
+        self._health.answered()
         self._metrics.aws_requests.labels(action, "ok").inc()
         return response
 
@@ -245,6 +258,8 @@ class SecretsManager:
             self._learned_account = account_id(arn)
 
     def _pool(self, secret_id: str, background: bool) -> ThreadPool:
+        if not self._health.proven:
+            return self._pools.unproven
         if background:
             return self._pools.background
         return self._pools.quarantine if self.is_quarantined(secret_id) else self._pools.foreground

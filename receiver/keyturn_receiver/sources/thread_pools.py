@@ -8,14 +8,19 @@ takes its place.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 CALL_TIMEOUT = 20.0  # seconds for one call including its retries; a healthy SDK gives up within 15
 QUEUE_TIMEOUT = 60.0  # seconds to wait for a slot
-QUARANTINE_THREADS = 4  # the most concurrent calls in the quarantine pool
+QUARANTINE_THREADS = 4  # the most concurrent calls about secrets whose last call hung
+UNPROVEN_THREADS = 16  # the most concurrent calls to stores that do not answer, or have not answered yet
+STS_THREADS = 8  # the most concurrent requests for credentials of tenants
+CALLS_PER_OWNER = 2  # of these two kinds, for one namespace or one region
+OWNER_QUEUE_TIMEOUT = 5.0  # seconds to wait for them; then the binding's own back-off goes on
 BACKGROUND_THREADS = 2  # the most concurrent calls of sweeps
 BUILDING_THREADS = 2  # clients are built one at a time; the second thread is for when the first one hangs
 OVERSUBSCRIPTION = 2  # threads per slot, so that abandoned calls do not block new ones
@@ -31,8 +36,18 @@ class PoolExhausted(Exception):
     """The call did not start, because no slot or no thread became free."""
 
 
+@dataclass(slots=True)
+class _Owner:
+    """One owner of calls: how many of them run, and how many there are, with those that wait."""
+
+    running: asyncio.Semaphore
+    calls: int = 0
+
+
 class ThreadPool:
-    """Bulkhead. Runs at most ``slots`` calls at once, each in a thread of its own.
+    """Bulkhead. Runs at most ``slots`` calls at once, each in a thread of its own, and ``per_owner`` of one owner.
+
+    An owner's further calls wait behind its own, and an abandoned call counts until its thread ends.
 
     An abandoned call frees its slot but not its thread. So the pool has OVERSUBSCRIPTION threads for each slot.
     ``call_timeout`` and ``queue_timeout`` are in seconds. ``now`` returns monotonic seconds.
@@ -45,7 +60,10 @@ class ThreadPool:
         call_timeout: float = CALL_TIMEOUT,
         queue_timeout: float = QUEUE_TIMEOUT,
         now: Callable[[], float] = time.monotonic,
+        per_owner: int | None = None,
     ) -> None:
+        self._per_owner = per_owner
+        self._owners: dict[Hashable, _Owner] = {}  # those that have calls
         self._slots = asyncio.Semaphore(slots)
         self._max_threads = OVERSUBSCRIPTION * slots
         self._executor = ThreadPoolExecutor(self._max_threads, thread_name_prefix=name)
@@ -55,19 +73,45 @@ class ThreadPool:
         self._abandoned = 0
         self._saturated_since: float | None = None
 
-    async def run(self, call: Callable[[], T]) -> T:
+    async def run(self, call: Callable[[], T], owner: Hashable = None) -> T:
         """Return the result of ``call``, or raise its error, CallTimeout or PoolExhausted."""
         try:
             async with asyncio.timeout(self._queue_timeout):
-                await self._slots.acquire()
+                await self._acquire(owner)
+                try:
+                    await self._slots.acquire()
+                except BaseException:
+                    self._release(owner)
+                    raise
         except TimeoutError:
             raise PoolExhausted from None
         try:
-            return await self._run(call)
+            return await self._run(call, owner)
         finally:
             self._slots.release()
 
-    async def _run(self, call: Callable[[], T]) -> T:
+    async def _acquire(self, owner: Hashable) -> None:
+        if self._per_owner is None:
+            return
+        state = self._owners.setdefault(owner, _Owner(asyncio.Semaphore(self._per_owner)))
+        state.calls += 1
+        try:
+            await state.running.acquire()
+        except BaseException:
+            self._leave(owner)
+            raise
+
+    def _release(self, owner: Hashable) -> None:
+        if self._per_owner is not None:
+            self._owners[owner].running.release()
+            self._leave(owner)
+
+    def _leave(self, owner: Hashable) -> None:
+        self._owners[owner].calls -= 1
+        if not self._owners[owner].calls:
+            del self._owners[owner]
+
+    async def _run(self, call: Callable[[], T], owner: Hashable) -> T:
         thread = self._executor.submit(call)
         result = asyncio.wrap_future(thread)
         try:
@@ -75,7 +119,9 @@ class ThreadPool:
         finally:
             started = not thread.cancel()
             if started and not result.done():
-                self._abandon(result)
+                self._abandon(result, owner)
+            else:
+                self._release(owner)
         if result.done():
             return result.result()
         raise CallTimeout if started else PoolExhausted
@@ -88,13 +134,14 @@ class ThreadPool:
         """Start no more calls. This does not wait for calls that are running."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _abandon(self, result: "asyncio.Future[T]") -> None:
+    def _abandon(self, result: "asyncio.Future[T]", owner: Hashable) -> None:
         self._abandoned += 1
         if self._abandoned >= self._max_threads and self._saturated_since is None:
             self._saturated_since = self._now()
-        result.add_done_callback(self._free_thread)
+        result.add_done_callback(partial(self._free_thread, owner))
 
-    def _free_thread(self, result: "asyncio.Future[T]") -> None:
+    def _free_thread(self, owner: Hashable, result: "asyncio.Future[T]") -> None:
+        self._release(owner)
         if not result.cancelled():
             result.exception()  # this marks the error as retrieved, because no caller waits for it any more
         self._abandoned -= 1
@@ -106,12 +153,15 @@ class ThreadPools:
     """Bulkheads: ``foreground`` for reads, ``quarantine`` for secrets whose last call hung, ``background`` for sweeps,
     and ``building`` for building clients.
 
-    Requests for tenants' credentials also run in the quarantine pool.
+    ``unproven`` is for stores that do not answer, or have not answered yet, ``sts`` for credentials of tenants, and
+    ``building`` builds clients.
     """
 
     foreground: ThreadPool
     quarantine: ThreadPool
     background: ThreadPool
+    unproven: ThreadPool
+    sts: ThreadPool
     building: ThreadPool
 
     @classmethod
@@ -121,17 +171,30 @@ class ThreadPools:
             ThreadPool("foreground", foreground),
             ThreadPool("quarantine", QUARANTINE_THREADS),
             ThreadPool("background", BACKGROUND_THREADS),
+            _by_owner("unproven", UNPROVEN_THREADS),
+            _by_owner("sts", STS_THREADS),
             ThreadPool("building", BUILDING_THREADS),
         )
 
     def saturated_for(self) -> float:
         """Return for how many seconds abandoned calls have filled a whole pool.
 
-        The quarantine pool does not count, because its secrets go back to the foreground pool after a minute.
+        Pools for what bindings choose do not count, because a tenant could fill them: no restart would help.
         """
         return max(self.foreground.saturated_for(), self.background.saturated_for())
 
     def close(self) -> None:
         """Start no more calls."""
-        for pool in (self.foreground, self.quarantine, self.background, self.building):
+        for pool in (
+            self.foreground,
+            self.quarantine,
+            self.background,
+            self.unproven,
+            self.sts,
+            self.building,
+        ):
             pool.close()
+
+
+def _by_owner(name: str, slots: int) -> ThreadPool:
+    return ThreadPool(name, slots, queue_timeout=OWNER_QUEUE_TIMEOUT, per_owner=CALLS_PER_OWNER)

@@ -1,0 +1,50 @@
+"""Circuit breaker of a store: one that has never answered, or does not answer any more, is suspect as a whole."""
+
+import time
+from collections.abc import Callable
+
+from keyturn_receiver.resilience.backoff import Backoff
+
+MAX_SILENT_CALLS = 3  # calls in a row that a store which has answered before may leave unanswered
+PROBE_BACKOFF = Backoff(base=5.0, cap=60.0)  # seconds between two attempts at a store that does not answer
+
+
+class StoreHealth:
+    """Circuit breaker. Says whether a store is proven, and for how long it is left alone.
+
+    A ``trusted`` store is always proven: the receiver's own one, which no binding chooses. ``now`` returns monotonic
+    seconds.
+    """
+
+    def __init__(self, trusted: bool, now: Callable[[], float] = time.monotonic) -> None:
+        self._trusted = trusted
+        self._now = now
+        self._has_answered = False
+        self._silent_calls = 0
+        self._attempts = 0
+        self._rests_until = 0.0
+
+    @property
+    def proven(self) -> bool:
+        """Whether the store answers, as far as is known."""
+        return self._trusted or self._has_answered
+
+    def rests_for(self) -> float:
+        """Return for how many seconds no call should be made; 0.0 if one may be made now."""
+        return max(0.0, self._rests_until - self._now())
+
+    def answered(self) -> None:
+        """Note an answer; an error of AWS is one, too."""
+        self._has_answered = True
+        self._silent_calls = self._attempts = 0
+        self._rests_until = 0.0
+
+    def silent(self) -> None:
+        """Note a call without an answer."""
+        if self._trusted:
+            return
+        self._silent_calls += 1
+        if not self._has_answered or self._silent_calls >= MAX_SILENT_CALLS:
+            self._has_answered = False
+            self._attempts += 1
+            self._rests_until = self._now() + PROBE_BACKOFF.delay(self._attempts)

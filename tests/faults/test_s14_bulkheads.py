@@ -1,0 +1,84 @@
+"""S14: what a tenant names and what does not answer (regions, roles) holds up its own Secrets, and nobody else's."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from support.cluster_state import data_of
+from support.fault_env import FaultEnv
+from support.fault_proxy import Call, Fault, Hang
+from support.manifests import secret
+from support.tenant_roles import ACCOUNT, account, role
+from support.wait import eventually
+
+REGIONS = ("eu-west-1", "eu-central-1", "ap-south-1", "sa-east-1", "ca-central-1", "us-west-2")
+
+
+@pytest.mark.fault("S14")
+def test_regions_that_hang_hold_up_only_the_secrets_that_name_them(env: FaultEnv) -> None:
+    """A tenant makes 120 Secrets that name secrets in regions that do not answer. Deliveries and polls of others go on
+    as before, and each of its own Secrets says which region does not answer."""
+
+    def hang(call: Call) -> Fault:
+        scope = call.headers.get("authorization", "")
+        return Hang() if any(f"/{region}/" in scope for region in REGIONS) else None
+
+    env.aws_proxy.fault_for = hang
+    env.create_aws_secret("polled")
+    env.cluster.create(
+        secret(
+            env.namespace,
+            f"a-hung-{number}",
+            f"arn:aws:secretsmanager:{REGIONS[number % len(REGIONS)]}:{ACCOUNT}:secret:{env.namespace}/{number}-AbCdEf",
+        )
+        for number in range(120)
+    )
+    receiver = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="2", KEYTURN_STUCK_SECONDS="30")
+    env.create_bound_secret("own")
+    env.bind_secret("polled")
+    for _ in range(6):
+        told, begun = env.rotate("own"), time.monotonic()
+        assert env.send_until_accepted(told).outcome in ("applied", "unchanged")
+        assert time.monotonic() - begun < 8
+        env.rotate("polled")  # which nobody tells
+        eventually(lambda: env.is_current("polled"), 30)
+    assert receiver.ready()[0] == receiver.alive()[0] == 200
+    words = "does not answer this receiver: trying again"
+    eventually(lambda: words in receiver.log, 60)
+    hanging = [call for call in env.aws_proxy.calls if hang(call)]
+    assert len(hanging) < 120  # a few attempts at each region, not one for each Secret
+    assert data_of(env.cluster, env.namespace, "a-hung-0") == {}
+    env.assert_no_value_leaked()
+
+
+@pytest.mark.fault("S14")
+def test_roles_that_hang_hold_up_only_the_namespace_that_names_them(make_env: Callable[..., FaultEnv]) -> None:
+    """A tenant makes 40 ServiceAccounts whose roles STS does not answer for. Another tenant's first read with its own
+    role takes as long as without them."""
+    env = make_env(tenantRoles={"enabled": True})
+
+    def hang(call: Call) -> Fault:
+        return Hang() if b"AssumeRoleWithWebIdentity" in call.body and b"hostile" in call.body else None
+
+    env.aws_proxy.fault_for = hang
+    hostile = f"{env.namespace}-hostile"
+    annotations = {"keyturn.dev/allow-secrets": "*"}
+    env.create_objects(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": hostile, "annotations": annotations}}
+    )
+    env.create_objects(*(account(hostile, f"app{number}", role(f"hostile{number}")) for number in range(40)))
+    env.create_objects(account(env.namespace, "app", role("honest")))
+    env.create_aws_secret("db")
+    env.cluster.create(
+        secret(hostile, f"a-{number}", f"{env.namespace}/db", **{"keyturn.dev/service-account": f"app{number}"})
+        for number in range(40)
+    )
+    receiver = env.receiver(KEYTURN_TENANT_ROLES="true", KEYTURN_POLL_INTERVAL_SECONDS="2")
+    eventually(lambda: [call for call in env.aws_proxy.calls if hang(call)])
+    begun = time.monotonic()
+    env.cluster.create([secret(env.namespace, "db", f"{env.namespace}/db", **{"keyturn.dev/service-account": "app"})])
+    eventually(lambda: data_of(env.cluster, env.namespace, "db"), 20)
+    assert time.monotonic() - begun < 15
+    assert receiver.ready()[0] == receiver.alive()[0] == 200
+    env.assert_no_value_leaked()
