@@ -7,7 +7,7 @@ import pytest
 
 from support.cluster_state import data_of
 from support.fault_env import FaultEnv
-from support.fault_proxy import Call, Fault, Hang
+from support.fault_proxy import Call, Fault, Hang, Reply
 from support.manifests import secret
 from support.tenant_roles import ACCOUNT, account, role
 from support.wait import eventually
@@ -82,3 +82,25 @@ def test_roles_that_hang_hold_up_only_the_namespace_that_names_them(make_env: Ca
     assert time.monotonic() - begun < 15
     assert receiver.ready()[0] == receiver.alive()[0] == 200
     env.assert_no_value_leaked()
+
+
+@pytest.mark.fault("S14")
+def test_throttled_secrets_slow_down_no_others(env: FaultEnv) -> None:
+    """AWS throttles 60 secrets of a tenant, for example by their KMS key. Deliveries of others take as long as without
+    them."""
+    names = [f"hot-{number}" for number in range(60)]
+    for name in names:
+        env.create_aws_secret(name)
+    throttled = Reply(400, {"__type": "ThrottlingException"}, {"Content-Type": "application/x-amz-json-1.1"})
+    env.aws_proxy.fault_for = lambda call: throttled if call.action and call.about("/hot-") else None
+    receiver = env.receiver()
+    env.create_bound_secret("own")
+    env.cluster.create(secret(env.namespace, f"a-{name}", f"{env.namespace}/{name}") for name in names)
+    eventually(lambda: receiver.metric("keyturn_failing_bindings") == 60, 60)
+    for _ in range(6):
+        told, begun = env.rotate("own"), time.monotonic()
+        assert env.send(told).outcome == "applied"
+        assert time.monotonic() - begun < 4
+    env.aws_proxy.heal()
+    eventually(lambda: receiver.metric("keyturn_failing_bindings") == 0, 120)
+    env.wait_converged()
