@@ -55,7 +55,7 @@ class StoreFactory:
         except Exception as error:
             raise error_mapping.translate(error, f"AWS region {key.region}") from None
         health = StoreHealth(trusted=key == StoreKey("", self.own_region))
-        owner = f"namespace {key.account.partition('/')[0]}" if key.account else key.region
+        owner = f"namespace {key.namespace}" if key.account else key.region
         secrets_manager = SecretsManager(client, sweep_client, self.pools, self.metrics, caller, health, owner)
         return Store.of(key, secrets_manager, credentials.expires_at if credentials else None, identity)
 

@@ -13,7 +13,7 @@ from keyturn_receiver.errors import Conflict, InvalidBinding, KeyturnError, NoCr
 from keyturn_receiver.settings import Settings
 from keyturn_receiver.sources.caller_identity import TenantIdentity
 from keyturn_receiver.sources.secrets_manager import NOT_CHECKED
-from keyturn_receiver.sources.stores import Identity, Store, StoreKey, Stores
+from keyturn_receiver.sources.stores import MAX_STORES_PER_NAMESPACE, Identity, Store, StoreKey, Stores
 from keyturn_receiver.sources.thread_pools import ThreadPools
 from keyturn_receiver.store_factory import StoreFactory
 from keyturn_receiver.telemetry.metrics import Metrics
@@ -142,6 +142,19 @@ async def test_deleted_service_account_reads_nothing_and_leaves_nothing() -> Non
     tenants.identities["app"] = Identity("1", "old")
     assert await role_read(stores) == "old"
     assert len(tenants.made) == 1  # credentials of the same identity are shared for some seconds
+
+
+async def test_namespace_with_many_identities_evicts_its_own_stores_alone() -> None:
+    many = {f"app{number}": Identity(f"uid{number}", f"role{number}") for number in range(100)}
+    tenants = Tenants(app=Identity("1", "honest"), **many)
+    stores = Stores(tenants.create, "us-east-1", tenants.identify)
+    assert await role_read(stores) == "honest"
+    for number in range(100):
+        key = stores.key("team/db", "hostile", f"app{number}")
+        assert (await stores.read(key, Source("team/db"), time.monotonic())).value == f"role{number}"
+    assert stores.key("team/db", "team", "app") in stores._others
+    kept = [key.namespace for key in stores._others]
+    assert kept.count("hostile") == MAX_STORES_PER_NAMESPACE
 
 
 async def test_bindings_of_one_burst_share_a_lookup() -> None:

@@ -144,9 +144,8 @@ class Poller:
         turns: dict[str, int] = {}
         order: list[tuple[int, StoreKey]] = []
         for key in by_store:
-            namespace = key.account.partition("/")[0]
-            turns[namespace] = turns.get(namespace, 0) + 1
-            order.append((turns[namespace], key))
+            turns[key.namespace] = turns.get(key.namespace, 0) + 1
+            order.append((turns[key.namespace], key))
         started = []
         for _, key in sorted(order):
             failures = self._failures.get(key)

@@ -15,7 +15,8 @@ from keyturn_receiver.sources.batch_reader import BatchReader
 from keyturn_receiver.sources.secrets_manager import NOT_CHECKED, SecretMetadata, SecretsManager
 
 MAX_STORES = 64  # the most stores besides the receiver's own store in its region; each takes about 1 MB
-OWN_RESULT_TTL = 1.0  # seconds for which requests share the error if the receiver's own store cannot be created
+MAX_STORES_PER_NAMESPACE = 16  # of MAX_STORES, so that one tenant does not evict the stores of the others
+OWN_RESULT_TTL = 1.0  # seconds for which the receiver's own identity shares the error of a store's creation
 RENEW_BEFORE_EXPIRY = timedelta(minutes=5)
 
 
@@ -28,6 +29,11 @@ class StoreKey:
 
     account: str
     region: str
+
+    @property
+    def namespace(self) -> str:
+        """The tenant's namespace; empty for the receiver's own identity."""
+        return self.account.partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +146,16 @@ class Stores:
         if is_own:
             self._own = store
         else:
-            self._others.put(key, store)
+            self._keep(store)
         return store
+
+    def _keep(self, store: Store) -> None:
+        """Keep a store that a binding names. A namespace with too many of them loses its own oldest one."""
+        self._others.put(store.key, store)
+        if store.key.namespace:
+            same = [each for each in self._others if each.namespace == store.key.namespace]
+            if len(same) > MAX_STORES_PER_NAMESPACE:
+                self._others.pop(same[0])
 
     async def _identity(self, key: StoreKey, since: float) -> Identity:
         try:

@@ -1,4 +1,4 @@
-"""S14: what a tenant names and what does not answer (regions, roles) holds up its own Secrets, and nobody else's."""
+"""S16: what a tenant names and what does not answer (regions, roles) holds up its own Secrets, and nobody else's."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from support.wait import eventually
 REGIONS = ("eu-west-1", "eu-central-1", "ap-south-1", "sa-east-1", "ca-central-1", "us-west-2")
 
 
-@pytest.mark.fault("S14")
+@pytest.mark.fault("S16")
 def test_regions_that_hang_hold_up_only_the_secrets_that_name_them(env: FaultEnv) -> None:
     """A tenant makes 120 Secrets that name secrets in regions that do not answer. Deliveries and polls of others go on
     as before, and each of its own Secrets says which region does not answer."""
@@ -52,7 +52,7 @@ def test_regions_that_hang_hold_up_only_the_secrets_that_name_them(env: FaultEnv
     env.assert_no_value_leaked()
 
 
-@pytest.mark.fault("S14")
+@pytest.mark.fault("S16")
 def test_roles_that_hang_hold_up_only_the_namespace_that_names_them(make_env: Callable[..., FaultEnv]) -> None:
     """A tenant makes 40 ServiceAccounts whose roles STS does not answer for. Another tenant's first read with its own
     role takes as long as without them."""
@@ -84,7 +84,7 @@ def test_roles_that_hang_hold_up_only_the_namespace_that_names_them(make_env: Ca
     env.assert_no_value_leaked()
 
 
-@pytest.mark.fault("S14")
+@pytest.mark.fault("S16")
 def test_throttled_secrets_slow_down_no_others(env: FaultEnv) -> None:
     """AWS throttles 60 secrets of a tenant, for example by their KMS key. Deliveries of others take as long as without
     them."""
