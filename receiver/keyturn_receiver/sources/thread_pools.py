@@ -17,6 +17,7 @@ from typing import TypeVar
 CALL_TIMEOUT = 20.0  # seconds for one call including its retries; a healthy SDK gives up within 15
 QUEUE_TIMEOUT = 60.0  # seconds to wait for a slot
 QUARANTINE_THREADS = 4  # the most concurrent calls about secrets whose last call hung
+QUARANTINE_QUEUE_TIMEOUT = 1.0  # seconds to wait for them: a binding that waits holds a slot of its namespace
 UNPROVEN_THREADS = 16  # the most concurrent calls to stores that do not answer, or have not answered yet
 STS_THREADS = 8  # the most concurrent requests for credentials of tenants
 CALLS_PER_OWNER = 2  # of these two kinds, for one namespace or one region
@@ -169,7 +170,7 @@ class ThreadPools:
         """Make the pools. ``foreground`` is the number of slots of the foreground pool."""
         return cls(
             ThreadPool("foreground", foreground),
-            ThreadPool("quarantine", QUARANTINE_THREADS),
+            ThreadPool("quarantine", QUARANTINE_THREADS, queue_timeout=QUARANTINE_QUEUE_TIMEOUT),
             ThreadPool("background", BACKGROUND_THREADS),
             _by_owner("unproven", UNPROVEN_THREADS),
             _by_owner("sts", STS_THREADS),
