@@ -33,7 +33,7 @@ async def assume(
 
     Raises SourceRefused or SourceUnavailable.
     """
-    subject = f"AWS role {role_arn} of ServiceAccount {account}"
+    subject = f"AWS role {role_arn:.200} of ServiceAccount {account}"  # an annotation can have 256 KiB
     if not ROLE_ARN.fullmatch(role_arn):
         raise SourceRefused(f"{subject} is not the ARN of a role: correct the ServiceAccount's annotation")
     session_name = re.sub(r"[^\w+=,.@-]", ".", f"keyturn.{account}")[:64]
