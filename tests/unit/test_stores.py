@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from keyturn_receiver.cluster.service_account_client import AwsRole, ServiceAccount
 from keyturn_receiver.core.binding import Source
@@ -79,6 +80,18 @@ async def test_refusal_of_everything_is_told_without_naming_a_secret() -> None:
     assert error
     assert error.startswith("the AWS credentials do not work (UnrecognizedClientException): check the role")
     assert TENANT not in error
+
+
+async def test_credentials_that_cannot_be_checked_say_why() -> None:
+    def answer(action: str, arguments: dict[str, Any]) -> Any:
+        raise EndpointConnectionError(endpoint_url="hunter2-canary")
+
+    aws = secrets_manager(FakeClient(answer))
+    await aws.check_credentials()
+    await aws.check_credentials()
+    assert aws.credentials_error == (
+        f"{NOT_CHECKED}: ListSecrets: AWS cannot be reached (EndpointConnectionError): trying again"
+    )
 
 
 async def test_own_store_that_cannot_be_created_says_why_until_it_can() -> None:
