@@ -5,6 +5,7 @@ import json
 import re
 from typing import Any
 
+import botocore.session
 import helm_python
 import pytest
 import yaml
@@ -16,6 +17,7 @@ from keyturn_receiver.settings import Settings
 from support.chart_values import EVERYTHING
 
 VALUES = chart_values.values()
+SECRET = {"aws_secret_access_key": "testing"}
 GROUPS = {each.path.rpartition(".")[0] for each in VALUES}
 CHECKS = (CHART / "templates" / "_checks.tpl").read_text()
 SCHEMA = json.loads(chart_values.SCHEMA.read_text())
@@ -254,6 +256,21 @@ def test_notes_warn_of_an_ingress_that_no_class_serves(values: dict[str, Any], w
     ingress = {"enabled": True, "host": "keyturn.example.com", **values}
     notes = rendered_chart("keyturn", values={**SOME_KEY, "ingress": ingress})["keyturn/templates/NOTES.txt"]
     assert ("set\ningress.className" in notes) is warned
+
+
+def test_fips_value_leads_the_sdk_to_fips_endpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    def endpoint(service: str, values: dict[str, Any]) -> str:
+        with monkeypatch.context() as patch:
+            for name in ("AWS_ENDPOINT_URL", "AWS_USE_FIPS_ENDPOINT"):
+                patch.delenv(name, raising=False)
+            for name, value in environment(values).items():
+                patch.setenv(name, value)
+            client = botocore.session.Session().create_client(service, "us-east-1", aws_access_key_id="a", **SECRET)
+            return str(client.meta.endpoint_url)
+
+    for service in ("secretsmanager", "sts"):
+        assert endpoint(service, {"aws": {"fips": True}}) == f"https://{service}-fips.us-east-1.amazonaws.com"
+        assert "fips" not in endpoint(service, {})
 
 
 def test_notes_without_deliveries_say_how_to_add_the_event_path() -> None:

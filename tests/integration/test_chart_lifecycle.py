@@ -34,6 +34,26 @@ def test_installed_release_has_ready_receivers(helm: Helm) -> None:
     helm.cluster.kubectl("wait", "--for=condition=Available", "deployment/keyturn", "-n", helm.namespace)
 
 
+@pytest.mark.parametrize("is_default", [False, True], ids=["a class", "the default class"])
+def test_ingress_without_a_class_is_warned_of_unless_the_cluster_has_a_default_one(
+    helm: Helm, is_default: bool
+) -> None:
+    mark = {"ingressclass.kubernetes.io/is-default-class": "true"} if is_default else {}
+    ingress_class = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "IngressClass",
+        "metadata": {"name": helm.namespace, "annotations": mark},
+        "spec": {"controller": "example.com/controller"},
+    }
+    helm.cluster.create([ingress_class])
+    try:
+        values = {**SOME_KEY, "ingress": {"enabled": True, "host": "keyturn.example.com"}}
+        notes = helm.install(values, dry_run="server", wait="hookOnly")["notes"]
+    finally:
+        helm.cluster.delete([ingress_class])
+    assert ("Warning: the Ingress has no class" in notes) is not is_default
+
+
 @pytest.mark.usefixtures("custom_resources")
 @pytest.mark.parametrize(("whole", "kinds"), [(False, 12), (True, 18)], ids=["the defaults", "everything"])
 def test_uninstalled_release_leaves_nothing(helm: Helm, namespace: str, whole: bool, kinds: int) -> None:

@@ -35,7 +35,9 @@ def settings_page() -> str:
         _section(
             "The receiver",
             "Environment variables, which the receiver reads once at the start. AWS's own variables set its region,\n"
-            "credentials and endpoints. The cluster is the pod's own, or the current context of `KUBECONFIG`.",
+            "credentials and endpoints. The cluster is the pod's own, or the current context of `KUBECONFIG`.\n"
+            "`HTTPS_PROXY` and `NO_PROXY` name a proxy for calls to AWS, and with `KUBECONFIG` also for the cluster.\n"
+            "`NO_PROXY` may hold names, `.domains`, `*.domains`, addresses and address ranges such as `10.0.0.0/8`.",
             ("variable", "default", "meaning"),
             receiver,
         ),
