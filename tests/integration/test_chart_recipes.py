@@ -124,7 +124,7 @@ def check_openshift(objects: Objects) -> None:
 def check_private_registry(objects: Objects) -> None:
     for each in (pod(objects), of("Pod", objects)["spec"]):
         (container,) = each["containers"]
-        assert container["image"] == "111122223333.dkr.ecr.eu-west-1.amazonaws.com/keyturn/receiver:0.2.0"
+        assert container["image"] == "111122223333.dkr.ecr.eu-west-1.amazonaws.com/keyturn:0.2.0"
         assert each["imagePullSecrets"] == [{"name": "registry"}]
 
 
