@@ -267,11 +267,11 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     queue = WorkQueue(reconciler.reconcile, settings.concurrency, metrics)
     drift = DriftDetector(caches.secrets, restarter, queue, access, kube.elector.is_leader)
     poller = Poller(
-        Sweeper(aws.stores, caches.secrets, access, settings.poll_mode, settings.poll_interval_seconds),
+        Sweeper(aws.stores, caches.secrets, access, settings.poll_mode, settings.poll_interval),
         queue,
         kube.elector.is_leader,
         kube.event_path.healthy,
-        settings.poll_interval_seconds,
+        settings.poll_interval,
         metrics,
         notifications=settings.deliveries,
     )

@@ -31,6 +31,10 @@ class PollMode(StrEnum):
     DESCRIBE = "describe"
 
 
+# Default seconds between two sweeps. AWS bills each call, and events are the main way of a change (docs/cost.md).
+POLL_INTERVALS = {PollMode.LIST: 300.0, PollMode.DESCRIBE: 1800.0}
+
+
 class Settings(BaseSettings):
     """Each field is set by the variable KEYTURN_<NAME>. AWS's own variables set the AWS region, endpoints and
     credentials."""
@@ -107,8 +111,10 @@ class Settings(BaseSettings):
     """Whether a Secret with the annotation `keyturn.dev/on-delete: delete` is deleted once AWS has deleted its secret.
     If not, the Secret stays and its status reports the deletion."""
 
-    poll_interval_seconds: float = Field(300.0, ge=1)
-    """Time between two sweeps of the poller, plus or minus 10 %. At most 30 s while the event path is down."""
+    poll_interval_seconds: float = Field(0.0, ge=0)
+    """Time between two sweeps of the poller, plus or minus 10 %. At most 30 s while the event path is down. If 0, it is
+    300 s with the poll mode `list`, and 1800 s with `describe`, because AWS bills each call. Without deliveries it is
+    300 s with both."""
 
     poll_mode: PollMode = PollMode.LIST
     """How the poller asks AWS for versions: `list` all secrets, or `describe` each bound one. Without permission to
@@ -153,6 +159,12 @@ class Settings(BaseSettings):
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     """Minimum level of log lines: `DEBUG`, `INFO`, `WARNING` or `ERROR`. Logs are JSON lines on standard output."""
 
+    @property
+    def poll_interval(self) -> float:
+        """Seconds between two sweeps: as set, or the default of the poll mode."""
+        mode = self.poll_mode if self.deliveries else PollMode.LIST
+        return self.poll_interval_seconds or POLL_INTERVALS[mode]
+
     @field_validator("signing_public_keys", mode="before")
     @classmethod
     def _parse_public_keys(cls, text: object) -> object:
@@ -175,6 +187,13 @@ class Settings(BaseSettings):
             if not REGION.fullmatch(each):
                 raise ValueError(f"{each!r:.80} is not the name of an AWS region, such as eu-west-1")
         return regions
+
+    @field_validator("poll_interval_seconds")
+    @classmethod
+    def _check_poll_interval(cls, seconds: float) -> float:
+        if 0 < seconds < 1:
+            raise ValueError("set at least 1 s, or 0 for the default of the poll mode")
+        return seconds
 
     @model_validator(mode="after")
     def _check_tls_files(self) -> Self:

@@ -49,6 +49,12 @@ securityContext: {{- toYaml . | nindent 2 }}
   "KEYTURN_SIGNING_KEY_FILE" (.Values.signingKey.existingSecret.name | empty | ternary "" "/etc/keyturn/signing-key/signing-key")) }}
 {{- end }}
 
+{{/* Seconds between two sweeps of the poller. */}}
+{{- define "keyturn.pollInterval" -}}
+{{- $rare := and .Values.deliveries.enabled (eq .Values.poller.mode "describe") }}
+{{- .Values.poller.intervalSeconds | default ($rare | ternary 1800 300) | int }}
+{{- end }}
+
 {{/* Variables for the receiver's other settings (docs/settings.md). */}}
 {{- define "keyturn.settingsEnv" -}}
 {{- $tls := eq (include "keyturn.tls" .) "true" }}
