@@ -2,8 +2,11 @@
 
 import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -89,9 +92,10 @@ class TestWorkflows:
         runs = "\n".join(step.get("run", "") for _, step in STEPS)
         inputs = [str(step.get("with", {}).get("file", "")) for _, step in STEPS]
         called = [job["uses"] for job in JOBS.values() if "uses" in job]
-        pattern = r"(?<![\w/.-])(?:\.ci|charts|receiver|docs)/[\w./-]*\w|\b[\w-]+\.(?:toml|yaml)\b|\bCHANGELOG\.md\b"
+        folders = r"(?<![\w/.-])(?:\.ci|charts|receiver|docs|lambda)/[\w./-]*\w"
+        pattern = folders + r"|(?<![$\w-])[\w-]+\.(?:toml|yaml)\b|\bCHANGELOG\.md\b"
         named = {*re.findall(pattern, runs), *filter(None, inputs), *called}
-        assert {".ci/run", "receiver/Dockerfile", "charts/keyturn", "samconfig.toml"} <= named
+        assert {".ci/run", "receiver/Dockerfile", "charts/keyturn", "samconfig.toml", "lambda/package"} <= named
         assert {file for file in named if not (ROOT / file).exists()} == set()
         rules = re.sub(r"\$\(SAM_VENV\)", ".venv-sam", (ROOT / "Makefile").read_text())
         for target in re.findall(r"\bmake (\S+)", runs):
@@ -153,3 +157,85 @@ class TestSteps:
         done = run("image", "base", tmp_path, PATH=path, GITHUB_OUTPUT=str(output))
         assert done.returncode == 0, done.stderr
         assert output.read_text() == f"base=python:3.13-slim-bookworm@{digest}\n"
+
+
+class TestPackage:
+    """The release's files for those who deploy without SAM, made by the step of the workflow."""
+
+    @pytest.fixture
+    def project(self, tmp_path: Path) -> Path:
+        """Return a folder with what the step needs, and a build of two functions with the same code."""
+        (tmp_path / "lambda").mkdir()
+        for file in ("lambda/package", "template.yaml", "samconfig.toml"):
+            shutil.copy(ROOT / file, tmp_path / file)
+        for function in ("Notifier", "SigningKeyRotation"):
+            code = tmp_path / ".aws-sam" / "build" / function / "keyturn_notifier"
+            code.mkdir(parents=True)
+            (code / "handler.py").write_text("print('hello')\n")
+            (code.parent / "boto3.py").write_text("")
+        return tmp_path
+
+    def package(self, project: Path) -> subprocess.CompletedProcess[str]:
+        return run("stack", "package", project, VERSION="1.2.0")
+
+    def test_zip_has_the_code_of_the_function_in_the_same_bytes_each_time(self, project: Path) -> None:
+        made = project / "dist" / "keyturn-function-1.2.0.zip"
+        assert self.package(project).returncode == 0
+        first = made.read_bytes()
+        for file in (project / ".aws-sam").rglob("*.py"):
+            os.utime(file, (0, 0))
+        assert self.package(project).returncode == 0
+        assert made.read_bytes() == first
+        with zipfile.ZipFile(made) as archive:
+            assert archive.namelist() == ["boto3.py", "keyturn_notifier/handler.py"]
+            assert {each.external_attr >> 16 for each in archive.infolist()} == {0o100644}
+
+    def test_template_takes_bucket_and_key_and_is_otherwise_the_stacks(self, project: Path) -> None:
+        assert self.package(project).returncode == 0
+        file = project / "dist" / "keyturn-template-1.2.0.yaml"
+        made, ours = read(file), read()
+        code = made["Globals"]["Function"].pop("CodeUri")
+        assert code == {"Bucket": {"Ref": "CodeBucket"}, "Key": {"Ref": "CodeKey"}}
+        assert ours["Globals"]["Function"].pop("CodeUri") == "lambda/"
+        assert {"CodeBucket", "CodeKey"} == made["Parameters"].keys() - ours["Parameters"].keys()
+        for name in ("CodeBucket", "CodeKey"):
+            assert "Default" not in made["Parameters"].pop(name)
+        assert made["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"].pop(0)["Parameters"] == [
+            "CodeBucket",
+            "CodeKey",
+        ]
+        assert made == ours
+        lint = Path(sys.executable).with_name("cfn-lint")
+        done = subprocess.run([lint, "--regions", "us-east-1", "--", file], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+
+    def test_zip_for_sam_has_the_build_and_its_defaults(self, project: Path) -> None:
+        assert self.package(project).returncode == 0
+        with zipfile.ZipFile(project / "dist" / "keyturn-stack-1.2.0.zip") as archive:
+            assert {"samconfig.toml", "Notifier/boto3.py"} <= set(archive.namelist())
+
+    def test_functions_that_differ_end_the_release(self, project: Path) -> None:
+        (project / ".aws-sam" / "build" / "Notifier" / "keyturn_notifier" / "handler.py").write_text("print('other')\n")
+        done = self.package(project)
+        assert done.returncode != 0
+        assert "does not hold the two functions with the same code" in done.stderr
+        assert not (project / "dist").exists()
+
+    def test_template_of_another_form_ends_the_release(self, project: Path) -> None:
+        template = (project / "template.yaml").read_text().replace("CodeUri: lambda/", "CodeUri: elsewhere/")
+        (project / "template.yaml").write_text(template)
+        done = self.package(project)
+        assert done.returncode != 0
+        assert "template.yaml must have this once: CodeUri: lambda/" in done.stderr
+
+    def test_page_and_notes_name_the_files_that_the_step_makes(self, project: Path) -> None:
+        assert self.package(project).returncode == 0
+        files = {file.name.replace("1.2.0", "X.Y.Z") for file in (project / "dist").iterdir()}
+        assert len(files) == 3
+        releasing, page = ((ROOT / "docs" / name).read_text() for name in ("releasing.md", "aws.md"))
+        (notes,) = [step["run"] for _, step in STEPS if step.get("id") == "notes"]
+        for file in files:
+            assert file in releasing
+            assert file.replace("X.Y.Z", "$VERSION") in notes
+        for file in files - {"keyturn-stack-X.Y.Z.zip"}:
+            assert file in page
