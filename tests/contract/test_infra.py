@@ -440,6 +440,18 @@ class TestDeployerPolicy:
         assert allows(self.policy(KmsKeyArn=KEY), "kms:GenerateDataKey", KEY)
         assert not allows(self.policy(), "kms:GenerateDataKey", KEY)
 
+    @pytest.mark.parametrize("file", ["deployer-policy.yaml", "stack-key.yaml"])
+    def test_stack_name_that_is_too_long_for_the_queues_is_refused_before_the_stack_is_deployed(
+        self, file: str
+    ) -> None:
+        queues = [each["Properties"] for each in read()["Resources"].values() if each["Type"] == "AWS::SQS::Queue"]
+        suffix = max(len(each["QueueName"]["Fn::Sub"].removeprefix("${AWS::StackName}")) for each in queues)
+        longest = 80 - suffix  # SQS takes 80 characters
+        parameter = read(INFRA / file)["Parameters"]["StackName"]
+        assert re.fullmatch(parameter["AllowedPattern"], "x" * longest)
+        assert not re.fullmatch(parameter["AllowedPattern"], "x" * (longest + 1))
+        assert f"at most {longest} characters" in parameter["ConstraintDescription"]
+
     def test_it_is_no_longer_than_iam_allows(self) -> None:
         statements = self.policy("x" * 67, KmsKeyArn=KEY, PermissionsBoundaryArn=f"arn:aws:iam::{ACCOUNT}:policy/b")
         # IAM's limit does not count white space:
