@@ -21,7 +21,7 @@ from support.wait import eventually
 
 @pytest.fixture(scope="module")
 def packaged(emulator: Emulator) -> str:
-    """The URL of the packaged template, as the page's section on Terraform makes it."""
+    """The URL of the packaged template, as `sam package` makes it."""
     return sam.package(emulator, f"bucket-{uuid4().hex[:6]}")
 
 
