@@ -72,6 +72,10 @@ class Notification:
     data: NotificationData
 
 
+# In seconds. An older heartbeat was stuck in the queue, so it does not prove that the event path is healthy. A test of
+# the receivers alone sends an older one on purpose.
+MAX_HEARTBEAT_AGE = 300.0
+
 # The reasons for an ignored notification that do not come from a binding.
 REASON_HEARTBEAT = "heartbeat"
 REASON_NOT_BOUND = "no Secret is bound to it"

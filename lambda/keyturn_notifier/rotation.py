@@ -11,12 +11,12 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from keyturn_contract.message import EventType, Notification, NotificationData
-from keyturn_contract.signature import new_key
+from keyturn_contract.message import MAX_HEARTBEAT_AGE, EventType, Notification, NotificationData
+from keyturn_contract.signature import TOLERANCE, new_key
 from keyturn_notifier import aws
 from keyturn_notifier.authorities import CA_FAULT, Authorities, read_from_secret
 from keyturn_notifier.delivery import ReceiverClient, connection_pool
@@ -130,8 +130,11 @@ class Rotation:
 def _refusal(receiver: ReceiverClient) -> str:
     """Send one heartbeat. If the receiver does not accept it, return the reason. Otherwise return an empty string."""
     data = NotificationData("SigningKeyTest", account="-", region=os.environ.get("AWS_REGION", "-"))
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    heartbeat = Notification(str(uuid.uuid4()), HEARTBEAT_SOURCE, EventType.HEARTBEAT, "heartbeat", now, data)
+    # This heartbeat does not take the event path, so a broken event path must not look healthy through it. It is too
+    # old to count, even by a clock that differs.
+    sent_at = datetime.now(UTC) - timedelta(seconds=MAX_HEARTBEAT_AGE + 2 * TOLERANCE)
+    at = sent_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    heartbeat = Notification(str(uuid.uuid4()), HEARTBEAT_SOURCE, EventType.HEARTBEAT, "heartbeat", at, data)
     result = receiver.deliver([heartbeat], time.monotonic() + TRY_SECONDS).results[heartbeat.id]
     return "" if result.disposition is Disposition.DONE else result.reason
 

@@ -22,6 +22,7 @@ from uuid import uuid4
 
 from keyturn_contract.message import (
     CONTENT_TYPE_BATCH,
+    MAX_HEARTBEAT_AGE,
     EventType,
     MalformedMessage,
     Notification,
@@ -39,7 +40,6 @@ from keyturn_receiver.sources import clients, error_mapping
 from keyturn_receiver.sources.caller_identity import IdentityFault
 from keyturn_receiver.sources.key_file import read_keys
 from keyturn_receiver.sources.key_secret import current_key
-from keyturn_receiver.web.notification_handler import MAX_HEARTBEAT_AGE
 
 TIMEOUT = 10.0  # seconds for each step of the exchange
 MAX_REPLY_SIZE = 64 * 1024  # bytes

@@ -5,13 +5,14 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from keyturn_contract.message import EventType, Outcome
-from keyturn_contract.signature import NotVerified, new_key, parse_key, verify
+from keyturn_contract.message import MAX_HEARTBEAT_AGE, EventType, Outcome
+from keyturn_contract.signature import TOLERANCE, NotVerified, new_key, parse_key, verify
 from keyturn_local.aws.rotation import rotate_by_function, start_rotation
 from keyturn_local.aws.server import EventPath, LocalAws
 from keyturn_local.notifier import artifact
@@ -134,6 +135,16 @@ def test_rotation_makes_the_new_key_current_and_the_old_one_previous(
         assert {each.type for each in receiver.notifications} == {EventType.HEARTBEAT}
     for value in values.values():
         assert value not in function.output
+
+
+def test_heartbeat_of_the_test_step_does_not_make_a_broken_event_path_look_healthy(
+    aws: LocalAws, path: EventPath, function: LambdaRuntime, receivers: list[FakeReceiver]
+) -> None:
+    rotate_by_function(aws.secrets_manager(), function, path.signing_key_secret_id)
+    times = [datetime.fromisoformat(each.time) for receiver in receivers for each in receiver.notifications]
+    assert times
+    # Too old by the clock of any receiver that accepts the signature.
+    assert all(datetime.now(UTC) - each > timedelta(seconds=MAX_HEARTBEAT_AGE + TOLERANCE) for each in times)
 
 
 def test_heartbeat_of_the_test_step_is_signed_with_the_new_key_alone(

@@ -4,11 +4,20 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from keyturn_contract.message import CONTENT_TYPE_BATCH, Notification, Outcome, Result, decode, encode, encode_reply
+from keyturn_contract.message import (
+    CONTENT_TYPE_BATCH,
+    MAX_HEARTBEAT_AGE,
+    Notification,
+    Outcome,
+    Result,
+    decode,
+    encode,
+    encode_reply,
+)
 from keyturn_contract.signature import TOLERANCE
 from keyturn_receiver.self_test import evaluate, old_heartbeat
 from keyturn_receiver.telemetry.metrics import Metrics
-from keyturn_receiver.web.notification_handler import MAX_HEARTBEAT_AGE, NotificationHandler
+from keyturn_receiver.web.notification_handler import NotificationHandler
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 SENT = old_heartbeat(NOW)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from keyturn_contract.message import (
+    MAX_HEARTBEAT_AGE,
     REASON_HEARTBEAT,
     REASON_NO_LONGER_BOUND,
     REASON_NOT_BOUND,
@@ -24,8 +25,6 @@ from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 from keyturn_receiver.telemetry.metrics import Metrics
 
-# In seconds. An older heartbeat was stuck in the queue, so it does not prove that the event path is healthy.
-MAX_HEARTBEAT_AGE = 300.0
 MAX_REASON_LENGTH = 1000  # characters
 
 _Completion = ReconcileResult | KeyturnError | None  # None means that it is not done within the deadline
@@ -110,7 +109,7 @@ class NotificationHandler:
 
     def _record_heartbeat(self, notification: Notification) -> None:
         sent = _sent(notification)
-        # `helm test` sends an older heartbeat on purpose.
+        # `helm test` and the signing key's rotation send an older heartbeat on purpose.
         if sent and abs((self._now() - sent).total_seconds()) < MAX_HEARTBEAT_AGE:
             self._metrics.notification_age_seconds.observe(self._age(notification))
             self._on_heartbeat(sent)
