@@ -35,21 +35,26 @@ TIERS := test-unit test-contract test-integration test-e2e test-deployed test-fa
 PREFLIGHT := $(BIN)/python -m keyturn_local.node.preflight
 ENCLOSED := $(BIN)/python -m keyturn_local.node.enclosure
 
+# What deploys the stack, and what it is deployed to. SAM builds before an enclosure, which has no way out.
+DEPLOYER := $(SAM_VENV)/installed $(AWS_VENV)/installed
+SAM_BUILD := $(BIN)/python -m keyturn_local.aws.emulator.sam
+
 .PHONY: help demo test test-unit test-contract test-integration test-e2e test-deployed test-faults test-node test-node-if-possible bench bench-notifier lint format docs chart-docs requirements setup clean
 
 help:
 	@sed -n 's/^# //p' Makefile
 
-demo: setup
+demo: setup $(DEPLOYER)
 ifeq ($(NODE),real)
 	@$(PREFLIGHT)
+	@$(SAM_BUILD)
 	@KUBECONFIG= $(ENCLOSED) $(BIN)/python -m keyturn_local.demo --node $(if $(KEEP),--keep)
 else
 	$(if $(NODE),$(error NODE=real, or no NODE at all))
 	@$(BIN)/python -m keyturn_local.demo $(if $(KEEP),--keep) $(if $(CONTEXT),--context "$(CONTEXT)")
 endif
 
-test: setup $(SAM_VENV)/installed $(AWS_VENV)/installed
+test: setup $(DEPLOYER)
 	@$(MAKE) --no-print-directory --keep-going --jobs=1 lint $(TIERS) test-node-if-possible
 
 test-unit: $(VENV)/installed
@@ -58,25 +63,26 @@ test-unit: $(VENV)/installed
 test-contract: $(VENV)/installed $(SAM_VENV)/installed
 	$(PYTEST) $(COMPUTE)
 
-test-integration: setup $(SAM_VENV)/installed
+test-integration: setup $(DEPLOYER)
 	$(PYTEST) $(WAIT)
 
-test-e2e: setup $(SAM_VENV)/installed
+test-e2e: setup $(DEPLOYER)
 	$(PYTEST) $(WAIT)
 
-test-deployed: setup $(SAM_VENV)/installed $(AWS_VENV)/installed
+test-deployed: setup $(DEPLOYER)
 	$(PYTEST) $(COMPUTE)
 
-test-faults: setup
+test-faults: setup $(DEPLOYER)
 	@$(PYTEST) $(WAIT) --quiet
 
-test-node: setup $(SAM_VENV)/installed $(AWS_VENV)/installed
+test-node: setup $(DEPLOYER)
 	@$(PREFLIGHT)
+	@$(SAM_BUILD)
 	$(ENCLOSED) $(PYTEST)
 
 test-node-if-possible: TIER = node
-test-node-if-possible: setup $(SAM_VENV)/installed $(AWS_VENV)/installed
-	@if why=$$($(PREFLIGHT)); then $(ENCLOSED) $(PYTEST); else echo "tests/node is skipped: $$why"; fi
+test-node-if-possible: setup $(DEPLOYER)
+	@if why=$$($(PREFLIGHT)); then $(SAM_BUILD) && $(ENCLOSED) $(PYTEST); else echo "tests/node is skipped: $$why"; fi
 
 bench: setup
 	@$(BIN)/python -m keyturn_local.bench.receiver $(ONLY)

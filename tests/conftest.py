@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from support.otlp_collector import OtlpCollector
 
 
+FEW = {"MaximumConcurrency": "2"}  # batches, so that few copies of the notifier share the machine's cores
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: the test takes half a minute or more, so it starts before others")
     bypass_proxies()
@@ -65,18 +68,19 @@ def stack(control_plane: "ControlPlane", tmp_path_factory: pytest.TempPathFactor
 
     settings = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600", "KEYTURN_SIGNING_KEY_INTERVAL_SECONDS": "3600"}
     namespace = f"keyturn-{uuid4().hex[:6]}"
-    with run_stack(tmp_path_factory.mktemp("stack"), control_plane, namespace, settings) as running:
+    with run_stack(tmp_path_factory.mktemp("stack"), control_plane, namespace, settings, FEW) as running:
         yield running
 
 
 @pytest.fixture
 def own_stack(control_plane: "ControlPlane", tmp_path: Path) -> "Callable[..., AbstractContextManager[Stack]]":
-    """Return a function that starts a stack for one test alone, with the settings that the function is given."""
+    """Return a function that starts a stack for one test alone, with the receiver's settings that it is given."""
 
     from keyturn_local.stack import run_stack
 
     def make(kms: bool = False, **settings: str):
-        return run_stack(tmp_path, control_plane, f"keyturn-{uuid4().hex[:6]}", settings, kms)
+        parameters = {**FEW, "SignWithKms": "true" if kms else "false"}
+        return run_stack(tmp_path, control_plane, f"keyturn-{uuid4().hex[:6]}", settings, parameters)
 
     return make
 
@@ -95,10 +99,8 @@ def namespace(control_plane: "ControlPlane") -> Iterator[str]:
 @pytest.fixture(scope="session")
 def session_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator["LocalAws"]:
     from keyturn_local.aws.server import LocalAws
-    from keyturn_local.timeline import Timeline
 
-    directory = tmp_path_factory.mktemp("aws")
-    with LocalAws.start(directory, Timeline(directory / "timeline.jsonl")) as running:
+    with LocalAws.start(tmp_path_factory.mktemp("aws")) as running:
         yield running
 
 

@@ -1,6 +1,7 @@
-"""All of Keyturn on one machine: cluster, AWS, receiver and notifier, connected as in production."""
+"""All of Keyturn on one machine: cluster, AWS with the deployed stack, and receiver, connected as in production."""
 
 import base64
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -9,18 +10,17 @@ from typing import Any, Protocol
 
 import trustme
 
-from keyturn_local.aws.server import EventPath, LocalAws
+from keyturn_local.aws.deployed import DeployedAws, Deploying
+from keyturn_local.aws.server import EventPath
 from keyturn_local.kubernetes.chart import chart_rights
 from keyturn_local.kubernetes.cluster import Cluster
 from keyturn_local.node import network
-from keyturn_local.notifier import event_source
-from keyturn_local.processes.program import Program
+from keyturn_local.processes.ports import free_ports
 from keyturn_local.receiver import release
+from keyturn_local.receiver.certificate import Certificate
 from keyturn_local.receiver.process import SERVICE_ACCOUNT, LocalReceiver
 from keyturn_local.receiver.release import Release
-from keyturn_local.timeline import Timeline
 
-KMS_KEY = "alias/keyturn"
 CERTIFICATE = "keyturn-tls"
 
 
@@ -46,82 +46,134 @@ class Stack:
     directory: Path
     namespace: str
     cluster: Cluster
-    aws: LocalAws
-    path: EventPath
+    aws: DeployedAws
     receiver: Receiver
-    notifier: Program
-    timeline: Timeline
+    certificates: bytes  # PEM, of the authority that has issued the receiver's certificate
+
+    def tls(self) -> ssl.SSLContext:
+        """Return a context for clients of the receiver."""
+        return ssl.create_default_context(cadata=self.certificates.decode())
+
+    @property
+    def path(self) -> EventPath:
+        """The stack's queues and signing key."""
+        return self.aws.path
+
+
+class PlannedReceiver:
+    """A receiver that will run as a process. The stack is deployed for its address and certificate before it runs."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._certificate = Certificate.issue(directory)
+        (self._port,) = free_ports(1)
+
+    def deploy(self, parameters: Mapping[str, str] | None = None, log_events: bool = False) -> Deploying:
+        """Start to deploy the stack for this receiver, in the background. ``parameters`` are the stack's other ones."""
+        url = f"https://127.0.0.1:{self._port}/v1/notifications"
+        receiver = {"ReceiverUrls": url, "CaBundle": self._certificate.parameter}
+        return Deploying(self._directory, {**receiver, **(parameters or {})}, log_events=log_events)
+
+    @contextmanager
+    def run(
+        self, deploying: Deploying, cluster: Cluster, namespace: str, settings: Mapping[str, str] | None = None
+    ) -> Iterator[Stack]:
+        """Run the receiver with the rights of the chart's ServiceAccount, once the stack is deployed.
+
+        ``namespace`` holds that ServiceAccount; it is created and deleted. If the stack signs with KMS, the receiver
+        has only the public part of that key.
+        """
+        with ExitStack() as stack:
+            objects = [_namespace(namespace), *chart_rights(namespace)]
+            stack.callback(cluster.delete, objects, wait=False)
+            cluster.create(objects)
+            kubeconfig = cluster.kubeconfig_for(namespace, SERVICE_ACCOUNT, self._directory)
+            aws = deploying.result()
+            if public_key := aws.kms_public_key():
+                public_key_only = {
+                    "KEYTURN_SIGNING_KEY_SECRET_ID": "",
+                    "KEYTURN_SIGNING_PUBLIC_KEYS": base64.b64encode(public_key).decode(),
+                }
+                settings = {**(settings or {}), **public_key_only}
+            receiver = LocalReceiver(
+                self._directory,
+                kubeconfig,
+                aws.environment(),
+                aws.path.signing_key_secret_id,
+                namespace,
+                settings,
+                certificate=self._certificate,
+                port=self._port,
+            )
+            stack.callback(receiver.stop)
+            stack.callback(deploying.stop)  # first, for a notifier that waits holds a connection to the receiver
+            receiver.start()
+            yield Stack(self._directory, namespace, cluster, aws, receiver, self._certificate.bundle)
+
+
+class PlannedRelease:
+    """Receivers that will be the pods of a Helm release on a real node, inside an enclosure. They serve TLS."""
+
+    def __init__(self, directory: Path, namespace: str) -> None:
+        self._directory = directory
+        self._namespace = namespace
+        self._authority = trustme.CA()
+
+    def deploy(self, log_events: bool = False) -> Deploying:
+        """Start to deploy the stack for these receivers, in the background."""
+        parameters = {
+            "ReceiverUrls": f"https://{release.host_of(self._namespace)}/v1/notifications",
+            "CaBundle": base64.b64encode(self._authority.cert_pem.bytes()).decode(),
+        }
+        return Deploying(self._directory, parameters, network.HOST, log_events)
+
+    @contextmanager
+    def run(self, deploying: Deploying, cluster: Cluster, values: Mapping[str, Any] | None = None) -> Iterator[Stack]:
+        """Install the chart, once the stack is deployed. The namespace is created and deleted.
+
+        ``values`` are added to the values of the chart that the node needs.
+        """
+        with ExitStack() as stack:
+            objects = [_namespace(self._namespace), self._certificate()]
+            stack.callback(cluster.delete, objects, wait=False)
+            cluster.create(objects)
+            aws = deploying.result()
+            node_values = release.values(aws.environment(), aws.path.signing_key_secret_id)
+            receiver = stack.enter_context(
+                Release.install(
+                    cluster,
+                    self._namespace,
+                    {**node_values, "tls": {"secretName": CERTIFICATE}, **(values or {})},
+                )
+            )
+            stack.callback(deploying.stop)  # first, for a notifier that waits holds a connection to the receivers
+            yield Stack(self._directory, self._namespace, cluster, aws, receiver, self._authority.cert_pem.bytes())
+
+    def _certificate(self) -> Any:
+        certificate = self._authority.issue_cert(release.host_of(self._namespace))
+        chain = b"".join(each.bytes() for each in certificate.cert_chain_pems)
+        return {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "type": "kubernetes.io/tls",
+            "metadata": {"name": CERTIFICATE, "namespace": self._namespace},
+            "stringData": {"tls.crt": chain.decode(), "tls.key": certificate.private_key_pem.bytes().decode()},
+        }
 
 
 @contextmanager
 def run_stack(
-    directory: Path, cluster: Cluster, namespace: str, settings: Mapping[str, str] | None = None, kms: bool = False
+    directory: Path,
+    cluster: Cluster,
+    namespace: str,
+    settings: Mapping[str, str] | None = None,
+    parameters: Mapping[str, str] | None = None,
 ) -> Iterator[Stack]:
-    """Run all parts with ``cluster``. The receiver is a process with the rights of the chart's ServiceAccount.
-
-    ``namespace`` holds that ServiceAccount; it is created and deleted. With ``kms``, the notifier also signs with a KMS
-    key, and the receiver has only that key's public part.
-    """
-    timeline = Timeline(directory / "timeline.jsonl")
-    with ExitStack() as stack:
-        aws = stack.enter_context(LocalAws.start(directory, timeline))
-        path = aws.provision()
-        objects = [_namespace(namespace), *chart_rights(namespace)]
-        stack.callback(cluster.delete, objects, wait=False)
-        cluster.create(objects)
-        kubeconfig = cluster.kubeconfig_for(namespace, SERVICE_ACCOUNT, directory)
-        if kms:
-            public_key = base64.b64encode(aws.kms().get_public_key(KeyId=KMS_KEY)["PublicKey"]).decode()
-            public_key_only = {"KEYTURN_SIGNING_KEY_SECRET_ID": "", "KEYTURN_SIGNING_PUBLIC_KEYS": public_key}
-            settings = {**(settings or {}), **public_key_only}
-        receiver = LocalReceiver(
-            directory, kubeconfig, aws.environment(), path.signing_key_secret_id, namespace, settings
-        )
-        stack.callback(receiver.stop)
-        receiver.start()
-        notifier = event_source.start(directory, aws, path, [receiver.url], timeline, KMS_KEY if kms else "")
-        stack.callback(notifier.stop)
-        yield Stack(directory, namespace, cluster, aws, path, receiver, notifier, timeline)
-
-
-@contextmanager
-def run_stack_of_pods(
-    directory: Path, cluster: Cluster, namespace: str, values: Mapping[str, Any] | None = None
-) -> Iterator[Stack]:
-    """Run all parts inside an enclosure, with the receiver as a release of the chart on a real node.
-
-    The receiver's pods serve TLS. ``namespace`` is created and deleted. ``values`` are added to the values of the chart
-    that the node needs.
-    """
-    timeline = Timeline(directory / "timeline.jsonl")
-    with ExitStack() as stack:
-        aws = stack.enter_context(LocalAws.start(directory, timeline, network.HOST))
-        path = aws.provision()
-        authority = trustme.CA()
-        objects = [_namespace(namespace), _certificate(authority, namespace)]
-        stack.callback(cluster.delete, objects, wait=False)
-        cluster.create(objects)
-        node_values = release.values(aws.environment(), path.signing_key_secret_id)
-        receiver = stack.enter_context(
-            Release.install(cluster, namespace, {**node_values, "tls": {"secretName": CERTIFICATE}, **(values or {})})
-        )
-        bundle = authority.cert_pem.bytes()
-        notifier = event_source.start(directory, aws, path, [receiver.url], timeline, ca_bundle=bundle)
-        stack.callback(notifier.stop)
-        yield Stack(directory, namespace, cluster, aws, path, receiver, notifier, timeline)
+    """Run all parts with ``cluster``. ``settings`` are the receiver's, ``parameters`` those of the deployed stack."""
+    planned = PlannedReceiver(directory)
+    with planned.deploy(parameters) as deploying, planned.run(deploying, cluster, namespace, settings) as stack:
+        yield stack
 
 
 def _namespace(name: str) -> Any:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-
-
-def _certificate(authority: trustme.CA, namespace: str) -> Any:
-    certificate = authority.issue_cert(release.host_of(namespace))
-    chain = b"".join(each.bytes() for each in certificate.cert_chain_pems)
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "type": "kubernetes.io/tls",
-        "metadata": {"name": CERTIFICATE, "namespace": namespace},
-        "stringData": {"tls.crt": chain.decode(), "tls.key": certificate.private_key_pem.bytes().decode()},
-    }

@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from keyturn_local.aws import deployed
 from keyturn_local.aws import server as local_aws
-from keyturn_local.aws.template import FILE, event_path, read
-from keyturn_local.notifier import event_source
+from keyturn_local.aws.template import FILE, queues, read
+from keyturn_local.notifier import function
 from keyturn_notifier import aws, aws_event_types, delivery, disposition, event, handler, queue, rotation
 from keyturn_notifier.aws_event_types import HEARTBEAT, MEANINGS, MEMBER_HEARTBEAT, NATIVE
 from keyturn_notifier.settings import InvalidSettings, NotifierSettings, read_settings
@@ -70,7 +71,7 @@ class TestSettings:
         path = local_aws.EventPath("queue", "dlq", "arn")
         made = local_aws.LocalAws.__new__(local_aws.LocalAws)
         made.endpoint_url = "http://127.0.0.1:1"
-        local = event_source.function_environment(made, path, [RECEIVER])
+        local = function.function_environment(made, path, [RECEIVER])
         assert {name for name in local if not name.startswith("AWS_")} == VARIABLES.keys() - {"AWS_USE_FIPS_ENDPOINT"}
 
     @pytest.mark.parametrize("missing", SET)
@@ -351,7 +352,7 @@ class TestFunctions:
     def test_post_fits_into_the_timeout_of_the_function(self) -> None:
         left = RESOURCES["Notifier"]["Properties"]["Timeout"] - handler.RESERVE_SECONDS
         assert left > delivery.CONNECT_SECONDS + delivery.REPLY_SECONDS
-        assert RESOURCES["Notifier"]["Properties"]["Timeout"] == event_source.TIMEOUT_SECONDS
+        assert RESOURCES["Notifier"]["Properties"]["Timeout"] == function.TIMEOUT_SECONDS
 
     def test_rotation_waits_for_two_key_intervals_of_the_receivers(self) -> None:
         from keyturn_receiver.settings import Settings as ReceiverSettings
@@ -378,8 +379,8 @@ class TestRules:
         target = RESOURCES["Heartbeat"]["Properties"]["Target"]
         assert target["EventBridgeParameters"] == {"Source": event.HEARTBEAT_SOURCE, "DetailType": HEARTBEAT}
         text, values = target["Input"]["Fn::Sub"]
-        assert values["Label"]["Fn::If"][1] == local_aws.HEARTBEAT["labelUpdated"]
-        assert json.loads(text.replace("${Prefix}", "").replace("${Label}", "AWSCURRENT")) == local_aws.HEARTBEAT
+        assert values["Label"]["Fn::If"][1] == deployed.HEARTBEAT["labelUpdated"]
+        assert json.loads(text.replace("${Prefix}", "").replace("${Label}", "AWSCURRENT")) == deployed.HEARTBEAT
 
     def test_label_rule_forwards_label_moves_and_heartbeats(self) -> None:
         pattern = RESOURCES["LabelUpdatedRule"]["Properties"]["EventPattern"]
@@ -399,9 +400,8 @@ class TestRules:
         assert pattern == {"source": [event.HEARTBEAT_SOURCE], "detail-type": [MEMBER_HEARTBEAT]}
         assert MEMBER_HEARTBEAT not in RESOURCES["LabelUpdatedRule"]["Properties"]["EventPattern"]["detail-type"]
 
-    def test_local_aws_deploys_the_same_rules_and_queues(self) -> None:
-        local = event_path(TEMPLATE)["Resources"]
-        assert local.keys() == of_type("AWS::SQS::Queue").keys() | of_type("AWS::Events::Rule").keys()
+    def test_local_aws_deploys_the_same_queues(self) -> None:
+        assert queues(TEMPLATE)["Resources"].keys() == of_type("AWS::SQS::Queue").keys()
 
 
 class TestAlarms:

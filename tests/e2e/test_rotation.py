@@ -1,4 +1,4 @@
-"""A rotation passes through moto, the EventBridge rule, the queue, the notifier and the receiver to Kubernetes."""
+"""A rotation passes through the deployed stack (the rule, the queue, the notifier), the receiver and Kubernetes."""
 
 import asyncio
 import json
@@ -85,7 +85,7 @@ def test_two_quick_rotations_end_at_the_second_and_restart_twice_at_most(stack: 
     rotate(client, name, value("two"))
     last = rotate(client, name, value("three"))
     eventually(lambda: in_secret(stack, namespace, "three"))
-    eventually(lambda: stack.timeline.find("delivered", version_id=last))
+    eventually(lambda: last in stack.aws.notifier_log.delivered())
     settled(stack, namespace)
     changes = {json.dumps(line["version_ids"]) for line in told(stack, "applied", f"{namespace}/db")}
     # The first change filled the Secret before the consumer existed, so it caused no restart. Kubernetes may skip a
@@ -125,7 +125,7 @@ def test_binding_follows_another_staging_label(stack: Stack, namespace: str) -> 
     eventually(lambda: data_of(stack.cluster, namespace, "db").get("value") == b"blue")
     assert annotations_of(stack.cluster, "secret", namespace, "db")[status] == "ok"
     version_id = rotate(client, name, "the next one")
-    eventually(lambda: stack.timeline.find("delivered", version_id=version_id))
+    eventually(lambda: version_id in stack.aws.notifier_log.delivered())
     assert data_of(stack.cluster, namespace, "db") == {"value": b"blue"}
 
 
@@ -145,7 +145,7 @@ def test_change_of_an_unread_key_restarts_no_consumer(stack: Stack, namespace: s
     before = stack.cluster.get("deployment", "web", namespace)["metadata"]["generation"]
     version_id = rotate(client, name, value("one", owner="b"))
     eventually(lambda: data_of(stack.cluster, namespace, "db")["owner"] == b"b")
-    eventually(lambda: stack.timeline.find("delivered", version_id=version_id))
+    eventually(lambda: version_id in stack.aws.notifier_log.delivered())
     assert stack.cluster.get("deployment", "web", namespace)["metadata"]["generation"] == before
     assert replica_sets(stack.cluster, namespace, "web") == 1
 
@@ -188,7 +188,7 @@ def send(stack: Stack, sent: Notification, urls: Sequence[str]) -> list[Outcome]
     headers = signed(current_key(stack), body)
 
     async def post_all() -> list[httpx.Response]:
-        async with httpx.AsyncClient(timeout=30) as http:
+        async with httpx.AsyncClient(timeout=30, verify=stack.tls()) as http:
             return await asyncio.gather(*(http.post(url, content=body, headers=headers) for url in urls))
 
     replies = asyncio.run(post_all())

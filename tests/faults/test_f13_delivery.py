@@ -3,6 +3,8 @@
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,10 @@ from uuid import uuid4
 
 import pytest
 
-from keyturn_contract.message import Outcome
+from keyturn_contract.message import CONTENT_TYPE_BATCH, EventType, Outcome, decode
+from keyturn_local.aws.deployed import Deploying
 from keyturn_local.aws.rotation import rotate
-from keyturn_local.aws.server import LocalAws
-from keyturn_local.notifier import event_source
-from keyturn_local.timeline import Timeline
+from keyturn_local.receiver.certificate import Certificate
 from support.cluster_state import annotations_of
 from support.deliveries import queue_length
 from support.fake_receiver import FakeReceiver, reply_to_all
@@ -129,7 +130,7 @@ def test_rotations_during_a_receiver_outage_arrive_from_the_queue(own_stack: Any
         eventually(lambda: stack.receiver.metric("keyturn_reconciles_total", outcome="applied") >= 20, 30)
         stack.receiver.kill()
         last = {name: [rotate(client, name, f"turn-{turn}") for turn in range(3)][-1] for name in names}
-        eventually(lambda: len([s for s in stack.timeline.steps() if s["step"] == "failed"]) >= 10, 60)
+        eventually(lambda: len(stack.aws.notifier_log.deliveries("not delivered")) >= 10, 60)
         sqs = stack.aws.sqs()
         eventually(lambda: queue_length(sqs, stack.path.queue_url) >= 60, 10)
         stack.receiver.start()
@@ -142,22 +143,27 @@ def test_rotations_during_a_receiver_outage_arrive_from_the_queue(own_stack: Any
 @pytest.mark.fault("F17")
 def test_retry_has_the_same_ids_and_a_signature_of_its_own(tmp_path: Path) -> None:
     """A delivery is answered 503 twice. Each retry has the same ids, but a new timestamp and a new signature."""
-    timeline = Timeline(tmp_path / "timeline.jsonl")
-    receiver = FakeReceiver()
-    receiver.respond = lambda headers, body: (
-        (503, b"") if len(receiver.requests) < 3 else (200, reply_to_all(body, Outcome.APPLIED))
-    )
-    with LocalAws.start(tmp_path, timeline) as aws:
-        path = aws.provision(visibility_seconds=1)
-        notifier = event_source.start(tmp_path, aws, path, [receiver.url], timeline)
-        try:
-            aws.secrets_manager().create_secret(Name="prod/db", SecretString="one")
-            eventually(lambda: timeline.find("delivered"), 60)
-        finally:
-            notifier.stop()
-            receiver.close()
-    assert len({event.id for event in receiver.notifications}) == 1
-    tries = [headers for headers, _ in receiver.requests]
+    certificate = Certificate.issue(tmp_path)
+    receiver = FakeReceiver(certificate.context())
+    tries: list[Mapping[str, str]] = []
+    ids = set()
+
+    def refuse_twice(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+        events = decode(CONTENT_TYPE_BATCH, body)
+        if all(event.type is EventType.HEARTBEAT for event in events):  # the stack sends them, too
+            return 200, reply_to_all(body, Outcome.IGNORED)
+        tries.append(headers)
+        ids.update(event.id for event in events)
+        return (503, b"") if len(tries) < 3 else (200, reply_to_all(body, Outcome.APPLIED))
+
+    receiver.respond = refuse_twice
+    parameters = {"ReceiverUrls": receiver.url, "CaBundle": certificate.parameter}
+    with closing(receiver), Deploying(tmp_path, parameters) as deploying:
+        aws = deploying.result()
+        aws.secrets_manager().create_secret(Name="prod/db", SecretString="one")
+        version_id = rotate(aws.secrets_manager(), "prod/db", "two")
+        eventually(lambda: version_id in aws.notifier_log.delivered(), 60)
+    assert len(ids) == 1
     assert len(tries) == 3
     for name, different in (("webhook-id", 1), ("webhook-timestamp", 3), ("webhook-signature", 3)):
         assert len({headers[name] for headers in tries}) == different, name

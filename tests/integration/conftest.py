@@ -5,14 +5,12 @@ from collections.abc import Iterator
 import pytest
 
 from keyturn_local.aws.server import EventPath, LocalAws
-from keyturn_local.timeline import Timeline
 from support.fake_receiver import FakeReceiver
 
 
 @pytest.fixture(scope="module")
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
-    directory = tmp_path_factory.mktemp("aws")
-    with LocalAws.start(directory, Timeline(directory / "timeline.jsonl")) as running:
+    with LocalAws.start(tmp_path_factory.mktemp("aws")) as running:
         yield running
 
 

@@ -1,25 +1,24 @@
-"""The built artifact, run by Lambda's own runtime client on records from the queue."""
+"""The built artifact, run by Lambda's own runtime client on records of the queue."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from keyturn_contract.message import CONTENT_TYPE_BATCH, Outcome, Result, decode, encode_reply
-from keyturn_local.aws.rotation import rotate
 from keyturn_local.aws.server import EventPath, LocalAws
 from keyturn_local.notifier import artifact
-from keyturn_local.notifier.event_source import EventSource, function_environment
-from keyturn_local.notifier.lambda_runtime import FunctionError, LambdaRuntime
-from keyturn_local.timeline import Timeline
-from support.deliveries import queue_length
+from keyturn_local.notifier.function import function_environment
 from support.fake_receiver import FakeReceiver
-from support.wait import eventually
+from support.lambda_runtime import FunctionError, LambdaRuntime
 
 HANDLER = "keyturn_notifier.handler.handler"
-ROTATION = "keyturn_notifier.rotation.handler"
+EVENTS = Path(__file__).parents[1] / "events"
+NATIVE = json.loads((EVENTS / "native-secret-label-updated.json").read_text())
+HEARTBEAT = json.loads((EVENTS / "heartbeat.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -36,37 +35,46 @@ def sandbox(
         yield running
 
 
-@pytest.fixture
-def source(aws: LocalAws, path: EventPath, sandbox: LambdaRuntime, tmp_path: Path) -> EventSource:
-    """Return the event source mapping between the sandbox and the queue, which is emptied first."""
-    made = EventSource(aws.sqs(), path.queue_url, sandbox, Timeline(tmp_path / "timeline.jsonl"))
-    while made.poll_once(wait_seconds=0):
-        pass
-    return made
+def rotations(name: str, count: int) -> list[dict[str, Any]]:
+    """Return the events of a secret's rotations, each with a version of its own."""
+    detail = {**NATIVE["detail"], "name": name}
+    arn = f"arn:aws:secretsmanager:us-east-1:123456789012:secret:{name}-a1b2c3"
+    return [
+        {**NATIVE, "id": str(uuid4()), "resources": [arn], "detail": {**detail, "versionId": str(uuid4())}}
+        for _ in range(count)
+    ]
 
 
-def test_rotations_and_heartbeats_reach_the_receiver_from_the_queue(
-    aws: LocalAws, path: EventPath, source: EventSource, receiver: FakeReceiver, sandbox: LambdaRuntime
+def batch(*events: object) -> dict[str, Any]:
+    """Return the invocation that carries these events, as Lambda makes it of messages in a queue."""
+    return {
+        "Records": [
+            {
+                "messageId": f"m{number}",
+                "receiptHandle": "none",
+                "body": json.dumps(event),
+                "attributes": {"ApproximateReceiveCount": "1"},
+            }
+            for number, event in enumerate(events)
+        ]
+    }
+
+
+def test_rotations_and_heartbeats_reach_the_receiver(
+    aws: LocalAws, path: EventPath, receiver: FakeReceiver, sandbox: LambdaRuntime
 ) -> None:
-    client, name = aws.secrets_manager(), f"prod/{uuid4()}"
-    client.create_secret(Name=name, SecretString="hush-one")
-    versions = [rotate(client, name, f"hush-{number}") for number in range(3)]
-    aws.heartbeat()
-    while source.poll_once(wait_seconds=0):
-        pass
-    delivered = [each for each in receiver.notifications if each.data.name == name]
-    assert [each.data.version_id for each in delivered][1:] == versions
+    events = rotations("prod/db", 3)
+    assert sandbox.invoke(batch(*events)) == {"batchItemFailures": []}
+    assert sandbox.invoke(batch(HEARTBEAT)) == {"batchItemFailures": []}
+    delivered = [each for each in receiver.notifications if each.data.name == "prod/db"]
+    assert [each.data.version_id for each in delivered] == [each["detail"]["versionId"] for each in events]
     assert "heartbeat" in {each.subject for each in receiver.notifications}
-    key = client.get_secret_value(SecretId=path.signing_key_secret_id)["SecretString"]
-    assert "hush" not in sandbox.output
+    key = aws.secrets_manager().get_secret_value(SecretId=path.signing_key_secret_id)["SecretString"]
     assert key not in sandbox.output
 
 
-def test_output_is_json_logs_and_cloudwatch_embedded_metrics(
-    aws: LocalAws, source: EventSource, sandbox: LambdaRuntime
-) -> None:
-    aws.secrets_manager().create_secret(Name=f"prod/{uuid4()}", SecretString="one")
-    assert source.poll_once() == 1
+def test_output_is_json_logs_and_cloudwatch_embedded_metrics(sandbox: LambdaRuntime) -> None:
+    sandbox.invoke(batch(*rotations("prod/db", 1)))
     lines = [json.loads(line) for line in sandbox.output.splitlines()]
     (delivered,) = [line for line in lines if line.get("message") == "delivered"]
     assert delivered["correlation_id"]
@@ -76,26 +84,19 @@ def test_output_is_json_logs_and_cloudwatch_embedded_metrics(
     assert metrics["service"] == "keyturn"
 
 
-def test_failed_message_stays_in_the_queue_and_the_others_are_deleted(
-    aws: LocalAws, path: EventPath, source: EventSource, receiver: FakeReceiver
-) -> None:
-    bad = f"prod/bad-{uuid4()}"
+def test_failed_message_alone_is_reported(sandbox: LambdaRuntime, receiver: FakeReceiver) -> None:
+    (bad,), (good,) = rotations("prod/bad", 1), rotations("prod/good", 1)
 
     def picky(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
-        # The answer depends on the event and not on the number of the call. On a busy machine, the failed message may
-        # become visible again so early that it is part of the second batch.
         results = [
-            Result(each.id, Outcome.FAILED if bad in each.subject else Outcome.APPLIED)
+            Result(each.id, Outcome.FAILED if each.data.name == "prod/bad" else Outcome.APPLIED)
             for each in decode(CONTENT_TYPE_BATCH, body)
         ]
         failed = any(result.outcome is Outcome.FAILED for result in results)
         return 503 if failed else 200, encode_reply(results)
 
     receiver.respond = picky
-    for name in (bad, f"prod/good-{uuid4()}"):
-        aws.secrets_manager().create_secret(Name=name, SecretString="one")
-        source.poll_once()
-    eventually(lambda: queue_length(aws.sqs(), path.queue_url) == 1, 10)
+    assert sandbox.invoke(batch(bad, good)) == {"batchItemFailures": [{"itemIdentifier": "m0"}]}
 
 
 def test_wrong_setting_fails_the_invocation_and_is_named(

@@ -105,7 +105,7 @@ def test_restored_backup_of_a_secret_is_brought_up_to_date(stack: Stack, namespa
     backup = stack.cluster.get("secret", "db", namespace)
     version_id = rotate(stack.aws.secrets_manager(), f"{namespace}/db", "two")
     eventually(lambda: data_of(stack.cluster, namespace, "db") == {"value": b"two"})
-    eventually(lambda: stack.timeline.find("delivered", version_id=version_id))
+    eventually(lambda: version_id in stack.aws.notifier_log.delivered())
     for volatile in ("resourceVersion", "uid", "managedFields"):
         backup["metadata"].pop(volatile, None)
     stack.cluster.kubectl("replace", "-f", "-", stdin=json.dumps(backup))

@@ -12,7 +12,7 @@ import pytest
 from moto import mock_aws
 
 from keyturn_local.aws.template import FILE, read
-from keyturn_local.notifier.event_source import Context
+from keyturn_local.notifier.function import Context
 from keyturn_notifier import handler
 
 REGION, ACCOUNT = "us-east-1", "123456789012"

@@ -17,10 +17,12 @@ import trustme
 
 from keyturn_contract.message import CONTENT_TYPE_BATCH, EventType, Outcome, Result, decode, encode_reply
 from keyturn_contract.signature import new_key, parse_key, parse_public_key, verify
+from keyturn_local.aws.emulator.server import Emulator
 from keyturn_local.aws.server import EventPath, LocalAws
-from keyturn_local.notifier.event_source import TIMEOUT_SECONDS, Context, function_environment
+from keyturn_local.notifier.function import TIMEOUT_SECONDS, Context, function_environment
 from keyturn_notifier import authorities, delivery, telemetry
 from keyturn_notifier.queue import FIRST_DELAY
+from keyturn_notifier.signing import KMS_LIMIT
 from keyturn_notifier.telemetry import count_member_heartbeat
 from keyturn_receiver.sources.signing_keys import ed25519
 from support.authority import Authority
@@ -71,6 +73,21 @@ def sandbox(aws: LocalAws, path: EventPath, monkeypatch: pytest.MonkeyPatch) -> 
 def handle(sandbox: Callable[..., Any], receiver: FakeReceiver) -> Callable[..., list[str]]:
     """Start a sandbox with one receiver. Return the function that calls its handler."""
     return sandbox(receiver)
+
+
+@pytest.fixture(scope="module")
+def kms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """KMS with Ed25519 keys, which moto lacks."""
+    with Emulator.start(tmp_path_factory.mktemp("kms")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def kms_key(kms: Emulator) -> tuple[str, bytes]:
+    """A key's id and its public part."""
+    client = kms.client("kms")
+    made = client.create_key(KeySpec="ECC_NIST_EDWARDS25519", KeyUsage="SIGN_VERIFY")["KeyMetadata"]["KeyId"]
+    return made, client.get_public_key(KeyId=made)["PublicKey"]
 
 
 def record(message_id: str, body: object, receives: int = 1, receipt: str = "none") -> dict[str, Any]:
@@ -694,19 +711,28 @@ class TestSigning:
         for key in (before, signing_key(aws, path)):
             verify([key], headers, body, float(headers["webhook-timestamp"]))
 
-    def test_kms_key_signs_if_the_stack_has_one(self, sandbox: Callable, receiver: FakeReceiver, aws: LocalAws) -> None:
-        public_key = parse_public_key(base64.b64encode(aws.kms().get_public_key(KeyId="any")["PublicKey"]).decode())
-        assert sandbox(receiver, KEYTURN_KMS_KEY_ID="any")(event()) == []
+    def test_kms_key_signs_if_the_stack_has_one(
+        self, sandbox: Callable, receiver: FakeReceiver, kms: Emulator, kms_key: tuple[str, bytes]
+    ) -> None:
+        key_id, public_part = kms_key
+        public_key = parse_public_key(base64.b64encode(public_part).decode())
+        assert sandbox(receiver, AWS_ENDPOINT_URL_KMS=kms.endpoint_url, KEYTURN_KMS_KEY_ID=key_id)(event()) == []
         ((headers, body),) = receiver.requests
         verify([], headers, body, float(headers["webhook-timestamp"]), public_keys=[ed25519(public_key)])
 
-    def test_batches_fit_the_limit_of_kms(self, sandbox: Callable, receiver: FakeReceiver) -> None:
+    def test_batches_fit_the_limit_of_kms(
+        self, sandbox: Callable, receiver: FakeReceiver, kms: Emulator, kms_key: tuple[str, bytes]
+    ) -> None:
         name = "n" * 512
         arn = f"arn:aws:secretsmanager:us-west-2:012345678901:secret:{name}-a1b2c3"
         events = [event(resources=[arn], detail={**NATIVE["detail"], "name": name}) for _ in range(10)]
-        assert sandbox(receiver, KEYTURN_KMS_KEY_ID="any")(*events) == []
+        settings = {"AWS_ENDPOINT_URL_KMS": kms.endpoint_url, "KEYTURN_KMS_KEY_ID": kms_key[0]}
+        assert sandbox(receiver, **settings)(*events) == []
         assert len(receiver.notifications) == 10
         assert len(receiver.requests) > 1
+        for headers, body in receiver.requests:
+            signed = b".".join([headers["webhook-id"].encode(), headers["webhook-timestamp"].encode(), body])
+            assert len(signed) <= KMS_LIMIT
 
     def test_missing_signing_key_keeps_the_events_in_the_queue(self, sandbox: Callable, receiver: FakeReceiver) -> None:
         arn = "arn:aws:secretsmanager:us-east-1:123456789012:secret:gone-a1b2c3"

@@ -16,9 +16,7 @@ from keyturn_contract.signature import TOLERANCE, NotVerified, new_key, parse_ke
 from keyturn_local.aws.rotation import rotate_by_function, start_rotation
 from keyturn_local.aws.server import EventPath, LocalAws
 from keyturn_local.notifier import artifact
-from keyturn_local.notifier.event_source import function_environment
-from keyturn_local.notifier.lambda_runtime import FunctionError, LambdaRuntime
-from keyturn_local.timeline import Timeline
+from keyturn_local.notifier.function import function_environment
 from keyturn_notifier import rotation
 from keyturn_receiver.sources.caller_identity import TenantIdentity
 from keyturn_receiver.sources.key_secret import KeySecret
@@ -30,13 +28,14 @@ from keyturn_receiver.sources.thread_pools import ThreadPools
 from keyturn_receiver.telemetry.metrics import Metrics
 from support.aws_client import no_tenant
 from support.fake_receiver import FakeReceiver, reply_to_all
+from support.lambda_runtime import FunctionError, LambdaRuntime
 
 HANDLER = "keyturn_notifier.rotation.handler"
 
 
 @pytest.fixture
 def aws(tmp_path: Path) -> Iterator[LocalAws]:
-    with LocalAws.start(tmp_path, Timeline(tmp_path / "timeline.jsonl")) as running:
+    with LocalAws.start(tmp_path) as running:
         yield running
 
 

@@ -3,8 +3,9 @@
 import http.client
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import httpx
@@ -33,20 +34,29 @@ from support.manifests import secret
 from support.wait import eventually
 
 
-def calls(stack: Stack) -> tuple[dict[str, int], float]:
-    """Return the number of calls to Secrets Manager for each action, and the number of calls to Kubernetes. Calls about
-    Leases are not counted."""
-    aws = {action: count for action, count in stack.aws.calls().items() if action.startswith("secretsmanager.")}
+def calls(stack: Stack) -> tuple[str, float]:
+    """Return the newest call to Secrets Manager that no function made, and the number of calls to Kubernetes. Calls
+    about Leases are not counted."""
+    aws = next(call.id for call in stack.aws.recent_calls("secretsmanager") if not call.by_function)
     metrics, name = stack.receiver.metrics(), "keyturn_kubernetes_requests_total"
     return aws, total(metrics, name) - total(metrics, name, resource="leases")
 
 
-def quiet(stack: Stack) -> tuple[dict[str, int], float]:
-    """Wait until the work of earlier tests is done. Return the numbers of calls so far."""
+def quiet(stack: Stack) -> tuple[str, float]:
+    """Wait until the work of earlier tests is done. Return the calls so far."""
     end = time.monotonic() + 20
     while (before := calls(stack)) != (time.sleep(0.5) or calls(stack)):
         assert time.monotonic() < end
     return before
+
+
+def post(stack: Stack, content: bytes | Iterator[bytes], headers: dict[str, str], **more: Any) -> httpx.Response:
+    return httpx.post(stack.receiver.url, content=content, headers=headers, verify=stack.tls(), **more)
+
+
+def connect(stack: Stack, seconds: float) -> http.client.HTTPConnection:
+    parts = urlsplit(stack.receiver.url)
+    return http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=seconds, context=stack.tls())
 
 
 BODY = encode([notification("prod/db")])
@@ -73,7 +83,7 @@ def test_refused_delivery_causes_no_call(
 
     def causes_a_call() -> bool:
         before = quiet(stack)
-        reply = httpx.post(stack.receiver.url, content=body, headers=headers)
+        reply = post(stack, body, headers)
         assert reply.status_code == status
         assert reply.headers[RECEIVER_HEADER] == CONTRACT_VERSION
         if status == 401:
@@ -84,9 +94,8 @@ def test_refused_delivery_causes_no_call(
 
 
 def test_body_over_the_limit_is_refused_before_it_is_read_whole(stack: Stack) -> None:
-    parts = urlsplit(stack.receiver.url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
-    connection.putrequest("POST", parts.path)
+    connection = connect(stack, seconds=10)
+    connection.putrequest("POST", urlsplit(stack.receiver.url).path)
     connection.putheader("Content-Length", str(10**9))
     connection.endheaders()
     connection.send(b"x" * 1024)  # a millionth of the length that the head announces
@@ -99,7 +108,7 @@ def test_chunked_body_is_cut_at_the_limit(stack: Stack) -> None:
         for _ in range(100):
             yield b"x" * 1024
 
-    reply = httpx.post(stack.receiver.url, content=chunks(), headers=signed(b"x" * 32, b""))
+    reply = post(stack, chunks(), signed(b"x" * 32, b""))
     assert reply.status_code == 413
 
 
@@ -116,13 +125,14 @@ def test_health_check_of_an_alb_passes(stack: Stack) -> None:
     (ingress,) = [each for each in chart_objects("keyturn", values) if each["kind"] == "Ingress"]
     prefix = "alb.ingress.kubernetes.io/"
     asks = {name.removeprefix(prefix): text for name, text in ingress["metadata"]["annotations"].items()}
-    reply = httpx.get(urljoin(stack.receiver.url, asks["healthcheck-path"]))
+    reply = httpx.get(urljoin(stack.receiver.url, asks["healthcheck-path"]), verify=stack.tls())
     assert str(reply.status_code) == asks["success-codes"]
 
 
 def test_pending_key_is_accepted(own_stack: Callable) -> None:
     with own_stack(KEYTURN_SIGNING_KEY_INTERVAL_SECONDS="1") as stack:
         client = stack.aws.secrets_manager()
+        eventually(lambda: not stack.aws.key_is_rotating(), 60)  # the dry run of a new stack
         old = current_key(stack)
         client.put_secret_value(
             SecretId=stack.path.signing_key_secret_id,
@@ -133,7 +143,7 @@ def test_pending_key_is_accepted(own_stack: Callable) -> None:
         beat = encode([notification("keyturn", kind=EventType.HEARTBEAT)])
 
         def accepted(key: bytes) -> bool:
-            return httpx.post(stack.receiver.url, content=beat, headers=signed(key, beat)).status_code == 200
+            return post(stack, beat, signed(key, beat)).status_code == 200
 
         eventually(lambda: accepted(pending))
         assert accepted(old)
@@ -194,11 +204,11 @@ def test_notification_gets_its_own_result(stack: Stack, namespace: str) -> None:
     stale = notification(name)  # this version has never existed
     eventually(lambda: outcome(stack, stale) == Outcome.SUPERSEDED)
     version_id = rotate(client, name, "two")
-    eventually(lambda: stack.timeline.find("delivered", version_id=version_id))
+    eventually(lambda: version_id in stack.aws.notifier_log.delivered())
 
     broken = notification(f"{namespace}/nobody-reads-it")
     body = encode([stale, broken, notification("keyturn", kind=EventType.HEARTBEAT)])
-    reply = httpx.post(stack.receiver.url, content=body, headers=signed(current_key(stack), body))
+    reply = post(stack, body, signed(current_key(stack), body))
     assert reply.status_code == 200
     outcomes = [result.outcome for result in decode_reply(reply.content)]
     assert outcomes == [Outcome.SUPERSEDED, Outcome.IGNORED, Outcome.IGNORED]
@@ -206,14 +216,15 @@ def test_notification_gets_its_own_result(stack: Stack, namespace: str) -> None:
 
 def outcome(stack: Stack, sent: Notification) -> Outcome:
     body = encode([sent])
-    reply = httpx.post(stack.receiver.url, content=body, headers=signed(current_key(stack), body), timeout=20)
+    reply = post(stack, body, signed(current_key(stack), body), timeout=20)
     return decode_reply(reply.content)[0].outcome
 
 
 def test_health_is_served_on_a_port_of_its_own(stack: Stack) -> None:
     for path in ("/livez", "/readyz", "/metrics"):
         assert httpx.get(stack.receiver.operations_url + path).status_code == 200
-        assert httpx.get(stack.receiver.url.replace("/v1/notifications", path)).status_code == 404
+        elsewhere = stack.receiver.url.replace("/v1/notifications", path)
+        assert httpx.get(elsewhere, verify=stack.tls()).status_code == 404
 
 
 def test_log_is_json_lines(stack: Stack) -> None:
@@ -222,18 +233,17 @@ def test_log_is_json_lines(stack: Stack) -> None:
 
 
 def test_half_sent_bodies_take_no_slot_from_signed_deliveries(stack: Stack) -> None:
-    parts = urlsplit(stack.receiver.url)
     strangers = []
     for _ in range(100):  # by default, the receiver handles 64 deliveries at once
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
-        connection.putrequest("POST", parts.path)
+        connection = connect(stack, seconds=20)
+        connection.putrequest("POST", urlsplit(stack.receiver.url).path)
         connection.putheader("Content-Length", "100")
         connection.endheaders()
         connection.send(b"half of it")
         strangers.append(connection)
     try:
         beat = encode([notification("keyturn", kind=EventType.HEARTBEAT)])
-        assert httpx.post(stack.receiver.url, content=beat, headers=signed(current_key(stack), beat)).status_code == 200
+        assert post(stack, beat, signed(current_key(stack), beat)).status_code == 200
         assert strangers[0].getresponse().status == 408  # the receiver ends the request after ten seconds
     finally:
         for connection in strangers:

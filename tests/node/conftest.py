@@ -11,7 +11,6 @@ from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.node import enclosure, network
 from keyturn_local.node.node import Node
-from keyturn_local.timeline import Timeline
 
 ENCLOSED = enclosure.MARK in os.environ
 collect_ignore_glob = [] if ENCLOSED else ["*"]
@@ -38,8 +37,7 @@ def node(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="session")
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
     """An AWS that pods can reach."""
-    directory = tmp_path_factory.mktemp("aws")
-    with LocalAws.start(directory, Timeline(directory / "timeline.jsonl"), host=network.HOST) as running:
+    with LocalAws.start(tmp_path_factory.mktemp("aws"), network.HOST) as running:
         yield running
 
 

@@ -1,1 +1,1 @@
-"""AWS on this machine: moto's server, plus the label events and the Ed25519 keys that moto lacks."""
+"""AWS on this machine: the deployed stack on an emulator (deployed.py), and moto's server (server.py)."""

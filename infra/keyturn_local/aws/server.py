@@ -1,6 +1,6 @@
-"""Local AWS. It runs moto's server as a process, and creates the event path that `sam deploy` would create.
+"""moto's server, as a quick stand-in for single services of AWS. `deployed.py` has the whole stack.
 
-``python -m keyturn_local.aws.server --host ADDRESS --port N --timeline FILE`` runs the server.
+``python -m keyturn_local.aws.server --host ADDRESS --port N`` runs the server.
 """
 
 import argparse
@@ -19,18 +19,14 @@ from keyturn_local.aws import sdk, template
 from keyturn_local.processes.environment import IMPORT_ROOTS, clean_environment
 from keyturn_local.processes.ports import free_ports
 from keyturn_local.processes.program import Program, Stoppable, answers
-from keyturn_local.timeline import Timeline
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
-    from mypy_boto3_events import EventBridgeClient
-    from mypy_boto3_kms import KMSClient
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_sqs import SQSClient
 
 STACK = "keyturn"
 SIGNING_KEY = "keyturn/signing-key"
-HEARTBEAT = {"name": "keyturn-heartbeat", "labelUpdated": "AWSCURRENT"}
 
 
 @dataclass(frozen=True)
@@ -45,25 +41,20 @@ class EventPath:
 class LocalAws(Stoppable):
     """A running moto server. Use it as a context manager, or call ``stop``."""
 
-    def __init__(self, directory: Path, timeline: Timeline, host: str = "127.0.0.1") -> None:
+    def __init__(self, directory: Path, host: str = "127.0.0.1") -> None:
         (port,) = free_ports(1)
         self.endpoint_url = f"http://{host}:{port}"
-        self._rule = ""
-        self._targets: list[Any] = []
         self._program = Program(
             "aws",
-            [
-                *(sys.executable, "-m", "keyturn_local.aws.server"),
-                *("--host", host, "--port", str(port), "--timeline", timeline.file),
-            ],
+            [sys.executable, "-m", "keyturn_local.aws.server", "--host", host, "--port", str(port)],
             directory,
             {**clean_environment(), "PYTHONPATH": IMPORT_ROOTS, **self.environment()},
         )
 
     @classmethod
-    def start(cls, directory: Path, timeline: Timeline, host: str = "127.0.0.1") -> Self:
+    def start(cls, directory: Path, host: str = "127.0.0.1") -> Self:
         """Start the server on the address ``host``, and wait until it answers. Raises StartFailed."""
-        aws = cls(directory, timeline, host)
+        aws = cls(directory, host)
         aws._program.wait_for(answers(f"{aws.endpoint_url}/keyturn/calls"), 60)
         return aws
 
@@ -90,73 +81,43 @@ class LocalAws(Stoppable):
         client: SQSClient = self._client("sqs")
         return client
 
-    def kms(self) -> "KMSClient":
-        """Return a client for this server's KMS. Every key id there refers to the same Ed25519 key."""
-        client: KMSClient = self._client("kms")
-        return client
-
-    def provision(self, visibility_seconds: int | None = None, max_receives: int | None = None) -> EventPath:
-        """Deploy the event path of template.yaml and a signing key. Arguments replace the template's values."""
-        key_id = self.create_signing_key()  # before the rule exists, so that the key's label event reaches no queue
-        event_path = template.event_path(template.read())
-        queue = event_path["Resources"]["Queue"]["Properties"]
-        queue["VisibilityTimeout"] = visibility_seconds or queue["VisibilityTimeout"]
-        queue["RedrivePolicy"]["maxReceiveCount"] = max_receives or queue["RedrivePolicy"]["maxReceiveCount"]
+    def provision(self) -> EventPath:
+        """Create the queues of template.yaml and a signing key."""
         cloudformation: CloudFormationClient = self._client("cloudformation")
         cloudformation.create_stack(
             StackName=STACK,
-            TemplateBody=json.dumps(event_path),
+            TemplateBody=json.dumps(template.queues(template.read())),
             Parameters=[
                 {"ParameterKey": "ReceiverUrls", "ParameterValue": "https://receiver.invalid/v1/notifications"}
             ],
         )
         (stack,) = cloudformation.describe_stacks(StackName=STACK)["Stacks"]
         urls = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
-        (self._rule,) = [rule["Name"] for rule in self._events().list_rules()["Rules"]]
-        self._targets = self._events().list_targets_by_rule(Rule=self._rule)["Targets"]
-        return EventPath(self._local(urls["QueueUrl"]), self._local(urls["DeadLetterQueueUrl"]), key_id)
+        return EventPath(
+            self._local(urls["QueueUrl"]), self._local(urls["DeadLetterQueueUrl"]), self.create_signing_key()
+        )
 
     def create_signing_key(self) -> str:
         """Create the AWS secret that holds the signing key; return its ARN."""
         key = new_key(secrets.token_bytes(32))
         return self.secrets_manager().create_secret(Name=SIGNING_KEY, SecretString=key)["ARN"]
 
-    def cut_event_path(self) -> None:
-        """Remove the queue from the rule, so that events get lost. In moto, disabling the rule has no effect."""
-        self._events().remove_targets(Rule=self._rule, Ids=[target["Id"] for target in self._targets])
-
-    def restore_event_path(self) -> None:
-        """Add the queue to the rule again."""
-        self._events().put_targets(Rule=self._rule, Targets=self._targets)
-
-    def heartbeat(self) -> None:
-        """Put one heartbeat on the event bus, as the schedule in AWS does every minute."""
-        entry: Any = {"Source": "dev.keyturn", "DetailType": "Keyturn Heartbeat", "Detail": json.dumps(HEARTBEAT)}
-        self._events().put_events(Entries=[entry])
-
     def _local(self, queue_url: str) -> str:
         return self.endpoint_url + urlsplit(queue_url).path
-
-    def _events(self) -> "EventBridgeClient":
-        client: EventBridgeClient = self._client("events")
-        return client
 
     def _client(self, service: str) -> Any:
         return sdk.client(service, self.endpoint_url)
 
 
-def _serve(host: str, port: int, timeline: Timeline) -> None:
+def _serve(host: str, port: int) -> None:
     # moto is imported here, because the import takes half a second and the parent process does not need it.
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
-    from keyturn_local.aws.kms import Ed25519Kms
-    from keyturn_local.aws.label_events import LabelEvents
-    from keyturn_local.aws.rotation_requests import RotationRequests
+    from keyturn_local.aws.moto_gaps import MotoGaps
 
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    moto = RotationRequests(Ed25519Kms(DomainDispatcherApplication(create_backend_app)))
-    application = LabelEvents(moto, timeline)
+    application = MotoGaps(DomainDispatcherApplication(create_backend_app))
     make_server(host, port, application, threaded=True).serve_forever()
 
 
@@ -164,6 +125,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--timeline", type=Path, required=True)
     arguments = parser.parse_args()
-    _serve(arguments.host, arguments.port, Timeline(arguments.timeline))
+    _serve(arguments.host, arguments.port)

@@ -1,4 +1,4 @@
-"""template.yaml as data: the whole template, and the part that the local AWS deploys."""
+"""template.yaml as data: the whole template, and its queues."""
 
 import json
 from pathlib import Path
@@ -20,10 +20,9 @@ def read(file: Path = FILE) -> Template:
     return plain
 
 
-def event_path(template: Template) -> Template:
-    """Return a template with only the queues, the rules that fill them, and their outputs, which moto supports."""
-    types = {"AWS::SQS::Queue", "AWS::Events::Rule"}
-    resources = {name: each for name, each in template["Resources"].items() if each["Type"] in types}
+def queues(template: Template) -> Template:
+    """Return a template with only the queues and their outputs."""
+    resources = {name: each for name, each in template["Resources"].items() if each["Type"] == "AWS::SQS::Queue"}
     return {
         "AWSTemplateFormatVersion": template["AWSTemplateFormatVersion"],
         "Parameters": template["Parameters"],

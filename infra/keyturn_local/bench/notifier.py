@@ -21,9 +21,8 @@ from keyturn_contract.message import CONTENT_TYPE_BATCH, Outcome, Result, decode
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.bench.rows import Row, table, write
 from keyturn_local.notifier import artifact
-from keyturn_local.notifier.event_source import function_environment
+from keyturn_local.notifier.function import function_environment
 from keyturn_local.paths import ROOT
-from keyturn_local.timeline import Timeline
 
 RUNS = 15  # the number of new processes for each of the two handlers, which alternate
 WARM = 200  # the number of invocations of a warm process
@@ -84,7 +83,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, _Receiver() as url:
         directory = Path(name)
         (directory / "empty.py").write_text(EMPTY)
-        with LocalAws.start(directory, Timeline(directory / "timeline.jsonl")) as aws:
+        with LocalAws.start(directory) as aws:
             environment = {
                 **function_environment(aws, aws.provision(), [url]),
                 "PYTHONPATH": os.pathsep.join([str(built), name]),

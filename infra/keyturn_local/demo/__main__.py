@@ -9,9 +9,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from keyturn_local.aws.deployed import Deploying
+from keyturn_local.aws.emulator.sam import DeployFailed
+from keyturn_local.aws.emulator.server import TOOLS
 from keyturn_local.demo import manifests
 from keyturn_local.demo.observer import Observer
 from keyturn_local.demo.report import Claims, heading, say
@@ -23,10 +26,18 @@ from keyturn_local.node.node import Node
 from keyturn_local.processes.environment import bypass_proxies
 from keyturn_local.processes.program import StartFailed
 from keyturn_local.receiver.release import RECEIVERS
-from keyturn_local.stack import Stack, run_stack, run_stack_of_pods
+from keyturn_local.stack import PlannedReceiver, PlannedRelease, Stack
 from keyturn_local.toolchain import binaries
 
-FAILURES = (StartFailed, KubectlFailed, binaries.NotFound, programs.NotFound, images.NotFound, enclosure.EnclosureError)
+FAILURES = (
+    StartFailed,
+    DeployFailed,
+    KubectlFailed,
+    binaries.NotFound,
+    programs.NotFound,
+    images.NotFound,
+    enclosure.EnclosureError,
+)
 
 
 def main() -> int:
@@ -41,8 +52,8 @@ def main() -> int:
     bypass_proxies()
     directory = Path(tempfile.mkdtemp(prefix="keyturn-demo-"))
     try:
-        with _cluster(directory, arguments.context, arguments.node) as cluster:
-            return _run(directory, cluster, arguments.node, arguments.keep)
+        with _stack(directory, arguments.context, arguments.node) as stack:
+            return _run(stack, arguments.node, arguments.keep)
     except FAILURES as error:
         say(f"\nThe demo could not run: {_first(error)}")
         if error is not _first(error):
@@ -55,42 +66,64 @@ def main() -> int:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _run(directory: Path, cluster: Cluster, node: bool, keep: bool) -> int:
+def _run(stack: Stack, node: bool, keep: bool) -> int:
     """Run the scenarios; return the exit status. With ``node``, pods have containers, and the receiver runs in pods."""
     claims = Claims()
-    say("starting AWS (moto), the receiver and the notifier ...")
-    with _stack(directory, cluster, node) as stack:
-        cluster.kubectl("annotate", "namespace", manifests.NAMESPACE, f"keyturn.dev/allow-secrets={manifests.ALLOWED}")
-        observer = Observer(cluster.kubeconfig, manifests.NAMESPACE, reads_logs=node)
-        heading("The stage: 2 AWS secrets, 2 Secrets, 4 workloads" + (", 2 receivers by Helm" if node else ""))
-        scenarios = Scenarios(stack, observer, claims, images.BUSYBOX if node else manifests.IMAGE)
-        scenarios.create_objects()
-        scenarios.event_path()
-        scenarios.without_event_path()
-        scenarios.unread_key()
-        status = claims.conclude()
-        if keep:
-            _keep(stack, node)
+    cluster = stack.cluster
+    cluster.kubectl("annotate", "namespace", manifests.NAMESPACE, f"keyturn.dev/allow-secrets={manifests.ALLOWED}")
+    observer = Observer(cluster.kubeconfig, manifests.NAMESPACE, reads_logs=node)
+    heading("The stage: 2 AWS secrets, 2 Secrets, 4 workloads" + (", 2 receivers by Helm" if node else ""))
+    scenarios = Scenarios(stack, observer, claims, images.BUSYBOX if node else manifests.IMAGE)
+    scenarios.create_objects()
+    scenarios.event_path()
+    scenarios.without_event_path()
+    scenarios.unread_key()
+    status = claims.conclude()
+    if keep:
+        _keep(stack, node)
     return status
 
 
-def _stack(directory: Path, cluster: Cluster, node: bool) -> AbstractContextManager[Stack]:
-    if node:
-        values = {"poller": {"intervalSeconds": int(POLL_SECONDS)}, "drainSeconds": 0}
-        return run_stack_of_pods(directory, cluster, manifests.NAMESPACE, values)
-    settings = {"KEYTURN_POLL_INTERVAL_SECONDS": str(POLL_SECONDS)}
-    return run_stack(directory, cluster, manifests.NAMESPACE, settings)
+@contextmanager
+def _stack(directory: Path, context: str | None, node: bool) -> Iterator[Stack]:
+    """Start all parts. The control plane starts while SAM deploys; a cluster of the user is checked before."""
+    with ExitStack() as parts:
+        cluster: Cluster | None = None
+        if context or os.environ.get("KUBECONFIG"):
+            cluster = _cluster_of_user(directory, context)
+        say("deploying the stack with SAM to a local AWS (ministack) ...")
+        started = time.monotonic()
+        if node:
+            release = PlannedRelease(directory, manifests.NAMESPACE)
+            deploying = parts.enter_context(release.deploy(log_events=True))
+            cluster = cluster or parts.enter_context(_control_plane(directory, node))
+            _wait(deploying, started)
+            values = {"poller": {"intervalSeconds": int(POLL_SECONDS)}, "drainSeconds": 0}
+            yield parts.enter_context(release.run(deploying, cluster, values))
+        else:
+            receiver = PlannedReceiver(directory)
+            deploying = parts.enter_context(receiver.deploy(log_events=True))
+            cluster = cluster or parts.enter_context(_control_plane(directory, node))
+            _wait(deploying, started)
+            settings = {"KEYTURN_POLL_INTERVAL_SECONDS": str(POLL_SECONDS)}
+            yield parts.enter_context(receiver.run(deploying, cluster, manifests.NAMESPACE, settings))
+
+
+def _wait(deploying: Deploying, started: float) -> None:
+    deploying.result()
+    say(f"the stack is deployed after {time.monotonic() - started:.1f} s; starting the receiver ...")
+
+
+def _cluster_of_user(directory: Path, context: str | None) -> Cluster:
+    cluster = Cluster.of_user(shutil.which("kubectl") or str(binaries.resolve() / "kubectl"), context, directory)
+    server = cluster.kubectl("config", "view", "-o", "jsonpath={.clusters[0].cluster.server}")
+    say(f"using your cluster at {server}, in a namespace of its own: {manifests.NAMESPACE}")
+    _check(cluster, server)
+    return cluster
 
 
 @contextmanager
-def _cluster(directory: Path, context: str | None, node: bool) -> Iterator[Cluster]:
-    if context or os.environ.get("KUBECONFIG"):
-        cluster = Cluster.of_user(shutil.which("kubectl") or str(binaries.resolve() / "kubectl"), context, directory)
-        server = cluster.kubectl("config", "view", "-o", "jsonpath={.clusters[0].cluster.server}")
-        say(f"using your cluster at {server}, in a namespace of its own: {manifests.NAMESPACE}")
-        _check(cluster, server)
-        yield cluster
-        return
+def _control_plane(directory: Path, node: bool) -> Iterator[Cluster]:
     started = time.monotonic()
     say(f"starting a Kubernetes control plane{' and a real node' if node else ''} ...")
     with ExitStack() as stack:
@@ -132,20 +165,21 @@ def _keep(stack: Stack, node: bool) -> None:
     """Print how to use the running parts, and wait for Ctrl-C."""
     kubectl = shlex.join(stack.cluster.command)
     environment = " ".join(f"{name}={value}" for name, value in stack.aws.environment().items())
-    logs = f"{stack.directory}/receiver.log, event-source.log"
+    receiver_log = f"less {stack.directory}/receiver.log"
     heading("Everything keeps running, until Ctrl-C")
     if node:
         outer = enclosure.cgroup().removeprefix(cgroups.PREFIX)
         say(f"\n  enter:    nsenter --target {outer} --mount --net    # the rest works only in there")
-        logs = f"{kubectl} logs -n {manifests.NAMESPACE} -l {RECEIVERS}; {stack.directory}/event-source.log"
-    put = f"aws secretsmanager put-secret-value --secret-id {manifests.API_TOKEN}"
+        receiver_log = f"{kubectl} logs -n {manifests.NAMESPACE} -l {RECEIVERS}"
+    put = f"{TOOLS}/aws secretsmanager put-secret-value --secret-id {manifests.API_TOKEN}"
     say(f"""
   look:     {kubectl} get secrets,deploy,sts,ds,pods -n {manifests.NAMESPACE}
             {kubectl} get secret database -n {manifests.NAMESPACE} -o yaml --show-managed-fields
             {kubectl} events -n {manifests.NAMESPACE} --for secret/database
   metrics:  curl {stack.receiver.operations_url}/metrics
-  logs:     {logs}
-  rotate:   export {environment}
+  logs:     {receiver_log}
+  AWS:      export {environment}
+            {TOOLS}/aws logs tail {stack.aws.outputs["NotifierLogGroup"]}
             {put} --secret-string "$(openssl rand -hex 16)"
 """)
     try:

@@ -3,7 +3,7 @@
 import threading
 import time
 from base64 import b64decode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +70,20 @@ class Observer:
             return result
 
     def follow(
-        self, steps: Mapping[str, Callable[[], float | None]], seconds: float
+        self, steps: Mapping[str, Callable[[], float | None]], seconds: float, hold: Collection[str] = ()
     ) -> Iterator[tuple[str, float | None]]:
-        """Yield the name and the time of each step once it has happened; at the timeout, yield all others with None."""
+        """Yield the name and the time of each step once it has happened; at the timeout, yield all others with None.
+
+        Nothing is yielded until all steps in ``hold`` have happened. What has happened by then comes in the order of
+        its time.
+        """
         pending = dict(steps)
         end = time.monotonic() + seconds
+        held = poll(lambda: all(steps[name]() for name in hold), seconds)
         while pending:
             reached = self.wait(
                 lambda: sorted((at, name) for name, condition in pending.items() if (at := condition())),
-                end - time.monotonic(),
+                max(0.0, end - time.monotonic()) if held else 0,
             )
             for at, name in reached:
                 del pending[name]
@@ -87,28 +92,29 @@ class Observer:
                 yield from ((name, None) for name in pending)
                 return
 
-    def _watch(self, listing: Callable[..., Any], handle: Callable[[str, Any], None]) -> None:
+    def _watch(self, listing: Callable[..., Any], handle: Callable[[str, Any, float], None]) -> None:
         while True:
             try:
                 for event in watch.Watch().stream(listing, self._namespace):
+                    at = time.time()  # before the lock, for which this thread may have to wait
                     with self._changed:
-                        handle(event["type"], event["object"])
+                        handle(event["type"], event["object"], at)
                         self._changed.notify_all()
             except Exception:  # the watch broke, so start another; at the end, the cluster stops before this thread
                 time.sleep(0.2)
 
-    def _on_secret(self, kind: str, secret: Any) -> None:
+    def _on_secret(self, kind: str, secret: Any, at: float) -> None:
         data = {key: b64decode(value).decode() for key, value in (secret.data or {}).items()}
         last = self._secrets.get(secret.metadata.name)
         if last is None or last[1] != data:
-            self._secrets[secret.metadata.name] = (time.time(), data)
+            self._secrets[secret.metadata.name] = (at, data)
 
-    def _on_pod(self, kind: str, pod: Any) -> None:
+    def _on_pod(self, kind: str, pod: Any, at: float) -> None:
         app = pod.metadata.labels.get("app", "")
-        self._pods_changed[app] = time.time()
+        self._pods_changed[app] = at
         if kind == "DELETED":
             self._pods.pop(pod.metadata.uid, None)
-            self._digests_changed[app] = time.time()
+            self._digests_changed[app] = at
             return
         self._pods[pod.metadata.uid] = pod
         if self.reads_logs and app in manifests.READS and _is_running(pod) and pod.metadata.uid not in self._digests:
@@ -133,6 +139,14 @@ class Observer:
                     self._changed.notify_all()
             else:
                 time.sleep(0.05)
+
+
+def poll(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait until ``condition`` is true, for at most ``seconds``; return whether it is. It may be slow."""
+    end = time.monotonic() + seconds
+    while not (holds := condition()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return holds
 
 
 def _is_running(pod: Any) -> bool:

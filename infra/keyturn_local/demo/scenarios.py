@@ -9,7 +9,7 @@ from functools import partial
 from keyturn_local.aws.rotation import rotate
 from keyturn_local.demo import manifests
 from keyturn_local.demo.manifests import API_TOKEN, DATABASE, NAMESPACE, database_secret, value_text
-from keyturn_local.demo.observer import Observer
+from keyturn_local.demo.observer import Observer, poll
 from keyturn_local.demo.report import Claims, heading, say, step
 from keyturn_local.stack import Stack
 
@@ -21,13 +21,14 @@ RECOVERED = "keyturn_recovered_by_poll_total"
 
 APPLIED = "Secret applied"
 DELIVERED = "delivered (acknowledged after applying)"
-# Steps as they are printed, and the names of the same steps in the timeline.
+MOVE = "UpdateSecretVersionStage"  # the call that moves a label
+# Steps as they are printed, and the names of the same steps in the notifier's log.
 ON_THE_WAY = {"queued": "queued", "taken by the notifier, delivery begins": "taken", DELIVERED: "delivered"}
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """Times of one rotation's effects, in seconds since the label moved. None means that it timed out."""
+    """Times of one rotation's effects, in seconds since the label was told to move. None means that it timed out."""
 
     applied: float | None
     delivered: float | None
@@ -44,10 +45,17 @@ class Scenarios:
         self._observer = observer
         self._claims = claims
         self._secrets_manager = stack.aws.secrets_manager()
+        self._moves: dict[str, float] = {}  # by version id, when the call that moves the label was sent
+        self._on_the_way: dict[str, Mapping[str, float]] = {}  # by version id, the notifier's steps
+        self._secrets_manager.meta.events.register(f"provide-client-params.secrets-manager.{MOVE}", self._on_move)
         self._database = manifests.database("team-a")
 
     def create_objects(self) -> None:
-        """Create the AWS secrets, the Secrets and the workloads; wait until the Secrets are filled and the pods run."""
+        """Create the AWS secrets, the Secrets and the workloads; wait until the Secrets are filled and the pods run.
+
+        Meanwhile a heartbeat takes the event path. It also starts the notifier, which in AWS never stops for long.
+        """
+        heartbeat = self._stack.aws.heartbeat()
         token = secrets.token_urlsafe(12)
         self._secrets_manager.create_secret(Name=DATABASE, SecretString=value_text(self._database))
         self._secrets_manager.create_secret(Name=API_TOKEN, SecretString=token)
@@ -68,6 +76,8 @@ class Scenarios:
             self._stack.cluster.kubectl(
                 "rollout", "status", f"{kind}/{name}", "-n", NAMESPACE, f"--timeout={POD_TIMEOUT_SECONDS:.0f}s"
             )
+        beat = poll(lambda: self._stack.aws.notifier_log.is_accepted(heartbeat), TIMEOUT_SECONDS)
+        self._claims.check(beat, "a heartbeat took the deployed path: rule, queue, function, receiver")
 
     def event_path(self) -> None:
         """Rotate as the AWS console does, and check that each rotation is applied within a second."""
@@ -150,8 +160,7 @@ class Scenarios:
         """
         old_pods = {app: self._observer.pods(app) for app in apps}
         version_id = rotate(self._secrets_manager, secret_id, value)
-        moved = self._stack.timeline.find("label moved", version_id=version_id, label="AWSCURRENT")
-        zero = moved["at"] if moved else time.time()
+        zero = self._moves[version_id]
         step("label moved", 0, f"version {version_id}")
         steps: dict[str, Callable[[], float | None]] = {APPLIED: partial(self._observer.secret_holds, secret, expected)}
         if queued:
@@ -162,7 +171,9 @@ class Scenarios:
                 _in_use(app): partial(self._observer.in_use, app, manifests.digest(app, expected)) for app in apps
             }
         times: dict[str, float | None] = {}
-        for text, at in self._observer.follow(steps, POD_TIMEOUT_SECONDS if apps else TIMEOUT_SECONDS):
+        # The notifier's log tells of the way to the Secret after its end, so nothing is printed before.
+        hold = {APPLIED, *ON_THE_WAY} & steps.keys()
+        for text, at in self._observer.follow(steps, POD_TIMEOUT_SECONDS if apps else TIMEOUT_SECONDS, hold):
             times[text] = None if at is None else at - zero
             step(text, None if at is None else (at - zero) * 1000)
         replaced = {app: times[_replaced(app)] for app in apps}
@@ -170,8 +181,13 @@ class Scenarios:
         return Rotation(times[APPLIED], times.get(DELIVERED), replaced, in_use)
 
     def _step_time(self, name: str, version_id: str) -> float | None:
-        entry = self._stack.timeline.find(name, version_id=version_id)
-        return float(entry["at"]) if entry else None
+        if not self._on_the_way.get(version_id):
+            self._on_the_way[version_id] = self._stack.aws.notifier_log.steps(version_id)
+        return self._on_the_way[version_id].get(name)
+
+    def _on_move(self, params: Mapping[str, str], **_: object) -> None:
+        if version_id := params.get("MoveToVersionId"):
+            self._moves[version_id] = time.time()
 
     def _generations(self) -> dict[str, int]:
         return {

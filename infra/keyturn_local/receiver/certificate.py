@@ -27,6 +27,12 @@ class Certificate:
         key_file.write_bytes(issued.private_key_pem.bytes())
         return cls(certificate_file, key_file, authority.cert_pem.bytes())
 
+    def context(self) -> ssl.SSLContext:
+        """Return the context of a server with this certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate_file, self.key_file)
+        return context
+
     @property
     def parameter(self) -> str:
         """The bundle, in the form of the stack's parameter CaBundle."""

@@ -1,4 +1,7 @@
-"""`sam build` and `sam deploy`, by the real SAM command line."""
+"""`sam build` and `sam deploy`, by the real SAM command line.
+
+``python -m keyturn_local.aws.emulator.sam`` builds, unless these sources are built already.
+"""
 
 import fcntl
 import hashlib
@@ -157,3 +160,7 @@ def _lock(file: Path) -> Iterator[None]:
     with file.open("w") as opened:
         fcntl.flock(opened, fcntl.LOCK_EX)
         yield
+
+
+if __name__ == "__main__":
+    build()

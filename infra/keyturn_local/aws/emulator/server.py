@@ -38,9 +38,11 @@ class Emulator(Stoppable):
                 **self.environment(),
                 "BIND_HOST": host,
                 "GATEWAY_PORT": str(port),
+                "MINISTACK_HOST": host,  # in the queues' URLs
                 "MINISTACK_ACCOUNT_ID": sdk.ACCOUNT,
                 "MINISTACK_REGION": sdk.REGION,
                 "AUTH": "true",
+                "CLOUDTRAIL_RECORDING": "1",
                 "TMPDIR": str(directory),
                 "DOCKER_HOST": "unix:///nonexistent",  # functions run as processes of this machine
                 "IOT_MTLS_ENABLED": "0",

@@ -107,7 +107,7 @@ class LambdaRuntime(Stoppable):
         return invocation.answer
 
     def __call__(self, event: dict[str, Any], _: object) -> object:
-        """Invoke the function as the handler of an event source."""
+        """Invoke the function as a handler."""
         return self.invoke(event)
 
     def stop(self) -> None:

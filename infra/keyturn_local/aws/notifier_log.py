@@ -1,0 +1,79 @@
+"""The notifier's log, as CloudWatch Logs has it: deliveries, and metrics in the embedded format."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+OVERLAP = 10_000  # ms; lines of one invocation may arrive after lines of a later one
+
+Line = Mapping[str, Any]
+
+
+class NotifierLog:
+    """Reader of one log group. It keeps the lines that it has read."""
+
+    def __init__(self, logs: Any, group: str) -> None:
+        self._logs = logs
+        self._group = group
+        self._seen: set[tuple[str, str]] = set()
+        self._lines: list[Line] = []
+        self._newest = 0
+
+    def lines(self) -> Sequence[Line]:
+        """Return the function's own lines so far, without those that Lambda adds."""
+        pages = self._logs.get_paginator("filter_log_events").paginate(
+            logGroupName=self._group, startTime=max(0, self._newest - OVERLAP)
+        )
+        for event in (event for page in pages for event in page["events"]):
+            key = (event["logStreamName"], event["message"])
+            if key not in self._seen:
+                self._seen.add(key)
+                self._newest = max(self._newest, event["timestamp"])
+                if event["message"].startswith("{"):
+                    self._lines.append(json.loads(event["message"]))
+        return self._lines
+
+    def deliveries(self, message: str = "delivered") -> Sequence[Line]:
+        """Return the lines with the message "delivered" or "not delivered", without those of heartbeats."""
+        return [line for line in self.lines() if line.get("message") == message and "secret_arn" in line]
+
+    def delivered(self) -> set[str]:
+        """Return the ids of all versions that every receiver has taken."""
+        return {line["version_id"] for line in self.deliveries()}
+
+    def is_accepted(self, event_id: str) -> bool:
+        """Return whether every receiver has taken an event, which may be a heartbeat."""
+        return any(line.get("message") == "delivered" and line["correlation_id"] == event_id for line in self.lines())
+
+    def metric(self, name: str) -> float:
+        """Return the sum of one of the notifier's metrics."""
+        return sum(sum(line.get(name, [])) for line in self.lines() if "_aws" in line)
+
+    def steps(self, version_id: str) -> Mapping[str, float]:
+        """Return the times of a rotation's way to the receivers, in seconds since the epoch, once it has ended.
+
+        They are empty until the function has logged "delivered". The function must log its events.
+        """
+        delivered = next((line for line in self.deliveries() if line["version_id"] == version_id), None)
+        if delivered is None:
+            return {}
+        for line in self.lines():
+            for record in _records(line):
+                if delivered["correlation_id"] in record["body"]:
+                    return {
+                        "queued": int(record["attributes"]["SentTimestamp"]) / 1000,
+                        "taken": _time(line),
+                        "delivered": _time(delivered),
+                    }
+        return {}
+
+
+def _records(line: Line) -> Sequence[Mapping[str, Any]]:
+    """Return the SQS records of a line that holds the event of an invocation."""
+    message = line.get("message")
+    return message.get("Records", []) if isinstance(message, dict) else []
+
+
+def _time(line: Line) -> float:
+    return datetime.strptime(line["timestamp"], "%Y-%m-%d %H:%M:%S,%f%z").timestamp()
