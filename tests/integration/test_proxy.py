@@ -2,10 +2,9 @@
 
 import json
 import ssl
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -17,46 +16,31 @@ from keyturn_local.processes.program import StartFailed
 from keyturn_local.receiver.process import LocalReceiver
 from support.connect_proxy import ConnectProxy
 from support.fault_env import FaultEnv
+from support.http_server import HttpServer, reply
 from support.wait import eventually
 
 SECRETS_MANAGER = f"secretsmanager.{REGION}.amazonaws.com"
 
 
-class PodIdentityAgent:
+class PodIdentityAgent(HttpServer):
     """The agent of EKS Pod Identity, at a name of this host. It hands out credentials to whoever has the token."""
 
     def __init__(self) -> None:
         self.asked = 0
-        agent = self
+        super().__init__(self._answer)
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                agent.asked += self.headers.get("Authorization") == "of-the-pod"
-                expiration = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
-                keys = {"AccessKeyId": "testing", "SecretAccessKey": "testing", "Token": "testing"}
-                body = json.dumps({**keys, "Expiration": expiration}).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    def _answer(self, request: BaseHTTPRequestHandler) -> None:
+        self.asked += request.headers.get("Authorization") == "of-the-pod"
+        expiration = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        keys = {"AccessKeyId": "testing", "SecretAccessKey": "testing", "Token": "testing"}
+        reply(request, 200, json.dumps({**keys, "Expiration": expiration}).encode())
 
     def variables(self) -> dict[str, str]:
         """Return the variables that EKS sets in a pod. The name is in no address range."""
         return {
-            "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"http://localhost:{self._server.server_port}/v1/credentials",
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"http://localhost:{self.port}/v1/credentials",
             "AWS_CONTAINER_AUTHORIZATION_TOKEN": "of-the-pod",
         }
-
-    def close(self) -> None:
-        """Stop the agent."""
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @pytest.fixture

@@ -1,30 +1,20 @@
 """Stand-in for a database: users with passwords, over HTTP on loopback."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from support.http_server import HttpServer, body_of, reply
 
 
-class Database:
+class Database(HttpServer):
     """A server that checks logins, and changes a password for a user that logs in. Each user has one password."""
 
     def __init__(self, **passwords: str) -> None:
         self.passwords = passwords
-        database = self
+        super().__init__(self._answer)
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                self.send_response(200 if database.accepts(self.path, body) else 403)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    def _answer(self, request: BaseHTTPRequestHandler) -> None:
+        reply(request, 200 if self.accepts(request.path, json.loads(body_of(request))) else 403)
 
     def accepts(self, path: str, body: dict) -> bool:
         """Return whether a request is allowed, and execute it."""
@@ -38,8 +28,3 @@ class Database:
     def logs_in(self, credentials: dict) -> bool:
         """Return whether the database takes a user's name and password now."""
         return self.passwords.get(credentials["username"]) == credentials["password"]
-
-    def close(self) -> None:
-        """Stop the server."""
-        self._server.shutdown()
-        self._server.server_close()

@@ -7,10 +7,11 @@ import base64
 import json
 import threading
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 from keyturn_local.processes.ports import free_ports
+from support.http_server import HttpServer, reply
 
 ACCOUNT = "123456789012"
 
@@ -40,7 +41,7 @@ class PodIdentityAgent:
         self.requests = 0
         self._hanging = threading.Event()
         self._released = threading.Event()
-        self._server: ThreadingHTTPServer | None = None
+        self._server: HttpServer | None = None
 
     def variables(self) -> dict[str, str]:
         """Return the variables that EKS sets in a pod, and clear the variables of static keys."""
@@ -53,25 +54,13 @@ class PodIdentityAgent:
 
     def start(self) -> None:
         """Start listening."""
-        agent = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                agent._answer(self)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        self._server = HttpServer(self._answer, self._port)
 
     def stop(self) -> None:
         """Stop listening."""
         self.hang(False)
         if self._server:
-            self._server.shutdown()
-            self._server.server_close()
+            self._server.close()
             self._server = None
 
     def hang(self, hanging: bool = True) -> None:
@@ -103,8 +92,4 @@ class PodIdentityAgent:
             }
         else:
             status = self.status
-        content = json.dumps(body).encode()
-        request.send_response(status)
-        request.send_header("Content-Length", str(len(content)))
-        request.end_headers()
-        request.wfile.write(content)
+        reply(request, status, json.dumps(body).encode())
