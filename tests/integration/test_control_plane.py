@@ -125,7 +125,9 @@ def test_control_plane_with_cached_programs_is_ready_within_seconds(tmp_path: Pa
 class TestRestClient:
     """The control plane answers the most frequent calls itself, as kubectl would."""
 
-    @pytest.mark.parametrize("name", ["secret", "secrets", "deploy", "Deployment", "lease", "ns", "sa", "clusterrole"])
+    @pytest.mark.parametrize(
+        "name", ["secret", "secrets", "deploy", "Deployment", "lease", "ns", "sa", "clusterrole", "sa,roles,leases"]
+    )
     def test_objects_are_those_that_kubectl_prints(
         self, control_plane: ControlPlane, namespace: str, name: str
     ) -> None:
@@ -153,7 +155,7 @@ class TestRestClient:
         selected = [each["metadata"]["uid"] for each in control_plane.list(name, namespace, "app=web")]
         assert selected == [each["metadata"]["uid"] for each in Cluster.list(control_plane, name, namespace, "app=web")]
         first = control_plane.list(name, namespace)[0]["metadata"]["name"]
-        assert control_plane.get(name, first, namespace)["metadata"]["name"] == first
+        assert control_plane.get(name.partition(",")[0], first, namespace)["metadata"]["name"] == first
 
     @pytest.mark.parametrize(
         ("refused", "text"),

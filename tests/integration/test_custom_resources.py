@@ -77,7 +77,9 @@ def test_custom_resource_with_an_unknown_field_is_refused(
 def test_custom_resource_with_a_wrong_value_is_refused(
     control_plane: ControlPlane, namespace: str, kind: str, field: str, value: Any
 ) -> None:
-    with pytest.raises(KubectlFailed, match=rf"spec\.{field}.*(Invalid value|Required value|must be of type)"):
+    with pytest.raises(
+        KubectlFailed, match=rf"spec\.{field}.*(Invalid value|Required value|Unsupported value|must be of type)"
+    ):
         dry_run(control_plane, namespace, kind, **{field: value})
 
 

@@ -189,7 +189,8 @@ def test_receiver_with_a_key_file_alone_is_ready_once_it_has_a_key(env: FaultEnv
     receiver = env.receiver(start=False, **settings)
     with pytest.raises(StartFailed):
         receiver.start(3)
-    eventually(lambda: receiver.ready() == (503, f"not ready: signing key file {file}\n"))
+    reason = f"signing key file {file} holds no key: write one (whsec_...) per line into it"
+    eventually(lambda: receiver.ready() == (503, f"not ready: signing key file {file} ({reason})\n"))
     assert f"signing key file {file} holds no key: write one" in receiver.log
     file.write_text(ONE)
     eventually(lambda: receiver.ready()[0] == 200)

@@ -53,11 +53,13 @@ class RestClient:
         return self._call("GET", self._named(kind).path(namespace, name))
 
     def list(self, kind: str, namespace: str, selector: str = "") -> list[Any]:
-        """Read the objects of one kind in a namespace."""
-        resource = self._named(kind)
-        reply = self._call("GET", resource.path(namespace), {"labelSelector": selector})
-        kinds = {"apiVersion": resource.api_version, "kind": resource.kind}  # the API server leaves them out
-        return [{**kinds, **each} for each in reply["items"]]
+        """Read the objects of a kind in a namespace, or of several kinds with commas between them."""
+        objects = []
+        for resource in map(self._named, kind.split(",")):
+            reply = self._call("GET", resource.path(namespace), {"labelSelector": selector})
+            kinds = {"apiVersion": resource.api_version, "kind": resource.kind}  # the API server leaves them out
+            objects += [{**kinds, **each} for each in reply["items"]]
+        return objects
 
     def create(self, objects: Iterable[Any]) -> None:
         """Create objects. If the API server refuses some, the others are created all the same."""
