@@ -316,6 +316,13 @@ def printed_metrics_reach_no_metric(emulator: Emulator) -> bool:
     return not emulator.client("cloudwatch").list_metrics(Namespace="Gap")["Metrics"]
 
 
+@gap("logs of a function whose group is gone")
+def logs_make_their_group(emulator: Emulator) -> bool:
+    group = f"gap-{uuid4().hex[:6]}"
+    invoke(emulator, LoggingConfig={"LogGroup": group})
+    return bool(emulator.client("logs").describe_log_groups(logGroupNamePrefix=group)["logGroups"])
+
+
 @gap("metrics of SQS")
 def queues_have_no_metrics(emulator: Emulator) -> bool:
     sqs = emulator.client("sqs")
@@ -324,7 +331,7 @@ def queues_have_no_metrics(emulator: Emulator) -> bool:
     return not emulator.client("cloudwatch").list_metrics(Namespace="AWS/SQS")["Metrics"]
 
 
-def invoke(emulator: Emulator) -> Any:
+def invoke(emulator: Emulator, **properties: Any) -> Any:
     """Run a function that prints a metric, and return its answer."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as opened:
@@ -337,6 +344,7 @@ def invoke(emulator: Emulator) -> Any:
         Role=role(emulator),
         Handler="index.handler",
         Code={"ZipFile": archive.getvalue()},
+        **properties,
     )
     event = json.dumps({"now": int(time.time() * 1000)})
     return json.loads(functions.invoke(FunctionName=name, Payload=event)["Payload"].read())

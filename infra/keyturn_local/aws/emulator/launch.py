@@ -16,7 +16,7 @@ from ministack import app
 from ministack.core import iam_actions, iam_evaluator
 from ministack.core.concurrency import spawn_background
 from ministack.core.responses import new_uuid
-from ministack.services import eks, eventbridge, lambda_svc, secretsmanager, sqs
+from ministack.services import cloudwatch_logs, eks, eventbridge, lambda_svc, secretsmanager, sqs
 from ministack.services.cloudformation import changesets, engine, provisioners, stacks
 from ministack.services.cloudformation import handlers as handlers_of_requests
 
@@ -72,6 +72,7 @@ def close_gaps() -> None:
         setattr(secretsmanager, attribute, _with_api_event(name, getattr(secretsmanager, attribute)))
     iam_actions._action_from_target = _action_of_target
     sqs._HANDLERS["StartMessageMoveTask"] = _move_messages
+    lambda_svc._emit_lambda_logs = _write_logs
     # Requests on loopback count as sent over TLS, which the queues' policies demand.
     app.pin_request_origin = lambda address, _: iam_evaluator.pin_request_origin(address, True)
 
@@ -307,6 +308,18 @@ def _dispatch_to_event_bus(bus: Any, event: Properties, rule: Properties, *rest:
     eventbridge._ensure_default_bus()
     named = rule.get("Target", {}).get("EventBridgeParameters", {})
     _to_bus(bus, {**event, **{each: named[each] for each in ("Source", "DetailType") if each in named}}, rule, *rest)
+
+
+# --- Logs of a function do not make the group that the function names ------------------------------------------------
+
+_emit_logs = lambda_svc._emit_lambda_logs
+
+
+def _write_logs(function: Any, *arguments: Any, **options: Any) -> None:
+    """Write an invocation's log, unless the stack has deleted its group: the roles may not create groups."""
+    group = (function.get("config") or function).get("LoggingConfig", {}).get("LogGroup")
+    if not group or group in cloudwatch_logs._log_groups:
+        _emit_logs(function, *arguments, **options)
 
 
 # --- CloudTrail's events on the bus, which lifecycle events are ------------------------------------------------------
