@@ -1,4 +1,5 @@
-"""Poller-first on a real node: the receivers get ready with the pod's own configuration, and behind a proxy."""
+"""A release without deliveries (poller-first) on a real node. With the configuration that the chart gives its pods, the
+receivers become ready and the poller keeps the Secret current, even behind a proxy."""
 
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.control_plane import ControlPlane

@@ -128,7 +128,8 @@ class Site:
             cluster.delete(objects, wait=False)
 
     def start_receivers(self, **settings: str) -> None:
-        """Start a receiver at each address. ``settings`` replace its other variables, AWS's among them."""
+        """Start a receiver at each address. ``settings`` are added to the environment of each receiver, and override
+        its defaults, even those for AWS."""
         kubeconfig = self.cluster.kubeconfig_for(self._namespace, SERVICE_ACCOUNT, self._directory)
         for number, port in enumerate(self.endpoints.ports):
             receiver = LocalReceiver(

@@ -1,4 +1,5 @@
-"""Circuit breaker of a store: a store that does not answer is asked rarely, and the receiver's own one always."""
+"""Circuit breaker of a store. A store that does not answer is called only rarely. The receiver's own store is always
+called."""
 
 import pytest
 

@@ -16,7 +16,7 @@ from keyturn_local.stack import Stack
 POLL_SECONDS = 5.0
 TIMEOUT_SECONDS = 20.0  # for a step that does not wait for pods
 POD_TIMEOUT_SECONDS = 120.0  # a container runtime may have to pull an image first
-IN_USE_SECONDS = 15.0  # to replace two pods one after the other, or a StatefulSet's pod
+IN_USE_SECONDS = 15.0  # for two pods that are replaced one after the other, or for a StatefulSet's pod
 RECOVERED = "keyturn_recovered_by_poll_total"
 
 APPLIED = "Secret applied"

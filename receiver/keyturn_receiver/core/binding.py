@@ -42,7 +42,8 @@ SECRET_ARN = re.compile(
 SERVICE_ACCOUNT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 MAX_DATA_ANNOTATION = 64 * 1024  # in characters
-# The most characters of those expressions together that do more than name a property. Only these have to be parsed.
+# The maximum length of all expressions of a `data` annotation together, in characters. An expression that only names a
+# property does not count, because it is not parsed.
 MAX_EXPRESSIONS = 16 * 1024
 
 MAX_FAULTS = 10  # the most faults in one message, which people read and which is written to several places

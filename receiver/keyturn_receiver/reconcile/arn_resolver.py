@@ -30,8 +30,8 @@ class _Answer:
 class ArnResolver:
     """Checks the AWS secrets that bindings name. If an ARN can be read in two ways, AWS is asked for the name.
 
-    Every answer is remembered for ANSWER_TTL, also that there is no such secret: calls and their times would tell
-    otherwise whether there is one. ``now`` returns monotonic seconds.
+    Every answer is remembered for ANSWER_TTL, even the answer that there is no such secret. Otherwise the calls to AWS
+    and the duration of a check would reveal whether the secret exists. ``now`` returns monotonic seconds.
     """
 
     def __init__(self, stores: Stores, access: AccessPolicy, now: Callable[[], float] = time.monotonic) -> None:
