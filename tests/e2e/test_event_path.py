@@ -61,7 +61,7 @@ def test_500_rotations_during_an_outage_all_arrive(own_stack: Callable, namespac
         assert not versions & delivered(stack)
 
         stack.receiver.start()
-        eventually(lambda: versions <= delivered(stack), 240)
+        eventually(lambda: versions <= delivered(stack), 300)  # a retry waits for three minutes at most
         assert values(stack, namespace) == {b"10"}
         assert queue_length(stack.aws.sqs(), stack.path.queue_url) == 0
         assert queue_length(stack.aws.sqs(), stack.path.dlq_url) == 0
