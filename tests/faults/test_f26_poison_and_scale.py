@@ -86,9 +86,14 @@ BINDINGS: Mapping[str, tuple[dict[str, str], str, str]] = {
     ),
     "a bomb that doubles": ({DATA: f"A: '{DOUBLING}'"}, "InvalidValue", "simplify the expression"),
     "bombs that are small alone": (
-        {DATA: "".join(f"A{number}: '{'|'.join(['[@,@]'] * 7)}|to_string(@)|length(@)'\n" for number in range(600))},
+        {DATA: "".join(f"A{number}: '{'|'.join(['[@,@]'] * 5)}|to_string(@)|length(@)'\n" for number in range(200))},
         "InvalidValue",
         "simplify them",
+    ),
+    "more expressions than are parsed": (
+        {DATA: "".join(f"A{number}: '{'|'.join(['[@,@]'] * 7)}|to_string(@)|length(@)'\n" for number in range(600))},
+        "InvalidBinding",
+        "bind several Secrets",
     ),
     "an index of 4,000 digits": ({DATA: f"A: 'list[{'9' * 4000}]'"}, "InvalidValue", "correct the expression"),
     "a function that quotes its value": ({DATA: "A: join(user, password)"}, "InvalidValue", "convert it with"),
