@@ -150,6 +150,12 @@ def test_first_binding_is_bound_read_and_allowed() -> None:
     assert variable["valueFrom"]["secretKeyRef"]["name"] == metadata["name"]
 
 
+def test_poller_first_needs_no_values_but_those_that_the_readme_leaves() -> None:
+    assert "`--set deliveries.enabled=false` in place of the `signingKey` and `nlb` values" in " ".join(SECTION.split())
+    left = {name: value for name, value in values().items() if name not in ("signingKey", "nlb")}
+    assert "poller alone" in rendered("NOTES.txt", {**left, "deliveries": {"enabled": False}})
+
+
 def test_wait_for_the_rotation_is_too_short_for_the_poller() -> None:
     """If the event path is broken, the receivers poll every 30 s. So a shorter wait shows that the event path works."""
     (seconds,) = re.findall(r"--timeout=(\d+)s", step("kubectl wait secret/db").command)
