@@ -39,7 +39,8 @@ def normalize_no_proxy() -> None:
     covered = [form for host in sorted(hosts) if _in_range(host, entries) for form in _forms(host)]
     for entry in entries:
         if "/" in entry and _network(entry) is None:
-            _log.warning("NO_PROXY: %r is no address range, and has no effect: write it as in 10.0.0.0/8", entry)
+            shown = entry.rpartition("@")[2]  # without credentials, if it is a URL
+            _log.warning("NO_PROXY: %r is no address range, and has no effect: write it as in 10.0.0.0/8", shown)
     text = "*" if "*" in entries else ",".join([*(entry.removeprefix("*") for entry in entries), *covered])
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = text
 

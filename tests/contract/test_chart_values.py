@@ -100,7 +100,6 @@ def test_value_of_the_wrong_type_is_refused_by_name(value: Value) -> None:
         ({"policy": {"default": "permit"}}, "at '/policy/default': value must be one of 'deny', 'allow'"),
         ({"proxy": {"url": "proxy.example.com:3128"}}, "at '/proxy/url'"),
         ({"proxy": {"url": "http://proxy.example.com"}}, "at '/proxy/url'"),  # a port is needed for the NetworkPolicy
-        ({"proxy": {"url": "http://me:pass@proxy.example.com:3128"}}, "at '/proxy/url'"),
         ({"proxy": {"noProxy": ["https://example.com"]}}, "at '/proxy/noProxy/0'"),
         ({"proxy": {"noProxy": ["a.example.com,b.example.com"]}}, "at '/proxy/noProxy/0'"),
         ({"httpRoute": {"parentRefs": [{"name": "g", "gateway": "x"}]}}, "additional properties 'gateway' not allowed"),
@@ -131,6 +130,7 @@ CONTRADICTIONS: dict[str, dict[str, Any]] = {
     "deliveries.enabled": {"deliveries": {"enabled": False}},
     "httpRoute.parentRefs": {"httpRoute": {"enabled": True, "hostnames": ["keyturn.example.com"]}},
     "httpRoute.hostnames": {"httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}]}},
+    "proxy.url": {"proxy": {"url": "http://me:hunter2@proxy.example.com:3128"}},
     "proxy.noProxy: there is": {"proxy": {"noProxy": ["10.0.0.0/8"]}},
     "proxy.noProxy: 10.0.0.0/33": {"proxy": {"url": "http://10.1.2.3:3128", "noProxy": ["10.0.0.0/33"]}},
     "aws.fips": {"aws": {"fips": True, "endpointUrl": "https://vpce-1.example.com"}},
@@ -281,6 +281,12 @@ def test_notes_without_deliveries_say_how_to_add_the_event_path() -> None:
     assert added["deliveries"] == {"enabled": True}
     (key,) = added["signingKey"]
     assert chart_objects("keyturn", {"deliveries": {"enabled": True}, "signingKey": {key: "keyturn/signing-key"}})
+
+
+def test_password_of_a_proxy_is_not_quoted() -> None:
+    told = refused({**SOME_KEY, **CONTRADICTIONS["proxy.url"]})
+    assert "extraEnvFrom" in told
+    assert "hunter2" not in told
 
 
 def test_values_of_a_parent_chart_are_accepted() -> None:

@@ -79,10 +79,10 @@ def test_lower_case_variable_wins_as_in_other_programs(given: Callable[..., None
 def test_entry_that_is_no_range_is_reported_and_disturbs_no_other(
     given: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    given(HTTPS_PROXY=PROXY, NO_PROXY="10.0.0.0/33,https://example.com/x,192.0.2.0/24")
+    given(HTTPS_PROXY=PROXY, NO_PROXY="10.0.0.0/33,https://me:hunter2@example.com/x,192.0.2.0/24")
     with caplog.at_level(logging.WARNING):
         normalize_no_proxy()
-    assert [record.args for record in caplog.records] == [("10.0.0.0/33",), ("https://example.com/x",)]
+    assert [record.args for record in caplog.records] == [("10.0.0.0/33",), ("example.com/x",)]
     assert "write it as in 10.0.0.0/8" in caplog.text
     assert proxy_for("https://192.0.2.1") is None
 

@@ -48,6 +48,10 @@
 {{- if and .httpRoute.enabled (not .httpRoute.hostnames) }}
 {{- fail "httpRoute.hostnames: it is empty: set the host name in the stack's ReceiverUrls" }}
 {{- end }}
+{{- /* Here and not in the schema, whose message would quote the password. */}}
+{{- if contains "@" .proxy.url }}
+{{- fail "proxy.url: it holds credentials, which everybody who may see the pods could read: leave it empty, and name a Secret with the keys HTTPS_PROXY and NO_PROXY in extraEnvFrom" }}
+{{- end }}
 {{- if and .proxy.noProxy (not .proxy.url) }}
 {{- fail "proxy.noProxy: there is no proxy: set proxy.url, too" }}
 {{- end }}
