@@ -125,8 +125,40 @@ def test_resource_types_left_out_are_unknown_to_moto(file: Path) -> None:
 def test_parameter_has_a_description_and_a_pattern_if_it_can_be_mistyped(file: Path) -> None:
     for name, each in read(file)["Parameters"].items():
         assert each.get("Description"), name
-        assert {"AllowedPattern", "AllowedValues"} & each.keys() or each["Type"] == "CommaDelimitedList", name
+        assert {"AllowedPattern", "AllowedValues"} & each.keys(), name
         assert "ConstraintDescription" in each or "AllowedPattern" not in each, name
+
+
+LISTS = {
+    ("event-bus.yaml", "AccountIds"): ["111122223333"],
+    ("receiver-role.yaml", "ForeignSecretArns"): [
+        secret_arn("shared/ca"),
+        secret_arn("rds!cluster-0a1b")[:-6] + "??????",
+    ],
+    ("receiver-role.yaml", "KmsKeyArns"): [KEY],
+    ("secrets-key.yaml", "ReaderArns"): [f"arn:aws:iam::{ACCOUNT}:role/path/r", f"arn:aws-cn:iam::{ACCOUNT}:user/u"],
+    ("secrets-key.yaml", "WriterArns"): [f"arn:aws:iam::{ACCOUNT}:role/w"],
+    ("stack-key.yaml", "ForeignReceiverRoleArns"): [f"arn:aws-us-gov:iam::{ACCOUNT}:role/r"],
+}
+
+
+def test_lists_are_all_tried() -> None:
+    lists = {
+        (file.name, name)
+        for file in TEMPLATES
+        for name, each in read(file)["Parameters"].items()
+        if each["Type"] == "CommaDelimitedList"
+    }
+    assert lists == LISTS.keys()
+
+
+@pytest.mark.parametrize(("file", "name"), LISTS)
+def test_each_member_of_a_list_has_its_form(file: str, name: str) -> None:
+    """CloudFormation checks each member of a list against the pattern."""
+    pattern = read(INFRA / file)["Parameters"][name]["AllowedPattern"]
+    assert all(re.fullmatch(pattern, good) for good in LISTS[file, name])
+    for bad in ("<ARN>", "*", "keyturn", "arn:aws:s3:::bucket", f"{LISTS[file, name][0]} "):
+        assert not re.fullmatch(pattern, bad), bad
 
 
 @pytest.mark.parametrize("file", [FILE, *TEMPLATES], ids=lambda file: file.name)
@@ -306,7 +338,7 @@ class TestSecretsKey:
         return self.deployed()
 
     def deployed(self, **values: str) -> list[dict[str, Any]]:
-        readers, writers = "arn:aws:iam::1:role/r", "arn:aws:iam::1:role/w"
+        readers, writers = (f"arn:aws:iam::{ACCOUNT}:role/{name}" for name in "rw")
         made = deploy("secrets-key.yaml", Team="team-a", ReaderArns=readers, WriterArns=writers, **values)
         client = boto3.client("kms")
         assert client.get_key_rotation_status(KeyId=made["Key"])["KeyRotationEnabled"] is True

@@ -186,8 +186,7 @@ class TestParameters:
     def test_parameter_has_a_description_and_a_constraint(self) -> None:
         for name, each in PARAMETERS.items():
             assert each.get("Description"), name
-            checked = {"AllowedPattern", "AllowedValues", "MinValue"} & each.keys()
-            assert checked or each["Type"] == "CommaDelimitedList", name
+            assert {"AllowedPattern", "AllowedValues", "MinValue"} & each.keys(), name
             assert "ConstraintDescription" in each or "AllowedPattern" not in each, name
 
     def test_parameter_default_satisfies_its_constraint(self) -> None:
