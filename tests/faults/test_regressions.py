@@ -104,7 +104,7 @@ def test_refused_restart_is_reported_once(env: FaultEnv) -> None:
     for _ in range(5):
         assert env.send(refused).status == 200
     eventually(lambda: env.status("db").startswith("ClusterRefused"))
-    env.let_settle()
+    env.let_settle(3)  # a second after its last write, the receiver checks the Secret, and tries once more
     states = env.history.states("secrets", "db")
     tries = len(env.kubernetes_proxy.matching("PATCH", "/deployments/web"))
     assert env.send(refused).status == 200
