@@ -15,7 +15,7 @@ from support import stacks
 from support.authority import Authority
 from support.fake_receiver import FakeReceiver
 from support.sam import RECEIVER
-from support.site import FunctionLog
+from support.site import notifier_log
 from support.wait import eventually
 
 
@@ -75,7 +75,7 @@ def test_receivers_that_cannot_take_an_event_are_told_in_words(
         with stacks.deployed(emulator, packaged, f"words-{uuid4().hex[:6]}", **given) as deployment:
             emulator.client("secretsmanager").create_secret(Name=deployment.name, SecretString="first")
             emulator.client("secretsmanager").put_secret_value(SecretId=deployment.name, SecretString="second")
-            log = FunctionLog(deployment)
+            log = notifier_log(deployment)
             (line,) = eventually(
                 lambda: [each for each in log.lines() if each.get("message") == "not delivered"][:1], 60
             )
@@ -92,5 +92,5 @@ def test_bundle_that_is_no_certificate_is_told_in_words(emulator: Emulator, pack
     with stacks.deployed(emulator, packaged, f"words-{uuid4().hex[:6]}", **given) as deployment:
         emulator.client("secretsmanager").create_secret(Name=deployment.name, SecretString="first")
         emulator.client("secretsmanager").put_secret_value(SecretId=deployment.name, SecretString="second")
-        log = FunctionLog(deployment)
+        log = notifier_log(deployment)
         eventually(lambda: "item 1 has no certificate: give a certificate" in log.text(), 60)

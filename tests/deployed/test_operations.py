@@ -14,7 +14,7 @@ from keyturn_notifier.telemetry import NAMESPACE, Metric
 from support import aws_page
 from support.authority import Authority
 from support.fake_receiver import FakeReceiver
-from support.site import Endpoints, FunctionLog
+from support.site import Endpoints, notifier_log
 from support.wait import eventually
 
 
@@ -42,7 +42,7 @@ def test_alarms_and_dashboard_name_metrics_that_are_emitted(emulator: Emulator, 
     bundle = given["CaBundle"] + "," + base64.b64encode(b"no certificate").decode()
     given |= {"CaBundle": bundle, "MemberCount": "1"}
     deployment = sam.deploy(emulator, f"keyturn-{uuid4().hex[:6]}", given)
-    secrets_manager, log = emulator.client("secretsmanager"), FunctionLog(deployment)
+    secrets_manager, log = emulator.client("secretsmanager"), notifier_log(deployment)
     secrets_manager.create_secret(Name=deployment.name, SecretString="first")
     numbers = iter(range(100))
 
@@ -63,7 +63,7 @@ def test_alarms_and_dashboard_name_metrics_that_are_emitted(emulator: Emulator, 
         cause()
         eventually(lambda: log.metrics().get(metric, 0) > before, 60)
 
-    with closing(FakeReceiver(endpoints.certificate.server_context(), endpoints.ports[0])) as receiver:
+    with closing(FakeReceiver(endpoints.certificate.context(), endpoints.ports[0])) as receiver:
         wait_for(Metric.DELIVERIES_DONE, rotate)
         wait_for(Metric.HEARTBEATS_ACCEPTED, heartbeat)
         receiver.respond = refused_by_a_binding

@@ -164,7 +164,7 @@ def test_poison_goes_to_the_dead_letters_and_the_printed_command_sends_it_back(s
     """A receiver refuses an event. Once it takes it, the commands of docs/aws.md send it back."""
     site.bind("refused")
     site.receiver.stop()
-    with closing(FakeReceiver(site.endpoints.certificate.server_context(), site.endpoints.ports[0])) as refusing:
+    with closing(FakeReceiver(site.endpoints.certificate.context(), site.endpoints.ports[0])) as refusing:
         refusing.respond = lambda headers, body: (400, b"{}")
         refusing.extra_headers = {"Connection": "close"}  # else the notifier keeps its connection to this receiver
         site.put("refused", "second")

@@ -1,19 +1,18 @@
 """S10: whatever a tenant writes into its own namespace, the bindings of other tenants keep working."""
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from uuid import uuid4
 
 import pytest
 
+from support.background import ObjectEditor
 from support.fault_env import FaultEnv
 from support.manifests import secret
 from support.wait import eventually
 
 DATA = "keyturn.dev/data"
 DELIVERIES = 5
+SECRETS = 40  # of the hostile tenant
 NUMBERS = 2000  # the length of the list in the hostile AWS secret
 
 # Each expression is as long or as costly as the validation and the cost bound just allow, or slightly more.
@@ -25,7 +24,7 @@ HOSTILE = {
 }
 
 
-def hostile_namespace(env: FaultEnv, expressions: list[str], secrets: int) -> str:
+def hostile_namespace(env: FaultEnv, expressions: list[str]) -> str:
     """Create a namespace with Secrets that have these expressions, and return its name."""
     name = f"hostile-{uuid4().hex[:6]}"
     env.client.create_secret(Name=f"{name}/db", SecretString=json.dumps({"numbers": list(range(NUMBERS))}))
@@ -34,32 +33,13 @@ def hostile_namespace(env: FaultEnv, expressions: list[str], secrets: int) -> st
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "annotations": annotations}}
     )
     data = "\n".join(f"K{number}: '{each.replace(chr(39), chr(39) * 2)}'" for number, each in enumerate(expressions))
-    env.create_objects(*(secret(name, f"s{number}", f"{name}/db", **{DATA: data}) for number in range(secrets)))
+    env.create_objects(*(secret(name, f"s{number}", f"{name}/db", **{DATA: data}) for number in range(SECRETS)))
     return name
 
 
-@contextmanager
-def edited_repeatedly(env: FaultEnv, namespace: str, secrets: int) -> Iterator[None]:
-    """Edit the bindings of the Secrets one after another, about five times a second, until the block ends."""
-    ended = threading.Event()
-
-    def edit() -> None:
-        number = 0
-        while not ended.wait(0.2):
-            number += 1
-            name = f"s{number % secrets}"
-            env.cluster.kubectl(
-                *("annotate", "--overwrite", "secret", name, "-n", namespace),
-                f"keyturn.dev/version-stage={'AWSCURRENT' if number // secrets % 2 else ' AWSCURRENT'}",
-            )
-
-    thread = threading.Thread(target=edit)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+def stage(number: int) -> str:
+    """Return the annotation for an edit of a binding. It changes with each round, and its meaning does not."""
+    return f"keyturn.dev/version-stage={'AWSCURRENT' if number // SECRETS % 2 else ' AWSCURRENT'}"
 
 
 @pytest.mark.fault("S10")
@@ -70,8 +50,9 @@ def test_expressions_of_one_tenant_delay_nobody_else(env: FaultEnv, case: str) -
     receiver = env.receiver()
     env.create_bound_secret("db")
     eventually(lambda: env.is_current("db"))
-    hostile = hostile_namespace(env, HOSTILE[case], secrets=40)
-    with edited_repeatedly(env, hostile, secrets=40):
+    hostile = hostile_namespace(env, HOSTILE[case])
+    secrets = [f"secret/s{number}" for number in range(SECRETS)]
+    with ObjectEditor(env.cluster, hostile, secrets, stage, pause=0.2):
         for _ in range(DELIVERIES):
             reply = env.send(env.rotate("db"))  # 503 if it takes more than the receiver's deadline of 8 s
             assert reply.status == 200, reply

@@ -1,14 +1,12 @@
 """S14: objects as large as Kubernetes allows do not end a watch, and fit into the receiver's memory."""
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from support.background import ObjectEditor
 from support.cluster_state import annotations_of, replica_sets
 from support.fault_env import FaultEnv
 from support.manifests import env_from, secret, workload
@@ -48,27 +46,6 @@ def post(env: FaultEnv, path: str, made: dict[str, Any]) -> None:
     )
 
 
-@contextmanager
-def edited_repeatedly(env: FaultEnv, namespace: str, *names: str) -> Iterator[None]:
-    """Edit the objects in turn, about three times a second, until the block ends."""
-    ended = threading.Event()
-
-    def edit() -> None:
-        number = 0
-        while not ended.wait(0.3):
-            number += 1
-            name = names[number % len(names)]
-            env.cluster.kubectl("annotate", "--overwrite", name, "-n", namespace, f"edited={number}")
-
-    thread = threading.Thread(target=edit)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
 @pytest.mark.fault("S14")
 def test_large_objects_of_one_tenant_end_no_watch_and_fit_into_memory(env: FaultEnv) -> None:
     """A tenant creates Deployments and bound Secrets of the largest size that Kubernetes accepts, and edits them again
@@ -81,7 +58,7 @@ def test_large_objects_of_one_tenant_end_no_watch_and_fit_into_memory(env: Fault
     for number in range(OBJECTS):
         post(env, "/apis/apps/v1/namespaces", large_deployment(name, f"d{number}"))
         post(env, "/api/v1/namespaces", large_secret(name, f"s{number}"))
-    with edited_repeatedly(env, name, "deployment/d0", "secret/s0"):
+    with ObjectEditor(env.cluster, name, ["deployment/d0", "secret/s0"], "edited={}".format, pause=0.3):
         for number in range(3):
             consumer = f"late{number}"
             env.cluster.create([workload(env.namespace, consumer, env_from("db"))])

@@ -2,7 +2,10 @@
 
 import threading
 import time
+from collections.abc import Callable, Sequence
 from typing import Self
+
+from keyturn_local.kubernetes.cluster import Cluster
 
 
 class PeriodicThread:
@@ -40,3 +43,31 @@ class PeriodicThread:
                 self._stop.wait(max(self._pause, self._period - (time.monotonic() - start)))
         except BaseException as error:
             self._failure = error
+
+
+class ObjectEditor(PeriodicThread):
+    """Edits objects of one namespace in turn, ``pause`` seconds after one another.
+
+    ``objects`` are names such as "secret/db". ``annotation`` returns the NAME=VALUE of each edit by its number, which
+    begins with 1.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        namespace: str,
+        objects: Sequence[str],
+        annotation: Callable[[int], str],
+        pause: float,
+    ) -> None:
+        super().__init__(0, pause)
+        self._cluster = cluster
+        self._namespace = namespace
+        self._objects = objects
+        self._annotation = annotation
+        self._number = 0
+
+    def run_once(self) -> None:
+        self._number += 1
+        name = self._objects[self._number % len(self._objects)]
+        self._cluster.kubectl("annotate", "--overwrite", name, "-n", self._namespace, self._annotation(self._number))

@@ -1,15 +1,15 @@
 """A site: a stack that SAM has deployed to the emulator, and receivers over TLS that it delivers to."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 from uuid import uuid4
 
 from keyturn_local.aws.emulator import sam
 from keyturn_local.aws.emulator.sam import Deployment
 from keyturn_local.aws.emulator.server import Emulator
+from keyturn_local.aws.notifier_log import Line, NotifierLog
 from keyturn_local.kubernetes.chart import chart_rights
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.processes.ports import free_ports
@@ -23,35 +23,9 @@ from support.wait import eventually
 EVENTS_ALONE = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600", "KEYTURN_SIGNING_KEY_INTERVAL_SECONDS": "2"}
 
 
-class FunctionLog:
-    """The log of a deployed function, by default the notifier's. It reads what is new and keeps the rest."""
-
-    def __init__(self, deployment: Deployment, group: str = "") -> None:
-        self._logs = deployment.emulator.client("logs")
-        self._group = group or f"/aws/lambda/{deployment.name}-notifier"
-        self._lines: dict[str, tuple[int, str]] = {}  # by stream and message
-
-    def text(self) -> str:
-        """Return all lines, oldest first."""
-        newest = max((time for time, _ in self._lines.values()), default=1)
-        for page in self._logs.get_paginator("filter_log_events").paginate(logGroupName=self._group, startTime=newest):
-            for event in page["events"]:
-                key = event["logStreamName"] + event["message"]
-                self._lines.setdefault(key, (event["timestamp"], event["message"]))
-        return "\n".join(line for _, line in sorted(self._lines.values(), key=lambda each: each[0]))
-
-    def lines(self) -> list[dict[str, Any]]:
-        """Return the JSON lines, oldest first. Lambda's own lines are not JSON here."""
-        return [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
-
-    def metrics(self) -> dict[str, float]:
-        """Return the sum of each metric that the function has emitted, by the metric's name."""
-        sums: dict[str, float] = {}
-        for line in self.lines():
-            for directive in line.get("_aws", {}).get("CloudWatchMetrics", []):
-                for metric in directive["Metrics"]:
-                    sums[metric["Name"]] = sums.get(metric["Name"], 0) + sum(line[metric["Name"]])
-        return sums
+def notifier_log(deployment: Deployment) -> NotifierLog:
+    """Return a reader of the log of a stack's notifier."""
+    return NotifierLog(deployment.emulator.client("logs"), f"/aws/lambda/{deployment.name}-notifier")
 
 
 def new_team() -> str:
@@ -87,7 +61,7 @@ class Site:
         self.secrets_manager = deployment.emulator.client("secretsmanager")
         self._namespace = f"keyturn-{uuid4().hex[:6]}"
         self._directory = directory
-        self._log = FunctionLog(deployment)
+        self._log = notifier_log(deployment)
 
     @classmethod
     @contextmanager
@@ -173,17 +147,15 @@ class Site:
         states = self.history.data_history(name)
         return states[-1] if states else {}
 
-    def log(self) -> list[dict[str, Any]]:
+    def log(self) -> Sequence[Line]:
         """Return the JSON lines of the notifier's log, oldest first."""
         return self._log.lines()
 
     def delivered(self) -> set[str]:
         """Return the ids of the versions that every receiver has applied, by the notifier's log."""
-        return {
-            line["version_id"] for line in self.log() if line.get("message") == "delivered" and "version_id" in line
-        }
+        return self._log.delivered()
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> Mapping[str, float]:
         """Return the sum of each metric that the notifier has emitted, by the metric's name."""
         return self._log.metrics()
 

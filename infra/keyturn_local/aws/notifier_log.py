@@ -1,6 +1,7 @@
 """The notifier's log, as CloudWatch Logs has it: deliveries, and metrics in the embedded format."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -11,28 +12,32 @@ Line = Mapping[str, Any]
 
 
 class NotifierLog:
-    """Reader of one log group. It keeps the lines that it has read."""
+    """Reader of one log group. It keeps what it has read, and reads only what is new."""
 
     def __init__(self, logs: Any, group: str) -> None:
         self._logs = logs
         self._group = group
-        self._seen: set[tuple[str, str]] = set()
-        self._lines: list[Line] = []
-        self._newest = 0
+        self._seen: set[tuple[str, str]] = set()  # streams and messages
+        self._events: list[tuple[int, str, Sequence[Line]]] = []  # times in ms, messages, and their JSON lines
+
+    def text(self) -> str:
+        """Return all messages so far, oldest first."""
+        self._read()
+        return "\n".join(message for _, message, _ in self._events)
 
     def lines(self) -> Sequence[Line]:
-        """Return the function's own lines so far, without those that Lambda adds."""
-        pages = self._logs.get_paginator("filter_log_events").paginate(
-            logGroupName=self._group, startTime=max(0, self._newest - OVERLAP)
-        )
-        for event in (event for page in pages for event in page["events"]):
-            key = (event["logStreamName"], event["message"])
-            if key not in self._seen:
-                self._seen.add(key)
-                self._newest = max(self._newest, event["timestamp"])
-                if event["message"].startswith("{"):
-                    self._lines.append(json.loads(event["message"]))
-        return self._lines
+        """Return the function's own lines so far, which are JSON, without those that Lambda adds. Oldest first."""
+        self._read()
+        return [line for _, _, lines in self._events for line in lines]
+
+    def metrics(self) -> Mapping[str, float]:
+        """Return the sum of each metric that the function has emitted, by the metric's name."""
+        sums: Counter[str] = Counter()
+        for line in self.lines():
+            for directive in line.get("_aws", {}).get("CloudWatchMetrics", []):
+                for metric in directive["Metrics"]:
+                    sums[metric["Name"]] += sum(line[metric["Name"]])
+        return sums
 
     def deliveries(self, message: str = "delivered") -> Sequence[Line]:
         """Return the lines with the message "delivered" or "not delivered", without those of heartbeats."""
@@ -40,15 +45,11 @@ class NotifierLog:
 
     def delivered(self) -> set[str]:
         """Return the ids of all versions that every receiver has taken."""
-        return {line["version_id"] for line in self.deliveries()}
+        return {line["version_id"] for line in self.deliveries() if "version_id" in line}
 
     def is_accepted(self, event_id: str) -> bool:
         """Return whether every receiver has taken an event, which may be a heartbeat."""
         return any(line.get("message") == "delivered" and line["correlation_id"] == event_id for line in self.lines())
-
-    def metric(self, name: str) -> float:
-        """Return the sum of one of the notifier's metrics."""
-        return sum(sum(line.get(name, [])) for line in self.lines() if "_aws" in line)
 
     def steps(self, version_id: str) -> Mapping[str, float]:
         """Return the times of a rotation's way to the receivers, in seconds since the epoch, once it has ended.
@@ -67,6 +68,19 @@ class NotifierLog:
                         "delivered": _time(delivered),
                     }
         return {}
+
+    def _read(self) -> None:
+        newest = self._events[-1][0] if self._events else 0
+        pages = self._logs.get_paginator("filter_log_events").paginate(
+            logGroupName=self._group, startTime=max(0, newest - OVERLAP)
+        )
+        for event in (event for page in pages for event in page["events"]):
+            key = (event["logStreamName"], event["message"])
+            if key not in self._seen:
+                self._seen.add(key)
+                lines = [json.loads(line) for line in event["message"].splitlines() if line.startswith("{")]
+                self._events.append((event["timestamp"], event["message"], lines))
+        self._events.sort(key=lambda each: each[0])
 
 
 def _records(line: Line) -> Sequence[Mapping[str, Any]]:

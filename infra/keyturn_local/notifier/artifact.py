@@ -1,13 +1,12 @@
 """Artifacts of the Lambda functions. The recipe of `sam build` builds them, for any Python version and platform."""
 
-import hashlib
-import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
 
 from keyturn_local.paths import ROOT
+from keyturn_local.toolchain import cache, lambda_recipe
 
 SOURCE = ROOT / "lambda"
 CACHE = ROOT / "build" / "artifacts"
@@ -20,10 +19,7 @@ HERE = (f"{sys.version_info.major}.{sys.version_info.minor}", f"{_MACHINE}-{_SYS
 def build(target: tuple[str, str] = HERE, function: str = "Notifier") -> Path:
     """Build a function for (Python version, platform), unless it is cached; return the artifact's folder."""
     version, machine = target
-    uv = ROOT / ".venv-sam" / "bin"  # put on the PATH, so that the recipe does not fetch uv
-    # The variables of an outer make are left out, because the recipe's make would take them for its own flags.
-    inherited = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-    directory = CACHE / f"{function}-{version}-{machine}-{_digest()}"
+    directory = CACHE / f"{function}-{version}-{machine}-{cache.digest(ROOT, [SOURCE.name])}"
     if not (directory / "keyturn_notifier").exists():  # the recipe copies this folder last
         directory.mkdir(parents=True, exist_ok=True)
         subprocess.run(
@@ -36,7 +32,7 @@ def build(target: tuple[str, str] = HERE, function: str = "Notifier") -> Path:
                 f"PLATFORM={machine}",
             ],
             cwd=SOURCE,
-            env={**inherited, "PATH": f"{uv}:{inherited['PATH']}"},
+            env=lambda_recipe.environment(),
             check=True,
         )
     return directory
@@ -45,11 +41,3 @@ def build(target: tuple[str, str] = HERE, function: str = "Notifier") -> Path:
 def size(directory: Path) -> int:
     """Return the total size of all files in bytes."""
     return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
-
-
-def _digest() -> str:
-    digest = hashlib.sha256()
-    for file in sorted(SOURCE.rglob("*")):
-        if file.is_file() and "__pycache__" not in file.parts:
-            digest.update(str(file.relative_to(SOURCE)).encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]

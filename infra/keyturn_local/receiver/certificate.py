@@ -38,12 +38,6 @@ class Certificate:
         """The bundle, in the form of the stack's parameter CaBundle."""
         return base64.b64encode(self.bundle).decode()
 
-    def server_context(self) -> ssl.SSLContext:
-        """Return a TLS context for a stand-in of the receiver."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.certificate_file, self.key_file)
-        return context
-
     def settings(self) -> dict[str, str]:
         """Return the receiver's settings that turn on TLS."""
         return {

@@ -4,10 +4,11 @@ Entries are created atomically. This module uses only the standard library, beca
 """
 
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,11 +22,28 @@ def folder(kind: str) -> Path:
 @contextmanager
 def locked(kind: str) -> Iterator[None]:
     """Create the folder of one kind and hold its lock, so that only one process at a time fills the folder."""
-    root = folder(kind)
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock(folder(kind) / "lock"):
         yield
+
+
+@contextmanager
+def lock(file: Path) -> Iterator[None]:
+    """Hold a lock between processes. The file and its folder are created."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+
+
+def digest(root: Path, names: Iterable[str]) -> str:
+    """Return a digest of the files and folders ``names`` in ``root``: of their paths and contents."""
+    found = hashlib.sha256()
+    for name in names:
+        files = sorted((root / name).rglob("*")) if (root / name).is_dir() else [root / name]
+        for file in files:
+            if file.is_file() and "__pycache__" not in file.parts:
+                found.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return found.hexdigest()[:16]
 
 
 @contextmanager

@@ -4,16 +4,14 @@ This module uses only the standard library.
 """
 
 import hashlib
-import os
 import subprocess
 import tempfile
 from pathlib import Path
 
 from keyturn_local.paths import ROOT
-from keyturn_local.toolchain import cache
+from keyturn_local.toolchain import cache, lambda_recipe
 
 SOURCE = ROOT / "lambda"
-UV = ROOT / ".venv-sam" / "bin"
 KIND = "lambda-packages"  # folder in the cache
 
 
@@ -33,10 +31,7 @@ def resolve() -> Path:
 
 
 def _fill(folder: Path) -> None:
-    # The variables of an outer `make` are left out. Otherwise the `make` of the recipe would take them for its own
-    # flags.
-    inherited = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-    environment = {**inherited, "PATH": f"{UV}:{inherited['PATH']}", "UV_CACHE_DIR": str(folder)}
+    environment = {**lambda_recipe.environment(), "UV_CACHE_DIR": str(folder)}
     with tempfile.TemporaryDirectory() as artifact:
         recipe = ["make", "--silent", "build-Notifier", f"ARTIFACTS_DIR={artifact}"]
         result = subprocess.run(recipe, cwd=SOURCE, env=environment, capture_output=True, text=True)

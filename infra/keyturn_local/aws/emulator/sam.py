@@ -3,22 +3,19 @@
 ``python -m keyturn_local.aws.emulator.sam`` builds, unless these sources are built already.
 """
 
-import fcntl
-import hashlib
-import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from keyturn_local.aws import sdk
 from keyturn_local.aws.emulator.server import Emulator
 from keyturn_local.paths import ROOT
+from keyturn_local.toolchain import cache, lambda_recipe
 
-SAM = ROOT / ".venv-sam" / "bin" / "sam"
+SAM = lambda_recipe.BIN / "sam"
 CACHE = ROOT / "build" / "sam"
 SOURCES = ("template.yaml", "samconfig.toml", "lambda")
 
@@ -56,8 +53,8 @@ class Deployment:
 
 def build(source: Path = ROOT) -> Path:
     """Run `sam build` on a copy of the sources, unless these sources are built already; return the build's folder."""
-    directory = CACHE / _digest(source)
-    with _lock(CACHE / "lock"):
+    directory = CACHE / cache.digest(source, SOURCES)
+    with cache.lock(CACHE / "lock"):
         if not directory.exists():
             copy = CACHE / f"{directory.name}-source"
             shutil.rmtree(copy, ignore_errors=True)
@@ -133,33 +130,11 @@ def _sam(arguments: list[str], directory: Path, environment: Mapping[str, str]) 
 
 
 def _build_environment() -> dict[str, str]:
-    # The variables of an outer make are left out, because the recipe's make would take them for its own flags.
-    left_out = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHONPATH")
     return {
-        **{name: value for name, value in os.environ.items() if name not in left_out},
-        "PATH": f"{SAM.parent}{os.pathsep}{os.environ['PATH']}",
+        **lambda_recipe.environment(left_out=["PYTHONPATH"]),
         "SAM_CLI_TELEMETRY": "0",
         "AWS_DEFAULT_REGION": sdk.REGION,
     }
-
-
-def _digest(source: Path) -> str:
-    digest = hashlib.sha256()
-    for each in SOURCES:
-        files = sorted((source / each).rglob("*")) if (source / each).is_dir() else [source / each]
-        for file in files:
-            if file.is_file() and "__pycache__" not in file.parts:
-                digest.update(str(file.relative_to(source)).encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
-
-
-@contextmanager
-def _lock(file: Path) -> Iterator[None]:
-    """Hold a lock between processes."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w") as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
 
 
 if __name__ == "__main__":
