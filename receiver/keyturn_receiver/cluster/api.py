@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -107,13 +108,14 @@ class Api:
         Raises NotFound, Conflict, ClusterRefused or ClusterUnavailable. Raises ReplyTooLarge if the reply has more than
         ``max_bytes`` bytes; the rest of such a reply is not read.
         """
+        attempt = partial(self._request, method, path, query, body, content_type, accept, max_bytes)
         for _ in range(MAX_429_RETRIES):
             try:
-                return await self._request(method, path, query, body, content_type, accept, max_bytes)
+                return await attempt()
             except TooManyRequests as error:
                 # A server that answers 429 has not started the request, so it is safe to repeat it.
                 await asyncio.sleep(error.retry_after)
-        return await self._request(method, path, query, body, content_type, accept, max_bytes)
+        return await attempt()
 
     async def _request(
         self,

@@ -1,7 +1,7 @@
 """Rendering: turns the values in AWS into the data of a Secret. It renders every key, or raises an error."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from keyturn_receiver.core.binding import DATA, SECRET_KEY, Binding, Source, tell_all
@@ -25,17 +25,20 @@ class SecretVersion:
     value: str | bytes = field(repr=False)
 
 
-def estimated_cost(binding: Binding, versions: Mapping[Source, SecretVersion]) -> int:
-    """Return an upper bound of the cost of ``render``, in units of ``expression.cost``.
+def costs(binding: Binding, versions: Mapping[Source, SecretVersion]) -> Iterator[int]:
+    """Yield an upper bound of the cost of each entry, in units of ``expression.cost``.
 
-    A costly call belongs in a thread.
+    A rendering whose costs add up to a lot belongs in a thread.
     """
     extents = {source: _extent(versions[source].value) for source in binding.sources}
-    return sum(cost(entry.expression, extents[entry.source]) for entry in binding.entries)
+    for entry in binding.entries:
+        yield cost(entry.expression, extents[entry.source])
 
 
-def render(binding: Binding, versions: Mapping[Source, SecretVersion]) -> dict[str, bytes]:
-    """Render every key of the binding.
+def render(
+    binding: Binding, versions: Mapping[Source, SecretVersion], known_costs: Iterable[int] | None = None
+) -> dict[str, bytes]:
+    """Render every key of the binding. ``known_costs`` are the ``costs``, if the caller has them already.
 
     Raises InvalidValue, which reports all errors at once. Its message names keys and expressions, but never a value.
     """
@@ -45,12 +48,11 @@ def render(binding: Binding, versions: Mapping[Source, SecretVersion]) -> dict[s
     budget = MAX_TOTAL_COST
     if binding.everything_of:
         _render_everything(documents[binding.everything_of], data, errors)
-    for entry in binding.entries:
-        document = documents[entry.source]
-        spent = cost(entry.expression, document.extent)
+    spending = costs(binding, versions) if known_costs is None else known_costs
+    for entry, spent in zip(binding.entries, spending, strict=True):
         budget -= spent
         try:
-            data[entry.key] = _as_bytes(_evaluate(entry.expression, document, spent))
+            data[entry.key] = _as_bytes(_evaluate(entry.expression, documents[entry.source], spent))
         except EvaluationError as error:
             errors.append(f"key {entry.key} (expression {entry.expression!r:.120}): {error}")
         if budget < 0:
@@ -74,17 +76,16 @@ class _Document:
     raw: str | bytes = field(repr=False)
     content: object = field(repr=False)
     is_json: bool
-    extent: Extent
 
 
 def _document(version: SecretVersion) -> _Document:
-    raw, extent = version.value, _extent(version.value)
+    raw = version.value
     if isinstance(raw, bytes):
-        return _Document(raw, raw, is_json=False, extent=extent)
+        return _Document(raw, raw, is_json=False)
     try:
-        return _Document(raw, json.loads(raw, parse_constant=_refuse_constant), is_json=True, extent=extent)
+        return _Document(raw, json.loads(raw, parse_constant=_refuse_constant), is_json=True)
     except (ValueError, RecursionError):
-        return _Document(raw, raw, is_json=False, extent=extent)
+        return _Document(raw, raw, is_json=False)
 
 
 def _extent(value: str | bytes) -> Extent:

@@ -104,7 +104,7 @@ class Poller:
                 jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - not for cryptography
                 with suppress(Interrupted):
                     with self._metrics.sweep_seconds.time():
-                        by_store = await self._sweep_own(ping)
+                        by_store, _ = await self._sweep_own(ping)
                     self._start_others(by_store, ping)  # which keep nobody waiting
             await asyncio.sleep(min(1.0, self._interval / 10))
 
@@ -113,26 +113,24 @@ class Poller:
 
         If one store fails, the others are still swept. Raises Interrupted if this replica is no longer the leader.
         """
-        own: list[StaleBinding] = []
-        by_store = await self._sweep_own(ping, own)
+        by_store, own = await self._sweep_own(ping)
         results = await asyncio.gather(*self._start_others(by_store, ping))
         if not self._is_leader():
             raise Interrupted
         return [*own, *(each for result in results for each in result)]
 
-    async def _sweep_own(
-        self, ping: Ping, stale: list[StaleBinding] | None = None
-    ) -> Mapping[StoreKey, Sequence[BoundSecret]]:
-        """Sweep the receiver's own store, before the stores that bindings name. Return the bindings by store."""
+    async def _sweep_own(self, ping: Ping) -> tuple[Mapping[StoreKey, Sequence[BoundSecret]], Sequence[StaleBinding]]:
+        """Sweep the receiver's own store, before the stores that bindings name.
+
+        Returns the bindings by store, and the stale bindings of the own store.
+        """
         by_store = await self._sweeper.bindings_by_store()
         for known in (self._last_sweep, self._last_full_sweep, self._failures):
             for key in known.keys() - by_store.keys():
                 del known[key]
-        if bindings := by_store.get(self._sweeper.own_key):
-            result = await self._sweep_store(self._sweeper.own_key, bindings, ping)
-            if stale is not None:
-                stale += result or ()
-        return by_store
+        own = self._sweeper.own_key
+        stale = await self._sweep_store(own, by_store[own], ping) if own in by_store else None
+        return by_store, stale or ()
 
     def _start_others(
         self, by_store: Mapping[StoreKey, Sequence[BoundSecret]], ping: Ping

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from keyturn_receiver.core.binding import Binding, BindingSpec, Source, Target, read_binding
-from keyturn_receiver.core.render import SecretVersion, estimated_cost, render
+from keyturn_receiver.core.render import SecretVersion, costs, render
 
 CHEAP_TEXT = 256  # characters of a `data` annotation that is parsed and weighed on the event loop, in 2 ms at most
 CHEAP_COST = 20_000  # units of ``expression.cost``: at most 2 ms of the event loop
@@ -43,8 +43,8 @@ class Renderer:
     async def render(self, binding: Binding, versions: Mapping[Source, SecretVersion]) -> dict[str, bytes]:
         """Return the Secret's data. Raises InvalidValue."""
         length = sum(len(entry.expression) for entry in binding.entries)
-        if length <= CHEAP_TEXT and estimated_cost(binding, versions) <= CHEAP_COST:
-            return render(binding, versions)
+        if length <= CHEAP_TEXT and sum(known := list(costs(binding, versions))) <= CHEAP_COST:
+            return render(binding, versions, known)
         return await self._in_thread(binding.target.namespace, lambda: render(binding, versions))
 
     async def _in_thread(self, namespace: str, work: Callable[[], T]) -> T:

@@ -47,7 +47,8 @@ _building = threading.Lock()  # a session is not thread-safe, so clients are bui
 def _core() -> botocore.session.Session:
     """Return the SDK's session that all clients share, because the service models that a session loads are large.
 
-    The session's own calls, such as those to STS for the receiver's own credentials, end within 15 seconds.
+    Every call ends within 15 seconds. That includes the session's own calls, such as those to STS for the receiver's
+    own credentials.
     """
     core = botocore.session.get_session()
     core.set_default_client_config(Config(connect_timeout=2, read_timeout=5, retries=_RETRY_ONCE))
@@ -106,10 +107,7 @@ def secrets_manager(region: str, connections: int, credentials: Credentials | No
     """
     config = Config(
         region_name=region,
-        connect_timeout=2,
-        read_timeout=5,
         max_pool_connections=connections,
-        retries=_RETRY_ONCE,
         user_agent_extra="keyturn-receiver",
     )
     tenant: dict[str, Any] = (
@@ -129,9 +127,7 @@ def secrets_manager(region: str, connections: int, credentials: Credentials | No
 @cache
 def sts(region: str) -> "STSClient":
     """Return a client for AssumeRoleWithWebIdentity. It does not sign its requests, so it needs no credentials."""
-    config = Config(
-        region_name=region, signature_version=UNSIGNED, connect_timeout=2, read_timeout=5, retries=_RETRY_ONCE
-    )
+    config = Config(region_name=region, signature_version=UNSIGNED)
     with _building:
         client: STSClient = _session().client("sts", config=config)
     return client

@@ -129,7 +129,7 @@ class Stores:
         ``identify``. If a tenant's role cannot be assumed, no other identity is used instead.
         """
         identity = await self._identity(key, time.monotonic() if since is None else since) if key.account else OWN
-        is_own = key == StoreKey("", self._default_region)
+        is_own = key == self.key()
         store = self._own if is_own else self._others.get(key)
         if store and store.identity == identity and store.is_fresh:
             return store

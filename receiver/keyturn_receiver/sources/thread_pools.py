@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import TypeVar
 
@@ -151,11 +151,10 @@ class ThreadPool:
 
 @dataclass(frozen=True, slots=True)
 class ThreadPools:
-    """Bulkheads: ``foreground`` for reads, ``quarantine`` for secrets whose last call hung, ``background`` for sweeps,
-    and ``building`` for building clients.
+    """Bulkheads: ``foreground`` for reads, ``quarantine`` for secrets whose last call hung, ``background`` for sweeps.
 
     ``unproven`` is for stores that do not answer, or have not answered yet, ``sts`` for credentials of tenants, and
-    ``building`` builds clients.
+    ``building`` for building clients.
     """
 
     foreground: ThreadPool
@@ -186,15 +185,8 @@ class ThreadPools:
 
     def close(self) -> None:
         """Start no more calls."""
-        for pool in (
-            self.foreground,
-            self.quarantine,
-            self.background,
-            self.unproven,
-            self.sts,
-            self.building,
-        ):
-            pool.close()
+        for each in fields(self):
+            getattr(self, each.name).close()
 
 
 def _by_owner(name: str, slots: int) -> ThreadPool:
