@@ -1,6 +1,5 @@
-"""The event path delivers every rotation, even if the receiver is down or the signing key rotates meanwhile."""
+"""The event path delivers every rotation, even if the signing key rotates meanwhile."""
 
-import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,63 +8,9 @@ import pytest
 
 from keyturn_local.aws.rotation import rotate
 from keyturn_local.stack import Stack
-from support.cluster_state import data_of
 from support.deliveries import queue_length
-from support.manifests import secret
+from support.stack_rotations import SLEEPING, counted, delivered, given_bindings, value, values
 from support.wait import eventually
-
-SLEEPING = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600"}  # the poller sleeps, so only events can bring a change
-
-
-def given_bindings(stack: Stack, namespace: str, count: int) -> list[str]:
-    """Create ``count`` AWS secrets and a Secret bound to each of them. Return the names of the AWS secrets."""
-    names = [f"{namespace}/s{number}" for number in range(count)]
-    for name in names:
-        stack.aws.secrets_manager().create_secret(Name=name, SecretString=value(0))
-    stack.cluster.create([secret(namespace, f"s{number}", name) for number, name in enumerate(names)])
-    for number in range(count):
-        eventually(lambda number=number: data_of(stack.cluster, namespace, f"s{number}"))
-    return names
-
-
-def value(number: int) -> str:
-    return json.dumps({"number": str(number)})
-
-
-def values(stack: Stack, namespace: str) -> set[bytes | None]:
-    listed = stack.cluster.list("secrets", namespace, "keyturn.dev/bind=true")
-    return {data_of(stack.cluster, namespace, each["metadata"]["name"]).get("number") for each in listed}
-
-
-def delivered(stack: Stack) -> set[str]:
-    return stack.aws.notifier_log.delivered()
-
-
-def counted(stack: Stack, metric: str) -> float:
-    """Return the sum of one of the notifier's metrics. It is read from the notifier's log."""
-    return stack.aws.notifier_log.metrics().get(metric, 0)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(600)
-def test_500_rotations_during_an_outage_all_arrive(own_stack: Callable, namespace: str) -> None:
-    with own_stack(**SLEEPING) as stack:
-        names = given_bindings(stack, namespace, 50)
-        eventually(lambda: not queue_length(stack.aws.sqs(), stack.path.queue_url), 60)
-        stack.receiver.kill()
-        client, versions = stack.aws.secrets_manager(), set()
-        for number in range(1, 11):
-            versions |= {rotate(client, name, value(number)) for name in names}
-        assert len(versions) == 500
-        eventually(lambda: queue_length(stack.aws.sqs(), stack.path.queue_url) == 500, 10)
-        assert not versions & delivered(stack)
-
-        stack.receiver.start()
-        eventually(lambda: versions <= delivered(stack), 300)  # a retry waits for three minutes at most
-        assert values(stack, namespace) == {b"10"}
-        assert queue_length(stack.aws.sqs(), stack.path.queue_url) == 0
-        assert queue_length(stack.aws.sqs(), stack.path.dlq_url) == 0
-        assert counted(stack, "DeliveriesPoison") == 0
 
 
 @contextmanager
