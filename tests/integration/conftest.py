@@ -8,10 +8,17 @@ from keyturn_local.aws.server import EventPath, LocalAws
 from support.fake_receiver import FakeReceiver
 
 
-@pytest.fixture(scope="module")
-def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
+    """A server that fixtures reset. A server that has just started takes ten seconds to create its first stack."""
     with LocalAws.start(tmp_path_factory.mktemp("aws")) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def aws(moto: LocalAws) -> LocalAws:
+    moto.reset()
+    return moto
 
 
 @pytest.fixture(scope="module")

@@ -34,9 +34,10 @@ HANDLER = "keyturn_notifier.rotation.handler"
 
 
 @pytest.fixture
-def aws(tmp_path: Path) -> Iterator[LocalAws]:
-    with LocalAws.start(tmp_path) as running:
-        yield running
+def aws(moto: LocalAws) -> LocalAws:
+    """An empty AWS, because each test has a signing key of its own."""
+    moto.reset()
+    return moto
 
 
 @pytest.fixture

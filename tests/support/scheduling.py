@@ -75,10 +75,14 @@ def _shared(file: Path) -> frozenset[str]:
 
 
 def _fixtures(file: Path) -> list[ast.FunctionDef]:
-    """Return the fixtures of a file, and those of the conftest.py in its folder and in the folders above."""
+    """Return the fixtures of a file, and those of the conftest.py in its folder and in the folders above.
+
+    Of two with the same name, the one that is nearer to the file counts.
+    """
     conftests = [folder / "conftest.py" for folder in file.parents if folder.is_relative_to(TESTS)]
-    functions = [each for source in (file, *filter(Path.exists, conftests)) for each in _functions(source)]
-    return [each for each in functions if any("fixture" in ast.unparse(mark) for mark in each.decorator_list)]
+    functions = [each for source in (*filter(Path.exists, reversed(conftests)), file) for each in _functions(source)]
+    fixtures = [each for each in functions if any("fixture" in ast.unparse(mark) for mark in each.decorator_list)]
+    return list({each.name: each for each in fixtures}.values())
 
 
 def _arguments(function: ast.FunctionDef) -> frozenset[str]:

@@ -62,6 +62,11 @@ class LocalAws(Stoppable):
         """Stop the server; its state is lost."""
         self._program.stop()
 
+    def reset(self) -> None:
+        """Delete everything in this AWS, by moto's own API."""
+        request = urllib.request.Request(f"{self.endpoint_url}/moto-api/reset", method="POST")  # noqa: S310 - loopback
+        urllib.request.urlopen(request, timeout=30).close()  # noqa: S310
+
     def environment(self) -> dict[str, str]:
         """Return the variables that point AWS's own tools and SDKs to this server."""
         return sdk.environment(self.endpoint_url)
