@@ -140,6 +140,7 @@ def test_rotations_during_a_receiver_outage_arrive_from_the_queue(own_stack: Any
             eventually(lambda w=where, v=last[name]: v in annotations_of(stack.cluster, *w)["keyturn.dev/version-ids"])
 
 
+@pytest.mark.long
 @pytest.mark.fault("F17")
 def test_retry_has_the_same_ids_and_a_signature_of_its_own(tmp_path: Path) -> None:
     """A delivery is answered 503 twice. Each retry has the same ids, but a new timestamp and a new signature."""

@@ -78,6 +78,7 @@ def test_failure_of_aws_for_one_secret_affects_no_other(env: FaultEnv, fault: Fa
     assert receiver.metric("keyturn_failing_bindings") == 0
 
 
+@pytest.mark.long
 @pytest.mark.fault("F20")
 def test_forty_hanging_secrets_delay_the_others_by_seconds_at_most(env: FaultEnv) -> None:
     """Reads of forty secrets with a hundred bindings hang at once. Other secrets wait a few seconds at most, and not at

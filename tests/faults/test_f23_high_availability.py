@@ -249,6 +249,7 @@ def test_answer_of_aws_byte_by_byte_ends_and_delays_no_other(env: FaultEnv) -> N
     env.wait_converged()
 
 
+@pytest.mark.long
 @pytest.mark.fault("F24")
 def test_slow_api_server_gets_no_reconcile_stuck(env: FaultEnv) -> None:
     """The API server answers at one byte a second or not at all, and a dozen writes queue because the receiver sends
@@ -366,6 +367,7 @@ class Load:
         return heard.status == 200 and heard.results[0].outcome in (Outcome.APPLIED, Outcome.UNCHANGED)
 
 
+@pytest.mark.long
 @pytest.mark.fault("F25")
 def test_sigterm_under_load_loses_no_accepted_delivery(env: FaultEnv) -> None:
     """One of two replicas gets SIGTERM while both receive deliveries. It exits by itself, answers every delivery that

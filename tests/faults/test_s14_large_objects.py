@@ -46,6 +46,7 @@ def post(env: FaultEnv, path: str, made: dict[str, Any]) -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.fault("S14")
 def test_large_objects_of_one_tenant_end_no_watch_and_fit_into_memory(env: FaultEnv) -> None:
     """A tenant creates Deployments and bound Secrets of the largest size that Kubernetes accepts, and edits them again

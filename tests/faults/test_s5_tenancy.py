@@ -342,6 +342,7 @@ def asked_for(env: FaultEnv, secret_ids: Collection[str]) -> list[str]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.fault("S8")
 def test_disallowed_secret_is_filled_on_no_path(make_env: Callable[..., FaultEnv]) -> None:
     """Bindings name secrets whose names match the namespace's globs only partially, with and without a tenant's role.

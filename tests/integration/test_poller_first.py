@@ -53,6 +53,7 @@ def listens(url: str) -> bool:
         return client.connect_ex((urlsplit(url).hostname, urlsplit(url).port)) == 0
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("signing_key_id")  # the stack that comes later
 def test_release_without_a_stack_carries_rotations_and_gets_the_event_path_by_an_upgrade(
     kubelet: Kubelet, session_aws: LocalAws, namespace: str
