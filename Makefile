@@ -1,8 +1,8 @@
 # make demo    rotations in a local AWS, carried into a local Kubernetes, live.  KEEP=1 leaves it running;
 #              NODE=real runs real containers, where a real node can run (root on Linux).
-# make test    lint and every test; goes on after a tier that fails.  One tier alone: make test-unit, test-contract,
-#              test-integration, test-e2e, test-deployed (the stack, deployed by SAM to an emulator of AWS), test-faults,
-#              test-node (on a real node, where one can run: root on Linux).
+# make test    lint and every test; goes on after a tier that fails.  Tiers that wait run two at a time.  One tier alone:
+#              make test-unit, test-contract, test-integration, test-e2e, test-faults, test-deployed (the stack, deployed
+#              by SAM to an emulator of AWS), test-node (on a real node, where one can run: root on Linux).
 #              test-faults prints a line for each fault: its number, held or broken, the case.
 #              Tests that wait run in WORKERS=4 processes, each with a control plane (600 MiB).  Results: build/tests/*.xml.
 # make bench   the receiver against raw applies: calls, latency, bursts, memory; writes docs/benchmark.md and
@@ -23,23 +23,27 @@ SAM_VENV := .venv-sam
 AWS_VENV := .venv-aws
 export PYTHONPATH := $(CURDIR)/lambda:$(CURDIR)/receiver:$(CURDIR)/infra
 WORKERS ?= 4
+# The flags of this make are not for the makes that tests and SAM start.
+HERMETIC := env -u MAKEFLAGS -u MAKELEVEL
 # Runs the tier of the target; prints its slowest tests, and writes a JUnit file.
-PYTEST = $(BIN)/python -m pytest --durations=20 --junit-xml=build/tests/$(TIER).xml tests/$(TIER)
+PYTEST = $(HERMETIC) $(BIN)/python -m pytest --durations=20 --junit-xml=build/tests/$(TIER).xml tests/$(TIER)
 TIER = $(@:test-%=%)
 # Tests that compute get a process for each core. Tests that wait get more: two thirds of their time, a core has nothing
 # to do.
 COMPUTE := --dist=loadscope --numprocesses=auto --maxprocesses=$(WORKERS)
 WAIT := --dist=loadscope --numprocesses=$(WORKERS)
-TIERS := test-unit test-contract test-integration test-e2e test-deployed test-faults
+# These two lists run side by side. Each is run in its order.
+PARTS := test-integration test-faults
+WHOLE := test-node-if-possible test-e2e test-deployed
 # Fails where no real node can run, and prints the reason.
 PREFLIGHT := $(BIN)/python -m keyturn_local.node.preflight
 ENCLOSED := $(BIN)/python -m keyturn_local.node.enclosure
 
 # What deploys the stack, and what it is deployed to. SAM builds before an enclosure, which has no way out.
 DEPLOYER := $(SAM_VENV)/installed $(AWS_VENV)/installed
-SAM_BUILD := $(BIN)/python -m keyturn_local.aws.emulator.sam
+SAM_BUILD := $(HERMETIC) $(BIN)/python -m keyturn_local.aws.emulator.sam
 
-.PHONY: help demo test test-unit test-contract test-integration test-e2e test-deployed test-faults test-node test-node-if-possible bench bench-notifier lint format docs chart-docs requirements setup clean
+.PHONY: help demo test test-unit test-contract test-integration test-e2e test-deployed test-faults test-node test-node-if-possible test-what-waits test-parts test-whole bench bench-notifier lint format docs chart-docs requirements setup clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -55,7 +59,14 @@ else
 endif
 
 test: setup $(DEPLOYER)
-	@$(MAKE) --no-print-directory --keep-going --jobs=1 lint $(TIERS) test-node-if-possible
+	@$(MAKE) --no-print-directory --keep-going --jobs=1 lint test-unit test-contract test-what-waits
+
+# A tier's output comes whole, at its end.
+test-what-waits:
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target test-parts test-whole
+
+test-parts: ; @failed=0; for tier in $(PARTS); do $(MAKE) --no-print-directory $$tier || failed=1; done; exit $$failed
+test-whole: ; @failed=0; for tier in $(WHOLE); do $(MAKE) --no-print-directory $$tier || failed=1; done; exit $$failed
 
 test-unit: $(VENV)/installed
 	$(PYTEST)
