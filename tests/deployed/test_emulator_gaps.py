@@ -203,6 +203,20 @@ def services_assume_roles_without_their_account(emulator: Emulator) -> bool:
     return True
 
 
+# --- KMS
+
+
+@gap("the limit of 4,096 bytes for messages that KMS signs")
+def message_of_any_length_is_signed(emulator: Emulator) -> bool:
+    kms = emulator.client("kms")
+    key = kms.create_key(KeySpec="ECC_NIST_P256", KeyUsage="SIGN_VERIFY")["KeyMetadata"]["KeyId"]
+    try:
+        kms.sign(KeyId=key, Message=b"k" * 4097, MessageType="RAW", SigningAlgorithm="ECDSA_SHA_256")
+    except ClientError:
+        return False
+    return True
+
+
 # --- SQS and EventBridge
 
 
