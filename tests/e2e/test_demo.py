@@ -15,6 +15,7 @@ from support.wait import eventually
 
 WATCH_LAG = 100  # ms
 
+
 def environment(**more: str) -> dict[str, str]:
     """Return the environment of a user who has set a proxy and an AWS endpoint at which nothing answers."""
     more = {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "AWS_PROFILE": "mine", **more}
