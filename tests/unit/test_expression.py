@@ -54,6 +54,12 @@ def test_expression_over_the_cost_limit_is_refused_before_evaluation(bomb: str, 
             assert len(json.dumps(evaluate(bomb, document, spent))) < MAX_COST
 
 
+def test_deep_literal_at_the_end_of_a_long_chain_is_refused_and_not_raised() -> None:
+    deep = "`" + "[" * 900 + "]" * 900 + "`" + "|@" * (MAX_DEPTH - 2)
+    assert validate_expression(deep) is None
+    assert cost(deep, extent_of("{}")) == MAX_COST + 1
+
+
 def test_deeply_nested_projections_are_refused_by_validation() -> None:
     assert "simplify it" in str(validate_expression("a" + "[*]" * 50))
 

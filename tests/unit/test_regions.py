@@ -20,6 +20,7 @@ def arn(region: str, partition: str = "aws") -> str:
 @pytest.mark.parametrize("secret_id", ["team/db", "us-esat-1", arn("us-east-1"), arn("eu-west-1")])
 def test_name_and_arn_of_a_known_region_pass(secret_id: str) -> None:
     REGIONS.check(secret_id)
+    assert REGIONS.allows(secret_id)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,7 @@ def test_name_and_arn_of_a_known_region_pass(secret_id: str) -> None:
     ],
 )
 def test_other_region_or_partition_is_refused_with_advice(secret_id: str, advice: str) -> None:
+    assert not REGIONS.allows(secret_id)
     with pytest.raises(InvalidBinding) as refused:
         REGIONS.check(secret_id)
     assert advice in str(refused.value)

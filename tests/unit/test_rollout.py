@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from keyturn_receiver.core.consumer import Consumer, Reads, mark_name, read_consumer
+from keyturn_receiver.core.consumer import MAX_REFERENCES, Consumer, Reads, mark_name, read_consumer
 from keyturn_receiver.core.rollout import RolloutAnnotation, baseline, rollout
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, WorkloadKind
 
@@ -47,6 +47,16 @@ def key_ref(key: str) -> dict[str, Any]:
 )
 def test_every_way_to_read_a_secret_is_recognized(pod: dict[str, Any], reads: Reads) -> None:
     assert consumer(pod).reads == {"db": reads}
+
+
+def test_keys_of_thousands_of_references_are_joined_in_linear_time() -> None:
+    pod = {"containers": [key_ref(f"k{number}") for number in range(2 * MAX_REFERENCES)]}
+    assert consumer(pod).reads == {"db": Reads(keys=frozenset(f"k{n}" for n in range(MAX_REFERENCES)))}
+
+
+def test_volume_with_more_items_than_are_kept_reads_the_whole_secret() -> None:
+    items = [{"key": f"k{number}"} for number in range(MAX_REFERENCES + 1)]
+    assert consumer({"volumes": [{"secret": {"secretName": "db", "items": items}}]}).reads == {"db": WHOLE}
 
 
 def test_workload_that_reads_no_secret_is_no_consumer() -> None:

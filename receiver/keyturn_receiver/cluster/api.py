@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 import aiohttp
 
+from keyturn_receiver.cluster.long_strings import LongText
 from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.errors import (
     ClusterRefused,
@@ -32,6 +33,10 @@ METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v
 APPLY = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
 FIELD_MANAGER = "keyturn"
+# Bytes of JSON, in which one character can take six. A longer string of an object means nothing to the receiver.
+MAX_STRING = 4 * 1024  # of a workload: the longest name has 253 characters
+MAX_METADATA_STRING = 512 * 1024  # the longest annotation that is read, `data`, has 64 KiB of characters
+MAX_VALUE_STRING = 1536 * 1024  # of a Secret with its data: 1 MiB in base64
 QUEUE_TIMEOUT = 10.0  # seconds that a request may wait for the limiter, so that it does not outlast every deadline
 MAX_429_RETRIES = 3  # how often one request is repeated after a 429
 
@@ -138,7 +143,7 @@ class Api:
         try:
             response = await self._send(method, path, query, body, content_type, accept, _TIMEOUT)
             try:
-                content = await _read(response.content, max_bytes)
+                content = await _read(response.content, max_bytes, _max_string(path, accept))
                 return self._decode(method, path, response.status, response.headers, content)
             except ReplyTooLarge:
                 response.close()  # otherwise the rest of the reply would still be read
@@ -164,7 +169,7 @@ class Api:
         try:
             if response.status != 200:
                 self._decode("GET", path, response.status, response.headers, await response.read())
-            async for line in lines(response.content.iter_any()):
+            async for line in lines(response.content.iter_any(), _max_string(path, accept)):
                 yield json.loads(line)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise self._unreachable("GET", path, error) from None
@@ -212,28 +217,37 @@ class Api:
         raise _error(method, path, status, headers, reply)
 
 
-async def _read(stream: aiohttp.StreamReader, max_bytes: float) -> bytes:
-    content = bytearray()
+async def _read(stream: aiohttp.StreamReader, max_bytes: float, max_string: float) -> bytes:
+    text, received = LongText(max_string), 0
     async for chunk in stream.iter_any():
-        content += chunk
-        if len(content) > max_bytes:
+        received += len(chunk)
+        if received > max_bytes:
             raise ReplyTooLarge
-    return bytes(content)
+        text.feed(chunk)
+    return text.content()
 
 
-async def lines(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    """Yield each complete line, of any length.
+async def lines(chunks: AsyncIterable[bytes], max_string: float = math.inf) -> AsyncIterator[bytes]:
+    """Yield each complete line, of any length, without strings of more than ``max_string`` bytes.
 
     The largest object that Kubernetes accepts is a line of several megabytes. A connection that breaks may leave half a
     line at the end, which is dropped.
     """
-    begun = bytearray()
+    begun = LongText(max_string)
     async for chunk in chunks:
         head, *rest = chunk.split(b"\n")
-        begun += head
+        begun.feed(head)
         for each in rest:
-            yield bytes(begun)
-            begun = bytearray(each)
+            yield begun.content()
+            begun = LongText(max_string)
+            begun.feed(each)
+
+
+def _max_string(path: str, accept: str) -> int:
+    """Return the bytes of the longest string that is kept of a reply."""
+    if accept in (METADATA_ONLY, METADATA_LIST):
+        return MAX_METADATA_STRING
+    return MAX_VALUE_STRING if _resource(path) == "secrets" else MAX_STRING
 
 
 def _resource(path: str) -> str:

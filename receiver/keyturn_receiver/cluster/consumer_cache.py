@@ -1,12 +1,19 @@
 """Informer caches of consumers, one for each kind of workload, and the index that finds the consumers of a Secret."""
 
-from collections import defaultdict
+import logging
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
 from keyturn_receiver.cluster.api import Json
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef, read_consumer
 from keyturn_receiver.core.workload_kinds import WorkloadKind
+from keyturn_receiver.telemetry.logs import RepeatedWarnings
+
+# Secrets and keys that the workloads of one namespace may name, all kinds together. Each takes up to 700 bytes.
+MAX_READS = 20_000
+
+_log = logging.getLogger(__name__)
 
 
 class ConsumerCache:
@@ -37,7 +44,7 @@ class ConsumerCache:
         ref = item.ref if isinstance(item, Consumer) else item
         before = self._consumers.get(ref)
         self._delete(ref)
-        if not isinstance(item, Consumer):
+        if not isinstance(item, Consumer) or not self._index.has_room_for(item):
             return
         self._consumers[ref] = item
         self._index.add(item)
@@ -68,6 +75,8 @@ class ConsumerIndex:
     def __init__(self) -> None:
         self._handlers: list[Callable[[Target], None]] = []
         self._by_target: dict[Target, dict[WorkloadRef, Consumer]] = defaultdict(dict)
+        self._sizes: Counter[str] = Counter()  # of the consumers, by namespace
+        self._warnings = RepeatedWarnings(_log)
 
     def add_handler(self, on_change: Callable[[Target], None]) -> None:
         """Register ``on_change``, which is called with a Secret whenever one of the Secret's consumers changes."""
@@ -82,11 +91,27 @@ class ConsumerIndex:
         """Return the consumers of one Secret in a stable order."""
         return [consumer for _, consumer in sorted(self._by_target.get(target, {}).items())]
 
+    def has_room_for(self, consumer: Consumer) -> bool:
+        """Return whether the consumers of a namespace stay within MAX_READS with this one. If not, log a warning."""
+        namespace = consumer.ref.namespace
+        if self._sizes[namespace] + consumer.size <= MAX_READS:
+            return True
+        self._warnings.warning(
+            namespace,
+            f"the workloads of namespace {namespace} name more than {MAX_READS} Secrets and keys: some are not"
+            " restarted; name fewer",
+        )
+        return False
+
     def add(self, consumer: Consumer) -> None:
+        self._sizes[consumer.ref.namespace] += consumer.size
         for name in consumer.reads:
             self._by_target[Target(consumer.ref.namespace, name)][consumer.ref] = consumer
 
     def discard(self, consumer: Consumer) -> None:
+        self._sizes[consumer.ref.namespace] -= consumer.size
+        if not self._sizes[consumer.ref.namespace]:
+            del self._sizes[consumer.ref.namespace]
         for name in consumer.reads:
             target = Target(consumer.ref.namespace, name)
             self._by_target[target].pop(consumer.ref, None)

@@ -19,7 +19,7 @@ from keyturn_receiver.resilience.backoff import Backoff, jittered
 
 BASE_DELAY = 0.5  # seconds before the first retry; each consecutive failure doubles the delay
 MAX_DELAY = 30.0
-MAX_PAGE = 8 * 1024 * 1024  # bytes; a parsed page takes several times as much memory
+MAX_PAGE = 2 * 1024 * 1024  # bytes; a parsed page takes up to thirty times as much memory, if it has `{}` in lists
 MIN_WATCH = 0.5  # seconds; after a watch that was shorter than this, the reflector pauses for this long
 
 T = TypeVar("T")

@@ -1,8 +1,9 @@
 """Consumers are workloads whose pods read a Secret. This module finds the keys that the pods of a workload read."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.workload_kinds import WorkloadKind
@@ -10,6 +11,9 @@ from keyturn_receiver.core.workload_kinds import WorkloadKind
 ROLLOUT = "keyturn.dev/rollout"
 DISABLED = "disabled"
 MARK_PREFIX = "revision.keyturn.dev/"
+# Kubernetes takes a hundred thousand references to Secrets in one pod template. Reading all of them would block the
+# event loop for seconds, and keeping them would take 100 MiB. So only the first ones count.
+MAX_REFERENCES = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +23,6 @@ class Reads:
 
     whole: bool = False
     keys: frozenset[str] = frozenset()
-
-    def __or__(self, other: "Reads") -> "Reads":
-        return Reads(self.whole or other.whole, self.keys | other.keys)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -53,6 +54,12 @@ class Consumer:
     rollout_disabled: bool
     manual: bool
 
+    @property
+    def size(self) -> int:
+        """The number of Secrets and keys that the pods read, to which the memory that this object takes is
+        proportional."""
+        return sum(1 + len(read.keys) for read in self.reads.values())
+
 
 def rollouts_disabled(annotations: Mapping[str, object]) -> bool:
     """Return whether these annotations, of a workload, a Secret or a namespace, forbid restarts."""
@@ -73,9 +80,7 @@ def read_consumer(kind: WorkloadKind, workload: Mapping[str, object]) -> Consume
     template = workload
     for field in kind.template:
         template = as_object(template.get(field))
-    reads: dict[str, Reads] = {}
-    for name, read in _template_reads(as_object(template.get("spec"))):
-        reads[name] = reads.get(name, Reads()) | read
+    reads = _join(islice(_template_reads(as_object(template.get("spec"))), MAX_REFERENCES))
     if not reads:
         return None
     annotations = as_object(metadata.get("annotations"))
@@ -89,6 +94,17 @@ def read_consumer(kind: WorkloadKind, workload: Mapping[str, object]) -> Consume
         rollout_disabled=rollouts_disabled(annotations),
         manual=kind.has_on_delete and strategy.get("type") == "OnDelete",
     )
+
+
+def _join(each_read: Iterable[tuple[str, Reads]]) -> dict[str, Reads]:
+    """Join the reads of each Secret, in a time that is linear in their number."""
+    whole: set[str] = set()
+    keys: dict[str, set[str]] = {}
+    for name, read in each_read:
+        keys.setdefault(name, set()).update(read.keys)
+        if read.whole:
+            whole.add(name)
+    return {name: Reads(name in whole, frozenset(named)) for name, named in keys.items()}
 
 
 def _template_reads(pod: Mapping[str, object]) -> Iterator[tuple[str, Reads]]:
@@ -116,7 +132,9 @@ def _named(ref: Mapping[str, object], field: str, read: Reads) -> Iterator[tuple
 
 def _items(volume: Mapping[str, object]) -> Reads:
     items = as_objects(volume.get("items"))
-    return Reads(keys=frozenset(str(item.get("key")) for item in items)) if items else Reads(whole=True)
+    if not 0 < len(items) <= MAX_REFERENCES:
+        return Reads(whole=True)
+    return Reads(keys=frozenset(str(item.get("key")) for item in items))
 
 
 def _marks(annotations: Mapping[str, object]) -> dict[str, str]:

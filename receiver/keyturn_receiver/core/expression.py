@@ -112,7 +112,10 @@ def cost(expression: str, document: Extent) -> int:
     """
     if is_property(expression):
         return min(document.characters + VISIT, MAX_COST + 1)
-    return _Bounds().of(_parsed(expression).parsed, document)[1]
+    try:
+        return _Bounds().of(_parsed(expression).parsed, document)[1]
+    except RecursionError:  # a deep literal in a deep tree: each alone is within its limit
+        return MAX_COST + 1
 
 
 def evaluate(expression: str, document: object, spent: int) -> object:

@@ -63,7 +63,7 @@ class AccessPolicy:
     def allows(self, bound: BoundSecret) -> bool:
         """Return whether a bound Secret may name its AWS secret, as far as this can be decided without asking AWS."""
         spec = bound.spec
-        if not spec.names_a_source:
+        if not (spec.names_a_source and self._regions.allows(spec.secret_id)):
             return False
         try:
             self.check_id(bound.target.namespace, spec.account, spec.secret_id)

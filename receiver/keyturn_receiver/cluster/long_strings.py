@@ -1,0 +1,101 @@
+"""Drops long strings out of JSON text while the text arrives, piece by piece.
+
+A tenant's object may have a string of more than a megabyte, of which each character takes six bytes in JSON. The
+receiver needs no such string, and parsing one would block the event loop for a tenth of a second.
+"""
+
+import math
+import re
+
+# The possessive quantifiers keep the time linear: a millisecond for 64 KiB of escapes.
+_INSIDE = rb'[^"\\]*+(?:\\.[^"\\]*+)*+'
+_CONTENT = re.compile(_INSIDE, re.DOTALL)  # the rest of a string, without its closing quote
+_COMPLETE = re.compile(rb'[^"]*+(?:"' + _INSIDE + rb'"[^"]*+)*+', re.DOTALL)  # text up to a string that is not complete
+SHORT_TEXT = 64 * 1024  # bytes; a text that is not longer is kept as it is, which is the usual case
+
+
+class LongText:
+    """JSON text that arrives in pieces. Strings of more than ``max_string`` bytes are replaced by empty ones.
+
+    A text of at most SHORT_TEXT bytes, and a string that one piece holds as a whole, are kept as they are.
+    """
+
+    def __init__(self, max_string: float) -> None:
+        self._text = bytearray()
+        self._filter: _StringFilter | None = None
+        self._max_string = max_string
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next piece of the text."""
+        if self._filter:
+            self._filter.feed(piece)
+            return
+        self._text += piece
+        if len(self._text) > SHORT_TEXT and self._max_string < math.inf:
+            self._filter = _StringFilter(self._max_string)
+            self._filter.feed(bytes(self._text))
+            self._text.clear()
+
+    def content(self) -> bytes:
+        """Return what is kept of the text."""
+        return bytes(self._text) if self._filter is None else self._filter.content()
+
+
+class _StringFilter:
+    """Streaming filter. Keeps a JSON text, with an empty string in place of each string that is too long.
+
+    ``limit`` is in bytes of the text. It applies to strings that one piece does not hold as a whole.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._kept = bytearray()
+        self._start: int | None = None  # where the present string begins in ``_kept``; None outside of strings
+        self._dropping = False
+        self._escaped = False  # whether the last piece has ended with a backslash that escapes the next character
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next piece of the text."""
+        position = 0
+        if self._start is not None:
+            position = self._feed_string(piece)
+            if position > len(piece):
+                return
+        end = _end(_COMPLETE, piece, position)
+        self._kept += piece[position:end]
+        if end < len(piece):  # a string begins here
+            self._kept += b'"'
+            self._start = len(self._kept)
+            self._feed_string(piece[end + 1 :])
+
+    def content(self) -> bytes:
+        """Return what is kept of the text."""
+        return bytes(self._kept)
+
+    def _feed_string(self, piece: bytes) -> int:
+        """Take what ``piece`` has of the present string. Return the position after its closing quote; more than the
+        length of the piece if the string goes on."""
+        begin = 1 if self._escaped and piece else 0
+        self._escaped = self._escaped and not piece
+        if piece.find(b'"', begin) < 0:
+            end = len(piece)
+            backslashes = end - begin - len(piece[begin:].rstrip(b"\\"))
+            self._escaped = self._escaped or backslashes % 2 == 1
+        else:
+            end = _end(_CONTENT, piece, begin)
+            if piece[end : end + 1] == b"\\":  # the last character, which escapes the next piece's first
+                end, self._escaped = len(piece), True
+        if not self._dropping:
+            self._kept += piece[:end]
+            if len(self._kept) - (self._start or 0) > self._limit:
+                del self._kept[self._start :]
+                self._dropping = True
+        if end < len(piece):
+            self._kept += b'"'
+            self._start, self._dropping = None, False
+        return end + 1
+
+
+def _end(pattern: re.Pattern[bytes], piece: bytes, position: int) -> int:
+    match = pattern.match(piece, position)
+    return match.end() if match else position
