@@ -92,6 +92,7 @@ def test_binding_hash_changes_only_with_annotations_that_decide_on_data() -> Non
         ({"secret_id": "a", "data": "A/B: a"}, "is not a valid key for a Secret"),
         ({"secret_id": "a", "data": "A:"}, "expression is empty"),
         ({"secret_id": "a", "data": "A: my-key"}, "needs double quotes"),
+        ({"secret_id": "a", "data": "A: my-key"}, "A: '\"my-key\"'"),
         ({"secret_id": "a", "data": "A: " + "a" * 5000}, "shorten it"),
         ({"secret_id": "a", "data": "A: a" + "[*]" * 100}, "simplify it"),
         ({"secret_id": "a", "data": "A: a\n" * 20000}, "bind several Secrets"),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jmespath.exceptions import JMESPathError
 from jmespath.visitor import TreeInterpreter
 
+from keyturn_receiver.core.document import extent
 from keyturn_receiver.core.expression import (
     CALL,
     MAX_COST,
@@ -25,6 +26,8 @@ from keyturn_receiver.core.expression import (
     extent_of,
     validate_expression,
 )
+from keyturn_receiver.core.functions import OPTIONS
+from keyturn_receiver.core.json_text import UnusableValue, write
 
 BOMBS = {
     "doubled with each bar": "|".join(["[@,@]"] * 60),
@@ -36,6 +39,12 @@ BOMBS = {
     "compared part by part": " == ".join(["|".join(["[@,@]"] * 40)] * 2),
     "as an object": "|".join(["{a:@,b:@}"] * 60),
     "projections inside projections": "[*].[*].[*].[*]",
+    "encoded for a URL again and again": "url_encode(" * 12 + "to_string(@)" + ")" * 12,
+    "encoded in base64 again and again": "base64_encode(" * 30 + "to_string(@)" + ")" * 30,
+    "quoted again and again": "to_json(" * 30 + "@" + ")" * 30,
+    "replaced by itself": "replace(to_string(@), ',', to_string(@))|replace(@, ',', @)|replace(@, ',', @)",
+    "split and joined": "join(to_string(@), split(to_string(@), ','))|join(@, split(@, '1'))",
+    "parsed and doubled": "from_json(to_string(@))|[@,@]|to_string(@)|from_json(@)|[@,@,@,@]",
 }
 
 
@@ -135,7 +144,7 @@ class CountingInterpreter(TreeInterpreter):
     """Interpreter of the library that also adds up the units of what it does: visits and calls."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(OPTIONS)
         self.units = 0
 
     def visit(self, node: dict[str, Any], *args: object, **kwargs: object) -> object:
@@ -147,6 +156,8 @@ DEAR = [
     "[?@==@]", "[*].a", "[?a==b].{a:a,b:b}", "[*].to_string(@)", "map(&to_string(@), @)", "[][]", "sort(@)",
     "sort_by(@,&to_string(@))", "[*].[@,@,@]|[]|[*].[@]", "max_by(@,&length(to_string(@)))", "[?@ > `0`]", "[?[?@==@]]",
     "[?contains(to_string(@),'a')]", "join(',',[*].to_string(@))", "*.*", "[*].[*].[*]", "[*]|[*]|[*]|[*]",
+    "from_json(to_string(@))[*].[@,@]", "split(to_string(@),',')[*].url_encode(@)", "[*].from_json(to_json(@))",
+    "map(&base64_decode(base64_encode(to_string(@))), @)", "[*].replace(to_string(@),'1','22')[]",
 ]  # fmt: skip
 DOCUMENTS = {
     "numbers": [1] * 3000,
@@ -174,6 +185,10 @@ documents = st.recursive(
     max_leaves=20,
 )
 leaves = st.sampled_from(["@", "a", "b", "'x'", "`[1,2]`", "[0]", "[*]", "[]", "*", "[::2]", "values(@)", "keys(@)"])
+GROWING = [
+    "url_encode({})", "url_decode(url_encode({}))", "base64_encode({})", "base64_decode(base64_encode({}))",
+    "upper({})", "lower({})", "trim({})", "replace({}, 'a', 'éé')", "split({}, 'a')", "split({}, ',')|[@, @]",
+]  # fmt: skip
 expressions = st.recursive(
     leaves,
     lambda inner: st.one_of(
@@ -187,6 +202,8 @@ expressions = st.recursive(
         inner.map(lambda each: f"({each})[]"),
         inner.map(lambda each: f"to_string({each})"),
         inner.map(lambda each: f"to_array({each})"),
+        inner.map(lambda each: f"from_json(to_json({each}))"),
+        st.tuples(st.sampled_from(GROWING), inner).map(lambda pair: pair[0].format(f"to_string({pair[1]})")),
     ),
     max_leaves=8,
 )
@@ -201,7 +218,31 @@ def test_size_of_any_result_is_within_the_cost_bound(document: object, expressio
         result = evaluate(expression, document, spent)
     except EvaluationError:
         return
-    assert len(json.dumps(result, ensure_ascii=False, separators=(",", ":"))) <= spent
+    assert len(write(result).encode()) <= spent
     interpreter = CountingInterpreter()
     interpreter.visit(jmespath.compile(expression).parsed, document)
     assert interpreter.units <= spent
+
+
+@given(st.text(max_size=30), st.lists(st.sampled_from(GROWING), min_size=1, max_size=3))
+def test_size_of_each_output_of_a_function_is_within_its_bound(text: str, functions: list[str]) -> None:
+    """The value is a text with control characters, quotes and any others, so its JSON is longer than the text."""
+    expression = "@"
+    for function in functions:
+        expression = function.format(expression)
+        expression = f"to_json({expression})" if "split" in function else expression
+    bound = _Bounds().of(jmespath.compile(expression).parsed, extent(text))[0]
+    with suppress(EvaluationError):
+        result = evaluate(expression, text, 0)
+        with suppress(UnusableValue):  # bytes that are no text
+            assert len(write(result).encode(errors="surrogatepass")) <= bound.size
+
+
+@pytest.mark.parametrize("growing", ["url_encode({})", "base64_encode({})", "to_json({})", "replace({}, '%', '%%')"])
+def test_cost_grows_with_each_function_around_a_value(growing: str) -> None:
+    document, expression, costs = extent_of('{"p":"' + "%" * 100 + '"}'), "p", []
+    for _ in range(8):
+        costs.append(cost(expression, document))
+        expression = growing.format(expression)
+    assert costs == sorted(set(costs))
+    assert costs[-1] > 8 * costs[0]

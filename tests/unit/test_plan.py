@@ -160,11 +160,29 @@ def test_hashes_separate_keys_from_values_and_ignore_order() -> None:
 
 
 def test_value_without_any_recorded_key_is_refused() -> None:
-    """Truncated JSON is treated as plain text, which would become a single key."""
+    """JSON without any of the known properties may be that of another secret."""
     first = planned(live({}), {"user": b"u", "password": b"p"}, "v1")
     with pytest.raises(InvalidValue, match="none of the keys"):
-        planned(after(first), {"value": b'{"user": "u", "passw'}, "v2")
+        planned(after(first), {"token": b"t"}, "v2")
     assert planned(after(first), {"user": b"u"}, "v2").write  # a value with fewer keys is a valid change in AWS
+
+
+def test_text_becomes_json_and_json_becomes_text() -> None:
+    text = planned(live({}), {"value": b"t"}, "v1")
+    as_json = planned(after(text), {"token": b"t", "user": b"u"}, "v2")
+    assert as_json.changed_keys == ("token", "user", "value")
+    assert as_json.record.revisions == {"token": "v2", "user": "v2"}
+    back = planned(after(as_json), {"value": b"t"}, "v3")
+    assert back.changed_keys == ("token", "user", "value")
+    assert back.record.revisions == {"value": "v3"}
+
+
+@pytest.mark.parametrize("blank", [b"", b" ", b"\r\n"])
+def test_blank_text_does_not_replace_json(blank: bytes) -> None:
+    first = planned(live({}), {"user": b"u"}, "v1")
+    with pytest.raises(InvalidValue, match="it is blank, and the Secret holds keys"):
+        planned(after(first), {"value": blank}, "v2")
+    assert planned(after(planned(live({}), {"value": b"x"}, "v1")), {"value": blank}, "v2").write
 
 
 def test_malformed_parts_of_annotations_are_dropped() -> None:

@@ -280,7 +280,7 @@ async def test_failed_fill_still_restarts_consumers_that_are_behind() -> None:
 async def test_permanent_failure_writes_status_and_event_once() -> None:
     engine = Engine()
     await engine.start()
-    engine.stores.version, engine.stores.value = 2, "no JSON any more"
+    engine.stores.version, engine.stores.value = 2, '{"password": "cut'
     results = [await engine.notify() for _ in range(2)]
     assert all(isinstance(result.error, InvalidValue) for result in results)
     await engine.settle()

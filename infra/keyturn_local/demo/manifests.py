@@ -3,6 +3,7 @@
 import hashlib
 import json
 import secrets
+import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,14 +26,14 @@ USES = "uses "
 SALT = "keyturn-demo "
 SLEEP = "trap exit TERM; sleep 86400 & wait"
 
-DATABASE_URL = "join('', ['postgres://', username, ':', password, '@', host, '/app'])"
+DATABASE_URL = "join('', ['postgres://', username, ':', url_encode(password), '@', host, '/app'])"
 
 
 def database(owner: str, password: str | None = None) -> dict[str, str]:
     """Return a value for the AWS secret DATABASE, with a new password unless one is given."""
     return {
         "username": "app",
-        "password": password or secrets.token_urlsafe(12),
+        "password": password or secrets.token_urlsafe(12) + "%#?",  # characters that a URL needs encoded
         "host": "db.internal",
         "owner": owner,
     }
@@ -40,9 +41,10 @@ def database(owner: str, password: str | None = None) -> dict[str, str]:
 
 def database_secret(value: Mapping[str, str]) -> dict[str, str]:
     """Return the data that the Secret `database` must hold for this value of DATABASE."""
+    password = urllib.parse.quote(value["password"], safe="")
     return {
         "PASSWORD": value["password"],
-        "DATABASE_URL": f"postgres://{value['username']}:{value['password']}@{value['host']}/app",
+        "DATABASE_URL": f"postgres://{value['username']}:{password}@{value['host']}/app",
         "OWNER": value["owner"],
     }
 

@@ -242,7 +242,7 @@ def _parse_selectors(text: str) -> _Selectors:
             faults.append(f"annotation {DATA}: {key!r:.80} {advice}")
         elif key in selectors:
             faults.append(f"annotation {DATA}: key {key} appears twice: keep one")
-        elif fault := validate_expression(expression):
+        elif fault := validate_expression(expression, key):
             faults.append(f"annotation {DATA}: key {key}: {fault}")
         else:
             selectors[key] = expression

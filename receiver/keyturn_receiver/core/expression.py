@@ -14,8 +14,12 @@ from functools import lru_cache
 from typing import Any
 
 import jmespath
-from jmespath.exceptions import JMESPathError
+from jmespath.exceptions import JMESPathError, JMESPathTypeError
 from jmespath.parser import ParsedResult, Parser
+
+from keyturn_receiver.core.expression_advice import call_fault, syntax_advice, type_error
+from keyturn_receiver.core.functions import OPTIONS, EvaluationError, NothingSelected
+from keyturn_receiver.core.json_text import Unusable, UnusableValue
 
 MAX_EXPRESSION = 4096  # characters; a longer one is a program, not a selector
 MAX_NODES = 512  # of the syntax tree
@@ -23,7 +27,7 @@ MAX_DEPTH = 100  # levels of the syntax tree; the library visits it by recursion
 MAX_NESTING = 6  # nested projections; each level multiplies the cost by the length of the document
 MAX_COST = 5_000_000  # units of 0.1 microseconds, as measured on a slow core; or half a second
 
-# Units for each visit of a node, and for each call of a function in addition. A unit for each character of an
+# Units for each visit of a node, and for each call of a function in addition. A unit for each byte of an
 # intermediate result is added to them. A test counts the visits of real evaluations.
 VISIT = 10
 CALL = 30
@@ -31,8 +35,11 @@ CALL = 30
 _PROPERTY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a selector that needs neither a parser nor a bound
 _MAX_CACHED = 128  # characters; a syntax tree takes up to a hundred times the memory of its text
 
-# In to_string(), json.dumps can turn one character into two escapes of six characters, and adds quotes.
-_ESCAPED = 12
+# For functions whose output can be larger than their arguments together: the most bytes of output for a byte of them.
+# "." becomes "%2E"; a quote in the JSON of a string gets a backslash, and so does the one that it has already; the
+# upper case of a letter can be three; an element of a list needs quotes and a comma; and a byte can become "\u0000".
+_GROWTH = {"url_encode": 3, "to_string": 2, "to_json": 2, "upper": 3, "lower": 3, "split": 4, "url_decode": 6,
+           "base64_decode": 6, "base64_encode": 2}  # fmt: skip
 # Kinds of nodes. In a chain, each child evaluates the output of the child before it. In other nodes, all children
 # evaluate the same input.
 _PROJECTIONS = frozenset({"projection", "value_projection", "filter_projection"})
@@ -42,12 +49,8 @@ _SORTING = ("sort", "max", "min")  # functions that compare values with each oth
 _COMBINATIONS = frozenset({"or_expression", "and_expression", "multi_select_list", "multi_select_dict"})
 
 
-class EvaluationError(Exception):
-    """An expression has no usable result. The text says why, and quotes no value."""
-
-
-def validate_expression(expression: str) -> str | None:
-    """Return what is wrong with an expression, or None."""
+def validate_expression(expression: str, key: str = "KEY") -> str | None:
+    """Return what is wrong with the expression for a key, or None."""
     if not expression.strip():
         return "the expression is empty: name a property of the secret's JSON, or @ for the whole value"
     if len(expression) > MAX_EXPRESSION:
@@ -56,14 +59,13 @@ def validate_expression(expression: str) -> str | None:
         return None
     try:
         tree = _parsed(expression).parsed
-    except (JMESPathError, RecursionError):
-        return (
-            f"{expression!r:.120} is not a JMESPath expression: a property with '-' or other special characters"
-            ' needs double quotes, as in "my-key"'
-        )
+    except (JMESPathError, RecursionError) as error:
+        return f"{expression!r:.120} is not a JMESPath expression{syntax_advice(expression, key, error)}"
     nodes = nesting = 0
-    for _, depth, inner in _walk(tree):
+    for node, depth, inner in _walk(tree):
         nodes, nesting = nodes + 1, max(nesting, inner)
+        if node["type"] == "function_expression" and (fault := call_fault(node["value"], len(node["children"]))):
+            return fault
         if nodes > MAX_NODES or depth > MAX_DEPTH:
             return (
                 f"the expression has more than {MAX_NODES} parts, or {MAX_DEPTH} of them inside each other: simplify it"
@@ -80,21 +82,21 @@ def is_property(expression: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Upper bounds of the size of a JSON value: the characters of its text, and the values that it consists of."""
+    """Upper bounds of a JSON value: the bytes of its text in UTF-8, and the number of values that it consists of."""
 
-    characters: int
+    size: int
     values: int
 
     def __add__(self, other: "Extent") -> "Extent":
-        return Extent(self.characters + other.characters, self.values + other.values)
+        return Extent(self.size + other.size, self.values + other.values)
 
     def times(self, factor: int) -> "Extent":
         """Return the extent of ``factor`` such values."""
-        return Extent(self.characters * factor, self.values * factor)
+        return Extent(self.size * factor, self.values * factor)
 
     def at_most(self, limit: int) -> "Extent":
         """Return the extent, with ``limit`` for any larger number."""
-        return Extent(min(self.characters, limit), min(self.values, limit))
+        return Extent(min(self.size, limit), min(self.values, limit))
 
 
 _LEAST = Extent(1, 1)
@@ -102,7 +104,7 @@ _LEAST = Extent(1, 1)
 
 def extent_of(text: str) -> Extent:
     """Return the extent of a JSON text. A comma, bracket or brace inside a string counts as well."""
-    return Extent(max(1, len(text)), 1 + sum(map(text.count, ",[{")))
+    return Extent(max(1, len(text.encode(errors="surrogatepass"))), 1 + sum(map(text.count, ",[{")))
 
 
 def cost(expression: str, document: Extent) -> int:
@@ -111,7 +113,16 @@ def cost(expression: str, document: Extent) -> int:
     MAX_COST + 1 stands for any cost above MAX_COST.
     """
     if is_property(expression):
-        return min(document.characters + VISIT, MAX_COST + 1)
+        return min(document.size + VISIT, MAX_COST + 1)
+    return _cost_and_keep(expression, document) if len(expression) <= _MAX_CACHED else _cost(expression, document)
+
+
+@lru_cache(maxsize=1024)
+def _cost_and_keep(expression: str, document: Extent) -> int:
+    return _cost(expression, document)
+
+
+def _cost(expression: str, document: Extent) -> int:
     try:
         return _Bounds().of(_parsed(expression).parsed, document)[1]
     except RecursionError:  # a deep literal in a deep tree: each alone is within its limit
@@ -123,7 +134,11 @@ def evaluate(expression: str, document: object, spent: int) -> object:
     if spent > MAX_COST:
         raise EvaluationError("its result could be far larger than a Secret can hold: simplify the expression")
     try:
-        result = _parsed(expression).search(document)
+        result = _parsed(expression).search(document, OPTIONS)
+    except UnusableValue as error:
+        raise EvaluationError(str(error)) from None
+    except JMESPathTypeError as error:
+        raise type_error(error) from None
     except (JMESPathError, RecursionError, ArithmeticError, TypeError, ValueError, AttributeError):
         # The library's own text may quote the value. Some of its functions raise built-in exceptions instead of its
         # own.
@@ -131,9 +146,11 @@ def evaluate(expression: str, document: object, spent: int) -> object:
             "a function got a value of the wrong type: convert it with to_string() or to_number()"
         ) from None
     if result is None:
-        raise EvaluationError(
+        raise NothingSelected(
             "there is no such property, or it is null: correct the expression, or add the property in AWS"
         )
+    if isinstance(result, Unusable):
+        raise EvaluationError(result.why)
     return result
 
 
@@ -182,7 +199,7 @@ class _Bounds:
         key = (id(node), value)
         if key not in self._known:
             output, spent = self._of(node, value)
-            spent = min(spent + output.characters + VISIT, MAX_COST + 1)
+            spent = min(spent + output.size + VISIT, MAX_COST + 1)
             self._known[key] = output.at_most(MAX_COST + 1), spent
         return self._known[key]
 
@@ -200,7 +217,7 @@ class _Bounds:
             bounds = [self.of(child, value) for child in children]
             output = Extent(sum(len(str(child.get("value"))) + 4 for child in children), 1)
             output = sum((part for part, _ in bounds), output)
-            spent = sum(child_cost for _, child_cost in bounds) + output.characters
+            spent = sum(child_cost for _, child_cost in bounds) + output.size
             return (Extent(5, 1) if kind in _BOOLEANS else output), spent
         if kind == "function_expression":
             return self._of_function(node["value"], children, value)
@@ -225,12 +242,18 @@ class _Bounds:
         total = sum((part for part, _ in bounds), _LEAST)
         expressions = [child for argument in arguments if argument["type"] == "expref" for child in _children(argument)]
         mapped, spent = self._of_each(expressions, total, sum(argument_cost for _, argument_cost in bounds))
-        output = total + mapped + Extent(32, 1)  # 32 characters hold the longest number
-        if name == "to_string":
-            output = Extent(_ESCAPED * total.characters + 2, 1)
+        output = total + mapped + Extent(32, 1)  # 32 bytes hold the longest number
+        if name in _GROWTH:
+            # Each element of a split list has a byte of its own, or is between two separators.
+            output = Extent(_GROWTH[name] * total.size + 8, total.size + 2 if name == "split" else 1)
+        elif name == "from_json":
+            output = Extent(total.size, total.size)
         elif name == "join" and len(bounds) == 2:
             (separator, _), (parts, _) = bounds
-            output = Extent((separator.characters + 1) * (parts.values + 1) + parts.characters, 1)
+            output = Extent((separator.size + 1) * (parts.values + 1) + parts.size, 1)
+        elif name == "replace" and len(bounds) == 3:
+            (text, _), _, (new, _) = bounds
+            output = Extent((new.size + 1) * (text.size + 1), 1)
         if name.startswith(_SORTING):
-            spent += total.characters * total.values.bit_length()
-        return output, spent + CALL + total.characters + output.characters
+            spent += total.size * total.values.bit_length()
+        return output, spent + CALL + total.size + output.size

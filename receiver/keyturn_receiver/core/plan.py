@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from keyturn_receiver.core.binding import DATA, Binding, Source, Target
-from keyturn_receiver.core.render import SecretVersion
+from keyturn_receiver.core.render import WHOLE_VALUE_KEY, SecretVersion
 from keyturn_receiver.core.revision import (
     OK,
     UNKNOWN,
@@ -66,14 +66,8 @@ def plan(
     """
     recorded = live.record.revisions
     sourced = _revisions_by_source(binding, data, versions)
-    same_binding = live.record.binding_hash == binding_hash
-    if binding.everything_of and recorded and not recorded.keys() & data.keys() and same_binding:
-        # Truncated JSON is no longer JSON, so it would become a single key. The write would then remove every key that
-        # pods read.
-        raise InvalidValue(
-            f"AWS secret {versions[binding.everything_of].name}: it has none of the keys that the Secret holds:"
-            f" correct it in AWS, or name the keys you need with {DATA}"
-        )
+    if binding.everything_of and live.record.binding_hash == binding_hash:
+        _check_keys_remain(versions[binding.everything_of].name, recorded, data)
     new_hash = data_hash(data)
     only_restores = new_hash == live.record.data_hash  # Keyturn last wrote this data, so any difference is an edit
     differing = {key for key, value in data.items() if live.fingerprints.get(key) != fingerprint(value)}
@@ -98,6 +92,23 @@ def plan(
             f" name those you need with {DATA}"
         )
     return Plan(record, before, write=bool(changed) or record != live.record, changed_keys=changed, data=data)
+
+
+def _check_keys_remain(name: str, recorded: Mapping[str, str], data: Mapping[str, bytes]) -> None:
+    """Refuse a value whose write would remove every key that pods read, unless it is a text in place of JSON or JSON in
+    place of a text.
+
+    JSON that is cut or misspelt never gets here, because rendering refuses it. But JSON without any of the known
+    properties may be that of another secret, and a blank text is a slip.
+    """
+    if not recorded or recorded.keys() & data.keys():
+        return
+    if WHOLE_VALUE_KEY in data:
+        fault = "" if data[WHOLE_VALUE_KEY].strip() else "it is blank, and the Secret holds keys"
+    else:
+        fault = "" if recorded.keys() == {WHOLE_VALUE_KEY} else "it has none of the keys that the Secret holds"
+    if fault:
+        raise InvalidValue(f"AWS secret {name}: {fault}: correct it in AWS, or name the keys you need with {DATA}")
 
 
 def _revisions_by_source(

@@ -1,11 +1,14 @@
 """Rendering: turns the values in AWS into the data of a Secret. It renders every key, or raises an error."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from keyturn_receiver.core.binding import DATA, SECRET_KEY, Binding, Source, tell_all
-from keyturn_receiver.core.expression import MAX_COST, EvaluationError, Extent, cost, evaluate, extent_of
+from keyturn_receiver.core.document import Document, extent, read_document
+from keyturn_receiver.core.expression import MAX_COST, cost, evaluate
+from keyturn_receiver.core.expression_advice import constant_advice
+from keyturn_receiver.core.functions import EvaluationError, NothingSelected
+from keyturn_receiver.core.json_text import UnusableValue, write
 from keyturn_receiver.errors import InvalidValue
 
 WHOLE_VALUE_KEY = "value"  # the key for a value that is not a JSON object
@@ -30,7 +33,7 @@ def costs(binding: Binding, versions: Mapping[Source, SecretVersion]) -> Iterato
 
     A rendering whose costs add up to a lot belongs in a thread.
     """
-    extents = {source: _extent(versions[source].value) for source in binding.sources}
+    extents = {source: extent(versions[source].value) for source in binding.sources}
     for entry in binding.entries:
         yield cost(entry.expression, extents[entry.source])
 
@@ -42,7 +45,7 @@ def render(
 
     Raises InvalidValue, which reports all errors at once. Its message names keys and expressions, but never a value.
     """
-    documents = {source: _document(versions[source]) for source in binding.sources}
+    documents = {source: read_document(versions[source].value) for source in binding.sources}
     data: dict[str, bytes] = {}
     errors: list[str] = []
     budget = MAX_TOTAL_COST
@@ -51,10 +54,13 @@ def render(
     spending = costs(binding, versions) if known_costs is None else known_costs
     for entry, spent in zip(binding.entries, spending, strict=True):
         budget -= spent
+        document = documents[entry.source]
         try:
-            data[entry.key] = _as_bytes(_evaluate(entry.expression, documents[entry.source], spent))
+            data[entry.key] = _as_bytes(_evaluate(entry.expression, document, spent))
         except EvaluationError as error:
-            errors.append(f"key {entry.key} (expression {entry.expression!r:.120}): {error}")
+            advice = constant_advice(entry.expression, entry.key) if isinstance(error, NothingSelected) else ""
+            fault = f"key {entry.key} (expression {entry.expression!r:.120}): {error}{advice}"
+            errors += [fault] if str(error) != document.fault else [document.fault] * (document.fault not in errors)
         if budget < 0:
             if not errors:
                 errors.append("its expressions together could produce far more than a Secret can hold: simplify them")
@@ -66,47 +72,27 @@ def render(
     return data
 
 
-@dataclass(frozen=True, slots=True)
-class _Document:
-    """The value that expressions select from.
-
-    ``raw`` is the value as AWS returned it. ``content`` is the parsed value if it is JSON, or else equal to ``raw``.
-    """
-
-    raw: str | bytes = field(repr=False)
-    content: object = field(repr=False)
-    is_json: bool
-
-
-def _document(version: SecretVersion) -> _Document:
-    raw = version.value
-    if isinstance(raw, bytes):
-        return _Document(raw, raw, is_json=False)
-    try:
-        return _Document(raw, json.loads(raw, parse_constant=_refuse_constant), is_json=True)
-    except (ValueError, RecursionError):
-        return _Document(raw, raw, is_json=False)
-
-
-def _extent(value: str | bytes) -> Extent:
-    return Extent(max(1, len(value)), 1) if isinstance(value, bytes) else extent_of(value)
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(name)  # Python accepts NaN and Infinity; JSON has neither
-
-
-def _render_everything(document: _Document, data: dict[str, bytes], errors: list[str]) -> None:
-    if not isinstance(document.content, dict):
+def _render_everything(document: Document, data: dict[str, bytes], errors: list[str]) -> None:
+    if document.fault:
+        errors.append(document.fault)
+    elif not isinstance(document.content, dict):
         try:
-            data[WHOLE_VALUE_KEY] = _as_bytes(document.raw)  # even if the value is JSON, such as `12345678`
+            data[WHOLE_VALUE_KEY] = _as_bytes(document.raw)
         except EvaluationError as error:
             errors.append(str(error))
-        return
-    if not document.content:
+    elif not document.content:
         errors.append("it is a JSON object that has no properties: add one in AWS")
+    elif all(value is None for value in document.content.values()):
+        errors.append("it is a JSON object whose properties are all null: give one a value in AWS")
+    else:
+        _render_properties(document.content, data, errors)
+
+
+def _render_properties(properties: Mapping[str, object], data: dict[str, bytes], errors: list[str]) -> None:
     # Errors give a property's number, because its name is part of the value and may itself be secret.
-    for number, (key, value) in enumerate(document.content.items(), 1):
+    for number, (key, value) in enumerate(properties.items(), 1):
+        if value is None:
+            continue  # nobody has asked for it by name
         if not SECRET_KEY.fullmatch(key):
             errors.append(
                 f"its property number {number} has a name that cannot be a key of a Secret:"
@@ -119,32 +105,28 @@ def _render_everything(document: _Document, data: dict[str, bytes], errors: list
             errors.append(f"its property number {number}: {error}")
 
 
-def _evaluate(expression: str, document: _Document, spent: int) -> object:
-    if expression.strip() == "@" and not isinstance(document.content, dict | list):
+def _evaluate(expression: str, document: Document, spent: int) -> object:
+    if expression.strip() == "@":
         return document.raw
-    if not document.is_json:
-        raise EvaluationError("the value in AWS is not JSON: use the expression @, which takes the whole value")
-    return evaluate(expression, document.content, spent)
+    if document.fault:
+        raise EvaluationError(document.fault)
+    try:
+        return evaluate(expression, document.content, spent)
+    except NothingSelected:
+        if document.is_json:
+            raise
+        raise EvaluationError(
+            "the value in AWS is not JSON: use the expression @, which takes the whole value"
+        ) from None
 
 
 def _as_bytes(value: object) -> bytes:
     """Encode text as it is, and numbers, booleans, objects and lists as compact JSON (docs/design.md#bindings)."""
     if isinstance(value, bytes):
         return value
-    if isinstance(value, str):
-        return _encode(value)
-    if value is None:
-        raise EvaluationError(f"it is null: give it a value in AWS, or name the keys you need with {DATA}")
     try:
-        return _encode(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
-    except (ValueError, TypeError, RecursionError):
-        raise EvaluationError(
-            "its value cannot be written as JSON: it is nested too deeply, or a number is too large"
-        ) from None
-
-
-def _encode(text: str) -> bytes:
-    try:
-        return text.encode()
+        return (value if isinstance(value, str) else write(value)).encode()
+    except UnusableValue as error:
+        raise EvaluationError(str(error)) from None
     except UnicodeEncodeError:
         raise EvaluationError("it holds half a surrogate pair, which is not text: correct the value in AWS") from None

@@ -15,6 +15,7 @@ from keyturn_receiver.core.render import SecretVersion, costs, render
 
 CHEAP_TEXT = 256  # characters of a `data` annotation that is parsed and weighed on the event loop, in 2 ms at most
 CHEAP_COST = 20_000  # units of ``expression.cost``: at most 2 ms of the event loop
+CHEAP_VALUES = 4 * 1024  # characters or bytes of all values, which are parsed and written in 3 ms at most
 
 T = TypeVar("T")
 
@@ -43,7 +44,8 @@ class Renderer:
     async def render(self, binding: Binding, versions: Mapping[Source, SecretVersion]) -> dict[str, bytes]:
         """Return the Secret's data. Raises InvalidValue."""
         length = sum(len(entry.expression) for entry in binding.entries)
-        if length <= CHEAP_TEXT and sum(known := list(costs(binding, versions))) <= CHEAP_COST:
+        size = sum(len(version.value) for version in versions.values())
+        if length <= CHEAP_TEXT and size <= CHEAP_VALUES and sum(known := list(costs(binding, versions))) <= CHEAP_COST:
             return render(binding, versions, known)
         return await self._in_thread(binding.target.namespace, lambda: render(binding, versions))
 

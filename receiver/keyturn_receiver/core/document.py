@@ -1,0 +1,83 @@
+"""Documents. A document is a value of AWS as expressions see it: JSON, text or bytes."""
+
+import json
+from dataclasses import dataclass, field
+
+from keyturn_receiver.core.expression import Extent, extent_of
+from keyturn_receiver.core.json_text import BOM, MalformedJson, is_like_json, parse, place
+
+_WHITESPACE = " \t\r\n"  # of JSON
+_HEAD = 512  # bytes; what was meant to be JSON shows it within them
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The value that expressions select from.
+
+    ``raw`` is the value as AWS returned it. ``content`` is the parsed value if it is a JSON object or list. Otherwise
+    it is the text, or the bytes if they are not text: so a password of digits stays a text. ``fault`` says what is
+    wrong with a value that was meant to be JSON; it is empty for any other.
+    """
+
+    raw: str | bytes = field(repr=False)
+    content: object = field(repr=False)
+    fault: str = ""
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the value is a JSON object or list."""
+        return isinstance(self.content, dict | list)
+
+
+def read_document(value: str | bytes) -> Document:
+    """Read a value. A byte order mark before JSON is passed over."""
+    if isinstance(value, bytes):
+        if fault := _encoding_fault(value):
+            return Document(value, value, fault)
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            return Document(value, value)
+    else:
+        text = value
+    bare = text.removeprefix(BOM)
+    if not bare.lstrip(_WHITESPACE).startswith(("{", "[")):
+        return Document(value, text, _fault("line 1, column 1: other characters come first") * is_like_json(text))
+    try:
+        return Document(value, parse(bare))
+    except MalformedJson as error:
+        return Document(value, text, _fault(str(error)) * is_like_json(text))
+
+
+def extent(value: str | bytes) -> Extent:
+    """Return the extent of the value's ``content``, without parsing it."""
+    try:
+        text = value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        return Extent(len(value), 1)
+    # If the value is not JSON, then ``content`` is a text, and in the JSON of a text some characters are escaped.
+    quoted = len(json.dumps(text, ensure_ascii=False).encode(errors="surrogatepass"))
+    return Extent(quoted, extent_of(text).values)
+
+
+def _fault(cause: str) -> str:
+    return (
+        f"the value begins like JSON, but is not JSON ({cause}): correct it in AWS, or take it as it is with the"
+        " expression @"
+    )
+
+
+def _encoding_fault(value: bytes) -> str:
+    """Return what is wrong with bytes that are JSON in another encoding than UTF-8, or an empty text."""
+    encoding = json.detect_encoding(value)
+    if not encoding.startswith("utf-8"):
+        head = value[:_HEAD].decode(encoding, errors="replace")
+        wide = encoding[: len("utf-16")].upper()
+        return _fault(f"it is encoded in {wide}, and JSON is UTF-8") * is_like_json(head)
+    try:
+        value.decode()
+    except UnicodeDecodeError as error:
+        before = value[: error.start].decode()
+        head = before[:_HEAD] if before else value[:_HEAD].decode("latin-1")
+        return _fault(f"{place(before, len(before))}: it is not UTF-8 from here on") * is_like_json(head)
+    return ""

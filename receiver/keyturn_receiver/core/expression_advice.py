@@ -1,0 +1,116 @@
+"""The words about an expression that is wrong: where its fault is, and the line to write in its place.
+
+YAML removes one pair of quotes before JMESPath reads the expression, so the advice always has both pairs.
+"""
+
+import difflib
+import json
+import re
+
+from jmespath.exceptions import JMESPathTypeError, ParseError
+
+from keyturn_receiver.core.functions import SYNONYMS, EvaluationError, KeyturnFunctions, NothingSelected, arity_fault
+from keyturn_receiver.core.json_text import Unusable
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a name that needs no quotes
+# Characters of a host name, a URL or a name with spaces, none of which is an expression.
+_BARE_TEXT = re.compile(r"[\w$.:/@%+~\- ]+")
+_PATH = re.compile(r'"?[A-Za-z_][\w.:/ -]*"?')  # what somebody may have taken for a text
+# A quoted text, which may lack its end, or a bracket. It always matches at a quote, so a search takes linear time.
+_QUOTED = re.compile(r"""(?P<quote>['"`])(?:(?!(?P=quote))[^\\]|\\.)*(?P<end>(?P=quote)?)|[][(){}]""", re.DOTALL)
+_PAIRS = {")": "(", "]": "[", "}": "{"}
+_MAX_ADVICE = 80  # characters of an expression that an advice repeats
+
+_TYPES = {
+    "string": "a text", "number": "a number", "boolean": "a boolean", "array": "a list", "object": "an object",
+    "binary": "binary data", "array-string": "a list of texts", "array-number": "a list of numbers",
+    "expref": "an expression with &",
+}  # fmt: skip
+
+
+def constant_advice(expression: str, key: str) -> str:
+    """Return how to write the expression as a constant, if its author may have meant it so, or else an empty text.
+
+    YAML removes one pair of quotes, and JMESPath needs another.
+    """
+    text = expression.strip()
+    if len(text) > _MAX_ADVICE or not _PATH.fullmatch(text):
+        return ""
+    return f", or, for a constant, write {_constant_line(key, text.strip(chr(34)))}"
+
+
+def type_error(error: JMESPathTypeError) -> EvaluationError:
+    """Return the error about a function that has got a value of a type that it does not take."""
+    value = error.current_value
+    takes = " or ".join(_TYPES.get(kind, kind) for kind in error.expected_types)
+    if isinstance(value, Unusable):
+        return EvaluationError(value.why)
+    if value is None:
+        return NothingSelected(
+            f"{error.function_name}() takes {takes}, and gets a property that is not there, or is null: correct the"
+            " expression, or add the property in AWS"
+        )
+    if isinstance(value, bytes):
+        advice = "it is binary: encode it with base64_encode()"
+    else:
+        advice = "convert it with to_string() or to_number()"
+    return EvaluationError(f"{error.function_name}() takes {takes}, and got a value of the wrong type: {advice}")
+
+
+def call_fault(name: str, arguments: int) -> str | None:
+    """Return what is wrong with a call of this function with so many arguments, or None."""
+    known = KeyturnFunctions.FUNCTION_TABLE
+    if name in known:
+        fault = arity_fault(name, arguments)
+        return f"the function {fault}" if fault else None
+    near = SYNONYMS.get(name) or next(iter(difflib.get_close_matches(name[:64], known, 1, 0.7)), None)
+    advice = f"did you mean {near}()?" if near else f"use one of {', '.join(sorted(known))}"
+    return f"the function {name!r:.80} is not known: {advice}"
+
+
+def syntax_advice(expression: str, key: str, error: Exception) -> str:
+    """Return the rest of the message about an expression that cannot be parsed: where its fault is, and what to do."""
+    text = expression.strip()
+    if len(text) <= _MAX_ADVICE and _BARE_TEXT.fullmatch(text):
+        name = f"a property with special characters needs double quotes, as in {_property_line(key, text)}"
+        constant = f"a constant needs single quotes, as in {_constant_line(key, text)}"
+        is_name = re.fullmatch(r"[A-Za-z_][\w. -]*", text)
+        return ": " + ", and ".join([name, constant] if is_name else [constant, name])
+    if fault := _bracket_fault(expression):
+        return f": {fault}"
+    if not isinstance(error, ParseError):
+        return ": its brackets are nested too deeply"
+    at = min(error.lex_position, len(expression))
+    if not expression[at:].strip():
+        return ": it ends too early"
+    return f" at {expression[at]!r}, character {at + 1}"
+
+
+def _bracket_fault(expression: str) -> str | None:
+    """Return which bracket or quote has no partner, or None."""
+    opened: list[tuple[str, int]] = []
+    for match in _QUOTED.finditer(expression):
+        token, at = match[0], match.start() + 1
+        if token in tuple("([{"):
+            opened.append((token, at))
+        elif token in _PAIRS:
+            if not opened:
+                return f"the {token!r} at character {at} closes nothing: remove it, or open it before"
+            bracket, opened_at = opened.pop()
+            if bracket != _PAIRS[token]:
+                return f"the {bracket!r} at character {opened_at} is not closed before the {token!r} at character {at}"
+        elif not match["end"]:
+            return f"the quote {match['quote']} at character {at} is not closed"
+    if opened:
+        return f"the {opened[-1][0]!r} at character {opened[-1][1]} is not closed"
+    return None
+
+
+def _property_line(key: str, path: str) -> str:
+    """Return the line of YAML that selects a property, each name of whose path is quoted where it has to be."""
+    names = [name if _NAME.fullmatch(name) else json.dumps(name) for name in path.split(".") if name]
+    return f"{key}: " + "'" + ".".join(names) + "'"
+
+
+def _constant_line(key: str, text: str) -> str:
+    return f'{key}: "{chr(39)}{text}{chr(39)}"'

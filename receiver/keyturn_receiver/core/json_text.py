@@ -1,0 +1,226 @@
+"""JSON text. Parses the JSON of strangers and writes it again, with each number in the digits that it came in.
+
+Python's own parser turns 1.10 into 1.1, refuses numbers of many digits, takes the last of two properties with the same
+name, and says where a fault is in words that may quote the text.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import NoReturn
+
+MAX_DEPTH = 100  # of objects and lists inside each other that are parsed; what is deeper is unusable, and nothing else
+BOM = "\ufeff"
+
+_MAX_DIGITS = 4300  # Python's own limit: https://docs.python.org/3/library/stdtypes.html#int-max-str-digits
+_TOO_DEEP = "0E+0000000000000001"  # stands for what is too deep while the text is parsed; a number that nobody writes
+
+# A string, which may lack its end, or a bracket. It always matches at a quote, so a search takes linear time.
+_TOKEN = re.compile(r'"(?:[^"\\]+|\\.)*"?|[\[\]{}]', re.DOTALL)
+_CONSTANT = re.compile(r'"(?:[^"\\]+|\\.)*"?|(-?Infinity|NaN)', re.DOTALL)
+
+# Text that somebody took for JSON, also with quotes that a shell left over. `{SSHA}x`, `{{ x }}`, `[client]`,
+# `[[servers]]` and `[::1]:80` are no such text.
+_LIKE_JSON = re.compile(
+    r"""["']?\{\s*(["'},]|\\"|//|/\*|[A-Za-z_$][\w$-]*\s*:|\Z)
+      | \[[\s\[]*(["'{\],]|(-?\d[\d.eE+-]*|true|false|null|NaN|-?Infinity)\s*([],]|\Z)|\Z)""",
+    re.VERBOSE,
+)
+# Invisible characters that get in front of pasted text, and a byte order mark that was read as Latin-1.
+_INVISIBLE = " \t\r\n\u00a0\u200b\u2060\ufeff\u00ef\u00bb\u00bf"
+
+# For each message of Python's parser, by its beginning: what is wrong at that place.
+_FAULTS = {
+    "Invalid control character": "a string has a line break or another control character in it, which JSON writes as"
+    " \\n, \\r, \\t or \\u0000",
+    "Unterminated string": "a string has no end",
+    "Expecting property name": "a property's name in double quotes is expected",
+    "Illegal trailing comma": "a comma has nothing after it",
+    "Expecting ','": "a comma or a closing bracket is expected",
+    "Expecting ':'": "a colon is expected",
+    "Expecting value": "a value is expected, and a text needs double quotes",
+    "Extra data": "the JSON has ended, and more text follows",
+    "Invalid \\escape": "a backslash escapes nothing: JSON writes a backslash as two",
+    "Invalid \\u": "\\u needs four hexadecimal digits",
+}
+
+
+class MalformedJson(ValueError):
+    """A text is not JSON. The message says why and where, and quotes nothing."""
+
+
+class UnusableValue(ValueError):
+    """A part of a JSON text cannot be used, although the text is JSON. The message says why, and quotes nothing."""
+
+
+class Number(float):
+    """A number that Python would write with other digits. ``text`` has its own."""
+
+    __slots__ = ("text",)
+    text: str
+
+    def __new__(cls, text: str) -> "Number":
+        """Return the number for its text in JSON. It is infinite if no float is as large."""
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+
+class Unusable:
+    """Stands for a part that cannot be used. Whatever does more than pass it on fails with UnusableValue."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+    def get(self, _name: str) -> NoReturn:
+        """Fail like any other use."""
+        raise UnusableValue(self.why)
+
+    def __eq__(self, _other: object) -> NoReturn:
+        raise UnusableValue(self.why)
+
+    __hash__ = object.__hash__
+
+
+REPEATED = Unusable("it is there twice under the same name: keep one of the two in AWS")
+TOO_DEEP = Unusable(f"it is nested too deeply, in more than {MAX_DEPTH} objects and lists: make it flatter in AWS")
+
+
+def parse(text: str) -> object:
+    """Parse JSON as RFC 8259 has it. Raises MalformedJson.
+
+    A property that is there twice becomes REPEATED, and an object or list that is too deep becomes TOO_DEEP, so they do
+    no harm to those who select something else.
+    """
+    shallow, cuts = (text, []) if text.count("[") + text.count("{") <= MAX_DEPTH else _without_the_deep(text)
+    try:
+        return _DECODER.decode(shallow)
+    except json.JSONDecodeError as error:
+        at, fault = error.pos, _fault(error)
+    except _ConstantFound:
+        at = next(match.start(1) for match in _CONSTANT.finditer(shallow) if match.group(1))
+        fault = "NaN and Infinity are not JSON"
+    at += sum(length for cut, length in cuts if cut < at)
+    raise MalformedJson(f"{place(text, at)}: {fault}")
+
+
+def is_like_json(text: str) -> bool:
+    """Return whether a text that is not JSON was meant to be a JSON object or list."""
+    return _LIKE_JSON.match(text.lstrip(_INVISIBLE)) is not None
+
+
+def write(value: object) -> str:
+    """Write compact JSON, with each number in its own digits. Raises UnusableValue."""
+    parts: list[str] = []
+    try:
+        _write(value, parts.append)
+    except RecursionError:
+        raise UnusableValue(TOO_DEEP.why) from None
+    return "".join(parts)
+
+
+def scalar_text(value: str | float | bool) -> str:
+    """Return a text as it is, and the JSON of a number or a boolean."""
+    return value if isinstance(value, str) else write(value)
+
+
+def place(text: str, position: int) -> str:
+    """Return the line and the column of a position in a text, for people."""
+    line = text.count("\n", 0, position) + 1
+    return f"line {line}, column {position - text.rfind(chr(10), 0, position)}"
+
+
+class _ConstantFound(Exception):
+    """The parser has met NaN or Infinity, which Python accepts and JSON does not have."""
+
+
+def _refuse_constant(_name: str) -> NoReturn:
+    raise _ConstantFound
+
+
+def _float(text: str) -> object:
+    return TOO_DEEP if text == _TOO_DEEP else Number(text)
+
+
+def _integer(text: str) -> int | Number:
+    return Number(text) if len(text) > _MAX_DIGITS or text == "-0" else int(text)
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names: set[str] = set()
+        for name, _ in pairs:
+            if name in names:
+                made[name] = REPEATED
+            names.add(name)
+    return made
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=_float, parse_int=_integer, parse_constant=_refuse_constant
+)
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+
+
+def _without_the_deep(text: str) -> tuple[str, list[tuple[int, int]]]:
+    """Return the text with _TOO_DEEP for what is too deep, and for each such place how much shorter it has become."""
+    shallow = ""
+    cuts: list[tuple[int, int]] = []
+    depth = begin = kept = 0
+    for token in _TOKEN.finditer(text):
+        if token[0] in "[{":
+            depth += 1
+            if depth == MAX_DEPTH + 1:
+                begin = token.start()
+        elif token[0] in "]}":
+            if depth == MAX_DEPTH + 1:
+                shallow += text[kept:begin]
+                kept = token.end()
+                cuts.append((len(shallow), kept - begin - len(_TOO_DEEP)))
+                shallow += _TOO_DEEP
+            depth -= 1
+    if depth > MAX_DEPTH:
+        raise MalformedJson(f"{place(text, len(text))}: {depth} brackets are not closed")
+    return shallow + text[kept:], cuts
+
+
+def _fault(error: json.JSONDecodeError) -> str:
+    before = error.doc[: error.pos].rstrip(" \t\r\n")
+    if before.endswith(",") and error.doc[error.pos : error.pos + 1] in ("}", "]"):
+        return _FAULTS["Illegal trailing comma"]
+    return next((fault for beginning, fault in _FAULTS.items() if error.msg.startswith(beginning)), "it is not JSON")
+
+
+def _write(value: object, out: Callable[[str], object]) -> None:
+    if isinstance(value, str):
+        out(_ENCODER.encode(value))
+    elif value is None:
+        out("null")
+    elif isinstance(value, bool):
+        out("true" if value else "false")
+    elif isinstance(value, Number):
+        out(value.text)
+    elif isinstance(value, int | float):
+        if not math.isfinite(value):
+            raise UnusableValue("a calculation has a result that is too large for a number")
+        out(repr(value))
+    elif isinstance(value, dict):
+        separator = "{"
+        for name, part in value.items():
+            out(f"{separator}{_ENCODER.encode(name)}:")
+            _write(part, out)
+            separator = ","
+        out("}" if value else "{}")
+    elif isinstance(value, list):
+        separator = "["
+        for part in value:
+            out(separator)
+            _write(part, out)
+            separator = ","
+        out("]" if value else "[]")
+    elif isinstance(value, bytes):
+        raise UnusableValue("binary data cannot be a part of JSON: use base64_encode()")
+    else:
+        raise UnusableValue(value.why if isinstance(value, Unusable) else "it is an expression, and not a value")

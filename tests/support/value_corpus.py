@@ -1,0 +1,339 @@
+"""Values of AWS secrets and mistakes in bindings, with the exact bytes or the exact words that each must give."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+CANARY = "hunter2"  # a part of most values; no message may contain it
+
+BROKEN = (
+    "the value begins like JSON, but is not JSON ({}): correct it in AWS, or take it as it is with the expression @"
+)
+TWICE = "it is there twice under the same name: keep one of the two in AWS"
+TOO_DEEP = "it is nested too deeply, in more than 100 objects and lists: make it flatter in AWS"
+SURROGATE = "it holds half a surrogate pair, which is not text: correct the value in AWS"
+NOTHING = "there is no such property, or it is null: correct the expression, or add the property in AWS"
+NOT_JSON = "the value in AWS is not JSON: use the expression @, which takes the whole value"
+NO_KEY = (
+    "its property number {} has a name that cannot be a key of a Secret: name the keys you need with keyturn.dev/data"
+)
+CONTROL = "a string has a line break or another control character in it, which JSON writes as \\n, \\r, \\t or \\u0000"
+KEYSTORE = bytes.fromhex("308209a10201033082") + bytes(range(256))  # begins as a PKCS #12 file does
+
+
+@dataclass(frozen=True)
+class Case:
+    """A value in AWS, the expressions for the keys of its Secret (none copy every key), and the expected result."""
+
+    value: str | bytes
+    expressions: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, bytes] = field(default_factory=dict)
+    words: str = ""  # the message without "AWS secret prod/db: "
+
+
+def whole(value: str | bytes) -> Case:
+    """Return the case of a value that goes under the key `value`, byte for byte."""
+    return Case(value, {}, {"value": value.encode() if isinstance(value, str) else value})
+
+
+def as_it_is(value: str | bytes) -> Case:
+    """Return the case of a value that `@` takes, byte for byte."""
+    return Case(value, {"file": "@"}, {"file": value.encode() if isinstance(value, str) else value})
+
+
+def broken(value: str | bytes, cause: str) -> Case:
+    """Return the case of a value that was meant to be JSON, and is not."""
+    return Case(value, {}, words=BROKEN.format(cause))
+
+
+def one(value: str, data: bytes) -> Case:
+    """Return the case of JSON with a property `p` that every key is copied from."""
+    return Case(f'{{"p":{value}}}', {}, {"p": data})
+
+
+NUMBERS = ["1.10", "1e400", "-1E-400", "12345678901234567890123", "-0", "-0.0", "0", "1E+2", "1e5", "0.1000",
+           "3.14159265358979323846", "9" * 60_000]  # fmt: skip
+
+VALUES: Mapping[str, Case] = {
+    # What `@` takes
+    **{f"@ of {name}": as_it_is(value) for name, value in {
+        "JSON with blanks": '{ "a" : 1 ,\r\n "b": 1.10 }\n',
+        "JSON with two properties of one name": '{"a":1,"a":2}',
+        "JSON after a byte order mark": '\ufeff{"a":1}',
+        "JSON that is cut": '{"a":1',
+        "JSON of 12,000 levels": "[" * 12_000 + "]" * 12_000,
+        "lines of JSON": '{"a":1}\n{"a":2}\n',
+        "a JSON string": '"quoted"',
+        "a JSON number": "12345678901234567890.10",
+        "text": "plain  text\r\n",
+        "blank text": " ",
+        "a null byte": "a\0b",
+        "bytes": b"\xff\x00\xfe",
+        "JSON as bytes": b'{ "a": 1 }',
+        "JSON in Latin-1": b'{"a":"\xe9"}',
+        "JSON in UTF-16": '{"a":1}'.encode("utf-16"),
+        "no bytes": b"",
+    }.items()},
+    # Numbers
+    **{f"number {number[:30]}": one(number, number.encode()) for number in NUMBERS},
+    **{f"number {number[:30]} in a list": one(f"[ {number} ,1]", f"[{number},1]".encode()) for number in NUMBERS},
+    "number in an object": one('{ "x" : { "y" : 1.10 } }', b'{"x":{"y":1.10}}'),
+    "number by to_string()": Case('{"p":1.10}', {"p": "to_string(@)"}, {"p": b'{"p":1.10}'}),
+    "number by to_number()": Case('{"p":"1.10"}', {"p": "to_number(p)"}, {"p": b"1.10"}),
+    "number by max()": Case('{"p":[1.10,2.50]}', {"p": "max(p)"}, {"p": b"2.50"}),
+    "number by sort_by()": Case('{"p":[{"n":2.50},{"n":1.10}]}', {"p": "sort_by(p,&n)[].n"}, {"p": b"[1.10,2.50]"}),
+    "number by a filter": Case('{"p":[1.10,2.50]}', {"p": "p[?@>`1.5`]"}, {"p": b"[2.50]"}),
+    "numbers that are equal": Case('{"p":1.10,"q":1.1}', {"p": "p==q"}, {"p": b"true"}),
+    "number by sum()": Case('{"p":[1.50,2]}', {"p": "sum(p)"}, {"p": b"3.5"}),
+    "number by length()": Case('{"p":[1.10]}', {"p": "type(p[0])"}, {"p": b"number"}),
+    "number that is calculated beyond all bounds": Case(
+        '{"p":[1e300,1e400]}', {"p": "sum(p)"},
+        words="key p (expression 'sum(p)'): a calculation has a result that is too large for a number",
+    ),
+    # Text
+    "string": one('"a"', b"a"),
+    "empty string": one('""', b""),
+    "escapes": one(r'"\u00e9\n\t\"\\\/\ud83d\ude00"', "é\n\t\"\\/\U0001f600".encode()),
+    "null character": one(r'"a\u0000b"', b"a\0b"),
+    "line ends": one(r'"a\r\nb\rc\u2028d"', "a\r\nb\rc\u2028d".encode()),
+    "byte order mark in a string": one(r'"\ufeffa"', "\ufeffa".encode()),
+    "half a surrogate pair": Case(r'{"p":"\ud800"}', words=f"its property number 1: {SURROGATE}"),
+    "half a surrogate pair in the whole value": Case("\ud800", words=SURROGATE),
+    "half a surrogate pair in a list": Case(r'{"p":["\udc00"]}', words=f"its property number 1: {SURROGATE}"),
+    "half a surrogate pair for url_encode()": Case(
+        r'{"p":"\ud800"}', {"p": "url_encode(p)"}, words=f"key p (expression 'url_encode(p)'): {SURROGATE}"
+    ),
+    # Whole values that are not JSON, or not a JSON object
+    **{f"whole: {value[:24]!r}": whole(value) for value in (
+        "hunter2", "12345678", "1e5", "null", "true", '"quoted"', "[1, 2.50]", "[]", "{SSHA}hunter2", "{cipher}0a1b",
+        "{bcrypt}$2a$10$x", "{{ .Values.x }}", "{broken}", "[client]\nuser=hunter2", "[[servers]]\nip='x'",
+        "[2001:db8::1]:5432", "[mysqld]", "[tls]\n", "a: 1\nb: 2\n", "-----BEGIN KEY-----\nx\n", "NaN", "\ufeffhunter2",
+        "user=x\r\n",
+    )},
+    "whole: bytes": whole(b"\xff\x00"),
+    "whole: a keystore": whole(KEYSTORE),
+    "whole: bytes of text": whole("é".encode()),
+    "whole: Latin-1": whole(b"\xe9t\xe9"),
+    "whole: UTF-16": whole("hunter2".encode("utf-16")),
+    # Encodings of JSON
+    "byte order mark": Case('\ufeff{"a":"hunter2"}', {}, {"a": b"hunter2"}),
+    "byte order mark for an expression": Case('\ufeff{"a":"hunter2"}', {"K": "a"}, {"K": b"hunter2"}),
+    "bytes of JSON": Case('{"a":"é","b":1.10}'.encode(), {}, {"a": "é".encode(), "b": b"1.10"}),
+    "bytes of JSON after a byte order mark": Case(b'\xef\xbb\xbf{"a":1}', {"K": "a"}, {"K": b"1"}),
+    "bytes of a JSON list": whole(b"[1]"),
+    "UTF-16": broken('{"a":1}'.encode("utf-16"), "it is encoded in UTF-16, and JSON is UTF-8"),
+    "UTF-16 without a mark": broken('{"a":1}'.encode("utf-16-be"), "it is encoded in UTF-16, and JSON is UTF-8"),
+    "UTF-32": broken('{"a":1}'.encode("utf-32"), "it is encoded in UTF-32, and JSON is UTF-8"),
+    "Latin-1": broken(b'{"a":\n"hunter2\xe9"}', "line 2, column 9: it is not UTF-8 from here on"),
+    "byte order mark as Latin-1": broken('\u00ef\u00bb\u00bf{"a":1}', "line 1, column 1: other characters come first"),
+    "two byte order marks": broken('\ufeff\ufeff{"a":1}', "line 1, column 1: other characters come first"),
+    "hard blank first": broken('\u00a0{"a":1}', "line 1, column 1: other characters come first"),
+    # What begins like JSON, and is not
+    **{f"broken: {value[:30]!r}": broken(value, cause) for value, cause in {
+        '{"a": NaN}': "line 1, column 7: NaN and Infinity are not JSON",
+        '{"NaN": 1,\n"a": [-Infinity]}': "line 2, column 7: NaN and Infinity are not JSON",
+        '{"key":"-----BEGIN\nhunter2"}': f"line 1, column 19: {CONTROL}",
+        '{"a":"x",\r\n "key":"hunter2\tx"}': f"line 2, column 16: {CONTROL}",
+        '{"a":"hunter2",}': "line 1, column 16: a comma has nothing after it",
+        '{"a":[1,2,]}': "line 1, column 11: a comma has nothing after it",
+        '{"a":"hunter2"} x': "line 1, column 17: the JSON has ended, and more text follows",
+        '{"a":1}{"a":2}': "line 1, column 8: the JSON has ended, and more text follows",
+        '{"a":"hunter2"': "line 1, column 15: a comma or a closing bracket is expected",
+        '{"a":"hunter2': "line 1, column 6: a string has no end",
+        '{"a"': "line 1, column 5: a colon is expected",
+        '{"a":': "line 1, column 6: a value is expected, and a text needs double quotes",
+        "{": "line 1, column 2: a property's name in double quotes is expected",
+        "[": "line 1, column 2: a value is expected, and a text needs double quotes",
+        "{a:hunter2}": "line 1, column 2: a property's name in double quotes is expected",
+        "{'a':'hunter2'}": "line 1, column 2: a property's name in double quotes is expected",
+        '{\\"a\\":\\"hunter2\\"}': "line 1, column 2: a property's name in double quotes is expected",
+        '"{\\"a\\":\\"hunter2\\"}"': "line 1, column 1: other characters come first",
+        "'{\"a\":\"hunter2\"}'": "line 1, column 1: other characters come first",
+        '{"a":hunter2}': "line 1, column 6: a value is expected, and a text needs double quotes",
+        '{"a":01}': "line 1, column 7: a comma or a closing bracket is expected",
+        '{"a":"C:\\users"}': "line 1, column 10: \\u needs four hexadecimal digits",
+        '{"a":"C:\\data"}': "line 1, column 9: a backslash escapes nothing: JSON writes a backslash as two",
+        '{"a":1 "b":2}': "line 1, column 8: a comma or a closing bracket is expected",
+        '{"a" 1}': "line 1, column 6: a colon is expected",
+        '{"a":1} // x': "line 1, column 9: the JSON has ended, and more text follows",
+        "{// x\n}": "line 1, column 2: a property's name in double quotes is expected",
+        '{"a":"hunter2"}\0': "line 1, column 16: the JSON has ended, and more text follows",
+        "[" * 100_000: "line 1, column 100001: 100000 brackets are not closed",
+    }.items()},
+    "broken for an expression": Case('{"a":"hunter2",}', {"K": "a", "L": "b"}, words=BROKEN.format(
+        "line 1, column 16: a comma has nothing after it")),
+    # Depth
+    "100 levels": Case("{" + '"p":{' * 99 + "}" * 100, {}, {"p": b'{"p":' * 98 + b"{}" + b"}" * 98}),
+    "102 levels": Case('{"p":' * 102 + "1" + "}" * 102, words=f"its property number 1: {TOO_DEEP}"),
+    "12,000 levels": Case('{"p":' + "[" * 12_000 + "]" * 12_000 + "}", words=f"its property number 1: {TOO_DEEP}"),
+    "fault after 12,000 levels": broken(
+        '{"p":' + "[\n" * 12_000 + "]" * 12_000 + ",}", "line 12001, column 12002: a comma has nothing after it"
+    ),
+    # Properties that nobody has named
+    **{f"beside {name}": Case(f'{{"a":"hunter2","b":1.10,{odd}}}', {"A": "a", "B": "b"},
+                              {"A": b"hunter2", "B": b"1.10"}) for name, odd in {
+        "null": '"c":null', "an object": '"c":{"d":[]}', "an odd name": '"c d/\\u0000":1', "no name": '"":1',
+        "dots": '"..":1', "two of one name": '"c":1,"c":2', "two of one name in an object": '"c":{"d":1,"d":2}',
+        "half a surrogate pair": '"c":"\\ud800"', "half a surrogate pair as a name": '"\\ud800":1',
+        "12,000 levels": '"c":' + "[" * 12_000 + "]" * 12_000, "a huge number": '"c":1e999',
+        "a number of 60,000 digits": '"c":' + "9" * 60_000, "a name of 300 letters": f'"{"n" * 300}":1',
+        "__proto__": '"__proto__":{}',
+    }.items()},
+    "null that nobody named": Case('{"a":"hunter2","b":null}', {}, {"a": b"hunter2"}),
+    "null in a list": one("[null,1.10]", b"[null,1.10]"),
+    "null that was named": Case('{"a":null}', {"K": "a"},
+                                words=f"key K (expression 'a'): {NOTHING}, or, for a constant, write K: \"'a'\""),
+    "nothing but null": Case('{"a":null}', words="it is a JSON object whose properties are all null: give one a value"
+                             " in AWS"),
+    "no properties": Case("{}", words="it is a JSON object that has no properties: add one in AWS"),
+    "two of one name": Case('{"b":1,"a":"hunter2","a":"hunter2"}', words=f"its property number 2: {TWICE}"),
+    "two of one name, named": Case('{"a":"hunter2","a":2}', {"K": "a"}, words=f"key K (expression 'a'): {TWICE}"),
+    "two of one name, inside": Case('{"a":{"b":1,"b":2}}', {"K": "a.b"}, words=f"key K (expression 'a.b'): {TWICE}"),
+    "two of one name, as a part": Case('{"a":{"b":1,"b":2}}', {"K": "a"}, words=f"key K (expression 'a'): {TWICE}"),
+    "two of one name, in a function": Case('{"a":"x","a":"y"}', {"K": "join('',[a])"},
+                                           words=f"key K (expression \"join('',[a])\"): {TWICE}"),
+    "two of one name, for type()": Case('{"a":"x","a":"y"}', {"K": "type(a)"},
+                                        words=f"key K (expression 'type(a)'): {TWICE}"),
+    "name that cannot be a key": Case('{"a":1,"hunter2 x":1}', words=NO_KEY.format(2)),
+    "text for an expression": Case("hunter2", {"K": "a"}, words=f"key K (expression 'a'): {NOT_JSON}"),
+    "bytes for an expression": Case(b"\xff", {"K": "a"}, words=f"key K (expression 'a'): {NOT_JSON}"),
+    # Functions
+    "url_encode()": Case('{"p":"m7%Zq#T?w[9:k~&x -._/é"}', {"K": "url_encode(p)"},
+                         {"K": b"m7%25Zq%23T%3Fw%5B9%3Ak~%26x%20-._%2F%C3%A9"}),
+    "url_encode() of a number": Case('{"p":1.10}', {"K": "url_encode(p)"}, {"K": b"1.10"}),
+    "url_encode() of digits": Case("12345678", {"K": "url_encode(@)"}, {"K": b"12345678"}),
+    "url_decode()": Case('{"p":"a%20b%2Bc+%C3%A9"}', {"K": "url_decode(p)"}, {"K": "a b+c+é".encode()}),
+    "url_decode() of bytes": Case('{"p":"%ff%00"}', {"K": "url_decode(p)"}, {"K": b"\xff\0"}),
+    "url_decode() of a bare %": Case('{"p":"hunter2%2"}', {"K": "url_decode(p)"}, words=(
+        "key K (expression 'url_decode(p)'): url_decode() gets a text whose character number 8 is a % without two"
+        " hexadecimal digits: correct it in AWS")),
+    "base64_encode()": Case('{"u":"app","p":"é"}', {"K": "base64_encode(join(':', [u, p]))"},
+                            {"K": base64.b64encode("app:é".encode())}),
+    "base64_encode() of bytes": Case(b"\xff\0", {"K": "base64_encode(@)"}, {"K": b"/wA="}),
+    "base64_decode()": Case('{"p":"aHVudGVyMg=="}', {"K": "base64_decode(p)"}, {"K": b"hunter2"}),
+    "base64_decode() of a keystore": Case(f'{{"p":"{base64.b64encode(KEYSTORE).decode()}"}}',
+                                          {"keystore.p12": "base64_decode(p)"}, {"keystore.p12": KEYSTORE}),
+    "base64_decode() of lines": Case('{"p":"aHVu\\r\\ndGVyMg==\\n"}', {"K": "base64_decode(p)"}, {"K": b"hunter2"}),
+    "base64_decode() for URLs": Case('{"p":"_-8"}', {"K": "base64_decode(p)"}, {"K": b"\xff\xef"}),
+    "base64_decode() of a text": Case(base64.b64encode(KEYSTORE).decode(), {"K": "base64_decode(@)"}, {"K": KEYSTORE}),
+    "base64_decode() of something else": Case('{"p":"hunter2!"}', {"K": "base64_decode(p)"}, words=(
+        "key K (expression 'base64_decode(p)'): base64_decode() gets a text that is not base64 (its character number 8,"
+        " without blanks, is none): correct it in AWS")),
+    "base64_decode() of a part": Case('{"p":"aHVud"}', {"K": "base64_decode(p)"}, words=(
+        "key K (expression 'base64_decode(p)'): base64_decode() gets a text that is not base64 (its end is cut):"
+        " correct it in AWS")),
+    "bytes in a text": Case('{"p":"/wA="}', {"K": "join('',['a',base64_decode(p)])"}, words=(
+        "key K (expression \"join('',['a',base64_decode(p)])\"): join() takes a list of texts, and got a value of the"
+        " wrong type: it is binary: encode it with base64_encode()")),
+    "bytes in JSON": Case('{"p":"/wA="}', {"K": "[base64_decode(p)]"}, words=(
+        "key K (expression '[base64_decode(p)]'): binary data cannot be a part of JSON: use base64_encode()")),
+    "from_json()": Case('{"p":"{\\"u\\":1.10,\\"v\\":\\"x\\"}"}', {"K": "from_json(p).u", "L": "from_json(p)"},
+                        {"K": b"1.10", "L": b'{"u":1.10,"v":"x"}'}),
+    "from_json() of a JSON string": Case('["{\\"u\\":1.10}"]', {"K": "from_json([0]).u"},
+                                         {"K": b"1.10"}),
+    "from_json() of something else": Case('{"p":"{hunter2"}', {"K": "from_json(p)"}, words=(
+        "key K (expression 'from_json(p)'): from_json() gets a text that is not JSON (line 1, column 2: a property's"
+        " name in double quotes is expected): correct it in AWS")),
+    "from_json() of base64": Case('{"p":"eyJ1IjogMS4xMH0="}', {"K": "from_json(base64_decode(p)).u"}, {"K": b"1.10"}),
+    "to_json()": Case('{"p":"a\\"b","n":1.10}', {"K": "to_json(p)", "L": "to_json(@)"},
+                      {"K": b'"a\\"b"', "L": b'{"p":"a\\"b","n":1.10}'}),
+    "lower(), upper(), trim()": Case('{"p":" aB\\n"}', {"K": "lower(p)", "L": "upper(p)", "M": "trim(p)"},
+                                     {"K": b" ab\n", "L": b" AB\n", "M": b"aB"}),
+    "replace(), split()": Case('{"p":"a-b-c"}', {"K": "replace(p,'-','_')", "L": "split(p,'-')[1]"},
+                               {"K": b"a_b_c", "L": b"b"}),
+    "replace() of nothing": Case('{"p":"a"}', {"K": "replace(p,'','_')"}, words=(
+        "key K (expression \"replace(p,'','_')\"): replace() looks for an empty text: give it the text to look for")),
+    "configuration of Docker": Case('{"u":"app","p":"hunter2"}', {".dockerconfigjson": (
+        '{auths: {"registry.example.com": {username: u, password: p, auth: base64_encode(join(\':\', [u, p]))}}}')},
+        {".dockerconfigjson": b'{"auths":{"registry.example.com":{"username":"app","password":"hunter2",'
+                              b'"auth":"YXBwOmh1bnRlcjI="}}}'}),
+    "null for a function": Case('{"p":"hunter2"}', {"K": "join('',[p,q])"}, words=(
+        "key K (expression \"join('',[p,q])\"): join() takes a list of texts, and gets a property that is not there, or"
+        " is null: correct the expression, or add the property in AWS")),
+    "number for join()": Case('{"p":"hunter2","n":1}', {"K": "join('',[p,n])"}, words=(
+        "key K (expression \"join('',[p,n])\"): join() takes a list of texts, and got a value of the wrong type:"
+        " convert it with to_string() or to_number()")),
+    # Constants
+    "constant": Case('{"p":1}', {"DB_HOST": "'db.internal'"}, {"DB_HOST": b"db.internal"}),
+    "constant without its quotes": Case('{"p":1}', {"DB_HOST": "db.internal"}, words=(
+        f"key DB_HOST (expression 'db.internal'): {NOTHING}, or, for a constant, write DB_HOST: \"'db.internal'\"")),
+    "constant in double quotes": Case('{"p":1}', {"DB_HOST": '"db-1.internal"'}, words=(
+        "key DB_HOST (expression '\"db-1.internal\"'): "
+        f"{NOTHING}, or, for a constant, write DB_HOST: \"'db-1.internal'\"")),
+    # Sizes
+    "largest value": Case('{"p":"' + "x" * 65_000 + '"}', {}, {"p": b"x" * 65_000}),
+    "more than a Secret holds": Case("x" * 65_000, {f"k{number}": "@" for number in range(17)}, words=(
+        "its keys hold more than 1048576 bytes, a Secret's limit: take fewer of them with keyturn.dev/data")),
+    "largest JSON for url_encode()": Case('{"p":"' + "%" * 65_000 + '"}', {"K": "url_encode(p)"},
+                                          {"K": b"%25" * 65_000}),
+    "url_encode() again and again": Case('{"p":"' + "%" * 65_000 + '"}',
+                                         {"K": "url_encode(url_encode(url_encode(url_encode(p))))"}, words=(
+        "key K (expression 'url_encode(url_encode(url_encode(url_encode(p))))'): its result could be far larger than a"
+        " Secret can hold: simplify the expression")),
+}  # fmt: skip
+
+# For each line of the annotation `data` with a mistake: the words, and the lines that the words say to write, with
+# which the value below gives the bytes.
+CORRECTED = '{"my-key":"hunter2","db":{"my-key":"inner"},"a b":"c","a":"x","b":"y"}'
+PROPERTY = "a property with special characters needs double quotes, as in {}"
+CONSTANT = "a constant needs single quotes, as in {}"
+MISTAKES: Mapping[str, tuple[str, Mapping[str, bytes]]] = {
+    "KEY: my-key": (
+        "'my-key' is not a JMESPath expression: "
+        + PROPERTY.format("KEY: '\"my-key\"'") + ", and " + CONSTANT.format("KEY: \"'my-key'\""),
+        {"KEY: '\"my-key\"'": b"hunter2", "KEY: \"'my-key'\"": b"my-key"},
+    ),
+    "KEY: db.my-key": (
+        "'db.my-key' is not a JMESPath expression: "
+        + PROPERTY.format("KEY: 'db.\"my-key\"'") + ", and " + CONSTANT.format("KEY: \"'db.my-key'\""),
+        {"KEY: 'db.\"my-key\"'": b"inner", "KEY: \"'db.my-key'\"": b"db.my-key"},
+    ),
+    "KEY: a b": (
+        "'a b' is not a JMESPath expression: "
+        + PROPERTY.format("KEY: '\"a b\"'") + ", and " + CONSTANT.format("KEY: \"'a b'\""),
+        {"KEY: '\"a b\"'": b"c", "KEY: \"'a b'\"": b"a b"},
+    ),
+    "KEY: https://db.internal/app": (
+        "'https://db.internal/app' is not a JMESPath expression: "
+        + CONSTANT.format("KEY: \"'https://db.internal/app'\"") + ", and "
+        + PROPERTY.format("KEY: '\"https://db\".\"internal/app\"'"),
+        {"KEY: \"'https://db.internal/app'\"": b"https://db.internal/app"},
+    ),
+    "KEY: db.internal:5432": (
+        "'db.internal:5432' is not a JMESPath expression: "
+        + CONSTANT.format("KEY: \"'db.internal:5432'\"") + ", and " + PROPERTY.format("KEY: 'db.\"internal:5432\"'"),
+        {"KEY: \"'db.internal:5432'\"": b"db.internal:5432"},
+    ),
+    "KEY: 10.0.0.1": (
+        "'10.0.0.1' is not a JMESPath expression: "
+        + CONSTANT.format("KEY: \"'10.0.0.1'\"") + ", and " + PROPERTY.format('KEY: \'"10"."0"."0"."1"\''),
+        {"KEY: \"'10.0.0.1'\"": b"10.0.0.1"},
+    ),
+    "PORT: 5432": (
+        "'5432' is not a JMESPath expression: "
+        + CONSTANT.format("PORT: \"'5432'\"") + ", and " + PROPERTY.format("PORT: '\"5432\"'"),
+        {"PORT: \"'5432'\"": b"5432"},
+    ),
+    "KEY: join('', [a, b)": (
+        "\"join('', [a, b)\" is not a JMESPath expression: the '[' at character 10 is not closed before the ')' at"
+        " character 15", {"KEY: join('', [a, b])": b"xy"},
+    ),
+    "KEY: join('', [a, b]": (
+        "\"join('', [a, b]\" is not a JMESPath expression: the '(' at character 5 is not closed", {},
+    ),
+    "KEY: a]": (
+        "'a]' is not a JMESPath expression: the ']' at character 2 closes nothing: remove it, or open it before", {},
+    ),
+    "KEY: join('', [a, 'b])": (
+        "\"join('', [a, 'b])\" is not a JMESPath expression: the quote ' at character 14 is not closed", {},
+    ),
+    "KEY: a | | b": ("'a | | b' is not a JMESPath expression at '|', character 5", {}),
+    "KEY: a ||": ("'a ||' is not a JMESPath expression: it ends too early", {"KEY: a || b": b"x"}),
+    "KEY: a = b": ("'a = b' is not a JMESPath expression at '=', character 3", {"KEY: a == b": b"false"}),
+    "KEY: b64enc(a)": ("the function 'b64enc' is not known: did you mean base64_encode()?",
+                       {"KEY: base64_encode(a)": b"eA=="}),
+    "KEY: url_encod(a)": ("the function 'url_encod' is not known: did you mean url_encode()?",
+                          {"KEY: url_encode(a)": b"x"}),
+    "KEY: join(a)": ("the function join() takes 2 arguments, and gets 1", {}),
+    "KEY: merge()": ("the function merge() takes at least 1 argument, and gets 0", {}),
+}  # fmt: skip

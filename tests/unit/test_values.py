@@ -1,0 +1,148 @@
+"""Values: what is in AWS is what pods read, byte for byte; and what is wrong is said in exact words."""
+
+import base64
+import json
+import random
+import string
+import urllib.parse
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyturn_receiver.core.binding import DATA, SECRET_ID, Binding, Entry, Source, Target, read_binding, read_spec
+from keyturn_receiver.core.render import SecretVersion, costs, render
+from keyturn_receiver.errors import InvalidBinding, InvalidValue
+from support.value_corpus import CANARY, CORRECTED, MISTAKES, VALUES, Case
+
+SOURCE = Source("prod/db")
+TARGET = Target("team", "db")
+DATABASE_URL = "join('', ['postgres://', username, ':', url_encode(password), '@', host, '/app'])"
+
+
+def rendered(value: str | bytes, expressions: Mapping[str, str]) -> dict[str, bytes]:
+    entries = tuple(Entry(key, SOURCE, expression) for key, expression in expressions.items())
+    binding = Binding(TARGET, None if entries else SOURCE, entries, "Secret")
+    return render(binding, {SOURCE: SecretVersion("arn", "prod/db", "v1", value)})
+
+
+def bound(line: str) -> Binding:
+    return read_binding(TARGET, read_spec({SECRET_ID: "prod/db", DATA: line}))
+
+
+@pytest.mark.parametrize("case", VALUES.values(), ids=VALUES)
+def test_value_gives_the_exact_bytes_or_the_exact_words(case: Case) -> None:
+    if not case.words:
+        assert rendered(case.value, case.expressions) == case.data
+        return
+    with pytest.raises(InvalidValue) as caught:
+        rendered(case.value, case.expressions)
+    assert str(caught.value) == f"AWS secret prod/db: {case.words}"
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_mistake_in_an_expression_is_told_in_exact_words_and_their_advice_works(line: str) -> None:
+    words, corrections = MISTAKES[line]
+    key = line.partition(":")[0]
+    with pytest.raises(InvalidBinding) as caught:
+        bound(line)
+    assert str(caught.value) == f"annotation {DATA}: key {key}: {words}"
+    for corrected, data in corrections.items():
+        version = SecretVersion("arn", "prod/db", "v1", CORRECTED)
+        assert render(bound(corrected), {SOURCE: version}) == {key: data}
+        if "as in" in words:
+            assert corrected in words
+
+
+NUMBERS = st.from_regex(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,4})?", fullmatch=True)
+STRINGS = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
+BLANKS = st.sampled_from(["", " ", "\n", "\r\n\t"])
+
+
+@st.composite
+def json_texts(draw: st.DrawFn, depth: int = 2) -> tuple[str, str]:
+    """Draw a JSON text as somebody may write it, and the same text as the Secret must hold it: compact, with the same
+    numbers and with characters in place of escapes."""
+    kind = draw(st.sampled_from(["number", "string", "constant"] + ["list", "object"] * (depth > 0)))
+    if kind == "number":
+        number = draw(NUMBERS)
+        return number, number
+    if kind == "constant":
+        constant = draw(st.sampled_from(["true", "false"]))
+        return constant, constant
+    if kind == "string":
+        text = draw(STRINGS)
+        return json.dumps(text, ensure_ascii=draw(st.booleans())), json.dumps(text, ensure_ascii=False)
+    parts = draw(st.lists(json_texts(depth - 1), max_size=3))
+    blank = draw(BLANKS)
+    if kind == "object":
+        names = [json.dumps(name) for name in draw(st.lists(st.sampled_from("abcd"), min_size=3, unique=True))]
+        written = [f"{name}{blank}:{blank}{part}" for name, (part, _) in zip(names, parts, strict=False)]
+        held = [f"{name}:{part}" for name, (_, part) in zip(names, parts, strict=False)]
+        brackets = "{}"
+    else:
+        written, held, brackets = [part for part, _ in parts], [part for _, part in parts], "[]"
+    comma = f"{blank},{blank}"
+    return (
+        f"{brackets[0]}{blank}{comma.join(written)}{blank}{brackets[1]}",
+        brackets[0] + ",".join(held) + brackets[1],
+    )
+
+
+@given(json_texts(), BLANKS, st.booleans())
+def test_secret_holds_the_text_that_stands_in_aws(texts: tuple[str, str], blank: str, binary: bool) -> None:
+    written, held = texts
+    document = f'{blank}{{"odd name":null,{blank}"p":{written}{blank}}}'
+    value = document.encode() if binary else document
+    expected = json.loads(held).encode() if held.startswith('"') else held.encode()
+    whole = document.encode()
+    assert rendered(value, {"P": "p", "FILE": "@", "AGAIN": "to_string(p)"}) == {
+        "P": expected, "FILE": whole, "AGAIN": expected,
+    }  # fmt: skip
+
+
+@given(st.text() | st.binary())
+def test_whole_value_is_taken_byte_for_byte(value: str | bytes) -> None:
+    try:
+        expected = value.encode() if isinstance(value, str) else value
+    except UnicodeEncodeError:
+        return
+    assert rendered(value, {"FILE": "@"}) == {"FILE": expected}
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.binary())
+def test_encodings_can_be_reversed(text: str, content: bytes) -> None:
+    value = json.dumps({"t": text, "b": base64.b64encode(content).decode()})
+    assert rendered(value, {
+        "URL": "url_decode(url_encode(t))",
+        "BASE64": "base64_decode(base64_encode(t))",
+        "BYTES": "base64_decode(base64_encode(base64_decode(b)))",
+        "JSON": "from_json(to_json(t))",
+    }) == {"URL": text.encode(), "BASE64": text.encode(), "BYTES": content, "JSON": text.encode()}  # fmt: skip
+
+
+def test_database_url_parses_back_to_its_parts_for_any_password_of_rds() -> None:
+    """RDS makes passwords of printable ASCII without / @ " and the blank."""
+    letters = sorted(set(string.printable) - set(string.whitespace) - set('/@"'))
+    chosen = random.Random(17)  # noqa: S311 - no secret, and the same passwords in every run
+    binding = bound(f'URL: "{DATABASE_URL}"')
+    for _ in range(10_000):
+        password = "".join(chosen.choices(letters, k=28))
+        value = json.dumps({"username": "app", "password": password, "host": "db.internal"})
+        url = urllib.parse.urlsplit(render(binding, {SOURCE: SecretVersion("arn", "n", "v1", value)})["URL"].decode())
+        assert url.password is not None
+        parts = (url.scheme, url.username, urllib.parse.unquote(url.password), url.hostname, url.path)
+        assert parts == ("postgres", "app", password, "db.internal", "/app")
+
+
+def test_broken_json_is_told_once_for_all_its_keys() -> None:
+    with pytest.raises(InvalidValue) as caught:
+        rendered('{"a":1,}', {f"K{number}": "a" for number in range(50)})
+    assert str(caught.value).count("is not JSON") == 1
+
+
+def test_costs_of_a_binary_value_are_bounded_as_those_of_its_text() -> None:
+    version = SecretVersion("arn", "n", "v1", b'{"p":"' + b"%" * 60_000 + b'"}')
+    assert sum(costs(bound("A: url_encode(url_encode(url_encode(p)))"), {SOURCE: version})) > 5_000_000
