@@ -171,3 +171,24 @@ async def test_object_that_is_larger_than_a_page_may_be_is_listed_alone() -> Non
     api = LargeObjects([MAX_PAGE + 1])
     assert await follow(api) == {"0"}
     assert api.limits[-1] == 1
+
+
+class SlowPages(LargeObjects):
+    """A fake Kubernetes client that takes too long for a page of more than ``most`` objects."""
+
+    def __init__(self, sizes: Sequence[int], most: int) -> None:
+        super().__init__(sizes)
+        self.most = most
+
+    async def request(self, method: str, path: str, query: Mapping[str, str], accept: str, max_bytes: float) -> Any:
+        if int(query["limit"]) > self.most:
+            self.limits.append(int(query["limit"]))
+            raise ClusterUnavailable("timed out")
+        return await super().request(method, path, query, accept, max_bytes)
+
+
+async def test_page_that_takes_too_long_is_asked_for_again_in_smaller_parts_and_not_from_the_start() -> None:
+    api = SlowPages([1000] * 200, most=10)
+    assert await follow(api) == {str(number) for number in range(200)}
+    too_slow = [limit for limit in api.limits if limit > api.most]
+    assert len(too_slow) < 6  # and then no page grows beyond what has failed

@@ -151,7 +151,8 @@ class Reflector(Generic[T]):
 
     async def _list(self) -> str:
         items: list[T] = []
-        query, limit = dict(self._list_watch.query), self._list_watch.page_size
+        query, largest = dict(self._list_watch.query), self._list_watch.page_size
+        limit = largest
         accept = self._list_watch.accept(listing=True)
         while True:
             query["limit"] = str(limit)
@@ -162,7 +163,17 @@ class Reflector(Generic[T]):
                 limit = max(1, limit // 4)
                 self._ping()
                 continue
-            limit = min(self._list_watch.page_size, 2 * limit)
+            except ClusterUnavailable as error:
+                if limit == 1:
+                    raise
+                # The API server may take too long for so many objects. A new list from the start would ask for the same
+                # page, and never end.
+                _log.info("page of %s failed, asking for fewer objects: %s", self._list_watch.path, error)
+                limit = max(1, limit // 4)
+                largest = 2 * limit
+                await self._back_off(1)
+                continue
+            limit = min(largest, 2 * limit)
             items.extend(self._cache.transform(obj) for obj in page.get("items") or [])
             metadata = page["metadata"]
             if not metadata.get("continue"):
