@@ -83,24 +83,33 @@ REASON_NO_LONGER_BOUND = "no Secret is bound to it any more"
 
 
 class Outcome(StrEnum):
-    """The outcome of a notification at the receiver. Only FAILED asks the sender to retry."""
+    """The outcome of a notification at the receiver. Only FAILED asks the sender to retry.
+
+    RETRYING means that the receiver itself goes on, for the Secrets that the result names as ``retrying``.
+    """
 
     APPLIED = "applied"
     UNCHANGED = "unchanged"
     IGNORED = "ignored"
     SUPERSEDED = "superseded"
+    RETRYING = "retrying"
     FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The result of the notification ``id``. Secrets are "namespace/name", and consumers are "Kind/namespace/name"."""
+    """The result of the notification ``id``. Secrets are "namespace/name", and consumers are "Kind/namespace/name".
+
+    ``secrets`` and ``consumers`` were touched. ``retrying`` has the Secrets that the receiver tries again by itself;
+    they may also be part of a result that is APPLIED.
+    """
 
     id: str
     outcome: Outcome
     secrets: tuple[str, ...] = ()
     consumers: tuple[str, ...] = ()
     reason: str | None = None
+    retrying: tuple[str, ...] = ()
 
     @property
     def is_refused_by_binding(self) -> bool:
@@ -121,6 +130,9 @@ _DATA_FIELDS = {
     "versionId": "version_id",
     "label": "label",
 }
+# The outcome that is written in place of another. A notifier of release 0.2 or earlier takes the whole reply for
+# malformed if it has a word that this notifier does not know. The names in ``retrying`` restore the outcome.
+_WORDS = {Outcome.RETRYING: Outcome.IGNORED}
 _REQUIRED_DATA = frozenset({"eventName", "account", "region"})
 
 
@@ -160,10 +172,11 @@ def encode_reply(results: Sequence[Result]) -> bytes:
             "results": [
                 {
                     "id": result.id,
-                    "outcome": result.outcome.value,
+                    "outcome": _WORDS.get(result.outcome, result.outcome).value,
                     "secrets": result.secrets,
                     "consumers": result.consumers,
                     **({"reason": result.reason} if result.reason else {}),
+                    **({"retrying": result.retrying} if result.retrying else {}),
                 }
                 for result in results
             ]
@@ -233,12 +246,14 @@ def _parse_result(result: object) -> Result:
     except ValueError as error:
         raise error if isinstance(error, MalformedMessage) else MalformedMessage("result: outcome is unknown") from None
     reason = result.get("reason")
+    retrying = _texts(result, "retrying")
     return Result(
         id=_text(result, "id", "result: "),
-        outcome=outcome,
+        outcome=Outcome.RETRYING if retrying and outcome is Outcome.IGNORED else outcome,
         secrets=_texts(result, "secrets"),
         consumers=_texts(result, "consumers"),
         reason=reason if isinstance(reason, str) else None,
+        retrying=retrying,
     )
 
 

@@ -176,6 +176,7 @@ def _fields(host: str, result: Result) -> dict[str, Any]:
         "outcome": result.outcome.value,
         "secrets": result.secrets[:MAX_NAMES],
         "consumers": result.consumers[:MAX_NAMES],
+        "retrying": result.retrying[:MAX_NAMES],
         "reason": result.reason,
     }
 

@@ -17,6 +17,8 @@
         │   └── NoCredentials            AWS rejects the credentials, or there are none
         ├── StaleRead            AWS returned an older version than the notification names
         ├── Conflict             another writer changed the object first; read it again
+        │   └── Contended                the object keeps changing; its owner can stop that
+        ├── NamespaceBusy        more calls to Kubernetes wait for one namespace than it may make
         ├── Expired              Kubernetes: 410, the watch is too far behind; list again
         └── ClusterUnavailable   Kubernetes: 5xx, no response, or unreachable
             └── TooManyRequests          Kubernetes: 429, the call was not started
@@ -88,9 +90,13 @@ class NoSigningKey(Permanent):
 
 
 class Temporary(KeyturnError):
-    """A retry may help after ``retry_after`` seconds."""
+    """A retry may help after ``retry_after`` seconds.
+
+    ``caused_by_tenant`` is true if the cause is what one namespace does, and no fault of AWS or Kubernetes.
+    """
 
     reason = "TryingAgain"
+    caused_by_tenant = False
 
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message)
@@ -122,6 +128,19 @@ class Conflict(Temporary):
     """Another writer changed the object first, so it has to be read again."""
 
     reason = "Conflict"
+
+
+class Contended(Conflict):
+    """The object changed again between any two attempts, so its own owner keeps editing it."""
+
+    caused_by_tenant = True
+
+
+class NamespaceBusy(Temporary):
+    """More calls to the Kubernetes API wait for one namespace than it may make."""
+
+    reason = "NamespaceBusy"
+    caused_by_tenant = True
 
 
 class Expired(Temporary):

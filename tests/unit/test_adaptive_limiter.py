@@ -1,10 +1,11 @@
-"""The adaptive limiter allows as many concurrent requests as the server can handle well."""
+"""The adaptive limiter allows as many concurrent requests as the server can handle well, and lanes take turns."""
 
 import asyncio
+import time
 
 import pytest
 
-from keyturn_receiver.resilience.adaptive_limiter import AdaptiveLimiter
+from keyturn_receiver.resilience.adaptive_limiter import MAX_WAITING, AdaptiveLimiter, LaneFull, Overloaded
 from support.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
@@ -61,3 +62,95 @@ async def test_cancelled_waiter_costs_nobody_else_a_slot() -> None:
     await asyncio.wait_for(waiters[2], 1)
     limiter.release(overloaded=False)
     await asyncio.wait_for(limiter.acquire(), 1)
+
+
+class Calls:
+    """Calls through a limiter, each of which takes a tenth of a second. ``ended`` has their lanes in order."""
+
+    def __init__(self, limit: int) -> None:
+        self.limiter = AdaptiveLimiter(limit, time.monotonic)
+        self.ended: list[str] = []
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def start(self, lane: str, count: int, seconds: float | None = None) -> None:
+        self.tasks += [asyncio.create_task(self._call(lane, seconds)) for _ in range(count)]
+
+    async def _call(self, lane: str, seconds: float | None) -> None:
+        await self.limiter.acquire(lane, seconds)
+        await asyncio.sleep(0.1)
+        self.ended.append(lane)
+        self.limiter.release(False, lane)
+
+
+@pytest.mark.virtual_time
+async def test_call_of_a_quiet_lane_never_waits_behind_a_busy_one() -> None:
+    calls = Calls(8)
+    calls.start("busy", 1500)
+    await asyncio.sleep(0.01)
+    for _ in range(5):
+        begun = time.monotonic()
+        await calls.limiter.acquire("quiet")
+        assert time.monotonic() - begun < 0.01  # there is a free slot, which the busy lane may not take
+        calls.limiter.release(False, "quiet")
+    calls.start("quiet", 40)
+    await asyncio.sleep(1.2)
+    assert calls.ended.count("quiet") == 40  # eight at a time, in turns with the busy lane
+    await asyncio.gather(*calls.tasks)
+    assert calls.ended.count("busy") == 1500
+    assert not calls.limiter._lanes
+
+
+@pytest.mark.virtual_time
+async def test_lane_alone_takes_three_quarters_of_the_slots() -> None:
+    calls = Calls(8)
+    calls.start("busy", 60)
+    begun = time.monotonic()
+    await asyncio.gather(*calls.tasks)
+    assert time.monotonic() - begun == pytest.approx(1.0, abs=0.09)
+
+
+@pytest.mark.virtual_time
+async def test_lane_with_more_calls_than_it_may_make_is_told_so() -> None:
+    calls = Calls(4)
+    calls.start("busy", 100)
+    await asyncio.sleep(0)
+    with pytest.raises(LaneFull):
+        await calls.limiter.acquire("busy", 0.5)
+    calls.start("busy", MAX_WAITING)
+    await asyncio.sleep(0)
+    with pytest.raises(LaneFull):
+        await calls.limiter.acquire("busy")
+    await calls.limiter.acquire("quiet")
+    for task in calls.tasks:
+        task.cancel()
+
+
+@pytest.mark.virtual_time
+async def test_wait_for_a_server_that_does_not_answer_is_nobodys_own() -> None:
+    limiter = AdaptiveLimiter(4, time.monotonic)
+    for lane in "abcd":
+        await limiter.acquire(lane)
+    with pytest.raises(Overloaded):
+        await limiter.acquire("a", 10)
+    limiter.release(True, "b")
+    assert limiter.limit == 2
+
+
+async def test_failures_of_one_lane_alone_do_not_lower_the_limit_of_all() -> None:
+    clock = FakeClock()
+    limiter = AdaptiveLimiter(16, clock)
+
+    async def request(lane: str, overloaded: bool) -> None:
+        await limiter.acquire(lane)
+        limiter.release(overloaded, lane)
+
+    for _ in range(20):
+        clock.advance(0.5)
+        await request("others", overloaded=False)
+        await request("fails", overloaded=True)
+    assert limiter.limit == 16
+    await request("others", overloaded=True)
+    assert limiter.limit == 8
+    clock.advance(1)
+    await request("fails", overloaded=True)  # the other lane has not succeeded lately
+    assert limiter.limit == 4

@@ -82,3 +82,26 @@ def test_namespace_takes_at_most_half_of_the_slots_and_at_most_half_of_those_for
     queues.release(target("s", "busy"), "s", Cause.NOTIFICATION)
     queues.release(target("a", "busy"), "a", Cause.POLL)
     assert take_all(queues) == ["w", "c"]
+
+
+def test_namespace_takes_at_most_three_quarters_of_the_slots_of_a_shared_secret() -> None:
+    queues = PriorityQueues(slots=32)
+    for number in range(50):
+        enqueue(queues, f"shared{number}", Cause.NOTIFICATION, namespace="busy")
+    assert len(take_all(queues)) == 6
+    assert queues.share_is_full("busy", "s")
+    assert not queues.share_is_full("quiet", "s")
+    enqueue(queues, "shared-too", Cause.NOTIFICATION, namespace="quiet")
+    assert take_all(queues) == ["shared-too"]
+    queues.release(target("shared0", "busy"), "s", Cause.NOTIFICATION)
+    assert not queues.share_is_full("busy", "s")
+    assert take_all(queues) == ["shared6"]
+
+
+def test_share_is_full_once_a_namespace_has_half_of_all_slots() -> None:
+    queues = PriorityQueues(slots=8)
+    for letter in "abcdefgh":
+        assert not queues.share_is_full("busy", "z")
+        enqueue(queues, letter, Cause.NOTIFICATION, namespace="busy")
+    assert len(take_all(queues)) == 4
+    assert queues.share_is_full("busy", "z")

@@ -132,8 +132,17 @@ def test_reply_round_trips_through_encode_and_decode() -> None:
     results = (
         Result("1", Outcome.APPLIED, ("team/db",), ("Deployment/team/web",)),
         Result("2", Outcome.FAILED, reason="not done within the deadline"),
+        Result("3", Outcome.RETRYING, reason="team/db: it keeps changing", retrying=("team/db",)),
+        Result("4", Outcome.APPLIED, ("shop/db",), reason="team/db: it keeps changing", retrying=("team/db",)),
     )
     assert decode_reply(encode_reply(results)) == results
+
+
+def test_reply_has_no_outcome_that_an_older_notifier_does_not_know() -> None:
+    # https://github.com/keyturn/keyturn, release 0.2.0: keyturn_contract/message.py
+    known = {"applied", "unchanged", "ignored", "superseded", "failed"}
+    reply = json.loads(encode_reply([Result("1", outcome, retrying=("team/db",)) for outcome in Outcome]))
+    assert {result["outcome"] for result in reply["results"]} == known
 
 
 @given(st.binary())

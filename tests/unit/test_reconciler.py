@@ -26,6 +26,7 @@ from keyturn_receiver.errors import (
     ClusterRefused,
     ClusterUnavailable,
     Conflict,
+    Contended,
     InvalidValue,
     KeyturnError,
     SourceUnavailable,
@@ -41,7 +42,7 @@ from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.secret_filler import SecretFiller
 from keyturn_receiver.reconcile.source_reader import SourceReader
-from keyturn_receiver.reconcile.status_reporter import StatusReporter
+from keyturn_receiver.reconcile.status_reporter import REFUSAL_BURST, StatusReporter
 from keyturn_receiver.reconcile.work_queue import SETTLE_SECONDS, WorkQueue
 from keyturn_receiver.sources.stores import StoreKey
 from keyturn_receiver.telemetry.legs import LegTimer
@@ -259,8 +260,56 @@ async def test_conflict_without_end_becomes_a_temporary_failure() -> None:
     engine.api.refuse = lambda method, resource: Conflict("changed") if method == "PATCH" else None
     result = await engine.reconciler.reconcile(DB, Request.now(Cause.NOTIFICATION, {"v2"}))
     assert isinstance(result.error, Conflict)
+    assert not isinstance(result.error, Contended)  # nobody edits the Secret, so this is the API server's fault
     assert engine.api.calls.count(("PATCH", "secrets")) == CONFLICT_RETRIES + 1
     assert engine.events.reasons == []
+
+
+async def test_secret_that_its_owner_keeps_editing_is_contended() -> None:
+    engine = Engine()
+    await engine.start()
+    engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
+
+    def edit_first(method: str, resource: str) -> None:
+        if (method, resource) == ("PATCH", "secrets"):
+            metadata = engine.api.secret["metadata"]
+            metadata["resourceVersion"] = str(int(metadata["resourceVersion"]) + 1)
+
+    engine.api.refuse = edit_first
+    result = await engine.reconciler.reconcile(DB, Request.now(Cause.NOTIFICATION, {"v2"}))
+    assert isinstance(result.error, Contended)
+    assert "Secret team/db keeps changing" in str(result.error)
+
+
+async def test_workload_that_its_owner_keeps_editing_is_contended() -> None:
+    engine = Engine()
+    await engine.start()
+    engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
+
+    def edit_first(method: str, resource: str) -> None:
+        if (method, resource) == ("PATCH", "deployments"):
+            metadata = engine.api.workload["metadata"]
+            metadata["resourceVersion"] = str(int(metadata["resourceVersion"]) + 1)
+
+    engine.api.refuse = edit_first
+    result = await engine.reconciler.reconcile(DB, Request.now(Cause.NOTIFICATION, {"v2"}))
+    assert isinstance(result.error, Contended)
+    assert "Deployment/team/web keeps changing" in str(result.error)
+    assert engine.api.secret["data"] == {"password": "eQ=="}
+
+
+@pytest.mark.parametrize("cause", [Cause.DRIFT, Cause.NOTIFICATION])
+async def test_refusals_of_one_namespace_are_slowed_down_unless_aws_has_brought_them(cause: Cause) -> None:
+    engine = Engine()
+    await engine.start()
+    engine.stores.value = "no JSON any more"
+    begun = time.monotonic()
+    for number in range(REFUSAL_BURST + 20):
+        engine.stores.version = number + 2
+        result = await engine.reconciler.reconcile(DB, Request.now(cause))
+        assert isinstance(result.error, InvalidValue)
+    seconds = time.monotonic() - begun
+    assert seconds > 0.7 if cause is Cause.DRIFT else seconds < 0.7
 
 
 async def test_failed_fill_still_restarts_consumers_that_are_behind() -> None:

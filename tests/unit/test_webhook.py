@@ -24,7 +24,7 @@ class Handler:
     def __init__(self, outcome: Outcome | None) -> None:
         self._outcome = outcome
 
-    async def handle(self, notification: Any, deadline: object) -> Result:
+    async def handle(self, notification: Any, deadline: object, keeps_running: object) -> Result:
         if self._outcome is None:
             raise RuntimeError
         return Result(notification.id, self._outcome)

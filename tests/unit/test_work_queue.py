@@ -293,3 +293,45 @@ async def test_binding_settles_for_a_while_after_its_run() -> None:
     go.set()
     await done
     assert 0 < queue.settles_in(A) <= SETTLE_SECONDS
+
+
+async def test_binding_behind_its_own_namespace_is_held_up_and_another_is_not() -> None:
+    go = asyncio.Event()
+
+    async def work(target: Target, request: Request) -> ReconcileResult:
+        await go.wait()
+        return DONE
+
+    queue = queue_of(work, slots=8)
+    busy = [Target("busy", str(number)) for number in range(12)]
+    for target in busy:
+        queue.submit(target, Request.now(Cause.NOTIFICATION))
+    queue.submit(Target("quiet", "db"), Request.now(Cause.NOTIFICATION))
+    await asyncio.sleep(1)
+    # Half of the slots are the most that a namespace gets. Those that run have not waited for them.
+    assert [queue.is_held_up(target) for target in busy] == [False] * 4 + [True] * 8
+    assert not queue.is_held_up(Target("quiet", "db"))
+    assert not queue.is_held_up(Target("gone", "db"))
+    go.set()
+    go = asyncio.Event()
+    await asyncio.sleep(0.1)
+    assert [queue.is_held_up(target) for target in busy] == [False] * 4 + [True] * 8  # four of them run now
+    go.set()
+    await queue.close(5)
+
+
+async def test_close_tries_once_more_what_a_notification_has_asked_for() -> None:
+    requests: list[tuple[Target, Request]] = []
+
+    async def work(target: Target, request: Request) -> ReconcileResult:
+        requests.append((target, request))
+        return failed(Temporary("not now", retry_after=60))
+
+    queue = queue_of(work)
+    await queue.submit(A, Request.now(Cause.NOTIFICATION, {"v2"}))
+    await queue.submit(B, Request.now(Cause.POLL))
+    await queue.close(5)
+    assert [target for target, _ in requests] == [A, B, A]
+    assert requests[-1][1].expected == {"v2"}
+    await asyncio.sleep(120)
+    assert len(requests) == 3  # and no more

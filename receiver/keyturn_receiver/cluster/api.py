@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
 from functools import partial
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 import aiohttp
 
@@ -20,10 +20,11 @@ from keyturn_receiver.errors import (
     Conflict,
     Expired,
     KeyturnError,
+    NamespaceBusy,
     NotFound,
     TooManyRequests,
 )
-from keyturn_receiver.resilience.adaptive_limiter import AdaptiveLimiter
+from keyturn_receiver.resilience.adaptive_limiter import AdaptiveLimiter, LaneFull, Overloaded
 from keyturn_receiver.telemetry.metrics import Metrics
 
 Json = dict[str, Any]
@@ -90,7 +91,8 @@ class Api:
     """Kubernetes client. Makes requests and watches, and raises one of the receiver's own errors for every failure.
 
     An error never quotes the API server's own text, which may contain a value. ``limiter`` limits how many requests are
-    in flight. Watches are not limited.
+    in flight. The requests of each namespace wait in a lane of their own. Watches are not limited, and neither are
+    requests about Leases: there are few of them, and leader election must not wait behind any other work.
     """
 
     def __init__(self, transport: Transport, limiter: AdaptiveLimiter, metrics: Metrics) -> None:
@@ -110,8 +112,8 @@ class Api:
     ) -> Json:
         """Make one request and return the decoded reply.
 
-        Raises NotFound, Conflict, ClusterRefused or ClusterUnavailable. Raises ReplyTooLarge if the reply has more than
-        ``max_bytes`` bytes; the rest of such a reply is not read.
+        Raises NotFound, Conflict, ClusterRefused, ClusterUnavailable or NamespaceBusy. Raises ReplyTooLarge if the
+        reply has more than ``max_bytes`` bytes; the rest of such a reply is not read.
         """
         attempt = partial(self._request, method, path, query, body, content_type, accept, max_bytes)
         for _ in range(MAX_429_RETRIES):
@@ -132,31 +134,50 @@ class Api:
         accept: str,
         max_bytes: float,
     ) -> Json:
+        exchange = partial(self._exchange, method, path, query, body, content_type, accept, max_bytes)
+        if _resource(path) == "leases":
+            return await exchange()
+        lane = _namespace(path)
         try:
-            async with asyncio.timeout(QUEUE_TIMEOUT):
-                await self._limiter.acquire()
-        except TimeoutError:
+            await self._limiter.acquire(lane, QUEUE_TIMEOUT)
+        except LaneFull:
+            raise NamespaceBusy(
+                f"{method} {path}: too many requests for namespace {lane} wait for the Kubernetes API: trying again"
+            ) from None
+        except Overloaded:
             raise ClusterUnavailable(
                 f"{method} {path}: too many requests wait for the Kubernetes API: trying again"
             ) from None
         overloaded = False
         try:
-            response = await self._send(method, path, query, body, content_type, accept, _TIMEOUT)
-            try:
-                content = await _read(response.content, max_bytes, _max_string(path, accept))
-                return self._decode(method, path, response.status, response.headers, content)
-            except ReplyTooLarge:
-                response.close()  # otherwise the rest of the reply would still be read
-                raise
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise self._unreachable(method, path, error) from None
-            finally:
-                response.release()
+            return await exchange()
         except ClusterUnavailable:
             overloaded = True
             raise
         finally:
-            self._limiter.release(overloaded)
+            self._limiter.release(overloaded, lane)
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Json | None,
+        content_type: str,
+        accept: str,
+        max_bytes: float,
+    ) -> Json:
+        response = await self._send(method, path, query, body, content_type, accept, _TIMEOUT)
+        try:
+            content = await _read(response.content, max_bytes, _max_string(path, accept))
+            return self._decode(method, path, response.status, response.headers, content)
+        except ReplyTooLarge:
+            response.close()  # otherwise the rest of the reply would still be read
+            raise
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._unreachable(method, path, error) from None
+        finally:
+            response.release()
 
     async def watch(self, path: str, query: Mapping[str, str], accept: str, deadline: float) -> AsyncIterator[Json]:
         """Yield the events of a watch until the server ends the watch.
@@ -254,6 +275,13 @@ def _resource(path: str) -> str:
     parts = path.split("/")
     first = 3 if parts[1] == "api" else 4  # the position after the group and the version
     return parts[first + 2] if parts[first] == "namespaces" and len(parts) > first + 2 else parts[first]
+
+
+def _namespace(path: str) -> str | None:
+    """Return the namespace that a path is about. It is None for a list or an object of the whole cluster."""
+    parts = path.split("/")
+    first = 3 if parts[1] == "api" else 4  # the position after the group and the version
+    return unquote(parts[first + 1]) if parts[first] == "namespaces" and len(parts) > first + 2 else None
 
 
 def reason_of(status: Json) -> str:

@@ -1,32 +1,37 @@
 """Event recorder. Writes Kubernetes Events about bound Secrets, which `kubectl events --for secret/db` shows.
 
 Events are written in the background, so a reconcile neither waits for an Event nor fails because of one. An Event that
-repeats a recent one is dropped. The rate of writes is limited, so that Events do not burden the API server.
+repeats a recent one is dropped. The rate of writes is limited, so that Events do not burden the API server: for each
+namespace, and for all together. Namespaces take turns, and each loses only Events of its own.
 """
 
 import asyncio
 import hashlib
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from keyturn_receiver.cluster.api import MERGE_PATCH, Api, Json, path
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.printable import printable
 from keyturn_receiver.errors import Conflict, KeyturnError
-from keyturn_receiver.resilience.bounded_map import BoundedMap
-from keyturn_receiver.resilience.token_bucket import TokenBucket
+from keyturn_receiver.resilience.fair_map import FairMap
+from keyturn_receiver.resilience.token_bucket import TokenBucket, TokenBuckets
 from keyturn_receiver.telemetry.metrics import Metrics
 
 MAX_MESSAGE = 1024  # characters, https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/
 DEDUP_WINDOW = 300.0  # seconds during which a repeated Event (same Secret, reason and message) is dropped
-RATE = 5.0  # Events per second
-BURST = 25  # Events that may be written at once after a pause
-QUEUE_SIZE = 1000  # Events that may wait to be written; if there are more, the oldest is dropped
+NAMESPACE_RATE = 4.0  # Events of one namespace per second
+NAMESPACE_BURST = 25  # Events of one namespace that may be written at once after a pause
+TOTAL_RATE = 12.0  # Events of all namespaces per second
+TOTAL_BURST = 100
+MAX_WRITES = 8  # Events that are written at the same time: at most one of each namespace
+# Events that may wait to be written. If there are more, the namespace with the most of them loses its oldest one.
+QUEUE_SIZE = 1000
 RECENT_EVENTS = 10_000  # how many Events are remembered for DEDUP_WINDOW
 
 _log = logging.getLogger(__name__)
@@ -62,56 +67,96 @@ class EventRecorder:
         self._metrics = metrics
         self._wall = wall
         self._now = now
-        # The time at which each Event was last queued, by the Event's name.
-        self._recent: BoundedMap[str, float] = BoundedMap(RECENT_EVENTS)
-        self._queue: OrderedDict[str, _Event] = OrderedDict()
-        self._not_empty = asyncio.Event()
+        # Both are grouped by namespace. The first has the time at which each Event was last queued, by its name.
+        self._recent: FairMap[str, str, float] = FairMap(RECENT_EVENTS)
+        self._queue: FairMap[str, str, _Event] = FairMap(QUEUE_SIZE)
+        self._total = TokenBucket(TOTAL_RATE, TOTAL_BURST, now)
+        self._buckets = TokenBuckets(NAMESPACE_RATE, NAMESPACE_BURST, now)
+        self._writing: dict[str, asyncio.Task[None]] = {}  # by namespace
+        self._changed = asyncio.Event()  # an Event was queued, or a write has ended
 
     def event(self, target: Target, uid: str, warning: bool, reason: str, message: str) -> None:
         """Queue an Event about a Secret, unless the same one was queued less than DEDUP_WINDOW ago."""
         event = _Event(target, uid, warning, reason, printable(message)[:MAX_MESSAGE], self._wall())
-        name = event.name
-        queued_at = self._recent.get(name)
+        name, namespace = event.name, target.namespace
+        queued_at = self._recent.get(namespace, name)
         if queued_at is not None and self._now() - queued_at < DEDUP_WINDOW:
             return
-        self._recent.put(name, self._now())
-        self._queue[name] = event
-        if len(self._queue) > QUEUE_SIZE:
-            self._queue.popitem(last=False)
+        self._recent.put(namespace, name, self._now())
+        if self._queue.put(namespace, name, event):
             self._metrics.events.labels("dropped").inc()
-        self._not_empty.set()
+        self._changed.set()
 
     async def run(self) -> None:
-        """Write queued Events until cancelled: RATE per second, and up to BURST at once after a pause."""
-        bucket = TokenBucket(RATE, BURST, self._now)
-        while True:
-            await self._not_empty.wait()
-            if delay := bucket.take():
-                await asyncio.sleep(delay)
-            else:
-                await self._write_next()
+        """Write queued Events until cancelled."""
+        try:
+            while True:
+                self._changed.clear()
+                delay = self._write_what_may_be_written()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(delay):
+                        await self._changed.wait()
+        finally:
+            for task in self._writing.values():
+                task.cancel()
 
     async def flush(self, seconds: float) -> None:
-        """Write up to BURST queued Events within ``seconds``. The remaining Events are lost when the process ends."""
+        """Write up to NAMESPACE_BURST queued Events of each namespace, and TOTAL_BURST of all, within ``seconds``. The
+        remaining Events are lost when the process ends."""
+        left = {namespace: NAMESPACE_BURST for namespace in self._queue}
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                for _ in range(min(BURST, len(self._queue))):
-                    await self._write_next()
+                for _ in range(TOTAL_BURST):
+                    namespace = next((each for each in self._queue if left.get(each)), None)
+                    if namespace is None:
+                        break
+                    left[namespace] -= 1
+                    await self._write(self._pop(namespace))
         if self._queue:
             _log.info("dropped %d Events", len(self._queue))
 
-    async def _write_next(self) -> None:
-        name, event = self._queue.popitem(last=False)
-        if not self._queue:
-            self._not_empty.clear()
+    def _write_what_may_be_written(self) -> float | None:
+        """Start the writes that are due. Return the seconds until the next one is, or None if that depends on other
+        events."""
+        while len(self._writing) < MAX_WRITES:
+            delays = {each: self._buckets.of(each).delay() for each in self._queue if each not in self._writing}
+            if not delays:
+                return None
+            namespace = next((each for each, delay in delays.items() if not delay), None)
+            if namespace is None:
+                return min(delays.values())
+            if delay := self._total.take():
+                return delay
+            self._buckets.of(namespace).take()
+            task = asyncio.create_task(self._write(self._pop(namespace)))
+            self._writing[namespace] = task
+            task.add_done_callback(partial(self._written, namespace))
+        return None
+
+    def _written(self, namespace: str, task: "asyncio.Task[None]") -> None:
+        del self._writing[namespace]
+        self._changed.set()
+
+    def _pop(self, namespace: str) -> _Event:
+        """Remove the next Event of a namespace from the queue. The turn passes to the next namespace."""
+        _, event = self._queue.pop_oldest(namespace)
+        self._queue.move_to_end(namespace)
+        return event
+
+    async def _write(self, event: _Event) -> None:
         try:
-            await self._write(name, event)
+            await self._send(event)
             self._metrics.events.labels("written").inc()
         except KeyturnError as error:
             self._metrics.events.labels("failed").inc()
             _log.warning("Event on %s could not be recorded: %s", event.target, error)
+        except Exception:
+            # A bug must not stop the Events of others.
+            self._metrics.events.labels("failed").inc()
+            _log.exception("Event on %s could not be recorded", event.target)
 
-    async def _write(self, name: str, event: _Event) -> None:
+    async def _send(self, event: _Event) -> None:
+        name = event.name
         at = event.at.strftime("%Y-%m-%dT%H:%M:%SZ")
         namespace = event.target.namespace
         body: Json = {

@@ -1,6 +1,5 @@
 """Restarts the consumers of a Secret. A write fails if the workload has changed since the restart was decided."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,10 +11,21 @@ from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.consumer import Consumer, rollouts_disabled
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import baseline, rollout
-from keyturn_receiver.errors import ClusterRefused, Conflict, KeyturnError, NotFound, first_retryable
+from keyturn_receiver.errors import (
+    ClusterRefused,
+    Conflict,
+    Contended,
+    KeyturnError,
+    NotFound,
+    Temporary,
+    first_retryable,
+)
+from keyturn_receiver.resilience.bounded_gather import bounded_gather
 from keyturn_receiver.telemetry.legs import Leg, LegTimer
 
 MAX_ATTEMPTS = 8  # a workload in the middle of a rollout changes several times a second
+MAX_MARKS = 16  # consumers of one Secret that are marked at the same time
+MARK_SECONDS = 60.0  # seconds of one reconcile in which marks are started; the next reconcile goes on
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +115,7 @@ class ConsumerRestarter:
 
     async def _baseline(self, target: Target, consumer: Consumer, before: Mapping[str, str]) -> Consumer | None:
         current: Consumer | None = consumer
+        refused: Consumer | None = None
         for _ in range(MAX_ATTEMPTS):
             mark = baseline(current, target.name, before) if current else None
             if current is None or mark is None:
@@ -112,15 +123,16 @@ class ConsumerRestarter:
             try:
                 return await self._workloads.mark(current, mark)
             except Conflict:
-                current = await self._workloads.read(current.ref)
+                refused, current = current, await self._workloads.read(current.ref)
             except NotFound:
                 return None
             except ClusterRefused:
                 return current
-        raise Conflict(f"{consumer.ref} keeps changing: trying again")
+        raise _conflict(refused, current)
 
     async def _restart(self, target: Target, consumer: Consumer, revisions: Mapping[str, str]) -> Consumer | None:
         current: Consumer | None = consumer
+        refused: Consumer | None = None
         for _ in range(MAX_ATTEMPTS):
             mark = rollout(current, target.name, revisions) if current and not current.rollout_disabled else None
             if current is None or mark is None:
@@ -129,21 +141,34 @@ class ConsumerRestarter:
                 marked = await self._workloads.mark(current, mark)
             except Conflict:
                 # The workload has to be read before the Secret. Reconciler._reconcile gives the reason.
-                current = await self._workloads.read(current.ref)
+                refused, current = current, await self._workloads.read(current.ref)
                 revisions = (await self._secrets.read_record(target)).revisions
                 continue
             return marked if mark.restart else None
-        raise Conflict(f"{consumer.ref} keeps changing: trying again")
+        raise _conflict(refused, current)
+
+
+def _conflict(refused: Consumer | None, current: Consumer | None) -> Conflict:
+    """Return the error for a consumer that could not be marked. ``refused`` is the state at the last attempt, and
+    ``current`` the state that was read after it."""
+    if refused and current and refused.resource_version != current.resource_version:
+        return Contended(f"{current.ref} keeps changing: trying again")
+    # It does not change, so the conflict is a fault of the API server.
+    return Conflict("a write of a consumer is refused with a conflict again and again: trying again")
 
 
 async def _gather(
     consumers: Sequence[Consumer], mark: Callable[[Consumer], Awaitable[Consumer | None]]
 ) -> tuple[Sequence[Consumer], KeyturnError | None]:
-    """Mark all consumers at the same time. Returns the marked consumers, and the error that ``first_retryable``
-    selects."""
-    results = await asyncio.gather(*(_ignore_not_found(mark, consumer) for consumer in consumers))
+    """Mark all consumers, MAX_MARKS at the same time. Returns the marked consumers, and the error that
+    ``first_retryable`` selects."""
+    results = await bounded_gather(
+        consumers, lambda consumer: _ignore_not_found(mark, consumer), MAX_MARKS, MARK_SECONDS
+    )
     marked = [result for result in results if isinstance(result, Consumer)]
-    return marked, first_retryable(*(result for result in results if isinstance(result, KeyturnError)))
+    left = len(consumers) - len(results)
+    unfinished = Temporary(f"{left} of {len(consumers)} consumers are left to mark: going on") if left else None
+    return marked, first_retryable(*(result for result in results if isinstance(result, KeyturnError)), unfinished)
 
 
 async def _ignore_not_found(

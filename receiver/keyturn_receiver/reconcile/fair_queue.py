@@ -7,9 +7,12 @@ The design is that of https://pkg.go.dev/sigs.k8s.io/controller-runtime/pkg/cont
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
 from functools import partial
+from typing import TypeVar
 
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.reconcile.request import PRIORITIES, Cause
+
+T = TypeVar("T", bound=Hashable)
 
 Groups = OrderedDict[Hashable, OrderedDict[Target, None]]
 
@@ -44,15 +47,15 @@ class FairQueue:
             del self._namespaces[target.namespace]
 
     def pop(
-        self, is_full: Callable[[Hashable], bool], namespace_is_full: Callable[[str], bool]
+        self, is_full: Callable[[str, Hashable], bool], namespace_is_full: Callable[[str], bool]
     ) -> tuple[Target, Hashable] | None:
         """Remove the next target from the queue, and return it with its group. Full namespaces and groups are
-        skipped."""
+        skipped; ``is_full`` is called with a namespace and a group."""
         for namespace, groups in self._namespaces.items():
             if namespace_is_full(namespace):
                 continue
             for group, targets in groups.items():
-                if not is_full(group):
+                if not is_full(namespace, group):
                     target = next(iter(targets))
                     groups.move_to_end(group)
                     self._namespaces.move_to_end(namespace)
@@ -66,17 +69,19 @@ class PriorityQueues:
 
     Background work takes at most half of the slots, so that the others stay free for notifications. A group takes at
     most a quarter, so that an AWS secret that hangs holds up only its own bindings. A namespace takes at most half of
-    the slots, and at most half of those for background work.
+    the slots, at most half of those for background work, and at most three quarters of those for one group.
     """
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
         self._background_slots = max(1, slots // 2)
         self._group_slots = max(1, slots // 4)
+        self._part_slots = self._group_slots - self._group_slots // 4  # of one namespace in one group
         self._namespace_slots = {False: max(1, slots // 2), True: max(2, slots // 4)}  # by: is it background work
         self._queues = {cause: FairQueue() for cause in PRIORITIES}
         self._in_flight: Counter[Hashable] = Counter()
         self._in_namespace: Counter[tuple[str, bool]] = Counter()
+        self._in_part: Counter[tuple[str, Hashable]] = Counter()
         self._taken = 0
         self._background = 0
 
@@ -105,6 +110,7 @@ class PriorityQueues:
                 target, group = taken
                 self._taken += 1
                 self._in_flight[group] += 1
+                self._in_part[target.namespace, group] += 1
                 self._in_namespace[target.namespace, background] += 1
                 self._background += background
                 return target, priority
@@ -115,16 +121,25 @@ class PriorityQueues:
         background = priority is not Cause.NOTIFICATION
         self._taken -= 1
         self._background -= background
-        self._in_flight[group] -= 1
-        if not self._in_flight[group]:
-            del self._in_flight[group]
-        namespace = (target.namespace, background)
-        self._in_namespace[namespace] -= 1
-        if not self._in_namespace[namespace]:
-            del self._in_namespace[namespace]
+        _decrease(self._in_flight, group)
+        _decrease(self._in_part, (target.namespace, group))
+        _decrease(self._in_namespace, (target.namespace, background))
 
-    def _is_full(self, group: Hashable) -> bool:
-        return self._in_flight[group] >= self._group_slots
+    def share_is_full(self, namespace: str, group: Hashable) -> bool:
+        """Return whether a namespace has all the slots for notifications that it may take, or all for one group."""
+        return self._namespace_is_full(namespace, background=False) or self._part_is_full(namespace, group)
+
+    def _is_full(self, namespace: str, group: Hashable) -> bool:
+        return self._in_flight[group] >= self._group_slots or self._part_is_full(namespace, group)
+
+    def _part_is_full(self, namespace: str, group: Hashable) -> bool:
+        return self._in_part[namespace, group] >= self._part_slots
 
     def _namespace_is_full(self, namespace: str, background: bool) -> bool:
         return self._in_namespace[namespace, background] >= self._namespace_slots[background]
+
+
+def _decrease(counter: Counter[T], key: T) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]

@@ -12,7 +12,7 @@ from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.plan import LiveSecret
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.sync_status import SyncStatus, sync_status
-from keyturn_receiver.errors import ClusterRefused, Conflict, KeyturnError, NotFound
+from keyturn_receiver.errors import ClusterRefused, Conflict, Contended, KeyturnError, NotFound
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.request import NOT_BOUND, Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.secret_filler import FillResult, SecretFiller
@@ -74,12 +74,13 @@ class Reconciler:
             self._reporter.count(request, outcome, time.monotonic() - started)
 
     async def _retry_conflicts(self, target: Target, request: Request) -> ReconcileResult:
+        versions: list[str] = []  # the resource version of the Secret in each attempt
         for attempt in range(CONFLICT_RETRIES + 1):
             bound = self._cache.get(target)
             if bound is None:
                 return NOT_BOUND
             try:
-                return await self._reconcile(bound, request)
+                return await self._reconcile(bound, request, versions)
             except Conflict as error:
                 self._cache.drop_values(target)  # another writer was first, so the next attempt must read again
                 conflict = error
@@ -87,9 +88,12 @@ class Reconciler:
                 return ReconcileResult(True, error=error) if self._cache.get(target) else NOT_BOUND
             if attempt < CONFLICT_RETRIES:
                 await asyncio.sleep(CONFLICT_BACKOFF.delay(attempt + 1))
+        if len(versions) > 1 and versions[-1] != versions[-2] and not isinstance(conflict, Contended):
+            # The Secret really changes. Otherwise the conflict could be a fault of the API server.
+            conflict = Contended(f"Secret {target} keeps changing: trying again")
         return ReconcileResult(True, error=conflict)
 
-    async def _reconcile(self, bound: BoundSecret, request: Request) -> ReconcileResult:
+    async def _reconcile(self, bound: BoundSecret, request: Request, versions: list[str]) -> ReconcileResult:
         target = bound.target
         # Read the workloads before the Secret. If another replica sees a later state of the Secret and marks a workload
         # in the meantime, our mark is refused. If the Secret were read first, our mark could take the workload back to
@@ -103,6 +107,7 @@ class Reconciler:
         if observed is None:
             return NOT_BOUND
         live = observed.live
+        versions.append(live.resource_version)
         # The value must be read after this replica saw the present state of the Secret. An earlier read that is shared
         # with other bindings may be older than the value that another replica has applied since.
         seen_at = bound.seen_at if live.resource_version == bound.resource_version else time.monotonic()

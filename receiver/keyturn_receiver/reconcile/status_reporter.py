@@ -1,6 +1,7 @@
 """Reports the outcome of a reconcile in the status annotation, in a Kubernetes Event, in the log and in the metrics."""
 
 import logging
+import time
 
 from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.cluster.secret_client import SecretClient
@@ -9,9 +10,16 @@ from keyturn_receiver.core.revision import OK, status_of
 from keyturn_receiver.errors import Conflict, KeyturnError, Permanent, first_retryable
 from keyturn_receiver.reconcile import event_messages
 from keyturn_receiver.reconcile.consumer_restarter import RolloutResult
-from keyturn_receiver.reconcile.request import ReconcileResult, Request
+from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.secret_filler import FillResult
+from keyturn_receiver.resilience.token_bucket import TokenBuckets
 from keyturn_receiver.telemetry.metrics import Metrics
+
+# How many reconciles of one namespace may end in a refusal, per second and at once after a pause. Each costs calls to
+# AWS and Kubernetes, and the owner of a binding can edit it without end. What is beyond this rate keeps its slot of the
+# work queue, of which each namespace has a share.
+REFUSAL_RATE = 20.0
+REFUSAL_BURST = 100
 
 _log = logging.getLogger(__name__)
 
@@ -23,6 +31,7 @@ class StatusReporter:
         self._secrets = secrets
         self._events = events
         self._metrics = metrics
+        self._refusals = TokenBuckets(REFUSAL_RATE, REFUSAL_BURST, time.monotonic)
 
     async def report(
         self, live: LiveSecret, request: Request, fill: FillResult, rollout: RolloutResult, filled: bool
@@ -39,6 +48,8 @@ class StatusReporter:
         if error is None and fill.status_outdated:
             error = await self._write_status(live, OK)
         terminal_version = await self._report_failure(live, error) if error else ""
+        if isinstance(error, Permanent) and Cause.NOTIFICATION not in request.causes:
+            await self._refusals.wait(live.target.namespace)
         if error is None and (fill.changed_keys or rollout.restarted):
             message = event_messages.applied(fill.record, fill.changed_keys, rollout.restarted)
             self._events.event(live.target, live.uid, False, "Applied", message)

@@ -35,8 +35,8 @@ class WorkItem:
     ``turn`` is the run that waits (QUEUED) or runs (RUNNING). ``rerun`` is the run that was requested while another one
     was RUNNING. ``retry`` is the request that the next attempt will serve (BACKING_OFF). ``unmet_since`` is the time of
     the oldest unmet request that a retry can still meet. ``terminal_version`` is the resource version of the Secret if
-    no retry can help that version, and otherwise empty. ``check_timer`` starts a drift check. All times are monotonic
-    seconds.
+    no retry can help that version, and otherwise empty. ``check_timer`` starts a drift check. ``was_held_up`` is true
+    if the run had to wait because its namespace had its full share of the slots. All times are monotonic seconds.
     """
 
     group: Hashable
@@ -46,6 +46,7 @@ class WorkItem:
     priority: Cause = field(default=Cause.POLL, init=False)  # the priority with which the run took its slot
     task: "asyncio.Task[None] | None" = field(default=None, init=False)
     started_at: float = field(default=0.0, init=False)
+    was_held_up: bool = field(default=False, init=False)
     settled_at: float = field(default=0.0, init=False)  # until this time, the caches may not show our own writes yet
     retry: Request | None = field(default=None, init=False)
     retry_timer: asyncio.TimerHandle | None = field(default=None, init=False)

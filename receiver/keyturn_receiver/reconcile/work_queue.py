@@ -26,6 +26,9 @@ UNEXPECTED_RETRY = 30.0  # seconds before a retry, after an error that only a bu
 # until then our own write would look like drift.
 SETTLE_SECONDS = 1.0
 
+# Seconds in the queue that count as a wait for a slot.
+MIN_WAIT = 0.01
+
 _log = logging.getLogger(__name__)
 
 
@@ -109,6 +112,16 @@ class WorkQueue:
         else:
             del self._items[target]
 
+    def is_held_up(self, target: Target) -> bool:
+        """Return whether the run that serves the last request waits, or has waited, because the namespace has its full
+        share of the slots."""
+        item = self._items.get(target)
+        if item is None:
+            return False
+        if item.phase is Phase.RUNNING:
+            return item.was_held_up
+        return item.phase is Phase.QUEUED and self._queues.share_is_full(target.namespace, item.group)
+
     def settles_in(self, target: Target) -> float:
         """Return the seconds until the caches show this replica's own writes; 0.0 if they do already."""
         item = self._items.get(target)
@@ -139,11 +152,16 @@ class WorkQueue:
         return self._items.setdefault(target, WorkItem(target)).fight.record(self._now())
 
     async def close(self, grace: float) -> None:
-        """Start no more retries. Queued and running reconciles get up to ``grace`` seconds to finish."""
+        """Start no more retries. Queued and running reconciles get up to ``grace`` seconds to finish.
+
+        A pending retry for a notification is tried once more now, because the sender may rely on it.
+        """
         self._closing = True
-        for item in self._items.values():
+        for target, item in list(self._items.items()):
             item.cancel_check()
-            if item.retry_timer:
+            if item.retry and Cause.NOTIFICATION in item.retry.causes:
+                self._retry(target)
+            elif item.retry_timer:
                 item.retry_timer.cancel()
         end = self._now() + grace
         while (tasks := [item.task for item in self._items.values() if item.task]) and self._now() < end:
@@ -180,6 +198,8 @@ class WorkQueue:
             target, priority = taken
             item = self._items[target]
             item.phase, item.priority, item.started_at = Phase.RUNNING, priority, self._now()
+            waited = item.turn is not None and item.started_at - item.turn.asked_at > MIN_WAIT
+            item.was_held_up = waited and self._queues.share_is_full(target.namespace, item.group)
             # The empty context keeps the task from inheriting the caller's log fields and trace.
             item.task = asyncio.create_task(self._run(target, item), context=Context())
 

@@ -1,21 +1,47 @@
 """Adaptive concurrency limiter: additive increase, multiplicative decrease (AIMD), as in TCP's congestion control.
 
 https://www.rfc-editor.org/rfc/rfc5681#section-3.1
+
+Callers wait in lanes, and the lanes take turns. So a caller never waits behind the calls of another lane.
 """
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from keyturn_receiver.resilience.bounded_map import BoundedMap
 
 DECREASE_INTERVAL = 1.0  # in seconds; several failures within this time count as one sign of overload
+MAX_WAITING = 2000  # callers that may wait in one lane; more are refused at once
+
+
+class Overloaded(Exception):
+    """No slot became free in time, and not because of the caller's own lane."""
+
+
+class LaneFull(Exception):
+    """No slot became free in time, because the caller's own lane has more calls than it may make."""
+
+
+@dataclass(slots=True)
+class _Lane:
+    """The calls of one lane: how many are in flight, who waits, and how many were admitted since the lane was made."""
+
+    in_flight: int = 0
+    waiters: "deque[asyncio.Future[None]]" = field(default_factory=deque)
+    admitted: int = 0
 
 
 class AdaptiveLimiter:
     """Adaptive limiter. A semaphore whose limit moves between 1 and ``maximum``, depending on the load of the server.
 
     The limit rises by about one for each full round of successful requests. It is halved when requests fail because the
-    server is overloaded. ``now`` returns monotonic seconds.
+    server is overloaded. Failures of one lane alone are no sign of that while other lanes succeed. A lane takes at most
+    three quarters of the limit, so that the first call of another lane finds a free slot. ``now`` returns monotonic
+    seconds.
     """
 
     def __init__(self, maximum: int, now: Callable[[], float] = time.monotonic) -> None:
@@ -23,44 +49,98 @@ class AdaptiveLimiter:
         self._now = now
         self._limit = float(maximum)
         self._in_flight = 0
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._lanes: OrderedDict[Hashable, _Lane] = OrderedDict()  # in the order of their turns
         self._decreased_at = -DECREASE_INTERVAL
+        # The two lanes that succeeded or failed last, with the time.
+        self._succeeded: BoundedMap[Hashable, float] = BoundedMap(2)
+        self._failed: BoundedMap[Hashable, float] = BoundedMap(2)
 
     @property
     def limit(self) -> int:
         """The number of requests that may be in flight now."""
         return int(self._limit)
 
-    async def acquire(self) -> None:
-        """Wait until one more request may start. Callers are admitted in order, and each must call ``release``
-        later."""
-        if self._in_flight < self.limit and not self._waiters:
-            self._in_flight += 1
-            return
+    @property
+    def lane_limit(self) -> int:
+        """The number of requests of one lane that may be in flight now."""
+        return self.limit - self.limit // 4
+
+    async def acquire(self, lane: Hashable = None, seconds: float | None = None) -> None:
+        """Wait up to ``seconds`` until one more request of ``lane`` may start. ``release`` must follow.
+
+        The callers of one lane are admitted in order. Raises LaneFull or Overloaded.
+        """
+        mine = self._lanes.setdefault(lane, _Lane())
+        if len(mine.waiters) >= MAX_WAITING:
+            raise LaneFull
         waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        mine.waiters.append(waiter)
+        self._admit()
+        if waiter.done():
+            return
+        before = mine.admitted
         try:
-            await waiter
-        except asyncio.CancelledError:
-            # This request was admitted just before it was cancelled, so its slot is passed on.
-            if not waiter.cancelled():
-                self._in_flight -= 1
+            async with asyncio.timeout(seconds):
+                await waiter
+        except BaseException as error:
+            if waiter.done() and not waiter.cancelled():
+                self._end(lane)  # it was admitted just before it gave up, so its slot is passed on
+            else:
+                with suppress(ValueError):  # it has left the lane already
+                    mine.waiters.remove(waiter)
+                self._forget_if_idle(lane)
             self._admit()
+            if isinstance(error, TimeoutError):
+                own = mine.admitted - before >= self.lane_limit  # a whole round of the lane's own calls went first
+                raise (LaneFull if own else Overloaded) from None
             raise
 
-    def release(self, overloaded: bool) -> None:
+    def release(self, overloaded: bool, lane: Hashable = None) -> None:
         """End a request. ``overloaded`` is true if the request failed in a way that suggests an overloaded server."""
-        self._in_flight -= 1
+        self._end(lane)
         if not overloaded:
+            self._succeeded.put(lane, self._now())
             self._limit = min(self._maximum, self._limit + 1 / self._limit)
-        elif self._now() - self._decreased_at >= DECREASE_INTERVAL:
-            self._limit = max(1.0, self._limit / 2)
-            self._decreased_at = self._now()
+        else:
+            self._failed.put(lane, self._now())
+            if self._now() - self._decreased_at >= DECREASE_INTERVAL and not self._concerns_one_lane(lane):
+                self._limit = max(1.0, self._limit / 2)
+                self._decreased_at = self._now()
         self._admit()
 
+    def _concerns_one_lane(self, lane: Hashable) -> bool:
+        """Return whether, as of late, calls of ``lane`` alone have failed while those of another lane succeeded."""
+
+        def others(ended: BoundedMap[Hashable, float]) -> bool:
+            return any(each != lane and self._now() - (ended.get(each) or 0.0) < DECREASE_INTERVAL for each in ended)
+
+        return others(self._succeeded) and not others(self._failed)
+
     def _admit(self) -> None:
-        while self._waiters and self._in_flight < self.limit:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                self._in_flight += 1
+        while self._in_flight < self.limit and (turn := self._next_lane()):
+            key, lane = turn
+            waiter = lane.waiters.popleft()
+            if waiter.done():
+                continue  # it was cancelled
+            waiter.set_result(None)
+            lane.in_flight += 1
+            lane.admitted += 1
+            self._in_flight += 1
+            self._lanes.move_to_end(key)
+
+    def _next_lane(self) -> tuple[Hashable, _Lane] | None:
+        # A lane that cannot take a turn has calls in flight, so there are at most ``limit`` of them.
+        for key, lane in self._lanes.items():
+            if lane.waiters and lane.in_flight < self.lane_limit:
+                return key, lane
+        return None
+
+    def _end(self, lane: Hashable) -> None:
+        self._in_flight -= 1
+        self._lanes[lane].in_flight -= 1
+        self._forget_if_idle(lane)
+
+    def _forget_if_idle(self, key: Hashable) -> None:
+        lane = self._lanes.get(key)
+        if lane and not lane.waiters and not lane.in_flight:
+            del self._lanes[key]

@@ -1,7 +1,12 @@
 """Token bucket: https://en.wikipedia.org/wiki/Token_bucket"""
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+
+from keyturn_receiver.resilience.bounded_map import BoundedMap
+
+MAX_BUCKETS = 1000  # the most buckets of one ``TokenBuckets``; one that was forgotten starts full again
 
 
 class TokenBucket:
@@ -17,12 +22,45 @@ class TokenBucket:
         self._tokens = float(burst)
         self._filled_at = now()
 
-    def take(self) -> float:
-        """Take a token and return 0.0. If there is no token, return the seconds until the next one."""
+    def delay(self) -> float:
+        """Return the seconds until there is a token; 0.0 if there is one now."""
         now = self._now()
         self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
         self._filled_at = now
-        if self._tokens < 1:
-            return (1 - self._tokens) / self._rate
+        return max(0.0, (1 - self._tokens) / self._rate)
+
+    def take(self) -> float:
+        """Take a token and return 0.0. If there is no token, return the seconds until the next one."""
+        delay = self.delay()
+        if not delay:
+            self._tokens -= 1
+        return delay
+
+    def reserve(self) -> float:
+        """Take a token that there may not be yet, and return the seconds until there is; 0.0 if there is one now."""
+        delay = self.delay()
         self._tokens -= 1
-        return 0.0
+        return delay
+
+
+class TokenBuckets:
+    """Token buckets, one for each key, such as a namespace. All have the same ``rate`` and ``burst``."""
+
+    def __init__(self, rate: float, burst: int, now: Callable[[], float] = time.monotonic) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._now = now
+        self._buckets: BoundedMap[Hashable, TokenBucket] = BoundedMap(MAX_BUCKETS, lru=True)
+
+    def of(self, key: Hashable) -> TokenBucket:
+        """Return the bucket of a key."""
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = TokenBucket(self._rate, self._burst, self._now)
+            self._buckets.put(key, bucket)
+        return bucket
+
+    async def wait(self, key: Hashable) -> None:
+        """Wait for a token of a key, and take it. Those who wait get their tokens in order."""
+        if delay := self.of(key).reserve():
+            await asyncio.sleep(delay)

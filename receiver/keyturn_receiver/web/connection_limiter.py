@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Collection
 from typing import Protocol
 
 from keyturn_receiver.telemetry.metrics import Metrics
@@ -53,6 +54,11 @@ class ConnectionLimiter:
         self.remove(connection)
         self.count_closed(reason)
         connection.transport.abort()
+
+    def abort_all_but(self, kept: Collection[object]) -> None:
+        """Abort the open connections that are not in ``kept``."""
+        for connection in [each for each in self._open if each not in kept]:
+            self.abort(connection, "shutdown")
 
     def count_closed(self, reason: str) -> None:
         """Count a connection that the server closes."""

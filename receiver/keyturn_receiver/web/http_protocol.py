@@ -6,6 +6,8 @@ uvicorn has no timeout for the rest of a request that has begun, nor for a clien
 
 import asyncio
 import ssl
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from uvicorn.config import Config
@@ -23,6 +25,11 @@ MAX_OVERHEAD = 32 * 1024  # bytes of a request besides its body: head, chunk siz
 MAX_HEADERS = 100
 MAX_PIPELINED = 16  # the most requests on one connection that may wait for the response to an earlier one
 PARSE_SIZE = 16 * 1024  # the number of bytes that are parsed between two checks of the overhead
+CLOSE_TIMEOUT = 0.5  # seconds for which a connection that is closed during a shutdown waits for its client
+
+# Headers that two readers of one request could take for different ones if there were two.
+_SINGLE = frozenset({b"host", b"content-type", b"content-encoding", b"content-length", b"transfer-encoding"})
+_SINGLE_PREFIX = b"webhook-"
 
 
 class HttpConnection(HttpToolsProtocol):
@@ -36,6 +43,8 @@ class HttpConnection(HttpToolsProtocol):
         self._write_timer: asyncio.TimerHandle | None = None  # runs while the client does not read its response
         self._request_complete = False  # whether the last request has been received completely
         self._overhead = 0  # bytes of the current request besides its body
+        self._in_head = False  # whether a head has begun and is not complete
+        self._shutting_down = False
         self._current_cycle: Any = None  # uvicorn's state for the request that is being answered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
@@ -66,6 +75,7 @@ class HttpConnection(HttpToolsProtocol):
             raise ValueError("too many requests at once")
         super().on_message_begin()
         self._request_complete = False
+        self._in_head = True
         if self._header_timer is None:  # this is true for a later request on the same connection
             self._start_header_timer()
 
@@ -78,7 +88,11 @@ class HttpConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._stop_header_timer()
+        self._in_head = False
+        _check_single_headers(self.parser.get_http_version(), (name for name, _ in self.headers))
         super().on_headers_complete()
+        if self._shutting_down:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._overhead -= len(body)
@@ -99,6 +113,27 @@ class HttpConnection(HttpToolsProtocol):
         self.limiter.mark_pending(self)
         if incomplete:
             self.transport.close()
+        if self._shutting_down:
+            self._abort_soon()
+
+    def shutdown(self) -> None:
+        """Close the connection: at once if it is idle, and otherwise after the response to its request."""
+        self._shutting_down = True
+        if not self._in_head:
+            super().shutdown()
+        if self.transport.is_closing():
+            self._abort_soon()
+
+    def _abort_soon(self) -> None:
+        # Over TLS, the connection would wait half a minute for the client's close_notify. A client that keeps idle
+        # connections in a pool does not read them, so it does not answer.
+        self.loop.call_later(CLOSE_TIMEOUT, self._abort_if_sent)
+
+    def _abort_if_sent(self) -> None:
+        if self.transport.is_closing() and not self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self._abort_soon()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -137,6 +172,18 @@ class HttpConnection(HttpToolsProtocol):
         if self._write_timer:
             self._write_timer.cancel()
             self._write_timer = None
+
+
+def _check_single_headers(http_version: str, names: Iterable[bytes]) -> None:
+    """Raise ValueError if a request has no Host, or a header twice that may be there only once.
+
+    https://www.rfc-editor.org/rfc/rfc9112#section-3.2
+    """
+    count = Counter(names)
+    if http_version == "1.1" and not count[b"host"]:
+        raise ValueError("no Host")
+    if any(times > 1 and (name in _SINGLE or name.startswith(_SINGLE_PREFIX)) for name, times in count.items()):
+        raise ValueError("a header twice")
 
 
 class TlsHandshake(SSLProtocol):  # type: ignore[misc]  # uvloop ships no types

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -19,13 +19,15 @@ from keyturn_contract.message import (
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.core.arn import candidate_names
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.errors import KeyturnError, Permanent
+from keyturn_receiver.errors import ClusterUnavailable, KeyturnError, Permanent, Temporary
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 from keyturn_receiver.telemetry.metrics import Metrics
 
 MAX_REASON_LENGTH = 1000  # characters
+# Characters of each list of names in a result. The ten results of a delivery must fit into what the notifier reads.
+MAX_NAMES_LENGTH = 7000
 
 _Completion = ReconcileResult | KeyturnError | None  # None means that it is not done within the deadline
 
@@ -34,11 +36,13 @@ _Completion = ReconcileResult | KeyturnError | None  # None means that it is not
 class _PendingReconcile:
     """A reconcile that a notification waits for.
 
-    ``expected`` has the version ids that the Secret should be made from.
+    ``expected`` has the version ids that the Secret should be made from. ``own_role`` is true if the binding reads with
+    an AWS role of its namespace.
     """
 
     target: Target
     expected: frozenset[str]
+    own_role: bool
     future: "asyncio.Future[ReconcileResult]"
 
     @property
@@ -47,6 +51,22 @@ class _PendingReconcile:
             return None
         result = self.future.result()
         return result.error or result
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What has become of one reconcile by the time of the reply.
+
+    ``held_up`` is true if it is not done because its namespace has its full share of the work queue.
+    """
+
+    reconcile: _PendingReconcile
+    completion: _Completion
+    held_up: bool
+
+    @property
+    def target(self) -> Target:
+        return self.reconcile.target
 
 
 class NotificationHandler:
@@ -71,11 +91,16 @@ class NotificationHandler:
         self._metrics = metrics
         self._now = now
 
-    async def handle(self, notification: Notification, deadline: Callable[[], float]) -> Result:
+    async def handle(
+        self,
+        notification: Notification,
+        deadline: Callable[[], float],
+        keeps_running: Callable[[], bool] = lambda: True,
+    ) -> Result:
         """Reconcile the bindings that a notification may concern, and wait for the results.
 
         ``deadline`` returns the end of the wait in monotonic seconds. It is called again every second, because a
-        shutdown can move the end.
+        shutdown can move the end. ``keeps_running`` returns whether this process can retry anything after the reply.
         """
         if notification.type is EventType.HEARTBEAT:
             self._record_heartbeat(notification)
@@ -85,7 +110,8 @@ class NotificationHandler:
         if not reconciles:
             return Result(notification.id, Outcome.IGNORED, reason=REASON_NOT_BOUND)
         await _wait_until(deadline, [each.future for each in reconciles])
-        result = _result(notification.id, reconciles)
+        outcomes = [_Outcome(each, each.completion, self._queue.is_held_up(each.target)) for each in reconciles]
+        result = _result(notification.id, outcomes, keeps_running())
         if result.outcome is Outcome.APPLIED:
             self._metrics.propagation_seconds.observe(self._age(notification))
         return result
@@ -102,9 +128,8 @@ class NotificationHandler:
             has_version = notification.type is EventType.CHANGED and data.label in (None, bound.spec.stage)
             expected = frozenset({data.version_id} if has_version and data.version_id else ())
             request = Request(frozenset({Cause.NOTIFICATION}), since, expected, (notification.id,), not expected)
-            reconciles.append(
-                _PendingReconcile(target, expected, self._queue.submit(target, request, bound.spec.secret_id))
-            )
+            future = self._queue.submit(target, request, bound.spec.secret_id)
+            reconciles.append(_PendingReconcile(target, expected, bool(bound.spec.account), future))
         return reconciles
 
     def _record_heartbeat(self, notification: Notification) -> None:
@@ -135,29 +160,67 @@ async def _wait_until(deadline: Callable[[], float], futures: Sequence["asyncio.
             return
 
 
-def _result(notification_id: str, reconciles: Sequence[_PendingReconcile]) -> Result:
-    completions = [(each, each.completion) for each in reconciles]
-    succeeded = [(each, completion) for each, completion in completions if isinstance(completion, ReconcileResult)]
-    failed = [(each, completion) for each, completion in completions if not isinstance(completion, ReconcileResult)]
-    secrets = tuple(str(each.target) for each, completion in succeeded if completion.changed)
-    consumers = tuple(str(ref) for _, completion in succeeded for ref in completion.restarted)
-    reason = "; ".join(f"{each.target}: {_reason(error)}" for each, error in failed)[:MAX_REASON_LENGTH] or None
-    if any(not isinstance(error, Permanent) for _, error in failed):
+def _result(notification_id: str, outcomes: Sequence[_Outcome], keeps_running: bool) -> Result:
+    """Return the result of a notification. If it fails, the sender is to send it again.
+
+    A binding that is not done because of its own namespace does not make the notification fail, because then one
+    namespace could hold up the acknowledgement of all others. The work queue tries it again
+    (docs/adr/020-replies-for-what-is-done.md).
+    """
+    done = [(each, each.completion) for each in outcomes if isinstance(each.completion, ReconcileResult)]
+    not_done = [each for each in outcomes if not isinstance(each.completion, ReconcileResult)]
+    refused = [each for each in not_done if isinstance(each.completion, Permanent)]
+    namespaces = {each.target.namespace for each, completion in done if completion.bound}
+    retrying = [each for each in not_done if keeps_running and _is_own_doing(each, namespaces)]
+    secrets = tuple(str(each.target) for each, completion in done if completion.changed)
+    consumers = tuple(str(ref) for _, completion in done for ref in completion.restarted)
+    reason = "; ".join(f"{each.target}: {_reason(each.completion)}" for each in not_done)[:MAX_REASON_LENGTH] or None
+    if len(refused) + len(retrying) < len(not_done):
         outcome = Outcome.FAILED
     elif secrets or consumers:
         outcome = Outcome.APPLIED
-    elif failed:
+    elif retrying:
+        outcome = Outcome.RETRYING
+    elif refused:
         # If the notification were sent again, it would fail in the same way. The Secret's status tells its owner what
         # to correct, and the correction itself starts the next reconcile.
         outcome = Outcome.IGNORED
-    elif not any(completion.bound for _, completion in succeeded):
+    elif not any(completion.bound for _, completion in done):
         outcome, reason = Outcome.IGNORED, REASON_NO_LONGER_BOUND
-    elif all(each.expected - completion.version_ids for each, completion in succeeded):
+    elif all(each.reconcile.expected - completion.version_ids for each, completion in done):
         outcome = Outcome.SUPERSEDED
     else:
         outcome = Outcome.UNCHANGED
-    return Result(notification_id, outcome, secrets, consumers, reason)
+    names = tuple(str(each.target) for each in retrying)
+    return Result(notification_id, outcome, _first(secrets), _first(consumers), reason, _first(names))
 
 
-def _reason(error: KeyturnError | None) -> str:
+def _is_own_doing(outcome: _Outcome, done_namespaces: Set[str]) -> bool:
+    """Return whether a binding is not done because of what its own namespace does.
+
+    ``done_namespaces`` are those in which bindings of the same notification are done. If there are others, AWS and
+    Kubernetes work, so a share of the work queue that is full and an AWS role that fails are the namespace's own.
+    """
+    error = outcome.completion
+    if isinstance(error, Temporary) and error.caused_by_tenant:
+        return True
+    if not done_namespaces - {outcome.target.namespace}:
+        return False
+    if error is None:
+        return outcome.held_up or outcome.reconcile.own_role
+    return outcome.reconcile.own_role and isinstance(error, Temporary) and not isinstance(error, ClusterUnavailable)
+
+
+def _reason(error: _Completion) -> str:
     return "not done within the deadline" if error is None else str(error)
+
+
+def _first(names: Sequence[str]) -> tuple[str, ...]:
+    """Return as many of the names as fit into a result."""
+    length, kept = 0, []
+    for name in names:
+        length += len(name) + len('"",')
+        if length > MAX_NAMES_LENGTH:
+            break
+        kept.append(name)
+    return tuple(kept)

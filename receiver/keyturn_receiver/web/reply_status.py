@@ -15,6 +15,7 @@ STATUS: Mapping[Outcome, int] = {  # a reply has the highest status among its re
     Outcome.UNCHANGED: 200,
     Outcome.SUPERSEDED: 200,
     Outcome.IGNORED: 200,
+    Outcome.RETRYING: 200,
     Outcome.FAILED: 503,
 }
 _RETRY = {"Retry-After": "2"}  # seconds

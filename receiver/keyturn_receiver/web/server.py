@@ -1,6 +1,7 @@
 """HTTP server: uvicorn with our own protocol classes."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,6 +68,14 @@ class Server(uvicorn.Server):
         host = config.host or None  # None stands for all addresses, IPv4 and IPv6
         self.servers = [await loop.create_server(new_protocol, host=host, port=config.port, backlog=config.backlog)]
         self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close idle connections at once, and wait for the responses to open requests."""
+        for server in self.servers:
+            server.close()
+        # uvicorn does not know the connections that are still in a TLS handshake, but would wait for their end.
+        self._limiter.abort_all_but(self.server_state.connections)
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -133,7 +133,9 @@ class WebhookEndpoint:
             with self._span("delivery", [notification.id for notification in notifications], delivery=delivery):
                 results = await asyncio.gather(
                     *(
-                        self._handler.handle(notification, lambda: min(deadline, self._shutdown_deadline))
+                        self._handler.handle(
+                            notification, lambda: min(deadline, self._shutdown_deadline), lambda: not self._draining
+                        )
                         for notification in notifications
                     )
                 )
@@ -172,6 +174,7 @@ class WebhookEndpoint:
                     "outcome": result.outcome.value,
                     "secrets": result.secrets,
                     "consumers": result.consumers,
+                    "retrying": result.retrying,
                     "reason": result.reason,
                 }
             )

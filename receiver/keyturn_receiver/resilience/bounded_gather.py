@@ -1,0 +1,38 @@
+"""Gathers the results of many calls, with a bound on how many run at once and on the time in which they start."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+async def bounded_gather(
+    items: Sequence[T],
+    work: Callable[[T], Awaitable[R]],
+    concurrency: int,
+    seconds: float,
+    now: Callable[[], float] = time.monotonic,
+) -> Sequence[R]:
+    """Call ``work`` for each item, at most ``concurrency`` at once, and return the results in the order of the items.
+
+    No call starts later than ``seconds`` after the first, so there are fewer results than items if the calls take too
+    long. An error of ``work`` is raised after the calls that run have ended. ``now`` returns monotonic seconds.
+    """
+    deadline = now() + seconds
+    results: dict[int, R] = {}
+    queue = iter(enumerate(items))
+
+    async def worker() -> None:
+        for number, item in queue:
+            results[number] = await work(item)
+            if now() >= deadline:
+                return
+
+    ended = await asyncio.gather(*(worker() for _ in range(min(concurrency, len(items)))), return_exceptions=True)
+    for each in ended:
+        if each is not None:
+            raise each
+    return [results[number] for number in sorted(results)]

@@ -1,0 +1,169 @@
+"""A reply answers for what is done. What one namespace holds up by itself is left to the work queue."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from keyturn_contract.message import MAX_EVENTS, Outcome, Result, encode_reply
+from keyturn_notifier.delivery import MAX_REPLY
+from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.consumer import WorkloadRef
+from keyturn_receiver.errors import (
+    ClusterUnavailable,
+    Conflict,
+    Contended,
+    InvalidValue,
+    KeyturnError,
+    NamespaceBusy,
+    NoCredentials,
+    SourceUnavailable,
+    StaleRead,
+    Temporary,
+)
+from keyturn_receiver.reconcile.request import ReconcileResult, Request
+from keyturn_receiver.telemetry.metrics import Metrics
+from keyturn_receiver.web.notification_handler import NotificationHandler
+from support.deliveries import notification
+
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
+
+DONE = ReconcileResult(True, changed=True, version_ids=frozenset({"v1"}))
+SAME = ReconcileResult(True, version_ids=frozenset({"v1"}))
+GONE = ReconcileResult(False)
+
+
+class Spec:
+    def __init__(self, account: str) -> None:
+        self.stage, self.secret_id, self.account = "AWSCURRENT", "prod/db", account
+
+
+class Bound:
+    def __init__(self, account: str) -> None:
+        self.spec = Spec(account)
+
+
+class Receiver:
+    """The cache, the queue and the access policy. ``completions`` has, for each target ("namespace/name"), the result
+    or the error of its reconcile, or None if it does not end.
+
+    ``held_up`` has the targets that wait for their namespace's share, and ``roles`` those with a role of their own.
+    """
+
+    def __init__(
+        self, completions: dict[str, ReconcileResult | KeyturnError | None], held_up: str = "", roles: str = ""
+    ) -> None:
+        self._completions = {Target(*name.split("/")): completion for name, completion in completions.items()}
+        self._held_up, self._roles = held_up.split(), roles.split()
+
+    def by_secret_id(self, secret_id: str, name: str | None) -> list[Target]:
+        return list(self._completions)
+
+    def get(self, target: Target) -> Bound:
+        return Bound("app" if str(target) in self._roles else "")
+
+    def could_apply(self, bound: Bound, names: object) -> bool:
+        return True
+
+    def is_held_up(self, target: Target) -> bool:
+        return str(target) in self._held_up
+
+    def submit(self, target: Target, request: Request, group: str) -> "asyncio.Future[ReconcileResult]":
+        future: asyncio.Future[ReconcileResult] = asyncio.get_running_loop().create_future()
+        completion = self._completions[target]
+        if completion is not None:
+            is_error = isinstance(completion, KeyturnError)
+            future.set_result(ReconcileResult(True, error=completion) if is_error else completion)
+        return future
+
+
+async def handle(receiver: Any, keeps_running: Callable[[], bool] = lambda: True) -> Result:
+    now = datetime(2026, 11, 25, tzinfo=UTC)
+    handler = NotificationHandler(receiver, receiver, receiver, lambda sent: None, Metrics(), lambda: now)
+    end = time.monotonic() + 8
+    return await handler.handle(notification("prod/db"), lambda: end, keeps_running)
+
+
+LOSES = Contended("Secret b/db keeps changing: trying again")
+
+
+@pytest.mark.parametrize("error", [LOSES, NamespaceBusy("too many requests for namespace b")])
+@pytest.mark.parametrize(
+    ("other", "outcome"), [(DONE, Outcome.APPLIED), (SAME, Outcome.RETRYING), (GONE, Outcome.RETRYING)]
+)
+async def test_binding_that_loses_by_its_own_namespace_does_not_fail_the_delivery(
+    error: KeyturnError, other: ReconcileResult, outcome: Outcome
+) -> None:
+    result = await handle(Receiver({"a/db": other, "b/db": error}))
+    assert (result.outcome, result.retrying) == (outcome, ("b/db",))
+    assert result.reason == f"b/db: {error}"
+
+
+async def test_binding_that_loses_by_its_own_namespace_is_retried_even_if_it_is_the_only_one() -> None:
+    result = await handle(Receiver({"b/db": LOSES}))
+    assert (result.outcome, result.retrying) == (Outcome.RETRYING, ("b/db",))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ClusterUnavailable("the API server is gone"),
+        SourceUnavailable("AWS is gone"),
+        StaleRead("AWS gives the version before"),
+        NoCredentials("prod/db", "no credentials"),
+        Conflict("the API server says so again and again"),
+        Temporary("a bug"),
+        None,
+    ],
+    ids=str,
+)
+async def test_what_concerns_everybody_fails_the_delivery(error: KeyturnError | None) -> None:
+    result = await handle(Receiver({"a/db": DONE, "b/db": error, "c/db": LOSES}, held_up="c/db"))
+    assert (result.outcome, result.secrets, result.retrying) == (Outcome.FAILED, ("a/db",), ("c/db",))
+
+
+async def test_bindings_behind_their_own_namespaces_share_do_not_fail_a_delivery_that_is_done_elsewhere() -> None:
+    crowd: dict[str, ReconcileResult | KeyturnError | None] = {f"b/{number}": None for number in range(100)}
+    result = await handle(Receiver({"a/db": DONE, "b/first": DONE, **crowd}, held_up=" ".join(crowd)))
+    assert (result.outcome, result.secrets) == (Outcome.APPLIED, ("a/db", "b/first"))
+    assert result.retrying == tuple(crowd)
+    alone = await handle(Receiver({"b/first": DONE, **crowd}, held_up=" ".join(crowd)))
+    assert (alone.outcome, alone.retrying) == (Outcome.FAILED, ())
+
+
+@pytest.mark.parametrize("error", [SourceUnavailable("STS is silent"), NoCredentials("x", "no trust"), None], ids=str)
+async def test_role_of_a_tenant_that_fails_does_not_fail_a_delivery_that_is_done_elsewhere(
+    error: KeyturnError | None,
+) -> None:
+    result = await handle(Receiver({"a/db": SAME, "b/db": error}, roles="b/db"))
+    assert (result.outcome, result.retrying) == (Outcome.RETRYING, ("b/db",))
+    assert (await handle(Receiver({"b/db": error}, roles="b/db"))).outcome is Outcome.FAILED
+    unavailable = await handle(Receiver({"a/db": SAME, "b/db": ClusterUnavailable("gone")}, roles="b/db"))
+    assert unavailable.outcome is Outcome.FAILED
+
+
+async def test_process_that_shuts_down_promises_no_retry() -> None:
+    result = await handle(Receiver({"a/db": DONE, "b/db": LOSES}), keeps_running=lambda: False)
+    assert (result.outcome, result.retrying) == (Outcome.FAILED, ())
+
+
+async def test_refusal_beside_a_retry_is_told_too() -> None:
+    result = await handle(Receiver({"a/db": InvalidValue("no such property"), "b/db": LOSES}))
+    assert result.outcome is Outcome.RETRYING
+    assert result.reason == f"a/db: no such property; b/db: {LOSES}"
+
+
+async def test_reply_to_a_full_delivery_fits_into_what_the_notifier_reads() -> None:
+    completions: dict[str, ReconcileResult | KeyturnError | None] = {}
+    for number in range(1000):
+        name = f"{number:04}" + "n" * 240
+        refs = tuple(WorkloadRef("Deployment", "b" * 63, f"{name}-{each}") for each in range(3))
+        completions[f"{'b' * 63}/{name}"] = ReconcileResult(True, changed=True, restarted=refs)
+        completions[f"{'c' * 63}/{name}"] = Contended(f"{name} keeps changing")
+    result = await handle(Receiver(completions))
+    assert len(result.secrets) > 20
+    assert len(result.retrying) > 20
+    assert len(encode_reply([result] * MAX_EVENTS)) < MAX_REPLY
