@@ -8,6 +8,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,10 @@ from keyturn_contract.message import MAX_BODY, EventType, encode
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.receiver.process import LocalReceiver
+from keyturn_notifier.delivery import connection_pool
 from support.deliveries import notification, signed
 from support.fault_env import FaultEnv
+from support.fault_proxy import Call, Fault
 from support.raw_http import RawConnection, raw_connections, request, send_without_reading
 from support.wait import eventually
 
@@ -358,6 +361,75 @@ def test_replaced_certificate_serves_new_connections_without_a_restart(env: Faul
     assert set(statuses) == {200}
 
 
+def stop(receiver: LocalReceiver) -> float:
+    """Send SIGTERM, wait for the end of the process, and return how long it took."""
+    begun = time.monotonic()
+    receiver.stop()
+    assert receiver.status == 0
+    assert "graceful shutdown exceeded" not in receiver.log
+    return time.monotonic() - begun
+
+
+@pytest.mark.fault("F25")
+def test_idle_connections_of_the_notifier_do_not_hold_up_a_shutdown(env: FaultEnv, authority: Authority) -> None:
+    """The notifier's pool holds idle TLS connections, which it does not read, and two more clients are in a handshake
+    and in a head. The receiver closes them at once when it shuts down, and ends within seconds."""
+    receiver = env.receiver(**authority.settings, KEYTURN_DRAIN_SECONDS="0")
+    address = url(receiver, tls=True)
+    pools = [connection_pool(address, authority.client, None) for _ in range(5)]
+    for pool in pools:
+        reply = pool.request("POST", address, body=BEAT, headers=signed(env.key, BEAT), retries=False)
+        assert reply.status == 200
+    with raw_connections() as made:
+        made.append(RawConnection(receiver, hello()[:50]))
+        made.append(RawConnection(receiver, tls=authority.client))
+        assert stop(receiver) < 4  # 9 s, if it waited for the clients
+        assert all(each.closed for each in made)
+    receiver.start()
+    for pool in pools:  # each opens a new connection in place of the closed one, as the notifier does
+        address = url(receiver, tls=True)
+        assert pool.request("POST", address, body=BEAT, headers=signed(env.key, BEAT), retries=1).status == 200
+        pool.clear()
+
+
+@pytest.mark.fault("F25")
+def test_request_under_way_over_tls_is_answered_before_a_shutdown(env: FaultEnv, authority: Authority) -> None:
+    """At the time of SIGTERM a delivery over TLS is being worked on, the body of another is on its way, and a client
+    has sent half a head. The receiver answers the three, and then ends at once, although the clients keep their
+    connections open."""
+    receiver = env.receiver(**authority.settings, KEYTURN_DRAIN_SECONDS="0")
+    env.create_bound_secret("db", consumers=())
+    told = env.rotate("db")
+    reading = threading.Event()
+
+    def slow(call: Call) -> Fault:
+        if call.action in ("GetSecretValue", "BatchGetSecretValue"):
+            reading.set()
+            time.sleep(2)
+        return None
+
+    env.aws_proxy.fault_for = slow
+    body = encode([told])
+    change, beat = (head_of(env.key, each, f"Content-Length: {len(each)}") + each for each in (body, BEAT))
+    with raw_connections() as made, ThreadPoolExecutor() as beside:
+        made.append(RawConnection(receiver, change, tls=authority.client))
+        made.append(RawConnection(receiver, beat[:-10], tls=authority.client))
+        made.append(RawConnection(receiver, beat[:50], tls=authority.client))
+        assert reading.wait(10)
+        stopped = beside.submit(stop, receiver)
+        eventually(lambda: "shutting down" in receiver.log, 5)
+        time.sleep(0.5)  # in which idle connections are closed
+        made[1].send(beat[-10:])
+        made[2].send(beat[50:])
+        answers = [each.read_to_end() for each in made]
+        assert [answer[:12] for answer in answers] == [b"HTTP/1.1 200"] * 3
+        assert stopped.result() < 6
+        assert env.is_current("db")
+    env.aws_proxy.heal()
+    receiver.start()
+    env.wait_converged()
+
+
 def sent(shared_env: FaultEnv, body: bytes = BEAT, **changed: str | bytes | None) -> bytes:
     """Return a correctly signed delivery in which the headers in ``changed`` are replaced. A header whose value is None
     is left out."""
@@ -498,6 +570,78 @@ def test_verified_malformed_delivery_gets_400_or_415(shared_env: FaultEnv) -> No
     assert {name: status for name, (status, _) in answers.items()} == wanted
     assert all(len(json.loads(text)["error"]) < 200 for _, text in answers.values())  # errors do not quote the body
     assert shared_env.receivers[0].running
+
+
+def altered(env: FaultEnv, *more: str, drop: str = "", version: str = "HTTP/1.1") -> bytes:
+    """Return a signed heartbeat with further headers, and without those whose names begin with ``drop``."""
+    headers = {"Host": "keyturn", **signed(env.key, BEAT), "Content-Length": str(len(BEAT)), "Connection": "close"}
+    lines = [f"{name}: {value}" for name, value in headers.items() if not drop or not name.startswith(drop)]
+    return "\r\n".join((f"POST /v1/notifications {version}", *lines, *more, "", "")).encode() + BEAT
+
+
+# Requests that two readers could read in two ways. The second value of each is the header that is left out.
+AMBIGUOUS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "no Host": ((), "Host"),
+    "two Hosts": (("Host: keyturn",), ""),
+    "two Hosts of different names": (("host: other",), ""),
+    "two ids": (("webhook-id: other",), ""),
+    "two ids that are the same, and no other": (("Webhook-Id: a", "webhook-id: a"), "webhook-id"),
+    "two timestamps": (("webhook-timestamp: 1",), ""),
+    "two signatures": (("WEBHOOK-SIGNATURE: v1,",), ""),
+    "two headers of webhook- that nobody knows": (("webhook-x: 1", "webhook-x: 1"), ""),
+    "two content types": (("content-type: text/plain",), ""),
+    "two encodings": (("Content-Encoding: identity", "Content-Encoding: gzip"), ""),
+    "two lengths": ((f"Content-Length: {len(BEAT) + 1}",), ""),
+    "two lengths that are the same": ((f"Content-Length: {len(BEAT)}",), ""),
+    "a list of lengths": ((f"Content-Length: {len(BEAT)}, {len(BEAT)}",), "Content-Length"),
+    "a length and chunks": (("Transfer-Encoding: chunked",), ""),
+    "two transfer encodings": (("Transfer-Encoding: chunked", "Transfer-Encoding: chunked"), "Content-Length"),
+    "a transfer encoding that is none": (("Transfer-Encoding: xchunked",), "Content-Length"),
+    "a transfer encoding that is not the last": (("Transfer-Encoding: chunked, identity",), "Content-Length"),
+    "a folded line": (("webhook-x: 1", " folded"), ""),
+    "a folded line of a tab": (("webhook-x: 1", "\tfolded"), ""),
+    "a space before the colon": (("webhook-x : 1",), ""),
+    "a header without a name": ((": 1",), ""),
+    "a header without a colon": (("webhook-x",), ""),
+    "a length with a sign": ((f"Content-Length: +{len(BEAT)}",), "Content-Length"),
+    "a length in hexadecimal": ((f"Content-Length: {len(BEAT):#x}",), "Content-Length"),
+}
+
+
+@pytest.mark.fault("S3")
+@pytest.mark.parametrize(("more", "drop"), AMBIGUOUS.values(), ids=AMBIGUOUS)
+def test_ambiguous_request_is_refused_and_its_connection_closed(
+    shared_env: FaultEnv, more: tuple[str, ...], drop: str
+) -> None:
+    """A signed delivery has no Host or two, one of its headers twice, two lengths, a length and chunks, a folded line,
+    or another form that two readers could read in two ways. The receiver answers 400, closes the connection, and does
+    no work. It does not put its own mark on the answer, so the notifier keeps the message."""
+    (receiver,) = shared_env.receivers
+    taken = receiver.metric("keyturn_notifications_total", outcome="ignored")
+    with raw_connections() as made:
+        made.append(RawConnection(receiver, altered(shared_env, *more, drop=drop)))
+        answer = made[0].read_to_end()
+    assert answer.startswith(b"HTTP/1.1 400 "), answer
+    assert answer.count(b"HTTP/1.1") == 1
+    assert b"keyturn-receiver" not in answer.lower()
+    assert receiver.metric("keyturn_notifications_total", outcome="ignored") == taken
+
+
+@pytest.mark.fault("S3")
+def test_headers_that_are_there_once_are_accepted(shared_env: FaultEnv) -> None:
+    """The same delivery is accepted without such a header, with other headers twice, and without a Host in HTTP/1.0,
+    as the health checks of some load balancers come."""
+    (receiver,) = shared_env.receivers
+    sent = (
+        altered(shared_env),
+        altered(shared_env, "X-Forwarded-For: 10.0.0.1", "X-Forwarded-For: 10.0.0.2"),
+        altered(shared_env, "webhook-other: 1"),
+        altered(shared_env, drop="Host", version="HTTP/1.0"),
+    )
+    with raw_connections() as made:
+        for each in sent:
+            made.append(RawConnection(receiver, each))
+            assert made[-1].read_to_end().startswith(b"HTTP/1.1 200 "), each
 
 
 FORGED = 3000

@@ -22,6 +22,7 @@ from keyturn_receiver.telemetry import logs
 from keyturn_receiver.telemetry.tracing import Span, no_traces
 
 CONFLICT_RETRIES = 5  # the delays are short, because the other writer has finished by the time the conflict is known
+CONFLICT_SECONDS = 3.0  # seconds in which a conflict is retried at once; after that, it is the work queue's turn
 CONFLICT_BACKOFF = Backoff(base=0.05, cap=1.0, jitter=1)  # seconds; jitter keeps replicas from retrying together
 
 
@@ -75,20 +76,25 @@ class Reconciler:
 
     async def _retry_conflicts(self, target: Target, request: Request) -> ReconcileResult:
         versions: list[str] = []  # the resource version of the Secret in each attempt
+        deadline = time.monotonic() + CONFLICT_SECONDS
         for attempt in range(CONFLICT_RETRIES + 1):
             bound = self._cache.get(target)
             if bound is None:
                 return NOT_BOUND
             try:
                 return await self._reconcile(bound, request, versions)
+            except Contended as error:
+                return ReconcileResult(True, error=error)
             except Conflict as error:
                 self._cache.drop_values(target)  # another writer was first, so the next attempt must read again
                 conflict = error
             except KeyturnError as error:
                 return ReconcileResult(True, error=error) if self._cache.get(target) else NOT_BOUND
+            if time.monotonic() >= deadline:
+                break
             if attempt < CONFLICT_RETRIES:
                 await asyncio.sleep(CONFLICT_BACKOFF.delay(attempt + 1))
-        if len(versions) > 1 and versions[-1] != versions[-2] and not isinstance(conflict, Contended):
+        if len(versions) > 1 and versions[-1] != versions[-2]:
             # The Secret really changes. Otherwise the conflict could be a fault of the API server.
             conflict = Contended(f"Secret {target} keeps changing: trying again")
         return ReconcileResult(True, error=conflict)
