@@ -184,31 +184,31 @@ def test_writes_that_fail_in_one_namespace_do_not_slow_down_the_others(env: Faul
     env.create_objects(
         neighbour.bind("db"), *(workload(neighbour.namespace, f"web-{number}", env_from("db")) for number in range(20))
     )
-    eventually(lambda: len(env.kubernetes_proxy.matching("PATCH", f"/{neighbour.namespace}/deployments/")) >= 20)
+    mine = f"/{neighbour.namespace}/deployments/"
+    eventually(lambda: len(env.kubernetes_proxy.matching("PATCH", mine)) >= 20)
 
     def fail(call: Call) -> Fault:
-        fails = call.method == "PATCH" and f"/{neighbour.namespace}/deployments/" in call.path
+        fails = call.method == "PATCH" and mine in call.path
         return Reply(500, {"kind": "Status", "metadata": {}, "code": 500}) if fails else None
 
     env.kubernetes_proxy.fault_for = fail
     over = threading.Event()
+    limits = []
 
     def deliver() -> None:
         while not over.is_set():
             env.send(neighbour.rotated())
 
     failing = threading.Thread(target=deliver)
+    env.send_until_accepted(env.rotate("db"))
     failing.start()
     try:
-        eventually(lambda: len(env.kubernetes_proxy.matching("PATCH", f"/{neighbour.namespace}/deployments/")) >= 60)
-        limits = []
-        for _ in range(10):
+        while len(limits) < 10 or len(env.kubernetes_proxy.matching("PATCH", mine)) < 100:
             env.send_until_accepted(env.rotate("db"))
             limits.append(receiver.metric("keyturn_kubernetes_request_limit"))
     finally:
         over.set()
         failing.join()
-    assert max(limits) == 32
-    assert median(limits) > 8, limits  # one failure, and then recovery
+    assert min(limits) >= 16, limits  # half, if the first failure came before a success of the other tenant
     env.kubernetes_proxy.heal()
     env.wait_converged()

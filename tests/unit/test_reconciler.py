@@ -5,7 +5,7 @@ The fake API server shows its writes to the caches as the watches would do, at a
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +17,8 @@ from keyturn_receiver.cluster.namespace_cache import NamespaceCache
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.cluster.workload_client import WorkloadClient
-from keyturn_receiver.core.binding import Source, Target
+from keyturn_receiver.core.binding import BindingSpec, Source, Target
+from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.policy import Default
 from keyturn_receiver.core.regions import Regions
 from keyturn_receiver.core.render import SecretVersion
@@ -150,13 +151,24 @@ class Events:
         self.reasons.append(reason)
 
 
+class CountingRestarter(ConsumerRestarter):
+    """A consumer restarter that counts how often a check asks for the consumers of a Secret."""
+
+    checks = 0
+
+    def restartable(self, target: Target, spec: BindingSpec) -> Sequence[Consumer]:
+        self.checks += 1
+        return super().restartable(target, spec)
+
+
 class Engine:
     """The receiver's engine, put together as the composition root does it, except for the two ports. This replica
     leads."""
 
     def __init__(self) -> None:
         self.cache, namespaces, index = SecretCache(), NamespaceCache(), ConsumerIndex()
-        self.api = FakeApi(self.cache, ConsumerCache(DEPLOYMENT, index))
+        self.consumers = ConsumerCache(DEPLOYMENT, index)
+        self.api = FakeApi(self.cache, self.consumers)
         self.stores, self.events, self.metrics = FakeStores(), Events(), Metrics()
         api: Any = self.api
         stores: Any = self.stores
@@ -165,7 +177,7 @@ class Engine:
         access = AccessPolicy(namespaces, Default.ALLOW, False, Regions("aws", frozenset({"eu-west-1"})))
         resolver = ArnResolver(stores, access)
         secrets = SecretClient(api, lambda value: value[:16], lambda: datetime(2026, 11, 28, tzinfo=UTC))
-        restarter = ConsumerRestarter(index, namespaces, WorkloadClient(api), secrets, legs)
+        self.restarter = restarter = CountingRestarter(index, namespaces, WorkloadClient(api), secrets, legs)
         filler = SecretFiller(
             SourceReader(stores, access, resolver, legs),
             Renderer(ThreadPoolExecutor(1)),
@@ -226,6 +238,33 @@ async def test_rotation_with_one_consumer_costs_one_read_one_apply_one_mark(watc
         await engine.settle()
         assert (engine.api.calls, engine.stores.reads) == (ROTATION, 1)
         assert [request.causes for request in engine.requests] == [{Cause.NOTIFICATION}]
+
+
+def further_consumer(number: int, **annotations: str) -> dict[str, Any]:
+    """Return a Deployment that reads the Secret and may not be restarted."""
+    workload = deployment()
+    disabled = {"keyturn.dev/rollout": "disabled"}
+    workload["metadata"] |= {"name": f"more-{number}", "annotations": {**disabled, **annotations}}
+    return workload
+
+
+async def test_secret_with_many_consumers_is_checked_at_a_bounded_rate() -> None:
+    engine = Engine()
+    for number in range(400):
+        engine.consumers.update(engine.consumers.transform(further_consumer(number)))
+    engine.drift.start()
+    await asyncio.sleep(5)
+    assert engine.cache.get(DB).record.was_written
+    engine.restarter.checks = 0
+    for number in range(1000):  # edits that matter for a restart, for ten seconds
+        edited = further_consumer(7, **{"revision.keyturn.dev/db": str(number)})
+        engine.consumers.update(engine.consumers.transform(edited))
+        await asyncio.sleep(0.01)
+    assert 10 <= engine.restarter.checks <= 30
+    await asyncio.sleep(2)
+    checks = engine.restarter.checks
+    await asyncio.sleep(5)
+    assert engine.restarter.checks == checks
 
 
 async def test_edit_during_a_run_is_repaired_after_it() -> None:

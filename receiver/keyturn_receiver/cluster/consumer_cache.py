@@ -103,6 +103,10 @@ class ConsumerIndex:
         )
         return False
 
+    def count(self, target: Target) -> int:
+        """Return how many consumers a Secret has."""
+        return len(self._by_target.get(target, ()))
+
     def add(self, consumer: Consumer) -> None:
         self._sizes[consumer.ref.namespace] += consumer.size
         for name in consumer.reads:

@@ -58,6 +58,10 @@ class ConsumerRestarter:
         """Return the cached consumers of a Secret whose own annotations permit restarts."""
         return [consumer for consumer in self._index.of(target) if not consumer.rollout_disabled]
 
+    def count(self, target: Target) -> int:
+        """Return how many consumers of a Secret are cached."""
+        return self._index.count(target)
+
     def permitted(self, consumers: Sequence[Consumer], target: Target, spec: BindingSpec) -> Sequence[Consumer]:
         """Return ``consumers``, or nothing if the Secret or its namespace forbids restarts."""
         if spec.rollouts_disabled or rollouts_disabled(self._namespaces.annotations(target.namespace)):

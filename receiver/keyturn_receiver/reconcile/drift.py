@@ -17,6 +17,11 @@ from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.request import Cause, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 
+# A check compares every consumer of a Secret: about 10 ms for a thousand of them. So a Secret with more than
+# FEW_CONSUMERS is checked at most once in as many milliseconds as it has consumers, however often they are edited.
+FEW_CONSUMERS = 50
+MAX_WAIT_FOR_CHECK = 5.0  # a check that is due within so many seconds is not replaced by an earlier one
+SECONDS_PER_CONSUMER = 0.001
 FOLLOWER_DELAY = (2.0, 4.0)  # the range of seconds that the other replicas wait for the leader
 
 _log = logging.getLogger(__name__)
@@ -61,12 +66,21 @@ class DriftDetector:
         """
         if not self._started:
             return
+        consumers = self._restarter.count(target)
+        if consumers > FEW_CONSUMERS and self._bound.get(target):
+            delay = consumers * SECONDS_PER_CONSUMER
+            if self._queue.check_due_in(target) > MAX_WAIT_FOR_CHECK:
+                self._queue.check_later(target, delay, self._check)
+        else:
+            self._check(target)
+
+    def _check(self, target: Target) -> None:
         bound = self._bound.get(target)
         if bound is None:
             self._queue.drop(target)
         elif settles_in := self._queue.settles_in(target):
             # The cache may not show all of our own writes yet.
-            self._queue.check_later(target, settles_in, self.check)
+            self._queue.check_later(target, settles_in, self._check)
         elif cause := self._cause(bound):
             delay = self._queue.fight_delay(target) if cause is Cause.DRIFT else 0.0
             if not self._is_leader():

@@ -6,6 +6,7 @@ failure is retried with growing delays, until it is over or the binding is gone.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Hashable
 from contextvars import Context
@@ -136,6 +137,13 @@ class WorkQueue:
         if item.check_timer is None or item.check_timer.when() > loop.time() + delay:
             item.cancel_check()
             item.check_timer = loop.call_later(delay, self._check, target, check)
+
+    def check_due_in(self, target: Target) -> float:
+        """Return the seconds until the next check of a binding; infinity if none is due."""
+        item = self._items.get(target)
+        if item is None or item.check_timer is None:
+            return math.inf
+        return item.check_timer.when() - asyncio.get_running_loop().time()
 
     def check_now(self, check: Callable[[Target], None]) -> None:
         """Call ``check`` at once for each binding that has a check due later."""
