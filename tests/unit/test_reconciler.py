@@ -341,7 +341,7 @@ async def test_workload_that_its_owner_keeps_editing_is_contended() -> None:
 async def test_refusals_of_one_namespace_are_slowed_down_unless_aws_has_brought_them(cause: Cause) -> None:
     engine = Engine()
     await engine.start()
-    engine.stores.value = "no JSON any more"
+    engine.stores.value = '{"password": "cut'
     begun = time.monotonic()
     for number in range(REFUSAL_BURST + 20):
         engine.stores.version = number + 2
