@@ -14,6 +14,7 @@ from prometheus_client import ProcessCollector
 
 from keyturn_receiver.clock import utc_now
 from keyturn_receiver.cluster import api as kubernetes
+from keyturn_receiver.cluster import released_cache
 from keyturn_receiver.cluster.consumer_cache import ConsumerCache, ConsumerIndex
 from keyturn_receiver.cluster.event_path import EventPathMonitor
 from keyturn_receiver.cluster.event_recorder import EventRecorder
@@ -21,12 +22,13 @@ from keyturn_receiver.cluster.fingerprint import new_fingerprint
 from keyturn_receiver.cluster.lease import LeaderElector, LeaseClient
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespacePoller
 from keyturn_receiver.cluster.reflector import ListWatch, ObjectCache, Reflector, WatchTimeouts
+from keyturn_receiver.cluster.released_cache import ReleasedCache
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.cluster.service_account_client import ServiceAccountClient
 from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.cluster.workload_client import WorkloadClient
-from keyturn_receiver.core.binding import BIND_LABEL
+from keyturn_receiver.core.vocabulary import BIND_LABEL
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from keyturn_receiver.liveness import Watchdog
 from keyturn_receiver.poller.poller import Poller
@@ -36,7 +38,9 @@ from keyturn_receiver.reconcile.arn_resolver import ArnResolver
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.drift import DriftDetector
+from keyturn_receiver.reconcile.notices import Notices
 from keyturn_receiver.reconcile.reconciler import Reconciler
+from keyturn_receiver.reconcile.release_reporter import ReleaseReporter
 from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.request import PRIORITIES
 from keyturn_receiver.reconcile.secret_filler import SecretFiller
@@ -95,6 +99,7 @@ class Caches:
     secrets: SecretCache
     namespaces: NamespaceCache
     consumers: ConsumerIndex
+    released: ReleasedCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +125,14 @@ class Aws:
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """The access policy, the work queue, and the two parts other than the webhook that submit work to the queue."""
+    """The access policy, the work queue, the two parts other than the webhook that submit work to the queue, and the
+    part that reports Secrets which are no longer bound."""
 
     access: AccessPolicy
     queue: WorkQueue
     drift: DriftDetector
     poller: Poller
+    releases: ReleaseReporter
 
 
 def build(
@@ -146,6 +153,12 @@ def build(
     kube.caches.namespaces.add_handler(controller.drift.check_namespace)
     kube.elector.add_handler(controller.drift.on_started_leading)
 
+    notices = Notices(kube.events, kube.elector.is_leader)
+    kube.caches.secrets.add_copy_handler(notices.on_copy)
+    kube.caches.consumers.add_fault_handler(notices.on_consumer)
+    kube.caches.namespaces.add_fault_handler(notices.on_namespace)
+    kube.elector.add_handler(notices.on_started_leading)
+
     key_loader = SigningKeyLoader(
         aws.signing_keys,
         aws.stores,
@@ -163,7 +176,7 @@ def build(
         _log.info("started", extra={"fields": {"bindings": len(kube.caches.secrets)}})
         await controller.poller.run(ping)
 
-    parts = [key_loader.run, kube.events.run, kube.elector.run, kube.event_path.run]
+    parts = [key_loader.run, kube.events.run, kube.elector.run, kube.event_path.run, controller.releases.run]
     background = Background(kube.informers, [*parts, *(each.run for each in certificates)], run_controller, ping)
     return Runtime(background, http, controller.queue, kube.events, readiness, settings.drain_seconds)
 
@@ -174,7 +187,7 @@ def build_kubernetes(process: Process, transport: Transport) -> Kubernetes:
     limiter = AdaptiveLimiter(settings.kubernetes_requests)
     process.metrics.kubernetes_request_limit.set_function(lambda: limiter.limit)
     api = kubernetes.Api(transport, limiter, process.metrics)
-    caches = Caches(SecretCache(), NamespaceCache(), ConsumerIndex())
+    caches = Caches(SecretCache(), NamespaceCache(), ConsumerIndex(), ReleasedCache())
     identity = f"{socket.gethostname()}-{os.getpid()}"
 
     def lease(name: str) -> LeaseClient:
@@ -203,9 +216,9 @@ def build_informers(process: Process, api: kubernetes.Api, caches: Caches) -> Ma
     timeouts = WatchTimeouts(settings.watch_seconds, settings.resync_seconds)
     informers: dict[str, Informer] = {}
 
-    def watch(group_version: str, resource: str, cache: ObjectCache[Any], **options: Any) -> None:
+    def watch(group_version: str, resource: str, cache: ObjectCache[Any], title: str = "", **options: Any) -> None:
         for namespace in served or (None,):
-            name = resource if namespace is None else f"{resource} in {namespace}"
+            name = (title or resource) if namespace is None else f"{title or resource} in {namespace}"
             list_watch = ListWatch(kubernetes.path(group_version, resource, namespace), namespace, **options)
             ping = process.watchdog.register(f"watch of {name}")
             informers[name] = Reflector(api, list_watch, cache, timeouts, ping)
@@ -216,7 +229,16 @@ def build_informers(process: Process, api: kubernetes.Api, caches: Caches) -> Ma
         informers["namespaces"] = NamespacePoller(api, served, caches.namespaces, ping)
     else:
         watch("v1", "namespaces", caches.namespaces, metadata_only=True, page_size=250)
-    watch("v1", "secrets", caches.secrets, labels=f"{BIND_LABEL}=true", metadata_only=True, page_size=250)
+    watch("v1", "secrets", caches.secrets, labels=BIND_LABEL, metadata_only=True, page_size=250)
+    watch(
+        "v1",
+        "secrets",
+        caches.released,
+        title="released secrets",
+        labels=released_cache.SELECTOR,
+        metadata_only=True,
+        page_size=250,
+    )
     for kind in WORKLOAD_KINDS.values() if settings.rollouts else ():
         watch(kind.group_version, kind.plural, ConsumerCache(kind, caches.consumers))
     return informers
@@ -275,7 +297,8 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         metrics,
         notifications=settings.deliveries,
     )
-    return Controller(access, queue, drift, poller)
+    releases = ReleaseReporter(caches.released, secrets, kube.events, kube.elector.is_leader)
+    return Controller(access, queue, drift, poller, releases)
 
 
 def build_http(

@@ -46,7 +46,9 @@ class StoreFactory:
         if not key.region:
             raise SourceRefused("the AWS region is not known: set it in the chart (aws.region) or as AWS_REGION")
         credentials = await self._assume(key, identity) if key.account else None
-        caller = TenantIdentity(account_id(identity.role_arn)) if key.account else self.own_identity
+        caller = (
+            TenantIdentity(account_id(identity.role_arn), role=identity.role_arn) if key.account else self.own_identity
+        )
         try:
             # The SDK would fetch credentials while it builds a client, which can take seconds.
             if not key.account:

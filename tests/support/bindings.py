@@ -3,7 +3,7 @@
 from typing import Any
 
 from keyturn_receiver.core.binding import SECRET_ID, binding_hash
-from keyturn_receiver.core.revision import RECORD, Record, version_key, write_record
+from keyturn_receiver.core.revision import RECORD, STATE, Record, state_of, version_key, write_record
 
 ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/{}-a1B2c3"
 
@@ -30,7 +30,7 @@ def bound_object(
             "name": name,
             "uid": f"uid-{name}",
             "resourceVersion": str(version),
-            "labels": {"keyturn.dev/bind": "true"},
+            "labels": {"keyturn.dev/bind": "true", STATE: state_of(record.status)},
             "annotations": {**binding, **write_record(record, "2026-11-25T00:00:00Z")},
             "managedFields": fields,
         }

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from keyturn_receiver.cluster.namespace_cache import NamespaceCache
+from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespaceView
 from keyturn_receiver.core.policy import Default
 from keyturn_receiver.core.regions import Regions
-from keyturn_receiver.errors import SourceRefused, SourceUnavailable
+from keyturn_receiver.errors import KeyturnError, SourceRefused, SourceUnavailable
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.arn_resolver import ANSWER_TTL, ArnResolver
 from keyturn_receiver.sources import error_mapping
@@ -18,6 +18,13 @@ from support.clock import FakeClock
 pytestmark = pytest.mark.anyio
 PLACE = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:"
 KEY = StoreKey("", "eu-west-1")
+
+
+class SecretsManagerPort:
+    """The port of a client, as far as it makes words."""
+
+    def not_found(self, secret_id: str) -> KeyturnError:
+        return error_mapping.not_found(f"AWS secret {secret_id}", "in eu-west-1")
 
 
 class Stores:
@@ -31,7 +38,8 @@ class Stores:
 
     async def get(self, key: StoreKey, since: float | None = None) -> Store:
         nothing: Any = None
-        return Store(key, nothing, nothing, None, self.identity)
+        port: Any = SecretsManagerPort()
+        return Store(key, port, nothing, None, self.identity)
 
     async def describe(self, key: StoreKey, secret_id: str, since: float) -> SecretMetadata:
         self.described.append(secret_id)
@@ -46,7 +54,7 @@ class Setting:
     def __init__(self, stores: Stores) -> None:
         namespaces = NamespaceCache()
         for team in ("one", "two"):
-            namespaces.update((team, {"keyturn.dev/allow-secrets": "db"}))
+            namespaces.update(NamespaceView(team, {"keyturn.dev/allow-secrets": "db"}))
         policy = AccessPolicy(namespaces, Default.DENY, True, Regions("aws", frozenset({"eu-west-1"})))
         self.clock = FakeClock()
         port: Any = stores

@@ -3,6 +3,7 @@
 from contextlib import suppress
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -131,3 +132,29 @@ def test_arn_has_an_account_and_a_region_and_a_bare_name_has_none() -> None:
     assert (account_scope(ARN), region(ARN)) == ("arn:aws:secretsmanager:eu-west-1:123456789012", "eu-west-1")
     assert (account_scope("prod/db"), region("prod/db")) == ("", "")
     assert region("arn:secret:team/db") == ""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "URL: join(': ', [user, host])",
+        "KEY: @",
+        "KEY: `1`",
+        'KEY: join(": ", [a])',
+        "KEY: 'a' || 'b': c",
+        "KEY: [a, b]",
+        "KEY: {a: b}",
+        "KEY: *",
+        "KEY: join('\\n', [a, 'x: y'])",
+    ],
+)
+def test_line_in_the_advice_for_bad_yaml_is_yaml_and_keeps_the_expression(line: str) -> None:
+    with pytest.raises(InvalidBinding) as told:
+        read(secret_id="prod/db", data=f"FIRST: first\n{line}\nLAST: last")
+    message = str(told.value)
+    key, _, expression = line.partition(": ")
+    if "as in " not in message and "quote the expression: " not in message:
+        assert expression.startswith(("'", '"'))  # an expression that begins with a quote is quoted already
+        return
+    advice = message.rpartition("as in ")[2] if "as in " in message else message.rpartition("the expression: ")[2]
+    assert yaml.safe_load(advice) == {key: expression}

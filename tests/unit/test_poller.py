@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from keyturn_receiver.cluster.namespace_cache import NamespaceCache
+from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespaceView
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.core.binding import SECRET_ID, Target
 from keyturn_receiver.core.policy import Default
@@ -93,7 +93,7 @@ class Setting:
         self.event_path_healthy = False
         self.metrics = Metrics()
         namespaces = NamespaceCache()
-        namespaces.update(("team", {"keyturn.dev/allow-secrets": globs}))
+        namespaces.update(NamespaceView("team", {"keyturn.dev/allow-secrets": globs}))
 
         async def work(target: Target, request: Request) -> ReconcileResult:
             self.asked[target] = request

@@ -103,7 +103,8 @@ class FakeApi:
         if body["metadata"]["resourceVersion"] != metadata["resourceVersion"]:
             raise Conflict("changed")
         metadata["resourceVersion"] = str(int(metadata["resourceVersion"]) + 1)
-        metadata["annotations"] = {**metadata["annotations"], **body["metadata"].get("annotations", {})}
+        for field in ("annotations", "labels"):
+            metadata[field] = {**metadata.get(field, {}), **body["metadata"].get(field, {})}
         if "data" in body:
             obj["data"] = {**obj["data"], **body["data"]}
             owned = {f"f:{name}": {} for name in body["metadata"]["annotations"]}
@@ -146,8 +147,12 @@ class Events:
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
+        self.about_workloads: list[tuple[str, str, str]] = []
 
-    def event(self, target: Target, uid: str, warning: bool, reason: str, message: str) -> None:
+    def event(self, target: Target, uid: str, warning: bool, reason: str, message: str, kind: str = "Secret") -> None:
+        if kind != "Secret":
+            self.about_workloads.append((f"{kind} {target}", reason, message))
+            return
         self.reasons.append(reason)
 
 
@@ -217,6 +222,7 @@ class Engine:
         self.api.calls.clear()
         self.requests.clear()
         self.events.reasons.clear()
+        self.events.about_workloads.clear()
         self.stores.reads = 0
 
 
@@ -265,6 +271,82 @@ async def test_secret_with_many_consumers_is_checked_at_a_bounded_rate() -> None
     checks = engine.restarter.checks
     await asyncio.sleep(5)
     assert engine.restarter.checks == checks
+
+
+async def test_restart_and_refusal_are_told_on_the_workload_too() -> None:
+    engine = Engine()
+    await engine.start()
+    engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
+    await engine.notify()
+    about, reason, message = engine.events.about_workloads.pop()
+    assert (about, reason) == ("Deployment team/web", "Restarted")
+    assert message == "Secret db: wrote 1 key from version v2; restarting Deployment web"
+    assert engine.events.about_workloads == []
+
+    engine.stores.version, engine.stores.value = 3, "no JSON any more"
+    for _ in range(3):
+        await engine.notify()
+    ((about, reason, message),) = engine.events.about_workloads
+    assert (about, reason) == ("Deployment team/web", "InvalidValue")
+    assert message.startswith("Secret db: AWS secret prod/db: ")
+
+
+async def test_state_label_is_written_with_the_status_and_never_alone() -> None:
+    engine = Engine()
+    await engine.start()
+    assert engine.api.secret["metadata"]["labels"]["keyturn.dev/state"] == "ok"
+    engine.stores.version, engine.stores.value = 2, "no JSON any more"
+    await engine.notify()
+    assert engine.api.secret["metadata"]["labels"]["keyturn.dev/state"] == "InvalidValue"
+    assert engine.api.calls.count(("PATCH", "secrets")) == 1
+    engine.stores.value = '{"password": "y"}'
+    await engine.reconciler.reconcile(DB, Request.now(Cause.POLL))
+    assert engine.api.secret["metadata"]["labels"]["keyturn.dev/state"] == "ok"
+    assert engine.api.calls.count(("PATCH", "secrets")) == 2
+
+
+async def test_state_label_that_somebody_removes_is_written_again_without_a_restart() -> None:
+    engine = Engine()
+    await engine.start()
+    del engine.api.secret["metadata"]["labels"]["keyturn.dev/state"]
+    engine.api.secret["metadata"]["resourceVersion"] = "70"
+    engine.api.show()
+    await engine.settle()
+    assert engine.api.secret["metadata"]["labels"]["keyturn.dev/state"] == "ok"
+    assert engine.api.calls.count(("PATCH", "secrets")) == 1
+    assert ("PATCH", "deployments") not in engine.api.calls
+
+
+async def test_request_to_reconcile_is_served_once_and_restarts_nobody() -> None:
+    engine = Engine()
+    await engine.start()
+    for value in ("now", "again"):
+        engine.forget()
+        metadata = engine.api.secret["metadata"]
+        metadata["annotations"] = {**metadata["annotations"], "keyturn.dev/reconcile": value}
+        metadata["resourceVersion"] = str(int(metadata["resourceVersion"]) + 10)
+        engine.api.show()
+        await engine.settle()
+        await engine.settle()
+        assert engine.stores.reads == 1
+        assert engine.api.secret["metadata"]["annotations"]["keyturn.dev/reconciled"] == value
+        assert engine.api.calls.count(("PATCH", "secrets")) == 1
+        assert ("PATCH", "deployments") not in engine.api.calls
+
+
+async def test_request_to_reconcile_a_binding_in_error_is_recorded_with_the_error() -> None:
+    engine = Engine()
+    await engine.start()
+    engine.stores.value = "no JSON any more"
+    metadata = engine.api.secret["metadata"]
+    metadata["annotations"] = {**metadata["annotations"], "keyturn.dev/reconcile": "now"}
+    metadata["resourceVersion"] = "70"
+    engine.api.show()
+    await engine.settle()
+    await engine.settle()
+    record = engine.cache.get(DB).record
+    assert (record.has_reason("InvalidValue"), record.reconciled) == (True, "now")
+    assert engine.api.calls.count(("PATCH", "secrets")) == 1
 
 
 async def test_edit_during_a_run_is_repaired_after_it() -> None:

@@ -22,7 +22,7 @@ from keyturn_local.kubernetes.chart import chart_rights
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.receiver.process import SERVICE_ACCOUNT, LocalReceiver
 from keyturn_receiver.cluster.api import APPLY, METADATA_ONLY, Api, path
-from keyturn_receiver.core.revision import Record, version_key, write_record
+from keyturn_receiver.core.revision import STATE, Record, version_key, write_record
 
 LATENCY = 0.02  # seconds until the stub AWS answers
 RATE = 20.0  # rotations a second
@@ -124,6 +124,7 @@ class Testbed:
                 "name": _raw_name(name),
                 "namespace": NAMESPACE,
                 "annotations": write_record(record, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")),
+                "labels": {STATE: record.status},
             },
             "data": data,
         }

@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote, urlencode
 import aiohttp
 
 from keyturn_receiver.cluster.long_strings import LongText
+from keyturn_receiver.cluster.request_words import action
 from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.errors import (
     ClusterRefused,
@@ -73,6 +74,14 @@ _FIELD = re.compile(r"((?:metadata|data|type|immutable|spec)(?:\.[a-zA-Z]{1,40})
 _KEYS = frozenset(
     {"value", "tls.crt", "tls.key", ".dockerconfigjson", ".dockercfg", "username", "password", "ssh-privatekey"}
 )
+# What is wrong with a field that the API server itself checks, by the field's name.
+_ADVICE = {
+    "data[.dockerconfigjson]": "the value is not Docker's JSON: store the content of a Docker config.json in AWS",
+    "data[.dockercfg]": "the value is not Docker's JSON: store the content of a .dockercfg in AWS",
+    "data[tls.crt]": "a Secret of this type needs a certificate under tls.crt: fill this key, too",
+    "data[tls.key]": "a Secret of this type needs a private key under tls.key: fill this key, too",
+    "data[ssh-privatekey]": "a Secret of this type needs a private key under ssh-privatekey: fill this key, too",
+}
 _VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
@@ -146,7 +155,7 @@ class Api:
             ) from None
         except Overloaded:
             raise ClusterUnavailable(
-                f"{method} {path}: too many requests wait for the Kubernetes API: trying again"
+                f"{action(method, path)}: too many requests wait for the Kubernetes API: trying again"
             ) from None
         overloaded = False
         try:
@@ -220,7 +229,7 @@ class Api:
     def _unreachable(self, method: str, path: str, error: Exception) -> ClusterUnavailable:
         self._metrics.kubernetes_requests.labels(_VERBS[method], _resource(path), "0").inc()
         cause = "timed out" if isinstance(error, asyncio.TimeoutError) else type(error).__name__
-        return ClusterUnavailable(f"{method} {path}: the Kubernetes API did not answer ({cause}): trying again")
+        return ClusterUnavailable(f"{action(method, path)}: the Kubernetes API did not answer ({cause}): trying again")
 
     def _decode(self, method: str, path: str, status: int, headers: Mapping[str, str], content: bytes) -> Json:
         try:
@@ -231,7 +240,7 @@ class Api:
             reply = {}
             if status < 300:  # a proxy has answered in place of the API server
                 raise ClusterUnavailable(
-                    f"{method} {path}: the reply does not come from the Kubernetes API: trying again"
+                    f"{action(method, path)}: the reply does not come from the Kubernetes API: trying again"
                 )
         if status < 300:
             return reply
@@ -313,7 +322,7 @@ def _error(method: str, path: str, status: int, headers: Mapping[str, str], repl
     # Only the reason and the names of fields are taken from the Status. Its message may quote the request.
     reason = reason_of({"code": status, **reply})
     fields = ", ".join(sorted(set(_fields(reply))))
-    text = f"{method} {path}: the Kubernetes API answered {reason}" + (f" for {fields}" if fields else "")
+    text = f"{action(method, path)}: the Kubernetes API answered {reason}" + (f" for {fields}" if fields else "")
     if status == 404:
         return NotFound(text)
     if status == 409:
@@ -326,7 +335,8 @@ def _error(method: str, path: str, status: int, headers: Mapping[str, str], repl
         return ClusterUnavailable(f"{text}: trying again", _retry_after(headers.get("Retry-After")))
     if status == 403:
         return ClusterRefused(f"{text}: the receiver's role, a quota or an admission policy forbids it; change that")
-    return ClusterRefused(f"{text}: correct the object so that the API server takes it")
+    advice = next((each for field, each in _ADVICE.items() if field in fields), None)
+    return ClusterRefused(f"{text}: {advice or 'correct the object so that the API server takes it'}")
 
 
 def _retry_after(header: str | None) -> float:

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from keyturn_receiver.cluster.api import Json
 from keyturn_receiver.core.binding import Target
@@ -42,12 +43,15 @@ class ConsumerCache:
 
     def update(self, item: Consumer | WorkloadRef) -> None:
         ref = item.ref if isinstance(item, Consumer) else item
-        before = self._consumers.get(ref)
-        self._delete(ref)
+        before = self._remove(ref)
         if not isinstance(item, Consumer) or not self._index.has_room_for(item):
+            if before and before.faults:
+                self._index.report(replace(before, faults=()))
             return
         self._consumers[ref] = item
         self._index.add(item)
+        if item.faults != (before.faults if before else ()):
+            self._index.report(item)
         # A workload's status changes all the time. So a check is triggered only if one of the fields that matter for a
         # rollout has changed.
         if before is None or _rollout_fields(before) != _rollout_fields(item):
@@ -61,8 +65,15 @@ class ConsumerCache:
         return WorkloadRef(self._kind.kind, obj["metadata"]["namespace"], obj["metadata"]["name"])
 
     def _delete(self, ref: WorkloadRef) -> None:
-        if consumer := self._consumers.pop(ref, None):
+        consumer = self._remove(ref)
+        if consumer and consumer.faults:
+            self._index.report(replace(consumer, faults=()))
+
+    def _remove(self, ref: WorkloadRef) -> Consumer | None:
+        consumer = self._consumers.pop(ref, None)
+        if consumer:
             self._index.discard(consumer)
+        return consumer
 
 
 def _rollout_fields(consumer: Consumer) -> tuple[object, ...]:
@@ -74,6 +85,7 @@ class ConsumerIndex:
 
     def __init__(self) -> None:
         self._handlers: list[Callable[[Target], None]] = []
+        self._fault_handlers: list[Callable[[Consumer], None]] = []
         self._by_target: dict[Target, dict[WorkloadRef, Consumer]] = defaultdict(dict)
         self._sizes: Counter[str] = Counter()  # of the consumers, by namespace
         self._warnings = RepeatedWarnings(_log)
@@ -81,6 +93,15 @@ class ConsumerIndex:
     def add_handler(self, on_change: Callable[[Target], None]) -> None:
         """Register ``on_change``, which is called with a Secret whenever one of the Secret's consumers changes."""
         self._handlers.append(on_change)
+
+    def add_fault_handler(self, on_faults: Callable[[Consumer], None]) -> None:
+        """Register ``on_faults``, which is called with a consumer whenever its ``faults`` change."""
+        self._fault_handlers.append(on_faults)
+
+    def report(self, consumer: Consumer) -> None:
+        """Call the handlers with a consumer whose faults have changed."""
+        for on_faults in self._fault_handlers:
+            on_faults(consumer)
 
     def notify(self, target: Target) -> None:
         """Call the handlers with a Secret whose consumer has changed."""

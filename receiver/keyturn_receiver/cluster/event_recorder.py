@@ -1,4 +1,5 @@
-"""Event recorder. Writes Kubernetes Events about bound Secrets, which `kubectl events --for secret/db` shows.
+"""Event recorder. Writes Kubernetes Events about bound Secrets and the objects around them, which `kubectl events --for
+secret/db` shows.
 
 Events are written in the background, so a reconcile neither waits for an Event nor fails because of one. An Event that
 repeats a recent one is dropped. The rate of writes is limited, so that Events do not burden the API server: for each
@@ -18,6 +19,7 @@ from functools import partial
 from keyturn_receiver.cluster.api import MERGE_PATCH, Api, Json, path
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.printable import printable
+from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from keyturn_receiver.errors import Conflict, KeyturnError
 from keyturn_receiver.resilience.fair_map import FairMap
 from keyturn_receiver.resilience.token_bucket import TokenBucket, TokenBuckets
@@ -39,6 +41,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Event:
+    kind: str
     target: Target
     uid: str
     warning: bool
@@ -75,9 +78,13 @@ class EventRecorder:
         self._writing: dict[str, asyncio.Task[None]] = {}  # by namespace
         self._changed = asyncio.Event()  # an Event was queued, or a write has ended
 
-    def event(self, target: Target, uid: str, warning: bool, reason: str, message: str) -> None:
-        """Queue an Event about a Secret, unless the same one was queued less than DEDUP_WINDOW ago."""
-        event = _Event(target, uid, warning, reason, printable(message)[:MAX_MESSAGE], self._wall())
+    def event(self, target: Target, uid: str, warning: bool, reason: str, message: str, kind: str = "Secret") -> None:
+        """Queue an Event about a Secret, unless the same one was queued less than DEDUP_WINDOW ago.
+
+        ``kind`` is another kind of object if the Event is about a workload or a Namespace. The target of a Namespace
+        has its name twice.
+        """
+        event = _Event(kind, target, uid, warning, reason, printable(message)[:MAX_MESSAGE], self._wall())
         name, namespace = event.name, target.namespace
         queued_at = self._recent.get(namespace, name)
         if queued_at is not None and self._now() - queued_at < DEDUP_WINDOW:
@@ -164,8 +171,8 @@ class EventRecorder:
             "kind": "Event",
             "metadata": {"name": name, "namespace": namespace},
             "involvedObject": {
-                "apiVersion": "v1",
-                "kind": "Secret",
+                "apiVersion": WORKLOAD_KINDS[event.kind].group_version if event.kind in WORKLOAD_KINDS else "v1",
+                "kind": event.kind,
                 "namespace": namespace,
                 "name": event.target.name,
                 "uid": event.uid,

@@ -14,12 +14,15 @@ from functools import lru_cache
 from keyturn_receiver.cluster.api import FIELD_MANAGER, Json
 from keyturn_receiver.cluster.index import Index
 from keyturn_receiver.core.arn import account_scope, candidate_names
-from keyturn_receiver.core.binding import DECLARING, BindingSpec, Target, is_bound, read_spec
+from keyturn_receiver.core.binding import DECLARING, BindingSpec, Target, has_bind_label, is_bound, read_spec
+from keyturn_receiver.core.copies import Copy, copy_of
 from keyturn_receiver.core.plan import LiveSecret
-from keyturn_receiver.core.revision import RECORD, STATUS, Record, read_record, split_version_key
+from keyturn_receiver.core.revision import RECONCILED, RECORD, STATE, STATUS, Record, read_record, split_version_key
 from keyturn_receiver.core.sync_status import is_solely_managed
+from keyturn_receiver.core.vocabulary import secret_faults
 
-_RECORD = (*RECORD[:-1], STATUS)  # the time of the last write is left out, because it is only for people
+# The time of the last write is left out, because it is only for people.
+_RECORD = (*RECORD[:-1], STATUS, RECONCILED)
 _ANNOTATIONS = (*DECLARING, *_RECORD)
 
 
@@ -28,7 +31,8 @@ class BoundSecret:
     """Cached metadata of a bound Secret, without its data.
 
     ``names`` are all the names that its AWS secrets may have. ``solely_managed`` is true if no other writer has changed
-    the fields that Keyturn owns. ``texts`` are the unparsed annotations, which take less memory than parsed ones.
+    the fields that Keyturn owns. ``texts`` are the unparsed annotations and the label ``keyturn.dev/state``, which take
+    less memory than parsed ones. ``faults`` say what is wrong with the names of its annotations and labels.
     ``seen_at`` is the time, in monotonic seconds, at which this replica first saw this version of the Secret.
     """
 
@@ -39,11 +43,12 @@ class BoundSecret:
     solely_managed: bool
     texts: tuple[str | None, ...]
     seen_at: float
+    faults: tuple[str, ...] = ()
 
     @property
     def spec(self) -> BindingSpec:
         """The binding as its author wrote it."""
-        return _spec(self.texts)
+        return _spec(self.texts, self.faults)
 
     @property
     def record(self) -> Record:
@@ -54,11 +59,12 @@ class BoundSecret:
 def read_bound(metadata: Json) -> BoundSecret:
     """Parse a bound Secret's metadata as the API server returns it."""
     annotations = metadata.get("annotations") or {}
-    texts = tuple(annotations.get(name) for name in _ANNOTATIONS)
+    texts = (*(annotations.get(name) for name in _ANNOTATIONS), (metadata.get("labels") or {}).get(STATE))
+    faults = secret_faults(metadata)
     record = _record(texts)
     # The ARNs that the Secret was made from also count, because AWS may report an ARN where the binding has a name.
     arns = (split_version_key(key)[0] for key in record.version_ids)
-    secret_ids = (_spec(texts).secret_id, *arns)
+    secret_ids = (_spec(texts, faults).secret_id, *arns)
     return BoundSecret(
         target=Target(sys.intern(metadata["namespace"]), metadata["name"]),
         uid=metadata["uid"],
@@ -67,22 +73,32 @@ def read_bound(metadata: Json) -> BoundSecret:
         solely_managed=is_solely_managed(FIELD_MANAGER, metadata.get("managedFields") or [], record),
         texts=texts,
         seen_at=time.monotonic(),
+        faults=faults,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedSecret:
+    """A Secret that another controller has copied, with the label that binds it."""
+
+    target: Target
+    uid: str
+    copy: Copy
 
 
 # A caller needs the same binding several times in a row, and then not again for a long time.
 @lru_cache(maxsize=1024)
-def _spec(texts: tuple[str | None, ...]) -> BindingSpec:
-    return read_spec(_annotations(texts))
+def _spec(texts: tuple[str | None, ...], faults: tuple[str, ...]) -> BindingSpec:
+    return read_spec(_annotations(texts), faults)
 
 
 @lru_cache(maxsize=1024)
 def _record(texts: tuple[str | None, ...]) -> Record:
-    return read_record(_annotations(texts))
+    return read_record(_annotations(texts), texts[-1] or "")
 
 
 def _annotations(texts: tuple[str | None, ...]) -> dict[str, str]:
-    return {name: text for name, text in zip(_ANNOTATIONS, texts, strict=True) if text is not None}
+    return {name: text for name, text in zip(_ANNOTATIONS, texts[:-1], strict=True) if text is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +116,7 @@ class SecretCache:
 
     def __init__(self) -> None:
         self._handlers: list[Callable[[Target], None]] = []
+        self._copy_handlers: list[Callable[[CopiedSecret], None]] = []
         self._by_target: dict[Target, BoundSecret] = {}
         self._by_name = Index()
         self._values: dict[Target, _Values] = {}
@@ -110,6 +127,11 @@ class SecretCache:
     def add_handler(self, on_change: Callable[[Target], None]) -> None:
         """Register ``on_change``, which is called with the target of each Secret that is added, changed or removed."""
         self._handlers.append(on_change)
+
+    def add_copy_handler(self, on_copy: Callable[[CopiedSecret], None]) -> None:
+        """Register ``on_copy``, which is called with each Secret that another controller has copied, label included,
+        whenever that Secret changes."""
+        self._copy_handlers.append(on_copy)
 
     def get(self, target: Target) -> BoundSecret | None:
         """Return the bound Secret at ``target``, or None if there is none."""
@@ -160,12 +182,15 @@ class SecretCache:
         """Forget the fingerprints of a Secret's values, so that the next reconcile reads the Secret again."""
         self._values.pop(target, None)
 
-    def transform(self, obj: Json) -> BoundSecret | Target:
-        """Reduce a bound Secret to its cached metadata. If the Secret is no longer bound, reduce it to its target."""
+    def transform(self, obj: Json) -> BoundSecret | CopiedSecret | Target:
+        """Reduce a bound Secret to its cached metadata, and any other Secret to its target. A copy is never bound."""
         metadata = obj["metadata"]
-        return read_bound(metadata) if is_bound(metadata) else Target(metadata["namespace"], metadata["name"])
+        if is_bound(metadata):
+            return read_bound(metadata)
+        target, copy = Target(metadata["namespace"], metadata["name"]), copy_of(metadata)
+        return CopiedSecret(target, metadata["uid"], copy) if copy and has_bind_label(metadata) else target
 
-    def replace(self, everything: Sequence[BoundSecret | Target], namespace: str | None = None) -> None:
+    def replace(self, everything: Sequence[BoundSecret | CopiedSecret | Target], namespace: str | None = None) -> None:
         fresh = {each.target for each in everything if isinstance(each, BoundSecret)}
         cached = self._by_target if namespace is None else self.in_namespace(namespace)
         for target in set(cached) - fresh:
@@ -173,9 +198,14 @@ class SecretCache:
         for each in everything:
             self.update(each)
 
-    def update(self, kept: BoundSecret | Target) -> None:
+    def update(self, kept: BoundSecret | CopiedSecret | Target) -> None:
         if isinstance(kept, Target):
             self._delete_and_notify(kept)
+            return
+        if isinstance(kept, CopiedSecret):
+            self._delete_and_notify(kept.target)
+            for on_copy in self._copy_handlers:
+                on_copy(kept)
             return
         cached = self._by_target.get(kept.target)
         if cached and (cached.uid, cached.resource_version) == (kept.uid, kept.resource_version):

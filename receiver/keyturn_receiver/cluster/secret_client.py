@@ -8,7 +8,8 @@ from datetime import datetime
 from keyturn_receiver.cluster.api import APPLY, FIELD_MANAGER, MERGE_PATCH, METADATA_ONLY, Api, Json, path
 from keyturn_receiver.core.binding import BindingSpec, Target, is_bound, read_spec
 from keyturn_receiver.core.plan import Fingerprint, LiveSecret
-from keyturn_receiver.core.revision import STATUS, Record, read_record, write_record
+from keyturn_receiver.core.revision import RECONCILED, STATE, STATUS, Record, read_record, state_of, write_record
+from keyturn_receiver.core.vocabulary import secret_faults
 
 # The status has a field manager of its own. If the manager of the data applied the status alone, the data would be
 # removed.
@@ -49,16 +50,16 @@ class SecretClient:
             resource_version=metadata["resourceVersion"],
             type=obj.get("type", "Opaque"),
             immutable=obj.get("immutable", False),
-            record=read_record(annotations),
+            record=_read_record(metadata),
             fingerprints={key: self.fingerprint(b64decode(value)) for key, value in data.items()},
         )
-        return FoundSecret(live, read_spec(annotations), is_bound(metadata))
+        return FoundSecret(live, read_spec(annotations, secret_faults(metadata)), is_bound(metadata))
 
     async def read_record(self, target: Target) -> Record:
         """Read the record that Keyturn keeps on a Secret, without the Secret's data. Raises the same errors as
         ``read``."""
         obj = await self._api.request("GET", _path(target), accept=METADATA_ONLY)
-        return read_record(obj["metadata"].get("annotations") or {})
+        return _read_record(obj["metadata"])
 
     async def apply(self, live: LiveSecret, record: Record, data: Mapping[str, bytes]) -> str:
         """Write our keys and annotations by server-side apply. Return the Secret's new resource version.
@@ -77,6 +78,7 @@ class SecretClient:
                 "uid": live.uid,
                 "resourceVersion": live.resource_version,
                 "annotations": write_record(record, applied_at),
+                "labels": {STATE: state_of(record.status)},
             },
             "data": {key: b64encode(value).decode() for key, value in data.items()},
         }
@@ -86,21 +88,39 @@ class SecretClient:
         )
         return str(written["metadata"]["resourceVersion"])
 
-    async def write_status(self, live: LiveSecret, status: str) -> str:
-        """Write the status of a Secret, and return its new resource version.
+    async def write_status(self, live: LiveSecret, status: str, reconciled: str = "") -> str:
+        """Write the status of a Secret, and its label, and return its new resource version.
 
+        ``reconciled`` is the request to reconcile that was served, or empty.
         Raises Conflict if the Secret has changed since it was read.
         """
         body: Json = {
             "metadata": {
                 "uid": live.uid,
                 "resourceVersion": live.resource_version,
-                "annotations": {STATUS: status},
+                "annotations": {STATUS: status, **({RECONCILED: reconciled} if reconciled else {})},
+                "labels": {STATE: state_of(status)},
             }
         }
+        return await self._patch(live.target, body)
+
+    async def release(self, target: Target, uid: str, resource_version: str, status: str) -> None:
+        """Write the status of a Secret that is no longer bound, and remove the label ``keyturn.dev/state``.
+
+        Raises Conflict if the Secret has changed since it was seen, and NotFound.
+        """
+        metadata: Json = {
+            "uid": uid,
+            "resourceVersion": resource_version,
+            "annotations": {STATUS: status},
+            "labels": {STATE: None},
+        }
+        await self._patch(target, {"metadata": metadata})
+
+    async def _patch(self, target: Target, body: Json) -> str:
         query = {"fieldManager": STATUS_MANAGER}
         written = await self._api.request(
-            "PATCH", _path(live.target), query, body, content_type=MERGE_PATCH, accept=METADATA_ONLY
+            "PATCH", _path(target), query, body, content_type=MERGE_PATCH, accept=METADATA_ONLY
         )
         return str(written["metadata"]["resourceVersion"])
 
@@ -109,6 +129,10 @@ class SecretClient:
         preconditions = {"uid": live.uid, "resourceVersion": live.resource_version}
         body: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions}
         await self._api.request("DELETE", _path(live.target), body=body)
+
+
+def _read_record(metadata: Json) -> Record:
+    return read_record(metadata.get("annotations") or {}, (metadata.get("labels") or {}).get(STATE, ""))
 
 
 def _path(target: Target) -> str:

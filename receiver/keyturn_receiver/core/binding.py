@@ -14,20 +14,23 @@ from functools import lru_cache
 import yaml
 
 from keyturn_receiver.core.consumer import ROLLOUT, rollouts_disabled
+from keyturn_receiver.core.copies import copy_of
 from keyturn_receiver.core.expression import is_property, validate_expression
+from keyturn_receiver.core.vocabulary import BIND_LABEL, is_bind_value
+from keyturn_receiver.core.yaml_advice import quoted_line
 from keyturn_receiver.errors import InvalidBinding
 
-BIND_LABEL = "keyturn.dev/bind"
 SECRET_ID = "keyturn.dev/secret-id"  # noqa: S105 - the name of an annotation
 DATA = "keyturn.dev/data"
 VERSION_STAGE = "keyturn.dev/version-stage"
 SERVICE_ACCOUNT = "keyturn.dev/service-account"
 ON_DELETE = "keyturn.dev/on-delete"
+RECONCILE = "keyturn.dev/reconcile"
 CURRENT = "AWSCURRENT"
 
 # The annotations that determine the Secret's data. All other annotations control deletion and rollouts.
 FILLING = (SECRET_ID, DATA, VERSION_STAGE, SERVICE_ACCOUNT)
-DECLARING = (*FILLING, ON_DELETE, ROLLOUT)
+DECLARING = (*FILLING, ON_DELETE, ROLLOUT, RECONCILE)
 
 # https://kubernetes.io/docs/concepts/configuration/secret/#restriction-names-data
 SECRET_KEY = re.compile(r"(?!\.\.|\.\Z)[-._a-zA-Z0-9]{1,253}")
@@ -40,6 +43,8 @@ SECRET_ARN = re.compile(
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
 SERVICE_ACCOUNT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+
+MAX_REQUEST = 64  # characters of ``reconcile`` that are recorded as they are; of a longer one, a digest is
 
 MAX_DATA_ANNOTATION = 64 * 1024  # in characters
 # The maximum length of all expressions of a `data` annotation together, in characters. An expression that only names a
@@ -99,7 +104,8 @@ class BindingSpec:
     """The binding exactly as the author of the annotations wrote it. ``read_binding`` checks it.
 
     ``service_account``, ``on_delete`` and ``data`` are None if the annotation is missing. ``hash`` changes whenever an
-    annotation that determines the data changes.
+    annotation that determines the data changes. ``faults`` say what is wrong with the names of the Secret's annotations
+    and labels. ``reconcile`` is the latest request to compare the Secret with AWS, or empty.
     """
 
     secret_id: str
@@ -109,6 +115,8 @@ class BindingSpec:
     data: str | None
     rollouts_disabled: bool
     hash: str
+    faults: tuple[str, ...] = ()
+    reconcile: str = ""
 
     @property
     def account(self) -> str:
@@ -119,8 +127,11 @@ class BindingSpec:
     def names_a_source(self) -> bool:
         """Return whether the names of the AWS secret and of the ServiceAccount are well-formed.
 
-        If one of them is malformed, neither AWS nor Kubernetes is asked about it.
+        If one of them is malformed, or another fault forbids to fill the Secret, neither AWS nor Kubernetes is asked
+        about it.
         """
+        if self.faults:
+            return False
         is_account = self.service_account is None or SERVICE_ACCOUNT_NAME.fullmatch(self.service_account) is not None
         return is_account and is_secret_id(self.secret_id)
 
@@ -149,9 +160,18 @@ class Binding:
 
 
 def is_bound(metadata: Mapping[str, object]) -> bool:
-    """Return whether a Secret has the label that binds it, according to its metadata."""
+    """Return whether a Secret has the label that binds it, according to its metadata.
+
+    A value that is not "true" but means it, such as "True", binds the Secret, too, so that its author is told. A copy
+    that another controller has made is not bound.
+    """
+    return has_bind_label(metadata) and copy_of(metadata) is None
+
+
+def has_bind_label(metadata: Mapping[str, object]) -> bool:
+    """Return whether a Secret has the label that binds it, even if it is a copy."""
     labels = metadata.get("labels")
-    return isinstance(labels, Mapping) and labels.get(BIND_LABEL) == "true"
+    return isinstance(labels, Mapping) and is_bind_value(labels.get(BIND_LABEL))
 
 
 def is_secret_id(secret_id: str) -> bool:
@@ -172,8 +192,9 @@ def binding_hash(annotations: Mapping[str, str]) -> str:
     return hashlib.sha256(repr(tuple(parts)).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
-def read_spec(annotations: Mapping[str, str]) -> BindingSpec:
-    """Read the binding from a labelled Secret's annotations, without checking it."""
+def read_spec(annotations: Mapping[str, str], faults: tuple[str, ...] = ()) -> BindingSpec:
+    """Read the binding from a labelled Secret's annotations, without checking it. ``faults`` come from the names of
+    its annotations and labels (``vocabulary.secret_faults``)."""
     service_account, on_delete = annotations.get(SERVICE_ACCOUNT), annotations.get(ON_DELETE)
     return BindingSpec(
         secret_id=annotations.get(SECRET_ID, "").strip(),
@@ -182,8 +203,18 @@ def read_spec(annotations: Mapping[str, str]) -> BindingSpec:
         on_delete=None if on_delete is None else on_delete.strip(),
         data=annotations.get(DATA),
         rollouts_disabled=rollouts_disabled(annotations),
-        hash=binding_hash(annotations),
+        # No record has this hash, so a binding with faults never looks as if it had been applied.
+        hash="" if faults else binding_hash(annotations),
+        faults=faults,
+        reconcile=_request(annotations.get(RECONCILE, "")),
     )
+
+
+def _request(text: str) -> str:
+    """Return the text with which a request to reconcile is recorded."""
+    if len(text) <= MAX_REQUEST and text.isprintable():
+        return text.strip()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def read_binding(target: Target, spec: BindingSpec) -> Binding:
@@ -191,10 +222,10 @@ def read_binding(target: Target, spec: BindingSpec) -> Binding:
 
     Raises InvalidBinding. Its message names all faults that can be found at once, and says what to write instead.
     """
-    faults: list[str] = []
-    if not spec.secret_id:
+    faults = list(spec.faults)
+    if not spec.secret_id and not any(f"did you mean {SECRET_ID}?" in fault for fault in faults):
         faults.append(f"annotation {SECRET_ID} is missing: set it to the name or ARN of an AWS secret")
-    elif not is_secret_id(spec.secret_id):
+    elif spec.secret_id and not is_secret_id(spec.secret_id):
         faults.append(f"annotation {SECRET_ID} is not the name or ARN of an AWS secret: copy it from the console")
     if not 1 <= len(spec.stage) <= 256:
         faults.append(f"annotation {VERSION_STAGE} must be 1 to 256 characters: name a staging label such as {CURRENT}")
@@ -260,7 +291,11 @@ def _read_map(text: str, faults: list[str]) -> list[tuple[str, str]]:
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        faults.append(f"annotation {DATA} is not YAML{where}: write one `KEY: expression` per line")
+        advice = quoted_line(text, mark.line) if mark else None
+        faults.append(
+            f"annotation {DATA} is not YAML{where}: write one `KEY: expression` per line"
+            + (f", with the expression in quotes, as in {advice}" if advice else "")
+        )
         return []
     if not isinstance(node, yaml.MappingNode) or not node.value:
         faults.append(f"annotation {DATA} must hold at least one line `KEY: expression`; to take every key, remove it")
@@ -270,8 +305,10 @@ def _read_map(text: str, faults: list[str]) -> list[tuple[str, str]]:
         if isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode):
             pairs.append((key.value, value.value))
         else:
-            line = key.start_mark.line + 1
+            line = key.start_mark.line
+            advice = quoted_line(text, line)
             faults.append(
-                f"annotation {DATA}, line {line}: key and expression must be plain text: quote the expression"
+                f"annotation {DATA}, line {line + 1}: key and expression must be plain text: quote the expression"
+                + (f": {advice}" if advice else "")
             )
     return pairs

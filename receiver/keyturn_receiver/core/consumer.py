@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from keyturn_receiver.core.json_access import as_object, as_objects
+from keyturn_receiver.core.vocabulary import Place, object_faults
 from keyturn_receiver.core.workload_kinds import WorkloadKind
 
 ROLLOUT = "keyturn.dev/rollout"
@@ -43,7 +44,9 @@ class Consumer:
 
     ``reads`` maps the name of each Secret to the keys that the pods read. ``baseline`` and ``marks`` map the names of
     Keyturn's annotations to their values: ``baseline`` has those on the workload itself, ``marks`` those on its pod
-    template. ``manual`` means that a changed template restarts no pod (update strategy OnDelete).
+    template. ``manual`` means that a changed template restarts no pod (update strategy OnDelete). ``faults`` say what
+    is wrong with the annotations and labels of the workload and of its pod template. They disable restarts, because an
+    unwanted restart cannot be undone.
     """
 
     ref: WorkloadRef
@@ -53,6 +56,8 @@ class Consumer:
     marks: Mapping[str, str]
     rollout_disabled: bool
     manual: bool
+    uid: str = ""
+    faults: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -85,14 +90,18 @@ def read_consumer(kind: WorkloadKind, workload: Mapping[str, object]) -> Consume
         return None
     annotations = as_object(metadata.get("annotations"))
     strategy = as_object(as_object(workload.get("spec")).get("updateStrategy"))
+    template_metadata = as_object(template.get("metadata"))
+    faults = (*object_faults(metadata, Place.WORKLOAD), *object_faults(template_metadata, Place.POD_TEMPLATE))
     return Consumer(
         ref=WorkloadRef(kind.kind, str(metadata["namespace"]), str(metadata["name"])),
         resource_version=str(metadata["resourceVersion"]),
         reads=reads,
         baseline=_marks(annotations),
-        marks=_marks(as_object(as_object(template.get("metadata")).get("annotations"))),
-        rollout_disabled=rollouts_disabled(annotations),
+        marks=_marks(as_object(template_metadata.get("annotations"))),
+        rollout_disabled=rollouts_disabled(annotations) or bool(faults),
         manual=kind.has_on_delete and strategy.get("type") == "OnDelete",
+        uid=str(metadata.get("uid", "")),
+        faults=faults,
     )
 
 

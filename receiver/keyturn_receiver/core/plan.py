@@ -58,8 +58,11 @@ def plan(
     data: Mapping[str, bytes],
     versions: Mapping[Source, SecretVersion],
     fingerprint: Fingerprint,
+    request: str = "",
 ) -> Plan:
     """Compare the Secret with the data that it should hold, and plan the write.
+
+    ``request`` is the request of the Secret's author to reconcile, which is recorded as served.
 
     Raises ClusterRefused if the Secret is immutable but its values have to change. Raises InvalidValue if the write
     would remove every key that pods read, or if the record would be too long.
@@ -82,7 +85,7 @@ def plan(
             before[key] = recorded.get(key, UNKNOWN)
             after[key] = next_revision(recorded.get(key), sourced[key])
     version_ids = {version_key(v.arn, source.stage): v.version_id for source, v in versions.items()}
-    record = Record(version_ids, after, new_hash, binding_hash, OK)
+    record = Record(version_ids, after, new_hash, binding_hash, OK, request or live.record.reconciled)
     changed = tuple(sorted(differing | (recorded.keys() - data.keys())))
     if changed and live.immutable:
         raise ClusterRefused("the Secret is immutable: delete it, and create it again without `immutable: true`")

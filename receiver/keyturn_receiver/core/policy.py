@@ -11,6 +11,8 @@ from keyturn_receiver.errors import NotAllowed
 
 ALLOW_SECRETS = "keyturn.dev/allow-secrets"
 
+MAX_SHOWN_GLOBS = 10  # in one message
+
 # Kubernetes' own controllers turn Secrets of these types into credentials. If Keyturn filled such Secrets, everyone who
 # may write an AWS secret could create credentials (as in ESO's CVE-2026-42875).
 REFUSED_TYPES = frozenset({"kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token"})
@@ -36,7 +38,7 @@ class Tenancy:
 def check_name(tenancy: Tenancy, secret_name: str) -> None:
     """Raise NotAllowed unless the namespace may read the AWS secret that has exactly this name."""
     if not _allows(tenancy, secret_name):
-        raise _refusal(tenancy.namespace, secret_name)
+        raise _refusal(tenancy, secret_name)
 
 
 def check_id(tenancy: Tenancy, secret_id: str) -> None:
@@ -46,7 +48,7 @@ def check_id(tenancy: Tenancy, secret_id: str) -> None:
     if one reading is allowed. ``check_name`` makes the decision once AWS has returned the name.
     """
     if not could_apply(tenancy, candidate_names(secret_id)):
-        raise _refusal(tenancy.namespace, secret_id)
+        raise _refusal(tenancy, secret_id)
 
 
 def allows_every_reading(tenancy: Tenancy, secret_id: str) -> bool:
@@ -76,11 +78,20 @@ def _allows(tenancy: Tenancy, secret_name: str) -> bool:
 def _matches(globs: str, secret_name: str) -> bool:
     # No name contains a space, so a list over several lines, or without commas, has only one meaning.
     # fnmatchcase matches the whole name.
-    return any(fnmatchcase(secret_name, glob) for glob in globs.replace(",", " ").split())
+    return any(fnmatchcase(secret_name, glob) for glob in _split(globs))
 
 
-def _refusal(namespace: str, secret_id: str) -> NotAllowed:
+def _split(globs: str) -> list[str]:
+    return globs.replace(",", " ").split()
+
+
+def _refusal(tenancy: Tenancy, secret_id: str) -> NotAllowed:
+    globs = _split(tenancy.annotations.get(ALLOW_SECRETS, ""))
+    shown = [f"{glob:.100}" for glob in globs[:MAX_SHOWN_GLOBS]]
+    more = len(globs) - len(shown)
+    allowed = ", ".join(shown) + (f" and {more} more" if more else "")
     return NotAllowed(
-        f"namespace {namespace} is not allowed to read {secret_id}: a cluster admin can allow it with the namespace"
-        f" annotation {ALLOW_SECRETS} (globs over secret names, separated by commas or line breaks)"
+        f"namespace {tenancy.namespace} is not allowed to read {secret_id}; it may read {allowed or 'nothing'}: a"
+        f" cluster admin can allow it with the namespace annotation {ALLOW_SECRETS} (globs over secret names, separated"
+        " by commas or line breaks)"
     )

@@ -3,7 +3,7 @@ Secret's annotations record the revisions."""
 
 import hashlib
 import json
-import textwrap
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -15,10 +15,13 @@ DATA_HASH = "keyturn.dev/data-hash"
 BINDING_HASH = "keyturn.dev/binding-hash"
 STATUS = "keyturn.dev/status"
 APPLIED_AT = "keyturn.dev/applied-at"
+RECONCILED = "keyturn.dev/reconciled"
+STATE = "keyturn.dev/state"  # a label, so that people can filter by it
 
 # These annotations are only written together with the data. Only the status can also be written alone.
 RECORD = (VERSION_IDS, REVISIONS, DATA_HASH, BINDING_HASH, APPLIED_AT)
-MAX_STATUS_LINES = 16
+MAX_STATUS = 1920  # characters
+_STATE = re.compile(r"[A-Za-z]{1,63}")
 OK = "ok"  # the status of a Secret without errors
 
 # The API server accepts 256 KiB of annotations: https://kubernetes.io/docs/concepts/overview/working-with-objects/annotations/
@@ -33,7 +36,8 @@ class Record:
 
     ``version_ids`` has the version id for each ARN and staging label (``version_key``), and ``revisions`` has the
     revision of each key. ``data_hash`` is a hash of the data that Keyturn last wrote, and ``binding_hash`` is a hash of
-    the binding at that time. ``status`` is for people.
+    the binding at that time. ``status`` is for people. ``reconciled`` is the last request to reconcile that was served.
+    ``labelled`` is false if the label ``keyturn.dev/state`` does not agree with the status.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)
@@ -41,6 +45,8 @@ class Record:
     data_hash: str = ""
     binding_hash: str = ""
     status: str = ""
+    reconciled: str = ""
+    labelled: bool = True
 
     @property
     def was_written(self) -> bool:
@@ -52,17 +58,22 @@ class Record:
         return self.status.startswith(f"{reason}:")
 
 
-def read_record(annotations: Mapping[str, str]) -> Record:
+def read_record(annotations: Mapping[str, str], state: str | None = None) -> Record:
     """Read the record from a Secret's annotations.
 
-    A malformed annotation is treated as missing, and the next reconcile writes it again.
+    ``state`` is the value of the label ``keyturn.dev/state``; it is empty if the Secret does not have the label, and
+    None if the label does not matter. A malformed annotation is treated as missing, and the next reconcile writes it
+    again.
     """
+    status = annotations.get(STATUS, "")
     return Record(
         version_ids=_read_map(annotations.get(VERSION_IDS)),
         revisions=_read_map(annotations.get(REVISIONS)),
         data_hash=annotations.get(DATA_HASH, ""),
         binding_hash=annotations.get(BINDING_HASH, ""),
-        status=annotations.get(STATUS, ""),
+        status=status,
+        reconciled=annotations.get(RECONCILED, ""),
+        labelled=state is None or state == state_of(status),
     )
 
 
@@ -75,16 +86,25 @@ def write_record(record: Record, applied_at: str) -> dict[str, str]:
         BINDING_HASH: record.binding_hash,
         STATUS: record.status,
         APPLIED_AT: applied_at,
+        **({RECONCILED: record.reconciled} if record.reconciled else {}),
     }
 
 
 def status_of(reason: str, advice: str) -> str:
     """Return the status of a Secret that has an error.
 
-    The lines of the status are short because `kubectl describe` cuts each line after 138 bytes
-    (printAnnotationsMultiline in k8s.io/kubectl).
+    The status is one line, so that each Secret has one line in a list of them. `kubectl describe` cuts it after 138
+    bytes (printAnnotationsMultiline in k8s.io/kubectl); `kubectl events` and `-o jsonpath` show all of it.
     """
-    return "\n".join(textwrap.wrap(printable(f"{reason}: {advice}"), 120, break_on_hyphens=False)[:MAX_STATUS_LINES])
+    status = printable(f"{reason}: {advice}")
+    return status if len(status) <= MAX_STATUS else status[: MAX_STATUS - 3] + "..."
+
+
+def state_of(status: str) -> str:
+    """Return the value of the label ``keyturn.dev/state`` for a status: "ok", a reason such as InvalidBinding, or an
+    empty text if there is no status."""
+    reason = status.partition(":")[0]
+    return reason if _STATE.fullmatch(reason) else ""
 
 
 def too_long(record: Record) -> bool:

@@ -27,7 +27,8 @@ def sync_status(
     ``solely_managed`` is true if no other writer has changed the fields that Keyturn owns. Changes in AWS are not
     considered here, because notifications and the poller detect them.
     """
-    applied = record.was_written and record.status == OK and record.binding_hash == spec.hash
+    applied = record.was_written and record.status == OK and record.labelled and record.binding_hash == spec.hash
+    applied = applied and spec.reconcile in ("", record.reconciled)
     if not applied or not solely_managed:
         return SyncStatus.FILL_DUE
     if any(rollout(consumer, secret_name, record.revisions) for consumer in consumers):

@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from keyturn_receiver.errors import NotAllowed, Permanent
+from keyturn_receiver.errors import NotAllowed, Permanent, SourceNotFound
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.resilience.bounded_map import BoundedMap
-from keyturn_receiver.sources import error_mapping
 from keyturn_receiver.sources.stores import Identity, StoreKey, Stores
 
 MAX_ANSWERS = 10_000
@@ -57,18 +56,21 @@ class ArnResolver:
         self._access.check_id(namespace, service_account, secret_id)
         if self._access.allows_every_reading(namespace, service_account, secret_id):
             return
-        identity = (await self._stores.get(key, since)).identity
-        asked = (key, identity, namespace, secret_id)
+        store = await self._stores.get(key, since)
+        asked = (key, store.identity, namespace, secret_id)
         answer = self._answers.get(asked)
         if answer is None or not remembered or self._now() - answer.at >= ANSWER_TTL:
             answer = await self._ask(key, secret_id, since)
             self._answers.put(asked, answer)
+        if isinstance(answer.error, SourceNotFound):
+            # In the same words as below, which tell where AWS has looked as far as that is known by now.
+            raise store.secrets_manager.not_found(secret_id)
         if answer.error:
             raise answer.error.with_traceback(None)  # or else it would grow with each raise
         try:
             self._access.check_name(namespace, service_account, answer.name)
         except NotAllowed:
-            raise error_mapping.not_found(f"AWS secret {secret_id}") from None
+            raise store.secrets_manager.not_found(secret_id) from None
 
     async def _ask(self, key: StoreKey, secret_id: str, since: float) -> _Answer:
         try:

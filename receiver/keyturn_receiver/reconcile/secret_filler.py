@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.cluster.secret_client import SecretClient
+from keyturn_receiver.core import secret_types
 from keyturn_receiver.core.binding import Binding, BindingSpec, OnDelete
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.plan import LiveSecret, plan
@@ -98,9 +99,9 @@ class SecretFiller:
     ) -> FillResult:
         check_type(live.type)
         versions = await self._sources.read(binding, request)
-        data = await self._renderer.render(binding, versions)
+        data = secret_types.complete(live.type, binding, versions, await self._renderer.render(binding, versions))
         fingerprint = self._secrets.fingerprint
-        planned = plan(binding, spec.hash, live, data, versions, fingerprint)
+        planned = plan(binding, spec.hash, live, data, versions, fingerprint, spec.reconcile)
         if not planned.write:
             return FillResult(live.record, consumers)
         same_content = not planned.changed_keys and planned.record == replace(live.record, status=OK)

@@ -2,9 +2,12 @@
 
 import logging
 import time
+from collections.abc import Sequence
 
 from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.cluster.secret_client import SecretClient
+from keyturn_receiver.core.binding import BindingSpec, Target
+from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.plan import LiveSecret
 from keyturn_receiver.core.revision import OK, status_of
 from keyturn_receiver.errors import Conflict, KeyturnError, Permanent, first_retryable
@@ -20,6 +23,7 @@ from keyturn_receiver.telemetry.metrics import Metrics
 # work queue, of which each namespace has a share.
 REFUSAL_RATE = 20.0
 REFUSAL_BURST = 100
+MAX_CONSUMER_EVENTS = 20  # workloads that are told of one change of a Secret
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +38,13 @@ class StatusReporter:
         self._refusals = TokenBuckets(REFUSAL_RATE, REFUSAL_BURST, time.monotonic)
 
     async def report(
-        self, live: LiveSecret, request: Request, fill: FillResult, rollout: RolloutResult, filled: bool
+        self,
+        live: LiveSecret,
+        spec: BindingSpec,
+        request: Request,
+        fill: FillResult,
+        rollout: RolloutResult,
+        filled: bool,
     ) -> ReconcileResult:
         """Report what was done and what failed. Return both as the result of the reconcile.
 
@@ -47,12 +57,19 @@ class StatusReporter:
             raise error  # a conflict is not worth a report, because the reconcile is repeated at once
         if error is None and fill.status_outdated:
             error = await self._write_status(live, OK)
-        terminal_version = await self._report_failure(live, error) if error else ""
+        terminal_version = ""
+        if error:
+            of_secret = error is fill.error
+            consumers = fill.consumers if of_secret else ()
+            terminal_version = await self._report_failure(live, error, spec.reconcile if of_secret else "", consumers)
         if isinstance(error, Permanent) and Cause.NOTIFICATION not in request.causes:
             await self._refusals.wait(live.target.namespace)
         if error is None and (fill.changed_keys or rollout.restarted):
             message = event_messages.applied(fill.record, fill.changed_keys, rollout.restarted)
             self._events.event(live.target, live.uid, False, "Applied", message)
+        for consumer in rollout.restarted[:MAX_CONSUMER_EVENTS]:
+            message = event_messages.applied(fill.record, fill.changed_keys, [consumer])
+            self._consumer_event(consumer, False, "Restarted", live.target, message)
         return ReconcileResult(
             bound=True,
             changed=bool(fill.changed_keys),
@@ -83,19 +100,32 @@ class StatusReporter:
             self._metrics.rollouts.labels(consumer.ref.kind).inc()
             _log.info("restarted", extra={"fields": {"consumer": str(consumer.ref)}})
 
-    async def _report_failure(self, live: LiveSecret, error: KeyturnError) -> str:
+    def _consumer_event(self, consumer: Consumer, warning: bool, reason: str, secret: Target, message: str) -> None:
+        """Tell the people who look at a workload what has become of a Secret that its pods read."""
+        ref = consumer.ref
+        about = Target(ref.namespace, ref.name)
+        self._events.event(about, consumer.uid, warning, reason, f"Secret {secret.name}: {message}", kind=ref.kind)
+
+    async def _report_failure(
+        self, live: LiveSecret, error: KeyturnError, served: str, consumers: Sequence[Consumer]
+    ) -> str:
         """Report an error in an Event and, if the error is permanent, also in the status.
 
-        If a retry cannot help, return the resource version that the Secret has now. Otherwise return an empty string.
+        ``served`` is the request to reconcile that has led to the error, or empty. A new status is also told to the
+        ``consumers`` of the Secret, in Events on the workloads. If a retry cannot help, return the resource version
+        that the Secret has now. Otherwise return an empty string.
         """
         self._events.event(live.target, live.uid, True, error.reason, str(error))
         if not isinstance(error, Permanent):
             return ""
         status = status_of(error.reason, str(error))
-        if live.record.status == status:
+        if live.record.status == status and live.record.labelled and served in ("", live.record.reconciled):
             return live.resource_version
+        if live.record.status != status:
+            for consumer in consumers[:MAX_CONSUMER_EVENTS]:
+                self._consumer_event(consumer, True, error.reason, live.target, str(error))
         try:
-            return await self._secrets.write_status(live, status)
+            return await self._secrets.write_status(live, status, served)
         except Conflict:
             raise
         except KeyturnError as failure:

@@ -45,6 +45,10 @@ class CallerIdentity(Protocol):
     def account(self) -> str:
         """The id of the identity's AWS account. It is empty if it is not known."""
 
+    @property
+    def role(self) -> str:
+        """The ARN of the identity's AWS role. It is empty if it is not known."""
+
     def check(self) -> None:
         """Make sure that there are credentials. This call blocks until it is done. Raises IdentityFault."""
 
@@ -54,6 +58,7 @@ class TenantIdentity:
     """The AWS role of a tenant. Its credentials have already been fetched."""
 
     account: str
+    role: str = ""
 
     def check(self) -> None:
         pass
@@ -85,6 +90,14 @@ class OwnIdentity:
     def account(self) -> str:
         """The id of the identity's AWS account. It is empty if the credentials do not contain it."""
         return self._account
+
+    @property
+    def role(self) -> str:
+        """The ARN of the role that IRSA gives the receiver. It is empty with Pod Identity, which does not tell it."""
+        is_web_identity = self._environment.get("AWS_WEB_IDENTITY_TOKEN_FILE") and not self._environment.get(
+            "AWS_ACCESS_KEY_ID"
+        )
+        return self._environment.get("AWS_ROLE_ARN", "") if is_web_identity else ""
 
     def check(self) -> None:
         """Make sure that there are credentials, and that they do not expire within RENEW_BEFORE_EXPIRY.

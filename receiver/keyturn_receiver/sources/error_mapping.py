@@ -33,7 +33,7 @@ RETRY_AFTER = 5.0  # seconds, for every temporary error in this module
 _REFUSALS: dict[str, tuple[type[SourceRefused], str]] = {
     "ResourceNotFoundException": (
         SourceNotFound,
-        "does not exist: create it, or correct the name, the account or the region",
+        "does not exist{place}: create it, or correct the name, the account or the region",
     ),
     "InvalidRequestException": (
         SourcePendingDeletion,
@@ -75,13 +75,16 @@ _CREDENTIAL_ERRORS = (
 )
 
 
-def translate(error: Exception, subject: str) -> KeyturnError:
-    """Map an error of the SDK or of a thread pool. The message starts with ``subject``, such as "AWS secret
-    prod/db"."""
+def translate(error: Exception, subject: str, place: str = "") -> KeyturnError:
+    """Map an error of the SDK or of a thread pool. The message starts with ``subject``, such as "AWS secret prod/db".
+
+    ``place`` says where AWS has looked for the secret, such as "in 123456789012, eu-west-1, as role app". It is empty
+    if that is not known.
+    """
     if isinstance(error, IdentityFault):
         return NoCredentials(subject, str(error), RETRY_AFTER)
     if isinstance(error, ClientError):
-        return translate_code(error_code(error), subject)
+        return translate_code(error_code(error), subject, place)
     # If STS refuses a web identity, the SDK raises a ClientError. For any other problem with credentials, it raises one
     # of these errors.
     if isinstance(error, _CREDENTIAL_ERRORS):
@@ -103,10 +106,11 @@ def translate_action(error: Exception, action: str) -> KeyturnError:
     return translate(error, action)
 
 
-def translate_code(code: str, subject: str) -> KeyturnError:
-    """Map an error code of Secrets Manager. The message starts with ``subject``."""
+def translate_code(code: str, subject: str, place: str = "") -> KeyturnError:
+    """Map an error code of Secrets Manager. The message starts with ``subject``. ``place`` is as for ``translate``."""
     if code in _REFUSALS:
         error_type, advice = _REFUSALS[code]
+        advice = advice.format(place=f" {place}" if place else "")
         return error_type(f"{subject} {advice} ({code})")
     if code in _CREDENTIAL_CODES:
         return _no_credentials(subject, code)
@@ -118,9 +122,9 @@ def error_code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code") or "")
 
 
-def not_found(subject: str) -> KeyturnError:
+def not_found(subject: str, place: str = "") -> KeyturnError:
     """Return the same error that is raised when AWS reports that ``subject`` does not exist."""
-    return translate_code("ResourceNotFoundException", subject)
+    return translate_code("ResourceNotFoundException", subject, place)
 
 
 def another_secret(subject: str) -> SourceUnavailable:

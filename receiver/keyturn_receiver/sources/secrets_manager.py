@@ -88,6 +88,16 @@ class SecretsManager:
         """The region of the client."""
         return self._client.meta.region_name
 
+    def not_found(self, secret_id: str) -> KeyturnError:
+        """Return the same error that is raised when AWS reports that a secret does not exist."""
+        return error_mapping.not_found(f"AWS secret {secret_id}", self._place(secret_id))
+
+    def _place(self, secret_id: str) -> str:
+        """Return where this client looks for a secret, and as which role."""
+        account = account_id(secret_id) or self._identity.account or self._learned_account
+        role = f"role {self._identity.role}" if self._identity.role else "the receiver's role"
+        return f"in {f'{account}, ' if account else ''}{self.region}, as {role}"
+
     def may_batch(self, secret_id: str) -> bool:
         """Return whether a batch may contain this secret. The last call about it must not have hung, and it must belong
         to the identity's own account.
@@ -218,7 +228,7 @@ class SecretsManager:
             response = await self._pool(secret_id, background).run(call, self._owner)
         except Exception as error:
             failure = (
-                error_mapping.translate(error, f"AWS secret {secret_id}")
+                error_mapping.translate(error, f"AWS secret {secret_id}", self._place(secret_id))
                 if secret_id
                 else error_mapping.translate_action(error, action)
             )

@@ -1,0 +1,73 @@
+"""Informer cache of the Secrets that were bound and no longer are. They still have the label ``keyturn.dev/state``.
+
+It is empty at rest: once a Secret's status says that it is not bound, the label is gone. So a Secret that lost its
+binding while no receiver was running is found by the first list.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from keyturn_receiver.cluster.api import Json
+from keyturn_receiver.core.binding import Target, has_bind_label
+from keyturn_receiver.core.copies import copy_of
+from keyturn_receiver.core.revision import STATE, STATUS
+from keyturn_receiver.core.vocabulary import BIND_LABEL
+
+SELECTOR = f"{STATE},{BIND_LABEL} notin (true)"
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedSecret:
+    """A Secret that was bound and no longer is."""
+
+    target: Target
+    uid: str
+    resource_version: str
+
+
+class ReleasedCache:
+    """Informer cache. Calls its handlers with each Secret that is no longer bound and does not say so yet."""
+
+    def __init__(self) -> None:
+        self._handlers: list[Callable[[], None]] = []
+        self._released: dict[Target, ReleasedSecret] = {}
+
+    def add_handler(self, on_change: Callable[[], None]) -> None:
+        """Register ``on_change``, which is called whenever there is a new Secret to report."""
+        self._handlers.append(on_change)
+
+    def all(self) -> list[ReleasedSecret]:
+        """Return every Secret that is to be reported."""
+        return list(self._released.values())
+
+    def holds(self, secret: ReleasedSecret) -> bool:
+        """Return whether this version of a Secret is still to be reported."""
+        return self._released.get(secret.target) == secret
+
+    def transform(self, obj: Json) -> ReleasedSecret | Target:
+        """Reduce a Secret to what is needed for the report, or to its target if there is nothing to report."""
+        metadata = obj["metadata"]
+        target = Target(metadata["namespace"], metadata["name"])
+        was_filled = STATUS in (metadata.get("annotations") or {})
+        if has_bind_label(metadata) or not was_filled or copy_of(metadata):
+            return target
+        return ReleasedSecret(target, metadata["uid"], metadata["resourceVersion"])
+
+    def replace(self, items: Sequence[ReleasedSecret | Target], namespace: str | None = None) -> None:
+        listed = {item.target for item in items if isinstance(item, ReleasedSecret)}
+        for target in self._released.keys() - listed:
+            if namespace in (None, target.namespace):
+                del self._released[target]
+        for item in items:
+            self.update(item)
+
+    def update(self, item: ReleasedSecret | Target) -> None:
+        if isinstance(item, Target):
+            self._released.pop(item, None)
+            return
+        self._released[item.target] = item
+        for on_change in self._handlers:
+            on_change()
+
+    def delete(self, obj: Json) -> None:
+        self._released.pop(Target(obj["metadata"]["namespace"], obj["metadata"]["name"]), None)

@@ -1,0 +1,32 @@
+"""Words for requests to the Kubernetes API: what a request does, for people who do not know the paths of the API."""
+
+from urllib.parse import unquote
+
+from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
+
+_KINDS = {
+    "secrets": "Secret",
+    "namespaces": "Namespace",
+    "events": "Event",
+    "serviceaccounts": "ServiceAccount",
+    "leases": "Lease",
+    **{kind.plural: kind.kind for kind in WORKLOAD_KINDS.values()},
+}
+_VERBS = {"POST": "creating", "PUT": "writing", "PATCH": "writing", "DELETE": "deleting"}
+
+
+def action(method: str, path: str) -> str:
+    """Return what a request does, such as "writing Secret shop/db" for a PATCH of that Secret."""
+    parts = [unquote(part) for part in path.strip("/").split("/")]
+    parts = parts[2:] if parts[0] == "api" else parts[3:]  # without the group and the version
+    namespace = ""
+    if parts[0] == "namespaces" and len(parts) > 2:
+        namespace, parts = parts[1], parts[2:]
+    resource, name, subresource = (*parts, "", "")[:3]
+    kind = _KINDS.get(resource, resource)
+    if not name:
+        objects = resource if method == "GET" else kind
+        where = f" in namespace {namespace}" if namespace else ""
+        return f"{'listing' if method == 'GET' else _VERBS[method]} {objects}{where}"
+    of = f"{subresource} of " if subresource else ""
+    return f"{_VERBS.get(method, 'reading')} {of}{kind} {f'{namespace}/' if namespace else ''}{name}"

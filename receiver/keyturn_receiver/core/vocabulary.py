@@ -1,0 +1,155 @@
+"""Vocabulary: the names of Keyturn's annotations and labels, and the objects that they belong on.
+
+A name that is not known is a fault, because a misspelt annotation would otherwise have no effect, or another one than
+its author meant. The names that a newer release has written itself are no faults: Kubernetes records Keyturn as their
+owner.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import SequenceMatcher, get_close_matches
+from enum import StrEnum
+from functools import lru_cache
+
+from keyturn_receiver.core.json_access import as_object, as_objects
+
+DOMAIN = "keyturn.dev"
+BIND_LABEL = f"{DOMAIN}/bind"
+MANAGERS = frozenset({"keyturn", "keyturn-status"})  # the field managers with which the receiver writes
+MAX_FAULTS = 10  # faults of one object that are reported
+
+# Values of the label with which an author says that a Secret is not bound.
+NOT_BOUND_VALUES = frozenset({"false", "no", "off", "n", "0", "disabled"})
+
+
+class Place(StrEnum):
+    """Where an annotation or a label is."""
+
+    SECRET = "Secret"  # noqa: S105 - a kind of object
+    WORKLOAD = "workload"
+    POD_TEMPLATE = "pod template"
+    NAMESPACE = "namespace"
+
+
+_S, _W, _N = Place.SECRET, Place.WORKLOAD, Place.NAMESPACE
+# The annotations that authors write.
+DECLARED: Mapping[str, tuple[Place, ...]] = {
+    "secret-id": (_S,),
+    "data": (_S,),
+    "version-stage": (_S,),
+    "service-account": (_S,),
+    "on-delete": (_S,),
+    "reconcile": (_S,),
+    "rollout": (_W, _S, _N),
+    "allow-secrets": (_N,),
+}
+# The annotations that Keyturn writes; `history` is reserved for a later release.
+WRITTEN: Mapping[str, tuple[Place, ...]] = dict.fromkeys(
+    ("version-ids", "revisions", "data-hash", "binding-hash", "status", "applied-at", "reconciled", "history"), (_S,)
+)
+LABELS: Mapping[str, tuple[Place, ...]] = {"bind": (_S,), "state": (_S,)}
+# Words that an author may use for an annotation, and that are not spelt like it.
+SYNONYMS: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("key", "keys", "template", "values", "map", "mapping", "properties", "items", "fields", "expressions"), "data"
+    ),
+    **dict.fromkeys(("id", "arn", "name", "secret", "secret-name", "secret-arn", "source", "from"), "secret-id"),
+    **dict.fromkeys(("stage", "version", "version-label", "staging-label", "label"), "version-stage"),
+    **dict.fromkeys(("sa", "role", "role-arn", "iam-role", "account"), "service-account"),
+    **dict.fromkeys(("delete", "deletion", "deletion-policy", "reclaim-policy", "prune"), "on-delete"),
+    **dict.fromkeys(("refresh", "sync", "force-sync", "resync", "requested-at", "now"), "reconcile"),
+    **dict.fromkeys(("restart", "restarts", "reload", "auto"), "rollout"),
+    **dict.fromkeys(("allow", "allowed", "secrets", "policy"), "allow-secrets"),
+    **dict.fromkeys(("enabled", "enable", "managed"), "bind"),
+}
+
+
+def secret_faults(metadata: Mapping[str, object]) -> tuple[str, ...]:
+    """Return what is wrong with the names of a bound Secret's annotations and labels, and with the label that binds
+    it."""
+    labels, annotations = as_object(metadata.get("labels")), as_object(metadata.get("annotations"))
+    value = labels.get(BIND_LABEL)
+    faults = [] if value == "true" else [f'label {BIND_LABEL} is "{value}": set it to "true"']
+    if value == "true":  # the annotation is superfluous, but does no harm
+        annotations = {name: text for name, text in annotations.items() if name != BIND_LABEL}
+    return _first([*faults, *name_faults(metadata, annotations, labels, Place.SECRET)])
+
+
+def object_faults(metadata: Mapping[str, object], place: Place) -> tuple[str, ...]:
+    """Return what is wrong with the names of an object's annotations and labels."""
+    labels, annotations = as_object(metadata.get("labels")), as_object(metadata.get("annotations"))
+    return _first(name_faults(metadata, annotations, labels, place))
+
+
+def name_faults(
+    metadata: Mapping[str, object], annotations: Iterable[str], labels: Iterable[str], place: Place
+) -> Iterator[str]:
+    """Yield a fault for each name that is unknown, in the wrong place, or a label in place of an annotation.
+
+    ``metadata`` has the managed fields of the object.
+    """
+    for what, names in (("annotation", annotations), ("label", labels)):
+        faults = [(name, fault) for name in names if (fault := _fault(what, name, place))]
+        if faults:
+            owned = _owned(metadata, "f:annotations" if what == "annotation" else "f:labels")
+            yield from (fault for name, fault in sorted(faults) if name not in owned)
+
+
+def is_bind_value(value: object) -> bool:
+    """Return whether the author of this value of the label means to bind the Secret, even if it is misspelt."""
+    return isinstance(value, str) and value.lower() not in NOT_BOUND_VALUES
+
+
+def _fault(what: str, name: str, place: Place) -> str | None:
+    domain, slash, word = name.partition("/")
+    if not slash or (domain != DOMAIN and not _is_near_domain(domain)):
+        return None
+    places = (LABELS if what == "label" else {**DECLARED, **WRITTEN}).get(word, ())
+    if domain == DOMAIN and place in places:
+        return None
+    if domain != DOMAIN and word not in DECLARED and word not in LABELS:
+        return None  # the domain of somebody else
+    if domain == DOMAIN and places:
+        owner = "workload itself" if place is Place.POD_TEMPLATE else places[0]
+        if place is Place.POD_TEMPLATE and Place.WORKLOAD not in places:
+            owner = places[0]
+        return f"{what} {name} does not belong on a {place}: move it to the {owner}"
+    other = "annotation" if what == "label" else "label"
+    if domain == DOMAIN and place in (DECLARED if what == "label" else LABELS).get(word, ()):
+        return f"{what} {name} has no effect: make it {'an annotation' if other == 'annotation' else 'a label'}"
+    nearest = _nearest(word, place)
+    if nearest is None:
+        known = ", ".join(f"{DOMAIN}/{each}" for each, owners in DECLARED.items() if place in owners)
+        return f"{what} {name} is not known: " + (f"remove it, or use one of {known}" if known else "remove it")
+    kind = "label " if nearest in LABELS else "annotation " if what == "label" else ""
+    return f"{what} {name} is not known: did you mean {kind}{DOMAIN}/{nearest}?"
+
+
+def _nearest(word: str, place: Place) -> str | None:
+    word = word.lower().replace("_", "-").replace(".", "-")
+    known = [each for each, places in {**DECLARED, **LABELS}.items() if place in places]
+    if place is Place.POD_TEMPLATE:
+        known = ["rollout"]
+    near = SYNONYMS.get(word)
+    if near in known:
+        return near
+    close = get_close_matches(word, known, n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+@lru_cache(maxsize=1024)
+def _is_near_domain(domain: str) -> bool:
+    return len(domain) <= 16 and SequenceMatcher(None, domain.lower(), DOMAIN).ratio() > 0.72
+
+
+def _owned(metadata: Mapping[str, object], field: str) -> frozenset[str]:
+    """Return the names of annotations or labels that Keyturn has written, whichever release of it."""
+    names: set[str] = set()
+    for entry in as_objects(metadata.get("managedFields")):
+        if entry.get("manager") in MANAGERS:
+            fields = as_object(as_object(as_object(entry.get("fieldsV1")).get("f:metadata")).get(field))
+            names |= {name.removeprefix("f:") for name in fields}
+    return frozenset(names)
+
+
+def _first(faults: Iterable[str]) -> tuple[str, ...]:
+    return tuple(faults)[:MAX_FAULTS]

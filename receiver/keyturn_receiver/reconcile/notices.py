@@ -1,0 +1,77 @@
+"""Notices: what people should know about an object that no reconcile reports on, such as a workload or a namespace.
+
+A notice becomes a Kubernetes Event when it is new, and not again while it lasts. Every replica collects the notices,
+and the leader writes them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from keyturn_receiver.cluster.event_recorder import EventRecorder
+from keyturn_receiver.cluster.namespace_cache import NamespaceView
+from keyturn_receiver.cluster.secret_cache import CopiedSecret
+from keyturn_receiver.core.binding import Target, tell_all
+from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.core.vocabulary import BIND_LABEL
+from keyturn_receiver.errors import InvalidBinding
+from keyturn_receiver.resilience.bounded_map import BoundedMap
+
+MAX_NOTICES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Notice:
+    uid: str
+    warning: bool
+    reason: str
+    message: str
+
+
+class Notices:
+    """Collects notices, and writes each as an Event once. ``is_leader`` returns whether this replica leads."""
+
+    def __init__(self, events: EventRecorder, is_leader: Callable[[], bool]) -> None:
+        self._events = events
+        self._is_leader = is_leader
+        self._notices: BoundedMap[tuple[str, Target], _Notice] = BoundedMap(MAX_NOTICES)
+
+    def on_consumer(self, consumer: Consumer) -> None:
+        """Take the faults of a workload, or learn that it has none any more."""
+        message = f"{tell_all(consumer.faults)}; its pods are not restarted until then" if consumer.faults else ""
+        ref = consumer.ref
+        self._put(ref.kind, Target(ref.namespace, ref.name), consumer.uid, InvalidBinding.reason, message)
+
+    def on_namespace(self, namespace: NamespaceView) -> None:
+        """Take the faults of a namespace, or learn that it has none any more."""
+        faults = namespace.faults
+        message = f"{tell_all(faults)}; the other annotations of this namespace hold as they are" if faults else ""
+        self._put("Namespace", Target(namespace.name, namespace.name), namespace.uid, InvalidBinding.reason, message)
+
+    def on_copy(self, copied: CopiedSecret) -> None:
+        """Take a Secret that another controller has copied."""
+        message = (
+            f"this Secret is {copied.copy}, label {BIND_LABEL} included: Keyturn leaves it alone, and fills the"
+            " original; to bind a Secret here, create one of another name"
+        )
+        self._put("Secret", copied.target, copied.uid, "CopyIgnored", message, warning=False)
+
+    def on_started_leading(self) -> None:
+        """Write all notices, because the previous leader may have missed some."""
+        for key in list(self._notices):
+            if notice := self._notices.get(key):
+                self._write(*key, notice)
+
+    def _put(self, kind: str, target: Target, uid: str, reason: str, message: str, warning: bool = True) -> None:
+        key = (kind, target)
+        if not message:
+            self._notices.pop(key)
+            return
+        notice = _Notice(uid, warning, reason, message)
+        if self._notices.get(key) == notice:
+            return
+        self._notices.put(key, notice)
+        if self._is_leader():
+            self._write(kind, target, notice)
+
+    def _write(self, kind: str, target: Target, notice: _Notice) -> None:
+        self._events.event(target, notice.uid, notice.warning, notice.reason, notice.message, kind=kind)

@@ -1,0 +1,97 @@
+"""Types of Secrets: a binding fills the keys that the type needs, or says how to."""
+
+import json
+
+import pytest
+
+from keyturn_receiver.core.binding import Binding, Entry, Source, Target
+from keyturn_receiver.core.render import SecretVersion, render
+from keyturn_receiver.core.secret_types import TYPES, complete
+from keyturn_receiver.errors import InvalidValue
+
+DB = Source("prod/db")
+DOCKER = json.dumps({"auths": {"registry.example.com": {"auth": "dTpw"}}})
+DOCKER_CFG = json.dumps({"registry.example.com": {"auth": "dTpw"}})
+
+
+def filled(secret_type: str, value: str | bytes, **entries: str) -> dict[str, bytes]:
+    selected = tuple(Entry(key.replace("__", "-").replace("_", "."), DB, text) for key, text in entries.items())
+    binding = Binding(Target("team", "db"), None if entries else DB, selected, "Secret")
+    versions = {DB: SecretVersion("arn", "prod/db", "v1", value)}
+    return complete(secret_type, binding, versions, render(binding, versions))
+
+
+@pytest.mark.parametrize(
+    ("secret_type", "value", "key"),
+    [
+        ("kubernetes.io/dockerconfigjson", DOCKER, ".dockerconfigjson"),
+        ("kubernetes.io/dockerconfigjson", f"  {DOCKER}\n", ".dockerconfigjson"),
+        ("kubernetes.io/dockercfg", DOCKER_CFG, ".dockercfg"),
+        ("kubernetes.io/ssh-auth", "-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n", "ssh-privatekey"),
+        ("kubernetes.io/ssh-auth", b"\x00key", "ssh-privatekey"),
+    ],
+)
+def test_whole_value_goes_under_the_only_key_of_the_type(secret_type: str, value: str | bytes, key: str) -> None:
+    assert filled(secret_type, value) == {key: value if isinstance(value, bytes) else value.encode()}
+
+
+@pytest.mark.parametrize(
+    ("secret_type", "value", "keys"),
+    [
+        ("kubernetes.io/dockerconfigjson", json.dumps({".dockerconfigjson": DOCKER}), {".dockerconfigjson"}),
+        ("kubernetes.io/tls", '{"tls.crt": "c", "tls.key": "k", "ca.crt": "a"}', {"tls.crt", "tls.key", "ca.crt"}),
+        ("kubernetes.io/basic-auth", '{"username": "u", "password": "p"}', {"username", "password"}),
+        ("kubernetes.io/basic-auth", '{"password": "p"}', {"password"}),
+        ("kubernetes.io/ssh-auth", '{"ssh-privatekey": "k"}', {"ssh-privatekey"}),
+        ("Opaque", "plain", {"value"}),
+        ("example.com/own", "plain", {"value"}),
+    ],
+)
+def test_properties_that_the_type_needs_are_taken_as_they_are(secret_type: str, value: str, keys: set[str]) -> None:
+    assert filled(secret_type, value).keys() == keys
+
+
+def test_expressions_fill_the_keys_of_a_type() -> None:
+    value = '{"certificate": "c", "key": "k"}'
+    assert filled("kubernetes.io/tls", value, tls_crt="certificate", tls_key="key") == {
+        "tls.crt": b"c",
+        "tls.key": b"k",
+    }
+
+
+@pytest.mark.parametrize(
+    ("secret_type", "value", "told"),
+    [
+        ("kubernetes.io/tls", "plain", "needs the keys tls.crt and tls.key, and the binding does not fill tls.crt and"),
+        ("kubernetes.io/tls", '{"tls.crt": "c"}', "the binding does not fill tls.key: name the property for each with"),
+        ("kubernetes.io/basic-auth", "plain", "needs one of the keys username or password, and the binding does not"),
+        (
+            "kubernetes.io/ssh-auth",
+            '{"private": "k"}',
+            "line each: `ssh-privatekey: <property>`; or use type Opaque",
+        ),
+        ("kubernetes.io/ssh-auth", '{"value": "k"}', "needs the key ssh-privatekey, and the binding does not fill it"),
+        ("kubernetes.io/dockerconfigjson", '{"password": "p"}', "needs the key .dockerconfigjson"),
+    ],
+)
+def test_type_whose_keys_are_not_filled_is_an_error_that_says_how_to_map_them(
+    secret_type: str, value: str, told: str
+) -> None:
+    with pytest.raises(InvalidValue) as error:
+        filled(secret_type, value)
+    assert told in str(error.value)
+    assert str(error.value).startswith("AWS secret prod/db: a Secret of type ")
+
+
+@pytest.mark.parametrize("secret_type", ["kubernetes.io/dockerconfigjson", "kubernetes.io/dockercfg"])
+@pytest.mark.parametrize("value", ["hunter2", "12345", '"text"', "[1]"])
+def test_value_that_is_not_dockers_json_is_an_error_without_the_value(secret_type: str, value: str) -> None:
+    with pytest.raises(InvalidValue, match=r"key \.dockerc\w+: the value is not Docker's JSON: store ") as error:
+        filled(secret_type, value)
+    assert value not in str(error.value)
+
+
+def test_every_type_refuses_a_value_that_has_none_of_its_keys() -> None:
+    for secret_type in TYPES:
+        with pytest.raises(InvalidValue):
+            filled(secret_type, '{"other": "x"}')
