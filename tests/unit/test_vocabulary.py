@@ -1,6 +1,7 @@
 """Names of annotations and labels: each that is not known is told, with the nearest known one."""
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,14 @@ def test_names_that_a_newer_release_has_written_are_no_faults() -> None:
         assert secret_faults(newer) == ()
     newer["managedFields"] = [{"manager": "kubectl", "operation": "Apply", "fieldsV1": {"f:metadata": fields}}]
     assert len(secret_faults(newer)) == 2
+
+
+def test_object_with_very_many_names_is_read_quickly() -> None:
+    names = [f"keyturn.dev/n{number}" for number in range(20_000)]
+    names += [f"keyturn{number}.dev/data" for number in range(20_000)]
+    started = time.process_time()
+    assert len(secret_faults({"labels": BOUND, "annotations": dict.fromkeys(names, "")})) == MAX_FAULTS
+    assert time.process_time() - started < 0.5
 
 
 def test_faults_of_one_object_are_limited() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import SequenceMatcher, get_close_matches
 from enum import StrEnum
 from functools import lru_cache
+from itertools import islice
 
 from keyturn_receiver.core.json_access import as_object, as_objects
 
@@ -16,6 +17,7 @@ DOMAIN = "keyturn.dev"
 BIND_LABEL = f"{DOMAIN}/bind"
 MANAGERS = frozenset({"keyturn", "keyturn-status"})  # the field managers with which the receiver writes
 MAX_FAULTS = 10  # faults of one object that are reported
+MAX_CANDIDATES = 100  # names of one object that are compared with the known ones, which takes some 0.1 ms each
 
 # Values of the label with which an author says that a Secret is not bound.
 NOT_BOUND_VALUES = frozenset({"false", "no", "off", "n", "0", "disabled"})
@@ -47,6 +49,7 @@ WRITTEN: Mapping[str, tuple[Place, ...]] = dict.fromkeys(
     ("version-ids", "revisions", "data-hash", "binding-hash", "status", "applied-at", "reconciled", "history"), (_S,)
 )
 LABELS: Mapping[str, tuple[Place, ...]] = {"bind": (_S,), "state": (_S,)}
+_ANNOTATIONS = {**DECLARED, **WRITTEN}
 # Words that an author may use for an annotation, and that are not spelt like it.
 SYNONYMS: Mapping[str, str] = {
     **dict.fromkeys(
@@ -88,10 +91,12 @@ def name_faults(
     ``metadata`` has the managed fields of the object.
     """
     for what, names in (("annotation", annotations), ("label", labels)):
-        faults = [(name, fault) for name in names if (fault := _fault(what, name, place))]
-        if faults:
+        known = LABELS if what == "label" else _ANNOTATIONS
+        candidates = (name for name in names if _may_be_ours(name) and place not in _places(name, known))
+        unknown = sorted(islice(candidates, MAX_CANDIDATES))
+        if unknown:
             owned = _owned(metadata, "f:annotations" if what == "annotation" else "f:labels")
-            yield from (fault for name, fault in sorted(faults) if name not in owned)
+            yield from (fault for name in unknown if name not in owned and (fault := _fault(what, name, place)))
 
 
 def is_bind_value(value: object) -> bool:
@@ -99,23 +104,28 @@ def is_bind_value(value: object) -> bool:
     return isinstance(value, str) and value.lower() not in NOT_BOUND_VALUES
 
 
-def _fault(what: str, name: str, place: Place) -> str | None:
+def _may_be_ours(name: str) -> bool:
+    """Return whether a name is in Keyturn's domain, or is one of Keyturn's in a domain that may be misspelt."""
     domain, slash, word = name.partition("/")
-    if not slash or (domain != DOMAIN and not _is_near_domain(domain)):
-        return None
-    places = (LABELS if what == "label" else {**DECLARED, **WRITTEN}).get(word, ())
-    if domain == DOMAIN and place in places:
-        return None
-    if domain != DOMAIN and word not in DECLARED and word not in LABELS:
+    return bool(slash) and (domain == DOMAIN or word in DECLARED or word in LABELS)
+
+
+def _places(name: str, known: Mapping[str, tuple[Place, ...]]) -> tuple[Place, ...]:
+    domain, _, word = name.partition("/")
+    return known.get(word, ()) if domain == DOMAIN else ()
+
+
+def _fault(what: str, name: str, place: Place) -> str | None:
+    domain, _, word = name.partition("/")
+    if domain != DOMAIN and not _is_near_domain(domain):
         return None  # the domain of somebody else
+    places = _places(name, LABELS if what == "label" else _ANNOTATIONS)
     if domain == DOMAIN and places:
-        owner = "workload itself" if place is Place.POD_TEMPLATE else places[0]
-        if place is Place.POD_TEMPLATE and Place.WORKLOAD not in places:
-            owner = places[0]
+        on_template = place is Place.POD_TEMPLATE and Place.WORKLOAD in places
+        owner = "workload itself" if on_template else places[0]
         return f"{what} {name} does not belong on a {place}: move it to the {owner}"
-    other = "annotation" if what == "label" else "label"
-    if domain == DOMAIN and place in (DECLARED if what == "label" else LABELS).get(word, ()):
-        return f"{what} {name} has no effect: make it {'an annotation' if other == 'annotation' else 'a label'}"
+    if place in _places(name, DECLARED if what == "label" else LABELS):
+        return f"{what} {name} has no effect: make it {'an annotation' if what == 'label' else 'a label'}"
     nearest = _nearest(word, place)
     if nearest is None:
         known = ", ".join(f"{DOMAIN}/{each}" for each, owners in DECLARED.items() if place in owners)
@@ -152,4 +162,4 @@ def _owned(metadata: Mapping[str, object], field: str) -> frozenset[str]:
 
 
 def _first(faults: Iterable[str]) -> tuple[str, ...]:
-    return tuple(faults)[:MAX_FAULTS]
+    return tuple(islice(faults, MAX_FAULTS))
