@@ -283,7 +283,7 @@ async def test_restart_and_refusal_are_told_on_the_workload_too() -> None:
     assert message == "Secret db: wrote 1 key from version v2; restarting Deployment web"
     assert engine.events.about_workloads == []
 
-    engine.stores.version, engine.stores.value = 3, "no JSON any more"
+    engine.stores.version, engine.stores.value = 3, '{"password": '
     for _ in range(3):
         await engine.notify()
     ((about, reason, message),) = engine.events.about_workloads
@@ -295,7 +295,7 @@ async def test_state_label_is_written_with_the_status_and_never_alone() -> None:
     engine = Engine()
     await engine.start()
     assert engine.api.secret["metadata"]["labels"]["keyturn.dev/state"] == "ok"
-    engine.stores.version, engine.stores.value = 2, "no JSON any more"
+    engine.stores.version, engine.stores.value = 2, '{"password": '
     await engine.notify()
     assert engine.api.secret["metadata"]["labels"]["keyturn.dev/state"] == "InvalidValue"
     assert engine.api.calls.count(("PATCH", "secrets")) == 1
@@ -337,7 +337,7 @@ async def test_request_to_reconcile_is_served_once_and_restarts_nobody() -> None
 async def test_request_to_reconcile_a_binding_in_error_is_recorded_with_the_error() -> None:
     engine = Engine()
     await engine.start()
-    engine.stores.value = "no JSON any more"
+    engine.stores.value = '{"password": '
     metadata = engine.api.secret["metadata"]
     metadata["annotations"] = {**metadata["annotations"], "keyturn.dev/reconcile": "now"}
     metadata["resourceVersion"] = "70"
