@@ -518,7 +518,9 @@ class History(RuleBasedStateMachine):
         if standing != ALIVE:
             raise ExpectedError({SCHEDULED: "SourcePendingDeletion", GONE: "SourceNotFound"}[standing])
         known = json.loads(told.get(REVISIONS, "{}")).keys()
-        if not bound["binding"] and known and not known & found.keys() and told[BINDING_HASH] == binding_hash(told):
+        same_binding = told.get(BINDING_HASH) == binding_hash(told)
+        text = "value" in (*known, *found)  # a text may become JSON, and JSON a text
+        if not bound["binding"] and known and not known & found.keys() and same_binding and not text:
             raise ExpectedError("InvalidValue")  # the Secret would lose every key that Keyturn has ever filled
         return found
 

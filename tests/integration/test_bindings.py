@@ -45,11 +45,15 @@ def test_binding_by_whole_or_partial_arn_is_filled(stack: Stack, namespace: str,
 
 
 def test_expressions_name_and_join_properties(stack: Stack, namespace: str) -> None:
-    create(stack, f"{namespace}/db", json.dumps({"username": "u", "password": "p", "host": "h", "nest": {"a": [7]}}))
-    url = "join('', ['postgres://', username, ':', password, '@', host, '/app'])"
+    create(stack, f"{namespace}/db", json.dumps({"username": "u", "password": "p%#", "host": "h", "nest": {"a": [7]}}))
+    url = "join('', ['postgres://', username, ':', url_encode(password), '@', host, '/app'])"
     lines = f"PASSWORD: password\nDATABASE_URL: {url}\nSEVEN: nest.a[0]\n"
     stack.cluster.create([secret(namespace, "db", f"{namespace}/db", **{DATA: lines})])
-    assert filled(stack, namespace) == {"PASSWORD": b"p", "DATABASE_URL": b"postgres://u:p@h/app", "SEVEN": b"7"}
+    assert filled(stack, namespace) == {
+        "PASSWORD": b"p%#",
+        "DATABASE_URL": b"postgres://u:p%25%23@h/app",
+        "SEVEN": b"7",
+    }
 
 
 @pytest.mark.parametrize("value", ["not JSON", "12345678", '"quoted"', "{broken"])
@@ -119,6 +123,9 @@ BROKEN = {
     "a property that is missing": ({DATA: "A: nowhere"}, None, "InvalidValue", "no such property"),
     "an annotation that does not parse": ({DATA: "A: [unclosed"}, None, "InvalidBinding", "KEY: expression"),
     "an expression that is not one": ({DATA: "A: a b c"}, None, "InvalidBinding", "not a JMESPath expression"),
+    "a name with a hyphen": ({DATA: "A: a-b"}, None, "InvalidBinding", "as in A: '\"a-b\"'"),
+    "a constant without its own quotes": ({DATA: "A: db.internal"}, None, "InvalidValue", "write A: \"'db.internal'\""),
+    "JSON with a comma too many": ({DATA: "A: a"}, '{"a": "2",}', "InvalidValue", "line 1, column 11"),
     "an expression that yields null": ({DATA: "A: empty"}, None, "InvalidValue", "or it is null"),
     "a function on the wrong type": ({DATA: "A: join('', number)"}, None, "InvalidValue", "to_string()"),
     "a key that no Secret can have": ({DATA: '"A B": a'}, None, "InvalidBinding", "is not a valid key for a Secret"),

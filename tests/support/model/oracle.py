@@ -53,9 +53,7 @@ BINDINGS: Mapping[str, Callable[[Value], dict[str, str]]] = {
         "PASSWORD": property_of(value, "password"),
         "URL": f"db://{property_of(value, 'user')}:{property_of(value, 'password')}",
     },
-    "ALL: '@'": lambda value: {
-        "ALL": value if isinstance(value, str) else json.dumps(value, separators=(",", ":")),
-    },
+    "ALL: '@'": lambda value: {"ALL": value if isinstance(value, str) else json.dumps(value)},  # as aws_model writes it
     "PASSWORD: '['": no_binding,
 }
 
