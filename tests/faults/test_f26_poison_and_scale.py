@@ -127,8 +127,8 @@ VALUES: Mapping[str, tuple[str | bytes, dict[str, str], str, str]] = {
         "nested too deeply",
     ),
     "a number beyond all bounds": (
-        '{"user": [1e999, 1]}',
-        {DATA: "user: sum(user)"},
+        '{"user": "", "numbers": [1e999, 1]}',
+        {DATA: "user: user || sum(numbers)"},
         "InvalidValue",
         "too large for a number",
     ),

@@ -337,3 +337,30 @@ MISTAKES: Mapping[str, tuple[str, Mapping[str, bytes]]] = {
     "KEY: join(a)": ("the function join() takes 2 arguments, and gets 1", {}),
     "KEY: merge()": ("the function merge() takes at least 1 argument, and gets 0", {}),
 }  # fmt: skip
+
+# The same for lines that are not YAML, or not YAML's plain text. The words stand after "annotation keyturn.dev/data".
+YAML_MISTAKES: Mapping[str, tuple[str, Mapping[str, bytes]]] = {
+    "KEY: @": (
+        ' is not YAML (line 1, column 6): write one `KEY: expression` per line, with the expression in quotes, as in KEY: "@"',
+        {'KEY: "@"': CORRECTED.encode()},
+    ),
+    "KEY: join(': ', [a, b])": (
+        " is not YAML (line 1, column 12): write one `KEY: expression` per line, with the expression in quotes, as in"
+        " KEY: \"join(': ', [a, b])\"",
+        {"KEY: \"join(': ', [a, b])\"": b"x: y"},
+    ),
+    "KEY: 'x' || a": (
+        " is not YAML (line 1, column 11): write one `KEY: expression` per line, with the expression in quotes, as in KEY: \"'x' || a\"",
+        {"KEY: \"'x' || a\"": b"x"},
+    ),
+    "KEY: [a, b]": (
+        ', line 1: key and expression must be plain text: quote the expression: KEY: "[a, b]"',
+        {'KEY: "[a, b]"': b'["x","y"]'},
+    ),
+    "KEY: {c: a}": (
+        ', line 1: key and expression must be plain text: quote the expression: KEY: "{c: a}"',
+        {'KEY: "{c: a}"': b'{"c":"x"}'},
+    ),
+    "KEY=a": (" must hold at least one line `KEY: expression`; to take every key, remove it", {"KEY: a": b"x"}),
+    "KEY: [a": (" is not YAML (line 2, column 1): write one `KEY: expression` per line", {}),
+}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from keyturn_receiver.core.binding import DATA, SECRET_ID, Binding, Entry, Source, Target, read_binding, read_spec
 from keyturn_receiver.core.render import SecretVersion, costs, render
 from keyturn_receiver.errors import InvalidBinding, InvalidValue
-from support.value_corpus import CANARY, CORRECTED, MISTAKES, VALUES, Case
+from support.value_corpus import CANARY, CORRECTED, MISTAKES, VALUES, YAML_MISTAKES, Case
 
 SOURCE = Source("prod/db")
 TARGET = Target("team", "db")
@@ -42,18 +42,29 @@ def test_value_gives_the_exact_bytes_or_the_exact_words(case: Case) -> None:
     assert CANARY not in str(caught.value)
 
 
+def check_mistake(line: str, message: str, corrections: Mapping[str, bytes]) -> None:
+    """Check the message about a line of the annotation `data`, and that each line in its place gives these bytes."""
+    with pytest.raises(InvalidBinding) as caught:
+        bound(line)
+    assert str(caught.value) == message
+    for corrected, data in corrections.items():
+        version = SecretVersion("arn", "prod/db", "v1", CORRECTED)
+        assert list(render(bound(corrected), {SOURCE: version}).values()) == [data]
+        if "quotes, as in" in message or "quote the expression" in message:  # the message has the whole line
+            assert corrected in message
+
+
 @pytest.mark.parametrize("line", MISTAKES)
 def test_mistake_in_an_expression_is_told_in_exact_words_and_their_advice_works(line: str) -> None:
     words, corrections = MISTAKES[line]
     key = line.partition(":")[0]
-    with pytest.raises(InvalidBinding) as caught:
-        bound(line)
-    assert str(caught.value) == f"annotation {DATA}: key {key}: {words}"
-    for corrected, data in corrections.items():
-        version = SecretVersion("arn", "prod/db", "v1", CORRECTED)
-        assert render(bound(corrected), {SOURCE: version}) == {key: data}
-        if "as in" in words:
-            assert corrected in words
+    check_mistake(line, f"annotation {DATA}: key {key}: {words}", corrections)
+
+
+@pytest.mark.parametrize("line", YAML_MISTAKES)
+def test_line_that_is_not_yaml_is_told_in_exact_words_and_their_advice_works(line: str) -> None:
+    words, corrections = YAML_MISTAKES[line]
+    check_mistake(line, f"annotation {DATA}{words}", corrections)
 
 
 NUMBERS = st.from_regex(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,4})?", fullmatch=True)

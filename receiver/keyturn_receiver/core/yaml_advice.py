@@ -11,8 +11,11 @@ def quoted_line(text: str, line: int) -> str | None:
     this line."""
     lines = text.splitlines()
     match = _LINE.fullmatch(lines[line]) if line < len(lines) else None
-    if match is None or len(lines[line]) > MAX_LINE or match["expression"][0] in "'\"|>":
+    if match is None or len(lines[line]) > MAX_LINE:
         return None
+    first, last = match["expression"][0], match["expression"][-1]
+    if first in "|>" or (first in "'\"" and first == last):
+        return None  # it is quoted already, or a text of several lines
     return f"{match['key']}: {quoted(match['expression'])}"
 
 
