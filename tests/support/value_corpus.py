@@ -339,18 +339,16 @@ MISTAKES: Mapping[str, tuple[str, Mapping[str, bytes]]] = {
 }  # fmt: skip
 
 # The same for lines that are not YAML, or not YAML's plain text. The words stand after "annotation keyturn.dev/data".
+NOT_YAML = " is not YAML (line 1, column {}): write one `KEY: expression` per line"
+QUOTES = ", with the expression in quotes, as in "
 YAML_MISTAKES: Mapping[str, tuple[str, Mapping[str, bytes]]] = {
-    "KEY: @": (
-        ' is not YAML (line 1, column 6): write one `KEY: expression` per line, with the expression in quotes, as in KEY: "@"',
-        {'KEY: "@"': CORRECTED.encode()},
-    ),
+    "KEY: @": (NOT_YAML.format(6) + QUOTES + 'KEY: "@"', {'KEY: "@"': CORRECTED.encode()}),
     "KEY: join(': ', [a, b])": (
-        " is not YAML (line 1, column 12): write one `KEY: expression` per line, with the expression in quotes, as in"
-        " KEY: \"join(': ', [a, b])\"",
+        NOT_YAML.format(12) + QUOTES + "KEY: \"join(': ', [a, b])\"",
         {"KEY: \"join(': ', [a, b])\"": b"x: y"},
     ),
     "KEY: 'x' || a": (
-        " is not YAML (line 1, column 11): write one `KEY: expression` per line, with the expression in quotes, as in KEY: \"'x' || a\"",
+        NOT_YAML.format(11) + QUOTES + "KEY: \"'x' || a\"",
         {"KEY: \"'x' || a\"": b"x"},
     ),
     "KEY: [a, b]": (
