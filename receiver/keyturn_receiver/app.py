@@ -20,7 +20,7 @@ from keyturn_receiver.cluster.event_path import EventPathMonitor
 from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.cluster.fingerprint import new_fingerprint
 from keyturn_receiver.cluster.lease import LeaderElector, LeaseClient
-from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespacePoller
+from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespacePoller, NamespaceReader
 from keyturn_receiver.cluster.reflector import ListWatch, ObjectCache, Reflector, WatchTimeouts
 from keyturn_receiver.cluster.released_cache import ReleasedCache
 from keyturn_receiver.cluster.secret_cache import SecretCache
@@ -285,7 +285,8 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         legs,
     )
     reporter = StatusReporter(secrets, kube.events, metrics)
-    reconciler = Reconciler(caches.secrets, secrets, filler, restarter, reporter, process.span)
+    namespaces = NamespaceReader(kube.api, caches.namespaces)
+    reconciler = Reconciler(caches.secrets, secrets, filler, restarter, reporter, namespaces, process.span)
     queue = WorkQueue(reconciler.reconcile, settings.concurrency, metrics)
     drift = DriftDetector(caches.secrets, restarter, queue, access, kube.elector.is_leader)
     poller = Poller(

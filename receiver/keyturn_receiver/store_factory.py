@@ -1,4 +1,4 @@
-"""Factory of stores. A store is an AWS client for one identity in one region, with that identity's credentials."""
+"""Factory of stores. A store reads as one identity in one region, with that identity's credentials."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,6 +8,7 @@ from keyturn_receiver.core.arn import account_id
 from keyturn_receiver.errors import Conflict, SourceRefused
 from keyturn_receiver.settings import Settings
 from keyturn_receiver.sources import assume_role, clients, error_mapping
+from keyturn_receiver.sources.call_credentials import Credentials
 from keyturn_receiver.sources.caller_identity import CallerIdentity, TenantIdentity
 from keyturn_receiver.sources.secrets_manager import SecretsManager
 from keyturn_receiver.sources.store_health import StoreHealth
@@ -45,32 +46,41 @@ class StoreFactory:
         """
         if not key.region:
             raise SourceRefused("the AWS region is not known: set it in the chart (aws.region) or as AWS_REGION")
+        is_own = key == StoreKey("", self.own_region)
         credentials = await self._assume(key, identity) if key.account else None
         caller = (
-            TenantIdentity(account_id(identity.role_arn), role=identity.role_arn) if key.account else self.own_identity
+            TenantIdentity(account_id(identity.role_arn), identity.role_arn, credentials)
+            if key.account
+            else self.own_identity
         )
         try:
             # The SDK would fetch credentials while it builds a client, which can take seconds.
             if not key.account:
                 await self.pools.foreground.run(caller.check)
-            client, sweep_client = await self.pools.building.run(lambda: self._clients(key, credentials))
+            client, sweep_client = await self.pools.building.run(lambda: self._clients(key.region, is_own))
         except Exception as error:
             raise error_mapping.translate(error, f"AWS region {key.region}") from None
-        health = StoreHealth(trusted=key == StoreKey("", self.own_region))
+        health = StoreHealth(trusted=is_own)
         owner = f"namespace {key.namespace}" if key.account else key.region
         secrets_manager = SecretsManager(client, sweep_client, self.pools, self.metrics, caller, health, owner)
         return Store.of(key, secrets_manager, credentials.expires_at if credentials else None, identity)
 
-    def _clients(
-        self, key: StoreKey, credentials: clients.Credentials | None
-    ) -> "tuple[SecretsManagerClient, SecretsManagerClient]":
-        """Build one client for reads and one for sweeps, so that a sweep does not take connections away from reads."""
-        client = clients.secrets_manager(key.region, OVERSUBSCRIPTION * self.settings.aws_threads, credentials)
-        if key.account:
-            return client, client
-        return client, clients.secrets_manager(key.region, OVERSUBSCRIPTION * BACKGROUND_THREADS)
+    def _clients(self, region: str, is_own: bool) -> "tuple[SecretsManagerClient, SecretsManagerClient]":
+        """Return one client for reads and one for sweeps.
 
-    async def _assume(self, key: StoreKey, identity: Identity) -> clients.Credentials:
+        The receiver's own store has two, so that a sweep does not take connections away from reads. All other stores of
+        a region share one client, because a client takes about a megabyte, and a tenant chooses how many there are.
+        """
+        connections = OVERSUBSCRIPTION * self.settings.aws_threads
+        if not is_own:
+            shared = clients.shared_secrets_manager(region, connections)
+            return shared, shared
+        return (
+            clients.secrets_manager(region, connections),
+            clients.secrets_manager(region, OVERSUBSCRIPTION * BACKGROUND_THREADS),
+        )
+
+    async def _assume(self, key: StoreKey, identity: Identity) -> Credentials:
         token = await self.service_accounts.token(ServiceAccount(*key.account.split("/", 1)))
         if await self.identify(key) != identity:
             # The token may belong to another ServiceAccount of the same name, which may name another role.

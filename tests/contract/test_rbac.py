@@ -24,7 +24,8 @@ ROLLOUTS = {
     (kind.group, kind.plural): {"get", "list", "watch", "patch"} for kind in WORKLOAD_KINDS.values()
 }  # cluster/workload_client.py and the reflectors of the workloads
 DELETIONS = {("", "secrets"): {*EVERYWHERE["", "secrets"], "delete"}}  # reconcile/deletion.py
-ALL_NAMESPACES = {("", "namespaces"): {"list", "watch"}}  # the reflector of cluster/namespace_cache.py
+# The reflector of cluster/namespace_cache.py, and its reader.
+ALL_NAMESPACES = {("", "namespaces"): {"get", "list", "watch"}}
 # The poller of cluster/namespace_cache.py needs only this, because a Role cannot grant a watch on Namespaces.
 FEW_NAMESPACES = {("", "namespaces"): {"get"}}
 TENANT_ROLES = {("", "serviceaccounts"): {"get"}, ("", "serviceaccounts/token"): {"create"}}  # ServiceAccountClient

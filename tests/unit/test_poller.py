@@ -16,7 +16,7 @@ from keyturn_receiver.core.policy import Default
 from keyturn_receiver.core.regions import Regions
 from keyturn_receiver.errors import SourceNotFound, SourceRefused, SourceUnavailable
 from keyturn_receiver.poller.poller import FULL_SWEEP_SECONDS, SWEEP_LANES, SWEEP_TIMEOUT, Poller
-from keyturn_receiver.poller.sweep import Interrupted, Sweeper
+from keyturn_receiver.poller.sweep import DESCRIBE_UP_TO, Interrupted, Sweeper
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
@@ -265,6 +265,80 @@ async def test_service_account_that_was_created_again_is_swept_in_full() -> None
     setting.uids["team/app"] = "another"
     assert await setting.sweep() == []
     assert aws.pages_read == 11
+
+
+def bound_with_roles(count: int, per_role: int = 1) -> list[dict]:
+    """Return bindings of ``count`` secrets, ``per_role`` of them with each role."""
+    return [
+        bound_object(f"s{number}", "v1", **{"keyturn.dev/service-account": f"app{number // per_role}"})
+        for number in range(count)
+    ]
+
+
+def secrets_of_an_account(count: int) -> Aws:
+    return Aws(*(listed(f"s{number}", "v1", NOW - timedelta(hours=number)) for number in range(count)))
+
+
+async def test_sweep_of_many_roles_costs_one_call_for_each_binding() -> None:
+    aws = secrets_of_an_account(500)
+    setting = Setting(aws, *bound_with_roles(100))
+    for sweeps in range(1, 4):  # a full one, and two of changes
+        assert await setting.sweep() == []
+        assert (aws.pages_read, len(aws.described)) == (0, 100 * sweeps)
+    aws.secrets["prod/s7"] = listed("s7", "v2", NOW + timedelta(minutes=1))
+    assert await setting.sweep() == ["s7"]
+    assert len(setting.made) == 100  # each store is made once
+
+
+@pytest.mark.parametrize("count", [DESCRIBE_UP_TO, DESCRIBE_UP_TO + 1, 20])
+async def test_sweep_of_a_role_costs_at_most_two_calls_for_each_binding(count: int) -> None:
+    """The account of the role has far more secrets than the role's bindings name, and AWS does not sort them."""
+    aws = secrets_of_an_account(500)
+    aws.secrets = dict(reversed(aws.secrets.items()))
+    setting = Setting(aws, *bound_with_roles(count, per_role=count))
+    aws.secrets["prod/s0"] = listed("s0", "v2")
+    for sweeps in range(1, 4):
+        assert await setting.sweep() == ["s0"]
+        assert aws.pages_read + len(aws.described) <= 2 * count * sweeps
+
+
+async def test_changes_of_a_role_with_many_bindings_take_one_page() -> None:
+    aws = secrets_of_an_account(40)
+    setting = Setting(aws, *bound_with_roles(40, per_role=40))
+    assert await setting.sweep() == []
+    assert (aws.pages_read, aws.described) == (20, [])
+    assert await setting.sweep() == []
+    assert (aws.pages_read, aws.described) == (21, [])
+
+
+async def test_role_that_may_list_but_not_describe_is_swept_by_its_list() -> None:
+    class ListsAlone(Aws):
+        async def describe(self, secret_id: str, background: bool) -> SecretMetadata:
+            raise SourceRefused("AWS denies it")
+
+    aws = ListsAlone(listed("s0", "v2"))
+    assert await Setting(aws, *bound_with_roles(1)).sweep() == ["s0"]
+    assert aws.pages_read == 1
+
+
+async def test_role_that_may_do_neither_finds_nothing_and_fails_nothing() -> None:
+    class Refusing(Aws):
+        async def describe(self, secret_id: str, background: bool) -> SecretMetadata:
+            raise SourceRefused("AWS denies it")
+
+    setting = Setting(Refusing(listed("s0", "v2"), may_list=False), *bound_with_roles(1))
+    assert await setting.sweep() == []
+    assert setting.sweeps("ok") == 1
+
+
+async def test_sweeps_that_find_nothing_in_stores_of_bindings_are_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    aws = secrets_of_an_account(3)
+    setting = Setting(aws, *bound_with_roles(3))
+    aws.secrets["prod/s1"] = listed("s1", "v2")
+    await setting.sweep()
+    swept = [record for record in caplog.records if record.getMessage() == "swept"]
+    assert sorted(record.levelno for record in swept) == [logging.DEBUG, logging.DEBUG, logging.INFO]
 
 
 @pytest.mark.parametrize("mode", PollMode)

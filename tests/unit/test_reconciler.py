@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from keyturn_receiver.cluster.consumer_cache import ConsumerCache, ConsumerIndex
-from keyturn_receiver.cluster.namespace_cache import NamespaceCache
+from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespaceReader
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.cluster.workload_client import WorkloadClient
@@ -76,6 +76,7 @@ class FakeApi:
         self._consumers = consumers
         self.secret: dict[str, Any] = {**bound_object("db"), "type": "Opaque", "data": {}}
         self.workload = deployment()
+        self.namespace: dict[str, Any] = {"metadata": {"name": "team", "uid": "uid", "resourceVersion": "1"}}
         self.calls: list[tuple[str, str]] = []
         self.refuse: Callable[[str, str], KeyturnError | None] = lambda method, resource: None
         self.watches_lag = False
@@ -95,6 +96,8 @@ class FakeApi:
         await asyncio.sleep(0)
         if error := self.refuse(method, resource):
             raise error
+        if resource == "namespaces":
+            return self.namespace
         obj = self.secret if resource == "secrets" else self.workload
         if method == "GET":
             return obj
@@ -193,7 +196,8 @@ class Engine:
             legs,
         )
         reporter = StatusReporter(secrets, events, self.metrics)
-        self.reconciler = Reconciler(self.cache, secrets, filler, restarter, reporter)
+        reader = NamespaceReader(api, namespaces)
+        self.reconciler = Reconciler(self.cache, secrets, filler, restarter, reporter, reader)
         self.requests: list[Request] = []
         self.queue = WorkQueue(self._reconcile, 4, self.metrics, now=time.monotonic)
         self.drift = DriftDetector(self.cache, restarter, self.queue, access, lambda: True)
@@ -347,6 +351,23 @@ async def test_request_to_reconcile_a_binding_in_error_is_recorded_with_the_erro
     record = engine.cache.get(DB).record
     assert (record.has_reason("InvalidValue"), record.reconciled) == (True, "now")
     assert engine.api.calls.count(("PATCH", "secrets")) == 1
+
+
+async def test_namespace_is_read_once_for_each_secret_that_is_made() -> None:
+    engine = Engine()
+    await engine.start()
+    for number in range(2):
+        engine.forget()
+        made = {**bound_object("db", version=90 + 10 * number), "type": "Opaque", "data": {}}
+        made["metadata"]["uid"] = f"anew-{number}"
+        engine.api.secret = made
+        engine.api.show()
+        await engine.settle()
+        await asyncio.sleep(0.1)
+        assert engine.cache.get(DB).record.was_written
+        engine.stores.version, engine.stores.value = 10 + number, f'{{"password": "{number}"}}'
+        await engine.notify()
+        assert engine.api.calls.count(("GET", "namespaces")) == 1
 
 
 async def test_edit_during_a_run_is_repaired_after_it() -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from keyturn_receiver.resilience.single_flight import SingleFlight
+from keyturn_receiver.resilience.single_flight import MAX_RESULTS, SingleFlight
 from support.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
@@ -85,3 +85,68 @@ async def test_result_is_dropped_after_its_ttl() -> None:
     await asyncio.sleep(0.05)
     await flights.get("a", 0, source)
     assert source.fetched == 2
+
+
+async def kept(flights: SingleFlight[str, bytes], *keys: str) -> list[str]:
+    """Return those of the keys whose result the flights still keep."""
+
+    async def fetch_again() -> bytes:
+        again.append(True)
+        return b""
+
+    found = []
+    for key in keys:
+        again: list[bool] = []
+        await flights.get(key, 0.0, fetch_again)
+        if not again:
+            found.append(key)
+    return found
+
+
+async def test_results_are_dropped_oldest_first_beyond_their_weight() -> None:
+    flights: SingleFlight[str, bytes] = SingleFlight(weigh=len, max_weight=10)
+
+    async def fetch() -> bytes:
+        return b"1234"
+
+    for key in "abc":
+        await flights.get(key, 0.0, fetch)
+    assert len(flights) == 2
+    assert await kept(flights, "b", "c") == ["b", "c"]
+    assert await kept(flights, "a") == []
+
+
+async def test_number_of_results_is_bounded() -> None:
+    flights: SingleFlight[int, int] = SingleFlight()
+
+    async def fetch() -> int:
+        return 1
+
+    for number in range(MAX_RESULTS + 50):
+        await flights.get(number, 0.0, fetch)
+    assert len(flights) == MAX_RESULTS
+
+
+async def test_later_fetch_takes_the_place_of_a_result_and_of_its_weight() -> None:
+    flights: SingleFlight[str, bytes] = SingleFlight(weigh=len, max_weight=10)
+
+    async def fetch() -> bytes:
+        return b"123456"
+
+    loop = asyncio.get_running_loop()
+    for _ in range(5):
+        assert await flights.get("a", loop.time(), fetch) == b"123456"
+    assert len(flights) == 1
+    assert await kept(flights, "a") == ["a"]
+
+
+async def test_result_is_dropped_after_its_time() -> None:
+    flights: SingleFlight[str, bytes] = SingleFlight(ttl=0.01, weigh=len, max_weight=10)
+
+    async def fetch() -> bytes:
+        return b"1234"
+
+    await flights.get("a", 0.0, fetch)
+    await asyncio.sleep(0.05)
+    assert len(flights) == 0
+    assert await kept(flights, "a") == []

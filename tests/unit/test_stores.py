@@ -3,6 +3,8 @@ ServiceAccount."""
 
 import asyncio
 import time
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +16,15 @@ from keyturn_receiver.errors import Conflict, InvalidBinding, KeyturnError, NoCr
 from keyturn_receiver.settings import Settings
 from keyturn_receiver.sources.caller_identity import TenantIdentity
 from keyturn_receiver.sources.secrets_manager import NOT_CHECKED
-from keyturn_receiver.sources.stores import MAX_STORES_PER_NAMESPACE, Identity, Store, StoreKey, Stores
+from keyturn_receiver.sources.stores import (
+    MAX_KEPT_VALUES,
+    MAX_STORES,
+    MAX_STORES_PER_NAMESPACE,
+    Identity,
+    Store,
+    StoreKey,
+    Stores,
+)
 from keyturn_receiver.sources.thread_pools import ThreadPools
 from keyturn_receiver.store_factory import StoreFactory
 from keyturn_receiver.telemetry.metrics import Metrics
@@ -157,17 +167,69 @@ async def test_deleted_service_account_reads_nothing_and_leaves_nothing() -> Non
     assert len(tenants.made) == 1  # credentials of the same identity are shared for some seconds
 
 
+def crowd(count: int) -> dict[str, Identity]:
+    return {f"app{number}": Identity(f"uid{number}", f"role{number}") for number in range(count)}
+
+
+async def use_all(stores: Stores, namespace: str, names: Iterable[str]) -> None:
+    since = time.monotonic()
+    await asyncio.gather(*(stores.get(stores.key("team/db", namespace, name), since) for name in names))
+
+
 async def test_namespace_with_many_identities_evicts_its_own_stores_alone() -> None:
-    many = {f"app{number}": Identity(f"uid{number}", f"role{number}") for number in range(100)}
+    many = crowd(MAX_STORES_PER_NAMESPACE + 100)
     tenants = Tenants(app=Identity("1", "honest"), **many)
     stores = Stores(tenants.create, "us-east-1", tenants.identify)
     assert await role_read(stores) == "honest"
-    for number in range(100):
-        key = stores.key("team/db", "hostile", f"app{number}")
-        assert (await stores.read(key, Source("team/db"), time.monotonic())).value == f"role{number}"
+    await use_all(stores, "hostile", many)
     assert stores.key("team/db", "team", "app") in stores._others
     kept = [key.namespace for key in stores._others]
     assert kept.count("hostile") == MAX_STORES_PER_NAMESPACE
+
+
+async def test_many_namespaces_with_many_identities_evict_no_store_of_a_small_one() -> None:
+    many = crowd(1600)
+    tenants = Tenants(app=Identity("1", "honest"), **many)
+    stores = Stores(tenants.create, "us-east-1", tenants.identify)
+    assert await role_read(stores) == "honest"
+    for number in range(3):
+        await use_all(stores, f"hostile-{number}", many)
+    assert len(stores._others) == MAX_STORES
+    assert stores.key("team/db", "team", "app") in stores._others
+
+
+async def test_a_thousand_identities_are_made_once_each_while_their_credentials_last() -> None:
+    many = crowd(1000)
+    tenants = Tenants(**many)
+    stores = Stores(tenants.create, "us-east-1", tenants.identify)
+    for _ in range(3):
+        await use_all(stores, "team", many)
+    assert len(tenants.made) == 1000
+
+
+@pytest.mark.parametrize(("lifetime", "fresh_for"), [(3600, 3300), (1200, 900), (60, 45)])
+def test_credentials_are_renewed_before_they_expire_and_not_at_each_use(lifetime: int, fresh_for: int) -> None:
+    aws = secrets_manager(FakeClient(lambda action, arguments: {}))
+    expires_at = datetime.now(UTC) + timedelta(seconds=lifetime)
+    store = Store.of(StoreKey("team/app", "us-east-1"), aws, expires_at, Identity("1", "role"))
+    assert store.is_fresh
+    assert store.renew_at
+    assert (expires_at - store.renew_at).total_seconds() == pytest.approx(lifetime - fresh_for, abs=1)
+    assert not Store.of(store.key, aws, datetime.now(UTC) - timedelta(seconds=1), store.identity).is_fresh
+
+
+async def test_values_that_bindings_share_are_bounded_by_their_bytes() -> None:
+    value = "x" * 65_536
+    client = FakeClient(lambda action, arguments: {**value_of(arguments["SecretId"]), "SecretString": value})
+    aws = secrets_manager(client)
+
+    async def create(key: StoreKey, identity: Identity) -> Store:
+        return Store.of(key, aws)
+
+    stores = Stores(create, "us-east-1", no_tenant)
+    for number in range(300):
+        await stores.read(stores.key(f"team/{number}"), Source(f"team/{number}", "OTHER"), time.monotonic())
+    assert len(stores._reads) == MAX_KEPT_VALUES // len(value)
 
 
 async def test_bindings_of_one_burst_share_a_lookup() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,11 +52,16 @@ def secret_name(name: str) -> str:
     return name.replace("/", "-")
 
 
-async def create(api: Api, name: str, secret_name: str, bind: str) -> None:
+async def create(
+    api: Api, name: str, secret_name: str, bind: str, namespace: str = NAMESPACE, annotations: Mapping[str, str] = {}
+) -> None:
     """Create one Secret for an AWS secret. ``bind`` becomes the value of the label that binds it."""
-    annotations = {"keyturn.dev/secret-id": name}
-    metadata = {"name": secret_name, "labels": {"keyturn.dev/bind": bind}, "annotations": annotations}
-    await api.request("POST", path("v1", "secrets", NAMESPACE), body={"metadata": metadata})
+    metadata = {
+        "name": secret_name,
+        "labels": {"keyturn.dev/bind": bind},
+        "annotations": {"keyturn.dev/secret-id": name, **annotations},
+    }
+    await api.request("POST", path("v1", "secrets", namespace), body={"metadata": metadata})
 
 
 async def in_parallel(items: Iterable[S], work: Callable[[S], Awaitable[None]]) -> float:

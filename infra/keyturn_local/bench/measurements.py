@@ -4,19 +4,35 @@ create."""
 import asyncio
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from keyturn_local.bench.api_server import CONCURRENCY, NAMESPACE, create_bound, secret_name, until
+from keyturn_local.aws.sdk import ACCOUNT
+from keyturn_local.bench.api_server import (
+    CONCURRENCY,
+    NAMESPACE,
+    create,
+    create_bound,
+    in_parallel,
+    secret_name,
+    until,
+    with_api,
+)
 from keyturn_local.bench.latencies import Latencies, percentile
 from keyturn_local.bench.load import NotDelivered
 from keyturn_local.bench.rows import Row
 from keyturn_local.bench.testbed import BINDINGS, BURST, Testbed
 from keyturn_local.receiver.process import LocalReceiver, total
+from keyturn_receiver.cluster.api import Api, path
 
 SAMPLES = 400  # the number of rotations in one phase, which takes twenty seconds
 COUNTED = 20  # the number of rotations, made one after another, whose calls are counted
+IDENTITIES = 1_000  # ServiceAccounts with a role each
+TEAMS = 20  # the number of namespaces over which they are spread
+SWEEPS = 3  # the number of sweeps at rest whose calls are counted
 SETTLE_SECONDS = 1.0  # time for the watches to show what a rotation and the Deployment controller have written
 
 Measurement = Callable[[Testbed, Latencies], list[Row]]
@@ -227,8 +243,95 @@ def sweeps(testbed: Testbed, latencies: Latencies) -> list[Row]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class _AtRest:
+    """A receiver that has filled IDENTITIES Secrets. ``calls`` are those to AWS and ``lookups`` those for
+    ServiceAccounts, in one sweep over all of them."""
+
+    seconds: float
+    mebibytes: float
+    calls: Mapping[str, float]
+    lookups: float
+
+
+def identities(testbed: Testbed, _: Latencies) -> list[Row]:
+    """Fill 1,000 Secrets with the receiver's own role, and then 1,000 that name a ServiceAccount with a role of its own
+    each. Afterwards, let the receiver sweep."""
+    spaces = [f"team-{number:02d}" for number in range(TEAMS)]
+    allow = {"keyturn.dev/allow-secrets": "bench/*"}
+    testbed.cluster.create(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": space, "annotations": allow}} for space in spaces
+    )
+
+    async def create_account(api: Api, number: int) -> None:
+        annotations = {"eks.amazonaws.com/role-arn": f"arn:aws:iam::{ACCOUNT}:role/bench-{number}"}
+        body = {"metadata": {"name": f"app-{number}", "annotations": annotations}}
+        await api.request("POST", path("v1", "serviceaccounts", spaces[number % TEAMS]), body=body)
+
+    with_api(testbed.cluster, lambda api: in_parallel(range(IDENTITIES), partial(create_account, api)))
+    without, with_roles = (_fill_and_rest(testbed, spaces, roles) for roles in (False, True))
+    for space in spaces:
+        testbed.cluster.delete_all("secret", space)
+    label = "1,000 Secrets that each name a ServiceAccount with a role"
+    asked = sum(each for action, each in with_roles.calls.items() if action != "AssumeRoleWithWebIdentity")
+    return [
+        Row(f"first fill of {label}, to the same without roles", with_roles.seconds / without.seconds, "x", 6.0),
+        Row(f"first fill of {label}, from the receiver's start", with_roles.seconds, "s"),
+        Row(f"memory for {label}, beyond the same without", with_roles.mebibytes - without.mebibytes, "MiB", 32.0),
+        Row(f"sweep over {label}, roles assumed", with_roles.calls["AssumeRoleWithWebIdentity"], "calls", 0.0),
+        Row(f"sweep over {label}, secrets described and listed", asked, "calls", IDENTITIES),
+        Row(f"sweep over {label}, ServiceAccounts looked up", with_roles.lookups, "calls", IDENTITIES),
+        Row("sweep over the same without roles, calls to AWS", sum(without.calls.values()), "calls"),
+    ]
+
+
+def _fill_and_rest(testbed: Testbed, spaces: Sequence[str], roles: bool) -> _AtRest:
+    """Create IDENTITIES Secrets, and let a receiver fill them and then sweep SWEEPS times. Delete the Secrets."""
+    kind = "with-role" if roles else "without"
+
+    async def create_secret(api: Api, number: int) -> None:
+        annotations = {"keyturn.dev/service-account": f"app-{number}"} if roles else {}
+        name, space = testbed.aws.names[number], spaces[number % TEAMS]
+        await create(api, name, f"{kind}-{number}", "true", space, annotations)
+
+    with_api(testbed.cluster, lambda api: in_parallel(range(IDENTITIES), partial(create_secret, api)))
+    testbed.aws.age(3600)
+    interval = "15" if roles else "3"
+    receiver = testbed.receiver(KEYTURN_TENANT_ROLES="true", KEYTURN_POLL_INTERVAL_SECONDS=interval)
+    started = time.monotonic()
+    receiver.start()
+    until(lambda: _applied(receiver) >= IDENTITIES, 300)
+    seconds = time.monotonic() - started
+    stores = IDENTITIES if roles else 1
+
+    def swept() -> float:
+        return receiver.metric("keyturn_sweeps_total", outcome="ok")
+
+    def lookups() -> float:
+        return receiver.metric("keyturn_kubernetes_requests_total", verb="get", resource="serviceaccounts")
+
+    first = swept()
+    until(lambda: swept() >= first + 2 * stores, 180)  # the first full sweep has ended, and one that follows it
+    sweeps, looked, aws = swept(), lookups(), testbed.aws.calls()
+    until(lambda: swept() >= sweeps + SWEEPS * stores, 180)
+    rounds = (swept() - sweeps) / stores
+    made = testbed.aws.calls() - aws
+    result = _AtRest(
+        seconds,
+        receiver.metric("process_resident_memory_bytes") / 2**20,
+        Counter({action: each / rounds for action, each in made.items() if action != "SigningKey"}),
+        (lookups() - looked) / rounds,
+    )
+    receiver.stop()
+    for space in spaces:
+        testbed.cluster.delete_all("secret", space)
+    until(lambda: not any(testbed.cluster.list("secrets", space) for space in spaces), every=1)
+    return result
+
+
 MEASUREMENTS: Mapping[str, Measurement] = {
     "calls": calls,
+    "identities": identities,
     "restore": restore,
     "latency": latency,
     "burst": burst,

@@ -16,7 +16,7 @@ from pathlib import Path
 from keyturn_local.bench import plot, pod_memory
 from keyturn_local.bench.api_server import CONCURRENCY
 from keyturn_local.bench.latencies import Latencies
-from keyturn_local.bench.measurements import COUNTED, MEASUREMENTS
+from keyturn_local.bench.measurements import COUNTED, MEASUREMENTS, SWEEPS, TEAMS
 from keyturn_local.bench.rows import Row, table, write
 from keyturn_local.bench.testbed import LATENCY, RATE, Testbed
 from keyturn_local.paths import ROOT
@@ -80,6 +80,8 @@ calls are counted, so that all other measurements write nothing but Secrets.
 - *A burst* is limited by the receiver's CPU. One Python thread verifies, reads, plans, applies, and handles the watch
   events of its own writes, while raw applies leave all cores to the API server. Several replicas share a burst, but one
   replica cannot use a second core.
+- *Secrets that name a ServiceAccount* are in {TEAMS} namespaces. Each reads one secret with its own role. The same
+  without roles are the same number of Secrets in the same namespaces. Calls are the mean of {SWEEPS} sweeps at rest.
 - *A pod* is the only replica of the chart on a real node. It fills 10,000 empty Secrets after its start, then 1,000
   secrets rotate at once. Its peak is the kernel's count against the limit. The kernel charges a page of a file to the
   first pod that reads it, so a process may have more resident memory than its pod is charged for.

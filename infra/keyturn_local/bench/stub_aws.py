@@ -1,9 +1,9 @@
 """A stub of Secrets Manager. It answers after a fixed time and uses little CPU, so that AWS does not affect a
 measurement.
 
-The stub answers the four calls that the receiver makes, sorts its list as AWS does, and counts the calls. Four further
-actions control the stub. They are sent in the same header: ``bench.Rotate``, ``bench.Age``, ``bench.Renew`` and
-``bench.Calls``.
+The stub answers the five calls that the receiver makes, sorts its list as AWS does, and counts the calls. Every role
+can be assumed. Four further actions control the stub. They are sent in the same header: ``bench.Rotate``,
+``bench.Age``, ``bench.Renew`` and ``bench.Calls``.
 
 ``python -m keyturn_local.bench.stub_aws --host ADDRESS --port N --count N --latency SECONDS`` runs the stub.
 """
@@ -18,7 +18,8 @@ import time
 import urllib.request
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from keyturn_local.processes.program import Program, Stoppable, answers
 SIGNING_KEY = "keyturn/signing-key"
 PREFIX = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:"
 PAGE = 100
+SESSION_SECONDS = 3600  # for which the credentials of a role are valid
 CANARY = "canary-7f3a"  # every password starts with this, so that a leak is recognized
 
 
@@ -114,6 +116,19 @@ class Secrets:
             self.calls["SigningKey" if about_key else name] += 1
         return getattr(self, f"do_{name}")(body)
 
+    def assume_role(self) -> str:
+        """Return the credentials of a role. The stub does not look who asks, so they are always the same."""
+        self.calls["AssumeRoleWithWebIdentity"] += 1
+        expiration = datetime.now(UTC) + timedelta(seconds=SESSION_SECONDS)
+        keys = f"<AccessKeyId>{sdk.CREDENTIAL}</AccessKeyId><SecretAccessKey>{sdk.CREDENTIAL}</SecretAccessKey>"
+        session = f"<SessionToken>{'t' * 900}</SessionToken><Expiration>{expiration:%Y-%m-%dT%H:%M:%SZ}</Expiration>"
+        result = f"<Credentials>{keys}{session}</Credentials>"
+        return (
+            '<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">'
+            f"<AssumeRoleWithWebIdentityResult>{result}</AssumeRoleWithWebIdentityResult>"
+            "</AssumeRoleWithWebIdentityResponse>"
+        )
+
     def do_GetSecretValue(self, body: Any) -> Any:
         name = _name(body["SecretId"])
         version_id = self.versions[name]
@@ -164,8 +179,8 @@ class Secrets:
 class Connection(asyncio.Protocol):
     """One HTTP/1.1 connection, which is kept alive."""
 
-    def __init__(self, answer: Callable[[str, Any], Any], latency: float) -> None:
-        self._answer = answer
+    def __init__(self, stubbed: Secrets, latency: float) -> None:
+        self._stubbed = stubbed
         self._latency = latency
         self._parser = httptools.HttpRequestParser(self)
         self._action = ""
@@ -188,10 +203,15 @@ class Connection(asyncio.Protocol):
         self._body += body
 
     def on_message_complete(self) -> None:
-        # A request without an action is a readiness check.
-        answer = self._answer(self._action, json.loads(self._body)) if self._action else {}
-        content = json.dumps(answer).encode()
-        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length: {len(content)}\r\n\r\n"
+        # A request without an action is one to STS, or a readiness check.
+        content_type = "application/x-amz-json-1.1"
+        if self._action:
+            content = json.dumps(self._stubbed.answer(self._action, json.loads(self._body))).encode()
+        elif b"Action=AssumeRoleWithWebIdentity" in self._body:
+            content, content_type = self._stubbed.assume_role().encode(), "text/xml"
+        else:
+            content = b"{}"
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {len(content)}\r\n\r\n"
         delay = 0.0 if self._action.startswith("bench.") else self._latency
         asyncio.get_running_loop().call_later(delay, self._transport.write, head.encode() + content)
 
@@ -201,7 +221,7 @@ def _name(secret_id: str) -> str:
 
 
 async def _serve(host: str, port: int, stubbed: Secrets, latency: float) -> None:
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(stubbed.answer, latency), host, port)
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(stubbed, latency), host, port)
     await server.serve_forever()
 
 

@@ -39,7 +39,7 @@ class Testbed:
         self.aws = stack.enter_context(StubAws(directory, BINDINGS, LATENCY))
         keyturn = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "keyturn"}}
         self.cluster.create([keyturn, NAMESPACE_OBJECT])
-        self.cluster.create(chart_rights("keyturn"))
+        self.cluster.create(chart_rights("keyturn", {"tenantRoles": {"enabled": True}}))
         self.kubeconfig = self.cluster.kubeconfig_for("keyturn", SERVICE_ACCOUNT, directory)
         self.key = parse_key(self.aws.signing_key)
         self._stack = stack

@@ -1,7 +1,14 @@
-"""Informer cache of namespaces. It holds the annotations with which a cluster admin controls what Keyturn may do."""
+"""Informer cache of namespaces. It holds the annotations with which a cluster admin controls what Keyturn may do.
+
+A namespace that is deleted and created again under its name is another one, and the annotations of the former do not
+count for its Secrets. A watch shows that late: a silent one for up to 75 seconds. So a namespace is read before the
+first use of each Secret in it (``NamespaceReader``).
+"""
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +19,7 @@ from keyturn_receiver.core.vocabulary import Place, object_faults
 from keyturn_receiver.errors import KeyturnError, NotFound
 from keyturn_receiver.liveness import Ping, no_ping
 from keyturn_receiver.resilience.backoff import jittered
+from keyturn_receiver.resilience.single_flight import SingleFlight
 
 POLL_INTERVAL = 30.0  # in seconds; jitter shortens it
 RETRY_INTERVAL = 1.0  # in seconds, used until every namespace has been read once; jitter shortens it
@@ -29,19 +37,42 @@ class NamespaceView:
     annotations: Mapping[str, str] = field(default_factory=dict)
     uid: str = ""
     faults: tuple[str, ...] = ()
+    resource_version: str = ""
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether the namespace has nothing that concerns Keyturn."""
+        return not self.annotations and not self.faults
+
+    def is_older_than(self, other: "NamespaceView") -> bool:
+        """Return whether ``other`` is known to be a later state, of this namespace or of one with the same name.
+
+        The resource versions of one kind of object are numbers that grow:
+        https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions
+        """
+        ours, theirs = self.resource_version, other.resource_version
+        return ours.isdecimal() and theirs.isdecimal() and int(ours) < int(theirs)
+
+
+@dataclass(slots=True)
+class _Entry:
+    """``read_at`` is the time, in monotonic seconds, at which the last read of this namespace began."""
+
+    namespace: NamespaceView
+    read_at: float = -math.inf
 
 
 class NamespaceCache:
-    """Informer cache. Keeps the annotations that concern Keyturn. A namespace without such annotations takes no memory.
+    """Informer cache. Keeps the annotations that concern Keyturn. A namespace without such annotations takes no memory,
+    unless a bound Secret in it was used.
 
-    Either a watch or a ``NamespacePoller`` fills the cache.
+    A watch or a ``NamespacePoller`` fills the cache, and a ``NamespaceReader`` puts it right.
     """
 
     def __init__(self) -> None:
         self._handlers: list[Callable[[str], None]] = []
         self._fault_handlers: list[Callable[[NamespaceView], None]] = []
-        self._annotations: dict[str, Mapping[str, str]] = {}
-        self._faults: dict[str, tuple[str, ...]] = {}
+        self._entries: dict[str, _Entry] = {}
 
     def add_handler(self, on_change: Callable[[str], None]) -> None:
         """Register ``on_change``, which is called with the name of a namespace whenever its annotations change."""
@@ -53,10 +84,17 @@ class NamespaceCache:
 
     def annotations(self, namespace: str) -> Mapping[str, str]:
         """Return those annotations of a namespace that concern Keyturn."""
-        return self._annotations.get(namespace, {})
+        entry = self._entries.get(namespace)
+        return entry.namespace.annotations if entry else {}
+
+    def read_at(self, namespace: str) -> float:
+        """Return when the last read of the namespace that the cache shows began, in monotonic seconds. This is minus
+        infinity if it was not read since it was created."""
+        entry = self._entries.get(namespace)
+        return entry.read_at if entry else -math.inf
 
     def transform(self, obj: Json) -> NamespaceView:
-        """Reduce a namespace to its name and to the annotations that concern Keyturn."""
+        """Reduce a namespace to what identifies it, and to the annotations that concern Keyturn."""
         metadata = obj["metadata"]
         annotations = metadata.get("annotations") or {}
         return NamespaceView(
@@ -64,31 +102,84 @@ class NamespaceCache:
             {name: annotations[name] for name in _ANNOTATIONS if name in annotations},
             str(metadata.get("uid", "")),
             object_faults(metadata, Place.NAMESPACE),
+            str(metadata.get("resourceVersion", "")),
         )
 
     def replace(self, items: Sequence[NamespaceView], namespace: str | None = None) -> None:
-        for name in (self._annotations.keys() | self._faults.keys()) - {item.name for item in items}:
-            self.update(NamespaceView(name))
+        for name in self._entries.keys() - {item.name for item in items}:
+            self._drop(name)
         for item in items:
             self.update(item)
 
     def update(self, item: NamespaceView) -> None:
-        if item.faults != self._faults.get(item.name, ()):
-            self._faults.pop(item.name, None)
-            if item.faults:
-                self._faults[item.name] = item.faults
-            for on_faults in self._fault_handlers:
-                on_faults(item)
-        if item.annotations == self._annotations.get(item.name, {}):
-            return
-        self._annotations.pop(item.name, None)
-        if item.annotations:
-            self._annotations[item.name] = item.annotations
-        for on_change in self._handlers:
-            on_change(item.name)
+        entry = self._entries.get(item.name)
+        if entry and item.is_older_than(entry.namespace):
+            return  # a watch shows late what a read has already shown to be over
+        before = entry.namespace if entry else NamespaceView(item.name)
+        if entry and before.uid == item.uid:
+            entry.namespace = item
+        else:
+            # This is another namespace of the same name, so what was read of the former does not count.
+            self._entries[item.name] = entry = _Entry(item)
+        if item.says_nothing and entry.read_at == -math.inf:
+            del self._entries[item.name]
+        self._notify(before, item)
+
+    def put_read(self, item: NamespaceView, read_at: float) -> None:
+        """Store a namespace that was read. The read began at ``read_at``, in monotonic seconds."""
+        self.update(item)
+        entry = self._entries.setdefault(item.name, _Entry(item))
+        if entry.namespace.uid == item.uid:
+            entry.read_at = max(entry.read_at, read_at)
 
     def delete(self, obj: Json) -> None:
-        self.update(NamespaceView(obj["metadata"]["name"]))
+        metadata = obj["metadata"]
+        entry, uid = self._entries.get(metadata["name"]), metadata.get("uid")
+        if entry is None or (uid and entry.namespace.uid and entry.namespace.uid != uid):
+            return  # a former namespace of this name was deleted
+        self._drop(metadata["name"])
+
+    def _drop(self, name: str) -> None:
+        self._notify(self._entries.pop(name).namespace, NamespaceView(name))
+
+    def _notify(self, before: NamespaceView, after: NamespaceView) -> None:
+        if after.faults != before.faults:
+            for on_faults in self._fault_handlers:
+                on_faults(after)
+        if after.annotations != before.annotations:
+            for on_change in self._handlers:
+                on_change(after.name)
+
+
+class NamespaceReader:
+    """Reads a namespace where the cache may still show a former one of the same name.
+
+    A Secret never moves from one namespace to another, and it is deleted with its namespace. So a namespace that was
+    read after a Secret was first seen is the Secret's own, and it is read again only for Secrets that are seen later.
+    In steady state this makes no calls.
+    """
+
+    def __init__(self, api: Api, cache: NamespaceCache) -> None:
+        self._api = api
+        self._cache = cache
+        self._reads: SingleFlight[str, None] = SingleFlight(ttl=0.0)  # the cache keeps the result
+
+    async def confirm(self, name: str, since: float) -> None:
+        """Make sure that the cache shows the namespace ``name`` as it was at ``since`` (monotonic seconds) or later.
+
+        Raises an error of the Kubernetes API client.
+        """
+        if self._cache.read_at(name) < since:
+            await self._reads.get(name, since, lambda: self._read(name))
+
+    async def _read(self, name: str) -> None:
+        started = time.monotonic()
+        try:
+            obj = await self._api.request("GET", path("v1", "namespaces", None, name), accept=METADATA_ONLY)
+        except NotFound:
+            self._cache.delete({"metadata": {"name": name}})  # its Secrets are about to be deleted as well
+            return
+        self._cache.put_read(self._cache.transform(obj), started)
 
 
 class NamespacePoller:

@@ -8,7 +8,7 @@ Everything that it knows about a Secret is dropped together with the Secret.
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from keyturn_receiver.cluster.api import FIELD_MANAGER, Json
@@ -34,6 +34,7 @@ class BoundSecret:
     the fields that Keyturn owns. ``texts`` are the unparsed annotations and the label ``keyturn.dev/state``, which take
     less memory than parsed ones. ``faults`` say what is wrong with the names of its annotations and labels.
     ``seen_at`` is the time, in monotonic seconds, at which this replica first saw this version of the Secret.
+    ``first_seen_at`` is that of the first version that it saw, as long as the Secret is not deleted.
     """
 
     target: Target
@@ -43,6 +44,7 @@ class BoundSecret:
     solely_managed: bool
     texts: tuple[str | None, ...]
     seen_at: float
+    first_seen_at: float
     faults: tuple[str, ...] = ()
 
     @property
@@ -61,6 +63,7 @@ def read_bound(metadata: Json) -> BoundSecret:
     annotations = metadata.get("annotations") or {}
     texts = (*(annotations.get(name) for name in _ANNOTATIONS), (metadata.get("labels") or {}).get(STATE))
     faults = secret_faults(metadata)
+    now = time.monotonic()
     record = _record(texts)
     # The ARNs that the Secret was made from also count, because AWS may report an ARN where the binding has a name.
     arns = (split_version_key(key)[0] for key in record.version_ids)
@@ -72,7 +75,8 @@ def read_bound(metadata: Json) -> BoundSecret:
         names=tuple(dict.fromkeys(name for each in secret_ids for name in candidate_names(each))),
         solely_managed=is_solely_managed(FIELD_MANAGER, metadata.get("managedFields") or [], record),
         texts=texts,
-        seen_at=time.monotonic(),
+        seen_at=now,
+        first_seen_at=now,
         faults=faults,
     )
 
@@ -210,6 +214,8 @@ class SecretCache:
         cached = self._by_target.get(kept.target)
         if cached and (cached.uid, cached.resource_version) == (kept.uid, kept.resource_version):
             return  # this version is already cached, and its original ``seen_at`` has to stay
+        if cached and cached.uid == kept.uid:
+            kept = replace(kept, first_seen_at=cached.first_seen_at)
         self._drop(kept.target)
         self._by_target[kept.target] = kept
         for name in kept.names:

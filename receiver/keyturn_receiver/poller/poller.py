@@ -210,7 +210,9 @@ class Poller:
         stale = list(result.stale.values())
         self._queue_stale(stale)
         self._metrics.sweeps.labels(kind, "ok").inc()
-        _log.info("swept", extra={"fields": {**fields, "stale": [str(each.target) for each in stale[:100]]}})
+        # There may be a thousand stores that bindings name, so a sweep of one that found nothing is no news.
+        level = logging.INFO if stale or key == self._sweeper.own_key else logging.DEBUG
+        _log.log(level, "swept", extra={"fields": {**fields, "stale": [str(each.target) for each in stale[:100]]}})
         return stale
 
     def _may_continue(self, ping: Ping) -> bool:

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -20,6 +22,7 @@ from keyturn_receiver.sources.stores import MAX_STORES, Identity, Store, StoreKe
 
 # ListSecrets may lag by five minutes: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_ListSecrets.html
 LIST_OVERLAP = timedelta(minutes=10)
+DESCRIBE_UP_TO = 4  # AWS secrets: a store that bindings name and that has no more is not worth a list
 ITEMS_PER_TURN = 20  # items processed before other tasks get a turn; these take a few tenths of a millisecond
 PAGE_PAUSE = 0.1  # seconds between two pages; parsing one page blocks the event loop for a few milliseconds
 
@@ -131,15 +134,29 @@ class Sweeper:
         All bindings are compared if ``last`` is the result of another identity, because the two may list different
         secrets. If the role may not list secrets, each secret is described instead. Raises Interrupted once
         ``may_continue`` returns False.
+
+        The cost of a store that bindings name follows its bindings and not the size of its account: it takes at most
+        two calls for each AWS secret that they name, and one if these are few.
         """
         store = await self._stores.get(key)
         since = last.watermark if last and last.identity == store.identity else None
-        if self._mode is PollMode.LIST:
+        named = len({bound.spec.secret_id for bound in bindings})
+        max_pages = math.inf if key == self.own_key else named
+        if self._mode is PollMode.LIST and max_pages > DESCRIBE_UP_TO:
             try:
-                return await StoreSweep(store, self._secrets, self._may_know, may_continue).by_list(bindings, since)
+                return await self._sweep_of(store, may_continue).by_list(bindings, since, max_pages)
             except SourceRefused as error:
                 self._warn_of_calls(key, bindings, error)
-        return await StoreSweep(store, self._secrets, self._may_know, may_continue).by_description(bindings)
+        sweep = self._sweep_of(store, may_continue)
+        result = await sweep.by_description(bindings)
+        if self._mode is PollMode.LIST and sweep.refused == named <= DESCRIBE_UP_TO:
+            # The role may not describe these secrets, but perhaps it may list them.
+            with suppress(SourceRefused):
+                return await self._sweep_of(store, may_continue).by_list(bindings, since, max_pages)
+        return result
+
+    def _sweep_of(self, store: Store, may_continue: Callable[[], bool]) -> "StoreSweep":
+        return StoreSweep(store, self._secrets, self._may_know, may_continue)
 
     def _may_know(self, bound: BoundSecret, secret_name: str) -> bool:
         """Return whether the owner of a binding may learn that the AWS secret with exactly this name exists."""
@@ -161,7 +178,8 @@ class Sweeper:
 
 class StoreSweep:
     """One sweep over one store. Each instance is used once. ``may_continue`` is called before or after each call to
-    AWS. ``may_know`` returns whether a binding's owner may learn that the AWS secret with a name exists."""
+    AWS. ``may_know`` returns whether a binding's owner may learn that the AWS secret with a name exists. ``refused`` is
+    the number of secrets that AWS refused to describe."""
 
     def __init__(
         self,
@@ -175,19 +193,24 @@ class StoreSweep:
         self._may_know = may_know
         self._may_continue = may_continue
         self._result = SweepResult(store.identity)
+        self.refused = 0
+        self._ended_early = False  # the list has more pages than were worth reading
 
-    async def by_list(self, bindings: Sequence[BoundSecret], since: datetime | None) -> SweepResult:
+    async def by_list(
+        self, bindings: Sequence[BoundSecret], since: datetime | None, max_pages: float = math.inf
+    ) -> SweepResult:
         """List the secrets that have changed after ``since``, or all secrets, and compare the bindings with the list.
 
-        Some secrets that are not in the list are described in addition. After a full list these are all of them. After
-        a list of changes these are the secrets of other accounts, which no list contains, and the secrets of bindings
-        whose status reports an error. Raises SourceRefused if the role may not list secrets.
+        Some secrets that are not in the list are described in addition. After a full list, and after one that ended
+        early because it has more than ``max_pages``, these are all of them. After a list of changes these are the
+        secrets of other accounts, which no list contains, and the secrets of bindings whose status reports an error.
+        Raises SourceRefused if the role may not list secrets.
         """
         targets = {bound.target for bound in bindings}
         # The account and region of each secret in the list: one pair, or none if the account has no secrets.
         own_accounts: set[str] = set()
         seen: set[Target] = set()
-        async for page in self._pages(since):
+        async for page in self._pages(since, max_pages):
             async for metadata in yield_to_loop(page):
                 own_accounts.add(account_scope(metadata.arn))
                 for target in self._secrets.by_secret_id(metadata.arn, metadata.name):
@@ -205,7 +228,10 @@ class StoreSweep:
             [
                 bound
                 for bound in unseen
-                if since is None or bound.record.status != OK or account_scope(bound.spec.secret_id) not in own_accounts
+                if since is None
+                or self._ended_early
+                or bound.record.status != OK
+                or account_scope(bound.spec.secret_id) not in own_accounts
             ]
         )
         return self._result
@@ -219,12 +245,14 @@ class StoreSweep:
             raise error
         return self._result
 
-    async def _pages(self, since: datetime | None) -> AsyncIterator[Sequence[SecretMetadata]]:
+    async def _pages(self, since: datetime | None, max_pages: float) -> AsyncIterator[Sequence[SecretMetadata]]:
         last: datetime | None = None
         is_sorted = True
+        pages = 0
         async for page in self._store.secrets_manager.list_secrets():
             self._check()
             yield page
+            pages += 1
             for metadata in page:
                 changed_at = metadata.changed_at
                 if changed_at is None or (last and changed_at > last):
@@ -234,6 +262,9 @@ class StoreSweep:
                 if changed_at and (self._result.watermark is None or changed_at > self._result.watermark):
                     self._result.watermark = changed_at
             if since and is_sorted and last and last < since - LIST_OVERLAP:
+                return
+            if pages >= max_pages:
+                self._ended_early = True
                 return
             self._check()
 
@@ -254,6 +285,7 @@ class StoreSweep:
                 last_error, failures = error, failures + 1
                 continue  # the call itself has already counted the failure in the metrics
             except KeyturnError:
+                self.refused += 1
                 continue
             for bound in same_secret:
                 # A secret that the owner may not know of looks like one that does not exist.

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from keyturn_receiver.cluster.namespace_cache import NamespaceReader
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
 from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.core.binding import BindingSpec, Target
@@ -48,9 +49,11 @@ class Reconciler:
         filler: SecretFiller,
         restarter: ConsumerRestarter,
         reporter: StatusReporter,
+        namespaces: NamespaceReader,
         span: Span = no_traces,
     ) -> None:
         self._cache = cache
+        self._namespaces = namespaces
         self._secrets = secrets
         self._filler = filler
         self._restarter = restarter
@@ -114,6 +117,9 @@ class Reconciler:
             return NOT_BOUND
         live = observed.live
         versions.append(live.resource_version)
+        # No annotation of a former namespace of the same name may decide about this Secret.
+        first_seen_at = bound.first_seen_at if live.uid == bound.uid else time.monotonic()
+        await self._namespaces.confirm(target.namespace, first_seen_at)
         # The value must be read after this replica saw the present state of the Secret. An earlier read that is shared
         # with other bindings may be older than the value that another replica has applied since.
         seen_at = bound.seen_at if live.resource_version == bound.resource_version else time.monotonic()

@@ -4,12 +4,16 @@ https://pkg.go.dev/golang.org/x/sync/singleflight
 """
 
 import asyncio
+import math
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 RESULT_TTL = 10.0  # seconds that a result is kept for callers whose event happened before the fetch
+MAX_RESULTS = 4096  # the most results that are kept; beyond that, the oldest one is dropped earlier
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -17,8 +21,12 @@ V = TypeVar("V")
 
 @dataclass(slots=True)
 class _Flight(Generic[V]):
+    """One fetch. ``expiry`` drops its result, which has ``weight``."""
+
     started: float
     result: "asyncio.Future[V]"
+    weight: int = 0
+    expiry: asyncio.TimerHandle | None = None
 
 
 class SingleFlight(Generic[K, V]):
@@ -27,13 +35,29 @@ class SingleFlight(Generic[K, V]):
 
     A result is new enough for a caller if the fetch started at the caller's ``since`` or later. An older result could
     miss a change. So all five hundred bindings of one rotation cost one fetch, and the next rotation costs another one.
-    ``now`` returns monotonic seconds. A result is kept for ``ttl`` seconds.
+    ``now`` returns monotonic seconds. A result is kept for ``ttl`` seconds (not at all if that is 0), or until there
+    are more than MAX_RESULTS. The results that are kept weigh at most ``max_weight`` together, as ``weigh`` weighs
+    them.
     """
 
-    def __init__(self, now: Callable[[], float] = time.monotonic, ttl: float = RESULT_TTL) -> None:
+    def __init__(
+        self,
+        now: Callable[[], float] = time.monotonic,
+        ttl: float = RESULT_TTL,
+        weigh: Callable[[V], int] = lambda result: 0,
+        max_weight: float = math.inf,
+    ) -> None:
         self._now = now
         self._ttl = ttl
-        self._flights: dict[K, _Flight[V]] = {}
+        self._weigh = weigh
+        self._max_weight = max_weight
+        self._flights: dict[K, _Flight[V]] = {}  # those that run, and those whose result is kept
+        self._kept: OrderedDict[K, _Flight[V]] = OrderedDict()  # those whose result is kept, oldest first
+        self._weight = 0
+
+    def __len__(self) -> int:
+        """Return the number of fetches that run or whose result is kept."""
+        return len(self._flights)
 
     async def get(self, key: K, since: float, fetch: Callable[[], Awaitable[V]]) -> V:
         """Return the result of a fetch that started at ``since`` (monotonic seconds) or later, or raise its error."""
@@ -42,18 +66,31 @@ class SingleFlight(Generic[K, V]):
             if flight and flight.started >= since:
                 return await asyncio.shield(flight.result)
             if flight is None or flight.result.done():
+                self._drop(key)
                 flight = _Flight(self._now(), asyncio.ensure_future(fetch()))
                 self._flights[key] = flight
-                flight.result.add_done_callback(lambda result: self._done(key, result))
+                flight.result.add_done_callback(partial(self._keep, key, flight))
                 return await asyncio.shield(flight.result)
             await asyncio.wait([flight.result])  # this fetch started too early; the next one will not
 
-    def _done(self, key: K, result: "asyncio.Future[V]") -> None:
-        if not result.cancelled():
-            result.exception()  # this marks the error as retrieved, because every caller may have given up
-        asyncio.get_running_loop().call_later(self._ttl, self._expire, key, result)
-
-    def _expire(self, key: K, result: "asyncio.Future[V]") -> None:
-        flight = self._flights.get(key)
-        if flight and flight.result is result:
+    def _keep(self, key: K, flight: _Flight[V], result: "asyncio.Future[V]") -> None:
+        """Keep the result of a fetch that has ended, for a while."""
+        # To ask for the error marks it as retrieved, because every caller may have given up.
+        flight.weight = 0 if result.cancelled() or result.exception() else self._weigh(result.result())
+        if self._flights.get(key) is not flight:
+            return  # a later fetch has already taken its place
+        if self._ttl <= 0:
             del self._flights[key]
+            return
+        self._kept[key] = flight
+        self._weight += flight.weight
+        flight.expiry = asyncio.get_running_loop().call_later(self._ttl, self._drop, key)
+        while len(self._kept) > MAX_RESULTS or self._weight > self._max_weight:
+            self._drop(next(iter(self._kept)))
+
+    def _drop(self, key: K) -> None:
+        if flight := self._kept.pop(key, None):
+            self._weight -= flight.weight
+            del self._flights[key]
+            if flight.expiry:
+                flight.expiry.cancel()

@@ -11,7 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from keyturn_receiver.errors import KeyturnError, SourceRefused
 from keyturn_receiver.sources import error_mapping
-from keyturn_receiver.sources.clients import Credentials
+from keyturn_receiver.sources.call_credentials import Credentials
 from keyturn_receiver.sources.thread_pools import CallTimeout, PoolExhausted, ThreadPool
 from keyturn_receiver.telemetry.metrics import Metrics
 

@@ -11,7 +11,8 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +23,8 @@ from botocore.exceptions import (
     NoCredentialsError,
     ParamValidationError,
 )
+
+from keyturn_receiver.sources.call_credentials import Credentials, call_with
 
 RENEW_BEFORE_EXPIRY = (
     600  # seconds before the expiry; from this point on, the SDK itself would renew the credentials before it signs
@@ -52,16 +55,24 @@ class CallerIdentity(Protocol):
     def check(self) -> None:
         """Make sure that there are credentials. This call blocks until it is done. Raises IdentityFault."""
 
+    def call(self) -> AbstractContextManager[None]:
+        """Make the calls of this thread in the block as this identity. Raises IdentityFault, as ``check`` does."""
+
 
 @dataclass(frozen=True, slots=True)
 class TenantIdentity:
-    """The AWS role of a tenant. Its credentials have already been fetched."""
+    """The AWS role of a tenant. Its credentials have already been fetched; without any, calls on a shared client
+    fail."""
 
     account: str
     role: str = ""
+    credentials: Credentials | None = None
 
     def check(self) -> None:
         pass
+
+    def call(self) -> AbstractContextManager[None]:
+        return call_with(self.credentials.frozen()) if self.credentials else nullcontext()
 
 
 class OwnIdentity:
@@ -82,6 +93,7 @@ class OwnIdentity:
         self._now = now
         self._lock = threading.Lock()
         self._credentials: Any = None
+        self._frozen: Any = None
         self._account = ""
         self._fault = ""
         self._failed_at = 0.0
@@ -124,10 +136,18 @@ class OwnIdentity:
         finally:
             self._lock.release()
 
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Make the calls of this thread in the block with the receiver's own credentials. Raises IdentityFault."""
+        self.check()
+        with call_with(self._frozen):
+            yield
+
     def _freeze(self) -> None:
         if self._credentials is None:
             raise NoCredentialsError
-        self._account = str(self._credentials.get_frozen_credentials().account_id or "")
+        self._frozen = self._credentials.get_frozen_credentials()
+        self._account = str(self._frozen.account_id or "")
 
     def _are_valid(self) -> bool:
         if self._credentials is None:

@@ -3,18 +3,19 @@
 import os
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, cast
 
 import boto3
 import botocore.session
 from botocore import UNSIGNED
 from botocore.config import Config
+from botocore.credentials import CredentialResolver
 from botocore.exceptions import UnknownRegionError
 
 from keyturn_receiver.core.regions import Regions
+from keyturn_receiver.sources.call_credentials import CallCredentialsProvider
 from keyturn_receiver.sources.caller_identity import OwnIdentity
 
 if TYPE_CHECKING:
@@ -27,18 +28,9 @@ if TYPE_CHECKING:
 _RETRY_ONCE: "_RetryDict" = {"mode": "standard", "total_max_attempts": 2}
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """Temporary credentials of a role. Their values are never printed."""
-
-    access_key_id: str
-    secret_access_key: str
-    session_token: str
-    expires_at: datetime
-
-    def __repr__(self) -> str:
-        return f"Credentials(until {self.expires_at:%H:%M:%SZ})"
-
+# "standard" has one quota of retries for a client, and the secrets of one tenant could use up that of all others.
+_RETRY_ONCE_EACH: "_RetryDict" = {"mode": "legacy", "total_max_attempts": 2}
+MAX_SHARED_CLIENTS = 64  # regions: AWS has fewer in any partition
 
 _building = threading.Lock()  # a session is not thread-safe, so clients are built one at a time
 
@@ -50,15 +42,29 @@ def _core() -> botocore.session.Session:
     Every call ends within 15 seconds. That includes the session's own calls, such as those to STS for the receiver's
     own credentials.
     """
-    core = botocore.session.get_session()
-    core.set_default_client_config(Config(connect_timeout=2, read_timeout=5, retries=_RETRY_ONCE))
+    core = _new_session(_RETRY_ONCE)
     # Every other AWS SDK reads AWS_REGION. This SDK reads only the older AWS_DEFAULT_REGION.
     # https://docs.aws.amazon.com/sdkref/latest/guide/feature-region.html
     if region := os.environ.get("AWS_REGION"):
         core.set_config_variable("region", region)
-    # The SDK's own date parser converts dates to the local time zone, which takes half of the time for parsing a list.
-    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_utc)
     return core
+
+
+def _new_session(retries: "_RetryDict") -> botocore.session.Session:
+    session = botocore.session.get_session()
+    session.set_default_client_config(Config(connect_timeout=2, read_timeout=5, retries=retries))
+    # The SDK's own date parser converts dates to the local time zone, which takes half of the time for parsing a list.
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_utc)
+    return session
+
+
+@cache
+def _shared() -> botocore.session.Session:
+    """Return the SDK's session of the clients that many identities share. It finds no credentials of its own."""
+    session = _new_session(_RETRY_ONCE_EACH)
+    session.register_component("credential_provider", CredentialResolver([CallCredentialsProvider()]))
+    session.register_component("data_loader", _core().get_component("data_loader"))  # the models are large
+    return session
 
 
 @cache
@@ -98,30 +104,35 @@ def regions(named: Iterable[str] = ()) -> Regions:
     return Regions(partition, frozenset([*known, *([own] if own else [])]))
 
 
-def secrets_manager(region: str, connections: int, credentials: Credentials | None = None) -> "SecretsManagerClient":
-    """Return a client for Secrets Manager. The client is thread-safe, and a call that hangs ends within 15 seconds.
+def secrets_manager(region: str, connections: int) -> "SecretsManagerClient":
+    """Return a client for Secrets Manager that uses the receiver's own credentials, and renews them by itself.
 
-    Building a client takes some tenths of a second of CPU time, so it must not happen on the event loop. Without
-    ``credentials``, the client uses the receiver's own credentials and renews them by itself. In that case call
-    ``own_identity().check()`` first. Otherwise building the client would fetch the credentials.
+    The client is thread-safe, and a call that hangs ends within 15 seconds. Building a client takes some tenths of a
+    second of CPU time, so it must not happen on the event loop. Call ``own_identity().check()`` first. Otherwise
+    building the client would fetch the credentials.
     """
-    config = Config(
-        region_name=region,
-        max_pool_connections=connections,
-        user_agent_extra="keyturn-receiver",
-    )
-    tenant: dict[str, Any] = (
-        {}
-        if credentials is None
-        else {
-            "aws_access_key_id": credentials.access_key_id,
-            "aws_secret_access_key": credentials.secret_access_key,
-            "aws_session_token": credentials.session_token,
-        }
-    )
     with _building:
-        client: SecretsManagerClient = _session().client("secretsmanager", config=config, **tenant)
+        client: SecretsManagerClient = _session().client("secretsmanager", config=_config(region, connections))
     return client
+
+
+def shared_secrets_manager(region: str, connections: int) -> "SecretsManagerClient":
+    """Return the client for Secrets Manager that all identities share in a region. It is built once.
+
+    Each call needs credentials of its own (``call_credentials.call_with``). For the rest it is like the client of
+    ``secrets_manager``, but its retries have no quota that calls share.
+    """
+    with _building:
+        return _shared_secrets_manager(region, connections)
+
+
+@lru_cache(MAX_SHARED_CLIENTS)
+def _shared_secrets_manager(region: str, connections: int) -> "SecretsManagerClient":
+    return cast("SecretsManagerClient", _shared().create_client("secretsmanager", config=_config(region, connections)))
+
+
+def _config(region: str, connections: int) -> Config:
+    return Config(region_name=region, max_pool_connections=connections, user_agent_extra="keyturn-receiver")
 
 
 @cache
@@ -129,5 +140,4 @@ def sts(region: str) -> "STSClient":
     """Return a client for AssumeRoleWithWebIdentity. It does not sign its requests, so it needs no credentials."""
     config = Config(region_name=region, signature_version=UNSIGNED)
     with _building:
-        client: STSClient = _session().client("sts", config=config)
-    return client
+        return cast("STSClient", _shared().create_client("sts", config=config))

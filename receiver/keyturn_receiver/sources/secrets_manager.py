@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MAX_BATCH = 20  # secrets: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_BatchGetSecretValue.html
 QUARANTINE_SECONDS = 60.0  # seconds for which a secret is quarantined after a read of it hung
 MAX_QUARANTINED = 10_000  # secrets; beyond that, the one that hung first is forgotten
+MAX_SEEN_ACCOUNTS = 1000  # pairs of account and region; a Secret of one that is forgotten is not deleted
 _SILENCE = (CallTimeout, HTTPClientError, ConnectionError)  # the SDK's own ConnectionError
 NOT_CHECKED = "not checked yet"
 
@@ -75,7 +76,7 @@ class SecretsManager:
         self._pools = pools
         self._metrics = metrics
         self._quarantined_until: BoundedMap[str, float] = BoundedMap(MAX_QUARANTINED)  # monotonic seconds, by secret id
-        self._seen_accounts: set[str] = set()
+        self._seen_accounts: BoundedMap[str, bool] = BoundedMap(MAX_SEEN_ACCOUNTS)  # accounts and regions
         self._identity = identity
         self._learned_account = ""
         self._health = health
@@ -221,8 +222,8 @@ class SecretsManager:
             raise error_mapping.silent_region(subject, self.region, rest)
 
         def call() -> Any:
-            self._identity.check()
-            return method(**arguments)
+            with self._identity.call():
+                return method(**arguments)
 
         try:
             response = await self._pool(secret_id, background).run(call, self._owner)
@@ -275,12 +276,12 @@ class SecretsManager:
         return self._pools.quarantine if self.is_quarantined(secret_id) else self._pools.foreground
 
     def _version(self, response: Mapping[str, Any]) -> SecretVersion:
-        self._seen_accounts.add(account_scope(response["ARN"]))
+        self._seen_accounts.put(account_scope(response["ARN"]), True)
         value = response["SecretString"] if "SecretString" in response else response["SecretBinary"]
         return SecretVersion(response["ARN"], response["Name"], response["VersionId"], value)
 
     def _metadata(self, entry: Mapping[str, Any]) -> SecretMetadata:
-        self._seen_accounts.add(account_scope(entry["ARN"]))
+        self._seen_accounts.put(account_scope(entry["ARN"]), True)
         stages = entry.get("SecretVersionsToStages") or entry.get("VersionIdsToStages") or {}
         return SecretMetadata(
             entry["ARN"],

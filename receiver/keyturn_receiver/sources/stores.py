@@ -1,4 +1,4 @@
-"""Stores. A store is an AWS client for one identity in one region. Two identities never share credentials."""
+"""Stores. A store reads as one identity in one region. Two identities never share credentials."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -9,15 +9,16 @@ from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import KeyturnError, NoCredentials, Permanent
-from keyturn_receiver.resilience.bounded_map import BoundedMap
+from keyturn_receiver.resilience.bounded_map import SharedMap
 from keyturn_receiver.resilience.single_flight import RESULT_TTL, SingleFlight
 from keyturn_receiver.sources.batch_reader import BatchReader
 from keyturn_receiver.sources.secrets_manager import NOT_CHECKED, SecretMetadata, SecretsManager
 
-MAX_STORES = 64  # the most stores besides the receiver's own store in its region; each takes about 1 MB
-MAX_STORES_PER_NAMESPACE = 16  # of MAX_STORES, so that one tenant does not evict the stores of the others
-OWN_RESULT_TTL = 1.0  # seconds for which the receiver's own identity shares the error of a store's creation
+MAX_STORES = 4096  # the most stores besides the receiver's own store in its region; each takes some 10 KiB
+MAX_STORES_PER_NAMESPACE = 2048  # of MAX_STORES
+MAX_KEPT_VALUES = 8 * 1024 * 1024  # bytes of values that bindings of one event may share after their read
 RENEW_BEFORE_EXPIRY = timedelta(minutes=5)
+RENEW_AFTER = 0.75  # as a share of their lifetime, credentials that are valid for less than 20 minutes are renewed
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -52,16 +53,16 @@ OWN = Identity("", "")  # the receiver's own identity
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """AWS client of one identity in one region. Everything that is cached for this identity is kept here.
+    """Everything that is kept of one identity in one region: its credentials, its health, and what it has seen.
 
-    ``reader`` reads values in batches. ``expires_at`` is the time at which the credentials expire. It is None if the
+    ``reader`` reads values in batches. ``renew_at`` is the time at which the credentials are renewed. It is None if the
     SDK renews them.
     """
 
     key: StoreKey
     secrets_manager: SecretsManager
     reader: BatchReader
-    expires_at: datetime | None = None
+    renew_at: datetime | None = None
     identity: Identity = OWN
 
     @classmethod
@@ -72,13 +73,18 @@ class Store:
         expires_at: datetime | None = None,
         identity: Identity = OWN,
     ) -> "Store":
-        """Build a store with its own reader."""
-        return cls(key, secrets_manager, BatchReader(secrets_manager), expires_at, identity)
+        """Build a store with its own reader. Its credentials were issued now, and are valid until ``expires_at``."""
+        renew_at = None
+        if expires_at:
+            lifetime = expires_at - datetime.now(UTC)
+            # Credentials of a few minutes would otherwise never be fresh, and be renewed at each use.
+            renew_at = expires_at - min(RENEW_BEFORE_EXPIRY, (1 - RENEW_AFTER) * lifetime)
+        return cls(key, secrets_manager, BatchReader(secrets_manager), renew_at, identity)
 
     @property
     def is_fresh(self) -> bool:
-        """Return whether the credentials stay valid for more than RENEW_BEFORE_EXPIRY."""
-        return self.expires_at is None or self.expires_at - datetime.now(UTC) > RENEW_BEFORE_EXPIRY
+        """Return whether the credentials need not be renewed yet."""
+        return self.renew_at is None or datetime.now(UTC) < self.renew_at
 
 
 class Stores:
@@ -100,10 +106,14 @@ class Stores:
         self._default_region = default_region
         self._own: Store | None = None  # the receiver's own store in its own region, which is never evicted
         self._own_error: str | None = NOT_CHECKED  # why the receiver's own store could not be created
-        self._others: BoundedMap[StoreKey, Store] = BoundedMap(MAX_STORES, lru=True)
+        self._others: SharedMap[StoreKey, Store] = SharedMap(
+            MAX_STORES, MAX_STORES_PER_NAMESPACE, lambda key: key.namespace
+        )
         self._identities: SingleFlight[str, Identity] = SingleFlight()  # by ``StoreKey.account``
         self._creations: SingleFlight[tuple[StoreKey, Identity], Store] = SingleFlight()
-        self._reads: SingleFlight[tuple[StoreKey, Identity, Source], SecretVersion] = SingleFlight()
+        self._reads: SingleFlight[tuple[StoreKey, Identity, Source], SecretVersion] = SingleFlight(
+            weigh=lambda version: len(version.value), max_weight=MAX_KEPT_VALUES
+        )
         self._descriptions: SingleFlight[tuple[StoreKey, Identity, str], SecretMetadata] = SingleFlight()
 
     def key(self, secret_id: str = "", namespace: str = "", service_account: str = "") -> StoreKey:
@@ -146,24 +156,17 @@ class Stores:
         if is_own:
             self._own = store
         else:
-            self._keep(store)
+            self._others.put(key, store)
         return store
-
-    def _keep(self, store: Store) -> None:
-        """Keep a store that a binding names. A namespace with too many of them loses its own oldest one."""
-        self._others.put(store.key, store)
-        if store.key.namespace:
-            same = [each for each in self._others if each.namespace == store.key.namespace]
-            if len(same) > MAX_STORES_PER_NAMESPACE:
-                self._others.pop(same[0])
 
     async def _identity(self, key: StoreKey, since: float) -> Identity:
         try:
             return await self._identities.get(key.account, since, lambda: self._identify(key))
         except Permanent:
             # The ServiceAccount does not exist any more, or no longer names a role.
-            for each in [each for each in self._others if each.account == key.account]:
-                self._others.pop(each)
+            for each in self._others.of(key.namespace):
+                if each.account == key.account:
+                    self._others.pop(each)
             raise
 
     async def read(self, key: StoreKey, source: Source, since: float, background: bool = False) -> SecretVersion:
