@@ -50,8 +50,8 @@ def asked(env: FaultEnv, about: str) -> list[str]:
 
 @pytest.mark.fault("S22")
 @pytest.mark.parametrize("allow", [None, "latter/*"])
-def test_namespace_made_anew_is_not_judged_by_the_former_one(env: FaultEnv, allow: str | None) -> None:
-    """A namespace that may read a secret is deleted and made anew, with another policy or none, while its watch is
+def test_namespace_that_is_created_again_is_not_judged_by_the_former_one(env: FaultEnv, allow: str | None) -> None:
+    """A namespace that may read a secret is deleted and created again, with another policy or none, while its watch is
     blind. No Secret of the new one is filled, and AWS is not asked. The late events of the former namespace change
     nothing. Once the new one may read the secret, its Secrets are filled."""
     blindness = Blindness("/namespaces")
@@ -59,9 +59,11 @@ def test_namespace_made_anew_is_not_judged_by_the_former_one(env: FaultEnv, allo
     name, bound = f"{env.namespace}-other", f"{env.namespace}/db"
     env.create_aws_secret("db")
     env.create_objects(namespace(name, f"{env.namespace}/*"))
+    env.create_aws_secret("own")
     receiver = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1")
-    env.cluster.create([secret(name, "db", bound)])
-    eventually(lambda: data_of(env.cluster, name, "db"))
+    env.cluster.create([secret(name, "db", bound), secret(env.namespace, "own", f"{env.namespace}/own")])
+    for where, each in ((name, "db"), (env.namespace, "own")):
+        eventually(lambda where=where, each=each: data_of(env.cluster, where, each))
 
     blindness.blind.set()
     env.cluster.delete([namespace(name, None)])
@@ -111,8 +113,8 @@ def test_namespace_is_read_once_and_rotations_read_it_no_more(env: FaultEnv) -> 
 
 
 @pytest.mark.fault("S22")
-def test_secret_made_anew_is_not_filled_by_the_former_ones_binding(env: FaultEnv) -> None:
-    """A Secret is deleted and made anew under its name, bound to another AWS secret, while the watch of Secrets is
+def test_secret_that_is_created_again_is_not_filled_by_the_former_ones_binding(env: FaultEnv) -> None:
+    """A Secret is deleted and created again under its name, bound to another AWS secret, while the watch of Secrets is
     blind. A rotation of the former AWS secret writes nothing into it."""
     blindness = Blindness("/secrets")
     env.kubernetes_proxy.fault_for = blindness

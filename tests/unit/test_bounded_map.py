@@ -1,6 +1,8 @@
-"""A bounded map evicts its oldest entry when it is full, and a shared one evicts an entry of the largest owner."""
+"""A bounded map evicts its oldest entry when it is full. A shared one evicts an entry of the largest owner, and an
+expiring one forgets what is too old."""
 
-from keyturn_receiver.resilience.bounded_map import BoundedMap, SharedMap
+from keyturn_receiver.resilience.bounded_map import BoundedMap, ExpiringMap, SharedMap
+from support.clock import FakeClock
 
 
 def full(lru: bool = False) -> BoundedMap[str, int]:
@@ -76,3 +78,31 @@ def test_entry_of_a_shared_map_is_replaced_and_removed() -> None:
     assert entries.pop("a1") == 2
     assert entries.pop("a1") is None
     assert (len(entries), entries.get("a1"), entries.of("a"), list(entries)) == (0, None, [], [])
+
+
+def test_expired_entries_are_not_returned_and_make_room() -> None:
+    clock = FakeClock()
+    entries: ExpiringMap[int, str] = ExpiringMap(1000, 60.0, clock)
+    for number in range(10_000):  # one a second
+        entries.put(number, "x")
+        clock.advance(1)
+    assert len(entries) <= 61
+    assert entries.get(9_941) == "x"
+    assert 9_941 in entries
+    assert entries.get(9_939) is None
+    assert 9_939 not in entries
+    entries.pop(9_941)
+    assert 9_941 not in entries
+    clock.advance(60)
+    assert entries.get(9_999) is None
+    entries.put(0, "y")
+    entries.put(0, "z")
+    assert entries.get(0) == "z"
+
+
+def test_expiring_map_is_bounded_within_its_time() -> None:
+    entries: ExpiringMap[int, str] = ExpiringMap(3, 60.0, FakeClock())
+    for number in range(10):
+        entries.put(number, "x")
+    assert [number for number in range(10) if number in entries] == [7, 8, 9]
+    assert len(entries) == 3

@@ -60,7 +60,7 @@ class Setting:
 FORMER, LATTER = namespace("1", 100, "former/*"), namespace("2", 200, "latter/*")
 
 
-async def test_namespace_made_anew_is_read_once_for_the_secrets_that_it_has() -> None:
+async def test_namespace_that_is_created_again_is_read_once_for_the_secrets_that_it_has() -> None:
     setting = Setting(FORMER)
     setting.watch(FORMER)
     first_seen = time.monotonic()

@@ -90,6 +90,8 @@ class EventRecorder:
         if queued_at is not None and self._now() - queued_at < DEDUP_WINDOW:
             return
         self._recent.put(namespace, name, self._now())
+        while self._now() - self._recent.oldest(namespace)[1] >= DEDUP_WINDOW:
+            self._recent.pop_oldest(namespace)
         if self._queue.put(namespace, name, event):
             self._metrics.events.labels("dropped").inc()
         self._changed.set()

@@ -21,6 +21,10 @@ from keyturn_receiver.core.revision import RECONCILED, RECORD, STATE, STATUS, Re
 from keyturn_receiver.core.sync_status import is_solely_managed
 from keyturn_receiver.core.vocabulary import secret_faults
 
+SMALL = 2048  # characters of a Secret's annotations
+MAX_SMALL = 1024  # Secrets with small annotations whose parsed form is kept
+MAX_LARGE = 8  # Secrets with larger ones, of up to 256 KiB
+
 # The time of the last write is left out, because it is only for people.
 _RECORD = (*RECORD[:-1], STATUS, RECONCILED)
 _ANNOTATIONS = (*DECLARING, *_RECORD)
@@ -50,12 +54,12 @@ class BoundSecret:
     @property
     def spec(self) -> BindingSpec:
         """The binding as its author wrote it."""
-        return _spec(self.texts, self.faults)
+        return _spec_of(self.texts, self.faults)
 
     @property
     def record(self) -> Record:
         """The record that Keyturn keeps on the Secret."""
-        return _record(self.texts)
+        return _record_of(self.texts)
 
 
 def read_bound(metadata: Json) -> BoundSecret:
@@ -64,10 +68,10 @@ def read_bound(metadata: Json) -> BoundSecret:
     texts = (*(annotations.get(name) for name in _ANNOTATIONS), (metadata.get("labels") or {}).get(STATE))
     faults = secret_faults(metadata)
     now = time.monotonic()
-    record = _record(texts)
+    record = _record_of(texts)
     # The ARNs that the Secret was made from also count, because AWS may report an ARN where the binding has a name.
     arns = (split_version_key(key)[0] for key in record.version_ids)
-    secret_ids = (_spec(texts, faults).secret_id, *arns)
+    secret_ids = (_spec_of(texts, faults).secret_id, *arns)
     return BoundSecret(
         target=Target(sys.intern(metadata["namespace"]), metadata["name"]),
         uid=metadata["uid"],
@@ -90,15 +94,30 @@ class CopiedSecret:
     copy: Copy
 
 
-# A caller needs the same binding several times in a row, and then not again for a long time.
-@lru_cache(maxsize=1024)
-def _spec(texts: tuple[str | None, ...], faults: tuple[str, ...]) -> BindingSpec:
+# A caller needs the same binding several times in a row, and then not again for a long time. What is kept here outlives
+# its Secret, so only a few large texts are kept, and they do not push out the small ones.
+def _spec_of(texts: tuple[str | None, ...], faults: tuple[str, ...]) -> BindingSpec:
+    return _small_spec(texts, faults) if _size(texts) <= SMALL else _large_spec(texts, faults)
+
+
+def _record_of(texts: tuple[str | None, ...]) -> Record:
+    return _small_record(texts) if _size(texts) <= SMALL else _large_record(texts)
+
+
+def _size(texts: tuple[str | None, ...]) -> int:
+    return sum([len(text) for text in texts if text])
+
+
+def _read_spec(texts: tuple[str | None, ...], faults: tuple[str, ...]) -> BindingSpec:
     return read_spec(_annotations(texts), faults)
 
 
-@lru_cache(maxsize=1024)
-def _record(texts: tuple[str | None, ...]) -> Record:
+def _read_record(texts: tuple[str | None, ...]) -> Record:
     return read_record(_annotations(texts), texts[-1] or "")
+
+
+_small_spec, _large_spec = lru_cache(MAX_SMALL)(_read_spec), lru_cache(MAX_LARGE)(_read_spec)
+_small_record, _large_record = lru_cache(MAX_SMALL)(_read_record), lru_cache(MAX_LARGE)(_read_record)
 
 
 def _annotations(texts: tuple[str | None, ...]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from keyturn_receiver.core.arn import candidate_names
 from keyturn_receiver.errors import NotAllowed
 
 ALLOW_SECRETS = "keyturn.dev/allow-secrets"
+MAX_NAME = 519  # characters: 512 of a name, and the seven that an ARN adds to it
 
 MAX_SHOWN_GLOBS = 10  # in one message
 
@@ -74,8 +75,13 @@ def _allows(tenancy: Tenancy, secret_name: str) -> bool:
     return _matches(tenancy.annotations[ALLOW_SECRETS], secret_name)
 
 
-@lru_cache(maxsize=4096)  # each reconcile checks the same names several times
 def _matches(globs: str, secret_name: str) -> bool:
+    # A tenant can write a longer text into an annotation, but no AWS secret has such a name.
+    return len(secret_name) <= MAX_NAME and _matches_name(globs, secret_name)
+
+
+@lru_cache(maxsize=4096)  # each reconcile checks the same names several times
+def _matches_name(globs: str, secret_name: str) -> bool:
     # No name contains a space, so a list over several lines, or without commas, has only one meaning.
     # fnmatchcase matches the whole name.
     return any(fnmatchcase(secret_name, glob) for glob in _split(globs))

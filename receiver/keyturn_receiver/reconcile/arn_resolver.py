@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from keyturn_receiver.errors import NotAllowed, Permanent, SourceNotFound
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
-from keyturn_receiver.resilience.bounded_map import BoundedMap
+from keyturn_receiver.resilience.bounded_map import ExpiringMap
 from keyturn_receiver.sources.stores import Identity, StoreKey, Stores
 
 MAX_ANSWERS = 10_000
@@ -19,9 +19,8 @@ ANSWER_TTL = 300.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What AWS said about an ARN at ``at``, in monotonic seconds: a secret's ``name``, or an error."""
+    """What AWS said about an ARN: a secret's ``name``, or an error."""
 
-    at: float
     name: str
     error: Permanent | None
 
@@ -36,8 +35,9 @@ class ArnResolver:
     def __init__(self, stores: Stores, access: AccessPolicy, now: Callable[[], float] = time.monotonic) -> None:
         self._stores = stores
         self._access = access
-        self._now = now
-        self._answers: BoundedMap[tuple[StoreKey, Identity, str, str], _Answer] = BoundedMap(MAX_ANSWERS)
+        self._answers: ExpiringMap[tuple[StoreKey, Identity, str, str], _Answer] = ExpiringMap(
+            MAX_ANSWERS, ANSWER_TTL, now
+        )
 
     async def check(
         self,
@@ -59,7 +59,7 @@ class ArnResolver:
         store = await self._stores.get(key, since)
         asked = (key, store.identity, namespace, secret_id)
         answer = self._answers.get(asked)
-        if answer is None or not remembered or self._now() - answer.at >= ANSWER_TTL:
+        if answer is None or not remembered:
             answer = await self._ask(key, secret_id, since)
             self._answers.put(asked, answer)
         if isinstance(answer.error, SourceNotFound):
@@ -74,6 +74,7 @@ class ArnResolver:
 
     async def _ask(self, key: StoreKey, secret_id: str, since: float) -> _Answer:
         try:
-            return _Answer(self._now(), (await self._stores.describe(key, secret_id, since)).name, None)
+            return _Answer((await self._stores.describe(key, secret_id, since)).name, None)
         except Permanent as error:
-            return _Answer(self._now(), "", error)
+            error.__context__ = None  # it would keep the frames of the call in memory, with everything in them
+            return _Answer("", error.with_traceback(None))

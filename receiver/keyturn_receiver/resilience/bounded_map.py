@@ -1,8 +1,12 @@
 """Maps of bounded size, for entries that may be lost."""
 
+import itertools
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
+
+EXPIRED_PER_PUT = 2  # entries that have expired and are dropped for each one that is set; so the map cannot grow
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -46,6 +50,43 @@ class BoundedMap(Generic[K, V]):
     def pop(self, key: K) -> V | None:
         """Remove ``key``. Return its value, or None if the map does not have it."""
         return self._entries.pop(key, None)
+
+
+class ExpiringMap(Generic[K, V]):
+    """Bounded map whose entries expire ``ttl`` seconds after they were set.
+
+    It holds at most ``limit`` entries. An entry that has expired is dropped when another one is set, so the map has
+    what was set in the last ``ttl`` seconds. ``now`` returns monotonic seconds.
+    """
+
+    def __init__(self, limit: int, ttl: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._entries: BoundedMap[K, tuple[float, V]] = BoundedMap(limit)
+        self._ttl = ttl
+        self._now = now
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries and self.get(cast("K", key)) is not None
+
+    def get(self, key: K) -> V | None:
+        """Return the value of ``key``, or None if the map does not have it or it has expired."""
+        entry = self._entries.get(key)
+        return entry[1] if entry and self._now() < entry[0] else None
+
+    def put(self, key: K, value: V) -> None:
+        """Set the value of ``key``, which becomes the newest entry."""
+        now = self._now()
+        self._entries.put(key, (now + self._ttl, value))
+        for oldest in list(itertools.islice(self._entries, EXPIRED_PER_PUT)):
+            entry = self._entries.get(oldest)
+            if entry and entry[0] <= now:
+                self._entries.pop(oldest)
+
+    def pop(self, key: K) -> None:
+        """Remove ``key``."""
+        self._entries.pop(key)
 
 
 class SharedMap(Generic[K, V]):

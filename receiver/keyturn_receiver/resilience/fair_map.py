@@ -1,7 +1,7 @@
 """A map of bounded size whose entries belong to groups, so that no group crowds out the others."""
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 G = TypeVar("G", bound=Hashable)
@@ -48,6 +48,25 @@ class FairMap(Generic[G, K, V]):
         if self._length <= self._limit:
             return None
         return self.pop_oldest(max(self._groups, key=self.size))[0]
+
+    def of(self, group: G) -> Sequence[K]:
+        """Return the keys of a group, oldest first."""
+        return list(self._groups.get(group, ()))
+
+    def oldest(self, group: G) -> tuple[K, V]:
+        """Return the key and the value of the oldest entry of a group. Raises KeyError if the group is empty."""
+        return next(iter(self._groups[group].items()))
+
+    def pop(self, group: G, key: K) -> V | None:
+        """Remove ``key`` from a group. Return its value, or None if the group does not have it."""
+        entries = self._groups.get(group)
+        if entries is None or key not in entries:
+            return None
+        value = entries.pop(key)
+        self._length -= 1
+        if not entries:
+            del self._groups[group]
+        return value
 
     def pop_oldest(self, group: G) -> tuple[K, V]:
         """Remove the oldest entry of a group, and return its key and value. Raises KeyError if the group is empty."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from keyturn_receiver.core.binding import CURRENT, Source
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import ActionDenied, KeyturnError, SourceRefused
-from keyturn_receiver.resilience.bounded_map import BoundedMap
+from keyturn_receiver.resilience.bounded_map import ExpiringMap
 from keyturn_receiver.sources.secrets_manager import MAX_BATCH, SecretsManager
 
 MAX_UNBATCHED = 2  # the most calls in flight; if there are more, a read waits for others to join it
@@ -37,7 +37,8 @@ class BatchReader:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._flush_at = 0.0
         self._batches_disabled_until = 0.0
-        self._refused_at: BoundedMap[str, float] = BoundedMap(MAX_REFUSED)  # monotonic seconds, by secret id
+        # The ids of secrets whose batch was refused.
+        self._refused: ExpiringMap[str, bool] = ExpiringMap(MAX_REFUSED, BATCH_DISABLED_SECONDS, time.monotonic)
 
     async def read(self, source: Source, background: bool = False) -> SecretVersion:
         """Read the version that holds the staging label now.
@@ -73,10 +74,9 @@ class BatchReader:
             self._flush_timer = None
 
     def _may_batch(self, secret_id: str) -> bool:
-        now = time.monotonic()
-        refused_at = self._refused_at.get(secret_id)
-        was_refused = refused_at is not None and now - refused_at < BATCH_DISABLED_SECONDS
-        return now >= self._batches_disabled_until and not was_refused and self._secrets_manager.may_batch(secret_id)
+        if time.monotonic() < self._batches_disabled_until or secret_id in self._refused:
+            return False
+        return self._secrets_manager.may_batch(secret_id)
 
     async def _fetch(self, batch: dict[str, "asyncio.Future[SecretVersion]"]) -> None:
         results = await self._read_batch(list(batch))
@@ -103,7 +103,7 @@ class BatchReader:
             # Any of these two or three secrets may be the reason, so all of them stay out of batches for a while.
             if middle == 1:
                 for secret_id in secret_ids:
-                    self._refused_at.put(secret_id, time.monotonic())
+                    self._refused.put(secret_id, True)
             else:
                 halves = (secret_ids[:middle], secret_ids[middle:])
                 first, second = await asyncio.gather(*(self._read_batch(half) for half in halves))

@@ -1,7 +1,6 @@
 """Secrets Manager client for asyncio. It reads values, describes a secret, and lists all secrets."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from keyturn_receiver.core.arn import account_id, account_scope, refers_to, regi
 from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import KeyturnError, NoCredentials, SourceNotFound, SourceRefused, SourceUnavailable
-from keyturn_receiver.resilience.bounded_map import BoundedMap
+from keyturn_receiver.resilience.bounded_map import BoundedMap, ExpiringMap
 from keyturn_receiver.sources import error_mapping
 from keyturn_receiver.sources.caller_identity import CallerIdentity
 from keyturn_receiver.sources.store_health import StoreHealth
@@ -75,7 +74,7 @@ class SecretsManager:
         self._background_client = background_client
         self._pools = pools
         self._metrics = metrics
-        self._quarantined_until: BoundedMap[str, float] = BoundedMap(MAX_QUARANTINED)  # monotonic seconds, by secret id
+        self._quarantined: ExpiringMap[str, bool] = ExpiringMap(MAX_QUARANTINED, QUARANTINE_SECONDS)  # secret ids
         self._seen_accounts: BoundedMap[str, bool] = BoundedMap(MAX_SEEN_ACCOUNTS)  # accounts and regions
         self._identity = identity
         self._learned_account = ""
@@ -111,7 +110,7 @@ class SecretsManager:
 
     def is_quarantined(self, secret_id: str) -> bool:
         """Return whether the last call about this secret hung and was less than QUARANTINE_SECONDS ago."""
-        return time.monotonic() < (self._quarantined_until.get(secret_id) or 0.0)
+        return secret_id in self._quarantined
 
     def has_seen(self, arn: str) -> bool:
         """Return whether AWS has returned any secret of the account and region in ``arn``.
@@ -239,7 +238,7 @@ class SecretsManager:
             elif isinstance(error, _SILENCE):
                 self._health.silent()
             if isinstance(error, ReadTimeoutError | CallTimeout) and secret_id:
-                self._quarantined_until.put(secret_id, time.monotonic() + QUARANTINE_SECONDS)
+                self._quarantined.put(secret_id, True)
             if isinstance(failure, NoCredentials):
                 if secret_id:
                     self._start_check()
@@ -248,7 +247,7 @@ class SecretsManager:
             elif isinstance(error, ClientError):
                 self.credentials_error = None  # any other error from AWS means that AWS accepted the credentials
             raise failure from None  # AWS's own text may quote anything
-        self._quarantined_until.pop(secret_id)
+        self._quarantined.pop(secret_id)
         self.credentials_error = None
         self._health.answered()
         self._metrics.aws_requests.labels(action, "ok").inc()
