@@ -52,10 +52,14 @@ class FakeClient:
         return [action for action, _ in self.calls]
 
 
-def secrets_manager(client: Any, account: str = "", trusted: bool = True) -> SecretsManager:
-    """Return the receiver's client on top of a fake one."""
+def secrets_manager(
+    client: Any, account: str = "", trusted: bool = True, shared: tuple[ThreadPools, Metrics] | None = None
+) -> SecretsManager:
+    """Return the receiver's client on top of a fake one. It has its own threads and metrics, unless it gets those that
+    it shares with others."""
     identity, health = TenantIdentity(account), StoreHealth(trusted)
-    return SecretsManager(client, client, ThreadPools.of(4), Metrics(), identity, health)
+    pools, metrics = shared or (ThreadPools.of(4), Metrics())
+    return SecretsManager(client, client, pools, metrics, identity, health)
 
 
 async def no_tenant(key: StoreKey) -> Identity:

@@ -120,6 +120,7 @@ class Tenants:
         self.identities = dict(identities)
         self.made: list[Identity] = []
         self.lookups = 0
+        self._shared = (ThreadPools.of(4), Metrics())
 
     async def identify(self, key: StoreKey) -> Identity:
         self.lookups += 1
@@ -132,7 +133,7 @@ class Tenants:
     async def create(self, key: StoreKey, identity: Identity) -> Store:
         self.made.append(identity)
         client = FakeClient(lambda action, arguments: {**value_of("team/db"), "SecretString": identity.role_arn})
-        return Store.of(key, secrets_manager(client), None, identity)
+        return Store.of(key, secrets_manager(client, shared=self._shared), None, identity)
 
 
 async def role_read(stores: Stores) -> str:

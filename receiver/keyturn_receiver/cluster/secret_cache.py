@@ -22,7 +22,7 @@ from keyturn_receiver.core.sync_status import is_solely_managed
 from keyturn_receiver.core.vocabulary import secret_faults
 
 SMALL = 2048  # characters of a Secret's annotations
-MAX_SMALL = 1024  # Secrets with small annotations whose parsed form is kept
+MAX_SMALL = 512  # Secrets with small annotations whose parsed form is kept
 MAX_LARGE = 8  # Secrets with larger ones, of up to 256 KiB
 
 # The time of the last write is left out, because it is only for people.

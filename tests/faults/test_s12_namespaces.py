@@ -1,4 +1,4 @@
-"""S22: what a cluster admin has written on a namespace counts for that namespace, and not for another one that has its
+"""S12: what a cluster admin has written on a namespace counts for that namespace, and not for another one that has its
 name later, even while the watch of namespaces shows nothing."""
 
 import threading
@@ -48,7 +48,7 @@ def asked(env: FaultEnv, about: str) -> list[str]:
     return [call.action for call in env.aws_proxy.calls if call.action and call.about(about)]
 
 
-@pytest.mark.fault("S22")
+@pytest.mark.fault("S12")
 @pytest.mark.parametrize("allow", [None, "latter/*"])
 def test_namespace_that_is_created_again_is_not_judged_by_the_former_one(env: FaultEnv, allow: str | None) -> None:
     """A namespace that may read a secret is deleted and created again, with another policy or none, while its watch is
@@ -88,7 +88,7 @@ def test_namespace_that_is_created_again_is_not_judged_by_the_former_one(env: Fa
     env.assert_no_value_leaked()
 
 
-@pytest.mark.fault("S22")
+@pytest.mark.fault("S12")
 def test_namespace_is_read_once_and_rotations_read_it_no_more(env: FaultEnv) -> None:
     """Ten Secrets are made at once, and each is rotated three times. Their namespace is read a few times for the new
     Secrets, and not once for their rotations."""
@@ -112,7 +112,7 @@ def test_namespace_is_read_once_and_rotations_read_it_no_more(env: FaultEnv) -> 
     env.wait_converged()
 
 
-@pytest.mark.fault("S22")
+@pytest.mark.fault("S12")
 def test_secret_that_is_created_again_is_not_filled_by_the_former_ones_binding(env: FaultEnv) -> None:
     """A Secret is deleted and created again under its name, bound to another AWS secret, while the watch of Secrets is
     blind. A rotation of the former AWS secret writes nothing into it."""
@@ -135,7 +135,7 @@ def test_secret_that_is_created_again_is_not_filled_by_the_former_ones_binding(e
     env.assert_no_value_leaked()
 
 
-@pytest.mark.fault("S22")
+@pytest.mark.fault("S12")
 def test_policy_that_is_taken_back_while_the_watch_is_silent_is_noticed_by_its_deadline(env: FaultEnv) -> None:
     """The first watch of namespaces brings nothing, while a namespace loses its permission. The next watch begins at
     the deadline of the first, and shows it."""
