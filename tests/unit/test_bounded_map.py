@@ -1,7 +1,6 @@
-"""A bounded map evicts its oldest entry when it is full. A shared one evicts an entry of the largest owner, and an
-expiring one forgets what is too old."""
+"""A bounded map evicts its oldest entry when it is full, and an expiring one forgets what is too old."""
 
-from keyturn_receiver.resilience.bounded_map import BoundedMap, ExpiringMap, SharedMap
+from keyturn_receiver.resilience.bounded_map import BoundedMap, ExpiringMap
 from support.clock import FakeClock
 
 
@@ -44,40 +43,6 @@ def test_removed_entry_makes_room() -> None:
     entries.put("d", 3)
     assert "a" in entries
     assert "b" not in entries
-
-
-def shared() -> SharedMap[str, int]:
-    """Return a map of six entries, at most four of one owner. A key begins with its owner."""
-    return SharedMap(6, 4, lambda key: key[0])
-
-
-def test_owner_with_too_many_entries_loses_its_own_oldest_one() -> None:
-    entries = shared()
-    for value, key in enumerate(["b1", "a1", "a2", "a3", "a4", "a5"]):
-        entries.put(key, value)
-    assert list(entries) == ["b1", "a2", "a3", "a4", "a5"]
-    assert len(entries) == 5
-
-
-def test_full_map_takes_from_the_largest_owner() -> None:
-    entries = shared()
-    for value, key in enumerate(["b1", "a1", "a2", "a3", "a4", "c1"]):
-        entries.put(key, value)
-    assert entries.get("a1") == 1  # so that a2 becomes the oldest
-    entries.put("d1", 6)
-    assert "a2" not in entries
-    assert [entries.get(key) for key in ("a1", "b1", "c1", "d1")] == [1, 0, 5, 6]
-    assert len(entries) == 6
-
-
-def test_entry_of_a_shared_map_is_replaced_and_removed() -> None:
-    entries = shared()
-    entries.put("a1", 1)
-    entries.put("a1", 2)
-    assert (len(entries), entries.get("a1"), entries.of("a")) == (1, 2, ["a1"])
-    assert entries.pop("a1") == 2
-    assert entries.pop("a1") is None
-    assert (len(entries), entries.get("a1"), entries.of("a"), list(entries)) == (0, None, [], [])
 
 
 def test_expired_entries_are_not_returned_and_make_room() -> None:

@@ -33,3 +33,17 @@ def test_groups_take_turns_by_being_moved_to_the_end() -> None:
     entries.move_to_end("a")
     entries.move_to_end("gone")
     assert list(entries) == ["b", "c", "a"]
+
+
+def test_entries_of_a_group_are_found_and_removed() -> None:
+    entries: FairMap[str, int, str] = FairMap(9)
+    for number in range(3):
+        entries.put("a", number, f"a{number}")
+    entries.put("a", 0, "again")
+    assert entries.of("a") == [1, 2, 0]
+    assert entries.oldest("a") == (1, "a1")
+    assert [entries.pop("a", 1), entries.pop("a", 1), entries.pop("none", 1)] == ["a1", None, None]
+    assert (len(entries), entries.of("a"), entries.of("none")) == (2, [2, 0], [])
+    entries.pop("a", 2)
+    entries.pop("a", 0)
+    assert (len(entries), list(entries)) == (0, [])

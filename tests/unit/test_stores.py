@@ -183,9 +183,12 @@ async def test_namespace_with_many_identities_evicts_its_own_stores_alone() -> N
     stores = Stores(tenants.create, "us-east-1", tenants.identify)
     assert await role_read(stores) == "honest"
     await use_all(stores, "hostile", many)
-    assert stores.key("team/db", "team", "app") in stores._others
-    kept = [key.namespace for key in stores._others]
-    assert kept.count("hostile") == MAX_STORES_PER_NAMESPACE
+    assert stores._others.of("team") == [stores.key("team/db", "team", "app")]
+    assert stores._others.size("hostile") == MAX_STORES_PER_NAMESPACE
+    await use_all(stores, "hostile", ["app200"])  # which is the newest then, so that the next one evicts another
+    await use_all(stores, "hostile", ["app0"])
+    kept = [key.account for key in stores._others.of("hostile")]
+    assert kept[-2:] == ["hostile/app200", "hostile/app0"]
 
 
 async def test_many_namespaces_with_many_identities_evict_no_store_of_a_small_one() -> None:
@@ -196,7 +199,7 @@ async def test_many_namespaces_with_many_identities_evict_no_store_of_a_small_on
     for number in range(3):
         await use_all(stores, f"hostile-{number}", many)
     assert len(stores._others) == MAX_STORES
-    assert stores.key("team/db", "team", "app") in stores._others
+    assert stores._others.of("team") == [stores.key("team/db", "team", "app")]
 
 
 async def test_a_thousand_identities_are_made_once_each_while_their_credentials_last() -> None:

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar, cast
 
 EXPIRED_PER_PUT = 2  # entries that have expired and are dropped for each one that is set; so the map cannot grow
@@ -87,65 +87,3 @@ class ExpiringMap(Generic[K, V]):
     def pop(self, key: K) -> None:
         """Remove ``key``."""
         self._entries.pop(key)
-
-
-class SharedMap(Generic[K, V]):
-    """Bounded map that several owners share. It holds at most ``limit`` entries, and at most ``per_owner`` of one
-    owner.
-
-    An owner with too many entries loses its own one that was used longest ago. If the map is full, the owner with the
-    most entries loses one. So an owner with many entries never evicts those of an owner with few.
-    """
-
-    def __init__(self, limit: int, per_owner: int, owner_of: Callable[[K], Hashable]) -> None:
-        self._limit = limit
-        self._per_owner = per_owner
-        self._owner_of = owner_of
-        self._owners: dict[Hashable, OrderedDict[K, V]] = {}  # those that have entries
-        self._length = 0
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __contains__(self, key: object) -> bool:
-        return any(key in entries for entries in self._owners.values())
-
-    def __iter__(self) -> Iterator[K]:
-        """Iterate over the keys, by owner, and those of an owner by their last use."""
-        return (key for entries in self._owners.values() for key in entries)
-
-    def get(self, key: K) -> V | None:
-        """Return the value of ``key``, which becomes its owner's newest entry, or None if the map does not have it."""
-        entries = self._owners.get(self._owner_of(key))
-        if entries is None or key not in entries:
-            return None
-        entries.move_to_end(key)
-        return entries[key]
-
-    def put(self, key: K, value: V) -> None:
-        """Set the value of ``key``, which becomes its owner's newest entry."""
-        entries = self._owners.setdefault(self._owner_of(key), OrderedDict())
-        self._length += key not in entries
-        entries[key] = value
-        entries.move_to_end(key)
-        if len(entries) > self._per_owner:
-            self.pop(next(iter(entries)))
-        elif self._length > self._limit:
-            largest = max(self._owners.values(), key=len)
-            self.pop(next(iter(largest)))
-
-    def pop(self, key: K) -> V | None:
-        """Remove ``key``. Return its value, or None if the map does not have it."""
-        owner = self._owner_of(key)
-        entries = self._owners.get(owner)
-        if entries is None or key not in entries:
-            return None
-        value = entries.pop(key)
-        self._length -= 1
-        if not entries:
-            del self._owners[owner]
-        return value
-
-    def of(self, owner: Hashable) -> Sequence[K]:
-        """Return the keys of one owner, by their last use."""
-        return list(self._owners.get(owner, ()))

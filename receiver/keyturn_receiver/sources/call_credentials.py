@@ -1,7 +1,7 @@
 """Credentials of a call. One AWS client serves many identities: each call brings its own credentials.
 
 The SDK asks a client's credentials object for the credentials each time it signs a request. Here that object returns
-those of the call that runs in this thread (docs/adr/020-one-client-for-all-identities-of-a-region.md).
+those of the call that runs in this thread (docs/adr/024-one-client-for-all-identities-of-a-region.md).
 """
 
 from collections.abc import Iterator

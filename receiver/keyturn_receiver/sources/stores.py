@@ -9,7 +9,7 @@ from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import KeyturnError, NoCredentials, Permanent
-from keyturn_receiver.resilience.bounded_map import SharedMap
+from keyturn_receiver.resilience.fair_map import FairMap
 from keyturn_receiver.resilience.single_flight import RESULT_TTL, SingleFlight
 from keyturn_receiver.sources.batch_reader import BatchReader
 from keyturn_receiver.sources.secrets_manager import NOT_CHECKED, SecretMetadata, SecretsManager
@@ -106,9 +106,8 @@ class Stores:
         self._default_region = default_region
         self._own: Store | None = None  # the receiver's own store in its own region, which is never evicted
         self._own_error: str | None = NOT_CHECKED  # why the receiver's own store could not be created
-        self._others: SharedMap[StoreKey, Store] = SharedMap(
-            MAX_STORES, MAX_STORES_PER_NAMESPACE, lambda key: key.namespace
-        )
+        # By namespace, and in the order of their last use.
+        self._others: FairMap[str, StoreKey, Store] = FairMap(MAX_STORES)
         self._identities: SingleFlight[str, Identity] = SingleFlight()  # by ``StoreKey.account``
         self._creations: SingleFlight[tuple[StoreKey, Identity], Store] = SingleFlight()
         self._reads: SingleFlight[tuple[StoreKey, Identity, Source], SecretVersion] = SingleFlight(
@@ -140,8 +139,10 @@ class Stores:
         """
         identity = await self._identity(key, time.monotonic() if since is None else since) if key.account else OWN
         is_own = key == self.key()
-        store = self._own if is_own else self._others.get(key)
+        store = self._own if is_own else self._others.get(key.namespace, key)
         if store and store.identity == identity and store.is_fresh:
+            if not is_own:
+                self._keep(store)  # as the one that was used last
             return store
         # A store that was created within the last RESULT_TTL seconds is shared. If its creation failed, the error is
         # shared.
@@ -156,8 +157,16 @@ class Stores:
         if is_own:
             self._own = store
         else:
-            self._others.put(key, store)
+            self._keep(store)
         return store
+
+    def _keep(self, store: Store) -> None:
+        """Keep a store that a binding names. A namespace with too many of them loses its own one that was used longest
+        ago, and so does the one with the most if there are too many in all."""
+        namespace = store.key.namespace
+        self._others.put(namespace, store.key, store)
+        if self._others.size(namespace) > MAX_STORES_PER_NAMESPACE:
+            self._others.pop_oldest(namespace)
 
     async def _identity(self, key: StoreKey, since: float) -> Identity:
         try:
@@ -166,7 +175,7 @@ class Stores:
             # The ServiceAccount does not exist any more, or no longer names a role.
             for each in self._others.of(key.namespace):
                 if each.account == key.account:
-                    self._others.pop(each)
+                    self._others.pop(key.namespace, each)
             raise
 
     async def read(self, key: StoreKey, source: Source, since: float, background: bool = False) -> SecretVersion:
