@@ -20,9 +20,10 @@ EVERYWHERE = {
     ("", "secrets"): {"get", "list", "watch", "patch"},  # cluster/secret_client.py and its reflector
     ("", "events"): {"create", "patch"},  # cluster/event_recorder.py
 }
-ROLLOUTS = {
+WORKLOADS = {
     (kind.group, kind.plural): {"get", "list", "watch", "patch"} for kind in WORKLOAD_KINDS.values()
 }  # cluster/workload_client.py and the reflectors of the workloads
+ROLLOUTS = {**WORKLOADS, ("", "pods"): {"list"}}  # cluster/workload_client.py
 DELETIONS = {("", "secrets"): {*EVERYWHERE["", "secrets"], "delete"}}  # reconcile/deletion.py
 # The reflector of cluster/namespace_cache.py, and its reader.
 ALL_NAMESPACES = {("", "namespaces"): {"get", "list", "watch"}}
@@ -112,7 +113,7 @@ def test_code_requests_no_other_kind_of_object() -> None:
                 continue
             group_version, resource = (ast.unparse(argument) for argument in node.args[:2])
             if (group_version, resource) == ("kind.group_version", "kind.plural"):
-                asked |= ROLLOUTS.keys()
+                asked |= WORKLOADS.keys()
             elif group_version != "group_version":  # `reflect` passes its own parameter on to `path`
                 group = GROUPS.get(group_version, group_version.strip("'"))
                 asked.add((group.rpartition("/")[0], ast.literal_eval(resource)))

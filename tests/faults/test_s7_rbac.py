@@ -1,5 +1,6 @@
 """S7: the chart and the IAM template grant exactly the rights that a receiver uses."""
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -91,6 +92,11 @@ def restarts_all_kinds(env: FaultEnv) -> None:
     assert {each.partition("/")[0] for each in answer.results[0].consumers} <= set(KINDS)
     for kind in KINDS:
         eventually(lambda kind=kind: "revision.keyturn.dev/db" in template_annotations(env, kind))
+    # A consumer that is older than the Secret's last change and has lost its marks is decided by its pods.
+    annotations = {"annotations": {"revision.keyturn.dev/db": None}}
+    patch = json.dumps({"metadata": annotations, "spec": {"template": {"metadata": annotations}}})
+    env.cluster.kubectl("patch", "deployment", "deployment", "-n", env.namespace, "--type=merge", "-p", patch)
+    eventually(lambda: env.kubernetes_proxy.matching("GET", "/pods$"))
 
 
 def restarts_nobody(env: FaultEnv) -> None:

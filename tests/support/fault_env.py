@@ -106,12 +106,16 @@ class FaultEnv(AwsSecrets, Replicas):
         self._convergence.secrets.remove(name)
         self.cluster.kubectl("delete", "secret", name, "-n", self.namespace)
 
-    def create_consumers(self, secret_name: str, *workloads: str) -> None:
-        """Create Deployments that read the Secret, and wait until each has its baseline."""
+    def create_consumers(self, secret_name: str, *workloads: str, seen: bool = True) -> None:
+        """Create Deployments that read the Secret. If ``seen``, wait until the receiver has given each a baseline, and
+        otherwise until each has a pod."""
         self.cluster.create(workload(self.namespace, each, env_from(secret_name)) for each in workloads)
         for each in workloads:
             self._convergence.consumers[each] = secret_name
-            eventually(lambda each=each: self.history.baseline(each, secret_name))
+            if seen:
+                eventually(lambda each=each: self.history.baseline(each, secret_name))
+            else:
+                eventually(lambda each=each: self.cluster.list("pods", self.namespace, f"app={each}"))
 
     def status(self, name: str, namespace: str = "") -> str:
         """Wait until a Secret has a status annotation, and return it as one line."""

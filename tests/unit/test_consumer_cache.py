@@ -41,3 +41,40 @@ def test_workload_that_changes_counts_once() -> None:
     for _ in range(2 * MAX_READS // MAX_REFERENCES):
         cache.update(cache.transform(workload("team", "web", MAX_REFERENCES)))
     assert index.of(Target("team", "web-0"))
+
+
+@pytest.mark.parametrize(
+    ("created", "late"),
+    [
+        ("1970-01-01T00:16:40Z", False),
+        ("1970-01-01T00:16:37Z", False),
+        ("1970-01-01T00:16:36Z", True),
+        ("1970-01-02T00:00:00Z", False),  # the clocks differ
+        (None, False),
+    ],
+)
+def test_workload_that_is_new_here_but_created_long_ago_is_seen_late_until_it_is_gone(
+    created: str | None, late: bool
+) -> None:
+    now = 1_000.0
+    index = ConsumerIndex()
+    cache = ConsumerCache(WORKLOAD_KINDS["Deployment"], index, lambda: now)
+    obj = workload("team", "web", 1)
+    obj["metadata"]["creationTimestamp"] = created
+    for _ in range(2):
+        cache.update(cache.transform(obj))
+        (consumer,) = index.of(Target("team", "web-0"))
+        assert consumer.seen_late is late
+        now += 100  # a change of a workload that is known already
+
+
+def test_workload_that_a_list_shows_first_is_seen_late() -> None:
+    index = ConsumerIndex()
+    cache = ConsumerCache(WORKLOAD_KINDS["Deployment"], index, lambda: 1_000.0)
+    known, other = workload("team", "known", 1), workload("team", "other", 1)
+    for obj in (known, other):
+        obj["metadata"]["creationTimestamp"] = "1970-01-01T00:16:40Z"
+    cache.update(cache.transform(known))
+    cache.replace([cache.transform(known), cache.transform(other)])
+    late = {name: index.of(Target("team", f"{name}-0"))[0].seen_late for name in ("known", "other")}
+    assert late == {"known": False, "other": True}

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -53,12 +53,13 @@ from support.bindings import ARN, bound_object
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 DB = Target("team", "db")
 DEPLOYMENT = WORKLOAD_KINDS["Deployment"]
+WRITTEN = datetime(2026, 11, 28, tzinfo=UTC)  # the time of all writes
 
 
 def deployment() -> dict[str, Any]:
     container = {"name": "app", "envFrom": [{"secretRef": {"name": "db"}}]}
     return {
-        "metadata": {"namespace": "team", "name": "web", "resourceVersion": "1", "annotations": {}},
+        "metadata": {"namespace": "team", "name": "web", "uid": "web", "resourceVersion": "1", "annotations": {}},
         "spec": {"template": {"metadata": {"annotations": {}}, "spec": {"containers": [container]}}},
     }
 
@@ -77,9 +78,10 @@ class FakeApi:
         self.secret: dict[str, Any] = {**bound_object("db"), "type": "Opaque", "data": {}}
         self.workload = deployment()
         self.namespace: dict[str, Any] = {"metadata": {"name": "team", "uid": "uid", "resourceVersion": "1"}}
+        self.pods: list[dict[str, Any]] = []
         self.calls: list[tuple[str, str]] = []
         self.refuse: Callable[[str, str], KeyturnError | None] = lambda method, resource: None
-        self.watches_lag = False
+        self.watches_lag = self._hidden = False
         self.show()
 
     async def request(
@@ -90,14 +92,17 @@ class FakeApi:
         body: dict[str, Any] | None = None,
         content_type: str = "",
         accept: str = "",
+        max_bytes: float = 0,
     ) -> dict[str, Any]:
-        resource = path.split("/")[-2]
+        resource = "pods" if path.endswith("/pods") else path.split("/")[-2]
         self.calls.append((method, resource))
         await asyncio.sleep(0)
         if error := self.refuse(method, resource):
             raise error
         if resource == "namespaces":
             return self.namespace
+        if resource == "pods":
+            return {"metadata": {}, "items": self.pods}
         obj = self.secret if resource == "secrets" else self.workload
         if method == "GET":
             return obj
@@ -112,7 +117,8 @@ class FakeApi:
             obj["data"] = {**obj["data"], **body["data"]}
             owned = {f"f:{name}": {} for name in body["metadata"]["annotations"]}
             fields = {"f:data": {f"f:{key}": {} for key in body["data"]}, "f:metadata": {"f:annotations": owned}}
-            metadata["managedFields"] = [{"manager": "keyturn", "operation": "Apply", "fieldsV1": fields}]
+            entry = {"manager": "keyturn", "operation": "Apply", "fieldsV1": fields, "time": self.written_at(0)}
+            metadata["managedFields"] = [entry]
         if "spec" in body:
             template = obj["spec"]["template"]["metadata"]
             template["annotations"] = {**template["annotations"], **body["spec"]["template"]["metadata"]["annotations"]}
@@ -120,10 +126,33 @@ class FakeApi:
             self.show()
         return obj
 
+    def written_at(self, seconds: int) -> str:
+        """Return the time of all writes of the Secret, with ``seconds`` added."""
+        return (WRITTEN + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def hide_workload(self) -> None:
+        """Keep the workload from the cache, as if its watch were blind."""
+        self._consumers.delete(self.workload)
+        self._hidden = True
+
+    def show_workload(self, created: int) -> None:
+        """Show the workload, which was created ``created`` seconds after the Secret's writes, to the cache."""
+        self.workload["metadata"]["creationTimestamp"] = self.written_at(created)
+        self._hidden = False
+        self.show()
+
+    def make_pods(self, age: int | None) -> None:
+        """Make one pod of the Deployment, ``age`` seconds before the Secret's writes, or none."""
+        owner = {"controller": True, "kind": "ReplicaSet", "name": "web-1"}
+        spec = self.workload["spec"]["template"]["spec"]
+        metadata = {"ownerReferences": [owner], "creationTimestamp": self.written_at(-(age or 0))}
+        self.pods = [] if age is None else [{"metadata": metadata, "spec": spec}]
+
     def show(self) -> None:
         """Show both objects to the caches, as the watches would do."""
         self._secrets.update(self._secrets.transform(self.secret))
-        self._consumers.update(self._consumers.transform(self.workload))
+        if not self._hidden:
+            self._consumers.update(self._consumers.transform(self.workload))
 
 
 class FakeStores:
@@ -175,7 +204,7 @@ class Engine:
 
     def __init__(self) -> None:
         self.cache, namespaces, index = SecretCache(), NamespaceCache(), ConsumerIndex()
-        self.consumers = ConsumerCache(DEPLOYMENT, index)
+        self.consumers = ConsumerCache(DEPLOYMENT, index, WRITTEN.timestamp)
         self.api = FakeApi(self.cache, self.consumers)
         self.stores, self.events, self.metrics = FakeStores(), Events(), Metrics()
         api: Any = self.api
@@ -184,7 +213,7 @@ class Engine:
         legs = LegTimer(self.metrics)
         access = AccessPolicy(namespaces, Default.ALLOW, False, Regions("aws", frozenset({"eu-west-1"})))
         resolver = ArnResolver(stores, access)
-        secrets = SecretClient(api, lambda value: value[:16], lambda: datetime(2026, 11, 28, tzinfo=UTC))
+        secrets = SecretClient(api, lambda value: value[:16], lambda: WRITTEN)
         self.restarter = restarter = CountingRestarter(index, namespaces, WorkloadClient(api), secrets, legs)
         filler = SecretFiller(
             SourceReader(stores, access, resolver, legs),
@@ -368,6 +397,38 @@ async def test_namespace_is_read_once_for_each_secret_that_is_made() -> None:
         engine.stores.version, engine.stores.value = 10 + number, f'{{"password": "{number}"}}'
         await engine.notify()
         assert engine.api.calls.count(("GET", "namespaces")) == 1
+
+
+@pytest.mark.parametrize(("age_of_pod", "restarts"), [(1, ["web"]), (0, []), (None, [])])
+async def test_consumer_that_no_watch_showed_is_restarted_if_a_pod_is_older_than_the_value(
+    age_of_pod: int | None, restarts: list[str]
+) -> None:
+    engine = Engine()
+    engine.api.hide_workload()
+    await engine.start()
+    engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
+    await engine.notify()
+    await engine.settle()
+    engine.api.make_pods(age_of_pod)
+    engine.forget()
+    engine.api.show_workload(created=-1)
+    await engine.settle()
+    annotations = engine.api.workload["spec"]["template"]["metadata"]["annotations"]
+    assert bool(annotations) is bool(restarts)
+    assert engine.events.reasons == ["Applied"] * len(restarts)
+    reads = [("GET", "secrets"), ("GET", "deployments"), ("GET", "pods")]
+    assert engine.api.calls == [*reads, ("PATCH", "deployments")]  # and nothing after its mark
+    assert engine.stores.reads == 0
+
+
+async def test_consumer_that_is_younger_than_the_value_costs_no_read_of_its_pods() -> None:
+    engine = Engine()
+    engine.api.hide_workload()
+    await engine.start()
+    engine.api.show_workload(created=0)
+    await engine.settle()
+    assert engine.api.calls == [("GET", "secrets"), ("PATCH", "deployments")]
+    assert engine.api.workload["spec"]["template"]["metadata"]["annotations"] == {}
 
 
 async def test_edit_during_a_run_is_repaired_after_it() -> None:

@@ -1,12 +1,25 @@
 """Rollout decision: which workloads read a Secret, and which of these are restarted."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from keyturn_receiver.core.consumer import MAX_REFERENCES, Consumer, Reads, mark_name, read_consumer
-from keyturn_receiver.core.rollout import RolloutAnnotation, baseline, rollout
+from keyturn_receiver.core.consumer import (
+    MAX_REFERENCES,
+    Consumer,
+    Pod,
+    Reads,
+    WorkloadRef,
+    former_mark_name,
+    mark_name,
+    read_consumer,
+    read_pod,
+)
+from keyturn_receiver.core.revision import Record
+from keyturn_receiver.core.rollout import START_SECONDS, RolloutAnnotation, baseline, is_behind, rollout
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, WorkloadKind
+from keyturn_receiver.core.write_times import WriteTime
 
 WHOLE = Reads(whole=True)
 MARK = "revision.keyturn.dev/db"
@@ -24,8 +37,12 @@ def consumer(pod: dict[str, Any], marks: dict[str, str] | None = None, own: dict
     return workload
 
 
-def key_ref(key: str) -> dict[str, Any]:
-    return {"env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "db", "key": key}}}]}
+def record(revisions: dict[str, str], **times: WriteTime) -> Record:
+    return Record(revisions=revisions, write_times=times)
+
+
+def key_ref(key: str, **more: bool) -> dict[str, Any]:
+    return {"env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "db", "key": key, **more}}}]}
 
 
 @pytest.mark.parametrize(
@@ -40,6 +57,11 @@ def key_ref(key: str) -> dict[str, Any]:
         (
             {"volumes": [{"projected": {"sources": [{"secret": {"name": "db", "items": [{"key": "a"}]}}]}}]},
             Reads(keys=frozenset("a")),
+        ),
+        ({"containers": [key_ref("a", optional=True)]}, Reads(keys=frozenset("a"), optional=True)),
+        (
+            {"volumes": [{"secret": {"secretName": "db", "items": [{"key": "a"}], "optional": True}}]},
+            Reads(keys=frozenset("a"), optional=True),
         ),
         ({"imagePullSecrets": [{"name": "db"}]}, WHOLE),
         ({"containers": [key_ref("a"), {"envFrom": [{"secretRef": {"name": "db"}}]}]}, Reads(True, frozenset("a"))),
@@ -97,51 +119,177 @@ READS_A = {"containers": [key_ref("a")]}
 
 
 def test_consumer_without_a_mark_gets_a_baseline_and_no_restart() -> None:
-    mark = rollout(consumer(ENV_FROM), "db", {"a": "v1"})
+    mark = rollout(consumer(ENV_FROM), "db", record({"a": "v1"}))
     assert mark is not None
     assert not mark.restart
 
 
 def test_consumer_with_a_baseline_restarts_when_a_revision_changes() -> None:
-    mark = baseline(consumer(ENV_FROM), "db", {"a": "v1"})
+    mark = baseline(consumer(ENV_FROM), "db", {"a": "v1"}, record({"a": "v2", "b": "v1"}))
     assert mark is not None
     marked = consumer(ENV_FROM, own={MARK: mark.value})
-    assert baseline(marked, "db", {"a": "v1"}) is None
-    assert rollout(marked, "db", {"a": "v1"}) is None
-    restarted = rollout(marked, "db", {"a": "v2"})
+    assert baseline(marked, "db", {"a": "v1"}, record({"a": "v2"})) is None
+    assert rollout(marked, "db", record({"a": "v1"})) is None
+    restarted = rollout(marked, "db", record({"a": "v2"}))
     assert restarted is not None
     assert restarted.restart
 
 
 def test_same_change_gives_the_same_mark_and_no_second_restart() -> None:
     marked = consumer(ENV_FROM, own={MARK: "older"})
-    first, second = (rollout(marked, "db", {"a": "v2", "b": "v1"}) for _ in range(2))
+    first, second = (rollout(marked, "db", record({"a": "v2", "b": "v1"})) for _ in range(2))
     assert first == second
     assert first is not None
-    assert rollout(consumer(ENV_FROM, marks={MARK: first.value}), "db", {"a": "v2", "b": "v1"}) is None
+    assert rollout(consumer(ENV_FROM, marks={MARK: first.value}), "db", record({"a": "v2", "b": "v1"})) is None
 
 
 def test_change_of_an_unread_key_restarts_nothing() -> None:
-    mark = baseline(consumer(READS_A), "db", {"a": "v1", "b": "v1"})
+    mark = baseline(consumer(READS_A), "db", {"a": "v1", "b": "v1"}, record({"a": "v2", "b": "v1"}))
     assert mark is not None
     marked = consumer(READS_A, own={MARK: mark.value})
-    assert rollout(marked, "db", {"a": "v1", "b": "v2"}) is None
-    assert rollout(marked, "db", {"a": "v2", "b": "v2"}) == RolloutAnnotation(
-        MARK, rollout(marked, "db", {"a": "v2"}).value, True
+    assert rollout(marked, "db", record({"a": "v1", "b": "v2"})) is None
+    assert rollout(marked, "db", record({"a": "v2", "b": "v2"})) == RolloutAnnotation(
+        MARK, rollout(marked, "db", record({"a": "v2"})).value, True
     )
 
 
 def test_consumer_of_unmanaged_keys_gets_no_mark() -> None:
-    assert rollout(consumer(READS_A), "db", {"b": "v1"}) is None
+    assert rollout(consumer(READS_A), "db", record({"b": "v1"})) is None
 
 
 def test_mark_on_the_template_takes_precedence_over_the_baseline() -> None:
-    mark = rollout(consumer(ENV_FROM), "db", {"a": "v2"})
+    mark = rollout(consumer(ENV_FROM), "db", record({"a": "v2"}))
     assert mark is not None
-    assert rollout(consumer(ENV_FROM, marks={MARK: mark.value}, own={MARK: "older"}), "db", {"a": "v2"}) is None
+    assert rollout(consumer(ENV_FROM, marks={MARK: mark.value}, own={MARK: "older"}), "db", record({"a": "v2"})) is None
 
 
 def test_long_secret_names_give_valid_and_different_mark_names() -> None:
     names = {mark_name("a" * 253), mark_name("a" * 252 + "b"), mark_name("a" * 63)}
     assert len(names) == 3
     assert all(len(name.partition("/")[2]) <= 63 for name in names)
+
+
+def test_two_secrets_never_share_a_mark() -> None:
+    """A Secret could once have the very name to which a longer name was shortened."""
+    long = "a" * 80
+    twin = (former_mark_name(long) or "").partition("/")[2]
+    assert len(twin) == 63
+    assert mark_name(long) != mark_name(twin)
+    assert "_" in mark_name(long)  # no name of a Secret has it
+    assert former_mark_name(twin) is None
+
+
+def test_mark_of_release_0_2_is_read_so_that_the_upgrade_restarts_nobody() -> None:
+    long = "a" * 80
+    reads = {"containers": [{"envFrom": [{"secretRef": {"name": long}}]}]}
+    made = rollout(consumer(reads), long, record({"a": "v1"}))
+    assert made is not None
+    former = former_mark_name(long)
+    assert former is not None
+    for marked in (consumer(reads, marks={former: made.value}), consumer(reads, own={former: made.value})):
+        assert rollout(marked, long, record({"a": "v1"})) is None
+        changed = rollout(marked, long, record({"a": "v2"}))
+        assert changed is not None
+        assert (changed.name, changed.restart) == (mark_name(long), True)
+
+
+WRITTEN = 1_000  # the second of the last write
+
+
+def created(at: int | None, pod: dict[str, Any] = ENV_FROM, late: bool = False) -> Consumer:
+    return replace(consumer(pod), created=at, seen_late=late)
+
+
+@pytest.mark.parametrize(
+    ("at", "late", "undecided"),
+    [
+        (WRITTEN - 1, False, True),
+        (WRITTEN, False, False),  # a watch showed it at once, and pods take longer than that to start
+        (WRITTEN, True, True),
+        (WRITTEN + 1, True, False),
+        (None, True, False),
+    ],
+)
+def test_consumer_without_a_mark_is_undecided_if_it_is_older_than_the_last_write(
+    at: int | None, late: bool, undecided: bool
+) -> None:
+    written = record({"a": "v2"}, a=WriteTime(WRITTEN))
+    mark = rollout(created(at, late=late), "db", written)
+    assert mark is not None
+    assert (mark.restart, mark.undecided) == (False, undecided)
+    if at is not None:
+        assert is_behind(Pod({"db": WHOLE}, at), "db", written, late) is undecided
+
+
+def test_times_of_keys_that_a_pod_does_not_read_do_not_matter() -> None:
+    written = record({"a": "v1", "b": "v2"}, a=WriteTime(WRITTEN - 100), b=WriteTime(WRITTEN))
+    old = WRITTEN - 50
+    mark = rollout(created(old, READS_A), "db", written)
+    assert mark is not None
+    assert not mark.undecided
+    assert not is_behind(Pod({"db": Reads(keys=frozenset("a"))}, old), "db", written, False)
+    assert not is_behind(Pod({"other": WHOLE}, old), "db", written, False)
+    assert is_behind(Pod({"db": WHOLE}, old), "db", written, False)
+
+
+def test_removed_key_concerns_those_that_read_every_key() -> None:
+    written = record({"a": "v1"}, **{"": WriteTime(WRITTEN)})
+    assert is_behind(Pod({"db": WHOLE}, WRITTEN - 1), "db", written, False)
+    assert not is_behind(Pod({"db": Reads(keys=frozenset("a"))}, WRITTEN - 1), "db", written, False)
+
+
+def test_key_that_appeared_leaves_behind_only_pods_that_may_have_started_without_it() -> None:
+    written = record({"a": "v1"}, a=WriteTime(WRITTEN, appeared=True))
+    early, just_before = WRITTEN - START_SECONDS - 1, WRITTEN - START_SECONDS
+    needs, optional = Reads(keys=frozenset("a")), Reads(keys=frozenset("a"), optional=True)
+    assert not is_behind(Pod({"db": needs}, early), "db", written, False)
+    for reads in (WHOLE, optional):
+        assert is_behind(Pod({"db": reads}, early), "db", written, False)
+        assert not is_behind(Pod({"db": reads}, just_before), "db", written, False)
+
+
+def test_workload_that_waits_for_a_key_needs_no_restart_when_it_comes() -> None:
+    """The Secret comes after its Deployment: a first installation in any order restarts nothing."""
+    filled = record({"a": "v1"}, a=WriteTime(None, appeared=True))
+    assert baseline(consumer(READS_A), "db", {"a": "-"}, filled) is None
+    mark = rollout(created(1, READS_A), "db", filled)
+    assert mark is not None
+    assert (mark.restart, mark.undecided) == (False, False)
+    # Containers that start without the key have to be restarted.
+    assert baseline(consumer(ENV_FROM), "db", {"a": "-"}, filled) is not None
+    assert baseline(consumer({"containers": [key_ref("a", optional=True)]}), "db", {"a": "-"}, filled) is not None
+
+
+def test_write_that_changes_nothing_for_a_consumer_gives_it_no_baseline() -> None:
+    """Its pods may be behind already, which a baseline would hide."""
+    written = record({"a": "v2", "b": "v3"}, b=WriteTime(None))
+    assert baseline(consumer(READS_A), "db", {"a": "v2", "b": "v2"}, written) is None
+
+
+def test_write_of_this_very_moment_is_later_than_every_pod() -> None:
+    written = record({"a": "v2"}, a=WriteTime(None))
+    mark = rollout(created(WRITTEN), "db", written)
+    assert mark is not None
+    assert mark.undecided
+    assert is_behind(Pod({"db": WHOLE}, WRITTEN), "db", written, False)
+
+
+@pytest.mark.parametrize(
+    ("owner", "more", "belongs"),
+    [
+        ({"kind": "ReplicaSet", "name": "web-5d8f"}, {}, True),
+        ({"kind": "ReplicaSet", "name": "other-5d8f"}, {}, False),
+        ({"kind": "StatefulSet", "name": "web", "uid": "of web"}, {}, True),
+        ({"kind": "StatefulSet", "name": "web", "uid": "of another"}, {}, False),
+        ({"kind": "ReplicaSet", "name": "web-5d8f"}, {"deletionTimestamp": "2026-11-28T22:00:00Z"}, False),
+    ],
+)
+def test_pods_of_the_workload_that_are_not_ending_count(
+    owner: dict[str, Any], more: dict[str, str], belongs: bool
+) -> None:
+    metadata = {"creationTimestamp": "1970-01-01T00:16:40Z", "ownerReferences": [{"controller": True, **owner}], **more}
+    ref = WorkloadRef("Deployment", "team", "web")
+    pod = read_pod({"metadata": metadata, "spec": ENV_FROM}, ref, "of web")
+    assert pod == (Pod({"db": WHOLE}, WRITTEN) if belongs else None)
+    for phase in ("Succeeded", "Failed"):
+        assert read_pod({"metadata": metadata, "spec": ENV_FROM, "status": {"phase": phase}}, ref, "of web") is None

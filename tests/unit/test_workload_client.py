@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 import keyturn_receiver
-from keyturn_receiver.cluster.workload_client import WorkloadClient
+from keyturn_receiver.cluster.api import ReplyTooLarge
+from keyturn_receiver.cluster.workload_client import MAX_POD_PAGE, POD_PAGE, WorkloadClient
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
 from keyturn_receiver.core.rollout import RolloutAnnotation
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, WorkloadKind
@@ -61,3 +62,51 @@ def test_kind_is_named_in_the_table_alone(kind: WorkloadKind) -> None:
     names = (f'"{kind.kind}"', kind.group_version, kind.plural)
     files = [file for file in RECEIVER.rglob("*.py") if any(name in file.read_text() for name in names)]
     assert files == [RECEIVER / "core" / "workload_kinds.py"]
+
+
+class PodApi:
+    """A fake Kubernetes client with one workload and its pods. A page of more than ``max_pods`` pods is too large."""
+
+    def __init__(self, selector: dict[str, Any], pods: int, max_pods: int = POD_PAGE) -> None:
+        owner = {"controller": True, "kind": "ReplicaSet", "name": "web-1"}
+        metadata = {"creationTimestamp": "1970-01-01T00:00:01Z", "ownerReferences": [owner]}
+        self._workload = {"metadata": {"uid": "web"}, "spec": {"selector": selector}}
+        self._pods = [{"metadata": metadata, "spec": {}}] * pods
+        self._max_pods = max_pods
+        self.queries: list[dict[str, str]] = []
+
+    async def request(self, method: str, path: str, query: Any = None, max_bytes: float = 0) -> Any:
+        if not path.endswith("/pods"):
+            return self._workload
+        self.queries.append(dict(query))
+        limit, first = int(query["limit"]), int(query.get("continue", 0))
+        assert max_bytes == (MAX_POD_PAGE if limit > 1 else float("inf"))
+        if limit > self._max_pods:
+            raise ReplyTooLarge
+        metadata = {"continue": str(first + limit)} if first + limit < len(self._pods) else {}
+        return {"metadata": metadata, "items": self._pods[first : first + limit]}
+
+
+@pytest.mark.parametrize(
+    ("selector", "query"),
+    [
+        ({"matchLabels": {"app": "web", "tier": "front"}}, "app=web,tier=front"),
+        ({"matchExpressions": [{"key": "app", "operator": "In", "values": ["a", "b"]}]}, "app in (a,b)"),
+        ({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["a"]}]}, "app notin (a)"),
+        ({"matchExpressions": [{"key": "app", "operator": "Exists"}]}, "app"),
+        (
+            {"matchLabels": {"a": "1"}, "matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]},
+            "a=1,!app",
+        ),
+    ],
+)
+async def test_pods_are_listed_by_the_selector_of_the_workload(selector: dict[str, Any], query: str) -> None:
+    api = PodApi(selector, 1)
+    assert len([pod async for pod in WorkloadClient(api).pods(WorkloadRef("Deployment", "team", "web"))]) == 1
+    assert [each["labelSelector"] for each in api.queries] == [query]
+
+
+@pytest.mark.parametrize("max_pods", [POD_PAGE, 5, 1])
+async def test_pods_are_listed_in_pages_that_fit_into_memory(max_pods: int) -> None:
+    api = PodApi({"matchLabels": {"app": "web"}}, 2 * POD_PAGE + 1, max_pods)
+    assert len([pod async for pod in WorkloadClient(api).pods(WorkloadRef("Deployment", "team", "web"))]) == 101

@@ -1,6 +1,7 @@
 """Informer caches of consumers, one for each kind of workload, and the index that finds the consumers of a Secret."""
 
 import logging
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from keyturn_receiver.telemetry.logs import RepeatedWarnings
 
 # Secrets and keys that the workloads of one namespace may name, all kinds together. Each takes up to 700 bytes.
 MAX_READS = 20_000
+LATE = 3  # seconds; a watch that works shows a new workload sooner
 
 _log = logging.getLogger(__name__)
 
@@ -21,12 +23,14 @@ class ConsumerCache:
     """Informer cache. Keeps the workloads of one kind whose pods read Secrets. The caches of all kinds share ``index``.
 
     If a workload is new, or changes in a way that may affect its rollout, the index calls its handlers for each Secret
-    that the pods read.
+    that the pods read. ``wall`` returns the time in seconds since 1970. It only decides whether a workload that is new
+    here was created long ago; a clock that is some seconds wrong does little harm (``core/rollout.py``).
     """
 
-    def __init__(self, kind: WorkloadKind, index: "ConsumerIndex") -> None:
+    def __init__(self, kind: WorkloadKind, index: "ConsumerIndex", wall: Callable[[], float] = time.time) -> None:
         self._kind = kind
         self._index = index
+        self._wall = wall
         self._consumers: dict[WorkloadRef, Consumer] = {}
 
     def transform(self, obj: Json) -> Consumer | WorkloadRef:
@@ -39,15 +43,20 @@ class ConsumerCache:
             if namespace in (None, ref.namespace):
                 self._delete(ref)
         for item in items:
-            self.update(item)
+            self._update(item, listed=True)
 
     def update(self, item: Consumer | WorkloadRef) -> None:
+        self._update(item, listed=False)
+
+    def _update(self, item: Consumer | WorkloadRef, listed: bool) -> None:
         ref = item.ref if isinstance(item, Consumer) else item
         before = self._remove(ref)
         if not isinstance(item, Consumer) or not self._index.has_room_for(item):
             if before and before.faults:
                 self._index.report(replace(before, faults=()))
             return
+        if self._is_seen_late(before, item, listed):
+            item = replace(item, seen_late=True)
         self._consumers[ref] = item
         self._index.add(item)
         if item.faults != (before.faults if before else ()):
@@ -63,6 +72,12 @@ class ConsumerCache:
 
     def _ref(self, obj: Json) -> WorkloadRef:
         return WorkloadRef(self._kind.kind, obj["metadata"]["namespace"], obj["metadata"]["name"])
+
+    def _is_seen_late(self, before: Consumer | None, item: Consumer, listed: bool) -> bool:
+        if before and before.created == item.created:
+            return before.seen_late
+        # A workload that a list shows first was created before this replica watched.
+        return item.created is not None and (listed or self._wall() - item.created > LATE)
 
     def _delete(self, ref: WorkloadRef) -> None:
         consumer = self._remove(ref)

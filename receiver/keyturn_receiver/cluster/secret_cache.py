@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from keyturn_receiver.cluster.api import FIELD_MANAGER, Json
 from keyturn_receiver.cluster.index import Index
+from keyturn_receiver.cluster.secret_client import own_annotations
 from keyturn_receiver.core.arn import account_scope, candidate_names
 from keyturn_receiver.core.binding import DECLARING, BindingSpec, Target, has_bind_label, is_bound, read_spec
 from keyturn_receiver.core.copies import Copy, copy_of
@@ -20,6 +21,7 @@ from keyturn_receiver.core.plan import LiveSecret
 from keyturn_receiver.core.revision import RECONCILED, RECORD, STATE, STATUS, Record, read_record, split_version_key
 from keyturn_receiver.core.sync_status import is_solely_managed
 from keyturn_receiver.core.vocabulary import secret_faults
+from keyturn_receiver.core.write_times import CHANGED_AT
 
 SMALL = 2048  # characters of a Secret's annotations
 MAX_SMALL = 512  # Secrets with small annotations whose parsed form is kept
@@ -27,7 +29,7 @@ MAX_LARGE = 8  # Secrets with larger ones, of up to 256 KiB
 
 # The time of the last write is left out, because it is only for people.
 _RECORD = (*RECORD[:-1], STATUS, RECONCILED)
-_ANNOTATIONS = (*DECLARING, *_RECORD)
+_ANNOTATIONS = (*DECLARING, *_RECORD, CHANGED_AT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class BoundSecret:
 
 def read_bound(metadata: Json) -> BoundSecret:
     """Parse a bound Secret's metadata as the API server returns it."""
-    annotations = metadata.get("annotations") or {}
+    annotations = own_annotations(metadata)
     texts = (*(annotations.get(name) for name in _ANNOTATIONS), (metadata.get("labels") or {}).get(STATE))
     faults = secret_faults(metadata)
     now = time.monotonic()

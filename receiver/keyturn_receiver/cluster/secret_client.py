@@ -10,6 +10,7 @@ from keyturn_receiver.core.binding import BindingSpec, Target, is_bound, read_sp
 from keyturn_receiver.core.plan import Fingerprint, LiveSecret
 from keyturn_receiver.core.revision import RECONCILED, STATE, STATUS, Record, read_record, state_of, write_record
 from keyturn_receiver.core.vocabulary import secret_faults
+from keyturn_receiver.core.write_times import CHANGED_AT, resolve
 
 # The status has a field manager of its own. If the manager of the data applied the status alone, the data would be
 # removed.
@@ -42,7 +43,7 @@ class SecretClient:
         """Read a whole Secret. Raises NotFound, or another error of the API client."""
         obj = await self._api.request("GET", _path(target))
         metadata = obj["metadata"]
-        annotations = metadata.get("annotations") or {}
+        annotations = own_annotations(metadata)
         data = obj.get("data") or {}
         live = LiveSecret(
             target=target,
@@ -132,7 +133,15 @@ class SecretClient:
 
 
 def _read_record(metadata: Json) -> Record:
-    return read_record(metadata.get("annotations") or {}, (metadata.get("labels") or {}).get(STATE, ""))
+    return read_record(own_annotations(metadata), (metadata.get("labels") or {}).get(STATE, ""))
+
+
+def own_annotations(metadata: Json) -> dict[str, str]:
+    """Return the annotations of a Secret, with the time of Keyturn's last write filled in."""
+    annotations = metadata.get("annotations") or {}
+    changed_at = resolve(annotations.get(CHANGED_AT), FIELD_MANAGER, metadata.get("managedFields") or [])
+    others = {name: text for name, text in annotations.items() if name != CHANGED_AT}
+    return others if changed_at is None else {**others, CHANGED_AT: changed_at}
 
 
 def _path(target: Target) -> str:

@@ -1,9 +1,14 @@
-"""Client for single workloads. It reads them, and writes Keyturn's annotations on them."""
+"""Client for single workloads. It reads them and their pods, and writes Keyturn's annotations on them."""
 
-from keyturn_receiver.cluster.api import FIELD_MANAGER, MERGE_PATCH, Api, Json, path
-from keyturn_receiver.core.consumer import Consumer, WorkloadRef, read_consumer
+from collections.abc import AsyncGenerator, Mapping
+
+from keyturn_receiver.cluster.api import FIELD_MANAGER, MERGE_PATCH, Api, Json, ReplyTooLarge, path
+from keyturn_receiver.core.consumer import Consumer, Pod, WorkloadRef, read_consumer, read_pod
 from keyturn_receiver.core.rollout import RolloutAnnotation
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
+
+POD_PAGE = 50  # pods that are requested at once
+MAX_POD_PAGE = 4 * 1024 * 1024  # bytes; a parsed page takes several times as much memory
 
 
 class WorkloadClient:
@@ -17,6 +22,26 @@ class WorkloadClient:
         client."""
         obj = await self._api.request("GET", _path(ref))
         return read_consumer(WORKLOAD_KINDS[ref.kind], obj)
+
+    async def pods(self, ref: WorkloadRef) -> AsyncGenerator[Pod, None]:
+        """Yield the pods of a workload, without those that are ending. Raises the same errors as ``read``."""
+        workload = await self._api.request("GET", _path(ref))
+        uid = str(workload["metadata"]["uid"])
+        query, limit = {"labelSelector": _selector(workload["spec"].get("selector") or {})}, POD_PAGE
+        while True:
+            query["limit"] = str(limit)
+            max_bytes = MAX_POD_PAGE if limit > 1 else float("inf")
+            try:
+                page = await self._api.request("GET", path("v1", "pods", ref.namespace), query, max_bytes=max_bytes)
+            except ReplyTooLarge:  # the pods are large, so ask for fewer of them at once
+                limit = max(1, limit // 4)
+                continue
+            for obj in page.get("items") or []:
+                if pod := read_pod(obj, ref, uid):
+                    yield pod
+            if not (next_page := page["metadata"].get("continue")):
+                return
+            query["continue"] = next_page
 
     async def mark(self, consumer: Consumer, mark: RolloutAnnotation) -> Consumer | None:
         """Write a mark, and return the workload as it was written. Raises Conflict if it has changed since it was read.
@@ -41,3 +66,22 @@ class WorkloadClient:
 def _path(ref: WorkloadRef) -> str:
     kind = WORKLOAD_KINDS[ref.kind]
     return path(kind.group_version, kind.plural, ref.namespace, ref.name)
+
+
+def _selector(selector: Json) -> str:
+    """Return a label selector in the form of a query.
+
+    https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors
+    """
+    labels: Mapping[str, str] = selector.get("matchLabels") or {}
+    terms = [f"{label}={value}" for label, value in labels.items()]
+    for each in selector.get("matchExpressions") or []:
+        label, operator, values = each["key"], each["operator"], ",".join(each.get("values") or [])
+        match operator:
+            case "Exists":
+                terms.append(label)
+            case "DoesNotExist":
+                terms.append(f"!{label}")
+            case _:
+                terms.append(f"{label} {operator.lower()} ({values})")
+    return ",".join(terms)

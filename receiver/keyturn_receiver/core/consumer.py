@@ -8,6 +8,7 @@ from itertools import islice
 from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.vocabulary import Place, object_faults
 from keyturn_receiver.core.workload_kinds import WorkloadKind
+from keyturn_receiver.core.write_times import parse_time
 
 ROLLOUT = "keyturn.dev/rollout"
 DISABLED = "disabled"
@@ -20,10 +21,16 @@ MAX_REFERENCES = 5000
 @dataclass(frozen=True, slots=True)
 class Reads:
     """The keys of one Secret that a pod reads. ``whole`` means that it reads all keys, including those that are added
-    later."""
+    later. ``optional`` means that one of the keys may be missing when its container starts."""
 
     whole: bool = False
     keys: frozenset[str] = frozenset()
+    optional: bool = False
+
+    @property
+    def needs_keys(self) -> bool:
+        """Return whether no container starts until the Secret has the keys that the container reads."""
+        return not self.whole and not self.optional
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -46,7 +53,8 @@ class Consumer:
     Keyturn's annotations to their values: ``baseline`` has those on the workload itself, ``marks`` those on its pod
     template. ``manual`` means that a changed template restarts no pod (update strategy OnDelete). ``faults`` say what
     is wrong with the annotations and labels of the workload and of its pod template. They disable restarts, because an
-    unwanted restart cannot be undone.
+    unwanted restart cannot be undone. ``created`` is the time of its creation, in seconds since 1970 by the API
+    server's clock, or None if that is not known. ``seen_late`` means that this replica first saw it long after that.
     """
 
     ref: WorkloadRef
@@ -58,12 +66,22 @@ class Consumer:
     manual: bool
     uid: str = ""
     faults: tuple[str, ...] = ()
+    created: int | None = None
+    seen_late: bool = False
 
     @property
     def size(self) -> int:
         """The number of Secrets and keys that the pods read, to which the memory that this object takes is
         proportional."""
         return sum(1 + len(read.keys) for read in self.reads.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod, reduced to what it reads and when it was created. A pod whose time is not known counts as very old."""
+
+    reads: Mapping[str, Reads]
+    created: int
 
 
 def rollouts_disabled(annotations: Mapping[str, object]) -> bool:
@@ -73,9 +91,21 @@ def rollouts_disabled(annotations: Mapping[str, object]) -> bool:
 
 def mark_name(secret_name: str) -> str:
     """Return the name of the annotation that marks a workload for a Secret. The part after the slash has at most 63
-    characters."""
+    characters.
+
+    Two Secrets never share a mark. A shortened name has an underscore, which no name of a Secret has, and 160 bits of a
+    digest, so nobody can find two names with the same one.
+    """
     if len(secret_name) <= 63:
         return MARK_PREFIX + secret_name
+    return f"{MARK_PREFIX}{secret_name[:22]}_{hashlib.sha256(secret_name.encode()).hexdigest()[:40]}"
+
+
+def former_mark_name(secret_name: str) -> str | None:
+    """Return the name that release 0.2 gave to the mark of a Secret, if it was another one. Another Secret could share
+    it. It is still read, so that the upgrade restarts nobody, and can be removed after the next release."""
+    if len(secret_name) <= 63:
+        return None
     return f"{MARK_PREFIX}{secret_name[:46]}-{hashlib.sha256(secret_name.encode()).hexdigest()[:16]}"
 
 
@@ -85,7 +115,7 @@ def read_consumer(kind: WorkloadKind, workload: Mapping[str, object]) -> Consume
     template = workload
     for field in kind.template:
         template = as_object(template.get(field))
-    reads = _join(islice(_template_reads(as_object(template.get("spec"))), MAX_REFERENCES))
+    reads = _reads(template)
     if not reads:
         return None
     annotations = as_object(metadata.get("annotations"))
@@ -102,18 +132,42 @@ def read_consumer(kind: WorkloadKind, workload: Mapping[str, object]) -> Consume
         manual=kind.has_on_delete and strategy.get("type") == "OnDelete",
         uid=str(metadata.get("uid", "")),
         faults=faults,
+        created=parse_time(metadata.get("creationTimestamp")),
     )
 
 
 def _join(each_read: Iterable[tuple[str, Reads]]) -> dict[str, Reads]:
     """Join the reads of each Secret, in a time that is linear in their number."""
     whole: set[str] = set()
+    optional: set[str] = set()
     keys: dict[str, set[str]] = {}
     for name, read in each_read:
         keys.setdefault(name, set()).update(read.keys)
         if read.whole:
             whole.add(name)
-    return {name: Reads(name in whole, frozenset(named)) for name, named in keys.items()}
+        if read.optional:
+            optional.add(name)
+    return {name: Reads(name in whole, frozenset(named), name in optional) for name, named in keys.items()}
+
+
+def read_pod(pod: Mapping[str, object], workload: WorkloadRef, workload_uid: str) -> Pod | None:
+    """Parse a pod as the API server returns it. Returns None if it belongs to another workload, or is ending.
+
+    The pods of a Deployment belong to its ReplicaSets, whose names begin with the Deployment's.
+    """
+    metadata = as_object(pod.get("metadata"))
+    if metadata.get("deletionTimestamp") or as_object(pod.get("status")).get("phase") in ("Succeeded", "Failed"):
+        return None
+    for owner in as_objects(metadata.get("ownerReferences")):
+        between = owner.get("kind") == "ReplicaSet" and str(owner.get("name")).startswith(f"{workload.name}-")
+        if owner.get("controller") and (between or owner.get("uid") == workload_uid):
+            return Pod(_reads(pod), parse_time(metadata.get("creationTimestamp")) or 0)
+    return None
+
+
+def _reads(template: Mapping[str, object]) -> dict[str, Reads]:
+    """Return what a pod, or the pods of a template, read of each Secret."""
+    return _join(islice(_template_reads(as_object(template.get("spec"))), MAX_REFERENCES))
 
 
 def _template_reads(pod: Mapping[str, object]) -> Iterator[tuple[str, Reads]]:
@@ -123,7 +177,8 @@ def _template_reads(pod: Mapping[str, object]) -> Iterator[tuple[str, Reads]]:
             yield from _named(as_object(bulk.get("secretRef")), "name", Reads(whole=True))
         for variable in as_objects(container.get("env")):
             ref = as_object(as_object(variable.get("valueFrom")).get("secretKeyRef"))
-            yield from _named(ref, "name", Reads(keys=frozenset({str(ref.get("key"))})))
+            keys = frozenset({str(ref.get("key"))})
+            yield from _named(ref, "name", Reads(keys=keys, optional=ref.get("optional") is True))
     for volume in as_objects(pod.get("volumes")):
         secret = as_object(volume.get("secret"))
         yield from _named(secret, "secretName", _items(secret))
@@ -143,7 +198,7 @@ def _items(volume: Mapping[str, object]) -> Reads:
     items = as_objects(volume.get("items"))
     if not 0 < len(items) <= MAX_REFERENCES:
         return Reads(whole=True)
-    return Reads(keys=frozenset(str(item.get("key")) for item in items))
+    return Reads(keys=frozenset(str(item.get("key")) for item in items), optional=volume.get("optional") is True)
 
 
 def _marks(annotations: Mapping[str, object]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from keyturn_receiver.core.revision import (
     too_long,
     version_key,
 )
+from keyturn_receiver.core.write_times import next_times
 from keyturn_receiver.errors import ClusterRefused, InvalidValue
 
 Fingerprint = Callable[[bytes], bytes]
@@ -85,8 +86,14 @@ def plan(
             before[key] = recorded.get(key, UNKNOWN)
             after[key] = next_revision(recorded.get(key), sourced[key])
     version_ids = {version_key(v.arn, source.stage): v.version_id for source, v in versions.items()}
-    record = Record(version_ids, after, new_hash, binding_hash, OK, request or live.record.reconciled)
-    changed = tuple(sorted(differing | (recorded.keys() - data.keys())))
+    removed = recorded.keys() - data.keys()
+    changed = tuple(sorted(differing | removed))
+    new_revisions = {key for key in differing if before[key] != after[key]}
+    appeared = new_revisions - recorded.keys() - live.fingerprints.keys()
+    times = next_times(live.record.write_times, data, new_revisions - appeared, appeared, bool(removed))
+    record = Record(
+        version_ids, after, new_hash, binding_hash, OK, request or live.record.reconciled, write_times=times
+    )
     if changed and live.immutable:
         raise ClusterRefused("the Secret is immutable: delete it, and create it again without `immutable: true`")
     if too_long(record):

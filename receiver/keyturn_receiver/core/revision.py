@@ -5,9 +5,10 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from keyturn_receiver.core.printable import printable
+from keyturn_receiver.core.write_times import CHANGED_AT, WriteTimes, read_times, write_times
 
 VERSION_IDS = "keyturn.dev/version-ids"
 REVISIONS = "keyturn.dev/revisions"
@@ -18,7 +19,8 @@ APPLIED_AT = "keyturn.dev/applied-at"
 RECONCILED = "keyturn.dev/reconciled"
 STATE = "keyturn.dev/state"  # a label, so that people can filter by it
 
-# These annotations are only written together with the data. Only the status can also be written alone.
+# These annotations are only written together with the data. Only the status can also be written alone. CHANGED_AT is
+# not one of them: a Secret that an older release has written lacks it, and is intact.
 RECORD = (VERSION_IDS, REVISIONS, DATA_HASH, BINDING_HASH, APPLIED_AT)
 MAX_STATUS = 1920  # characters
 _STATE = re.compile(r"[A-Za-z]{1,63}")
@@ -38,6 +40,7 @@ class Record:
     revision of each key. ``data_hash`` is a hash of the data that Keyturn last wrote, and ``binding_hash`` is a hash of
     the binding at that time. ``status`` is for people. ``reconciled`` is the last request to reconcile that was served.
     ``labelled`` is false if the label ``keyturn.dev/state`` does not agree with the status.
+    ``write_times`` has the time at which each key was last written, as far as it is known.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)
@@ -47,6 +50,7 @@ class Record:
     status: str = ""
     reconciled: str = ""
     labelled: bool = True
+    write_times: WriteTimes = field(default_factory=dict)
 
     @property
     def was_written(self) -> bool:
@@ -62,23 +66,26 @@ def read_record(annotations: Mapping[str, str], state: str | None = None) -> Rec
     """Read the record from a Secret's annotations.
 
     ``state`` is the value of the label ``keyturn.dev/state``; it is empty if the Secret does not have the label, and
-    None if the label does not matter. A malformed annotation is treated as missing, and the next reconcile writes it
-    again.
+    None if the label does not matter. The time of the last write has to be known (``write_times.resolve``). A malformed
+    annotation is treated as missing, and the next reconcile writes it again.
     """
     status = annotations.get(STATUS, "")
+    revisions = _read_map(annotations.get(REVISIONS))
     return Record(
         version_ids=_read_map(annotations.get(VERSION_IDS)),
-        revisions=_read_map(annotations.get(REVISIONS)),
+        revisions=revisions,
         data_hash=annotations.get(DATA_HASH, ""),
         binding_hash=annotations.get(BINDING_HASH, ""),
         status=status,
         reconciled=annotations.get(RECONCILED, ""),
         labelled=state is None or state == state_of(status),
+        write_times=read_times(annotations.get(CHANGED_AT), revisions),
     )
 
 
 def write_record(record: Record, applied_at: str) -> dict[str, str]:
     """Return the annotations that ``read_record`` reads. ``applied_at`` (RFC 3339) is only for people."""
+    changed_at = write_times(record.write_times, record.revisions)
     return {
         VERSION_IDS: _write_map(record.version_ids),
         REVISIONS: _write_map(record.revisions),
@@ -87,6 +94,7 @@ def write_record(record: Record, applied_at: str) -> dict[str, str]:
         STATUS: record.status,
         APPLIED_AT: applied_at,
         **({RECONCILED: record.reconciled} if record.reconciled else {}),
+        **({CHANGED_AT: changed_at} if changed_at else {}),
     }
 
 
@@ -109,7 +117,7 @@ def state_of(status: str) -> str:
 
 def too_long(record: Record) -> bool:
     """Return whether the record is too long for a Secret's annotations."""
-    return sum(map(len, write_record(record, "").values())) > MAX_RECORD
+    return sum(map(len, write_record(replace(record, write_times={}), "").values())) > MAX_RECORD
 
 
 def version_key(arn: str, stage: str) -> str:

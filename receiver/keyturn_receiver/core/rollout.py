@@ -1,4 +1,5 @@
-"""Rollout decision: whether to restart a consumer. It depends only on the consumer's marks and the Secret's revisions.
+"""Rollout decision: whether to restart a consumer. It depends only on the consumer's marks, the Secret's record, and,
+for a consumer without a mark, on the ages of its pods.
 
 A mark is an annotation on a workload that stands for one Secret. Its value is a digest of the revisions of the keys
 that the pods read. Writing a mark on the pod template restarts the pods. Writing one on the workload itself does not:
@@ -8,44 +9,95 @@ such a mark is the baseline of a workload that Keyturn has never restarted.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from keyturn_receiver.core.consumer import Consumer, Reads, mark_name
-from keyturn_receiver.core.revision import digest
+from keyturn_receiver.core.consumer import Consumer, Pod, Reads, former_mark_name, mark_name
+from keyturn_receiver.core.revision import Record, digest
+from keyturn_receiver.core.write_times import REMOVED, WriteTime, WriteTimes
+
+# A pod takes longer than this from its creation to the start of a container. So a container of a pod that was created
+# this many seconds before a key appeared may have started without the key.
+START_SECONDS = 2
+_NOW = 1 << 62  # later than every time of the API server, in seconds
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutAnnotation:
-    """A mark to write on a workload, and also on its pod template if ``restart`` is true."""
+    """A mark to write on a workload, and also on its pod template if ``restart`` is true.
+
+    ``undecided`` is true if the mark restarts the pods only if one of them ``is_behind``.
+    """
 
     name: str
     value: str
     restart: bool
+    undecided: bool = False
 
 
-def baseline(consumer: Consumer, secret_name: str, before: Mapping[str, str]) -> RolloutAnnotation | None:
+def baseline(
+    consumer: Consumer, secret_name: str, before: Mapping[str, str], after: Record
+) -> RolloutAnnotation | None:
     """Return the baseline for a consumer that has no mark yet, or None if the consumer needs no baseline.
 
-    ``before`` has the revisions before the Secret is written. The baseline has to be written before the Secret.
-    Otherwise, if the receiver crashed between the write of the Secret and the rollouts, the pods would seem to have
-    read the new value already (F2 in docs/faults.md).
+    ``before`` has the revisions before the Secret is written, and ``after`` is the record that is written. The baseline
+    has to be written before the Secret. Otherwise, if the receiver crashed between the write of the Secret and the
+    rollouts, only the ages of the pods would show that they have read the old value (F2 in docs/faults.md).
     """
-    name = mark_name(secret_name)
-    if name in consumer.marks or name in consumer.baseline:
+    reads = consumer.reads.get(secret_name, Reads())
+    value = _mark_value(reads, before)
+    if not value or _current_mark(consumer, secret_name) or value == _mark_value(reads, after.revisions):
         return None
-    value = _mark_value(consumer.reads.get(secret_name, Reads()), before)
-    return RolloutAnnotation(name, value, restart=False) if value else None
+    changed = {key for key in reads.keys if before.get(key) != after.revisions.get(key)}
+    if reads.needs_keys and all(after.write_times.get(key) == WriteTime(None, appeared=True) for key in changed):
+        return None  # no container that reads the new keys has started yet
+    return RolloutAnnotation(mark_name(secret_name), value, restart=False)
 
 
-def rollout(consumer: Consumer, secret_name: str, after: Mapping[str, str]) -> RolloutAnnotation | None:
+def rollout(consumer: Consumer, secret_name: str, record: Record) -> RolloutAnnotation | None:
     """Return the mark that restarts a consumer whose pods read a key with a new revision, or None if it is up to date.
 
-    A consumer that has no mark at all gets a baseline instead of a restart.
+    A consumer that has no mark at all gets a baseline instead of a restart. If it was created before the keys that it
+    reads were last written, it is undecided: its pods may have read older values while no replica saw it.
     """
-    name = mark_name(secret_name)
-    value = _mark_value(consumer.reads.get(secret_name, Reads()), after)
-    current = consumer.marks.get(name) or consumer.baseline.get(name)
+    reads = consumer.reads.get(secret_name, Reads())
+    value = _mark_value(reads, record.revisions)
+    current = _current_mark(consumer, secret_name)
     if not value or current == value:
         return None
-    return RolloutAnnotation(name, value, restart=current is not None)
+    undecided = not current and _may_be_behind(reads, consumer.created, record.write_times, consumer.seen_late)
+    return RolloutAnnotation(mark_name(secret_name), value, restart=bool(current), undecided=undecided)
+
+
+def is_behind(pod: Pod, secret_name: str, record: Record, seen_late: bool) -> bool:
+    """Return whether a pod may have read an older value than the Secret has now. ``seen_late`` is the consumer's."""
+    return _may_be_behind(pod.reads.get(secret_name), pod.created, record.write_times, seen_late)
+
+
+def _may_be_behind(reads: Reads | None, created: int | None, times: WriteTimes, seen_late: bool) -> bool:
+    """Return whether a pod that was created at ``created``, or a pod of a workload that was, may have read an older
+    value.
+
+    Kubernetes tells times in whole seconds. A pod that was created in the second of the write has read the new value,
+    because a pod takes a while to start. This is relied on only if a watch has shown the workload without delay: for
+    one that was seen late, nothing tells that the write did not come at the end of that second.
+    """
+    if reads is None or created is None:
+        return False
+    for key in {*times} if reads.whole else reads.keys & times.keys() - {REMOVED}:
+        time = times[key]
+        written_at = _NOW if time.at is None else time.at
+        if time.appeared:
+            if reads.needs_keys:
+                continue  # there was no older value, and no container has started without one
+            written_at -= START_SECONDS
+        if created < written_at + seen_late:
+            return True
+    return False
+
+
+def _current_mark(consumer: Consumer, secret_name: str) -> str | None:
+    for name in (mark_name(secret_name), former_mark_name(secret_name)):
+        if name and (mark := consumer.marks.get(name) or consumer.baseline.get(name)):
+            return mark
+    return None
 
 
 def _mark_value(reads: Reads, revisions: Mapping[str, str]) -> str | None:

@@ -31,7 +31,7 @@ def sync_status(
     applied = applied and spec.reconcile in ("", record.reconciled)
     if not applied or not solely_managed:
         return SyncStatus.FILL_DUE
-    if any(rollout(consumer, secret_name, record.revisions) for consumer in consumers):
+    if any(rollout(consumer, secret_name, record) for consumer in consumers):
         return SyncStatus.ROLLOUT_DUE
     return SyncStatus.IN_SYNC
 

@@ -46,7 +46,18 @@ DECLARED: Mapping[str, tuple[Place, ...]] = {
 }
 # The annotations that Keyturn writes; `history` is reserved for a later release.
 WRITTEN: Mapping[str, tuple[Place, ...]] = dict.fromkeys(
-    ("version-ids", "revisions", "data-hash", "binding-hash", "status", "applied-at", "reconciled", "history"), (_S,)
+    (
+        "version-ids",
+        "revisions",
+        "data-hash",
+        "binding-hash",
+        "status",
+        "applied-at",
+        "changed-at",
+        "reconciled",
+        "history",
+    ),
+    (_S,),
 )
 LABELS: Mapping[str, tuple[Place, ...]] = {"bind": (_S,), "state": (_S,)}
 _ANNOTATIONS = {**DECLARED, **WRITTEN}

@@ -1,7 +1,8 @@
 """Restarts the consumers of a Secret. A write fails if the workload has changed since the restart was decided."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 
 from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache
@@ -10,7 +11,7 @@ from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.consumer import Consumer, rollouts_disabled
 from keyturn_receiver.core.revision import Record
-from keyturn_receiver.core.rollout import baseline, rollout
+from keyturn_receiver.core.rollout import baseline, is_behind, rollout
 from keyturn_receiver.errors import (
     ClusterRefused,
     Conflict,
@@ -74,19 +75,19 @@ class ConsumerRestarter:
 
     def is_up_to_date(self, target: Target, consumers: Sequence[Consumer], record: Record) -> bool:
         """Return whether the marks of all ``consumers`` match the revisions in ``record``."""
-        return not any(rollout(consumer, target.name, record.revisions) for consumer in consumers)
+        return not any(rollout(consumer, target.name, record) for consumer in consumers)
 
     async def baseline(
-        self, target: Target, consumers: Sequence[Consumer], before: Mapping[str, str]
+        self, target: Target, consumers: Sequence[Consumer], before: Mapping[str, str], after: Record
     ) -> Sequence[Consumer]:
-        """Give each consumer that has no mark yet a mark for the revisions ``before`` a write. Returns all consumers as
-        they are afterwards.
+        """Give each consumer that has no mark yet, and that the write of ``after`` concerns, a mark for the revisions
+        ``before`` the write. Returns all consumers as they are afterwards.
 
         If the API server refuses a mark, no error is raised, so that the Secret is still filled. ``restart`` will meet
         the same refusal and report it. Other errors are raised after all consumers have been tried. If there are
         several, ``first_retryable`` selects one.
         """
-        marked, error = await _gather(consumers, lambda consumer: self._baseline(target, consumer, before))
+        marked, error = await _gather(consumers, lambda consumer: self._baseline(target, consumer, before, after))
         if error:
             raise error
         return marked
@@ -112,44 +113,53 @@ class ConsumerRestarter:
                     return RolloutResult()
                 except KeyturnError as failure:
                     return RolloutResult(error=failure)
-            restarted, error = await _gather(
-                consumers, lambda consumer: self._restart(target, consumer, record.revisions)
-            )
+            restarted, error = await _gather(consumers, lambda consumer: self._restart(target, consumer, record))
         return RolloutResult(restarted, error)
 
-    async def _baseline(self, target: Target, consumer: Consumer, before: Mapping[str, str]) -> Consumer | None:
+    async def _baseline(
+        self, target: Target, consumer: Consumer, before: Mapping[str, str], after: Record
+    ) -> Consumer | None:
         current: Consumer | None = consumer
         refused: Consumer | None = None
         for _ in range(MAX_ATTEMPTS):
-            mark = baseline(current, target.name, before) if current else None
+            mark = baseline(current, target.name, before, after) if current else None
             if current is None or mark is None:
                 return current
             try:
-                return await self._workloads.mark(current, mark)
+                return _seen_as(consumer, await self._workloads.mark(current, mark))
             except Conflict:
-                refused, current = current, await self._workloads.read(current.ref)
+                refused, current = current, _seen_as(consumer, await self._workloads.read(current.ref))
             except NotFound:
                 return None
             except ClusterRefused:
                 return current
         raise _conflict(refused, current)
 
-    async def _restart(self, target: Target, consumer: Consumer, revisions: Mapping[str, str]) -> Consumer | None:
+    async def _restart(self, target: Target, consumer: Consumer, record: Record) -> Consumer | None:
         current: Consumer | None = consumer
         refused: Consumer | None = None
         for _ in range(MAX_ATTEMPTS):
-            mark = rollout(current, target.name, revisions) if current and not current.rollout_disabled else None
+            mark = rollout(current, target.name, record) if current and not current.rollout_disabled else None
             if current is None or mark is None:
                 return None
             try:
+                if mark.undecided:
+                    mark = replace(mark, restart=await self._has_pod_behind(target, current, record))
                 marked = await self._workloads.mark(current, mark)
             except Conflict:
                 # The workload has to be read before the Secret. Reconciler._reconcile gives the reason.
-                refused, current = current, await self._workloads.read(current.ref)
-                revisions = (await self._secrets.read_record(target)).revisions
+                refused, current = current, _seen_as(consumer, await self._workloads.read(current.ref))
+                record = await self._secrets.read_record(target)
                 continue
             return marked if mark.restart else None
         raise _conflict(refused, current)
+
+    async def _has_pod_behind(self, target: Target, consumer: Consumer, record: Record) -> bool:
+        async with aclosing(self._workloads.pods(consumer.ref)) as pods:
+            async for pod in pods:
+                if is_behind(pod, target.name, record, consumer.seen_late):
+                    return True
+        return False
 
 
 def _conflict(refused: Consumer | None, current: Consumer | None) -> Conflict:
@@ -159,6 +169,11 @@ def _conflict(refused: Consumer | None, current: Consumer | None) -> Conflict:
         return Contended(f"{current.ref} keeps changing: trying again")
     # It does not change, so the conflict is a fault of the API server.
     return Conflict("a write of a consumer is refused with a conflict again and again: trying again")
+
+
+def _seen_as(cached: Consumer, current: Consumer | None) -> Consumer | None:
+    """Return a consumer that was just read, with what only the cache knows of it."""
+    return replace(current, seen_late=cached.seen_late) if current else None
 
 
 async def _gather(

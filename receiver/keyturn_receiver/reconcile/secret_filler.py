@@ -107,7 +107,7 @@ class SecretFiller:
         same_content = not planned.changed_keys and planned.record == replace(live.record, status=OK)
         if same_content and live.record.has_reason(ClusterRefused.reason):
             return FillResult(live.record, consumers, status_outdated=True)
-        consumers = await self._restarter.baseline(live.target, consumers, planned.before)
+        consumers = await self._restarter.baseline(live.target, consumers, planned.before, planned.record)
         with self._legs.time(Leg.APPLY):
             resource_version = await self._secrets.apply(live, planned.record, data)
         if live.record.revisions.keys() <= data.keys():

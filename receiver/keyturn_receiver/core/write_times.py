@@ -1,0 +1,119 @@
+"""Write times: when the value of each key of a Secret was last written, by the API server's clock.
+
+A consumer without a mark may have read an older value if its pods were created before the key was written. Pods and
+writes are compared by one clock, that of the API server: Kubernetes stamps both. The time of a write is not known
+before the write, so the annotation says "@" for it, and the reader takes the time from the Secret's managed fields. The
+next write of other keys replaces "@" by that time.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+CHANGED_AT = "keyturn.dev/changed-at"
+MAX_TEXT = 16 * 1024  # characters; if the annotation would be longer, all keys count as written now
+REMOVED = ""  # stands for the keys that were removed. No key of a Secret is empty.
+
+_LAST = "@"  # the time of the last write
+_UNKNOWN = "?"  # the time of a write before Keyturn recorded times
+_NEW = "+"  # follows the time at which a key appeared
+_REST = "*"  # all keys that are not listed elsewhere
+
+
+@dataclass(frozen=True, slots=True)
+class WriteTime:
+    """When a key was last written, in seconds since 1970. ``at`` is None for a write that this process is making now.
+
+    ``appeared`` is true if the Secret did not have the key before that write, so that there was no older value to read.
+    """
+
+    at: int | None
+    appeared: bool = False
+
+
+WriteTimes = Mapping[str, WriteTime]
+
+
+def parse_time(text: object) -> int | None:
+    """Return a time of the Kubernetes API (RFC 3339, whole seconds) in seconds since 1970, or None if it is no time."""
+    try:
+        return int(datetime.fromisoformat(str(text)).astimezone(UTC).timestamp())
+    except (ValueError, OverflowError):
+        return None
+
+
+def resolve(text: str | None, manager: str, managed_fields: Iterable[Mapping[str, object]]) -> str | None:
+    """Return the annotation with the time of the last apply by ``manager`` in place of "@", or None if it is too long.
+
+    If Kubernetes tells no time, "@" stays, and ``read_times`` passes over it.
+    """
+    if text is None or len(text) > 2 * MAX_TEXT:
+        return None
+    for entry in managed_fields:
+        if entry.get("manager") == manager and entry.get("operation") == "Apply" and not entry.get("subresource"):
+            applied_at = parse_time(entry.get("time"))
+            # No key of a Secret contains "@".
+            return text if applied_at is None else text.replace(f'"{_LAST}', f'"{_rfc3339(applied_at)}')
+    return text
+
+
+def read_times(text: str | None, keys: Iterable[str]) -> WriteTimes:
+    """Read the annotation that ``resolve`` has returned. ``keys`` are all keys of the record.
+
+    A key without a known time is missing in the result. A malformed annotation is treated as missing.
+    """
+    try:
+        # An object becomes a tuple of pairs, because two writes within a second have the same time, so a name can occur
+        # twice.
+        groups = json.loads(text or "{}", object_pairs_hook=tuple)
+    except (ValueError, RecursionError):
+        return {}
+    listed: dict[str, WriteTime | None] = {}
+    for stamp, names in groups if isinstance(groups, tuple) else ():
+        at = parse_time(stamp.removesuffix(_NEW))
+        time = WriteTime(at, stamp.endswith(_NEW)) if at is not None else None
+        listed |= {name: time for name in names if isinstance(name, str)} if isinstance(names, list) else {}
+    rest = listed.get(_REST)
+    times = {key: listed.get(key, rest) for key in keys} | {REMOVED: listed.get(REMOVED)}
+    return {key: time for key, time in times.items() if time}
+
+
+def write_times(times: WriteTimes, keys: Iterable[str]) -> str:
+    """Return the annotation that ``read_times`` reads for the same ``keys``, or an empty text if no time is known.
+
+    The length is at most MAX_TEXT.
+    """
+    if not times:
+        return ""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for key in sorted({*keys, *times}):
+        groups[_stamp(times.get(key))].append(key)
+    # The keys of the largest group are not listed, because most writes change all keys or one.
+    largest = max(groups, key=lambda stamp: (len(groups[stamp]), stamp))
+    groups[largest] = [_REST, *([REMOVED] if REMOVED in groups[largest] else [])]
+    text = json.dumps(groups, sort_keys=True, separators=(",", ":"))
+    return text if len(text) <= MAX_TEXT else json.dumps({_LAST: [_REST, REMOVED]}, separators=(",", ":"))
+
+
+def next_times(
+    times: WriteTimes, keys: Iterable[str], changed: Iterable[str], appeared: Iterable[str], removed: bool
+) -> WriteTimes:
+    """Return the write times after a write of ``changed`` and ``appeared``. Of the other ``keys``, they stay.
+
+    ``removed`` tells whether the write removes a key.
+    """
+    result = {key: times[key] for key in (*keys, REMOVED) if key in times}
+    result |= dict.fromkeys(changed, WriteTime(None)) | dict.fromkeys(appeared, WriteTime(None, appeared=True))
+    return result | ({REMOVED: WriteTime(None)} if removed else {})
+
+
+def _stamp(time: WriteTime | None) -> str:
+    if time is None:
+        return _UNKNOWN
+    return (_LAST if time.at is None else _rfc3339(time.at)) + (_NEW if time.appeared else "")
+
+
+def _rfc3339(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
