@@ -1,15 +1,17 @@
 """S16: what a tenant names and what does not answer (regions, roles) holds up its own Secrets, and nobody else's."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
+from keyturn_receiver.poller.poller import SWEEP_LANES
 from support.cluster_state import data_of
 from support.fault_env import FaultEnv
 from support.fault_proxy import Call, Fault, Hang, Reply
 from support.manifests import secret
-from support.tenant_roles import ACCOUNT, account, role
+from support.tenant_roles import ACCOUNT, Sts, account, role
 from support.wait import eventually
 
 REGIONS = ("eu-west-1", "eu-central-1", "ap-south-1", "sa-east-1", "ca-central-1", "us-west-2")
@@ -81,6 +83,55 @@ def test_roles_that_hang_hold_up_only_the_namespace_that_names_them(make_env: Ca
     eventually(lambda: data_of(env.cluster, env.namespace, "db"), 20)
     assert time.monotonic() - begun < 15
     assert receiver.ready()[0] == receiver.alive()[0] == 200
+    env.assert_no_value_leaked()
+
+
+@pytest.mark.fault("S16")
+@pytest.mark.long
+def test_many_roles_are_assumed_once_and_swept_at_the_cost_of_their_bindings(
+    make_env: Callable[..., FaultEnv],
+) -> None:
+    """150 Secrets of a namespace name a ServiceAccount with a role of its own each. All are filled. At rest no role is
+    assumed again, nothing is listed, and each sweep describes one secret for each binding. The poller then carries a
+    rotation to all, each by its own role."""
+    env = make_env(tenantRoles={"enabled": True})
+    sts = Sts(env)
+    numbers = range(150)
+    env.create_aws_secret("db")
+    bound = f"{env.namespace}/db"
+    env.create_objects(*(account(env.namespace, f"app{number}", role(f"r{number}")) for number in numbers))
+    env.cluster.create(
+        secret(env.namespace, f"db-{number}", bound, **{"keyturn.dev/service-account": f"app{number}"})
+        for number in numbers
+    )
+    receiver = env.receiver(KEYTURN_TENANT_ROLES="true", KEYTURN_POLL_INTERVAL_SECONDS="10")
+
+    def applied() -> float:
+        return receiver.metric("keyturn_reconciles_total", outcome="applied")
+
+    def sweeps() -> float:
+        return receiver.metric("keyturn_sweeps_total", outcome="ok")
+
+    eventually(lambda: applied() >= len(numbers), 180)
+    first = sweeps()
+    eventually(lambda: sweeps() >= first + len(numbers), 120)
+    env.aws_proxy.calls.clear()
+    before = sweeps()
+    eventually(lambda: sweeps() >= before + 2 * len(numbers), 120)
+    calls = Counter(call.action or "STS" for call in env.aws_proxy.calls)
+    swept = sweeps() - before
+    assert set(calls) == {"DescribeSecret"}
+    assert calls["DescribeSecret"] <= swept + 2 * SWEEP_LANES
+
+    env.aws_proxy.calls.clear()
+    env.rotate("db")  # which nobody tells
+    eventually(lambda: applied() >= 2 * len(numbers), 120)
+    assert {data_of(env.cluster, env.namespace, f"db-{number}")["value"] for number in (0, 77, 149)} == {
+        env.aws_value().encode()
+    }
+    assert sts.readers(env, bound) == {role(f"r{number}") for number in numbers}
+    assert len(sts.given) == len(numbers)
+    assert receiver.ready()[0] == 200
     env.assert_no_value_leaked()
 
 

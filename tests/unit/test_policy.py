@@ -2,7 +2,7 @@
 
 import pytest
 
-from keyturn_receiver.core.policy import Default, Tenancy, check_id, check_name, check_type
+from keyturn_receiver.core.policy import MAX_NAME, Default, Tenancy, _matches_name, check_id, check_name, check_type
 from keyturn_receiver.errors import NotAllowed
 
 ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:{}-a1B2c3"
@@ -54,6 +54,14 @@ def test_arn_is_refused_without_a_call_to_aws() -> None:
     check_id(tenancy, ARN.format("team/db"))
     with pytest.raises(NotAllowed):
         check_id(tenancy, ARN.format("other/db"))
+
+
+def test_text_longer_than_any_name_is_neither_allowed_nor_remembered() -> None:
+    assert allowed("*", "x" * MAX_NAME)
+    kept = _matches_name.cache_info().currsize
+    assert not allowed("*", "x" * (MAX_NAME + 1))
+    assert not allowed("*", "x" * 200_000)
+    assert _matches_name.cache_info().currsize == kept
 
 
 def test_refusal_names_the_cluster_admin() -> None:
