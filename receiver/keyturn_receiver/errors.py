@@ -18,7 +18,8 @@
         ├── StaleRead            AWS returned an older version than the notification names
         ├── Conflict             another writer changed the object first; read it again
         │   └── Contended                the object keeps changing; its owner can stop that
-        ├── NamespaceBusy        more calls to Kubernetes wait for one namespace than it may make
+        ├── NamespaceBusy        more work waits for one namespace than is done in time
+        │   └── Unfinished               part of the work is done, and the rest is the next attempt's
         ├── Expired              Kubernetes: 410, the watch is too far behind; list again
         └── ClusterUnavailable   Kubernetes: 5xx, no response, or unreachable
             └── TooManyRequests          Kubernetes: 429, the call was not started
@@ -137,10 +138,14 @@ class Contended(Conflict):
 
 
 class NamespaceBusy(Temporary):
-    """More calls to the Kubernetes API wait for one namespace than it may make."""
+    """More work waits for one namespace than is done in time, such as calls to the Kubernetes API."""
 
     reason = "NamespaceBusy"
     caused_by_tenant = True
+
+
+class Unfinished(NamespaceBusy):
+    """Part of the work is done, and the next attempt goes on with the rest."""
 
 
 class Expired(Temporary):

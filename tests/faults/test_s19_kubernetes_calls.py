@@ -20,7 +20,7 @@ from support.fault_proxy import Call, Fault, Reply
 from support.manifests import env_from, secret, workload
 from support.wait import eventually
 
-CONSUMERS = 300
+SECRETS, CONSUMERS = 10, 30  # Secrets of one tenant, and the Deployments that read each of them
 BROKEN = 150  # Secrets that cannot be filled
 ROTATIONS = 6
 
@@ -97,25 +97,29 @@ def lease_renewed(env: FaultEnv) -> Iterator[None]:
 
 @pytest.mark.long
 @pytest.mark.fault("S16")
-def test_secret_with_hundreds_of_consumers_holds_up_nobody_else(env: FaultEnv) -> None:
-    """A tenant's Secret is read by 300 Deployments and rotates, and each of their restarts takes the API server a
-    tenth of a second. Another tenant's rotations are answered 200 meanwhile, about as fast as before, the Lease is
-    renewed, and each of the 300 is restarted once."""
+def test_secrets_with_hundreds_of_consumers_hold_up_nobody_else(env: FaultEnv) -> None:
+    """Ten Secrets of a tenant are read by 300 Deployments and rotate at once, and each restart takes the API server
+    three tenths of a second. Another tenant's rotations are answered 200 meanwhile, about as fast as before, the Lease
+    is renewed, and each of the 300 is restarted once."""
     receiver = env.receiver()
     neighbour = Neighbour(env)
     env.create_bound_secret("db")
     env.create_objects(
-        neighbour.bind("db"),
-        *(workload(neighbour.namespace, f"web-{number}", env_from("db")) for number in range(CONSUMERS)),
+        *(neighbour.bind(f"db-{number}") for number in range(SECRETS)),
+        *(
+            workload(neighbour.namespace, f"web-{number}-{consumer}", env_from(f"db-{number}"))
+            for number in range(SECRETS)
+            for consumer in range(CONSUMERS)
+        ),
     )
 
     def marks() -> int:
         deployments = env.cluster.list("deployments", neighbour.namespace)
         templates = [each["spec"]["template"]["metadata"].get("annotations", {}) for each in deployments]
-        return sum("revision.keyturn.dev/db" in annotations for annotations in templates)
+        return sum(any(name.startswith("revision.keyturn.dev/db-") for name in each) for each in templates)
 
     mine = f"/{neighbour.namespace}/deployments/"
-    eventually(lambda: len(env.kubernetes_proxy.matching("PATCH", mine)) >= CONSUMERS, 90)
+    eventually(lambda: len(env.kubernetes_proxy.matching("PATCH", mine)) >= SECRETS * CONSUMERS, 90)
     quiet = seconds_of_rotations(env)
     in_flight, most = 0, 0
     lock = threading.Lock()
@@ -126,7 +130,7 @@ def test_secret_with_hundreds_of_consumers_holds_up_nobody_else(env: FaultEnv) -
             with lock:
                 in_flight += 1
                 most = max(most, in_flight)
-            time.sleep(0.1)
+            time.sleep(0.3)
             with lock:
                 in_flight -= 1
         return None
@@ -138,12 +142,13 @@ def test_secret_with_hundreds_of_consumers_holds_up_nobody_else(env: FaultEnv) -
         eventually(lambda: in_flight > 0)
         busy = seconds_of_rotations(env)
         restarting.join()
-        eventually(lambda: marks() == CONSUMERS, 120)
-    assert 1 < most <= 16
+        eventually(lambda: marks() == SECRETS * CONSUMERS, 120)
+    assert 16 < most <= 24  # of the 32 calls that may be in flight
+    print(f"a rotation took {median(quiet):.2f} s before and {median(busy):.2f} s meanwhile")
     assert median(busy) < 2 * median(quiet) + 0.5, (quiet, busy)
     assert "Lease" not in receiver.log
     assert "too many requests" not in receiver.log
-    assert receiver.metric("keyturn_rollouts_total") == CONSUMERS + len(quiet) + len(busy)
+    assert receiver.metric("keyturn_rollouts_total") == SECRETS * CONSUMERS + len(quiet) + len(busy)
     env.wait_converged()
 
 

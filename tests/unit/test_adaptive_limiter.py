@@ -5,7 +5,13 @@ import time
 
 import pytest
 
-from keyturn_receiver.resilience.adaptive_limiter import MAX_WAITING, AdaptiveLimiter, LaneFull, Overloaded
+from keyturn_receiver.resilience.adaptive_limiter import (
+    MAX_OWN_WAIT,
+    MAX_WAITING,
+    AdaptiveLimiter,
+    LaneFull,
+    Overloaded,
+)
 from support.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
@@ -77,9 +83,11 @@ class Calls:
 
     async def _call(self, lane: str, seconds: float | None) -> None:
         await self.limiter.acquire(lane, seconds)
-        await asyncio.sleep(0.1)
-        self.ended.append(lane)
-        self.limiter.release(False, lane)
+        try:
+            await asyncio.sleep(0.1)
+            self.ended.append(lane)
+        finally:
+            self.limiter.release(False, lane)
 
 
 @pytest.mark.virtual_time
@@ -123,6 +131,23 @@ async def test_lane_with_more_calls_than_it_may_make_is_told_so() -> None:
     await calls.limiter.acquire("quiet")
     for task in calls.tasks:
         task.cancel()
+
+
+@pytest.mark.virtual_time
+async def test_wait_behind_the_own_lane_ends_before_the_deadline_of_a_delivery() -> None:
+    calls = Calls(4)
+    calls.start("busy", 500)
+    await asyncio.sleep(0)
+    begun = time.monotonic()
+    with pytest.raises(LaneFull):
+        await calls.limiter.acquire("busy", 10)
+    assert time.monotonic() - begun == pytest.approx(MAX_OWN_WAIT, abs=0.1)
+    for task in calls.tasks:
+        task.cancel()
+    await asyncio.gather(*calls.tasks, return_exceptions=True)
+    for _ in range(3):
+        await calls.limiter.acquire("quiet", 1)  # those who gave up have left no trace
+    assert (calls.limiter._in_flight, list(calls.limiter._lanes)) == (3, ["quiet"])
 
 
 @pytest.mark.virtual_time

@@ -10,7 +10,7 @@ import pytest
 
 from keyturn_receiver.core.binding import DATA, SECRET_ID, BindingSpec, Target, read_spec
 from keyturn_receiver.core.render import SecretVersion
-from keyturn_receiver.errors import InvalidBinding
+from keyturn_receiver.errors import InvalidBinding, NamespaceBusy
 from keyturn_receiver.reconcile.renderer import Renderer
 
 pytestmark = pytest.mark.anyio
@@ -99,3 +99,15 @@ async def test_cancelled_work_leaves_the_lane_free(executor: RecordingExecutor) 
     await asyncio.gather(*work, return_exceptions=True)
     executor.go.set()
     assert (await filled(renderer, "team", DEAR))["K1"] == b"none"
+
+
+async def test_work_that_waits_too_long_behind_its_own_namespace_is_given_up(executor: RecordingExecutor) -> None:
+    renderer = Renderer(executor, max_wait=0.05)
+    first = asyncio.create_task(filled(renderer, "busy", DEAR))
+    await asyncio.sleep(0)
+    with pytest.raises(NamespaceBusy, match="of namespace busy wait: trying again"):
+        await filled(renderer, "busy", DEAR)
+    executor.go.set()
+    assert (await filled(renderer, "quiet", DEAR))["K1"] == b"none"
+    assert (await first)["K1"] == b"none"
+    assert (await filled(renderer, "busy", DEAR))["K1"] == b"none"

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.errors import InvalidValue, KeyturnError, Temporary
+from keyturn_receiver.errors import InvalidValue, KeyturnError, Temporary, Unfinished
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import SETTLE_SECONDS, WorkQueue
 from keyturn_receiver.telemetry.metrics import Metrics
@@ -308,16 +308,30 @@ async def test_binding_behind_its_own_namespace_is_held_up_and_another_is_not() 
         queue.submit(target, Request.now(Cause.NOTIFICATION))
     queue.submit(Target("quiet", "db"), Request.now(Cause.NOTIFICATION))
     await asyncio.sleep(1)
-    # Half of the slots are the most that a namespace gets. Those that run have not waited for them.
-    assert [queue.is_held_up(target) for target in busy] == [False] * 4 + [True] * 8
+    assert [queue.is_held_up(target) for target in busy] == [True] * 12  # it has half of the slots, and wants more
     assert not queue.is_held_up(Target("quiet", "db"))
     assert not queue.is_held_up(Target("gone", "db"))
     go.set()
     go = asyncio.Event()
     await asyncio.sleep(0.1)
-    assert [queue.is_held_up(target) for target in busy] == [False] * 4 + [True] * 8  # four of them run now
+    queue.submit(busy[0], Request.now(Cause.NOTIFICATION))
+    assert [queue.is_held_up(target) for target in busy] == [True] + [False] * 3 + [True] * 8
     go.set()
     await queue.close(5)
+
+
+async def test_retry_of_work_that_makes_progress_does_not_back_off() -> None:
+    left = 10
+
+    async def work(target: Target, request: Request) -> ReconcileResult:
+        nonlocal left
+        left -= 1
+        return failed(Unfinished("more is left")) if left else DONE
+
+    queue = queue_of(work)
+    await queue.submit(A, Request.now(Cause.NOTIFICATION))
+    await asyncio.sleep(12)
+    assert (left, queue.failing()) == (0, 0)
 
 
 async def test_close_tries_once_more_what_a_notification_has_asked_for() -> None:

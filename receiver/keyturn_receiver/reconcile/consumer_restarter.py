@@ -18,7 +18,7 @@ from keyturn_receiver.errors import (
     Contended,
     KeyturnError,
     NotFound,
-    Temporary,
+    Unfinished,
     first_retryable,
 )
 from keyturn_receiver.resilience.bounded_gather import bounded_gather
@@ -26,7 +26,9 @@ from keyturn_receiver.telemetry.legs import Leg, LegTimer
 
 MAX_ATTEMPTS = 8  # a workload in the middle of a rollout changes several times a second
 MAX_MARKS = 16  # consumers of one Secret that are marked at the same time
-MARK_SECONDS = 60.0  # seconds of one reconcile in which marks are started; the next reconcile goes on
+# Seconds in which baselines are started, and restarts. The next reconcile goes on, so that a Secret with very many
+# consumers neither holds a slot of the work queue for long nor the reply to a delivery.
+MARK_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,7 @@ async def _gather(
     )
     marked = [result for result in results if isinstance(result, Consumer)]
     left = len(consumers) - len(results)
-    unfinished = Temporary(f"{left} of {len(consumers)} consumers are left to mark: going on") if left else None
+    unfinished = Unfinished(f"{left} of {len(consumers)} consumers are left to mark: going on") if left else None
     return marked, first_retryable(*(result for result in results if isinstance(result, KeyturnError)), unfinished)
 
 

@@ -12,7 +12,9 @@ from typing import TypeVar
 
 from keyturn_receiver.core.binding import Binding, BindingSpec, Source, Target, read_binding
 from keyturn_receiver.core.render import SecretVersion, costs, render
+from keyturn_receiver.errors import NamespaceBusy
 
+MAX_WAIT = 3.0  # seconds that work may wait behind other work of its namespace; after that, the work queue retries it
 CHEAP_TEXT = 256  # characters of a `data` annotation that is parsed and weighed on the event loop, in 2 ms at most
 CHEAP_COST = 20_000  # units of ``expression.cost``: at most 2 ms of the event loop
 CHEAP_VALUES = 4 * 1024  # characters or bytes of all values, which are parsed and written in 3 ms at most
@@ -29,20 +31,24 @@ class _Lane:
 
 
 class Renderer:
-    """Renderer. Expensive work runs in ``executor``, one piece at a time for each namespace."""
+    """Renderer. Expensive work runs in ``executor``, one piece at a time for each namespace.
 
-    def __init__(self, executor: Executor) -> None:
+    Work that waits for more than ``max_wait`` seconds behind other work of its namespace is given up.
+    """
+
+    def __init__(self, executor: Executor, max_wait: float = MAX_WAIT) -> None:
         self._executor = executor
+        self._max_wait = max_wait
         self._lanes: dict[str, _Lane] = {}
 
     async def read_binding(self, target: Target, spec: BindingSpec) -> Binding:
-        """Check a binding, and return it. Raises InvalidBinding."""
+        """Check a binding, and return it. Raises InvalidBinding or NamespaceBusy."""
         if len(spec.data or "") <= CHEAP_TEXT:
             return read_binding(target, spec)
         return await self._in_thread(target.namespace, lambda: read_binding(target, spec))
 
     async def render(self, binding: Binding, versions: Mapping[Source, SecretVersion]) -> dict[str, bytes]:
-        """Return the Secret's data. Raises InvalidValue."""
+        """Return the Secret's data. Raises InvalidValue or NamespaceBusy."""
         length = sum(len(entry.expression) for entry in binding.entries)
         size = sum(len(version.value) for version in versions.values())
         if length <= CHEAP_TEXT and size <= CHEAP_VALUES and sum(known := list(costs(binding, versions))) <= CHEAP_COST:
@@ -53,9 +59,21 @@ class Renderer:
         lane = self._lanes.setdefault(namespace, _Lane())
         lane.users += 1
         try:
-            async with lane.turn:
+            await self._take_turn(namespace, lane)
+            try:
                 return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+            finally:
+                lane.turn.release()
         finally:
             lane.users -= 1
             if not lane.users:
                 del self._lanes[namespace]
+
+    async def _take_turn(self, namespace: str, lane: _Lane) -> None:
+        try:
+            async with asyncio.timeout(self._max_wait):
+                await lane.turn.acquire()
+        except TimeoutError:
+            raise NamespaceBusy(
+                f"too many expensive expressions or large values of namespace {namespace} wait: trying again"
+            ) from None

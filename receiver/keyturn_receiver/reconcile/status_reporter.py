@@ -10,7 +10,7 @@ from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.plan import LiveSecret
 from keyturn_receiver.core.revision import OK, status_of
-from keyturn_receiver.errors import Conflict, KeyturnError, Permanent, first_retryable
+from keyturn_receiver.errors import Conflict, KeyturnError, Permanent, Unfinished, first_retryable
 from keyturn_receiver.reconcile import event_messages
 from keyturn_receiver.reconcile.consumer_restarter import RolloutResult
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
@@ -115,6 +115,8 @@ class StatusReporter:
         ``consumers`` of the Secret, in Events on the workloads. If a retry cannot help, return the resource version
         that the Secret has now. Otherwise return an empty string.
         """
+        if isinstance(error, Unfinished):
+            return ""
         self._events.event(live.target, live.uid, True, error.reason, str(error))
         if not isinstance(error, Permanent):
             return ""

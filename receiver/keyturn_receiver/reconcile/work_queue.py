@@ -13,7 +13,7 @@ from contextvars import Context
 from dataclasses import replace
 
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.errors import Temporary
+from keyturn_receiver.errors import Temporary, Unfinished
 from keyturn_receiver.reconcile.fair_queue import PriorityQueues
 from keyturn_receiver.reconcile.fight_backoff import RESET_AFTER, FightBackoff
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
@@ -114,14 +114,13 @@ class WorkQueue:
             del self._items[target]
 
     def is_held_up(self, target: Target) -> bool:
-        """Return whether the run that serves the last request waits, or has waited, because the namespace has its full
-        share of the slots."""
+        """Return whether a run waits, or has waited, because its namespace has its full share of the slots, or runs as
+        part of that share."""
         item = self._items.get(target)
         if item is None:
             return False
-        if item.phase is Phase.RUNNING:
-            return item.was_held_up
-        return item.phase is Phase.QUEUED and self._queues.share_is_full(target.namespace, item.group)
+        is_waiting = item.phase in (Phase.QUEUED, Phase.RUNNING)
+        return item.was_held_up or (is_waiting and self._queues.share_is_full(target.namespace, item.group))
 
     def settles_in(self, target: Target) -> float:
         """Return the seconds until the caches show this replica's own writes; 0.0 if they do already."""
@@ -196,7 +195,7 @@ class WorkQueue:
         return Turn(request, asyncio.get_running_loop().create_future(), self._now())
 
     def _enqueue(self, target: Target, item: WorkItem, turn: Turn) -> None:
-        item.phase, item.turn = Phase.QUEUED, turn
+        item.phase, item.turn, item.was_held_up = Phase.QUEUED, turn, False
         if item.unmet_since is None:
             item.unmet_since = turn.asked_at
         self._queues.enqueue(target, item.group, turn.request.priority)
@@ -257,7 +256,7 @@ class WorkQueue:
         if item.rerun:
             item.rerun.request |= request  # the next run, which is not queued yet, serves this request too
         elif not self._closing:
-            item.attempts += 1
+            item.attempts = 1 if isinstance(error, Unfinished) else item.attempts + 1
             item.phase, item.retry = Phase.BACKING_OFF, request
             delay = RETRY_BACKOFF.delay(item.attempts, at_least=error.retry_after)
             item.retry_timer = asyncio.get_running_loop().call_later(delay, self._retry, target)

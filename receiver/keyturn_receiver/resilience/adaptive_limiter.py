@@ -16,6 +16,7 @@ from keyturn_receiver.resilience.bounded_map import BoundedMap
 
 DECREASE_INTERVAL = 1.0  # in seconds; several failures within this time count as one sign of overload
 MAX_WAITING = 2000  # callers that may wait in one lane; more are refused at once
+MAX_OWN_WAIT = 3.0  # seconds that a caller may wait while a whole round of its own lane's calls goes first
 
 
 class Overloaded(Exception):
@@ -80,20 +81,33 @@ class AdaptiveLimiter:
             return
         before = mine.admitted
         try:
-            async with asyncio.timeout(seconds):
-                await waiter
+            await self._wait(waiter, mine, before, seconds)
         except BaseException as error:
             if waiter.done() and not waiter.cancelled():
                 self._end(lane)  # it was admitted just before it gave up, so its slot is passed on
             else:
+                waiter.cancel()
                 with suppress(ValueError):  # it has left the lane already
                     mine.waiters.remove(waiter)
                 self._forget_if_idle(lane)
             self._admit()
             if isinstance(error, TimeoutError):
-                own = mine.admitted - before >= self.lane_limit  # a whole round of the lane's own calls went first
-                raise (LaneFull if own else Overloaded) from None
+                raise (LaneFull if self._is_behind_own(mine, before) else Overloaded) from None
             raise
+
+    async def _wait(self, waiter: "asyncio.Future[None]", lane: _Lane, before: int, seconds: float | None) -> None:
+        """Wait for a slot for up to ``seconds``, or for MAX_OWN_WAIT if calls of the same lane are what takes the
+        time. Raises TimeoutError."""
+        async with asyncio.timeout(seconds):
+            if seconds is not None and seconds > MAX_OWN_WAIT:
+                await asyncio.wait([waiter], timeout=MAX_OWN_WAIT)
+                if not waiter.done() and self._is_behind_own(lane, before):
+                    raise TimeoutError
+            await waiter
+
+    def _is_behind_own(self, lane: _Lane, before: int) -> bool:
+        """Return whether a whole round of the lane's calls was admitted since it had admitted ``before``."""
+        return lane.admitted - before >= self.lane_limit
 
     def release(self, overloaded: bool, lane: Hashable = None) -> None:
         """End a request. ``overloaded`` is true if the request failed in a way that suggests an overloaded server."""

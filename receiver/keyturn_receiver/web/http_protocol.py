@@ -180,7 +180,7 @@ def _check_single_headers(http_version: str, names: Iterable[bytes]) -> None:
     https://www.rfc-editor.org/rfc/rfc9112#section-3.2
     """
     count = Counter(names)
-    if http_version == "1.1" and not count[b"host"]:
+    if http_version != "1.0" and not count[b"host"]:
         raise ValueError("no Host")
     if any(times > 1 and (name in _SINGLE or name.startswith(_SINGLE_PREFIX)) for name, times in count.items()):
         raise ValueError("a header twice")
