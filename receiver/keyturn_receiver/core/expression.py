@@ -39,7 +39,7 @@ _MAX_CACHED = 128  # characters; a syntax tree takes up to a hundred times the m
 # "." becomes "%2E"; a quote in the JSON of a string gets a backslash, and so does the one that it has already; the
 # upper case of a letter can be three; an element of a list needs quotes and a comma; and a byte can become "\u0000".
 _GROWTH = {"url_encode": 3, "to_string": 2, "to_json": 2, "upper": 3, "lower": 3, "split": 4, "url_decode": 6,
-           "base64_decode": 6, "base64_encode": 2}  # fmt: skip
+           "base64_decode": 6}  # fmt: skip
 # Kinds of nodes. In a chain, each child evaluates the output of the child before it. In other nodes, all children
 # evaluate the same input.
 _PROJECTIONS = frozenset({"projection", "value_projection", "filter_projection"})
@@ -246,6 +246,8 @@ class _Bounds:
         if name in _GROWTH:
             # Each element of a split list has a byte of its own, or is between two separators.
             output = Extent(_GROWTH[name] * total.size + 8, total.size + 2 if name == "split" else 1)
+        elif name == "base64_encode":
+            output = Extent(total.size * 4 // 3 + 8, 1)
         elif name == "from_json":
             output = Extent(total.size, total.size)
         elif name == "join" and len(bounds) == 2:
