@@ -4,6 +4,7 @@ import base64
 import json
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -81,3 +82,31 @@ def test_misspelt_json_keeps_the_secret_and_its_pods_until_it_is_corrected(stack
     eventually(lambda: data_of(stack.cluster, namespace, "db") == corrected)
     eventually(lambda: annotations_of(stack.cluster, "secret", namespace, "db")[STATUS] == "ok")
     eventually(lambda: replica_sets(stack.cluster, namespace, "web") == first + 1)
+
+
+def test_optional_key_that_goes_restarts_those_who_read_only_it(stack: Stack, namespace: str) -> None:
+    name, client = f"{namespace}/db", stack.aws.secrets_manager()
+    client.create_secret(Name=name, SecretString='{"user": "u", "proxy": "p"}')
+    readers = {"optional": True, "required": False}
+    workloads = [
+        workload(namespace, reader, {"container": {"env": [variable("proxy", optional)]}})
+        for reader, optional in readers.items()
+    ]
+    stack.cluster.create([secret(namespace, "db", name), *workloads])
+    eventually(lambda: data_of(stack.cluster, namespace, "db").keys() == {"user", "proxy"})
+    for reader in readers:
+        eventually(lambda reader=reader: MARK in annotations_of(stack.cluster, "deployment", namespace, reader))
+    first = {reader: replica_sets(stack.cluster, namespace, reader) for reader in readers}
+    rotate(client, name, '{"user": "u", "proxy": null}')
+    eventually(lambda: data_of(stack.cluster, namespace, "db") == {"user": b"u"})
+    eventually(lambda: replica_sets(stack.cluster, namespace, "optional") == first["optional"] + 1)
+    rotate(client, name, '{"user": "u", "proxy": "q"}')
+    eventually(lambda: replica_sets(stack.cluster, namespace, "optional") == first["optional"] + 2)
+    eventually(lambda: replica_sets(stack.cluster, namespace, "required") == first["required"] + 1)
+    time.sleep(QUIET)
+    assert replica_sets(stack.cluster, namespace, "optional") == first["optional"] + 2
+    assert replica_sets(stack.cluster, namespace, "required") == first["required"] + 1
+
+
+def variable(key: str, optional: bool) -> dict[str, Any]:
+    return {"name": key, "valueFrom": {"secretKeyRef": {"name": "db", "key": key, "optional": optional}}}
