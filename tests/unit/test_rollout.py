@@ -16,7 +16,7 @@ from keyturn_receiver.core.consumer import (
     read_consumer,
     read_pod,
 )
-from keyturn_receiver.core.revision import Record
+from keyturn_receiver.core.revision import Record, digest
 from keyturn_receiver.core.rollout import START_SECONDS, RolloutAnnotation, baseline, is_behind, rollout
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, WorkloadKind
 from keyturn_receiver.core.write_times import WriteTime
@@ -246,6 +246,26 @@ def test_key_that_appeared_leaves_behind_only_pods_that_may_have_started_without
     for reads in (WHOLE, optional):
         assert is_behind(Pod({"db": reads}, early), "db", written, False)
         assert not is_behind(Pod({"db": reads}, just_before), "db", written, False)
+
+
+def test_optional_key_that_is_gone_restarts_those_who_read_nothing_else() -> None:
+    optional = {"containers": [key_ref("a", optional=True)]}
+    marked = {MARK: digest({"a": "v1"}, ["a"])}
+    gone = record({"b": "v1"}, **{"": WriteTime(WRITTEN)})
+    mark = rollout(consumer(optional, marked), "db", gone)
+    assert mark is not None
+    assert mark.restart
+    restarted = consumer(optional, {MARK: mark.value})
+    assert rollout(restarted, "db", gone) is None
+    back = rollout(restarted, "db", record({"a": "v3", "b": "v1"}))
+    assert back is not None
+    assert back.restart
+    # A key that is not optional keeps its pods, which would not start again without it.
+    assert rollout(consumer(READS_A, marked), "db", gone) is None
+    # Neither a key that Keyturn has never filled nor a Secret without a record is a key that is gone.
+    assert rollout(consumer(optional), "db", gone) is None
+    assert rollout(consumer(optional, marked), "db", record({"b": "v1"})) is None
+    assert rollout(consumer(optional, marked), "db", Record()) is None
 
 
 def test_workload_that_waits_for_a_key_needs_no_restart_when_it_comes() -> None:

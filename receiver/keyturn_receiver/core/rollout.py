@@ -54,12 +54,17 @@ def baseline(
 def rollout(consumer: Consumer, secret_name: str, record: Record) -> RolloutAnnotation | None:
     """Return the mark that restarts a consumer whose pods read a key with a new revision, or None if it is up to date.
 
+    A consumer whose keys are all gone is restarted if they are optional. Otherwise its pods keep the old value, because
+    no container would start without the keys.
+
     A consumer that has no mark at all gets a baseline instead of a restart. If it was created before the keys that it
     reads were last written, it is undecided: its pods may have read older values while no replica saw it.
     """
     reads = consumer.reads.get(secret_name, Reads())
     value = _mark_value(reads, record.revisions)
     current = _current_mark(consumer, secret_name)
+    if not value and current and reads.optional and record.revisions and REMOVED in record.write_times:
+        value = digest({}, ())  # a key that its pods have read is gone, and they start without it
     if not value or current == value:
         return None
     undecided = not current and _may_be_behind(reads, consumer.created, record.write_times, consumer.seen_late)
