@@ -17,7 +17,7 @@ from keyturn_receiver.core.consumer import ROLLOUT, rollouts_disabled
 from keyturn_receiver.core.copies import copy_of
 from keyturn_receiver.core.expression import is_property, validate_expression
 from keyturn_receiver.core.vocabulary import BIND_LABEL, is_bind_value
-from keyturn_receiver.core.yaml_advice import quoted_line
+from keyturn_receiver.core.yaml_advice import line_of_assignment, quoted_line
 from keyturn_receiver.errors import InvalidBinding
 
 SECRET_ID = "keyturn.dev/secret-id"  # noqa: S105 - the name of an annotation
@@ -298,7 +298,12 @@ def _read_map(text: str, faults: list[str]) -> list[tuple[str, str]]:
         )
         return []
     if not isinstance(node, yaml.MappingNode) or not node.value:
-        faults.append(f"annotation {DATA} must hold at least one line `KEY: expression`; to take every key, remove it")
+        advice = line_of_assignment(text)
+        faults.append(
+            f"annotation {DATA} must hold at least one line `KEY: expression`"
+            + (f", as in {advice}" if advice else "")
+            + "; to take every key, remove it"
+        )
         return []
     pairs: list[tuple[str, str]] = []
     for key, value in node.value:

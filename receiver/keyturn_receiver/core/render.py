@@ -116,7 +116,8 @@ def _evaluate(expression: str, document: Document, spent: int) -> object:
         if document.is_json:
             raise
         raise EvaluationError(
-            "the value in AWS is not JSON: use the expression @, which takes the whole value"
+            "the value in AWS is not JSON: use the expression @, which takes the whole value, and which YAML needs in"
+            ' quotes: "@"'
         ) from None
 
 

@@ -2,6 +2,7 @@
 
 import re
 
+_ASSIGNMENT = re.compile(r"\s*(?P<key>[-._A-Za-z0-9]{1,253})\s*=\s*(?P<expression>\S.*?)\s*")
 _LINE = re.compile(r"\s*(?P<key>[-._A-Za-z0-9]{1,253})\s*:\s+(?P<expression>\S.*?)\s*")
 MAX_LINE = 160  # characters; a longer line is not repeated in a message
 
@@ -17,6 +18,13 @@ def quoted_line(text: str, line: int) -> str | None:
     if first in "|>" or (first in "'\"" and first == last):
         return None  # it is quoted already, or a text of several lines
     return f"{match['key']}: {quoted(match['expression'])}"
+
+
+def line_of_assignment(text: str) -> str | None:
+    """Return the first line of ``text`` as YAML if it is `KEY=expression`, or otherwise None."""
+    lines = text.splitlines()
+    match = _ASSIGNMENT.fullmatch(lines[0]) if lines and len(lines[0]) <= MAX_LINE else None
+    return f"{match['key']}: {match['expression']}" if match else None
 
 
 def quoted(expression: str) -> str:
