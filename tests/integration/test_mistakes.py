@@ -142,7 +142,8 @@ MISTAKES: dict[str, Mistake] = {
         annotations={"keyturn.dev/secret-id": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:{ns}/db"},
     ),
     "misspelt-region": Mistake(
-        r"InvalidBinding: annotation keyturn.dev/secret-id names the AWS region us-esat-1, .*: did you mean us-east-1.*",
+        r"InvalidBinding: annotation keyturn.dev/secret-id names the AWS region us-esat-1, .*: did you mean"
+        r" us-east-1\?.*",
         set_annotation("keyturn.dev/secret-id", "arn:aws:secretsmanager:us-east-1:123456789012:secret:{ns}/db"),
         EVERY_KEY,
         annotations={"keyturn.dev/secret-id": "arn:aws:secretsmanager:us-esat-1:123456789012:secret:{ns}/db"},

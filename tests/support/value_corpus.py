@@ -13,7 +13,10 @@ TWICE = "it is there twice under the same name: keep one of the two in AWS"
 TOO_DEEP = "it is nested too deeply, in more than 100 objects and lists: make it flatter in AWS"
 SURROGATE = "it holds half a surrogate pair, which is not text: correct the value in AWS"
 NOTHING = "there is no such property, or it is null: correct the expression, or add the property in AWS"
-NOT_JSON = "the value in AWS is not JSON: use the expression @, which takes the whole value"
+NOT_JSON = (
+    "the value in AWS is not JSON: use the expression @, which takes the whole value, and which YAML needs in"
+    ' quotes: "@"'
+)
 NO_KEY = (
     "its property number {} has a name that cannot be a key of a Secret: name the keys you need with keyturn.dev/data"
 )
@@ -359,6 +362,9 @@ YAML_MISTAKES: Mapping[str, tuple[str, Mapping[str, bytes]]] = {
         ', line 1: key and expression must be plain text: quote the expression: KEY: "{c: a}"',
         {'KEY: "{c: a}"': b'{"c":"x"}'},
     ),
-    "KEY=a": (" must hold at least one line `KEY: expression`; to take every key, remove it", {"KEY: a": b"x"}),
+    "KEY=a": (
+        " must hold at least one line `KEY: expression`, as in KEY: a; to take every key, remove it",
+        {"KEY: a": b"x"},
+    ),
     "KEY: [a": (" is not YAML (line 2, column 1): write one `KEY: expression` per line", {}),
 }
