@@ -70,6 +70,19 @@ async def test_expensive_binding_is_parsed_and_rendered_in_the_thread(executor: 
     assert executor.submitted == 2
 
 
+@pytest.mark.parametrize("data", [None, "A: list"], ids=["every key", "a property"])
+async def test_large_value_is_parsed_and_written_in_the_thread(executor: RecordingExecutor, data: str | None) -> None:
+    """Parsing JSON of strangers and writing it again takes up to some 50 ms."""
+    executor.go.set()
+    annotations = {SECRET_ID: "shop/db"} | ({} if data is None else {DATA: data})
+    renderer, numbers = Renderer(executor), ",".join(["1.50"] * 13_000)
+    binding = await renderer.read_binding(Target("team", "db"), read_spec(annotations))
+    large = SecretVersion("arn", "shop/db", "v1", f'{{"list": [{numbers}]}}')
+    rendered = await renderer.render(binding, {source: large for source in binding.sources})
+    assert list(rendered.values()) == [f"[{numbers}]".encode()]
+    assert executor.submitted == 1
+
+
 async def test_error_of_an_expensive_binding_reaches_the_caller(executor: RecordingExecutor) -> None:
     executor.go.set()
     with pytest.raises(InvalidBinding, match="not a JMESPath expression"):
