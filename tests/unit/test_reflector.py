@@ -32,6 +32,9 @@ class NameCache:
         self.names.discard(obj["metadata"]["name"])
 
 
+SILENCE = object()  # a watch that brings nothing, and which the server does not end
+
+
 def named(name: str, version: int) -> dict[str, Any]:
     return {"metadata": {"name": name, "resourceVersion": str(version)}}
 
@@ -63,6 +66,9 @@ class Api:
             self.done.set()
             await asyncio.Event().wait()
         for item in self.watches.pop(0):
+            if item is SILENCE:
+                await asyncio.sleep(deadline)
+                raise ClusterUnavailable("the watch is silent")
             if isinstance(item, Exception):
                 raise item
             yield item
@@ -73,7 +79,7 @@ async def follow(api: Api, resync: float = 3600) -> set[str]:
     cache = NameCache()
     timeouts = WatchTimeouts(max_delay=0.01, resync=resync)
     running = asyncio.create_task(Reflector(api, ListWatch("/api/v1/things"), cache, timeouts).run())
-    await asyncio.wait_for(api.done.wait(), 5)
+    await asyncio.wait_for(api.done.wait(), 600)
     running.cancel()
     return cache.names
 
@@ -98,6 +104,21 @@ async def test_broken_watch_resumes_after_the_last_event_without_a_list() -> Non
     api = Api(PAGES, [[event("ADDED", "d", 11), ClusterUnavailable("cut")], [event("ADDED", "e", 12)]])
     assert await follow(api) == {"a", "b", "c", "d", "e"}
     assert api.watched_from == ["10", "11", "12"]
+    assert api.lists == 1
+
+
+async def test_watches_that_stay_silent_are_replaced_by_lists() -> None:
+    api = Api(PAGES, [[SILENCE], [SILENCE], [SILENCE], [SILENCE], [SILENCE]])
+    await follow(api)
+    assert api.watched_from == ["10"] * 6
+    assert api.lists == 3  # the first one, and one after each second watch
+
+
+async def test_single_silent_watch_resumes_without_a_list() -> None:
+    cut = ClusterUnavailable("cut")
+    api = Api(PAGES, [[SILENCE], [event("ADDED", "d", 11), cut], [SILENCE], [cut], [SILENCE], []])
+    assert await follow(api) == {"a", "b", "c", "d"}
+    assert api.watched_from == ["10", "10", "11", "11", "11", "11", "11"]
     assert api.lists == 1
 
 

@@ -20,6 +20,7 @@ from keyturn_receiver.resilience.backoff import Backoff, jittered
 BASE_DELAY = 0.5  # seconds before the first retry; each consecutive failure doubles the delay
 MAX_DELAY = 30.0
 MAX_PAGE = 2 * 1024 * 1024  # bytes; a parsed page takes up to thirty times as much memory, if it has `{}` in lists
+MAX_SILENT_WATCHES = 2  # watches in a row that pass their deadline, after which the objects are listed again
 MIN_WATCH = 0.5  # seconds; after a watch that was shorter than this, the reflector pauses for this long
 
 T = TypeVar("T")
@@ -115,10 +116,15 @@ class Reflector(Generic[T]):
         self.synced = asyncio.Event()
 
     async def run(self) -> None:
-        """Run until cancelled. Every failure is logged and retried, either by resuming the watch or by a new list."""
-        failures = 0
+        """Run until cancelled. Every failure is logged and retried, either by resuming the watch or by a new list.
+
+        If the watches themselves show nothing, as behind a proxy that holds back what streams, lists take their place:
+        so the cache is at most a few deadlines old.
+        """
+        failures = silent = 0
         while True:
             self._ping()
+            started = time.monotonic()
             try:
                 if not self._resource_version:
                     self._resource_version = await self._list()
@@ -126,14 +132,15 @@ class Reflector(Generic[T]):
                     self.synced.set()
                 started = time.monotonic()
                 await self._watch()
-                failures = 0
+                failures = silent = 0
                 if time.monotonic() - self._listed_at > self._timeouts.resync:
                     self._resource_version = ""  # list again, in case a watch has missed an event
                 if time.monotonic() - started < MIN_WATCH:
                     await asyncio.sleep(MIN_WATCH)  # prevents a busy loop if the server ends each watch immediately
             except KeyturnError as error:
-                if isinstance(error, Expired):
-                    self._resource_version = ""
+                silent = silent + 1 if time.monotonic() - started >= self._timeouts.deadline else 0
+                if isinstance(error, Expired) or silent >= MAX_SILENT_WATCHES:
+                    self._resource_version, silent = "", 0
                 _log.warning("watch of %s failed: %s", self._list_watch.path, error)
                 failures += 1
                 await self._back_off(failures)
