@@ -17,6 +17,7 @@ from keyturn_receiver.core.regions import Regions
 from keyturn_receiver.errors import SourceNotFound, SourceRefused, SourceUnavailable
 from keyturn_receiver.poller.poller import FULL_SWEEP_SECONDS, SWEEP_LANES, SWEEP_TIMEOUT, Poller
 from keyturn_receiver.poller.sweep import DESCRIBE_UP_TO, Interrupted, Sweeper
+from keyturn_receiver.poller.turns import MAX_ERRORS
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
@@ -92,7 +93,8 @@ class Setting:
         self.uids: dict[str, str] = {}  # the UIDs of ServiceAccounts that were created again
         self.event_path_healthy = False
         self.metrics = Metrics()
-        namespaces = NamespaceCache()
+        self.aws = aws
+        self.namespaces = namespaces = NamespaceCache()
         namespaces.update(NamespaceView("team", {"keyturn.dev/allow-secrets": globs}))
 
         async def work(target: Target, request: Request) -> ReconcileResult:
@@ -517,3 +519,41 @@ async def test_failed_list_is_counted_as_a_failed_sweep() -> None:
     assert await setting.sweep() == []
     failed = setting.metrics.registry.get_sample_value("keyturn_sweeps_total", {"kind": "full", "outcome": "failed"})
     assert failed == 1
+
+
+def in_namespace(namespace: str, obj: dict) -> dict:
+    obj["metadata"]["namespace"] = namespace
+    return obj
+
+
+@pytest.mark.parametrize("mode", PollMode)
+async def test_stale_binding_is_queued_before_a_thousand_missing_secrets_of_another_namespace(mode: PollMode) -> None:
+    class Slow(Aws):
+        async def describe(self, secret_id: str, background: bool) -> SecretMetadata:
+            await asyncio.sleep(0.1)
+            return await super().describe(secret_id, background)
+
+    missing = [in_namespace("greedy", bound_object(f"missing-{number}", "v1")) for number in range(1000)]
+    setting = Setting(Slow(listed("moved", "v2")), *missing, bound_object("moved", "v1"), mode=mode)
+    setting.namespaces.update(NamespaceView("greedy", {"keyturn.dev/allow-secrets": "*"}))
+    sweeping = asyncio.create_task(setting.poller.sweep())
+    await asyncio.sleep(1)
+    assert Target("team", "moved") in setting.asked
+    assert not sweeping.done()
+    await sweeping
+
+
+async def test_errors_of_a_namespace_are_described_in_parts_that_take_turns() -> None:
+    told = {"status": "SourceNotFound: it does not exist"}
+    count = 2 * MAX_ERRORS + 50
+    others = [listed(f"other-{number}", "v1", NOW - timedelta(hours=number)) for number in range(4)]
+    setting = Setting(Aws(*others), *(bound_object(f"missing-{number}", None, **told) for number in range(count)))
+    aws = setting.aws
+    await setting.sweep()  # which is a full one
+    assert len(aws.described) == count
+    aws.described.clear()
+    for _ in range(3):
+        before = len(aws.described)
+        await setting.sweep()
+        assert len(aws.described) - before <= MAX_ERRORS
+    assert len(set(aws.described)) == count

@@ -190,7 +190,9 @@ class Poller:
         last = None if full else self._last_sweep.get(key)
         fields = {"kind": kind, "account": key.account, "region": key.region}
         try:
-            result = await self._sweeper.sweep(key, bindings, last, partial(self._may_continue, ping))
+            result = await self._sweeper.sweep(
+                key, bindings, last, partial(self._may_continue, ping), self._queue_stale
+            )
         except Interrupted:
             self._metrics.sweeps.labels(kind, "interrupted").inc()
             raise
@@ -208,7 +210,6 @@ class Poller:
         if result.watermark:
             self._last_sweep[key] = SweepResult(result.identity, watermark=result.watermark)
         stale = list(result.stale.values())
-        self._queue_stale(stale)
         self._metrics.sweeps.labels(kind, "ok").inc()
         # There may be a thousand stores that bindings name, so a sweep of one that found nothing is no news.
         level = logging.INFO if stale or key == self._sweeper.own_key else logging.DEBUG

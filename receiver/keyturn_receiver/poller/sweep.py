@@ -14,6 +14,7 @@ from keyturn_receiver.core.arn import account_scope, refers_to
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.revision import OK, version_key
 from keyturn_receiver.errors import KeyturnError, SourceNotFound, SourcePendingDeletion, SourceRefused, Temporary
+from keyturn_receiver.poller.turns import in_turns, part_of
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.resilience.bounded_map import BoundedMap
 from keyturn_receiver.settings import PollMode
@@ -103,6 +104,7 @@ class Sweeper:
         self._access_policy = access_policy
         self._mode = mode
         self._interval = interval
+        self._sweeps = 0
         self._refusing: BoundedMap[StoreKey, bool] = BoundedMap(MAX_STORES)  # whose role may not list secrets
 
     @property
@@ -127,13 +129,14 @@ class Sweeper:
         bindings: Sequence[BoundSecret],
         last: SweepResult | None,
         may_continue: Callable[[], bool],
+        on_stale: Callable[[Sequence[StaleBinding]], None],
     ) -> SweepResult:
         """Compare the bindings of one store with AWS: all of them, or only those whose secret has changed since
         ``last``.
 
         All bindings are compared if ``last`` is the result of another identity, because the two may list different
-        secrets. If the role may not list secrets, each secret is described instead. Raises Interrupted once
-        ``may_continue`` returns False.
+        secrets. If the role may not list secrets, each secret is described instead. ``on_stale`` is called with stale
+        bindings as soon as they are found. Raises Interrupted once ``may_continue`` returns False.
 
         The cost of a store that bindings name follows its bindings and not the size of its account: it takes at most
         two calls for each AWS secret that they name, and one if these are few.
@@ -144,19 +147,25 @@ class Sweeper:
         max_pages = math.inf if key == self.own_key else named
         if self._mode is PollMode.LIST and max_pages > DESCRIBE_UP_TO:
             try:
-                return await self._sweep_of(store, may_continue).by_list(bindings, since, max_pages)
+                return await self._sweep_of(store, may_continue, on_stale).by_list(bindings, since, max_pages)
             except SourceRefused as error:
                 self._warn_of_calls(key, bindings, error)
-        sweep = self._sweep_of(store, may_continue)
+        sweep = self._sweep_of(store, may_continue, on_stale)
         result = await sweep.by_description(bindings)
         if self._mode is PollMode.LIST and sweep.refused == named <= DESCRIBE_UP_TO:
             # The role may not describe these secrets, but perhaps it may list them.
             with suppress(SourceRefused):
-                return await self._sweep_of(store, may_continue).by_list(bindings, since, max_pages)
+                return await self._sweep_of(store, may_continue, on_stale).by_list(bindings, since, max_pages)
         return result
 
-    def _sweep_of(self, store: Store, may_continue: Callable[[], bool]) -> "StoreSweep":
-        return StoreSweep(store, self._secrets, self._may_know, may_continue)
+    def _sweep_of(
+        self,
+        store: Store,
+        may_continue: Callable[[], bool],
+        on_stale: Callable[[Sequence[StaleBinding]], None],
+    ) -> "StoreSweep":
+        self._sweeps += 1
+        return StoreSweep(store, self._secrets, self._may_know, may_continue, on_stale, self._sweeps)
 
     def _may_know(self, bound: BoundSecret, secret_name: str) -> bool:
         """Return whether the owner of a binding may learn that the AWS secret with exactly this name exists."""
@@ -178,8 +187,9 @@ class Sweeper:
 
 class StoreSweep:
     """One sweep over one store. Each instance is used once. ``may_continue`` is called before or after each call to
-    AWS. ``may_know`` returns whether a binding's owner may learn that the AWS secret with a name exists. ``refused`` is
-    the number of secrets that AWS refused to describe."""
+    AWS. ``may_know`` returns whether a binding's owner may learn that the AWS secret with a name exists. ``on_stale``
+    is called with stale bindings as soon as they are found. ``number`` counts the sweeps. ``refused`` is the number of
+    secrets that AWS refused to describe."""
 
     def __init__(
         self,
@@ -187,11 +197,16 @@ class StoreSweep:
         secrets: SecretCache,
         may_know: Callable[[BoundSecret, str], bool],
         may_continue: Callable[[], bool],
+        on_stale: Callable[[Sequence[StaleBinding]], None],
+        number: int,
     ) -> None:
         self._store = store
         self._secrets = secrets
         self._may_know = may_know
         self._may_continue = may_continue
+        self._on_stale = on_stale
+        self._number = number
+        self._fresh: list[StaleBinding] = []  # those that ``on_stale`` does not know yet
         self._result = SweepResult(store.identity)
         self.refused = 0
         self._ended_early = False  # the list has more pages than were worth reading
@@ -220,20 +235,18 @@ class StoreSweep:
                         seen.add(target)
                         self._record(bound, metadata)
             await asyncio.sleep(PAGE_PAUSE)
+        self._report()
         unseen = [bound for bound in bindings if bound.target not in seen]
         own_accounts.add("")  # this covers bindings that give a bare name
+        if since is None or self._ended_early:
+            await self._describe(unseen)
+            return self._result
+        foreign = [bound for bound in unseen if account_scope(bound.spec.secret_id) not in own_accounts]
         # An error can go away although its secret has not changed, for example when a permission is granted. A list of
         # changes does not show that.
-        await self._describe(
-            [
-                bound
-                for bound in unseen
-                if since is None
-                or self._ended_early
-                or bound.record.status != OK
-                or account_scope(bound.spec.secret_id) not in own_accounts
-            ]
-        )
+        theirs = {bound.target for bound in foreign}
+        errors = [bound for bound in unseen if bound.record.status != OK and bound.target not in theirs]
+        await self._describe([*foreign, *part_of(errors, self._number)])
         return self._result
 
     async def by_description(self, bindings: Sequence[BoundSecret]) -> SweepResult:
@@ -270,9 +283,7 @@ class StoreSweep:
 
     async def _describe(self, bindings: Sequence[BoundSecret]) -> Temporary | None:
         """Describe the secret of each binding. If every call failed with a Temporary, return the last error."""
-        by_id: dict[str, list[BoundSecret]] = {}
-        for bound in bindings:
-            by_id.setdefault(bound.spec.secret_id, []).append(bound)
+        by_id = in_turns(bindings)
         last_error, failures = None, 0
         for secret_id, same_secret in by_id.items():
             self._check()
@@ -290,8 +301,15 @@ class StoreSweep:
             for bound in same_secret:
                 # A secret that the owner may not know of looks like one that does not exist.
                 self._record(bound, metadata if metadata and self._concerns(bound, metadata) else None)
+            self._report()
         self._check()  # another replica may have become the leader during the last call
         return last_error if failures == len(by_id) else None
+
+    def _report(self) -> None:
+        self._check()
+        if self._fresh:
+            self._on_stale(self._fresh)
+            self._fresh = []
 
     def _concerns(self, bound: BoundSecret, metadata: SecretMetadata) -> bool:
         named = bound.spec.secret_id
@@ -300,6 +318,7 @@ class StoreSweep:
     def _record(self, bound: BoundSecret, metadata: SecretMetadata | None) -> None:
         if is_stale(bound, metadata):
             self._result.stale[bound.target] = StaleBinding(bound, metadata)
+            self._fresh.append(self._result.stale[bound.target])
 
     def _check(self) -> None:
         if not self._may_continue():
