@@ -4,6 +4,8 @@
 #              make test-unit, test-contract, test-integration, test-e2e, test-faults, test-deployed (the stack, deployed
 #              by SAM to an emulator of AWS), test-node (on a real node, where one can run: root on Linux).
 #              test-faults prints a line for each fault: its number, held or broken, the case.
+# make test-hostile    a hostile tenant beside a team that rotates: every known attack at once, for HOSTILE_SECONDS=600.
+#              test-faults has it for 40 seconds, with a tenth of the objects.
 #              Tests that wait run in WORKERS=4 processes, each with a control plane (600 MiB).  Results: build/tests/*.xml.
 # make bench   the receiver against raw applies: calls, latency, bursts, memory; writes docs/benchmark.md and
 #              build/bench.json, ~10 min.  ONLY="calls latency" runs a part and prints it.
@@ -43,7 +45,11 @@ ENCLOSED := $(BIN)/python -m keyturn_local.node.enclosure
 DEPLOYER := $(SAM_VENV)/installed $(AWS_VENV)/installed
 SAM_BUILD := $(HERMETIC) $(BIN)/python -m keyturn_local.aws.emulator.sam
 
+<<<<<<< Updated upstream
 .PHONY: help demo test test-unit test-contract test-integration test-e2e test-deployed test-faults test-node test-node-if-possible test-what-waits test-parts test-whole bench bench-notifier lint format docs chart-docs requirements setup clean
+=======
+.PHONY: help demo test test-unit test-contract test-integration test-e2e test-deployed test-faults test-hostile test-node test-node-if-possible bench bench-notifier lint format docs chart-docs requirements setup clean
+>>>>>>> Stashed changes
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -85,6 +91,9 @@ test-deployed: setup $(DEPLOYER)
 
 test-faults: setup $(DEPLOYER)
 	@$(PYTEST) $(WAIT) --quiet
+
+test-hostile: setup
+	HOSTILE_SECONDS=$${HOSTILE_SECONDS:-600} $(BIN)/python -m pytest -s -p xdist -n0 -m long tests/faults/test_s23_hostile_tenant.py
 
 test-node: setup $(DEPLOYER)
 	@$(PREFLIGHT)

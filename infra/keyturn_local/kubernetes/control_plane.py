@@ -140,6 +140,7 @@ class ControlPlane(Cluster, Stoppable):
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=default={peer}",
             "--unsafe-no-fsync",
+            "--quota-backend-bytes=8589934592",  # as managed control planes have it; some tests write gigabytes
         )
         etcd.wait_for(answers(f"{client}/health"), 30)
 
