@@ -242,7 +242,7 @@ def scene(control_plane: ControlPlane, tmp_path: Path) -> Iterator[Scene]:
 
 @pytest.mark.fault("S16")
 @pytest.mark.long
-@pytest.mark.timeout(SECONDS + 300)
+@pytest.mark.timeout(SECONDS + 500)
 def test_neighbour_of_a_hostile_tenant_notices_nothing(scene: Scene) -> None:
     """A tenant with `edit` in one namespace runs all known attacks at once. His neighbour's rotations are all carried,
     none is answered with 503; the receiver stays ready and under its memory limit, and so does one that starts
