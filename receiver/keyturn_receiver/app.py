@@ -38,11 +38,13 @@ from keyturn_receiver.reconcile.arn_resolver import ArnResolver
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.drift import DriftDetector
+from keyturn_receiver.reconcile.fight_reporter import FightReporter
 from keyturn_receiver.reconcile.notices import Notices
 from keyturn_receiver.reconcile.reconciler import Reconciler
 from keyturn_receiver.reconcile.release_reporter import ReleaseReporter
 from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.request import PRIORITIES
+from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.reconcile.secret_filler import SecretFiller
 from keyturn_receiver.reconcile.source_reader import SourceReader
 from keyturn_receiver.reconcile.status_reporter import StatusReporter
@@ -274,7 +276,10 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     )
     resolver = ArnResolver(aws.stores, access)
     secrets = SecretClient(kube.api, new_fingerprint(), utc_now)
-    restarter = ConsumerRestarter(caches.consumers, caches.namespaces, WorkloadClient(kube.api), secrets, legs)
+    workloads, fights = WorkloadClient(kube.api), RolloutFights()
+    caches.consumers.add_mark_handler(fights.observe)
+    fights.add_handler(FightReporter(workloads, kube.events, metrics, kube.elector.is_leader).on_fight)
+    restarter = ConsumerRestarter(caches.consumers, caches.namespaces, workloads, secrets, legs, fights)
     filler = SecretFiller(
         SourceReader(aws.stores, access, resolver, legs),
         Renderer(rendering),

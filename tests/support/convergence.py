@@ -34,7 +34,7 @@ class Convergence:
             # The watch that records the history may lag behind.
             eventually(lambda name=name, latest=latest: self._history.revisions(name)[-1:] == [latest])
         for consumer, name in self.consumers.items():
-            eventually(lambda consumer=consumer, name=name: self._has_latest(consumer, name), seconds)
+            eventually(lambda consumer=consumer, name=name: self.has_latest(consumer, name), seconds)
 
     def assert_history_consistent(self) -> None:
         """Check the restarts of each consumer against the recorded states of the consumer's Secret."""
@@ -47,9 +47,10 @@ class Convergence:
             assert all(mark in remaining for mark in marks), (
                 f"{consumer} was restarted twice for a revision, or backwards"
             )
-            assert self._has_latest(consumer, name), f"{consumer} was not restarted for the last revision"
+            assert self.has_latest(consumer, name), f"{consumer} was not restarted for the last revision"
 
-    def _has_latest(self, consumer: str, name: str) -> bool:
+    def has_latest(self, consumer: str, name: str) -> bool:
+        """Return whether a consumer has the mark of the Secret's present revisions."""
         revisions = self._history.revisions(name)
         marks = self._history.marks(consumer, name)
         mark = (marks and marks[-1]) or self._history.baseline(consumer, name)

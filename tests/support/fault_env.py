@@ -133,6 +133,10 @@ class FaultEnv(AwsSecrets, Replicas):
         """Return whether a Secret holds the value that AWS currently has, and has the status "ok"."""
         return self._convergence.is_current(name)
 
+    def has_latest(self, consumer: str, name: str = "db") -> bool:
+        """Return whether a consumer has the mark of the Secret's present revisions."""
+        return self._convergence.has_latest(consumer, name)
+
     def let_settle(self, seconds: float = 1.0) -> None:
         """Wait long enough for an unwanted effect to show."""
         time.sleep(seconds)

@@ -38,6 +38,7 @@ from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.drift import DriftDetector
 from keyturn_receiver.reconcile.reconciler import Reconciler
 from keyturn_receiver.reconcile.renderer import Renderer
+from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.reconcile.secret_filler import SecretFiller
 from keyturn_receiver.reconcile.source_reader import SourceReader
 from keyturn_receiver.reconcile.status_reporter import StatusReporter
@@ -169,7 +170,7 @@ class Receiver:
         stores = Stores(self._make, "eu-west-1", self._identify)
         resolver = ArnResolver(stores, access, time.monotonic)
         secret_client = SecretClient(api, lambda value: value[:16], lambda: datetime.now(UTC))
-        restarter = ConsumerRestarter(self.index, namespaces, WorkloadClient(api), secret_client, legs)
+        restarter = ConsumerRestarter(self.index, namespaces, WorkloadClient(api), secret_client, legs, RolloutFights())
         filler = SecretFiller(
             SourceReader(stores, access, resolver, legs),
             Renderer(ThreadPoolExecutor(1)),

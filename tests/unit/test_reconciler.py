@@ -41,6 +41,7 @@ from keyturn_receiver.reconcile.drift import DriftDetector
 from keyturn_receiver.reconcile.reconciler import CONFLICT_RETRIES, Reconciler
 from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
+from keyturn_receiver.reconcile.rollout_fights import Fight, RolloutFights
 from keyturn_receiver.reconcile.secret_filler import SecretFiller
 from keyturn_receiver.reconcile.source_reader import SourceReader
 from keyturn_receiver.reconcile.status_reporter import REFUSAL_BURST, StatusReporter
@@ -214,7 +215,11 @@ class Engine:
         access = AccessPolicy(namespaces, Default.ALLOW, False, Regions("aws", frozenset({"eu-west-1"})))
         resolver = ArnResolver(stores, access)
         secrets = SecretClient(api, lambda value: value[:16], lambda: WRITTEN)
-        self.restarter = restarter = CountingRestarter(index, namespaces, WorkloadClient(api), secrets, legs)
+        fights = RolloutFights(time.monotonic)
+        index.add_mark_handler(fights.observe)
+        self.fights: list[Fight] = []
+        fights.add_handler(self.fights.append)
+        self.restarter = restarter = CountingRestarter(index, namespaces, WorkloadClient(api), secrets, legs, fights)
         filler = SecretFiller(
             SourceReader(stores, access, resolver, legs),
             Renderer(ThreadPoolExecutor(1)),
@@ -429,6 +434,43 @@ async def test_consumer_that_is_younger_than_the_value_costs_no_read_of_its_pods
     await engine.settle()
     assert engine.api.calls == [("GET", "secrets"), ("PATCH", "deployments")]
     assert engine.api.workload["spec"]["template"]["metadata"]["annotations"] == {}
+
+
+@pytest.mark.parametrize("owner", ["strips", "keeps its own"])
+async def test_fight_about_a_mark_slows_down_and_a_new_rotation_is_carried_at_once(owner: str) -> None:
+    engine = Engine()
+    await engine.start()
+    metadata, template = engine.api.workload["metadata"], engine.api.workload["spec"]["template"]["metadata"]
+    theirs = {} if owner == "strips" else {"revision.keyturn.dev/db": "theirs"}
+    writes: list[float] = []
+
+    def revert(method: str, resource: str) -> None:
+        if (method, resource) == ("PATCH", "deployments"):
+            writes.append(time.monotonic())
+            asyncio.get_running_loop().call_later(0.01, reverted)
+
+    def reverted() -> None:
+        metadata["annotations"], template["annotations"] = dict(theirs), dict(theirs)
+        metadata["resourceVersion"] = str(int(metadata["resourceVersion"]) + 1)
+        engine.api.show()
+
+    engine.api.refuse = revert
+    started = time.monotonic()
+    reverted()
+    await asyncio.sleep(60)
+    assert 2 <= len(writes) <= 6
+    (fight,) = engine.fights
+    assert (fight.consumer.ref.name, fight.mark) == ("web", "revision.keyturn.dev/db")
+    assert fight.removed is (owner == "strips")
+    assert len({round(at - started) for at in writes}) >= 2  # they go on
+    before = len(writes)
+    engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
+    result = await engine.notify()
+    assert result.error is None
+    assert len(writes) > before
+    await asyncio.sleep(3600)
+    assert len(writes) <= before + 20
+    assert len(engine.fights) == 1
 
 
 async def test_edit_during_a_run_is_repaired_after_it() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from keyturn_receiver.core.binding import read_spec
 from keyturn_receiver.core.consumer import (
     MAX_REFERENCES,
     Consumer,
@@ -313,3 +314,30 @@ def test_pods_of_the_workload_that_are_not_ending_count(
     assert pod == (Pod({"db": WHOLE}, WRITTEN) if belongs else None)
     for phase in ("Succeeded", "Failed"):
         assert read_pod({"metadata": metadata, "spec": ENV_FROM, "status": {"phase": phase}}, ref, "of web") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "disabled", "understood"),
+    [
+        (None, False, True),
+        ("enabled", False, True),
+        ("disabled", True, True),
+        (" disabled\n", True, True),
+        ("false", True, False),
+        ("Disabled", True, False),
+        ("true", True, False),
+        ("", True, False),
+    ],
+)
+def test_value_that_is_not_understood_restarts_nobody_and_is_told(
+    value: str | None, disabled: bool, understood: bool
+) -> None:
+    annotations = {} if value is None else {"keyturn.dev/rollout": value}
+    made = consumer(ENV_FROM, own=annotations)
+    assert made.rollout_disabled is disabled
+    spec = read_spec(annotations)
+    assert spec.rollouts_disabled is disabled
+    for faults in (made.faults, spec.rollout_faults):
+        assert bool(faults) is not understood
+        assert all("write enabled or disabled" in fault for fault in faults)
+    assert spec.faults == ()  # the Secret is filled nevertheless

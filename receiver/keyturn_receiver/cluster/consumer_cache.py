@@ -63,6 +63,8 @@ class ConsumerCache:
             self._index.report(item)
         # A workload's status changes all the time. So a check is triggered only if one of the fields that matter for a
         # rollout has changed.
+        if before and (before.baseline, before.marks) != (item.baseline, item.marks):
+            self._index.report_marks(before, item)
         if before is None or _rollout_fields(before) != _rollout_fields(item):
             for name in item.reads:
                 self._index.notify(Target(ref.namespace, name))
@@ -100,6 +102,7 @@ class ConsumerIndex:
 
     def __init__(self) -> None:
         self._handlers: list[Callable[[Target], None]] = []
+        self._mark_handlers: list[Callable[[Consumer, Consumer], None]] = []
         self._fault_handlers: list[Callable[[Consumer], None]] = []
         self._by_target: dict[Target, dict[WorkloadRef, Consumer]] = defaultdict(dict)
         self._sizes: Counter[str] = Counter()  # of the consumers, by namespace
@@ -117,6 +120,15 @@ class ConsumerIndex:
         """Call the handlers with a consumer whose faults have changed."""
         for on_faults in self._fault_handlers:
             on_faults(consumer)
+
+    def add_mark_handler(self, on_marks: Callable[[Consumer, Consumer], None]) -> None:
+        """Register ``on_marks``, which is called with a consumer before and after each change of its marks."""
+        self._mark_handlers.append(on_marks)
+
+    def report_marks(self, before: Consumer, after: Consumer) -> None:
+        """Call the handlers with a consumer whose marks have changed."""
+        for on_marks in self._mark_handlers:
+            on_marks(before, after)
 
     def notify(self, target: Target) -> None:
         """Call the handlers with a Secret whose consumer has changed."""

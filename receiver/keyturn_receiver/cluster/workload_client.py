@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Mapping
 
 from keyturn_receiver.cluster.api import FIELD_MANAGER, MERGE_PATCH, Api, Json, ReplyTooLarge, path
 from keyturn_receiver.core.consumer import Consumer, Pod, WorkloadRef, read_consumer, read_pod
+from keyturn_receiver.core.field_owners import other_writer
 from keyturn_receiver.core.rollout import RolloutAnnotation
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 
@@ -22,6 +23,10 @@ class WorkloadClient:
         client."""
         obj = await self._api.request("GET", _path(ref))
         return read_consumer(WORKLOAD_KINDS[ref.kind], obj)
+
+    async def other_writer(self, ref: WorkloadRef, annotation: str, removed: bool) -> str | None:
+        """Return the field manager other than Keyturn's that last wrote an annotation (``core/field_owners.py``)."""
+        return other_writer(WORKLOAD_KINDS[ref.kind], await self._api.request("GET", _path(ref)), annotation, removed)
 
     async def pods(self, ref: WorkloadRef) -> AsyncGenerator[Pod, None]:
         """Yield the pods of a workload, without those that are ending. Raises the same errors as ``read``."""

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import yaml
 
-from keyturn_receiver.core.consumer import ROLLOUT, rollouts_disabled
+from keyturn_receiver.core.consumer import ROLLOUT, rollout_faults, rollouts_disabled
 from keyturn_receiver.core.copies import copy_of
 from keyturn_receiver.core.expression import is_property, validate_expression
 from keyturn_receiver.core.vocabulary import BIND_LABEL, is_bind_value
@@ -105,7 +105,8 @@ class BindingSpec:
 
     ``service_account``, ``on_delete`` and ``data`` are None if the annotation is missing. ``hash`` changes whenever an
     annotation that determines the data changes. ``faults`` say what is wrong with the names of the Secret's annotations
-    and labels. ``reconcile`` is the latest request to compare the Secret with AWS, or empty.
+    and labels. ``reconcile`` is the latest request to compare the Secret with AWS, or empty. ``rollout_faults`` say
+    what is wrong with the annotation that forbids restarts; the Secret is filled nevertheless.
     """
 
     secret_id: str
@@ -117,6 +118,7 @@ class BindingSpec:
     hash: str
     faults: tuple[str, ...] = ()
     reconcile: str = ""
+    rollout_faults: tuple[str, ...] = ()
 
     @property
     def account(self) -> str:
@@ -207,6 +209,7 @@ def read_spec(annotations: Mapping[str, str], faults: tuple[str, ...] = ()) -> B
         hash="" if faults else binding_hash(annotations),
         faults=faults,
         reconcile=_request(annotations.get(RECONCILE, "")),
+        rollout_faults=rollout_faults(annotations),
     )
 
 

@@ -11,6 +11,7 @@ from keyturn_receiver.core.workload_kinds import WorkloadKind
 from keyturn_receiver.core.write_times import parse_time
 
 ROLLOUT = "keyturn.dev/rollout"
+ENABLED = "enabled"
 DISABLED = "disabled"
 MARK_PREFIX = "revision.keyturn.dev/"
 # Kubernetes takes a hundred thousand references to Secrets in one pod template. Reading all of them would block the
@@ -85,8 +86,19 @@ class Pod:
 
 
 def rollouts_disabled(annotations: Mapping[str, object]) -> bool:
-    """Return whether these annotations, of a workload, a Secret or a namespace, forbid restarts."""
-    return annotations.get(ROLLOUT) == DISABLED
+    """Return whether these annotations, of a workload, a Secret or a namespace, forbid restarts.
+
+    A value that is not understood forbids them, too, because an unwanted restart cannot be undone.
+    """
+    return str(annotations.get(ROLLOUT, ENABLED)).strip() != ENABLED
+
+
+def rollout_faults(annotations: Mapping[str, object]) -> tuple[str, ...]:
+    """Return what is wrong with the value of the annotation that forbids restarts."""
+    value = str(annotations.get(ROLLOUT, ENABLED)).strip()
+    if value in (ENABLED, DISABLED):
+        return ()
+    return (f'annotation {ROLLOUT} is "{value:.40}": write {ENABLED} or {DISABLED}',)
 
 
 def mark_name(secret_name: str) -> str:
@@ -121,7 +133,11 @@ def read_consumer(kind: WorkloadKind, workload: Mapping[str, object]) -> Consume
     annotations = as_object(metadata.get("annotations"))
     strategy = as_object(as_object(workload.get("spec")).get("updateStrategy"))
     template_metadata = as_object(template.get("metadata"))
-    faults = (*object_faults(metadata, Place.WORKLOAD), *object_faults(template_metadata, Place.POD_TEMPLATE))
+    faults = (
+        *rollout_faults(annotations),
+        *object_faults(metadata, Place.WORKLOAD),
+        *object_faults(template_metadata, Place.POD_TEMPLATE),
+    )
     return Consumer(
         ref=WorkloadRef(kind.kind, str(metadata["namespace"]), str(metadata["name"])),
         resource_version=str(metadata["resourceVersion"]),

@@ -21,6 +21,7 @@ from keyturn_receiver.errors import (
     Unfinished,
     first_retryable,
 )
+from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.resilience.bounded_gather import bounded_gather
 from keyturn_receiver.telemetry.legs import Leg, LegTimer
 
@@ -50,12 +51,14 @@ class ConsumerRestarter:
         workloads: WorkloadClient,
         secrets: SecretClient,
         legs: LegTimer,
+        fights: RolloutFights,
     ) -> None:
         self._index = index
         self._namespaces = namespaces
         self._workloads = workloads
         self._secrets = secrets
         self._legs = legs
+        self._fights = fights
 
     def consumers(self, target: Target) -> Sequence[Consumer]:
         """Return the cached consumers of a Secret whose own annotations permit restarts."""
@@ -78,6 +81,12 @@ class ConsumerRestarter:
     def is_up_to_date(self, target: Target, consumers: Sequence[Consumer], record: Record) -> bool:
         """Return whether the marks of all ``consumers`` match the revisions in ``record``."""
         return not any(rollout(consumer, target.name, record) for consumer in consumers)
+
+    def fight_delay(self, target: Target, consumers: Sequence[Consumer], record: Record) -> float:
+        """Return the seconds until the first of the consumers that are due may be marked. It is 0.0 unless other
+        writers keep reverting the marks of all of them."""
+        marks = ((consumer, rollout(consumer, target.name, record)) for consumer in consumers)
+        return min((self._fights.delay(consumer, mark) for consumer, mark in marks if mark), default=0.0)
 
     async def baseline(
         self, target: Target, consumers: Sequence[Consumer], before: Mapping[str, str], after: Record
@@ -127,6 +136,8 @@ class ConsumerRestarter:
             mark = baseline(current, target.name, before, after) if current else None
             if current is None or mark is None:
                 return current
+            if self._fights.delay(current, mark):
+                return current  # without a baseline, the pods decide whether to restart it
             try:
                 return _seen_as(consumer, await self._workloads.mark(current, mark))
             except Conflict:
@@ -144,6 +155,8 @@ class ConsumerRestarter:
             mark = rollout(current, target.name, record) if current and not current.rollout_disabled else None
             if current is None or mark is None:
                 return None
+            if self._fights.delay(current, mark):
+                return None  # it stays due, and the detector of drift asks for it again later
             try:
                 if mark.undecided:
                     mark = replace(mark, restart=await self._has_pod_behind(target, current, record))

@@ -82,7 +82,7 @@ class DriftDetector:
             # The cache may not show all of our own writes yet.
             self._queue.check_later(target, settles_in, self._check)
         elif cause := self._cause(bound):
-            delay = self._queue.fight_delay(target) if cause is Cause.DRIFT else 0.0
+            delay = self._fight_delay(bound, cause)
             if not self._is_leader():
                 delay += random.uniform(*FOLLOWER_DELAY)  # noqa: S311 - jitter between replicas
             if delay:
@@ -109,7 +109,21 @@ class DriftDetector:
         if settles_in := self._queue.settles_in(target):
             self._queue.check_later(target, settles_in, self._check_after_delay)
         elif cause := self._cause(bound):
-            self._submit(bound, cause)
+            delay = self._fight_delay(bound, cause) if cause is Cause.CONSUMER else 0.0
+            if delay:
+                self._queue.check_later(target, delay, self._check_after_delay)
+            else:
+                self._submit(bound, cause)
+
+    def _fight_delay(self, bound: BoundSecret, cause: Cause) -> float:
+        """Return the seconds to wait because another writer keeps reverting the Secret or its consumers."""
+        match cause:
+            case Cause.DRIFT:
+                return self._queue.fight_delay(bound.target)
+            case Cause.CONSUMER:
+                consumers = self._restarter.restartable(bound.target, bound.spec)
+                return self._restarter.fight_delay(bound.target, consumers, bound.record)
+        return 0.0
 
     def _submit(self, bound: BoundSecret, cause: Cause) -> None:
         self._queue.submit(bound.target, Request.now(cause), bound.spec.secret_id)

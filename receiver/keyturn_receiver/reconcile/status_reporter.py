@@ -10,7 +10,7 @@ from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.plan import LiveSecret
 from keyturn_receiver.core.revision import OK, status_of
-from keyturn_receiver.errors import Conflict, KeyturnError, Permanent, Unfinished, first_retryable
+from keyturn_receiver.errors import Conflict, InvalidBinding, KeyturnError, Permanent, Unfinished, first_retryable
 from keyturn_receiver.reconcile import event_messages
 from keyturn_receiver.reconcile.consumer_restarter import RolloutResult
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
@@ -67,6 +67,9 @@ class StatusReporter:
         if error is None and (fill.changed_keys or rollout.restarted):
             message = event_messages.applied(fill.record, fill.changed_keys, rollout.restarted)
             self._events.event(live.target, live.uid, False, "Applied", message)
+        for fault in spec.rollout_faults:
+            message = f"{fault}; no pod is restarted until then"
+            self._events.event(live.target, live.uid, True, InvalidBinding.reason, message)
         for consumer in rollout.restarted[:MAX_CONSUMER_EVENTS]:
             message = event_messages.applied(fill.record, fill.changed_keys, [consumer])
             self._consumer_event(consumer, False, "Restarted", live.target, message)

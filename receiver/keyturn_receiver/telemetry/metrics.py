@@ -55,6 +55,12 @@ class Metrics:
             "reconciles", "Reconciles of one binding, by cause and outcome.", "cause", "outcome"
         )
         self.rollouts = self._counter("rollouts", "Consumers restarted, by kind of workload.", "kind")
+        self.rollout_fights = self._counter(
+            "rollout_fights",
+            "Consumers whose restarts slow down because another writer keeps reverting Keyturn's annotation, by kind of"
+            " workload.",
+            "kind",
+        )
         self.bindings = self._gauge("bindings", "Bound Secrets in this replica's cache.")
         self.failing_bindings = self._gauge(
             "failing_bindings",

@@ -1,0 +1,68 @@
+"""Reports fights about the marks of consumers: once in the log, in a metric, and in a Kubernetes Event on the workload
+that names the other writer."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from keyturn_receiver.cluster.event_recorder import EventRecorder
+from keyturn_receiver.cluster.workload_client import WorkloadClient
+from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.consumer import MARK_PREFIX, ROLLOUT
+from keyturn_receiver.errors import KeyturnError
+from keyturn_receiver.reconcile.rollout_fights import Fight
+from keyturn_receiver.telemetry.metrics import Metrics
+
+REASON = "RestartReverted"
+MAX_REPORTS = 20  # reports that may be made at the same time; each reads the workload
+
+_log = logging.getLogger(__name__)
+
+
+class FightReporter:
+    """Reports each fight once. ``is_leader`` returns whether this replica leads; the others leave the report to it."""
+
+    def __init__(
+        self, workloads: WorkloadClient, events: EventRecorder, metrics: Metrics, is_leader: Callable[[], bool]
+    ) -> None:
+        self._workloads = workloads
+        self._events = events
+        self._metrics = metrics
+        self._is_leader = is_leader
+        self._reports: set[asyncio.Task[None]] = set()
+
+    def on_fight(self, fight: Fight) -> None:
+        """Report a fight that has just been detected."""
+        self._metrics.rollout_fights.labels(fight.consumer.ref.kind).inc()
+        fields = {"consumer": str(fight.consumer.ref), "annotation": fight.mark}
+        _log.warning("another writer keeps reverting this consumer; backing off", extra={"fields": fields})
+        if self._is_leader() and len(self._reports) < MAX_REPORTS:
+            task = asyncio.get_running_loop().create_task(self._report(fight))
+            self._reports.add(task)
+            task.add_done_callback(self._reports.discard)
+
+    async def _report(self, fight: Fight) -> None:
+        ref = fight.consumer.ref
+        try:
+            writer = await self._workloads.other_writer(ref, fight.mark, fight.removed)
+        except KeyturnError as error:
+            _log.info("the other writer of %s could not be read: %s", ref, error)
+            writer = None
+        self._events.event(
+            Target(ref.namespace, ref.name), fight.consumer.uid, True, REASON, message(fight, writer), kind=ref.kind
+        )
+
+
+def message(fight: Fight, writer: str | None) -> str:
+    """Return the message of the Event. ``writer`` is the field manager of the other writer, if it is known."""
+    slower = f"Keyturn restarts this {fight.consumer.ref.kind} more and more slowly"
+    if writer:
+        return (
+            f'field manager "{writer}" keeps reverting annotation {fight.mark}, with which Keyturn restarts the pods'
+            f' after a rotation: {slower}. Let "{writer}" ignore annotations that begin with {MARK_PREFIX}, or annotate'
+            f" the workload with {ROLLOUT}: disabled"
+        )
+    return (
+        f"annotation {fight.mark} keeps returning to an earlier value: {slower}. Either the Secret changes back and"
+        f" forth, or somebody reverts the annotation"
+    )

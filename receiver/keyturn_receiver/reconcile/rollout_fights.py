@@ -1,0 +1,92 @@
+"""Back-off for consumers whose marks keep returning to earlier states. Without it, the two sides would write without a
+pause, and each write may restart pods.
+
+Every replica watches every change of a mark, whoever made it, so all of them slow down together. A mark that the
+workload never had, such as that of a new rotation, is written at once. One that it had before is written ever later,
+but always in the end.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from keyturn_receiver.core.consumer import Consumer, WorkloadRef
+from keyturn_receiver.core.rollout import RolloutAnnotation
+from keyturn_receiver.resilience.backoff import Backoff
+from keyturn_receiver.resilience.fair_map import FairMap
+
+FREE_REPEATS = 3  # how often a mark may return to an earlier state before writes of it are delayed
+MAX_STATES = 8  # states of one mark that are remembered
+MAX_MARKS = 2_000  # marks whose states are remembered
+FIGHT_BACKOFF = Backoff(base=20.0, cap=300.0, jitter=0)  # seconds between two writes of the same mark
+RESET_AFTER = 900.0  # seconds; if a mark rests for so long, its earlier states are forgotten
+
+_State = tuple[str | None, str | None]  # the mark on the workload and the one on its pod template
+
+
+@dataclass(slots=True)
+class _Fight:
+    states: deque[_State] = field(default_factory=lambda: deque(maxlen=MAX_STATES))
+    repeats: int = 0
+    changed_at: float = 0.0
+    free_at: float = 0.0  # until this time, no earlier state is written again
+    removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fight:
+    """A mark whose writes slow down from now on. ``removed`` tells whether it was taken away."""
+
+    consumer: Consumer
+    mark: str
+    removed: bool
+
+
+class RolloutFights:
+    """Detects fights about marks, and delays the writes. ``now`` returns monotonic seconds."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._fights: FairMap[str, tuple[WorkloadRef, str], _Fight] = FairMap(MAX_MARKS)
+        self._handlers: list[Callable[[Fight], None]] = []
+
+    def add_handler(self, on_fight: Callable[[Fight], None]) -> None:
+        """Register ``on_fight``, which is called once for each fight."""
+        self._handlers.append(on_fight)
+
+    def observe(self, before: Consumer, after: Consumer) -> None:
+        """Learn of a change of a consumer, by whomever it was made."""
+        for name in before.baseline.keys() | before.marks.keys() | after.baseline.keys() | after.marks.keys():
+            earlier, state = _state(before, name), _state(after, name)
+            if earlier != state:
+                self._observe(after, name, earlier, state)
+
+    def delay(self, consumer: Consumer, mark: RolloutAnnotation) -> float:
+        """Return the seconds to wait before this mark is written."""
+        fight = self._fights.get(consumer.ref.namespace, (consumer.ref, mark.name))
+        if fight is None or not any(mark.value in state for state in fight.states):
+            return 0.0
+        return max(0.0, fight.free_at - self._now())
+
+    def _observe(self, consumer: Consumer, name: str, earlier: _State, state: _State) -> None:
+        now, key = self._now(), (consumer.ref, name)
+        fight = self._fights.get(consumer.ref.namespace, key)
+        if fight is None or now - fight.changed_at > RESET_AFTER:
+            fight = _Fight(deque([earlier], maxlen=MAX_STATES))
+        self._fights.put(consumer.ref.namespace, key, fight)
+        fight.changed_at = now
+        if state not in fight.states:
+            fight.states.append(state)
+        elif now >= fight.free_at:  # otherwise it is the answer to a write that counts already
+            fight.repeats += 1
+            fight.removed |= None in state
+            if fight.repeats >= FREE_REPEATS:
+                fight.free_at = now + FIGHT_BACKOFF.delay(fight.repeats - FREE_REPEATS + 1)
+            if fight.repeats == FREE_REPEATS:
+                for on_fight in self._handlers:
+                    on_fight(Fight(consumer, name, fight.removed))
+
+
+def _state(consumer: Consumer, name: str) -> _State:
+    return consumer.baseline.get(name), consumer.marks.get(name)

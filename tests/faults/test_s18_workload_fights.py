@@ -1,0 +1,185 @@
+"""S18: another writer keeps reverting Keyturn's annotations on a workload, or the Secret itself moves to and fro."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+import urllib3
+
+from keyturn_receiver.core.consumer import former_mark_name, mark_name
+from support.background import PeriodicThread
+from support.cluster_state import annotations_of, replica_sets
+from support.fault_env import FaultEnv
+from support.manifests import workload
+from support.wait import eventually
+
+MINUTE = 60
+MARK = "revision.keyturn.dev/db"
+HANDFUL = 7
+Owner = Callable[[dict[str, Any]], bool]  # edits a Deployment in place, and returns whether it has changed
+
+
+def strips_everything(obj: dict[str, Any]) -> bool:
+    """An operator that owns all annotations, of the workload and of its pod template."""
+    changed = False
+    for metadata in (obj["metadata"], obj["spec"]["template"]["metadata"]):
+        if MARK in (metadata.get("annotations") or {}):
+            del metadata["annotations"][MARK]
+            changed = True
+    return changed
+
+
+def strips_the_workload(obj: dict[str, Any]) -> bool:
+    """An owner that removes the annotations of the workload itself, and leaves the pod template alone."""
+    return (obj["metadata"].get("annotations") or {}).pop(MARK, None) is not None
+
+
+def strips_the_template(obj: dict[str, Any]) -> bool:
+    """An operator that builds the pod template again at each reconcile."""
+    return (obj["spec"]["template"]["metadata"].get("annotations") or {}).pop(MARK, None) is not None
+
+
+def puts_its_own(obj: dict[str, Any]) -> bool:
+    """A self-heal whose manifest contains an old mark."""
+    wanted = {MARK: "of-an-old-manifest"}
+    places = [obj["metadata"], obj["spec"]["template"]["metadata"]]
+    changed = any((place.get("annotations") or {}).get(MARK) != wanted[MARK] for place in places)
+    for place in places:
+        place["annotations"] = {**(place.get("annotations") or {}), **wanted}
+    return changed
+
+
+@contextmanager
+def owned(env: FaultEnv, name: str, owner: Owner, pause: float = 0.0) -> Iterator[None]:
+    """Watch a Deployment, and PUT it whenever ``owner`` changes it, ``pause`` seconds later."""
+    url = f"{env.cluster.url}/apis/apps/v1/namespaces/{env.namespace}/deployments"
+    headers = {"Authorization": f"Bearer {env.cluster.admin_token}"}
+    pool = urllib3.PoolManager(ca_certs=str(env.cluster.ca_file), maxsize=2)
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.is_set():
+            time.sleep(pause or 0.005)
+            obj = pool.request("GET", f"{url}/{name}", headers=headers).json()
+            if owner(obj):
+                query = {"fieldManager": "the-owner"}
+                pool.request("PUT", f"{url}/{name}?{urlencode(query)}", headers=headers, json=obj)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def writes(env: FaultEnv, name: str) -> int:
+    return len(env.kubernetes_proxy.matching("PATCH", f"/deployments/{name}$"))
+
+
+def warnings(env: FaultEnv, name: str, reason: str) -> list[str]:
+    selector = f"involvedObject.name={name},involvedObject.kind=Deployment,reason={reason},type=Warning"
+    listed = env.cluster.kubectl("get", "events", "-n", env.namespace, "-o", "json", f"--field-selector={selector}")
+    return [event["message"] for event in json.loads(listed)["items"]]
+
+
+@pytest.mark.fault("S18")
+@pytest.mark.long
+@pytest.mark.parametrize("pause", [0.0, 1.0], ids=["fast", "slow"])
+@pytest.mark.parametrize(
+    "owner",
+    [strips_everything, strips_the_workload, strips_the_template, puts_its_own],
+    ids=lambda owner: owner.__name__,
+)
+def test_owner_of_a_workload_causes_a_handful_of_writes_in_a_minute(env: FaultEnv, owner: Owner, pause: float) -> None:
+    """An owner of a Deployment removes Keyturn's annotations or puts back its own, at once or a second later. In a
+    minute the receiver answers a handful of times. One Warning on the Deployment names the owner, if there is a fight.
+    Meanwhile a rotation restarts the pods, and when the owner has gone, all is as it should be."""
+    receiver = env.receiver()
+    env.create_bound_secret(consumers=("web",))
+    before = writes(env, "web")
+    with owned(env, "web", owner, pause):
+        assert env.send(env.rotate()).status == 200
+        env.let_settle(MINUTE)
+        assert 1 <= writes(env, "web") - before <= HANDFUL
+        calls = env.kubernetes_proxy.matching("PATCH", "/deployments/web$")
+        assert [call for call in calls if "spec" in call.content]
+        told = warnings(env, "web", "RestartReverted")
+        if receiver.metric("keyturn_rollout_fights_total", kind="Deployment"):
+            assert len(told) == 1
+            assert '"the-owner"' in told[0]
+        else:
+            assert told == []
+    assert env.send(env.rotate()).status == 200
+    eventually(lambda: env.has_latest("web"))
+    assert replica_sets(env.cluster, env.namespace, "web") >= 2
+    env.assert_no_value_leaked()
+
+
+class LabelMover(PeriodicThread):
+    """Moves AWSCURRENT to and fro between two versions, and tells the receiver of each move."""
+
+    def __init__(self, env: FaultEnv, moves: list[Any]) -> None:
+        super().__init__(0.2)
+        self._env = env
+        self._moves = moves
+        self._number = 0
+
+    def run_once(self) -> None:
+        self._number += 1
+        self._moves[self._number % 2]()
+
+
+@pytest.mark.fault("S18")
+@pytest.mark.long
+def test_label_that_moves_to_and_fro_restarts_a_handful_of_times(env: FaultEnv) -> None:
+    """AWSCURRENT moves to and fro between two versions, five times a second for 45 s. The Secret follows, but its
+    consumer is restarted a handful of times. When the label rests, the consumer ends with what the Secret holds."""
+    env.receiver()
+    arn = env.create_bound_secret(consumers=("web",))
+    first = env.client.get_secret_value(SecretId=arn)["VersionId"]
+    told = env.rotate()
+    second = told.data.version_id
+    assert env.send(told).status == 200
+
+    def move(to: str, away: str) -> None:
+        env.client.update_secret_version_stage(
+            SecretId=arn, VersionStage="AWSCURRENT", MoveToVersionId=to, RemoveFromVersionId=away
+        )
+        env.send(env.notification_of("db", to))
+
+    with LabelMover(env, [lambda: move(second, first), lambda: move(first, second)]):
+        env.let_settle(45)
+    assert replica_sets(env.cluster, env.namespace, "web") <= HANDFUL + 2
+    (message,) = warnings(env, "web", "RestartReverted")
+    assert "back and forth" in message
+    env.send_until_accepted(env.notification_of("db", env.client.get_secret_value(SecretId=arn)["VersionId"]))
+    env.wait_converged(90)
+
+
+@pytest.mark.fault("S18")
+def test_secrets_whose_marks_once_collided_do_not_fight(env: FaultEnv) -> None:
+    """A Secret has a name of 80 letters, and another one the very name to which its mark was shortened before. A
+    Deployment that reads both is restarted once for each rotation."""
+    env.receiver()
+    long = "a" * 80
+    twin = (former_mark_name(long) or "").partition("/")[2]
+    for name in (long, twin):
+        env.create_bound_secret(name, consumers=())
+    both = [{"secretRef": {"name": name}} for name in (long, twin)]
+    env.cluster.create([workload(env.namespace, "web", {"container": {"envFrom": both}})])
+    marks = {mark_name(long), mark_name(twin)}
+    eventually(lambda: marks <= annotations_of(env.cluster, "deployment", env.namespace, "web").keys())
+    for number, name in enumerate((long, twin), 1):
+        assert env.send(env.rotate(name)).status == 200
+        eventually(lambda number=number: replica_sets(env.cluster, env.namespace, "web") == 1 + number)
+    before = writes(env, "web")
+    env.let_settle(5)
+    assert writes(env, "web") == before
+    env.assert_no_value_leaked()

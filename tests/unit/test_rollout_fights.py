@@ -1,0 +1,124 @@
+"""Fights about the marks of consumers: which ones are detected, how writes slow down, and who the other writer is."""
+
+from typing import Any
+
+import pytest
+
+from keyturn_receiver.core.consumer import Consumer, WorkloadRef
+from keyturn_receiver.core.field_owners import other_writer
+from keyturn_receiver.core.rollout import RolloutAnnotation
+from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
+from keyturn_receiver.reconcile.fight_reporter import message
+from keyturn_receiver.reconcile.rollout_fights import FIGHT_BACKOFF, RESET_AFTER, Fight, RolloutFights
+from support.clock import FakeClock
+
+MARK = "revision.keyturn.dev/db"
+REF = WorkloadRef("Deployment", "team", "web")
+
+
+def consumer(mark: str | None, own: str | None = None, name: str = MARK) -> Consumer:
+    marks, baseline = ({name: value} if value else {} for value in (mark, own or mark))
+    return Consumer(REF, "1", {}, baseline, marks, rollout_disabled=False, manual=False)
+
+
+class Observer:
+    """Shows states of one consumer, one after another."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.fights = RolloutFights(self.clock)
+        self.told: list[Fight] = []
+        self.fights.add_handler(self.told.append)
+        self._last = consumer(None)
+
+    def show(self, *states: Consumer) -> None:
+        for state in states:
+            self.fights.observe(self._last, state)
+            self._last = state
+
+    def delay(self, value: str) -> float:
+        return self.fights.delay(self._last, RolloutAnnotation(MARK, value, restart=True))
+
+
+def test_rotations_that_follow_one_another_are_no_fight() -> None:
+    observer = Observer()
+    observer.show(*(consumer(f"v{number}") for number in range(100)))
+    assert (observer.told, observer.delay("v99"), observer.delay("v100")) == ([], 0, 0)
+
+
+def test_mark_that_keeps_being_removed_is_written_ever_later_and_never_given_up() -> None:
+    observer = Observer()
+    delays = []
+    for _ in range(10):
+        observer.show(consumer("v1"), consumer(None))
+        delays.append(observer.delay("v1"))
+        observer.clock.advance(delays[-1])
+    assert delays[:2] == [0, FIGHT_BACKOFF.base]
+    assert delays == sorted(delays)
+    assert delays[-1] == FIGHT_BACKOFF.cap
+    assert [(fight.mark, fight.removed) for fight in observer.told] == [(MARK, True)]
+    assert observer.delay("v2") == 0  # a new rotation does not wait
+
+
+def test_answers_to_one_write_count_once() -> None:
+    observer = Observer()
+    observer.show(consumer("v1"), consumer(None), consumer("v1"), consumer(None))
+    first = observer.delay("v1")
+    for _ in range(100):
+        observer.show(consumer("theirs"), consumer(None))
+    assert observer.delay("v1") == first == FIGHT_BACKOFF.base
+
+
+def test_secret_that_moves_to_and_fro_slows_down() -> None:
+    observer = Observer()
+    observer.show(*(consumer(value) for value in ("v1", "v2", "v1", "v2", "v1")))
+    assert observer.delay("v2") == FIGHT_BACKOFF.base
+    assert [fight.removed for fight in observer.told] == [False]
+    observer.clock.advance(RESET_AFTER + 1)
+    observer.show(consumer("v2"), consumer("v1"))
+    assert observer.delay("v2") == 0
+
+
+def test_marks_of_other_secrets_and_workloads_are_not_concerned() -> None:
+    observer = Observer()
+    observer.show(*[consumer("v1"), consumer(None)] * 3)
+    other = RolloutAnnotation(MARK + "-other", "v1", restart=True)
+    assert observer.fights.delay(consumer(None), other) == 0
+    elsewhere = Consumer(WorkloadRef("Deployment", "else", "web"), "1", {}, {}, {}, False, False)
+    assert observer.fights.delay(elsewhere, RolloutAnnotation(MARK, "v1", restart=True)) == 0
+
+
+def entry(manager: str, time: str = "", template: bool = False, mark: bool = True, **more: str) -> dict[str, Any]:
+    metadata = {"f:metadata": {"f:annotations": {f"f:{MARK}" if mark else "f:other": {}}}}
+    fields = {"f:spec": {"f:template": metadata}} if template else metadata
+    return {"manager": manager, "operation": "Update", "time": time, "fieldsV1": fields, **more}
+
+
+@pytest.mark.parametrize(
+    ("entries", "removed", "writer"),
+    [
+        ([entry("argocd-controller")], False, "argocd-controller"),
+        ([entry("flux", template=True)], False, "flux"),
+        ([entry("keyturn"), entry("kubectl", mark=False)], False, None),
+        ([entry("keyturn"), entry("kubectl", "1", mark=False), entry("operator", "2", mark=False)], True, "operator"),
+        ([entry("operator", "2", mark=False), entry("owner", "1")], True, "owner"),
+        ([entry("controller", "9", mark=False, subresource="status")], True, None),
+        ([{"manager": "odd", "fieldsV1": "malformed"}], True, "odd"),
+        ([], True, None),
+    ],
+)
+def test_other_writer_is_the_owner_of_the_mark_or_the_last_to_write(
+    entries: list[dict[str, Any]], removed: bool, writer: str | None
+) -> None:
+    workload = {"metadata": {"managedFields": entries}}
+    assert other_writer(WORKLOAD_KINDS["Deployment"], workload, MARK, removed) == writer
+
+
+def test_message_says_who_and_what_to_do() -> None:
+    fight = Fight(consumer("v1"), MARK, removed=True)
+    told = message(fight, "operator")
+    assert told.startswith(f'field manager "operator" keeps reverting annotation {MARK}, ')
+    assert "Keyturn restarts this Deployment more and more slowly" in told
+    assert 'Let "operator" ignore annotations that begin with revision.keyturn.dev/' in told
+    assert told.endswith("or annotate the workload with keyturn.dev/rollout: disabled")
+    assert "back and forth" in message(fight, None)
