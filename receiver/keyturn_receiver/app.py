@@ -1,5 +1,6 @@
 """Composition root. Builds the receiver in layers, each from the layers below it. ``runtime`` then runs it."""
 
+import asyncio
 import logging
 import os
 import socket
@@ -21,6 +22,7 @@ from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.cluster.fingerprint import new_fingerprint
 from keyturn_receiver.cluster.lease import LeaderElector, LeaseClient
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespacePoller, NamespaceReader
+from keyturn_receiver.cluster.record_key import RecordKey, RecordKeyClient, RecordKeyMonitor
 from keyturn_receiver.cluster.reflector import ListWatch, ObjectCache, Reflector, WatchTimeouts
 from keyturn_receiver.cluster.released_cache import ReleasedCache
 from keyturn_receiver.cluster.secret_cache import SecretCache
@@ -78,6 +80,7 @@ from keyturn_receiver.web.notification_handler import NotificationHandler
 from keyturn_receiver.web.server import Server
 from keyturn_receiver.web.webhook import WebhookConfig, WebhookEndpoint
 
+RECORD_KEY = "record-key"  # the end of the name of the Secret that holds the record key
 OPERATIONS_GRACE = 1.0  # seconds that open requests on the operations port have to finish during a shutdown
 
 _log = logging.getLogger(__name__)
@@ -106,11 +109,12 @@ class Caches:
 
 @dataclass(frozen=True, slots=True)
 class Kubernetes:
-    """The Kubernetes side: the API client, the caches with their informers, the Event recorder, and the two parts that
-    use a Lease."""
+    """The Kubernetes side: the API client, the caches with their informers, the record key, the Event recorder, and the
+    two parts that use a Lease."""
 
     api: kubernetes.Api
     caches: Caches
+    record_key: RecordKey
     informers: Mapping[str, Informer]
     events: EventRecorder
     elector: LeaderElector
@@ -189,7 +193,8 @@ def build_kubernetes(process: Process, transport: Transport) -> Kubernetes:
     limiter = AdaptiveLimiter(settings.kubernetes_requests)
     process.metrics.kubernetes_request_limit.set_function(lambda: limiter.limit)
     api = kubernetes.Api(transport, limiter, process.metrics)
-    caches = Caches(SecretCache(), NamespaceCache(), ConsumerIndex(), ReleasedCache())
+    record_key = RecordKey()
+    caches = Caches(SecretCache(record_key), NamespaceCache(), ConsumerIndex(), ReleasedCache())
     identity = f"{socket.gethostname()}-{os.getpid()}"
 
     def lease(name: str) -> LeaseClient:
@@ -198,7 +203,8 @@ def build_kubernetes(process: Process, transport: Transport) -> Kubernetes:
     return Kubernetes(
         api,
         caches,
-        build_informers(process, api, caches),
+        record_key,
+        build_informers(process, api, caches, record_key),
         EventRecorder(api, process.metrics, utc_now),
         LeaderElector(lease("poller"), identity, watchdog.register("leader election")),
         EventPathMonitor(
@@ -210,20 +216,40 @@ def build_kubernetes(process: Process, transport: Transport) -> Kubernetes:
     )
 
 
-def build_informers(process: Process, api: kubernetes.Api, caches: Caches) -> Mapping[str, Informer]:
+def build_informers(
+    process: Process, api: kubernetes.Api, caches: Caches, record_key: RecordKey
+) -> Mapping[str, Informer]:
     """Build the informers. Each watches one kind of object, or one kind in one namespace if only some namespaces are
-    served."""
+    served. Secrets are listed once the record key is known."""
     settings = process.settings
     served = settings.namespaces
     timeouts = WatchTimeouts(settings.watch_seconds, settings.resync_seconds)
     informers: dict[str, Informer] = {}
+    reflectors: dict[str, Reflector[Any]] = {}
 
-    def watch(group_version: str, resource: str, cache: ObjectCache[Any], title: str = "", **options: Any) -> None:
+    def list_again() -> None:
+        for name, reflector in reflectors.items():
+            if name.startswith("secrets"):
+                reflector.list_again()
+
+    key_name = f"{settings.lease_name}-{RECORD_KEY}"
+    client = RecordKeyClient(api, settings.lease_namespace, key_name)
+    monitor = RecordKeyMonitor(client, record_key, list_again, process.watchdog.register("record key"))
+    informers[f"Secret {key_name}"] = monitor
+
+    def watch(
+        group_version: str,
+        resource: str,
+        cache: ObjectCache[Any],
+        title: str = "",
+        after: asyncio.Event | None = None,
+        **options: Any,
+    ) -> None:
         for namespace in served or (None,):
             name = (title or resource) if namespace is None else f"{title or resource} in {namespace}"
             list_watch = ListWatch(kubernetes.path(group_version, resource, namespace), namespace, **options)
             ping = process.watchdog.register(f"watch of {name}")
-            informers[name] = Reflector(api, list_watch, cache, timeouts, ping)
+            informers[name] = reflectors[name] = Reflector(api, list_watch, cache, timeouts, ping, after)
 
     if served:
         # A Role can grant ``get`` on its own namespace but not ``watch``, so the served namespaces are polled.
@@ -231,7 +257,7 @@ def build_informers(process: Process, api: kubernetes.Api, caches: Caches) -> Ma
         informers["namespaces"] = NamespacePoller(api, served, caches.namespaces, ping)
     else:
         watch("v1", "namespaces", caches.namespaces, metadata_only=True, page_size=250)
-    watch("v1", "secrets", caches.secrets, labels=BIND_LABEL, metadata_only=True, page_size=250)
+    watch("v1", "secrets", caches.secrets, after=monitor.synced, labels=BIND_LABEL, page_size=250)
     watch(
         "v1",
         "secrets",
@@ -275,7 +301,7 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         settings.signing_key_secret_id,
     )
     resolver = ArnResolver(aws.stores, access)
-    secrets = SecretClient(kube.api, new_fingerprint(), utc_now)
+    secrets = SecretClient(kube.api, new_fingerprint(), kube.record_key, utc_now)
     workloads, fights = WorkloadClient(kube.api), RolloutFights()
     caches.consumers.add_mark_handler(fights.observe)
     fights.add_handler(FightReporter(workloads, kube.events, metrics, kube.elector.is_leader).on_fight)

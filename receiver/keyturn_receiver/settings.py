@@ -147,11 +147,11 @@ class Settings(BaseSettings):
     can take a healthy receiver up to 30 s."""
 
     lease_namespace: str = "keyturn"
-    """Namespace of the two Leases: one for the leader election of the poller, one to share the time of the last
-    heartbeat."""
+    """Namespace of the receiver's own objects: a Lease for the leader election of the poller, one to share the time of
+    the last heartbeat, and a Secret with the key of the hashes that are written on bound Secrets."""
 
     lease_name: str = "keyturn"
-    """Prefix of the names of these Leases."""
+    """Prefix of the names of these objects."""
 
     traces: bool = False
     """Whether to send traces. OpenTelemetry's own variables, such as `OTEL_EXPORTER_OTLP_ENDPOINT`, say where."""

@@ -236,7 +236,7 @@ def test_nothing_leads_to_receivers_without_deliveries() -> None:
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert [port["name"] for port in container["ports"]] == ["operations"]
     (role,) = of("Role", objects)
-    assert [rule.get("resourceNames") for rule in role["rules"]] == [None, ["keyturn-poller"]]
+    assert [rule.get("resourceNames") for rule in role["rules"]] == [None, ["keyturn-poller"], ["keyturn-record-key"]]
     assert [each["metadata"]["name"] for each in of("Lease", objects)] == ["keyturn-poller"]
 
 

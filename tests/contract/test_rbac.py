@@ -24,6 +24,7 @@ WORKLOADS = {
     (kind.group, kind.plural): {"get", "list", "watch", "patch"} for kind in WORKLOAD_KINDS.values()
 }  # cluster/workload_client.py and the reflectors of the workloads
 ROLLOUTS = {**WORKLOADS, ("", "pods"): {"list"}}  # cluster/workload_client.py
+RECORD_KEY = {("", "secrets"): {"get", "patch"}}  # cluster/record_key.py
 DELETIONS = {("", "secrets"): {*EVERYWHERE["", "secrets"], "delete"}}  # reconcile/deletion.py
 # The reflector of cluster/namespace_cache.py, and its reader.
 ALL_NAMESPACES = {("", "namespaces"): {"get", "list", "watch"}}
@@ -65,7 +66,7 @@ def test_granted_rights_equal_the_used_ones(values: dict[str, Any], used: dict[t
         for each in chart_rights("keyturn", values)
         if each["kind"] in ("Role", "ClusterRole")
     }
-    assert roles.pop(("Role", "keyturn")) == LEASES
+    assert roles.pop(("Role", "keyturn")) == LEASES | RECORD_KEY
     served = [("Role", name) for name in values.get("namespaces", [])] or [("ClusterRole", None)]
     assert roles == dict.fromkeys(served, used)
 
@@ -92,12 +93,15 @@ def test_default_rights_delete_nothing_and_make_no_token() -> None:
         for kind, verbs in rights(each).items() if "rules" in each else ():
             given.setdefault(kind, set()).update(verbs)
     assert given == EVERYWHERE | ALL_NAMESPACES | ROLLOUTS | LEASES
+    assert RECORD_KEY["", "secrets"] <= EVERYWHERE["", "secrets"]
 
 
-def test_leases_of_others_are_neither_read_nor_renewed() -> None:
+def test_leases_and_secrets_of_others_in_the_own_namespace_are_neither_read_nor_written() -> None:
     (role,) = (each for each in chart_rights("keyturn") if each["kind"] == "Role")
+    names = {"leases": ["keyturn-poller", "keyturn-event-path"], "secrets": ["keyturn-record-key"]}
     for rule in role["rules"]:
-        assert rule["verbs"] == ["create"] or rule["resourceNames"] == ["keyturn-poller", "keyturn-event-path"]
+        (resource,) = rule["resources"]
+        assert (resource, rule["verbs"]) == ("leases", ["create"]) or rule["resourceNames"] == names[resource]
 
 
 def test_code_requests_no_other_kind_of_object() -> None:

@@ -73,3 +73,33 @@ def test_large_objects_of_one_tenant_end_no_watch_and_fit_into_memory(env: Fault
         assert "LineTooLong" not in each.log
         assert "LimitOverrunError" not in each.log
     env.wait_converged()
+
+
+def forged_secret(namespace: str, name: str, annotation: str, text: str) -> dict[str, Any]:
+    """Return a labelled Secret with one annotation of a size that Kubernetes still accepts."""
+    return secret(namespace, name, f"{namespace}/none", **{annotation: text})
+
+
+@pytest.mark.fault("S14")
+def test_forged_records_and_long_annotations_of_one_tenant_fit_into_memory(env: FaultEnv) -> None:
+    """A tenant creates 150 bound Secrets with a forged record of 16,000 names, with long bindings, or with a long
+    annotation that means something else. The receiver that sees them come, and one that starts later, stay under the
+    memory limit, and fill another tenant's Secret."""
+    receiver = env.receiver()
+    name = f"hostile-{uuid4().hex[:6]}"
+    env.create_objects({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    names = json.dumps({f"a{number}#": "v" for number in range(16_000)})
+    keys = "".join(f"K{number}: k\n" for number in range(7_000))
+    forged = [("version-ids", names), ("revisions", names), ("data", keys), ("status", "x" * 200_000)]
+    for kind, (annotation, text) in enumerate(forged):
+        made = [forged_secret(name, f"s{kind}-{number}", f"keyturn.dev/{annotation}", text) for number in range(38)]
+        env.cluster.create(made)
+    env.create_bound_secret("db")
+    fresh = env.receiver()
+    for each in (receiver, fresh):
+        eventually(lambda each=each: each.metric("keyturn_bindings") >= 4 * 38 + 1, 60)
+    assert env.send_until_accepted(env.rotate("db")).outcome in ("applied", "unchanged")
+    env.wait_converged()
+    for each in (receiver, fresh):
+        assert each.alive()[0] == each.ready()[0] == 200
+        assert each.metric("process_resident_memory_bytes") < MEMORY

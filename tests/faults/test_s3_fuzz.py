@@ -31,6 +31,7 @@ from keyturn_receiver.web.connection_limiter import ConnectionLimiter
 from keyturn_receiver.web.notification_handler import NotificationHandler
 from keyturn_receiver.web.server import Server
 from keyturn_receiver.web.webhook import WebhookConfig, WebhookEndpoint
+from support.bindings import KEYED
 from support.deliveries import notification, signed
 from support.fault_env import FaultEnv
 from support.raw_http import RawConnection, raw_connections, request
@@ -112,7 +113,7 @@ class DoorInHand:
         self._run = runner.run
         metrics = Metrics()
         handler = NotificationHandler(
-            SecretCache(),
+            SecretCache(KEYED),
             NoQueue(),  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]
             lambda sent: None,

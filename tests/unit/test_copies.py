@@ -6,7 +6,7 @@ import pytest
 
 from keyturn_receiver.cluster.secret_cache import CopiedSecret, SecretCache
 from keyturn_receiver.core.copies import Copy, copy_of
-from support.bindings import bound_object
+from support.bindings import KEYED, bound_object
 
 COPIES: dict[str, tuple[dict[str, Any], str]] = {
     "kubernetes-replicator, pushed": (
@@ -63,7 +63,7 @@ def secret_with(extra: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("extra", "told"), COPIES.values(), ids=COPIES)
 def test_copy_is_recognized_and_never_cached(extra: dict[str, Any], told: str) -> None:
-    cache, copies = SecretCache(), list[CopiedSecret]()
+    cache, copies = SecretCache(KEYED), list[CopiedSecret]()
     cache.add_copy_handler(copies.append)
     cache.update(cache.transform(bound_object("db")))
     assert len(cache) == 1
@@ -76,13 +76,13 @@ def test_copy_is_recognized_and_never_cached(extra: dict[str, Any], told: str) -
 
 @pytest.mark.parametrize("extra", ORIGINALS.values(), ids=ORIGINALS)
 def test_original_stays_bound(extra: dict[str, Any]) -> None:
-    cache = SecretCache()
+    cache = SecretCache(KEYED)
     cache.update(cache.transform(secret_with(extra)))
     assert len(cache) == 1
 
 
 def test_copy_without_the_label_is_nobodys_business() -> None:
-    cache, copies = SecretCache(), list[CopiedSecret]()
+    cache, copies = SecretCache(KEYED), list[CopiedSecret]()
     cache.add_copy_handler(copies.append)
     made = secret_with({"labels": {"hnc.x-k8s.io/inherited-from": "shop"}})
     del made["metadata"]["labels"]["keyturn.dev/bind"]

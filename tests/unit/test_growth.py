@@ -50,7 +50,7 @@ from keyturn_receiver.telemetry.legs import LegTimer
 from keyturn_receiver.telemetry.metrics import Metrics
 from keyturn_receiver.web.notification_handler import NotificationHandler
 from keyturn_receiver.web.replay_cache import TTL, ReplayCache
-from support.bindings import ARN, bound_object
+from support.bindings import ARN, KEYED, bound_object
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 NAMES = ("a", "b", "c")
@@ -161,7 +161,7 @@ class Receiver:
     """The parts of the receiver that a rotation passes, put together as the composition root does it."""
 
     def __init__(self) -> None:
-        self.secrets, self.index, namespaces = SecretCache(), ConsumerIndex(), NamespaceCache()
+        self.secrets, self.index, namespaces = SecretCache(KEYED), ConsumerIndex(), NamespaceCache()
         self.cluster, self.aws, metrics = Cluster(self.secrets, ConsumerCache(DEPLOYMENT, self.index)), Aws(), Metrics()
         api: Any = self.cluster
         namespaces.update(namespaces.transform(self.cluster.objects["namespaces", "team"]))
@@ -169,7 +169,7 @@ class Receiver:
         access = AccessPolicy(namespaces, Default.DENY, True, Regions("aws", frozenset({"eu-west-1"})))
         stores = Stores(self._make, "eu-west-1", self._identify)
         resolver = ArnResolver(stores, access, time.monotonic)
-        secret_client = SecretClient(api, lambda value: value[:16], lambda: datetime.now(UTC))
+        secret_client = SecretClient(api, lambda value: value[:16], KEYED, lambda: datetime.now(UTC))
         restarter = ConsumerRestarter(self.index, namespaces, WorkloadClient(api), secret_client, legs, RolloutFights())
         filler = SecretFiller(
             SourceReader(stores, access, resolver, legs),

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from keyturn_receiver.core.binding import Binding, Entry, Source, Target
+from keyturn_receiver.core.integrity import Integrity
 from keyturn_receiver.core.plan import LiveSecret, Plan, plan
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.core.revision import (
@@ -14,9 +15,11 @@ from keyturn_receiver.core.revision import (
     digest,
     next_revision,
     read_record,
+    unkeyed_data_hash,
     write_record,
 )
 from keyturn_receiver.errors import ClusterRefused, InvalidValue
+from support.bindings import KEYED
 
 SOURCE = Source("prod/db")
 TARGET = Target("team", "db")
@@ -34,7 +37,7 @@ def identity(value: bytes) -> bytes:
 
 def planned(before: LiveSecret, data: dict[str, bytes], version: str) -> Plan:
     versions = {SOURCE: SecretVersion("arn", "prod/db", version, "")}
-    return plan(BINDING, "binding", before, data, versions, identity)
+    return plan(BINDING, "binding", before, data, versions, identity, KEYED)
 
 
 def after(made: Plan) -> LiveSecret:
@@ -94,7 +97,7 @@ def test_revision_contains_the_expression_unless_it_is_the_key() -> None:
     def made(expression: str, key: str = "a") -> str:
         binding = Binding(TARGET, None, (Entry(key, SOURCE, expression),), "Secret")
         versions = {SOURCE: SecretVersion("arn", "prod/db", "v1", "")}
-        return plan(binding, "binding", live({}), {key: b"1"}, versions, identity).record.revisions[key]
+        return plan(binding, "binding", live({}), {key: b"1"}, versions, identity, KEYED).record.revisions[key]
 
     assert made("a") == made(" a ") == "v1"
     assert made("b").startswith("v1.")
@@ -143,7 +146,7 @@ def test_error_status_is_overwritten_although_the_data_is_equal() -> None:
 
 
 def test_record_read_from_its_annotations_is_equal() -> None:
-    record = Record({"arn#AWSCURRENT": "v1"}, {"a": "v1"}, data_hash({"a": b"1"}), "hash", "ok")
+    record = Record({"arn#AWSCURRENT": "v1"}, {"a": "v1"}, data_hash(KEYED, "uid", {"a": b"1"}), "hash", "ok")
     annotations = write_record(record, "2026-11-24T00:00:00Z")
     assert read_record(annotations) == record
 
@@ -155,7 +158,8 @@ def test_malformed_annotations_count_as_missing(malformed: str) -> None:
 
 
 def test_hashes_separate_keys_from_values_and_ignore_order() -> None:
-    assert data_hash({"a": b"bc"}) != data_hash({"ab": b"c"})
+    assert data_hash(KEYED, "uid", {"a": b"bc"}) != data_hash(KEYED, "uid", {"ab": b"c"})
+    assert data_hash(KEYED, "uid", {"a": b"1", "b": b"2"}) == data_hash(KEYED, "uid", {"b": b"2", "a": b"1"})
     assert digest({"a": "v1", "b": "v2"}, ["b", "a"]) == digest({"b": "v2", "a": "v1"}, ["a", "b", "a"])
 
 
@@ -193,3 +197,58 @@ def test_malformed_parts_of_annotations_are_dropped() -> None:
     record = read_record(malformed)
     assert (record.revisions, record.version_ids) == ({"b": "v1"}, {})
     assert next_revision("v1+" + "9" * 5000, "v1") == "v1+1"
+
+
+def holding(before: LiveSecret, **holders: str) -> LiveSecret:
+    """Return the Secret with keys of other writers."""
+    return replace(before, fingerprints={**before.fingerprints, **dict.fromkeys(holders, b"x")}, holders=holders)
+
+
+def test_key_of_another_writer_that_aws_begins_to_name_is_not_taken_over() -> None:
+    first = planned(live({}), {"a": b"1"}, "v1")
+    with pytest.raises(InvalidValue, match=r"prod/db now names keys .*: ca.crt \(held by kubectl-edit\): remove"):
+        planned(holding(after(first), **{"ca.crt": "kubectl-edit"}), {"a": b"2", "ca.crt": b"y"}, "v2")
+    with pytest.raises(InvalidValue, match="held by an unknown field manager"):
+        planned(holding(after(first), **{"ca.crt": ""}), {"a": b"2", "ca.crt": b"x"}, "v2")
+
+
+def test_many_keys_of_other_writers_are_counted() -> None:
+    first = planned(live({}), {"a": b"1"}, "v1")
+    theirs = {f"k{number}": "helm" for number in range(9)}
+    with pytest.raises(InvalidValue, match=r"k4 \(held by helm\) and 4 more: remove"):
+        planned(holding(after(first), **theirs), {"a": b"1", **dict.fromkeys(theirs, b"")}, "v2")
+
+
+def test_first_fill_takes_over_placeholders() -> None:
+    made = planned(holding(live({}), a="helm"), {"a": b"1"}, "v1")
+    assert made.record.revisions == {"a": "v1"}
+
+
+def test_recorded_key_is_restored_whoever_holds_it_now() -> None:
+    first = planned(live({}), {"a": b"1"}, "v1")
+    made = planned(holding(after(first), a="argocd-controller"), {"a": b"1"}, "v1")
+    assert made.changed_keys == ("a",)
+
+
+def test_named_key_is_taken_over() -> None:
+    binding = Binding(TARGET, None, (Entry("a", SOURCE, "a"), Entry("b", SOURCE, "b")), "Secret")
+    versions = {SOURCE: SecretVersion("arn", "prod/db", "v1", "")}
+    first = after(planned(live({}), {"a": b"1"}, "v1"))
+    made = plan(binding, "binding", holding(first, b="helm"), {"a": b"1", "b": b"2"}, versions, identity, KEYED)
+    assert made.changed_keys == ("b",)
+
+
+def test_secret_that_is_not_intact_is_written_although_nothing_differs() -> None:
+    first = planned(live({}), {"a": b"1"}, "v1")
+    for integrity in (Integrity.UNKEYED, Integrity.BROKEN):
+        made = planned(replace(after(first), integrity=integrity), {"a": b"1"}, "v1")
+        assert (made.write, made.changed_keys, made.record) == (True, (), first.record)
+
+
+def test_record_with_the_hash_of_release_0_2_is_rewritten_under_the_same_revision() -> None:
+    first = planned(live({}), {"a": b"1"}, "v1")
+    old = replace(first.record, data_hash=unkeyed_data_hash({"a": b"1"}))
+    made = planned(live({"a": b"1"}, old), {"a": b"1"}, "v1")
+    assert (made.write, made.changed_keys, made.record) == (True, (), first.record)
+    edited = planned(live({"a": b"edited"}, old), {"a": b"1"}, "v1")
+    assert (edited.changed_keys, edited.record) == (("a",), first.record)

@@ -26,7 +26,7 @@ from keyturn_receiver.settings import PollMode
 from keyturn_receiver.sources.secrets_manager import SecretMetadata
 from keyturn_receiver.sources.stores import Identity, Store, StoreKey, Stores
 from keyturn_receiver.telemetry.metrics import Metrics
-from support.bindings import ARN, bound_object
+from support.bindings import ARN, KEYED, bound_object
 from support.clock import FakeClock
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -84,7 +84,7 @@ class Setting:
         changed: bool = True,
         notifications: bool = True,
     ) -> None:
-        self.bound = SecretCache()
+        self.bound = SecretCache(KEYED)
         for each in bindings:
             self.bound.update(self.bound.transform(each))
         self.asked: dict[Target, Request] = {}

@@ -49,7 +49,7 @@ from keyturn_receiver.reconcile.work_queue import SETTLE_SECONDS, WorkQueue
 from keyturn_receiver.sources.stores import StoreKey
 from keyturn_receiver.telemetry.legs import LegTimer
 from keyturn_receiver.telemetry.metrics import Metrics
-from support.bindings import ARN, bound_object
+from support.bindings import ARN, KEYED, bound_object
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 DB = Target("team", "db")
@@ -204,7 +204,7 @@ class Engine:
     leads."""
 
     def __init__(self) -> None:
-        self.cache, namespaces, index = SecretCache(), NamespaceCache(), ConsumerIndex()
+        self.cache, namespaces, index = SecretCache(KEYED), NamespaceCache(), ConsumerIndex()
         self.consumers = ConsumerCache(DEPLOYMENT, index, WRITTEN.timestamp)
         self.api = FakeApi(self.cache, self.consumers)
         self.stores, self.events, self.metrics = FakeStores(), Events(), Metrics()
@@ -214,7 +214,7 @@ class Engine:
         legs = LegTimer(self.metrics)
         access = AccessPolicy(namespaces, Default.ALLOW, False, Regions("aws", frozenset({"eu-west-1"})))
         resolver = ArnResolver(stores, access)
-        secrets = SecretClient(api, lambda value: value[:16], lambda: WRITTEN)
+        secrets = SecretClient(api, lambda value: value[:16], KEYED, lambda: WRITTEN)
         fights = RolloutFights(time.monotonic)
         index.add_mark_handler(fights.observe)
         self.fights: list[Fight] = []

@@ -6,8 +6,9 @@ import pytest
 
 from keyturn_receiver.core.binding import SECRET_ID, binding_hash, read_spec
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef, mark_name
+from keyturn_receiver.core.integrity import owns_all
 from keyturn_receiver.core.revision import RECORD, Record, digest
-from keyturn_receiver.core.sync_status import SyncStatus, is_solely_managed, sync_status
+from keyturn_receiver.core.sync_status import SyncStatus, sync_status
 
 ANNOTATIONS = {SECRET_ID: "prod/db"}
 APPLIED = Record({"arn#AWSCURRENT": "v1"}, {"a": "v1", "b": "v1"}, "hash", binding_hash(ANNOTATIONS), "ok")
@@ -30,7 +31,7 @@ def test_consumer_without_the_current_mark_is_due_for_a_rollout(mark: str | None
 
 
 @pytest.mark.parametrize(
-    ("record", "annotations", "solely_managed"),
+    ("record", "annotations", "intact"),
     [
         (Record(), ANNOTATIONS, True),
         (APPLIED, {SECRET_ID: "prod/other"}, True),
@@ -41,9 +42,9 @@ def test_consumer_without_the_current_mark_is_due_for_a_rollout(mark: str | None
     ids=["never filled", "bound to another secret", "edited by a person", "in an error", "without a binding hash"],
 )
 def test_secret_without_a_valid_record_is_due_for_a_fill(
-    record: Record, annotations: dict[str, str], solely_managed: bool
+    record: Record, annotations: dict[str, str], intact: bool
 ) -> None:
-    assert sync_status(record, read_spec(annotations), solely_managed, "db", []) is SyncStatus.FILL_DUE
+    assert sync_status(record, read_spec(annotations), intact, "db", []) is SyncStatus.FILL_DUE
 
 
 def managed(keys: str, annotations: tuple[str, ...] = RECORD, manager: str = "keyturn", operation: str = "Apply"):
@@ -55,7 +56,7 @@ def managed(keys: str, annotations: tuple[str, ...] = RECORD, manager: str = "ke
 
 
 @pytest.mark.parametrize(
-    ("fields", "solely_managed"),
+    ("fields", "owned"),
     [
         ([managed("ab")], True),
         ([managed("ab"), managed("c", (), "kubectl-edit", "Update")], True),  # another writer owns c
@@ -68,5 +69,5 @@ def managed(keys: str, annotations: tuple[str, ...] = RECORD, manager: str = "ke
         ([{"manager": "keyturn", "operation": "Apply", "fieldsV1": "malformed"}], False),
     ],
 )
-def test_edit_by_another_writer_changes_the_owners_of_fields(fields: list, solely_managed: bool) -> None:
-    assert is_solely_managed("keyturn", fields, APPLIED) is solely_managed
+def test_edit_by_another_writer_changes_the_owners_of_fields(fields: list, owned: bool) -> None:
+    assert owns_all("keyturn", fields, APPLIED) is owned

@@ -10,7 +10,8 @@ from keyturn_local.paths import ROOT
 
 CHART = ROOT / "charts" / "keyturn"
 SOME_KEY = {"signingKey": {"secretId": "keyturn/signing-key"}}  # the chart cannot be rendered without a signing key
-RIGHTS = ("ServiceAccount", "Role", "RoleBinding")  # endings, so that the cluster-wide kinds match, too
+# Endings, so that the cluster-wide kinds match, too. The only Secret of the chart is that of the record key.
+RIGHTS = ("ServiceAccount", "Role", "RoleBinding", "Secret")
 
 
 def rendered_chart(namespace: str, release: str = "keyturn", values: Mapping[str, Any] | None = None) -> dict[str, str]:
@@ -27,6 +28,6 @@ def chart_objects(namespace: str, values: Mapping[str, Any] | None = None) -> li
 
 
 def chart_rights(namespace: str, values: Mapping[str, Any] | None = None) -> list[Any]:
-    """Return the ServiceAccount, the roles and the role bindings of the chart, for a receiver that runs as a
-    process."""
+    """Return the ServiceAccount, the roles, the role bindings and the record key of the chart, for a receiver that runs
+    as a process."""
     return [each for each in chart_objects(namespace, values) if each["kind"].endswith(RIGHTS)]

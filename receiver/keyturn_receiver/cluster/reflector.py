@@ -93,7 +93,8 @@ class WatchTimeouts:
 class Reflector(Generic[T]):
     """Reflector. Fills ``cache`` with the objects of ``list_watch``. ``synced`` is set after the first list.
 
-    ``ping`` is called at every sign of progress: a page of a list, an event, or a failure that will be retried.
+    The first list is made once ``after`` is set. ``ping`` is called at every sign of progress: a page of a list, an
+    event, or a failure that will be retried.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Reflector(Generic[T]):
         cache: ObjectCache[T],
         timeouts: WatchTimeouts = WatchTimeouts(),
         ping: Ping = no_ping,
+        after: asyncio.Event | None = None,
     ) -> None:
         self._api = api
         self._list_watch = list_watch
@@ -113,7 +115,12 @@ class Reflector(Generic[T]):
         # The next watch resumes after this version. If it is empty, the objects are listed first.
         self._resource_version = ""
         self._listed_at = 0.0
+        self._after = after
         self.synced = asyncio.Event()
+
+    def list_again(self) -> None:
+        """List the objects again after the current watch, although the cache may have every change."""
+        self._listed_at = -math.inf
 
     async def run(self) -> None:
         """Run until cancelled. Every failure is logged and retried, either by resuming the watch or by a new list.
@@ -122,6 +129,9 @@ class Reflector(Generic[T]):
         so the cache is at most a few deadlines old.
         """
         failures = silent = 0
+        if self._after:
+            self._ping(math.inf)  # a reflector that waits is not stuck
+            await self._after.wait()
         while True:
             self._ping()
             started = time.monotonic()

@@ -1,25 +1,48 @@
 """Informer cache of the bound Secrets. It finds a Secret's metadata by target, or by the AWS secret that the Secret
 names.
 
-A reflector fills the cache. The cache also holds fingerprints of the values that this replica has read or written.
-Everything that it knows about a Secret is dropped together with the Secret.
+A reflector fills the cache. Of the values in a Secret, only the answer to one question is kept: whether they are as
+Keyturn wrote them. The cache also holds fingerprints of the values that this replica has read or written. Everything
+that it knows about a Secret is dropped together with the Secret.
+
+Tenants write annotations and keys, so what is kept of them is bounded: for each Secret, and for each namespace.
 """
 
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import islice
 
 from keyturn_receiver.cluster.api import FIELD_MANAGER, Json
 from keyturn_receiver.cluster.index import Index
 from keyturn_receiver.cluster.secret_client import own_annotations
 from keyturn_receiver.core.arn import account_scope, candidate_names
-from keyturn_receiver.core.binding import DECLARING, BindingSpec, Target, has_bind_label, is_bound, read_spec
+from keyturn_receiver.core.binding import (
+    DATA,
+    DECLARING,
+    MAX_DATA_ANNOTATION,
+    BindingSpec,
+    Target,
+    has_bind_label,
+    is_bound,
+    read_spec,
+)
 from keyturn_receiver.core.copies import Copy, copy_of
+from keyturn_receiver.core.integrity import Integrity, integrity
 from keyturn_receiver.core.plan import LiveSecret
-from keyturn_receiver.core.revision import RECONCILED, RECORD, STATE, STATUS, Record, read_record, split_version_key
-from keyturn_receiver.core.sync_status import is_solely_managed
+from keyturn_receiver.core.revision import (
+    RECONCILED,
+    RECORD,
+    STATE,
+    STATUS,
+    KeyedHash,
+    Record,
+    read_record,
+    split_version_key,
+)
 from keyturn_receiver.core.vocabulary import secret_faults
 from keyturn_receiver.core.write_times import CHANGED_AT
 
@@ -27,31 +50,47 @@ SMALL = 2048  # characters of a Secret's annotations
 MAX_SMALL = 512  # Secrets with small annotations whose parsed form is kept
 MAX_LARGE = 8  # Secrets with larger ones, of up to 256 KiB
 
-# The time of the last write is left out, because it is only for people.
-_RECORD = (*RECORD[:-1], STATUS, RECONCILED)
-_ANNOTATIONS = (*DECLARING, *_RECORD, CHANGED_AT)
+_RECORD = RECORD[:-1]  # the time of the last write is left out, because it is only for people
+_ANNOTATIONS = (*DECLARING, STATUS, RECONCILED, CHANGED_AT, *_RECORD)
+_RECORD_TEXTS = slice(len(_ANNOTATIONS) - len(_RECORD), len(_ANNOTATIONS))  # where the record is in the kept texts
+
+MAX_TEXT = 4096  # characters of an annotation; longer ones are cut, except `data` and the record
+MAX_UNPROVEN_RECORD = 4096  # characters of a record that Keyturn may not have written; a longer one is not kept
+MAX_ARNS = 20  # the most ARNs of a record by which a Secret is found
+LARGE = 8192  # bytes of annotations; larger ones count towards the limit of their namespace
+MAX_LARGE_BYTES = 8 * 1024 * 1024  # bytes of large annotations that are kept for one namespace
+MAX_FINGERPRINTS = 512  # keys of one Secret; if it has more, it is read again for each reconcile
+
+TOO_MUCH = (
+    f"the bound Secrets of this namespace have more than {MAX_LARGE_BYTES // 1024 // 1024} MiB of large annotations:"
+    " shorten their annotations, or delete some of the Secrets, and edit this Secret"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class BoundSecret:
     """Cached metadata of a bound Secret, without its data.
 
-    ``names`` are all the names that its AWS secrets may have. ``solely_managed`` is true if no other writer has changed
-    the fields that Keyturn owns. ``texts`` are the unparsed annotations and the label ``keyturn.dev/state``, which take
-    less memory than parsed ones. ``faults`` say what is wrong with the names of its annotations and labels.
-    ``seen_at`` is the time, in monotonic seconds, at which this replica first saw this version of the Secret.
-    ``first_seen_at`` is that of the first version that it saw, as long as the Secret is not deleted.
+    ``names`` are all the names that its AWS secrets may have. ``integrity`` tells whether its keys and its record are
+    as Keyturn wrote them. ``texts`` are the unparsed annotations and the label ``keyturn.dev/state``, which take less
+    memory than parsed ones. ``faults`` say what is wrong with the names of its annotations and labels. ``lost_record``
+    is true if Keyturn has filled the Secret, but the cache no longer has the record. ``fault`` is an error of the
+    binding that the Secret alone does not show. ``seen_at`` is the time, in monotonic seconds, at which this replica
+    first saw this version of the Secret. ``first_seen_at`` is that of the first version that it saw, as long as the
+    Secret is not deleted.
     """
 
     target: Target
     uid: str
     resource_version: str
     names: tuple[str, ...]
-    solely_managed: bool
+    integrity: Integrity
     texts: tuple[str | None, ...]
     seen_at: float
     first_seen_at: float
     faults: tuple[str, ...] = ()
+    lost_record: bool = False
+    fault: str = ""
 
     @property
     def spec(self) -> BindingSpec:
@@ -63,28 +102,56 @@ class BoundSecret:
         """The record that Keyturn keeps on the Secret."""
         return _record_of(self.texts)
 
+    @property
+    def is_intact(self) -> bool:
+        """Whether nobody seems to have changed what Keyturn wrote."""
+        return self.integrity is not Integrity.BROKEN
 
-def read_bound(metadata: Json) -> BoundSecret:
-    """Parse a bound Secret's metadata as the API server returns it."""
+    @property
+    def large_bytes(self) -> int:
+        """The memory of its annotations if they count towards the limit of the namespace, and otherwise 0."""
+        size = sum(sys.getsizeof(text) for text in self.texts if text)
+        return size if size > LARGE else 0
+
+
+def read_bound(obj: Json, keyed: KeyedHash) -> BoundSecret:
+    """Reduce a bound Secret, as the API server returns it, to what the cache keeps."""
+    metadata = obj["metadata"]
     annotations = own_annotations(metadata)
-    texts = (*(annotations.get(name) for name in _ANNOTATIONS), (metadata.get("labels") or {}).get(STATE))
+    labels = metadata.get("labels") or {}
+    record = read_record(annotations)
+    whole = integrity(keyed, FIELD_MANAGER, metadata, obj.get("data") or {}, record)
+    texts = (*(_kept(name, annotations.get(name)) for name in _ANNOTATIONS), labels.get(STATE))
+    lost_record = False
+    if whole is not Integrity.INTACT and _size(texts[_RECORD_TEXTS]) > MAX_UNPROVEN_RECORD:
+        texts, lost_record = _without_record(texts), record.was_written
     faults = secret_faults(metadata)
     now = time.monotonic()
-    record = _record_of(texts)
     # The ARNs that the Secret was made from also count, because AWS may report an ARN where the binding has a name.
-    arns = (split_version_key(key)[0] for key in record.version_ids)
-    secret_ids = (_spec_of(texts, faults).secret_id, *arns)
+    version_keys = () if whole is Integrity.BROKEN else islice(record.version_ids, MAX_ARNS)
+    secret_ids = (_spec_of(texts, faults).secret_id, *(split_version_key(key)[0] for key in version_keys))
     return BoundSecret(
         target=Target(sys.intern(metadata["namespace"]), metadata["name"]),
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
         names=tuple(dict.fromkeys(name for each in secret_ids for name in candidate_names(each))),
-        solely_managed=is_solely_managed(FIELD_MANAGER, metadata.get("managedFields") or [], record),
+        integrity=whole,
         texts=texts,
         seen_at=now,
         first_seen_at=now,
         faults=faults,
+        lost_record=lost_record,
     )
+
+
+def _kept(name: str, text: str | None) -> str | None:
+    # An annotation that is cut is still too long to be valid, so the error is the same.
+    limit = MAX_DATA_ANNOTATION + 1 if name == DATA else None if name in (CHANGED_AT, *_RECORD) else MAX_TEXT
+    return text[:limit] if text is not None else None
+
+
+def _without_record(texts: tuple[str | None, ...]) -> tuple[str | None, ...]:
+    return (*texts[: _RECORD_TEXTS.start], *(None for _ in _RECORD), *texts[_RECORD_TEXTS.stop :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +201,23 @@ class _Values:
     type: str
     immutable: bool
     fingerprints: Mapping[str, bytes] = field(repr=False)
+    holders: Mapping[str, str]
 
 
 class SecretCache:
-    """Informer cache. Finds bound Secrets by target, and by every name that their AWS secrets may have."""
+    """Informer cache. Finds bound Secrets by target, and by every name that their AWS secrets may have.
 
-    def __init__(self) -> None:
+    ``keyed`` makes the hashes that show whether a Secret still is as Keyturn wrote it.
+    """
+
+    def __init__(self, keyed: KeyedHash) -> None:
+        self._keyed = keyed
         self._handlers: list[Callable[[Target], None]] = []
         self._copy_handlers: list[Callable[[CopiedSecret], None]] = []
         self._by_target: dict[Target, BoundSecret] = {}
         self._by_name = Index()
         self._values: dict[Target, _Values] = {}
+        self._large: dict[str, int] = defaultdict(int)  # bytes of large annotations that are kept, by namespace
 
     def __len__(self) -> int:
         return len(self._by_target)
@@ -196,12 +269,20 @@ class SecretCache:
             values.immutable,
             bound.record,
             values.fingerprints,
+            bound.integrity,
+            values.holders,
         )
 
     def keep_values(self, live: LiveSecret, resource_version: str, fingerprints: Mapping[str, bytes]) -> None:
-        """Keep the fingerprints of values that this replica has just read or written."""
-        if live.target in self._by_target:
-            self._values[live.target] = _Values(resource_version, live.type, live.immutable, fingerprints)
+        """Keep the fingerprints of values that this replica has just read or written.
+
+        Whoever writes a Secret decides how many keys it has, so those of a Secret with very many keys are not kept.
+        """
+        if live.target not in self._by_target or len(fingerprints) > MAX_FINGERPRINTS:
+            self.drop_values(live.target)
+            return
+        held = {key: name for key, name in live.holders.items() if key in fingerprints}
+        self._values[live.target] = _Values(resource_version, live.type, live.immutable, fingerprints, held)
 
     def drop_values(self, target: Target) -> None:
         """Forget the fingerprints of a Secret's values, so that the next reconcile reads the Secret again."""
@@ -211,7 +292,7 @@ class SecretCache:
         """Reduce a bound Secret to its cached metadata, and any other Secret to its target. A copy is never bound."""
         metadata = obj["metadata"]
         if is_bound(metadata):
-            return read_bound(metadata)
+            return read_bound(obj, self._keyed)
         target, copy = Target(metadata["namespace"], metadata["name"]), copy_of(metadata)
         return CopiedSecret(target, metadata["uid"], copy) if copy and has_bind_label(metadata) else target
 
@@ -233,11 +314,17 @@ class SecretCache:
                 on_copy(kept)
             return
         cached = self._by_target.get(kept.target)
-        if cached and (cached.uid, cached.resource_version) == (kept.uid, kept.resource_version):
-            return  # this version is already cached, and its original ``seen_at`` has to stay
         if cached and cached.uid == kept.uid:
-            kept = replace(kept, first_seen_at=cached.first_seen_at)
+            kept = _follow(cached, kept)
+            if (cached.resource_version, cached.integrity) == (kept.resource_version, kept.integrity):
+                return  # this version is already cached, and its original ``seen_at`` has to stay
         self._drop(kept.target)
+        if self._large[kept.target.namespace] + kept.large_bytes > MAX_LARGE_BYTES:
+            names = (*_ANNOTATIONS, STATE)
+            texts = tuple(None if name == DATA else text for name, text in zip(names, kept.texts, strict=True))
+            lost = kept.lost_record or kept.record.was_written
+            kept = replace(kept, texts=_without_record(texts), lost_record=lost, fault=TOO_MUCH)
+        self._large[kept.target.namespace] += kept.large_bytes
         self._by_target[kept.target] = kept
         for name in kept.names:
             self._by_name.add(name, kept.target)
@@ -257,6 +344,20 @@ class SecretCache:
 
     def _drop(self, target: Target) -> BoundSecret | None:
         cached = self._by_target.pop(target, None)
-        for name in cached.names if cached else ():
+        if cached is None:
+            return None
+        for name in cached.names:
             self._by_name.discard(name, target)
+        self._large[target.namespace] -= cached.large_bytes
+        if not self._large[target.namespace]:
+            del self._large[target.namespace]
         return cached
+
+
+def _follow(cached: BoundSecret, kept: BoundSecret) -> BoundSecret:
+    """Return ``kept`` with what its earlier version in the cache reveals about it."""
+    integrity_now = kept.integrity
+    if cached.integrity is Integrity.INTACT and integrity_now is Integrity.UNKEYED:
+        integrity_now = Integrity.BROKEN  # somebody has taken the keyed hash away
+    lost = kept.lost_record or (not kept.record.was_written and (cached.lost_record or cached.record.was_written))
+    return replace(kept, integrity=integrity_now, lost_record=lost, first_seen_at=cached.first_seen_at)

@@ -7,8 +7,20 @@ from datetime import datetime
 
 from keyturn_receiver.cluster.api import APPLY, FIELD_MANAGER, MERGE_PATCH, METADATA_ONLY, Api, Json, path
 from keyturn_receiver.core.binding import BindingSpec, Target, is_bound, read_spec
+from keyturn_receiver.core.integrity import holders, integrity, managed_fields
 from keyturn_receiver.core.plan import Fingerprint, LiveSecret
-from keyturn_receiver.core.revision import RECONCILED, STATE, STATUS, Record, read_record, state_of, write_record
+from keyturn_receiver.core.revision import (
+    RECONCILED,
+    RECORD_HASH,
+    STATE,
+    STATUS,
+    KeyedHash,
+    Record,
+    read_record,
+    record_hash,
+    state_of,
+    write_record,
+)
 from keyturn_receiver.core.vocabulary import secret_faults
 from keyturn_receiver.core.write_times import CHANGED_AT, resolve
 
@@ -30,14 +42,15 @@ class FoundSecret:
 class SecretClient:
     """Reads and writes single Secrets. It is used only for bound ones.
 
-    ``fingerprint`` makes a digest of each value that is read. ``now`` returns the time in UTC. The time is written on
-    the Secret for people, and no decision depends on it.
+    ``fingerprint`` makes a digest of each value that is read. ``keyed`` makes the hashes that are written. ``now``
+    returns the time in UTC. The time is written on the Secret for people, and no decision depends on it.
     """
 
-    def __init__(self, api: Api, fingerprint: Fingerprint, now: Callable[[], datetime]) -> None:
+    def __init__(self, api: Api, fingerprint: Fingerprint, keyed: KeyedHash, now: Callable[[], datetime]) -> None:
         self._api = api
         self._now = now
         self.fingerprint = fingerprint
+        self.keyed = keyed
 
     async def read(self, target: Target) -> FoundSecret:
         """Read a whole Secret. Raises NotFound, or another error of the API client."""
@@ -45,14 +58,17 @@ class SecretClient:
         metadata = obj["metadata"]
         annotations = own_annotations(metadata)
         data = obj.get("data") or {}
+        record = _read_record(metadata)
         live = LiveSecret(
             target=target,
             uid=metadata["uid"],
             resource_version=metadata["resourceVersion"],
             type=obj.get("type", "Opaque"),
             immutable=obj.get("immutable", False),
-            record=_read_record(metadata),
+            record=record,
             fingerprints={key: self.fingerprint(b64decode(value)) for key, value in data.items()},
+            integrity=integrity(self.keyed, FIELD_MANAGER, metadata, data, record),
+            holders=holders(FIELD_MANAGER, managed_fields(metadata), data),
         )
         return FoundSecret(live, read_spec(annotations, secret_faults(metadata)), is_bound(metadata))
 
@@ -69,7 +85,8 @@ class SecretClient:
         read. An apply that names no resource version would create a deleted Secret again, and could overwrite a newer
         value with an older one (F5 in docs/faults.md).
         """
-        applied_at = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        annotations = write_record(record, self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+        annotations[RECORD_HASH] = record_hash(self.keyed, live.uid, annotations)
         body: Json = {
             "apiVersion": "v1",
             "kind": "Secret",
@@ -78,7 +95,7 @@ class SecretClient:
                 "namespace": live.target.namespace,
                 "uid": live.uid,
                 "resourceVersion": live.resource_version,
-                "annotations": write_record(record, applied_at),
+                "annotations": annotations,
                 "labels": {STATE: state_of(record.status)},
             },
             "data": {key: b64encode(value).decode() for key, value in data.items()},

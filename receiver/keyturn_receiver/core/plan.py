@@ -1,23 +1,29 @@
 """Planning. Compares a Secret with the data that it should hold, and decides on the single write that makes them
 equal."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 
 from keyturn_receiver.core.binding import DATA, Binding, Source, Target
+from keyturn_receiver.core.integrity import Integrity
+from keyturn_receiver.core.printable import printable
 from keyturn_receiver.core.render import WHOLE_VALUE_KEY, SecretVersion
 from keyturn_receiver.core.revision import (
     OK,
     UNKNOWN,
+    KeyedHash,
     Record,
     data_hash,
     next_revision,
     revision_of,
     too_long,
+    unkeyed_data_hash,
     version_key,
 )
 from keyturn_receiver.core.write_times import next_times
 from keyturn_receiver.errors import ClusterRefused, InvalidValue
+
+MAX_HELD = 5  # the most keys of other writers in one message
 
 Fingerprint = Callable[[bytes], bytes]
 """Keyed digest of a value: equal values give equal digests; the digest reveals nothing about the value."""
@@ -25,7 +31,10 @@ Fingerprint = Callable[[bytes], bytes]
 
 @dataclass(frozen=True, slots=True)
 class LiveSecret:
-    """A Secret in the cluster, with the fingerprint of each value instead of the value itself."""
+    """A Secret in the cluster, with the fingerprint of each value instead of the value itself.
+
+    ``holders`` has the keys that Keyturn has not applied, each with the name of the field manager that holds it.
+    """
 
     target: Target
     uid: str
@@ -34,6 +43,8 @@ class LiveSecret:
     immutable: bool
     record: Record
     fingerprints: Mapping[str, bytes] = field(repr=False)
+    integrity: Integrity = Integrity.INTACT
+    holders: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +70,7 @@ def plan(
     data: Mapping[str, bytes],
     versions: Mapping[Source, SecretVersion],
     fingerprint: Fingerprint,
+    keyed: KeyedHash,
     request: str = "",
 ) -> Plan:
     """Compare the Secret with the data that it should hold, and plan the write.
@@ -66,14 +78,18 @@ def plan(
     ``request`` is the request of the Secret's author to reconcile, which is recorded as served.
 
     Raises ClusterRefused if the Secret is immutable but its values have to change. Raises InvalidValue if the write
-    would remove every key that pods read, or if the record would be too long.
+    would remove every key that pods read, if it would take over a key of another writer, or if the record would be too
+    long.
     """
     recorded = live.record.revisions
     sourced = _revisions_by_source(binding, data, versions)
     if binding.everything_of and live.record.binding_hash == binding_hash:
         _check_keys_remain(versions[binding.everything_of].name, recorded, data)
-    new_hash = data_hash(data)
-    only_restores = new_hash == live.record.data_hash  # Keyturn last wrote this data, so any difference is an edit
+    if binding.everything_of and recorded:
+        _check_holders(live, data.keys() - recorded.keys() - {entry.key for entry in binding.entries}, versions)
+    new_hash = data_hash(keyed, live.uid, data)
+    # Keyturn last wrote this data, so any difference is an edit.
+    only_restores = live.record.data_hash in (new_hash, unkeyed_data_hash(data))
     differing = {key for key, value in data.items() if live.fingerprints.get(key) != fingerprint(value)}
     before: dict[str, str] = dict(recorded)
     after: dict[str, str] = {}
@@ -101,7 +117,27 @@ def plan(
             f"it has {len(data)} keys, and the revisions of so many do not fit into the Secret's annotations:"
             f" name those you need with {DATA}"
         )
-    return Plan(record, before, write=bool(changed) or record != live.record, changed_keys=changed, data=data)
+    write = bool(changed) or record != live.record or live.integrity is not Integrity.INTACT
+    return Plan(record, before, write=write, changed_keys=changed, data=data)
+
+
+def _check_holders(live: LiveSecret, keys: Set[str], versions: Mapping[Source, SecretVersion]) -> None:
+    """Raise InvalidValue if another writer holds one of ``keys``, which the AWS secret has begun to name.
+
+    Such a key is not taken over, because the one who writes the AWS secret need not be the one who wrote the key.
+    """
+    held = sorted(keys & live.holders.keys())
+    if not held:
+        return
+    names = ", ".join(sorted({version.name for version in versions.values()}))
+    shown = ", ".join(f"{key} (held by {live.holders[key] or 'an unknown field manager'})" for key in held[:MAX_HELD])
+    more = f" and {len(held) - MAX_HELD} more" if len(held) > MAX_HELD else ""
+    raise InvalidValue(
+        printable(
+            f"AWS secret {names} now names keys that another writer has put into the Secret: {shown}{more}: remove them"
+            f" from the Secret or from the AWS secret, or name the keys you need with {DATA}"
+        )
+    )
 
 
 def _check_keys_remain(name: str, recorded: Mapping[str, str], data: Mapping[str, bytes]) -> None:

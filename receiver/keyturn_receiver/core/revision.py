@@ -4,7 +4,7 @@ Secret's annotations record the revisions."""
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from keyturn_receiver.core.printable import printable
@@ -14,6 +14,7 @@ VERSION_IDS = "keyturn.dev/version-ids"
 REVISIONS = "keyturn.dev/revisions"
 DATA_HASH = "keyturn.dev/data-hash"
 BINDING_HASH = "keyturn.dev/binding-hash"
+RECORD_HASH = "keyturn.dev/record-hash"
 STATUS = "keyturn.dev/status"
 APPLIED_AT = "keyturn.dev/applied-at"
 RECONCILED = "keyturn.dev/reconciled"
@@ -22,6 +23,8 @@ STATE = "keyturn.dev/state"  # a label, so that people can filter by it
 # These annotations are only written together with the data. Only the status can also be written alone. CHANGED_AT is
 # not one of them: a Secret that an older release has written lacks it, and is intact.
 RECORD = (VERSION_IDS, REVISIONS, DATA_HASH, BINDING_HASH, APPLIED_AT)
+# The parts of the record that ``record_hash`` covers.
+HASHED = (VERSION_IDS, REVISIONS, DATA_HASH, BINDING_HASH)
 MAX_STATUS = 1920  # characters
 _STATE = re.compile(r"[A-Za-z]{1,63}")
 OK = "ok"  # the status of a Secret without errors
@@ -31,16 +34,19 @@ MAX_RECORD = 192 * 1024  # characters
 
 UNKNOWN = "-"  # the revision of a value that Keyturn did not write
 
+KeyedHash = Callable[[bytes], str]
+"""Keyed hash (HMAC). All replicas share its key. Without the key, a hash reveals nothing, and none can be forged."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """The record that Keyturn keeps in a Secret's annotations.
 
     ``version_ids`` has the version id for each ARN and staging label (``version_key``), and ``revisions`` has the
-    revision of each key. ``data_hash`` is a hash of the data that Keyturn last wrote, and ``binding_hash`` is a hash of
-    the binding at that time. ``status`` is for people. ``reconciled`` is the last request to reconcile that was served.
-    ``labelled`` is false if the label ``keyturn.dev/state`` does not agree with the status.
-    ``write_times`` has the time at which each key was last written, as far as it is known.
+    revision of each key. ``data_hash`` is a keyed hash of the data that Keyturn last wrote, and ``binding_hash`` is a
+    hash of the binding at that time. ``status`` is for people. ``reconciled`` is the last request to reconcile that was
+    served. ``labelled`` is false if the label ``keyturn.dev/state`` does not agree with the status. ``write_times`` has
+    the time at which each key was last written, as far as it is known.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)
@@ -178,16 +184,41 @@ def _write_map(content: Mapping[str, str]) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
-def data_hash(data: Mapping[str, bytes]) -> str:
-    """Return a digest of the data that Keyturn wrote.
+def data_hash(keyed: KeyedHash, uid: str, data: Mapping[str, bytes]) -> str:
+    """Return the keyed hash of the data that Keyturn writes on the Secret with this ``uid``.
 
-    The digest is stored only on the Secret itself, and whoever can read it there can read the data as well.
+    The ``uid`` gives equal data of two Secrets different hashes.
     """
-    digest = hashlib.sha256()
+    return keyed(b"data" + _digest([uid.encode(), *_flat(data)]).digest())
+
+
+def unkeyed_data_hash(data: Mapping[str, bytes]) -> str:
+    """Return the hash of the data that releases up to 0.2 wrote. It is compared, and never written."""
+    return _digest(_flat(data)).hexdigest()
+
+
+def record_hash(keyed: KeyedHash, uid: str, annotations: Mapping[str, str]) -> str:
+    """Return the keyed hash of the record in the annotations of the Secret with this ``uid``.
+
+    Only Keyturn can write a record with a valid hash, because nobody else has the key.
+    """
+    texts = (uid, *(annotations.get(name, "") for name in HASHED))
+    return keyed(b"record" + _digest(text.encode(errors="surrogatepass") for text in texts).digest())
+
+
+def _flat(data: Mapping[str, bytes]) -> Iterator[bytes]:
     for key in sorted(data):
-        for part in (key.encode(), data[key]):
-            digest.update(len(part).to_bytes(8) + part)
-    return digest.hexdigest()
+        yield key.encode()
+        yield data[key]
+
+
+def _digest(parts: Iterable[bytes]) -> "hashlib._Hash":
+    """Return a digest of the parts, each with its length, so that no two lists of parts give the same digest."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8))
+        digest.update(part)
+    return digest
 
 
 def digest(revisions: Mapping[str, str], keys: Iterable[str]) -> str:

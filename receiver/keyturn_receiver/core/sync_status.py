@@ -1,12 +1,11 @@
-"""Sync status: whether a bound Secret needs work. It is derived from cached metadata alone, without values or calls."""
+"""Sync status: whether a bound Secret needs work. It is derived from the caches alone, without calls."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from enum import StrEnum
 
 from keyturn_receiver.core.binding import BindingSpec
 from keyturn_receiver.core.consumer import Consumer
-from keyturn_receiver.core.json_access import as_object
-from keyturn_receiver.core.revision import OK, RECORD, Record
+from keyturn_receiver.core.revision import OK, Record
 from keyturn_receiver.core.rollout import rollout
 
 
@@ -20,33 +19,17 @@ class SyncStatus(StrEnum):
 
 
 def sync_status(
-    record: Record, spec: BindingSpec, solely_managed: bool, secret_name: str, consumers: Iterable[Consumer]
+    record: Record, spec: BindingSpec, intact: bool, secret_name: str, consumers: Iterable[Consumer]
 ) -> SyncStatus:
     """Compare a Secret's ``record`` with the ``spec`` of its binding and with its ``consumers``.
 
-    ``solely_managed`` is true if no other writer has changed the fields that Keyturn owns. Changes in AWS are not
+    ``intact`` is true if the Secret's keys and record are as Keyturn wrote them (integrity.py). Changes in AWS are not
     considered here, because notifications and the poller detect them.
     """
     applied = record.was_written and record.status == OK and record.labelled and record.binding_hash == spec.hash
     applied = applied and spec.reconcile in ("", record.reconciled)
-    if not applied or not solely_managed:
+    if not applied or not intact:
         return SyncStatus.FILL_DUE
     if any(rollout(consumer, secret_name, record) for consumer in consumers):
         return SyncStatus.ROLLOUT_DUE
     return SyncStatus.IN_SYNC
-
-
-def is_solely_managed(manager: str, managed_fields: Iterable[Mapping[str, object]], record: Record) -> bool:
-    """Return whether ``manager`` has applied the Secret's keys and record, and no other writer has changed them since.
-
-    A writer that changes the value of a field becomes the field's owner, and a writer that removes a field also removes
-    its ownership. So the owners of the fields reveal an edit, and no values have to be compared.
-    https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
-    """
-    for entry in managed_fields:
-        if entry.get("manager") == manager and entry.get("operation") == "Apply":
-            fields = as_object(entry.get("fieldsV1"))
-            annotations = as_object(as_object(fields.get("f:metadata")).get("f:annotations"))
-            keys = {name.removeprefix("f:") for name in as_object(fields.get("f:data"))}
-            return keys == record.revisions.keys() and all(f"f:{name}" in annotations for name in RECORD)
-    return False

@@ -51,6 +51,7 @@ WRITTEN: Mapping[str, tuple[Place, ...]] = dict.fromkeys(
         "revisions",
         "data-hash",
         "binding-hash",
+        "record-hash",
         "status",
         "applied-at",
         "changed-at",

@@ -12,6 +12,7 @@ from typing import TypeVar
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
 from keyturn_receiver.core.arn import account_scope, refers_to
 from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.integrity import Integrity
 from keyturn_receiver.core.revision import OK, version_key
 from keyturn_receiver.errors import KeyturnError, SourceNotFound, SourcePendingDeletion, SourceRefused, Temporary
 from keyturn_receiver.poller.turns import in_turns, part_of
@@ -79,6 +80,7 @@ def is_stale(bound: BoundSecret, metadata: SecretMetadata | None) -> bool:
     The comparison uses versions, not times. A binding is stale if its staging label is on a different version than the
     one that the Secret was made from, or if the Secret's status reports an error whose cause may be gone. If the AWS
     secret does not exist or is scheduled for deletion, the binding is stale until the Secret's status reports that.
+    Finally, a binding is stale if the Secret is not as Keyturn wrote it, or if its hashes have no key.
     """
     record = bound.record
     if metadata is None:
@@ -86,7 +88,12 @@ def is_stale(bound: BoundSecret, metadata: SecretMetadata | None) -> bool:
     if metadata.pending_deletion:
         return not record.has_reason(SourcePendingDeletion.reason)
     applied = record.version_ids.get(version_key(metadata.arn, bound.spec.stage))
-    return record.status != OK or applied != metadata.current(bound.spec.stage)
+    return not_proven(bound) or record.status != OK or applied != metadata.current(bound.spec.stage)
+
+
+def not_proven(bound: BoundSecret) -> bool:
+    """Return whether nothing proves that the Secret still is as Keyturn wrote it."""
+    return bound.integrity is not Integrity.INTACT
 
 
 class Sweeper:
@@ -218,8 +225,8 @@ class StoreSweep:
 
         Some secrets that are not in the list are described in addition. After a full list, and after one that ended
         early because it has more than ``max_pages``, these are all of them. After a list of changes these are the
-        secrets of other accounts, which no list contains, and the secrets of bindings whose status reports an error.
-        Raises SourceRefused if the role may not list secrets.
+        secrets of other accounts, which no list contains, and the secrets of bindings whose status reports an error or
+        which have been edited. Raises SourceRefused if the role may not list secrets.
         """
         targets = {bound.target for bound in bindings}
         # The account and region of each secret in the list: one pair, or none if the account has no secrets.
@@ -242,11 +249,13 @@ class StoreSweep:
             await self._describe(unseen)
             return self._result
         foreign = [bound for bound in unseen if account_scope(bound.spec.secret_id) not in own_accounts]
-        # An error can go away although its secret has not changed, for example when a permission is granted. A list of
-        # changes does not show that.
+        # An error can go away although its secret has not changed, for example when a permission is granted, and a
+        # Secret can be edited. A list of changes does not show that.
         theirs = {bound.target for bound in foreign}
-        errors = [bound for bound in unseen if bound.record.status != OK and bound.target not in theirs]
-        await self._describe([*foreign, *part_of(errors, self._number)])
+        own = [bound for bound in unseen if bound.target not in theirs]
+        errors = [bound for bound in own if bound.record.status != OK]
+        unproven = [bound for bound in own if bound.record.status == OK and not_proven(bound)]
+        await self._describe([*foreign, *unproven, *part_of(errors, self._number)])
         return self._result
 
     async def by_description(self, bindings: Sequence[BoundSecret]) -> SweepResult:

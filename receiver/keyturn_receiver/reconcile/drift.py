@@ -148,8 +148,8 @@ class DriftDetector:
         if self._queue.gave_up_on(target, bound.resource_version):
             # This Secret cannot be filled and stays as it is, but its consumers still have to run with its data.
             return None if self._restarter.is_up_to_date(target, consumers, record) else Cause.CONSUMER
-        status = sync_status(record, bound.spec, bound.solely_managed, target.name, consumers)
-        if not record.was_written:
+        status = sync_status(record, bound.spec, bound.is_intact, target.name, consumers)
+        if not record.was_written and not bound.lost_record:
             return Cause.NEW
         if status is SyncStatus.FILL_DUE or not self._access.allows(bound):
             return Cause.DRIFT

@@ -13,7 +13,7 @@ from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.plan import LiveSecret
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.sync_status import SyncStatus, sync_status
-from keyturn_receiver.errors import ClusterRefused, Conflict, Contended, KeyturnError, NotFound
+from keyturn_receiver.errors import ClusterRefused, Conflict, Contended, InvalidBinding, KeyturnError, NotFound
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.request import NOT_BOUND, Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.secret_filler import FillResult, SecretFiller
@@ -127,7 +127,9 @@ class Reconciler:
         consumers = self._restarter.permitted(consumers, target, observed.spec)
         fill = FillResult(live.record, consumers)
         fills = self._has_to_fill(live, request)
-        if fills:
+        if bound.fault:
+            fill = FillResult(live.record, consumers, error=InvalidBinding(bound.fault))
+        elif fills:
             fill = await self._filler.fill(live, observed.spec, consumers, request)
             unconfirmed = observed.from_cache and not (fill.error or fill.written or fill.deleted)
             if unconfirmed and not await self._is_unchanged(target, live.record):
@@ -169,7 +171,7 @@ class Reconciler:
             return False
         consumers = self._restarter.permitted(consumers, bound.target, bound.spec)
         record = bound.record
-        status = sync_status(record, bound.spec, bound.solely_managed, bound.target.name, consumers)
+        status = sync_status(record, bound.spec, bound.is_intact, bound.target.name, consumers)
         return request.expected == set(record.version_ids.values()) and status is SyncStatus.IN_SYNC
 
     async def _is_unchanged(self, target: Target, record: Record) -> bool:

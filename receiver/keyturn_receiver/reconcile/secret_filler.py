@@ -9,6 +9,7 @@ from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.core import secret_types
 from keyturn_receiver.core.binding import Binding, BindingSpec, OnDelete
 from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.core.integrity import Integrity
 from keyturn_receiver.core.plan import LiveSecret, plan
 from keyturn_receiver.core.policy import check_type
 from keyturn_receiver.core.revision import OK, Record
@@ -101,11 +102,11 @@ class SecretFiller:
         versions = await self._sources.read(binding, request)
         data = secret_types.complete(live.type, binding, versions, await self._renderer.render(binding, versions))
         fingerprint = self._secrets.fingerprint
-        planned = plan(binding, spec.hash, live, data, versions, fingerprint, spec.reconcile)
+        planned = plan(binding, spec.hash, live, data, versions, fingerprint, self._secrets.keyed, spec.reconcile)
         if not planned.write:
             return FillResult(live.record, consumers)
         same_content = not planned.changed_keys and planned.record == replace(live.record, status=OK)
-        if same_content and live.record.has_reason(ClusterRefused.reason):
+        if same_content and live.integrity is Integrity.INTACT and live.record.has_reason(ClusterRefused.reason):
             return FillResult(live.record, consumers, status_outdated=True)
         consumers = await self._restarter.baseline(live.target, consumers, planned.before, planned.record)
         with self._legs.time(Leg.APPLY):

@@ -1,0 +1,106 @@
+"""Integrity: whether a Secret's keys and record are as Keyturn wrote them. It is derived from the Secret alone, without
+calls."""
+
+import hmac
+from base64 import b64decode
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+
+from keyturn_receiver.core.json_access import as_object
+from keyturn_receiver.core.revision import (
+    RECORD,
+    RECORD_HASH,
+    KeyedHash,
+    Record,
+    data_hash,
+    record_hash,
+    unkeyed_data_hash,
+)
+
+
+class Integrity(StrEnum):
+    """Whether a Secret still is as Keyturn wrote it."""
+
+    INTACT = "intact"  # the keyed hashes of the data and of the record prove it
+    UNKEYED = "unkeyed"  # a release up to 0.2 wrote it, whose hash has no key: it fits the data, but it proves nothing
+    BROKEN = "broken"  # it was never written, or somebody has changed a key or the record
+
+
+def integrity(
+    keyed: KeyedHash,
+    manager: str,
+    metadata: Mapping[str, object],
+    data: Mapping[str, str],
+    record: Record,
+) -> Integrity:
+    """Return the integrity of a Secret, from its ``metadata``, its base64 ``data`` and the ``record`` in its
+    annotations.
+
+    The owners of the fields do not show every edit: server-side apply of ``stringData`` leaves the owner of ``data`` as
+    it is, and any writer can name its field manager ``keyturn``. So the values themselves are compared, by a hash. The
+    owners count in addition, because a key that Keyturn does not own would stay when the AWS secret no longer has it.
+    """
+    uid = str(metadata.get("uid"))
+    annotations = {name: str(text) for name, text in as_object(metadata.get("annotations")).items()}
+    if not record.was_written or not owns_all(manager, managed_fields(metadata), record):
+        return Integrity.BROKEN
+    written = annotations.get(RECORD_HASH)
+    if written is not None and not _equal(written, record_hash(keyed, uid, annotations)):
+        return Integrity.BROKEN
+    try:
+        values = {key: b64decode(data[key]) for key in record.revisions}
+    except (KeyError, ValueError):
+        return Integrity.BROKEN
+    if written is not None:
+        fits = _equal(record.data_hash, data_hash(keyed, uid, values))
+        return Integrity.INTACT if fits else Integrity.BROKEN
+    return Integrity.UNKEYED if _equal(record.data_hash, unkeyed_data_hash(values)) else Integrity.BROKEN
+
+
+def managed_fields(metadata: Mapping[str, object]) -> Iterable[Mapping[str, object]]:
+    """Return the entries of ``managedFields``."""
+    entries = metadata.get("managedFields")
+    return [as_object(entry) for entry in entries] if isinstance(entries, list) else []
+
+
+def owns_all(manager: str, entries: Iterable[Mapping[str, object]], record: Record) -> bool:
+    """Return whether ``manager`` has applied all keys in the record, no other key, and the record.
+
+    A writer that changes the value of a field with another field manager usually becomes the field's owner, and a
+    writer that removes a field also removes its ownership.
+    https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
+    """
+    for entry in entries:
+        if entry.get("manager") == manager and entry.get("operation") == "Apply":
+            fields = as_object(entry.get("fieldsV1"))
+            annotations = as_object(as_object(fields.get("f:metadata")).get("f:annotations"))
+            return _keys(fields, "f:data") == record.revisions.keys() and all(
+                f"f:{name}" in annotations for name in RECORD
+            )
+    return False
+
+
+def holders(manager: str, entries: Iterable[Mapping[str, object]], data: Iterable[str]) -> dict[str, str]:
+    """Return the keys of a Secret that ``manager`` has not applied, each with the name of the manager that holds it.
+
+    The name is empty if nobody holds the key.
+    """
+    ours: set[str] = set()
+    theirs: dict[str, str] = {}
+    for entry in entries:
+        name = str(entry.get("manager"))
+        fields = as_object(entry.get("fieldsV1"))
+        keys = _keys(fields, "f:data") | _keys(fields, "f:stringData")
+        if name == manager and entry.get("operation") == "Apply":
+            ours |= keys
+        else:
+            theirs.update(dict.fromkeys(keys, name))
+    return {key: theirs.get(key, "") for key in data if key not in ours}
+
+
+def _keys(fields: Mapping[str, object], name: str) -> set[str]:
+    return {key.removeprefix("f:") for key in as_object(fields.get(name)) if key.startswith("f:")}
+
+
+def _equal(written: str, computed: str) -> bool:
+    return hmac.compare_digest(written.encode(errors="surrogatepass"), computed.encode())
