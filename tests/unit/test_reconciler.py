@@ -329,6 +329,22 @@ async def test_restart_and_refusal_are_told_on_the_workload_too() -> None:
     assert message.startswith("Secret db: AWS secret prod/db: ")
 
 
+async def test_refused_restart_is_told_on_the_workload_and_made_good_with_its_version() -> None:
+    engine = Engine()
+    await engine.start()
+    engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
+    engine.api.refuse = lambda method, resource: ClusterRefused("locked") if resource == "deployments" else None
+    assert isinstance((await engine.notify()).error, ClusterRefused)
+    told = ("Deployment team/web", "ClusterRefused", "Secret db: no restart: locked")
+    assert engine.events.about_workloads == [told]
+
+    engine.api.refuse = lambda method, resource: None
+    engine.events.about_workloads.clear()
+    await engine.reconciler.reconcile(DB, Request.now(Cause.CONSUMER))
+    restarted = ("Deployment team/web", "Restarted", "Secret db: version v2; restarting Deployment web")
+    assert engine.events.about_workloads == [restarted]
+
+
 async def test_state_label_is_written_with_the_status_and_never_alone() -> None:
     engine = Engine()
     await engine.start()

@@ -34,10 +34,12 @@ MARK_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class RolloutResult:
-    """The consumers that were restarted, and the error, if any, that kept others from being restarted."""
+    """The consumers that were restarted, and the error, if any, that kept others from being restarted. ``refused`` has
+    the consumers that the API server does not let be marked, each with its error."""
 
     restarted: Sequence[Consumer] = ()
     error: KeyturnError | None = None
+    refused: Sequence[tuple[Consumer, ClusterRefused]] = ()
 
 
 class ConsumerRestarter:
@@ -124,8 +126,19 @@ class ConsumerRestarter:
                     return RolloutResult()
                 except KeyturnError as failure:
                     return RolloutResult(error=failure)
-            restarted, error = await _gather(consumers, lambda consumer: self._restart(target, consumer, record))
-        return RolloutResult(restarted, error)
+            refused: list[tuple[Consumer, ClusterRefused]] = []
+
+            async def restart(consumer: Consumer) -> Consumer | None:
+                try:
+                    return await self._restart(target, consumer, record)
+                except NotFound:
+                    raise
+                except ClusterRefused as refusal:
+                    refused.append((consumer, refusal))
+                    raise
+
+            restarted, error = await _gather(consumers, restart)
+        return RolloutResult(restarted, error, refused)
 
     async def _baseline(
         self, target: Target, consumer: Consumer, before: Mapping[str, str], after: Record

@@ -23,6 +23,13 @@ def applied(record: Record, changed_keys: str, restarted: Sequence[Consumer]) ->
     return "; ".join(parts)
 
 
+def restarted(record: Record, changed_keys: str, consumer: Consumer) -> str:
+    """Return a message for one consumer that restarts. It names the versions even if an earlier reconcile has written
+    the keys."""
+    message = applied(record, changed_keys, [consumer])
+    return message if changed_keys else f"version {', '.join(sorted(record.version_ids.values()))}; {message}"
+
+
 def keys(binding: Binding, changed: Sequence[str]) -> str:
     """List the changed keys that the binding names, and only count the others. Names in AWS's JSON may be secret."""
     entries = {entry.key for entry in binding.entries}

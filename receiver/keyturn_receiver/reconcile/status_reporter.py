@@ -71,8 +71,10 @@ class StatusReporter:
             message = f"{fault}; no pod is restarted until then"
             self._events.event(live.target, live.uid, True, InvalidBinding.reason, message)
         for consumer in rollout.restarted[:MAX_CONSUMER_EVENTS]:
-            message = event_messages.applied(fill.record, fill.changed_keys, [consumer])
+            message = event_messages.restarted(fill.record, fill.changed_keys, consumer)
             self._consumer_event(consumer, False, "Restarted", live.target, message)
+        for consumer, refusal in rollout.refused[:MAX_CONSUMER_EVENTS]:
+            self._consumer_event(consumer, True, refusal.reason, live.target, f"no restart: {refusal}")
         return ReconcileResult(
             bound=True,
             changed=bool(fill.changed_keys),
