@@ -15,7 +15,7 @@ from keyturn_receiver.core.consumer import former_mark_name, mark_name
 from support.background import PeriodicThread
 from support.cluster_state import annotations_of, replica_sets
 from support.fault_env import FaultEnv
-from support.manifests import workload
+from support.manifests import env_from, workload
 from support.wait import eventually
 
 MINUTE = 60
@@ -102,7 +102,10 @@ def test_owner_of_a_workload_causes_a_handful_of_writes_in_a_minute(env: FaultEn
     minute the receiver answers a handful of times. One Warning on the Deployment names the owner, if there is a fight.
     Meanwhile a rotation restarts the pods, and when the owner has gone, all is as it should be."""
     receiver = env.receiver()
-    env.create_bound_secret(consumers=("web",))
+    env.create_bound_secret(consumers=())
+    made = workload(env.namespace, "web", env_from("db"))
+    env.cluster.kubectl("create", "--field-manager=the-owner", "-f", "-", stdin=json.dumps(made))
+    eventually(lambda: env.history.baseline("web", "db"))
     before = writes(env, "web")
     with owned(env, "web", owner, pause):
         assert env.send(env.rotate()).status == 200
@@ -156,7 +159,8 @@ def test_label_that_moves_to_and_fro_restarts_a_handful_of_times(env: FaultEnv) 
 
     with LabelMover(env, [lambda: move(second, first), lambda: move(first, second)]):
         env.let_settle(45)
-    assert replica_sets(env.cluster, env.namespace, "web") <= HANDFUL + 2
+    assert 3 <= writes(env, "web") <= HANDFUL + 1  # the first one is the baseline
+    assert len(env.history.data_history("db")) > 4 * HANDFUL
     (message,) = warnings(env, "web", "RestartReverted")
     assert "back and forth" in message
     env.send_until_accepted(env.notification_of("db", env.client.get_secret_value(SecretId=arn)["VersionId"]))

@@ -115,10 +115,11 @@ def test_other_writer_is_the_owner_of_the_mark_or_the_last_to_write(
 
 
 def test_message_says_who_and_what_to_do() -> None:
-    fight = Fight(consumer("v1"), MARK, removed=True)
+    fight = Fight(consumer("v1"), MARK, removed=False)
     told = message(fight, "operator")
     assert told.startswith(f'field manager "operator" keeps reverting annotation {MARK}, ')
     assert "Keyturn restarts this Deployment more and more slowly" in told
     assert 'Let "operator" ignore annotations that begin with revision.keyturn.dev/' in told
     assert told.endswith("or annotate the workload with keyturn.dev/rollout: disabled")
     assert "back and forth" in message(fight, None)
+    assert "probably keeps removing" in message(Fight(consumer("v1"), MARK, removed=True), "operator")

@@ -57,10 +57,12 @@ def message(fight: Fight, writer: str | None) -> str:
     """Return the message of the Event. ``writer`` is the field manager of the other writer, if it is known."""
     slower = f"Keyturn restarts this {fight.consumer.ref.kind} more and more slowly"
     if writer:
+        # Kubernetes does not record who removes a field.
+        what = "probably keeps removing" if fight.removed else "keeps reverting"
         return (
-            f'field manager "{writer}" keeps reverting annotation {fight.mark}, with which Keyturn restarts the pods'
-            f' after a rotation: {slower}. Let "{writer}" ignore annotations that begin with {MARK_PREFIX}, or annotate'
-            f" the workload with {ROLLOUT}: disabled"
+            f'field manager "{writer}" {what} annotation {fight.mark}, with which Keyturn restarts the pods after a'
+            f' rotation: {slower}. Let "{writer}" ignore annotations that begin with {MARK_PREFIX}, or annotate the'
+            f" workload with {ROLLOUT}: disabled"
         )
     return (
         f"annotation {fight.mark} keeps returning to an earlier value: {slower}. Either the Secret changes back and"
