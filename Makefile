@@ -45,11 +45,7 @@ ENCLOSED := $(BIN)/python -m keyturn_local.node.enclosure
 DEPLOYER := $(SAM_VENV)/installed $(AWS_VENV)/installed
 SAM_BUILD := $(HERMETIC) $(BIN)/python -m keyturn_local.aws.emulator.sam
 
-<<<<<<< Updated upstream
-.PHONY: help demo test test-unit test-contract test-integration test-e2e test-deployed test-faults test-node test-node-if-possible test-what-waits test-parts test-whole bench bench-notifier lint format docs chart-docs requirements setup clean
-=======
-.PHONY: help demo test test-unit test-contract test-integration test-e2e test-deployed test-faults test-hostile test-node test-node-if-possible bench bench-notifier lint format docs chart-docs requirements setup clean
->>>>>>> Stashed changes
+.PHONY: help demo test test-unit test-contract test-integration test-e2e test-deployed test-faults test-hostile test-node test-node-if-possible test-what-waits test-parts test-whole bench bench-notifier lint format docs chart-docs requirements setup clean
 
 help:
 	@sed -n 's/^# //p' Makefile
