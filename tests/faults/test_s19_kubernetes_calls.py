@@ -96,7 +96,7 @@ def lease_renewed(env: FaultEnv) -> Iterator[None]:
 
 
 @pytest.mark.long
-@pytest.mark.fault("S16")
+@pytest.mark.fault("S19")
 def test_secrets_with_hundreds_of_consumers_hold_up_nobody_else(env: FaultEnv) -> None:
     """Ten Secrets of a tenant are read by 300 Deployments and rotate at once, and each restart takes the API server
     three tenths of a second. Another tenant's rotations are answered 200 meanwhile, about as fast as before, the Lease
@@ -154,7 +154,7 @@ def test_secrets_with_hundreds_of_consumers_hold_up_nobody_else(env: FaultEnv) -
 
 
 @pytest.mark.long
-@pytest.mark.fault("S16")
+@pytest.mark.fault("S19")
 def test_broken_bindings_edited_without_end_cost_nobody_elses_events_and_reconciles(env: FaultEnv) -> None:
     """A tenant has 150 Secrets that cannot be filled, and edits them as fast as it can, so that each edit is a new
     error. Another tenant's new Secret is filled at once, its Events are written, its rotations are answered as before,
@@ -180,7 +180,7 @@ def test_broken_bindings_edited_without_end_cost_nobody_elses_events_and_reconci
     env.assert_no_value_leaked()
 
 
-@pytest.mark.fault("S16")
+@pytest.mark.fault("S19")
 def test_writes_that_fail_in_one_namespace_do_not_slow_down_the_others(env: FaultEnv) -> None:
     """Every write of one tenant's Deployments fails with 500, as for one that is as large as etcd allows. The receiver
     does not take that for an overload of the API server, so it does not lower its limit of calls for everybody."""

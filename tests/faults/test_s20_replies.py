@@ -41,7 +41,7 @@ def edit_before_writes(env: FaultEnv, namespace: str, kind: str, name: str) -> t
     return over
 
 
-@pytest.mark.fault("S16")
+@pytest.mark.fault("S20")
 @pytest.mark.parametrize("kind", ["secrets", "deployments"])
 def test_tenant_that_edits_its_own_object_does_not_fail_the_delivery_for_others(env: FaultEnv, kind: str) -> None:
     """Two tenants bind Secrets to one AWS secret. One of them edits its own Secret, or a Deployment that reads it, just
@@ -68,7 +68,7 @@ def test_tenant_that_edits_its_own_object_does_not_fail_the_delivery_for_others(
     env.wait_converged()
 
 
-@pytest.mark.fault("S16")
+@pytest.mark.fault("S20")
 def test_tenant_that_edits_its_own_secret_alone_is_answered_with_retrying(env: FaultEnv) -> None:
     """The only Secret that is bound to an AWS secret is edited before each write. The delivery is answered 200 with the
     outcome `retrying`, and a replica that is stopped meanwhile tries once more before it ends."""
@@ -86,7 +86,7 @@ def test_tenant_that_edits_its_own_secret_alone_is_answered_with_retrying(env: F
     env.wait_converged()
 
 
-@pytest.mark.fault("S16")
+@pytest.mark.fault("S20")
 def test_change_whose_retry_dies_with_its_process_is_carried_by_the_poller(env: FaultEnv) -> None:
     """A delivery is answered with `retrying`, and then the process is killed. The poller of the next process applies
     the change, without another delivery."""
@@ -106,7 +106,7 @@ def test_change_whose_retry_dies_with_its_process_is_carried_by_the_poller(env: 
 
 
 @pytest.mark.long
-@pytest.mark.fault("S16")
+@pytest.mark.fault("S20")
 def test_crowd_of_bindings_to_a_shared_secret_does_not_fail_its_deliveries(env: FaultEnv) -> None:
     """A tenant binds 400 Secrets to a shared AWS secret, and the API server takes half a second for each write of them.
     Another tenant's one Secret is filled first, the delivery is answered 200 at the deadline, and the rest follows
@@ -144,7 +144,7 @@ def test_crowd_of_bindings_to_a_shared_secret_does_not_fail_its_deliveries(env: 
     env.wait_converged()
 
 
-@pytest.mark.fault("S16")
+@pytest.mark.fault("S20")
 def test_role_of_a_tenant_that_hangs_does_not_fail_the_delivery_for_others(make_env: Callable[..., FaultEnv]) -> None:
     """A tenant reads a shared AWS secret with a role of its own, which STS does not answer for. The delivery of the
     secret is answered 200 for the other tenant, and names the Secret that is tried again."""
@@ -166,7 +166,7 @@ def test_role_of_a_tenant_that_hangs_does_not_fail_the_delivery_for_others(make_
     env.wait_converged()
 
 
-@pytest.mark.fault("S16")
+@pytest.mark.fault("S20")
 def test_failure_that_concerns_everybody_still_fails_the_delivery(env: FaultEnv) -> None:
     """AWS does not answer, or the API server does not, for a secret that two tenants share. The delivery is answered
     503, so that the queue keeps its message."""
