@@ -71,7 +71,7 @@ test-parts: ; @failed=0; for tier in $(PARTS); do $(MAKE) --no-print-directory $
 test-whole: ; @failed=0; for tier in $(WHOLE); do $(MAKE) --no-print-directory $$tier || failed=1; done; exit $$failed
 
 test-unit: $(VENV)/installed
-	$(PYTEST)
+	$(PYTEST) $(COMPUTE)
 
 test-contract: $(VENV)/installed $(SAM_VENV)/installed
 	$(PYTEST) $(COMPUTE)
