@@ -89,7 +89,7 @@ test-faults: setup $(DEPLOYER)
 	@$(PYTEST) $(WAIT) --quiet
 
 test-hostile: setup
-	HOSTILE_SECONDS=$${HOSTILE_SECONDS:-600} $(BIN)/python -m pytest -s -p xdist -n0 -m long tests/faults/test_s23_hostile_tenant.py
+	HOSTILE_SECONDS=$${HOSTILE_SECONDS:-600} $(BIN)/python -m pytest -s -p xdist -n0 -m long tests/faults/test_s22_hostile_tenant.py
 
 test-node: setup $(DEPLOYER)
 	@$(PREFLIGHT)

@@ -1,4 +1,4 @@
-"""S23: a tenant does all at once what ``edit`` in one namespace lets him do, and his neighbour notices nothing.
+"""S22: a tenant does all at once what ``edit`` in one namespace lets him do, and his neighbour notices nothing.
 
 ``make test-hostile`` runs it for ten minutes, with thousands of objects. Among the other faults it runs for
 SHORT seconds, with a tenth of the objects.
@@ -240,7 +240,7 @@ def scene(control_plane: ControlPlane, tmp_path: Path) -> Iterator[Scene]:
         yield Scene(control_plane, tmp_path, stack)
 
 
-@pytest.mark.fault("S16")
+@pytest.mark.fault("S22")
 @pytest.mark.long
 @pytest.mark.timeout(SECONDS + 500)
 def test_neighbour_of_a_hostile_tenant_notices_nothing(scene: Scene) -> None:
