@@ -14,6 +14,9 @@ from keyturn_receiver.reconcile.rollout_fights import Fight
 from keyturn_receiver.telemetry.metrics import Metrics
 
 REASON = "RestartReverted"
+# Seconds from the detection of a fight until the workload is read. By then the other writer has answered our last
+# write, and our next one is still delayed (rollout_fights.FIGHT_BACKOFF), so the other writer owns the annotation.
+READ_AFTER = 10.0
 MAX_REPORTS = 20  # reports that may be made at the same time; each reads the workload
 
 _log = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ class FightReporter:
 
     async def _report(self, fight: Fight) -> None:
         ref = fight.consumer.ref
+        await asyncio.sleep(READ_AFTER)
         try:
             writer = await self._workloads.other_writer(ref, fight.mark, fight.removed)
         except KeyturnError as error:
