@@ -235,7 +235,7 @@ def test_failure_repaired_by_another_replica_no_longer_counts(env: FaultEnv) -> 
     neither replica counts the Secret as failing."""
     replicas = one, other = env.receiver(), env.receiver()
     env.create_bound_secret(consumers=())
-    useless = rotate(env.client, f"{env.namespace}/db", json.dumps({"other": env.new_value("other")}))
+    useless = rotate(env.client, f"{env.namespace}/db", json.dumps({"value": env.new_value("cut")})[:-1])
     assert env.send(env.notification_of("db", useless), to=one).outcome == "ignored"
     assert one.metric("keyturn_failing_bindings") == 1
     assert env.send_until_accepted(env.rotate(), to=other).outcome in (
