@@ -98,7 +98,7 @@ def test_botocore_data_is_that_of_the_called_services(site: Path) -> None:
         node.args[0].value
         for file in (ROOT / "receiver").rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".client")
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith((".client", ".create_client"))
         if node.args and isinstance(node.args[0], ast.Constant)
     }
     assert described == called
