@@ -1,6 +1,6 @@
 # make demo    rotations in a local AWS, carried into a local Kubernetes, live.  KEEP=1 leaves it running;
 #              NODE=real runs real containers, where a real node can run (root on Linux).
-# make test    lint and every test; goes on after a tier that fails.  Tiers that wait run two at a time.  One tier alone:
+# make test    lint and every test; goes on after a tier that fails.  One tier alone:
 #              make test-unit, test-contract, test-integration, test-e2e, test-faults, test-deployed (the stack, deployed
 #              by SAM to an emulator of AWS), test-node (on a real node, where one can run: root on Linux).
 #              test-faults prints a line for each fault: its number, held or broken, the case.
@@ -34,9 +34,7 @@ TIER = $(@:test-%=%)
 # to do.
 COMPUTE := --dist=loadscope --numprocesses=auto --maxprocesses=$(WORKERS)
 WAIT := --dist=loadscope --numprocesses=$(WORKERS)
-# These two lists run side by side. Each is run in its order.
-PARTS := test-integration test-faults
-WHOLE := test-node-if-possible test-e2e test-deployed
+TIERS := test-unit test-contract test-integration test-e2e test-deployed test-faults
 # Fails where no real node can run, and prints the reason.
 PREFLIGHT := $(BIN)/python -m keyturn_local.node.preflight
 ENCLOSED := $(BIN)/python -m keyturn_local.node.enclosure
@@ -45,7 +43,7 @@ ENCLOSED := $(BIN)/python -m keyturn_local.node.enclosure
 DEPLOYER := $(SAM_VENV)/installed $(AWS_VENV)/installed
 SAM_BUILD := $(HERMETIC) $(BIN)/python -m keyturn_local.aws.emulator.sam
 
-.PHONY: help demo test test-unit test-contract test-integration test-e2e test-deployed test-faults test-hostile test-node test-node-if-possible test-what-waits test-parts test-whole bench bench-notifier lint format docs chart-docs requirements setup clean
+.PHONY: help demo test test-unit test-contract test-integration test-e2e test-deployed test-faults test-hostile test-node test-node-if-possible bench bench-notifier lint format docs chart-docs requirements setup clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -61,14 +59,7 @@ else
 endif
 
 test: setup $(DEPLOYER)
-	@$(MAKE) --no-print-directory --keep-going --jobs=1 lint test-unit test-contract test-what-waits
-
-# A tier's output comes whole, at its end.
-test-what-waits:
-	@$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target test-parts test-whole
-
-test-parts: ; @failed=0; for tier in $(PARTS); do $(MAKE) --no-print-directory $$tier || failed=1; done; exit $$failed
-test-whole: ; @failed=0; for tier in $(WHOLE); do $(MAKE) --no-print-directory $$tier || failed=1; done; exit $$failed
+	@$(MAKE) --no-print-directory --keep-going --jobs=1 lint $(TIERS) test-node-if-possible
 
 test-unit: $(VENV)/installed
 	$(PYTEST) $(COMPUTE)

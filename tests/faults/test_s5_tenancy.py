@@ -75,9 +75,9 @@ def test_secret_of_another_tenant_is_refused_without_asking_aws(env: FaultEnv) -
             name = f"{how}-{which}"
             told = env.status(name)
             assert told.startswith(f"NotAllowed: namespace {env.namespace} is not allowed to read {secret_id}")
-            words.add(told.replace(f"read {secret_id}:", "..."))
+            words.add(told.replace(f"read {secret_id};", "..."))
             event = eventually(lambda name=name: warnings_of(env.cluster, env.namespace, name))["NotAllowed"]
-            words.add("NotAllowed: " + event.replace(f"read {secret_id}:", "..."))
+            words.add("NotAllowed: " + event.replace(f"read {secret_id};", "..."))
             assert data_of(env.cluster, env.namespace, name) == {}
         assert len(words) == 1, how
     # A notification about the other tenant's secret reveals and changes nothing, either.
