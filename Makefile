@@ -4,9 +4,9 @@
 #              make test-unit, test-contract, test-integration, test-e2e, test-faults, test-deployed (the stack, deployed
 #              by SAM to an emulator of AWS), test-node (on a real node, where one can run: root on Linux).
 #              test-faults prints a line for each fault: its number, held or broken, the case.
+#              Tests that wait run in WORKERS=4 processes, each with a control plane (600 MiB).  Results: build/tests/*.xml.
 # make test-hostile    a hostile tenant beside a team that rotates: every known attack at once, for HOSTILE_SECONDS=600.
 #              test-faults has it for 40 seconds, with a tenth of the objects.
-#              Tests that wait run in WORKERS=4 processes, each with a control plane (600 MiB).  Results: build/tests/*.xml.
 # make bench   the receiver against raw applies: calls, latency, bursts, memory; writes docs/benchmark.md and
 #              build/bench.json, ~10 min.  ONLY="calls latency" runs a part and prints it.
 # make bench-notifier    the notifier's cold import, warm CPU per record, and size; a table and build/bench-notifier.json
