@@ -66,7 +66,7 @@ def test_watch_answered_with_410_is_started_again_without_a_loss(env: FaultEnv, 
 def test_silent_watch_is_replaced_and_its_events_are_recovered(env: FaultEnv) -> None:
     """A watch stays open but delivers nothing. The receiver replaces it, and then sees the changes that the silent
     watch did not deliver."""
-    env.receiver(KEYTURN_WATCH_SECONDS="2")
+    env.receiver(KEYTURN_WATCH_SECONDS="5")  # long enough for what is done while watches are silent
     env.create_bound_secret()
     silent = threading.Event()
     env.kubernetes_proxy.fault_for = lambda call: (
@@ -79,7 +79,7 @@ def test_silent_watch_is_replaced_and_its_events_are_recovered(env: FaultEnv) ->
     env.let_settle(1)
     assert not env.is_current("new")
     env.kubernetes_proxy.fault_for = lambda call: None  # new watches work, while the old ones stay open and silent
-    eventually(lambda: env.is_current("new"), 15)
+    eventually(lambda: env.is_current("new"), 30)
     silent.set()
     env.send_until_accepted(env.rotate())
     env.wait_converged()
