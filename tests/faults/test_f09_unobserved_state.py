@@ -73,7 +73,12 @@ def test_silent_watch_is_replaced_and_its_events_are_recovered(env: FaultEnv) ->
         Edit(lambda line: silent.wait(60) and b"") if call.watch and not silent.is_set() else None
     )
     before = len(env.kubernetes_proxy.calls)
-    eventually(lambda: any(call.watch and "/secrets" in call.path for call in env.kubernetes_proxy.calls[before:]))
+    eventually(
+        lambda: any(
+            call.watch and call.query.get("labelSelector") == ["keyturn.dev/bind"]
+            for call in env.kubernetes_proxy.calls[before:]
+        )
+    )
     env.create_aws_secret("new")
     env.bind_secret("new")
     env.let_settle(1)
