@@ -5,15 +5,15 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
-from urllib.parse import quote, unquote, urlencode
+from urllib.parse import quote, urlencode
 
 import aiohttp
 
 from keyturn_receiver.cluster.long_strings import LongText
-from keyturn_receiver.cluster.request_words import action
+from keyturn_receiver.cluster.request_words import action, parse_path
 from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.errors import (
     ClusterRefused,
@@ -124,7 +124,8 @@ class Api:
         Raises NotFound, Conflict, ClusterRefused, ClusterUnavailable or NamespaceBusy. Raises ReplyTooLarge if the
         reply has more than ``max_bytes`` bytes; the rest of such a reply is not read.
         """
-        attempt = partial(self._request, method, path, query, body, content_type, accept, max_bytes)
+        exchange = partial(self._exchange, method, path, query, body, content_type, accept, max_bytes)
+        attempt = exchange if parse_path(path).resource == "leases" else partial(self._in_lane, method, path, exchange)
         for _ in range(MAX_429_RETRIES):
             try:
                 return await attempt()
@@ -133,20 +134,9 @@ class Api:
                 await asyncio.sleep(error.retry_after)
         return await attempt()
 
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str] | None,
-        body: Json | None,
-        content_type: str,
-        accept: str,
-        max_bytes: float,
-    ) -> Json:
-        exchange = partial(self._exchange, method, path, query, body, content_type, accept, max_bytes)
-        if _resource(path) == "leases":
-            return await exchange()
-        lane = _namespace(path)
+    async def _in_lane(self, method: str, path: str, exchange: Callable[[], Awaitable[Json]]) -> Json:
+        """Make a request once the limiter admits it, in the lane of the namespace that ``path`` is about."""
+        lane = parse_path(path).namespace
         try:
             await self._limiter.acquire(lane, QUEUE_TIMEOUT)
         except LaneFull:
@@ -223,11 +213,11 @@ class Api:
             response = await self._transport.send(method, target, headers, content, timeouts)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._unreachable(method, path, error) from None
-        self._metrics.kubernetes_requests.labels(_VERBS[method], _resource(path), str(response.status)).inc()
+        self._metrics.kubernetes_requests.labels(_VERBS[method], parse_path(path).resource, str(response.status)).inc()
         return response
 
     def _unreachable(self, method: str, path: str, error: Exception) -> ClusterUnavailable:
-        self._metrics.kubernetes_requests.labels(_VERBS[method], _resource(path), "0").inc()
+        self._metrics.kubernetes_requests.labels(_VERBS[method], parse_path(path).resource, "0").inc()
         cause = "timed out" if isinstance(error, asyncio.TimeoutError) else type(error).__name__
         return ClusterUnavailable(f"{action(method, path)}: the Kubernetes API did not answer ({cause}): trying again")
 
@@ -277,20 +267,7 @@ def _max_string(path: str, accept: str) -> int:
     """Return the bytes of the longest string that is kept of a reply."""
     if accept in (METADATA_ONLY, METADATA_LIST):
         return MAX_METADATA_STRING
-    return MAX_VALUE_STRING if _resource(path) == "secrets" else MAX_STRING
-
-
-def _resource(path: str) -> str:
-    parts = path.split("/")
-    first = 3 if parts[1] == "api" else 4  # the position after the group and the version
-    return parts[first + 2] if parts[first] == "namespaces" and len(parts) > first + 2 else parts[first]
-
-
-def _namespace(path: str) -> str | None:
-    """Return the namespace that a path is about. It is None for a list or an object of the whole cluster."""
-    parts = path.split("/")
-    first = 3 if parts[1] == "api" else 4  # the position after the group and the version
-    return unquote(parts[first + 1]) if parts[first] == "namespaces" and len(parts) > first + 2 else None
+    return MAX_VALUE_STRING if parse_path(path).resource == "secrets" else MAX_STRING
 
 
 def reason_of(status: Json) -> str:

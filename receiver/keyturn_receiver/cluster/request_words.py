@@ -1,5 +1,6 @@
-"""Words for requests to the Kubernetes API: what a request does, for people who do not know the paths of the API."""
+"""Paths of the Kubernetes API: their parts, and words for what a request does, for people who do not know the paths."""
 
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
@@ -15,14 +16,30 @@ _KINDS = {
 _VERBS = {"POST": "creating", "PUT": "writing", "PATCH": "writing", "DELETE": "deleting"}
 
 
-def action(method: str, path: str) -> str:
-    """Return what a request does, such as "writing Secret shop/db" for a PATCH of that Secret."""
+class ApiPath(NamedTuple):
+    """The parts of a path. ``namespace`` is None for a list or an object of the whole cluster. ``name`` and
+    ``subresource`` are empty where the path has none."""
+
+    namespace: str | None
+    resource: str
+    name: str
+    subresource: str
+
+
+def parse_path(path: str) -> ApiPath:
+    """Split a path of the Kubernetes API into its parts."""
     parts = [unquote(part) for part in path.strip("/").split("/")]
     parts = parts[2:] if parts[0] == "api" else parts[3:]  # without the group and the version
-    namespace = ""
+    namespace = None
     if parts[0] == "namespaces" and len(parts) > 2:
         namespace, parts = parts[1], parts[2:]
     resource, name, subresource = (*parts, "", "")[:3]
+    return ApiPath(namespace, resource, name, subresource)
+
+
+def action(method: str, path: str) -> str:
+    """Return what a request does, such as "writing Secret shop/db" for a PATCH of that Secret."""
+    namespace, resource, name, subresource = parse_path(path)
     kind = _KINDS.get(resource, resource)
     if not name:
         objects = resource if method == "GET" else kind
