@@ -18,7 +18,7 @@ from itertools import islice
 
 from keyturn_receiver.cluster.api import FIELD_MANAGER, Json
 from keyturn_receiver.cluster.index import Index
-from keyturn_receiver.cluster.secret_client import own_annotations
+from keyturn_receiver.cluster.secret_client import own_annotations, state_label
 from keyturn_receiver.core.arn import account_scope, candidate_names
 from keyturn_receiver.core.binding import (
     DATA,
@@ -118,10 +118,9 @@ def read_bound(obj: Json, keyed: KeyedHash) -> BoundSecret:
     """Reduce a bound Secret, as the API server returns it, to what the cache keeps."""
     metadata = obj["metadata"]
     annotations = own_annotations(metadata)
-    labels = metadata.get("labels") or {}
-    record = read_record(annotations)
+    texts = (*(_kept(name, annotations.get(name)) for name in _ANNOTATIONS), state_label(metadata))
+    record = _record_of(texts)  # of which ``_kept`` cuts nothing
     whole = integrity(keyed, FIELD_MANAGER, metadata, obj.get("data") or {}, record)
-    texts = (*(_kept(name, annotations.get(name)) for name in _ANNOTATIONS), labels.get(STATE))
     lost_record = False
     if whole is not Integrity.INTACT and _size(texts[_RECORD_TEXTS]) > MAX_UNPROVEN_RECORD:
         texts, lost_record = _without_record(texts), record.was_written
@@ -182,7 +181,7 @@ def _read_spec(texts: tuple[str | None, ...], faults: tuple[str, ...]) -> Bindin
 
 
 def _read_record(texts: tuple[str | None, ...]) -> Record:
-    return read_record(_annotations(texts), texts[-1] or "")
+    return read_record(_annotations(texts), texts[-1])
 
 
 _small_spec, _large_spec = lru_cache(MAX_SMALL)(_read_spec), lru_cache(MAX_LARGE)(_read_spec)

@@ -58,7 +58,7 @@ class SecretClient:
         metadata = obj["metadata"]
         annotations = own_annotations(metadata)
         data = obj.get("data") or {}
-        record = _read_record(metadata)
+        record = read_record(annotations, state_label(metadata))
         live = LiveSecret(
             target=target,
             uid=metadata["uid"],
@@ -76,7 +76,7 @@ class SecretClient:
         """Read the record that Keyturn keeps on a Secret, without the Secret's data. Raises the same errors as
         ``read``."""
         obj = await self._api.request("GET", _path(target), accept=METADATA_ONLY)
-        return _read_record(obj["metadata"])
+        return read_record(own_annotations(obj["metadata"]), state_label(obj["metadata"]))
 
     async def apply(self, live: LiveSecret, record: Record, data: Mapping[str, bytes]) -> str:
         """Write our keys and annotations by server-side apply. Return the Secret's new resource version.
@@ -149,16 +149,17 @@ class SecretClient:
         await self._api.request("DELETE", _path(live.target), body=body)
 
 
-def _read_record(metadata: Json) -> Record:
-    return read_record(own_annotations(metadata), (metadata.get("labels") or {}).get(STATE, ""))
-
-
 def own_annotations(metadata: Json) -> dict[str, str]:
     """Return the annotations of a Secret, with the time of Keyturn's last write filled in."""
     annotations = metadata.get("annotations") or {}
     changed_at = resolve(annotations.get(CHANGED_AT), FIELD_MANAGER, metadata.get("managedFields") or [])
     others = {name: text for name, text in annotations.items() if name != CHANGED_AT}
     return others if changed_at is None else {**others, CHANGED_AT: changed_at}
+
+
+def state_label(metadata: Json) -> str:
+    """Return the value of the label ``keyturn.dev/state`` of a Secret, which is empty if there is none."""
+    return str((metadata.get("labels") or {}).get(STATE, ""))
 
 
 def _path(target: Target) -> str:
