@@ -34,7 +34,6 @@ METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 APPLY = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
-FIELD_MANAGER = "keyturn"
 # Bytes of JSON, in which one character can take six. A longer string of an object means nothing to the receiver.
 MAX_STRING = 4 * 1024  # of a workload: the longest name has 253 characters
 MAX_METADATA_STRING = 512 * 1024  # the longest annotation that is read, `data`, has 64 KiB of characters

@@ -8,7 +8,8 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from keyturn_receiver.cluster.api import FIELD_MANAGER, MERGE_PATCH, Api, Json, path
+from keyturn_receiver.cluster.api import MERGE_PATCH, Api, Json, path
+from keyturn_receiver.core.field_owners import FIELD_MANAGER
 from keyturn_receiver.errors import Conflict, KeyturnError, NotFound
 from keyturn_receiver.liveness import Ping, no_ping
 from keyturn_receiver.telemetry.logs import RepeatedWarnings

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
 
-from keyturn_receiver.cluster.api import FIELD_MANAGER, Json
+from keyturn_receiver.cluster.api import Json
 from keyturn_receiver.cluster.index import Index
 from keyturn_receiver.cluster.secret_client import own_annotations, state_label
 from keyturn_receiver.core.arn import account_scope, candidate_names
@@ -31,6 +31,7 @@ from keyturn_receiver.core.binding import (
     read_spec,
 )
 from keyturn_receiver.core.copies import Copy, copy_of
+from keyturn_receiver.core.field_owners import FIELD_MANAGER
 from keyturn_receiver.core.integrity import Integrity, integrity
 from keyturn_receiver.core.plan import LiveSecret
 from keyturn_receiver.core.revision import (

@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from keyturn_receiver.cluster.api import APPLY, FIELD_MANAGER, MERGE_PATCH, METADATA_ONLY, Api, Json, path
+from keyturn_receiver.cluster.api import APPLY, MERGE_PATCH, METADATA_ONLY, Api, Json, path
 from keyturn_receiver.core.binding import BindingSpec, Target, is_bound, read_spec
-from keyturn_receiver.core.integrity import holders, integrity, managed_fields
+from keyturn_receiver.core.field_owners import FIELD_MANAGER, STATUS_MANAGER, managed_fields
+from keyturn_receiver.core.integrity import holders, integrity
 from keyturn_receiver.core.plan import Fingerprint, LiveSecret
 from keyturn_receiver.core.revision import (
     RECONCILED,
@@ -23,10 +24,6 @@ from keyturn_receiver.core.revision import (
 )
 from keyturn_receiver.core.vocabulary import secret_faults
 from keyturn_receiver.core.write_times import CHANGED_AT, resolve
-
-# The status has a field manager of its own. If the manager of the data applied the status alone, the data would be
-# removed.
-STATUS_MANAGER = "keyturn-status"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +149,7 @@ class SecretClient:
 def own_annotations(metadata: Json) -> dict[str, str]:
     """Return the annotations of a Secret, with the time of Keyturn's last write filled in."""
     annotations = metadata.get("annotations") or {}
-    changed_at = resolve(annotations.get(CHANGED_AT), FIELD_MANAGER, metadata.get("managedFields") or [])
+    changed_at = resolve(annotations.get(CHANGED_AT), FIELD_MANAGER, managed_fields(metadata))
     others = {name: text for name, text in annotations.items() if name != CHANGED_AT}
     return others if changed_at is None else {**others, CHANGED_AT: changed_at}
 

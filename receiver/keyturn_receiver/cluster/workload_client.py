@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncGenerator, Mapping
 
-from keyturn_receiver.cluster.api import FIELD_MANAGER, MERGE_PATCH, Api, Json, ReplyTooLarge, path
+from keyturn_receiver.cluster.api import MERGE_PATCH, Api, Json, ReplyTooLarge, path
 from keyturn_receiver.core.consumer import Consumer, Pod, WorkloadRef, read_consumer, read_pod
-from keyturn_receiver.core.field_owners import other_writer
+from keyturn_receiver.core.field_owners import FIELD_MANAGER, other_writer
 from keyturn_receiver.core.rollout import RolloutAnnotation
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 

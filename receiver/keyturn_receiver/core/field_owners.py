@@ -1,4 +1,4 @@
-"""Field owners: the writer, other than Keyturn, that last touched an annotation of a workload.
+"""Field owners: what Kubernetes records about who wrote which fields of an object, in the object's managed fields.
 
 https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
 """
@@ -6,30 +6,42 @@ https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-manageme
 from collections.abc import Mapping
 
 from keyturn_receiver.core.json_access import as_object, as_objects
-from keyturn_receiver.core.vocabulary import MANAGERS
 from keyturn_receiver.core.workload_kinds import WorkloadKind
+
+FIELD_MANAGER = "keyturn"
+# The status has a field manager of its own. If the manager of the data applied the status alone, the data would be
+# removed.
+STATUS_MANAGER = "keyturn-status"
+MANAGERS = frozenset({FIELD_MANAGER, STATUS_MANAGER})  # the field managers with which the receiver writes
+
+
+def managed_fields(metadata: Mapping[str, object]) -> list[Mapping[str, object]]:
+    """Return the entries of an object's managed fields: one for each writer and kind of write."""
+    return as_objects(metadata.get("managedFields"))
+
+
+def owned(fields: Mapping[str, object], *path: str) -> frozenset[str]:
+    """Return the names of the fields below ``path`` that an entry's ``fieldsV1`` contains, such as the annotations for
+    the path "metadata", "annotations"."""
+    for name in path:
+        fields = as_object(fields.get(f"f:{name}"))
+    return frozenset(name.removeprefix("f:") for name in fields if name.startswith("f:"))
 
 
 def other_writer(kind: WorkloadKind, workload: Mapping[str, object], annotation: str, removed: bool) -> str | None:
-    """Return the field manager that owns ``annotation``, on the workload or on its pod template.
+    """Return the field manager, other than Keyturn's, that owns ``annotation``, on the workload or on its pod template.
 
     Nobody owns an annotation that is gone. So if it was ``removed`` and has no other owner, return the manager that
     wrote last. Return None if there is no such manager.
     """
     owners: list[tuple[str, str]] = []
     others: list[tuple[str, str]] = []
-    for entry in as_objects(as_object(workload.get("metadata")).get("managedFields")):
+    for entry in managed_fields(as_object(workload.get("metadata"))):
         manager = str(entry.get("manager", ""))
         if manager in MANAGERS or entry.get("subresource"):
             continue
-        fields = as_object(entry.get("fieldsV1"))
-        template = fields
-        for name in kind.template:
-            template = as_object(template.get(f"f:{name}"))
-        owned = any(
-            f"f:{annotation}" in as_object(as_object(each.get("f:metadata")).get("f:annotations"))
-            for each in (fields, template)
-        )
-        (owners if owned else others).append((str(entry.get("time", "")), manager))
+        fields, annotations = as_object(entry.get("fieldsV1")), ("metadata", "annotations")
+        is_owner = annotation in owned(fields, *annotations) | owned(fields, *kind.template, *annotations)
+        (owners if is_owner else others).append((str(entry.get("time", "")), manager))
     writers = owners or (others if removed else [])
     return max(writers)[1] if writers else None

@@ -6,6 +6,7 @@ from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
+from keyturn_receiver.core.field_owners import managed_fields, owned
 from keyturn_receiver.core.json_access import as_object
 from keyturn_receiver.core.revision import (
     RECORD,
@@ -57,12 +58,6 @@ def integrity(
     return Integrity.UNKEYED if _equal(record.data_hash, unkeyed_data_hash(values)) else Integrity.BROKEN
 
 
-def managed_fields(metadata: Mapping[str, object]) -> Iterable[Mapping[str, object]]:
-    """Return the entries of ``managedFields``."""
-    entries = metadata.get("managedFields")
-    return [as_object(entry) for entry in entries] if isinstance(entries, list) else []
-
-
 def owns_all(manager: str, entries: Iterable[Mapping[str, object]], record: Record) -> bool:
     """Return whether ``manager`` has applied all keys in the record, no other key, and the record.
 
@@ -73,10 +68,9 @@ def owns_all(manager: str, entries: Iterable[Mapping[str, object]], record: Reco
     for entry in entries:
         if entry.get("manager") == manager and entry.get("operation") == "Apply":
             fields = as_object(entry.get("fieldsV1"))
-            annotations = as_object(as_object(fields.get("f:metadata")).get("f:annotations"))
-            return _keys(fields, "f:data") == record.revisions.keys() and all(
-                f"f:{name}" in annotations for name in RECORD
-            )
+            return owned(fields, "data") == record.revisions.keys() and owned(fields, "metadata", "annotations") >= {
+                *RECORD
+            }
     return False
 
 
@@ -90,16 +84,12 @@ def holders(manager: str, entries: Iterable[Mapping[str, object]], data: Iterabl
     for entry in entries:
         name = str(entry.get("manager"))
         fields = as_object(entry.get("fieldsV1"))
-        keys = _keys(fields, "f:data") | _keys(fields, "f:stringData")
+        keys = owned(fields, "data") | owned(fields, "stringData")
         if name == manager and entry.get("operation") == "Apply":
             ours |= keys
         else:
             theirs.update(dict.fromkeys(keys, name))
     return {key: theirs.get(key, "") for key in data if key not in ours}
-
-
-def _keys(fields: Mapping[str, object], name: str) -> set[str]:
-    return {key.removeprefix("f:") for key in as_object(fields.get(name)) if key.startswith("f:")}
 
 
 def _equal(written: str, computed: str) -> bool:

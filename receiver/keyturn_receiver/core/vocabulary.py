@@ -11,11 +11,11 @@ from enum import StrEnum
 from functools import lru_cache
 from itertools import islice
 
-from keyturn_receiver.core.json_access import as_object, as_objects
+from keyturn_receiver.core.field_owners import MANAGERS, managed_fields, owned
+from keyturn_receiver.core.json_access import as_object
 
 DOMAIN = "keyturn.dev"
 BIND_LABEL = f"{DOMAIN}/bind"
-MANAGERS = frozenset({"keyturn", "keyturn-status"})  # the field managers with which the receiver writes
 MAX_FAULTS = 10  # faults of one object that are reported
 MAX_CANDIDATES = 100  # names of one object that are compared with the known ones, which takes some 0.1 ms each
 
@@ -107,8 +107,8 @@ def name_faults(
         candidates = (name for name in names if _may_be_ours(name) and place not in _places(name, known))
         unknown = sorted(islice(candidates, MAX_CANDIDATES))
         if unknown:
-            owned = _owned(metadata, "f:annotations" if what == "annotation" else "f:labels")
-            yield from (fault for name in unknown if name not in owned and (fault := _fault(what, name, place)))
+            written = _owned(metadata, f"{what}s")
+            yield from (fault for name in unknown if name not in written and (fault := _fault(what, name, place)))
 
 
 def is_bind_value(value: object) -> bool:
@@ -163,14 +163,10 @@ def _is_near_domain(domain: str) -> bool:
     return len(domain) <= 16 and SequenceMatcher(None, domain.lower(), DOMAIN).ratio() > 0.72
 
 
-def _owned(metadata: Mapping[str, object], field: str) -> frozenset[str]:
+def _owned(metadata: Mapping[str, object], what: str) -> frozenset[str]:
     """Return the names of annotations or labels that Keyturn has written, whichever release of it."""
-    names: set[str] = set()
-    for entry in as_objects(metadata.get("managedFields")):
-        if entry.get("manager") in MANAGERS:
-            fields = as_object(as_object(as_object(entry.get("fieldsV1")).get("f:metadata")).get(field))
-            names |= {name.removeprefix("f:") for name in fields}
-    return frozenset(names)
+    ours = (as_object(each.get("fieldsV1")) for each in managed_fields(metadata) if each.get("manager") in MANAGERS)
+    return frozenset(name for fields in ours for name in owned(fields, "metadata", what))
 
 
 def _first(faults: Iterable[str]) -> tuple[str, ...]:
