@@ -68,9 +68,8 @@ def owns_all(manager: str, entries: Iterable[Mapping[str, object]], record: Reco
     for entry in entries:
         if entry.get("manager") == manager and entry.get("operation") == "Apply":
             fields = as_object(entry.get("fieldsV1"))
-            return owned(fields, "data") == record.revisions.keys() and owned(fields, "metadata", "annotations") >= {
-                *RECORD
-            }
+            owns_record = owned(fields, "metadata", "annotations").issuperset(RECORD)
+            return owns_record and owned(fields, "data") == record.revisions.keys()
     return False
 
 

@@ -17,6 +17,7 @@ from keyturn_receiver.poller.sweep import Interrupted, StaleBinding, Sweeper, Sw
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 from keyturn_receiver.resilience.backoff import Backoff
+from keyturn_receiver.resilience.turns import take_turns
 from keyturn_receiver.sources.stores import StoreKey
 from keyturn_receiver.telemetry.metrics import Metrics
 
@@ -139,13 +140,8 @@ class Poller:
 
         A store whose last sweep still runs is left out, and so is one that rests after failures. Namespaces take turns.
         """
-        turns: dict[str, int] = {}
-        order: list[tuple[int, StoreKey]] = []
-        for key in by_store:
-            turns[key.namespace] = turns.get(key.namespace, 0) + 1
-            order.append((turns[key.namespace], key))
         started = []
-        for _, key in sorted(order):
+        for key in take_turns(by_store, lambda key: key.namespace):
             failures = self._failures.get(key)
             rests = failures is not None and self._now() < failures.rests_until
             if key == self._sweeper.own_key or key in self._running or rests:

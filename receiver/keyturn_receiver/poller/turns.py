@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from keyturn_receiver.cluster.secret_cache import BoundSecret
+from keyturn_receiver.resilience.turns import take_turns
 
 # Bindings in error of one namespace whose secrets one sweep describes, in addition to a list of changes. The next sweep
 # takes the next ones.
@@ -12,16 +13,11 @@ MAX_ERRORS = 200
 
 def in_turns(bindings: Sequence[BoundSecret]) -> dict[str, list[BoundSecret]]:
     """Group bindings by AWS secret. The namespaces take turns."""
-    by_id: dict[str, list[BoundSecret]] = {}
-    turns: dict[str, int] = {}  # of each secret: its earliest turn in a namespace that names it
-    named: dict[str, set[str]] = {}  # the secrets of each namespace
+    named = dict.fromkeys((bound.target.namespace, bound.spec.secret_id) for bound in bindings)
+    by_id: dict[str, list[BoundSecret]] = {secret_id: [] for _, secret_id in take_turns(named, lambda pair: pair[0])}
     for bound in bindings:
-        secret_id = bound.spec.secret_id
-        by_id.setdefault(secret_id, []).append(bound)
-        ids = named.setdefault(bound.target.namespace, set())
-        ids.add(secret_id)
-        turns[secret_id] = min(turns.get(secret_id, len(ids)), len(ids))
-    return {secret_id: by_id[secret_id] for secret_id in sorted(by_id, key=turns.__getitem__)}
+        by_id[bound.spec.secret_id].append(bound)
+    return by_id
 
 
 def part_of(errors: Sequence[BoundSecret], number: int) -> list[BoundSecret]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +23,7 @@ from keyturn_receiver.errors import ClusterUnavailable, KeyturnError, Permanent,
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
+from keyturn_receiver.resilience.turns import take_turns
 from keyturn_receiver.telemetry.metrics import Metrics
 
 MAX_REASON_LENGTH = 1000  # characters
@@ -168,7 +168,8 @@ def _result(notification_id: str, outcomes: Sequence[_Outcome], keeps_running: b
     namespace could hold up the acknowledgement of all others. The work queue tries it again
     (docs/adr/020-replies-for-what-is-done.md).
     """
-    outcomes = _by_turns(outcomes)
+    # Lists of names and reasons are cut off at the end, so the namespaces take turns.
+    outcomes = take_turns(outcomes, lambda each: each.target.namespace)
     done = [(each, each.completion) for each in outcomes if isinstance(each.completion, ReconcileResult)]
     not_done = [each for each in outcomes if not isinstance(each.completion, ReconcileResult)]
     refused = [each for each in not_done if isinstance(each.completion, Permanent)]
@@ -211,16 +212,6 @@ def _is_own_doing(outcome: _Outcome, done_namespaces: Set[str]) -> bool:
     if error is None:
         return outcome.held_up or outcome.reconcile.own_role
     return outcome.reconcile.own_role and isinstance(error, Temporary) and not isinstance(error, ClusterUnavailable)
-
-
-def _by_turns(outcomes: Sequence[_Outcome]) -> Sequence[_Outcome]:
-    """Let namespaces take turns, because lists of names and reasons are cut off at the end."""
-    turns: Counter[str] = Counter()
-    order: list[tuple[int, Target, _Outcome]] = []
-    for each in outcomes:
-        turns[each.target.namespace] += 1
-        order.append((turns[each.target.namespace], each.target, each))
-    return [each for *_, each in sorted(order, key=lambda entry: entry[:2])]
 
 
 def _reason(error: _Completion) -> str:

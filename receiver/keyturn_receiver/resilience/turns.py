@@ -1,0 +1,18 @@
+"""Turns: an order in which no owner of many items delays the items of others."""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def take_turns(items: Iterable[T], owner: Callable[[T], Hashable]) -> list[T]:
+    """Return the items in an order in which the owners take turns: the first item of each owner, then the second of
+    each, and so on. Otherwise the items stay in order."""
+    counts: Counter[Hashable] = Counter()
+    turns: list[tuple[int, T]] = []
+    for item in items:
+        counts[owner(item)] += 1
+        turns.append((counts[owner(item)], item))
+    return [item for _, item in sorted(turns, key=lambda turn: turn[0])]
