@@ -21,7 +21,7 @@ from keyturn_receiver.core.json_text import (
     Unusable,
     UnusableValue,
     parse,
-    scalar_text,
+    text_of,
     write,
 )
 
@@ -81,7 +81,7 @@ class KeyturnFunctions(Functions):
 
     @signature({"types": []})
     def _func_to_string(self, value: object) -> str:
-        return value if isinstance(value, str) else write(value)
+        return text_of(value)
 
     @signature({"types": []})
     def _func_to_json(self, value: object) -> str:
@@ -110,7 +110,7 @@ class KeyturnFunctions(Functions):
 
     @signature(_BYTES)
     def _func_url_encode(self, value: str | float | bool | bytes) -> str:
-        return urllib.parse.quote(_to_bytes(value), safe="")
+        return urllib.parse.quote(to_bytes(value), safe="")
 
     @signature(_STRING)
     def _func_url_decode(self, text: str) -> str | bytes:
@@ -119,11 +119,11 @@ class KeyturnFunctions(Functions):
                 f"url_decode() gets a text whose character number {fault.start() + 1} is a % without two hexadecimal"
                 " digits: correct it in AWS"
             )
-        return _from_bytes(urllib.parse.unquote_to_bytes(_to_bytes(text)))
+        return _from_bytes(urllib.parse.unquote_to_bytes(to_bytes(text)))
 
     @signature(_BYTES)
     def _func_base64_encode(self, value: str | float | bool | bytes) -> str:
-        return base64.b64encode(_to_bytes(value)).decode()
+        return base64.b64encode(to_bytes(value)).decode()
 
     @signature(_STRING)
     def _func_base64_decode(self, text: str) -> str | bytes:
@@ -139,15 +139,15 @@ class KeyturnFunctions(Functions):
 
     @signature(_TEXT)
     def _func_lower(self, value: str | float | bool) -> str:
-        return scalar_text(value).lower()
+        return text_of(value).lower()
 
     @signature(_TEXT)
     def _func_upper(self, value: str | float | bool) -> str:
-        return scalar_text(value).upper()
+        return text_of(value).upper()
 
     @signature(_TEXT)
     def _func_trim(self, value: str | float | bool) -> str:
-        return scalar_text(value).strip()
+        return text_of(value).strip()
 
     @signature(_STRING, _STRING, _STRING)
     def _func_replace(self, text: str, old: str, new: str) -> str:
@@ -176,9 +176,13 @@ def _check(value: object) -> None:
         raise UnusableValue(value.why)
 
 
-def _to_bytes(value: str | float | bool | bytes) -> bytes:
+def to_bytes(value: object) -> bytes:
+    """Return bytes and text as they are, and the compact JSON of any other value.
+
+    Raises EvaluationError, and UnusableValue like ``write``.
+    """
     try:
-        return value if isinstance(value, bytes) else scalar_text(value).encode()
+        return value if isinstance(value, bytes) else text_of(value).encode()
     except UnicodeEncodeError:
         raise EvaluationError("it holds half a surrogate pair, which is not text: correct the value in AWS") from None
 

@@ -120,8 +120,8 @@ def write(value: object) -> str:
     return "".join(parts)
 
 
-def scalar_text(value: str | float | bool) -> str:
-    """Return a text as it is, and the JSON of a number or a boolean."""
+def text_of(value: object) -> str:
+    """Return a text as it is, and the compact JSON of any other value. Raises UnusableValue."""
     return value if isinstance(value, str) else write(value)
 
 

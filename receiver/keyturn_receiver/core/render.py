@@ -7,8 +7,8 @@ from keyturn_receiver.core.binding import DATA, SECRET_KEY, Binding, Source, tel
 from keyturn_receiver.core.document import Document, extent, read_document
 from keyturn_receiver.core.expression import MAX_COST, cost, evaluate
 from keyturn_receiver.core.expression_advice import constant_advice
-from keyturn_receiver.core.functions import EvaluationError, NothingSelected
-from keyturn_receiver.core.json_text import UnusableValue, write
+from keyturn_receiver.core.functions import EvaluationError, NothingSelected, to_bytes
+from keyturn_receiver.core.json_text import UnusableValue
 from keyturn_receiver.errors import InvalidValue
 
 WHOLE_VALUE_KEY = "value"  # the key for a value that is not a JSON object
@@ -123,11 +123,7 @@ def _evaluate(expression: str, document: Document, spent: int) -> object:
 
 def _as_bytes(value: object) -> bytes:
     """Encode text as it is, and numbers, booleans, objects and lists as compact JSON (docs/design.md#bindings)."""
-    if isinstance(value, bytes):
-        return value
     try:
-        return (value if isinstance(value, str) else write(value)).encode()
+        return to_bytes(value)
     except UnusableValue as error:
         raise EvaluationError(str(error)) from None
-    except UnicodeEncodeError:
-        raise EvaluationError("it holds half a surrogate pair, which is not text: correct the value in AWS") from None
