@@ -9,6 +9,7 @@ https://kubernetes.io/docs/concepts/architecture/leases/
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -21,9 +22,15 @@ DURATION = 15.0  # seconds; the values of this and the next two constants are cl
 RENEW_DEADLINE = 10.0
 RETRY_PERIOD = 2.0
 RELEASE_TIMEOUT = 1.0  # seconds that releasing the Lease may delay the end of the process
+FOLLOWER_DELAY = (2.0, 4.0)  # the range of seconds that the other replicas wait for the leader
 
 _LEASES = "coordination.k8s.io/v1"
 _log = logging.getLogger(__name__)
+
+
+def follower_delay() -> float:
+    """Return the seconds after which a replica does work that the leader should do at once, in case it has not."""
+    return random.uniform(*FOLLOWER_DELAY)  # noqa: S311 - jitter between replicas
 
 
 class LeaseClient:

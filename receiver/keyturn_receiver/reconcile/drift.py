@@ -6,9 +6,9 @@ none is lost. If another writer keeps reverting the fields that Keyturn owns, re
 """
 
 import logging
-import random
 from collections.abc import Callable
 
+from keyturn_receiver.cluster.lease import follower_delay
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.sync_status import SyncStatus, sync_status
@@ -22,7 +22,6 @@ from keyturn_receiver.reconcile.work_queue import WorkQueue
 FEW_CONSUMERS = 50
 MAX_WAIT_FOR_CHECK = 5.0  # a check that is due within so many seconds is not replaced by an earlier one
 SECONDS_PER_CONSUMER = 0.001
-FOLLOWER_DELAY = (2.0, 4.0)  # the range of seconds that the other replicas wait for the leader
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +83,7 @@ class DriftDetector:
         elif cause := self._cause(bound):
             delay = self._fight_delay(bound, cause)
             if not self._is_leader():
-                delay += random.uniform(*FOLLOWER_DELAY)  # noqa: S311 - jitter between replicas
+                delay += follower_delay()
             if delay:
                 self._queue.check_later(target, delay, self._check_after_delay)
             else:

@@ -6,10 +6,10 @@ restarts nobody.
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable
 
 from keyturn_receiver.cluster.event_recorder import EventRecorder
+from keyturn_receiver.cluster.lease import follower_delay
 from keyturn_receiver.cluster.released_cache import ReleasedCache, ReleasedSecret
 from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.core.revision import status_of
@@ -21,7 +21,6 @@ ADVICE = (
     f'the label {BIND_LABEL} is not "true" any more: the Secret keeps its values and no longer follows AWS; set the'
     " label to bind it again"
 )
-FOLLOWER_DELAY = (2.0, 4.0)  # the range of seconds that the other replicas wait for the leader
 RETRY_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ class ReleaseReporter:
             self._changed.clear()
             released = self._cache.all()
             if released and not self._is_leader():
-                await asyncio.sleep(random.uniform(*FOLLOWER_DELAY))  # noqa: S311 - jitter between replicas
+                await asyncio.sleep(follower_delay())
             failed = False
             for secret in released:
                 if self._cache.holds(secret):
