@@ -225,12 +225,11 @@ def build_informers(
     served = settings.namespaces
     timeouts = WatchTimeouts(settings.watch_seconds, settings.resync_seconds)
     informers: dict[str, Informer] = {}
-    reflectors: dict[str, Reflector[Any]] = {}
+    bound: list[Reflector[Any]] = []  # of bound Secrets
 
     def list_again() -> None:
-        for name, reflector in reflectors.items():
-            if name.startswith("secrets"):
-                reflector.list_again()
+        for each in bound:
+            each.list_again()
 
     key_name = f"{settings.lease_name}-{RECORD_KEY}"
     client = RecordKeyClient(api, settings.lease_namespace, key_name)
@@ -244,12 +243,15 @@ def build_informers(
         title: str = "",
         after: asyncio.Event | None = None,
         **options: Any,
-    ) -> None:
+    ) -> list[Reflector[Any]]:
+        reflectors = []
         for namespace in served or (None,):
             name = (title or resource) if namespace is None else f"{title or resource} in {namespace}"
             list_watch = ListWatch(kubernetes.path(group_version, resource, namespace), namespace, **options)
             ping = process.watchdog.register(f"watch of {name}")
-            informers[name] = reflectors[name] = Reflector(api, list_watch, cache, timeouts, ping, after)
+            informers[name] = reflector = Reflector(api, list_watch, cache, timeouts, ping, after)
+            reflectors.append(reflector)
+        return reflectors
 
     if served:
         # A Role can grant ``get`` on its own namespace but not ``watch``, so the served namespaces are polled.
@@ -257,7 +259,7 @@ def build_informers(
         informers["namespaces"] = NamespacePoller(api, served, caches.namespaces, ping)
     else:
         watch("v1", "namespaces", caches.namespaces, metadata_only=True, page_size=250)
-    watch("v1", "secrets", caches.secrets, after=monitor.synced, labels=BIND_LABEL, page_size=250)
+    bound += watch("v1", "secrets", caches.secrets, after=monitor.synced, labels=BIND_LABEL, page_size=250)
     watch(
         "v1",
         "secrets",

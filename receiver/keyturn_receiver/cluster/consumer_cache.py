@@ -61,10 +61,10 @@ class ConsumerCache:
         self._index.add(item)
         if item.faults != (before.faults if before else ()):
             self._index.report(item)
-        # A workload's status changes all the time. So a check is triggered only if one of the fields that matter for a
-        # rollout has changed.
         if before and (before.baseline, before.marks) != (item.baseline, item.marks):
             self._index.report_marks(before, item)
+        # A workload's status changes all the time. So a check is triggered only if one of the fields that matter for a
+        # rollout has changed.
         if before is None or _rollout_fields(before) != _rollout_fields(item):
             for name in item.reads:
                 self._index.notify(Target(ref.namespace, name))

@@ -248,14 +248,18 @@ class StoreSweep:
         if since is None or self._ended_early:
             await self._describe(unseen)
             return self._result
-        foreign = [bound for bound in unseen if account_scope(bound.spec.secret_id) not in own_accounts]
         # An error can go away although its secret has not changed, for example when a permission is granted, and a
         # Secret can be edited. A list of changes does not show that.
-        theirs = {bound.target for bound in foreign}
-        own = [bound for bound in unseen if bound.target not in theirs]
-        errors = [bound for bound in own if bound.record.status != OK]
-        unproven = [bound for bound in own if bound.record.status == OK and not_proven(bound)]
-        await self._describe([*foreign, *unproven, *part_of(errors, self._number)])
+        others: list[BoundSecret] = []
+        errors: list[BoundSecret] = []
+        for bound in unseen:
+            if account_scope(bound.spec.secret_id) not in own_accounts:
+                others.append(bound)
+            elif bound.record.status != OK:
+                errors.append(bound)
+            elif not_proven(bound):
+                others.append(bound)
+        await self._describe([*others, *part_of(errors, self._number)])
         return self._result
 
     async def by_description(self, bindings: Sequence[BoundSecret]) -> SweepResult:

@@ -68,7 +68,7 @@ class ExpiringMap(Generic[K, V]):
         return len(self._entries)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._entries and self.get(cast("K", key)) is not None
+        return self.get(cast("K", key)) is not None
 
     def get(self, key: K) -> V | None:
         """Return the value of ``key``, or None if the map does not have it or it has expired."""
