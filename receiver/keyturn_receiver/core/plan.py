@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from keyturn_receiver.core.binding import DATA, Binding, Source, Target
 from keyturn_receiver.core.integrity import Integrity
 from keyturn_receiver.core.printable import printable
-from keyturn_receiver.core.render import WHOLE_VALUE_KEY, SecretVersion
+from keyturn_receiver.core.render import WHOLE_VALUE_KEY, SecretVersion, names_of
 from keyturn_receiver.core.revision import (
     OK,
     UNKNOWN,
@@ -129,13 +129,12 @@ def _check_holders(live: LiveSecret, keys: Set[str], versions: Mapping[Source, S
     held = sorted(keys & live.holders.keys())
     if not held:
         return
-    names = ", ".join(sorted({version.name for version in versions.values()}))
     shown = ", ".join(f"{key} (held by {live.holders[key] or 'an unknown field manager'})" for key in held[:MAX_HELD])
     more = f" and {len(held) - MAX_HELD} more" if len(held) > MAX_HELD else ""
     raise InvalidValue(
         printable(
-            f"AWS secret {names} now names keys that another writer has put into the Secret: {shown}{more}: remove them"
-            f" from the Secret or from the AWS secret, or name the keys you need with {DATA}"
+            f"AWS secret {names_of(versions)} now names keys that another writer has put into the Secret: {shown}{more}"
+            f": remove them from the Secret or from the AWS secret, or name the keys you need with {DATA}"
         )
     )
 

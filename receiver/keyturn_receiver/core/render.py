@@ -28,6 +28,11 @@ class SecretVersion:
     value: str | bytes = field(repr=False)
 
 
+def names_of(versions: Mapping[Source, SecretVersion]) -> str:
+    """Return the names of the AWS secrets, for messages."""
+    return ", ".join(sorted({version.name for version in versions.values()}))
+
+
 def costs(binding: Binding, versions: Mapping[Source, SecretVersion]) -> Iterator[int]:
     """Yield an upper bound of the cost of each entry, in units of ``expression.cost``.
 
@@ -68,7 +73,7 @@ def render(
     if not errors and sum(map(len, data.values())) > MAX_DATA:
         errors.append(f"its keys hold more than {MAX_DATA} bytes, a Secret's limit: take fewer of them with {DATA}")
     if errors:
-        raise InvalidValue(f"AWS secret {', '.join(sorted(v.name for v in versions.values()))}: {tell_all(errors)}")
+        raise InvalidValue(f"AWS secret {names_of(versions)}: {tell_all(errors)}")
     return data
 
 

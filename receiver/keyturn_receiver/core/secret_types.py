@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from keyturn_receiver.core.binding import DATA, Binding, Source
-from keyturn_receiver.core.render import WHOLE_VALUE_KEY, SecretVersion
+from keyturn_receiver.core.render import WHOLE_VALUE_KEY, SecretVersion, names_of
 from keyturn_receiver.errors import InvalidValue
 
 DOCKER_CONFIG = "kubernetes.io/dockerconfigjson"
@@ -45,7 +45,7 @@ def complete(
     rule = TYPES.get(secret_type)
     if rule is None:
         return dict(data)
-    names = ", ".join(sorted({version.name for version in versions.values()}))
+    names = names_of(versions)
     if binding.everything_of and len(rule.keys) == 1 and rule.keys[0] not in data:
         raw = versions[binding.everything_of].value
         whole = raw.encode(errors="surrogatepass") if isinstance(raw, str) else raw
