@@ -10,7 +10,6 @@ it.
 """
 
 import argparse
-import asyncio
 import base64
 import hashlib
 import json
@@ -18,7 +17,6 @@ import os
 import secrets
 import sys
 import time
-import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Mapping
@@ -27,11 +25,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-import httptools
 import uvloop
 
 from keyturn_contract.signature import new_key
 from keyturn_local.aws import sdk
+from keyturn_local.aws.imitation import Reply, ask, assumed_role, serve
 from keyturn_local.aws.sdk import ACCOUNT, REGION
 from keyturn_local.paths import ROOT
 from keyturn_local.processes.environment import IMPORT_ROOTS, clean_environment
@@ -68,21 +66,15 @@ class HostileAws(Stoppable):
 
     def put(self, values: Mapping[str, str]) -> dict[str, str]:
         """Give secrets, by name, a value. Return the new version id of each."""
-        return dict(self._ask("test.Put", values))
+        return dict(ask(self.endpoint_url, "test.Put", values))
 
     def put_binary(self, name: str, content: bytes) -> None:
         """Give one secret a binary value."""
-        self._ask("test.PutBinary", {name: base64.b64encode(content).decode()})
+        ask(self.endpoint_url, "test.PutBinary", {name: base64.b64encode(content).decode()})
 
     def calls(self) -> Counter[str]:
         """Return the number of calls by action, and by region as ``region <name>``."""
-        return Counter(self._ask("test.Calls", {}))
-
-    def _ask(self, action: str, body: Any) -> Any:
-        content, headers = json.dumps(body).encode(), {"X-Amz-Target": action}
-        request = urllib.request.Request(self.endpoint_url, content, headers)  # noqa: S310 - loopback
-        with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310 - loopback
-            return json.load(reply)
+        return Counter(ask(self.endpoint_url, "test.Calls", {}))
 
 
 def arn_of(name: str, account: str = ACCOUNT) -> str:
@@ -111,12 +103,12 @@ class Answers:
         self.versions[name], self.changed[name] = str(uuid.uuid4()), time.time()
         return self.versions[name]
 
-    def answer(self, action: str, body: bytes, authorization: str) -> tuple[int, str, bytes] | None:
-        """Return status, content type and body of the answer, or None if there is none."""
+    def answer(self, action: str, body: bytes, authorization: str) -> Reply | None:
+        """Answer one request, or return None if there is no answer."""
         if action.startswith("test."):
-            return 200, "application/json", json.dumps(self._control(action, json.loads(body))).encode()
+            return Reply(json.dumps(self._control(action, json.loads(body))).encode())
         if not action:
-            return self._sts(parse_qs(body.decode())) if body else (200, "text/plain", b"")
+            return self._sts(parse_qs(body.decode())) if body else Reply(b"", delay=LATENCY)
         name = action.partition(".")[2]
         scope = authorization.partition("Credential=")[2].split("/")
         region = scope[2] if len(scope) > 2 else ""
@@ -128,7 +120,7 @@ class Answers:
             status, content = 200, getattr(self, f"do_{name}")(json.loads(body))
         except Refused as refused:
             status, content = 400, {"__type": str(refused), "message": "of the imitation"}
-        return status, "application/x-amz-json-1.1", json.dumps(content).encode()
+        return Reply(json.dumps(content).encode(), status=status, delay=LATENCY)
 
     def _control(self, action: str, body: Any) -> Any:
         match action:
@@ -139,20 +131,16 @@ class Answers:
             case _:
                 return self.calls
 
-    def _sts(self, form: Mapping[str, list[str]]) -> tuple[int, str, bytes] | None:
+    def _sts(self, form: Mapping[str, list[str]]) -> Reply | None:
         role = form.get("RoleArn", [""])[0].rpartition("/")[2]
         self.calls["AssumeRole"] += 1
         if role.startswith("hang"):
             return None
         if role.startswith("refuse"):
             error = "<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code></Error></ErrorResponse>"
-            return 403, "text/xml", error.encode()
-        end = (datetime.now(UTC) + ROLE_LIFETIME).strftime("%Y-%m-%dT%H:%M:%SZ")
-        keys = f"<AccessKeyId>{role}</AccessKeyId><SecretAccessKey>x</SecretAccessKey><SessionToken>x</SessionToken>"
-        result = f"<Credentials>{keys}<Expiration>{end}</Expiration></Credentials>"
-        kind = "AssumeRoleWithWebIdentity"
-        text = f"<{kind}Response><{kind}Result>{result}</{kind}Result></{kind}Response>"
-        return 200, "text/xml", text.encode()
+            return Reply(error.encode(), "text/xml", 403, LATENCY)
+        xml = assumed_role(role, "x", "x", datetime.now(UTC) + ROLE_LIFETIME)
+        return Reply(xml.encode(), "text/xml", delay=LATENCY)
 
     def do_GetSecretValue(self, body: Any) -> Any:
         name, account = self._named(body["SecretId"])
@@ -212,46 +200,7 @@ class Answers:
         return name, account
 
 
-class Connection(asyncio.Protocol):
-    """One HTTP/1.1 connection, which is kept alive."""
-
-    def __init__(self, answers: Answers) -> None:
-        self._answers = answers
-        self._parser = httptools.HttpRequestParser(self)
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
-
-    def on_message_begin(self) -> None:
-        self._headers: dict[bytes, str] = {}
-        self._body = b""
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.lower()] = value.decode("latin-1")
-
-    def on_body(self, body: bytes) -> None:
-        self._body += body
-
-    def on_message_complete(self) -> None:
-        action, authorization = self._headers.get(b"x-amz-target", ""), self._headers.get(b"authorization", "")
-        answer = self._answers.answer(action, self._body, authorization)
-        if answer is None:
-            return
-        status, content_type, content = answer
-        head = f"HTTP/1.1 {status} OK\r\nContent-Type: {content_type}\r\nContent-Length: {len(content)}\r\n\r\n"
-        delay = 0.0 if action.startswith("test.") else LATENCY
-        asyncio.get_running_loop().call_later(delay, self._transport.write, head.encode() + content)
-
-
-async def _serve(port: int, answers: Answers) -> None:
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(answers), "127.0.0.1", port)
-    await server.serve_forever()
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
-    uvloop.run(_serve(parser.parse_args().port, Answers(os.environ["SIGNING_KEY"])))
+    uvloop.run(serve("127.0.0.1", parser.parse_args().port, Answers(os.environ["SIGNING_KEY"]).answer))

@@ -9,13 +9,11 @@ can be assumed. Four further actions control the stub. They are sent in the same
 """
 
 import argparse
-import asyncio
 import json
 import os
 import secrets
 import sys
 import time
-import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Sequence
@@ -23,11 +21,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httptools
 import uvloop
 
 from keyturn_contract.signature import new_key
 from keyturn_local.aws import sdk
+from keyturn_local.aws.imitation import ASSUME_ROLE, Reply, ask, assumed_role, serve
 from keyturn_local.aws.sdk import ACCOUNT, REGION
 from keyturn_local.processes.environment import IMPORT_ROOTS, clean_environment
 from keyturn_local.processes.ports import free_ports
@@ -65,26 +63,20 @@ class StubAws(Stoppable):
 
     def rotate(self, names: Sequence[str]) -> dict[str, str]:
         """Give each of these secrets a new value. Return the new version id of each, by name."""
-        return dict(self._ask("bench.Rotate", {"names": list(names)}))
+        return dict(ask(self.endpoint_url, "bench.Rotate", {"names": list(names)}))
 
     def renew(self) -> None:
         """Set the time of every secret's last change to now."""
-        self._ask("bench.Renew", {})
+        ask(self.endpoint_url, "bench.Renew", {})
 
     def age(self, seconds: float) -> None:
         """Set the times at which the secrets last changed. They are a minute apart, and the latest is ``seconds``
         ago."""
-        self._ask("bench.Age", {"seconds": seconds})
+        ask(self.endpoint_url, "bench.Age", {"seconds": seconds})
 
     def calls(self) -> Counter[str]:
         """Return the number of calls for each action. Calls about the signing key are counted as "SigningKey"."""
-        return Counter(self._ask("bench.Calls", {}))
-
-    def _ask(self, action: str, body: Any) -> Any:
-        content, headers = json.dumps(body).encode(), {"X-Amz-Target": action}
-        request = urllib.request.Request(self.endpoint_url, content, headers)  # noqa: S310 - loopback
-        with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310 - loopback
-            return json.load(reply)
+        return Counter(ask(self.endpoint_url, "bench.Calls", {}))
 
 
 def name_of(number: int) -> str:
@@ -100,7 +92,8 @@ def arn_of(name: str) -> str:
 class Secrets:
     """The stub's secrets, and its answers to calls."""
 
-    def __init__(self, count: int, signing_key: str) -> None:
+    def __init__(self, count: int, signing_key: str, latency: float) -> None:
+        self.latency = latency
         self.versions = {name_of(number): str(uuid.uuid4()) for number in range(count)}
         self.changed = dict.fromkeys(self.versions, time.time())
         self.fixed = {SIGNING_KEY: signing_key}
@@ -116,18 +109,20 @@ class Secrets:
             self.calls["SigningKey" if about_key else name] += 1
         return getattr(self, f"do_{name}")(body)
 
-    def assume_role(self) -> str:
-        """Return the credentials of a role. The stub does not look who asks, so they are always the same."""
-        self.calls["AssumeRoleWithWebIdentity"] += 1
+    def reply(self, action: str, body: bytes, _authorization: str) -> Reply:
+        """Answer one request. One without an action is one to STS, or a readiness check.
+
+        The stub does not look who assumes a role, so the credentials are always the same.
+        """
+        if action:
+            content = json.dumps(self.answer(action, json.loads(body))).encode()
+            return Reply(content, delay=0.0 if action.startswith("bench.") else self.latency)
+        if ASSUME_ROLE.encode() not in body:
+            return Reply(b"{}", delay=self.latency)
+        self.calls[ASSUME_ROLE] += 1
         expiration = datetime.now(UTC) + timedelta(seconds=SESSION_SECONDS)
-        keys = f"<AccessKeyId>{sdk.CREDENTIAL}</AccessKeyId><SecretAccessKey>{sdk.CREDENTIAL}</SecretAccessKey>"
-        session = f"<SessionToken>{'t' * 900}</SessionToken><Expiration>{expiration:%Y-%m-%dT%H:%M:%SZ}</Expiration>"
-        result = f"<Credentials>{keys}{session}</Credentials>"
-        return (
-            '<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">'
-            f"<AssumeRoleWithWebIdentityResult>{result}</AssumeRoleWithWebIdentityResult>"
-            "</AssumeRoleWithWebIdentityResponse>"
-        )
+        xml = assumed_role(sdk.CREDENTIAL, sdk.CREDENTIAL, "t" * 900, expiration)
+        return Reply(xml.encode(), "text/xml", delay=self.latency)
 
     def do_GetSecretValue(self, body: Any) -> Any:
         name = _name(body["SecretId"])
@@ -176,53 +171,8 @@ class Secrets:
         return {"ARN": arn_of(name), "Name": name, "Tags": [], **dates}
 
 
-class Connection(asyncio.Protocol):
-    """One HTTP/1.1 connection, which is kept alive."""
-
-    def __init__(self, stubbed: Secrets, latency: float) -> None:
-        self._stubbed = stubbed
-        self._latency = latency
-        self._parser = httptools.HttpRequestParser(self)
-        self._action = ""
-        self._body = b""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
-
-    def on_message_begin(self) -> None:
-        self._action, self._body = "", b""
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == b"x-amz-target":
-            self._action = value.decode()
-
-    def on_body(self, body: bytes) -> None:
-        self._body += body
-
-    def on_message_complete(self) -> None:
-        # A request without an action is one to STS, or a readiness check.
-        content_type = "application/x-amz-json-1.1"
-        if self._action:
-            content = json.dumps(self._stubbed.answer(self._action, json.loads(self._body))).encode()
-        elif b"Action=AssumeRoleWithWebIdentity" in self._body:
-            content, content_type = self._stubbed.assume_role().encode(), "text/xml"
-        else:
-            content = b"{}"
-        head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {len(content)}\r\n\r\n"
-        delay = 0.0 if self._action.startswith("bench.") else self._latency
-        asyncio.get_running_loop().call_later(delay, self._transport.write, head.encode() + content)
-
-
 def _name(secret_id: str) -> str:
     return secret_id.removeprefix(PREFIX)[:-7] if secret_id.startswith("arn:") else secret_id
-
-
-async def _serve(host: str, port: int, stubbed: Secrets, latency: float) -> None:
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(stubbed, latency), host, port)
-    await server.serve_forever()
 
 
 if __name__ == "__main__":
@@ -232,5 +182,5 @@ if __name__ == "__main__":
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--latency", type=float, required=True)
     arguments = parser.parse_args()
-    stub = Secrets(arguments.count, os.environ["STUB_SIGNING_KEY"])
-    uvloop.run(_serve(arguments.host, arguments.port, stub, arguments.latency))
+    stub = Secrets(arguments.count, os.environ["STUB_SIGNING_KEY"], arguments.latency)
+    uvloop.run(serve(arguments.host, arguments.port, stub.reply))

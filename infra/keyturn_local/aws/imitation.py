@@ -1,0 +1,89 @@
+"""What imitations of AWS have in common: a small HTTP server, and the form of an STS reply.
+
+Each imitation decides what it answers. It is quicker than moto, and it can answer badly.
+"""
+
+import asyncio
+import json
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import httptools
+
+JSON = "application/x-amz-json-1.1"
+ASSUME_ROLE = "AssumeRoleWithWebIdentity"
+_ACTION, _AUTHORIZATION = b"x-amz-target", b"authorization"  # the headers that an imitation reads
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply, which is sent after ``delay`` seconds."""
+
+    content: bytes
+    content_type: str = JSON
+    status: int = 200
+    delay: float = 0.0
+
+
+Answer = Callable[[str, bytes, str], Reply | None]
+"""Answers a request: its action, which is empty for STS and for a readiness check, its body, and its header
+Authorization. None means that there is no answer at all."""
+
+
+class Connection(asyncio.Protocol):
+    """One HTTP/1.1 connection, which is kept alive."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self._parser = httptools.HttpRequestParser(self)
+        self._headers: dict[bytes, str] = {}
+        self._body = b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self._headers, self._body = {}, b""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if (name := name.lower()) in (_ACTION, _AUTHORIZATION):
+            self._headers[name] = value.decode("latin-1")
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        reply = self._answer(self._headers.get(_ACTION, ""), self._body, self._headers.get(_AUTHORIZATION, ""))
+        if reply:
+            head = f"HTTP/1.1 {reply.status} OK\r\nContent-Type: {reply.content_type}\r\n"
+            head += f"Content-Length: {len(reply.content)}\r\n\r\n"
+            asyncio.get_running_loop().call_later(reply.delay, self._transport.write, head.encode() + reply.content)
+
+
+async def serve(host: str, port: int, answer: Answer) -> None:
+    """Serve until cancelled."""
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(answer), host, port)
+    await server.serve_forever()
+
+
+def ask(endpoint_url: str, action: str, body: Any) -> Any:
+    """Call an action of an imitation, as one of its own that controls it, and return the parsed reply."""
+    content, headers = json.dumps(body).encode(), {"X-Amz-Target": action}
+    request = urllib.request.Request(endpoint_url, content, headers)  # noqa: S310 - loopback
+    with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310 - loopback
+        return json.load(reply)
+
+
+def assumed_role(access_key: str, secret_key: str, session_token: str, expiration: datetime) -> str:
+    """Return the XML with which STS gives the credentials of a role."""
+    keys = f"<AccessKeyId>{access_key}</AccessKeyId><SecretAccessKey>{secret_key}</SecretAccessKey>"
+    session = f"<SessionToken>{session_token}</SessionToken><Expiration>{expiration:%Y-%m-%dT%H:%M:%SZ}</Expiration>"
+    result = f"<{ASSUME_ROLE}Result><Credentials>{keys}{session}</Credentials></{ASSUME_ROLE}Result>"
+    namespace = "https://sts.amazonaws.com/doc/2011-06-15/"
+    return f'<{ASSUME_ROLE}Response xmlns="{namespace}">{result}</{ASSUME_ROLE}Response>'
