@@ -28,7 +28,6 @@ from keyturn_receiver.core.policy import ALLOW_SECRETS, Default
 from keyturn_receiver.core.regions import Regions
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
-from keyturn_receiver.errors import Conflict
 from keyturn_receiver.poller.poller import Poller
 from keyturn_receiver.poller.sweep import Sweeper
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
@@ -51,6 +50,7 @@ from keyturn_receiver.telemetry.metrics import Metrics
 from keyturn_receiver.web.notification_handler import NotificationHandler
 from keyturn_receiver.web.replay_cache import TTL, ReplayCache
 from support.bindings import ARN, KEYED, bound_object
+from support.fake_objects import patch
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 NAMES = ("a", "b", "c")
@@ -106,20 +106,8 @@ class Cluster:
         if method == "GET":
             return copy.deepcopy(obj)
         assert body is not None
-        metadata = obj["metadata"]
-        if body["metadata"]["resourceVersion"] != metadata["resourceVersion"]:
-            raise Conflict("changed")
-        metadata["resourceVersion"] = str(int(metadata["resourceVersion"]) + 1)
-        metadata["annotations"] |= body["metadata"].get("annotations", {})
-        if "data" in body:
-            obj["data"] |= body["data"]
-            owned = {f"f:{each}": {} for each in body["metadata"]["annotations"]}
-            fields = {"f:data": {f"f:{key}": {} for key in body["data"]}, "f:metadata": {"f:annotations": owned}}
-            metadata["managedFields"] = [{"manager": "keyturn", "operation": "Apply", "fieldsV1": fields}]
-        if "spec" in body:
-            self.marks += 1
-            template = obj["spec"]["template"]["metadata"]
-            template["annotations"] |= body["spec"]["template"]["metadata"]["annotations"]
+        patch(obj, body)
+        self.marks += "spec" in body
         self._show((resource, name))
         return copy.deepcopy(obj)
 

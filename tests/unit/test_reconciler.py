@@ -50,6 +50,7 @@ from keyturn_receiver.sources.stores import StoreKey
 from keyturn_receiver.telemetry.legs import LegTimer
 from keyturn_receiver.telemetry.metrics import Metrics
 from support.bindings import ARN, KEYED, bound_object
+from support.fake_objects import patch
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 DB = Target("team", "db")
@@ -108,21 +109,7 @@ class FakeApi:
         if method == "GET":
             return obj
         assert body is not None
-        metadata = obj["metadata"]
-        if body["metadata"]["resourceVersion"] != metadata["resourceVersion"]:
-            raise Conflict("changed")
-        metadata["resourceVersion"] = str(int(metadata["resourceVersion"]) + 1)
-        for field in ("annotations", "labels"):
-            metadata[field] = {**metadata.get(field, {}), **body["metadata"].get(field, {})}
-        if "data" in body:
-            obj["data"] = {**obj["data"], **body["data"]}
-            owned = {f"f:{name}": {} for name in body["metadata"]["annotations"]}
-            fields = {"f:data": {f"f:{key}": {} for key in body["data"]}, "f:metadata": {"f:annotations": owned}}
-            entry = {"manager": "keyturn", "operation": "Apply", "fieldsV1": fields, "time": self.written_at(0)}
-            metadata["managedFields"] = [entry]
-        if "spec" in body:
-            template = obj["spec"]["template"]["metadata"]
-            template["annotations"] = {**template["annotations"], **body["spec"]["template"]["metadata"]["annotations"]}
+        patch(obj, body, self.written_at(0))
         if not self.watches_lag:
             self.show()
         return obj

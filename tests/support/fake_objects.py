@@ -1,0 +1,28 @@
+"""Objects of a fake API server: what a write changes in them. For tests of parts behind the port of the API client."""
+
+from typing import Any
+
+from keyturn_receiver.errors import Conflict
+
+
+def patch(obj: dict[str, Any], body: dict[str, Any], at: str | None = None) -> None:
+    """Write ``body`` into an object, as a merge patch or Keyturn's server-side apply does.
+
+    ``at`` is the time that is recorded for the write. Parts that are replaced are new objects, so whoever holds the
+    former ones keeps the former state. Raises Conflict if ``body`` names another resource version.
+    """
+    metadata = obj["metadata"]
+    if body["metadata"]["resourceVersion"] != metadata["resourceVersion"]:
+        raise Conflict("changed")
+    metadata["resourceVersion"] = str(int(metadata["resourceVersion"]) + 1)
+    for field in ("annotations", "labels"):
+        metadata[field] = {**metadata.get(field, {}), **body["metadata"].get(field, {})}
+    if "data" in body:
+        obj["data"] = {**obj["data"], **body["data"]}
+        owned = {f"f:{name}": {} for name in body["metadata"]["annotations"]}
+        fields = {"f:data": {f"f:{key}": {} for key in body["data"]}, "f:metadata": {"f:annotations": owned}}
+        entry = {"manager": "keyturn", "operation": "Apply", "fieldsV1": fields}
+        metadata["managedFields"] = [entry if at is None else {**entry, "time": at}]
+    if "spec" in body:
+        template = obj["spec"]["template"]["metadata"]
+        template["annotations"] = {**template["annotations"], **body["spec"]["template"]["metadata"]["annotations"]}
