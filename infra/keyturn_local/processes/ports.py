@@ -1,13 +1,40 @@
 """Free ports on the loopback address."""
 
+import fcntl
+import os
 import socket
-from contextlib import ExitStack
+import tempfile
+from pathlib import Path
+
+# Below the ports that Linux and macOS give to outgoing connections, so that none of these takes a port before its server
+# starts; and below the ports of NodePort Services.
+FIRST, LAST = 15000, 29999
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ``count`` different ports that nothing listens on."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
+    """Return ``count`` different ports that nothing listens on, and that this function returned to no other process of
+    this user lately."""
+    taken = Path(tempfile.gettempdir()) / f"keyturn-ports-{os.getuid()}"
+    with taken.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        last = int(file.read() or FIRST)
+        ports: list[int] = []
+        for _ in range(LAST - FIRST):
+            last = last + 1 if last < LAST else FIRST
+            if _is_free(last):
+                ports.append(last)
+            if len(ports) == count:
+                file.truncate(0)
+                file.write(str(last))
+                return ports
+    raise OSError(f"no free ports between {FIRST} and {LAST}: stop some of the servers that listen there")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
