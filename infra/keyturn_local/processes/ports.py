@@ -6,8 +6,8 @@ import socket
 import tempfile
 from pathlib import Path
 
-# Below the ports that Linux and macOS give to outgoing connections, so that none of these takes a port before its server
-# starts; and below the ports of NodePort Services.
+# Below the ports that Linux and macOS give to outgoing connections, so that none of these takes a port before its
+# server starts; and below the ports of NodePort Services.
 FIRST, LAST = 15000, 29999
 
 
