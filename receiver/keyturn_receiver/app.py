@@ -29,6 +29,7 @@ from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.cluster.service_account_client import ServiceAccountClient
 from keyturn_receiver.cluster.transport import Transport
+from keyturn_receiver.cluster.wanted_fields import workload_decoder
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.vocabulary import BIND_LABEL
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
@@ -270,7 +271,8 @@ def build_informers(
         page_size=250,
     )
     for kind in WORKLOAD_KINDS.values() if settings.rollouts else ():
-        watch(kind.group_version, kind.plural, ConsumerCache(kind, caches.consumers))
+        cache = ConsumerCache(kind, caches.consumers)
+        watch(kind.group_version, kind.plural, cache, decoder=workload_decoder(kind))
     return informers
 
 

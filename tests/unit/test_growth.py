@@ -96,6 +96,7 @@ class Cluster:
         body: dict[str, Any] | None = None,
         content_type: str = "",
         accept: str = "",
+        decoder: Any = None,
     ) -> dict[str, Any]:
         await asyncio.sleep(0)
         if method == "POST":

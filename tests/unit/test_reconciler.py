@@ -4,6 +4,7 @@ The fake API server shows its writes to the caches as the watches would do, at a
 """
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -95,6 +96,7 @@ class FakeApi:
         content_type: str = "",
         accept: str = "",
         max_bytes: float = 0,
+        decoder: Any = None,
     ) -> dict[str, Any]:
         resource = "pods" if path.endswith("/pods") else path.split("/")[-2]
         self.calls.append((method, resource))
@@ -104,7 +106,7 @@ class FakeApi:
         if resource == "namespaces":
             return self.namespace
         if resource == "pods":
-            return {"metadata": {}, "items": self.pods}
+            return {"metadata": {}, "items": [json.dumps(each) for each in self.pods]}
         obj = self.secret if resource == "secrets" else self.workload
         if method == "GET":
             return obj

@@ -1,6 +1,7 @@
 """A cache that a reflector fills stays correct, whatever happens to the watches."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -53,14 +54,21 @@ class Api:
         self.lists = 0
         self.done = asyncio.Event()
 
-    async def request(self, method: str, path: str, query: Mapping[str, str], accept: str, max_bytes: float) -> Any:
+    async def request(
+        self, method: str, path: str, query: Mapping[str, str], accept: str, max_bytes: float, decoder: Any
+    ) -> Any:
         if "continue" not in query:
             self.lists += 1
         number = int(query.get("continue", "0"))
         more = {"continue": str(number + 1)} if number + 1 < len(self.pages) else {}
-        return {"metadata": {"resourceVersion": "10", **more}, "items": self.pages[number]}
+        return {
+            "metadata": {"resourceVersion": "10", **more},
+            "items": [json.dumps(each) for each in self.pages[number]],
+        }
 
-    async def watch(self, path: str, query: Mapping[str, str], accept: str, deadline: float) -> AsyncIterator[Any]:
+    async def watch(
+        self, path: str, query: Mapping[str, str], accept: str, deadline: float, decoder: Any
+    ) -> AsyncIterator[Any]:
         self.watched_from.append(query["resourceVersion"])
         if not self.watches:
             self.done.set()
@@ -169,14 +177,16 @@ class LargeObjects(Api):
         self.sizes = sizes
         self.limits: list[int] = []
 
-    async def request(self, method: str, path: str, query: Mapping[str, str], accept: str, max_bytes: float) -> Any:
+    async def request(
+        self, method: str, path: str, query: Mapping[str, str], accept: str, max_bytes: float, decoder: Any
+    ) -> Any:
         begin, limit = int(query.get("continue", "0")), int(query["limit"])
         self.limits.append(limit)
         sizes = self.sizes[begin : begin + limit]
         if sum(sizes) > max_bytes:
             raise ReplyTooLarge
         more = {"continue": str(begin + limit)} if begin + limit < len(self.sizes) else {}
-        items = [named(str(number), number + 1) for number in range(begin, begin + len(sizes))]
+        items = [json.dumps(named(str(number), number + 1)) for number in range(begin, begin + len(sizes))]
         return {"metadata": {"resourceVersion": "10", **more}, "items": items}
 
 
@@ -201,11 +211,13 @@ class SlowPages(LargeObjects):
         super().__init__(sizes)
         self.most = most
 
-    async def request(self, method: str, path: str, query: Mapping[str, str], accept: str, max_bytes: float) -> Any:
+    async def request(
+        self, method: str, path: str, query: Mapping[str, str], accept: str, max_bytes: float, decoder: Any
+    ) -> Any:
         if int(query["limit"]) > self.most:
             self.limits.append(int(query["limit"]))
             raise ClusterUnavailable("timed out")
-        return await super().request(method, path, query, accept, max_bytes)
+        return await super().request(method, path, query, accept, max_bytes, decoder)
 
 
 async def test_page_that_takes_too_long_is_asked_for_again_in_smaller_parts_and_not_from_the_start() -> None:

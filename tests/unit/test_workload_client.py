@@ -1,5 +1,6 @@
 """Workloads are read and marked at the paths that the table of workload kinds gives."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,13 @@ class Api:
         self.requests: list[tuple[str, str, Any]] = []
 
     async def request(
-        self, method: str, path: str, query: Any = None, body: Any = None, content_type: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        query: Any = None,
+        body: Any = None,
+        content_type: str = "application/json",
+        decoder: Any = None,
     ) -> Any:
         self.requests.append((method, path, body))
         return {"metadata": {"namespace": "team", "name": "web", "resourceVersion": "2"}}
@@ -75,7 +82,9 @@ class PodApi:
         self._max_pods = max_pods
         self.queries: list[dict[str, str]] = []
 
-    async def request(self, method: str, path: str, query: Any = None, max_bytes: float = 0) -> Any:
+    async def request(
+        self, method: str, path: str, query: Any = None, max_bytes: float = 0, decoder: Any = None
+    ) -> Any:
         if not path.endswith("/pods"):
             return self._workload
         self.queries.append(dict(query))
@@ -84,7 +93,7 @@ class PodApi:
         if limit > self._max_pods:
             raise ReplyTooLarge
         metadata = {"continue": str(first + limit)} if first + limit < len(self._pods) else {}
-        return {"metadata": metadata, "items": self._pods[first : first + limit]}
+        return {"metadata": metadata, "items": [json.dumps(each) for each in self._pods[first : first + limit]]}
 
 
 @pytest.mark.parametrize(

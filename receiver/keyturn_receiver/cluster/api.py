@@ -11,10 +11,12 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import aiohttp
+from msgspec.json import Decoder
 
 from keyturn_receiver.cluster.long_strings import LongText
 from keyturn_receiver.cluster.request_words import action, parse_path
 from keyturn_receiver.cluster.transport import Transport
+from keyturn_receiver.cluster.wanted_fields import EVENT, OBJECT
 from keyturn_receiver.errors import (
     ClusterRefused,
     ClusterUnavailable,
@@ -117,13 +119,14 @@ class Api:
         content_type: str = "application/json",
         accept: str = "application/json",
         max_bytes: float = math.inf,
+        decoder: Decoder[Any] = OBJECT,
     ) -> Json:
-        """Make one request and return the decoded reply.
+        """Make one request and return the reply, of which ``decoder`` determines what is kept.
 
         Raises NotFound, Conflict, ClusterRefused, ClusterUnavailable or NamespaceBusy. Raises ReplyTooLarge if the
         reply has more than ``max_bytes`` bytes; the rest of such a reply is not read.
         """
-        exchange = partial(self._exchange, method, path, query, body, content_type, accept, max_bytes)
+        exchange = partial(self._exchange, method, path, query, body, content_type, accept, max_bytes, decoder)
         attempt = exchange if parse_path(path).resource == "leases" else partial(self._in_lane, method, path, exchange)
         for _ in range(MAX_429_RETRIES):
             try:
@@ -164,11 +167,12 @@ class Api:
         content_type: str,
         accept: str,
         max_bytes: float,
+        decoder: Decoder[Any],
     ) -> Json:
         response = await self._send(method, path, query, body, content_type, accept, _TIMEOUT)
         try:
             content = await _read(response.content, max_bytes, _max_string(path, accept))
-            return self._decode(method, path, response.status, response.headers, content)
+            return self._decode(method, path, response.status, response.headers, content, decoder)
         except ReplyTooLarge:
             response.close()  # otherwise the rest of the reply would still be read
             raise
@@ -177,8 +181,10 @@ class Api:
         finally:
             response.release()
 
-    async def watch(self, path: str, query: Mapping[str, str], accept: str, deadline: float) -> AsyncIterator[Json]:
-        """Yield the events of a watch until the server ends the watch.
+    async def watch(
+        self, path: str, query: Mapping[str, str], accept: str, deadline: float, decoder: Decoder[Any] = OBJECT
+    ) -> AsyncIterator[Json]:
+        """Yield the events of a watch until the server ends it. ``decoder`` determines what is kept of an object.
 
         If the server has not ended it after ``deadline`` seconds, the connection is considered dead and
         ClusterUnavailable is raised. Raises Expired if the watch is too far behind to resume.
@@ -187,10 +193,12 @@ class Api:
         response = await self._send("GET", path, {**query, "watch": "true"}, None, "application/json", accept, timeouts)
         try:
             if response.status != 200:
-                self._decode("GET", path, response.status, response.headers, await response.read())
+                self._decode("GET", path, response.status, response.headers, await response.read(), OBJECT)
             async for line in lines(response.content.iter_any(), _max_string(path, accept)):
-                yield json.loads(line)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+                event = EVENT.decode(line)
+                kept = OBJECT if event["type"] == "ERROR" else decoder
+                yield {"type": event["type"], "object": kept.decode(event["object"])}
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError) as error:
             raise self._unreachable("GET", path, error) from None
         finally:
             response.close()
@@ -220,17 +228,23 @@ class Api:
         cause = "timed out" if isinstance(error, asyncio.TimeoutError) else type(error).__name__
         return ClusterUnavailable(f"{action(method, path)}: the Kubernetes API did not answer ({cause}): trying again")
 
-    def _decode(self, method: str, path: str, status: int, headers: Mapping[str, str], content: bytes) -> Json:
+    def _decode(
+        self,
+        method: str,
+        path: str,
+        status: int,
+        headers: Mapping[str, str],
+        content: bytes,
+        decoder: Decoder[Any],
+    ) -> Json:
+        reply: Json = {}
         try:
-            reply = json.loads(content)
+            reply = (decoder if status < 300 else OBJECT).decode(content)
         except (ValueError, RecursionError):
-            reply = None
-        if not isinstance(reply, dict):
-            reply = {}
             if status < 300:  # a proxy has answered in place of the API server
                 raise ClusterUnavailable(
                     f"{action(method, path)}: the reply does not come from the Kubernetes API: trying again"
-                )
+                ) from None
         if status < 300:
             return reply
         raise _error(method, path, status, headers, reply)

@@ -10,9 +10,12 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
+
+from msgspec.json import Decoder
 
 from keyturn_receiver.cluster.api import METADATA_LIST, METADATA_ONLY, Api, Json, ReplyTooLarge, reason_of
+from keyturn_receiver.cluster.wanted_fields import OBJECT, PAGE
 from keyturn_receiver.errors import ClusterUnavailable, Expired, KeyturnError
 from keyturn_receiver.liveness import Ping, no_ping
 from keyturn_receiver.resilience.backoff import Backoff, jittered
@@ -21,6 +24,7 @@ BASE_DELAY = 0.5  # seconds before the first retry; each consecutive failure dou
 MAX_DELAY = 30.0
 MAX_PAGE = 2 * 1024 * 1024  # bytes; a parsed page takes up to thirty times as much memory, if it has `{}` in lists
 MAX_SILENT_WATCHES = 2  # watches in a row that pass their deadline, after which the objects are listed again
+MAX_BLOCKED = 0.005  # seconds after which the objects of a page let other tasks run
 MIN_WATCH = 0.5  # seconds; after a watch that was shorter than this, the reflector pauses for this long
 
 T = TypeVar("T")
@@ -52,7 +56,7 @@ class ListWatch:
     """The objects that a reflector lists and watches.
 
     A page of a list has at most ``page_size`` objects. It has fewer if they are large. If ``metadata_only`` is true,
-    only the metadata of the objects is requested.
+    only the metadata of the objects is requested. ``decoder`` determines what is kept of each object.
     """
 
     path: str
@@ -60,6 +64,7 @@ class ListWatch:
     labels: str = ""
     metadata_only: bool = False
     page_size: int = 100
+    decoder: Decoder[Any] = OBJECT
 
     @property
     def query(self) -> dict[str, str]:
@@ -175,7 +180,9 @@ class Reflector(Generic[T]):
             query["limit"] = str(limit)
             max_bytes = MAX_PAGE if limit > 1 else math.inf
             try:
-                page = await self._api.request("GET", self._list_watch.path, query, accept=accept, max_bytes=max_bytes)
+                page = await self._api.request(
+                    "GET", self._list_watch.path, query, accept=accept, max_bytes=max_bytes, decoder=PAGE
+                )
             except ReplyTooLarge:  # the objects are large, so ask for fewer of them at once
                 limit = max(1, limit // 4)
                 self._ping()
@@ -191,13 +198,22 @@ class Reflector(Generic[T]):
                 await self._back_off(1)
                 continue
             limit = min(largest, 2 * limit)
-            items.extend(self._cache.transform(obj) for obj in page.get("items") or [])
+            await self._transform(page.get("items") or [], items)
             metadata = page["metadata"]
             if not metadata.get("continue"):
                 self._cache.replace(items, self._list_watch.namespace)
                 return str(metadata["resourceVersion"])
             query["continue"] = metadata["continue"]
             self._ping()
+
+    async def _transform(self, page: Sequence[bytes], items: list[T]) -> None:
+        """Parse the objects of a page one by one, so that only one is in memory, and reduce each to what is kept."""
+        begun = time.monotonic()
+        for each in page:
+            items.append(self._cache.transform(self._list_watch.decoder.decode(each)))
+            if time.monotonic() - begun > MAX_BLOCKED:
+                await asyncio.sleep(0)
+                begun = time.monotonic()
 
     async def _watch(self) -> None:
         seconds = jittered(self._timeouts.watch, 0.25)  # keeps the replicas from reconnecting at the same time
@@ -210,7 +226,7 @@ class Reflector(Generic[T]):
         accept = self._list_watch.accept(listing=False)
         deadline = self._timeouts.deadline
         self._ping(deadline)  # a watch on a quiet resource may have no event until then
-        async for event in self._api.watch(self._list_watch.path, query, accept, deadline):
+        async for event in self._api.watch(self._list_watch.path, query, accept, deadline, self._list_watch.decoder):
             self._ping(deadline)
             obj = event["object"]
             event_type = event["type"]

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Mapping
 
 from keyturn_receiver.cluster.api import MERGE_PATCH, Api, Json, ReplyTooLarge, path
+from keyturn_receiver.cluster.wanted_fields import PAGE, POD, workload_decoder
 from keyturn_receiver.core.consumer import Consumer, Pod, WorkloadRef, read_consumer, read_pod
 from keyturn_receiver.core.field_owners import FIELD_MANAGER, other_writer
 from keyturn_receiver.core.rollout import RolloutAnnotation
@@ -21,28 +22,29 @@ class WorkloadClient:
     async def read(self, ref: WorkloadRef) -> Consumer | None:
         """Read a workload. Returns None if its pods read no Secret. Raises NotFound, or another error of the API
         client."""
-        obj = await self._api.request("GET", _path(ref))
-        return read_consumer(WORKLOAD_KINDS[ref.kind], obj)
+        return read_consumer(WORKLOAD_KINDS[ref.kind], await self._get(ref))
 
     async def other_writer(self, ref: WorkloadRef, annotation: str, removed: bool) -> str | None:
         """Return the field manager other than Keyturn's that last wrote an annotation (``core/field_owners.py``)."""
-        return other_writer(WORKLOAD_KINDS[ref.kind], await self._api.request("GET", _path(ref)), annotation, removed)
+        return other_writer(WORKLOAD_KINDS[ref.kind], await self._get(ref), annotation, removed)
 
     async def pods(self, ref: WorkloadRef) -> AsyncGenerator[Pod, None]:
         """Yield the pods of a workload, without those that are ending. Raises the same errors as ``read``."""
-        workload = await self._api.request("GET", _path(ref))
+        workload = await self._get(ref)
         uid = str(workload["metadata"]["uid"])
         query, limit = {"labelSelector": _selector(workload["spec"].get("selector") or {})}, POD_PAGE
         while True:
             query["limit"] = str(limit)
             max_bytes = MAX_POD_PAGE if limit > 1 else float("inf")
             try:
-                page = await self._api.request("GET", path("v1", "pods", ref.namespace), query, max_bytes=max_bytes)
+                page = await self._api.request(
+                    "GET", path("v1", "pods", ref.namespace), query, max_bytes=max_bytes, decoder=PAGE
+                )
             except ReplyTooLarge:  # the pods are large, so ask for fewer of them at once
                 limit = max(1, limit // 4)
                 continue
-            for obj in page.get("items") or []:
-                if pod := read_pod(obj, ref, uid):
+            for each in page.get("items") or []:
+                if pod := read_pod(POD.decode(each), ref, uid):
                     yield pod
             if not (next_page := page["metadata"].get("continue")):
                 return
@@ -63,9 +65,17 @@ class WorkloadClient:
                 template = {field: template}
             body |= template
         obj = await self._api.request(
-            "PATCH", _path(consumer.ref), {"fieldManager": FIELD_MANAGER}, body, content_type=MERGE_PATCH
+            "PATCH",
+            _path(consumer.ref),
+            {"fieldManager": FIELD_MANAGER},
+            body,
+            content_type=MERGE_PATCH,
+            decoder=workload_decoder(kind),
         )
         return read_consumer(kind, obj)
+
+    async def _get(self, ref: WorkloadRef) -> Json:
+        return await self._api.request("GET", _path(ref), decoder=workload_decoder(WORKLOAD_KINDS[ref.kind]))
 
 
 def _path(ref: WorkloadRef) -> str:

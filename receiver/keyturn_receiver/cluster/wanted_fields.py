@@ -1,0 +1,135 @@
+"""The fields of Kubernetes objects that the receiver reads. The others are skipped while their JSON is parsed.
+
+A tenant may write a workload with a megabyte of small parts that mean nothing here. To parse all of them would take
+thirty times as much memory, and block the event loop for a tenth of a second. So whoever reads another field of a
+workload or pod adds it here. A value has the type Any, because the API server has checked it.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, TypedDict
+
+from msgspec import Raw
+from msgspec.json import Decoder
+
+from keyturn_receiver.core.workload_kinds import WorkloadKind
+
+_METADATA = (
+    *("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp"),
+    *("annotations", "labels", "ownerReferences"),
+)
+_MANAGED_FIELDS = ("manager", "operation", "subresource", "time")
+_SPEC = ("replicas", "paused", "selector", "strategy", "updateStrategy", "minReadySeconds", "progressDeadlineSeconds")
+
+
+class _KeyRef(TypedDict, total=False):
+    name: Any
+    key: Any
+    optional: Any
+
+
+class _ValueFrom(TypedDict, total=False):
+    secretKeyRef: _KeyRef | None
+
+
+class _Variable(TypedDict, total=False):
+    valueFrom: _ValueFrom | None
+
+
+class _Bulk(TypedDict, total=False):
+    secretRef: _KeyRef | None
+
+
+class _Container(TypedDict, total=False):
+    name: Any
+    restartPolicy: Any
+    env: list[_Variable] | None
+    envFrom: list[_Bulk] | None
+
+
+class _Item(TypedDict, total=False):
+    key: Any
+
+
+class _SecretVolume(TypedDict, total=False):
+    secretName: Any
+    name: Any
+    optional: Any
+    items: list[_Item] | None
+
+
+class _Source(TypedDict, total=False):
+    secret: _SecretVolume | None
+
+
+class _Projected(TypedDict, total=False):
+    sources: list[_Source] | None
+
+
+class _Volume(TypedDict, total=False):
+    name: Any
+    secret: _SecretVolume | None
+    projected: _Projected | None
+
+
+class _PullSecret(TypedDict, total=False):
+    name: Any
+
+
+class _PodSpec(TypedDict, total=False):
+    serviceAccountName: Any
+    initContainers: list[_Container] | None
+    containers: list[_Container] | None
+    volumes: list[_Volume] | None
+    imagePullSecrets: list[_PullSecret] | None
+
+
+class _Page(TypedDict, total=False):
+    metadata: dict[str, Any]
+    items: list[Raw] | None
+
+
+class _Event(TypedDict):
+    type: str
+    object: Raw
+
+
+def _object(fields: Mapping[str, Any]) -> Any:
+    """Return the type of objects of which these fields are kept. Each may be null."""
+    make: Any = TypedDict
+    return make("_Object", {name: each | None for name, each in fields.items()}, total=False)
+
+
+def _nested(path: tuple[str, ...], innermost: Any) -> Any:
+    return _object({path[0]: _nested(path[1:], innermost)}) if path else innermost
+
+
+def _metadata(template: tuple[str, ...] = ()) -> Any:
+    """Return the type of metadata. Of its managed fields, the metadata of the object and of its ``template`` are
+    kept."""
+    owned = {"f:metadata": Any}
+    if template:
+        first, *others = (f"f:{field}" for field in template)
+        owned[first] = _nested(tuple(others), _object({"f:metadata": Any}))
+    entry: Any = _object({**dict.fromkeys(_MANAGED_FIELDS, Any), "fieldsV1": _object(owned)})
+    return _object({**dict.fromkeys(_METADATA, Any), "managedFields": list[entry]})
+
+
+@cache
+def workload_decoder(kind: WorkloadKind) -> Decoder[Any]:
+    """Return the decoder of workloads of a kind."""
+    first, *others = kind.template
+    template = _object({"metadata": _metadata(), "spec": _PodSpec})
+    fields = {"metadata": _metadata(kind.template), "status": Any, "spec": _object(dict.fromkeys(_SPEC, Any))}
+    if others:
+        below = {others[0]: _nested(tuple(others[1:]), template)}
+        fields[first] = _object({**dict.fromkeys(_SPEC, Any), **below})
+    else:
+        fields[first] = template
+    return Decoder(_object(fields))
+
+
+OBJECT = Decoder(dict[str, Any])  # keeps everything
+POD = Decoder(_object({"metadata": _metadata(), "spec": _PodSpec, "status": Any}))
+PAGE = Decoder(_Page)  # a page of a list, whose objects are parsed one by one
+EVENT = Decoder(_Event)  # an event of a watch
