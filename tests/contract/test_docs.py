@@ -86,7 +86,8 @@ def test_readme_folders_exist() -> None:
 
 
 def test_bindings_page_has_every_annotation_and_no_other() -> None:
-    annotations = {binding.BIND_LABEL, *binding.FILLING, binding.ON_DELETE, policy.ALLOW_SECRETS, consumer.ROLLOUT}
+    annotations = {binding.BIND_LABEL, *binding.FILLING, binding.ON_DELETE, policy.ALLOW_SECRETS}
+    annotations |= {consumer.ROLLOUT, consumer.READS}
     annotations |= {*revision.RECORD, revision.STATUS, write_times.CHANGED_AT, binding.RECONCILE}
     annotations |= {revision.RECORD_HASH, revision.RECONCILED, revision.STATE}
     assert set(re.findall(r"`(keyturn\.dev/[a-z-]+)", BINDINGS)) == annotations

@@ -65,6 +65,15 @@ def test_fault_of_a_workload_is_told_once_and_again_if_it_comes_back() -> None:
     assert len(setting.recorder.events) == 2
 
 
+def test_fault_of_a_workload_that_refers_to_no_secret_is_told() -> None:
+    setting = Setting()
+    made = deployment(1, read="db")
+    made["spec"] = {}
+    setting.workloads.update(setting.workloads.transform(made))
+    (event,) = setting.recorder.events
+    assert event[4].startswith("annotation keyturn.dev/read is not known: did you mean keyturn.dev/reads?")
+
+
 def test_relist_does_not_repeat_a_notice() -> None:
     setting = Setting()
     for _ in range(3):

@@ -64,12 +64,86 @@ def key_ref(key: str, **more: bool) -> dict[str, Any]:
             {"volumes": [{"secret": {"secretName": "db", "items": [{"key": "a"}], "optional": True}}]},
             Reads(keys=frozenset("a"), optional=True),
         ),
-        ({"imagePullSecrets": [{"name": "db"}]}, WHOLE),
+        # A sidecar is an init container that goes on.
+        ({"initContainers": [{"restartPolicy": "Always", **key_ref("a")}]}, Reads(keys=frozenset("a"))),
+        (
+            {"initContainers": [key_ref("a")], "containers": [key_ref("b"), key_ref("c", optional=True)]},
+            Reads(keys=frozenset("abc"), optional=True),
+        ),
+        ({"containers": [{"envFrom": [{"secretRef": {"name": "db", "optional": True}, "prefix": "P_"}]}]}, WHOLE),
+        (
+            {"volumes": [{"projected": {"sources": [{"configMap": {"name": "x"}}, {"secret": {"name": "db"}}]}}]},
+            WHOLE,
+        ),
         ({"containers": [key_ref("a"), {"envFrom": [{"secretRef": {"name": "db"}}]}]}, Reads(True, frozenset("a"))),
     ],
 )
 def test_every_way_to_read_a_secret_is_recognized(pod: dict[str, Any], reads: Reads) -> None:
     assert consumer(pod).reads == {"db": reads}
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        {"imagePullSecrets": [{"name": "db"}]},  # the kubelet reads it, at the next pull
+        {"ephemeralContainers": [{"envFrom": [{"secretRef": {"name": "db"}}]}]},  # a restart removes it
+        {"volumes": [{"azureFile": {"secretName": "db"}}, {"csi": {"nodePublishSecretRef": {"name": "db"}}}]},
+    ],
+)
+def test_secret_that_no_process_of_the_pod_reads_is_not_read(pod: dict[str, Any]) -> None:
+    assert consumer({**pod, "containers": [{"envFrom": [{"secretRef": {"name": "other"}}]}]}).reads == {"other": WHOLE}
+    owner = {"controller": True, "kind": "ReplicaSet", "name": "web-1"}
+    read = read_pod({"metadata": {"ownerReferences": [owner]}, "spec": pod}, WorkloadRef("Deployment", "t", "web"), "")
+    assert read is not None
+    assert read.reads == {}
+
+
+@pytest.mark.parametrize("names", ["db,cache", " db , cache ,", "db\ncache", "db db cache"])
+def test_annotation_names_the_secrets_that_are_read_otherwise(names: str) -> None:
+    both = {"db": WHOLE, "cache": WHOLE}
+    annotation = {"keyturn.dev/reads": names}
+    assert consumer({}, own=annotation).reads == both
+    assert consumer({}, marks=annotation).reads == both
+    assert consumer(READS_A, own=annotation).reads == {"db": Reads(True, frozenset("a")), "cache": WHOLE}
+    # A registry's credentials restart somebody if they are asked to.
+    pulls = consumer({"imagePullSecrets": [{"name": "registry"}]}, own={"keyturn.dev/reads": "registry"})
+    assert pulls.reads == {"registry": WHOLE}
+    mark = rollout(consumer({}, own={**annotation, MARK: "older"}), "db", record({"a": "v2"}))
+    assert mark is not None
+    assert mark.restart
+
+
+def test_pods_have_read_the_secrets_that_either_annotation_names() -> None:
+    metadata = {
+        "creationTimestamp": "1970-01-01T00:16:40Z",
+        "ownerReferences": [{"controller": True, "kind": "ReplicaSet", "name": "web-1"}],
+        "annotations": {"keyturn.dev/reads": "cache"},
+    }
+    pod = read_pod({"metadata": metadata, "spec": {}}, WorkloadRef("Deployment", "t", "web"), "", ["db"])
+    assert pod == Pod({"db": WHOLE, "cache": WHOLE}, WRITTEN)
+
+
+@pytest.mark.parametrize("name", ["DB", "team/db", "db;cache", "-db", "x" * 254])
+def test_name_that_no_secret_has_is_told_and_forbids_restarts(name: str) -> None:
+    annotation = {"keyturn.dev/reads": f"cache, {name}"}
+    for made in (consumer({}, own=annotation), consumer({}, marks=annotation)):
+        assert made.rollout_disabled
+        (told,) = made.faults
+        assert told.startswith(f'annotation keyturn.dev/reads: "{name[:80]}" is not the name of a Secret: write names')
+
+
+def test_workload_with_nothing_but_a_fault_is_kept_so_that_it_is_told() -> None:
+    """A misspelt annotation would otherwise hide that its workload was meant to read a Secret."""
+    made = consumer({}, own={"keyturn.dev/read": "db"})
+    assert made.reads == {}
+    assert made.faults == ("annotation keyturn.dev/read is not known: did you mean keyturn.dev/reads?",)
+    assert rollout(made, "db", record({"a": "v1"})) is None
+    assert made.size == 1
+
+
+def test_names_beyond_the_limit_do_not_count() -> None:
+    many = ",".join(f"s{number}" for number in range(2 * MAX_REFERENCES))
+    assert len(consumer(ENV_FROM, own={"keyturn.dev/reads": many}).reads) == MAX_REFERENCES
 
 
 def test_keys_of_thousands_of_references_are_joined_in_linear_time() -> None:

@@ -130,6 +130,12 @@ def test_misspelt_or_misplaced_label_is_told(labels: dict[str, str], told: str) 
     assert secret_faults(metadata({**BOUND, **labels})) == (told,)
 
 
+def test_readers_are_named_on_the_workload_and_not_on_the_secret() -> None:
+    assert secret_faults(metadata(reads="web")) == (
+        "annotation keyturn.dev/reads does not belong on a Secret: move it to the workload",
+    )
+
+
 def test_label_as_an_annotation_beside_the_label_does_no_harm() -> None:
     assert secret_faults(metadata(bind="true")) == ()
 
@@ -230,6 +236,16 @@ def workload(on_workload: dict[str, str], on_template: dict[str, str]) -> dict[s
             {},
             {"roll-out": "disabled"},
             "annotation keyturn.dev/roll-out is not known: did you mean keyturn.dev/rollout?",
+        ),
+        (
+            {"read": "db"},
+            {},
+            "annotation keyturn.dev/read is not known: did you mean keyturn.dev/reads?",
+        ),
+        (
+            {},
+            {"uses": "db"},
+            "annotation keyturn.dev/uses is not known: did you mean keyturn.dev/reads?",
         ),
     ],
 )

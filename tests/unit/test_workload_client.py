@@ -9,7 +9,7 @@ import pytest
 import keyturn_receiver
 from keyturn_receiver.cluster.api import ReplyTooLarge
 from keyturn_receiver.cluster.workload_client import MAX_POD_PAGE, POD_PAGE, WorkloadClient
-from keyturn_receiver.core.consumer import Consumer, WorkloadRef
+from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
 from keyturn_receiver.core.rollout import RolloutAnnotation
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, WorkloadKind
 
@@ -77,10 +77,15 @@ class PodApi:
     def __init__(self, selector: dict[str, Any], pods: int, max_pods: int = POD_PAGE) -> None:
         owner = {"controller": True, "kind": "ReplicaSet", "name": "web-1"}
         metadata = {"creationTimestamp": "1970-01-01T00:00:01Z", "ownerReferences": [owner]}
-        self._workload = {"metadata": {"uid": "web"}, "spec": {"selector": selector}}
+        self._workload: dict[str, Any] = {"metadata": {"uid": "web"}, "spec": {"selector": selector}}
         self._pods = [{"metadata": metadata, "spec": {}}] * pods
         self._max_pods = max_pods
         self.queries: list[dict[str, str]] = []
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """The annotations of the workload, for a test to change."""
+        return self._workload["metadata"].setdefault("annotations", {})
 
     async def request(
         self, method: str, path: str, query: Any = None, max_bytes: float = 0, decoder: Any = None
@@ -119,3 +124,10 @@ async def test_pods_are_listed_by_the_selector_of_the_workload(selector: dict[st
 async def test_pods_are_listed_in_pages_that_fit_into_memory(max_pods: int) -> None:
     api = PodApi({"matchLabels": {"app": "web"}}, 2 * POD_PAGE + 1, max_pods)
     assert len([pod async for pod in WorkloadClient(api).pods(WorkloadRef("Deployment", "team", "web"))]) == 101
+
+
+async def test_pods_read_the_secrets_that_their_workload_names() -> None:
+    api = PodApi({"matchLabels": {"app": "web"}}, 1)
+    api.annotations["keyturn.dev/reads"] = "db"
+    pods = [pod async for pod in WorkloadClient(api).pods(WorkloadRef("Deployment", "team", "web"))]
+    assert [pod.reads for pod in pods] == [{"db": Reads(whole=True)}]

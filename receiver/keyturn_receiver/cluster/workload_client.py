@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Mapping
 
 from keyturn_receiver.cluster.api import MERGE_PATCH, Api, Json, ReplyTooLarge, path
 from keyturn_receiver.cluster.wanted_fields import PAGE, POD, workload_decoder
-from keyturn_receiver.core.consumer import Consumer, Pod, WorkloadRef, read_consumer, read_pod
+from keyturn_receiver.core.consumer import Consumer, Pod, WorkloadRef, names_read, read_consumer, read_pod
 from keyturn_receiver.core.field_owners import FIELD_MANAGER, other_writer
 from keyturn_receiver.core.rollout import RolloutAnnotation
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
@@ -20,8 +20,8 @@ class WorkloadClient:
         self._api = api
 
     async def read(self, ref: WorkloadRef) -> Consumer | None:
-        """Read a workload. Returns None if its pods read no Secret. Raises NotFound, or another error of the API
-        client."""
+        """Read a workload. Returns None if it is no consumer (``read_consumer``). Raises NotFound, or another error of
+        the API client."""
         return read_consumer(WORKLOAD_KINDS[ref.kind], await self._get(ref))
 
     async def other_writer(self, ref: WorkloadRef, annotation: str, removed: bool) -> str | None:
@@ -32,6 +32,7 @@ class WorkloadClient:
         """Yield the pods of a workload, without those that are ending. Raises the same errors as ``read``."""
         workload = await self._get(ref)
         uid = str(workload["metadata"]["uid"])
+        named = names_read(workload["metadata"].get("annotations") or {})
         query, limit = {"labelSelector": _selector(workload["spec"].get("selector") or {})}, POD_PAGE
         while True:
             query["limit"] = str(limit)
@@ -44,7 +45,7 @@ class WorkloadClient:
                 limit = max(1, limit // 4)
                 continue
             for each in page.get("items") or []:
-                if pod := read_pod(POD.decode(each), ref, uid):
+                if pod := read_pod(POD.decode(each), ref, uid, named):
                     yield pod
             if not (next_page := page["metadata"].get("continue")):
                 return

@@ -1,9 +1,10 @@
 """Consumers are workloads whose pods read a Secret. This module finds the keys that the pods of a workload read."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.vocabulary import Place, object_faults
@@ -13,10 +14,15 @@ from keyturn_receiver.core.write_times import parse_time
 ROLLOUT = "keyturn.dev/rollout"
 ENABLED = "enabled"
 DISABLED = "disabled"
+READS = "keyturn.dev/reads"
 MARK_PREFIX = "revision.keyturn.dev/"
 # Kubernetes takes a hundred thousand references to Secrets in one pod template. Reading all of them would block the
 # event loop for seconds, and keeping them would take 100 MiB. So only the first ones count.
 MAX_REFERENCES = 5000
+MAX_NAME_FAULTS = 3  # wrong names in one annotation that are told
+
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
+_SECRET_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,7 @@ class Consumer:
     def size(self) -> int:
         """The number of Secrets and keys that the pods read, to which the memory that this object takes is
         proportional."""
-        return sum(1 + len(read.keys) for read in self.reads.values())
+        return sum(1 + len(read.keys) for read in self.reads.values()) or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,19 @@ def rollout_faults(annotations: Mapping[str, object]) -> tuple[str, ...]:
     return (f'annotation {ROLLOUT} is "{value:.40}": write {ENABLED} or {DISABLED}',)
 
 
+def names_read(annotations: Mapping[str, object]) -> list[str]:
+    """Return the names of the Secrets that a workload reads in a way that its pod template does not show, such as by
+    the Kubernetes API. The annotation separates them by commas, blanks or line breaks."""
+    return str(annotations.get(READS, "")).replace(",", " ").split()
+
+
+def name_list_faults(annotations: Mapping[str, object]) -> tuple[str, ...]:
+    """Return what is wrong with the names that ``names_read`` returns."""
+    wrong = (name for name in names_read(annotations)[:MAX_REFERENCES] if not _SECRET_NAME.fullmatch(name))
+    advice = "is not the name of a Secret: write names of Secrets in this namespace, separated by commas"
+    return tuple(f'annotation {READS}: "{name:.80}" {advice}' for name in islice(wrong, MAX_NAME_FAULTS))
+
+
 def mark_name(secret_name: str) -> str:
     """Return the name of the annotation that marks a workload for a Secret. The part after the slash has at most 63
     characters.
@@ -122,22 +141,25 @@ def former_mark_name(secret_name: str) -> str | None:
 
 
 def read_consumer(kind: WorkloadKind, workload: Mapping[str, object]) -> Consumer | None:
-    """Parse a workload as the API server returns it. Returns None if its pods read no Secret."""
+    """Parse a workload as the API server returns it. Returns None if its pods read no Secret, and nothing is wrong
+    with its annotations and labels."""
     metadata = as_object(workload.get("metadata"))
     template = workload
     for field in kind.template:
         template = as_object(template.get(field))
-    reads = _reads(template)
-    if not reads:
-        return None
     annotations = as_object(metadata.get("annotations"))
-    strategy = as_object(as_object(workload.get("spec")).get("updateStrategy"))
+    reads = _reads(template, names_read(annotations))
     template_metadata = as_object(template.get("metadata"))
     faults = (
         *rollout_faults(annotations),
+        *name_list_faults(annotations),
+        *name_list_faults(as_object(template_metadata.get("annotations"))),
         *object_faults(metadata, Place.WORKLOAD),
         *object_faults(template_metadata, Place.POD_TEMPLATE),
     )
+    if not reads and not faults:
+        return None
+    strategy = as_object(as_object(workload.get("spec")).get("updateStrategy"))
     return Consumer(
         ref=WorkloadRef(kind.kind, str(metadata["namespace"]), str(metadata["name"])),
         resource_version=str(metadata["resourceVersion"]),
@@ -166,10 +188,13 @@ def _join(each_read: Iterable[tuple[str, Reads]]) -> dict[str, Reads]:
     return {name: Reads(name in whole, frozenset(named), name in optional) for name, named in keys.items()}
 
 
-def read_pod(pod: Mapping[str, object], workload: WorkloadRef, workload_uid: str) -> Pod | None:
+def read_pod(
+    pod: Mapping[str, object], workload: WorkloadRef, workload_uid: str, named: Iterable[str] = ()
+) -> Pod | None:
     """Parse a pod as the API server returns it. Returns None if it belongs to another workload, or is ending.
 
-    The pods of a Deployment belong to its ReplicaSets, whose names begin with the Deployment's.
+    ``named`` are the Secrets that the annotation of the workload itself names (``names_read``). The pods of a
+    Deployment belong to its ReplicaSets, whose names begin with the Deployment's.
     """
     metadata = as_object(pod.get("metadata"))
     if metadata.get("deletionTimestamp") or as_object(pod.get("status")).get("phase") in ("Succeeded", "Failed"):
@@ -177,17 +202,25 @@ def read_pod(pod: Mapping[str, object], workload: WorkloadRef, workload_uid: str
     for owner in as_objects(metadata.get("ownerReferences")):
         between = owner.get("kind") == "ReplicaSet" and str(owner.get("name")).startswith(f"{workload.name}-")
         if owner.get("controller") and (between or owner.get("uid") == workload_uid):
-            return Pod(_reads(pod), parse_time(metadata.get("creationTimestamp")) or 0)
+            return Pod(_reads(pod, named), parse_time(metadata.get("creationTimestamp")) or 0)
     return None
 
 
-def _reads(template: Mapping[str, object]) -> dict[str, Reads]:
-    """Return what a pod, or the pods of a template, read of each Secret."""
-    return _join(islice(_template_reads(as_object(template.get("spec"))), MAX_REFERENCES))
+def _reads(template: Mapping[str, object], named: Iterable[str]) -> dict[str, Reads]:
+    """Return what a pod, or the pods of a template, read of each Secret.
+
+    ``named`` are the Secrets that the workload's own annotation names. The annotations of the template, which its pods
+    have as well, can name others.
+    """
+    annotations = as_object(as_object(template.get("metadata")).get("annotations"))
+    by_name = ((name, Reads(whole=True)) for name in chain(named, names_read(annotations)))
+    return _join(islice(chain(by_name, _template_reads(as_object(template.get("spec")))), MAX_REFERENCES))
 
 
 def _template_reads(pod: Mapping[str, object]) -> Iterator[tuple[str, Reads]]:
     # https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#PodSpec
+    # No process of a pod reads its imagePullSecrets: the kubelet does, at the next pull. Ephemeral containers belong to
+    # a single pod and not to the template; a restart removes them.
     for container in (*as_objects(pod.get("initContainers")), *as_objects(pod.get("containers"))):
         for bulk in as_objects(container.get("envFrom")):
             yield from _named(as_object(bulk.get("secretRef")), "name", Reads(whole=True))
@@ -201,8 +234,6 @@ def _template_reads(pod: Mapping[str, object]) -> Iterator[tuple[str, Reads]]:
         for source in as_objects(as_object(volume.get("projected")).get("sources")):
             projected = as_object(source.get("secret"))
             yield from _named(projected, "name", _items(projected))
-    for pull in as_objects(pod.get("imagePullSecrets")):
-        yield from _named(pull, "name", Reads(whole=True))
 
 
 def _named(ref: Mapping[str, object], field: str, read: Reads) -> Iterator[tuple[str, Reads]]:

@@ -32,7 +32,7 @@ class Place(StrEnum):
     NAMESPACE = "namespace"
 
 
-_S, _W, _N = Place.SECRET, Place.WORKLOAD, Place.NAMESPACE
+_S, _W, _T, _N = Place.SECRET, Place.WORKLOAD, Place.POD_TEMPLATE, Place.NAMESPACE
 # The annotations that authors write.
 DECLARED: Mapping[str, tuple[Place, ...]] = {
     "secret-id": (_S,),
@@ -42,6 +42,7 @@ DECLARED: Mapping[str, tuple[Place, ...]] = {
     "on-delete": (_S,),
     "reconcile": (_S,),
     "rollout": (_W, _S, _N),
+    "reads": (_W, _T),
     "allow-secrets": (_N,),
 }
 # The annotations that Keyturn writes; `history` is reserved for a later release.
@@ -72,6 +73,7 @@ SYNONYMS: Mapping[str, str] = {
     **dict.fromkeys(("sa", "role", "role-arn", "iam-role", "account"), "service-account"),
     **dict.fromkeys(("delete", "deletion", "deletion-policy", "reclaim-policy", "prune"), "on-delete"),
     **dict.fromkeys(("refresh", "sync", "force-sync", "resync", "requested-at", "now"), "reconcile"),
+    **dict.fromkeys(("uses", "used", "consumes", "depends-on", "secret-names", "watches"), "reads"),
     **dict.fromkeys(("restart", "restarts", "reload", "auto"), "rollout"),
     **dict.fromkeys(("allow", "allowed", "secrets", "policy"), "allow-secrets"),
     **dict.fromkeys(("enabled", "enable", "managed"), "bind"),
@@ -150,7 +152,7 @@ def _nearest(word: str, place: Place) -> str | None:
     word = word.lower().replace("_", "-").replace(".", "-")
     known = [each for each, places in {**DECLARED, **LABELS}.items() if place in places]
     if place is Place.POD_TEMPLATE:
-        known = ["rollout"]
+        known.append("rollout")
     near = SYNONYMS.get(word)
     if near in known:
         return near
