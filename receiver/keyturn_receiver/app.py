@@ -31,6 +31,7 @@ from keyturn_receiver.cluster.service_account_client import ServiceAccountClient
 from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.cluster.wanted_fields import workload_decoder
 from keyturn_receiver.cluster.workload_client import WorkloadClient
+from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.vocabulary import BIND_LABEL
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from keyturn_receiver.liveness import Watchdog
@@ -48,6 +49,7 @@ from keyturn_receiver.reconcile.release_reporter import ReleaseReporter
 from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.request import PRIORITIES
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
+from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.reconcile.secret_filler import SecretFiller
 from keyturn_receiver.reconcile.source_reader import SourceReader
 from keyturn_receiver.reconcile.status_reporter import StatusReporter
@@ -309,7 +311,8 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     workloads, fights = WorkloadClient(kube.api), RolloutFights()
     caches.consumers.add_mark_handler(fights.observe)
     fights.add_handler(FightReporter(workloads, kube.events, metrics, kube.elector.is_leader).on_fight)
-    restarter = ConsumerRestarter(caches.consumers, caches.namespaces, workloads, secrets, legs, fights)
+    rollouts = RolloutPolicy(caches.namespaces, Switch(settings.rollout_default))
+    restarter = ConsumerRestarter(caches.consumers, rollouts, workloads, secrets, legs, fights)
     filler = SecretFiller(
         SourceReader(aws.stores, access, resolver, legs),
         Renderer(rendering),

@@ -3,7 +3,7 @@
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -106,6 +106,10 @@ class Settings(BaseSettings):
 
     rollouts: bool = True
     """Whether consumers are restarted. If not, the receiver only fills Secrets: it watches and changes no workload."""
+
+    rollout_default: Literal["enabled", "disabled"] = "enabled"
+    """Whether consumers are restarted where no annotation `keyturn.dev/rollout` says so: `enabled` or `disabled`, which
+    restarts only what an annotation enables."""
 
     deletions: bool = False
     """Whether a Secret with the annotation `keyturn.dev/on-delete: delete` is deleted once AWS has deleted its secret.

@@ -6,6 +6,15 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from keyturn_receiver.cluster.namespace_cache import NamespaceCache
+from keyturn_receiver.core.binding import Target, read_spec
+from keyturn_receiver.core.consumer import read_consumer
+from keyturn_receiver.core.rollout_switch import Switch
+from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
+from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
+
 PAGE = (Path(__file__).parents[2] / "docs" / "rollouts.md").read_text()
 
 
@@ -31,3 +40,28 @@ def test_command_lists_the_readers_that_nobody_restarts() -> None:
     script = f"kubectl() {{ cat <<'END'\n{json.dumps({'items': items})}\nEND\n}}\n{command}"
     told = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout  # noqa: S607
     assert told.split() == ["Pod/env", "ReplicaSet/all", "Job/volume", "CronJob/projected"]
+
+
+ROWS = re.findall(r"^\| (enabled|disabled) \|(.*)\|(.*)\|(.*)\|(.*)\| (yes|no) \|$", PAGE, re.MULTILINE)
+
+
+def switch(text: str) -> dict[str, str]:
+    return {"keyturn.dev/rollout": text.strip()} if text.strip() else {}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(each.strip() or "unset" for each in row))
+def test_table_of_levels_says_what_is_decided(row: tuple[str, ...]) -> None:
+    default, on_namespace, on_secret, on_workload, on_template, restart = row
+    namespaces = NamespaceCache()
+    namespaces.update(namespaces.transform({"metadata": {"name": "team", "annotations": switch(on_namespace)}}))
+    pod = {"containers": [{"envFrom": [{"secretRef": {"name": "db"}}]}]}
+    template = {"metadata": {"annotations": switch(on_template)}, "spec": pod}
+    metadata = {"namespace": "team", "name": "web", "resourceVersion": "1", "annotations": switch(on_workload)}
+    consumer = read_consumer(WORKLOAD_KINDS["Deployment"], {"metadata": metadata, "spec": {"template": template}})
+    assert consumer is not None
+    policy = RolloutPolicy(namespaces, Switch(default))
+    assert policy.permits(consumer, Target("team", "db"), read_spec(switch(on_secret))) is (restart == "yes")
+
+
+def test_table_of_levels_was_found() -> None:
+    assert len(ROWS) == 10

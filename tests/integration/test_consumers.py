@@ -1,4 +1,4 @@
-"""Every reference to a Secret on the real API server: who is restarted when one key of it changes."""
+"""Consumers on the real API server: which references to a Secret count, and which level of the switch decides."""
 
 import json
 import time
@@ -9,7 +9,7 @@ import pytest
 from keyturn_local.aws.rotation import rotate
 from keyturn_local.stack import Stack
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
-from support.cluster_state import annotations_of, data_of
+from support.cluster_state import annotations_of, data_of, warnings_of
 from support.manifests import env_from, secret, workload
 from support.wait import eventually
 
@@ -96,3 +96,60 @@ def test_change_of_one_key_restarts_exactly_those_that_read_it(stack: Stack, nam
     eventually(lambda: restarted(stack, kind, namespace) >= expected)
     time.sleep(2)  # an unwanted restart would show by now
     assert restarted(stack, kind, namespace) == expected
+
+
+ON_SECRETS = {"db": None, "on": "enabled", "off": "disabled", "odd": "sometimes"}
+ON_WORKLOADS = {
+    "unset": (None, None),
+    "on": ("enabled", None),
+    "off": ("disabled", None),
+    "off-on": ("disabled", "enabled"),
+    "on-off": ("enabled", "disabled"),
+    "odd-on": ("off", "enabled"),
+}
+
+
+def switch(text: str | None) -> dict[str, str]:
+    return {} if text is None else {"keyturn.dev/rollout": text}
+
+
+def test_innermost_level_of_the_switch_decides(stack: Stack, namespace: str) -> None:
+    client = stack.aws.secrets_manager()
+    client.create_secret(Name=f"{namespace}/db", SecretString="one")
+    stack.cluster.kubectl("annotate", "namespace", namespace, "keyturn.dev/rollout=disabled")
+    stack.cluster.create(
+        secret(namespace, name, f"{namespace}/db", **switch(text)) for name, text in ON_SECRETS.items()
+    )
+    for name in ON_SECRETS:
+        eventually(lambda name=name: data_of(stack.cluster, namespace, name))
+    made, expected = [], set()
+    for of_secret, on_secret in ON_SECRETS.items():
+        for of_workload, (on_workload, on_template) in ON_WORKLOADS.items():
+            one = workload(namespace, f"{of_secret}-{of_workload}", env_from(of_secret))
+            one["metadata"]["annotations"] = switch(on_workload)
+            one["spec"]["template"]["metadata"]["annotations"] = switch(on_template)
+            made.append(one)
+            told = [text for text in ("disabled", on_secret, on_workload, on_template) if text]
+            if told[-1] == "enabled" and set(told) <= {"enabled", "disabled"}:
+                expected.add((one["metadata"]["name"], f"revision.keyturn.dev/{of_secret}"))
+    assert len(expected) == 7
+    stack.cluster.create(made)
+    for name, mark in expected:
+        eventually(lambda name=name, mark=mark: mark in annotations_of(stack.cluster, "deployment", namespace, name))
+    rotate(client, f"{namespace}/db", "two")
+
+    def marked() -> set[tuple[str, str]]:
+        listed = {each["metadata"]["name"]: each for each in stack.cluster.list("deployments", namespace)}
+        templates = {name: each["spec"]["template"]["metadata"] for name, each in listed.items()}
+        return {
+            (name, mark)
+            for name, metadata in templates.items()
+            for mark in metadata.get("annotations") or {}
+            if mark.startswith("revision.keyturn.dev/")
+        }
+
+    eventually(lambda: marked() >= expected)
+    time.sleep(2)
+    assert marked() == expected
+    warned = eventually(lambda: warnings_of(stack.cluster, namespace, "db-odd-on", "Deployment"))
+    assert "did you mean disabled? write enabled or disabled" in warned["InvalidBinding"]

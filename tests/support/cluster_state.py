@@ -21,8 +21,8 @@ def replica_sets(cluster: Cluster, namespace: str, deployment: str) -> int:
     return len(cluster.list("replicasets", namespace, f"app={deployment}"))
 
 
-def warnings_of(cluster: Cluster, namespace: str, name: str) -> dict[str, str]:
-    """Return the messages of the Warning Events about a Secret, by reason."""
+def warnings_of(cluster: Cluster, namespace: str, name: str, kind: str = "Secret") -> dict[str, str]:
+    """Return the messages of the Warning Events about an object, by reason."""
     listed = cluster.kubectl(
         "get",
         "events",
@@ -30,6 +30,6 @@ def warnings_of(cluster: Cluster, namespace: str, name: str) -> dict[str, str]:
         namespace,
         "-o",
         "json",
-        f"--field-selector=involvedObject.name={name},involvedObject.kind=Secret,type=Warning",
+        f"--field-selector=involvedObject.name={name},involvedObject.kind={kind},type=Warning",
     )
     return {event["reason"]: event["message"] for event in json.loads(listed)["items"]}

@@ -19,7 +19,7 @@ from keyturn_local.aws.rotation import rotate
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.cluster import Cluster
 from keyturn_local.node import images, network
-from keyturn_receiver.core.consumer import DISABLED, ROLLOUT
+from keyturn_receiver.core.rollout_switch import DISABLED, ROLLOUT
 from support.cluster_state import data_of
 from support.deliveries import notification
 from support.manifests import secret, workload

@@ -7,6 +7,7 @@ import pytest
 
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
+from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.errors import ClusterUnavailable
 from keyturn_receiver.reconcile.fight_reporter import MAX_REPORTS, READ_AFTER, REASON, FightReporter
 from keyturn_receiver.reconcile.rollout_fights import FIGHT_BACKOFF, Fight
@@ -15,7 +16,7 @@ from keyturn_receiver.telemetry.metrics import Metrics
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 MARK = "revision.keyturn.dev/db"
 REF = WorkloadRef("Deployment", "team", "web")
-FIGHT = Fight(Consumer(REF, "1", {}, {}, {}, rollout_disabled=False, manual=False, uid="uid"), MARK, removed=False)
+FIGHT = Fight(Consumer(REF, "1", {}, {}, {}, switch=Switch.UNSET, manual=False, uid="uid"), MARK, removed=False)
 
 
 class Workloads:

@@ -27,6 +27,7 @@ from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.policy import ALLOW_SECRETS, Default
 from keyturn_receiver.core.regions import Regions
 from keyturn_receiver.core.render import SecretVersion
+from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from keyturn_receiver.poller.poller import Poller
 from keyturn_receiver.poller.sweep import Sweeper
@@ -38,6 +39,7 @@ from keyturn_receiver.reconcile.drift import DriftDetector
 from keyturn_receiver.reconcile.reconciler import Reconciler
 from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
+from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.reconcile.secret_filler import SecretFiller
 from keyturn_receiver.reconcile.source_reader import SourceReader
 from keyturn_receiver.reconcile.status_reporter import StatusReporter
@@ -159,7 +161,8 @@ class Receiver:
         stores = Stores(self._make, "eu-west-1", self._identify)
         resolver = ArnResolver(stores, access, time.monotonic)
         secret_client = SecretClient(api, lambda value: value[:16], KEYED, lambda: datetime.now(UTC))
-        restarter = ConsumerRestarter(self.index, namespaces, WorkloadClient(api), secret_client, legs, RolloutFights())
+        rollouts = RolloutPolicy(namespaces, Switch.ENABLED)
+        restarter = ConsumerRestarter(self.index, rollouts, WorkloadClient(api), secret_client, legs, RolloutFights())
         filler = SecretFiller(
             SourceReader(stores, access, resolver, legs),
             Renderer(ThreadPoolExecutor(1)),

@@ -23,6 +23,7 @@ from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.policy import Default
 from keyturn_receiver.core.regions import Regions
 from keyturn_receiver.core.render import SecretVersion
+from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from keyturn_receiver.errors import (
     ClusterRefused,
@@ -43,6 +44,7 @@ from keyturn_receiver.reconcile.reconciler import CONFLICT_RETRIES, Reconciler
 from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.rollout_fights import Fight, RolloutFights
+from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.reconcile.secret_filler import SecretFiller
 from keyturn_receiver.reconcile.source_reader import SourceReader
 from keyturn_receiver.reconcile.status_reporter import REFUSAL_BURST, StatusReporter
@@ -208,7 +210,8 @@ class Engine:
         index.add_mark_handler(fights.observe)
         self.fights: list[Fight] = []
         fights.add_handler(self.fights.append)
-        self.restarter = restarter = CountingRestarter(index, namespaces, WorkloadClient(api), secrets, legs, fights)
+        policy = RolloutPolicy(namespaces, Switch.ENABLED)
+        self.restarter = restarter = CountingRestarter(index, policy, WorkloadClient(api), secrets, legs, fights)
         filler = SecretFiller(
             SourceReader(stores, access, resolver, legs),
             Renderer(ThreadPoolExecutor(1)),

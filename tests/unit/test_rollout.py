@@ -19,6 +19,7 @@ from keyturn_receiver.core.consumer import (
 )
 from keyturn_receiver.core.revision import Record, digest
 from keyturn_receiver.core.rollout import START_SECONDS, RolloutAnnotation, baseline, is_behind, rollout
+from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, WorkloadKind
 from keyturn_receiver.core.write_times import WriteTime
 
@@ -127,7 +128,7 @@ def test_pods_have_read_the_secrets_that_either_annotation_names() -> None:
 def test_name_that_no_secret_has_is_told_and_forbids_restarts(name: str) -> None:
     annotation = {"keyturn.dev/reads": f"cache, {name}"}
     for made in (consumer({}, own=annotation), consumer({}, marks=annotation)):
-        assert made.rollout_disabled
+        assert made.switch is Switch.UNKNOWN
         (told,) = made.faults
         assert told.startswith(f'annotation keyturn.dev/reads: "{name[:80]}" is not the name of a Secret: write names')
 
@@ -408,9 +409,9 @@ def test_value_that_is_not_understood_restarts_nobody_and_is_told(
 ) -> None:
     annotations = {} if value is None else {"keyturn.dev/rollout": value}
     made = consumer(ENV_FROM, own=annotations)
-    assert made.rollout_disabled is disabled
+    assert (made.switch in (Switch.DISABLED, Switch.UNKNOWN)) is disabled
     spec = read_spec(annotations)
-    assert spec.rollouts_disabled is disabled
+    assert spec.switch is made.switch
     for faults in (made.faults, spec.rollout_faults):
         assert bool(faults) is not understood
         assert all("write enabled or disabled" in fault for fault in faults)

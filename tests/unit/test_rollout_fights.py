@@ -7,6 +7,7 @@ import pytest
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
 from keyturn_receiver.core.field_owners import other_writer
 from keyturn_receiver.core.rollout import RolloutAnnotation
+from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from keyturn_receiver.reconcile.fight_reporter import message
 from keyturn_receiver.reconcile.rollout_fights import FIGHT_BACKOFF, RESET_AFTER, Fight, RolloutFights
@@ -18,7 +19,7 @@ REF = WorkloadRef("Deployment", "team", "web")
 
 def consumer(mark: str | None, own: str | None = None, name: str = MARK) -> Consumer:
     marks, baseline = ({name: value} if value else {} for value in (mark, own or mark))
-    return Consumer(REF, "1", {}, baseline, marks, rollout_disabled=False, manual=False)
+    return Consumer(REF, "1", {}, baseline, marks, switch=Switch.UNSET, manual=False)
 
 
 class Observer:

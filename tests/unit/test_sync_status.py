@@ -8,6 +8,7 @@ from keyturn_receiver.core.binding import SECRET_ID, binding_hash, read_spec
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef, mark_name
 from keyturn_receiver.core.integrity import owns_all
 from keyturn_receiver.core.revision import RECORD, Record, digest
+from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.sync_status import SyncStatus, sync_status
 
 ANNOTATIONS = {SECRET_ID: "prod/db"}
@@ -17,7 +18,7 @@ APPLIED = Record({"arn#AWSCURRENT": "v1"}, {"a": "v1", "b": "v1"}, "hash", bindi
 def consumer(mark: str | None) -> Consumer:
     marks = {mark_name("db"): mark} if mark else {}
     ref = WorkloadRef("Deployment", "team", "web")
-    return Consumer(ref, "1", {"db": Reads(whole=True)}, {}, marks, rollout_disabled=False, manual=False)
+    return Consumer(ref, "1", {"db": Reads(whole=True)}, {}, marks, switch=Switch.UNSET, manual=False)
 
 
 def test_filled_secret_with_marked_consumers_is_in_sync() -> None:

@@ -11,6 +11,7 @@ import keyturn_receiver
 from keyturn_receiver.core import vocabulary
 from keyturn_receiver.core.binding import is_bound, read_binding, read_spec
 from keyturn_receiver.core.consumer import read_consumer
+from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.vocabulary import (
     DECLARED,
     LABELS,
@@ -229,8 +230,14 @@ def workload(on_workload: dict[str, str], on_template: dict[str, str]) -> dict[s
         ),
         (
             {},
-            {"rollout": "disabled"},
-            "annotation keyturn.dev/rollout does not belong on a pod template: move it to the workload itself",
+            {"secret-id": "db"},
+            "annotation keyturn.dev/secret-id does not belong on a pod template: move it to the Secret",
+        ),
+        (
+            {},
+            {"rollout": "off"},
+            'annotation keyturn.dev/rollout on the pod template is "off": did you mean disabled? write enabled or'
+            " disabled",
         ),
         (
             {},
@@ -256,14 +263,14 @@ def test_faults_of_a_workload_are_told_and_forbid_restarts(
     consumer = read_consumer(kind, workload(on_workload, on_template))
     assert consumer is not None
     assert consumer.faults == (told,)
-    assert consumer.rollout_disabled
+    assert consumer.switch is Switch.UNKNOWN
     assert consumer.uid == "u"
 
 
 def test_workload_without_faults_is_restarted() -> None:
     consumer = read_consumer(WORKLOAD_KINDS["Deployment"], workload({}, {}))
     assert consumer is not None
-    assert (consumer.faults, consumer.rollout_disabled) == ((), False)
+    assert (consumer.faults, consumer.switch) == ((), Switch.UNSET)
 
 
 def test_namespace_has_its_own_names() -> None:

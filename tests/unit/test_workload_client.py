@@ -11,6 +11,7 @@ from keyturn_receiver.cluster.api import ReplyTooLarge
 from keyturn_receiver.cluster.workload_client import MAX_POD_PAGE, POD_PAGE, WorkloadClient
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
 from keyturn_receiver.core.rollout import RolloutAnnotation
+from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, WorkloadKind
 
 pytestmark = pytest.mark.anyio
@@ -37,7 +38,7 @@ class Api:
 
 
 def consumer(kind: str) -> Consumer:
-    return Consumer(WorkloadRef(kind, "team", "web"), "1", {}, {}, {}, rollout_disabled=False, manual=False)
+    return Consumer(WorkloadRef(kind, "team", "web"), "1", {}, {}, {}, switch=Switch.UNSET, manual=False)
 
 
 @pytest.mark.parametrize("kind", WORKLOAD_KINDS.values(), ids=WORKLOAD_KINDS)

@@ -66,6 +66,7 @@ securityContext: {{- toYaml . | nindent 2 }}
   "KEYTURN_REGIONS" (join "," .aws.regions)
   "KEYTURN_TENANT_ROLES" .tenantRoles.enabled
   "KEYTURN_ROLLOUTS" .rollouts.enabled
+  "KEYTURN_ROLLOUT_DEFAULT" .rollouts.default
   "KEYTURN_DELETIONS" .deletions.enabled
   "KEYTURN_POLL_INTERVAL_SECONDS" .poller.intervalSeconds
   "KEYTURN_POLL_MODE" .poller.mode

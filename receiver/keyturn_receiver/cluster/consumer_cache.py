@@ -94,7 +94,7 @@ class ConsumerCache:
 
 
 def _rollout_fields(consumer: Consumer) -> tuple[object, ...]:
-    return (consumer.reads, consumer.baseline, consumer.marks, consumer.rollout_disabled)
+    return (consumer.reads, consumer.baseline, consumer.marks, consumer.switch)
 
 
 class ConsumerIndex:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from keyturn_receiver.cluster.api import METADATA_ONLY, Api, Json, path
-from keyturn_receiver.core.consumer import ROLLOUT, rollout_faults
 from keyturn_receiver.core.policy import ALLOW_SECRETS
+from keyturn_receiver.core.rollout_switch import ROLLOUT, switch_faults
 from keyturn_receiver.core.vocabulary import Place, object_faults
 from keyturn_receiver.errors import KeyturnError, NotFound
 from keyturn_receiver.liveness import Ping, no_ping
@@ -101,7 +101,7 @@ class NamespaceCache:
             metadata["name"],
             {name: annotations[name] for name in _ANNOTATIONS if name in annotations},
             str(metadata.get("uid", "")),
-            (*rollout_faults(annotations), *object_faults(metadata, Place.NAMESPACE)),
+            (*switch_faults(annotations), *object_faults(metadata, Place.NAMESPACE)),
             str(metadata.get("resourceVersion", "")),
         )
 

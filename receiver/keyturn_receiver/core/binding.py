@@ -13,9 +13,9 @@ from functools import lru_cache
 
 import yaml
 
-from keyturn_receiver.core.consumer import ROLLOUT, rollout_faults, rollouts_disabled
 from keyturn_receiver.core.copies import copy_of
 from keyturn_receiver.core.expression import is_property, validate_expression
+from keyturn_receiver.core.rollout_switch import ROLLOUT, Switch, read_switch, switch_faults
 from keyturn_receiver.core.vocabulary import BIND_LABEL, is_bind_value
 from keyturn_receiver.core.yaml_advice import line_of_assignment, quoted_line
 from keyturn_receiver.errors import InvalidBinding
@@ -105,8 +105,9 @@ class BindingSpec:
 
     ``service_account``, ``on_delete`` and ``data`` are None if the annotation is missing. ``hash`` changes whenever an
     annotation that determines the data changes. ``faults`` say what is wrong with the names of the Secret's annotations
-    and labels. ``reconcile`` is the latest request to compare the Secret with AWS, or empty. ``rollout_faults`` say
-    what is wrong with the annotation that forbids restarts; the Secret is filled nevertheless.
+    and labels. ``reconcile`` is the latest request to compare the Secret with AWS, or empty. ``switch`` is what
+    the Secret says about restarts, and ``rollout_faults`` say what is wrong with that; the Secret is filled
+    nevertheless.
     """
 
     secret_id: str
@@ -114,7 +115,7 @@ class BindingSpec:
     service_account: str | None
     on_delete: str | None
     data: str | None
-    rollouts_disabled: bool
+    switch: Switch
     hash: str
     faults: tuple[str, ...] = ()
     reconcile: str = ""
@@ -204,12 +205,12 @@ def read_spec(annotations: Mapping[str, str], faults: tuple[str, ...] = ()) -> B
         service_account=None if service_account is None else service_account.strip(),
         on_delete=None if on_delete is None else on_delete.strip(),
         data=annotations.get(DATA),
-        rollouts_disabled=rollouts_disabled(annotations),
+        switch=read_switch(annotations),
         # No record has this hash, so a binding with faults never looks as if it had been applied.
         hash="" if faults else binding_hash(annotations),
         faults=faults,
         reconcile=_request(annotations.get(RECONCILE, "")),
-        rollout_faults=rollout_faults(annotations),
+        rollout_faults=switch_faults(annotations),
     )
 
 

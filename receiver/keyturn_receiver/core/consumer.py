@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 from keyturn_receiver.core.json_access import as_object, as_objects
+from keyturn_receiver.core.rollout_switch import Switch, innermost, read_switch, switch_faults
 from keyturn_receiver.core.vocabulary import Place, object_faults
 from keyturn_receiver.core.workload_kinds import WorkloadKind
 from keyturn_receiver.core.write_times import parse_time
 
-ROLLOUT = "keyturn.dev/rollout"
-ENABLED = "enabled"
-DISABLED = "disabled"
 READS = "keyturn.dev/reads"
 MARK_PREFIX = "revision.keyturn.dev/"
 # Kubernetes takes a hundred thousand references to Secrets in one pod template. Reading all of them would block the
@@ -58,10 +56,11 @@ class Consumer:
 
     ``reads`` maps the name of each Secret to the keys that the pods read. ``baseline`` and ``marks`` map the names of
     Keyturn's annotations to their values: ``baseline`` has those on the workload itself, ``marks`` those on its pod
-    template. ``manual`` means that a changed template restarts no pod (update strategy OnDelete). ``faults`` say what
-    is wrong with the annotations and labels of the workload and of its pod template. They disable restarts, because an
-    unwanted restart cannot be undone. ``created`` is the time of its creation, in seconds since 1970 by the API
-    server's clock, or None if that is not known. ``seen_late`` means that this replica first saw it long after that.
+    template. ``switch`` is what the workload and its pod template say about restarts. ``manual`` means that a changed
+    template restarts no pod (update strategy OnDelete). ``faults`` say what is wrong with the annotations and labels of
+    the workload and of its pod template. They forbid restarts, because an unwanted restart cannot be undone.
+    ``created`` is the time of its creation, in seconds since 1970 by the API server's clock, or None if that is not
+    known. ``seen_late`` means that this replica first saw it long after that.
     """
 
     ref: WorkloadRef
@@ -69,7 +68,7 @@ class Consumer:
     reads: Mapping[str, Reads]
     baseline: Mapping[str, str]
     marks: Mapping[str, str]
-    rollout_disabled: bool
+    switch: Switch
     manual: bool
     uid: str = ""
     faults: tuple[str, ...] = ()
@@ -89,22 +88,6 @@ class Pod:
 
     reads: Mapping[str, Reads]
     created: int
-
-
-def rollouts_disabled(annotations: Mapping[str, object]) -> bool:
-    """Return whether these annotations, of a workload, a Secret or a namespace, forbid restarts.
-
-    A value that is not understood forbids them, too, because an unwanted restart cannot be undone.
-    """
-    return str(annotations.get(ROLLOUT, ENABLED)).strip() != ENABLED
-
-
-def rollout_faults(annotations: Mapping[str, object]) -> tuple[str, ...]:
-    """Return what is wrong with the value of the annotation that forbids restarts."""
-    value = str(annotations.get(ROLLOUT, ENABLED)).strip()
-    if value in (ENABLED, DISABLED):
-        return ()
-    return (f'annotation {ROLLOUT} is "{value:.40}": write {ENABLED} or {DISABLED}',)
 
 
 def names_read(annotations: Mapping[str, object]) -> list[str]:
@@ -150,10 +133,12 @@ def read_consumer(kind: WorkloadKind, workload: Mapping[str, object]) -> Consume
     annotations = as_object(metadata.get("annotations"))
     reads = _reads(template, names_read(annotations))
     template_metadata = as_object(template.get("metadata"))
+    on_template = as_object(template_metadata.get("annotations"))
     faults = (
-        *rollout_faults(annotations),
+        *switch_faults(annotations),
+        *switch_faults(on_template, "on the pod template"),
         *name_list_faults(annotations),
-        *name_list_faults(as_object(template_metadata.get("annotations"))),
+        *name_list_faults(on_template),
         *object_faults(metadata, Place.WORKLOAD),
         *object_faults(template_metadata, Place.POD_TEMPLATE),
     )
@@ -165,8 +150,8 @@ def read_consumer(kind: WorkloadKind, workload: Mapping[str, object]) -> Consume
         resource_version=str(metadata["resourceVersion"]),
         reads=reads,
         baseline=_marks(annotations),
-        marks=_marks(as_object(template_metadata.get("annotations"))),
-        rollout_disabled=rollouts_disabled(annotations) or bool(faults),
+        marks=_marks(on_template),
+        switch=Switch.UNKNOWN if faults else innermost(read_switch(annotations), read_switch(on_template)),
         manual=kind.has_on_delete and strategy.get("type") == "OnDelete",
         uid=str(metadata.get("uid", "")),
         faults=faults,

@@ -41,7 +41,7 @@ DECLARED: Mapping[str, tuple[Place, ...]] = {
     "service-account": (_S,),
     "on-delete": (_S,),
     "reconcile": (_S,),
-    "rollout": (_W, _S, _N),
+    "rollout": (_W, _T, _S, _N),
     "reads": (_W, _T),
     "allow-secrets": (_N,),
 }
@@ -135,9 +135,7 @@ def _fault(what: str, name: str, place: Place) -> str | None:
         return None  # the domain of somebody else
     places = _places(name, LABELS if what == "label" else _ANNOTATIONS)
     if domain == DOMAIN and places:
-        on_template = place is Place.POD_TEMPLATE and Place.WORKLOAD in places
-        owner = "workload itself" if on_template else places[0]
-        return f"{what} {name} does not belong on a {place}: move it to the {owner}"
+        return f"{what} {name} does not belong on a {place}: move it to the {places[0]}"
     if place in _places(name, DECLARED if what == "label" else LABELS):
         return f"{what} {name} has no effect: make it {'an annotation' if what == 'label' else 'a label'}"
     nearest = _nearest(word, place)
@@ -151,8 +149,6 @@ def _fault(what: str, name: str, place: Place) -> str | None:
 def _nearest(word: str, place: Place) -> str | None:
     word = word.lower().replace("_", "-").replace(".", "-")
     known = [each for each, places in {**DECLARED, **LABELS}.items() if place in places]
-    if place is Place.POD_TEMPLATE:
-        known.append("rollout")
     near = SYNONYMS.get(word)
     if near in known:
         return near

@@ -5,11 +5,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
-from keyturn_receiver.cluster.namespace_cache import NamespaceCache
 from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import BindingSpec, Target
-from keyturn_receiver.core.consumer import Consumer, rollouts_disabled
+from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import baseline, is_behind, rollout
 from keyturn_receiver.errors import (
@@ -22,6 +21,7 @@ from keyturn_receiver.errors import (
     first_retryable,
 )
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
+from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.resilience.bounded_gather import bounded_gather
 from keyturn_receiver.telemetry.legs import Leg, LegTimer
 
@@ -43,38 +43,35 @@ class RolloutResult:
 
 
 class ConsumerRestarter:
-    """Consumer restarter. Marks the consumers of a Secret if the workload, the Secret and the namespace all permit
-    restarts."""
+    """Consumer restarter. Marks those consumers of a Secret that ``policy`` permits to restart."""
 
     def __init__(
         self,
         index: ConsumerIndex,
-        namespaces: NamespaceCache,
+        policy: RolloutPolicy,
         workloads: WorkloadClient,
         secrets: SecretClient,
         legs: LegTimer,
         fights: RolloutFights,
     ) -> None:
         self._index = index
-        self._namespaces = namespaces
+        self._policy = policy
         self._workloads = workloads
         self._secrets = secrets
         self._legs = legs
         self._fights = fights
 
     def consumers(self, target: Target) -> Sequence[Consumer]:
-        """Return the cached consumers of a Secret whose own annotations permit restarts."""
-        return [consumer for consumer in self._index.of(target) if not consumer.rollout_disabled]
+        """Return the cached consumers of a Secret."""
+        return self._index.of(target)
 
     def count(self, target: Target) -> int:
         """Return how many consumers of a Secret are cached."""
         return self._index.count(target)
 
     def permitted(self, consumers: Sequence[Consumer], target: Target, spec: BindingSpec) -> Sequence[Consumer]:
-        """Return ``consumers``, or nothing if the Secret or its namespace forbids restarts."""
-        if spec.rollouts_disabled or rollouts_disabled(self._namespaces.annotations(target.namespace)):
-            return ()
-        return consumers
+        """Return those of ``consumers`` that may be restarted for the Secret."""
+        return [consumer for consumer in consumers if self._policy.permits(consumer, target, spec)]
 
     def restartable(self, target: Target, spec: BindingSpec) -> Sequence[Consumer]:
         """Return the cached consumers of a Secret that may be restarted."""
@@ -106,13 +103,13 @@ class ConsumerRestarter:
         return marked
 
     async def restart(
-        self, target: Target, consumers: Sequence[Consumer], record: Record, written: bool
+        self, target: Target, spec: BindingSpec, consumers: Sequence[Consumer], record: Record, written: bool
     ) -> RolloutResult:
         """Restart the consumers whose pods read a key that has a new revision.
 
-        ``written`` is true if this reconcile has written ``record``, which means that the record is current. If the
-        restart of one consumer fails, the others are still restarted. If there are several errors, ``first_retryable``
-        selects the one in the result. It may be a Conflict.
+        ``spec`` is the binding of the Secret. ``written`` is true if this reconcile has written ``record``, which means
+        that the record is current. If the restart of one consumer fails, the others are still restarted. If there are
+        several errors, ``first_retryable`` selects the one in the result. It may be a Conflict.
         """
         if self.is_up_to_date(target, consumers, record):
             return RolloutResult()
@@ -130,7 +127,7 @@ class ConsumerRestarter:
 
             async def restart(consumer: Consumer) -> Consumer | None:
                 try:
-                    return await self._restart(target, consumer, record)
+                    return await self._restart(target, spec, consumer, record)
                 except NotFound:
                     raise
                 except ClusterRefused as refusal:
@@ -161,12 +158,14 @@ class ConsumerRestarter:
                 return current
         raise _conflict(refused, current)
 
-    async def _restart(self, target: Target, consumer: Consumer, record: Record) -> Consumer | None:
+    async def _restart(self, target: Target, spec: BindingSpec, consumer: Consumer, record: Record) -> Consumer | None:
         current: Consumer | None = consumer
         refused: Consumer | None = None
         for _ in range(MAX_ATTEMPTS):
-            mark = rollout(current, target.name, record) if current and not current.rollout_disabled else None
-            if current is None or mark is None:
+            if current is None or not self._policy.permits(current, target, spec):
+                return None
+            mark = rollout(current, target.name, record)
+            if mark is None:
                 return None
             if self._fights.delay(current, mark):
                 return None  # it stays due, and the detector of drift asks for it again later

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.core.consumer import MARK_PREFIX, ROLLOUT
+from keyturn_receiver.core.consumer import MARK_PREFIX
+from keyturn_receiver.core.rollout_switch import ROLLOUT
 from keyturn_receiver.errors import KeyturnError
 from keyturn_receiver.reconcile.rollout_fights import Fight
 from keyturn_receiver.telemetry.metrics import Metrics
