@@ -31,6 +31,7 @@ from keyturn_receiver.cluster.service_account_client import ServiceAccountClient
 from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.cluster.wanted_fields import workload_decoder
 from keyturn_receiver.cluster.workload_client import WorkloadClient
+from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.vocabulary import BIND_LABEL
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
@@ -273,7 +274,7 @@ def build_informers(
         page_size=250,
     )
     for kind in WORKLOAD_KINDS.values() if settings.rollouts else ():
-        cache = ConsumerCache(kind, caches.consumers)
+        cache = ConsumerCache(kind, caches.consumers, reloader=ReloaderMode(settings.reloader))
         watch(kind.group_version, kind.plural, cache, decoder=workload_decoder(kind))
     return informers
 
@@ -308,10 +309,11 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     )
     resolver = ArnResolver(aws.stores, access)
     secrets = SecretClient(kube.api, new_fingerprint(), kube.record_key, utc_now)
-    workloads, fights = WorkloadClient(kube.api), RolloutFights()
+    reloader = ReloaderMode(settings.reloader)
+    workloads, fights = WorkloadClient(kube.api, reloader), RolloutFights()
     caches.consumers.add_mark_handler(fights.observe)
     fights.add_handler(FightReporter(workloads, kube.events, metrics, kube.elector.is_leader).on_fight)
-    rollouts = RolloutPolicy(caches.namespaces, Switch(settings.rollout_default))
+    rollouts = RolloutPolicy(caches.namespaces, Switch(settings.rollout_default), reloader)
     restarter = ConsumerRestarter(caches.consumers, rollouts, workloads, secrets, legs, fights)
     filler = SecretFiller(
         SourceReader(aws.stores, access, resolver, legs),

@@ -111,6 +111,11 @@ class Settings(BaseSettings):
     """Whether consumers are restarted where no annotation `keyturn.dev/rollout` says so: `enabled` or `disabled`, which
     restarts only what an annotation enables."""
 
+    reloader: Literal["absent", "replaced", "running"] = "absent"
+    """Whether Stakater's Reloader is in the cluster. `absent`: its annotations mean nothing. `replaced`: it was
+    removed, and Keyturn restarts what its annotations select. `running`: what they select is left to it, so that
+    nothing is restarted twice."""
+
     deletions: bool = False
     """Whether a Secret with the annotation `keyturn.dev/on-delete: delete` is deleted once AWS has deleted its secret.
     If not, the Secret stays and its status reports the deletion."""

@@ -98,6 +98,8 @@ def test_value_of_the_wrong_type_is_refused_by_name(value: Value) -> None:
         ({"deliveries": {"deadlineSeconds": 10}}, "at '/deliveries/deadlineSeconds': maximum: got 10, want 9"),
         ({"namespaces": ["Team_A"]}, "at '/namespaces/0'"),
         ({"policy": {"default": "permit"}}, "at '/policy/default': value must be one of 'deny', 'allow'"),
+        ({"rollouts": {"default": "off"}}, "at '/rollouts/default': value must be one of 'enabled', 'disabled'"),
+        ({"rollouts": {"reloader": True}}, "at '/rollouts/reloader': value must be one of 'absent'"),
         ({"proxy": {"url": "proxy.example.com:3128"}}, "at '/proxy/url'"),
         ({"proxy": {"url": "http://proxy.example.com"}}, "at '/proxy/url'"),  # a port is needed for the NetworkPolicy
         ({"proxy": {"noProxy": ["https://example.com"]}}, "at '/proxy/noProxy/0'"),

@@ -11,9 +11,11 @@ import pytest
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache
 from keyturn_receiver.core.binding import Target, read_spec
 from keyturn_receiver.core.consumer import read_consumer
+from keyturn_receiver.core.reloader import EXCLUDED, IGNORE, MATCH, SELECTING
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
+from support import reloader
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rollouts.md").read_text()
 
@@ -65,3 +67,15 @@ def test_table_of_levels_says_what_is_decided(row: tuple[str, ...]) -> None:
 
 def test_table_of_levels_was_found() -> None:
     assert len(ROWS) == 10
+
+
+def test_every_row_about_reloader_has_cases_that_a_test_plays() -> None:
+    rows = re.findall(r"^\| (R\d+) \| (.+?) \| (.+?) \| (.+?) \|$", PAGE, re.MULTILINE)
+    assert [number for number, *_ in rows] == list(reloader.ROWS) == [f"R{n + 1}" for n in range(len(rows))]
+    assert all(reloader.ROWS.values())
+
+
+def test_every_annotation_of_reloader_that_counts_is_in_the_table() -> None:
+    table = PAGE.partition("| row |")[2].partition("\n\n")[0]
+    for name in (*SELECTING, MATCH, IGNORE, EXCLUDED):
+        assert f"`{name}" in table, name

@@ -49,6 +49,7 @@ COMBINABLE: dict[str, Values] = {
     "few namespaces": {"namespaces": SERVED},
     "tenant roles": {"tenantRoles": {"enabled": True}},
     "deletions": {"deletions": {"enabled": True}},
+    "restarts": {"rollouts": {"default": "disabled", "reloader": "running"}},
     "poller": {"poller": {"intervalSeconds": 60, "mode": "describe"}},
     "heartbeats": {"heartbeats": {"silenceSeconds": 0}},
     "deliveries": {"deliveries": {"deadlineSeconds": 4, "maximum": 8, "maxConnections": 100}},

@@ -14,9 +14,11 @@ from keyturn_receiver.core.consumer import (
     WorkloadRef,
     former_mark_name,
     mark_name,
+    named_secrets,
     read_consumer,
     read_pod,
 )
+from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.revision import Record, digest
 from keyturn_receiver.core.rollout import START_SECONDS, RolloutAnnotation, baseline, is_behind, rollout
 from keyturn_receiver.core.rollout_switch import Switch
@@ -115,12 +117,16 @@ def test_annotation_names_the_secrets_that_are_read_otherwise(names: str) -> Non
 
 
 def test_pods_have_read_the_secrets_that_either_annotation_names() -> None:
+    workload = {
+        "metadata": {"annotations": {"keyturn.dev/reads": "db"}},
+        "spec": {"template": {"metadata": {"annotations": {"keyturn.dev/reads": "cache"}}}},
+    }
+    named = named_secrets(WORKLOAD_KINDS["Deployment"], workload, ReloaderMode.ABSENT)
     metadata = {
         "creationTimestamp": "1970-01-01T00:16:40Z",
         "ownerReferences": [{"controller": True, "kind": "ReplicaSet", "name": "web-1"}],
-        "annotations": {"keyturn.dev/reads": "cache"},
     }
-    pod = read_pod({"metadata": metadata, "spec": {}}, WorkloadRef("Deployment", "t", "web"), "", ["db"])
+    pod = read_pod({"metadata": metadata, "spec": {}}, WorkloadRef("Deployment", "t", "web"), "", named)
     assert pod == Pod({"db": WHOLE, "cache": WHOLE}, WRITTEN)
 
 
@@ -129,8 +135,19 @@ def test_name_that_no_secret_has_is_told_and_forbids_restarts(name: str) -> None
     annotation = {"keyturn.dev/reads": f"cache, {name}"}
     for made in (consumer({}, own=annotation), consumer({}, marks=annotation)):
         assert made.switch is Switch.UNKNOWN
+        assert made.reads == {"cache": WHOLE}  # a text that is no name takes no memory
         (told,) = made.faults
         assert told.startswith(f'annotation keyturn.dev/reads: "{name[:80]}" is not the name of a Secret: write names')
+
+
+@pytest.mark.parametrize("names", ["", " , \n"])
+def test_annotation_that_names_nothing_is_told(names: str) -> None:
+    """The client for Kubernetes replaces strings of more than 4096 bytes by empty ones."""
+    made = consumer(ENV_FROM, own={"keyturn.dev/reads": names})
+    assert made.faults == (
+        "annotation keyturn.dev/reads names no Secret, or is too long: write names of Secrets in this namespace,"
+        " separated by commas",
+    )
 
 
 def test_workload_with_nothing_but_a_fault_is_kept_so_that_it_is_told() -> None:

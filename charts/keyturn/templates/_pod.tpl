@@ -67,6 +67,7 @@ securityContext: {{- toYaml . | nindent 2 }}
   "KEYTURN_TENANT_ROLES" .tenantRoles.enabled
   "KEYTURN_ROLLOUTS" .rollouts.enabled
   "KEYTURN_ROLLOUT_DEFAULT" .rollouts.default
+  "KEYTURN_RELOADER" .rollouts.reloader
   "KEYTURN_DELETIONS" .deletions.enabled
   "KEYTURN_POLL_INTERVAL_SECONDS" .poller.intervalSeconds
   "KEYTURN_POLL_MODE" .poller.mode

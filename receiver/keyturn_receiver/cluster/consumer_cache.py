@@ -9,6 +9,7 @@ from dataclasses import replace
 from keyturn_receiver.cluster.api import Json
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef, read_consumer
+from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.workload_kinds import WorkloadKind
 from keyturn_receiver.telemetry.logs import RepeatedWarnings
 
@@ -24,18 +25,26 @@ class ConsumerCache:
 
     If a workload is new, or changes in a way that may affect its rollout, the index calls its handlers for each Secret
     that the pods read. ``wall`` returns the time in seconds since 1970. It only decides whether a workload that is new
-    here was created long ago; a clock that is some seconds wrong does little harm (``core/rollout.py``).
+    here was created long ago; a clock that is some seconds wrong does little harm (``core/rollout.py``). ``reloader``
+    tells whether Reloader's annotations count.
     """
 
-    def __init__(self, kind: WorkloadKind, index: "ConsumerIndex", wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        kind: WorkloadKind,
+        index: "ConsumerIndex",
+        wall: Callable[[], float] = time.time,
+        reloader: ReloaderMode = ReloaderMode.ABSENT,
+    ) -> None:
         self._kind = kind
         self._index = index
         self._wall = wall
+        self._reloader = reloader
         self._consumers: dict[WorkloadRef, Consumer] = {}
 
     def transform(self, obj: Json) -> Consumer | WorkloadRef:
         """Reduce a workload to a consumer. If its pods read no Secret, reduce it to its reference."""
-        return read_consumer(self._kind, obj) or self._ref(obj)
+        return read_consumer(self._kind, obj, self._reloader) or self._ref(obj)
 
     def replace(self, items: Sequence[Consumer | WorkloadRef], namespace: str | None = None) -> None:
         listed = {item.ref if isinstance(item, Consumer) else item for item in items}
@@ -94,7 +103,7 @@ class ConsumerCache:
 
 
 def _rollout_fields(consumer: Consumer) -> tuple[object, ...]:
-    return (consumer.reads, consumer.baseline, consumer.marks, consumer.switch)
+    return (consumer.reads, consumer.baseline, consumer.marks, consumer.switch, consumer.reloader)
 
 
 class ConsumerIndex:

@@ -4,8 +4,9 @@ from collections.abc import AsyncGenerator, Mapping
 
 from keyturn_receiver.cluster.api import MERGE_PATCH, Api, Json, ReplyTooLarge, path
 from keyturn_receiver.cluster.wanted_fields import PAGE, POD, workload_decoder
-from keyturn_receiver.core.consumer import Consumer, Pod, WorkloadRef, names_read, read_consumer, read_pod
+from keyturn_receiver.core.consumer import Consumer, Pod, WorkloadRef, named_secrets, read_consumer, read_pod
 from keyturn_receiver.core.field_owners import FIELD_MANAGER, other_writer
+from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.rollout import RolloutAnnotation
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 
@@ -14,15 +15,17 @@ MAX_POD_PAGE = 4 * 1024 * 1024  # bytes; a parsed page takes several times as mu
 
 
 class WorkloadClient:
-    """Client for workloads. When it writes a mark on a workload's pod template, Kubernetes restarts the pods."""
+    """Client for workloads. When it writes a mark on a workload's pod template, Kubernetes restarts the pods.
+    ``reloader`` tells whether Reloader's annotations count."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, reloader: ReloaderMode = ReloaderMode.ABSENT) -> None:
         self._api = api
+        self._reloader = reloader
 
     async def read(self, ref: WorkloadRef) -> Consumer | None:
         """Read a workload. Returns None if it is no consumer (``read_consumer``). Raises NotFound, or another error of
         the API client."""
-        return read_consumer(WORKLOAD_KINDS[ref.kind], await self._get(ref))
+        return read_consumer(WORKLOAD_KINDS[ref.kind], await self._get(ref), self._reloader)
 
     async def other_writer(self, ref: WorkloadRef, annotation: str, removed: bool) -> str | None:
         """Return the field manager other than Keyturn's that last wrote an annotation (``core/field_owners.py``)."""
@@ -32,7 +35,7 @@ class WorkloadClient:
         """Yield the pods of a workload, without those that are ending. Raises the same errors as ``read``."""
         workload = await self._get(ref)
         uid = str(workload["metadata"]["uid"])
-        named = names_read(workload["metadata"].get("annotations") or {})
+        named = named_secrets(WORKLOAD_KINDS[ref.kind], workload, self._reloader)
         query, limit = {"labelSelector": _selector(workload["spec"].get("selector") or {})}, POD_PAGE
         while True:
             query["limit"] = str(limit)
@@ -73,7 +76,7 @@ class WorkloadClient:
             content_type=MERGE_PATCH,
             decoder=workload_decoder(kind),
         )
-        return read_consumer(kind, obj)
+        return read_consumer(kind, obj, self._reloader)
 
     async def _get(self, ref: WorkloadRef) -> Json:
         return await self._api.request("GET", _path(ref), decoder=workload_decoder(WORKLOAD_KINDS[ref.kind]))

@@ -15,6 +15,8 @@ import yaml
 
 from keyturn_receiver.core.copies import copy_of
 from keyturn_receiver.core.expression import is_property, validate_expression
+from keyturn_receiver.core.object_name import is_object_name
+from keyturn_receiver.core.reloader import IGNORE, MATCH
 from keyturn_receiver.core.rollout_switch import ROLLOUT, Switch, read_switch, switch_faults
 from keyturn_receiver.core.vocabulary import BIND_LABEL, is_bind_value
 from keyturn_receiver.core.yaml_advice import line_of_assignment, quoted_line
@@ -30,7 +32,7 @@ CURRENT = "AWSCURRENT"
 
 # The annotations that determine the Secret's data. All other annotations control deletion and rollouts.
 FILLING = (SECRET_ID, DATA, VERSION_STAGE, SERVICE_ACCOUNT)
-DECLARING = (*FILLING, ON_DELETE, ROLLOUT, RECONCILE)
+DECLARING = (*FILLING, ON_DELETE, ROLLOUT, RECONCILE, IGNORE, MATCH)
 
 # https://kubernetes.io/docs/concepts/configuration/secret/#restriction-names-data
 SECRET_KEY = re.compile(r"(?!\.\.|\.\Z)[-._a-zA-Z0-9]{1,253}")
@@ -40,9 +42,6 @@ REGION = re.compile(r"[a-z]{2,9}(-[a-z0-9]{1,12}){2,4}")
 SECRET_ARN = re.compile(
     rf"arn:aws[a-z-]*:secretsmanager:{REGION.pattern}:[0-9]{{12}}:secret:[A-Za-z0-9/_+=.@!-]{{1,519}}"
 )
-
-# https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
-SERVICE_ACCOUNT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 MAX_REQUEST = 64  # characters of ``reconcile`` that are recorded as they are; of a longer one, a digest is
 
@@ -107,7 +106,7 @@ class BindingSpec:
     annotation that determines the data changes. ``faults`` say what is wrong with the names of the Secret's annotations
     and labels. ``reconcile`` is the latest request to compare the Secret with AWS, or empty. ``switch`` is what
     the Secret says about restarts, and ``rollout_faults`` say what is wrong with that; the Secret is filled
-    nevertheless.
+    nevertheless. ``reloader_ignore`` and ``reloader_match`` are annotations of Reloader, or None.
     """
 
     secret_id: str
@@ -120,6 +119,8 @@ class BindingSpec:
     faults: tuple[str, ...] = ()
     reconcile: str = ""
     rollout_faults: tuple[str, ...] = ()
+    reloader_ignore: str | None = None
+    reloader_match: str | None = None
 
     @property
     def account(self) -> str:
@@ -135,7 +136,7 @@ class BindingSpec:
         """
         if self.faults:
             return False
-        is_account = self.service_account is None or SERVICE_ACCOUNT_NAME.fullmatch(self.service_account) is not None
+        is_account = self.service_account is None or is_object_name(self.service_account)
         return is_account and is_secret_id(self.secret_id)
 
 
@@ -211,6 +212,8 @@ def read_spec(annotations: Mapping[str, str], faults: tuple[str, ...] = ()) -> B
         faults=faults,
         reconcile=_request(annotations.get(RECONCILE, "")),
         rollout_faults=switch_faults(annotations),
+        reloader_ignore=annotations.get(IGNORE),
+        reloader_match=annotations.get(MATCH),
     )
 
 
@@ -233,7 +236,7 @@ def read_binding(target: Target, spec: BindingSpec) -> Binding:
         faults.append(f"annotation {SECRET_ID} is not the name or ARN of an AWS secret: copy it from the console")
     if not 1 <= len(spec.stage) <= 256:
         faults.append(f"annotation {VERSION_STAGE} must be 1 to 256 characters: name a staging label such as {CURRENT}")
-    if spec.service_account is not None and not SERVICE_ACCOUNT_NAME.fullmatch(spec.service_account):
+    if spec.service_account is not None and not is_object_name(spec.service_account):
         faults.append(f"annotation {SERVICE_ACCOUNT} is not the name of a ServiceAccount: name one of this namespace")
     on_delete = OnDelete.RETAIN if spec.on_delete is None else spec.on_delete
     if on_delete not in {each.value for each in OnDelete}:

@@ -1,12 +1,13 @@
 """Consumers are workloads whose pods read a Secret. This module finds the keys that the pods of a workload read."""
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 
 from keyturn_receiver.core.json_access import as_object, as_objects
+from keyturn_receiver.core.object_name import is_object_name
+from keyturn_receiver.core.reloader import ReloaderMode, ReloaderRules, has_rules, read_rules, rule_faults
 from keyturn_receiver.core.rollout_switch import Switch, innermost, read_switch, switch_faults
 from keyturn_receiver.core.vocabulary import Place, object_faults
 from keyturn_receiver.core.workload_kinds import WorkloadKind
@@ -18,9 +19,6 @@ MARK_PREFIX = "revision.keyturn.dev/"
 # event loop for seconds, and keeping them would take 100 MiB. So only the first ones count.
 MAX_REFERENCES = 5000
 MAX_NAME_FAULTS = 3  # wrong names in one annotation that are told
-
-# https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
-_SECRET_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,8 @@ class Consumer:
     template restarts no pod (update strategy OnDelete). ``faults`` say what is wrong with the annotations and labels of
     the workload and of its pod template. They forbid restarts, because an unwanted restart cannot be undone.
     ``created`` is the time of its creation, in seconds since 1970 by the API server's clock, or None if that is not
-    known. ``seen_late`` means that this replica first saw it long after that.
+    known. ``seen_late`` means that this replica first saw it long after that. ``reloader`` are the rules of Reloader's
+    annotations, if these count. ``may_restart_twice`` means that they do not count although the workload has some.
     """
 
     ref: WorkloadRef
@@ -74,12 +73,14 @@ class Consumer:
     faults: tuple[str, ...] = ()
     created: int | None = None
     seen_late: bool = False
+    reloader: ReloaderRules | None = None
+    may_restart_twice: bool = False
 
     @property
     def size(self) -> int:
-        """The number of Secrets and keys that the pods read, to which the memory that this object takes is
-        proportional."""
-        return sum(1 + len(read.keys) for read in self.reads.values()) or 1
+        """The number of names of Secrets and keys that it holds, to which the memory that it takes is proportional."""
+        of_rules = self.reloader.size if self.reloader else 0
+        return max(1, of_rules + sum(1 + len(read.keys) for read in self.reads.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +98,17 @@ def names_read(annotations: Mapping[str, object]) -> list[str]:
 
 
 def name_list_faults(annotations: Mapping[str, object]) -> tuple[str, ...]:
-    """Return what is wrong with the names that ``names_read`` returns."""
-    wrong = (name for name in names_read(annotations)[:MAX_REFERENCES] if not _SECRET_NAME.fullmatch(name))
-    advice = "is not the name of a Secret: write names of Secrets in this namespace, separated by commas"
-    return tuple(f'annotation {READS}: "{name:.80}" {advice}' for name in islice(wrong, MAX_NAME_FAULTS))
+    """Return what is wrong with the names that ``names_read`` returns.
+
+    An annotation that is too long looks empty here, because the client for Kubernetes drops long strings.
+    """
+    names = names_read(annotations)[:MAX_REFERENCES]
+    advice = "write names of Secrets in this namespace, separated by commas"
+    if READS in annotations and not names:
+        return (f"annotation {READS} names no Secret, or is too long: {advice}",)
+    wrong = (name for name in names if not is_object_name(name))
+    told = (f'annotation {READS}: "{name:.80}" is not the name of a Secret: {advice}' for name in wrong)
+    return tuple(islice(told, MAX_NAME_FAULTS))
 
 
 def mark_name(secret_name: str) -> str:
@@ -123,18 +131,21 @@ def former_mark_name(secret_name: str) -> str | None:
     return f"{MARK_PREFIX}{secret_name[:46]}-{hashlib.sha256(secret_name.encode()).hexdigest()[:16]}"
 
 
-def read_consumer(kind: WorkloadKind, workload: Mapping[str, object]) -> Consumer | None:
+def read_consumer(
+    kind: WorkloadKind, workload: Mapping[str, object], reloader: ReloaderMode = ReloaderMode.ABSENT
+) -> Consumer | None:
     """Parse a workload as the API server returns it. Returns None if its pods read no Secret, and nothing is wrong
-    with its annotations and labels."""
+    with its annotations and labels. ``reloader`` tells whether Reloader's annotations count."""
     metadata = as_object(workload.get("metadata"))
-    template = workload
-    for field in kind.template:
-        template = as_object(template.get(field))
+    template = _template(kind, workload)
     annotations = as_object(metadata.get("annotations"))
-    reads = _reads(template, names_read(annotations))
     template_metadata = as_object(template.get("metadata"))
     on_template = as_object(template_metadata.get("annotations"))
+    reads = _reads(template, named_secrets(kind, workload, reloader))
+    counts = reloader is not ReloaderMode.ABSENT
+    rules = read_rules(annotations, on_template) if counts else None
     faults = (
+        *(rule_faults(annotations, on_template) if counts else ()),
         *switch_faults(annotations),
         *switch_faults(on_template, "on the pod template"),
         *name_list_faults(annotations),
@@ -156,7 +167,26 @@ def read_consumer(kind: WorkloadKind, workload: Mapping[str, object]) -> Consume
         uid=str(metadata.get("uid", "")),
         faults=faults,
         created=parse_time(metadata.get("creationTimestamp")),
+        reloader=rules,
+        may_restart_twice=not counts and has_rules(annotations, on_template),
     )
+
+
+def named_secrets(kind: WorkloadKind, workload: Mapping[str, object], reloader: ReloaderMode) -> list[str]:
+    """Return the Secrets that the annotations of a workload and of its pod template name as read."""
+    annotations = as_object(as_object(workload.get("metadata")).get("annotations"))
+    on_template = as_object(as_object(_template(kind, workload).get("metadata")).get("annotations"))
+    names = list(filter(is_object_name, (*names_read(annotations), *names_read(on_template))))
+    if reloader is ReloaderMode.REPLACED and (rules := read_rules(annotations, on_template)):
+        names += rules.names
+    return names
+
+
+def _template(kind: WorkloadKind, workload: Mapping[str, object]) -> Mapping[str, object]:
+    template = workload
+    for field in kind.template:
+        template = as_object(template.get(field))
+    return template
 
 
 def _join(each_read: Iterable[tuple[str, Reads]]) -> dict[str, Reads]:
@@ -178,8 +208,8 @@ def read_pod(
 ) -> Pod | None:
     """Parse a pod as the API server returns it. Returns None if it belongs to another workload, or is ending.
 
-    ``named`` are the Secrets that the annotation of the workload itself names (``names_read``). The pods of a
-    Deployment belong to its ReplicaSets, whose names begin with the Deployment's.
+    ``named`` are the Secrets that the workload's annotations name (``named_secrets``). The pods of a Deployment belong
+    to its ReplicaSets, whose names begin with the Deployment's.
     """
     metadata = as_object(pod.get("metadata"))
     if metadata.get("deletionTimestamp") or as_object(pod.get("status")).get("phase") in ("Succeeded", "Failed"):
@@ -192,13 +222,9 @@ def read_pod(
 
 
 def _reads(template: Mapping[str, object], named: Iterable[str]) -> dict[str, Reads]:
-    """Return what a pod, or the pods of a template, read of each Secret.
-
-    ``named`` are the Secrets that the workload's own annotation names. The annotations of the template, which its pods
-    have as well, can name others.
-    """
-    annotations = as_object(as_object(template.get("metadata")).get("annotations"))
-    by_name = ((name, Reads(whole=True)) for name in chain(named, names_read(annotations)))
+    """Return what a pod, or the pods of a template, read of each Secret. They read the whole of those that are
+    ``named``."""
+    by_name = ((name, Reads(whole=True)) for name in named)
     return _join(islice(chain(by_name, _template_reads(as_object(template.get("spec")))), MAX_REFERENCES))
 
 

@@ -26,8 +26,8 @@ class Switch(StrEnum):
     """What one level says about restarts."""
 
     UNSET = "unset"
-    ENABLED = ENABLED
-    DISABLED = DISABLED
+    ENABLED = "enabled"
+    DISABLED = "disabled"
     UNKNOWN = "unknown"  # it says something that is not understood
 
 

@@ -35,11 +35,13 @@ MARK_SECONDS = 3.0
 @dataclass(frozen=True, slots=True)
 class RolloutResult:
     """The consumers that were restarted, and the error, if any, that kept others from being restarted. ``refused`` has
-    the consumers that the API server does not let be marked, each with its error."""
+    the consumers that the API server does not let be marked, each with its error. ``faults`` say which annotations of
+    Reloader on the Secret are not understood."""
 
     restarted: Sequence[Consumer] = ()
     error: KeyturnError | None = None
     refused: Sequence[tuple[Consumer, ClusterRefused]] = ()
+    faults: Sequence[str] = ()
 
 
 class ConsumerRestarter:
@@ -111,8 +113,9 @@ class ConsumerRestarter:
         that the record is current. If the restart of one consumer fails, the others are still restarted. If there are
         several errors, ``first_retryable`` selects the one in the result. It may be a Conflict.
         """
+        faults = self._policy.faults(spec)
         if self.is_up_to_date(target, consumers, record):
-            return RolloutResult()
+            return RolloutResult(faults=faults)
         with self._legs.time(Leg.ROLLOUT):
             if not written:
                 # The record comes from the cache, which may be out of date. Marks of an older revision would restart
@@ -135,7 +138,7 @@ class ConsumerRestarter:
                     raise
 
             restarted, error = await _gather(consumers, restart)
-        return RolloutResult(restarted, error, refused)
+        return RolloutResult(restarted, error, refused, faults)
 
     async def _baseline(
         self, target: Target, consumer: Consumer, before: Mapping[str, str], after: Record

@@ -6,6 +6,11 @@ from keyturn_receiver.core.binding import Binding
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.revision import Record
 
+RELOADER_ADVICE = (
+    "Reloader's annotations select Secrets here, too: if it runs, this restart is made twice; say so in the chart's"
+    " rollouts.reloader (docs/rollouts.md)"
+)
+
 
 def applied(record: Record, changed_keys: str, restarted: Sequence[Consumer]) -> str:
     """Return a message that says which keys were written from which versions, and which consumers restart.
@@ -27,6 +32,8 @@ def restarted(record: Record, changed_keys: str, consumer: Consumer) -> str:
     """Return a message for one consumer that restarts. It names the versions even if an earlier reconcile has written
     the keys."""
     message = applied(record, changed_keys, [consumer])
+    if consumer.may_restart_twice:
+        message += f"; {RELOADER_ADVICE}"
     return message if changed_keys else f"version {', '.join(sorted(record.version_ids.values()))}; {message}"
 
 

@@ -67,7 +67,7 @@ class StatusReporter:
         if error is None and (fill.changed_keys or rollout.restarted):
             message = event_messages.applied(fill.record, fill.changed_keys, rollout.restarted)
             self._events.event(live.target, live.uid, False, "Applied", message)
-        for fault in spec.rollout_faults:
+        for fault in (*spec.rollout_faults, *rollout.faults):
             message = f"{fault}; no pod is restarted until then"
             self._events.event(live.target, live.uid, True, InvalidBinding.reason, message)
         for consumer in rollout.restarted[:MAX_CONSUMER_EVENTS]:
