@@ -72,16 +72,11 @@ class _Volume(TypedDict, total=False):
     projected: _Projected | None
 
 
-class _PullSecret(TypedDict, total=False):
-    name: Any
-
-
 class _PodSpec(TypedDict, total=False):
     serviceAccountName: Any
     initContainers: list[_Container] | None
     containers: list[_Container] | None
     volumes: list[_Volume] | None
-    imagePullSecrets: list[_PullSecret] | None
 
 
 class _Page(TypedDict, total=False):
