@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from keyturn_receiver.cluster.wanted_fields import PAGE, POD, workload_decoder
+from keyturn_receiver.cluster.wanted_fields import EVENT, OBJECT, PAGE, POD, workload_decoder
 from keyturn_receiver.core.consumer import WorkloadRef, read_consumer, read_pod
 from keyturn_receiver.core.field_owners import other_writer
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, WorkloadKind
@@ -116,3 +116,12 @@ def test_absent_and_null_fields_are_kept_as_they_are() -> None:
             if remove:
                 del inner[path[-1]]
             assert read_consumer(kind, decoder.decode(json.dumps(obj))) == read_consumer(kind, obj)
+
+
+def test_object_of_a_watch_event_is_parsed_by_the_decoder_of_its_kind() -> None:
+    kind = WORKLOAD_KINDS["Deployment"]
+    whole = workload(kind)
+    event = EVENT.decode(json.dumps({"object": whole, "type": "ADDED"}))
+    assert event.type == "ADDED"
+    assert read_consumer(kind, workload_decoder(kind).decode(event.object)) == read_consumer(kind, whole)
+    assert OBJECT.decode(event.object) == whole

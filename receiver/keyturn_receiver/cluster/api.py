@@ -196,8 +196,8 @@ class Api:
                 self._decode("GET", path, response.status, response.headers, await response.read(), OBJECT)
             async for line in lines(response.content.iter_any(), _max_string(path, accept)):
                 event = EVENT.decode(line)
-                kept = OBJECT if event["type"] == "ERROR" else decoder
-                yield {"type": event["type"], "object": kept.decode(event["object"])}
+                kept = OBJECT if event.type == "ERROR" else decoder
+                yield {"type": event.type, "object": kept.decode(event.object)}
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError) as error:
             raise self._unreachable("GET", path, error) from None
         finally:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypedDict
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 from msgspec.json import Decoder
 
 from keyturn_receiver.core.workload_kinds import WorkloadKind
@@ -84,7 +84,9 @@ class _Page(TypedDict, total=False):
     items: list[Raw] | None
 
 
-class _Event(TypedDict):
+class WatchEvent(Struct):
+    """An event of a watch. Its object is parsed later, because its type depends on that of the event."""
+
     type: str
     object: Raw
 
@@ -127,4 +129,4 @@ def workload_decoder(kind: WorkloadKind) -> Decoder[Any]:
 OBJECT = Decoder(dict[str, Any])  # keeps everything
 POD = Decoder(_object({"metadata": _metadata(), "spec": _PodSpec, "status": Any}))
 PAGE = Decoder(_Page)  # a page of a list, whose objects are parsed one by one
-EVENT = Decoder(_Event)  # an event of a watch
+EVENT = Decoder(WatchEvent)  # an event of a watch
