@@ -164,6 +164,14 @@ class TooManyRequests(ClusterUnavailable):
     reason = "TooManyRequests"
 
 
+def with_message(error: KeyturnError, message: str) -> KeyturnError:
+    """Return a copy of an error with another message."""
+    changed = error.__class__.__new__(error.__class__)
+    changed.__dict__.update(error.__dict__)
+    changed.args = (message,)
+    return changed
+
+
 def first_retryable(*errors: KeyturnError | None) -> KeyturnError | None:
     """Return the error that decides the next step: the first Temporary one, otherwise the first one of all, or None.
 

@@ -10,7 +10,7 @@ import pytest
 
 from keyturn_contract.message import MAX_EVENTS, Outcome, Result, encode_reply
 from keyturn_notifier.delivery import MAX_REPLY
-from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.binding import Source, Target
 from keyturn_receiver.core.consumer import WorkloadRef
 from keyturn_receiver.errors import (
     ClusterUnavailable,
@@ -38,7 +38,7 @@ GONE = ReconcileResult(False)
 
 class Spec:
     def __init__(self, account: str) -> None:
-        self.stage, self.secret_id, self.account = "AWSCURRENT", "prod/db", account
+        self.sources, self.account = (Source("prod/db"),), account
 
 
 class Bound:
@@ -65,7 +65,7 @@ class Receiver:
     def get(self, target: Target) -> Bound:
         return Bound("app" if str(target) in self._roles else "")
 
-    def could_apply(self, bound: Bound, names: object) -> bool:
+    def could_apply(self, bound: Bound, source: Source, names: object) -> bool:
         return True
 
     def is_held_up(self, target: Target) -> bool:

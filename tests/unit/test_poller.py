@@ -11,9 +11,10 @@ import pytest
 
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespaceView
 from keyturn_receiver.cluster.secret_cache import SecretCache
-from keyturn_receiver.core.binding import SECRET_ID, Target
+from keyturn_receiver.core.binding import SECRET_ID, Source, Target
 from keyturn_receiver.core.policy import Default
 from keyturn_receiver.core.regions import Regions
+from keyturn_receiver.core.revision import RECORD_HASH, record_hash
 from keyturn_receiver.errors import SourceNotFound, SourceRefused, SourceUnavailable
 from keyturn_receiver.poller.poller import FULL_SWEEP_SECONDS, SWEEP_LANES, SWEEP_TIMEOUT, Poller
 from keyturn_receiver.poller.sweep import DESCRIBE_UP_TO, Interrupted, Sweeper
@@ -88,6 +89,7 @@ class Setting:
         for each in bindings:
             self.bound.update(self.bound.transform(each))
         self.asked: dict[Target, Request] = {}
+        self.requests: list[Request] = []  # of all sweeps
         self.clock = FakeClock()
         self.is_leader = True
         self.uids: dict[str, str] = {}  # the UIDs of ServiceAccounts that were created again
@@ -99,6 +101,7 @@ class Setting:
 
         async def work(target: Target, request: Request) -> ReconcileResult:
             self.asked[target] = request
+            self.requests.append(request)
             return ReconcileResult(True, changed=changed)
 
         self.made: list[str] = []  # the accounts and regions of the stores that were used first, in order
@@ -156,6 +159,38 @@ async def test_sweep_queues_stale_bindings_alone(mode: PollMode) -> None:
     request = setting.asked[Target("team", "moved")]
     assert request.causes == {Cause.POLL}
     assert request.expected == {"v2"}  # the expected version is needed to recognize a stale read
+
+
+@pytest.mark.parametrize("mode", PollMode)
+@pytest.mark.parametrize(
+    ("versions", "globs", "about"),
+    [
+        ({"db": "v1", "host": "v1"}, "*", None),
+        ({"db": "v2", "host": "v1"}, "*", {Source("prod/db"): {"v2"}}),
+        ({"db": "v1", "host": "v2"}, "*", {Source("prod/host"): {"v2"}}),
+        ({"db": "v1"}, "*", {Source("prod/host"): set()}),
+        ({"db": "v2", "host": "v2"}, "*", {Source("prod/db"): {"v2"}, Source("prod/host"): {"v2"}}),
+        ({"db": "v2", "host": "v2"}, "prod/db", {Source("prod/db"): {"v2"}}),  # of the other one, nothing may be learnt
+    ],
+)
+async def test_each_of_several_secrets_is_compared_by_itself(
+    mode: PollMode, versions: dict[str, str], globs: str, about: dict[Source, set[str]] | None
+) -> None:
+    several = bound_object("db", "v1")
+    annotations = several["metadata"]["annotations"]
+    del annotations["keyturn.dev/secret-id"]
+    annotations |= {
+        "keyturn.dev/secrets": "db: prod/db\nhost: prod/host",
+        "keyturn.dev/data": "A: db\nB: host",
+        "keyturn.dev/version-ids": json.dumps({f"{ARN.format(name)}#AWSCURRENT": "v1" for name in ("db", "host")}),
+    }
+    annotations[RECORD_HASH] = record_hash(KEYED, several["metadata"]["uid"], annotations)
+    setting = Setting(
+        Aws(*(listed(name, version_id) for name, version_id in versions.items())), several, mode=mode, globs=globs
+    )
+    assert await setting.sweep() == (["db"] if about else [])
+    told = {source: expected for request in setting.requests for source, expected in request.about.items()}
+    assert told == (about or {})
 
 
 async def test_role_without_list_permission_describes_secret_by_secret() -> None:

@@ -19,7 +19,7 @@ from itertools import islice
 from keyturn_receiver.cluster.api import Json
 from keyturn_receiver.cluster.index import Index
 from keyturn_receiver.cluster.secret_client import own_annotations, state_label
-from keyturn_receiver.core.arn import account_scope, candidate_names
+from keyturn_receiver.core.arn import candidate_names, may_share_account
 from keyturn_receiver.core.binding import (
     DATA,
     DECLARING,
@@ -129,7 +129,8 @@ def read_bound(obj: Json, keyed: KeyedHash) -> BoundSecret:
     now = time.monotonic()
     # The ARNs that the Secret was made from also count, because AWS may report an ARN where the binding has a name.
     version_keys = () if whole is Integrity.BROKEN else islice(record.version_ids, MAX_ARNS)
-    secret_ids = (_spec_of(texts, faults).secret_id, *(split_version_key(key)[0] for key in version_keys))
+    named = (source.secret_id for source in _spec_of(texts, faults).sources)
+    secret_ids = (*named, *(split_version_key(key)[0] for key in version_keys))
     return BoundSecret(
         target=Target(sys.intern(metadata["namespace"]), metadata["name"]),
         uid=metadata["uid"],
@@ -252,8 +253,7 @@ class SecretCache:
 
     def _may_mean(self, target: Target, secret_id: str) -> bool:
         # An AWS secret in another account or region is a different one, even if it has the same name.
-        ours, theirs = account_scope(self._by_target[target].spec.secret_id), account_scope(secret_id)
-        return not ours or not theirs or ours == theirs
+        return any(may_share_account(each.secret_id, secret_id) for each in self._by_target[target].spec.sources)
 
     def live(self, bound: BoundSecret) -> LiveSecret | None:
         """Return the whole Secret if this replica has read or written exactly the version that is cached. Otherwise

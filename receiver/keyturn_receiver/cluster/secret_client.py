@@ -1,7 +1,7 @@
 """Client for single bound Secrets. It reads, applies and deletes a Secret, and writes a Secret's status."""
 
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -24,6 +24,7 @@ from keyturn_receiver.core.revision import (
 )
 from keyturn_receiver.core.vocabulary import secret_faults
 from keyturn_receiver.core.write_times import CHANGED_AT, resolve
+from keyturn_receiver.errors import Conflict
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,19 @@ class SecretClient:
         ``read``."""
         obj = await self._api.request("GET", _path(target), accept=METADATA_ONLY)
         return read_record(own_annotations(obj["metadata"]), state_label(obj["metadata"]))
+
+    async def read_values(self, live: LiveSecret, keys: Collection[str]) -> dict[str, bytes]:
+        """Read the present values of some keys, which a write has to repeat so that they stay.
+
+        Raises Conflict if the Secret has changed since it was read, and the same errors as ``read``.
+        """
+        if not keys:
+            return {}
+        obj = await self._api.request("GET", _path(live.target))
+        metadata, data = obj["metadata"], obj.get("data") or {}
+        if (metadata["uid"], metadata["resourceVersion"]) != (live.uid, live.resource_version):
+            raise Conflict(f"Secret {live.target} has changed: reading again")
+        return {key: b64decode(data[key]) for key in keys if key in data}
 
     async def apply(self, live: LiveSecret, record: Record, data: Mapping[str, bytes]) -> str:
         """Write our keys and annotations by server-side apply. Return the Secret's new resource version.

@@ -20,9 +20,20 @@ def candidate_names(secret_id: str) -> tuple[str, ...]:
     return (resource, resource[:-7]) if _SUFFIX.search(resource) else (resource,)
 
 
+def full_name(arn: str) -> str:
+    """Return the name in a complete ARN, as AWS returns it."""
+    return _SUFFIX.sub("", arn.partition(_RESOURCE)[2])
+
+
 def account_scope(secret_id: str) -> str:
     """Return the part of an ARN that names the partition, the region and the account. It is empty for a bare name."""
     return secret_id.partition(_RESOURCE)[0] if secret_id.startswith("arn:") else ""
+
+
+def may_share_account(secret_id: str, other: str) -> bool:
+    """Return whether two ids may be in the same partition, region and account. A bare name may be in any."""
+    ours, theirs = account_scope(secret_id), account_scope(other)
+    return not ours or not theirs or ours == theirs
 
 
 def refers_to(secret_id: str, arn: str, name: str) -> bool:

@@ -7,16 +7,19 @@ written, and ``Binding``, which has the same content after a check.
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 
 import yaml
 
+from keyturn_receiver.core.aliases import SECRETS, Alias, read_aliases, scope_of
+from keyturn_receiver.core.arn import full_name, refers_to
 from keyturn_receiver.core.copies import copy_of
 from keyturn_receiver.core.expression import is_property, validate_expression
 from keyturn_receiver.core.object_name import is_object_name
 from keyturn_receiver.core.reloader import IGNORE, MATCH
+from keyturn_receiver.core.revision import split_version_key
 from keyturn_receiver.core.rollout_switch import ROLLOUT, Switch, read_switch, switch_faults
 from keyturn_receiver.core.vocabulary import BIND_LABEL, is_bind_value
 from keyturn_receiver.core.yaml_advice import line_of_assignment, quoted_line
@@ -31,7 +34,7 @@ RECONCILE = "keyturn.dev/reconcile"
 CURRENT = "AWSCURRENT"
 
 # The annotations that determine the Secret's data. All other annotations control deletion and rollouts.
-FILLING = (SECRET_ID, DATA, VERSION_STAGE, SERVICE_ACCOUNT)
+FILLING = (SECRET_ID, DATA, VERSION_STAGE, SERVICE_ACCOUNT, SECRETS)
 DECLARING = (*FILLING, ON_DELETE, ROLLOUT, RECONCILE, IGNORE, MATCH)
 
 # https://kubernetes.io/docs/concepts/configuration/secret/#restriction-names-data
@@ -83,12 +86,29 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class AliasedSources:
+    """Several AWS secrets, each under its alias. An expression selects from an object {alias: value}."""
+
+    by_alias: tuple[tuple[str, Source], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """One key of the Secret. The JMESPath ``expression`` selects its value from the AWS secret's JSON."""
+    """One key of the Secret. The JMESPath ``expression`` selects its value from ``source``.
+
+    That is the JSON of one AWS secret, or an object of those AWS secrets that the expression names by their aliases.
+    """
 
     key: str
-    source: Source
+    source: Source | AliasedSources
     expression: str
+
+    @property
+    def sources(self) -> frozenset[Source]:
+        """The AWS secrets that the value of the key depends on."""
+        if isinstance(self.source, Source):
+            return frozenset({self.source})
+        return frozenset(source for _, source in self.source.by_alias)
 
 
 class OnDelete(StrEnum):
@@ -121,6 +141,24 @@ class BindingSpec:
     rollout_faults: tuple[str, ...] = ()
     reloader_ignore: str | None = None
     reloader_match: str | None = None
+    secrets: str | None = None
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The AWS secrets that the binding names, as far as the annotations can be read."""
+        if self.secrets is None:
+            return (Source(self.secret_id, self.stage),)
+        return tuple(dict.fromkeys(self.source_of(alias) for alias in read_aliases(self.secrets)[0]))
+
+    def source_of(self, alias: Alias) -> Source:
+        """Return the source of an alias. The staging label of the binding holds for each alias that names none."""
+        return Source(alias.secret_id, alias.stage or self.stage)
+
+    @property
+    def group(self) -> str:
+        """The AWS secret that stands for the binding where bindings take turns by secret."""
+        sources = self.sources
+        return sources[0].secret_id if sources else ""
 
     @property
     def account(self) -> str:
@@ -129,7 +167,12 @@ class BindingSpec:
 
     @property
     def names_a_source(self) -> bool:
-        """Return whether the names of the AWS secret and of the ServiceAccount are well-formed.
+        """Return whether the names of the AWS secrets and of the ServiceAccount are well-formed (``names``)."""
+        sources = self.sources
+        return bool(sources) and all(self.names(source) for source in sources)
+
+    def names(self, source: Source) -> bool:
+        """Return whether the names of an AWS secret and of the ServiceAccount are well-formed.
 
         If one of them is malformed, or another fault forbids to fill the Secret, neither AWS nor Kubernetes is asked
         about it.
@@ -137,7 +180,7 @@ class BindingSpec:
         if self.faults:
             return False
         is_account = self.service_account is None or is_object_name(self.service_account)
-        return is_account and is_secret_id(self.secret_id)
+        return is_account and is_secret_id(source.secret_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +202,21 @@ class Binding:
     @property
     def sources(self) -> frozenset[Source]:
         """The AWS secrets that this binding reads."""
-        named = {entry.source for entry in self.entries}
+        named = {source for entry in self.entries for source in entry.sources}
         return frozenset(named | ({self.everything_of} if self.everything_of else set()))
+
+    @property
+    def groups(self) -> "tuple[Binding, ...]":
+        """The binding, divided into bindings with the keys that depend on exactly the same AWS secrets.
+
+        A binding of one AWS secret is not divided.
+        """
+        if not self.entries or isinstance(self.entries[0].source, Source):
+            return (self,)
+        by_sources: dict[frozenset[Source], list[Entry]] = {}
+        for entry in self.entries:
+            by_sources.setdefault(entry.sources, []).append(entry)
+        return tuple(replace(self, entries=tuple(entries)) for entries in by_sources.values())
 
 
 def is_bound(metadata: Mapping[str, object]) -> bool:
@@ -181,6 +237,16 @@ def has_bind_label(metadata: Mapping[str, object]) -> bool:
 def is_secret_id(secret_id: str) -> bool:
     """Return whether a text has the form of a name or an ARN of an AWS secret."""
     return bool((SECRET_ARN if secret_id.startswith("arn:") else SECRET_NAME).fullmatch(secret_id))
+
+
+def versions_of(source: Source, version_ids: Mapping[str, str]) -> dict[str, str]:
+    """Return those entries of ``Record.version_ids`` that belong to a source."""
+    found: dict[str, str] = {}
+    for key, version_id in version_ids.items():
+        arn, stage = split_version_key(key)
+        if stage == source.stage and refers_to(source.secret_id, arn, full_name(arn)):
+            found[key] = version_id
+    return found
 
 
 def tell_all(faults: Sequence[str]) -> str:
@@ -214,6 +280,7 @@ def read_spec(annotations: Mapping[str, str], faults: tuple[str, ...] = ()) -> B
         rollout_faults=switch_faults(annotations),
         reloader_ignore=annotations.get(IGNORE),
         reloader_match=annotations.get(MATCH),
+        secrets=annotations.get(SECRETS),
     )
 
 
@@ -230,7 +297,10 @@ def read_binding(target: Target, spec: BindingSpec) -> Binding:
     Raises InvalidBinding. Its message names all faults that can be found at once, and says what to write instead.
     """
     faults = list(spec.faults)
-    if not spec.secret_id and not any(f"did you mean {SECRET_ID}?" in fault for fault in faults):
+    aliases: Mapping[str, Source] = {}
+    if spec.secrets is not None:
+        aliases = _read_sources(spec, faults)
+    elif not spec.secret_id and not any(f"did you mean {SECRET_ID}?" in fault for fault in faults):
         faults.append(f"annotation {SECRET_ID} is missing: set it to the name or ARN of an AWS secret")
     elif spec.secret_id and not is_secret_id(spec.secret_id):
         faults.append(f"annotation {SECRET_ID} is not the name or ARN of an AWS secret: copy it from the console")
@@ -244,14 +314,69 @@ def read_binding(target: Target, spec: BindingSpec) -> Binding:
     source = Source(spec.secret_id, spec.stage)
     entries: tuple[Entry, ...] = ()
     everything_of: Source | None = source
+    selectors: tuple[tuple[str, str], ...] = ()
     if spec.data is not None:
         everything_of = None
         selectors, selector_faults = _read_selectors(spec.data)
         faults += selector_faults
         entries = tuple(Entry(key, source, expression) for key, expression in selectors)
+    if spec.secrets is not None:
+        everything_of = None
+        entries = _read_aliased(selectors, aliases, spec.data, faults)
     if faults:
         raise InvalidBinding(tell_all(faults))
     return Binding(target, everything_of, entries, "Secret", spec.account, OnDelete(on_delete))
+
+
+def _read_sources(spec: BindingSpec, faults: list[str]) -> Mapping[str, Source]:
+    """Return the sources by alias. Append what is wrong with them to ``faults``."""
+    aliases, alias_faults = read_aliases(spec.secrets or "")
+    if spec.secret_id:
+        faults.append(f"annotations {SECRET_ID} and {SECRETS} exclude each other: keep one")
+    faults += alias_faults
+    faults += (
+        f"annotation {SECRETS}: alias {alias.name} is not the name or ARN of an AWS secret: copy it from the console"
+        for alias in aliases
+        if not is_secret_id(alias.secret_id)
+    )
+    return {alias.name: spec.source_of(alias) for alias in aliases}
+
+
+def _read_aliased(
+    selectors: Sequence[tuple[str, str]], aliases: Mapping[str, Source], data: str | None, faults: list[str]
+) -> tuple[Entry, ...]:
+    """Return the entries of a binding of several AWS secrets. Append what is wrong with them to ``faults``."""
+    if data is None:
+        example = next(iter(aliases), "alias")
+        faults.append(
+            f"annotation {DATA} is missing, and {SECRETS} needs it: write one `KEY: expression` per line, such as"
+            f" `PASSWORD: {example}.password`"
+        )
+    if faults:
+        return ()
+    entries: list[Entry] = []
+    for key, expression in selectors:
+        scope = scope_of(expression)
+        known = ", ".join(aliases)
+        if scope.whole:
+            faults.append(
+                f"annotation {DATA}: key {key}: its expression takes all AWS secrets together: begin with an alias, as"
+                f" in {next(iter(aliases))}.password or {next(iter(aliases))}; the aliases are {known}"
+            )
+        elif unknown := sorted(scope.names - aliases.keys()):
+            faults.append(
+                f"annotation {DATA}: key {key}: {', '.join(unknown):.80} is no alias in {SECRETS}: use one of {known}"
+            )
+        named = tuple((alias, aliases[alias]) for alias in aliases if alias in scope.names)
+        entries.append(Entry(key, AliasedSources(named), expression))
+    used = {
+        alias for entry in entries if isinstance(entry.source, AliasedSources) for alias, _ in entry.source.by_alias
+    }
+    if unused := [alias for alias in aliases if alias not in used]:
+        faults.append(
+            f"annotation {SECRETS}: no expression in {DATA} uses {', '.join(unused)}: remove the line, or use it"
+        )
+    return tuple(entries)
 
 
 def _read_selectors(text: str) -> _Selectors:

@@ -7,6 +7,7 @@ from keyturn_receiver.core.expression import Extent, extent_of
 from keyturn_receiver.core.json_text import BOM, MalformedJson, is_like_json, parse, place
 
 _WHITESPACE = " \t\r\n"  # of JSON
+_WHOLE = "@"  # the expression that takes the whole value
 _HEAD = 512  # bytes; what was meant to be JSON shows it within them
 
 
@@ -27,6 +28,10 @@ class Document:
     def is_json(self) -> bool:
         """Whether the value is a JSON object or list."""
         return isinstance(self.content, dict | list)
+
+    def fault_for(self, whole: str) -> str:
+        """Return ``fault`` for a binding in which the expression ``whole`` takes the value as it is."""
+        return self.fault.removesuffix(_WHOLE) + whole if self.fault.endswith(_WHOLE) else self.fault
 
 
 def read_document(value: str | bytes) -> Document:
@@ -63,7 +68,7 @@ def extent(value: str | bytes) -> Extent:
 def _fault(cause: str) -> str:
     return (
         f"the value begins like JSON, but is not JSON ({cause}): correct it in AWS, or take it as it is with the"
-        " expression @"
+        f" expression {_WHOLE}"
     )
 
 

@@ -80,6 +80,12 @@ def is_property(expression: str) -> bool:
     return _PROPERTY.fullmatch(expression) is not None
 
 
+def syntax_tree(expression: str) -> Mapping[str, Any]:
+    """Return the syntax tree of a valid expression, in the form of the library."""
+    tree: Mapping[str, Any] = _parsed(expression).parsed
+    return tree
+
+
 @dataclass(frozen=True, slots=True)
 class Extent:
     """Upper bounds of a JSON value: the bytes of its text in UTF-8, and the number of values that it consists of."""

@@ -2,9 +2,9 @@
 equal."""
 
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from keyturn_receiver.core.binding import DATA, Binding, Source, Target
+from keyturn_receiver.core.binding import DATA, AliasedSources, Binding, Source, Target, versions_of
 from keyturn_receiver.core.integrity import Integrity
 from keyturn_receiver.core.printable import printable
 from keyturn_receiver.core.render import WHOLE_VALUE_KEY, SecretVersion, names_of
@@ -13,6 +13,7 @@ from keyturn_receiver.core.revision import (
     UNKNOWN,
     KeyedHash,
     Record,
+    compound_version,
     data_hash,
     next_revision,
     revision_of,
@@ -72,10 +73,13 @@ def plan(
     fingerprint: Fingerprint,
     keyed: KeyedHash,
     request: str = "",
+    status: str = OK,
 ) -> Plan:
     """Compare the Secret with the data that it should hold, and plan the write.
 
-    ``request`` is the request of the Secret's author to reconcile, which is recorded as served.
+    ``request`` is the request of the Secret's author to reconcile, which is recorded as served. ``versions`` may lack
+    some of several AWS secrets. ``data`` then has the present values of the keys that depend on them, and ``status``
+    says why.
 
     Raises ClusterRefused if the Secret is immutable but its values have to change. Raises InvalidValue if the write
     would remove every key that pods read, if it would take over a key of another writer, or if the record would be too
@@ -95,20 +99,20 @@ def plan(
     after: dict[str, str] = {}
     for key in data:
         if key not in differing:
-            before[key] = after[key] = recorded.get(key, sourced[key])
+            before[key] = after[key] = recorded[key] if key in recorded else sourced[key]
         elif only_restores and key in recorded:
             after[key] = recorded[key]
         else:
             before[key] = recorded.get(key, UNKNOWN)
             after[key] = next_revision(recorded.get(key), sourced[key])
-    version_ids = {version_key(v.arn, source.stage): v.version_id for source, v in versions.items()}
+    version_ids = _version_ids(binding, versions, live.record.version_ids)
     removed = recorded.keys() - data.keys()
     changed = tuple(sorted(differing | removed))
     new_revisions = {key for key in differing if before[key] != after[key]}
     appeared = new_revisions - recorded.keys() - live.fingerprints.keys()
     times = next_times(live.record.write_times, data, new_revisions - appeared, appeared, bool(removed))
     record = Record(
-        version_ids, after, new_hash, binding_hash, OK, request or live.record.reconciled, write_times=times
+        version_ids, after, new_hash, binding_hash, status, request or live.record.reconciled, write_times=times
     )
     if changed and live.immutable:
         raise ClusterRefused("the Secret is immutable: delete it, and create it again without `immutable: true`")
@@ -117,7 +121,9 @@ def plan(
             f"it has {len(data)} keys, and the revisions of so many do not fit into the Secret's annotations:"
             f" name those you need with {DATA}"
         )
-    write = bool(changed) or record != live.record or live.integrity is not Integrity.INTACT
+    # The status alone is written elsewhere, unless it only says that all is well again.
+    as_it_is = live.record if status == OK else replace(live.record, status=status)
+    write = bool(changed) or record != as_it_is or live.integrity is not Integrity.INTACT
     return Plan(record, before, write=write, changed_keys=changed, data=data)
 
 
@@ -137,6 +143,22 @@ def _check_holders(live: LiveSecret, keys: Set[str], versions: Mapping[Source, S
             f": remove them from the Secret or from the AWS secret, or name the keys you need with {DATA}"
         )
     )
+
+
+def _version_ids(
+    binding: Binding, versions: Mapping[Source, SecretVersion], recorded: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the version id of each AWS secret. One that was not read keeps its version in the record."""
+    version_ids: dict[str, str] = {}
+    for source in binding.sources - versions.keys():
+        version_ids |= versions_of(source, recorded)
+    return version_ids | {version_key(v.arn, source.stage): v.version_id for source, v in versions.items()}
+
+
+def _version_id(source: Source | AliasedSources, versions: Mapping[Source, SecretVersion]) -> str:
+    if isinstance(source, Source):
+        return versions[source].version_id
+    return compound_version({alias: versions[each].version_id for alias, each in source.by_alias})
 
 
 def _check_keys_remain(name: str, recorded: Mapping[str, str], data: Mapping[str, bytes]) -> None:
@@ -159,10 +181,14 @@ def _check_keys_remain(name: str, recorded: Mapping[str, str], data: Mapping[str
 def _revisions_by_source(
     binding: Binding, data: Mapping[str, bytes], versions: Mapping[Source, SecretVersion]
 ) -> dict[str, str]:
-    """Return the revision of each key, derived from the version that the key comes from."""
+    """Return the revision of each key, derived from the version or versions that the key comes from.
+
+    A key that keeps its value because one of its AWS secrets was not read has none here.
+    """
     revisions = {
-        entry.key: revision_of(versions[entry.source].version_id, entry.key, entry.expression)
+        entry.key: revision_of(_version_id(entry.source, versions), entry.key, entry.expression)
         for entry in binding.entries
+        if entry.sources <= versions.keys()
     }
     if binding.everything_of:
         version_id = versions[binding.everything_of].version_id

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from keyturn_receiver.core.binding import DATA, SECRET_KEY, Binding, Source, tell_all
+from keyturn_receiver.core.binding import DATA, SECRET_KEY, AliasedSources, Binding, Entry, Source, tell_all
 from keyturn_receiver.core.document import Document, extent, read_document
-from keyturn_receiver.core.expression import MAX_COST, cost, evaluate
+from keyturn_receiver.core.expression import MAX_COST, Extent, cost, evaluate
 from keyturn_receiver.core.expression_advice import constant_advice
 from keyturn_receiver.core.functions import EvaluationError, NothingSelected, to_bytes
 from keyturn_receiver.core.json_text import UnusableValue
@@ -40,7 +40,13 @@ def costs(binding: Binding, versions: Mapping[Source, SecretVersion]) -> Iterato
     """
     extents = {source: extent(versions[source].value) for source in binding.sources}
     for entry in binding.entries:
-        yield cost(entry.expression, extents[entry.source])
+        yield cost(entry.expression, _entry_extent(entry.source, extents))
+
+
+def _entry_extent(source: Source | AliasedSources, extents: Mapping[Source, Extent]) -> Extent:
+    if isinstance(source, Source):
+        return extents[source]
+    return sum((extents[each] + Extent(len(alias) + 4, 1) for alias, each in source.by_alias), Extent(2, 1))
 
 
 def render(
@@ -59,13 +65,13 @@ def render(
     spending = costs(binding, versions) if known_costs is None else known_costs
     for entry, spent in zip(binding.entries, spending, strict=True):
         budget -= spent
-        document = documents[entry.source]
         try:
-            data[entry.key] = _as_bytes(_evaluate(entry.expression, document, spent))
+            data[entry.key] = _as_bytes(_select(entry, documents, spent))
+        except _FaultyDocument as error:
+            errors += [str(error)] * (str(error) not in errors)
         except EvaluationError as error:
             advice = constant_advice(entry.expression, entry.key) if isinstance(error, NothingSelected) else ""
-            fault = f"key {entry.key} (expression {entry.expression!r:.120}): {error}{advice}"
-            errors += [fault] if str(error) != document.fault else [document.fault] * (document.fault not in errors)
+            errors.append(f"key {entry.key} (expression {entry.expression!r:.120}): {error}{advice}")
         if budget < 0:
             if not errors:
                 errors.append("its expressions together could produce far more than a Secret can hold: simplify them")
@@ -73,7 +79,8 @@ def render(
     if not errors and sum(map(len, data.values())) > MAX_DATA:
         errors.append(f"its keys hold more than {MAX_DATA} bytes, a Secret's limit: take fewer of them with {DATA}")
     if errors:
-        raise InvalidValue(f"AWS secret {names_of(versions)}: {tell_all(errors)}")
+        names = names_of(versions)
+        raise InvalidValue((f"AWS secret {names}: " if names else "") + tell_all(errors))
     return data
 
 
@@ -110,11 +117,36 @@ def _render_properties(properties: Mapping[str, object], data: dict[str, bytes],
             errors.append(f"its property number {number}: {error}")
 
 
+class _FaultyDocument(EvaluationError):
+    """A value that was meant to be JSON is not, which concerns every key that needs it."""
+
+
+def _select(entry: Entry, documents: Mapping[Source, Document], spent: int) -> object:
+    if isinstance(entry.source, Source):
+        return _evaluate(entry.expression, documents[entry.source], spent)
+    named = {alias: documents[source] for alias, source in entry.source.by_alias}
+    if alone := named.get(entry.expression.strip()):
+        return alone.raw
+    for alias, document in named.items():
+        if document.fault:
+            raise _FaultyDocument(f"alias {alias}: {document.fault_for(alias)}")
+    try:
+        return evaluate(entry.expression, {alias: document.content for alias, document in named.items()}, spent)
+    except NothingSelected as error:
+        texts = ", ".join(alias for alias, document in named.items() if not document.is_json)
+        if not texts:
+            raise
+        raise EvaluationError(
+            f"{error}; the value of {texts} in AWS is not JSON and has no properties: write the alias alone for the"
+            " whole value"
+        ) from None
+
+
 def _evaluate(expression: str, document: Document, spent: int) -> object:
     if expression.strip() == "@":
         return document.raw
     if document.fault:
-        raise EvaluationError(document.fault)
+        raise _FaultyDocument(document.fault)
     try:
         return evaluate(expression, document.content, spent)
     except NothingSelected:

@@ -150,6 +150,18 @@ def revision_of(version_id: str, key: str, expression: str) -> str:
     return f"{version_id}.{hashlib.sha256(expression.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
+def compound_version(version_ids: Mapping[str, str]) -> str:
+    """Return a version id that stands for the versions of several AWS secrets, which are given by their aliases.
+
+    It changes whenever one of them changes, and it is the same on every replica. For one AWS secret it is the version
+    id of that secret.
+    """
+    if len(version_ids) == 1:
+        return next(iter(version_ids.values()))
+    lines = "\n".join(f"{alias}={version_ids[alias]}" for alias in sorted(version_ids))
+    return hashlib.sha256(lines.encode()).hexdigest()[:32]
+
+
 def next_revision(current: str | None, revision: str) -> str:
     """Return the next revision of a key whose value changes: ``revision``, or ``revision+n``.
 

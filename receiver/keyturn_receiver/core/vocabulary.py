@@ -36,6 +36,7 @@ _S, _W, _T, _N = Place.SECRET, Place.WORKLOAD, Place.POD_TEMPLATE, Place.NAMESPA
 # The annotations that authors write.
 DECLARED: Mapping[str, tuple[Place, ...]] = {
     "secret-id": (_S,),
+    "secrets": (_S,),
     "data": (_S,),
     "version-stage": (_S,),
     "service-account": (_S,),
@@ -69,15 +70,19 @@ SYNONYMS: Mapping[str, str] = {
         ("key", "keys", "template", "values", "map", "mapping", "properties", "items", "fields", "expressions"), "data"
     ),
     **dict.fromkeys(("id", "arn", "name", "secret", "secret-name", "secret-arn", "source", "from"), "secret-id"),
+    **dict.fromkeys(("sources", "aliases", "secret-ids", "arns"), "secrets"),
     **dict.fromkeys(("stage", "version", "version-label", "staging-label", "label"), "version-stage"),
     **dict.fromkeys(("sa", "role", "role-arn", "iam-role", "account"), "service-account"),
     **dict.fromkeys(("delete", "deletion", "deletion-policy", "reclaim-policy", "prune"), "on-delete"),
     **dict.fromkeys(("refresh", "sync", "force-sync", "resync", "requested-at", "now"), "reconcile"),
     **dict.fromkeys(("uses", "used", "consumes", "depends-on", "secret-names", "watches"), "reads"),
     **dict.fromkeys(("restart", "restarts", "reload", "auto"), "rollout"),
-    **dict.fromkeys(("allow", "allowed", "secrets", "policy"), "allow-secrets"),
+    **dict.fromkeys(("allow", "allowed", "policy"), "allow-secrets"),
     **dict.fromkeys(("enabled", "enable", "managed"), "bind"),
 }
+
+# Names that are known in another place, and that an author may use for an annotation in this place.
+HOMONYMS: Mapping[tuple[Place, str], str] = {(Place.NAMESPACE, "secrets"): "allow-secrets"}
 
 
 def secret_faults(metadata: Mapping[str, object]) -> tuple[str, ...]:
@@ -134,6 +139,8 @@ def _fault(what: str, name: str, place: Place) -> str | None:
     if domain != DOMAIN and not _is_near_domain(domain):
         return None  # the domain of somebody else
     places = _places(name, LABELS if what == "label" else _ANNOTATIONS)
+    if domain == DOMAIN and (place, word) in HOMONYMS:
+        return f"{what} {name} is not known: did you mean {DOMAIN}/{HOMONYMS[place, word]}?"
     if domain == DOMAIN and places:
         return f"{what} {name} does not belong on a {place}: move it to the {places[0]}"
     if place in _places(name, DECLARED if what == "label" else LABELS):

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from keyturn_receiver.cluster.secret_cache import BoundSecret
 from keyturn_receiver.errors import KeyturnError
 from keyturn_receiver.liveness import Ping, no_ping
+from keyturn_receiver.poller.bound_source import BoundSource
 from keyturn_receiver.poller.sweep import Interrupted, StaleBinding, Sweeper, SweepResult
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
@@ -120,7 +120,7 @@ class Poller:
             raise Interrupted
         return [*own, *(each for result in results for each in result)]
 
-    async def _sweep_own(self, ping: Ping) -> tuple[Mapping[StoreKey, Sequence[BoundSecret]], Sequence[StaleBinding]]:
+    async def _sweep_own(self, ping: Ping) -> tuple[Mapping[StoreKey, Sequence[BoundSource]], Sequence[StaleBinding]]:
         """Sweep the receiver's own store, before the stores that bindings name.
 
         Returns the bindings by store, and the stale bindings of the own store.
@@ -134,7 +134,7 @@ class Poller:
         return by_store, stale or ()
 
     def _start_others(
-        self, by_store: Mapping[StoreKey, Sequence[BoundSecret]], ping: Ping
+        self, by_store: Mapping[StoreKey, Sequence[BoundSource]], ping: Ping
     ) -> "Sequence[asyncio.Task[Sequence[StaleBinding]]]":
         """Start the sweeps of all other stores, at most SWEEP_LANES at the same time.
 
@@ -156,7 +156,7 @@ class Poller:
         del self._running[key]
 
     async def _sweep_in_lane(
-        self, key: StoreKey, bindings: Sequence[BoundSecret], ping: Ping
+        self, key: StoreKey, bindings: Sequence[BoundSource], ping: Ping
     ) -> Sequence[StaleBinding]:
         async with self._lanes:
             try:
@@ -177,7 +177,7 @@ class Poller:
         return []
 
     async def _sweep_store(
-        self, key: StoreKey, bindings: Sequence[BoundSecret], ping: Ping
+        self, key: StoreKey, bindings: Sequence[BoundSource], ping: Ping
     ) -> Sequence[StaleBinding] | None:
         """Sweep one store. Returns None if that failed."""
         started = self._now()
@@ -231,8 +231,9 @@ class Poller:
     def _recover(self, stale: StaleBinding) -> None:
         if not self._sweeper.is_current(stale):
             return  # the Secret has been reconciled or edited in the meantime
-        request = Request.now(Cause.POLL, stale.version_ids)
-        self._queue.submit(stale.target, request, stale.bound.spec.secret_id).add_done_callback(self._count_recovered)
+        request = Request.now(Cause.POLL, stale.version_ids, about=stale.about)
+        group = stale.bound.source.secret_id
+        self._queue.submit(stale.target, request, group).add_done_callback(self._count_recovered)
 
     def _count_recovered(self, future: "asyncio.Future[ReconcileResult]") -> None:
         if not future.cancelled() and future.result().error is None and future.result().changed:

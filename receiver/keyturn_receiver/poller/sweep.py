@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
+from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.core.arn import account_scope, refers_to
-from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.binding import Source, Target
 from keyturn_receiver.core.integrity import Integrity
 from keyturn_receiver.core.revision import OK, version_key
 from keyturn_receiver.errors import KeyturnError, SourceNotFound, SourcePendingDeletion, SourceRefused, Temporary
+from keyturn_receiver.poller.bound_source import BoundSource
 from keyturn_receiver.poller.turns import in_turns, part_of
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.resilience.bounded_map import BoundedMap
@@ -41,7 +42,7 @@ class Interrupted(Exception):
 class StaleBinding:
     """A binding to reconcile. ``metadata`` describes its AWS secret, and is None if that secret does not exist."""
 
-    bound: BoundSecret
+    bound: BoundSource
     metadata: SecretMetadata | None
 
     @property
@@ -50,10 +51,15 @@ class StaleBinding:
         return self.bound.target
 
     @property
+    def about(self) -> frozenset[Source]:
+        """The one of several AWS secrets that has changed. The set is empty if there is a single one anyway."""
+        return frozenset({self.bound.source} if len(self.bound.secret.spec.sources) > 1 else ())
+
+    @property
     def version_ids(self) -> frozenset[str]:
         """The id of the version that the Secret should be made from. The set is empty if AWS reports no such
         version."""
-        version_id = self.metadata.current(self.bound.spec.stage) if self.metadata else None
+        version_id = self.metadata.current(self.bound.source.stage) if self.metadata else None
         return frozenset({version_id} if version_id else ())
 
 
@@ -62,7 +68,7 @@ class SweepResult:
     """Result of a sweep by ``identity``. ``watermark`` is the time of the latest change in AWS that it has seen."""
 
     identity: Identity
-    stale: dict[Target, StaleBinding] = field(default_factory=dict)
+    stale: dict[tuple[Target, Source], StaleBinding] = field(default_factory=dict)
     watermark: datetime | None = None
 
 
@@ -74,7 +80,7 @@ async def yield_to_loop(items: Sequence[T]) -> AsyncIterator[T]:
             await asyncio.sleep(0)
 
 
-def is_stale(bound: BoundSecret, metadata: SecretMetadata | None) -> bool:
+def is_stale(bound: BoundSource, metadata: SecretMetadata | None) -> bool:
     """Return whether a binding is out of date, according to the metadata that AWS reports.
 
     The comparison uses versions, not times. A binding is stale if its staging label is on a different version than the
@@ -87,13 +93,13 @@ def is_stale(bound: BoundSecret, metadata: SecretMetadata | None) -> bool:
         return not record.has_reason(SourceNotFound.reason)
     if metadata.pending_deletion:
         return not record.has_reason(SourcePendingDeletion.reason)
-    applied = record.version_ids.get(version_key(metadata.arn, bound.spec.stage))
-    return not_proven(bound) or record.status != OK or applied != metadata.current(bound.spec.stage)
+    applied = record.version_ids.get(version_key(metadata.arn, bound.source.stage))
+    return not_proven(bound) or record.status != OK or applied != metadata.current(bound.source.stage)
 
 
-def not_proven(bound: BoundSecret) -> bool:
+def not_proven(bound: BoundSource) -> bool:
     """Return whether nothing proves that the Secret still is as Keyturn wrote it."""
-    return bound.integrity is not Integrity.INTACT
+    return bound.secret.integrity is not Integrity.INTACT
 
 
 class Sweeper:
@@ -119,21 +125,21 @@ class Sweeper:
         """The key of the receiver's own store in its own region."""
         return self._stores.key()
 
-    async def bindings_by_store(self) -> Mapping[StoreKey, Sequence[BoundSecret]]:
-        """Group the bindings by the store that reads their secret. Bindings that the access policy forbids are left
-        out."""
-        by_store: dict[StoreKey, list[BoundSecret]] = {}
+    async def bindings_by_store(self) -> Mapping[StoreKey, Sequence[BoundSource]]:
+        """Group the bindings by the store that reads their secret. A binding of several secrets can be in several
+        groups. What the access policy forbids is left out."""
+        by_store: dict[StoreKey, list[BoundSource]] = {}
         async for bound in yield_to_loop(self._secrets.all()):
-            if not self._access_policy.allows(bound):
-                continue
-            key = self._stores.key(bound.spec.secret_id, bound.target.namespace, bound.spec.account)
-            by_store.setdefault(key, []).append(bound)
+            for source in bound.spec.sources:
+                if self._access_policy.allows_source(bound, source):
+                    key = self._stores.key(source.secret_id, bound.target.namespace, bound.spec.account)
+                    by_store.setdefault(key, []).append(BoundSource(bound, source))
         return by_store
 
     async def sweep(
         self,
         key: StoreKey,
-        bindings: Sequence[BoundSecret],
+        bindings: Sequence[BoundSource],
         last: SweepResult | None,
         may_continue: Callable[[], bool],
         on_stale: Callable[[Sequence[StaleBinding]], None],
@@ -150,7 +156,7 @@ class Sweeper:
         """
         store = await self._stores.get(key)
         since = last.watermark if last and last.identity == store.identity else None
-        named = len({bound.spec.secret_id for bound in bindings})
+        named = len({bound.source.secret_id for bound in bindings})
         max_pages = math.inf if key == self.own_key else named
         if self._mode is PollMode.LIST and max_pages > DESCRIBE_UP_TO:
             try:
@@ -174,13 +180,13 @@ class Sweeper:
         self._sweeps += 1
         return StoreSweep(store, self._secrets, self._may_know, may_continue, on_stale, self._sweeps)
 
-    def _may_know(self, bound: BoundSecret, secret_name: str) -> bool:
+    def _may_know(self, bound: BoundSource, secret_name: str) -> bool:
         """Return whether the owner of a binding may learn that the AWS secret with exactly this name exists."""
-        return self._access_policy.could_apply(bound, (secret_name,))
+        return self._access_policy.could_apply(bound.secret, bound.source, (secret_name,))
 
-    def _warn_of_calls(self, key: StoreKey, bindings: Sequence[BoundSecret], error: SourceRefused) -> None:
+    def _warn_of_calls(self, key: StoreKey, bindings: Sequence[BoundSource], error: SourceRefused) -> None:
         """Log a warning once for each store, because AWS bills each call (docs/cost.md)."""
-        calls = round(len({bound.spec.secret_id for bound in bindings}) * 3600 / self._interval)
+        calls = round(len({bound.source.secret_id for bound in bindings}) * 3600 / self._interval)
         fields = {"account": key.account, "region": key.region, "calls_per_hour": calls}
         level = logging.INFO if key in self._refusing else logging.WARNING
         self._refusing.put(key, True)
@@ -189,7 +195,7 @@ class Sweeper:
     def is_current(self, stale: StaleBinding) -> bool:
         """Return whether the Secret has not changed since the sweep saw it."""
         bound = self._secrets.get(stale.target)
-        return bound is not None and bound.resource_version == stale.bound.resource_version
+        return bound is not None and bound.resource_version == stale.bound.secret.resource_version
 
 
 class StoreSweep:
@@ -202,7 +208,7 @@ class StoreSweep:
         self,
         store: Store,
         secrets: SecretCache,
-        may_know: Callable[[BoundSecret, str], bool],
+        may_know: Callable[[BoundSource, str], bool],
         may_continue: Callable[[], bool],
         on_stale: Callable[[Sequence[StaleBinding]], None],
         number: int,
@@ -219,7 +225,7 @@ class StoreSweep:
         self._ended_early = False  # the list has more pages than were worth reading
 
     async def by_list(
-        self, bindings: Sequence[BoundSecret], since: datetime | None, max_pages: float = math.inf
+        self, bindings: Sequence[BoundSource], since: datetime | None, max_pages: float = math.inf
     ) -> SweepResult:
         """List the secrets that have changed after ``since``, or all secrets, and compare the bindings with the list.
 
@@ -228,32 +234,35 @@ class StoreSweep:
         secrets of other accounts, which no list contains, and the secrets of bindings whose status reports an error or
         which have been edited. Raises SourceRefused if the role may not list secrets.
         """
-        targets = {bound.target for bound in bindings}
+        by_target: dict[Target, list[BoundSource]] = {}
+        for bound in bindings:
+            by_target.setdefault(bound.target, []).append(bound)
         # The account and region of each secret in the list: one pair, or none if the account has no secrets.
         own_accounts: set[str] = set()
-        seen: set[Target] = set()
+        seen: set[tuple[Target, Source]] = set()
         async for page in self._pages(since, max_pages):
             async for metadata in yield_to_loop(page):
                 own_accounts.add(account_scope(metadata.arn))
                 for target in self._secrets.by_secret_id(metadata.arn, metadata.name):
-                    bound = self._secrets.get(target)
-                    # The cache finds a binding by the names in its record, too, which its owner can edit.
-                    if bound and target in targets and self._concerns(bound, metadata):
-                        seen.add(target)
-                        self._record(bound, metadata)
+                    secret = self._secrets.get(target)
+                    for bound in by_target.get(target, ()):
+                        # The cache finds a binding by the names in its record, too, which its owner can edit.
+                        if secret and self._concerns(bound, metadata):
+                            seen.add((target, bound.source))
+                            self._record(BoundSource(secret, bound.source), metadata)
             await asyncio.sleep(PAGE_PAUSE)
         self._report()
-        unseen = [bound for bound in bindings if bound.target not in seen]
+        unseen = [bound for bound in bindings if (bound.target, bound.source) not in seen]
         own_accounts.add("")  # this covers bindings that give a bare name
         if since is None or self._ended_early:
             await self._describe(unseen)
             return self._result
         # An error can go away although its secret has not changed, for example when a permission is granted, and a
         # Secret can be edited. A list of changes does not show that.
-        others: list[BoundSecret] = []
-        errors: list[BoundSecret] = []
+        others: list[BoundSource] = []
+        errors: list[BoundSource] = []
         for bound in unseen:
-            if account_scope(bound.spec.secret_id) not in own_accounts:
+            if account_scope(bound.source.secret_id) not in own_accounts:
                 others.append(bound)
             elif bound.record.status != OK:
                 errors.append(bound)
@@ -262,7 +271,7 @@ class StoreSweep:
         await self._describe([*others, *part_of(errors, self._number)])
         return self._result
 
-    async def by_description(self, bindings: Sequence[BoundSecret]) -> SweepResult:
+    async def by_description(self, bindings: Sequence[BoundSource]) -> SweepResult:
         """Describe the secret of each binding, either because of the mode or because the role may not list secrets.
 
         If every call failed with a Temporary, the cause is not a single secret, so the last error is raised.
@@ -294,7 +303,7 @@ class StoreSweep:
                 return
             self._check()
 
-    async def _describe(self, bindings: Sequence[BoundSecret]) -> Temporary | None:
+    async def _describe(self, bindings: Sequence[BoundSource]) -> Temporary | None:
         """Describe the secret of each binding. If every call failed with a Temporary, return the last error."""
         by_id = in_turns(bindings)
         last_error, failures = None, 0
@@ -324,14 +333,14 @@ class StoreSweep:
             self._on_stale(self._fresh)
             self._fresh = []
 
-    def _concerns(self, bound: BoundSecret, metadata: SecretMetadata) -> bool:
-        named = bound.spec.secret_id
+    def _concerns(self, bound: BoundSource, metadata: SecretMetadata) -> bool:
+        named = bound.source.secret_id
         return refers_to(named, metadata.arn, metadata.name) and self._may_know(bound, metadata.name)
 
-    def _record(self, bound: BoundSecret, metadata: SecretMetadata | None) -> None:
+    def _record(self, bound: BoundSource, metadata: SecretMetadata | None) -> None:
         if is_stale(bound, metadata):
-            self._result.stale[bound.target] = StaleBinding(bound, metadata)
-            self._fresh.append(self._result.stale[bound.target])
+            self._result.stale[bound.target, bound.source] = StaleBinding(bound, metadata)
+            self._fresh.append(self._result.stale[bound.target, bound.source])
 
     def _check(self) -> None:
         if not self._may_continue():

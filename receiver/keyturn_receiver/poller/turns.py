@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from keyturn_receiver.cluster.secret_cache import BoundSecret
+from keyturn_receiver.poller.bound_source import BoundSource
 from keyturn_receiver.resilience.turns import take_turns
 
 # Bindings in error of one namespace whose secrets one sweep describes, in addition to a list of changes. The next sweep
@@ -11,21 +11,21 @@ from keyturn_receiver.resilience.turns import take_turns
 MAX_ERRORS = 200
 
 
-def in_turns(bindings: Sequence[BoundSecret]) -> dict[str, list[BoundSecret]]:
+def in_turns(bindings: Sequence[BoundSource]) -> dict[str, list[BoundSource]]:
     """Group bindings by AWS secret. The namespaces take turns."""
-    named = dict.fromkeys((bound.target.namespace, bound.spec.secret_id) for bound in bindings)
-    by_id: dict[str, list[BoundSecret]] = {secret_id: [] for _, secret_id in take_turns(named, lambda pair: pair[0])}
+    named = dict.fromkeys((bound.target.namespace, bound.source.secret_id) for bound in bindings)
+    by_id: dict[str, list[BoundSource]] = {secret_id: [] for _, secret_id in take_turns(named, lambda pair: pair[0])}
     for bound in bindings:
-        by_id[bound.spec.secret_id].append(bound)
+        by_id[bound.source.secret_id].append(bound)
     return by_id
 
 
-def part_of(errors: Sequence[BoundSecret], number: int) -> list[BoundSecret]:
+def part_of(errors: Sequence[BoundSource], number: int) -> list[BoundSource]:
     """Return at most MAX_ERRORS bindings of each namespace. The next ``number`` gives the next ones."""
-    by_namespace: dict[str, list[BoundSecret]] = {}
+    by_namespace: dict[str, list[BoundSource]] = {}
     for bound in errors:
         by_namespace.setdefault(bound.target.namespace, []).append(bound)
-    part: list[BoundSecret] = []
+    part: list[BoundSource] = []
     for bounds in by_namespace.values():
         begin = number % math.ceil(len(bounds) / MAX_ERRORS) * MAX_ERRORS
         part += bounds[begin : begin + MAX_ERRORS]

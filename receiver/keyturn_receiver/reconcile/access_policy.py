@@ -7,6 +7,7 @@ from keyturn_receiver.cluster.namespace_cache import NamespaceCache
 from keyturn_receiver.cluster.secret_cache import BoundSecret
 from keyturn_receiver.core import policy
 from keyturn_receiver.core.arn import candidate_names
+from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.regions import Regions
 from keyturn_receiver.errors import InvalidBinding, NotAllowed
 
@@ -61,24 +62,30 @@ class AccessPolicy:
         policy.check_name(self._tenancy(namespace, service_account), secret_name)
 
     def allows(self, bound: BoundSecret) -> bool:
-        """Return whether a bound Secret may name its AWS secret, as far as this can be decided without asking AWS."""
+        """Return whether a bound Secret may name its AWS secrets, as far as this can be decided without asking AWS."""
+        return bound.spec.names_a_source and all(self.allows_source(bound, each) for each in bound.spec.sources)
+
+    def allows_source(self, bound: BoundSecret, source: Source) -> bool:
+        """Return whether a bound Secret may name one of its AWS secrets, as far as this can be decided without asking
+        AWS."""
         spec = bound.spec
-        if not (spec.names_a_source and self._regions.allows(spec.secret_id)):
+        if not (spec.names(source) and self._regions.allows(source.secret_id)):
             return False
         try:
-            self.check_id(bound.target.namespace, spec.account, spec.secret_id)
+            self.check_id(bound.target.namespace, spec.account, source.secret_id)
         except (InvalidBinding, NotAllowed):
             return False
         return True
 
-    def could_apply(self, bound: BoundSecret, names: Iterable[str]) -> bool:
-        """Return whether a notification about an AWS secret with one of ``names`` could concern a bound Secret.
+    def could_apply(self, bound: BoundSecret, source: Source, names: Iterable[str]) -> bool:
+        """Return whether a notification about an AWS secret with one of ``names`` could concern ``source``, which a
+        bound Secret is made from.
 
         The owner of a Secret can write any name and any ARN into its annotations. So a delivery must not wait for a
         binding that may not read the AWS secret in the notification.
         """
         tenancy = self._tenancy(bound.target.namespace, bound.spec.account)
-        return self.allows(bound) and policy.could_apply(tenancy, names)
+        return self.allows_source(bound, source) and policy.could_apply(tenancy, names)
 
     def _check_reserved(self, names: Iterable[str]) -> None:
         if not self._reserved.isdisjoint(names):

@@ -1,5 +1,7 @@
 """Deletes a Secret because AWS has deleted the secret that it was made from. In case of doubt, the Secret stays."""
 
+from collections.abc import Collection
+
 from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import Binding
@@ -20,24 +22,24 @@ class SecretDeleter:
         self._allowed = allowed
 
     async def delete(
-        self, binding: Binding, key: StoreKey, live: LiveSecret, since: float, fault: SourceNotFound
+        self, binding: Binding, keys: Collection[StoreKey], live: LiveSecret, since: float, fault: SourceNotFound
     ) -> None:
         """Delete the Secret if AWS reports that none of the AWS secrets that it was made from exists any more.
 
         If a name is not found, the receiver may simply be running in the wrong region or account. So the recorded ARNs
         are looked up, and this receiver must have seen another secret of the same account and region. The ARNs come
-        from an annotation that the Secret's owner can edit, so the access policy is checked before AWS is asked. Raises
-        NotAllowed, SourceRefused in case of doubt, Conflict, or, if deletions are not allowed, a copy of ``fault`` with
-        further advice.
+        from an annotation that the Secret's owner can edit, so the access policy is checked before AWS is asked.
+        ``keys`` are the stores that read the AWS secrets of the binding. Raises NotAllowed, SourceRefused in case of
+        doubt, Conflict, or, if deletions are not allowed, a copy of ``fault`` with further advice.
         """
         if not self._allowed:
             raise SourceNotFound(
                 f"{fault}; the Secret stays, for this receiver deletes none: if it should, set deletions.enabled in the"
                 " chart (KEYTURN_DELETIONS)"
             )
-        secrets_manager = (await self._stores.get(key, since)).secrets_manager
-        for arn in {split_version_key(key)[0] for key in live.record.version_ids}:
-            if region(arn) != key.region or not secrets_manager.has_seen(arn):
+        for arn in {split_version_key(each)[0] for each in live.record.version_ids}:
+            key = next((each for each in keys if each.region == region(arn)), None)
+            if key is None or not (await self._stores.get(key, since)).secrets_manager.has_seen(arn):
                 raise SourceRefused(
                     f"AWS secret {arn} is not found, but this receiver has seen no other secret of its account and"
                     " region: the Secret stays; check which role and region the receiver runs with"

@@ -125,7 +125,7 @@ class DriftDetector:
         return 0.0
 
     def _submit(self, bound: BoundSecret, cause: Cause) -> None:
-        self._queue.submit(bound.target, Request.now(cause), bound.spec.secret_id)
+        self._queue.submit(bound.target, Request.now(cause), bound.spec.group)
         if cause is Cause.DRIFT and self._queue.record_repair(bound.target):
             _log.warning(
                 "another writer keeps reverting this Secret; backing off",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from keyturn_receiver.cluster.namespace_cache import NamespaceReader
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
 from keyturn_receiver.cluster.secret_client import SecretClient
-from keyturn_receiver.core.binding import BindingSpec, Target
+from keyturn_receiver.core.binding import BindingSpec, Target, versions_of
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.plan import LiveSecret
 from keyturn_receiver.core.revision import Record
@@ -172,7 +172,14 @@ class Reconciler:
         consumers = self._restarter.permitted(consumers, bound.target, bound.spec)
         record = bound.record
         status = sync_status(record, bound.spec, bound.is_intact, bound.target.name, consumers)
-        return request.expected == set(record.version_ids.values()) and status is SyncStatus.IN_SYNC
+        if status is not SyncStatus.IN_SYNC:
+            return False
+        if not request.about:
+            return request.expected == set(record.version_ids.values())
+        return all(
+            expected == set(versions_of(source, record.version_ids).values())
+            for source, expected in request.about.items()
+        )
 
     async def _is_unchanged(self, target: Target, record: Record) -> bool:
         """Return whether the Secret in the API server still has this record.

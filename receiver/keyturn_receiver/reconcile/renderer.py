@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from keyturn_receiver.core.binding import Binding, BindingSpec, Source, Target, read_binding
+from keyturn_receiver.core.partial import Rendering, render_groups
 from keyturn_receiver.core.render import SecretVersion, costs, render
-from keyturn_receiver.errors import NamespaceBusy
+from keyturn_receiver.errors import KeyturnError, NamespaceBusy
 
 MAX_WAIT = 3.0  # seconds that work may wait behind other work of its namespace; after that, the work queue retries it
 CHEAP_TEXT = 256  # characters of a `data` annotation that is parsed and weighed on the event loop, in 2 ms at most
@@ -43,7 +44,7 @@ class Renderer:
 
     async def read_binding(self, target: Target, spec: BindingSpec) -> Binding:
         """Check a binding, and return it. Raises InvalidBinding or NamespaceBusy."""
-        if len(spec.data or "") <= CHEAP_TEXT:
+        if len(spec.data or "") + len(spec.secrets or "") <= CHEAP_TEXT:
             return read_binding(target, spec)
         return await self._in_thread(target.namespace, lambda: read_binding(target, spec))
 
@@ -54,6 +55,23 @@ class Renderer:
         if length <= CHEAP_TEXT and size <= CHEAP_VALUES and sum(known := list(costs(binding, versions))) <= CHEAP_COST:
             return render(binding, versions, known)
         return await self._in_thread(binding.target.namespace, lambda: render(binding, versions))
+
+    async def render_available(
+        self, binding: Binding, versions: Mapping[Source, SecretVersion], errors: Mapping[Source, KeyturnError]
+    ) -> Rendering:
+        """Return what can be rendered from these versions. ``errors`` say why others are missing.
+
+        Raises InvalidValue if all of it is wrong, or NamespaceBusy.
+        """
+        groups = binding.groups
+        if len(groups) == 1 and not errors:
+            return Rendering(await self.render(binding, versions), met=binding.sources)
+        available = [group for group in groups if group.sources <= versions.keys()]
+        length = sum(len(entry.expression) for group in available for entry in group.entries)
+        is_short = length <= CHEAP_TEXT and sum(len(version.value) for version in versions.values()) <= CHEAP_VALUES
+        if is_short and sum(sum(costs(group, versions)) for group in available) <= CHEAP_COST:
+            return render_groups(groups, versions, errors)
+        return await self._in_thread(binding.target.namespace, lambda: render_groups(groups, versions, errors))
 
     async def _in_thread(self, namespace: str, work: Callable[[], T]) -> T:
         lane = self._lanes.setdefault(namespace, _Lane())

@@ -1,10 +1,11 @@
 """Requests for reconciles, and the results of reconciles."""
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.consumer import WorkloadRef
 from keyturn_receiver.errors import KeyturnError
 
@@ -32,7 +33,9 @@ class Request:
     ``since`` is the time, in monotonic seconds, at which the last cause became known. A value that was read earlier
     must not be used. ``expected`` has the ids of the versions that have the staging label according to the causes.
     ``event_ids`` are the ids of EventBridge events. ``unversioned`` is true if one of the notifications names no
-    version. Two requests for the same binding merge into one that serves both.
+    version. ``about`` has those of several AWS secrets that the causes name, with the version ids that are expected of
+    each. It is empty if the Secret is made from a single one, or if a cause names none. Two requests for the same
+    binding merge into one that serves both.
     """
 
     causes: frozenset[Cause]
@@ -40,11 +43,16 @@ class Request:
     expected: frozenset[str] = frozenset()
     event_ids: tuple[str, ...] = ()
     unversioned: bool = False
+    about: Mapping[Source, frozenset[str]] = field(default_factory=dict)
 
     @classmethod
-    def now(cls, cause: Cause, expected: Iterable[str] = (), event_id: str = "") -> "Request":
+    def now(
+        cls, cause: Cause, expected: Iterable[str] = (), event_id: str = "", about: Iterable[Source] = ()
+    ) -> "Request":
         """Return a request for one cause that has become known just now."""
-        return cls(frozenset({cause}), time.monotonic(), frozenset(expected), (event_id,) if event_id else ())
+        versions = frozenset(expected)
+        event_ids = (event_id,) if event_id else ()
+        return cls(frozenset({cause}), time.monotonic(), versions, event_ids, about=dict.fromkeys(about, versions))
 
     @property
     def priority(self) -> Cause:
@@ -59,7 +67,14 @@ class Request:
             self.expected | other.expected,
             tuple(event_ids)[:MAX_EVENT_IDS],
             self.unversioned or other.unversioned,
+            _union(self.about, other.about) if self.about and other.about else {},
         )
+
+
+def _union(
+    first: Mapping[Source, frozenset[str]], second: Mapping[Source, frozenset[str]]
+) -> Mapping[Source, frozenset[str]]:
+    return {each: first.get(each, frozenset()) | second.get(each, frozenset()) for each in {**first, **second}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +82,10 @@ class ReconcileResult:
     """The result of a reconcile, with the error in which it ended, if any.
 
     ``version_ids`` are the versions that the Secret is now made from. ``restarted`` has the consumers that were
-    restarted. ``filled`` is true if the Secret was filled, or needed no change. ``terminal_version`` is the resource
-    version of the Secret if no retry can help that version. It is empty unless ``error`` is permanent.
+    restarted. ``filled`` is true if the Secret was filled, or needed no change. ``met`` are those of several AWS
+    secrets that the error does not concern: each key that depends on one of them was filled. ``partial`` is true if
+    some keys were changed, and the error kept others from it. ``terminal_version`` is the resource version of the
+    Secret if no retry can help that version. It is empty unless ``error`` is permanent.
     """
 
     bound: bool
@@ -78,6 +95,8 @@ class ReconcileResult:
     error: KeyturnError | None = None
     filled: bool = False
     terminal_version: str = ""
+    met: frozenset[Source] = frozenset()
+    partial: bool = False
 
     @property
     def outcome(self) -> str:

@@ -3,22 +3,24 @@ it, the Secret is deleted instead."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.core import secret_types
-from keyturn_receiver.core.binding import Binding, BindingSpec, OnDelete
+from keyturn_receiver.core.binding import Binding, BindingSpec, OnDelete, Source
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.integrity import Integrity
+from keyturn_receiver.core.partial import has_news, sources_to_read, with_keys
 from keyturn_receiver.core.plan import LiveSecret, plan
 from keyturn_receiver.core.policy import check_type
-from keyturn_receiver.core.revision import OK, Record
-from keyturn_receiver.errors import ClusterRefused, Conflict, KeyturnError, NotAllowed, SourceNotFound
+from keyturn_receiver.core.revision import OK, Record, status_of
+from keyturn_receiver.errors import ClusterRefused, Conflict, KeyturnError, NotAllowed, SourceNotFound, Temporary
 from keyturn_receiver.reconcile import event_messages
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.renderer import Renderer
-from keyturn_receiver.reconcile.request import Request
+from keyturn_receiver.reconcile.request import Cause, Request
 from keyturn_receiver.reconcile.source_reader import SourceReader
 from keyturn_receiver.telemetry.legs import Leg, LegTimer
 
@@ -30,7 +32,9 @@ class FillResult:
     ``consumers`` have their baseline marks. ``written`` is true if this reconcile has written ``record``, which means
     that the record is current. ``status_outdated`` is true if the only thing left to write is the status, to clear an
     earlier refusal. The status is cleared after the restarts. Otherwise each retry would write the Secret twice, and
-    each write triggers our own watch.
+    each write triggers our own watch. ``resource_version`` is that of the Secret after ``written``. If there is an
+    ``error`` all the same, it keeps only some keys from being filled; ``met`` are the AWS secrets that it does not
+    concern.
     """
 
     record: Record
@@ -40,6 +44,8 @@ class FillResult:
     status_outdated: bool = False
     deleted: bool = False
     error: KeyturnError | None = None
+    resource_version: str = ""
+    met: frozenset[Source] = frozenset()
 
 
 class SecretFiller:
@@ -78,8 +84,8 @@ class SecretFiller:
             except SourceNotFound as error:
                 if binding.on_delete is OnDelete.RETAIN or not live.record.was_written:
                     raise
-                key = self._sources.store_key(binding, min(binding.sources))
-                await self._deleter.delete(binding, key, live, request.since, error)
+                keys = {self._sources.store_key(binding, source.secret_id) for source in binding.sources}
+                await self._deleter.delete(binding, keys, live, request.since, error)
                 return FillResult(live.record, (), deleted=True)
         except Conflict:
             raise
@@ -99,12 +105,34 @@ class SecretFiller:
         request: Request,
     ) -> FillResult:
         check_type(live.type)
-        versions = await self._sources.read(binding, request)
-        data = secret_types.complete(live.type, binding, versions, await self._renderer.render(binding, versions))
+        # Values that stay are written again as they are, so nobody else may have changed them.
+        divisible = len(binding.groups) > 1 and live.record.was_written and live.integrity is Integrity.INTACT
+        sources = binding.sources
+        if divisible:
+            about = _about(request) if spec.reconcile in ("", live.record.reconciled) else frozenset()
+            sources = sources_to_read(binding, live.record, spec.hash, about)
+        news = partial(has_news, binding, live.record) if divisible else None
+        reading = await self._sources.read(binding, request, sources, news)
+        rendering = await self._renderer.render_available(binding, reading.versions, reading.errors)
+        data, error = rendering.data, rendering.error
+        if isinstance(error, Temporary) and request.about and request.about.keys().isdisjoint(reading.errors):
+            error.caused_by_tenant = True  # the notification waits for another AWS secret, which its owner has added
+        gone = all(isinstance(reading.errors.get(source), SourceNotFound) for source in binding.sources)
+        if error and (gone or not (divisible and data)):
+            if isinstance(error, SourceNotFound) and not gone:
+                return FillResult(live.record, consumers, error=error)  # a Secret is not deleted for some of them
+            raise error
+        if others := {*rendering.failed, *rendering.skipped} & live.record.revisions.keys():
+            data = {**await self._secrets.read_values(live, others), **data}
+        if error:
+            error = with_keys(error, rendering.failed, live.record.revisions.keys())
+        data = secret_types.complete(live.type, binding, reading.versions, data)
+        status = status_of(error.reason, str(error)) if error else OK
         fingerprint = self._secrets.fingerprint
-        planned = plan(binding, spec.hash, live, data, versions, fingerprint, self._secrets.keyed, spec.reconcile)
+        keyed, versions = self._secrets.keyed, reading.versions
+        planned = plan(binding, spec.hash, live, data, versions, fingerprint, keyed, spec.reconcile, status)
         if not planned.write:
-            return FillResult(live.record, consumers)
+            return FillResult(live.record, consumers, error=error, met=rendering.met)
         same_content = not planned.changed_keys and planned.record == replace(live.record, status=OK)
         if same_content and live.integrity is Integrity.INTACT and live.record.has_reason(ClusterRefused.reason):
             return FillResult(live.record, consumers, status_outdated=True)
@@ -119,4 +147,17 @@ class SecretFiller:
             # next time.
             self._cache.drop_values(live.target)
         changed_keys = event_messages.keys(binding, planned.changed_keys)
-        return FillResult(planned.record, consumers, changed_keys, written=True)
+        return FillResult(
+            planned.record,
+            consumers,
+            changed_keys,
+            written=True,
+            resource_version=resource_version,
+            error=error,
+            met=rendering.met,
+        )
+
+
+def _about(request: Request) -> frozenset[Source]:
+    """Return the AWS secrets to which a request is confined, or an empty set if it concerns the whole Secret."""
+    return frozenset(request.about if request.causes <= {Cause.NOTIFICATION, Cause.POLL} else ())

@@ -1,10 +1,12 @@
 """Reads the AWS secrets of one binding. Each is read only after the access policy has allowed it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Set
+from dataclasses import dataclass, field
 
 from keyturn_receiver.core.binding import Binding, Source
 from keyturn_receiver.core.render import SecretVersion
+from keyturn_receiver.errors import KeyturnError, SourceUnavailable
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.arn_resolver import ArnResolver
 from keyturn_receiver.reconcile.fetch import fetch
@@ -12,9 +14,23 @@ from keyturn_receiver.reconcile.request import Cause, Request
 from keyturn_receiver.sources.stores import StoreKey, Stores
 from keyturn_receiver.telemetry.legs import Leg, LegTimer
 
+# Seconds that an AWS secret may take once another one of the binding has something new. A secret that a notification
+# names may take twice as long, because a stale read is repeated (fetch.DELAYS).
+PATIENCE = 2.0
+
+Versions = Mapping[Source, SecretVersion]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What AWS has answered for the sources of one binding. A source that is in neither map was not read."""
+
+    versions: Versions = field(repr=False)
+    errors: Mapping[Source, KeyturnError]
+
 
 class SourceReader:
-    """Reads all sources of a binding or none of them, because the Secret is filled from all of them together."""
+    """Reads the sources of a binding side by side. If one of them fails, the others are still read."""
 
     def __init__(self, stores: Stores, access: AccessPolicy, resolver: ArnResolver, legs: LegTimer) -> None:
         self._stores = stores
@@ -22,31 +38,105 @@ class SourceReader:
         self._resolver = resolver
         self._legs = legs
 
-    async def read(self, binding: Binding, request: Request) -> Mapping[Source, SecretVersion]:
-        """Read, for each source, the version that holds the staging label. No read is older than ``request.since``.
+    async def read(
+        self,
+        binding: Binding,
+        request: Request,
+        sources: Set[Source],
+        worth_writing: Callable[[Versions], bool] | None = None,
+    ) -> Reading:
+        """Read, for each of ``sources``, the version that holds the staging label. No read is older than
+        ``request.since``.
 
-        Raises NotAllowed, SourceRefused, SourceUnavailable or StaleRead.
+        Each error in the result is NotAllowed, SourceRefused, SourceUnavailable or StaleRead. ``worth_writing`` returns
+        whether something can be written from these versions alone. If so, slow sources are given up after PATIENCE. If
+        not, and a notification waits, they are given up after twice that time.
         """
-        sources = sorted(binding.sources)
-        namespace, account = binding.target.namespace, binding.service_account
+        if len(sources) > 1:
+            return await self._read_all(binding, request, sources, worth_writing)
+        versions: dict[Source, SecretVersion] = {}
+        errors: dict[Source, KeyturnError] = {}
         for source in sources:
-            key = self.store_key(binding, source)
-            await self._resolver.check(key, namespace, account, source.secret_id, request.since)
-        # A notification names one version of one secret. If there are several sources, it is not known which one that
-        # is.
-        expected = request.expected if len(sources) == 1 else frozenset()
-        background = Cause.NOTIFICATION not in request.causes
-        with self._legs.time(Leg.FETCH):
-            versions = await asyncio.gather(
-                *(
-                    fetch(self._stores, self.store_key(binding, source), source, expected, request.since, background)
-                    for source in sources
-                )
-            )
-        for version in versions:
-            self._access.check_name(namespace, account, version.name)
-        return dict(zip(sources, versions, strict=True))
+            try:
+                await self._check(binding, source, request)
+                with self._legs.time(Leg.FETCH):
+                    versions[source] = await self._fetch(binding, source, request)
+            except KeyturnError as error:
+                errors[source] = error
+        return Reading(versions, errors)
 
-    def store_key(self, binding: Binding, source: Source) -> StoreKey:
-        """Return the key of the store that reads ``source`` for a binding."""
-        return self._stores.key(source.secret_id, binding.target.namespace, binding.service_account)
+    def store_key(self, binding: Binding, secret_id: str) -> StoreKey:
+        """Return the key of the store that reads an AWS secret for a binding."""
+        return self._stores.key(secret_id, binding.target.namespace, binding.service_account)
+
+    async def _read_all(
+        self,
+        binding: Binding,
+        request: Request,
+        sources: Set[Source],
+        worth_writing: Callable[[Versions], bool] | None,
+    ) -> Reading:
+        reads = {
+            source: asyncio.create_task(self._check_and_fetch(binding, source, request)) for source in sorted(sources)
+        }
+        try:
+            with self._legs.time(Leg.FETCH):
+                asked = [read for source, read in reads.items() if source in request.about]
+                if worth_writing or (asked and Cause.NOTIFICATION in request.causes):
+                    await _wait_impatiently(reads, asked, worth_writing or (lambda _: False))
+                else:
+                    await asyncio.wait(reads.values())
+            return _reading(reads)
+        finally:
+            for read in reads.values():
+                read.cancel()  # a call that still runs is shared, so it goes on
+
+    async def _check_and_fetch(self, binding: Binding, source: Source, request: Request) -> SecretVersion:
+        await self._check(binding, source, request)
+        return await self._fetch(binding, source, request)
+
+    async def _check(self, binding: Binding, source: Source, request: Request) -> None:
+        key = self.store_key(binding, source.secret_id)
+        namespace, account = binding.target.namespace, binding.service_account
+        await self._resolver.check(key, namespace, account, source.secret_id, request.since)
+
+    async def _fetch(self, binding: Binding, source: Source, request: Request) -> SecretVersion:
+        expected = request.about.get(source, frozenset()) if request.about else request.expected
+        background = Cause.NOTIFICATION not in request.causes
+        key = self.store_key(binding, source.secret_id)
+        version = await fetch(self._stores, key, source, expected, request.since, background)
+        self._access.check_name(binding.target.namespace, binding.service_account, version.name)
+        return version
+
+
+async def _wait_impatiently(
+    reads: "Mapping[Source, asyncio.Task[SecretVersion]]",
+    asked: "Collection[asyncio.Task[SecretVersion]]",
+    worth_writing: Callable[[Versions], bool],
+) -> None:
+    pending = set(reads.values())
+    patience = 2 * PATIENCE
+    while pending:
+        if worth_writing(_reading(reads).versions):
+            patience = PATIENCE
+            break
+        if asked and all(read.done() for read in asked):
+            break
+        _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+    if pending:
+        await asyncio.wait(pending, timeout=patience)
+    if asked:
+        await asyncio.wait(asked, timeout=PATIENCE)
+
+
+def _reading(reads: "Mapping[Source, asyncio.Task[SecretVersion]]") -> Reading:
+    versions: dict[Source, SecretVersion] = {}
+    errors: dict[Source, KeyturnError] = {}
+    for source, read in reads.items():
+        if not read.done():
+            errors[source] = SourceUnavailable(f"AWS secret {source.secret_id}: AWS is slow to answer: trying again")
+        elif isinstance(error := read.exception(), KeyturnError):
+            errors[source] = error
+        else:
+            versions[source] = read.result()
+    return Reading(versions, errors)

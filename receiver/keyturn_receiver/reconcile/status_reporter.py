@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.cluster.secret_client import SecretClient
@@ -61,10 +62,11 @@ class StatusReporter:
         if error:
             of_secret = error is fill.error
             consumers = fill.consumers if of_secret else ()
-            terminal_version = await self._report_failure(live, error, spec.reconcile if of_secret else "", consumers)
+            served = spec.reconcile if of_secret else ""
+            terminal_version = await self._report_failure(live, fill, error, served, consumers)
         if isinstance(error, Permanent) and Cause.NOTIFICATION not in request.causes:
             await self._refusals.wait(live.target.namespace)
-        if error is None and (fill.changed_keys or rollout.restarted):
+        if (error is None or (fill.error and fill.written)) and (fill.changed_keys or rollout.restarted):
             message = event_messages.applied(fill.record, fill.changed_keys, rollout.restarted)
             self._events.event(live.target, live.uid, False, "Applied", message)
         for fault in (*spec.rollout_faults, *rollout.faults):
@@ -83,6 +85,8 @@ class StatusReporter:
             error=error,
             filled=filled,
             terminal_version=terminal_version,
+            met=fill.met if error and error is fill.error and not rollout.error else frozenset(),
+            partial=bool(fill.error and fill.changed_keys),
         )
 
     def log_failure(self, secret: str, request: Request, error: KeyturnError) -> None:
@@ -112,7 +116,7 @@ class StatusReporter:
         self._events.event(about, consumer.uid, warning, reason, f"Secret {secret.name}: {message}", kind=ref.kind)
 
     async def _report_failure(
-        self, live: LiveSecret, error: KeyturnError, served: str, consumers: Sequence[Consumer]
+        self, live: LiveSecret, fill: FillResult, error: KeyturnError, served: str, consumers: Sequence[Consumer]
     ) -> str:
         """Report an error in an Event and, if the error is permanent, also in the status.
 
@@ -126,11 +130,13 @@ class StatusReporter:
         if not isinstance(error, Permanent):
             return ""
         status = status_of(error.reason, str(error))
-        if live.record.status == status and live.record.labelled and served in ("", live.record.reconciled):
-            return live.resource_version
         if live.record.status != status:
             for consumer in consumers[:MAX_CONSUMER_EVENTS]:
                 self._consumer_event(consumer, True, error.reason, live.target, str(error))
+        if fill.written:  # with the status, if the error keeps only some keys from being filled
+            live = replace(live, resource_version=fill.resource_version, record=fill.record)
+        if live.record.status == status and live.record.labelled and served in ("", live.record.reconciled):
+            return live.resource_version
         try:
             return await self._secrets.write_status(live, status, served)
         except Conflict:

@@ -16,9 +16,9 @@ from keyturn_contract.message import (
     Outcome,
     Result,
 )
-from keyturn_receiver.cluster.secret_cache import SecretCache
-from keyturn_receiver.core.arn import candidate_names
-from keyturn_receiver.core.binding import Target
+from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
+from keyturn_receiver.core.arn import candidate_names, may_share_account
+from keyturn_receiver.core.binding import Source, Target
 from keyturn_receiver.errors import ClusterUnavailable, KeyturnError, Permanent, Temporary
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
@@ -37,12 +37,13 @@ _Completion = ReconcileResult | KeyturnError | None  # None means that it is not
 class _PendingReconcile:
     """A reconcile that a notification waits for.
 
-    ``expected`` has the version ids that the Secret should be made from. ``own_role`` is true if the binding reads with
-    an AWS role of its namespace.
+    ``expected`` has the version ids that the Secret should be made from. ``about`` are those of its AWS secrets that
+    the notification concerns. ``own_role`` is true if the binding reads with an AWS role of its namespace.
     """
 
     target: Target
     expected: frozenset[str]
+    about: frozenset[Source]
     own_role: bool
     future: "asyncio.Future[ReconcileResult]"
 
@@ -51,7 +52,12 @@ class _PendingReconcile:
         if not self.future.done():
             return None
         result = self.future.result()
-        return result.error or result
+        return result.error if result.error and not self.about <= result.met else result
+
+    @property
+    def partly_done(self) -> bool:
+        """Whether an error has kept only some keys from being changed."""
+        return self.future.done() and self.future.result().partial
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +129,38 @@ class NotificationHandler:
         reconciles: list[_PendingReconcile] = []
         for target in self._secrets.by_secret_id(notification.subject, data.name):
             bound = self._secrets.get(target)
-            if bound is None or not self._access_policy.could_apply(bound, names):
+            sources = self._sources(bound, notification.subject, names) if bound else ()
+            if bound is None or not sources:
                 continue
             # A notification about a different label does not tell which version this Secret should be made from.
-            has_version = notification.type is EventType.CHANGED and data.label in (None, bound.spec.stage)
+            labelled = [source for source in sources if data.label in (None, source.stage)]
+            has_version = notification.type is EventType.CHANGED and len({source.stage for source in labelled}) == 1
             expected = frozenset({data.version_id} if has_version and data.version_id else ())
-            request = Request(frozenset({Cause.NOTIFICATION}), since, expected, (notification.id,), not expected)
-            future = self._queue.submit(target, request, bound.spec.secret_id)
-            reconciles.append(_PendingReconcile(target, expected, bool(bound.spec.account), future))
+            about = frozenset(labelled if expected else sources)
+            request = Request(
+                frozenset({Cause.NOTIFICATION}),
+                since,
+                expected,
+                (notification.id,),
+                not expected,
+                dict.fromkeys(about, expected) if len(bound.spec.sources) > 1 else {},
+            )
+            future = self._queue.submit(target, request, sources[0].secret_id)
+            reconciles.append(_PendingReconcile(target, expected, about, bool(bound.spec.account), future))
         return reconciles
+
+    def _sources(self, bound: BoundSecret, subject: str, names: Set[str]) -> Sequence[Source]:
+        """Return those sources of a bound Secret that a notification may concern."""
+        sources = bound.spec.sources
+        if len(sources) > 1:
+            # With a single source, the record counts as well: AWS may report an ARN where the binding has a name.
+            sources = tuple(
+                source
+                for source in sources
+                if not names.isdisjoint(candidate_names(source.secret_id))
+                and may_share_account(source.secret_id, subject)
+            )
+        return [source for source in sources if self._access_policy.could_apply(bound, source, names)]
 
     def _record_heartbeat(self, notification: Notification) -> None:
         sent = _sent(notification)
@@ -175,7 +204,8 @@ def _result(notification_id: str, outcomes: Sequence[_Outcome], keeps_running: b
     refused = [each for each in not_done if isinstance(each.completion, Permanent)]
     namespaces = {each.target.namespace for each, completion in done if completion.bound}
     retrying = [each for each in not_done if keeps_running and _is_own_doing(each, namespaces)]
-    secrets = tuple(str(each.target) for each, completion in done if completion.changed)
+    changed = [each.target for each, completion in done if completion.changed]
+    secrets = tuple(str(each) for each in (*changed, *(each.target for each in not_done if each.reconcile.partly_done)))
     consumers = tuple(str(ref) for _, completion in done for ref in completion.restarted)
     reason = "; ".join(f"{each.target}: {_reason(each.completion)}" for each in not_done)[:MAX_REASON_LENGTH] or None
     if len(refused) + len(retrying) < len(not_done):

@@ -1,0 +1,127 @@
+"""Partial rendering of a Secret that is made from several AWS secrets.
+
+The keys that depend on exactly the same AWS secrets form a group. A group is rendered whole or not at all, as the
+Secret of a single AWS secret is. If an AWS secret cannot be read, only the groups that depend on it wait.
+"""
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+
+from keyturn_receiver.core.binding import DATA, Binding, Source, versions_of
+from keyturn_receiver.core.render import MAX_DATA, MAX_TOTAL_COST, SecretVersion, costs, render
+from keyturn_receiver.core.revision import OK, Record
+from keyturn_receiver.errors import InvalidValue, KeyturnError, NotAllowed, first_retryable, with_message
+
+MAX_KEYS = 10  # the most keys that one message names
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """The ``data`` that could be rendered.
+
+    ``failed`` are the keys that could not, and ``error`` says why. ``skipped`` are those that did not have to. ``met``
+    are the AWS secrets whose keys could all be rendered.
+    """
+
+    data: Mapping[str, bytes] = field(repr=False)
+    failed: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    error: KeyturnError | None = None
+    met: frozenset[Source] = frozenset()
+
+
+def render_groups(
+    groups: Sequence[Binding], versions: Mapping[Source, SecretVersion], errors: Mapping[Source, KeyturnError]
+) -> Rendering:
+    """Render each group whose AWS secrets were all read. ``errors`` say why others were not.
+
+    Raises InvalidValue if all groups together exceed a limit.
+    """
+    data: dict[str, bytes] = {}
+    failed: list[str] = []
+    skipped: list[str] = []
+    failures: list[KeyturnError] = []
+    unmet: set[Source] = set()
+    _check_costs(groups, versions)
+    for group in groups:
+        faults = [errors[source] for source in sorted(group.sources) if source in errors]
+        if group.sources <= versions.keys():
+            try:
+                data |= render(group, {source: versions[source] for source in group.sources})
+                continue
+            except InvalidValue as error:
+                faults.append(error)
+        keys = [entry.key for entry in group.entries]
+        if not faults:
+            skipped += keys
+            continue
+        failed += keys
+        failures += faults
+        unmet |= group.sources
+    if sum(map(len, data.values())) > MAX_DATA:
+        raise InvalidValue(
+            f"its keys hold more than {MAX_DATA} bytes, a Secret's limit: take fewer of them with {DATA}"
+        )
+    met = frozenset(versions.keys() - unmet)
+    return Rendering(data, tuple(failed), tuple(skipped), _all_of(failures), met)
+
+
+def _check_costs(groups: Sequence[Binding], versions: Mapping[Source, SecretVersion]) -> None:
+    spent = [
+        (cost, entry.key)
+        for group in groups
+        if group.sources <= versions.keys()
+        for entry, cost in zip(group.entries, costs(group, versions), strict=True)
+    ]
+    if sum(cost for cost, _ in spent) > MAX_TOTAL_COST:
+        raise InvalidValue(
+            "its expressions together could produce far more than a Secret can hold: simplify them, first of all that"
+            f" of key {max(spent)[1]}"
+        )
+
+
+def sources_to_read(binding: Binding, record: Record, binding_hash: str, about: Set[Source]) -> frozenset[Source]:
+    """Return the AWS secrets that have to be read, because a key depends on one that has changed.
+
+    ``about`` are those that may have changed; it is empty if anything may have. If the Secret is not known to be as it
+    should be otherwise, all are read.
+    """
+    if record.status != OK or record.binding_hash != binding_hash:
+        return binding.sources
+    needed = [group.sources for group in binding.groups if group.sources & about]
+    return frozenset().union(*needed) or binding.sources
+
+
+def has_news(binding: Binding, record: Record, versions: Mapping[Source, SecretVersion]) -> bool:
+    """Return whether a group could be written from these ``versions`` alone, and one of them is not in the record."""
+    return any(
+        versions[source].version_id not in versions_of(source, record.version_ids).values()
+        for group in binding.groups
+        if group.sources <= versions.keys()
+        for source in group.sources
+    )
+
+
+def with_keys(error: KeyturnError, failed: Sequence[str], recorded: Set[str]) -> KeyturnError:
+    """Return the error, with a message that also says which keys wait for its end, and what they hold until then."""
+    kept = [key for key in failed if key in recorded]
+    absent = [key for key in failed if key not in recorded]
+    text = str(error)
+    if kept:
+        text += f"; {_names(kept)} {'keeps its last value' if len(kept) == 1 else 'keep their last values'}"
+        if isinstance(error, NotAllowed):
+            text += f": remove {'it' if len(kept) == 1 else 'them'} from {DATA} to take the value away"
+    if absent:
+        text += f"; {_names(absent)} {'has' if len(absent) == 1 else 'have'} no value yet"
+    return with_message(error, text)
+
+
+def _all_of(failures: Sequence[KeyturnError]) -> KeyturnError | None:
+    """Return the failure that decides what is next, with the messages of all of them."""
+    decisive = first_retryable(*failures)
+    return with_message(decisive, "; ".join(dict.fromkeys(map(str, failures)))) if decisive else None
+
+
+def _names(keys: Sequence[str]) -> str:
+    more = len(keys) - MAX_KEYS
+    return ", ".join(keys[:MAX_KEYS]) + (f" and {more} more" if more > 0 else "")

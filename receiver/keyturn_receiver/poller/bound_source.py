@@ -1,0 +1,25 @@
+"""One of the AWS secrets that a bound Secret is made from. The poller compares each of them by itself."""
+
+from dataclasses import dataclass
+
+from keyturn_receiver.cluster.secret_cache import BoundSecret
+from keyturn_receiver.core.binding import Source, Target
+from keyturn_receiver.core.revision import Record
+
+
+@dataclass(frozen=True, slots=True)
+class BoundSource:
+    """One of the AWS secrets that a bound Secret is made from. Most Secrets have a single one."""
+
+    secret: BoundSecret
+    source: Source
+
+    @property
+    def target(self) -> Target:
+        """The Secret to fill."""
+        return self.secret.target
+
+    @property
+    def record(self) -> Record:
+        """The record that Keyturn keeps on the Secret."""
+        return self.secret.record
