@@ -85,6 +85,11 @@ VALUES: Mapping[str, Case] = {
     "number by to_number()": Case('{"p":"1.10"}', {"p": "to_number(p)"}, {"p": b"1.10"}),
     "number by max()": Case('{"p":[1.10,2.50]}', {"p": "max(p)"}, {"p": b"2.50"}),
     "number by sort_by()": Case('{"p":[{"n":2.50},{"n":1.10}]}', {"p": "sort_by(p,&n)[].n"}, {"p": b"[1.10,2.50]"}),
+    **{f"number {number} in an expression": Case("{}", {"p": f"`{number}`"}, {"p": number.encode()})
+       for number in ("1.10", "0.1000", "1e400", "-1E-400", "-0", "12345678901234567890123", "10")},
+    "numbers in a list in an expression": Case("{}", {"p": "`[1.10, {\"a\": 2.50}]`"}, {"p": b'[1.10,{"a":2.50}]'}),
+    "number in an expression, joined": Case('{"h":"x"}', {"p": "join('',[h,':',to_string(`1.10`)])"}, {"p": b"x:1.10"}),
+    "number in an expression, compared": Case('{"p":1.1}', {"p": "p==`1.10`"}, {"p": b"true"}),
     "number by a filter": Case('{"p":[1.10,2.50]}', {"p": "p[?@>`1.5`]"}, {"p": b"[2.50]"}),
     "numbers that are equal": Case('{"p":1.10,"q":1.1}', {"p": "p==q"}, {"p": b"true"}),
     "number by sum()": Case('{"p":[1.50,2]}', {"p": "sum(p)"}, {"p": b"3.5"}),

@@ -9,17 +9,18 @@ https://jmespath.org/specification.html
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import jmespath
-from jmespath.exceptions import JMESPathError, JMESPathTypeError
+from jmespath.exceptions import JMESPathError, JMESPathTypeError, ParseError
+from jmespath.lexer import Lexer
 from jmespath.parser import ParsedResult, Parser
 
 from keyturn_receiver.core.expression_advice import call_fault, syntax_advice, type_error
 from keyturn_receiver.core.functions import OPTIONS, EvaluationError, NothingSelected
-from keyturn_receiver.core.json_text import Unusable, UnusableValue
+from keyturn_receiver.core.json_text import Unusable, UnusableValue, parse_literal, write
 
 MAX_EXPRESSION = 4096  # characters; a longer one is a program, not a selector
 MAX_NODES = 512  # of the syntax tree
@@ -169,9 +170,38 @@ def _parsed_and_kept(expression: str) -> ParsedResult:
     return _parse(expression)
 
 
+class _Lexer(Lexer):
+    """Lexer that keeps the digits of numbers in backquotes, as those of numbers in AWS are kept."""
+
+    _text = ""  # of the latest literal, without its quotes
+
+    def _consume_until(self, delimiter: str) -> str:
+        self._text = super()._consume_until(delimiter)
+        return self._text
+
+    def _consume_literal(self) -> dict[str, Any]:
+        token: dict[str, Any] = super()._consume_literal()
+        with suppress(ValueError):  # the library takes such a text for a string
+            token["value"] = parse_literal(self._text.replace("\\`", "`"))
+        return token
+
+
+class _Parser(Parser):
+    """Parser with a lexer of ours. The library has no way to give it one."""
+
+    def _parse(self, expression: str) -> ParsedResult:
+        self._tokens = list(_Lexer().tokenize(expression))
+        self._index = 0
+        tree = self._expression(binding_power=0)
+        if self._current_token() != "eof":
+            token = self._lookahead_token(0)
+            raise ParseError(token["start"], token["value"], token["type"], f"Unexpected token: {token['value']}")
+        return ParsedResult(expression, tree)
+
+
 def _parse(expression: str) -> ParsedResult:
     try:
-        return jmespath.compile(expression)
+        return _Parser().parse(expression)
     finally:
         Parser.purge()  # the library's own cache keeps 512 syntax trees of any size
 
@@ -188,6 +218,13 @@ def _walk(tree: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], int, int
 
 def _children(node: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return [child for child in node["children"] if isinstance(child, dict)]  # the children of a slice are numbers
+
+
+def _literal_length(value: object) -> int:
+    try:
+        return max(len(json.dumps(value)), len(write(value)))
+    except UnusableValue:  # NaN and Infinity, which the library takes for numbers
+        return len(json.dumps(value))
 
 
 class _Bounds:
@@ -228,7 +265,7 @@ class _Bounds:
         if kind == "function_expression":
             return self._of_function(node["value"], children, value)
         if kind == "literal":
-            length = len(json.dumps(node["value"]))
+            length = _literal_length(node["value"])
             return Extent(length, length), 0
         return value, 0  # field, index, slice, current, identity: the output is a part of the input
 

@@ -105,6 +105,11 @@ def parse(text: str) -> object:
     raise MalformedJson(f"{place(text, at)}: {fault}")
 
 
+def parse_literal(text: str) -> object:
+    """Parse the JSON of an expression's author, with each number in its own digits. Raises ValueError."""
+    return _LITERAL_DECODER.decode(text)
+
+
 def is_like_json(text: str) -> bool:
     """Return whether a text that is not JSON was meant to be a JSON object or list."""
     return _LIKE_JSON.match(text.lstrip(_INVISIBLE)) is not None
@@ -161,6 +166,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object, parse_float=_float, parse_int=_integer, parse_constant=_refuse_constant
 )
+_LITERAL_DECODER = json.JSONDecoder(parse_float=Number, parse_int=_integer)
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
