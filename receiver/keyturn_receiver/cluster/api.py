@@ -143,7 +143,8 @@ class Api:
             await self._limiter.acquire(lane, QUEUE_TIMEOUT)
         except LaneFull:
             raise NamespaceBusy(
-                f"{method} {path}: too many requests for namespace {lane} wait for the Kubernetes API: trying again"
+                f"{action(method, path)}: too many requests for namespace {lane} wait for the Kubernetes API: trying"
+                " again"
             ) from None
         except Overloaded:
             raise ClusterUnavailable(
