@@ -47,7 +47,7 @@ class Several:
     def data(self) -> dict[str, str]:
         return {k: v.decode() for k, v in data_of(self._env.cluster, self._env.namespace, "several").items()}
 
-    def turn(self, name: str, **value: str) -> Notification:
+    def rotate_to(self, name: str, **value: str) -> Notification:
         """Rotate one of the two, and return the notification."""
         self.values[name] = value
         return self._env.notification_of(
@@ -82,7 +82,7 @@ def test_one_of_several_secrets_that_fails_holds_up_only_its_own_keys(env: Fault
         return fault if call.action and call.about("/host") else None
 
     env.aws_proxy.fault_for = fault_for
-    told = several.turn("db", password=env.new_value("p2"))
+    told = several.rotate_to("db", password=env.new_value("p2"))
     assert env.send(told).outcome == "applied"
     assert several.data() == {**before, "PASSWORD": several.values["db"]["password"]}
     assert "URL, HOST keep their last values" in env.status("several")
@@ -90,7 +90,7 @@ def test_one_of_several_secrets_that_fails_holds_up_only_its_own_keys(env: Fault
     env.stop_receivers()  # by SIGKILL
     env.aws_proxy.fault_for = fault_for  # again, since the end of a receiver heals the proxies
     env.receiver()
-    told = several.turn("db", password=env.new_value("p3"))
+    told = several.rotate_to("db", password=env.new_value("p3"))
     assert env.send_until_accepted(told).outcome in ("applied", "retrying", "unchanged")
     eventually(lambda: several.data() == {**before, "PASSWORD": several.values["db"]["password"]}, 30)
     several.assert_restarts(password=2, url=0, host=0)

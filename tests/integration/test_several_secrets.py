@@ -49,7 +49,7 @@ def status(stack: Stack, namespace: str) -> str:
     return " ".join(annotations_of(stack.cluster, "secret", namespace, "db").get("keyturn.dev/status", "").split())
 
 
-def turn(stack: Stack, namespace: str, name: str, value: Any) -> str:
+def rotate_to(stack: Stack, namespace: str, name: str, value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return rotate(stack.aws.secrets_manager(), f"{namespace}/{name}", text)
 
@@ -67,12 +67,12 @@ def test_rotation_of_one_of_three_restarts_the_readers_of_its_keys(stack: Stack,
         stack.cluster.create([workload(namespace, name, {"container": {"env": env}})])
     for name in readers:
         eventually(lambda name=name: MARK in annotations_of(stack.cluster, "deployment", namespace, name))
-    version_id = turn(stack, namespace, "host", {"address": "h2"})
+    version_id = rotate_to(stack, namespace, "host", {"address": "h2"})
     eventually(lambda: data(stack, namespace)["URL"] == url("p%2F1", "h2"))
     eventually(lambda: version_id in stack.aws.notifier_log.delivered())
     marks = {name: mark_of(stack, namespace, name) for name in readers}
     assert {name for name, mark in marks.items() if mark} == {"url"}
-    version_id = turn(stack, namespace, "db", {"username": "u", "password": "p2"})
+    version_id = rotate_to(stack, namespace, "db", {"username": "u", "password": "p2"})
     eventually(lambda: version_id in stack.aws.notifier_log.delivered())
     assert data(stack, namespace) == {"PASSWORD": "p2", "URL": url("p2", "h2"), "CACHE": "redis://c1"}
     assert mark_of(stack, namespace, "password")
@@ -87,8 +87,8 @@ def test_rotation_of_one_of_three_restarts_the_readers_of_its_keys(stack: Stack,
 def test_deleted_one_holds_up_only_the_keys_that_need_it(stack: Stack, namespace: str) -> None:
     bind_three(stack, namespace)
     stack.aws.secrets_manager().delete_secret(SecretId=f"{namespace}/host", ForceDeleteWithoutRecovery=True)
-    turn(stack, namespace, "db", {"username": "u", "password": "p2"})
-    turn(stack, namespace, "cache", "redis://c2")
+    rotate_to(stack, namespace, "db", {"username": "u", "password": "p2"})
+    rotate_to(stack, namespace, "cache", "redis://c2")
     kept = {"PASSWORD": "p2", "URL": url("p%2F1", "h1"), "CACHE": "redis://c2"}
     eventually(lambda: data(stack, namespace) == kept)
     eventually(lambda: status(stack, namespace).startswith("SourceNotFound: "))
@@ -124,7 +124,7 @@ def test_policy_holds_for_each_of_several_secrets(stack: Stack, namespace: str) 
     eventually(lambda: data(stack, namespace) == {"DB": "ours", "OTHER": "theirs"})
     stack.cluster.kubectl("annotate", "namespace", namespace, "--overwrite", f"keyturn.dev/allow-secrets={namespace}/*")
     eventually(lambda: "OTHER keeps its last value: remove it from" in status(stack, namespace))
-    turn(stack, namespace, "db", "ours 2")
+    rotate_to(stack, namespace, "db", "ours 2")
     eventually(lambda: data(stack, namespace) == {"DB": "ours 2", "OTHER": "theirs"})
 
 

@@ -2,6 +2,8 @@
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from keyturn_receiver.core.aliases import MAX_ALIASES, MAX_SECRETS_ANNOTATION, Alias, Scope, read_aliases, scope_of
 from keyturn_receiver.core.binding import (
@@ -17,6 +19,8 @@ from keyturn_receiver.core.binding import (
     read_binding,
     read_spec,
 )
+from keyturn_receiver.core.expression import evaluate, validate_expression
+from keyturn_receiver.core.functions import EvaluationError
 from keyturn_receiver.errors import InvalidBinding
 
 SECRETS = "keyturn.dev/secrets"
@@ -85,6 +89,16 @@ def test_line_has_the_meaning_that_yaml_gives_it(line: str, alias: Alias) -> Non
         ("db: {id: prod/db, stage: ''}", "alias db: its stage must be 1 to 256 characters"),
         ("db:\n  id: prod/db\n  stage: AWSPENDING", "line 1: alias db names no AWS secret"),
         ("\n".join(f"a{n}: x" for n in range(MAX_ALIASES + 1)), "names 11 AWS secrets, and 10 is the most"),
+        ("\n".join(f"a{n}: x" for n in range(500)), "names 500 AWS secrets, and 10 is the most: bind several Secrets"),
+        ("\n".join(f"a{n}: prod/{n}" for n in range(1000)), "is longer than 4000 characters: bind several Secrets"),
+        ("\n".join("a" for _ in range(500)), "; and 490 more"),
+        ("- db: prod/db", "line 1: write one line"),
+        ('{"db": "prod/db"}', "line 1: write one line"),
+        ("db = prod/db", "line 1: write one line"),
+        ("prod/db", "line 1: write one line"),
+        (f"{ARN}", "line 1: write one line"),
+        ("db: null\nhost:", "line 2: alias host names no AWS secret"),
+        ("d\u00e9: prod/db", "is not an alias"),
         ("a: " + "x" * MAX_SECRETS_ANNOTATION, "is longer than 4000 characters: bind several Secrets"),
     ],
 )
@@ -133,6 +147,59 @@ def test_hostile_annotation_is_read_in_linear_time(text: str) -> None:
 )
 def test_scope_is_what_the_expression_can_reach(expression: str, names: set[str], whole: bool) -> None:
     assert scope_of(expression) == Scope(frozenset(names), whole)
+
+
+def _calls(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """Return expressions that are made from other ones, in each way that JMESPath has."""
+    field = st.sampled_from(["a", "b", "db", "host", '"cache"'])
+    two = st.tuples(inner, inner)
+    return st.one_of(
+        st.tuples(inner, field).map(".".join),
+        inner.map("({})".format),
+        inner.map("{}[0]".format),
+        inner.map("{}[1:]".format),
+        inner.map("{}[]".format),
+        inner.map("!{}".format),
+        inner.map("{}.*".format),
+        inner.map("to_array({})".format),
+        inner.map("not_null({}, 'x')".format),
+        st.tuples(inner, field).map(lambda parts: "{}[*].{}".format(*parts)),
+        st.tuples(inner, field).map(lambda parts: "map(&{1}, to_array({0}))".format(*parts)),
+        two.map(lambda parts: "{} | {}".format(*parts)),
+        two.map(lambda parts: "{} || {}".format(*parts)),
+        two.map(lambda parts: "{} && {}".format(*parts)),
+        two.map(lambda parts: "{} == {}".format(*parts)),
+        two.map(lambda parts: "[{}, {}]".format(*parts)),
+        two.map(lambda parts: "{{x: {}, y: {}}}".format(*parts)),
+        two.map(lambda parts: "{}[?{}]".format(*parts)),
+        two.map(lambda parts: "{}[?{}] | [0]".format(*parts)),
+        two.map(lambda parts: "map(&{1}, to_array({0}))".format(*parts)),
+    )
+
+
+EXPRESSIONS = st.recursive(
+    st.sampled_from(["db", "host", '"cache"', "a", "@", "*", "[]", "[0]", "'text'", "`1`", '`{"db": 1}`']),
+    _calls,
+    max_leaves=6,
+)
+PART = {"db": 1, "host": {"a": [1, 2]}, "a": {"b": "x", "cache": [{"a": 1}, {"b": None}]}, "b": [{"db": 2}]}
+
+
+@given(EXPRESSIONS)
+def test_expression_depends_on_nothing_beyond_its_scope(expression: str) -> None:
+    """What an alias does not name cannot reach a key, whatever the expression does with the values."""
+    if validate_expression(expression) or scope_of(expression).whole:
+        return
+    document = {name: PART for name in ("db", "host", "cache", "a", "b")}
+    named = {name: part for name, part in document.items() if name in scope_of(expression).names}
+    assert _outcome(expression, named) == _outcome(expression, document)
+
+
+def _outcome(expression: str, document: object) -> object:
+    try:
+        return evaluate(expression, document, 0)
+    except EvaluationError as error:
+        return str(error)
 
 
 def test_entries_select_from_the_aliases_that_they_name() -> None:

@@ -36,34 +36,42 @@ SAME = ReconcileResult(True, version_ids=frozenset({"v1"}))
 GONE = ReconcileResult(False)
 
 
+DB, HOST = Source("prod/db"), Source("prod/host")
+
+
 class Spec:
-    def __init__(self, account: str) -> None:
-        self.sources, self.account = (Source("prod/db"),), account
+    def __init__(self, account: str, several: bool) -> None:
+        self.sources, self.account = (DB, HOST) if several else (DB,), account
 
 
 class Bound:
-    def __init__(self, account: str) -> None:
-        self.spec = Spec(account)
+    def __init__(self, account: str, several: bool) -> None:
+        self.spec = Spec(account, several)
 
 
 class Receiver:
     """The cache, the queue and the access policy. ``completions`` has, for each target ("namespace/name"), the result
     or the error of its reconcile, or None if it does not end.
 
-    ``held_up`` has the targets that wait for their namespace's share, and ``roles`` those with a role of their own.
+    ``held_up`` has the targets that wait for their namespace's share, ``roles`` those with a role of their own, and
+    ``several`` those of several AWS secrets.
     """
 
     def __init__(
-        self, completions: dict[str, ReconcileResult | KeyturnError | None], held_up: str = "", roles: str = ""
+        self,
+        completions: dict[str, ReconcileResult | KeyturnError | None],
+        held_up: str = "",
+        roles: str = "",
+        several: str = "",
     ) -> None:
         self._completions = {Target(*name.split("/")): completion for name, completion in completions.items()}
-        self._held_up, self._roles = held_up.split(), roles.split()
+        self._held_up, self._roles, self._several = held_up.split(), roles.split(), several.split()
 
     def by_secret_id(self, secret_id: str, name: str | None) -> list[Target]:
         return list(self._completions)
 
     def get(self, target: Target) -> Bound:
-        return Bound("app" if str(target) in self._roles else "")
+        return Bound("app" if str(target) in self._roles else "", str(target) in self._several)
 
     def could_apply(self, bound: Bound, source: Source, names: object) -> bool:
         return True
@@ -143,6 +151,28 @@ async def test_role_of_a_tenant_that_fails_does_not_fail_a_delivery_that_is_done
     assert (await handle(Receiver({"b/db": error}, roles="b/db"))).outcome is Outcome.FAILED
     unavailable = await handle(Receiver({"a/db": SAME, "b/db": ClusterUnavailable("gone")}, roles="b/db"))
     assert unavailable.outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize("error", [SourceUnavailable("slow"), None], ids=str)
+async def test_binding_of_several_secrets_does_not_fail_a_delivery_that_is_done_elsewhere(
+    error: KeyturnError | None,
+) -> None:
+    result = await handle(Receiver({"a/db": SAME, "b/db": error}, several="b/db"))
+    assert (result.outcome, result.retrying) == (Outcome.RETRYING, ("b/db",))
+    assert (await handle(Receiver({"b/db": error}, several="b/db"))).outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize(
+    ("unavailable", "outcome"),
+    [({HOST}, Outcome.RETRYING), ({DB}, Outcome.FAILED), ({DB, HOST}, Outcome.FAILED), (set(), Outcome.FAILED)],
+)
+async def test_delivery_does_not_fail_for_another_secret_of_the_binding(
+    unavailable: set[Source], outcome: Outcome
+) -> None:
+    result = ReconcileResult(True, error=SourceUnavailable("slow"), unavailable=frozenset(unavailable))
+    assert (await handle(Receiver({"b/db": result}, several="b/db"))).outcome is outcome
+    down = await handle(Receiver({"b/db": result}, several="b/db"), keeps_running=lambda: False)
+    assert down.outcome is Outcome.FAILED
 
 
 async def test_process_that_shuts_down_promises_no_retry() -> None:

@@ -92,7 +92,7 @@ def test_temporary_failure_decides_and_both_are_told() -> None:
     rendering = render_groups(binding(A="db", B="host", C="join('', [db, host])").groups, {}, errors)
     assert isinstance(rendering.error, SourceUnavailable)
     assert rendering.error.retry_after == 7.0
-    assert str(rendering.error) == "db: denied; host: throttled"
+    assert str(rendering.error) == "alias db: db: denied; alias host: host: throttled"
     assert (rendering.data, rendering.failed, rendering.skipped) == ({}, ("A", "B", "C"), ())
 
 

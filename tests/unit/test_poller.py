@@ -150,6 +150,21 @@ class Setting:
         return self.metrics.registry.get_sample_value("keyturn_recovered_by_poll_total")
 
 
+def several_object(status: str = "ok") -> dict:
+    """Return a Secret that was filled from the AWS secrets prod/db and prod/host."""
+    several = bound_object("db", "v1")
+    annotations = several["metadata"]["annotations"]
+    del annotations["keyturn.dev/secret-id"]
+    annotations |= {
+        "keyturn.dev/secrets": "db: prod/db\nhost: prod/host",
+        "keyturn.dev/data": "A: db\nB: host",
+        "keyturn.dev/version-ids": json.dumps({f"{ARN.format(name)}#AWSCURRENT": "v1" for name in ("db", "host")}),
+        "keyturn.dev/status": status,
+    }
+    annotations[RECORD_HASH] = record_hash(KEYED, several["metadata"]["uid"], annotations)
+    return several
+
+
 @pytest.mark.parametrize("mode", PollMode)
 async def test_sweep_queues_stale_bindings_alone(mode: PollMode) -> None:
     aws = Aws(listed("same", "v1"), listed("moved", "v2"), listed("new", "v1"), listed("unbound", "v9"))
@@ -176,21 +191,25 @@ async def test_sweep_queues_stale_bindings_alone(mode: PollMode) -> None:
 async def test_each_of_several_secrets_is_compared_by_itself(
     mode: PollMode, versions: dict[str, str], globs: str, about: dict[Source, set[str]] | None
 ) -> None:
-    several = bound_object("db", "v1")
-    annotations = several["metadata"]["annotations"]
-    del annotations["keyturn.dev/secret-id"]
-    annotations |= {
-        "keyturn.dev/secrets": "db: prod/db\nhost: prod/host",
-        "keyturn.dev/data": "A: db\nB: host",
-        "keyturn.dev/version-ids": json.dumps({f"{ARN.format(name)}#AWSCURRENT": "v1" for name in ("db", "host")}),
-    }
-    annotations[RECORD_HASH] = record_hash(KEYED, several["metadata"]["uid"], annotations)
-    setting = Setting(
-        Aws(*(listed(name, version_id) for name, version_id in versions.items())), several, mode=mode, globs=globs
-    )
+    aws = Aws(*(listed(name, version_id) for name, version_id in versions.items()))
+    setting = Setting(aws, several_object(), mode=mode, globs=globs)
     assert await setting.sweep() == (["db"] if about else [])
     told = {source: expected for request in setting.requests for source, expected in request.about.items()}
     assert told == (about or {})
+
+
+@pytest.mark.parametrize("mode", PollMode)
+@pytest.mark.parametrize(
+    ("status", "stale"),
+    [
+        ("SourceNotFound: alias host: AWS secret prod/host does not exist", ["db"]),
+        ("SourceNotFound: alias db: AWS secret prod/db does not exist; alias host: AWS secret prod/host does not", []),
+    ],
+)
+async def test_each_of_several_secrets_that_are_gone_is_reported(mode: PollMode, status: str, stale: list[str]) -> None:
+    """The Secret is deleted once all of them are gone, so each has to be noticed."""
+    setting = Setting(Aws(), several_object(status), mode=mode)
+    assert await setting.sweep() == stale
 
 
 async def test_role_without_list_permission_describes_secret_by_secret() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from keyturn_contract.message import EventType, Notification, NotificationData, Outcome, Result
+from keyturn_receiver.core import partial
 from keyturn_receiver.core.binding import BIND_LABEL, DATA, SECRET_ID, Source
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.core.revision import split_version_key
@@ -22,9 +23,10 @@ from keyturn_receiver.errors import (
     SourceNotFound,
     SourceRefused,
     SourceUnavailable,
+    StaleRead,
 )
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
-from keyturn_receiver.reconcile.source_reader import PATIENCE
+from keyturn_receiver.reconcile.source_reader import PATIENCE, Reading, consistent
 from keyturn_receiver.web.notification_handler import NotificationHandler
 from support.bindings import ARN
 from unit.test_reconciler import DB, Engine
@@ -98,6 +100,7 @@ class Several(Engine):
         annotations = self.api.secret["metadata"]["annotations"]
         del annotations[SECRET_ID]
         annotations |= {SECRETS: aliases, DATA: keys}
+        self.api.secret["metadata"]["resourceVersion"] = "2"  # or else the caches would not take the edit
         self.api.show()
         self.handler = NotificationHandler(
             self.cache, self.queue, self.drift._access, lambda _: None, self.metrics, lambda: datetime.now(UTC)
@@ -198,7 +201,7 @@ async def test_secret_that_fails_holds_up_only_the_keys_that_need_it(
     result = await engine.tell("db")
     assert engine.data == {**before, "PASSWORD": "p2"}
     assert engine.revisions == {**revisions, "PASSWORD": engine.revisions["PASSWORD"]}
-    assert engine.status.startswith(f"{reason}: {error}; ")
+    assert engine.status.startswith(f"{reason}: alias host: {error}; ")
     assert "URL, HOST keep their last values" in engine.status
     assert ("remove them from keyturn.dev/data" in engine.status) is isinstance(error, NotAllowed)
     # URL needs the new password as well. The work queue goes on with it, and no delivery waits for the host.
@@ -225,7 +228,7 @@ async def test_failure_that_changes_nothing_writes_nothing_but_its_status_once()
         assert isinstance((await engine.poll()).error, SourceRefused)
         await engine.settle()
     assert engine.api.calls.count(("PATCH", "secrets")) == 1
-    assert engine.status.startswith("SourceRefused: AWS secret prod/host: denied; URL, HOST keep")
+    assert engine.status.startswith("SourceRefused: alias host: AWS secret prod/host: denied; URL, HOST keep")
     assert engine.queue.failing() == 1
     engine.forget()
     engine.aws.fail("host", SourceUnavailable("AWS secret prod/host: throttled"))
@@ -239,7 +242,11 @@ async def test_two_failures_are_both_told() -> None:
     engine.aws.fail("host", SourceRefused("AWS secret prod/host: denied"))
     engine.aws.fail("cache", SourceRefused("AWS secret prod/cache: denied"))
     await engine.poll()
-    for words in ("prod/host: denied", "prod/cache: denied", "URL, HOST, CACHE keep their last values"):
+    for words in (
+        "alias host: AWS secret prod/host: denied",
+        "alias cache: AWS secret prod/cache: denied",
+        "URL, HOST, CACHE keep their last values",
+    ):
         assert words in engine.status
 
 
@@ -254,17 +261,135 @@ async def test_secret_that_hangs_holds_up_no_other() -> None:
     result = await engine.tell("db")
     assert (result.outcome, engine.data["PASSWORD"], engine.data["URL"]) == (Outcome.APPLIED, "p2", "u:p%2F1@h1")
     assert time.monotonic() - started < PATIENCE + 1
-    assert "prod/host: AWS is slow to answer" in engine.status
+    assert "alias host: AWS secret prod/host: AWS is slow to answer" in engine.status
     await engine.queue.close(0)
 
 
-async def test_secret_that_is_always_slow_is_waited_for_once_the_others_are_written() -> None:
+@pytest.mark.parametrize("seconds", [PATIENCE * 1.5, PATIENCE * 5])
+async def test_secret_that_is_always_slow_is_waited_for_once_the_others_are_written(seconds: float) -> None:
     engine = await filled()
-    engine.aws.delay("host", PATIENCE * 1.5)
+    engine.aws.delay("host", seconds)
     engine.aws.rotate("db", {"user": "u", "password": "p2"})
     await engine.tell("db", seconds=1)
-    await asyncio.sleep(4 * PATIENCE)  # the retry has nothing else to write, so it waits
+    await asyncio.sleep(seconds + 3 * PATIENCE)  # the retry has nothing else to write, so it waits
     assert (engine.data["URL"], engine.status) == ("u:p2@h1", "ok")
+
+
+async def test_run_that_waits_for_a_slow_secret_is_cut_short_by_the_next_delivery() -> None:
+    engine = await filled()
+    engine.aws.delay("host", 60)
+    version = engine.aws.rotate("host", {"address": "h2"})
+    patient = engine.queue.submit(DB, Request.now(Cause.POLL, {version}, about={SOURCES["host"]}))
+    await asyncio.sleep(3 * PATIENCE)
+    assert not patient.done()  # nobody waits, so it has waited for the host
+    engine.aws.rotate("cache", "redis://c2")
+    started = time.monotonic()
+    result = await engine.tell("cache")
+    assert (result.outcome, engine.data["CACHE"]) == (Outcome.APPLIED, "redis://c2")
+    assert time.monotonic() - started < PATIENCE + 1
+    assert isinstance((await patient).error, SourceUnavailable)
+    await engine.queue.close(0)
+
+
+async def test_delivery_for_a_secret_that_was_never_filled_does_not_fail_because_of_another_one() -> None:
+    """The first fill waits for all AWS secrets. Deliveries that come meanwhile are answered in time, and retried."""
+    engine = Several()
+    engine.aws.delay("host", 60)
+    engine.drift.start()
+    await asyncio.sleep(0.1)
+    started = time.monotonic()
+    result = await engine.tell("db")
+    assert (result.outcome, result.retrying) == (Outcome.RETRYING, ("team/db",))
+    assert "alias host: AWS secret prod/host: AWS is slow to answer" in str(result.reason)
+    assert time.monotonic() - started < 8
+    assert engine.data == {}
+    engine.aws.faults.clear()
+    await asyncio.sleep(10)
+    assert (set(engine.data), engine.status) == ({"PASSWORD", "URL", "HOST", "CACHE"}, "ok")
+
+
+async def test_deliveries_that_are_served_together_are_answered_each_for_its_own_secret() -> None:
+    engine = await filled()
+    engine.aws.delay("cache", 0.5)
+    engine.aws.fail("host", SourceUnavailable("AWS secret prod/host: throttled"))
+    engine.aws.rotate("cache", "redis://c2")
+    engine.aws.rotate("db", {"user": "u", "password": "p2"})
+    engine.aws.rotate("host", {"address": "h2"})
+    cache, db, host = await asyncio.gather(engine.tell("cache"), engine.tell("db"), engine.tell("host"))
+    assert len(engine.requests) == 2  # the other two were served while the first one ran
+    assert cache.outcome is Outcome.APPLIED
+    assert (db.outcome, db.retrying) == (Outcome.APPLIED, ("team/db",))
+    assert (host.outcome, host.retrying) == (Outcome.FAILED, ())
+    assert engine.data["PASSWORD"] == "p2"
+    await engine.queue.close(0)
+
+
+async def test_delivery_fails_if_its_own_secret_cannot_be_read() -> None:
+    engine = await filled()
+    engine.aws.fail("db", SourceUnavailable("AWS secret prod/db: throttled"))
+    engine.aws.rotate("db", {"user": "u", "password": "p2"})
+    result = await engine.tell("db")
+    assert (result.outcome, result.retrying) == (Outcome.FAILED, ())
+    await engine.queue.close(0)
+
+
+async def test_secret_that_is_in_a_region_that_bindings_may_not_name_holds_up_no_other() -> None:
+    engine = await filled()
+    before = engine.data
+    arn = ARN.format("host").replace("eu-west-1", "mars-east-1")
+    metadata = engine.api.secret["metadata"]
+    metadata["annotations"][SECRETS] = ALIASES.replace("prod/host", arn)
+    metadata["resourceVersion"] = "50"
+    engine.api.show()
+    await engine.settle()
+    assert engine.status.startswith("InvalidBinding: alias host: ")
+    assert "mars-east-1" in engine.status
+    engine.aws.rotate("cache", "redis://c2")
+    assert (await engine.tell("cache")).outcome is Outcome.APPLIED
+    assert engine.data == {**before, "CACHE": "redis://c2"}
+    assert set(engine.aws.reads) == {"db", "cache"}  # AWS is not asked for the host
+
+
+async def test_kept_values_count_towards_the_size_of_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partial, "MAX_DATA", 100)
+    engine = Several("host: prod/host\ncache: {id: prod/cache, stage: blue}", "HOST: host\nCACHE: cache")
+    large = "x" * 60
+    engine.aws.values["host"] = large
+    await engine.fill()
+    before = engine.data
+    engine.aws.fail("host", SourceRefused("AWS secret prod/host: denied"))
+    engine.aws.rotate("cache", large)
+    result = await engine.tell("cache")
+    assert (result.outcome, engine.data) == (Outcome.IGNORED, before)
+    told = "its keys hold more than 100 bytes, a Secret's limit: take fewer of them with keyturn.dev/data"
+    assert engine.status == f"InvalidValue: {told}"
+
+
+async def test_value_that_the_type_of_the_secret_forbids_holds_up_only_its_own_key() -> None:
+    engine = Several("db: prod/db\nhost: prod/host", ".dockerconfigjson: db\nHOST: host.address")
+    engine.api.secret["type"] = "kubernetes.io/dockerconfigjson"
+    engine.aws.values["db"] = {"auths": {}}
+    await engine.fill()
+    engine.aws.rotate("db", "hunter2")
+    engine.aws.rotate("host", {"address": "h2"})
+    assert isinstance((await engine.poll()).error, InvalidValue)
+    assert engine.data == {".dockerconfigjson": '{"auths": {}}', "HOST": "h2"}
+    assert "AWS secret prod/db: key .dockerconfigjson: the value is not Docker's JSON" in engine.status
+    assert ".dockerconfigjson keeps its last value" in engine.status
+
+
+@pytest.mark.parametrize("between", [True, False])
+async def test_two_ids_of_one_secret_give_one_version(between: bool) -> None:
+    """A name and an ARN are two reads. If the secret is rotated between them, neither is believed."""
+    sources = Source("prod/db"), Source(ARN.format("db"))
+    read = {source: SecretVersion(ARN.format("db"), "prod/db", "db-1", "x") for source in sources}
+    if between:
+        read[sources[1]] = SecretVersion(ARN.format("db"), "prod/db", "db-2", "y")
+    reading = consistent(Reading(read, {}))
+    assert reading.versions == ({} if between else read)
+    assert {source: type(error) for source, error in reading.errors.items()} == (
+        dict.fromkeys(sources, StaleRead) if between else {}
+    )
 
 
 async def test_value_that_does_not_fit_holds_up_the_keys_of_its_own_secrets_together() -> None:
@@ -289,7 +414,7 @@ async def test_first_fill_is_whole_or_not_at_all() -> None:
     engine.drift.start()
     await engine.settle()
     assert engine.data == {}
-    assert engine.status.startswith("SourceRefused: AWS secret prod/cache: denied")
+    assert engine.status.startswith("SourceRefused: alias cache: AWS secret prod/cache: denied")
     engine.aws.faults.clear()
     await engine.poll()
     assert set(engine.data) == {"PASSWORD", "URL", "HOST", "CACHE"}
@@ -307,6 +432,29 @@ async def test_key_that_is_new_and_cannot_be_made_does_not_hold_up_the_others() 
     await engine.settle()
     assert engine.data == {"PASSWORD": "p2"}
     assert "HOST has no value yet" in engine.status
+
+
+async def test_edit_takes_no_key_away_while_one_of_the_sources_fails() -> None:
+    """A key that is renamed together with a slip would leave pods without both names."""
+    engine = await filled()
+    before, versions = engine.data, engine.version_ids
+    engine.aws.rotate("cache", "redis://c2")
+    metadata = engine.api.secret["metadata"]
+    engine.aws.fail("db", SourceNotFound("AWS secret prod/db does not exist"))
+    metadata["annotations"] |= {
+        SECRETS: "db: prod/db\ncache: {id: prod/cache, stage: blue}",
+        DATA: "PASS: db.password\nCACHE: cache",
+    }
+    metadata["resourceVersion"] = "50"
+    engine.api.show()
+    await engine.settle()
+    assert engine.data == {**before, "CACHE": "redis://c2"}
+    assert "PASS has no value yet; HOST, PASSWORD, URL go once this is mended" in engine.status
+    assert engine.version_ids == {**versions, "cache": "cache-2"}
+    engine.aws.faults.clear()
+    await engine.poll()
+    assert (engine.revisions.keys(), engine.status) == ({"PASS", "CACHE"}, "ok")
+    assert engine.version_ids == {"db": "db-1", "cache": "cache-2"}
 
 
 async def test_edited_secret_is_not_taken_for_good_while_one_of_its_sources_fails() -> None:
@@ -334,7 +482,7 @@ async def test_name_of_one_among_several_that_is_gone_deletes_nothing() -> None:
     for name in ("host", "cache"):
         engine.aws.fail(name, SourceNotFound(f"AWS secret prod/{name} does not exist"))
     await engine.poll()
-    assert engine.status.startswith("SourceNotFound: AWS secret prod/host does not exist; AWS secret prod/cache does")
+    assert engine.status.startswith("SourceNotFound: alias host: AWS secret prod/host does not exist; alias cache: AWS")
     engine.aws.fail("db", SourceNotFound("AWS secret prod/db does not exist"))
     await engine.poll()  # now all of them are gone, so the Secret may go
     assert "this receiver deletes none" in engine.status

@@ -4,10 +4,11 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
-from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.binding import Source, Target
 from keyturn_receiver.errors import InvalidValue, KeyturnError, Temporary, Unfinished
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import SETTLE_SECONDS, WorkQueue
@@ -54,6 +55,50 @@ async def test_joined_request_has_the_time_of_the_last() -> None:
     second = Request.now(Cause.NOTIFICATION)
     assert (first | second).since == second.since >= first.since
     assert (first | second).priority is Cause.NOTIFICATION
+
+
+X, Y = Source("prod/x"), Source("prod/y")
+NOTIFIED, POLLED = (Request.now(cause, {cause}, about={X}) for cause in (Cause.NOTIFICATION, Cause.POLL))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "about", "confined_to"),
+    [
+        (NOTIFIED, POLLED, {X: {Cause.NOTIFICATION, Cause.POLL}}, {X}),
+        (NOTIFIED, Request.now(Cause.POLL, {"v"}, about={Y}), {X: {Cause.NOTIFICATION}, Y: {"v"}}, {X, Y}),
+        (NOTIFIED, Request.now(Cause.DRIFT), {X: {Cause.NOTIFICATION}}, set()),  # the edit may concern all of them
+        (Request.now(Cause.NEW), POLLED, {X: {Cause.POLL}}, set()),
+        (NOTIFIED, Request.now(Cause.POLL), {}, set()),  # of a binding that had one AWS secret by then
+    ],
+)
+async def test_joined_request_is_confined_to_what_both_name(
+    first: Request, second: Request, about: dict[Source, set[str]], confined_to: set[Source]
+) -> None:
+    for joined in (first | second, second | first):
+        assert joined.about == about
+        assert joined.confined_to == confined_to
+
+
+async def test_run_learns_whether_a_delivery_waits_for_the_next_one_and_a_retry_is_not_awaited() -> None:
+    seen: list[tuple[set[Source], list[bool]]] = []
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def work(target: Target, request: Request) -> ReconcileResult:
+        seen.append((set(request.awaited), [request.next_is_awaited()]))
+        begun.set()
+        await go.wait()
+        seen[-1][1].append(request.next_is_awaited())
+        return failed(Temporary("not now")) if len(seen) == 2 else DONE
+
+    queue = queue_of(work)
+    queue.submit(A, Request.now(Cause.POLL))
+    await begun.wait()
+    queue.submit(A, Request.now(Cause.DRIFT))
+    last = queue.submit(A, replace(NOTIFIED, awaited=frozenset({X})))
+    go.set()
+    await last
+    await asyncio.sleep(5)
+    assert seen == [(set(), [False, True]), ({X}, [False, False]), (set(), [False, False])]
 
 
 async def test_binding_runs_once_at_a_time_beside_others() -> None:

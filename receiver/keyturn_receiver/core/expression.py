@@ -171,16 +171,19 @@ def _parsed_and_kept(expression: str) -> ParsedResult:
 
 
 class _Lexer(Lexer):
-    """Lexer that keeps the digits of numbers in backquotes, as those of numbers in AWS are kept."""
+    """Lexer that keeps the digits of numbers in backquotes, as those of numbers in AWS are kept.
+
+    The stubs of the library lack the methods that are not public.
+    """
 
     _text = ""  # of the latest literal, without its quotes
 
     def _consume_until(self, delimiter: str) -> str:
-        self._text = super()._consume_until(delimiter)
+        self._text = super()._consume_until(delimiter)  # type: ignore[misc]
         return self._text
 
     def _consume_literal(self) -> dict[str, Any]:
-        token: dict[str, Any] = super()._consume_literal()
+        token: dict[str, Any] = super()._consume_literal()  # type: ignore[misc]
         with suppress(ValueError):  # the library takes such a text for a string
             token["value"] = parse_literal(self._text.replace("\\`", "`"))
         return token
@@ -192,9 +195,9 @@ class _Parser(Parser):
     def _parse(self, expression: str) -> ParsedResult:
         self._tokens = list(_Lexer().tokenize(expression))
         self._index = 0
-        tree = self._expression(binding_power=0)
-        if self._current_token() != "eof":
-            token = self._lookahead_token(0)
+        tree = self._expression(binding_power=0)  # type: ignore[attr-defined]
+        if self._current_token() != "eof":  # type: ignore[attr-defined]
+            token = self._lookahead_token(0)  # type: ignore[attr-defined]
             raise ParseError(token["start"], token["value"], token["type"], f"Unexpected token: {token['value']}")
         return ParsedResult(expression, tree)
 

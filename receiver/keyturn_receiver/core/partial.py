@@ -7,9 +7,10 @@ Secret of a single AWS secret is. If an AWS secret cannot be read, only the grou
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-from keyturn_receiver.core.binding import DATA, Binding, Source, versions_of
+from keyturn_receiver.core.binding import DATA, AliasedSources, Binding, Source, versions_of
 from keyturn_receiver.core.render import MAX_DATA, MAX_TOTAL_COST, SecretVersion, costs, render
 from keyturn_receiver.core.revision import OK, Record
+from keyturn_receiver.core.secret_types import check_values
 from keyturn_receiver.errors import InvalidValue, KeyturnError, NotAllowed, first_retryable, with_message
 
 MAX_KEYS = 10  # the most keys that one message names
@@ -31,9 +32,13 @@ class Rendering:
 
 
 def render_groups(
-    groups: Sequence[Binding], versions: Mapping[Source, SecretVersion], errors: Mapping[Source, KeyturnError]
+    groups: Sequence[Binding],
+    versions: Mapping[Source, SecretVersion],
+    errors: Mapping[Source, KeyturnError],
+    secret_type: str = "",
 ) -> Rendering:
-    """Render each group whose AWS secrets were all read. ``errors`` say why others were not.
+    """Render each group whose AWS secrets were all read. ``errors`` say why others were not. A value that a Secret of
+    this type cannot hold is an error of its group.
 
     Raises InvalidValue if all groups together exceed a limit.
     """
@@ -43,11 +48,15 @@ def render_groups(
     failures: list[KeyturnError] = []
     unmet: set[Source] = set()
     _check_costs(groups, versions)
+    named_errors = _with_aliases(groups, errors)
     for group in groups:
-        faults = [errors[source] for source in sorted(group.sources) if source in errors]
+        faults = [named_errors[source] for source in sorted(group.sources) if source in named_errors]
         if group.sources <= versions.keys():
             try:
-                data |= render(group, {source: versions[source] for source in group.sources})
+                ours = {source: versions[source] for source in group.sources}
+                rendered = render(group, ours)
+                check_values(secret_type, rendered, ours)
+                data |= rendered
                 continue
             except InvalidValue as error:
                 faults.append(error)
@@ -58,12 +67,17 @@ def render_groups(
         failed += keys
         failures += faults
         unmet |= group.sources
+    check_size(data)
+    met = frozenset(versions.keys() - unmet)
+    return Rendering(data, tuple(failed), tuple(skipped), _all_of(failures), met)
+
+
+def check_size(data: Mapping[str, bytes]) -> None:
+    """Raise InvalidValue if all keys together, including those that keep their values, are too large for a Secret."""
     if sum(map(len, data.values())) > MAX_DATA:
         raise InvalidValue(
             f"its keys hold more than {MAX_DATA} bytes, a Secret's limit: take fewer of them with {DATA}"
         )
-    met = frozenset(versions.keys() - unmet)
-    return Rendering(data, tuple(failed), tuple(skipped), _all_of(failures), met)
 
 
 def _check_costs(groups: Sequence[Binding], versions: Mapping[Source, SecretVersion]) -> None:
@@ -102,10 +116,14 @@ def has_news(binding: Binding, record: Record, versions: Mapping[Source, SecretV
     )
 
 
-def with_keys(error: KeyturnError, failed: Sequence[str], recorded: Set[str]) -> KeyturnError:
-    """Return the error, with a message that also says which keys wait for its end, and what they hold until then."""
-    kept = [key for key in failed if key in recorded]
-    absent = [key for key in failed if key not in recorded]
+def with_keys(error: KeyturnError, rendering: Rendering, recorded: Set[str]) -> KeyturnError:
+    """Return the error, with a message that also says which keys wait for its end, and what they hold until then.
+
+    ``recorded`` are the keys that Keyturn has written before.
+    """
+    kept = [key for key in rendering.failed if key in recorded]
+    absent = [key for key in rendering.failed if key not in recorded]
+    removed = sorted(recorded - {*rendering.data, *rendering.failed, *rendering.skipped})
     text = str(error)
     if kept:
         text += f"; {_names(kept)} {'keeps its last value' if len(kept) == 1 else 'keep their last values'}"
@@ -113,7 +131,21 @@ def with_keys(error: KeyturnError, failed: Sequence[str], recorded: Set[str]) ->
             text += f": remove {'it' if len(kept) == 1 else 'them'} from {DATA} to take the value away"
     if absent:
         text += f"; {_names(absent)} {'has' if len(absent) == 1 else 'have'} no value yet"
+    if removed:
+        text += f"; {_names(removed)} {'goes' if len(removed) == 1 else 'go'} once this is mended"
     return with_message(error, text)
+
+
+def _with_aliases(groups: Sequence[Binding], errors: Mapping[Source, KeyturnError]) -> Mapping[Source, KeyturnError]:
+    """Return the errors, each with a message that begins with the aliases of its AWS secret, if it has any."""
+    aliases: dict[Source, dict[str, None]] = {}
+    for entry in (entry for group in groups for entry in group.entries):
+        for alias, source in entry.source.by_alias if isinstance(entry.source, AliasedSources) else ():
+            aliases.setdefault(source, {})[alias] = None
+    return {
+        source: with_message(error, f"alias {', '.join(aliases[source])}: {error}") if source in aliases else error
+        for source, error in errors.items()
+    }
 
 
 def _all_of(failures: Sequence[KeyturnError]) -> KeyturnError | None:

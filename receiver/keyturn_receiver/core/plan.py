@@ -106,6 +106,8 @@ def plan(
             before[key] = recorded.get(key, UNKNOWN)
             after[key] = next_revision(recorded.get(key), sourced[key])
     version_ids = _version_ids(binding, versions, live.record.version_ids)
+    if status != OK:  # some keys may still come from an AWS secret that the binding no longer names
+        version_ids = {**live.record.version_ids, **version_ids}
     removed = recorded.keys() - data.keys()
     changed = tuple(sorted(differing | removed))
     new_revisions = {key for key in differing if before[key] != after[key]}

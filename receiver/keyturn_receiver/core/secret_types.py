@@ -45,7 +45,6 @@ def complete(
     rule = TYPES.get(secret_type)
     if rule is None:
         return dict(data)
-    names = names_of(versions)
     if binding.everything_of and len(rule.keys) == 1 and rule.keys[0] not in data:
         raw = versions[binding.everything_of].value
         whole = raw.encode(errors="surrogatepass") if isinstance(raw, str) else raw
@@ -54,14 +53,21 @@ def complete(
             data = {rule.keys[0]: whole}
     missing = [key for key in rule.keys if key not in data]
     if missing and not (rule.any and len(missing) < len(rule.keys)):
-        raise InvalidValue(f"AWS secret {names}: {_advice(secret_type, rule, missing)}")
-    for key in (".dockerconfigjson", ".dockercfg"):
-        if key in rule.keys and not isinstance(_json(data[key]), dict):
-            raise InvalidValue(
-                f"AWS secret {names}: key {key}: the value is not Docker's JSON: store the content of a Docker"
-                ' config.json in AWS, as in {"auths": {"registry.example.com": {"auth": "..."}}}, or use type Opaque'
-            )
+        raise InvalidValue(f"AWS secret {names_of(versions)}: {_advice(secret_type, rule, missing)}")
+    check_values(secret_type, data, versions)
     return dict(data)
+
+
+def check_values(secret_type: str, data: Mapping[str, bytes], versions: Mapping[Source, SecretVersion]) -> None:
+    """Raise InvalidValue if a value cannot stand under its key in a Secret of this type."""
+    rule = TYPES.get(secret_type)
+    for key in (".dockerconfigjson", ".dockercfg"):
+        if rule and key in rule.keys and key in data and not isinstance(_json(data[key]), dict):
+            raise InvalidValue(
+                f"AWS secret {names_of(versions)}: key {key}: the value is not Docker's JSON: store the content of a"
+                ' Docker config.json in AWS, as in {"auths": {"registry.example.com": {"auth": "..."}}}, or use type'
+                " Opaque"
+            )
 
 
 def _advice(secret_type: str, rule: _Type, missing: list[str]) -> str:

@@ -23,3 +23,9 @@ class BoundSource:
     def record(self) -> Record:
         """The record that Keyturn keeps on the Secret."""
         return self.secret.record
+
+    def is_reported(self, reason: str) -> bool:
+        """Return whether the Secret's status reports this reason, and reports it of this AWS secret if there are
+        several."""
+        of_this = len(self.secret.spec.sources) == 1 or f"AWS secret {self.source.secret_id} " in self.record.status
+        return of_this and self.record.has_reason(reason)

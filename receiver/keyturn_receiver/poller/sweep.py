@@ -90,9 +90,9 @@ def is_stale(bound: BoundSource, metadata: SecretMetadata | None) -> bool:
     """
     record = bound.record
     if metadata is None:
-        return not record.has_reason(SourceNotFound.reason)
+        return not bound.is_reported(SourceNotFound.reason)
     if metadata.pending_deletion:
-        return not record.has_reason(SourcePendingDeletion.reason)
+        return not bound.is_reported(SourcePendingDeletion.reason)
     applied = record.version_ids.get(version_key(metadata.arn, bound.source.stage))
     return not_proven(bound) or record.status != OK or applied != metadata.current(bound.source.stage)
 

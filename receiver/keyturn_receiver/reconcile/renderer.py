@@ -57,9 +57,14 @@ class Renderer:
         return await self._in_thread(binding.target.namespace, lambda: render(binding, versions))
 
     async def render_available(
-        self, binding: Binding, versions: Mapping[Source, SecretVersion], errors: Mapping[Source, KeyturnError]
+        self,
+        binding: Binding,
+        versions: Mapping[Source, SecretVersion],
+        errors: Mapping[Source, KeyturnError],
+        secret_type: str = "",
     ) -> Rendering:
-        """Return what can be rendered from these versions. ``errors`` say why others are missing.
+        """Return what can be rendered from these versions, for a Secret of this type. ``errors`` say why others are
+        missing.
 
         Raises InvalidValue if all of it is wrong, or NamespaceBusy.
         """
@@ -70,8 +75,10 @@ class Renderer:
         length = sum(len(entry.expression) for group in available for entry in group.entries)
         is_short = length <= CHEAP_TEXT and sum(len(version.value) for version in versions.values()) <= CHEAP_VALUES
         if is_short and sum(sum(costs(group, versions)) for group in available) <= CHEAP_COST:
-            return render_groups(groups, versions, errors)
-        return await self._in_thread(binding.target.namespace, lambda: render_groups(groups, versions, errors))
+            return render_groups(groups, versions, errors, secret_type)
+        return await self._in_thread(
+            binding.target.namespace, lambda: render_groups(groups, versions, errors, secret_type)
+        )
 
     async def _in_thread(self, namespace: str, work: Callable[[], T]) -> T:
         lane = self._lanes.setdefault(namespace, _Lane())

@@ -1,7 +1,7 @@
 """Requests for reconciles, and the results of reconciles."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -24,6 +24,11 @@ class Cause(StrEnum):
 
 
 PRIORITIES = tuple(Cause)
+_NAMING = frozenset({Cause.NOTIFICATION, Cause.POLL})  # the causes that name the AWS secrets which may have changed
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +38,10 @@ class Request:
     ``since`` is the time, in monotonic seconds, at which the last cause became known. A value that was read earlier
     must not be used. ``expected`` has the ids of the versions that have the staging label according to the causes.
     ``event_ids`` are the ids of EventBridge events. ``unversioned`` is true if one of the notifications names no
-    version. ``about`` has those of several AWS secrets that the causes name, with the version ids that are expected of
-    each. It is empty if the Secret is made from a single one, or if a cause names none. Two requests for the same
-    binding merge into one that serves both.
+    version. ``about`` has those of several AWS secrets that notifications or the poller name, with the version ids that
+    are expected of each. It is empty if the Secret is made from a single one. ``awaited`` has those of several AWS
+    secrets for which a delivery waits. ``next_is_awaited`` returns whether a delivery waits for the next run of this
+    binding. Two requests for the same binding merge into one that serves both.
     """
 
     causes: frozenset[Cause]
@@ -44,6 +50,8 @@ class Request:
     event_ids: tuple[str, ...] = ()
     unversioned: bool = False
     about: Mapping[Source, frozenset[str]] = field(default_factory=dict)
+    awaited: frozenset[Source] = frozenset()
+    next_is_awaited: Callable[[], bool] = field(default=_never, compare=False, repr=False)
 
     @classmethod
     def now(
@@ -59,6 +67,15 @@ class Request:
         """The most urgent cause, which decides when the request is served."""
         return min(self.causes, key=PRIORITIES.index)
 
+    @property
+    def confined_to(self) -> frozenset[Source]:
+        """Those of several AWS secrets that may have changed. The set is empty if anything else may have, too."""
+        return frozenset(self.about if self.causes <= _NAMING else ())
+
+    @property
+    def _names_none(self) -> bool:
+        return not self.about and not self.causes.isdisjoint(_NAMING)
+
     def __or__(self, other: "Request") -> "Request":
         event_ids = dict.fromkeys((*self.event_ids, *other.event_ids))
         return Request(
@@ -67,7 +84,8 @@ class Request:
             self.expected | other.expected,
             tuple(event_ids)[:MAX_EVENT_IDS],
             self.unversioned or other.unversioned,
-            _union(self.about, other.about) if self.about and other.about else {},
+            {} if self._names_none or other._names_none else _union(self.about, other.about),
+            self.awaited | other.awaited,
         )
 
 
@@ -83,9 +101,10 @@ class ReconcileResult:
 
     ``version_ids`` are the versions that the Secret is now made from. ``restarted`` has the consumers that were
     restarted. ``filled`` is true if the Secret was filled, or needed no change. ``met`` are those of several AWS
-    secrets that the error does not concern: each key that depends on one of them was filled. ``partial`` is true if
-    some keys were changed, and the error kept others from it. ``terminal_version`` is the resource version of the
-    Secret if no retry can help that version. It is empty unless ``error`` is permanent.
+    secrets that the error does not concern: each key that depends on one of them was filled. ``unavailable`` are those
+    that could not be read, if the error is about them alone and a retry may help. ``partial`` is true if some keys were
+    changed, and the error kept others from it. ``terminal_version`` is the resource version of the Secret if no retry
+    can help that version. It is empty unless ``error`` is permanent.
     """
 
     bound: bool
@@ -96,6 +115,7 @@ class ReconcileResult:
     filled: bool = False
     terminal_version: str = ""
     met: frozenset[Source] = frozenset()
+    unavailable: frozenset[Source] = frozenset()
     partial: bool = False
 
     @property

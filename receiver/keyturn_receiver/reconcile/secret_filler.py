@@ -11,7 +11,7 @@ from keyturn_receiver.core import secret_types
 from keyturn_receiver.core.binding import Binding, BindingSpec, OnDelete, Source
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.integrity import Integrity
-from keyturn_receiver.core.partial import has_news, sources_to_read, with_keys
+from keyturn_receiver.core.partial import check_size, has_news, sources_to_read, with_keys
 from keyturn_receiver.core.plan import LiveSecret, plan
 from keyturn_receiver.core.policy import check_type
 from keyturn_receiver.core.revision import OK, Record, status_of
@@ -20,7 +20,7 @@ from keyturn_receiver.reconcile import event_messages
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.renderer import Renderer
-from keyturn_receiver.reconcile.request import Cause, Request
+from keyturn_receiver.reconcile.request import Request
 from keyturn_receiver.reconcile.source_reader import SourceReader
 from keyturn_receiver.telemetry.legs import Leg, LegTimer
 
@@ -33,8 +33,8 @@ class FillResult:
     that the record is current. ``status_outdated`` is true if the only thing left to write is the status, to clear an
     earlier refusal. The status is cleared after the restarts. Otherwise each retry would write the Secret twice, and
     each write triggers our own watch. ``resource_version`` is that of the Secret after ``written``. If there is an
-    ``error`` all the same, it keeps only some keys from being filled; ``met`` are the AWS secrets that it does not
-    concern.
+    ``error`` nevertheless, it keeps only some keys from being filled. ``met`` and ``unavailable`` are as in
+    ``ReconcileResult``.
     """
 
     record: Record
@@ -46,6 +46,7 @@ class FillResult:
     error: KeyturnError | None = None
     resource_version: str = ""
     met: frozenset[Source] = frozenset()
+    unavailable: frozenset[Source] = frozenset()
 
 
 class SecretFiller:
@@ -109,30 +110,33 @@ class SecretFiller:
         divisible = len(binding.groups) > 1 and live.record.was_written and live.integrity is Integrity.INTACT
         sources = binding.sources
         if divisible:
-            about = _about(request) if spec.reconcile in ("", live.record.reconciled) else frozenset()
-            sources = sources_to_read(binding, live.record, spec.hash, about)
+            confined_to = request.confined_to if spec.reconcile in ("", live.record.reconciled) else frozenset()
+            sources = sources_to_read(binding, live.record, spec.hash, confined_to)
         news = partial(has_news, binding, live.record) if divisible else None
         reading = await self._sources.read(binding, request, sources, news)
-        rendering = await self._renderer.render_available(binding, reading.versions, reading.errors)
+        rendering = await self._renderer.render_available(binding, reading.versions, reading.errors, live.type)
         data, error = rendering.data, rendering.error
-        if isinstance(error, Temporary) and request.about and request.about.keys().isdisjoint(reading.errors):
-            error.caused_by_tenant = True  # the notification waits for another AWS secret, which its owner has added
+        unavailable = frozenset(each for each, fault in reading.errors.items() if isinstance(fault, Temporary))
         gone = all(isinstance(reading.errors.get(source), SourceNotFound) for source in binding.sources)
         if error and (gone or not (divisible and data)):
-            if isinstance(error, SourceNotFound) and not gone:
-                return FillResult(live.record, consumers, error=error)  # a Secret is not deleted for some of them
-            raise error
-        if others := {*rendering.failed, *rendering.skipped} & live.record.revisions.keys():
-            data = {**await self._secrets.read_values(live, others), **data}
+            if isinstance(error, NotAllowed) or gone:
+                raise error
+            # A Secret is not deleted because some of its AWS secrets are gone.
+            return FillResult(live.record, consumers, error=error, unavailable=unavailable)
+        recorded = live.record.revisions.keys()
+        # While there is an error, no key goes, not even one that an edit has taken out of the binding.
+        if kept := recorded - data.keys() if error else recorded & set(rendering.skipped):
+            data = {**await self._secrets.read_values(live, kept), **data}
+            check_size(data)
         if error:
-            error = with_keys(error, rendering.failed, live.record.revisions.keys())
+            error = with_keys(error, rendering, recorded)
         data = secret_types.complete(live.type, binding, reading.versions, data)
         status = status_of(error.reason, str(error)) if error else OK
         fingerprint = self._secrets.fingerprint
         keyed, versions = self._secrets.keyed, reading.versions
         planned = plan(binding, spec.hash, live, data, versions, fingerprint, keyed, spec.reconcile, status)
         if not planned.write:
-            return FillResult(live.record, consumers, error=error, met=rendering.met)
+            return FillResult(live.record, consumers, error=error, met=rendering.met, unavailable=unavailable)
         same_content = not planned.changed_keys and planned.record == replace(live.record, status=OK)
         if same_content and live.integrity is Integrity.INTACT and live.record.has_reason(ClusterRefused.reason):
             return FillResult(live.record, consumers, status_outdated=True)
@@ -155,9 +159,5 @@ class SecretFiller:
             resource_version=resource_version,
             error=error,
             met=rendering.met,
+            unavailable=unavailable,
         )
-
-
-def _about(request: Request) -> frozenset[Source]:
-    """Return the AWS secrets to which a request is confined, or an empty set if it concerns the whole Secret."""
-    return frozenset(request.about if request.causes <= {Cause.NOTIFICATION, Cause.POLL} else ())

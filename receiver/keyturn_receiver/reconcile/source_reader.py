@@ -1,12 +1,15 @@
 """Reads the AWS secrets of one binding. Each is read only after the access policy has allowed it."""
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Set
+import math
+import time
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 
 from keyturn_receiver.core.binding import Binding, Source
 from keyturn_receiver.core.render import SecretVersion
-from keyturn_receiver.errors import KeyturnError, SourceUnavailable
+from keyturn_receiver.core.revision import version_key
+from keyturn_receiver.errors import KeyturnError, SourceUnavailable, StaleRead
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.arn_resolver import ArnResolver
 from keyturn_receiver.reconcile.fetch import fetch
@@ -17,6 +20,7 @@ from keyturn_receiver.telemetry.legs import Leg, LegTimer
 # Seconds that an AWS secret may take once another one of the binding has something new. A secret that a notification
 # names may take twice as long, because a stale read is repeated (fetch.DELAYS).
 PATIENCE = 2.0
+CHECK_SECONDS = 0.25  # time between two checks whether a delivery waits for the next run
 
 Versions = Mapping[Source, SecretVersion]
 
@@ -48,9 +52,10 @@ class SourceReader:
         """Read, for each of ``sources``, the version that holds the staging label. No read is older than
         ``request.since``.
 
-        Each error in the result is NotAllowed, SourceRefused, SourceUnavailable or StaleRead. ``worth_writing`` returns
-        whether something can be written from these versions alone. If so, slow sources are given up after PATIENCE. If
-        not, and a notification waits, they are given up after twice that time.
+        Each error in the result is InvalidBinding, NotAllowed, SourceRefused, SourceUnavailable or StaleRead.
+        ``worth_writing`` returns whether something can be written from these versions alone. If so, slow sources are
+        given up after PATIENCE. If not, but a delivery waits, they are given up after twice that time. If nobody waits,
+        they are waited for, until a delivery waits for the next run.
         """
         if len(sources) > 1:
             return await self._read_all(binding, request, sources, worth_writing)
@@ -81,12 +86,8 @@ class SourceReader:
         }
         try:
             with self._legs.time(Leg.FETCH):
-                asked = [read for source, read in reads.items() if source in request.about]
-                if worth_writing or (asked and Cause.NOTIFICATION in request.causes):
-                    await _wait_impatiently(reads, asked, worth_writing or (lambda _: False))
-                else:
-                    await asyncio.wait(reads.values())
-            return _reading(reads)
+                await _wait(reads, request, worth_writing)
+            return consistent(_reading(reads))
         finally:
             for read in reads.values():
                 read.cancel()  # a call that still runs is shared, so it goes on
@@ -109,22 +110,28 @@ class SourceReader:
         return version
 
 
-async def _wait_impatiently(
+async def _wait(
     reads: "Mapping[Source, asyncio.Task[SecretVersion]]",
-    asked: "Collection[asyncio.Task[SecretVersion]]",
-    worth_writing: Callable[[Versions], bool],
+    request: Request,
+    worth_writing: Callable[[Versions], bool] | None,
 ) -> None:
+    """Wait for the reads, until those that are left are not worth the wait (``SourceReader.read``)."""
+    asked = [read for source, read in reads.items() if source in request.awaited]
+    begin, deadline = time.monotonic(), math.inf
+    has_news = False
     pending = set(reads.values())
-    patience = 2 * PATIENCE
     while pending:
-        if worth_writing(_reading(reads).versions):
-            patience = PATIENCE
+        now = time.monotonic()
+        if not has_news and worth_writing and worth_writing(_reading(reads).versions):
+            has_news, deadline = True, min(deadline, now + PATIENCE)
+        if deadline == math.inf and asked and all(read.done() for read in asked):
+            deadline = now + 2 * PATIENCE
+        if request.next_is_awaited():
+            deadline = min(deadline, begin + PATIENCE)
+        if now >= deadline:
             break
-        if asked and all(read.done() for read in asked):
-            break
-        _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-    if pending:
-        await asyncio.wait(pending, timeout=patience)
+        timeout = min(deadline - now, CHECK_SECONDS)
+        _, pending = await asyncio.wait(pending, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     if asked:
         await asyncio.wait(asked, timeout=PATIENCE)
 
@@ -140,3 +147,18 @@ def _reading(reads: "Mapping[Source, asyncio.Task[SecretVersion]]") -> Reading:
         else:
             versions[source] = read.result()
     return Reading(versions, errors)
+
+
+def consistent(reading: Reading) -> Reading:
+    """Take out the versions that contradict each other.
+
+    Two ids, such as a name and an ARN, may stand for one AWS secret, which may be rotated between the two reads.
+    """
+    version_ids: dict[str, set[str]] = {}
+    for source, version in reading.versions.items():
+        version_ids.setdefault(version_key(version.arn, source.stage), set()).add(version.version_id)
+    errors = dict(reading.errors)
+    for source, version in reading.versions.items():
+        if len(version_ids[version_key(version.arn, source.stage)]) > 1:
+            errors[source] = StaleRead(f"AWS secret {source.secret_id} has changed between two reads: trying again")
+    return Reading({source: each for source, each in reading.versions.items() if source not in errors}, errors)

@@ -77,6 +77,7 @@ class StatusReporter:
             self._consumer_event(consumer, False, "Restarted", live.target, message)
         for consumer, refusal in rollout.refused[:MAX_CONSUMER_EVENTS]:
             self._consumer_event(consumer, True, refusal.reason, live.target, f"no restart: {refusal}")
+        only_fill_failed = fill.error is not None and rollout.error is None
         return ReconcileResult(
             bound=True,
             changed=bool(fill.changed_keys),
@@ -85,7 +86,8 @@ class StatusReporter:
             error=error,
             filled=filled,
             terminal_version=terminal_version,
-            met=fill.met if error and error is fill.error and not rollout.error else frozenset(),
+            met=fill.met if only_fill_failed else frozenset(),
+            unavailable=fill.unavailable if only_fill_failed else frozenset(),
             partial=bool(fill.error and fill.changed_keys),
         )
 

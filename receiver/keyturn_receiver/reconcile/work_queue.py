@@ -216,7 +216,8 @@ class WorkQueue:
         self._metrics.queue_seconds.observe(item.started_at - turn.asked_at)
         result = ReconcileResult(bound=True, error=Temporary("the receiver is shutting down: trying again"))
         try:
-            result = await self._reconcile(target, turn.request)
+            request = replace(turn.request, next_is_awaited=lambda: bool(item.rerun and item.rerun.request.awaited))
+            result = await self._reconcile(target, request)
         except Exception as error:
             # A bug must neither end the queue nor look like success.
             _log.exception("reconcile failed unexpectedly", extra={"fields": {"secret": str(target)}})
@@ -264,7 +265,7 @@ class WorkQueue:
     def _retry(self, target: Target) -> None:
         item = self._items[target]
         if retry := item.cancel_retry():
-            self.submit(target, replace(retry, since=self._now()), item.group)
+            self.submit(target, replace(retry, since=self._now(), awaited=frozenset()), item.group)
 
     def _check(self, target: Target, check: Callable[[Target], None]) -> None:
         if item := self._items.get(target):

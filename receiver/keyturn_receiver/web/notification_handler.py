@@ -38,13 +38,14 @@ class _PendingReconcile:
     """A reconcile that a notification waits for.
 
     ``expected`` has the version ids that the Secret should be made from. ``about`` are those of its AWS secrets that
-    the notification concerns. ``own_role`` is true if the binding reads with an AWS role of its namespace.
+    the notification concerns. ``may_fail_alone`` is true if its reads can fail although AWS answers everybody else: if
+    the binding reads with an AWS role of its namespace, or reads several AWS secrets.
     """
 
     target: Target
     expected: frozenset[str]
     about: frozenset[Source]
-    own_role: bool
+    may_fail_alone: bool
     future: "asyncio.Future[ReconcileResult]"
 
     @property
@@ -53,6 +54,12 @@ class _PendingReconcile:
             return None
         result = self.future.result()
         return result.error if result.error and not self.about <= result.met else result
+
+    @property
+    def waits_for_another(self) -> bool:
+        """Whether the only AWS secrets that AWS has not given are others of the binding."""
+        unavailable = self.future.result().unavailable if self.future.done() else frozenset()
+        return bool(unavailable) and self.about.isdisjoint(unavailable)
 
     @property
     def partly_done(self) -> bool:
@@ -137,16 +144,19 @@ class NotificationHandler:
             has_version = notification.type is EventType.CHANGED and len({source.stage for source in labelled}) == 1
             expected = frozenset({data.version_id} if has_version and data.version_id else ())
             about = frozenset(labelled if expected else sources)
+            several = len(bound.spec.sources) > 1
             request = Request(
                 frozenset({Cause.NOTIFICATION}),
                 since,
                 expected,
                 (notification.id,),
-                not expected,
-                dict.fromkeys(about, expected) if len(bound.spec.sources) > 1 else {},
+                unversioned=not expected,
+                about=dict.fromkeys(about, expected) if several else {},
+                awaited=about if several else frozenset(),
             )
             future = self._queue.submit(target, request, sources[0].secret_id)
-            reconciles.append(_PendingReconcile(target, expected, about, bool(bound.spec.account), future))
+            may_fail_alone = several or bool(bound.spec.account)
+            reconciles.append(_PendingReconcile(target, expected, about, may_fail_alone, future))
         return reconciles
 
     def _sources(self, bound: BoundSecret, subject: str, names: Set[str]) -> Sequence[Source]:
@@ -232,16 +242,18 @@ def _is_own_doing(outcome: _Outcome, done_namespaces: Set[str]) -> bool:
     """Return whether a binding is not done because of what its own namespace does.
 
     ``done_namespaces`` are those in which bindings of the same notification are done. If there are others, AWS and
-    Kubernetes work, so a share of the work queue that is full and an AWS role that fails are the namespace's own.
+    Kubernetes work, so a share of the work queue that is full, an AWS role that fails and another AWS secret that is
+    slow are the namespace's own.
     """
     error = outcome.completion
-    if isinstance(error, Temporary) and error.caused_by_tenant:
+    if isinstance(error, Temporary) and (error.caused_by_tenant or outcome.reconcile.waits_for_another):
         return True
     if not done_namespaces - {outcome.target.namespace}:
         return False
+    may_fail_alone = outcome.reconcile.may_fail_alone
     if error is None:
-        return outcome.held_up or outcome.reconcile.own_role
-    return outcome.reconcile.own_role and isinstance(error, Temporary) and not isinstance(error, ClusterUnavailable)
+        return outcome.held_up or may_fail_alone
+    return may_fail_alone and isinstance(error, Temporary) and not isinstance(error, ClusterUnavailable)
 
 
 def _reason(error: _Completion) -> str:
