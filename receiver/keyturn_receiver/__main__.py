@@ -1,6 +1,7 @@
 """``python -m keyturn_receiver`` runs the receiver as a process."""
 
 import asyncio
+import ctypes
 import gc
 import logging
 import os
@@ -18,6 +19,7 @@ from keyturn_receiver.telemetry.logs import configure_logging, log_unhandled
 from keyturn_receiver.telemetry.tracing import TracingUnavailable, no_traces, opentelemetry
 
 RENDER_THREADS = 1  # rendering holds the GIL most of the time, so more threads would not help
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # from <malloc.h>
 
 _log = logging.getLogger("keyturn_receiver")
 
@@ -30,7 +32,8 @@ def main() -> None:
     settings = read_settings()
     configure_logging(settings.log_level)
     proxies.normalize_no_proxy()
-    gc.set_threshold(20_000, 20, 20)  # a burst creates thousands of objects but hardly any reference cycles
+    gc.set_threshold(20_000, 10, 5)  # a burst creates thousands of objects but hardly any reference cycles
+    _return_memory()
     # Worker threads parse AWS responses and hold the GIL meanwhile. A short switch interval lets the event loop get the
     # GIL back sooner.
     sys.setswitchinterval(0.0005)  # seconds
@@ -61,6 +64,17 @@ async def serve(settings: Settings) -> None:
         pools.close()
         rendering.shutdown(wait=False, cancel_futures=True)
         shut_down_traces()
+
+
+def _return_memory() -> None:
+    """Let the C library give large blocks back to the kernel once they are free, as the pages of lists are.
+
+    By default it keeps them for threads, of which each has its own. Only glibc has these settings (``mallopt(3)``).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
+        mallopt(_M_ARENA_MAX, 2)
 
 
 def _no_op() -> None:

@@ -28,12 +28,26 @@ People read the messages in Events, replies and logs. A message says what is wro
 neither a secret value nor the text of an error from AWS or Kubernetes, which might contain one.
 """
 
+from typing import TypeVar
+
+E = TypeVar("E", bound=BaseException)
+
 
 class KeyturnError(Exception):
     """Base class of all errors. ``reason`` is the CamelCase word that Kubernetes Events and metrics show for the
     error."""
 
     reason = "Failed"
+
+
+def detached(error: E) -> E:
+    """Return ``error`` without its traceback and the errors that it came from.
+
+    An error that is kept, or that several tasks wait for, would keep every frame that it passed, with replies and
+    values in their variables. Each task that raises it adds more.
+    """
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
 
 
 class Permanent(KeyturnError):

@@ -1,9 +1,11 @@
 """Single flight: callers with the same key share a fetch, unless the fetch started before a caller's event."""
 
 import asyncio
+import weakref
 
 import pytest
 
+from keyturn_receiver.errors import SourceUnavailable, detached
 from keyturn_receiver.resilience.single_flight import MAX_RESULTS, SingleFlight
 from support.clock import FakeClock
 
@@ -150,3 +152,34 @@ async def test_result_is_dropped_after_its_time() -> None:
     await asyncio.sleep(0.05)
     assert len(flights) == 0
     assert await kept(flights, "a") == []
+
+
+async def test_error_that_is_kept_holds_nothing_of_what_failed() -> None:
+    class Large:
+        pass
+
+    held: list[weakref.ref[Large]] = []
+
+    async def fetch() -> str:
+        large = Large()
+        held.append(weakref.ref(large))
+        try:
+            raise ValueError("the SDK's error")
+        except ValueError:
+            raise SourceUnavailable("AWS does not answer") from None
+
+    flights: SingleFlight[str, str] = SingleFlight()
+
+    async def read() -> SourceUnavailable:
+        large = Large()
+        held.append(weakref.ref(large))
+        try:
+            await flights.get("db", 0.0, fetch)
+        except SourceUnavailable as error:
+            return detached(error)
+        raise AssertionError("no error")
+
+    errors = await asyncio.gather(*(read() for _ in range(20)))
+    assert len(flights) == 1  # the error is kept for a while
+    assert all(error is errors[0] for error in errors)
+    assert [each() for each in held] == [None] * 21

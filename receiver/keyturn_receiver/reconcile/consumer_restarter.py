@@ -18,6 +18,7 @@ from keyturn_receiver.errors import (
     KeyturnError,
     NotFound,
     Unfinished,
+    detached,
     first_retryable,
 )
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
@@ -228,4 +229,4 @@ async def _ignore_not_found(
     except NotFound:
         return None
     except KeyturnError as error:
-        return error
+        return detached(error)

@@ -13,7 +13,15 @@ from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.plan import LiveSecret
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.sync_status import SyncStatus, sync_status
-from keyturn_receiver.errors import ClusterRefused, Conflict, Contended, InvalidBinding, KeyturnError, NotFound
+from keyturn_receiver.errors import (
+    ClusterRefused,
+    Conflict,
+    Contended,
+    InvalidBinding,
+    KeyturnError,
+    NotFound,
+    detached,
+)
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.request import NOT_BOUND, Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.secret_filler import FillResult, SecretFiller
@@ -87,12 +95,12 @@ class Reconciler:
             try:
                 return await self._reconcile(bound, request, versions)
             except Contended as error:
-                return ReconcileResult(True, error=error)
+                return ReconcileResult(True, error=detached(error))
             except Conflict as error:
                 self._cache.drop_values(target)  # another writer was first, so the next attempt must read again
-                conflict = error
+                conflict = detached(error)
             except KeyturnError as error:
-                return ReconcileResult(True, error=error) if self._cache.get(target) else NOT_BOUND
+                return ReconcileResult(True, error=detached(error)) if self._cache.get(target) else NOT_BOUND
             if time.monotonic() >= deadline:
                 break
             if attempt < CONFLICT_RETRIES:

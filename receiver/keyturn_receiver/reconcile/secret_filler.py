@@ -15,7 +15,15 @@ from keyturn_receiver.core.partial import check_size, has_news, sources_to_read,
 from keyturn_receiver.core.plan import LiveSecret, plan
 from keyturn_receiver.core.policy import check_type
 from keyturn_receiver.core.revision import OK, Record, status_of
-from keyturn_receiver.errors import ClusterRefused, Conflict, KeyturnError, NotAllowed, SourceNotFound, Temporary
+from keyturn_receiver.errors import (
+    ClusterRefused,
+    Conflict,
+    KeyturnError,
+    NotAllowed,
+    SourceNotFound,
+    Temporary,
+    detached,
+)
 from keyturn_receiver.reconcile import event_messages
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.deletion import SecretDeleter
@@ -93,9 +101,9 @@ class SecretFiller:
         except NotAllowed as error:
             if live.record.was_written:
                 error = NotAllowed(f"{error}; the Secret keeps its value: delete it to take the value away")
-            return FillResult(live.record, consumers, error=error)
+            return FillResult(live.record, consumers, error=detached(error))
         except KeyturnError as error:
-            return FillResult(live.record, consumers, error=error)
+            return FillResult(live.record, consumers, error=detached(error))
 
     async def _fill(
         self,

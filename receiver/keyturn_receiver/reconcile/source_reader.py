@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from keyturn_receiver.core.binding import Binding, Source
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.core.revision import version_key
-from keyturn_receiver.errors import KeyturnError, SourceUnavailable, StaleRead
+from keyturn_receiver.errors import KeyturnError, SourceUnavailable, StaleRead, detached
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.arn_resolver import ArnResolver
 from keyturn_receiver.reconcile.fetch import fetch
@@ -67,7 +67,7 @@ class SourceReader:
                 with self._legs.time(Leg.FETCH):
                     versions[source] = await self._fetch(binding, source, request)
             except KeyturnError as error:
-                errors[source] = error
+                errors[source] = detached(error)
         return Reading(versions, errors)
 
     def store_key(self, binding: Binding, secret_id: str) -> StoreKey:
@@ -143,7 +143,7 @@ def _reading(reads: "Mapping[Source, asyncio.Task[SecretVersion]]") -> Reading:
         if not read.done():
             errors[source] = SourceUnavailable(f"AWS secret {source.secret_id}: AWS is slow to answer: trying again")
         elif isinstance(error := read.exception(), KeyturnError):
-            errors[source] = error
+            errors[source] = detached(error)
         else:
             versions[source] = read.result()
     return Reading(versions, errors)

@@ -11,7 +11,15 @@ from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.plan import LiveSecret
 from keyturn_receiver.core.revision import OK, status_of
-from keyturn_receiver.errors import Conflict, InvalidBinding, KeyturnError, Permanent, Unfinished, first_retryable
+from keyturn_receiver.errors import (
+    Conflict,
+    InvalidBinding,
+    KeyturnError,
+    Permanent,
+    Unfinished,
+    detached,
+    first_retryable,
+)
 from keyturn_receiver.reconcile import event_messages
 from keyturn_receiver.reconcile.consumer_restarter import RolloutResult
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
@@ -153,5 +161,5 @@ class StatusReporter:
         except Conflict:
             raise
         except KeyturnError as error:
-            return error
+            return detached(error)
         return None

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
+from keyturn_receiver.errors import KeyturnError, detached
+
 RESULT_TTL = 10.0  # seconds that a result is kept for callers whose event happened before the fetch
 MAX_RESULTS = 4096  # the most results that are kept; beyond that, the oldest one is dropped earlier
 
@@ -67,7 +69,7 @@ class SingleFlight(Generic[K, V]):
                 return await asyncio.shield(flight.result)
             if flight is None or flight.result.done():
                 self._drop(key)
-                flight = _Flight(self._now(), asyncio.ensure_future(fetch()))
+                flight = _Flight(self._now(), asyncio.ensure_future(_fetch(fetch)))
                 self._flights[key] = flight
                 flight.result.add_done_callback(partial(self._keep, key, flight))
                 return await asyncio.shield(flight.result)
@@ -94,3 +96,10 @@ class SingleFlight(Generic[K, V]):
             del self._flights[key]
             if flight.expiry:
                 flight.expiry.cancel()
+
+
+async def _fetch(fetch: Callable[[], Awaitable[V]]) -> V:
+    try:
+        return await fetch()
+    except KeyturnError as error:
+        raise detached(error) from None

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from keyturn_receiver.core.binding import CURRENT, Source
 from keyturn_receiver.core.render import SecretVersion
-from keyturn_receiver.errors import ActionDenied, KeyturnError, SourceRefused
+from keyturn_receiver.errors import ActionDenied, KeyturnError, SourceRefused, detached
 from keyturn_receiver.resilience.bounded_map import ExpiringMap
 from keyturn_receiver.sources.secrets_manager import MAX_BATCH, SecretsManager
 
@@ -118,5 +118,5 @@ class BatchReader:
         try:
             version.set_result(result or await self._secrets_manager.value(Source(secret_id)))
         except Exception as error:
-            version.set_exception(error)
+            version.set_exception(detached(error))
             version.exception()  # this marks the error as retrieved, because every reader may have given up

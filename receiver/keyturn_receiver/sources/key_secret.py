@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from keyturn_contract.signature import InvalidKey, parse_key
 from keyturn_receiver.core.binding import CURRENT, Source
-from keyturn_receiver.errors import KeyturnError, NoSigningKey, SourceNotFound, SourceRefused
+from keyturn_receiver.errors import KeyturnError, NoSigningKey, SourceNotFound, SourceRefused, detached
 from keyturn_receiver.sources import error_mapping
 from keyturn_receiver.sources.secrets_manager import SecretsManager
 from keyturn_receiver.sources.stores import Stores
@@ -51,7 +51,7 @@ class KeySecret:
                 readable[stage] = version.version_id
                 keys.append(_parse(version.value, self._secret_id, stage))
             except (SourceRefused, NoSigningKey) as error:
-                errors[stage] = error
+                errors[stage] = detached(error)
         if not keys:
             raise next(iter(errors.values()))
         for stage, reason in errors.items():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from keyturn_contract.signature import Ed25519
-from keyturn_receiver.errors import KeyturnError, NoCredentials
+from keyturn_receiver.errors import KeyturnError, NoCredentials, detached
 from keyturn_receiver.telemetry.logs import RepeatedWarnings
 
 _log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class SigningKeys:
             self._warnings.over(source.name)
         except KeyturnError as error:
             self._keys_by_source.setdefault(source.name, ())
-            self._errors[source.name] = error
+            self._errors[source.name] = detached(error)
             self._warnings.warning(source.name, str(error))
         self._keys = tuple(
             dict.fromkeys(key for each in self._sources for key in self._keys_by_source.get(each.name, ()))
