@@ -10,6 +10,7 @@ import pytest
 from keyturn_contract.message import EventType
 from keyturn_local.aws.rotation import promote, rotate
 from keyturn_receiver.core.revision import digest
+from support.cluster_state import replica_sets
 from support.fault_env import FaultEnv
 from support.fault_proxy import Call, Cut, Edit, Fault, Reply
 from support.manifests import secret, workload
@@ -160,7 +161,7 @@ def test_duplicate_version_does_not_hide_a_deletion_in_the_same_delivery(env: Fa
 def test_secret_deleted_during_a_refused_write_no_longer_counts_as_failing(env: FaultEnv) -> None:
     """A Secret is deleted while the receiver writes it, and the write is refused. The receiver no longer counts the
     Secret as failing."""
-    receiver = env.receiver()
+    receiver = env.receiver(KEYTURN_DEADLINE_SECONDS="18")  # the deletion happens within the delivery
     env.create_bound_secret(consumers=())
 
     def refuse(call: Call) -> Fault:
@@ -227,6 +228,39 @@ def test_recreated_secret_with_another_binding_restarts_its_consumer(env: FaultE
     env.cluster.kubectl("delete", "secret", "db", "-n", env.namespace)
     bind("new")
     eventually(lambda: env.history.marks("web", "db") == [None, mark()])
+
+
+@pytest.mark.fault("F12")
+def test_secret_that_is_created_again_with_equal_values_restarts_nobody(env: FaultEnv) -> None:
+    """One of the two keys of a Secret rotates. Then the Secret is deleted and created again, while nothing changes in
+    AWS. The consumers of both keys keep their pods."""
+    env.receiver()
+    env.create_aws_secret("db")
+    user = env.new_value("user")
+    for password in ("one", "two"):
+        value = {"user": user, "password": env.new_value(password)}
+        env.client.put_secret_value(SecretId=f"{env.namespace}/db", SecretString=json.dumps(value))
+        if password == "one":
+            bound = secret(env.namespace, "db", f"{env.namespace}/db")
+            env.cluster.create([bound])
+            eventually(lambda: env.history.current("db")[0].get("password"))
+            for key in value:
+                reads = {"env": [{"name": "V", "valueFrom": {"secretKeyRef": {"name": "db", "key": key}}}]}
+                env.cluster.create([workload(env.namespace, key, {"container": reads})])
+                eventually(lambda key=key: env.history.baseline(key, "db"))
+    version_id = env.client.get_secret_value(SecretId=f"{env.namespace}/db")["VersionId"]
+    assert env.send(env.notification_of("db", version_id)).outcome == "applied"
+    eventually(lambda: [replica_sets(env.cluster, env.namespace, key) for key in ("user", "password")] == [1, 2])
+    before = env.history.revisions("db")[-1]
+    assert len(set(before.values())) == 2
+    for _ in range(2):
+        env.cluster.kubectl("delete", "secret", "db", "-n", env.namespace)
+        env.cluster.create([bound])
+        eventually(lambda: env.history.current("db")[0].get("password") == value["password"].encode())
+    env.let_settle(5)
+    assert env.history.revisions("db")[-1] == before
+    assert [replica_sets(env.cluster, env.namespace, key) for key in ("user", "password")] == [1, 2]
+    env.assert_no_value_leaked()
 
 
 @pytest.mark.fault("F23")

@@ -358,8 +358,8 @@ def test_value_of_a_type_with_one_key_goes_there(site: Site, value: str) -> None
         (
             "on-template",
             {},
-            {"keyturn.dev/rollout": "disabled"},
-            "annotation keyturn.dev/rollout does not belong on a pod template: move it to the workload itself",
+            {"keyturn.dev/allow-secrets": "*"},
+            "annotation keyturn.dev/allow-secrets does not belong on a pod template: move it to the namespace",
         ),
     ],
 )

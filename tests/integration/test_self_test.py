@@ -149,10 +149,10 @@ def answering(answer: bytes | None) -> Iterator[str]:
         def serve() -> None:
             with server.accept()[0] as connection:
                 connection.recv(65536)
-                if answer is None:
-                    connection.recv(1)  # this waits until the client gives up
-                else:
+                if answer is not None:
                     connection.sendall(answer)
+                while answer is None and connection.recv(65536):
+                    pass  # the rest of the request, and then nothing until the client gives up
 
         thread = threading.Thread(target=serve)
         thread.start()

@@ -50,6 +50,7 @@ COMBINABLE: dict[str, Values] = {
     "tenant roles": {"tenantRoles": {"enabled": True}},
     "deletions": {"deletions": {"enabled": True}},
     "restarts": {"rollouts": {"default": "disabled", "reloader": "running"}},
+    "Reloader replaced": {"rollouts": {"reloader": "replaced"}},
     "poller": {"poller": {"intervalSeconds": 60, "mode": "describe"}},
     "heartbeats": {"heartbeats": {"silenceSeconds": 0}},
     "deliveries": {"deliveries": {"deadlineSeconds": 4, "maximum": 8, "maxConnections": 100}},

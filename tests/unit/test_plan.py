@@ -35,9 +35,9 @@ def identity(value: bytes) -> bytes:
     return value
 
 
-def planned(before: LiveSecret, data: dict[str, bytes], version: str) -> Plan:
+def planned(before: LiveSecret, data: dict[str, bytes], version: str, former: dict[str, str] | None = None) -> Plan:
     versions = {SOURCE: SecretVersion("arn", "prod/db", version, "")}
-    return plan(BINDING, "binding", before, data, versions, identity, KEYED)
+    return plan(BINDING, "binding", before, data, versions, identity, KEYED, former=former)
 
 
 def after(made: Plan) -> LiveSecret:
@@ -62,6 +62,18 @@ def test_data_that_exists_before_the_first_write_is_unchanged() -> None:
 def test_equal_data_and_version_are_not_written() -> None:
     first = planned(live({}), {"a": b"1"}, "v1")
     assert not planned(after(first), {"a": b"1"}, "v1").write
+
+
+def test_value_that_returns_with_a_new_secret_keeps_its_revision() -> None:
+    made = planned(live({}), {"a": b"1", "b": b"2"}, "v2", {"a": "v1"})
+    assert made.record.revisions == {"a": "v1", "b": "v2"}
+    assert planned(live({"a": b"1"}), {"a": b"1"}, "v2", {"a": "v1"}).record.revisions == {"a": "v1"}
+
+
+def test_value_that_returns_in_place_of_another_one_gets_a_new_revision() -> None:
+    """Pods may have started with the placeholder that the new Secret came with."""
+    made = planned(live({"a": b"placeholder"}), {"a": b"1"}, "v2", {"a": "v1"})
+    assert made.record.revisions == {"a": "v2"}
 
 
 def test_only_keys_with_a_new_value_get_the_new_revision() -> None:

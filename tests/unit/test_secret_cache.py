@@ -184,6 +184,34 @@ def test_fingerprints_of_very_many_keys_are_not_kept() -> None:
     assert cache.live(bound) is None
 
 
+@pytest.mark.parametrize("how", ["deleted", "created again", "without its record"])
+def test_revisions_of_a_secret_that_is_gone_are_found_by_its_values(how: str) -> None:
+    cache = cached(bound_object("db", "v1"))
+    values = {"value": b"fingerprint"}
+    cache.keep_values(live(values), "1", values)
+    again = bound_object("db", version=2)
+    if how == "deleted":
+        cache.delete(again)
+    else:
+        again["metadata"]["uid"] = "another" if how == "created again" else "uid-db"
+        cache.update(cache.transform(again))
+    assert cache.former_revisions(DB, values) == {"value": "v1"}
+    assert cache.former_revisions(DB, {"value": b"another", "more": b"fingerprint"}) == {}
+    assert cache.former_revisions(Target("other", "db"), values) == {}
+
+
+def test_revisions_of_secrets_that_are_gone_are_bounded() -> None:
+    cache = SecretCache(KEYED)
+    for number in range(secret_cache.MAX_FORMER + 10):
+        obj = bound_object(f"s{number}", "v1")
+        cache.update(cache.transform(obj))
+        values = {"value": b"1"}
+        cache.keep_values(replace(live(values), target=Target("team", f"s{number}")), "1", values)
+        cache.delete(obj)
+    known = [cache.former_revisions(Target("team", f"s{n}"), values) for n in range(secret_cache.MAX_FORMER + 10)]
+    assert (known[:10], known[10:]) == ([{}] * 10, [{"value": "v1"}] * secret_cache.MAX_FORMER)
+
+
 def large(number: int) -> dict[str, Any]:
     """Return a Secret with a valid record of 180 kB."""
     obj = bound_object(f"s{number}", "v1")

@@ -46,6 +46,7 @@ from keyturn_receiver.core.revision import (
 )
 from keyturn_receiver.core.vocabulary import secret_faults
 from keyturn_receiver.core.write_times import CHANGED_AT
+from keyturn_receiver.resilience.fair_map import FairMap
 
 SMALL = 2048  # characters of a Secret's annotations
 MAX_SMALL = 512  # Secrets with small annotations whose parsed form is kept
@@ -61,6 +62,8 @@ MAX_ARNS = 20  # the most ARNs of a record by which a Secret is found
 LARGE = 8192  # bytes of annotations; larger ones count towards the limit of their namespace
 MAX_LARGE_BYTES = 8 * 1024 * 1024  # bytes of large annotations that are kept for one namespace
 MAX_FINGERPRINTS = 512  # keys of one Secret; if it has more, it is read again for each reconcile
+MAX_FORMER = 500  # Secrets whose revisions are remembered after they, or their records, were deleted
+MAX_FORMER_KEYS = 32  # keys of such a Secret; if it had more, nothing is remembered, and its consumers are restarted
 
 TOO_MUCH = (
     f"the bound Secrets of this namespace have more than {MAX_LARGE_BYTES // 1024 // 1024} MiB of large annotations:"
@@ -205,6 +208,14 @@ class _Values:
     holders: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Former:
+    """The revisions of a Secret that was deleted, or lost its record, with the fingerprints of its values."""
+
+    revisions: Mapping[str, str]
+    fingerprints: Mapping[str, bytes] = field(repr=False)
+
+
 class SecretCache:
     """Informer cache. Finds bound Secrets by target, and by every name that their AWS secrets may have.
 
@@ -218,6 +229,7 @@ class SecretCache:
         self._by_target: dict[Target, BoundSecret] = {}
         self._by_name = Index()
         self._values: dict[Target, _Values] = {}
+        self._former: FairMap[str, Target, _Former] = FairMap(MAX_FORMER)
         self._large: dict[str, int] = defaultdict(int)  # bytes of large annotations that are kept, by namespace
 
     def __len__(self) -> int:
@@ -284,6 +296,21 @@ class SecretCache:
         held = {key: name for key, name in live.holders.items() if key in fingerprints}
         self._values[live.target] = _Values(resource_version, live.type, live.immutable, fingerprints, held)
 
+    def former_revisions(self, target: Target, fingerprints: Mapping[str, bytes]) -> Mapping[str, str]:
+        """Return the revision of each key that had the same value in the last Secret of this name, before it was
+        deleted or lost its record. ``fingerprints`` are those of the present values.
+
+        Only what this replica has read or written is known, so the result may lack keys.
+        """
+        former = self._former.get(target.namespace, target)
+        if former is None:
+            return {}
+        return {
+            key: former.revisions[key]
+            for key, fingerprint in fingerprints.items()
+            if key in former.revisions and former.fingerprints.get(key) == fingerprint
+        }
+
     def drop_values(self, target: Target) -> None:
         """Forget the fingerprints of a Secret's values, so that the next reconcile reads the Secret again."""
         self._values.pop(target, None)
@@ -318,6 +345,8 @@ class SecretCache:
             kept = _follow(cached, kept)
             if (cached.resource_version, cached.integrity) == (kept.resource_version, kept.integrity):
                 return  # this version is already cached, and its original ``seen_at`` has to stay
+        if cached and (cached.uid != kept.uid or not kept.record.was_written):
+            self._remember(cached)
         self._drop(kept.target)
         if self._large[kept.target.namespace] + kept.large_bytes > MAX_LARGE_BYTES:
             names = (*_ANNOTATIONS, STATE)
@@ -334,9 +363,17 @@ class SecretCache:
         self._delete_and_notify(Target(obj["metadata"]["namespace"], obj["metadata"]["name"]))
 
     def _delete_and_notify(self, target: Target) -> None:
-        if self._drop(target):
+        if deleted := self._drop(target):
+            self._remember(deleted)
             self.drop_values(target)
             self._notify(target)
+
+    def _remember(self, bound: BoundSecret) -> None:
+        live = self.live(bound)
+        if live is None or live.integrity is not Integrity.INTACT or len(live.fingerprints) > MAX_FORMER_KEYS:
+            return
+        if revisions := {key: each for key, each in bound.record.revisions.items() if key in live.fingerprints}:
+            self._former.put(bound.target.namespace, bound.target, _Former(revisions, live.fingerprints))
 
     def _notify(self, target: Target) -> None:
         for on_change in self._handlers:

@@ -74,12 +74,13 @@ def plan(
     keyed: KeyedHash,
     request: str = "",
     status: str = OK,
+    former: Mapping[str, str] | None = None,
 ) -> Plan:
     """Compare the Secret with the data that it should hold, and plan the write.
 
     ``request`` is the request of the Secret's author to reconcile, which is recorded as served. ``versions`` may lack
     some of several AWS secrets. ``data`` then has the present values of the keys that depend on them, and ``status``
-    says why.
+    says why. ``former`` has the revisions of keys whose present values a deleted Secret of this name had.
 
     Raises ClusterRefused if the Secret is immutable but its values have to change. Raises InvalidValue if the write
     would remove every key that pods read, if it would take over a key of another writer, or if the record would be too
@@ -95,6 +96,9 @@ def plan(
     # Keyturn last wrote this data, so any difference is an edit.
     only_restores = live.record.data_hash in (new_hash, unkeyed_data_hash(data))
     differing = {key for key, value in data.items() if live.fingerprints.get(key) != fingerprint(value)}
+    # A value that returns with a new Secret is no change for the pods that have read it. But if the new Secret came with
+    # another value, pods may have read that.
+    sourced |= {k: v for k, v in (former or {}).items() if k not in differing or k not in live.fingerprints}
     before: dict[str, str] = dict(recorded)
     after: dict[str, str] = {}
     for key in data:

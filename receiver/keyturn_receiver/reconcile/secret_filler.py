@@ -142,7 +142,9 @@ class SecretFiller:
         status = status_of(error.reason, str(error)) if error else OK
         fingerprint = self._secrets.fingerprint
         keyed, versions = self._secrets.keyed, reading.versions
-        planned = plan(binding, spec.hash, live, data, versions, fingerprint, keyed, spec.reconcile, status)
+        fingerprints = {key: fingerprint(value) for key, value in data.items()}
+        former = {} if live.record.was_written else self._cache.former_revisions(live.target, fingerprints)
+        planned = plan(binding, spec.hash, live, data, versions, fingerprint, keyed, spec.reconcile, status, former)
         if not planned.write:
             return FillResult(live.record, consumers, error=error, met=rendering.met, unavailable=unavailable)
         same_content = not planned.changed_keys and planned.record == replace(live.record, status=OK)
@@ -152,7 +154,6 @@ class SecretFiller:
         with self._legs.time(Leg.APPLY):
             resource_version = await self._secrets.apply(live, planned.record, data)
         if live.record.revisions.keys() <= data.keys():
-            fingerprints = {key: fingerprint(value) for key, value in data.items()}
             self._cache.keep_values(live, resource_version, {**live.fingerprints, **fingerprints})
         else:
             # A key that Keyturn gives up stays on the Secret if another writer owns it too. So read the Secret again
