@@ -96,8 +96,8 @@ def plan(
     # Keyturn last wrote this data, so any difference is an edit.
     only_restores = live.record.data_hash in (new_hash, unkeyed_data_hash(data))
     differing = {key for key, value in data.items() if live.fingerprints.get(key) != fingerprint(value)}
-    # A value that returns with a new Secret is no change for the pods that have read it. But if the new Secret came with
-    # another value, pods may have read that.
+    # A value that returns with a new Secret is no change for the pods that have read it. But if the new Secret came
+    # with another value, pods may have read that.
     sourced |= {k: v for k, v in (former or {}).items() if k not in differing or k not in live.fingerprints}
     before: dict[str, str] = dict(recorded)
     after: dict[str, str] = {}
