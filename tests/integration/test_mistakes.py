@@ -412,6 +412,46 @@ def test_restart_is_told_on_the_workload(site: Site) -> None:
     eventually(lambda: "InvalidValue" in [each["reason"] for each in site.events("Deployment", "reader")])
 
 
+def test_pods_that_stay_are_told_on_the_secret_and_on_the_workload(site: Site) -> None:
+    client, cluster = site.stack.aws.secrets_manager(), site.stack.cluster
+    client.create_secret(Name=f"{site.namespace}/held", SecretString='{"a": "1"}')
+    cluster.create([secret(site.namespace, "held", f"{site.namespace}/held", **{DATA: "A: a"})])
+    eventually(lambda: site.status("held") == "ok")
+    spec: dict[str, tuple[str, dict[str, Any]]] = {
+        "paused": ("Deployment", {"paused": True}),
+        "empty": ("Deployment", {"replicas": 0}),
+        "parted": ("StatefulSet", {"replicas": 2, "updateStrategy": {"rollingUpdate": {"partition": 5}}}),
+        "by-hand": ("DaemonSet", {"updateStrategy": {"type": "OnDelete"}}),
+    }
+    for name, (kind, more) in spec.items():
+        made = workload(site.namespace, name, env_from("held"), kind)
+        made["spec"] |= more
+        cluster.create([made])
+    for name, (kind, _) in spec.items():
+        eventually(
+            lambda name=name, kind=kind: (
+                "revision.keyturn.dev/held" in annotations_of(cluster, kind.lower(), site.namespace, name)
+            )
+        )
+    restarts = site.stack.receiver.metric("keyturn_rollouts_total")
+    client.put_secret_value(SecretId=f"{site.namespace}/held", SecretString='{"a": "2"}')
+    site.annotate("held", **{"keyturn.dev/reconcile": "now"})
+    words = {
+        "paused": "Deployment paused is paused: its pods restart when you resume it",
+        "empty": "Deployment empty has no replicas",
+        "parted": "StatefulSet parted keeps all of its pods: lower spec.updateStrategy.rollingUpdate.partition",
+        "by-hand": "DaemonSet by-hand updates only OnDelete: delete its pods",
+    }
+    for name, told in words.items():
+        (event,) = eventually(lambda name=name: site.events(spec[name][0], name))
+        assert (event["type"], event["reason"]) == ("Normal" if name == "empty" else "Warning", "NotRestarted")
+        assert told in event["message"]
+        assert "restarting" not in event["message"]
+    of_secret = eventually(lambda: [e["message"] for e in site.events("Secret", "held") if "paused" in e["message"]])
+    assert all(told in of_secret[0] for told in words.values())
+    assert site.stack.receiver.metric("keyturn_rollouts_total") == restarts
+
+
 def test_secret_that_is_no_longer_bound_says_so_and_goes_on_when_it_is_bound_again(site: Site) -> None:
     site.stack.cluster.create([secret(site.namespace, "left", f"{site.namespace}/db")])
     eventually(lambda: site.status("left") == "ok")

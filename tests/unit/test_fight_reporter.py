@@ -16,7 +16,7 @@ from keyturn_receiver.telemetry.metrics import Metrics
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 MARK = "revision.keyturn.dev/db"
 REF = WorkloadRef("Deployment", "team", "web")
-FIGHT = Fight(Consumer(REF, "1", {}, {}, {}, switch=Switch.UNSET, manual=False, uid="uid"), MARK, removed=False)
+FIGHT = Fight(Consumer(REF, "1", {}, {}, {}, switch=Switch.UNSET, uid="uid"), MARK, removed=False)
 
 
 class Workloads:

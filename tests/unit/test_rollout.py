@@ -182,18 +182,6 @@ def test_workload_that_reads_no_secret_is_no_consumer() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", WORKLOAD_KINDS.values(), ids=WORKLOAD_KINDS)
-def test_on_delete_is_manual_for_the_kinds_that_have_it(kind: WorkloadKind) -> None:
-    workload = {
-        "metadata": {"namespace": "team", "name": "web", "resourceVersion": "1"},
-        "spec": {"template": {"spec": ENV_FROM}, "updateStrategy": {"type": "OnDelete"}},
-    }
-    parsed = read_consumer(kind, workload)
-    assert parsed is not None
-    assert parsed.ref.kind == kind.kind
-    assert parsed.manual is (kind.kind in ("StatefulSet", "DaemonSet"))
-
-
 def test_pod_template_is_read_from_where_the_kind_has_it() -> None:
     kind = WorkloadKind("CronJob", "batch/v1", "cronjobs", template=("spec", "jobTemplate", "spec", "template"))
     workload = {

@@ -19,7 +19,7 @@ REF = WorkloadRef("Deployment", "team", "web")
 
 def consumer(mark: str | None, own: str | None = None, name: str = MARK) -> Consumer:
     marks, baseline = ({name: value} if value else {} for value in (mark, own or mark))
-    return Consumer(REF, "1", {}, baseline, marks, switch=Switch.UNSET, manual=False)
+    return Consumer(REF, "1", {}, baseline, marks, switch=Switch.UNSET)
 
 
 class Observer:

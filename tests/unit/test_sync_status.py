@@ -18,7 +18,7 @@ APPLIED = Record({"arn#AWSCURRENT": "v1"}, {"a": "v1", "b": "v1"}, "hash", bindi
 def consumer(mark: str | None) -> Consumer:
     marks = {mark_name("db"): mark} if mark else {}
     ref = WorkloadRef("Deployment", "team", "web")
-    return Consumer(ref, "1", {"db": Reads(whole=True)}, {}, marks, switch=Switch.UNSET, manual=False)
+    return Consumer(ref, "1", {"db": Reads(whole=True)}, {}, marks, switch=Switch.UNSET)
 
 
 def test_filled_secret_with_marked_consumers_is_in_sync() -> None:

@@ -38,7 +38,7 @@ class Api:
 
 
 def consumer(kind: str) -> Consumer:
-    return Consumer(WorkloadRef(kind, "team", "web"), "1", {}, {}, {}, switch=Switch.UNSET, manual=False)
+    return Consumer(WorkloadRef(kind, "team", "web"), "1", {}, {}, {}, switch=Switch.UNSET)
 
 
 @pytest.mark.parametrize("kind", WORKLOAD_KINDS.values(), ids=WORKLOAD_KINDS)

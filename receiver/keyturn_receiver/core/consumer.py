@@ -8,6 +8,7 @@ from itertools import chain, islice
 from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.object_name import is_object_name
 from keyturn_receiver.core.reloader import ReloaderMode, ReloaderRules, has_rules, read_rules, rule_faults
+from keyturn_receiver.core.rollout_hold import RolloutHold, read_hold
 from keyturn_receiver.core.rollout_switch import Switch, innermost, read_switch, switch_faults
 from keyturn_receiver.core.vocabulary import Place, object_faults
 from keyturn_receiver.core.workload_kinds import WorkloadKind
@@ -54,8 +55,8 @@ class Consumer:
 
     ``reads`` maps the name of each Secret to the keys that the pods read. ``baseline`` and ``marks`` map the names of
     Keyturn's annotations to their values: ``baseline`` has those on the workload itself, ``marks`` those on its pod
-    template. ``switch`` is what the workload and its pod template say about restarts. ``manual`` means that a changed
-    template restarts no pod (update strategy OnDelete). ``faults`` say what is wrong with the annotations and labels of
+    template. ``switch`` is what the workload and its pod template say about restarts. ``hold`` tells why a changed
+    template does not restart all pods, if that is so. ``faults`` say what is wrong with the annotations and labels of
     the workload and of its pod template. They forbid restarts, because an unwanted restart cannot be undone.
     ``created`` is the time of its creation, in seconds since 1970 by the API server's clock, or None if that is not
     known. ``seen_late`` means that this replica first saw it long after that. ``reloader`` are the rules of Reloader's
@@ -68,7 +69,7 @@ class Consumer:
     baseline: Mapping[str, str]
     marks: Mapping[str, str]
     switch: Switch
-    manual: bool
+    hold: RolloutHold | None = None
     uid: str = ""
     faults: tuple[str, ...] = ()
     created: int | None = None
@@ -155,7 +156,6 @@ def read_consumer(
     )
     if not reads and not faults:
         return None
-    strategy = as_object(as_object(workload.get("spec")).get("updateStrategy"))
     return Consumer(
         ref=WorkloadRef(kind.kind, str(metadata["namespace"]), str(metadata["name"])),
         resource_version=str(metadata["resourceVersion"]),
@@ -163,7 +163,7 @@ def read_consumer(
         baseline=_marks(annotations),
         marks=_marks(on_template),
         switch=Switch.UNKNOWN if faults else innermost(read_switch(annotations), read_switch(on_template)),
-        manual=kind.has_on_delete and strategy.get("type") == "OnDelete",
+        hold=read_hold(kind, workload),
         uid=str(metadata.get("uid", "")),
         faults=faults,
         created=parse_time(metadata.get("creationTimestamp")),

@@ -1,5 +1,6 @@
 """Messages of the Kubernetes Events for successful reconciles. An error has its own message."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from keyturn_receiver.core.binding import Binding
@@ -13,7 +14,8 @@ RELOADER_ADVICE = (
 
 
 def applied(record: Record, changed_keys: str, restarted: Sequence[Consumer]) -> str:
-    """Return a message that says which keys were written from which versions, and which consumers restart.
+    """Return a message that says which keys were written from which versions, and which consumers restart, or why their
+    pods do not.
 
     ``changed_keys`` is the text that ``keys`` returns.
     """
@@ -21,11 +23,19 @@ def applied(record: Record, changed_keys: str, restarted: Sequence[Consumer]) ->
     if changed_keys:
         versions = ", ".join(sorted(record.version_ids.values()))
         parts.append(f"wrote {changed_keys} from version {versions}")
-    if pods := [f"{consumer.ref.kind} {consumer.ref.name}" for consumer in restarted if not consumer.manual]:
+    if pods := [_name(consumer) for consumer in restarted if not is_held(consumer)]:
         parts.append(f"restarting {_first(pods)}")
-    if pods := [f"{consumer.ref.kind} {consumer.ref.name}" for consumer in restarted if consumer.manual]:
-        parts.append(f"{_first(pods)} updates only OnDelete: delete its pods to restart them")
+    held: dict[str, list[str]] = defaultdict(list)
+    for consumer in restarted:
+        if consumer.hold:
+            held[consumer.hold.text].append(_name(consumer))
+    parts += [f"{_first(names)} {text}" for text, names in held.items()]
     return "; ".join(parts)
+
+
+def is_held(consumer: Consumer) -> bool:
+    """Return whether a changed template restarts no pod of a consumer."""
+    return consumer.hold is not None and consumer.hold.every_pod
 
 
 def restarted(record: Record, changed_keys: str, consumer: Consumer) -> str:
@@ -44,6 +54,10 @@ def keys(binding: Binding, changed: Sequence[str]) -> str:
     others = len(changed) - len(named)
     counted = f"{others} {'more ' if named else ''}{'key' if others == 1 else 'keys'}"
     return " and ".join(([_first(named)] if named else []) + ([counted] if others else []))
+
+
+def _name(consumer: Consumer) -> str:
+    return f"{consumer.ref.kind} {consumer.ref.name}"
 
 
 def _first(names: Sequence[str]) -> str:

@@ -82,7 +82,9 @@ class StatusReporter:
             self._events.event(live.target, live.uid, True, InvalidBinding.reason, message)
         for consumer in rollout.restarted[:MAX_CONSUMER_EVENTS]:
             message = event_messages.restarted(fill.record, fill.changed_keys, consumer)
-            self._consumer_event(consumer, False, "Restarted", live.target, message)
+            held = event_messages.is_held(consumer)
+            warning = consumer.hold is not None and consumer.hold.keeps_old_pods
+            self._consumer_event(consumer, warning, "NotRestarted" if held else "Restarted", live.target, message)
         for consumer, refusal in rollout.refused[:MAX_CONSUMER_EVENTS]:
             self._consumer_event(consumer, True, refusal.reason, live.target, f"no restart: {refusal}")
         only_fill_failed = fill.error is not None and rollout.error is None
@@ -90,7 +92,7 @@ class StatusReporter:
             bound=True,
             changed=bool(fill.changed_keys),
             version_ids=frozenset(fill.record.version_ids.values()),
-            restarted=tuple(consumer.ref for consumer in rollout.restarted),
+            restarted=tuple(each.ref for each in rollout.restarted if not event_messages.is_held(each)),
             error=error,
             filled=filled,
             terminal_version=terminal_version,
@@ -116,8 +118,12 @@ class StatusReporter:
         if fill.deleted:
             _log.info("deleted: AWS has deleted the secret that it was made from")
         for consumer in rollout.restarted:
-            self._metrics.rollouts.labels(consumer.ref.kind).inc()
-            _log.info("restarted", extra={"fields": {"consumer": str(consumer.ref)}})
+            fields = {"consumer": str(consumer.ref), **({"hold": consumer.hold.text} if consumer.hold else {})}
+            if event_messages.is_held(consumer):
+                _log.info("not restarted", extra={"fields": fields})
+            else:
+                self._metrics.rollouts.labels(consumer.ref.kind).inc()
+                _log.info("restarted", extra={"fields": fields})
 
     def _consumer_event(self, consumer: Consumer, warning: bool, reason: str, secret: Target, message: str) -> None:
         """Tell the people who look at a workload what has become of a Secret that its pods read."""
