@@ -1,5 +1,6 @@
 """Fights about the marks of consumers: which ones are detected, how writes slow down, and who the other writer is."""
 
+from itertools import count
 from typing import Any
 
 import pytest
@@ -17,9 +18,12 @@ MARK = "revision.keyturn.dev/db"
 REF = WorkloadRef("Deployment", "team", "web")
 
 
+VERSIONS = count(1)
+
+
 def consumer(mark: str | None, own: str | None = None, name: str = MARK) -> Consumer:
     marks, baseline = ({name: value} if value else {} for value in (mark, own or mark))
-    return Consumer(REF, "1", {}, baseline, marks, switch=Switch.UNSET)
+    return Consumer(REF, str(next(VERSIONS)), {}, baseline, marks, switch=Switch.UNSET)
 
 
 class Observer:
@@ -70,6 +74,19 @@ def test_answers_to_one_write_count_once() -> None:
     assert observer.delay("v1") == first == FIGHT_BACKOFF.base
 
 
+def test_write_that_both_its_reply_and_the_watch_show_counts_once() -> None:
+    observer = Observer()
+    last = consumer(None)
+    for value in ("v1", "v2", "v1", "v2"):
+        state = consumer(value)
+        observer.fights.observe(last, state)  # by the reply
+        observer.show(state)  # by the watch
+        last = state
+    assert (observer.told, observer.delay("v1")) == ([], 0)
+    observer.show(consumer("v1"))
+    assert observer.delay("v2") == FIGHT_BACKOFF.base
+
+
 def test_secret_that_moves_to_and_fro_slows_down() -> None:
     observer = Observer()
     observer.show(*(consumer(value) for value in ("v1", "v2", "v1", "v2", "v1")))
@@ -82,10 +99,10 @@ def test_secret_that_moves_to_and_fro_slows_down() -> None:
 
 def test_marks_of_other_secrets_and_workloads_are_not_concerned() -> None:
     observer = Observer()
-    observer.show(*[consumer("v1"), consumer(None)] * 3)
+    observer.show(*(consumer(mark) for mark in ("v1", None) * 3))
     other = RolloutAnnotation(MARK + "-other", "v1", restart=True)
     assert observer.fights.delay(consumer(None), other) == 0
-    elsewhere = Consumer(WorkloadRef("Deployment", "else", "web"), "1", {}, {}, {}, False, False)
+    elsewhere = Consumer(WorkloadRef("Deployment", "else", "web"), "1", {}, {}, {}, Switch.UNSET)
     assert observer.fights.delay(elsewhere, RolloutAnnotation(MARK, "v1", restart=True)) == 0
 
 

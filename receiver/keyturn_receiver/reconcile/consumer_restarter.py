@@ -10,7 +10,7 @@ from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.revision import Record
-from keyturn_receiver.core.rollout import baseline, is_behind, rollout
+from keyturn_receiver.core.rollout import RolloutAnnotation, baseline, is_behind, rollout
 from keyturn_receiver.errors import (
     ClusterRefused,
     Conflict,
@@ -153,7 +153,7 @@ class ConsumerRestarter:
             if self._fights.delay(current, mark):
                 return current  # without a baseline, the pods decide whether to restart it
             try:
-                return _seen_as(consumer, await self._workloads.mark(current, mark))
+                return _seen_as(consumer, await self._mark(current, mark))
             except Conflict:
                 refused, current = current, _seen_as(consumer, await self._workloads.read(current.ref))
             except NotFound:
@@ -176,7 +176,7 @@ class ConsumerRestarter:
             try:
                 if mark.undecided:
                     mark = replace(mark, restart=await self._has_pod_behind(target, current, record))
-                marked = await self._workloads.mark(current, mark)
+                marked = await self._mark(current, mark)
             except Conflict:
                 # The workload has to be read before the Secret. Reconciler._reconcile gives the reason.
                 refused, current = current, _seen_as(consumer, await self._workloads.read(current.ref))
@@ -184,6 +184,12 @@ class ConsumerRestarter:
                 continue
             return marked if mark.restart else None
         raise _conflict(refused, current)
+
+    async def _mark(self, consumer: Consumer, mark: RolloutAnnotation) -> Consumer | None:
+        marked = await self._workloads.mark(consumer, mark)
+        if marked:  # the watch may show it only after the next write
+            self._fights.observe(consumer, marked)
+        return marked
 
     async def _has_pod_behind(self, target: Target, consumer: Consumer, record: Record) -> bool:
         async with aclosing(self._workloads.pods(consumer.ref)) as pods:

@@ -18,6 +18,7 @@ from keyturn_receiver.resilience.fair_map import FairMap
 
 FREE_REPEATS = 3  # how often a mark may return to an earlier state before writes of it are delayed
 MAX_STATES = 8  # states of one mark that are remembered
+MAX_VERSIONS = 16  # resource versions at which it changed
 MAX_MARKS = 2_000  # marks whose states are remembered
 FIGHT_BACKOFF = Backoff(base=20.0, cap=300.0, jitter=0)  # seconds between two writes of the same mark
 RESET_AFTER = 900.0  # seconds; if a mark rests for so long, its earlier states are forgotten
@@ -28,6 +29,7 @@ _State = tuple[str | None, str | None]  # the mark on the workload and the one o
 @dataclass(slots=True)
 class _Fight:
     states: deque[_State] = field(default_factory=lambda: deque(maxlen=MAX_STATES))
+    versions: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_VERSIONS))
     repeats: int = 0
     changed_at: float = 0.0
     free_at: float = 0.0  # until this time, no earlier state is written again
@@ -56,7 +58,10 @@ class RolloutFights:
         self._handlers.append(on_fight)
 
     def observe(self, before: Consumer, after: Consumer) -> None:
-        """Learn of a change of a consumer, by whomever it was made."""
+        """Learn of a change of a consumer, by whomever it was made.
+
+        A write of this replica is shown twice: by the write and by the watch, in any order. It counts once.
+        """
         for name in before.baseline.keys() | before.marks.keys() | after.baseline.keys() | after.marks.keys():
             earlier, state = _state(before, name), _state(after, name)
             if earlier != state:
@@ -72,9 +77,12 @@ class RolloutFights:
     def _observe(self, consumer: Consumer, name: str, earlier: _State, state: _State) -> None:
         now, key = self._now(), (consumer.ref, name)
         fight = self._fights.get(consumer.ref.namespace, key)
+        if fight and consumer.resource_version in fight.versions:
+            return
         if fight is None or now - fight.changed_at > RESET_AFTER:
             fight = _Fight(deque([earlier], maxlen=MAX_STATES))
         self._fights.put(consumer.ref.namespace, key, fight)
+        fight.versions.append(consumer.resource_version)
         fight.changed_at = now
         if state not in fight.states:
             fight.states.append(state)
