@@ -218,3 +218,25 @@ def test_writes_that_fail_in_one_namespace_do_not_slow_down_the_others(env: Faul
     assert min(limits) >= 16, limits  # half, if the first failure came before a success of the other tenant
     env.kubernetes_proxy.heal()
     env.wait_converged()
+
+
+@pytest.mark.fault("S19")
+def test_objects_of_a_namespace_that_is_being_deleted_are_no_refusals(env: FaultEnv) -> None:
+    """A namespace is being deleted, and holds a broken binding whose Event the API server no longer takes. The receiver
+    neither logs nor counts that as a failure."""
+    neighbour = Neighbour(env)
+    broken = neighbour.bind("held", **{"keyturn.dev/data": "a: nowhere"})
+    broken["metadata"]["finalizers"] = ["example.com/held"]
+    env.cluster.create([broken])
+    env.cluster.kubectl("delete", "namespace", neighbour.namespace, "--wait=false")
+    try:
+        receiver = env.receiver()
+        env.create_bound_secret(consumers=())
+        posts = f"/namespaces/{neighbour.namespace}/events$"
+        eventually(lambda: env.kubernetes_proxy.matching("POST", posts))
+        eventually(lambda: receiver.metric("keyturn_events_total", outcome="dropped"))
+        assert receiver.metric("keyturn_events_total", outcome="failed") == 0
+        assert "Forbidden" not in receiver.log
+    finally:
+        patch = '{"metadata": {"finalizers": null}}'
+        env.cluster.kubectl("patch", "secret", "held", "-n", neighbour.namespace, "--type=merge", "-p", patch)

@@ -294,22 +294,34 @@ def reason_of(status: Json) -> str:
     return str(code) if isinstance(code, int) else "an error"
 
 
+def _causes(reply: Json) -> Iterator[Json]:
+    details = reply.get("details")
+    causes = details.get("causes") if isinstance(details, dict) else None
+    yield from (cause for cause in (causes if isinstance(causes, list) else ()) if isinstance(cause, dict))
+
+
 def _fields(reply: Json) -> Iterator[str]:
     """Yield the names of the fields that a Status complains about.
 
     Keys of data are masked unless they are in _KEYS, because a key may be the name of a property in AWS's JSON, and
     these names are part of the secret value.
     """
-    details = reply.get("details")
-    causes = details.get("causes") if isinstance(details, dict) else None
-    for cause in causes if isinstance(causes, list) else ():
-        field = _FIELD.fullmatch(str(cause.get("field"))) if isinstance(cause, dict) else None
+    for cause in _causes(reply):
+        field = _FIELD.fullmatch(str(cause.get("field")))
         if field:
             name, key = field.groups()
             yield name if key is None else f"{name}[{key if key in _KEYS else '...'}]"
 
 
+def _is_of_ending_namespace(reply: Json) -> bool:
+    """Return whether an object is refused because its namespace is being deleted (NamespaceTerminatingCause in
+    k8s.io/api/core/v1)."""
+    return any(cause.get("reason") == "NamespaceTerminating" for cause in _causes(reply))
+
+
 def _error(method: str, path: str, status: int, headers: Mapping[str, str], reply: Json) -> KeyturnError:
+    if status == 403 and _is_of_ending_namespace(reply):
+        return NotFound(f"{action(method, path)}: the namespace is being deleted")
     # Only the reason and the names of fields are taken from the Status. Its message may quote the request.
     reason = reason_of({"code": status, **reply})
     fields = ", ".join(sorted(set(_fields(reply))))

@@ -20,7 +20,7 @@ from keyturn_receiver.cluster.api import MERGE_PATCH, Api, Json, path
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.printable import printable
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
-from keyturn_receiver.errors import Conflict, KeyturnError
+from keyturn_receiver.errors import Conflict, KeyturnError, NotFound
 from keyturn_receiver.resilience.fair_map import FairMap
 from keyturn_receiver.resilience.token_bucket import TokenBucket, TokenBuckets
 from keyturn_receiver.telemetry.metrics import Metrics
@@ -156,6 +156,8 @@ class EventRecorder:
         try:
             await self._send(event)
             self._metrics.events.labels("written").inc()
+        except NotFound:  # its namespace is gone, or being deleted, and so is its object
+            self._metrics.events.labels("dropped").inc()
         except KeyturnError as error:
             self._metrics.events.labels("failed").inc()
             _log.warning("Event on %s could not be recorded: %s", event.target, error)
