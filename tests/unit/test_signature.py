@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyturn_contract.signature import (
+    MAX_ED25519,
     InvalidKey,
     NotVerified,
     new_key,
@@ -153,6 +154,19 @@ def test_either_signature_scheme_is_enough() -> None:
 def test_malformed_or_wrong_ed25519_signature_is_refused(signature: str) -> None:
     with pytest.raises(NotVerified):
         verify([], {**asymmetric(), "webhook-signature": signature}, BODY, NOW, public_keys=[fits])
+
+
+def test_few_ed25519_signatures_of_one_delivery_are_checked() -> None:
+    checked: list[bytes] = []
+
+    def fits(signature: bytes, content: bytes) -> bool:
+        checked.append(signature)
+        return False
+
+    forged = " ".join(f"v1a,{base64.b64encode(bytes([number]) * 64).decode()}" for number in range(8))
+    with pytest.raises(NotVerified):
+        verify([], {**headers(), "webhook-signature": forged}, BODY, NOW, public_keys=[fits])
+    assert len(checked) == MAX_ED25519
 
 
 def test_signature_scheme_without_a_configured_key_is_refused() -> None:
