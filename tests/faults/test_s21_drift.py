@@ -13,7 +13,7 @@ import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -36,6 +36,7 @@ KEYS = {
     "Opaque": ("user", "password"),
     "kubernetes.io/tls": ("tls.crt", "tls.key"),
     "kubernetes.io/dockerconfigjson": (".dockerconfigjson",),
+    "kubernetes.io/dockercfg": (".dockercfg",),
     "kubernetes.io/basic-auth": ("username", "password"),
     "kubernetes.io/ssh-auth": ("ssh-privatekey",),
 }
@@ -153,6 +154,22 @@ def remove(cell: Cell) -> None:
         cell.kubectl("patch", "--type=json", body=[{"op": "remove", "path": f"/data/{key}"}])
 
 
+def wipe(cell: Cell) -> None:
+    """Remove all keys at once. The API server takes that of an Opaque Secret alone."""
+    with nullcontext() if cell.kind == "Opaque" else pytest.raises(KubectlFailed, match="Required value"):
+        cell.kubectl("patch", "--type=merge", body={"data": None})
+
+
+def force_and_drop(cell: Cell) -> None:
+    """Take the keys by server-side apply, and give them up again at once. Nobody may own them then."""
+    flags = ("--server-side", "--force-conflicts", "--field-manager=fickle")
+    cell.kubectl("apply", *flags, stdin=cell.manifest())
+    given_up = {key: value for key, value in cell.manifest().items() if key != cell.field}
+    # The API server refuses that if the type requires the keys, and nobody else owns them at that moment.
+    with suppress(KubectlFailed):
+        cell.kubectl("apply", *flags, stdin=given_up)
+
+
 def forge(cell: Cell) -> None:
     """Apply as ``keyturn``, with a copy of the whole record."""
     annotations = annotations_of(cell.env.cluster, "secret", cell.env.namespace, cell.name)
@@ -184,6 +201,8 @@ WRITERS: dict[str, Callable[[Cell], None]] = {
     "replace": replace,
     "edit": edit,
     "remove": remove,
+    "wipe": wipe,
+    "force-and-drop": force_and_drop,
     "forge": forge,
     "forge-unkeyed": forge_unkeyed,
 }
@@ -193,7 +212,7 @@ def cells_of(env: FaultEnv, writers: Sequence[str]) -> list[Cell]:
     return [
         Cell(env, writer, field, kind)
         for writer, field, kind in product(writers, FIELDS, KEYS)
-        if (writer, field) != ("remove", "stringData")
+        if field == "data" or writer not in ("remove", "wipe")
     ]
 
 
@@ -201,6 +220,8 @@ def create_sources(env: FaultEnv) -> None:
     """Create one AWS secret for each type of Secret."""
     for kind, keys in KEYS.items():
         values = {key: env.new_value(key) for key in keys}
+        if short(kind) == "dockercfg":
+            values = {key: json.dumps({"registry": {"auth": text}}) for key, text in values.items()}
         if short(kind) == "dockerconfigjson":
             values = {key: json.dumps({"auths": {"registry": {"auth": text}}}) for key, text in values.items()}
         env.client.create_secret(Name=f"{env.namespace}/{short(kind)}", SecretString=json.dumps(values))
@@ -246,7 +267,7 @@ def changed(env: FaultEnv, cell: Cell) -> bool:
 
 def refused(cell: Cell) -> bool:
     """Return whether the API server does not take the cell's write."""
-    return cell.writer == "remove" and cell.kind not in REMOVABLE
+    return (cell.writer == "remove" and cell.kind not in REMOVABLE) or (cell.writer == "wipe" and cell.kind != "Opaque")
 
 
 @pytest.mark.long
@@ -324,8 +345,8 @@ def chart(tmp_path: Path) -> Path:
 
 @pytest.mark.fault("S21")
 def test_helm_upgrade_that_brings_placeholders_again_is_reverted(env: FaultEnv, helm: Helm, chart: Path) -> None:
-    """Helm 4 installs an application's chart with placeholders under stringData, and upgrades it. Helm applies on the
-    server side, so Keyturn still owns the keys. They get their values back."""
+    """Helm 4 installs an application's chart with placeholders under stringData, upgrades it, and rolls it back. Helm
+    applies on the server side, so Keyturn still owns the keys. They get their values back."""
     env.receiver()
     create_sources(env)
     cells = [Cell(env, "helm", "stringData", kind) for kind in KEYS]
@@ -343,14 +364,19 @@ def test_helm_upgrade_that_brings_placeholders_again_is_reverted(env: FaultEnv, 
         ]
         return {"edition": edition, "secrets": secrets}
 
+    def edition(cell: Cell) -> str:
+        return str(env.cluster.get("secret", cell.name, env.namespace)["metadata"]["labels"]["edition"])
+
     helm.client.install(chart, "app", values("first"))
     wait_restored(env, cells)
     helm.client.upgrade(chart, "app", values("second"))
     wait_restored(env, cells)
     for cell in cells:
-        labels = env.cluster.get("secret", cell.name, env.namespace)["metadata"]["labels"]
-        assert labels["edition"] == "second"
+        assert edition(cell) == "second"
         assert changed(env, cell)
+    helm.client.rollback("app", version=1)
+    wait_restored(env, cells)
+    assert {edition(cell) for cell in cells} == {"first"}
 
 
 class SelfHeal(threading.Thread):
