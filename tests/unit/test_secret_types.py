@@ -63,7 +63,24 @@ def test_expressions_fill_the_keys_of_a_type() -> None:
 @pytest.mark.parametrize(
     ("secret_type", "value", "told"),
     [
-        ("kubernetes.io/tls", "plain", "needs the keys tls.crt and tls.key, and the binding does not fill tls.crt and"),
+        (
+            "kubernetes.io/tls",
+            "plain",
+            "needs the keys tls.crt and tls.key, and the binding does not fill tls.crt and tls.key: the value in AWS is"
+            " not JSON: store JSON with the properties tls.crt and tls.key, as in {",
+        ),
+        (
+            "kubernetes.io/tls",
+            "[1]",
+            "the value in AWS is not JSON: store JSON with the properties tls.crt and tls.key",
+        ),
+        ("kubernetes.io/tls", '{"value": "c"}', "one line each: `tls.crt: <property>`, `tls.key: <property>`; or"),
+        ("kubernetes.io/basic-auth", "plain", 'take it whole with keyturn.dev/data: `password: "@"`; or use type'),
+        (
+            "kubernetes.io/basic-auth",
+            '{"username": "", "password": " "}',
+            "does not fill any (the value of username and password is blank): correct it in AWS, or name another",
+        ),
         ("kubernetes.io/tls", '{"tls.crt": "c"}', "the binding does not fill tls.key: name the property for each with"),
         ("kubernetes.io/basic-auth", "plain", "needs one of the keys username or password, and the binding does not"),
         (
@@ -146,6 +163,45 @@ def test_line_in_the_advice_makes_dockers_json_of_a_user_and_a_password(secret_t
     ((_, written),) = complete(secret_type, binding, versions, render(binding, versions)).items()
     content = json.loads(written)
     assert content.get("auths", content) == {"registry.example.com": {"auth": "dTpw"}}
+
+
+@pytest.mark.parametrize(
+    ("secret_type", "value", "key"),
+    [
+        ("kubernetes.io/tls", '{"tls.crt": "", "tls.key": ""}', "tls.crt"),
+        ("kubernetes.io/tls", '{"tls.crt": "c", "tls.key": " \\n"}', "tls.key"),
+        ("kubernetes.io/tls", '{"tls.crt": "c", "tls.key": []}', "tls.key"),
+        ("kubernetes.io/ssh-auth", '{"ssh-privatekey": ""}', "ssh-privatekey"),
+        ("kubernetes.io/ssh-auth", " \n", "ssh-privatekey"),
+        ("kubernetes.io/ssh-auth", "\ufeff", "ssh-privatekey"),
+        ("kubernetes.io/ssh-auth", "null", "ssh-privatekey"),
+    ],
+)
+def test_key_that_the_type_needs_is_an_error_while_its_value_is_blank(secret_type: str, value: str, key: str) -> None:
+    with pytest.raises(InvalidValue) as error:
+        filled(secret_type, value)
+    assert str(error.value) == (
+        f"AWS secret prod/db: key {key}: its value is blank, and a Secret of type {secret_type} needs one: correct it"
+        " in AWS, or name another property with keyturn.dev/data; or use type Opaque"
+    )
+
+
+def test_user_without_a_password_is_filled() -> None:
+    value = '{"username": "u", "password": ""}'
+    assert filled("kubernetes.io/basic-auth", value) == {"username": b"u", "password": b""}
+
+
+def test_one_text_under_both_keys_of_a_certificate_is_an_error() -> None:
+    with pytest.raises(
+        InvalidValue, match=r"keys tls\.crt and tls\.key have the same value, .*: store JSON with"
+    ) as error:
+        filled("kubernetes.io/tls", "hunter2", tls_crt="@", tls_key="@")
+    assert "hunter2" not in str(error.value)
+
+
+def test_file_that_holds_certificate_and_key_may_stand_under_both_keys() -> None:
+    value = "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n"
+    assert len(filled("kubernetes.io/tls", value, tls_crt="@", tls_key="@")) == 2
 
 
 def test_every_type_refuses_a_value_that_has_none_of_its_keys() -> None:
