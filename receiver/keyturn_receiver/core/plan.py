@@ -173,8 +173,8 @@ def _check_keys_remain(name: str, recorded: Mapping[str, str], data: Mapping[str
     place of a text.
 
     JSON that is cut or misspelt never gets here, because rendering refuses it. But JSON without any of the known
-    properties may be that of another secret, and a blank text is a slip. So is JSON that holds nothing, such as the `null`
-    that Terraform's jsonencode(null) writes.
+    properties may be that of another secret, and a blank text is a slip. So is JSON that holds nothing, such as the
+    `null` that Terraform's jsonencode(null) writes.
     """
     if not recorded or recorded.keys() & data.keys():
         return
