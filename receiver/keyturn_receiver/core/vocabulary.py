@@ -89,8 +89,8 @@ def _plain(word: str) -> str:
 
 _WORDS = frozenset(_plain(word) for word in (*DECLARED, *LABELS, *SYNONYMS))
 _MAX_DOMAIN = 16  # characters of a domain that may be a misspelt one of Keyturn's
-# How much alike two domains are. A name of Keyturn's is taken for one in a domain that is fairly near. A word that others
-# use as well, such as `name`, needs a domain that can hardly be another's: saturn.dev and return.dev are.
+# How much alike two domains are. A name of Keyturn's is taken for one in a domain that is fairly near. A word that
+# others use as well, such as `name`, needs a domain that can hardly be another's: saturn.dev and return.dev are.
 _FAIRLY_NEAR, _VERY_NEAR = 0.72, 0.88
 
 # Names that are known in another place, and that an author may use for an annotation in this place.
