@@ -180,12 +180,10 @@ def test_alias_of_yaml_is_refused_with_its_anchor() -> None:
     assert [f"line {number}: YAML takes" in str(told.value) for number in (1, 2)] == [True, True]
 
 
-@pytest.mark.parametrize("expression", ["a != 'x' && b || c", "hosts[*].name", '"!a"', "'a && *b'", "length(@) && a"])
+@pytest.mark.parametrize("expression", ["a != 'x' && b || c", "hosts[*].name", '"!a"', '"*.b"', "length(@) && a"])
 def test_marks_inside_an_expression_are_parts_of_it(expression: str) -> None:
-    try:
-        read(secret_id="prod/db", data=f"KEY: {expression}")
-    except InvalidBinding as told:
-        assert "mark of its own" not in str(told)
+    (entry,) = read(secret_id="prod/db", data=f"KEY: {expression}").entries
+    assert entry.expression in expression
 
 
 def test_very_many_faults_of_yaml_are_told_quickly() -> None:

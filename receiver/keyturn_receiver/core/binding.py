@@ -468,5 +468,5 @@ def _lines_with_marks(text: str) -> list[int]:
     if not any(mark in text for mark in "!&*"):
         return []  # as nearly always
     events = yaml.parse(text, Loader=_Loader)
-    marked = (each for each in events if getattr(each, "tag", None) or getattr(each, "anchor", None))
-    return list(islice(dict.fromkeys(each.start_mark.line for each in marked), MAX_FAULTS))
+    marked = (each.start_mark for each in events if getattr(each, "tag", None) or getattr(each, "anchor", None))
+    return list(islice(dict.fromkeys(mark.line for mark in marked if mark), MAX_FAULTS))
