@@ -174,6 +174,11 @@ def test_tag_or_anchor_of_yaml_is_told_with_the_expression_in_quotes(line: str) 
     assert yaml.safe_load(advice) == {key: expression}
 
 
+def test_list_with_a_tag_is_told_to_be_no_text() -> None:
+    with pytest.raises(InvalidBinding, match=r"line 1: key and expression must be plain text"):
+        read(secret_id="prod/db", data="A: !!python/object/apply:os.abort []")
+
+
 def test_alias_of_yaml_is_refused_with_its_anchor() -> None:
     with pytest.raises(InvalidBinding) as told:
         read(secret_id="prod/db", data="FIRST: &a first\nSECOND: *a\n")

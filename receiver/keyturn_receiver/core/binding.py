@@ -438,14 +438,6 @@ def _read_map(text: str, faults: list[str]) -> list[tuple[str, str]]:
             + "; to take every key, remove it"
         )
         return []
-    if marks := _lines_with_marks(text):
-        for line in marks:
-            advice = quoted_line(text, line)
-            faults.append(
-                f"annotation {DATA}, line {line + 1}: YAML takes !, & and * before a text as a mark of its own, and not"
-                " as a part of the expression: put the expression in quotes" + (f", as in {advice}" if advice else "")
-            )
-        return []
     pairs: list[tuple[str, str]] = []
     for key, value in node.value:
         if isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode):
@@ -457,6 +449,15 @@ def _read_map(text: str, faults: list[str]) -> list[tuple[str, str]]:
                 f"annotation {DATA}, line {line + 1}: key and expression must be plain text: quote the expression"
                 + (f": {advice}" if advice else "")
             )
+    if len(pairs) == len(node.value):
+        lines = _lines_with_marks(text)
+        for line in lines:
+            advice = quoted_line(text, line)
+            faults.append(
+                f"annotation {DATA}, line {line + 1}: YAML takes !, & and * before a text as a mark of its own, and not"
+                " as a part of the expression: put the expression in quotes" + (f", as in {advice}" if advice else "")
+            )
+        return [] if lines else pairs
     return pairs
 
 
