@@ -44,6 +44,7 @@ from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.drift import DriftDetector
 from keyturn_receiver.reconcile.fight_reporter import FightReporter
+from keyturn_receiver.reconcile.missing_key_reporter import MissingKeyReporter
 from keyturn_receiver.reconcile.notices import Notices
 from keyturn_receiver.reconcile.reconciler import Reconciler
 from keyturn_receiver.reconcile.release_reporter import ReleaseReporter
@@ -168,6 +169,7 @@ def build(
     kube.caches.consumers.add_fault_handler(notices.on_consumer)
     kube.caches.namespaces.add_fault_handler(notices.on_namespace)
     kube.elector.add_handler(notices.on_started_leading)
+    controller.drift.add_handler(MissingKeyReporter(kube.caches.consumers, notices).check)
 
     key_loader = SigningKeyLoader(
         aws.signing_keys,

@@ -1,5 +1,6 @@
 """Bindings: the annotations of a labelled Secret are parsed and checked."""
 
+import time
 from contextlib import suppress
 
 import pytest
@@ -158,3 +159,41 @@ def test_line_in_the_advice_for_bad_yaml_is_yaml_and_keeps_the_expression(line: 
         return
     advice = message.rpartition("as in ")[2] if "as in " in message else message.rpartition("the expression: ")[2]
     assert yaml.safe_load(advice) == {key: expression}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["KEY: !x y", "KEY: !a", "KEY: &a", "KEY: &a b", "KEY: !!int port", "KEY: ! y", 'KEY: !x "y"'],
+)
+def test_tag_or_anchor_of_yaml_is_told_with_the_expression_in_quotes(line: str) -> None:
+    with pytest.raises(InvalidBinding) as told:
+        read(secret_id="prod/db", data=f"FIRST: first\n{line}\nLAST: last")
+    key, _, expression = line.partition(": ")
+    before, _, advice = str(told.value).partition(", as in ")
+    assert before.startswith("annotation keyturn.dev/data, line 2: YAML takes !, & and * before a text as a mark")
+    assert yaml.safe_load(advice) == {key: expression}
+
+
+def test_list_with_a_tag_is_told_to_be_no_text() -> None:
+    with pytest.raises(InvalidBinding, match=r"line 1: key and expression must be plain text"):
+        read(secret_id="prod/db", data="A: !!python/object/apply:os.abort []")
+
+
+def test_alias_of_yaml_is_refused_with_its_anchor() -> None:
+    with pytest.raises(InvalidBinding) as told:
+        read(secret_id="prod/db", data="FIRST: &a first\nSECOND: *a\n")
+    assert [f"line {number}: YAML takes" in str(told.value) for number in (1, 2)] == [True, True]
+
+
+@pytest.mark.parametrize("expression", ["a != 'x' && b || c", "hosts[*].name", '"!a"', '"*.b"', "length(@) && a"])
+def test_marks_inside_an_expression_are_parts_of_it(expression: str) -> None:
+    (entry,) = read(secret_id="prod/db", data=f"KEY: {expression}").entries
+    assert entry.expression in expression
+
+
+def test_very_many_faults_of_yaml_are_told_quickly() -> None:
+    for line in ("A: &a b\n", "A: [b]\n"):
+        started = time.process_time()
+        with pytest.raises(InvalidBinding):
+            read(secret_id="prod/db", data=line * 7000)
+        assert time.process_time() - started < 2

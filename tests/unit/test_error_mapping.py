@@ -47,6 +47,25 @@ def test_error_of_aws_is_translated_with_advice(error: Exception, expected: type
     assert CANARY not in str(translated)
 
 
+@pytest.mark.parametrize(
+    ("code", "beginning"),
+    [
+        ("ResourceNotFoundException", "AWS secret prod/db does not exist in 1, eu-west-1, as role app: create it"),
+        (
+            "AccessDeniedException",
+            "AWS secret prod/db cannot be read in 1, eu-west-1, as role app, access is denied: al",
+        ),
+        (
+            "DecryptionFailure",
+            "AWS secret prod/db cannot be decrypted in 1, eu-west-1, as role app: enable its KMS key",
+        ),
+    ],
+)
+def test_refusal_says_where_and_as_whom_aws_was_asked(code: str, beginning: str) -> None:
+    translated = error_mapping.translate(aws_error(code), "AWS secret prod/db", "in 1, eu-west-1, as role app")
+    assert str(translated).startswith(beginning)
+
+
 def test_not_found_equals_the_answer_of_aws() -> None:
     made, answered = (
         error_mapping.not_found("AWS secret prod/db"),

@@ -193,7 +193,7 @@ def test_text_becomes_json_and_json_becomes_text() -> None:
     assert back.record.revisions == {"value": "v3"}
 
 
-@pytest.mark.parametrize("blank", [b"", b" ", b"\r\n"])
+@pytest.mark.parametrize("blank", [b"", b" ", b"\r\n", b"\xef\xbb\xbf", b"null\n", b'""', b"[]", b"[ ]"])
 def test_blank_text_does_not_replace_json(blank: bytes) -> None:
     first = planned(live({}), {"user": b"u"}, "v1")
     with pytest.raises(InvalidValue, match="it is blank, and the Secret holds keys"):

@@ -40,6 +40,8 @@ from keyturn_receiver.reconcile.arn_resolver import ArnResolver
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.drift import DriftDetector
+from keyturn_receiver.reconcile.missing_key_reporter import MissingKeyReporter
+from keyturn_receiver.reconcile.notices import Notices
 from keyturn_receiver.reconcile.reconciler import CONFLICT_RETRIES, Reconciler
 from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
@@ -47,7 +49,7 @@ from keyturn_receiver.reconcile.rollout_fights import Fight, RolloutFights
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.reconcile.secret_filler import SecretFiller
 from keyturn_receiver.reconcile.source_reader import SourceReader
-from keyturn_receiver.reconcile.status_reporter import REFUSAL_BURST, StatusReporter
+from keyturn_receiver.reconcile.status_reporter import MAX_CONSUMER_EVENTS, REFUSAL_BURST, StatusReporter
 from keyturn_receiver.reconcile.work_queue import SETTLE_SECONDS, WorkQueue
 from keyturn_receiver.sources.stores import StoreKey
 from keyturn_receiver.telemetry.legs import LegTimer
@@ -227,6 +229,7 @@ class Engine:
         self.requests: list[Request] = []
         self.queue = WorkQueue(self._reconcile, 4, self.metrics, now=time.monotonic)
         self.drift = DriftDetector(self.cache, restarter, self.queue, access, lambda: True)
+        self.drift.add_handler(MissingKeyReporter(index, Notices(events, lambda: True)).check)
         self.cache.add_handler(self.drift.check)
         index.add_handler(self.drift.check)
 
@@ -608,3 +611,79 @@ def test_first_retryable_error_decides_or_else_the_first(
 ) -> None:
     error = first_retryable(*errors)
     assert (str(error) if error else None) == first
+
+
+def reader(name: str, *keys: str, optional: bool = False) -> dict[str, Any]:
+    """Return a Deployment that reads these keys of the Secret."""
+    workload = deployment()
+    refs = [{"secretKeyRef": {"name": "db", "key": key, "optional": optional}} for key in keys]
+    env = [{"name": f"E{number}", "valueFrom": ref} for number, ref in enumerate(refs)]
+    workload["metadata"] |= {"name": name, "uid": name}
+    workload["spec"]["template"]["spec"]["containers"] = [{"name": "app", "env": env}]
+    return workload
+
+
+def key_events(engine: Engine) -> list[tuple[str, str]]:
+    return [(about, told) for about, reason, told in engine.events.about_workloads if reason == "KeyMissing"]
+
+
+async def test_key_that_a_workload_waits_for_is_told_on_it_once_and_costs_no_call() -> None:
+    engine = Engine()
+    engine.api.secret["metadata"]["annotations"]["keyturn.dev/data"] = "password: password"
+    engine.api.secret["metadata"]["resourceVersion"] = "70"
+    engine.api.show()
+    engine.consumers.update(engine.consumers.transform(reader("waiting", "PASSWORD")))
+    engine.consumers.update(engine.consumers.transform(reader("patient", "PASSWORD", optional=True)))
+    await engine.settle()
+    assert key_events(engine) == []  # nothing is filled yet
+
+    engine.drift.start()
+    await asyncio.sleep(0.05)
+    await engine.settle()
+    assert engine.cache.get(DB).record.was_written
+    told = (
+        "Deployment team/waiting",
+        "Secret db: it reads the key PASSWORD, which the Secret does not have; it has password: correct the name in the"
+        " pod template, or fill the key with keyturn.dev/data",
+    )
+    assert key_events(engine) == [told]
+
+    for version in (2, 3):
+        engine.stores.version, engine.stores.value = version, f'{{"password": "{version}"}}'
+        await engine.notify()
+        await engine.settle()
+    assert key_events(engine) == [told]
+
+    engine.forget()
+    engine.consumers.update(engine.consumers.transform(reader("late", "passwrd")))
+    await engine.settle()
+    assert [about for about, _ in key_events(engine)] == ["Deployment team/late"]
+    assert engine.api.calls == []
+
+
+async def test_keys_that_another_writer_adds_are_not_missing() -> None:
+    engine = Engine()
+    engine.api.secret["data"]["ca.crt"] = "eA=="
+    engine.api.show()
+    engine.consumers.update(engine.consumers.transform(reader("web-2", "ca.crt", "password")))
+    engine.drift.start()
+    await asyncio.sleep(0.05)
+    await engine.settle()
+    assert engine.cache.get(DB).record.was_written
+    assert key_events(engine) == []
+
+
+async def test_missing_key_is_told_on_a_bounded_number_of_workloads() -> None:
+    engine = Engine()
+    for number in range(40):
+        engine.consumers.update(engine.consumers.transform(reader(f"web-{number}", "missing")))
+    engine.drift.start()
+    await asyncio.sleep(0.05)
+    await engine.settle()
+    await engine.settle()
+    events = key_events(engine)
+    assert len(events) == MAX_CONSUMER_EVENTS
+    assert {told for _, told in events} == {
+        "Secret db: it reads the key missing, which the Secret does not have; it has 1 key: correct the name in the pod"
+        " template, or fill the key with keyturn.dev/data"
+    }

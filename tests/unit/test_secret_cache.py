@@ -270,3 +270,13 @@ def test_secret_keeps_the_time_at_which_it_was_first_seen(uid: str, keeps: bool)
         assert bound
         assert bound.seen_at > first.seen_at
         assert (bound.first_seen_at == first.first_seen_at) is keeps
+
+
+def test_keys_of_other_writers_are_kept_unless_they_are_very_long() -> None:
+    few, many = bound_object("s1"), bound_object("s2")
+    few["data"] = {"ca.crt": "eA=="}
+    many["data"] = dict.fromkeys((f"key-{number}" for number in range(1000)), "eA==")
+    cache = cached(few, many)
+    keys = {each.target.name: each.keys for each in cache.all()}
+    assert "ca.crt" in (keys["s1"] or ())
+    assert keys["s2"] is None

@@ -154,10 +154,40 @@ def test_misspelt_domain_is_told_where_the_rest_is_known(domain: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("keyturn.io/keys", "data"),
+        ("keytrun.dev/Data", "data"),
+        ("keytrun.dev/keys", "data"),
+        ("Keyturn.dev/secretId", "secret-id"),
+        ("keyturn/secret_arn", "secret-id"),
+        ("keyturn.de/Version-Stage", "version-stage"),
+        ("kyturn.dev/name", "secret-id"),
+        ("keyturn.sh/restart", "rollout"),
+    ],
+)
+def test_misspelt_domain_is_told_where_the_rest_stands_for_a_known_name(name: str, nearest: str) -> None:
+    assert secret_faults({"labels": BOUND, "annotations": {name: "x"}}) == (
+        f"annotation {name} is not known: did you mean keyturn.dev/{nearest}?",
+    )
+    (told,) = secret_faults({"labels": {**BOUND, name: "x"}})
+    assert told == f"label {name} is not known: did you mean annotation keyturn.dev/{nearest}?"
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "keyturn.io/owner",
+        "keyturn.io/allowed",
         "return.dev/owner",
+        "return.dev/name",
+        "saturn.dev/version",
+        "turn.dev/keys",
+        "keycloak.org/name",
+        "helm.sh/template",
+        "keyturn.example/x",
+        "app.kubernetes.io/version",
+        "argocd.io/sync",
         "kubectl.kubernetes.io/last-applied-configuration",
         "data",
         "revision.keyturn.dev/db",
@@ -187,6 +217,7 @@ def test_names_that_a_newer_release_has_written_are_no_faults() -> None:
 def test_object_with_very_many_names_is_read_quickly() -> None:
     names = [f"keyturn.dev/n{number}" for number in range(20_000)]
     names += [f"keyturn{number}.dev/data" for number in range(20_000)]
+    names += [f"k{number}.dev/keys" for number in range(20_000)]
     started = time.process_time()
     assert len(secret_faults({"labels": BOUND, "annotations": dict.fromkeys(names, "")})) == MAX_FAULTS
     assert time.process_time() - started < 0.5
@@ -280,6 +311,9 @@ def test_namespace_has_its_own_names() -> None:
     )
     assert object_faults(metadata({}, secrets="*"), Place.NAMESPACE) == (
         "annotation keyturn.dev/secrets is not known: did you mean keyturn.dev/allow-secrets?",
+    )
+    assert object_faults(metadata({"keyturn.dev/secrets": "all"}), Place.NAMESPACE) == (
+        "label keyturn.dev/secrets is not known: did you mean annotation keyturn.dev/allow-secrets?",
     )
 
 

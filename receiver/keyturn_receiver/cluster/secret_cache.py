@@ -11,7 +11,7 @@ Tenants write annotations and keys, so what is kept of them is bounded: for each
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
@@ -61,6 +61,7 @@ MAX_UNPROVEN_RECORD = 4096  # characters of a record that Keyturn may not have w
 MAX_ARNS = 20  # the most ARNs of a record by which a Secret is found
 LARGE = 8192  # bytes of annotations; larger ones count towards the limit of their namespace
 MAX_LARGE_BYTES = 8 * 1024 * 1024  # bytes of large annotations that are kept for one namespace
+MAX_OTHER_KEYS = 2048  # bytes of the keys of one Secret that Keyturn has not written
 MAX_FINGERPRINTS = 512  # keys of one Secret; if it has more, it is read again for each reconcile
 MAX_FORMER = 500  # Secrets whose revisions are remembered after they, or their records, were deleted
 MAX_FORMER_KEYS = 32  # keys of such a Secret; if it had more, nothing is remembered, and its consumers are restarted
@@ -81,7 +82,7 @@ class BoundSecret:
     is true if Keyturn has filled the Secret, but the cache no longer has the record. ``fault`` is an error of the
     binding that the Secret alone does not show. ``seen_at`` is the time, in monotonic seconds, at which this replica
     first saw this version of the Secret. ``first_seen_at`` is that of the first version that it saw, as long as the
-    Secret is not deleted.
+    Secret is not deleted. ``other_keys`` are the keys that its record lacks, or None if they are too long to be kept.
     """
 
     target: Target
@@ -95,6 +96,12 @@ class BoundSecret:
     faults: tuple[str, ...] = ()
     lost_record: bool = False
     fault: str = ""
+    other_keys: tuple[str, ...] | None = ()
+
+    @property
+    def keys(self) -> frozenset[str] | None:
+        """The keys that the Secret has, or None if they are too many to be kept."""
+        return None if self.other_keys is None else frozenset((*self.record.revisions, *self.other_keys))
 
     @property
     def spec(self) -> BindingSpec:
@@ -145,7 +152,13 @@ def read_bound(obj: Json, keyed: KeyedHash) -> BoundSecret:
         first_seen_at=now,
         faults=faults,
         lost_record=lost_record,
+        other_keys=_other_keys(obj.get("data") or {}, record),
     )
+
+
+def _other_keys(keys: Iterable[str], record: Record) -> tuple[str, ...] | None:
+    others = tuple(key for key in keys if key not in record.revisions)
+    return others if sum(map(sys.getsizeof, others)) <= MAX_OTHER_KEYS else None
 
 
 def _kept(name: str, text: str | None) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
+from itertools import islice
 
 import yaml
 
@@ -443,9 +444,30 @@ def _read_map(text: str, faults: list[str]) -> list[tuple[str, str]]:
             pairs.append((key.value, value.value))
         else:
             line = key.start_mark.line
-            advice = quoted_line(text, line)
+            advice = quoted_line(text, line) if len(faults) < MAX_FAULTS else None  # it takes as long as the text
             faults.append(
                 f"annotation {DATA}, line {line + 1}: key and expression must be plain text: quote the expression"
                 + (f": {advice}" if advice else "")
             )
+    if len(pairs) == len(node.value):
+        lines = _lines_with_marks(text)
+        for line in lines:
+            advice = quoted_line(text, line)
+            faults.append(
+                f"annotation {DATA}, line {line + 1}: YAML takes !, & and * before a text as a mark of its own, and not"
+                " as a part of the expression: put the expression in quotes" + (f", as in {advice}" if advice else "")
+            )
+        return [] if lines else pairs
     return pairs
+
+
+def _lines_with_marks(text: str) -> list[int]:
+    """Return the first lines (from 0) of valid YAML that have a tag, an anchor or an alias, at most MAX_FAULTS.
+
+    Nodes do not show them, so a part of the expression would be lost without a word.
+    """
+    if not any(mark in text for mark in "!&*"):
+        return []  # as nearly always
+    events = yaml.parse(text, Loader=_Loader)
+    marked = (each.start_mark for each in events if getattr(each, "tag", None) or getattr(each, "anchor", None))
+    return list(islice(dict.fromkeys(mark.line for mark in marked if mark), MAX_FAULTS))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 
 from keyturn_receiver.core.binding import DATA, AliasedSources, Binding, Source, Target, versions_of
+from keyturn_receiver.core.blank import is_void
 from keyturn_receiver.core.integrity import Integrity
 from keyturn_receiver.core.printable import printable
 from keyturn_receiver.core.render import WHOLE_VALUE_KEY, SecretVersion, names_of
@@ -172,12 +173,13 @@ def _check_keys_remain(name: str, recorded: Mapping[str, str], data: Mapping[str
     place of a text.
 
     JSON that is cut or misspelt never gets here, because rendering refuses it. But JSON without any of the known
-    properties may be that of another secret, and a blank text is a slip.
+    properties may be that of another secret, and a blank text is a slip. So is JSON that holds nothing, such as the
+    `null` that Terraform's jsonencode(null) writes.
     """
     if not recorded or recorded.keys() & data.keys():
         return
     if WHOLE_VALUE_KEY in data:
-        fault = "" if data[WHOLE_VALUE_KEY].strip() else "it is blank, and the Secret holds keys"
+        fault = "it is blank, and the Secret holds keys" if is_void(data[WHOLE_VALUE_KEY]) else ""
     else:
         fault = "" if recorded.keys() == {WHOLE_VALUE_KEY} else "it has none of the keys that the Secret holds"
     if fault:

@@ -8,13 +8,30 @@ https://kubernetes.io/docs/concepts/configuration/secret/#secret-types
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 from keyturn_receiver.core.binding import DATA, Binding, Source
+from keyturn_receiver.core.blank import is_blank, is_void
+from keyturn_receiver.core.json_text import BOM
 from keyturn_receiver.core.render import WHOLE_VALUE_KEY, SecretVersion, names_of
 from keyturn_receiver.errors import InvalidValue
 
 DOCKER_CONFIG = "kubernetes.io/dockerconfigjson"
 DOCKER_CFG = "kubernetes.io/dockercfg"
+TLS = "kubernetes.io/tls"
+
+_BOM = BOM.encode()
+_CREDENTIALS = "auth: base64_encode(join('':'', [username, password]))"
+_LINES = {
+    DOCKER_CONFIG: f""".dockerconfigjson: '{{auths: {{"registry.example.com": {{{_CREDENTIALS}}}}}}}'""",
+    DOCKER_CFG: f""".dockercfg: '{{"registry.example.com": {{{_CREDENTIALS}}}}}'""",
+}
+_STORE_TLS = 'store JSON with the properties tls.crt and tls.key, as in {"tls.crt": "...", "tls.key": "..."}'
+_EXAMPLES = {
+    DOCKER_CONFIG: 'the content of a Docker config.json in AWS, as in {"auths": {"registry.example.com": {"auth":'
+    ' "..."}}}',
+    DOCKER_CFG: 'the content of a .dockercfg in AWS, as in {"registry.example.com": {"auth": "..."}}',
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +46,7 @@ TYPES: Mapping[str, _Type] = {
     DOCKER_CONFIG: _Type((".dockerconfigjson",)),
     DOCKER_CFG: _Type((".dockercfg",)),
     "kubernetes.io/ssh-auth": _Type(("ssh-privatekey",)),
-    "kubernetes.io/tls": _Type(("tls.crt", "tls.key")),
+    TLS: _Type(("tls.crt", "tls.key")),
     "kubernetes.io/basic-auth": _Type(("username", "password"), any=True),
 }
 
@@ -40,20 +57,25 @@ def complete(
     """Return the data of a Secret of this type, with the whole value under the type's key where that is meant.
 
     Without the annotation `data`, a value that is no JSON object goes under the only key that the type needs, and so
-    does Docker's own JSON. Raises InvalidValue if the binding does not fill the keys that the type needs.
+    does Docker's own JSON, without a byte order mark. Raises InvalidValue if the binding does not fill the keys that
+    the type needs.
     """
     rule = TYPES.get(secret_type)
     if rule is None:
         return dict(data)
-    if binding.everything_of and len(rule.keys) == 1 and rule.keys[0] not in data:
+    is_whole = False
+    if binding.everything_of and not data.keys() & set(rule.keys):
         raw = versions[binding.everything_of].value
         whole = raw.encode(errors="surrogatepass") if isinstance(raw, str) else raw
         is_whole = data.keys() == {WHOLE_VALUE_KEY} and data[WHOLE_VALUE_KEY] == whole
-        if is_whole or _is_docker_json(secret_type, whole):
-            data = {rule.keys[0]: whole}
-    missing = [key for key in rule.keys if key not in data]
+        bare = whole.removeprefix(_BOM) if secret_type in _LINES else whole
+        goes_there = is_whole or (secret_type in _LINES and not _docker_fault(secret_type, bare))
+        if goes_there and len(rule.keys) == 1:
+            data = {rule.keys[0]: bare}
+    missing = [key for key in rule.keys if key not in data or (rule.any and is_blank(data[key]))]
     if missing and not (rule.any and len(missing) < len(rule.keys)):
-        raise InvalidValue(f"AWS secret {names_of(versions)}: {_advice(secret_type, rule, missing)}")
+        advice = _advice(secret_type, rule, missing, [key for key in missing if key in data], is_whole)
+        raise InvalidValue(f"AWS secret {names_of(versions)}: {advice}")
     check_values(secret_type, data, versions)
     return dict(data)
 
@@ -61,37 +83,91 @@ def complete(
 def check_values(secret_type: str, data: Mapping[str, bytes], versions: Mapping[Source, SecretVersion]) -> None:
     """Raise InvalidValue if a value cannot stand under its key in a Secret of this type."""
     rule = TYPES.get(secret_type)
-    for key in (".dockerconfigjson", ".dockercfg"):
-        if rule and key in rule.keys and key in data and not isinstance(_json(data[key]), dict):
-            raise InvalidValue(
-                f"AWS secret {names_of(versions)}: key {key}: the value is not Docker's JSON: store the content of a"
-                ' Docker config.json in AWS, as in {"auths": {"registry.example.com": {"auth": "..."}}}, or use type'
-                " Opaque"
-            )
+    for key in rule.keys if rule else ():
+        if key in data and (fault := _value_fault(secret_type, key, data[key])):
+            raise InvalidValue(f"AWS secret {names_of(versions)}: key {key}: {fault}; or use type Opaque")
+    if secret_type == TLS and _is_same_text(data):
+        raise InvalidValue(
+            f"AWS secret {names_of(versions)}: keys tls.crt and tls.key have the same value, which does not hold both a"
+            f" certificate and its key: {_STORE_TLS}; or use type Opaque"
+        )
 
 
-def _advice(secret_type: str, rule: _Type, missing: list[str]) -> str:
+def _value_fault(secret_type: str, key: str, value: bytes) -> str:
+    if secret_type in _LINES and (fault := _docker_fault(secret_type, value)):
+        return f"the value is not Docker's JSON ({fault}): {_docker_advice(secret_type)}"
+    if is_void(value) and not TYPES[secret_type].any:
+        return (
+            f"its value is blank, and a Secret of type {secret_type} needs one: correct it in AWS, or name another"
+            f" property with {DATA}"
+        )
+    return ""
+
+
+def _is_same_text(data: Mapping[str, bytes]) -> bool:
+    """Return whether a text went under both keys of a certificate, and is not a file that holds both parts."""
+    certificate, key = data.get("tls.crt"), data.get("tls.key")
+    if certificate is None or certificate != key:
+        return False
+    return not (b"CERTIFICATE-----" in certificate and b"PRIVATE KEY-----" in certificate)
+
+
+def _advice(secret_type: str, rule: _Type, missing: list[str], blank: list[str], is_text: bool) -> str:
+    """Return what to do about the ``missing`` keys. ``blank`` are those of them that have a blank value. ``is_text`` is
+    true if the whole value in AWS is a text, which has no properties."""
     needed = (" or " if rule.any else " and ").join(rule.keys)
-    lines = ", ".join(f"`{key}: <property>`" for key in missing)
     noun = "the key" if len(rule.keys) == 1 else "one of the keys" if rule.any else "the keys"
+    if secret_type in _LINES:
+        how = _docker_advice(secret_type)
+    elif is_text and secret_type == TLS:
+        how = f"the value in AWS is not JSON: {_STORE_TLS}"
+    elif is_text:
+        how = f'the value in AWS is not JSON: take it whole with {DATA}: `{missing[-1]}: "@"`'
+    elif blank:
+        how = "correct it in AWS, or name another property with " + DATA
+    else:
+        lines = ", ".join(f"`{key}: <property>`" for key in missing)
+        how = f"name the property for each with {DATA}, one line each: {lines}"
+    unfilled = "it" if len(rule.keys) == 1 else "any" if rule.any else " and ".join(missing)
+    because = f" (the value of {' and '.join(blank)} is blank)" if blank else ""
     return (
-        f"a Secret of type {secret_type} needs {noun} {needed}, and the binding does not fill"
-        f" {'it' if len(rule.keys) == 1 else 'any' if rule.any else ' and '.join(missing)}: name the property for"
-        f" each with {DATA}, one line each: {lines}; or use type Opaque"
+        f"a Secret of type {secret_type} needs {noun} {needed}, and the binding does not fill {unfilled}{because}:"
+        f" {how}; or use type Opaque"
     )
 
 
-def _is_docker_json(secret_type: str, value: bytes) -> bool:
-    content = _json(value) if secret_type in (DOCKER_CONFIG, DOCKER_CFG) else None
-    if not isinstance(content, dict) or not content:
-        return False
-    if secret_type == DOCKER_CONFIG:
-        return isinstance(content.get("auths"), dict)
-    return all(isinstance(each, dict) and {"auth", "username"} & each.keys() for each in content.values())
+def _docker_advice(secret_type: str) -> str:
+    return f"store {_EXAMPLES[secret_type]}, or make it of other properties with {DATA}, as in {_LINES[secret_type]}"
 
 
-def _json(value: bytes) -> object:
+def _refuse_constant(_name: str) -> NoReturn:
+    raise ValueError  # NaN and Infinity, which Python accepts and JSON does not have
+
+
+def _docker_fault(secret_type: str, value: bytes) -> str:
+    """Return why the API server or the kubelet would not understand Docker's JSON, or an empty text.
+
+    Both parse it with Go, which takes neither a byte order mark nor another encoding than UTF-8.
+    https://kubernetes.io/docs/tasks/configure-pod-container/pull-image-private-registry/
+    """
     try:
-        return json.loads(value)
+        text = value.decode()
+    except UnicodeDecodeError:
+        return "it is not UTF-8"
+    if text.startswith(BOM):
+        return "it begins with a byte order mark"
+    try:
+        # This runs on the event loop, so the parser is the fast one, and says nothing of the place of a fault.
+        content = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
-        return None
+        return "it is not JSON"
+    if not isinstance(content, dict):
+        return "it is not a JSON object"
+    if secret_type == DOCKER_CONFIG:
+        content = content.get("auths")
+        if not isinstance(content, dict):
+            return "it has no object `auths`"
+        return "" if all(isinstance(each, dict) for each in content.values()) else "in `auths`, not all are objects"
+    if content and all(isinstance(each, dict) and {"auth", "username"} & each.keys() for each in content.values()):
+        return ""
+    return "it is not an object of registries, each with `auth` or `username`"

@@ -81,6 +81,18 @@ SYNONYMS: Mapping[str, str] = {
     **dict.fromkeys(("enabled", "enable", "managed"), "bind"),
 }
 
+
+def _plain(word: str) -> str:
+    """Return a name without what tells spellings of it apart: `secretId`, `secret_id` and `Secret-ID` are one."""
+    return word.lower().replace("-", "").replace("_", "").replace(".", "")
+
+
+_WORDS = frozenset(_plain(word) for word in (*DECLARED, *LABELS, *SYNONYMS))
+_MAX_DOMAIN = 16  # characters of a domain that may be a misspelt one of Keyturn's
+# How much alike two domains are. A name of Keyturn's is taken for one in a domain that is fairly near. A word that
+# others use as well, such as `name`, needs a domain that can hardly be another's: saturn.dev and return.dev are.
+_FAIRLY_NEAR, _VERY_NEAR = 0.72, 0.88
+
 # Names that are known in another place, and that an author may use for an annotation in this place.
 HOMONYMS: Mapping[tuple[Place, str], str] = {(Place.NAMESPACE, "secrets"): "allow-secrets"}
 
@@ -124,9 +136,10 @@ def is_bind_value(value: object) -> bool:
 
 
 def _may_be_ours(name: str) -> bool:
-    """Return whether a name is in Keyturn's domain, or is one of Keyturn's in a domain that may be misspelt."""
+    """Return whether a name is in Keyturn's domain, or is one of Keyturn's, or stands for one, in a domain that may be
+    misspelt."""
     domain, slash, word = name.partition("/")
-    return bool(slash) and (domain == DOMAIN or word in DECLARED or word in LABELS)
+    return bool(slash) and (domain == DOMAIN or (len(domain) <= _MAX_DOMAIN and _plain(word) in _WORDS))
 
 
 def _places(name: str, known: Mapping[str, tuple[Place, ...]]) -> tuple[Place, ...]:
@@ -136,17 +149,21 @@ def _places(name: str, known: Mapping[str, tuple[Place, ...]]) -> tuple[Place, .
 
 def _fault(what: str, name: str, place: Place) -> str | None:
     domain, _, word = name.partition("/")
-    if domain != DOMAIN and not _is_near_domain(domain):
+    is_exact = word in DECLARED or word in LABELS
+    if domain != DOMAIN and not _is_near_domain(domain, _FAIRLY_NEAR if is_exact else _VERY_NEAR):
         return None  # the domain of somebody else
     places = _places(name, LABELS if what == "label" else _ANNOTATIONS)
     if domain == DOMAIN and (place, word) in HOMONYMS:
-        return f"{what} {name} is not known: did you mean {DOMAIN}/{HOMONYMS[place, word]}?"
+        kind = "annotation " if what == "label" else ""
+        return f"{what} {name} is not known: did you mean {kind}{DOMAIN}/{HOMONYMS[place, word]}?"
     if domain == DOMAIN and places:
         return f"{what} {name} does not belong on a {place}: move it to the {places[0]}"
     if place in _places(name, DECLARED if what == "label" else LABELS):
         return f"{what} {name} has no effect: make it {'an annotation' if what == 'label' else 'a label'}"
     nearest = _nearest(word, place)
     if nearest is None:
+        if domain != DOMAIN and not is_exact:
+            return None  # the word means nothing in this place, so it is somebody else's
         known = ", ".join(f"{DOMAIN}/{each}" for each, owners in DECLARED.items() if place in owners)
         return f"{what} {name} is not known: " + (f"remove it, or use one of {known}" if known else "remove it")
     kind = "label " if nearest in LABELS else "annotation " if what == "label" else ""
@@ -164,8 +181,14 @@ def _nearest(word: str, place: Place) -> str | None:
 
 
 @lru_cache(maxsize=1024)
-def _is_near_domain(domain: str) -> bool:
-    return len(domain) <= 16 and SequenceMatcher(None, domain.lower(), DOMAIN).ratio() > 0.72
+def _is_near_domain(domain: str, ratio: float) -> bool:
+    """Return whether a domain is so much like Keyturn's, or has the name of Keyturn under another top-level domain."""
+    if len(domain) > _MAX_DOMAIN:
+        return False
+    name, _, rest = domain.lower().partition(".")
+    if name == DOMAIN.partition(".")[0] and "." not in rest:
+        return True
+    return SequenceMatcher(None, domain.lower(), DOMAIN).ratio() > ratio
 
 
 def _owned(metadata: Mapping[str, object], what: str) -> frozenset[str]:

@@ -45,7 +45,12 @@ class DriftDetector:
         self._queue = queue
         self._access = access
         self._is_leader = is_leader
+        self._handlers: list[Callable[[BoundSecret], None]] = []
         self._started = False
+
+    def add_handler(self, on_filled: Callable[[BoundSecret], None]) -> None:
+        """Register ``on_filled``, which is called with each Secret whose content a check finds as it should be."""
+        self._handlers.append(on_filled)
 
     def start(self) -> None:
         """Check every binding now, and from now on every binding that changes.
@@ -80,7 +85,14 @@ class DriftDetector:
         elif settles_in := self._queue.settles_in(target):
             # The cache may not show all of our own writes yet.
             self._queue.check_later(target, settles_in, self._check)
-        elif cause := self._cause(bound):
+        else:
+            self._act(bound, self._cause(bound))
+
+    def _act(self, bound: BoundSecret, cause: Cause | None) -> None:
+        target = bound.target
+        if cause in (None, Cause.CONSUMER):
+            self._report_filled(bound)
+        if cause:
             delay = self._fight_delay(bound, cause)
             if not self._is_leader():
                 delay += follower_delay()
@@ -90,6 +102,14 @@ class DriftDetector:
                 self._submit(bound, cause)
         elif not self._queue.gave_up_on(target, bound.resource_version):
             self._queue.mark_recovered(target)
+
+    def _report_filled(self, bound: BoundSecret) -> None:
+        try:
+            for on_filled in self._handlers:
+                on_filled(bound)
+        except Exception:
+            # Reports must not keep changes from being seen.
+            _log.exception("report of a Secret failed", extra={"fields": {"secret": str(bound.target)}})
 
     def check_namespace(self, namespace: str) -> None:
         """Check all bindings in a namespace whose annotations have changed."""

@@ -17,6 +17,16 @@ from keyturn_receiver.errors import InvalidBinding
 from keyturn_receiver.resilience.bounded_map import BoundedMap
 
 MAX_NOTICES = 10_000
+KEY_MISSING = "KeyMissing"
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """The object that a notice is about. ``secret`` is the Secret that it concerns, or empty."""
+
+    kind: str
+    target: Target
+    secret: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +43,28 @@ class Notices:
     def __init__(self, events: EventRecorder, is_leader: Callable[[], bool]) -> None:
         self._events = events
         self._is_leader = is_leader
-        self._notices: BoundedMap[tuple[str, Target], _Notice] = BoundedMap(MAX_NOTICES)
+        self._notices: BoundedMap[_Key, _Notice] = BoundedMap(MAX_NOTICES)
 
     def on_consumer(self, consumer: Consumer) -> None:
         """Take the faults of a workload, or learn that it has none any more."""
         message = f"{tell_all(consumer.faults)}; its pods are not restarted until then" if consumer.faults else ""
         ref = consumer.ref
-        self._put(ref.kind, Target(ref.namespace, ref.name), consumer.uid, InvalidBinding.reason, message)
+        key = _Key(ref.kind, Target(ref.namespace, ref.name))
+        self._put(key, consumer.uid, InvalidBinding.reason, message)
+
+    def on_missing_keys(self, consumer: Consumer, secret: Target, message: str) -> None:
+        """Take what a workload reads of a Secret that does not have it. ``message`` is empty if the Secret has it
+        all."""
+        ref = consumer.ref
+        key = _Key(ref.kind, Target(ref.namespace, ref.name), secret.name)
+        self._put(key, consumer.uid, KEY_MISSING, f"Secret {secret.name}: {message}" if message else "")
 
     def on_namespace(self, namespace: NamespaceView) -> None:
         """Take the faults of a namespace, or learn that it has none any more."""
         faults = namespace.faults
         message = f"{tell_all(faults)}; the other annotations of this namespace hold as they are" if faults else ""
-        self._put("Namespace", Target(namespace.name, namespace.name), namespace.uid, InvalidBinding.reason, message)
+        key = _Key("Namespace", Target(namespace.name, namespace.name))
+        self._put(key, namespace.uid, InvalidBinding.reason, message)
 
     def on_copy(self, copied: CopiedSecret) -> None:
         """Take a Secret that another controller has copied."""
@@ -53,16 +72,15 @@ class Notices:
             f"this Secret is {copied.copy}, label {BIND_LABEL} included: Keyturn leaves it alone, and fills the"
             " original; to bind a Secret here, create one of another name"
         )
-        self._put("Secret", copied.target, copied.uid, "CopyIgnored", message, warning=False)
+        self._put(_Key("Secret", copied.target), copied.uid, "CopyIgnored", message, warning=False)
 
     def on_started_leading(self) -> None:
         """Write all notices, because the previous leader may have missed some."""
         for key in list(self._notices):
             if notice := self._notices.get(key):
-                self._write(*key, notice)
+                self._write(key, notice)
 
-    def _put(self, kind: str, target: Target, uid: str, reason: str, message: str, warning: bool = True) -> None:
-        key = (kind, target)
+    def _put(self, key: _Key, uid: str, reason: str, message: str, warning: bool = True) -> None:
         if not message:
             self._notices.pop(key)
             return
@@ -71,7 +89,7 @@ class Notices:
             return
         self._notices.put(key, notice)
         if self._is_leader():
-            self._write(kind, target, notice)
+            self._write(key, notice)
 
-    def _write(self, kind: str, target: Target, notice: _Notice) -> None:
-        self._events.event(target, notice.uid, notice.warning, notice.reason, notice.message, kind=kind)
+    def _write(self, key: _Key, notice: _Notice) -> None:
+        self._events.event(key.target, notice.uid, notice.warning, notice.reason, notice.message, kind=key.kind)

@@ -41,12 +41,12 @@ _REFUSALS: dict[str, tuple[type[SourceRefused], str]] = {
     ),
     "AccessDeniedException": (
         SourceRefused,
-        "cannot be read, access is denied: allow secretsmanager:GetSecretValue and secretsmanager:DescribeSecret on it,"
-        " and kms:Decrypt on its key, to the role that reads it",
+        "cannot be read{place}, access is denied: allow secretsmanager:GetSecretValue and"
+        " secretsmanager:DescribeSecret on it, and kms:Decrypt on its key, to the role that reads it",
     ),
     "DecryptionFailure": (
         SourceRefused,
-        "cannot be decrypted: enable its KMS key, and allow kms:Decrypt on the key to the role that reads it",
+        "cannot be decrypted{place}: enable its KMS key, and allow kms:Decrypt on the key to the role that reads it",
     ),
     "InvalidParameterException": (SourceRefused, "is not a valid secret id: correct the annotation"),
     "ValidationException": (SourceRefused, "is not a valid secret id: correct the annotation"),

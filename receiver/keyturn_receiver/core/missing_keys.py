@@ -1,0 +1,62 @@
+"""Missing keys: keys of a Secret that a workload reads, and that the Secret does not have.
+
+No container starts without them, and Kubernetes says so only on the pods.
+"""
+
+from collections.abc import Sequence, Set
+from difflib import get_close_matches
+
+from keyturn_receiver.core.binding import DATA
+from keyturn_receiver.core.consumer import Reads
+
+MAX_NAMES = 10  # keys that one message names of each sort
+MAX_NAME = 80  # characters of a key that a message repeats
+MAX_COMPARED = 32  # characters of two keys that are compared, which takes at most 0.1 ms
+
+
+def missing_keys(reads: Reads, keys: Set[str]) -> tuple[str, ...]:
+    """Return the keys that the containers of a workload wait for, out of a Secret that has only ``keys``.
+
+    If one of the keys is optional, nothing tells which one, so none counts.
+    """
+    return () if reads.optional else tuple(sorted(reads.keys - keys))
+
+
+def named_keys(keys: Set[str], data: str | None) -> tuple[str, ...]:
+    """Return those of ``keys`` that begin a line of the annotation `data`, so that they are known to its author.
+
+    The names of all others may be secret, because they come from the JSON in AWS.
+    """
+    heads = {line.partition(":")[0].strip(" \t'\"") for line in (data or "").splitlines()}
+    return tuple(sorted(heads & keys))
+
+
+def missing_keys_message(missing: Sequence[str], named: Sequence[str], count: int) -> str:
+    """Return a message for the people who run a workload. The Secret has ``count`` keys, and ``named`` may be told."""
+    noun = "the key" if len(missing) == 1 else "the keys"
+    others = count - min(len(named), MAX_NAMES)
+    counted = f"{others} {'more ' if named else ''}{'key' if others == 1 else 'keys'}"
+    has = " and ".join(([", ".join(named[:MAX_NAMES])] if named else []) + ([counted] if others else []))
+    near = list(dict.fromkeys(each for key in missing[:MAX_NAMES] if (each := _nearest(key, named))))
+    advice = f"did you mean {', '.join(near)}? " if near and count > 1 else ""
+    return (
+        f"it reads {noun} {_names(missing)}, which the Secret does not have; it has {has}: {advice}correct the name in"
+        f" the pod template, or fill the key with {DATA}"
+    )
+
+
+def _names(missing: Sequence[str]) -> str:
+    more = len(missing) - MAX_NAMES
+    return ", ".join(key[:MAX_NAME] for key in missing[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _nearest(key: str, named: Sequence[str]) -> str | None:
+    plain = _plain(key)
+    if alike := next((each for each in named if _plain(each) == plain), None):
+        return alike
+    short = [each for each in named[:MAX_NAMES] if len(each) <= MAX_COMPARED]
+    return next(iter(get_close_matches(key, short, n=1)), None) if len(key) <= MAX_COMPARED else None
+
+
+def _plain(key: str) -> str:
+    return key.lower().replace("_", "").replace("-", "").replace(".", "")
