@@ -1,8 +1,7 @@
 """Rollout decision: which workloads read a Secret, and which of these are restarted."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
@@ -25,8 +24,7 @@ from keyturn_receiver.core.rollout import START_SECONDS, RolloutAnnotation, base
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, WorkloadKind
 from keyturn_receiver.core.write_times import WriteTime
-
-V = TypeVar("V")
+from support.counted_map import CountedMap
 
 WHOLE = Reads(whole=True)
 MARK = "revision.keyturn.dev/db"
@@ -46,26 +44,6 @@ def consumer(pod: dict[str, Any], marks: dict[str, str] | None = None, own: dict
 
 def record(revisions: dict[str, str], **times: WriteTime) -> Record:
     return Record(revisions=revisions, write_times=times)
-
-
-class CountedMap(Mapping[str, V]):
-    """A map that counts how many keys were looked at."""
-
-    def __init__(self, content: Mapping[str, V]) -> None:
-        self._content = content
-        self.looks = 0
-
-    def __getitem__(self, key: str) -> V:
-        self.looks += 1
-        return self._content[key]
-
-    def __iter__(self) -> Iterator[str]:
-        for key in self._content:
-            self.looks += 1
-            yield key
-
-    def __len__(self) -> int:
-        return len(self._content)
 
 
 def key_ref(key: str, **more: bool) -> dict[str, Any]:
