@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-SLICE = 0.005  # seconds
+SLICE_MS = 5  # milliseconds
 
 
 class TimeSlice:
@@ -15,7 +15,7 @@ class TimeSlice:
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._ends_at = now() + SLICE
+        self._ends_at = now() + SLICE_MS / 1000
         self._paused = False
 
     async def pause_if_over(self) -> None:
@@ -30,4 +30,4 @@ class TimeSlice:
             await asyncio.sleep(0)
         finally:
             self._paused = False
-            self._ends_at = self._now() + SLICE
+            self._ends_at = self._now() + SLICE_MS / 1000
