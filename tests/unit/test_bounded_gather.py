@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+from itertools import pairwise
 
 import pytest
 
 from keyturn_receiver.resilience.bounded_gather import bounded_gather
+from keyturn_receiver.resilience.time_slice import SLICE_MS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
@@ -47,3 +49,24 @@ async def test_error_is_raised_after_the_other_calls_have_ended() -> None:
     with pytest.raises(KeyError):
         await bounded_gather(range(4), work, concurrency=4, seconds=60, now=time.monotonic)
     assert ended == [1, 2, 3]
+
+
+async def test_calls_that_wait_for_nothing_let_other_tasks_run() -> None:
+    """A comparison of a thousand consumers must not hold up the deliveries of all others."""
+    clock, turns = 0.0, [0.0]
+
+    async def work(number: int) -> int:
+        nonlocal clock
+        clock += 0.001
+        return number
+
+    async def other() -> None:
+        while True:
+            turns.append(clock)
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    assert len(await bounded_gather(range(1000), work, concurrency=16, seconds=60, now=lambda: clock)) == 1000
+    task.cancel()
+    gaps = [after - before for before, after in pairwise([*turns, clock])]
+    assert max(gaps) <= (SLICE_MS + 16) / 1000 + 1e-9

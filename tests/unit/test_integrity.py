@@ -13,6 +13,7 @@ from keyturn_receiver.core.revision import (
     APPLIED_AT,
     BINDING_HASH,
     DATA_HASH,
+    RECORD,
     RECORD_HASH,
     REVISIONS,
     VERSION_IDS,
@@ -20,6 +21,7 @@ from keyturn_receiver.core.revision import (
     unkeyed_data_hash,
 )
 from support.bindings import KEYED, bound_object
+from support.counted_map import CountedMap
 
 PIN = "123456"
 
@@ -124,3 +126,19 @@ def test_holders_are_those_who_hold_a_key_that_keyturn_has_not_applied() -> None
         entry("helm", "c", field="f:stringData"),
     ]
     assert holders("keyturn", entries, ["a", "b", "c", "d", "shared"]) == {"b": "kubectl-edit", "c": "helm", "d": ""}
+
+
+@pytest.mark.parametrize("manager", ["keyturn", "kubectl"])
+def test_fields_of_a_tenant_are_not_looked_at_one_by_one(manager: str) -> None:
+    """A Secret holds tens of thousands of annotations and keys, and each watch event is judged on the event loop."""
+    obj = filled()
+    metadata = obj["metadata"]
+    many = {f"x-{number}": "" for number in range(20_000)}
+    keys = CountedMap({"f:value": {}, **{f"f:{name}": {} for name in many}})
+    names = CountedMap({**{f"f:{name}": {} for name in (*RECORD, *many)}})
+    texts = CountedMap({**metadata["annotations"], **many})
+    fields = {"f:data": keys, "f:metadata": {"f:annotations": names}}
+    metadata["managedFields"].insert(0, {"manager": manager, "operation": "Apply", "fieldsV1": fields})
+    whole = integrity(KEYED, "keyturn", {**metadata, "annotations": texts}, obj["data"], read_record(texts))
+    assert whole is (Integrity.BROKEN if manager == "keyturn" else Integrity.INTACT)
+    assert max(keys.looks, names.looks, texts.looks) < 50

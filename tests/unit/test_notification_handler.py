@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,8 +11,12 @@ import pytest
 
 from keyturn_contract.message import MAX_EVENTS, Outcome, Result, encode_reply
 from keyturn_notifier.delivery import MAX_REPLY
-from keyturn_receiver.core.binding import Source, Target
+from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespaceView
+from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
+from keyturn_receiver.core.binding import SECRET_ID, Source, Target
 from keyturn_receiver.core.consumer import WorkloadRef
+from keyturn_receiver.core.policy import Default
+from keyturn_receiver.core.regions import Regions
 from keyturn_receiver.errors import (
     ClusterUnavailable,
     Conflict,
@@ -24,9 +29,11 @@ from keyturn_receiver.errors import (
     StaleRead,
     Temporary,
 )
+from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.request import ReconcileResult, Request
 from keyturn_receiver.telemetry.metrics import Metrics
 from keyturn_receiver.web.notification_handler import NotificationHandler
+from support.bindings import KEYED, bound_object
 from support.deliveries import notification
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -67,7 +74,7 @@ class Receiver:
         self._completions = {Target(*name.split("/")): completion for name, completion in completions.items()}
         self._held_up, self._roles, self._several = held_up.split(), roles.split(), several.split()
 
-    def by_secret_id(self, secret_id: str, name: str | None) -> list[Target]:
+    def by_secret_id(self, secret_id: str, name: str | None, may_read: object) -> list[Target]:
         return list(self._completions)
 
     def get(self, target: Target) -> Bound:
@@ -197,3 +204,58 @@ async def test_reply_to_a_full_delivery_fits_into_what_the_notifier_reads() -> N
     assert len(result.secrets) > 20
     assert len(result.retrying) > 20
     assert len(encode_reply([result] * MAX_EVENTS)) < MAX_REPLY
+
+
+class CountedText(str):
+    """An annotation. ``looks`` counts how often any of them was looked up among the parsed ones."""
+
+    looks = 0
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        CountedText.looks += 1
+        return super().__hash__()
+
+
+class Queue:
+    def __init__(self) -> None:
+        self.submitted: list[Target] = []
+
+    def is_held_up(self, target: Target) -> bool:
+        return False
+
+    def submit(self, target: Target, request: Request, group: str) -> "asyncio.Future[ReconcileResult]":
+        self.submitted.append(target)
+        future: asyncio.Future[ReconcileResult] = asyncio.get_running_loop().create_future()
+        future.set_result(SAME)
+        return future
+
+
+@pytest.mark.parametrize("role", [{}, {"keyturn.dev/service-account": "app"}], ids=["no role", "role"])
+@pytest.mark.parametrize("allowed", [None, "theirs/*"], ids=["no annotation", "other secrets"])
+async def test_bindings_that_may_not_read_the_secret_are_not_parsed(role: dict[str, str], allowed: str | None) -> None:
+    """Any tenant can name the secret in thousands of bindings, and the event loop must not wait for them."""
+    secrets, namespaces, queue = SecretCache(KEYED), NamespaceCache(), Queue()
+    namespaces.update(NamespaceView("victim", {"keyturn.dev/allow-secrets": "prod/*"}))
+    if allowed:
+        namespaces.update(NamespaceView("team", {"keyturn.dev/allow-secrets": allowed}))
+    for number in range(300):
+        bound = secrets.transform(bound_object(f"copy-{number}", **{SECRET_ID: "prod/db", **role}))
+        assert isinstance(bound, BoundSecret)
+        secrets.update(replace(bound, texts=tuple(text and CountedText(text) for text in bound.texts)))
+        if number < 2:
+            target = Target("victim", bound.target.name)
+            secrets.update(
+                replace(bound, target=target, texts=tuple(text and CountedText(text) for text in bound.texts))
+            )
+    access = AccessPolicy(namespaces, Default.DENY, False, Regions("aws", frozenset({"eu-west-1"})))
+    handler = NotificationHandler(
+        secrets, queue, access, lambda sent: None, Metrics(), lambda: datetime(2026, 11, 25, tzinfo=UTC)
+    )
+    CountedText.looks = 0
+    end = time.monotonic() + 8
+    result = await handler.handle(notification("prod/db"), lambda: end)
+    expected = [] if role else [Target("victim", "copy-0"), Target("victim", "copy-1")]
+    assert queue.submitted == expected
+    assert result.outcome is (Outcome.IGNORED if role else Outcome.UNCHANGED)
+    assert CountedText.looks < 200  # each look-up of a binding hashes a dozen texts

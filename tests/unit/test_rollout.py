@@ -24,6 +24,7 @@ from keyturn_receiver.core.rollout import START_SECONDS, RolloutAnnotation, base
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, WorkloadKind
 from keyturn_receiver.core.write_times import WriteTime
+from support.counted_map import CountedMap
 
 WHOLE = Reads(whole=True)
 MARK = "revision.keyturn.dev/db"
@@ -206,10 +207,10 @@ def test_consumer_without_a_mark_gets_a_baseline_and_no_restart() -> None:
 
 
 def test_consumer_with_a_baseline_restarts_when_a_revision_changes() -> None:
-    mark = baseline(consumer(ENV_FROM), "db", {"a": "v1"}, record({"a": "v2", "b": "v1"}))
+    mark = baseline(consumer(ENV_FROM), "db", record({"a": "v1"}), record({"a": "v2", "b": "v1"}))
     assert mark is not None
     marked = consumer(ENV_FROM, own={MARK: mark.value})
-    assert baseline(marked, "db", {"a": "v1"}, record({"a": "v2"})) is None
+    assert baseline(marked, "db", record({"a": "v1"}), record({"a": "v2"})) is None
     assert rollout(marked, "db", record({"a": "v1"})) is None
     restarted = rollout(marked, "db", record({"a": "v2"}))
     assert restarted is not None
@@ -225,7 +226,7 @@ def test_same_change_gives_the_same_mark_and_no_second_restart() -> None:
 
 
 def test_change_of_an_unread_key_restarts_nothing() -> None:
-    mark = baseline(consumer(READS_A), "db", {"a": "v1", "b": "v1"}, record({"a": "v2", "b": "v1"}))
+    mark = baseline(consumer(READS_A), "db", record({"a": "v1", "b": "v1"}), record({"a": "v2", "b": "v1"}))
     assert mark is not None
     marked = consumer(READS_A, own={MARK: mark.value})
     assert rollout(marked, "db", record({"a": "v1", "b": "v2"})) is None
@@ -352,19 +353,21 @@ def test_optional_key_that_is_gone_restarts_those_who_read_nothing_else() -> Non
 def test_workload_that_waits_for_a_key_needs_no_restart_when_it_comes() -> None:
     """The Secret comes after its Deployment: a first installation in any order restarts nothing."""
     filled = record({"a": "v1"}, a=WriteTime(None, appeared=True))
-    assert baseline(consumer(READS_A), "db", {"a": "-"}, filled) is None
+    assert baseline(consumer(READS_A), "db", record({"a": "-"}), filled) is None
     mark = rollout(created(1, READS_A), "db", filled)
     assert mark is not None
     assert (mark.restart, mark.undecided) == (False, False)
     # Containers that start without the key have to be restarted.
-    assert baseline(consumer(ENV_FROM), "db", {"a": "-"}, filled) is not None
-    assert baseline(consumer({"containers": [key_ref("a", optional=True)]}), "db", {"a": "-"}, filled) is not None
+    assert baseline(consumer(ENV_FROM), "db", record({"a": "-"}), filled) is not None
+    assert (
+        baseline(consumer({"containers": [key_ref("a", optional=True)]}), "db", record({"a": "-"}), filled) is not None
+    )
 
 
 def test_write_that_changes_nothing_for_a_consumer_gives_it_no_baseline() -> None:
     """Its pods may be behind already, which a baseline would hide."""
     written = record({"a": "v2", "b": "v3"}, b=WriteTime(None))
-    assert baseline(consumer(READS_A), "db", {"a": "v2", "b": "v2"}, written) is None
+    assert baseline(consumer(READS_A), "db", record({"a": "v2", "b": "v2"}), written) is None
 
 
 def test_write_of_this_very_moment_is_later_than_every_pod() -> None:
@@ -421,3 +424,19 @@ def test_value_that_is_not_understood_restarts_nobody_and_is_told(
         assert bool(faults) is not understood
         assert all("write enabled or disabled" in fault for fault in faults)
     assert spec.faults == ()  # the Secret is filled nevertheless
+
+
+@pytest.mark.parametrize("pod", [ENV_FROM, READS_A], ids=["all keys", "one key"])
+@pytest.mark.parametrize("marks", [{}, {MARK: "older"}], ids=["unmarked", "marked"])
+def test_keys_of_a_secret_are_not_looked_at_again_for_each_consumer(pod: dict[str, Any], marks: dict[str, str]) -> None:
+    """A tenant may have thousands of both, and the event loop waits for the comparison."""
+    keys = ["a", *(f"key-{number}" for number in range(3500))]
+    old, new = (CountedMap(dict.fromkeys(keys, version)) for version in ("v1", "v2"))
+    times = CountedMap({key: WriteTime(WRITTEN, appeared=key != "a") for key in keys})
+    before, after = Record(revisions=old), Record(revisions=new, write_times=times)
+    young = replace(consumer(pod, marks), created=WRITTEN + 1)
+    for _ in range(1000):
+        assert rollout(young, "db", after)
+        baseline(young, "db", before, after)
+        assert not is_behind(Pod(young.reads, WRITTEN + 1), "db", after, False)
+    assert max(each.looks for each in (old, new, times)) < 5 * len(keys)

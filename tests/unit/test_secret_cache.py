@@ -11,7 +11,7 @@ import pytest
 
 from keyturn_receiver.cluster import secret_cache
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
-from keyturn_receiver.core.binding import DATA, MAX_DATA_ANNOTATION, SECRET_ID, Target, read_binding
+from keyturn_receiver.core.binding import DATA, MAX_DATA_ANNOTATION, SECRET_ID, SERVICE_ACCOUNT, Target, read_binding
 from keyturn_receiver.core.integrity import Integrity
 from keyturn_receiver.core.plan import LiveSecret
 from keyturn_receiver.core.revision import (
@@ -81,6 +81,27 @@ def test_forged_names_are_neither_kept_nor_found() -> None:
 def test_names_of_a_valid_record_are_found() -> None:
     obj = bound_object("db", "v1", **{SECRET_ID: ARN.format("db").replace("prod/db", "prod/d*b")})
     assert cached(obj).by_secret_id("prod/db") == [DB]
+
+
+def test_bindings_of_readers_that_may_not_read_the_secret_are_not_found() -> None:
+    own = [bound_object(f"own-{number}", **{SECRET_ID: "prod/db"}) for number in range(3)]
+    role = bound_object("role", **{SECRET_ID: "prod/db", SERVICE_ACCOUNT: "app"})
+    blank = bound_object("blank", **{SECRET_ID: "prod/db", SERVICE_ACCOUNT: " "})
+    cache = cached(*own, role, blank)
+    names = ["blank", "own-0", "own-1", "own-2", "role"]
+    assert [target.name for target in cache.by_secret_id("prod/db")] == names
+    asked: list[tuple[str, bool]] = []
+
+    def only_with_role(namespace: str, has_account: bool) -> bool:
+        asked.append((namespace, has_account))
+        return has_account
+
+    assert [target.name for target in cache.by_secret_id("prod/db", None, only_with_role)] == ["role"]
+    assert sorted(asked) == [("team", False), ("team", True)]
+    found = cache.by_secret_id("prod/db", None, lambda _, has_account: not has_account)
+    assert [target.name for target in found] == names[:-1]
+    for bound in cache.all():
+        assert bound.has_account is bool(bound.spec.account)
 
 
 def test_valid_record_is_bounded_in_the_names_that_are_found() -> None:

@@ -19,11 +19,12 @@ from itertools import islice
 from keyturn_receiver.cluster.api import Json
 from keyturn_receiver.cluster.index import Index
 from keyturn_receiver.cluster.secret_client import own_annotations, state_label
-from keyturn_receiver.core.arn import candidate_names, may_share_account
+from keyturn_receiver.core.arn import account_scope, candidate_names
 from keyturn_receiver.core.binding import (
     DATA,
     DECLARING,
     MAX_DATA_ANNOTATION,
+    SERVICE_ACCOUNT,
     BindingSpec,
     Target,
     has_bind_label,
@@ -54,6 +55,7 @@ MAX_LARGE = 8  # Secrets with larger ones, of up to 256 KiB
 
 _RECORD = RECORD[:-1]  # the time of the last write is left out, because it is only for people
 _ANNOTATIONS = (*DECLARING, STATUS, RECONCILED, CHANGED_AT, *_RECORD)
+_SERVICE_ACCOUNT = _ANNOTATIONS.index(SERVICE_ACCOUNT)
 _RECORD_TEXTS = slice(len(_ANNOTATIONS) - len(_RECORD), len(_ANNOTATIONS))  # where the record is in the kept texts
 
 MAX_TEXT = 4096  # characters of an annotation; longer ones are cut, except `data` and the record
@@ -76,7 +78,8 @@ TOO_MUCH = (
 class BoundSecret:
     """Cached metadata of a bound Secret, without its data.
 
-    ``names`` are all the names that its AWS secrets may have. ``integrity`` tells whether its keys and its record are
+    ``names`` are all the names that its AWS secrets may have, and ``scopes`` the accounts and regions that the binding
+    names (``account_scope``). ``integrity`` tells whether its keys and its record are
     as Keyturn wrote them. ``texts`` are the unparsed annotations and the label ``keyturn.dev/state``, which take less
     memory than parsed ones. ``faults`` say what is wrong with the names of its annotations and labels. ``lost_record``
     is true if Keyturn has filled the Secret, but the cache no longer has the record. ``fault`` is an error of the
@@ -89,6 +92,7 @@ class BoundSecret:
     uid: str
     resource_version: str
     names: tuple[str, ...]
+    scopes: tuple[str, ...]
     integrity: Integrity
     texts: tuple[str | None, ...]
     seen_at: float
@@ -107,6 +111,11 @@ class BoundSecret:
     def spec(self) -> BindingSpec:
         """The binding as its author wrote it."""
         return _spec_of(self.texts, self.faults)
+
+    @property
+    def has_account(self) -> bool:
+        """Whether ``spec.account`` names a ServiceAccount. The binding is not parsed for it."""
+        return bool((self.texts[_SERVICE_ACCOUNT] or "").strip())
 
     @property
     def record(self) -> Record:
@@ -139,13 +148,14 @@ def read_bound(obj: Json, keyed: KeyedHash) -> BoundSecret:
     now = time.monotonic()
     # The ARNs that the Secret was made from also count, because AWS may report an ARN where the binding has a name.
     version_keys = () if whole is Integrity.BROKEN else islice(record.version_ids, MAX_ARNS)
-    named = (source.secret_id for source in _spec_of(texts, faults).sources)
+    named = [source.secret_id for source in _spec_of(texts, faults).sources]
     secret_ids = (*named, *(split_version_key(key)[0] for key in version_keys))
     return BoundSecret(
         target=Target(sys.intern(metadata["namespace"]), metadata["name"]),
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
         names=tuple(dict.fromkeys(name for each in secret_ids for name in candidate_names(each))),
+        scopes=tuple(dict.fromkeys(sys.intern(account_scope(each)) for each in named)),
         integrity=whole,
         texts=texts,
         seen_at=now,
@@ -269,16 +279,33 @@ class SecretCache:
         """Return the targets in one namespace."""
         return [target for target in self._by_target if target.namespace == namespace]
 
-    def by_secret_id(self, secret_id: str, name: str | None = None) -> list[Target]:
-        """Return the targets of the bindings that may name this AWS secret, sorted."""
+    def by_secret_id(
+        self, secret_id: str, name: str | None = None, may_read: Callable[[str, bool], bool] = lambda *_: True
+    ) -> list[Target]:
+        """Return the targets of the bindings that may name this AWS secret, sorted.
+
+        Those that may not read it are left out. ``may_read`` is asked for each namespace, once for the bindings with a
+        ServiceAccount (True) and once for those without. No binding is parsed, because tenants decide how many bindings
+        name the secret.
+        """
         targets: set[Target] = set()
         for each in {*candidate_names(secret_id), *([name] if name else [])}:
             targets |= self._by_name.of(each)
-        return sorted(target for target in targets if self._may_mean(target, secret_id))
-
-    def _may_mean(self, target: Target, secret_id: str) -> bool:
-        # An AWS secret in another account or region is a different one, even if it has the same name.
-        return any(may_share_account(each.secret_id, secret_id) for each in self._by_target[target].spec.sources)
+        scope = account_scope(secret_id)
+        found: list[Target] = []
+        readers: dict[str, set[bool]] = {}  # those that may read it, by namespace
+        for target in targets:
+            namespace = target.namespace
+            if namespace not in readers:
+                readers[namespace] = {has_account for has_account in (False, True) if may_read(namespace, has_account)}
+            if not readers[namespace]:
+                continue
+            bound = self._by_target[target]
+            # An AWS secret in another account or region is a different one, even if it has the same name.
+            may_be_there = bound.scopes and (not scope or "" in bound.scopes or scope in bound.scopes)
+            if may_be_there and bound.has_account in readers[namespace]:
+                found.append(target)
+        return sorted(found)
 
     def live(self, bound: BoundSecret) -> LiveSecret | None:
         """Return the whole Secret if this replica has read or written exactly the version that is cached. Otherwise

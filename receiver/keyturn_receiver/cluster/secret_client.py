@@ -25,6 +25,7 @@ from keyturn_receiver.core.revision import (
 from keyturn_receiver.core.vocabulary import secret_faults
 from keyturn_receiver.core.write_times import CHANGED_AT, resolve
 from keyturn_receiver.errors import Conflict
+from keyturn_receiver.resilience.time_slice import TimeSlice
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +65,19 @@ class SecretClient:
             type=obj.get("type", "Opaque"),
             immutable=obj.get("immutable", False),
             record=record,
-            fingerprints={key: self.fingerprint(b64decode(value)) for key, value in data.items()},
+            fingerprints=await self._fingerprints(data),
             integrity=integrity(self.keyed, FIELD_MANAGER, metadata, data, record),
             holders=holders(FIELD_MANAGER, managed_fields(metadata), data),
         )
         return FoundSecret(live, read_spec(annotations, secret_faults(metadata)), is_bound(metadata))
+
+    async def _fingerprints(self, data: Mapping[str, str]) -> dict[str, bytes]:
+        fingerprints: dict[str, bytes] = {}
+        time_slice = TimeSlice()
+        for key, value in data.items():
+            fingerprints[key] = self.fingerprint(b64decode(value))
+            await time_slice.pause_if_over()
+        return fingerprints
 
     async def read_record(self, target: Target) -> Record:
         """Read the record that Keyturn keeps on a Secret, without the Secret's data. Raises the same errors as

@@ -3,7 +3,7 @@
 https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 
 from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.workload_kinds import WorkloadKind
@@ -23,9 +23,21 @@ def managed_fields(metadata: Mapping[str, object]) -> list[Mapping[str, object]]
 def owned(fields: Mapping[str, object], *path: str) -> frozenset[str]:
     """Return the names of the fields below ``path`` that an entry's ``fieldsV1`` contains, such as the annotations for
     the path "metadata", "annotations"."""
-    for name in path:
-        fields = as_object(fields.get(f"f:{name}"))
-    return frozenset(name.removeprefix("f:") for name in fields if name.startswith("f:"))
+    return frozenset(name.removeprefix("f:") for name in _below(fields, path) if name.startswith("f:"))
+
+
+def owns(fields: Mapping[str, object], names: Iterable[str], *path: str) -> bool:
+    """Return whether an entry's ``fieldsV1`` contains all ``names`` below ``path``. The other fields there, which may
+    be tens of thousands, are not looked at."""
+    below = _below(fields, path)
+    return all(f"f:{name}" in below for name in names)
+
+
+def owns_exactly(fields: Mapping[str, object], names: Set[str], *path: str) -> bool:
+    """Return whether an entry's ``fieldsV1`` contains all ``names`` below ``path``, and no other field. This ends at
+    the first other field."""
+    below = _below(fields, path)
+    return owns(fields, names, *path) and all(name[2:] in names for name in below if name.startswith("f:"))
 
 
 def other_writer(kind: WorkloadKind, workload: Mapping[str, object], annotation: str, removed: bool) -> str | None:
@@ -41,7 +53,13 @@ def other_writer(kind: WorkloadKind, workload: Mapping[str, object], annotation:
         if manager in MANAGERS or entry.get("subresource"):
             continue
         fields, annotations = as_object(entry.get("fieldsV1")), ("metadata", "annotations")
-        is_owner = annotation in owned(fields, *annotations) | owned(fields, *kind.template, *annotations)
+        is_owner = any(owns(fields, [annotation], *path) for path in (annotations, (*kind.template, *annotations)))
         (owners if is_owner else others).append((str(entry.get("time", "")), manager))
     writers = owners or (others if removed else [])
     return max(writers)[1] if writers else None
+
+
+def _below(fields: Mapping[str, object], path: Iterable[str]) -> Mapping[str, object]:
+    for name in path:
+        fields = as_object(fields.get(f"f:{name}"))
+    return fields

@@ -6,9 +6,10 @@ from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
-from keyturn_receiver.core.field_owners import managed_fields, owned
+from keyturn_receiver.core.field_owners import managed_fields, owned, owns, owns_exactly
 from keyturn_receiver.core.json_access import as_object
 from keyturn_receiver.core.revision import (
+    HASHED,
     RECORD,
     RECORD_HASH,
     KeyedHash,
@@ -42,7 +43,8 @@ def integrity(
     owners count in addition, because a key that Keyturn does not own would stay when the AWS secret no longer has it.
     """
     uid = str(metadata.get("uid"))
-    annotations = {name: str(text) for name, text in as_object(metadata.get("annotations")).items()}
+    found = as_object(metadata.get("annotations"))  # of which a tenant may have written very many
+    annotations = {name: str(found[name]) for name in (*HASHED, RECORD_HASH) if name in found}
     if not record.was_written or not owns_all(manager, managed_fields(metadata), record):
         return Integrity.BROKEN
     written = annotations.get(RECORD_HASH)
@@ -68,8 +70,8 @@ def owns_all(manager: str, entries: Iterable[Mapping[str, object]], record: Reco
     for entry in entries:
         if entry.get("manager") == manager and entry.get("operation") == "Apply":
             fields = as_object(entry.get("fieldsV1"))
-            owns_record = owned(fields, "metadata", "annotations").issuperset(RECORD)
-            return owns_record and owned(fields, "data") == record.revisions.keys()
+            owns_record = owns(fields, RECORD, "metadata", "annotations")
+            return owns_record and owns_exactly(fields, record.revisions.keys(), "data")
     return False
 
 

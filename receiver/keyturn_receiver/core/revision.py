@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from keyturn_receiver.core.printable import printable
-from keyturn_receiver.core.write_times import CHANGED_AT, WriteTimes, read_times, write_times
+from keyturn_receiver.core.write_times import CHANGED_AT, WriteTime, WriteTimes, latest_times, read_times, write_times
 
 VERSION_IDS = "keyturn.dev/version-ids"
 REVISIONS = "keyturn.dev/revisions"
@@ -38,6 +38,15 @@ KeyedHash = Callable[[bytes], str]
 """Keyed hash (HMAC). All replicas share its key. Without the key, a hash reveals nothing, and none can be forged."""
 
 
+@dataclass(slots=True)
+class _Memo:
+    """Memo of what follows from all keys of a record. It is asked for once for each consumer, and a Secret may have
+    thousands of both."""
+
+    digest: str | None = None
+    latest_times: tuple[WriteTime, ...] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """The record that Keyturn keeps in a Secret's annotations.
@@ -57,6 +66,21 @@ class Record:
     reconciled: str = ""
     labelled: bool = True
     write_times: WriteTimes = field(default_factory=dict)
+    _memo: _Memo = field(default_factory=_Memo, init=False, repr=False, compare=False)
+
+    @property
+    def digest(self) -> str:
+        """The ``digest`` of the revisions of all keys."""
+        if self._memo.digest is None:
+            self._memo.digest = digest(self.revisions, self.revisions)
+        return self._memo.digest
+
+    @property
+    def latest_times(self) -> tuple[WriteTime, ...]:
+        """The ``latest_times`` of all keys."""
+        if self._memo.latest_times is None:
+            self._memo.latest_times = latest_times(self.write_times)
+        return self._memo.latest_times
 
     @property
     def was_written(self) -> bool:

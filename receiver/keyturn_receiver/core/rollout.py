@@ -6,12 +6,11 @@ that the pods read. Writing a mark on the pod template restarts the pods. Writin
 such a mark is the baseline of a workload that Keyturn has never restarted.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from keyturn_receiver.core.consumer import Consumer, Pod, Reads, former_mark_name, mark_name
 from keyturn_receiver.core.revision import Record, digest
-from keyturn_receiver.core.write_times import REMOVED, WriteTime, WriteTimes
+from keyturn_receiver.core.write_times import REMOVED, WriteTime
 
 # A pod takes longer than this from its creation to the start of a container. So a container of a pod that was created
 # this many seconds before a key appeared may have started without the key.
@@ -32,20 +31,18 @@ class RolloutAnnotation:
     undecided: bool = False
 
 
-def baseline(
-    consumer: Consumer, secret_name: str, before: Mapping[str, str], after: Record
-) -> RolloutAnnotation | None:
+def baseline(consumer: Consumer, secret_name: str, before: Record, after: Record) -> RolloutAnnotation | None:
     """Return the baseline for a consumer that has no mark yet, or None if the consumer needs no baseline.
 
-    ``before`` has the revisions before the Secret is written, and ``after`` is the record that is written. The baseline
-    has to be written before the Secret. Otherwise, if the receiver crashed between the write of the Secret and the
-    rollouts, only the ages of the pods would show that they have read the old value (F2 in docs/faults.md).
+    The record ``before`` has the revisions before the Secret is written, and ``after`` is the record that is written.
+    The baseline has to be written before the Secret. Otherwise, if the receiver crashed between the write of the Secret
+    and the rollouts, only the ages of the pods would show that they have read the old value (F2 in docs/faults.md).
     """
     reads = consumer.reads.get(secret_name, Reads())
     value = _mark_value(reads, before)
-    if not value or _current_mark(consumer, secret_name) or value == _mark_value(reads, after.revisions):
+    if not value or _current_mark(consumer, secret_name) or value == _mark_value(reads, after):
         return None
-    changed = {key for key in reads.keys if before.get(key) != after.revisions.get(key)}
+    changed = {key for key in reads.keys if before.revisions.get(key) != after.revisions.get(key)}
     if reads.needs_keys and all(after.write_times.get(key) == WriteTime(None, appeared=True) for key in changed):
         return None  # no container that reads the new keys has started yet
     return RolloutAnnotation(mark_name(secret_name), value, restart=False)
@@ -61,22 +58,22 @@ def rollout(consumer: Consumer, secret_name: str, record: Record) -> RolloutAnno
     reads were last written, it is undecided: its pods may have read older values while no replica saw it.
     """
     reads = consumer.reads.get(secret_name, Reads())
-    value = _mark_value(reads, record.revisions)
+    value = _mark_value(reads, record)
     current = _current_mark(consumer, secret_name)
     if not value and current and reads.optional and record.revisions and REMOVED in record.write_times:
         value = digest({}, ())  # a key that its pods have read is gone, and they start without it
     if not value or current == value:
         return None
-    undecided = not current and _may_be_behind(reads, consumer.created, record.write_times, consumer.seen_late)
+    undecided = not current and _may_be_behind(reads, consumer.created, record, consumer.seen_late)
     return RolloutAnnotation(mark_name(secret_name), value, restart=bool(current), undecided=undecided)
 
 
 def is_behind(pod: Pod, secret_name: str, record: Record, seen_late: bool) -> bool:
     """Return whether a pod may have read an older value than the Secret has now. ``seen_late`` is the consumer's."""
-    return _may_be_behind(pod.reads.get(secret_name), pod.created, record.write_times, seen_late)
+    return _may_be_behind(pod.reads.get(secret_name), pod.created, record, seen_late)
 
 
-def _may_be_behind(reads: Reads | None, created: int | None, times: WriteTimes, seen_late: bool) -> bool:
+def _may_be_behind(reads: Reads | None, created: int | None, record: Record, seen_late: bool) -> bool:
     """Return whether a pod that was created at ``created``, or a pod of a workload that was, may have read an older
     value.
 
@@ -86,8 +83,10 @@ def _may_be_behind(reads: Reads | None, created: int | None, times: WriteTimes, 
     """
     if reads is None or created is None:
         return False
-    for key in {*times} if reads.whole else reads.keys & times.keys() - {REMOVED}:
-        time = times[key]
+    # The number of keys of the Secret does not count here, because this is asked for each of its consumers and pods.
+    times = record.write_times
+    read = (times[key] for key in reads.keys & times.keys() if key != REMOVED)
+    for time in record.latest_times if reads.whole else read:
         written_at = _NOW if time.at is None else time.at
         if time.appeared:
             if reads.needs_keys:
@@ -105,7 +104,9 @@ def _current_mark(consumer: Consumer, secret_name: str) -> str | None:
     return None
 
 
-def _mark_value(reads: Reads, revisions: Mapping[str, str]) -> str | None:
+def _mark_value(reads: Reads, record: Record) -> str | None:
     # A key without a revision is not managed by Keyturn. A pod that reads only such keys gets no mark.
-    keys = revisions.keys() if reads.whole else reads.keys & revisions.keys()
-    return digest(revisions, keys) if keys else None
+    if reads.whole:
+        return record.digest if record.revisions else None
+    keys = reads.keys & record.revisions.keys()
+    return digest(record.revisions, keys) if keys else None

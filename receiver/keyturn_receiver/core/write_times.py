@@ -80,6 +80,17 @@ def read_times(text: str | None, keys: Iterable[str]) -> WriteTimes:
     return {key: time for key, time in times.items() if time}
 
 
+def latest_times(times: WriteTimes) -> tuple[WriteTime, ...]:
+    """Return the latest time at which a key appeared, and the latest at which one was written over, as far as there are
+    such keys. A pod that reads all keys has read their values if it is newer than both."""
+    latest: dict[bool, WriteTime] = {}
+    for time in times.values():
+        other = latest.get(time.appeared)
+        if other is None or (other.at is not None and (time.at is None or time.at > other.at)):
+            latest[time.appeared] = time
+    return tuple(latest.values())
+
+
 def write_times(times: WriteTimes, keys: Iterable[str]) -> str:
     """Return the annotation that ``read_times`` reads for the same ``keys``, or an empty text if no time is known.
 

@@ -47,11 +47,11 @@ class AccessPolicy:
                 " tenantRoles.enabled)"
             )
         self._check_reserved(candidate_names(secret_id))
-        policy.check_id(self._tenancy(namespace, service_account), secret_id)
+        policy.check_id(self._tenancy(namespace, bool(service_account)), secret_id)
 
     def allows_every_reading(self, namespace: str, service_account: str, secret_id: str) -> bool:
         """Return whether every secret that ``secret_id`` can refer to is allowed."""
-        return policy.allows_every_reading(self._tenancy(namespace, service_account), secret_id)
+        return policy.allows_every_reading(self._tenancy(namespace, bool(service_account)), secret_id)
 
     def check_name(self, namespace: str, service_account: str, secret_name: str) -> None:
         """Raise NotAllowed unless the AWS secret that has exactly this name is allowed.
@@ -59,7 +59,7 @@ class AccessPolicy:
         This check is possible only after AWS has returned the name.
         """
         self._check_reserved((secret_name,))
-        policy.check_name(self._tenancy(namespace, service_account), secret_name)
+        policy.check_name(self._tenancy(namespace, bool(service_account)), secret_name)
 
     def allows(self, bound: BoundSecret) -> bool:
         """Return whether a bound Secret may name its AWS secrets, as far as this can be decided without asking AWS."""
@@ -84,15 +84,26 @@ class AccessPolicy:
         The owner of a Secret can write any name and any ARN into its annotations. So a delivery must not wait for a
         binding that may not read the AWS secret in the notification.
         """
-        tenancy = self._tenancy(bound.target.namespace, bound.spec.account)
+        tenancy = self._tenancy(bound.target.namespace, bool(bound.spec.account))
         return self.allows_source(bound, source) and policy.could_apply(tenancy, names)
+
+    def may_concern(self, namespace: str, has_account: bool, names: Iterable[str]) -> bool:
+        """Return whether ``could_apply`` can be true for any binding of this namespace. ``has_account`` tells whether
+        the bindings name a ServiceAccount.
+
+        This is asked before the bindings themselves are looked at: a tenant who may not read an AWS secret can still
+        name it in thousands of them.
+        """
+        if has_account and not self._tenant_roles:
+            return False
+        return policy.could_apply(self._tenancy(namespace, has_account), names)
 
     def _check_reserved(self, names: Iterable[str]) -> None:
         if not self._reserved.isdisjoint(names):
             raise NotAllowed("no Secret is filled from Keyturn's own signing key: name another AWS secret")
 
-    def _tenancy(self, namespace: str, service_account: str) -> policy.Tenancy:
+    def _tenancy(self, namespace: str, has_account: bool) -> policy.Tenancy:
         # If the tenant's own role reads the secret, IAM decides. The namespace's annotation can only restrict access
         # further.
-        default = policy.Default.ALLOW if service_account else self._default
+        default = policy.Default.ALLOW if has_account else self._default
         return policy.Tenancy(namespace, self._namespaces.annotations(namespace), default)

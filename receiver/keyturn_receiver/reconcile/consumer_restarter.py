@@ -100,7 +100,8 @@ class ConsumerRestarter:
         the same refusal and report it. Other errors are raised after all consumers have been tried. If there are
         several, ``first_retryable`` selects one.
         """
-        marked, error = await _gather(consumers, lambda consumer: self._baseline(target, consumer, before, after))
+        former = Record(revisions=before)
+        marked, error = await _gather(consumers, lambda consumer: self._baseline(target, consumer, former, after))
         if error:
             raise error
         return marked
@@ -141,9 +142,7 @@ class ConsumerRestarter:
             restarted, error = await _gather(consumers, restart)
         return RolloutResult(restarted, error, refused, faults)
 
-    async def _baseline(
-        self, target: Target, consumer: Consumer, before: Mapping[str, str], after: Record
-    ) -> Consumer | None:
+    async def _baseline(self, target: Target, consumer: Consumer, before: Record, after: Record) -> Consumer | None:
         current: Consumer | None = consumer
         refused: Consumer | None = None
         for _ in range(MAX_ATTEMPTS):

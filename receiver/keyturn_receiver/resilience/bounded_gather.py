@@ -5,6 +5,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from keyturn_receiver.resilience.time_slice import TimeSlice
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -19,15 +21,18 @@ async def bounded_gather(
     """Call ``work`` for each item, at most ``concurrency`` at once, and return the results in the order of the items.
 
     No call starts later than ``seconds`` after the first, so there are fewer results than items if the calls take too
-    long. An error of ``work`` is raised after the calls that run have ended. ``now`` returns monotonic seconds.
+    long. Other tasks run in between, even if no call waits for anything. An error of ``work`` is raised after the calls
+    that run have ended. ``now`` returns monotonic seconds.
     """
     deadline = now() + seconds
+    time_slice = TimeSlice(now)
     results: dict[int, R] = {}
     queue = iter(enumerate(items))
 
     async def worker() -> None:
         for number, item in queue:
             results[number] = await work(item)
+            await time_slice.pause_if_over()
             if now() >= deadline:
                 return
 

@@ -23,6 +23,7 @@ from keyturn_receiver.errors import ClusterUnavailable, KeyturnError, Permanent,
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
+from keyturn_receiver.resilience.time_slice import TimeSlice
 from keyturn_receiver.resilience.turns import take_turns
 from keyturn_receiver.telemetry.metrics import Metrics
 
@@ -104,6 +105,7 @@ class NotificationHandler:
         self._on_heartbeat = on_heartbeat
         self._metrics = metrics
         self._now = now
+        self._time_slice = TimeSlice()  # deliveries share it, so that many of them take no more than one
 
     async def handle(
         self,
@@ -120,7 +122,7 @@ class NotificationHandler:
             self._record_heartbeat(notification)
             return Result(notification.id, Outcome.IGNORED, reason=REASON_HEARTBEAT)
         self._metrics.notification_age_seconds.observe(self._age(notification))
-        reconciles = self._submit(notification)
+        reconciles = await self._submit(notification)
         if not reconciles:
             return Result(notification.id, Outcome.IGNORED, reason=REASON_NOT_BOUND)
         await _wait_until(deadline, [each.future for each in reconciles])
@@ -130,14 +132,21 @@ class NotificationHandler:
             self._metrics.propagation_seconds.observe(self._age(notification))
         return result
 
-    def _submit(self, notification: Notification) -> Sequence[_PendingReconcile]:
+    async def _submit(self, notification: Notification) -> Sequence[_PendingReconcile]:
         data, since = notification.data, time.monotonic()
         names = {*candidate_names(notification.subject), *([data.name] if data.name else [])}
         reconciles: list[_PendingReconcile] = []
-        for target in self._secrets.by_secret_id(notification.subject, data.name):
-            bound = self._secrets.get(target)
-            sources = self._sources(bound, notification.subject, names) if bound else ()
-            if bound is None or not sources:
+        targets = self._secrets.by_secret_id(
+            notification.subject,
+            data.name,
+            lambda namespace, has_account: self._access_policy.may_concern(namespace, has_account, names),
+        )
+        for target, bound in [(target, self._secrets.get(target)) for target in targets]:
+            await self._time_slice.pause_if_over()
+            if bound is None or self._secrets.get(target) is None:
+                continue
+            sources = self._sources(bound, notification.subject, names)
+            if not sources:
                 continue
             # A notification about a different label does not tell which version this Secret should be made from.
             labelled = [source for source in sources if data.label in (None, source.stage)]

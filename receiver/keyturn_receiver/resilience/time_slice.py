@@ -1,0 +1,33 @@
+"""Time slice. A long loop that waits for nothing lets the event loop run other tasks every few milliseconds."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+SLICE_MS = 5  # milliseconds
+
+
+class TimeSlice:
+    """Time slice. The tasks that share it pause together, so that they do not take one slice each.
+
+    ``now`` returns monotonic seconds.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._ends_at = now() + SLICE_MS / 1000
+        self._paused = False
+
+    async def pause_if_over(self) -> None:
+        """Let other tasks run if the slice is over. The first of the tasks that pause begins the next slice."""
+        if self._now() < self._ends_at:
+            return
+        if self._paused:
+            await asyncio.sleep(0)
+            return
+        self._paused = True
+        try:
+            await asyncio.sleep(0)
+        finally:
+            self._paused = False
+            self._ends_at = self._now() + SLICE_MS / 1000
