@@ -396,9 +396,9 @@ class SecretCache:
             self._notify(target)
 
     def _remember(self, bound: BoundSecret) -> None:
-        target, live, record = bound.target, self.live(bound), bound.record
         if bound.integrity is not Integrity.INTACT:
             return
+        target, live, record = bound.target, self.live(bound), bound.record
         if record.was_written:
             self._former.pop(target.namespace, target)  # what it holds is of an earlier Secret
         if live is None or len(live.fingerprints) > MAX_FORMER_KEYS:
