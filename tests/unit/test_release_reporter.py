@@ -167,9 +167,9 @@ async def test_secrets_of_one_namespace_delay_no_report_of_another() -> None:
             await asyncio.sleep(1)
         setting.show(released())
         await asyncio.sleep(0.1)
-        assert setting.secrets.written[-1][0] == "db"
-        assert len(setting.secrets.written) <= RELEASE_BURST + 6 * RELEASE_RATE
-        await asyncio.sleep(1000 / RELEASE_RATE)
+        assert "db" in [name for name, _, _ in setting.secrets.written]
+        assert len(setting.secrets.written) <= RELEASE_BURST + 10 * RELEASE_RATE
+        await asyncio.sleep(1100 / RELEASE_RATE)
     assert len({name for name, _, _ in setting.secrets.written}) == 1001
 
 
