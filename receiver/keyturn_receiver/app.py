@@ -163,6 +163,7 @@ def build(
     kube.caches.consumers.add_handler(controller.drift.check)
     kube.caches.namespaces.add_handler(controller.drift.check_namespace)
     kube.elector.add_handler(controller.drift.on_started_leading)
+    kube.caches.namespaces.add_end_handler(kube.caches.secrets.forget_former)
 
     notices = Notices(kube.events, kube.elector.is_leader)
     kube.caches.secrets.add_copy_handler(notices.on_copy)

@@ -1,6 +1,7 @@
 """Reports of fights: once, by the leader, on the workload, and with the writer that owns the annotation then."""
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -9,7 +10,13 @@ from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.errors import ClusterUnavailable
-from keyturn_receiver.reconcile.fight_reporter import MAX_REPORTS, READ_AFTER, REASON, FightReporter
+from keyturn_receiver.reconcile.fight_reporter import (
+    MAX_REPORTS,
+    MAX_REPORTS_PER_NAMESPACE,
+    READ_AFTER,
+    REASON,
+    FightReporter,
+)
 from keyturn_receiver.reconcile.rollout_fights import FIGHT_BACKOFF, Fight
 from keyturn_receiver.telemetry.metrics import Metrics
 
@@ -72,10 +79,42 @@ async def test_replica_that_does_not_lead_leaves_the_report_to_the_leader() -> N
     assert events.told == []
 
 
-async def test_reports_that_are_made_at_the_same_time_are_bounded() -> None:
-    events = Events()
-    made = reporter(Workloads(), events)
-    for _ in range(3 * MAX_REPORTS):
-        made.on_fight(FIGHT)
+def fights(namespace: str, workloads: int, marks: int = 1) -> list[Fight]:
+    refs = [WorkloadRef("Deployment", namespace, f"web-{number}") for number in range(workloads)]
+    consumers = [Consumer(ref, "1", {}, {}, {}, switch=Switch.UNSET, uid="uid") for ref in refs]
+    return [Fight(each, f"{MARK}-{number}", removed=False) for each in consumers for number in range(marks)]
+
+
+class AnyWorkloads:
+    async def other_writer(self, ref: WorkloadRef, annotation: str, removed: bool) -> str | None:
+        return None
+
+
+async def test_fights_about_all_marks_of_a_workload_are_one_report(caplog: pytest.LogCaptureFixture) -> None:
+    events, metrics = Events(), Metrics()
+    workloads: Any = AnyWorkloads()
+    recorder: Any = events
+    made = FightReporter(workloads, recorder, metrics, lambda: True)
+    for fight in fights("team", workloads=2, marks=100):
+        made.on_fight(fight)
     await asyncio.sleep(READ_AFTER + 1)
-    assert len(events.told) == MAX_REPORTS
+    assert (len(events.told), len(caplog.messages)) == (2, 2)
+    assert metrics.registry.get_sample_value("keyturn_rollout_fights_total", {"kind": "Deployment"}) == 200
+    made.on_fight(fights("team", workloads=1)[0])  # a later one is told again
+    await asyncio.sleep(READ_AFTER + 1)
+    assert len(events.told) == 3
+
+
+async def test_fights_of_one_namespace_drop_no_report_of_another() -> None:
+    events = Events()
+    made = reporter(AnyWorkloads(), events)
+    namespaces = MAX_REPORTS // MAX_REPORTS_PER_NAMESPACE
+    for number in range(namespaces):
+        for fight in fights(f"hostile-{number}", workloads=3 * MAX_REPORTS_PER_NAMESPACE):
+            made.on_fight(fight)
+    made.on_fight(fights("team", workloads=1)[0])
+    await asyncio.sleep(READ_AFTER + 1)
+    told = Counter(target.namespace for target, *_ in events.told)
+    assert told.total() == MAX_REPORTS
+    assert told["team"] == 1
+    assert sorted(told.values())[1:] == [MAX_REPORTS_PER_NAMESPACE - 1] + (namespaces - 1) * [MAX_REPORTS_PER_NAMESPACE]

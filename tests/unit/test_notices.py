@@ -1,14 +1,16 @@
 """Notices about workloads, namespaces and copies: one Event each, by the leader."""
 
+from collections import Counter
 from typing import Any
 
 from keyturn_receiver.cluster.consumer_cache import ConsumerCache, ConsumerIndex
+from keyturn_receiver.cluster.event_recorder import MAX_MESSAGE
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache
 from keyturn_receiver.cluster.secret_cache import CopiedSecret
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.copies import Copy
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
-from keyturn_receiver.reconcile.notices import Notices
+from keyturn_receiver.reconcile.notices import MAX_NOTICES, MAX_NOTICES_PER_NAMESPACE, Notices
 
 
 class Recorder:
@@ -121,3 +123,21 @@ def test_workload_that_is_gone_is_not_told() -> None:
     setting.workloads.delete(deployment(2))
     setting.notices.on_started_leading()
     assert setting.recorder.events == []
+
+
+def copied(namespace: str, name: str) -> CopiedSecret:
+    return CopiedSecret(Target(namespace, name), "c", Copy("Reflector", "shop/" + "x" * 100_000))
+
+
+def test_notices_of_one_namespace_push_out_none_of_another() -> None:
+    setting = Setting(leads=False)
+    setting.show(rolout="disabled")
+    for number in range(MAX_NOTICES + 1):
+        setting.notices.on_copy(copied("hostile", f"s{number}"))
+    setting.leads = True
+    setting.notices.on_started_leading()
+    told = Counter(subject for subject, *_ in setting.recorder.events)
+    assert told["Deployment team/web"] == 1
+    assert told.total() == MAX_NOTICES_PER_NAMESPACE + 1
+    assert told[f"Secret hostile/s{MAX_NOTICES}"] == 1
+    assert max(len(message) for *_, message in setting.recorder.events) == MAX_MESSAGE

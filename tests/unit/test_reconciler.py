@@ -18,7 +18,7 @@ from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespaceRe
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.cluster.workload_client import WorkloadClient
-from keyturn_receiver.core.binding import BindingSpec, Source, Target
+from keyturn_receiver.core.binding import DATA, SECRET_ID, BindingSpec, Source, Target
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.policy import Default
 from keyturn_receiver.core.regions import Regions
@@ -201,6 +201,7 @@ class Engine:
         self.consumers = ConsumerCache(DEPLOYMENT, index, WRITTEN.timestamp)
         self.api = FakeApi(self.cache, self.consumers)
         self.stores, self.events, self.metrics = FakeStores(), Events(), Metrics()
+        namespaces.add_end_handler(self.cache.forget_former)
         api: Any = self.api
         stores: Any = self.stores
         events: Any = self.events
@@ -482,6 +483,41 @@ async def test_fight_about_a_mark_slows_down_and_a_new_rotation_is_carried_at_on
     await asyncio.sleep(3600)
     assert len(writes) <= before + 20
     assert len(engine.fights) == 1
+
+
+async def test_secret_that_is_created_again_and_again_restarts_nobody_unless_its_binding_is_another() -> None:
+    engine = Engine()
+    engine.stores.value = '{"password": "x", "user": "app"}'
+    await engine.start()
+    engine.stores.version, engine.stores.value = 2, '{"password": "y", "user": "app"}'
+    assert (await engine.notify()).restarted
+    revisions = engine.cache.get(DB).record.revisions
+    assert revisions == {"password": "v2", "user": "v1"}
+    for uid in ("second", "third"):
+        engine.forget()
+        engine.cache.delete(engine.api.secret)
+        made = bound_object("db", version=int(engine.api.secret["metadata"]["resourceVersion"]) + 1)
+        made["metadata"] |= {"uid": uid, "annotations": {SECRET_ID: "prod/db"}}
+        engine.api.secret = {**made, "type": "Opaque", "data": {}}
+        conflicts = [Conflict("changed")]
+        engine.api.refuse = lambda method, resource, left=conflicts: (
+            left.pop() if (method, resource) == ("PATCH", "secrets") and left else None
+        )
+        engine.api.show()
+        await asyncio.sleep(5)
+        await engine.settle()
+        bound = engine.cache.get(DB)
+        assert (bound.uid, bound.record.revisions, conflicts) == (uid, revisions, [])
+        assert ("PATCH", "deployments") not in engine.api.calls
+    engine.forget()
+    engine.cache.delete(engine.api.secret)
+    made["metadata"] |= {"uid": "guess", "annotations": {SECRET_ID: "prod/db", DATA: "user: \"'app'\""}}
+    engine.api.secret = {**made, "type": "Opaque", "data": {}}
+    engine.api.show()
+    await asyncio.sleep(5)
+    await engine.settle()
+    (revision,) = engine.cache.get(DB).record.revisions.values()
+    assert revision.startswith("v2.")
 
 
 async def test_edit_during_a_run_is_repaired_after_it() -> None:

@@ -10,7 +10,13 @@ import pytest
 from keyturn_receiver.cluster.released_cache import ReleasedCache
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.errors import ClusterUnavailable, Conflict, KeyturnError, NotFound
-from keyturn_receiver.reconcile.release_reporter import RETRY_SECONDS, ReleaseReporter
+from keyturn_receiver.reconcile.release_reporter import (
+    MAX_REPORTS,
+    RELEASE_BURST,
+    RELEASE_RATE,
+    RETRY_SECONDS,
+    ReleaseReporter,
+)
 from support.bindings import bound_object
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -30,13 +36,16 @@ class Secrets:
         self._cache = cache
         self.written: list[tuple[str, str, str]] = []
         self.errors: list[KeyturnError] = []
+        self.hangs = ""  # a namespace
+        self.watch_lags = False
 
     async def release(self, target: Target, uid: str, resource_version: str, status: str) -> None:
-        await asyncio.sleep(0)
+        await asyncio.sleep(1000 if target.namespace == self.hangs else 0)
         if self.errors:
             raise self.errors.pop(0)
         self.written.append((target.name, resource_version, status))
-        self._cache.delete({"metadata": {"namespace": target.namespace, "name": target.name}})
+        if not self.watch_lags:
+            self._cache.delete({"metadata": {"namespace": target.namespace, "name": target.name}})
 
 
 class Events:
@@ -142,3 +151,50 @@ async def test_secret_whose_label_says_no_is_reported() -> None:
         setting.show(released(bind="false"))
         await asyncio.sleep(0.1)
     assert len(setting.secrets.written) == 1
+
+
+async def test_secrets_of_one_namespace_delay_no_report_of_another() -> None:
+    """The owner of 1,000 Secrets sets their labels again and again."""
+    setting = Setting()
+    many = [released(f"hostile-{number}") for number in range(1000)]
+    for each in many:
+        each["metadata"]["namespace"] = "hostile"
+    async with setting.running():
+        for version in range(1, 6):
+            for each in many:
+                each["metadata"]["resourceVersion"] = str(version)
+                setting.show(each)
+            await asyncio.sleep(1)
+        setting.show(released())
+        await asyncio.sleep(0.1)
+        assert "db" in [name for name, _, _ in setting.secrets.written]
+        assert len(setting.secrets.written) <= RELEASE_BURST + 10 * RELEASE_RATE
+        await asyncio.sleep(1100 / RELEASE_RATE)
+    assert len({name for name, _, _ in setting.secrets.written}) == 1001
+
+
+async def test_namespace_whose_calls_hang_delays_no_other() -> None:
+    setting = Setting()
+    setting.secrets.hangs = "hostile"
+    async with setting.running():
+        for number in range(2 * MAX_REPORTS):
+            hanging = released(f"hostile-{number}")
+            hanging["metadata"]["namespace"] = "hostile"
+            setting.show(hanging)
+        setting.show(released())
+        await asyncio.sleep(0.1)
+    assert [name for name, _, _ in setting.secrets.written] == ["db"]
+
+
+async def test_report_that_the_watch_does_not_show_yet_is_not_repeated() -> None:
+    setting = Setting()
+    setting.secrets.watch_lags = True
+    async with setting.running():
+        setting.show(released())
+        await asyncio.sleep(1)
+        setting.show(released("other"))
+        await asyncio.sleep(1)
+        assert [name for name, _, _ in setting.secrets.written] == ["db", "other"]
+        setting.show(released(version=2))  # the label is set again
+        await asyncio.sleep(1)
+    assert [version for name, version, _ in setting.secrets.written if name == "db"] == ["1", "2"]

@@ -7,6 +7,7 @@ import pytest
 
 from keyturn_receiver.core.binding import read_spec
 from keyturn_receiver.core.consumer import (
+    MAX_MARK,
     MAX_REFERENCES,
     Consumer,
     Pod,
@@ -249,6 +250,46 @@ def test_long_secret_names_give_valid_and_different_mark_names() -> None:
     names = {mark_name("a" * 253), mark_name("a" * 252 + "b"), mark_name("a" * 63)}
     assert len(names) == 3
     assert all(len(name.partition("/")[2]) <= 63 for name in names)
+
+
+def test_marks_of_secrets_that_the_pods_do_not_read_are_not_kept() -> None:
+    """An object can have ten thousand annotations with the names of marks, which would take 3 MiB."""
+    long = "a" * 80
+    reads = {"containers": [{"envFrom": [{"secretRef": {"name": name}} for name in ("db", long)]}]}
+    real = {MARK: "v1", mark_name(long): "v2", former_mark_name(long) or "": "v3"}
+    many = {f"revision.keyturn.dev/{number}": "x" for number in range(10_000)}
+    made = consumer(reads, marks={**many, **real}, own={**real, **many})
+    assert (made.marks, made.baseline) == (real, real)
+
+
+def test_mark_that_is_no_digest_is_cut_and_still_restarts() -> None:
+    up_to_date = rollout(consumer(ENV_FROM), "db", record({"a": "v1"}))
+    assert up_to_date
+    made = consumer(ENV_FROM, own={MARK: up_to_date.value + "x" * 4000})
+    assert len(made.baseline[MARK]) == MAX_MARK > len(up_to_date.value)
+    restart = rollout(made, "db", record({"a": "v1"}))
+    assert restart
+    assert restart.restart
+
+
+def test_names_and_keys_that_no_secret_can_have_are_not_kept() -> None:
+    name, key = "n" * 60_000, "k" * 20_000
+    volumes: list[dict[str, Any]] = [
+        {"secret": {"secretName": name}},
+        {"secret": {"secretName": "db", "items": [{"key": "a"}, {"key": key}]}},
+    ]
+    containers = [{"envFrom": [{"secretRef": {"name": name}}]}, key_ref("b"), key_ref(key)]
+    made = consumer({"volumes": volumes, "containers": containers})
+    assert made.reads == {"db": Reads(keys=frozenset("ab"))}
+
+
+def test_faults_count_by_their_length() -> None:
+    """A workload whose pods read one key can have 5 KiB of faults."""
+    wrong = {f"keyturn.dev/{'x' * 40}{number}": "" for number in range(60)}
+    made = consumer(READS_A, own=wrong)
+    characters = sum(map(len, made.faults))
+    assert characters > 1000
+    assert made.size == 2 + characters // 100
 
 
 def test_two_secrets_never_share_a_mark() -> None:

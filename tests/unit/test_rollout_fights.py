@@ -1,17 +1,26 @@
 """Fights about the marks of consumers: which ones are detected, how writes slow down, and who the other writer is."""
 
-from itertools import count
+import tracemalloc
+from dataclasses import replace
+from itertools import count, pairwise
 from typing import Any
 
 import pytest
 
-from keyturn_receiver.core.consumer import Consumer, WorkloadRef
+from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef, mark_name, read_consumer
 from keyturn_receiver.core.field_owners import other_writer
 from keyturn_receiver.core.rollout import RolloutAnnotation
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from keyturn_receiver.reconcile.fight_reporter import message
-from keyturn_receiver.reconcile.rollout_fights import FIGHT_BACKOFF, RESET_AFTER, Fight, RolloutFights
+from keyturn_receiver.reconcile.rollout_fights import (
+    FIGHT_BACKOFF,
+    MAX_MARKS,
+    MAX_STATES,
+    RESET_AFTER,
+    Fight,
+    RolloutFights,
+)
 from support.clock import FakeClock
 
 MARK = "revision.keyturn.dev/db"
@@ -104,6 +113,45 @@ def test_marks_of_other_secrets_and_workloads_are_not_concerned() -> None:
     assert observer.fights.delay(consumer(None), other) == 0
     elsewhere = Consumer(WorkloadRef("Deployment", "else", "web"), "1", {}, {}, {}, Switch.UNSET)
     assert observer.fights.delay(elsewhere, RolloutAnnotation(MARK, "v1", restart=True)) == 0
+
+
+def test_secret_that_the_pods_read_only_at_times_is_no_fight() -> None:
+    """A consumer shows the marks of the Secrets that its pods read, so this one comes and goes with them."""
+    observer = Observer()
+    reads = {"db": Reads(whole=True)}
+    for _ in range(10):
+        observer.show(replace(consumer("v1"), reads=reads), consumer(None))
+    assert (observer.told, observer.delay("v1")) == ([], 0)
+    observer.show(*(replace(consumer(mark), reads=reads) for mark in ("v1", None) * 3))
+    assert observer.delay("v1") > 0
+
+
+def marked(name: str, character: str) -> Consumer:
+    """Return a workload whose mark, on itself and on its pod template, has a long value."""
+    secret = "d" * 253
+    metadata = {"annotations": {mark_name(secret): character * 4000}}
+    container = {"envFrom": [{"secretRef": {"name": secret}}]}
+    spec = {"template": {"metadata": metadata, "spec": {"containers": [container]}}}
+    own = {"namespace": "team", "name": name, "resourceVersion": str(next(VERSIONS)), **metadata}
+    made = read_consumer(WORKLOAD_KINDS["Deployment"], {"metadata": own, "spec": spec})
+    assert made
+    return made
+
+
+def test_what_is_remembered_of_marks_is_bounded_in_bytes() -> None:
+    """Long values, which differ from the first character on, go round on a hundred workloads."""
+    fights, count = RolloutFights(FakeClock()), 100
+    characters = [chr(0x1F511 + number) for number in range(MAX_STATES)]
+    tracemalloc.start()
+    try:
+        for number in range(count):
+            for before, after in pairwise([marked(f"{number}-{'w' * 200}", each) for each in characters * 3]):
+                fights.observe(before, after)
+        del before, after
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept / count * MAX_MARKS < 20 * 2**20
 
 
 def entry(manager: str, time: str = "", template: bool = False, mark: bool = True, **more: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import time
 import tracemalloc
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -10,8 +11,17 @@ from typing import Any
 import pytest
 
 from keyturn_receiver.cluster import secret_cache
+from keyturn_receiver.cluster.namespace_cache import NamespaceCache
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
-from keyturn_receiver.core.binding import DATA, MAX_DATA_ANNOTATION, SECRET_ID, SERVICE_ACCOUNT, Target, read_binding
+from keyturn_receiver.core.binding import (
+    DATA,
+    MAX_DATA_ANNOTATION,
+    SECRET_ID,
+    SERVICE_ACCOUNT,
+    Target,
+    binding_hash,
+    read_binding,
+)
 from keyturn_receiver.core.integrity import Integrity
 from keyturn_receiver.core.plan import LiveSecret
 from keyturn_receiver.core.revision import (
@@ -24,6 +34,7 @@ from keyturn_receiver.core.revision import (
     data_hash,
     record_hash,
     unkeyed_data_hash,
+    version_key,
 )
 from keyturn_receiver.errors import InvalidBinding
 from support.bindings import ARN, KEYED, bound_object
@@ -205,31 +216,136 @@ def test_fingerprints_of_very_many_keys_are_not_kept() -> None:
     assert cache.live(bound) is None
 
 
+VALUES = {"value": b"fingerprint"}
+VERSION_KEYS = {version_key(ARN.format("db"), "AWSCURRENT")}
+
+
+def later(uid: str = "later", name: str = "db", namespace: str = "team") -> LiveSecret:
+    """Return a Secret that is to be filled."""
+    return replace(live({}), target=Target(namespace, name), uid=uid)
+
+
+def hash_of(*objects: dict[str, Any]) -> str:
+    return one(*objects).spec.hash
+
+
+def revisions(cache: SecretCache, secret: LiveSecret | None = None, **changes: Any) -> Mapping[str, str]:
+    """Return the revisions that a later Secret with the same binding takes over."""
+    fill = {"binding_hash": hash_of(bound_object("db")), "version_keys": VERSION_KEYS, "fingerprints": VALUES}
+    return cache.former_revisions(secret or later(), **{**fill, **changes})
+
+
+def deleted(keys: int = 1) -> SecretCache:
+    """Return a cache that has filled a Secret, and seen its deletion."""
+    obj = bound_object("db", "v1")
+    cache = cached(obj)
+    values = VALUES | {str(number): b"1" for number in range(keys - 1)}
+    cache.keep_values(live(values), "1", values)
+    cache.delete(obj)
+    return cache
+
+
 @pytest.mark.parametrize("how", ["deleted", "created again", "without its record"])
 def test_revisions_of_a_secret_that_is_gone_are_found_by_its_values(how: str) -> None:
     cache = cached(bound_object("db", "v1"))
-    values = {"value": b"fingerprint"}
-    cache.keep_values(live(values), "1", values)
+    cache.keep_values(live(VALUES), "1", VALUES)
     again = bound_object("db", version=2)
     if how == "deleted":
         cache.delete(again)
     else:
         again["metadata"]["uid"] = "another" if how == "created again" else "uid-db"
         cache.update(cache.transform(again))
-    assert cache.former_revisions(DB, values) == {"value": "v1"}
-    assert cache.former_revisions(DB, {"value": b"another", "more": b"fingerprint"}) == {}
-    assert cache.former_revisions(Target("other", "db"), values) == {}
+    assert revisions(cache) == {"value": "v1"}
+    assert revisions(cache) == {"value": "v1"}  # the first write was a conflict
+    assert revisions(cache, fingerprints={"value": b"another", "more": b"fingerprint"}) == {}
+    assert revisions(cache, later(namespace="other")) == {}
+
+
+def test_revisions_of_a_secret_that_is_gone_go_to_one_secret_alone() -> None:
+    """Its author deletes it, and creates it again and again with guesses in place of the value."""
+    cache = deleted()
+    assert revisions(cache, fingerprints={"value": b"a guess"}) == {}
+    assert revisions(cache, later("guess 2")) == {}
+    assert revisions(cache) == {}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"binding_hash": hash_of(bound_object("db", **{DATA: "value: \"'123456'\""}))},
+        {"version_keys": {version_key(ARN.format("db").replace("123456789012", "999999999999"), "AWSCURRENT")}},
+    ],
+    ids=["a constant", "another AWS secret"],
+)
+def test_revisions_of_a_secret_that_is_gone_confirm_no_guess(changes: dict[str, Any]) -> None:
+    cache = deleted()
+    assert revisions(cache, **changes) == {}
+    assert revisions(cache) == {}
+
+
+def test_revisions_of_an_earlier_secret_are_forgotten_if_the_last_one_had_too_many_keys() -> None:
+    cache = deleted()
+    obj = bound_object("db", "v1")
+    cache.update(cache.transform(obj))
+    values = {str(number): b"1" for number in range(secret_cache.MAX_FORMER_KEYS + 1)}
+    cache.keep_values(live(values), "1", values)
+    cache.delete(obj)
+    assert revisions(cache) == {}
+
+
+def namespace(uid: str, version: int) -> dict[str, Any]:
+    return {"metadata": {"name": "team", "uid": uid, "resourceVersion": str(version)}}
+
+
+@pytest.mark.parametrize("how", ["deleted", "deleted and seen late", "created again", "not listed"])
+@pytest.mark.parametrize("slow", ["namespaces", "secrets"])
+def test_revisions_of_a_secret_are_forgotten_with_its_namespace(how: str, slow: str) -> None:
+    namespaces = NamespaceCache()
+    obj = bound_object("db", "v1")
+    cache = cached(obj)
+    cache.keep_values(live(VALUES), "1", VALUES)
+    namespaces.add_end_handler(cache.forget_former)
+    if how != "deleted and seen late":  # the watch alone has shown the namespace, which has no annotations
+        namespaces.put_read(namespaces.transform(namespace("1", 1)), 1.0)
+    if slow == "namespaces":
+        cache.delete(obj)
+    if how == "created again":
+        namespaces.put_read(namespaces.transform(namespace("2", 9)), 2.0)
+        namespaces.delete(namespace("1", 8))
+    elif how == "not listed":
+        namespaces.replace([])
+    else:
+        namespaces.delete(namespace("1", 8))
+    if slow == "secrets":
+        cache.delete(obj)
+    assert revisions(cache) == {}
+
+
+def test_revisions_stay_while_the_namespace_does() -> None:
+    namespaces, cache = NamespaceCache(), deleted()
+    namespaces.add_end_handler(cache.forget_former)
+    for version in (1, 2, 3):
+        namespaces.put_read(namespaces.transform(namespace("2", version)), float(version))
+        namespaces.replace([namespaces.transform(namespace("2", version))])
+    namespaces.delete(namespace("1", 1))  # which is told late
+    other = {"metadata": {"name": "other"}}
+    namespaces.delete(other)
+    assert revisions(cache) == {"value": "v1"}
 
 
 def test_revisions_of_secrets_that_are_gone_are_bounded() -> None:
-    cache = SecretCache(KEYED)
-    for number in range(secret_cache.MAX_FORMER + 10):
+    cache, count = SecretCache(KEYED), secret_cache.MAX_FORMER + 10
+    known = []
+    for number in range(count):
         obj = bound_object(f"s{number}", "v1")
         cache.update(cache.transform(obj))
-        values = {"value": b"1"}
-        cache.keep_values(replace(live(values), target=Target("team", f"s{number}")), "1", values)
+        cache.keep_values(later("uid", f"s{number}"), "1", VALUES)
         cache.delete(obj)
-    known = [cache.former_revisions(Target("team", f"s{n}"), values) for n in range(secret_cache.MAX_FORMER + 10)]
+    for number in range(count):
+        name = f"s{number}"
+        keys = {version_key(ARN.format(name), "AWSCURRENT")}
+        binding = binding_hash({SECRET_ID: f"prod/{name}"})
+        known.append(cache.former_revisions(later(name=name), binding, keys, VALUES))
     assert (known[:10], known[10:]) == ([{}] * 10, [{"value": "v1"}] * secret_cache.MAX_FORMER)
 
 

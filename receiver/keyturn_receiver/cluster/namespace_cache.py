@@ -72,6 +72,7 @@ class NamespaceCache:
     def __init__(self) -> None:
         self._handlers: list[Callable[[str], None]] = []
         self._fault_handlers: list[Callable[[NamespaceView], None]] = []
+        self._end_handlers: list[Callable[[str], None]] = []
         self._entries: dict[str, _Entry] = {}
 
     def add_handler(self, on_change: Callable[[str], None]) -> None:
@@ -81,6 +82,11 @@ class NamespaceCache:
     def add_fault_handler(self, on_faults: Callable[[NamespaceView], None]) -> None:
         """Register ``on_faults``, which is called with a namespace whenever its ``faults`` change."""
         self._fault_handlers.append(on_faults)
+
+    def add_end_handler(self, on_end: Callable[[str], None]) -> None:
+        """Register ``on_end``, which is called with the name of a namespace when it is gone, or when another namespace
+        has its name."""
+        self._end_handlers.append(on_end)
 
     def annotations(self, namespace: str) -> Mapping[str, str]:
         """Return those annotations of a namespace that concern Keyturn."""
@@ -119,6 +125,8 @@ class NamespaceCache:
         if entry and before.uid == item.uid:
             entry.namespace = item
         else:
+            if entry:
+                self._end(item.name)
             # This is another namespace of the same name, so what was read of the former does not count.
             self._entries[item.name] = entry = _Entry(item)
         if item.says_nothing and entry.read_at == -math.inf:
@@ -135,12 +143,19 @@ class NamespaceCache:
     def delete(self, obj: Json) -> None:
         metadata = obj["metadata"]
         entry, uid = self._entries.get(metadata["name"]), metadata.get("uid")
-        if entry is None or (uid and entry.namespace.uid and entry.namespace.uid != uid):
-            return  # a former namespace of this name was deleted
-        self._drop(metadata["name"])
+        if entry is None:
+            self._end(metadata["name"])
+        elif not (uid and entry.namespace.uid and entry.namespace.uid != uid):
+            # Otherwise a former namespace of this name was deleted.
+            self._drop(metadata["name"])
 
     def _drop(self, name: str) -> None:
+        self._end(name)
         self._notify(self._entries.pop(name).namespace, NamespaceView(name))
+
+    def _end(self, name: str) -> None:
+        for on_end in self._end_handlers:
+            on_end(name)
 
     def _notify(self, before: NamespaceView, after: NamespaceView) -> None:
         if after.faults != before.faults:

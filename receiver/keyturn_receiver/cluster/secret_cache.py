@@ -11,7 +11,7 @@ Tenants write annotations and keys, so what is kept of them is bounded: for each
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
@@ -233,10 +233,17 @@ class _Values:
 
 @dataclass(frozen=True, slots=True)
 class _Former:
-    """The revisions of a Secret that was deleted, or lost its record, with the fingerprints of its values."""
+    """The revisions of a Secret that was deleted, or lost its record, with the fingerprints of its values and with what
+    they came from.
+
+    ``used_by`` is the UID of the one Secret that takes the revisions over. It is empty until there is one.
+    """
 
     revisions: Mapping[str, str]
     fingerprints: Mapping[str, bytes] = field(repr=False)
+    binding_hash: str
+    version_keys: frozenset[str]
+    used_by: str = ""
 
 
 class SecretCache:
@@ -336,20 +343,40 @@ class SecretCache:
         held = {key: name for key, name in live.holders.items() if key in fingerprints}
         self._values[live.target] = _Values(resource_version, live.type, live.immutable, fingerprints, held)
 
-    def former_revisions(self, target: Target, fingerprints: Mapping[str, bytes]) -> Mapping[str, str]:
+    def former_revisions(
+        self, live: LiveSecret, binding_hash: str, version_keys: Set[str], fingerprints: Mapping[str, bytes]
+    ) -> Mapping[str, str]:
         """Return the revision of each key that had the same value in the last Secret of this name, before it was
-        deleted or lost its record. ``fingerprints`` are those of the present values.
+        deleted or lost its record. ``fingerprints`` are those of the present values, and ``version_keys`` name the AWS
+        secrets that they were read from.
 
-        Only what this replica has read or written is known, so the result may lack keys.
+        Only what this replica has read or written is known, so the result may lack keys. A revision shows that a value
+        is the former one, so it must not confirm a guess. Only one Secret gets revisions, however often it is tried
+        again, and only if it has the same binding, constants included, and the same AWS secrets.
         """
-        former = self._former.get(target.namespace, target)
-        if former is None:
+        target = live.target
+        former = self._former.pop(target.namespace, target)
+        if (
+            former is None
+            or former.used_by not in ("", live.uid)
+            or former.binding_hash != binding_hash
+            or not version_keys <= former.version_keys
+        ):
             return {}
+        self._former.put(target.namespace, target, replace(former, used_by=live.uid))
         return {
             key: former.revisions[key]
             for key, fingerprint in fingerprints.items()
             if key in former.revisions and former.fingerprints.get(key) == fingerprint
         }
+
+    def forget_former(self, namespace: str) -> None:
+        """Forget the revisions of former Secrets of a namespace that has ended, because a namespace of the same name
+        may belong to somebody else."""
+        for target in self._former.of(namespace):
+            self._former.pop(namespace, target)
+        for target in self.in_namespace(namespace):
+            self.drop_values(target)  # so nothing is remembered if the watch shows its deletion only now
 
     def drop_values(self, target: Target) -> None:
         """Forget the fingerprints of a Secret's values, so that the next reconcile reads the Secret again."""
@@ -409,11 +436,18 @@ class SecretCache:
             self._notify(target)
 
     def _remember(self, bound: BoundSecret) -> None:
-        live = self.live(bound)
-        if live is None or live.integrity is not Integrity.INTACT or len(live.fingerprints) > MAX_FORMER_KEYS:
+        if bound.integrity is not Integrity.INTACT:
             return
-        if revisions := {key: each for key, each in bound.record.revisions.items() if key in live.fingerprints}:
-            self._former.put(bound.target.namespace, bound.target, _Former(revisions, live.fingerprints))
+        target, live, record = bound.target, self.live(bound), bound.record
+        if record.was_written:
+            self._former.pop(target.namespace, target)  # what it holds is of an earlier Secret
+        if live is None or len(live.fingerprints) > MAX_FORMER_KEYS:
+            return
+        revisions = {key: each for key, each in record.revisions.items() if key in live.fingerprints}
+        if revisions and len(record.version_ids) <= MAX_ARNS:
+            version_keys = frozenset(record.version_ids)
+            former = _Former(revisions, live.fingerprints, record.binding_hash, version_keys)
+            self._former.put(target.namespace, target, former)
 
     def _notify(self, target: Target) -> None:
         for on_change in self._handlers:

@@ -20,6 +20,10 @@ MARK_PREFIX = "revision.keyturn.dev/"
 # event loop for seconds, and keeping them would take 100 MiB. So only the first ones count.
 MAX_REFERENCES = 5000
 MAX_NAME_FAULTS = 3  # wrong names in one annotation that are told
+MAX_NAME = 253  # characters of the name of a Secret, and of a key; no Secret can have a longer one
+# Characters of the value of a mark that are kept. A digest has 32, so a value that is cut never equals one.
+MAX_MARK = 64
+FAULT_UNIT = 100  # characters of faults that count as much as one name
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +58,11 @@ class Consumer:
     """A workload, reduced to the fields that matter for its rollout.
 
     ``reads`` maps the name of each Secret to the keys that the pods read. ``baseline`` and ``marks`` map the names of
-    Keyturn's annotations to their values: ``baseline`` has those on the workload itself, ``marks`` those on its pod
-    template. ``switch`` is what the workload and its pod template say about restarts. ``hold`` tells why a changed
-    template does not restart all pods, if that is so. ``faults`` say what is wrong with the annotations and labels of
-    the workload and of its pod template. They forbid restarts, because an unwanted restart cannot be undone.
+    Keyturn's annotations for these Secrets to their values: ``baseline`` has those on the workload itself, ``marks``
+    those on its pod template. ``switch`` is what the workload and its pod template say about restarts. ``hold`` tells
+    why a changed template does not restart all pods, if that is so. ``faults`` say what is wrong with the annotations
+    and labels of the workload and of its pod template. They forbid restarts, because an unwanted restart cannot be
+    undone.
     ``created`` is the time of its creation, in seconds since 1970 by the API server's clock, or None if that is not
     known. ``seen_late`` means that this replica first saw it long after that. ``reloader`` are the rules of Reloader's
     annotations, if these count. ``may_restart_twice`` means that they do not count although the workload has some.
@@ -79,9 +84,11 @@ class Consumer:
 
     @property
     def size(self) -> int:
-        """The number of names of Secrets and keys that it holds, to which the memory that it takes is proportional."""
+        """The number of names of Secrets and keys that it holds, to which the memory that it takes is proportional.
+        Each Secret has a few marks at most. Faults count by their length."""
         of_rules = self.reloader.size if self.reloader else 0
-        return max(1, of_rules + sum(1 + len(read.keys) for read in self.reads.values()))
+        of_faults = sum(map(len, self.faults)) // FAULT_UNIT
+        return max(1, of_rules + of_faults + sum(1 + len(read.keys) for read in self.reads.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +139,12 @@ def former_mark_name(secret_name: str) -> str | None:
     return f"{MARK_PREFIX}{secret_name[:46]}-{hashlib.sha256(secret_name.encode()).hexdigest()[:16]}"
 
 
+def mark_names(secret_names: Iterable[str]) -> list[str]:
+    """Return the names of all annotations that mark a workload for one of these Secrets."""
+    both = ((mark_name(name), former_mark_name(name)) for name in secret_names)
+    return [name for names in both for name in names if name]
+
+
 def read_consumer(
     kind: WorkloadKind, workload: Mapping[str, object], reloader: ReloaderMode = ReloaderMode.ABSENT
 ) -> Consumer | None:
@@ -156,12 +169,13 @@ def read_consumer(
     )
     if not reads and not faults:
         return None
+    baseline, marks = _marks(reads, annotations, on_template)
     return Consumer(
         ref=WorkloadRef(kind.kind, str(metadata["namespace"]), str(metadata["name"])),
         resource_version=str(metadata["resourceVersion"]),
         reads=reads,
-        baseline=_marks(annotations),
-        marks=_marks(on_template),
+        baseline=baseline,
+        marks=marks,
         switch=Switch.UNKNOWN if faults else innermost(read_switch(annotations), read_switch(on_template)),
         hold=read_hold(kind, workload),
         uid=str(metadata.get("uid", "")),
@@ -237,8 +251,7 @@ def _template_reads(pod: Mapping[str, object]) -> Iterator[tuple[str, Reads]]:
             yield from _named(as_object(bulk.get("secretRef")), "name", Reads(whole=True))
         for variable in as_objects(container.get("env")):
             ref = as_object(as_object(variable.get("valueFrom")).get("secretKeyRef"))
-            keys = frozenset({str(ref.get("key"))})
-            yield from _named(ref, "name", Reads(keys=keys, optional=ref.get("optional") is True))
+            yield from _named(ref, "name", Reads(keys=_keys([ref]), optional=ref.get("optional") is True))
     for volume in as_objects(pod.get("volumes")):
         secret = as_object(volume.get("secret"))
         yield from _named(secret, "secretName", _items(secret))
@@ -248,7 +261,7 @@ def _template_reads(pod: Mapping[str, object]) -> Iterator[tuple[str, Reads]]:
 
 
 def _named(ref: Mapping[str, object], field: str, read: Reads) -> Iterator[tuple[str, Reads]]:
-    if name := ref.get(field):
+    if (name := ref.get(field)) and len(str(name)) <= MAX_NAME:
         yield str(name), read
 
 
@@ -256,8 +269,17 @@ def _items(volume: Mapping[str, object]) -> Reads:
     items = as_objects(volume.get("items"))
     if not 0 < len(items) <= MAX_REFERENCES:
         return Reads(whole=True)
-    return Reads(keys=frozenset(str(item.get("key")) for item in items), optional=volume.get("optional") is True)
+    return Reads(keys=_keys(items), optional=volume.get("optional") is True)
 
 
-def _marks(annotations: Mapping[str, object]) -> dict[str, str]:
-    return {name: str(value) for name, value in annotations.items() if name.startswith(MARK_PREFIX)}
+def _keys(refs: Iterable[Mapping[str, object]]) -> frozenset[str]:
+    return frozenset(key for ref in refs if len(key := str(ref.get("key"))) <= MAX_NAME)
+
+
+def _marks(reads: Iterable[str], *annotations: Mapping[str, object]) -> list[dict[str, str]]:
+    """Return the marks in each of ``annotations``. An object can have ten thousand annotations with such names, so only
+    the marks of Secrets that the pods read are kept, and only the beginning of a value that is no digest."""
+    if not any(name.startswith(MARK_PREFIX) for each in annotations for name in each):
+        return [{} for _ in annotations]
+    names = mark_names(reads)
+    return [{name: str(each[name])[:MAX_MARK] for name in names if name in each} for each in annotations]

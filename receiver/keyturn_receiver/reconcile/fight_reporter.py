@@ -1,5 +1,5 @@
-"""Reports fights about the marks of consumers: once in the log, in a metric, and in a Kubernetes Event on the workload
-that names the other writer."""
+"""Reports fights about the marks of consumers: in the log, in a metric, and in a Kubernetes Event on the workload that
+names the other writer."""
 
 import asyncio
 import logging
@@ -8,23 +8,26 @@ from collections.abc import Callable
 from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.core.consumer import MARK_PREFIX
+from keyturn_receiver.core.consumer import MARK_PREFIX, WorkloadRef
 from keyturn_receiver.core.rollout_switch import ROLLOUT
 from keyturn_receiver.errors import KeyturnError
 from keyturn_receiver.reconcile.rollout_fights import Fight
+from keyturn_receiver.resilience.fair_map import FairMap
 from keyturn_receiver.telemetry.metrics import Metrics
 
 REASON = "RestartReverted"
 # Seconds from the detection of a fight until the workload is read. By then the other writer has answered our last
 # write, and our next one is still delayed (rollout_fights.FIGHT_BACKOFF), so the other writer owns the annotation.
 READ_AFTER = 10.0
-MAX_REPORTS = 20  # reports that may be made at the same time; each reads the workload
+MAX_REPORTS = 100  # reports that may be made at the same time; each reads the workload
+MAX_REPORTS_PER_NAMESPACE = 5  # those of one namespace; the metric counts what is beyond
 
 _log = logging.getLogger(__name__)
 
 
 class FightReporter:
-    """Reports each fight once. ``is_leader`` returns whether this replica leads; the others leave the report to it."""
+    """Reports fights, one at a time for each workload, whatever the number of its marks. Each namespace has a share of
+    the reports. ``is_leader`` returns whether this replica leads; the others leave the Events to it."""
 
     def __init__(
         self, workloads: WorkloadClient, events: EventRecorder, metrics: Metrics, is_leader: Callable[[], bool]
@@ -33,21 +36,34 @@ class FightReporter:
         self._events = events
         self._metrics = metrics
         self._is_leader = is_leader
-        self._reports: set[asyncio.Task[None]] = set()
+        self._reports: FairMap[str, WorkloadRef, None] = FairMap(MAX_REPORTS)
+        self._tasks: dict[WorkloadRef, asyncio.Task[None]] = {}
 
     def on_fight(self, fight: Fight) -> None:
         """Report a fight that has just been detected."""
-        self._metrics.rollout_fights.labels(fight.consumer.ref.kind).inc()
-        fields = {"consumer": str(fight.consumer.ref), "annotation": fight.mark}
+        ref = fight.consumer.ref
+        self._metrics.rollout_fights.labels(ref.kind).inc()
+        if ref in self._tasks or self._reports.size(ref.namespace) >= MAX_REPORTS_PER_NAMESPACE:
+            return
+        fields = {"consumer": str(ref), "annotation": fight.mark}
         _log.warning("another writer keeps reverting this consumer; backing off", extra={"fields": fields})
-        if self._is_leader() and len(self._reports) < MAX_REPORTS:
-            task = asyncio.get_running_loop().create_task(self._report(fight))
-            self._reports.add(task)
-            task.add_done_callback(self._reports.discard)
+        if evicted := self._reports.put(ref.namespace, ref, None):
+            self._tasks.pop(evicted).cancel()
+        self._tasks[ref] = asyncio.get_running_loop().create_task(self._report(fight))
 
     async def _report(self, fight: Fight) -> None:
         ref = fight.consumer.ref
         await asyncio.sleep(READ_AFTER)
+        try:
+            if self._is_leader():
+                await self._write(fight)
+        finally:
+            if self._tasks.get(ref) is asyncio.current_task():  # it was not cancelled to make room
+                self._reports.pop(ref.namespace, ref)
+                del self._tasks[ref]
+
+    async def _write(self, fight: Fight) -> None:
+        ref = fight.consumer.ref
         try:
             writer = await self._workloads.other_writer(ref, fight.mark, fight.removed)
         except KeyturnError as error:

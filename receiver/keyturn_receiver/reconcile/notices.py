@@ -7,16 +7,17 @@ and the leader writes them.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from keyturn_receiver.cluster.event_recorder import EventRecorder
+from keyturn_receiver.cluster.event_recorder import MAX_MESSAGE, EventRecorder
 from keyturn_receiver.cluster.namespace_cache import NamespaceView
 from keyturn_receiver.cluster.secret_cache import CopiedSecret
 from keyturn_receiver.core.binding import Target, tell_all
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.vocabulary import BIND_LABEL
 from keyturn_receiver.errors import InvalidBinding
-from keyturn_receiver.resilience.bounded_map import BoundedMap
+from keyturn_receiver.resilience.fair_map import FairMap
 
-MAX_NOTICES = 10_000
+MAX_NOTICES = 10_000  # notices that are remembered
+MAX_NOTICES_PER_NAMESPACE = 1000  # those of one namespace, which are written in one go by a new leader
 KEY_MISSING = "KeyMissing"
 
 
@@ -38,12 +39,16 @@ class _Notice:
 
 
 class Notices:
-    """Collects notices, and writes each as an Event once. ``is_leader`` returns whether this replica leads."""
+    """Collects notices, and writes each as an Event once. ``is_leader`` returns whether this replica leads.
+
+    A namespace with very many forgets its own oldest ones. Events have a rate and take turns by namespace anyway
+    (``EventRecorder``).
+    """
 
     def __init__(self, events: EventRecorder, is_leader: Callable[[], bool]) -> None:
         self._events = events
         self._is_leader = is_leader
-        self._notices: BoundedMap[_Key, _Notice] = BoundedMap(MAX_NOTICES)
+        self._notices: FairMap[str, _Key, _Notice] = FairMap(MAX_NOTICES)  # by namespace
 
     def on_consumer(self, consumer: Consumer) -> None:
         """Take the faults of a workload, or learn that it has none any more."""
@@ -76,18 +81,22 @@ class Notices:
 
     def on_started_leading(self) -> None:
         """Write all notices, because the previous leader may have missed some."""
-        for key in list(self._notices):
-            if notice := self._notices.get(key):
-                self._write(key, notice)
+        for namespace in list(self._notices):
+            for key in self._notices.of(namespace):
+                if notice := self._notices.get(namespace, key):
+                    self._write(key, notice)
 
     def _put(self, key: _Key, uid: str, reason: str, message: str, warning: bool = True) -> None:
+        namespace = key.target.namespace
         if not message:
-            self._notices.pop(key)
+            self._notices.pop(namespace, key)
             return
-        notice = _Notice(uid, warning, reason, message)
-        if self._notices.get(key) == notice:
+        notice = _Notice(uid, warning, reason, message[:MAX_MESSAGE])
+        if self._notices.get(namespace, key) == notice:
             return
-        self._notices.put(key, notice)
+        self._notices.put(namespace, key, notice)
+        if self._notices.size(namespace) > MAX_NOTICES_PER_NAMESPACE:
+            self._notices.pop_oldest(namespace)
         if self._is_leader():
             self._write(key, notice)
 

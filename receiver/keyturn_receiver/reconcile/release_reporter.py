@@ -6,6 +6,7 @@ restarts nobody.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 from keyturn_receiver.cluster.event_recorder import EventRecorder
@@ -15,6 +16,7 @@ from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.core.revision import status_of
 from keyturn_receiver.core.vocabulary import BIND_LABEL
 from keyturn_receiver.errors import KeyturnError, NotFound
+from keyturn_receiver.resilience.token_bucket import TokenBuckets
 
 REASON = "NotBound"
 ADVICE = (
@@ -22,12 +24,17 @@ ADVICE = (
     " label to bind it again"
 )
 RETRY_SECONDS = 5.0
+# Whoever sets the label ``keyturn.dev/state`` on a Secret again and again causes a report each time.
+RELEASE_RATE = 5.0  # reports of one namespace per second
+RELEASE_BURST = 50  # those that may be made without a pause
+MAX_REPORTS = 8  # reports that may be made at the same time: at most one of each namespace
 
 _log = logging.getLogger(__name__)
 
 
 class ReleaseReporter:
-    """Reports one Secret after another. The leader does so at once, the other replicas if it has not."""
+    """Reports one Secret of a namespace after another. Namespaces take turns, and each has a rate of its own. The
+    leader reports at once, the other replicas if it has not."""
 
     def __init__(
         self, cache: ReleasedCache, secrets: SecretClient, events: EventRecorder, is_leader: Callable[[], bool]
@@ -37,23 +44,55 @@ class ReleaseReporter:
         self._events = events
         self._is_leader = is_leader
         self._changed = asyncio.Event()
+        self._reported: set[ReleasedSecret] = set()  # those that the watch still shows
+        self._busy: set[str] = set()  # namespaces with a task
+        self._buckets = TokenBuckets(RELEASE_RATE, RELEASE_BURST, time.monotonic)
+        self._turns = asyncio.Semaphore(MAX_REPORTS)  # first come, first served
         cache.add_handler(self._changed.set)
 
     async def run(self) -> None:
         """Report until cancelled."""
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            released = self._cache.all()
-            if released and not self._is_leader():
-                await asyncio.sleep(follower_delay())
-            failed = False
-            for secret in released:
-                if self._cache.holds(secret):
-                    failed |= not await self._report(secret)
-            if failed:
-                await asyncio.sleep(RETRY_SECONDS)
-                self._changed.set()
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                released = self._cache.all()
+                self._reported.intersection_update(released)
+                for namespace in dict.fromkeys(secret.target.namespace for secret in released):
+                    if namespace not in self._busy:
+                        self._busy.add(namespace)
+                        tasks.create_task(self._report_namespace(namespace))
+
+    async def _report_namespace(self, namespace: str) -> None:
+        try:
+            while self._waiting(namespace):
+                if not self._is_leader():
+                    await asyncio.sleep(follower_delay())
+                failed = False
+                for secret in self._waiting(namespace):
+                    failed |= not await self._take_turn(secret)
+                if failed:
+                    await asyncio.sleep(RETRY_SECONDS)
+        finally:
+            self._busy.discard(namespace)
+
+    def _waiting(self, namespace: str) -> list[ReleasedSecret]:
+        released = (secret for secret in self._cache.all() if secret.target.namespace == namespace)
+        return [secret for secret in released if secret not in self._reported]
+
+    async def _take_turn(self, secret: ReleasedSecret) -> bool:
+        """Report a Secret if that still is to be done. Return whether it needs no other attempt."""
+        if not self._cache.holds(secret):
+            return True
+        await self._buckets.wait(secret.target.namespace)
+        async with self._turns:
+            if not self._cache.holds(secret):
+                return True
+            if not await self._report(secret):
+                return False
+        if self._cache.holds(secret):
+            self._reported.add(secret)
+        return True
 
     async def _report(self, secret: ReleasedSecret) -> bool:
         """Write the status of one Secret. Return whether it needs no other attempt."""

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from keyturn_receiver.core.consumer import Consumer, WorkloadRef
+from keyturn_receiver.core.consumer import Consumer, WorkloadRef, mark_names
 from keyturn_receiver.core.rollout import RolloutAnnotation
 from keyturn_receiver.resilience.backoff import Backoff
 from keyturn_receiver.resilience.fair_map import FairMap
@@ -19,7 +19,9 @@ from keyturn_receiver.resilience.fair_map import FairMap
 FREE_REPEATS = 3  # how often a mark may return to an earlier state before writes of it are delayed
 MAX_STATES = 8  # states of one mark that are remembered
 MAX_VERSIONS = 16  # resource versions at which it changed
-MAX_MARKS = 2_000  # marks whose states are remembered
+# Marks whose states are remembered, also of workloads that are gone. Each takes up to 10 KiB, since a consumer has no
+# longer values than ``consumer.MAX_MARK``; so all take at most 20 MiB. The oldest of the largest namespace make room.
+MAX_MARKS = 2_000
 FIGHT_BACKOFF = Backoff(base=20.0, cap=300.0, jitter=0)  # seconds between two writes of the same mark
 RESET_AFTER = 900.0  # seconds; if a mark rests for so long, its earlier states are forgotten
 
@@ -62,7 +64,11 @@ class RolloutFights:
 
         A write of this replica is shown twice: by the write and by the watch, in any order. It counts once.
         """
-        for name in before.baseline.keys() | before.marks.keys() | after.baseline.keys() | after.marks.keys():
+        names = before.baseline.keys() | before.marks.keys() | after.baseline.keys() | after.marks.keys()
+        if before.reads.keys() != after.reads.keys():
+            # A consumer has no marks of Secrets that its pods do not read, so those of others seem to come or go.
+            names &= set(mark_names(before.reads.keys() & after.reads.keys()))
+        for name in names:
             earlier, state = _state(before, name), _state(after, name)
             if earlier != state:
                 self._observe(after, name, earlier, state)

@@ -14,7 +14,7 @@ from keyturn_receiver.core.integrity import Integrity
 from keyturn_receiver.core.partial import check_size, has_news, sources_to_read, with_keys
 from keyturn_receiver.core.plan import LiveSecret, plan
 from keyturn_receiver.core.policy import check_type
-from keyturn_receiver.core.revision import OK, Record, status_of
+from keyturn_receiver.core.revision import OK, Record, status_of, version_key
 from keyturn_receiver.errors import (
     ClusterRefused,
     Conflict,
@@ -143,7 +143,10 @@ class SecretFiller:
         fingerprint = self._secrets.fingerprint
         keyed, versions = self._secrets.keyed, reading.versions
         fingerprints = {key: fingerprint(value) for key, value in data.items()}
-        former = {} if live.record.was_written else self._cache.former_revisions(live.target, fingerprints)
+        version_keys = {version_key(version.arn, source.stage) for source, version in versions.items()}
+        former = (
+            {} if live.record.was_written else self._cache.former_revisions(live, spec.hash, version_keys, fingerprints)
+        )
         planned = plan(binding, spec.hash, live, data, versions, fingerprint, keyed, spec.reconcile, status, former)
         if not planned.write:
             return FillResult(live.record, consumers, error=error, met=rendering.met, unavailable=unavailable)
