@@ -54,8 +54,8 @@ def one(value: str, data: bytes) -> Case:
     return Case(f'{{"p":{value}}}', {}, {"p": data})
 
 
-NUMBERS = ["1.10", "1e400", "-1E-400", "12345678901234567890123", "-0", "-0.0", "0", "1E+2", "1e5", "0.1000",
-           "3.14159265358979323846", "9" * 60_000]  # fmt: skip
+NUMBERS = ["1.10", "1e400", "-1E-400", "12345678901234567890123", "-0", "-0.0", "0", "1E+2", "1e5", "0E+1",
+           "0E+0000000000000001", "0.1000", "3.14159265358979323846", "9" * 60_000]  # fmt: skip
 
 VALUES: Mapping[str, Case] = {
     # What `@` takes
@@ -174,6 +174,11 @@ VALUES: Mapping[str, Case] = {
     "100 levels": Case("{" + '"p":{' * 99 + "}" * 100, {}, {"p": b'{"p":' * 98 + b"{}" + b"}" * 98}),
     "102 levels": Case('{"p":' * 102 + "1" + "}" * 102, words=f"its property number 1: {TOO_DEEP}"),
     "12,000 levels": Case('{"p":' + "[" * 12_000 + "]" * 12_000 + "}", words=f"its property number 1: {TOO_DEEP}"),
+    "too deep, in many ways": Case(f'{{"p":{"[" * 101}1{"]" * 101}}}', {"K": "p"},
+                                   words=f"key K (expression 'p'): {TOO_DEEP}"),
+    "too deep, beside the number that stands for it": Case(
+        f'{{"p":[0E+1,0E+01],"d":{"[" * 101}0E+001{"]" * 101},"q":0E+1}}', {"K": "p", "L": "q"},
+        {"K": b"[0E+1,0E+01]", "L": b"0E+1"}),
     "fault after 12,000 levels": broken(
         '{"p":' + "[\n" * 12_000 + "]" * 12_000 + ",}", "line 12001, column 12002: a comma has nothing after it"
     ),
@@ -202,6 +207,22 @@ VALUES: Mapping[str, Case] = {
                                            words=f"key K (expression \"join('',[a])\"): {TWICE}"),
     "two of one name, for type()": Case('{"a":"x","a":"y"}', {"K": "type(a)"},
                                         words=f"key K (expression 'type(a)'): {TWICE}"),
+    **{f"{name} in {expression}": Case(value, {"K": expression.format(part)},
+                                       words=f"key K (expression {expression.format(part)!r:.120}): {words}")
+       for name, value, part, words in (
+        ("two of one name", '{"a":["x"],"a":["y"],"c":"hunter2","l":[{}]}', "a", TWICE),
+        ("too deep", '{"c":"hunter2","l":[{}],"a":' + '{"a":' * 100 + "1" + "}" * 101, ".".join("a" * 100), TOO_DEEP))
+       for expression in (
+        "{} || c", "!({})", "{} && c", "c && {}", "{} == c", "c != {}", "{} > `0` && c || 'd'", "{}[]", "{}.*", "{}[*]",
+        "{}[?c]", "{} | c", "[{}, c]", "not_null({}, c)", "length({})", "to_string({})", "to_array({})", "type({})",
+        "contains({}, c)", "merge({}, l[0])", "@.{}", "{}[0] || c", "not_null({}[0], c)", "{}.b || c", "{}[1:] || c",
+       )},
+    **{f"two of one name inside, in {expression}": Case('{"l":[{"b":1,"b":2}],"m":[{"b":1,"b":2}]}', {"K": expression},
+                                                        words=f"key K (expression {expression!r}): {TWICE}")
+       for expression in ("l == m", "l[0] != m[0]", "contains(l, m[0])", "l[*].*", "l[0].values(@)[0]", "to_string(l)",
+                          "[l]", "map(&b, l)", "l[*].b || 'c'", "l[?b]", "l[].b", "sort_by(l, &b)")},
+    "beside two of one name": Case('{"a":1,"a":2,"c":"z"}', {"K": "c || a", "L": "keys(@)[1]", "M": "length(@)"},
+                                   {"K": b"z", "L": b"c", "M": b"2"}),
     "name that cannot be a key": Case('{"a":1,"hunter2 x":1}', words=NO_KEY.format(2)),
     "text for an expression": Case("hunter2", {"K": "a"}, words=f"key K (expression 'a'): {NOT_JSON}"),
     "bytes for an expression": Case(b"\xff", {"K": "a"}, words=f"key K (expression 'a'): {NOT_JSON}"),
@@ -255,9 +276,31 @@ VALUES: Mapping[str, Case] = {
         '{auths: {"registry.example.com": {username: u, password: p, auth: base64_encode(join(\':\', [u, p]))}}}')},
         {".dockerconfigjson": b'{"auths":{"registry.example.com":{"username":"app","password":"hunter2",'
                               b'"auth":"YXBwOmh1bnRlcjI="}}}'}),
-    "null for a function": Case('{"p":"hunter2"}', {"K": "join('',[p,q])"}, words=(
-        "key K (expression \"join('',[p,q])\"): join() takes a list of texts, and gets a property that is not there, or"
+    "null for a function": Case('{"p":"hunter2"}', {"K": "join(p,q)"}, words=(
+        "key K (expression 'join(p,q)'): join() takes a list of texts, and gets a property that is not there, or"
         " is null: correct the expression, or add the property in AWS")),
+    **{f"null in {expression}": Case('{"p":"hunter2","l":[{"p":1}],"n":null}', {"K": expression},
+                                     words=f"key K (expression {expression!r}): {NOTHING}")
+       for expression in (
+        "to_string(q)", "to_json(q)", "to_array(q)", "to_string(n)", "{p: p, q: q}", "[p, n]", "l[].{p: p, q: q}",
+        "map(&q, l)", "join('', [p, ':', q])", "join('', ['postgres://', p, ':', to_string(port), '/app'])",
+        "{auths: {\"r\": {username: usr, password: p}}}", "merge(l[0], {q: q})", "[q || n]", "[p && n]", "[p | q]",
+        "[l[5]]", "[not_null(q, n)]", "[p][?@].q | [@, q]", "to_string(q || n) || p", "[`{\"q\": null}`.q]",
+    )},
+    **{f"null of the author in {expression}": Case('{"p":"x"}', {"K": expression}, {"K": data})
+       for expression, data in {
+        "to_string(`null`)": b"null", "to_json(`null`)": b"null", "to_array(`null`)": b"[null]",
+        "{p: p, q: `null`}": b'{"p":"x","q":null}', "[p, q || `null`]": b'["x",null]', "[p && `null`]": b"[null]",
+        "[not_null(q, `null`)]": b"[null]", "map(&`null`, [p])": b"[null]", "[p, `{\"a\": null}`]": b'["x",{"a":null}]',
+        "[q || p]": b'["x"]', "[p | `null`]": b"[null]",
+    }.items()},
+    **{f"null inside what is copied whole by {expression}": Case('{"o":{"a":null,"l":[null]}}', {"K": expression},
+                                                                 {"K": data})
+       for expression, data in {
+        "o": b'{"a":null,"l":[null]}', "to_string(o)": b'{"a":null,"l":[null]}', "[o]": b'[{"a":null,"l":[null]}]',
+        "to_array(o)": b'[{"a":null,"l":[null]}]', "map(&l, [o])": b"[[null]]", "values(o)": b"[null,[null]]",
+        "merge(o, {b: 'x'})": b'{"a":null,"l":[null],"b":"x"}', "type(o.a)": b"null", "o.a == `null`": b"true",
+    }.items()},
     "number for join()": Case('{"p":"hunter2","n":1}', {"K": "join('',[p,n])"}, words=(
         "key K (expression \"join('',[p,n])\"): join() takes a list of texts, and got a value of the wrong type:"
         " convert it with to_string() or to_number()")),

@@ -67,31 +67,60 @@ def test_line_that_is_not_yaml_is_told_in_exact_words_and_their_advice_works(lin
     check_mistake(line, f"annotation {DATA}{words}", corrections)
 
 
-NUMBERS = st.from_regex(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,4})?", fullmatch=True)
+NUMBERS = st.one_of(
+    st.from_regex(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,4})?", fullmatch=True),
+    st.from_regex(r"0E\+0{0,20}1", fullmatch=True),  # while a text is parsed, such a number stands for what is too deep
+)
 STRINGS = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
+NAMES = STRINGS | st.sampled_from(
+    [
+        "",
+        ".",
+        "..",
+        "p",
+        "@",
+        "*",
+        '"',
+        "\\",
+        "\\u0070",
+        "a b",
+        "a.b",
+        "-",
+        "null",
+        "__proto__",
+        "get",
+        "values",
+        "\0",
+        "\ufeff",
+    ]
+)
 BLANKS = st.sampled_from(["", " ", "\n", "\r\n\t"])
 
 
 @st.composite
-def json_texts(draw: st.DrawFn, depth: int = 2) -> tuple[str, str]:
+def json_texts(draw: st.DrawFn, depth: int = 3, *, inside: bool = False) -> tuple[str, str]:
     """Draw a JSON text as somebody may write it, and the same text as the Secret must hold it: compact, with the same
-    numbers and with characters in place of escapes."""
+    numbers and with characters in place of escapes. It is null only ``inside`` another value."""
     kind = draw(st.sampled_from(["number", "string", "constant"] + ["list", "object"] * (depth > 0)))
     if kind == "number":
         number = draw(NUMBERS)
         return number, number
     if kind == "constant":
-        constant = draw(st.sampled_from(["true", "false"]))
+        constant = draw(st.sampled_from(["true", "false"] + ["null"] * inside))
         return constant, constant
     if kind == "string":
         text = draw(STRINGS)
         return json.dumps(text, ensure_ascii=draw(st.booleans())), json.dumps(text, ensure_ascii=False)
-    parts = draw(st.lists(json_texts(depth - 1), max_size=3))
+    parts = draw(st.lists(json_texts(depth - 1, inside=True), max_size=3))
     blank = draw(BLANKS)
     if kind == "object":
-        names = [json.dumps(name) for name in draw(st.lists(st.sampled_from("abcd"), min_size=3, unique=True))]
-        written = [f"{name}{blank}:{blank}{part}" for name, (part, _) in zip(names, parts, strict=False)]
-        held = [f"{name}:{part}" for name, (_, part) in zip(names, parts, strict=False)]
+        names = draw(st.lists(NAMES, min_size=len(parts), max_size=len(parts), unique=True))
+        escaped = draw(st.booleans())
+        written = [
+            f"{json.dumps(name, ensure_ascii=escaped)}{blank}:{blank}{part}"
+            for name, (part, _) in zip(names, parts, strict=True)
+        ]
+        held = [f"{json.dumps(name, ensure_ascii=False)}:{part}" for name, (_, part) in zip(names, parts, strict=True)]
         brackets = "{}"
     else:
         written, held, brackets = [part for part, _ in parts], [part for _, part in parts], "[]"
@@ -102,10 +131,13 @@ def json_texts(draw: st.DrawFn, depth: int = 2) -> tuple[str, str]:
     )
 
 
-@given(json_texts(), BLANKS, st.booleans())
-def test_secret_holds_the_text_that_stands_in_aws(texts: tuple[str, str], blank: str, binary: bool) -> None:
+@given(json_texts(), NAMES, BLANKS, st.booleans(), st.booleans())
+def test_secret_holds_the_text_that_stands_in_aws(
+    texts: tuple[str, str], name: str, blank: str, binary: bool, is_deep: bool
+) -> None:
     written, held = texts
-    document = f'{blank}{{"odd name":null,{blank}"p":{written}{blank}}}'
+    beside = "[" * 101 + "1" + "]" * 101 if is_deep else "null"
+    document = f'{blank}{{{json.dumps("beside " + name)}:{beside},{blank}"p":{written}{blank}}}'
     value = document.encode() if binary else document
     expected = json.loads(held).encode() if held.startswith('"') else held.encode()
     whole = document.encode()

@@ -19,8 +19,9 @@ from jmespath.lexer import Lexer
 from jmespath.parser import ParsedResult, Parser
 
 from keyturn_receiver.core.expression_advice import call_fault, syntax_advice, type_error
-from keyturn_receiver.core.functions import OPTIONS, EvaluationError, NothingSelected
-from keyturn_receiver.core.json_text import Unusable, UnusableValue, parse_literal, write
+from keyturn_receiver.core.functions import EvaluationError, NothingSelected
+from keyturn_receiver.core.interpreter import Interpreter
+from keyturn_receiver.core.json_text import UnusableValue, parse_literal, write
 
 MAX_EXPRESSION = 4096  # characters; a longer one is a program, not a selector
 MAX_NODES = 512  # of the syntax tree
@@ -141,7 +142,7 @@ def evaluate(expression: str, document: object, spent: int) -> object:
     if spent > MAX_COST:
         raise EvaluationError("its result could be far larger than a Secret can hold: simplify the expression")
     try:
-        result = _parsed(expression).search(document, OPTIONS)
+        result = Interpreter().visit(_parsed(expression).parsed, document)
     except UnusableValue as error:
         raise EvaluationError(str(error)) from None
     except JMESPathTypeError as error:
@@ -153,11 +154,7 @@ def evaluate(expression: str, document: object, spent: int) -> object:
             "a function got a value of the wrong type: convert it with to_string() or to_number()"
         ) from None
     if result is None:
-        raise NothingSelected(
-            "there is no such property, or it is null: correct the expression, or add the property in AWS"
-        )
-    if isinstance(result, Unusable):
-        raise EvaluationError(result.why)
+        raise NothingSelected
     return result
 
 

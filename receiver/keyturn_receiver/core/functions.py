@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-import jmespath
 from jmespath.functions import REVERSE_TYPES_MAP, TYPES_MAP, Functions, signature
 
 from keyturn_receiver.core.json_text import (
@@ -62,6 +61,12 @@ class EvaluationError(Exception):
 class NothingSelected(EvaluationError):
     """An expression selects nothing: what it names is not there, or is null."""
 
+    def __init__(
+        self,
+        why: str = "there is no such property, or it is null: correct the expression, or add the property in AWS",
+    ) -> None:
+        super().__init__(why)
+
 
 class KeyturnFunctions(Functions):
     """The functions that an expression can call."""
@@ -86,6 +91,10 @@ class KeyturnFunctions(Functions):
     @signature({"types": []})
     def _func_to_json(self, value: object) -> str:
         return write(value)
+
+    @signature({"types": ["expref"]}, {"types": ["array"]})
+    def _func_map(self, expref: Any, elements: list[object]) -> list[object]:
+        return [expref.interpreter.visit_part(expref.expression, element) for element in elements]
 
     @signature({"types": []})
     def _func_to_number(self, value: object) -> object:
@@ -156,9 +165,6 @@ class KeyturnFunctions(Functions):
     @signature(_STRING, _STRING)
     def _func_split(self, text: str, separator: str) -> list[str]:
         return text.split(_not_empty("split", separator))
-
-
-OPTIONS = jmespath.Options(custom_functions=KeyturnFunctions())
 
 
 def arity_fault(name: str, arguments: int) -> str | None:
