@@ -17,6 +17,8 @@ NOT_JSON = (
     "the value in AWS is not JSON: use the expression @, which takes the whole value, and which YAML needs in"
     ' quotes: "@"'
 )
+QUOTED_JSON = '"{\\"a\\":\\"hunter2\\",\\"b\\":1.10}"'
+QUOTED = "the value is JSON inside a quoted text: store it in AWS without the outer quotes, or use from_json({})"
 NO_KEY = (
     "its property number {} has a name that cannot be a key of a Secret: name the keys you need with keyturn.dev/data"
 )
@@ -155,7 +157,7 @@ VALUES: Mapping[str, Case] = {
         "{a:hunter2}": "line 1, column 2: a property's name in double quotes is expected",
         "{'a':'hunter2'}": "line 1, column 2: a property's name in double quotes is expected",
         '{\\"a\\":\\"hunter2\\"}': "line 1, column 2: a property's name in double quotes is expected",
-        '"{\\"a\\":\\"hunter2\\"}"': "line 1, column 1: other characters come first",
+        '"{\\"a\\":\\"hunter2\\",}"': "line 1, column 1: other characters come first",
         "'{\"a\":\"hunter2\"}'": "line 1, column 1: other characters come first",
         '{"a":hunter2}': "line 1, column 6: a value is expected, and a text needs double quotes",
         '{"a":01}': "line 1, column 7: a comma or a closing bracket is expected",
@@ -168,6 +170,40 @@ VALUES: Mapping[str, Case] = {
         '{"a":"hunter2"}\0': "line 1, column 16: the JSON has ended, and more text follows",
         "[" * 100_000: "line 1, column 100001: 100000 brackets are not closed",
     }.items()},
+    # Texts that a person takes for JSON
+    **{f"like JSON: {value[:24]!r}": broken(value, cause) for cause, values in {
+        "line 1, column 1: other characters come first": (
+            '\0{"a":"hunter2"}', '\v{"a":"hunter2"}', '\f{"a":"hunter2"}', '\u2028{"a":"hunter2"}',
+            '\u2029{"a":"hunter2"}', '\u200e{"a":"hunter2"}', '```json\n{"a":"hunter2"}\n```', '```\n["hunter2"]\n```',
+            "“{“a”: “hunter2”}”", '\ufeff\ufeff{"a":"hunter2"}'),
+        "line 1, column 2: a property's name in double quotes is expected": (
+            "{“password”: “hunter2”}", "{\u2018password\u2019: \u2018hunter2\u2019}",
+            "{«password»: «hunter2»}", '{password="hunter2"}',
+            "{password: hunter2}", '{,"a":"hunter2"}', '{\\n  "a": "hunter2"}', '{\\n  \\"a\\": 1}', "{'a': None}",
+            "{'hunter"),
+        "line 1, column 2: a value is expected, and a text needs double quotes": (
+            "[None]", "[True]", "[False, None]", "[“hunter2”]", "['hunter2']", "[undefined]"),
+    }.items() for value in values},
+    **{f"not like JSON: {value}": whole(value) for value in (
+        '["15YyQ]q{hunter2}', "{}Mj=hunter2", "{'hunter#2", "[10.0.0.1]:80", "[5]hunter2", "[1]\nuser=hunter2",
+        "[true]\nuser=hunter2", "{hunter:2", "{hunter", "{%hunter2%}", '[[x]]\ny="hunter2"', "`hunter2`", "[`hunter2`]",
+    )},
+    # JSON inside a quoted text
+    "quoted JSON": Case(QUOTED_JSON, words=f"{QUOTED.format('@')}, or take it as it is with the expression @"),
+    "quoted JSON after a byte order mark": Case("\ufeff" + QUOTED_JSON, {"K": "from_json(@).a"}, {"K": b"hunter2"}),
+    "@ of quoted JSON": as_it_is(QUOTED_JSON),
+    "from_json() of quoted JSON": Case(
+        QUOTED_JSON, {"K": "from_json(@)", "L": "from_json(@).a", "M": "from_json(@) | b", "N": "url_encode(@)",
+                      "O": "type(@)"},
+        {"K": b'{"a":"hunter2","b":1.10}', "L": b"hunter2", "M": b"1.10",
+         "N": b"%7B%22a%22%3A%22hunter2%22%2C%22b%22%3A1.10%7D",
+         "O": b"string"}),
+    **{f"quoted JSON for {expression}": Case(QUOTED_JSON, {"K": expression}, words=(
+        f"key K (expression {expression!r}): {QUOTED.format('@')}{advice}")) for expression, advice in {
+        "a": ", as in from_json(@).a", '"a-b".c': ', as in from_json(@)."a-b"', "a || 'x'": ", as in from_json(@).a",
+        "{k: a}": ", as in from_json(@).a", "join('', ['x', a])": ", as in from_json(@).a", "[0]": "", "*": "",
+    }.items()},
+    "quoted text": whole('"hunter2"'), "quoted list": whole('"[1]"'),
     "broken for an expression": Case('{"a":"hunter2",}', {"K": "a", "L": "b"}, words=BROKEN.format(
         "line 1, column 16: a comma has nothing after it")),
     # Depth

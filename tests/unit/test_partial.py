@@ -51,6 +51,7 @@ def test_expressions_run_over_all_aliases_that_they_name() -> None:
         ('{"a": 1}', '{"b": 1}', "join('', [db.a, host.c])", "there is no such property, or it is null"),
         ('{"a": 1}', '{"b": 1}', "join('', [db.a, to_string(host.c)])", "there is no such property, or it is null"),
         ('{"a": 1}', '{"b": null}', "{a: db.a, b: host.b}", "there is no such property, or it is null"),
+        ('"{\\"a\\": 1}"', "plain", "join('', [db.a, host])", "or use from_json(db), as in from_json(db).a"),
         ('{"a": 1', "plain", "join('', [db.a, host])", "alias db: the value begins like JSON, but is not JSON"),
         ('{"a": 1', "plain", "join('', [db.a, host])", "with the expression db"),
         (bytes([0xFF, 0xFE]), "h", "join('', [db, host])", "encode it with base64_encode()"),

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyturn_receiver.core.binding import DATA, SECRET_ID, Binding, Entry, Source, Target, read_binding, read_spec
+from keyturn_receiver.core.like_json import is_like_json
 from keyturn_receiver.core.render import SecretVersion, costs, render
 from keyturn_receiver.errors import InvalidBinding, InvalidValue
 from support.value_corpus import CANARY, CORRECTED, MISTAKES, VALUES, YAML_MISTAKES, Case
@@ -178,6 +179,21 @@ def test_database_url_parses_back_to_its_parts_for_any_password_of_rds() -> None
         assert url.password is not None
         parts = (url.scheme, url.username, urllib.parse.unquote(url.password), url.hostname, url.path)
         assert parts == ("postgres", "app", password, "db.internal", "/app")
+
+
+def test_random_password_counts_as_json_less_than_once_in_ten_thousand() -> None:
+    letters = [chr(code) for code in range(0x21, 0x7F)]
+    chosen = random.Random(17)  # noqa: S311 - no secret, and the same passwords in every run
+    assert sum(is_like_json("".join(chosen.choices(letters, k=32))) for _ in range(200_000)) < 10
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["[", "[ ", "{", "{a", "['", '{"', "[],", "{a:}", "{a:} ", '{a:}" ', "}", "]", " ", "\\n", '\\"', "`", "“", "1"],
+)
+@pytest.mark.parametrize("begin", ["", "[", "{", '{"', "{a:}", "[1", "```"])
+def test_likeness_of_a_hostile_value_is_found_in_linear_time(begin: str, part: str) -> None:
+    is_like_json(begin + part * (65_000 // len(part)) + "x")  # anything slower takes longer than the time-out
 
 
 def test_broken_json_is_told_once_for_all_its_keys() -> None:

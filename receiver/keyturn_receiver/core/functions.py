@@ -24,14 +24,15 @@ from keyturn_receiver.core.json_text import (
     write,
 )
 
-# The library compares the names of Python's types. "binary" is a type of our own; SecretBinary and base64_decode()
-# give it.
+# The library compares the names of Python's types, and so needs those of Number and QuotedJson. "binary" is a type of
+# our own; SecretBinary and base64_decode() give it.
 _PYTHON_TYPES: Mapping[str, tuple[str, ...]] = {
     **REVERSE_TYPES_MAP,
     "number": (*REVERSE_TYPES_MAP["number"], "Number"),
+    "string": (*REVERSE_TYPES_MAP["string"], "QuotedJson"),
     "binary": ("bytes",),
 }
-_TYPE_NAMES: Mapping[str, str] = {**TYPES_MAP, "Number": "number", "bytes": "binary"}
+_TYPE_NAMES: Mapping[str, str] = {**TYPES_MAP, "Number": "number", "QuotedJson": "string", "bytes": "binary"}
 
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]")

@@ -19,16 +19,6 @@ _MAX_DIGITS = 4300  # Python's own limit: https://docs.python.org/3/library/stdt
 _TOKEN = re.compile(r'"(?:[^"\\]+|\\.)*"?|[\[\]{}]', re.DOTALL)
 _CONSTANT = re.compile(r'"(?:[^"\\]+|\\.)*"?|(-?Infinity|NaN)', re.DOTALL)
 
-# Text that somebody took for JSON, also with quotes that a shell left over. `{SSHA}x`, `{{ x }}`, `[client]`,
-# `[[servers]]` and `[::1]:80` are no such text.
-_LIKE_JSON = re.compile(
-    r"""["']?\{\s*(["'},]|\\"|//|/\*|[A-Za-z_$][\w$-]*\s*:|\Z)
-      | \[[\s\[]*(["'{\],]|(-?\d[\d.eE+-]*|true|false|null|NaN|-?Infinity)\s*([],]|\Z)|\Z)""",
-    re.VERBOSE,
-)
-# Invisible characters that get in front of pasted text, and a byte order mark that was read as Latin-1.
-_INVISIBLE = " \t\r\n\u00a0\u200b\u2060\ufeff\u00ef\u00bb\u00bf"
-
 # For each message of Python's parser, by its beginning: what is wrong at that place.
 _FAULTS = {
     "Invalid control character": "a string has a line break or another control character in it, which JSON writes as"
@@ -117,11 +107,6 @@ def parse(text: str) -> object:
 def parse_literal(text: str) -> object:
     """Parse the JSON of an expression's author, with each number in its own digits. Raises ValueError."""
     return _LITERAL_DECODER.decode(text)
-
-
-def is_like_json(text: str) -> bool:
-    """Return whether a text that is not JSON was meant to be a JSON object or list."""
-    return _LIKE_JSON.match(text.lstrip(_INVISIBLE)) is not None
 
 
 def write(value: object) -> str:

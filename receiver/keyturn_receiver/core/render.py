@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from keyturn_receiver.core.binding import DATA, SECRET_KEY, AliasedSources, Binding, Entry, Source, tell_all
-from keyturn_receiver.core.document import Document, extent, read_document
+from keyturn_receiver.core.document import Document, QuotedJson, extent, read_document
 from keyturn_receiver.core.expression import MAX_COST, Extent, cost, evaluate
 from keyturn_receiver.core.expression_advice import constant_advice
 from keyturn_receiver.core.functions import EvaluationError, NothingSelected, to_bytes
@@ -87,6 +87,8 @@ def render(
 def _render_everything(document: Document, data: dict[str, bytes], errors: list[str]) -> None:
     if document.fault:
         errors.append(document.fault)
+    elif isinstance(document.content, QuotedJson):
+        errors.append(f"{document.content.fault}, or take it as it is with the expression @")
     elif not isinstance(document.content, dict):
         try:
             data[WHOLE_VALUE_KEY] = _as_bytes(document.raw)
@@ -131,7 +133,9 @@ def _select(entry: Entry, documents: Mapping[Source, Document], spent: int) -> o
         if document.fault:
             raise _FaultyDocument(f"alias {alias}: {document.fault_for(alias)}")
     try:
-        return evaluate(entry.expression, {alias: document.content for alias, document in named.items()}, spent)
+        return evaluate(
+            entry.expression, {alias: document.content_for(alias) for alias, document in named.items()}, spent
+        )
     except NothingSelected as error:
         texts = ", ".join(alias for alias, document in named.items() if not document.is_json)
         if not texts:
@@ -152,6 +156,8 @@ def _evaluate(expression: str, document: Document, spent: int) -> object:
     except NothingSelected:
         if document.is_json:
             raise
+        if isinstance(document.content, QuotedJson):
+            raise EvaluationError(document.content.fault) from None
         raise EvaluationError(
             "the value in AWS is not JSON: use the expression @, which takes the whole value, and which YAML needs in"
             ' quotes: "@"'
