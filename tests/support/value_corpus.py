@@ -13,6 +13,7 @@ TWICE = "it is there twice under the same name: keep one of the two in AWS"
 TOO_DEEP = "it is nested too deeply, in more than 100 objects and lists: make it flatter in AWS"
 SURROGATE = "it holds half a surrogate pair, which is not text: correct the value in AWS"
 NOTHING = "there is no such property, or it is null: correct the expression, or add the property in AWS"
+NO_NUMBER = "to_number() gets a value that is not a number: correct it in AWS, or leave the function out"
 NOT_JSON = (
     "the value in AWS is not JSON: use the expression @, which takes the whole value, and which YAML needs in"
     ' quotes: "@"'
@@ -340,6 +341,15 @@ VALUES: Mapping[str, Case] = {
     "number for join()": Case('{"p":"hunter2","n":1}', {"K": "join('',[p,n])"}, words=(
         "key K (expression \"join('',[p,n])\"): join() takes a list of texts, and got a value of the wrong type:"
         " convert it with to_string() or to_number()")),
+    **{f"to_number() of no number, in {expression}": Case(
+        '{"p":"hunter2","l":[1]}', {"K": expression}, words=f"key K (expression {expression!r}): {NO_NUMBER}")
+       for expression in ("to_number(p)", "to_number(l)", "[to_number(p)]", "to_number(p) || to_number(l)",
+                          "to_string(to_number(p))", "map(&to_number(@), [p])")},
+    "to_number() of no number, with another value": Case('{"p":"x"}', {"K": "to_number(p) || `5432`"}, {"K": b"5432"}),
+    "to_number() of nothing": Case('{"p":"x"}', {"K": "to_number(q)"},
+                                   words=f"key K (expression 'to_number(q)'): {NOTHING}"),
+    "to_number() of a text that is not JSON": Case("hunter2", {"K": "to_number(@)"},
+                                                   words=f"key K (expression 'to_number(@)'): {NO_NUMBER}"),
     # Constants
     "constant": Case('{"p":1}', {"DB_HOST": "'db.internal'"}, {"DB_HOST": b"db.internal"}),
     "constant without its quotes": Case('{"p":1}', {"DB_HOST": "db.internal"}, words=(
@@ -427,6 +437,7 @@ MISTAKES: Mapping[str, tuple[str, Mapping[str, bytes]]] = {
 
 # The same for lines that are not YAML, or not YAML's plain text. The words stand after "annotation keyturn.dev/data".
 NOT_YAML = " is not YAML (line 1, column {}): write one `KEY: expression` per line"
+PLAIN_TEXT = ", line 1: key and expression must be plain text: write the line "
 QUOTES = ", with the expression in quotes, as in "
 YAML_MISTAKES: Mapping[str, tuple[str, Mapping[str, bytes]]] = {
     "KEY: @": (NOT_YAML.format(6) + QUOTES + 'KEY: "@"', {'KEY: "@"': CORRECTED.encode()}),
@@ -439,11 +450,11 @@ YAML_MISTAKES: Mapping[str, tuple[str, Mapping[str, bytes]]] = {
         {"KEY: \"'x' || a\"": b"x"},
     ),
     "KEY: [a, b]": (
-        ', line 1: key and expression must be plain text: quote the expression: KEY: "[a, b]"',
+        PLAIN_TEXT + 'with the expression in quotes, as in KEY: "[a, b]"',
         {'KEY: "[a, b]"': b'["x","y"]'},
     ),
     "KEY: {c: a}": (
-        ', line 1: key and expression must be plain text: quote the expression: KEY: "{c: a}"',
+        PLAIN_TEXT + 'with the expression in quotes, as in KEY: "{c: a}"',
         {'KEY: "{c: a}"': b'{"c":"x"}'},
     ),
     "KEY=a": (
@@ -451,4 +462,69 @@ YAML_MISTAKES: Mapping[str, tuple[str, Mapping[str, bytes]]] = {
         {"KEY: a": b"x"},
     ),
     "KEY: [a": (" is not YAML (line 2, column 1): write one `KEY: expression` per line", {}),
+}
+
+# For each line with a mistake: what the lines that the message says to write give, in their order, with this value.
+ADVISED_VALUE = (
+    '{"my-key":"m","password":"p@w","username":"u","port":5432,"db":{"my-key":"inner","host":"h"},"p":"q","a":"x"}'
+)
+ADVISED: Mapping[str, tuple[str, ...]] = {
+    # Quotes, comments and signs that YAML does not take
+    'KEY: "my-key': ("m",),
+    'KEY: "password': ("p@w",),
+    "KEY: \"join('', [username, p])": ("uq",),
+    "KEY: 'my text": ("my text",),
+    'KEY: "my-key\nB: b': ("m",),
+    'KEY: "my-key\nB: "b"': ("m",),
+    "KEY: @ # whole": (ADVISED_VALUE,),
+    "KEY: @": (ADVISED_VALUE,),
+    "KEY: `1` # one": ("1",),
+    "KEY: 'x' || a # one": ("x",),
+    "KEY: join(': ', [username, p]) # two": ("u: q",),
+    "KEY: join(' #', [username, p]): x": (),
+    "KEY: *.example.com": ("[]", "*.example.com"),
+    "KEY: %appdata%": ("%appdata%",),
+    "KEY: @home": ("@home",),
+    "KEY: user: x": ("user: x",),
+    "KEY: 'x' && 'y'": ("y",),
+    "KEY: {a: p}": ('{"a":"q"}',),
+    # References of templates and shells
+    "KEY: {{ .password }}": ("p@w",),
+    "KEY: {{password}}": ("p@w",),
+    "KEY: '{{ .db.host }}'": ("h",),
+    "KEY: '{{- .my-key -}}'": ("m",),
+    "KEY: '{{ index . \"my-key\" }}'": ("m",),
+    "KEY: '{{ .password | b64enc }}'": ("cEB3",),
+    "KEY: '{{ .password | urlquery }}'": ("p%40w",),
+    "KEY: '{{ .password | squote }}'": (),
+    "KEY: {password}": ("p@w",),
+    "KEY: $.password": ("p@w", "$.password"),
+    "KEY: .password": ("p@w", ".password"),
+    "KEY: $password": ("p@w", "$password"),
+    "KEY: ${username}": ("u",),
+    "KEY: $(username)": ("u",),
+    "KEY: ${my-key}": ("m",),
+    "KEY: postgres://${username}:${password}@h/it": ("postgres://u:p@w@h/it",),
+    "KEY: '{{ .username }}:{{ .password }}'": ("u:p@w",),
+    "KEY: {{ .username }}:{{ .password }}": ("u:p@w",),
+    # Texts in double quotes
+    'KEY: join(":", [username, p])': ("u:q",),
+    'KEY: \'join(": ", [username, p, "it\\"s"])\'': ('u: q: it"s',),
+    'KEY: \'join("", ["x", "my-key"])\'': ("xm",),
+    'KEY: \'{a: {"b-c": p, d: "e-f"}}\'': ('{"a":{"b-c":"q","d":"e-f"}}',),
+    "KEY: 'split(p, \"-\")'": ('["q"]',),
+    # Constants
+    "KEY: postgres://h/db?sslmode=require": ("postgres://h/db?sslmode=require",),
+    "KEY: h1:9092,h2:9092": ("h1:9092,h2:9092",),
+    "KEY: a=b": ("a=b",),
+    "KEY: c2VjcmV0==": ("c2VjcmV0==",),
+    "KEY: s3cr3t!": ("s3cr3t!",),
+    "KEY: it's": ("it's",),
+    "KEY: it's o'clock": ("it's o'clock",),
+    "KEY: hello, world!": ("hello, world!",),
+    "KEY: C:\\data": ("C:\\data",),
+    "KEY: C:\\it's\\": ("C:\\it's\\",),
+    "KEY: a#b;c": ("a#b;c",),
+    "KEY: db.internal": ("db.internal",),
+    "KEY: my-key": ("m", "my-key"),
 }

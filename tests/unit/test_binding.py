@@ -87,7 +87,7 @@ def test_binding_hash_changes_only_with_annotations_that_decide_on_data() -> Non
         ({"secret_id": "a", "stage": ""}, "name a staging label"),
         ({"secret_id": "a", "data": ""}, "at least one line"),
         ({"secret_id": "a", "data": "- a"}, "at least one line"),
-        ({"secret_id": "a", "data": "A: {b: c}"}, "quote the expression"),
+        ({"secret_id": "a", "data": "A: {b: c}"}, 'with the expression in quotes, as in A: "{b: c}"'),
         ({"secret_id": "a", "data": "A: *alias"}, "is not YAML (line 1"),
         ({"secret_id": "a", "data": "A: a\nA: b"}, "appears twice"),
         ({"secret_id": "a", "data": "A/B: a"}, "is not a valid key for a Secret"),

@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import re
 import string
 import urllib.parse
 from collections.abc import Mapping
@@ -11,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keyturn_receiver.core.advised_lines import constant_line
 from keyturn_receiver.core.binding import DATA, SECRET_ID, Binding, Entry, Source, Target, read_binding, read_spec
 from keyturn_receiver.core.like_json import is_like_json
 from keyturn_receiver.core.render import SecretVersion, costs, render
 from keyturn_receiver.errors import InvalidBinding, InvalidValue
-from support.value_corpus import CANARY, CORRECTED, MISTAKES, VALUES, YAML_MISTAKES, Case
+from support.value_corpus import ADVISED, ADVISED_VALUE, CANARY, CORRECTED, MISTAKES, VALUES, YAML_MISTAKES, Case
 
 SOURCE = Source("prod/db")
 TARGET = Target("team", "db")
@@ -51,7 +53,7 @@ def check_mistake(line: str, message: str, corrections: Mapping[str, bytes]) -> 
     for corrected, data in corrections.items():
         version = SecretVersion("arn", "prod/db", "v1", CORRECTED)
         assert list(render(bound(corrected), {SOURCE: version}).values()) == [data]
-        if "quotes, as in" in message or "quote the expression" in message:  # the message has the whole line
+        if "as in " in message or ": write " in message:  # the message has the whole line
             assert corrected in message
 
 
@@ -66,6 +68,50 @@ def test_mistake_in_an_expression_is_told_in_exact_words_and_their_advice_works(
 def test_line_that_is_not_yaml_is_told_in_exact_words_and_their_advice_works(line: str) -> None:
     words, corrections = YAML_MISTAKES[line]
     check_mistake(line, f"annotation {DATA}{words}", corrections)
+
+
+def message_about(line: str, value: str = ADVISED_VALUE) -> str:
+    with pytest.raises((InvalidBinding, InvalidValue)) as caught:
+        render(bound(line), {SOURCE: SecretVersion("arn", "prod/db", "v1", value)})
+    return str(caught.value)
+
+
+def advised(message: str) -> list[str]:
+    """Return the lines that a message says to write."""
+    return re.findall(r"(?:as in|write) (KEY: .+?)(?=, and a |, or, for a constant,|$)", message)
+
+
+@pytest.mark.parametrize("line", ADVISED)
+def test_each_line_that_a_message_says_to_write_gives_what_was_meant(line: str) -> None:
+    version = SecretVersion("arn", "prod/db", "v1", ADVISED_VALUE)
+    lines = advised(message_about(line))
+    assert [render(bound(each), {SOURCE: version})["KEY"].decode() for each in lines] == list(ADVISED[line])
+
+
+@given(st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_size=20))
+def test_line_of_a_constant_gives_the_constant(text: str) -> None:
+    assert (
+        render(bound(constant_line("KEY", text)), {SOURCE: SecretVersion("arn", "n", "v1", "{}")})["KEY"]
+        == text.encode()
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("quote", "to_json"), ("URL_ENCODE", "url_encode"), ("Base64_Encode", "base64_encode"), ("toJson", "to_json"),
+        ("encodeURIComponent", "url_encode"), ("tostring", "to_string"), ("url_encod", "url_encode"),
+        ("Lower", "lower"),
+    ],
+)  # fmt: skip
+def test_function_of_another_spelling_is_told_with_ours(name: str, near: str) -> None:
+    assert message_about(f"KEY: {name}(p)").endswith(f"the function {name!r} is not known: did you mean {near}()?")
+    assert render(bound(f"KEY: {near}(p)"), {SOURCE: SecretVersion("arn", "n", "v1", ADVISED_VALUE)})
+
+
+@pytest.mark.parametrize("name", ["foo", "bar", "env", "now", "sha256", "random"])
+def test_function_that_resembles_none_is_told_with_all_names(name: str) -> None:
+    assert f"the function {name!r} is not known: use one of abs, avg," in message_about(f"KEY: {name}(p)")
 
 
 NUMBERS = st.one_of(

@@ -43,15 +43,15 @@ _TEXT: Any = {"types": ["string", "number", "boolean"]}  # a number counts as it
 _BYTES: Any = {"types": ["string", "number", "boolean", "binary"]}
 _STRING: Any = {"types": ["string"]}
 
-# What others call these functions, for the advice about a function that does not exist.
+# What others call these functions, in lower case, for the advice about a function that does not exist.
 SYNONYMS = {
     "b64enc": "base64_encode", "base64": "base64_encode", "b64encode": "base64_encode", "base64encode": "base64_encode",
     "b64dec": "base64_decode", "b64decode": "base64_decode", "base64decode": "base64_decode",
-    "urlquery": "url_encode", "urlencode": "url_encode", "uri_encode": "url_encode", "encodeURIComponent": "url_encode",
-    "quote": "url_encode", "urldecode": "url_decode", "unquote": "url_decode",
-    "fromJson": "from_json", "parse_json": "from_json", "json_decode": "from_json", "toJson": "to_json",
-    "json_encode": "to_json", "toString": "to_string", "concat": "join", "printf": "join",
-    "toLower": "lower", "toUpper": "upper", "strip": "trim", "default": "not_null", "coalesce": "not_null",
+    "urlquery": "url_encode", "urlencode": "url_encode", "uri_encode": "url_encode", "encodeuricomponent": "url_encode",
+    "urldecode": "url_decode", "unquote": "url_decode",
+    "fromjson": "from_json", "parse_json": "from_json", "json_decode": "from_json", "tojson": "to_json",
+    "json_encode": "to_json", "quote": "to_json", "tostring": "to_string", "concat": "join", "printf": "join",
+    "tolower": "lower", "toupper": "upper", "strip": "trim", "default": "not_null", "coalesce": "not_null",
 }  # fmt: skip
 
 

@@ -1,12 +1,13 @@
 """Rendering: turns the values in AWS into the data of a Secret. It renders every key, or raises an error."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from keyturn_receiver.core.binding import DATA, SECRET_KEY, AliasedSources, Binding, Entry, Source, tell_all
 from keyturn_receiver.core.document import Document, QuotedJson, extent, read_document
 from keyturn_receiver.core.expression import MAX_COST, Extent, cost, evaluate
-from keyturn_receiver.core.expression_advice import constant_advice
+from keyturn_receiver.core.expression_advice import constant_advice, text_advice
 from keyturn_receiver.core.functions import EvaluationError, NothingSelected, to_bytes
 from keyturn_receiver.core.json_text import UnusableValue
 from keyturn_receiver.errors import InvalidValue
@@ -70,7 +71,7 @@ def render(
         except _FaultyDocument as error:
             errors += [str(error)] * (str(error) not in errors)
         except EvaluationError as error:
-            advice = constant_advice(entry.expression, entry.key) if isinstance(error, NothingSelected) else ""
+            advice = _advice(entry, documents) if isinstance(error, NothingSelected) else ""
             errors.append(f"key {entry.key} (expression {entry.expression!r:.120}): {error}{advice}")
         if budget < 0:
             if not errors:
@@ -144,6 +145,23 @@ def _select(entry: Entry, documents: Mapping[Source, Document], spent: int) -> o
             f"{error}; the value of {texts} in AWS is not JSON and has no properties: write the alias alone for the"
             " whole value"
         ) from None
+
+
+def _advice(entry: Entry, documents: Mapping[Source, Document]) -> str:
+    """Return how to write the expression if its author may have meant a text."""
+    content: object
+    if isinstance(entry.source, Source):
+        content = documents[entry.source].content
+    else:
+        content = {alias: documents[source].content_for(alias) for alias, source in entry.source.by_alias}
+
+    def selects(name: str) -> bool:
+        with suppress(EvaluationError):
+            evaluate(name, content, 0)
+            return True
+        return False
+
+    return constant_advice(entry.expression, entry.key) or text_advice(entry.expression, entry.key, selects)
 
 
 def _evaluate(expression: str, document: Document, spent: int) -> object:
