@@ -216,6 +216,12 @@ VALUES: Mapping[str, Case] = {
     "too deep, beside the number that stands for it": Case(
         f'{{"p":[0E+1,0E+01],"d":{"[" * 101}0E+001{"]" * 101},"q":0E+1}}', {"K": "p", "L": "q"},
         {"K": b"[0E+1,0E+01]", "L": b"0E+1"}),
+    **{f"digit {place} what is too deep": broken(
+        text, f"line 1, column {column}: a comma or a closing bracket is expected")
+       for place, text, column in (
+        ("before", '{"a":[],"p":5' + "[" * 101 + "]" * 101 + ',"c":1}', 14),
+        ("after", '{"a":[],"p":' + "[" * 101 + "]" * 101 + "5}", 215),
+        ("after the second of", '{"a":' + "[" * 101 + "]" * 101 + ',"p":' + "[" * 101 + "]" * 101 + "5}", 415))},
     "fault after 12,000 levels": broken(
         '{"p":' + "[\n" * 12_000 + "]" * 12_000 + ",}", "line 12001, column 12002: a comma has nothing after it"
     ),
@@ -479,6 +485,7 @@ ADVISED: Mapping[str, tuple[str, ...]] = {
     "KEY: @ # whole": (ADVISED_VALUE,),
     "KEY: @": (ADVISED_VALUE,),
     "KEY: `1` # one": ("1",),
+    "KEY: [a, 'x #', p] # two": ('["x","x #","q"]',),
     "KEY: 'x' || a # one": ("x",),
     "KEY: join(': ', [username, p]) # two": ("u: q",),
     "KEY: join(' #', [username, p]): x": (),

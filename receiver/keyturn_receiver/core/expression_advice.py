@@ -14,8 +14,8 @@ from keyturn_receiver.core.json_text import Unusable
 # Characters of a host name, a URL or a name with spaces, which may also be the name of a property.
 _NAME_LIKE = re.compile(r"[\w$.:/@%+~\- ]+")
 # A text that is not meant as an expression: it has no bracket, no double quote and no operator.
-_BARE_TEXT = re.compile(r"""(?!')(?=.*\w)[^][(){}|"`]+(?<!')""")
-_OPERATOR = re.compile(r"\s[=<>!&]|[=<>&]\s|[=!<>]=(?!=*\Z)|&&")
+_BARE_TEXT = re.compile(r"""(?!')(?=.*\w)[^][(){}|"`<>]+(?<!')""")
+_OPERATOR = re.compile(r"\s[=!&]|[=&]\s|[=!]=(?!=*\Z)|&&")
 # Parts of an expression that evaluate something else than the document.
 _INNER = re.compile(r"[*|&]|\[[]?]|\.\s*[\[{]|[\]})]\s*\.")
 _PATH = re.compile(r'"?[A-Za-z_][\w.:/ -]*"?')  # what somebody may have taken for a text
@@ -48,17 +48,19 @@ def text_advice(expression: str, key: str, selects: Callable[[str], bool]) -> st
 
     In JMESPath a double quote begins a name. ``selects`` says whether an expression selects something.
     """
-    texts: list[str] = []
+    first = ""
     corrected, end = "", 0
     for match in _QUOTED.finditer(expression):
         is_text = match["quote"] == '"' and match["end"] and not expression[match.end() :].lstrip().startswith(":")
         if is_text and not expression[: match.start()].rstrip().endswith(".") and not selects(match[0]):
-            texts.append(text_literal(json.loads(match[0])))
-            corrected, end = corrected + expression[end : match.start()] + texts[-1], match.end()
-    if not texts:
+            first = first or match[0]
+            text = text_literal(json.loads(match[0]))
+            corrected, end = corrected + expression[end : match.start()] + text, match.end()
+    if not first:
         return ""
     line = f"{key}: {quoted(corrected + expression[end:])}"
-    advice = f"; a text needs single quotes, as in {texts[0]:.80}"
+    literal = text_literal(json.loads(first))
+    advice = f"; if {first:.80} is meant as a text, it needs single quotes, as in {literal:.80}"
     return advice if _INNER.search(expression) or len(line) > _MAX_LINE else f"{advice}: write {line}"
 
 

@@ -192,8 +192,9 @@ def _without_the_deep(text: str, mark: str) -> tuple[str, list[tuple[int, int]]]
             if depth == MAX_DEPTH + 1:
                 shallow += text[kept:begin]
                 kept = token.end()
-                cuts.append((len(shallow), kept - begin - len(mark)))
-                shallow += mark
+                # Blanks keep the number apart from digits beside it, which are a fault in the text.
+                cuts += [(len(shallow), -1), (len(shallow) + 1, kept - begin - len(mark) - 1)]
+                shallow += f" {mark} "
             depth -= 1
     if depth > MAX_DEPTH:
         raise MalformedJson(f"{place(text, len(text))}: {depth} brackets are not closed")

@@ -138,6 +138,9 @@ def _select(entry: Entry, documents: Mapping[Source, Document], spent: int) -> o
             entry.expression, {alias: document.content_for(alias) for alias, document in named.items()}, spent
         )
     except NothingSelected as error:
+        for alias, document in named.items():
+            if isinstance(content := document.content_for(alias), QuotedJson):
+                raise EvaluationError(content.fault) from None
         texts = ", ".join(alias for alias, document in named.items() if not document.is_json)
         if not texts:
             raise

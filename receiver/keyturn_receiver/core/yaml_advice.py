@@ -8,9 +8,9 @@ from keyturn_receiver.core.expression import validate_expression
 from keyturn_receiver.core.expression_advice import is_bare_text
 
 _ASSIGNMENT = re.compile(r"\s*(?P<key>[-._A-Za-z0-9]{1,253})\s*=\s*(?P<expression>\S.*?)\s*")
-_LINE = re.compile(r"\s*(?P<key>[-._A-Za-z0-9]{1,253})\s*:\s+(?P<expression>\S.*?)\s*")
+_LINE = re.compile(r"(?P<key>[-._A-Za-z0-9]{1,253})\s*:\s+(?P<expression>\S.*)")  # without blanks around it
 _SCALAR = re.compile(r"""'(?:[^']|'')*+'|"(?:[^"\\]|\\.)*+\"""")  # in quotes
-_COMMENT = re.compile(r"\s+#.*")
+_COMMENT = re.compile(r"\s+(?=#)")
 _PATTERN = re.compile(r"[*&][\w.*/:-]*[\w/]")  # `*.example.com` is an expression, but seldom meant as one
 MAX_LINE = 160  # characters; a longer line is not repeated in a message
 
@@ -40,7 +40,7 @@ def line_of_assignment(text: str) -> str | None:
 
 
 def _match(line: str) -> re.Match[str] | None:
-    return _LINE.fullmatch(line) if len(line) <= MAX_LINE else None
+    return _LINE.fullmatch(line.strip()) if len(line) <= MAX_LINE else None
 
 
 def _opens_a_quote(expression: str) -> bool:
@@ -52,7 +52,7 @@ def _without_comment(expression: str) -> tuple[str, str]:
     for match in _COMMENT.finditer(expression):
         before = expression[: match.start()]
         if before and all(before.count(quote) % 2 == 0 for quote in "'\"`"):
-            return before, match[0]
+            return before, expression[match.start() :]
     return expression, ""
 
 
