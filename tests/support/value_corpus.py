@@ -268,6 +268,10 @@ VALUES: Mapping[str, Case] = {
                                    {"K": b"z", "L": b"c", "M": b"2"}),
     "name that cannot be a key": Case('{"a":1,"hunter2 x":1}', words=NO_KEY.format(2)),
     "text for an expression": Case("hunter2", {"K": "a"}, words=f"key K (expression 'a'): {NOT_JSON}"),
+    "text for an expression with a text in double quotes": Case("hunter2", {"K": 'join(":", [@])'}, words=(
+        "key K (expression 'join(\":\", [@])'): join() takes a text, and gets a property that is not there, or is null:"
+        " correct the expression, or add the property in AWS; if \":\" is meant as a text, it needs single quotes, as"
+        " in ':': write K: \"join(':', [@])\"")),
     "bytes for an expression": Case(b"\xff", {"K": "a"}, words=f"key K (expression 'a'): {NOT_JSON}"),
     # Functions
     "url_encode()": Case('{"p":"m7%Zq#T?w[9:k~&x -._/é"}', {"K": "url_encode(p)"},

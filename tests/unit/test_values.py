@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyturn_receiver.core.advised_lines import constant_line
+from keyturn_receiver.core.aliases import SECRETS
 from keyturn_receiver.core.binding import DATA, SECRET_ID, Binding, Entry, Source, Target, read_binding, read_spec
 from keyturn_receiver.core.like_json import is_like_json
 from keyturn_receiver.core.render import SecretVersion, costs, render
@@ -78,7 +79,7 @@ def message_about(line: str, value: str = ADVISED_VALUE) -> str:
 
 def advised(message: str) -> list[str]:
     """Return the lines that a message says to write."""
-    return re.findall(r"(?:as in|write) (KEY: .+?)(?=, and a |, or, for a constant,|$)", message)
+    return re.findall(r"(?:as in|write) (KEY: .+?)(?=, and a |, or, for a constant,|; annotation |$)", message)
 
 
 @pytest.mark.parametrize("line", ADVISED)
@@ -86,6 +87,23 @@ def test_each_line_that_a_message_says_to_write_gives_what_was_meant(line: str) 
     version = SecretVersion("arn", "prod/db", "v1", ADVISED_VALUE)
     lines = advised(message_about(line))
     assert [render(bound(each), {SOURCE: version})["KEY"].decode() for each in lines] == list(ADVISED[line])
+
+
+PIECES = st.sampled_from(
+    [*"abp.'\"`@$*&#:,!=%{}[]()<>|\\- 1é", "{{", "}}", "${", "join('', ", ' ": ', " # ", "my-key", "\n"]
+)
+
+
+@pytest.mark.filterwarnings("ignore:deprecated string literal syntax")  # of the library, for text in backquotes
+@given(st.lists(PIECES, min_size=1, max_size=12).map("".join), st.booleans())
+def test_each_line_in_a_message_about_any_text_is_valid(text: str, several: bool) -> None:
+    names = {SECRETS: "p: x\nq: y"} if several else {SECRET_ID: "prod/db"}
+    try:
+        read_binding(TARGET, read_spec({**names, DATA: f"KEY: {text}\nP: p"}))
+    except InvalidBinding as error:
+        lines = advised(str(error))
+        for line in lines:
+            read_binding(TARGET, read_spec({**names, DATA: f"{line}\nP: p" + "\nQ: q" * several}))
 
 
 @given(st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_size=20))

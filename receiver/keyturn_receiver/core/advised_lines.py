@@ -54,7 +54,8 @@ def property_path(path: str, aliases: Sequence[str] = ()) -> str:
 
 def property_line(key: str, path: str, aliases: Sequence[str] = ()) -> str:
     """Return the line that selects a property."""
-    return f"{key}: '{property_path(path, aliases)}'"
+    path = property_path(path, aliases).replace("'", "''")
+    return f"{key}: '{path}'"
 
 
 def reference_line(key: str, text: str, aliases: Sequence[str] = ()) -> str | None:

@@ -367,10 +367,7 @@ def _read_aliased(
         elif unknown := sorted(scope.names - aliases.keys()):
             faults.append(
                 f"annotation {DATA}: key {key}: {', '.join(unknown):.80} is no alias in {SECRETS}: use one of {known}"
-                + (
-                    alias_advice(expression, key, unknown[0], tuple(aliases))
-                    or text_advice(expression, key, lambda name: name.strip('"') in aliases)
-                )
+                + (alias_advice(expression, key, unknown[0], tuple(aliases)) or text_advice(expression, key, aliases))
             )
         named = tuple((alias, aliases[alias]) for alias in aliases if alias in scope.names)
         entries.append(Entry(key, AliasedSources(named), expression))
@@ -382,6 +379,14 @@ def _read_aliased(
             f"annotation {SECRETS}: no expression in {DATA} uses {', '.join(unused)}: remove the line, or use it"
         )
     return tuple(entries)
+
+
+def _alias_or_text_advice(expression: str, key: str, unknown: Sequence[str], aliases: Sequence[str]) -> str:
+    """Return what to write in place of an expression with names that are no aliases, as the end of a sentence."""
+    if advice := alias_advice(expression, key, unknown[0], aliases):
+        return advice
+    are_quoted = all(f'"{name}"' in expression for name in unknown)
+    return text_advice(expression, key, dict.fromkeys(aliases, True)) if are_quoted else ""
 
 
 def _read_selectors(text: str, aliases: tuple[str, ...]) -> _Selectors:

@@ -3,7 +3,7 @@
 import difflib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 from jmespath.exceptions import JMESPathTypeError, ParseError
 
@@ -43,19 +43,20 @@ def constant_advice(expression: str, key: str) -> str:
     return f", or, for a constant, write {constant_line(key, text.strip(chr(34)))}"
 
 
-def text_advice(expression: str, key: str, selects: Callable[[str], bool]) -> str:
-    """Return how to write the texts in double quotes that no property has as its name, or an empty text.
+def text_advice(expression: str, key: str, properties: Mapping[str, object]) -> str:
+    """Return how to write the texts in double quotes that none of the properties has as its name, or an empty text.
 
-    In JMESPath a double quote begins a name. ``selects`` says whether an expression selects something.
+    In JMESPath a double quote begins a name.
     """
     first = ""
     corrected, end = "", 0
     for match in _QUOTED.finditer(expression):
         is_text = match["quote"] == '"' and match["end"] and not expression[match.end() :].lstrip().startswith(":")
-        if is_text and not expression[: match.start()].rstrip().endswith(".") and not selects(match[0]):
-            first = first or match[0]
-            text = text_literal(json.loads(match[0]))
-            corrected, end = corrected + expression[end : match.start()] + text, match.end()
+        if is_text and not expression[: match.start()].rstrip().endswith("."):
+            text = json.loads(match[0])
+            if properties.get(text) is None:
+                first = first or match[0]
+                corrected, end = corrected + expression[end : match.start()] + text_literal(text), match.end()
     if not first:
         return ""
     line = f"{key}: {quoted(corrected + expression[end:])}"

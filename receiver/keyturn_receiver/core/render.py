@@ -1,7 +1,6 @@
 """Rendering: turns the values in AWS into the data of a Secret. It renders every key, or raises an error."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from keyturn_receiver.core.binding import DATA, SECRET_KEY, AliasedSources, Binding, Entry, Source, tell_all
@@ -152,19 +151,13 @@ def _select(entry: Entry, documents: Mapping[Source, Document], spent: int) -> o
 
 def _advice(entry: Entry, documents: Mapping[Source, Document]) -> str:
     """Return how to write the expression if its author may have meant a text."""
-    content: object
-    if isinstance(entry.source, Source):
-        content = documents[entry.source].content
-    else:
-        content = {alias: documents[source].content_for(alias) for alias, source in entry.source.by_alias}
-
-    def selects(name: str) -> bool:
-        with suppress(EvaluationError):
-            evaluate(name, content, 0)
-            return True
-        return False
-
-    return constant_advice(entry.expression, entry.key) or text_advice(entry.expression, entry.key, selects)
+    expression, key = entry.expression, entry.key
+    if not isinstance(entry.source, Source):
+        return constant_advice(expression, key) or text_advice(expression, key, dict(entry.source.by_alias))
+    content = documents[entry.source].content
+    return constant_advice(expression, key) or text_advice(
+        expression, key, content if isinstance(content, dict) else {}
+    )
 
 
 def _evaluate(expression: str, document: Document, spent: int) -> object:
@@ -175,10 +168,10 @@ def _evaluate(expression: str, document: Document, spent: int) -> object:
     try:
         return evaluate(expression, document.content, spent)
     except NothingSelected:
-        if document.is_json:
-            raise
         if isinstance(document.content, QuotedJson):
             raise EvaluationError(document.content.fault) from None
+        if document.is_json or ("(" in expression and text_advice(expression, "", {})):
+            raise
         raise EvaluationError(
             "the value in AWS is not JSON: use the expression @, which takes the whole value, and which YAML needs in"
             ' quotes: "@"'

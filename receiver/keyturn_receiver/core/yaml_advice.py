@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 
 from keyturn_receiver.core.advised_lines import constant_line, property_line, quoted, reference_line
-from keyturn_receiver.core.expression import validate_expression
+from keyturn_receiver.core.aliases import Scope, scope_of
+from keyturn_receiver.core.expression import is_property, validate_expression
 from keyturn_receiver.core.expression_advice import is_bare_text
 
 _ASSIGNMENT = re.compile(r"\s*(?P<key>[-._A-Za-z0-9]{1,253})\s*=\s*(?P<expression>\S.*?)\s*")
@@ -64,6 +65,8 @@ def _advice(key: str, expression: str, comment: str, aliases: Sequence[str]) -> 
     if _opens_a_quote(expression):
         return _closed(key, expression[0], expression[1:].strip(), aliases) + comment
     if not validate_expression(expression, key, aliases):
+        if not _is_within(expression, aliases):
+            return "with the expression in quotes"
         constant = (
             f", or, for a constant, as in {constant_line(key, expression)}" if _PATTERN.fullmatch(expression) else ""
         )
@@ -75,10 +78,16 @@ def _advice(key: str, expression: str, comment: str, aliases: Sequence[str]) -> 
 
 def _closed(key: str, quote: str, inner: str, aliases: Sequence[str]) -> str:
     """Return the advice about an expression whose first quote has no end."""
-    if inner and not validate_expression(inner, key, aliases):
+    if inner and not validate_expression(inner, key, aliases) and _is_within(inner, aliases):
         line = f"{key}: {quoted(inner)}"
-    elif not is_bare_text(inner):
+    elif not is_bare_text(inner) and not is_property(inner):
         return "with each quote closed"
     else:
         line = property_line(key, inner, aliases) if quote == '"' else constant_line(key, inner)
     return f"with each quote closed, as in {line}"
+
+
+def _is_within(expression: str, aliases: Sequence[str]) -> bool:
+    """Return whether a valid expression names nothing but aliases, if there are any."""
+    scope = scope_of(expression) if aliases else Scope(frozenset())
+    return not scope.whole and scope.names <= set(aliases)
