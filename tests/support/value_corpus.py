@@ -13,10 +13,13 @@ TWICE = "it is there twice under the same name: keep one of the two in AWS"
 TOO_DEEP = "it is nested too deeply, in more than 100 objects and lists: make it flatter in AWS"
 SURROGATE = "it holds half a surrogate pair, which is not text: correct the value in AWS"
 NOTHING = "there is no such property, or it is null: correct the expression, or add the property in AWS"
+NO_NUMBER = "to_number() gets a value that is not a number: correct it in AWS, or leave the function out"
 NOT_JSON = (
     "the value in AWS is not JSON: use the expression @, which takes the whole value, and which YAML needs in"
     ' quotes: "@"'
 )
+QUOTED_JSON = '"{\\"a\\":\\"hunter2\\",\\"b\\":1.10}"'
+QUOTED = "the value is JSON inside a quoted text: store it in AWS without the outer quotes, or use from_json({})"
 NO_KEY = (
     "its property number {} has a name that cannot be a key of a Secret: name the keys you need with keyturn.dev/data"
 )
@@ -54,8 +57,8 @@ def one(value: str, data: bytes) -> Case:
     return Case(f'{{"p":{value}}}', {}, {"p": data})
 
 
-NUMBERS = ["1.10", "1e400", "-1E-400", "12345678901234567890123", "-0", "-0.0", "0", "1E+2", "1e5", "0.1000",
-           "3.14159265358979323846", "9" * 60_000]  # fmt: skip
+NUMBERS = ["1.10", "1e400", "-1E-400", "12345678901234567890123", "-0", "-0.0", "0", "1E+2", "1e5", "0E+1",
+           "0E+0000000000000001", "0.1000", "3.14159265358979323846", "9" * 60_000]  # fmt: skip
 
 VALUES: Mapping[str, Case] = {
     # What `@` takes
@@ -155,7 +158,7 @@ VALUES: Mapping[str, Case] = {
         "{a:hunter2}": "line 1, column 2: a property's name in double quotes is expected",
         "{'a':'hunter2'}": "line 1, column 2: a property's name in double quotes is expected",
         '{\\"a\\":\\"hunter2\\"}': "line 1, column 2: a property's name in double quotes is expected",
-        '"{\\"a\\":\\"hunter2\\"}"': "line 1, column 1: other characters come first",
+        '"{\\"a\\":\\"hunter2\\",}"': "line 1, column 1: other characters come first",
         "'{\"a\":\"hunter2\"}'": "line 1, column 1: other characters come first",
         '{"a":hunter2}': "line 1, column 6: a value is expected, and a text needs double quotes",
         '{"a":01}': "line 1, column 7: a comma or a closing bracket is expected",
@@ -168,12 +171,57 @@ VALUES: Mapping[str, Case] = {
         '{"a":"hunter2"}\0': "line 1, column 16: the JSON has ended, and more text follows",
         "[" * 100_000: "line 1, column 100001: 100000 brackets are not closed",
     }.items()},
+    # Texts that a person takes for JSON
+    **{f"like JSON: {value[:24]!r}": broken(value, cause) for cause, values in {
+        "line 1, column 1: other characters come first": (
+            '\0{"a":"hunter2"}', '\v{"a":"hunter2"}', '\f{"a":"hunter2"}', '\u2028{"a":"hunter2"}',
+            '\u2029{"a":"hunter2"}', '\u200e{"a":"hunter2"}', '```json\n{"a":"hunter2"}\n```', '```\n["hunter2"]\n```',
+            "“{“a”: “hunter2”}”", '\ufeff\ufeff{"a":"hunter2"}'),
+        "line 1, column 2: a property's name in double quotes is expected": (
+            "{“password”: “hunter2”}", "{\u2018password\u2019: \u2018hunter2\u2019}",
+            "{«password»: «hunter2»}", '{password="hunter2"}',
+            "{password: hunter2}", '{,"a":"hunter2"}', '{\\n  "a": "hunter2"}', '{\\n  \\"a\\": 1}', "{'a': None}",
+            "{'hunter"),
+        "line 1, column 2: a value is expected, and a text needs double quotes": (
+            "[None]", "[True]", "[False, None]", "[“hunter2”]", "['hunter2']", "[undefined]"),
+    }.items() for value in values},
+    **{f"not like JSON: {value}": whole(value) for value in (
+        '["15YyQ]q{hunter2}', "{}Mj=hunter2", "{'hunter#2", "[10.0.0.1]:80", "[5]hunter2", "[1]\nuser=hunter2",
+        "[true]\nuser=hunter2", "{hunter:2", "{hunter", "{%hunter2%}", '[[x]]\ny="hunter2"', "`hunter2`", "[`hunter2`]",
+    )},
+    # JSON inside a quoted text
+    "quoted JSON": Case(QUOTED_JSON, words=f"{QUOTED.format('@')}, or take it as it is with the expression @"),
+    "quoted JSON after a byte order mark": Case("\ufeff" + QUOTED_JSON, {"K": "from_json(@).a"}, {"K": b"hunter2"}),
+    "@ of quoted JSON": as_it_is(QUOTED_JSON),
+    "from_json() of quoted JSON": Case(
+        QUOTED_JSON, {"K": "from_json(@)", "L": "from_json(@).a", "M": "from_json(@) | b", "N": "url_encode(@)",
+                      "O": "type(@)"},
+        {"K": b'{"a":"hunter2","b":1.10}', "L": b"hunter2", "M": b"1.10",
+         "N": b"%7B%22a%22%3A%22hunter2%22%2C%22b%22%3A1.10%7D",
+         "O": b"string"}),
+    **{f"quoted JSON for {expression}": Case(QUOTED_JSON, {"K": expression}, words=(
+        f"key K (expression {expression!r}): {QUOTED.format('@')}{advice}")) for expression, advice in {
+        "a": ", as in from_json(@).a", '"a-b".c': ', as in from_json(@)."a-b"', "a || 'x'": ", as in from_json(@).a",
+        "{k: a}": ", as in from_json(@).a", "join('', ['x', a])": ", as in from_json(@).a", "[0]": "", "*": "",
+    }.items()},
+    "quoted text": whole('"hunter2"'), "quoted list": whole('"[1]"'),
     "broken for an expression": Case('{"a":"hunter2",}', {"K": "a", "L": "b"}, words=BROKEN.format(
         "line 1, column 16: a comma has nothing after it")),
     # Depth
     "100 levels": Case("{" + '"p":{' * 99 + "}" * 100, {}, {"p": b'{"p":' * 98 + b"{}" + b"}" * 98}),
     "102 levels": Case('{"p":' * 102 + "1" + "}" * 102, words=f"its property number 1: {TOO_DEEP}"),
     "12,000 levels": Case('{"p":' + "[" * 12_000 + "]" * 12_000 + "}", words=f"its property number 1: {TOO_DEEP}"),
+    "too deep, in many ways": Case(f'{{"p":{"[" * 101}1{"]" * 101}}}', {"K": "p"},
+                                   words=f"key K (expression 'p'): {TOO_DEEP}"),
+    "too deep, beside the number that stands for it": Case(
+        f'{{"p":[0E+1,0E+01],"d":{"[" * 101}0E+001{"]" * 101},"q":0E+1}}', {"K": "p", "L": "q"},
+        {"K": b"[0E+1,0E+01]", "L": b"0E+1"}),
+    **{f"digit {place} what is too deep": broken(
+        text, f"line 1, column {column}: a comma or a closing bracket is expected")
+       for place, text, column in (
+        ("before", '{"a":[],"p":5' + "[" * 101 + "]" * 101 + ',"c":1}', 14),
+        ("after", '{"a":[],"p":' + "[" * 101 + "]" * 101 + "5}", 215),
+        ("after the second of", '{"a":' + "[" * 101 + "]" * 101 + ',"p":' + "[" * 101 + "]" * 101 + "5}", 415))},
     "fault after 12,000 levels": broken(
         '{"p":' + "[\n" * 12_000 + "]" * 12_000 + ",}", "line 12001, column 12002: a comma has nothing after it"
     ),
@@ -202,8 +250,28 @@ VALUES: Mapping[str, Case] = {
                                            words=f"key K (expression \"join('',[a])\"): {TWICE}"),
     "two of one name, for type()": Case('{"a":"x","a":"y"}', {"K": "type(a)"},
                                         words=f"key K (expression 'type(a)'): {TWICE}"),
+    **{f"{name} in {expression}": Case(value, {"K": expression.format(part)},
+                                       words=f"key K (expression {expression.format(part)!r:.120}): {words}")
+       for name, value, part, words in (
+        ("two of one name", '{"a":["x"],"a":["y"],"c":"hunter2","l":[{}]}', "a", TWICE),
+        ("too deep", '{"c":"hunter2","l":[{}],"a":' + '{"a":' * 100 + "1" + "}" * 101, ".".join("a" * 100), TOO_DEEP))
+       for expression in (
+        "{} || c", "!({})", "{} && c", "c && {}", "{} == c", "c != {}", "{} > `0` && c || 'd'", "{}[]", "{}.*", "{}[*]",
+        "{}[?c]", "{} | c", "[{}, c]", "not_null({}, c)", "length({})", "to_string({})", "to_array({})", "type({})",
+        "contains({}, c)", "merge({}, l[0])", "@.{}", "{}[0] || c", "not_null({}[0], c)", "{}.b || c", "{}[1:] || c",
+       )},
+    **{f"two of one name inside, in {expression}": Case('{"l":[{"b":1,"b":2}],"m":[{"b":1,"b":2}]}', {"K": expression},
+                                                        words=f"key K (expression {expression!r}): {TWICE}")
+       for expression in ("l == m", "l[0] != m[0]", "contains(l, m[0])", "l[*].*", "l[0].values(@)[0]", "to_string(l)",
+                          "[l]", "map(&b, l)", "l[*].b || 'c'", "l[?b]", "l[].b", "sort_by(l, &b)")},
+    "beside two of one name": Case('{"a":1,"a":2,"c":"z"}', {"K": "c || a", "L": "keys(@)[1]", "M": "length(@)"},
+                                   {"K": b"z", "L": b"c", "M": b"2"}),
     "name that cannot be a key": Case('{"a":1,"hunter2 x":1}', words=NO_KEY.format(2)),
     "text for an expression": Case("hunter2", {"K": "a"}, words=f"key K (expression 'a'): {NOT_JSON}"),
+    "text for an expression with a text in double quotes": Case("hunter2", {"K": 'join(":", [@])'}, words=(
+        "key K (expression 'join(\":\", [@])'): join() takes a text, and gets a property that is not there, or is null:"
+        " correct the expression, or add the property in AWS; if \":\" is meant as a text, it needs single quotes, as"
+        " in ':': write K: \"join(':', [@])\"")),
     "bytes for an expression": Case(b"\xff", {"K": "a"}, words=f"key K (expression 'a'): {NOT_JSON}"),
     # Functions
     "url_encode()": Case('{"p":"m7%Zq#T?w[9:k~&x -._/é"}', {"K": "url_encode(p)"},
@@ -255,12 +323,43 @@ VALUES: Mapping[str, Case] = {
         '{auths: {"registry.example.com": {username: u, password: p, auth: base64_encode(join(\':\', [u, p]))}}}')},
         {".dockerconfigjson": b'{"auths":{"registry.example.com":{"username":"app","password":"hunter2",'
                               b'"auth":"YXBwOmh1bnRlcjI="}}}'}),
-    "null for a function": Case('{"p":"hunter2"}', {"K": "join('',[p,q])"}, words=(
-        "key K (expression \"join('',[p,q])\"): join() takes a list of texts, and gets a property that is not there, or"
+    "null for a function": Case('{"p":"hunter2"}', {"K": "join(p,q)"}, words=(
+        "key K (expression 'join(p,q)'): join() takes a list of texts, and gets a property that is not there, or"
         " is null: correct the expression, or add the property in AWS")),
+    **{f"null in {expression}": Case('{"p":"hunter2","l":[{"p":1}],"n":null}', {"K": expression},
+                                     words=f"key K (expression {expression!r}): {NOTHING}")
+       for expression in (
+        "to_string(q)", "to_json(q)", "to_array(q)", "to_string(n)", "{p: p, q: q}", "[p, n]", "l[].{p: p, q: q}",
+        "map(&q, l)", "join('', [p, ':', q])", "join('', ['postgres://', p, ':', to_string(port), '/app'])",
+        "{auths: {\"r\": {username: usr, password: p}}}", "merge(l[0], {q: q})", "[q || n]", "[p && n]", "[p | q]",
+        "[l[5]]", "[not_null(q, n)]", "[p][?@].q | [@, q]", "to_string(q || n) || p", "[`{\"q\": null}`.q]",
+    )},
+    **{f"null of the author in {expression}": Case('{"p":"x"}', {"K": expression}, {"K": data})
+       for expression, data in {
+        "to_string(`null`)": b"null", "to_json(`null`)": b"null", "to_array(`null`)": b"[null]",
+        "{p: p, q: `null`}": b'{"p":"x","q":null}', "[p, q || `null`]": b'["x",null]', "[p && `null`]": b"[null]",
+        "[not_null(q, `null`)]": b"[null]", "map(&`null`, [p])": b"[null]", "[p, `{\"a\": null}`]": b'["x",{"a":null}]',
+        "[q || p]": b'["x"]', "[p | `null`]": b"[null]",
+    }.items()},
+    **{f"null inside what is copied whole by {expression}": Case('{"o":{"a":null,"l":[null]}}', {"K": expression},
+                                                                 {"K": data})
+       for expression, data in {
+        "o": b'{"a":null,"l":[null]}', "to_string(o)": b'{"a":null,"l":[null]}', "[o]": b'[{"a":null,"l":[null]}]',
+        "to_array(o)": b'[{"a":null,"l":[null]}]', "map(&l, [o])": b"[[null]]", "values(o)": b"[null,[null]]",
+        "merge(o, {b: 'x'})": b'{"a":null,"l":[null],"b":"x"}', "type(o.a)": b"null", "o.a == `null`": b"true",
+    }.items()},
     "number for join()": Case('{"p":"hunter2","n":1}', {"K": "join('',[p,n])"}, words=(
         "key K (expression \"join('',[p,n])\"): join() takes a list of texts, and got a value of the wrong type:"
         " convert it with to_string() or to_number()")),
+    **{f"to_number() of no number, in {expression}": Case(
+        '{"p":"hunter2","l":[1]}', {"K": expression}, words=f"key K (expression {expression!r}): {NO_NUMBER}")
+       for expression in ("to_number(p)", "to_number(l)", "[to_number(p)]", "to_number(p) || to_number(l)",
+                          "to_string(to_number(p))", "map(&to_number(@), [p])")},
+    "to_number() of no number, with another value": Case('{"p":"x"}', {"K": "to_number(p) || `5432`"}, {"K": b"5432"}),
+    "to_number() of nothing": Case('{"p":"x"}', {"K": "to_number(q)"},
+                                   words=f"key K (expression 'to_number(q)'): {NOTHING}"),
+    "to_number() of a text that is not JSON": Case("hunter2", {"K": "to_number(@)"},
+                                                   words=f"key K (expression 'to_number(@)'): {NO_NUMBER}"),
     # Constants
     "constant": Case('{"p":1}', {"DB_HOST": "'db.internal'"}, {"DB_HOST": b"db.internal"}),
     "constant without its quotes": Case('{"p":1}', {"DB_HOST": "db.internal"}, words=(
@@ -348,6 +447,7 @@ MISTAKES: Mapping[str, tuple[str, Mapping[str, bytes]]] = {
 
 # The same for lines that are not YAML, or not YAML's plain text. The words stand after "annotation keyturn.dev/data".
 NOT_YAML = " is not YAML (line 1, column {}): write one `KEY: expression` per line"
+PLAIN_TEXT = ", line 1: key and expression must be plain text: write the line "
 QUOTES = ", with the expression in quotes, as in "
 YAML_MISTAKES: Mapping[str, tuple[str, Mapping[str, bytes]]] = {
     "KEY: @": (NOT_YAML.format(6) + QUOTES + 'KEY: "@"', {'KEY: "@"': CORRECTED.encode()}),
@@ -360,11 +460,11 @@ YAML_MISTAKES: Mapping[str, tuple[str, Mapping[str, bytes]]] = {
         {"KEY: \"'x' || a\"": b"x"},
     ),
     "KEY: [a, b]": (
-        ', line 1: key and expression must be plain text: quote the expression: KEY: "[a, b]"',
+        PLAIN_TEXT + 'with the expression in quotes, as in KEY: "[a, b]"',
         {'KEY: "[a, b]"': b'["x","y"]'},
     ),
     "KEY: {c: a}": (
-        ', line 1: key and expression must be plain text: quote the expression: KEY: "{c: a}"',
+        PLAIN_TEXT + 'with the expression in quotes, as in KEY: "{c: a}"',
         {'KEY: "{c: a}"': b'{"c":"x"}'},
     ),
     "KEY=a": (
@@ -372,4 +472,70 @@ YAML_MISTAKES: Mapping[str, tuple[str, Mapping[str, bytes]]] = {
         {"KEY: a": b"x"},
     ),
     "KEY: [a": (" is not YAML (line 2, column 1): write one `KEY: expression` per line", {}),
+}
+
+# For each line with a mistake: what the lines that the message says to write give, in their order, with this value.
+ADVISED_VALUE = (
+    '{"my-key":"m","password":"p@w","username":"u","port":5432,"db":{"my-key":"inner","host":"h"},"p":"q","a":"x"}'
+)
+ADVISED: Mapping[str, tuple[str, ...]] = {
+    # Quotes, comments and signs that YAML does not take
+    'KEY: "my-key': ("m",),
+    'KEY: "password': ("p@w",),
+    "KEY: \"join('', [username, p])": ("uq",),
+    "KEY: 'my text": ("my text",),
+    'KEY: "my-key\nB: b': ("m",),
+    'KEY: "my-key\nB: "b"': ("m",),
+    "KEY: @ # whole": (ADVISED_VALUE,),
+    "KEY: @": (ADVISED_VALUE,),
+    "KEY: `1` # one": ("1",),
+    "KEY: [a, 'x #', p] # two": ('["x","x #","q"]',),
+    "KEY: 'x' || a # one": ("x",),
+    "KEY: join(': ', [username, p]) # two": ("u: q",),
+    "KEY: join(' #', [username, p]): x": (),
+    "KEY: *.example.com": ("[]", "*.example.com"),
+    "KEY: %appdata%": ("%appdata%",),
+    "KEY: @home": ("@home",),
+    "KEY: user: x": ("user: x",),
+    "KEY: 'x' && 'y'": ("y",),
+    "KEY: {a: p}": ('{"a":"q"}',),
+    # References of templates and shells
+    "KEY: {{ .password }}": ("p@w",),
+    "KEY: {{password}}": ("p@w",),
+    "KEY: '{{ .db.host }}'": ("h",),
+    "KEY: '{{- .my-key -}}'": ("m",),
+    "KEY: '{{ index . \"my-key\" }}'": ("m",),
+    "KEY: '{{ .password | b64enc }}'": ("cEB3",),
+    "KEY: '{{ .password | urlquery }}'": ("p%40w",),
+    "KEY: '{{ .password | squote }}'": (),
+    "KEY: {password}": ("p@w",),
+    "KEY: $.password": ("p@w", "$.password"),
+    "KEY: .password": ("p@w", ".password"),
+    "KEY: $password": ("p@w", "$password"),
+    "KEY: ${username}": ("u",),
+    "KEY: $(username)": ("u",),
+    "KEY: ${my-key}": ("m",),
+    "KEY: postgres://${username}:${password}@h/it": ("postgres://u:p@w@h/it",),
+    "KEY: '{{ .username }}:{{ .password }}'": ("u:p@w",),
+    "KEY: {{ .username }}:{{ .password }}": ("u:p@w",),
+    # Texts in double quotes
+    'KEY: join(":", [username, p])': ("u:q",),
+    'KEY: \'join(": ", [username, p, "it\\"s"])\'': ('u: q: it"s',),
+    'KEY: \'join("", ["x", "my-key"])\'': ("xm",),
+    'KEY: \'{a: {"b-c": p, d: "e-f"}}\'': ('{"a":{"b-c":"q","d":"e-f"}}',),
+    "KEY: 'split(p, \"-\")'": ('["q"]',),
+    # Constants
+    "KEY: postgres://h/db?sslmode=require": ("postgres://h/db?sslmode=require",),
+    "KEY: h1:9092,h2:9092": ("h1:9092,h2:9092",),
+    "KEY: a=b": ("a=b",),
+    "KEY: c2VjcmV0==": ("c2VjcmV0==",),
+    "KEY: s3cr3t!": ("s3cr3t!",),
+    "KEY: it's": ("it's",),
+    "KEY: it's o'clock": ("it's o'clock",),
+    "KEY: hello, world!": ("hello, world!",),
+    "KEY: C:\\data": ("C:\\data",),
+    "KEY: C:\\it's\\": ("C:\\it's\\",),
+    "KEY: a#b;c": ("a#b;c",),
+    "KEY: db.internal": ("db.internal",),
+    "KEY: my-key": ("m", "my-key"),
 }

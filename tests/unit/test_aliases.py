@@ -1,5 +1,7 @@
 """Several AWS secrets in one Secret: their aliases, what expressions can reach, and what is wrong with a binding."""
 
+import re
+
 import pytest
 import yaml
 from hypothesis import given
@@ -21,7 +23,8 @@ from keyturn_receiver.core.binding import (
 )
 from keyturn_receiver.core.expression import evaluate, validate_expression
 from keyturn_receiver.core.functions import EvaluationError
-from keyturn_receiver.errors import InvalidBinding
+from keyturn_receiver.core.render import SecretVersion, render
+from keyturn_receiver.errors import InvalidBinding, InvalidValue
 
 SECRETS = "keyturn.dev/secrets"
 ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:rds!db-1234-AbCdEf"
@@ -241,6 +244,47 @@ def test_faulty_binding_is_told_with_what_to_write(annotations: dict[str, str | 
     good = {"secrets": "db: prod/db\nhost: prod/host", "data": "A: db.password\nB: host"}
     read(**good)
     assert words in faults(**{name: text for name, text in {**good, **annotations}.items() if text is not None})
+
+
+@pytest.mark.parametrize(
+    ("line", "values"),
+    [
+        ("KEY: my-key", [b"m", b"my-key"]),
+        ("KEY: host.my-key", [b"h", b"host.my-key"]),
+        ("KEY: DB.p", [b"p"]),
+        ("KEY: dbs.p", [b"p"]),
+        ("KEY: Host", [b'{"my-key":"h"}']),
+        ("KEY: p", [b"p"]),
+        ("KEY: @", [b'{"p":"p","my-key":"m"}']),
+        ("KEY: {{ .p }}", [b"p"]),
+        ("KEY: '{{ .host.my-key }}'", [b"h"]),
+        ("KEY: ${p}", [b"p"]),
+        ('KEY: "my-key', [b"m"]),
+        ("KEY: '\"my-key\"'", [b"m"]),
+        ('KEY: join(":", [db.p, "x"])', [b"p:x"]),
+        ('KEY: join(":", [db.p, host."my-key"])', [b"p:h"]),
+        ("KEY: https://h?a=b", [b"https://h?a=b"]),
+    ],
+)
+def test_advice_for_several_secrets_names_lines_that_give_what_was_meant(line: str, values: list[bytes]) -> None:
+    def rendered(data: str) -> bytes:
+        binding = read(secrets="db: prod/db\nhost: prod/host", data=f"D: db\nH: host\n{data}")
+        return render(binding, {
+            Source("prod/db"): SecretVersion("arn", "prod/db", "v1", '{"p":"p","my-key":"m"}'),
+            Source("prod/host"): SecretVersion("arn", "prod/host", "v1", '{"my-key":"h"}'),
+        })["KEY"]  # fmt: skip
+
+    with pytest.raises((InvalidBinding, InvalidValue)) as caught:
+        rendered(line)
+    advised = re.findall(r"(?:as in|write) (KEY: .+?)(?=, and a |, or, for a constant,|$)", str(caught.value))
+    assert [rendered(each) for each in advised] == values
+
+
+def test_alias_that_no_other_resembles_is_not_suggested() -> None:
+    told = faults(secrets="db: prod/db\nhost: prod/host", data="A: db\nB: host\nC: join('', [zebra.x, 'y'])")
+    assert told.endswith("zebra is no alias in keyturn.dev/secrets: use one of db, host")
+    told = faults(secrets="db: prod/db\nhost: prod/host", data="A: db\nB: host\nC: join('', [hots.x, 'y'])")
+    assert told.endswith("hots is no alias in keyturn.dev/secrets: use one of db, host; did you mean host?")
 
 
 def test_binding_of_one_secret_is_not_divided_and_has_the_hash_of_earlier_releases() -> None:

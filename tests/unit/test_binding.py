@@ -88,7 +88,7 @@ def test_binding_hash_changes_only_with_annotations_that_decide_on_data() -> Non
         ({"secret_id": "a", "stage": ""}, "name a staging label"),
         ({"secret_id": "a", "data": ""}, "at least one line"),
         ({"secret_id": "a", "data": "- a"}, "at least one line"),
-        ({"secret_id": "a", "data": "A: {b: c}"}, "quote the expression"),
+        ({"secret_id": "a", "data": "A: {b: c}"}, 'with the expression in quotes, as in A: "{b: c}"'),
         ({"secret_id": "a", "data": "A: *alias"}, "is not YAML (line 1"),
         ({"secret_id": "a", "data": "A: a\nA: b"}, "appears twice"),
         ({"secret_id": "a", "data": "A/B: a"}, "is not a valid key for a Secret"),
@@ -162,16 +162,30 @@ def test_line_in_the_advice_for_bad_yaml_is_yaml_and_keeps_the_expression(line: 
 
 
 @pytest.mark.parametrize(
-    "line",
-    ["KEY: !x y", "KEY: !a", "KEY: &a", "KEY: &a b", "KEY: !!int port", "KEY: ! y", 'KEY: !x "y"'],
+    ("line", "is_expression"),
+    [
+        ("KEY: !x y", False),
+        ("KEY: !a", True),
+        ("KEY: &a", True),
+        ("KEY: &a b", False),
+        ("KEY: !!int port", False),
+        ("KEY: ! y", True),
+        ('KEY: !x "y"', False),
+    ],
 )
-def test_tag_or_anchor_of_yaml_is_told_with_the_expression_in_quotes(line: str) -> None:
+def test_tag_or_anchor_of_yaml_is_told_with_what_to_write(line: str, is_expression: bool) -> None:
     with pytest.raises(InvalidBinding) as told:
         read(secret_id="prod/db", data=f"FIRST: first\n{line}\nLAST: last")
     key, _, expression = line.partition(": ")
-    before, _, advice = str(told.value).partition(", as in ")
-    assert before.startswith("annotation keyturn.dev/data, line 2: YAML takes !, & and * before a text as a mark")
-    assert yaml.safe_load(advice) == {key: expression}
+    message = str(told.value)
+    assert message.startswith("annotation keyturn.dev/data, line 2: YAML takes !, & and * before a text as a mark")
+    assert ": remove it, or " in message
+    _, found, advised = message.partition(", or, for a constant")[0].partition(", as in ")
+    assert found or message.endswith("use quotes")
+    if found:
+        read(secret_id="prod/db", data=advised)
+    meant = expression if is_expression else f"'{expression}'"
+    assert not found or yaml.safe_load(advised) == {key: meant}
 
 
 def test_list_with_a_tag_is_told_to_be_no_text() -> None:

@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import re
 import string
 import urllib.parse
 from collections.abc import Mapping
@@ -11,10 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keyturn_receiver.core.advised_lines import constant_line
+from keyturn_receiver.core.aliases import SECRETS
 from keyturn_receiver.core.binding import DATA, SECRET_ID, Binding, Entry, Source, Target, read_binding, read_spec
+from keyturn_receiver.core.like_json import is_like_json
 from keyturn_receiver.core.render import SecretVersion, costs, render
 from keyturn_receiver.errors import InvalidBinding, InvalidValue
-from support.value_corpus import CANARY, CORRECTED, MISTAKES, VALUES, YAML_MISTAKES, Case
+from support.value_corpus import ADVISED, ADVISED_VALUE, CANARY, CORRECTED, MISTAKES, VALUES, YAML_MISTAKES, Case
 
 SOURCE = Source("prod/db")
 TARGET = Target("team", "db")
@@ -50,7 +54,7 @@ def check_mistake(line: str, message: str, corrections: Mapping[str, bytes]) -> 
     for corrected, data in corrections.items():
         version = SecretVersion("arn", "prod/db", "v1", CORRECTED)
         assert list(render(bound(corrected), {SOURCE: version}).values()) == [data]
-        if "quotes, as in" in message or "quote the expression" in message:  # the message has the whole line
+        if "as in " in message or ": write " in message:  # the message has the whole line
             assert corrected in message
 
 
@@ -67,31 +71,121 @@ def test_line_that_is_not_yaml_is_told_in_exact_words_and_their_advice_works(lin
     check_mistake(line, f"annotation {DATA}{words}", corrections)
 
 
-NUMBERS = st.from_regex(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,4})?", fullmatch=True)
+def message_about(line: str, value: str = ADVISED_VALUE) -> str:
+    with pytest.raises((InvalidBinding, InvalidValue)) as caught:
+        render(bound(line), {SOURCE: SecretVersion("arn", "prod/db", "v1", value)})
+    return str(caught.value)
+
+
+def advised(message: str) -> list[str]:
+    """Return the lines that a message says to write."""
+    return re.findall(r"(?:as in|write) (KEY: .+?)(?=, and a |, or, for a constant,|; annotation |$)", message)
+
+
+@pytest.mark.parametrize("line", ADVISED)
+def test_each_line_that_a_message_says_to_write_gives_what_was_meant(line: str) -> None:
+    version = SecretVersion("arn", "prod/db", "v1", ADVISED_VALUE)
+    lines = advised(message_about(line))
+    assert [render(bound(each), {SOURCE: version})["KEY"].decode() for each in lines] == list(ADVISED[line])
+
+
+PIECES = st.sampled_from(
+    [*"abp.'\"`@$*&#:,!=%{}[]()<>|\\- 1é", "{{", "}}", "${", "join('', ", ' ": ', " # ", "my-key", "\n"]
+)
+
+
+@pytest.mark.filterwarnings("ignore:deprecated string literal syntax")  # of the library, for text in backquotes
+@given(st.lists(PIECES, min_size=1, max_size=12).map("".join), st.booleans())
+def test_each_line_in_a_message_about_any_text_is_valid(text: str, several: bool) -> None:
+    names = {SECRETS: "p: x\nq: y"} if several else {SECRET_ID: "prod/db"}
+    try:
+        read_binding(TARGET, read_spec({**names, DATA: f"KEY: {text}\nP: p"}))
+    except InvalidBinding as error:
+        lines = advised(str(error))
+        for line in lines:
+            read_binding(TARGET, read_spec({**names, DATA: f"{line}\nP: p" + "\nQ: q" * several}))
+
+
+@given(st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_size=20))
+def test_line_of_a_constant_gives_the_constant(text: str) -> None:
+    assert (
+        render(bound(constant_line("KEY", text)), {SOURCE: SecretVersion("arn", "n", "v1", "{}")})["KEY"]
+        == text.encode()
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("quote", "to_json"), ("URL_ENCODE", "url_encode"), ("Base64_Encode", "base64_encode"), ("toJson", "to_json"),
+        ("encodeURIComponent", "url_encode"), ("tostring", "to_string"), ("url_encod", "url_encode"),
+        ("Lower", "lower"),
+    ],
+)  # fmt: skip
+def test_function_of_another_spelling_is_told_with_ours(name: str, near: str) -> None:
+    assert message_about(f"KEY: {name}(p)").endswith(f"the function {name!r} is not known: did you mean {near}()?")
+    assert render(bound(f"KEY: {near}(p)"), {SOURCE: SecretVersion("arn", "n", "v1", ADVISED_VALUE)})
+
+
+@pytest.mark.parametrize("name", ["foo", "bar", "env", "now", "sha256", "random"])
+def test_function_that_resembles_none_is_told_with_all_names(name: str) -> None:
+    assert f"the function {name!r} is not known: use one of abs, avg," in message_about(f"KEY: {name}(p)")
+
+
+NUMBERS = st.one_of(
+    st.from_regex(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,4})?", fullmatch=True),
+    st.from_regex(r"0E\+0{0,20}1", fullmatch=True),  # while a text is parsed, such a number stands for what is too deep
+)
 STRINGS = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
+NAMES = STRINGS | st.sampled_from(
+    [
+        "",
+        ".",
+        "..",
+        "p",
+        "@",
+        "*",
+        '"',
+        "\\",
+        "\\u0070",
+        "a b",
+        "a.b",
+        "-",
+        "null",
+        "__proto__",
+        "get",
+        "values",
+        "\0",
+        "\ufeff",
+    ]
+)
 BLANKS = st.sampled_from(["", " ", "\n", "\r\n\t"])
 
 
 @st.composite
-def json_texts(draw: st.DrawFn, depth: int = 2) -> tuple[str, str]:
+def json_texts(draw: st.DrawFn, depth: int = 3, *, inside: bool = False) -> tuple[str, str]:
     """Draw a JSON text as somebody may write it, and the same text as the Secret must hold it: compact, with the same
-    numbers and with characters in place of escapes."""
+    numbers and with characters in place of escapes. It is null only ``inside`` another value."""
     kind = draw(st.sampled_from(["number", "string", "constant"] + ["list", "object"] * (depth > 0)))
     if kind == "number":
         number = draw(NUMBERS)
         return number, number
     if kind == "constant":
-        constant = draw(st.sampled_from(["true", "false"]))
+        constant = draw(st.sampled_from(["true", "false"] + ["null"] * inside))
         return constant, constant
     if kind == "string":
         text = draw(STRINGS)
         return json.dumps(text, ensure_ascii=draw(st.booleans())), json.dumps(text, ensure_ascii=False)
-    parts = draw(st.lists(json_texts(depth - 1), max_size=3))
+    parts = draw(st.lists(json_texts(depth - 1, inside=True), max_size=3))
     blank = draw(BLANKS)
     if kind == "object":
-        names = [json.dumps(name) for name in draw(st.lists(st.sampled_from("abcd"), min_size=3, unique=True))]
-        written = [f"{name}{blank}:{blank}{part}" for name, (part, _) in zip(names, parts, strict=False)]
-        held = [f"{name}:{part}" for name, (_, part) in zip(names, parts, strict=False)]
+        names = draw(st.lists(NAMES, min_size=len(parts), max_size=len(parts), unique=True))
+        escaped = draw(st.booleans())
+        written = [
+            f"{json.dumps(name, ensure_ascii=escaped)}{blank}:{blank}{part}"
+            for name, (part, _) in zip(names, parts, strict=True)
+        ]
+        held = [f"{json.dumps(name, ensure_ascii=False)}:{part}" for name, (_, part) in zip(names, parts, strict=True)]
         brackets = "{}"
     else:
         written, held, brackets = [part for part, _ in parts], [part for _, part in parts], "[]"
@@ -102,10 +196,13 @@ def json_texts(draw: st.DrawFn, depth: int = 2) -> tuple[str, str]:
     )
 
 
-@given(json_texts(), BLANKS, st.booleans())
-def test_secret_holds_the_text_that_stands_in_aws(texts: tuple[str, str], blank: str, binary: bool) -> None:
+@given(json_texts(), NAMES, BLANKS, st.booleans(), st.booleans())
+def test_secret_holds_the_text_that_stands_in_aws(
+    texts: tuple[str, str], name: str, blank: str, binary: bool, is_deep: bool
+) -> None:
     written, held = texts
-    document = f'{blank}{{"odd name":null,{blank}"p":{written}{blank}}}'
+    beside = "[" * 101 + "1" + "]" * 101 if is_deep else "null"
+    document = f'{blank}{{{json.dumps("beside " + name)}:{beside},{blank}"p":{written}{blank}}}'
     value = document.encode() if binary else document
     expected = json.loads(held).encode() if held.startswith('"') else held.encode()
     whole = document.encode()
@@ -146,6 +243,21 @@ def test_database_url_parses_back_to_its_parts_for_any_password_of_rds() -> None
         assert url.password is not None
         parts = (url.scheme, url.username, urllib.parse.unquote(url.password), url.hostname, url.path)
         assert parts == ("postgres", "app", password, "db.internal", "/app")
+
+
+def test_random_password_counts_as_json_less_than_once_in_ten_thousand() -> None:
+    letters = [chr(code) for code in range(0x21, 0x7F)]
+    chosen = random.Random(17)  # noqa: S311 - no secret, and the same passwords in every run
+    assert sum(is_like_json("".join(chosen.choices(letters, k=32))) for _ in range(200_000)) < 10
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["[", "[ ", "{", "{a", "['", '{"', "[],", "{a:}", "{a:} ", '{a:}" ', "}", "]", " ", "\\n", '\\"', "`", "“", "1"],
+)
+@pytest.mark.parametrize("begin", ["", "[", "{", '{"', "{a:}", "[1", "```"])
+def test_likeness_of_a_hostile_value_is_found_in_linear_time(begin: str, part: str) -> None:
+    is_like_json(begin + part * (65_000 // len(part)) + "x")  # anything slower takes longer than the time-out
 
 
 def test_broken_json_is_told_once_for_all_its_keys() -> None:

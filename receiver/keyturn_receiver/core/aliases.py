@@ -4,12 +4,14 @@ The annotation ``keyturn.dev/secrets`` has one alias on each line. The lines are
 without a YAML parser, because the annotation is read for each change that a watch shows.
 """
 
+import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from keyturn_receiver.core.advised_lines import property_line
 from keyturn_receiver.core.expression import is_property, syntax_tree
 
 SECRETS = "keyturn.dev/secrets"
@@ -22,6 +24,8 @@ STAGE_FORM = "`alias: {id: name-or-ARN, stage: AWSPENDING}`"
 
 _ALIAS = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # the unquoted identifiers of JMESPath
 _PLAIN = re.compile(r"""[^-\s"'{}\[\],#&*!|>%@`?:][^\s"'{}\[\],#]*|""")  # what YAML reads as it stands, without quotes
+_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,127}")  # an expression that names a property, without quotes
+_QUOTED_NAME = re.compile(r'"[^"\\]*"')
 
 # Kinds of nodes whose first child alone evaluates the input of the node. The others evaluate what the first one gives.
 _FIRST_CHILD = frozenset(
@@ -91,6 +95,18 @@ def scope_of(expression: str) -> Scope:
         if node["type"] == "field":
             names.add(node["value"])
     return Scope(frozenset(names), whole)
+
+
+def alias_advice(expression: str, key: str, unknown: str, aliases: Sequence[str]) -> str:
+    """Return what to write in place of a name that an expression takes for an alias, as the end of a sentence."""
+    lower = {alias.lower(): alias for alias in reversed(aliases)}
+    if _QUOTED_NAME.fullmatch(expression):
+        return f", as in {property_line(key, unknown, aliases)}"
+    near = next(iter(difflib.get_close_matches(unknown[:MAX_ALIAS].lower(), lower, 1, 0.6)), None)
+    if not _PATH.fullmatch(expression):
+        return f"; did you mean {lower[near]}?" if near else ""
+    path = expression.removeprefix(unknown)
+    return f", as in {key}: {lower[near]}{path}" if near else f", as in {key}: {aliases[0]}.{expression}"
 
 
 def _nodes_on_input(tree: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -14,16 +14,17 @@ from itertools import islice
 
 import yaml
 
-from keyturn_receiver.core.aliases import SECRETS, Alias, read_aliases, scope_of
+from keyturn_receiver.core.aliases import SECRETS, Alias, alias_advice, read_aliases, scope_of
 from keyturn_receiver.core.arn import full_name, refers_to
 from keyturn_receiver.core.copies import copy_of
 from keyturn_receiver.core.expression import is_property, validate_expression
+from keyturn_receiver.core.expression_advice import text_advice
 from keyturn_receiver.core.object_name import is_object_name
 from keyturn_receiver.core.reloader import IGNORE, MATCH
 from keyturn_receiver.core.revision import split_version_key
 from keyturn_receiver.core.rollout_switch import ROLLOUT, Switch, read_switch, switch_faults
 from keyturn_receiver.core.vocabulary import BIND_LABEL, is_bind_value
-from keyturn_receiver.core.yaml_advice import line_of_assignment, quoted_line
+from keyturn_receiver.core.yaml_advice import advice_for_line, line_of_assignment
 from keyturn_receiver.errors import InvalidBinding
 
 SECRET_ID = "keyturn.dev/secret-id"  # noqa: S105 - the name of an annotation
@@ -318,7 +319,7 @@ def read_binding(target: Target, spec: BindingSpec) -> Binding:
     selectors: tuple[tuple[str, str], ...] = ()
     if spec.data is not None:
         everything_of = None
-        selectors, selector_faults = _read_selectors(spec.data)
+        selectors, selector_faults = _read_selectors(spec.data, tuple(aliases))
         faults += selector_faults
         entries = tuple(Entry(key, source, expression) for key, expression in selectors)
     if spec.secrets is not None:
@@ -367,6 +368,7 @@ def _read_aliased(
         elif unknown := sorted(scope.names - aliases.keys()):
             faults.append(
                 f"annotation {DATA}: key {key}: {', '.join(unknown):.80} is no alias in {SECRETS}: use one of {known}"
+                + (alias_advice(expression, key, unknown[0], tuple(aliases)) or text_advice(expression, key, aliases))
             )
         named = tuple((alias, aliases[alias]) for alias in aliases if alias in scope.names)
         entries.append(Entry(key, AliasedSources(named), expression))
@@ -380,21 +382,29 @@ def _read_aliased(
     return tuple(entries)
 
 
-def _read_selectors(text: str) -> _Selectors:
-    return _read_and_keep_selectors(text) if len(text) <= _MAX_CACHED else _parse_selectors(text)
+def _alias_or_text_advice(expression: str, key: str, unknown: Sequence[str], aliases: Sequence[str]) -> str:
+    """Return what to write in place of an expression with names that are no aliases, as the end of a sentence."""
+    if advice := alias_advice(expression, key, unknown[0], aliases):
+        return advice
+    are_quoted = all(f'"{name}"' in expression for name in unknown)
+    return text_advice(expression, key, dict.fromkeys(aliases, True)) if are_quoted else ""
+
+
+def _read_selectors(text: str, aliases: tuple[str, ...]) -> _Selectors:
+    return (_read_and_keep_selectors if len(text) <= _MAX_CACHED else _parse_selectors)(text, aliases)
 
 
 @lru_cache(maxsize=1024)
-def _read_and_keep_selectors(text: str) -> _Selectors:
-    return _parse_selectors(text)
+def _read_and_keep_selectors(text: str, aliases: tuple[str, ...]) -> _Selectors:
+    return _parse_selectors(text, aliases)
 
 
-def _parse_selectors(text: str) -> _Selectors:
+def _parse_selectors(text: str, aliases: tuple[str, ...]) -> _Selectors:
     """Parse the annotation `data`. Returns the keys with their expressions, and the faults."""
     faults: list[str] = []
     selectors: dict[str, str] = {}
     expressions = 0  # characters
-    for key, expression in _read_map(text, faults):
+    for key, expression in _read_map(text, aliases, faults):
         expressions += 0 if is_property(expression) else len(expression)
         if expressions > MAX_EXPRESSIONS:
             faults.append(
@@ -406,14 +416,14 @@ def _parse_selectors(text: str) -> _Selectors:
             faults.append(f"annotation {DATA}: {key!r:.80} {advice}")
         elif key in selectors:
             faults.append(f"annotation {DATA}: key {key} appears twice: keep one")
-        elif fault := validate_expression(expression, key):
+        elif fault := validate_expression(expression, key, aliases):
             faults.append(f"annotation {DATA}: key {key}: {fault}")
         else:
             selectors[key] = expression
     return tuple(selectors.items()), tuple(faults)
 
 
-def _read_map(text: str, faults: list[str]) -> list[tuple[str, str]]:
+def _read_map(text: str, aliases: Sequence[str], faults: list[str]) -> list[tuple[str, str]]:
     if len(text) > MAX_DATA_ANNOTATION:
         faults.append(f"annotation {DATA} is longer than {MAX_DATA_ANNOTATION} characters: bind several Secrets")
         return []
@@ -424,17 +434,17 @@ def _read_map(text: str, faults: list[str]) -> list[tuple[str, str]]:
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        advice = quoted_line(text, mark.line) if mark else None
+        advice = advice_for_line(text, mark.line, aliases) if mark else ""
         faults.append(
             f"annotation {DATA} is not YAML{where}: write one `KEY: expression` per line"
-            + (f", with the expression in quotes, as in {advice}" if advice else "")
+            + (f", {advice}" if advice else "")
         )
         return []
     if not isinstance(node, yaml.MappingNode) or not node.value:
-        advice = line_of_assignment(text)
+        assignment = line_of_assignment(text)
         faults.append(
             f"annotation {DATA} must hold at least one line `KEY: expression`"
-            + (f", as in {advice}" if advice else "")
+            + (f", as in {assignment}" if assignment else "")
             + "; to take every key, remove it"
         )
         return []
@@ -444,18 +454,19 @@ def _read_map(text: str, faults: list[str]) -> list[tuple[str, str]]:
             pairs.append((key.value, value.value))
         else:
             line = key.start_mark.line
-            advice = quoted_line(text, line) if len(faults) < MAX_FAULTS else None  # it takes as long as the text
+            # The advice takes as long as the text.
+            advice = advice_for_line(text, line, aliases) if len(faults) < MAX_FAULTS else ""
             faults.append(
-                f"annotation {DATA}, line {line + 1}: key and expression must be plain text: quote the expression"
-                + (f": {advice}" if advice else "")
+                f"annotation {DATA}, line {line + 1}: key and expression must be plain text: "
+                + (f"write the line {advice}" if advice else "quote the expression")
             )
     if len(pairs) == len(node.value):
         lines = _lines_with_marks(text)
         for line in lines:
-            advice = quoted_line(text, line)
+            advice = advice_for_line(text, line, aliases)
             faults.append(
                 f"annotation {DATA}, line {line + 1}: YAML takes !, & and * before a text as a mark of its own, and not"
-                " as a part of the expression: put the expression in quotes" + (f", as in {advice}" if advice else "")
+                f" as a part of the expression: remove it, or {f'write the line {advice}' if advice else 'use quotes'}"
             )
         return [] if lines else pairs
     return pairs

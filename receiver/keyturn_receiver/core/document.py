@@ -1,14 +1,46 @@
 """Documents. A document is a value of AWS as expressions see it: JSON, text or bytes."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NoReturn
 
-from keyturn_receiver.core.expression import Extent, extent_of
-from keyturn_receiver.core.json_text import BOM, MalformedJson, is_like_json, parse, place
+from keyturn_receiver.core.expression import Extent, extent_of, is_property
+from keyturn_receiver.core.json_text import BOM, MalformedJson, UnusableValue, parse, place
+from keyturn_receiver.core.like_json import is_like_json
 
 _WHITESPACE = " \t\r\n"  # of JSON
 _WHOLE = "@"  # the expression that takes the whole value
 _HEAD = 512  # bytes; what was meant to be JSON shows it within them
+
+
+class QuotedJson(str):
+    """The text of a JSON string that holds a JSON object. ``whole`` is the expression that selects it.
+
+    from_json() gives the object. An expression that looks for a property in the text fails with UnusableValue.
+    """
+
+    __slots__ = ("whole",)
+    whole: str
+
+    def __new__(cls, text: str, whole: str = _WHOLE) -> "QuotedJson":
+        """Return the text for an expression."""
+        quoted = super().__new__(cls, text)
+        quoted.whole = whole
+        return quoted
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with the value."""
+        return (
+            "the value is JSON inside a quoted text: store it in AWS without the outer quotes, or use"
+            f" from_json({self.whole})"
+        )
+
+    def get(self, name: str) -> NoReturn:
+        """Fail, as there are no properties."""
+        part = name if is_property(name) else json.dumps(name)
+        raise UnusableValue(f"{self.fault}, as in from_json({self.whole}).{part}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +49,7 @@ class Document:
 
     ``raw`` is the value as AWS returned it. ``content`` is the parsed value if it is a JSON object or list. Otherwise
     it is the text, or the bytes if they are not text: so a password of digits stays a text. ``fault`` says what is
-    wrong with a value that was meant to be JSON; it is empty for any other.
+    wrong with a value that was meant to be JSON; it is empty for any other, and for QuotedJson.
     """
 
     raw: str | bytes = field(repr=False)
@@ -28,6 +60,10 @@ class Document:
     def is_json(self) -> bool:
         """Whether the value is a JSON object or list."""
         return isinstance(self.content, dict | list)
+
+    def content_for(self, whole: str) -> object:
+        """Return ``content`` for a binding in which the expression ``whole`` takes the value as it is."""
+        return QuotedJson(self.content, whole) if isinstance(self.content, QuotedJson) else self.content
 
     def fault_for(self, whole: str) -> str:
         """Return ``fault`` for a binding in which the expression ``whole`` takes the value as it is."""
@@ -47,6 +83,8 @@ def read_document(value: str | bytes) -> Document:
         text = value
     bare = text.removeprefix(BOM)
     if not bare.lstrip(_WHITESPACE).startswith(("{", "[")):
+        if (quoted := _quoted_json(bare)) is not None:
+            return Document(value, quoted)
         return Document(value, text, _fault("line 1, column 1: other characters come first") * is_like_json(text))
     try:
         return Document(value, parse(bare))
@@ -70,6 +108,17 @@ def _fault(cause: str) -> str:
         f"the value begins like JSON, but is not JSON ({cause}): correct it in AWS, or take it as it is with the"
         f" expression {_WHOLE}"
     )
+
+
+def _quoted_json(text: str) -> QuotedJson | None:
+    """Return what is in the quotes if a text is a JSON string that holds a JSON object."""
+    if not text.lstrip(_WHITESPACE).startswith('"'):
+        return None
+    with suppress(MalformedJson):
+        inner = parse(text)
+        if isinstance(inner, str) and isinstance(parse(inner), dict):
+            return QuotedJson(inner)
+    return None
 
 
 def _encoding_fault(value: bytes) -> str:

@@ -19,8 +19,9 @@ from jmespath.lexer import Lexer
 from jmespath.parser import ParsedResult, Parser
 
 from keyturn_receiver.core.expression_advice import call_fault, syntax_advice, type_error
-from keyturn_receiver.core.functions import OPTIONS, EvaluationError, NothingSelected
-from keyturn_receiver.core.json_text import Unusable, UnusableValue, parse_literal, write
+from keyturn_receiver.core.functions import EvaluationError
+from keyturn_receiver.core.interpreter import Interpreter
+from keyturn_receiver.core.json_text import UnusableValue, parse_literal, write
 
 MAX_EXPRESSION = 4096  # characters; a longer one is a program, not a selector
 MAX_NODES = 512  # of the syntax tree
@@ -50,8 +51,8 @@ _SORTING = ("sort", "max", "min")  # functions that compare values with each oth
 _COMBINATIONS = frozenset({"or_expression", "and_expression", "multi_select_list", "multi_select_dict"})
 
 
-def validate_expression(expression: str, key: str = "KEY") -> str | None:
-    """Return what is wrong with the expression for a key, or None."""
+def validate_expression(expression: str, key: str = "KEY", aliases: Sequence[str] = ()) -> str | None:
+    """Return what is wrong with the expression for a key, or None. ``aliases`` are those of several AWS secrets."""
     if not expression.strip():
         return "the expression is empty: name a property of the secret's JSON, or @ for the whole value"
     if len(expression) > MAX_EXPRESSION:
@@ -61,7 +62,7 @@ def validate_expression(expression: str, key: str = "KEY") -> str | None:
     try:
         tree = _parsed(expression).parsed
     except (JMESPathError, RecursionError) as error:
-        return f"{expression!r:.120} is not a JMESPath expression{syntax_advice(expression, key, error)}"
+        return f"{expression!r:.120} is not a JMESPath expression{syntax_advice(expression, key, aliases, error)}"
     nodes = nesting = 0
     for node, depth, inner in _walk(tree):
         nodes, nesting = nodes + 1, max(nesting, inner)
@@ -141,7 +142,7 @@ def evaluate(expression: str, document: object, spent: int) -> object:
     if spent > MAX_COST:
         raise EvaluationError("its result could be far larger than a Secret can hold: simplify the expression")
     try:
-        result = _parsed(expression).search(document, OPTIONS)
+        return Interpreter().evaluate(_parsed(expression).parsed, document)
     except UnusableValue as error:
         raise EvaluationError(str(error)) from None
     except JMESPathTypeError as error:
@@ -152,13 +153,6 @@ def evaluate(expression: str, document: object, spent: int) -> object:
         raise EvaluationError(
             "a function got a value of the wrong type: convert it with to_string() or to_number()"
         ) from None
-    if result is None:
-        raise NothingSelected(
-            "there is no such property, or it is null: correct the expression, or add the property in AWS"
-        )
-    if isinstance(result, Unusable):
-        raise EvaluationError(result.why)
-    return result
 
 
 def _parsed(expression: str) -> ParsedResult:

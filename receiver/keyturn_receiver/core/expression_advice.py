@@ -1,25 +1,29 @@
-"""The words about an expression that is wrong: where its fault is, and the line to write in its place.
-
-YAML removes one pair of quotes before JMESPath reads the expression, so the advice always has both pairs.
-"""
+"""The words about an expression that is wrong: where its fault is, and the line to write in its place."""
 
 import difflib
 import json
 import re
+from collections.abc import Mapping, Sequence
 
 from jmespath.exceptions import JMESPathTypeError, ParseError
 
+from keyturn_receiver.core.advised_lines import constant_line, property_line, quoted, reference_line, text_literal
 from keyturn_receiver.core.functions import SYNONYMS, EvaluationError, KeyturnFunctions, NothingSelected, arity_fault
 from keyturn_receiver.core.json_text import Unusable
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a name that needs no quotes
-# Characters of a host name, a URL or a name with spaces, none of which is an expression.
-_BARE_TEXT = re.compile(r"[\w$.:/@%+~\- ]+")
+# Characters of a host name, a URL or a name with spaces, which may also be the name of a property.
+_NAME_LIKE = re.compile(r"[\w$.:/@%+~\- ]+")
+# A text that is not meant as an expression: it has no bracket, no double quote and no operator.
+_BARE_TEXT = re.compile(r"""(?!')(?=.*\w)[^][(){}|"`<>]+(?<!')""")
+_OPERATOR = re.compile(r"\s[=!&]|[=&]\s|[=!]=(?!=*\Z)|&&")
+# Parts of an expression that evaluate something else than the document.
+_INNER = re.compile(r"[*|&]|\[[]?]|\.\s*[\[{]|[\]})]\s*\.")
 _PATH = re.compile(r'"?[A-Za-z_][\w.:/ -]*"?')  # what somebody may have taken for a text
 # A quoted text, which may lack its end, or a bracket. It always matches at a quote, so a search takes linear time.
 _QUOTED = re.compile(r"""(?P<quote>['"`])(?:(?!(?P=quote))[^\\]|\\.)*(?P<end>(?P=quote)?)|[][(){}]""", re.DOTALL)
 _PAIRS = {")": "(", "]": "[", "}": "{"}
 _MAX_ADVICE = 80  # characters of an expression that an advice repeats
+_MAX_LINE = 160  # characters of a line that an advice gives
 
 _TYPES = {
     "string": "a text", "number": "a number", "boolean": "a boolean", "array": "a list", "object": "an object",
@@ -36,7 +40,29 @@ def constant_advice(expression: str, key: str) -> str:
     text = expression.strip()
     if len(text) > _MAX_ADVICE or not _PATH.fullmatch(text):
         return ""
-    return f", or, for a constant, write {_constant_line(key, text.strip(chr(34)))}"
+    return f", or, for a constant, write {constant_line(key, text.strip(chr(34)))}"
+
+
+def text_advice(expression: str, key: str, properties: Mapping[str, object]) -> str:
+    """Return how to write the texts in double quotes that none of the properties has as its name, or an empty text.
+
+    In JMESPath a double quote begins a name.
+    """
+    first = ""
+    corrected, end = "", 0
+    for match in _QUOTED.finditer(expression):
+        is_text = match["quote"] == '"' and match["end"] and not expression[match.end() :].lstrip().startswith(":")
+        if is_text and not expression[: match.start()].rstrip().endswith("."):
+            text = json.loads(match[0])
+            if properties.get(text) is None:
+                first = first or match[0]
+                corrected, end = corrected + expression[end : match.start()] + text_literal(text), match.end()
+    if not first:
+        return ""
+    line = f"{key}: {quoted(corrected + expression[end:])}"
+    literal = text_literal(json.loads(first))
+    advice = f"; if {first:.80} is meant as a text, it needs single quotes, as in {literal:.80}"
+    return advice if _INNER.search(expression) or len(line) > _MAX_LINE else f"{advice}: write {line}"
 
 
 def type_error(error: JMESPathTypeError) -> EvaluationError:
@@ -63,19 +89,32 @@ def call_fault(name: str, arguments: int) -> str | None:
     if name in known:
         fault = arity_fault(name, arguments)
         return f"the function {fault}" if fault else None
-    near = SYNONYMS.get(name) or next(iter(difflib.get_close_matches(name[:64], known, 1, 0.7)), None)
+    lower = name.lower()
+    near = SYNONYMS.get(lower) or next(iter(difflib.get_close_matches(lower[:64], known, 1, 0.76)), None)
     advice = f"did you mean {near}()?" if near else f"use one of {', '.join(sorted(known))}"
     return f"the function {name!r:.80} is not known: {advice}"
 
 
-def syntax_advice(expression: str, key: str, error: Exception) -> str:
+def is_bare_text(text: str) -> bool:
+    """Return whether a text that is not a valid expression may be meant as a constant."""
+    is_short = len(text) <= _MAX_ADVICE and text.isprintable()
+    return is_short and bool(_BARE_TEXT.fullmatch(text)) and not _OPERATOR.search(text)
+
+
+def syntax_advice(expression: str, key: str, aliases: Sequence[str], error: Exception) -> str:
     """Return the rest of the message about an expression that cannot be parsed: where its fault is, and what to do."""
     text = expression.strip()
-    if len(text) <= _MAX_ADVICE and _BARE_TEXT.fullmatch(text):
-        name = f"a property with special characters needs double quotes, as in {_property_line(key, text)}"
-        constant = f"a constant needs single quotes, as in {_constant_line(key, text)}"
-        is_name = re.fullmatch(r"[A-Za-z_][\w. -]*", text)
-        return ": " + ", and ".join([name, constant] if is_name else [constant, name])
+    constant = constant_line(key, text)
+    if line := reference_line(key, text, aliases) if len(text) <= _MAX_ADVICE else None:
+        return f": write {line}" + (f", or, for a constant, write {constant}" if is_bare_text(text) else "")
+    if is_bare_text(text):
+        advice = [f"a constant needs single quotes, as in {constant}"]
+        if _NAME_LIKE.fullmatch(text):
+            line = property_line(key, text, aliases)
+            advice.append(f"a property with special characters needs double quotes, as in {line}")
+        if re.fullmatch(r"[A-Za-z_][\w. -]*", text):
+            advice.reverse()
+        return ": " + ", and ".join(advice)
     if fault := _bracket_fault(expression):
         return f": {fault}"
     if not isinstance(error, ParseError):
@@ -104,13 +143,3 @@ def _bracket_fault(expression: str) -> str | None:
     if opened:
         return f"the {opened[-1][0]!r} at character {opened[-1][1]} is not closed"
     return None
-
-
-def _property_line(key: str, path: str) -> str:
-    """Return the line of YAML that selects a property, each name of whose path is quoted where it has to be."""
-    names = [name if _NAME.fullmatch(name) else json.dumps(name) for name in path.split(".") if name]
-    return f"{key}: " + "'" + ".".join(names) + "'"
-
-
-def _constant_line(key: str, text: str) -> str:
-    return f'{key}: "{chr(39)}{text}{chr(39)}"'

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-import jmespath
 from jmespath.functions import REVERSE_TYPES_MAP, TYPES_MAP, Functions, signature
 
 from keyturn_receiver.core.json_text import (
@@ -25,14 +24,15 @@ from keyturn_receiver.core.json_text import (
     write,
 )
 
-# The library compares the names of Python's types. "binary" is a type of our own; SecretBinary and base64_decode()
-# give it.
+# The library compares the names of Python's types, and so needs those of Number and QuotedJson. "binary" is a type of
+# our own; SecretBinary and base64_decode() give it.
 _PYTHON_TYPES: Mapping[str, tuple[str, ...]] = {
     **REVERSE_TYPES_MAP,
     "number": (*REVERSE_TYPES_MAP["number"], "Number"),
+    "string": (*REVERSE_TYPES_MAP["string"], "QuotedJson"),
     "binary": ("bytes",),
 }
-_TYPE_NAMES: Mapping[str, str] = {**TYPES_MAP, "Number": "number", "bytes": "binary"}
+_TYPE_NAMES: Mapping[str, str] = {**TYPES_MAP, "Number": "number", "QuotedJson": "string", "bytes": "binary"}
 
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
@@ -43,15 +43,15 @@ _TEXT: Any = {"types": ["string", "number", "boolean"]}  # a number counts as it
 _BYTES: Any = {"types": ["string", "number", "boolean", "binary"]}
 _STRING: Any = {"types": ["string"]}
 
-# What others call these functions, for the advice about a function that does not exist.
+# What others call these functions, in lower case, for the advice about a function that does not exist.
 SYNONYMS = {
     "b64enc": "base64_encode", "base64": "base64_encode", "b64encode": "base64_encode", "base64encode": "base64_encode",
     "b64dec": "base64_decode", "b64decode": "base64_decode", "base64decode": "base64_decode",
-    "urlquery": "url_encode", "urlencode": "url_encode", "uri_encode": "url_encode", "encodeURIComponent": "url_encode",
-    "quote": "url_encode", "urldecode": "url_decode", "unquote": "url_decode",
-    "fromJson": "from_json", "parse_json": "from_json", "json_decode": "from_json", "toJson": "to_json",
-    "json_encode": "to_json", "toString": "to_string", "concat": "join", "printf": "join",
-    "toLower": "lower", "toUpper": "upper", "strip": "trim", "default": "not_null", "coalesce": "not_null",
+    "urlquery": "url_encode", "urlencode": "url_encode", "uri_encode": "url_encode", "encodeuricomponent": "url_encode",
+    "urldecode": "url_decode", "unquote": "url_decode",
+    "fromjson": "from_json", "parse_json": "from_json", "json_decode": "from_json", "tojson": "to_json",
+    "json_encode": "to_json", "quote": "to_json", "tostring": "to_string", "concat": "join", "printf": "join",
+    "tolower": "lower", "toupper": "upper", "strip": "trim", "default": "not_null", "coalesce": "not_null",
 }  # fmt: skip
 
 
@@ -61,6 +61,12 @@ class EvaluationError(Exception):
 
 class NothingSelected(EvaluationError):
     """An expression selects nothing: what it names is not there, or is null."""
+
+    def __init__(
+        self,
+        why: str = "there is no such property, or it is null: correct the expression, or add the property in AWS",
+    ) -> None:
+        super().__init__(why)
 
 
 class KeyturnFunctions(Functions):
@@ -86,6 +92,10 @@ class KeyturnFunctions(Functions):
     @signature({"types": []})
     def _func_to_json(self, value: object) -> str:
         return write(value)
+
+    @signature({"types": ["expref"]}, {"types": ["array"]})
+    def _func_map(self, expref: Any, elements: list[object]) -> list[object]:
+        return [expref.interpreter.visit_part(expref.expression, element) for element in elements]
 
     @signature({"types": []})
     def _func_to_number(self, value: object) -> object:
@@ -156,9 +166,6 @@ class KeyturnFunctions(Functions):
     @signature(_STRING, _STRING)
     def _func_split(self, text: str, separator: str) -> list[str]:
         return text.split(_not_empty("split", separator))
-
-
-OPTIONS = jmespath.Options(custom_functions=KeyturnFunctions())
 
 
 def arity_fault(name: str, arguments: int) -> str | None:

@@ -14,21 +14,10 @@ MAX_DEPTH = 100  # of objects and lists inside each other that are parsed; what 
 BOM = "\ufeff"
 
 _MAX_DIGITS = 4300  # Python's own limit: https://docs.python.org/3/library/stdtypes.html#int-max-str-digits
-_TOO_DEEP = "0E+0000000000000001"  # stands for what is too deep while the text is parsed; a number that nobody writes
 
 # A string, which may lack its end, or a bracket. It always matches at a quote, so a search takes linear time.
 _TOKEN = re.compile(r'"(?:[^"\\]+|\\.)*"?|[\[\]{}]', re.DOTALL)
 _CONSTANT = re.compile(r'"(?:[^"\\]+|\\.)*"?|(-?Infinity|NaN)', re.DOTALL)
-
-# Text that somebody took for JSON, also with quotes that a shell left over. `{SSHA}x`, `{{ x }}`, `[client]`,
-# `[[servers]]` and `[::1]:80` are no such text.
-_LIKE_JSON = re.compile(
-    r"""["']?\{\s*(["'},]|\\"|//|/\*|[A-Za-z_$][\w$-]*\s*:|\Z)
-      | \[[\s\[]*(["'{\],]|(-?\d[\d.eE+-]*|true|false|null|NaN|-?Infinity)\s*([],]|\Z)|\Z)""",
-    re.VERBOSE,
-)
-# Invisible characters that get in front of pasted text, and a byte order mark that was read as Latin-1.
-_INVISIBLE = " \t\r\n\u00a0\u200b\u2060\ufeff\u00ef\u00bb\u00bf"
 
 # For each message of Python's parser, by its beginning: what is wrong at that place.
 _FAULTS = {
@@ -68,7 +57,12 @@ class Number(float):
 
 
 class Unusable:
-    """Stands for a part that cannot be used. Whatever does more than pass it on fails with UnusableValue."""
+    """Stands for a part that cannot be used. Whatever does more than pass it on fails with UnusableValue.
+
+    Each has an object of its own: Python takes two lists that hold the same object for equal, without asking it.
+    """
+
+    __slots__ = ("why",)
 
     def __init__(self, why: str) -> None:
         self.why = why
@@ -83,19 +77,24 @@ class Unusable:
     __hash__ = object.__hash__
 
 
-REPEATED = Unusable("it is there twice under the same name: keep one of the two in AWS")
-TOO_DEEP = Unusable(f"it is nested too deeply, in more than {MAX_DEPTH} objects and lists: make it flatter in AWS")
+_REPEATED = "it is there twice under the same name: keep one of the two in AWS"
+_TOO_DEEP = f"it is nested too deeply, in more than {MAX_DEPTH} objects and lists: make it flatter in AWS"
 
 
 def parse(text: str) -> object:
     """Parse JSON as RFC 8259 has it. Raises MalformedJson.
 
-    A property that is there twice becomes REPEATED, and an object or list that is too deep becomes TOO_DEEP, so they do
-    no harm to those who select something else.
+    A property that is there twice, and an object or list that is too deep, becomes Unusable, so it does no harm to
+    those who select something else.
     """
-    shallow, cuts = (text, []) if text.count("[") + text.count("{") <= MAX_DEPTH else _without_the_deep(text)
+    shallow, decoder = text, _DECODER
+    cuts: list[tuple[int, int]] = []
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        mark = _absent_number(text)
+        decoder = _decoder(mark)
+        shallow, cuts = _without_the_deep(text, mark)
     try:
-        return _DECODER.decode(shallow)
+        return decoder.decode(shallow)
     except json.JSONDecodeError as error:
         at, fault = error.pos, _fault(error)
     except _ConstantFound:
@@ -110,18 +109,13 @@ def parse_literal(text: str) -> object:
     return _LITERAL_DECODER.decode(text)
 
 
-def is_like_json(text: str) -> bool:
-    """Return whether a text that is not JSON was meant to be a JSON object or list."""
-    return _LIKE_JSON.match(text.lstrip(_INVISIBLE)) is not None
-
-
 def write(value: object) -> str:
     """Write compact JSON, with each number in its own digits. Raises UnusableValue."""
     parts: list[str] = []
     try:
         _write(value, parts.append)
     except RecursionError:
-        raise UnusableValue(TOO_DEEP.why) from None
+        raise UnusableValue(_TOO_DEEP) from None
     return "".join(parts)
 
 
@@ -144,10 +138,6 @@ def _refuse_constant(_name: str) -> NoReturn:
     raise _ConstantFound
 
 
-def _float(text: str) -> object:
-    return TOO_DEEP if text == _TOO_DEEP else Number(text)
-
-
 def _integer(text: str) -> int | Number:
     return Number(text) if len(text) > _MAX_DIGITS or text == "-0" else int(text)
 
@@ -158,20 +148,38 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
         names: set[str] = set()
         for name, _ in pairs:
             if name in names:
-                made[name] = REPEATED
+                made[name] = Unusable(_REPEATED)
             names.add(name)
     return made
 
 
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_object, parse_float=_float, parse_int=_integer, parse_constant=_refuse_constant
-)
+def _decoder(mark: str = "") -> json.JSONDecoder:
+    """Return a decoder of JSON, in which the number ``mark`` stands for what is too deep."""
+
+    def number(text: str) -> object:
+        return Unusable(_TOO_DEEP) if text == mark else Number(text)
+
+    return json.JSONDecoder(
+        object_pairs_hook=_object, parse_float=number, parse_int=_integer, parse_constant=_refuse_constant
+    )
+
+
+_DECODER = _decoder()
 _LITERAL_DECODER = json.JSONDecoder(parse_float=Number, parse_int=_integer)
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
-def _without_the_deep(text: str) -> tuple[str, list[tuple[int, int]]]:
-    """Return the text with _TOO_DEEP for what is too deep, and for each such place how much shorter it has become."""
+def _absent_number(text: str) -> str:
+    """Return a number that is nowhere in a text. It is short, because a text has no room for such numbers of many
+    lengths."""
+    mark = "0E+1"
+    while mark in text:
+        mark = mark.replace("+", "+0")
+    return mark
+
+
+def _without_the_deep(text: str, mark: str) -> tuple[str, list[tuple[int, int]]]:
+    """Return the text with ``mark`` for what is too deep, and for each such place how much shorter it has become."""
     shallow = ""
     cuts: list[tuple[int, int]] = []
     depth = begin = kept = 0
@@ -184,8 +192,9 @@ def _without_the_deep(text: str) -> tuple[str, list[tuple[int, int]]]:
             if depth == MAX_DEPTH + 1:
                 shallow += text[kept:begin]
                 kept = token.end()
-                cuts.append((len(shallow), kept - begin - len(_TOO_DEEP)))
-                shallow += _TOO_DEEP
+                # Blanks keep the number apart from digits beside it, which are a fault in the text.
+                cuts += [(len(shallow), -1), (len(shallow) + 1, kept - begin - len(mark) - 1)]
+                shallow += f" {mark} "
             depth -= 1
     if depth > MAX_DEPTH:
         raise MalformedJson(f"{place(text, len(text))}: {depth} brackets are not closed")

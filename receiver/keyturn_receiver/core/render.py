@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from keyturn_receiver.core.binding import DATA, SECRET_KEY, AliasedSources, Binding, Entry, Source, tell_all
-from keyturn_receiver.core.document import Document, extent, read_document
+from keyturn_receiver.core.document import Document, QuotedJson, extent, read_document
 from keyturn_receiver.core.expression import MAX_COST, Extent, cost, evaluate
-from keyturn_receiver.core.expression_advice import constant_advice
+from keyturn_receiver.core.expression_advice import constant_advice, text_advice
 from keyturn_receiver.core.functions import EvaluationError, NothingSelected, to_bytes
 from keyturn_receiver.core.json_text import UnusableValue
 from keyturn_receiver.errors import InvalidValue
@@ -70,7 +70,7 @@ def render(
         except _FaultyDocument as error:
             errors += [str(error)] * (str(error) not in errors)
         except EvaluationError as error:
-            advice = constant_advice(entry.expression, entry.key) if isinstance(error, NothingSelected) else ""
+            advice = _advice(entry, documents) if isinstance(error, NothingSelected) else ""
             errors.append(f"key {entry.key} (expression {entry.expression!r:.120}): {error}{advice}")
         if budget < 0:
             if not errors:
@@ -87,6 +87,8 @@ def render(
 def _render_everything(document: Document, data: dict[str, bytes], errors: list[str]) -> None:
     if document.fault:
         errors.append(document.fault)
+    elif isinstance(document.content, QuotedJson):
+        errors.append(f"{document.content.fault}, or take it as it is with the expression @")
     elif not isinstance(document.content, dict):
         try:
             data[WHOLE_VALUE_KEY] = _as_bytes(document.raw)
@@ -131,8 +133,13 @@ def _select(entry: Entry, documents: Mapping[Source, Document], spent: int) -> o
         if document.fault:
             raise _FaultyDocument(f"alias {alias}: {document.fault_for(alias)}")
     try:
-        return evaluate(entry.expression, {alias: document.content for alias, document in named.items()}, spent)
+        return evaluate(
+            entry.expression, {alias: document.content_for(alias) for alias, document in named.items()}, spent
+        )
     except NothingSelected as error:
+        for alias, document in named.items():
+            if isinstance(content := document.content_for(alias), QuotedJson):
+                raise EvaluationError(content.fault) from None
         texts = ", ".join(alias for alias, document in named.items() if not document.is_json)
         if not texts:
             raise
@@ -140,6 +147,17 @@ def _select(entry: Entry, documents: Mapping[Source, Document], spent: int) -> o
             f"{error}; the value of {texts} in AWS is not JSON and has no properties: write the alias alone for the"
             " whole value"
         ) from None
+
+
+def _advice(entry: Entry, documents: Mapping[Source, Document]) -> str:
+    """Return how to write the expression if its author may have meant a text."""
+    expression, key = entry.expression, entry.key
+    if not isinstance(entry.source, Source):
+        return constant_advice(expression, key) or text_advice(expression, key, dict(entry.source.by_alias))
+    content = documents[entry.source].content
+    return constant_advice(expression, key) or text_advice(
+        expression, key, content if isinstance(content, dict) else {}
+    )
 
 
 def _evaluate(expression: str, document: Document, spent: int) -> object:
@@ -150,7 +168,9 @@ def _evaluate(expression: str, document: Document, spent: int) -> object:
     try:
         return evaluate(expression, document.content, spent)
     except NothingSelected:
-        if document.is_json:
+        if isinstance(document.content, QuotedJson):
+            raise EvaluationError(document.content.fault) from None
+        if document.is_json or ("(" in expression and text_advice(expression, "", {})):
             raise
         raise EvaluationError(
             "the value in AWS is not JSON: use the expression @, which takes the whole value, and which YAML needs in"

@@ -1,23 +1,36 @@
-"""Advice about YAML: a line of the annotation `data`, with its expression quoted so that YAML reads all of it."""
+"""Advice about YAML: the line to write in place of a line of the annotation `data` that YAML does not read as meant."""
 
 import re
+from collections.abc import Sequence
+
+from keyturn_receiver.core.advised_lines import constant_line, property_line, quoted, reference_line
+from keyturn_receiver.core.aliases import Scope, scope_of
+from keyturn_receiver.core.expression import is_property, validate_expression
+from keyturn_receiver.core.expression_advice import is_bare_text
 
 _ASSIGNMENT = re.compile(r"\s*(?P<key>[-._A-Za-z0-9]{1,253})\s*=\s*(?P<expression>\S.*?)\s*")
-_LINE = re.compile(r"\s*(?P<key>[-._A-Za-z0-9]{1,253})\s*:\s+(?P<expression>\S.*?)\s*")
+_LINE = re.compile(r"(?P<key>[-._A-Za-z0-9]{1,253})\s*:\s+(?P<expression>\S.*)")  # without blanks around it
+_SCALAR = re.compile(r"""'(?:[^']|'')*+'|"(?:[^"\\]|\\.)*+\"""")  # in quotes
+_COMMENT = re.compile(r"\s+(?=#)")
+_PATTERN = re.compile(r"[*&][\w.*/:-]*[\w/]")  # `*.example.com` is an expression, but seldom meant as one
 MAX_LINE = 160  # characters; a longer line is not repeated in a message
 
 
-def quoted_line(text: str, line: int) -> str | None:
-    """Return line number ``line`` (from 0) of ``text`` with its expression in quotes, or None if that is no advice for
-    this line."""
-    lines = text.splitlines()
-    match = _LINE.fullmatch(lines[line]) if line < len(lines) else None
-    if match is None or len(lines[line]) > MAX_LINE:
-        return None
-    first, last = match["expression"][0], match["expression"][-1]
-    if first in "|>" or (first in "'\"" and first == last):
-        return None  # it is quoted already, or a text of several lines
-    return f"{match['key']}: {quoted(match['expression'])}"
+def advice_for_line(text: str, line: int, aliases: Sequence[str] = ()) -> str:
+    """Return what to write in place of line number ``line`` (from 0) of ``text``, as the end of a sentence that says to
+    write a line. It is empty if there is no advice.
+
+    If a quote on an earlier line has no end, the advice is for that line.
+    """
+    lines = text.splitlines()[: line + 1]
+    opened = next((each for each in lines if (match := _match(each)) and _opens_a_quote(match["expression"])), None)
+    match = _match(opened or (lines[line] if line < len(lines) else ""))
+    if match is None:
+        return ""
+    expression, comment = _without_comment(match["expression"])
+    if expression[0] in "|>" or _SCALAR.fullmatch(expression):
+        return ""  # a text of several lines, or quoted already
+    return _advice(match["key"], expression, comment, aliases)
 
 
 def line_of_assignment(text: str) -> str | None:
@@ -27,8 +40,54 @@ def line_of_assignment(text: str) -> str | None:
     return f"{match['key']}: {match['expression']}" if match else None
 
 
-def quoted(expression: str) -> str:
-    """Return an expression as a YAML scalar in quotes."""
-    if '"' in expression or "\\" in expression:
-        return "'" + expression.replace("'", "''") + "'"
-    return f'"{expression}"'
+def _match(line: str) -> re.Match[str] | None:
+    return _LINE.fullmatch(line.strip()) if len(line) <= MAX_LINE else None
+
+
+def _opens_a_quote(expression: str) -> bool:
+    return expression[0] in "'\"" and expression.count(expression[0]) == 1
+
+
+def _without_comment(expression: str) -> tuple[str, str]:
+    """Return the expression, and the comment after it with the blanks before it."""
+    for match in _COMMENT.finditer(expression):
+        before = expression[: match.start()]
+        if before and all(before.count(quote) % 2 == 0 for quote in "'\"`"):
+            return before, expression[match.start() :]
+    return expression, ""
+
+
+def _advice(key: str, expression: str, comment: str, aliases: Sequence[str]) -> str:
+    if reference := reference_line(key, expression, aliases):
+        return f"as in {reference}{comment}"
+    if expression == "@" and aliases:  # it is refused where there are several AWS secrets
+        return f"as in {key}: {aliases[0]}{comment}"
+    if _opens_a_quote(expression):
+        return _closed(key, expression[0], expression[1:].strip(), aliases) + comment
+    if not validate_expression(expression, key, aliases):
+        if not _is_within(expression, aliases):
+            return "with the expression in quotes"
+        constant = (
+            f", or, for a constant, as in {constant_line(key, expression)}" if _PATTERN.fullmatch(expression) else ""
+        )
+        return f"with the expression in quotes, as in {key}: {quoted(expression)}{comment}{constant}"
+    if is_bare_text(expression):
+        return f"with two pairs of quotes around a constant, as in {constant_line(key, expression)}{comment}"
+    return ""
+
+
+def _closed(key: str, quote: str, inner: str, aliases: Sequence[str]) -> str:
+    """Return the advice about an expression whose first quote has no end."""
+    if inner and not validate_expression(inner, key, aliases) and _is_within(inner, aliases):
+        line = f"{key}: {quoted(inner)}"
+    elif not is_bare_text(inner) and not is_property(inner):
+        return "with each quote closed"
+    else:
+        line = property_line(key, inner, aliases) if quote == '"' else constant_line(key, inner)
+    return f"with each quote closed, as in {line}"
+
+
+def _is_within(expression: str, aliases: Sequence[str]) -> bool:
+    """Return whether a valid expression names nothing but aliases, if there are any."""
+    scope = scope_of(expression) if aliases else Scope(frozenset())
+    return not scope.whole and scope.names <= set(aliases)

@@ -1,0 +1,40 @@
+"""Pattern of texts that were meant to be JSON, and are not.
+
+Such a text is an error, because a Secret with the whole of it under one key would be of no use. A password that begins
+with a bracket must not be taken for one, so the pattern asks for more than a bracket: of 200,000 random passwords of 32
+printable characters it matches less than ten, as a test counts.
+"""
+
+import re
+
+# Invisible characters that get in front of pasted text, and a byte order mark that was read as Latin-1.
+_INVISIBLE = " \t\r\n\0\v\f\x85\xa0\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u2060\ufeff\u00ef\u00bb\u00bf"
+
+_BLANK = r"(?:\s|\\[nrt])*+"  # a line break may have become a backslash and a letter
+_CURLY = "\u201c\u201d\u201e\u201f\u2018\u2019\u201a\u201b\xab\xbb\u2039\u203a"  # double, single, and guillemets
+_AFTER = r"(?:\s|\\[nrt]|[:,\]}=]|\Z)"
+# A quoted text, in any quotes, with what may follow it in JSON; or one that the end of the value has cut.
+_QUOTED = rf"""
+    (?: "(?:[^"\\]|\\.)*+"{_AFTER} | '(?:[^'\\]|\\.)*+'{_AFTER}
+      | \\["'][^"'\\]*+(?:\\["']{_AFTER}|\Z)
+      | [{_CURLY}][^{_CURLY}"'\n]*+(?:[{_CURLY}"']{_AFTER}|\Z)
+      | ["'][\w $./@:+-]*+\Z )"""
+_END = r"""[\s,\]]*+(?:["'`\[{\0]|\Z)"""  # what follows a list that has ended too early, or twice
+# `{SSHA}x`, `{{ x }}` and `{broken` are no objects.
+_OBJECT = rf"""
+    \{{{_BLANK}
+    (?: {_QUOTED} | // | /\* | ,\s*["'}}] | \}}(?:[\s"'`,;\[{{\0]|//|\Z) | \Z
+      | [A-Za-z_$][\w$-]*+\s*(?: :(?:[\s"'\[{{{_CURLY}]|\Z|(?=.*[\]}}]\s*+["']?\s*+\Z)) | =\s*["'{_CURLY}] ) )"""
+# `[client]`, `[[servers]]` and `[::1]:80` are no lists.
+_LIST = rf"""
+    \[(?:{_BLANK}\[)*+{_BLANK}
+    (?: {_OBJECT} | {_QUOTED} | \]{_END} | \Z
+      | (?:-?\d[\d.eE+-]*+|true|false|null|undefined|NaN|-?Infinity|None|True|False)\s*
+        (?: ,\s*(?:["'\[{{\],\d-]|[tfnuNTFI]|\Z) | \]{_END} | \Z ) )"""
+# Quotes that a shell left over, or the fence of a block of code, may come first.
+_LIKE_JSON = re.compile(rf"(?:`{{3,}}\w*\s*)?(?:[\"'{_CURLY}]?{_OBJECT}|{_LIST})", re.VERBOSE | re.DOTALL)
+
+
+def is_like_json(text: str) -> bool:
+    """Return whether a text that is not JSON was meant to be a JSON object or list. It takes linear time."""
+    return _LIKE_JSON.match(text.lstrip(_INVISIBLE)) is not None
