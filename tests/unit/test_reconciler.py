@@ -159,7 +159,9 @@ class FakeStores:
     def key(self, *_: str) -> StoreKey:
         return StoreKey("", "eu-west-1")
 
-    async def read(self, key: StoreKey, source: Source, since: float, background: bool = False) -> SecretVersion:
+    async def read(
+        self, key: StoreKey, source: Source, since: float, background: bool = False, namespace: str = ""
+    ) -> SecretVersion:
         self.reads += 1
         if self.error:
             raise self.error

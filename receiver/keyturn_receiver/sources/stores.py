@@ -178,23 +178,29 @@ class Stores:
                     self._others.pop(key.namespace, each)
             raise
 
-    async def read(self, key: StoreKey, source: Source, since: float, background: bool = False) -> SecretVersion:
-        """Return a value that was read at the time ``since`` (monotonic seconds) or later.
+    async def read(
+        self, key: StoreKey, source: Source, since: float, background: bool = False, namespace: str = ""
+    ) -> SecretVersion:
+        """Return a value that was read at the time ``since`` (monotonic seconds) or later, for a binding in
+        ``namespace``.
 
         A ``background`` read may take a little longer. Raises SourceRefused, SourceUnavailable or the errors of
         ``get``.
         """
         store = await self.get(key, since)
         return await self._reads.get(
-            (key, store.identity, source), since, lambda: store.reader.read(source, background)
+            (key, store.identity, source), since, lambda: store.reader.read(source, background, namespace)
         )
 
-    async def describe(self, key: StoreKey, secret_id: str, since: float) -> SecretMetadata:
-        """Return a secret's metadata that was read at the time ``since`` (monotonic seconds) or later.
+    async def describe(self, key: StoreKey, secret_id: str, since: float, namespace: str = "") -> SecretMetadata:
+        """Return a secret's metadata that was read at the time ``since`` (monotonic seconds) or later, for a binding in
+        ``namespace``.
 
         Raises SourceRefused, SourceUnavailable or the errors of ``get``.
         """
         store = await self.get(key, since)
         return await self._descriptions.get(
-            (key, store.identity, secret_id), since, lambda: store.secrets_manager.describe(secret_id)
+            (key, store.identity, secret_id),
+            since,
+            lambda: store.secrets_manager.describe(secret_id, namespace=namespace),
         )
