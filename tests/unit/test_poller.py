@@ -16,7 +16,12 @@ from keyturn_receiver.core.policy import Default
 from keyturn_receiver.core.regions import Regions
 from keyturn_receiver.core.revision import RECORD_HASH, record_hash
 from keyturn_receiver.errors import SourceNotFound, SourceRefused, SourceUnavailable
-from keyturn_receiver.poller.poller import FULL_SWEEP_SECONDS, SWEEP_LANES, SWEEP_TIMEOUT, Poller
+from keyturn_receiver.poller.poller import (
+    FULL_SWEEP_SECONDS,
+    LANES_PER_NAMESPACE,
+    SWEEP_TIMEOUT,
+    Poller,
+)
 from keyturn_receiver.poller.sweep import DESCRIBE_UP_TO, Interrupted, Sweeper
 from keyturn_receiver.poller.turns import MAX_ERRORS
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
@@ -471,13 +476,13 @@ async def test_own_store_is_swept_first_and_hanging_ones_delay_nobody() -> None:
     await asyncio.sleep(0.5)
     assert setting.made[0] == "eu-west-1"
     assert set(setting.asked) == {Target("team", "own")}
-    assert len(setting.made) == 1 + SWEEP_LANES
+    assert len(setting.made) == 1 + LANES_PER_NAMESPACE
     setting.asked.clear()
     setting.put(bound_object("own", "v1", version=2))
     setting.clock.advance(600)
     await asyncio.sleep(40)  # a sweep of the own store, while those of the others hang
     assert set(setting.asked) == {Target("team", "own")}
-    await asyncio.sleep(3 * SWEEP_TIMEOUT)  # the ones that hang are given up, and the last one has its turn
+    await asyncio.sleep(10 * SWEEP_TIMEOUT)  # the ones that hang are given up, and the last one has its turn
     assert setting.made[-1] == "team/app19"
     running.cancel()
 
@@ -611,3 +616,23 @@ async def test_errors_of_a_namespace_are_described_in_parts_that_take_turns() ->
         await setting.sweep()
         assert len(aws.described) - before <= MAX_ERRORS
     assert len(set(aws.described)) == count
+
+
+async def test_roles_of_a_namespace_that_hang_delay_the_sweep_of_no_other() -> None:
+    """They took all lanes before the other namespace's role was there, so turns alone do not help."""
+    hanging = [
+        in_namespace("greedy", bound_object(f"s{n}", "v1", **{"keyturn.dev/service-account": f"app{n}"}))
+        for n in range(50)
+    ]
+    setting = Setting(Aws(listed("moved", "v2")), *hanging)
+    setting.namespaces.update(NamespaceView("greedy", {"keyturn.dev/allow-secrets": "*"}))
+    setting.hanging = {f"greedy/app{n}" for n in range(50)}
+    first = asyncio.create_task(setting.poller.sweep())
+    await asyncio.sleep(1)
+    assert len(setting.made) == LANES_PER_NAMESPACE
+    setting.put(bound_object("moved", "v1", **{"keyturn.dev/service-account": "app"}))
+    second = asyncio.create_task(setting.poller.sweep())
+    await asyncio.sleep(1)
+    assert Target("team", "moved") in setting.asked
+    await asyncio.gather(first, second)
+    assert len(setting.poller._lane_shares) == 0
