@@ -28,6 +28,9 @@ SWEEP_LANES = 8  # sweeps at the same time of stores that bindings name
 LANES_PER_NAMESPACE = 2  # of these, for the stores that one namespace names; the others of its stores wait
 MAX_SHARED_LANES = SWEEP_LANES // 2  # of these, for stores of the receiver's own role that several namespaces name
 SWEEP_TIMEOUT = 300.0  # seconds for the sweep of such a store, or the interval if that is longer
+# The share of its time for which a sweep describes secrets: of the interval for the own store, so that the next sweep
+# is on time, and of SWEEP_TIMEOUT for another one, so that it ends before.
+DESCRIBE_SHARE = 0.75
 MAX_REST_INTERVALS = 4  # intervals that such a store rests at most, after failures
 SHARED = ""  # the owner of stores that several namespaces name
 FULL_SWEEP_SECONDS = 3600.0  # time between two full sweeps of a store
@@ -201,9 +204,11 @@ class Poller:
         kind = "full" if full else "changes"
         last = None if full else self._last_sweep.get(key)
         fields = {"kind": kind, "account": key.account, "region": key.region}
+        own = key == self._sweeper.own_key
+        seconds = DESCRIBE_SHARE * (self.interval if own else max(SWEEP_TIMEOUT, self._interval))
         try:
             result = await self._sweeper.sweep(
-                key, bindings, last, partial(self._may_continue, ping), self._queue_stale
+                key, bindings, last, seconds, partial(self._may_continue, ping), self._queue_stale
             )
         except Interrupted:
             self._metrics.sweeps.labels(kind, "interrupted").inc()
@@ -220,11 +225,11 @@ class Poller:
         if full:
             self._last_full_sweep[key] = started
         if result.watermark:
-            self._last_sweep[key] = SweepResult(result.identity, watermark=result.watermark)
+            self._last_sweep[key] = SweepResult(result.identity, watermark=result.watermark, owed=result.owed)
         stale = list(result.stale.values())
         self._metrics.sweeps.labels(kind, "ok").inc()
         # There may be a thousand stores that bindings name, so a sweep of one that found nothing is no news.
-        level = logging.INFO if stale or key == self._sweeper.own_key else logging.DEBUG
+        level = logging.INFO if stale or own else logging.DEBUG
         _log.log(level, "swept", extra={"fields": {**fields, "stale": [str(each.target) for each in stale[:100]]}})
         return stale
 
