@@ -13,7 +13,7 @@ from keyturn_receiver.errors import NoCredentials, SourceRefused, SourceUnavaila
 from keyturn_receiver.sources.caller_identity import TenantIdentity
 from keyturn_receiver.sources.secrets_manager import SecretsManager
 from keyturn_receiver.sources.store_health import MAX_SILENT_CALLS, StoreHealth
-from keyturn_receiver.sources.thread_pools import OTHER_REGIONS, ThreadPools, namespace_owner
+from keyturn_receiver.sources.thread_pools import CALLS_PER_OWNER, OTHER_REGIONS, ThreadPools, namespace_owner
 from keyturn_receiver.telemetry.metrics import Metrics
 from support.aws_client import ACCOUNT, FakeClient, arn_of, aws_error, secrets_manager, value_of
 
@@ -262,3 +262,20 @@ async def test_regions_that_hang_leave_places_to_the_stores_of_others(namespaces
     for each in reads:
         each.cancel()
     over.set()
+
+
+async def test_calls_that_wait_while_their_region_begins_to_rest_are_not_made() -> None:
+    over = threading.Event()
+
+    def hang(action: str, arguments: dict[str, Any]) -> Any:
+        over.wait(30)
+        raise ConnectTimeoutError(endpoint_url="")
+
+    client = FakeClient(hang)
+    store = unproven(ThreadPools.of(2), client, "region silent", OTHER_REGIONS)
+    reads = [asyncio.create_task(store.value(Source(f"s{number}"), "team")) for number in range(20)]
+    await asyncio.sleep(0.1)
+    over.set()
+    results = await asyncio.gather(*reads, return_exceptions=True)
+    assert all(isinstance(each, SourceUnavailable) for each in results)
+    assert client.actions().count("get_secret_value") == CALLS_PER_OWNER

@@ -233,17 +233,23 @@ class SecretsManager:
             arguments["SecretId"] = secret_id
         about_secret = action != "ListSecrets"  # of one, or of a batch: what tenants have written decides its outcome
 
-        if (rest := self._health.rests_for()) and not is_check:
-            subject = f"AWS secret {secret_id}" if secret_id else action
-            raise error_mapping.silent_region(subject, self.region, rest)
+        def refuse_while_resting() -> None:
+            if (rest := self._health.rests_for()) and not is_check:
+                subject = f"AWS secret {secret_id}" if secret_id else action
+                raise error_mapping.silent_region(subject, self.region, rest)
+
+        refuse_while_resting()
 
         def call() -> Any:
+            refuse_while_resting()  # the store may have turned out to be silent while this call waited for a thread
             with self._identity.call():
                 return method(**arguments)
 
         try:
             pool = self._pool(secret_id, background, is_check)
             response = await pool.run(call, *self._owners_of(pool, namespace))
+        except KeyturnError:
+            raise  # AWS was not called
         except Exception as error:
             failure = (
                 error_mapping.translate(error, f"AWS secret {secret_id}", self._place(secret_id))
