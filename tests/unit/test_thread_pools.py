@@ -117,7 +117,7 @@ async def test_call_that_gives_up_waiting_leaves_nothing(hang: Callable[[], str]
 
 @pytest.mark.parametrize("name", ["foreground", "background", "quarantine"])
 async def test_namespace_whose_calls_hang_leaves_places_in_every_pool(name: str, hang: Callable[[], str]) -> None:
-    pool: ThreadPool = getattr(ThreadPools.of(4), name)
+    pool: ThreadPool = getattr(ThreadPools.of(16), name)
     calls = [asyncio.create_task(pool.run(hang, namespace_owner("hostile"))) for _ in range(200)]
     await asyncio.sleep(0.05)
     async with asyncio.timeout(0.5):
@@ -137,3 +137,14 @@ async def test_owner_with_a_limit_of_its_own_is_held_to_it(hang: Callable[[], st
     assert len(pool._shares) == 4
     for each in calls:
         each.cancel()
+
+
+async def test_batches_that_were_abandoned_leave_a_namespace_its_places(hang: Callable[[], str]) -> None:
+    """Else the secrets of a batch that hung, which are read one by one then, wait until its thread ends."""
+    pool = ThreadPools.of(4).foreground
+    for _ in range(4):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await pool.run(hang, namespace_owner("team"))
+    async with asyncio.timeout(0.5):
+        assert await pool.run(lambda: "result", namespace_owner("team")) == "result"

@@ -27,6 +27,7 @@ CALLS_PER_OWNER = 2  # of these three kinds, for one namespace or one region
 OTHER_REGIONS = "other regions"
 MAX_OTHER_REGIONS = UNPROVEN_THREADS // 2  # its most concurrent calls to stores that have not answered
 OWNER_QUEUE_TIMEOUT = 5.0  # seconds to wait for them; then the binding's own back-off goes on
+OTHERS_SHARE = 8  # one namespace leaves the others one in so many places of the foreground
 BACKGROUND_THREADS = 2  # the most concurrent calls of sweeps
 BUILDING_THREADS = 2  # clients are built one at a time; the second thread is for when the first one hangs
 OVERSUBSCRIPTION = 2  # threads per slot, so that abandoned calls do not block new ones
@@ -45,8 +46,8 @@ class PoolExhausted(Exception):
 class ThreadPool:
     """Bulkhead. Runs at most ``slots`` calls at once, each in a thread of its own, and ``per_owner`` of one owner.
 
-    An owner's further calls wait behind its own, and an abandoned call counts until its thread ends. ``limits`` has the
-    owners with a limit of their own.
+    An owner's further calls wait behind its own. An abandoned call counts for it until its thread ends, or not any more
+    if ``forgets_abandoned``. ``limits`` has the owners with a limit of their own.
 
     An abandoned call frees its slot but not its thread. So the pool has OVERSUBSCRIPTION threads for each slot.
     ``call_timeout`` and ``queue_timeout`` are in seconds. ``now`` returns monotonic seconds.
@@ -61,7 +62,9 @@ class ThreadPool:
         now: Callable[[], float] = time.monotonic,
         per_owner: int | None = None,
         limits: Mapping[Hashable, int] | None = None,
+        forgets_abandoned: bool = False,
     ) -> None:
+        self._forgets_abandoned = forgets_abandoned
         self._shares = None if per_owner is None else Shares(per_owner, limits)
         self._slots = asyncio.Semaphore(slots)
         self._max_threads = OVERSUBSCRIPTION * slots
@@ -127,6 +130,9 @@ class ThreadPool:
         self._abandoned += 1
         if self._abandoned >= self._max_threads and self._saturated_since is None:
             self._saturated_since = self._now()
+        if self._forgets_abandoned:
+            self._release(owners)
+            owners = ()
         result.add_done_callback(partial(self._free_thread, owners))
 
     def _free_thread(self, owners: tuple[Hashable, ...], result: "asyncio.Future[T]") -> None:
@@ -156,14 +162,14 @@ class ThreadPools:
     def of(cls, foreground: int) -> "ThreadPools":
         """Make the pools. ``foreground`` is the number of slots of the foreground pool."""
         return cls(
-            _with_halves("foreground", foreground),
+            ThreadPool("foreground", foreground, per_owner=_most_of(foreground), forgets_abandoned=True),
             ThreadPool(
                 "quarantine",
                 QUARANTINE_THREADS,
                 queue_timeout=QUARANTINE_QUEUE_TIMEOUT,
                 per_owner=CALLS_PER_OWNER,
             ),
-            _with_halves("background", BACKGROUND_THREADS),
+            ThreadPool("background", BACKGROUND_THREADS, per_owner=BACKGROUND_THREADS // 2),
             _by_owner("unproven", UNPROVEN_THREADS),
             _by_owner("sts", STS_THREADS),
             ThreadPool("building", BUILDING_THREADS),
@@ -187,9 +193,13 @@ def namespace_owner(namespace: str) -> str:
     return f"namespace {namespace}"
 
 
-def _with_halves(name: str, slots: int) -> ThreadPool:
-    """Return a pool of which one namespace takes at most half."""
-    return ThreadPool(name, slots, per_owner=max(1, slots // 2))
+def _most_of(slots: int) -> int:
+    """Return the places of the foreground for one namespace: all but an eighth.
+
+    While many of its secrets hang, a namespace needs that many for its others, and short calls of other namespaces need
+    few. Abandoned calls do not count here: a batch that hangs is abandoned soon, and its secrets are read one by one.
+    """
+    return max(1, slots - max(1, slots // OTHERS_SHARE))
 
 
 def _by_owner(name: str, slots: int) -> ThreadPool:
