@@ -31,6 +31,7 @@ from keyturn_receiver.resilience.bounded_map import BoundedMap
 from keyturn_receiver.settings import PollMode
 from keyturn_receiver.sources.secrets_manager import SecretMetadata
 from keyturn_receiver.sources.stores import MAX_STORES, Identity, Store, StoreKey, Stores
+from keyturn_receiver.sources.thread_pools import SEVERAL
 
 # ListSecrets may lag by five minutes: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_ListSecrets.html
 LIST_OVERLAP = timedelta(minutes=10)
@@ -350,12 +351,13 @@ class StoreSweep:
                     if time.monotonic() >= deadline:
                         break
                     namespaces = {bound.target.namespace for bound in same_secret}
-                    willing = sorted(each for each in namespaces if alone or failures[each] < MAX_FAILURES)
+                    willing = [each for each in namespaces if alone or failures[each] < MAX_FAILURES]
                     if not willing:
                         continue
                     tried.add(secret_id)
                     try:
-                        await self._describe_one(secret_id, same_secret, willing[0])
+                        owner = willing[0] if len(namespaces) == 1 else SEVERAL
+                        await self._describe_one(secret_id, same_secret, owner)
                     except Temporary as error:
                         last_error, failed = error, failed + 1
                         failures.update(namespaces)  # the call itself has already counted the failure in the metrics

@@ -23,9 +23,9 @@ MAX_REFUSED = 1000  # secrets that are remembered because their batch was refuse
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Read:
-    """A read that waits for others to join it, and the namespace that wanted it first."""
+    """A read that waits for others to join it, and the namespace that it counts for."""
 
     version: "asyncio.Future[SecretVersion]"
     namespace: str
@@ -58,6 +58,7 @@ class BatchReader:
             return await self._secrets_manager.value(source, namespace)
         loop = asyncio.get_running_loop()
         read = self._pending.setdefault(source.secret_id, _Read(loop.create_future(), namespace))
+        read.namespace = namespace  # SEVERAL, if another namespace was first
         if len(self._pending) >= MAX_BATCH:
             self._flush()
         else:

@@ -25,6 +25,7 @@ STS_THREADS = 8  # the most concurrent requests for credentials of tenants
 CALLS_PER_OWNER = 2  # of these three kinds, for one namespace or one region
 # The owner of all calls that the receiver's own role makes in regions that bindings name.
 OTHER_REGIONS = "other regions"
+SEVERAL = "*"  # in place of a namespace, for secrets that several name; a call for them waits for none of these
 MAX_OTHER_REGIONS = UNPROVEN_THREADS // 2  # its most concurrent calls to stores that have not answered
 OWNER_QUEUE_TIMEOUT = 5.0  # seconds to wait for them; then the binding's own back-off goes on
 OTHERS_SHARE = 8  # one namespace leaves the others one in so many places of the foreground
