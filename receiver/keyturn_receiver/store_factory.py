@@ -13,7 +13,13 @@ from keyturn_receiver.sources.caller_identity import CallerIdentity, TenantIdent
 from keyturn_receiver.sources.secrets_manager import SecretsManager
 from keyturn_receiver.sources.store_health import StoreHealth
 from keyturn_receiver.sources.stores import Identity, Store, StoreKey
-from keyturn_receiver.sources.thread_pools import BACKGROUND_THREADS, OVERSUBSCRIPTION, ThreadPools
+from keyturn_receiver.sources.thread_pools import (
+    BACKGROUND_THREADS,
+    OTHER_REGIONS,
+    OVERSUBSCRIPTION,
+    ThreadPools,
+    namespace_owner,
+)
 from keyturn_receiver.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -61,8 +67,8 @@ class StoreFactory:
         except Exception as error:
             raise error_mapping.translate(error, f"AWS region {key.region}") from None
         health = StoreHealth(trusted=is_own)
-        owner = f"namespace {key.namespace}" if key.account else key.region
-        secrets_manager = SecretsManager(client, sweep_client, self.pools, self.metrics, caller, health, owner)
+        owners = [namespace_owner(key.namespace)] if key.account else [f"region {key.region}", OTHER_REGIONS]
+        secrets_manager = SecretsManager(client, sweep_client, self.pools, self.metrics, caller, health, owners)
         return Store.of(key, secrets_manager, credentials.expires_at if credentials else None, identity)
 
     def _clients(self, region: str, is_own: bool) -> "tuple[SecretsManagerClient, SecretsManagerClient]":

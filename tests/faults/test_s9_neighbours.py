@@ -16,6 +16,7 @@ from support.manifests import secret
 from support.wait import eventually
 
 ACCOUNT = "123456789012"
+REFUSED = 40  # Secrets: several batches
 KEYS = {"KEYTURN_SIGNING_KEY_INTERVAL_SECONDS": "1"}  # the receiver checks its own credentials every second
 
 
@@ -80,7 +81,7 @@ def test_typo_in_a_region_concerns_its_own_secret_alone(env: FaultEnv) -> None:
 @pytest.mark.fault("S9")
 def test_credentials_refused_for_a_tenants_secret_do_not_stop_everybody(env: FaultEnv) -> None:
     """AWS refuses the receiver's credentials in a region that a tenant names (as in one that the account has not opted
-    into), and for one secret. The receiver stays ready, and no probe fails."""
+    into), and for forty secrets, which are read in batches. The receiver stays ready, and no probe fails."""
 
     def refuse(call: Call) -> Fault:
         elsewhere = "/eu-west-1/" in call.headers.get("authorization", "")
@@ -95,11 +96,12 @@ def test_credentials_refused_for_a_tenants_secret_do_not_stop_everybody(env: Fau
         env.cluster.create(
             [
                 secret(env.namespace, "region", arn(env, "eu-west-1")),
-                secret(env.namespace, "refused", f"{env.namespace}/refused"),
+                *(secret(env.namespace, f"refused-{n}", f"{env.namespace}/refused-{n}") for n in range(REFUSED)),
             ]
         )
         eventually(lambda: "NoCredentials" in receiver.log.partition("started")[2])
         eventually(lambda: env.aws_proxy.actions("ListSecrets"))
+        eventually(lambda: env.aws_proxy.actions("BatchGetSecretValue"))
         time.sleep(3)
         env.send_until_accepted(env.rotate("own"))
     assert data_of(env.cluster, env.namespace, "region") == {}

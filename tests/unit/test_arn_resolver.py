@@ -41,7 +41,7 @@ class Stores:
         port: Any = SecretsManagerPort()
         return Store(key, port, nothing, None, self.identity)
 
-    async def describe(self, key: StoreKey, secret_id: str, since: float) -> SecretMetadata:
+    async def describe(self, key: StoreKey, secret_id: str, since: float, namespace: str) -> SecretMetadata:
         self.described.append(secret_id)
         if self.error:
             raise self.error

@@ -27,14 +27,14 @@ class Aws:
     def may_batch(self, secret_id: str) -> bool:
         return secret_id not in ("quarantined", "foreign")
 
-    async def value(self, source: Source) -> SecretVersion:
+    async def value(self, source: Source, namespace: str) -> SecretVersion:
         self.singles.append(source.secret_id)
         await asyncio.sleep(60 if source.secret_id in self.hung else 0)
         if source.secret_id in self.errors:
             raise self.errors[source.secret_id]
         return SecretVersion("arn", source.secret_id, "v1", "single")
 
-    async def values(self, secret_ids: Sequence[str]) -> dict[str, SecretVersion]:
+    async def values(self, secret_ids: Sequence[str], namespace: str) -> dict[str, SecretVersion]:
         self.batches.append(list(secret_ids))
         await asyncio.sleep(60 if self.hung & set(secret_ids) else 0)
         if self.fault:

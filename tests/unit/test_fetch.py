@@ -25,12 +25,14 @@ class Aws:
         self.described = 0
         self.since: list[float] = []
 
-    async def read(self, key: StoreKey, source: Source, since: float, background: bool) -> SecretVersion:
+    async def read(
+        self, key: StoreKey, source: Source, since: float, background: bool, namespace: str
+    ) -> SecretVersion:
         self.since.append(since)
         version_id = self.reads.pop(0) if len(self.reads) > 1 else self.reads[0]
         return SecretVersion("arn", "prod/db", version_id, "value")
 
-    async def describe(self, key: StoreKey, secret_id: str, since: float) -> SecretMetadata:
+    async def describe(self, key: StoreKey, secret_id: str, since: float, namespace: str) -> SecretMetadata:
         self.described += 1
         return SecretMetadata(
             "arn", "prod/db", {self.current: frozenset({"AWSCURRENT"}), "v0": frozenset({"AWSPREVIOUS"})}

@@ -131,15 +131,15 @@ class Aws:
     def may_batch(self, secret_id: str) -> bool:
         return True
 
-    async def value(self, source: Source) -> SecretVersion:
+    async def value(self, source: Source, namespace: str = "") -> SecretVersion:
         name = source.secret_id.removeprefix("prod/")
         version = self.versions[name]
         return SecretVersion(ARN.format(name), f"prod/{name}", f"v{version}", f'{{"password": "{version}"}}')
 
-    async def values(self, secret_ids: Sequence[str]) -> dict[str, SecretVersion]:
+    async def values(self, secret_ids: Sequence[str], namespace: str = "") -> dict[str, SecretVersion]:
         return {each: await self.value(Source(each)) for each in secret_ids}
 
-    async def describe(self, secret_id: str, background: bool = False) -> SecretMetadata:
+    async def describe(self, secret_id: str, background: bool = False, namespace: str = "") -> SecretMetadata:
         name = secret_id.removeprefix("prod/")
         stages = {f"v{self.versions[name]}": frozenset({"AWSCURRENT"})}
         return SecretMetadata(ARN.format(name), f"prod/{name}", stages, datetime(2026, 11, 28, tzinfo=UTC))

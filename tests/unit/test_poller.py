@@ -16,9 +16,15 @@ from keyturn_receiver.core.policy import Default
 from keyturn_receiver.core.regions import Regions
 from keyturn_receiver.core.revision import RECORD_HASH, record_hash
 from keyturn_receiver.errors import SourceNotFound, SourceRefused, SourceUnavailable
-from keyturn_receiver.poller.poller import FULL_SWEEP_SECONDS, SWEEP_LANES, SWEEP_TIMEOUT, Poller
+from keyturn_receiver.poller.poller import (
+    FULL_SWEEP_SECONDS,
+    LANES_PER_NAMESPACE,
+    MAX_INTERVAL_WITHOUT_EVENTS,
+    SWEEP_TIMEOUT,
+    Poller,
+)
 from keyturn_receiver.poller.sweep import DESCRIBE_UP_TO, Interrupted, Sweeper
-from keyturn_receiver.poller.turns import MAX_ERRORS
+from keyturn_receiver.poller.turns import MAX_DESCRIBED
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
@@ -60,7 +66,7 @@ class Aws:
             self.asked.set()
             yield secrets[begin : begin + 2]
 
-    async def describe(self, secret_id: str, background: bool) -> SecretMetadata:
+    async def describe(self, secret_id: str, background: bool, namespace: str = "") -> SecretMetadata:
         assert background
         self.described.append(secret_id)
         if secret_id == "prod/hung":
@@ -215,7 +221,7 @@ async def test_each_of_several_secrets_that_are_gone_is_reported(mode: PollMode,
 async def test_role_without_list_permission_describes_secret_by_secret() -> None:
     aws = Aws(listed("same", "v1"), listed("moved", "v2"), may_list=False)
     assert await Setting(aws, bound_object("same", "v1"), bound_object("moved", "v1")).sweep() == ["moved"]
-    assert aws.described == ["prod/same", "prod/moved"]
+    assert aws.described == ["prod/moved", "prod/same"]
 
 
 async def test_role_that_may_not_list_is_reported_once_with_its_calls_an_hour(caplog: pytest.LogCaptureFixture) -> None:
@@ -369,7 +375,7 @@ async def test_changes_of_a_role_with_many_bindings_take_one_page() -> None:
 
 async def test_role_that_may_list_but_not_describe_is_swept_by_its_list() -> None:
     class ListsAlone(Aws):
-        async def describe(self, secret_id: str, background: bool) -> SecretMetadata:
+        async def describe(self, secret_id: str, background: bool, namespace: str = "") -> SecretMetadata:
             raise SourceRefused("AWS denies it")
 
     aws = ListsAlone(listed("s0", "v2"))
@@ -379,7 +385,7 @@ async def test_role_that_may_list_but_not_describe_is_swept_by_its_list() -> Non
 
 async def test_role_that_may_do_neither_finds_nothing_and_fails_nothing() -> None:
     class Refusing(Aws):
-        async def describe(self, secret_id: str, background: bool) -> SecretMetadata:
+        async def describe(self, secret_id: str, background: bool, namespace: str = "") -> SecretMetadata:
             raise SourceRefused("AWS denies it")
 
     setting = Setting(Refusing(listed("s0", "v2"), may_list=False), *bound_with_roles(1))
@@ -418,7 +424,7 @@ async def test_secret_under_a_forbidden_name_looks_like_a_missing_one(mode: Poll
     hidden = SecretMetadata(f"{place}prod/db-master-AbCdEf", "prod/db-master", {"v1": frozenset({"AWSCURRENT"})}, NOW)
 
     class Partial(Aws):
-        async def describe(self, secret_id: str, background: bool) -> SecretMetadata:
+        async def describe(self, secret_id: str, background: bool, namespace: str = "") -> SecretMetadata:
             return hidden if secret_id == f"{place}prod/db-master" else await super().describe(secret_id, background)
 
     aws = Partial()
@@ -471,13 +477,13 @@ async def test_own_store_is_swept_first_and_hanging_ones_delay_nobody() -> None:
     await asyncio.sleep(0.5)
     assert setting.made[0] == "eu-west-1"
     assert set(setting.asked) == {Target("team", "own")}
-    assert len(setting.made) == 1 + SWEEP_LANES
+    assert len(setting.made) == 1 + LANES_PER_NAMESPACE
     setting.asked.clear()
     setting.put(bound_object("own", "v1", version=2))
     setting.clock.advance(600)
     await asyncio.sleep(40)  # a sweep of the own store, while those of the others hang
     assert set(setting.asked) == {Target("team", "own")}
-    await asyncio.sleep(3 * SWEEP_TIMEOUT)  # the ones that hang are given up, and the last one has its turn
+    await asyncio.sleep(10 * SWEEP_TIMEOUT)  # the ones that hang are given up, and the last one has its turn
     assert setting.made[-1] == "team/app19"
     running.cancel()
 
@@ -583,7 +589,7 @@ def in_namespace(namespace: str, obj: dict) -> dict:
 @pytest.mark.parametrize("mode", PollMode)
 async def test_stale_binding_is_queued_before_a_thousand_missing_secrets_of_another_namespace(mode: PollMode) -> None:
     class Slow(Aws):
-        async def describe(self, secret_id: str, background: bool) -> SecretMetadata:
+        async def describe(self, secret_id: str, background: bool, namespace: str = "") -> SecretMetadata:
             await asyncio.sleep(0.1)
             return await super().describe(secret_id, background)
 
@@ -597,17 +603,88 @@ async def test_stale_binding_is_queued_before_a_thousand_missing_secrets_of_anot
     await sweeping
 
 
-async def test_errors_of_a_namespace_are_described_in_parts_that_take_turns() -> None:
-    told = {"status": "SourceNotFound: it does not exist"}
-    count = 2 * MAX_ERRORS + 50
-    others = [listed(f"other-{number}", "v1", NOW - timedelta(hours=number)) for number in range(4)]
-    setting = Setting(Aws(*others), *(bound_object(f"missing-{number}", None, **told) for number in range(count)))
-    aws = setting.aws
-    await setting.sweep()  # which is a full one
-    assert len(aws.described) == count
-    aws.described.clear()
-    for _ in range(3):
-        before = len(aws.described)
+FOREIGN = "arn:aws:secretsmanager:eu-west-1:999999999999:secret:prod/{}"
+OTHERS = [listed(f"other-{number}", "v1", NOW - timedelta(hours=number)) for number in range(4)]
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [{"status": "SourceNotFound: it does not exist"}, {}, {SECRET_ID: FOREIGN}],
+    ids=["in error", "missing", "of another account"],
+)
+async def test_secrets_of_a_namespace_are_described_in_parts_that_take_turns(annotations: dict[str, str]) -> None:
+    count = 2 * MAX_DESCRIBED + 50
+    objects = [
+        bound_object(f"s{number}", "v1", **{key: text.format(number) for key, text in annotations.items()})
+        for number in range(count)
+    ]
+    setting = Setting(Aws(*OTHERS), *objects)
+    for _ in range(3):  # a full sweep, and two of changes
+        before = len(setting.aws.described)
         await setting.sweep()
-        assert len(aws.described) - before <= MAX_ERRORS
-    assert len(set(aws.described)) == count
+        assert len(setting.aws.described) - before <= MAX_DESCRIBED
+    assert len(set(setting.aws.described)) == count
+
+
+class Slow(Aws):
+    """A fake AWS that takes a time to describe a secret, and another one for secrets of another account."""
+
+    def __init__(self, *secrets: SecretMetadata, seconds: float = 0.0, foreign: float = 0.0) -> None:
+        super().__init__(*secrets)
+        self.seconds, self.foreign = seconds, foreign
+
+    async def describe(self, secret_id: str, background: bool, namespace: str = "") -> SecretMetadata:
+        is_foreign = secret_id.startswith(FOREIGN.partition(":secret")[0])
+        await asyncio.sleep(self.foreign if is_foreign else self.seconds)
+        if is_foreign and self.foreign > 1:
+            raise SourceUnavailable("AWS did not answer")
+        return await super().describe(secret_id, background)
+
+
+async def test_sweep_of_thousands_of_foreign_secrets_ends_in_time_and_leaves_none_out() -> None:
+    """Each call takes long, so that not even the share of the namespace is described within one interval."""
+    count = 250
+    setting = Setting(
+        Slow(*OTHERS, foreign=0.9),
+        *(bound_object(f"s{number}", "v1", **{SECRET_ID: FOREIGN.format(number)}) for number in range(count)),
+        bound_object("other-0", "v1"),
+    )
+    assert setting.poller.interval == MAX_INTERVAL_WITHOUT_EVENTS
+    for _ in range(11):
+        begun = time.monotonic()
+        await setting.sweep()
+        assert time.monotonic() - begun < MAX_INTERVAL_WITHOUT_EVENTS
+    assert len(set(setting.aws.described)) == count
+
+
+async def test_secrets_of_a_namespace_that_hang_delay_those_of_another_by_two_calls() -> None:
+    hanging = [
+        in_namespace("greedy", bound_object(f"h{n}", "v1", **{SECRET_ID: FOREIGN.format(f"h{n}")})) for n in range(100)
+    ]
+    missing = [bound_object(f"s{number}", "v1") for number in range(100)]
+    setting = Setting(Slow(*OTHERS, foreign=8.0), *hanging, *missing)
+    setting.namespaces.update(NamespaceView("greedy", {"keyturn.dev/allow-secrets": "*"}))
+    begun = time.monotonic()
+    assert len(await setting.sweep()) == 100
+    assert time.monotonic() - begun < 20
+    assert not any(name.startswith("h") for name in await setting.sweep())
+
+
+async def test_roles_of_a_namespace_that_hang_delay_the_sweep_of_no_other() -> None:
+    """They took all lanes before the other namespace's role was there, so turns alone do not help."""
+    hanging = [
+        in_namespace("greedy", bound_object(f"s{n}", "v1", **{"keyturn.dev/service-account": f"app{n}"}))
+        for n in range(50)
+    ]
+    setting = Setting(Aws(listed("moved", "v2")), *hanging)
+    setting.namespaces.update(NamespaceView("greedy", {"keyturn.dev/allow-secrets": "*"}))
+    setting.hanging = {f"greedy/app{n}" for n in range(50)}
+    first = asyncio.create_task(setting.poller.sweep())
+    await asyncio.sleep(1)
+    assert len(setting.made) == LANES_PER_NAMESPACE
+    setting.put(bound_object("moved", "v1", **{"keyturn.dev/service-account": "app"}))
+    second = asyncio.create_task(setting.poller.sweep())
+    await asyncio.sleep(1)
+    assert Target("team", "moved") in setting.asked
+    await asyncio.gather(first, second)
+    assert len(setting.poller._lane_shares) == 0

@@ -49,7 +49,7 @@ from keyturn_receiver.reconcile.rollout_fights import Fight, RolloutFights
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.reconcile.secret_filler import SecretFiller
 from keyturn_receiver.reconcile.source_reader import SourceReader
-from keyturn_receiver.reconcile.status_reporter import MAX_CONSUMER_EVENTS, REFUSAL_BURST, StatusReporter
+from keyturn_receiver.reconcile.status_reporter import FAILURE_BURST, MAX_CONSUMER_EVENTS, StatusReporter
 from keyturn_receiver.reconcile.work_queue import SETTLE_SECONDS, WorkQueue
 from keyturn_receiver.sources.stores import StoreKey
 from keyturn_receiver.telemetry.legs import LegTimer
@@ -161,7 +161,9 @@ class FakeStores:
     def key(self, *_: str) -> StoreKey:
         return StoreKey("", "eu-west-1")
 
-    async def read(self, key: StoreKey, source: Source, since: float, background: bool = False) -> SecretVersion:
+    async def read(
+        self, key: StoreKey, source: Source, since: float, background: bool = False, namespace: str = ""
+    ) -> SecretVersion:
         self.reads += 1
         if self.error:
             raise self.error
@@ -590,16 +592,22 @@ async def test_workload_that_its_owner_keeps_editing_is_contended() -> None:
     assert engine.api.secret["data"] == {"password": "eQ=="}
 
 
+@pytest.mark.parametrize("failure", [InvalidValue, SourceUnavailable])
 @pytest.mark.parametrize("cause", [Cause.DRIFT, Cause.NOTIFICATION])
-async def test_refusals_of_one_namespace_are_slowed_down_unless_aws_has_brought_them(cause: Cause) -> None:
+async def test_failures_of_one_namespace_are_slowed_down_unless_aws_has_brought_them(
+    cause: Cause, failure: type[KeyturnError]
+) -> None:
     engine = Engine()
     await engine.start()
-    engine.stores.value = '{"password": "cut'
+    if failure is InvalidValue:
+        engine.stores.value = '{"password": "cut'
+    else:
+        engine.stores.error = failure("the region does not answer")
     begun = time.monotonic()
-    for number in range(REFUSAL_BURST + 20):
+    for number in range(FAILURE_BURST + 20):
         engine.stores.version = number + 2
         result = await engine.reconciler.reconcile(DB, Request.now(cause))
-        assert isinstance(result.error, InvalidValue)
+        assert isinstance(result.error, failure)
     seconds = time.monotonic() - begun
     assert seconds > 0.7 if cause is Cause.DRIFT else seconds < 0.7
 

@@ -1,14 +1,20 @@
 """Secrets Manager client: it accepts a response only if account, region and name are those of the secret that it asked
 for."""
 
+import asyncio
+import threading
 from typing import Any
 
 import pytest
-from botocore.exceptions import ConnectTimeoutError
+from botocore.exceptions import ConnectTimeoutError, ReadTimeoutError
 
 from keyturn_receiver.core.binding import Source
-from keyturn_receiver.errors import SourceRefused, SourceUnavailable
+from keyturn_receiver.errors import NoCredentials, SourceRefused, SourceUnavailable
+from keyturn_receiver.sources.caller_identity import TenantIdentity
 from keyturn_receiver.sources.secrets_manager import SecretsManager
+from keyturn_receiver.sources.store_health import MAX_SILENT_CALLS, StoreHealth
+from keyturn_receiver.sources.thread_pools import CALLS_PER_OWNER, OTHER_REGIONS, ThreadPools, namespace_owner
+from keyturn_receiver.telemetry.metrics import Metrics
 from support.aws_client import ACCOUNT, FakeClient, arn_of, aws_error, secrets_manager, value_of
 
 pytestmark = pytest.mark.anyio
@@ -93,6 +99,12 @@ async def test_list_shows_the_own_account() -> None:
     assert not aws.may_batch(arn_of("team/x", FOREIGN))
 
 
+async def checked(aws: SecretsManager) -> None:
+    """Wait for the check that an error has started."""
+    assert aws._check
+    await aws._check
+
+
 async def test_store_that_does_not_answer_is_asked_rarely_and_never_in_a_batch() -> None:
     silent = True
 
@@ -107,14 +119,15 @@ async def test_store_that_does_not_answer_is_asked_rarely_and_never_in_a_batch()
     for number in range(50):
         with pytest.raises(SourceUnavailable) as refused:
             await aws.value(Source(f"s{number}"))
-    assert len(client.calls) == 1
+    await checked(aws)
+    assert client.actions() == ["get_secret_value", "list_secrets"]  # the secret may have been the reason
     assert "AWS region us-east-1 does not answer this receiver" in str(refused.value)
     silent = False
     aws._health._rests_until = 0.0
     assert (await aws.value(Source("s1"))).name == "s1"
     assert aws.may_batch("s0")
     await aws.value(Source("s2"))
-    assert len(client.calls) == 3
+    assert len(client.calls) == 4
 
 
 async def test_refusal_of_aws_proves_that_a_store_answers() -> None:
@@ -128,3 +141,141 @@ async def test_refusal_of_aws_proves_that_a_store_answers() -> None:
             await aws.value(Source(f"s{number}"))
     assert len(client.calls) == 5
     assert aws.may_batch("s0")
+
+
+async def test_batch_whose_credentials_are_refused_is_checked_before_it_is_believed() -> None:
+    refused = {"batch_get_secret_value"}
+
+    def answer(action: str, arguments: dict[str, Any]) -> Any:
+        if action in refused:
+            raise aws_error("UnrecognizedClientException")
+        return {"SecretList": []}
+
+    aws = secrets_manager(FakeClient(answer))
+    await aws.check_credentials()
+    for _ in range(3):
+        with pytest.raises(NoCredentials):
+            await aws.values(["team/a", "team/b"])
+        assert aws.credentials_error is None
+        await checked(aws)
+        assert aws.credentials_error is None
+    refused.add("list_secrets")
+    with pytest.raises(NoCredentials):
+        await aws.values(["team/a", "team/b"])
+    await checked(aws)
+    assert aws.credentials_error
+
+
+class PartlySilent:
+    """A fake AWS that does not answer for the secrets and the actions in ``silent``."""
+
+    def __init__(self, *silent: str) -> None:
+        self.silent = set(silent)
+        self.client = FakeClient(self.answer)
+
+    def answer(self, action: str, arguments: dict[str, Any]) -> Any:
+        if self.silent & {action, arguments.get("SecretId")}:
+            raise ReadTimeoutError(endpoint_url="")
+        return {"SecretList": []} if action == "list_secrets" else value_of(arguments["SecretId"])
+
+
+@pytest.mark.parametrize("proven", [True, False])
+async def test_secret_that_hangs_gives_the_others_of_its_region_no_rest(proven: bool) -> None:
+    aws = PartlySilent("hostile/db")
+    store = secrets_manager(aws.client, trusted=False)
+    if proven:
+        await store.value(Source("team/db"))
+    for _ in range(3 * MAX_SILENT_CALLS):
+        with pytest.raises(SourceUnavailable):
+            await store.value(Source("hostile/db"))
+        if not proven or store._check:
+            await checked(store)
+        assert (await store.value(Source("team/db"))).name == "team/db"
+
+
+async def test_proven_region_that_hangs_as_a_whole_rests_after_a_check() -> None:
+    aws = PartlySilent()
+    store = secrets_manager(aws.client, trusted=False)
+    await store.value(Source("team/db"))
+    aws.silent |= {"team/db", "list_secrets"}
+    for _ in range(MAX_SILENT_CALLS):
+        with pytest.raises(SourceUnavailable):
+            await store.value(Source("team/db"))
+    await checked(store)
+    before = len(aws.client.calls)
+    with pytest.raises(SourceUnavailable) as refused:
+        await store.value(Source("team/db"))
+    assert "does not answer this receiver" in str(refused.value)
+    assert len(aws.client.calls) == before
+
+
+async def test_secret_that_hung_stays_in_quarantine_until_aws_answers_about_it() -> None:
+    aws = PartlySilent("team/db")
+    store = secrets_manager(aws.client)
+    with pytest.raises(SourceUnavailable):
+        await store.value(Source("team/db"))
+    await store.value(Source("team/other"))
+    assert store.is_quarantined("team/db")
+    assert not store.may_batch("team/db")
+    assert store._pool("team/db", False, False) is store._pools.quarantine
+
+    def refuse(action: str, arguments: dict[str, Any]) -> Any:
+        raise aws_error("AccessDeniedException")
+
+    aws.client.answer = refuse
+    with pytest.raises(SourceRefused):
+        await store.value(Source("team/db"))
+    assert not store.is_quarantined("team/db")
+
+
+def unproven(pools: ThreadPools, client: FakeClient, *owners: str) -> SecretsManager:
+    fake: Any = client
+    return SecretsManager(fake, fake, pools, Metrics(), TenantIdentity(""), StoreHealth(False), owners)
+
+
+@pytest.mark.parametrize("namespaces", [1, 30])
+async def test_regions_that_hang_leave_places_to_the_stores_of_others(namespaces: int) -> None:
+    """Thirty regions that never answer are named by one namespace, or each by another one."""
+    over = threading.Event()
+    pools = ThreadPools.of(2)
+
+    def hang(action: str, arguments: dict[str, Any]) -> Any:
+        over.wait(30)
+        raise ConnectTimeoutError(endpoint_url="")
+
+    reads = [
+        asyncio.create_task(
+            unproven(pools, FakeClient(hang), f"region r{number}", OTHER_REGIONS).value(
+                Source("db"), f"hostile-{number % namespaces}"
+            )
+        )
+        for number in range(30)
+    ]
+    await asyncio.sleep(0.1)
+    answer = FakeClient(lambda action, arguments: value_of(arguments["SecretId"]))
+    async with asyncio.timeout(2):
+        role = unproven(pools, answer, namespace_owner("team"))
+        assert (await role.value(Source("team/db"), "team")).name == "team/db"
+        if namespaces == 1:
+            region = unproven(pools, answer, "region honest", OTHER_REGIONS)
+            assert (await region.value(Source("team/db"), "team")).name == "team/db"
+    for each in reads:
+        each.cancel()
+    over.set()
+
+
+async def test_calls_that_wait_while_their_region_begins_to_rest_are_not_made() -> None:
+    over = threading.Event()
+
+    def hang(action: str, arguments: dict[str, Any]) -> Any:
+        over.wait(30)
+        raise ConnectTimeoutError(endpoint_url="")
+
+    client = FakeClient(hang)
+    store = unproven(ThreadPools.of(2), client, "region silent", OTHER_REGIONS)
+    reads = [asyncio.create_task(store.value(Source(f"s{number}"), "team")) for number in range(20)]
+    await asyncio.sleep(0.1)
+    over.set()
+    results = await asyncio.gather(*reads, return_exceptions=True)
+    assert all(isinstance(each, SourceUnavailable) for each in results)
+    assert client.actions().count("get_secret_value") == CALLS_PER_OWNER

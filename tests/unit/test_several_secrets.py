@@ -74,7 +74,9 @@ class Secrets:
     def delay(self, name: str, seconds: float) -> None:
         self.faults[name] = lambda: asyncio.sleep(seconds)
 
-    async def read(self, key: str, source: Source, since: float, background: bool = False) -> SecretVersion:
+    async def read(
+        self, key: str, source: Source, since: float, background: bool = False, namespace: str = ""
+    ) -> SecretVersion:
         name = source.secret_id.partition("/")[2]
         assert source == SOURCES[name]
         self.reads.append(name)
@@ -85,7 +87,7 @@ class Secrets:
         text = value if isinstance(value, str | bytes) else json.dumps(value)
         return SecretVersion(ARN.format(name), f"prod/{name}", version, text)
 
-    async def describe(self, key: str, secret_id: str, since: float) -> Any:
+    async def describe(self, key: str, secret_id: str, since: float, namespace: str = "") -> Any:
         raise AssertionError("every read gives the version that is expected")
 
 

@@ -51,3 +51,15 @@ def test_own_store_is_never_left_alone(calls: int) -> None:
         health.silent()
     assert health.proven
     assert health.rests_for() == 0
+
+
+def test_silence_about_secrets_alone_gives_a_proven_store_no_rest() -> None:
+    health = StoreHealth(False, FakeClock())
+    health.answered()
+    asked = [health.silent(about_secret=True) for _ in range(MAX_SILENT_CALLS + 2)]
+    assert asked == [False, False, True, True, True]  # each of the last three asks the store itself
+    assert health.proven
+    assert health.rests_for() == 0
+    assert not health.silent()  # the store itself does not answer
+    assert not health.proven
+    assert health.rests_for() > 0

@@ -2,6 +2,7 @@
 ServiceAccount."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from botocore.exceptions import EndpointConnectionError
 
 from keyturn_receiver.cluster.service_account_client import AwsRole, ServiceAccount
 from keyturn_receiver.core.binding import Source
+from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import Conflict, InvalidBinding, KeyturnError, NoCredentials
 from keyturn_receiver.settings import Settings
 from keyturn_receiver.sources.caller_identity import TenantIdentity
@@ -261,3 +263,34 @@ async def test_factory_makes_no_store_of_a_service_account_that_changes_meanwhil
     key = StoreKey("team/app", "us-east-1")
     with pytest.raises(Conflict):
         await factory.make(key, await factory.identify(key))
+
+
+async def test_secret_that_two_namespaces_name_does_not_wait_for_the_share_of_one() -> None:
+    """A namespace has used up its share with calls that hang, and reads the secret of both first."""
+    over = threading.Event()
+
+    def answer(action: str, arguments: dict[str, Any]) -> Any:
+        if "hung" in arguments["SecretId"]:
+            over.wait(30)
+        return value_of(arguments["SecretId"])
+
+    aws = secrets_manager(FakeClient(answer))
+
+    async def create(key: StoreKey, identity: Identity) -> Store:
+        return Store.of(key, aws)
+
+    stores = Stores(create, "us-east-1", no_tenant)
+
+    async def read(secret_id: str, namespace: str) -> SecretVersion:
+        # Another stage than the current one is never read in a batch.
+        return await stores.read(stores.key(secret_id), Source(secret_id, "OTHER"), 0.0, namespace=namespace)
+
+    theirs = [asyncio.create_task(read(f"hung{number}", "hostile")) for number in range(10)]
+    theirs.append(asyncio.create_task(read("shared/ca", "hostile")))
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(1):
+        assert (await read("shared/ca", "team")).name == "shared/ca"
+        assert (await read("shared/ca", "hostile")).name == "shared/ca"  # the same call, which counts for neither
+    assert not any(each.done() for each in theirs)
+    over.set()
+    await asyncio.gather(*theirs)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from keyturn_receiver.sources.thread_pools import CallTimeout, PoolExhausted, ThreadPool
+from keyturn_receiver.sources.thread_pools import CallTimeout, PoolExhausted, ThreadPool, ThreadPools, namespace_owner
 from support.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
@@ -98,7 +98,8 @@ async def test_calls_of_one_owner_wait_behind_each_other_and_leave_nothing() -> 
     numbers = await asyncio.gather(*(pool.run(lambda n=n: call(n), "one") for n in range(12)))
     assert numbers == list(range(12))
     assert max(most) == 2
-    assert pool._owners == {}
+    assert pool._shares is not None
+    assert len(pool._shares) == 0
 
 
 async def test_call_that_gives_up_waiting_leaves_nothing(hang: Callable[[], str]) -> None:
@@ -108,5 +109,42 @@ async def test_call_that_gives_up_waiting_leaves_nothing(hang: Callable[[], str]
     for owner in ("one", "two"):
         with pytest.raises(PoolExhausted):
             await pool.run(lambda: "never", owner)
-    assert pool._owners.keys() == {"one"}
+    assert pool._shares is not None
+    assert "one" in pool._shares
+    assert len(pool._shares) == 1
     first.cancel()
+
+
+@pytest.mark.parametrize("name", ["foreground", "background", "quarantine"])
+async def test_namespace_whose_calls_hang_leaves_places_in_every_pool(name: str, hang: Callable[[], str]) -> None:
+    pool: ThreadPool = getattr(ThreadPools.of(16), name)
+    calls = [asyncio.create_task(pool.run(hang, namespace_owner("hostile"))) for _ in range(200)]
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(0.5):
+        assert await pool.run(lambda: "result", namespace_owner("honest")) == "result"
+        assert await pool.run(lambda: "result") == "result"
+    for each in calls:
+        each.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_owner_with_a_limit_of_its_own_is_held_to_it(hang: Callable[[], str]) -> None:
+    pool = ThreadPool("pool", 8, queue_timeout=0.05, per_owner=8, limits={"group": 3})
+    calls = [asyncio.create_task(pool.run(hang, f"one-{number}", "group")) for number in range(8)]
+    done, _ = await asyncio.wait(calls, timeout=0.3)
+    assert [type(each.exception()) for each in done] == [PoolExhausted] * 5
+    assert pool._shares is not None
+    assert len(pool._shares) == 4
+    for each in calls:
+        each.cancel()
+
+
+async def test_batches_that_were_abandoned_leave_a_namespace_its_places(hang: Callable[[], str]) -> None:
+    """Else the secrets of a batch that hung, which are read one by one then, wait until its thread ends."""
+    pool = ThreadPools.of(4).foreground
+    for _ in range(4):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await pool.run(hang, namespace_owner("team"))
+    async with asyncio.timeout(0.5):
+        assert await pool.run(lambda: "result", namespace_owner("team")) == "result"

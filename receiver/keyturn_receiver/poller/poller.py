@@ -17,6 +17,7 @@ from keyturn_receiver.poller.sweep import Interrupted, StaleBinding, Sweeper, Sw
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 from keyturn_receiver.resilience.backoff import Backoff
+from keyturn_receiver.resilience.shares import Shares
 from keyturn_receiver.resilience.turns import take_turns
 from keyturn_receiver.sources.stores import StoreKey
 from keyturn_receiver.telemetry.metrics import Metrics
@@ -24,8 +25,14 @@ from keyturn_receiver.telemetry.metrics import Metrics
 JITTER = 0.1  # as a share of the interval; keeps several clusters from sweeping at the same time
 MAX_INTERVAL_WITHOUT_EVENTS = 30.0  # seconds between two sweeps while the event path is down
 SWEEP_LANES = 8  # sweeps at the same time of stores that bindings name
+LANES_PER_NAMESPACE = 2  # of these, for the stores that one namespace names; the others of its stores wait
+MAX_SHARED_LANES = SWEEP_LANES // 2  # of these, for stores of the receiver's own role that several namespaces name
 SWEEP_TIMEOUT = 300.0  # seconds for the sweep of such a store, or the interval if that is longer
+# The share of its time for which a sweep describes secrets: of the interval for the own store, so that the next sweep
+# is on time, and of SWEEP_TIMEOUT for another one, so that it ends before.
+DESCRIBE_SHARE = 0.75
 MAX_REST_INTERVALS = 4  # intervals that such a store rests at most, after failures
+SHARED = ""  # the owner of stores that several namespaces name
 FULL_SWEEP_SECONDS = 3600.0  # time between two full sweeps of a store
 # The seconds (at most a tenth of the interval) for which the poller leaves a change to its notification.
 NOTIFICATION_HEAD_START = 15.0
@@ -71,6 +78,7 @@ class Poller:
         self._last_full_sweep: dict[StoreKey, float] = {}
         self._running: dict[StoreKey, asyncio.Task[Sequence[StaleBinding]]] = {}  # sweeps of other stores
         self._lanes = asyncio.Semaphore(SWEEP_LANES)
+        self._lane_shares = Shares(LANES_PER_NAMESPACE, {SHARED: MAX_SHARED_LANES})
         self._failures: dict[StoreKey, _Failures] = {}
         self._backoff = Backoff(base=interval / 2, cap=MAX_REST_INTERVALS * interval)
 
@@ -138,15 +146,17 @@ class Poller:
     ) -> "Sequence[asyncio.Task[Sequence[StaleBinding]]]":
         """Start the sweeps of all other stores, at most SWEEP_LANES at the same time.
 
-        A store whose last sweep still runs is left out, and so is one that rests after failures. Namespaces take turns.
+        A store whose last sweep still runs is left out, and so is one that rests after failures. Namespaces take turns,
+        and none gets more than its lanes, however long its stores hang.
         """
         started = []
-        for key in take_turns(by_store, lambda key: key.namespace):
+        owners = {key: _owner(key, bindings) for key, bindings in by_store.items()}
+        for key in take_turns(by_store, lambda key: owners[key]):
             failures = self._failures.get(key)
             rests = failures is not None and self._now() < failures.rests_until
             if key == self._sweeper.own_key or key in self._running or rests:
                 continue
-            task = asyncio.create_task(self._sweep_in_lane(key, by_store[key], ping))
+            task = asyncio.create_task(self._sweep_in_share(owners[key], key, by_store[key], ping))
             self._running[key] = task
             task.add_done_callback(partial(self._ended, key))
             started.append(task)
@@ -154,6 +164,15 @@ class Poller:
 
     def _ended(self, key: StoreKey, task: "asyncio.Task[Sequence[StaleBinding]]") -> None:
         del self._running[key]
+
+    async def _sweep_in_share(
+        self, owner: str, key: StoreKey, bindings: Sequence[BoundSource], ping: Ping
+    ) -> Sequence[StaleBinding]:
+        await self._lane_shares.acquire(owner)
+        try:
+            return await self._sweep_in_lane(key, bindings, ping)
+        finally:
+            self._lane_shares.release(owner)
 
     async def _sweep_in_lane(
         self, key: StoreKey, bindings: Sequence[BoundSource], ping: Ping
@@ -185,9 +204,11 @@ class Poller:
         kind = "full" if full else "changes"
         last = None if full else self._last_sweep.get(key)
         fields = {"kind": kind, "account": key.account, "region": key.region}
+        own = key == self._sweeper.own_key
+        seconds = DESCRIBE_SHARE * (self.interval if own else max(SWEEP_TIMEOUT, self._interval))
         try:
             result = await self._sweeper.sweep(
-                key, bindings, last, partial(self._may_continue, ping), self._queue_stale
+                key, bindings, last, seconds, partial(self._may_continue, ping), self._queue_stale
             )
         except Interrupted:
             self._metrics.sweeps.labels(kind, "interrupted").inc()
@@ -204,11 +225,11 @@ class Poller:
         if full:
             self._last_full_sweep[key] = started
         if result.watermark:
-            self._last_sweep[key] = SweepResult(result.identity, watermark=result.watermark)
+            self._last_sweep[key] = SweepResult(result.identity, watermark=result.watermark, owed=result.owed)
         stale = list(result.stale.values())
         self._metrics.sweeps.labels(kind, "ok").inc()
         # There may be a thousand stores that bindings name, so a sweep of one that found nothing is no news.
-        level = logging.INFO if stale or key == self._sweeper.own_key else logging.DEBUG
+        level = logging.INFO if stale or own else logging.DEBUG
         _log.log(level, "swept", extra={"fields": {**fields, "stale": [str(each.target) for each in stale[:100]]}})
         return stale
 
@@ -238,3 +259,9 @@ class Poller:
     def _count_recovered(self, future: "asyncio.Future[ReconcileResult]") -> None:
         if not future.cancelled() and future.result().error is None and future.result().changed:
             self._metrics.recovered_by_poll.inc()
+
+
+def _owner(key: StoreKey, bindings: Sequence[BoundSource]) -> str:
+    """Return the namespace that alone names a store, or SHARED."""
+    namespaces = {key.namespace} if key.account else {bound.target.namespace for bound in bindings}
+    return namespaces.pop() if len(namespaces) == 1 else SHARED

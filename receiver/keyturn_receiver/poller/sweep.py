@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,19 +16,29 @@ from keyturn_receiver.core.arn import account_scope, refers_to
 from keyturn_receiver.core.binding import Source, Target
 from keyturn_receiver.core.integrity import Integrity
 from keyturn_receiver.core.revision import OK, version_key
-from keyturn_receiver.errors import KeyturnError, SourceNotFound, SourcePendingDeletion, SourceRefused, Temporary
+from keyturn_receiver.errors import (
+    KeyturnError,
+    SourceNotFound,
+    SourcePendingDeletion,
+    SourceRefused,
+    SourceUnavailable,
+    Temporary,
+)
 from keyturn_receiver.poller.bound_source import BoundSource
-from keyturn_receiver.poller.turns import in_turns, part_of
+from keyturn_receiver.poller.turns import MAX_DESCRIBED, Turns
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.resilience.bounded_map import BoundedMap
 from keyturn_receiver.settings import PollMode
 from keyturn_receiver.sources.secrets_manager import SecretMetadata
 from keyturn_receiver.sources.stores import MAX_STORES, Identity, Store, StoreKey, Stores
+from keyturn_receiver.sources.thread_pools import SEVERAL
 
 # ListSecrets may lag by five minutes: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_ListSecrets.html
 LIST_OVERLAP = timedelta(minutes=10)
 DESCRIBE_UP_TO = 4  # AWS secrets: a store that bindings name and that has no more is not worth a list
 ITEMS_PER_TURN = 20  # items processed before other tasks get a turn; these take a few tenths of a millisecond
+MAX_FAILURES = 2  # calls for one namespace that a sweep lets fail; the next sweep goes on with the rest of its secrets
+LAST_CALL_SECONDS = 5.0  # seconds for the call that runs when the time for descriptions is over
 PAGE_PAUSE = 0.1  # seconds between two pages; parsing one page blocks the event loop for a few milliseconds
 
 T = TypeVar("T")
@@ -65,11 +77,15 @@ class StaleBinding:
 
 @dataclass(slots=True)
 class SweepResult:
-    """Result of a sweep by ``identity``. ``watermark`` is the time of the latest change in AWS that it has seen."""
+    """Result of a sweep by ``identity``. ``watermark`` is the time of the latest change in AWS that it has seen.
+
+    ``owed`` are bindings that a list of all secrets has not shown, and that have still to be described.
+    """
 
     identity: Identity
     stale: dict[tuple[Target, Source], StaleBinding] = field(default_factory=dict)
     watermark: datetime | None = None
+    owed: frozenset[tuple[Target, Source]] = frozenset()
 
 
 async def yield_to_loop(items: Sequence[T]) -> AsyncIterator[T]:
@@ -117,7 +133,7 @@ class Sweeper:
         self._access_policy = access_policy
         self._mode = mode
         self._interval = interval
-        self._sweeps = 0
+        self._turns = Turns()
         self._refusing: BoundedMap[StoreKey, bool] = BoundedMap(MAX_STORES)  # whose role may not list secrets
 
     @property
@@ -141,6 +157,7 @@ class Sweeper:
         key: StoreKey,
         bindings: Sequence[BoundSource],
         last: SweepResult | None,
+        seconds: float,
         may_continue: Callable[[], bool],
         on_stale: Callable[[Sequence[StaleBinding]], None],
     ) -> SweepResult:
@@ -148,37 +165,43 @@ class Sweeper:
         ``last``.
 
         All bindings are compared if ``last`` is the result of another identity, because the two may list different
-        secrets. If the role may not list secrets, each secret is described instead. ``on_stale`` is called with stale
-        bindings as soon as they are found. Raises Interrupted once ``may_continue`` returns False.
+        secrets. If the role may not list secrets, each secret is described instead. Secrets are described for at most
+        ``seconds``, and the next sweep goes on with the rest. ``on_stale`` is called with stale bindings as soon as
+        they are found. Raises Interrupted once ``may_continue`` returns False.
 
         The cost of a store that bindings name follows its bindings and not the size of its account: it takes at most
         two calls for each AWS secret that they name, and one if these are few.
         """
         store = await self._stores.get(key)
-        since = last.watermark if last and last.identity == store.identity else None
+        last = last if last and last.identity == store.identity else None
+        since, owed = (last.watermark, last.owed) if last else (None, frozenset())
         named = len({bound.source.secret_id for bound in bindings})
         max_pages = math.inf if key == self.own_key else named
         if self._mode is PollMode.LIST and max_pages > DESCRIBE_UP_TO:
             try:
-                return await self._sweep_of(store, may_continue, on_stale).by_list(bindings, since, max_pages)
+                return await self._sweep_of(store, seconds, may_continue, on_stale).by_list(
+                    bindings, since, owed, max_pages
+                )
             except SourceRefused as error:
                 self._warn_of_calls(key, bindings, error)
-        sweep = self._sweep_of(store, may_continue, on_stale)
+        sweep = self._sweep_of(store, seconds, may_continue, on_stale)
         result = await sweep.by_description(bindings)
         if self._mode is PollMode.LIST and sweep.refused == named <= DESCRIBE_UP_TO:
             # The role may not describe these secrets, but perhaps it may list them.
             with suppress(SourceRefused):
-                return await self._sweep_of(store, may_continue, on_stale).by_list(bindings, since, max_pages)
+                return await self._sweep_of(store, seconds, may_continue, on_stale).by_list(
+                    bindings, since, owed, max_pages
+                )
         return result
 
     def _sweep_of(
         self,
         store: Store,
+        seconds: float,
         may_continue: Callable[[], bool],
         on_stale: Callable[[Sequence[StaleBinding]], None],
     ) -> "StoreSweep":
-        self._sweeps += 1
-        return StoreSweep(store, self._secrets, self._may_know, may_continue, on_stale, self._sweeps)
+        return StoreSweep(store, self._secrets, self._may_know, may_continue, on_stale, self._turns, seconds)
 
     def _may_know(self, bound: BoundSource, secret_name: str) -> bool:
         """Return whether the owner of a binding may learn that the AWS secret with exactly this name exists."""
@@ -201,8 +224,8 @@ class Sweeper:
 class StoreSweep:
     """One sweep over one store. Each instance is used once. ``may_continue`` is called before or after each call to
     AWS. ``may_know`` returns whether a binding's owner may learn that the AWS secret with a name exists. ``on_stale``
-    is called with stale bindings as soon as they are found. ``number`` counts the sweeps. ``refused`` is the number of
-    secrets that AWS refused to describe."""
+    is called with stale bindings as soon as they are found. ``turns`` says which secrets are described first, and this
+    takes at most ``seconds``. ``refused`` is the number of secrets that AWS refused to describe."""
 
     def __init__(
         self,
@@ -211,28 +234,36 @@ class StoreSweep:
         may_know: Callable[[BoundSource, str], bool],
         may_continue: Callable[[], bool],
         on_stale: Callable[[Sequence[StaleBinding]], None],
-        number: int,
+        turns: Turns,
+        seconds: float,
     ) -> None:
         self._store = store
         self._secrets = secrets
         self._may_know = may_know
         self._may_continue = may_continue
         self._on_stale = on_stale
-        self._number = number
+        self._turns = turns
+        self._seconds = seconds
         self._fresh: list[StaleBinding] = []  # those that ``on_stale`` does not know yet
         self._result = SweepResult(store.identity)
+        self._described: set[tuple[Target, Source]] = set()  # those about which AWS has answered
         self.refused = 0
         self._ended_early = False  # the list has more pages than were worth reading
 
     async def by_list(
-        self, bindings: Sequence[BoundSource], since: datetime | None, max_pages: float = math.inf
+        self,
+        bindings: Sequence[BoundSource],
+        since: datetime | None,
+        owed: Set[tuple[Target, Source]],
+        max_pages: float = math.inf,
     ) -> SweepResult:
         """List the secrets that have changed after ``since``, or all secrets, and compare the bindings with the list.
 
         Some secrets that are not in the list are described in addition. After a full list, and after one that ended
         early because it has more than ``max_pages``, these are all of them. After a list of changes these are the
-        secrets of other accounts, which no list contains, and the secrets of bindings whose status reports an error or
-        which have been edited. Raises SourceRefused if the role may not list secrets.
+        secrets of other accounts, which no list contains, the secrets of bindings whose status reports an error or
+        which have been edited, and those that earlier sweeps ``owed``. In a store that several namespaces share, all
+        this is at most MAX_DESCRIBED secrets of each namespace. Raises SourceRefused if the role may not list secrets.
         """
         by_target: dict[Target, list[BoundSource]] = {}
         for bound in bindings:
@@ -254,21 +285,22 @@ class StoreSweep:
         self._report()
         unseen = [bound for bound in bindings if (bound.target, bound.source) not in seen]
         own_accounts.add("")  # this covers bindings that give a bare name
+        limit: int | None = MAX_DESCRIBED
         if since is None or self._ended_early:
-            await self._describe(unseen)
-            return self._result
+            owed = {(bound.target, bound.source) for bound in unseen}
+            limit = None if self._store.key.account else MAX_DESCRIBED
         # An error can go away although its secret has not changed, for example when a permission is granted, and a
         # Secret can be edited. A list of changes does not show that.
-        others: list[BoundSource] = []
-        errors: list[BoundSource] = []
-        for bound in unseen:
-            if account_scope(bound.source.secret_id) not in own_accounts:
-                others.append(bound)
-            elif bound.record.status != OK:
-                errors.append(bound)
-            elif not_proven(bound):
-                others.append(bound)
-        await self._describe([*others, *part_of(errors, self._number)])
+        extra = [
+            bound
+            for bound in unseen
+            if (bound.target, bound.source) in owed
+            or account_scope(bound.source.secret_id) not in own_accounts
+            or bound.record.status != OK
+            or not_proven(bound)
+        ]
+        await self._describe(extra, limit)
+        self._result.owed = frozenset({(bound.target, bound.source) for bound in extra} & owed - self._described)
         return self._result
 
     async def by_description(self, bindings: Sequence[BoundSource]) -> SweepResult:
@@ -276,7 +308,7 @@ class StoreSweep:
 
         If every call failed with a Temporary, the cause is not a single secret, so the last error is raised.
         """
-        if error := await self._describe(bindings):
+        if error := await self._describe(bindings, limit=None):
             raise error
         return self._result
 
@@ -303,29 +335,57 @@ class StoreSweep:
                 return
             self._check()
 
-    async def _describe(self, bindings: Sequence[BoundSource]) -> Temporary | None:
-        """Describe the secret of each binding. If every call failed with a Temporary, return the last error."""
-        by_id = in_turns(bindings)
-        last_error, failures = None, 0
-        for secret_id, same_secret in by_id.items():
-            self._check()
-            metadata: SecretMetadata | None = None
-            try:
-                metadata = await self._store.secrets_manager.describe(secret_id, background=True)
-            except SourceNotFound:
-                pass
-            except Temporary as error:
-                last_error, failures = error, failures + 1
-                continue  # the call itself has already counted the failure in the metrics
-            except KeyturnError:
-                self.refused += 1
-                continue
-            for bound in same_secret:
-                # A secret that the owner may not know of looks like one that does not exist.
-                self._record(bound, metadata if metadata and self._concerns(bound, metadata) else None)
-            self._report()
+    async def _describe(self, bindings: Sequence[BoundSource], limit: int | None) -> Temporary | None:
+        """Describe the secret of each binding, at most ``limit`` secrets of a namespace, until the time is over. If
+        every call failed with a Temporary, return the last error."""
+        turn = self._turns.next(self._store.key, bindings, limit)
+        alone = len(turn.by_namespace) == 1  # then its failures delay nobody
+        tried: set[str] = set()
+        failures: Counter[str] = Counter()  # by namespace
+        last_error, failed = None, 0
+        deadline = time.monotonic() + self._seconds
+        try:
+            async with asyncio.timeout(self._seconds + LAST_CALL_SECONDS):
+                for secret_id, same_secret in turn.by_id.items():
+                    self._check()
+                    if time.monotonic() >= deadline:
+                        break
+                    namespaces = {bound.target.namespace for bound in same_secret}
+                    willing = [each for each in namespaces if alone or failures[each] < MAX_FAILURES]
+                    if not willing:
+                        continue
+                    tried.add(secret_id)
+                    try:
+                        owner = willing[0] if len(namespaces) == 1 else SEVERAL
+                        await self._describe_one(secret_id, same_secret, owner)
+                    except Temporary as error:
+                        last_error, failed = error, failed + 1
+                        failures.update(namespaces)  # the call itself has already counted the failure in the metrics
+        except TimeoutError:
+            last_error, failed = SourceUnavailable("DescribeSecret: the time of this sweep is over"), failed + 1
+        finally:
+            self._turns.end(self._store.key, turn, tried)
         self._check()  # another replica may have become the leader during the last call
-        return last_error if failures == len(by_id) else None
+        return last_error if failed == len(tried) else None
+
+    async def _describe_one(self, secret_id: str, same_secret: Sequence[BoundSource], namespace: str) -> None:
+        """Describe a secret, and compare its bindings with it. Raises Temporary."""
+        metadata: SecretMetadata | None = None
+        try:
+            metadata = await self._store.secrets_manager.describe(secret_id, background=True, namespace=namespace)
+        except SourceNotFound:
+            pass
+        except Temporary:
+            raise
+        except KeyturnError:
+            self.refused += 1
+            self._described.update((bound.target, bound.source) for bound in same_secret)
+            return
+        for bound in same_secret:
+            # A secret that the owner may not know of looks like one that does not exist.
+            self._record(bound, metadata if metadata and self._concerns(bound, metadata) else None)
+            self._described.add((bound.target, bound.source))
+        self._report()
 
     def _report(self) -> None:
         self._check()

@@ -1,32 +1,56 @@
-"""Turns of namespaces in a sweep: a namespace with many bindings, or with many in error, delays no other."""
+"""Turns of namespaces in a sweep: a namespace with many AWS secrets that have to be described delays no other."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from itertools import takewhile
 
 from keyturn_receiver.poller.bound_source import BoundSource
+from keyturn_receiver.resilience.fair_map import FairMap
 from keyturn_receiver.resilience.turns import take_turns
+from keyturn_receiver.sources.stores import StoreKey
 
-# Bindings in error of one namespace whose secrets one sweep describes, in addition to a list of changes. The next sweep
-# takes the next ones.
-MAX_ERRORS = 200
-
-
-def in_turns(bindings: Sequence[BoundSource]) -> dict[str, list[BoundSource]]:
-    """Group bindings by AWS secret. The namespaces take turns."""
-    named = dict.fromkeys((bound.target.namespace, bound.source.secret_id) for bound in bindings)
-    by_id: dict[str, list[BoundSource]] = {secret_id: [] for _, secret_id in take_turns(named, lambda pair: pair[0])}
-    for bound in bindings:
-        by_id[bound.source.secret_id].append(bound)
-    return by_id
+# AWS secrets of one namespace that one sweep describes in addition to its list. The next sweep takes the next ones.
+MAX_DESCRIBED = 200
+MAX_POSITIONS = 10_000  # stores and namespaces of which a position is known; one that is forgotten begins again
 
 
-def part_of(errors: Sequence[BoundSource], number: int) -> list[BoundSource]:
-    """Return at most MAX_ERRORS bindings of each namespace. The next ``number`` gives the next ones."""
-    by_namespace: dict[str, list[BoundSource]] = {}
-    for bound in errors:
-        by_namespace.setdefault(bound.target.namespace, []).append(bound)
-    part: list[BoundSource] = []
-    for bounds in by_namespace.values():
-        begin = number % math.ceil(len(bounds) / MAX_ERRORS) * MAX_ERRORS
-        part += bounds[begin : begin + MAX_ERRORS]
-    return part
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one sweep describes: the bindings of each AWS secret, and the secrets of each namespace, both in order."""
+
+    by_id: dict[str, list[BoundSource]]
+    by_namespace: dict[str, list[str]]
+
+
+class Turns:
+    """Round robin over the AWS secrets of each namespace and store. It remembers up to where each has come, so no
+    secret is left out for ever, however many a sweep leaves to the next one."""
+
+    def __init__(self) -> None:
+        self._last: FairMap[str, StoreKey, str] = FairMap(MAX_POSITIONS)  # by namespace
+
+    def next(self, store: StoreKey, bindings: Sequence[BoundSource], limit: int | None) -> Turn:
+        """Return what a sweep describes next, of each namespace at most ``limit`` secrets. The namespaces take
+        turns."""
+        ids: dict[str, set[str]] = {}
+        for bound in bindings:
+            ids.setdefault(bound.target.namespace, set()).add(bound.source.secret_id)
+        by_namespace = {each: self._from_position(store, each, named)[:limit] for each, named in ids.items()}
+        pairs = [(namespace, secret_id) for namespace, part in by_namespace.items() for secret_id in part]
+        by_id: dict[str, list[BoundSource]] = {
+            secret_id: [] for _, secret_id in take_turns(pairs, lambda pair: pair[0])
+        }
+        for bound in bindings:
+            if bound.source.secret_id in by_id:
+                by_id[bound.source.secret_id].append(bound)
+        return Turn(by_id, by_namespace)
+
+    def end(self, store: StoreKey, turn: Turn, described: Set[str]) -> None:
+        """Remember what was described of a turn. The next one goes on with the first secret that was not."""
+        for namespace, part in turn.by_namespace.items():
+            if begin := list(takewhile(described.__contains__, part)):
+                self._last.put(namespace, store, begin[-1])
+
+    def _from_position(self, store: StoreKey, namespace: str, ids: set[str]) -> list[str]:
+        last = self._last.get(namespace, store) or ""
+        return sorted(ids, key=lambda secret_id: (secret_id <= last, secret_id))

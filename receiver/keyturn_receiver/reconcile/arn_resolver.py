@@ -60,7 +60,7 @@ class ArnResolver:
         asked = (key, store.identity, namespace, secret_id)
         answer = self._answers.get(asked)
         if answer is None or not remembered:
-            answer = await self._ask(key, secret_id, since)
+            answer = await self._ask(key, namespace, secret_id, since)
             self._answers.put(asked, answer)
         if isinstance(answer.error, SourceNotFound):
             # In the same words as below, which tell where AWS has looked as far as that is known by now.
@@ -72,9 +72,9 @@ class ArnResolver:
         except NotAllowed:
             raise store.secrets_manager.not_found(secret_id) from None
 
-    async def _ask(self, key: StoreKey, secret_id: str, since: float) -> _Answer:
+    async def _ask(self, key: StoreKey, namespace: str, secret_id: str, since: float) -> _Answer:
         try:
-            return _Answer((await self._stores.describe(key, secret_id, since)).name, None)
+            return _Answer((await self._stores.describe(key, secret_id, since, namespace)).name, None)
         except Permanent as error:
             error.__context__ = None  # it would keep the frames of the call in memory, with everything in them
             return _Answer("", error.with_traceback(None))

@@ -56,7 +56,7 @@ class SecretDeleter:
             await self._resolver.check(
                 key, binding.target.namespace, binding.service_account, arn, since, remembered=False
             )
-            await self._stores.describe(key, arn, since)
+            await self._stores.describe(key, arn, since, binding.target.namespace)
         except SourceNotFound:
             return True
         return False

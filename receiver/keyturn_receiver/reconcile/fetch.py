@@ -24,6 +24,7 @@ async def fetch(
     expected: Set[str],
     since: float,
     background: bool = False,
+    namespace: str = "",
     delays: Sequence[float] = DELAYS,
 ) -> SecretVersion:
     """Read the version that held the source's staging label at the time ``since`` (monotonic seconds) or later.
@@ -32,12 +33,13 @@ async def fetch(
     there are two possibilities. Either that version is right, because the notification is late or the secret was rolled
     back, or the read is older than the move of the label. DescribeSecret tells which. Raises StaleRead if AWS still
     returns an older version after all ``delays``. ``background`` is true if no delivery waits for the value.
+    ``namespace`` is that of the binding; these calls to AWS count for it.
     """
     for delay in (*delays, None):
-        version = await stores.read(store, source, since, background)
+        version = await stores.read(store, source, since, background, namespace)
         if not expected or expected == {version.version_id}:
             return version
-        described = await stores.describe(store, source.secret_id, since)
+        described = await stores.describe(store, source.secret_id, since, namespace)
         if described.current(source.stage) == version.version_id:
             return version
         if delay is not None:

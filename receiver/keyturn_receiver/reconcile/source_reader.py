@@ -105,7 +105,7 @@ class SourceReader:
         expected = request.about.get(source, frozenset()) if request.about else request.expected
         background = Cause.NOTIFICATION not in request.causes
         key = self.store_key(binding, source.secret_id)
-        version = await fetch(self._stores, key, source, expected, request.since, background)
+        version = await fetch(self._stores, key, source, expected, request.since, background, binding.target.namespace)
         self._access.check_name(binding.target.namespace, binding.service_account, version.name)
         return version
 

@@ -27,11 +27,11 @@ from keyturn_receiver.reconcile.secret_filler import FillResult
 from keyturn_receiver.resilience.token_bucket import TokenBuckets
 from keyturn_receiver.telemetry.metrics import Metrics
 
-# How many reconciles of one namespace may end in a refusal, per second and at once after a pause. Each costs calls to
-# AWS and Kubernetes, and the owner of a binding can edit it without end. What is beyond this rate keeps its slot of the
-# work queue, of which each namespace has a share.
-REFUSAL_RATE = 20.0
-REFUSAL_BURST = 100
+# How many reconciles of one namespace may fail, per second and at once after a pause. Each costs calls to AWS and
+# Kubernetes, and the owner of a binding can edit it without end, also one whose region or role never answers. What is
+# beyond this rate keeps its slot of the work queue, of which each namespace has a share.
+FAILURE_RATE = 20.0
+FAILURE_BURST = 100
 MAX_CONSUMER_EVENTS = 20  # workloads that are told of one change of a Secret
 
 _log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class StatusReporter:
         self._secrets = secrets
         self._events = events
         self._metrics = metrics
-        self._refusals = TokenBuckets(REFUSAL_RATE, REFUSAL_BURST, time.monotonic)
+        self._failures = TokenBuckets(FAILURE_RATE, FAILURE_BURST, time.monotonic)
 
     async def report(
         self,
@@ -72,8 +72,8 @@ class StatusReporter:
             consumers = fill.consumers if of_secret else ()
             served = spec.reconcile if of_secret else ""
             terminal_version = await self._report_failure(live, fill, error, served, consumers)
-        if isinstance(error, Permanent) and Cause.NOTIFICATION not in request.causes:
-            await self._refusals.wait(live.target.namespace)
+        if error and Cause.NOTIFICATION not in request.causes:
+            await self._failures.wait(live.target.namespace)
         if (error is None or (fill.error and fill.written)) and (fill.changed_keys or rollout.restarted):
             message = event_messages.applied(fill.record, fill.changed_keys, rollout.restarted)
             self._events.event(live.target, live.uid, False, "Applied", message)

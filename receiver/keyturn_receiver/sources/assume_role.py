@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from keyturn_receiver.errors import KeyturnError, SourceRefused
 from keyturn_receiver.sources import error_mapping
 from keyturn_receiver.sources.call_credentials import Credentials
-from keyturn_receiver.sources.thread_pools import CallTimeout, PoolExhausted, ThreadPool
+from keyturn_receiver.sources.thread_pools import CallTimeout, PoolExhausted, ThreadPool, namespace_owner
 from keyturn_receiver.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ async def assume(
         return Credentials(keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"], keys["Expiration"])
 
     try:
-        credentials = await pool.run(call, account.partition("/")[0])
+        credentials = await pool.run(call, namespace_owner(account.partition("/")[0]))
     except (ClientError, BotoCoreError, CallTimeout, PoolExhausted) as error:
         failure = _translate(error, subject)
         metrics.aws_requests.labels(_ACTION, failure.reason).inc()

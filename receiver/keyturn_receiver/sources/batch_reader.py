@@ -5,6 +5,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from keyturn_receiver.core.binding import CURRENT, Source
 from keyturn_receiver.core.render import SecretVersion
@@ -22,6 +23,14 @@ MAX_REFUSED = 1000  # secrets that are remembered because their batch was refuse
 _log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class _Read:
+    """A read that waits for others to join it, and the namespace that it counts for."""
+
+    version: "asyncio.Future[SecretVersion]"
+    namespace: str
+
+
 class BatchReader:
     """Batch loader. Reads single values with GetSecretValue, and many at once with BatchGetSecretValue.
 
@@ -32,7 +41,7 @@ class BatchReader:
 
     def __init__(self, secrets_manager: SecretsManager) -> None:
         self._secrets_manager = secrets_manager
-        self._pending: dict[str, asyncio.Future[SecretVersion]] = {}
+        self._pending: dict[str, _Read] = {}
         self._calls: set[asyncio.Task[None]] = set()
         self._flush_timer: asyncio.TimerHandle | None = None
         self._flush_at = 0.0
@@ -40,15 +49,16 @@ class BatchReader:
         # The ids of secrets whose batch was refused.
         self._refused: ExpiringMap[str, bool] = ExpiringMap(MAX_REFUSED, BATCH_DISABLED_SECONDS, time.monotonic)
 
-    async def read(self, source: Source, background: bool = False) -> SecretVersion:
-        """Read the version that holds the staging label now.
+    async def read(self, source: Source, background: bool = False, namespace: str = "") -> SecretVersion:
+        """Read the version that holds the staging label now, for a binding in ``namespace``.
 
         A ``background`` read waits longer for others to join it. Raises the same errors as ``SecretsManager.value``.
         """
         if source.stage != CURRENT or not self._may_batch(source.secret_id):
-            return await self._secrets_manager.value(source)
+            return await self._secrets_manager.value(source, namespace)
         loop = asyncio.get_running_loop()
-        version = self._pending.setdefault(source.secret_id, loop.create_future())
+        read = self._pending.setdefault(source.secret_id, _Read(loop.create_future(), namespace))
+        read.namespace = namespace  # SEVERAL, if another namespace was first
         if len(self._pending) >= MAX_BATCH:
             self._flush()
         else:
@@ -58,7 +68,7 @@ class BatchReader:
             if self._flush_timer is None or self._flush_at > at:
                 self._cancel_flush()
                 self._flush_timer, self._flush_at = loop.call_at(at, self._flush), at
-        return await asyncio.shield(version)
+        return await asyncio.shield(read.version)
 
     def _flush(self) -> None:
         self._cancel_flush()
@@ -78,13 +88,14 @@ class BatchReader:
             return False
         return self._secrets_manager.may_batch(secret_id)
 
-    async def _fetch(self, batch: dict[str, "asyncio.Future[SecretVersion]"]) -> None:
-        results = await self._read_batch(list(batch))
+    async def _fetch(self, batch: dict[str, _Read]) -> None:
+        namespaces = {read.namespace for read in batch.values()}
+        results = await self._read_batch(list(batch), namespaces.pop() if len(namespaces) == 1 else "")
         await asyncio.gather(
             *(self._resolve(secret_id, batch[secret_id], results.get(secret_id)) for secret_id in batch)
         )
 
-    async def _read_batch(self, secret_ids: Sequence[str]) -> Mapping[str, SecretVersion]:
+    async def _read_batch(self, secret_ids: Sequence[str], namespace: str) -> Mapping[str, SecretVersion]:
         """Return the values that a batch returns. Secrets that are missing in the result have to be read alone.
 
         If AWS refuses the batch, it is split into two, because a single secret may be the reason.
@@ -93,7 +104,7 @@ class BatchReader:
             return {}
         try:
             async with asyncio.timeout(BATCH_TIMEOUT):
-                return await self._secrets_manager.values(secret_ids)
+                return await self._secrets_manager.values(secret_ids, namespace)
         except ActionDenied as error:
             self._batches_disabled_until = time.monotonic() + BATCH_DISABLED_SECONDS
             _log.warning("reading values one by one for %.0f minutes: %s", BATCH_DISABLED_SECONDS / 60, error)
@@ -106,17 +117,15 @@ class BatchReader:
                     self._refused.put(secret_id, True)
             else:
                 halves = (secret_ids[:middle], secret_ids[middle:])
-                first, second = await asyncio.gather(*(self._read_batch(half) for half in halves))
+                first, second = await asyncio.gather(*(self._read_batch(half, namespace) for half in halves))
                 return {**first, **second}
         except (KeyturnError, TimeoutError) as error:
             _log.info("reading these values one by one: %s", error or "BatchGetSecretValue timed out")
         return {}
 
-    async def _resolve(
-        self, secret_id: str, version: "asyncio.Future[SecretVersion]", result: SecretVersion | None
-    ) -> None:
+    async def _resolve(self, secret_id: str, read: _Read, result: SecretVersion | None) -> None:
         try:
-            version.set_result(result or await self._secrets_manager.value(Source(secret_id)))
+            read.version.set_result(result or await self._secrets_manager.value(Source(secret_id), read.namespace))
         except Exception as error:
-            version.set_exception(detached(error))
-            version.exception()  # this marks the error as retrieved, because every reader may have given up
+            read.version.set_exception(detached(error))
+            read.version.exception()  # this marks the error as retrieved, because every reader may have given up

@@ -23,13 +23,10 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_sts import STSClient
 
-# With "adaptive", one secret that AWS throttles would slow down every call of its client.
+# Every client serves several tenants. With "adaptive", one secret that AWS throttles would slow down every call of its
+# client. "standard" has one quota of retries for a client, and the secrets of one tenant could use up that of all.
 # https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
-_RETRY_ONCE: "_RetryDict" = {"mode": "standard", "total_max_attempts": 2}
-
-
-# "standard" has one quota of retries for a client, and the secrets of one tenant could use up that of all others.
-_RETRY_ONCE_EACH: "_RetryDict" = {"mode": "legacy", "total_max_attempts": 2}
+_RETRY_ONCE: "_RetryDict" = {"mode": "legacy", "total_max_attempts": 2}
 MAX_SHARED_CLIENTS = 64  # regions: AWS has fewer in any partition
 
 _building = threading.Lock()  # a session is not thread-safe, so clients are built one at a time
@@ -42,7 +39,7 @@ def _core() -> botocore.session.Session:
     Every call ends within 15 seconds. That includes the session's own calls, such as those to STS for the receiver's
     own credentials.
     """
-    core = _new_session(_RETRY_ONCE)
+    core = _new_session()
     # Every other AWS SDK reads AWS_REGION. This SDK reads only the older AWS_DEFAULT_REGION.
     # https://docs.aws.amazon.com/sdkref/latest/guide/feature-region.html
     if region := os.environ.get("AWS_REGION"):
@@ -50,9 +47,9 @@ def _core() -> botocore.session.Session:
     return core
 
 
-def _new_session(retries: "_RetryDict") -> botocore.session.Session:
+def _new_session() -> botocore.session.Session:
     session = botocore.session.get_session()
-    session.set_default_client_config(Config(connect_timeout=2, read_timeout=5, retries=retries))
+    session.set_default_client_config(Config(connect_timeout=2, read_timeout=5, retries=_RETRY_ONCE))
     # The SDK's own date parser converts dates to the local time zone, which takes half of the time for parsing a list.
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_utc)
     return session
@@ -61,7 +58,7 @@ def _new_session(retries: "_RetryDict") -> botocore.session.Session:
 @cache
 def _shared() -> botocore.session.Session:
     """Return the SDK's session of the clients that many identities share. It finds no credentials of its own."""
-    session = _new_session(_RETRY_ONCE_EACH)
+    session = _new_session()
     session.register_component("credential_provider", CredentialResolver([CallCredentialsProvider()]))
     session.register_component("data_loader", _core().get_component("data_loader"))  # the models are large
     return session
@@ -120,7 +117,7 @@ def shared_secrets_manager(region: str, connections: int) -> "SecretsManagerClie
     """Return the client for Secrets Manager that all identities share in a region. It is built once.
 
     Each call needs credentials of its own (``call_credentials.call_with``). For the rest it is like the client of
-    ``secrets_manager``, but its retries have no quota that calls share.
+    ``secrets_manager``.
     """
     with _building:
         return _shared_secrets_manager(region, connections)

@@ -13,18 +13,17 @@ from keyturn_receiver.core.arn import account_id, account_scope, refers_to, regi
 from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import KeyturnError, NoCredentials, SourceNotFound, SourceRefused, SourceUnavailable
-from keyturn_receiver.resilience.bounded_map import BoundedMap, ExpiringMap
+from keyturn_receiver.resilience.bounded_map import BoundedMap
 from keyturn_receiver.sources import error_mapping
 from keyturn_receiver.sources.caller_identity import CallerIdentity
 from keyturn_receiver.sources.store_health import StoreHealth
-from keyturn_receiver.sources.thread_pools import CallTimeout, ThreadPool, ThreadPools
+from keyturn_receiver.sources.thread_pools import CallTimeout, ThreadPool, ThreadPools, namespace_owner
 from keyturn_receiver.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 MAX_BATCH = 20  # secrets: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_BatchGetSecretValue.html
-QUARANTINE_SECONDS = 60.0  # seconds for which a secret is quarantined after a read of it hung
 MAX_QUARANTINED = 10_000  # secrets; beyond that, the one that hung first is forgotten
 MAX_SEEN_ACCOUNTS = 1000  # pairs of account and region; a Secret of one that is forgotten is not deleted
 _SILENCE = (CallTimeout, HTTPClientError, ConnectionError)  # the SDK's own ConnectionError
@@ -57,7 +56,7 @@ class SecretsManager:
     if they worked. Readiness depends on it, so it names no secret, and a call about a secret never sets it: such a call
     only leads to a check of its own. ``identity`` is who calls. Where its account is not known,
     AWS's responses reveal it. ``health`` is that of the store. While it is not proven, calls run in a pool of their
-    own, a few at once for each ``owner``: the region, or a tenant's namespace.
+    own, a few at once for each of the ``owners`` of the store and for the namespace that a call is made for.
     """
 
     def __init__(
@@ -68,18 +67,18 @@ class SecretsManager:
         metrics: Metrics,
         identity: CallerIdentity,
         health: StoreHealth,
-        owner: str = "",
+        owners: Sequence[str] = (),
     ) -> None:
         self._client = client
         self._background_client = background_client
         self._pools = pools
         self._metrics = metrics
-        self._quarantined: ExpiringMap[str, bool] = ExpiringMap(MAX_QUARANTINED, QUARANTINE_SECONDS)  # secret ids
+        self._quarantined: BoundedMap[str, bool] = BoundedMap(MAX_QUARANTINED)  # secret ids
         self._seen_accounts: BoundedMap[str, bool] = BoundedMap(MAX_SEEN_ACCOUNTS)  # accounts and regions
         self._identity = identity
         self._learned_account = ""
         self._health = health
-        self._owner = owner
+        self._owners = owners
         self.credentials_error: str | None = NOT_CHECKED
         self._check: asyncio.Task[None] | None = None
 
@@ -109,7 +108,7 @@ class SecretsManager:
         return (not named or named == own) and self._health.proven and not self.is_quarantined(secret_id)
 
     def is_quarantined(self, secret_id: str) -> bool:
-        """Return whether the last call about this secret hung and was less than QUARANTINE_SECONDS ago."""
+        """Return whether a call about this secret has hung, and AWS has not answered one since then."""
         return secret_id in self._quarantined
 
     def has_seen(self, arn: str) -> bool:
@@ -119,17 +118,22 @@ class SecretsManager:
         """
         return account_scope(arn) in self._seen_accounts
 
-    async def value(self, source: Source) -> SecretVersion:
-        """Read the version that holds the staging label now.
+    async def value(self, source: Source, namespace: str = "") -> SecretVersion:
+        """Read the version that holds the staging label now, for a binding in ``namespace``.
 
         Raises SourceNotFound, SourcePendingDeletion, another SourceRefused, or SourceUnavailable.
         """
         try:
             response = await self._call(
-                "GetSecretValue", self._client.get_secret_value, source.secret_id, VersionStage=source.stage
+                "GetSecretValue",
+                self._client.get_secret_value,
+                source.secret_id,
+                namespace=namespace,
+                VersionStage=source.stage,
             )
         except SourceNotFound:
-            await self.describe(source.secret_id)  # this raises SourceNotFound if the secret itself does not exist
+            # This raises SourceNotFound if the secret itself does not exist.
+            await self.describe(source.secret_id, namespace=namespace)
             raise SourceRefused(
                 f"AWS secret {source.secret_id} has no version with the staging label {source.stage}:"
                 " move the label to a version, or correct the label in the binding"
@@ -139,14 +143,17 @@ class SecretsManager:
         self._check_answer(source.secret_id, version.arn, version.name)
         return version
 
-    async def values(self, secret_ids: Sequence[str]) -> dict[str, SecretVersion]:
-        """Read the current values of up to MAX_BATCH secrets with one call.
+    async def values(self, secret_ids: Sequence[str], namespace: str = "") -> dict[str, SecretVersion]:
+        """Read the current values of up to MAX_BATCH secrets with one call. ``namespace`` is empty if several want it.
 
         A secret is missing in the result if AWS returns an error, nothing, or more than one value for it. It then has
         to be read alone. If the call itself fails, it raises ActionDenied, another SourceRefused, or SourceUnavailable.
         """
         response = await self._call(
-            "BatchGetSecretValue", self._client.batch_get_secret_value, SecretIdList=list(secret_ids)
+            "BatchGetSecretValue",
+            self._client.batch_get_secret_value,
+            namespace=namespace,
+            SecretIdList=list(secret_ids),
         )
         with _translate_parse_errors("BatchGetSecretValue"):
             versions = [self._version(entry) for entry in response.get("SecretValues", [])]
@@ -157,10 +164,12 @@ class SecretsManager:
                 results[secret_id] = answers[0]
         return results
 
-    async def describe(self, secret_id: str, background: bool = False) -> SecretMetadata:
+    async def describe(self, secret_id: str, background: bool = False, namespace: str = "") -> SecretMetadata:
         """Read a secret's name and the staging labels of its versions. Raises the same errors as ``value``."""
         client = self._background_client if background else self._client
-        response = await self._call("DescribeSecret", client.describe_secret, secret_id, background=background)
+        response = await self._call(
+            "DescribeSecret", client.describe_secret, secret_id, background=background, namespace=namespace
+        )
         with _translate_parse_errors(f"AWS secret {secret_id}"):
             metadata = self._metadata(response)
         self._check_answer(secret_id, metadata.arn, metadata.name)
@@ -177,7 +186,7 @@ class SecretsManager:
 
     async def _run_check(self) -> None:
         try:
-            await self._call("ListSecrets", self._client.list_secrets, MaxResults=1)
+            await self._call("ListSecrets", self._client.list_secrets, is_check=True, MaxResults=1)
         except NoCredentials:
             pass  # this call has set ``credentials_error``
         except SourceUnavailable as error:
@@ -211,21 +220,36 @@ class SecretsManager:
             next_page = {"NextToken": response["NextToken"]}
 
     async def _call(
-        self, action: str, method: Callable[..., Any], secret_id: str = "", background: bool = False, **arguments: Any
+        self,
+        action: str,
+        method: Callable[..., Any],
+        secret_id: str = "",
+        background: bool = False,
+        namespace: str = "",
+        is_check: bool = False,
+        **arguments: Any,
     ) -> Any:
         if secret_id:
             arguments["SecretId"] = secret_id
+        about_secret = action != "ListSecrets"  # of one, or of a batch: what tenants have written decides its outcome
 
-        if rest := self._health.rests_for():
-            subject = f"AWS secret {secret_id}" if secret_id else action
-            raise error_mapping.silent_region(subject, self.region, rest)
+        def refuse_while_resting() -> None:
+            if (rest := self._health.rests_for()) and not is_check:
+                subject = f"AWS secret {secret_id}" if secret_id else action
+                raise error_mapping.silent_region(subject, self.region, rest)
+
+        refuse_while_resting()
 
         def call() -> Any:
+            refuse_while_resting()  # the store may have turned out to be silent while this call waited for a thread
             with self._identity.call():
                 return method(**arguments)
 
         try:
-            response = await self._pool(secret_id, background).run(call, self._owner)
+            pool = self._pool(secret_id, background, is_check)
+            response = await pool.run(call, *self._owners_of(pool, namespace))
+        except KeyturnError:
+            raise  # AWS was not called
         except Exception as error:
             failure = (
                 error_mapping.translate(error, f"AWS secret {secret_id}", self._place(secret_id))
@@ -235,12 +259,13 @@ class SecretsManager:
             self._metrics.aws_requests.labels(action, failure.reason).inc()
             if isinstance(error, ClientError):
                 self._health.answered()
-            elif isinstance(error, _SILENCE):
-                self._health.silent()
+                self._quarantined.pop(secret_id)
+            elif isinstance(error, _SILENCE) and self._health.silent(about_secret):
+                self._start_check()
             if isinstance(error, ReadTimeoutError | CallTimeout) and secret_id:
                 self._quarantined.put(secret_id, True)
             if isinstance(failure, NoCredentials):
-                if secret_id:
+                if about_secret:
                     self._start_check()
                 else:
                     self.credentials_error = failure.fault
@@ -267,8 +292,16 @@ class SecretsManager:
         if not secret_id.startswith("arn:"):
             self._learned_account = account_id(arn)
 
-    def _pool(self, secret_id: str, background: bool) -> ThreadPool:
-        if not self._health.proven:
+    def _owners_of(self, pool: ThreadPool, namespace: str) -> Sequence[str]:
+        """Return whose share of a pool a call for ``namespace`` takes; the small shares are first."""
+        owners = [namespace_owner(namespace)] if namespace else []
+        if pool is self._pools.unproven:
+            owners += [owner for owner in self._owners if owner not in owners]
+        return owners
+
+    def _pool(self, secret_id: str, background: bool, is_check: bool) -> ThreadPool:
+        # A check follows calls without an answer, so it may hang as well, and bindings choose the region.
+        if not self._health.proven or (is_check and not self._health.trusted):
             return self._pools.unproven
         if background:
             return self._pools.background

@@ -17,7 +17,7 @@ class StoreHealth:
     """
 
     def __init__(self, trusted: bool, now: Callable[[], float] = time.monotonic) -> None:
-        self._trusted = trusted
+        self.trusted = trusted
         self._now = now
         self._has_answered = False
         self._silent_calls = 0
@@ -27,7 +27,7 @@ class StoreHealth:
     @property
     def proven(self) -> bool:
         """Whether the store answers, as far as is known."""
-        return self._trusted or self._has_answered
+        return self.trusted or self._has_answered
 
     def rests_for(self) -> float:
         """Return for how many seconds no call should be made; 0.0 if one may be made now."""
@@ -39,12 +39,18 @@ class StoreHealth:
         self._silent_calls = self._attempts = 0
         self._rests_until = 0.0
 
-    def silent(self) -> None:
-        """Note a call without an answer."""
-        if self._trusted:
-            return
+    def silent(self, about_secret: bool = False) -> bool:
+        """Note a call without an answer. Return whether the store has to be asked without a secret now.
+
+        A secret may hang although the store answers for all others, and a tenant chooses the secrets. So silence about
+        secrets alone never makes a proven store rest; a call about no secret decides.
+        """
+        if self.trusted:
+            return False
         self._silent_calls += 1
-        if not self._has_answered or self._silent_calls >= MAX_SILENT_CALLS:
+        suspect = not self._has_answered or self._silent_calls >= MAX_SILENT_CALLS
+        if suspect and not (about_secret and self._has_answered):
             self._has_answered = False
             self._attempts += 1
             self._rests_until = self._now() + PROBE_BACKOFF.delay(self._attempts)
+        return suspect and about_secret

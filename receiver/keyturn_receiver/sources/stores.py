@@ -9,14 +9,17 @@ from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import KeyturnError, NoCredentials, Permanent
+from keyturn_receiver.resilience.bounded_map import BoundedMap
 from keyturn_receiver.resilience.fair_map import FairMap
 from keyturn_receiver.resilience.single_flight import RESULT_TTL, SingleFlight
 from keyturn_receiver.sources.batch_reader import BatchReader
 from keyturn_receiver.sources.secrets_manager import NOT_CHECKED, SecretMetadata, SecretsManager
+from keyturn_receiver.sources.thread_pools import SEVERAL
 
 MAX_STORES = 4096  # the most stores besides the receiver's own store in its region; each takes some 10 KiB
 MAX_STORES_PER_NAMESPACE = 2048  # of MAX_STORES
 MAX_KEPT_VALUES = 8 * 1024 * 1024  # bytes of values that bindings of one event may share after their read
+MAX_NAMED = 10_000  # secrets of which it is known whether several namespaces name them
 RENEW_BEFORE_EXPIRY = timedelta(minutes=5)
 RENEW_AFTER = 0.75  # as a share of their lifetime, credentials that are valid for less than 20 minutes are renewed
 
@@ -110,10 +113,11 @@ class Stores:
         self._others: FairMap[str, StoreKey, Store] = FairMap(MAX_STORES)
         self._identities: SingleFlight[str, Identity] = SingleFlight()  # by ``StoreKey.account``
         self._creations: SingleFlight[tuple[StoreKey, Identity], Store] = SingleFlight()
-        self._reads: SingleFlight[tuple[StoreKey, Identity, Source], SecretVersion] = SingleFlight(
+        self._reads: SingleFlight[tuple[StoreKey, Identity, Source, str], SecretVersion] = SingleFlight(
             weigh=lambda version: len(version.value), max_weight=MAX_KEPT_VALUES
         )
-        self._descriptions: SingleFlight[tuple[StoreKey, Identity, str], SecretMetadata] = SingleFlight()
+        self._descriptions: SingleFlight[tuple[StoreKey, Identity, str, str], SecretMetadata] = SingleFlight()
+        self._named_by: BoundedMap[tuple[StoreKey, str], str] = BoundedMap(MAX_NAMED, lru=True)
 
     def key(self, secret_id: str = "", namespace: str = "", service_account: str = "") -> StoreKey:
         """Return the key of the store that reads an AWS secret.
@@ -178,23 +182,44 @@ class Stores:
                     self._others.pop(key.namespace, each)
             raise
 
-    async def read(self, key: StoreKey, source: Source, since: float, background: bool = False) -> SecretVersion:
-        """Return a value that was read at the time ``since`` (monotonic seconds) or later.
+    async def read(
+        self, key: StoreKey, source: Source, since: float, background: bool = False, namespace: str = ""
+    ) -> SecretVersion:
+        """Return a value that was read at the time ``since`` (monotonic seconds) or later, for a binding in
+        ``namespace``.
 
         A ``background`` read may take a little longer. Raises SourceRefused, SourceUnavailable or the errors of
         ``get``.
         """
         store = await self.get(key, since)
+        owner = self._owner(key, source.secret_id, namespace)
         return await self._reads.get(
-            (key, store.identity, source), since, lambda: store.reader.read(source, background)
+            (key, store.identity, source, owner), since, lambda: store.reader.read(source, background, owner)
         )
 
-    async def describe(self, key: StoreKey, secret_id: str, since: float) -> SecretMetadata:
-        """Return a secret's metadata that was read at the time ``since`` (monotonic seconds) or later.
+    async def describe(self, key: StoreKey, secret_id: str, since: float, namespace: str = "") -> SecretMetadata:
+        """Return a secret's metadata that was read at the time ``since`` (monotonic seconds) or later, for a binding in
+        ``namespace``.
 
         Raises SourceRefused, SourceUnavailable or the errors of ``get``.
         """
         store = await self.get(key, since)
+        owner = self._owner(key, secret_id, namespace)
         return await self._descriptions.get(
-            (key, store.identity, secret_id), since, lambda: store.secrets_manager.describe(secret_id)
+            (key, store.identity, secret_id, owner),
+            since,
+            lambda: store.secrets_manager.describe(secret_id, namespace=owner),
         )
+
+    def _owner(self, key: StoreKey, secret_id: str, namespace: str) -> str:
+        """Return the namespace that a call counts for, or SEVERAL once another one has named the secret, too.
+
+        The bindings of one namespace never wait for a call that another one's share holds up. What they share is a call
+        that counts for none of them.
+        """
+        if not namespace or key.account:
+            return namespace
+        known = self._named_by.get((key, secret_id)) or namespace
+        owner = namespace if known == namespace else SEVERAL
+        self._named_by.put((key, secret_id), owner)
+        return owner

@@ -8,20 +8,27 @@ takes its place.
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import TypeVar
 
+from keyturn_receiver.resilience.shares import Shares
+
 CALL_TIMEOUT = 20.0  # seconds for one call including its retries; a healthy SDK gives up within 15
 QUEUE_TIMEOUT = 60.0  # seconds to wait for a slot
-QUARANTINE_THREADS = 4  # the most concurrent calls about secrets whose last call hung
+QUARANTINE_THREADS = 8  # the most concurrent calls about secrets whose last call hung
 QUARANTINE_QUEUE_TIMEOUT = 1.0  # seconds to wait for them: a binding that waits holds a slot of its namespace
 UNPROVEN_THREADS = 16  # the most concurrent calls to stores that do not answer, or have not answered yet
 STS_THREADS = 8  # the most concurrent requests for credentials of tenants
-CALLS_PER_OWNER = 2  # of these two kinds, for one namespace or one region
+CALLS_PER_OWNER = 2  # of these three kinds, for one namespace or one region
+# The owner of all calls that the receiver's own role makes in regions that bindings name.
+OTHER_REGIONS = "other regions"
+SEVERAL = "*"  # in place of a namespace, for secrets that several name; a call for them waits for none of these
+MAX_OTHER_REGIONS = UNPROVEN_THREADS // 2  # its most concurrent calls to stores that have not answered
 OWNER_QUEUE_TIMEOUT = 5.0  # seconds to wait for them; then the binding's own back-off goes on
+OTHERS_SHARE = 8  # one namespace leaves the others one in so many places of the foreground
 BACKGROUND_THREADS = 2  # the most concurrent calls of sweeps
 BUILDING_THREADS = 2  # clients are built one at a time; the second thread is for when the first one hangs
 OVERSUBSCRIPTION = 2  # threads per slot, so that abandoned calls do not block new ones
@@ -37,18 +44,11 @@ class PoolExhausted(Exception):
     """The call did not start, because no slot or no thread became free."""
 
 
-@dataclass(slots=True)
-class _Owner:
-    """One owner of calls: how many of them run, and how many there are, with those that wait."""
-
-    running: asyncio.Semaphore
-    calls: int = 0
-
-
 class ThreadPool:
     """Bulkhead. Runs at most ``slots`` calls at once, each in a thread of its own, and ``per_owner`` of one owner.
 
-    An owner's further calls wait behind its own, and an abandoned call counts until its thread ends.
+    An owner's further calls wait behind its own. An abandoned call counts for it until its thread ends, or not any more
+    if ``forgets_abandoned``. ``limits`` has the owners with a limit of their own.
 
     An abandoned call frees its slot but not its thread. So the pool has OVERSUBSCRIPTION threads for each slot.
     ``call_timeout`` and ``queue_timeout`` are in seconds. ``now`` returns monotonic seconds.
@@ -62,9 +62,11 @@ class ThreadPool:
         queue_timeout: float = QUEUE_TIMEOUT,
         now: Callable[[], float] = time.monotonic,
         per_owner: int | None = None,
+        limits: Mapping[Hashable, int] | None = None,
+        forgets_abandoned: bool = False,
     ) -> None:
-        self._per_owner = per_owner
-        self._owners: dict[Hashable, _Owner] = {}  # those that have calls
+        self._forgets_abandoned = forgets_abandoned
+        self._shares = None if per_owner is None else Shares(per_owner, limits)
         self._slots = asyncio.Semaphore(slots)
         self._max_threads = OVERSUBSCRIPTION * slots
         self._executor = ThreadPoolExecutor(self._max_threads, thread_name_prefix=name)
@@ -74,45 +76,35 @@ class ThreadPool:
         self._abandoned = 0
         self._saturated_since: float | None = None
 
-    async def run(self, call: Callable[[], T], owner: Hashable = None) -> T:
-        """Return the result of ``call``, or raise its error, CallTimeout or PoolExhausted."""
+    async def run(self, call: Callable[[], T], *owners: Hashable) -> T:
+        """Return the result of ``call``, or raise its error, CallTimeout or PoolExhausted.
+
+        The call counts for each of its ``owners``, the small ones first. Without an owner, it counts for nobody.
+        """
         try:
             async with asyncio.timeout(self._queue_timeout):
-                await self._acquire(owner)
+                await self._acquire(owners)
                 try:
                     await self._slots.acquire()
                 except BaseException:
-                    self._release(owner)
+                    self._release(owners)
                     raise
         except TimeoutError:
             raise PoolExhausted from None
         try:
-            return await self._run(call, owner)
+            return await self._run(call, owners)
         finally:
             self._slots.release()
 
-    async def _acquire(self, owner: Hashable) -> None:
-        if self._per_owner is None:
-            return
-        state = self._owners.setdefault(owner, _Owner(asyncio.Semaphore(self._per_owner)))
-        state.calls += 1
-        try:
-            await state.running.acquire()
-        except BaseException:
-            self._leave(owner)
-            raise
+    async def _acquire(self, owners: tuple[Hashable, ...]) -> None:
+        if self._shares is not None:  # it is empty while nobody calls
+            await self._shares.acquire(*owners)
 
-    def _release(self, owner: Hashable) -> None:
-        if self._per_owner is not None:
-            self._owners[owner].running.release()
-            self._leave(owner)
+    def _release(self, owners: tuple[Hashable, ...]) -> None:
+        if self._shares is not None:  # it is empty while nobody calls
+            self._shares.release(*owners)
 
-    def _leave(self, owner: Hashable) -> None:
-        self._owners[owner].calls -= 1
-        if not self._owners[owner].calls:
-            del self._owners[owner]
-
-    async def _run(self, call: Callable[[], T], owner: Hashable) -> T:
+    async def _run(self, call: Callable[[], T], owners: tuple[Hashable, ...]) -> T:
         thread = self._executor.submit(call)
         result = asyncio.wrap_future(thread)
         try:
@@ -120,9 +112,9 @@ class ThreadPool:
         finally:
             started = not thread.cancel()
             if started and not result.done():
-                self._abandon(result, owner)
+                self._abandon(result, owners)
             else:
-                self._release(owner)
+                self._release(owners)
         if result.done():
             return result.result()
         raise CallTimeout if started else PoolExhausted
@@ -135,14 +127,17 @@ class ThreadPool:
         """Start no more calls. This does not wait for calls that are running."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _abandon(self, result: "asyncio.Future[T]", owner: Hashable) -> None:
+    def _abandon(self, result: "asyncio.Future[T]", owners: tuple[Hashable, ...]) -> None:
         self._abandoned += 1
         if self._abandoned >= self._max_threads and self._saturated_since is None:
             self._saturated_since = self._now()
-        result.add_done_callback(partial(self._free_thread, owner))
+        if self._forgets_abandoned:
+            self._release(owners)
+            owners = ()
+        result.add_done_callback(partial(self._free_thread, owners))
 
-    def _free_thread(self, owner: Hashable, result: "asyncio.Future[T]") -> None:
-        self._release(owner)
+    def _free_thread(self, owners: tuple[Hashable, ...], result: "asyncio.Future[T]") -> None:
+        self._release(owners)
         if not result.cancelled():
             result.exception()  # this marks the error as retrieved, because no caller waits for it any more
         self._abandoned -= 1
@@ -168,9 +163,14 @@ class ThreadPools:
     def of(cls, foreground: int) -> "ThreadPools":
         """Make the pools. ``foreground`` is the number of slots of the foreground pool."""
         return cls(
-            ThreadPool("foreground", foreground),
-            ThreadPool("quarantine", QUARANTINE_THREADS, queue_timeout=QUARANTINE_QUEUE_TIMEOUT),
-            ThreadPool("background", BACKGROUND_THREADS),
+            ThreadPool("foreground", foreground, per_owner=_most_of(foreground), forgets_abandoned=True),
+            ThreadPool(
+                "quarantine",
+                QUARANTINE_THREADS,
+                queue_timeout=QUARANTINE_QUEUE_TIMEOUT,
+                per_owner=CALLS_PER_OWNER,
+            ),
+            ThreadPool("background", BACKGROUND_THREADS, per_owner=BACKGROUND_THREADS // 2),
             _by_owner("unproven", UNPROVEN_THREADS),
             _by_owner("sts", STS_THREADS),
             ThreadPool("building", BUILDING_THREADS),
@@ -189,5 +189,25 @@ class ThreadPools:
             getattr(self, each.name).close()
 
 
+def namespace_owner(namespace: str) -> str:
+    """Return the owner of the calls that are made for a namespace."""
+    return f"namespace {namespace}"
+
+
+def _most_of(slots: int) -> int:
+    """Return the places of the foreground for one namespace: all but an eighth.
+
+    While many of its secrets hang, a namespace needs that many for its others, and short calls of other namespaces need
+    few. Abandoned calls do not count here: a batch that hangs is abandoned soon, and its secrets are read one by one.
+    """
+    return max(1, slots - max(1, slots // OTHERS_SHARE))
+
+
 def _by_owner(name: str, slots: int) -> ThreadPool:
-    return ThreadPool(name, slots, queue_timeout=OWNER_QUEUE_TIMEOUT, per_owner=CALLS_PER_OWNER)
+    return ThreadPool(
+        name,
+        slots,
+        queue_timeout=OWNER_QUEUE_TIMEOUT,
+        per_owner=CALLS_PER_OWNER,
+        limits={OTHER_REGIONS: MAX_OTHER_REGIONS},
+    )

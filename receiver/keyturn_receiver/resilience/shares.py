@@ -1,0 +1,65 @@
+"""Shares: semaphores by owner, so that no owner takes every place of what all of them use."""
+
+import asyncio
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class _Owner:
+    """One owner of places. ``users`` counts those who hold a place and those who wait for one."""
+
+    places: asyncio.Semaphore
+    users: int = 0
+
+
+class Shares:
+    """Bulkhead. Each owner holds at most ``limit`` places at once; those who want more wait in order.
+
+    ``limits`` has the owners with a limit of their own. Nothing is kept of an owner without users.
+    """
+
+    def __init__(self, limit: int, limits: Mapping[Hashable, int] | None = None) -> None:
+        self._limit = limit
+        self._limits = limits or {}
+        self._owners: dict[Hashable, _Owner] = {}
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+    def __contains__(self, owner: Hashable) -> bool:
+        return owner in self._owners
+
+    async def acquire(self, *owners: Hashable) -> None:
+        """Wait for a place of each of ``owners``, one after the other. All callers have to name them in the same order,
+        such as the small ones first, or two callers could wait for each other."""
+        held: list[Hashable] = []
+        try:
+            for owner in owners:
+                await self._acquire(owner)
+                held.append(owner)
+        except BaseException:
+            self.release(*held)
+            raise
+
+    def release(self, *owners: Hashable) -> None:
+        """Give the places back."""
+        for owner in owners:
+            self._owners[owner].places.release()
+            self._leave(owner)
+
+    async def _acquire(self, owner: Hashable) -> None:
+        state = self._owners.get(owner)
+        if state is None:
+            state = self._owners[owner] = _Owner(asyncio.Semaphore(self._limits.get(owner, self._limit)))
+        state.users += 1
+        try:
+            await state.places.acquire()
+        except BaseException:
+            self._leave(owner)
+            raise
+
+    def _leave(self, owner: Hashable) -> None:
+        self._owners[owner].users -= 1
+        if not self._owners[owner].users:
+            del self._owners[owner]
