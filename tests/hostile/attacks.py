@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from boto3 import Session
+
 from keyturn_local.aws.sdk import ACCOUNT, REGION
 from keyturn_receiver.core.consumer import MARK_PREFIX, mark_name
 from support.manifests import env_from, secret, workload
@@ -28,7 +30,7 @@ ODD_VALUES = ("deep", "large", "binary", "keys", "huge-number", "half-character"
 
 FAT = "<" * 1_300_000  # the API server writes each of these characters as six bytes of JSON
 FOREIGN_ACCOUNT = "999999999999"
-HANGING = ("eu-west-1", "eu-central-1", "ap-south-1", "sa-east-1", "ca-central-1", "us-west-2", "eu-north-1")
+HANGING = [each for each in Session().get_available_regions("secretsmanager") if each != REGION]  # more than 30
 UNPRINTABLE = "\x1b]0;owned\x07\u202eko"
 
 DEAR = {
@@ -187,8 +189,8 @@ class Tenant:
             Attack(
                 "regions that hang",
                 self._secrets("hanging", hanging, lambda n: arn(HANGING[n % len(HANGING)], n)),
-                lambda n: self._annotate("Secret", f"hanging-{n % hanging}", {"note": str(n)}),
-                2,
+                lambda n: self._annotate("Secret", f"hanging-{n % hanging}", {STAGE: "AWSCURRENT" + " " * (n % 2)}),
+                20,
             ),
         ]
 
@@ -211,7 +213,7 @@ class Tenant:
         return [*attacks, Attack("expressions just below the limit", heavy, touch, 4)]
 
     def _calls(self) -> list[Attack]:
-        hot, refused, foreign = self._count(60), self._count(30), self._count(20)
+        hot, refused, foreign = self._count(60), self._count(60), self._count(500)
 
         def arn(account: str, name: str) -> str:
             return f"arn:aws:secretsmanager:{REGION}:{account}:secret:{name}"
@@ -470,6 +472,10 @@ class Tenant:
         marked = self._sleeping(workload(self.namespace, "marked", env_from("own-0")))
         marks = {f"{MARK_PREFIX}m{n}": "x" * 32 for n in range(3_500)}
         marked["metadata"]["annotations"] = marks
+        small_marks = {f"{MARK_PREFIX}{n}": "" for n in range(9_000)}
+        full_of_marks = self._deployments("marks", self._count(60), "own-0")
+        for each in full_of_marks:
+            each["metadata"]["annotations"] = each["spec"]["template"]["metadata"]["annotations"] = small_marks
         bomb = "a: &a [x, x]\n" + "\n".join(f"b{n}: &b{n} [*a, *a, *a]" for n in range(200))
         anchors = "\n".join(["A: &x 'own'", *(f"B{n}: *x" for n in range(3_000))])
         tags = "\n".join(f"!!python/object:os.system K{n}: !!binary 'aWQ='" for n in range(500))
@@ -483,6 +489,17 @@ class Tenant:
         labelled = secret(self.namespace, "labelled", self._own("own"))
         labelled["metadata"]["labels"] |= {f"l{n}": "x" * 63 for n in range(2_000)}
         labelled["metadata"]["finalizers"] = [f"x.y/f{n}" for n in range(300)]
+
+        thousand_keys = secret(self.namespace, "thousand-keys", self._own("own"), **{DATA: thousands})
+        its_readers = self._deployments("thousand", self._count(300), "thousand-keys")
+
+        def toggle(number: int) -> Edit:
+            off = {"keyturn.dev/rollout": "disabled" if number // len(its_readers) % 2 else None}
+            return self._annotate("Deployment", f"thousand-{number % len(its_readers)}", off)
+
+        def mark(number: int) -> Edit:
+            value = {each: str(number) for each in list(small_marks)[:1_500]}
+            return self._annotate("Deployment", f"marks-{number % len(full_of_marks)}", value)
 
         wides = [self._sleeping(each) for each in (wide, keys, projected)] + [marked]
         dense = []
@@ -518,6 +535,8 @@ class Tenant:
                 1,
             ),
             Attack("Secrets with 8,000 keys", crowded, touch, 2),
+            Attack("readers of 3,500 keys that come and go", [thousand_keys, *its_readers], toggle, 20),
+            Attack("workloads full of marks", full_of_marks, mark, 1),
             Attack(
                 "YAML that is dear to read",
                 yamls,
