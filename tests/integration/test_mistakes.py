@@ -245,8 +245,8 @@ MISTAKES: dict[str, Mistake] = {
         annotations={"keyturn.dev/version-stage": "AWSCURENT"},
     ),
     "text-in-a-docker-secret": Mistake(
-        r"InvalidValue: AWS secret {ns}/plain: key .dockerconfigjson: the value is not Docker's JSON \(it is not a JSON"
-        r" object\): store the content of a Docker config.json in AWS, .* or use type Opaque",
+        r"InvalidValue: AWS secret {ns}/plain: key .dockerconfigjson: the value is not Docker's JSON \(it is not JSON\): "
+        r"store the content of a Docker config.json in AWS, .* or use type Opaque",
         create_again(type="Opaque"),
         EVERY_KEY,
         source="plain",
