@@ -245,8 +245,8 @@ MISTAKES: dict[str, Mistake] = {
         annotations={"keyturn.dev/version-stage": "AWSCURENT"},
     ),
     "text-in-a-docker-secret": Mistake(
-        r"InvalidValue: AWS secret {ns}/plain: key .dockerconfigjson: the value is not Docker's JSON \(it is not JSON\): "
-        r"store the content of a Docker config.json in AWS, .* or use type Opaque",
+        r"InvalidValue: AWS secret {ns}/plain: key .dockerconfigjson: the value is not Docker's JSON \(it is not"
+        r" JSON\): store the content of a Docker config.json in AWS, .* or use type Opaque",
         create_again(type="Opaque"),
         EVERY_KEY,
         source="plain",
@@ -450,6 +450,19 @@ def test_pods_that_stay_are_told_on_the_secret_and_on_the_workload(site: Site) -
     of_secret = eventually(lambda: [e["message"] for e in site.events("Secret", "held") if "paused" in e["message"]])
     assert all(told in of_secret[0] for told in words.values())
     assert site.stack.receiver.metric("keyturn_rollouts_total") == restarts
+
+
+def test_key_that_a_workload_reads_and_the_secret_lacks_is_told_on_the_workload(site: Site) -> None:
+    cluster = site.stack.cluster
+    cluster.create([secret(site.namespace, "lacks", f"{site.namespace}/db", **{DATA: "password: password"})])
+    eventually(lambda: site.status("lacks") == "ok")
+    reference = {"secretKeyRef": {"name": "lacks", "key": "PASSWORD"}}
+    reads = {"container": {"env": [{"name": "P", "valueFrom": reference}]}}
+    cluster.create([workload(site.namespace, "waits", reads)])
+    (event,) = eventually(lambda: site.events("Deployment", "waits"))
+    assert (event["type"], event["reason"]) == ("Warning", "KeyMissing")
+    told = "Secret lacks: it reads the key PASSWORD, which the Secret does not have; it has password: "
+    assert event["message"].startswith(told)
 
 
 def test_secret_that_is_no_longer_bound_says_so_and_goes_on_when_it_is_bound_again(site: Site) -> None:
