@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from keyturn_receiver.cluster import secret_cache
+from keyturn_receiver.cluster import former_secrets, secret_cache
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
 from keyturn_receiver.core.binding import (
@@ -232,7 +232,7 @@ def hash_of(*objects: dict[str, Any]) -> str:
 def revisions(cache: SecretCache, secret: LiveSecret | None = None, **changes: Any) -> Mapping[str, str]:
     """Return the revisions that a later Secret with the same binding takes over."""
     fill = {"binding_hash": hash_of(bound_object("db")), "version_keys": VERSION_KEYS, "fingerprints": VALUES}
-    return cache.former_revisions(secret or later(), **{**fill, **changes})
+    return cache.former.revisions(secret or later(), **{**fill, **changes})
 
 
 def deleted(keys: int = 1) -> SecretCache:
@@ -287,7 +287,7 @@ def test_revisions_of_an_earlier_secret_are_forgotten_if_the_last_one_had_too_ma
     cache = deleted()
     obj = bound_object("db", "v1")
     cache.update(cache.transform(obj))
-    values = {str(number): b"1" for number in range(secret_cache.MAX_FORMER_KEYS + 1)}
+    values = {str(number): b"1" for number in range(former_secrets.MAX_FORMER_KEYS + 1)}
     cache.keep_values(live(values), "1", values)
     cache.delete(obj)
     assert revisions(cache) == {}
@@ -334,7 +334,7 @@ def test_revisions_stay_while_the_namespace_does() -> None:
 
 
 def test_revisions_of_secrets_that_are_gone_are_bounded() -> None:
-    cache, count = SecretCache(KEYED), secret_cache.MAX_FORMER + 10
+    cache, count = SecretCache(KEYED), former_secrets.MAX_FORMER + 10
     known = []
     for number in range(count):
         obj = bound_object(f"s{number}", "v1")
@@ -345,8 +345,8 @@ def test_revisions_of_secrets_that_are_gone_are_bounded() -> None:
         name = f"s{number}"
         keys = {version_key(ARN.format(name), "AWSCURRENT")}
         binding = binding_hash({SECRET_ID: f"prod/{name}"})
-        known.append(cache.former_revisions(later(name=name), binding, keys, VALUES))
-    assert (known[:10], known[10:]) == ([{}] * 10, [{"value": "v1"}] * secret_cache.MAX_FORMER)
+        known.append(cache.former.revisions(later(name=name), binding, keys, VALUES))
+    assert (known[:10], known[10:]) == ([{}] * 10, [{"value": "v1"}] * former_secrets.MAX_FORMER)
 
 
 def large(number: int) -> dict[str, Any]:

@@ -11,12 +11,13 @@ Tenants write annotations and keys, so what is kept of them is bounded: for each
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
 
 from keyturn_receiver.cluster.api import Json
+from keyturn_receiver.cluster.former_secrets import FormerSecrets
 from keyturn_receiver.cluster.index import Index
 from keyturn_receiver.cluster.secret_client import own_annotations, state_label
 from keyturn_receiver.core.arn import account_scope, candidate_names
@@ -47,7 +48,6 @@ from keyturn_receiver.core.revision import (
 )
 from keyturn_receiver.core.vocabulary import secret_faults
 from keyturn_receiver.core.write_times import CHANGED_AT
-from keyturn_receiver.resilience.fair_map import FairMap
 
 SMALL = 2048  # characters of a Secret's annotations
 MAX_SMALL = 512  # Secrets with small annotations whose parsed form is kept
@@ -65,8 +65,6 @@ LARGE = 8192  # bytes of annotations; larger ones count towards the limit of the
 MAX_LARGE_BYTES = 8 * 1024 * 1024  # bytes of large annotations that are kept for one namespace
 MAX_OTHER_KEYS = 2048  # bytes of the keys of one Secret that Keyturn has not written
 MAX_FINGERPRINTS = 512  # keys of one Secret; if it has more, it is read again for each reconcile
-MAX_FORMER = 500  # Secrets whose revisions are remembered after they, or their records, were deleted
-MAX_FORMER_KEYS = 32  # keys of such a Secret; if it had more, nothing is remembered, and its consumers are restarted
 
 TOO_MUCH = (
     f"the bound Secrets of this namespace have more than {MAX_LARGE_BYTES // 1024 // 1024} MiB of large annotations:"
@@ -231,25 +229,11 @@ class _Values:
     holders: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Former:
-    """The revisions of a Secret that was deleted, or lost its record, with the fingerprints of its values and with what
-    they came from.
-
-    ``used_by`` is the UID of the one Secret that takes the revisions over. It is empty until there is one.
-    """
-
-    revisions: Mapping[str, str]
-    fingerprints: Mapping[str, bytes] = field(repr=False)
-    binding_hash: str
-    version_keys: frozenset[str]
-    used_by: str = ""
-
-
 class SecretCache:
     """Informer cache. Finds bound Secrets by target, and by every name that their AWS secrets may have.
 
-    ``keyed`` makes the hashes that show whether a Secret still is as Keyturn wrote it.
+    ``keyed`` makes the hashes that show whether a Secret still is as Keyturn wrote it. ``former`` has the Secrets that
+    are gone.
     """
 
     def __init__(self, keyed: KeyedHash) -> None:
@@ -259,7 +243,7 @@ class SecretCache:
         self._by_target: dict[Target, BoundSecret] = {}
         self._by_name = Index()
         self._values: dict[Target, _Values] = {}
-        self._former: FairMap[str, Target, _Former] = FairMap(MAX_FORMER)
+        self.former = FormerSecrets()
         self._large: dict[str, int] = defaultdict(int)  # bytes of large annotations that are kept, by namespace
 
     def __len__(self) -> int:
@@ -343,38 +327,9 @@ class SecretCache:
         held = {key: name for key, name in live.holders.items() if key in fingerprints}
         self._values[live.target] = _Values(resource_version, live.type, live.immutable, fingerprints, held)
 
-    def former_revisions(
-        self, live: LiveSecret, binding_hash: str, version_keys: Set[str], fingerprints: Mapping[str, bytes]
-    ) -> Mapping[str, str]:
-        """Return the revision of each key that had the same value in the last Secret of this name, before it was
-        deleted or lost its record. ``fingerprints`` are those of the present values, and ``version_keys`` name the AWS
-        secrets that they were read from.
-
-        Only what this replica has read or written is known, so the result may lack keys. A revision shows that a value
-        is the former one, so it must not confirm a guess. Only one Secret gets revisions, however often it is tried
-        again, and only if it has the same binding, constants included, and the same AWS secrets.
-        """
-        target = live.target
-        former = self._former.pop(target.namespace, target)
-        if (
-            former is None
-            or former.used_by not in ("", live.uid)
-            or former.binding_hash != binding_hash
-            or not version_keys <= former.version_keys
-        ):
-            return {}
-        self._former.put(target.namespace, target, replace(former, used_by=live.uid))
-        return {
-            key: former.revisions[key]
-            for key, fingerprint in fingerprints.items()
-            if key in former.revisions and former.fingerprints.get(key) == fingerprint
-        }
-
     def forget_former(self, namespace: str) -> None:
-        """Forget the revisions of former Secrets of a namespace that has ended, because a namespace of the same name
-        may belong to somebody else."""
-        for target in self._former.of(namespace):
-            self._former.pop(namespace, target)
+        """Forget the former Secrets of a namespace that has ended."""
+        self.former.forget(namespace)
         for target in self.in_namespace(namespace):
             self.drop_values(target)  # so nothing is remembered if the watch shows its deletion only now
 
@@ -436,18 +391,8 @@ class SecretCache:
             self._notify(target)
 
     def _remember(self, bound: BoundSecret) -> None:
-        if bound.integrity is not Integrity.INTACT:
-            return
-        target, live, record = bound.target, self.live(bound), bound.record
-        if record.was_written:
-            self._former.pop(target.namespace, target)  # what it holds is of an earlier Secret
-        if live is None or len(live.fingerprints) > MAX_FORMER_KEYS:
-            return
-        revisions = {key: each for key, each in record.revisions.items() if key in live.fingerprints}
-        if revisions and len(record.version_ids) <= MAX_ARNS:
-            version_keys = frozenset(record.version_ids)
-            former = _Former(revisions, live.fingerprints, record.binding_hash, version_keys)
-            self._former.put(target.namespace, target, former)
+        if bound.integrity is Integrity.INTACT:
+            self.former.remember(bound.target, bound.record, self.live(bound))
 
     def _notify(self, target: Target) -> None:
         for on_change in self._handlers:

@@ -145,7 +145,7 @@ class SecretFiller:
         fingerprints = {key: fingerprint(value) for key, value in data.items()}
         version_keys = {version_key(version.arn, source.stage) for source, version in versions.items()}
         former = (
-            {} if live.record.was_written else self._cache.former_revisions(live, spec.hash, version_keys, fingerprints)
+            {} if live.record.was_written else self._cache.former.revisions(live, spec.hash, version_keys, fingerprints)
         )
         planned = plan(binding, spec.hash, live, data, versions, fingerprint, keyed, spec.reconcile, status, former)
         if not planned.write:
