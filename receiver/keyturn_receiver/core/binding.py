@@ -1,6 +1,6 @@
 """Bindings determine which AWS secret fills which Secret, and how. This module reads them from a Secret's annotations.
 
-No other module parses these annotations. The other modules use ``BindingSpec``, which has the annotations as they were
+No other module parses them as a whole. The other modules use ``BindingSpec``, which has the annotations as they were
 written, and ``Binding``, which has the same content after a check.
 """
 
@@ -380,14 +380,6 @@ def _read_aliased(
             f"annotation {SECRETS}: no expression in {DATA} uses {', '.join(unused)}: remove the line, or use it"
         )
     return tuple(entries)
-
-
-def _alias_or_text_advice(expression: str, key: str, unknown: Sequence[str], aliases: Sequence[str]) -> str:
-    """Return what to write in place of an expression with names that are no aliases, as the end of a sentence."""
-    if advice := alias_advice(expression, key, unknown[0], aliases):
-        return advice
-    are_quoted = all(f'"{name}"' in expression for name in unknown)
-    return text_advice(expression, key, dict.fromkeys(aliases, True)) if are_quoted else ""
 
 
 def _read_selectors(text: str, aliases: tuple[str, ...]) -> _Selectors:

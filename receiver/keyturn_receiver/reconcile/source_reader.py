@@ -12,8 +12,8 @@ from keyturn_receiver.core.revision import version_key
 from keyturn_receiver.errors import KeyturnError, SourceUnavailable, StaleRead, detached
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.arn_resolver import ArnResolver
-from keyturn_receiver.reconcile.fetch import fetch
 from keyturn_receiver.reconcile.request import Cause, Request
+from keyturn_receiver.reconcile.stale_reads import fetch
 from keyturn_receiver.sources.stores import StoreKey, Stores
 from keyturn_receiver.telemetry.legs import Leg, LegTimer
 

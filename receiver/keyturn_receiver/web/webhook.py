@@ -34,6 +34,7 @@ from keyturn_contract.signature import Ed25519, NotVerified, content, verify
 from keyturn_receiver.telemetry.metrics import Metrics
 from keyturn_receiver.telemetry.tracing import Span, no_traces
 from keyturn_receiver.web import reply_status
+from keyturn_receiver.web.delivery_limiter import DeliveryLimiter
 from keyturn_receiver.web.notification_handler import NotificationHandler
 from keyturn_receiver.web.replay_cache import ReplayCache
 
@@ -81,7 +82,7 @@ class WebhookEndpoint:
         self._metrics = metrics
         self._span = span
         self._replays = ReplayCache()
-        self._deliveries = 0  # the number of deliveries that are being handled now
+        self._limiter = DeliveryLimiter(config.max_deliveries)
         self._shutdown_deadline = math.inf
         self._draining = False
         self._rejection_logged_at = 0.0
@@ -126,21 +127,18 @@ class WebhookEndpoint:
 
     async def _handle(self, delivery: str, notifications: Sequence[Notification], deadline: float) -> Sequence[Result]:
         # Only verified deliveries take up capacity, so that a client without a key cannot use it up.
-        if self._deliveries >= self._config.max_deliveries:
-            raise reply_status.busy()
-        self._deliveries += 1
-        try:
-            with self._span("delivery", [notification.id for notification in notifications], delivery=delivery):
-                results = await asyncio.gather(
-                    *(
-                        self._handler.handle(
-                            notification, lambda: min(deadline, self._shutdown_deadline), lambda: not self._draining
-                        )
-                        for notification in notifications
+        with (
+            self._limiter.slot(),
+            self._span("delivery", [notification.id for notification in notifications], delivery=delivery),
+        ):
+            results = await asyncio.gather(
+                *(
+                    self._handler.handle(
+                        notification, lambda: min(deadline, self._shutdown_deadline), lambda: not self._draining
                     )
+                    for notification in notifications
                 )
-        finally:
-            self._deliveries -= 1
+            )
         self._record(delivery, results)
         return results
 

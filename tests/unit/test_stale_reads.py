@@ -8,7 +8,7 @@ import pytest
 from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.errors import StaleRead
-from keyturn_receiver.reconcile.fetch import fetch
+from keyturn_receiver.reconcile.stale_reads import fetch
 from keyturn_receiver.sources.secrets_manager import SecretMetadata
 from keyturn_receiver.sources.stores import StoreKey
 

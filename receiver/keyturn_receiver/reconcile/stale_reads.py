@@ -1,7 +1,6 @@
-"""Reads the right version of a secret. It compares the version that has the staging label with the one that a
-notification names.
+"""Stale reads: reads a secret until it is the right version.
 
-The rule is in docs/design.md#reading-the-right-version.
+The version that has the staging label is compared with the one that a notification names. The rule is in docs/design.md#reading-the-right-version.
 """
 
 import asyncio

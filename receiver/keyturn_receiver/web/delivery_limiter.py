@@ -1,0 +1,25 @@
+"""Limit of deliveries. What is beyond it is answered with 503, and SQS delivers again."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from keyturn_receiver.web import reply_status
+
+
+class DeliveryLimiter:
+    """Limiter of deliveries. At most ``limit`` of them are handled at once."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._running = 0
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Take a place for one delivery while the context lasts. Raises HTTPException (503) if there is none."""
+        if self._running >= self._limit:
+            raise reply_status.busy()
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
