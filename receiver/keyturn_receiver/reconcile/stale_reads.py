@@ -1,6 +1,7 @@
 """Stale reads: reads a secret until it is the right version.
 
-The version that has the staging label is compared with the one that a notification names. The rule is in docs/design.md#reading-the-right-version.
+The version that has the staging label is compared with the one that a notification names. The rule is in
+docs/design.md#reading-the-right-version.
 """
 
 import asyncio
