@@ -472,8 +472,8 @@ class Tenant:
         marked = self._sleeping(workload(self.namespace, "marked", env_from("own-0")))
         marks = {f"{MARK_PREFIX}m{n}": "x" * 32 for n in range(3_500)}
         marked["metadata"]["annotations"] = marks
-        small_marks = {f"{MARK_PREFIX}{n}": "" for n in range(9_000)}
-        full_of_marks = self._deployments("marks", self._count(60), "own-0")
+        small_marks = {f"{MARK_PREFIX}{n}": "" for n in range(3_000)}
+        full_of_marks = self._deployments("marks", self._count(20), "own-0")
         for each in full_of_marks:
             each["metadata"]["annotations"] = each["spec"]["template"]["metadata"]["annotations"] = small_marks
         bomb = "a: &a [x, x]\n" + "\n".join(f"b{n}: &b{n} [*a, *a, *a]" for n in range(200))
@@ -498,7 +498,7 @@ class Tenant:
             return self._annotate("Deployment", f"thousand-{number % len(its_readers)}", off)
 
         def mark(number: int) -> Edit:
-            value = {each: str(number) for each in list(small_marks)[:1_500]}
+            value = {each: str(number) for each in list(small_marks)[:100]}
             return self._annotate("Deployment", f"marks-{number % len(full_of_marks)}", value)
 
         wides = [self._sleeping(each) for each in (wide, keys, projected)] + [marked]
@@ -535,7 +535,7 @@ class Tenant:
                 1,
             ),
             Attack("Secrets with 8,000 keys", crowded, touch, 2),
-            Attack("readers of 3,500 keys that come and go", [thousand_keys, *its_readers], toggle, 20),
+            Attack("readers of 3,500 keys that come and go", [thousand_keys, *its_readers], toggle, 5),
             Attack("workloads full of marks", full_of_marks, mark, 1),
             Attack(
                 "YAML that is dear to read",
