@@ -16,7 +16,7 @@ PREFIX = "whsec_"
 PUBLIC_PREFIX = "whpk_"
 TOLERANCE = 300.0  # seconds, in both directions
 MAX_SIGNATURES = 8  # signatures in one header: three keys during a rotation, times two schemes, plus two to spare
-MAX_ED25519 = 3  # of them asymmetric ones, which cost a tenth of a millisecond for each public key, whoever sends them
+MAX_ED25519 = 3  # asymmetric signatures in one header; anybody can send them, and each costs 0.1 ms for each public key
 
 _ID = re.compile(r"[\x21-\x2d\x2f-\x7e]{1,256}")  # printable ASCII except the dot, which separates the signed parts
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")

@@ -85,7 +85,8 @@ def parse_event(
 
 
 def _name(notification: Notification) -> str:
-    """Return the secret's name. If the event has only an ARN, the ARN is complete, because AWS has written it."""
+    """Return the secret's name. If the event has only an ARN, the name is the ARN's last part without its random
+    suffix. AWS wrote the ARN, so the suffix is always there."""
     _, separator, resource = notification.subject.partition(":secret:")
     return notification.data.name or (_SUFFIX.sub("", resource) if separator else notification.subject)
 

@@ -240,7 +240,7 @@ def post(url: SplitResult, body: bytes, headers: Mapping[str, str], certificate:
 
 
 def main() -> None:
-    """Send one heartbeat, or ask AWS if deliveries are off; print the conclusion, and exit."""
+    """Send one heartbeat. If deliveries are off, call AWS instead. Print the conclusion, and exit."""
     parser = _parser()
     arguments = parser.parse_args()
     settings = read_settings()

@@ -1,4 +1,4 @@
-"""AWS with Keyturn's stack, which SAM's command line has deployed to the emulator, as the demo and the tests see it."""
+"""The emulated AWS that the demo and the tests use. SAM's command line has deployed Keyturn's stack to it."""
 
 import json
 from collections.abc import Mapping, Sequence

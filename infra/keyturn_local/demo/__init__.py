@@ -1,1 +1,2 @@
-"""`make demo` carries rotations from a local AWS into a local Kubernetes, and observes whether each claim holds."""
+"""`make demo` rotates secrets in a local AWS, follows them into a local Kubernetes, and checks each claim that the demo
+makes."""

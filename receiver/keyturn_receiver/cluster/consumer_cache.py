@@ -13,8 +13,8 @@ from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.workload_kinds import WorkloadKind
 from keyturn_receiver.telemetry.logs import RepeatedWarnings
 
-# Secrets and keys that the workloads of one namespace may name, all kinds together. Each takes up to 1.2 KB, marks
-# included.
+# Secrets and keys that the workloads of one namespace may name, over all kinds of workloads. Each name takes up to 1.2
+# KB, marks included.
 MAX_READS = 20_000
 LATE = 3  # seconds; a watch that works shows a new workload sooner
 

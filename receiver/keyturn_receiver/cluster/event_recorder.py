@@ -156,7 +156,7 @@ class EventRecorder:
         try:
             await self._send(event)
             self._metrics.events.labels("written").inc()
-        except NotFound:  # its namespace is gone, or being deleted, and so is its object
+        except NotFound:  # the Event's namespace is gone or being deleted, and so is the Event's object
             self._metrics.events.labels("dropped").inc()
         except KeyturnError as error:
             self._metrics.events.labels("failed").inc()

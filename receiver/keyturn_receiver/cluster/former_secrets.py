@@ -1,6 +1,6 @@
 """Former Secrets: revisions of Secrets that were deleted, or lost their record.
 
-A value that returns with the next Secret of the same name keeps its revision, so that nobody is restarted for it.
+A value that returns with the next Secret of the same name keeps its revision, so that no consumer is restarted for it.
 """
 
 from collections.abc import Mapping, Set
@@ -12,14 +12,16 @@ from keyturn_receiver.core.revision import Record
 from keyturn_receiver.resilience.fair_map import FairMap
 
 MAX_FORMER = 500  # Secrets that are remembered
-MAX_FORMER_KEYS = 32  # keys of such a Secret; if it had more, nothing is remembered, and its consumers are restarted
-MAX_VERSIONS = 20  # AWS secrets of such a Secret
+# The most keys of a Secret that is remembered. The consumers of a larger one restart when a Secret of that name
+# returns.
+MAX_FORMER_KEYS = 32
+MAX_VERSIONS = 20  # the most AWS secrets of a Secret that is remembered
 
 
 @dataclass(frozen=True, slots=True)
 class _Former:
-    """What is remembered of a Secret. ``used_by`` is the UID of the one Secret that takes its revisions over. It is
-    empty until there is one."""
+    """What is remembered of a Secret. ``used_by`` is the UID of the one Secret that takes the revisions over. It is
+    empty while no Secret has taken them."""
 
     revisions: Mapping[str, str]
     fingerprints: Mapping[str, bytes] = field(repr=False)
@@ -29,7 +31,7 @@ class _Former:
 
 
 class FormerSecrets:
-    """Former Secrets. Only what this replica has read or written is known of them."""
+    """Former Secrets. A replica remembers only what it has read or written itself."""
 
     def __init__(self) -> None:
         self._former: FairMap[str, Target, _Former] = FairMap(MAX_FORMER)
@@ -37,7 +39,7 @@ class FormerSecrets:
     def remember(self, target: Target, record: Record, live: LiveSecret | None) -> None:
         """Remember a Secret that nobody but Keyturn has changed. ``live`` is None if its values are not known."""
         if record.was_written:
-            self._former.pop(target.namespace, target)  # what it holds is of an earlier Secret
+            self._former.pop(target.namespace, target)  # the entry is about an earlier Secret
         if live is None or len(live.fingerprints) > MAX_FORMER_KEYS or len(record.version_ids) > MAX_VERSIONS:
             return
         if revisions := {key: each for key, each in record.revisions.items() if key in live.fingerprints}:
@@ -48,12 +50,12 @@ class FormerSecrets:
         self, live: LiveSecret, binding_hash: str, version_keys: Set[str], fingerprints: Mapping[str, bytes]
     ) -> Mapping[str, str]:
         """Return the revision of each key that had the same value in the last Secret of this name, before it was
-        deleted or lost its record. ``fingerprints`` are those of the present values, and ``version_keys`` name the AWS
-        secrets that they were read from.
+        deleted or lost its record. ``fingerprints`` are the fingerprints of the present values, and ``version_keys``
+        name the AWS secrets that they were read from.
 
-        A revision shows that a value is the former one, so it must not confirm a guess. Only one Secret gets revisions,
-        however often it is tried again, and only if it has the same binding, constants included, and the same AWS
-        secrets.
+        Getting an old revision back reveals that the value is the old one, so nobody may use this to test guesses of
+        the value. The revisions go to one Secret only (its retries included), and only if its binding, constants
+        included, and its AWS secrets are the same.
         """
         target = live.target
         former = self._former.pop(target.namespace, target)

@@ -146,7 +146,7 @@ class NamespaceCache:
         if entry is None:
             self._end(metadata["name"])
         elif not (uid and entry.namespace.uid and entry.namespace.uid != uid):
-            # Otherwise a former namespace of this name was deleted.
+            # With another UID, this would be the deletion of a former namespace of this name.
             self._drop(metadata["name"])
 
     def _drop(self, name: str) -> None:

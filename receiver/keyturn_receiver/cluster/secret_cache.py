@@ -63,7 +63,7 @@ MAX_UNPROVEN_RECORD = 4096  # characters of a record that Keyturn may not have w
 MAX_ARNS = 20  # the most ARNs of a record by which a Secret is found
 LARGE = 8192  # bytes of annotations; larger ones count towards the limit of their namespace
 MAX_LARGE_BYTES = 8 * 1024 * 1024  # bytes of large annotations that are kept for one namespace
-MAX_OTHER_KEYS = 2048  # bytes of the keys of one Secret that Keyturn has not written
+MAX_OTHER_KEYS = 2048  # bytes of a Secret's keys that its record lacks; if they take more, none of them is kept
 MAX_FINGERPRINTS = 512  # keys of one Secret; if it has more, it is read again for each reconcile
 
 TOO_MUCH = (
@@ -77,13 +77,14 @@ class BoundSecret:
     """Cached metadata of a bound Secret, without its data.
 
     ``names`` are all the names that its AWS secrets may have, and ``scopes`` the accounts and regions that the binding
-    names (``account_scope``). ``integrity`` tells whether its keys and its record are
-    as Keyturn wrote them. ``texts`` are the unparsed annotations and the label ``keyturn.dev/state``, which take less
-    memory than parsed ones. ``faults`` say what is wrong with the names of its annotations and labels. ``lost_record``
-    is true if Keyturn has filled the Secret, but the cache no longer has the record. ``fault`` is an error of the
-    binding that the Secret alone does not show. ``seen_at`` is the time, in monotonic seconds, at which this replica
-    first saw this version of the Secret. ``first_seen_at`` is that of the first version that it saw, as long as the
-    Secret is not deleted. ``other_keys`` are the keys that its record lacks, or None if they are too long to be kept.
+    names (``account_scope``). ``integrity`` tells whether its keys and its record are as Keyturn wrote them. ``texts``
+    are the unparsed annotations and the label ``keyturn.dev/state``, which take less memory than parsed ones.
+    ``faults`` say what is wrong with the names of its annotations and labels. ``lost_record`` is true if Keyturn has
+    filled the Secret, but the cache no longer has the record. ``fault`` is an error of the binding that the Secret
+    alone does not show. ``seen_at`` is the time, in monotonic seconds, at which this replica first saw this version of
+    the Secret. ``first_seen_at`` is the time at which this replica first saw any version of the Secret; it is kept as
+    long as the Secret is in the cache. ``other_keys`` are the keys that its record lacks, or None if they are too long
+    to be kept.
     """
 
     target: Target
@@ -112,7 +113,7 @@ class BoundSecret:
 
     @property
     def has_account(self) -> bool:
-        """Whether ``spec.account`` names a ServiceAccount. The binding is not parsed for it."""
+        """Whether ``spec.account`` names a ServiceAccount. This does not parse the binding."""
         return bool((self.texts[_SERVICE_ACCOUNT] or "").strip())
 
     @property
@@ -122,7 +123,7 @@ class BoundSecret:
 
     @property
     def is_intact(self) -> bool:
-        """Whether nobody seems to have changed what Keyturn wrote."""
+        """Whether no change by others to what Keyturn wrote was found."""
         return self.integrity is not Integrity.BROKEN
 
     @property
@@ -181,7 +182,7 @@ def _without_record(texts: tuple[str | None, ...]) -> tuple[str | None, ...]:
 
 @dataclass(frozen=True, slots=True)
 class CopiedSecret:
-    """A Secret that another controller has copied, with the label that binds it."""
+    """A copy of a Secret, made by another controller. The copy has Keyturn's binding label too."""
 
     target: Target
     uid: str
@@ -232,8 +233,8 @@ class _Values:
 class SecretCache:
     """Informer cache. Finds bound Secrets by target, and by every name that their AWS secrets may have.
 
-    ``keyed`` makes the hashes that show whether a Secret still is as Keyturn wrote it. ``former`` has the Secrets that
-    are gone.
+    ``keyed`` makes the hashes that show whether a Secret still is as Keyturn wrote it. ``former`` has what is
+    remembered of Secrets that were deleted, or lost their record.
     """
 
     def __init__(self, keyed: KeyedHash) -> None:
@@ -254,8 +255,8 @@ class SecretCache:
         self._handlers.append(on_change)
 
     def add_copy_handler(self, on_copy: Callable[[CopiedSecret], None]) -> None:
-        """Register ``on_copy``, which is called with each Secret that another controller has copied, label included,
-        whenever that Secret changes."""
+        """Register ``on_copy``, which is called with each copy that another controller made of a Secret, if the copy
+        has Keyturn's binding label. It is called again whenever the copy changes."""
         self._copy_handlers.append(on_copy)
 
     def get(self, target: Target) -> BoundSecret | None:
@@ -275,16 +276,17 @@ class SecretCache:
     ) -> list[Target]:
         """Return the targets of the bindings that may name this AWS secret, sorted.
 
-        Those that may not read it are left out. ``may_read`` is asked for each namespace, once for the bindings with a
-        ServiceAccount (True) and once for those without. No binding is parsed, because tenants decide how many bindings
-        name the secret.
+        Bindings that may not read the secret are left out. ``may_read`` is called for each namespace, once for the
+        bindings with a ServiceAccount (True) and once for the bindings without one (False). No binding is parsed here:
+        tenants can create any number of bindings for one secret.
         """
         targets: set[Target] = set()
         for each in {*candidate_names(secret_id), *([name] if name else [])}:
             targets |= self._by_name.of(each)
         scope = account_scope(secret_id)
         found: list[Target] = []
-        readers: dict[str, set[bool]] = {}  # those that may read it, by namespace
+        # For each namespace: the values of ``has_account`` with which a binding may read the secret.
+        readers: dict[str, set[bool]] = {}
         for target in targets:
             namespace = target.namespace
             if namespace not in readers:
@@ -292,7 +294,7 @@ class SecretCache:
             if not readers[namespace]:
                 continue
             bound = self._by_target[target]
-            # An AWS secret in another account or region is a different one, even if it has the same name.
+            # An AWS secret in another account or region is another secret, even if the names are equal.
             may_be_there = bound.scopes and (not scope or "" in bound.scopes or scope in bound.scopes)
             if may_be_there and bound.has_account in readers[namespace]:
                 found.append(target)
@@ -331,7 +333,7 @@ class SecretCache:
         """Forget the former Secrets of a namespace that has ended."""
         self.former.forget(namespace)
         for target in self.in_namespace(namespace):
-            self.drop_values(target)  # so nothing is remembered if the watch shows its deletion only now
+            self.drop_values(target)  # without them, nothing is remembered when the watch shows the deletion later
 
     def drop_values(self, target: Target) -> None:
         """Forget the fingerprints of a Secret's values, so that the next reconcile reads the Secret again."""

@@ -1,6 +1,6 @@
-"""Lines of the annotation `data` that an advice tells people to write. Each is valid, both as YAML and as JMESPath.
+"""Lines of the annotation `data` that advice tells people to write. Each line is valid, both as YAML and as JMESPath.
 
-YAML removes one pair of quotes before JMESPath reads the expression, so some lines have two.
+YAML removes one pair of quotes before JMESPath reads the expression, so some lines need two pairs.
 """
 
 import json
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from keyturn_receiver.core.functions import SYNONYMS, KeyturnFunctions, arity_fault
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a name that needs no quotes
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a name that JMESPath takes without quotes
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")  # an expression that YAML takes without quotes
 # References as Go templates, shells and Kubernetes write them.
 _REFERENCE = re.compile(
@@ -17,7 +17,7 @@ _REFERENCE = re.compile(
       | \$\{(?P<shell>[A-Za-z_][\w.-]*)\} | \$\((?P<kubernetes>[A-Za-z_][\w.-]*)\)""",
     re.VERBOSE,
 )
-# The same where nothing else stands beside it.
+# References that count only if they are the whole text, such as `.password` and `{password}`.
 _REFERENCE_ALONE = re.compile(r"(?:\$\.?|\.)(?P<path>[A-Za-z_][\w.-]*)|\{(?P<braces>[A-Za-z_][\w.-]*)\}")
 _TEXT_BESIDE = re.compile(r"""[^()\[\]{}"'`|]*""")
 
@@ -30,7 +30,7 @@ def quoted(expression: str) -> str:
 
 
 def text_literal(text: str) -> str:
-    """Return the expression of a text that is meant as it stands."""
+    """Return the expression whose value is the text itself."""
     if "\\" in text:  # between single quotes, a backslash cannot stand in front of a quote
         return "`" + json.dumps(text, ensure_ascii=False).replace("`", "\\`") + "`"
     return "'" + text.replace("'", "\\'") + "'"
@@ -42,9 +42,9 @@ def constant_line(key: str, text: str) -> str:
 
 
 def property_path(path: str, aliases: Sequence[str] = ()) -> str:
-    """Return the expression of a property, each name of whose path is quoted where it has to be.
+    """Return the expression that selects a property. Each name in the path is quoted if JMESPath needs it.
 
-    Of several AWS secrets, the path begins with one of their aliases.
+    If there are several AWS secrets, the path begins with the alias of one of them.
     """
     names = [name for name in path.split(".") if name]
     if aliases and names[:1] != [name for name in names[:1] if name in aliases]:
@@ -83,6 +83,6 @@ def _line(key: str, expression: str) -> str:
 
 
 def _function(name: str) -> str | None:
-    """Return our name of a function of one argument, or None if there is none."""
+    """Return Keyturn's name for the function ``name``, or None if Keyturn has no such function with one argument."""
     name = SYNONYMS.get(name.lower(), name.lower())
     return name if name in KeyturnFunctions.FUNCTION_TABLE and not arity_fault(name, 1) else None

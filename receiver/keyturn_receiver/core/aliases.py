@@ -98,7 +98,8 @@ def scope_of(expression: str) -> Scope:
 
 
 def alias_advice(expression: str, key: str, unknown: str, aliases: Sequence[str]) -> str:
-    """Return what to write in place of a name that an expression takes for an alias, as the end of a sentence."""
+    """Return advice on what to write instead of ``unknown``, which the expression uses as an alias. The advice
+    completes a sentence."""
     lower = {alias.lower(): alias for alias in reversed(aliases)}
     if _QUOTED_NAME.fullmatch(expression):
         return f", as in {property_line(key, unknown, aliases)}"

@@ -1,7 +1,7 @@
 """Bindings determine which AWS secret fills which Secret, and how. This module reads them from a Secret's annotations.
 
-No other module parses them as a whole. The other modules use ``BindingSpec``, which has the annotations as they were
-written, and ``Binding``, which has the same content after a check.
+No other module parses a binding as a whole. The other modules use ``BindingSpec``, which has the annotations as they
+were written, and ``Binding``, which has the same content after a check.
 """
 
 import hashlib
@@ -446,7 +446,7 @@ def _read_map(text: str, aliases: Sequence[str], faults: list[str]) -> list[tupl
             pairs.append((key.value, value.value))
         else:
             line = key.start_mark.line
-            # The advice takes as long as the text.
+            # The advice for one line takes time in proportion to the whole text.
             advice = advice_for_line(text, line, aliases) if len(faults) < MAX_FAULTS else ""
             faults.append(
                 f"annotation {DATA}, line {line + 1}: key and expression must be plain text: "
@@ -465,9 +465,11 @@ def _read_map(text: str, aliases: Sequence[str], faults: list[str]) -> list[tupl
 
 
 def _lines_with_marks(text: str) -> list[int]:
-    """Return the first lines (from 0) of valid YAML that have a tag, an anchor or an alias, at most MAX_FAULTS.
+    """Return the numbers (from 0) of at most MAX_FAULTS lines of valid YAML: the first that have a tag, an anchor or an
+    alias.
 
-    Nodes do not show them, so a part of the expression would be lost without a word.
+    The nodes that YAML returns do not show such marks. So a part of the expression would be lost, and nobody would
+    notice.
     """
     if not any(mark in text for mark in "!&*"):
         return []  # as nearly always

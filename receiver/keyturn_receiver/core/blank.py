@@ -4,7 +4,7 @@ from keyturn_receiver.core.json_text import BOM
 
 _BOM = BOM.encode()
 _VOID = frozenset({b"", b"null", b'""', b"[]"})  # `jsonencode(null)` of Terraform is the text `null`
-_MAX_VOID = 64  # bytes; with more blanks between its characters, a value is not looked at more closely
+_MAX_VOID = 64  # bytes; a value that is longer, because of blanks inside it, is not recognized
 
 
 def is_blank(value: bytes) -> bool:

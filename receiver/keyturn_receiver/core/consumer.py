@@ -19,9 +19,10 @@ MARK_PREFIX = "revision.keyturn.dev/"
 # Kubernetes takes a hundred thousand references to Secrets in one pod template. Reading all of them would block the
 # event loop for seconds, and keeping them would take 100 MiB. So only the first ones count.
 MAX_REFERENCES = 5000
-MAX_NAME_FAULTS = 3  # wrong names in one annotation that are told
+MAX_NAME_FAULTS = 3  # the most wrong names in one annotation that are reported
 MAX_NAME = 253  # characters of the name of a Secret, and of a key; no Secret can have a longer one
-# Characters of the value of a mark that are kept. A digest has 32, so a value that is cut never equals one.
+# Characters that are kept of a mark's value. Keyturn's digests have 32, so a value that was cut at 64 cannot equal a
+# digest.
 MAX_MARK = 64
 FAULT_UNIT = 100  # characters of faults that count as much as one name
 
@@ -60,12 +61,12 @@ class Consumer:
     ``reads`` maps the name of each Secret to the keys that the pods read. ``baseline`` and ``marks`` map the names of
     Keyturn's annotations for these Secrets to their values: ``baseline`` has those on the workload itself, ``marks``
     those on its pod template. ``switch`` is what the workload and its pod template say about restarts. ``hold`` tells
-    why a changed template does not restart all pods, if that is so. ``faults`` say what is wrong with the annotations
-    and labels of the workload and of its pod template. They forbid restarts, because an unwanted restart cannot be
-    undone.
-    ``created`` is the time of its creation, in seconds since 1970 by the API server's clock, or None if that is not
-    known. ``seen_late`` means that this replica first saw it long after that. ``reloader`` are the rules of Reloader's
-    annotations, if these count. ``may_restart_twice`` means that they do not count although the workload has some.
+    why a changed template does not restart all pods, or is None if it restarts them all. ``faults`` say what is wrong
+    with the annotations and labels of the workload and of its pod template. They forbid restarts, because an unwanted
+    restart cannot be undone. ``created`` is the time of its creation, in seconds since 1970 by the API server's clock,
+    or None if that is not known. ``seen_late`` means that this replica first saw the workload long after its creation.
+    ``reloader`` are the rules of Reloader's annotations, if these count. ``may_restart_twice`` means that the workload
+    has such annotations, but they do not count.
     """
 
     ref: WorkloadRef
@@ -84,8 +85,8 @@ class Consumer:
 
     @property
     def size(self) -> int:
-        """The number of names of Secrets and keys that it holds, to which the memory that it takes is proportional.
-        Each Secret has a few marks at most. Faults count by their length."""
+        """The number of names of Secrets and keys that this object holds. The memory that the object takes is
+        proportional to this number, because each Secret has a few marks at most. Faults count by their length."""
         of_rules = self.reloader.size if self.reloader else 0
         of_faults = sum(map(len, self.faults)) // FAULT_UNIT
         return max(1, of_rules + of_faults + sum(1 + len(read.keys) for read in self.reads.values()))
@@ -278,7 +279,7 @@ def _keys(refs: Iterable[Mapping[str, object]]) -> frozenset[str]:
 
 def _marks(reads: Iterable[str], *annotations: Mapping[str, object]) -> list[dict[str, str]]:
     """Return the marks in each of ``annotations``. An object can have ten thousand annotations with such names, so only
-    the marks of Secrets that the pods read are kept, and only the beginning of a value that is no digest."""
+    the marks of Secrets that the pods read are kept, and of each value only the first MAX_MARK characters."""
     if not any(name.startswith(MARK_PREFIX) for each in annotations for name in each):
         return [{} for _ in annotations]
     names = mark_names(reads)

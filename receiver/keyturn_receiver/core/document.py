@@ -11,7 +11,7 @@ from keyturn_receiver.core.like_json import is_like_json
 
 _WHITESPACE = " \t\r\n"  # of JSON
 _WHOLE = "@"  # the expression that takes the whole value
-_HEAD = 512  # bytes; what was meant to be JSON shows it within them
+_HEAD = 512  # bytes at the beginning of a value, which show whether it was meant to be JSON
 
 
 class QuotedJson(str):
@@ -38,7 +38,7 @@ class QuotedJson(str):
         )
 
     def get(self, name: str) -> NoReturn:
-        """Fail, as there are no properties."""
+        """Raise UnusableValue, because a text has no properties."""
         part = name if is_property(name) else json.dumps(name)
         raise UnusableValue(f"{self.fault}, as in from_json({self.whole}).{part}")
 
@@ -48,8 +48,8 @@ class Document:
     """The value that expressions select from.
 
     ``raw`` is the value as AWS returned it. ``content`` is the parsed value if it is a JSON object or list. Otherwise
-    it is the text, or the bytes if they are not text: so a password of digits stays a text. ``fault`` says what is
-    wrong with a value that was meant to be JSON; it is empty for any other, and for QuotedJson.
+    it is the text, or the bytes if they are not text. So a password of digits stays a text. ``fault`` says what is
+    wrong with a value that was meant to be JSON; it is empty for any other value, and for QuotedJson.
     """
 
     raw: str | bytes = field(repr=False)

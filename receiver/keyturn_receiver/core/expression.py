@@ -52,7 +52,8 @@ _COMBINATIONS = frozenset({"or_expression", "and_expression", "multi_select_list
 
 
 def validate_expression(expression: str, key: str = "KEY", aliases: Sequence[str] = ()) -> str | None:
-    """Return what is wrong with the expression for a key, or None. ``aliases`` are those of several AWS secrets."""
+    """Return what is wrong with the expression for a key, or None. ``aliases`` are the aliases of the AWS secrets, if
+    the binding names several."""
     if not expression.strip():
         return "the expression is empty: name a property of the secret's JSON, or @ for the whole value"
     if len(expression) > MAX_EXPRESSION:
@@ -111,7 +112,8 @@ _LEAST = Extent(1, 1)
 
 
 def extent_of(text: str) -> Extent:
-    """Return the extent of a JSON text. A comma, bracket or brace inside a string counts as well."""
+    """Return the extent of a JSON text. The number of values is an upper bound: a comma, bracket or brace inside a
+    string counts as a value too."""
     return Extent(max(1, len(text.encode(errors="surrogatepass"))), 1 + sum(map(text.count, ",[{")))
 
 
@@ -284,7 +286,8 @@ class _Bounds:
         mapped, spent = self._of_each(expressions, total, sum(argument_cost for _, argument_cost in bounds))
         output = total + mapped + Extent(32, 1)  # 32 bytes hold the longest number
         if name in _GROWTH:
-            # Each element of a split list has a byte of its own, or is between two separators.
+            # The size of the text limits how many elements a split makes: each element holds at least one byte, or is
+            # empty and lies between two separators.
             output = Extent(_GROWTH[name] * total.size + 8, total.size + 2 if name == "split" else 1)
         elif name == "base64_encode":
             output = Extent(total.size * 4 // 3 + 8, 1)

@@ -44,9 +44,10 @@ def constant_advice(expression: str, key: str) -> str:
 
 
 def text_advice(expression: str, key: str, properties: Mapping[str, object]) -> str:
-    """Return how to write the texts in double quotes that none of the properties has as its name, or an empty text.
+    """Return advice on texts in double quotes that are not the name of any property: how to write them as texts. Return
+    an empty text if there are none.
 
-    In JMESPath a double quote begins a name.
+    In JMESPath, a text in double quotes is a name.
     """
     first = ""
     corrected, end = "", 0

@@ -24,8 +24,8 @@ from keyturn_receiver.core.json_text import (
     write,
 )
 
-# The library compares the names of Python's types, and so needs those of Number and QuotedJson. "binary" is a type of
-# our own; SecretBinary and base64_decode() give it.
+# The library compares the names of Python's types, so it needs the names of the types Number and QuotedJson, too.
+# "binary" is Keyturn's own type: the values of SecretBinary and base64_decode() have it.
 _PYTHON_TYPES: Mapping[str, tuple[str, ...]] = {
     **REVERSE_TYPES_MAP,
     "number": (*REVERSE_TYPES_MAP["number"], "Number"),
@@ -43,7 +43,8 @@ _TEXT: Any = {"types": ["string", "number", "boolean"]}  # a number counts as it
 _BYTES: Any = {"types": ["string", "number", "boolean", "binary"]}
 _STRING: Any = {"types": ["string"]}
 
-# What others call these functions, in lower case, for the advice about a function that does not exist.
+# Names that other tools give to these functions, in lower case. The advice about a function that does not exist uses
+# them.
 SYNONYMS = {
     "b64enc": "base64_encode", "base64": "base64_encode", "b64encode": "base64_encode", "base64encode": "base64_encode",
     "b64dec": "base64_decode", "b64decode": "base64_decode", "base64decode": "base64_decode",

@@ -43,7 +43,7 @@ def integrity(
     owners count in addition, because a key that Keyturn does not own would stay when the AWS secret no longer has it.
     """
     uid = str(metadata.get("uid"))
-    found = as_object(metadata.get("annotations"))  # of which a tenant may have written very many
+    found = as_object(metadata.get("annotations"))  # a tenant may have written very many annotations
     annotations = {name: str(found[name]) for name in (*HASHED, RECORD_HASH) if name in found}
     if not record.was_written or not owns_all(manager, managed_fields(metadata), record):
         return Integrity.BROKEN

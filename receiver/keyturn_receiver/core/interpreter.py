@@ -1,7 +1,8 @@
-"""Interpreter of expressions. It evaluates the syntax tree as JMESPath says, but lets nothing through in silence.
+"""Interpreter: evaluates the syntax trees of expressions by the rules of JMESPath, but raises an error where JMESPath
+would hide a null.
 
-In JMESPath a property that is not there is null, and a list, an object or a text that an expression makes may hold a
-null. A credential that was made so would be wrong, and nobody would notice: `postgres://db:null/app`.
+In JMESPath, a missing property is null, and an expression can put that null into a list, an object or a text. The
+credential would be wrong, and nobody would notice: `postgres://db:null/app`.
 """
 
 from collections.abc import Mapping
@@ -14,22 +15,23 @@ from keyturn_receiver.core.json_text import Unusable, UnusableValue
 
 _FUNCTIONS = KeyturnFunctions()
 
-# Functions that make a value from a null.
+# Functions that would turn a null into another value.
 _MAKING = frozenset({"to_string", "to_json", "to_array"})
-# Kinds of nodes that say nothing of a null: it comes from the part that was evaluated last, or from the function.
+# Kinds of nodes that do not decide where a null comes from: it comes from the part that was evaluated last, or from the
+# function.
 _PASSING = frozenset({"or_expression", "and_expression", "pipe", "key_val_pair", "function_expression"})
 
 _NO_NUMBER = "to_number() gets a value that is not a number: correct it in AWS, or leave the function out"
 
 
 class Interpreter(TreeInterpreter):
-    """Interpreter that raises NothingSelected for a null that would become a part of a new value, unless the author has
-    written it in backquotes. It raises UnusableValue for any part that cannot be used, in whatever place."""
+    """Interpreter that lets no null into a value that an expression builds: it raises NothingSelected. A null that the
+    author wrote in backquotes is allowed. It raises UnusableValue wherever it meets a value that cannot be used."""
 
     def __init__(self) -> None:
         super().__init__()
         self._null_is_written = False  # whether the latest null stands in the expression itself
-        self._null_error: EvaluationError = NothingSelected()  # about the latest null
+        self._null_error: EvaluationError = NothingSelected()  # the error to raise for the latest null
 
     def evaluate(self, tree: Mapping[str, Any], document: object) -> object:
         """Return what an expression selects from a document. Raises EvaluationError and UnusableValue."""

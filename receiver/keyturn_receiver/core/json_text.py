@@ -57,9 +57,10 @@ class Number(float):
 
 
 class Unusable:
-    """Stands for a part that cannot be used. Whatever does more than pass it on fails with UnusableValue.
+    """Stands for a part of a value that cannot be used. Any use of it, other than to pass it on, raises UnusableValue.
 
-    Each has an object of its own: Python takes two lists that hold the same object for equal, without asking it.
+    Each such part has an object of its own. If two lists held the same object, Python would take them for equal without
+    a call of ``__eq__``.
     """
 
     __slots__ = ("why",)
@@ -84,8 +85,8 @@ _TOO_DEEP = f"it is nested too deeply, in more than {MAX_DEPTH} objects and list
 def parse(text: str) -> object:
     """Parse JSON as RFC 8259 has it. Raises MalformedJson.
 
-    A property that is there twice, and an object or list that is too deep, becomes Unusable, so it does no harm to
-    those who select something else.
+    A property that is there twice, and an object or list that is too deep, becomes Unusable. So an expression that
+    selects something else still works.
     """
     shallow, decoder = text, _DECODER
     cuts: list[tuple[int, int]] = []
@@ -154,7 +155,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _decoder(mark: str = "") -> json.JSONDecoder:
-    """Return a decoder of JSON, in which the number ``mark`` stands for what is too deep."""
+    """Return a decoder of JSON, in which the number ``mark`` stands for an object or list that is too deep."""
 
     def number(text: str) -> object:
         return Unusable(_TOO_DEEP) if text == mark else Number(text)
@@ -170,8 +171,8 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 def _absent_number(text: str) -> str:
-    """Return a number that is nowhere in a text. It is short, because a text has no room for such numbers of many
-    lengths."""
+    """Return a number that does not occur in a text. The number is short: a text that had each short number in it would
+    have to be very long."""
     mark = "0E+1"
     while mark in text:
         mark = mark.replace("+", "+0")
@@ -179,7 +180,8 @@ def _absent_number(text: str) -> str:
 
 
 def _without_the_deep(text: str, mark: str) -> tuple[str, list[tuple[int, int]]]:
-    """Return the text with ``mark`` for what is too deep, and for each such place how much shorter it has become."""
+    """Return the text with ``mark`` in place of each object or list that is too deep. Also return the places where the
+    length changed, each with the number of characters that the new text lacks there (negative if it has more)."""
     shallow = ""
     cuts: list[tuple[int, int]] = []
     depth = begin = kept = 0
@@ -192,7 +194,8 @@ def _without_the_deep(text: str, mark: str) -> tuple[str, list[tuple[int, int]]]
             if depth == MAX_DEPTH + 1:
                 shallow += text[kept:begin]
                 kept = token.end()
-                # Blanks keep the number apart from digits beside it, which are a fault in the text.
+                # Blanks keep the number apart from digits beside it. Such digits are a fault in the text, and must
+                # remain one.
                 cuts += [(len(shallow), -1), (len(shallow) + 1, kept - begin - len(mark) - 1)]
                 shallow += f" {mark} "
             depth -= 1

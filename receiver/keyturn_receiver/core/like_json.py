@@ -1,8 +1,8 @@
 """Pattern of texts that were meant to be JSON, and are not.
 
-Such a text is an error, because a Secret with the whole of it under one key would be of no use. A password that begins
-with a bracket must not be taken for one, so the pattern asks for more than a bracket: of 200,000 random passwords of 32
-printable characters it matches less than ten, as a test counts.
+Such a text is an error, because a Secret with the whole text under one key would be of no use. A password that begins
+with a bracket must not be taken for such a text, so the pattern asks for more than a bracket: of 200,000 random
+passwords of 32 printable characters it matches less than ten, as a test counts.
 """
 
 import re
@@ -13,13 +13,15 @@ _INVISIBLE = " \t\r\n\0\v\f\x85\xa0\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u2
 _BLANK = r"(?:\s|\\[nrt])*+"  # a line break may have become a backslash and a letter
 _CURLY = "\u201c\u201d\u201e\u201f\u2018\u2019\u201a\u201b\xab\xbb\u2039\u203a"  # double, single, and guillemets
 _AFTER = r"(?:\s|\\[nrt]|[:,\]}=]|\Z)"
-# A quoted text, in any quotes, with what may follow it in JSON; or one that the end of the value has cut.
+# A quoted text, in any quotes, with what may follow it in JSON; or a quoted text that is cut at the end of the value.
 _QUOTED = rf"""
     (?: "(?:[^"\\]|\\.)*+"{_AFTER} | '(?:[^'\\]|\\.)*+'{_AFTER}
       | \\["'][^"'\\]*+(?:\\["']{_AFTER}|\Z)
       | [{_CURLY}][^{_CURLY}"'\n]*+(?:[{_CURLY}"']{_AFTER}|\Z)
       | ["'][\w $./@:+-]*+\Z )"""
-_END = r"""[\s,\]]*+(?:["'`\[{\0]|\Z)"""  # what follows a list that has ended too early, or twice
+# After the `]` of a faulty list, there may be blanks, commas and more `]`. Then comes a quote, an opening bracket or
+# brace, a NUL character or the end of the value.
+_END = r"""[\s,\]]*+(?:["'`\[{\0]|\Z)"""
 # `{SSHA}x`, `{{ x }}` and `{broken` are no objects.
 _OBJECT = rf"""
     \{{{_BLANK}

@@ -1,6 +1,6 @@
 """Missing keys: keys of a Secret that a workload reads, and that the Secret does not have.
 
-No container starts without them, and Kubernetes says so only on the pods.
+The containers that read such a key do not start, and Kubernetes says so only on the pods.
 """
 
 from collections.abc import Sequence, Set
@@ -9,30 +9,31 @@ from difflib import get_close_matches
 from keyturn_receiver.core.binding import DATA
 from keyturn_receiver.core.consumer import Reads
 
-MAX_NAMES = 10  # keys that one message names of each sort
+MAX_NAMES = 10  # the most keys of one sort that a message names
 MAX_NAME = 80  # characters of a key that a message repeats
-MAX_COMPARED = 32  # characters of two keys that are compared, which takes at most 0.1 ms
+MAX_COMPARED = 32  # characters of a key that is compared with others; one comparison takes at most 0.1 ms
 
 
 def missing_keys(reads: Reads, keys: Set[str]) -> tuple[str, ...]:
     """Return the keys that the containers of a workload wait for, out of a Secret that has only ``keys``.
 
-    If one of the keys is optional, nothing tells which one, so none counts.
+    If one of the keys is optional, ``reads`` does not tell which one, so the result is empty.
     """
     return () if reads.optional else tuple(sorted(reads.keys - keys))
 
 
 def named_keys(keys: Set[str], data: str | None) -> tuple[str, ...]:
-    """Return those of ``keys`` that begin a line of the annotation `data`, so that they are known to its author.
+    """Return the ``keys`` that begin a line of the annotation `data`. The author of the annotation knows their names.
 
-    The names of all others may be secret, because they come from the JSON in AWS.
+    The names of all other keys may be secret, because they come from the JSON in AWS.
     """
     heads = {line.partition(":")[0].strip(" \t'\"") for line in (data or "").splitlines()}
     return tuple(sorted(heads & keys))
 
 
 def missing_keys_message(missing: Sequence[str], named: Sequence[str], count: int) -> str:
-    """Return a message for the people who run a workload. The Secret has ``count`` keys, and ``named`` may be told."""
+    """Return a message for the people who run a workload. The Secret has ``count`` keys, and the message may name the
+    keys in ``named``."""
     noun = "the key" if len(missing) == 1 else "the keys"
     others = count - min(len(named), MAX_NAMES)
     counted = f"{others} {'more ' if named else ''}{'key' if others == 1 else 'keys'}"

@@ -79,9 +79,10 @@ def plan(
 ) -> Plan:
     """Compare the Secret with the data that it should hold, and plan the write.
 
-    ``request`` is the request of the Secret's author to reconcile, which is recorded as served. ``versions`` may lack
-    some of several AWS secrets. ``data`` then has the present values of the keys that depend on them, and ``status``
-    says why. ``former`` has the revisions of keys whose present values a deleted Secret of this name had.
+    ``request`` is the request of the Secret's author to reconcile, which is recorded as served. If the binding names
+    several AWS secrets, ``versions`` may lack some. ``data`` then has the present values of the keys that depend on the
+    missing ones, and ``status`` says why they are missing. An earlier Secret of this name may have had the same value
+    for a key. ``former`` has the revision of each such key.
 
     Raises ClusterRefused if the Secret is immutable but its values have to change. Raises InvalidValue if the write
     would remove every key that pods read, if it would take over a key of another writer, or if the record would be too
@@ -97,8 +98,8 @@ def plan(
     # Keyturn last wrote this data, so any difference is an edit.
     only_restores = live.record.data_hash in (new_hash, unkeyed_data_hash(data))
     differing = {key for key, value in data.items() if live.fingerprints.get(key) != fingerprint(value)}
-    # A value that returns with a new Secret is no change for the pods that have read it. But if the new Secret came
-    # with another value, pods may have read that.
+    # A value that returns with a new Secret is no change for the pods that have read it. But if the new Secret was
+    # created with another value, pods may have read that other value.
     sourced |= {k: v for k, v in (former or {}).items() if k not in differing or k not in live.fingerprints}
     before: dict[str, str] = dict(recorded)
     after: dict[str, str] = {}
@@ -173,8 +174,8 @@ def _check_keys_remain(name: str, recorded: Mapping[str, str], data: Mapping[str
     place of a text.
 
     JSON that is cut or misspelt never gets here, because rendering refuses it. But JSON without any of the known
-    properties may be that of another secret, and a blank text is a slip. So is JSON that holds nothing, such as the
-    `null` that Terraform's jsonencode(null) writes.
+    properties may be the value of another secret, and a blank text is a slip. So is JSON that holds nothing, such as
+    the `null` that Terraform's jsonencode(null) writes.
     """
     if not recorded or recorded.keys() & data.keys():
         return

@@ -43,9 +43,10 @@ class ReloaderMode(StrEnum):
 class ReloaderRules:
     """What the annotations of a workload select.
 
-    ``names`` and ``patterns`` are the entries of the list of Secrets. ``auto`` selects each Secret that the pods read,
-    and ``search`` each of these that has the annotation MATCH. ``excluded`` are never selected. ``selecting`` is false
-    if the workload has none of the annotations that select.
+    ``names`` and ``patterns`` are the entries of the list of Secrets. If ``auto`` is true, every Secret that the pods
+    read is selected. If ``search`` is true, each of those Secrets whose annotation MATCH is "true" is selected. Secrets
+    named in ``excluded`` are never selected. ``selecting`` is false if the workload has none of the annotations that
+    select.
     """
 
     names: frozenset[str] = frozenset()

@@ -150,7 +150,7 @@ def _select(entry: Entry, documents: Mapping[Source, Document], spent: int) -> o
 
 
 def _advice(entry: Entry, documents: Mapping[Source, Document]) -> str:
-    """Return how to write the expression if its author may have meant a text."""
+    """Return advice on how to write the expression as a text, if its author may have meant a text."""
     expression, key = entry.expression, entry.key
     if not isinstance(entry.source, Source):
         return constant_advice(expression, key) or text_advice(expression, key, dict(entry.source.by_alias))

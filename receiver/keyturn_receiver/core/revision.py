@@ -40,8 +40,8 @@ KeyedHash = Callable[[bytes], str]
 
 @dataclass(slots=True)
 class _Memo:
-    """Memo of what follows from all keys of a record. It is asked for once for each consumer, and a Secret may have
-    thousands of both."""
+    """Memo of what is computed from all keys of a record. Each consumer needs it once, and a Secret may have thousands
+    of keys and thousands of consumers."""
 
     digest: str | None = None
     latest_times: tuple[WriteTime, ...] | None = None

@@ -83,7 +83,8 @@ def _may_be_behind(reads: Reads | None, created: int | None, record: Record, see
     """
     if reads is None or created is None:
         return False
-    # The number of keys of the Secret does not count here, because this is asked for each of its consumers and pods.
+    # This runs for each consumer and each pod of the Secret, so its cost must not depend on the number of the Secret's
+    # keys.
     times = record.write_times
     read = (times[key] for key in reads.keys & times.keys() if key != REMOVED)
     for time in record.latest_times if reads.whole else read:

@@ -113,7 +113,7 @@ def _is_same_text(data: Mapping[str, bytes]) -> bool:
 
 
 def _advice(secret_type: str, rule: _Type, missing: list[str], blank: list[str], is_text: bool) -> str:
-    """Return what to do about the ``missing`` keys. ``blank`` are those of them that have a blank value. ``is_text`` is
+    """Return what to do about the ``missing`` keys. ``blank`` has the missing keys whose value is blank. ``is_text`` is
     true if the whole value in AWS is a text, which has no properties."""
     needed = (" or " if rule.any else " and ").join(rule.keys)
     noun = "the key" if len(rule.keys) == 1 else "one of the keys" if rule.any else "the keys"
@@ -157,7 +157,7 @@ def _docker_fault(secret_type: str, value: bytes) -> str:
     if text.startswith(BOM):
         return "it begins with a byte order mark"
     try:
-        # This runs on the event loop, so the parser is the fast one, and says nothing of the place of a fault.
+        # This runs on the event loop, so it uses Python's fast parser, and does not report the place of a fault.
         content = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return "it is not JSON"

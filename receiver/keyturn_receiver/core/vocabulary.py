@@ -83,14 +83,15 @@ SYNONYMS: Mapping[str, str] = {
 
 
 def _plain(word: str) -> str:
-    """Return a name without what tells spellings of it apart: `secretId`, `secret_id` and `Secret-ID` are one."""
+    """Return the common form of all spellings of a name: it is the same for `secretId`, `secret_id` and `Secret-ID`."""
     return word.lower().replace("-", "").replace("_", "").replace(".", "")
 
 
 _WORDS = frozenset(_plain(word) for word in (*DECLARED, *LABELS, *SYNONYMS))
 _MAX_DOMAIN = 16  # characters of a domain that may be a misspelt one of Keyturn's
-# How much alike two domains are. A name of Keyturn's is taken for one in a domain that is fairly near. A word that
-# others use as well, such as `name`, needs a domain that can hardly be another's: saturn.dev and return.dev are.
+# How much a domain has to be like Keyturn's. For one of Keyturn's own words, a domain that is fairly near is enough. A
+# word that others use as well, such as `name`, needs a domain that is very near: saturn.dev and return.dev are only
+# fairly near, and may be the domains of others.
 _FAIRLY_NEAR, _VERY_NEAR = 0.72, 0.88
 
 # Names that are known in another place, and that an author may use for an annotation in this place.
@@ -136,8 +137,8 @@ def is_bind_value(value: object) -> bool:
 
 
 def _may_be_ours(name: str) -> bool:
-    """Return whether a name is in Keyturn's domain, or is one of Keyturn's, or stands for one, in a domain that may be
-    misspelt."""
+    """Return whether a name is in Keyturn's domain, or has one of Keyturn's words (or a synonym) in a domain that may
+    be a misspelt one."""
     domain, slash, word = name.partition("/")
     return bool(slash) and (domain == DOMAIN or (len(domain) <= _MAX_DOMAIN and _plain(word) in _WORDS))
 
@@ -163,7 +164,7 @@ def _fault(what: str, name: str, place: Place) -> str | None:
     nearest = _nearest(word, place)
     if nearest is None:
         if domain != DOMAIN and not is_exact:
-            return None  # the word means nothing in this place, so it is somebody else's
+            return None  # the word means nothing to Keyturn in this place, so the name is somebody else's
         known = ", ".join(f"{DOMAIN}/{each}" for each, owners in DECLARED.items() if place in owners)
         return f"{what} {name} is not known: " + (f"remove it, or use one of {known}" if known else "remove it")
     kind = "label " if nearest in LABELS else "annotation " if what == "label" else ""
@@ -182,7 +183,8 @@ def _nearest(word: str, place: Place) -> str | None:
 
 @lru_cache(maxsize=1024)
 def _is_near_domain(domain: str, ratio: float) -> bool:
-    """Return whether a domain is so much like Keyturn's, or has the name of Keyturn under another top-level domain."""
+    """Return whether a domain's likeness to Keyturn's is above ``ratio``, or the domain is Keyturn's name under another
+    top-level domain."""
     if len(domain) > _MAX_DOMAIN:
         return False
     name, _, rest = domain.lower().partition(".")

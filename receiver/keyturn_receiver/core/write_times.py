@@ -81,8 +81,9 @@ def read_times(text: str | None, keys: Iterable[str]) -> WriteTimes:
 
 
 def latest_times(times: WriteTimes) -> tuple[WriteTime, ...]:
-    """Return the latest time at which a key appeared, and the latest at which one was written over, as far as there are
-    such keys. A pod that reads all keys has read their values if it is newer than both."""
+    """Return the latest time at which a key appeared, and the latest time at which a key was written over. A time is
+    left out if there is no such key. A pod that reads all keys has read their values if the pod is newer than both
+    times."""
     latest: dict[bool, WriteTime] = {}
     for time in times.values():
         other = latest.get(time.appeared)

@@ -9,7 +9,7 @@ from keyturn_receiver.core.expression import is_property, validate_expression
 from keyturn_receiver.core.expression_advice import is_bare_text
 
 _ASSIGNMENT = re.compile(r"\s*(?P<key>[-._A-Za-z0-9]{1,253})\s*=\s*(?P<expression>\S.*?)\s*")
-_LINE = re.compile(r"(?P<key>[-._A-Za-z0-9]{1,253})\s*:\s+(?P<expression>\S.*)")  # without blanks around it
+_LINE = re.compile(r"(?P<key>[-._A-Za-z0-9]{1,253})\s*:\s+(?P<expression>\S.*)")  # a line without blanks around it
 _SCALAR = re.compile(r"""'(?:[^']|'')*+'|"(?:[^"\\]|\\.)*+\"""")  # in quotes
 _COMMENT = re.compile(r"\s+(?=#)")
 _PATTERN = re.compile(r"[*&][\w.*/:-]*[\w/]")  # `*.example.com` is an expression, but seldom meant as one
@@ -17,8 +17,8 @@ MAX_LINE = 160  # characters; a longer line is not repeated in a message
 
 
 def advice_for_line(text: str, line: int, aliases: Sequence[str] = ()) -> str:
-    """Return what to write in place of line number ``line`` (from 0) of ``text``, as the end of a sentence that says to
-    write a line. It is empty if there is no advice.
+    """Return advice on what to write instead of line ``line`` (counted from 0) of ``text``. The advice completes a
+    sentence such as 'write the line ...'. It is empty if there is no advice.
 
     If a quote on an earlier line has no end, the advice is for that line.
     """
@@ -49,7 +49,7 @@ def _opens_a_quote(expression: str) -> bool:
 
 
 def _without_comment(expression: str) -> tuple[str, str]:
-    """Return the expression, and the comment after it with the blanks before it."""
+    """Split a text into the expression and the comment after it. The comment keeps the blanks in front of it."""
     for match in _COMMENT.finditer(expression):
         before = expression[: match.start()]
         if before and all(before.count(quote) % 2 == 0 for quote in "'\"`"):
@@ -60,7 +60,7 @@ def _without_comment(expression: str) -> tuple[str, str]:
 def _advice(key: str, expression: str, comment: str, aliases: Sequence[str]) -> str:
     if reference := reference_line(key, expression, aliases):
         return f"as in {reference}{comment}"
-    if expression == "@" and aliases:  # it is refused where there are several AWS secrets
+    if expression == "@" and aliases:  # the expression is not valid if there are several AWS secrets
         return f"as in {key}: {aliases[0]}{comment}"
     if _opens_a_quote(expression):
         return _closed(key, expression[0], expression[1:].strip(), aliases) + comment
@@ -88,6 +88,6 @@ def _closed(key: str, quote: str, inner: str, aliases: Sequence[str]) -> str:
 
 
 def _is_within(expression: str, aliases: Sequence[str]) -> bool:
-    """Return whether a valid expression names nothing but aliases, if there are any."""
+    """Return whether a valid expression names only ``aliases``. Without aliases, every expression is allowed."""
     scope = scope_of(expression) if aliases else Scope(frozenset())
     return not scope.whole and scope.names <= set(aliases)

@@ -25,13 +25,15 @@ from keyturn_receiver.telemetry.metrics import Metrics
 JITTER = 0.1  # as a share of the interval; keeps several clusters from sweeping at the same time
 MAX_INTERVAL_WITHOUT_EVENTS = 30.0  # seconds between two sweeps while the event path is down
 SWEEP_LANES = 8  # sweeps at the same time of stores that bindings name
-LANES_PER_NAMESPACE = 2  # of these, for the stores that one namespace names; the others of its stores wait
-MAX_SHARED_LANES = SWEEP_LANES // 2  # of these, for stores of the receiver's own role that several namespaces name
-SWEEP_TIMEOUT = 300.0  # seconds for the sweep of such a store, or the interval if that is longer
-# The share of its time for which a sweep describes secrets: of the interval for the own store, so that the next sweep
-# is on time, and of SWEEP_TIMEOUT for another one, so that it ends before.
+LANES_PER_NAMESPACE = 2  # the most of these sweeps for stores that only one namespace names; its other stores wait
+# The most of these sweeps for stores of the receiver's own role that several namespaces name.
+MAX_SHARED_LANES = SWEEP_LANES // 2
+SWEEP_TIMEOUT = 300.0  # seconds for the sweep of a store that bindings name, or the interval if that is longer
+# The share of a sweep's time in which it describes secrets. For the own store it is a share of the interval, so that
+# the next sweep is on time. For another store it is a share of SWEEP_TIMEOUT, so that the sweep ends before its
+# timeout.
 DESCRIBE_SHARE = 0.75
-MAX_REST_INTERVALS = 4  # intervals that such a store rests at most, after failures
+MAX_REST_INTERVALS = 4  # the most intervals for which a store that bindings name rests after failures
 SHARED = ""  # the owner of stores that several namespaces name
 FULL_SWEEP_SECONDS = 3600.0  # time between two full sweeps of a store
 # The seconds (at most a tenth of the interval) for which the poller leaves a change to its notification.
@@ -147,7 +149,7 @@ class Poller:
         """Start the sweeps of all other stores, at most SWEEP_LANES at the same time.
 
         A store whose last sweep still runs is left out, and so is one that rests after failures. Namespaces take turns,
-        and none gets more than its lanes, however long its stores hang.
+        and no namespace gets more than its share of the lanes, however long its stores hang.
         """
         started = []
         owners = {key: _owner(key, bindings) for key, bindings in by_store.items()}
@@ -262,6 +264,6 @@ class Poller:
 
 
 def _owner(key: StoreKey, bindings: Sequence[BoundSource]) -> str:
-    """Return the namespace that alone names a store, or SHARED."""
+    """Return the namespace if only one names the store, and otherwise SHARED."""
     namespaces = {key.namespace} if key.account else {bound.target.namespace for bound in bindings}
     return namespaces.pop() if len(namespaces) == 1 else SHARED

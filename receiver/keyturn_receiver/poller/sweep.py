@@ -37,7 +37,8 @@ from keyturn_receiver.sources.thread_pools import SEVERAL
 LIST_OVERLAP = timedelta(minutes=10)
 DESCRIBE_UP_TO = 4  # AWS secrets: a store that bindings name and that has no more is not worth a list
 ITEMS_PER_TURN = 20  # items processed before other tasks get a turn; these take a few tenths of a millisecond
-MAX_FAILURES = 2  # calls for one namespace that a sweep lets fail; the next sweep goes on with the rest of its secrets
+# Failed calls for a namespace that end its turn in a sweep; the next sweep goes on with its other secrets.
+MAX_FAILURES = 2
 LAST_CALL_SECONDS = 5.0  # seconds for the call that runs when the time for descriptions is over
 PAGE_PAUSE = 0.1  # seconds between two pages; parsing one page blocks the event loop for a few milliseconds
 
@@ -169,8 +170,9 @@ class Sweeper:
         ``seconds``, and the next sweep goes on with the rest. ``on_stale`` is called with stale bindings as soon as
         they are found. Raises Interrupted once ``may_continue`` returns False.
 
-        The cost of a store that bindings name follows its bindings and not the size of its account: it takes at most
-        two calls for each AWS secret that they name, and one if these are few.
+        The cost of a store that bindings name depends on its bindings, and not on the size of its account: a sweep
+        makes at most two calls for each AWS secret that the bindings name, and one call for each if these secrets are
+        few.
         """
         store = await self._stores.get(key)
         last = last if last and last.identity == store.identity else None
@@ -224,8 +226,9 @@ class Sweeper:
 class StoreSweep:
     """One sweep over one store. Each instance is used once. ``may_continue`` is called before or after each call to
     AWS. ``may_know`` returns whether a binding's owner may learn that the AWS secret with a name exists. ``on_stale``
-    is called with stale bindings as soon as they are found. ``turns`` says which secrets are described first, and this
-    takes at most ``seconds``. ``refused`` is the number of secrets that AWS refused to describe."""
+    is called with stale bindings as soon as they are found. ``turns`` says which secrets are described first. All
+    descriptions together take at most ``seconds``. ``refused`` is the number of secrets that AWS refused to
+    describe."""
 
     def __init__(
         self,
@@ -246,7 +249,7 @@ class StoreSweep:
         self._seconds = seconds
         self._fresh: list[StaleBinding] = []  # those that ``on_stale`` does not know yet
         self._result = SweepResult(store.identity)
-        self._described: set[tuple[Target, Source]] = set()  # those about which AWS has answered
+        self._described: set[tuple[Target, Source]] = set()  # bindings about whose secret AWS has answered
         self.refused = 0
         self._ended_early = False  # the list has more pages than were worth reading
 
@@ -260,10 +263,11 @@ class StoreSweep:
         """List the secrets that have changed after ``since``, or all secrets, and compare the bindings with the list.
 
         Some secrets that are not in the list are described in addition. After a full list, and after one that ended
-        early because it has more than ``max_pages``, these are all of them. After a list of changes these are the
-        secrets of other accounts, which no list contains, the secrets of bindings whose status reports an error or
-        which have been edited, and those that earlier sweeps ``owed``. In a store that several namespaces share, all
-        this is at most MAX_DESCRIBED secrets of each namespace. Raises SourceRefused if the role may not list secrets.
+        early because it has more than ``max_pages``, these are all secrets that the list lacks. After a list of
+        changes, they are the secrets of other accounts, which no list contains, the secrets of bindings whose status
+        reports an error or which have been edited, and those that earlier sweeps ``owed``. A sweep describes at most
+        MAX_DESCRIBED secrets of each namespace in this way. This limit does not hold for a store of one namespace,
+        except after a list of changes. Raises SourceRefused if the role may not list secrets.
         """
         by_target: dict[Target, list[BoundSource]] = {}
         for bound in bindings:
@@ -339,7 +343,7 @@ class StoreSweep:
         """Describe the secret of each binding, at most ``limit`` secrets of a namespace, until the time is over. If
         every call failed with a Temporary, return the last error."""
         turn = self._turns.next(self._store.key, bindings, limit)
-        alone = len(turn.by_namespace) == 1  # then its failures delay nobody
+        alone = len(turn.by_namespace) == 1  # then the failures of this namespace delay no other namespace
         tried: set[str] = set()
         failures: Counter[str] = Counter()  # by namespace
         last_error, failed = None, 0
@@ -382,7 +386,7 @@ class StoreSweep:
             self._described.update((bound.target, bound.source) for bound in same_secret)
             return
         for bound in same_secret:
-            # A secret that the owner may not know of looks like one that does not exist.
+            # If the binding's owner may not know of the secret, treat it as if it did not exist.
             self._record(bound, metadata if metadata and self._concerns(bound, metadata) else None)
             self._described.add((bound.target, bound.source))
         self._report()

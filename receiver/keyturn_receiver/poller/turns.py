@@ -1,4 +1,5 @@
-"""Turns of namespaces in a sweep: a namespace with many AWS secrets that have to be described delays no other."""
+"""Turns of namespaces in a sweep: a namespace with many AWS secrets that have to be described delays no other
+namespace."""
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from keyturn_receiver.resilience.fair_map import FairMap
 from keyturn_receiver.resilience.turns import take_turns
 from keyturn_receiver.sources.stores import StoreKey
 
-# AWS secrets of one namespace that one sweep describes in addition to its list. The next sweep takes the next ones.
+# AWS secrets of one namespace that one sweep describes in addition to its list. The next sweep describes the secrets
+# that follow.
 MAX_DESCRIBED = 200
-MAX_POSITIONS = 10_000  # stores and namespaces of which a position is known; one that is forgotten begins again
+# Pairs of store and namespace whose position is remembered. A pair that is forgotten starts again at its first secret.
+MAX_POSITIONS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +26,15 @@ class Turn:
 
 
 class Turns:
-    """Round robin over the AWS secrets of each namespace and store. It remembers up to where each has come, so no
-    secret is left out for ever, however many a sweep leaves to the next one."""
+    """Round robin over the AWS secrets of each namespace and store. It remembers the position in each, so every secret
+    gets its turn, however many secrets a sweep leaves to the next one."""
 
     def __init__(self) -> None:
         self._last: FairMap[str, StoreKey, str] = FairMap(MAX_POSITIONS)  # by namespace
 
     def next(self, store: StoreKey, bindings: Sequence[BoundSource], limit: int | None) -> Turn:
-        """Return what a sweep describes next, of each namespace at most ``limit`` secrets. The namespaces take
-        turns."""
+        """Return the secrets that the next sweep describes. Each namespace gets at most ``limit`` secrets. Secrets of
+        different namespaces alternate."""
         ids: dict[str, set[str]] = {}
         for bound in bindings:
             ids.setdefault(bound.target.namespace, set()).add(bound.source.secret_id)
@@ -46,7 +49,8 @@ class Turns:
         return Turn(by_id, by_namespace)
 
     def end(self, store: StoreKey, turn: Turn, described: Set[str]) -> None:
-        """Remember what was described of a turn. The next one goes on with the first secret that was not."""
+        """Remember how far a turn came. In each namespace, the next turn starts at the first secret that this turn did
+        not describe."""
         for namespace, part in turn.by_namespace.items():
             if begin := list(takewhile(described.__contains__, part)):
                 self._last.put(namespace, store, begin[-1])

@@ -91,8 +91,8 @@ class AccessPolicy:
         """Return whether ``could_apply`` can be true for any binding of this namespace. ``has_account`` tells whether
         the bindings name a ServiceAccount.
 
-        This is asked before the bindings themselves are looked at: a tenant who may not read an AWS secret can still
-        name it in thousands of them.
+        This check comes before any look at the bindings themselves, because a tenant who may not read an AWS secret can
+        still name it in thousands of bindings.
         """
         if has_account and not self._tenant_roles:
             return False

@@ -186,7 +186,7 @@ class ConsumerRestarter:
 
     async def _mark(self, consumer: Consumer, mark: RolloutAnnotation) -> Consumer | None:
         marked = await self._workloads.mark(consumer, mark)
-        if marked:  # the watch may show it only after the next write
+        if marked:  # the watch may show this write only after the next one
             self._fights.observe(consumer, marked)
         return marked
 

@@ -108,7 +108,7 @@ class DriftDetector:
             for on_filled in self._handlers:
                 on_filled(bound)
         except Exception:
-            # Reports must not keep changes from being seen.
+            # A bug in a report must not prevent the detection of changes.
             _log.exception("report of a Secret failed", extra={"fields": {"secret": str(bound.target)}})
 
     def check_namespace(self, namespace: str) -> None:

@@ -15,7 +15,7 @@ RELOADER_ADVICE = (
 
 def applied(record: Record, changed_keys: str, restarted: Sequence[Consumer]) -> str:
     """Return a message that says which keys were written from which versions, and which consumers restart, or why their
-    pods do not.
+    pods do not restart.
 
     ``changed_keys`` is the text that ``keys`` returns.
     """

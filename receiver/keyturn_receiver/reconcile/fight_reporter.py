@@ -1,5 +1,5 @@
-"""Reports fights about the marks of consumers: in the log, in a metric, and in a Kubernetes Event on the workload that
-names the other writer."""
+"""Reports fights about the marks of consumers in the log and in a metric. A Kubernetes Event on the workload names the
+other writer."""
 
 import asyncio
 import logging
@@ -20,14 +20,14 @@ REASON = "RestartReverted"
 # write, and our next one is still delayed (rollout_fights.FIGHT_BACKOFF), so the other writer owns the annotation.
 READ_AFTER = 10.0
 MAX_REPORTS = 100  # reports that may be made at the same time; each reads the workload
-MAX_REPORTS_PER_NAMESPACE = 5  # those of one namespace; the metric counts what is beyond
+MAX_REPORTS_PER_NAMESPACE = 5  # reports of one namespace at the same time; the metric also counts the fights beyond
 
 _log = logging.getLogger(__name__)
 
 
 class FightReporter:
     """Reports fights, one at a time for each workload, whatever the number of its marks. Each namespace has a share of
-    the reports. ``is_leader`` returns whether this replica leads; the others leave the Events to it."""
+    the reports. ``is_leader`` returns whether this replica leads; the other replicas leave the Events to the leader."""
 
     def __init__(
         self, workloads: WorkloadClient, events: EventRecorder, metrics: Metrics, is_leader: Callable[[], bool]
@@ -58,7 +58,7 @@ class FightReporter:
             if self._is_leader():
                 await self._write(fight)
         finally:
-            if self._tasks.get(ref) is asyncio.current_task():  # it was not cancelled to make room
+            if self._tasks.get(ref) is asyncio.current_task():  # this task was not cancelled to make room for another
                 self._reports.pop(ref.namespace, ref)
                 del self._tasks[ref]
 

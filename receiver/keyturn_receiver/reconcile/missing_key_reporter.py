@@ -16,8 +16,8 @@ class MissingKeyReporter:
         self._notices = notices
 
     def check(self, bound: BoundSecret) -> None:
-        """Compare a Secret with what its consumers read. Say nothing before it is filled, nor while it is in error,
-        because its keys may still come."""
+        """Compare a Secret with what its consumers read. Report nothing before the Secret is filled, nor while its
+        status is an error, because the keys may still come."""
         keys = bound.keys
         if keys is None or not bound.record.was_written or bound.record.status != OK:
             return

@@ -17,7 +17,7 @@ from keyturn_receiver.errors import InvalidBinding
 from keyturn_receiver.resilience.fair_map import FairMap
 
 MAX_NOTICES = 10_000  # notices that are remembered
-MAX_NOTICES_PER_NAMESPACE = 1000  # those of one namespace, which are written in one go by a new leader
+MAX_NOTICES_PER_NAMESPACE = 1000  # notices of one namespace that are remembered; a new leader writes them all at once
 KEY_MISSING = "KeyMissing"
 
 
@@ -41,8 +41,8 @@ class _Notice:
 class Notices:
     """Collects notices, and writes each as an Event once. ``is_leader`` returns whether this replica leads.
 
-    A namespace with very many forgets its own oldest ones. Events have a rate and take turns by namespace anyway
-    (``EventRecorder``).
+    If a namespace has very many notices, its oldest ones are forgotten. ``EventRecorder`` limits the rate of Events,
+    and lets namespaces take turns.
     """
 
     def __init__(self, events: EventRecorder, is_leader: Callable[[], bool]) -> None:
@@ -58,8 +58,8 @@ class Notices:
         self._put(key, consumer.uid, InvalidBinding.reason, message)
 
     def on_missing_keys(self, consumer: Consumer, secret: Target, message: str) -> None:
-        """Take what a workload reads of a Secret that does not have it. ``message`` is empty if the Secret has it
-        all."""
+        """Take a message about keys that a workload reads and the Secret does not have. It is empty if the Secret has
+        all keys."""
         ref = consumer.ref
         key = _Key(ref.kind, Target(ref.namespace, ref.name), secret.name)
         self._put(key, consumer.uid, KEY_MISSING, f"Secret {secret.name}: {message}" if message else "")

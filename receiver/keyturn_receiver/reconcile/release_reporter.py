@@ -24,17 +24,17 @@ ADVICE = (
     " label to bind it again"
 )
 RETRY_SECONDS = 5.0
-# Whoever sets the label ``keyturn.dev/state`` on a Secret again and again causes a report each time.
+# A tenant can set the label ``keyturn.dev/state`` on a Secret again and again, and each time causes a report.
 RELEASE_RATE = 5.0  # reports of one namespace per second
-RELEASE_BURST = 50  # those that may be made without a pause
-MAX_REPORTS = 8  # reports that may be made at the same time: at most one of each namespace
+RELEASE_BURST = 50  # reports of one namespace that may be made without a pause
+MAX_REPORTS = 8  # reports in progress at once, over all namespaces; a namespace has at most one
 
 _log = logging.getLogger(__name__)
 
 
 class ReleaseReporter:
-    """Reports one Secret of a namespace after another. Namespaces take turns, and each has a rate of its own. The
-    leader reports at once, the other replicas if it has not."""
+    """Reports the Secrets of a namespace one at a time. Namespaces take turns, and each has its own rate limit. The
+    leader reports at once. Another replica waits, and reports only what the leader has not."""
 
     def __init__(
         self, cache: ReleasedCache, secrets: SecretClient, events: EventRecorder, is_leader: Callable[[], bool]
@@ -44,7 +44,7 @@ class ReleaseReporter:
         self._events = events
         self._is_leader = is_leader
         self._changed = asyncio.Event()
-        self._reported: set[ReleasedSecret] = set()  # those that the watch still shows
+        self._reported: set[ReleasedSecret] = set()  # reported Secrets that the watch still shows
         self._busy: set[str] = set()  # namespaces with a task
         self._buckets = TokenBuckets(RELEASE_RATE, RELEASE_BURST, time.monotonic)
         self._turns = asyncio.Semaphore(MAX_REPORTS)  # first come, first served
@@ -81,7 +81,7 @@ class ReleaseReporter:
         return [secret for secret in released if secret not in self._reported]
 
     async def _take_turn(self, secret: ReleasedSecret) -> bool:
-        """Report a Secret if that still is to be done. Return whether it needs no other attempt."""
+        """Report a Secret if it still needs a report. Return whether it needs no other attempt."""
         if not self._cache.holds(secret):
             return True
         await self._buckets.wait(secret.target.namespace)

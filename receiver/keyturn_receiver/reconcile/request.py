@@ -100,11 +100,11 @@ class ReconcileResult:
     """The result of a reconcile, with the error in which it ended, if any.
 
     ``version_ids`` are the versions that the Secret is now made from. ``restarted`` has the consumers that were
-    restarted. ``filled`` is true if the Secret was filled, or needed no change. ``met`` are those of several AWS
-    secrets that the error does not concern: each key that depends on one of them was filled. ``unavailable`` are those
-    that could not be read, if the error is about them alone and a retry may help. ``partial`` is true if some keys were
-    changed, and the error kept others from it. ``terminal_version`` is the resource version of the Secret if no retry
-    can help that version. It is empty unless ``error`` is permanent.
+    restarted. ``filled`` is true if the Secret was filled, or needed no change. A binding can name several AWS secrets.
+    ``met`` has the ones that the error does not concern: every key that depends on them was filled. ``unavailable`` has
+    the ones that could not be read although a retry may help. Both are empty if restarts failed, too. ``partial`` is
+    true if some keys were changed, and the error prevented the change of others. ``terminal_version`` is the resource
+    version of the Secret if no retry can help that version. It is empty unless ``error`` is permanent.
     """
 
     bound: bool

@@ -18,9 +18,10 @@ from keyturn_receiver.resilience.fair_map import FairMap
 
 FREE_REPEATS = 3  # how often a mark may return to an earlier state before writes of it are delayed
 MAX_STATES = 8  # states of one mark that are remembered
-MAX_VERSIONS = 16  # resource versions at which it changed
-# Marks whose states are remembered, also of workloads that are gone. Each takes up to 10 KiB, since a consumer has no
-# longer values than ``consumer.MAX_MARK``; so all take at most 20 MiB. The oldest of the largest namespace make room.
+MAX_VERSIONS = 16  # resource versions at which a mark changed, and that are remembered
+# Marks whose states are remembered, also of workloads that are gone. Each mark takes up to 10 KiB, since its values are
+# cut at ``consumer.MAX_MARK`` characters; so all marks take at most 20 MiB. Beyond this number, the namespace with the
+# most marks loses its oldest one.
 MAX_MARKS = 2_000
 FIGHT_BACKOFF = Backoff(base=20.0, cap=300.0, jitter=0)  # seconds between two writes of the same mark
 RESET_AFTER = 900.0  # seconds; if a mark rests for so long, its earlier states are forgotten
@@ -34,7 +35,7 @@ class _Fight:
     versions: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_VERSIONS))
     repeats: int = 0
     changed_at: float = 0.0
-    free_at: float = 0.0  # until this time, no earlier state is written again
+    free_at: float = 0.0  # monotonic time; until then, Keyturn does not write a state that the mark has had before
     removed: bool = False
 
 
@@ -60,13 +61,14 @@ class RolloutFights:
         self._handlers.append(on_fight)
 
     def observe(self, before: Consumer, after: Consumer) -> None:
-        """Learn of a change of a consumer, by whomever it was made.
+        """Note a change of a consumer, whoever made the change.
 
         A write of this replica is shown twice: by the write and by the watch, in any order. It counts once.
         """
         names = before.baseline.keys() | before.marks.keys() | after.baseline.keys() | after.marks.keys()
         if before.reads.keys() != after.reads.keys():
-            # A consumer has no marks of Secrets that its pods do not read, so those of others seem to come or go.
+            # A consumer has only the marks of Secrets that its pods read. So when the pods begin or stop to read a
+            # Secret, its marks seem to come or go.
             names &= set(mark_names(before.reads.keys() & after.reads.keys()))
         for name in names:
             earlier, state = _state(before, name), _state(after, name)

@@ -1,4 +1,4 @@
-"""Stale reads: reads a secret until it is the right version.
+"""Stale reads: reads a secret until AWS returns the right version.
 
 The version that has the staging label is compared with the one that a notification names. The rule is in
 docs/design.md#reading-the-right-version.
@@ -33,7 +33,7 @@ async def fetch(
     there are two possibilities. Either that version is right, because the notification is late or the secret was rolled
     back, or the read is older than the move of the label. DescribeSecret tells which. Raises StaleRead if AWS still
     returns an older version after all ``delays``. ``background`` is true if no delivery waits for the value.
-    ``namespace`` is that of the binding; these calls to AWS count for it.
+    ``namespace`` is the namespace of the binding, and the calls to AWS count for it.
     """
     for delay in (*delays, None):
         version = await stores.read(store, source, since, background, namespace)

@@ -27,12 +27,13 @@ from keyturn_receiver.reconcile.secret_filler import FillResult
 from keyturn_receiver.resilience.token_bucket import TokenBuckets
 from keyturn_receiver.telemetry.metrics import Metrics
 
-# How many reconciles of one namespace may fail, per second and at once after a pause. Each costs calls to AWS and
-# Kubernetes, and the owner of a binding can edit it without end, also one whose region or role never answers. What is
-# beyond this rate keeps its slot of the work queue, of which each namespace has a share.
+# How many reconciles of one namespace may fail: per second, and at once after a pause. Each failure costs calls to AWS
+# and Kubernetes, and tenants can edit bindings without end, even bindings whose region or role never answers. Above
+# this rate, a failed reconcile waits and keeps its slot of the work queue. Each namespace has only a share of these
+# slots.
 FAILURE_RATE = 20.0
 FAILURE_BURST = 100
-MAX_CONSUMER_EVENTS = 20  # workloads that are told of one change of a Secret
+MAX_CONSUMER_EVENTS = 20  # workloads that get an Event about one change of a Secret
 
 _log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ async def bounded_gather(
     """Call ``work`` for each item, at most ``concurrency`` at once, and return the results in the order of the items.
 
     No call starts later than ``seconds`` after the first, so there are fewer results than items if the calls take too
-    long. Other tasks run in between, even if no call waits for anything. An error of ``work`` is raised after the calls
-    that run have ended. ``now`` returns monotonic seconds.
+    long. Between calls, the event loop gets to run other tasks, even if no call ever waits. An error of ``work`` is
+    raised after the calls that run have ended. ``now`` returns monotonic seconds.
     """
     deadline = now() + seconds
     time_slice = TimeSlice(now)

@@ -1,4 +1,4 @@
-"""Shares: semaphores by owner, so that no owner takes every place of what all of them use."""
+"""Shares: semaphores by owner, so that no owner takes every place of something that all owners use."""
 
 import asyncio
 from collections.abc import Hashable, Mapping
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class _Owner:
-    """One owner of places. ``users`` counts those who hold a place and those who wait for one."""
+    """One owner of places. ``users`` counts the callers that hold a place, and those that wait for a place."""
 
     places: asyncio.Semaphore
     users: int = 0
 
 
 class Shares:
-    """Bulkhead. Each owner holds at most ``limit`` places at once; those who want more wait in order.
+    """Bulkhead. Each owner holds at most ``limit`` places at once; callers that want more wait in order.
 
     ``limits`` has the owners with a limit of their own. Nothing is kept of an owner without users.
     """
@@ -31,8 +31,8 @@ class Shares:
         return owner in self._owners
 
     async def acquire(self, *owners: Hashable) -> None:
-        """Wait for a place of each of ``owners``, one after the other. All callers have to name them in the same order,
-        such as the small ones first, or two callers could wait for each other."""
+        """Wait for a place of each of ``owners``, one after the other. All callers have to name the owners in the same
+        order, such as those with small limits first. Otherwise two callers could wait for each other."""
         held: list[Hashable] = []
         try:
             for owner in owners:

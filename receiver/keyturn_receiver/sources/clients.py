@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from mypy_boto3_sts import STSClient
 
 # Every client serves several tenants. With "adaptive", one secret that AWS throttles would slow down every call of its
-# client. "standard" has one quota of retries for a client, and the secrets of one tenant could use up that of all.
+# client. "standard" has one quota of retries for a client, and the secrets of one tenant could use up the quota of all
+# tenants.
 # https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
 _RETRY_ONCE: "_RetryDict" = {"mode": "legacy", "total_max_attempts": 2}
 MAX_SHARED_CLIENTS = 64  # regions: AWS has fewer in any partition

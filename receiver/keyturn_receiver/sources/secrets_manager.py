@@ -54,9 +54,9 @@ class SecretsManager:
     ``background_client`` serves sweeps: the SDK slows a client down when AWS throttles it, and a sweep must not slow
     down other reads. ``credentials_error`` says why the credentials did not work when AWS last checked them; it is None
     if they worked. Readiness depends on it, so it names no secret, and a call about a secret never sets it: such a call
-    only leads to a check of its own. ``identity`` is who calls. Where its account is not known,
-    AWS's responses reveal it. ``health`` is that of the store. While it is not proven, calls run in a pool of their
-    own, a few at once for each of the ``owners`` of the store and for the namespace that a call is made for.
+    only leads to a check of its own. ``identity`` is who calls. Where its account is not known, AWS's responses reveal
+    it. ``health`` is the health of the store. While the store is not proven, calls run in a pool of their own, a few at
+    once for each of the ``owners`` of the store and for the namespace that a call is made for.
     """
 
     def __init__(
@@ -144,10 +144,12 @@ class SecretsManager:
         return version
 
     async def values(self, secret_ids: Sequence[str], namespace: str = "") -> dict[str, SecretVersion]:
-        """Read the current values of up to MAX_BATCH secrets with one call. ``namespace`` is empty if several want it.
+        """Read the current values of up to MAX_BATCH secrets with one call. ``namespace`` is empty if several
+        namespaces want the values.
 
-        A secret is missing in the result if AWS returns an error, nothing, or more than one value for it. It then has
-        to be read alone. If the call itself fails, it raises ActionDenied, another SourceRefused, or SourceUnavailable.
+        A secret is missing in the result if AWS returns an error, nothing, or more than one value for it. That secret
+        then has to be read alone. Raises ActionDenied, another SourceRefused, or SourceUnavailable if the call itself
+        fails.
         """
         response = await self._call(
             "BatchGetSecretValue",
@@ -231,7 +233,7 @@ class SecretsManager:
     ) -> Any:
         if secret_id:
             arguments["SecretId"] = secret_id
-        about_secret = action != "ListSecrets"  # of one, or of a batch: what tenants have written decides its outcome
+        about_secret = action != "ListSecrets"  # one secret or a batch: what tenants wrote decides how such a call ends
 
         def refuse_while_resting() -> None:
             if (rest := self._health.rests_for()) and not is_check:
@@ -293,7 +295,8 @@ class SecretsManager:
             self._learned_account = account_id(arn)
 
     def _owners_of(self, pool: ThreadPool, namespace: str) -> Sequence[str]:
-        """Return whose share of a pool a call for ``namespace`` takes; the small shares are first."""
+        """Return the owners that a call for ``namespace`` counts against in this pool. Owners with a small limit are
+        first, because Shares.acquire needs the same order from all callers."""
         owners = [namespace_owner(namespace)] if namespace else []
         if pool is self._pools.unproven:
             owners += [owner for owner in self._owners if owner not in owners]

@@ -53,7 +53,7 @@ class SigningKeys:
         """
         reasons = {
             name: str(error) for name, error in self._errors.items() if not isinstance(error, NoCredentials)
-        }  # readiness itself gives the reason that concerns the credentials
+        }  # a problem with the credentials is left out: the readiness check reports it separately
         return [f"{name} ({reasons[name]})" if name in reasons else name for name in self.not_loaded()]
 
     async def load(self) -> None:

@@ -212,10 +212,10 @@ class Stores:
         )
 
     def _owner(self, key: StoreKey, secret_id: str, namespace: str) -> str:
-        """Return the namespace that a call counts for, or SEVERAL once another one has named the secret, too.
+        """Return the namespace that a call counts for, or SEVERAL once another namespace has named the secret, too.
 
-        The bindings of one namespace never wait for a call that another one's share holds up. What they share is a call
-        that counts for none of them.
+        The bindings of one namespace never wait for a call that another namespace's share holds up: a call that several
+        namespaces share counts for none of them.
         """
         if not namespace or key.account:
             return namespace

@@ -19,16 +19,17 @@ from keyturn_receiver.resilience.shares import Shares
 CALL_TIMEOUT = 20.0  # seconds for one call including its retries; a healthy SDK gives up within 15
 QUEUE_TIMEOUT = 60.0  # seconds to wait for a slot
 QUARANTINE_THREADS = 8  # the most concurrent calls about secrets whose last call hung
-QUARANTINE_QUEUE_TIMEOUT = 1.0  # seconds to wait for them: a binding that waits holds a slot of its namespace
+QUARANTINE_QUEUE_TIMEOUT = 1.0  # seconds to wait for such a call: a binding that waits holds a slot of its namespace
 UNPROVEN_THREADS = 16  # the most concurrent calls to stores that do not answer, or have not answered yet
 STS_THREADS = 8  # the most concurrent requests for credentials of tenants
-CALLS_PER_OWNER = 2  # of these three kinds, for one namespace or one region
+CALLS_PER_OWNER = 2  # the most concurrent calls of each of these three kinds, for one namespace or one region
 # The owner of all calls that the receiver's own role makes in regions that bindings name.
 OTHER_REGIONS = "other regions"
-SEVERAL = "*"  # in place of a namespace, for secrets that several name; a call for them waits for none of these
-MAX_OTHER_REGIONS = UNPROVEN_THREADS // 2  # its most concurrent calls to stores that have not answered
-OWNER_QUEUE_TIMEOUT = 5.0  # seconds to wait for them; then the binding's own back-off goes on
-OTHERS_SHARE = 8  # one namespace leaves the others one in so many places of the foreground
+# In place of a namespace, for secrets that several namespaces name; such a call waits for no namespace's share.
+SEVERAL = "*"
+MAX_OTHER_REGIONS = UNPROVEN_THREADS // 2  # the most concurrent calls of this owner to stores that have not answered
+OWNER_QUEUE_TIMEOUT = 5.0  # seconds to wait for a slot of these kinds; then the binding's own back-off goes on
+OTHERS_SHARE = 8  # one namespace leaves one in so many slots of the foreground to the others
 BACKGROUND_THREADS = 2  # the most concurrent calls of sweeps
 BUILDING_THREADS = 2  # clients are built one at a time; the second thread is for when the first one hangs
 OVERSUBSCRIPTION = 2  # threads per slot, so that abandoned calls do not block new ones
@@ -47,8 +48,8 @@ class PoolExhausted(Exception):
 class ThreadPool:
     """Bulkhead. Runs at most ``slots`` calls at once, each in a thread of its own, and ``per_owner`` of one owner.
 
-    An owner's further calls wait behind its own. An abandoned call counts for it until its thread ends, or not any more
-    if ``forgets_abandoned``. ``limits`` has the owners with a limit of their own.
+    Further calls of an owner wait for its earlier calls. An abandoned call counts for its owner until its thread ends.
+    With ``forgets_abandoned``, it no longer counts. ``limits`` has the owners with a limit of their own.
 
     An abandoned call frees its slot but not its thread. So the pool has OVERSUBSCRIPTION threads for each slot.
     ``call_timeout`` and ``queue_timeout`` are in seconds. ``now`` returns monotonic seconds.
@@ -79,7 +80,8 @@ class ThreadPool:
     async def run(self, call: Callable[[], T], *owners: Hashable) -> T:
         """Return the result of ``call``, or raise its error, CallTimeout or PoolExhausted.
 
-        The call counts for each of its ``owners``, the small ones first. Without an owner, it counts for nobody.
+        The call counts for each of its ``owners``. Owners with a small limit come first. Without an owner, it counts
+        for nobody.
         """
         try:
             async with asyncio.timeout(self._queue_timeout):
@@ -97,11 +99,11 @@ class ThreadPool:
             self._slots.release()
 
     async def _acquire(self, owners: tuple[Hashable, ...]) -> None:
-        if self._shares is not None:  # it is empty while nobody calls
+        if self._shares is not None:  # Shares has a length, so it is false while it has no owners
             await self._shares.acquire(*owners)
 
     def _release(self, owners: tuple[Hashable, ...]) -> None:
-        if self._shares is not None:  # it is empty while nobody calls
+        if self._shares is not None:  # Shares has a length, so it is false while it has no owners
             self._shares.release(*owners)
 
     async def _run(self, call: Callable[[], T], owners: tuple[Hashable, ...]) -> T:
@@ -195,10 +197,10 @@ def namespace_owner(namespace: str) -> str:
 
 
 def _most_of(slots: int) -> int:
-    """Return the places of the foreground for one namespace: all but an eighth.
+    """Return how many foreground slots one namespace may hold: all but an eighth.
 
-    While many of its secrets hang, a namespace needs that many for its others, and short calls of other namespaces need
-    few. Abandoned calls do not count here: a batch that hangs is abandoned soon, and its secrets are read one by one.
+    If many of its secrets hang, it needs that many for its other secrets. Other namespaces' short calls need few.
+    Abandoned calls do not count: a hanging batch is abandoned soon, and its secrets are then read one by one.
     """
     return max(1, slots - max(1, slots // OTHERS_SHARE))
 

@@ -1,4 +1,4 @@
-"""Limit of deliveries. What is beyond it is answered with 503, and SQS delivers again."""
+"""Limit of deliveries. A delivery beyond the limit is answered with 503, and SQS delivers it again."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

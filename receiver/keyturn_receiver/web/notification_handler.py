@@ -105,7 +105,7 @@ class NotificationHandler:
         self._on_heartbeat = on_heartbeat
         self._metrics = metrics
         self._now = now
-        self._time_slice = TimeSlice()  # deliveries share it, so that many of them take no more than one
+        self._time_slice = TimeSlice()  # deliveries share one time slice, so many of them take no longer than one
 
     async def handle(
         self,

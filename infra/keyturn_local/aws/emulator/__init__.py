@@ -1,1 +1,1 @@
-"""AWS on this machine to which the stack is deployed: ministack's emulator, and the real SAM command line."""
+"""A local AWS: ministack's emulator. The real SAM command line deploys the stack to it."""
