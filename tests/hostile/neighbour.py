@@ -199,13 +199,17 @@ class Neighbour:
     async def _deliver(self, secret_id: str, version_id: str, kind: str, figures: Figures) -> None:
         body, first, end = encode([notification(arn_of(secret_id), version_id)]), True, time.monotonic() + 60
         while True:
-            started, text = time.perf_counter(), b""
+            started, text, receiver = time.perf_counter(), b"", self._receiver()
             try:
                 headers = signed(self._key, body)
-                async with self._session.post(self._receiver().url, data=body, headers=headers) as reply:
+                async with self._session.post(receiver.url, data=body, headers=headers) as reply:
                     status, text = reply.status, await reply.read()
             except (aiohttp.ClientError, TimeoutError) as error:
                 status, text = 0, repr(error).encode()
+            if status == 503 and secret_id == SHARED and receiver is not self._receiver():
+                # A replica that stops cannot promise to go on with the tenant's bindings, so SQS delivers again.
+                await asyncio.sleep(1)
+                continue
             if first:
                 figures.seconds[kind].append(time.perf_counter() - started)
                 figures.statuses[status] += 1
