@@ -19,7 +19,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from hostile.attacks import ODD_VALUES, ROTATING, Tenant
+from hostile.attacks import FINALIZED, ODD_VALUES, ROTATING, Tenant
 from hostile.aws import PYTHONPATH, HostileAws
 from hostile.neighbour import OTHER_WAYS, TOLD, Figures, Floor, Neighbour, Watch, at_pace, gaps
 from hostile.neighbour import kubernetes as connect
@@ -68,13 +68,21 @@ class Scene:
         ]
         rights = chart_rights(self.home, {"tenantRoles": {"enabled": True}})
         editors = [each for name in (self.tenant, self.team, self.floor) for each in editor(name)]
-        stack.callback(cluster.delete, [*rights, *made], wait=False)
+        stack.callback(self._remove, [*rights, *made])
         cluster.create([*made, *rights, *editors])
         self.kubeconfig = cluster.kubeconfig_for(self.home, SERVICE_ACCOUNT, directory)
         self.replicas: list[LocalReceiver] = []
         self.limits: list[MemoryLimit | None] = []
         stack.callback(MemoryLimit.close_all)
         stack.callback(lambda: [each.kill() for each in self.replicas])
+
+    def _remove(self, objects: list[dict[str, Any]]) -> None:
+        """Delete the objects, and wait until the namespaces are empty: receivers of later tests watch them, too."""
+        namespace = f"--namespace={self.tenant}"
+        if self.cluster.kubectl("get", "secret", FINALIZED, namespace, "--ignore-not-found"):
+            patch = '{"metadata": {"finalizers": null}}'
+            self.cluster.kubectl("patch", "secret", FINALIZED, namespace, "--type=merge", f"--patch={patch}")
+        self.cluster.delete(objects)
 
     def replica(self) -> LocalReceiver:
         """Return a replica that has not been started, under the chart's memory limit where cgroups can be made."""

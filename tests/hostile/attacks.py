@@ -26,6 +26,7 @@ SHARED = "shared/db"  # an AWS secret that the tenant and his neighbour may both
 ROTATING = "rotating"  # a secret of the tenant's own that rotates
 NUMBERS = "numbers"  # one that has a list of NUMBER_COUNT numbers
 NUMBER_COUNT = 2000
+FINALIZED = "labelled"  # a Secret with finalizers, which keep it although it is deleted
 ODD_VALUES = ("deep", "large", "binary", "keys", "huge-number", "half-character", "null")  # secrets of his own
 
 FAT = "<" * 1_300_000  # the API server writes each of these characters as six bytes of JSON
@@ -486,7 +487,7 @@ class Tenant:
         count = len(texts)
         yamls = [secret(self.namespace, f"yaml-{n}", self._own("own"), **{DATA: each}) for n, each in enumerate(texts)]
         odd = [secret(self.namespace, f"odd-{each}", self._own(each)) for each in ODD_VALUES]
-        labelled = secret(self.namespace, "labelled", self._own("own"))
+        labelled = secret(self.namespace, FINALIZED, self._own("own"))
         labelled["metadata"]["labels"] |= {f"l{n}": "x" * 63 for n in range(2_000)}
         labelled["metadata"]["finalizers"] = [f"x.y/f{n}" for n in range(300)]
 
@@ -520,7 +521,7 @@ class Tenant:
 
         def manager(number: int) -> Edit:
             # Each name becomes an entry of managedFields.
-            where = path_of("Secret", self.namespace, "labelled") + f"?fieldManager=m{number}"
+            where = path_of("Secret", self.namespace, FINALIZED) + f"?fieldManager=m{number}"
             return Edit("PATCH", where, {"metadata": {"annotations": {f"n{number}": "x"}}})
 
         def delete(number: int) -> Edit:
