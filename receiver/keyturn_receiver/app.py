@@ -170,7 +170,10 @@ def build(
     kube.caches.consumers.add_fault_handler(notices.on_consumer)
     kube.caches.namespaces.add_fault_handler(notices.on_namespace)
     kube.elector.add_handler(notices.on_started_leading)
-    controller.drift.add_handler(MissingKeyReporter(kube.caches.consumers, notices).check)
+    missing_keys = MissingKeyReporter(kube.caches.consumers, kube.caches.secrets, notices)
+    controller.drift.add_handler(missing_keys.check)
+    kube.caches.secrets.add_handler(missing_keys.on_secret)
+    kube.caches.consumers.add_unread_handler(notices.on_no_missing_keys)
 
     key_loader = SigningKeyLoader(
         aws.signing_keys,

@@ -3,7 +3,13 @@
 import pytest
 
 from keyturn_receiver.core.consumer import Reads
-from keyturn_receiver.core.missing_keys import MAX_NAMES, missing_keys, missing_keys_message, named_keys
+from keyturn_receiver.core.missing_keys import (
+    MAX_NAMES,
+    by_spelling,
+    missing_keys,
+    missing_keys_message,
+    named_keys,
+)
 
 KEYS = frozenset({"password", "hunter2"})
 
@@ -65,12 +71,13 @@ def test_only_keys_that_the_binding_names_are_told(data: str | None, named: tupl
 def test_message_tells_the_nearest_key_and_counts_the_others(
     missing: list[str], named: list[str], count: int, told: str
 ) -> None:
-    assert told in missing_keys_message(missing, named, count)
+    assert told in missing_keys_message(missing, named, by_spelling(named), count)
 
 
 def test_message_is_short_however_many_keys_there_are() -> None:
     names = [f"{number}".rjust(253, "x") for number in range(1000)]
-    message = missing_keys_message(names, [f"k{number}" for number in range(500)], 700)
+    named = [f"k{number}" for number in range(500)]
+    message = missing_keys_message(names, named, by_spelling(named), 700)
     assert f"and {1000 - MAX_NAMES} more, which the Secret" in message
     assert f"k9 and {700 - MAX_NAMES} more keys" in message
     assert len(message) < 1200

@@ -232,7 +232,11 @@ class Engine:
         self.requests: list[Request] = []
         self.queue = WorkQueue(self._reconcile, 4, self.metrics, now=time.monotonic)
         self.drift = DriftDetector(self.cache, restarter, self.queue, access, lambda: True)
-        self.drift.add_handler(MissingKeyReporter(index, Notices(events, lambda: True)).check)
+        self.notices = Notices(events, lambda: True)
+        missing_keys = MissingKeyReporter(index, self.cache, self.notices)
+        self.drift.add_handler(missing_keys.check)
+        self.cache.add_handler(missing_keys.on_secret)
+        index.add_unread_handler(self.notices.on_no_missing_keys)
         self.cache.add_handler(self.drift.check)
         index.add_handler(self.drift.check)
 
@@ -714,6 +718,33 @@ async def test_keys_that_another_writer_adds_are_not_missing() -> None:
     await asyncio.sleep(0.05)
     await engine.settle()
     assert engine.cache.get(DB).record.was_written
+    assert key_events(engine) == []
+
+
+@pytest.mark.parametrize(
+    "end", ["the workload is gone", "it reads another Secret", "it reads another key", "the Secret is gone"]
+)
+async def test_notice_of_a_missing_key_ends_with_what_it_is_about(end: str) -> None:
+    engine = Engine()
+    engine.consumers.update(engine.consumers.transform(reader("waiting", "PASSWORD")))
+    engine.drift.start()
+    await asyncio.sleep(0.05)
+    await engine.settle()
+    assert [about for about, _ in key_events(engine)] == ["Deployment team/waiting"]
+    if end == "the workload is gone":
+        engine.consumers.delete(reader("waiting", "PASSWORD"))
+    elif end == "it reads another Secret":
+        elsewhere = reader("waiting", "PASSWORD")
+        env = elsewhere["spec"]["template"]["spec"]["containers"][0]["env"]
+        env[0]["valueFrom"]["secretKeyRef"]["name"] = "other"
+        engine.consumers.update(engine.consumers.transform(elsewhere))
+    elif end == "it reads another key":
+        engine.consumers.update(engine.consumers.transform(reader("waiting", "password")))
+    else:
+        engine.cache.delete(engine.api.secret)
+    await engine.settle()
+    engine.events.about_workloads.clear()
+    engine.notices.on_started_leading()
     assert key_events(engine) == []
 
 

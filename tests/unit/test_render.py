@@ -38,6 +38,18 @@ def test_expression_at_renders_any_whole_value() -> None:
     assert rendered('{"a": 1}', K="@") == {"K": b'{"a": 1}'}
 
 
+@pytest.mark.parametrize("digits", [1, 309, 310, 617, 4300, 4301, 9000])
+def test_integer_of_any_length_keeps_its_digits(digits: int) -> None:
+    number = "7" * digits
+    value = f'{{"n": {number}, "l": [{number}]}}'
+    assert rendered(value, K="n", L="l[0]", M="l") == {
+        "K": number.encode(),
+        "L": number.encode(),
+        "M": f"[{number}]".encode(),
+    }
+    assert rendered(f'{{"n": {number}}}') == {"n": number.encode()}
+
+
 @pytest.mark.parametrize(
     ("value", "expressions", "advice"),
     [
@@ -50,6 +62,7 @@ def test_expression_at_renders_any_whole_value() -> None:
         ('{"a": "\\ud800"}', {}, "surrogate"),
         ("\ud800", {}, "surrogate"),
         ('{"a": [1e999]}', {"K": "sum(a)"}, "too large"),
+        (f'{{"a": [{"9" * 4300}, {"9" * 4300}]}}', {"K": "sum(a)"}, "too large"),
         (json.dumps({"a": SECRET_VALUE}), {"K": "join('', a)"}, "wrong type"),
         (json.dumps({"a": SECRET_VALUE}), {"K": "abs(a)"}, "wrong type"),
         (json.dumps({"a": "x" * 2**20}), {"K": "a", "L": "a"}, "take fewer of them"),

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from keyturn_receiver.cluster.api import Json
@@ -62,8 +62,7 @@ class ConsumerCache:
         ref = item.ref if isinstance(item, Consumer) else item
         before = self._remove(ref)
         if not isinstance(item, Consumer) or not self._index.has_room_for(item):
-            if before and before.faults:
-                self._index.report(replace(before, faults=()))
+            self._report_end(before)
             return
         if self._is_seen_late(before, item, listed):
             item = replace(item, seen_late=True)
@@ -71,6 +70,8 @@ class ConsumerCache:
         self._index.add(item)
         if item.faults != (before.faults if before else ()):
             self._index.report(item)
+        if before and before.reads != item.reads:
+            self._index.report_unread(ref, before.reads.keys() - item.reads.keys())
         if before and (before.baseline, before.marks) != (item.baseline, item.marks):
             self._index.report_marks(before, item)
         # A workload's status changes all the time. So a check is triggered only if one of the fields that matter for a
@@ -92,9 +93,13 @@ class ConsumerCache:
         return item.created is not None and (listed or self._wall() - item.created > LATE)
 
     def _delete(self, ref: WorkloadRef) -> None:
-        consumer = self._remove(ref)
+        self._report_end(self._remove(ref))
+
+    def _report_end(self, consumer: Consumer | None) -> None:
         if consumer and consumer.faults:
             self._index.report(replace(consumer, faults=()))
+        if consumer:
+            self._index.report_unread(consumer.ref, consumer.reads.keys())
 
     def _remove(self, ref: WorkloadRef) -> Consumer | None:
         consumer = self._consumers.pop(ref, None)
@@ -114,6 +119,7 @@ class ConsumerIndex:
         self._handlers: list[Callable[[Target], None]] = []
         self._mark_handlers: list[Callable[[Consumer, Consumer], None]] = []
         self._fault_handlers: list[Callable[[Consumer], None]] = []
+        self._unread_handlers: list[Callable[[WorkloadRef, Target], None]] = []
         self._by_target: dict[Target, dict[WorkloadRef, Consumer]] = defaultdict(dict)
         self._sizes: Counter[str] = Counter()  # of the consumers, by namespace
         self._warnings = RepeatedWarnings(_log)
@@ -130,6 +136,16 @@ class ConsumerIndex:
         """Call the handlers with a consumer whose faults have changed."""
         for on_faults in self._fault_handlers:
             on_faults(consumer)
+
+    def add_unread_handler(self, on_unread: Callable[[WorkloadRef, Target], None]) -> None:
+        """Register ``on_unread``, which is called with a workload and each Secret that it no longer reads."""
+        self._unread_handlers.append(on_unread)
+
+    def report_unread(self, ref: WorkloadRef, names: Iterable[str]) -> None:
+        """Call the handlers with a workload and the Secrets of these names, which it no longer reads."""
+        for name in names:
+            for on_unread in self._unread_handlers:
+                on_unread(ref, Target(ref.namespace, name))
 
     def add_mark_handler(self, on_marks: Callable[[Consumer, Consumer], None]) -> None:
         """Register ``on_marks``, which is called with a consumer before and after each change of its marks."""

@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 MAX_DEPTH = 100  # of objects and lists inside each other that are parsed; what is deeper is unusable, and nothing else
@@ -211,6 +212,14 @@ def _fault(error: json.JSONDecodeError) -> str:
     return next((fault for beginning, fault in _FAULTS.items() if error.msg.startswith(beginning)), "it is not JSON")
 
 
+def _number_text(value: int | float) -> str:
+    """Return the text of a number of Python. Raises UnusableValue if JSON or Python has no text for it."""
+    with suppress(ValueError):  # an integer has too many digits (sys.set_int_max_str_digits)
+        if isinstance(value, int) or math.isfinite(value):
+            return repr(value)
+    raise UnusableValue("a calculation has a result that is too large for a number")
+
+
 def _write(value: object, out: Callable[[str], object]) -> None:
     if isinstance(value, str):
         out(_ENCODER.encode(value))
@@ -221,9 +230,7 @@ def _write(value: object, out: Callable[[str], object]) -> None:
     elif isinstance(value, Number):
         out(value.text)
     elif isinstance(value, int | float):
-        if not math.isfinite(value):
-            raise UnusableValue("a calculation has a result that is too large for a number")
-        out(repr(value))
+        out(_number_text(value))
     elif isinstance(value, dict):
         separator = "{"
         for name, part in value.items():

@@ -3,7 +3,7 @@
 The containers that read such a key do not start, and Kubernetes says so only on the pods.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from difflib import get_close_matches
 
 from keyturn_receiver.core.binding import DATA
@@ -31,14 +31,20 @@ def named_keys(keys: Set[str], data: str | None) -> tuple[str, ...]:
     return tuple(sorted(heads & keys))
 
 
-def missing_keys_message(missing: Sequence[str], named: Sequence[str], count: int) -> str:
+def by_spelling(named: Sequence[str]) -> Mapping[str, str]:
+    """Return the keys by what is left of them without the differences of spelling, as in `DB_PASSWORD` and
+    `db-password`."""
+    return {_plain(key): key for key in reversed(named)}
+
+
+def missing_keys_message(missing: Sequence[str], named: Sequence[str], spellings: Mapping[str, str], count: int) -> str:
     """Return a message for the people who run a workload. The Secret has ``count`` keys, and the message may name the
-    keys in ``named``."""
+    keys in ``named``. ``spellings`` is what ``by_spelling`` returns for those."""
     noun = "the key" if len(missing) == 1 else "the keys"
     others = count - min(len(named), MAX_NAMES)
     counted = f"{others} {'more ' if named else ''}{'key' if others == 1 else 'keys'}"
     has = " and ".join(([", ".join(named[:MAX_NAMES])] if named else []) + ([counted] if others else []))
-    near = list(dict.fromkeys(each for key in missing[:MAX_NAMES] if (each := _nearest(key, named))))
+    near = list(dict.fromkeys(each for key in missing[:MAX_NAMES] if (each := _nearest(key, named, spellings))))
     advice = f"did you mean {', '.join(near)}? " if near and count > 1 else ""
     return (
         f"it reads {noun} {_names(missing)}, which the Secret does not have; it has {has}: {advice}correct the name in"
@@ -51,9 +57,8 @@ def _names(missing: Sequence[str]) -> str:
     return ", ".join(key[:MAX_NAME] for key in missing[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def _nearest(key: str, named: Sequence[str]) -> str | None:
-    plain = _plain(key)
-    if alike := next((each for each in named if _plain(each) == plain), None):
+def _nearest(key: str, named: Sequence[str], spellings: Mapping[str, str]) -> str | None:
+    if alike := spellings.get(_plain(key)):
         return alike
     short = [each for each in named[:MAX_NAMES] if len(each) <= MAX_COMPARED]
     return next(iter(get_close_matches(key, short, n=1)), None) if len(key) <= MAX_COMPARED else None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from keyturn_receiver.poller.bound_source import BoundSource
+from keyturn_receiver.resilience.bounded_map import BoundedMap
 from keyturn_receiver.resilience.fair_map import FairMap
 from keyturn_receiver.resilience.turns import take_turns
 from keyturn_receiver.sources.stores import StoreKey
@@ -26,11 +27,12 @@ class Turn:
 
 
 class Turns:
-    """Round robin over the AWS secrets of each namespace and store. It remembers the position in each, so every secret
-    gets its turn, however many secrets a sweep leaves to the next one."""
+    """Round robin over the namespaces of each store, and over the AWS secrets of each namespace. It remembers the
+    position in each, so every secret gets its turn, however many secrets a sweep leaves to the next one."""
 
     def __init__(self) -> None:
         self._last: FairMap[str, StoreKey, str] = FairMap(MAX_POSITIONS)  # by namespace
+        self._first: BoundedMap[StoreKey, str] = BoundedMap(MAX_POSITIONS)  # the namespace that begins
 
     def next(self, store: StoreKey, bindings: Sequence[BoundSource], limit: int | None) -> Turn:
         """Return the secrets that the next sweep describes. Each namespace gets at most ``limit`` secrets. Secrets of
@@ -38,7 +40,9 @@ class Turns:
         ids: dict[str, set[str]] = {}
         for bound in bindings:
             ids.setdefault(bound.target.namespace, set()).add(bound.source.secret_id)
-        by_namespace = {each: self._from_position(store, each, named)[:limit] for each, named in ids.items()}
+        first = self._first.get(store) or ""
+        in_order = sorted(ids, key=lambda namespace: (namespace < first, namespace))
+        by_namespace = {each: self._from_position(store, each, ids[each])[:limit] for each in in_order}
         pairs = [(namespace, secret_id) for namespace, part in by_namespace.items() for secret_id in part]
         by_id: dict[str, list[BoundSource]] = {
             secret_id: [] for _, secret_id in take_turns(pairs, lambda pair: pair[0])
@@ -50,7 +54,10 @@ class Turns:
 
     def end(self, store: StoreKey, turn: Turn, described: Set[str]) -> None:
         """Remember how far a turn came. In each namespace, the next turn starts at the first secret that this turn did
-        not describe."""
+        not describe. The namespace of which this turn described least comes first."""
+        count = {each: sum(map(described.__contains__, part)) for each, part in turn.by_namespace.items()}
+        if left := [each for each, part in turn.by_namespace.items() if count[each] < len(part)]:
+            self._first.put(store, min(left, key=count.__getitem__))
         for namespace, part in turn.by_namespace.items():
             if begin := list(takewhile(described.__contains__, part)):
                 self._last.put(namespace, store, begin[-1])

@@ -1,19 +1,31 @@
 """Reports on each workload the keys that it reads and that its Secret does not have."""
 
 from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
-from keyturn_receiver.cluster.secret_cache import BoundSecret
-from keyturn_receiver.core.missing_keys import missing_keys, missing_keys_message, named_keys
+from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
+from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.consumer import Consumer, WorkloadRef
+from keyturn_receiver.core.missing_keys import by_spelling, missing_keys, missing_keys_message, named_keys
 from keyturn_receiver.core.revision import OK
 from keyturn_receiver.reconcile.notices import Notices
 from keyturn_receiver.reconcile.status_reporter import MAX_CONSUMER_EVENTS
+from keyturn_receiver.resilience.fair_map import FairMap
+
+MAX_TOLD = 2000  # Secrets whose reported workloads are remembered
 
 
 class MissingKeyReporter:
     """Reports missing keys. It takes what the caches show, and makes no calls."""
 
-    def __init__(self, index: ConsumerIndex, notices: Notices) -> None:
+    def __init__(self, index: ConsumerIndex, secrets: SecretCache, notices: Notices) -> None:
         self._index = index
+        self._secrets = secrets
         self._notices = notices
+        self._told: FairMap[str, Target, frozenset[WorkloadRef]] = FairMap(MAX_TOLD)  # by namespace
+
+    def on_secret(self, target: Target) -> None:
+        """Take the reports about a Secret back once it is gone, or no longer bound."""
+        if self._secrets.get(target) is None:
+            self._keep(target, frozenset())
 
     def check(self, bound: BoundSecret) -> None:
         """Compare a Secret with what its consumers read. Report nothing before the Secret is filled, nor while its
@@ -21,16 +33,23 @@ class MissingKeyReporter:
         keys = bound.keys
         if keys is None or not bound.record.was_written or bound.record.status != OK:
             return
-        named: tuple[str, ...] | None = None
-        messages: dict[tuple[str, ...], str] = {}
-        told = 0
+        missing: dict[WorkloadRef, tuple[Consumer, tuple[str, ...]]] = {}
         for consumer in self._index.of(bound.target):
-            missing = missing_keys(consumer.reads[bound.target.name], keys)
-            if not missing or told == MAX_CONSUMER_EVENTS:
-                self._notices.on_missing_keys(consumer, bound.target, "")
-                continue
-            told += 1
-            if missing not in messages:
-                named = named_keys(keys, bound.spec.data) if named is None else named
-                messages[missing] = missing_keys_message(missing, named, len(keys))
-            self._notices.on_missing_keys(consumer, bound.target, messages[missing])
+            if lacking := missing_keys(consumer.reads[bound.target.name], keys):
+                missing[consumer.ref] = (consumer, lacking)
+                if len(missing) == MAX_CONSUMER_EVENTS:
+                    break
+        if missing:
+            named = named_keys(keys, bound.spec.data)
+            spellings = by_spelling(named)
+            for consumer, lacking in missing.values():
+                message = missing_keys_message(lacking, named, spellings, len(keys))
+                self._notices.on_missing_keys(consumer, bound.target, message)
+        self._keep(bound.target, frozenset(missing))
+
+    def _keep(self, target: Target, told: frozenset[WorkloadRef]) -> None:
+        """Take back the reports on other workloads than ``told``."""
+        for ref in (self._told.pop(target.namespace, target) or frozenset()) - told:
+            self._notices.on_no_missing_keys(ref, target)
+        if told:
+            self._told.put(target.namespace, target, told)

@@ -11,7 +11,7 @@ from keyturn_receiver.cluster.event_recorder import MAX_MESSAGE, EventRecorder
 from keyturn_receiver.cluster.namespace_cache import NamespaceView
 from keyturn_receiver.cluster.secret_cache import CopiedSecret
 from keyturn_receiver.core.binding import Target, tell_all
-from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.core.consumer import Consumer, WorkloadRef
 from keyturn_receiver.core.vocabulary import BIND_LABEL
 from keyturn_receiver.errors import InvalidBinding
 from keyturn_receiver.resilience.fair_map import FairMap
@@ -58,11 +58,12 @@ class Notices:
         self._put(key, consumer.uid, InvalidBinding.reason, message)
 
     def on_missing_keys(self, consumer: Consumer, secret: Target, message: str) -> None:
-        """Take a message about keys that a workload reads and the Secret does not have. It is empty if the Secret has
-        all keys."""
-        ref = consumer.ref
-        key = _Key(ref.kind, Target(ref.namespace, ref.name), secret.name)
-        self._put(key, consumer.uid, KEY_MISSING, f"Secret {secret.name}: {message}" if message else "")
+        """Take what a workload reads of a Secret that does not have it."""
+        self._put(_missing_key(consumer.ref, secret), consumer.uid, KEY_MISSING, f"Secret {secret.name}: {message}")
+
+    def on_no_missing_keys(self, ref: WorkloadRef, secret: Target) -> None:
+        """Learn that a workload reads nothing any more that the Secret lacks, or that one of them is gone."""
+        self._notices.pop(secret.namespace, _missing_key(ref, secret))
 
     def on_namespace(self, namespace: NamespaceView) -> None:
         """Take the faults of a namespace, or learn that it has none any more."""
@@ -102,3 +103,7 @@ class Notices:
 
     def _write(self, key: _Key, notice: _Notice) -> None:
         self._events.event(key.target, notice.uid, notice.warning, notice.reason, notice.message, kind=key.kind)
+
+
+def _missing_key(ref: WorkloadRef, secret: Target) -> _Key:
+    return _Key(ref.kind, Target(ref.namespace, ref.name), secret.name)
