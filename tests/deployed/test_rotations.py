@@ -128,6 +128,12 @@ def login_of(site: Site, name: str) -> dict[str, str]:
 def test_signing_key_rotates_and_deliveries_go_on(site: Site) -> None:
     site.bind("signed")
     key = site.deployment.outputs["SigningKeySecretId"]
+
+    def is_rotating() -> bool:
+        stages = site.secrets_manager.describe_secret(SecretId=key)["VersionIdsToStages"].values()
+        return any("AWSPENDING" in each and "AWSCURRENT" not in each for each in stages)
+
+    eventually(lambda: not is_rotating(), 60)  # the deployment has started a first rotation
     old = site.secrets_manager.get_secret_value(SecretId=key)
     pending = site.secrets_manager.rotate_secret(SecretId=key)["VersionId"]
 
