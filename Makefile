@@ -4,8 +4,7 @@
 #              make test-unit, test-contract, test-integration, test-e2e, test-faults, test-deployed (the stack, deployed
 #              by SAM to an emulator of AWS), test-node (on a real node, where one can run: root on Linux).
 #              test-faults prints a line for each fault: its number, held or broken, the case.
-#              Tests that wait run in WORKERS=4 processes, those of faults in half as many again, each with a control
-#              plane (600 MiB).  Results: build/tests/*.xml.
+#              Tests that wait run in WORKERS=4 processes, each with a control plane (600 MiB).  Results: build/tests/*.xml.
 # make test-hostile    a hostile tenant beside a team that rotates: every known attack at once, for HOSTILE_SECONDS=600.
 #              test-faults has it for 40 seconds, with a tenth of the objects.
 # make bench   the receiver against raw applies: calls, latency, bursts, memory; writes docs/benchmark.md and
@@ -35,8 +34,6 @@ TIER = $(@:test-%=%)
 # to do.
 COMPUTE := --dist=loadscope --numprocesses=auto --maxprocesses=$(WORKERS)
 WAIT := --dist=loadscope --numprocesses=$(WORKERS)
-# Tests of faults wait the most: with WORKERS processes, three fifths of the machine have nothing to do.
-WAIT_LONG := --dist=loadscope --numprocesses=$(shell echo $$(($(WORKERS) * 3 / 2)))
 TIERS := test-unit test-contract test-integration test-e2e test-deployed test-faults
 # Fails where no real node can run, and prints the reason.
 PREFLIGHT := $(BIN)/python -m keyturn_local.node.preflight
@@ -80,7 +77,7 @@ test-deployed: setup $(DEPLOYER)
 	$(PYTEST) $(COMPUTE)
 
 test-faults: setup $(DEPLOYER)
-	@$(PYTEST) $(WAIT_LONG) --quiet
+	@$(PYTEST) $(WAIT) --quiet
 
 test-hostile: setup
 	HOSTILE_SECONDS=$${HOSTILE_SECONDS:-600} $(BIN)/python -m pytest -s -p xdist -n0 -m long tests/faults/test_s22_hostile_tenant.py
