@@ -39,7 +39,8 @@ DESCRIBE_UP_TO = 4  # AWS secrets: a store that bindings name and that has no mo
 ITEMS_PER_TURN = 20  # items processed before other tasks get a turn; these take a few tenths of a millisecond
 # Failed calls for a namespace that end its turn in a sweep; the next sweep goes on with its other secrets.
 MAX_FAILURES = 2
-LAST_CALL_SECONDS = 5.0  # seconds for the call that runs when the time for descriptions is over
+LAST_CALL_SECONDS = 5.0  # the most seconds for the call that runs when the time for descriptions is over
+LAST_CALL_SHARE = 1 / 3  # its share of that time; with it, a sweep of the own store ends within its interval
 PAGE_PAUSE = 0.1  # seconds between two pages; parsing one page blocks the event loop for a few milliseconds
 
 T = TypeVar("T")
@@ -349,7 +350,7 @@ class StoreSweep:
         last_error, failed = None, 0
         deadline = time.monotonic() + self._seconds
         try:
-            async with asyncio.timeout(self._seconds + LAST_CALL_SECONDS):
+            async with asyncio.timeout(self._seconds + min(LAST_CALL_SECONDS, self._seconds * LAST_CALL_SHARE)):
                 for secret_id, same_secret in turn.by_id.items():
                     self._check()
                     if time.monotonic() >= deadline:
