@@ -30,14 +30,10 @@ def live(data: dict[str, bytes], record: Record | None = None, immutable: bool =
     return LiveSecret(TARGET, "uid", "1", "Opaque", immutable, record or Record(), data)
 
 
-def identity(value: bytes) -> bytes:
-    """Return the value itself. This is the simplest possible fingerprint."""
-    return value
-
-
 def planned(before: LiveSecret, data: dict[str, bytes], version: str, former: dict[str, str] | None = None) -> Plan:
     versions = {SOURCE: SecretVersion("arn", "prod/db", version, "")}
-    return plan(BINDING, "binding", before, data, versions, identity, KEYED, former=former)
+    # The simplest possible fingerprint of a value is the value itself.
+    return plan(BINDING, "binding", before, data, versions, data, KEYED, former=former)
 
 
 def after(made: Plan) -> LiveSecret:
@@ -109,7 +105,7 @@ def test_revision_contains_the_expression_unless_it_is_the_key() -> None:
     def made(expression: str, key: str = "a") -> str:
         binding = Binding(TARGET, None, (Entry(key, SOURCE, expression),), "Secret")
         versions = {SOURCE: SecretVersion("arn", "prod/db", "v1", "")}
-        return plan(binding, "binding", live({}), {key: b"1"}, versions, identity, KEYED).record.revisions[key]
+        return plan(binding, "binding", live({}), {key: b"1"}, versions, {key: b"1"}, KEYED).record.revisions[key]
 
     assert made("a") == made(" a ") == "v1"
     assert made("b").startswith("v1.")
@@ -246,7 +242,8 @@ def test_named_key_is_taken_over() -> None:
     binding = Binding(TARGET, None, (Entry("a", SOURCE, "a"), Entry("b", SOURCE, "b")), "Secret")
     versions = {SOURCE: SecretVersion("arn", "prod/db", "v1", "")}
     first = after(planned(live({}), {"a": b"1"}, "v1"))
-    made = plan(binding, "binding", holding(first, b="helm"), {"a": b"1", "b": b"2"}, versions, identity, KEYED)
+    data = {"a": b"1", "b": b"2"}
+    made = plan(binding, "binding", holding(first, b="helm"), data, versions, data, KEYED)
     assert made.changed_keys == ("b",)
 
 

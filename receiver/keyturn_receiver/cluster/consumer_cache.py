@@ -96,10 +96,11 @@ class ConsumerCache:
         self._report_end(self._remove(ref))
 
     def _report_end(self, consumer: Consumer | None) -> None:
-        if consumer and consumer.faults:
+        if consumer is None:
+            return
+        if consumer.faults:
             self._index.report(replace(consumer, faults=()))
-        if consumer:
-            self._index.report_unread(consumer.ref, consumer.reads.keys())
+        self._index.report_unread(consumer.ref, consumer.reads.keys())
 
     def _remove(self, ref: WorkloadRef) -> Consumer | None:
         consumer = self._consumers.pop(ref, None)

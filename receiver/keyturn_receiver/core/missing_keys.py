@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 from keyturn_receiver.core.binding import DATA
 from keyturn_receiver.core.consumer import Reads
+from keyturn_receiver.core.vocabulary import plain_spelling
 
 MAX_NAMES = 10  # the most keys of one sort that a message names
 MAX_NAME = 80  # characters of a key that a message repeats
@@ -34,7 +35,7 @@ def named_keys(keys: Set[str], data: str | None) -> tuple[str, ...]:
 def by_spelling(named: Sequence[str]) -> Mapping[str, str]:
     """Return the keys by what is left of them without the differences of spelling, as in `DB_PASSWORD` and
     `db-password`."""
-    return {_plain(key): key for key in reversed(named)}
+    return {plain_spelling(key): key for key in reversed(named)}
 
 
 def missing_keys_message(missing: Sequence[str], named: Sequence[str], spellings: Mapping[str, str], count: int) -> str:
@@ -58,11 +59,7 @@ def _names(missing: Sequence[str]) -> str:
 
 
 def _nearest(key: str, named: Sequence[str], spellings: Mapping[str, str]) -> str | None:
-    if alike := spellings.get(_plain(key)):
+    if alike := spellings.get(plain_spelling(key)):
         return alike
     short = [each for each in named[:MAX_NAMES] if len(each) <= MAX_COMPARED]
     return next(iter(get_close_matches(key, short, n=1)), None) if len(key) <= MAX_COMPARED else None
-
-
-def _plain(key: str) -> str:
-    return key.lower().replace("_", "").replace("-", "").replace(".", "")

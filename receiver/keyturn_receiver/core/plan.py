@@ -71,13 +71,15 @@ def plan(
     live: LiveSecret,
     data: Mapping[str, bytes],
     versions: Mapping[Source, SecretVersion],
-    fingerprint: Fingerprint,
+    fingerprints: Mapping[str, bytes],
     keyed: KeyedHash,
     request: str = "",
     status: str = OK,
     former: Mapping[str, str] | None = None,
 ) -> Plan:
     """Compare the Secret with the data that it should hold, and plan the write.
+
+    ``fingerprints`` has the fingerprint of each value in ``data``.
 
     ``request`` is the request of the Secret's author to reconcile, which is recorded as served. If the binding names
     several AWS secrets, ``versions`` may lack some. ``data`` then has the present values of the keys that depend on the
@@ -97,7 +99,7 @@ def plan(
     new_hash = data_hash(keyed, live.uid, data)
     # Keyturn last wrote this data, so any difference is an edit.
     only_restores = live.record.data_hash in (new_hash, unkeyed_data_hash(data))
-    differing = {key for key, value in data.items() if live.fingerprints.get(key) != fingerprint(value)}
+    differing = {key for key in data if live.fingerprints.get(key) != fingerprints[key]}
     # A value that returns with a new Secret is no change for the pods that have read it. But if the new Secret was
     # created with another value, pods may have read that other value.
     sourced |= {k: v for k, v in (former or {}).items() if k not in differing or k not in live.fingerprints}

@@ -82,12 +82,12 @@ SYNONYMS: Mapping[str, str] = {
 }
 
 
-def _plain(word: str) -> str:
+def plain_spelling(word: str) -> str:
     """Return the common form of all spellings of a name: it is the same for `secretId`, `secret_id` and `Secret-ID`."""
     return word.lower().replace("-", "").replace("_", "").replace(".", "")
 
 
-_WORDS = frozenset(_plain(word) for word in (*DECLARED, *LABELS, *SYNONYMS))
+_WORDS = frozenset(plain_spelling(word) for word in (*DECLARED, *LABELS, *SYNONYMS))
 _MAX_DOMAIN = 16  # characters of a domain that may be a misspelt one of Keyturn's
 # How much a domain has to be like Keyturn's. For one of Keyturn's own words, a domain that is fairly near is enough. A
 # word that others use as well, such as `name`, needs a domain that is very near: saturn.dev and return.dev are only
@@ -140,7 +140,7 @@ def _may_be_ours(name: str) -> bool:
     """Return whether a name is in Keyturn's domain, or has one of Keyturn's words (or a synonym) in a domain that may
     be a misspelt one."""
     domain, slash, word = name.partition("/")
-    return bool(slash) and (domain == DOMAIN or (len(domain) <= _MAX_DOMAIN and _plain(word) in _WORDS))
+    return bool(slash) and (domain == DOMAIN or (len(domain) <= _MAX_DOMAIN and plain_spelling(word) in _WORDS))
 
 
 def _places(name: str, known: Mapping[str, tuple[Place, ...]]) -> tuple[Place, ...]:

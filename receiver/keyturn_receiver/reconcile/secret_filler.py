@@ -140,14 +140,13 @@ class SecretFiller:
             error = with_keys(error, rendering, recorded)
         data = secret_types.complete(live.type, binding, reading.versions, data)
         status = status_of(error.reason, str(error)) if error else OK
-        fingerprint = self._secrets.fingerprint
         keyed, versions = self._secrets.keyed, reading.versions
-        fingerprints = {key: fingerprint(value) for key, value in data.items()}
+        fingerprints = {key: self._secrets.fingerprint(value) for key, value in data.items()}
         version_keys = {version_key(version.arn, source.stage) for source, version in versions.items()}
         former = (
             {} if live.record.was_written else self._cache.former.revisions(live, spec.hash, version_keys, fingerprints)
         )
-        planned = plan(binding, spec.hash, live, data, versions, fingerprint, keyed, spec.reconcile, status, former)
+        planned = plan(binding, spec.hash, live, data, versions, fingerprints, keyed, spec.reconcile, status, former)
         if not planned.write:
             return FillResult(live.record, consumers, error=error, met=rendering.met, unavailable=unavailable)
         same_content = not planned.changed_keys and planned.record == replace(live.record, status=OK)
