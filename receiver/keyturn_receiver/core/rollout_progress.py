@@ -12,7 +12,7 @@ from enum import Enum
 
 from keyturn_receiver.core.field_owners import managed_fields
 from keyturn_receiver.core.json_access import as_object, as_objects
-from keyturn_receiver.core.workload_kinds import WorkloadKind
+from keyturn_receiver.core.workload_kinds import StatusForm, WorkloadKind
 from keyturn_receiver.core.write_times import parse_time
 
 DEFAULT_DEADLINE = 600  # seconds; the default of a Deployment's progressDeadlineSeconds
@@ -72,7 +72,7 @@ def read_progress(kind: WorkloadKind, workload: Mapping[str, object]) -> Rollout
     The pods that a partition or OnDelete keeps do not count (``core/rollout_hold.py`` tells of these). The rollout is
     complete without them.
     """
-    counted = _COUNTS.get(kind.kind)
+    counted = _COUNTS.get(kind.status)
     if counted is None:
         return None
     metadata, spec = as_object(workload.get("metadata")), as_object(workload.get("spec"))
@@ -91,29 +91,29 @@ def read_progress(kind: WorkloadKind, workload: Mapping[str, object]) -> Rollout
     )
 
 
-def _deployment(spec: Mapping[str, object], status: Mapping[str, object]) -> _Counts:
+def _of_replicas(spec: Mapping[str, object], status: Mapping[str, object]) -> _Counts:
     wanted, updated = _number(spec, "replicas", 1), _number(status, "updatedReplicas")
     replicas, available = _number(status, "replicas"), _number(status, "availableReplicas")
     return _Counts(wanted, updated, available, wanted <= updated >= replicas and available >= updated)
 
 
-def _stateful_set(spec: Mapping[str, object], status: Mapping[str, object]) -> _Counts:
+def _of_identities(spec: Mapping[str, object], status: Mapping[str, object]) -> _Counts:
     wanted, updated = _number(spec, "replicas", 1), _number(status, "updatedReplicas")
     ready = _number(status, "readyReplicas")
     partition = _number(as_object(as_object(spec.get("updateStrategy")).get("rollingUpdate")), "partition")
     return _Counts(wanted, updated, ready, ready >= wanted and updated >= wanted - partition)
 
 
-def _daemon_set(spec: Mapping[str, object], status: Mapping[str, object]) -> _Counts:
+def _of_nodes(spec: Mapping[str, object], status: Mapping[str, object]) -> _Counts:
     wanted, updated = _number(status, "desiredNumberScheduled"), _number(status, "updatedNumberScheduled")
     available = _number(status, "numberAvailable")
     return _Counts(wanted, updated, available, updated >= wanted <= available)
 
 
-_COUNTS: Mapping[str, Callable[[Mapping[str, object], Mapping[str, object]], _Counts]] = {
-    "Deployment": _deployment,
-    "StatefulSet": _stateful_set,
-    "DaemonSet": _daemon_set,
+_COUNTS: Mapping[StatusForm, Callable[[Mapping[str, object], Mapping[str, object]], _Counts]] = {
+    StatusForm.REPLICAS: _of_replicas,
+    StatusForm.IDENTITIES: _of_identities,
+    StatusForm.NODES: _of_nodes,
 }
 
 
