@@ -15,7 +15,7 @@ from support.manifests import env_from, secret, workload
 from support.wait import eventually
 
 MARK = "revision.keyturn.dev/db"
-SLOW = {"keyturn.dev/ready-after": "2s"}
+NOWHERE = {"no-node": "has-this"}
 
 
 def events(stack: Stack, namespace: str, kind: str, name: str, reason: str) -> list[str]:
@@ -38,9 +38,6 @@ def rotate_to(stack: Stack, namespace: str) -> Callable[[str], str]:
 
     def turn(value: str) -> str:
         rotate(client, f"{namespace}/db", value)
-        return str(client.describe_secret(SecretId=f"{namespace}/db")["VersionIdsToStages"] and current(client))
-
-    def current(client: Any) -> str:
         return str(client.get_secret_value(SecretId=f"{namespace}/db")["VersionId"])
 
     return turn
@@ -49,7 +46,7 @@ def rotate_to(stack: Stack, namespace: str) -> Callable[[str], str]:
 def consumer(stack: Stack, namespace: str, name: str, kind: str, spec: dict[str, Any]) -> None:
     """Create a workload that reads the Secret, and wait until it has its baseline."""
     made = workload(namespace, name, env_from("db"), kind)
-    made["spec"]["template"]["metadata"]["annotations"] = dict(SLOW)
+    made["spec"]["minReadySeconds"] = 1
     made["spec"].update(spec)
     stack.cluster.create([made])
     stack.cluster.kubectl("rollout", "status", f"{kind}/{name}", "-n", namespace, "--timeout=120s")
@@ -90,24 +87,23 @@ def test_end_of_a_rollout_is_told_once_on_workload_and_secret(
 def test_rollout_that_goes_no_further_is_told_and_live_once_mended(
     stack: Stack, namespace: str, rotate_to: Callable[[str], str]
 ) -> None:
-    never = {"template": {"metadata": {"annotations": {"keyturn.dev/ready-after": "never"}}}}
-    consumer(stack, namespace, "web", "Deployment", {"progressDeadlineSeconds": 3, "minReadySeconds": 0})
+    consumer(stack, namespace, "web", "Deployment", {"progressDeadlineSeconds": 3})
     patch(stack, namespace, "deployment", "web", {"paused": True})
-    patch(stack, namespace, "deployment", "web", never)
+    patch(stack, namespace, "deployment", "web", {"template": {"spec": {"nodeSelector": NOWHERE}}})
     version = rotate_to("two")
     eventually(lambda: events(stack, namespace, "Deployment", "web", "NotRestarted"))
     assert stack.receiver.metric("keyturn_rollouts_stuck") == 0  # paused: it waits for somebody, and that was told
     patch(stack, namespace, "deployment", "web", {"paused": False})
     (message,) = eventually(lambda: events(stack, namespace, "Deployment", "web", "RolloutStuck"))
     assert version in message
-    assert "0 of 1 pods are new" not in message
     assert "1 of 1 pods are new, 1 ready (ProgressDeadlineExceeded; pod web-" in message
+    assert ": Unschedulable)" in message
     (of_secret,) = eventually(lambda: events(stack, namespace, "Secret", "db", "RolloutStuck"))
     assert "Deployment web" in of_secret
     assert stack.receiver.metric("keyturn_rollouts_stuck") == 1
     assert not events(stack, namespace, "Deployment", "web", "Live")
 
-    patch(stack, namespace, "deployment", "web", {"template": {"metadata": {"annotations": SLOW}}})
+    patch(stack, namespace, "deployment", "web", {"template": {"spec": {"nodeSelector": None}}})
     (live,) = eventually(lambda: events(stack, namespace, "Deployment", "web", "Live"))
     assert version in live
     eventually(lambda: stack.receiver.metric("keyturn_rollouts_stuck") == 0)
