@@ -192,6 +192,10 @@ class ConsumerIndex:
         )
         return False
 
+    def get(self, ref: WorkloadRef, target: Target) -> Consumer | None:
+        """Return a workload if it is a consumer of the Secret."""
+        return self._by_target.get(target, {}).get(ref)
+
     def count(self, target: Target) -> int:
         """Return how many consumers a Secret has."""
         return len(self._by_target.get(target, ()))
