@@ -86,17 +86,6 @@ class WorkloadClient:
                 return
             query["continue"] = next_page
 
-    async def evict(self, ref: WorkloadRef, pod: Pod) -> None:
-        """Evict one pod of a workload. Raises DisruptionNotAllowed if a PodDisruptionBudget forbids it for now, and
-        otherwise the same errors as ``read``: NotFound if the pod is gone, Conflict if another one has its name."""
-        body: Json = {
-            "apiVersion": "policy/v1",
-            "kind": "Eviction",
-            "metadata": {"name": pod.name, "namespace": ref.namespace},
-            "deleteOptions": {"preconditions": {"uid": pod.uid}},
-        }
-        await self._api.request("POST", f"{path('v1', 'pods', ref.namespace, pod.name)}/eviction", body=body)
-
     async def trouble(self, ref: WorkloadRef) -> str:
         """Return why one of the first POD_PAGE pods of a workload is not ready (``core/pod_trouble.py``), or an empty
         text. Raises the same errors as ``read``, and ReplyTooLarge."""
@@ -108,6 +97,17 @@ class WorkloadClient:
         )
         pods = (POD.decode(each) for each in page.get("items") or [])
         return trouble_of(pod for pod in pods if read_pod(pod, ref, uid))
+
+    async def evict(self, ref: WorkloadRef, pod: Pod) -> None:
+        """Evict one pod of a workload. Raises DisruptionNotAllowed if a PodDisruptionBudget forbids it for now, and
+        otherwise the same errors as ``read``: NotFound if the pod is gone, Conflict if another one has its name."""
+        body: Json = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": pod.name, "namespace": ref.namespace},
+            "deleteOptions": {"preconditions": {"uid": pod.uid}},
+        }
+        await self._api.request("POST", f"{path('v1', 'pods', ref.namespace, pod.name)}/eviction", body=body)
 
     async def mark(self, consumer: Consumer, mark: RolloutAnnotation) -> Consumer | None:
         """Write a mark, and return the workload as it was written. Raises Conflict if it has changed since it was read.

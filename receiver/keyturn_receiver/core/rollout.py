@@ -83,12 +83,6 @@ def rollout(
     return RolloutAnnotation(name, value, restart=False, undecided=undecided, marked=marked, former=others)
 
 
-def has_mark_of(consumer: Consumer, secret_name: str, record: Record) -> bool:
-    """Return whether a consumer's mark is that of ``record``."""
-    current = _current_mark(consumer, secret_name)
-    return current is not None and current == _mark_value(consumer.reads.get(secret_name, Reads()), record)
-
-
 def present_mark(consumer: Consumer, secret_name: str, record: Record) -> str | None:
     """Return the mark on the pod template if it stands for the present revisions, so that the rollout of this template
     brings the present values to the pods. Otherwise return None."""
@@ -107,6 +101,12 @@ def written_at(consumer: Consumer, secret_name: str, record: Record) -> int | No
     read = (times[key] for key in (*reads.keys, REMOVED) if key in times)
     each = record.latest_times if reads.whole else read
     return max((time.at for time in each if time.at is not None), default=None)
+
+
+def has_mark_of(consumer: Consumer, secret_name: str, record: Record) -> bool:
+    """Return whether a consumer's mark is that of ``record``."""
+    current = _current_mark(consumer, secret_name)
+    return current is not None and current == _mark_value(consumer.reads.get(secret_name, Reads()), record)
 
 
 def is_behind(pod: Pod, secret_name: str, record: Record, mark: RolloutAnnotation, seen_late: bool) -> bool:
