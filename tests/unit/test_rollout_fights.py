@@ -106,6 +106,18 @@ def test_secret_that_moves_to_and_fro_slows_down() -> None:
     assert observer.delay("v2") == 0
 
 
+@pytest.mark.parametrize(("template", "removed"), [("v2", False), (None, True)])
+def test_restart_that_takes_the_settled_mark_away_is_no_removal(template: str | None, removed: bool) -> None:
+    """A Secret moves to and fro. Or an owner takes the mark from the template."""
+    observer, told = Observer(), []
+    observer.fights.add_handler(told.append)
+    marks = {MARK: template} if template else {}
+    for _ in range(4):
+        settled = replace(consumer(None), baseline={MARK: "v1"} if template else {}, marks=marks)
+        observer.show(settled, replace(consumer("v3"), baseline={}))
+    assert [fight.removed for fight in told] == [removed]
+
+
 def test_settled_mark_that_keeps_being_removed_is_left_off_and_asked_for_ever_later() -> None:
     observer = Observer()
     mark = RolloutAnnotation(MARK, "v1", restart=False)
