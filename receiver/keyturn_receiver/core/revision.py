@@ -55,7 +55,8 @@ class Record:
     revision of each key. ``data_hash`` is a keyed hash of the data that Keyturn last wrote, and ``binding_hash`` is a
     hash of the binding at that time. ``status`` is for people. ``reconciled`` is the last request to reconcile that was
     served. ``labelled`` is false if the label ``keyturn.dev/state`` does not agree with the status. ``write_times`` has
-    the time at which each key was last written, as far as it is known.
+    the time at which each key was last written, as far as it is known. ``mark_prefix`` begins the marks that are made
+    from this record. Marks with another beginning tell nothing about it.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)
@@ -66,6 +67,7 @@ class Record:
     reconciled: str = ""
     labelled: bool = True
     write_times: WriteTimes = field(default_factory=dict)
+    mark_prefix: str = ""
     _memo: _Memo = field(default_factory=_Memo, init=False, repr=False, compare=False)
 
     @property

@@ -40,7 +40,7 @@ def baseline(consumer: Consumer, secret_name: str, before: Record, after: Record
     """
     reads = consumer.reads.get(secret_name, Reads())
     value = _mark_value(reads, before)
-    if not value or _current_mark(consumer, secret_name) or value == _mark_value(reads, after):
+    if not value or _current_mark(consumer, secret_name, after) or value == _mark_value(reads, after):
         return None
     changed = {key for key in reads.keys if before.revisions.get(key) != after.revisions.get(key)}
     if reads.needs_keys and all(after.write_times.get(key) == WriteTime(None, appeared=True) for key in changed):
@@ -59,9 +59,9 @@ def rollout(consumer: Consumer, secret_name: str, record: Record) -> RolloutAnno
     """
     reads = consumer.reads.get(secret_name, Reads())
     value = _mark_value(reads, record)
-    current = _current_mark(consumer, secret_name)
+    current = _current_mark(consumer, secret_name, record)
     if not value and current and reads.optional and record.revisions and REMOVED in record.write_times:
-        value = digest({}, ())  # a key that its pods have read is gone, and they start without it
+        value = record.mark_prefix + digest({}, ())  # a key that its pods have read is gone, and they start without it
     if not value or current == value:
         return None
     undecided = not current and _may_be_behind(reads, consumer.created, record, consumer.seen_late)
@@ -98,16 +98,23 @@ def _may_be_behind(reads: Reads | None, created: int | None, record: Record, see
     return False
 
 
-def _current_mark(consumer: Consumer, secret_name: str) -> str | None:
-    for name in (mark_name(secret_name), former_mark_name(secret_name)):
-        if name and (mark := consumer.marks.get(name) or consumer.baseline.get(name)):
-            return mark
+def _current_mark(consumer: Consumer, secret_name: str, record: Record) -> str | None:
+    for name in filter(None, (mark_name(secret_name), former_mark_name(secret_name))):
+        for mark in (consumer.marks.get(name), consumer.baseline.get(name)):
+            if mark and _is_mark_of(mark, record):
+                return mark
     return None
+
+
+def _is_mark_of(mark: str, record: Record) -> bool:
+    """Return whether a mark may come from a record like this one. Only those of watched Secrets have a prefix, which
+    ends with a dot and tells the record key (``watched.py``). Without that key, a mark tells nothing."""
+    return mark.startswith(record.mark_prefix) if record.mark_prefix else "." not in mark
 
 
 def _mark_value(reads: Reads, record: Record) -> str | None:
     # A key without a revision is not managed by Keyturn. A pod that reads only such keys gets no mark.
     if reads.whole:
-        return record.digest if record.revisions else None
+        return record.mark_prefix + record.digest if record.revisions else None
     keys = reads.keys & record.revisions.keys()
-    return digest(record.revisions, keys) if keys else None
+    return record.mark_prefix + digest(record.revisions, keys) if keys else None

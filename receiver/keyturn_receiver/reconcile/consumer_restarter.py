@@ -3,9 +3,9 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
-from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.consumer import Consumer
@@ -33,6 +33,13 @@ MAX_MARKS = 16  # consumers of one Secret that are marked at the same time
 MARK_SECONDS = 3.0
 
 
+class RecordClient(Protocol):
+    """Reads the record of a Secret: of a bound one, or of a watched one."""
+
+    async def read_record(self, target: Target) -> Record:
+        """Read the record. Raises NotFound, or another error of the API client."""
+
+
 @dataclass(frozen=True, slots=True)
 class RolloutResult:
     """The consumers that were restarted, and the error, if any, that kept others from being restarted. ``refused`` has
@@ -53,7 +60,7 @@ class ConsumerRestarter:
         index: ConsumerIndex,
         policy: RolloutPolicy,
         workloads: WorkloadClient,
-        secrets: SecretClient,
+        secrets: RecordClient,
         legs: LegTimer,
         fights: RolloutFights,
     ) -> None:

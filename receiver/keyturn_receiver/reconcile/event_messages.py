@@ -23,14 +23,23 @@ def applied(record: Record, changed_keys: str, restarted: Sequence[Consumer]) ->
     if changed_keys:
         versions = ", ".join(sorted(record.version_ids.values()))
         parts.append(f"wrote {changed_keys} from version {versions}")
+    return "; ".join([*parts, *_outcomes(restarted)])
+
+
+def outcome(restarted: Sequence[Consumer]) -> str:
+    """Return a message that says which consumers restart, or why their pods do not restart."""
+    return "; ".join(_outcomes(restarted))
+
+
+def _outcomes(restarted: Sequence[Consumer]) -> list[str]:
+    parts = []
     if pods := [_name(consumer) for consumer in restarted if not is_held(consumer)]:
         parts.append(f"restarting {_first(pods)}")
     held: dict[str, list[str]] = defaultdict(list)
     for consumer in restarted:
         if consumer.hold:
             held[consumer.hold.text].append(_name(consumer))
-    parts += [f"{_first(names)} {text}" for text, names in held.items()]
-    return "; ".join(parts)
+    return parts + [f"{_first(names)} {text}" for text, names in held.items()]
 
 
 def is_held(consumer: Consumer) -> bool:
