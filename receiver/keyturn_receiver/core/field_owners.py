@@ -14,9 +14,8 @@ FIELD_MANAGER = "keyturn"
 STATUS_MANAGER = "keyturn-status"
 # On Secrets that others fill, Keyturn owns one annotation and nothing else.
 WATCH_MANAGER = "keyturn-watch"
-MANAGERS = frozenset(
-    {FIELD_MANAGER, STATUS_MANAGER, WATCH_MANAGER}
-)  # the field managers with which the receiver writes
+# The field managers with which the receiver writes.
+MANAGERS = frozenset({FIELD_MANAGER, STATUS_MANAGER, WATCH_MANAGER})
 
 
 def managed_fields(metadata: Mapping[str, object]) -> list[Mapping[str, object]]:

@@ -62,10 +62,10 @@ class Observation:
     """What one version of a watched Secret shows.
 
     ``revisions`` are those of its keys, and ``mark_prefix`` tells with which record key they were made. ``kept`` is
-    what the annotation tells, or None if Keyturn has not written it with this record key for this Secret. ``written_at``
-    is the latest time at which somebody else wrote data, in seconds since 1970; the values may have changed earlier, but
-    not later. ``kept_at`` is the time at which Keyturn last wrote the annotation, with whichever record key. Each time
-    is None if it is not known.
+    what the annotation tells, or None if Keyturn has not written it for this Secret with this record key.
+    ``written_at`` is the latest time at which somebody else wrote data, in seconds since 1970; the values may have
+    changed earlier, but not later. ``kept_at`` is the time at which Keyturn last wrote the annotation, with whichever
+    record key. Each time is None if it is not known.
     """
 
     revisions: Mapping[str, str]
@@ -139,7 +139,7 @@ def judge(seen: Observation, known: Record | None) -> Watched:
     """Return a watched Secret, from what one version shows and what this replica knows of the version before.
 
     ``known`` stands in for the annotation if its owner removes it. Without both, the Secret is new: nothing tells what
-    its pods have read, and no pod is restarted. If the annotation was written with another record key, it tells at least
+    its pods have read, and no pod is restarted. If the annotation was written with another record key, it still tells
     whether data has been written since.
     """
     if known and known.mark_prefix != seen.mark_prefix:

@@ -69,9 +69,9 @@ class WatchReporter:
         """Report a Secret whose next change will have to wait."""
         self._metrics.watch_brakes.inc()
         message = (
-            f"its values, or its annotations, change again and again: Keyturn follows later changes more and more slowly,"
-            f" at last one in {BACKOFF.cap / 60:.0f} min. Let its controller write only what has changed, or remove the"
-            f" label {WATCH_LABEL}, or annotate the Secret with {ROLLOUT}: disabled"
+            f"its values, or its annotations, change again and again: Keyturn follows further changes more and more"
+            f" slowly, at last one in {BACKOFF.cap / 60:.0f} min. Let its controller write only what has changed, or"
+            f" remove the label {WATCH_LABEL}, or annotate the Secret with {ROLLOUT}: disabled"
         )
         self._event(secret, True, "ChangesTooOften", message)
 
