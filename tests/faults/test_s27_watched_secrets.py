@@ -301,9 +301,12 @@ def test_what_is_not_watched_is_told_and_restarts_nobody(env: FaultEnv) -> None:
     assert not is_kept(env, "misspelt")
     eventually(lambda: is_kept(env))
     patch(env, {"a": "2"})
-    eventually(lambda: "did you mean keyturn.dev/rollout" in warnings_of(env.cluster, env.namespace, "db").get(
-        "InvalidBinding", ""
-    ))
+    eventually(
+        lambda: (
+            "did you mean keyturn.dev/rollout"
+            in warnings_of(env.cluster, env.namespace, "db").get("InvalidBinding", "")
+        )
+    )
     assert restarts(env, "web") == [0]
     copied = annotations_of(env.cluster, "secret", env.namespace, "db")[WATCHED]
     create(env, {"a": "other"}, "copy", annotations={WATCHED: copied})
@@ -316,8 +319,8 @@ def test_what_is_not_watched_is_told_and_restarts_nobody(env: FaultEnv) -> None:
 
 @pytest.mark.fault("S27")
 def test_levels_of_the_switch_hold_and_refused_annotation_still_restarts(env: FaultEnv) -> None:
-    """A workload that says `disabled` is left alone. A Secret that is immutable gets its annotation. An admission policy
-    that denies Keyturn's annotation is told, and the readers of a changed key restart all the same."""
+    """A workload that says `disabled` is left alone. A Secret that is immutable gets its annotation. An admission
+    policy that denies Keyturn's annotation is told, and the readers of a changed key restart all the same."""
     env.receiver()
     create(env, {"a": "1"})
     off = workload(env.namespace, "off", key_ref("a"))
@@ -339,7 +342,8 @@ def test_levels_of_the_switch_hold_and_refused_annotation_still_restarts(env: Fa
 
 def is_denied(env: FaultEnv) -> bool:
     try:
-        env.cluster.kubectl("annotate", "secret", "fixed", "-n", env.namespace, "--overwrite", f"{WATCHED}=x")
+        text = f"{WATCHED}={time.monotonic()}"
+        env.cluster.kubectl("annotate", "secret", "fixed", "-n", env.namespace, "--overwrite", text)
     except KubectlFailed:
         return True
     return False

@@ -155,9 +155,9 @@ class WatchedCache:
         assert item.seen is not None  # noqa: S101 - for the type checker: a Secret without a fault was observed
         assert item.spec is not None  # noqa: S101 - the same
         cached = self._by_target.get(item.target)
-        known = cached.record if cached and cached.uid == item.uid else None
-        first_seen_at = cached.first_seen_at if cached and known else time.monotonic()
-        watched = judge(item.seen, known)
+        known = cached if cached and cached.uid == item.uid else None
+        first_seen_at = known.first_seen_at if known else time.monotonic()
+        watched = judge(item.seen, known.watched if known else None)
         return WatchedSecret(item.target, item.uid, item.resource_version, watched, item.spec, first_seen_at)
 
     def _delete(self, target: Target) -> None:

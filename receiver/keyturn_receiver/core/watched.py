@@ -78,8 +78,8 @@ class Observation:
 @dataclass(frozen=True, slots=True)
 class Watched:
     """A watched Secret, as decisions need it. ``record`` has the revisions and the times at which they changed.
-    ``is_kept`` is true if the annotation on the Secret tells the same. ``is_new`` is true if Keyturn never saw it
-    before."""
+    ``is_kept`` is true if the annotation on the Secret tells the same. ``is_new`` is true until Keyturn has
+    written it for the first time, as far as this replica knows."""
 
     record: Record
     is_kept: bool
@@ -135,18 +135,20 @@ def observe(keyed: KeyedHash, metadata: Mapping[str, object], data: Mapping[str,
     return Observation(revisions, prefix, kept, written_at, kept_at if isinstance(text, str) else None)
 
 
-def judge(seen: Observation, known: Record | None) -> Watched:
+def judge(seen: Observation, known: Watched | None) -> Watched:
     """Return a watched Secret, from what one version shows and what this replica knows of the version before.
 
     ``known`` stands in for the annotation if its owner removes it. Without both, the Secret is new: nothing tells what
     its pods have read, and no pod is restarted. If the annotation was written with another record key, it still tells
     whether data has been written since.
     """
-    if known and known.mark_prefix != seen.mark_prefix:
+    if known and known.record.mark_prefix != seen.mark_prefix:
         known = None
     present = Record(revisions=seen.revisions, mark_prefix=seen.mark_prefix)
     times: WriteTimes = {}
-    kept = seen.kept or (Kept(known.digest, known.revisions, known.write_times) if known else None)
+    kept = seen.kept
+    if kept is None and known:
+        kept = Kept(known.record.digest, known.record.revisions, known.record.write_times)
     if kept is None:
         if seen.kept_at is not None and seen.written_at is not None and seen.written_at > seen.kept_at:
             times = dict.fromkeys(seen.revisions, WriteTime(seen.written_at))
@@ -156,7 +158,8 @@ def judge(seen: Observation, known: Record | None) -> Watched:
         times = _times(kept, seen)
     # A key that is gone, and that a mark shows to have been read, went at some time.
     record = replace(present, write_times={REMOVED: _LONG_AGO, **times})
-    return Watched(record, seen.kept is not None and seen.kept.digest == present.digest, kept is None)
+    is_kept = seen.kept is not None and seen.kept.digest == present.digest
+    return Watched(record, is_kept, is_new=seen.kept is None and (known is None or known.is_new))
 
 
 def write_kept(keyed: KeyedHash, namespace: str, name: str, record: Record) -> str:

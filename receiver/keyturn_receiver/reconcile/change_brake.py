@@ -1,7 +1,8 @@
 """Change brake: slows down the restarts for a watched Secret whose values change again and again.
 
 Each new value would restart the readers, and Keyturn cannot tell a rotation from a controller that makes a new password
-in each of its loops. The brake also answers an owner that removes Keyturn's annotation with each of its writes.
+in each of its loops. The brake also answers an owner that removes Keyturn's annotation with each of its writes, and
+somebody who may not read a Secret, but makes it anew with guesses to see whether its readers get an earlier mark.
 """
 
 import time
@@ -12,7 +13,8 @@ from keyturn_receiver.core.binding import Target
 from keyturn_receiver.resilience.backoff import Backoff
 from keyturn_receiver.resilience.fair_map import FairMap
 
-FREE_CHANGES = 3  # changes that are followed at once; after that, the delay doubles each time
+# Changes that are followed at once; after that, the delay doubles each time. The first sight of a Secret is one.
+FREE_CHANGES = 4
 BACKOFF = Backoff(base=10.0, cap=300.0, jitter=0)  # seconds between two changes that are followed, after the free ones
 RESET_AFTER = 900.0  # seconds without a change after which the brake is off again
 MAX_SECRETS = 10_000  # Secrets whose changes are remembered

@@ -109,7 +109,7 @@ class WatchDetector:
         return self._restarter.fight_delay(secret.target, consumers, secret.record)
 
     def _count(self, secret: WatchedSecret) -> None:
-        if secret.watched.is_new or not self._brake.record(secret.target, secret.resource_version):
+        if not self._brake.record(secret.target, secret.resource_version):
             return
         fields = {"secret": str(secret.target)}
         _log.warning("a watched Secret keeps changing; backing off", extra={"fields": fields})
