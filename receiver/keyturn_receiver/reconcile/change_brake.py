@@ -15,7 +15,8 @@ from keyturn_receiver.resilience.fair_map import FairMap
 
 # Changes that are followed at once; after that, the delay doubles each time. The first sight of a Secret is one.
 FREE_CHANGES = 4
-BACKOFF = Backoff(base=10.0, cap=300.0, jitter=0)  # seconds between two changes that are followed, after the free ones
+MAX_DELAY = 300.0  # seconds
+BACKOFF = Backoff(base=10.0, cap=MAX_DELAY, jitter=0)  # between two changes that are followed, after the free ones
 RESET_AFTER = 900.0  # seconds without a change after which the brake is off again
 MAX_SECRETS = 10_000  # Secrets whose changes are remembered
 
