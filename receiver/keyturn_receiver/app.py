@@ -23,6 +23,7 @@ from keyturn_receiver.cluster.fingerprint import new_fingerprint
 from keyturn_receiver.cluster.lease import LeaderElector, LeaseClient
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespacePoller, NamespaceReader
 from keyturn_receiver.cluster.record_key import RecordKey, RecordKeyClient, RecordKeyMonitor
+from keyturn_receiver.cluster.record_reader import RecordReader
 from keyturn_receiver.cluster.reflector import ListWatch, ObjectCache, Reflector, WatchTimeouts
 from keyturn_receiver.cluster.released_cache import ReleasedCache
 from keyturn_receiver.cluster.secret_cache import SecretCache
@@ -49,6 +50,7 @@ from keyturn_receiver.reconcile.drift import DriftDetector
 from keyturn_receiver.reconcile.fight_reporter import FightReporter
 from keyturn_receiver.reconcile.missing_key_reporter import MissingKeyReporter
 from keyturn_receiver.reconcile.notices import Notices
+from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.reconciler import Reconciler
 from keyturn_receiver.reconcile.release_reporter import ReleaseReporter
 from keyturn_receiver.reconcile.renderer import Renderer
@@ -341,9 +343,15 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     reloader = ReloaderMode(settings.reloader)
     workloads, fights = WorkloadClient(kube.api, reloader), RolloutFights()
     caches.consumers.add_mark_handler(fights.observe)
-    fights.add_handler(FightReporter(workloads, kube.events, metrics, kube.elector.is_leader).on_fight)
+    fight_reporter = FightReporter(workloads, caches.secrets, kube.events, metrics, kube.elector.is_leader)
+    fights.add_handler(fight_reporter.on_fight)
+    watch_client = WatchedClient(kube.api, caches.watched, kube.record_key)
+    records = RecordReader(secrets, watch_client, caches.watched)
+    evictor = PodEvictor(workloads, records, kube.events, fights, kube.elector.is_leader)
     rollouts = RolloutPolicy(caches.namespaces, Switch(settings.rollout_default), reloader)
-    restarter = ConsumerRestarter(caches.consumers, rollouts, workloads, secrets, legs, fights)
+    restarter = ConsumerRestarter(
+        caches.consumers, rollouts, workloads, records, legs, fights, evictor, fight_reporter.on_owner
+    )
     filler = SecretFiller(
         SourceReader(aws.stores, access, resolver, legs),
         Renderer(rendering),
@@ -368,14 +376,12 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         notifications=settings.deliveries,
     )
     releases = ReleaseReporter(caches.released, secrets, kube.events, kube.elector.is_leader)
-    watch_client = WatchedClient(kube.api, caches.watched, kube.record_key)
-    watch_restarter = ConsumerRestarter(caches.consumers, rollouts, workloads, watch_client, legs, fights)
     watch_reporter = WatchReporter(kube.events, metrics)
     watch_reconciler = WatchReconciler(
-        caches.watched, watch_client, watch_restarter, watch_reporter, namespaces, process.span
+        caches.watched, watch_client, restarter, watch_reporter, namespaces, process.span
     )
     watch_queue = WorkQueue(watch_reconciler.reconcile, settings.concurrency, metrics)
-    watches = WatchDetector(caches.watched, watch_restarter, watch_queue, ChangeBrake(), kube.elector.is_leader)
+    watches = WatchDetector(caches.watched, restarter, watch_queue, ChangeBrake(), kube.elector.is_leader)
     watches.add_handler(watch_reporter.on_braked)
     return Controller(access, queue, drift, poller, releases, watch_queue, watches)
 

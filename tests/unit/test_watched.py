@@ -16,15 +16,16 @@ from keyturn_receiver.cluster.watched_cache import SeenSecret, WatchedCache, Wat
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
 from keyturn_receiver.core.field_owners import WATCH_MANAGER
+from keyturn_receiver.core.pod import Pod
 from keyturn_receiver.core.revision import Record, digest
-from keyturn_receiver.core.rollout import RolloutAnnotation, rollout
+from keyturn_receiver.core.rollout import RolloutAnnotation, is_behind, rollout
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.watched import MAX_KEPT, MAX_KEYS, WATCHED, Watched, judge, observe, write_kept
 from keyturn_receiver.core.write_times import REMOVED, WriteTime, parse_time
 from support.bindings import KEYED
 
 DB = Target("team", "db")
-T0, T1, T2 = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z", "2026-01-01T00:02:00Z"
+T0, T1, T2, T3 = (f"2026-01-01T00:0{minute}:00Z" for minute in range(4))
 
 
 def at(text: str) -> int:
@@ -77,6 +78,14 @@ def mark_of(
     return rollout(consumer(reads, mark, created), "db", record)
 
 
+def is_restarted(reads: Reads, record: Record, mark: str | None, created: str) -> bool:
+    """Return whether a consumer with a mark is restarted, whose only pod was created at that time."""
+    due = mark_of(reads, record, mark, created)
+    if due is None or not due.undecided:
+        return bool(due and due.restart)
+    return is_behind(Pod({"db": reads}, at(created)), "db", record, due, seen_late=False)
+
+
 ALL, A, B = Reads(whole=True), Reads(keys=frozenset("a")), Reads(keys=frozenset("b"))
 
 
@@ -110,7 +119,7 @@ def test_kept_secret_is_as_before_and_tells_no_change() -> None:
     obj = secret({"a": "1"}, kept=keep(secret({"a": "1"}), T1))
     now = watched(obj)
     assert (now.is_new, now.is_kept) == (False, True)
-    assert now.record.write_times == {REMOVED: WriteTime(0)}
+    assert (now.record.write_times, now.record.unknown_until) == ({}, at(T0))
 
 
 def test_change_restarts_readers_of_the_key_alone() -> None:
@@ -122,8 +131,8 @@ def test_change_restarts_readers_of_the_key_alone() -> None:
     for name, reads in {"a": A, "b": B, "all": ALL}.items():
         mark = marks[name]
         assert mark
-        due = mark_of(reads, now.record, mark.value)
-        assert (due is not None and due.restart) == (name != "b")
+        assert is_restarted(reads, now.record, mark.value, created=T1) == (name != "b")
+        assert not is_restarted(reads, now.record, mark.value, created=T3)  # somebody else has restarted it
 
 
 @pytest.mark.parametrize(("created", "undecided"), [(T0, True), (T2, False)])
@@ -161,9 +170,9 @@ def test_key_that_appears_and_key_that_goes() -> None:
     old = mark_of(optional, watched(secret({"a": "1", "b": "1"})).record)
     assert old
     for record in (now, watched(secret({"a": "1"})).record):  # the latter is not kept: its owner removed the annotation
+        assert is_restarted(optional, record, old.value, created=T0)
         gone = mark_of(optional, record, old.value)
         assert gone
-        assert gone.restart
         assert mark_of(optional, record, gone.value) is None
         assert mark_of(B, record, old.value) is None  # no container would start without the key
 
@@ -176,9 +185,14 @@ def test_owner_that_removes_the_annotation_hides_no_change() -> None:
     mark = mark_of(A, known.record)
     assert mark
     lost = watched(secret({"a": "2"}, T2))  # the process has died, too
-    due = mark_of(A, lost.record, mark.value)
-    assert due
-    assert due.restart
+    assert is_restarted(A, lost.record, mark.value, created=T1)
+    assert not is_restarted(A, lost.record, mark.value, created=T3)
+    assert not is_restarted(A, lost.record, None, created=T1)  # the Secret looks new
+    # It dies again, between the annotation and the marks.
+    again = watched(secret({"a": "2"}, T2, (write_kept(KEYED, "team", "db", lost.record), T3)))
+    assert again.is_kept
+    assert is_restarted(A, again.record, mark.value, created=T1)
+    assert not is_restarted(A, again.record, None, created=T1)
 
 
 def test_other_record_key_makes_marks_tell_nothing() -> None:
@@ -226,7 +240,7 @@ def test_annotation_has_no_value_and_no_plain_digest() -> None:
     text = write_kept(KEYED, "team", "db", watched(secret({"a": "hunter2"})).record)
     assert "hunter2" not in text
     assert b64encode(b"hunter2").decode() not in text
-    assert set(json.loads(text)) == {"hash", "digest", "revisions", "changed-at"}
+    assert set(json.loads(text)) == {"hash", "digest", "revisions", "changed-at", "unknown-until"}
 
 
 def test_long_annotation_tells_of_all_keys_together() -> None:

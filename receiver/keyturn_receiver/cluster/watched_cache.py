@@ -6,7 +6,7 @@ Tenants decide how many Secrets and keys there are, so what is kept of one names
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from keyturn_receiver.cluster.api import Json
@@ -29,7 +29,9 @@ class WatchedSecret:
     """Cached metadata of a watched Secret, without its data.
 
     ``spec`` has what the Secret says about restarts. ``first_seen_at`` is the time, in monotonic seconds, at which this
-    replica first saw any version of the Secret.
+    replica first saw any version of the Secret, and ``changed_at`` that at which it first saw these values.
+    ``followed`` has the revisions that were last kept on the Secret while this replica watched, or is None if it saw
+    none.
     """
 
     target: Target
@@ -38,6 +40,8 @@ class WatchedSecret:
     watched: Watched
     spec: BindingSpec
     first_seen_at: float
+    changed_at: float
+    followed: Mapping[str, str] | None
 
     @property
     def record(self) -> Record:
@@ -155,10 +159,19 @@ class WatchedCache:
         assert item.seen is not None  # noqa: S101 - for the type checker: a Secret without a fault was observed
         assert item.spec is not None  # noqa: S101 - the same
         cached = self._by_target.get(item.target)
-        known = cached if cached and cached.uid == item.uid else None
-        first_seen_at = known.first_seen_at if known else time.monotonic()
+        known, now = cached if cached and cached.uid == item.uid else None, time.monotonic()
         watched = judge(item.seen, known.watched if known else None)
-        return WatchedSecret(item.target, item.uid, item.resource_version, watched, item.spec, first_seen_at)
+        is_same = known is not None and known.record.digest == watched.record.digest
+        return WatchedSecret(
+            item.target,
+            item.uid,
+            item.resource_version,
+            watched,
+            item.spec,
+            first_seen_at=known.first_seen_at if known else now,
+            changed_at=known.changed_at if known and is_same else now,
+            followed=watched.record.revisions if watched.is_kept else known.followed if known else None,
+        )
 
     def _delete(self, target: Target) -> None:
         for on_fault in self._fault_handlers:

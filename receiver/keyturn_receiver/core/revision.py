@@ -56,7 +56,8 @@ class Record:
     hash of the binding at that time. ``status`` is for people. ``reconciled`` is the last request to reconcile that was
     served. ``labelled`` is false if the label ``keyturn.dev/state`` does not agree with the status. ``write_times`` has
     the time at which each key was last written, as far as it is known. ``mark_prefix`` begins the marks that are made
-    from this record. Marks with another beginning tell nothing about it.
+    from this record. Marks with another beginning tell nothing about it. Keys without a time were last written at
+    ``unknown_until`` at the latest, in seconds since 1970, or nobody knows when, if that is None.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)
@@ -68,6 +69,7 @@ class Record:
     labelled: bool = True
     write_times: WriteTimes = field(default_factory=dict)
     mark_prefix: str = ""
+    unknown_until: int | None = None
     _memo: _Memo = field(default_factory=_Memo, init=False, repr=False, compare=False)
 
     @property

@@ -36,7 +36,6 @@ MAX_KEYS = 2048  # of one Secret; hashing so many takes some 5 ms
 MAX_KEPT = 64 * 1024  # characters of the annotation; if it would be longer, it tells of all keys together
 MAX_TEXT = 4096  # characters of another annotation; a longer one is cut, and not understood
 _REVISION_BYTES = 8
-_LONG_AGO = WriteTime(0)
 
 _COMMON = (ROLLOUT, IGNORE, MATCH)  # the annotations that say who is restarted
 
@@ -50,11 +49,12 @@ TOO_MANY_KEYS = f"a watched Secret has at most {MAX_KEYS} keys, and this one has
 @dataclass(frozen=True, slots=True)
 class Kept:
     """What the annotation on a Secret tells. ``revisions`` is None if there were too many to be kept; ``digest`` stands
-    for all of them."""
+    for all of them. ``unknown_until`` is as in ``Record``."""
 
     digest: str
     revisions: Mapping[str, str] | None
     times: WriteTimes
+    unknown_until: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,8 @@ def judge(seen: Observation, known: Watched | None) -> Watched:
     times: WriteTimes = {}
     kept = seen.kept
     if kept is None and known:
-        kept = Kept(known.record.digest, known.record.revisions, known.record.write_times)
+        before = known.record
+        kept = Kept(before.digest, before.revisions, before.write_times, before.unknown_until)
     if kept is None:
         if seen.kept_at is not None and seen.written_at is not None and seen.written_at > seen.kept_at:
             times = dict.fromkeys(seen.revisions, WriteTime(seen.written_at))
@@ -156,17 +157,21 @@ def judge(seen: Observation, known: Watched | None) -> Watched:
         times = kept.times
     else:
         times = _times(kept, seen)
-    # A key that is gone, and that a mark shows to have been read, went at some time.
-    record = replace(present, write_times={REMOVED: _LONG_AGO, **times})
+    until = kept.unknown_until if kept else seen.written_at
+    record = replace(present, write_times=times, unknown_until=until)
     is_kept = seen.kept is not None and seen.kept.digest == present.digest
     return Watched(record, is_kept, is_new=seen.kept is None and (known is None or known.is_new))
 
 
 def write_kept(keyed: KeyedHash, namespace: str, name: str, record: Record) -> str:
     """Return the annotation that tells the same as ``record``."""
-    times = {key: time for key, time in record.write_times.items() if time != _LONG_AGO}
-    changed_at = json.loads(write_times(times, record.revisions) or "{}")
-    body: dict[str, object] = {"changed-at": changed_at, "digest": record.digest, "revisions": dict(record.revisions)}
+    times = record.write_times
+    body: dict[str, object] = {
+        "changed-at": json.loads(write_times(times, record.revisions) or "{}"),
+        "digest": record.digest,
+        "revisions": dict(record.revisions),
+        "unknown-until": record.unknown_until,
+    }
     if len(_text(body)) > MAX_KEPT:
         body["revisions"] = None
         body["changed-at"] = json.loads(write_times(_together(times, record.revisions), record.revisions) or "{}")
@@ -227,7 +232,7 @@ def _read_kept(
     changed_at = resolve(_text(body["changed-at"]), WATCH_MANAGER, fields)
     before = body["revisions"]
     keys = revisions if before is None else {**before, **revisions}
-    return Kept(body["digest"], before, read_times(changed_at, keys))
+    return Kept(body["digest"], before, read_times(changed_at, keys), body["unknown-until"])
 
 
 def _proof(keyed: KeyedHash, namespace: str, name: str, body: Mapping[str, object]) -> str:

@@ -33,8 +33,11 @@ def outcome(restarted: Sequence[Consumer]) -> str:
 
 def _outcomes(restarted: Sequence[Consumer]) -> list[str]:
     parts = []
-    if pods := [_name(consumer) for consumer in restarted if not is_held(consumer)]:
+    going = [consumer for consumer in restarted if not is_held(consumer)]
+    if pods := [_name(consumer) for consumer in going if not consumer.evicts]:
         parts.append(f"restarting {_first(pods)}")
+    if pods := [_name(consumer) for consumer in going if consumer.evicts]:
+        parts.append(f"evicting pods one by one: {_first(pods)}")
     held: dict[str, list[str]] = defaultdict(list)
     for consumer in restarted:
         if consumer.hold:

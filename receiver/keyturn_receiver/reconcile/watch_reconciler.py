@@ -19,6 +19,8 @@ from keyturn_receiver.reconcile.watch_reporter import WatchReporter
 from keyturn_receiver.telemetry import logs
 from keyturn_receiver.telemetry.tracing import Span, no_traces
 
+FRESH_SECONDS = 5.0  # after a watch has shown a change; in so many seconds hardly any pod is created
+
 
 @dataclass(frozen=True, slots=True)
 class KeepResult:
@@ -99,7 +101,10 @@ class WatchReconciler:
         consumers = self._restarter.permitted(consumers, target, secret.spec)
         kept = await self._keep(secret)
         # The consumers are restarted even if the annotation could not be written, because the marks do not need it.
-        rollout = await self._restarter.restart(target, secret.spec, consumers, secret.record, kept.written)
+        # If the watch has just shown the change, all pods with a mark are older. Otherwise the pods decide.
+        is_fresh = kept.written and time.monotonic() - secret.changed_at < FRESH_SECONDS
+        before = secret.followed if is_fresh else None
+        rollout = await self._restarter.restart(target, secret.spec, consumers, secret.record, before)
         if isinstance(rollout.error, Conflict):
             self._reporter.report(secret, kept.written, _without_error(rollout), None)
             raise rollout.error
