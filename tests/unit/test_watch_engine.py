@@ -23,9 +23,11 @@ from keyturn_receiver.cluster.watched_client import WatchedClient
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.field_owners import WATCH_MANAGER
+from keyturn_receiver.core.rollout import START_SECONDS
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.watched import WATCHED
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
+from keyturn_receiver.core.write_times import parse_time
 from keyturn_receiver.errors import ClusterRefused, Conflict, KeyturnError, NotFound
 from keyturn_receiver.reconcile.change_brake import FREE_CHANGES, MAX_DELAY, ChangeBrake
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
@@ -45,7 +47,7 @@ DB = Target("team", "db")
 DEPLOYMENT = WORKLOAD_KINDS["Deployment"]
 EPOCH = datetime(2026, 11, 28, tzinfo=UTC).timestamp()
 SETTLED = 3 * MAX_DELAY  # seconds after which nothing more happens
-HISTORIES = 100
+HISTORIES = 150
 
 
 def wall() -> float:
@@ -67,7 +69,7 @@ def reader(key: str | None) -> dict[str, Any]:
 
 class World:
     """A namespace with a Secret, and Deployments with one pod each, whose controller takes no time. A container starts
-    after the second in which its pod was created.
+    some time after its pod was created (``START_SECONDS``).
 
     ``kill_at`` counts down the writes of receivers. At 0 the receiver dies, before the write or ``after`` it.
     ``refuse`` returns the error of a write of an object, or None.
@@ -87,6 +89,7 @@ class World:
         self.writes: list[tuple[float, str]] = []
         self.refuse: Callable[[str], KeyturnError | None] = lambda name: None
         self.receivers: list[Receiver] = []
+        self.hanging: list[Any] = []  # tasks of processes that are gone
 
     # --- what others do
 
@@ -110,7 +113,8 @@ class World:
         }
         for name in self.workloads:
             self.changes[name] += self.seen_by(name, before) != self.seen_by(name, self.values())
-            if self.pods[name]["metadata"]["creationTimestamp"] == now():
+            created = parse_time(self.pods[name]["metadata"]["creationTimestamp"])
+            if created is not None and int(wall()) - created < START_SECONDS:
                 self.read[name] = self.seen_by(name, self.values())
         self.show()
 
@@ -266,8 +270,9 @@ class Receiver:
 
     async def _alive(self) -> None:
         await asyncio.sleep(0.01)
-        if self.dead:
-            await asyncio.Event().wait()  # the call of a process that is gone never ends
+        if self.dead:  # the call of a process that is gone never ends
+            self._world.hanging.append(asyncio.current_task())
+            await asyncio.Event().wait()
 
 
 async def world(*names: str) -> World:
@@ -324,7 +329,9 @@ async def test_random_history_ends_with_the_present_values_and_no_needless_resta
     await asyncio.sleep(SETTLED)
     assert made.stale() == []
     for name, restarts in made.restarts.items():
-        assert restarts <= made.changes[name], name
+        # Of several changes while no receiver runs, only the time of the last one is known. A workload that was created
+        # between them, and that no receiver has seen, may be restarted for an earlier one.
+        assert restarts <= made.changes[name] + name.startswith("late"), name
     writes = len(made.writes)
     made.start()
     await asyncio.sleep(SETTLED)

@@ -156,7 +156,7 @@ def judge(seen: Observation, known: Watched | None) -> Watched:
     elif kept.digest == present.digest:
         times = kept.times
     else:
-        times = _times(kept, seen)
+        times = {**_times(kept, seen), **_seen_times(known, seen)}
     until = kept.unknown_until if kept else seen.written_at
     record = replace(present, write_times=times, unknown_until=until)
     is_kept = seen.kept is not None and seen.kept.digest == present.digest
@@ -201,6 +201,14 @@ def _times(kept: Kept, seen: Observation) -> WriteTimes:
         if before.get(key) != revision:
             times[key] = WriteTime(at, appeared=key not in before)
     return times | ({REMOVED: WriteTime(at)} if before.keys() - seen.revisions.keys() else {})
+
+
+def _seen_times(known: Watched | None, seen: Observation) -> WriteTimes:
+    """Return the times of those changes that this replica has seen before, and that nobody has followed yet."""
+    if known is None:
+        return {}
+    times, before = known.record.write_times, known.record.revisions
+    return {key: times[key] for key, each in seen.revisions.items() if key in times and before.get(key) == each}
 
 
 def _together(times: WriteTimes, keys: Mapping[str, str]) -> WriteTimes:
