@@ -28,6 +28,7 @@ from keyturn_receiver.cluster.reflector import ListWatch, ObjectCache, Reflector
 from keyturn_receiver.cluster.released_cache import ReleasedCache
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.cluster.secret_client import SecretClient
+from keyturn_receiver.cluster.secret_lookup import SecretLookup
 from keyturn_receiver.cluster.service_account_client import ServiceAccountClient
 from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.cluster.wanted_fields import workload_decoder
@@ -48,6 +49,7 @@ from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.drift import DriftDetector
 from keyturn_receiver.reconcile.fight_reporter import FightReporter
+from keyturn_receiver.reconcile.live_reporter import LiveReporter
 from keyturn_receiver.reconcile.missing_key_reporter import MissingKeyReporter
 from keyturn_receiver.reconcile.notices import Notices
 from keyturn_receiver.reconcile.pod_evictor import PodEvictor
@@ -145,14 +147,16 @@ class Aws:
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """The access policy, the work queue, the two parts other than the webhook that submit work to the queue, and the
-    part that reports Secrets which are no longer bound. Watched Secrets have a queue and a detector of their own."""
+    """The access policy, the work queue, the two parts other than the webhook that submit work to the queue, the part
+    that reports Secrets which are no longer bound, and the part that reports rollouts. Watched Secrets have a queue and
+    a detector of their own."""
 
     access: AccessPolicy
     queue: WorkQueue
     drift: DriftDetector
     poller: Poller
     releases: ReleaseReporter
+    live: LiveReporter
     watch_queue: WorkQueue
     watches: WatchDetector
 
@@ -192,6 +196,13 @@ def build(
     kube.caches.secrets.add_handler(missing_keys.on_secret)
     kube.caches.consumers.add_unread_handler(notices.on_no_missing_keys)
 
+    live = controller.live
+    kube.caches.consumers.add_progress_handler(live.on_progress)
+    kube.caches.consumers.add_unread_handler(live.on_unread)
+    kube.caches.secrets.add_handler(live.on_secret)
+    kube.caches.watched.add_handler(live.on_secret)
+    kube.elector.add_handler(live.on_started_leading)
+
     key_loader = SigningKeyLoader(
         aws.signing_keys,
         aws.stores,
@@ -210,7 +221,7 @@ def build(
         _log.info("started", extra={"fields": {"bindings": len(kube.caches.secrets)}})
         await controller.poller.run(ping)
 
-    parts = [key_loader.run, kube.events.run, kube.elector.run, kube.event_path.run, controller.releases.run]
+    parts = [key_loader.run, kube.events.run, kube.elector.run, kube.event_path.run, controller.releases.run, live.run]
     background = Background(kube.informers, [*parts, *(each.run for each in certificates)], run_controller, ping)
     queues = [controller.queue, controller.watch_queue]
     return Runtime(background, http, queues, kube.events, readiness, settings.drain_seconds)
@@ -383,7 +394,16 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     watch_queue = WorkQueue(watch_reconciler.reconcile, settings.concurrency, metrics)
     watches = WatchDetector(caches.watched, restarter, watch_queue, ChangeBrake(), kube.elector.is_leader)
     watches.add_handler(watch_reporter.on_braked)
-    return Controller(access, queue, drift, poller, releases, watch_queue, watches)
+    live = LiveReporter(
+        caches.consumers,
+        SecretLookup(caches.secrets, caches.watched),
+        restarter,
+        workloads,
+        kube.events,
+        metrics,
+        kube.elector.is_leader,
+    )
+    return Controller(access, queue, drift, poller, releases, live, watch_queue, watches)
 
 
 def build_http(
@@ -446,6 +466,7 @@ def observe(process: Process, kube: Kubernetes, aws: Aws, controller: Controller
     metrics.watched_secrets.set_function(lambda: len(kube.caches.watched))
     metrics.failing_bindings.set_function(queue.failing)
     metrics.staleness_seconds.set_function(queue.oldest_unmet)
+    metrics.rollouts_stuck.set_function(controller.live.stuck)
     metrics.poller_leader.set_function(kube.elector.is_leader)
     if process.settings.deliveries:
         metrics.event_path_up.set_function(kube.event_path.healthy)

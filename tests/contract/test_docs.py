@@ -88,7 +88,7 @@ def test_readme_folders_exist() -> None:
 def test_bindings_page_has_every_annotation_and_no_other() -> None:
     annotations = {binding.BIND_LABEL, *binding.FILLING, binding.ON_DELETE, policy.ALLOW_SECRETS}
     annotations |= {rollout_switch.ROLLOUT, consumer.READS}
-    annotations |= {*revision.RECORD, revision.STATUS, write_times.CHANGED_AT, binding.RECONCILE}
+    annotations |= {*revision.RECORD, revision.STATUS, write_times.CHANGED_AT, revision.MOVED_AT, binding.RECONCILE}
     annotations |= {revision.RECORD_HASH, revision.RECONCILED, revision.STATE, watched.WATCHED}
     assert set(re.findall(r"`(keyturn\.dev/[a-z-]+)", BINDINGS)) == annotations
     assert consumer.MARK_PREFIX in BINDINGS

@@ -3,18 +3,15 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 import urllib3
 
-from keyturn_local.aws.server import LocalAws
-from keyturn_local.kubernetes.control_plane import ControlPlane
 from support.background import PeriodicThread
 from support.cluster_state import annotations_of, replica_sets
 from support.fault_env import FaultEnv
@@ -176,12 +173,6 @@ def test_pods_of_a_reverted_template_end_on_the_new_value_or_it_is_told(env: Fau
     env.assert_no_value_leaked()
 
 
-@pytest.fixture
-def evicting(control_plane: ControlPlane, aws: LocalAws, signing_key_id: str, tmp_path: Path) -> Iterator[FaultEnv]:
-    with FaultEnv.start(control_plane, aws, signing_key_id, tmp_path, {"rollouts": {"evict": True}}) as made:
-        yield made
-
-
 class Witness(PeriodicThread):
     """Looks how many pods of a workload are Ready."""
 
@@ -198,22 +189,24 @@ class Witness(PeriodicThread):
 @pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", PLURALS)
-def test_pods_are_evicted_one_by_one_where_the_workload_asks_for_it(evicting: FaultEnv, kind: str) -> None:
+def test_pods_are_evicted_one_by_one_where_the_workload_asks_for_it(
+    make_env: Callable[..., FaultEnv], kind: str
+) -> None:
     """An operator builds the template of a workload with `keyturn.dev/restart: evict`. A rotation evicts its pods one
     by one, while a PodDisruptionBudget first forbids it, and the receiver is killed on the way. No template is
     changed."""
-    env = evicting
+    env = make_env(rollouts={"evict": True})
     env.receiver()
     env.create_bound_secret(consumers=())
     create(env, kind, "web", **{"keyturn.dev/restart": "evict"})
+    old = uids(env, "web")
     budget = {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": {"namespace": env.namespace, "name": "web"},
-        "spec": {"minAvailable": "100%", "selector": {"matchLabels": {"app": "web"}}},
+        "spec": {"minAvailable": len(old), "selector": {"matchLabels": {"app": "web"}}},
     }
     env.create_objects(budget)
-    old = uids(env, "web")
     env.let_settle(1.1)
     with Owner(env, kind, "web", builds_the_template, FAST), Witness(env, "web") as witness:
         assert env.send(env.rotate()).status == 200
@@ -287,8 +280,8 @@ def wait_rolled(env: FaultEnv) -> None:
 @pytest.mark.fault("S24")
 @pytest.mark.parametrize("edit", OWNERS, ids=lambda edit: edit.__name__)
 def test_apply_after_the_rollout_restarts_nobody(env: FaultEnv, edit: Edit) -> None:
-    """A rotation is complete. Then somebody applies a manifest that drops Keyturn's annotations, or has old ones. Nobody
-    is restarted, and it is told whose manifest has the mark."""
+    """A rotation is complete. Then somebody applies a manifest that drops Keyturn's annotations, or has old ones.
+    Nobody is restarted, and it is told whose manifest has the mark."""
     env.receiver()
     env.create_bound_secret(consumers=())
     create(env, "Deployment", "web")

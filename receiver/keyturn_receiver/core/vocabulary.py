@@ -59,6 +59,7 @@ WRITTEN: Mapping[str, tuple[Place, ...]] = dict.fromkeys(
         "status",
         "applied-at",
         "changed-at",
+        "label-moved-at",
         "reconciled",
         "watched",
         "history",

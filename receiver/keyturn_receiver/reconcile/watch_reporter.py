@@ -104,5 +104,5 @@ class WatchReporter:
 def _message(secret: WatchedSecret, restarted: Sequence[Consumer]) -> str:
     """Return a message for the Secret, or for one consumer. Equal messages within some minutes are one Event, so it
     names the change: by the beginning of a keyed hash, which tells nothing about a value."""
-    change = secret.record.digest[:8]
-    return f"a value that they read has changed (change {change}); {event_messages.outcome(restarted)}"
+    change = event_messages.versions(secret.record)
+    return f"a value that they read has changed ({change}); {event_messages.outcome(restarted)}"
