@@ -67,7 +67,9 @@ class Record:
     served. ``labelled`` is false if the label ``keyturn.dev/state`` does not agree with the status. ``write_times`` has
     the time at which each key was last written, as far as it is known. ``moved_at`` is the time at which the staging
     label moved to the version that was written last, in seconds since 1970 by AWS's clock, or None. It alone causes no
-    write.
+    write. ``mark_prefix`` begins the marks that are made from this record; marks with another beginning tell nothing
+    about it. Keys without a time were last written at ``unknown_until`` at the latest, in seconds since 1970, or nobody
+    knows when, if that is None.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)
@@ -79,6 +81,8 @@ class Record:
     labelled: bool = True
     write_times: WriteTimes = field(default_factory=dict)
     moved_at: int | None = field(default=None, compare=False)
+    mark_prefix: str = ""
+    unknown_until: int | None = None
     _memo: _Memo = field(default_factory=_Memo, init=False, repr=False, compare=False)
 
     @property

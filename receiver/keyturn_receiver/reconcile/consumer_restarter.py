@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
-from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.consumer import Consumer
@@ -24,6 +23,7 @@ from keyturn_receiver.errors import (
 )
 from keyturn_receiver.reconcile.pending_restarts import PendingRestarts, Write
 from keyturn_receiver.reconcile.pod_evictor import PodEvictor
+from keyturn_receiver.reconcile.record_client import RecordClient
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.resilience.bounded_gather import bounded_gather
@@ -58,7 +58,7 @@ class ConsumerRestarter:
         index: ConsumerIndex,
         policy: RolloutPolicy,
         workloads: WorkloadClient,
-        secrets: SecretClient,
+        secrets: RecordClient,
         legs: LegTimer,
         fights: RolloutFights,
         evictor: PodEvictor,
