@@ -22,6 +22,7 @@ from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.cluster.fingerprint import new_fingerprint
 from keyturn_receiver.cluster.lease import LeaderElector, LeaseClient
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespacePoller, NamespaceReader
+from keyturn_receiver.cluster.reader_client import ReaderClient
 from keyturn_receiver.cluster.record_key import RecordKey, RecordKeyClient, RecordKeyMonitor
 from keyturn_receiver.cluster.reflector import ListWatch, ObjectCache, Reflector, WatchTimeouts
 from keyturn_receiver.cluster.released_cache import ReleasedCache
@@ -46,6 +47,7 @@ from keyturn_receiver.reconcile.drift import DriftDetector
 from keyturn_receiver.reconcile.fight_reporter import FightReporter
 from keyturn_receiver.reconcile.missing_key_reporter import MissingKeyReporter
 from keyturn_receiver.reconcile.notices import Notices
+from keyturn_receiver.reconcile.reader_reporter import ReaderReporter
 from keyturn_receiver.reconcile.reconciler import Reconciler
 from keyturn_receiver.reconcile.release_reporter import ReleaseReporter
 from keyturn_receiver.reconcile.renderer import Renderer
@@ -137,13 +139,14 @@ class Aws:
 @dataclass(frozen=True, slots=True)
 class Controller:
     """The access policy, the work queue, the two parts other than the webhook that submit work to the queue, and the
-    part that reports Secrets which are no longer bound."""
+    parts that report Secrets which are no longer bound, and readers that are not restarted, if these are reported."""
 
     access: AccessPolicy
     queue: WorkQueue
     drift: DriftDetector
     poller: Poller
     releases: ReleaseReporter
+    readers: ReaderReporter | None
 
 
 def build(
@@ -193,6 +196,8 @@ def build(
         await controller.poller.run(ping)
 
     parts = [key_loader.run, kube.events.run, kube.elector.run, kube.event_path.run, controller.releases.run]
+    if controller.readers:
+        parts.append(controller.readers.run)
     background = Background(kube.informers, [*parts, *(each.run for each in certificates)], run_controller, ping)
     return Runtime(background, http, controller.queue, kube.events, readiness, settings.drain_seconds)
 
@@ -330,7 +335,10 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         SecretDeleter(aws.stores, secrets, resolver, settings.deletions),
         legs,
     )
-    reporter = StatusReporter(secrets, kube.events, metrics)
+    readers = None
+    if settings.rollouts and settings.report_readers:
+        readers = ReaderReporter(ReaderClient(kube.api), caches.secrets, caches.consumers, rollouts, kube.events)
+    reporter = StatusReporter(secrets, kube.events, metrics, readers.on_written if readers else None)
     namespaces = NamespaceReader(kube.api, caches.namespaces)
     reconciler = Reconciler(caches.secrets, secrets, filler, restarter, reporter, namespaces, process.span)
     queue = WorkQueue(reconciler.reconcile, settings.concurrency, metrics)
@@ -345,7 +353,7 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         notifications=settings.deliveries,
     )
     releases = ReleaseReporter(caches.released, secrets, kube.events, kube.elector.is_leader)
-    return Controller(access, queue, drift, poller, releases)
+    return Controller(access, queue, drift, poller, releases, readers)
 
 
 def build_http(

@@ -1,17 +1,16 @@
 """Client for single workloads. It reads them and their pods, and writes Keyturn's annotations on them."""
 
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 
-from keyturn_receiver.cluster.api import MERGE_PATCH, Api, Json, ReplyTooLarge, path
-from keyturn_receiver.cluster.wanted_fields import PAGE, POD, workload_decoder
+from keyturn_receiver.cluster.api import MERGE_PATCH, Api, Json, path
+from keyturn_receiver.cluster.object_pages import list_in_pages
+from keyturn_receiver.cluster.wanted_fields import POD, workload_decoder
 from keyturn_receiver.core.consumer import Consumer, Pod, WorkloadRef, named_secrets, read_consumer, read_pod
 from keyturn_receiver.core.field_owners import FIELD_MANAGER, other_writer
 from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.rollout import RolloutAnnotation
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
-
-POD_PAGE = 50  # pods that are requested at once
-MAX_POD_PAGE = 4 * 1024 * 1024  # bytes; a parsed page takes several times as much memory
 
 
 class WorkloadClient:
@@ -36,23 +35,11 @@ class WorkloadClient:
         workload = await self._get(ref)
         uid = str(workload["metadata"]["uid"])
         named = named_secrets(WORKLOAD_KINDS[ref.kind], workload, self._reloader)
-        query, limit = {"labelSelector": _selector(workload["spec"].get("selector") or {})}, POD_PAGE
-        while True:
-            query["limit"] = str(limit)
-            max_bytes = MAX_POD_PAGE if limit > 1 else float("inf")
-            try:
-                page = await self._api.request(
-                    "GET", path("v1", "pods", ref.namespace), query, max_bytes=max_bytes, decoder=PAGE
-                )
-            except ReplyTooLarge:  # the pods are large, so ask for fewer of them at once
-                limit = max(1, limit // 4)
-                continue
-            for each in page.get("items") or []:
+        query = {"labelSelector": _selector(workload["spec"].get("selector") or {})}
+        async with aclosing(list_in_pages(self._api, path("v1", "pods", ref.namespace), query)) as pods:
+            async for each in pods:
                 if pod := read_pod(POD.decode(each), ref, uid, named):
                     yield pod
-            if not (next_page := page["metadata"].get("continue")):
-                return
-            query["continue"] = next_page
 
     async def mark(self, consumer: Consumer, mark: RolloutAnnotation) -> Consumer | None:
         """Write a mark, and return the workload as it was written. Raises Conflict if it has changed since it was read.

@@ -152,11 +152,11 @@ def read_consumer(
     """Parse a workload as the API server returns it. Returns None if its pods read no Secret, and nothing is wrong
     with its annotations and labels. ``reloader`` tells whether Reloader's annotations count."""
     metadata = as_object(workload.get("metadata"))
-    template = _template(kind, workload)
+    template = pod_template(kind, workload)
     annotations = as_object(metadata.get("annotations"))
     template_metadata = as_object(template.get("metadata"))
     on_template = as_object(template_metadata.get("annotations"))
-    reads = _reads(template, named_secrets(kind, workload, reloader))
+    reads = secrets_read(template, named_secrets(kind, workload, reloader))
     counts = reloader is not ReloaderMode.ABSENT
     rules = read_rules(annotations, on_template) if counts else None
     faults = (
@@ -190,14 +190,15 @@ def read_consumer(
 def named_secrets(kind: WorkloadKind, workload: Mapping[str, object], reloader: ReloaderMode) -> list[str]:
     """Return the Secrets that the annotations of a workload and of its pod template name as read."""
     annotations = as_object(as_object(workload.get("metadata")).get("annotations"))
-    on_template = as_object(as_object(_template(kind, workload).get("metadata")).get("annotations"))
+    on_template = as_object(as_object(pod_template(kind, workload).get("metadata")).get("annotations"))
     names = list(filter(is_object_name, (*names_read(annotations), *names_read(on_template))))
     if reloader is ReloaderMode.REPLACED and (rules := read_rules(annotations, on_template)):
         names += rules.names
     return names
 
 
-def _template(kind: WorkloadKind, workload: Mapping[str, object]) -> Mapping[str, object]:
+def pod_template(kind: WorkloadKind, workload: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the pod template of a workload, empty if it has none."""
     template = workload
     for field in kind.template:
         template = as_object(template.get(field))
@@ -232,11 +233,11 @@ def read_pod(
     for owner in as_objects(metadata.get("ownerReferences")):
         between = owner.get("kind") == "ReplicaSet" and str(owner.get("name")).startswith(f"{workload.name}-")
         if owner.get("controller") and (between or owner.get("uid") == workload_uid):
-            return Pod(_reads(pod, named), parse_time(metadata.get("creationTimestamp")) or 0)
+            return Pod(secrets_read(pod, named), parse_time(metadata.get("creationTimestamp")) or 0)
     return None
 
 
-def _reads(template: Mapping[str, object], named: Iterable[str]) -> dict[str, Reads]:
+def secrets_read(template: Mapping[str, object], named: Iterable[str]) -> dict[str, Reads]:
     """Return what a pod, or the pods of a template, read of each Secret. They read the whole of those that are
     ``named``."""
     by_name = ((name, Reads(whole=True)) for name in named)
