@@ -34,13 +34,16 @@ def pod(namespace: str, name: str, key: str, **metadata: Any) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": made, "spec": pod_spec(key)}
 
 
-def job(namespace: str, name: str, key: str) -> dict[str, Any]:
+def job(namespace: str, name: str, key: str, ends: bool = False) -> dict[str, Any]:
+    """Return a Job whose pod the simulated node ends at once, or never."""
+    template: dict[str, Any] = {"spec": pod_spec(key, restartPolicy="Never")}
+    if not ends:
+        template["metadata"] = {"annotations": {"keyturn.dev/ready-after": "never"}}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {"namespace": namespace, "name": name},
-        # The local node never ends these pods.
-        "spec": {"template": {"spec": pod_spec(key, restartPolicy="Never")}},
+        "spec": {"template": template},
     }
 
 
@@ -99,6 +102,7 @@ def test_readers_that_nobody_restarts_are_told_on_the_secret_and_on_themselves(s
             pod(namespace, "of-another-key", "b"),
             pod(namespace, "left-alone", "a", annotations={"keyturn.dev/rollout": "disabled"}),
             job(namespace, "job-of-another-key", "b"),
+            job(namespace, "ended", "a", ends=True),
             cron_job(namespace, "cron-job-of-another-key", "b"),
             workload(namespace, "web", reads("a")),
             workload(namespace, "daemon", reads("a"), "DaemonSet"),
@@ -107,6 +111,7 @@ def test_readers_that_nobody_restarts_are_told_on_the_secret_and_on_themselves(s
     )
     with_pods = {"old", "other", "migrate", "web", "stateful", "job"}
     eventually(lambda: {name.partition("-")[0] for name in pods(stack, namespace)} >= with_pods, 60)
+    eventually(lambda: stack.cluster.get("job", "ended", namespace)["status"].get("succeeded"))
     time.sleep(1.1)  # Kubernetes tells times in whole seconds
     version = rotate(client, f"{namespace}/db", json.dumps({"a": "2", "b": "1"}))
     found = eventually(lambda: len(events := told(stack, namespace)) >= 5 and events, 60)
