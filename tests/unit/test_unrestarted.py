@@ -111,6 +111,7 @@ def test_pod_is_told_if_it_may_use_an_older_value_of_a_changed_key(name: str) ->
         ("ReplicaSet/web-5d9", {"pod-template-hash": "5d9"}, {"other"}, True),  # its Deployment is gone
         ("ReplicaSet/web-5d9", {}, {"web"}, True),  # nobody but a Deployment sets the label
         ("ReplicaSet/web-5d9", {"pod-template-hash": "7c8"}, {"web"}, True),
+        ("ReplicaSet/web-5d9", {"rollouts-pod-template-hash": "5d9"}, {"web"}, False),
         ("Job/web-5d9", {"pod-template-hash": "5d9"}, {"web"}, True),
         ("", {}, {""}, False),
     ],
@@ -121,6 +122,14 @@ def test_replica_set_of_a_deployment_that_keyturn_restarts_is_not_told(
     reader = read_running_pod(pod(owner=owner, labels=labels))
     assert reader is not None
     assert has_to_be_told(reader, "db", CHANGED, RECORD, restarted) is expected
+
+
+def test_rollout_of_argo_is_named_in_place_of_its_replica_set() -> None:
+    reader = read_running_pod(pod(owner="ReplicaSet/web-5d9", labels={"rollouts-pod-template-hash": "5d9"}))
+    assert reader is not None
+    assert (reader.sort, reader.name) == (Sort.OTHER, "Rollout web")
+    assert reader.subject.kind == "ReplicaSet"
+    assert has_to_be_told(reader, "db", CHANGED, RECORD, frozenset())
 
 
 def test_cron_job_is_told_at_each_change_of_a_key_that_it_reads() -> None:

@@ -20,8 +20,11 @@ from keyturn_receiver.core.write_times import parse_time
 
 MAX_NAMED = 10  # readers of one sort that a report holds
 MAX_NAME = 63  # characters of a kind or name that a message repeats
-# Kubernetes sets this label on the pods of a Deployment, and on its ReplicaSets.
-_TEMPLATE_HASH = "pod-template-hash"
+# What owns a ReplicaSet whose pods have this label: its name is that of the ReplicaSet without the label's value.
+_TEMPLATE_HASHES: Mapping[str, str] = {
+    "pod-template-hash": "",  # a Deployment; if it is gone, nothing but the ReplicaSet is left
+    "rollouts-pod-template-hash": "Rollout",  # of Argo Rollouts
+}
 
 
 class Sort(StrEnum):
@@ -66,7 +69,7 @@ class Reader:
     """A reader that Keyturn does not restart. ``name`` is what messages call it, such as "Pod bare".
 
     ``pod`` has what it reads, and when its pod was created. ``switch`` is what its annotations say about restarts.
-    ``deployment`` is the beginning of its ReplicaSet's name if this may belong to a Deployment, and otherwise empty.
+    ``deployment`` is the name of the Deployment, or the like, that may own its ReplicaSet, or empty.
     """
 
     sort: Sort
@@ -156,9 +159,10 @@ def read_running_pod(pod: Mapping[str, object]) -> Reader | None:
         sort, name = Sort.OTHER, _named(kind, owner)
         if kind in (Sort.REPLICA_SET, Sort.JOB):
             sort, subject = Sort(kind), Subject(kind, owner, str(controller.get("uid")))
-        template_hash = as_object(metadata.get("labels")).get(_TEMPLATE_HASH)
-        if sort is Sort.REPLICA_SET and template_hash and owner.endswith(f"-{template_hash}"):
-            deployment = owner.removesuffix(f"-{template_hash}")
+        if sort is Sort.REPLICA_SET:
+            above, deployment = _owner_of_replica_set(owner, as_object(metadata.get("labels")))
+            if above:
+                sort, name = Sort.OTHER, _named(above, deployment)
     annotations = as_object(metadata.get("annotations"))
     reads = secrets_read(pod, filter(is_object_name, names_read(annotations)))
     created = parse_time(metadata.get("creationTimestamp")) or 0
@@ -177,6 +181,15 @@ def has_to_be_told(
     if reads is None or not (reads.whole or changed is None or reads.keys & changed):
         return False
     return reader.deployment not in restarted and is_behind(reader.pod, secret_name, record, seen_late=False)
+
+
+def _owner_of_replica_set(name: str, labels: Mapping[str, object]) -> tuple[str, str]:
+    """Return what owns a ReplicaSet, according to a label of its pods: the kind, if messages name it, and the name, or
+    two empty texts."""
+    for label, kind in _TEMPLATE_HASHES.items():
+        if (value := labels.get(label)) and name.endswith(f"-{value}"):
+            return kind, name.removesuffix(f"-{value}")
+    return "", ""
 
 
 def _named(kind: str, name: str) -> str:
