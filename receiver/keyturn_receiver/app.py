@@ -22,6 +22,7 @@ from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.cluster.fingerprint import new_fingerprint
 from keyturn_receiver.cluster.lease import LeaderElector, LeaseClient
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespacePoller, NamespaceReader
+from keyturn_receiver.cluster.reader_client import ReaderClient
 from keyturn_receiver.cluster.record_key import RecordKey, RecordKeyClient, RecordKeyMonitor
 from keyturn_receiver.cluster.record_reader import RecordReader
 from keyturn_receiver.cluster.reflector import ListWatch, ObjectCache, Reflector, WatchTimeouts
@@ -53,6 +54,7 @@ from keyturn_receiver.reconcile.live_reporter import LiveReporter
 from keyturn_receiver.reconcile.missing_key_reporter import MissingKeyReporter
 from keyturn_receiver.reconcile.notices import Notices
 from keyturn_receiver.reconcile.pod_evictor import PodEvictor
+from keyturn_receiver.reconcile.reader_reporter import ReaderReporter
 from keyturn_receiver.reconcile.reconciler import Reconciler
 from keyturn_receiver.reconcile.release_reporter import ReleaseReporter
 from keyturn_receiver.reconcile.renderer import Renderer
@@ -147,9 +149,9 @@ class Aws:
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """The access policy, the work queue, the two parts other than the webhook that submit work to the queue, the part
-    that reports Secrets which are no longer bound, and the part that reports rollouts. Watched Secrets have a queue and
-    a detector of their own."""
+    """The access policy, the work queue, the two parts other than the webhook that submit work to the queue, and the
+    parts that report: Secrets that are no longer bound, rollouts, and readers that are not restarted, if these are
+    reported. Watched Secrets have a queue and a detector of their own."""
 
     access: AccessPolicy
     queue: WorkQueue
@@ -159,6 +161,7 @@ class Controller:
     live: LiveReporter
     watch_queue: WorkQueue
     watches: WatchDetector
+    readers: ReaderReporter | None
 
 
 def build(
@@ -222,6 +225,8 @@ def build(
         await controller.poller.run(ping)
 
     parts = [key_loader.run, kube.events.run, kube.elector.run, kube.event_path.run, controller.releases.run, live.run]
+    if controller.readers:
+        parts.append(controller.readers.run)
     background = Background(kube.informers, [*parts, *(each.run for each in certificates)], run_controller, ping)
     queues = [controller.queue, controller.watch_queue]
     return Runtime(background, http, queues, kube.events, readiness, settings.drain_seconds)
@@ -372,7 +377,10 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         SecretDeleter(aws.stores, secrets, resolver, settings.deletions),
         legs,
     )
-    reporter = StatusReporter(secrets, kube.events, metrics)
+    readers = None
+    if settings.rollouts and settings.report_readers:
+        readers = ReaderReporter(ReaderClient(kube.api), caches.secrets, caches.consumers, rollouts, kube.events)
+    reporter = StatusReporter(secrets, kube.events, metrics, readers.on_written if readers else None)
     namespaces = NamespaceReader(kube.api, caches.namespaces)
     reconciler = Reconciler(caches.secrets, secrets, filler, restarter, reporter, namespaces, process.span)
     queue = WorkQueue(reconciler.reconcile, settings.concurrency, metrics)
@@ -403,7 +411,7 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         metrics,
         kube.elector.is_leader,
     )
-    return Controller(access, queue, drift, poller, releases, live, watch_queue, watches)
+    return Controller(access, queue, drift, poller, releases, live, watch_queue, watches, readers)
 
 
 def build_http(

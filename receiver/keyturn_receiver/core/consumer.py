@@ -150,7 +150,7 @@ def read_consumer(
     """Parse a workload as the API server returns it. Returns None if its pods read no Secret, and nothing is wrong
     with its annotations and labels. ``reloader`` tells whether Reloader's annotations count."""
     metadata = as_object(workload.get("metadata"))
-    template = _template(kind, workload)
+    template = pod_template(kind, workload)
     annotations = as_object(metadata.get("annotations"))
     template_metadata = as_object(template.get("metadata"))
     on_template = as_object(template_metadata.get("annotations"))
@@ -193,14 +193,15 @@ def read_consumer(
 def named_secrets(kind: WorkloadKind, workload: Mapping[str, object], reloader: ReloaderMode) -> list[str]:
     """Return the Secrets that the annotations of a workload and of its pod template name as read."""
     annotations = as_object(as_object(workload.get("metadata")).get("annotations"))
-    on_template = as_object(as_object(_template(kind, workload).get("metadata")).get("annotations"))
+    on_template = as_object(as_object(pod_template(kind, workload).get("metadata")).get("annotations"))
     names = list(filter(is_object_name, (*names_read(annotations), *names_read(on_template))))
     if reloader is ReloaderMode.REPLACED and (rules := read_rules(annotations, on_template)):
         names += rules.names
     return names
 
 
-def _template(kind: WorkloadKind, workload: Mapping[str, object]) -> Mapping[str, object]:
+def pod_template(kind: WorkloadKind, workload: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the pod template of a workload, empty if it has none."""
     template = workload
     for field in kind.template:
         template = as_object(template.get(field))
