@@ -22,12 +22,14 @@ from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.cluster.fingerprint import new_fingerprint
 from keyturn_receiver.cluster.lease import LeaderElector, LeaseClient
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespacePoller, NamespaceReader
+from keyturn_receiver.cluster.optional_informer import OptionalInformer
 from keyturn_receiver.cluster.record_key import RecordKey, RecordKeyClient, RecordKeyMonitor
 from keyturn_receiver.cluster.reflector import ListWatch, ObjectCache, Reflector, WatchTimeouts
 from keyturn_receiver.cluster.released_cache import ReleasedCache
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.cluster.service_account_client import ServiceAccountClient
+from keyturn_receiver.cluster.template_borrowers import Borrowers, RolloutCache
 from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.cluster.wanted_fields import workload_decoder
 from keyturn_receiver.cluster.workload_client import WorkloadClient
@@ -109,6 +111,7 @@ class Caches:
     secrets: SecretCache
     namespaces: NamespaceCache
     consumers: ConsumerIndex
+    borrowers: Borrowers
     released: ReleasedCache
 
 
@@ -204,7 +207,7 @@ def build_kubernetes(process: Process, transport: Transport) -> Kubernetes:
     process.metrics.kubernetes_request_limit.set_function(lambda: limiter.limit)
     api = kubernetes.Api(transport, limiter, process.metrics)
     record_key = RecordKey()
-    caches = Caches(SecretCache(record_key), NamespaceCache(), ConsumerIndex(), ReleasedCache())
+    caches = Caches(SecretCache(record_key), NamespaceCache(), ConsumerIndex(), Borrowers(), ReleasedCache())
     identity = f"{socket.gethostname()}-{os.getpid()}"
 
     def lease(name: str) -> LeaseClient:
@@ -252,6 +255,7 @@ def build_informers(
         cache: ObjectCache[Any],
         title: str = "",
         after: asyncio.Event | None = None,
+        is_optional: bool = False,
         **options: Any,
     ) -> list[Reflector[Any]]:
         reflectors = []
@@ -259,7 +263,10 @@ def build_informers(
             name = (title or resource) if namespace is None else f"{title or resource} in {namespace}"
             list_watch = ListWatch(kubernetes.path(group_version, resource, namespace), namespace, **options)
             ping = process.watchdog.register(f"watch of {name}")
-            informers[name] = reflector = Reflector(api, list_watch, cache, timeouts, ping, after)
+            reflector = Reflector(api, list_watch, cache, timeouts, ping, after, is_optional)
+            informers[name] = (
+                OptionalInformer(reflector, cache, name, timeouts.watch, namespace, ping) if is_optional else reflector
+            )
             reflectors.append(reflector)
         return reflectors
 
@@ -280,8 +287,14 @@ def build_informers(
         page_size=250,
     )
     for kind in WORKLOAD_KINDS.values() if settings.rollouts else ():
-        cache = ConsumerCache(kind, caches.consumers, reloader=ReloaderMode(settings.reloader))
-        watch(kind.group_version, kind.plural, cache, decoder=workload_decoder(kind))
+        if kind.is_custom and not settings.argo_rollouts:
+            continue
+        reloader = ReloaderMode(settings.reloader)
+        consumers = ConsumerCache(kind, caches.consumers, reloader=reloader)
+        cache: ObjectCache[Any] = consumers
+        if kind.has_restart_at:
+            cache = RolloutCache(kind, consumers, caches.borrowers, reloader is ReloaderMode.REPLACED)
+        watch(kind.group_version, kind.plural, cache, is_optional=kind.is_custom, decoder=workload_decoder(kind))
     return informers
 
 
@@ -316,7 +329,7 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     resolver = ArnResolver(aws.stores, access)
     secrets = SecretClient(kube.api, new_fingerprint(), kube.record_key, utc_now)
     reloader = ReloaderMode(settings.reloader)
-    workloads, fights = WorkloadClient(kube.api, reloader), RolloutFights()
+    workloads, fights = WorkloadClient(kube.api, reloader, caches.borrowers), RolloutFights()
     caches.consumers.add_mark_handler(fights.observe)
     fights.add_handler(FightReporter(workloads, kube.events, metrics, kube.elector.is_leader).on_fight)
     rollouts = RolloutPolicy(caches.namespaces, Switch(settings.rollout_default), reloader)

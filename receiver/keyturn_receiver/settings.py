@@ -116,6 +116,10 @@ class Settings(BaseSettings):
     removed, and Keyturn restarts what its annotations select. `running`: what they select is left to it, so that
     nothing is restarted twice."""
 
+    argo_rollouts: bool = False
+    """Whether Rollouts of Argo are consumers, too. Their definition (CRD) may be absent: the receiver looks for it
+    every `KEYTURN_WATCH_SECONDS`."""
+
     deletions: bool = False
     """Whether a Secret with the annotation `keyturn.dev/on-delete: delete` is deleted once AWS has deleted its secret.
     If not, the Secret stays and its status reports the deletion."""

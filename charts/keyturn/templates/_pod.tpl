@@ -68,6 +68,7 @@ securityContext: {{- toYaml . | nindent 2 }}
   "KEYTURN_ROLLOUTS" .rollouts.enabled
   "KEYTURN_ROLLOUT_DEFAULT" .rollouts.default
   "KEYTURN_RELOADER" .rollouts.reloader
+  "KEYTURN_ARGO_ROLLOUTS" .rollouts.argoRollouts
   "KEYTURN_DELETIONS" .deletions.enabled
   "KEYTURN_POLL_INTERVAL_SECONDS" .poller.intervalSeconds
   "KEYTURN_POLL_MODE" .poller.mode

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 
+from keyturn_receiver.core.argo_rollouts import read_argo_hold, restarts_by_time, strategy_faults
 from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.object_name import is_object_name
 from keyturn_receiver.core.reloader import ReloaderMode, ReloaderRules, has_rules, read_rules, rule_faults
@@ -66,7 +67,8 @@ class Consumer:
     restart cannot be undone. ``created`` is the time of its creation, in seconds since 1970 by the API server's clock,
     or None if that is not known. ``seen_late`` means that this replica first saw the workload long after its creation.
     ``reloader`` are the rules of Reloader's annotations, if these count. ``may_restart_twice`` means that the workload
-    has such annotations, but they do not count.
+    has such annotations, but they do not count. ``by_time`` means that ``spec.restartAt`` restarts the pods, and not
+    a changed pod template (``core/argo_rollouts.py``).
     """
 
     ref: WorkloadRef
@@ -82,6 +84,7 @@ class Consumer:
     seen_late: bool = False
     reloader: ReloaderRules | None = None
     may_restart_twice: bool = False
+    by_time: bool = False
 
     @property
     def size(self) -> int:
@@ -156,13 +159,16 @@ def read_consumer(
     annotations = as_object(metadata.get("annotations"))
     template_metadata = as_object(template.get("metadata"))
     on_template = as_object(template_metadata.get("annotations"))
-    reads = _reads(template, named_secrets(kind, workload, reloader))
+    named = named_secrets(kind, workload, reloader)
+    reads = _reads(template, named)
     counts = reloader is not ReloaderMode.ABSENT
     rules = read_rules(annotations, on_template) if counts else None
+    by_time = restarts_by_time(kind, annotations, reloader is ReloaderMode.REPLACED)
     faults = (
         *(rule_faults(annotations, on_template) if counts else ()),
         *switch_faults(annotations),
         *switch_faults(on_template, "on the pod template"),
+        *strategy_faults(kind, workload, by_time, names_secrets=bool(named)),
         *name_list_faults(annotations),
         *name_list_faults(on_template),
         *object_faults(metadata, Place.WORKLOAD),
@@ -178,12 +184,13 @@ def read_consumer(
         baseline=baseline,
         marks=marks,
         switch=Switch.UNKNOWN if faults else innermost(read_switch(annotations), read_switch(on_template)),
-        hold=read_hold(kind, workload),
+        hold=read_argo_hold(workload, by_time) if kind.has_restart_at else read_hold(kind, workload),
         uid=str(metadata.get("uid", "")),
         faults=faults,
         created=parse_time(metadata.get("creationTimestamp")),
         reloader=rules,
         may_restart_twice=not counts and has_rules(annotations, on_template),
+        by_time=by_time,
     )
 
 

@@ -43,6 +43,7 @@ DECLARED: Mapping[str, tuple[Place, ...]] = {
     "on-delete": (_S,),
     "reconcile": (_S,),
     "rollout": (_W, _T, _S, _N),
+    "rollout-strategy": (_W,),
     "reads": (_W, _T),
     "allow-secrets": (_N,),
 }
