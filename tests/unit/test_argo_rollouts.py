@@ -168,7 +168,7 @@ def lent(replicas: int = 0) -> dict[str, Any]:
 def cached(rollout: dict[str, Any]) -> tuple[Borrowers, RolloutCache]:
     borrowers = Borrowers()
     cache = RolloutCache(ROLLOUT, ConsumerCache(ROLLOUT, ConsumerIndex()), borrowers)
-    cache.update(cache.transform(rollout))
+    cache.update(cache.transform(workload_decoder(ROLLOUT).decode(json.dumps(rollout))))
     return borrowers, cache
 
 
@@ -216,6 +216,17 @@ async def test_lender_of_a_template_is_marked_for_the_rollout(replicas: int) -> 
         ]
         own = ("deployments/web-template", False, not by_time)
         assert patched == ([("rollouts/web", True, False), own, own] if by_time else [own, own])
+
+
+@pytest.mark.anyio
+async def test_rollout_that_comes_after_the_client_is_found() -> None:
+    borrowers = Borrowers()
+    client = WorkloadClient(Api(), borrowers=borrowers)  # type: ignore[arg-type]
+    cache = RolloutCache(ROLLOUT, ConsumerCache(ROLLOUT, ConsumerIndex()), borrowers)
+    cache.update(cache.transform(obj(BORROWED, strategy="restart")))
+    consumer = read_consumer(DEPLOYMENT, lent())
+    assert consumer
+    assert client.restarts_by_time(consumer)
 
 
 @pytest.mark.anyio

@@ -339,7 +339,7 @@ def _error(method: str, path: str, status: int, headers: Mapping[str, str], repl
         return ClusterUnavailable(f"{text}: trying again", _retry_after(headers.get("Retry-After")))
     if status == 403:
         return ClusterRefused(f"{text}: the receiver's role, a quota or an admission policy forbids it; change that")
-    if status == 400 and "strict decoding error" in str(reply.get("message")):
+    if status in (400, 422) and "strict decoding error" in str(reply.get("message")):
         return UnknownField(text)
     advice = next((each for field, each in _ADVICE.items() if field in fields), None)
     return ClusterRefused(f"{text}: {advice or 'correct the object so that the API server takes it'}")

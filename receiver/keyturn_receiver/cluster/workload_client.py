@@ -31,7 +31,7 @@ class WorkloadClient:
     ) -> None:
         self._api = api
         self._reloader = reloader
-        self._borrowers = borrowers or Borrowers()
+        self._borrowers = Borrowers() if borrowers is None else borrowers
 
     async def read(self, ref: WorkloadRef) -> Consumer | None:
         """Read a workload. Returns None if it is no consumer (``read_consumer``). Raises NotFound, or another error of
@@ -101,7 +101,7 @@ class WorkloadClient:
                 template = {field: template}
             body |= template
         marked = read_consumer(kind, await self._patch(consumer.ref, query, body), self._reloader)
-        if marked and (borrowers := self._borrowers.of(consumer.ref)):
+        if marked and mark.restart and (borrowers := self._borrowers.of(consumer.ref)):
             return replace(marked, hold=_hold_of(borrowers, marked.hold))
         return marked
 
