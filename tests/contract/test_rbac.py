@@ -39,6 +39,7 @@ FEW_NAMESPACES = {("", "namespaces"): {"get"}}
 TENANT_ROLES = {("", "serviceaccounts"): {"get"}, ("", "serviceaccounts/token"): {"create"}}  # ServiceAccountClient
 
 # The switches that grant further rights, and the rights that each of them grants.
+EVICT = {("", "pods/eviction"): {"create"}}  # cluster/workload_client.py
 SWITCHES = {"rollouts": ROLLOUTS, "deletions": DELETIONS, "tenantRoles": TENANT_ROLES}
 NAMESPACES: dict[str, list[str]] = {"all namespaces": [], "few namespaces": ["team-a", "team-b"]}
 MODES = {
@@ -106,6 +107,14 @@ def test_custom_kinds_are_granted_where_they_are_switched_on(namespaces: list[st
     assert all(CUSTOM.keys().isdisjoint(each) for each in alone)
     assert given(argoRollouts=True) == [{**each, **CUSTOM} for each in alone]
     assert given(argoRollouts=True, enabled=False) == given(enabled=False)
+
+
+def test_pods_are_evicted_only_if_the_chart_says_so() -> None:
+    for on in (True, False):
+        made = chart_rights("keyturn", {"rollouts": {"enabled": on, "evict": True}})
+        (role,) = (each for each in made if each["kind"] == "ClusterRole")
+        more = ROLLOUTS | EVICT if on else {}
+        assert rights(role) == EVERYWHERE | ALL_NAMESPACES | more
 
 
 def test_default_rights_delete_nothing_and_make_no_token() -> None:

@@ -101,7 +101,9 @@ def test_definition_without_restart_at_is_told_and_holds_up_nobody(make_env: Mak
     in silence. A Warning says what to write; the others restart; with the other way, the Rollout does, too."""
     env = make_env(**RIGHTS)
     define(env.cluster, lacking="restartAt")
-    start(env, rollout(env.namespace, "old", env_from("db"), "restart"), rollout(env.namespace, "new", env_from("db")))
+    start(
+        env, rollout(env.namespace, "old", env_from("db"), "restart-at"), rollout(env.namespace, "new", env_from("db"))
+    )
     env.create_consumers("db", "web")
     for name in ("old", "new"):
         eventually(lambda name=name: own_mark(env, name))
@@ -110,9 +112,9 @@ def test_definition_without_restart_at_is_told_and_holds_up_nobody(make_env: Mak
     eventually(lambda: template_mark(env, "new") and env.has_latest("web"))
     warned = eventually(lambda: warnings_of(env.cluster, env.namespace, "old", "Rollout"))
     (message,) = warned.values()
-    assert "has no spec.restartAt: update Argo Rollouts, or write keyturn.dev/rollout-strategy: template" in message
+    assert "has no spec.restartAt: update Argo Rollouts, or write keyturn.dev/restart: template" in message
     assert own_mark(env, "old") == before
-    chosen = ("keyturn.dev/rollout-strategy=template", "--overwrite")
+    chosen = ("keyturn.dev/restart=template", "--overwrite")
     env.cluster.kubectl("annotate", "rollout", "old", "-n", env.namespace, *chosen)
     env.send(env.rotate())
     eventually(lambda: template_mark(env, "old"))
@@ -127,13 +129,13 @@ def test_rollout_is_restarted_in_the_way_that_its_annotation_chooses(make_env: M
     env = make_env(**RIGHTS)
     define(env.cluster)
     receiver = start(env)
-    lenders = [workload(env.namespace, f"{way}-lender", env_from("db")) for way in ("template", "restart")]
+    lenders = [workload(env.namespace, f"{way}-lender", env_from("db")) for way in ("template", "restart-at")]
     for each in lenders:
         each["spec"]["replicas"] = 0
     env.cluster.create(lenders)
     env.cluster.create(
         each
-        for way in ("template", "restart")
+        for way in ("template", "restart-at")
         for each in (
             rollout(env.namespace, way, env_from("db"), way),
             borrower(env.namespace, f"{way}-borrower", f"{way}-lender", way),
@@ -141,34 +143,34 @@ def test_rollout_is_restarted_in_the_way_that_its_annotation_chooses(make_env: M
     )
     for kind, name in [
         (kind, way + more)
-        for way in ("template", "restart")
+        for way in ("template", "restart-at")
         for kind, more in (("rollout", ""), ("deployment", "-lender"))
     ]:
         eventually(lambda kind=kind, name=name: own_mark(env, name, kind))
-    before = {name: own_mark(env, name, "deployment") for name in ("template-lender", "restart-lender")}
+    before = {name: own_mark(env, name, "deployment") for name in ("template-lender", "restart-at-lender")}
     # The write after that of the borrower's restartAt is lost, and the receiver dies.
     env.kubernetes_proxy.fault_for = lose_mark_of_lender
     env.send(env.rotate())
-    eventually(lambda: restart_at(env, "restart-borrower"))
-    asked = restart_at(env, "restart-borrower")
+    eventually(lambda: restart_at(env, "restart-at-borrower"))
+    asked = restart_at(env, "restart-at-borrower")
     receiver.kill()
     env.kubernetes_proxy.heal()
     env.receiver(**SETTINGS)
-    eventually(lambda: own_mark(env, "restart-lender", "deployment") != before["restart-lender"], 60)
+    eventually(lambda: own_mark(env, "restart-at-lender", "deployment") != before["restart-at-lender"], 60)
     eventually(lambda: template_mark(env, "template") and template_mark(env, "template-lender", "deployment"), 60)
-    eventually(lambda: restart_at(env, "restart"), 60)
+    eventually(lambda: restart_at(env, "restart-at"), 60)
     expected = second_after_the_write(env)
-    assert (restart_at(env, "restart"), restart_at(env, "restart-borrower"), asked) == (expected,) * 3
+    assert (restart_at(env, "restart-at"), restart_at(env, "restart-at-borrower"), asked) == (expected,) * 3
     assert (restart_at(env, "template"), restart_at(env, "template-borrower")) == (None, None)
-    assert template_mark(env, "restart") is None
-    assert template_mark(env, "restart-lender", "deployment") is None
-    for name in ("template-borrower", "restart-borrower"):
+    assert template_mark(env, "restart-at") is None
+    assert template_mark(env, "restart-at-lender", "deployment") is None
+    for name in ("template-borrower", "restart-at-borrower"):
         assert "template" not in env.cluster.get("rollout", name, env.namespace)["spec"]
-    patches = [call for call in env.kubernetes_proxy.matching("PATCH", "/rollouts/restart-borrower$")]
+    patches = [call for call in env.kubernetes_proxy.matching("PATCH", "/rollouts/restart-at-borrower$")]
     assert len([call for call in patches if "restartAt" in json.dumps(call.content)]) == 1
     env.assert_no_value_leaked()
 
 
 def lose_mark_of_lender(call: Call) -> Fault:
-    lost = call.method == "PATCH" and call.path.endswith("/deployments/restart-lender")
+    lost = call.method == "PATCH" and call.path.endswith("/deployments/restart-at-lender")
     return Reply(500, {"kind": "Status", "metadata": {}, "reason": "InternalError", "code": 500}) if lost else None

@@ -47,7 +47,7 @@ def rollout(namespace: str, name: str, pod: dict[str, Any], way: str = "", **spe
     """Return the manifest of a Rollout. ``way`` is the text of its annotation that chooses how it restarts."""
     made = workload(namespace, name, dict(pod))
     made |= {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout"}
-    made["metadata"]["annotations"] = {"keyturn.dev/rollout-strategy": way} if way else {}
+    made["metadata"]["annotations"] = {"keyturn.dev/restart": way} if way else {}
     made["spec"] |= {"strategy": {"canary": {}}, **spec}
     return made
 

@@ -198,6 +198,7 @@ EXCLUSIVE: dict[str, Values] = {
         "deletions": {"enabled": True},
     },
     "no rollouts": {"rollouts": {"enabled": False}},
+    "no warnings": {"warnings": {"enabled": False}},
     "every word": {"logLevel": "DEBUG"},
     "warnings": {"logLevel": "WARNING"},
     "TLS by cert-manager, all by itself": {

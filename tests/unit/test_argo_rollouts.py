@@ -17,7 +17,6 @@ from keyturn_receiver.core.argo_rollouts import (
     PAUSED,
     RELOADER_STRATEGY,
     STOPS,
-    STRATEGY,
     UNPROMOTED,
     read_argo_hold,
     restart_time,
@@ -26,6 +25,7 @@ from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef, read_consumer
 from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.restart_time import last_written
+from keyturn_receiver.core.restart_way import RESTART
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import RolloutAnnotation
 from keyturn_receiver.core.rollout_hold import NO_REPLICAS, RolloutHold
@@ -43,8 +43,8 @@ MARK = RolloutAnnotation("revision.keyturn.dev/db", "v2", restart=True)
 
 
 def obj(spec: Mapping[str, Any], name: str = "web", **annotations: str) -> dict[str, Any]:
-    """Return a workload. In the names of ``annotations``, an underscore stands for "keyturn.dev/rollout-strategy"."""
-    own = {STRATEGY if key == "strategy" else key: text for key, text in annotations.items()}
+    """Return a workload. ``way`` among the annotations stands for the one that chooses how it restarts."""
+    own = {RESTART if key == "way" else key: text for key, text in annotations.items()}
     return {
         "metadata": {"namespace": "team", "name": name, "resourceVersion": "1", "uid": "u", "annotations": own},
         "spec": spec,
@@ -97,13 +97,13 @@ def consumer_of(workload: Mapping[str, object], mode: ReloaderMode = ReloaderMod
     ("annotations", "mode", "by_time"),
     [
         ({}, ReloaderMode.REPLACED, False),
-        ({STRATEGY: "template"}, ReloaderMode.ABSENT, False),
-        ({STRATEGY: " restart "}, ReloaderMode.ABSENT, True),
+        ({RESTART: "template"}, ReloaderMode.ABSENT, False),
+        ({RESTART: " restart-at "}, ReloaderMode.ABSENT, True),
         ({RELOADER_STRATEGY: "restart"}, ReloaderMode.REPLACED, True),
         ({RELOADER_STRATEGY: "restart"}, ReloaderMode.ABSENT, False),
         ({RELOADER_STRATEGY: "restart"}, ReloaderMode.RUNNING, False),
         ({RELOADER_STRATEGY: "rollout"}, ReloaderMode.REPLACED, False),
-        ({RELOADER_STRATEGY: "restart", STRATEGY: "template"}, ReloaderMode.REPLACED, False),
+        ({RELOADER_STRATEGY: "restart", RESTART: "template"}, ReloaderMode.REPLACED, False),
     ],
 )
 def test_annotation_chooses_the_way(annotations: dict[str, str], mode: ReloaderMode, by_time: bool) -> None:
@@ -112,17 +112,19 @@ def test_annotation_chooses_the_way(annotations: dict[str, str], mode: ReloaderM
     assert consumer.faults == ()
 
 
-@pytest.mark.parametrize("text", ["Restart", "rollout", "", "restartAt"])
+@pytest.mark.parametrize("text", ["Restart-at", "restart", "", "restartAt"])
 def test_way_that_is_not_understood_restarts_nobody(text: str) -> None:
-    consumer = consumer_of(obj({"template": {"spec": POD}}, strategy=text))
+    consumer = consumer_of(obj({"template": {"spec": POD}}, way=text))
     assert consumer.switch is Switch.UNKNOWN
-    assert consumer.faults == (f'annotation {STRATEGY} is "{text}": write template or restart',)
+    assert consumer.faults == (
+        f'annotation {RESTART} is "{text}": write evict, restart-at, or template, which is the default',
+    )
 
 
 def test_way_means_nothing_on_other_kinds() -> None:
-    consumer = read_consumer(DEPLOYMENT, obj({"template": {"spec": POD}}, strategy="restart"))
+    consumer = read_consumer(DEPLOYMENT, obj({"template": {"spec": POD}}, way="restart-at"))
     assert consumer
-    assert consumer.faults == (f"annotation {STRATEGY} has no effect on a Deployment: remove it",)
+    assert consumer.faults == (f'annotation {RESTART} is "restart-at": write evict, or template, which is the default',)
 
 
 BORROWED = {"workloadRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web-template"}}
@@ -133,8 +135,8 @@ def test_names_of_secrets_on_a_rollout_without_a_template_never_change_its_templ
     reads = {"keyturn.dev/reads": "db"}
     consumer = consumer_of(obj(BORROWED, **reads))
     assert consumer.switch is Switch.UNKNOWN
-    assert "move them to that workload, or write keyturn.dev/rollout-strategy: restart" in consumer.faults[0]
-    assert consumer_of(obj(BORROWED, **reads, strategy="restart")).faults == ()
+    assert "move them to that workload, or write keyturn.dev/restart: restart-at" in consumer.faults[0]
+    assert consumer_of(obj(BORROWED, **reads, way="restart-at")).faults == ()
     assert read_consumer(ROLLOUT, obj(BORROWED)) is None
 
 
@@ -157,7 +159,7 @@ class Api:
             raise UnknownField("strict decoding error")
         self.patches.append((name, query, body))
         made = self.objects[name]
-        made["metadata"]["annotations"] |= body["metadata"]["annotations"]
+        made["metadata"]["annotations"] |= body["metadata"].get("annotations", {})
         return made
 
 
@@ -175,7 +177,7 @@ def cached(rollout: dict[str, Any]) -> tuple[Borrowers, RolloutCache]:
 @pytest.mark.anyio
 async def test_rollout_is_restarted_by_time_without_a_change_of_its_template() -> None:
     api = Api()
-    consumer = consumer_of(obj({"template": {"spec": POD}}, strategy="restart"))
+    consumer = consumer_of(obj({"template": {"spec": POD}}, way="restart-at"))
     client = WorkloadClient(api)  # type: ignore[arg-type]
     assert client.restarts_by_time(consumer)
     await client.mark(consumer, MARK, 1767225599)
@@ -187,7 +189,7 @@ async def test_rollout_is_restarted_by_time_without_a_change_of_its_template() -
 
 @pytest.mark.anyio
 async def test_definition_that_lacks_the_field_is_told() -> None:
-    consumer = consumer_of(obj({"template": {"spec": POD}}, strategy="restart"))
+    consumer = consumer_of(obj({"template": {"spec": POD}}, way="restart-at"))
     with pytest.raises(ClusterRefused, match=r"Rollout team/web: its definition .* has no spec.restartAt: .*template"):
         await WorkloadClient(Api(refused=True)).mark(consumer, MARK, 1)  # type: ignore[arg-type]
 
@@ -197,15 +199,15 @@ async def test_definition_that_lacks_the_field_is_told() -> None:
 async def test_lender_of_a_template_is_marked_for_the_rollout(replicas: int) -> None:
     """By template, the Deployment's template is marked. By time, ``restartAt`` of the Rollout is set, once, unless the
     Deployment has pods of its own."""
-    for way in ("template", "restart"):
-        borrowers, _ = cached(obj(BORROWED, strategy=way))
+    for way in ("template", "restart-at"):
+        borrowers, _ = cached(obj(BORROWED, way=way))
         api = Api()
         api.objects["deployments/web-template"] = lent(replicas)
         client = WorkloadClient(api, borrowers=borrowers)  # type: ignore[arg-type]
         consumer = read_consumer(DEPLOYMENT, lent(replicas))
         assert consumer
         by_time = client.restarts_by_time(consumer)
-        assert by_time == (way == "restart" and replicas == 0)
+        assert by_time == (way == "restart-at" and replicas == 0)
         for _ in range(2):
             marked = await client.mark(consumer, MARK, 1 if by_time else None)
             assert marked
@@ -223,7 +225,7 @@ async def test_rollout_that_comes_after_the_client_is_found() -> None:
     borrowers = Borrowers()
     client = WorkloadClient(Api(), borrowers=borrowers)  # type: ignore[arg-type]
     cache = RolloutCache(ROLLOUT, ConsumerCache(ROLLOUT, ConsumerIndex()), borrowers)
-    cache.update(cache.transform(obj(BORROWED, strategy="restart")))
+    cache.update(cache.transform(obj(BORROWED, way="restart-at")))
     consumer = read_consumer(DEPLOYMENT, lent())
     assert consumer
     assert client.restarts_by_time(consumer)

@@ -42,6 +42,7 @@ from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.drift import DriftDetector
 from keyturn_receiver.reconcile.missing_key_reporter import MissingKeyReporter
 from keyturn_receiver.reconcile.notices import Notices
+from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.reconciler import CONFLICT_RETRIES, Reconciler
 from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
@@ -216,7 +217,9 @@ class Engine:
         self.fights: list[Fight] = []
         fights.add_handler(self.fights.append)
         policy = RolloutPolicy(namespaces, Switch.ENABLED)
-        self.restarter = restarter = CountingRestarter(index, policy, WorkloadClient(api), secrets, legs, fights)
+        workloads = WorkloadClient(api)
+        evictor = PodEvictor(workloads, secrets, events, fights, lambda: True)
+        self.restarter = restarter = CountingRestarter(index, policy, workloads, secrets, legs, fights, evictor)
         filler = SecretFiller(
             SourceReader(stores, access, resolver, legs),
             Renderer(ThreadPoolExecutor(1)),

@@ -23,13 +23,14 @@ MAX_BORROWERS = 2_000  # in one namespace; each takes up to 1 KB. Of further one
 
 @dataclass(frozen=True, slots=True)
 class Borrower:
-    """A Rollout, the workload whose pod template it takes, whether its pods are restarted by ``spec.restartAt``, and
-    what holds that back."""
+    """A Rollout, the workload whose pod template it takes, whether its pods are restarted by ``spec.restartAt``, what
+    holds that back, and the number of pods that it should have."""
 
     rollout: WorkloadRef
     lender: WorkloadRef
     by_time: bool = False
     hold: RolloutHold | None = None
+    replicas: int = 1
 
 
 class Borrowers:
@@ -112,7 +113,12 @@ class RolloutCache:
         kind, name = lender(obj) or ("", "")
         if kind not in WORKLOAD_KINDS or not is_object_name(name):
             return None
-        by_time = restarts_by_time(
-            self._kind, as_object(obj["metadata"].get("annotations")), self._is_reloader_replaced
+        annotations, replicas = as_object(obj["metadata"].get("annotations")), obj["spec"].get("replicas")
+        by_time = restarts_by_time(annotations, {}, self._is_reloader_replaced)
+        return Borrower(
+            rollout,
+            WorkloadRef(kind, rollout.namespace, name),
+            by_time,
+            read_argo_hold(obj, by_time),
+            replicas if isinstance(replicas, int) else 1,
         )
-        return Borrower(rollout, WorkloadRef(kind, rollout.namespace, name), by_time, read_argo_hold(obj, by_time))

@@ -19,15 +19,11 @@ _METADATA = (
     *("annotations", "labels", "ownerReferences"),
 )
 _MANAGED_FIELDS = ("manager", "operation", "subresource", "time")
-_SPEC = ("replicas", "paused", "selector", "strategy", "updateStrategy", "minReadySeconds", "progressDeadlineSeconds")
-_ARGO_STATUS = (
-    "observedGeneration",
-    "phase",
-    "currentPodHash",
-    "stableRS",
-    "restartedAt",
-    "workloadObservedGeneration",
+_STATUS = (
+    *("observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas"),
+    *("desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable"),
 )
+_SPEC = ("replicas", "paused", "selector", "strategy", "updateStrategy", "minReadySeconds", "progressDeadlineSeconds")
 
 
 class _KeyRef(TypedDict, total=False):
@@ -87,6 +83,13 @@ class _PodSpec(TypedDict, total=False):
     volumes: list[_Volume] | None
 
 
+class _Condition(TypedDict, total=False):
+    type: Any
+    status: Any
+    reason: Any
+    lastUpdateTime: Any
+
+
 class _TemplateRef(TypedDict, total=False):
     kind: Any
     name: Any
@@ -144,10 +147,9 @@ def workload_decoder(kind: WorkloadKind) -> Decoder[Any]:
     first, *others = kind.template
     template = _object({"metadata": _metadata(), "spec": _PodSpec})
     of_spec: dict[str, Any] = dict.fromkeys(_SPEC, Any)
-    status: Any = Any
     if kind.has_restart_at:  # the author of such an object may fill lists that Kubernetes itself would refuse
         of_spec["strategy"], of_spec["workloadRef"] = _ArgoStrategy, _TemplateRef
-        status = _object(dict.fromkeys(_ARGO_STATUS, Any))
+    status = _object({**dict.fromkeys(_STATUS, Any), "conditions": list[_Condition]})
     fields = {"metadata": _metadata(kind.template), "status": status, "spec": _object(of_spec)}
     if others:
         below = {others[0]: _nested(tuple(others[1:]), template)}

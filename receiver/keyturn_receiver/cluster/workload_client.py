@@ -1,15 +1,17 @@
-"""Client for single workloads. It reads them and their pods, and writes Keyturn's annotations on them."""
+"""Client for single workloads. It reads them and their pods, writes Keyturn's annotations on them, and evicts pods."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from keyturn_receiver.cluster.api import MERGE_PATCH, Api, Json, ReplyTooLarge, path
 from keyturn_receiver.cluster.template_borrowers import Borrower, Borrowers
 from keyturn_receiver.cluster.wanted_fields import PAGE, POD, workload_decoder
-from keyturn_receiver.core.argo_rollouts import STRATEGY, TEMPLATE, restart_time
-from keyturn_receiver.core.consumer import Consumer, Pod, WorkloadRef, named_secrets, read_consumer, read_pod
+from keyturn_receiver.core.argo_rollouts import restart_time
+from keyturn_receiver.core.consumer import Consumer, WorkloadRef, named_secrets, read_consumer
 from keyturn_receiver.core.field_owners import FIELD_MANAGER, other_writer
+from keyturn_receiver.core.pod import Pod, read_pod
 from keyturn_receiver.core.reloader import ReloaderMode
+from keyturn_receiver.core.restart_way import RESTART, TEMPLATE
 from keyturn_receiver.core.rollout import RolloutAnnotation
 from keyturn_receiver.core.rollout_hold import NO_REPLICAS, RolloutHold
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
@@ -19,6 +21,21 @@ POD_PAGE = 50  # pods that are requested at once
 # The API server refuses a field that the definition of a custom resource lacks, instead of dropping it in silence.
 STRICT = {"fieldValidation": "Strict"}
 MAX_POD_PAGE = 4 * 1024 * 1024  # bytes; a parsed page takes several times as much memory
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A workload as ``WorkloadClient.inspect`` reads it. ``consumer`` is None if its pods read no Secret. ``replicas``
+    is the number of pods that it should have. ``owner`` is the field manager, other than Keyturn's, that owns the mark,
+    or None."""
+
+    ref: WorkloadRef
+    uid: str
+    consumer: Consumer | None
+    replicas: int
+    selector: str
+    named: Sequence[str]
+    owner: str | None
 
 
 class WorkloadClient:
@@ -42,14 +59,28 @@ class WorkloadClient:
         """Return the field manager other than Keyturn's that last wrote an annotation (``core/field_owners.py``)."""
         return other_writer(WORKLOAD_KINDS[ref.kind], await self._get(ref), annotation, removed)
 
-    async def pods(self, ref: WorkloadRef) -> AsyncGenerator[Pod, None]:
+    async def inspect(self, ref: WorkloadRef, annotation: str) -> Workload:
+        """Read a workload with what is needed to judge its pods. Raises the same errors as ``read``.
+
+        ``annotation`` is the name of a mark whose other owner is asked for.
+        """
+        kind, workload = WORKLOAD_KINDS[ref.kind], await self._get(ref)
+        return Workload(
+            ref,
+            uid=str(workload["metadata"]["uid"]),
+            consumer=read_consumer(kind, workload, self._reloader),
+            replicas=_replicas(workload) + sum(each.replicas for each in self._borrowers.of(ref)),
+            selector=_selector(workload["spec"].get("selector") or {}),
+            named=named_secrets(kind, workload, self._reloader),
+            owner=other_writer(kind, workload, annotation, removed=False),
+        )
+
+    async def pods(self, workload: Workload) -> AsyncGenerator[Pod, None]:
         """Yield the pods of a workload, without those that are ending. The pods of an Argo Rollout that takes its pod
         template count as its own. Raises the same errors as ``read``."""
+        ref = workload.ref
         owners = [ref, *(each.rollout for each in self._borrowers.of(ref))]
-        workload = await self._get(ref)
-        uid = str(workload["metadata"]["uid"])
-        named = named_secrets(WORKLOAD_KINDS[ref.kind], workload, self._reloader)
-        query, limit = {"labelSelector": _selector(workload["spec"].get("selector") or {})}, POD_PAGE
+        query, limit = {"labelSelector": workload.selector}, POD_PAGE
         while True:
             query["limit"] = str(limit)
             max_bytes = MAX_POD_PAGE if limit > 1 else float("inf")
@@ -62,11 +93,23 @@ class WorkloadClient:
                 continue
             for each in page.get("items") or []:
                 obj = POD.decode(each)
-                if pod := next(filter(None, (read_pod(obj, owner, uid, named) for owner in owners)), None):
+                found = (read_pod(obj, owner, workload.uid, workload.named) for owner in owners)
+                if pod := next(filter(None, found), None):
                     yield pod
             if not (next_page := page["metadata"].get("continue")):
                 return
             query["continue"] = next_page
+
+    async def evict(self, ref: WorkloadRef, pod: Pod) -> None:
+        """Evict one pod of a workload. Raises DisruptionNotAllowed if a PodDisruptionBudget forbids it for now, and
+        otherwise the same errors as ``read``: NotFound if the pod is gone, Conflict if another one has its name."""
+        body: Json = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": pod.name, "namespace": ref.namespace},
+            "deleteOptions": {"preconditions": {"uid": pod.uid}},
+        }
+        await self._api.request("POST", f"{path('v1', 'pods', ref.namespace, pod.name)}/eviction", body=body)
 
     def restarts_by_time(self, consumer: Consumer) -> bool:
         """Return whether the pods of a consumer are restarted by ``spec.restartAt`` alone, of itself or of all the
@@ -76,18 +119,23 @@ class WorkloadClient:
         borrowers = self._borrowers.of(consumer.ref)
         return consumer.hold is NO_REPLICAS and bool(borrowers) and all(each.by_time for each in borrowers)
 
+    def as_lender(self, consumer: Consumer) -> Consumer:
+        """Return a consumer with what holds back the Argo Rollouts that take its pod template, if there are any."""
+        borrowers = self._borrowers.of(consumer.ref)
+        return replace(consumer, hold=_hold_of(borrowers, consumer.hold)) if borrowers else consumer
+
     async def mark(self, consumer: Consumer, mark: RolloutAnnotation, written_at: int | None = None) -> Consumer | None:
         """Write a mark, and return the workload as it was written. Raises Conflict if it has changed since it was read.
 
-        ``written_at`` is needed for a restart of a consumer that ``restarts_by_time``: when the Secret was written, in
-        seconds since 1970 by the API server's clock. Then the pod template gets no mark.
+        A restart marks the pod template alone. The mark on the workload itself is removed by the same write, because it
+        would say that the pods were found to run what they are only asked to run.
 
-        A restart marks both the pod template and the workload itself. If somebody's `replace` removes the mark from the
-        template, this alone restarts the pods, and the mark on the workload then prevents a second restart.
+        A consumer that ``restarts_by_time`` needs ``written_at`` for a restart: when the Secret was written, in seconds
+        since 1970 by the API server's clock. Its template is not to change, so the mark on the workload itself asks.
         """
         kind = WORKLOAD_KINDS[consumer.ref.kind]
-        annotations = {"annotations": {mark.name: mark.value}}
-        body: Json = {"metadata": {"resourceVersion": consumer.resource_version, **annotations}}
+        annotations: Json = {mark.name: mark.value}
+        body: Json = {"metadata": {"resourceVersion": consumer.resource_version}}
         query = {"fieldManager": FIELD_MANAGER}
         if mark.restart and written_at is not None:
             if consumer.by_time:
@@ -96,14 +144,15 @@ class WorkloadClient:
             for borrower in self._borrowers.of(consumer.ref):
                 await self._restart_borrower(borrower, mark, written_at)
         elif mark.restart:
-            template: Json = {"metadata": annotations}
+            template: Json = {"metadata": {"annotations": annotations}}
             for field in reversed(kind.template):
                 template = {field: template}
             body |= template
+            annotations = dict.fromkeys({mark.name, *mark.former} & consumer.baseline.keys())
+        if annotations:
+            body["metadata"]["annotations"] = annotations
         marked = read_consumer(kind, await self._patch(consumer.ref, query, body), self._reloader)
-        if marked and mark.restart and (borrowers := self._borrowers.of(consumer.ref)):
-            return replace(marked, hold=_hold_of(borrowers, marked.hold))
-        return marked
+        return self.as_lender(marked) if marked and mark.restart else marked
 
     async def _restart_borrower(self, borrower: Borrower, mark: RolloutAnnotation, written_at: int) -> None:
         """Restart the pods of an Argo Rollout that takes the pod template of the marked workload.
@@ -127,7 +176,7 @@ class WorkloadClient:
         except UnknownField:
             raise ClusterRefused(
                 f"{ref.kind} {ref.namespace}/{ref.name}: its definition (CRD) has no spec.restartAt: update Argo"
-                f" Rollouts, or write {STRATEGY}: {TEMPLATE}"
+                f" Rollouts, or write {RESTART}: {TEMPLATE}"
             ) from None
 
     async def _get(self, ref: WorkloadRef) -> Json:
@@ -149,6 +198,13 @@ def _hold_of(borrowers: Sequence[Borrower], hold: RolloutHold | None) -> Rollout
 def _path(ref: WorkloadRef) -> str:
     kind = WORKLOAD_KINDS[ref.kind]
     return path(kind.group_version, kind.plural, ref.namespace, ref.name)
+
+
+def _replicas(workload: Json) -> int:
+    """Return the number of pods that a workload should have. A DaemonSet tells it in its status."""
+    status, spec = workload.get("status") or {}, workload["spec"]
+    desired = status.get("desiredNumberScheduled", spec.get("replicas", 1))
+    return desired if isinstance(desired, int) else 1
 
 
 def _selector(selector: Json) -> str:

@@ -2,8 +2,8 @@
 
 A Rollout has two ways. A changed pod template makes a new revision, which passes the steps of its strategy: pauses,
 analysis, promotion. ``spec.restartAt`` evicts the pods that were created before that time, without a new revision, and
-even while the Rollout is paused. The annotation STRATEGY chooses. With ``spec.workloadRef``, a Rollout has no pod
-template of its own: it takes that of another workload, mostly of a Deployment without replicas.
+even while the Rollout is paused. The annotation ``keyturn.dev/restart`` chooses. With ``spec.workloadRef``, a Rollout
+has no pod template of its own: it takes that of another workload, mostly of a Deployment without replicas.
 
 https://argo-rollouts.readthedocs.io/en/stable/features/restart/
 https://argo-rollouts.readthedocs.io/en/stable/migrating/
@@ -16,14 +16,10 @@ from msgspec import Raw
 from msgspec.json import decode
 
 from keyturn_receiver.core.json_access import as_object, as_objects
+from keyturn_receiver.core.restart_way import RESTART, RESTART_AT, restart_way
 from keyturn_receiver.core.rollout_hold import NO_REPLICAS, RolloutHold
-from keyturn_receiver.core.workload_kinds import WorkloadKind
 
-STRATEGY = "keyturn.dev/rollout-strategy"
 RELOADER_STRATEGY = "reloader.stakater.com/rollout-strategy"
-TEMPLATE = "template"
-RESTART = "restart"
-MAX_TEXT = 40  # characters of a text that is not understood; the rest is not told
 MAX_STEPS = 16 * 1024  # bytes of a canary's steps; of a longer list, nothing is said
 
 PAUSED = RolloutHold("is paused: its pods restart when you set spec.paused to false")
@@ -37,35 +33,27 @@ STOPS = RolloutHold(
 )
 
 
-def restarts_by_time(kind: WorkloadKind, annotations: Mapping[str, object], is_reloader_replaced: bool) -> bool:
-    """Return whether the annotations of a workload say to restart its pods by ``spec.restartAt``.
+def restarts_by_time(
+    on_workload: Mapping[str, object], on_template: Mapping[str, object], is_reloader_replaced: bool
+) -> bool:
+    """Return whether the annotations of a Rollout and of its pod template say to restart its pods by
+    ``spec.restartAt``. Reloader's annotation counts if Reloader was replaced and Keyturn's own is absent."""
+    way = restart_way(on_workload, on_template)
+    return way == RESTART_AT or (not way and is_reloader_replaced and on_workload.get(RELOADER_STRATEGY) == "restart")
 
-    Reloader's annotation counts if Reloader was replaced and STRATEGY is absent.
+
+def borrower_faults(workload: Mapping[str, object], names_secrets: bool, spares_template: bool) -> tuple[str, ...]:
+    """Return what is wrong with a Rollout that has no pod template of its own. ``names_secrets`` tells whether its
+    annotations name Secrets, and ``spares_template`` whether it is restarted without a change of its template.
+
+    A label or annotation in the empty template would make the Rollout invalid.
     """
-    if not kind.has_restart_at:
-        return False
-    if STRATEGY in annotations:
-        return _text(annotations) == RESTART
-    return is_reloader_replaced and annotations.get(RELOADER_STRATEGY) == RESTART
-
-
-def strategy_faults(
-    kind: WorkloadKind, workload: Mapping[str, object], by_time: bool, names_secrets: bool
-) -> tuple[str, ...]:
-    """Return what is wrong with STRATEGY, and with annotations that name Secrets on a Rollout which has no pod template
-    of its own. ``names_secrets`` tells whether there are such annotations."""
-    annotations = as_object(as_object(workload.get("metadata")).get("annotations"))
-    if STRATEGY in annotations:
-        if not kind.has_restart_at:
-            return (f"annotation {STRATEGY} has no effect on a {kind.kind}: remove it",)
-        if (text := _text(annotations)) not in (TEMPLATE, RESTART):
-            return (f'annotation {STRATEGY} is "{text:.{MAX_TEXT}}": write {TEMPLATE} or {RESTART}',)
-    if kind.has_restart_at and names_secrets and not by_time and _template_ref(workload):
-        return (
-            "it takes its pod template from another workload (workloadRef), and its own annotations name Secrets: move"
-            f" them to that workload, or write {STRATEGY}: {RESTART}",
-        )
-    return ()
+    if not names_secrets or spares_template or not _template_ref(workload):
+        return ()
+    return (
+        "it takes its pod template from another workload (workloadRef), and its own annotations name Secrets: move them"
+        f" to that workload, or write {RESTART}: {RESTART_AT}",
+    )
 
 
 def lender(workload: Mapping[str, object]) -> tuple[str, str] | None:
@@ -107,7 +95,3 @@ def _steps(steps: object) -> list[Mapping[str, object]]:
     if isinstance(steps, Raw):  # as ``cluster/wanted_fields.py`` keeps it
         steps = decode(steps) if len(bytes(steps)) <= MAX_STEPS else None
     return as_objects(steps)
-
-
-def _text(annotations: Mapping[str, object]) -> str:
-    return str(annotations[STRATEGY]).strip()
