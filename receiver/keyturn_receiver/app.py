@@ -22,6 +22,8 @@ from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.cluster.fingerprint import new_fingerprint
 from keyturn_receiver.cluster.lease import LeaderElector, LeaseClient
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespacePoller, NamespaceReader
+from keyturn_receiver.cluster.optional_informer import OptionalInformer
+from keyturn_receiver.cluster.reader_client import ReaderClient
 from keyturn_receiver.cluster.record_key import RecordKey, RecordKeyClient, RecordKeyMonitor
 from keyturn_receiver.cluster.record_reader import RecordReader
 from keyturn_receiver.cluster.reflector import ListWatch, ObjectCache, Reflector, WatchTimeouts
@@ -30,6 +32,7 @@ from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.cluster.secret_lookup import SecretLookup
 from keyturn_receiver.cluster.service_account_client import ServiceAccountClient
+from keyturn_receiver.cluster.template_borrowers import Borrowers, RolloutCache
 from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.cluster.wanted_fields import workload_decoder
 from keyturn_receiver.cluster.watched_cache import WatchedCache
@@ -53,6 +56,7 @@ from keyturn_receiver.reconcile.live_reporter import LiveReporter
 from keyturn_receiver.reconcile.missing_key_reporter import MissingKeyReporter
 from keyturn_receiver.reconcile.notices import Notices
 from keyturn_receiver.reconcile.pod_evictor import PodEvictor
+from keyturn_receiver.reconcile.reader_reporter import ReaderReporter
 from keyturn_receiver.reconcile.reconciler import Reconciler
 from keyturn_receiver.reconcile.release_reporter import ReleaseReporter
 from keyturn_receiver.reconcile.renderer import Renderer
@@ -119,6 +123,7 @@ class Caches:
     secrets: SecretCache
     namespaces: NamespaceCache
     consumers: ConsumerIndex
+    borrowers: Borrowers
     released: ReleasedCache
     watched: WatchedCache
 
@@ -147,9 +152,9 @@ class Aws:
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """The access policy, the work queue, the two parts other than the webhook that submit work to the queue, the part
-    that reports Secrets which are no longer bound, and the part that reports rollouts. Watched Secrets have a queue and
-    a detector of their own."""
+    """The access policy, the work queue, the two parts other than the webhook that submit work to the queue, and the
+    parts that report: Secrets that are no longer bound, rollouts, and readers that are not restarted, if these are
+    reported. Watched Secrets have a queue and a detector of their own."""
 
     access: AccessPolicy
     queue: WorkQueue
@@ -159,6 +164,7 @@ class Controller:
     live: LiveReporter
     watch_queue: WorkQueue
     watches: WatchDetector
+    readers: ReaderReporter | None
 
 
 def build(
@@ -222,6 +228,8 @@ def build(
         await controller.poller.run(ping)
 
     parts = [key_loader.run, kube.events.run, kube.elector.run, kube.event_path.run, controller.releases.run, live.run]
+    if controller.readers:
+        parts.append(controller.readers.run)
     background = Background(kube.informers, [*parts, *(each.run for each in certificates)], run_controller, ping)
     queues = [controller.queue, controller.watch_queue]
     return Runtime(background, http, queues, kube.events, readiness, settings.drain_seconds)
@@ -235,7 +243,12 @@ def build_kubernetes(process: Process, transport: Transport) -> Kubernetes:
     api = kubernetes.Api(transport, limiter, process.metrics)
     record_key = RecordKey()
     caches = Caches(
-        SecretCache(record_key), NamespaceCache(), ConsumerIndex(), ReleasedCache(), WatchedCache(record_key)
+        SecretCache(record_key),
+        NamespaceCache(),
+        ConsumerIndex(),
+        Borrowers(),
+        ReleasedCache(),
+        WatchedCache(record_key),
     )
     identity = f"{socket.gethostname()}-{os.getpid()}"
 
@@ -284,6 +297,7 @@ def build_informers(
         cache: ObjectCache[Any],
         title: str = "",
         after: asyncio.Event | None = None,
+        is_optional: bool = False,
         **options: Any,
     ) -> list[Reflector[Any]]:
         reflectors = []
@@ -291,7 +305,10 @@ def build_informers(
             name = (title or resource) if namespace is None else f"{title or resource} in {namespace}"
             list_watch = ListWatch(kubernetes.path(group_version, resource, namespace), namespace, **options)
             ping = process.watchdog.register(f"watch of {name}")
-            informers[name] = reflector = Reflector(api, list_watch, cache, timeouts, ping, after)
+            reflector = Reflector(api, list_watch, cache, timeouts, ping, after, is_optional)
+            informers[name] = (
+                OptionalInformer(reflector, cache, name, timeouts.watch, namespace, ping) if is_optional else reflector
+            )
             reflectors.append(reflector)
         return reflectors
 
@@ -316,8 +333,14 @@ def build_informers(
             "v1", "secrets", caches.watched, title="watched secrets", after=monitor.synced, labels=WATCH_LABEL
         )
     for kind in WORKLOAD_KINDS.values() if settings.rollouts else ():
-        cache = ConsumerCache(kind, caches.consumers, reloader=ReloaderMode(settings.reloader))
-        watch(kind.group_version, kind.plural, cache, decoder=workload_decoder(kind))
+        if kind.is_custom and not settings.argo_rollouts:
+            continue
+        reloader = ReloaderMode(settings.reloader)
+        consumers = ConsumerCache(kind, caches.consumers, reloader=reloader)
+        cache: ObjectCache[Any] = consumers
+        if kind.has_restart_at:
+            cache = RolloutCache(kind, consumers, caches.borrowers, reloader is ReloaderMode.REPLACED)
+        watch(kind.group_version, kind.plural, cache, is_optional=kind.is_custom, decoder=workload_decoder(kind))
     return informers
 
 
@@ -352,7 +375,7 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     resolver = ArnResolver(aws.stores, access)
     secrets = SecretClient(kube.api, new_fingerprint(), kube.record_key, utc_now)
     reloader = ReloaderMode(settings.reloader)
-    workloads, fights = WorkloadClient(kube.api, reloader), RolloutFights()
+    workloads, fights = WorkloadClient(kube.api, reloader, caches.borrowers), RolloutFights()
     caches.consumers.add_mark_handler(fights.observe)
     fight_reporter = FightReporter(workloads, caches.secrets, kube.events, metrics, kube.elector.is_leader)
     fights.add_handler(fight_reporter.on_fight)
@@ -372,7 +395,10 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         SecretDeleter(aws.stores, secrets, resolver, settings.deletions),
         legs,
     )
-    reporter = StatusReporter(secrets, kube.events, metrics)
+    readers = None
+    if settings.rollouts and settings.report_readers:
+        readers = ReaderReporter(ReaderClient(kube.api), caches.secrets, caches.consumers, rollouts, kube.events)
+    reporter = StatusReporter(secrets, kube.events, metrics, readers.on_written if readers else None)
     namespaces = NamespaceReader(kube.api, caches.namespaces)
     reconciler = Reconciler(caches.secrets, secrets, filler, restarter, reporter, namespaces, process.span)
     queue = WorkQueue(reconciler.reconcile, settings.concurrency, metrics)
@@ -403,7 +429,7 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         metrics,
         kube.elector.is_leader,
     )
-    return Controller(access, queue, drift, poller, releases, live, watch_queue, watches)
+    return Controller(access, queue, drift, poller, releases, live, watch_queue, watches, readers)
 
 
 def build_http(

@@ -49,7 +49,7 @@ COMBINABLE: dict[str, Values] = {
     "few namespaces": {"namespaces": SERVED},
     "tenant roles": {"tenantRoles": {"enabled": True}},
     "deletions": {"deletions": {"enabled": True}},
-    "restarts": {"rollouts": {"default": "disabled", "reloader": "running"}},
+    "restarts": {"rollouts": {"default": "disabled", "reloader": "running", "reportReaders": False}},
     "Reloader replaced": {"rollouts": {"reloader": "replaced"}},
     "poller": {"poller": {"intervalSeconds": 60, "mode": "describe"}},
     "heartbeats": {"heartbeats": {"silenceSeconds": 0}},

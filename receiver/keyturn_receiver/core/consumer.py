@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 
+from keyturn_receiver.core.argo_rollouts import borrower_faults, read_argo_hold, restarts_by_time
 from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.object_name import is_object_name
 from keyturn_receiver.core.reloader import ReloaderMode, ReloaderRules, has_rules, read_rules, rule_faults
@@ -70,7 +71,8 @@ class Consumer:
     ``reloader`` are the rules of Reloader's annotations, if these count. ``may_restart_twice`` means that the workload
     has such annotations, but they do not count. ``progress`` tells how far the rollout of the present pod template has
     come, or is None if that cannot be told. ``evicts`` means that its pods are evicted instead of its template being
-    changed; then no setting of the workload holds them.
+    changed; then no setting of the workload holds them. ``by_time`` means that ``spec.restartAt``
+    restarts the pods, and not a changed pod template (``core/argo_rollouts.py``).
     """
 
     ref: WorkloadRef
@@ -88,6 +90,7 @@ class Consumer:
     may_restart_twice: bool = False
     progress: RolloutProgress | None = None
     evicts: bool = False
+    by_time: bool = False
 
     @property
     def size(self) -> int:
@@ -150,19 +153,23 @@ def read_consumer(
     """Parse a workload as the API server returns it. Returns None if its pods read no Secret, and nothing is wrong
     with its annotations and labels. ``reloader`` tells whether Reloader's annotations count."""
     metadata = as_object(workload.get("metadata"))
-    template = _template(kind, workload)
+    template = pod_template(kind, workload)
     annotations = as_object(metadata.get("annotations"))
     template_metadata = as_object(template.get("metadata"))
     on_template = as_object(template_metadata.get("annotations"))
-    reads = reads_of(template, named_secrets(kind, workload, reloader))
+    named = named_secrets(kind, workload, reloader)
+    reads = reads_of(template, named)
     counts = reloader is not ReloaderMode.ABSENT
     rules = read_rules(annotations, on_template) if counts else None
+    evicts = evicts_pods(annotations, on_template)
+    by_time = kind.has_restart_at and restarts_by_time(annotations, on_template, reloader is ReloaderMode.REPLACED)
     faults = (
         *(rule_faults(annotations, on_template) if counts else ()),
         *switch_faults(annotations),
         *switch_faults(on_template, "on the pod template"),
-        *restart_faults(annotations),
-        *restart_faults(on_template, "on the pod template"),
+        *restart_faults(annotations, has_restart_at=kind.has_restart_at),
+        *restart_faults(on_template, "on the pod template", kind.has_restart_at),
+        *(borrower_faults(workload, bool(named), evicts or by_time) if kind.has_restart_at else ()),
         *name_list_faults(annotations),
         *name_list_faults(on_template),
         *object_faults(metadata, Place.WORKLOAD),
@@ -170,7 +177,7 @@ def read_consumer(
     )
     if not reads and not faults:
         return None
-    evicts, hold = evicts_pods(annotations, on_template), read_hold(kind, workload)
+    hold = read_argo_hold(workload, by_time) if kind.has_restart_at else read_hold(kind, workload)
     baseline, marks = marks_of(reads, annotations, on_template)
     return Consumer(
         ref=WorkloadRef(kind.kind, str(metadata["namespace"]), str(metadata["name"])),
@@ -187,20 +194,22 @@ def read_consumer(
         may_restart_twice=not counts and has_rules(annotations, on_template),
         progress=read_progress(kind, workload),
         evicts=evicts,
+        by_time=by_time,
     )
 
 
 def named_secrets(kind: WorkloadKind, workload: Mapping[str, object], reloader: ReloaderMode) -> list[str]:
     """Return the Secrets that the annotations of a workload and of its pod template name as read."""
     annotations = as_object(as_object(workload.get("metadata")).get("annotations"))
-    on_template = as_object(as_object(_template(kind, workload).get("metadata")).get("annotations"))
+    on_template = as_object(as_object(pod_template(kind, workload).get("metadata")).get("annotations"))
     names = list(filter(is_object_name, (*names_read(annotations), *names_read(on_template))))
     if reloader is ReloaderMode.REPLACED and (rules := read_rules(annotations, on_template)):
         names += rules.names
     return names
 
 
-def _template(kind: WorkloadKind, workload: Mapping[str, object]) -> Mapping[str, object]:
+def pod_template(kind: WorkloadKind, workload: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the pod template of a workload, empty if it has none."""
     template = workload
     for field in kind.template:
         template = as_object(template.get(field))

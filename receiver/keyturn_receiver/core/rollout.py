@@ -115,13 +115,17 @@ def is_behind(pod: Pod, secret_name: str, record: Record, mark: RolloutAnnotatio
 
     A pod with the mark on itself was made from a template that was marked after the write.
     """
-    if pod.marks.get(mark.name) == mark.value:
-        return False
+    return pod.marks.get(mark.name) != mark.value and has_older_value(pod, secret_name, record, seen_late, mark.marked)
+
+
+def has_older_value(pod: Pod, secret_name: str, record: Record, seen_late: bool = False, marked: bool = False) -> bool:
+    """Return whether a pod may have read an older value than the Secret has now, by its times alone. The arguments are
+    those of ``is_behind``, and ``RolloutAnnotation.marked``."""
     reads = pod.reads.get(secret_name)
-    if not _may_be_behind(reads, pod.created, record, seen_late, mark.marked, pod.has_started):
+    if not _may_be_behind(reads, pod.created, record, seen_late, marked, pod.has_started):
         return False
     started = pod.started.get(secret_name)
-    return started is None or _may_be_behind(reads, started - CLOCK_SECONDS, record, False, mark.marked)
+    return started is None or _may_be_behind(reads, started - CLOCK_SECONDS, record, False, marked)
 
 
 def _may_be_behind(

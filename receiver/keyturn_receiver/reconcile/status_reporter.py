@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from keyturn_receiver.cluster.event_recorder import EventRecorder
@@ -10,7 +10,7 @@ from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.plan import LiveSecret
-from keyturn_receiver.core.revision import OK, status_of
+from keyturn_receiver.core.revision import OK, Record, status_of
 from keyturn_receiver.errors import (
     Conflict,
     InvalidBinding,
@@ -39,10 +39,18 @@ _log = logging.getLogger(__name__)
 
 
 class StatusReporter:
-    """Status reporter. Each outcome is reported once, at the end of a reconcile."""
+    """Status reporter. Each outcome is reported once, at the end of a reconcile. ``on_written`` is called with each
+    Secret whose keys have changed, as it was before, and with its new record."""
 
-    def __init__(self, secrets: SecretClient, events: EventRecorder, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        secrets: SecretClient,
+        events: EventRecorder,
+        metrics: Metrics,
+        on_written: Callable[[LiveSecret, Record], None] | None = None,
+    ) -> None:
         self._secrets = secrets
+        self._on_written = on_written
         self._events = events
         self._metrics = metrics
         self._failures = TokenBuckets(FAILURE_RATE, FAILURE_BURST, time.monotonic)
@@ -78,6 +86,8 @@ class StatusReporter:
         if (error is None or (fill.error and fill.written)) and (fill.changed_keys or rollout.restarted):
             message = event_messages.applied(fill.record, fill.changed_keys, rollout.restarted)
             self._events.event(live.target, live.uid, False, "Applied", message)
+        if fill.changed_keys and self._on_written:
+            self._on_written(live, fill.record)
         for fault in (*spec.rollout_faults, *rollout.faults):
             message = f"{fault}; no pod is restarted until then"
             self._events.event(live.target, live.uid, True, InvalidBinding.reason, message)
