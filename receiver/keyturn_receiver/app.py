@@ -22,31 +22,40 @@ from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.cluster.fingerprint import new_fingerprint
 from keyturn_receiver.cluster.lease import LeaderElector, LeaseClient
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespacePoller, NamespaceReader
+from keyturn_receiver.cluster.optional_informer import OptionalInformer
 from keyturn_receiver.cluster.reader_client import ReaderClient
 from keyturn_receiver.cluster.record_key import RecordKey, RecordKeyClient, RecordKeyMonitor
+from keyturn_receiver.cluster.record_reader import RecordReader
 from keyturn_receiver.cluster.reflector import ListWatch, ObjectCache, Reflector, WatchTimeouts
 from keyturn_receiver.cluster.released_cache import ReleasedCache
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.cluster.secret_client import SecretClient
+from keyturn_receiver.cluster.secret_lookup import SecretLookup
 from keyturn_receiver.cluster.service_account_client import ServiceAccountClient
+from keyturn_receiver.cluster.template_borrowers import Borrowers, RolloutCache
 from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.cluster.wanted_fields import workload_decoder
+from keyturn_receiver.cluster.watched_cache import WatchedCache
+from keyturn_receiver.cluster.watched_client import WatchedClient
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.rollout_switch import Switch
-from keyturn_receiver.core.vocabulary import BIND_LABEL
+from keyturn_receiver.core.vocabulary import BIND_LABEL, WATCH_LABEL
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from keyturn_receiver.liveness import Watchdog
 from keyturn_receiver.poller.poller import Poller
 from keyturn_receiver.poller.sweep import Sweeper
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.arn_resolver import ArnResolver
+from keyturn_receiver.reconcile.change_brake import ChangeBrake
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.drift import DriftDetector
 from keyturn_receiver.reconcile.fight_reporter import FightReporter
+from keyturn_receiver.reconcile.live_reporter import LiveReporter
 from keyturn_receiver.reconcile.missing_key_reporter import MissingKeyReporter
 from keyturn_receiver.reconcile.notices import Notices
+from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.reader_reporter import ReaderReporter
 from keyturn_receiver.reconcile.reconciler import Reconciler
 from keyturn_receiver.reconcile.release_reporter import ReleaseReporter
@@ -57,6 +66,9 @@ from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.reconcile.secret_filler import SecretFiller
 from keyturn_receiver.reconcile.source_reader import SourceReader
 from keyturn_receiver.reconcile.status_reporter import StatusReporter
+from keyturn_receiver.reconcile.watch_detector import WatchDetector
+from keyturn_receiver.reconcile.watch_reconciler import WatchReconciler
+from keyturn_receiver.reconcile.watch_reporter import WatchReporter
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 from keyturn_receiver.resilience.adaptive_limiter import AdaptiveLimiter
 from keyturn_receiver.runtime import (
@@ -111,7 +123,9 @@ class Caches:
     secrets: SecretCache
     namespaces: NamespaceCache
     consumers: ConsumerIndex
+    borrowers: Borrowers
     released: ReleasedCache
+    watched: WatchedCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +153,17 @@ class Aws:
 @dataclass(frozen=True, slots=True)
 class Controller:
     """The access policy, the work queue, the two parts other than the webhook that submit work to the queue, and the
-    parts that report Secrets which are no longer bound, and readers that are not restarted, if these are reported."""
+    parts that report: Secrets that are no longer bound, rollouts, and readers that are not restarted, if these are
+    reported. Watched Secrets have a queue and a detector of their own."""
 
     access: AccessPolicy
     queue: WorkQueue
     drift: DriftDetector
     poller: Poller
     releases: ReleaseReporter
+    live: LiveReporter
+    watch_queue: WorkQueue
+    watches: WatchDetector
     readers: ReaderReporter | None
 
 
@@ -167,9 +185,15 @@ def build(
     kube.caches.namespaces.add_handler(controller.drift.check_namespace)
     kube.elector.add_handler(controller.drift.on_started_leading)
     kube.caches.namespaces.add_end_handler(kube.caches.secrets.forget_former)
+    kube.caches.watched.add_handler(controller.watches.check)
+    kube.caches.watched.add_kept_handler(controller.watches.on_kept)
+    kube.caches.consumers.add_handler(controller.watches.check)
+    kube.caches.namespaces.add_handler(controller.watches.check_namespace)
+    kube.elector.add_handler(controller.watches.on_started_leading)
 
     notices = Notices(kube.events, kube.elector.is_leader)
     kube.caches.secrets.add_copy_handler(notices.on_copy)
+    kube.caches.watched.add_fault_handler(notices.on_watched)
     kube.caches.consumers.add_fault_handler(notices.on_consumer)
     kube.caches.namespaces.add_fault_handler(notices.on_namespace)
     kube.elector.add_handler(notices.on_started_leading)
@@ -177,6 +201,13 @@ def build(
     controller.drift.add_handler(missing_keys.check)
     kube.caches.secrets.add_handler(missing_keys.on_secret)
     kube.caches.consumers.add_unread_handler(notices.on_no_missing_keys)
+
+    live = controller.live
+    kube.caches.consumers.add_progress_handler(live.on_progress)
+    kube.caches.consumers.add_unread_handler(live.on_unread)
+    kube.caches.secrets.add_handler(live.on_secret)
+    kube.caches.watched.add_handler(live.on_secret)
+    kube.elector.add_handler(live.on_started_leading)
 
     key_loader = SigningKeyLoader(
         aws.signing_keys,
@@ -190,16 +221,18 @@ def build(
 
     async def run_controller() -> None:
         controller.drift.start()
+        controller.watches.start()
         if not settings.deliveries:
             _log.info("deliveries are off: the poller alone carries changes")
         _log.info("started", extra={"fields": {"bindings": len(kube.caches.secrets)}})
         await controller.poller.run(ping)
 
-    parts = [key_loader.run, kube.events.run, kube.elector.run, kube.event_path.run, controller.releases.run]
+    parts = [key_loader.run, kube.events.run, kube.elector.run, kube.event_path.run, controller.releases.run, live.run]
     if controller.readers:
         parts.append(controller.readers.run)
     background = Background(kube.informers, [*parts, *(each.run for each in certificates)], run_controller, ping)
-    return Runtime(background, http, controller.queue, kube.events, readiness, settings.drain_seconds)
+    queues = [controller.queue, controller.watch_queue]
+    return Runtime(background, http, queues, kube.events, readiness, settings.drain_seconds)
 
 
 def build_kubernetes(process: Process, transport: Transport) -> Kubernetes:
@@ -209,7 +242,14 @@ def build_kubernetes(process: Process, transport: Transport) -> Kubernetes:
     process.metrics.kubernetes_request_limit.set_function(lambda: limiter.limit)
     api = kubernetes.Api(transport, limiter, process.metrics)
     record_key = RecordKey()
-    caches = Caches(SecretCache(record_key), NamespaceCache(), ConsumerIndex(), ReleasedCache())
+    caches = Caches(
+        SecretCache(record_key),
+        NamespaceCache(),
+        ConsumerIndex(),
+        Borrowers(),
+        ReleasedCache(),
+        WatchedCache(record_key),
+    )
     identity = f"{socket.gethostname()}-{os.getpid()}"
 
     def lease(name: str) -> LeaseClient:
@@ -240,10 +280,10 @@ def build_informers(
     served = settings.namespaces
     timeouts = WatchTimeouts(settings.watch_seconds, settings.resync_seconds)
     informers: dict[str, Informer] = {}
-    bound: list[Reflector[Any]] = []  # of bound Secrets
+    hashed: list[Reflector[Any]] = []  # of Secrets whose hashes depend on the record key
 
     def list_again() -> None:
-        for each in bound:
+        for each in hashed:
             each.list_again()
 
     key_name = f"{settings.lease_name}-{RECORD_KEY}"
@@ -257,6 +297,7 @@ def build_informers(
         cache: ObjectCache[Any],
         title: str = "",
         after: asyncio.Event | None = None,
+        is_optional: bool = False,
         **options: Any,
     ) -> list[Reflector[Any]]:
         reflectors = []
@@ -264,7 +305,10 @@ def build_informers(
             name = (title or resource) if namespace is None else f"{title or resource} in {namespace}"
             list_watch = ListWatch(kubernetes.path(group_version, resource, namespace), namespace, **options)
             ping = process.watchdog.register(f"watch of {name}")
-            informers[name] = reflector = Reflector(api, list_watch, cache, timeouts, ping, after)
+            reflector = Reflector(api, list_watch, cache, timeouts, ping, after, is_optional)
+            informers[name] = (
+                OptionalInformer(reflector, cache, name, timeouts.watch, namespace, ping) if is_optional else reflector
+            )
             reflectors.append(reflector)
         return reflectors
 
@@ -274,7 +318,7 @@ def build_informers(
         informers["namespaces"] = NamespacePoller(api, served, caches.namespaces, ping)
     else:
         watch("v1", "namespaces", caches.namespaces, metadata_only=True, page_size=250)
-    bound += watch("v1", "secrets", caches.secrets, after=monitor.synced, labels=BIND_LABEL, page_size=250)
+    hashed += watch("v1", "secrets", caches.secrets, after=monitor.synced, labels=BIND_LABEL, page_size=250)
     watch(
         "v1",
         "secrets",
@@ -284,9 +328,19 @@ def build_informers(
         metadata_only=True,
         page_size=250,
     )
+    if settings.rollouts and settings.watch_secrets:
+        hashed += watch(
+            "v1", "secrets", caches.watched, title="watched secrets", after=monitor.synced, labels=WATCH_LABEL
+        )
     for kind in WORKLOAD_KINDS.values() if settings.rollouts else ():
-        cache = ConsumerCache(kind, caches.consumers, reloader=ReloaderMode(settings.reloader))
-        watch(kind.group_version, kind.plural, cache, decoder=workload_decoder(kind))
+        if kind.is_custom and not settings.argo_rollouts:
+            continue
+        reloader = ReloaderMode(settings.reloader)
+        consumers = ConsumerCache(kind, caches.consumers, reloader=reloader)
+        cache: ObjectCache[Any] = consumers
+        if kind.has_restart_at:
+            cache = RolloutCache(kind, consumers, caches.borrowers, reloader is ReloaderMode.REPLACED)
+        watch(kind.group_version, kind.plural, cache, is_optional=kind.is_custom, decoder=workload_decoder(kind))
     return informers
 
 
@@ -321,11 +375,17 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     resolver = ArnResolver(aws.stores, access)
     secrets = SecretClient(kube.api, new_fingerprint(), kube.record_key, utc_now)
     reloader = ReloaderMode(settings.reloader)
-    workloads, fights = WorkloadClient(kube.api, reloader), RolloutFights()
+    workloads, fights = WorkloadClient(kube.api, reloader, caches.borrowers), RolloutFights()
     caches.consumers.add_mark_handler(fights.observe)
-    fights.add_handler(FightReporter(workloads, kube.events, metrics, kube.elector.is_leader).on_fight)
+    fight_reporter = FightReporter(workloads, caches.secrets, kube.events, metrics, kube.elector.is_leader)
+    fights.add_handler(fight_reporter.on_fight)
+    watch_client = WatchedClient(kube.api, caches.watched, kube.record_key)
+    records = RecordReader(secrets, watch_client, caches.watched)
+    evictor = PodEvictor(workloads, records, kube.events, fights, kube.elector.is_leader)
     rollouts = RolloutPolicy(caches.namespaces, Switch(settings.rollout_default), reloader)
-    restarter = ConsumerRestarter(caches.consumers, rollouts, workloads, secrets, legs, fights)
+    restarter = ConsumerRestarter(
+        caches.consumers, rollouts, workloads, records, legs, fights, evictor, fight_reporter.on_owner
+    )
     filler = SecretFiller(
         SourceReader(aws.stores, access, resolver, legs),
         Renderer(rendering),
@@ -353,7 +413,23 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         notifications=settings.deliveries,
     )
     releases = ReleaseReporter(caches.released, secrets, kube.events, kube.elector.is_leader)
-    return Controller(access, queue, drift, poller, releases, readers)
+    watch_reporter = WatchReporter(kube.events, metrics)
+    watch_reconciler = WatchReconciler(
+        caches.watched, watch_client, restarter, watch_reporter, namespaces, process.span
+    )
+    watch_queue = WorkQueue(watch_reconciler.reconcile, settings.concurrency, metrics)
+    watches = WatchDetector(caches.watched, restarter, watch_queue, ChangeBrake(), kube.elector.is_leader)
+    watches.add_handler(watch_reporter.on_braked)
+    live = LiveReporter(
+        caches.consumers,
+        SecretLookup(caches.secrets, caches.watched),
+        restarter,
+        workloads,
+        kube.events,
+        metrics,
+        kube.elector.is_leader,
+    )
+    return Controller(access, queue, drift, poller, releases, live, watch_queue, watches, readers)
 
 
 def build_http(
@@ -410,10 +486,13 @@ def observe(process: Process, kube: Kubernetes, aws: Aws, controller: Controller
     metrics, queue = process.metrics, controller.queue
     ProcessCollector(registry=metrics.registry)
     process.watchdog.register_duration("reconcile", queue.longest_running)
+    process.watchdog.register_duration("reconcile of a watched Secret", controller.watch_queue.longest_running)
     process.watchdog.register_duration("AWS calls", process.pools.saturated_for)
     metrics.bindings.set_function(lambda: len(kube.caches.secrets))
+    metrics.watched_secrets.set_function(lambda: len(kube.caches.watched))
     metrics.failing_bindings.set_function(queue.failing)
     metrics.staleness_seconds.set_function(queue.oldest_unmet)
+    metrics.rollouts_stuck.set_function(controller.live.stuck)
     metrics.poller_leader.set_function(kube.elector.is_leader)
     if process.settings.deliveries:
         metrics.event_path_up.set_function(kube.event_path.healthy)

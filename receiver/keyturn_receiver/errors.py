@@ -10,7 +10,8 @@
     │   │   └── SourcePendingDeletion    AWS: the secret is scheduled for deletion and can be restored
     │   ├── InvalidValue         the value in AWS does not contain what the binding asks for
     │   ├── ClusterRefused       Kubernetes: forbidden, invalid, immutable, or denied by admission
-    │   │   └── NotFound                 the object does not exist (any more)
+    │   │   ├── NotFound                 the object does not exist (any more)
+    │   │   └── UnknownField             the kind has no such field
     │   └── NoSigningKey         a source of signing keys contains no key
     └── Temporary            retry after ``retry_after`` seconds
         ├── SourceUnavailable    AWS: throttled, 5xx, or no response
@@ -20,6 +21,7 @@
         │   └── Contended                the object keeps changing; its owner can stop that
         ├── NamespaceBusy        more work waits for one namespace than is done in time
         │   └── Unfinished               part of the work is done, and the rest is the next attempt's
+        ├── DisruptionNotAllowed Kubernetes: 429, a PodDisruptionBudget forbids an eviction for now
         ├── Expired              Kubernetes: 410, the watch is too far behind; list again
         └── ClusterUnavailable   Kubernetes: 5xx, no response, or unreachable
             └── TooManyRequests          Kubernetes: 429, the call was not started
@@ -100,6 +102,10 @@ class NotFound(ClusterRefused):
     reason = "NotFound"
 
 
+class UnknownField(ClusterRefused):
+    """The kind of the object has no such field, in the version that the cluster has of it."""
+
+
 class NoSigningKey(Permanent):
     """A source of signing keys contains no usable key. This error appears only in logs and in the self test."""
 
@@ -143,6 +149,13 @@ class Conflict(Temporary):
     """Another writer changed the object first, so it has to be read again."""
 
     reason = "Conflict"
+
+
+class DisruptionNotAllowed(Temporary):
+    """A PodDisruptionBudget forbids an eviction for now. The API server is well."""
+
+    reason = "DisruptionNotAllowed"
+    caused_by_tenant = True
 
 
 class Contended(Conflict):

@@ -99,6 +99,10 @@ SILENT: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "a label that the receiver tells of": (ID, {"keyturn.dev/bind": "True"}),
     "a Secret that is not to be bound": (ID, {"keyturn.dev/bind": "false"}),
     "a Secret that was bound": ({"keyturn.dev/status": "NotBound: x", "keyturn.dev/revisions": "{}"}, {}),
+    "a watched Secret": (
+        {"keyturn.dev/rollout": "disabled", "keyturn.dev/watched": "x"},
+        {"keyturn.dev/watch": "true"},
+    ),
     "a Secret of others": ({"example.com/secret-id": "x", "data": "y"}, {"app": "shop", "return.dev/bind": "true"}),
     "domains of others": ({"saturn.dev/data": "x", "turnkey.dev/secret-id": "y"}, {"key.turnstile.io/bind": "true"}),
     "nothing": ({}, {}),

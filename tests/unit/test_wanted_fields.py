@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from keyturn_receiver.cluster.wanted_fields import EVENT, OBJECT, PAGE, POD, workload_decoder
-from keyturn_receiver.core.consumer import WorkloadRef, read_consumer, read_pod
+from keyturn_receiver.core.consumer import WorkloadRef, read_consumer
 from keyturn_receiver.core.field_owners import other_writer
+from keyturn_receiver.core.pod import read_pod
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, WorkloadKind
 
 DEEP = WorkloadKind("Deep", "example.org/v1", "deeps", template=("spec", "jobTemplate", "spec", "template"))
@@ -50,14 +51,18 @@ def workload(kind: WorkloadKind) -> dict[str, Any]:
     for field in reversed(kind.template):
         inner, owned = {field: inner}, {f"f:{field}": owned}
     inner.setdefault("spec", {}).update({"updateStrategy": {"type": "OnDelete"}, "replicas": 2, "serviceName": "x"})
+    condition = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "late"}
+    status = {"observedGeneration": 4, "replicas": 2, "updatedReplicas": 1, "availableReplicas": 1, "collisionCount": 3}
     return {
         **inner,
         "kind": kind.kind,
+        "status": {**status, "conditions": [condition]},
         "metadata": {
             "namespace": "team",
             "name": "web",
             "uid": "u",
             "resourceVersion": "7",
+            "generation": 4,
             "creationTimestamp": "2026-01-01T00:00:00Z",
             **metadata,
             "managedFields": [
@@ -77,6 +82,7 @@ def test_consumer_is_read_from_what_is_kept_as_from_the_whole_workload(kind: Wor
     assert consumer
     assert read_consumer(kind, kept) == consumer
     assert consumer.reads.keys() >= READ
+    assert not consumer.progress or consumer.progress.updated or kind.kind == "DaemonSet"
     assert consumer.faults
     assert len(json.dumps(kept)) < len(json.dumps(whole))
 

@@ -1,6 +1,7 @@
 """Workloads are read and marked at the paths that the table of workload kinds gives."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from keyturn_receiver.cluster.api import ReplyTooLarge
 from keyturn_receiver.cluster.object_pages import MAX_PAGE, PAGE_SIZE
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
+from keyturn_receiver.core.pod import Pod
 from keyturn_receiver.core.rollout import RolloutAnnotation
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, WorkloadKind
@@ -48,12 +50,14 @@ async def test_kind_is_read_and_marked_at_its_path(kind: WorkloadKind) -> None:
     client = WorkloadClient(api)
     await client.read(WorkloadRef(kind.kind, "team", "web"))
     await client.mark(consumer(kind.kind), RolloutAnnotation("mark", "v1", restart=False))
-    path = f"/apis/apps/v1/namespaces/team/{kind.kind.lower()}s/web"
+    path = f"/apis/{kind.group_version}/namespaces/team/{kind.kind.lower()}s/web"
     unrestarted = {"metadata": {"resourceVersion": "1", "annotations": {"mark": "v1"}}}
     assert api.requests == [("GET", path, None), ("PATCH", path, unrestarted)]
 
 
-async def test_restart_marks_the_workload_and_its_pod_template(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_restart_marks_the_pod_template_alone_and_takes_the_settled_mark_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     deep = WorkloadKind("Deep", "example.org/v1", "deeps", template=("spec", "workload", "template"))
     monkeypatch.setitem(WORKLOAD_KINDS, "Deep", deep)
     for kind, spec in (
@@ -61,14 +65,20 @@ async def test_restart_marks_the_workload_and_its_pod_template(monkeypatch: pyte
         ("Deep", {"workload": {"template": {"metadata": {"annotations": {"mark": "v1"}}}}}),
     ):
         api = Api()
-        await WorkloadClient(api).mark(consumer(kind), RolloutAnnotation("mark", "v1", restart=True))
-        ((_, _, body),) = api.requests
-        assert body == {"metadata": {"resourceVersion": "1", "annotations": {"mark": "v1"}}, "spec": spec}
+        client, mark = WorkloadClient(api), RolloutAnnotation("mark", "v1", restart=True, former=("former",))
+        await client.mark(consumer(kind), mark)
+        await client.mark(replace(consumer(kind), baseline={"mark": "v0", "former": "v0", "other": "v0"}), mark)
+        bodies = [body for _, _, body in api.requests]
+        assert bodies == [
+            {"metadata": {"resourceVersion": "1"}, "spec": spec},
+            {"metadata": {"resourceVersion": "1", "annotations": {"mark": None, "former": None}}, "spec": spec},
+        ]
 
 
 @pytest.mark.parametrize("kind", WORKLOAD_KINDS.values(), ids=WORKLOAD_KINDS)
 def test_kind_is_named_in_the_table_alone(kind: WorkloadKind) -> None:
-    names = (f'"{kind.kind}"', kind.group_version, kind.plural)
+    # The plural of Argo's Rollout is also an ordinary word.
+    names = (f'"{kind.kind}"', kind.group_version, *([] if kind.is_custom else [kind.plural]))
     files = [file for file in RECEIVER.rglob("*.py") if any(name in file.read_text() for name in names)]
     assert files == [RECEIVER / "core" / "workload_kinds.py"]
 
@@ -79,7 +89,8 @@ class PodApi:
     def __init__(self, selector: dict[str, Any], pods: int, max_pods: int = PAGE_SIZE) -> None:
         owner = {"controller": True, "kind": "ReplicaSet", "name": "web-1"}
         metadata = {"creationTimestamp": "1970-01-01T00:00:01Z", "ownerReferences": [owner]}
-        self._workload: dict[str, Any] = {"metadata": {"uid": "web"}, "spec": {"selector": selector}}
+        metadata_of = {"uid": "web", "namespace": "team", "name": "web", "resourceVersion": "1"}
+        self._workload: dict[str, Any] = {"metadata": metadata_of, "spec": {"selector": selector}}
         self._pods = [{"metadata": metadata, "spec": {}}] * pods
         self._max_pods = max_pods
         self.queries: list[dict[str, str]] = []
@@ -103,6 +114,11 @@ class PodApi:
         return {"metadata": metadata, "items": [json.dumps(each) for each in self._pods[first : first + limit]]}
 
 
+async def pods_of(api: Any) -> list[Pod]:
+    client = WorkloadClient(api)
+    return [pod async for pod in client.pods(await client.inspect(WorkloadRef("Deployment", "team", "web"), "mark"))]
+
+
 @pytest.mark.parametrize(
     ("selector", "query"),
     [
@@ -118,18 +134,17 @@ class PodApi:
 )
 async def test_pods_are_listed_by_the_selector_of_the_workload(selector: dict[str, Any], query: str) -> None:
     api = PodApi(selector, 1)
-    assert len([pod async for pod in WorkloadClient(api).pods(WorkloadRef("Deployment", "team", "web"))]) == 1
+    assert len(await pods_of(api)) == 1
     assert [each["labelSelector"] for each in api.queries] == [query]
 
 
 @pytest.mark.parametrize("max_pods", [PAGE_SIZE, 5, 1])
 async def test_pods_are_listed_in_pages_that_fit_into_memory(max_pods: int) -> None:
     api = PodApi({"matchLabels": {"app": "web"}}, 2 * PAGE_SIZE + 1, max_pods)
-    assert len([pod async for pod in WorkloadClient(api).pods(WorkloadRef("Deployment", "team", "web"))]) == 101
+    assert len(await pods_of(api)) == 101
 
 
 async def test_pods_read_the_secrets_that_their_workload_names() -> None:
     api = PodApi({"matchLabels": {"app": "web"}}, 1)
     api.annotations["keyturn.dev/reads"] = "db"
-    pods = [pod async for pod in WorkloadClient(api).pods(WorkloadRef("Deployment", "team", "web"))]
-    assert [pod.reads for pod in pods] == [{"db": Reads(whole=True)}]
+    assert [pod.reads for pod in await pods_of(api)] == [{"db": Reads(whole=True)}]

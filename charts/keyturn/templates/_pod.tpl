@@ -68,7 +68,9 @@ securityContext: {{- toYaml . | nindent 2 }}
   "KEYTURN_ROLLOUTS" .rollouts.enabled
   "KEYTURN_ROLLOUT_DEFAULT" .rollouts.default
   "KEYTURN_RELOADER" .rollouts.reloader
+  "KEYTURN_WATCH_SECRETS" .rollouts.watchSecrets
   "KEYTURN_REPORT_READERS" .rollouts.reportReaders
+  "KEYTURN_ARGO_ROLLOUTS" .rollouts.argoRollouts
   "KEYTURN_DELETIONS" .deletions.enabled
   "KEYTURN_POLL_INTERVAL_SECONDS" .poller.intervalSeconds
   "KEYTURN_POLL_MODE" .poller.mode

@@ -21,11 +21,13 @@ from keyturn_receiver.errors import (
     ClusterRefused,
     ClusterUnavailable,
     Conflict,
+    DisruptionNotAllowed,
     Expired,
     KeyturnError,
     NamespaceBusy,
     NotFound,
     TooManyRequests,
+    UnknownField,
 )
 from keyturn_receiver.resilience.adaptive_limiter import AdaptiveLimiter, LaneFull, Overloaded
 from keyturn_receiver.telemetry.metrics import Metrics
@@ -154,7 +156,8 @@ class Api:
         try:
             return await exchange()
         except ClusterUnavailable:
-            overloaded = True
+            # An eviction answers 500 if two budgets of a tenant select the pod. That must not slow down anybody else.
+            overloaded = parse_path(path).subresource != "eviction"
             raise
         finally:
             self._limiter.release(overloaded, lane)
@@ -332,12 +335,16 @@ def _error(method: str, path: str, status: int, headers: Mapping[str, str], repl
         return Conflict(f"{text}: reading again")
     if status == 410:
         return Expired(text)
+    if status == 429 and any(cause.get("reason") == "DisruptionBudget" for cause in _causes(reply)):
+        return DisruptionNotAllowed(f"{action(method, path)}: a PodDisruptionBudget forbids it for now")
     if status == 429:
         return TooManyRequests(f"{text}: trying again", min(5.0, _retry_after(headers.get("Retry-After"))))
     if status >= 500 or status in (401, 408):
         return ClusterUnavailable(f"{text}: trying again", _retry_after(headers.get("Retry-After")))
     if status == 403:
         return ClusterRefused(f"{text}: the receiver's role, a quota or an admission policy forbids it; change that")
+    if status in (400, 422) and "strict decoding error" in str(reply.get("message")):
+        return UnknownField(text)
     advice = next((each for field, each in _ADVICE.items() if field in fields), None)
     return ClusterRefused(f"{text}: {advice or 'correct the object so that the API server takes it'}")
 

@@ -1,25 +1,55 @@
-"""Client for single workloads. It reads them and their pods, and writes Keyturn's annotations on them."""
+"""Client for single workloads. It reads them and their pods, writes Keyturn's annotations on them, and evicts pods."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, replace
 
 from keyturn_receiver.cluster.api import MERGE_PATCH, Api, Json, path
-from keyturn_receiver.cluster.object_pages import list_in_pages
-from keyturn_receiver.cluster.wanted_fields import POD, workload_decoder
-from keyturn_receiver.core.consumer import Consumer, Pod, WorkloadRef, named_secrets, read_consumer, read_pod
+from keyturn_receiver.cluster.object_pages import MAX_PAGE, PAGE_SIZE, list_in_pages
+from keyturn_receiver.cluster.template_borrowers import Borrower, Borrowers
+from keyturn_receiver.cluster.wanted_fields import PAGE, POD, workload_decoder
+from keyturn_receiver.core.argo_rollouts import restart_time
+from keyturn_receiver.core.consumer import Consumer, WorkloadRef, named_secrets, read_consumer
 from keyturn_receiver.core.field_owners import FIELD_MANAGER, other_writer
+from keyturn_receiver.core.pod import Pod, read_pod
+from keyturn_receiver.core.pod_trouble import trouble_of
 from keyturn_receiver.core.reloader import ReloaderMode
+from keyturn_receiver.core.restart_way import RESTART, TEMPLATE
 from keyturn_receiver.core.rollout import RolloutAnnotation
+from keyturn_receiver.core.rollout_hold import NO_REPLICAS, RolloutHold
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
+from keyturn_receiver.errors import ClusterRefused, UnknownField
+
+# The API server refuses a field that the definition of a custom resource lacks, instead of dropping it in silence.
+STRICT = {"fieldValidation": "Strict"}
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A workload as ``WorkloadClient.inspect`` reads it. ``consumer`` is None if its pods read no Secret. ``replicas``
+    is the number of pods that it should have. ``owner`` is the field manager, other than Keyturn's, that owns the mark,
+    or None."""
+
+    ref: WorkloadRef
+    uid: str
+    consumer: Consumer | None
+    replicas: int
+    selector: str
+    named: Sequence[str]
+    owner: str | None
 
 
 class WorkloadClient:
     """Client for workloads. When it writes a mark on a workload's pod template, Kubernetes restarts the pods.
-    ``reloader`` tells whether Reloader's annotations count."""
+    ``reloader`` tells whether Reloader's annotations count. ``borrowers`` finds the Argo Rollouts that take the pod
+    template of a workload."""
 
-    def __init__(self, api: Api, reloader: ReloaderMode = ReloaderMode.ABSENT) -> None:
+    def __init__(
+        self, api: Api, reloader: ReloaderMode = ReloaderMode.ABSENT, borrowers: Borrowers | None = None
+    ) -> None:
         self._api = api
         self._reloader = reloader
+        self._borrowers = Borrowers() if borrowers is None else borrowers
 
     async def read(self, ref: WorkloadRef) -> Consumer | None:
         """Read a workload. Returns None if it is no consumer (``read_consumer``). Raises NotFound, or another error of
@@ -30,48 +60,152 @@ class WorkloadClient:
         """Return the field manager other than Keyturn's that last wrote an annotation (``core/field_owners.py``)."""
         return other_writer(WORKLOAD_KINDS[ref.kind], await self._get(ref), annotation, removed)
 
-    async def pods(self, ref: WorkloadRef) -> AsyncGenerator[Pod, None]:
-        """Yield the pods of a workload, without those that are ending. Raises the same errors as ``read``."""
-        workload = await self._get(ref)
-        uid = str(workload["metadata"]["uid"])
-        named = named_secrets(WORKLOAD_KINDS[ref.kind], workload, self._reloader)
-        query = {"labelSelector": _selector(workload["spec"].get("selector") or {})}
+    async def inspect(self, ref: WorkloadRef, annotation: str) -> Workload:
+        """Read a workload with what is needed to judge its pods. Raises the same errors as ``read``.
+
+        ``annotation`` is the name of a mark whose other owner is asked for.
+        """
+        kind, workload = WORKLOAD_KINDS[ref.kind], await self._get(ref)
+        return Workload(
+            ref,
+            uid=str(workload["metadata"]["uid"]),
+            consumer=read_consumer(kind, workload, self._reloader),
+            replicas=_replicas(workload) + sum(each.replicas for each in self._borrowers.of(ref)),
+            selector=_selector(workload["spec"].get("selector") or {}),
+            named=named_secrets(kind, workload, self._reloader),
+            owner=other_writer(kind, workload, annotation, removed=False),
+        )
+
+    async def pods(self, workload: Workload) -> AsyncGenerator[Pod, None]:
+        """Yield the pods of a workload, without those that are ending. The pods of an Argo Rollout that takes its pod
+        template count as its own. Raises the same errors as ``read``."""
+        ref = workload.ref
+        owners = [ref, *(each.rollout for each in self._borrowers.of(ref))]
+        query = {"labelSelector": workload.selector}
         async with aclosing(list_in_pages(self._api, path("v1", "pods", ref.namespace), query)) as pods:
             async for each in pods:
-                if pod := read_pod(POD.decode(each), ref, uid, named):
+                obj = POD.decode(each)
+                found = (read_pod(obj, owner, workload.uid, workload.named) for owner in owners)
+                if pod := next(filter(None, found), None):
                     yield pod
 
-    async def mark(self, consumer: Consumer, mark: RolloutAnnotation) -> Consumer | None:
+    async def trouble(self, ref: WorkloadRef) -> str:
+        """Return why one of the first PAGE_SIZE pods of a workload is not ready (``core/pod_trouble.py``), or an empty
+        text. Raises the same errors as ``read``, and ReplyTooLarge."""
+        workload = await self._get(ref)
+        uid = str(workload["metadata"]["uid"])
+        query = {"labelSelector": _selector(workload["spec"].get("selector") or {}), "limit": str(PAGE_SIZE)}
+        page = await self._api.request(
+            "GET", path("v1", "pods", ref.namespace), query, max_bytes=MAX_PAGE, decoder=PAGE
+        )
+        pods = (POD.decode(each) for each in page.get("items") or [])
+        return trouble_of(pod for pod in pods if read_pod(pod, ref, uid))
+
+    async def evict(self, ref: WorkloadRef, pod: Pod) -> None:
+        """Evict one pod of a workload. Raises DisruptionNotAllowed if a PodDisruptionBudget forbids it for now, and
+        otherwise the same errors as ``read``: NotFound if the pod is gone, Conflict if another one has its name."""
+        body: Json = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": pod.name, "namespace": ref.namespace},
+            "deleteOptions": {"preconditions": {"uid": pod.uid}},
+        }
+        await self._api.request("POST", f"{path('v1', 'pods', ref.namespace, pod.name)}/eviction", body=body)
+
+    def restarts_by_time(self, consumer: Consumer) -> bool:
+        """Return whether the pods of a consumer are restarted by ``spec.restartAt`` alone, of itself or of all the
+        Argo Rollouts that take its pod template."""
+        if consumer.by_time:
+            return True
+        borrowers = self._borrowers.of(consumer.ref)
+        return consumer.hold is NO_REPLICAS and bool(borrowers) and all(each.by_time for each in borrowers)
+
+    def as_lender(self, consumer: Consumer) -> Consumer:
+        """Return a consumer with what holds back the Argo Rollouts that take its pod template, if there are any."""
+        borrowers = self._borrowers.of(consumer.ref)
+        return replace(consumer, hold=_hold_of(borrowers, consumer.hold)) if borrowers else consumer
+
+    async def mark(self, consumer: Consumer, mark: RolloutAnnotation, written_at: int | None = None) -> Consumer | None:
         """Write a mark, and return the workload as it was written. Raises Conflict if it has changed since it was read.
 
-        A restart marks both the pod template and the workload itself. If somebody's `replace` removes the mark from the
-        template, this alone restarts the pods, and the mark on the workload then prevents a second restart.
+        A restart marks the pod template alone. The mark on the workload itself is removed by the same write, because it
+        would say that the pods were found to run what they are only asked to run.
+
+        A consumer that ``restarts_by_time`` needs ``written_at`` for a restart: when the Secret was written, in seconds
+        since 1970 by the API server's clock. Its template is not to change, so the mark on the workload itself asks.
         """
         kind = WORKLOAD_KINDS[consumer.ref.kind]
-        annotations = {"annotations": {mark.name: mark.value}}
-        body: Json = {"metadata": {"resourceVersion": consumer.resource_version, **annotations}}
-        if mark.restart:
-            template: Json = {"metadata": annotations}
+        annotations: Json = {mark.name: mark.value}
+        body: Json = {"metadata": {"resourceVersion": consumer.resource_version}}
+        query = {"fieldManager": FIELD_MANAGER}
+        if mark.restart and written_at is not None:
+            if consumer.by_time:
+                body["spec"] = {"restartAt": restart_time(written_at)}
+                query |= STRICT
+            for borrower in self._borrowers.of(consumer.ref):
+                await self._restart_borrower(borrower, mark, written_at)
+        elif mark.restart:
+            template: Json = {"metadata": {"annotations": annotations}}
             for field in reversed(kind.template):
                 template = {field: template}
             body |= template
-        obj = await self._api.request(
-            "PATCH",
-            _path(consumer.ref),
-            {"fieldManager": FIELD_MANAGER},
-            body,
-            content_type=MERGE_PATCH,
-            decoder=workload_decoder(kind),
-        )
-        return read_consumer(kind, obj, self._reloader)
+            annotations = dict.fromkeys({mark.name, *mark.former} & consumer.baseline.keys())
+        if annotations:
+            body["metadata"]["annotations"] = annotations
+        marked = read_consumer(kind, await self._patch(consumer.ref, query, body), self._reloader)
+        return self.as_lender(marked) if marked and mark.restart else marked
+
+    async def _restart_borrower(self, borrower: Borrower, mark: RolloutAnnotation, written_at: int) -> None:
+        """Restart the pods of an Argo Rollout that takes the pod template of the marked workload.
+
+        The mark on the Rollout tells that this was done. So if the mark of the workload then fails, the next attempt
+        does not restart the pods again.
+        """
+        metadata = (await self._get(borrower.rollout))["metadata"]
+        if (metadata.get("annotations") or {}).get(mark.name) == mark.value:
+            return
+        body: Json = {
+            "metadata": {"resourceVersion": metadata["resourceVersion"], "annotations": {mark.name: mark.value}},
+            "spec": {"restartAt": restart_time(written_at)},
+        }
+        await self._patch(borrower.rollout, {"fieldManager": FIELD_MANAGER, **STRICT}, body)
+
+    async def _patch(self, ref: WorkloadRef, query: Mapping[str, str], body: Json) -> Json:
+        decoder = workload_decoder(WORKLOAD_KINDS[ref.kind])
+        try:
+            return await self._api.request("PATCH", _path(ref), query, body, content_type=MERGE_PATCH, decoder=decoder)
+        except UnknownField:
+            raise ClusterRefused(
+                f"{ref.kind} {ref.namespace}/{ref.name}: its definition (CRD) has no spec.restartAt: update Argo"
+                f" Rollouts, or write {RESTART}: {TEMPLATE}"
+            ) from None
 
     async def _get(self, ref: WorkloadRef) -> Json:
         return await self._api.request("GET", _path(ref), decoder=workload_decoder(WORKLOAD_KINDS[ref.kind]))
 
 
+def _hold_of(borrowers: Sequence[Borrower], hold: RolloutHold | None) -> RolloutHold | None:
+    """Return what holds back the restart of a workload whose pod template Rollouts take. ``hold`` is its own."""
+    if hold is not NO_REPLICAS:
+        return hold
+    held = next((each for each in borrowers if each.hold), None)
+    if held is None or held.hold is None:
+        return None
+    text = f"gives its pod template to {held.rollout.kind} {held.rollout.name}, which {held.hold.text}"
+    every_pod = held.hold.every_pod and len(borrowers) == 1
+    return RolloutHold(text, every_pod, held.hold.keeps_old_pods)
+
+
 def _path(ref: WorkloadRef) -> str:
     kind = WORKLOAD_KINDS[ref.kind]
     return path(kind.group_version, kind.plural, ref.namespace, ref.name)
+
+
+def _replicas(workload: Json) -> int:
+    """Return the number of pods that a workload should have. A DaemonSet tells it in its status."""
+    status, spec = workload.get("status") or {}, workload["spec"]
+    desired = status.get("desiredNumberScheduled", spec.get("replicas", 1))
+    return desired if isinstance(desired, int) else 1
 
 
 def _selector(selector: Json) -> str:

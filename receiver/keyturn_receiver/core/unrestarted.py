@@ -8,12 +8,13 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from keyturn_receiver.core.consumer import Pod, named_secrets, names_read, pod_template, secrets_read
+from keyturn_receiver.core.consumer import named_secrets, names_read, pod_template, reads_of
 from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.object_name import is_object_name
+from keyturn_receiver.core.pod import Pod
 from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.revision import Record
-from keyturn_receiver.core.rollout import is_behind
+from keyturn_receiver.core.rollout import has_older_value
 from keyturn_receiver.core.rollout_switch import Switch, innermost, read_switch
 from keyturn_receiver.core.workload_kinds import CRON_JOB, WORKLOAD_KINDS
 from keyturn_receiver.core.write_times import parse_time
@@ -136,7 +137,7 @@ def read_cron_job(cron_job: Mapping[str, object]) -> Reader:
     metadata = as_object(cron_job.get("metadata"))
     template = pod_template(CRON_JOB, cron_job)
     on_template = as_object(as_object(template.get("metadata")).get("annotations"))
-    reads = secrets_read(template, named_secrets(CRON_JOB, cron_job, ReloaderMode.ABSENT))
+    reads = reads_of(template, named_secrets(CRON_JOB, cron_job, ReloaderMode.ABSENT))
     subject = Subject(CRON_JOB.kind, str(metadata.get("name")), str(metadata.get("uid")))
     switch = innermost(read_switch(as_object(metadata.get("annotations"))), read_switch(on_template))
     return Reader(Sort.CRON_JOB, _named(subject.kind, subject.name), subject, Pod(reads, 0), switch)
@@ -164,7 +165,7 @@ def read_running_pod(pod: Mapping[str, object]) -> Reader | None:
             if above:
                 sort, name = Sort.OTHER, _named(above, deployment)
     annotations = as_object(metadata.get("annotations"))
-    reads = secrets_read(pod, filter(is_object_name, names_read(annotations)))
+    reads = reads_of(pod, filter(is_object_name, names_read(annotations)))
     created = parse_time(metadata.get("creationTimestamp")) or 0
     return Reader(sort, name, subject, Pod(reads, created), read_switch(annotations), deployment)
 
@@ -180,7 +181,7 @@ def has_to_be_told(
     reads = reader.pod.reads.get(secret_name)
     if reads is None or not (reads.whole or changed is None or reads.keys & changed):
         return False
-    return reader.deployment not in restarted and is_behind(reader.pod, secret_name, record, seen_late=False)
+    return reader.deployment not in restarted and has_older_value(reader.pod, secret_name, record)
 
 
 def _owner_of_replica_set(name: str, labels: Mapping[str, object]) -> tuple[str, str]:

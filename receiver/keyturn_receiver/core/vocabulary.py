@@ -16,6 +16,7 @@ from keyturn_receiver.core.json_access import as_object
 
 DOMAIN = "keyturn.dev"
 BIND_LABEL = f"{DOMAIN}/bind"
+WATCH_LABEL = f"{DOMAIN}/watch"
 MAX_FAULTS = 10  # faults of one object that are reported
 MAX_CANDIDATES = 100  # names of one object that are compared with the known ones, which takes some 0.1 ms each
 
@@ -43,6 +44,7 @@ DECLARED: Mapping[str, tuple[Place, ...]] = {
     "on-delete": (_S,),
     "reconcile": (_S,),
     "rollout": (_W, _T, _S, _N),
+    "restart": (_W, _T),
     "reads": (_W, _T),
     "allow-secrets": (_N,),
 }
@@ -57,12 +59,14 @@ WRITTEN: Mapping[str, tuple[Place, ...]] = dict.fromkeys(
         "status",
         "applied-at",
         "changed-at",
+        "label-moved-at",
         "reconciled",
+        "watched",
         "history",
     ),
     (_S,),
 )
-LABELS: Mapping[str, tuple[Place, ...]] = {"bind": (_S,), "state": (_S,)}
+LABELS: Mapping[str, tuple[Place, ...]] = {"bind": (_S,), "watch": (_S,), "state": (_S,)}
 _ANNOTATIONS = {**DECLARED, **WRITTEN}
 # Words that an author may use for an annotation, and that are not spelt like it.
 SYNONYMS: Mapping[str, str] = {
@@ -76,7 +80,7 @@ SYNONYMS: Mapping[str, str] = {
     **dict.fromkeys(("delete", "deletion", "deletion-policy", "reclaim-policy", "prune"), "on-delete"),
     **dict.fromkeys(("refresh", "sync", "force-sync", "resync", "requested-at", "now"), "reconcile"),
     **dict.fromkeys(("uses", "used", "consumes", "depends-on", "secret-names", "watches"), "reads"),
-    **dict.fromkeys(("restart", "restarts", "reload", "auto"), "rollout"),
+    **dict.fromkeys(("restarts", "reload", "auto"), "rollout"),
     **dict.fromkeys(("allow", "allowed", "policy"), "allow-secrets"),
     **dict.fromkeys(("enabled", "enable", "managed"), "bind"),
 }
@@ -95,7 +99,11 @@ _MAX_DOMAIN = 16  # characters of a domain that may be a misspelt one of Keyturn
 _FAIRLY_NEAR, _VERY_NEAR = 0.72, 0.88
 
 # Names that are known in another place, and that an author may use for an annotation in this place.
-HOMONYMS: Mapping[tuple[Place, str], str] = {(Place.NAMESPACE, "secrets"): "allow-secrets"}
+HOMONYMS: Mapping[tuple[Place, str], str] = {
+    (Place.NAMESPACE, "secrets"): "allow-secrets",
+    (Place.NAMESPACE, "restart"): "rollout",
+    (Place.SECRET, "restart"): "rollout",
+}
 
 
 def secret_faults(metadata: Mapping[str, object]) -> tuple[str, ...]:
@@ -174,7 +182,7 @@ def _fault(what: str, name: str, place: Place) -> str | None:
 def _nearest(word: str, place: Place) -> str | None:
     word = word.lower().replace("_", "-").replace(".", "-")
     known = [each for each, places in {**DECLARED, **LABELS}.items() if place in places]
-    near = SYNONYMS.get(word)
+    near = HOMONYMS.get((place, word)) or SYNONYMS.get(word)
     if near in known:
         return near
     close = get_close_matches(word, known, n=1, cutoff=0.6)

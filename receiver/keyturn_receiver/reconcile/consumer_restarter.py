@@ -1,14 +1,16 @@
 """Restarts the consumers of a Secret. A write fails if the workload has changed since the restart was decided."""
 
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 
 from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
-from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import BindingSpec, Target
-from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.core.consumer import Consumer, Reads
+from keyturn_receiver.core.restart_time import last_written
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import RolloutAnnotation, baseline, is_behind, rollout
 from keyturn_receiver.errors import (
@@ -21,6 +23,9 @@ from keyturn_receiver.errors import (
     detached,
     first_retryable,
 )
+from keyturn_receiver.reconcile.pending_restarts import PendingRestarts, Write
+from keyturn_receiver.reconcile.pod_evictor import PodEvictor
+from keyturn_receiver.reconcile.record_client import RecordClient
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.resilience.bounded_gather import bounded_gather
@@ -46,16 +51,24 @@ class RolloutResult:
 
 
 class ConsumerRestarter:
-    """Consumer restarter. Marks those consumers of a Secret that ``policy`` permits to restart."""
+    """Consumer restarter. Marks those consumers of a Secret that ``policy`` permits to restart, or leaves them to
+    ``evictor``. ``on_owner`` is called with each consumer whose pods had to decide, the name of its mark, and the other
+    field manager that owns the mark.
+
+    ``wall`` returns the time in seconds since 1970. It counts only for a Secret whose last write has no known time.
+    """
 
     def __init__(
         self,
         index: ConsumerIndex,
         policy: RolloutPolicy,
         workloads: WorkloadClient,
-        secrets: SecretClient,
+        secrets: RecordClient,
         legs: LegTimer,
         fights: RolloutFights,
+        evictor: PodEvictor,
+        on_owner: Callable[[Consumer, str, str], None] = lambda consumer, mark, owner: None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._index = index
         self._policy = policy
@@ -63,6 +76,10 @@ class ConsumerRestarter:
         self._secrets = secrets
         self._legs = legs
         self._fights = fights
+        self._evictor = evictor
+        self._on_owner = on_owner
+        self._pending = PendingRestarts()
+        self._wall = wall
 
     def consumers(self, target: Target) -> Sequence[Consumer]:
         """Return the cached consumers of a Secret."""
@@ -85,10 +102,13 @@ class ConsumerRestarter:
         return not any(rollout(consumer, target.name, record) for consumer in consumers)
 
     def fight_delay(self, target: Target, consumers: Sequence[Consumer], record: Record) -> float:
-        """Return the seconds until the first of the consumers that are due may be marked. It is 0.0 unless other
-        writers keep reverting the marks of all of them."""
+        """Return the seconds until the first of the consumers that are due may be restarted. It is 0.0 unless other
+        writers keep reverting the marks of all of them, or their pods are being evicted."""
         marks = ((consumer, rollout(consumer, target.name, record)) for consumer in consumers)
-        return min((self._fights.delay(consumer, mark) for consumer, mark in marks if mark), default=0.0)
+        delays = (
+            max(self._fights.delay(consumer, mark), self._evictor.delay(consumer)) for consumer, mark in marks if mark
+        )
+        return min(delays, default=0.0)
 
     async def baseline(
         self, target: Target, consumers: Sequence[Consumer], before: Mapping[str, str], after: Record
@@ -107,19 +127,25 @@ class ConsumerRestarter:
         return marked
 
     async def restart(
-        self, target: Target, spec: BindingSpec, consumers: Sequence[Consumer], record: Record, written: bool
+        self,
+        target: Target,
+        spec: BindingSpec,
+        consumers: Sequence[Consumer],
+        record: Record,
+        before: Mapping[str, str] | None,
     ) -> RolloutResult:
         """Restart the consumers whose pods read a key that has a new revision.
 
-        ``spec`` is the binding of the Secret. ``written`` is true if this reconcile has written ``record``, which means
-        that the record is current. If the restart of one consumer fails, the others are still restarted. If there are
-        several errors, ``first_retryable`` selects the one in the result. It may be a Conflict.
+        ``spec`` is the binding of the Secret. ``before`` has the revisions in place of which this reconcile has written
+        ``record``, which means that the record is current, or is None if it has not written. If the restart of one
+        consumer fails, the others are still restarted. If there are several errors, ``first_retryable`` selects the one
+        in the result. It may be a Conflict.
         """
         faults = self._policy.faults(spec)
         if self.is_up_to_date(target, consumers, record):
             return RolloutResult(faults=faults)
         with self._legs.time(Leg.ROLLOUT):
-            if not written:
+            if before is None:
                 # The record comes from the cache, which may be out of date. Marks of an older revision would restart
                 # pods for nothing.
                 try:
@@ -128,18 +154,27 @@ class ConsumerRestarter:
                     return RolloutResult()
                 except KeyturnError as failure:
                     return RolloutResult(error=failure)
+                write = self._pending.get(target)
+            else:
+                write = Write(record, Record(revisions=before))
             refused: list[tuple[Consumer, ClusterRefused]] = []
+            left = {consumer.ref for consumer in consumers} if write else set()
 
             async def restart(consumer: Consumer) -> Consumer | None:
                 try:
-                    return await self._restart(target, spec, consumer, record)
+                    restarted = await self._restart(target, spec, consumer, record, write)
+                    left.discard(consumer.ref)
+                    return restarted
                 except NotFound:
+                    left.discard(consumer.ref)
                     raise
                 except ClusterRefused as refusal:
                     refused.append((consumer, refusal))
                     raise
 
             restarted, error = await _gather(consumers, restart)
+            if write:
+                self._pending.keep(target, write, frozenset(left if write.left is None else left & write.left))
         return RolloutResult(restarted, error, refused, faults)
 
     async def _baseline(self, target: Target, consumer: Consumer, before: Record, after: Record) -> Consumer | None:
@@ -149,7 +184,7 @@ class ConsumerRestarter:
             mark = baseline(current, target.name, before, after) if current else None
             if current is None or mark is None:
                 return current
-            if self._fights.delay(current, mark):
+            if self._fights.delay(current, mark) or self._fights.keeps_off(current, mark):
                 return current  # without a baseline, the pods decide whether to restart it
             try:
                 return _seen_as(consumer, await self._mark(current, mark))
@@ -161,21 +196,34 @@ class ConsumerRestarter:
                 return current
         raise _conflict(refused, current)
 
-    async def _restart(self, target: Target, spec: BindingSpec, consumer: Consumer, record: Record) -> Consumer | None:
+    async def _restart(
+        self, target: Target, spec: BindingSpec, consumer: Consumer, record: Record, write: Write | None
+    ) -> Consumer | None:
         current: Consumer | None = consumer
         refused: Consumer | None = None
         for _ in range(MAX_ATTEMPTS):
             if current is None or not self._policy.permits(current, target, spec):
                 return None
-            mark = rollout(current, target.name, record)
+            unchanged = current is consumer
+            before = write.before_of(current, target.name, record, unchanged) if write else None
+            mark = rollout(current, target.name, record, before)
             if mark is None:
                 return None
-            if self._fights.delay(current, mark):
+            if self._fights.delay(current, mark) or self._evictor.is_busy(current):
                 return None  # it stays due, and the detector of drift asks for it again later
             try:
                 if mark.undecided:
-                    mark = replace(mark, restart=await self._has_pod_behind(target, current, record))
-                marked = await self._mark(current, mark)
+                    mark = replace(mark, restart=await self._has_pod_behind(target, current, record, mark))
+                if mark.restart and current.evicts:
+                    permits = partial(self._policy.permits, target=target, spec=spec)
+                    started = self._evictor.start(target, current, permits)
+                    return self._workloads.as_lender(current) if started else None
+                if not mark.restart and self._fights.keeps_off(current, mark):
+                    return None  # its pods have the value, and another writer would remove the mark that says so
+                written_at = None
+                if mark.restart and self._workloads.restarts_by_time(current):
+                    written_at, record = await self._written_at(target, current, record)
+                marked = await self._mark(current, mark, written_at)
             except Conflict:
                 # The workload has to be read before the Secret. Reconciler._reconcile gives the reason.
                 refused, current = current, _seen_as(consumer, await self._workloads.read(current.ref))
@@ -184,16 +232,35 @@ class ConsumerRestarter:
             return marked if mark.restart else None
         raise _conflict(refused, current)
 
-    async def _mark(self, consumer: Consumer, mark: RolloutAnnotation) -> Consumer | None:
-        marked = await self._workloads.mark(consumer, mark)
+    async def _written_at(self, target: Target, consumer: Consumer, record: Record) -> tuple[int, Record]:
+        """Return when the keys that a consumer reads were last written, by the API server's clock, and the record.
+
+        The record of a write by this reconcile does not know the time, so it is read again.
+        """
+        reads = consumer.reads.get(target.name, Reads())
+        written_at = last_written(reads, record)
+        if written_at is None:
+            record = await self._secrets.read_record(target)
+            written_at = last_written(reads, record)
+        return int(self._wall()) if written_at is None else written_at, record
+
+    async def _mark(
+        self, consumer: Consumer, mark: RolloutAnnotation, written_at: int | None = None
+    ) -> Consumer | None:
+        marked = await self._workloads.mark(consumer, mark, written_at)
         if marked:  # the watch may show this write only after the next one
             self._fights.observe(consumer, marked)
         return marked
 
-    async def _has_pod_behind(self, target: Target, consumer: Consumer, record: Record) -> bool:
-        async with aclosing(self._workloads.pods(consumer.ref)) as pods:
+    async def _has_pod_behind(
+        self, target: Target, consumer: Consumer, record: Record, mark: RolloutAnnotation
+    ) -> bool:
+        workload = await self._workloads.inspect(consumer.ref, mark.name)
+        if workload.owner and mark.marked:
+            self._on_owner(consumer, mark.name, workload.owner)
+        async with aclosing(self._workloads.pods(workload)) as pods:
             async for pod in pods:
-                if is_behind(pod, target.name, record, consumer.seen_late):
+                if is_behind(pod, target.name, record, mark, consumer.seen_late):
                     return True
         return False
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from keyturn_receiver.core.binding import Binding
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.revision import Record
+from keyturn_receiver.core.rollout_progress import RolloutProgress
 
 RELOADER_ADVICE = (
     "Reloader's annotations select Secrets here, too: if it runs, this restart is made twice; say so in the chart's"
@@ -23,14 +24,26 @@ def applied(record: Record, changed_keys: str, restarted: Sequence[Consumer]) ->
     if changed_keys:
         versions = ", ".join(sorted(record.version_ids.values()))
         parts.append(f"wrote {changed_keys} from version {versions}")
-    if pods := [_name(consumer) for consumer in restarted if not is_held(consumer)]:
+    return "; ".join([*parts, *_outcomes(restarted)])
+
+
+def outcome(restarted: Sequence[Consumer]) -> str:
+    """Return a message that says which consumers restart, or why their pods do not restart."""
+    return "; ".join(_outcomes(restarted))
+
+
+def _outcomes(restarted: Sequence[Consumer]) -> list[str]:
+    parts = []
+    going = [consumer for consumer in restarted if not is_held(consumer)]
+    if pods := [_name(consumer) for consumer in going if not consumer.evicts]:
         parts.append(f"restarting {_first(pods)}")
+    if pods := [_name(consumer) for consumer in going if consumer.evicts]:
+        parts.append(f"evicting pods one by one: {_first(pods)}")
     held: dict[str, list[str]] = defaultdict(list)
     for consumer in restarted:
         if consumer.hold:
             held[consumer.hold.text].append(_name(consumer))
-    parts += [f"{_first(names)} {text}" for text, names in held.items()]
-    return "; ".join(parts)
+    return parts + [f"{_first(names)} {text}" for text, names in held.items()]
 
 
 def is_held(consumer: Consumer) -> bool:
@@ -45,6 +58,43 @@ def restarted(record: Record, changed_keys: str, consumer: Consumer) -> str:
     if consumer.may_restart_twice:
         message += f"; {RELOADER_ADVICE}"
     return message if changed_keys else f"version {', '.join(sorted(record.version_ids.values()))}; {message}"
+
+
+def live(record: Record, seconds: int | None, moved: bool) -> str:
+    """Return which version pods run, and how long that took from the move of the label, if ``moved``, or from the write
+    of the Secret."""
+    took = "" if seconds is None else f", {seconds} s after the {'label moved' if moved else 'Secret was written'}"
+    return f"{versions(record)}{took}"
+
+
+def stuck(record: Record, progress: RolloutProgress, trouble: str) -> str:
+    """Return what is known of a rollout that goes no further. ``trouble`` says why a pod is not ready, or is empty."""
+    reached = (
+        f"{progress.updated if progress.observed else 0} of {progress.wanted} pods are new, {progress.ready} ready"
+    )
+    reasons = "; ".join(filter(None, (progress.reason, trouble)))
+    return (
+        f"the rollout for {versions(record)} goes no further: {reached}{f' ({reasons})' if reasons else ''};"
+        " pods of the old template go on with what they have read; see docs/runbook.md#keyturnrolloutstuck"
+    )
+
+
+def pods(count: int) -> str:
+    """Return the subject of a sentence about all pods of a workload, with its verb."""
+    return "its pod runs" if count == 1 else f"all {count} pods run"
+
+
+def versions(record: Record) -> str:
+    """Return the versions in AWS that a Secret is made from. A watched Secret has none, but a keyed hash of its values,
+    which tells nothing about them."""
+    if not record.version_ids:
+        return f"change {record.digest[:8]}"
+    return f"version {', '.join(sorted(record.version_ids.values()))}"
+
+
+def workloads(consumers: Sequence[Consumer]) -> str:
+    """Return the kinds and names of consumers."""
+    return _first([_name(consumer) for consumer in consumers])
 
 
 def keys(binding: Binding, changed: Sequence[str]) -> str:

@@ -82,6 +82,20 @@ class RolloutFights:
             return 0.0
         return max(0.0, fight.free_at - self._now())
 
+    def keeps_off(self, consumer: Consumer, mark: RolloutAnnotation) -> bool:
+        """Return whether a mark that restarts nobody is better not written, because another writer keeps reverting the
+        marks of this workload. If so, it is asked for again later, as if it had been written."""
+        fight = self._fights.get(consumer.ref.namespace, (consumer.ref, mark.name))
+        now = self._now()
+        if fight is None or fight.repeats < FREE_REPEATS or now - fight.changed_at > RESET_AFTER:
+            return False
+        if not any(mark.value in state for state in fight.states):
+            return False
+        if now >= fight.free_at:
+            fight.repeats += 1
+            fight.changed_at, fight.free_at = now, now + FIGHT_BACKOFF.delay(fight.repeats - FREE_REPEATS + 1)
+        return True
+
     def _observe(self, consumer: Consumer, name: str, earlier: _State, state: _State) -> None:
         now, key = self._now(), (consumer.ref, name)
         fight = self._fights.get(consumer.ref.namespace, key)
@@ -96,7 +110,7 @@ class RolloutFights:
             fight.states.append(state)
         elif now >= fight.free_at:  # otherwise it is the answer to a write that counts already
             fight.repeats += 1
-            fight.removed |= None in state
+            fight.removed |= _is_removal(earlier, state)
             if fight.repeats >= FREE_REPEATS:
                 fight.free_at = now + FIGHT_BACKOFF.delay(fight.repeats - FREE_REPEATS + 1)
             if fight.repeats == FREE_REPEATS:
@@ -106,3 +120,9 @@ class RolloutFights:
 
 def _state(consumer: Consumer, name: str) -> _State:
     return consumer.baseline.get(name), consumer.marks.get(name)
+
+
+def _is_removal(earlier: _State, state: _State) -> bool:
+    """Return whether a change takes a mark away. A restart does so on the workload, and puts one on the template."""
+    gone = any(had and not has for had, has in zip(earlier, state, strict=True))
+    return gone and not (state[1] and state[1] != earlier[1])
