@@ -29,8 +29,8 @@ def test_unbound_secrets_are_never_read(env: FaultEnv) -> None:
     calls = [call for call in env.kubernetes_proxy.calls if "/secrets" in call.path]
     many = [call for call in calls if call.path.endswith("/secrets")]
     assert any(call.watch for call in many)
-    # Bound Secrets are held against the hash of what was written, and watched ones against the one before. Of those that
-    # were bound once, the metadata is enough.
+    # Bound Secrets are held against the hash of what was written, and watched ones against the one before. Of those
+    # that were bound once, the metadata is enough.
     whole = ("keyturn.dev/bind", "keyturn.dev/watch")
     for call in many:
         (selector,) = call.query["labelSelector"]
