@@ -397,7 +397,14 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     )
     readers = None
     if settings.rollouts and settings.report_readers:
-        readers = ReaderReporter(ReaderClient(kube.api), caches.secrets, caches.consumers, rollouts, kube.events)
+        readers = ReaderReporter(
+            ReaderClient(kube.api),
+            caches.secrets,
+            caches.consumers,
+            rollouts,
+            kube.events,
+            borrowers=caches.borrowers,
+        )
     reporter = StatusReporter(secrets, kube.events, metrics, readers.on_written if readers else None)
     namespaces = NamespaceReader(kube.api, caches.namespaces)
     reconciler = Reconciler(caches.secrets, secrets, filler, restarter, reporter, namespaces, process.span)

@@ -135,6 +135,8 @@ def test_change_of_a_key_restarts_exactly_its_readers(env: FaultEnv) -> None:
         told = events_of(env, "reads-b", "Deployment")["Restarted"]
         assert told.startswith("Secret db: a value that they read has changed (change ")
         assert events_of(env, "db").keys() >= {"Watched", "Changed"}
+        live = eventually(lambda: events_of(env, "reads-b", "Deployment").get("Live"))
+        assert live.startswith("Secret db: its pod runs change ")
 
 
 @pytest.mark.fault("S27")

@@ -72,6 +72,7 @@ WARNED: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
     "the label as an annotation": ({**ID, **BOUND}, {}, "keyturn.dev/bind is an annotation: make it a label"),
     "the label as an annotation alone": (BOUND, {}, "keyturn.dev/bind is an annotation: make it a label"),
     "the label in capitals": (ID, {"keyturn.dev/Bind": "true"}, "keyturn.dev/Bind means nothing: write the label"),
+    "the other label as an annotation": ({"keyturn.dev/watch": "true"}, {}, "keyturn.dev/watch is an annotation: make"),
     "another word": (ID, {"keyturn.dev/bound": "true"}, "keyturn.dev/bound means nothing: write the label"),
     "the label of another domain": ({}, {"keyturn.io/bind": "true"}, "keyturn.io/bind means nothing: write the label"),
     "the label of no domain": ({}, {"keyturn-bind": "true"}, "keyturn-bind means nothing: write the label"),

@@ -1,8 +1,8 @@
 """The matrix of rollouts: each way to refer to a Secret, each state of the key, each level of the switch, and an oracle
 that tells which cells are restarted. The oracle shares no code with the receiver.
 
-A Secret is filled from JSON. Of its keys, a rotation changes ``a``, leaves ``b``, removes ``gone`` and adds ``new``;
-there is never a key ``nowhere``. A second Secret, ``other``, does not change.
+Two Secrets are filled from JSON, and rotated. Of the keys of the first, the rotation changes ``a`` and leaves ``b``;
+there is never a key ``nowhere``. Of the second, it also removes ``gone`` and adds ``new``. A third does not change.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +11,9 @@ from itertools import product
 from typing import Any
 
 BEFORE = {"a": "1", "b": "1", "gone": "1"}
-AFTER = {"a": "2", "b": "1", "new": "1"}
+AFTER = {"a": "2", "b": "1", "gone": "1"}
+AFTER_MOVED = {"a": "2", "b": "1", "new": "1"}
+MOVED = ("gone", "new")  # keys
 KEYS = ("a", "b", "gone", "new", "nowhere")
 READS = "keyturn.dev/reads"
 SWITCH = "keyturn.dev/rollout"
@@ -70,37 +72,41 @@ NO_READING: Mapping[str, Callable[[str], Pod]] = {
 class Reference:
     """A reference of a pod to a Secret. ``own`` are annotations of the workload, ``on_template`` those of its template.
 
-    ``restarts`` is what the oracle says. ``by_pods`` means that only the age of the pods tells: no container waited for
-    the key that is new, so those that started earlier run without it.
+    ``restarts`` is what the oracle says, and ``secret`` the Secret. ``by_pods`` means that only the age of the pods
+    tells: no container waited for the key that is new, so those that started earlier run without it.
     """
 
     name: str
     pod: Pod
     restarts: bool
+    secret: str
     by_pods: bool = False
     own: Mapping[str, str] | None = None
     on_template: Mapping[str, str] | None = None
 
 
-def references(secret: str = "db", other: str = "other") -> Iterator[Reference]:  # noqa: S107 - names of Secrets
-    """Yield every reference to a Secret that changes and to one that does not, with every state of the key."""
+def references(secret: str = "db", moved: str = "moved", other: str = "other") -> Iterator[Reference]:  # noqa: S107
+    """Yield every reference to the Secrets of these names, with every state of the key."""
     for (kind, of_key), key, optional in product(OF_ONE_KEY.items(), KEYS, (False, True)):
         # A container that needs a key which is new or gone does not start without it. One that does not need it has
         # started without it, or has read a value that is no more.
         restarts = {"a": True, "b": False, "gone": optional, "new": optional, "nowhere": False}[key]
         name = f"{kind}-{key}{'-optional' if optional else ''}"
-        yield Reference(name, of_key(secret, key, optional), restarts, by_pods=key == "new" and optional)
-    for (kind, of_all), named, optional in product(OF_ALL_KEYS.items(), (secret, other, "ghost"), (False, True)):
+        named = moved if key in MOVED else secret
+        by_pods = key == "new" and optional
+        yield Reference(name, of_key(named, key, optional), restarts, named, by_pods)
+    for (kind, of_all), named, optional in product(OF_ALL_KEYS.items(), (secret, moved, other, "ghost"), (False, True)):
         made = of_all(named, optional)
-        yield Reference(f"{kind}-{named}{'-optional' if optional else ''}", made, restarts=named == secret)
+        restarts = named in (secret, moved)
+        yield Reference(f"{kind}-{named}{'-optional' if optional else ''}", made, restarts, named)
     for kind, of_none in NO_READING.items():
-        yield Reference(kind, of_none(secret), restarts=False)
-        yield Reference(f"{kind}-named", of_none(secret), restarts=True, own={READS: secret})
+        yield Reference(kind, of_none(secret), False, secret)
+        yield Reference(f"{kind}-named", of_none(secret), True, secret, own={READS: secret})
     for named in (secret, other):
-        yield Reference(f"reads-{named}", {}, restarts=named == secret, own={READS: named})
-        yield Reference(f"reads-on-template-{named}", {}, restarts=named == secret, on_template={READS: named})
+        yield Reference(f"reads-{named}", {}, named == secret, named, own={READS: named})
+        yield Reference(f"reads-on-template-{named}", {}, named == secret, named, on_template={READS: named})
     both = {**_init(_variable(secret, "nowhere", True)), "container": _variable(secret, "a", False)}
-    yield Reference("two-keys", both, restarts=True)
+    yield Reference("two-keys", both, True, secret)
 
 
 @dataclass(frozen=True)

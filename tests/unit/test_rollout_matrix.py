@@ -17,13 +17,16 @@ from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, WorkloadKind
 from keyturn_receiver.core.write_times import REMOVED, WriteTime
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from support.manifests import workload
-from support.rollout_matrix import AFTER, BEFORE, TEXTS, Reference, levels, references, switch
+from support.rollout_matrix import AFTER, AFTER_MOVED, BEFORE, TEXTS, Reference, levels, references, switch
 
-TARGET = Target("team", "db")
 FIRST, CREATED, ROTATED = 100, 200, 300  # seconds: the first write, the workload and its pod, the rotation
 RECORD_BEFORE = Record(revisions=BEFORE, write_times=dict.fromkeys(BEFORE, WriteTime(FIRST, appeared=True)))
 RECORD_AFTER = Record(
     revisions=AFTER,
+    write_times={**RECORD_BEFORE.write_times, "a": WriteTime(ROTATED)},
+)
+RECORD_MOVED = Record(
+    revisions=AFTER_MOVED,
     write_times={
         "a": WriteTime(ROTATED),
         "b": WriteTime(FIRST, appeared=True),
@@ -59,36 +62,37 @@ def consumer(kind: WorkloadKind, made: Mapping[str, Any]) -> Consumer | None:
     return read_consumer(kind, made)
 
 
-def is_due(kind: WorkloadKind, made: Any) -> bool:
+def is_due(kind: WorkloadKind, made: Any, name: str) -> bool:
     """Return whether the rotation restarts the workload, if the switch lets it. It has lived since before the rotation:
     it was marked then, and its pod is as old."""
     before = consumer(kind, made)
-    if before is None:
+    if before is None or name not in ("db", "moved"):
         return False
-    settled = rollout(before, "db", RECORD_BEFORE)
+    record = RECORD_MOVED if name == "moved" else RECORD_AFTER
+    settled = rollout(before, name, RECORD_BEFORE)
     if settled:
         assert not settled.restart
         made["metadata"]["annotations"][settled.name] = settled.value
     after = consumer(kind, made)
     assert after
-    mark = rollout(after, "db", RECORD_AFTER, RECORD_BEFORE)
+    mark = rollout(after, name, record, RECORD_BEFORE)
     if mark is None:
         return False
     pod = Pod(after.reads, CREATED)
-    return mark.restart or (mark.undecided and is_behind(pod, "db", RECORD_AFTER, mark, False))
+    return mark.restart or (mark.undecided and is_behind(pod, name, record, mark, False))
 
 
 @pytest.mark.parametrize("kind", WORKLOAD_KINDS.values(), ids=WORKLOAD_KINDS)
 def test_core_decides_every_cell_as_the_oracle_does(kind: WorkloadKind) -> None:
     cells, wrong = 0, []
     for reference in references():
-        due = is_due(kind, manifest(kind, reference, None, None))
+        due = is_due(kind, manifest(kind, reference, None, None), reference.secret)
         made = {(own, inner): consumer(kind, manifest(kind, reference, own, inner)) for own in TEXTS for inner in TEXTS}
         for chart in ("enabled", "disabled"):
             for each in levels(chart):
                 found = made[each.workload, each.template]
                 permitted = found is not None and POLICY[chart, each.namespace].permits(
-                    found, TARGET, SPECS[each.secret]
+                    found, Target("team", reference.secret), SPECS[each.secret]
                 )
                 cells += 1
                 if (due and permitted) != (reference.restarts and each.restarts):

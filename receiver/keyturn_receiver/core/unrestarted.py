@@ -16,11 +16,16 @@ from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import has_older_value
 from keyturn_receiver.core.rollout_switch import Switch, innermost, read_switch
-from keyturn_receiver.core.workload_kinds import CRON_JOB, TEMPLATE_HASHES, WORKLOAD_KINDS
+from keyturn_receiver.core.workload_kinds import CRON_JOB, ROLLOUT, WORKLOAD_KINDS
 from keyturn_receiver.core.write_times import parse_time
 
 MAX_NAMED = 10  # readers of one sort that a report holds
 MAX_NAME = 63  # characters of a kind or name that a message repeats
+# What owns a ReplicaSet whose pods have this label: its name is that of the ReplicaSet without the label's value.
+_TEMPLATE_HASHES: Mapping[str, str] = {
+    "pod-template-hash": "",  # a Deployment; if it is gone, nothing but the ReplicaSet is left
+    "rollouts-pod-template-hash": ROLLOUT.kind,
+}
 
 
 class Sort(StrEnum):
@@ -182,11 +187,9 @@ def has_to_be_told(
 def _owner_of_replica_set(name: str, labels: Mapping[str, object]) -> tuple[str, str]:
     """Return what owns a ReplicaSet, according to a label of its pods: the kind, if messages name it, and the name, or
     two empty texts."""
-    for label, kind in TEMPLATE_HASHES.items():
+    for label, kind in _TEMPLATE_HASHES.items():
         if (value := labels.get(label)) and name.endswith(f"-{value}"):
-            # A custom kind is named even if Keyturn does not know its workloads. A Deployment that it does not know is
-            # gone, and nothing but the ReplicaSet is left.
-            return kind.kind if kind.is_custom else "", name.removesuffix(f"-{value}")
+            return kind, name.removesuffix(f"-{value}")
     return "", ""
 
 

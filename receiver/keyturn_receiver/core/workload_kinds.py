@@ -50,12 +50,7 @@ WORKLOAD_KINDS: Mapping[str, WorkloadKind] = {
         WorkloadKind("Rollout", "argoproj.io/v1alpha1", "rollouts", is_custom=True, has_restart_at=True),
     )
 }
-# What owns a ReplicaSet whose pods have a label of this name. The ReplicaSet is called like its owner, with a hyphen
-# and the value of the label.
-TEMPLATE_HASHES: Mapping[str, WorkloadKind] = {
-    "pod-template-hash": WORKLOAD_KINDS["Deployment"],
-    "rollouts-pod-template-hash": WORKLOAD_KINDS["Rollout"],
-}
+ROLLOUT = WORKLOAD_KINDS["Rollout"]  # of Argo
 # A kind that needs no restart, since the pods of its next run read the new value. It is listed, and never watched.
 CRON_JOB = WorkloadKind("CronJob", "batch/v1", "cronjobs", template=("spec", "jobTemplate", "spec", "template"))
 # The kinds besides Secrets, Namespaces and pods that Events may be about, with their API groups and versions.
