@@ -79,6 +79,7 @@ WARNED: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
     "a letter too few": ({}, {"keytrn.dev/bind": "true"}, "keytrn.dev/bind means nothing: write the label"),
     "another domain": ({"keyturn.io/secret-id": "x"}, {}, "keyturn.io/secret-id means nothing: names of Keyturn begin"),
     "letters changed over": ({"keytrun.dev/secretId": "x"}, {}, "keytrun.dev/secretId means nothing: names of Keyturn"),
+    "the label of watched Secrets": ({}, {"keyturn.dev/Watch": "true"}, "keyturn.dev/bind and keyturn.dev/watch"),
     "an annotation as a label": ({}, {"keyturn.dev/secret-id": "x"}, "keyturn.dev/secret-id means nothing: names of"),
     "an annotation of workloads": ({"keyturn.dev/reads": "a"}, {}, "not belong on a Secret: move it to the workload"),
     "an annotation of namespaces": ({"keyturn.dev/allow-secrets": "*"}, {}, "move it to the namespace"),
