@@ -50,14 +50,18 @@ def workload(kind: WorkloadKind) -> dict[str, Any]:
     for field in reversed(kind.template):
         inner, owned = {field: inner}, {f"f:{field}": owned}
     inner.setdefault("spec", {}).update({"updateStrategy": {"type": "OnDelete"}, "replicas": 2, "serviceName": "x"})
+    condition = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "late"}
+    status = {"observedGeneration": 4, "replicas": 2, "updatedReplicas": 1, "availableReplicas": 1, "collisionCount": 3}
     return {
         **inner,
         "kind": kind.kind,
+        "status": {**status, "conditions": [condition]},
         "metadata": {
             "namespace": "team",
             "name": "web",
             "uid": "u",
             "resourceVersion": "7",
+            "generation": 4,
             "creationTimestamp": "2026-01-01T00:00:00Z",
             **metadata,
             "managedFields": [
@@ -77,6 +81,7 @@ def test_consumer_is_read_from_what_is_kept_as_from_the_whole_workload(kind: Wor
     assert consumer
     assert read_consumer(kind, kept) == consumer
     assert consumer.reads.keys() >= READ
+    assert not consumer.progress or consumer.progress.updated or kind.kind == "DaemonSet"
     assert consumer.faults
     assert len(json.dumps(kept)) < len(json.dumps(whole))
 

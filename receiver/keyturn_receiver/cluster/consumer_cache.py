@@ -74,6 +74,8 @@ class ConsumerCache:
             self._index.report_unread(ref, before.reads.keys() - item.reads.keys())
         if before and (before.baseline, before.marks) != (item.baseline, item.marks):
             self._index.report_marks(before, item)
+        if before is None or (before.progress, before.marks) != (item.progress, item.marks):
+            self._index.report_progress(before, item)
         # A workload's status changes all the time. So a check is triggered only if one of the fields that matter for a
         # rollout has changed.
         if before is None or _rollout_fields(before) != _rollout_fields(item):
@@ -120,6 +122,7 @@ class ConsumerIndex:
         self._handlers: list[Callable[[Target], None]] = []
         self._mark_handlers: list[Callable[[Consumer, Consumer], None]] = []
         self._fault_handlers: list[Callable[[Consumer], None]] = []
+        self._progress_handlers: list[Callable[[Consumer | None, Consumer], None]] = []
         self._unread_handlers: list[Callable[[WorkloadRef, Target], None]] = []
         self._by_target: dict[Target, dict[WorkloadRef, Consumer]] = defaultdict(dict)
         self._sizes: Counter[str] = Counter()  # of the consumers, by namespace
@@ -156,6 +159,17 @@ class ConsumerIndex:
         """Call the handlers with a consumer whose marks have changed."""
         for on_marks in self._mark_handlers:
             on_marks(before, after)
+
+    def add_progress_handler(self, on_progress: Callable[[Consumer | None, Consumer], None]) -> None:
+        """Register ``on_progress``, which is called with a consumer before and after each change of the progress of its
+        rollout, or of the marks that the rollout is for. A consumer that is new here was None before. The unread
+        handlers are called at its end."""
+        self._progress_handlers.append(on_progress)
+
+    def report_progress(self, before: Consumer | None, after: Consumer) -> None:
+        """Call the handlers with a consumer whose rollout has come further, or fallen back."""
+        for on_progress in self._progress_handlers:
+            on_progress(before, after)
 
     def notify(self, target: Target) -> None:
         """Call the handlers with a Secret whose consumer has changed."""

@@ -19,6 +19,10 @@ _METADATA = (
     *("annotations", "labels", "ownerReferences"),
 )
 _MANAGED_FIELDS = ("manager", "operation", "subresource", "time")
+_STATUS = (
+    *("observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas"),
+    *("desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable"),
+)
 _SPEC = ("replicas", "paused", "selector", "strategy", "updateStrategy", "minReadySeconds", "progressDeadlineSeconds")
 
 
@@ -79,6 +83,13 @@ class _PodSpec(TypedDict, total=False):
     volumes: list[_Volume] | None
 
 
+class _Condition(TypedDict, total=False):
+    type: Any
+    status: Any
+    reason: Any
+    lastUpdateTime: Any
+
+
 class _Page(TypedDict, total=False):
     metadata: dict[str, Any]
     items: list[Raw] | None
@@ -117,7 +128,8 @@ def workload_decoder(kind: WorkloadKind) -> Decoder[Any]:
     """Return the decoder of workloads of a kind."""
     first, *others = kind.template
     template = _object({"metadata": _metadata(), "spec": _PodSpec})
-    fields = {"metadata": _metadata(kind.template), "status": Any, "spec": _object(dict.fromkeys(_SPEC, Any))}
+    status = _object({**dict.fromkeys(_STATUS, Any), "conditions": list[_Condition]})
+    fields = {"metadata": _metadata(kind.template), "status": status, "spec": _object(dict.fromkeys(_SPEC, Any))}
     if others:
         below = {others[0]: _nested(tuple(others[1:]), template)}
         fields[first] = _object({**dict.fromkeys(_SPEC, Any), **below})

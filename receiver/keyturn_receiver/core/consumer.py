@@ -9,6 +9,7 @@ from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.object_name import is_object_name
 from keyturn_receiver.core.reloader import ReloaderMode, ReloaderRules, has_rules, read_rules, rule_faults
 from keyturn_receiver.core.rollout_hold import RolloutHold, read_hold
+from keyturn_receiver.core.rollout_progress import RolloutProgress, read_progress
 from keyturn_receiver.core.rollout_switch import Switch, innermost, read_switch, switch_faults
 from keyturn_receiver.core.vocabulary import Place, object_faults
 from keyturn_receiver.core.workload_kinds import WorkloadKind
@@ -66,7 +67,8 @@ class Consumer:
     restart cannot be undone. ``created`` is the time of its creation, in seconds since 1970 by the API server's clock,
     or None if that is not known. ``seen_late`` means that this replica first saw the workload long after its creation.
     ``reloader`` are the rules of Reloader's annotations, if these count. ``may_restart_twice`` means that the workload
-    has such annotations, but they do not count.
+    has such annotations, but they do not count. ``progress`` tells how far the rollout of the present pod template has
+    come, or is None if that cannot be told.
     """
 
     ref: WorkloadRef
@@ -82,6 +84,7 @@ class Consumer:
     seen_late: bool = False
     reloader: ReloaderRules | None = None
     may_restart_twice: bool = False
+    progress: RolloutProgress | None = None
 
     @property
     def size(self) -> int:
@@ -184,6 +187,7 @@ def read_consumer(
         created=parse_time(metadata.get("creationTimestamp")),
         reloader=rules,
         may_restart_twice=not counts and has_rules(annotations, on_template),
+        progress=read_progress(kind, workload),
     )
 
 

@@ -2,6 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
+
+
+class StatusForm(Enum):
+    """What the status of a kind of workload counts, as far as the progress of a rollout goes."""
+
+    UNKNOWN = 0
+    REPLICAS = 1  # old and new pods, which run beside each other
+    IDENTITIES = 2  # pods of which each one replaces the one of the same name
+    NODES = 3  # one pod for each node
 
 
 @dataclass(frozen=True, slots=True)
@@ -9,7 +19,7 @@ class WorkloadKind:
     """A kind of workload. ``template`` is the path of the pod template in the object.
 
     ``has_on_delete`` is true if ``spec.updateStrategy`` can be OnDelete. With that strategy, a changed template
-    restarts no pod.
+    restarts no pod. ``status`` says what its status counts.
     """
 
     kind: str
@@ -17,6 +27,7 @@ class WorkloadKind:
     plural: str
     template: tuple[str, ...] = ("spec", "template")
     has_on_delete: bool = False
+    status: StatusForm = StatusForm.UNKNOWN
 
     @property
     def group(self) -> str:
@@ -28,8 +39,8 @@ class WorkloadKind:
 WORKLOAD_KINDS: Mapping[str, WorkloadKind] = {
     row.kind: row
     for row in (
-        WorkloadKind("Deployment", "apps/v1", "deployments"),
-        WorkloadKind("StatefulSet", "apps/v1", "statefulsets", has_on_delete=True),
-        WorkloadKind("DaemonSet", "apps/v1", "daemonsets", has_on_delete=True),
+        WorkloadKind("Deployment", "apps/v1", "deployments", status=StatusForm.REPLICAS),
+        WorkloadKind("StatefulSet", "apps/v1", "statefulsets", has_on_delete=True, status=StatusForm.IDENTITIES),
+        WorkloadKind("DaemonSet", "apps/v1", "daemonsets", has_on_delete=True, status=StatusForm.NODES),
     )
 }

@@ -1,0 +1,137 @@
+"""Progress of a rollout: whether the pods of a workload run its present pod template, by the rules of `kubectl rollout
+status`.
+
+Nothing is stored for it: the workload's status says it all.
+https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#deployment-status and, for the rules of all kinds,
+https://github.com/kubernetes/kubectl/blob/master/pkg/polymorphichelpers/rollout_status.go
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from keyturn_receiver.core.field_owners import managed_fields
+from keyturn_receiver.core.json_access import as_object, as_objects
+from keyturn_receiver.core.workload_kinds import StatusForm, WorkloadKind
+from keyturn_receiver.core.write_times import parse_time
+
+DEFAULT_DEADLINE = 600  # seconds; the default of a Deployment's progressDeadlineSeconds
+NO_DEADLINE = 2**31 - 1  # the progressDeadlineSeconds with which a Deployment has no deadline
+MAX_REASON = 64  # characters of a failure's reason that are kept
+_TIMED_OUT = "ProgressDeadlineExceeded"
+_AVAILABLE = "NewReplicaSetAvailable"
+
+
+class RolloutState(Enum):
+    """``UNFINISHED``: a pod still runs an older template, or is not ready. ``COMPLETE``: all pods that the rollout has
+    to change run the present template and are ready. ``FAILED``: Kubernetes has given up waiting; it still tries."""
+
+    UNFINISHED = "unfinished"
+    COMPLETE = "complete"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutProgress:
+    """How far the rollout of a workload's present pod template has come.
+
+    ``wanted`` is the number of pods that the workload should have, ``updated`` how many have the present template, and
+    ``ready`` how many pods are ready (of a Deployment and a DaemonSet: available), older ones included. These count
+    only if ``observed``: until then, the controller has not seen the present template, and they are about an older one.
+    ``reason`` says why the rollout has failed, and is otherwise empty. ``finished_at`` is the time at which the rollout
+    became complete, in seconds since 1970 by the control plane's clock, or None. ``deadline`` is the number of seconds
+    after which a rollout that goes no further counts as stuck.
+    """
+
+    state: RolloutState
+    wanted: int = 0
+    updated: int = 0
+    ready: int = 0
+    observed: bool = True
+    reason: str = ""
+    finished_at: int | None = None
+    deadline: int = DEFAULT_DEADLINE
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether all pods that the rollout has to change run the present template and are ready."""
+        return self.state is RolloutState.COMPLETE
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    wanted: int
+    updated: int
+    ready: int
+    complete: bool
+
+
+def read_progress(kind: WorkloadKind, workload: Mapping[str, object]) -> RolloutProgress | None:
+    """Return the progress of a workload's rollout, or None for a kind whose status is not known here.
+
+    The pods that a partition or OnDelete keeps do not count (``core/rollout_hold.py`` tells of these). The rollout is
+    complete without them.
+    """
+    counted = _COUNTS.get(kind.status)
+    if counted is None:
+        return None
+    metadata, spec = as_object(workload.get("metadata")), as_object(workload.get("spec"))
+    status = as_object(workload.get("status"))
+    deadline = _number(spec, "progressDeadlineSeconds", DEFAULT_DEADLINE)
+    counts = counted(spec, status)
+    observed = 0 < _number(status, "observedGeneration") >= _number(metadata, "generation")
+    state, reason, finished_at = RolloutState.UNFINISHED, "", None
+    progressing = _condition(status, "Progressing") if observed else {}
+    if progressing.get("reason") == _TIMED_OUT:
+        state, reason = RolloutState.FAILED, _TIMED_OUT
+    elif observed and counts.complete:
+        state, finished_at = RolloutState.COMPLETE, _finished_at(metadata, progressing)
+    return RolloutProgress(
+        state, counts.wanted, counts.updated, counts.ready, observed, reason[:MAX_REASON], finished_at, deadline
+    )
+
+
+def _of_replicas(spec: Mapping[str, object], status: Mapping[str, object]) -> _Counts:
+    wanted, updated = _number(spec, "replicas", 1), _number(status, "updatedReplicas")
+    replicas, available = _number(status, "replicas"), _number(status, "availableReplicas")
+    return _Counts(wanted, updated, available, wanted <= updated >= replicas and available >= updated)
+
+
+def _of_identities(spec: Mapping[str, object], status: Mapping[str, object]) -> _Counts:
+    wanted, updated = _number(spec, "replicas", 1), _number(status, "updatedReplicas")
+    ready = _number(status, "readyReplicas")
+    partition = _number(as_object(as_object(spec.get("updateStrategy")).get("rollingUpdate")), "partition")
+    return _Counts(wanted, updated, ready, ready >= wanted and updated >= wanted - partition)
+
+
+def _of_nodes(spec: Mapping[str, object], status: Mapping[str, object]) -> _Counts:
+    wanted, updated = _number(status, "desiredNumberScheduled"), _number(status, "updatedNumberScheduled")
+    available = _number(status, "numberAvailable")
+    return _Counts(wanted, updated, available, updated >= wanted <= available)
+
+
+_COUNTS: Mapping[StatusForm, Callable[[Mapping[str, object], Mapping[str, object]], _Counts]] = {
+    StatusForm.REPLICAS: _of_replicas,
+    StatusForm.IDENTITIES: _of_identities,
+    StatusForm.NODES: _of_nodes,
+}
+
+
+def _finished_at(metadata: Mapping[str, object], progressing: Mapping[str, object]) -> int | None:
+    """Return when a rollout became complete: what the condition of a Deployment says, and otherwise the time of the
+    last change of the status, which made it complete unless a pod has failed and recovered since."""
+    if progressing.get("reason") == _AVAILABLE:
+        return parse_time(progressing.get("lastUpdateTime"))
+    entries = (each for each in managed_fields(metadata) if each.get("subresource") == "status")
+    times = (parse_time(each.get("time")) for each in entries)
+    return max((time for time in times if time is not None), default=None)
+
+
+def _condition(status: Mapping[str, object], name: str) -> Mapping[str, object]:
+    return next((each for each in as_objects(status.get("conditions")) if each.get("type") == name), {})
+
+
+def _number(fields: Mapping[str, object], name: str, default: int = 0) -> int:
+    """Return a field that is an integer. The API server leaves out some fields that are zero."""
+    value = fields.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else default

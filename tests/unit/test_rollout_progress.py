@@ -1,0 +1,159 @@
+"""Progress of rollouts: complete, unfinished or failed, by the rules of `kubectl rollout status`."""
+
+from typing import Any
+
+import pytest
+
+from keyturn_receiver.cluster.consumer_cache import ConsumerCache, ConsumerIndex
+from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.core.rollout_progress import RolloutProgress, RolloutState, read_progress
+from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, WorkloadKind
+
+COMPLETE, UNFINISHED, FAILED = RolloutState.COMPLETE, RolloutState.UNFINISHED, RolloutState.FAILED
+AT = "2026-01-01T00:00:02Z"
+AT_SECONDS = 1767225602
+
+
+def workload(spec: dict[str, Any], status: dict[str, Any], generation: int = 3) -> dict[str, Any]:
+    status = {"observedGeneration": 3, **status}
+    return {"metadata": {"generation": generation}, "spec": spec, "status": status}
+
+
+def progress(kind: str, spec: dict[str, Any], status: dict[str, Any], generation: int = 3) -> RolloutProgress:
+    read = read_progress(WORKLOAD_KINDS[kind], workload(spec, status, generation))
+    assert read
+    return read
+
+
+def deployment(replicas: int, updated: int, available: int) -> dict[str, int]:
+    return {"replicas": replicas, "updatedReplicas": updated, "availableReplicas": available}
+
+
+def daemons(desired: int, updated: int, available: int) -> dict[str, int]:
+    return {"desiredNumberScheduled": desired, "updatedNumberScheduled": updated, "numberAvailable": available}
+
+
+def parted(partition: int) -> dict[str, Any]:
+    return {"replicas": 3, "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": partition}}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "status", "state", "counts"),
+    [
+        ("Deployment", {"replicas": 2}, deployment(3, 1, 2), UNFINISHED, (2, 1, 2)),  # the first new pod
+        ("Deployment", {"replicas": 2}, deployment(3, 2, 2), UNFINISHED, (2, 2, 2)),  # an old pod is left
+        ("Deployment", {"replicas": 2}, deployment(2, 2, 1), UNFINISHED, (2, 2, 1)),  # a new pod is not available
+        ("Deployment", {"replicas": 2}, deployment(2, 2, 2), COMPLETE, (2, 2, 2)),
+        ("Deployment", {}, deployment(1, 1, 1), COMPLETE, (1, 1, 1)),
+        ("Deployment", {"replicas": 2, "paused": True}, {"replicas": 2, "availableReplicas": 2}, UNFINISHED, (2, 0, 2)),
+        ("Deployment", {"replicas": 0}, {}, COMPLETE, (0, 0, 0)),
+        ("StatefulSet", {"replicas": 2}, {"updatedReplicas": 1, "readyReplicas": 2}, UNFINISHED, (2, 1, 2)),
+        ("StatefulSet", {"replicas": 2}, {"updatedReplicas": 2, "readyReplicas": 1}, UNFINISHED, (2, 2, 1)),
+        ("StatefulSet", {"replicas": 2}, {"updatedReplicas": 2, "readyReplicas": 2}, COMPLETE, (2, 2, 2)),
+        ("StatefulSet", parted(2), {"readyReplicas": 3}, UNFINISHED, (3, 0, 3)),
+        ("StatefulSet", parted(2), {"updatedReplicas": 1, "readyReplicas": 3}, COMPLETE, (3, 1, 3)),
+        ("DaemonSet", {}, daemons(3, 2, 3), UNFINISHED, (3, 2, 3)),
+        ("DaemonSet", {}, daemons(3, 3, 2), UNFINISHED, (3, 3, 2)),
+        ("DaemonSet", {}, daemons(3, 3, 3), COMPLETE, (3, 3, 3)),
+        ("DaemonSet", {"updateStrategy": {"type": "OnDelete"}}, daemons(3, 0, 3), UNFINISHED, (3, 0, 3)),
+    ],
+)
+def test_state_follows_from_the_counts_of_the_status(
+    kind: str, spec: dict[str, Any], status: dict[str, Any], state: RolloutState, counts: tuple[int, int, int]
+) -> None:
+    read = progress(kind, spec, status)
+    assert (read.state, (read.wanted, read.updated, read.ready)) == (state, counts)
+    assert read.observed
+
+
+@pytest.mark.parametrize("kind", WORKLOAD_KINDS)
+def test_status_of_an_older_template_completes_nothing(kind: str) -> None:
+    status = {**deployment(1, 1, 1), **daemons(1, 1, 1), "readyReplicas": 1}
+    assert progress(kind, {}, status).is_complete
+    assert progress(kind, {}, status, generation=2).is_complete
+    for unobserved in (progress(kind, {}, status, generation=4), progress(kind, {}, {"observedGeneration": None})):
+        assert (unobserved.state, unobserved.observed) == (UNFINISHED, False)
+
+
+def progressing(reason: str) -> dict[str, Any]:
+    later = "2026-01-01T00:09:00Z"  # such as the last change of another condition
+    other = {"type": "Available", "status": "True", "reason": "MinimumReplicasAvailable", "lastUpdateTime": later}
+    return {"conditions": [other, {"type": "Progressing", "reason": reason, "lastUpdateTime": AT}]}
+
+
+def test_deployment_whose_deadline_has_passed_has_failed_until_it_is_complete() -> None:
+    failed = progress("Deployment", {}, {**deployment(2, 1, 1), **progressing("ProgressDeadlineExceeded")})
+    assert (failed.state, failed.reason, failed.finished_at) == (FAILED, "ProgressDeadlineExceeded", None)
+    mended = progress("Deployment", {}, {**deployment(1, 1, 1), **progressing("NewReplicaSetAvailable")})
+    assert (mended.state, mended.reason) == (COMPLETE, "")
+    older = {**deployment(2, 1, 1), **progressing("ProgressDeadlineExceeded")}
+    assert progress("Deployment", {}, older, generation=4).state is UNFINISHED  # the deadline of an older template
+
+
+def test_end_is_told_by_the_control_planes_clock() -> None:
+    status = {**deployment(1, 1, 1), **progressing("NewReplicaSetAvailable")}
+    assert progress("Deployment", {}, status).finished_at == AT_SECONDS
+
+    written = workload({}, {"updatedReplicas": 1, "readyReplicas": 1})
+    written["metadata"]["managedFields"] = [
+        {"manager": "helm", "operation": "Update", "time": "2026-01-01T00:08:00Z"},
+        {"manager": "kube-controller-manager", "subresource": "status", "time": AT},
+        {"manager": "other", "subresource": "status", "time": "2026-01-01T00:00:01Z"},
+    ]
+    read = read_progress(WORKLOAD_KINDS["StatefulSet"], written)
+    assert read
+    assert read.finished_at == AT_SECONDS
+    assert progress("StatefulSet", {}, {"updatedReplicas": 1, "readyReplicas": 1}).finished_at is None
+
+
+def test_deadline_is_the_deployments_own_or_ten_minutes() -> None:
+    assert progress("Deployment", {"progressDeadlineSeconds": 90}, {}).deadline == 90
+    assert progress("StatefulSet", {}, {}).deadline == 600
+
+
+def test_progress_of_an_unknown_kind_is_not_told() -> None:
+    assert read_progress(WorkloadKind("Rollout", "example.org/v1", "rollouts"), workload({}, {})) is None
+
+
+@pytest.mark.parametrize("status", [None, [], {"observedGeneration": "3", "replicas": True, "conditions": [7]}])
+def test_status_that_is_not_understood_is_unfinished(status: Any) -> None:
+    read = read_progress(WORKLOAD_KINDS["Deployment"], {"metadata": {"generation": 3}, "status": status})
+    assert read
+    assert read.state is UNFINISHED
+
+
+def test_change_of_progress_is_told_and_triggers_no_check() -> None:
+    index, told, checked = ConsumerIndex(), list[tuple[Consumer | None, Consumer]](), list[Target]()
+    index.add_handler(checked.append)
+    index.add_progress_handler(lambda before, after: told.append((before, after)))
+    cache = ConsumerCache(WORKLOAD_KINDS["Deployment"], index)
+
+    def see(status: dict[str, Any], mark: str | None = None, generation: int = 3) -> None:
+        obj = workload({"replicas": 2}, status, generation)
+        obj["metadata"] |= {"namespace": "team", "name": "web", "resourceVersion": "1"}
+        obj["spec"]["template"] = {
+            "metadata": {"annotations": {"revision.keyturn.dev/db": mark} if mark else {}},
+            "spec": {"volumes": [{"secret": {"secretName": "db"}}]},
+        }
+        cache.update(cache.transform(obj))
+
+    see(deployment(2, 2, 2))
+    ((before, first),) = told
+    assert before is None
+    assert first.progress
+    assert first.progress.is_complete
+    assert len(checked) == 1
+
+    see(deployment(2, 2, 2), "one", generation=4)  # the mark, which no controller has seen
+    see({**deployment(3, 1, 2), "observedGeneration": 4}, "one", generation=4)
+    see({**deployment(3, 1, 2), "observedGeneration": 4, "fullyLabeledReplicas": 1}, "one", generation=4)
+    see({**deployment(2, 2, 2), "observedGeneration": 4}, "one", generation=4)
+    states = [after.progress.state for _, after in told if after.progress]
+    assert states == [COMPLETE, UNFINISHED, UNFINISHED, COMPLETE]
+    assert [each.progress for each, _ in told[1:] if each] == [after.progress for _, after in told[:-1]]
+    assert len(checked) == 2  # the mark alone
+
+    see({**deployment(2, 2, 2), "observedGeneration": 5}, "two", generation=5)  # a list that shows both at once
+    assert told[-1][1].marks == {"revision.keyturn.dev/db": "two"}
+    assert len(told) == 5
