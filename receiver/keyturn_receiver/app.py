@@ -32,6 +32,7 @@ from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.cluster.wanted_fields import workload_decoder
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.reloader import ReloaderMode
+from keyturn_receiver.core.rollout_schedule import WaitReason
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.vocabulary import BIND_LABEL
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
@@ -51,6 +52,7 @@ from keyturn_receiver.reconcile.release_reporter import ReleaseReporter
 from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.request import PRIORITIES
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
+from keyturn_receiver.reconcile.rollout_pacer import PaceLimits, RolloutPacer
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.reconcile.secret_filler import SecretFiller
 from keyturn_receiver.reconcile.source_reader import SourceReader
@@ -136,14 +138,15 @@ class Aws:
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """The access policy, the work queue, the two parts other than the webhook that submit work to the queue, and the
-    part that reports Secrets which are no longer bound."""
+    """The access policy, the work queue, the two parts other than the webhook that submit work to the queue, the part
+    that reports Secrets which are no longer bound, and the one that paces rollouts."""
 
     access: AccessPolicy
     queue: WorkQueue
     drift: DriftDetector
     poller: Poller
     releases: ReleaseReporter
+    pacer: RolloutPacer
 
 
 def build(
@@ -320,7 +323,14 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     caches.consumers.add_mark_handler(fights.observe)
     fights.add_handler(FightReporter(workloads, kube.events, metrics, kube.elector.is_leader).on_fight)
     rollouts = RolloutPolicy(caches.namespaces, Switch(settings.rollout_default), reloader)
-    restarter = ConsumerRestarter(caches.consumers, rollouts, workloads, secrets, legs, fights)
+    limits = PaceLimits(
+        settings.max_unfinished_per_secret, settings.max_unfinished_per_namespace, settings.max_unfinished_per_cluster
+    )
+    pacer = RolloutPacer(caches.consumers, caches.namespaces, fights, limits, kube.elector.is_leader)
+    caches.consumers.add_progress_handler(pacer.on_progress)
+    caches.consumers.add_unread_handler(pacer.on_unread)
+    kube.elector.add_handler(pacer.on_started_leading)
+    restarter = ConsumerRestarter(caches.consumers, rollouts, workloads, secrets, legs, fights, pacer)
     filler = SecretFiller(
         SourceReader(aws.stores, access, resolver, legs),
         Renderer(rendering),
@@ -345,7 +355,7 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         notifications=settings.deliveries,
     )
     releases = ReleaseReporter(caches.released, secrets, kube.events, kube.elector.is_leader)
-    return Controller(access, queue, drift, poller, releases)
+    return Controller(access, queue, drift, poller, releases, pacer)
 
 
 def build_http(
@@ -406,6 +416,9 @@ def observe(process: Process, kube: Kubernetes, aws: Aws, controller: Controller
     metrics.bindings.set_function(lambda: len(kube.caches.secrets))
     metrics.failing_bindings.set_function(queue.failing)
     metrics.staleness_seconds.set_function(queue.oldest_unmet)
+    metrics.rollouts_halted.set_function(controller.pacer.halted)
+    for reason in WaitReason:
+        metrics.rollouts_waiting.labels(reason).set_function(partial(controller.pacer.waiting, reason))
     metrics.poller_leader.set_function(kube.elector.is_leader)
     if process.settings.deliveries:
         metrics.event_path_up.set_function(kube.event_path.healthy)

@@ -39,6 +39,7 @@ from keyturn_receiver.reconcile.drift import DriftDetector
 from keyturn_receiver.reconcile.reconciler import Reconciler
 from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
+from keyturn_receiver.reconcile.rollout_pacer import PaceLimits, RolloutPacer
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.reconcile.secret_filler import SecretFiller
 from keyturn_receiver.reconcile.source_reader import SourceReader
@@ -162,7 +163,12 @@ class Receiver:
         resolver = ArnResolver(stores, access, time.monotonic)
         secret_client = SecretClient(api, lambda value: value[:16], KEYED, lambda: datetime.now(UTC))
         rollouts = RolloutPolicy(namespaces, Switch.ENABLED)
-        restarter = ConsumerRestarter(self.index, rollouts, WorkloadClient(api), secret_client, legs, RolloutFights())
+        fights = RolloutFights()
+        pacer = RolloutPacer(self.index, namespaces, fights, PaceLimits(), lambda: True)
+        self.index.add_progress_handler(pacer.on_progress)
+        self.index.add_unread_handler(pacer.on_unread)
+        workloads = WorkloadClient(api)
+        restarter = ConsumerRestarter(self.index, rollouts, workloads, secret_client, legs, fights, pacer)
         filler = SecretFiller(
             SourceReader(stores, access, resolver, legs),
             Renderer(ThreadPoolExecutor(1)),

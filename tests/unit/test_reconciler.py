@@ -46,6 +46,7 @@ from keyturn_receiver.reconcile.reconciler import CONFLICT_RETRIES, Reconciler
 from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.rollout_fights import Fight, RolloutFights
+from keyturn_receiver.reconcile.rollout_pacer import PaceLimits, RolloutPacer
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.reconcile.secret_filler import SecretFiller
 from keyturn_receiver.reconcile.source_reader import SourceReader
@@ -216,7 +217,11 @@ class Engine:
         self.fights: list[Fight] = []
         fights.add_handler(self.fights.append)
         policy = RolloutPolicy(namespaces, Switch.ENABLED)
-        self.restarter = restarter = CountingRestarter(index, policy, WorkloadClient(api), secrets, legs, fights)
+        pacer = RolloutPacer(index, namespaces, fights, PaceLimits(), lambda: True)
+        index.add_progress_handler(pacer.on_progress)
+        index.add_unread_handler(pacer.on_unread)
+        workloads = WorkloadClient(api)
+        self.restarter = restarter = CountingRestarter(index, policy, workloads, secrets, legs, fights, pacer)
         filler = SecretFiller(
             SourceReader(stores, access, resolver, legs),
             Renderer(ThreadPoolExecutor(1)),

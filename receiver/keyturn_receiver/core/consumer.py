@@ -8,9 +8,12 @@ from itertools import chain, islice
 from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.object_name import is_object_name
 from keyturn_receiver.core.reloader import ReloaderMode, ReloaderRules, has_rules, read_rules, rule_faults
+from keyturn_receiver.core.rollout_deadline import fails_at
 from keyturn_receiver.core.rollout_hold import RolloutHold, read_hold
+from keyturn_receiver.core.rollout_order import order_faults, read_order
 from keyturn_receiver.core.rollout_progress import RolloutProgress, read_progress
 from keyturn_receiver.core.rollout_switch import Switch, innermost, read_switch, switch_faults
+from keyturn_receiver.core.rollout_window import own_window, own_window_faults
 from keyturn_receiver.core.vocabulary import Place, object_faults
 from keyturn_receiver.core.workload_kinds import WorkloadKind
 from keyturn_receiver.core.write_times import parse_time
@@ -68,7 +71,8 @@ class Consumer:
     or None if that is not known. ``seen_late`` means that this replica first saw the workload long after its creation.
     ``reloader`` are the rules of Reloader's annotations, if these count. ``may_restart_twice`` means that the workload
     has such annotations, but they do not count. ``progress`` tells how far the rollout of the present pod template has
-    come, or is None if that cannot be told.
+    come, or is None if that cannot be told. ``fails_at`` is the time from which it counts as failed (``fails_at`` in
+    ``core/rollout_deadline.py``). ``order`` and ``window`` are what its annotations say, or None.
     """
 
     ref: WorkloadRef
@@ -85,6 +89,9 @@ class Consumer:
     reloader: ReloaderRules | None = None
     may_restart_twice: bool = False
     progress: RolloutProgress | None = None
+    fails_at: int | None = None
+    order: int | None = None
+    window: str | None = None
 
     @property
     def size(self) -> int:
@@ -168,11 +175,14 @@ def read_consumer(
         *switch_faults(on_template, "on the pod template"),
         *name_list_faults(annotations),
         *name_list_faults(on_template),
+        *order_faults(annotations, on_template),
+        *own_window_faults(annotations, on_template),
         *object_faults(metadata, Place.WORKLOAD),
         *object_faults(template_metadata, Place.POD_TEMPLATE),
     )
     if not reads and not faults:
         return None
+    progress = read_progress(kind, workload)
     baseline, marks = _marks(reads, annotations, on_template)
     return Consumer(
         ref=WorkloadRef(kind.kind, str(metadata["namespace"]), str(metadata["name"])),
@@ -187,7 +197,10 @@ def read_consumer(
         created=parse_time(metadata.get("creationTimestamp")),
         reloader=rules,
         may_restart_twice=not counts and has_rules(annotations, on_template),
-        progress=read_progress(kind, workload),
+        progress=progress,
+        fails_at=fails_at(kind, metadata, progress),
+        order=read_order(annotations, on_template),
+        window=own_window(annotations, on_template),
     )
 
 

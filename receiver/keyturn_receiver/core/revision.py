@@ -27,6 +27,7 @@ RECORD = (VERSION_IDS, REVISIONS, DATA_HASH, BINDING_HASH, APPLIED_AT)
 HASHED = (VERSION_IDS, REVISIONS, DATA_HASH, BINDING_HASH)
 MAX_STATUS = 1920  # characters
 _STATE = re.compile(r"[A-Za-z]{1,63}")
+HALTED = "RolloutHalted"  # the reason of the status while a failed rollout halts the others
 OK = "ok"  # the status of a Secret without errors
 
 # The API server accepts 256 KiB of annotations: https://kubernetes.io/docs/concepts/overview/working-with-objects/annotations/
@@ -55,7 +56,9 @@ class Record:
     revision of each key. ``data_hash`` is a keyed hash of the data that Keyturn last wrote, and ``binding_hash`` is a
     hash of the binding at that time. ``status`` is for people. ``reconciled`` is the last request to reconcile that was
     served. ``labelled`` is false if the label ``keyturn.dev/state`` does not agree with the status. ``write_times`` has
-    the time at which each key was last written, as far as it is known.
+    the time at which each key was last written, as far as it is known. ``halt`` is what the status says if a failed
+    rollout halts the others (``core/rollout_halt.py``), and otherwise empty. That is no error of the Secret itself, whose
+    ``status`` is then OK, and two records are equal whatever they say of it.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)
@@ -66,6 +69,7 @@ class Record:
     reconciled: str = ""
     labelled: bool = True
     write_times: WriteTimes = field(default_factory=dict)
+    halt: str = field(default="", compare=False)
     _memo: _Memo = field(default_factory=_Memo, init=False, repr=False, compare=False)
 
     @property
@@ -100,16 +104,18 @@ def read_record(annotations: Mapping[str, str], state: str | None = None) -> Rec
     annotation is treated as missing, and the next reconcile writes it again.
     """
     status = annotations.get(STATUS, "")
+    halt = status if state_of(status) == HALTED else ""
     revisions = _read_map(annotations.get(REVISIONS))
     return Record(
         version_ids=_read_map(annotations.get(VERSION_IDS)),
         revisions=revisions,
         data_hash=annotations.get(DATA_HASH, ""),
         binding_hash=annotations.get(BINDING_HASH, ""),
-        status=status,
+        status=OK if halt else status,
         reconciled=annotations.get(RECONCILED, ""),
         labelled=state is None or state == state_of(status),
         write_times=read_times(annotations.get(CHANGED_AT), revisions),
+        halt=halt,
     )
 
 

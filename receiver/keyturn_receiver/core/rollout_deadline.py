@@ -8,19 +8,20 @@ from collections.abc import Mapping
 
 from keyturn_receiver.core.field_owners import FIELD_MANAGER, managed_fields
 from keyturn_receiver.core.rollout_progress import RolloutProgress
+from keyturn_receiver.core.workload_kinds import StatusForm, WorkloadKind
 from keyturn_receiver.core.write_times import parse_time
 
-JUDGED_BY_KUBERNETES = frozenset({"Deployment"})
 
-
-def fails_at(kind: str, metadata: Mapping[str, object], progress: RolloutProgress | None) -> int | None:
+def fails_at(
+    kind: WorkloadKind, metadata: Mapping[str, object], progress: RolloutProgress | None
+) -> int | None:
     """Return the time from which the unfinished rollout of a workload counts as failed, in seconds since 1970 by the
     API server's clock. Returns None if Kubernetes decides that, or if Keyturn has not restarted the workload.
 
     A rollout fails once its status has not changed for the deadline. A pod that crashes and starts again changes the
     status each time, so the whole rollout has the deadline once for each pod.
     """
-    if progress is None or kind in JUDGED_BY_KUBERNETES:
+    if progress is None or kind.status is StatusForm.REPLICAS:
         return None
     restarted_at = _last_write(metadata, FIELD_MANAGER, "")
     if restarted_at is None:

@@ -5,12 +5,10 @@ more. The annotation ``keyturn.dev/rollout-resume`` ends it by hand. Its value n
 on in spite of failures, so it has no effect on the next change.
 """
 
-from keyturn_receiver.core.binding import BindingSpec, Target
+from keyturn_receiver.core.binding import RESUME, BindingSpec, Target
 from keyturn_receiver.core.consumer import Consumer
-from keyturn_receiver.core.revision import Record
+from keyturn_receiver.core.revision import HALTED, Record, status_of
 
-RESUME = "keyturn.dev/rollout-resume"
-HALTED = "RolloutHalted"  # the reason of the status and of the Event
 _LENGTH = 10  # characters of a digest that name a change
 
 
@@ -27,8 +25,9 @@ def is_resumed(spec: BindingSpec, record: Record) -> bool:
 def halt_of(failed: Consumer, target: Target, record: Record) -> str:
     """Return what the status says of a halt. It is the same on every replica, and as long as the halt lasts."""
     reason = failed.progress.reason if failed.progress and failed.progress.reason else "its deadline is over"
-    return (
+    return status_of(
+        HALTED,
         f"the restart of {failed.ref.kind} {failed.ref.name} has failed ({reason}), so no other workload is restarted:"
         f" mend it, or go on without it: kubectl annotate secret {target.name} -n {target.namespace} --overwrite"
-        f" {RESUME}={change_of(record)}"
+        f" {RESUME}={change_of(record)}",
     )

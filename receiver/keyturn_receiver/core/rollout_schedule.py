@@ -36,7 +36,6 @@ class WaitReason(StrEnum):
     PACE = "pace"
     HALT = "halt"
     BACKOFF = "backoff"  # another writer keeps reverting its mark, or its restart was refused just now
-    LEADER = "leader"  # limits of a namespace or the cluster are counted by the leader alone
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ the days, so it goes through YEARS at most. That takes a few milliseconds.
 """
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -89,6 +90,17 @@ def window_faults(annotations: Mapping[str, object], place: str = "") -> tuple[s
     _, fault = _parse(text[: MAX_TEXT + 1])
     where = f"{WINDOW} {place}".strip()
     return (f'annotation {where} is "{text:.80}": {fault}: write it like "{EXAMPLE}"',) if fault else ()
+
+
+def own_window(on_workload: Mapping[str, object], on_template: Mapping[str, object]) -> str | None:
+    """Return the window of a workload. That on its pod template goes first. Returns None if there is none."""
+    text = on_template.get(WINDOW, on_workload.get(WINDOW))
+    return None if text is None else sys.intern(str(text)[: MAX_TEXT + 1])
+
+
+def own_window_faults(on_workload: Mapping[str, object], on_template: Mapping[str, object]) -> tuple[str, ...]:
+    """Return what is wrong with the windows in the annotations of a workload and of its pod template."""
+    return (*window_faults(on_workload), *window_faults(on_template, "on the pod template"))
 
 
 def opens_at(text: str | None, now: float) -> float:

@@ -54,10 +54,11 @@ class PaceLimits:
 class Turn:
     """Whose turn it is: the consumers that may be restarted now, in order, and what the others wait for.
 
-    ``halted_by`` is the failed consumer that halts the others, and ``halt`` is what the status says of it, or empty.
+    ``unpaced`` are consumers whose mark restarts nobody, so that they wait for nobody. ``halted_by`` is the failed consumer that halts the others, and ``halt`` is what the status says of it, or empty.
     """
 
     start: Sequence[Consumer] = ()
+    unpaced: Sequence[Consumer] = ()
     waits: Sequence[tuple[Consumer, Wait]] = ()
     halted_by: Consumer | None = None
     halt: str = ""
@@ -127,11 +128,10 @@ class RolloutPacer:
         by_ref = {each.ref: each for each in current}
         start = [by_ref[ref] for ref in made.start]
         waits = [(by_ref[ref], wait) for ref, wait in made.waits.items()]
-        # A baseline restarts nobody, so it waits for nobody.
-        start += [by_ref[ref] for ref, mark in marks.items() if not _restarts(mark) and ref not in tried]
+        unpaced = [by_ref[ref] for ref, mark in marks.items() if not _restarts(mark) and ref not in tried]
         halted_by = by_ref[made.halted_by] if made.halted_by else None
         self._keep(target, made, now, shared <= slots)
-        return Turn(start, waits, halted_by, halt_of(halted_by, target, record) if halted_by else "")
+        return Turn(start, unpaced, waits, halted_by, halt_of(halted_by, target, record) if halted_by else "")
 
     @contextmanager
     def starting(self, consumers: Iterable[Consumer]) -> Iterator[None]:

@@ -61,6 +61,17 @@ class Metrics:
             " workload.",
             "kind",
         )
+        self.rollouts_waiting = self._gauge(
+            "rollouts_waiting",
+            "Consumers whose restart waits, as this replica sees them, by what they wait for: `window`, `order`, `pace`,"
+            " `halt` or `backoff`.",
+            "reason",
+        )
+        self.rollouts_halted = self._gauge(
+            "rollouts_halted",
+            "Secrets with a consumer whose failed rollout keeps the others from being restarted, as this replica sees"
+            " them.",
+        )
         self.bindings = self._gauge("bindings", "Bound Secrets in this replica's cache.")
         self.failing_bindings = self._gauge(
             "failing_bindings",
