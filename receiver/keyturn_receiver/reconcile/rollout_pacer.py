@@ -265,9 +265,9 @@ class RolloutPacer:
         return refs | {ref for ref in self._starting if ref.namespace == namespace}
 
     def _latest(self, consumer: Consumer) -> Consumer:
-        """Return the later state of a consumer: the cached one, or the one that this replica has written or read."""
+        """Return the latest state of a consumer: the cached one, or the one that this replica has written or read."""
         written = self._written.get(consumer.ref.namespace, consumer.ref)
-        return written if written and self._is_ahead(written) else consumer
+        return written if written and self._is_ahead(written) else self._index.get(consumer) or consumer
 
     def _is_ahead(self, written: Consumer) -> bool:
         """Return whether the cache does not show this state of a consumer yet. If it does, forget it here.
