@@ -47,6 +47,7 @@ from keyturn_receiver.reconcile.drift import DriftDetector
 from keyturn_receiver.reconcile.fight_reporter import FightReporter
 from keyturn_receiver.reconcile.missing_key_reporter import MissingKeyReporter
 from keyturn_receiver.reconcile.notices import Notices
+from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.reconciler import Reconciler
 from keyturn_receiver.reconcile.release_reporter import ReleaseReporter
 from keyturn_receiver.reconcile.renderer import Renderer
@@ -321,16 +322,20 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     reloader = ReloaderMode(settings.reloader)
     workloads, fights = WorkloadClient(kube.api, reloader), RolloutFights()
     caches.consumers.add_mark_handler(fights.observe)
-    fights.add_handler(FightReporter(workloads, kube.events, metrics, kube.elector.is_leader).on_fight)
+    fight_reporter = FightReporter(workloads, caches.secrets, kube.events, metrics, kube.elector.is_leader)
+    fights.add_handler(fight_reporter.on_fight)
+    evictor = PodEvictor(workloads, secrets, kube.events, fights, kube.elector.is_leader)
     rollouts = RolloutPolicy(caches.namespaces, Switch(settings.rollout_default), reloader)
     limits = PaceLimits(
         settings.max_unfinished_per_secret, settings.max_unfinished_per_namespace, settings.max_unfinished_per_cluster
     )
-    pacer = RolloutPacer(caches.consumers, caches.namespaces, fights, limits, kube.elector.is_leader)
+    pacer = RolloutPacer(caches.consumers, caches.namespaces, fights, evictor, limits, kube.elector.is_leader)
     caches.consumers.add_progress_handler(pacer.on_progress)
     caches.consumers.add_unread_handler(pacer.on_unread)
     kube.elector.add_handler(pacer.on_started_leading)
-    restarter = ConsumerRestarter(caches.consumers, rollouts, workloads, secrets, legs, fights, pacer)
+    restarter = ConsumerRestarter(
+        caches.consumers, rollouts, workloads, secrets, legs, fights, evictor, pacer, fight_reporter.on_owner
+    )
     filler = SecretFiller(
         SourceReader(aws.stores, access, resolver, legs),
         Renderer(rendering),

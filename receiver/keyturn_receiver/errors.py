@@ -20,6 +20,7 @@
         │   └── Contended                the object keeps changing; its owner can stop that
         ├── NamespaceBusy        more work waits for one namespace than is done in time
         │   └── Unfinished               part of the work is done, and the rest is the next attempt's
+        ├── DisruptionNotAllowed Kubernetes: 429, a PodDisruptionBudget forbids an eviction for now
         ├── Expired              Kubernetes: 410, the watch is too far behind; list again
         └── ClusterUnavailable   Kubernetes: 5xx, no response, or unreachable
             └── TooManyRequests          Kubernetes: 429, the call was not started
@@ -143,6 +144,13 @@ class Conflict(Temporary):
     """Another writer changed the object first, so it has to be read again."""
 
     reason = "Conflict"
+
+
+class DisruptionNotAllowed(Temporary):
+    """A PodDisruptionBudget forbids an eviction for now. The API server is well."""
+
+    reason = "DisruptionNotAllowed"
+    caused_by_tenant = True
 
 
 class Contended(Conflict):

@@ -162,7 +162,7 @@ def is_settled(env: FaultEnv, name: str, oracle: SecretOracle, version_id: str) 
     if version_id not in told["keyturn.dev/version-ids"] or told["keyturn.dev/status"] != "ok":
         return False
     assert held["password"] == f"{CANARY}-{version_id}".encode()
-    mark = env.history.baseline(name, name)
+    mark = env.history.mark(name, name)
     return bool(oracle.applied[-1].revisions["password"] == version_id) and mark == wanted(
         oracle.applied[-1].revisions, None
     )

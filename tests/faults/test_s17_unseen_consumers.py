@@ -42,7 +42,12 @@ def restarts(env: FaultEnv, *consumers: str) -> list[int]:
 
 
 def is_marked(env: FaultEnv, consumer: str, kind: str = "deployment") -> bool:
-    return MARK in annotations_of(env.cluster, kind, env.namespace, consumer)
+    return MARK in annotations_of(env.cluster, kind, env.namespace, consumer) or is_restarted(env, consumer, kind)
+
+
+def is_restarted(env: FaultEnv, consumer: str, kind: str) -> bool:
+    template = env.cluster.get(kind, consumer, env.namespace)["spec"]["template"]
+    return MARK in template["metadata"].get("annotations", {})
 
 
 @pytest.mark.fault("S17")
@@ -112,11 +117,7 @@ def test_every_kind_of_workload_is_decided_by_the_ages_of_its_pods(env: FaultEnv
     env.receiver()
     for kind, name in kinds.items():
         eventually(lambda kind=kind, name=name: is_marked(env, name, kind.lower()))
-    restarted = {
-        name: MARK
-        in env.cluster.get(kind.lower(), name, env.namespace)["spec"]["template"]["metadata"].get("annotations", {})
-        for kind, name in kinds.items()
-    }
+    restarted = {name: is_restarted(env, name, kind.lower()) for kind, name in kinds.items()}
     assert restarted == {"fresh": False, "set": True, "agents": True}
     env.wait_converged()
 

@@ -80,7 +80,7 @@ def owned(env: FaultEnv, name: str, owner: Owner, pause: float = 0.0) -> Iterato
 
 
 def writes(env: FaultEnv, name: str) -> int:
-    return len(env.kubernetes_proxy.matching("PATCH", f"/deployments/{name}$"))
+    return len(env.kubernetes_proxy.succeeded("PATCH", f"/deployments/{name}$"))
 
 
 def warnings(env: FaultEnv, name: str, reason: str) -> list[str]:

@@ -52,6 +52,5 @@ class Convergence:
     def has_latest(self, consumer: str, name: str) -> bool:
         """Return whether a consumer has the mark of the Secret's present revisions."""
         revisions = self._history.revisions(name)
-        marks = self._history.marks(consumer, name)
-        mark = (marks and marks[-1]) or self._history.baseline(consumer, name)
+        mark = self._history.mark(consumer, name)
         return bool(revisions) and mark == digest(revisions[-1], revisions[-1])

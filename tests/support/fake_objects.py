@@ -16,7 +16,8 @@ def patch(obj: dict[str, Any], body: dict[str, Any], at: str | None = None) -> N
         raise Conflict("changed")
     metadata["resourceVersion"] = str(int(metadata["resourceVersion"]) + 1)
     for field in ("annotations", "labels"):
-        metadata[field] = {**metadata.get(field, {}), **body["metadata"].get(field, {})}
+        merged = {**metadata.get(field, {}), **body["metadata"].get(field, {})}
+        metadata[field] = {name: text for name, text in merged.items() if text is not None}
     if "data" in body:
         obj["data"] = {**obj["data"], **body["data"]}
         owned = {f"f:{name}": {} for name in body["metadata"]["annotations"]}

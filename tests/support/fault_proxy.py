@@ -98,6 +98,7 @@ class FaultProxy:
 
     def __init__(self, url: str, ca_file: Path | None = None) -> None:
         self.calls: list[Call] = []
+        self.answers: list[tuple[Call, int]] = []  # of the upstream server, with its status codes
         self._upstream = url
         context = ssl.create_default_context(cafile=ca_file) if ca_file else None
         self._pool = urllib3.PoolManager(maxsize=100, ssl_context=context)
@@ -152,6 +153,13 @@ class FaultProxy:
         """Return the calls so far that have this method and whose path matches the pattern."""
         return [call for call in self.calls if call.method == method and re.search(pattern, call.path)]
 
+    def succeeded(self, method: str, pattern: str) -> list[Call]:
+        """Return those of ``matching`` that the upstream server has done: a refused write, such as one with a conflict,
+        writes nothing."""
+        answers = list(self.answers)
+        done = (call for call, status in answers if 200 <= status < 300)
+        return [call for call in done if call.method == method and re.search(pattern, call.path)]
+
     def actions(self, action: str, about: str = "") -> list[Call]:
         """Return the calls of one AWS action so far whose path or body contains ``about``."""
         return [call for call in self.calls if call.action == action and call.about(about)]
@@ -192,6 +200,7 @@ class FaultProxy:
             retries=False,
             timeout=urllib3.Timeout(connect=5, read=None),
         )
+        self.answers.append((call, answer.status))
         try:
             self.on_answered(call, answer.status)
             if isinstance(fault, CutAfter):

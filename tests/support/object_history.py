@@ -72,6 +72,13 @@ class HistoryWatcher:
         states = self.states("deployments", workload)
         return _annotations(states[-1]).get(MARK + secret) if states else None
 
+    def mark(self, workload: str, secret: str) -> str | None:
+        """Return the mark of a Secret that counts: the one on the workload itself, or else on its pod template."""
+        states = self.states("deployments", workload)
+        return self.baseline(workload, secret) or (
+            _annotations(states[-1]["spec"]["template"]).get(MARK + secret) if states else None
+        )
+
     def states(self, resource: str, name: str) -> list[Any]:
         """Return the states of all objects that have had this name, in order. Status and managed fields are left
         out."""

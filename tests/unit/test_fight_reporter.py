@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
 from keyturn_receiver.core.rollout_switch import Switch
@@ -19,6 +20,7 @@ from keyturn_receiver.reconcile.fight_reporter import (
 )
 from keyturn_receiver.reconcile.rollout_fights import FIGHT_BACKOFF, Fight
 from keyturn_receiver.telemetry.metrics import Metrics
+from support.bindings import KEYED
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 MARK = "revision.keyturn.dev/db"
@@ -49,7 +51,7 @@ class Events:
 
 
 def reporter(workloads: Any, events: Any, leads: bool = True) -> FightReporter:
-    return FightReporter(workloads, events, Metrics(), lambda: leads)
+    return FightReporter(workloads, SecretCache(KEYED), events, Metrics(), lambda: leads)
 
 
 async def test_writer_that_answers_later_is_named() -> None:
@@ -94,7 +96,7 @@ async def test_fights_about_all_marks_of_a_workload_are_one_report(caplog: pytes
     events, metrics = Events(), Metrics()
     workloads: Any = AnyWorkloads()
     recorder: Any = events
-    made = FightReporter(workloads, recorder, metrics, lambda: True)
+    made = FightReporter(workloads, SecretCache(KEYED), recorder, metrics, lambda: True)
     for fight in fights("team", workloads=2, marks=100):
         made.on_fight(fight)
     await asyncio.sleep(READ_AFTER + 1)

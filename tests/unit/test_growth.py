@@ -36,6 +36,7 @@ from keyturn_receiver.reconcile.arn_resolver import ArnResolver
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.drift import DriftDetector
+from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.reconciler import Reconciler
 from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
@@ -163,12 +164,13 @@ class Receiver:
         resolver = ArnResolver(stores, access, time.monotonic)
         secret_client = SecretClient(api, lambda value: value[:16], KEYED, lambda: datetime.now(UTC))
         rollouts = RolloutPolicy(namespaces, Switch.ENABLED)
-        fights = RolloutFights()
-        pacer = RolloutPacer(self.index, namespaces, fights, PaceLimits(), lambda: True)
+        workloads, fights = WorkloadClient(api), RolloutFights()
+        self.events = EventRecorder(api, metrics, lambda: datetime.now(UTC), time.monotonic)
+        evictor = PodEvictor(workloads, secret_client, self.events, fights, lambda: True)
+        pacer = RolloutPacer(self.index, namespaces, fights, evictor, PaceLimits(), lambda: True)
         self.index.add_progress_handler(pacer.on_progress)
         self.index.add_unread_handler(pacer.on_unread)
-        workloads = WorkloadClient(api)
-        restarter = ConsumerRestarter(self.index, rollouts, workloads, secret_client, legs, fights, pacer)
+        restarter = ConsumerRestarter(self.index, rollouts, workloads, secret_client, legs, fights, evictor, pacer)
         filler = SecretFiller(
             SourceReader(stores, access, resolver, legs),
             Renderer(ThreadPoolExecutor(1)),
@@ -178,7 +180,6 @@ class Receiver:
             SecretDeleter(stores, secret_client, resolver, allowed=False),
             legs,
         )
-        self.events = EventRecorder(api, metrics, lambda: datetime.now(UTC), time.monotonic)
         reporter = StatusReporter(secret_client, self.events, metrics)
         reconciler = Reconciler(
             self.secrets, secret_client, filler, restarter, reporter, NamespaceReader(api, namespaces)

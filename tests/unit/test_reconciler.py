@@ -42,6 +42,7 @@ from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.drift import DriftDetector
 from keyturn_receiver.reconcile.missing_key_reporter import MissingKeyReporter
 from keyturn_receiver.reconcile.notices import Notices
+from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.reconciler import CONFLICT_RETRIES, Reconciler
 from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
@@ -217,11 +218,12 @@ class Engine:
         self.fights: list[Fight] = []
         fights.add_handler(self.fights.append)
         policy = RolloutPolicy(namespaces, Switch.ENABLED)
-        pacer = RolloutPacer(index, namespaces, fights, PaceLimits(), lambda: True)
+        workloads = WorkloadClient(api)
+        evictor = PodEvictor(workloads, secrets, events, fights, lambda: True)
+        pacer = RolloutPacer(index, namespaces, fights, evictor, PaceLimits(), lambda: True)
         index.add_progress_handler(pacer.on_progress)
         index.add_unread_handler(pacer.on_unread)
-        workloads = WorkloadClient(api)
-        self.restarter = restarter = CountingRestarter(index, policy, workloads, secrets, legs, fights, pacer)
+        self.restarter = restarter = CountingRestarter(index, policy, workloads, secrets, legs, fights, evictor, pacer)
         filler = SecretFiller(
             SourceReader(stores, access, resolver, legs),
             Renderer(ThreadPoolExecutor(1)),

@@ -10,15 +10,14 @@ from keyturn_receiver.core.consumer import (
     MAX_MARK,
     MAX_REFERENCES,
     Consumer,
-    Pod,
     Reads,
     WorkloadRef,
     former_mark_name,
     mark_name,
     named_secrets,
     read_consumer,
-    read_pod,
 )
+from keyturn_receiver.core.pod import Pod, read_pod
 from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.revision import Record, digest
 from keyturn_receiver.core.rollout import START_SECONDS, RolloutAnnotation, baseline, is_behind, rollout
@@ -113,7 +112,7 @@ def test_annotation_names_the_secrets_that_are_read_otherwise(names: str) -> Non
     # A registry's credentials restart somebody if they are asked to.
     pulls = consumer({"imagePullSecrets": [{"name": "registry"}]}, own={"keyturn.dev/reads": "registry"})
     assert pulls.reads == {"registry": WHOLE}
-    mark = rollout(consumer({}, own={**annotation, MARK: "older"}), "db", record({"a": "v2"}))
+    mark = rollout(consumer({}, own={**annotation, MARK: "older"}), "db", record({"a": "v2"}), record({"a": "v1"}))
     assert mark is not None
     assert mark.restart
 
@@ -213,9 +212,13 @@ def test_consumer_with_a_baseline_restarts_when_a_revision_changes() -> None:
     marked = consumer(ENV_FROM, own={MARK: mark.value})
     assert baseline(marked, "db", record({"a": "v1"}), record({"a": "v2"})) is None
     assert rollout(marked, "db", record({"a": "v1"})) is None
-    restarted = rollout(marked, "db", record({"a": "v2"}))
+    restarted = rollout(marked, "db", record({"a": "v2"}), record({"a": "v1"}))
     assert restarted is not None
     assert restarted.restart
+    # Nobody else knows whether its pods have been replaced since, so these decide.
+    later = rollout(marked, "db", record({"a": "v2"}))
+    assert later is not None
+    assert (later.restart, later.undecided) == (False, True)
 
 
 def test_same_change_gives_the_same_mark_and_no_second_restart() -> None:
@@ -230,20 +233,28 @@ def test_change_of_an_unread_key_restarts_nothing() -> None:
     mark = baseline(consumer(READS_A), "db", record({"a": "v1", "b": "v1"}), record({"a": "v2", "b": "v1"}))
     assert mark is not None
     marked = consumer(READS_A, own={MARK: mark.value})
-    assert rollout(marked, "db", record({"a": "v1", "b": "v2"})) is None
-    assert rollout(marked, "db", record({"a": "v2", "b": "v2"})) == RolloutAnnotation(
-        MARK, rollout(marked, "db", record({"a": "v2"})).value, True
+    before = record({"a": "v1", "b": "v1"})
+    assert rollout(marked, "db", record({"a": "v1", "b": "v2"}), before) is None
+    assert rollout(marked, "db", record({"a": "v2", "b": "v2"}), before) == RolloutAnnotation(
+        MARK, digest({"a": "v2"}, ["a"]), restart=True, marked=True
     )
+    # A consumer that is behind for another reason is not restarted by a write that does not concern it.
+    older = rollout(consumer(READS_A, own={MARK: "older"}), "db", record({"a": "v1", "b": "v2"}), before)
+    assert older is not None
+    assert (older.restart, older.undecided) == (False, True)
 
 
 def test_consumer_of_unmanaged_keys_gets_no_mark() -> None:
     assert rollout(consumer(READS_A), "db", record({"b": "v1"})) is None
 
 
-def test_mark_on_the_template_takes_precedence_over_the_baseline() -> None:
+def test_settled_mark_takes_precedence_over_the_one_on_the_template() -> None:
+    """A manifest keeps an old mark on the template for ever: that its pods are new stands on the workload."""
     mark = rollout(consumer(ENV_FROM), "db", record({"a": "v2"}))
     assert mark is not None
-    assert rollout(consumer(ENV_FROM, marks={MARK: mark.value}, own={MARK: "older"}), "db", record({"a": "v2"})) is None
+    assert rollout(consumer(ENV_FROM, marks={MARK: "older"}, own={MARK: mark.value}), "db", record({"a": "v2"})) is None
+    assert rollout(consumer(ENV_FROM, marks={MARK: mark.value}, own={MARK: "older"}), "db", record({"a": "v2"}))
+    assert rollout(consumer(ENV_FROM, marks={MARK: mark.value}), "db", record({"a": "v2"})) is None
 
 
 def test_long_secret_names_give_valid_and_different_mark_names() -> None:
@@ -267,7 +278,7 @@ def test_mark_that_is_no_digest_is_cut_and_still_restarts() -> None:
     assert up_to_date
     made = consumer(ENV_FROM, own={MARK: up_to_date.value + "x" * 4000})
     assert len(made.baseline[MARK]) == MAX_MARK > len(up_to_date.value)
-    restart = rollout(made, "db", record({"a": "v1"}))
+    restart = rollout(made, "db", record({"a": "v1"}), record({"a": "v0"}))
     assert restart
     assert restart.restart
 
@@ -311,16 +322,20 @@ def test_mark_of_release_0_2_is_read_so_that_the_upgrade_restarts_nobody() -> No
     assert former is not None
     for marked in (consumer(reads, marks={former: made.value}), consumer(reads, own={former: made.value})):
         assert rollout(marked, long, record({"a": "v1"})) is None
-        changed = rollout(marked, long, record({"a": "v2"}))
+        changed = rollout(marked, long, record({"a": "v2"}), record({"a": "v1"}))
         assert changed is not None
-        assert (changed.name, changed.restart) == (mark_name(long), True)
+        assert (changed.name, changed.restart, changed.former) == (mark_name(long), True, (former,))
 
 
 WRITTEN = 1_000  # the second of the last write
+UNMARKED = RolloutAnnotation(MARK, "present", restart=False, undecided=True)
+MARKED = replace(UNMARKED, marked=True)
 
 
-def created(at: int | None, pod: dict[str, Any] = ENV_FROM, late: bool = False) -> Consumer:
-    return replace(consumer(pod), created=at, seen_late=late)
+def created(
+    at: int | None, pod: dict[str, Any] = ENV_FROM, late: bool = False, marks: dict[str, str] | None = None
+) -> Consumer:
+    return replace(consumer(pod, marks), created=at, seen_late=late)
 
 
 @pytest.mark.parametrize(
@@ -341,7 +356,7 @@ def test_consumer_without_a_mark_is_undecided_if_it_is_older_than_the_last_write
     assert mark is not None
     assert (mark.restart, mark.undecided) == (False, undecided)
     if at is not None:
-        assert is_behind(Pod({"db": WHOLE}, at), "db", written, late) is undecided
+        assert is_behind(Pod({"db": WHOLE}, at), "db", written, UNMARKED, late) is undecided
 
 
 def test_times_of_keys_that_a_pod_does_not_read_do_not_matter() -> None:
@@ -350,37 +365,45 @@ def test_times_of_keys_that_a_pod_does_not_read_do_not_matter() -> None:
     mark = rollout(created(old, READS_A), "db", written)
     assert mark is not None
     assert not mark.undecided
-    assert not is_behind(Pod({"db": Reads(keys=frozenset("a"))}, old), "db", written, False)
-    assert not is_behind(Pod({"other": WHOLE}, old), "db", written, False)
-    assert is_behind(Pod({"db": WHOLE}, old), "db", written, False)
+    assert not is_behind(Pod({"db": Reads(keys=frozenset("a"))}, old), "db", written, UNMARKED, False)
+    assert not is_behind(Pod({"other": WHOLE}, old), "db", written, UNMARKED, False)
+    assert is_behind(Pod({"db": WHOLE}, old), "db", written, UNMARKED, False)
 
 
 def test_removed_key_concerns_those_that_read_every_key() -> None:
     written = record({"a": "v1"}, **{"": WriteTime(WRITTEN)})
-    assert is_behind(Pod({"db": WHOLE}, WRITTEN - 1), "db", written, False)
-    assert not is_behind(Pod({"db": Reads(keys=frozenset("a"))}, WRITTEN - 1), "db", written, False)
+    assert is_behind(Pod({"db": WHOLE}, WRITTEN - 1), "db", written, UNMARKED, False)
+    assert not is_behind(Pod({"db": Reads(keys=frozenset("a"))}, WRITTEN - 1), "db", written, UNMARKED, False)
 
 
 def test_key_that_appeared_leaves_behind_only_pods_that_may_have_started_without_it() -> None:
     written = record({"a": "v1"}, a=WriteTime(WRITTEN, appeared=True))
     early, just_before = WRITTEN - START_SECONDS - 1, WRITTEN - START_SECONDS
     needs, optional = Reads(keys=frozenset("a")), Reads(keys=frozenset("a"), optional=True)
-    assert not is_behind(Pod({"db": needs}, early), "db", written, False)
+    assert not is_behind(Pod({"db": needs}, early), "db", written, UNMARKED, False)
     for reads in (WHOLE, optional):
-        assert is_behind(Pod({"db": reads}, early), "db", written, False)
-        assert not is_behind(Pod({"db": reads}, just_before), "db", written, False)
+        assert is_behind(Pod({"db": reads}, early), "db", written, UNMARKED, False)
+        assert not is_behind(Pod({"db": reads}, just_before), "db", written, UNMARKED, False)
 
 
 def test_optional_key_that_is_gone_restarts_those_who_read_nothing_else() -> None:
     optional = {"containers": [key_ref("a", optional=True)]}
     marked = {MARK: digest({"a": "v1"}, ["a"])}
     gone = record({"b": "v1"}, **{"": WriteTime(WRITTEN)})
-    mark = rollout(consumer(optional, marked), "db", gone)
+    before = record({"a": "v1", "b": "v1"})
+    mark = rollout(consumer(optional, marked), "db", gone, before)
     assert mark is not None
     assert mark.restart
+    # So its pods decide, too, if nobody has restarted it at once.
+    undecided = rollout(created(WRITTEN - 1, optional, marks=marked), "db", gone)
+    assert undecided is not None
+    assert undecided.undecided
+    reads = {"db": Reads(keys=frozenset("a"), optional=True)}
+    assert is_behind(Pod(reads, WRITTEN - 1), "db", gone, undecided, False)
+    assert not is_behind(Pod(reads, WRITTEN + 1), "db", gone, undecided, False)
     restarted = consumer(optional, {MARK: mark.value})
     assert rollout(restarted, "db", gone) is None
-    back = rollout(restarted, "db", record({"a": "v3", "b": "v1"}))
+    back = rollout(restarted, "db", record({"a": "v3", "b": "v1"}), gone)
     assert back is not None
     assert back.restart
     # A key that is not optional keeps its pods, which would not start again without it.
@@ -416,7 +439,7 @@ def test_write_of_this_very_moment_is_later_than_every_pod() -> None:
     mark = rollout(created(WRITTEN), "db", written)
     assert mark is not None
     assert mark.undecided
-    assert is_behind(Pod({"db": WHOLE}, WRITTEN), "db", written, False)
+    assert is_behind(Pod({"db": WHOLE}, WRITTEN), "db", written, UNMARKED, False)
 
 
 @pytest.mark.parametrize(
@@ -479,5 +502,5 @@ def test_keys_of_a_secret_are_not_looked_at_again_for_each_consumer(pod: dict[st
     for _ in range(1000):
         assert rollout(young, "db", after)
         baseline(young, "db", before, after)
-        assert not is_behind(Pod(young.reads, WRITTEN + 1), "db", after, False)
+        assert not is_behind(Pod(young.reads, WRITTEN + 1), "db", after, UNMARKED, False)
     assert max(each.looks for each in (old, new, times)) < 5 * len(keys)

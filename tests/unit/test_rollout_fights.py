@@ -186,6 +186,7 @@ def test_message_says_who_and_what_to_do() -> None:
     assert told.startswith(f'field manager "operator" keeps reverting annotation {MARK}, ')
     assert "Keyturn restarts this Deployment more and more slowly" in told
     assert 'Let "operator" ignore annotations that begin with revision.keyturn.dev/' in told
-    assert told.endswith("or annotate the workload with keyturn.dev/rollout: disabled")
+    assert "annotate the workload with keyturn.dev/restart: evict" in told
+    assert told.endswith("or keyturn.dev/rollout: disabled")
     assert "back and forth" in message(fight, None)
     assert "probably keeps removing" in message(Fight(consumer("v1"), MARK, removed=True), "operator")

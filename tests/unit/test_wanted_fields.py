@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from keyturn_receiver.cluster.wanted_fields import EVENT, OBJECT, PAGE, POD, workload_decoder
-from keyturn_receiver.core.consumer import WorkloadRef, read_consumer, read_pod
+from keyturn_receiver.core.consumer import WorkloadRef, read_consumer
 from keyturn_receiver.core.field_owners import other_writer
+from keyturn_receiver.core.pod import read_pod
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, WorkloadKind
 
 DEEP = WorkloadKind("Deep", "example.org/v1", "deeps", template=("spec", "jobTemplate", "spec", "template"))

@@ -1,6 +1,7 @@
 """Workloads are read and marked at the paths that the table of workload kinds gives."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import keyturn_receiver
 from keyturn_receiver.cluster.api import ReplyTooLarge
 from keyturn_receiver.cluster.workload_client import MAX_POD_PAGE, POD_PAGE, WorkloadClient
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
+from keyturn_receiver.core.pod import Pod
 from keyturn_receiver.core.rollout import RolloutAnnotation
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, WorkloadKind
@@ -52,7 +54,9 @@ async def test_kind_is_read_and_marked_at_its_path(kind: WorkloadKind) -> None:
     assert api.requests == [("GET", path, None), ("PATCH", path, unrestarted)]
 
 
-async def test_restart_marks_the_workload_and_its_pod_template(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_restart_marks_the_pod_template_alone_and_takes_the_settled_mark_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     deep = WorkloadKind("Deep", "example.org/v1", "deeps", template=("spec", "workload", "template"))
     monkeypatch.setitem(WORKLOAD_KINDS, "Deep", deep)
     for kind, spec in (
@@ -60,9 +64,14 @@ async def test_restart_marks_the_workload_and_its_pod_template(monkeypatch: pyte
         ("Deep", {"workload": {"template": {"metadata": {"annotations": {"mark": "v1"}}}}}),
     ):
         api = Api()
-        await WorkloadClient(api).mark(consumer(kind), RolloutAnnotation("mark", "v1", restart=True))
-        ((_, _, body),) = api.requests
-        assert body == {"metadata": {"resourceVersion": "1", "annotations": {"mark": "v1"}}, "spec": spec}
+        client, mark = WorkloadClient(api), RolloutAnnotation("mark", "v1", restart=True, former=("former",))
+        await client.mark(consumer(kind), mark)
+        await client.mark(replace(consumer(kind), baseline={"mark": "v0", "former": "v0", "other": "v0"}), mark)
+        bodies = [body for _, _, body in api.requests]
+        assert bodies == [
+            {"metadata": {"resourceVersion": "1"}, "spec": spec},
+            {"metadata": {"resourceVersion": "1", "annotations": {"mark": None, "former": None}}, "spec": spec},
+        ]
 
 
 @pytest.mark.parametrize("kind", WORKLOAD_KINDS.values(), ids=WORKLOAD_KINDS)
@@ -78,7 +87,8 @@ class PodApi:
     def __init__(self, selector: dict[str, Any], pods: int, max_pods: int = POD_PAGE) -> None:
         owner = {"controller": True, "kind": "ReplicaSet", "name": "web-1"}
         metadata = {"creationTimestamp": "1970-01-01T00:00:01Z", "ownerReferences": [owner]}
-        self._workload: dict[str, Any] = {"metadata": {"uid": "web"}, "spec": {"selector": selector}}
+        metadata_of = {"uid": "web", "namespace": "team", "name": "web", "resourceVersion": "1"}
+        self._workload: dict[str, Any] = {"metadata": metadata_of, "spec": {"selector": selector}}
         self._pods = [{"metadata": metadata, "spec": {}}] * pods
         self._max_pods = max_pods
         self.queries: list[dict[str, str]] = []
@@ -102,6 +112,11 @@ class PodApi:
         return {"metadata": metadata, "items": [json.dumps(each) for each in self._pods[first : first + limit]]}
 
 
+async def pods_of(api: Any) -> list[Pod]:
+    client = WorkloadClient(api)
+    return [pod async for pod in client.pods(await client.inspect(WorkloadRef("Deployment", "team", "web"), "mark"))]
+
+
 @pytest.mark.parametrize(
     ("selector", "query"),
     [
@@ -117,18 +132,17 @@ class PodApi:
 )
 async def test_pods_are_listed_by_the_selector_of_the_workload(selector: dict[str, Any], query: str) -> None:
     api = PodApi(selector, 1)
-    assert len([pod async for pod in WorkloadClient(api).pods(WorkloadRef("Deployment", "team", "web"))]) == 1
+    assert len(await pods_of(api)) == 1
     assert [each["labelSelector"] for each in api.queries] == [query]
 
 
 @pytest.mark.parametrize("max_pods", [POD_PAGE, 5, 1])
 async def test_pods_are_listed_in_pages_that_fit_into_memory(max_pods: int) -> None:
     api = PodApi({"matchLabels": {"app": "web"}}, 2 * POD_PAGE + 1, max_pods)
-    assert len([pod async for pod in WorkloadClient(api).pods(WorkloadRef("Deployment", "team", "web"))]) == 101
+    assert len(await pods_of(api)) == 101
 
 
 async def test_pods_read_the_secrets_that_their_workload_names() -> None:
     api = PodApi({"matchLabels": {"app": "web"}}, 1)
     api.annotations["keyturn.dev/reads"] = "db"
-    pods = [pod async for pod in WorkloadClient(api).pods(WorkloadRef("Deployment", "team", "web"))]
-    assert [pod.reads for pod in pods] == [{"db": Reads(whole=True)}]
+    assert [pod.reads for pod in await pods_of(api)] == [{"db": Reads(whole=True)}]

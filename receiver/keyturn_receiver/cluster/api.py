@@ -21,6 +21,7 @@ from keyturn_receiver.errors import (
     ClusterRefused,
     ClusterUnavailable,
     Conflict,
+    DisruptionNotAllowed,
     Expired,
     KeyturnError,
     NamespaceBusy,
@@ -154,7 +155,8 @@ class Api:
         try:
             return await exchange()
         except ClusterUnavailable:
-            overloaded = True
+            # An eviction answers 500 if two budgets of a tenant select the pod. That must not slow down anybody else.
+            overloaded = parse_path(path).subresource != "eviction"
             raise
         finally:
             self._limiter.release(overloaded, lane)
@@ -332,6 +334,8 @@ def _error(method: str, path: str, status: int, headers: Mapping[str, str], repl
         return Conflict(f"{text}: reading again")
     if status == 410:
         return Expired(text)
+    if status == 429 and any(cause.get("reason") == "DisruptionBudget" for cause in _causes(reply)):
+        return DisruptionNotAllowed(f"{action(method, path)}: a PodDisruptionBudget forbids it for now")
     if status == 429:
         return TooManyRequests(f"{text}: trying again", min(5.0, _retry_after(headers.get("Retry-After"))))
     if status >= 500 or status in (401, 408):

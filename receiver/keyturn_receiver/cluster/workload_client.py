@@ -1,17 +1,34 @@
-"""Client for single workloads. It reads them and their pods, and writes Keyturn's annotations on them."""
+"""Client for single workloads. It reads them and their pods, writes Keyturn's annotations on them, and evicts pods."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
 
 from keyturn_receiver.cluster.api import MERGE_PATCH, Api, Json, ReplyTooLarge, path
 from keyturn_receiver.cluster.wanted_fields import PAGE, POD, workload_decoder
-from keyturn_receiver.core.consumer import Consumer, Pod, WorkloadRef, named_secrets, read_consumer, read_pod
+from keyturn_receiver.core.consumer import Consumer, WorkloadRef, named_secrets, read_consumer
 from keyturn_receiver.core.field_owners import FIELD_MANAGER, other_writer
+from keyturn_receiver.core.pod import Pod, read_pod
 from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.rollout import RolloutAnnotation
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 
 POD_PAGE = 50  # pods that are requested at once
 MAX_POD_PAGE = 4 * 1024 * 1024  # bytes; a parsed page takes several times as much memory
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A workload as ``WorkloadClient.inspect`` reads it. ``consumer`` is None if its pods read no Secret. ``replicas``
+    is the number of pods that it should have. ``owner`` is the field manager, other than Keyturn's, that owns the mark,
+    or None."""
+
+    ref: WorkloadRef
+    uid: str
+    consumer: Consumer | None
+    replicas: int
+    selector: str
+    named: Sequence[str]
+    owner: str | None
 
 
 class WorkloadClient:
@@ -31,12 +48,26 @@ class WorkloadClient:
         """Return the field manager other than Keyturn's that last wrote an annotation (``core/field_owners.py``)."""
         return other_writer(WORKLOAD_KINDS[ref.kind], await self._get(ref), annotation, removed)
 
-    async def pods(self, ref: WorkloadRef) -> AsyncGenerator[Pod, None]:
+    async def inspect(self, ref: WorkloadRef, annotation: str) -> Workload:
+        """Read a workload with what is needed to judge its pods. Raises the same errors as ``read``.
+
+        ``annotation`` is the name of a mark whose other owner is asked for.
+        """
+        kind, workload = WORKLOAD_KINDS[ref.kind], await self._get(ref)
+        return Workload(
+            ref,
+            uid=str(workload["metadata"]["uid"]),
+            consumer=read_consumer(kind, workload, self._reloader),
+            replicas=_replicas(workload),
+            selector=_selector(workload["spec"].get("selector") or {}),
+            named=named_secrets(kind, workload, self._reloader),
+            owner=other_writer(kind, workload, annotation, removed=False),
+        )
+
+    async def pods(self, workload: Workload) -> AsyncGenerator[Pod, None]:
         """Yield the pods of a workload, without those that are ending. Raises the same errors as ``read``."""
-        workload = await self._get(ref)
-        uid = str(workload["metadata"]["uid"])
-        named = named_secrets(WORKLOAD_KINDS[ref.kind], workload, self._reloader)
-        query, limit = {"labelSelector": _selector(workload["spec"].get("selector") or {})}, POD_PAGE
+        ref = workload.ref
+        query, limit = {"labelSelector": workload.selector}, POD_PAGE
         while True:
             query["limit"] = str(limit)
             max_bytes = MAX_POD_PAGE if limit > 1 else float("inf")
@@ -48,26 +79,40 @@ class WorkloadClient:
                 limit = max(1, limit // 4)
                 continue
             for each in page.get("items") or []:
-                if pod := read_pod(POD.decode(each), ref, uid, named):
+                if pod := read_pod(POD.decode(each), ref, workload.uid, workload.named):
                     yield pod
             if not (next_page := page["metadata"].get("continue")):
                 return
             query["continue"] = next_page
 
+    async def evict(self, ref: WorkloadRef, pod: Pod) -> None:
+        """Evict one pod of a workload. Raises DisruptionNotAllowed if a PodDisruptionBudget forbids it for now, and
+        otherwise the same errors as ``read``: NotFound if the pod is gone, Conflict if another one has its name."""
+        body: Json = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": pod.name, "namespace": ref.namespace},
+            "deleteOptions": {"preconditions": {"uid": pod.uid}},
+        }
+        await self._api.request("POST", f"{path('v1', 'pods', ref.namespace, pod.name)}/eviction", body=body)
+
     async def mark(self, consumer: Consumer, mark: RolloutAnnotation) -> Consumer | None:
         """Write a mark, and return the workload as it was written. Raises Conflict if it has changed since it was read.
 
-        A restart marks both the pod template and the workload itself. If somebody's `replace` removes the mark from the
-        template, this alone restarts the pods, and the mark on the workload then prevents a second restart.
+        A restart marks the pod template alone. The mark on the workload itself is removed by the same write, because it
+        would say that the pods were found to run what they are only asked to run.
         """
         kind = WORKLOAD_KINDS[consumer.ref.kind]
-        annotations = {"annotations": {mark.name: mark.value}}
-        body: Json = {"metadata": {"resourceVersion": consumer.resource_version, **annotations}}
+        annotations: Json = {mark.name: mark.value}
+        body: Json = {"metadata": {"resourceVersion": consumer.resource_version}}
         if mark.restart:
-            template: Json = {"metadata": annotations}
+            template: Json = {"metadata": {"annotations": annotations}}
             for field in reversed(kind.template):
                 template = {field: template}
             body |= template
+            annotations = dict.fromkeys({mark.name, *mark.former} & consumer.baseline.keys())
+        if annotations:
+            body["metadata"]["annotations"] = annotations
         obj = await self._api.request(
             "PATCH",
             _path(consumer.ref),
@@ -85,6 +130,13 @@ class WorkloadClient:
 def _path(ref: WorkloadRef) -> str:
     kind = WORKLOAD_KINDS[ref.kind]
     return path(kind.group_version, kind.plural, ref.namespace, ref.name)
+
+
+def _replicas(workload: Json) -> int:
+    """Return the number of pods that a workload should have. A DaemonSet tells it in its status."""
+    status, spec = workload.get("status") or {}, workload["spec"]
+    desired = status.get("desiredNumberScheduled", spec.get("replicas", 1))
+    return desired if isinstance(desired, int) else 1
 
 
 def _selector(selector: Json) -> str:

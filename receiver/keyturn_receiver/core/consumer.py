@@ -8,8 +8,9 @@ from itertools import chain, islice
 from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.object_name import is_object_name
 from keyturn_receiver.core.reloader import ReloaderMode, ReloaderRules, has_rules, read_rules, rule_faults
+from keyturn_receiver.core.restart_way import evicts_pods, restart_faults
 from keyturn_receiver.core.rollout_deadline import fails_at
-from keyturn_receiver.core.rollout_hold import RolloutHold, read_hold
+from keyturn_receiver.core.rollout_hold import NO_REPLICAS, RolloutHold, read_hold
 from keyturn_receiver.core.rollout_order import order_faults, read_order
 from keyturn_receiver.core.rollout_progress import RolloutProgress, read_progress
 from keyturn_receiver.core.rollout_switch import Switch, innermost, read_switch, switch_faults
@@ -70,9 +71,10 @@ class Consumer:
     restart cannot be undone. ``created`` is the time of its creation, in seconds since 1970 by the API server's clock,
     or None if that is not known. ``seen_late`` means that this replica first saw the workload long after its creation.
     ``reloader`` are the rules of Reloader's annotations, if these count. ``may_restart_twice`` means that the workload
-    has such annotations, but they do not count. ``progress`` tells how far the rollout of the present pod template has
-    come, or is None if that cannot be told. ``fails_at`` is the time from which it counts as failed (``fails_at`` in
-    ``core/rollout_deadline.py``). ``order`` and ``window`` are what its annotations say, or None.
+    has such annotations, but they do not count. ``evicts`` means that its pods are evicted instead of its template
+    being changed; then no setting of the workload holds them. ``progress`` tells how far the rollout of the present pod
+    template has come, or is None if that cannot be told. ``fails_at`` is the time from which it counts as failed
+    (``core/rollout_deadline.py``). ``order`` and ``window`` are what its annotations say, or None.
     """
 
     ref: WorkloadRef
@@ -88,6 +90,7 @@ class Consumer:
     seen_late: bool = False
     reloader: ReloaderRules | None = None
     may_restart_twice: bool = False
+    evicts: bool = False
     progress: RolloutProgress | None = None
     fails_at: int | None = None
     order: int | None = None
@@ -100,14 +103,6 @@ class Consumer:
         of_rules = self.reloader.size if self.reloader else 0
         of_faults = sum(map(len, self.faults)) // FAULT_UNIT
         return max(1, of_rules + of_faults + sum(1 + len(read.keys) for read in self.reads.values()))
-
-
-@dataclass(frozen=True, slots=True)
-class Pod:
-    """A pod, reduced to what it reads and when it was created. A pod whose time is not known counts as very old."""
-
-    reads: Mapping[str, Reads]
-    created: int
 
 
 def names_read(annotations: Mapping[str, object]) -> list[str]:
@@ -166,13 +161,15 @@ def read_consumer(
     annotations = as_object(metadata.get("annotations"))
     template_metadata = as_object(template.get("metadata"))
     on_template = as_object(template_metadata.get("annotations"))
-    reads = _reads(template, named_secrets(kind, workload, reloader))
+    reads = reads_of(template, named_secrets(kind, workload, reloader))
     counts = reloader is not ReloaderMode.ABSENT
     rules = read_rules(annotations, on_template) if counts else None
     faults = (
         *(rule_faults(annotations, on_template) if counts else ()),
         *switch_faults(annotations),
         *switch_faults(on_template, "on the pod template"),
+        *restart_faults(annotations),
+        *restart_faults(on_template, "on the pod template"),
         *name_list_faults(annotations),
         *name_list_faults(on_template),
         *order_faults(annotations, on_template),
@@ -182,8 +179,9 @@ def read_consumer(
     )
     if not reads and not faults:
         return None
+    evicts, hold = evicts_pods(annotations, on_template), read_hold(kind, workload)
     progress = read_progress(kind, workload)
-    baseline, marks = _marks(reads, annotations, on_template)
+    baseline, marks = marks_of(reads, annotations, on_template)
     return Consumer(
         ref=WorkloadRef(kind.kind, str(metadata["namespace"]), str(metadata["name"])),
         resource_version=str(metadata["resourceVersion"]),
@@ -191,12 +189,13 @@ def read_consumer(
         baseline=baseline,
         marks=marks,
         switch=Switch.UNKNOWN if faults else innermost(read_switch(annotations), read_switch(on_template)),
-        hold=read_hold(kind, workload),
+        hold=None if evicts and hold is not NO_REPLICAS else hold,
         uid=str(metadata.get("uid", "")),
         faults=faults,
         created=parse_time(metadata.get("creationTimestamp")),
         reloader=rules,
         may_restart_twice=not counts and has_rules(annotations, on_template),
+        evicts=evicts,
         progress=progress,
         fails_at=fails_at(kind, metadata, progress),
         order=read_order(annotations, on_template),
@@ -235,25 +234,7 @@ def _join(each_read: Iterable[tuple[str, Reads]]) -> dict[str, Reads]:
     return {name: Reads(name in whole, frozenset(named), name in optional) for name, named in keys.items()}
 
 
-def read_pod(
-    pod: Mapping[str, object], workload: WorkloadRef, workload_uid: str, named: Iterable[str] = ()
-) -> Pod | None:
-    """Parse a pod as the API server returns it. Returns None if it belongs to another workload, or is ending.
-
-    ``named`` are the Secrets that the workload's annotations name (``named_secrets``). The pods of a Deployment belong
-    to its ReplicaSets, whose names begin with the Deployment's.
-    """
-    metadata = as_object(pod.get("metadata"))
-    if metadata.get("deletionTimestamp") or as_object(pod.get("status")).get("phase") in ("Succeeded", "Failed"):
-        return None
-    for owner in as_objects(metadata.get("ownerReferences")):
-        between = owner.get("kind") == "ReplicaSet" and str(owner.get("name")).startswith(f"{workload.name}-")
-        if owner.get("controller") and (between or owner.get("uid") == workload_uid):
-            return Pod(_reads(pod, named), parse_time(metadata.get("creationTimestamp")) or 0)
-    return None
-
-
-def _reads(template: Mapping[str, object], named: Iterable[str]) -> dict[str, Reads]:
+def reads_of(template: Mapping[str, object], named: Iterable[str]) -> dict[str, Reads]:
     """Return what a pod, or the pods of a template, read of each Secret. They read the whole of those that are
     ``named``."""
     by_name = ((name, Reads(whole=True)) for name in named)
@@ -294,7 +275,7 @@ def _keys(refs: Iterable[Mapping[str, object]]) -> frozenset[str]:
     return frozenset(key for ref in refs if len(key := str(ref.get("key"))) <= MAX_NAME)
 
 
-def _marks(reads: Iterable[str], *annotations: Mapping[str, object]) -> list[dict[str, str]]:
+def marks_of(reads: Iterable[str], *annotations: Mapping[str, object]) -> list[dict[str, str]]:
     """Return the marks in each of ``annotations``. An object can have ten thousand annotations with such names, so only
     the marks of Secrets that the pods read are kept, and of each value only the first MAX_MARK characters."""
     if not any(name.startswith(MARK_PREFIX) for each in annotations for name in each):

@@ -1,4 +1,8 @@
-"""Open rollouts: the rollouts that Keyturn has started and that are not finished, as the workloads show them."""
+"""Open rollouts: the rollouts that Keyturn has started and that are not finished, as the workloads show them.
+
+Keyturn starts one with a mark on the pod template. A mark on the workload itself says that the pods run its value
+(``core/rollout.py``), so a later rollout of that template is somebody else's.
+"""
 
 from keyturn_receiver.core.consumer import Consumer, mark_name
 from keyturn_receiver.core.rollout_progress import RolloutState
@@ -10,11 +14,12 @@ def is_open(consumer: Consumer) -> bool:
     A rollout that failed is not open any more: it may stay as it is for ever. A workload that holds its pods back
     (``core/rollout_hold.py``) has no rollout that could end.
     """
-    if consumer.hold or not consumer.marks or consumer.progress is None:
+    if consumer.hold or consumer.progress is None or consumer.progress.state is not RolloutState.UNFINISHED:
         return False
-    return consumer.progress.state is RolloutState.UNFINISHED
+    return any(name not in consumer.baseline for name in consumer.marks)
 
 
 def is_restarted(consumer: Consumer, secret_name: str) -> bool:
     """Return whether Keyturn has restarted the pods of a workload for the Secret."""
-    return mark_name(secret_name) in consumer.marks
+    name = mark_name(secret_name)
+    return name in consumer.marks and name not in consumer.baseline

@@ -1,34 +1,45 @@
-"""Rollout decision: whether to restart a consumer. It depends only on the consumer's marks, the Secret's record, and,
-for a consumer without a mark, on the ages of its pods.
+"""Rollout decision: whether to restart a consumer. It depends only on the consumer's marks, the Secret's record, and
+the pods: what counts is what the pods run.
 
 A mark is an annotation on a workload that stands for one Secret. Its value is a digest of the revisions of the keys
-that the pods read. Writing a mark on the pod template restarts the pods. Writing one on the workload itself does not:
-such a mark is the baseline of a workload that Keyturn has never restarted.
+that the pods read. On the pod template, a mark asks for a restart. On the workload itself it restarts nothing, and says
+that the pods were found to run this value, or that the workload is new: it is *settled*. A settled mark goes before one
+on the template. A consumer whose mark equals that of the Secret is up to date. Otherwise it is restarted if one of its
+pods is behind, and settled if none is.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from keyturn_receiver.core.consumer import Consumer, Pod, Reads, former_mark_name, mark_name
+from keyturn_receiver.core.consumer import Consumer, Reads, former_mark_name, mark_name
+from keyturn_receiver.core.pod import Pod
 from keyturn_receiver.core.revision import Record, digest
 from keyturn_receiver.core.write_times import REMOVED, WriteTime
 
 # A pod takes longer than this from its creation to the start of a container. So a container of a pod that was created
 # this many seconds before a key appeared may have started without the key.
 START_SECONDS = 2
+# The kubelet's clock gives the times at which containers start, the API server's clock those of writes. A container
+# counts as started after a write if it was started so many seconds later.
+CLOCK_SECONDS = 60
 _NOW = 1 << 62  # later than every time of the API server, in seconds
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutAnnotation:
-    """A mark to write on a workload, and also on its pod template if ``restart`` is true.
+    """A mark to write: on the pod template if ``restart`` is true, and otherwise on the workload itself.
 
-    ``undecided`` is true if the mark restarts the pods only if one of them ``is_behind``.
+    ``undecided`` is true if the mark restarts the pods only if one of them ``is_behind``. ``marked`` is true if the
+    consumer has another mark, so that its pods may have read values that the Secret no longer tells of. ``former`` are
+    earlier names of this mark.
     """
 
     name: str
     value: str
     restart: bool
     undecided: bool = False
+    marked: bool = False
+    former: tuple[str, ...] = ()
 
 
 def baseline(consumer: Consumer, secret_name: str, before: Record, after: Record) -> RolloutAnnotation | None:
@@ -40,22 +51,22 @@ def baseline(consumer: Consumer, secret_name: str, before: Record, after: Record
     """
     reads = consumer.reads.get(secret_name, Reads())
     value = _mark_value(reads, before)
-    if not value or _current_mark(consumer, secret_name) or value == _mark_value(reads, after):
+    if not value or _current_mark(consumer, secret_name) or not _concerns(reads, before, after):
         return None
-    changed = {key for key in reads.keys if before.revisions.get(key) != after.revisions.get(key)}
-    if reads.needs_keys and all(after.write_times.get(key) == WriteTime(None, appeared=True) for key in changed):
-        return None  # no container that reads the new keys has started yet
     return RolloutAnnotation(mark_name(secret_name), value, restart=False)
 
 
-def rollout(consumer: Consumer, secret_name: str, record: Record) -> RolloutAnnotation | None:
-    """Return the mark that restarts a consumer whose pods read a key with a new revision, or None if it is up to date.
+def rollout(
+    consumer: Consumer, secret_name: str, record: Record, before: Record | None = None
+) -> RolloutAnnotation | None:
+    """Return the mark for a consumer whose mark is not that of ``record``, or None if it is up to date.
+
+    ``before`` is given only if the caller has just written ``record`` in place of it, and knows the consumer from
+    before that write. Then all pods of a consumer with a mark are older than the keys that were written, so it is
+    restarted. Otherwise its pods decide, unless the consumer itself is younger than the keys that its pods read.
 
     A consumer whose keys are all gone is restarted if they are optional. Otherwise its pods keep the old value, because
     no container would start without the keys.
-
-    A consumer that has no mark at all gets a baseline instead of a restart. If it was created before the keys that it
-    reads were last written, it is undecided: its pods may have read older values while no replica saw it.
     """
     reads = consumer.reads.get(secret_name, Reads())
     value = _mark_value(reads, record)
@@ -64,43 +75,100 @@ def rollout(consumer: Consumer, secret_name: str, record: Record) -> RolloutAnno
         value = digest({}, ())  # a key that its pods have read is gone, and they start without it
     if not value or current == value:
         return None
-    undecided = not current and _may_be_behind(reads, consumer.created, record, consumer.seen_late)
-    return RolloutAnnotation(mark_name(secret_name), value, restart=bool(current), undecided=undecided)
+    name, former, marked = mark_name(secret_name), former_mark_name(secret_name), bool(current)
+    others = (former,) if former else ()
+    if marked and before and _concerns(reads, before, record):
+        return RolloutAnnotation(name, value, restart=True, marked=True, former=others)
+    undecided = _may_be_behind(reads, consumer.created, record, consumer.seen_late, marked)
+    return RolloutAnnotation(name, value, restart=False, undecided=undecided, marked=marked, former=others)
 
 
-def is_behind(pod: Pod, secret_name: str, record: Record, seen_late: bool) -> bool:
-    """Return whether a pod may have read an older value than the Secret has now. ``seen_late`` is the consumer's."""
-    return _may_be_behind(pod.reads.get(secret_name), pod.created, record, seen_late)
+def has_mark_of(consumer: Consumer, secret_name: str, record: Record) -> bool:
+    """Return whether a consumer's mark is that of ``record``."""
+    current = _current_mark(consumer, secret_name)
+    return current is not None and current == _mark_value(consumer.reads.get(secret_name, Reads()), record)
 
 
-def _may_be_behind(reads: Reads | None, created: int | None, record: Record, seen_late: bool) -> bool:
+def is_behind(pod: Pod, secret_name: str, record: Record, mark: RolloutAnnotation, seen_late: bool) -> bool:
+    """Return whether a pod may have read an older value than the Secret has now. ``mark`` is what ``rollout`` returned
+    for its workload, and ``seen_late`` is the consumer's.
+
+    A pod with the mark on itself was made from a template that was marked after the write.
+    """
+    if pod.marks.get(mark.name) == mark.value:
+        return False
+    reads = pod.reads.get(secret_name)
+    if not _may_be_behind(reads, pod.created, record, seen_late, mark.marked, pod.has_started):
+        return False
+    started = pod.started.get(secret_name)
+    return started is None or _may_be_behind(reads, started - CLOCK_SECONDS, record, False, mark.marked)
+
+
+def _may_be_behind(
+    reads: Reads | None,
+    created: int | None,
+    record: Record,
+    seen_late: bool,
+    marked: bool,
+    has_started: bool = True,
+) -> bool:
     """Return whether a pod that was created at ``created``, or a pod of a workload that was, may have read an older
-    value.
+    value. ``marked`` is as in ``RolloutAnnotation``, and ``has_started`` as in ``Pod``.
 
     Kubernetes tells times in whole seconds. A pod that was created in the second of the write has read the new value,
-    because a pod takes a while to start. This is relied on only if a watch has shown the workload without delay: for
-    one that was seen late, nothing tells that the write did not come at the end of that second.
+    because a pod takes a while to start. This is relied on only if a watch has shown the workload without delay, and if
+    the workload has no mark: otherwise nothing tells that the write did not come at the end of that second.
     """
-    if reads is None or created is None:
+    if reads is None:
         return False
-    # This runs for each consumer and each pod of the Secret, so its cost must not depend on the number of the Secret's
-    # keys.
-    times = record.write_times
-    read = (times[key] for key in reads.keys & times.keys() if key != REMOVED)
-    for time in record.latest_times if reads.whole else read:
+    if created is None:
+        return marked
+    if marked and _has_unknown_times(reads, record):
+        return True  # an older release has written them
+    for time in _times(reads, record, marked):
         written_at = _NOW if time.at is None else time.at
         if time.appeared:
-            if reads.needs_keys:
+            if reads.needs_keys and not (marked and has_started):
                 continue  # there was no older value, and no container has started without one
             written_at -= START_SECONDS
-        if created < written_at + seen_late:
+        if created < written_at + (seen_late or marked):
             return True
     return False
 
 
+# These run for each consumer and each pod of the Secret, so their cost must not depend on the number of the Secret's
+# keys.
+def _times(reads: Reads, record: Record, marked: bool) -> Iterator[WriteTime]:
+    """Yield the times of the writes that matter to a reader. To one that is ``marked``, the removal of a key that it
+    names matters, too."""
+    times = record.write_times
+    if reads.whole:
+        yield from record.latest_times
+        return
+    yield from (times[key] for key in reads.keys if key in times)
+    if marked and REMOVED in times and any(key not in record.revisions for key in reads.keys):
+        yield times[REMOVED]
+
+
+def _has_unknown_times(reads: Reads, record: Record) -> bool:
+    times = record.write_times
+    if reads.whole:
+        return len(times) - (REMOVED in times) < len(record.revisions)
+    return any(key in record.revisions and key not in times for key in reads.keys)
+
+
+def _concerns(reads: Reads, before: Record, after: Record) -> bool:
+    """Return whether the write of ``after`` changes what running pods have read."""
+    if _mark_value(reads, before) == _mark_value(reads, after):
+        return False
+    changed = (key for key in reads.keys if before.revisions.get(key) != after.revisions.get(key))
+    new = WriteTime(None, appeared=True)  # no container that reads new keys alone has started yet
+    return not (reads.needs_keys and all(after.write_times.get(key) == new for key in changed))
+
+
 def _current_mark(consumer: Consumer, secret_name: str) -> str | None:
     for name in (mark_name(secret_name), former_mark_name(secret_name)):
-        if name and (mark := consumer.marks.get(name) or consumer.baseline.get(name)):
+        if name and (mark := consumer.baseline.get(name) or consumer.marks.get(name)):
             return mark
     return None
 

@@ -43,6 +43,7 @@ DECLARED: Mapping[str, tuple[Place, ...]] = {
     "on-delete": (_S,),
     "reconcile": (_S,),
     "rollout": (_W, _T, _S, _N),
+    "restart": (_W, _T),
     "rollout-order": (_W, _T),
     "rollout-window": (_N, _W, _T),
     "rollout-pace": (_S, _N),
@@ -80,7 +81,7 @@ SYNONYMS: Mapping[str, str] = {
     **dict.fromkeys(("delete", "deletion", "deletion-policy", "reclaim-policy", "prune"), "on-delete"),
     **dict.fromkeys(("refresh", "sync", "force-sync", "resync", "requested-at", "now"), "reconcile"),
     **dict.fromkeys(("uses", "used", "consumes", "depends-on", "secret-names", "watches"), "reads"),
-    **dict.fromkeys(("restart", "restarts", "reload", "auto"), "rollout"),
+    **dict.fromkeys(("restarts", "reload", "auto"), "rollout"),
     **dict.fromkeys(("order", "wave", "sync-wave", "canary", "priority", "stage-order"), "rollout-order"),
     **dict.fromkeys(("window", "windows", "schedule", "maintenance-window", "cron"), "rollout-window"),
     **dict.fromkeys(("pace", "max-unfinished", "max-unavailable", "parallelism", "rate"), "rollout-pace"),
@@ -103,7 +104,11 @@ _MAX_DOMAIN = 16  # characters of a domain that may be a misspelt one of Keyturn
 _FAIRLY_NEAR, _VERY_NEAR = 0.72, 0.88
 
 # Names that are known in another place, and that an author may use for an annotation in this place.
-HOMONYMS: Mapping[tuple[Place, str], str] = {(Place.NAMESPACE, "secrets"): "allow-secrets"}
+HOMONYMS: Mapping[tuple[Place, str], str] = {
+    (Place.NAMESPACE, "secrets"): "allow-secrets",
+    (Place.NAMESPACE, "restart"): "rollout",
+    (Place.SECRET, "restart"): "rollout",
+}
 
 
 def secret_faults(metadata: Mapping[str, object]) -> tuple[str, ...]:
@@ -182,7 +187,7 @@ def _fault(what: str, name: str, place: Place) -> str | None:
 def _nearest(word: str, place: Place) -> str | None:
     word = word.lower().replace("_", "-").replace(".", "-")
     known = [each for each, places in {**DECLARED, **LABELS}.items() if place in places]
-    near = SYNONYMS.get(word)
+    near = HOMONYMS.get((place, word)) or SYNONYMS.get(word)
     if near in known:
         return near
     close = get_close_matches(word, known, n=1, cutoff=0.6)

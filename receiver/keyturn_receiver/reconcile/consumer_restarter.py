@@ -4,6 +4,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
 from keyturn_receiver.cluster.secret_client import SecretClient
@@ -22,6 +23,8 @@ from keyturn_receiver.errors import (
     detached,
     first_retryable,
 )
+from keyturn_receiver.reconcile.pending_restarts import PendingRestarts, Write
+from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.reconcile.rollout_pacer import RolloutPacer, Turn
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
@@ -49,7 +52,9 @@ class RolloutResult:
 
 
 class ConsumerRestarter:
-    """Consumer restarter. Marks those consumers of a Secret that ``policy`` permits to restart."""
+    """Consumer restarter. Marks those consumers of a Secret that ``policy`` permits to restart, or leaves them to
+    ``evictor``. ``on_owner`` is called with each consumer whose pods had to decide, the name of its mark, and the other
+    field manager that owns the mark."""
 
     def __init__(
         self,
@@ -59,7 +64,9 @@ class ConsumerRestarter:
         secrets: SecretClient,
         legs: LegTimer,
         fights: RolloutFights,
+        evictor: PodEvictor,
         pacer: RolloutPacer,
+        on_owner: Callable[[Consumer, str, str], None] = lambda consumer, mark, owner: None,
     ) -> None:
         self._index = index
         self._policy = policy
@@ -67,7 +74,10 @@ class ConsumerRestarter:
         self._secrets = secrets
         self._legs = legs
         self._fights = fights
+        self._evictor = evictor
         self._pacer = pacer
+        self._on_owner = on_owner
+        self._pending = PendingRestarts()
 
     def consumers(self, target: Target) -> Sequence[Consumer]:
         """Return the cached consumers of a Secret."""
@@ -107,10 +117,13 @@ class ConsumerRestarter:
         return self._pacer.look_again_in(target)
 
     def fight_delay(self, target: Target, consumers: Sequence[Consumer], record: Record) -> float:
-        """Return the seconds until the first of the consumers that are due may be marked. It is 0.0 unless other
-        writers keep reverting the marks of all of them."""
+        """Return the seconds until the first of the consumers that are due may be restarted. It is 0.0 unless other
+        writers keep reverting the marks of all of them, or their pods are being evicted."""
         marks = ((consumer, rollout(consumer, target.name, record)) for consumer in consumers)
-        return min((self._fights.delay(consumer, mark) for consumer, mark in marks if mark), default=0.0)
+        delays = (
+            max(self._fights.delay(consumer, mark), self._evictor.delay(consumer)) for consumer, mark in marks if mark
+        )
+        return min(delays, default=0.0)
 
     async def baseline(
         self, target: Target, consumers: Sequence[Consumer], before: Mapping[str, str], after: Record
@@ -129,20 +142,26 @@ class ConsumerRestarter:
         return marked
 
     async def restart(
-        self, target: Target, spec: BindingSpec, consumers: Sequence[Consumer], record: Record, written: bool
+        self,
+        target: Target,
+        spec: BindingSpec,
+        consumers: Sequence[Consumer],
+        record: Record,
+        before: Mapping[str, str] | None,
     ) -> RolloutResult:
         """Restart the consumers whose pods read a key that has a new revision.
 
-        ``spec`` is the binding of the Secret. ``written`` is true if this reconcile has written ``record``, which means
-        that the record is current. If the restart of one consumer fails, the others are still restarted. If there are
-        several errors, ``first_retryable`` selects the one in the result. It may be a Conflict.
+        ``spec`` is the binding of the Secret. ``before`` has the revisions in place of which this reconcile has written
+        ``record``, which means that the record is current, or is None if it has not written. If the restart of one
+        consumer fails, the others are still restarted. If there are several errors, ``first_retryable`` selects the one
+        in the result. It may be a Conflict.
         """
         faults = self._policy.faults(spec)
         turn = self._pacer.turn(target, spec, consumers, record)
         if not turn.start and not turn.unpaced:
             return RolloutResult(faults=faults, turn=turn)
         with self._legs.time(Leg.ROLLOUT):
-            if not written:
+            if before is None:
                 # The record comes from the cache, which may be out of date. Marks of an older revision would restart
                 # pods for nothing.
                 try:
@@ -151,18 +170,27 @@ class ConsumerRestarter:
                     return RolloutResult()
                 except KeyturnError as failure:
                     return RolloutResult(error=failure)
+                write = self._pending.get(target)
+            else:
+                write = Write(record, Record(revisions=before))
             refused: list[tuple[Consumer, ClusterRefused]] = []
+            left = {consumer.ref for consumer in consumers} if write else set()
 
             async def restart(consumer: Consumer) -> Consumer | None:
                 try:
-                    return await self._restart(target, spec, consumer, record)
+                    restarted = await self._restart(target, spec, consumer, record, write)
+                    left.discard(consumer.ref)
+                    return restarted
                 except NotFound:
+                    left.discard(consumer.ref)
                     raise
                 except ClusterRefused as refusal:
                     refused.append((consumer, refusal))
                     raise
 
             restarted, error, turn = await self._in_turn(target, spec, consumers, record, restart)
+            if write:
+                self._pending.keep(target, write, frozenset(left if write.left is None else left & write.left))
         return RolloutResult(restarted, error, refused, faults, turn)
 
     async def _in_turn(
@@ -198,7 +226,7 @@ class ConsumerRestarter:
             mark = baseline(current, target.name, before, after) if current else None
             if current is None or mark is None:
                 return current
-            if self._fights.delay(current, mark):
+            if self._fights.delay(current, mark) or self._fights.keeps_off(current, mark):
                 return current  # without a baseline, the pods decide whether to restart it
             try:
                 return _seen_as(consumer, await self._mark(current, mark))
@@ -210,20 +238,29 @@ class ConsumerRestarter:
                 return current
         raise _conflict(refused, current)
 
-    async def _restart(self, target: Target, spec: BindingSpec, consumer: Consumer, record: Record) -> Consumer | None:
+    async def _restart(
+        self, target: Target, spec: BindingSpec, consumer: Consumer, record: Record, write: Write | None
+    ) -> Consumer | None:
         current: Consumer | None = consumer
         refused: Consumer | None = None
         for _ in range(MAX_ATTEMPTS):
             if current is None or not self._policy.permits(current, target, spec):
                 return None
-            mark = rollout(current, target.name, record)
+            unchanged = current is consumer
+            before = write.before_of(current, target.name, record, unchanged) if write else None
+            mark = rollout(current, target.name, record, before)
             if mark is None:
                 return None
-            if self._fights.delay(current, mark):
+            if self._fights.delay(current, mark) or self._evictor.is_busy(current):
                 return None  # it stays due, and the detector of drift asks for it again later
             try:
                 if mark.undecided:
-                    mark = replace(mark, restart=await self._has_pod_behind(target, current, record))
+                    mark = replace(mark, restart=await self._has_pod_behind(target, current, record, mark))
+                if mark.restart and current.evicts:
+                    permits = partial(self._policy.permits, target=target, spec=spec)
+                    return current if self._evictor.start(target, current, permits) else None
+                if not mark.restart and self._fights.keeps_off(current, mark):
+                    return None  # its pods have the value, and another writer would remove the mark that says so
                 marked = await self._mark(current, mark)
             except Conflict:
                 # The workload has to be read before the Secret. Reconciler._reconcile gives the reason.
@@ -242,10 +279,15 @@ class ConsumerRestarter:
             self._pacer.observe(replace(marked, seen_late=consumer.seen_late))
         return marked
 
-    async def _has_pod_behind(self, target: Target, consumer: Consumer, record: Record) -> bool:
-        async with aclosing(self._workloads.pods(consumer.ref)) as pods:
+    async def _has_pod_behind(
+        self, target: Target, consumer: Consumer, record: Record, mark: RolloutAnnotation
+    ) -> bool:
+        workload = await self._workloads.inspect(consumer.ref, mark.name)
+        if workload.owner and mark.marked:
+            self._on_owner(consumer, mark.name, workload.owner)
+        async with aclosing(self._workloads.pods(workload)) as pods:
             async for pod in pods:
-                if is_behind(pod, target.name, record, consumer.seen_late):
+                if is_behind(pod, target.name, record, mark, consumer.seen_late):
                     return True
         return False
 

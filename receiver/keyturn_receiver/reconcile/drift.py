@@ -6,6 +6,7 @@ none is lost. If another writer keeps reverting the fields that Keyturn owns, re
 """
 
 import logging
+import time
 from collections.abc import Callable
 
 from keyturn_receiver.cluster.lease import follower_delay
@@ -22,6 +23,7 @@ from keyturn_receiver.reconcile.work_queue import WorkQueue
 FEW_CONSUMERS = 50
 MAX_WAIT_FOR_CHECK = 5.0  # a check that is due within so many seconds is not replaced by an earlier one
 SECONDS_PER_CONSUMER = 0.001
+WRITER_SECONDS = 1.0  # in which the replica that has written a Secret has begun to restart the consumers
 
 _log = logging.getLogger(__name__)
 
@@ -96,6 +98,9 @@ class DriftDetector:
             self._report_filled(bound)
         if cause:
             delay = self._fight_delay(bound, cause)
+            if cause is Cause.CONSUMER:
+                # The replica that has just written the Secret restarts the consumers, without asking their pods.
+                delay += max(0.0, bound.seen_at + WRITER_SECONDS - time.monotonic())
             if not self._is_leader():
                 delay += follower_delay()
             if delay:

@@ -36,8 +36,11 @@ def applied(record: Record, changed_keys: str, restarted: Sequence[Consumer]) ->
     if changed_keys:
         versions = ", ".join(sorted(record.version_ids.values()))
         parts.append(f"wrote {changed_keys} from version {versions}")
-    if pods := [_name(consumer) for consumer in restarted if not is_held(consumer)]:
+    going = [consumer for consumer in restarted if not is_held(consumer)]
+    if pods := [_name(consumer) for consumer in going if not consumer.evicts]:
         parts.append(f"restarting {_first(pods)}")
+    if pods := [_name(consumer) for consumer in going if consumer.evicts]:
+        parts.append(f"evicting pods one by one: {_first(pods)}")
     held: dict[str, list[str]] = defaultdict(list)
     for consumer in restarted:
         if consumer.hold:

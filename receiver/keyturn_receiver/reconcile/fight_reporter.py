@@ -1,14 +1,16 @@
-"""Reports fights about the marks of consumers in the log and in a metric. A Kubernetes Event on the workload names the
-other writer."""
+"""Reports fights about the marks of consumers in the log and in a metric. Kubernetes Events on the workload and on the
+Secret name the other writer."""
 
 import asyncio
 import logging
 from collections.abc import Callable
 
 from keyturn_receiver.cluster.event_recorder import EventRecorder
+from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.core.consumer import MARK_PREFIX, WorkloadRef
+from keyturn_receiver.core.consumer import MARK_PREFIX, Consumer, WorkloadRef, mark_names
+from keyturn_receiver.core.restart_way import EVICT, RESTART
 from keyturn_receiver.core.rollout_switch import ROLLOUT
 from keyturn_receiver.errors import KeyturnError
 from keyturn_receiver.reconcile.rollout_fights import Fight
@@ -20,6 +22,8 @@ REASON = "RestartReverted"
 # write, and our next one is still delayed (rollout_fights.FIGHT_BACKOFF), so the other writer owns the annotation.
 READ_AFTER = 10.0
 MAX_REPORTS = 100  # reports that may be made at the same time; each reads the workload
+MAX_OWNERS = 2_000  # marks whose other owner is remembered
+OWNED = "AnnotationOwned"
 MAX_REPORTS_PER_NAMESPACE = 5  # reports of one namespace at the same time; the metric also counts the fights beyond
 
 _log = logging.getLogger(__name__)
@@ -30,14 +34,33 @@ class FightReporter:
     the reports. ``is_leader`` returns whether this replica leads; the other replicas leave the Events to the leader."""
 
     def __init__(
-        self, workloads: WorkloadClient, events: EventRecorder, metrics: Metrics, is_leader: Callable[[], bool]
+        self,
+        workloads: WorkloadClient,
+        secrets: SecretCache,
+        events: EventRecorder,
+        metrics: Metrics,
+        is_leader: Callable[[], bool],
     ) -> None:
         self._workloads = workloads
+        self._secrets = secrets
         self._events = events
         self._metrics = metrics
         self._is_leader = is_leader
         self._reports: FairMap[str, WorkloadRef, None] = FairMap(MAX_REPORTS)
         self._tasks: dict[WorkloadRef, asyncio.Task[None]] = {}
+        self._owners: FairMap[str, tuple[WorkloadRef, str], str] = FairMap(MAX_OWNERS)
+
+    def on_owner(self, consumer: Consumer, mark: str, owner: str) -> None:
+        """Tell once that another writer owns a mark of this consumer, before there is a fight about it."""
+        ref = consumer.ref
+        if self._owners.get(ref.namespace, (ref, mark)) == owner:
+            return
+        self._owners.put(ref.namespace, (ref, mark), owner)
+        message = (
+            f'field manager "{owner}" has written annotation {mark}, which is Keyturn\'s: take it out of the manifest.'
+            " The pods decide whether to restart them, so this mark does no harm until it is written again and again"
+        )
+        self._events.event(Target(ref.namespace, ref.name), consumer.uid, True, OWNED, message, kind=ref.kind)
 
     def on_fight(self, fight: Fight) -> None:
         """Report a fight that has just been detected."""
@@ -69,21 +92,23 @@ class FightReporter:
         except KeyturnError as error:
             _log.info("the other writer of %s could not be read: %s", ref, error)
             writer = None
-        self._events.event(
-            Target(ref.namespace, ref.name), fight.consumer.uid, True, REASON, message(fight, writer), kind=ref.kind
-        )
+        told = message(fight, writer)
+        self._events.event(Target(ref.namespace, ref.name), fight.consumer.uid, True, REASON, told, kind=ref.kind)
+        for name in fight.consumer.reads:
+            if fight.mark in mark_names([name]) and (bound := self._secrets.get(Target(ref.namespace, name))):
+                self._events.event(bound.target, bound.uid, True, REASON, f"{ref.kind} {ref.name}: {told}")
 
 
 def message(fight: Fight, writer: str | None) -> str:
     """Return the message of the Event. ``writer`` is the field manager of the other writer, if it is known."""
-    slower = f"Keyturn restarts this {fight.consumer.ref.kind} more and more slowly"
+    slower = f"Keyturn restarts this {fight.consumer.ref.kind} more and more slowly, and pods may keep an old value"
     if writer:
         # Kubernetes does not record who removes a field.
         what = "probably keeps removing" if fight.removed else "keeps reverting"
         return (
             f'field manager "{writer}" {what} annotation {fight.mark}, with which Keyturn restarts the pods after a'
             f' rotation: {slower}. Let "{writer}" ignore annotations that begin with {MARK_PREFIX}, or annotate the'
-            f" workload with {ROLLOUT}: disabled"
+            f" workload with {RESTART}: {EVICT} (its pods are then evicted one by one) or {ROLLOUT}: disabled"
         )
     return (
         f"annotation {fight.mark} keeps returning to an earlier value: {slower}. Either the Secret changes back and"

@@ -143,7 +143,7 @@ class Reconciler:
             if unconfirmed and not await self._is_unchanged(target, live.record):
                 raise Conflict(f"Secret {target} is not what it was: reading again")
         # Restart consumers even if the fill has failed, because they have to run with what the Secret holds now.
-        rollout = await self._restarter.restart(target, observed.spec, fill.consumers, fill.record, fill.written)
+        rollout = await self._restarter.restart(target, observed.spec, fill.consumers, fill.record, fill.before)
         result = await self._reporter.report(live, observed.spec, request, fill, rollout, fills and fill.error is None)
         return result if not fill.deleted and (result.error is None or self._cache.get(target)) else NOT_BOUND
 

@@ -82,6 +82,20 @@ class RolloutFights:
             return 0.0
         return max(0.0, fight.free_at - self._now())
 
+    def keeps_off(self, consumer: Consumer, mark: RolloutAnnotation) -> bool:
+        """Return whether a mark that restarts nobody is better not written, because another writer keeps reverting the
+        marks of this workload. If so, it is asked for again later, as if it had been written."""
+        fight = self._fights.get(consumer.ref.namespace, (consumer.ref, mark.name))
+        now = self._now()
+        if fight is None or fight.repeats < FREE_REPEATS or now - fight.changed_at > RESET_AFTER:
+            return False
+        if not any(mark.value in state for state in fight.states):
+            return False
+        if now >= fight.free_at:
+            fight.repeats += 1
+            fight.changed_at, fight.free_at = now, now + FIGHT_BACKOFF.delay(fight.repeats - FREE_REPEATS + 1)
+        return True
+
     def _observe(self, consumer: Consumer, name: str, earlier: _State, state: _State) -> None:
         now, key = self._now(), (consumer.ref, name)
         fight = self._fights.get(consumer.ref.namespace, key)

@@ -30,6 +30,7 @@ from keyturn_receiver.core.rollout_schedule import (
     schedule,
 )
 from keyturn_receiver.core.rollout_window import WINDOW, opens_at
+from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.resilience.fair_map import FairMap
 
@@ -82,6 +83,7 @@ class RolloutPacer:
         index: ConsumerIndex,
         namespaces: NamespaceCache,
         fights: RolloutFights,
+        evictor: PodEvictor,
         limits: PaceLimits,
         is_leader: Callable[[], bool],
         wall: Callable[[], float] = time.time,
@@ -89,6 +91,7 @@ class RolloutPacer:
         self._index = index
         self._namespaces = namespaces
         self._fights = fights
+        self._evictor = evictor
         self._limits = limits
         self._is_leader = is_leader
         self._wall = wall
@@ -216,7 +219,8 @@ class RolloutPacer:
     ) -> Candidate:
         ref, order = consumer.ref, consumer.order
         if mark and _restarts(mark):
-            until = INFINITY if was_tried else now + self._fights.delay(consumer, mark)
+            delay = max(self._fights.delay(consumer, mark), self._evictor.delay(consumer))
+            until = INFINITY if was_tried else now + delay
             opens = opens_at(window if consumer.window is None else consumer.window, now)
             if opens == INFINITY:  # the namespace's window is not understood: nobody waits for this consumer
                 return Candidate(ref, ConsumerState.SETTLED, order)
@@ -235,7 +239,7 @@ class RolloutPacer:
         return Candidate(ref, state, order, fails_at=fails_at)
 
     def _is_open(self, consumer: Consumer) -> bool:
-        return is_open(consumer) or consumer.ref in self._starting
+        return is_open(consumer) or consumer.ref in self._starting or self._evictor.is_busy(consumer)
 
     def _shared_slots(self, namespace: str) -> float:
         """Return how many more rollouts of the namespace and of the cluster may become unfinished."""

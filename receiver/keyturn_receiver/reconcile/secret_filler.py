@@ -1,7 +1,7 @@
 """Fills one Secret: reads from AWS, renders, plans and applies. If AWS has deleted the source and the binding asks for
 it, the Secret is deleted instead."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -38,11 +38,11 @@ class FillResult:
     """The state of a Secret after a reconcile has tried to fill it.
 
     ``consumers`` have their baseline marks. ``written`` is true if this reconcile has written ``record``, which means
-    that the record is current. ``status_outdated`` is true if the only thing left to write is the status, to clear an
-    earlier refusal. The status is cleared after the restarts. Otherwise each retry would write the Secret twice, and
-    each write triggers our own watch. ``resource_version`` is that of the Secret after ``written``. If there is an
-    ``error`` nevertheless, it keeps only some keys from being filled. ``met`` and ``unavailable`` are as in
-    ``ReconcileResult``.
+    that the record is current; ``before`` then has the revisions that it replaces. ``status_outdated`` is true if the
+    only thing left to write is the status, to clear an earlier refusal. The status is cleared after the restarts.
+    Otherwise each retry would write the Secret twice, and each write triggers our own watch. ``resource_version`` is
+    that of the Secret after ``written``. If there is an ``error`` nevertheless, it keeps only some keys from being
+    filled. ``met`` and ``unavailable`` are as in ``ReconcileResult``.
     """
 
     record: Record
@@ -53,6 +53,7 @@ class FillResult:
     deleted: bool = False
     error: KeyturnError | None = None
     resource_version: str = ""
+    before: Mapping[str, str] | None = None
     met: frozenset[Source] = frozenset()
     unavailable: frozenset[Source] = frozenset()
 
@@ -168,6 +169,7 @@ class SecretFiller:
             changed_keys,
             written=True,
             resource_version=resource_version,
+            before=planned.before,
             error=error,
             met=rendering.met,
             unavailable=unavailable,

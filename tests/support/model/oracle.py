@@ -200,11 +200,12 @@ def _check_marks(life: Sequence[Any], name: str, oracle: SecretOracle) -> int:
     last_on_template: str | None = None
     last_reads: Reads = frozenset()
     for state in life:
-        mark, on_template = annotations(state).get(MARK_PREFIX + name), template_mark(state, name)
+        on_template = template_mark(state, name)
+        mark = annotations(state).get(MARK_PREFIX + name) or on_template
         reads = reads_of(state).get(name, frozenset())
         restarted = on_template != last_on_template
         if mark != last or restarted:
-            assert not restarted or on_template == mark, "restarted without a note of it"
+            assert not restarted or on_template == mark, "restarted while it is said that its pods need none"
             begin = place + (reads == last_reads)
             told = oracle.revisions()
             found = next(
@@ -227,7 +228,7 @@ def _check_end(life: Sequence[Any], name: str, oracle: SecretOracle) -> None:
         return
     final = oracle.applied[-1]
     expected = wanted(final.revisions, reads)
-    has = template_mark(state, name) or annotations(state).get(MARK_PREFIX + name)
+    has = annotations(state).get(MARK_PREFIX + name) or template_mark(state, name)
     assert expected is None or has == expected, f"not restarted for the last revision of {name}"
     if template_mark(state, name):
         begun = [version_of(next(same)) for _, same in groupby(life, lambda each: each["spec"]["template"])]

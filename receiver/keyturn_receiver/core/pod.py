@@ -1,0 +1,90 @@
+"""Pods of a consumer: what they read, and what tells whether they have read the present values of a Secret."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from keyturn_receiver.core.consumer import Reads, WorkloadRef, marks_of, reads_of
+from keyturn_receiver.core.json_access import as_object, as_objects
+from keyturn_receiver.core.write_times import parse_time
+
+_NO_SPEC: Mapping[str, object] = {"containers": [], "initContainers": []}
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod, reduced to what it reads, and to what tells how old its values are.
+
+    ``created`` is in seconds since 1970; a pod whose time is not known counts as very old. ``marks`` are Keyturn's
+    annotations, which a pod has from the template that it was made from. ``started`` has the time at which the last of
+    the containers that read a Secret was started, for each Secret that they read by ``env`` and ``envFrom`` alone: such
+    a container reads anew whenever it starts. The kubelet's clock gives these times. ``has_started`` tells whether a
+    container has ever started.
+    """
+
+    reads: Mapping[str, Reads]
+    created: int
+    name: str = ""
+    uid: str = ""
+    marks: Mapping[str, str] = field(default_factory=dict)
+    started: Mapping[str, int] = field(default_factory=dict)
+    has_started: bool = True
+    is_ready: bool = False
+
+
+def read_pod(
+    pod: Mapping[str, object], workload: WorkloadRef, workload_uid: str, named: Iterable[str] = ()
+) -> Pod | None:
+    """Parse a pod as the API server returns it. Returns None if it belongs to another workload, or is ending.
+
+    ``named`` are the Secrets that the workload's annotations name (``named_secrets``). The pods of a Deployment belong
+    to its ReplicaSets, whose names begin with the Deployment's.
+    """
+    metadata, status = as_object(pod.get("metadata")), as_object(pod.get("status"))
+    if metadata.get("deletionTimestamp") or status.get("phase") in ("Succeeded", "Failed"):
+        return None
+    for owner in as_objects(metadata.get("ownerReferences")):
+        between = owner.get("kind") == "ReplicaSet" and str(owner.get("name")).startswith(f"{workload.name}-")
+        if owner.get("controller") and (between or owner.get("uid") == workload_uid):
+            reads = reads_of(pod, named)
+            (marks,) = marks_of(reads, as_object(metadata.get("annotations")))
+            return Pod(
+                reads,
+                parse_time(metadata.get("creationTimestamp")) or 0,
+                name=str(metadata.get("name", "")),
+                uid=str(metadata.get("uid", "")),
+                marks=marks,
+                started=_started(pod, named),
+                has_started=_has_started(status),
+                is_ready=_is_ready(status),
+            )
+    return None
+
+
+def _started(pod: Mapping[str, object], named: Iterable[str]) -> dict[str, int]:
+    """Return when the containers that read a Secret by variables alone were last started, as in ``Pod.started``."""
+    spec, status = as_object(pod.get("spec")), as_object(pod.get("status"))
+    inits, containers = as_objects(spec.get("initContainers")), as_objects(spec.get("containers"))
+    # Files are not read again by a start, and an init container does not run again.
+    once = [each for each in inits if each.get("restartPolicy") != "Always"]
+    by_others = reads_of({"spec": {**spec, "containers": [], "initContainers": once}}, named)
+    statuses = (*as_objects(status.get("initContainerStatuses")), *as_objects(status.get("containerStatuses")))
+    running = {each.get("name"): as_object(as_object(each.get("state")).get("running")) for each in statuses}
+    started: dict[str, int] = {}
+    for each in (*(each for each in inits if each.get("restartPolicy") == "Always"), *containers):
+        at = parse_time(as_object(running.get(each.get("name"))).get("startedAt")) or 0
+        for name in reads_of({"spec": {**_NO_SPEC, "containers": [each]}}, ()):
+            started[name] = min(at, started.get(name, at))
+    return {name: at for name, at in started.items() if at and name not in by_others}
+
+
+def _has_started(status: Mapping[str, object]) -> bool:
+    if status.get("phase") != "Pending":
+        return True
+    statuses = (*as_objects(status.get("initContainerStatuses")), *as_objects(status.get("containerStatuses")))
+    states = (as_object(each.get(field)) for each in statuses for field in ("state", "lastState"))
+    return any(state.get("running") or state.get("terminated") for state in states)
+
+
+def _is_ready(status: Mapping[str, object]) -> bool:
+    conditions = as_objects(status.get("conditions"))
+    return any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)

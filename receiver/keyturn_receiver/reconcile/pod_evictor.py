@@ -1,0 +1,195 @@
+"""Evicts the pods of a consumer that are behind, one by one, where the workload asks for it
+(``core/restart_way.py``).
+
+The pods are evicted through the Eviction API, which respects PodDisruptionBudgets. The next pod is evicted only after
+as many pods are Ready as the workload should have. Each step is derived from the cluster's state: which pods are behind
+tells what is left, so another replica can go on after a crash. Only the leader evicts.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from keyturn_receiver.cluster.event_recorder import EventRecorder
+from keyturn_receiver.cluster.secret_client import SecretClient
+from keyturn_receiver.cluster.workload_client import Workload, WorkloadClient
+from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.consumer import Consumer, WorkloadRef
+from keyturn_receiver.core.pod import Pod
+from keyturn_receiver.core.rollout import is_behind, rollout
+from keyturn_receiver.errors import ClusterRefused, Conflict, DisruptionNotAllowed, KeyturnError, NotFound
+from keyturn_receiver.reconcile.rollout_fights import RolloutFights
+from keyturn_receiver.resilience.backoff import Backoff
+from keyturn_receiver.resilience.fair_map import FairMap
+
+MAX_RUNS = 100  # workloads whose pods are evicted at the same time
+MAX_RUNS_PER_NAMESPACE = 5
+STEP_SECONDS = 1.0  # between two looks at the pods
+WAIT_BACKOFF = Backoff(base=1.0, cap=30.0, jitter=0)  # seconds between two looks while nothing can be evicted
+TOLD_AFTER = 60.0  # seconds without an eviction after which it is told why
+REFUSED_SECONDS = 300.0  # until a refused eviction is tried again
+# Seconds after which a check asks again whether a workload can be done, because another one of its namespace was in the
+# way, or because this replica did not lead.
+RECHECK = 15.0
+WAITS = "RestartWaits"
+
+_BLOCKED = "a PodDisruptionBudget does not allow the next eviction"
+_NOT_READY = "fewer of its pods are Ready than it should have"
+_FORBIDDEN = (
+    "no pod is evicted: the receiver may not; set the chart's rollouts.evict: true, or remove the annotation"
+    " keyturn.dev/restart"
+)
+
+_log = logging.getLogger(__name__)
+
+Permits = Callable[[Consumer], bool]
+
+
+@dataclass(slots=True)
+class _Run:
+    """The evictions of one workload. ``waits`` counts the looks without an eviction, since ``waits_since``."""
+
+    target: Target
+    uid: str
+    permits: Permits
+    waits: int = 0
+    waits_since: float = 0.0
+
+
+class PodEvictor:
+    """Pod evictor. Works on several workloads at a time, of which each namespace has a share.
+
+    ``is_leader`` returns whether this replica leads, and ``now`` monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        workloads: WorkloadClient,
+        secrets: SecretClient,
+        events: EventRecorder,
+        fights: RolloutFights,
+        is_leader: Callable[[], bool],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._workloads = workloads
+        self._secrets = secrets
+        self._events = events
+        self._fights = fights
+        self._is_leader = is_leader
+        self._now = now
+        self._runs: FairMap[str, WorkloadRef, asyncio.Task[None]] = FairMap(MAX_RUNS + 1)
+
+    def is_busy(self, consumer: Consumer) -> bool:
+        """Return whether pods of this consumer are being evicted."""
+        return self._runs.get(consumer.ref.namespace, consumer.ref) is not None
+
+    def delay(self, consumer: Consumer) -> float:
+        """Return the seconds until a consumer that is due should be asked for again; 0.0 if it can be done now."""
+        return RECHECK if consumer.evicts and not self._has_room_for(consumer) else 0.0
+
+    def start(self, target: Target, consumer: Consumer, permits: Permits) -> bool:
+        """Evict the pods of a consumer that are behind what the Secret has, in the background. Return whether that has
+        begun. ``permits`` tells whether a consumer may be restarted."""
+        if not self._has_room_for(consumer):
+            return False
+        run = _Run(target, consumer.uid, permits)
+        task = asyncio.get_running_loop().create_task(self._run(run, consumer.ref))
+        self._runs.put(consumer.ref.namespace, consumer.ref, task)
+        return True
+
+    def _has_room_for(self, consumer: Consumer) -> bool:
+        room = len(self._runs) < MAX_RUNS and self._runs.size(consumer.ref.namespace) < MAX_RUNS_PER_NAMESPACE
+        return room and self._is_leader() and not self.is_busy(consumer)
+
+    async def _run(self, run: _Run, ref: WorkloadRef) -> None:
+        try:
+            while self._is_leader():
+                pause = await self._try_step(run, ref)
+                if pause is None:
+                    return
+                await asyncio.sleep(pause)
+        except Exception:
+            # A bug must not stop the evictions of others.
+            _log.exception("evictions of the pods of %s have failed", ref)
+        finally:
+            self._runs.pop(ref.namespace, ref)
+
+    async def _try_step(self, run: _Run, ref: WorkloadRef) -> float | None:
+        """Make one step. Return the seconds until the next one, or None if nothing is left to do."""
+        try:
+            return await self._step(run, ref)
+        except DisruptionNotAllowed:
+            return self._wait(run, ref, _BLOCKED)
+        except NotFound:
+            return STEP_SECONDS if await self._exists(ref) else None
+        except Conflict:
+            return STEP_SECONDS
+        except ClusterRefused as error:
+            self._tell(run, ref, error.reason, _FORBIDDEN)
+            return REFUSED_SECONDS
+        except KeyturnError as error:
+            return self._wait(run, ref, str(error))
+
+    async def _step(self, run: _Run, ref: WorkloadRef) -> float | None:
+        workload = await self._workloads.inspect(ref, "")
+        consumer = workload.consumer
+        if consumer is None or not consumer.evicts or not run.permits(consumer):
+            return None
+        record = await self._secrets.read_record(run.target)
+        mark = rollout(consumer, run.target.name, record)
+        if mark is None:
+            return None
+        pod, is_enough = None, False
+        if mark.undecided:
+            # The cache alone knows whether the workload was seen late, so it counts as that.
+            pod, is_enough = await self._next(workload, lambda pod: is_behind(pod, run.target.name, record, mark, True))
+        if pod is None:
+            if not (self._fights.delay(consumer, mark) or self._fights.keeps_off(consumer, mark)):
+                marked = await self._workloads.mark(consumer, replace(mark, restart=False))
+                if marked:
+                    self._fights.observe(consumer, marked)
+            return None
+        if pod.is_ready and not is_enough:
+            return self._wait(run, ref, _NOT_READY)
+        if not self._is_leader():
+            return None
+        await self._workloads.evict(ref, pod)
+        run.waits = 0
+        return STEP_SECONDS
+
+    async def _next(self, workload: Workload, behind: Callable[[Pod], bool]) -> tuple[Pod | None, bool]:
+        """Return the pod to evict next, or None if none is behind, and whether as many pods are Ready as should be.
+
+        A pod that is not Ready goes first, because its eviction takes nothing away. Of the others the oldest one does.
+        """
+        found: Pod | None = None
+        ready = 0
+        async with aclosing(self._workloads.pods(workload)) as pods:
+            async for pod in pods:
+                ready += pod.is_ready
+                if behind(pod) and (found is None or (pod.is_ready, pod.created) < (found.is_ready, found.created)):
+                    found = pod
+        return found, ready >= workload.replicas
+
+    async def _exists(self, ref: WorkloadRef) -> bool:
+        try:
+            return await self._workloads.read(ref) is not None
+        except NotFound:
+            return False
+        except KeyturnError:
+            return True
+
+    def _wait(self, run: _Run, ref: WorkloadRef, why: str) -> float:
+        run.waits += 1
+        if run.waits == 1:
+            run.waits_since = self._now()
+        elif self._now() - run.waits_since >= TOLD_AFTER:
+            self._tell(run, ref, WAITS, f"its pods are evicted one by one, and some still run with an old value: {why}")
+        return WAIT_BACKOFF.delay(run.waits)
+
+    def _tell(self, run: _Run, ref: WorkloadRef, reason: str, message: str) -> None:
+        message = f"Secret {run.target.name}: {message}"
+        self._events.event(Target(ref.namespace, ref.name), run.uid, True, reason, message, kind=ref.kind)
