@@ -13,13 +13,14 @@ from keyturn_local.kubernetes.control_plane import ControlPlane
 
 class RolloutWatcher:
     """Watches Deployments. ``most`` is the highest number of restarted Deployments that were unfinished at a time, as
-    `kubectl rollout status` decides. A watch delivers each state, so no moment is missed."""
+    `kubectl rollout status` decides. Those have an annotation on their template whose name begins with ``prefix``. A
+    watch delivers each state, so no moment is missed."""
 
-    def __init__(self, control_plane: ControlPlane, namespace: str, mark: str) -> None:
+    def __init__(self, control_plane: ControlPlane, namespace: str, prefix: str) -> None:
         self.most = 0
         self.unfinished: set[str] = set()
         self.restarted: set[str] = set()
-        self._mark = mark
+        self._prefix = prefix
         self._url = f"{control_plane.url}/apis/apps/v1/namespaces/{namespace}/deployments"
         self._headers = {"Authorization": f"Bearer {control_plane.admin_token}"}
         self._pool = urllib3.PoolManager(ssl_context=ssl.create_default_context(cafile=control_plane.ca_file))
@@ -50,7 +51,7 @@ class RolloutWatcher:
     def _take(self, deployment: Any) -> None:
         name = deployment["metadata"]["name"]
         annotations = deployment["spec"]["template"]["metadata"].get("annotations") or {}
-        if self._mark not in annotations:
+        if not any(name.startswith(self._prefix) for name in annotations):
             return
         self.restarted.add(name)
         (self.unfinished.discard if _is_complete(deployment) else self.unfinished.add)(name)

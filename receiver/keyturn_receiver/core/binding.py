@@ -130,8 +130,9 @@ class BindingSpec:
     annotation that determines the data changes. ``faults`` say what is wrong with the names of the Secret's annotations
     and labels. ``reconcile`` is the latest request to compare the Secret with AWS, or empty. ``switch`` is what
     the Secret says about restarts, and ``rollout_faults`` say what is wrong with that; the Secret is filled
-    nevertheless. ``pace`` is how many rollouts for the Secret may be unfinished, or None, and ``resume`` the change that
-    goes on in spite of failures, or empty. ``reloader_ignore`` and ``reloader_match`` are annotations of Reloader, or None.
+    nevertheless. ``pace`` is how many rollouts for the Secret may be unfinished, or None, and ``resume`` the change
+    that goes on in spite of failures, or empty. ``reloader_ignore`` and ``reloader_match`` are annotations of Reloader,
+    or None.
     """
 
     secret_id: str

@@ -57,8 +57,8 @@ class Record:
     hash of the binding at that time. ``status`` is for people. ``reconciled`` is the last request to reconcile that was
     served. ``labelled`` is false if the label ``keyturn.dev/state`` does not agree with the status. ``write_times`` has
     the time at which each key was last written, as far as it is known. ``halt`` is what the status says if a failed
-    rollout halts the others (``core/rollout_halt.py``), and otherwise empty. That is no error of the Secret itself, whose
-    ``status`` is then OK, and two records are equal whatever they say of it.
+    rollout halts the others (``core/rollout_halt.py``), and otherwise empty. That is no error of the Secret itself,
+    whose ``status`` is then OK, and two records are equal whatever they say of it.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)

@@ -12,9 +12,7 @@ from keyturn_receiver.core.workload_kinds import StatusForm, WorkloadKind
 from keyturn_receiver.core.write_times import parse_time
 
 
-def fails_at(
-    kind: WorkloadKind, metadata: Mapping[str, object], progress: RolloutProgress | None
-) -> int | None:
+def fails_at(kind: WorkloadKind, metadata: Mapping[str, object], progress: RolloutProgress | None) -> int | None:
     """Return the time from which the unfinished rollout of a workload counts as failed, in seconds since 1970 by the
     API server's clock. Returns None if Kubernetes decides that, or if Keyturn has not restarted the workload.
 

@@ -15,7 +15,6 @@ from enum import StrEnum
 
 from keyturn_receiver.core.consumer import WorkloadRef
 
-
 INFINITY = float("inf")
 
 

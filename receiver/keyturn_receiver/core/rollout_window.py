@@ -151,8 +151,10 @@ def _parse_one(text: str) -> RolloutWindow:
     except CronSimError as error:
         is_bad_day = str(error) == Field.DAY.msg() and _is_known_day(window.cron.split()[2])
         raise InvalidWindow("it never opens" if is_bad_day else f"cron says {str(error).lower()}") from None
-    except (ArithmeticError, AssertionError, ValueError) as error:
-        raise error if isinstance(error, InvalidWindow) else InvalidWindow("its cron fields are not understood")
+    except InvalidWindow:
+        raise
+    except (ArithmeticError, AssertionError, ValueError):
+        raise InvalidWindow("its cron fields are not understood") from None
     if window.duration > period:
         raise InvalidWindow("it stays open for longer than the time until it opens again")
     return window

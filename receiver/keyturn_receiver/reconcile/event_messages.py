@@ -20,8 +20,8 @@ WAITING = "RolloutWaiting"  # the reason of Events about workloads that wait to 
 RESUMED = "RolloutResumed"  # the reason of the Event at the end of a halt
 GOES_ON = "no failed restart halts the other workloads any more: they are restarted in turn"
 HALTS_OTHERS = (
-    "the restart of this workload has failed, so no other workload that reads the Secret is restarted: mend it; the Event"
-    " RolloutHalted on the Secret says how to go on without it"
+    "the restart of this workload has failed, so no other workload that reads the Secret is restarted: mend it; the"
+    " Event RolloutHalted on the Secret says how to go on without it"
 )
 MAX_TIMES = 5  # the most groups of waiting workloads that a message names
 
@@ -64,8 +64,8 @@ def restarted(record: Record, changed_keys: str, consumer: Consumer) -> str:
 
 
 def waiting(waits: Sequence[tuple[Consumer, Wait]]) -> str:
-    """Return a message that says which consumers wait for a window, and which for a consumer of lower order. It is empty
-    if there is none. Those that wait for a slot are not told, because they change all the time."""
+    """Return a message that says which consumers wait for a window, and which for a consumer of lower order. It is
+    empty if there is none. Those that wait for a slot are not told, because they change all the time."""
     groups: dict[str, list[str]] = defaultdict(list)
     for consumer, wait in waits:
         if wait.reason is WaitReason.WINDOW:

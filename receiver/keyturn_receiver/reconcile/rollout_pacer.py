@@ -55,7 +55,8 @@ class PaceLimits:
 class Turn:
     """Whose turn it is: the consumers that may be restarted now, in order, and what the others wait for.
 
-    ``unpaced`` are consumers whose mark restarts nobody, so that they wait for nobody. ``halted_by`` is the failed consumer that halts the others, and ``halt`` is what the status says of it, or empty.
+    ``unpaced`` are consumers whose mark restarts nobody, so that they wait for nobody. ``halted_by`` is the failed
+    consumer that halts the others, and ``halt`` is what the status says of it, or empty.
     """
 
     start: Sequence[Consumer] = ()

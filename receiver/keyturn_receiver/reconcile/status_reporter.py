@@ -167,7 +167,7 @@ class StatusReporter:
             return live.resource_version
 
     def _tell_waits(self, live: LiveSecret, turn: Turn) -> None:
-        """Tell those who wait for a window until when, and the Secret who waits for a window or for another workload."""
+        """Tell those who wait for a window until when, and on the Secret who waits for a window or another workload."""
         if message := event_messages.waiting(turn.waits):
             self._events.event(live.target, live.uid, False, event_messages.WAITING, message)
         windows = [(consumer, wait) for consumer, wait in turn.waits if wait.reason is WaitReason.WINDOW]
