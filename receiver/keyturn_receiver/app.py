@@ -45,6 +45,7 @@ from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.drift import DriftDetector
 from keyturn_receiver.reconcile.fight_reporter import FightReporter
+from keyturn_receiver.reconcile.live_reporter import LiveReporter
 from keyturn_receiver.reconcile.missing_key_reporter import MissingKeyReporter
 from keyturn_receiver.reconcile.notices import Notices
 from keyturn_receiver.reconcile.pod_evictor import PodEvictor
@@ -140,7 +141,7 @@ class Aws:
 @dataclass(frozen=True, slots=True)
 class Controller:
     """The access policy, the work queue, the two parts other than the webhook that submit work to the queue, the part
-    that reports Secrets which are no longer bound, and the one that paces rollouts."""
+    that reports Secrets which are no longer bound, the one that paces rollouts, and the one that reports them."""
 
     access: AccessPolicy
     queue: WorkQueue
@@ -148,6 +149,7 @@ class Controller:
     poller: Poller
     releases: ReleaseReporter
     pacer: RolloutPacer
+    live: LiveReporter
 
 
 def build(
@@ -179,6 +181,12 @@ def build(
     kube.caches.secrets.add_handler(missing_keys.on_secret)
     kube.caches.consumers.add_unread_handler(notices.on_no_missing_keys)
 
+    live = controller.live
+    kube.caches.consumers.add_progress_handler(live.on_progress)
+    kube.caches.consumers.add_unread_handler(live.on_unread)
+    kube.caches.secrets.add_handler(live.on_secret)
+    kube.elector.add_handler(live.on_started_leading)
+
     key_loader = SigningKeyLoader(
         aws.signing_keys,
         aws.stores,
@@ -196,7 +204,7 @@ def build(
         _log.info("started", extra={"fields": {"bindings": len(kube.caches.secrets)}})
         await controller.poller.run(ping)
 
-    parts = [key_loader.run, kube.events.run, kube.elector.run, kube.event_path.run, controller.releases.run]
+    parts = [key_loader.run, kube.events.run, kube.elector.run, kube.event_path.run, controller.releases.run, live.run]
     background = Background(kube.informers, [*parts, *(each.run for each in certificates)], run_controller, ping)
     return Runtime(background, http, controller.queue, kube.events, readiness, settings.drain_seconds)
 
@@ -360,7 +368,10 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         notifications=settings.deliveries,
     )
     releases = ReleaseReporter(caches.released, secrets, kube.events, kube.elector.is_leader)
-    return Controller(access, queue, drift, poller, releases, pacer)
+    live = LiveReporter(
+        caches.consumers, caches.secrets, restarter, workloads, kube.events, metrics, kube.elector.is_leader
+    )
+    return Controller(access, queue, drift, poller, releases, pacer, live)
 
 
 def build_http(
@@ -424,6 +435,7 @@ def observe(process: Process, kube: Kubernetes, aws: Aws, controller: Controller
     metrics.rollouts_halted.set_function(controller.pacer.halted)
     for reason in WaitReason:
         metrics.rollouts_waiting.labels(reason).set_function(partial(controller.pacer.waiting, reason))
+    metrics.rollouts_stuck.set_function(controller.live.stuck)
     metrics.poller_leader.set_function(kube.elector.is_leader)
     if process.settings.deliveries:
         metrics.event_path_up.set_function(kube.event_path.healthy)

@@ -199,14 +199,18 @@ class ConsumerIndex:
         )
         return False
 
+    def get(self, ref: WorkloadRef, target: Target) -> Consumer | None:
+        """Return a workload if it is a consumer of the Secret."""
+        return self._by_target.get(target, {}).get(ref)
+
     def count(self, target: Target) -> int:
         """Return how many consumers a Secret has."""
         return len(self._by_target.get(target, ()))
 
-    def get(self, consumer: Consumer) -> Consumer | None:
+    def latest(self, consumer: Consumer) -> Consumer | None:
         """Return the cached state of a consumer, or None if it is gone."""
-        names = (Target(consumer.ref.namespace, name) for name in consumer.reads)
-        return next((found for name in names if (found := self._by_target.get(name, {}).get(consumer.ref))), None)
+        targets = (Target(consumer.ref.namespace, name) for name in consumer.reads)
+        return next(filter(None, (self.get(consumer.ref, target) for target in targets)), None)
 
     def add(self, consumer: Consumer) -> None:
         if is_open(consumer):

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
@@ -48,12 +48,14 @@ class _Event:
     reason: str
     message: str
     at: datetime
+    once_for: str = ""
+    on_created: Callable[[], None] | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
         # The name contains a digest of the content. So if two replicas report the same thing, they write the same
         # Event.
-        content = f"{self.uid}/{self.reason}/{self.message}"
+        content = f"{self.uid}/{self.reason}/{self.once_for or self.message}"
         return f"{self.target.name[:200]}.{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
@@ -78,13 +80,26 @@ class EventRecorder:
         self._writing: dict[str, asyncio.Task[None]] = {}  # by namespace
         self._changed = asyncio.Event()  # an Event was queued, or a write has ended
 
-    def event(self, target: Target, uid: str, warning: bool, reason: str, message: str, kind: str = "Secret") -> None:
+    def event(
+        self,
+        target: Target,
+        uid: str,
+        warning: bool,
+        reason: str,
+        message: str,
+        kind: str = "Secret",
+        once_for: str = "",
+        on_created: Callable[[], None] | None = None,
+    ) -> None:
         """Queue an Event about a Secret, unless the same one was queued less than DEDUP_WINDOW ago.
 
         ``kind`` is another kind of object if the Event is about a workload or a Namespace. The target of a Namespace
-        has its name twice.
+        has its name twice. ``once_for`` names what the Event is about if it is to be told once, by whichever replica
+        and in whatever words: an Event with the same object, reason and ``once_for`` stays as it is. ``on_created`` is
+        called if this process has created the Event. It is not called if the Event existed, or could not be written.
         """
-        event = _Event(kind, target, uid, warning, reason, printable(message)[:MAX_MESSAGE], self._wall())
+        text = printable(message)[:MAX_MESSAGE]
+        event = _Event(kind, target, uid, warning, reason, text, self._wall(), once_for, on_created)
         name, namespace = event.name, target.namespace
         queued_at = self._recent.get(namespace, name)
         if queued_at is not None and self._now() - queued_at < DEDUP_WINDOW:
@@ -191,7 +206,11 @@ class EventRecorder:
         }
         try:
             await self._api.request("POST", path("v1", "events", namespace), body=body)
+            if event.on_created:
+                event.on_created()
         except Conflict:
+            if event.once_for:
+                return
             # The Event exists already. Either another replica has written it, or this one wrote it more than
             # DEDUP_WINDOW ago.
             patch: Json = {"lastTimestamp": at}

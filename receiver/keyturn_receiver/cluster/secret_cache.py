@@ -37,6 +37,7 @@ from keyturn_receiver.core.field_owners import FIELD_MANAGER
 from keyturn_receiver.core.integrity import Integrity, integrity
 from keyturn_receiver.core.plan import LiveSecret
 from keyturn_receiver.core.revision import (
+    MOVED_AT,
     RECONCILED,
     RECORD,
     STATE,
@@ -54,7 +55,7 @@ MAX_SMALL = 512  # Secrets with small annotations whose parsed form is kept
 MAX_LARGE = 8  # Secrets with larger ones, of up to 256 KiB
 
 _RECORD = RECORD[:-1]  # the time of the last write is left out, because it is only for people
-_ANNOTATIONS = (*DECLARING, STATUS, RECONCILED, CHANGED_AT, *_RECORD)
+_ANNOTATIONS = (*DECLARING, STATUS, RECONCILED, MOVED_AT, CHANGED_AT, *_RECORD)
 _SERVICE_ACCOUNT = _ANNOTATIONS.index(SERVICE_ACCOUNT)
 _RECORD_TEXTS = slice(len(_ANNOTATIONS) - len(_RECORD), len(_ANNOTATIONS))  # where the record is in the kept texts
 

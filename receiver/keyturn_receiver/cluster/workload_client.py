@@ -8,6 +8,7 @@ from keyturn_receiver.cluster.wanted_fields import PAGE, POD, workload_decoder
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef, named_secrets, read_consumer
 from keyturn_receiver.core.field_owners import FIELD_MANAGER, other_writer
 from keyturn_receiver.core.pod import Pod, read_pod
+from keyturn_receiver.core.pod_trouble import trouble_of
 from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.rollout import RolloutAnnotation
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
@@ -95,6 +96,18 @@ class WorkloadClient:
             "deleteOptions": {"preconditions": {"uid": pod.uid}},
         }
         await self._api.request("POST", f"{path('v1', 'pods', ref.namespace, pod.name)}/eviction", body=body)
+
+    async def trouble(self, ref: WorkloadRef) -> str:
+        """Return why one of the first POD_PAGE pods of a workload is not ready (``core/pod_trouble.py``), or an empty
+        text. Raises the same errors as ``read``, and ReplyTooLarge."""
+        workload = await self._get(ref)
+        uid = str(workload["metadata"]["uid"])
+        query = {"labelSelector": _selector(workload["spec"].get("selector") or {}), "limit": str(POD_PAGE)}
+        page = await self._api.request(
+            "GET", path("v1", "pods", ref.namespace), query, max_bytes=MAX_POD_PAGE, decoder=PAGE
+        )
+        pods = (POD.decode(each) for each in page.get("items") or [])
+        return trouble_of(pod for pod in pods if read_pod(pod, ref, uid))
 
     async def mark(self, consumer: Consumer, mark: RolloutAnnotation) -> Consumer | None:
         """Write a mark, and return the workload as it was written. Raises Conflict if it has changed since it was read.

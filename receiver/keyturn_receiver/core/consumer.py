@@ -9,7 +9,6 @@ from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.object_name import is_object_name
 from keyturn_receiver.core.reloader import ReloaderMode, ReloaderRules, has_rules, read_rules, rule_faults
 from keyturn_receiver.core.restart_way import evicts_pods, restart_faults
-from keyturn_receiver.core.rollout_deadline import fails_at
 from keyturn_receiver.core.rollout_hold import NO_REPLICAS, RolloutHold, read_hold
 from keyturn_receiver.core.rollout_order import order_faults, read_order
 from keyturn_receiver.core.rollout_progress import RolloutProgress, read_progress
@@ -73,8 +72,8 @@ class Consumer:
     ``reloader`` are the rules of Reloader's annotations, if these count. ``may_restart_twice`` means that the workload
     has such annotations, but they do not count. ``evicts`` means that its pods are evicted instead of its template
     being changed; then no setting of the workload holds them. ``progress`` tells how far the rollout of the present pod
-    template has come, or is None if that cannot be told. ``fails_at`` is the time from which it counts as failed
-    (``core/rollout_deadline.py``). ``order`` and ``window`` are what its annotations say, or None.
+    template has come, or is None if that cannot be told. ``order`` and ``window`` are what its annotations say about
+    its restarts, or None.
     """
 
     ref: WorkloadRef
@@ -92,7 +91,6 @@ class Consumer:
     may_restart_twice: bool = False
     evicts: bool = False
     progress: RolloutProgress | None = None
-    fails_at: int | None = None
     order: int | None = None
     window: str | None = None
 
@@ -180,7 +178,6 @@ def read_consumer(
     if not reads and not faults:
         return None
     evicts, hold = evicts_pods(annotations, on_template), read_hold(kind, workload)
-    progress = read_progress(kind, workload)
     baseline, marks = marks_of(reads, annotations, on_template)
     return Consumer(
         ref=WorkloadRef(kind.kind, str(metadata["namespace"]), str(metadata["name"])),
@@ -196,8 +193,7 @@ def read_consumer(
         reloader=rules,
         may_restart_twice=not counts and has_rules(annotations, on_template),
         evicts=evicts,
-        progress=progress,
-        fails_at=fails_at(kind, metadata, progress),
+        progress=read_progress(kind, workload),
         order=read_order(annotations, on_template),
         window=own_window(annotations, on_template),
     )

@@ -5,6 +5,8 @@ Keyturn starts one with a mark on the pod template. A mark on the workload itsel
 """
 
 from keyturn_receiver.core.consumer import Consumer, mark_name
+from keyturn_receiver.core.revision import Record
+from keyturn_receiver.core.rollout import present_mark
 from keyturn_receiver.core.rollout_progress import RolloutState
 
 
@@ -19,7 +21,6 @@ def is_open(consumer: Consumer) -> bool:
     return any(name not in consumer.baseline for name in consumer.marks)
 
 
-def is_restarted(consumer: Consumer, secret_name: str) -> bool:
-    """Return whether Keyturn has restarted the pods of a workload for the Secret."""
-    name = mark_name(secret_name)
-    return name in consumer.marks and name not in consumer.baseline
+def is_restarted(consumer: Consumer, secret_name: str, record: Record) -> bool:
+    """Return whether Keyturn has restarted the pods of a workload for the present revisions of the Secret."""
+    return mark_name(secret_name) not in consumer.baseline and present_mark(consumer, secret_name, record) is not None

@@ -8,7 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from keyturn_receiver.core.printable import printable
-from keyturn_receiver.core.write_times import CHANGED_AT, WriteTime, WriteTimes, latest_times, read_times, write_times
+from keyturn_receiver.core.write_times import (
+    CHANGED_AT,
+    WriteTime,
+    WriteTimes,
+    latest_times,
+    parse_time,
+    read_times,
+    rfc3339,
+    write_times,
+)
 
 VERSION_IDS = "keyturn.dev/version-ids"
 REVISIONS = "keyturn.dev/revisions"
@@ -18,6 +27,7 @@ RECORD_HASH = "keyturn.dev/record-hash"
 STATUS = "keyturn.dev/status"
 APPLIED_AT = "keyturn.dev/applied-at"
 RECONCILED = "keyturn.dev/reconciled"
+MOVED_AT = "keyturn.dev/label-moved-at"
 STATE = "keyturn.dev/state"  # a label, so that people can filter by it
 
 # These annotations are only written together with the data. Only the status can also be written alone. CHANGED_AT is
@@ -58,7 +68,9 @@ class Record:
     served. ``labelled`` is false if the label ``keyturn.dev/state`` does not agree with the status. ``write_times`` has
     the time at which each key was last written, as far as it is known. ``halt`` is what the status says if a failed
     rollout halts the others (``core/rollout_halt.py``), and otherwise empty. That is no error of the Secret itself,
-    whose ``status`` is then OK, and two records are equal whatever they say of it.
+    whose ``status`` is then OK, and two records are equal whatever they say of it. ``moved_at`` is the time at which
+    the staging label moved to the version that was written last, in seconds since 1970 by AWS's clock, or None. It
+    alone causes no write.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)
@@ -70,6 +82,7 @@ class Record:
     labelled: bool = True
     write_times: WriteTimes = field(default_factory=dict)
     halt: str = field(default="", compare=False)
+    moved_at: int | None = field(default=None, compare=False)
     _memo: _Memo = field(default_factory=_Memo, init=False, repr=False, compare=False)
 
     @property
@@ -116,6 +129,7 @@ def read_record(annotations: Mapping[str, str], state: str | None = None) -> Rec
         labelled=state is None or state == state_of(status),
         write_times=read_times(annotations.get(CHANGED_AT), revisions),
         halt=halt,
+        moved_at=parse_time(annotations[MOVED_AT]) if MOVED_AT in annotations else None,
     )
 
 
@@ -131,6 +145,7 @@ def write_record(record: Record, applied_at: str) -> dict[str, str]:
         APPLIED_AT: applied_at,
         **({RECONCILED: record.reconciled} if record.reconciled else {}),
         **({CHANGED_AT: changed_at} if changed_at else {}),
+        **({MOVED_AT: rfc3339(record.moved_at)} if record.moved_at is not None else {}),
     }
 
 

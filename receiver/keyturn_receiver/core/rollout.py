@@ -89,6 +89,26 @@ def has_mark_of(consumer: Consumer, secret_name: str, record: Record) -> bool:
     return current is not None and current == _mark_value(consumer.reads.get(secret_name, Reads()), record)
 
 
+def present_mark(consumer: Consumer, secret_name: str, record: Record) -> str | None:
+    """Return the mark on the pod template if it stands for the present revisions, so that the rollout of this template
+    brings the present values to the pods. Otherwise return None."""
+    mark = consumer.marks.get(mark_name(secret_name)) or consumer.marks.get(former_mark_name(secret_name) or "")
+    if not mark:
+        return None
+    reads = consumer.reads.get(secret_name, Reads())
+    return mark if mark == (_mark_value(reads, record) or digest({}, ())) else None
+
+
+def written_at(consumer: Consumer, secret_name: str, record: Record) -> int | None:
+    """Return when a key that the pods read was last written, in seconds since 1970 by the API server's clock, or None
+    if that is not known."""
+    reads = consumer.reads.get(secret_name, Reads())
+    times = record.write_times
+    read = (times[key] for key in (*reads.keys, REMOVED) if key in times)
+    each = record.latest_times if reads.whole else read
+    return max((time.at for time in each if time.at is not None), default=None)
+
+
 def is_behind(pod: Pod, secret_name: str, record: Record, mark: RolloutAnnotation, seen_late: bool) -> bool:
     """Return whether a pod may have read an older value than the Secret has now. ``mark`` is what ``rollout`` returned
     for its workload, and ``seen_late`` is the consumer's.

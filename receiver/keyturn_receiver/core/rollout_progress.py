@@ -7,10 +7,10 @@ https://github.com/kubernetes/kubectl/blob/master/pkg/polymorphichelpers/rollout
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
-from keyturn_receiver.core.field_owners import managed_fields
+from keyturn_receiver.core.field_owners import FIELD_MANAGER, managed_fields
 from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.workload_kinds import StatusForm, WorkloadKind
 from keyturn_receiver.core.write_times import parse_time
@@ -40,7 +40,8 @@ class RolloutProgress:
     only if ``observed``: until then, the controller has not seen the present template, and they are about an older one.
     ``reason`` says why the rollout has failed, and is otherwise empty. ``finished_at`` is the time at which the rollout
     became complete, in seconds since 1970 by the control plane's clock, or None. ``deadline`` is the number of seconds
-    after which a rollout that goes no further counts as stuck.
+    after which a rollout that goes no further counts as stuck. ``marked_at`` is the time of Keyturn's last write of the
+    workload, by the same clock, and ``changed_at`` that of the last change of the status.
     """
 
     state: RolloutState
@@ -51,6 +52,8 @@ class RolloutProgress:
     reason: str = ""
     finished_at: int | None = None
     deadline: int = DEFAULT_DEADLINE
+    marked_at: int | None = None
+    changed_at: int | None = field(default=None, compare=False)
 
     @property
     def is_complete(self) -> bool:
@@ -78,16 +81,28 @@ def read_progress(kind: WorkloadKind, workload: Mapping[str, object]) -> Rollout
     metadata, spec = as_object(workload.get("metadata")), as_object(workload.get("spec"))
     status = as_object(workload.get("status"))
     deadline = _number(spec, "progressDeadlineSeconds", DEFAULT_DEADLINE)
+    deadline = DEFAULT_DEADLINE if deadline == NO_DEADLINE else deadline
     counts = counted(spec, status)
     observed = 0 < _number(status, "observedGeneration") >= _number(metadata, "generation")
+    marked_at, changed_at = _written_at(metadata)
     state, reason, finished_at = RolloutState.UNFINISHED, "", None
     progressing = _condition(status, "Progressing") if observed else {}
     if progressing.get("reason") == _TIMED_OUT:
-        state, reason = RolloutState.FAILED, _TIMED_OUT
+        refused = _condition(status, "ReplicaFailure").get("reason")  # such as FailedCreate, if a quota is used up
+        state, reason = RolloutState.FAILED, f"{_TIMED_OUT}, {refused}" if refused else _TIMED_OUT
     elif observed and counts.complete:
-        state, finished_at = RolloutState.COMPLETE, _finished_at(metadata, progressing)
+        state, finished_at = RolloutState.COMPLETE, _finished_at(progressing) or changed_at
     return RolloutProgress(
-        state, counts.wanted, counts.updated, counts.ready, observed, reason[:MAX_REASON], finished_at, deadline
+        state,
+        counts.wanted,
+        counts.updated,
+        counts.ready,
+        observed,
+        reason[:MAX_REASON],
+        finished_at,
+        deadline,
+        marked_at,
+        changed_at,
     )
 
 
@@ -117,14 +132,21 @@ _COUNTS: Mapping[StatusForm, Callable[[Mapping[str, object], Mapping[str, object
 }
 
 
-def _finished_at(metadata: Mapping[str, object], progressing: Mapping[str, object]) -> int | None:
-    """Return when a rollout became complete: what the condition of a Deployment says, and otherwise the time of the
-    last change of the status, which made it complete unless a pod has failed and recovered since."""
-    if progressing.get("reason") == _AVAILABLE:
-        return parse_time(progressing.get("lastUpdateTime"))
-    entries = (each for each in managed_fields(metadata) if each.get("subresource") == "status")
-    times = (parse_time(each.get("time")) for each in entries)
-    return max((time for time in times if time is not None), default=None)
+def _finished_at(progressing: Mapping[str, object]) -> int | None:
+    """Return when the condition of a Deployment says that the rollout became complete. For other kinds it is the last
+    change of the status, which made it complete unless a pod has failed and recovered since."""
+    return parse_time(progressing.get("lastUpdateTime")) if progressing.get("reason") == _AVAILABLE else None
+
+
+def _written_at(metadata: Mapping[str, object]) -> tuple[int | None, int | None]:
+    """Return the times of Keyturn's last write, and of the last change of the status."""
+    marked_at = changed_at = None
+    for entry in managed_fields(metadata):
+        if entry.get("subresource") == "status":
+            changed_at = max(changed_at or 0, parse_time(entry.get("time")) or 0) or None
+        elif entry.get("manager") == FIELD_MANAGER and not entry.get("subresource"):
+            marked_at = parse_time(entry.get("time"))
+    return marked_at, changed_at
 
 
 def _condition(status: Mapping[str, object], name: str) -> Mapping[str, object]:

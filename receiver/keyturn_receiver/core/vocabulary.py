@@ -62,6 +62,7 @@ WRITTEN: Mapping[str, tuple[Place, ...]] = dict.fromkeys(
         "status",
         "applied-at",
         "changed-at",
+        "label-moved-at",
         "reconciled",
         "history",
     ),

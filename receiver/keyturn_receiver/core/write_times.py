@@ -55,7 +55,7 @@ def resolve(text: str | None, manager: str, managed_fields: Iterable[Mapping[str
         if entry.get("manager") == manager and entry.get("operation") == "Apply" and not entry.get("subresource"):
             applied_at = parse_time(entry.get("time"))
             # No key of a Secret contains "@".
-            return text if applied_at is None else text.replace(f'"{_LAST}', f'"{_rfc3339(applied_at)}')
+            return text if applied_at is None else text.replace(f'"{_LAST}', f'"{rfc3339(applied_at)}')
     return text
 
 
@@ -124,8 +124,9 @@ def next_times(
 def _stamp(time: WriteTime | None) -> str:
     if time is None:
         return _UNKNOWN
-    return (_LAST if time.at is None else _rfc3339(time.at)) + (_NEW if time.appeared else "")
+    return (_LAST if time.at is None else rfc3339(time.at)) + (_NEW if time.appeared else "")
 
 
-def _rfc3339(seconds: int) -> str:
+def rfc3339(seconds: int) -> str:
+    """Return a time in seconds since 1970 as the text that ``parse_time`` reads."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

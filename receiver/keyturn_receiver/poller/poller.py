@@ -254,7 +254,7 @@ class Poller:
     def _recover(self, stale: StaleBinding) -> None:
         if not self._sweeper.is_current(stale):
             return  # the Secret has been reconciled or edited in the meantime
-        request = Request.now(Cause.POLL, stale.version_ids, about=stale.about)
+        request = Request.now(Cause.POLL, stale.version_ids, about=stale.about, moved_at=stale.moved_at)
         group = stale.bound.source.secret_id
         self._queue.submit(stale.target, request, group).add_done_callback(self._count_recovered)
 

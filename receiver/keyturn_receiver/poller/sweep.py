@@ -70,6 +70,12 @@ class StaleBinding:
         return frozenset({self.bound.source} if len(self.bound.secret.spec.sources) > 1 else ())
 
     @property
+    def moved_at(self) -> int | None:
+        """The time of the last change in AWS, in seconds since 1970, or None. The label moved then, or before."""
+        changed_at = self.metadata.changed_at if self.metadata else None
+        return int(changed_at.timestamp()) if changed_at else None
+
+    @property
     def version_ids(self) -> frozenset[str]:
         """The id of the version that the Secret should be made from. The set is empty if AWS reports no such
         version."""

@@ -8,6 +8,7 @@ from itertools import islice
 from keyturn_receiver.core.binding import Binding
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.revision import Record
+from keyturn_receiver.core.rollout_progress import RolloutProgress
 from keyturn_receiver.core.rollout_schedule import Wait, WaitReason
 
 RELOADER_ADVICE = (
@@ -83,6 +84,40 @@ def waits_for_window(wait: Wait) -> str:
 
 def _utc(wait: Wait) -> str:
     return datetime.fromtimestamp(wait.until, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def live(record: Record, seconds: int | None, moved: bool) -> str:
+    """Return which version pods run, and how long that took from the move of the label, if ``moved``, or from the write
+    of the Secret."""
+    took = "" if seconds is None else f", {seconds} s after the {'label moved' if moved else 'Secret was written'}"
+    return f"{versions(record)}{took}"
+
+
+def stuck(record: Record, progress: RolloutProgress, trouble: str) -> str:
+    """Return what is known of a rollout that goes no further. ``trouble`` says why a pod is not ready, or is empty."""
+    reached = (
+        f"{progress.updated if progress.observed else 0} of {progress.wanted} pods are new, {progress.ready} ready"
+    )
+    reasons = "; ".join(filter(None, (progress.reason, trouble)))
+    return (
+        f"the rollout for {versions(record)} goes no further: {reached}{f' ({reasons})' if reasons else ''};"
+        " pods of the old template go on with what they have read; see docs/runbook.md#keyturnrolloutstuck"
+    )
+
+
+def pods(count: int) -> str:
+    """Return the subject of a sentence about all pods of a workload, with its verb."""
+    return "its pod runs" if count == 1 else f"all {count} pods run"
+
+
+def versions(record: Record) -> str:
+    """Return the versions in AWS that a Secret is made from."""
+    return f"version {', '.join(sorted(record.version_ids.values()))}"
+
+
+def workloads(consumers: Sequence[Consumer]) -> str:
+    """Return the kinds and names of consumers."""
+    return _first([_name(consumer) for consumer in consumers])
 
 
 def keys(binding: Binding, changed: Sequence[str]) -> str:

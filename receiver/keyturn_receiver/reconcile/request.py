@@ -39,7 +39,9 @@ class Request:
     must not be used. ``expected`` has the ids of the versions that have the staging label according to the causes.
     ``event_ids`` are the ids of EventBridge events. ``unversioned`` is true if one of the notifications names no
     version. ``about`` has those of several AWS secrets that notifications or the poller name, with the version ids that
-    are expected of each. It is empty if the Secret is made from a single one. ``awaited`` has those of several AWS
+    are expected of each. It is empty if the Secret is made from a single one. ``moved_at`` has the time at which the
+    staging label moved to a version, in seconds since 1970 by AWS's clock, for the versions of which it is known.
+    ``awaited`` has those of several AWS
     secrets for which a delivery waits. ``next_is_awaited`` returns whether a delivery waits for the next run of this
     binding. Two requests for the same binding merge into one that serves both.
     """
@@ -51,16 +53,25 @@ class Request:
     unversioned: bool = False
     about: Mapping[Source, frozenset[str]] = field(default_factory=dict)
     awaited: frozenset[Source] = frozenset()
+    moved_at: Mapping[str, int] = field(default_factory=dict)
     next_is_awaited: Callable[[], bool] = field(default=_never, compare=False, repr=False)
 
     @classmethod
     def now(
-        cls, cause: Cause, expected: Iterable[str] = (), event_id: str = "", about: Iterable[Source] = ()
+        cls,
+        cause: Cause,
+        expected: Iterable[str] = (),
+        event_id: str = "",
+        about: Iterable[Source] = (),
+        moved_at: int | None = None,
     ) -> "Request":
-        """Return a request for one cause that has become known just now."""
+        """Return a request for one cause that has become known just now. ``moved_at`` is the time at which the label
+        moved to the version that is expected, if that is known."""
         versions = frozenset(expected)
         event_ids = (event_id,) if event_id else ()
-        return cls(frozenset({cause}), time.monotonic(), versions, event_ids, about=dict.fromkeys(about, versions))
+        moved = {} if moved_at is None else dict.fromkeys(versions, moved_at)
+        about_each = dict.fromkeys(about, versions)
+        return cls(frozenset({cause}), time.monotonic(), versions, event_ids, about=about_each, moved_at=moved)
 
     @property
     def priority(self) -> Cause:
@@ -86,6 +97,7 @@ class Request:
             self.unversioned or other.unversioned,
             {} if self._names_none or other._names_none else _union(self.about, other.about),
             self.awaited | other.awaited,
+            {**self.moved_at, **other.moved_at},
         )
 
 

@@ -17,6 +17,7 @@ from keyturn_receiver.core.consumer import Consumer, WorkloadRef
 from keyturn_receiver.core.open_rollouts import is_open, is_restarted
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import RolloutAnnotation, rollout
+from keyturn_receiver.core.rollout_deadline import fails_at
 from keyturn_receiver.core.rollout_halt import halt_of, is_resumed
 from keyturn_receiver.core.rollout_pace import read_pace
 from keyturn_receiver.core.rollout_progress import RolloutState
@@ -123,7 +124,8 @@ class RolloutPacer:
         in_namespace = self._namespaces.annotations(target.namespace)
         window = in_namespace.get(WINDOW)
         candidates = [
-            self._candidate(each, target, marks.get(each.ref), window, now, each.ref in tried) for each in current
+            self._candidate(each, target, record, marks.get(each.ref), window, now, each.ref in tried)
+            for each in current
         ]
         open_now = sum(map(self._is_open, current))
         shared = self._shared_slots(target.namespace)
@@ -213,6 +215,7 @@ class RolloutPacer:
         self,
         consumer: Consumer,
         target: Target,
+        record: Record,
         mark: RolloutAnnotation | None,
         window: str | None,
         now: float,
@@ -227,17 +230,17 @@ class RolloutPacer:
                 return Candidate(ref, ConsumerState.SETTLED, order)
             takes_slot = consumer.hold is None and not self._is_open(consumer)
             return Candidate(ref, ConsumerState.DUE, order, opens, takes_slot, until)
-        if consumer.hold or consumer.progress is None or not is_restarted(consumer, target.name):
+        if consumer.hold or consumer.progress is None or not is_restarted(consumer, target.name, record):
             return Candidate(ref, ConsumerState.SETTLED, order)
-        fails_at = INFINITY if consumer.fails_at is None else consumer.fails_at
+        end = fails_at(ref.kind, consumer.progress)
         match consumer.progress.state:
             case RolloutState.COMPLETE:
                 state = ConsumerState.SETTLED
-            case RolloutState.UNFINISHED if now < fails_at:
+            case RolloutState.UNFINISHED if now < end:
                 state = ConsumerState.UNFINISHED
             case _:
                 state = ConsumerState.FAILED
-        return Candidate(ref, state, order, fails_at=fails_at)
+        return Candidate(ref, state, order, fails_at=end)
 
     def _is_open(self, consumer: Consumer) -> bool:
         return is_open(consumer) or consumer.ref in self._starting or self._evictor.is_busy(consumer)
@@ -272,7 +275,7 @@ class RolloutPacer:
     def _latest(self, consumer: Consumer) -> Consumer:
         """Return the latest state of a consumer: the cached one, or the one that this replica has written or read."""
         written = self._written.get(consumer.ref.namespace, consumer.ref)
-        return written if written and self._is_ahead(written) else self._index.get(consumer) or consumer
+        return written if written and self._is_ahead(written) else self._index.latest(consumer) or consumer
 
     def _is_ahead(self, written: Consumer) -> bool:
         """Return whether the cache does not show this state of a consumer yet. If it does, forget it here.
@@ -280,7 +283,7 @@ class RolloutPacer:
         The resource versions of one kind of object are numbers that grow:
         https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions
         """
-        cached = self._index.get(written)
+        cached = self._index.latest(written)
         if cached and cached.uid == written.uid:
             ours, theirs = written.resource_version, cached.resource_version
             if ours.isdecimal() and theirs.isdecimal() and int(theirs) < int(ours):

@@ -12,7 +12,7 @@ from keyturn_receiver.core.binding import Binding, BindingSpec, OnDelete, Source
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.integrity import Integrity
 from keyturn_receiver.core.partial import check_size, has_news, sources_to_read, with_keys
-from keyturn_receiver.core.plan import LiveSecret, plan
+from keyturn_receiver.core.plan import LiveSecret, Plan, plan
 from keyturn_receiver.core.policy import check_type
 from keyturn_receiver.core.revision import OK, Record, status_of, version_key
 from keyturn_receiver.errors import (
@@ -154,8 +154,9 @@ class SecretFiller:
         if same_content and live.integrity is Integrity.INTACT and live.record.has_reason(ClusterRefused.reason):
             return FillResult(live.record, consumers, status_outdated=True)
         consumers = await self._restarter.baseline(live.target, consumers, planned.before, planned.record)
+        record = replace(planned.record, moved_at=_moved_at(live.record, planned, request))
         with self._legs.time(Leg.APPLY):
-            resource_version = await self._secrets.apply(live, planned.record, data)
+            resource_version = await self._secrets.apply(live, record, data)
         if live.record.revisions.keys() <= data.keys():
             self._cache.keep_values(live, resource_version, {**live.fingerprints, **fingerprints})
         else:
@@ -164,7 +165,7 @@ class SecretFiller:
             self._cache.drop_values(live.target)
         changed_keys = event_messages.keys(binding, planned.changed_keys)
         return FillResult(
-            planned.record,
+            record,
             consumers,
             changed_keys,
             written=True,
@@ -174,3 +175,12 @@ class SecretFiller:
             met=rendering.met,
             unavailable=unavailable,
         )
+
+
+def _moved_at(before: Record, planned: Plan, request: Request) -> int | None:
+    """Return when the staging label moved to the latest of the versions that are written. It stays as it is while no
+    value changes, and is None if ``request`` does not tell."""
+    if not planned.changed_keys:
+        return before.moved_at
+    new = frozenset(planned.record.version_ids.values()) - frozenset(before.version_ids.values())
+    return max((at for version_id, at in request.moved_at.items() if version_id in new), default=None)

@@ -5,6 +5,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 # Buckets in seconds. _SHORT is for the steps of a reconcile, and _LONG is for durations up to the poller's interval.
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LONG = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 15, 30, 60, 120, 300, 900, 3600)
+_LIVE = (1, 2, 3, 5, 8, 12, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 1800)  # for rollouts
 
 
 class Metrics:
@@ -55,6 +56,18 @@ class Metrics:
             "reconciles", "Reconciles of one binding, by cause and outcome.", "cause", "outcome"
         )
         self.rollouts = self._counter("rollouts", "Consumers restarted, by kind of workload.", "kind")
+        self.live_seconds = Histogram(
+            "keyturn_live_seconds",
+            "From the move of the label in AWS until the last pod of a restarted workload is ready with the new value,"
+            " by kind of workload. Both ends are in whole seconds, by AWS's clock and by that of Kubernetes.",
+            ("kind",),
+            buckets=_LIVE,
+            registry=self.registry,
+        )
+        self.rollouts_stuck = self._gauge(
+            "rollouts_stuck",
+            "Rollouts that Keyturn asked for and that go no further; 0 on replicas without the poller's Lease.",
+        )
         self.rollout_fights = self._counter(
             "rollout_fights",
             "Consumers whose restarts slow down because another writer keeps reverting Keyturn's annotation, by kind of"

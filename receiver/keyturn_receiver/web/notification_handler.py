@@ -133,7 +133,7 @@ class NotificationHandler:
         return result
 
     async def _submit(self, notification: Notification) -> Sequence[_PendingReconcile]:
-        data, since = notification.data, time.monotonic()
+        data, since, sent = notification.data, time.monotonic(), _sent(notification)
         names = {*candidate_names(notification.subject), *([data.name] if data.name else [])}
         reconciles: list[_PendingReconcile] = []
         targets = self._secrets.by_secret_id(
@@ -162,6 +162,7 @@ class NotificationHandler:
                 unversioned=not expected,
                 about=dict.fromkeys(about, expected) if several else {},
                 awaited=about if several else frozenset(),
+                moved_at=dict.fromkeys(expected, int(sent.timestamp())) if sent else {},
             )
             future = self._queue.submit(target, request, sources[0].secret_id)
             may_fail_alone = several or bool(bound.spec.account)

@@ -1,0 +1,327 @@
+"""Watches the rollouts that Keyturn asked for to their end. It tells when the last pod runs the new value, and when a
+rollout goes no further.
+
+Everything is derived from what the watches show, so it survives a crash and a change of leader: every replica follows
+the rollouts, and the leader tells of them. The name of such an Event is made of the rollout, so that a new leader tells
+none twice.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
+from keyturn_receiver.cluster.event_recorder import EventRecorder
+from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
+from keyturn_receiver.cluster.workload_client import WorkloadClient
+from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.consumer import Consumer, WorkloadRef
+from keyturn_receiver.core.rollout import present_mark, written_at
+from keyturn_receiver.core.rollout_progress import RolloutProgress, RolloutState
+from keyturn_receiver.errors import KeyturnError
+from keyturn_receiver.reconcile import event_messages
+from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
+from keyturn_receiver.resilience.fair_map import FairMap
+from keyturn_receiver.resilience.time_slice import TimeSlice
+from keyturn_receiver.telemetry.metrics import Metrics
+
+LIVE, PARTLY_LIVE, STUCK = "Live", "PartlyLive", "RolloutStuck"
+MAX_ROLLOUTS = 10_000  # rollouts that are followed; if there are more, the oldest of the namespace with the most go
+# Seconds after its mark, or after its end, in which a rollout that this replica has not followed is told of. The API
+# server keeps Events for an hour, so an Event of a rollout that is younger still shows whether it was told.
+RECENT = 2700
+GRACE = 60  # seconds by which a deadline is exceeded before this replica says so; Kubernetes may say so earlier
+TICK = 5.0  # seconds between two looks at the deadlines, while there is a rollout
+
+_log = logging.getLogger(__name__)
+_Key = tuple[WorkloadRef, str]  # a workload, and the name of the Secret for which it is restarted
+
+
+@dataclass(slots=True)
+class _Rollout:
+    """A rollout for one mark. ``furthest`` is the largest sum of its counts so far, and ``moved_at`` the time at which
+    it was reached, in seconds since 1970."""
+
+    mark: str
+    moved_at: float
+    furthest: int = 0
+    was_complete: bool = False
+    told_live: bool = False
+    told_partly: bool = False
+    told_stuck: bool = False
+
+
+class LiveReporter:
+    """Live reporter. ``is_leader`` returns whether this replica leads, and ``wall`` the time in seconds since 1970."""
+
+    def __init__(
+        self,
+        index: ConsumerIndex,
+        secrets: SecretCache,
+        restarter: ConsumerRestarter,
+        workloads: WorkloadClient,
+        events: EventRecorder,
+        metrics: Metrics,
+        is_leader: Callable[[], bool],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._index = index
+        self._secrets = secrets
+        self._restarter = restarter
+        self._workloads = workloads
+        self._events = events
+        self._metrics = metrics
+        self._is_leader = is_leader
+        self._wall = wall
+        self._rollouts: FairMap[str, _Key, _Rollout] = FairMap(MAX_ROLLOUTS)  # by namespace
+        self._stuck: set[_Key] = set()
+        # What has changed since the last look. Each is in a cache, which has a bound.
+        self._consumers: dict[WorkloadRef, Consumer] = {}
+        self._targets: dict[Target, None] = {}
+        self._to_explain: dict[_Key, None] = {}  # stuck rollouts whose pods have to be read
+        self._changed, self._unexplained = asyncio.Event(), asyncio.Event()
+
+    def on_progress(self, before: Consumer | None, after: Consumer) -> None:
+        """Look at a consumer whose rollout has come further, or fallen back."""
+        if after.marks or (before and before.marks):
+            self._consumers[after.ref] = after
+            self._changed.set()
+
+    def on_secret(self, target: Target) -> None:
+        """Look at the consumers of a Secret that has changed: a mark may have been seen before its Secret was."""
+        if self._index.count(target):
+            self._targets[target] = None
+            self._changed.set()
+
+    def on_unread(self, ref: WorkloadRef, target: Target) -> None:
+        """Forget a consumer that no longer reads a Secret, or is gone."""
+        self._forget((ref, target.name))
+
+    def on_started_leading(self) -> None:
+        """Look at all rollouts, because the previous leader may not have told of them."""
+        for namespace in self._rollouts:
+            self._targets.update(dict.fromkeys(Target(namespace, name) for _, name in self._rollouts.of(namespace)))
+        self._changed.set()
+
+    def stuck(self) -> int:
+        """Return how many rollouts go no further, or 0 if this replica does not lead."""
+        return len(self._stuck) if self._is_leader() else 0
+
+    async def run(self) -> None:
+        """Follow the rollouts until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._explain())
+            now = asyncio.get_running_loop().time
+            next_look = now() + TICK
+            while True:
+                self._changed.clear()
+                await self._look_at_changed()
+                if now() >= next_look:
+                    await self._look_at_all()
+                    next_look = now() + TICK
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(TICK if len(self._rollouts) else None):
+                        await self._changed.wait()
+
+    async def _look_at_changed(self) -> None:
+        time_slice = TimeSlice()
+        while self._consumers:
+            ref, consumer = self._consumers.popitem()
+            for name in consumer.reads:
+                self._look(ref, name)
+                await time_slice.pause_if_over()
+        while self._targets:
+            target, _ = self._targets.popitem()
+            for consumer in self._index.of(target):
+                if consumer.marks:
+                    self._look(consumer.ref, target.name)
+                await time_slice.pause_if_over()
+
+    async def _look_at_all(self) -> None:
+        time_slice = TimeSlice()
+        for namespace in list(self._rollouts):
+            for key in self._rollouts.of(namespace):
+                self._look(*key)
+                await time_slice.pause_if_over()
+
+    def _look(self, ref: WorkloadRef, name: str) -> None:
+        try:
+            self._follow(ref, name)
+        except Exception:
+            # A bug must not stop the reports of other rollouts.
+            _log.exception("report of a rollout failed", extra={"fields": {"consumer": str(ref)}})
+
+    def _follow(self, ref: WorkloadRef, name: str) -> None:
+        key, target = (ref, name), Target(ref.namespace, name)
+        consumer, bound = self._index.get(ref, target), self._secrets.get(target)
+        mark = present_mark(consumer, name, bound.record) if consumer and bound else None
+        if not (consumer and bound and mark and consumer.progress):
+            self._forget(key)
+            return
+        progress, now = consumer.progress, self._wall()
+        is_recent = progress.marked_at is not None and now - progress.marked_at < RECENT
+        rollout = self._rollouts.get(ref.namespace, key)
+        if rollout is None or rollout.mark != mark:
+            self._forget(key)
+            if not is_recent:
+                return
+            # What was reached before this replica looked counts from the last change of the status.
+            rollout = _Rollout(mark, max(progress.marked_at or 0, progress.changed_at or 0))
+            if evicted := self._rollouts.put(ref.namespace, key, rollout):
+                self._stuck.discard(evicted)
+        if not progress.is_complete:
+            self._on_unfinished(key, consumer, rollout, progress)
+            return
+        self._stuck.discard(key)
+        rollout.moved_at = now
+        if consumer.hold and consumer.hold.keeps_old_pods and progress.updated < progress.wanted:
+            self._tell_partly(consumer, bound, rollout, progress)
+            return
+        rollout.was_complete = True
+        if self._is_leader() and not rollout.told_live:
+            rollout.told_live = True
+            if progress.wanted:
+                self._tell_live(consumer, bound, rollout, progress)
+        if not is_recent and (rollout.told_live or now - (progress.finished_at or 0) > RECENT):
+            self._forget(key)
+
+    def _forget(self, key: _Key) -> None:
+        self._rollouts.pop(key[0].namespace, key)
+        self._stuck.discard(key)
+
+    def _on_unfinished(self, key: _Key, consumer: Consumer, rollout: _Rollout, progress: RolloutProgress) -> None:
+        now = self._wall()
+        reached = progress.updated + progress.ready if progress.observed else 0
+        if reached > rollout.furthest:
+            if rollout.furthest:
+                rollout.moved_at = now
+            rollout.furthest = reached
+        if rollout.was_complete or (consumer.hold and consumer.hold.every_pod):
+            self._stuck.discard(key)  # its pods fail for a reason of their own, or wait for somebody
+            return
+        failed = progress.state is RolloutState.FAILED
+        if not failed and now - rollout.moved_at < progress.deadline + GRACE:
+            self._stuck.discard(key)
+            return
+        self._stuck.add(key)
+        if self._is_leader() and not rollout.told_stuck:
+            rollout.told_stuck = True
+            self._to_explain[key] = None
+            self._unexplained.set()
+
+    def _tell_live(self, consumer: Consumer, bound: BoundSecret, rollout: _Rollout, progress: RolloutProgress) -> None:
+        now = self._wall()
+        ended_at = now if progress.finished_at is None else progress.finished_at
+        if now - ended_at > RECENT:
+            return
+        record, target = bound.record, bound.target
+        started_at, moved = _start(consumer, bound)
+        seconds = None if started_at is None else max(0, int(ended_at) - started_at)
+        words = event_messages.live(record, seconds, moved)
+        observe = partial(self._observe, consumer, target, seconds, tuple(sorted(record.version_ids.values())))
+        message = f"{event_messages.pods(progress.wanted)} {words}"
+        self._tell(consumer, target, False, LIVE, message, rollout.mark, observe)
+        if others := self._all_live(bound):
+            names = event_messages.workloads(others)
+            message = f"all pods of {names} run {words}" if len(others) > 1 else f"{names}: {message}"
+            self._events.event(target, bound.uid, False, LIVE, message, once_for=record.digest)
+
+    def _all_live(self, bound: BoundSecret) -> list[Consumer]:
+        """Return the consumers of a Secret that were restarted for it, or none if one of them is not live yet."""
+        target, record = bound.target, bound.record
+        consumers = [each for each in self._index.of(target) if present_mark(each, target.name, record)]
+        for each in consumers:
+            keeps_some = each.hold is not None and each.hold.keeps_old_pods
+            progress = each.progress
+            if progress is None or not progress.is_complete or (keeps_some and progress.updated < progress.wanted):
+                return []
+        permitted = self._restarter.restartable(target, bound.spec)
+        return consumers if self._restarter.is_up_to_date(target, permitted, record) else []
+
+    def _tell_partly(
+        self, consumer: Consumer, bound: BoundSecret, rollout: _Rollout, progress: RolloutProgress
+    ) -> None:
+        if not self._is_leader() or rollout.told_partly or not progress.updated:
+            return
+        rollout.told_partly = True
+        held = consumer.hold.text if consumer.hold else ""
+        message = (
+            f"{event_messages.versions(bound.record)}: {progress.updated} of {progress.wanted} pods run it; {held}"
+        )
+        self._tell(consumer, bound.target, False, PARTLY_LIVE, message, rollout.mark)
+
+    async def _explain(self) -> None:
+        """Tell of stuck rollouts, one at a time. For each, its pods are read once."""
+        while True:
+            await self._unexplained.wait()
+            self._unexplained.clear()
+            while self._to_explain:
+                key = next(iter(self._to_explain))
+                del self._to_explain[key]
+                await self._tell_stuck(key)
+
+    async def _tell_stuck(self, key: _Key) -> None:
+        ref, name = key
+        try:
+            trouble = await self._workloads.trouble(ref)
+        except KeyturnError as error:
+            _log.info("the pods of %s could not be read: %s", ref, error)
+            trouble = ""
+        except Exception:
+            _log.exception("the pods of %s could not be read", ref)
+            trouble = ""
+        target = Target(ref.namespace, name)
+        consumer, bound = self._index.get(ref, target), self._secrets.get(target)
+        rollout = self._rollouts.get(ref.namespace, key)
+        if not (consumer and bound and rollout and consumer.progress and key in self._stuck):
+            return
+        progress = consumer.progress
+        message = event_messages.stuck(bound.record, progress, trouble)
+        self._tell(consumer, target, True, STUCK, message, rollout.mark)
+        about_secret = f"{event_messages.workloads([consumer])}: {message}"
+        self._events.event(target, bound.uid, True, STUCK, about_secret, once_for=f"{ref}/{rollout.mark}")
+        fields = {"consumer": str(ref), "secret": str(target), "updated": progress.updated, "wanted": progress.wanted}
+        _log.warning("rollout stuck", extra={"fields": {**fields, "trouble": trouble}})
+
+    def _tell(
+        self,
+        consumer: Consumer,
+        secret: Target,
+        warning: bool,
+        reason: str,
+        message: str,
+        mark: str,
+        on_created: Callable[[], None] | None = None,
+    ) -> None:
+        ref = consumer.ref
+        self._events.event(
+            Target(ref.namespace, ref.name),
+            consumer.uid,
+            warning,
+            reason,
+            f"Secret {secret.name}: {message}",
+            kind=ref.kind,
+            once_for=f"{secret.name}/{mark}",
+            on_created=on_created,
+        )
+
+    def _observe(self, consumer: Consumer, secret: Target, seconds: int | None, version_ids: tuple[str, ...]) -> None:
+        """Count a rollout that this replica was the first to tell of."""
+        if seconds is not None:
+            self._metrics.live_seconds.labels(consumer.ref.kind).observe(seconds)
+        fields = {"secret": str(secret), "consumer": str(consumer.ref), "seconds": seconds, "version_ids": version_ids}
+        _log.info("live", extra={"fields": fields})
+
+
+def _start(consumer: Consumer, bound: BoundSecret) -> tuple[int | None, bool]:
+    """Return the time from which a rollout counts, and whether it is that of the label's move. It is otherwise that of
+    the Secret's write: AWS's time is not known, or the keys that the pods read were written for an earlier move."""
+    written = written_at(consumer, bound.target.name, bound.record)
+    moved = bound.record.moved_at
+    if moved is not None and (written is None or moved <= written):
+        return moved, True
+    return written, False
