@@ -33,6 +33,7 @@ FEW_NAMESPACES = {("", "namespaces"): {"get"}}
 TENANT_ROLES = {("", "serviceaccounts"): {"get"}, ("", "serviceaccounts/token"): {"create"}}  # ServiceAccountClient
 
 # The switches that grant further rights, and the rights that each of them grants.
+EVICT = {("", "pods/eviction"): {"create"}}  # cluster/workload_client.py
 SWITCHES = {"rollouts": ROLLOUTS, "deletions": DELETIONS, "tenantRoles": TENANT_ROLES}
 NAMESPACES: dict[str, list[str]] = {"all namespaces": [], "few namespaces": ["team-a", "team-b"]}
 MODES = {
@@ -85,6 +86,14 @@ def test_role_is_bound_to_the_receiver_alone(values: dict[str, Any], used: objec
 @pytest.mark.parametrize(("values", "used"), MODES.values(), ids=MODES)
 def test_rights_contain_no_wildcard(values: dict[str, Any], used: object) -> None:
     assert "*" not in yaml.safe_dump_all(each for each in chart_rights("keyturn", values) if "Role" in each["kind"])
+
+
+def test_pods_are_evicted_only_if_the_chart_says_so() -> None:
+    for on in (True, False):
+        made = chart_rights("keyturn", {"rollouts": {"enabled": on, "evict": True}})
+        (role,) = (each for each in made if each["kind"] == "ClusterRole")
+        more = ROLLOUTS | EVICT if on else {}
+        assert rights(role) == EVERYWHERE | ALL_NAMESPACES | more
 
 
 def test_default_rights_delete_nothing_and_make_no_token() -> None:

@@ -28,10 +28,9 @@ DRAIN_SECONDS = 3
 STAGES = INFRA / "control_plane" / "kwok"
 CONTROLLERS = (
     "deployment,replicaset,statefulset,daemonset,garbagecollector,namespace,serviceaccount-controller,job-controller"
+    ",disruption-controller"
 )
-REAL_POD_CONTROLLERS = (
-    "endpoints-controller,endpointslice-controller,root-ca-certificate-publisher-controller,disruption-controller"
-)
+REAL_POD_CONTROLLERS = "endpoints-controller,endpointslice-controller,root-ca-certificate-publisher-controller"
 
 
 class ControlPlane(Cluster, Stoppable):

@@ -24,7 +24,7 @@ READ_AFTER = 10.0
 MAX_REPORTS = 100  # reports that may be made at the same time; each reads the workload
 MAX_OWNERS = 2_000  # marks whose other owner is remembered
 OWNED = "AnnotationOwned"
-MAX_REPORTS_PER_NAMESPACE = 5  # reports of one namespace at the same time; the metric also counts the fights beyond
+MAX_REPORTS_PER_NAMESPACE = 20  # reports of one namespace at the same time; the metric also counts the fights beyond
 
 _log = logging.getLogger(__name__)
 
