@@ -28,13 +28,18 @@ WORKERS ?= 4
 # The flags of this make are not for the makes that tests and SAM start.
 HERMETIC := env -u MAKEFLAGS -u MAKELEVEL
 # Runs the tier of the target; prints its slowest tests, and writes a JUnit file.
-PYTEST = $(HERMETIC) $(BIN)/python -m pytest --durations=20 --junit-xml=build/tests/$(TIER).xml tests/$(TIER)
+PYTEST = $(PYTEST_ALONE) tests/$(TIER)
+PYTEST_ALONE = $(HERMETIC) $(BIN)/python -m pytest --durations=20 --junit-xml=build/tests/$(TIER).xml
 TIER = $(@:test-%=%)
 # Tests that compute get a process for each core. Tests that wait get more: two thirds of their time, a core has nothing
 # to do.
 COMPUTE := --dist=loadscope --numprocesses=auto --maxprocesses=$(WORKERS)
 WAIT := --dist=loadscope --numprocesses=$(WORKERS)
 TIERS := test-unit test-contract test-integration test-e2e test-deployed test-faults
+# The tier on a real node runs in two enclosures side by side, because its tests wait most of the time. The second one
+# has every file that is not in this list.
+NODE_FIRST := tests/node/test_storm.py tests/node/test_walk.py
+NODE_TIERS := test-node-first test-node-rest
 # Fails where no real node can run, and prints the reason.
 PREFLIGHT := $(BIN)/python -m keyturn_local.node.preflight
 ENCLOSED := $(BIN)/python -m keyturn_local.node.enclosure
@@ -43,7 +48,7 @@ ENCLOSED := $(BIN)/python -m keyturn_local.node.enclosure
 DEPLOYER := $(SAM_VENV)/installed $(AWS_VENV)/installed
 SAM_BUILD := $(HERMETIC) $(BIN)/python -m keyturn_local.aws.emulator.sam
 
-.PHONY: help demo test test-unit test-contract test-integration test-e2e test-deployed test-faults test-hostile test-node test-node-if-possible bench bench-notifier lint format docs chart-docs requirements setup clean
+.PHONY: help demo test test-unit test-contract test-integration test-e2e test-deployed test-faults test-hostile test-node test-node-first test-node-rest test-node-if-possible bench bench-notifier lint format docs chart-docs requirements setup clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -85,11 +90,17 @@ test-hostile: setup
 test-node: setup $(DEPLOYER)
 	@$(PREFLIGHT)
 	@$(SAM_BUILD)
-	$(ENCLOSED) $(PYTEST)
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target $(NODE_TIERS)
 
-test-node-if-possible: TIER = node
+# test-node alone prepares what these two need.
+test-node-first:
+	$(ENCLOSED) $(PYTEST_ALONE) $(NODE_FIRST)
+
+test-node-rest:
+	$(ENCLOSED) $(PYTEST_ALONE) tests/node $(NODE_FIRST:%=--ignore=%)
+
 test-node-if-possible: setup $(DEPLOYER)
-	@if why=$$($(PREFLIGHT)); then $(SAM_BUILD) && $(ENCLOSED) $(PYTEST); else echo "tests/node is skipped: $$why"; fi
+	@if why=$$($(PREFLIGHT)); then $(MAKE) --no-print-directory test-node; else echo "tests/node is skipped: $$why"; fi
 
 bench: setup
 	@$(BIN)/python -m keyturn_local.bench.receiver $(ONLY)

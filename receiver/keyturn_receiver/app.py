@@ -22,25 +22,31 @@ from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.cluster.fingerprint import new_fingerprint
 from keyturn_receiver.cluster.lease import LeaderElector, LeaseClient
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespacePoller, NamespaceReader
+from keyturn_receiver.cluster.reader_client import ReaderClient
 from keyturn_receiver.cluster.record_key import RecordKey, RecordKeyClient, RecordKeyMonitor
+from keyturn_receiver.cluster.record_reader import RecordReader
 from keyturn_receiver.cluster.reflector import ListWatch, ObjectCache, Reflector, WatchTimeouts
 from keyturn_receiver.cluster.released_cache import ReleasedCache
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.cluster.secret_client import SecretClient
+from keyturn_receiver.cluster.secret_lookup import SecretLookup
 from keyturn_receiver.cluster.service_account_client import ServiceAccountClient
 from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.cluster.wanted_fields import workload_decoder
+from keyturn_receiver.cluster.watched_cache import WatchedCache
+from keyturn_receiver.cluster.watched_client import WatchedClient
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.rollout_schedule import WaitReason
 from keyturn_receiver.core.rollout_switch import Switch
-from keyturn_receiver.core.vocabulary import BIND_LABEL
+from keyturn_receiver.core.vocabulary import BIND_LABEL, WATCH_LABEL
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from keyturn_receiver.liveness import Watchdog
 from keyturn_receiver.poller.poller import Poller
 from keyturn_receiver.poller.sweep import Sweeper
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.arn_resolver import ArnResolver
+from keyturn_receiver.reconcile.change_brake import ChangeBrake
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.drift import DriftDetector
@@ -49,6 +55,7 @@ from keyturn_receiver.reconcile.live_reporter import LiveReporter
 from keyturn_receiver.reconcile.missing_key_reporter import MissingKeyReporter
 from keyturn_receiver.reconcile.notices import Notices
 from keyturn_receiver.reconcile.pod_evictor import PodEvictor
+from keyturn_receiver.reconcile.reader_reporter import ReaderReporter
 from keyturn_receiver.reconcile.reconciler import Reconciler
 from keyturn_receiver.reconcile.release_reporter import ReleaseReporter
 from keyturn_receiver.reconcile.renderer import Renderer
@@ -59,6 +66,9 @@ from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.reconcile.secret_filler import SecretFiller
 from keyturn_receiver.reconcile.source_reader import SourceReader
 from keyturn_receiver.reconcile.status_reporter import StatusReporter
+from keyturn_receiver.reconcile.watch_detector import WatchDetector
+from keyturn_receiver.reconcile.watch_reconciler import WatchReconciler
+from keyturn_receiver.reconcile.watch_reporter import WatchReporter
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 from keyturn_receiver.resilience.adaptive_limiter import AdaptiveLimiter
 from keyturn_receiver.runtime import (
@@ -114,6 +124,7 @@ class Caches:
     namespaces: NamespaceCache
     consumers: ConsumerIndex
     released: ReleasedCache
+    watched: WatchedCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +151,9 @@ class Aws:
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """The access policy, the work queue, the two parts other than the webhook that submit work to the queue, the part
-    that reports Secrets which are no longer bound, the one that paces rollouts, and the one that reports them."""
+    """The access policy, the work queue, the two parts other than the webhook that submit work to the queue, the one
+    that paces rollouts, and the parts that report: Secrets that are no longer bound, rollouts, and readers that are not
+    restarted, if these are reported. Watched Secrets have a queue and a detector of their own."""
 
     access: AccessPolicy
     queue: WorkQueue
@@ -150,6 +162,9 @@ class Controller:
     releases: ReleaseReporter
     pacer: RolloutPacer
     live: LiveReporter
+    watch_queue: WorkQueue
+    watches: WatchDetector
+    readers: ReaderReporter | None
 
 
 def build(
@@ -166,13 +181,22 @@ def build(
 
     # Every change in the caches triggers a check for drift, and so does becoming the leader.
     kube.caches.secrets.add_handler(controller.drift.check)
+    secrets = SecretLookup(kube.caches.secrets, kube.caches.watched)
+    for cache in (kube.caches.secrets, kube.caches.watched):
+        cache.add_handler(lambda target: None if secrets.get(target) else controller.pacer.forget(target))
     kube.caches.consumers.add_handler(controller.drift.check)
     kube.caches.namespaces.add_handler(controller.drift.check_namespace)
     kube.elector.add_handler(controller.drift.on_started_leading)
     kube.caches.namespaces.add_end_handler(kube.caches.secrets.forget_former)
+    kube.caches.watched.add_handler(controller.watches.check)
+    kube.caches.watched.add_kept_handler(controller.watches.on_kept)
+    kube.caches.consumers.add_handler(controller.watches.check)
+    kube.caches.namespaces.add_handler(controller.watches.check_namespace)
+    kube.elector.add_handler(controller.watches.on_started_leading)
 
     notices = Notices(kube.events, kube.elector.is_leader)
     kube.caches.secrets.add_copy_handler(notices.on_copy)
+    kube.caches.watched.add_fault_handler(notices.on_watched)
     kube.caches.consumers.add_fault_handler(notices.on_consumer)
     kube.caches.namespaces.add_fault_handler(notices.on_namespace)
     kube.elector.add_handler(notices.on_started_leading)
@@ -185,6 +209,7 @@ def build(
     kube.caches.consumers.add_progress_handler(live.on_progress)
     kube.caches.consumers.add_unread_handler(live.on_unread)
     kube.caches.secrets.add_handler(live.on_secret)
+    kube.caches.watched.add_handler(live.on_secret)
     kube.elector.add_handler(live.on_started_leading)
 
     key_loader = SigningKeyLoader(
@@ -199,14 +224,18 @@ def build(
 
     async def run_controller() -> None:
         controller.drift.start()
+        controller.watches.start()
         if not settings.deliveries:
             _log.info("deliveries are off: the poller alone carries changes")
         _log.info("started", extra={"fields": {"bindings": len(kube.caches.secrets)}})
         await controller.poller.run(ping)
 
     parts = [key_loader.run, kube.events.run, kube.elector.run, kube.event_path.run, controller.releases.run, live.run]
+    if controller.readers:
+        parts.append(controller.readers.run)
     background = Background(kube.informers, [*parts, *(each.run for each in certificates)], run_controller, ping)
-    return Runtime(background, http, controller.queue, kube.events, readiness, settings.drain_seconds)
+    queues = [controller.queue, controller.watch_queue]
+    return Runtime(background, http, queues, kube.events, readiness, settings.drain_seconds)
 
 
 def build_kubernetes(process: Process, transport: Transport) -> Kubernetes:
@@ -216,7 +245,9 @@ def build_kubernetes(process: Process, transport: Transport) -> Kubernetes:
     process.metrics.kubernetes_request_limit.set_function(lambda: limiter.limit)
     api = kubernetes.Api(transport, limiter, process.metrics)
     record_key = RecordKey()
-    caches = Caches(SecretCache(record_key), NamespaceCache(), ConsumerIndex(), ReleasedCache())
+    caches = Caches(
+        SecretCache(record_key), NamespaceCache(), ConsumerIndex(), ReleasedCache(), WatchedCache(record_key)
+    )
     identity = f"{socket.gethostname()}-{os.getpid()}"
 
     def lease(name: str) -> LeaseClient:
@@ -247,10 +278,10 @@ def build_informers(
     served = settings.namespaces
     timeouts = WatchTimeouts(settings.watch_seconds, settings.resync_seconds)
     informers: dict[str, Informer] = {}
-    bound: list[Reflector[Any]] = []  # of bound Secrets
+    hashed: list[Reflector[Any]] = []  # of Secrets whose hashes depend on the record key
 
     def list_again() -> None:
-        for each in bound:
+        for each in hashed:
             each.list_again()
 
     key_name = f"{settings.lease_name}-{RECORD_KEY}"
@@ -281,7 +312,7 @@ def build_informers(
         informers["namespaces"] = NamespacePoller(api, served, caches.namespaces, ping)
     else:
         watch("v1", "namespaces", caches.namespaces, metadata_only=True, page_size=250)
-    bound += watch("v1", "secrets", caches.secrets, after=monitor.synced, labels=BIND_LABEL, page_size=250)
+    hashed += watch("v1", "secrets", caches.secrets, after=monitor.synced, labels=BIND_LABEL, page_size=250)
     watch(
         "v1",
         "secrets",
@@ -291,6 +322,10 @@ def build_informers(
         metadata_only=True,
         page_size=250,
     )
+    if settings.rollouts and settings.watch_secrets:
+        hashed += watch(
+            "v1", "secrets", caches.watched, title="watched secrets", after=monitor.synced, labels=WATCH_LABEL
+        )
     for kind in WORKLOAD_KINDS.values() if settings.rollouts else ():
         cache = ConsumerCache(kind, caches.consumers, reloader=ReloaderMode(settings.reloader))
         watch(kind.group_version, kind.plural, cache, decoder=workload_decoder(kind))
@@ -332,7 +367,9 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     caches.consumers.add_mark_handler(fights.observe)
     fight_reporter = FightReporter(workloads, caches.secrets, kube.events, metrics, kube.elector.is_leader)
     fights.add_handler(fight_reporter.on_fight)
-    evictor = PodEvictor(workloads, secrets, kube.events, fights, kube.elector.is_leader)
+    watch_client = WatchedClient(kube.api, caches.watched, kube.record_key)
+    records = RecordReader(secrets, watch_client, caches.watched)
+    evictor = PodEvictor(workloads, records, kube.events, fights, kube.elector.is_leader)
     rollouts = RolloutPolicy(caches.namespaces, Switch(settings.rollout_default), reloader)
     limits = PaceLimits(
         settings.max_unfinished_per_secret, settings.max_unfinished_per_namespace, settings.max_unfinished_per_cluster
@@ -342,7 +379,7 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     caches.consumers.add_unread_handler(pacer.on_unread)
     kube.elector.add_handler(pacer.on_started_leading)
     restarter = ConsumerRestarter(
-        caches.consumers, rollouts, workloads, secrets, legs, fights, evictor, pacer, fight_reporter.on_owner
+        caches.consumers, rollouts, workloads, records, legs, fights, evictor, pacer, fight_reporter.on_owner
     )
     filler = SecretFiller(
         SourceReader(aws.stores, access, resolver, legs),
@@ -353,7 +390,10 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         SecretDeleter(aws.stores, secrets, resolver, settings.deletions),
         legs,
     )
-    reporter = StatusReporter(secrets, kube.events, metrics)
+    readers = None
+    if settings.rollouts and settings.report_readers:
+        readers = ReaderReporter(ReaderClient(kube.api), caches.secrets, caches.consumers, rollouts, kube.events)
+    reporter = StatusReporter(secrets, kube.events, metrics, readers.on_written if readers else None)
     namespaces = NamespaceReader(kube.api, caches.namespaces)
     reconciler = Reconciler(caches.secrets, secrets, filler, restarter, reporter, namespaces, process.span)
     queue = WorkQueue(reconciler.reconcile, settings.concurrency, metrics)
@@ -368,10 +408,23 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         notifications=settings.deliveries,
     )
     releases = ReleaseReporter(caches.released, secrets, kube.events, kube.elector.is_leader)
-    live = LiveReporter(
-        caches.consumers, caches.secrets, restarter, workloads, kube.events, metrics, kube.elector.is_leader
+    watch_reporter = WatchReporter(kube.events, metrics)
+    watch_reconciler = WatchReconciler(
+        caches.watched, watch_client, restarter, watch_reporter, namespaces, process.span
     )
-    return Controller(access, queue, drift, poller, releases, pacer, live)
+    watch_queue = WorkQueue(watch_reconciler.reconcile, settings.concurrency, metrics)
+    watches = WatchDetector(caches.watched, restarter, watch_queue, ChangeBrake(), kube.elector.is_leader)
+    watches.add_handler(watch_reporter.on_braked)
+    live = LiveReporter(
+        caches.consumers,
+        SecretLookup(caches.secrets, caches.watched),
+        restarter,
+        workloads,
+        kube.events,
+        metrics,
+        kube.elector.is_leader,
+    )
+    return Controller(access, queue, drift, poller, releases, pacer, live, watch_queue, watches, readers)
 
 
 def build_http(
@@ -428,8 +481,10 @@ def observe(process: Process, kube: Kubernetes, aws: Aws, controller: Controller
     metrics, queue = process.metrics, controller.queue
     ProcessCollector(registry=metrics.registry)
     process.watchdog.register_duration("reconcile", queue.longest_running)
+    process.watchdog.register_duration("reconcile of a watched Secret", controller.watch_queue.longest_running)
     process.watchdog.register_duration("AWS calls", process.pools.saturated_for)
     metrics.bindings.set_function(lambda: len(kube.caches.secrets))
+    metrics.watched_secrets.set_function(lambda: len(kube.caches.watched))
     metrics.failing_bindings.set_function(queue.failing)
     metrics.staleness_seconds.set_function(queue.oldest_unmet)
     metrics.rollouts_halted.set_function(controller.pacer.halted)

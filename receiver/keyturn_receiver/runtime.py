@@ -149,14 +149,14 @@ class Runtime:
         self,
         background: Background,
         http: Http,
-        queue: WorkQueue,
+        queues: Sequence[WorkQueue],
         events: EventRecorder,
         readiness: Readiness,
         drain_seconds: float,
     ) -> None:
         self._background = background
         self._http = http
-        self._queue = queue
+        self._queues = queues
         self._events = events
         self._readiness = readiness
         self._drain_seconds = drain_seconds
@@ -213,6 +213,7 @@ class Runtime:
             notifications.webhook.set_deadline(REPLY_DEADLINE)
             notifications.server.should_exit = True
             await asyncio.wait(servers[:1])
-        await self._queue.close(max(0.0, end - time.monotonic()))
+        grace = max(0.0, end - time.monotonic())
+        await asyncio.gather(*(queue.close(grace) for queue in self._queues))
         self._http.operations.should_exit = True
         await asyncio.gather(*servers)

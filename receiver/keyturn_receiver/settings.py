@@ -126,6 +126,15 @@ class Settings(BaseSettings):
     removed, and Keyturn restarts what its annotations select. `running`: what they select is left to it, so that
     nothing is restarted twice."""
 
+    watch_secrets: bool = True
+    """Whether the readers of Secrets with the label `keyturn.dev/watch`, which others fill, are restarted when a value
+    changes. It costs one more watch."""
+
+    report_readers: bool = True
+    """Whether Events name the readers of a changed Secret that nobody restarts: bare pods, ReplicaSets, Jobs and
+    CronJobs. For it, the pods and CronJobs of the Secret's namespace are listed after a change, at most every ten
+    seconds."""
+
     deletions: bool = False
     """Whether a Secret with the annotation `keyturn.dev/on-delete: delete` is deleted once AWS has deleted its secret.
     If not, the Secret stays and its status reports the deletion."""

@@ -14,7 +14,16 @@ from keyturn_local.demo import scenarios
 from keyturn_local.docs import tables
 from keyturn_notifier.event import parse_event
 from keyturn_receiver import errors
-from keyturn_receiver.core import binding, consumer, policy, revision, rollout_switch, write_times
+from keyturn_receiver.core import (
+    binding,
+    consumer,
+    policy,
+    restart_way,
+    revision,
+    rollout_switch,
+    watched,
+    write_times,
+)
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -87,16 +96,17 @@ def test_readme_folders_exist() -> None:
 
 def test_bindings_page_has_every_annotation_and_no_other() -> None:
     annotations = {binding.BIND_LABEL, *binding.FILLING, binding.ON_DELETE, policy.ALLOW_SECRETS}
-    annotations |= {rollout_switch.ROLLOUT, consumer.READS}
-    annotations |= {*revision.RECORD, revision.STATUS, write_times.CHANGED_AT, binding.RECONCILE}
-    annotations |= {revision.RECORD_HASH, revision.RECONCILED, revision.STATE}
+    annotations |= {rollout_switch.ROLLOUT, restart_way.RESTART, consumer.READS}
+    annotations |= {*revision.RECORD, revision.STATUS, write_times.CHANGED_AT, revision.MOVED_AT, binding.RECONCILE}
+    annotations |= {revision.RECORD_HASH, revision.RECONCILED, revision.STATE, watched.WATCHED}
     assert set(re.findall(r"`(keyturn\.dev/[a-z-]+)", BINDINGS)) == annotations
     assert consumer.MARK_PREFIX in BINDINGS
 
 
 def test_bindings_page_has_every_reason_of_a_warning() -> None:
     documented = set(re.findall(r"`([A-Z]\w+)`", BINDINGS.partition("| reason |")[2].partition("\n## ")[0]))
-    internal = {"Conflict", "Expired", "NotFound", "Failed", "Refused", "TryingAgain"}  # these never reach an Event
+    # These never reach an Event.
+    internal = {"Conflict", "DisruptionNotAllowed", "Expired", "NotFound", "Failed", "Refused", "TryingAgain"}
     assert documented == reasons(errors.KeyturnError) - internal
 
 

@@ -23,7 +23,8 @@ YOURS = (
 )
 OURS = {name: value for name, value in EVERYTHING.items() if name not in YOURS}
 RENDERINGS = {"defaults": chart_objects("keyturn"), "everything": chart_objects("keyturn", OURS)}
-BEYOND = {"ClusterRole", "ClusterRoleBinding", "PriorityClass"}
+POLICIES = {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
+BEYOND = {"ClusterRole", "ClusterRoleBinding", "PriorityClass", *POLICIES}
 
 Objects = list[Any]
 

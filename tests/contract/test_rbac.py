@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from keyturn_local.kubernetes.chart import chart_rights
-from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
+from keyturn_receiver.core.workload_kinds import CRON_JOB, WORKLOAD_KINDS
 
 RECEIVER = Path(__file__).parents[2] / "receiver" / "keyturn_receiver"
 
@@ -23,7 +23,8 @@ EVERYWHERE = {
 WORKLOADS = {
     (kind.group, kind.plural): {"get", "list", "watch", "patch"} for kind in WORKLOAD_KINDS.values()
 }  # cluster/workload_client.py and the reflectors of the workloads
-ROLLOUTS = {**WORKLOADS, ("", "pods"): {"list"}}  # cluster/workload_client.py
+READERS = {(CRON_JOB.group, CRON_JOB.plural): {"list"}}  # cluster/reader_client.py, which also lists pods
+ROLLOUTS = {**WORKLOADS, ("", "pods"): {"list"}, **READERS}  # cluster/workload_client.py
 RECORD_KEY = {("", "secrets"): {"get", "patch"}}  # cluster/record_key.py
 DELETIONS = {("", "secrets"): {*EVERYWHERE["", "secrets"], "delete"}}  # reconcile/deletion.py
 # The reflector of cluster/namespace_cache.py, and its reader.
@@ -105,6 +106,12 @@ def test_default_rights_delete_nothing_and_make_no_token() -> None:
     assert RECORD_KEY["", "secrets"] <= EVERYWHERE["", "secrets"]
 
 
+def test_right_to_cron_jobs_ends_with_the_report_of_readers() -> None:
+    for each in chart_rights("keyturn", {"rollouts": {"reportReaders": False}}):
+        if each["kind"] == "ClusterRole":
+            assert rights(each) == EVERYWHERE | ALL_NAMESPACES | WORKLOADS | {("", "pods"): {"list"}}
+
+
 def test_leases_and_secrets_of_others_in_the_own_namespace_are_neither_read_nor_written() -> None:
     (role,) = (each for each in chart_rights("keyturn") if each["kind"] == "Role")
     names = {"leases": ["keyturn-poller", "keyturn-event-path"], "secrets": ["keyturn-record-key"]}
@@ -127,6 +134,8 @@ def test_code_requests_no_other_kind_of_object() -> None:
             group_version, resource = (ast.unparse(argument) for argument in node.args[:2])
             if (group_version, resource) == ("kind.group_version", "kind.plural"):
                 asked |= WORKLOADS.keys()
+            elif (group_version, resource) == ("CRON_JOB.group_version", "CRON_JOB.plural"):
+                asked |= READERS.keys()
             elif group_version != "group_version":  # `reflect` passes its own parameter on to `path`
                 group = GROUPS.get(group_version, group_version.strip("'"))
                 asked.add((group.rpartition("/")[0], ast.literal_eval(resource)))

@@ -6,12 +6,10 @@ import signal
 
 import pytest
 
-from support.cluster_state import annotations_of
 from support.fault_env import FaultEnv
 from support.manifests import env_from, workload
 from support.wait import eventually
 
-MARK = "revision.keyturn.dev/db"
 NOWHERE = {"no-node": "has-this"}
 
 
@@ -103,4 +101,4 @@ def test_stuck_rollout_is_told_once_across_leaders_and_ends_live(env: FaultEnv) 
     (live,) = eventually(lambda: told(env, "Live"), seconds=60)
     assert "all 2 pods run version " in live
     eventually(lambda: second.metric("keyturn_rollouts_stuck") == 0)
-    assert MARK in annotations_of(env.cluster, "deployment", env.namespace, "web")
+    assert env.has_latest("web")

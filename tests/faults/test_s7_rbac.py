@@ -97,6 +97,8 @@ def restarts_all_kinds(env: FaultEnv) -> None:
     patch = json.dumps({"metadata": annotations, "spec": {"template": {"metadata": annotations}}})
     env.cluster.kubectl("patch", "deployment", "deployment", "-n", env.namespace, "--type=merge", "-p", patch)
     eventually(lambda: env.kubernetes_proxy.matching("GET", "/pods$"))
+    # After a change, readers that nobody restarts are looked for.
+    eventually(lambda: env.kubernetes_proxy.matching("GET", "/cronjobs$"))
 
 
 def restarts_nobody(env: FaultEnv) -> None:

@@ -55,7 +55,7 @@ def test_ingress_without_a_class_is_warned_of_unless_the_cluster_has_a_default_o
 
 
 @pytest.mark.usefixtures("custom_resources")
-@pytest.mark.parametrize(("whole", "kinds"), [(False, 12), (True, 18)], ids=["the defaults", "everything"])
+@pytest.mark.parametrize(("whole", "kinds"), [(False, 14), (True, 18)], ids=["the defaults", "everything"])
 def test_uninstalled_release_leaves_nothing(helm: Helm, namespace: str, whole: bool, kinds: int) -> None:
     before = helm.inventory(namespace)
     helm.install({**ANYWHERE, "namespaces": [namespace]} if whole else SOME_KEY, wait="hookOnly")
@@ -126,6 +126,7 @@ def test_two_releases_in_two_namespaces_share_nothing(helm: Helm, suffix: str, f
         alone, before = helm.object_versions(), helm.inventory()
         other.install(ALSO_BEYOND)
         beyond = {kind for kind, _, _ in helm.inventory() - before}
-        assert beyond == {"ClusterRole", "ClusterRoleBinding", "PriorityClass", "IPAddress"}
+        policies = {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
+        assert beyond == {"ClusterRole", "ClusterRoleBinding", "PriorityClass", "IPAddress", *policies}
         other.uninstall()
         assert helm.object_versions() == alone

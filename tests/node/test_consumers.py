@@ -1,7 +1,10 @@
 """Processes in pods get the new value of a Secret in every way that a pod can read one, with and without a restart."""
 
+import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -79,6 +82,33 @@ def test_consumers_are_restarted_and_hold_the_new_value(
         took[way] = told[0].at - moved
     print("\nlabel moved -> new value in use:", ", ".join(f"{way} {seconds:.2f} s" for way, seconds in took.items()))
     assert [len(listener.pods(way) - before[way]) for way in WAYS] == [1, 1, 1]
+
+
+def test_live_seconds_are_what_the_restarted_process_tells(
+    control_plane: ControlPlane, aws: LocalAws, place: str, listener: Listener, sender: RetryingSender
+) -> None:
+    """The Event `Live` gives the seconds from the move of the label until the pod is ready with the new value. They
+    agree with what the process in the pod reports, but for the kubelet's delay and for the whole seconds of both
+    ends."""
+    control_plane.create([listener.consumer(place, ENV, "db", [ENV])])
+    eventually(lambda: listener.first(ENV, ENV, 0))
+    before = listener.pods(ENV)
+    made = rotate_to(aws, place, "db", 1)
+    moved, moved_at = pod_clock(), datetime.now(UTC)
+    # AWS tells whole seconds.
+    sender.send(replace(made, time=moved_at.strftime("%Y-%m-%dT%H:%M:%SZ")))
+    about = f"involvedObject.name={ENV},involvedObject.kind=Deployment,reason=Live"
+    arguments = ("get", "events", "-n", place, "-o", "json", f"--field-selector={about}")
+    (event,) = eventually(lambda: json.loads(control_plane.kubectl(*arguments))["items"], 120)
+    seconds = int(event["message"].removesuffix(" s after the label moved").rpartition(" ")[2])
+    (name,) = listener.pods(ENV) - before
+    told = next(each.at for each in listener.of(ENV) if each.pod == name) - moved
+    (pod,) = (each for each in control_plane.list("pods", place) if each["metadata"]["name"] == name)
+    (at,) = (each["lastTransitionTime"] for each in pod["status"]["conditions"] if each["type"] == "Ready")
+    ready = (datetime.fromisoformat(at) - moved_at).total_seconds()
+    print(f"\nlabel moved -> live: {seconds} s; told by the process: {told:.2f} s; pod ready: {ready:.0f} s")
+    assert told - 1 <= seconds  # never before the process has the value
+    assert abs(seconds - max(told, ready)) <= 3  # whole seconds at three places
 
 
 def test_mounted_volume_alone_gets_the_new_value_without_a_restart(

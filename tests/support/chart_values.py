@@ -49,7 +49,7 @@ COMBINABLE: dict[str, Values] = {
     "few namespaces": {"namespaces": SERVED},
     "tenant roles": {"tenantRoles": {"enabled": True}},
     "deletions": {"deletions": {"enabled": True}},
-    "restarts": {"rollouts": {"default": "disabled", "reloader": "running"}},
+    "restarts": {"rollouts": {"default": "disabled", "reloader": "running", "reportReaders": False}},
     "Reloader replaced": {"rollouts": {"reloader": "replaced"}},
     "poller": {"poller": {"intervalSeconds": 60, "mode": "describe"}},
     "heartbeats": {"heartbeats": {"silenceSeconds": 0}},
@@ -198,6 +198,7 @@ EXCLUSIVE: dict[str, Values] = {
         "deletions": {"enabled": True},
     },
     "no rollouts": {"rollouts": {"enabled": False}},
+    "no warnings": {"warnings": {"enabled": False}},
     "every word": {"logLevel": "DEBUG"},
     "warnings": {"logLevel": "WARNING"},
     "TLS by cert-manager, all by itself": {

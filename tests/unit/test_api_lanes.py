@@ -1,14 +1,15 @@
 """Requests to the Kubernetes API wait in the lane of their namespace, and those about Leases in none."""
 
 import asyncio
+import json
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from keyturn_receiver.cluster.api import QUEUE_TIMEOUT, Api, path
-from keyturn_receiver.errors import ClusterUnavailable, NamespaceBusy
+from keyturn_receiver.cluster.api import MAX_429_RETRIES, QUEUE_TIMEOUT, Api, path
+from keyturn_receiver.errors import ClusterUnavailable, DisruptionNotAllowed, NamespaceBusy, TooManyRequests
 from keyturn_receiver.resilience.adaptive_limiter import AdaptiveLimiter
 from keyturn_receiver.telemetry.metrics import Metrics
 
@@ -16,8 +17,11 @@ pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 
 class Content:
+    def __init__(self, content: bytes = b"{}") -> None:
+        self._content = content
+
     async def iter_any(self) -> Any:
-        yield b"{}"
+        yield self._content
 
 
 class Transport:
@@ -87,3 +91,45 @@ async def test_namespace_whose_own_requests_take_too_long_is_told_so() -> None:
     assert sum(isinstance(task.exception(), NamespaceBusy) for task in crowd if task.done()) > 200
     for task in crowd:
         task.cancel()
+
+
+class Refusal:
+    """A transport whose requests are answered with an error. ``sent`` counts them."""
+
+    def __init__(self, status: int, *causes: str) -> None:
+        self._status = status
+        details = {"causes": [{"reason": cause, "message": "The disruption budget web needs 3"} for cause in causes]}
+        self._content = json.dumps({"kind": "Status", "code": status, "details": details}).encode()
+        self.sent = 0
+
+    async def send(self, *_: object) -> Any:
+        self.sent += 1
+        content = Content(self._content)
+        return SimpleNamespace(status=self._status, headers={}, content=content, release=lambda: None)
+
+
+EVICTION = path("v1", "pods", "team", "web-1") + "/eviction"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "error", "sent"),
+    [
+        (Refusal(429, "DisruptionBudget"), DisruptionNotAllowed, 1),
+        (Refusal(500), ClusterUnavailable, 1),  # two budgets select the pod
+        (Refusal(429), TooManyRequests, 1 + MAX_429_RETRIES),
+    ],
+)
+async def test_eviction_that_a_budget_forbids_slows_down_nobody(
+    refusal: Refusal, error: type[Exception], sent: int
+) -> None:
+    """The API server is well. A tenant can write such a budget."""
+    limiter = AdaptiveLimiter(4)
+    api = Api(cast("Any", refusal), limiter, Metrics())
+    with pytest.raises(error) as raised:
+        await api.request("POST", EVICTION, body={})
+    assert type(raised.value) is error
+    assert refusal.sent == sent
+    assert limiter.limit == 4
+    with pytest.raises(ClusterUnavailable):
+        await Api(cast("Any", Refusal(500)), limiter, Metrics()).request("POST", path("v1", "events", "team"), body={})
+    assert limiter.limit < 4

@@ -637,6 +637,34 @@ async def test_failed_fill_still_restarts_consumers_that_are_behind() -> None:
     await engine.queue.close(0)
 
 
+@pytest.mark.parametrize(("age_of_pod", "restarts"), [(1, ["web"]), (-1, [])])
+async def test_template_that_is_reverted_is_decided_by_the_pods(age_of_pod: int, restarts: list[str]) -> None:
+    """An owner builds the template again after a restart. If the rollout was complete, the pods are new."""
+    engine = Engine()
+    await engine.start()
+    engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
+    assert (await engine.notify()).restarted
+    template = engine.api.workload["spec"]["template"]["metadata"]
+    assert list(template["annotations"]) == ["revision.keyturn.dev/db"]
+    assert engine.api.workload["metadata"]["annotations"] == {}
+    assert ("GET", "pods") not in engine.api.calls  # a rotation looks at no pod
+    await engine.settle()
+    engine.api.workload["metadata"] |= {"resourceVersion": "100", "creationTimestamp": engine.api.written_at(-100)}
+    engine.api.workload["spec"] = {"template": {"metadata": {"annotations": {}}, "spec": deployment_spec()}}
+    engine.api.make_pods(age_of_pod)
+    engine.api.show()
+    await engine.settle()
+    await asyncio.sleep(2)
+    assert engine.api.calls.count(("GET", "pods")) == 1
+    template = engine.api.workload["spec"]["template"]["metadata"]
+    assert bool(template["annotations"]) is bool(restarts)
+    assert bool(engine.api.workload["metadata"]["annotations"]) is not bool(restarts)
+
+
+def deployment_spec() -> Any:
+    return deployment()["spec"]["template"]["spec"]
+
+
 async def test_permanent_failure_writes_status_and_event_once() -> None:
     engine = Engine()
     await engine.start()

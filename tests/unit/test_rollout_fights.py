@@ -106,6 +106,36 @@ def test_secret_that_moves_to_and_fro_slows_down() -> None:
     assert observer.delay("v2") == 0
 
 
+@pytest.mark.parametrize(("template", "removed"), [("v2", False), (None, True)])
+def test_restart_that_takes_the_settled_mark_away_is_no_removal(template: str | None, removed: bool) -> None:
+    """A Secret moves to and fro. Or an owner takes the mark from the template."""
+    observer, told = Observer(), []
+    observer.fights.add_handler(told.append)
+    marks = {MARK: template} if template else {}
+    for _ in range(4):
+        settled = replace(consumer(None), baseline={MARK: "v1"} if template else {}, marks=marks)
+        observer.show(settled, replace(consumer("v3"), baseline={}))
+    assert [fight.removed for fight in told] == [removed]
+
+
+def test_settled_mark_that_keeps_being_removed_is_left_off_and_asked_for_ever_later() -> None:
+    observer = Observer()
+    mark = RolloutAnnotation(MARK, "v1", restart=False)
+    observer.show(*(consumer(value) for value in ("v1", None, "v1")))
+    assert not observer.fights.keeps_off(consumer(None), mark)
+    observer.show(consumer(None))
+    delays = []
+    for _ in range(10):
+        delays.append(observer.delay("v1"))
+        observer.clock.advance(delays[-1])
+        assert observer.fights.keeps_off(consumer(None), mark)
+    assert delays == sorted(delays)
+    assert (delays[0], delays[-1]) == (FIGHT_BACKOFF.base, FIGHT_BACKOFF.cap)
+    assert not observer.fights.keeps_off(consumer(None), RolloutAnnotation(MARK, "v2", restart=False))
+    observer.clock.advance(RESET_AFTER + 1)
+    assert not observer.fights.keeps_off(consumer(None), mark)  # the owner may have gone
+
+
 def test_marks_of_other_secrets_and_workloads_are_not_concerned() -> None:
     observer = Observer()
     observer.show(*(consumer(mark) for mark in ("v1", None) * 3))

@@ -9,7 +9,8 @@ import pytest
 
 import keyturn_receiver
 from keyturn_receiver.cluster.api import ReplyTooLarge
-from keyturn_receiver.cluster.workload_client import MAX_POD_PAGE, POD_PAGE, WorkloadClient
+from keyturn_receiver.cluster.object_pages import MAX_PAGE, PAGE_SIZE
+from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
 from keyturn_receiver.core.pod import Pod
 from keyturn_receiver.core.rollout import RolloutAnnotation
@@ -84,7 +85,7 @@ def test_kind_is_named_in_the_table_alone(kind: WorkloadKind) -> None:
 class PodApi:
     """A fake Kubernetes client with one workload and its pods. A page of more than ``max_pods`` pods is too large."""
 
-    def __init__(self, selector: dict[str, Any], pods: int, max_pods: int = POD_PAGE) -> None:
+    def __init__(self, selector: dict[str, Any], pods: int, max_pods: int = PAGE_SIZE) -> None:
         owner = {"controller": True, "kind": "ReplicaSet", "name": "web-1"}
         metadata = {"creationTimestamp": "1970-01-01T00:00:01Z", "ownerReferences": [owner]}
         metadata_of = {"uid": "web", "namespace": "team", "name": "web", "resourceVersion": "1"}
@@ -105,7 +106,7 @@ class PodApi:
             return self._workload
         self.queries.append(dict(query))
         limit, first = int(query["limit"]), int(query.get("continue", 0))
-        assert max_bytes == (MAX_POD_PAGE if limit > 1 else float("inf"))
+        assert max_bytes == (MAX_PAGE if limit > 1 else float("inf"))
         if limit > self._max_pods:
             raise ReplyTooLarge
         metadata = {"continue": str(first + limit)} if first + limit < len(self._pods) else {}
@@ -136,9 +137,9 @@ async def test_pods_are_listed_by_the_selector_of_the_workload(selector: dict[st
     assert [each["labelSelector"] for each in api.queries] == [query]
 
 
-@pytest.mark.parametrize("max_pods", [POD_PAGE, 5, 1])
+@pytest.mark.parametrize("max_pods", [PAGE_SIZE, 5, 1])
 async def test_pods_are_listed_in_pages_that_fit_into_memory(max_pods: int) -> None:
-    api = PodApi({"matchLabels": {"app": "web"}}, 2 * POD_PAGE + 1, max_pods)
+    api = PodApi({"matchLabels": {"app": "web"}}, 2 * PAGE_SIZE + 1, max_pods)
     assert len(await pods_of(api)) == 101
 
 

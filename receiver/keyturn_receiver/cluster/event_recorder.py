@@ -19,7 +19,7 @@ from functools import partial
 from keyturn_receiver.cluster.api import MERGE_PATCH, Api, Json, path
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.printable import printable
-from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
+from keyturn_receiver.core.workload_kinds import GROUP_VERSIONS
 from keyturn_receiver.errors import Conflict, KeyturnError, NotFound
 from keyturn_receiver.resilience.fair_map import FairMap
 from keyturn_receiver.resilience.token_bucket import TokenBucket, TokenBuckets
@@ -190,7 +190,7 @@ class EventRecorder:
             "kind": "Event",
             "metadata": {"name": name, "namespace": namespace},
             "involvedObject": {
-                "apiVersion": WORKLOAD_KINDS[event.kind].group_version if event.kind in WORKLOAD_KINDS else "v1",
+                "apiVersion": GROUP_VERSIONS.get(event.kind, "v1"),
                 "kind": event.kind,
                 "namespace": namespace,
                 "name": event.target.name,

@@ -1,9 +1,11 @@
 """Client for single workloads. It reads them and their pods, writes Keyturn's annotations on them, and evicts pods."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
-from keyturn_receiver.cluster.api import MERGE_PATCH, Api, Json, ReplyTooLarge, path
+from keyturn_receiver.cluster.api import MERGE_PATCH, Api, Json, path
+from keyturn_receiver.cluster.object_pages import MAX_PAGE, PAGE_SIZE, list_in_pages
 from keyturn_receiver.cluster.wanted_fields import PAGE, POD, workload_decoder
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef, named_secrets, read_consumer
 from keyturn_receiver.core.field_owners import FIELD_MANAGER, other_writer
@@ -12,9 +14,6 @@ from keyturn_receiver.core.pod_trouble import trouble_of
 from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.rollout import RolloutAnnotation
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
-
-POD_PAGE = 50  # pods that are requested at once
-MAX_POD_PAGE = 4 * 1024 * 1024  # bytes; a parsed page takes several times as much memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +67,23 @@ class WorkloadClient:
     async def pods(self, workload: Workload) -> AsyncGenerator[Pod, None]:
         """Yield the pods of a workload, without those that are ending. Raises the same errors as ``read``."""
         ref = workload.ref
-        query, limit = {"labelSelector": workload.selector}, POD_PAGE
-        while True:
-            query["limit"] = str(limit)
-            max_bytes = MAX_POD_PAGE if limit > 1 else float("inf")
-            try:
-                page = await self._api.request(
-                    "GET", path("v1", "pods", ref.namespace), query, max_bytes=max_bytes, decoder=PAGE
-                )
-            except ReplyTooLarge:  # the pods are large, so ask for fewer of them at once
-                limit = max(1, limit // 4)
-                continue
-            for each in page.get("items") or []:
+        query = {"labelSelector": workload.selector}
+        async with aclosing(list_in_pages(self._api, path("v1", "pods", ref.namespace), query)) as pods:
+            async for each in pods:
                 if pod := read_pod(POD.decode(each), ref, workload.uid, workload.named):
                     yield pod
-            if not (next_page := page["metadata"].get("continue")):
-                return
-            query["continue"] = next_page
+
+    async def trouble(self, ref: WorkloadRef) -> str:
+        """Return why one of the first PAGE_SIZE pods of a workload is not ready (``core/pod_trouble.py``), or an empty
+        text. Raises the same errors as ``read``, and ReplyTooLarge."""
+        workload = await self._get(ref)
+        uid = str(workload["metadata"]["uid"])
+        query = {"labelSelector": _selector(workload["spec"].get("selector") or {}), "limit": str(PAGE_SIZE)}
+        page = await self._api.request(
+            "GET", path("v1", "pods", ref.namespace), query, max_bytes=MAX_PAGE, decoder=PAGE
+        )
+        pods = (POD.decode(each) for each in page.get("items") or [])
+        return trouble_of(pod for pod in pods if read_pod(pod, ref, uid))
 
     async def evict(self, ref: WorkloadRef, pod: Pod) -> None:
         """Evict one pod of a workload. Raises DisruptionNotAllowed if a PodDisruptionBudget forbids it for now, and
@@ -96,18 +95,6 @@ class WorkloadClient:
             "deleteOptions": {"preconditions": {"uid": pod.uid}},
         }
         await self._api.request("POST", f"{path('v1', 'pods', ref.namespace, pod.name)}/eviction", body=body)
-
-    async def trouble(self, ref: WorkloadRef) -> str:
-        """Return why one of the first POD_PAGE pods of a workload is not ready (``core/pod_trouble.py``), or an empty
-        text. Raises the same errors as ``read``, and ReplyTooLarge."""
-        workload = await self._get(ref)
-        uid = str(workload["metadata"]["uid"])
-        query = {"labelSelector": _selector(workload["spec"].get("selector") or {}), "limit": str(POD_PAGE)}
-        page = await self._api.request(
-            "GET", path("v1", "pods", ref.namespace), query, max_bytes=MAX_POD_PAGE, decoder=PAGE
-        )
-        pods = (POD.decode(each) for each in page.get("items") or [])
-        return trouble_of(pod for pod in pods if read_pod(pod, ref, uid))
 
     async def mark(self, consumer: Consumer, mark: RolloutAnnotation) -> Consumer | None:
         """Write a mark, and return the workload as it was written. Raises Conflict if it has changed since it was read.

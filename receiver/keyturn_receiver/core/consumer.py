@@ -70,10 +70,10 @@ class Consumer:
     restart cannot be undone. ``created`` is the time of its creation, in seconds since 1970 by the API server's clock,
     or None if that is not known. ``seen_late`` means that this replica first saw the workload long after its creation.
     ``reloader`` are the rules of Reloader's annotations, if these count. ``may_restart_twice`` means that the workload
-    has such annotations, but they do not count. ``evicts`` means that its pods are evicted instead of its template
-    being changed; then no setting of the workload holds them. ``progress`` tells how far the rollout of the present pod
-    template has come, or is None if that cannot be told. ``order`` and ``window`` are what its annotations say about
-    its restarts, or None.
+    has such annotations, but they do not count. ``progress`` tells how far the rollout of the present pod template has
+    come, or is None if that cannot be told. ``evicts`` means that its pods are evicted instead of its template being
+    changed; then no setting of the workload holds them. ``order`` and ``window`` are what its annotations say about its
+    restarts, or None.
     """
 
     ref: WorkloadRef
@@ -89,8 +89,8 @@ class Consumer:
     seen_late: bool = False
     reloader: ReloaderRules | None = None
     may_restart_twice: bool = False
-    evicts: bool = False
     progress: RolloutProgress | None = None
+    evicts: bool = False
     order: int | None = None
     window: str | None = None
 
@@ -155,7 +155,7 @@ def read_consumer(
     """Parse a workload as the API server returns it. Returns None if its pods read no Secret, and nothing is wrong
     with its annotations and labels. ``reloader`` tells whether Reloader's annotations count."""
     metadata = as_object(workload.get("metadata"))
-    template = _template(kind, workload)
+    template = pod_template(kind, workload)
     annotations = as_object(metadata.get("annotations"))
     template_metadata = as_object(template.get("metadata"))
     on_template = as_object(template_metadata.get("annotations"))
@@ -192,8 +192,8 @@ def read_consumer(
         created=parse_time(metadata.get("creationTimestamp")),
         reloader=rules,
         may_restart_twice=not counts and has_rules(annotations, on_template),
-        evicts=evicts,
         progress=read_progress(kind, workload),
+        evicts=evicts,
         order=read_order(annotations, on_template),
         window=own_window(annotations, on_template),
     )
@@ -202,14 +202,15 @@ def read_consumer(
 def named_secrets(kind: WorkloadKind, workload: Mapping[str, object], reloader: ReloaderMode) -> list[str]:
     """Return the Secrets that the annotations of a workload and of its pod template name as read."""
     annotations = as_object(as_object(workload.get("metadata")).get("annotations"))
-    on_template = as_object(as_object(_template(kind, workload).get("metadata")).get("annotations"))
+    on_template = as_object(as_object(pod_template(kind, workload).get("metadata")).get("annotations"))
     names = list(filter(is_object_name, (*names_read(annotations), *names_read(on_template))))
     if reloader is ReloaderMode.REPLACED and (rules := read_rules(annotations, on_template)):
         names += rules.names
     return names
 
 
-def _template(kind: WorkloadKind, workload: Mapping[str, object]) -> Mapping[str, object]:
+def pod_template(kind: WorkloadKind, workload: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the pod template of a workload, empty if it has none."""
     template = workload
     for field in kind.template:
         template = as_object(template.get(field))

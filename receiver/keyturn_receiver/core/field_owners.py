@@ -12,7 +12,10 @@ FIELD_MANAGER = "keyturn"
 # The status has a field manager of its own. If the manager of the data applied the status alone, the data would be
 # removed.
 STATUS_MANAGER = "keyturn-status"
-MANAGERS = frozenset({FIELD_MANAGER, STATUS_MANAGER})  # the field managers with which the receiver writes
+# On Secrets that others fill, Keyturn owns one annotation and nothing else.
+WATCH_MANAGER = "keyturn-watch"
+# The field managers with which the receiver writes.
+MANAGERS = frozenset({FIELD_MANAGER, STATUS_MANAGER, WATCH_MANAGER})
 
 
 def managed_fields(metadata: Mapping[str, object]) -> list[Mapping[str, object]]:

@@ -66,11 +66,13 @@ class Record:
     revision of each key. ``data_hash`` is a keyed hash of the data that Keyturn last wrote, and ``binding_hash`` is a
     hash of the binding at that time. ``status`` is for people. ``reconciled`` is the last request to reconcile that was
     served. ``labelled`` is false if the label ``keyturn.dev/state`` does not agree with the status. ``write_times`` has
-    the time at which each key was last written, as far as it is known. ``halt`` is what the status says if a failed
-    rollout halts the others (``core/rollout_halt.py``), and otherwise empty. That is no error of the Secret itself,
-    whose ``status`` is then OK, and two records are equal whatever they say of it. ``moved_at`` is the time at which
-    the staging label moved to the version that was written last, in seconds since 1970 by AWS's clock, or None. It
-    alone causes no write.
+    the time at which each key was last written, as far as it is known. ``moved_at`` is the time at which the staging
+    label moved to the version that was written last, in seconds since 1970 by AWS's clock, or None. It alone causes no
+    write. ``mark_prefix`` begins the marks that are made from this record; marks with another beginning tell nothing
+    about it. Keys without a time were last written at ``unknown_until`` at the latest, in seconds since 1970, or nobody
+    knows when, if that is None. ``halt`` is what the status says if a failed rollout halts the others
+    (``core/rollout_halt.py``), and otherwise empty. That is no error of the Secret itself, whose ``status`` is then OK,
+    and two records are equal whatever they say of it.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)
@@ -83,6 +85,8 @@ class Record:
     write_times: WriteTimes = field(default_factory=dict)
     halt: str = field(default="", compare=False)
     moved_at: int | None = field(default=None, compare=False)
+    mark_prefix: str = ""
+    unknown_until: int | None = None
     _memo: _Memo = field(default_factory=_Memo, init=False, repr=False, compare=False)
 
     @property

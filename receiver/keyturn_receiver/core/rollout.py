@@ -51,7 +51,7 @@ def baseline(consumer: Consumer, secret_name: str, before: Record, after: Record
     """
     reads = consumer.reads.get(secret_name, Reads())
     value = _mark_value(reads, before)
-    if not value or _current_mark(consumer, secret_name) or not _concerns(reads, before, after):
+    if not value or _current_mark(consumer, secret_name, after) or not _concerns(reads, before, after):
         return None
     return RolloutAnnotation(mark_name(secret_name), value, restart=False)
 
@@ -70,9 +70,9 @@ def rollout(
     """
     reads = consumer.reads.get(secret_name, Reads())
     value = _mark_value(reads, record)
-    current = _current_mark(consumer, secret_name)
-    if not value and current and reads.optional and record.revisions and REMOVED in record.write_times:
-        value = digest({}, ())  # a key that its pods have read is gone, and they start without it
+    current = _current_mark(consumer, secret_name, record)
+    if not value and current and reads.optional and record.revisions and _may_have_removed(record):
+        value = record.mark_prefix + digest({}, ())  # a key that its pods have read is gone, and they start without it
     if not value or current == value:
         return None
     name, former, marked = mark_name(secret_name), former_mark_name(secret_name), bool(current)
@@ -83,12 +83,6 @@ def rollout(
     return RolloutAnnotation(name, value, restart=False, undecided=undecided, marked=marked, former=others)
 
 
-def has_mark_of(consumer: Consumer, secret_name: str, record: Record) -> bool:
-    """Return whether a consumer's mark is that of ``record``."""
-    current = _current_mark(consumer, secret_name)
-    return current is not None and current == _mark_value(consumer.reads.get(secret_name, Reads()), record)
-
-
 def present_mark(consumer: Consumer, secret_name: str, record: Record) -> str | None:
     """Return the mark on the pod template if it stands for the present revisions, so that the rollout of this template
     brings the present values to the pods. Otherwise return None."""
@@ -96,7 +90,7 @@ def present_mark(consumer: Consumer, secret_name: str, record: Record) -> str | 
     if not mark:
         return None
     reads = consumer.reads.get(secret_name, Reads())
-    return mark if mark == (_mark_value(reads, record) or digest({}, ())) else None
+    return mark if mark == (_mark_value(reads, record) or record.mark_prefix + digest({}, ())) else None
 
 
 def written_at(consumer: Consumer, secret_name: str, record: Record) -> int | None:
@@ -109,19 +103,29 @@ def written_at(consumer: Consumer, secret_name: str, record: Record) -> int | No
     return max((time.at for time in each if time.at is not None), default=None)
 
 
+def has_mark_of(consumer: Consumer, secret_name: str, record: Record) -> bool:
+    """Return whether a consumer's mark is that of ``record``."""
+    current = _current_mark(consumer, secret_name, record)
+    return current is not None and current == _mark_value(consumer.reads.get(secret_name, Reads()), record)
+
+
 def is_behind(pod: Pod, secret_name: str, record: Record, mark: RolloutAnnotation, seen_late: bool) -> bool:
     """Return whether a pod may have read an older value than the Secret has now. ``mark`` is what ``rollout`` returned
     for its workload, and ``seen_late`` is the consumer's.
 
     A pod with the mark on itself was made from a template that was marked after the write.
     """
-    if pod.marks.get(mark.name) == mark.value:
-        return False
+    return pod.marks.get(mark.name) != mark.value and has_older_value(pod, secret_name, record, seen_late, mark.marked)
+
+
+def has_older_value(pod: Pod, secret_name: str, record: Record, seen_late: bool = False, marked: bool = False) -> bool:
+    """Return whether a pod may have read an older value than the Secret has now, by its times alone. The arguments are
+    those of ``is_behind``, and ``RolloutAnnotation.marked``."""
     reads = pod.reads.get(secret_name)
-    if not _may_be_behind(reads, pod.created, record, seen_late, mark.marked, pod.has_started):
+    if not _may_be_behind(reads, pod.created, record, seen_late, marked, pod.has_started):
         return False
     started = pod.started.get(secret_name)
-    return started is None or _may_be_behind(reads, started - CLOCK_SECONDS, record, False, mark.marked)
+    return started is None or _may_be_behind(reads, started - CLOCK_SECONDS, record, False, marked)
 
 
 def _may_be_behind(
@@ -143,8 +147,9 @@ def _may_be_behind(
         return False
     if created is None:
         return marked
-    if marked and _has_unknown_times(reads, record):
-        return True  # an older release has written them
+    until = _NOW if record.unknown_until is None else record.unknown_until
+    if marked and created <= until and _has_unknown_times(reads, record):
+        return True  # an older release has written them, or others before their Secret was watched
     for time in _times(reads, record, marked):
         written_at = _NOW if time.at is None else time.at
         if time.appeared:
@@ -174,7 +179,16 @@ def _has_unknown_times(reads: Reads, record: Record) -> bool:
     times = record.write_times
     if reads.whole:
         return len(times) - (REMOVED in times) < len(record.revisions)
-    return any(key in record.revisions and key not in times for key in reads.keys)
+    if any(key in record.revisions and key not in times for key in reads.keys):
+        return True
+    # A mark that tells of a key which is gone is the only trace of it, if nothing was kept on a watched Secret.
+    removed = bool(record.mark_prefix) and REMOVED not in times
+    return removed and any(key not in record.revisions for key in reads.keys)
+
+
+def _may_have_removed(record: Record) -> bool:
+    """Return whether a key may have been removed. Others remove keys of watched Secrets at any time."""
+    return REMOVED in record.write_times or bool(record.mark_prefix)
 
 
 def _concerns(reads: Reads, before: Record, after: Record) -> bool:
@@ -186,16 +200,23 @@ def _concerns(reads: Reads, before: Record, after: Record) -> bool:
     return not (reads.needs_keys and all(after.write_times.get(key) == new for key in changed))
 
 
-def _current_mark(consumer: Consumer, secret_name: str) -> str | None:
-    for name in (mark_name(secret_name), former_mark_name(secret_name)):
-        if name and (mark := consumer.baseline.get(name) or consumer.marks.get(name)):
-            return mark
+def _current_mark(consumer: Consumer, secret_name: str, record: Record) -> str | None:
+    for name in filter(None, (mark_name(secret_name), former_mark_name(secret_name))):
+        for mark in (consumer.baseline.get(name), consumer.marks.get(name)):
+            if mark and _is_mark_of(mark, record):
+                return mark
     return None
+
+
+def _is_mark_of(mark: str, record: Record) -> bool:
+    """Return whether a mark may come from a record like this one. Only those of watched Secrets have a prefix, which
+    ends with a dot and tells the record key (``watched.py``). Without that key, a mark tells nothing."""
+    return mark.startswith(record.mark_prefix) if record.mark_prefix else "." not in mark
 
 
 def _mark_value(reads: Reads, record: Record) -> str | None:
     # A key without a revision is not managed by Keyturn. A pod that reads only such keys gets no mark.
     if reads.whole:
-        return record.digest if record.revisions else None
+        return record.mark_prefix + record.digest if record.revisions else None
     keys = reads.keys & record.revisions.keys()
-    return digest(record.revisions, keys) if keys else None
+    return record.mark_prefix + digest(record.revisions, keys) if keys else None

@@ -16,6 +16,7 @@ from keyturn_receiver.core.json_access import as_object
 
 DOMAIN = "keyturn.dev"
 BIND_LABEL = f"{DOMAIN}/bind"
+WATCH_LABEL = f"{DOMAIN}/watch"
 MAX_FAULTS = 10  # faults of one object that are reported
 MAX_CANDIDATES = 100  # names of one object that are compared with the known ones, which takes some 0.1 ms each
 
@@ -64,11 +65,12 @@ WRITTEN: Mapping[str, tuple[Place, ...]] = dict.fromkeys(
         "changed-at",
         "label-moved-at",
         "reconciled",
+        "watched",
         "history",
     ),
     (_S,),
 )
-LABELS: Mapping[str, tuple[Place, ...]] = {"bind": (_S,), "state": (_S,)}
+LABELS: Mapping[str, tuple[Place, ...]] = {"bind": (_S,), "watch": (_S,), "state": (_S,)}
 _ANNOTATIONS = {**DECLARED, **WRITTEN}
 # Words that an author may use for an annotation, and that are not spelt like it.
 SYNONYMS: Mapping[str, str] = {

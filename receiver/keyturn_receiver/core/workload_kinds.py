@@ -44,3 +44,11 @@ WORKLOAD_KINDS: Mapping[str, WorkloadKind] = {
         WorkloadKind("DaemonSet", "apps/v1", "daemonsets", has_on_delete=True, status=StatusForm.NODES),
     )
 }
+# A kind that needs no restart, since the pods of its next run read the new value. It is listed, and never watched.
+CRON_JOB = WorkloadKind("CronJob", "batch/v1", "cronjobs", template=("spec", "jobTemplate", "spec", "template"))
+# The kinds besides Secrets, Namespaces and pods that Events may be about, with their API groups and versions.
+GROUP_VERSIONS: Mapping[str, str] = {
+    **{kind.kind: kind.group_version for kind in (*WORKLOAD_KINDS.values(), CRON_JOB)},
+    "ReplicaSet": "apps/v1",
+    "Job": "batch/v1",
+}

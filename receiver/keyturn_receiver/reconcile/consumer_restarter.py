@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
-from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
@@ -25,6 +24,7 @@ from keyturn_receiver.errors import (
 )
 from keyturn_receiver.reconcile.pending_restarts import PendingRestarts, Write
 from keyturn_receiver.reconcile.pod_evictor import PodEvictor
+from keyturn_receiver.reconcile.record_client import RecordClient
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.reconcile.rollout_pacer import RolloutPacer, Turn
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
@@ -61,7 +61,7 @@ class ConsumerRestarter:
         index: ConsumerIndex,
         policy: RolloutPolicy,
         workloads: WorkloadClient,
-        secrets: SecretClient,
+        secrets: RecordClient,
         legs: LegTimer,
         fights: RolloutFights,
         evictor: PodEvictor,
@@ -106,10 +106,6 @@ class ConsumerRestarter:
         halt."""
         turn = self._pacer.turn(target, spec, consumers, record)
         return (*turn.start, *turn.unpaced), turn.halt
-
-    def forget(self, target: Target) -> None:
-        """Forget what the consumers of a Secret that is gone have waited for."""
-        self._pacer.forget(target)
 
     def look_again_in(self, target: Target) -> float | None:
         """Return the seconds until others may be marked without a change of state, such as when a window opens, or

@@ -84,7 +84,6 @@ class DriftDetector:
         bound = self._bound.get(target)
         if bound is None:
             self._queue.drop(target)
-            self._restarter.forget(target)
         elif settles_in := self._queue.settles_in(target):
             # The cache may not show all of our own writes yet.
             self._queue.check_later(target, settles_in, self._check)

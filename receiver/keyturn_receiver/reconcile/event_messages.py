@@ -37,6 +37,16 @@ def applied(record: Record, changed_keys: str, restarted: Sequence[Consumer]) ->
     if changed_keys:
         versions = ", ".join(sorted(record.version_ids.values()))
         parts.append(f"wrote {changed_keys} from version {versions}")
+    return "; ".join([*parts, *_outcomes(restarted)])
+
+
+def outcome(restarted: Sequence[Consumer]) -> str:
+    """Return a message that says which consumers restart, or why their pods do not restart."""
+    return "; ".join(_outcomes(restarted))
+
+
+def _outcomes(restarted: Sequence[Consumer]) -> list[str]:
+    parts = []
     going = [consumer for consumer in restarted if not is_held(consumer)]
     if pods := [_name(consumer) for consumer in going if not consumer.evicts]:
         parts.append(f"restarting {_first(pods)}")
@@ -46,8 +56,7 @@ def applied(record: Record, changed_keys: str, restarted: Sequence[Consumer]) ->
     for consumer in restarted:
         if consumer.hold:
             held[consumer.hold.text].append(_name(consumer))
-    parts += [f"{_first(names)} {text}" for text, names in held.items()]
-    return "; ".join(parts)
+    return parts + [f"{_first(names)} {text}" for text, names in held.items()]
 
 
 def is_held(consumer: Consumer) -> bool:
@@ -111,7 +120,10 @@ def pods(count: int) -> str:
 
 
 def versions(record: Record) -> str:
-    """Return the versions in AWS that a Secret is made from."""
+    """Return the versions in AWS that a Secret is made from. A watched Secret has none, but a keyed hash of its values,
+    which tells nothing about them."""
+    if not record.version_ids:
+        return f"change {record.digest[:8]}"
     return f"version {', '.join(sorted(record.version_ids.values()))}"
 
 

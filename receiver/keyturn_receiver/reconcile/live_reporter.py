@@ -17,6 +17,8 @@ from functools import partial
 from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
 from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
+from keyturn_receiver.cluster.secret_lookup import SecretLookup
+from keyturn_receiver.cluster.watched_cache import WatchedSecret
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
@@ -61,7 +63,7 @@ class LiveReporter:
     def __init__(
         self,
         index: ConsumerIndex,
-        secrets: SecretCache,
+        secrets: SecretCache | SecretLookup,
         restarter: ConsumerRestarter,
         workloads: WorkloadClient,
         events: EventRecorder,
@@ -213,7 +215,9 @@ class LiveReporter:
             self._to_explain[key] = None
             self._unexplained.set()
 
-    def _tell_live(self, consumer: Consumer, bound: BoundSecret, rollout: _Rollout, progress: RolloutProgress) -> None:
+    def _tell_live(
+        self, consumer: Consumer, bound: BoundSecret | WatchedSecret, rollout: _Rollout, progress: RolloutProgress
+    ) -> None:
         now = self._wall()
         ended_at = now if progress.finished_at is None else progress.finished_at
         if now - ended_at > RECENT:
@@ -230,7 +234,7 @@ class LiveReporter:
             message = f"all pods of {names} run {words}" if len(others) > 1 else f"{names}: {message}"
             self._events.event(target, bound.uid, False, LIVE, message, once_for=record.digest)
 
-    def _all_live(self, bound: BoundSecret) -> list[Consumer]:
+    def _all_live(self, bound: BoundSecret | WatchedSecret) -> list[Consumer]:
         """Return the consumers of a Secret that were restarted for it, or none if one of them is not live yet."""
         target, record = bound.target, bound.record
         consumers = [each for each in self._index.of(target) if present_mark(each, target.name, record)]
@@ -243,7 +247,7 @@ class LiveReporter:
         return consumers if self._restarter.is_up_to_date(target, permitted, record) else []
 
     def _tell_partly(
-        self, consumer: Consumer, bound: BoundSecret, rollout: _Rollout, progress: RolloutProgress
+        self, consumer: Consumer, bound: BoundSecret | WatchedSecret, rollout: _Rollout, progress: RolloutProgress
     ) -> None:
         if not self._is_leader() or rollout.told_partly or not progress.updated:
             return
@@ -317,7 +321,7 @@ class LiveReporter:
         _log.info("live", extra={"fields": fields})
 
 
-def _start(consumer: Consumer, bound: BoundSecret) -> tuple[int | None, bool]:
+def _start(consumer: Consumer, bound: BoundSecret | WatchedSecret) -> tuple[int | None, bool]:
     """Return the time from which a rollout counts, and whether it is that of the label's move. It is otherwise that of
     the Secret's write: AWS's time is not known, or the keys that the pods read were written for an earlier move."""
     written = written_at(consumer, bound.target.name, bound.record)

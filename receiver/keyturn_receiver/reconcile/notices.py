@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from keyturn_receiver.cluster.event_recorder import MAX_MESSAGE, EventRecorder
 from keyturn_receiver.cluster.namespace_cache import NamespaceView
 from keyturn_receiver.cluster.secret_cache import CopiedSecret
+from keyturn_receiver.cluster.watched_cache import SeenSecret
 from keyturn_receiver.core.binding import Target, tell_all
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
 from keyturn_receiver.core.vocabulary import BIND_LABEL
@@ -79,6 +80,11 @@ class Notices:
             " original; to bind a Secret here, create one of another name"
         )
         self._put(_Key("Secret", copied.target), copied.uid, "CopyIgnored", message, warning=False)
+
+    def on_watched(self, secret: SeenSecret) -> None:
+        """Take why a Secret with the label of watched ones is not watched, or learn that it is, or is gone."""
+        key = _Key("Secret", secret.target, secret.target.name)
+        self._put(key, secret.uid, "NotWatched", secret.fault)
 
     def on_started_leading(self) -> None:
         """Write all notices, because the previous leader may have missed some."""

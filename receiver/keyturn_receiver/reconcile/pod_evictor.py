@@ -14,13 +14,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from keyturn_receiver.cluster.event_recorder import EventRecorder
-from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.cluster.workload_client import Workload, WorkloadClient
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
 from keyturn_receiver.core.pod import Pod
 from keyturn_receiver.core.rollout import is_behind, rollout
 from keyturn_receiver.errors import ClusterRefused, Conflict, DisruptionNotAllowed, KeyturnError, NotFound
+from keyturn_receiver.reconcile.record_client import RecordClient
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.resilience.backoff import Backoff
 from keyturn_receiver.resilience.fair_map import FairMap
@@ -68,7 +68,7 @@ class PodEvictor:
     def __init__(
         self,
         workloads: WorkloadClient,
-        secrets: SecretClient,
+        secrets: RecordClient,
         events: EventRecorder,
         fights: RolloutFights,
         is_leader: Callable[[], bool],

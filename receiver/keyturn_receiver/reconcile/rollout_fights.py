@@ -110,7 +110,7 @@ class RolloutFights:
             fight.states.append(state)
         elif now >= fight.free_at:  # otherwise it is the answer to a write that counts already
             fight.repeats += 1
-            fight.removed |= None in state
+            fight.removed |= _is_removal(earlier, state)
             if fight.repeats >= FREE_REPEATS:
                 fight.free_at = now + FIGHT_BACKOFF.delay(fight.repeats - FREE_REPEATS + 1)
             if fight.repeats == FREE_REPEATS:
@@ -120,3 +120,9 @@ class RolloutFights:
 
 def _state(consumer: Consumer, name: str) -> _State:
     return consumer.baseline.get(name), consumer.marks.get(name)
+
+
+def _is_removal(earlier: _State, state: _State) -> bool:
+    """Return whether a change takes a mark away. A restart does so on the workload, and puts one on the template."""
+    gone = any(had and not has for had, has in zip(earlier, state, strict=True))
+    return gone and not (state[1] and state[1] != earlier[1])

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from keyturn_receiver.cluster.event_recorder import EventRecorder
@@ -10,8 +10,7 @@ from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.plan import LiveSecret
-from keyturn_receiver.core.revision import HALTED, OK, status_of
-from keyturn_receiver.core.rollout_schedule import WaitReason
+from keyturn_receiver.core.revision import OK, Record, status_of
 from keyturn_receiver.errors import (
     Conflict,
     InvalidBinding,
@@ -26,6 +25,7 @@ from keyturn_receiver.reconcile.consumer_restarter import RolloutResult
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.rollout_pacer import Turn
 from keyturn_receiver.reconcile.secret_filler import FillResult
+from keyturn_receiver.reconcile.turn_events import tell_halt, tell_waits
 from keyturn_receiver.resilience.token_bucket import TokenBuckets
 from keyturn_receiver.telemetry.metrics import Metrics
 
@@ -41,10 +41,18 @@ _log = logging.getLogger(__name__)
 
 
 class StatusReporter:
-    """Status reporter. Each outcome is reported once, at the end of a reconcile."""
+    """Status reporter. Each outcome is reported once, at the end of a reconcile. ``on_written`` is called with each
+    Secret whose keys have changed, as it was before, and with its new record."""
 
-    def __init__(self, secrets: SecretClient, events: EventRecorder, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        secrets: SecretClient,
+        events: EventRecorder,
+        metrics: Metrics,
+        on_written: Callable[[LiveSecret, Record], None] | None = None,
+    ) -> None:
         self._secrets = secrets
+        self._on_written = on_written
         self._events = events
         self._metrics = metrics
         self._failures = TokenBuckets(FAILURE_RATE, FAILURE_BURST, time.monotonic)
@@ -82,6 +90,8 @@ class StatusReporter:
         if (error is None or (fill.error and fill.written)) and (fill.changed_keys or rollout.restarted):
             message = event_messages.applied(fill.record, fill.changed_keys, rollout.restarted)
             self._events.event(live.target, live.uid, False, "Applied", message)
+        if fill.changed_keys and self._on_written:
+            self._on_written(live, fill.record)
         for fault in (*spec.rollout_faults, *rollout.faults):
             message = f"{fault}; no pod is restarted until then"
             self._events.event(live.target, live.uid, True, InvalidBinding.reason, message)
@@ -90,7 +100,7 @@ class StatusReporter:
             held = event_messages.is_held(consumer)
             warning = consumer.hold is not None and consumer.hold.keeps_old_pods
             self._consumer_event(consumer, warning, "NotRestarted" if held else "Restarted", live.target, message)
-        self._tell_waits(live, rollout.turn)
+        tell_waits(self._events, live.target, live.uid, rollout.turn)
         for consumer, refusal in rollout.refused[:MAX_CONSUMER_EVENTS]:
             self._consumer_event(consumer, True, refusal.reason, live.target, f"no restart: {refusal}")
         only_fill_failed = fill.error is not None and rollout.error is None
@@ -166,23 +176,9 @@ class StatusReporter:
             _log.warning("the status of %s could not be written: %s", live.target, failure)
             return live.resource_version
 
-    def _tell_waits(self, live: LiveSecret, turn: Turn) -> None:
-        """Tell those who wait for a window until when, and on the Secret who waits for a window or another workload."""
-        if message := event_messages.waiting(turn.waits):
-            self._events.event(live.target, live.uid, False, event_messages.WAITING, message)
-        windows = [(consumer, wait) for consumer, wait in turn.waits if wait.reason is WaitReason.WINDOW]
-        for consumer, wait in windows[:MAX_CONSUMER_EVENTS]:
-            message = event_messages.waits_for_window(wait)
-            self._consumer_event(consumer, False, event_messages.WAITING, live.target, message)
-
     async def _report_halt(self, live: LiveSecret, turn: Turn) -> KeyturnError | None:
         """Report that a failed rollout halts the others, or does not any more."""
-        if turn.halted_by:
-            message = turn.halt.removeprefix(f"{HALTED}: ")
-            self._events.event(live.target, live.uid, True, HALTED, message)
-            self._consumer_event(turn.halted_by, True, HALTED, live.target, event_messages.HALTS_OTHERS)
-        else:
-            self._events.event(live.target, live.uid, False, event_messages.RESUMED, event_messages.GOES_ON)
+        tell_halt(self._events, live.target, live.uid, turn)
         return await self._write_status(live, turn.halt or OK)
 
     async def _write_status(self, live: LiveSecret, status: str) -> KeyturnError | None:

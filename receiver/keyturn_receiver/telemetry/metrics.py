@@ -85,6 +85,12 @@ class Metrics:
             "Secrets with a consumer whose failed rollout keeps the others from being restarted, as this replica sees"
             " them.",
         )
+        self.watch_brakes = self._counter(
+            "watch_brakes", "Watched Secrets whose restarts slow down because their values change again and again."
+        )
+        self.watched_secrets = self._gauge(
+            "watched_secrets", "Secrets in this replica's cache that others fill and that are watched for changes."
+        )
         self.bindings = self._gauge("bindings", "Bound Secrets in this replica's cache.")
         self.failing_bindings = self._gauge(
             "failing_bindings",

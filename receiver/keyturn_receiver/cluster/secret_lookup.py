@@ -1,0 +1,17 @@
+"""Secret lookup. Finds any Secret whose consumers are restarted: a bound or a watched one."""
+
+from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
+from keyturn_receiver.cluster.watched_cache import WatchedCache, WatchedSecret
+from keyturn_receiver.core.binding import Target
+
+
+class SecretLookup:
+    """Secret lookup. A Secret is bound or watched, and never both."""
+
+    def __init__(self, bound: SecretCache, watched: WatchedCache) -> None:
+        self._bound = bound
+        self._watched = watched
+
+    def get(self, target: Target) -> BoundSecret | WatchedSecret | None:
+        """Return the Secret at ``target``, or None if it is neither bound nor watched."""
+        return self._bound.get(target) or self._watched.get(target)

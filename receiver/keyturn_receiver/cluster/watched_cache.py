@@ -1,0 +1,199 @@
+"""Informer cache of the watched Secrets. It has the revisions of their keys, and none of their values.
+
+Tenants decide how many Secrets and keys there are, so what is kept of one namespace is bounded.
+"""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from keyturn_receiver.cluster.api import Json
+from keyturn_receiver.core.binding import BindingSpec, Target
+from keyturn_receiver.core.revision import KeyedHash, Record
+from keyturn_receiver.core.watched import Observation, Watched, has_watch_label, judge, observe, watch_fault, watch_spec
+
+# Watched Secrets and keys of one namespace. A Secret counts as SECRET_SIZE keys. A key takes up to 0.5 KB.
+MAX_SIZE = 20_000
+SECRET_SIZE = 4
+
+TOO_MANY = (
+    f"the watched Secrets of this namespace have more than {MAX_SIZE} keys, where each Secret counts as {SECRET_SIZE}"
+    " more: nobody is restarted for this one; take the label from others, and edit this Secret"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedSecret:
+    """Cached metadata of a watched Secret, without its data.
+
+    ``spec`` has what the Secret says about restarts. ``first_seen_at`` is the time, in monotonic seconds, at which this
+    replica first saw any version of the Secret, and ``changed_at`` that at which it first saw these values.
+    ``followed`` has the revisions that were last kept on the Secret while this replica watched, or is None if it saw
+    none.
+    """
+
+    target: Target
+    uid: str
+    resource_version: str
+    watched: Watched
+    spec: BindingSpec
+    first_seen_at: float
+    changed_at: float
+    followed: Mapping[str, str] | None
+
+    @property
+    def record(self) -> Record:
+        """The revisions of its keys, and when they changed."""
+        return self.watched.record
+
+    @property
+    def size(self) -> int:
+        """The number of names that it holds, which its memory is proportional to."""
+        return SECRET_SIZE + len(self.record.revisions)
+
+
+@dataclass(frozen=True, slots=True)
+class SeenSecret:
+    """One version of a Secret with the label. ``fault`` tells why it is not watched, or is empty."""
+
+    target: Target
+    uid: str
+    resource_version: str
+    seen: Observation | None
+    spec: BindingSpec | None
+    fault: str
+
+
+class WatchedCache:
+    """Informer cache. Finds watched Secrets by target. ``keyed`` makes the revisions of their keys."""
+
+    def __init__(self, keyed: KeyedHash) -> None:
+        self._keyed = keyed
+        self._handlers: list[Callable[[Target], None]] = []
+        self._kept_handlers: list[Callable[[WatchedSecret], None]] = []
+        self._fault_handlers: list[Callable[[SeenSecret], None]] = []
+        self._by_target: dict[Target, WatchedSecret] = {}
+        self._sizes: Counter[str] = Counter()  # by namespace
+
+    def __len__(self) -> int:
+        return len(self._by_target)
+
+    def add_handler(self, on_change: Callable[[Target], None]) -> None:
+        """Register ``on_change``, which is called with each Secret that is added or removed, or that changes in a way
+        that matters."""
+        self._handlers.append(on_change)
+
+    def add_kept_handler(self, on_kept: Callable[[WatchedSecret], None]) -> None:
+        """Register ``on_kept``, which is called once a replica has written the annotation that was due, with the
+        version before that."""
+        self._kept_handlers.append(on_kept)
+
+    def add_fault_handler(self, on_fault: Callable[[SeenSecret], None]) -> None:
+        """Register ``on_fault``, which is called with each Secret that has the label and is not watched, and with each
+        that is watched, or gone, after that. Then its ``fault`` is empty."""
+        self._fault_handlers.append(on_fault)
+
+    def get(self, target: Target) -> WatchedSecret | None:
+        """Return the watched Secret at ``target``, or None if there is none."""
+        return self._by_target.get(target)
+
+    def all(self) -> list[WatchedSecret]:
+        """Return every watched Secret."""
+        return list(self._by_target.values())
+
+    def in_namespace(self, namespace: str) -> list[Target]:
+        """Return the targets in one namespace."""
+        return [target for target in self._by_target if target.namespace == namespace]
+
+    def judge(self, obj: Json) -> WatchedSecret | None:
+        """Return a Secret, as the API server has just returned it, with what the cache knows of it. Return None if it
+        is not watched."""
+        item = self.transform(obj)
+        return self._judge(item) if isinstance(item, SeenSecret) and not item.fault else None
+
+    def transform(self, obj: Json) -> SeenSecret | Target:
+        """Reduce a Secret to what it shows, or to its target if it does not have the label."""
+        metadata = obj["metadata"]
+        target = Target(sys.intern(metadata["namespace"]), metadata["name"])
+        if not has_watch_label(metadata):
+            return target
+        data = obj.get("data") or {}
+        fault = watch_fault(metadata, len(data))
+        seen = None if fault else observe(self._keyed, metadata, data)
+        spec = None if fault else watch_spec(metadata)
+        return SeenSecret(target, metadata["uid"], metadata["resourceVersion"], seen, spec, fault)
+
+    def replace(self, items: Sequence[SeenSecret | Target], namespace: str | None = None) -> None:
+        listed = {item.target for item in items if isinstance(item, SeenSecret)}
+        for target in list(self._by_target):
+            if namespace in (None, target.namespace) and target not in listed:
+                self._delete(target)
+        for item in items:
+            self.update(item)
+
+    def update(self, item: SeenSecret | Target) -> None:
+        if isinstance(item, Target):
+            self._delete(item)
+            return
+        secret = None if item.fault else self._judge(item)
+        cached = self._drop(item.target)
+        if secret and self._sizes[item.target.namespace] + secret.size > MAX_SIZE:
+            secret, item = None, replace(item, fault=TOO_MANY)
+        for on_fault in self._fault_handlers:
+            on_fault(item)
+        if secret:
+            self._sizes[item.target.namespace] += secret.size
+            self._by_target[item.target] = secret
+        if cached and secret and secret.watched.is_kept and not cached.watched.is_kept:
+            for on_kept in self._kept_handlers:
+                on_kept(cached)
+        if _matters(cached, secret):
+            self._notify(item.target)
+
+    def delete(self, obj: Json) -> None:
+        self._delete(Target(obj["metadata"]["namespace"], obj["metadata"]["name"]))
+
+    def _judge(self, item: SeenSecret) -> WatchedSecret:
+        assert item.seen is not None  # noqa: S101 - for the type checker: a Secret without a fault was observed
+        assert item.spec is not None  # noqa: S101 - the same
+        cached = self._by_target.get(item.target)
+        known, now = cached if cached and cached.uid == item.uid else None, time.monotonic()
+        watched = judge(item.seen, known.watched if known else None)
+        is_same = known is not None and known.record.digest == watched.record.digest
+        return WatchedSecret(
+            item.target,
+            item.uid,
+            item.resource_version,
+            watched,
+            item.spec,
+            first_seen_at=known.first_seen_at if known else now,
+            changed_at=known.changed_at if known and is_same else now,
+            followed=watched.record.revisions if watched.is_kept else known.followed if known else None,
+        )
+
+    def _delete(self, target: Target) -> None:
+        for on_fault in self._fault_handlers:
+            on_fault(SeenSecret(target, "", "", None, None, ""))
+        if self._drop(target):
+            self._notify(target)
+
+    def _drop(self, target: Target) -> WatchedSecret | None:
+        cached = self._by_target.pop(target, None)
+        if cached:
+            self._sizes[target.namespace] -= cached.size
+            if not self._sizes[target.namespace]:
+                del self._sizes[target.namespace]
+        return cached
+
+    def _notify(self, target: Target) -> None:
+        for on_change in self._handlers:
+            on_change(target)
+
+
+def _matters(before: WatchedSecret | None, after: WatchedSecret | None) -> bool:
+    """Return whether a change of a Secret may call for work. A controller may write the same values all the time."""
+    if before is None or after is None:
+        return before is not after
+    return (before.uid, before.watched, before.spec) != (after.uid, after.watched, after.spec)

@@ -1,0 +1,197 @@
+"""Readers that Keyturn does not restart: bare pods, ReplicaSets without a Deployment, runs of Jobs, CronJobs, and the
+pods of other controllers.
+
+No watch shows them. They are found in lists after a change of a Secret, and reported.
+"""
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from keyturn_receiver.core.consumer import named_secrets, names_read, pod_template, reads_of
+from keyturn_receiver.core.json_access import as_object, as_objects
+from keyturn_receiver.core.object_name import is_object_name
+from keyturn_receiver.core.pod import Pod
+from keyturn_receiver.core.reloader import ReloaderMode
+from keyturn_receiver.core.revision import Record
+from keyturn_receiver.core.rollout import has_older_value
+from keyturn_receiver.core.rollout_switch import Switch, innermost, read_switch
+from keyturn_receiver.core.workload_kinds import CRON_JOB, WORKLOAD_KINDS
+from keyturn_receiver.core.write_times import parse_time
+
+MAX_NAMED = 10  # readers of one sort that a report holds
+MAX_NAME = 63  # characters of a kind or name that a message repeats
+# What owns a ReplicaSet whose pods have this label: its name is that of the ReplicaSet without the label's value.
+_TEMPLATE_HASHES: Mapping[str, str] = {
+    "pod-template-hash": "",  # a Deployment; if it is gone, nothing but the ReplicaSet is left
+    "rollouts-pod-template-hash": "Rollout",  # of Argo Rollouts
+}
+
+
+class Sort(StrEnum):
+    """What has to happen until a reader uses the new value."""
+
+    POD = "Pod"
+    REPLICA_SET = "ReplicaSet"
+    OTHER = "other"  # the pods of a controller that Keyturn does not know
+    JOB = "Job"
+    CRON_JOB = "CronJob"
+
+
+# What a message about a Secret says of its readers.
+_OF_SEVERAL: Mapping[Sort, str] = {
+    Sort.POD: "a bare pod keeps what it read by env or subPath until you create it again",
+    Sort.REPLICA_SET: "its pods keep what they read by env or subPath until you delete them",
+    Sort.OTHER: "Keyturn does not restart this kind: restart it yourself",
+    Sort.JOB: "a run that has begun goes on with what it has read",
+    Sort.CRON_JOB: "the next run reads the new value",
+}
+# What a message about one reader says.
+_OF_ONE: Mapping[Sort, str] = {
+    Sort.POD: "no controller restarts this pod: it keeps what it read by env or subPath until you create it again",
+    Sort.REPLICA_SET: "no Deployment restarts these pods: they keep what they read by env or subPath until you delete"
+    " them",
+    Sort.OTHER: "Keyturn does not restart the pods of this controller: restart it yourself",
+    Sort.JOB: "this run has begun, and goes on with what it has read; the next one reads the new value",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The object that an Event about a reader is about."""
+
+    kind: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A reader that Keyturn does not restart. ``name`` is what messages call it, such as "Pod bare".
+
+    ``pod`` has what it reads, and when its pod was created. ``switch`` is what its annotations say about restarts.
+    ``deployment`` is the name of the Deployment, or the like, that may own its ReplicaSet, or empty.
+    """
+
+    sort: Sort
+    name: str
+    subject: Subject
+    pod: Pod
+    switch: Switch = Switch.UNSET
+    deployment: str = ""
+
+
+@dataclass(slots=True)
+class Report:
+    """The readers of one Secret that are behind. At most MAX_NAMED of each sort are kept, in the order in which they
+    were found. ``cut`` is true if not all pods of the namespace were looked at."""
+
+    readers: dict[Sort, dict[str, Subject]] = field(default_factory=dict)
+    overflow: set[Sort] = field(default_factory=set)
+    cut: bool = False
+
+    def add(self, reader: Reader) -> None:
+        """Take a reader. Several pods of one controller count as one reader."""
+        of_sort = self.readers.setdefault(reader.sort, {})
+        if reader.name in of_sort:
+            return
+        if len(of_sort) == MAX_NAMED:
+            self.overflow.add(reader.sort)
+        else:
+            of_sort[reader.name] = reader.subject
+
+    @property
+    def warning(self) -> bool:
+        """Return whether somebody has to act."""
+        return any(map(is_warning, self.readers))
+
+    @property
+    def subjects(self) -> list[tuple[Sort, Subject]]:
+        """The readers that get an Event of their own. A CronJob gets none, since nothing is wrong with it."""
+        of = self.readers
+        return [(sort, each) for sort in Sort if sort is not Sort.CRON_JOB for each in of.get(sort, {}).values()]
+
+    def message(self, version: str) -> str:
+        """Return the message of the Event on the Secret. ``version`` is the AWS version that it is made from."""
+        parts = []
+        for sort in Sort:
+            if names := self.readers.get(sort):
+                more = " and more" if sort in self.overflow else ""
+                parts.append(f"{', '.join(names)}{more} ({_OF_SEVERAL[sort]})")
+        cut = "; not all pods of this namespace were looked at" if self.cut else ""
+        return f"version {version}; not restarted: {'; '.join(parts)}{cut}"
+
+
+def is_warning(sort: Sort) -> bool:
+    """Return whether a reader keeps the old value until somebody acts."""
+    return sort not in (Sort.JOB, Sort.CRON_JOB)
+
+
+def message_to_one(sort: Sort, secret_name: str, version: str) -> str:
+    """Return the message of the Event on a reader."""
+    return f"Secret {secret_name}: a key that it reads has changed with version {version}; {_OF_ONE[sort]}"
+
+
+def read_cron_job(cron_job: Mapping[str, object]) -> Reader:
+    """Parse a CronJob as the API server returns it. It counts as very old, so that each change concerns it."""
+    metadata = as_object(cron_job.get("metadata"))
+    template = pod_template(CRON_JOB, cron_job)
+    on_template = as_object(as_object(template.get("metadata")).get("annotations"))
+    reads = reads_of(template, named_secrets(CRON_JOB, cron_job, ReloaderMode.ABSENT))
+    subject = Subject(CRON_JOB.kind, str(metadata.get("name")), str(metadata.get("uid")))
+    switch = innermost(read_switch(as_object(metadata.get("annotations"))), read_switch(on_template))
+    return Reader(Sort.CRON_JOB, _named(subject.kind, subject.name), subject, Pod(reads, 0), switch)
+
+
+def read_running_pod(pod: Mapping[str, object]) -> Reader | None:
+    """Parse a pod as the API server returns it. Returns None if it is ending, has ended, or has a controller that
+    Keyturn restarts."""
+    metadata = as_object(pod.get("metadata"))
+    if metadata.get("deletionTimestamp") or as_object(pod.get("status")).get("phase") in ("Succeeded", "Failed"):
+        return None
+    subject = Subject("Pod", str(metadata.get("name")), str(metadata.get("uid")))
+    controllers = (each for each in as_objects(metadata.get("ownerReferences")) if each.get("controller"))
+    controller = next(controllers, None)
+    sort, name, deployment = Sort.POD, _named("Pod", subject.name), ""
+    if controller:
+        kind, owner = str(controller.get("kind")), str(controller.get("name"))
+        if kind in WORKLOAD_KINDS:
+            return None
+        sort, name = Sort.OTHER, _named(kind, owner)
+        if kind in (Sort.REPLICA_SET, Sort.JOB):
+            sort, subject = Sort(kind), Subject(kind, owner, str(controller.get("uid")))
+        if sort is Sort.REPLICA_SET:
+            above, deployment = _owner_of_replica_set(owner, as_object(metadata.get("labels")))
+            if above:
+                sort, name = Sort.OTHER, _named(above, deployment)
+    annotations = as_object(metadata.get("annotations"))
+    reads = reads_of(pod, filter(is_object_name, names_read(annotations)))
+    created = parse_time(metadata.get("creationTimestamp")) or 0
+    return Reader(sort, name, subject, Pod(reads, created), read_switch(annotations), deployment)
+
+
+def has_to_be_told(
+    reader: Reader, secret_name: str, changed: Set[str] | None, record: Record, restarted: Set[str]
+) -> bool:
+    """Return whether a reader may use an older value of a key that has changed, and is not restarted.
+
+    ``changed`` are these keys, or None for any. ``restarted`` are the names of the workloads that read the Secret and
+    that Keyturn restarts.
+    """
+    reads = reader.pod.reads.get(secret_name)
+    if reads is None or not (reads.whole or changed is None or reads.keys & changed):
+        return False
+    return reader.deployment not in restarted and has_older_value(reader.pod, secret_name, record)
+
+
+def _owner_of_replica_set(name: str, labels: Mapping[str, object]) -> tuple[str, str]:
+    """Return what owns a ReplicaSet, according to a label of its pods: the kind, if messages name it, and the name, or
+    two empty texts."""
+    for label, kind in _TEMPLATE_HASHES.items():
+        if (value := labels.get(label)) and name.endswith(f"-{value}"):
+            return kind, name.removesuffix(f"-{value}")
+    return "", ""
+
+
+def _named(kind: str, name: str) -> str:
+    return f"{kind[:MAX_NAME]} {name[:MAX_NAME]}"

@@ -1,0 +1,265 @@
+"""Watched Secrets: Secrets that another controller or a person fills, and whose readers are restarted all the same.
+
+The revision of a key is a keyed hash of its value, so it is derived from the Secret alone. The same value always has
+the same revision, on every replica and after a crash, and the marks of the consumers tell which of them are behind.
+Nothing has to be remembered for that. What is kept on the Secret only tells when each key changed. That decides for a
+consumer without a mark.
+"""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from keyturn_receiver.core.binding import BindingSpec, is_bound, read_spec, tell_all
+from keyturn_receiver.core.field_owners import MANAGERS, WATCH_MANAGER, managed_fields
+from keyturn_receiver.core.json_access import as_object
+from keyturn_receiver.core.reloader import IGNORE, MATCH
+from keyturn_receiver.core.revision import KeyedHash, Record
+from keyturn_receiver.core.rollout_switch import ROLLOUT, Switch
+from keyturn_receiver.core.vocabulary import BIND_LABEL, MAX_FAULTS, WATCH_LABEL, Place, is_bind_value, name_faults
+from keyturn_receiver.core.write_times import (
+    REMOVED,
+    WriteTime,
+    WriteTimes,
+    parse_time,
+    read_times,
+    resolve,
+    write_times,
+)
+
+WATCHED = "keyturn.dev/watched"  # the annotation that tells when each key changed
+
+MAX_KEYS = 2048  # of one Secret; hashing so many takes some 5 ms
+MAX_KEPT = 64 * 1024  # characters of the annotation; if it would be longer, it tells of all keys together
+MAX_TEXT = 4096  # characters of another annotation; a longer one is cut, and not understood
+_REVISION_BYTES = 8
+
+_COMMON = (ROLLOUT, IGNORE, MATCH)  # the annotations that say who is restarted
+
+BOTH_LABELS = (
+    f"this Secret has the label {BIND_LABEL}, too, and that one counts: Keyturn fills the Secret, and restarts pods for"
+    f" what it fills; remove the label {WATCH_LABEL}"
+)
+TOO_MANY_KEYS = f"a watched Secret has at most {MAX_KEYS} keys, and this one has more: nobody is restarted for it"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the annotation on a Secret tells. ``revisions`` is None if there were too many to be kept; ``digest`` stands
+    for all of them. ``unknown_until`` is as in ``Record``."""
+
+    digest: str
+    revisions: Mapping[str, str] | None
+    times: WriteTimes
+    unknown_until: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one version of a watched Secret shows.
+
+    ``revisions`` are those of its keys, and ``mark_prefix`` tells with which record key they were made. ``kept`` is
+    what the annotation tells, or None if Keyturn has not written it for this Secret with this record key.
+    ``written_at`` is the latest time at which somebody else wrote data, in seconds since 1970; the values may have
+    changed earlier, but not later. ``kept_at`` is the time at which Keyturn last wrote the annotation, with whichever
+    record key. Each time is None if it is not known.
+    """
+
+    revisions: Mapping[str, str]
+    mark_prefix: str
+    kept: Kept | None
+    written_at: int | None
+    kept_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A watched Secret, as decisions need it. ``record`` has the revisions and the times at which they changed.
+    ``is_kept`` is true if the annotation on the Secret tells the same. ``is_new`` is true until Keyturn has
+    written it for the first time, as far as this replica knows."""
+
+    record: Record
+    is_kept: bool
+    is_new: bool
+
+
+def has_watch_label(metadata: Mapping[str, object]) -> bool:
+    """Return whether a Secret has the label, even if it is misspelt or has no effect."""
+    return is_bind_value(as_object(metadata.get("labels")).get(WATCH_LABEL))
+
+
+def watch_fault(metadata: Mapping[str, object], keys: int) -> str:
+    """Return why a Secret with the label is not watched. The text is empty if it is.
+
+    ``keys`` is the number of its keys.
+    """
+    value = as_object(metadata.get("labels")).get(WATCH_LABEL)
+    if is_bound(metadata):
+        return BOTH_LABELS
+    if value != "true":
+        return f'label {WATCH_LABEL} is "{value}": set it to "true"; nobody is restarted until then'
+    return TOO_MANY_KEYS if keys > MAX_KEYS else ""
+
+
+def watch_spec(metadata: Mapping[str, object]) -> BindingSpec:
+    """Return what the Secret says about restarts. A name that is not understood forbids them (``faults``)."""
+    found = as_object(metadata.get("annotations"))
+    spec = read_spec({name: str(found[name])[:MAX_TEXT] for name in _COMMON if name in found})
+    # An annotation of the label's name is superfluous, but does no harm.
+    faults = name_faults(
+        metadata, (name for name in found if name != WATCH_LABEL), as_object(metadata.get("labels")), Place.SECRET
+    )
+    if told := tell_all(tuple(islice(faults, MAX_FAULTS))):
+        return replace(spec, switch=Switch.UNKNOWN, rollout_faults=(*spec.rollout_faults, told))
+    return spec
+
+
+def observe(keyed: KeyedHash, metadata: Mapping[str, object], data: Mapping[str, str]) -> Observation:
+    """Return what a Secret shows, from its ``metadata`` and its base64 ``data``. No value is kept."""
+    namespace, name = str(metadata["namespace"]), str(metadata["name"])
+    fields = managed_fields(metadata)
+    kept_at = written_at = None
+    for entry in fields:
+        time = parse_time(entry.get("time"))
+        if entry.get("manager") == WATCH_MANAGER:
+            kept_at = _later(kept_at, time)
+        elif entry.get("manager") not in MANAGERS and _has_data(as_object(entry.get("fieldsV1"))):
+            written_at = _later(written_at, time)
+    revisions = _revisions(keyed, namespace, name, data)
+    text = as_object(metadata.get("annotations")).get(WATCHED)
+    kept = _read_kept(keyed, namespace, name, text, revisions, fields) if isinstance(text, str) else None
+    prefix = f"w{keyed(b'watch')[:8]}."
+    return Observation(revisions, prefix, kept, written_at, kept_at if isinstance(text, str) else None)
+
+
+def judge(seen: Observation, known: Watched | None) -> Watched:
+    """Return a watched Secret, from what one version shows and what this replica knows of the version before.
+
+    ``known`` stands in for the annotation if its owner removes it. Without both, the Secret is new: nothing tells what
+    its pods have read, and no pod is restarted. If the annotation was written with another record key, it still tells
+    whether data has been written since.
+    """
+    if known and known.record.mark_prefix != seen.mark_prefix:
+        known = None
+    present = Record(revisions=seen.revisions, mark_prefix=seen.mark_prefix)
+    times: WriteTimes = {}
+    kept = seen.kept
+    if kept is None and known:
+        before = known.record
+        kept = Kept(before.digest, before.revisions, before.write_times, before.unknown_until)
+    if kept is None:
+        if seen.kept_at is not None and seen.written_at is not None and seen.written_at > seen.kept_at:
+            times = dict.fromkeys(seen.revisions, WriteTime(seen.written_at))
+    elif kept.digest == present.digest:
+        times = kept.times
+    else:
+        times = {**_times(kept, seen), **_seen_times(known, seen)}
+    until = kept.unknown_until if kept else seen.written_at
+    record = replace(present, write_times=times, unknown_until=until)
+    is_kept = seen.kept is not None and seen.kept.digest == present.digest
+    return Watched(record, is_kept, is_new=seen.kept is None and (known is None or known.is_new))
+
+
+def write_kept(keyed: KeyedHash, namespace: str, name: str, record: Record) -> str:
+    """Return the annotation that tells the same as ``record``."""
+    times = record.write_times
+    body: dict[str, object] = {
+        "changed-at": json.loads(write_times(times, record.revisions) or "{}"),
+        "digest": record.digest,
+        "revisions": dict(record.revisions),
+        "unknown-until": record.unknown_until,
+    }
+    if len(_text(body)) > MAX_KEPT:
+        body["revisions"] = None
+        body["changed-at"] = json.loads(write_times(_together(times, record.revisions), record.revisions) or "{}")
+    return _text({**body, "hash": _proof(keyed, namespace, name, body)})
+
+
+def _revisions(keyed: KeyedHash, namespace: str, name: str, data: Mapping[str, str]) -> dict[str, str]:
+    # Equal values of two Secrets, or of two keys, have different revisions. A Secret that is made anew under its name
+    # keeps those of the values that return, so that nobody is restarted for them.
+    key = bytes.fromhex(keyed(b"watched" + _joined(namespace, name)))
+    revisions = {}
+    for each, value in data.items():
+        # The API server writes base64 in one way, so equal values have equal texts.
+        content = _joined(each) + (value or "").encode()
+        revisions[each] = hashlib.blake2b(content, digest_size=_REVISION_BYTES, key=key[:32]).hexdigest()
+    return revisions
+
+
+def _times(kept: Kept, seen: Observation) -> WriteTimes:
+    # Somebody has written after the annotation was, whatever the managed fields tell.
+    at = None if seen.written_at is None else max(seen.written_at, (seen.kept_at or 0) if seen.kept else 0)
+    before = kept.revisions
+    if before is None:
+        return dict.fromkeys((*seen.revisions, REMOVED), WriteTime(at))
+    times = {key: kept.times[key] for key in (*seen.revisions, REMOVED) if key in kept.times}
+    for key, revision in seen.revisions.items():
+        if before.get(key) != revision:
+            times[key] = WriteTime(at, appeared=key not in before)
+    return times | ({REMOVED: WriteTime(at)} if before.keys() - seen.revisions.keys() else {})
+
+
+def _seen_times(known: Watched | None, seen: Observation) -> WriteTimes:
+    """Return the times of those changes that this replica has seen before, and that nobody has followed yet."""
+    if known is None:
+        return {}
+    times, before = known.record.write_times, known.record.revisions
+    return {key: times[key] for key, each in seen.revisions.items() if key in times and before.get(key) == each}
+
+
+def _together(times: WriteTimes, keys: Mapping[str, str]) -> WriteTimes:
+    """Return the latest of all times for each key."""
+    if not times:
+        return {}
+    last = max(times.values(), key=lambda time: (time.at is None, time.at or 0))
+    return dict.fromkeys((*keys, REMOVED), WriteTime(last.at))
+
+
+def _read_kept(
+    keyed: KeyedHash,
+    namespace: str,
+    name: str,
+    text: str,
+    revisions: Mapping[str, str],
+    fields: list[Mapping[str, object]],
+) -> Kept | None:
+    # A replicator copies the annotation to another Secret, and anybody can write one; neither knows the record key.
+    try:
+        body = json.loads(text) if len(text) <= 2 * MAX_KEPT else None
+        if not isinstance(body, dict):
+            return None
+        proof = str(body.pop("hash", ""))
+        if not hmac.compare_digest(proof.encode(), _proof(keyed, namespace, name, body).encode()):
+            return None
+    except (ValueError, RecursionError):  # no JSON, or half a surrogate pair
+        return None
+    changed_at = resolve(_text(body["changed-at"]), WATCH_MANAGER, fields)
+    before = body["revisions"]
+    keys = revisions if before is None else {**before, **revisions}
+    return Kept(body["digest"], before, read_times(changed_at, keys), body["unknown-until"])
+
+
+def _proof(keyed: KeyedHash, namespace: str, name: str, body: Mapping[str, object]) -> str:
+    return keyed(b"kept" + _joined(namespace, name, _text(body)))[:32]
+
+
+def _text(body: object) -> str:
+    return json.dumps(body, sort_keys=True, separators=(",", ":"))
+
+
+def _joined(*texts: str) -> bytes:
+    """Join texts, each with its length, so that no two lists of texts give the same bytes."""
+    encoded = [text.encode(errors="surrogatepass") for text in texts]
+    return b"".join(len(each).to_bytes(8) + each for each in encoded)
+
+
+def _has_data(fields: Mapping[str, object]) -> bool:
+    return "f:data" in fields or "f:stringData" in fields
+
+
+def _later(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else max(one, other)

@@ -1,0 +1,13 @@
+"""What restarts need to know of a Secret: its record, whoever fills it."""
+
+from typing import Protocol
+
+from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.revision import Record
+
+
+class RecordClient(Protocol):
+    """Reads the record of a Secret."""
+
+    async def read_record(self, target: Target) -> Record:
+        """Read the record. Raises NotFound, or another error of the API client."""

@@ -1,0 +1,145 @@
+"""Watch detector. Compares watched Secrets with what is kept on them and with the marks of their consumers, and queues
+each one that differs.
+
+As in ``drift.py``, the leader acts at once, and the other replicas a few seconds later if the leader has not.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from keyturn_receiver.cluster.lease import follower_delay
+from keyturn_receiver.cluster.watched_cache import WatchedCache, WatchedSecret
+from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.reconcile.change_brake import ChangeBrake
+from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
+from keyturn_receiver.reconcile.drift import FEW_CONSUMERS, MAX_WAIT_FOR_CHECK, SECONDS_PER_CONSUMER
+from keyturn_receiver.reconcile.request import Cause, Request
+from keyturn_receiver.reconcile.work_queue import WorkQueue
+
+_log = logging.getLogger(__name__)
+
+
+class WatchDetector:
+    """Detector of changes. Checks a watched Secret whenever anything about it changes. It makes no calls.
+
+    ``is_leader`` returns whether this replica leads.
+    """
+
+    def __init__(
+        self,
+        cache: WatchedCache,
+        restarter: ConsumerRestarter,
+        queue: WorkQueue,
+        brake: ChangeBrake,
+        is_leader: Callable[[], bool],
+    ) -> None:
+        self._cache = cache
+        self._restarter = restarter
+        self._queue = queue
+        self._brake = brake
+        self._is_leader = is_leader
+        self._braked_handlers: list[Callable[[WatchedSecret], None]] = []
+        self._started = False
+
+    def add_handler(self, on_braked: Callable[[WatchedSecret], None]) -> None:
+        """Register ``on_braked``, which is called with each Secret whose next change will have to wait."""
+        self._braked_handlers.append(on_braked)
+
+    def start(self) -> None:
+        """Check every watched Secret now, and from now on every one that changes. Call this only once the caches are
+        complete."""
+        self._started = True
+        for secret in self._cache.all():
+            self.check(secret.target)
+
+    def check(self, target: Target) -> None:
+        """Queue a reconcile if the watched Secret at ``target`` needs one, now or when its turn has come."""
+        if not self._started:
+            return
+        consumers = self._restarter.count(target)
+        if consumers > FEW_CONSUMERS and self._cache.get(target):
+            if self._queue.check_due_in(target) > MAX_WAIT_FOR_CHECK:
+                self._queue.check_later(target, consumers * SECONDS_PER_CONSUMER, self._check)
+        else:
+            self._check(target)
+
+    def check_namespace(self, namespace: str) -> None:
+        """Check all watched Secrets in a namespace whose annotations have changed."""
+        for target in self._cache.in_namespace(namespace):
+            self.check(target)
+
+    def on_started_leading(self) -> None:
+        """Run immediately all checks that were left to the leader, because this replica now is the leader."""
+        self._queue.check_now(self._check_after_delay)
+
+    def on_kept(self, before: WatchedSecret) -> None:
+        """Count a change that some replica has followed, so that a new leader goes on where the former one was.
+        ``before`` is the version that it has followed."""
+        self._count(before)
+
+    def _check(self, target: Target) -> None:
+        self._check_as(target, self._is_leader())
+
+    def _check_after_delay(self, target: Target) -> None:
+        self._check_as(target, acts=True)
+
+    def _check_as(self, target: Target, acts: bool) -> None:
+        self._act(target, acts)
+        delay = self._restarter.look_again_in(target)
+        if delay is not None and self._cache.get(target):
+            self._queue.check_later(target, delay, self._check)
+
+    def _act(self, target: Target, acts: bool) -> None:
+        secret = self._cache.get(target)
+        if secret is None:
+            self._queue.drop(target)
+        elif settles_in := self._queue.settles_in(target):
+            # The caches may not show all of our own writes yet.
+            self._queue.check_later(target, settles_in, self._check_after_delay if acts else self._check)
+        elif cause := self._cause(secret):
+            delay = self._delay(secret, cause) + (0.0 if acts else follower_delay())
+            if delay:
+                self._queue.check_later(target, delay, self._check_after_delay)
+            else:
+                self._queue.submit(target, Request.now(cause))
+                if cause is Cause.DRIFT:
+                    self._count(secret)
+        elif not self._queue.gave_up_on(target, secret.resource_version):
+            self._queue.mark_recovered(target)
+
+    def _delay(self, secret: WatchedSecret, cause: Cause) -> float:
+        """Return the seconds to wait because the values, or the marks of the consumers, change again and again."""
+        if cause is Cause.DRIFT:
+            return self._brake.delay(secret.target)
+        consumers = self._in_turn(secret)
+        return self._restarter.fight_delay(secret.target, consumers, secret.record)
+
+    def _count(self, secret: WatchedSecret) -> None:
+        if not self._brake.record(secret.target, secret.resource_version):
+            return
+        fields = {"secret": str(secret.target)}
+        _log.warning("a watched Secret keeps changing; backing off", extra={"fields": fields})
+        for on_braked in self._braked_handlers:
+            on_braked(secret)
+
+    def _cause(self, secret: WatchedSecret) -> Cause | None:
+        try:
+            return self._due(secret)
+        except Exception:
+            # If the check of one Secret fails, the others must not be blocked. The outcome of the reconcile is counted.
+            _log.exception("check of a watched Secret failed", extra={"fields": {"secret": str(secret.target)}})
+            return Cause.DRIFT
+
+    def _in_turn(self, secret: WatchedSecret) -> Sequence[Consumer]:
+        consumers = self._restarter.restartable(secret.target, secret.spec)
+        return self._restarter.in_turn(secret.target, secret.spec, consumers, secret.record)[0]
+
+    def _due(self, secret: WatchedSecret) -> Cause | None:
+        target = secret.target
+        consumers = self._in_turn(secret)
+        is_up_to_date = self._restarter.is_up_to_date(target, consumers, secret.record)
+        if not secret.watched.is_kept:
+            gave_up = self._queue.gave_up_on(target, secret.resource_version)
+            return None if gave_up and is_up_to_date else Cause.DRIFT
+        return None if is_up_to_date else Cause.CONSUMER

@@ -1,0 +1,135 @@
+"""Watch reconciler. One reconcile of a watched Secret keeps what is known of it, and restarts the consumers that are
+behind."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from keyturn_receiver.cluster.namespace_cache import NamespaceReader
+from keyturn_receiver.cluster.watched_cache import WatchedCache, WatchedSecret
+from keyturn_receiver.cluster.watched_client import WatchedClient
+from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.errors import Conflict, Contended, KeyturnError, NotFound, Permanent, detached, first_retryable
+from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter, RolloutResult
+from keyturn_receiver.reconcile.reconciler import CONFLICT_BACKOFF, CONFLICT_RETRIES
+from keyturn_receiver.reconcile.request import NOT_BOUND, ReconcileResult, Request
+from keyturn_receiver.reconcile.watch_reporter import WatchReporter
+from keyturn_receiver.telemetry import logs
+from keyturn_receiver.telemetry.tracing import Span, no_traces
+
+FRESH_SECONDS = 5.0  # after a watch has shown a change; in so many seconds hardly any pod is created
+
+
+@dataclass(frozen=True, slots=True)
+class KeepResult:
+    """The Secret, whether this reconcile has written its annotation, and the error that has prevented it, if any."""
+
+    secret: WatchedSecret
+    written: bool = False
+    error: KeyturnError | None = None
+
+
+class WatchReconciler:
+    """Reconciles watched Secrets. It keeps no state: every decision is based on the Secret and its consumers.
+
+    The annotation is written before the marks. If the process dies between the two, the marks still tell which
+    consumers are behind, and the annotation tells it of those without a mark.
+    """
+
+    def __init__(
+        self,
+        cache: WatchedCache,
+        client: WatchedClient,
+        restarter: ConsumerRestarter,
+        reporter: WatchReporter,
+        namespaces: NamespaceReader,
+        span: Span = no_traces,
+    ) -> None:
+        self._cache = cache
+        self._client = client
+        self._restarter = restarter
+        self._reporter = reporter
+        self._namespaces = namespaces
+        self._span = span
+
+    async def reconcile(self, target: Target, request: Request) -> ReconcileResult:
+        """Make the consumers of the Secret at ``target`` follow it. A KeyturnError is logged and returned in the
+        result instead of being raised."""
+        started, outcome = time.monotonic(), "failed"
+        try:
+            with (
+                logs.log_context(secret=str(target)),
+                self._span("reconcile", (), secret=str(target), cause=request.priority.value),
+            ):
+                result = await self._retry_conflicts(target)
+            outcome = result.outcome
+            if result.error:
+                self._reporter.log_failure(target, request, result.error)
+            return result
+        finally:
+            self._reporter.count(request, outcome, time.monotonic() - started)
+
+    async def _retry_conflicts(self, target: Target) -> ReconcileResult:
+        secret = self._cache.get(target)
+        conflict: KeyturnError = Conflict(f"Secret {target} has changed: trying again")
+        for attempt in range(CONFLICT_RETRIES):
+            # Read the workloads before the Secret. Reconciler._reconcile gives the reason.
+            consumers = self._restarter.consumers(target)
+            try:
+                if attempt:
+                    secret = await self._client.read(target)
+                if secret is None or self._cache.get(target) is None:
+                    return NOT_BOUND
+                return await self._reconcile(secret, consumers)
+            except NotFound:
+                return NOT_BOUND
+            except Contended as error:
+                return ReconcileResult(True, error=detached(error))
+            except Conflict as error:
+                conflict = detached(error)
+            except KeyturnError as error:
+                return ReconcileResult(True, error=detached(error))
+            await asyncio.sleep(CONFLICT_BACKOFF.delay(attempt + 1))
+        return ReconcileResult(True, error=conflict)
+
+    async def _reconcile(self, secret: WatchedSecret, consumers: Sequence[Consumer]) -> ReconcileResult:
+        target = secret.target
+        # No annotation of a former namespace of the same name may decide about this Secret.
+        await self._namespaces.confirm(target.namespace, secret.first_seen_at)
+        consumers = self._restarter.permitted(consumers, target, secret.spec)
+        kept = await self._keep(secret)
+        # The consumers are restarted even if the annotation could not be written, because the marks do not need it.
+        # If the watch has just shown the change, all pods with a mark are older. Otherwise the pods decide.
+        is_fresh = kept.written and time.monotonic() - secret.changed_at < FRESH_SECONDS
+        before = secret.followed if is_fresh else None
+        rollout = await self._restarter.restart(target, secret.spec, consumers, secret.record, before)
+        if isinstance(rollout.error, Conflict):
+            self._reporter.report(secret, kept.written, _without_error(rollout), None)
+            raise rollout.error
+        error = first_retryable(kept.error, rollout.error)
+        await self._reporter.report_and_wait(secret, kept.written, rollout, error)
+        is_terminal = isinstance(kept.error, Permanent)
+        return ReconcileResult(
+            bound=True,
+            changed=kept.written,
+            restarted=tuple(each.ref for each in rollout.restarted),
+            error=error,
+            terminal_version=secret.resource_version if is_terminal and isinstance(error, Permanent) else "",
+        )
+
+    async def _keep(self, secret: WatchedSecret) -> KeepResult:
+        if secret.watched.is_kept:
+            return KeepResult(secret)
+        try:
+            await self._client.keep(secret)
+        except (Conflict, NotFound):
+            raise
+        except KeyturnError as error:
+            return KeepResult(secret, error=detached(error))
+        return KeepResult(secret, written=True)
+
+
+def _without_error(rollout: RolloutResult) -> RolloutResult:
+    return RolloutResult(rollout.restarted, None, rollout.refused, rollout.faults)

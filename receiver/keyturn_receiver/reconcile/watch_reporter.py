@@ -1,0 +1,112 @@
+"""Reports what became of watched Secrets in Kubernetes Events, in the log and in the metrics. No value and no name of a
+key that only the Secret tells is in them."""
+
+import logging
+import time
+from collections.abc import Sequence
+
+from keyturn_receiver.cluster.event_recorder import EventRecorder
+from keyturn_receiver.cluster.watched_cache import WatchedSecret
+from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.core.rollout_switch import ROLLOUT
+from keyturn_receiver.core.vocabulary import WATCH_LABEL
+from keyturn_receiver.errors import InvalidBinding, KeyturnError, Unfinished
+from keyturn_receiver.reconcile import event_messages
+from keyturn_receiver.reconcile.change_brake import BACKOFF
+from keyturn_receiver.reconcile.consumer_restarter import RolloutResult
+from keyturn_receiver.reconcile.request import Request
+from keyturn_receiver.reconcile.status_reporter import FAILURE_BURST, FAILURE_RATE, MAX_CONSUMER_EVENTS
+from keyturn_receiver.reconcile.turn_events import tell_halt, tell_waits
+from keyturn_receiver.resilience.token_bucket import TokenBuckets
+from keyturn_receiver.telemetry.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+
+
+class WatchReporter:
+    """Reports the outcome of each reconcile of a watched Secret once."""
+
+    def __init__(self, events: EventRecorder, metrics: Metrics) -> None:
+        self._events = events
+        self._metrics = metrics
+        self._failures = TokenBuckets(FAILURE_RATE, FAILURE_BURST, time.monotonic)
+
+    async def report_and_wait(
+        self, secret: WatchedSecret, written: bool, rollout: RolloutResult, error: KeyturnError | None
+    ) -> None:
+        """Report, and wait if many reconciles of the namespace fail. Each failure costs calls to Kubernetes."""
+        self.report(secret, written, rollout, error)
+        if error:
+            await self._failures.wait(secret.target.namespace)
+
+    def report(self, secret: WatchedSecret, written: bool, rollout: RolloutResult, error: KeyturnError | None) -> None:
+        """Report a reconcile. ``written`` is true if it has written the annotation on the Secret."""
+        if written and secret.watched.is_new:
+            keys = len(secret.record.revisions)
+            self._event(
+                secret, False, "Watched", f"pods that read one of its {keys} keys restart when the key's value changes"
+            )
+        for fault in (*secret.spec.rollout_faults, *rollout.faults):
+            self._event(secret, True, InvalidBinding.reason, f"{fault}; no pod is restarted until then")
+        if rollout.restarted:
+            _log.info("a watched Secret has changed")
+            self._event(secret, False, "Changed", _message(secret, rollout.restarted))
+        for consumer in rollout.restarted:
+            self._log_restart(consumer)
+        for consumer in rollout.restarted[:MAX_CONSUMER_EVENTS]:
+            held = event_messages.is_held(consumer)
+            warning = consumer.hold is not None and consumer.hold.keeps_old_pods
+            message = _message(secret, [consumer])
+            if consumer.may_restart_twice:
+                message += f"; {event_messages.RELOADER_ADVICE}"
+            self._consumer_event(consumer, warning, "NotRestarted" if held else "Restarted", secret.target, message)
+        tell_waits(self._events, secret.target, secret.uid, rollout.turn)
+        if rollout.turn.halted_by:
+            tell_halt(self._events, secret.target, secret.uid, rollout.turn)
+        for consumer, refusal in rollout.refused[:MAX_CONSUMER_EVENTS]:
+            self._consumer_event(consumer, True, refusal.reason, secret.target, f"no restart: {refusal}")
+        if error and not isinstance(error, Unfinished):
+            self._event(secret, True, error.reason, str(error))
+
+    def on_braked(self, secret: WatchedSecret) -> None:
+        """Report a Secret whose next change will have to wait."""
+        self._metrics.watch_brakes.inc()
+        message = (
+            f"its values, or its annotations, change again and again: Keyturn follows further changes more and more"
+            f" slowly, at last one in {BACKOFF.cap / 60:.0f} min. Let its controller write only what has changed, or"
+            f" remove the label {WATCH_LABEL}, or annotate the Secret with {ROLLOUT}: disabled"
+        )
+        self._event(secret, True, "ChangesTooOften", message)
+
+    def log_failure(self, target: Target, request: Request, error: KeyturnError) -> None:
+        """Log the error with which a reconcile ended."""
+        fields = {"secret": str(target), "reason": error.reason, "cause": request.priority}
+        _log.warning("%s", error, extra={"fields": fields})
+
+    def count(self, request: Request, outcome: str, seconds: float) -> None:
+        """Count a reconcile that took ``seconds``."""
+        self._metrics.reconcile_seconds.observe(seconds)
+        self._metrics.reconciles.labels(request.priority, outcome).inc()
+
+    def _log_restart(self, consumer: Consumer) -> None:
+        fields = {"consumer": str(consumer.ref), **({"hold": consumer.hold.text} if consumer.hold else {})}
+        if event_messages.is_held(consumer):
+            _log.info("not restarted", extra={"fields": fields})
+        else:
+            self._metrics.rollouts.labels(consumer.ref.kind).inc()
+            _log.info("restarted", extra={"fields": fields})
+
+    def _event(self, secret: WatchedSecret, warning: bool, reason: str, message: str) -> None:
+        self._events.event(secret.target, secret.uid, warning, reason, message)
+
+    def _consumer_event(self, consumer: Consumer, warning: bool, reason: str, secret: Target, message: str) -> None:
+        ref, about = consumer.ref, Target(consumer.ref.namespace, consumer.ref.name)
+        self._events.event(about, consumer.uid, warning, reason, f"Secret {secret.name}: {message}", kind=ref.kind)
+
+
+def _message(secret: WatchedSecret, restarted: Sequence[Consumer]) -> str:
+    """Return a message for the Secret, or for one consumer. Equal messages within some minutes are one Event, so it
+    names the change: by the beginning of a keyed hash, which tells nothing about a value."""
+    change = event_messages.versions(secret.record)
+    return f"a value that they read has changed ({change}); {event_messages.outcome(restarted)}"

@@ -1,0 +1,60 @@
+"""Pending restarts: what the next reconcile may decide without a look at the pods."""
+
+from dataclasses import replace
+
+from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
+from keyturn_receiver.core.revision import Record, digest
+from keyturn_receiver.core.rollout_switch import Switch
+from keyturn_receiver.reconcile.pending_restarts import MAX_TARGETS, SECONDS, PendingRestarts, Write
+from support.clock import FakeClock
+
+DB = Target("team", "db")
+MARK = "revision.keyturn.dev/db"
+BEFORE, AFTER = (Record(revisions={"a": version}) for version in ("v1", "v2"))
+REF, OTHER = (WorkloadRef("Deployment", "team", name) for name in ("web", "other"))
+WRITE = Write(AFTER, BEFORE)
+
+
+def consumer(mark: str) -> Consumer:
+    return Consumer(REF, "1", {"db": Reads(whole=True)}, {}, {MARK: mark}, Switch.UNSET)
+
+
+OLD, ODD = consumer(digest({"a": "v1"}, "a")), consumer("odd")
+
+
+def test_reconcile_that_has_written_knows_of_all_whom_it_knew_before() -> None:
+    assert WRITE.before_of(ODD, "db", AFTER, unchanged=True) is BEFORE
+    # Of one that has changed meanwhile, only an old mark tells that it is still to do.
+    assert WRITE.before_of(ODD, "db", AFTER, unchanged=False) is None
+    assert WRITE.before_of(OLD, "db", AFTER, unchanged=False) is BEFORE
+    # Somebody else has written another record since.
+    assert WRITE.before_of(OLD, "db", Record(revisions={"a": "v3"}), unchanged=True) is None
+
+
+def test_next_reconcile_knows_of_those_who_are_left_and_have_their_old_mark() -> None:
+    left = replace(WRITE, left=frozenset({REF}))
+    assert left.before_of(OLD, "db", AFTER, unchanged=True) is BEFORE
+    assert left.before_of(ODD, "db", AFTER, unchanged=True) is None
+    # One that has been marked may have been reverted since, after its pods were replaced.
+    assert replace(WRITE, left=frozenset({OTHER})).before_of(OLD, "db", AFTER, unchanged=True) is None
+
+
+def test_what_is_left_is_forgotten_when_it_is_done_or_after_a_minute() -> None:
+    clock = FakeClock()
+    pending = PendingRestarts(clock)
+    pending.keep(DB, WRITE, frozenset({REF}))
+    assert pending.get(DB) == Write(AFTER, BEFORE, frozenset({REF}))
+    pending.keep(DB, WRITE, frozenset())
+    assert pending.get(DB) is None
+    pending.keep(DB, WRITE, frozenset({REF}))
+    clock.advance(SECONDS + 1)
+    assert pending.get(DB) is None
+
+
+def test_number_of_secrets_is_bounded() -> None:
+    pending = PendingRestarts(FakeClock())
+    for number in range(MAX_TARGETS + 1):
+        pending.keep(Target("team", str(number)), WRITE, frozenset({REF}))
+    assert pending.get(Target("team", "0")) is None
+    assert pending.get(Target("team", str(MAX_TARGETS)))

@@ -1,0 +1,211 @@
+"""Evictions: which pod is next, what each step waits for, and who evicts."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from keyturn_receiver.cluster.workload_client import Workload
+from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
+from keyturn_receiver.core.pod import Pod
+from keyturn_receiver.core.revision import Record
+from keyturn_receiver.core.rollout import RolloutAnnotation
+from keyturn_receiver.core.rollout_switch import Switch
+from keyturn_receiver.core.write_times import WriteTime
+from keyturn_receiver.errors import ClusterRefused, ClusterUnavailable, Conflict, DisruptionNotAllowed, NotFound
+from keyturn_receiver.reconcile.pod_evictor import (
+    MAX_RUNS,
+    MAX_RUNS_PER_NAMESPACE,
+    RECHECK,
+    REFUSED_SECONDS,
+    STEP_SECONDS,
+    TOLD_AFTER,
+    WAITS,
+    PodEvictor,
+)
+from keyturn_receiver.reconcile.rollout_fights import RolloutFights
+
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
+DB = Target("team", "db")
+REF = WorkloadRef("Deployment", "team", "web")
+READS = {"db": Reads(whole=True)}
+WRITTEN = 1_000
+RECORD = Record(revisions={"a": "v2"}, write_times={"a": WriteTime(WRITTEN)})
+
+
+def consumer(ref: WorkloadRef = REF, **more: Any) -> Consumer:
+    made = Consumer(ref, "1", READS, {"revision.keyturn.dev/db": "older"}, {}, Switch.UNSET, uid="uid", created=1)
+    return replace(made, evicts=True, **more)
+
+
+def pod(name: str, created: int = 1, is_ready: bool = True) -> Pod:
+    return Pod(READS, created, name=name, uid=name, is_ready=is_ready)
+
+
+class Cluster:
+    """A workload and its pods, behind the ports of the clients. An evicted pod is replaced by a new one, which is Ready
+    after ``slowness`` looks."""
+
+    def __init__(self, *pods: Pod, slowness: int = 0) -> None:
+        self.consumer: Consumer | None = consumer()
+        self.listed = list(pods)
+        self.replicas = len(pods)
+        self.slowness = slowness
+        self.evicted: list[str] = []
+        self.marks: list[RolloutAnnotation] = []
+        self.refusals: list[Exception] = []
+        self.told: list[tuple[str, str]] = []
+        self.leads = True
+        self.looks = 0
+
+    async def inspect(self, ref: WorkloadRef, annotation: str) -> Workload:
+        if self.consumer is None:
+            raise NotFound("gone")
+        return Workload(ref, "uid", self.consumer, self.replicas, "app=web", (), None)
+
+    async def pods(self, workload: Workload) -> AsyncIterator[Pod]:
+        self.looks += 1
+        for each in list(self.listed):
+            yield each
+
+    async def evict(self, ref: WorkloadRef, pod: Pod) -> None:
+        if self.refusals:
+            raise self.refusals.pop(0)
+        self.evicted.append(pod.name)
+        self.listed.remove(pod)
+        new = Pod(READS, WRITTEN + 10, name=f"new-{pod.name}", uid=f"new-{pod.name}", is_ready=False)
+        self.listed.append(new)
+        asyncio.get_running_loop().call_later(self.slowness, self._make_ready, new)
+
+    def _make_ready(self, new: Pod) -> None:
+        self.listed[self.listed.index(new)] = replace(new, is_ready=True)
+
+    async def mark(self, consumer: Consumer, mark: RolloutAnnotation) -> Consumer:
+        self.marks.append(mark)
+        self.consumer = replace(consumer, resource_version="2", baseline={mark.name: mark.value})
+        return self.consumer
+
+    async def read(self, ref: WorkloadRef) -> Consumer | None:
+        return (await self.inspect(ref, "")).consumer
+
+    async def read_record(self, target: Target) -> Record:
+        assert target == DB
+        return RECORD
+
+    def event(self, target: Target, uid: str, warning: bool, reason: str, message: str, kind: str) -> None:
+        assert (target, uid, warning, kind) == (Target("team", "web"), "uid", True, "Deployment")
+        self.told.append((reason, message))
+
+
+def evictor(cluster: Any) -> PodEvictor:
+    loop = asyncio.get_running_loop()
+    return PodEvictor(cluster, cluster, cluster, RolloutFights(loop.time), lambda: cluster.leads, loop.time)
+
+
+async def run(cluster: Cluster, seconds: float, permitted: bool = True) -> PodEvictor:
+    made = evictor(cluster)
+    assert made.start(DB, consumer(), lambda _: permitted)
+    await asyncio.sleep(seconds)
+    return made
+
+
+async def test_pods_that_are_behind_go_one_by_one_and_the_workload_is_settled() -> None:
+    cluster = Cluster(pod("c", 3), pod("a", 1), pod("b", 2), pod("new", WRITTEN + 5))
+    made = await run(cluster, 100)
+    assert cluster.evicted == ["a", "b", "c"]
+    (mark,) = cluster.marks
+    assert not mark.restart
+    assert not made.is_busy(consumer())
+    assert cluster.told == []
+
+
+async def test_next_pod_waits_until_the_replacement_of_the_former_is_ready() -> None:
+    cluster = Cluster(pod("a", 1), pod("b", 2), slowness=40)
+    await run(cluster, 30)
+    assert cluster.evicted == ["a"]
+    await asyncio.sleep(60)
+    assert cluster.evicted == ["a", "b"]
+
+
+async def test_pod_that_is_not_ready_goes_first_and_waits_for_nobody() -> None:
+    """A pod that crashes because its password is old would otherwise keep everybody from being replaced."""
+    cluster = Cluster(pod("a", 1), pod("b", 2, is_ready=False), pod("c", 3, is_ready=False), slowness=1000)
+    await run(cluster, 100)
+    assert cluster.evicted == ["b", "c"]
+    assert [reason for reason, _ in cluster.told][:1] == [WAITS]
+    assert "fewer of its pods are Ready" in cluster.told[0][1]
+
+
+async def test_budget_is_waited_for_and_told_after_a_minute() -> None:
+    cluster = Cluster(pod("a"))
+    cluster.refusals = [DisruptionNotAllowed("budget")] * 8
+    await run(cluster, TOLD_AFTER - 5)
+    assert (cluster.evicted, cluster.told) == ([], [])
+    await asyncio.sleep(200)
+    assert cluster.evicted == ["a"]
+    assert cluster.told
+    assert {reason for reason, _ in cluster.told} == {WAITS}
+    assert "PodDisruptionBudget" in cluster.told[0][1]
+
+
+async def test_missing_right_is_told_with_the_value_to_set() -> None:
+    cluster = Cluster(pod("a"))
+    cluster.refusals = [ClusterRefused("forbidden")]
+    await run(cluster, 10)
+    ((reason, message),) = cluster.told
+    assert (reason, cluster.evicted) == ("ClusterRefused", [])
+    assert "rollouts.evict: true" in message
+    await asyncio.sleep(REFUSED_SECONDS)
+    assert cluster.evicted == ["a"]
+
+
+@pytest.mark.parametrize("error", [Conflict("another pod"), NotFound("gone"), ClusterUnavailable("500")])
+async def test_failed_eviction_is_tried_again_with_what_is_there_then(error: Exception) -> None:
+    cluster = Cluster(pod("a"))
+    cluster.refusals = [error]
+    await run(cluster, 4 * STEP_SECONDS)
+    assert cluster.evicted == ["a"]
+
+
+async def test_only_the_leader_evicts_and_asks_again_if_it_does_not_lead() -> None:
+    cluster = Cluster(pod("a"), pod("b"))
+    cluster.leads = False
+    made = evictor(cluster)
+    assert not made.start(DB, consumer(), lambda _: True)
+    assert made.delay(consumer()) == RECHECK
+    assert made.delay(replace(consumer(), evicts=False)) == 0
+    cluster.leads = True
+    assert made.delay(consumer()) == 0
+    assert made.start(DB, consumer(), lambda _: True)
+    await asyncio.sleep(STEP_SECONDS / 2)
+    cluster.leads = False  # another replica goes on
+    await asyncio.sleep(100)
+    assert len(cluster.evicted) == 1
+    assert not made.is_busy(consumer())
+
+
+async def test_nobody_is_evicted_who_may_not_be_restarted_or_no_longer_asks_for_it() -> None:
+    cluster = Cluster(pod("a"))
+    await run(cluster, 10, permitted=False)
+    cluster.consumer = replace(consumer(), evicts=False)
+    await run(cluster, 10)
+    cluster.consumer = None
+    made = await run(cluster, 10)
+    assert (cluster.evicted, cluster.marks) == ([], [])
+    assert not made.is_busy(consumer())
+
+
+async def test_each_namespace_has_a_share_of_the_evictions() -> None:
+    cluster = Cluster(pod("a"))
+    cluster.refusals = [DisruptionNotAllowed("budget")] * 1000
+    made = evictor(cluster)
+
+    def start(namespace: str, number: int) -> bool:
+        return made.start(DB, consumer(WorkloadRef("Deployment", namespace, f"web-{number}")), lambda _: True)
+
+    assert [start("team", number) for number in range(MAX_RUNS_PER_NAMESPACE + 1)] == [True] * 5 + [False]
+    assert not start("team", 0)  # it is being done
+    assert sum(start(f"team-{number}", 0) for number in range(MAX_RUNS)) == MAX_RUNS - MAX_RUNS_PER_NAMESPACE
