@@ -16,8 +16,6 @@ from support.manifests import env_from, workload
 from support.rollout_watcher import RolloutWatcher
 from support.wait import eventually
 
-READY_AFTER = "keyturn.dev/ready-after"  # on a pod template: when the simulated node makes its pods ready
-
 
 @contextmanager
 def watched(env: FaultEnv) -> Iterator[RolloutWatcher]:
@@ -208,10 +206,7 @@ def test_pace_of_the_cluster_holds_for_two_receivers_and_survives_the_end_of_the
     for name in ("db", "cache", "mail"):
         env.create_bound_secret(name, consumers=())
     names = [f"{name}-{number}" for name in ("db", "cache", "mail") for number in range(4)]
-    for each in names:
-        made = workload(env.namespace, each, env_from(each.partition("-")[0]))
-        made["spec"]["template"]["metadata"]["annotations"] = {READY_AFTER: "1s"}
-        env.cluster.create([made])
+    env.cluster.create(workload(env.namespace, each, env_from(each.partition("-")[0])) for each in names)
     eventually(are_ready(env, len(names)), 60)
     with watched(env) as rollouts:
         for name in ("db", "cache", "mail"):
