@@ -39,6 +39,7 @@ from keyturn_receiver.cluster.watched_cache import WatchedCache
 from keyturn_receiver.cluster.watched_client import WatchedClient
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.reloader import ReloaderMode
+from keyturn_receiver.core.rollout_schedule import WaitReason
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.vocabulary import BIND_LABEL, WATCH_LABEL
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
@@ -62,6 +63,7 @@ from keyturn_receiver.reconcile.release_reporter import ReleaseReporter
 from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.request import PRIORITIES
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
+from keyturn_receiver.reconcile.rollout_pacer import PaceLimits, RolloutPacer
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.reconcile.secret_filler import SecretFiller
 from keyturn_receiver.reconcile.source_reader import SourceReader
@@ -152,15 +154,16 @@ class Aws:
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """The access policy, the work queue, the two parts other than the webhook that submit work to the queue, and the
-    parts that report: Secrets that are no longer bound, rollouts, and readers that are not restarted, if these are
-    reported. Watched Secrets have a queue and a detector of their own."""
+    """The access policy, the work queue, the two parts other than the webhook that submit work to the queue, the one
+    that paces rollouts, and the parts that report: Secrets that are no longer bound, rollouts, and readers that are not
+    restarted, if these are reported. Watched Secrets have a queue and a detector of their own."""
 
     access: AccessPolicy
     queue: WorkQueue
     drift: DriftDetector
     poller: Poller
     releases: ReleaseReporter
+    pacer: RolloutPacer
     live: LiveReporter
     watch_queue: WorkQueue
     watches: WatchDetector
@@ -181,6 +184,9 @@ def build(
 
     # Every change in the caches triggers a check for drift, and so does becoming the leader.
     kube.caches.secrets.add_handler(controller.drift.check)
+    secrets = SecretLookup(kube.caches.secrets, kube.caches.watched)
+    for cache in (kube.caches.secrets, kube.caches.watched):
+        cache.add_handler(lambda target: None if secrets.get(target) else controller.pacer.forget(target))
     kube.caches.consumers.add_handler(controller.drift.check)
     kube.caches.namespaces.add_handler(controller.drift.check_namespace)
     kube.elector.add_handler(controller.drift.on_started_leading)
@@ -383,8 +389,15 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     records = RecordReader(secrets, watch_client, caches.watched)
     evictor = PodEvictor(workloads, records, kube.events, fights, kube.elector.is_leader)
     rollouts = RolloutPolicy(caches.namespaces, Switch(settings.rollout_default), reloader)
+    limits = PaceLimits(
+        settings.max_unfinished_per_secret, settings.max_unfinished_per_namespace, settings.max_unfinished_per_cluster
+    )
+    pacer = RolloutPacer(caches.consumers, caches.namespaces, fights, evictor, limits, kube.elector.is_leader)
+    caches.consumers.add_progress_handler(pacer.on_progress)
+    caches.consumers.add_unread_handler(pacer.on_unread)
+    kube.elector.add_handler(pacer.on_started_leading)
     restarter = ConsumerRestarter(
-        caches.consumers, rollouts, workloads, records, legs, fights, evictor, fight_reporter.on_owner
+        caches.consumers, rollouts, workloads, records, legs, fights, evictor, pacer, fight_reporter.on_owner
     )
     filler = SecretFiller(
         SourceReader(aws.stores, access, resolver, legs),
@@ -436,7 +449,7 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         metrics,
         kube.elector.is_leader,
     )
-    return Controller(access, queue, drift, poller, releases, live, watch_queue, watches, readers)
+    return Controller(access, queue, drift, poller, releases, pacer, live, watch_queue, watches, readers)
 
 
 def build_http(
@@ -499,6 +512,9 @@ def observe(process: Process, kube: Kubernetes, aws: Aws, controller: Controller
     metrics.watched_secrets.set_function(lambda: len(kube.caches.watched))
     metrics.failing_bindings.set_function(queue.failing)
     metrics.staleness_seconds.set_function(queue.oldest_unmet)
+    metrics.rollouts_halted.set_function(controller.pacer.halted)
+    for reason in WaitReason:
+        metrics.rollouts_waiting.labels(reason).set_function(partial(controller.pacer.waiting, reason))
     metrics.rollouts_stuck.set_function(controller.live.stuck)
     metrics.poller_leader.set_function(kube.elector.is_leader)
     if process.settings.deliveries:

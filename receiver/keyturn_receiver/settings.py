@@ -111,6 +111,16 @@ class Settings(BaseSettings):
     """Whether consumers are restarted where no annotation `keyturn.dev/rollout` says so: `enabled` or `disabled`, which
     restarts only what an annotation enables."""
 
+    max_unfinished_per_secret: int = Field(10, ge=1)
+    """Consumers of one Secret that may be in the middle of a restart at a time. The next ones wait until the pods of an
+    earlier one are ready."""
+
+    max_unfinished_per_namespace: int | None = Field(None, ge=1)
+    """The same for all consumers in a namespace. Without it, there is no such limit."""
+
+    max_unfinished_per_cluster: int | None = Field(None, ge=1)
+    """The same for all consumers in the cluster. Without it, there is no such limit."""
+
     reloader: Literal["absent", "replaced", "running"] = "absent"
     """Whether Stakater's Reloader is in the cluster. `absent`: its annotations mean nothing. `replaced`: it was
     removed, and Keyturn restarts what its annotations select. `running`: what they select is left to it, so that
@@ -201,6 +211,11 @@ class Settings(BaseSettings):
     @classmethod
     def _parse_names(cls, text: object) -> object:
         return tuple(filter(None, map(str.strip, text.split(",")))) if isinstance(text, str) else text
+
+    @field_validator("max_unfinished_per_namespace", "max_unfinished_per_cluster", mode="before")
+    @classmethod
+    def _parse_limit(cls, text: object) -> object:
+        return None if text == "" else text
 
     @field_validator("regions")
     @classmethod

@@ -20,7 +20,10 @@ from keyturn_receiver.core import (
     policy,
     restart_way,
     revision,
+    rollout_order,
+    rollout_pace,
     rollout_switch,
+    rollout_window,
     watched,
     write_times,
 )
@@ -96,7 +99,8 @@ def test_readme_folders_exist() -> None:
 
 def test_bindings_page_has_every_annotation_and_no_other() -> None:
     annotations = {binding.BIND_LABEL, *binding.FILLING, binding.ON_DELETE, policy.ALLOW_SECRETS}
-    annotations |= {rollout_switch.ROLLOUT, restart_way.RESTART, consumer.READS}
+    annotations |= {rollout_switch.ROLLOUT, restart_way.RESTART, consumer.READS, binding.RESUME}
+    annotations |= {rollout_order.ORDER, rollout_pace.PACE, rollout_window.WINDOW}
     annotations |= {*revision.RECORD, revision.STATUS, write_times.CHANGED_AT, revision.MOVED_AT, binding.RECONCILE}
     annotations |= {revision.RECORD_HASH, revision.RECONCILED, revision.STATE, watched.WATCHED}
     assert set(re.findall(r"`(keyturn\.dev/[a-z-]+)", BINDINGS)) == annotations

@@ -40,6 +40,7 @@ from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.reconciler import Reconciler
 from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
+from keyturn_receiver.reconcile.rollout_pacer import PaceLimits, RolloutPacer
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.reconcile.secret_filler import SecretFiller
 from keyturn_receiver.reconcile.source_reader import SourceReader
@@ -166,7 +167,10 @@ class Receiver:
         workloads, fights = WorkloadClient(api), RolloutFights()
         self.events = EventRecorder(api, metrics, lambda: datetime.now(UTC), time.monotonic)
         evictor = PodEvictor(workloads, secret_client, self.events, fights, lambda: True)
-        restarter = ConsumerRestarter(self.index, rollouts, workloads, secret_client, legs, fights, evictor)
+        pacer = RolloutPacer(self.index, namespaces, fights, evictor, PaceLimits(), lambda: True)
+        self.index.add_progress_handler(pacer.on_progress)
+        self.index.add_unread_handler(pacer.on_unread)
+        restarter = ConsumerRestarter(self.index, rollouts, workloads, secret_client, legs, fights, evictor, pacer)
         filler = SecretFiller(
             SourceReader(stores, access, resolver, legs),
             Renderer(ThreadPoolExecutor(1)),

@@ -47,6 +47,7 @@ from keyturn_receiver.reconcile.reconciler import CONFLICT_RETRIES, Reconciler
 from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.rollout_fights import Fight, RolloutFights
+from keyturn_receiver.reconcile.rollout_pacer import PaceLimits, RolloutPacer
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.reconcile.secret_filler import SecretFiller
 from keyturn_receiver.reconcile.source_reader import SourceReader
@@ -219,7 +220,10 @@ class Engine:
         policy = RolloutPolicy(namespaces, Switch.ENABLED)
         workloads = WorkloadClient(api)
         evictor = PodEvictor(workloads, secrets, events, fights, lambda: True)
-        self.restarter = restarter = CountingRestarter(index, policy, workloads, secrets, legs, fights, evictor)
+        pacer = RolloutPacer(index, namespaces, fights, evictor, PaceLimits(), lambda: True)
+        index.add_progress_handler(pacer.on_progress)
+        index.add_unread_handler(pacer.on_unread)
+        self.restarter = restarter = CountingRestarter(index, policy, workloads, secrets, legs, fights, evictor, pacer)
         filler = SecretFiller(
             SourceReader(stores, access, resolver, legs),
             Renderer(ThreadPoolExecutor(1)),

@@ -33,6 +33,7 @@ from keyturn_receiver.reconcile.change_brake import FREE_CHANGES, MAX_DELAY, Cha
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
+from keyturn_receiver.reconcile.rollout_pacer import PaceLimits, RolloutPacer
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.reconcile.watch_detector import WatchDetector
 from keyturn_receiver.reconcile.watch_reconciler import WatchReconciler
@@ -215,7 +216,10 @@ class Receiver:
         client = WatchedClient(api, self.cache, KEYED)
         policy = RolloutPolicy(namespaces, Switch.ENABLED)
         evictor = PodEvictor(workloads, client, events, fights, lambda: True)
-        restarter = ConsumerRestarter(index, policy, workloads, client, LegTimer(metrics), fights, evictor)
+        pacer = RolloutPacer(index, namespaces, fights, evictor, PaceLimits(), lambda: True, wall)
+        index.add_progress_handler(pacer.on_progress)
+        index.add_unread_handler(pacer.on_unread)
+        restarter = ConsumerRestarter(index, policy, workloads, client, LegTimer(metrics), fights, evictor, pacer)
         reporter = WatchReporter(events, metrics)
         reconciler = WatchReconciler(self.cache, client, restarter, reporter, NamespaceReader(api, namespaces))
         queue = WorkQueue(reconciler.reconcile, 4, metrics, now=time.monotonic)

@@ -68,6 +68,9 @@ securityContext: {{- toYaml . | nindent 2 }}
   "KEYTURN_ROLLOUTS" .rollouts.enabled
   "KEYTURN_ROLLOUT_DEFAULT" .rollouts.default
   "KEYTURN_RELOADER" .rollouts.reloader
+  "KEYTURN_MAX_UNFINISHED_PER_SECRET" .rollouts.maxUnfinished.perSecret
+  "KEYTURN_MAX_UNFINISHED_PER_NAMESPACE" (.rollouts.maxUnfinished.perNamespace | default "")
+  "KEYTURN_MAX_UNFINISHED_PER_CLUSTER" (.rollouts.maxUnfinished.perCluster | default "")
   "KEYTURN_WATCH_SECRETS" .rollouts.watchSecrets
   "KEYTURN_REPORT_READERS" .rollouts.reportReaders
   "KEYTURN_ARGO_ROLLOUTS" .rollouts.argoRollouts

@@ -9,6 +9,7 @@ from dataclasses import replace
 from keyturn_receiver.cluster.api import Json
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef, read_consumer
+from keyturn_receiver.core.open_rollouts import is_open
 from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.workload_kinds import WorkloadKind
 from keyturn_receiver.telemetry.logs import RepeatedWarnings
@@ -74,7 +75,7 @@ class ConsumerCache:
             self._index.report_unread(ref, before.reads.keys() - item.reads.keys())
         if before and (before.baseline, before.marks) != (item.baseline, item.marks):
             self._index.report_marks(before, item)
-        if before is None or (before.progress, before.marks) != (item.progress, item.marks):
+        if before is None or _progress_fields(before) != _progress_fields(item):
             self._index.report_progress(before, item)
         # A workload's status changes all the time. So a check is triggered only if one of the fields that matter for a
         # rollout has changed.
@@ -112,7 +113,12 @@ class ConsumerCache:
 
 
 def _rollout_fields(consumer: Consumer) -> tuple[object, ...]:
-    return (consumer.reads, consumer.baseline, consumer.marks, consumer.switch, consumer.reloader)
+    of_schedule = (consumer.order, consumer.window)
+    return (consumer.reads, consumer.baseline, consumer.marks, consumer.switch, consumer.reloader, *of_schedule)
+
+
+def _progress_fields(consumer: Consumer) -> tuple[object, ...]:
+    return (consumer.progress, consumer.marks, consumer.hold)
 
 
 class ConsumerIndex:
@@ -127,6 +133,7 @@ class ConsumerIndex:
         self._by_target: dict[Target, dict[WorkloadRef, Consumer]] = defaultdict(dict)
         self._sizes: Counter[str] = Counter()  # of the consumers, by namespace
         self._warnings = RepeatedWarnings(_log)
+        self.open_rollouts: defaultdict[str, set[WorkloadRef]] = defaultdict(set)  # by namespace
 
     def add_handler(self, on_change: Callable[[Target], None]) -> None:
         """Register ``on_change``, which is called with a Secret whenever one of the Secret's consumers changes."""
@@ -200,12 +207,23 @@ class ConsumerIndex:
         """Return how many consumers a Secret has."""
         return len(self._by_target.get(target, ()))
 
+    def latest(self, consumer: Consumer) -> Consumer | None:
+        """Return the cached state of a consumer, or None if it is gone."""
+        targets = (Target(consumer.ref.namespace, name) for name in consumer.reads)
+        return next(filter(None, (self.get(consumer.ref, target) for target in targets)), None)
+
     def add(self, consumer: Consumer) -> None:
+        if is_open(consumer):
+            self.open_rollouts[consumer.ref.namespace].add(consumer.ref)
         self._sizes[consumer.ref.namespace] += consumer.size
         for name in consumer.reads:
             self._by_target[Target(consumer.ref.namespace, name)][consumer.ref] = consumer
 
     def discard(self, consumer: Consumer) -> None:
+        if open_here := self.open_rollouts.get(consumer.ref.namespace):
+            open_here.discard(consumer.ref)
+            if not open_here:
+                del self.open_rollouts[consumer.ref.namespace]
         self._sizes[consumer.ref.namespace] -= consumer.size
         if not self._sizes[consumer.ref.namespace]:
             del self._sizes[consumer.ref.namespace]

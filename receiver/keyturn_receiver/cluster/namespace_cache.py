@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 
 from keyturn_receiver.cluster.api import METADATA_ONLY, Api, Json, path
 from keyturn_receiver.core.policy import ALLOW_SECRETS
+from keyturn_receiver.core.rollout_pace import PACE, pace_faults
 from keyturn_receiver.core.rollout_switch import ROLLOUT, switch_faults
+from keyturn_receiver.core.rollout_window import WINDOW, window_faults
 from keyturn_receiver.core.vocabulary import Place, object_faults
 from keyturn_receiver.errors import KeyturnError, NotFound
 from keyturn_receiver.liveness import Ping, no_ping
@@ -24,7 +26,7 @@ from keyturn_receiver.resilience.single_flight import SingleFlight
 POLL_INTERVAL = 30.0  # in seconds; jitter shortens it
 RETRY_INTERVAL = 1.0  # in seconds, used until every namespace has been read once; jitter shortens it
 
-_ANNOTATIONS = (ALLOW_SECRETS, ROLLOUT)
+_ANNOTATIONS = (ALLOW_SECRETS, ROLLOUT, WINDOW, PACE)
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +109,12 @@ class NamespaceCache:
             metadata["name"],
             {name: annotations[name] for name in _ANNOTATIONS if name in annotations},
             str(metadata.get("uid", "")),
-            (*switch_faults(annotations), *object_faults(metadata, Place.NAMESPACE)),
+            (
+                *switch_faults(annotations),
+                *window_faults(annotations),
+                *pace_faults(annotations),
+                *object_faults(metadata, Place.NAMESPACE),
+            ),
             str(metadata.get("resourceVersion", "")),
         )
 

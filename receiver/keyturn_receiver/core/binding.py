@@ -22,6 +22,7 @@ from keyturn_receiver.core.expression_advice import text_advice
 from keyturn_receiver.core.object_name import is_object_name
 from keyturn_receiver.core.reloader import IGNORE, MATCH
 from keyturn_receiver.core.revision import split_version_key
+from keyturn_receiver.core.rollout_pace import PACE, pace_faults, read_pace
 from keyturn_receiver.core.rollout_switch import ROLLOUT, Switch, read_switch, switch_faults
 from keyturn_receiver.core.vocabulary import BIND_LABEL, is_bind_value
 from keyturn_receiver.core.yaml_advice import advice_for_line, line_of_assignment
@@ -33,11 +34,12 @@ VERSION_STAGE = "keyturn.dev/version-stage"
 SERVICE_ACCOUNT = "keyturn.dev/service-account"
 ON_DELETE = "keyturn.dev/on-delete"
 RECONCILE = "keyturn.dev/reconcile"
+RESUME = "keyturn.dev/rollout-resume"  # the change of the Secret that goes on in spite of failed rollouts
 CURRENT = "AWSCURRENT"
 
 # The annotations that determine the Secret's data. All other annotations control deletion and rollouts.
 FILLING = (SECRET_ID, DATA, VERSION_STAGE, SERVICE_ACCOUNT, SECRETS)
-DECLARING = (*FILLING, ON_DELETE, ROLLOUT, RECONCILE, IGNORE, MATCH)
+DECLARING = (*FILLING, ON_DELETE, ROLLOUT, PACE, RESUME, RECONCILE, IGNORE, MATCH)
 
 # https://kubernetes.io/docs/concepts/configuration/secret/#restriction-names-data
 SECRET_KEY = re.compile(r"(?!\.\.|\.\Z)[-._a-zA-Z0-9]{1,253}")
@@ -128,7 +130,9 @@ class BindingSpec:
     annotation that determines the data changes. ``faults`` say what is wrong with the names of the Secret's annotations
     and labels. ``reconcile`` is the latest request to compare the Secret with AWS, or empty. ``switch`` is what
     the Secret says about restarts, and ``rollout_faults`` say what is wrong with that; the Secret is filled
-    nevertheless. ``reloader_ignore`` and ``reloader_match`` are annotations of Reloader, or None.
+    nevertheless. ``pace`` is how many rollouts for the Secret may be unfinished, or None, and ``resume`` the change
+    that goes on in spite of failures, or empty. ``reloader_ignore`` and ``reloader_match`` are annotations of Reloader,
+    or None.
     """
 
     secret_id: str
@@ -144,6 +148,8 @@ class BindingSpec:
     reloader_ignore: str | None = None
     reloader_match: str | None = None
     secrets: str | None = None
+    pace: int | None = None
+    resume: str = ""
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -274,15 +280,17 @@ def read_spec(annotations: Mapping[str, str], faults: tuple[str, ...] = ()) -> B
         service_account=None if service_account is None else service_account.strip(),
         on_delete=None if on_delete is None else on_delete.strip(),
         data=annotations.get(DATA),
-        switch=read_switch(annotations),
+        switch=Switch.UNKNOWN if pace_faults(annotations) else read_switch(annotations),
         # No record has this hash, so a binding with faults never looks as if it had been applied.
         hash="" if faults else binding_hash(annotations),
         faults=faults,
         reconcile=_request(annotations.get(RECONCILE, "")),
-        rollout_faults=switch_faults(annotations),
+        rollout_faults=(*switch_faults(annotations), *pace_faults(annotations)),
         reloader_ignore=annotations.get(IGNORE),
         reloader_match=annotations.get(MATCH),
         secrets=annotations.get(SECRETS),
+        pace=read_pace(annotations),
+        resume=annotations.get(RESUME, "").strip()[:MAX_REQUEST],
     )
 
 

@@ -11,8 +11,10 @@ from keyturn_receiver.core.object_name import is_object_name
 from keyturn_receiver.core.reloader import ReloaderMode, ReloaderRules, has_rules, read_rules, rule_faults
 from keyturn_receiver.core.restart_way import evicts_pods, restart_faults
 from keyturn_receiver.core.rollout_hold import NO_REPLICAS, RolloutHold, read_hold
+from keyturn_receiver.core.rollout_order import order_faults, read_order
 from keyturn_receiver.core.rollout_progress import RolloutProgress, read_progress
 from keyturn_receiver.core.rollout_switch import Switch, innermost, read_switch, switch_faults
+from keyturn_receiver.core.rollout_window import own_window, own_window_faults
 from keyturn_receiver.core.vocabulary import Place, object_faults
 from keyturn_receiver.core.workload_kinds import WorkloadKind
 from keyturn_receiver.core.write_times import parse_time
@@ -71,8 +73,9 @@ class Consumer:
     ``reloader`` are the rules of Reloader's annotations, if these count. ``may_restart_twice`` means that the workload
     has such annotations, but they do not count. ``progress`` tells how far the rollout of the present pod template has
     come, or is None if that cannot be told. ``evicts`` means that its pods are evicted instead of its template being
-    changed; then no setting of the workload holds them. ``by_time`` means that ``spec.restartAt``
-    restarts the pods, and not a changed pod template (``core/argo_rollouts.py``).
+    changed; then no setting of the workload holds them. ``by_time`` means that ``spec.restartAt`` restarts the pods,
+    and not a changed pod template (``core/argo_rollouts.py``). ``order`` and ``window`` are what its annotations say about
+    its restarts, or None.
     """
 
     ref: WorkloadRef
@@ -91,6 +94,8 @@ class Consumer:
     progress: RolloutProgress | None = None
     evicts: bool = False
     by_time: bool = False
+    order: int | None = None
+    window: str | None = None
 
     @property
     def size(self) -> int:
@@ -172,6 +177,8 @@ def read_consumer(
         *(borrower_faults(workload, bool(named), evicts or by_time) if kind.has_restart_at else ()),
         *name_list_faults(annotations),
         *name_list_faults(on_template),
+        *order_faults(annotations, on_template),
+        *own_window_faults(annotations, on_template),
         *object_faults(metadata, Place.WORKLOAD),
         *object_faults(template_metadata, Place.POD_TEMPLATE),
     )
@@ -195,6 +202,8 @@ def read_consumer(
         progress=read_progress(kind, workload),
         evicts=evicts,
         by_time=by_time,
+        order=read_order(annotations, on_template),
+        window=own_window(annotations, on_template),
     )
 
 

@@ -37,6 +37,7 @@ RECORD = (VERSION_IDS, REVISIONS, DATA_HASH, BINDING_HASH, APPLIED_AT)
 HASHED = (VERSION_IDS, REVISIONS, DATA_HASH, BINDING_HASH)
 MAX_STATUS = 1920  # characters
 _STATE = re.compile(r"[A-Za-z]{1,63}")
+HALTED = "RolloutHalted"  # the reason of the status while a failed rollout halts the others
 OK = "ok"  # the status of a Secret without errors
 
 # The API server accepts 256 KiB of annotations: https://kubernetes.io/docs/concepts/overview/working-with-objects/annotations/
@@ -69,7 +70,9 @@ class Record:
     label moved to the version that was written last, in seconds since 1970 by AWS's clock, or None. It alone causes no
     write. ``mark_prefix`` begins the marks that are made from this record; marks with another beginning tell nothing
     about it. Keys without a time were last written at ``unknown_until`` at the latest, in seconds since 1970, or nobody
-    knows when, if that is None.
+    knows when, if that is None. ``halt`` is what the status says if a failed rollout halts the others
+    (``core/rollout_halt.py``), and otherwise empty. That is no error of the Secret itself, whose ``status`` is then OK,
+    and two records are equal whatever they say of it.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)
@@ -80,6 +83,7 @@ class Record:
     reconciled: str = ""
     labelled: bool = True
     write_times: WriteTimes = field(default_factory=dict)
+    halt: str = field(default="", compare=False)
     moved_at: int | None = field(default=None, compare=False)
     mark_prefix: str = ""
     unknown_until: int | None = None
@@ -117,16 +121,18 @@ def read_record(annotations: Mapping[str, str], state: str | None = None) -> Rec
     annotation is treated as missing, and the next reconcile writes it again.
     """
     status = annotations.get(STATUS, "")
+    halt = status if state_of(status) == HALTED else ""
     revisions = _read_map(annotations.get(REVISIONS))
     return Record(
         version_ids=_read_map(annotations.get(VERSION_IDS)),
         revisions=revisions,
         data_hash=annotations.get(DATA_HASH, ""),
         binding_hash=annotations.get(BINDING_HASH, ""),
-        status=status,
+        status=OK if halt else status,
         reconciled=annotations.get(RECONCILED, ""),
         labelled=state is None or state == state_of(status),
         write_times=read_times(annotations.get(CHANGED_AT), revisions),
+        halt=halt,
         moved_at=parse_time(annotations[MOVED_AT]) if MOVED_AT in annotations else None,
     )
 

@@ -45,6 +45,10 @@ DECLARED: Mapping[str, tuple[Place, ...]] = {
     "reconcile": (_S,),
     "rollout": (_W, _T, _S, _N),
     "restart": (_W, _T),
+    "rollout-order": (_W, _T),
+    "rollout-window": (_N, _W, _T),
+    "rollout-pace": (_S, _N),
+    "rollout-resume": (_S,),
     "reads": (_W, _T),
     "allow-secrets": (_N,),
 }
@@ -81,6 +85,10 @@ SYNONYMS: Mapping[str, str] = {
     **dict.fromkeys(("refresh", "sync", "force-sync", "resync", "requested-at", "now"), "reconcile"),
     **dict.fromkeys(("uses", "used", "consumes", "depends-on", "secret-names", "watches"), "reads"),
     **dict.fromkeys(("restarts", "reload", "auto"), "rollout"),
+    **dict.fromkeys(("order", "wave", "sync-wave", "canary", "priority", "stage-order"), "rollout-order"),
+    **dict.fromkeys(("window", "windows", "schedule", "maintenance-window", "cron"), "rollout-window"),
+    **dict.fromkeys(("pace", "max-unfinished", "max-unavailable", "parallelism", "rate"), "rollout-pace"),
+    **dict.fromkeys(("resume", "continue", "unhalt"), "rollout-resume"),
     **dict.fromkeys(("allow", "allowed", "policy"), "allow-secrets"),
     **dict.fromkeys(("enabled", "enable", "managed"), "bind"),
 }

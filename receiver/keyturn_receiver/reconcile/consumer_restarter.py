@@ -3,13 +3,13 @@
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import BindingSpec, Target
-from keyturn_receiver.core.consumer import Consumer, Reads
+from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
 from keyturn_receiver.core.restart_time import last_written
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import RolloutAnnotation, baseline, is_behind, rollout
@@ -27,6 +27,7 @@ from keyturn_receiver.reconcile.pending_restarts import PendingRestarts, Write
 from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.record_client import RecordClient
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
+from keyturn_receiver.reconcile.rollout_pacer import RolloutPacer, Turn
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.resilience.bounded_gather import bounded_gather
 from keyturn_receiver.telemetry.legs import Leg, LegTimer
@@ -42,12 +43,13 @@ MARK_SECONDS = 3.0
 class RolloutResult:
     """The consumers that were restarted, and the error, if any, that kept others from being restarted. ``refused`` has
     the consumers that the API server does not let be marked, each with its error. ``faults`` say which annotations of
-    Reloader on the Secret are not understood."""
+    Reloader on the Secret are not understood. ``turn`` tells what the consumers that were left wait for."""
 
     restarted: Sequence[Consumer] = ()
     error: KeyturnError | None = None
     refused: Sequence[tuple[Consumer, ClusterRefused]] = ()
     faults: Sequence[str] = ()
+    turn: Turn = field(default_factory=Turn)
 
 
 class ConsumerRestarter:
@@ -67,6 +69,7 @@ class ConsumerRestarter:
         legs: LegTimer,
         fights: RolloutFights,
         evictor: PodEvictor,
+        pacer: RolloutPacer,
         on_owner: Callable[[Consumer, str, str], None] = lambda consumer, mark, owner: None,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -77,6 +80,7 @@ class ConsumerRestarter:
         self._legs = legs
         self._fights = fights
         self._evictor = evictor
+        self._pacer = pacer
         self._on_owner = on_owner
         self._pending = PendingRestarts()
         self._wall = wall
@@ -100,6 +104,19 @@ class ConsumerRestarter:
     def is_up_to_date(self, target: Target, consumers: Sequence[Consumer], record: Record) -> bool:
         """Return whether the marks of all ``consumers`` match the revisions in ``record``."""
         return not any(rollout(consumer, target.name, record) for consumer in consumers)
+
+    def in_turn(
+        self, target: Target, spec: BindingSpec, consumers: Sequence[Consumer], record: Record
+    ) -> tuple[Sequence[Consumer], str]:
+        """Return those of ``consumers`` that may be marked now, if they are due, and what the status should say of a
+        halt."""
+        turn = self._pacer.turn(target, spec, consumers, record)
+        return (*turn.start, *turn.unpaced), turn.halt
+
+    def look_again_in(self, target: Target) -> float | None:
+        """Return the seconds until others may be marked without a change of state, such as when a window opens, or
+        None."""
+        return self._pacer.look_again_in(target)
 
     def fight_delay(self, target: Target, consumers: Sequence[Consumer], record: Record) -> float:
         """Return the seconds until the first of the consumers that are due may be restarted. It is 0.0 unless other
@@ -142,8 +159,9 @@ class ConsumerRestarter:
         in the result. It may be a Conflict.
         """
         faults = self._policy.faults(spec)
-        if self.is_up_to_date(target, consumers, record):
-            return RolloutResult(faults=faults)
+        turn = self._pacer.turn(target, spec, consumers, record)
+        if not turn.start and not turn.unpaced:
+            return RolloutResult(faults=faults, turn=turn)
         with self._legs.time(Leg.ROLLOUT):
             if before is None:
                 # The record comes from the cache, which may be out of date. Marks of an older revision would restart
@@ -172,10 +190,36 @@ class ConsumerRestarter:
                     refused.append((consumer, refusal))
                     raise
 
-            restarted, error = await _gather(consumers, restart)
+            restarted, error, turn = await self._in_turn(target, spec, consumers, record, restart)
             if write:
                 self._pending.keep(target, write, frozenset(left if write.left is None else left & write.left))
-        return RolloutResult(restarted, error, refused, faults)
+        return RolloutResult(restarted, error, refused, faults, turn)
+
+    async def _in_turn(
+        self,
+        target: Target,
+        spec: BindingSpec,
+        consumers: Sequence[Consumer],
+        record: Record,
+        restart: Callable[[Consumer], Awaitable[Consumer | None]],
+    ) -> tuple[Sequence[Consumer], KeyturnError | None, Turn]:
+        """Restart consumers while it is somebody's turn. Return those that were restarted, the error that
+        ``first_retryable`` selects, and what the others wait for."""
+        restarted: list[Consumer] = []
+        errors: list[KeyturnError | None] = []
+        tried: set[WorkloadRef] = set()
+        end = time.monotonic() + MARK_SECONDS
+        while True:
+            turn = self._pacer.turn(target, spec, consumers, record, tried)
+            taken = (*turn.start, *turn.unpaced)
+            # A consumer that was refused, or needs no restart, leaves its slot to the next one.
+            if not taken or time.monotonic() >= end:
+                return restarted, first_retryable(*errors), turn
+            with self._pacer.starting(turn.start):
+                marked, error = await _gather(taken, restart)
+            restarted += marked
+            errors.append(error)
+            tried |= {each.ref for each in taken}
 
     async def _baseline(self, target: Target, consumer: Consumer, before: Record, after: Record) -> Consumer | None:
         current: Consumer | None = consumer
@@ -227,6 +271,8 @@ class ConsumerRestarter:
             except Conflict:
                 # The workload has to be read before the Secret. Reconciler._reconcile gives the reason.
                 refused, current = current, _seen_as(consumer, await self._workloads.read(current.ref))
+                if current:
+                    self._pacer.observe(current)
                 record = await self._secrets.read_record(target)
                 continue
             return marked if mark.restart else None
@@ -250,6 +296,7 @@ class ConsumerRestarter:
         marked = await self._workloads.mark(consumer, mark, written_at)
         if marked:  # the watch may show this write only after the next one
             self._fights.observe(consumer, marked)
+            self._pacer.observe(replace(marked, seen_late=consumer.seen_late))
         return marked
 
     async def _has_pod_behind(

@@ -89,6 +89,7 @@ class DriftDetector:
             self._queue.check_later(target, settles_in, self._check)
         else:
             self._act(bound, self._cause(bound))
+            self._look_again(target)
 
     def _act(self, bound: BoundSecret, cause: Cause | None) -> None:
         target = bound.target
@@ -107,6 +108,12 @@ class DriftDetector:
                 self._submit(bound, cause)
         elif not self._queue.gave_up_on(target, bound.resource_version):
             self._queue.mark_recovered(target)
+
+    def _look_again(self, target: Target) -> None:
+        """Check a Secret again when others of its consumers may be restarted, such as when a window opens."""
+        delay = self._restarter.look_again_in(target)
+        if delay is not None and self._bound.get(target):
+            self._queue.check_later(target, delay, self._check)
 
     def _report_filled(self, bound: BoundSecret) -> None:
         try:
@@ -138,6 +145,8 @@ class DriftDetector:
                 self._queue.check_later(target, delay, self._check_after_delay)
             else:
                 self._submit(bound, cause)
+        else:
+            self._look_again(target)
 
     def _fight_delay(self, bound: BoundSecret, cause: Cause) -> float:
         """Return the seconds to wait because another writer keeps reverting the Secret or its consumers."""
@@ -146,6 +155,7 @@ class DriftDetector:
                 return self._queue.fight_delay(bound.target)
             case Cause.CONSUMER:
                 consumers = self._restarter.restartable(bound.target, bound.spec)
+                consumers, _ = self._restarter.in_turn(bound.target, bound.spec, consumers, bound.record)
                 return self._restarter.fight_delay(bound.target, consumers, bound.record)
         return 0.0
 
@@ -168,13 +178,16 @@ class DriftDetector:
 
     def _due(self, bound: BoundSecret) -> Cause | None:
         target, record = bound.target, bound.record
-        consumers = self._restarter.restartable(target, bound.spec)
+        restartable = self._restarter.restartable(target, bound.spec)
+        consumers, halt = self._restarter.in_turn(target, bound.spec, restartable, record)
         if self._queue.gave_up_on(target, bound.resource_version):
             # This Secret cannot be filled and stays as it is, but its consumers still have to run with its data.
             return None if self._restarter.is_up_to_date(target, consumers, record) else Cause.CONSUMER
         status = sync_status(record, bound.spec, bound.is_intact, target.name, consumers)
         if not record.was_written and not bound.lost_record:
             return Cause.NEW
+        if status is SyncStatus.IN_SYNC and record.halt != halt:
+            status = SyncStatus.ROLLOUT_DUE  # the status does not say whether a failed rollout halts the others
         if status is SyncStatus.FILL_DUE or not self._access.allows(bound):
             return Cause.DRIFT
         return Cause.CONSUMER if status is SyncStatus.ROLLOUT_DUE else None

@@ -2,16 +2,29 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import islice
 
 from keyturn_receiver.core.binding import Binding
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout_progress import RolloutProgress
+from keyturn_receiver.core.rollout_schedule import Wait, WaitReason
 
 RELOADER_ADVICE = (
     "Reloader's annotations select Secrets here, too: if it runs, this restart is made twice; say so in the chart's"
     " rollouts.reloader (docs/rollouts.md)"
 )
+
+
+WAITING = "RolloutWaiting"  # the reason of Events about workloads that wait to be restarted
+RESUMED = "RolloutResumed"  # the reason of the Event at the end of a halt
+GOES_ON = "no failed restart halts the other workloads any more: they are restarted in turn"
+HALTS_OTHERS = (
+    "the restart of this workload has failed, so no other workload that reads the Secret is restarted: mend it; the"
+    " Event RolloutHalted on the Secret says how to go on without it"
+)
+MAX_TIMES = 5  # the most groups of waiting workloads that a message names
 
 
 def applied(record: Record, changed_keys: str, restarted: Sequence[Consumer]) -> str:
@@ -58,6 +71,28 @@ def restarted(record: Record, changed_keys: str, consumer: Consumer) -> str:
     if consumer.may_restart_twice:
         message += f"; {RELOADER_ADVICE}"
     return message if changed_keys else f"version {', '.join(sorted(record.version_ids.values()))}; {message}"
+
+
+def waiting(waits: Sequence[tuple[Consumer, Wait]]) -> str:
+    """Return a message that says which consumers wait for a window, and which for a consumer of lower order. It is
+    empty if there is none. Those that wait for a slot are not told, because they change all the time."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for consumer, wait in waits:
+        if wait.reason is WaitReason.WINDOW:
+            groups[f"until {_utc(wait)}, when the rollout window opens"].append(_name(consumer))
+        elif wait.reason is WaitReason.ORDER and wait.behind:
+            groups[f"for {wait.behind.kind} {wait.behind.name}, whose rollout order is lower"].append(_name(consumer))
+    told = [f"{_first(names)} wait {why}" for why, names in islice(groups.items(), MAX_TIMES)]
+    return "; ".join(told)
+
+
+def waits_for_window(wait: Wait) -> str:
+    """Return a message for a consumer that waits for its window."""
+    return f"its restart waits until {_utc(wait)}, when the rollout window opens"
+
+
+def _utc(wait: Wait) -> str:
+    return datetime.fromtimestamp(wait.until, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def live(record: Record, seconds: int | None, moved: bool) -> str:

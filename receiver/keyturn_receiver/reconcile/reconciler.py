@@ -177,8 +177,9 @@ class Reconciler:
         """
         if request.causes != {Cause.NOTIFICATION} or request.unversioned or not request.expected:
             return False
-        consumers = self._restarter.permitted(consumers, bound.target, bound.spec)
         record = bound.record
+        permitted = self._restarter.permitted(consumers, bound.target, bound.spec)
+        consumers, _ = self._restarter.in_turn(bound.target, bound.spec, permitted, record)
         status = sync_status(record, bound.spec, bound.is_intact, bound.target.name, consumers)
         if status is not SyncStatus.IN_SYNC:
             return False

@@ -4,6 +4,7 @@ from keyturn_receiver.cluster.namespace_cache import NamespaceCache
 from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.reloader import ReloaderMode, secret_rule_faults, switch_of
+from keyturn_receiver.core.rollout_pace import pace_faults
 from keyturn_receiver.core.rollout_switch import Switch, innermost, read_switch
 
 
@@ -22,7 +23,8 @@ class RolloutPolicy:
         """Return whether a consumer may be restarted for the Secret at ``target``."""
         if self._is_left_to_reloader(consumer, target, spec):
             return False
-        in_namespace = read_switch(self._namespaces.annotations(target.namespace))
+        annotations = self._namespaces.annotations(target.namespace)
+        in_namespace = Switch.UNKNOWN if pace_faults(annotations) else read_switch(annotations)
         by_reloader = Switch.UNSET
         if self._reloader is ReloaderMode.REPLACED:
             by_reloader = switch_of(consumer.reloader, target.name, spec.reloader_ignore, spec.reloader_match)

@@ -23,7 +23,9 @@ from keyturn_receiver.errors import (
 from keyturn_receiver.reconcile import event_messages
 from keyturn_receiver.reconcile.consumer_restarter import RolloutResult
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
+from keyturn_receiver.reconcile.rollout_pacer import Turn
 from keyturn_receiver.reconcile.secret_filler import FillResult
+from keyturn_receiver.reconcile.turn_events import tell_halt, tell_waits
 from keyturn_receiver.resilience.token_bucket import TokenBuckets
 from keyturn_receiver.telemetry.metrics import Metrics
 
@@ -75,6 +77,8 @@ class StatusReporter:
             raise error  # a conflict is not worth a report, because the reconcile is repeated at once
         if error is None and fill.status_outdated:
             error = await self._write_status(live, OK)
+        if error is None and fill.record.halt != rollout.turn.halt and not fill.deleted:
+            error = await self._report_halt(_as_filled(live, fill), rollout.turn)
         terminal_version = ""
         if error:
             of_secret = error is fill.error
@@ -96,6 +100,7 @@ class StatusReporter:
             held = event_messages.is_held(consumer)
             warning = consumer.hold is not None and consumer.hold.keeps_old_pods
             self._consumer_event(consumer, warning, "NotRestarted" if held else "Restarted", live.target, message)
+        tell_waits(self._events, live.target, live.uid, rollout.turn)
         for consumer, refusal in rollout.refused[:MAX_CONSUMER_EVENTS]:
             self._consumer_event(consumer, True, refusal.reason, live.target, f"no restart: {refusal}")
         only_fill_failed = fill.error is not None and rollout.error is None
@@ -160,8 +165,7 @@ class StatusReporter:
         if live.record.status != status:
             for consumer in consumers[:MAX_CONSUMER_EVENTS]:
                 self._consumer_event(consumer, True, error.reason, live.target, str(error))
-        if fill.written:  # with the status, if the error keeps only some keys from being filled
-            live = replace(live, resource_version=fill.resource_version, record=fill.record)
+        live = _as_filled(live, fill)  # with the status, if the error keeps only some keys from being filled
         if live.record.status == status and live.record.labelled and served in ("", live.record.reconciled):
             return live.resource_version
         try:
@@ -172,6 +176,11 @@ class StatusReporter:
             _log.warning("the status of %s could not be written: %s", live.target, failure)
             return live.resource_version
 
+    async def _report_halt(self, live: LiveSecret, turn: Turn) -> KeyturnError | None:
+        """Report that a failed rollout halts the others, or does not any more."""
+        tell_halt(self._events, live.target, live.uid, turn)
+        return await self._write_status(live, turn.halt or OK)
+
     async def _write_status(self, live: LiveSecret, status: str) -> KeyturnError | None:
         try:
             await self._secrets.write_status(live, status)
@@ -180,3 +189,8 @@ class StatusReporter:
         except KeyturnError as error:
             return detached(error)
         return None
+
+
+def _as_filled(live: LiveSecret, fill: FillResult) -> LiveSecret:
+    """Return the Secret as it is after the fill."""
+    return replace(live, resource_version=fill.resource_version, record=fill.record) if fill.written else live

@@ -5,11 +5,12 @@ As in ``drift.py``, the leader acts at once, and the other replicas a few second
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from keyturn_receiver.cluster.lease import follower_delay
 from keyturn_receiver.cluster.watched_cache import WatchedCache, WatchedSecret
 from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.reconcile.change_brake import ChangeBrake
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.drift import FEW_CONSUMERS, MAX_WAIT_FOR_CHECK, SECONDS_PER_CONSUMER
@@ -84,6 +85,12 @@ class WatchDetector:
         self._check_as(target, acts=True)
 
     def _check_as(self, target: Target, acts: bool) -> None:
+        self._act(target, acts)
+        delay = self._restarter.look_again_in(target)
+        if delay is not None and self._cache.get(target):
+            self._queue.check_later(target, delay, self._check)
+
+    def _act(self, target: Target, acts: bool) -> None:
         secret = self._cache.get(target)
         if secret is None:
             self._queue.drop(target)
@@ -105,7 +112,7 @@ class WatchDetector:
         """Return the seconds to wait because the values, or the marks of the consumers, change again and again."""
         if cause is Cause.DRIFT:
             return self._brake.delay(secret.target)
-        consumers = self._restarter.restartable(secret.target, secret.spec)
+        consumers = self._in_turn(secret)
         return self._restarter.fight_delay(secret.target, consumers, secret.record)
 
     def _count(self, secret: WatchedSecret) -> None:
@@ -124,9 +131,13 @@ class WatchDetector:
             _log.exception("check of a watched Secret failed", extra={"fields": {"secret": str(secret.target)}})
             return Cause.DRIFT
 
+    def _in_turn(self, secret: WatchedSecret) -> Sequence[Consumer]:
+        consumers = self._restarter.restartable(secret.target, secret.spec)
+        return self._restarter.in_turn(secret.target, secret.spec, consumers, secret.record)[0]
+
     def _due(self, secret: WatchedSecret) -> Cause | None:
         target = secret.target
-        consumers = self._restarter.restartable(target, secret.spec)
+        consumers = self._in_turn(secret)
         is_up_to_date = self._restarter.is_up_to_date(target, consumers, secret.record)
         if not secret.watched.is_kept:
             gave_up = self._queue.gave_up_on(target, secret.resource_version)

@@ -17,6 +17,7 @@ from keyturn_receiver.reconcile.change_brake import BACKOFF
 from keyturn_receiver.reconcile.consumer_restarter import RolloutResult
 from keyturn_receiver.reconcile.request import Request
 from keyturn_receiver.reconcile.status_reporter import FAILURE_BURST, FAILURE_RATE, MAX_CONSUMER_EVENTS
+from keyturn_receiver.reconcile.turn_events import tell_halt, tell_waits
 from keyturn_receiver.resilience.token_bucket import TokenBuckets
 from keyturn_receiver.telemetry.metrics import Metrics
 
@@ -60,6 +61,9 @@ class WatchReporter:
             if consumer.may_restart_twice:
                 message += f"; {event_messages.RELOADER_ADVICE}"
             self._consumer_event(consumer, warning, "NotRestarted" if held else "Restarted", secret.target, message)
+        tell_waits(self._events, secret.target, secret.uid, rollout.turn)
+        if rollout.turn.halted_by:
+            tell_halt(self._events, secret.target, secret.uid, rollout.turn)
         for consumer, refusal in rollout.refused[:MAX_CONSUMER_EVENTS]:
             self._consumer_event(consumer, True, refusal.reason, secret.target, f"no restart: {refusal}")
         if error and not isinstance(error, Unfinished):

@@ -74,6 +74,17 @@ class Metrics:
             " workload.",
             "kind",
         )
+        self.rollouts_waiting = self._gauge(
+            "rollouts_waiting",
+            "Consumers whose restart waits, as this replica sees them, by what they wait for: `window`, `order`,"
+            " `pace`, `halt` or `backoff`.",
+            "reason",
+        )
+        self.rollouts_halted = self._gauge(
+            "rollouts_halted",
+            "Secrets with a consumer whose failed rollout keeps the others from being restarted, as this replica sees"
+            " them.",
+        )
         self.watch_brakes = self._counter(
             "watch_brakes", "Watched Secrets whose restarts slow down because their values change again and again."
         )

@@ -1,0 +1,26 @@
+"""Open rollouts: the rollouts that Keyturn has started and that are not finished, as the workloads show them.
+
+Keyturn starts one with a mark on the pod template. A mark on the workload itself says that the pods run its value
+(``core/rollout.py``), so a later rollout of that template is somebody else's.
+"""
+
+from keyturn_receiver.core.consumer import Consumer, mark_name
+from keyturn_receiver.core.revision import Record
+from keyturn_receiver.core.rollout import present_mark
+from keyturn_receiver.core.rollout_progress import RolloutState
+
+
+def is_open(consumer: Consumer) -> bool:
+    """Return whether a workload that Keyturn has restarted has pods that are not ready with its present template.
+
+    A rollout that failed is not open any more: it may stay as it is for ever. A workload that holds its pods back
+    (``core/rollout_hold.py``) has no rollout that could end.
+    """
+    if consumer.hold or consumer.progress is None or consumer.progress.state is not RolloutState.UNFINISHED:
+        return False
+    return any(name not in consumer.baseline for name in consumer.marks)
+
+
+def is_restarted(consumer: Consumer, secret_name: str, record: Record) -> bool:
+    """Return whether Keyturn has restarted the pods of a workload for the present revisions of the Secret."""
+    return mark_name(secret_name) not in consumer.baseline and present_mark(consumer, secret_name, record) is not None

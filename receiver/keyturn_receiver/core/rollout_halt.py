@@ -1,0 +1,33 @@
+"""Rollout halts: a failed rollout keeps the other consumers of the Secret from being restarted.
+
+A halt ends by itself once the rollout completes, or the failed workload is gone, scaled to 0 or not a consumer any
+more. The annotation ``keyturn.dev/rollout-resume`` ends it by hand. Its value names the change of the Secret that goes
+on in spite of failures, so it has no effect on the next change.
+"""
+
+from keyturn_receiver.core.binding import RESUME, BindingSpec, Target
+from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.core.revision import HALTED, Record, status_of
+
+_LENGTH = 10  # characters of a digest that name a change
+
+
+def change_of(record: Record) -> str:
+    """Return the name of the last change of a Secret."""
+    return record.digest[:_LENGTH]
+
+
+def is_resumed(spec: BindingSpec, record: Record) -> bool:
+    """Return whether somebody has asked to go on with the last change in spite of failures."""
+    return spec.resume.strip() == change_of(record)
+
+
+def halt_of(failed: Consumer, target: Target, record: Record) -> str:
+    """Return what the status says of a halt. It is the same on every replica, and as long as the halt lasts."""
+    reason = failed.progress.reason if failed.progress and failed.progress.reason else "its deadline is over"
+    return status_of(
+        HALTED,
+        f"the restart of {failed.ref.kind} {failed.ref.name} has failed ({reason}), so no other workload is restarted:"
+        f" mend it, or go on without it: kubectl annotate secret {target.name} -n {target.namespace} --overwrite"
+        f" {RESUME}={change_of(record)}",
+    )

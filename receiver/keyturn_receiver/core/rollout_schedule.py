@@ -1,0 +1,122 @@
+"""Rollout schedule: which consumers of a Secret may be restarted now, and what the others wait for.
+
+It is derived from the present state alone, so it is the same after a crash, and on every replica that sees the same
+state. Whoever is left out now is looked at again when the state changes, or at the time that the schedule names.
+
+The order is stable. That keeps the pace with several replicas: what a replica sees of a kind of workload is an earlier
+state of what another sees, and it never passes over a consumer that the other has started before. So a replica that
+lags starts only what the other has started already, and these writes are refused with a conflict
+(docs/adr/028-pace-and-order-of-rollouts.md).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from keyturn_receiver.core.consumer import WorkloadRef
+
+INFINITY = float("inf")
+
+
+class ConsumerState(StrEnum):
+    """The state of a consumer with regard to one change of a Secret."""
+
+    DUE = "due"  # it has to be restarted
+    UNFINISHED = "unfinished"  # it was restarted, and its pods are not all ready yet
+    FAILED = "failed"  # it was restarted, and that has failed
+    SETTLED = "settled"  # it has been restarted, needs no restart, or holds its pods back
+
+
+class WaitReason(StrEnum):
+    """What a consumer that is due waits for. The value is the label value of ``keyturn_rollouts_waiting``."""
+
+    WINDOW = "window"
+    ORDER = "order"
+    PACE = "pace"
+    HALT = "halt"
+    BACKOFF = "backoff"  # another writer keeps reverting its mark, or its restart was refused just now
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A consumer of a Secret that may be restarted for it.
+
+    ``order`` is None if it has none. ``window_opens_at`` is the time, in seconds since 1970, from which it may be
+    restarted; it is in the past while its window is open. ``takes_slot`` is false if its restart makes no further
+    rollout unfinished: because its pods do not restart, or because its rollout is unfinished already.
+    ``backed_off_until`` is the time until which its mark must not be written. ``fails_at`` is the time from which its
+    unfinished rollout counts as failed. Both are seconds since 1970, or infinity if only a change of state ends them.
+    """
+
+    ref: WorkloadRef
+    state: ConsumerState
+    order: int | None = None
+    window_opens_at: float = 0.0
+    takes_slot: bool = True
+    backed_off_until: float = 0.0
+    fails_at: float = INFINITY
+
+    @property
+    def stage(self) -> tuple[bool, int]:
+        """What consumers have in common that are restarted together."""
+        return (self.order is None, self.order or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Why a consumer waits. ``until`` is the time at which that ends, in seconds since 1970: infinity if only a change
+    of state ends it. ``behind`` is the consumer that it waits for, or None."""
+
+    reason: WaitReason
+    until: float = INFINITY
+    behind: WorkloadRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """``start`` has the consumers that may be restarted now, in order, and ``waits`` what each other consumer that is
+    due waits for. ``halted_by`` is the failed consumer because of which no other one is restarted, or None.
+    ``look_again_at`` is the time, in seconds since 1970, at which the schedule changes without a change of state, or
+    infinity."""
+
+    start: Sequence[WorkloadRef] = ()
+    waits: Mapping[WorkloadRef, Wait] = field(default_factory=dict)
+    halted_by: WorkloadRef | None = None
+    look_again_at: float = INFINITY
+
+
+def schedule(
+    candidates: Iterable[Candidate], now: float, slots: float, shared_slots: float = INFINITY, resumed: bool = False
+) -> Schedule:
+    """Return the schedule of one Secret at ``now``, in seconds since 1970.
+
+    ``slots`` is how many rollouts of the Secret may become unfinished, and ``shared_slots`` how many of its namespace
+    and the cluster may. ``resumed`` is true if somebody has asked to go on in spite of failures.
+    """
+    everyone = sorted(candidates, key=lambda each: (each.stage, each.ref.kind, each.ref.name))
+    due = [each for each in everyone if each.state is ConsumerState.DUE]
+    if not due:
+        return Schedule()
+    failed = next((each for each in everyone if each.state is ConsumerState.FAILED), None)
+    if failed and not resumed:
+        return Schedule((), {each.ref: Wait(WaitReason.HALT, behind=failed.ref) for each in due}, failed.ref)
+    open_states = (ConsumerState.DUE, ConsumerState.UNFINISHED)
+    first = next(each for each in everyone if each.state in open_states)
+    start: list[WorkloadRef] = []
+    waits: dict[WorkloadRef, Wait] = {}
+    left = min(slots, shared_slots)
+    for each in due:
+        if each.stage != first.stage:
+            waits[each.ref] = Wait(WaitReason.ORDER, behind=first.ref)
+        elif each.window_opens_at > now:
+            waits[each.ref] = Wait(WaitReason.WINDOW, until=each.window_opens_at)
+        elif each.backed_off_until > now:
+            waits[each.ref] = Wait(WaitReason.BACKOFF, until=each.backed_off_until)
+        elif each.takes_slot and left <= 0:
+            waits[each.ref] = Wait(WaitReason.PACE)
+        else:
+            left -= each.takes_slot
+            start.append(each.ref)
+    times = [wait.until for wait in waits.values()]
+    times += [each.fails_at for each in everyone if each.state is ConsumerState.UNFINISHED]
+    return Schedule(start, waits, look_again_at=min((at for at in times if at > now), default=INFINITY))

@@ -1,0 +1,301 @@
+"""Rollout pacer: which consumers of a Secret may be restarted now, and who waits for what.
+
+It applies ``core/rollout_schedule.py`` to what the caches show. The decision is made anew each time; what is kept here
+only bridges the moment until a watch shows this replica's own writes, and tells who has to be woken when.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
+from keyturn_receiver.cluster.namespace_cache import NamespaceCache
+from keyturn_receiver.core.binding import BindingSpec, Target
+from keyturn_receiver.core.consumer import Consumer, WorkloadRef
+from keyturn_receiver.core.open_rollouts import is_open, is_restarted
+from keyturn_receiver.core.revision import Record
+from keyturn_receiver.core.rollout import RolloutAnnotation, rollout
+from keyturn_receiver.core.rollout_deadline import fails_at
+from keyturn_receiver.core.rollout_halt import halt_of, is_resumed
+from keyturn_receiver.core.rollout_pace import read_pace
+from keyturn_receiver.core.rollout_progress import RolloutState
+from keyturn_receiver.core.rollout_schedule import (
+    INFINITY,
+    Candidate,
+    ConsumerState,
+    Schedule,
+    Wait,
+    WaitReason,
+    schedule,
+)
+from keyturn_receiver.core.rollout_window import WINDOW, opens_at
+from keyturn_receiver.reconcile.pod_evictor import PodEvictor
+from keyturn_receiver.reconcile.rollout_fights import RolloutFights
+from keyturn_receiver.resilience.fair_map import FairMap
+
+# Seconds after which whoever waits for others' rollouts is looked at again, whatever was seen of these.
+MAX_WAIT = 30.0
+MAX_LOOK_AGAIN = 600.0  # seconds; a window is a time of the wall clock, which may be set
+MAX_WOKEN = 4  # Secrets that a finished rollout wakes, each of another namespace
+MAX_WAITING = 50_000  # Secrets that wait for slots of their namespace or the cluster; others wait for MAX_WAIT
+MAX_WRITTEN = 10_000  # consumers whose last write here is remembered until the watch shows it
+
+
+@dataclass(frozen=True, slots=True)
+class PaceLimits:
+    """How many rollouts may be unfinished at a time. None means no limit."""
+
+    per_secret: int = 10
+    per_namespace: int | None = None
+    per_cluster: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Whose turn it is: the consumers that may be restarted now, in order, and what the others wait for.
+
+    ``unpaced`` are consumers whose mark restarts nobody, so that they wait for nobody. ``halted_by`` is the failed
+    consumer that halts the others, and ``halt`` is what the status says of it, or empty.
+    """
+
+    start: Sequence[Consumer] = ()
+    unpaced: Sequence[Consumer] = ()
+    waits: Sequence[tuple[Consumer, Wait]] = ()
+    halted_by: Consumer | None = None
+    halt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    reasons: Counter[WaitReason]
+    look_again_at: float
+
+
+class RolloutPacer:
+    """Rollout pacer. ``is_leader`` returns whether this replica leads, and ``wall`` the seconds since 1970.
+
+    If the rollouts of a namespace or of the cluster are limited, the leader alone starts any: two replicas could not
+    agree on who takes the last slot.
+    """
+
+    def __init__(
+        self,
+        index: ConsumerIndex,
+        namespaces: NamespaceCache,
+        fights: RolloutFights,
+        evictor: PodEvictor,
+        limits: PaceLimits,
+        is_leader: Callable[[], bool],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._index = index
+        self._namespaces = namespaces
+        self._fights = fights
+        self._evictor = evictor
+        self._limits = limits
+        self._is_leader = is_leader
+        self._wall = wall
+        self._written: FairMap[str, WorkloadRef, Consumer] = FairMap(MAX_WRITTEN)
+        self._starting: Counter[WorkloadRef] = Counter()
+        self._waiting: dict[Target, _Waiting] = {}
+        self._halted: set[Target] = set()
+        self._for_slots: FairMap[str, Target, None] = FairMap(MAX_WAITING)
+
+    def turn(
+        self,
+        target: Target,
+        spec: BindingSpec,
+        consumers: Sequence[Consumer],
+        record: Record,
+        tried: Collection[WorkloadRef] = (),
+    ) -> Turn:
+        """Return whose turn it is among ``consumers``, which may all be restarted for the Secret.
+
+        Consumers in ``tried`` that are still due are passed over: a write has just been refused, or is not needed.
+        """
+        current = [self._latest(each) for each in consumers]
+        marks = {each.ref: mark for each in current if (mark := rollout(each, target.name, record))}
+        if not marks:
+            self.forget(target)
+            return Turn()
+        now = self._wall()
+        in_namespace = self._namespaces.annotations(target.namespace)
+        window = in_namespace.get(WINDOW)
+        candidates = [
+            self._candidate(each, target, record, marks.get(each.ref), window, now, each.ref in tried)
+            for each in current
+        ]
+        open_now = sum(map(self._is_open, current))
+        shared = self._shared_slots(target.namespace)
+        slots = min(self._limits.per_secret, spec.pace or self._limits.per_secret) - open_now
+        made = schedule(candidates, now, slots, shared, is_resumed(spec, record))
+        by_ref = {each.ref: each for each in current}
+        start = [by_ref[ref] for ref in made.start]
+        waits = [(by_ref[ref], wait) for ref, wait in made.waits.items()]
+        unpaced = [by_ref[ref] for ref, mark in marks.items() if not _restarts(mark) and ref not in tried]
+        halted_by = by_ref[made.halted_by] if made.halted_by else None
+        self._keep(target, made, now, shared <= slots)
+        return Turn(start, unpaced, waits, halted_by, halt_of(halted_by, target, record) if halted_by else "")
+
+    @contextmanager
+    def starting(self, consumers: Iterable[Consumer]) -> Iterator[None]:
+        """Keep slots for consumers whose restart is being written."""
+        refs = [each.ref for each in consumers]
+        self._starting.update(refs)
+        try:
+            yield
+        finally:
+            self._starting.subtract(refs)
+            self._starting = +self._starting
+
+    def observe(self, consumer: Consumer) -> None:
+        """Take a consumer as this replica has just written or read it. The watch may show it later."""
+        self._written.put(consumer.ref.namespace, consumer.ref, consumer)
+
+    def look_again_in(self, target: Target) -> float | None:
+        """Return the seconds until the schedule of a Secret is due to be looked at again, or None."""
+        waiting = self._waiting.get(target)
+        if waiting is None or waiting.look_again_at == INFINITY:
+            return None
+        return min(MAX_LOOK_AGAIN, max(0.0, waiting.look_again_at - self._wall()))
+
+    def forget(self, target: Target) -> None:
+        """Forget a Secret for which nobody waits, or that is gone."""
+        self._waiting.pop(target, None)
+        self._halted.discard(target)
+        self._for_slots.pop(target.namespace, target)
+
+    def halted(self) -> int:
+        """Return how many Secrets have a failed consumer that halts the others."""
+        return len(self._halted)
+
+    def waiting(self, reason: WaitReason) -> int:
+        """Return how many consumers wait for this reason."""
+        return sum(each.reasons[reason] for each in self._waiting.values())
+
+    def on_progress(self, before: Consumer | None, after: Consumer) -> None:
+        """Wake the Secrets that wait for a consumer, if its rollout has ended or failed, or holds back its pods now."""
+        if before is None or _stance(before) != _stance(after):
+            self._wake(after.ref, after.reads)
+
+    def on_unread(self, ref: WorkloadRef, target: Target) -> None:
+        """Wake a Secret that a consumer does not read any more, or whose consumer is gone."""
+        self._wake(ref, (target.name,))
+
+    def on_started_leading(self) -> None:
+        """Wake every Secret that waits, because some were left to the leader."""
+        for target in list(self._waiting):
+            self._index.notify(target)
+
+    def _wake(self, ref: WorkloadRef, names: Iterable[str]) -> None:
+        for name in names:
+            target = Target(ref.namespace, name)
+            if target in self._waiting:
+                self._index.notify(target)
+        for namespace in list(self._for_slots)[:MAX_WOKEN]:
+            target, _ = self._for_slots.pop_oldest(namespace)
+            self._for_slots.move_to_end(namespace)
+            self._index.notify(target)
+
+    def _keep(self, target: Target, made: Schedule, now: float, is_shared: bool) -> None:
+        reasons = Counter(wait.reason for wait in made.waits.values())
+        for_slots = is_shared and reasons[WaitReason.PACE] > 0
+        look_again_at = min(made.look_again_at, now + MAX_WAIT) if for_slots else made.look_again_at
+        self.forget(target)
+        if reasons:
+            self._waiting[target] = _Waiting(reasons, look_again_at)
+        if made.halted_by:
+            self._halted.add(target)
+        if for_slots:
+            self._for_slots.put(target.namespace, target, None)
+
+    def _candidate(
+        self,
+        consumer: Consumer,
+        target: Target,
+        record: Record,
+        mark: RolloutAnnotation | None,
+        window: str | None,
+        now: float,
+        was_tried: bool,
+    ) -> Candidate:
+        ref, order = consumer.ref, consumer.order
+        if mark and _restarts(mark):
+            delay = max(self._fights.delay(consumer, mark), self._evictor.delay(consumer))
+            until = INFINITY if was_tried else now + delay
+            opens = opens_at(window if consumer.window is None else consumer.window, now)
+            if opens == INFINITY:  # the namespace's window is not understood: nobody waits for this consumer
+                return Candidate(ref, ConsumerState.SETTLED, order)
+            takes_slot = consumer.hold is None and not self._is_open(consumer)
+            return Candidate(ref, ConsumerState.DUE, order, opens, takes_slot, until)
+        if consumer.hold or consumer.progress is None or not is_restarted(consumer, target.name, record):
+            return Candidate(ref, ConsumerState.SETTLED, order)
+        end = fails_at(ref.kind, consumer.progress)
+        match consumer.progress.state:
+            case RolloutState.COMPLETE:
+                state = ConsumerState.SETTLED
+            case RolloutState.UNFINISHED if now < end:
+                state = ConsumerState.UNFINISHED
+            case _:
+                state = ConsumerState.FAILED
+        return Candidate(ref, state, order, fails_at=end)
+
+    def _is_open(self, consumer: Consumer) -> bool:
+        return is_open(consumer) or consumer.ref in self._starting or self._evictor.is_busy(consumer)
+
+    def _shared_slots(self, namespace: str) -> float:
+        """Return how many more rollouts of the namespace and of the cluster may become unfinished."""
+        cluster = self._limits.per_cluster
+        limits = (self._limits.per_namespace, read_pace(self._namespaces.annotations(namespace)))
+        of_namespace = min((each for each in limits if each is not None), default=None)
+        if of_namespace is None and cluster is None:
+            return INFINITY
+        if not self._is_leader():
+            return 0.0
+        slots = INFINITY
+        if of_namespace is not None:
+            slots = of_namespace - len(self._open_refs(namespace))
+        if cluster is not None:
+            slots = min(slots, cluster - sum(len(self._open_refs(each)) for each in self._namespaces_with_rollouts()))
+        return slots
+
+    def _namespaces_with_rollouts(self) -> set[str]:
+        return {*self._index.open_rollouts, *self._written, *(ref.namespace for ref in self._starting)}
+
+    def _open_refs(self, namespace: str) -> set[WorkloadRef]:
+        refs = set(self._index.open_rollouts.get(namespace, ()))
+        for ref in self._written.of(namespace):
+            written = self._written.get(namespace, ref)
+            if written and self._is_ahead(written):
+                (refs.add if is_open(written) else refs.discard)(ref)
+        return refs | {ref for ref in self._starting if ref.namespace == namespace}
+
+    def _latest(self, consumer: Consumer) -> Consumer:
+        """Return the latest state of a consumer: the cached one, or the one that this replica has written or read."""
+        written = self._written.get(consumer.ref.namespace, consumer.ref)
+        return written if written and self._is_ahead(written) else self._index.latest(consumer) or consumer
+
+    def _is_ahead(self, written: Consumer) -> bool:
+        """Return whether the cache does not show this state of a consumer yet. If it does, forget it here.
+
+        The resource versions of one kind of object are numbers that grow:
+        https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions
+        """
+        cached = self._index.latest(written)
+        if cached and cached.uid == written.uid:
+            ours, theirs = written.resource_version, cached.resource_version
+            if ours.isdecimal() and theirs.isdecimal() and int(theirs) < int(ours):
+                return True
+        self._written.pop(written.ref.namespace, written.ref)
+        return False
+
+
+def _restarts(mark: RolloutAnnotation) -> bool:
+    """Return whether the pods restart when this mark is written, or may restart."""
+    return mark.restart or mark.undecided
+
+
+def _stance(consumer: Consumer) -> tuple[object, ...]:
+    return consumer.hold, consumer.progress.state if consumer.progress else None

@@ -1,0 +1,351 @@
+"""Random histories of paced rollouts, played against the real engine and checked against what a cluster shows.
+
+The API client and its watches are fakes: a cluster of Deployments whose rollouts end or fail when a rule says so, and
+two replicas of the receiver whose watches lag behind as rules say. Everything between is the receiver's own.
+"""
+
+import asyncio
+import copy
+import json
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from keyturn_receiver.cluster.consumer_cache import ConsumerCache, ConsumerIndex
+from keyturn_receiver.cluster.namespace_cache import NamespaceCache
+from keyturn_receiver.cluster.secret_client import SecretClient
+from keyturn_receiver.cluster.workload_client import WorkloadClient
+from keyturn_receiver.core.binding import RESUME, Target, read_spec
+from keyturn_receiver.core.revision import Record, digest, read_record
+from keyturn_receiver.core.rollout_halt import change_of
+from keyturn_receiver.core.rollout_order import ORDER
+from keyturn_receiver.core.rollout_switch import ROLLOUT, Switch
+from keyturn_receiver.core.rollout_window import WINDOW
+from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
+from keyturn_receiver.errors import NotFound
+from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
+from keyturn_receiver.reconcile.pod_evictor import PodEvictor
+from keyturn_receiver.reconcile.rollout_fights import RolloutFights
+from keyturn_receiver.reconcile.rollout_pacer import PaceLimits, RolloutPacer
+from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
+from keyturn_receiver.telemetry.legs import LegTimer
+from keyturn_receiver.telemetry.metrics import Metrics
+from support.bindings import KEYED, bound_object
+from support.fake_objects import patch
+
+DEPLOYMENT = WORKLOAD_KINDS["Deployment"]
+PER_SECRET, PER_CLUSTER = 2, 3
+SECRETS = ("db", "cache")
+READS = {  # the Secrets that each Deployment reads
+    **dict.fromkeys(("canary", "early", "next", "w0", "w1", "w2", "windowed"), ("db",)),
+    "both": ("db", "cache"),
+    **dict.fromkeys(("c0", "c1", "c2"), ("cache",)),
+}
+ORDERS = {"canary": 1, "early": 1, "next": 2}
+WINDOW_TEXT = "0 0 * * * for 12h"  # the first half of each day, UTC
+DAY = 24 * 3600
+MARK = "revision.keyturn.dev/{}"
+COMPLETE, UNFINISHED, FAILED = "complete", "unfinished", "failed"
+
+
+def is_open_at(now: int) -> bool:
+    return now % DAY < DAY // 2
+
+
+class Cluster:
+    """The API server and the Deployment controller, behind the port of the API client. ``history`` has the states of
+    all Deployments, as watches deliver them."""
+
+    def __init__(self) -> None:
+        self.now = 20_000 * DAY
+        self.versions = dict.fromkeys(SECRETS, 1)
+        self.resumed = dict.fromkeys(SECRETS, "")
+        self.objects: dict[str, dict[str, Any]] = {}
+        self.history: list[dict[str, Any]] = []
+        self.state = dict.fromkeys(READS, COMPLETE)
+        self.opened_for: dict[str, str] = {}
+        self.pod_marks: dict[str, dict[str, str]] = {name: {} for name in READS}
+        self.restarts: set[tuple[str, str, str]] = set()
+        self.is_synced = False  # whether the replica that writes has seen everything
+        for name, secrets in READS.items():
+            annotations = {ORDER: str(ORDERS[name])} if name in ORDERS else {}
+            if name == "windowed":
+                annotations[WINDOW] = WINDOW_TEXT
+            annotations |= {MARK.format(each): self.mark_of(each) for each in secrets}
+            container = {"name": "main", "envFrom": [{"secretRef": {"name": each}} for each in secrets]}
+            self.objects[name] = {
+                "metadata": {
+                    "namespace": "team",
+                    "name": name,
+                    "uid": name,
+                    "resourceVersion": "1",
+                    "generation": 1,
+                    "annotations": annotations,
+                    "creationTimestamp": "2020-01-01T00:00:00Z",
+                },
+                "spec": {
+                    "replicas": 1,
+                    "selector": {"matchLabels": {"app": name}},
+                    "template": {"metadata": {"annotations": {}}, "spec": {"containers": [container]}},
+                },
+            }
+            self.show(name)
+
+    def record(self, secret: str) -> Record:
+        return read_record(self.secret(secret)["metadata"]["annotations"])
+
+    def mark_of(self, secret: str) -> str:
+        revisions = self.record(secret).revisions
+        return digest(revisions, revisions)
+
+    def secret(self, name: str) -> dict[str, Any]:
+        return bound_object(name, f"v{self.versions[name]}", version=self.versions[name])
+
+    def template_mark(self, name: str, secret: str) -> str | None:
+        return self.objects[name]["spec"]["template"]["metadata"]["annotations"].get(MARK.format(secret))
+
+    def is_current(self, name: str, secret: str) -> bool:
+        settled = self.objects[name]["metadata"]["annotations"].get(MARK.format(secret))
+        return (settled or self.template_mark(name, secret)) == self.mark_of(secret)
+
+    def is_enabled(self, name: str) -> bool:
+        return ROLLOUT not in self.objects[name]["metadata"]["annotations"]
+
+    def is_scaled(self, name: str) -> bool:
+        return bool(self.objects[name]["spec"]["replicas"])
+
+    def open_rollouts(self, secret: str = "") -> set[str]:
+        names = {name for name, state in self.state.items() if state == UNFINISHED and self.is_scaled(name)}
+        return {name for name in names if secret in ("", self.opened_for.get(name))}
+
+    def show(self, name: str) -> None:
+        """Give a Deployment the status of its rollout, and show it to the watches."""
+        obj, state = self.objects[name], self.state[name]
+        done = int(state == COMPLETE)
+        reason = "ProgressDeadlineExceeded" if state == FAILED else "ReplicaSetUpdated"
+        obj["status"] = {
+            "observedGeneration": obj["metadata"]["generation"],
+            "replicas": 2 - done,
+            "updatedReplicas": 1,
+            "availableReplicas": done,
+            "conditions": [{"type": "Progressing", "reason": reason}],
+        }
+        self.history.append(copy.deepcopy(obj))
+
+    def change(self, name: str) -> None:
+        metadata = self.objects[name]["metadata"]
+        metadata["resourceVersion"] = str(int(metadata["resourceVersion"]) + 1)
+        self.show(name)
+
+    async def request(self, method: str, path: str, *args: Any, **options: Any) -> dict[str, Any]:
+        await asyncio.sleep(0)
+        *_, resource, name = path.split("/")
+        if resource == "secrets":
+            return self.secret(name)
+        if name == "pods":
+            query = args[0]
+            return {"metadata": {}, "items": [json.dumps(self.pod(query["labelSelector"].partition("=")[2]))]}
+        if name not in self.objects:
+            raise NotFound("gone")
+        obj = self.objects[name]
+        if method == "PATCH":
+            before = {each: self.template_mark(name, each) for each in READS[name]}
+            patch(obj, args[1], None)
+            changed = [each for each in READS[name] if self.template_mark(name, each) != before[each]]
+            for secret in changed:
+                self.on_restart(name, secret)
+            answer = copy.deepcopy(obj)  # the controller has not seen the write yet
+            self.show(name)
+            return answer
+        return copy.deepcopy(obj)
+
+    def pod(self, name: str) -> dict[str, Any]:
+        owner = {"controller": True, "kind": "ReplicaSet", "name": f"{name}-1"}
+        metadata = {"name": name, "creationTimestamp": "2020-01-01T00:00:00Z", "ownerReferences": [owner]}
+        return {
+            "metadata": {**metadata, "annotations": self.pod_marks[name]},
+            "spec": self.objects[name]["spec"]["template"]["spec"],
+        }
+
+    def on_restart(self, name: str, secret: str) -> None:
+        """Check the restart of a Deployment that was just written."""
+        self.objects[name]["metadata"]["generation"] += 1
+        self.state[name], self.opened_for[name] = UNFINISHED, secret
+        restart = (name, secret, self.mark_of(secret))
+        assert self.template_mark(name, secret) == self.mark_of(secret), f"{name} was restarted backwards"
+        assert restart not in self.restarts, f"{name} was restarted twice for one revision"
+        self.restarts.add(restart)
+        assert self.is_enabled(name) or not self.is_synced, f"{name} was restarted though it is disabled"
+        assert name != "windowed" or is_open_at(self.now), "restarted outside its window"
+        order = ORDERS.get(name, 99)
+        for other in READS:
+            if secret in READS[other] and ORDERS.get(other, 99) < order and self.is_enabled(other):
+                assert self.is_current(other, secret), f"{name} went before {other}"
+                assert other not in self.open_rollouts(secret), f"{name} did not wait for {other}"
+        failed = [
+            other
+            for other, state in self.state.items()
+            if state == FAILED and self.opened_for[other] == secret and self.is_current(other, secret)
+        ]
+        if self.is_synced and self.resumed[secret] != change_of(self.record(secret)):
+            assert not [each for each in failed if self.is_enabled(each) and self.is_scaled(each)], "halted"
+
+
+class Replica:
+    """One receiver: its caches, which are filled as far as its watch has come, and its engine."""
+
+    def __init__(self, cluster: Cluster, is_leader: Any) -> None:
+        self.cluster, self.seen = cluster, len(cluster.history)
+        index, namespaces = ConsumerIndex(), NamespaceCache()
+        self.cache = ConsumerCache(DEPLOYMENT, index, lambda: cluster.now)
+        self.cache.replace([self.cache.transform(copy.deepcopy(each)) for each in cluster.objects.values()])
+        api: Any = cluster
+        events: Any = None
+        fights = RolloutFights(lambda: cluster.now)
+        workloads, secrets = WorkloadClient(api), SecretClient(api, lambda value: value, KEYED, lambda: None)  # type: ignore[arg-type, return-value]
+        evictor = PodEvictor(workloads, secrets, events, fights, is_leader)
+        limits = PaceLimits(PER_SECRET, None, PER_CLUSTER)
+        self.pacer = RolloutPacer(index, namespaces, fights, evictor, limits, is_leader, lambda: cluster.now)
+        policy = RolloutPolicy(namespaces, Switch.ENABLED)
+        legs = LegTimer(Metrics())
+        self.restarter = ConsumerRestarter(index, policy, workloads, secrets, legs, fights, evictor, self.pacer)
+
+    def deliver(self, count: int) -> None:
+        for each in self.cluster.history[self.seen : self.seen + count]:
+            self.cache.update(self.cache.transform(copy.deepcopy(each)))
+            self.seen += 1
+
+    def reconcile(self, secret: str) -> None:
+        target = Target("team", secret)
+        spec = read_spec({RESUME: self.cluster.resumed[secret]})
+        self.cluster.is_synced = self.seen == len(self.cluster.history)
+        record = self.cluster.record(secret)
+        consumers = self.restarter.restartable(target, spec)
+        asyncio.run(self.restarter.restart(target, spec, consumers, record, None))
+
+
+NAMES, WHICH = st.sampled_from(sorted(READS)), st.integers(0, 1)
+
+
+class Pacing(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cluster = Cluster()
+        self.leader = 0
+        self.replicas = [self.start(0), self.start(1)]
+
+    def start(self, number: int) -> Replica:
+        return Replica(self.cluster, lambda: self.leader == number)
+
+    @initialize()
+    def begin(self) -> None:
+        for secret in SECRETS:
+            self.cluster.versions[secret] += 1
+
+    @rule(secret=st.sampled_from(SECRETS))
+    def rotate(self, secret: str) -> None:
+        self.cluster.versions[secret] += 1
+
+    @rule(which=WHICH, secret=st.sampled_from(SECRETS))
+    def reconcile(self, which: int, secret: str) -> None:
+        self.replicas[which].reconcile(secret)
+
+    @rule(which=WHICH, count=st.integers(1, 30))
+    def deliver(self, which: int, count: int) -> None:
+        self.replicas[which].deliver(count)
+
+    @rule(which=WHICH)
+    def catch_up(self, which: int) -> None:
+        """Show a replica everything, and let it do what is due."""
+        self.replicas[which].deliver(len(self.cluster.history))
+        for secret in SECRETS:
+            self.replicas[which].reconcile(secret)
+
+    @rule(which=WHICH)
+    def crash(self, which: int) -> None:
+        """Kill a receiver, which takes its memory, and start it again."""
+        self.replicas[which] = self.start(which)
+
+    @rule()
+    def change_leader(self) -> None:
+        """Make the other replica the leader. Its watch has come as far as the last leader's writes, because it may lead
+        only five seconds after the other ended."""
+        self.leader = 1 - self.leader
+        self.replicas[self.leader].deliver(len(self.cluster.history))
+
+    @precondition(lambda self: self.cluster.open_rollouts())
+    @rule(data=st.data(), fails=st.sampled_from([False, False, False, True]))
+    def end(self, data: st.DataObject, fails: bool) -> None:
+        """End an open rollout, or let it fail."""
+        name = data.draw(st.sampled_from(sorted(self.cluster.open_rollouts())))
+        self._end(name, FAILED if fails else COMPLETE)
+
+    @rule(name=NAMES)
+    def mend(self, name: str) -> None:
+        if self.cluster.state[name] == FAILED:
+            self._end(name, COMPLETE)
+
+    @rule(hours=st.integers(1, 15))
+    def wait(self, hours: int) -> None:
+        self.cluster.now += hours * 3600
+
+    @rule(name=NAMES)
+    def switch(self, name: str) -> None:
+        annotations = self.cluster.objects[name]["metadata"]["annotations"]
+        if annotations.pop(ROLLOUT, None) is None:
+            annotations[ROLLOUT] = "disabled"
+        self.cluster.change(name)
+
+    @rule(name=NAMES)
+    def scale_to_zero(self, name: str) -> None:
+        if self.cluster.state[name] == FAILED:
+            self.cluster.objects[name]["spec"]["replicas"] = 0
+            self.cluster.change(name)
+
+    @rule(secret=st.sampled_from(SECRETS))
+    def resume(self, secret: str) -> None:
+        self.cluster.resumed[secret] = change_of(self.cluster.record(secret))
+
+    def _end(self, name: str, state: str) -> None:
+        self.cluster.state[name] = state
+        if state == COMPLETE:
+            self.cluster.pod_marks[name] = dict(
+                self.cluster.objects[name]["spec"]["template"]["metadata"]["annotations"]
+            )
+        self.cluster.change(name)
+
+    @invariant()
+    def pace_is_kept(self) -> None:
+        assert len(self.cluster.open_rollouts()) <= PER_CLUSTER
+        for secret in SECRETS:
+            assert len(self.cluster.open_rollouts(secret)) <= PER_SECRET
+
+    def teardown(self) -> None:
+        """Let everything end well: each consumer that may be restarted has the last value in the end."""
+        for _ in range(60):
+            if all(self._settled(name) for name in READS) and not self.cluster.open_rollouts():
+                return
+            for replica in self.replicas:
+                replica.deliver(len(self.cluster.history))
+            for secret in SECRETS:
+                self.replicas[self.leader].reconcile(secret)
+            self.pace_is_kept()
+            for name, state in self.cluster.state.items():
+                if state != COMPLETE:
+                    self._end(name, COMPLETE)
+            self.cluster.now += 3600
+        raise AssertionError(f"not restarted: {[name for name in READS if not self._settled(name)]}")
+
+    def _settled(self, name: str) -> bool:
+        return not self.cluster.is_enabled(name) or all(self.cluster.is_current(name, each) for each in READS[name])
+
+
+Pacing.TestCase.settings = settings(
+    max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+class TestPacing(Pacing.TestCase):  # type: ignore[misc, name-defined]
+    """At most one restart for each workload and revision, at least one in the end, and the pace is never exceeded."""
