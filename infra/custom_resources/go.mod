@@ -7,6 +7,7 @@ go 1.26.3
 
 require (
 	github.com/argoproj/argo-cd/v3 v3.5.7
+	github.com/argoproj/argo-rollouts v1.10.1
 	github.com/cert-manager/cert-manager v1.21.2
 	github.com/fluxcd/source-controller v1.9.6
 	github.com/openshift/api v0.0.0-20251020135558-286504b695bc

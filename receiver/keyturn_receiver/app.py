@@ -22,6 +22,7 @@ from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.cluster.fingerprint import new_fingerprint
 from keyturn_receiver.cluster.lease import LeaderElector, LeaseClient
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespacePoller, NamespaceReader
+from keyturn_receiver.cluster.optional_informer import OptionalInformer
 from keyturn_receiver.cluster.reader_client import ReaderClient
 from keyturn_receiver.cluster.record_key import RecordKey, RecordKeyClient, RecordKeyMonitor
 from keyturn_receiver.cluster.record_reader import RecordReader
@@ -31,6 +32,7 @@ from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.cluster.secret_lookup import SecretLookup
 from keyturn_receiver.cluster.service_account_client import ServiceAccountClient
+from keyturn_receiver.cluster.template_borrowers import Borrowers, RolloutCache
 from keyturn_receiver.cluster.transport import Transport
 from keyturn_receiver.cluster.wanted_fields import workload_decoder
 from keyturn_receiver.cluster.watched_cache import WatchedCache
@@ -123,6 +125,7 @@ class Caches:
     secrets: SecretCache
     namespaces: NamespaceCache
     consumers: ConsumerIndex
+    borrowers: Borrowers
     released: ReleasedCache
     watched: WatchedCache
 
@@ -246,7 +249,12 @@ def build_kubernetes(process: Process, transport: Transport) -> Kubernetes:
     api = kubernetes.Api(transport, limiter, process.metrics)
     record_key = RecordKey()
     caches = Caches(
-        SecretCache(record_key), NamespaceCache(), ConsumerIndex(), ReleasedCache(), WatchedCache(record_key)
+        SecretCache(record_key),
+        NamespaceCache(),
+        ConsumerIndex(),
+        Borrowers(),
+        ReleasedCache(),
+        WatchedCache(record_key),
     )
     identity = f"{socket.gethostname()}-{os.getpid()}"
 
@@ -295,6 +303,7 @@ def build_informers(
         cache: ObjectCache[Any],
         title: str = "",
         after: asyncio.Event | None = None,
+        is_optional: bool = False,
         **options: Any,
     ) -> list[Reflector[Any]]:
         reflectors = []
@@ -302,7 +311,10 @@ def build_informers(
             name = (title or resource) if namespace is None else f"{title or resource} in {namespace}"
             list_watch = ListWatch(kubernetes.path(group_version, resource, namespace), namespace, **options)
             ping = process.watchdog.register(f"watch of {name}")
-            informers[name] = reflector = Reflector(api, list_watch, cache, timeouts, ping, after)
+            reflector = Reflector(api, list_watch, cache, timeouts, ping, after, is_optional)
+            informers[name] = (
+                OptionalInformer(reflector, cache, name, timeouts.watch, namespace, ping) if is_optional else reflector
+            )
             reflectors.append(reflector)
         return reflectors
 
@@ -327,8 +339,14 @@ def build_informers(
             "v1", "secrets", caches.watched, title="watched secrets", after=monitor.synced, labels=WATCH_LABEL
         )
     for kind in WORKLOAD_KINDS.values() if settings.rollouts else ():
-        cache = ConsumerCache(kind, caches.consumers, reloader=ReloaderMode(settings.reloader))
-        watch(kind.group_version, kind.plural, cache, decoder=workload_decoder(kind))
+        if kind.is_custom and not settings.argo_rollouts:
+            continue
+        reloader = ReloaderMode(settings.reloader)
+        consumers = ConsumerCache(kind, caches.consumers, reloader=reloader)
+        cache: ObjectCache[Any] = consumers
+        if kind.has_restart_at:
+            cache = RolloutCache(kind, consumers, caches.borrowers, reloader is ReloaderMode.REPLACED)
+        watch(kind.group_version, kind.plural, cache, is_optional=kind.is_custom, decoder=workload_decoder(kind))
     return informers
 
 
@@ -363,7 +381,7 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     resolver = ArnResolver(aws.stores, access)
     secrets = SecretClient(kube.api, new_fingerprint(), kube.record_key, utc_now)
     reloader = ReloaderMode(settings.reloader)
-    workloads, fights = WorkloadClient(kube.api, reloader), RolloutFights()
+    workloads, fights = WorkloadClient(kube.api, reloader, caches.borrowers), RolloutFights()
     caches.consumers.add_mark_handler(fights.observe)
     fight_reporter = FightReporter(workloads, caches.secrets, kube.events, metrics, kube.elector.is_leader)
     fights.add_handler(fight_reporter.on_fight)
@@ -392,7 +410,14 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     )
     readers = None
     if settings.rollouts and settings.report_readers:
-        readers = ReaderReporter(ReaderClient(kube.api), caches.secrets, caches.consumers, rollouts, kube.events)
+        readers = ReaderReporter(
+            ReaderClient(kube.api),
+            caches.secrets,
+            caches.consumers,
+            rollouts,
+            kube.events,
+            borrowers=caches.borrowers,
+        )
     reporter = StatusReporter(secrets, kube.events, metrics, readers.on_written if readers else None)
     namespaces = NamespaceReader(kube.api, caches.namespaces)
     reconciler = Reconciler(caches.secrets, secrets, filler, restarter, reporter, namespaces, process.span)

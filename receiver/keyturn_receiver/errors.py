@@ -10,7 +10,8 @@
     │   │   └── SourcePendingDeletion    AWS: the secret is scheduled for deletion and can be restored
     │   ├── InvalidValue         the value in AWS does not contain what the binding asks for
     │   ├── ClusterRefused       Kubernetes: forbidden, invalid, immutable, or denied by admission
-    │   │   └── NotFound                 the object does not exist (any more)
+    │   │   ├── NotFound                 the object does not exist (any more)
+    │   │   └── UnknownField             the kind has no such field
     │   └── NoSigningKey         a source of signing keys contains no key
     └── Temporary            retry after ``retry_after`` seconds
         ├── SourceUnavailable    AWS: throttled, 5xx, or no response
@@ -99,6 +100,10 @@ class ClusterRefused(Permanent):
 
 class NotFound(ClusterRefused):
     reason = "NotFound"
+
+
+class UnknownField(ClusterRefused):
+    """The kind of the object has no such field, in the version that the cluster has of it."""
 
 
 class NoSigningKey(Permanent):

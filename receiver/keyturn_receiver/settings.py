@@ -135,6 +135,10 @@ class Settings(BaseSettings):
     CronJobs. For it, the pods and CronJobs of the Secret's namespace are listed after a change, at most every ten
     seconds."""
 
+    argo_rollouts: bool = False
+    """Whether Rollouts of Argo are consumers, too. Their definition (CRD) may be absent: the receiver looks for it
+    every `KEYTURN_WATCH_SECONDS`."""
+
     deletions: bool = False
     """Whether a Secret with the annotation `keyturn.dev/on-delete: delete` is deleted once AWS has deleted its secret.
     If not, the Secret stays and its status reports the deletion."""

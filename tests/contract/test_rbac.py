@@ -20,9 +20,15 @@ EVERYWHERE = {
     ("", "secrets"): {"get", "list", "watch", "patch"},  # cluster/secret_client.py and its reflector
     ("", "events"): {"create", "patch"},  # cluster/event_recorder.py
 }
-WORKLOADS = {
-    (kind.group, kind.plural): {"get", "list", "watch", "patch"} for kind in WORKLOAD_KINDS.values()
-}  # cluster/workload_client.py and the reflectors of the workloads
+# cluster/workload_client.py and the reflectors of the workloads
+WORKLOADS, CUSTOM = (
+    {
+        (kind.group, kind.plural): {"get", "list", "watch", "patch"}
+        for kind in WORKLOAD_KINDS.values()
+        if kind.is_custom is custom
+    }
+    for custom in (False, True)
+)
 READERS = {(CRON_JOB.group, CRON_JOB.plural): {"list"}}  # cluster/reader_client.py, which also lists pods
 ROLLOUTS = {**WORKLOADS, ("", "pods"): {"list"}, **READERS}  # cluster/workload_client.py
 RECORD_KEY = {("", "secrets"): {"get", "patch"}}  # cluster/record_key.py
@@ -89,6 +95,21 @@ def test_rights_contain_no_wildcard(values: dict[str, Any], used: object) -> Non
     assert "*" not in yaml.safe_dump_all(each for each in chart_rights("keyturn", values) if "Role" in each["kind"])
 
 
+@pytest.mark.parametrize("namespaces", NAMESPACES.values(), ids=NAMESPACES)
+def test_custom_kinds_are_granted_where_they_are_switched_on(namespaces: list[str]) -> None:
+    def given(**rollouts: bool) -> list[dict[tuple[str, str], set[str]]]:
+        made = chart_rights("keyturn", {"namespaces": namespaces, "rollouts": rollouts})
+        places = [*namespaces, None]
+        roles = [each for each in made if each["kind"].endswith("Role") and each["metadata"].get("namespace") in places]
+        return [rights(each) for each in roles]
+
+    alone = given()
+    assert len(alone) == (len(namespaces) or 1)
+    assert all(CUSTOM.keys().isdisjoint(each) for each in alone)
+    assert given(argoRollouts=True) == [{**each, **CUSTOM} for each in alone]
+    assert given(argoRollouts=True, enabled=False) == given(enabled=False)
+
+
 def test_pods_are_evicted_only_if_the_chart_says_so() -> None:
     for on in (True, False):
         made = chart_rights("keyturn", {"rollouts": {"enabled": on, "evict": True}})
@@ -133,13 +154,13 @@ def test_code_requests_no_other_kind_of_object() -> None:
                 continue
             group_version, resource = (ast.unparse(argument) for argument in node.args[:2])
             if (group_version, resource) == ("kind.group_version", "kind.plural"):
-                asked |= WORKLOADS.keys()
+                asked |= WORKLOADS.keys() | CUSTOM.keys()
             elif (group_version, resource) == ("CRON_JOB.group_version", "CRON_JOB.plural"):
                 asked |= READERS.keys()
             elif group_version != "group_version":  # `reflect` passes its own parameter on to `path`
                 group = GROUPS.get(group_version, group_version.strip("'"))
                 asked.add((group.rpartition("/")[0], ast.literal_eval(resource)))
-    used = EVERYWHERE | ALL_NAMESPACES | ROLLOUTS | TENANT_ROLES | LEASES
+    used = EVERYWHERE | ALL_NAMESPACES | ROLLOUTS | CUSTOM | TENANT_ROLES | LEASES
     assert asked == {(group, resource.partition("/")[0]) for group, resource in used}
 
 

@@ -1,5 +1,6 @@
 """The policy that warns of Secrets without the label: the names that it knows are those of the code."""
 
+import json
 import re
 from typing import Any
 
@@ -62,9 +63,18 @@ def test_policy_is_left_out_where_it_does_not_belong(values: dict[str, Any]) -> 
     assert policies(values) == {}
 
 
-def test_policy_is_made_for_versions_that_have_it_alone() -> None:
-    (version,) = re.findall(r'semverCompare ">=(\S+)"', (CHART / "templates" / "warnings.yaml").read_text())
-    assert version == "1.30.0-0"  # the first one with ValidatingAdmissionPolicy in admissionregistration.k8s.io/v1
+@pytest.mark.parametrize(
+    ("version", "has_it"),
+    [("v1.29.15-eks-113cf36", False), ("v1.30.0-eks-a737599", True), ("v1.30.0", True), ("v1.36.1+k3s1", True)],
+)
+def test_policy_is_made_for_versions_that_have_it_alone(version: str, has_it: bool) -> None:
+    """Kubernetes 1.30 is the first one with ValidatingAdmissionPolicy in admissionregistration.k8s.io/v1."""
+    template = (CHART / "templates" / "warnings.yaml").read_text()
+    (condition,) = re.findall(r'\((semverCompare "\S+" )\.Capabilities\.KubeVersion\.Version\)', template)
+    # Helm's library renders for one version alone, so the condition is put to Helm by itself.
+    asked = f"kind: Asked\nanswer: {{{{ {condition} {json.dumps(version)} }}}}"
+    (made,) = (each for each in chart_objects("keyturn", {"extraObjects": [asked]}) if each["kind"] == "Asked")
+    assert made["answer"] is has_it
 
 
 def test_annotations_that_need_no_label_are_those_that_keyturn_writes_or_that_stand_elsewhere() -> None:

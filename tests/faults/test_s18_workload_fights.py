@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from urllib.parse import urlencode
 
@@ -54,9 +54,13 @@ def puts_its_own(obj: dict[str, Any]) -> bool:
     return changed
 
 
+OWNERS = [strips_everything, strips_the_workload, strips_the_template, puts_its_own]
+PACES = {"fast": 0.02, "slow": 1.0}  # seconds between two looks of an owner
+
+
 @contextmanager
-def owned(env: FaultEnv, name: str, owner: Owner, pause: float = 0.0) -> Iterator[None]:
-    """Watch a Deployment, and PUT it whenever ``owner`` changes it, ``pause`` seconds later."""
+def owned(env: FaultEnv, name: str, owner: Owner, pause: float) -> Iterator[None]:
+    """Look at a Deployment every ``pause`` seconds, and PUT it whenever ``owner`` changes it."""
     url = f"{env.cluster.url}/apis/apps/v1/namespaces/{env.namespace}/deployments"
     headers = {"Authorization": f"Bearer {env.cluster.admin_token}"}
     pool = urllib3.PoolManager(ca_certs=str(env.cluster.ca_file), maxsize=2)
@@ -64,7 +68,7 @@ def owned(env: FaultEnv, name: str, owner: Owner, pause: float = 0.0) -> Iterato
 
     def run() -> None:
         while not ended.is_set():
-            time.sleep(pause or 0.005)
+            time.sleep(pause)
             obj = pool.request("GET", f"{url}/{name}", headers=headers).json()
             if owner(obj):
                 query = {"fieldManager": "the-owner"}
@@ -91,37 +95,34 @@ def warnings(env: FaultEnv, name: str, reason: str) -> list[str]:
 
 @pytest.mark.fault("S18")
 @pytest.mark.long
-@pytest.mark.parametrize("pause", [0.0, 1.0], ids=["fast", "slow"])
-@pytest.mark.parametrize(
-    "owner",
-    [strips_everything, strips_the_workload, strips_the_template, puts_its_own],
-    ids=lambda owner: owner.__name__,
-)
-def test_owner_of_a_workload_causes_a_handful_of_writes_in_a_minute(env: FaultEnv, owner: Owner, pause: float) -> None:
-    """An owner of a Deployment removes Keyturn's annotations or puts back its own, at once or a second later. In a
-    minute the receiver answers a handful of times. One Warning on the Deployment names the owner, if there is a fight.
-    Meanwhile a rotation restarts the pods, and when the owner has gone, all is as it should be."""
+def test_owners_of_workloads_cause_a_handful_of_writes_in_a_minute(env: FaultEnv) -> None:
+    """Owners of Deployments remove Keyturn's annotations or put back their own, at once or a second later. In a minute
+    the receiver answers each of them a handful of times. One Warning on each Deployment with a fight names the owner.
+    Meanwhile a rotation restarts the pods, and when the owners have gone, all is as it should be."""
     receiver = env.receiver()
     env.create_bound_secret(consumers=())
-    made = workload(env.namespace, "web", env_from("db"))
-    env.cluster.kubectl("create", "--field-manager=the-owner", "-f", "-", stdin=json.dumps(made))
-    eventually(lambda: env.history.baseline("web", "db"))
-    before = writes(env, "web")
-    with owned(env, "web", owner, pause):
+    owners = {f"{owner.__name__}-{pace}".replace("_", "-"): (owner, PACES[pace]) for owner in OWNERS for pace in PACES}
+    for name in owners:
+        made = workload(env.namespace, name, env_from("db"))
+        env.cluster.kubectl("create", "--field-manager=the-owner", "-f", "-", stdin=json.dumps(made))
+    eventually(lambda: all(env.history.baseline(name, "db") for name in owners))
+    before = {name: writes(env, name) for name in owners}
+    with ExitStack() as fights:
+        for name, (owner, pause) in owners.items():
+            fights.enter_context(owned(env, name, owner, pause))
         assert env.send(env.rotate()).status == 200
         env.let_settle(MINUTE)
-        assert 1 <= writes(env, "web") - before <= HANDFUL
-        calls = env.kubernetes_proxy.matching("PATCH", "/deployments/web$")
-        assert [call for call in calls if "spec" in call.content]
-        told = warnings(env, "web", "RestartReverted")
-        if receiver.metric("keyturn_rollout_fights_total", kind="Deployment"):
-            assert len(told) == 1
-            assert '"the-owner"' in told[0]
-        else:
-            assert told == []
+        answers = {name: writes(env, name) - before[name] for name in owners}
+        assert {name: each for name, each in answers.items() if not 1 <= each <= HANDFUL} == {}
+        for name in owners:
+            calls = env.kubernetes_proxy.matching("PATCH", f"/deployments/{name}$")
+            assert [call for call in calls if "spec" in call.content], name
+        told = [message for name in owners for message in warnings(env, name, "RestartReverted")[:2]]
+        assert len(told) == receiver.metric("keyturn_rollout_fights_total", kind="Deployment")
+        assert all('"the-owner"' in message for message in told)
     assert env.send(env.rotate()).status == 200
-    eventually(lambda: env.has_latest("web"))
-    assert replica_sets(env.cluster, env.namespace, "web") >= 2
+    eventually(lambda: all(env.has_latest(name) for name in owners))
+    assert all(replica_sets(env.cluster, env.namespace, name) >= 2 for name in owners)
     env.assert_no_value_leaked()
 
 

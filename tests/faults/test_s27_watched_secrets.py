@@ -135,6 +135,8 @@ def test_change_of_a_key_restarts_exactly_its_readers(env: FaultEnv) -> None:
         told = events_of(env, "reads-b", "Deployment")["Restarted"]
         assert told.startswith("Secret db: a value that they read has changed (change ")
         assert events_of(env, "db").keys() >= {"Watched", "Changed"}
+        live = eventually(lambda: events_of(env, "reads-b", "Deployment").get("Live"))
+        assert live.startswith("Secret db: its pod runs change ")
 
 
 @pytest.mark.fault("S27")
@@ -191,6 +193,26 @@ def test_kill_at_each_write_of_a_change_restarts_once(env: FaultEnv, resource: s
         eventually(lambda: kept(env)["changed-at"])
         env.let_settle(3)
         assert restarts(env, "one", "two") == [1, 1]
+
+
+@pytest.mark.fault("S27")
+def test_two_replicas_restart_once_and_either_is_enough(env: FaultEnv) -> None:
+    """Two replicas see a change, and each reader restarts once. The one that leads is killed, a value changes at once,
+    and the other one restarts the readers, once."""
+    first, second = env.receiver(), env.receiver()
+    create(env, {"a": "a1"})
+    consumers(env, web=key_ref("a"))
+    eventually(lambda: is_kept(env))
+    patch(env, {"a": "a2"})
+    eventually(lambda: restarts(env, "web") == [1])
+    env.let_settle(6)  # the other replica would have acted by now
+    assert restarts(env, "web") == [1]
+    leads = eventually(lambda: [each for each in (first, second) if each.metric("keyturn_poller_leader")])
+    leads[0].kill()
+    patch(env, {"a": "a3"})
+    eventually(lambda: restarts(env, "web") == [2])
+    env.let_settle(3)
+    assert restarts(env, "web") == [2]
 
 
 @pytest.mark.fault("S27")

@@ -66,6 +66,30 @@ def test_examples_of_reloader_work_after_it_was_removed(own_stack: OwnStack, nam
         assert made() == expected
 
 
+def test_examples_of_reloader_work_with_secrets_that_others_fill(own_stack: OwnStack, namespace: str) -> None:
+    with own_stack(KEYTURN_RELOADER="replaced", KEYTURN_ROLLOUT_DEFAULT="disabled") as stack:
+        for name, annotations in {"db": {}, "matched": MATCH, "ignored": IGNORE}.items():
+            made = secret(namespace, name, **annotations)
+            made["metadata"]["labels"] = {"keyturn.dev/watch": "true"}
+            stack.cluster.create([{**made, "stringData": {"password": "one"}}])
+        for name, (annotations, pod, _) in EXAMPLES.items():
+            create_workload(stack, namespace, name, pod, annotations)
+        expected = {name: 1 + restarted for name, (_, _, restarted) in EXAMPLES.items()}
+        for name in (name for name, number in expected.items() if number > 1):
+            eventually(lambda name=name: has_baseline(stack, namespace, name))
+        eventually(lambda: all(replica_sets(stack.cluster, namespace, name) for name in EXAMPLES))
+        for name in ("db", "matched", "ignored"):
+            change = '--patch={"stringData":{"password":"two"}}'
+            stack.cluster.kubectl("patch", "secret", name, "-n", namespace, "--type=merge", change)
+
+        def made_now() -> dict[str, int]:
+            return {name: replica_sets(stack.cluster, namespace, name) for name in EXAMPLES}
+
+        eventually(lambda: made_now() == expected)
+        time.sleep(2)  # an unwanted restart would show by now
+        assert made_now() == expected
+
+
 def test_workload_that_reloader_restarts_is_restarted_once(own_stack: OwnStack, namespace: str) -> None:
     with own_stack(KEYTURN_RELOADER="running") as stack:
         create_secrets(stack, namespace)

@@ -17,7 +17,9 @@ from keyturn_receiver.cluster.namespace_cache import NamespaceCache
 from keyturn_receiver.cluster.object_pages import PAGE_SIZE
 from keyturn_receiver.cluster.reader_client import ReaderClient
 from keyturn_receiver.cluster.secret_cache import SecretCache
+from keyturn_receiver.cluster.template_borrowers import Borrower, Borrowers
 from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
 from keyturn_receiver.core.plan import LiveSecret
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout_switch import Switch
@@ -72,16 +74,17 @@ class Recorder:
 class Setting:
     def __init__(self, default: Switch = Switch.ENABLED) -> None:
         self.api, self.recorder = Api(), Recorder()
-        self.secrets = SecretCache(KEYED)
+        self.secrets, self.consumers, self.borrowers = SecretCache(KEYED), ConsumerIndex(), Borrowers()
         api: Any = self.api
         recorder: Any = self.recorder
         self.reporter = ReaderReporter(
             ReaderClient(api),
             self.secrets,
-            ConsumerIndex(),
+            self.consumers,
             RolloutPolicy(NamespaceCache(), default),
             recorder,
             lambda: time.monotonic(),
+            self.borrowers,
         )
 
     def write(self, name: str = "db", version: str = "v2", shown: bool = True, **annotations: str) -> None:
@@ -138,6 +141,24 @@ async def test_change_is_reported_once_some_seconds_later() -> None:
         ("Secret db", True, "NotRestarted"),
         ("Pod bare", True, "NotRestarted"),
     ]
+
+
+@pytest.mark.parametrize("lends", [True, False])
+async def test_pods_of_a_rollout_whose_template_is_lent_are_restarted(lends: bool) -> None:
+    setting = Setting()
+    reads = {"db": Reads(whole=True)}
+    lender = Consumer(WorkloadRef("Deployment", "team", "lender"), "1", reads, {}, {}, Switch.UNSET)
+    setting.consumers.add(lender)
+    if lends:
+        ref = WorkloadRef("Rollout", "team", "web")
+        setting.borrowers.put(ref, Borrower(ref, lender.ref))
+    made = pod("web-5d-x", [{"kind": "ReplicaSet", "name": "web-5d", "controller": True}])
+    made["metadata"]["labels"] = {"rollouts-pod-template-hash": "5d"}
+    setting.api.pods = [made]
+    async with setting.running():
+        setting.write()
+        await asyncio.sleep(3600)
+    assert bool(setting.recorder.events) is not lends
 
 
 async def test_changes_of_one_namespace_share_a_list() -> None:

@@ -73,6 +73,7 @@ securityContext: {{- toYaml . | nindent 2 }}
   "KEYTURN_MAX_UNFINISHED_PER_CLUSTER" (.rollouts.maxUnfinished.perCluster | default "")
   "KEYTURN_WATCH_SECRETS" .rollouts.watchSecrets
   "KEYTURN_REPORT_READERS" .rollouts.reportReaders
+  "KEYTURN_ARGO_ROLLOUTS" .rollouts.argoRollouts
   "KEYTURN_DELETIONS" .deletions.enabled
   "KEYTURN_POLL_INTERVAL_SECONDS" .poller.intervalSeconds
   "KEYTURN_POLL_MODE" .poller.mode

@@ -31,6 +31,8 @@ FILES = {
     ),
     "github.com/cert-manager/cert-manager": ("deploy/crds/cert-manager.io_certificates.yaml",),
     "sigs.k8s.io/gateway-api": ("config/crd/standard/gateway.networking.k8s.io_httproutes.yaml",),
+    # Consumers, which the cluster may lack.
+    "github.com/argoproj/argo-rollouts": ("manifests/crds/rollout-crd.yaml",),
     # Objects of the chart's examples, not of the chart.
     "github.com/argoproj/argo-cd/v3": ("manifests/crds/application-crd.yaml",),
     "github.com/openshift/api": ("route/v1/zz_generated.crd-manifests/routes.crd.yaml",),

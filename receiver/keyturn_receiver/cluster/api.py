@@ -27,6 +27,7 @@ from keyturn_receiver.errors import (
     NamespaceBusy,
     NotFound,
     TooManyRequests,
+    UnknownField,
 )
 from keyturn_receiver.resilience.adaptive_limiter import AdaptiveLimiter, LaneFull, Overloaded
 from keyturn_receiver.telemetry.metrics import Metrics
@@ -342,6 +343,8 @@ def _error(method: str, path: str, status: int, headers: Mapping[str, str], repl
         return ClusterUnavailable(f"{text}: trying again", _retry_after(headers.get("Retry-After")))
     if status == 403:
         return ClusterRefused(f"{text}: the receiver's role, a quota or an admission policy forbids it; change that")
+    if status in (400, 422) and "strict decoding error" in str(reply.get("message")):
+        return UnknownField(text)
     advice = next((each for field, each in _ADVICE.items() if field in fields), None)
     return ClusterRefused(f"{text}: {advice or 'correct the object so that the API server takes it'}")
 

@@ -16,7 +16,7 @@ from msgspec.json import Decoder
 
 from keyturn_receiver.cluster.api import METADATA_LIST, METADATA_ONLY, Api, Json, ReplyTooLarge, reason_of
 from keyturn_receiver.cluster.wanted_fields import OBJECT, PAGE
-from keyturn_receiver.errors import ClusterUnavailable, Expired, KeyturnError
+from keyturn_receiver.errors import ClusterUnavailable, Expired, KeyturnError, NotFound
 from keyturn_receiver.liveness import Ping, no_ping
 from keyturn_receiver.resilience.backoff import Backoff, jittered
 
@@ -99,7 +99,8 @@ class Reflector(Generic[T]):
     """Reflector. Fills ``cache`` with the objects of ``list_watch``. ``synced`` is set after the first list.
 
     The first list is made once ``after`` is set. ``ping`` is called at every sign of progress: a page of a list, an
-    event, or a failure that will be retried.
+    event, or a failure that will be retried. ``is_optional`` means that the API server may not have the kind: ``run``
+    then raises NotFound.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Reflector(Generic[T]):
         timeouts: WatchTimeouts = WatchTimeouts(),
         ping: Ping = no_ping,
         after: asyncio.Event | None = None,
+        is_optional: bool = False,
     ) -> None:
         self._api = api
         self._list_watch = list_watch
@@ -121,6 +123,8 @@ class Reflector(Generic[T]):
         self._resource_version = ""
         self._listed_at = 0.0
         self._after = after
+        self._is_optional = is_optional
+        self.lists = 0  # complete ones so far
         self.synced = asyncio.Event()
 
     def list_again(self) -> None:
@@ -129,6 +133,8 @@ class Reflector(Generic[T]):
 
     async def run(self) -> None:
         """Run until cancelled. Every failure is logged and retried, either by resuming the watch or by a new list.
+
+        Raises NotFound if the kind is optional, and the API server does not have it.
 
         If the watches themselves show nothing, as behind a proxy that holds back what streams, lists take their place:
         so the cache is at most a few deadlines old.
@@ -144,6 +150,7 @@ class Reflector(Generic[T]):
                 if not self._resource_version:
                     self._resource_version = await self._list()
                     self._listed_at = time.monotonic()
+                    self.lists += 1
                     self.synced.set()
                 started = time.monotonic()
                 await self._watch()
@@ -153,6 +160,9 @@ class Reflector(Generic[T]):
                 if time.monotonic() - started < MIN_WATCH:
                     await asyncio.sleep(MIN_WATCH)  # prevents a busy loop if the server ends each watch immediately
             except KeyturnError as error:
+                if self._is_optional and isinstance(error, NotFound):
+                    self._resource_version = ""
+                    raise
                 silent = silent + 1 if time.monotonic() - started >= self._timeouts.deadline else 0
                 if isinstance(error, Expired) or silent >= MAX_SILENT_WATCHES:
                     self._resource_version, silent = "", 0

@@ -90,6 +90,24 @@ class _Condition(TypedDict, total=False):
     lastUpdateTime: Any
 
 
+class _TemplateRef(TypedDict, total=False):
+    kind: Any
+    name: Any
+
+
+class _Canary(TypedDict, total=False):
+    steps: Raw  # parsed only if it is short
+
+
+class _BlueGreen(TypedDict, total=False):
+    autoPromotionEnabled: Any
+
+
+class _ArgoStrategy(TypedDict, total=False):
+    canary: _Canary | None
+    blueGreen: _BlueGreen | None
+
+
 class _Page(TypedDict, total=False):
     metadata: dict[str, Any]
     items: list[Raw] | None
@@ -128,11 +146,14 @@ def workload_decoder(kind: WorkloadKind) -> Decoder[Any]:
     """Return the decoder of workloads of a kind."""
     first, *others = kind.template
     template = _object({"metadata": _metadata(), "spec": _PodSpec})
+    of_spec: dict[str, Any] = dict.fromkeys(_SPEC, Any)
+    if kind.has_restart_at:  # the author of such an object may fill lists that Kubernetes itself would refuse
+        of_spec["strategy"], of_spec["workloadRef"] = _ArgoStrategy, _TemplateRef
     status = _object({**dict.fromkeys(_STATUS, Any), "conditions": list[_Condition]})
-    fields = {"metadata": _metadata(kind.template), "status": status, "spec": _object(dict.fromkeys(_SPEC, Any))}
+    fields = {"metadata": _metadata(kind.template), "status": status, "spec": _object(of_spec)}
     if others:
         below = {others[0]: _nested(tuple(others[1:]), template)}
-        fields[first] = _object({**dict.fromkeys(_SPEC, Any), **below})
+        fields[first] = _object({**of_spec, **below})
     else:
         fields[first] = template
     return Decoder(_object(fields))

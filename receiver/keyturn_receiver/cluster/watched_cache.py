@@ -14,7 +14,7 @@ from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.revision import KeyedHash, Record
 from keyturn_receiver.core.watched import Observation, Watched, has_watch_label, judge, observe, watch_fault, watch_spec
 
-# Watched Secrets and keys of one namespace. A Secret counts as SECRET_SIZE keys. A key takes up to 0.5 KB.
+# Watched Secrets and keys of one namespace. A Secret counts as SECRET_SIZE keys. A key takes some 0.25 KB.
 MAX_SIZE = 20_000
 SECRET_SIZE = 4
 

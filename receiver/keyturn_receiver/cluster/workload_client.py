@@ -2,18 +2,26 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keyturn_receiver.cluster.api import MERGE_PATCH, Api, Json, path
 from keyturn_receiver.cluster.object_pages import MAX_PAGE, PAGE_SIZE, list_in_pages
+from keyturn_receiver.cluster.template_borrowers import Borrower, Borrowers
 from keyturn_receiver.cluster.wanted_fields import PAGE, POD, workload_decoder
+from keyturn_receiver.core.argo_rollouts import restart_time
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef, named_secrets, read_consumer
 from keyturn_receiver.core.field_owners import FIELD_MANAGER, other_writer
 from keyturn_receiver.core.pod import Pod, read_pod
 from keyturn_receiver.core.pod_trouble import trouble_of
 from keyturn_receiver.core.reloader import ReloaderMode
+from keyturn_receiver.core.restart_way import RESTART, TEMPLATE
 from keyturn_receiver.core.rollout import RolloutAnnotation
+from keyturn_receiver.core.rollout_hold import NO_REPLICAS, RolloutHold
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
+from keyturn_receiver.errors import ClusterRefused, UnknownField
+
+# The API server refuses a field that the definition of a custom resource lacks, instead of dropping it in silence.
+STRICT = {"fieldValidation": "Strict"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +41,15 @@ class Workload:
 
 class WorkloadClient:
     """Client for workloads. When it writes a mark on a workload's pod template, Kubernetes restarts the pods.
-    ``reloader`` tells whether Reloader's annotations count."""
+    ``reloader`` tells whether Reloader's annotations count. ``borrowers`` finds the Argo Rollouts that take the pod
+    template of a workload."""
 
-    def __init__(self, api: Api, reloader: ReloaderMode = ReloaderMode.ABSENT) -> None:
+    def __init__(
+        self, api: Api, reloader: ReloaderMode = ReloaderMode.ABSENT, borrowers: Borrowers | None = None
+    ) -> None:
         self._api = api
         self._reloader = reloader
+        self._borrowers = Borrowers() if borrowers is None else borrowers
 
     async def read(self, ref: WorkloadRef) -> Consumer | None:
         """Read a workload. Returns None if it is no consumer (``read_consumer``). Raises NotFound, or another error of
@@ -58,19 +70,23 @@ class WorkloadClient:
             ref,
             uid=str(workload["metadata"]["uid"]),
             consumer=read_consumer(kind, workload, self._reloader),
-            replicas=_replicas(workload),
+            replicas=_replicas(workload) + sum(each.replicas for each in self._borrowers.of(ref)),
             selector=_selector(workload["spec"].get("selector") or {}),
             named=named_secrets(kind, workload, self._reloader),
             owner=other_writer(kind, workload, annotation, removed=False),
         )
 
     async def pods(self, workload: Workload) -> AsyncGenerator[Pod, None]:
-        """Yield the pods of a workload, without those that are ending. Raises the same errors as ``read``."""
+        """Yield the pods of a workload, without those that are ending. The pods of an Argo Rollout that takes its pod
+        template count as its own. Raises the same errors as ``read``."""
         ref = workload.ref
+        owners = [ref, *(each.rollout for each in self._borrowers.of(ref))]
         query = {"labelSelector": workload.selector}
         async with aclosing(list_in_pages(self._api, path("v1", "pods", ref.namespace), query)) as pods:
             async for each in pods:
-                if pod := read_pod(POD.decode(each), ref, workload.uid, workload.named):
+                obj = POD.decode(each)
+                found = (read_pod(obj, owner, workload.uid, workload.named) for owner in owners)
+                if pod := next(filter(None, found), None):
                     yield pod
 
     async def trouble(self, ref: WorkloadRef) -> str:
@@ -96,16 +112,39 @@ class WorkloadClient:
         }
         await self._api.request("POST", f"{path('v1', 'pods', ref.namespace, pod.name)}/eviction", body=body)
 
-    async def mark(self, consumer: Consumer, mark: RolloutAnnotation) -> Consumer | None:
+    def restarts_by_time(self, consumer: Consumer) -> bool:
+        """Return whether the pods of a consumer are restarted by ``spec.restartAt`` alone, of itself or of all the
+        Argo Rollouts that take its pod template."""
+        if consumer.by_time:
+            return True
+        borrowers = self._borrowers.of(consumer.ref)
+        return consumer.hold is NO_REPLICAS and bool(borrowers) and all(each.by_time for each in borrowers)
+
+    def as_lender(self, consumer: Consumer) -> Consumer:
+        """Return a consumer with what holds back the Argo Rollouts that take its pod template, if there are any."""
+        borrowers = self._borrowers.of(consumer.ref)
+        return replace(consumer, hold=_hold_of(borrowers, consumer.hold)) if borrowers else consumer
+
+    async def mark(self, consumer: Consumer, mark: RolloutAnnotation, written_at: int | None = None) -> Consumer | None:
         """Write a mark, and return the workload as it was written. Raises Conflict if it has changed since it was read.
 
         A restart marks the pod template alone. The mark on the workload itself is removed by the same write, because it
         would say that the pods were found to run what they are only asked to run.
+
+        A consumer that ``restarts_by_time`` needs ``written_at`` for a restart: when the Secret was written, in seconds
+        since 1970 by the API server's clock. Its template is not to change, so the mark on the workload itself asks.
         """
         kind = WORKLOAD_KINDS[consumer.ref.kind]
         annotations: Json = {mark.name: mark.value}
         body: Json = {"metadata": {"resourceVersion": consumer.resource_version}}
-        if mark.restart:
+        query = {"fieldManager": FIELD_MANAGER}
+        if mark.restart and written_at is not None:
+            if consumer.by_time:
+                body["spec"] = {"restartAt": restart_time(written_at)}
+                query |= STRICT
+            for borrower in self._borrowers.of(consumer.ref):
+                await self._restart_borrower(borrower, mark, written_at)
+        elif mark.restart:
             template: Json = {"metadata": {"annotations": annotations}}
             for field in reversed(kind.template):
                 template = {field: template}
@@ -113,18 +152,48 @@ class WorkloadClient:
             annotations = dict.fromkeys({mark.name, *mark.former} & consumer.baseline.keys())
         if annotations:
             body["metadata"]["annotations"] = annotations
-        obj = await self._api.request(
-            "PATCH",
-            _path(consumer.ref),
-            {"fieldManager": FIELD_MANAGER},
-            body,
-            content_type=MERGE_PATCH,
-            decoder=workload_decoder(kind),
-        )
-        return read_consumer(kind, obj, self._reloader)
+        marked = read_consumer(kind, await self._patch(consumer.ref, query, body), self._reloader)
+        return self.as_lender(marked) if marked and mark.restart else marked
+
+    async def _restart_borrower(self, borrower: Borrower, mark: RolloutAnnotation, written_at: int) -> None:
+        """Restart the pods of an Argo Rollout that takes the pod template of the marked workload.
+
+        The mark on the Rollout tells that this was done. So if the mark of the workload then fails, the next attempt
+        does not restart the pods again.
+        """
+        metadata = (await self._get(borrower.rollout))["metadata"]
+        if (metadata.get("annotations") or {}).get(mark.name) == mark.value:
+            return
+        body: Json = {
+            "metadata": {"resourceVersion": metadata["resourceVersion"], "annotations": {mark.name: mark.value}},
+            "spec": {"restartAt": restart_time(written_at)},
+        }
+        await self._patch(borrower.rollout, {"fieldManager": FIELD_MANAGER, **STRICT}, body)
+
+    async def _patch(self, ref: WorkloadRef, query: Mapping[str, str], body: Json) -> Json:
+        decoder = workload_decoder(WORKLOAD_KINDS[ref.kind])
+        try:
+            return await self._api.request("PATCH", _path(ref), query, body, content_type=MERGE_PATCH, decoder=decoder)
+        except UnknownField:
+            raise ClusterRefused(
+                f"{ref.kind} {ref.namespace}/{ref.name}: its definition (CRD) has no spec.restartAt: update Argo"
+                f" Rollouts, or write {RESTART}: {TEMPLATE}"
+            ) from None
 
     async def _get(self, ref: WorkloadRef) -> Json:
         return await self._api.request("GET", _path(ref), decoder=workload_decoder(WORKLOAD_KINDS[ref.kind]))
+
+
+def _hold_of(borrowers: Sequence[Borrower], hold: RolloutHold | None) -> RolloutHold | None:
+    """Return what holds back the restart of a workload whose pod template Rollouts take. ``hold`` is its own."""
+    if hold is not NO_REPLICAS:
+        return hold
+    held = next((each for each in borrowers if each.hold), None)
+    if held is None or held.hold is None:
+        return None
+    text = f"gives its pod template to {held.rollout.kind} {held.rollout.name}, which {held.hold.text}"
+    every_pod = held.hold.every_pod and len(borrowers) == 1
+    return RolloutHold(text, every_pod, held.hold.keeps_old_pods)
 
 
 def _path(ref: WorkloadRef) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 
+from keyturn_receiver.core.argo_rollouts import borrower_faults, read_argo_hold, restarts_by_time
 from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.object_name import is_object_name
 from keyturn_receiver.core.reloader import ReloaderMode, ReloaderRules, has_rules, read_rules, rule_faults
@@ -72,8 +73,9 @@ class Consumer:
     ``reloader`` are the rules of Reloader's annotations, if these count. ``may_restart_twice`` means that the workload
     has such annotations, but they do not count. ``progress`` tells how far the rollout of the present pod template has
     come, or is None if that cannot be told. ``evicts`` means that its pods are evicted instead of its template being
-    changed; then no setting of the workload holds them. ``order`` and ``window`` are what its annotations say about its
-    restarts, or None.
+    changed; then no setting of the workload holds them. ``by_time`` means that ``spec.restartAt`` restarts the pods,
+    and not a changed pod template (``core/argo_rollouts.py``). ``order`` and ``window`` are what its annotations say
+    about its restarts, or None.
     """
 
     ref: WorkloadRef
@@ -93,6 +95,7 @@ class Consumer:
     evicts: bool = False
     order: int | None = None
     window: str | None = None
+    by_time: bool = False
 
     @property
     def size(self) -> int:
@@ -159,15 +162,19 @@ def read_consumer(
     annotations = as_object(metadata.get("annotations"))
     template_metadata = as_object(template.get("metadata"))
     on_template = as_object(template_metadata.get("annotations"))
-    reads = reads_of(template, named_secrets(kind, workload, reloader))
+    named = named_secrets(kind, workload, reloader)
+    reads = reads_of(template, named)
     counts = reloader is not ReloaderMode.ABSENT
     rules = read_rules(annotations, on_template) if counts else None
+    evicts = evicts_pods(annotations, on_template)
+    by_time = kind.has_restart_at and restarts_by_time(annotations, on_template, reloader is ReloaderMode.REPLACED)
     faults = (
         *(rule_faults(annotations, on_template) if counts else ()),
         *switch_faults(annotations),
         *switch_faults(on_template, "on the pod template"),
-        *restart_faults(annotations),
-        *restart_faults(on_template, "on the pod template"),
+        *restart_faults(annotations, has_restart_at=kind.has_restart_at),
+        *restart_faults(on_template, "on the pod template", kind.has_restart_at),
+        *(borrower_faults(workload, bool(named), evicts or by_time) if kind.has_restart_at else ()),
         *name_list_faults(annotations),
         *name_list_faults(on_template),
         *order_faults(annotations, on_template),
@@ -177,7 +184,7 @@ def read_consumer(
     )
     if not reads and not faults:
         return None
-    evicts, hold = evicts_pods(annotations, on_template), read_hold(kind, workload)
+    hold = read_argo_hold(workload, by_time) if kind.has_restart_at else read_hold(kind, workload)
     baseline, marks = marks_of(reads, annotations, on_template)
     return Consumer(
         ref=WorkloadRef(kind.kind, str(metadata["namespace"]), str(metadata["name"])),
@@ -196,6 +203,7 @@ def read_consumer(
         evicts=evicts,
         order=read_order(annotations, on_template),
         window=own_window(annotations, on_template),
+        by_time=by_time,
     )
 
 

@@ -1,7 +1,8 @@
 """Way of a restart: the annotation ``keyturn.dev/restart`` on a workload or its pod template.
 
 Usually a mark on the pod template restarts the pods. Where another writer owns the template and reverts the mark, the
-pods can be evicted instead, one by one, which changes no template.
+pods can be evicted instead, one by one, which changes no template. Argo's Rollouts have a third way
+(``core/argo_rollouts.py``).
 """
 
 from collections.abc import Mapping
@@ -9,23 +10,31 @@ from collections.abc import Mapping
 RESTART = "keyturn.dev/restart"
 EVICT = "evict"
 TEMPLATE = "template"
+RESTART_AT = "restart-at"  # of Argo's Rollouts alone
 
 _MAX_TEXT = 40  # characters of a text that is not understood; the rest is not told
 
 
 def evicts_pods(on_workload: Mapping[str, object], on_template: Mapping[str, object]) -> bool:
-    """Return whether the pods are to be evicted. The annotation on the pod template goes first."""
-    text = _text(on_template) if RESTART in on_template else _text(on_workload)
-    return text == EVICT
+    """Return whether the pods are to be evicted."""
+    return restart_way(on_workload, on_template) == EVICT
 
 
-def restart_faults(annotations: Mapping[str, object], place: str = "") -> tuple[str, ...]:
-    """Return what is wrong with the annotation. ``place`` tells where it is, such as "on the pod template"."""
+def restart_way(on_workload: Mapping[str, object], on_template: Mapping[str, object]) -> str:
+    """Return the text of the annotation, or an empty text if there is none. That on the pod template goes first."""
+    return _text(on_template) if RESTART in on_template else _text(on_workload)
+
+
+def restart_faults(annotations: Mapping[str, object], place: str = "", has_restart_at: bool = False) -> tuple[str, ...]:
+    """Return what is wrong with the annotation. ``place`` tells where it is, such as "on the pod template", and
+    ``has_restart_at`` whether the kind of the workload has ``spec.restartAt``."""
     text = _text(annotations)
-    if RESTART not in annotations or text in (EVICT, TEMPLATE):
+    ways = (EVICT, RESTART_AT) if has_restart_at else (EVICT,)
+    if RESTART not in annotations or text in (*ways, TEMPLATE):
         return ()
     where = f"{RESTART} {place}".strip()
-    return (f'annotation {where} is "{text:.{_MAX_TEXT}}": write {EVICT}, or {TEMPLATE}, which is the default',)
+    told = ", ".join(ways)
+    return (f'annotation {where} is "{text:.{_MAX_TEXT}}": write {told}, or {TEMPLATE}, which is the default',)
 
 
 def _text(annotations: Mapping[str, object]) -> str:

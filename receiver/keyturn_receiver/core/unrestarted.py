@@ -16,7 +16,7 @@ from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import has_older_value
 from keyturn_receiver.core.rollout_switch import Switch, innermost, read_switch
-from keyturn_receiver.core.workload_kinds import CRON_JOB, WORKLOAD_KINDS
+from keyturn_receiver.core.workload_kinds import CRON_JOB, ROLLOUT, WORKLOAD_KINDS
 from keyturn_receiver.core.write_times import parse_time
 
 MAX_NAMED = 10  # readers of one sort that a report holds
@@ -24,7 +24,7 @@ MAX_NAME = 63  # characters of a kind or name that a message repeats
 # What owns a ReplicaSet whose pods have this label: its name is that of the ReplicaSet without the label's value.
 _TEMPLATE_HASHES: Mapping[str, str] = {
     "pod-template-hash": "",  # a Deployment; if it is gone, nothing but the ReplicaSet is left
-    "rollouts-pod-template-hash": "Rollout",  # of Argo Rollouts
+    "rollouts-pod-template-hash": ROLLOUT.kind,
 }
 
 

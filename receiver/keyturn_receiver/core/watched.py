@@ -32,7 +32,7 @@ from keyturn_receiver.core.write_times import (
 
 WATCHED = "keyturn.dev/watched"  # the annotation that tells when each key changed
 
-MAX_KEYS = 2048  # of one Secret; hashing so many takes some 5 ms
+MAX_KEYS = 1024  # of one Secret; hashing so many takes some 3 ms
 MAX_KEPT = 64 * 1024  # characters of the annotation; if it would be longer, it tells of all keys together
 MAX_TEXT = 4096  # characters of another annotation; a longer one is cut, and not understood
 _REVISION_BYTES = 8

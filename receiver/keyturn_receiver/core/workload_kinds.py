@@ -19,7 +19,9 @@ class WorkloadKind:
     """A kind of workload. ``template`` is the path of the pod template in the object.
 
     ``has_on_delete`` is true if ``spec.updateStrategy`` can be OnDelete. With that strategy, a changed template
-    restarts no pod. ``status`` says what its status counts.
+    restarts no pod. ``status`` says what its status counts. ``is_custom`` is true if the kind comes from a custom
+    resource definition (CRD), which the cluster may lack. ``has_restart_at`` is true if pods that are older than
+    ``spec.restartAt`` are restarted.
     """
 
     kind: str
@@ -28,6 +30,8 @@ class WorkloadKind:
     template: tuple[str, ...] = ("spec", "template")
     has_on_delete: bool = False
     status: StatusForm = StatusForm.UNKNOWN
+    is_custom: bool = False
+    has_restart_at: bool = False
 
     @property
     def group(self) -> str:
@@ -42,8 +46,11 @@ WORKLOAD_KINDS: Mapping[str, WorkloadKind] = {
         WorkloadKind("Deployment", "apps/v1", "deployments", status=StatusForm.REPLICAS),
         WorkloadKind("StatefulSet", "apps/v1", "statefulsets", has_on_delete=True, status=StatusForm.IDENTITIES),
         WorkloadKind("DaemonSet", "apps/v1", "daemonsets", has_on_delete=True, status=StatusForm.NODES),
+        # https://argo-rollouts.readthedocs.io/en/stable/features/specification/
+        WorkloadKind("Rollout", "argoproj.io/v1alpha1", "rollouts", is_custom=True, has_restart_at=True),
     )
 }
+ROLLOUT = WORKLOAD_KINDS["Rollout"]  # of Argo
 # A kind that needs no restart, since the pods of its next run read the new value. It is listed, and never watched.
 CRON_JOB = WorkloadKind("CronJob", "batch/v1", "cronjobs", template=("spec", "jobTemplate", "spec", "template"))
 # The kinds besides Secrets, Namespaces and pods that Events may be about, with their API groups and versions.

@@ -9,7 +9,8 @@ from functools import partial
 from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import BindingSpec, Target
-from keyturn_receiver.core.consumer import Consumer, WorkloadRef
+from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
+from keyturn_receiver.core.restart_time import last_written
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import RolloutAnnotation, baseline, is_behind, rollout
 from keyturn_receiver.errors import (
@@ -54,7 +55,10 @@ class RolloutResult:
 class ConsumerRestarter:
     """Consumer restarter. Marks those consumers of a Secret that ``policy`` permits to restart, or leaves them to
     ``evictor``. ``on_owner`` is called with each consumer whose pods had to decide, the name of its mark, and the other
-    field manager that owns the mark."""
+    field manager that owns the mark.
+
+    ``wall`` returns the time in seconds since 1970. It counts only for a Secret whose last write has no known time.
+    """
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class ConsumerRestarter:
         evictor: PodEvictor,
         pacer: RolloutPacer,
         on_owner: Callable[[Consumer, str, str], None] = lambda consumer, mark, owner: None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._index = index
         self._policy = policy
@@ -78,6 +83,7 @@ class ConsumerRestarter:
         self._pacer = pacer
         self._on_owner = on_owner
         self._pending = PendingRestarts()
+        self._wall = wall
 
     def consumers(self, target: Target) -> Sequence[Consumer]:
         """Return the cached consumers of a Secret."""
@@ -254,10 +260,14 @@ class ConsumerRestarter:
                     mark = replace(mark, restart=await self._has_pod_behind(target, current, record, mark))
                 if mark.restart and current.evicts:
                     permits = partial(self._policy.permits, target=target, spec=spec)
-                    return current if self._evictor.start(target, current, permits) else None
+                    started = self._evictor.start(target, current, permits)
+                    return self._workloads.as_lender(current) if started else None
                 if not mark.restart and self._fights.keeps_off(current, mark):
                     return None  # its pods have the value, and another writer would remove the mark that says so
-                marked = await self._mark(current, mark)
+                written_at = None
+                if mark.restart and self._workloads.restarts_by_time(current):
+                    written_at, record = await self._written_at(target, current, record)
+                marked = await self._mark(current, mark, written_at)
             except Conflict:
                 # The workload has to be read before the Secret. Reconciler._reconcile gives the reason.
                 refused, current = current, _seen_as(consumer, await self._workloads.read(current.ref))
@@ -268,8 +278,22 @@ class ConsumerRestarter:
             return marked if mark.restart else None
         raise _conflict(refused, current)
 
-    async def _mark(self, consumer: Consumer, mark: RolloutAnnotation) -> Consumer | None:
-        marked = await self._workloads.mark(consumer, mark)
+    async def _written_at(self, target: Target, consumer: Consumer, record: Record) -> tuple[int, Record]:
+        """Return when the keys that a consumer reads were last written, by the API server's clock, and the record.
+
+        The record of a write by this reconcile does not know the time, so it is read again.
+        """
+        reads = consumer.reads.get(target.name, Reads())
+        written_at = last_written(reads, record)
+        if written_at is None:
+            record = await self._secrets.read_record(target)
+            written_at = last_written(reads, record)
+        return int(self._wall()) if written_at is None else written_at, record
+
+    async def _mark(
+        self, consumer: Consumer, mark: RolloutAnnotation, written_at: int | None = None
+    ) -> Consumer | None:
+        marked = await self._workloads.mark(consumer, mark, written_at)
         if marked:  # the watch may show this write only after the next one
             self._fights.observe(consumer, marked)
             self._pacer.observe(replace(marked, seen_late=consumer.seen_late))

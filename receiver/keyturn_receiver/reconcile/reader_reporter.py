@@ -16,6 +16,7 @@ from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
 from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.cluster.reader_client import ReaderClient
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
+from keyturn_receiver.cluster.template_borrowers import Borrowers
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
 from keyturn_receiver.core.plan import LiveSecret
@@ -68,7 +69,8 @@ class _Inquiry:
 
 
 class ReaderReporter:
-    """Reader reporter. ``now`` returns monotonic seconds."""
+    """Reader reporter. ``now`` returns monotonic seconds. ``borrowers`` finds the Argo Rollouts that take the pod
+    template of a consumer, whose restart restarts their pods."""
 
     def __init__(
         self,
@@ -78,6 +80,7 @@ class ReaderReporter:
         policy: RolloutPolicy,
         events: EventRecorder,
         now: Callable[[], float] = time.monotonic,
+        borrowers: Borrowers | None = None,
     ) -> None:
         self._readers = readers
         self._secrets = secrets
@@ -85,6 +88,7 @@ class ReaderReporter:
         self._policy = policy
         self._events = events
         self._now = now
+        self._borrowers = Borrowers() if borrowers is None else borrowers
         self._changes: FairMap[str, Target, _Change] = FairMap(MAX_CHANGES)  # by namespace
         self._due: BoundedMap[str, float] = BoundedMap(MAX_NAMESPACES)  # when a namespace may be listed
         self._busy: set[str] = set()
@@ -148,7 +152,9 @@ class ReaderReporter:
             if record.digest != change.digest and change.attempts < MAX_ATTEMPTS:
                 self._put(target, replace(change, attempts=change.attempts + 1))  # the watch is late
             elif record.was_written:
-                restarted = frozenset(each.ref.name for each in self._consumers.of(target))
+                refs = [each.ref for each in self._consumers.of(target)]
+                lent = (each.rollout for ref in refs for each in self._borrowers.of(ref))
+                restarted = frozenset(ref.name for ref in (*refs, *lent))
                 looked_at[target.name] = _Inquiry(bound, record, change.changed, restarted)
         if not looked_at:
             return

@@ -1,0 +1,58 @@
+"""Informer of a kind that the API server may not have: its custom resource definition (CRD) is absent, comes later, or
+goes away.
+
+The list of the objects is the question whether the kind exists: the API server answers 404 if not. So no right other
+than that to the objects is needed.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+from keyturn_receiver.cluster.reflector import ObjectCache, Reflector
+from keyturn_receiver.errors import NotFound
+from keyturn_receiver.liveness import Ping, no_ping
+from keyturn_receiver.resilience.backoff import jittered
+
+_log = logging.getLogger(__name__)
+
+
+class OptionalInformer:
+    """Informer that runs a reflector while the kind exists. While it does not, the cache is empty, ``synced`` is set,
+    and the informer asks again every ``interval`` seconds, or a little sooner.
+
+    The reflector has to be optional. ``title`` names the kind in the log, which tells each change once.
+    """
+
+    def __init__(
+        self,
+        reflector: Reflector[Any],
+        cache: ObjectCache[Any],
+        title: str,
+        interval: float,
+        namespace: str | None = None,
+        ping: Ping = no_ping,
+    ) -> None:
+        self._reflector = reflector
+        self._cache = cache
+        self._title = title
+        self._interval = interval
+        self._namespace = namespace
+        self._ping = ping
+        self.synced = reflector.synced
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        told = -1  # the number of lists when the log told that the kind is absent
+        while True:
+            try:
+                await self._reflector.run()
+            except NotFound:
+                self._cache.replace([], self._namespace)
+                self.synced.set()
+            if told != self._reflector.lists:
+                told = self._reflector.lists
+                _log.info("the cluster does not define %s: looking again every %g s", self._title, self._interval)
+            pause = jittered(self._interval, 0.1)  # keeps the replicas from asking at the same time
+            self._ping(pause)
+            await asyncio.sleep(pause)

@@ -1,0 +1,97 @@
+"""Argo Rollouts: how a Rollout restarts its pods, and what holds that back.
+
+A Rollout has two ways. A changed pod template makes a new revision, which passes the steps of its strategy: pauses,
+analysis, promotion. ``spec.restartAt`` evicts the pods that were created before that time, without a new revision, and
+even while the Rollout is paused. The annotation ``keyturn.dev/restart`` chooses. With ``spec.workloadRef``, a Rollout
+has no pod template of its own: it takes that of another workload, mostly of a Deployment without replicas.
+
+https://argo-rollouts.readthedocs.io/en/stable/features/restart/
+https://argo-rollouts.readthedocs.io/en/stable/migrating/
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from msgspec import Raw
+from msgspec.json import decode
+
+from keyturn_receiver.core.json_access import as_object, as_objects
+from keyturn_receiver.core.restart_way import RESTART, RESTART_AT, restart_way
+from keyturn_receiver.core.rollout_hold import NO_REPLICAS, RolloutHold
+
+RELOADER_STRATEGY = "reloader.stakater.com/rollout-strategy"
+MAX_STEPS = 16 * 1024  # bytes of a canary's steps; of a longer list, nothing is said
+
+PAUSED = RolloutHold("is paused: its pods restart when you set spec.paused to false")
+UNPROMOTED = RolloutHold(
+    "waits before its new pods serve (autoPromotionEnabled is false): promote it (kubectl argo rollouts promote)"
+)
+STOPS = RolloutHold(
+    "pauses within its canary steps until you promote it (kubectl argo rollouts promote): until then some pods keep the"
+    " old value",
+    every_pod=False,
+)
+
+
+def restarts_by_time(
+    on_workload: Mapping[str, object], on_template: Mapping[str, object], is_reloader_replaced: bool
+) -> bool:
+    """Return whether the annotations of a Rollout and of its pod template say to restart its pods by
+    ``spec.restartAt``. Reloader's annotation counts if Reloader was replaced and Keyturn's own is absent."""
+    way = restart_way(on_workload, on_template)
+    return way == RESTART_AT or (not way and is_reloader_replaced and on_workload.get(RELOADER_STRATEGY) == "restart")
+
+
+def borrower_faults(workload: Mapping[str, object], names_secrets: bool, spares_template: bool) -> tuple[str, ...]:
+    """Return what is wrong with a Rollout that has no pod template of its own. ``names_secrets`` tells whether its
+    annotations name Secrets, and ``spares_template`` whether it is restarted without a change of its template.
+
+    A label or annotation in the empty template would make the Rollout invalid.
+    """
+    if not names_secrets or spares_template or not _template_ref(workload):
+        return ()
+    return (
+        "it takes its pod template from another workload (workloadRef), and its own annotations name Secrets: move them"
+        f" to that workload, or write {RESTART}: {RESTART_AT}",
+    )
+
+
+def lender(workload: Mapping[str, object]) -> tuple[str, str] | None:
+    """Return the kind and the name of the workload whose pod template a Rollout takes, or None if it has its own."""
+    ref = _template_ref(workload)
+    return (str(ref.get("kind")), str(ref.get("name"))) if ref else None
+
+
+def read_argo_hold(workload: Mapping[str, object], by_time: bool) -> RolloutHold | None:
+    """Return what holds back the restart of a Rollout's pods, or None if all of them restart without a person."""
+    spec = as_object(workload.get("spec"))
+    if spec.get("replicas") == 0:
+        return NO_REPLICAS
+    if by_time:
+        return None
+    if spec.get("paused") is True:
+        return PAUSED
+    strategy = as_object(spec.get("strategy"))
+    if as_object(strategy.get("blueGreen")).get("autoPromotionEnabled") is False:
+        return UNPROMOTED
+    steps = _steps(as_object(strategy.get("canary")).get("steps"))
+    pauses = (step["pause"] for step in steps if "pause" in step)
+    return STOPS if any(not as_object(pause).get("duration") for pause in pauses) else None
+
+
+def restart_time(written_at: int) -> str:
+    """Return the ``spec.restartAt`` for a Secret that was written at ``written_at``, in seconds since 1970.
+
+    Pods that were created in the very second of ``restartAt`` are not restarted. So it is the next one.
+    """
+    return datetime.fromtimestamp(written_at + 1, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _template_ref(workload: Mapping[str, object]) -> Mapping[str, object]:
+    return as_object(as_object(workload.get("spec")).get("workloadRef"))
+
+
+def _steps(steps: object) -> list[Mapping[str, object]]:
+    if isinstance(steps, Raw):  # as ``cluster/wanted_fields.py`` keeps it
+        steps = decode(steps) if len(bytes(steps)) <= MAX_STEPS else None
+    return as_objects(steps)

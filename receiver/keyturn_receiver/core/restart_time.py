@@ -1,0 +1,21 @@
+"""The time from which on every new pod reads the current values, for restarts by ``spec.restartAt``
+(``core/argo_rollouts.py``).
+
+It is the time of the Secret's write by the API server's clock, which also stamps the pods. The receiver's own clock may
+differ by minutes. And the same write gives the same time, so to ask for a restart twice restarts nothing twice.
+"""
+
+from keyturn_receiver.core.consumer import Reads
+from keyturn_receiver.core.revision import Record
+from keyturn_receiver.core.write_times import REMOVED
+
+
+def last_written(reads: Reads, record: Record) -> int | None:
+    """Return when a key that a pod reads was last written or removed, in seconds since 1970, or None if the time of one
+    of them is not known."""
+    keys = record.revisions.keys() if reads.whole else reads.keys & record.revisions.keys()
+    times = [record.write_times.get(key) for key in keys]
+    if REMOVED in record.write_times:
+        times.append(record.write_times[REMOVED])
+    known = [time.at for time in times if time is not None and time.at is not None]
+    return max(known) if known and len(known) == len(times) else None

@@ -1,0 +1,176 @@
+"""S28: the definition (CRD) of Argo's Rollouts is absent, comes later, goes away, or lacks a field.
+
+The API server, the definition and the receiver are real. Argo's controller does not run.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from keyturn_local.kubernetes.control_plane import ControlPlane
+from keyturn_local.receiver.process import LocalReceiver
+from support.argo import borrower, define, rollout, undefine
+from support.cluster_state import annotations_of, warnings_of
+from support.fault_env import FaultEnv
+from support.fault_proxy import Call, Fault, Reply
+from support.manifests import env_from, workload
+from support.wait import eventually
+
+MARK = "revision.keyturn.dev/db"
+ABSENT = "the cluster does not define rollouts"
+SETTINGS = {"KEYTURN_ARGO_ROLLOUTS": "true", "KEYTURN_WATCH_SECONDS": "2"}
+RIGHTS = {"rollouts": {"argoRollouts": True}}
+ON_ROLLOUTS = "/apis/argoproj.io/v1alpha1/.*rollouts"
+MakeEnv = Callable[..., FaultEnv]
+
+
+@pytest.fixture(autouse=True)
+def definition_is_gone(control_plane: ControlPlane) -> Iterator[None]:
+    undefine(control_plane)
+    yield
+    undefine(control_plane)
+
+
+def template_mark(env: FaultEnv, name: str, kind: str = "rollout") -> str | None:
+    template = env.cluster.get(kind, name, env.namespace)["spec"].get("template", {})
+    return (template.get("metadata", {}).get("annotations") or {}).get(MARK)
+
+
+def own_mark(env: FaultEnv, name: str, kind: str = "rollout") -> str | None:
+    return annotations_of(env.cluster, kind, env.namespace, name).get(MARK)
+
+
+def restart_at(env: FaultEnv, name: str) -> str | None:
+    return env.cluster.get("rollout", name, env.namespace)["spec"].get("restartAt")
+
+
+def second_after_the_write(env: FaultEnv) -> str:
+    """Return the second after the Secret's last apply, by the API server's clock."""
+    fields = env.cluster.get("secret", "db", env.namespace)["metadata"]["managedFields"]
+    (time,) = (each["time"] for each in fields if each["manager"] == "keyturn" and not each.get("subresource"))
+    return (datetime.fromisoformat(time).astimezone(UTC) + timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def start(env: FaultEnv, *objects: Any, **settings: str) -> LocalReceiver:
+    receiver = env.receiver(**SETTINGS, **settings)
+    env.create_bound_secret(consumers=())
+    env.cluster.create(objects)
+    return receiver
+
+
+@pytest.mark.fault("S28")
+def test_definition_that_comes_and_goes_is_followed(make_env: MakeEnv) -> None:
+    """The definition is absent at the start, comes, goes away with a Rollout, and comes again. The receiver stays
+    ready, restarts its Deployment at each rotation and the Rollout while there is one, says each change once, and uses
+    no other right to Rollouts than those that the chart grants."""
+    env = make_env(**RIGHTS)
+    receiver = env.receiver(**SETTINGS)
+    env.create_bound_secret()
+    assert env.send(env.rotate()).status == 200
+    eventually(lambda: env.has_latest("web"))
+    asked = len(env.kubernetes_proxy.matching("GET", ON_ROLLOUTS))
+    eventually(lambda: len(env.kubernetes_proxy.matching("GET", ON_ROLLOUTS)) > asked + 2)
+    assert receiver.log.count(ABSENT) == 1
+    assert receiver.ready()[0] == 200
+    for number in (1, 2):
+        define(env.cluster)
+        env.cluster.create([rollout(env.namespace, "argo", env_from("db"))])
+        eventually(lambda: own_mark(env, "argo"))
+        assert env.send(env.rotate()).status == 200
+        eventually(lambda: template_mark(env, "argo"))
+        undefine(env.cluster)
+        eventually(lambda number=number: receiver.log.count(ABSENT) == 1 + number)
+        assert receiver.ready()[0] == 200
+        assert env.send(env.rotate()).status == 200
+        eventually(lambda: env.has_latest("web"))
+    calls = [call for call in env.kubernetes_proxy.calls if re.match(ON_ROLLOUTS, call.path)]
+    verbs = {"watch" if call.watch else call.method for call in calls}
+    assert verbs == {"GET", "watch", "PATCH"}
+    # When the definition goes, the API server may end the watch with an error. Nothing repeats itself.
+    assert receiver.log.count("rollouts failed") <= 4
+    env.wait_converged()
+
+
+@pytest.mark.fault("S28")
+def test_definition_without_restart_at_is_told_and_holds_up_nobody(make_env: MakeEnv) -> None:
+    """The definition lacks `restartAt`, and a Rollout wants to be restarted by it. The API server would drop the field
+    in silence. A Warning says what to write; the others restart; with the other way, the Rollout does, too."""
+    env = make_env(**RIGHTS)
+    define(env.cluster, lacking="restartAt")
+    start(
+        env, rollout(env.namespace, "old", env_from("db"), "restart-at"), rollout(env.namespace, "new", env_from("db"))
+    )
+    env.create_consumers("db", "web")
+    for name in ("old", "new"):
+        eventually(lambda name=name: own_mark(env, name))
+    before = own_mark(env, "old")
+    assert env.send(env.rotate()).status == 200
+    eventually(lambda: template_mark(env, "new") and env.has_latest("web"))
+    warned = eventually(lambda: warnings_of(env.cluster, env.namespace, "old", "Rollout"))
+    (message,) = warned.values()
+    assert "has no spec.restartAt: update Argo Rollouts, or write keyturn.dev/restart: template" in message
+    assert own_mark(env, "old") == before
+    chosen = ("keyturn.dev/restart=template", "--overwrite")
+    env.cluster.kubectl("annotate", "rollout", "old", "-n", env.namespace, *chosen)
+    env.send(env.rotate())
+    eventually(lambda: template_mark(env, "old"))
+    env.wait_converged()
+
+
+@pytest.mark.fault("S28")
+def test_rollout_is_restarted_in_the_way_that_its_annotation_chooses(make_env: MakeEnv) -> None:
+    """Four Rollouts: with a template of their own or with that of a Deployment without replicas, by template or by
+    `restartAt`. A rotation changes the template, or sets `restartAt` to the second after the write, even if the
+    receiver dies in between; a template that belongs to nobody stays empty."""
+    env = make_env(**RIGHTS)
+    define(env.cluster)
+    receiver = start(env)
+    lenders = [workload(env.namespace, f"{way}-lender", env_from("db")) for way in ("template", "restart-at")]
+    for each in lenders:
+        each["spec"]["replicas"] = 0
+    env.cluster.create(lenders)
+    env.cluster.create(
+        each
+        for way in ("template", "restart-at")
+        for each in (
+            rollout(env.namespace, way, env_from("db"), way),
+            borrower(env.namespace, f"{way}-borrower", f"{way}-lender", way),
+        )
+    )
+    for kind, name in [
+        (kind, way + more)
+        for way in ("template", "restart-at")
+        for kind, more in (("rollout", ""), ("deployment", "-lender"))
+    ]:
+        eventually(lambda kind=kind, name=name: own_mark(env, name, kind))
+    before = {name: own_mark(env, name, "deployment") for name in ("template-lender", "restart-at-lender")}
+    # The write after that of the borrower's restartAt is lost, and the receiver dies.
+    env.kubernetes_proxy.fault_for = lose_mark_of_lender
+    env.send(env.rotate())
+    eventually(lambda: restart_at(env, "restart-at-borrower"))
+    asked = restart_at(env, "restart-at-borrower")
+    receiver.kill()
+    env.kubernetes_proxy.heal()
+    env.receiver(**SETTINGS)
+    eventually(lambda: own_mark(env, "restart-at-lender", "deployment") != before["restart-at-lender"], 60)
+    eventually(lambda: template_mark(env, "template") and template_mark(env, "template-lender", "deployment"), 60)
+    eventually(lambda: restart_at(env, "restart-at"), 60)
+    expected = second_after_the_write(env)
+    assert (restart_at(env, "restart-at"), restart_at(env, "restart-at-borrower"), asked) == (expected,) * 3
+    assert (restart_at(env, "template"), restart_at(env, "template-borrower")) == (None, None)
+    assert template_mark(env, "restart-at") is None
+    assert template_mark(env, "restart-at-lender", "deployment") is None
+    for name in ("template-borrower", "restart-at-borrower"):
+        assert "template" not in env.cluster.get("rollout", name, env.namespace)["spec"]
+    patches = [call for call in env.kubernetes_proxy.matching("PATCH", "/rollouts/restart-at-borrower$")]
+    assert len([call for call in patches if "restartAt" in json.dumps(call.content)]) == 1
+    env.assert_no_value_leaked()
+
+
+def lose_mark_of_lender(call: Call) -> Fault:
+    lost = call.method == "PATCH" and call.path.endswith("/deployments/restart-at-lender")
+    return Reply(500, {"kind": "Status", "metadata": {}, "reason": "InternalError", "code": 500}) if lost else None

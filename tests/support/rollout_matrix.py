@@ -1,0 +1,142 @@
+"""The matrix of rollouts: each way to refer to a Secret, each state of the key, each level of the switch, and an oracle
+that tells which cells are restarted. The oracle shares no code with the receiver.
+
+Two Secrets are filled from JSON, and rotated. Of the keys of the first, the rotation changes ``a`` and leaves ``b``;
+there is never a key ``nowhere``. Of the second, it also removes ``gone`` and adds ``new``. A third does not change.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+BEFORE = {"a": "1", "b": "1", "gone": "1"}
+AFTER = {"a": "2", "b": "1", "gone": "1"}
+AFTER_MOVED = {"a": "2", "b": "1", "new": "1"}
+MOVED = ("gone", "new")  # keys
+KEYS = ("a", "b", "gone", "new", "nowhere")
+READS = "keyturn.dev/reads"
+SWITCH = "keyturn.dev/rollout"
+
+Pod = dict[str, Any]
+
+
+def _variable(secret: str, key: str, optional: bool) -> Pod:
+    ref = {"name": secret, "key": key, **({"optional": True} if optional else {})}
+    return {"env": [{"name": "X", "valueFrom": {"secretKeyRef": ref}}]}
+
+
+def _bulk(secret: str, optional: bool) -> Pod:
+    return {"envFrom": [{"secretRef": {"name": secret, **({"optional": True} if optional else {})}}]}
+
+
+def _init(container: Pod, **more: str) -> Pod:
+    return {"initContainers": [{"name": "first", "image": "none", **container, **more}]}
+
+
+def _volume(secret: str, key: str | None, optional: bool) -> Pod:
+    items = {"items": [{"key": key, "path": "p"}]} if key else {}
+    return {"secretName": secret, **items, **({"optional": True} if optional else {})}
+
+
+def _projected(secret: str, key: str | None, optional: bool) -> Pod:
+    volume = _volume(secret, key, optional)
+    source = {"name": volume.pop("secretName"), **volume}
+    return {"volumes": [{"name": "v", "projected": {"sources": [{"secret": source}]}}]}
+
+
+# References to one key: a function of the Secret, the key, and whether the reference is optional.
+OF_ONE_KEY: Mapping[str, Callable[[str, str, bool], Pod]] = {
+    "env": lambda secret, key, optional: {"container": _variable(secret, key, optional)},
+    "init-env": lambda secret, key, optional: _init(_variable(secret, key, optional)),
+    "sidecar-env": lambda secret, key, optional: _init(_variable(secret, key, optional), restartPolicy="Always"),
+    "items": lambda secret, key, optional: {"volumes": [{"name": "v", "secret": _volume(secret, key, optional)}]},
+    "projected-items": _projected,
+}
+# References to all keys.
+OF_ALL_KEYS: Mapping[str, Callable[[str, bool], Pod]] = {
+    "env-from": lambda secret, optional: {"container": _bulk(secret, optional)},
+    "init-env-from": lambda secret, optional: _init(_bulk(secret, optional)),
+    "sidecar-env-from": lambda secret, optional: _init(_bulk(secret, optional), restartPolicy="Always"),
+    "volume": lambda secret, optional: {"volumes": [{"name": "v", "secret": _volume(secret, None, optional)}]},
+    "projected": lambda secret, optional: _projected(secret, None, optional),
+}
+# What names a Secret and is no reading.
+NO_READING: Mapping[str, Callable[[str], Pod]] = {
+    "pull": lambda secret: {"imagePullSecrets": [{"name": secret}]},
+    "azure-file": lambda secret: {"volumes": [{"name": "v", "azureFile": {"secretName": secret, "shareName": "s"}}]},
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference of a pod to a Secret. ``own`` are annotations of the workload, ``on_template`` those of its template.
+
+    ``restarts`` is what the oracle says, and ``secret`` the Secret. ``by_pods`` means that only the age of the pods
+    tells: no container waited for the key that is new, so those that started earlier run without it.
+    """
+
+    name: str
+    pod: Pod
+    restarts: bool
+    secret: str
+    by_pods: bool = False
+    own: Mapping[str, str] | None = None
+    on_template: Mapping[str, str] | None = None
+
+
+def references(secret: str = "db", moved: str = "moved", other: str = "other") -> Iterator[Reference]:  # noqa: S107
+    """Yield every reference to the Secrets of these names, with every state of the key."""
+    for (kind, of_key), key, optional in product(OF_ONE_KEY.items(), KEYS, (False, True)):
+        # A container that needs a key which is new or gone does not start without it. One that does not need it has
+        # started without it, or has read a value that is no more.
+        restarts = {"a": True, "b": False, "gone": optional, "new": optional, "nowhere": False}[key]
+        name = f"{kind}-{key}{'-optional' if optional else ''}"
+        named = moved if key in MOVED else secret
+        by_pods = key == "new" and optional
+        yield Reference(name, of_key(named, key, optional), restarts, named, by_pods)
+    for (kind, of_all), named, optional in product(OF_ALL_KEYS.items(), (secret, moved, other, "ghost"), (False, True)):
+        made = of_all(named, optional)
+        restarts = named in (secret, moved)
+        yield Reference(f"{kind}-{named}{'-optional' if optional else ''}", made, restarts, named)
+    for kind, of_none in NO_READING.items():
+        yield Reference(kind, of_none(secret), False, secret)
+        yield Reference(f"{kind}-named", of_none(secret), True, secret, own={READS: secret})
+    for named in (secret, other):
+        yield Reference(f"reads-{named}", {}, named == secret, named, own={READS: named})
+        yield Reference(f"reads-on-template-{named}", {}, named == secret, named, on_template={READS: named})
+    both = {**_init(_variable(secret, "nowhere", True)), "container": _variable(secret, "a", False)}
+    yield Reference("two-keys", both, True, secret)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What the levels of the switch say, from the outermost to the innermost; None where a level says nothing."""
+
+    chart: str
+    namespace: str | None
+    secret: str | None
+    workload: str | None
+    template: str | None
+
+    @property
+    def restarts(self) -> bool:
+        """What the oracle says: the innermost level decides, and any other text forbids."""
+        told = [text for text in (self.namespace, self.secret, self.workload, self.template) if text is not None]
+        if any(text not in ("enabled", "disabled") for text in told):
+            return False
+        return [self.chart, *told][-1] == "enabled"
+
+
+TEXTS = (None, "enabled", "disabled", "sometimes")
+
+
+def levels(chart: str) -> Iterator[Levels]:
+    """Yield every combination of the four inner levels."""
+    for inner in product(TEXTS, repeat=4):
+        yield Levels(chart, *inner)
+
+
+def switch(text: str | None) -> dict[str, str]:
+    """Return the annotations of an object whose level of the switch says ``text``."""
+    return {} if text is None else {SWITCH: text}
