@@ -47,6 +47,7 @@ ORDERS = {"canary": 1, "early": 1, "next": 2}
 WINDOW_TEXT = "0 0 * * * for 12h"  # the first half of each day, UTC
 DAY = 24 * 3600
 MARK = "revision.keyturn.dev/{}"
+LEGS = LegTimer(Metrics())
 COMPLETE, UNFINISHED, FAILED = "complete", "unfinished", "failed"
 
 
@@ -200,7 +201,7 @@ class Replica:
         self.cluster, self.seen = cluster, len(cluster.history)
         index, namespaces = ConsumerIndex(), NamespaceCache()
         self.cache = ConsumerCache(DEPLOYMENT, index, lambda: cluster.now)
-        self.cache.replace([self.cache.transform(copy.deepcopy(each)) for each in cluster.objects.values()])
+        self.cache.replace([self.cache.transform(each) for each in copy.deepcopy(list(cluster.objects.values()))])
         api: Any = cluster
         events: Any = None
         fights = RolloutFights(lambda: cluster.now)
@@ -209,12 +210,11 @@ class Replica:
         limits = PaceLimits(PER_SECRET, None, PER_CLUSTER)
         self.pacer = RolloutPacer(index, namespaces, fights, evictor, limits, is_leader, lambda: cluster.now)
         policy = RolloutPolicy(namespaces, Switch.ENABLED)
-        legs = LegTimer(Metrics())
-        self.restarter = ConsumerRestarter(index, policy, workloads, secrets, legs, fights, evictor, self.pacer)
+        self.restarter = ConsumerRestarter(index, policy, workloads, secrets, LEGS, fights, evictor, self.pacer)
 
     def deliver(self, count: int) -> None:
         for each in self.cluster.history[self.seen : self.seen + count]:
-            self.cache.update(self.cache.transform(copy.deepcopy(each)))
+            self.cache.update(self.cache.transform(each))
             self.seen += 1
 
     def reconcile(self, secret: str) -> None:
@@ -343,7 +343,7 @@ class Pacing(RuleBasedStateMachine):
 
 
 Pacing.TestCase.settings = settings(
-    max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=20, stateful_step_count=35, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 

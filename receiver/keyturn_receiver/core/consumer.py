@@ -74,8 +74,8 @@ class Consumer:
     has such annotations, but they do not count. ``progress`` tells how far the rollout of the present pod template has
     come, or is None if that cannot be told. ``evicts`` means that its pods are evicted instead of its template being
     changed; then no setting of the workload holds them. ``by_time`` means that ``spec.restartAt`` restarts the pods,
-    and not a changed pod template (``core/argo_rollouts.py``). ``order`` and ``window`` are what its annotations say about
-    its restarts, or None.
+    and not a changed pod template (``core/argo_rollouts.py``). ``order`` and ``window`` are what its annotations say
+    about its restarts, or None.
     """
 
     ref: WorkloadRef
@@ -93,9 +93,9 @@ class Consumer:
     may_restart_twice: bool = False
     progress: RolloutProgress | None = None
     evicts: bool = False
-    by_time: bool = False
     order: int | None = None
     window: str | None = None
+    by_time: bool = False
 
     @property
     def size(self) -> int:
@@ -201,9 +201,9 @@ def read_consumer(
         may_restart_twice=not counts and has_rules(annotations, on_template),
         progress=read_progress(kind, workload),
         evicts=evicts,
-        by_time=by_time,
         order=read_order(annotations, on_template),
         window=own_window(annotations, on_template),
+        by_time=by_time,
     )
 
 
