@@ -49,7 +49,7 @@ from keyturn_receiver.poller.sweep import Sweeper
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.arn_resolver import ArnResolver
 from keyturn_receiver.reconcile.change_brake import ChangeBrake
-from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
+from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter, Restraints
 from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.drift import DriftDetector
 from keyturn_receiver.reconcile.fight_reporter import FightReporter
@@ -396,9 +396,9 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     caches.consumers.add_progress_handler(pacer.on_progress)
     caches.consumers.add_unread_handler(pacer.on_unread)
     kube.elector.add_handler(pacer.on_started_leading)
-    restarter = ConsumerRestarter(
-        caches.consumers, rollouts, workloads, records, legs, fights, evictor, pacer, fight_reporter.on_owner
-    )
+    restraints = Restraints(rollouts, fights, evictor, pacer)
+    restarter = ConsumerRestarter(caches.consumers, workloads, records, legs, restraints)
+    restarter.add_owner_handler(fight_reporter.on_owner)
     filler = SecretFiller(
         SourceReader(aws.stores, access, resolver, legs),
         Renderer(rendering),
@@ -428,7 +428,6 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         queue,
         kube.elector.is_leader,
         kube.event_path.healthy,
-        settings.poll_interval,
         metrics,
         notifications=settings.deliveries,
     )
@@ -441,7 +440,6 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     watches = WatchDetector(caches.watched, restarter, watch_queue, ChangeBrake(), kube.elector.is_leader)
     watches.add_handler(watch_reporter.on_braked)
     live = LiveReporter(
-        caches.consumers,
         SecretLookup(caches.secrets, caches.watched),
         restarter,
         workloads,

@@ -33,7 +33,7 @@ from keyturn_receiver.poller.poller import Poller
 from keyturn_receiver.poller.sweep import Sweeper
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.arn_resolver import ArnResolver
-from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
+from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter, Restraints
 from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.drift import DriftDetector
 from keyturn_receiver.reconcile.pod_evictor import PodEvictor
@@ -170,7 +170,9 @@ class Receiver:
         pacer = RolloutPacer(self.index, namespaces, fights, evictor, PaceLimits(), lambda: True)
         self.index.add_progress_handler(pacer.on_progress)
         self.index.add_unread_handler(pacer.on_unread)
-        restarter = ConsumerRestarter(self.index, rollouts, workloads, secret_client, legs, fights, evictor, pacer)
+        restarter = ConsumerRestarter(
+            self.index, workloads, secret_client, legs, Restraints(rollouts, fights, evictor, pacer)
+        )
         filler = SecretFiller(
             SourceReader(stores, access, resolver, legs),
             Renderer(ThreadPoolExecutor(1)),
@@ -189,7 +191,7 @@ class Receiver:
         self.secrets.add_handler(drift.check)
         self.index.add_handler(drift.check)
         sweeper = Sweeper(stores, self.secrets, access, PollMode.LIST, INTERVAL)
-        self.poller = Poller(sweeper, self.queue, lambda: True, lambda: True, INTERVAL, metrics, time.monotonic)
+        self.poller = Poller(sweeper, self.queue, lambda: True, lambda: True, metrics, time.monotonic)
         self.handler = NotificationHandler(
             self.secrets, self.queue, access, lambda sent: None, metrics, lambda: datetime.now(UTC)
         )

@@ -52,12 +52,19 @@ class Env:
 
     def new_reporter(self) -> LiveReporter:
         parts: Any = self
-        return LiveReporter(
-            self.index, parts, parts, parts, parts, self.metrics, lambda: self.leads, wall=lambda: self.now
-        )
+        return LiveReporter(parts, parts, parts, parts, self.metrics, lambda: self.leads, wall=lambda: self.now)
 
     def get(self, target: Target) -> Bound | None:
         return self.bound if target == DB else None
+
+    def count(self, target: Target) -> int:
+        return self.index.count(target)
+
+    def consumers(self, target: Target) -> list[Consumer]:
+        return self.index.of(target)
+
+    def consumer(self, ref: WorkloadRef, target: Target) -> Consumer | None:
+        return self.index.get(ref, target)
 
     def restartable(self, target: Target, spec: object) -> list[Consumer]:
         return self.index.of(target)
@@ -111,7 +118,7 @@ class Env:
     def reasons(self) -> list[tuple[str, str]]:
         return [(about, reason) for about, reason, _ in self.told]
 
-    def count(self) -> float:
+    def observed(self) -> float:
         return self.metrics.registry.get_sample_value("keyturn_live_seconds_count", {"kind": "Deployment"}) or 0
 
 
@@ -150,7 +157,7 @@ async def test_secret_is_live_with_its_last_consumer(env: Env) -> None:
     about, _, message = env.told[-1]
     assert about == "Secret db"
     assert message.startswith("all pods of Deployment one, Deployment three, Deployment two run version d0cf8060, ")
-    assert env.count() == 3
+    assert env.observed() == 3
 
 
 async def test_new_leader_tells_what_the_former_one_has_not_and_counts_nothing_twice(env: Env) -> None:
@@ -172,7 +179,7 @@ async def test_new_leader_tells_what_the_former_one_has_not_and_counts_nothing_t
     follower.reporter.on_started_leading()
     await asyncio.sleep(0.1)
     assert [about for about, _, _ in follower.told if about.startswith("Deployment")] == ["Deployment web-False"]
-    assert (env.count(), follower.count()) == (1, 1)
+    assert (env.observed(), follower.observed()) == (1, 1)
     running.cancel()
 
 

@@ -25,7 +25,7 @@ from keyturn_receiver.core.rollout_switch import ROLLOUT, Switch
 from keyturn_receiver.core.rollout_window import WINDOW
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from keyturn_receiver.errors import NotFound
-from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
+from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter, Restraints
 from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.reconcile.rollout_pacer import PaceLimits, RolloutPacer
@@ -210,7 +210,9 @@ class Replica:
         limits = PaceLimits(PER_SECRET, None, PER_CLUSTER)
         self.pacer = RolloutPacer(index, namespaces, fights, evictor, limits, is_leader, lambda: cluster.now)
         policy = RolloutPolicy(namespaces, Switch.ENABLED)
-        self.restarter = ConsumerRestarter(index, policy, workloads, secrets, LEGS, fights, evictor, self.pacer)
+        self.restarter = ConsumerRestarter(
+            index, workloads, secrets, LEGS, Restraints(policy, fights, evictor, self.pacer)
+        )
 
     def deliver(self, count: int) -> None:
         for each in self.cluster.history[self.seen : self.seen + count]:

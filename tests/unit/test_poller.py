@@ -131,7 +131,6 @@ class Setting:
             self.queue,
             is_leader=lambda: self.is_leader,
             event_path_healthy=lambda: self.event_path_healthy,
-            interval=300,
             metrics=self.metrics,
             now=self.clock,
             notifications=notifications,

@@ -37,7 +37,7 @@ from keyturn_receiver.errors import (
 )
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.arn_resolver import ArnResolver
-from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
+from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter, Restraints
 from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.drift import DriftDetector
 from keyturn_receiver.reconcile.missing_key_reporter import MissingKeyReporter
@@ -223,7 +223,9 @@ class Engine:
         pacer = RolloutPacer(index, namespaces, fights, evictor, PaceLimits(), lambda: True)
         index.add_progress_handler(pacer.on_progress)
         index.add_unread_handler(pacer.on_unread)
-        self.restarter = restarter = CountingRestarter(index, policy, workloads, secrets, legs, fights, evictor, pacer)
+        self.restarter = restarter = CountingRestarter(
+            index, workloads, secrets, legs, Restraints(policy, fights, evictor, pacer)
+        )
         filler = SecretFiller(
             SourceReader(stores, access, resolver, legs),
             Renderer(ThreadPoolExecutor(1)),

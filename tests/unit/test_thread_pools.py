@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from keyturn_receiver.resilience.shares import Shares
 from keyturn_receiver.sources.thread_pools import CallTimeout, PoolExhausted, ThreadPool, ThreadPools, namespace_owner
 from support.clock import FakeClock
 
@@ -70,7 +71,7 @@ async def test_pool_without_a_free_thread_is_saturated_until_one_returns() -> No
 
 
 async def test_owner_with_many_hanging_calls_takes_its_share_and_no_more(hang: Callable[[], str]) -> None:
-    pool = ThreadPool("pool", 4, call_timeout=0.05, queue_timeout=0.3, per_owner=2)
+    pool = ThreadPool("pool", 4, call_timeout=0.05, queue_timeout=0.3, shares=Shares(2))
     results = await asyncio.gather(*(pool.run(hang, "hostile") for _ in range(20)), return_exceptions=True)
     # An abandoned call counts until its thread ends, so there are only two threads, and the other calls never start.
     assert [type(each) for each in results].count(CallTimeout) == 2
@@ -82,7 +83,7 @@ async def test_owner_with_many_hanging_calls_takes_its_share_and_no_more(hang: C
 
 
 async def test_calls_of_one_owner_wait_behind_each_other_and_leave_nothing() -> None:
-    pool = ThreadPool("pool", 8, per_owner=2)
+    pool = ThreadPool("pool", 8, shares=Shares(2))
     running, most = set(), []
     lock = threading.Lock()
 
@@ -103,7 +104,7 @@ async def test_calls_of_one_owner_wait_behind_each_other_and_leave_nothing() -> 
 
 
 async def test_call_that_gives_up_waiting_leaves_nothing(hang: Callable[[], str]) -> None:
-    pool = ThreadPool("pool", 1, call_timeout=30, queue_timeout=0.05, per_owner=1)
+    pool = ThreadPool("pool", 1, call_timeout=30, queue_timeout=0.05, shares=Shares(1))
     first = asyncio.create_task(pool.run(hang, "one"))
     await asyncio.sleep(0.01)
     for owner in ("one", "two"):
@@ -129,7 +130,7 @@ async def test_namespace_whose_calls_hang_leaves_places_in_every_pool(name: str,
 
 
 async def test_owner_with_a_limit_of_its_own_is_held_to_it(hang: Callable[[], str]) -> None:
-    pool = ThreadPool("pool", 8, queue_timeout=0.05, per_owner=8, limits={"group": 3})
+    pool = ThreadPool("pool", 8, queue_timeout=0.05, shares=Shares(8, {"group": 3}))
     calls = [asyncio.create_task(pool.run(hang, f"one-{number}", "group")) for number in range(8)]
     done, _ = await asyncio.wait(calls, timeout=0.3)
     assert [type(each.exception()) for each in done] == [PoolExhausted] * 5

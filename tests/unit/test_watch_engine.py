@@ -30,7 +30,7 @@ from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from keyturn_receiver.core.write_times import parse_time
 from keyturn_receiver.errors import ClusterRefused, Conflict, KeyturnError, NotFound
 from keyturn_receiver.reconcile.change_brake import FREE_CHANGES, MAX_DELAY, ChangeBrake
-from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
+from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter, Restraints
 from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.reconcile.rollout_pacer import PaceLimits, RolloutPacer
@@ -219,7 +219,9 @@ class Receiver:
         pacer = RolloutPacer(index, namespaces, fights, evictor, PaceLimits(), lambda: True, wall)
         index.add_progress_handler(pacer.on_progress)
         index.add_unread_handler(pacer.on_unread)
-        restarter = ConsumerRestarter(index, policy, workloads, client, LegTimer(metrics), fights, evictor, pacer)
+        restarter = ConsumerRestarter(
+            index, workloads, client, LegTimer(metrics), Restraints(policy, fights, evictor, pacer)
+        )
         reporter = WatchReporter(events, metrics)
         reconciler = WatchReconciler(self.cache, client, restarter, reporter, NamespaceReader(api, namespaces))
         queue = WorkQueue(reconciler.reconcile, 4, metrics, now=time.monotonic)

@@ -53,8 +53,8 @@ class _Failures:
 class Poller:
     """Poller. Sweeps over all bindings while this replica is the leader.
 
-    ``interval`` is the number of seconds between two sweeps while ``event_path_healthy`` returns true. Without
-    ``notifications`` there is no event path, so ``interval`` always holds. ``now`` returns monotonic seconds.
+    The sweeper's ``interval`` holds while ``event_path_healthy`` returns true. Without ``notifications`` there is no
+    event path, so it always holds. ``now`` returns monotonic seconds.
     """
 
     def __init__(
@@ -63,7 +63,6 @@ class Poller:
         queue: WorkQueue,
         is_leader: Callable[[], bool],
         event_path_healthy: Callable[[], bool],
-        interval: float,
         metrics: Metrics,
         now: Callable[[], float] = time.monotonic,
         notifications: bool = True,
@@ -72,7 +71,7 @@ class Poller:
         self._queue = queue
         self._is_leader = is_leader
         self._event_path_healthy = event_path_healthy
-        self._interval = interval
+        self._interval = sweeper.interval
         self._metrics = metrics
         self._now = now
         self._notifications = notifications
@@ -82,7 +81,7 @@ class Poller:
         self._lanes = asyncio.Semaphore(SWEEP_LANES)
         self._lane_shares = Shares(LANES_PER_NAMESPACE, {SHARED: MAX_SHARED_LANES})
         self._failures: dict[StoreKey, _Failures] = {}
-        self._backoff = Backoff(base=interval / 2, cap=MAX_REST_INTERVALS * interval)
+        self._backoff = Backoff(base=self._interval / 2, cap=MAX_REST_INTERVALS * self._interval)
 
     @property
     def interval(self) -> float:

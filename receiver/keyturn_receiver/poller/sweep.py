@@ -129,8 +129,7 @@ def not_proven(bound: BoundSource) -> bool:
 class Sweeper:
     """Sweeper. Groups the bindings by store, and sweeps one store at a time.
 
-    ``mode`` determines how AWS is asked. ``interval`` is the number of seconds between two sweeps. It is only used to
-    log how many calls an hour the sweeps make.
+    ``mode`` determines how AWS is asked. ``interval`` is the number of seconds between two sweeps.
     """
 
     def __init__(
@@ -140,7 +139,7 @@ class Sweeper:
         self._secrets = secrets
         self._access_policy = access_policy
         self._mode = mode
-        self._interval = interval
+        self.interval = interval
         self._turns = Turns()
         self._refusing: BoundedMap[StoreKey, bool] = BoundedMap(MAX_STORES)  # whose role may not list secrets
 
@@ -218,7 +217,7 @@ class Sweeper:
 
     def _warn_of_calls(self, key: StoreKey, bindings: Sequence[BoundSource], error: SourceRefused) -> None:
         """Log a warning once for each store, because AWS bills each call (docs/cost.md)."""
-        calls = round(len({bound.source.secret_id for bound in bindings}) * 3600 / self._interval)
+        calls = round(len({bound.source.secret_id for bound in bindings}) * 3600 / self.interval)
         fields = {"account": key.account, "region": key.region, "calls_per_hour": calls}
         level = logging.INFO if key in self._refusing else logging.WARNING
         self._refusing.put(key, True)

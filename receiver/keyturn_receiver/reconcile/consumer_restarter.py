@@ -52,6 +52,17 @@ class RolloutResult:
     turn: Turn = field(default_factory=Turn)
 
 
+@dataclass(frozen=True, slots=True)
+class Restraints:
+    """What may keep a consumer from being restarted: the policy, a fight with another writer, evictions of its pods,
+    and the pace."""
+
+    policy: RolloutPolicy
+    fights: RolloutFights
+    evictor: PodEvictor
+    pacer: RolloutPacer
+
+
 class ConsumerRestarter:
     """Consumer restarter. Marks those consumers of a Secret that ``policy`` permits to restart, or leaves them to
     ``evictor``. ``on_owner`` is called with each consumer whose pods had to decide, the name of its mark, and the other
@@ -63,27 +74,32 @@ class ConsumerRestarter:
     def __init__(
         self,
         index: ConsumerIndex,
-        policy: RolloutPolicy,
         workloads: WorkloadClient,
         secrets: RecordClient,
         legs: LegTimer,
-        fights: RolloutFights,
-        evictor: PodEvictor,
-        pacer: RolloutPacer,
-        on_owner: Callable[[Consumer, str, str], None] = lambda consumer, mark, owner: None,
+        restraints: Restraints,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._index = index
-        self._policy = policy
+        self._policy = restraints.policy
         self._workloads = workloads
         self._secrets = secrets
         self._legs = legs
-        self._fights = fights
-        self._evictor = evictor
-        self._pacer = pacer
-        self._on_owner = on_owner
+        self._fights = restraints.fights
+        self._evictor = restraints.evictor
+        self._pacer = restraints.pacer
+        self._owner_handlers: list[Callable[[Consumer, str, str], None]] = []
         self._pending = PendingRestarts()
         self._wall = wall
+
+    def add_owner_handler(self, on_owner: Callable[[Consumer, str, str], None]) -> None:
+        """Register ``on_owner``, which is called with a consumer, the name of its mark, and the field manager other
+        than Keyturn's that owns the mark."""
+        self._owner_handlers.append(on_owner)
+
+    def consumer(self, ref: WorkloadRef, target: Target) -> Consumer | None:
+        """Return a workload from the cache, or None if it is no consumer of the Secret."""
+        return self._index.get(ref, target)
 
     def consumers(self, target: Target) -> Sequence[Consumer]:
         """Return the cached consumers of a Secret."""
@@ -304,7 +320,8 @@ class ConsumerRestarter:
     ) -> bool:
         workload = await self._workloads.inspect(consumer.ref, mark.name)
         if workload.owner and mark.marked:
-            self._on_owner(consumer, mark.name, workload.owner)
+            for on_owner in self._owner_handlers:
+                on_owner(consumer, mark.name, workload.owner)
         async with aclosing(self._workloads.pods(workload)) as pods:
             async for pod in pods:
                 if is_behind(pod, target.name, record, mark, consumer.seen_late):

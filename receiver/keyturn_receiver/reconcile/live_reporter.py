@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
 from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
 from keyturn_receiver.cluster.secret_lookup import SecretLookup
@@ -62,7 +61,6 @@ class LiveReporter:
 
     def __init__(
         self,
-        index: ConsumerIndex,
         secrets: SecretCache | SecretLookup,
         restarter: ConsumerRestarter,
         workloads: WorkloadClient,
@@ -71,7 +69,6 @@ class LiveReporter:
         is_leader: Callable[[], bool],
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._index = index
         self._secrets = secrets
         self._restarter = restarter
         self._workloads = workloads
@@ -95,7 +92,7 @@ class LiveReporter:
 
     def on_secret(self, target: Target) -> None:
         """Look at the consumers of a Secret that has changed: a mark may have been seen before its Secret was."""
-        if self._index.count(target):
+        if self._restarter.count(target):
             self._targets[target] = None
             self._changed.set()
 
@@ -138,7 +135,7 @@ class LiveReporter:
                 await time_slice.pause_if_over()
         while self._targets:
             target, _ = self._targets.popitem()
-            for consumer in self._index.of(target):
+            for consumer in self._restarter.consumers(target):
                 if consumer.marks:
                     self._look(consumer.ref, target.name)
                 await time_slice.pause_if_over()
@@ -159,7 +156,7 @@ class LiveReporter:
 
     def _follow(self, ref: WorkloadRef, name: str) -> None:
         key, target = (ref, name), Target(ref.namespace, name)
-        consumer, bound = self._index.get(ref, target), self._secrets.get(target)
+        consumer, bound = self._restarter.consumer(ref, target), self._secrets.get(target)
         mark = present_mark(consumer, name, bound.record) if consumer and bound else None
         if not (consumer and bound and mark and consumer.progress):
             self._forget(key)
@@ -237,7 +234,7 @@ class LiveReporter:
     def _all_live(self, bound: BoundSecret | WatchedSecret) -> list[Consumer]:
         """Return the consumers of a Secret that were restarted for it, or none if one of them is not live yet."""
         target, record = bound.target, bound.record
-        consumers = [each for each in self._index.of(target) if present_mark(each, target.name, record)]
+        consumers = [each for each in self._restarter.consumers(target) if present_mark(each, target.name, record)]
         for each in consumers:
             keeps_some = each.hold is not None and each.hold.keeps_old_pods
             progress = each.progress
@@ -279,7 +276,7 @@ class LiveReporter:
             _log.exception("the pods of %s could not be read", ref)
             trouble = ""
         target = Target(ref.namespace, name)
-        consumer, bound = self._index.get(ref, target), self._secrets.get(target)
+        consumer, bound = self._restarter.consumer(ref, target), self._secrets.get(target)
         rollout = self._rollouts.get(ref.namespace, key)
         if not (consumer and bound and rollout and consumer.progress and key in self._stuck):
             return

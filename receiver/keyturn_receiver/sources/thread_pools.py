@@ -8,7 +8,7 @@ takes its place.
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import partial
@@ -46,10 +46,11 @@ class PoolExhausted(Exception):
 
 
 class ThreadPool:
-    """Bulkhead. Runs at most ``slots`` calls at once, each in a thread of its own, and ``per_owner`` of one owner.
+    """Bulkhead. Runs at most ``slots`` calls at once, each in a thread of its own, and as many of one owner as
+    ``shares`` says.
 
     Further calls of an owner wait for its earlier calls. An abandoned call counts for its owner until its thread ends.
-    With ``forgets_abandoned``, it no longer counts. ``limits`` has the owners with a limit of their own.
+    With ``forgets_abandoned``, it no longer counts.
 
     An abandoned call frees its slot but not its thread. So the pool has OVERSUBSCRIPTION threads for each slot.
     ``call_timeout`` and ``queue_timeout`` are in seconds. ``now`` returns monotonic seconds.
@@ -62,12 +63,11 @@ class ThreadPool:
         call_timeout: float = CALL_TIMEOUT,
         queue_timeout: float = QUEUE_TIMEOUT,
         now: Callable[[], float] = time.monotonic,
-        per_owner: int | None = None,
-        limits: Mapping[Hashable, int] | None = None,
+        shares: Shares | None = None,
         forgets_abandoned: bool = False,
     ) -> None:
         self._forgets_abandoned = forgets_abandoned
-        self._shares = None if per_owner is None else Shares(per_owner, limits)
+        self._shares = shares
         self._slots = asyncio.Semaphore(slots)
         self._max_threads = OVERSUBSCRIPTION * slots
         self._executor = ThreadPoolExecutor(self._max_threads, thread_name_prefix=name)
@@ -165,14 +165,14 @@ class ThreadPools:
     def of(cls, foreground: int) -> "ThreadPools":
         """Make the pools. ``foreground`` is the number of slots of the foreground pool."""
         return cls(
-            ThreadPool("foreground", foreground, per_owner=_most_of(foreground), forgets_abandoned=True),
+            ThreadPool("foreground", foreground, shares=Shares(_most_of(foreground)), forgets_abandoned=True),
             ThreadPool(
                 "quarantine",
                 QUARANTINE_THREADS,
                 queue_timeout=QUARANTINE_QUEUE_TIMEOUT,
-                per_owner=CALLS_PER_OWNER,
+                shares=Shares(CALLS_PER_OWNER),
             ),
-            ThreadPool("background", BACKGROUND_THREADS, per_owner=BACKGROUND_THREADS // 2),
+            ThreadPool("background", BACKGROUND_THREADS, shares=Shares(BACKGROUND_THREADS // 2)),
             _by_owner("unproven", UNPROVEN_THREADS),
             _by_owner("sts", STS_THREADS),
             ThreadPool("building", BUILDING_THREADS),
@@ -210,6 +210,5 @@ def _by_owner(name: str, slots: int) -> ThreadPool:
         name,
         slots,
         queue_timeout=OWNER_QUEUE_TIMEOUT,
-        per_owner=CALLS_PER_OWNER,
-        limits={OTHER_REGIONS: MAX_OTHER_REGIONS},
+        shares=Shares(CALLS_PER_OWNER, {OTHER_REGIONS: MAX_OTHER_REGIONS}),
     )
