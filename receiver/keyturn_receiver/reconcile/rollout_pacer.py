@@ -127,7 +127,8 @@ class RolloutPacer:
             self._candidate(each, target, record, marks.get(each.ref), window, now, each.ref in tried)
             for each in current
         ]
-        open_now = sum(map(self._is_open, current))
+        # Those that may not be restarted any more count, too, until their rollouts end.
+        open_now = sum(self._is_open(self._latest(each)) for each in self._index.of(target))
         shared = self._shared_slots(target.namespace)
         slots = min(self._limits.per_secret, spec.pace or self._limits.per_secret) - open_now
         made = schedule(candidates, now, slots, shared, is_resumed(spec, record))
