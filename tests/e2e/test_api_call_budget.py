@@ -52,7 +52,7 @@ def test_event_costs_no_list(env: FaultEnv) -> None:
 
 
 def test_rotation_with_one_consumer_costs_one_call_of_each_kind(env: FaultEnv) -> None:
-    receiver = env.receiver()
+    receiver = env.receiver(KEYTURN_REPORT_READERS="true")
     env.create_bound_secret()
     env.send_until_accepted(env.rotate())  # after this, the receiver holds digests of the Secret's values
 

@@ -216,6 +216,7 @@ def test_recreated_secret_with_another_binding_restarts_its_consumer(env: FaultE
         binding = {"keyturn.dev/data": f"PASSWORD: {expression}"}
         env.cluster.create([secret(env.namespace, "db", f"{env.namespace}/db", **binding)])
         eventually(lambda: expression.encode() in env.history.current("db")[0].get("PASSWORD", b""))
+        eventually(lambda: env.history.revisions("db"))
 
     def mark() -> str:
         revisions = env.history.revisions("db")[-1]

@@ -130,7 +130,7 @@ def live_a_life(env: FaultEnv, more: bool, **settings: str) -> None:
     env.bind_secret("goes", **{"keyturn.dev/on-delete": "delete"})
     env.cluster.create([secret(env.namespace, "refused", "nobody/none")])
     settings |= {"KEYTURN_TENANT_ROLES": "true", "KEYTURN_POLL_INTERVAL_SECONDS": "1"}
-    settings |= {"KEYTURN_ROLLOUTS": str(more), "KEYTURN_DELETIONS": str(more)}
+    settings |= {"KEYTURN_REPORT_READERS": "true", "KEYTURN_ROLLOUTS": str(more), "KEYTURN_DELETIONS": str(more)}
     first = env.receiver(KEYTURN_HEARTBEAT_SILENCE_SECONDS="180", **settings)
     for name in ("db", "other", "with-role", "goes"):
         eventually(lambda name=name: env.is_current(name))
