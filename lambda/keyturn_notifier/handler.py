@@ -14,7 +14,7 @@ from keyturn_contract.message import EventType, Notification, Result
 from keyturn_notifier import aws
 from keyturn_notifier.authorities import CA_FAULT, Authorities, read_from_secret
 from keyturn_notifier.disposition import DeliveryReport, DeliveryResult, Disposition, same_for_all
-from keyturn_notifier.event import Ignored, MalformedEvent, MemberHeartbeat, parse_event
+from keyturn_notifier.event_parser import Ignored, MalformedEvent, MemberHeartbeat, parse_event
 from keyturn_notifier.queue import SqsQueue
 from keyturn_notifier.settings import read_settings
 from keyturn_notifier.signing import KeyRing, kms_signer

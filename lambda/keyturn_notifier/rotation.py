@@ -21,7 +21,7 @@ from keyturn_notifier import aws
 from keyturn_notifier.authorities import CA_FAULT, Authorities, read_from_secret
 from keyturn_notifier.delivery import ReceiverClient, connection_pool
 from keyturn_notifier.disposition import Disposition
-from keyturn_notifier.event import HEARTBEAT_SOURCE
+from keyturn_notifier.event_parser import HEARTBEAT_SOURCE
 from keyturn_notifier.settings import NotifierSettings, read_settings
 from keyturn_notifier.signing import CURRENT, PENDING, KeyRing, error_code, kms_signer, read_key
 from keyturn_notifier.telemetry import logger

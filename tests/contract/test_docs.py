@@ -12,7 +12,7 @@ from keyturn_contract.signature import parse_key
 from keyturn_local.aws import template
 from keyturn_local.demo import scenarios
 from keyturn_local.docs import tables
-from keyturn_notifier.event import parse_event
+from keyturn_notifier.event_parser import parse_event
 from keyturn_receiver import errors
 from keyturn_receiver.core import (
     binding,

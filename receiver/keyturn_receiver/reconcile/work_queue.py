@@ -13,16 +13,14 @@ from contextvars import Context
 from dataclasses import replace
 
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.errors import Temporary, Unfinished
+from keyturn_receiver.errors import Temporary
 from keyturn_receiver.reconcile.fair_queue import PriorityQueues
 from keyturn_receiver.reconcile.fight_backoff import RESET_AFTER, FightBackoff
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
+from keyturn_receiver.reconcile.retry_backoff import UNEXPECTED_RETRY, failed_attempts, retry_delay
 from keyturn_receiver.reconcile.work_item import Phase, Turn, WorkItem
-from keyturn_receiver.resilience.backoff import Backoff
 from keyturn_receiver.telemetry.metrics import Metrics
 
-RETRY_BACKOFF = Backoff(base=1.0, cap=60.0)  # seconds before the retry of a temporary failure
-UNEXPECTED_RETRY = 30.0  # seconds before a retry, after an error that only a bug can cause
 # Seconds after a run in which the caches may lag behind the run's own writes. Drift is checked afterwards, because
 # until then our own write would look like drift.
 SETTLE_SECONDS = 1.0
@@ -257,9 +255,9 @@ class WorkQueue:
         if item.rerun:
             item.rerun.request |= request  # the next run, which is not queued yet, serves this request too
         elif not self._closing:
-            item.attempts = 1 if isinstance(error, Unfinished) else item.attempts + 1
+            item.attempts = failed_attempts(item.attempts, error)
             item.phase, item.retry = Phase.BACKING_OFF, request
-            delay = RETRY_BACKOFF.delay(item.attempts, at_least=error.retry_after)
+            delay = retry_delay(item.attempts, error)
             item.retry_timer = asyncio.get_running_loop().call_later(delay, self._retry, target)
 
     def _retry(self, target: Target) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from keyturn_notifier.aws_event_types import API_CALL, MEANINGS, SERVICE_EVENT
 from keyturn_notifier.aws_event_types import NATIVE as NATIVE_KIND
-from keyturn_notifier.event import Ignored, MalformedEvent, parse_event
+from keyturn_notifier.event_parser import Ignored, MalformedEvent, parse_event
 
 SIGNING_KEY = "arn:aws:secretsmanager:us-west-2:012345678901:secret:SigningKey-keyturn-q1w2e3"
 EVENTS = Path(__file__).parents[1] / "events"

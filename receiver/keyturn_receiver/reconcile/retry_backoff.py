@@ -1,0 +1,20 @@
+"""Back-off of a failed reconcile: how long the work queue waits before it tries again."""
+
+from keyturn_receiver.errors import Temporary, Unfinished
+from keyturn_receiver.resilience.backoff import Backoff
+
+RETRY_BACKOFF = Backoff(base=1.0, cap=60.0)  # seconds before the retry of a temporary failure
+UNEXPECTED_RETRY = 30.0  # seconds before a retry, after an error that only a bug can cause
+
+
+def failed_attempts(before: int, error: Temporary) -> int:
+    """Return the number of failed attempts in a row, with this one. ``before`` is their number without it.
+
+    A reconcile that has used up its share of time has not failed, so the back-off begins again.
+    """
+    return 1 if isinstance(error, Unfinished) else before + 1
+
+
+def retry_delay(attempts: int, error: Temporary) -> float:
+    """Return the seconds to wait after the failed attempt number ``attempts``, which failed with ``error``."""
+    return RETRY_BACKOFF.delay(attempts, at_least=error.retry_after)
