@@ -62,6 +62,7 @@ from keyturn_receiver.reconcile.reconciler import Reconciler
 from keyturn_receiver.reconcile.release_reporter import ReleaseReporter
 from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.request import PRIORITIES
+from keyturn_receiver.reconcile.rollout_debouncer import RolloutDebouncer
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.reconcile.rollout_pacer import PaceLimits, RolloutPacer
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
@@ -396,7 +397,10 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     caches.consumers.add_progress_handler(pacer.on_progress)
     caches.consumers.add_unread_handler(pacer.on_unread)
     kube.elector.add_handler(pacer.on_started_leading)
-    restraints = Restraints(rollouts, fights, evictor, pacer)
+    lookup = SecretLookup(caches.secrets, caches.watched)
+    debouncer = RolloutDebouncer(lookup, rollouts)
+    pacer.set_debounce(debouncer.quiet_at)
+    restraints = Restraints(rollouts, fights, evictor, pacer, debouncer)
     restarter = ConsumerRestarter(caches.consumers, workloads, records, legs, restraints)
     restarter.add_owner_handler(fight_reporter.on_owner)
     filler = SecretFiller(
@@ -440,7 +444,7 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     watches = WatchDetector(caches.watched, restarter, watch_queue, ChangeBrake(), kube.elector.is_leader)
     watches.add_handler(watch_reporter.on_braked)
     live = LiveReporter(
-        SecretLookup(caches.secrets, caches.watched),
+        lookup,
         restarter,
         workloads,
         kube.events,

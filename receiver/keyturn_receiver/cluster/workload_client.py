@@ -125,11 +125,18 @@ class WorkloadClient:
         borrowers = self._borrowers.of(consumer.ref)
         return replace(consumer, hold=_hold_of(borrowers, consumer.hold)) if borrowers else consumer
 
-    async def mark(self, consumer: Consumer, mark: RolloutAnnotation, written_at: int | None = None) -> Consumer | None:
+    async def mark(
+        self,
+        consumer: Consumer,
+        mark: RolloutAnnotation,
+        written_at: int | None = None,
+        beside: Sequence[RolloutAnnotation] = (),
+    ) -> Consumer | None:
         """Write a mark, and return the workload as it was written. Raises Conflict if it has changed since it was read.
 
         A restart marks the pod template alone. The mark on the workload itself is removed by the same write, because it
-        would say that the pods were found to run what they are only asked to run.
+        would say that the pods were found to run what they are only asked to run. ``beside`` are marks of other Secrets
+        that the new pods will have read, too; the pod template gets them by the same write.
 
         A consumer that ``restarts_by_time`` needs ``written_at`` for a restart: when the Secret was written, in seconds
         since 1970 by the API server's clock. Its template is not to change, so the mark on the workload itself asks.
@@ -145,11 +152,13 @@ class WorkloadClient:
             for borrower in self._borrowers.of(consumer.ref):
                 await self._restart_borrower(borrower, mark, written_at)
         elif mark.restart:
-            template: Json = {"metadata": {"annotations": annotations}}
+            marks = (mark, *beside)
+            template: Json = {"metadata": {"annotations": {each.name: each.value for each in marks}}}
             for field in reversed(kind.template):
                 template = {field: template}
             body |= template
-            annotations = dict.fromkeys({mark.name, *mark.former} & consumer.baseline.keys())
+            names = {name for each in marks for name in (each.name, *each.former)}
+            annotations = dict.fromkeys(names & consumer.baseline.keys())
         if annotations:
             body["metadata"]["annotations"] = annotations
         marked = read_consumer(kind, await self._patch(consumer.ref, query, body), self._reloader)

@@ -34,6 +34,7 @@ class WaitReason(StrEnum):
     ORDER = "order"
     PACE = "pace"
     HALT = "halt"
+    DEBOUNCE = "debounce"  # another Secret that it reads has just changed, and may change again
     BACKOFF = "backoff"  # another writer keeps reverting its mark, or its restart was refused just now
 
 
@@ -46,6 +47,7 @@ class Candidate:
     rollout unfinished: because its pods do not restart, or because its rollout is unfinished already.
     ``backed_off_until`` is the time until which its mark must not be written. ``fails_at`` is the time from which its
     unfinished rollout counts as failed. Both are seconds since 1970, or infinity if only a change of state ends them.
+    ``quiet_at`` is the time from which on its Secrets count as having changed together.
     """
 
     ref: WorkloadRef
@@ -55,6 +57,7 @@ class Candidate:
     takes_slot: bool = True
     backed_off_until: float = 0.0
     fails_at: float = INFINITY
+    quiet_at: float = 0.0
 
     @property
     def stage(self) -> tuple[bool, int]:
@@ -110,6 +113,8 @@ def schedule(
             waits[each.ref] = Wait(WaitReason.ORDER, behind=first.ref)
         elif each.window_opens_at > now:
             waits[each.ref] = Wait(WaitReason.WINDOW, until=each.window_opens_at)
+        elif each.quiet_at > now:
+            waits[each.ref] = Wait(WaitReason.DEBOUNCE, until=each.quiet_at)
         elif each.backed_off_until > now:
             waits[each.ref] = Wait(WaitReason.BACKOFF, until=each.backed_off_until)
         elif each.takes_slot and left <= 0:

@@ -26,6 +26,7 @@ from keyturn_receiver.errors import (
 from keyturn_receiver.reconcile.pending_restarts import PendingRestarts, Write
 from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.record_client import RecordClient
+from keyturn_receiver.reconcile.rollout_debouncer import RolloutDebouncer
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.reconcile.rollout_pacer import RolloutPacer, Turn
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
@@ -55,12 +56,13 @@ class RolloutResult:
 @dataclass(frozen=True, slots=True)
 class Restraints:
     """What may keep a consumer from being restarted: the policy, a fight with another writer, evictions of its pods,
-    and the pace."""
+    the pace, and changes of its other Secrets, if these are waited for."""
 
     policy: RolloutPolicy
     fights: RolloutFights
     evictor: PodEvictor
     pacer: RolloutPacer
+    debouncer: RolloutDebouncer | None = None
 
 
 class ConsumerRestarter:
@@ -88,6 +90,7 @@ class ConsumerRestarter:
         self._fights = restraints.fights
         self._evictor = restraints.evictor
         self._pacer = restraints.pacer
+        self._debouncer = restraints.debouncer
         self._owner_handlers: list[Callable[[Consumer, str, str], None]] = []
         self._pending = PendingRestarts()
         self._wall = wall
@@ -177,6 +180,9 @@ class ConsumerRestarter:
         faults = self._policy.faults(spec)
         turn = self._pacer.turn(target, spec, consumers, record)
         if not turn.start and not turn.unpaced:
+            if before is not None and turn.waits:
+                waiting = frozenset(consumer.ref for consumer in consumers)
+                self._pending.keep(target, Write(record, Record(revisions=before)), waiting)
             return RolloutResult(faults=faults, turn=turn)
         with self._legs.time(Leg.ROLLOUT):
             if before is None:
@@ -247,7 +253,7 @@ class ConsumerRestarter:
             if self._fights.delay(current, mark) or self._fights.keeps_off(current, mark):
                 return current  # without a baseline, the pods decide whether to restart it
             try:
-                return _seen_as(consumer, await self._mark(current, mark))
+                return _seen_as(consumer, await self._mark(target, current, mark))
             except Conflict:
                 refused, current = current, _seen_as(consumer, await self._workloads.read(current.ref))
             except NotFound:
@@ -283,7 +289,7 @@ class ConsumerRestarter:
                 written_at = None
                 if mark.restart and self._workloads.restarts_by_time(current):
                     written_at, record = await self._written_at(target, current, record)
-                marked = await self._mark(current, mark, written_at)
+                marked = await self._mark(target, current, mark, written_at)
             except Conflict:
                 # The workload has to be read before the Secret. Reconciler._reconcile gives the reason.
                 refused, current = current, _seen_as(consumer, await self._workloads.read(current.ref))
@@ -307,9 +313,12 @@ class ConsumerRestarter:
         return int(self._wall()) if written_at is None else written_at, record
 
     async def _mark(
-        self, consumer: Consumer, mark: RolloutAnnotation, written_at: int | None = None
+        self, target: Target, consumer: Consumer, mark: RolloutAnnotation, written_at: int | None = None
     ) -> Consumer | None:
-        marked = await self._workloads.mark(consumer, mark, written_at)
+        beside: Sequence[RolloutAnnotation] = ()
+        if mark.restart and self._debouncer:
+            beside = self._debouncer.marks_beside(consumer, target)
+        marked = await self._workloads.mark(consumer, mark, written_at, beside)
         if marked:  # the watch may show this write only after the next one
             self._fights.observe(consumer, marked)
             self._pacer.observe(replace(marked, seen_late=consumer.seen_late))

@@ -102,6 +102,11 @@ class RolloutPacer:
         self._waiting: dict[Target, _Waiting] = {}
         self._halted: set[Target] = set()
         self._for_slots: FairMap[str, Target, None] = FairMap(MAX_WAITING)
+        self._quiet_at: Callable[[Consumer, Target, Record], float] = lambda consumer, target, record: 0.0
+
+    def set_debounce(self, quiet_at: Callable[[Consumer, Target, Record], float]) -> None:
+        """Hold back a consumer that is due for a Secret until the time that ``quiet_at`` returns for it."""
+        self._quiet_at = quiet_at
 
     def turn(
         self,
@@ -230,7 +235,8 @@ class RolloutPacer:
             if opens == INFINITY:  # the namespace's window is not understood: nobody waits for this consumer
                 return Candidate(ref, ConsumerState.SETTLED, order)
             takes_slot = consumer.hold is None and not self._is_open(consumer)
-            return Candidate(ref, ConsumerState.DUE, order, opens, takes_slot, until)
+            quiet_at = self._quiet_at(consumer, target, record)
+            return Candidate(ref, ConsumerState.DUE, order, opens, takes_slot, until, quiet_at=quiet_at)
         if consumer.hold or consumer.progress is None or not is_restarted(consumer, target.name, record):
             return Candidate(ref, ConsumerState.SETTLED, order)
         end = fails_at(ref.kind, consumer.progress)

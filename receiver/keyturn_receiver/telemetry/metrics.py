@@ -77,7 +77,7 @@ class Metrics:
         self.rollouts_waiting = self._gauge(
             "rollouts_waiting",
             "Consumers whose restart waits, as this replica sees them, by what they wait for: `window`, `order`,"
-            " `pace`, `halt` or `backoff`.",
+            " `pace`, `halt`, `debounce` or `backoff`.",
             "reason",
         )
         self.rollouts_halted = self._gauge(

@@ -1,0 +1,45 @@
+"""Debounce of rollouts: one restart for several changes that follow each other closely.
+
+A workload that reads several Secrets is not restarted at the first change: the others may be about to change, too,
+because they are made from the same AWS secret, or because somebody rotates one after the other. The times of the
+Secrets' writes decide, and the cluster keeps these. So a crash makes no second restart.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from keyturn_receiver.core.consumer import Consumer, Reads
+from keyturn_receiver.core.revision import Record
+from keyturn_receiver.core.rollout import RolloutAnnotation, rollout, written_at
+
+# Seconds without a change of the Secrets that a workload reads, after which it is restarted. Kubernetes tells times in
+# whole seconds, so between one and two seconds pass.
+QUIET_SECONDS = 2
+MAX_SECRETS = 64  # Secrets of a workload that are looked at
+
+
+def due_marks(consumer: Consumer, records: Mapping[str, Record]) -> dict[str, RolloutAnnotation]:
+    """Return the marks of the Secrets for which a consumer is due, or may be due, by the names of the Secrets.
+
+    ``records`` has the records of the Secrets that the consumer reads, and that may restart it.
+    """
+    marks = ((name, rollout(consumer, name, record)) for name, record in records.items())
+    return {name: mark for name, mark in marks if mark and (mark.restart or mark.undecided)}
+
+
+def quiet_at(consumer: Consumer, records: Mapping[str, Record], due: Iterable[str], now: float) -> float:
+    """Return the time from which on a consumer may be restarted, in seconds since 1970. It is in the past if the last
+    change was long ago.
+
+    ``due`` has the names of the Secrets for which the consumer is due. A write that this process has just made has no
+    known time yet, and counts as made at ``now``. So does a write that is in the future by the receiver's clock.
+    """
+    times = (_written_at(consumer, name, records[name]) for name in due)
+    return max((min(now, now if at is None else at) for at in times), default=0.0) + QUIET_SECONDS
+
+
+def _written_at(consumer: Consumer, name: str, record: Record) -> int | None:
+    reads = consumer.reads.get(name, Reads())
+    times = record.latest_times if reads.whole else (record.write_times.get(key) for key in reads.keys)
+    if any(time is not None and time.at is None for time in times):
+        return None
+    return written_at(consumer, name, record) or 0

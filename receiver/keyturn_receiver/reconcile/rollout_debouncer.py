@@ -1,0 +1,64 @@
+"""Rollout debouncer: holds back the restart of a workload that reads several Secrets while these change, and collects
+their marks for a single write."""
+
+import time
+from collections.abc import Callable
+from itertools import islice
+
+from keyturn_receiver.cluster.secret_lookup import SecretLookup
+from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.consumer import Consumer, WorkloadRef
+from keyturn_receiver.core.revision import Record
+from keyturn_receiver.core.rollout import RolloutAnnotation
+from keyturn_receiver.core.rollout_debounce import MAX_SECRETS, due_marks, quiet_at
+from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
+from keyturn_receiver.resilience.fair_map import FairMap
+
+# The longest time for which the changes of other Secrets hold back a restart, in seconds.
+MAX_SECONDS = 10.0
+MAX_WAITING = 10_000  # workloads whose wait is remembered
+
+
+class RolloutDebouncer:
+    """Rollout debouncer. ``wall`` returns the seconds since 1970.
+
+    In memory it keeps only when a wait began. If that is lost, the wait begins again.
+    """
+
+    def __init__(self, secrets: SecretLookup, policy: RolloutPolicy, wall: Callable[[], float] = time.time) -> None:
+        self._secrets = secrets
+        self._policy = policy
+        self._wall = wall
+        self._began: FairMap[str, WorkloadRef, float] = FairMap(MAX_WAITING)  # by namespace
+
+    def quiet_at(self, consumer: Consumer, target: Target, record: Record) -> float:
+        """Return the time from which on a consumer that is due for the Secret at ``target`` may be restarted, in
+        seconds since 1970. It is in the past for a consumer that reads no other Secret of Keyturn."""
+        records = self._others(consumer, target)
+        if not records:
+            return 0.0
+        now, ref = self._wall(), consumer.ref
+        due = {target.name, *due_marks(consumer, records)}
+        at = quiet_at(consumer, {**records, target.name: record}, due, now)
+        began = self._began.get(ref.namespace, ref)
+        if at <= now or (began is not None and now >= began + MAX_SECONDS):
+            return 0.0
+        if began is None:
+            self._began.put(ref.namespace, ref, now)
+            began = now
+        return min(at, began + MAX_SECONDS)
+
+    def marks_beside(self, consumer: Consumer, target: Target) -> list[RolloutAnnotation]:
+        """Return the marks of the other Secrets for which a consumer is due. The restart for the Secret at ``target``
+        serves these, too."""
+        self._began.pop(consumer.ref.namespace, consumer.ref)
+        return list(due_marks(consumer, self._others(consumer, target)).values())
+
+    def _others(self, consumer: Consumer, target: Target) -> dict[str, Record]:
+        records: dict[str, Record] = {}
+        for name in islice(consumer.reads, MAX_SECRETS):
+            other = Target(target.namespace, name)
+            secret = self._secrets.get(other) if name != target.name else None
+            if secret and self._policy.permits(consumer, other, secret.spec):
+                records[name] = secret.record
+        return records
