@@ -61,7 +61,7 @@ class Stack:
 
 
 class PlannedReceiver:
-    """A receiver that will run as a process. The stack is deployed for its address and certificate before it runs."""
+    """A receiver that will run as a process. Before it runs, the stack is deployed with its address and certificate."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -69,7 +69,7 @@ class PlannedReceiver:
         (self._port,) = free_ports(1)
 
     def deploy(self, parameters: Mapping[str, str] | None = None, log_events: bool = False) -> Deploying:
-        """Start to deploy the stack for this receiver, in the background. ``parameters`` are the stack's other ones."""
+        """Start to deploy the stack for this receiver, in the background. ``parameters`` are more stack parameters."""
         url = f"https://127.0.0.1:{self._port}/v1/notifications"
         receiver = {"ReceiverUrls": url, "CaBundle": self._certificate.parameter}
         return Deploying(self._directory, {**receiver, **(parameters or {})}, log_events=log_events)
@@ -78,10 +78,10 @@ class PlannedReceiver:
     def run(
         self, deploying: Deploying, cluster: Cluster, namespace: str, settings: Mapping[str, str] | None = None
     ) -> Iterator[Stack]:
-        """Run the receiver with the rights of the chart's ServiceAccount, once the stack is deployed.
+        """Wait until the stack is deployed, and run the receiver with the rights of the chart's ServiceAccount.
 
-        ``namespace`` holds that ServiceAccount; it is created and deleted. If the stack signs with KMS, the receiver
-        has only the public part of that key.
+        ``namespace`` holds that ServiceAccount; the namespace is created and deleted. If the stack signs with KMS, the
+        receiver has only the public part of the KMS key.
         """
         with ExitStack() as stack:
             objects = [_namespace(namespace), *chart_rights(namespace)]
@@ -106,7 +106,7 @@ class PlannedReceiver:
                 port=self._port,
             )
             stack.callback(receiver.stop)
-            stack.callback(deploying.stop)  # first, for a notifier that waits holds a connection to the receiver
+            stack.callback(deploying.stop)  # runs first, because a waiting notifier holds a connection to the receiver
             receiver.start()
             yield Stack(self._directory, namespace, cluster, aws, receiver, self._certificate.bundle)
 
@@ -129,9 +129,9 @@ class PlannedRelease:
 
     @contextmanager
     def run(self, deploying: Deploying, cluster: Cluster, values: Mapping[str, Any] | None = None) -> Iterator[Stack]:
-        """Install the chart, once the stack is deployed. The namespace is created and deleted.
+        """Wait until the stack is deployed, and install the chart. The namespace is created and deleted.
 
-        ``values`` are added to the values of the chart that the node needs.
+        The node needs some values of the chart; ``values`` are added to them.
         """
         with ExitStack() as stack:
             objects = [_namespace(self._namespace), self._certificate()]
@@ -146,7 +146,7 @@ class PlannedRelease:
                     {**node_values, "tls": {"secretName": CERTIFICATE}, **(values or {})},
                 )
             )
-            stack.callback(deploying.stop)  # first, for a notifier that waits holds a connection to the receivers
+            stack.callback(deploying.stop)  # runs first, because a waiting notifier holds a connection to a receiver
             yield Stack(self._directory, self._namespace, cluster, aws, receiver, self._authority.cert_pem.bytes())
 
     def _certificate(self) -> Any:
@@ -169,7 +169,7 @@ def run_stack(
     settings: Mapping[str, str] | None = None,
     parameters: Mapping[str, str] | None = None,
 ) -> Iterator[Stack]:
-    """Run all parts with ``cluster``. ``settings`` are the receiver's, ``parameters`` those of the deployed stack."""
+    """Run all parts with ``cluster``. ``settings`` are for the receiver, and ``parameters`` for the deployed stack."""
     planned = PlannedReceiver(directory)
     with planned.deploy(parameters) as deploying, planned.run(deploying, cluster, namespace, settings) as stack:
         yield stack

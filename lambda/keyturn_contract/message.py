@@ -1,4 +1,6 @@
-"""Wire format. A delivery has notifications as CloudEvents 1.0 in JSON. The reply has one result for each of them.
+"""The wire format of deliveries and replies.
+
+A delivery holds notifications, which are CloudEvents 1.0 in JSON. The reply holds one result for each notification.
 
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
 
@@ -16,8 +18,8 @@ MAX_EVENTS = 10
 CONTENT_TYPE = "application/cloudevents+json"
 CONTENT_TYPE_BATCH = "application/cloudevents-batch+json"
 # Every reply of a receiver has this header. A reply without it comes from something in front of the receiver, such as a
-# load balancer or a firewall, or from a receiver of release 0.2 or earlier. The value is the version of the contract,
-# which reveals nothing to strangers.
+# load balancer or a firewall, or from a receiver of release 0.2 or earlier. The header's value is the version of the
+# contract. This version reveals nothing to strangers.
 RECEIVER_HEADER = "Keyturn-Receiver"
 CONTRACT_VERSION = "1"
 
@@ -72,11 +74,11 @@ class Notification:
     data: NotificationData
 
 
-# In seconds. An older heartbeat was stuck in the queue, so it does not prove that the event path is healthy. A test of
-# the receivers alone sends an older one on purpose.
+# A heartbeat that is older than this (in seconds) was stuck in the queue, so it does not prove that the event path is
+# healthy. The rotation of the signing key tests only the receivers, so it sends an older heartbeat on purpose.
 MAX_HEARTBEAT_AGE = 300.0
 
-# The reasons for an ignored notification that do not come from a binding.
+# A notification is ignored for these reasons, which do not come from a binding.
 REASON_HEARTBEAT = "heartbeat"
 REASON_NOT_BOUND = "no Secret is bound to it"
 REASON_NO_LONGER_BOUND = "no Secret is bound to it any more"
@@ -85,7 +87,7 @@ REASON_NO_LONGER_BOUND = "no Secret is bound to it any more"
 class Outcome(StrEnum):
     """The outcome of a notification at the receiver. Only FAILED asks the sender to retry.
 
-    RETRYING means that the receiver itself goes on, for the Secrets that the result names as ``retrying``.
+    RETRYING means that the receiver tries again by itself, for the Secrets in the result's ``retrying``.
     """
 
     APPLIED = "applied"
@@ -100,8 +102,8 @@ class Outcome(StrEnum):
 class Result:
     """The result of the notification ``id``. Secrets are "namespace/name", and consumers are "Kind/namespace/name".
 
-    ``secrets`` and ``consumers`` were touched. ``retrying`` has the Secrets that the receiver tries again by itself;
-    they may also be part of a result that is APPLIED.
+    The receiver touched the Secrets in ``secrets`` and the workloads in ``consumers``. It tries the Secrets in
+    ``retrying`` again by itself. A result with the outcome APPLIED may have such Secrets, too.
     """
 
     id: str
@@ -113,8 +115,8 @@ class Result:
 
     @property
     def is_refused_by_binding(self) -> bool:
-        """Whether a Secret could not be filled, or a consumer could not be restarted. ``reason`` says which one, and
-        why."""
+        """Whether a Secret could not be filled, or a consumer could not be restarted. ``reason`` names the Secret or
+        the consumer, and says why."""
         return self.reason is not None and self.reason not in (
             REASON_HEARTBEAT,
             REASON_NOT_BOUND,
@@ -130,8 +132,9 @@ _DATA_FIELDS = {
     "versionId": "version_id",
     "label": "label",
 }
-# The outcome that is written in place of another. A notifier of release 0.2 or earlier takes the whole reply for
-# malformed if it has a word that this notifier does not know. The names in ``retrying`` restore the outcome.
+# RETRYING is encoded as IGNORED, because notifiers of release 0.2 or earlier do not know RETRYING. They take a whole
+# reply for malformed if it has an unknown outcome. ``_parse_result`` restores RETRYING if the result names Secrets in
+# ``retrying``.
 _WORDS = {Outcome.RETRYING: Outcome.IGNORED}
 _REQUIRED_DATA = frozenset({"eventName", "account", "region"})
 

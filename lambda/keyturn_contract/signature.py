@@ -3,7 +3,7 @@
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 
 The standard library has no Ed25519, so callers pass it in as a function. docs/adr/002-own-webhook-signature.md explains
-why this module replaces the published package.
+why this module is used instead of the published package of Standard Webhooks.
 """
 
 import base64
@@ -22,7 +22,7 @@ _ID = re.compile(r"[\x21-\x2d\x2f-\x7e]{1,256}")  # printable ASCII except the d
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")
 _SIGNATURE = re.compile(r"v1,([A-Za-z0-9+/]{43}=)")
 _SIGNATURE_ED25519 = re.compile(r"v1a,([A-Za-z0-9+/]{86}==)")
-# The DER prefix of the 32 bytes of the key in a SubjectPublicKeyInfo of Ed25519: https://www.rfc-editor.org/rfc/rfc8410
+# The DER bytes in front of the 32-byte key in an Ed25519 SubjectPublicKeyInfo: https://www.rfc-editor.org/rfc/rfc8410
 _SPKI = bytes.fromhex("302a300506032b6570032100")
 
 Ed25519 = Callable[[bytes, bytes], bool]
@@ -45,8 +45,8 @@ class NotVerified(Exception):
 def parse_key(text: str) -> bytes:
     """Parse a symmetric key: base64 of 24 to 64 bytes, with or without ``whsec_`` in front.
 
-    The specification requires the prefix, but CloudFormation, which generates the first key of a stack, cannot write
-    it. Raises InvalidKey, which never quotes the key.
+    The specification requires the prefix. But CloudFormation generates the first key of a stack, and cannot write the
+    prefix. Raises InvalidKey, which never quotes the key.
     """
     try:
         key = base64.b64decode(text.strip().removeprefix(PREFIX), validate=True)

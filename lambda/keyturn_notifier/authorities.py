@@ -13,7 +13,7 @@ from keyturn_notifier.signing import error_code
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-CA_FAULT = "fault in a private CA"  # the message of the log line; its reason says which CA has a fault, and what to do
+CA_FAULT = "fault in a private CA"  # a log message; the reason in the log line names the CA and says what to do
 RELOAD_SECONDS = 60.0  # seconds; the secret is not read more often than this
 
 
@@ -73,7 +73,7 @@ class Authorities:
 def tls_context() -> ssl.SSLContext:
     """Return a TLS context that trusts the system's CAs. It always verifies certificates.
 
-    It applies RFC 5280 strictly, as Python does by default since 3.13, which is the runtime of the functions:
+    The context applies RFC 5280 strictly. Python does this by default since 3.13, and the functions run on 3.13:
     https://docs.python.org/3.13/library/ssl.html#ssl.create_default_context
     """
     context = ssl.create_default_context()

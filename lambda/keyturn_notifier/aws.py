@@ -1,6 +1,6 @@
 """Clients for AWS.
 
-boto3 is imported by ``client`` and not by this module, because that import takes longer than all others together.
+``client`` imports boto3 when it is called, because this import takes longer than all other imports together.
 """
 
 from typing import Any
@@ -23,6 +23,6 @@ def client(name: str, proxy: Proxy | None) -> Any:
     made = boto3.client(name, config=config)
     if proxy is None or not proxy.serves(made.meta.endpoint_url):
         return made
-    # botocore chooses the endpoint. So whether the proxy is needed is known only once there is a client.
+    # botocore chooses the endpoint, so only a finished client shows whether the proxy is needed.
     proxies = {"http": proxy.url, "https": proxy.url}
     return boto3.client(name, config=config.merge(Config(proxies=proxies)))

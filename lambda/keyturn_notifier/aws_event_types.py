@@ -24,7 +24,8 @@ MEMBER_HEARTBEAT = "Keyturn Member Heartbeat"
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """The type of the notification that an event becomes, or None if the event is ignored, and the reason for that."""
+    """What an event becomes: a notification of the type ``becomes``, or nothing if ``becomes`` is None. ``reason`` says
+    why."""
 
     becomes: EventType | None
     reason: str

@@ -15,8 +15,8 @@ ADVICE = "give a certificate in PEM, or what this prints: openssl x509 -in ca.pe
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Certificates in DER, and descriptions of the faults in the text that they come from. The descriptions quote
-    nothing of the text."""
+    """The certificates in one text, in DER, and descriptions of the text's faults. The descriptions never quote the
+    text."""
 
     der: tuple[bytes, ...] = ()
     faults: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ def _decode(text: str) -> Iterator[bytes]:
 
 
 def _parse(name: str, content: bytes) -> Certificates:
-    """Parse a certificate in DER or a PEM file. ``name`` is what descriptions of faults call it."""
+    """Parse a certificate in DER or a PEM file. Descriptions of faults call the content ``name``."""
     blocks = _CERTIFICATE.findall(content)
     certificates = [content] if content.startswith(_DER) else [_pem_to_der(block) for block in blocks]
     faults = []

@@ -1,7 +1,8 @@
-"""Connection failures: the words for a POST that got no answer, according to urllib3's class of the error.
+"""Connection failures: describes why a POST got no answer, according to the class of urllib3's error.
 
-The words are for logs and dead letters. They never quote text that the other side wrote. The only text that is not ours
-is OpenSSL's own message about a certificate. Its message about a wrong host name contains the host of our URL.
+The descriptions are for logs and dead letters. They never quote text that the other side wrote. The only
+text that is not ours is OpenSSL's message about a certificate. If the host name is wrong, this message contains
+the host of our URL.
 """
 
 import errno
@@ -25,7 +26,7 @@ _NO_ROUTE = (errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
 def describe(error: HTTPError, connect_seconds: float, reply_seconds: float) -> str:
-    """Return the words for the error of one POST. The timeouts of the POST are given in seconds."""
+    """Describe the error of one POST. The timeouts of the POST are given in seconds."""
     match error:
         case ProxyError():
             return f"the proxy: {_proxy(error.original_error, connect_seconds, reply_seconds)}"
@@ -62,7 +63,7 @@ def _refused(error: NewConnectionError) -> str:
 def _proxy(error: Exception, connect_seconds: float, reply_seconds: float) -> str:
     if isinstance(error, HTTPError):
         return describe(error, connect_seconds, reply_seconds)
-    status = re.search(r"Tunnel connection failed: (\d{3})\b", str(error))  # the text after it is the proxy's own
+    status = re.search(r"Tunnel connection failed: (\d{3})\b", str(error))  # the rest is the proxy's own text
     return f"it refuses the receiver with status {status[1]}" if status else f"no answer: {type(error).__name__}"
 
 

@@ -70,7 +70,7 @@ class ReceiverClient:
 
         If there is no answer, or the status is 408, 429 or 5xx, the notifications are to be retried, except for those
         that the reply lists as done. After a 401, the keys are read again and the batch is posted once more
-        immediately. After any other 4xx, each notification is posted alone, and those that the receiver itself still
+        immediately. After any other 4xx, each notification is posted separately. Those that the receiver itself still
         refuses are poison.
         """
         results = {
@@ -107,7 +107,7 @@ class ReceiverClient:
     ) -> dict[str, DeliveryResult]:
         results = classify(batch, reply, self._now())
         if refuses(reply) and len(batch) > 1:
-            # Post each notification alone, so that one that is refused does not make the others fail.
+            # Post each notification separately, so that a refused notification does not make the others fail.
             singles = [self._deliver([notification], deadline, replies) for notification in batch]
             return {event_id: result for single in singles for event_id, result in single.items()}
         if unavailable(reply):
@@ -177,15 +177,17 @@ class ReceiverClient:
 
 
 def connection_pool(url: str, context: ssl.SSLContext, proxy: Proxy | None) -> urllib3.PoolManager:
-    """Return a pool of connections to a receiver, through the proxy if that serves it."""
+    """Return a pool of connections to a receiver. They go through the proxy if the proxy serves the URL."""
     if proxy and proxy.serves(url):
         return urllib3.ProxyManager(proxy.url, ssl_context=context)
     return urllib3.PoolManager(ssl_context=context)
 
 
 def split_into_batches(notifications: Sequence[Notification], signs_with_kms: bool) -> list[list[Notification]]:
-    """Split into as few batches as possible, which is nearly always one. KMS signs fewer bytes than the contract
-    allows."""
+    """Split notifications into as few batches as possible. Nearly always, one batch is enough.
+
+    If KMS signs, batches are smaller, because KMS signs fewer bytes than the contract allows.
+    """
     batches: list[list[Notification]] = []
     for notification in notifications:
         if batches and _fits([*batches[-1], notification], signs_with_kms):

@@ -1,4 +1,4 @@
-"""Classifies a receiver's reply: what is done with the SQS message of each notification. Pure."""
+"""Decides from a receiver's reply what is done with the SQS message of each notification. Pure."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress

@@ -31,8 +31,8 @@ _SUFFIX = re.compile(r"-[A-Za-z0-9]{6}\Z")
 
 
 class MalformedEvent(ValueError):
-    """The event is not a valid event of Secrets Manager or a heartbeat. The text says what is missing or has to be
-    corrected."""
+    """The event is neither a valid event of Secrets Manager nor a valid heartbeat. The text says what is missing or has
+    to be corrected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class Ignored:
 
 @dataclass(frozen=True, slots=True)
 class MemberHeartbeat:
-    """A heartbeat from an account and region that forward their events. EventBridge wrote both fields, so the sender
-    cannot forge them."""
+    """A heartbeat from a member: an account and region that forward their events to this stack. EventBridge wrote both
+    fields, so the sender cannot forge them."""
 
     account: str
     region: str
@@ -57,8 +57,8 @@ def parse_event(
     """Parse an EventBridge event. Raises MalformedEvent.
 
     Events about ``signing_key_id`` (a name or an ARN) are ignored. If there are ``name_prefixes``, events about secrets
-    whose name begins with none of them are ignored, too. EventBridge cannot filter these by name, because some
-    CloudTrail events have only an ARN.
+    whose name begins with none of them are ignored, too. EventBridge cannot filter events by the secret's name,
+    because some CloudTrail events have only an ARN.
     """
     if not isinstance(event, dict):
         raise MalformedEvent("the event is not an object")
@@ -136,7 +136,7 @@ def _parse_cloudtrail(event: Mapping[str, Any], detail: Mapping[str, Any], detai
 
 
 def _labels(detail: Mapping[str, Any]) -> frozenset[str]:
-    """Return the staging labels that the call names. If it names none, AWS moves AWSCURRENT."""
+    """Return the staging labels that the call names. If the call names none, AWS moves AWSCURRENT."""
     request = detail.get("requestParameters")
     stages = request.get("versionStages") if isinstance(request, dict) else None
     labels = [stage for stage in stages if isinstance(stage, str)] if isinstance(stages, list) else []

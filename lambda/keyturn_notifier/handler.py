@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from keyturn_notifier.delivery import ReceiverClient
 
-MAX_NAMES = 100  # the most names of Secrets, and of consumers, in one log line
+MAX_NAMES = 100  # the most names in each list of Secrets or consumers in a log line
 RESERVE_SECONDS = 4.0  # seconds that are kept free at the end of an invocation for the calls to SQS
 
 Record = Mapping[str, Any]

@@ -9,7 +9,10 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class InvalidProxy(ValueError):
-    """The URL of the proxy is not valid, or an entry of the hosts to call without it. The text says what to write."""
+    """The proxy's URL is not valid, or the list of hosts to call without the proxy has an entry that is not valid.
+
+    The text says what to write.
+    """
 
 
 @dataclass(frozen=True, slots=True)

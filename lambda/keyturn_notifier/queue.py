@@ -20,7 +20,7 @@ def retry_delay(receives: int, retry_after: float, jitter: float) -> int:
     """Return the seconds until a message that has been received ``receives`` times becomes visible again.
 
     This is an exponential back-off with jitter. The delay doubles from FIRST_DELAY to MAX_DELAY. A ``jitter`` from 0 to
-    1 shortens it by up to half. The delay is never shorter than ``retry_after`` seconds.
+    1 shortens the delay by up to half. The delay is never shorter than ``retry_after`` seconds.
     """
     exponential = min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(receives - 1, 16))
     return max(round(exponential * (1 - jitter / 2)), math.ceil(retry_after))
@@ -45,8 +45,8 @@ class SqsQueue:
         self._jitter = jitter
 
     def postpone(self, records: Sequence[tuple[Mapping[str, Any], float]]) -> None:
-        """Hide messages until their next attempt. Each comes with the receiver's Retry-After in seconds, or 0 if there
-        was none."""
+        """Hide messages until their next attempt. Each record comes with the receiver's Retry-After in seconds, or
+        with 0 if the receiver sent none."""
         entries: Sequence[Any] = [
             {
                 "Id": str(number),

@@ -42,7 +42,8 @@ class RotationFailed(Exception):
 class Rotation:
     """The steps of the rotation of one secret.
 
-    ``receivers`` builds the clients for the test step. They sign with the key that has the given staging label.
+    ``receivers`` takes a staging label, and builds the clients for the test step. The clients sign with the key that
+    has this label.
     """
 
     def __init__(
@@ -58,10 +59,11 @@ class Rotation:
         self._sleep = sleep
 
     def is_open(self, version_id: str) -> bool:
-        """Return whether a rotation to this version is in progress. False means that it has ended. Raises
-        RotationFailed.
+        """Return True if a rotation to this version is in progress, and False if that rotation has ended already.
 
-        Whoever may call the function can pass any version, so every step makes the same checks as AWS's own template:
+        Raises RotationFailed if rotation is not enabled, or if the version belongs to no rotation.
+
+        A caller of the function can pass any version, so every step makes the same checks as AWS's own template:
         https://github.com/aws-samples/aws-secrets-manager-rotation-lambdas
         """
         secret = self._secrets_manager.describe_secret(SecretId=self._secret_id)
@@ -130,8 +132,8 @@ class Rotation:
 def _refusal(receiver: ReceiverClient) -> str:
     """Send one heartbeat. If the receiver does not accept it, return the reason. Otherwise return an empty string."""
     data = NotificationData("SigningKeyTest", account="-", region=os.environ.get("AWS_REGION", "-"))
-    # This heartbeat does not take the event path, so a broken event path must not look healthy through it. It is too
-    # old to count, even by a clock that differs.
+    # This heartbeat does not take the event path, so it must not make a broken event path look healthy. So it is too
+    # old for the receiver to count it, even if the receiver's clock differs.
     sent_at = datetime.now(UTC) - timedelta(seconds=MAX_HEARTBEAT_AGE + 2 * TOLERANCE)
     at = sent_at.strftime("%Y-%m-%dT%H:%M:%SZ")
     heartbeat = Notification(str(uuid.uuid4()), HEARTBEAT_SOURCE, EventType.HEARTBEAT, "heartbeat", at, data)
@@ -151,7 +153,7 @@ def _rotation() -> tuple[NotifierSettings, Rotation]:
     authorities = Authorities(settings.ca_bundle, read, lambda fault: logger.warning(CA_FAULT, extra={"reason": fault}))
 
     def receivers(stage: str) -> list[ReceiverClient]:
-        # As in deliveries, the KMS key signs as well, because a receiver may have only its public key.
+        # As in deliveries, KMS signs, too, because a receiver may have only the public part of the KMS key.
         key_ring = KeyRing(secrets_manager, settings.signing_key_secret_id, ed25519, (stage,))
         return [
             ReceiverClient(url, key_ring, connection_pool(url, authorities.context, proxy), authorities.reload)

@@ -23,7 +23,7 @@ KMS_LIMIT = 4096  # bytes: https://docs.aws.amazon.com/kms/latest/APIReference/A
 
 
 class SigningUnavailable(Exception):
-    """No usable key can be read or used now. The text says why, and never quotes a key."""
+    """At the moment, no usable key can be read, or KMS cannot sign. The text says why, and never quotes a key."""
 
 
 class UnusableKey(SigningUnavailable):
@@ -55,7 +55,8 @@ class Keys:
 class KeyRing:
     """A thread-safe cache of the signing keys that have the staging labels ``stages``.
 
-    The keys are read once, and again if a caller reports them as stale. Only the key with the first label is required.
+    The keys are read at the first use, and again when a caller reports them as stale. Only the key with
+    the first label is required.
     """
 
     def __init__(
@@ -74,11 +75,11 @@ class KeyRing:
 
     @property
     def signs_with_kms(self) -> bool:
-        """Whether KMS signs as well. It signs at most KMS_LIMIT bytes."""
+        """Whether KMS signs too, in addition to the signing key. KMS can sign at most KMS_LIMIT bytes."""
         return self._ed25519 is not None
 
     def keys(self, stale: Keys | None = None) -> Keys:
-        """Return the cached keys. They are read first if the cache is empty or still has the ``stale`` ones.
+        """Return the cached keys. If the cache is empty or still holds the keys ``stale``, read the keys first.
 
         Raises SigningUnavailable.
         """
@@ -102,10 +103,9 @@ class KeyRing:
 def read_key(
     secrets_manager: "SecretsManagerClient", secret_id: str, stage: str, version_id: str | None = None
 ) -> bytes | None:
-    """Read the key that has a staging label. If ``version_id`` is given, it must be the key of that version. Returns
-    None if there is no such version.
+    """Read the key that has the staging label ``stage``. Returns None if there is no such version.
 
-    Raises SigningUnavailable.
+    If ``version_id`` is given, the label must be on that version. Raises SigningUnavailable.
     """
     version: dict[str, Any] = {"VersionId": version_id} if version_id else {}
     try:

@@ -59,12 +59,12 @@ class DeployedAws:
         return client
 
     def key_is_rotating(self) -> bool:
-        """Return whether a rotation of the signing key is in progress, or the dry run that a new stack starts with."""
+        """Return whether a rotation of the signing key is in progress. The dry run of a new stack counts, too."""
         secret = self.secrets_manager().describe_secret(SecretId=self.path.signing_key_secret_id)
         return any("AWSPENDING" in labels for labels in secret["VersionIdsToStages"].values())
 
     def kms_public_key(self) -> bytes | None:
-        """Return the public key of the stack's KMS key, in DER; None if the stack does not sign with KMS."""
+        """Return the public key of the stack's KMS key, in DER, or None if the stack does not sign with KMS."""
         if key_id := self.outputs.get("SigningKmsKeyId"):
             return bytes(self.emulator.client("kms").get_public_key(KeyId=key_id)["PublicKey"])
         return None
@@ -98,7 +98,7 @@ class DeployedAws:
         ]
 
     def log_events(self) -> None:
-        """Make the notifier log each event that it is invoked with, by the switch that Powertools has for that.
+        """Make the notifier log the event of each invocation. Powertools has an environment variable for this.
 
         https://docs.powertools.aws.dev/lambda/python/latest/core/logger/#logging-incoming-event
         """
@@ -111,10 +111,10 @@ class DeployedAws:
 
 
 class Deploying(Stoppable):
-    """An emulator that starts, and a stack that is deployed to it, in the background.
+    """Starts an emulator and deploys the stack to it, in the background.
 
-    ``parameters`` are the stack's. The emulator listens on the address ``host``. With ``log_events``, the notifier logs
-    the events that it is invoked with.
+    ``parameters`` are parameters of the stack. The emulator listens on the address ``host``. With ``log_events``, the
+    notifier logs the event of each invocation.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Deploying(Stoppable):
             self._emulator.stop()
         self._thread.shutdown()
         if self._emulator:
-            self._emulator.stop()  # it may have started after the first call
+            self._emulator.stop()  # the emulator may have started after the first check
 
     def _deploy(self, directory: Path, parameters: Mapping[str, str], host: str, log_events: bool) -> DeployedAws:
         built = sam.build()

@@ -1,6 +1,6 @@
 """What imitations of AWS have in common: a small HTTP server, and the form of an STS reply.
 
-Each imitation decides what it answers. It is quicker than moto, and it can answer badly.
+Each imitation decides what it answers. An imitation is quicker than moto, and it can give bad answers on purpose.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ class Reply:
 
 
 Answer = Callable[[str, bytes, str], Reply | None]
-"""Answers a request: its action, which is empty for STS and for a readiness check, its body, and its header
-Authorization. None means that there is no answer at all."""
+"""Function ``answer(action, body, authorization)`` that answers a request. The action is empty for STS and for a
+readiness check. The last argument is the header Authorization. None means that there is no answer at all."""
 
 
 class Connection(asyncio.Protocol):
@@ -73,7 +73,7 @@ async def serve(host: str, port: int, answer: Answer) -> None:
 
 
 def ask(endpoint_url: str, action: str, body: Any) -> Any:
-    """Call an action of an imitation, as one of its own that controls it, and return the parsed reply."""
+    """Call an action of an imitation, such as an action that controls it, and return the parsed reply."""
     content, headers = json.dumps(body).encode(), {"X-Amz-Target": action}
     request = urllib.request.Request(endpoint_url, content, headers)  # noqa: S310 - loopback
     with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310 - loopback

@@ -47,7 +47,7 @@ class MotoGaps:
 
 
 def _complete(secret: Any) -> None:
-    """Update the date of the last change, and the default version, which is the current one."""
+    """Set the date of the last change to now, and make the current version the default version."""
     secret.last_changed_date = int(time.time())
     for version_id, version in secret.versions.items():
         if "AWSCURRENT" in version["version_stages"]:

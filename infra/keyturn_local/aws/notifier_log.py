@@ -26,7 +26,7 @@ class NotifierLog:
         return "\n".join(message for _, message, _ in self._events)
 
     def lines(self) -> Sequence[Line]:
-        """Return the function's own lines so far, which are JSON, without those that Lambda adds. Oldest first."""
+        """Return the function's own lines so far, oldest first. They are JSON. Lambda's lines are left out."""
         self._read()
         return [line for _, _, lines in self._events for line in lines]
 
@@ -40,7 +40,7 @@ class NotifierLog:
         return sums
 
     def deliveries(self, message: str = "delivered") -> Sequence[Line]:
-        """Return the lines with the message "delivered" or "not delivered", without those of heartbeats."""
+        """Return the lines with this message ("delivered" or "not delivered"). Lines of heartbeats are left out."""
         return [line for line in self.lines() if line.get("message") == message and "secret_arn" in line]
 
     def delivered(self) -> set[str]:
@@ -52,9 +52,9 @@ class NotifierLog:
         return any(line.get("message") == "delivered" and line["correlation_id"] == event_id for line in self.lines())
 
     def steps(self, version_id: str) -> Mapping[str, float]:
-        """Return the times of a rotation's way to the receivers, in seconds since the epoch, once it has ended.
+        """Return when a rotation reached each step on its way to the receivers, in seconds since the epoch.
 
-        They are empty until the function has logged "delivered". The function must log its events.
+        The result is empty until the function has logged "delivered". The function must log its events.
         """
         delivered = next((line for line in self.deliveries() if line["version_id"] == version_id), None)
         if delivered is None:
@@ -84,7 +84,7 @@ class NotifierLog:
 
 
 def _records(line: Line) -> Sequence[Mapping[str, Any]]:
-    """Return the SQS records of a line that holds the event of an invocation."""
+    """Return the SQS records in a log line. If the line does not hold an invocation's event, there are none."""
     message = line.get("message")
     return message.get("Records", []) if isinstance(message, dict) else []
 

@@ -24,9 +24,9 @@ def environment(endpoint_url: str) -> dict[str, str]:
 
 
 def client(service: str, endpoint_url: str, access_key: str = CREDENTIAL, secret_key: str = CREDENTIAL) -> Any:
-    """Build a boto3 client for a local endpoint. It ignores the user's own AWS settings and proxies.
+    """Build a boto3 client for a local endpoint. The client ignores the user's own AWS settings and proxies.
 
-    In the emulator, an account's number is an access key of its root user.
+    The emulator accepts an account's number as the access key ID of that account's root user.
     """
     without_profile = botocore.session.Session({"profile": (None, None, None, None)})  # ignores AWS_PROFILE
     session = boto3.session.Session(access_key, secret_key, region_name=REGION, botocore_session=without_profile)

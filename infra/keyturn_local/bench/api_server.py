@@ -55,7 +55,7 @@ def secret_name(name: str) -> str:
 async def create(
     api: Api, name: str, secret_name: str, bind: str, namespace: str = NAMESPACE, annotations: Mapping[str, str] = {}
 ) -> None:
-    """Create one Secret for an AWS secret. ``bind`` becomes the value of the label that binds it."""
+    """Create one Secret for an AWS secret. ``bind`` is the value of the label keyturn.dev/bind."""
     metadata = {
         "name": secret_name,
         "labels": {"keyturn.dev/bind": bind},

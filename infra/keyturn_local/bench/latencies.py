@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Latencies:
-    """Seconds from sending a delivery to its acknowledgement. ``floor`` instead has the seconds for one read of a value
-    and one raw apply."""
+    """Latencies in seconds. Each is the time from sending a delivery to its acknowledgement.
+
+    Only ``floor`` differs: it has the times for one read of a value and one raw apply, without the receiver.
+    """
 
     floor: list[float] = field(default_factory=list)
     alone: list[float] = field(default_factory=list)

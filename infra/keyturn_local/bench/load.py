@@ -80,8 +80,9 @@ class Sender:
     def flood(self, seconds: float, connections: int, forged: bool) -> tuple[float, Counter[int]]:
         """Send deliveries about a secret to which nothing is bound, as fast as the answers arrive.
 
-        Returns the duration in seconds, and the number of answers for each status. Each delivery has its own id, since
-        the receiver answers a replay without handling it. If ``forged`` is true, they are signed with a wrong key.
+        Returns the duration in seconds, and the number of answers for each status. Each delivery has its own id,
+        because the receiver answers a replay without handling it. If ``forged`` is true, the deliveries are signed with
+        a wrong key.
         """
         body, headers = self.delivery({"nobody/binds-this": str(uuid.uuid4())})
         key = b"x" * 32 if forged else self.key

@@ -31,8 +31,8 @@ from keyturn_receiver.cluster.api import Api, path
 SAMPLES = 400  # the number of rotations in one phase, which takes twenty seconds
 COUNTED = 20  # the number of rotations, made one after another, whose calls are counted
 IDENTITIES = 1_000  # ServiceAccounts with a role each
-TEAMS = 20  # the number of namespaces over which they are spread
-AT_MOST = 1.02 * IDENTITIES  # one for each, and some of the sweep that runs when the calls are counted
+TEAMS = 20  # the number of namespaces that these ServiceAccounts are spread over
+AT_MOST = 1.02 * IDENTITIES  # one call for each, and some calls of the sweep that runs during the count
 SWEEPS = 3  # the number of sweeps at rest whose calls are counted
 SETTLE_SECONDS = 1.0  # time for the watches to show what a rotation and the Deployment controller have written
 
@@ -104,8 +104,8 @@ def restore(testbed: Testbed, _: Latencies) -> list[Row]:
 
 
 def latency(testbed: Testbed, latencies: Latencies) -> list[Row]:
-    """Measure the latency of twenty rotations a second in two phases. The floor is measured before, between and after
-    them."""
+    """Measure the latency of twenty rotations a second in two phases. The floor (one read of a value and one raw
+    apply) is measured before, between and after the phases."""
     receiver = testbed.receiver()
     receiver.start()
     names = testbed.aws.names[:BURST]
@@ -246,8 +246,11 @@ def sweeps(testbed: Testbed, latencies: Latencies) -> list[Row]:
 
 @dataclass(frozen=True, slots=True)
 class _AtRest:
-    """A receiver that has filled IDENTITIES Secrets. ``calls`` are those to AWS and ``lookups`` those for
-    ServiceAccounts, in one sweep over all of them."""
+    """What was measured of a receiver that has filled IDENTITIES Secrets.
+
+    ``seconds`` is the time from the receiver's start until all Secrets were filled. ``calls`` counts the calls to AWS,
+    and ``lookups`` counts the reads of ServiceAccounts. Both are for one sweep over all Secrets.
+    """
 
     seconds: float
     mebibytes: float
@@ -256,8 +259,8 @@ class _AtRest:
 
 
 def identities(testbed: Testbed, _: Latencies) -> list[Row]:
-    """Fill 1,000 Secrets with the receiver's own role, and then 1,000 that name a ServiceAccount with a role of its own
-    each. Afterwards, let the receiver sweep."""
+    """Fill 1,000 Secrets with the receiver's own role, and let the receiver sweep. Then do the same with 1,000 Secrets
+    that each name a ServiceAccount with a role of its own."""
     spaces = [f"team-{number:02d}" for number in range(TEAMS)]
     allow = {"keyturn.dev/allow-secrets": "bench/*"}
     testbed.cluster.create(
@@ -312,7 +315,7 @@ def _fill_and_rest(testbed: Testbed, spaces: Sequence[str], roles: bool) -> _AtR
         return receiver.metric("keyturn_kubernetes_requests_total", verb="get", resource="serviceaccounts")
 
     first = swept()
-    until(lambda: swept() >= first + 2 * stores, 180)  # the first full sweep has ended, and one that follows it
+    until(lambda: swept() >= first + 2 * stores, 180)  # the first full sweep and a later sweep have ended
     sweeps, looked, aws = swept(), lookups(), testbed.aws.calls()
     until(lambda: swept() >= sweeps + SWEEPS * stores, 180)
     rounds = (swept() - sweeps) / stores
@@ -368,8 +371,9 @@ def _cpu(receiver: LocalReceiver) -> float:
 
 
 def _kubernetes_calls(receiver: LocalReceiver) -> float:
-    """Return the number of calls to Kubernetes. Calls about Leases are not counted, because they go on without
-    deliveries, nor are Events, because those of earlier work are written little by little."""
+    """Return the number of calls to Kubernetes. Calls about Leases are not counted, because the receiver makes
+    them even without deliveries. Calls about Events are not counted, because Events about earlier work are written
+    little by little."""
     calls = receiver.metric("keyturn_kubernetes_requests_total")
     others = (receiver.metric("keyturn_kubernetes_requests_total", resource=each) for each in ("leases", "events"))
     return calls - sum(others)

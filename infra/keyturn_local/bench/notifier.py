@@ -1,8 +1,8 @@
 """`make bench-notifier` measures the CPU time and the size of the notifier's artifact. The ratios compare the notifier
 with an empty handler that is measured in the same run.
 
-Python does not cache bytecode here, as in Lambda, where the artifact is read-only. The CPU time is that of the process
-that runs the handler. AWS and the receiver run in other processes.
+Python does not cache bytecode here. In Lambda, it cannot, because the artifact is read-only. The CPU time is that
+of the process that runs the handler. AWS and the receiver run in other processes.
 """
 
 import json

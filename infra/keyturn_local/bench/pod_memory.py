@@ -37,8 +37,9 @@ PEAK = "peak of a pod's memory at 10,000 bindings"
 class Footprint:
     """The memory of one pod in bytes, and the restarts of its container.
 
-    ``peak`` is what the kernel counts against ``limit``, and includes the page cache. ``resident`` is the peak of the
-    receiver's process alone. ``ends`` has the reason for which the container ended last, if it has restarted.
+    ``peak`` is the peak of what the kernel counts against ``limit``, which includes the page cache. ``resident`` is the
+    peak of the resident memory of the receiver's process. If the container has restarted, ``ends`` says why it ended
+    last.
     """
 
     limit: int

@@ -86,7 +86,7 @@ def _run(stack: Stack, node: bool, keep: bool) -> int:
 
 @contextmanager
 def _stack(directory: Path, context: str | None, node: bool) -> Iterator[Stack]:
-    """Start all parts. The control plane starts while SAM deploys; a cluster of the user is checked before."""
+    """Start all parts. The control plane starts while SAM deploys. A cluster of the user is checked first."""
     with ExitStack() as parts:
         cluster: Cluster | None = None
         if context or os.environ.get("KUBECONFIG"):
@@ -155,7 +155,7 @@ def _check(cluster: Cluster, server: str) -> None:
 
 
 def _first(error: BaseException) -> BaseException:
-    """Return the original failure, which a failure of the clean-up may follow."""
+    """Return the original failure. ``error`` may be a failure of the clean-up after it."""
     while isinstance(error.__context__, FAILURES):
         error = error.__context__
     return error

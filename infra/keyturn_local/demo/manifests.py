@@ -14,7 +14,7 @@ IMAGE = "busybox:stable"
 DATABASE = "demo/database"  # JSON
 API_TOKEN = "demo/api-token"
 
-# For each workload, the key of the Secret that its processes read, and the shell expression for that value.
+# For each workload: the key in the Secret whose value its processes read, and the shell expression for this value.
 READS = {
     "web": ("DATABASE_URL", "$DATABASE_URL"),
     "queue": ("PASSWORD", "$(cat /etc/password/password)"),
@@ -33,7 +33,7 @@ def database(owner: str, password: str | None = None) -> dict[str, str]:
     """Return a value for the AWS secret DATABASE, with a new password unless one is given."""
     return {
         "username": "app",
-        "password": password or secrets.token_urlsafe(12) + "%#?",  # characters that a URL needs encoded
+        "password": password or secrets.token_urlsafe(12) + "%#?",  # a URL must encode these characters
         "host": "db.internal",
         "owner": owner,
     }
@@ -60,7 +60,10 @@ def bindings() -> list[Any]:
 
 
 def digest(app: str, data: Mapping[str, str]) -> str:
-    """Return the digest that a workload's processes log if they use the value in this data of a Secret."""
+    """Return the digest of the value that the workload ``app`` reads from ``data``, the data of a Secret.
+
+    The workload's processes log this digest if they use this value.
+    """
     key, _ = READS[app]
     return hashlib.sha256(f"{SALT}{data[key]}".encode()).hexdigest()
 

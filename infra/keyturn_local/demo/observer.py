@@ -37,7 +37,7 @@ class Observer:
             threading.Thread(target=self._watch, args=(listing, handle), daemon=True).start()
 
     def secret_holds(self, name: str, expected: Mapping[str, str]) -> float | None:
-        """Return when the Secret's data changed to include ``expected``, or None if it does not."""
+        """Return when the Secret's data changed to include ``expected``, or None if the data does not include it."""
         at, data = self._secrets.get(name, (0.0, {}))
         return at if expected.items() <= data.items() else None
 
@@ -72,10 +72,10 @@ class Observer:
     def follow(
         self, steps: Mapping[str, Callable[[], float | None]], seconds: float, hold: Collection[str] = ()
     ) -> Iterator[tuple[str, float | None]]:
-        """Yield the name and the time of each step once it has happened; at the timeout, yield all others with None.
+        """Yield the name and the time of each step when it has happened. At the timeout, yield the others with None.
 
-        Nothing is yielded until all steps in ``hold`` have happened. What has happened by then comes in the order of
-        its time.
+        Nothing is yielded until all steps in ``hold`` have happened. Then the steps that have happened so far are
+        yielded in the order of their times.
         """
         pending = dict(steps)
         end = time.monotonic() + seconds
@@ -96,7 +96,7 @@ class Observer:
         while True:
             try:
                 for event in watch.Watch().stream(listing, self._namespace):
-                    at = time.time()  # before the lock, for which this thread may have to wait
+                    at = time.time()  # before the lock, because this thread may have to wait for the lock
                     with self._changed:
                         handle(event["type"], event["object"], at)
                         self._changed.notify_all()
@@ -142,7 +142,7 @@ class Observer:
 
 
 def poll(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait until ``condition`` is true, for at most ``seconds``; return whether it is. It may be slow."""
+    """Wait until ``condition`` is true, for at most ``seconds``; return whether it is. ``condition`` may be slow."""
     end = time.monotonic() + seconds
     while not (holds := condition()) and time.monotonic() < end:
         time.sleep(0.02)

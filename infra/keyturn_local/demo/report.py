@@ -1,4 +1,4 @@
-"""Output of the demo: timelines, claims, and the verdict. It never contains a value."""
+"""Output of the demo: timelines, claims, and the verdict. It never contains a secret value."""
 
 import sys
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Scenarios of the demo: rotations with the event path, one without it, and one that changes a key no pod reads."""
+"""Scenarios of the demo: rotations with and without the event path, and a rotation of a key that no pod reads."""
 
 import secrets
 import time
@@ -28,7 +28,7 @@ ON_THE_WAY = {"queued": "queued", "taken by the notifier, delivery begins": "tak
 
 @dataclass(frozen=True)
 class Rotation:
-    """Times of one rotation's effects, in seconds since the label was told to move. None means that it timed out."""
+    """Times of a rotation's effects, in seconds since the call that moves the label. None stands for a timeout."""
 
     applied: float | None
     delivered: float | None
@@ -171,7 +171,7 @@ class Scenarios:
                 _in_use(app): partial(self._observer.in_use, app, manifests.digest(app, expected)) for app in apps
             }
         times: dict[str, float | None] = {}
-        # The notifier's log tells of the way to the Secret after its end, so nothing is printed before.
+        # The notifier's log shows the steps to the Secret only after the last of them, so nothing is printed before.
         hold = {APPLIED, *ON_THE_WAY} & steps.keys()
         for text, at in self._observer.follow(steps, POD_TIMEOUT_SECONDS if apps else TIMEOUT_SECONDS, hold):
             times[text] = None if at is None else at - zero

@@ -10,7 +10,7 @@ from keyturn_local.paths import ROOT
 
 CHART = ROOT / "charts" / "keyturn"
 SOME_KEY = {"signingKey": {"secretId": "keyturn/signing-key"}}  # the chart cannot be rendered without a signing key
-# Endings, so that the cluster-wide kinds match, too. The only Secret of the chart is that of the record key.
+# Endings of kinds, so that ClusterRole and ClusterRoleBinding match, too. The chart's only Secret has the record key.
 RIGHTS = ("ServiceAccount", "Role", "RoleBinding", "Secret")
 
 

@@ -58,12 +58,12 @@ class Cluster:
         self.kubectl("delete", kind, "--all", "-n", namespace, "--wait=false")
 
     def create_token(self, service_account: str, namespace: str) -> str:
-        """Return a token of a ServiceAccount that is valid for a day."""
+        """Return a token of a ServiceAccount. The token is valid for a day."""
         return self.kubectl("create", "token", service_account, "-n", namespace, "--duration=24h").strip()
 
     def kubeconfig_for(self, namespace: str, service_account: str, directory: Path) -> Path:
-        """Write a kubeconfig that acts as a ServiceAccount and so has the rights that RBAC gives it. Return the file's
-        path."""
+        """Write a kubeconfig for a ServiceAccount, with the rights that RBAC gives to this ServiceAccount. Return the
+        file's path."""
         content = json.loads(self.kubectl("config", "view", "--minify", "--flatten", "--raw", "-o", "json"))
         content["users"] = [{"name": service_account, "user": {"token": self.create_token(service_account, namespace)}}]
         content["contexts"][0]["context"]["user"] = service_account

@@ -86,7 +86,7 @@ class ControlPlane(Cluster, Stoppable):
         self._rest.create(objects)
 
     def delete(self, objects: Iterable[Any], wait: bool = True) -> None:
-        """Delete objects; without kubectl, if not to wait. Objects that do not exist are no error."""
+        """Delete objects, without kubectl if ``wait`` is false. Objects that do not exist are no error."""
         if wait:
             super().delete(objects)
         else:
@@ -97,7 +97,7 @@ class ControlPlane(Cluster, Stoppable):
         self._rest.delete_all(kind, namespace)
 
     def create_token(self, service_account: str, namespace: str) -> str:
-        """Return a token of a ServiceAccount that is valid for a day."""
+        """Return a token of a ServiceAccount. The token is valid for a day."""
         return self._rest.create_token(service_account, namespace, 86400)
 
     @cached_property
@@ -139,7 +139,7 @@ class ControlPlane(Cluster, Stoppable):
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=default={peer}",
             "--unsafe-no-fsync",
-            "--quota-backend-bytes=8589934592",  # as managed control planes have it; some tests write gigabytes
+            "--quota-backend-bytes=8589934592",  # the same as in managed control planes; some tests write gigabytes
         )
         etcd.wait_for(answers(f"{client}/health"), 30)
 

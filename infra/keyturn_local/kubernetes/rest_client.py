@@ -1,4 +1,4 @@
-"""Client of an API server, for the calls that are made often. kubectl does the same, but each start costs 0.1 s of CPU.
+"""Client for frequent calls to an API server. kubectl does the same, but each start of kubectl costs 0.1 s of CPU.
 
 Names of resources, defaults and error texts are those of kubectl.
 """
@@ -32,7 +32,7 @@ class Resource:
     names: frozenset[str]
 
     def path(self, namespace: str, name: str = "") -> str:
-        """Return the path of one object, or without ``name`` that of all objects."""
+        """Return the path of one object, or the path of all objects if ``name`` is empty."""
         root = f"/apis/{self.api_version}" if "/" in self.api_version else f"/api/{self.api_version}"
         place = f"/namespaces/{namespace or 'default'}" if self.namespaced else ""
         return f"{root}{place}/{self.plural}" + (f"/{name}" if name else "")

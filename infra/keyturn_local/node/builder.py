@@ -94,8 +94,8 @@ def _environment(directory: Path) -> dict[str, str]:
 
 
 def _volumes(directory: Path) -> list[str]:
-    """Return volumes with the machine's pip settings and with the files that these name, so that pip works during the
-    build."""
+    """Return volumes with the machine's pip settings and with the files that these settings name, so that pip works
+    during the build."""
     output = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
     settings: Mapping[str, str] = {
         name.rpartition(".")[2]: ast.literal_eval(value)

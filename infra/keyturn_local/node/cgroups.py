@@ -1,7 +1,7 @@
 """The cgroups of a node's pods.
 
-Cgroups outlive the namespaces of an enclosure. So each enclosure keeps the cgroups of its pods below one cgroup of its
-own, and removes that cgroup at the end.
+Cgroups remain after the Linux namespaces of an enclosure (keyturn_local/node/enclosure.py) are gone. So each enclosure
+has one cgroup of its own, keeps the cgroups of its pods below it, and removes it at the end.
 """
 
 import os

@@ -100,7 +100,7 @@ def _first_process(command: Sequence[str], name: str) -> NoReturn:
 
 
 def _use_own_dns() -> None:
-    """Use the node's DNS outside of pods as well. /etc/resolv.conf may be a link into /run, which is empty at this
+    """Use the node's DNS outside of pods, too. /etc/resolv.conf may be a link into /run, which is empty at this
     point."""
     text = f"nameserver {network.HOST}\nsearch {network.DOMAIN}\n"
     file = Path("/etc/resolv.conf").resolve()

@@ -62,9 +62,9 @@ class Node(Stoppable):
     def start(cls, directory: Path, control_plane: ControlPlane, sync_seconds: int = 60) -> Self:
         """Start the node with all images, and wait until it is Ready. The control plane must listen on network.HOST.
 
-        ``sync_seconds`` is the kubelet's ``syncFrequency``, with the same default. A mounted Secret follows its object
-        within 1.5 times this period. Raises StartFailed, programs.NotFound, images.NotFound, and EnclosureError outside
-        of an enclosure.
+        ``sync_seconds`` is the kubelet's ``syncFrequency``, with the same default. A change of a Secret reaches its
+        volumes within 1.5 times this period. Raises StartFailed, programs.NotFound, images.NotFound, and EnclosureError
+        outside of an enclosure.
         """
         node = cls(directory, control_plane)
         try:

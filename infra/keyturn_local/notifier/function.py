@@ -1,4 +1,4 @@
-"""The notifier's function without Lambda: the variables and the context that it gets there."""
+"""For calls of the notifier's function without Lambda: the variables and the context that Lambda would give it."""
 
 import time
 import uuid

@@ -6,14 +6,16 @@ import socket
 import tempfile
 from pathlib import Path
 
-# Below the ports that Linux and macOS give to outgoing connections, so that none of these takes a port before its
-# server starts; and below the ports of NodePort Services.
+# These ports are below the ports that Linux and macOS give to outgoing connections. So no outgoing connection takes a
+# port before the port's server starts. They are also below the ports of NodePort Services.
 FIRST, LAST = 15000, 29999
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ``count`` different ports that nothing listens on, and that this function returned to no other process of
-    this user lately."""
+    """Return ``count`` different ports that nothing listens on.
+
+    The function does not return ports again that it has returned recently to any process of this user.
+    """
     taken = Path(tempfile.gettempdir()) / f"keyturn-ports-{os.getuid()}"
     with taken.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

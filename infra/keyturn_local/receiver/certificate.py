@@ -1,4 +1,4 @@
-"""A certificate for a receiver that runs as a process. It is issued by an authority of its own."""
+"""A certificate for a receiver that runs as a process. The certificate is issued by an authority of its own."""
 
 import base64
 import ssl
@@ -11,7 +11,7 @@ import trustme
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate for 127.0.0.1 and its key, as files, and the bundle of the authority that issued it."""
+    """The files of a certificate for 127.0.0.1 and of its key, and the CA bundle of the certificate's issuer."""
 
     certificate_file: Path
     key_file: Path

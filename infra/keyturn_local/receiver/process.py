@@ -21,8 +21,8 @@ class LocalReceiver:
 
     ``aws`` has the environment variables that point to AWS. ``python`` is the interpreter of an environment in which
     the receiver is installed as in the image. A process with such an interpreter sees neither this repository nor the
-    environment of this process. If ``certificate`` is given, the receiver serves TLS. ``port`` is for a URL that must
-    be known before the receiver is created.
+    environment of this process. If ``certificate`` is given, the receiver serves TLS. ``port`` is given if
+    the URL must be known before the receiver is created.
     """
 
     def __init__(

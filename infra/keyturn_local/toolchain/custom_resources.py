@@ -31,7 +31,7 @@ FILES = {
     ),
     "github.com/cert-manager/cert-manager": ("deploy/crds/cert-manager.io_certificates.yaml",),
     "sigs.k8s.io/gateway-api": ("config/crd/standard/gateway.networking.k8s.io_httproutes.yaml",),
-    # Consumers, which the cluster may lack.
+    # Workloads that the receiver can restart, of a kind that a cluster may lack.
     "github.com/argoproj/argo-rollouts": ("manifests/crds/rollout-crd.yaml",),
     # Objects of the chart's examples, not of the chart.
     "github.com/argoproj/argo-cd/v3": ("manifests/crds/application-crd.yaml",),

