@@ -53,7 +53,7 @@ def consumer(stack: Stack, namespace: str, name: str, kind: str, spec: dict[str,
     eventually(lambda: MARK in annotations_of(stack.cluster, kind, namespace, name))
 
 
-@pytest.mark.parametrize("kind", WORKLOAD_KINDS)
+@pytest.mark.parametrize("kind", [each.kind for each in WORKLOAD_KINDS.values() if not each.is_custom])
 def test_end_of_a_rollout_is_told_once_on_workload_and_secret(
     stack: Stack, namespace: str, kind: str, rotate_to: Callable[[str], str]
 ) -> None:

@@ -50,6 +50,7 @@ COMBINABLE: dict[str, Values] = {
     "tenant roles": {"tenantRoles": {"enabled": True}},
     "deletions": {"deletions": {"enabled": True}},
     "restarts": {"rollouts": {"default": "disabled", "reloader": "running", "reportReaders": False}},
+    "ways of restarts": {"rollouts": {"argoRollouts": True, "evict": True, "watchSecrets": False}},
     "pace": {"rollouts": {"maxUnfinished": {"perSecret": 5, "perNamespace": 20, "perCluster": 100}}},
     "Reloader replaced": {"rollouts": {"reloader": "replaced"}},
     "poller": {"poller": {"intervalSeconds": 60, "mode": "describe"}},
