@@ -73,7 +73,7 @@ class Record:
     that ``write_times`` lacks were last written at ``unknown_until`` at the latest, in seconds since 1970. If that is
     None, nobody knows when they were written. ``halt`` is what the status says if a failed rollout halts the others
     (``core/rollout_halt.py``), and otherwise empty. A halt is no error of the Secret itself, so ``status`` is OK then.
-    Two records that differ only in ``moved_at`` or ``halt`` are equal, so such a difference causes no write.
+    Two records that differ only in ``moved_at`` or ``halt`` are equal. A change of only ``moved_at`` is not written.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)
