@@ -212,8 +212,8 @@ def read_consumer(
 
 
 def named_secrets(kind: WorkloadKind, workload: Mapping[str, object], reloader: ReloaderMode) -> list[str]:
-    """Return the names of the Secrets that, according to the annotations of a workload and its pod template, it
-    reads."""
+    """Return the names of the Secrets that a workload reads according to its annotations and those of its pod
+    template."""
     annotations = as_object(as_object(workload.get("metadata")).get("annotations"))
     on_template = as_object(as_object(pod_template(kind, workload).get("metadata")).get("annotations"))
     names = list(filter(is_object_name, (*names_read(annotations), *names_read(on_template))))

@@ -2,7 +2,7 @@
 
 A short expression can have a huge result: the result of ``[@,@]|[@,@]|...`` doubles with each bar. So an upper bound
 of the cost is computed first, from the parsed expression and the length of the document. A costly expression is
-refused. Parsing and bounding are limited as well, by the length of the expression and by the number of its nodes.
+refused. Parsing and bounding are limited, too, by the length of the expression and by the number of its nodes.
 https://jmespath.org/specification.html
 """
 

@@ -185,7 +185,7 @@ def _has_unknown_times(reads: Reads, record: Record) -> bool:
         return len(times) - (REMOVED in times) < len(record.revisions)
     if any(key in record.revisions and key not in times for key in reads.keys):
         return True
-    # If nothing was kept on a watched Secret, only the mark of a reader shows that the Secret once had a key.
+    # If nothing was kept on a watched Secret, only the mark of a reader shows that a key is gone.
     removed = bool(record.mark_prefix) and REMOVED not in times
     return removed and any(key not in record.revisions for key in reads.keys)
 
