@@ -1,4 +1,4 @@
-"""Lines of the annotation `data` that advice tells people to write. Each line is valid, both as YAML and as JMESPath.
+"""Lines of the annotation `data` that messages advise people to write. Each is valid YAML, and its expression is valid.
 
 YAML removes one pair of quotes before JMESPath reads the expression, so some lines need two pairs.
 """

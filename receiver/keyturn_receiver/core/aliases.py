@@ -15,7 +15,7 @@ from keyturn_receiver.core.advised_lines import property_line
 from keyturn_receiver.core.expression import is_property, syntax_tree
 
 SECRETS = "keyturn.dev/secrets"
-MAX_ALIASES = 10  # each is a read of its own, and all of them together fill one Secret
+MAX_ALIASES = 10  # each alias costs one read of AWS, and all of them together fill only one Secret
 MAX_ALIAS = 64  # characters
 MAX_SECRETS_ANNOTATION = 4000  # characters
 
@@ -27,18 +27,19 @@ _PLAIN = re.compile(r"""[^-\s"'{}\[\],#&*!|>%@`?:][^\s"'{}\[\],#]*|""")  # what 
 _PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,127}")  # an expression that names a property, without quotes
 _QUOTED_NAME = re.compile(r'"[^"\\]*"')
 
-# Kinds of nodes whose first child alone evaluates the input of the node. The others evaluate what the first one gives.
+# Kinds of nodes of which only the first child evaluates the input of the node. The other children evaluate the output
+# of the first child.
 _FIRST_CHILD = frozenset(
     {"subexpression", "index_expression", "pipe", "flatten", "projection", "value_projection", "filter_projection"}
 )
 _WHOLE = frozenset({"current", "identity"})
-# They evaluate no part of the input, or only what a function passes to them.
+# Kinds of nodes that evaluate no part of the input, or only what a function passes to them.
 _LEAVES = frozenset({"literal", "expref", "index", "slice"})
 
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """One line of the annotation, as its author wrote it. ``stage`` is empty if the line names none."""
+    """One line of the annotation, as its author wrote it. ``stage`` is empty if the line names no staging label."""
 
     name: str
     secret_id: str
@@ -47,7 +48,7 @@ class Alias:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The parts of a document that an expression can reach: the properties with these ``names``, or the ``whole``."""
+    """The parts of a document that an expression can reach: properties with these ``names``, or the ``whole`` of it."""
 
     names: frozenset[str]
     whole: bool = False

@@ -1,9 +1,10 @@
-"""Argo Rollouts: how a Rollout restarts its pods, and what holds that back.
+"""Argo Rollouts: how a Rollout restarts its pods, and what holds a restart back.
 
-A Rollout has two ways. A changed pod template makes a new revision, which passes the steps of its strategy: pauses,
-analysis, promotion. ``spec.restartAt`` evicts the pods that were created before that time, without a new revision, and
-even while the Rollout is paused. The annotation ``keyturn.dev/restart`` chooses. With ``spec.workloadRef``, a Rollout
-has no pod template of its own: it takes that of another workload, mostly of a Deployment without replicas.
+A Rollout can restart its pods in two ways. A changed pod template makes a new revision, which passes through the steps
+of the strategy: pauses, analysis, promotion. ``spec.restartAt`` evicts the pods that were created before that time. It
+makes no new revision, and works even while the Rollout is paused. The annotation ``keyturn.dev/restart`` chooses the
+way. With ``spec.workloadRef``, a Rollout has no pod template of its own: it takes the template of another workload,
+usually of a Deployment without replicas.
 
 https://argo-rollouts.readthedocs.io/en/stable/features/restart/
 https://argo-rollouts.readthedocs.io/en/stable/migrating/
@@ -20,7 +21,7 @@ from keyturn_receiver.core.restart_way import RESTART, RESTART_AT, restart_way
 from keyturn_receiver.core.rollout_hold import NO_REPLICAS, RolloutHold
 
 RELOADER_STRATEGY = "reloader.stakater.com/rollout-strategy"
-MAX_STEPS = 16 * 1024  # bytes of a canary's steps; of a longer list, nothing is said
+MAX_STEPS = 16 * 1024  # bytes of a canary's steps; a longer list is not searched for pauses
 
 PAUSED = RolloutHold("is paused: its pods restart when you set spec.paused to false")
 UNPROMOTED = RolloutHold(
@@ -37,7 +38,7 @@ def restarts_by_time(
     on_workload: Mapping[str, object], on_template: Mapping[str, object], is_reloader_replaced: bool
 ) -> bool:
     """Return whether the annotations of a Rollout and of its pod template say to restart its pods by
-    ``spec.restartAt``. Reloader's annotation counts if Reloader was replaced and Keyturn's own is absent."""
+    ``spec.restartAt``. Reloader's annotation counts if Reloader was replaced and Keyturn's own annotation is absent."""
     way = restart_way(on_workload, on_template)
     return way == RESTART_AT or (not way and is_reloader_replaced and on_workload.get(RELOADER_STRATEGY) == "restart")
 
@@ -46,7 +47,8 @@ def borrower_faults(workload: Mapping[str, object], names_secrets: bool, spares_
     """Return what is wrong with a Rollout that has no pod template of its own. ``names_secrets`` tells whether its
     annotations name Secrets, and ``spares_template`` whether it is restarted without a change of its template.
 
-    A label or annotation in the empty template would make the Rollout invalid.
+    The template of such a Rollout is empty. A label or annotation in it, such as Keyturn's mark, would make the Rollout
+    invalid.
     """
     if not names_secrets or spares_template or not _template_ref(workload):
         return ()
@@ -63,7 +65,7 @@ def lender(workload: Mapping[str, object]) -> tuple[str, str] | None:
 
 
 def read_argo_hold(workload: Mapping[str, object], by_time: bool) -> RolloutHold | None:
-    """Return what holds back the restart of a Rollout's pods, or None if all of them restart without a person."""
+    """Return what holds back the restart of a Rollout's pods, or None if all pods restart without help of a person."""
     spec = as_object(workload.get("spec"))
     if spec.get("replicas") == 0:
         return NO_REPLICAS
@@ -82,7 +84,8 @@ def read_argo_hold(workload: Mapping[str, object], by_time: bool) -> RolloutHold
 def restart_time(written_at: int) -> str:
     """Return the ``spec.restartAt`` for a Secret that was written at ``written_at``, in seconds since 1970.
 
-    Pods that were created in the very second of ``restartAt`` are not restarted. So it is the next one.
+    Pods that were created in the same second as ``restartAt`` are not restarted. So the result is one second later than
+    ``written_at``.
     """
     return datetime.fromtimestamp(written_at + 1, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -92,6 +95,6 @@ def _template_ref(workload: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def _steps(steps: object) -> list[Mapping[str, object]]:
-    if isinstance(steps, Raw):  # as ``cluster/wanted_fields.py`` keeps it
+    if isinstance(steps, Raw):  # JSON that ``cluster/wanted_fields.py`` did not parse
         steps = decode(steps) if len(bytes(steps)) <= MAX_STEPS else None
     return as_objects(steps)

@@ -34,7 +34,7 @@ VERSION_STAGE = "keyturn.dev/version-stage"
 SERVICE_ACCOUNT = "keyturn.dev/service-account"
 ON_DELETE = "keyturn.dev/on-delete"
 RECONCILE = "keyturn.dev/reconcile"
-RESUME = "keyturn.dev/rollout-resume"  # the change of the Secret that goes on in spite of failed rollouts
+RESUME = "keyturn.dev/rollout-resume"  # names the change whose rollouts go on in spite of failures
 CURRENT = "AWSCURRENT"
 
 # The annotations that determine the Secret's data. All other annotations control deletion and rollouts.
@@ -50,16 +50,16 @@ SECRET_ARN = re.compile(
     rf"arn:aws[a-z-]*:secretsmanager:{REGION.pattern}:[0-9]{{12}}:secret:[A-Za-z0-9/_+=.@!-]{{1,519}}"
 )
 
-MAX_REQUEST = 64  # characters of ``reconcile`` that are recorded as they are; of a longer one, a digest is
+MAX_REQUEST = 64  # characters; of a longer text in ``reconcile``, only a digest is recorded
 
 MAX_DATA_ANNOTATION = 64 * 1024  # in characters
 # The maximum length of all expressions of a `data` annotation together, in characters. An expression that only names a
 # property does not count, because it is not parsed.
 MAX_EXPRESSIONS = 16 * 1024
 
-MAX_FAULTS = 10  # the most faults in one message, which people read and which is written to several places
+MAX_FAULTS = 10  # the most faults in one message; people read it, and it is written to several places
 
-# Only the parsed form of a `data` annotation that has at most this many characters is kept.
+# The parsed form of a `data` annotation is kept only if the annotation has at most this many characters.
 _MAX_CACHED = 1024
 _Selectors = tuple[tuple[tuple[str, str], ...], tuple[str, ...]]  # the keys with their expressions, and the faults
 
@@ -100,7 +100,8 @@ class AliasedSources:
 class Entry:
     """One key of the Secret. The JMESPath ``expression`` selects its value from ``source``.
 
-    That is the JSON of one AWS secret, or an object of those AWS secrets that the expression names by their aliases.
+    If ``source`` is one AWS secret, the expression selects from its JSON. Otherwise it selects from an object that has
+    the value of each AWS secret that the expression names, under the alias of that secret.
     """
 
     key: str
@@ -128,11 +129,11 @@ class BindingSpec:
 
     ``service_account``, ``on_delete`` and ``data`` are None if the annotation is missing. ``hash`` changes whenever an
     annotation that determines the data changes. ``faults`` say what is wrong with the names of the Secret's annotations
-    and labels. ``reconcile`` is the latest request to compare the Secret with AWS, or empty. ``switch`` is what
-    the Secret says about restarts, and ``rollout_faults`` say what is wrong with that; the Secret is filled
-    nevertheless. ``pace`` is how many rollouts for the Secret may be unfinished, or None, and ``resume`` the change
-    that goes on in spite of failures, or empty. ``reloader_ignore`` and ``reloader_match`` are annotations of Reloader,
-    or None.
+    and labels. ``reconcile`` is the latest request to compare the Secret with AWS, or empty. ``switch`` is what the
+    Secret says about restarts. ``rollout_faults`` say what is wrong with its annotations about restarts. The Secret is
+    filled in spite of such faults. ``pace`` is how many rollouts for the Secret may be unfinished at a time, or None.
+    ``resume`` names the change whose rollouts go on in spite of failures, or is empty. ``reloader_ignore`` and
+    ``reloader_match`` are the texts of Reloader's annotations on the Secret, or None.
     """
 
     secret_id: str
@@ -159,7 +160,7 @@ class BindingSpec:
         return tuple(dict.fromkeys(self.source_of(alias) for alias in read_aliases(self.secrets)[0]))
 
     def source_of(self, alias: Alias) -> Source:
-        """Return the source of an alias. The staging label of the binding holds for each alias that names none."""
+        """Return the source of an alias. If the alias names no staging label, that of the binding counts."""
         return Source(alias.secret_id, alias.stage or self.stage)
 
     @property
@@ -182,8 +183,8 @@ class BindingSpec:
     def names(self, source: Source) -> bool:
         """Return whether the names of an AWS secret and of the ServiceAccount are well-formed.
 
-        If one of them is malformed, or another fault forbids to fill the Secret, neither AWS nor Kubernetes is asked
-        about it.
+        If one of the names is malformed, or another fault keeps the Secret from being filled, neither AWS nor
+        Kubernetes is asked about these names.
         """
         if self.faults:
             return False
@@ -215,9 +216,9 @@ class Binding:
 
     @property
     def groups(self) -> "tuple[Binding, ...]":
-        """The binding, divided into bindings with the keys that depend on exactly the same AWS secrets.
+        """The parts of the binding: one for each group of keys that depend on exactly the same AWS secrets.
 
-        A binding of one AWS secret is not divided.
+        A binding of only one AWS secret is not divided.
         """
         if not self.entries or isinstance(self.entries[0].source, Source):
             return (self,)
@@ -230,8 +231,8 @@ class Binding:
 def is_bound(metadata: Mapping[str, object]) -> bool:
     """Return whether a Secret has the label that binds it, according to its metadata.
 
-    A value that is not "true" but means it, such as "True", binds the Secret, too, so that its author is told. A copy
-    that another controller has made is not bound.
+    A value that means "true" but is spelt otherwise, such as "True", binds the Secret, too. So the author is told about
+    the wrong value. A copy that another controller has made is not bound.
     """
     return has_bind_label(metadata) and copy_of(metadata) is None
 
@@ -473,8 +474,7 @@ def _read_map(text: str, aliases: Sequence[str], faults: list[str]) -> list[tupl
 
 
 def _lines_with_marks(text: str) -> list[int]:
-    """Return the numbers (from 0) of at most MAX_FAULTS lines of valid YAML: the first that have a tag, an anchor or an
-    alias.
+    """Return the numbers, from 0, of the first MAX_FAULTS lines of valid YAML that have a tag, an anchor or an alias.
 
     The nodes that YAML returns do not show such marks. So a part of the expression would be lost, and nobody would
     notice.

@@ -29,13 +29,13 @@ MAX_NAME = 253  # characters of the name of a Secret, and of a key; no Secret ca
 # Characters that are kept of a mark's value. Keyturn's digests have 32, so a value that was cut at 64 cannot equal a
 # digest.
 MAX_MARK = 64
-FAULT_UNIT = 100  # characters of faults that count as much as one name
+FAULT_UNIT = 100  # so many characters of faults count as much as one name in ``Consumer.size``
 
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """The keys of one Secret that a pod reads. ``whole`` means that it reads all keys, including those that are added
-    later. ``optional`` means that one of the keys may be missing when its container starts."""
+    """The keys of one Secret that a pod reads. ``whole`` means that the pod reads all keys, including those that are
+    added later. ``optional`` means that one of the keys may be missing when the container that reads it starts."""
 
     whole: bool = False
     keys: frozenset[str] = frozenset()
@@ -67,15 +67,16 @@ class Consumer:
     Keyturn's annotations for these Secrets to their values: ``baseline`` has those on the workload itself, ``marks``
     those on its pod template. ``switch`` is what the workload and its pod template say about restarts. ``hold`` tells
     why a changed template does not restart all pods, or is None if it restarts them all. ``faults`` say what is wrong
-    with the annotations and labels of the workload and of its pod template. They forbid restarts, because an unwanted
-    restart cannot be undone. ``created`` is the time of its creation, in seconds since 1970 by the API server's clock,
-    or None if that is not known. ``seen_late`` means that this replica first saw the workload long after its creation.
-    ``reloader`` are the rules of Reloader's annotations, if these count. ``may_restart_twice`` means that the workload
-    has such annotations, but they do not count. ``progress`` tells how far the rollout of the present pod template has
-    come, or is None if that cannot be told. ``evicts`` means that its pods are evicted instead of its template being
-    changed; then no setting of the workload holds them. ``by_time`` means that ``spec.restartAt`` restarts the pods,
-    and not a changed pod template (``core/argo_rollouts.py``). ``order`` and ``window`` are what its annotations say
-    about its restarts, or None.
+    with the annotations and labels of the workload and of its pod template. Faults forbid restarts, because an unwanted
+    restart cannot be undone. ``created`` is the time at which the workload was created, in seconds since 1970 by the
+    API server's clock, or None if that is not known. ``seen_late`` means that this replica first saw the workload long
+    after its creation. ``reloader`` are the rules of Reloader's annotations, if these annotations count.
+    ``may_restart_twice`` means that the workload has annotations of Reloader, but they do not count. ``progress`` tells
+    how far the rollout of the present pod template has come, or is None if that is not known. ``evicts`` means that
+    Keyturn evicts the pods and does not change the template. Then no setting of the workload holds the pods back.
+    ``by_time`` means that ``spec.restartAt`` restarts the pods, and not a changed pod template
+    (``core/argo_rollouts.py``). ``order`` and ``window`` are what the annotations say about the order and the time of
+    the workload's restarts, or None.
     """
 
     ref: WorkloadRef
@@ -108,7 +109,7 @@ class Consumer:
 
 def names_read(annotations: Mapping[str, object]) -> list[str]:
     """Return the names of the Secrets that a workload reads in a way that its pod template does not show, such as by
-    the Kubernetes API. The annotation separates them by commas, blanks or line breaks."""
+    the Kubernetes API. The annotation separates the names by commas, blanks or line breaks."""
     return str(annotations.get(READS, "")).replace(",", " ").split()
 
 
@@ -130,8 +131,8 @@ def mark_name(secret_name: str) -> str:
     """Return the name of the annotation that marks a workload for a Secret. The part after the slash has at most 63
     characters.
 
-    Two Secrets never share a mark. A shortened name has an underscore, which no name of a Secret has, and 160 bits of a
-    digest, so nobody can find two names with the same one.
+    Two Secrets never share a mark. A shortened name has an underscore, which no name of a Secret has. It also has 160
+    bits of a digest, so nobody can find two Secrets whose names are shortened to the same text.
     """
     if len(secret_name) <= 63:
         return MARK_PREFIX + secret_name
@@ -139,8 +140,11 @@ def mark_name(secret_name: str) -> str:
 
 
 def former_mark_name(secret_name: str) -> str | None:
-    """Return the name that release 0.2 gave to the mark of a Secret, if it was another one. Another Secret could share
-    it. It is still read, so that the upgrade restarts nobody, and can be removed after the next release."""
+    """Return the name that release 0.2 gave to the mark of a Secret, or None if ``mark_name`` is the same.
+
+    Two Secrets could share such a name. Marks with the former name are still read, so that an upgrade restarts nobody.
+    This function can be removed after the next release.
+    """
     if len(secret_name) <= 63:
         return None
     return f"{MARK_PREFIX}{secret_name[:46]}-{hashlib.sha256(secret_name.encode()).hexdigest()[:16]}"
@@ -208,7 +212,8 @@ def read_consumer(
 
 
 def named_secrets(kind: WorkloadKind, workload: Mapping[str, object], reloader: ReloaderMode) -> list[str]:
-    """Return the Secrets that the annotations of a workload and of its pod template name as read."""
+    """Return the names of the Secrets that a workload reads according to its annotations and those of its pod
+    template."""
     annotations = as_object(as_object(workload.get("metadata")).get("annotations"))
     on_template = as_object(as_object(pod_template(kind, workload).get("metadata")).get("annotations"))
     names = list(filter(is_object_name, (*names_read(annotations), *names_read(on_template))))
@@ -240,8 +245,8 @@ def _join(each_read: Iterable[tuple[str, Reads]]) -> dict[str, Reads]:
 
 
 def reads_of(template: Mapping[str, object], named: Iterable[str]) -> dict[str, Reads]:
-    """Return what a pod, or the pods of a template, read of each Secret. They read the whole of those that are
-    ``named``."""
+    """Return what a pod, or the pods of a template, read of each Secret. Of the Secrets that are ``named``, they read
+    all keys."""
     by_name = ((name, Reads(whole=True)) for name in named)
     return _join(islice(chain(by_name, _template_reads(as_object(template.get("spec")))), MAX_REFERENCES))
 
@@ -281,8 +286,11 @@ def _keys(refs: Iterable[Mapping[str, object]]) -> frozenset[str]:
 
 
 def marks_of(reads: Iterable[str], *annotations: Mapping[str, object]) -> list[dict[str, str]]:
-    """Return the marks in each of ``annotations``. An object can have ten thousand annotations with such names, so only
-    the marks of Secrets that the pods read are kept, and of each value only the first MAX_MARK characters."""
+    """Return the marks in each of ``annotations``.
+
+    An object can have ten thousand annotations with names like those of marks. So only the marks of Secrets that the
+    pods read are kept, and only the first MAX_MARK characters of each value.
+    """
     if not any(name.startswith(MARK_PREFIX) for each in annotations for name in each):
         return [{} for _ in annotations]
     names = mark_names(reads)

@@ -1,4 +1,4 @@
-"""Documents. A document is a value of AWS as expressions see it: JSON, text or bytes."""
+"""Documents. A document is the value of an AWS secret as expressions see it: JSON, text or bytes."""
 
 import json
 from contextlib import suppress
@@ -15,7 +15,7 @@ _HEAD = 512  # bytes at the beginning of a value, which show whether it was mean
 
 
 class QuotedJson(str):
-    """The text of a JSON string that holds a JSON object. ``whole`` is the expression that selects it.
+    """The text of a JSON string that holds a JSON object. ``whole`` is the expression that selects the whole text.
 
     from_json() gives the object. An expression that looks for a property in the text fails with UnusableValue.
     """
@@ -24,7 +24,7 @@ class QuotedJson(str):
     whole: str
 
     def __new__(cls, text: str, whole: str = _WHOLE) -> "QuotedJson":
-        """Return the text for an expression."""
+        """Return the text, with the expression ``whole`` that selects it."""
         quoted = super().__new__(cls, text)
         quoted.whole = whole
         return quoted
@@ -111,7 +111,7 @@ def _fault(cause: str) -> str:
 
 
 def _quoted_json(text: str) -> QuotedJson | None:
-    """Return what is in the quotes if a text is a JSON string that holds a JSON object."""
+    """Return what is in the quotes if a text is a JSON string that holds a JSON object, and otherwise None."""
     if not text.lstrip(_WHITESPACE).startswith('"'):
         return None
     with suppress(MalformedJson):

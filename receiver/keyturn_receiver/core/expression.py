@@ -1,8 +1,8 @@
 """JMESPath expressions of untrusted authors. Each is validated with its binding, and its cost is bounded before use.
 
-A short expression can have a result of any size: that of ``[@,@]|[@,@]|...`` doubles with each bar. So an upper bound
+A short expression can have a huge result: the result of ``[@,@]|[@,@]|...`` doubles with each bar. So an upper bound
 of the cost is computed first, from the parsed expression and the length of the document. A costly expression is
-refused. Parsing and bounding are limited as well, by the length of the expression and by the number of its nodes.
+refused. Parsing and bounding are limited, too, by the length of the expression and by the number of its nodes.
 https://jmespath.org/specification.html
 """
 
@@ -27,19 +27,19 @@ MAX_EXPRESSION = 4096  # characters; a longer one is a program, not a selector
 MAX_NODES = 512  # of the syntax tree
 MAX_DEPTH = 100  # levels of the syntax tree; the library visits it by recursion
 MAX_NESTING = 6  # nested projections; each level multiplies the cost by the length of the document
-MAX_COST = 5_000_000  # units of 0.1 microseconds, as measured on a slow core; or half a second
+MAX_COST = 5_000_000  # units of 0.1 microseconds, as measured on a slow core; this is half a second
 
-# Units for each visit of a node, and for each call of a function in addition. A unit for each byte of an
-# intermediate result is added to them. A test counts the visits of real evaluations.
+# Each visit of a node costs VISIT units, and each call of a function costs CALL units more. Each byte of an
+# intermediate result costs one unit. A test counts the visits of real evaluations.
 VISIT = 10
 CALL = 30
 
 _PROPERTY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a selector that needs neither a parser nor a bound
 _MAX_CACHED = 128  # characters; a syntax tree takes up to a hundred times the memory of its text
 
-# For functions whose output can be larger than their arguments together: the most bytes of output for a byte of them.
-# "." becomes "%2E"; a quote in the JSON of a string gets a backslash, and so does the one that it has already; the
-# upper case of a letter can be three; an element of a list needs quotes and a comma; and a byte can become "\u0000".
+# For functions whose output can be larger than their arguments together: the most bytes of output for one byte of the
+# arguments. "." becomes "%2E"; in the JSON of a string, each quote and each backslash gets a backslash; the upper case
+# of a letter can be three letters; an element of a list needs quotes and a comma; and a byte can become "\u0000".
 _GROWTH = {"url_encode": 3, "to_string": 2, "to_json": 2, "upper": 3, "lower": 3, "split": 4, "url_decode": 6,
            "base64_decode": 6}  # fmt: skip
 # Kinds of nodes. In a chain, each child evaluates the output of the child before it. In other nodes, all children
@@ -104,7 +104,7 @@ class Extent:
         return Extent(self.size * factor, self.values * factor)
 
     def at_most(self, limit: int) -> "Extent":
-        """Return the extent, with ``limit`` for any larger number."""
+        """Return the extent, with ``limit`` in place of any larger number."""
         return Extent(min(self.size, limit), min(self.values, limit))
 
 
@@ -135,7 +135,7 @@ def _cost_and_keep(expression: str, document: Extent) -> int:
 def _cost(expression: str, document: Extent) -> int:
     try:
         return _Bounds().of(_parsed(expression).parsed, document)[1]
-    except RecursionError:  # a deep literal in a deep tree: each alone is within its limit
+    except RecursionError:  # a deep literal in a deep tree, although each is within its limit
         return MAX_COST + 1
 
 
@@ -167,12 +167,12 @@ def _parsed_and_kept(expression: str) -> ParsedResult:
 
 
 class _Lexer(Lexer):
-    """Lexer that keeps the digits of numbers in backquotes, as those of numbers in AWS are kept.
+    """Lexer that keeps the digits of numbers in backquotes as they are written, like the digits of numbers in AWS.
 
     The stubs of the library lack the methods that are not public.
     """
 
-    _text = ""  # of the latest literal, without its quotes
+    _text = ""  # the text of the latest literal, without its quotes
 
     def _consume_until(self, delimiter: str) -> str:
         self._text = super()._consume_until(delimiter)  # type: ignore[misc]
@@ -186,7 +186,7 @@ class _Lexer(Lexer):
 
 
 class _Parser(Parser):
-    """Parser with a lexer of ours. The library has no way to give it one."""
+    """Parser that uses ``_Lexer``. The library's parser has no parameter for a lexer."""
 
     def _parse(self, expression: str) -> ParsedResult:
         self._tokens = list(_Lexer().tokenize(expression))
@@ -227,10 +227,10 @@ def _literal_length(value: object) -> int:
 
 
 class _Bounds:
-    """Upper bounds of the outputs and costs of nodes. Each is computed once for each extent of the node's input.
+    """Upper bounds of the outputs and costs of nodes. The bounds of a node are kept for each extent of its input.
 
-    A projection bounds its inner expression for two extents. Without the memory, nested projections would double the
-    work with each level.
+    A projection bounds its inner expression for two extents. If the bounds were not kept, each level of nested
+    projections would double the work.
     """
 
     def __init__(self) -> None:

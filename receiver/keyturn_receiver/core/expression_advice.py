@@ -1,4 +1,4 @@
-"""The words about an expression that is wrong: where its fault is, and the line to write in its place."""
+"""Messages about an expression that is wrong: where its fault is, and which line to write instead."""
 
 import difflib
 import json
@@ -18,7 +18,7 @@ _BARE_TEXT = re.compile(r"""(?!')(?=.*\w)[^][(){}|"`<>]+(?<!')""")
 _OPERATOR = re.compile(r"\s[=!&]|[=&]\s|[=!]=(?!=*\Z)|&&")
 # Parts of an expression that evaluate something else than the document.
 _INNER = re.compile(r"[*|&]|\[[]?]|\.\s*[\[{]|[\]})]\s*\.")
-_PATH = re.compile(r'"?[A-Za-z_][\w.:/ -]*"?')  # what somebody may have taken for a text
+_PATH = re.compile(r'"?[A-Za-z_][\w.:/ -]*"?')  # a path that its author may have meant as a text
 # A quoted text, which may lack its end, or a bracket. It always matches at a quote, so a search takes linear time.
 _QUOTED = re.compile(r"""(?P<quote>['"`])(?:(?!(?P=quote))[^\\]|\\.)*(?P<end>(?P=quote)?)|[][(){}]""", re.DOTALL)
 _PAIRS = {")": "(", "]": "[", "}": "{"}
@@ -33,7 +33,7 @@ _TYPES = {
 
 
 def constant_advice(expression: str, key: str) -> str:
-    """Return how to write the expression as a constant, if its author may have meant it so, or else an empty text.
+    """Return how to write the expression as a constant, or an empty text if its author cannot have meant a constant.
 
     YAML removes one pair of quotes, and JMESPath needs another.
     """
@@ -44,8 +44,8 @@ def constant_advice(expression: str, key: str) -> str:
 
 
 def text_advice(expression: str, key: str, properties: Mapping[str, object]) -> str:
-    """Return advice on texts in double quotes that are not the name of any property: how to write them as texts. Return
-    an empty text if there are none.
+    """Return advice on how to write texts that stand in double quotes but name no property. Return an empty text if the
+    expression has no such texts.
 
     In JMESPath, a text in double quotes is a name.
     """
@@ -67,7 +67,7 @@ def text_advice(expression: str, key: str, properties: Mapping[str, object]) -> 
 
 
 def type_error(error: JMESPathTypeError) -> EvaluationError:
-    """Return the error about a function that has got a value of a type that it does not take."""
+    """Return the error about a function that got a value of a wrong type."""
     value = error.current_value
     takes = " or ".join(_TYPES.get(kind, kind) for kind in error.expected_types)
     if isinstance(value, Unusable):

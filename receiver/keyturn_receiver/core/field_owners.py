@@ -9,8 +9,8 @@ from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.workload_kinds import WorkloadKind
 
 FIELD_MANAGER = "keyturn"
-# The status has a field manager of its own. If the manager of the data applied the status alone, the data would be
-# removed.
+# The status has a field manager of its own. If the manager of the data applied only the status, the API server would
+# remove the data.
 STATUS_MANAGER = "keyturn-status"
 # On Secrets that others fill, Keyturn owns one annotation and nothing else.
 WATCH_MANAGER = "keyturn-watch"
@@ -37,8 +37,8 @@ def owns(fields: Mapping[str, object], names: Iterable[str], *path: str) -> bool
 
 
 def owns_exactly(fields: Mapping[str, object], names: Set[str], *path: str) -> bool:
-    """Return whether an entry's ``fieldsV1`` contains all ``names`` below ``path``, and no other field. This ends at
-    the first other field."""
+    """Return whether an entry's ``fieldsV1`` contains all ``names`` below ``path``, and no other field. The search ends
+    at the first other field."""
     below = _below(fields, path)
     return owns(fields, names, *path) and all(name[2:] in names for name in below if name.startswith("f:"))
 

@@ -107,7 +107,7 @@ class KeyturnFunctions(Functions):
             return value
         if _NUMBER.fullmatch(value):
             return parse(value)  # keeps the digits
-        for number in (int, float):  # as the library does it: more texts are numbers for it than for JSON
+        for number in (int, float):  # like the library, which takes more texts for numbers than JSON does
             with suppress(ValueError):
                 return number(value)
         return None

@@ -1,5 +1,5 @@
-"""Integrity: whether a Secret's keys and record are as Keyturn wrote them. It is derived from the Secret alone, without
-calls."""
+"""Integrity: whether a Secret's keys and record are as Keyturn wrote them. Only the Secret is looked at, and no API is
+called."""
 
 import hmac
 from base64 import b64decode
@@ -24,7 +24,7 @@ class Integrity(StrEnum):
     """Whether a Secret still is as Keyturn wrote it."""
 
     INTACT = "intact"  # the keyed hashes of the data and of the record prove it
-    UNKEYED = "unkeyed"  # a release up to 0.2 wrote it, whose hash has no key: it fits the data, but it proves nothing
+    UNKEYED = "unkeyed"  # a release up to 0.2 wrote it, with a hash that has no key: it fits, but proves nothing
     BROKEN = "broken"  # it was never written, or somebody has changed a key or the record
 
 

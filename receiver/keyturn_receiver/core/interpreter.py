@@ -41,7 +41,7 @@ class Interpreter(TreeInterpreter):
         return result
 
     def visit(self, node: Mapping[str, Any], *args: object, **kwargs: object) -> object:
-        """Return the value of a node for a value."""
+        """Evaluate a node over its input, and return the result."""
         result: object = super().visit(node, *args, **kwargs)  # type: ignore[arg-type]  # the stubs' type of a node is not public
         if result is None:
             self._note_null(node)

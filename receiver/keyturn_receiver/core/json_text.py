@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-MAX_DEPTH = 100  # of objects and lists inside each other that are parsed; what is deeper is unusable, and nothing else
+MAX_DEPTH = 100  # levels of objects and lists that are parsed; only the parts that are deeper are unusable
 BOM = "\ufeff"
 
 _MAX_DIGITS = 4300  # Python's own limit: https://docs.python.org/3/library/stdtypes.html#int-max-str-digits
@@ -20,7 +20,7 @@ _MAX_DIGITS = 4300  # Python's own limit: https://docs.python.org/3/library/stdt
 _TOKEN = re.compile(r'"(?:[^"\\]+|\\.)*"?|[\[\]{}]', re.DOTALL)
 _CONSTANT = re.compile(r'"(?:[^"\\]+|\\.)*"?|(-?Infinity|NaN)', re.DOTALL)
 
-# For each message of Python's parser, by its beginning: what is wrong at that place.
+# What is wrong, by the beginning of the message of Python's parser.
 _FAULTS = {
     "Invalid control character": "a string has a line break or another control character in it, which JSON writes as"
     " \\n, \\r, \\t or \\u0000",
@@ -45,7 +45,7 @@ class UnusableValue(ValueError):
 
 
 class Number(float):
-    """A number that Python would write with other digits. ``text`` has its own."""
+    """A number that Python would write with other digits. ``text`` has the digits that it came in."""
 
     __slots__ = ("text",)
     text: str
@@ -60,8 +60,8 @@ class Number(float):
 class Unusable:
     """Stands for a part of a value that cannot be used. Any use of it, other than to pass it on, raises UnusableValue.
 
-    Each such part has an object of its own. If two lists held the same object, Python would take them for equal without
-    a call of ``__eq__``.
+    Each such part has an object of its own. If two lists held the same object, Python would take the lists for equal
+    without a call of ``__eq__``.
     """
 
     __slots__ = ("why",)

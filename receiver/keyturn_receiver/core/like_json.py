@@ -1,8 +1,8 @@
 """Pattern of texts that were meant to be JSON, and are not.
 
 Such a text is an error, because a Secret with the whole text under one key would be of no use. A password that begins
-with a bracket must not be taken for such a text, so the pattern asks for more than a bracket: of 200,000 random
-passwords of 32 printable characters it matches less than ten, as a test counts.
+with a bracket must not be taken for such a text, so the pattern asks for more than a bracket. A test counts that it
+matches less than ten of 200,000 random passwords of 32 printable characters.
 """
 
 import re

@@ -16,7 +16,7 @@ MAX_COMPARED = 32  # characters of a key that is compared with others; one compa
 
 
 def missing_keys(reads: Reads, keys: Set[str]) -> tuple[str, ...]:
-    """Return the keys that the containers of a workload wait for, out of a Secret that has only ``keys``.
+    """Return the keys that the containers of a workload wait for, because the Secret has only ``keys``.
 
     If one of the keys is optional, ``reads`` does not tell which one, so the result is empty.
     """
@@ -33,14 +33,13 @@ def named_keys(keys: Set[str], data: str | None) -> tuple[str, ...]:
 
 
 def by_spelling(named: Sequence[str]) -> Mapping[str, str]:
-    """Return the keys by what is left of them without the differences of spelling, as in `DB_PASSWORD` and
-    `db-password`."""
+    """Return the keys, each by its plain spelling, which is the same for `DB_PASSWORD` and `db-password`."""
     return {plain_spelling(key): key for key in reversed(named)}
 
 
 def missing_keys_message(missing: Sequence[str], named: Sequence[str], spellings: Mapping[str, str], count: int) -> str:
     """Return a message for the people who run a workload. The Secret has ``count`` keys, and the message may name the
-    keys in ``named``. ``spellings`` is what ``by_spelling`` returns for those."""
+    keys in ``named``. ``spellings`` is what ``by_spelling`` returns for ``named``."""
     noun = "the key" if len(missing) == 1 else "the keys"
     others = count - min(len(named), MAX_NAMES)
     counted = f"{others} {'more ' if named else ''}{'key' if others == 1 else 'keys'}"

@@ -1,7 +1,8 @@
 """Open rollouts: the rollouts that Keyturn has started and that are not finished, as the workloads show them.
 
-Keyturn starts one with a mark on the pod template. A mark on the workload itself says that the pods run its value
-(``core/rollout.py``), so a later rollout of that template is somebody else's.
+Keyturn starts a rollout with a mark, which is an annotation on the pod template. A mark on the workload itself says
+that the pods already run the values that the mark stands for (``core/rollout.py``). So a later rollout of such a
+workload was started by somebody else.
 """
 
 from keyturn_receiver.core.consumer import Consumer, mark_name

@@ -20,8 +20,8 @@ MAX_KEYS = 10  # the most keys that one message names
 class Rendering:
     """The ``data`` that could be rendered.
 
-    ``failed`` are the keys that could not, and ``error`` says why. ``skipped`` are those that did not have to. ``met``
-    are the AWS secrets whose keys could all be rendered.
+    ``failed`` are the keys that could not be rendered, and ``error`` says why. ``skipped`` are the keys that did not
+    have to be rendered. ``met`` are the AWS secrets whose keys could all be rendered.
     """
 
     data: Mapping[str, bytes] = field(repr=False)
@@ -37,8 +37,8 @@ def render_groups(
     errors: Mapping[Source, KeyturnError],
     secret_type: str = "",
 ) -> Rendering:
-    """Render each group whose AWS secrets were all read. ``errors`` say why others were not. A value that a Secret of
-    this type cannot hold is an error of its group.
+    """Render each group whose AWS secrets were all read. ``errors`` say why other AWS secrets were not read. A value
+    that a Secret of this type cannot hold is an error of its group.
 
     Raises InvalidValue if all groups together exceed a limit.
     """
@@ -95,10 +95,10 @@ def _check_costs(groups: Sequence[Binding], versions: Mapping[Source, SecretVers
 
 
 def sources_to_read(binding: Binding, record: Record, binding_hash: str, about: Set[Source]) -> frozenset[Source]:
-    """Return the AWS secrets that have to be read, because a key depends on one that has changed.
+    """Return the AWS secrets that have to be read, because a key depends on an AWS secret that may have changed.
 
-    ``about`` are those that may have changed; it is empty if anything may have. If the Secret is not known to be as it
-    should be otherwise, all are read.
+    ``about`` has the AWS secrets that may have changed. It is empty if any of them may have changed. All AWS secrets
+    are read unless the record shows that the Secret was otherwise as it should be.
     """
     if record.status != OK or record.binding_hash != binding_hash:
         return binding.sources
@@ -107,7 +107,8 @@ def sources_to_read(binding: Binding, record: Record, binding_hash: str, about: 
 
 
 def has_news(binding: Binding, record: Record, versions: Mapping[Source, SecretVersion]) -> bool:
-    """Return whether a group could be written from these ``versions`` alone, and one of them is not in the record."""
+    """Return whether a group needs only these ``versions``, and one of the versions that it needs is not in the
+    record."""
     return any(
         versions[source].version_id not in versions_of(source, record.version_ids).values()
         for group in binding.groups
@@ -149,7 +150,8 @@ def _with_aliases(groups: Sequence[Binding], errors: Mapping[Source, KeyturnErro
 
 
 def _all_of(failures: Sequence[KeyturnError]) -> KeyturnError | None:
-    """Return the failure that decides what is next, with the messages of all of them."""
+    """Return the failure that decides what happens next, with the messages of all failures. Return None if there is no
+    failure."""
     decisive = first_retryable(*failures)
     return with_message(decisive, "; ".join(dict.fromkeys(map(str, failures)))) if decisive else None
 

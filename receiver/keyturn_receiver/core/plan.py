@@ -82,9 +82,9 @@ def plan(
     ``fingerprints`` has the fingerprint of each value in ``data``.
 
     ``request`` is the request of the Secret's author to reconcile, which is recorded as served. If the binding names
-    several AWS secrets, ``versions`` may lack some. ``data`` then has the present values of the keys that depend on the
-    missing ones, and ``status`` says why they are missing. An earlier Secret of this name may have had the same value
-    for a key. ``former`` has the revision of each such key.
+    several AWS secrets, ``versions`` may lack some of them. Then ``data`` has the present values of the keys that
+    depend on the missing AWS secrets, and ``status`` says why these are missing. An earlier Secret of this name may
+    have had the same value for a key. ``former`` has the revision of each such key.
 
     Raises ClusterRefused if the Secret is immutable but its values have to change. Raises InvalidValue if the write
     would remove every key that pods read, if it would take over a key of another writer, or if the record would be too
@@ -97,7 +97,7 @@ def plan(
     if binding.everything_of and recorded:
         _check_holders(live, data.keys() - recorded.keys() - {entry.key for entry in binding.entries}, versions)
     new_hash = data_hash(keyed, live.uid, data)
-    # Keyturn last wrote this data, so any difference is an edit.
+    # If Keyturn last wrote exactly this data, any difference is an edit by somebody else.
     only_restores = live.record.data_hash in (new_hash, unkeyed_data_hash(data))
     differing = {key for key in data if live.fingerprints.get(key) != fingerprints[key]}
     # A value that returns with a new Secret is no change for the pods that have read it. But if the new Secret was
@@ -131,7 +131,7 @@ def plan(
             f"it has {len(data)} keys, and the revisions of so many do not fit into the Secret's annotations:"
             f" name those you need with {DATA}"
         )
-    # The status alone is written elsewhere, unless it only says that all is well again.
+    # If nothing but the status changes, the status is written elsewhere, unless it says that all is well again.
     as_it_is = live.record if status == OK else replace(live.record, status=status)
     write = bool(changed) or record != as_it_is or live.integrity is not Integrity.INTACT
     return Plan(record, before, write=write, changed_keys=changed, data=data)
@@ -158,7 +158,7 @@ def _check_holders(live: LiveSecret, keys: Set[str], versions: Mapping[Source, S
 def _version_ids(
     binding: Binding, versions: Mapping[Source, SecretVersion], recorded: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the version id of each AWS secret. One that was not read keeps its version in the record."""
+    """Return the version id of each AWS secret. An AWS secret that was not read has the version id from the record."""
     version_ids: dict[str, str] = {}
     for source in binding.sources - versions.keys():
         version_ids |= versions_of(source, recorded)
@@ -172,12 +172,11 @@ def _version_id(source: Source | AliasedSources, versions: Mapping[Source, Secre
 
 
 def _check_keys_remain(name: str, recorded: Mapping[str, str], data: Mapping[str, bytes]) -> None:
-    """Refuse a value whose write would remove every key that pods read, unless it is a text in place of JSON or JSON in
-    place of a text.
+    """Refuse a value whose write would remove every key that pods read. A text may replace JSON, and JSON a text.
 
     JSON that is cut or misspelt never gets here, because rendering refuses it. But JSON without any of the known
-    properties may be the value of another secret, and a blank text is a slip. So is JSON that holds nothing, such as
-    the `null` that Terraform's jsonencode(null) writes.
+    properties may be the value of another secret, and a blank text is a mistake. JSON that holds nothing is a mistake,
+    too, such as the `null` that Terraform's jsonencode(null) writes.
     """
     if not recorded or recorded.keys() & data.keys():
         return
@@ -194,7 +193,7 @@ def _revisions_by_source(
 ) -> dict[str, str]:
     """Return the revision of each key, derived from the version or versions that the key comes from.
 
-    A key that keeps its value because one of its AWS secrets was not read has none here.
+    A key that keeps its value because one of its AWS secrets was not read has no revision here.
     """
     revisions = {
         entry.key: revision_of(_version_id(entry.source, versions), entry.key, entry.expression)

@@ -15,10 +15,11 @@ class Pod:
     """A pod, reduced to what it reads, and to what tells how old its values are.
 
     ``created`` is in seconds since 1970; a pod whose time is not known counts as very old. ``marks`` are Keyturn's
-    annotations, which a pod has from the template that it was made from. ``started`` has the time at which the last of
-    the containers that read a Secret was started, for each Secret that they read by ``env`` and ``envFrom`` alone: such
-    a container reads anew whenever it starts. The kubelet's clock gives these times. ``has_started`` tells whether a
-    container has ever started.
+    annotations, which a pod has from the template that it was made from. ``started`` is about the Secrets that the
+    containers read only by ``env`` and ``envFrom``: such a container reads the Secret again whenever it starts. For
+    each of these Secrets, ``started`` has the earliest time at which a container that reads it began its present run.
+    A Secret is left out while one of these containers does not run. The kubelet's clock gives these times.
+    ``has_started`` tells whether a container of the pod has ever started.
     """
 
     reads: Mapping[str, Reads]
@@ -34,7 +35,7 @@ class Pod:
 def read_pod(
     pod: Mapping[str, object], workload: WorkloadRef, workload_uid: str, named: Iterable[str] = ()
 ) -> Pod | None:
-    """Parse a pod as the API server returns it. Returns None if it belongs to another workload, or is ending.
+    """Parse a pod as the API server returns it. Returns None if it belongs to another workload, is ending or has ended.
 
     ``named`` are the Secrets that the workload's annotations name (``named_secrets``). The pods of a Deployment belong
     to its ReplicaSets, whose names begin with the Deployment's.
@@ -61,7 +62,7 @@ def read_pod(
 
 
 def _started(pod: Mapping[str, object], named: Iterable[str]) -> dict[str, int]:
-    """Return when the containers that read a Secret by variables alone were last started, as in ``Pod.started``."""
+    """Return ``Pod.started``: when containers that read a Secret only by environment variables were last started."""
     spec, status = as_object(pod.get("spec")), as_object(pod.get("status"))
     inits, containers = as_objects(spec.get("initContainers")), as_objects(spec.get("containers"))
     # Files are not read again by a start, and an init container does not run again.

@@ -1,4 +1,5 @@
-"""Why a pod is not ready, as far as its status tells. Only reasons are told: a message may name a secret key."""
+"""Why a pod is not ready, as far as its status tells. Only the ``reason`` fields are repeated, because a ``message``
+field may name a key that is secret."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,8 +10,8 @@ _STARTING = frozenset({"ContainerCreating", "PodInitializing"})
 
 
 def trouble_of(pods: Iterable[Mapping[str, object]]) -> str:
-    """Return why the newest of the pods that are not ready is not, such as ``pod web-1: container main:
-    ImagePullBackOff``. Return an empty text if all are ready."""
+    """Return why pods are not ready, as the newest unready pod shows it, such as ``pod web-1: container main:
+    ImagePullBackOff``. Return an empty text if all pods are ready."""
     unready = [pod for pod in pods if not _is_ready(pod)]
     if not unready:
         return ""

@@ -28,8 +28,8 @@ class Default(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tenancy:
-    """The policy of one namespace. A cluster admin sets it in the namespace's ``annotations``. Without that annotation,
-    ``default`` applies."""
+    """The policy of one namespace. A cluster admin sets it with one of the namespace's ``annotations``. ``default``
+    applies if the namespace lacks that annotation."""
 
     namespace: str
     annotations: Mapping[str, str]
@@ -46,7 +46,7 @@ def check_id(tenancy: Tenancy, secret_id: str) -> None:
     """Raise NotAllowed unless the namespace may read at least one of the names that ``secret_id`` can refer to.
 
     This check is made before any call to AWS. An ARN may or may not end in its six random characters, so it is enough
-    if one reading is allowed. ``check_name`` makes the decision once AWS has returned the name.
+    if one reading is allowed. ``check_name`` makes the decision after AWS has returned the name.
     """
     if not could_apply(tenancy, candidate_names(secret_id)):
         raise _refusal(tenancy, secret_id)

@@ -4,7 +4,8 @@
 def printable(text: str) -> str:
     """Return ``text`` with an escape sequence, such as ``\\x1b``, for each character that a terminal might obey.
 
-    These are control characters, characters that reverse the direction of text or are invisible, and line breaks.
+    Such characters are control characters, line breaks, invisible characters, and those that reverse the direction of
+    text.
     """
     if text.isprintable():
         return text

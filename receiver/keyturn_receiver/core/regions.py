@@ -25,7 +25,7 @@ class Regions:
 
     def check(self, secret_id: str) -> None:
         """Raise InvalidBinding if ``secret_id`` is an ARN of another partition, or of a region that is not in
-        ``names``. The message takes a millisecond to word; ``allows`` is for those who do not need it."""
+        ``names``. Making the message takes a millisecond: callers that do not need it use ``allows``."""
         if self.allows(secret_id):
             return
         named = region(secret_id)

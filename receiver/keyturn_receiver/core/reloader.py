@@ -1,8 +1,8 @@
-"""Reloader's annotations, for clusters that have used it: which Secrets they select for a workload.
+"""Reloader's annotations, for clusters that use or have used Reloader: which Secrets they select for a workload.
 
-Reloader (https://github.com/stakater/Reloader) restarts workloads that ask for it. What its annotations mean was read
-in the code of release 1.4.14; docs/rollouts.md has them in a table. Reloader compiles the names in its list as regular
-expressions. Tenants write them, so Keyturn compiles none, and understands names and the wildcard ``.*`` alone.
+Reloader (https://github.com/stakater/Reloader) restarts workloads that ask for it. This module follows the code of
+release 1.4.14; docs/rollouts.md has a table of the annotations. Reloader compiles the names in its list as regular
+expressions. Tenants write these names, so Keyturn compiles none. It understands only names and the wildcard ``.*``.
 """
 
 from collections.abc import Iterator, Mapping

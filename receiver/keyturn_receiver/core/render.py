@@ -36,7 +36,7 @@ def names_of(versions: Mapping[Source, SecretVersion]) -> str:
 def costs(binding: Binding, versions: Mapping[Source, SecretVersion]) -> Iterator[int]:
     """Yield an upper bound of the cost of each entry, in units of ``expression.cost``.
 
-    A rendering whose costs add up to a lot belongs in a thread.
+    If the costs add up to a lot, the caller should render in a thread, and not on the event loop.
     """
     extents = {source: extent(versions[source].value) for source in binding.sources}
     for entry in binding.entries:
@@ -120,7 +120,7 @@ def _render_properties(properties: Mapping[str, object], data: dict[str, bytes],
 
 
 class _FaultyDocument(EvaluationError):
-    """A value that was meant to be JSON is not, which concerns every key that needs it."""
+    """A value was meant to be JSON, but is not JSON. That concerns every key that needs the value."""
 
 
 def _select(entry: Entry, documents: Mapping[Source, Document], spent: int) -> object:

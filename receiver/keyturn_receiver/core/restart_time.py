@@ -2,7 +2,8 @@
 (``core/argo_rollouts.py``).
 
 It is the time of the Secret's write by the API server's clock, which also stamps the pods. The receiver's own clock may
-differ by minutes. And the same write gives the same time, so to ask for a restart twice restarts nothing twice.
+differ by minutes. The same write always gives the same time. So if a restart is asked for twice, no pod is restarted
+twice.
 """
 
 from keyturn_receiver.core.consumer import Reads
@@ -11,8 +12,8 @@ from keyturn_receiver.core.write_times import REMOVED
 
 
 def last_written(reads: Reads, record: Record) -> int | None:
-    """Return when a key that a pod reads was last written or removed, in seconds since 1970, or None if the time of one
-    of them is not known."""
+    """Return when a key that a pod reads was last written or removed, in seconds since 1970. Return None if the time of
+    one of these keys is not known."""
     keys = record.revisions.keys() if reads.whole else reads.keys & record.revisions.keys()
     times = [record.write_times.get(key) for key in keys]
     if REMOVED in record.write_times:

@@ -1,8 +1,8 @@
 """Way of a restart: the annotation ``keyturn.dev/restart`` on a workload or its pod template.
 
-Usually a mark on the pod template restarts the pods. Where another writer owns the template and reverts the mark, the
-pods can be evicted instead, one by one, which changes no template. Argo's Rollouts have a third way
-(``core/argo_rollouts.py``).
+Usually Keyturn restarts the pods by a mark, which is an annotation on the pod template. If another writer owns the
+template and reverts the mark, the pods can be evicted instead, one by one. That changes no template. Argo's Rollouts
+have a third way (``core/argo_rollouts.py``).
 """
 
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ from collections.abc import Mapping
 RESTART = "keyturn.dev/restart"
 EVICT = "evict"
 TEMPLATE = "template"
-RESTART_AT = "restart-at"  # of Argo's Rollouts alone
+RESTART_AT = "restart-at"  # only for Argo's Rollouts
 
-_MAX_TEXT = 40  # characters of a text that is not understood; the rest is not told
+_MAX_TEXT = 40  # the most characters of a wrong text that a message repeats
 
 
 def evicts_pods(on_workload: Mapping[str, object], on_template: Mapping[str, object]) -> bool:
@@ -21,7 +21,7 @@ def evicts_pods(on_workload: Mapping[str, object], on_template: Mapping[str, obj
 
 
 def restart_way(on_workload: Mapping[str, object], on_template: Mapping[str, object]) -> str:
-    """Return the text of the annotation, or an empty text if there is none. That on the pod template goes first."""
+    """Return the text of the annotation, or an empty text without one. The one on the pod template takes precedence."""
     return _text(on_template) if RESTART in on_template else _text(on_workload)
 
 

@@ -1,5 +1,5 @@
-"""Revisions. The revision of a key identifies the version of the secret in which the key's value last changed. The
-Secret's annotations record the revisions."""
+"""Revisions. The revision of a key identifies the version of the AWS secret in which the key's value last changed. The
+annotations of the Secret record the revisions."""
 
 import hashlib
 import json
@@ -30,8 +30,9 @@ RECONCILED = "keyturn.dev/reconciled"
 MOVED_AT = "keyturn.dev/label-moved-at"
 STATE = "keyturn.dev/state"  # a label, so that people can filter by it
 
-# These annotations are only written together with the data. Only the status can also be written alone. CHANGED_AT is
-# not one of them: a Secret that an older release has written lacks it, and is intact.
+# These annotations are written only together with the data. The status is not one of them, because it can be written
+# without the data. CHANGED_AT is not one of them either, because a Secret that an older release has written lacks it,
+# and is intact.
 RECORD = (VERSION_IDS, REVISIONS, DATA_HASH, BINDING_HASH, APPLIED_AT)
 # The parts of the record that ``record_hash`` covers.
 HASHED = (VERSION_IDS, REVISIONS, DATA_HASH, BINDING_HASH)
@@ -51,8 +52,8 @@ KeyedHash = Callable[[bytes], str]
 
 @dataclass(slots=True)
 class _Memo:
-    """Memo of what is computed from all keys of a record. Each consumer needs it once, and a Secret may have thousands
-    of keys and thousands of consumers."""
+    """Cache of what is computed from all keys of a record. The decision about each consumer needs it, and a Secret may
+    have thousands of keys and thousands of consumers."""
 
     digest: str | None = None
     latest_times: tuple[WriteTime, ...] | None = None
@@ -67,12 +68,12 @@ class Record:
     hash of the binding at that time. ``status`` is for people. ``reconciled`` is the last request to reconcile that was
     served. ``labelled`` is false if the label ``keyturn.dev/state`` does not agree with the status. ``write_times`` has
     the time at which each key was last written, as far as it is known. ``moved_at`` is the time at which the staging
-    label moved to the version that was written last, in seconds since 1970 by AWS's clock, or None. It alone causes no
-    write. ``mark_prefix`` begins the marks that are made from this record; marks with another beginning tell nothing
-    about it. Keys without a time were last written at ``unknown_until`` at the latest, in seconds since 1970, or nobody
-    knows when, if that is None. ``halt`` is what the status says if a failed rollout halts the others
-    (``core/rollout_halt.py``), and otherwise empty. That is no error of the Secret itself, whose ``status`` is then OK,
-    and two records are equal whatever they say of it.
+    label moved to the version that was written last, in seconds since 1970 by AWS's clock, or None. The marks that are
+    made from this record begin with ``mark_prefix``. Marks with another beginning tell nothing about this record. Keys
+    that ``write_times`` lacks were last written at ``unknown_until`` at the latest, in seconds since 1970. If that is
+    None, nobody knows when they were written. ``halt`` is what the status says if a failed rollout halts the others
+    (``core/rollout_halt.py``), and otherwise empty. A halt is no error of the Secret itself, so ``status`` is OK then.
+    Two records that differ only in ``moved_at`` or ``halt`` are equal. A change of only ``moved_at`` is not written.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)
@@ -117,8 +118,8 @@ def read_record(annotations: Mapping[str, str], state: str | None = None) -> Rec
     """Read the record from a Secret's annotations.
 
     ``state`` is the value of the label ``keyturn.dev/state``; it is empty if the Secret does not have the label, and
-    None if the label does not matter. The time of the last write has to be known (``write_times.resolve``). A malformed
-    annotation is treated as missing, and the next reconcile writes it again.
+    None if the label does not matter. The time of the last write has to be in the annotation CHANGED_AT already
+    (``write_times.resolve``). A malformed annotation is treated as missing, and the next reconcile writes it again.
     """
     status = annotations.get(STATUS, "")
     halt = status if state_of(status) == HALTED else ""
@@ -156,7 +157,7 @@ def write_record(record: Record, applied_at: str) -> dict[str, str]:
 def status_of(reason: str, advice: str) -> str:
     """Return the status of a Secret that has an error.
 
-    The status is one line, so that each Secret has one line in a list of them. `kubectl describe` cuts it after 138
+    The status is one line, so that each Secret has one line in a list. `kubectl describe` cuts the status after 138
     bytes (printAnnotationsMultiline in k8s.io/kubectl); `kubectl events` and `-o jsonpath` show all of it.
     """
     status = printable(f"{reason}: {advice}")
@@ -202,8 +203,8 @@ def revision_of(version_id: str, key: str, expression: str) -> str:
 def compound_version(version_ids: Mapping[str, str]) -> str:
     """Return a version id that stands for the versions of several AWS secrets, which are given by their aliases.
 
-    It changes whenever one of them changes, and it is the same on every replica. For one AWS secret it is the version
-    id of that secret.
+    It changes whenever one of these versions changes, and it is the same on every replica. For only one AWS secret, it
+    is the version id of that secret.
     """
     if len(version_ids) == 1:
         return next(iter(version_ids.values()))
@@ -254,7 +255,7 @@ def data_hash(keyed: KeyedHash, uid: str, data: Mapping[str, bytes]) -> str:
 
 
 def unkeyed_data_hash(data: Mapping[str, bytes]) -> str:
-    """Return the hash of the data that releases up to 0.2 wrote. It is compared, and never written."""
+    """Return the hash that releases up to 0.2 wrote for this data. It is only compared, and never written."""
     return _digest(_flat(data)).hexdigest()
 
 

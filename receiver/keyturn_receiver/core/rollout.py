@@ -2,10 +2,10 @@
 the pods: what counts is what the pods run.
 
 A mark is an annotation on a workload that stands for one Secret. Its value is a digest of the revisions of the keys
-that the pods read. On the pod template, a mark asks for a restart. On the workload itself it restarts nothing, and says
-that the pods were found to run this value, or that the workload is new: it is *settled*. A settled mark goes before one
-on the template. A consumer whose mark equals that of the Secret is up to date. Otherwise it is restarted if one of its
-pods is behind, and settled if none is.
+that the pods read. On the pod template, a mark asks for a restart. On the workload itself, a mark restarts nothing. It
+says that the pods were found to run these revisions, or that the workload is new. Such a mark is *settled*, and takes
+precedence over a mark on the template. A consumer is up to date if its mark equals the mark that follows from the
+Secret's record. Otherwise the consumer is restarted if one of its pods is behind, and gets a settled mark if none is.
 """
 
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ from keyturn_receiver.core.pod import Pod
 from keyturn_receiver.core.revision import Record, digest
 from keyturn_receiver.core.write_times import REMOVED, WriteTime
 
-# A pod takes longer than this from its creation to the start of a container. So a container of a pod that was created
-# this many seconds before a key appeared may have started without the key.
+# A pod takes longer than this from its creation to the start of a container. So a container may have started without a
+# key only if its pod was created more than this many seconds before the key appeared.
 START_SECONDS = 2
 # The kubelet's clock gives the times at which containers start, the API server's clock those of writes. A container
-# counts as started after a write if it was started so many seconds later.
+# counts as started after a write only if it was started at least this many seconds after the write.
 CLOCK_SECONDS = 60
 _NOW = 1 << 62  # later than every time of the API server, in seconds
 
@@ -29,9 +29,9 @@ _NOW = 1 << 62  # later than every time of the API server, in seconds
 class RolloutAnnotation:
     """A mark to write: on the pod template if ``restart`` is true, and otherwise on the workload itself.
 
-    ``undecided`` is true if the mark restarts the pods only if one of them ``is_behind``. ``marked`` is true if the
-    consumer has another mark, so that its pods may have read values that the Secret no longer tells of. ``former`` are
-    earlier names of this mark.
+    ``undecided`` is true if the pods still have to be looked at: the mark restarts them only if one of them
+    ``is_behind``. ``marked`` is true if the consumer has another mark. Then its pods may have read values about which
+    the Secret no longer tells anything. ``former`` are earlier names of this mark.
     """
 
     name: str
@@ -45,7 +45,8 @@ class RolloutAnnotation:
 def baseline(consumer: Consumer, secret_name: str, before: Record, after: Record) -> RolloutAnnotation | None:
     """Return the baseline for a consumer that has no mark yet, or None if the consumer needs no baseline.
 
-    The record ``before`` has the revisions before the Secret is written, and ``after`` is the record that is written.
+    The baseline is a settled mark of the revisions that the Secret has before it is written. The record ``before`` has
+    these revisions, and ``after`` is the record that is written.
     The baseline has to be written before the Secret. Otherwise, if the receiver crashed between the write of the Secret
     and the rollouts, only the ages of the pods would show that they have read the old value (F2 in docs/faults.md).
     """
@@ -61,9 +62,9 @@ def rollout(
 ) -> RolloutAnnotation | None:
     """Return the mark for a consumer whose mark is not that of ``record``, or None if it is up to date.
 
-    ``before`` is given only if the caller has just written ``record`` in place of it, and knows the consumer from
-    before that write. Then all pods of a consumer with a mark are older than the keys that were written, so it is
-    restarted. Otherwise its pods decide, unless the consumer itself is younger than the keys that its pods read.
+    ``before`` is given only if the caller has just written ``record`` in place of ``before``, and knows the consumer
+    from before that write. If the consumer has a mark, all its pods are then older than the keys that were written, so
+    it is restarted. Otherwise its pods decide, unless the consumer itself is younger than the keys that its pods read.
 
     A consumer whose keys are all gone is restarted if they are optional. Otherwise its pods keep the old value, because
     no container would start without the keys.
@@ -113,14 +114,16 @@ def is_behind(pod: Pod, secret_name: str, record: Record, mark: RolloutAnnotatio
     """Return whether a pod may have read an older value than the Secret has now. ``mark`` is what ``rollout`` returned
     for its workload, and ``seen_late`` is the consumer's.
 
-    A pod with the mark on itself was made from a template that was marked after the write.
+    A pod that has the mark itself was made from a template that was marked after the write, so the pod is not behind.
     """
     return pod.marks.get(mark.name) != mark.value and has_older_value(pod, secret_name, record, seen_late, mark.marked)
 
 
 def has_older_value(pod: Pod, secret_name: str, record: Record, seen_late: bool = False, marked: bool = False) -> bool:
-    """Return whether a pod may have read an older value than the Secret has now, by its times alone. The arguments are
-    those of ``is_behind``, and ``RolloutAnnotation.marked``."""
+    """Return whether a pod may have read an older value than the Secret has now, judged only by the pod's times.
+
+    ``marked`` is as in ``RolloutAnnotation``. The other arguments are those of ``is_behind``.
+    """
     reads = pod.reads.get(secret_name)
     if not _may_be_behind(reads, pod.created, record, seen_late, marked, pod.has_started):
         return False
@@ -136,8 +139,9 @@ def _may_be_behind(
     marked: bool,
     has_started: bool = True,
 ) -> bool:
-    """Return whether a pod that was created at ``created``, or a pod of a workload that was, may have read an older
-    value. ``marked`` is as in ``RolloutAnnotation``, and ``has_started`` as in ``Pod``.
+    """Return whether a pod may have read an older value, if the pod or its workload was created at ``created``.
+
+    ``marked`` is as in ``RolloutAnnotation``, and ``has_started`` as in ``Pod``.
 
     Kubernetes tells times in whole seconds. A pod that was created in the second of the write has read the new value,
     because a pod takes a while to start. This is relied on only if a watch has shown the workload without delay, and if
@@ -149,7 +153,7 @@ def _may_be_behind(
         return marked
     until = _NOW if record.unknown_until is None else record.unknown_until
     if marked and created <= until and _has_unknown_times(reads, record):
-        return True  # an older release has written them, or others before their Secret was watched
+        return True  # an older release wrote these keys, or others wrote them before the Secret was watched
     for time in _times(reads, record, marked):
         written_at = _NOW if time.at is None else time.at
         if time.appeared:
@@ -161,10 +165,10 @@ def _may_be_behind(
     return False
 
 
-# These run for each consumer and each pod of the Secret, so their cost must not depend on the number of the Secret's
-# keys.
+# The functions below run for each consumer and each pod of the Secret, so their cost must not depend on the number of
+# the Secret's keys.
 def _times(reads: Reads, record: Record, marked: bool) -> Iterator[WriteTime]:
-    """Yield the times of the writes that matter to a reader. To one that is ``marked``, the removal of a key that it
+    """Yield the times of the writes that matter to a reader. If the reader is ``marked``, the removal of a key that it
     names matters, too."""
     times = record.write_times
     if reads.whole:
@@ -181,7 +185,7 @@ def _has_unknown_times(reads: Reads, record: Record) -> bool:
         return len(times) - (REMOVED in times) < len(record.revisions)
     if any(key in record.revisions and key not in times for key in reads.keys):
         return True
-    # A mark that tells of a key which is gone is the only trace of it, if nothing was kept on a watched Secret.
+    # If nothing was kept on a watched Secret, only the mark of a reader shows that a key is gone.
     removed = bool(record.mark_prefix) and REMOVED not in times
     return removed and any(key not in record.revisions for key in reads.keys)
 
@@ -196,7 +200,7 @@ def _concerns(reads: Reads, before: Record, after: Record) -> bool:
     if _mark_value(reads, before) == _mark_value(reads, after):
         return False
     changed = (key for key in reads.keys if before.revisions.get(key) != after.revisions.get(key))
-    new = WriteTime(None, appeared=True)  # no container that reads new keys alone has started yet
+    new = WriteTime(None, appeared=True)  # no container that reads only new keys has started yet
     return not (reads.needs_keys and all(after.write_times.get(key) == new for key in changed))
 
 
@@ -209,8 +213,11 @@ def _current_mark(consumer: Consumer, secret_name: str, record: Record) -> str |
 
 
 def _is_mark_of(mark: str, record: Record) -> bool:
-    """Return whether a mark may come from a record like this one. Only those of watched Secrets have a prefix, which
-    ends with a dot and tells the record key (``watched.py``). Without that key, a mark tells nothing."""
+    """Return whether a mark may come from a record like this one.
+
+    Only marks for watched Secrets have a prefix. It ends with a dot, and tells with which record key the revisions were
+    made (``watched.py``). A mark for another record key tells nothing about this record.
+    """
     return mark.startswith(record.mark_prefix) if record.mark_prefix else "." not in mark
 
 

@@ -1,7 +1,7 @@
 """Rollout deadlines: the time from which an unfinished rollout counts as failed.
 
-Kubernetes itself tells when a Deployment makes no progress (ProgressDeadlineExceeded). Of the other kinds, their status
-shows when they last did: the API server records the time of each write.
+Kubernetes itself tells when a Deployment makes no progress (ProgressDeadlineExceeded). Workloads of the other kinds
+made their last progress when their status last changed: the API server records the time of each write.
 """
 
 import math
@@ -14,8 +14,8 @@ def fails_at(kind: str, progress: RolloutProgress) -> float:
     """Return the time from which the unfinished rollout of a workload counts as failed, in seconds since 1970 by the
     API server's clock. Returns infinity if Kubernetes decides that, or if Keyturn has not restarted the workload.
 
-    A rollout fails once its status has not changed for the deadline. A pod that crashes and starts again changes the
-    status each time, so the whole rollout has the deadline once for each pod.
+    A rollout fails when its status has not changed for as long as the deadline. But a pod that crashes and starts again
+    changes the status each time. So the whole rollout may take at most the deadline multiplied by the number of pods.
     """
     if progress.marked_at is None or WORKLOAD_KINDS[kind].status is StatusForm.REPLICAS:
         return math.inf

@@ -1,8 +1,8 @@
 """Rollout halts: a failed rollout keeps the other consumers of the Secret from being restarted.
 
-A halt ends by itself once the rollout completes, or the failed workload is gone, scaled to 0 or not a consumer any
-more. The annotation ``keyturn.dev/rollout-resume`` ends it by hand. Its value names the change of the Secret that goes
-on in spite of failures, so it has no effect on the next change.
+A halt ends by itself when the failed rollout completes after all, or when the failed workload is gone, scaled to 0 or
+no longer a consumer. People end a halt with the annotation ``keyturn.dev/rollout-resume``. Its value names the change
+of the Secret whose rollouts go on in spite of failures, so the annotation has no effect on the next change.
 """
 
 from keyturn_receiver.core.binding import RESUME, BindingSpec, Target
@@ -23,7 +23,8 @@ def is_resumed(spec: BindingSpec, record: Record) -> bool:
 
 
 def halt_of(failed: Consumer, target: Target, record: Record) -> str:
-    """Return what the status says of a halt. It is the same on every replica, and as long as the halt lasts."""
+    """Return what the status says about a halt. The text is the same on every replica and for as long as the halt
+    lasts."""
     reason = failed.progress.reason if failed.progress and failed.progress.reason else "its deadline is over"
     return status_of(
         HALTED,

@@ -1,6 +1,6 @@
-"""Rollout holds: settings of a workload because of which a changed pod template restarts none of its pods, or not all.
+"""Rollout holds: settings of a workload that keep a changed pod template from restarting some or all of its pods.
 
-Kubernetes accepts the change, so nothing but these settings shows that the pods go on with what they have read.
+Kubernetes accepts the change, so only these settings show that the pods go on with the values that they have read.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Rollout order: the annotation ``keyturn.dev/rollout-order``, with which a canary is restarted before the others.
 
-It is an integer. Consumers with a lower number come first, and those without one come last. It belongs on the workload;
-for charts that let authors annotate pods alone, it may stand on the pod template.
+It is an integer. Consumers with a lower number come first, and consumers without a number come last. The annotation
+belongs on the workload. It may also stand on the pod template, for charts that let authors annotate only pods.
 """
 
 import re

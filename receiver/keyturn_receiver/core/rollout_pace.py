@@ -1,7 +1,7 @@
-"""Rollout pace: the annotation ``keyturn.dev/rollout-pace``, the number of rollouts that may be unfinished at a time.
+"""Rollout pace: the annotation ``keyturn.dev/rollout-pace``. It limits how many rollouts may be unfinished at a time.
 
-On a Secret it counts the rollouts for that Secret, and on a namespace all of the namespace. It can only lower what the
-chart allows.
+On a Secret, the limit applies to the rollouts for that Secret. On a namespace, it applies to all rollouts in that
+namespace together. The annotation can only lower the limit that the chart sets.
 """
 
 import re

@@ -36,12 +36,13 @@ class RolloutProgress:
     """How far the rollout of a workload's present pod template has come.
 
     ``wanted`` is the number of pods that the workload should have, ``updated`` how many have the present template, and
-    ``ready`` how many pods are ready (of a Deployment and a DaemonSet: available), older ones included. These count
-    only if ``observed``: until then, the controller has not seen the present template, and they are about an older one.
-    ``reason`` says why the rollout has failed, and is otherwise empty. ``finished_at`` is the time at which the rollout
+    ``ready`` how many pods are ready (of a Deployment and a DaemonSet: available), older pods included. These numbers
+    count only if ``observed`` is true. Until then, the controller has not seen the present template, and the numbers
+    are about an older template. ``reason`` says why the rollout has failed, and is otherwise empty. ``finished_at`` is
+    the time at which the rollout
     became complete, in seconds since 1970 by the control plane's clock, or None. ``deadline`` is the number of seconds
     after which a rollout that goes no further counts as stuck. ``marked_at`` is the time of Keyturn's last write of the
-    workload, by the same clock, and ``changed_at`` that of the last change of the status.
+    workload, and ``changed_at`` is the time of the last change of the status, both by the same clock.
     """
 
     state: RolloutState
@@ -72,8 +73,8 @@ class _Counts:
 def read_progress(kind: WorkloadKind, workload: Mapping[str, object]) -> RolloutProgress | None:
     """Return the progress of a workload's rollout, or None for a kind whose status is not known here.
 
-    The pods that a partition or OnDelete keeps do not count (``core/rollout_hold.py`` tells of these). The rollout is
-    complete without them.
+    The pods that a partition or OnDelete keeps do not count: the rollout is complete without them.
+    ``core/rollout_hold.py`` finds such settings.
     """
     counted = _COUNTS.get(kind.status)
     if counted is None:
@@ -133,8 +134,11 @@ _COUNTS: Mapping[StatusForm, Callable[[Mapping[str, object], Mapping[str, object
 
 
 def _finished_at(progressing: Mapping[str, object]) -> int | None:
-    """Return when the condition of a Deployment says that the rollout became complete. For other kinds it is the last
-    change of the status, which made it complete unless a pod has failed and recovered since."""
+    """Return when the rollout became complete, according to the condition of a Deployment, or None without one.
+
+    Then the caller takes the time of the last change of the status. That change made the rollout complete, unless a pod
+    has failed and recovered since.
+    """
     return parse_time(progressing.get("lastUpdateTime")) if progressing.get("reason") == _AVAILABLE else None
 
 

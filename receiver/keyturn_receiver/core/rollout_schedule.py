@@ -1,12 +1,13 @@
 """Rollout schedule: which consumers of a Secret may be restarted now, and what the others wait for.
 
-It is derived from the present state alone, so it is the same after a crash, and on every replica that sees the same
-state. Whoever is left out now is looked at again when the state changes, or at the time that the schedule names.
+It is derived only from the present state, so it is the same after a crash, and on every replica that sees the same
+state. A consumer that is left out now is looked at again when the state changes, or at the time that the schedule
+names.
 
-The order is stable. That keeps the pace with several replicas: what a replica sees of a kind of workload is an earlier
-state of what another sees, and it never passes over a consumer that the other has started before. So a replica that
-lags starts only what the other has started already, and these writes are refused with a conflict
-(docs/adr/028-pace-and-order-of-rollouts.md).
+The order is stable, so several replicas together keep to the pace. A replica that lags sees an earlier state of the
+workloads of a kind than another replica does. It never passes over a consumer that the other replica has restarted
+before. So it restarts only consumers that the other replica has restarted already, and the API server refuses these
+writes with a conflict (docs/adr/028-pace-and-order-of-rollouts.md).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,12 +43,13 @@ class WaitReason(StrEnum):
 class Candidate:
     """A consumer of a Secret that may be restarted for it.
 
-    ``order`` is None if it has none. ``window_opens_at`` is the time, in seconds since 1970, from which it may be
-    restarted; it is in the past while its window is open. ``takes_slot`` is false if its restart makes no further
-    rollout unfinished: because its pods do not restart, or because its rollout is unfinished already.
-    ``backed_off_until`` is the time until which its mark must not be written. ``fails_at`` is the time from which its
-    unfinished rollout counts as failed. Both are seconds since 1970, or infinity if only a change of state ends them.
-    ``quiet_at`` is the time from which on its Secrets count as having changed together.
+    ``order`` is None if the consumer has none. ``window_opens_at`` is the time from which the consumer may be
+    restarted; while its window is open, that time is in the past. ``takes_slot`` is false if the restart does not add
+    to the number of unfinished rollouts: because the pods do not restart, or because the consumer's rollout is
+    unfinished already. ``backed_off_until`` is the time until which the consumer's mark must not be written.
+    ``fails_at`` is the time from which the unfinished rollout counts as failed. These two are infinite if only
+    a change of state ends the wait. While the time ``quiet_at`` has not come, the other Secrets of the consumer may be
+    about to change, too. All times are in seconds since 1970.
     """
 
     ref: WorkloadRef
@@ -61,14 +63,14 @@ class Candidate:
 
     @property
     def stage(self) -> tuple[bool, int]:
-        """What consumers have in common that are restarted together."""
+        """The place in the order. Consumers with the same stage may be restarted together."""
         return (self.order is None, self.order or 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Why a consumer waits. ``until`` is the time at which that ends, in seconds since 1970: infinity if only a change
-    of state ends it. ``behind`` is the consumer that it waits for, or None."""
+    """Why a consumer waits. ``until`` is the time at which the wait ends, in seconds since 1970, or infinity if only a
+    change of state ends it. ``behind`` is another consumer that this consumer waits for, or None."""
 
     reason: WaitReason
     until: float = INFINITY
@@ -77,10 +79,10 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """``start`` has the consumers that may be restarted now, in order, and ``waits`` what each other consumer that is
-    due waits for. ``halted_by`` is the failed consumer because of which no other one is restarted, or None.
-    ``look_again_at`` is the time, in seconds since 1970, at which the schedule changes without a change of state, or
-    infinity."""
+    """``start`` has the consumers that may be restarted now, in order. ``waits`` has all other consumers that are due,
+    and what each of them waits for. ``halted_by`` is the failed consumer that keeps all others from being restarted, or
+    None. ``look_again_at`` is the time, in seconds since 1970, at which the schedule changes without a change of state,
+    or infinity."""
 
     start: Sequence[WorkloadRef] = ()
     waits: Mapping[WorkloadRef, Wait] = field(default_factory=dict)
@@ -93,8 +95,9 @@ def schedule(
 ) -> Schedule:
     """Return the schedule of one Secret at ``now``, in seconds since 1970.
 
-    ``slots`` is how many rollouts of the Secret may become unfinished, and ``shared_slots`` how many of its namespace
-    and the cluster may. ``resumed`` is true if somebody has asked to go on in spite of failures.
+    ``slots`` is how many further rollouts for the Secret may become unfinished. ``shared_slots`` is how many further
+    rollouts may become unfinished in its namespace and in the cluster. ``resumed`` is true if somebody has asked to go
+    on in spite of failures.
     """
     everyone = sorted(candidates, key=lambda each: (each.stage, each.ref.kind, each.ref.name))
     due = [each for each in everyone if each.state is ConsumerState.DUE]

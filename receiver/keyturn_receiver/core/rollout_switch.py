@@ -13,7 +13,7 @@ ROLLOUT = "keyturn.dev/rollout"
 ENABLED = "enabled"
 DISABLED = "disabled"
 
-MAX_TEXT = 40  # characters of a text that is not understood; the rest is not told
+MAX_TEXT = 40  # the most characters of a wrong text that a message repeats
 
 # Words that an author may use, and that are not spelt like the word that is meant.
 _MEANT: Mapping[str, str] = {
@@ -51,7 +51,7 @@ def switch_faults(annotations: Mapping[str, object], place: str = "") -> tuple[s
 
 
 def innermost(*levels: Switch) -> Switch:
-    """Return what several levels say together. They are given from the outermost to the innermost."""
+    """Return what several ``levels`` say together. The outermost level is given first, and the innermost last."""
     if Switch.UNKNOWN in levels:
         return Switch.UNKNOWN
     return next((level for level in reversed(levels) if level is not Switch.UNSET), Switch.UNSET)

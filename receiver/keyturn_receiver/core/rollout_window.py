@@ -1,11 +1,12 @@
 """Rollout windows: the annotation ``keyturn.dev/rollout-window``, outside which no pod is restarted.
 
-A window is written as ``0 2 * * 1-5 for 2h in Europe/Berlin``: the five fields of cron say when it opens, then follow
-how long it stays open, and the time zone of the cron fields. Without a zone, it is UTC. Semicolons separate several
-windows. The annotation can stand on the namespace, on the workload and on its pod template; the innermost one counts.
+A window is written as ``0 2 * * 1-5 for 2h in Europe/Berlin``. The five fields of cron say when the window opens. After
+them come the time for which it stays open, and the time zone of the cron fields, which is UTC by default. Semicolons
+separate several windows. The annotation can stand on the namespace, on the workload and on its pod template; the
+innermost one counts.
 
-Tenants write windows, so each is parsed once, and what that costs is bounded: cron finds the next time by going through
-the days, so it goes through YEARS at most. That takes a few milliseconds.
+Tenants write windows, so each text is parsed only once, and the cost is bounded. The cron library finds the next time
+by going through the days, so it may go through at most YEARS years. That takes a few milliseconds.
 """
 
 import re
@@ -39,7 +40,7 @@ class InvalidWindow(ValueError):
 
 
 class _Cron(CronSim):
-    """The times of a cron expression after ``dt``, as Debian's cron finds them, for YEARS."""
+    """The times of a cron expression after ``dt``, as Debian's cron finds them, for at most YEARS years."""
 
     def __init__(self, expression: str, dt: datetime) -> None:
         super().__init__(expression, dt)
@@ -67,8 +68,8 @@ class RolloutWindow:
         return max(now, opened.astimezone(UTC))
 
     def shortest_period(self) -> timedelta:
-        """Return the shortest time between two openings, of the first SAMPLE ones from a fixed day on. A change to or
-        from summer time does not shorten it."""
+        """Return the shortest time between two openings, among the first SAMPLE openings from a fixed day on. Changes
+        to and from summer time do not count."""
         starts = islice(_Cron(self.cron, _SAMPLED_FROM.replace(tzinfo=None)), SAMPLE)
         return min((after - before for before, after in pairwise(starts)), default=timedelta.max)
 
@@ -93,7 +94,7 @@ def window_faults(annotations: Mapping[str, object], place: str = "") -> tuple[s
 
 
 def own_window(on_workload: Mapping[str, object], on_template: Mapping[str, object]) -> str | None:
-    """Return the window of a workload. That on its pod template goes first. Returns None if there is none."""
+    """Return the window of a workload, or None without one. The one on the pod template takes precedence."""
     text = on_template.get(WINDOW, on_workload.get(WINDOW))
     return None if text is None else sys.intern(str(text)[: MAX_TEXT + 1])
 
@@ -104,8 +105,8 @@ def own_window_faults(on_workload: Mapping[str, object], on_template: Mapping[st
 
 
 def opens_at(text: str | None, now: float) -> float:
-    """Return when one of the windows in an annotation is open next: ``now`` if one is open. Both are seconds since
-    1970. Returns infinity if the annotation is not understood. Without an annotation, every time is inside."""
+    """Return when one of the windows in an annotation is open next: ``now`` if one is open. Both times are in seconds
+    since 1970. Returns infinity if the annotation is not understood. Returns ``now`` if there is no annotation."""
     if text is None:
         return now
     at = _opens_at(text[: MAX_TEXT + 1], int(now) // 60)
@@ -126,7 +127,7 @@ def _opens_at(text: str, minute: int) -> float:
 
 @lru_cache(maxsize=4096)
 def _parse(text: str) -> tuple[tuple[RolloutWindow, ...], str]:
-    """Return the windows in the annotation, and what is wrong with it, or an empty text."""
+    """Return the windows in the annotation, and what is wrong with the annotation (an empty text if nothing is)."""
     if len(text) > MAX_TEXT:
         return (), f"it is longer than {MAX_TEXT} characters"
     parts = text.split(";")
@@ -161,7 +162,7 @@ def _parse_one(text: str) -> RolloutWindow:
 
 
 def _is_known_day(day: str) -> bool:
-    """Return whether a day of the month is valid by itself: then the months do not have it, such as 31 February."""
+    """Return whether a day of the month is valid by itself. If so, the months lack that day, as in 31 February."""
     try:
         CronSim(f"0 0 {day} 1 *", _SAMPLED_FROM)
     except CronSimError:
@@ -189,6 +190,6 @@ def _read_zone(name: str) -> ZoneInfo:
 
 @lru_cache(maxsize=1)
 def _zones() -> Mapping[str, str]:
-    """Return the names of all time zones, by their lower-case spelling, and by their city."""
+    """Return the names of all time zones, by the lower-case spelling of the name, and of the city in it."""
     names = files("tzdata").joinpath("zones").read_text().split()
     return {name.rpartition("/")[2].lower(): name for name in names} | {name.lower(): name for name in names}

@@ -1,7 +1,7 @@
 """Types of Secrets. Kubernetes defines the keys that a Secret of each type needs, and a binding has to fill them.
 
-A placeholder under such a key would pass as a value: the API server demands that the key is there when the Secret is
-created. So only a key that the binding fills counts.
+The API server demands that these keys are there when the Secret is created, so authors may write placeholders under
+them. A placeholder must not pass as a value. So only a key that the binding fills counts.
 https://kubernetes.io/docs/concepts/configuration/secret/#secret-types
 """
 
@@ -56,9 +56,9 @@ def complete(
 ) -> dict[str, bytes]:
     """Return the data of a Secret of this type, with the whole value under the type's key where that is meant.
 
-    Without the annotation `data`, a value that is no JSON object goes under the only key that the type needs, and so
-    does Docker's own JSON, without a byte order mark. Raises InvalidValue if the binding does not fill the keys that
-    the type needs.
+    Without the annotation `data`, a value that is no JSON object goes under the type's key if the type needs only one
+    key. So does Docker's own JSON, without its byte order mark. Raises InvalidValue if the binding does not fill the
+    keys that the type needs.
     """
     rule = TYPES.get(secret_type)
     if rule is None:
@@ -105,7 +105,7 @@ def _value_fault(secret_type: str, key: str, value: bytes) -> str:
 
 
 def _is_same_text(data: Mapping[str, bytes]) -> bool:
-    """Return whether a text went under both keys of a certificate, and is not a file that holds both parts."""
+    """Return whether both keys of a certificate have the same text, and that text does not hold both parts."""
     certificate, key = data.get("tls.crt"), data.get("tls.key")
     if certificate is None or certificate != key:
         return False

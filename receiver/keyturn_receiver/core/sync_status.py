@@ -1,4 +1,4 @@
-"""Sync status: whether a bound Secret needs work. It is derived from the caches alone, without calls."""
+"""Sync status: whether a bound Secret needs work. It is derived only from the caches. No API is called."""
 
 from collections.abc import Iterable
 from enum import StrEnum

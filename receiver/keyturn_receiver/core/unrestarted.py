@@ -1,7 +1,7 @@
 """Readers that Keyturn does not restart: bare pods, ReplicaSets without a Deployment, runs of Jobs, CronJobs, and the
 pods of other controllers.
 
-No watch shows them. They are found in lists after a change of a Secret, and reported.
+No watch shows these readers. After a change of a Secret, Keyturn finds them in lists, and reports them.
 """
 
 from collections.abc import Mapping, Set
@@ -21,15 +21,16 @@ from keyturn_receiver.core.write_times import parse_time
 
 MAX_NAMED = 10  # readers of one sort that a report holds
 MAX_NAME = 63  # characters of a kind or name that a message repeats
-# What owns a ReplicaSet whose pods have this label: its name is that of the ReplicaSet without the label's value.
+# The kind of the owner of a ReplicaSet whose pods have this label. It is empty if messages do not name the owner. The
+# owner's name is the name of the ReplicaSet without the label's value.
 _TEMPLATE_HASHES: Mapping[str, str] = {
-    "pod-template-hash": "",  # a Deployment; if it is gone, nothing but the ReplicaSet is left
+    "pod-template-hash": "",  # a Deployment; if the Deployment is gone, only the ReplicaSet is left to name
     "rollouts-pod-template-hash": ROLLOUT.kind,
 }
 
 
 class Sort(StrEnum):
-    """What has to happen until a reader uses the new value."""
+    """The sort of a reader. It decides what has to happen until the reader uses the new value."""
 
     POD = "Pod"
     REPLICA_SET = "ReplicaSet"
@@ -83,8 +84,8 @@ class Reader:
 
 @dataclass(slots=True)
 class Report:
-    """The readers of one Secret that are behind. At most MAX_NAMED of each sort are kept, in the order in which they
-    were found. ``cut`` is true if not all pods of the namespace were looked at."""
+    """The readers of one Secret that may use an older value. At most MAX_NAMED readers of each sort are kept, in the
+    order in which they were found. ``cut`` is true if not all pods of the namespace were looked at."""
 
     readers: dict[Sort, dict[str, Subject]] = field(default_factory=dict)
     overflow: set[Sort] = field(default_factory=set)
@@ -112,7 +113,8 @@ class Report:
         return [(sort, each) for sort in Sort if sort is not Sort.CRON_JOB for each in of.get(sort, {}).values()]
 
     def message(self, version: str) -> str:
-        """Return the message of the Event on the Secret. ``version`` is the AWS version that it is made from."""
+        """Return the message of the Event on the Secret. ``version`` is the AWS version that the Secret is made
+        from."""
         parts = []
         for sort in Sort:
             if names := self.readers.get(sort):
@@ -173,10 +175,10 @@ def read_running_pod(pod: Mapping[str, object]) -> Reader | None:
 def has_to_be_told(
     reader: Reader, secret_name: str, changed: Set[str] | None, record: Record, restarted: Set[str]
 ) -> bool:
-    """Return whether a reader may use an older value of a key that has changed, and is not restarted.
+    """Return whether a reader that is not restarted may still use an older value of a changed key.
 
-    ``changed`` are these keys, or None for any. ``restarted`` are the names of the workloads that read the Secret and
-    that Keyturn restarts.
+    ``changed`` holds the changed keys. None means that any key may have changed. ``restarted`` holds the names of the
+    workloads that read the Secret and that Keyturn restarts.
     """
     reads = reader.pod.reads.get(secret_name)
     if reads is None or not (reads.whole or changed is None or reads.keys & changed):
@@ -185,8 +187,8 @@ def has_to_be_told(
 
 
 def _owner_of_replica_set(name: str, labels: Mapping[str, object]) -> tuple[str, str]:
-    """Return what owns a ReplicaSet, according to a label of its pods: the kind, if messages name it, and the name, or
-    two empty texts."""
+    """Return the kind and the name of what owns a ReplicaSet, according to a label of its pods. The kind is empty if
+    messages do not name the owner. Both are empty if no label tells the owner."""
     for label, kind in _TEMPLATE_HASHES.items():
         if (value := labels.get(label)) and name.endswith(f"-{value}"):
             return kind, name.removesuffix(f"-{value}")

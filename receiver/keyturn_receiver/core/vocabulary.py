@@ -1,7 +1,7 @@
 """Vocabulary: the names of Keyturn's annotations and labels, and the objects that they belong on.
 
-A name that is not known is a fault, because a misspelt annotation would otherwise have no effect, or another one than
-its author meant. The names that a newer release has written itself are no faults: Kubernetes records Keyturn as their
+A name that is not known is a fault. Otherwise a misspelt annotation would have no effect, or not the effect that its
+author meant. Names that a newer release of Keyturn has written are no faults: Kubernetes records Keyturn as their
 owner.
 """
 
@@ -100,9 +100,9 @@ def plain_spelling(word: str) -> str:
 
 
 _WORDS = frozenset(plain_spelling(word) for word in (*DECLARED, *LABELS, *SYNONYMS))
-_MAX_DOMAIN = 16  # characters of a domain that may be a misspelt one of Keyturn's
+_MAX_DOMAIN = 16  # characters; a longer domain cannot be a misspelling of Keyturn's
 # How much a domain has to be like Keyturn's. For one of Keyturn's own words, a domain that is fairly near is enough. A
-# word that others use as well, such as `name`, needs a domain that is very near: saturn.dev and return.dev are only
+# word that others use, too, such as `name`, needs a domain that is very near: saturn.dev and return.dev are only
 # fairly near, and may be the domains of others.
 _FAIRLY_NEAR, _VERY_NEAR = 0.72, 0.88
 
@@ -148,13 +148,13 @@ def name_faults(
 
 
 def is_bind_value(value: object) -> bool:
-    """Return whether the author of this value of the label means to bind the Secret, even if it is misspelt."""
+    """Return whether the author of this value of the label means to bind the Secret, even if the value is misspelt."""
     return isinstance(value, str) and value.lower() not in NOT_BOUND_VALUES
 
 
 def _may_be_ours(name: str) -> bool:
-    """Return whether a name is in Keyturn's domain, or has one of Keyturn's words (or a synonym) in a domain that may
-    be a misspelt one."""
+    """Return whether a name may be meant for Keyturn. Either its domain is Keyturn's, or its domain may be a
+    misspelling of Keyturn's and the name has one of Keyturn's words (or a synonym)."""
     domain, slash, word = name.partition("/")
     return bool(slash) and (domain == DOMAIN or (len(domain) <= _MAX_DOMAIN and plain_spelling(word) in _WORDS))
 
@@ -210,7 +210,7 @@ def _is_near_domain(domain: str, ratio: float) -> bool:
 
 
 def _owned(metadata: Mapping[str, object], what: str) -> frozenset[str]:
-    """Return the names of annotations or labels that Keyturn has written, whichever release of it."""
+    """Return the names of the annotations or labels that any release of Keyturn has written."""
     ours = (as_object(each.get("fieldsV1")) for each in managed_fields(metadata) if each.get("manager") in MANAGERS)
     return frozenset(name for fields in ours for name in owned(fields, "metadata", what))
 

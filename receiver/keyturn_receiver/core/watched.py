@@ -1,9 +1,9 @@
-"""Watched Secrets: Secrets that another controller or a person fills, and whose readers are restarted all the same.
+"""Watched Secrets: another controller or a person fills these Secrets, and Keyturn only restarts their readers.
 
-The revision of a key is a keyed hash of its value, so it is derived from the Secret alone. The same value always has
-the same revision, on every replica and after a crash, and the marks of the consumers tell which of them are behind.
-Nothing has to be remembered for that. What is kept on the Secret only tells when each key changed. That decides for a
-consumer without a mark.
+The revision of a key is a hash of its value, made with the record key that all replicas of Keyturn share. So it is
+derived only from the Secret. The same value always has the same revision, on every replica and after a crash, and the
+marks of the consumers tell which of them are behind. Nothing has to be remembered for that. The annotation that Keyturn
+keeps on the Secret only tells when each key changed. These times decide about a consumer without a mark.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ from keyturn_receiver.core.write_times import (
 WATCHED = "keyturn.dev/watched"  # the annotation that tells when each key changed
 
 MAX_KEYS = 1024  # of one Secret; hashing so many takes some 3 ms
-MAX_KEPT = 64 * 1024  # characters of the annotation; if it would be longer, it tells of all keys together
+MAX_KEPT = 64 * 1024  # characters of the annotation; if it would be longer, it has one time for all keys together
 MAX_TEXT = 4096  # characters of another annotation; a longer one is cut, and not understood
 _REVISION_BYTES = 8
 
@@ -78,8 +78,8 @@ class Observation:
 @dataclass(frozen=True, slots=True)
 class Watched:
     """A watched Secret, as decisions need it. ``record`` has the revisions and the times at which they changed.
-    ``is_kept`` is true if the annotation on the Secret tells the same. ``is_new`` is true until Keyturn has
-    written it for the first time, as far as this replica knows."""
+    ``is_kept`` is true if the annotation on the Secret tells the same. ``is_new`` is true until Keyturn has written
+    the annotation for the first time, as far as this replica knows."""
 
     record: Record
     is_kept: bool
@@ -92,7 +92,7 @@ def has_watch_label(metadata: Mapping[str, object]) -> bool:
 
 
 def watch_fault(metadata: Mapping[str, object], keys: int) -> str:
-    """Return why a Secret with the label is not watched. The text is empty if it is.
+    """Return why a Secret with the label is not watched, or an empty text if it is watched.
 
     ``keys`` is the number of its keys.
     """
@@ -105,7 +105,8 @@ def watch_fault(metadata: Mapping[str, object], keys: int) -> str:
 
 
 def watch_spec(metadata: Mapping[str, object]) -> BindingSpec:
-    """Return what the Secret says about restarts. A name that is not understood forbids them (``faults``)."""
+    """Return what the Secret says about restarts. An annotation or label whose name is not understood forbids
+    restarts (``rollout_faults``)."""
     found = as_object(metadata.get("annotations"))
     spec = read_spec({name: str(found[name])[:MAX_TEXT] for name in _COMMON if name in found})
     # An annotation of the label's name is superfluous, but does no harm.
@@ -138,9 +139,9 @@ def observe(keyed: KeyedHash, metadata: Mapping[str, object], data: Mapping[str,
 def judge(seen: Observation, known: Watched | None) -> Watched:
     """Return a watched Secret, from what one version shows and what this replica knows of the version before.
 
-    ``known`` stands in for the annotation if its owner removes it. Without both, the Secret is new: nothing tells what
-    its pods have read, and no pod is restarted. If the annotation was written with another record key, it still tells
-    whether data has been written since.
+    ``known`` stands in for the annotation if the Secret's owner removes it. Without ``known`` and the annotation, the
+    Secret is new: nothing tells what its pods have read, and no pod is restarted. An annotation that was written with
+    another record key still tells whether data has been written since.
     """
     if known and known.record.mark_prefix != seen.mark_prefix:
         known = None
@@ -179,8 +180,8 @@ def write_kept(keyed: KeyedHash, namespace: str, name: str, record: Record) -> s
 
 
 def _revisions(keyed: KeyedHash, namespace: str, name: str, data: Mapping[str, str]) -> dict[str, str]:
-    # Equal values of two Secrets, or of two keys, have different revisions. A Secret that is made anew under its name
-    # keeps those of the values that return, so that nobody is restarted for them.
+    # Equal values of two Secrets, or of two keys, have different revisions. If a Secret is deleted and created again
+    # under its name, values that return have the same revisions as before, so nobody is restarted for them.
     key = bytes.fromhex(keyed(b"watched" + _joined(namespace, name)))
     revisions = {}
     for each, value in data.items():
@@ -191,7 +192,7 @@ def _revisions(keyed: KeyedHash, namespace: str, name: str, data: Mapping[str, s
 
 
 def _times(kept: Kept, seen: Observation) -> WriteTimes:
-    # Somebody has written after the annotation was, whatever the managed fields tell.
+    # Somebody has written data after the annotation was written, whatever the managed fields tell.
     at = None if seen.written_at is None else max(seen.written_at, (seen.kept_at or 0) if seen.kept else 0)
     before = kept.revisions
     if before is None:
@@ -204,7 +205,7 @@ def _times(kept: Kept, seen: Observation) -> WriteTimes:
 
 
 def _seen_times(known: Watched | None, seen: Observation) -> WriteTimes:
-    """Return the times of those changes that this replica has seen before, and that nobody has followed yet."""
+    """Return the times of those changes that this replica has seen before, and that no later change has replaced."""
     if known is None:
         return {}
     times, before = known.record.write_times, known.record.revisions
@@ -212,7 +213,7 @@ def _seen_times(known: Watched | None, seen: Observation) -> WriteTimes:
 
 
 def _together(times: WriteTimes, keys: Mapping[str, str]) -> WriteTimes:
-    """Return the latest of all times for each key."""
+    """Return times in which each key has the latest of all ``times``."""
     if not times:
         return {}
     last = max(times.values(), key=lambda time: (time.at is None, time.at or 0))
@@ -227,7 +228,8 @@ def _read_kept(
     revisions: Mapping[str, str],
     fields: list[Mapping[str, object]],
 ) -> Kept | None:
-    # A replicator copies the annotation to another Secret, and anybody can write one; neither knows the record key.
+    # A replicator copies the annotation to another Secret, and anybody can write such an annotation. But nobody except
+    # Keyturn knows the record key, with which the hash for a Secret is made.
     try:
         body = json.loads(text) if len(text) <= 2 * MAX_KEPT else None
         if not isinstance(body, dict):

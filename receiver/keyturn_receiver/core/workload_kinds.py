@@ -10,7 +10,7 @@ class StatusForm(Enum):
 
     UNKNOWN = 0
     REPLICAS = 1  # old and new pods, which run beside each other
-    IDENTITIES = 2  # pods of which each one replaces the one of the same name
+    IDENTITIES = 2  # pods with fixed names; a new pod replaces the old pod of the same name
     NODES = 3  # one pod for each node
 
 
@@ -51,7 +51,8 @@ WORKLOAD_KINDS: Mapping[str, WorkloadKind] = {
     )
 }
 ROLLOUT = WORKLOAD_KINDS["Rollout"]  # of Argo
-# A kind that needs no restart, since the pods of its next run read the new value. It is listed, and never watched.
+# A kind that needs no restart, because the pods of its next run read the new value. CronJobs are only listed, and never
+# watched.
 CRON_JOB = WorkloadKind("CronJob", "batch/v1", "cronjobs", template=("spec", "jobTemplate", "spec", "template"))
 # The kinds besides Secrets, Namespaces and pods that Events may be about, with their API groups and versions.
 GROUP_VERSIONS: Mapping[str, str] = {

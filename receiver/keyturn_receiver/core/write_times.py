@@ -2,8 +2,8 @@
 
 A consumer without a mark may have read an older value if its pods were created before the key was written. Pods and
 writes are compared by one clock, that of the API server: Kubernetes stamps both. The time of a write is not known
-before the write, so the annotation says "@" for it, and the reader takes the time from the Secret's managed fields. The
-next write of other keys replaces "@" by that time.
+before the write, so the annotation has "@" in place of the time. Keyturn later takes the time from the Secret's managed
+fields. The next write of other keys replaces "@" by that time.
 """
 
 import json
@@ -45,7 +45,8 @@ def parse_time(text: object) -> int | None:
 
 
 def resolve(text: str | None, manager: str, managed_fields: Iterable[Mapping[str, object]]) -> str | None:
-    """Return the annotation with the time of the last apply by ``manager`` in place of "@", or None if it is too long.
+    """Return the annotation with the time of the last apply by ``manager`` in place of "@", or None for a text that is
+    too long.
 
     If Kubernetes tells no time, "@" stays, and ``read_times`` passes over it.
     """
@@ -65,8 +66,8 @@ def read_times(text: str | None, keys: Iterable[str]) -> WriteTimes:
     A key without a known time is missing in the result. A malformed annotation is treated as missing.
     """
     try:
-        # An object becomes a tuple of pairs, because two writes within a second have the same time, so a name can occur
-        # twice.
+        # Two writes within a second have the same time, so the same name can occur twice in the object. So the object
+        # becomes a tuple of pairs.
         groups = json.loads(text or "{}", object_pairs_hook=tuple)
     except (ValueError, RecursionError):
         return {}
@@ -112,7 +113,7 @@ def write_times(times: WriteTimes, keys: Iterable[str]) -> str:
 def next_times(
     times: WriteTimes, keys: Iterable[str], changed: Iterable[str], appeared: Iterable[str], removed: bool
 ) -> WriteTimes:
-    """Return the write times after a write of ``changed`` and ``appeared``. Of the other ``keys``, they stay.
+    """Return the write times after a write of ``changed`` and ``appeared``. The other ``keys`` keep their times.
 
     ``removed`` tells whether the write removes a key.
     """
@@ -128,5 +129,5 @@ def _stamp(time: WriteTime | None) -> str:
 
 
 def rfc3339(seconds: int) -> str:
-    """Return a time in seconds since 1970 as the text that ``parse_time`` reads."""
+    """Format a time, given in seconds since 1970, as RFC 3339 text. ``parse_time`` reads this text."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -24,19 +24,21 @@ from keyturn_receiver.telemetry.metrics import Metrics
 
 JITTER = 0.1  # as a share of the interval; keeps several clusters from sweeping at the same time
 MAX_INTERVAL_WITHOUT_EVENTS = 30.0  # seconds between two sweeps while the event path is down
-SWEEP_LANES = 8  # sweeps at the same time of stores that bindings name
-LANES_PER_NAMESPACE = 2  # the most of these sweeps for stores that only one namespace names; its other stores wait
+# A store is an AWS region that is read with one identity: the receiver's own, or that of a tenant's ServiceAccount.
+# The stores that bindings name are all stores except the receiver's own store in its own region.
+SWEEP_LANES = 8  # sweeps of stores that bindings name, at the same time
+LANES_PER_NAMESPACE = 2  # the most of these sweeps for the stores that only one namespace names; further stores wait
 # The most of these sweeps for stores of the receiver's own role that several namespaces name.
 MAX_SHARED_LANES = SWEEP_LANES // 2
 SWEEP_TIMEOUT = 300.0  # seconds for the sweep of a store that bindings name, or the interval if that is longer
-# The share of a sweep's time in which it describes secrets. For the own store it is a share of the interval, so that
-# the next sweep is on time. For another store it is a share of SWEEP_TIMEOUT, so that the sweep ends before its
-# timeout.
+# The share of a sweep's time in which the sweep describes secrets. For the receiver's own store it is a share of the
+# interval, so that the next sweep is on time. For another store it is a share of the sweep's timeout, so that the sweep
+# ends before that.
 DESCRIBE_SHARE = 0.75
 MAX_REST_INTERVALS = 4  # the most intervals for which a store that bindings name rests after failures
 SHARED = ""  # the owner of stores that several namespaces name
 FULL_SWEEP_SECONDS = 3600.0  # time between two full sweeps of a store
-# The seconds (at most a tenth of the interval) for which the poller leaves a change to its notification.
+# The seconds (at most a tenth of the interval) for which the poller leaves a change to the change's notification.
 NOTIFICATION_HEAD_START = 15.0
 
 _log = logging.getLogger(__name__)
@@ -54,7 +56,7 @@ class Poller:
     """Poller. Sweeps over all bindings while this replica is the leader.
 
     The sweeper's ``interval`` holds while ``event_path_healthy`` returns true. Without ``notifications`` there is no
-    event path, so it always holds. ``now`` returns monotonic seconds.
+    event path, so the interval always holds. ``now`` returns monotonic seconds.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class Poller:
         self._metrics = metrics
         self._now = now
         self._notifications = notifications
-        self._last_sweep: dict[StoreKey, SweepResult] = {}  # the last one that saw a change
+        self._last_sweep: dict[StoreKey, SweepResult] = {}  # the last sweep that saw a change
         self._last_full_sweep: dict[StoreKey, float] = {}
         self._running: dict[StoreKey, asyncio.Task[Sequence[StaleBinding]]] = {}  # sweeps of other stores
         self._lanes = asyncio.Semaphore(SWEEP_LANES)
@@ -115,7 +117,7 @@ class Poller:
                 with suppress(Interrupted):
                     with self._metrics.sweep_seconds.time():
                         by_store, _ = await self._sweep_own(ping)
-                    self._start_others(by_store, ping)  # which keep nobody waiting
+                    self._start_others(by_store, ping)  # not awaited, so these sweeps delay nothing
             await asyncio.sleep(min(1.0, self._interval / 10))
 
     async def sweep(self, ping: Ping = no_ping) -> Sequence[StaleBinding]:
@@ -229,7 +231,8 @@ class Poller:
             self._last_sweep[key] = SweepResult(result.identity, watermark=result.watermark, owed=result.owed)
         stale = list(result.stale.values())
         self._metrics.sweeps.labels(kind, "ok").inc()
-        # There may be a thousand stores that bindings name, so a sweep of one that found nothing is no news.
+        # There may be a thousand stores that bindings name, so a sweep of such a store is only worth a line in the log
+        # if it found something.
         level = logging.INFO if stale or own else logging.DEBUG
         _log.log(level, "swept", extra={"fields": {**fields, "stale": [str(each.target) for each in stale[:100]]}})
         return stale
@@ -263,6 +266,6 @@ class Poller:
 
 
 def _owner(key: StoreKey, bindings: Sequence[BoundSource]) -> str:
-    """Return the namespace if only one names the store, and otherwise SHARED."""
+    """Return the namespace that names the store, or SHARED if several namespaces name it."""
     namespaces = {key.namespace} if key.account else {bound.target.namespace for bound in bindings}
     return namespaces.pop() if len(namespaces) == 1 else SHARED

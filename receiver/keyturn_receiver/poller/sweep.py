@@ -35,12 +35,14 @@ from keyturn_receiver.sources.thread_pools import SEVERAL
 
 # ListSecrets may lag by five minutes: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_ListSecrets.html
 LIST_OVERLAP = timedelta(minutes=10)
-DESCRIBE_UP_TO = 4  # AWS secrets: a store that bindings name and that has no more is not worth a list
+# AWS secrets. If bindings name at most so many secrets of a store, describing each costs less than listing the store.
+DESCRIBE_UP_TO = 4
 ITEMS_PER_TURN = 20  # items processed before other tasks get a turn; these take a few tenths of a millisecond
-# Failed calls for a namespace that end its turn in a sweep; the next sweep goes on with its other secrets.
+# After so many failed calls for a namespace, its turn in a sweep ends. The next sweep goes on with its other secrets.
 MAX_FAILURES = 2
 LAST_CALL_SECONDS = 5.0  # the most seconds for the call that runs when the time for descriptions is over
-LAST_CALL_SHARE = 1 / 3  # its share of that time; with it, a sweep of the own store ends within its interval
+# The most for that call as a share of that time, so that a sweep of the receiver's own store ends within the interval.
+LAST_CALL_SHARE = 1 / 3
 PAGE_PAUSE = 0.1  # seconds between two pages; parsing one page blocks the event loop for a few milliseconds
 
 T = TypeVar("T")
@@ -66,12 +68,13 @@ class StaleBinding:
 
     @property
     def about(self) -> frozenset[Source]:
-        """The one of several AWS secrets that has changed. The set is empty if there is a single one anyway."""
+        """The AWS secret that has changed, if the Secret is made from several. Otherwise the set is empty."""
         return frozenset({self.bound.source} if len(self.bound.secret.spec.sources) > 1 else ())
 
     @property
     def moved_at(self) -> int | None:
-        """The time of the last change in AWS, in seconds since 1970, or None. The label moved then, or before."""
+        """The time of the last change in AWS, in seconds since 1970, or None. The staging label moved at that time or
+        before."""
         changed_at = self.metadata.changed_at if self.metadata else None
         return int(changed_at.timestamp()) if changed_at else None
 
@@ -85,9 +88,9 @@ class StaleBinding:
 
 @dataclass(slots=True)
 class SweepResult:
-    """Result of a sweep by ``identity``. ``watermark`` is the time of the latest change in AWS that it has seen.
+    """Result of a sweep with ``identity``. ``watermark`` is the time of the latest change in AWS that the sweep saw.
 
-    ``owed`` are bindings that a list of all secrets has not shown, and that have still to be described.
+    ``owed`` are bindings whose secrets a list of all secrets lacked, and whose secrets have still to be described.
     """
 
     identity: Identity
@@ -141,7 +144,7 @@ class Sweeper:
         self._mode = mode
         self.interval = interval
         self._turns = Turns()
-        self._refusing: BoundedMap[StoreKey, bool] = BoundedMap(MAX_STORES)  # whose role may not list secrets
+        self._refusing: BoundedMap[StoreKey, bool] = BoundedMap(MAX_STORES)  # stores whose role may not list secrets
 
     @property
     def own_key(self) -> StoreKey:
@@ -171,10 +174,10 @@ class Sweeper:
         """Compare the bindings of one store with AWS: all of them, or only those whose secret has changed since
         ``last``.
 
-        All bindings are compared if ``last`` is the result of another identity, because the two may list different
-        secrets. If the role may not list secrets, each secret is described instead. Secrets are described for at most
-        ``seconds``, and the next sweep goes on with the rest. ``on_stale`` is called with stale bindings as soon as
-        they are found. Raises Interrupted once ``may_continue`` returns False.
+        All bindings are compared if ``last`` is the result of another identity, because two identities may list
+        different secrets. If the role may not list secrets, each secret is described instead. Secrets are described for
+        at most ``seconds``, and the next sweep goes on with the rest. ``on_stale`` is called with stale bindings as
+        soon as they are found. Raises Interrupted when ``may_continue`` returns False.
 
         The cost of a store that bindings name depends on its bindings, and not on the size of its account: a sweep
         makes at most two calls for each AWS secret that the bindings name, and one call for each if these secrets are
@@ -231,9 +234,9 @@ class Sweeper:
 
 class StoreSweep:
     """One sweep over one store. Each instance is used once. ``may_continue`` is called before or after each call to
-    AWS. ``may_know`` returns whether a binding's owner may learn that the AWS secret with a name exists. ``on_stale``
-    is called with stale bindings as soon as they are found. ``turns`` says which secrets are described first. All
-    descriptions together take at most ``seconds``. ``refused`` is the number of secrets that AWS refused to
+    AWS. ``may_know`` returns whether a binding's owner may learn that an AWS secret with the given name exists.
+    ``on_stale`` is called with stale bindings as soon as they are found. ``turns`` says which secrets are described
+    first. All descriptions together take at most ``seconds``. ``refused`` is the number of secrets that AWS refused to
     describe."""
 
     def __init__(
@@ -253,7 +256,7 @@ class StoreSweep:
         self._on_stale = on_stale
         self._turns = turns
         self._seconds = seconds
-        self._fresh: list[StaleBinding] = []  # those that ``on_stale`` does not know yet
+        self._fresh: list[StaleBinding] = []  # stale bindings that ``on_stale`` has not got yet
         self._result = SweepResult(store.identity)
         self._described: set[tuple[Target, Source]] = set()  # bindings about whose secret AWS has answered
         self.refused = 0
@@ -268,12 +271,13 @@ class StoreSweep:
     ) -> SweepResult:
         """List the secrets that have changed after ``since``, or all secrets, and compare the bindings with the list.
 
-        Some secrets that are not in the list are described in addition. After a full list, and after one that ended
-        early because it has more than ``max_pages``, these are all secrets that the list lacks. After a list of
-        changes, they are the secrets of other accounts, which no list contains, the secrets of bindings whose status
-        reports an error or which have been edited, and those that earlier sweeps ``owed``. A sweep describes at most
-        MAX_DESCRIBED secrets of each namespace in this way. This limit does not hold for a store of one namespace,
-        except after a list of changes. Raises SourceRefused if the role may not list secrets.
+        Some secrets that the list lacks are described in addition. After a full list, and after a list that ended early
+        because it has more than ``max_pages`` pages, all secrets that the list lacks are described. After a list of
+        changes, the following secrets are described. First, secrets of other accounts, which no list contains. Second,
+        secrets of bindings whose Secret reports an error or has been edited. Third, secrets that earlier sweeps
+        ``owed``. A sweep describes at most MAX_DESCRIBED secrets of each namespace in this way. This limit does not
+        hold for a store of one namespace, except after a list of changes. Raises SourceRefused if the role may not list
+        secrets.
         """
         by_target: dict[Target, list[BoundSource]] = {}
         for bound in bindings:
@@ -299,8 +303,8 @@ class StoreSweep:
         if since is None or self._ended_early:
             owed = {(bound.target, bound.source) for bound in unseen}
             limit = None if self._store.key.account else MAX_DESCRIBED
-        # An error can go away although its secret has not changed, for example when a permission is granted, and a
-        # Secret can be edited. A list of changes does not show that.
+        # An error can go away although its AWS secret has not changed, for example when a permission is granted. And
+        # somebody can edit a Secret. A list of changes in AWS shows neither.
         extra = [
             bound
             for bound in unseen
@@ -316,7 +320,7 @@ class StoreSweep:
     async def by_description(self, bindings: Sequence[BoundSource]) -> SweepResult:
         """Describe the secret of each binding, either because of the mode or because the role may not list secrets.
 
-        If every call failed with a Temporary, the cause is not a single secret, so the last error is raised.
+        If every call failed with a Temporary, the cause lies not in a single secret, so the last error is raised.
         """
         if error := await self._describe(bindings, limit=None):
             raise error
@@ -346,8 +350,8 @@ class StoreSweep:
             self._check()
 
     async def _describe(self, bindings: Sequence[BoundSource], limit: int | None) -> Temporary | None:
-        """Describe the secret of each binding, at most ``limit`` secrets of a namespace, until the time is over. If
-        every call failed with a Temporary, return the last error."""
+        """Describe the secret of each binding, but at most ``limit`` secrets of a namespace, and only until the time is
+        over. If every call failed with a Temporary, return the last error."""
         turn = self._turns.next(self._store.key, bindings, limit)
         alone = len(turn.by_namespace) == 1  # then the failures of this namespace delay no other namespace
         tried: set[str] = set()

@@ -11,8 +11,8 @@ from keyturn_receiver.resilience.fair_map import FairMap
 from keyturn_receiver.resilience.turns import take_turns
 from keyturn_receiver.sources.stores import StoreKey
 
-# AWS secrets of one namespace that one sweep describes in addition to its list. The next sweep describes the secrets
-# that follow.
+# Number of AWS secrets per namespace that a sweep describes in addition to those on its list. The next sweep describes
+# the secrets that follow.
 MAX_DESCRIBED = 200
 # Pairs of store and namespace whose position is remembered. A pair that is forgotten starts again at its first secret.
 MAX_POSITIONS = 10_000
@@ -28,7 +28,7 @@ class Turn:
 
 class Turns:
     """Round robin over the namespaces of each store, and over the AWS secrets of each namespace. It remembers the
-    position in each, so every secret gets its turn, however many secrets a sweep leaves to the next one."""
+    position in each namespace. So every secret gets its turn, however many secrets a sweep leaves to the next sweep."""
 
     def __init__(self) -> None:
         self._last: FairMap[str, StoreKey, str] = FairMap(MAX_POSITIONS)  # by namespace
@@ -54,7 +54,7 @@ class Turns:
 
     def end(self, store: StoreKey, turn: Turn, described: Set[str]) -> None:
         """Remember how far a turn came. In each namespace, the next turn starts at the first secret that this turn did
-        not describe. The namespace of which this turn described least comes first."""
+        not describe. The namespace of which this turn described the fewest secrets comes first in the next turn."""
         count = {each: sum(map(described.__contains__, part)) for each, part in turn.by_namespace.items()}
         if left := [each for each, part in turn.by_namespace.items() if count[each] < len(part)]:
             self._first.put(store, min(left, key=count.__getitem__))
