@@ -67,9 +67,10 @@ async def serve(settings: Settings) -> None:
 
 
 def _return_memory() -> None:
-    """Let the C library give large blocks back to the kernel once they are free, as the pages of lists are.
+    """Let the C library give large free blocks back to the kernel, such as those of a page of a Kubernetes list.
 
-    By default it keeps them for threads, of which each has its own. Only glibc has these settings (``mallopt(3)``).
+    By default, the library keeps free blocks for later use, in an arena for each thread. Only glibc has these settings
+    (``mallopt(3)``).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:

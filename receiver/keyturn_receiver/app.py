@@ -134,7 +134,7 @@ class Caches:
 @dataclass(frozen=True, slots=True)
 class Kubernetes:
     """The Kubernetes side: the API client, the caches with their informers, the record key, the Event recorder, and the
-    two parts that use a Lease."""
+    two parts that use a Lease: the leader election and the event path monitor."""
 
     api: kubernetes.Api
     caches: Caches
@@ -155,9 +155,15 @@ class Aws:
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """The access policy, the work queue, the two parts other than the webhook that submit work to the queue, the one
-    that paces rollouts, and the parts that report: Secrets that are no longer bound, rollouts, and readers that are not
-    restarted, if these are reported. Watched Secrets have a queue and a detector of their own."""
+    """The parts that decide what to do, and do it.
+
+    - ``access`` and ``queue``: the access policy and the work queue.
+    - ``drift`` and ``poller``: besides the webhook, they submit work to the queue.
+    - ``pacer``: paces rollouts.
+    - ``releases`` and ``live``: report Secrets that are no longer bound, and rollouts.
+    - ``readers``: reports readers that are not restarted. None if such reports are off.
+    - ``watch_queue`` and ``watches``: the queue and the detector of watched Secrets.
+    """
 
     access: AccessPolicy
     queue: WorkQueue
@@ -183,7 +189,7 @@ def build(
     http, certificates = build_http(process, kube, aws, controller, readiness)
     observe(process, kube, aws, controller)
 
-    # Every change in the caches triggers a check for drift, and so does becoming the leader.
+    # Every change in the caches triggers a check for drift. The start of leadership triggers one, too.
     kube.caches.secrets.add_handler(controller.drift.check)
     secrets = SecretLookup(kube.caches.secrets, kube.caches.watched)
     for cache in (kube.caches.secrets, kube.caches.watched):
@@ -243,7 +249,8 @@ def build(
 
 
 def build_kubernetes(process: Process, transport: Transport) -> Kubernetes:
-    """Build the API client, the caches with their informers, the Event recorder, and the two parts that use a Lease."""
+    """Build the API client, the caches, the informers, the Event recorder, the leader election and the event path
+    monitor."""
     settings, watchdog = process.settings, process.watchdog
     limiter = AdaptiveLimiter(settings.kubernetes_requests)
     process.metrics.kubernetes_request_limit.set_function(lambda: limiter.limit)
@@ -281,13 +288,16 @@ def build_kubernetes(process: Process, transport: Transport) -> Kubernetes:
 def build_informers(
     process: Process, api: kubernetes.Api, caches: Caches, record_key: RecordKey
 ) -> Mapping[str, Informer]:
-    """Build the informers. Each watches one kind of object, or one kind in one namespace if only some namespaces are
-    served. Secrets are listed once the record key is known."""
+    """Build the informers. Each watches one kind of object in the whole cluster.
+
+    If only some namespaces are served, each watches one kind in one namespace. Secrets are not listed until the record
+    key (``cluster/record_key.py``) is known. Released Secrets, whose values are not read, do not wait for the key.
+    """
     settings = process.settings
     served = settings.namespaces
     timeouts = WatchTimeouts(settings.watch_seconds, settings.resync_seconds)
     informers: dict[str, Informer] = {}
-    hashed: list[Reflector[Any]] = []  # of Secrets whose hashes depend on the record key
+    hashed: list[Reflector[Any]] = []  # those of Secrets whose hashes depend on the record key
 
     def list_again() -> None:
         for each in hashed:
@@ -459,7 +469,7 @@ def build_http(
 ) -> tuple[Http, Sequence[ReloadingCertificate]]:
     """Build the HTTP servers. Return them with the list of TLS certificates to reload, which has at most one element.
 
-    Without deliveries, nothing listens for notifications. A sender then gets no connection, which never counts as a
+    Without deliveries, nothing listens for notifications. A sender then gets no connection, and never takes that for a
     refusal of its message.
     """
     settings, metrics = process.settings, process.metrics
@@ -523,7 +533,7 @@ def observe(process: Process, kube: Kubernetes, aws: Aws, controller: Controller
         metrics.event_path_up.set_function(kube.event_path.healthy)
         public_keys = len(process.settings.signing_public_keys)
         metrics.signing_keys.set_function(lambda: len(aws.signing_keys.current()) + public_keys)
-    else:  # an alert on these must not fire, and a 1 would not be true
+    else:  # a 0 would fire an alert, and a 1 would not be true
         metrics.registry.unregister(metrics.event_path_up)
         metrics.registry.unregister(metrics.signing_keys)
     for priority in PRIORITIES:

@@ -1,11 +1,11 @@
-"""Errors. The class of an error says whether a retry can help, and is chosen once, where the failure happens.
+"""Errors. The class of an error says whether a retry can help. It is chosen only where the failure happens.
 
     KeyturnError
     ├── Permanent            a retry cannot help until somebody changes something
     │   ├── InvalidBinding       the annotations on the Secret are wrong
-    │   ├── NotAllowed           the access policy does not allow it; a cluster admin can
+    │   ├── NotAllowed           the access policy does not allow it; a cluster admin can allow it
     │   ├── SourceRefused        AWS: access denied, decryption failed, or no version with this label
-    │   │   ├── ActionDenied             AWS: the role may not call an action that is not about one secret
+    │   │   ├── ActionDenied             AWS: the role may not call an action such as ListSecrets
     │   │   ├── SourceNotFound           AWS: the secret does not exist (any more)
     │   │   └── SourcePendingDeletion    AWS: the secret is scheduled for deletion and can be restored
     │   ├── InvalidValue         the value in AWS does not contain what the binding asks for
@@ -20,14 +20,15 @@
         ├── Conflict             another writer changed the object first; read it again
         │   └── Contended                the object keeps changing; its owner can stop that
         ├── NamespaceBusy        more work waits for one namespace than is done in time
-        │   └── Unfinished               part of the work is done, and the rest is the next attempt's
+        │   └── Unfinished               part of the work is done; the next attempt goes on
         ├── DisruptionNotAllowed Kubernetes: 429, a PodDisruptionBudget forbids an eviction for now
         ├── Expired              Kubernetes: 410, the watch is too far behind; list again
         └── ClusterUnavailable   Kubernetes: 5xx, no response, or unreachable
             └── TooManyRequests          Kubernetes: 429, the call was not started
 
 People read the messages in Events, replies and logs. A message says what is wrong and what to do next. It quotes
-neither a secret value nor the text of an error from AWS or Kubernetes, which might contain one.
+no secret value. It does not quote the text of an error from AWS or Kubernetes either, because that text might contain a
+secret value.
 """
 
 from typing import TypeVar
@@ -45,8 +46,8 @@ class KeyturnError(Exception):
 def detached(error: E) -> E:
     """Return ``error`` without its traceback and the errors that it came from.
 
-    An error that is kept, or that several tasks wait for, would keep every frame that it passed, with replies and
-    values in their variables. Each task that raises it adds more.
+    An error that is kept, or that several tasks wait for, would otherwise keep in memory every frame that it passed
+    through, with the replies and values in the frame's variables. Each task that raises the error would add frames.
     """
     error.__traceback__ = error.__context__ = error.__cause__ = None
     return error
@@ -75,7 +76,7 @@ class SourceRefused(Permanent):
 
 
 class ActionDenied(SourceRefused):
-    """The role may not call an action that is not about one secret, such as ListSecrets."""
+    """The role may not call ListSecrets, or another action that concerns no single secret."""
 
 
 class SourceNotFound(SourceRefused):
@@ -103,7 +104,7 @@ class NotFound(ClusterRefused):
 
 
 class UnknownField(ClusterRefused):
-    """The kind of the object has no such field, in the version that the cluster has of it."""
+    """The kind of the object has no such field in this cluster's version of the kind."""
 
 
 class NoSigningKey(Permanent):
@@ -129,8 +130,8 @@ class SourceUnavailable(Temporary):
 
 
 class NoCredentials(SourceUnavailable):
-    """The credentials do not work. ``fault`` is the message without its subject, so it does not name what a binding
-    names."""
+    """The credentials do not work. ``fault`` is the message without its subject, so it repeats nothing from a
+    binding."""
 
     reason = "NoCredentials"
 
@@ -159,7 +160,7 @@ class DisruptionNotAllowed(Temporary):
 
 
 class Contended(Conflict):
-    """The object changed again between any two attempts, so its own owner keeps editing it."""
+    """The object changed between all attempts, so its owner keeps editing it."""
 
     caused_by_tenant = True
 
@@ -200,7 +201,7 @@ def with_message(error: KeyturnError, message: str) -> KeyturnError:
 
 
 def first_retryable(*errors: KeyturnError | None) -> KeyturnError | None:
-    """Return the error that decides the next step: the first Temporary one, otherwise the first one of all, or None.
+    """Return the error that decides the next step: the first Temporary error, otherwise the first error, or None.
 
     No error is lost, because a retry meets the other errors again. ``errors`` are in the order of the work, because
     advice about consumers would be premature while the Secret is not filled.

@@ -1,7 +1,8 @@
-"""Proxies of the environment (HTTPS_PROXY, HTTP_PROXY, NO_PROXY), with the forms of NO_PROXY that other programs know.
+"""Proxies from the environment (HTTPS_PROXY, HTTP_PROXY, NO_PROXY).
 
-Python matches names and literal addresses alone. Go's programs, and so most of a cluster's, also know address ranges
-(``10.0.0.0/8``) and wildcards (``*.example.com``): https://pkg.go.dev/golang.org/x/net/http/httpproxy#Config
+Python accepts only names and single addresses in NO_PROXY. Programs written in Go, which are most programs in a
+cluster, also accept address ranges (``10.0.0.0/8``) and wildcards (``*.example.com``). This module accepts these forms,
+too. The rules of Go: https://pkg.go.dev/golang.org/x/net/http/httpproxy#Config
 """
 
 import ipaddress
@@ -14,23 +15,24 @@ from urllib.request import getproxies, proxy_bypass
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# Beginnings of the variables whose URLs this process calls through libraries that use Python's matching.
+# How the names of some environment variables begin. This process calls the URLs in these variables through libraries
+# that match NO_PROXY as Python does.
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "OTEL_EXPORTER_OTLP_")
 
 _log = logging.getLogger(__name__)
 
 
 def proxy_for(url: str) -> str | None:
-    """Return the proxy for a URL, or None if the environment names none or excepts the host."""
+    """Return the proxy for a URL. Return None if the environment names no proxy, or exempts the host."""
     host = urlsplit(url).hostname or ""
     return None if proxy_bypass(host) or _in_range(host, _entries()) else getproxies().get(urlsplit(url).scheme)
 
 
 def normalize_no_proxy() -> None:
-    """Rewrite NO_PROXY into forms that Python's own matching knows, because the SDKs use that.
+    """Rewrite NO_PROXY into forms that Python's own matching knows, because the SDKs use Python's matching.
 
-    Wildcards become suffixes. A range is kept, and the addresses in it that this process calls are added. An entry that
-    is no valid range is reported.
+    Wildcards become suffixes. A range is kept, and the addresses in the range that this process calls are added. An
+    entry that contains a slash but is no valid range is reported in the log.
     """
     entries = _entries()
     if not entries:

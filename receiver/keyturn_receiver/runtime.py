@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class Informer(Protocol):
-    """Informer. Fills a cache, and sets ``synced`` once the first list is complete."""
+    """Informer. Fills a cache, and sets ``synced`` when the first list is complete."""
 
     synced: asyncio.Event
 
@@ -116,8 +116,8 @@ Part = Callable[[], Coroutine[Any, Any, None]]
 class Background:
     """Background tasks that run alongside the servers.
 
-    ``parts`` run from the start. ``controller`` starts only once every informer has its first list, because an object
-    that is not cached yet would seem not to exist. ``ping`` reports the controller's progress.
+    ``parts`` run from the start. ``controller`` starts only when every informer has its first list. Before that, an
+    object that is not cached yet would seem not to exist. ``ping`` reports the controller's progress.
     """
 
     informers: Mapping[str, Informer]
@@ -128,7 +128,8 @@ class Background:
 
 @dataclass(frozen=True, slots=True)
 class Http:
-    """The HTTP server for operations, and the one for notifications; None if the receiver takes no deliveries."""
+    """The HTTP server for operations, and the parts for notifications. ``notifications`` is None if the receiver takes
+    no deliveries."""
 
     operations: Server
     notifications: "Notifications | None" = None

@@ -66,7 +66,7 @@ class NoKey(Exception):
 def old_heartbeat(now: datetime) -> Notification:
     """Return a heartbeat that is too old to count, because a test must not make a dead event path look healthy.
 
-    The heartbeat is too old even according to the receiver's clock, which may differ from this one by as much as the
+    The heartbeat is too old even by the receiver's clock. That clock may differ from the clock here by as much as the
     check of signatures tolerates.
     """
     sent_at = now - timedelta(seconds=MAX_HEARTBEAT_AGE + 2 * TOLERANCE)
@@ -179,9 +179,10 @@ def ask_as_poller() -> Conclusion:
 
 
 def tls_context(certificate: Path | None) -> ssl.SSLContext:
-    """Return a TLS context that trusts the system's CAs, or only ``certificate`` (PEM, leaf first) if that is given.
+    """Return a TLS context that trusts the system's CAs, or only ``certificate`` (PEM, leaf first) if it is given.
 
-    The host name is not compared with a given certificate, because that need not contain the name of the Service.
+    The host name is not compared with a given certificate, because the certificate need not contain the name of the
+    Service.
     Raises NoReply.
     """
     if certificate is None:
@@ -193,7 +194,7 @@ def tls_context(certificate: Path | None) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        # Only the leaf is loaded, because its issuer may have signed other certificates as well.
+        # Only the leaf is loaded, because its issuer may have signed other certificates, too.
         context.load_verify_locations(cadata=leaf[0])
     except ssl.SSLError:
         raise NoReply(f"{certificate} contains no certificate that can be parsed") from None

@@ -1,4 +1,4 @@
-"""Factory of stores. A store reads as one identity in one region, with that identity's credentials."""
+"""Factory of stores. A store reads AWS secrets in one region, with the credentials of one identity."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -75,7 +75,7 @@ class StoreFactory:
         """Return one client for reads and one for sweeps.
 
         The receiver's own store has two, so that a sweep does not take connections away from reads. All other stores of
-        a region share one client, because a client takes about a megabyte, and a tenant chooses how many there are.
+        a region share one client. A client takes about a megabyte, and tenants decide how many stores there are.
         """
         connections = OVERSUBSCRIPTION * self.settings.aws_threads
         if not is_own:
@@ -91,6 +91,7 @@ class StoreFactory:
         if await self.identify(key) != identity:
             # The token may belong to another ServiceAccount of the same name, which may name another role.
             raise Conflict(f"ServiceAccount {key.account} has changed: reading again")
-        # In the own region, whose STS is known to answer; credentials of a role are valid in every region.
+        # STS is called in the receiver's own region, where it is known to answer. Credentials of a role are valid in
+        # every region.
         sts = await self.pools.building.run(lambda: clients.sts(self.own_region))
         return await assume_role.assume(sts, self.pools.sts, self.metrics, key.account, identity.role_arn, token)

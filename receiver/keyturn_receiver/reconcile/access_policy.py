@@ -78,11 +78,11 @@ class AccessPolicy:
         return True
 
     def could_apply(self, bound: BoundSecret, source: Source, names: Iterable[str]) -> bool:
-        """Return whether a notification about an AWS secret with one of ``names`` could concern ``source``, which a
-        bound Secret is made from.
+        """Return whether a notification could concern ``source``, one of the AWS secrets of a bound Secret.
 
-        The owner of a Secret can write any name and any ARN into its annotations. So a delivery must not wait for a
-        binding that may not read the AWS secret in the notification.
+        The notification is about an AWS secret with one of ``names``. The owner of a Secret can write any name and any
+        ARN into its annotations. So a delivery must not wait for a binding that may not read the AWS secret in the
+        notification.
         """
         tenancy = self._tenancy(bound.target.namespace, bool(bound.spec.account))
         return self.allows_source(bound, source) and policy.could_apply(tenancy, names)

@@ -1,7 +1,8 @@
 """Resolves ARNs that can refer to two names, so that the access policy can decide before a value is read.
 
-``...:secret:team/db-master`` is the secret team/db if "master" is its random suffix. It is the secret team/db-master if
-the suffix is left out. A namespace that may read only the first must not even learn whether the second exists.
+``...:secret:team/db-master`` names the secret team/db if "master" is the random suffix. It names the secret
+team/db-master if the suffix is left out. A namespace that may read only team/db must not even learn whether
+team/db-master exists.
 """
 
 import time
@@ -50,8 +51,8 @@ class ArnResolver:
     ) -> None:
         """Raise NotAllowed if a binding may not name this AWS secret, and SourceNotFound if the secret does not exist.
 
-        A secret that exists under a forbidden name is reported as not found. Without ``remembered``, AWS is always
-        asked. Raises the errors of ``Stores.describe`` as well.
+        A secret that exists under a forbidden name is reported as not found. If ``remembered`` is false, remembered
+        answers are not used. Also raises the errors of ``Stores.describe``.
         """
         self._access.check_id(namespace, service_account, secret_id)
         if self._access.allows_every_reading(namespace, service_account, secret_id):
@@ -63,10 +64,10 @@ class ArnResolver:
             answer = await self._ask(key, namespace, secret_id, since)
             self._answers.put(asked, answer)
         if isinstance(answer.error, SourceNotFound):
-            # In the same words as below, which tell where AWS has looked as far as that is known by now.
+            # The words are the same as below. They tell where AWS has looked, as far as that is known by now.
             raise store.secrets_manager.not_found(secret_id)
         if answer.error:
-            raise answer.error.with_traceback(None)  # or else it would grow with each raise
+            raise answer.error.with_traceback(None)  # otherwise the traceback would grow with each raise
         try:
             self._access.check_name(namespace, service_account, answer.name)
         except NotAllowed:
@@ -76,5 +77,5 @@ class ArnResolver:
         try:
             return _Answer((await self._stores.describe(key, secret_id, since, namespace)).name, None)
         except Permanent as error:
-            error.__context__ = None  # it would keep the frames of the call in memory, with everything in them
+            error.__context__ = None  # the context would keep the frames of the call in memory, with all values
             return _Answer("", error.with_traceback(None))

@@ -1,8 +1,9 @@
 """Change brake: slows down the restarts for a watched Secret whose values change again and again.
 
-Each new value would restart the readers, and Keyturn cannot tell a rotation from a controller that makes a new password
-in each of its loops. The brake also answers an owner that removes Keyturn's annotation with each of its writes, and
-somebody who may not read a Secret, but makes it anew with guesses to see whether its readers get an earlier mark.
+Each new value would restart the readers. Keyturn cannot tell a rotation from a controller that makes a new password in
+each run of its loop. The brake also slows down an owner that removes Keyturn's annotation with each of its writes. And
+it slows down guesses: somebody who may not read a Secret could create it again and again with guessed values, and see
+whether the readers get a mark (the annotation that restarts them) that they have had before.
 """
 
 import time
@@ -13,10 +14,11 @@ from keyturn_receiver.core.binding import Target
 from keyturn_receiver.resilience.backoff import Backoff
 from keyturn_receiver.resilience.fair_map import FairMap
 
-# Changes that are followed at once; after that, the delay doubles each time. The first sight of a Secret is one.
+# How many changes are followed at once. After them, the delay doubles each time. The first sight of a Secret counts as
+# a change.
 FREE_CHANGES = 4
 MAX_DELAY = 300.0  # seconds
-BACKOFF = Backoff(base=10.0, cap=MAX_DELAY, jitter=0)  # between two changes that are followed, after the free ones
+BACKOFF = Backoff(base=10.0, cap=MAX_DELAY, jitter=0)  # seconds between two changes after FREE_CHANGES
 RESET_AFTER = 900.0  # seconds without a change after which the brake is off again
 MAX_SECRETS = 10_000  # Secrets whose changes are remembered
 
@@ -42,8 +44,10 @@ class ChangeBrake:
         return max(0.0, changes.free_at - self._now()) if changes else 0.0
 
     def record(self, target: Target, version: str) -> bool:
-        """Count a change that is followed. ``version`` identifies it, so that it counts once. Return whether the next
-        change is the first one that has to wait."""
+        """Count a change that is followed. Return whether the next change is the first one that has to wait.
+
+        ``version`` identifies the change. If it is that of the last counted change of this Secret, nothing is counted.
+        """
         now = self._now()
         changes = self._changes.get(target.namespace, target) or _Changes()
         if changes.version == version:

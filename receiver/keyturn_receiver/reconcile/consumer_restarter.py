@@ -1,4 +1,7 @@
-"""Restarts the consumers of a Secret. A write fails if the workload has changed since the restart was decided."""
+"""Restarts the consumers of a Secret, usually by a mark, which is an annotation on the pod template.
+
+The write of a mark fails if the workload has changed since the restart was decided.
+"""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -35,16 +38,17 @@ from keyturn_receiver.telemetry.legs import Leg, LegTimer
 
 MAX_ATTEMPTS = 8  # a workload in the middle of a rollout changes several times a second
 MAX_MARKS = 16  # consumers of one Secret that are marked at the same time
-# Seconds in which baselines are started, and restarts. The next reconcile goes on, so that a Secret with very many
-# consumers neither holds a slot of the work queue for long nor the reply to a delivery.
+# Seconds in which a reconcile begins to write baselines, and as many in which it begins restarts. The next reconcile
+# goes on with the rest. So a Secret with very many consumers does not hold a slot of the work queue for long, and does
+# not hold up the reply to a delivery.
 MARK_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutResult:
     """The consumers that were restarted, and the error, if any, that kept others from being restarted. ``refused`` has
-    the consumers that the API server does not let be marked, each with its error. ``faults`` say which annotations of
-    Reloader on the Secret are not understood. ``turn`` tells what the consumers that were left wait for."""
+    the consumers whose marks the API server refused, each with its error. ``faults`` say which annotations of Reloader
+    on the Secret are not understood. ``turn`` tells what the other consumers wait for."""
 
     restarted: Sequence[Consumer] = ()
     error: KeyturnError | None = None
@@ -66,11 +70,10 @@ class Restraints:
 
 
 class ConsumerRestarter:
-    """Consumer restarter. Marks those consumers of a Secret that ``policy`` permits to restart, or leaves them to
-    ``evictor``. ``on_owner`` is called with each consumer whose pods had to decide, the name of its mark, and the other
-    field manager that owns the mark.
+    """Consumer restarter. Marks the consumers of a Secret that the policy permits to restart, or leaves them to the
+    evictor.
 
-    ``wall`` returns the time in seconds since 1970. It counts only for a Secret whose last write has no known time.
+    ``wall`` returns the time in seconds since 1970. It is used only for a Secret whose last write has no known time.
     """
 
     def __init__(
@@ -96,8 +99,11 @@ class ConsumerRestarter:
         self._wall = wall
 
     def add_owner_handler(self, on_owner: Callable[[Consumer, str, str], None]) -> None:
-        """Register ``on_owner``, which is called with a consumer, the name of its mark, and the field manager other
-        than Keyturn's that owns the mark."""
+        """Register ``on_owner``, which reports that another field manager than Keyturn's owns the mark of a consumer.
+
+        It is called when the ages of a consumer's pods have to decide whether to restart it. Its arguments are the
+        consumer, the name of the mark, and the field manager.
+        """
         self._owner_handlers.append(on_owner)
 
     def consumer(self, ref: WorkloadRef, target: Target) -> Consumer | None:
@@ -127,19 +133,24 @@ class ConsumerRestarter:
     def in_turn(
         self, target: Target, spec: BindingSpec, consumers: Sequence[Consumer], record: Record
     ) -> tuple[Sequence[Consumer], str]:
-        """Return those of ``consumers`` that may be marked now, if they are due, and what the status should say of a
-        halt."""
+        """Return those of ``consumers`` that are due and may be marked now, and what the status should say of a halt.
+
+        The text is empty if no failed rollout halts the others.
+        """
         turn = self._pacer.turn(target, spec, consumers, record)
         return (*turn.start, *turn.unpaced), turn.halt
 
     def look_again_in(self, target: Target) -> float | None:
-        """Return the seconds until others may be marked without a change of state, such as when a window opens, or
-        None."""
+        """Return the seconds until other consumers may be marked because time has passed, such as when a window opens.
+        Return None if no such time is known."""
         return self._pacer.look_again_in(target)
 
     def fight_delay(self, target: Target, consumers: Sequence[Consumer], record: Record) -> float:
-        """Return the seconds until the first of the consumers that are due may be restarted. It is 0.0 unless other
-        writers keep reverting the marks of all of them, or their pods are being evicted."""
+        """Return the seconds until the first of the due consumers may be restarted.
+
+        The result is 0.0 unless every due consumer has to wait: another writer keeps reverting its mark, or the
+        evictions of its pods cannot begin now.
+        """
         marks = ((consumer, rollout(consumer, target.name, record)) for consumer in consumers)
         delays = (
             max(self._fights.delay(consumer, mark), self._evictor.delay(consumer)) for consumer, mark in marks if mark
@@ -149,12 +160,13 @@ class ConsumerRestarter:
     async def baseline(
         self, target: Target, consumers: Sequence[Consumer], before: Mapping[str, str], after: Record
     ) -> Sequence[Consumer]:
-        """Give each consumer that has no mark yet, and that the write of ``after`` concerns, a mark for the revisions
-        ``before`` the write. Returns all consumers as they are afterwards.
+        """Write a baseline to each consumer that has no mark and that the write of ``after`` concerns.
+
+        A baseline is the mark for the revisions ``before`` that write. Return all consumers as they are afterwards.
 
         If the API server refuses a mark, no error is raised, so that the Secret is still filled. ``restart`` will meet
         the same refusal and report it. Other errors are raised after all consumers have been tried. If there are
-        several, ``first_retryable`` selects one.
+        several errors, ``first_retryable`` selects the one to raise.
         """
         former = Record(revisions=before)
         marked, error = await _gather(consumers, lambda consumer: self._baseline(target, consumer, former, after))
@@ -172,10 +184,10 @@ class ConsumerRestarter:
     ) -> RolloutResult:
         """Restart the consumers whose pods read a key that has a new revision.
 
-        ``spec`` is the binding of the Secret. ``before`` has the revisions in place of which this reconcile has written
-        ``record``, which means that the record is current, or is None if it has not written. If the restart of one
-        consumer fails, the others are still restarted. If there are several errors, ``first_retryable`` selects the one
-        in the result. It may be a Conflict.
+        ``spec`` is the binding of the Secret. ``before`` has the revisions that this reconcile has just replaced by
+        those in ``record``, so the record is current. ``before`` is None if this reconcile has not written the record.
+        If the restart of one consumer fails, the others are still restarted. If there are several errors,
+        ``first_retryable`` selects the one in the result. That error may be a Conflict.
         """
         faults = self._policy.faults(spec)
         turn = self._pacer.turn(target, spec, consumers, record)
@@ -251,7 +263,7 @@ class ConsumerRestarter:
             if current is None or mark is None:
                 return current
             if self._fights.delay(current, mark) or self._fights.keeps_off(current, mark):
-                return current  # without a baseline, the pods decide whether to restart it
+                return current  # without a baseline, the ages of the pods decide whether to restart it
             try:
                 return _seen_as(consumer, await self._mark(target, current, mark))
             except Conflict:
@@ -276,7 +288,7 @@ class ConsumerRestarter:
             if mark is None:
                 return None
             if self._fights.delay(current, mark) or self._evictor.is_busy(current):
-                return None  # it stays due, and the detector of drift asks for it again later
+                return None  # it stays due, and drift detection asks for it again later
             try:
                 if mark.undecided:
                     mark = replace(mark, restart=await self._has_pod_behind(target, current, record, mark))
@@ -303,7 +315,7 @@ class ConsumerRestarter:
     async def _written_at(self, target: Target, consumer: Consumer, record: Record) -> tuple[int, Record]:
         """Return when the keys that a consumer reads were last written, by the API server's clock, and the record.
 
-        The record of a write by this reconcile does not know the time, so it is read again.
+        A record that this reconcile has just written does not have the time yet. The record is then read again.
         """
         reads = consumer.reads.get(target.name, Reads())
         written_at = last_written(reads, record)
@@ -319,7 +331,7 @@ class ConsumerRestarter:
         if mark.restart and self._debouncer:
             beside = self._debouncer.marks_beside(consumer, target)
         marked = await self._workloads.mark(consumer, mark, written_at, beside)
-        if marked:  # the watch may show this write only after the next one
+        if marked:  # the watch may show this write only after the next write
             self._fights.observe(consumer, marked)
             self._pacer.observe(replace(marked, seen_late=consumer.seen_late))
         return marked
@@ -343,7 +355,7 @@ def _conflict(refused: Consumer | None, current: Consumer | None) -> Conflict:
     ``current`` the state that was read after it."""
     if refused and current and refused.resource_version != current.resource_version:
         return Contended(f"{current.ref} keeps changing: trying again")
-    # It does not change, so the conflict is a fault of the API server.
+    # The workload does not change, so the conflict is a fault of the API server.
     return Conflict("a write of a consumer is refused with a conflict again and again: trying again")
 
 

@@ -24,11 +24,11 @@ class SecretDeleter:
     async def delete(
         self, binding: Binding, keys: Collection[StoreKey], live: LiveSecret, since: float, fault: SourceNotFound
     ) -> None:
-        """Delete the Secret if AWS reports that none of the AWS secrets that it was made from exists any more.
+        """Delete the Secret if, according to AWS, all AWS secrets that it was made from are gone.
 
         If a name is not found, the receiver may simply be running in the wrong region or account. So the recorded ARNs
-        are looked up, and this receiver must have seen another secret of the same account and region. The ARNs come
-        from an annotation that the Secret's owner can edit, so the access policy is checked before AWS is asked.
+        are looked up, too, and this receiver must have seen another secret of the same account and region. The ARNs
+        come from an annotation that the Secret's owner can edit, so the access policy is checked before AWS is asked.
         ``keys`` are the stores that read the AWS secrets of the binding. Raises NotAllowed, SourceRefused in case of
         doubt, Conflict, or, if deletions are not allowed, a copy of ``fault`` with further advice.
         """

@@ -18,12 +18,12 @@ from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.request import Cause, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 
-# A check compares every consumer of a Secret: about 10 ms for a thousand of them. So a Secret with more than
-# FEW_CONSUMERS is checked at most once in as many milliseconds as it has consumers, however often they are edited.
+# A check compares every consumer of a Secret, which takes about 10 ms for a thousand consumers. So if a Secret has more
+# than FEW_CONSUMERS, each check is delayed by one millisecond for each consumer, and edits until then share the check.
 FEW_CONSUMERS = 50
 MAX_WAIT_FOR_CHECK = 5.0  # a check that is due within so many seconds is not replaced by an earlier one
 SECONDS_PER_CONSUMER = 0.001
-WRITER_SECONDS = 1.0  # in which the replica that has written a Secret has begun to restart the consumers
+WRITER_SECONDS = 1.0  # seconds in which the replica that has written a Secret begins to restart the consumers
 
 _log = logging.getLogger(__name__)
 
@@ -51,13 +51,13 @@ class DriftDetector:
         self._started = False
 
     def add_handler(self, on_filled: Callable[[BoundSecret], None]) -> None:
-        """Register ``on_filled``, which is called with each Secret whose content a check finds as it should be."""
+        """Register ``on_filled``, which is called with each Secret whose content is right according to a check."""
         self._handlers.append(on_filled)
 
     def start(self) -> None:
         """Check every binding now, and from now on every binding that changes.
 
-        Call this only once the caches are complete. Before that, a consumer that is not cached yet would seem not to
+        Call this only when the caches are complete. Before that, a consumer that is not cached yet would seem not to
         exist.
         """
         self._started = True
@@ -110,7 +110,7 @@ class DriftDetector:
             self._queue.mark_recovered(target)
 
     def _look_again(self, target: Target) -> None:
-        """Check a Secret again when others of its consumers may be restarted, such as when a window opens."""
+        """Check a Secret again when more of its consumers may be restarted, such as when a window opens."""
         delay = self._restarter.look_again_in(target)
         if delay is not None and self._bound.get(target):
             self._queue.check_later(target, delay, self._check)
@@ -124,7 +124,7 @@ class DriftDetector:
             _log.exception("report of a Secret failed", extra={"fields": {"secret": str(bound.target)}})
 
     def check_namespace(self, namespace: str) -> None:
-        """Check all bindings in a namespace whose annotations have changed."""
+        """Check all bindings in a namespace after the annotations of the namespace have changed."""
         for target in self._bound.in_namespace(namespace):
             self._queue.clear_terminal(target)
             self.check(target)
@@ -187,7 +187,7 @@ class DriftDetector:
         if not record.was_written and not bound.lost_record:
             return Cause.NEW
         if status is SyncStatus.IN_SYNC and record.halt != halt:
-            status = SyncStatus.ROLLOUT_DUE  # the status does not say whether a failed rollout halts the others
+            status = SyncStatus.ROLLOUT_DUE  # the status is wrong about whether a failed rollout halts the others
         if status is SyncStatus.FILL_DUE or not self._access.allows(bound):
             return Cause.DRIFT
         return Cause.CONSUMER if status is SyncStatus.ROLLOUT_DUE else None

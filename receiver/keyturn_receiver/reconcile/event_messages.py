@@ -74,8 +74,11 @@ def restarted(record: Record, changed_keys: str, consumer: Consumer) -> str:
 
 
 def waiting(waits: Sequence[tuple[Consumer, Wait]]) -> str:
-    """Return a message that says which consumers wait for a window, and which for a consumer of lower order. It is
-    empty if there is none. Those that wait for a slot are not told, because they change all the time."""
+    """Return a message that says which consumers wait for a window, and which for a consumer of lower order.
+
+    The message is empty if no consumer waits for either. It leaves out consumers that wait for a slot, because they
+    change all the time.
+    """
     groups: dict[str, list[str]] = defaultdict(list)
     for consumer, wait in waits:
         if wait.reason is WaitReason.WINDOW:
@@ -96,8 +99,11 @@ def _utc(wait: Wait) -> str:
 
 
 def live(record: Record, seconds: int | None, moved: bool) -> str:
-    """Return which version pods run, and how long that took from the move of the label, if ``moved``, or from the write
-    of the Secret."""
+    """Return which version pods run, and how many ``seconds`` that took, or only the version if ``seconds`` is None.
+
+    If ``moved`` is true, the seconds count from the move of the staging label, and otherwise from the write of the
+    Secret.
+    """
     took = "" if seconds is None else f", {seconds} s after the {'label moved' if moved else 'Secret was written'}"
     return f"{versions(record)}{took}"
 
@@ -120,8 +126,11 @@ def pods(count: int) -> str:
 
 
 def versions(record: Record) -> str:
-    """Return the versions in AWS that a Secret is made from. A watched Secret has none, but a keyed hash of its values,
-    which tells nothing about them."""
+    """Return the versions in AWS that a Secret is made from.
+
+    A watched Secret is not made from AWS. For it, return the beginning of a keyed hash, which tells nothing about the
+    values.
+    """
     if not record.version_ids:
         return f"change {record.digest[:8]}"
     return f"version {', '.join(sorted(record.version_ids.values()))}"

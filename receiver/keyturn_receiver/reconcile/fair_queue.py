@@ -1,7 +1,7 @@
-"""Fair queues. There is one for each priority. In each queue the namespaces take turns, and in each namespace the
-groups (AWS secrets).
+"""Fair queues, one for each priority. In each queue, the namespaces take turns.
 
-The design is that of https://pkg.go.dev/sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue, with groups.
+Within a namespace, the groups take turns. A group is the bindings that wait for the same AWS secret. The design is that
+of https://pkg.go.dev/sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue, with groups added.
 """
 
 from collections import Counter, OrderedDict
@@ -67,9 +67,10 @@ class FairQueue:
 class PriorityQueues:
     """Fair queues, one for each priority. At most ``slots`` targets can be taken at the same time.
 
-    Background work takes at most half of the slots, so that the others stay free for notifications. A group takes at
-    most a quarter, so that an AWS secret that hangs holds up only its own bindings. A namespace takes at most half of
-    the slots, at most half of those for background work, and at most three quarters of those for one group.
+    Background work takes at most half of the slots, so that the other slots stay free for notifications. A group takes
+    at most a quarter of the slots, so that an AWS secret that hangs holds up only its own bindings. The
+    notifications of a namespace take at most half of all slots. Its background work takes at most half of the slots for
+    background work, and each of its groups takes at most three quarters of the slots for a group.
     """
 
     def __init__(self, slots: int) -> None:
@@ -77,7 +78,7 @@ class PriorityQueues:
         self._background_slots = max(1, slots // 2)
         self._group_slots = max(1, slots // 4)
         self._part_slots = self._group_slots - self._group_slots // 4  # of one namespace in one group
-        self._namespace_slots = {False: max(1, slots // 2), True: max(2, slots // 4)}  # by: is it background work
+        self._namespace_slots = {False: max(1, slots // 2), True: max(2, slots // 4)}  # by: is background work
         self._queues = {cause: FairQueue() for cause in PRIORITIES}
         self._in_flight: Counter[Hashable] = Counter()
         self._in_namespace: Counter[tuple[str, bool]] = Counter()
@@ -126,7 +127,7 @@ class PriorityQueues:
         _decrease(self._in_namespace, (target.namespace, background))
 
     def share_is_full(self, namespace: str, group: Hashable) -> bool:
-        """Return whether a namespace has all the slots for notifications that it may take, or all for one group."""
+        """Return whether a namespace has taken all the slots that it may take for notifications, or for the group."""
         return self._namespace_is_full(namespace, background=False) or self._part_is_full(namespace, group)
 
     def _is_full(self, namespace: str, group: Hashable) -> bool:

@@ -1,5 +1,8 @@
-"""Reports fights about the marks of consumers in the log and in a metric. Kubernetes Events on the workload and on the
-Secret name the other writer."""
+"""Reports fights in the log, in a metric and in Kubernetes Events.
+
+In a fight, another writer keeps reverting a mark, the annotation with which Keyturn restarts a consumer. The Events are
+on the workload and on the Secret. They name the other writer if it is known.
+"""
 
 import asyncio
 import logging
@@ -24,14 +27,14 @@ READ_AFTER = 10.0
 MAX_REPORTS = 100  # reports that may be made at the same time; each reads the workload
 MAX_OWNERS = 2_000  # marks whose other owner is remembered
 OWNED = "AnnotationOwned"
-MAX_REPORTS_PER_NAMESPACE = 20  # reports of one namespace at the same time; the metric also counts the fights beyond
+MAX_REPORTS_PER_NAMESPACE = 20  # at the same time; the metric also counts fights without a report
 
 _log = logging.getLogger(__name__)
 
 
 class FightReporter:
-    """Reports fights, one at a time for each workload, whatever the number of its marks. Each namespace has a share of
-    the reports. ``is_leader`` returns whether this replica leads; the other replicas leave the Events to the leader."""
+    """Reports fights, one at a time for each workload, even if it has several marks. Each namespace has a share of the
+    reports. ``is_leader`` returns whether this replica leads; the other replicas leave the Events to the leader."""
 
     def __init__(
         self,
@@ -51,7 +54,10 @@ class FightReporter:
         self._owners: FairMap[str, tuple[WorkloadRef, str], str] = FairMap(MAX_OWNERS)
 
     def on_owner(self, consumer: Consumer, mark: str, owner: str) -> None:
-        """Tell once that another writer owns a mark of this consumer, before there is a fight about it."""
+        """Report that another writer owns a mark of this consumer, before there is a fight about the mark.
+
+        An owner that was reported before is not reported again.
+        """
         ref = consumer.ref
         if self._owners.get(ref.namespace, (ref, mark)) == owner:
             return

@@ -1,9 +1,8 @@
-"""Watches the rollouts that Keyturn asked for to their end. It tells when the last pod runs the new value, and when a
-rollout goes no further.
+"""Follows the rollouts that Keyturn has started until they end.
 
-Everything is derived from what the watches show, so it survives a crash and a change of leader: every replica follows
-the rollouts, and the leader tells of them. The name of such an Event is made of the rollout, so that a new leader tells
-none twice.
+It reports when the last pod runs the new value, and when a rollout goes no further. Everything is derived from what the
+watches show, so the reports survive a crash and a change of leader. Every replica follows the rollouts, but only the
+leader writes the Events. The name of an Event is derived from the rollout, so a new leader reports no rollout again.
 """
 
 import asyncio
@@ -31,11 +30,12 @@ from keyturn_receiver.resilience.time_slice import TimeSlice
 from keyturn_receiver.telemetry.metrics import Metrics
 
 LIVE, PARTLY_LIVE, STUCK = "Live", "PartlyLive", "RolloutStuck"
-MAX_ROLLOUTS = 10_000  # rollouts that are followed; if there are more, the oldest of the namespace with the most go
-# Seconds after its mark, or after its end, in which a rollout that this replica has not followed is told of. The API
-# server keeps Events for an hour, so an Event of a rollout that is younger still shows whether it was told.
+MAX_ROLLOUTS = 10_000  # followed rollouts; beyond that, the namespace with the most rollouts loses its oldest
+# A rollout that this replica has not followed is reported only within so many seconds after its mark, or after its end.
+# The API server keeps Events for an hour. So if another replica has reported such a recent rollout, its Event still
+# exists.
 RECENT = 2700
-GRACE = 60  # seconds by which a deadline is exceeded before this replica says so; Kubernetes may say so earlier
+GRACE = 60  # seconds from a deadline until this replica reports it; Kubernetes may report it earlier
 TICK = 5.0  # seconds between two looks at the deadlines, while there is a rollout
 
 _log = logging.getLogger(__name__)
@@ -44,8 +44,8 @@ _Key = tuple[WorkloadRef, str]  # a workload, and the name of the Secret for whi
 
 @dataclass(slots=True)
 class _Rollout:
-    """A rollout for one mark. ``furthest`` is the largest sum of its counts so far, and ``moved_at`` the time at which
-    it was reached, in seconds since 1970."""
+    """A rollout for one mark. ``furthest`` is the largest sum so far of its updated pods and its ready pods.
+    ``moved_at`` is the time at which the rollout last went further, in seconds since 1970."""
 
     mark: str
     moved_at: float
@@ -78,7 +78,7 @@ class LiveReporter:
         self._wall = wall
         self._rollouts: FairMap[str, _Key, _Rollout] = FairMap(MAX_ROLLOUTS)  # by namespace
         self._stuck: set[_Key] = set()
-        # What has changed since the last look. Each is in a cache, which has a bound.
+        # What has changed since the last look. Only objects in the caches are here, so their number is bounded.
         self._consumers: dict[WorkloadRef, Consumer] = {}
         self._targets: dict[Target, None] = {}
         self._to_explain: dict[_Key, None] = {}  # stuck rollouts whose pods have to be read
@@ -101,7 +101,7 @@ class LiveReporter:
         self._forget((ref, target.name))
 
     def on_started_leading(self) -> None:
-        """Look at all rollouts, because the previous leader may not have told of them."""
+        """Look at all rollouts, because the previous leader may not have reported them."""
         for namespace in self._rollouts:
             self._targets.update(dict.fromkeys(Target(namespace, name) for _, name in self._rollouts.of(namespace)))
         self._changed.set()
@@ -168,7 +168,7 @@ class LiveReporter:
             self._forget(key)
             if not is_recent:
                 return
-            # What was reached before this replica looked counts from the last change of the status.
+            # Progress before this replica's first look counts as made at the last change of the status.
             rollout = _Rollout(mark, max(progress.marked_at or 0, progress.changed_at or 0))
             if evicted := self._rollouts.put(ref.namespace, key, rollout):
                 self._stuck.discard(evicted)
@@ -232,7 +232,7 @@ class LiveReporter:
             self._events.event(target, bound.uid, False, LIVE, message, once_for=record.digest)
 
     def _all_live(self, bound: BoundSecret | WatchedSecret) -> list[Consumer]:
-        """Return the consumers of a Secret that were restarted for it, or none if one of them is not live yet."""
+        """Return the consumers that were restarted for a Secret, or an empty list if one of them is not live yet."""
         target, record = bound.target, bound.record
         consumers = [each for each in self._restarter.consumers(target) if present_mark(each, target.name, record)]
         for each in consumers:
@@ -256,7 +256,7 @@ class LiveReporter:
         self._tell(consumer, bound.target, False, PARTLY_LIVE, message, rollout.mark)
 
     async def _explain(self) -> None:
-        """Tell of stuck rollouts, one at a time. For each, its pods are read once."""
+        """Report stuck rollouts, one at a time. Each report needs one read of the pods."""
         while True:
             await self._unexplained.wait()
             self._unexplained.clear()
@@ -311,7 +311,7 @@ class LiveReporter:
         )
 
     def _observe(self, consumer: Consumer, secret: Target, seconds: int | None, version_ids: tuple[str, ...]) -> None:
-        """Count a rollout that this replica was the first to tell of."""
+        """Count a rollout that this replica was the first to report."""
         if seconds is not None:
             self._metrics.live_seconds.labels(consumer.ref.kind).observe(seconds)
         fields = {"secret": str(secret), "consumer": str(consumer.ref), "seconds": seconds, "version_ids": version_ids}
@@ -319,8 +319,11 @@ class LiveReporter:
 
 
 def _start(consumer: Consumer, bound: BoundSecret | WatchedSecret) -> tuple[int | None, bool]:
-    """Return the time from which a rollout counts, and whether it is that of the label's move. It is otherwise that of
-    the Secret's write: AWS's time is not known, or the keys that the pods read were written for an earlier move."""
+    """Return the time from which the duration of a rollout counts, and whether that is the move of the staging label.
+
+    It is otherwise the time of the Secret's write, for one of two reasons: the time of the move is not known, or the
+    keys that the pods read were written for an earlier move. The time is None if it is not known either.
+    """
     written = written_at(consumer, bound.target.name, bound.record)
     moved = bound.record.moved_at
     if moved is not None and (written is None or moved <= written):

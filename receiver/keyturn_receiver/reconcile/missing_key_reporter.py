@@ -1,4 +1,4 @@
-"""Reports on each workload the keys that it reads and that its Secret does not have."""
+"""Reports, in an Event on each workload, the keys that the workload reads and that its Secret does not have."""
 
 from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
@@ -23,7 +23,7 @@ class MissingKeyReporter:
         self._told: FairMap[str, Target, frozenset[WorkloadRef]] = FairMap(MAX_TOLD)  # by namespace
 
     def on_secret(self, target: Target) -> None:
-        """Take the reports about a Secret back once it is gone, or no longer bound."""
+        """Take the reports about a Secret back when the Secret is gone, or no longer bound."""
         if self._secrets.get(target) is None:
             self._keep(target, frozenset())
 
@@ -48,7 +48,7 @@ class MissingKeyReporter:
         self._keep(bound.target, frozenset(missing))
 
     def _keep(self, target: Target, told: frozenset[WorkloadRef]) -> None:
-        """Take back the reports on other workloads than ``told``."""
+        """Take back the reports on all workloads except those in ``told``, and remember ``told``."""
         for ref in (self._told.pop(target.namespace, target) or frozenset()) - told:
             self._notices.on_no_missing_keys(ref, target)
         if told:

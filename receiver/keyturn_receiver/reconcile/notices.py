@@ -24,7 +24,7 @@ KEY_MISSING = "KeyMissing"
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """The object that a notice is about. ``secret`` is the Secret that it concerns, or empty."""
+    """The object that a notice is about. ``secret`` is the name of the Secret that the notice concerns, or empty."""
 
     kind: str
     target: Target
@@ -59,11 +59,11 @@ class Notices:
         self._put(key, consumer.uid, InvalidBinding.reason, message)
 
     def on_missing_keys(self, consumer: Consumer, secret: Target, message: str) -> None:
-        """Take what a workload reads of a Secret that does not have it."""
+        """Take a message about the keys that a workload reads and that the Secret does not have."""
         self._put(_missing_key(consumer.ref, secret), consumer.uid, KEY_MISSING, f"Secret {secret.name}: {message}")
 
     def on_no_missing_keys(self, ref: WorkloadRef, secret: Target) -> None:
-        """Learn that a workload reads nothing any more that the Secret lacks, or that one of them is gone."""
+        """Learn that a workload reads no missing key any more, or that the workload or the Secret is gone."""
         self._notices.pop(secret.namespace, _missing_key(ref, secret))
 
     def on_namespace(self, namespace: NamespaceView) -> None:
@@ -82,7 +82,10 @@ class Notices:
         self._put(_Key("Secret", copied.target), copied.uid, "CopyIgnored", message, warning=False)
 
     def on_watched(self, secret: SeenSecret) -> None:
-        """Take why a Secret with the label of watched ones is not watched, or learn that it is, or is gone."""
+        """Take the reason why a Secret is not watched although it has the label for that.
+
+        The reason is empty if the Secret is now watched, or gone.
+        """
         key = _Key("Secret", secret.target, secret.target.name)
         self._put(key, secret.uid, "NotWatched", secret.fault)
 

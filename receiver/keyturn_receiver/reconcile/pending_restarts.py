@@ -1,7 +1,7 @@
 """Pending restarts: consumers that a reconcile had no time left to restart after it had written their Secret.
 
-All their pods are older than that write, so the next reconcile need not list the pods of each. This only saves calls:
-whatever is forgotten here, such as in a crash, the pods decide.
+All pods of these consumers are older than that write, so the next reconcile need not list the pods. This only saves
+calls. If something is forgotten here, such as in a crash, the next reconcile looks at the ages of the pods.
 """
 
 import time
@@ -15,22 +15,27 @@ from keyturn_receiver.core.rollout import has_mark_of
 from keyturn_receiver.resilience.bounded_map import ExpiringMap
 
 MAX_TARGETS = 1000  # Secrets whose pending restarts are remembered
-SECONDS = 60.0  # how long; a template that somebody has reverted meanwhile is decided by its pods
+# Seconds for which a write is remembered. If somebody has reverted a template meanwhile, the ages of the pods decide.
+SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A write of ``after`` in place of ``before``. Of ``left``, all pods are older than it; None stands for everybody
-    whom the reconcile that wrote it knew."""
+    """A write of the record ``after`` in place of ``before``.
+
+    ``left`` has the consumers that are left to restart. All their pods are older than the write. None means all
+    consumers that the writing reconcile knew.
+    """
 
     after: Record
     before: Record
     left: frozenset[WorkloadRef] | None = None
 
     def before_of(self, consumer: Consumer, secret_name: str, record: Record, unchanged: bool) -> Record | None:
-        """Return the record before the write if all pods of a consumer are older than it, and otherwise None.
+        """Return the record before the write if all pods of a consumer are older than the write, and otherwise None.
 
-        ``record`` is what the Secret has now, and ``unchanged`` tells whether the consumer is as it was before.
+        ``record`` is what the Secret has now. ``unchanged`` tells whether the consumer is still as the reconcile found
+        it.
         """
         if record.revisions != self.after.revisions:
             return None

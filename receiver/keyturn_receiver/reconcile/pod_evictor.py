@@ -1,9 +1,10 @@
-"""Evicts the pods of a consumer that are behind, one by one, where the workload asks for it
+"""Evicts the pods that use an older value of a Secret, one by one, if the workload asks for evictions
 (``core/restart_way.py``).
 
-The pods are evicted through the Eviction API, which respects PodDisruptionBudgets. The next pod is evicted only after
-as many pods are Ready as the workload should have. Each step is derived from the cluster's state: which pods are behind
-tells what is left, so another replica can go on after a crash. Only the leader evicts.
+Such pods are called "behind". They are evicted through the Eviction API, which respects PodDisruptionBudgets. The next
+pod is evicted only after as many pods are Ready as the workload should have. Each step is derived from the cluster's
+state: the pods that are behind are what is left to do. So another replica can go on after a crash. Only the leader
+evicts.
 """
 
 import asyncio
@@ -29,10 +30,10 @@ MAX_RUNS = 100  # workloads whose pods are evicted at the same time
 MAX_RUNS_PER_NAMESPACE = 5
 STEP_SECONDS = 1.0  # between two looks at the pods
 WAIT_BACKOFF = Backoff(base=1.0, cap=30.0, jitter=0)  # seconds between two looks while nothing can be evicted
-TOLD_AFTER = 60.0  # seconds without an eviction after which it is told why
+TOLD_AFTER = 60.0  # seconds without an eviction after which an Event tells the reason
 REFUSED_SECONDS = 300.0  # until a refused eviction is tried again
-# Seconds after which a check asks again whether a workload can be done, because another one of its namespace was in the
-# way, or because this replica did not lead.
+# Seconds after which a check asks again whether the evictions of a workload can begin. They cannot begin if too many
+# other workloads are in progress, if they have begun already, or if this replica does not lead.
 RECHECK = 15.0
 WAITS = "RestartWaits"
 
@@ -50,7 +51,8 @@ Permits = Callable[[Consumer], bool]
 
 @dataclass(slots=True)
 class _Run:
-    """The evictions of one workload. ``waits`` counts the looks without an eviction, since ``waits_since``."""
+    """The evictions of one workload. ``waits`` counts the looks without an eviction since ``waits_since``, in monotonic
+    seconds."""
 
     target: Target
     uid: str
@@ -60,7 +62,7 @@ class _Run:
 
 
 class PodEvictor:
-    """Pod evictor. Works on several workloads at a time, of which each namespace has a share.
+    """Pod evictor. Works on several workloads at a time. Each namespace has a share of them.
 
     ``is_leader`` returns whether this replica leads, and ``now`` monotonic seconds.
     """
@@ -87,12 +89,15 @@ class PodEvictor:
         return self._runs.get(consumer.ref.namespace, consumer.ref) is not None
 
     def delay(self, consumer: Consumer) -> float:
-        """Return the seconds until a consumer that is due should be asked for again; 0.0 if it can be done now."""
+        """Return the seconds after which to ask again for a due consumer; 0.0 if no eviction holds it up."""
         return RECHECK if consumer.evicts and not self._has_room_for(consumer) else 0.0
 
     def start(self, target: Target, consumer: Consumer, permits: Permits) -> bool:
-        """Evict the pods of a consumer that are behind what the Secret has, in the background. Return whether that has
-        begun. ``permits`` tells whether a consumer may be restarted."""
+        """Begin to evict those pods of a consumer that use an older value than the Secret has.
+
+        The evictions go on in the background. Return whether they have begun. ``permits`` tells whether a consumer may
+        be restarted.
+        """
         if not self._has_room_for(consumer):
             return False
         run = _Run(target, consumer.uid, permits)
@@ -144,7 +149,7 @@ class PodEvictor:
             return None
         pod, is_enough = None, False
         if mark.undecided:
-            # The cache alone knows whether the workload was seen late, so it counts as that.
+            # Only the cache knows whether this replica saw the workload late. Here it counts as seen late.
             pod, is_enough = await self._next(workload, lambda pod: is_behind(pod, run.target.name, record, mark, True))
         if pod is None:
             if not (self._fights.delay(consumer, mark) or self._fights.keeps_off(consumer, mark)):
@@ -163,7 +168,7 @@ class PodEvictor:
     async def _next(self, workload: Workload, behind: Callable[[Pod], bool]) -> tuple[Pod | None, bool]:
         """Return the pod to evict next, or None if none is behind, and whether as many pods are Ready as should be.
 
-        A pod that is not Ready goes first, because its eviction takes nothing away. Of the others the oldest one does.
+        Pods that are not Ready go first, because their eviction takes nothing away. Older pods go before younger pods.
         """
         found: Pod | None = None
         ready = 0

@@ -1,8 +1,8 @@
 """Reports the readers of a changed Secret that Keyturn does not restart (``core/unrestarted.py``).
 
-The replica that has written a Secret lists the pods and CronJobs of its namespace some seconds later, once for all
-Secrets of the namespace that have changed until then. Without a change there is no list, and never a watch. A report is
-an Event, so one may be lost if the process ends; no rotation waits for it.
+The replica that has written a Secret lists the pods and CronJobs of the Secret's namespace some seconds later. One list
+serves all Secrets of the namespace that have changed by then. Without a change nothing is listed. Nothing is ever
+watched for these reports. A report is an Event. It may be lost if the process ends, and no rotation waits for it.
 """
 
 import asyncio
@@ -32,15 +32,15 @@ from keyturn_receiver.telemetry.logs import RepeatedWarnings
 REASON = "NotRestarted"
 DELAY = 5.0  # seconds from a change until the namespace is listed; by then the delivery is answered
 INTERVAL = 10.0  # the fewest seconds between two lists of one namespace
-REST = 20.0  # how many times as long as a list takes its namespace is then left alone
-TICK = 1.0  # seconds between two looks at what is due, while something is
+REST = 20.0  # after a list, its namespace is left alone for this many times the duration of the list
+TICK = 1.0  # seconds between two looks at what is due, while changes wait
 MAX_LISTS = 2  # namespaces that are listed at the same time
 MAX_PODS = 10_000  # pods and CronJobs of a namespace that are looked at
 MAX_SECONDS = 20.0  # seconds for the lists of one namespace
 MAX_CHANGES = 2000  # changed Secrets that wait for the list of their namespace
-MAX_KEYS = 20  # changed keys that are remembered; more of them count as any key
+MAX_KEYS = 20  # changed keys that are remembered; if there are more, any key counts as changed
 MAX_EVENTS = 20  # readers of a Secret that get an Event of their own
-MAX_ATTEMPTS = 3  # lists that are made until the cache shows the change
+MAX_ATTEMPTS = 3  # how often a change waits again for the cache to show it
 MAX_NAMESPACES = 10_000  # namespaces whose last list is remembered
 LOG_INTERVAL = 3600.0  # seconds between two equal warnings
 
@@ -49,7 +49,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """A change of a Secret: the keys that have changed, None for any, and the digest of the revisions after it."""
+    """A change of a Secret. ``changed`` has the keys that have changed, or is None for any key. ``digest`` is that of
+    the revisions after the change."""
 
     changed: frozenset[str] | None
     digest: str
@@ -69,8 +70,8 @@ class _Inquiry:
 
 
 class ReaderReporter:
-    """Reader reporter. ``now`` returns monotonic seconds. ``borrowers`` finds the Argo Rollouts that take the pod
-    template of a consumer, whose restart restarts their pods."""
+    """Reader reporter. ``now`` returns monotonic seconds. ``borrowers`` finds the Argo Rollouts that use the pod
+    template of a consumer. A restart of the consumer restarts their pods, too."""
 
     def __init__(
         self,
@@ -121,7 +122,7 @@ class ReaderReporter:
     def _put(self, target: Target, change: _Change) -> None:
         namespace = target.namespace
         waiting = self._changes.get(namespace, target)
-        if waiting:  # a key that has changed before is still to be told
+        if waiting:  # a key that has changed before still has to be reported
             both = None if waiting.changed is None or change.changed is None else waiting.changed | change.changed
             change = replace(change, changed=both if both is None or len(both) <= MAX_KEYS else None)
         if not self._changes.size(namespace):

@@ -193,8 +193,8 @@ class Reconciler:
     async def _is_unchanged(self, target: Target, record: Record) -> bool:
         """Return whether the Secret in the API server still has this record.
 
-        The cache may not show a recent write of another replica yet. If this reconcile wrote something, its write would
-        fail with a Conflict and reveal that. This check is for reconciles that write nothing.
+        The cache may not show a recent write of another replica yet. A reconcile that writes would find that out,
+        because its write would fail with a Conflict. This check is for reconciles that write nothing.
         """
         try:
             return await self._secrets.read_record(target) == record

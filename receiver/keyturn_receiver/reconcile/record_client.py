@@ -1,4 +1,4 @@
-"""What restarts need to know of a Secret: its record, whoever fills it."""
+"""Reads the record of a Secret, which restarts need, whether Keyturn fills the Secret or only watches it."""
 
 from typing import Protocol
 

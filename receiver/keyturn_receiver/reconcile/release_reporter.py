@@ -1,7 +1,7 @@
-"""Reports Secrets that are no longer bound, so that none keeps a status that is no longer true.
+"""Reports Secrets that are no longer bound, so that no such Secret keeps an outdated status.
 
-Only the status is written. The values and the record stay, so a Secret that is bound again goes on where it was, and
-restarts nobody.
+Only the status is written. The values and the record stay. So a Secret that is bound again goes on where it was, and no
+consumer is restarted.
 """
 
 import asyncio
@@ -81,7 +81,7 @@ class ReleaseReporter:
         return [secret for secret in released if secret not in self._reported]
 
     async def _take_turn(self, secret: ReleasedSecret) -> bool:
-        """Report a Secret if it still needs a report. Return whether it needs no other attempt."""
+        """Report a Secret if it still needs a report. Return False if another attempt is needed."""
         if not self._cache.holds(secret):
             return True
         await self._buckets.wait(secret.target.namespace)
@@ -95,7 +95,7 @@ class ReleaseReporter:
         return True
 
     async def _report(self, secret: ReleasedSecret) -> bool:
-        """Write the status of one Secret. Return whether it needs no other attempt."""
+        """Write the status of one Secret. Return False if another attempt is needed."""
         try:
             await self._secrets.release(secret.target, secret.uid, secret.resource_version, status_of(REASON, ADVICE))
         except NotFound:

@@ -1,7 +1,7 @@
 """Checks bindings and renders the data of Secrets. Cheap work runs on the event loop, expensive work in a thread.
 
 The authors of bindings decide how expensive that work is. So each namespace has at most one piece of work in the
-thread, and the namespaces take turns: a namespace waits for at most one piece of work of each of the others.
+thread, and the namespaces take turns: a namespace waits for at most one piece of work of each other namespace.
 """
 
 import asyncio
@@ -63,10 +63,10 @@ class Renderer:
         errors: Mapping[Source, KeyturnError],
         secret_type: str = "",
     ) -> Rendering:
-        """Return what can be rendered from these versions, for a Secret of this type. ``errors`` say why others are
-        missing.
+        """Return what can be rendered from these versions, for a Secret of this type. ``errors`` say why other versions
+        are missing.
 
-        Raises InvalidValue if all of it is wrong, or NamespaceBusy.
+        Raises InvalidValue if nothing can be rendered because of the values, or NamespaceBusy.
         """
         groups = binding.groups
         if len(groups) == 1 and not errors:

@@ -38,12 +38,13 @@ class Request:
     ``since`` is the time, in monotonic seconds, at which the last cause became known. A value that was read earlier
     must not be used. ``expected`` has the ids of the versions that have the staging label according to the causes.
     ``event_ids`` are the ids of EventBridge events. ``unversioned`` is true if one of the notifications names no
-    version. ``about`` has those of several AWS secrets that notifications or the poller name, with the version ids that
-    are expected of each. It is empty if the Secret is made from a single one. ``moved_at`` has the time at which the
-    staging label moved to a version, in seconds since 1970 by AWS's clock, for the versions of which it is known.
-    ``awaited`` has those of several AWS
-    secrets for which a delivery waits. ``next_is_awaited`` returns whether a delivery waits for the next run of this
-    binding. Two requests for the same binding merge into one that serves both.
+    version. ``moved_at`` has the time at which the staging label moved to a version, in seconds since 1970 by AWS's
+    clock. It lacks versions whose time is not known.
+
+    ``about`` and ``awaited`` are empty if the Secret is made from a single AWS secret. Otherwise ``about`` has the AWS
+    secrets that notifications or the poller name, with the version ids that are expected of each. ``awaited`` has the
+    AWS secrets for which a delivery waits. ``next_is_awaited`` returns whether a delivery waits for the next run of
+    this binding. Two requests for the same binding merge into one request that serves both.
     """
 
     causes: frozenset[Cause]
@@ -80,7 +81,10 @@ class Request:
 
     @property
     def confined_to(self) -> frozenset[Source]:
-        """Those of several AWS secrets that may have changed. The set is empty if anything else may have, too."""
+        """The AWS secrets that may have changed, if the Secret is made from several.
+
+        The set is empty if anything else may have changed, too.
+        """
         return frozenset(self.about if self.causes <= _NAMING else ())
 
     @property
@@ -113,10 +117,11 @@ class ReconcileResult:
 
     ``version_ids`` are the versions that the Secret is now made from. ``restarted`` has the consumers that were
     restarted. ``filled`` is true if the Secret was filled, or needed no change. A binding can name several AWS secrets.
-    ``met`` has the ones that the error does not concern: every key that depends on them was filled. ``unavailable`` has
-    the ones that could not be read although a retry may help. Both are empty if restarts failed, too. ``partial`` is
-    true if some keys were changed, and the error prevented the change of others. ``terminal_version`` is the resource
-    version of the Secret if no retry can help that version. It is empty unless ``error`` is permanent.
+    ``met`` has those AWS secrets that the error does not concern: every key that depends on them was filled.
+    ``unavailable`` has those AWS secrets that could not be read although a retry may help. Both sets are empty if
+    restarts failed, too. ``partial`` is true if some keys were changed, and the error prevented the change of others.
+    ``terminal_version`` is the resource version of the Secret if no retry can help that version. It is empty unless
+    ``error`` is permanent.
     """
 
     bound: bool

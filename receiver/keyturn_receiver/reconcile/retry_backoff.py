@@ -8,7 +8,7 @@ UNEXPECTED_RETRY = 30.0  # seconds before a retry, after an error that only a bu
 
 
 def failed_attempts(before: int, error: Temporary) -> int:
-    """Return the number of failed attempts in a row, with this one. ``before`` is their number without it.
+    """Return the number of failed attempts in a row, including this attempt. ``before`` is the number before it.
 
     A reconcile that has used up its share of time has not failed, so the back-off begins again.
     """

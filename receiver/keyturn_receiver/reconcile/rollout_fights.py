@@ -1,9 +1,11 @@
-"""Back-off for consumers whose marks keep returning to earlier states. Without it, the two sides would write without a
-pause, and each write may restart pods.
+"""Back-off for consumers whose marks keep returning to earlier states.
 
-Every replica watches every change of a mark, whoever made it, so all of them slow down together. A mark that the
-workload never had, such as that of a new rotation, is written at once. One that it had before is written ever later,
-but always in the end.
+A mark is the annotation with which Keyturn restarts a consumer. Without a back-off, Keyturn and a writer that reverts
+the mark would write without a pause, and each write may restart pods.
+
+Every replica watches every change of a mark, whoever made the change, so all replicas slow down together. A mark that
+the workload never had, such as that of a new rotation, is written at once. A mark that the workload had before is
+written after a growing delay, but always in the end.
 """
 
 import time
@@ -19,9 +21,9 @@ from keyturn_receiver.resilience.fair_map import FairMap
 FREE_REPEATS = 3  # how often a mark may return to an earlier state before writes of it are delayed
 MAX_STATES = 8  # states of one mark that are remembered
 MAX_VERSIONS = 16  # resource versions at which a mark changed, and that are remembered
-# Marks whose states are remembered, also of workloads that are gone. Each mark takes up to 10 KiB, since its values are
-# cut at ``consumer.MAX_MARK`` characters; so all marks take at most 20 MiB. Beyond this number, the namespace with the
-# most marks loses its oldest one.
+# Marks whose states are remembered, also of workloads that are gone. Each mark takes up to 10 KiB, because its values
+# are cut at ``consumer.MAX_MARK`` characters. So all marks take at most 20 MiB. Beyond this number, the namespace with
+# the most marks loses its oldest one.
 MAX_MARKS = 2_000
 FIGHT_BACKOFF = Backoff(base=20.0, cap=300.0, jitter=0)  # seconds between two writes of the same mark
 RESET_AFTER = 900.0  # seconds; if a mark rests for so long, its earlier states are forgotten
@@ -41,7 +43,7 @@ class _Fight:
 
 @dataclass(frozen=True, slots=True)
 class Fight:
-    """A mark whose writes slow down from now on. ``removed`` tells whether it was taken away."""
+    """A mark whose writes slow down from now on. ``removed`` tells whether a change has removed the mark."""
 
     consumer: Consumer
     mark: str
@@ -83,8 +85,10 @@ class RolloutFights:
         return max(0.0, fight.free_at - self._now())
 
     def keeps_off(self, consumer: Consumer, mark: RolloutAnnotation) -> bool:
-        """Return whether a mark that restarts nobody is better not written, because another writer keeps reverting the
-        marks of this workload. If so, it is asked for again later, as if it had been written."""
+        """Return whether not to write a mark that restarts no pods, because another writer keeps reverting it.
+
+        If so, the mark is asked for again after the same delay as after a write.
+        """
         fight = self._fights.get(consumer.ref.namespace, (consumer.ref, mark.name))
         now = self._now()
         if fight is None or fight.repeats < FREE_REPEATS or now - fight.changed_at > RESET_AFTER:
@@ -108,7 +112,7 @@ class RolloutFights:
         fight.changed_at = now
         if state not in fight.states:
             fight.states.append(state)
-        elif now >= fight.free_at:  # otherwise it is the answer to a write that counts already
+        elif now >= fight.free_at:  # otherwise the change answers a write that counts already
             fight.repeats += 1
             fight.removed |= _is_removal(earlier, state)
             if fight.repeats >= FREE_REPEATS:
@@ -123,6 +127,7 @@ def _state(consumer: Consumer, name: str) -> _State:
 
 
 def _is_removal(earlier: _State, state: _State) -> bool:
-    """Return whether a change takes a mark away. A restart does so on the workload, and puts one on the template."""
+    """Return whether a change removes a mark. A restart does not count: it removes the mark on the workload, but writes
+    one on the template."""
     gone = any(had and not has for had, has in zip(earlier, state, strict=True))
     return gone and not (state[1] and state[1] != earlier[1])

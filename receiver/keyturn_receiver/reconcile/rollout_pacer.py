@@ -1,7 +1,8 @@
 """Rollout pacer: which consumers of a Secret may be restarted now, and who waits for what.
 
-It applies ``core/rollout_schedule.py`` to what the caches show. The decision is made anew each time; what is kept here
-only bridges the moment until a watch shows this replica's own writes, and tells who has to be woken when.
+It applies ``core/rollout_schedule.py`` to what the caches show. The decision is made anew each time. The state that is
+kept here has only two purposes: it bridges the moment until a watch shows this replica's own writes, and it tells which
+Secrets have to be checked again, and when.
 """
 
 import time
@@ -35,12 +36,12 @@ from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.resilience.fair_map import FairMap
 
-# Seconds after which whoever waits for others' rollouts is looked at again, whatever was seen of these.
+# Seconds after which a Secret that waits for the rollouts of other Secrets is checked again, whatever the watches show.
 MAX_WAIT = 30.0
-MAX_LOOK_AGAIN = 600.0  # seconds; a window is a time of the wall clock, which may be set
-MAX_WOKEN = 4  # Secrets that a finished rollout wakes, each of another namespace
-MAX_WAITING = 50_000  # Secrets that wait for slots of their namespace or the cluster; others wait for MAX_WAIT
-MAX_WRITTEN = 10_000  # consumers whose last write here is remembered until the watch shows it
+MAX_LOOK_AGAIN = 600.0  # seconds; a window opens by the wall clock, which may be set meanwhile
+MAX_WOKEN = 4  # waiting Secrets that a finished rollout wakes, each of another namespace
+MAX_WAITING = 50_000  # Secrets that are woken when a slot is free; those beyond are checked after MAX_WAIT
+MAX_WRITTEN = 10_000  # consumers whose last write is remembered until the watch shows it
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,8 @@ class PaceLimits:
 class Turn:
     """Whose turn it is: the consumers that may be restarted now, in order, and what the others wait for.
 
-    ``unpaced`` are consumers whose mark restarts nobody, so that they wait for nobody. ``halted_by`` is the failed
-    consumer that halts the others, and ``halt`` is what the status says of it, or empty.
+    ``unpaced`` are consumers whose mark restarts no pods, so they need not wait. ``halted_by`` is the failed consumer
+    that halts the others, or None. ``halt`` is what the status says of the halt, or empty.
     """
 
     start: Sequence[Consumer] = ()
@@ -76,8 +77,8 @@ class _Waiting:
 class RolloutPacer:
     """Rollout pacer. ``is_leader`` returns whether this replica leads, and ``wall`` the seconds since 1970.
 
-    If the rollouts of a namespace or of the cluster are limited, the leader alone starts any: two replicas could not
-    agree on who takes the last slot.
+    If the rollouts of a namespace or of the cluster are limited, only the leader starts rollouts, because two replicas
+    could not agree on which of them takes the last slot.
     """
 
     def __init__(
@@ -116,9 +117,10 @@ class RolloutPacer:
         record: Record,
         tried: Collection[WorkloadRef] = (),
     ) -> Turn:
-        """Return whose turn it is among ``consumers``, which may all be restarted for the Secret.
+        """Return whose turn it is among ``consumers``, which are those that the policy permits to restart.
 
-        Consumers in ``tried`` that are still due are passed over: a write has just been refused, or is not needed.
+        Consumers in ``tried`` that are still due are passed over, because their mark has just been refused, or is not
+        needed.
         """
         current = [self._latest(each) for each in consumers]
         marks = {each.ref: mark for each in current if (mark := rollout(each, target.name, record))}
@@ -132,7 +134,7 @@ class RolloutPacer:
             self._candidate(each, target, record, marks.get(each.ref), window, now, each.ref in tried)
             for each in current
         ]
-        # Those that may not be restarted any more count, too, until their rollouts end.
+        # Consumers that may not be restarted any more count, too, until their rollouts end.
         open_now = sum(self._is_open(self._latest(each)) for each in self._index.of(target))
         shared = self._shared_slots(target.namespace)
         slots = min(self._limits.per_secret, spec.pace or self._limits.per_secret) - open_now
@@ -161,7 +163,7 @@ class RolloutPacer:
         self._written.put(consumer.ref.namespace, consumer.ref, consumer)
 
     def look_again_in(self, target: Target) -> float | None:
-        """Return the seconds until the schedule of a Secret is due to be looked at again, or None."""
+        """Return the seconds until the schedule of a Secret has to be made again, or None if no time is set."""
         waiting = self._waiting.get(target)
         if waiting is None or waiting.look_again_at == INFINITY:
             return None
@@ -182,7 +184,8 @@ class RolloutPacer:
         return sum(each.reasons[reason] for each in self._waiting.values())
 
     def on_progress(self, before: Consumer | None, after: Consumer) -> None:
-        """Wake the Secrets that wait for a consumer, if its rollout has ended or failed, or holds back its pods now."""
+        """Wake the Secrets that wait for a consumer, if its rollout has ended or failed, or if the consumer now holds
+        back its pods."""
         if before is None or _stance(before) != _stance(after):
             self._wake(after.ref, after.reads)
 
@@ -253,7 +256,7 @@ class RolloutPacer:
         return is_open(consumer) or consumer.ref in self._starting or self._evictor.is_busy(consumer)
 
     def _shared_slots(self, namespace: str) -> float:
-        """Return how many more rollouts of the namespace and of the cluster may become unfinished."""
+        """Return how many more rollouts the limits of the namespace and of the cluster allow to begin now."""
         cluster = self._limits.per_cluster
         limits = (self._limits.per_namespace, read_pace(self._namespaces.annotations(namespace)))
         of_namespace = min((each for each in limits if each is not None), default=None)
@@ -300,7 +303,7 @@ class RolloutPacer:
 
 
 def _restarts(mark: RolloutAnnotation) -> bool:
-    """Return whether the pods restart when this mark is written, or may restart."""
+    """Return whether the pods restart, or may restart, when this mark is written."""
     return mark.restart or mark.undecided
 
 

@@ -10,7 +10,7 @@ from keyturn_receiver.core.rollout_switch import Switch, innermost, read_switch
 
 class RolloutPolicy:
     """Rollout policy. The innermost level that says something decides (``core/rollout_switch.py``). ``default`` is what
-    the chart says, which is the outermost. ``reloader`` tells whether Reloader is in the cluster."""
+    the chart says, which is the outermost level. ``reloader`` tells whether Reloader is in the cluster."""
 
     def __init__(
         self, namespaces: NamespaceCache, default: Switch, reloader: ReloaderMode = ReloaderMode.ABSENT

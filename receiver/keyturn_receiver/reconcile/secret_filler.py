@@ -1,5 +1,5 @@
 """Fills one Secret: reads from AWS, renders, plans and applies. If AWS has deleted the source and the binding asks for
-it, the Secret is deleted instead."""
+deletion (``keyturn.dev/on-delete``), the Secret is deleted instead."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,12 +37,12 @@ from keyturn_receiver.telemetry.legs import Leg, LegTimer
 class FillResult:
     """The state of a Secret after a reconcile has tried to fill it.
 
-    ``consumers`` have their baseline marks. ``written`` is true if this reconcile has written ``record``, which means
-    that the record is current; ``before`` then has the revisions that it replaces. ``status_outdated`` is true if the
-    only thing left to write is the status, to clear an earlier refusal. The status is cleared after the restarts.
-    Otherwise each retry would write the Secret twice, and each write triggers our own watch. ``resource_version`` is
-    that of the Secret after ``written``. If there is an ``error`` nevertheless, it keeps only some keys from being
-    filled. ``met`` and ``unavailable`` are as in ``ReconcileResult``.
+    ``consumers`` have their baseline marks. ``written`` is true if this reconcile has written ``record``. The record is
+    then current, and ``before`` has the revisions that it replaces. ``status_outdated`` is true if the only
+    thing left to write is the status, to clear an earlier refusal. The status is cleared after the restarts. Otherwise
+    each retry would write the Secret twice, and each write triggers our own watch. ``resource_version`` is
+    that of the Secret after the write. If ``written`` is true and there is an ``error``, the error keeps only some keys
+    from being filled. ``met`` and ``unavailable`` are as in ``ReconcileResult``.
     """
 
     record: Record
@@ -115,7 +115,8 @@ class SecretFiller:
         request: Request,
     ) -> FillResult:
         check_type(live.type)
-        # Values that stay are written again as they are, so nobody else may have changed them.
+        # If only some values are replaced, the others are written again as they are on the Secret. So no other writer
+        # may have changed them.
         divisible = len(binding.groups) > 1 and live.record.was_written and live.integrity is Integrity.INTACT
         sources = binding.sources
         if divisible:
@@ -133,7 +134,7 @@ class SecretFiller:
             # A Secret is not deleted because some of its AWS secrets are gone.
             return FillResult(live.record, consumers, error=error, unavailable=unavailable)
         recorded = live.record.revisions.keys()
-        # While there is an error, no key goes, not even one that an edit has taken out of the binding.
+        # While there is an error, no key is removed, not even a key that an edit has taken out of the binding.
         if kept := recorded - data.keys() if error else recorded & set(rendering.skipped):
             data = {**await self._secrets.read_values(live, kept), **data}
             check_size(data)
@@ -178,8 +179,10 @@ class SecretFiller:
 
 
 def _moved_at(before: Record, planned: Plan, request: Request) -> int | None:
-    """Return when the staging label moved to the latest of the versions that are written. It stays as it is while no
-    value changes, and is None if ``request`` does not tell."""
+    """Return when the staging label moved to the latest of the versions that are written.
+
+    If no value changes, the recorded time stays. The result is None if ``request`` does not tell the time.
+    """
     if not planned.changed_keys:
         return before.moved_at
     new = frozenset(planned.record.version_ids.values()) - frozenset(before.version_ids.values())

@@ -17,8 +17,8 @@ from keyturn_receiver.reconcile.stale_reads import fetch
 from keyturn_receiver.sources.stores import StoreKey, Stores
 from keyturn_receiver.telemetry.legs import Leg, LegTimer
 
-# Seconds that an AWS secret may take once another one of the binding has something new. A secret that a notification
-# names may take twice as long, because a stale read is repeated (fetch.DELAYS).
+# Seconds that an AWS secret may take after another AWS secret of the binding has shown something new. A secret that a
+# notification names may take twice as long, because a stale read is repeated (stale_reads.DELAYS).
 PATIENCE = 2.0
 CHECK_SECONDS = 0.25  # time between two checks whether a delivery waits for the next run
 

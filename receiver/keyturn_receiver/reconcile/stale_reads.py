@@ -33,7 +33,7 @@ async def fetch(
     there are two possibilities. Either that version is right, because the notification is late or the secret was rolled
     back, or the read is older than the move of the label. DescribeSecret tells which. Raises StaleRead if AWS still
     returns an older version after all ``delays``. ``background`` is true if no delivery waits for the value.
-    ``namespace`` is the namespace of the binding, and the calls to AWS count for it.
+    The calls to AWS count for ``namespace``, which is the namespace of the binding.
     """
     for delay in (*delays, None):
         version = await stores.read(store, source, since, background, namespace)

@@ -29,10 +29,10 @@ from keyturn_receiver.reconcile.turn_events import tell_halt, tell_waits
 from keyturn_receiver.resilience.token_bucket import TokenBuckets
 from keyturn_receiver.telemetry.metrics import Metrics
 
-# How many reconciles of one namespace may fail: per second, and at once after a pause. Each failure costs calls to AWS
-# and Kubernetes, and tenants can edit bindings without end, even bindings whose region or role never answers. Above
-# this rate, a failed reconcile waits and keeps its slot of the work queue. Each namespace has only a share of these
-# slots.
+# How many reconciles of one namespace may fail: FAILURE_RATE in a second, and FAILURE_BURST together after a pause.
+# Each failure costs calls to AWS and Kubernetes, and tenants can edit bindings without end, even bindings whose region
+# or role never answers. Above this rate, a failed reconcile waits and keeps its slot of the work queue. Each namespace
+# has only a share of these slots.
 FAILURE_RATE = 20.0
 FAILURE_BURST = 100
 MAX_CONSUMER_EVENTS = 20  # workloads that get an Event about one change of a Secret
@@ -41,8 +41,8 @@ _log = logging.getLogger(__name__)
 
 
 class StatusReporter:
-    """Status reporter. Each outcome is reported once, at the end of a reconcile. ``on_written`` is called with each
-    Secret whose keys have changed, as it was before, and with its new record."""
+    """Status reporter. Each outcome is reported once, at the end of a reconcile. ``on_written`` is called for each
+    Secret whose keys have changed, with the Secret as it was before the change and with its new record."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class StatusReporter:
         if live.record.status != status:
             for consumer in consumers[:MAX_CONSUMER_EVENTS]:
                 self._consumer_event(consumer, True, error.reason, live.target, str(error))
-        live = _as_filled(live, fill)  # with the status, if the error keeps only some keys from being filled
+        live = _as_filled(live, fill)  # if the error concerns only some keys, the fill has written the status
         if live.record.status == status and live.record.labelled and served in ("", live.record.reconciled):
             return live.resource_version
         try:
@@ -177,7 +177,7 @@ class StatusReporter:
             return live.resource_version
 
     async def _report_halt(self, live: LiveSecret, turn: Turn) -> KeyturnError | None:
-        """Report that a failed rollout halts the others, or does not any more."""
+        """Report that a failed rollout halts the others, or that it no longer does so."""
         tell_halt(self._events, live.target, live.uid, turn)
         return await self._write_status(live, turn.halt or OK)
 

@@ -12,7 +12,10 @@ MAX_WORKLOADS = 20  # workloads that get an Event about one change of a Secret
 
 
 def tell_waits(events: EventRecorder, target: Target, uid: str, turn: Turn) -> None:
-    """Tell those who wait for a window until when, and on the Secret who waits for a window or another workload."""
+    """Tell each workload that waits for a window when the window opens, up to MAX_WORKLOADS workloads.
+
+    An Event on the Secret tells which workloads wait for a window or for another workload.
+    """
     if message := event_messages.waiting(turn.waits):
         events.event(target, uid, False, event_messages.WAITING, message)
     windows = [(consumer, wait) for consumer, wait in turn.waits if wait.reason is WaitReason.WINDOW]
@@ -21,7 +24,7 @@ def tell_waits(events: EventRecorder, target: Target, uid: str, turn: Turn) -> N
 
 
 def tell_halt(events: EventRecorder, target: Target, uid: str, turn: Turn) -> None:
-    """Tell that a failed rollout halts the others, or does not any more."""
+    """Tell that a failed rollout halts the others, or that no rollout halts others any more."""
     if turn.halted_by:
         events.event(target, uid, True, HALTED, turn.halt.removeprefix(f"{HALTED}: "))
         _tell(events, turn.halted_by, True, HALTED, target, event_messages.HALTS_OTHERS)

@@ -1,7 +1,9 @@
-"""Watch detector. Compares watched Secrets with what is kept on them and with the marks of their consumers, and queues
-each one that differs.
+"""Watch detector. Queues each watched Secret whose annotation or whose consumers have to be brought up to date.
 
-As in ``drift.py``, the leader acts at once, and the other replicas a few seconds later if the leader has not.
+A watched Secret is filled by somebody else, and Keyturn restarts its consumers. Keyturn's annotation on the Secret
+tells when each key changed. The detector compares the Secret with this annotation and with the marks of the consumers.
+
+As in ``drift.py``, the leader acts at once. The other replicas act a few seconds later if the leader has not acted.
 """
 
 import logging
@@ -47,8 +49,10 @@ class WatchDetector:
         self._braked_handlers.append(on_braked)
 
     def start(self) -> None:
-        """Check every watched Secret now, and from now on every one that changes. Call this only once the caches are
-        complete."""
+        """Check every watched Secret now, and from now on every watched Secret that changes.
+
+        Call this only when the caches are complete.
+        """
         self._started = True
         for secret in self._cache.all():
             self.check(secret.target)
@@ -65,7 +69,7 @@ class WatchDetector:
             self._check(target)
 
     def check_namespace(self, namespace: str) -> None:
-        """Check all watched Secrets in a namespace whose annotations have changed."""
+        """Check all watched Secrets in a namespace after the annotations of the namespace have changed."""
         for target in self._cache.in_namespace(namespace):
             self.check(target)
 
@@ -74,8 +78,10 @@ class WatchDetector:
         self._queue.check_now(self._check_after_delay)
 
     def on_kept(self, before: WatchedSecret) -> None:
-        """Count a change that some replica has followed, so that a new leader goes on where the former one was.
-        ``before`` is the version that it has followed."""
+        """Count a change that some replica has followed, so that a new leader goes on where the former leader was.
+
+        ``before`` is the version of the Secret that the replica has followed.
+        """
         self._count(before)
 
     def _check(self, target: Target) -> None:

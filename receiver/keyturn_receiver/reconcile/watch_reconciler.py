@@ -1,5 +1,8 @@
-"""Watch reconciler. One reconcile of a watched Secret keeps what is known of it, and restarts the consumers that are
-behind."""
+"""Watch reconciler. One reconcile of a watched Secret brings its annotation and its consumers up to date.
+
+A watched Secret is filled by somebody else. The annotation tells when each key changed. Consumers that may use an older
+value are restarted.
+"""
 
 import asyncio
 import time
@@ -19,12 +22,12 @@ from keyturn_receiver.reconcile.watch_reporter import WatchReporter
 from keyturn_receiver.telemetry import logs
 from keyturn_receiver.telemetry.tracing import Span, no_traces
 
-FRESH_SECONDS = 5.0  # after a watch has shown a change; in so many seconds hardly any pod is created
+FRESH_SECONDS = 5.0  # seconds after a watch has shown a change, in which hardly any pod is created
 
 
 @dataclass(frozen=True, slots=True)
 class KeepResult:
-    """The Secret, whether this reconcile has written its annotation, and the error that has prevented it, if any."""
+    """The Secret, whether this reconcile has written its annotation, and the error that prevented the write, if any."""
 
     secret: WatchedSecret
     written: bool = False
@@ -34,8 +37,8 @@ class KeepResult:
 class WatchReconciler:
     """Reconciles watched Secrets. It keeps no state: every decision is based on the Secret and its consumers.
 
-    The annotation is written before the marks. If the process dies between the two, the marks still tell which
-    consumers are behind, and the annotation tells it of those without a mark.
+    The annotation is written before the marks. If the process dies between the two writes, the marks still tell which
+    consumers are behind. For consumers without a mark, the annotation tells it.
     """
 
     def __init__(
@@ -101,7 +104,8 @@ class WatchReconciler:
         consumers = self._restarter.permitted(consumers, target, secret.spec)
         kept = await self._keep(secret)
         # The consumers are restarted even if the annotation could not be written, because the marks do not need it.
-        # If the watch has just shown the change, all pods with a mark are older. Otherwise the pods decide.
+        # If the watch has just shown the change, all pods with a mark are older than the change. Otherwise the ages of
+        # the pods decide.
         is_fresh = kept.written and time.monotonic() - secret.changed_at < FRESH_SECONDS
         before = secret.followed if is_fresh else None
         rollout = await self._restarter.restart(target, secret.spec, consumers, secret.record, before)

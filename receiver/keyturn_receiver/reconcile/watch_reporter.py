@@ -1,5 +1,7 @@
-"""Reports what became of watched Secrets in Kubernetes Events, in the log and in the metrics. No value and no name of a
-key that only the Secret tells is in them."""
+"""Reports what became of watched Secrets in Kubernetes Events, in the log and in the metrics.
+
+The reports contain no value. They also contain no name of a key that only the Secret tells.
+"""
 
 import logging
 import time
@@ -106,7 +108,10 @@ class WatchReporter:
 
 
 def _message(secret: WatchedSecret, restarted: Sequence[Consumer]) -> str:
-    """Return a message for the Secret, or for one consumer. Equal messages within some minutes are one Event, so it
-    names the change: by the beginning of a keyed hash, which tells nothing about a value."""
+    """Return a message for the Secret, or for one consumer.
+
+    Equal messages within some minutes become one Event. So the message names the change by the beginning of a keyed
+    hash, which tells nothing about a value.
+    """
     change = event_messages.versions(secret.record)
     return f"a value that they read has changed ({change}); {event_messages.outcome(restarted)}"

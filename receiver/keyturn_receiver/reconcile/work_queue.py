@@ -1,4 +1,4 @@
-"""Work queue. It runs one reconcile at a time for each binding and many at once, and merges requests for one binding.
+"""Work queue. Runs many reconciles at once, but only one for each binding, and merges requests for the same binding.
 
 The design is that of https://pkg.go.dev/k8s.io/client-go/util/workqueue, with priorities and results. A temporary
 failure is retried with growing delays, until it is over or the binding is gone.
@@ -80,7 +80,7 @@ class WorkQueue:
         return turn.result
 
     def gave_up_on(self, target: Target, resource_version: str) -> bool:
-        """Whether this replica has failed permanently at exactly this version of the Secret."""
+        """Return whether this replica has failed permanently at exactly this version of the Secret."""
         item = self._items.get(target)
         return item is not None and item.terminal_version == resource_version
 
@@ -112,8 +112,11 @@ class WorkQueue:
             del self._items[target]
 
     def is_held_up(self, target: Target) -> bool:
-        """Return whether a run waits, or has waited, because its namespace has its full share of the slots, or runs as
-        part of that share."""
+        """Return whether the full share of its namespace holds up this binding.
+
+        That is so if a run of the binding waits or has waited because its namespace had its full share of the slots, or
+        if the run itself is part of that full share.
+        """
         item = self._items.get(target)
         if item is None:
             return False
@@ -153,7 +156,7 @@ class WorkQueue:
         return item.fight.delay(self._now()) if item else 0.0
 
     def record_repair(self, target: Target) -> bool:
-        """Count a repair. Returns whether the next one is the first with a delay."""
+        """Count a repair. Return whether the next repair is the first one with a delay."""
         return self._items.setdefault(target, WorkItem(target)).fight.record(self._now())
 
     async def close(self, grace: float) -> None:
@@ -233,7 +236,7 @@ class WorkQueue:
             item.terminal_version = result.terminal_version
         match result.error:
             case None:
-                # A run for consumers alone does not fix a Secret that cannot be filled.
+                # A run only for consumers does not fix a Secret that cannot be filled.
                 item.failing = item.failing and bool(item.terminal_version)
                 item.attempts, item.unmet_since = 0, None
                 item.phase = Phase.FAILED if item.failing else Phase.IDLE
