@@ -38,7 +38,8 @@ METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 APPLY = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
-# Bytes of JSON, in which one character can take six. A longer string of an object means nothing to the receiver.
+# The longest strings that are kept of an object, in bytes of JSON. One character can take six bytes. A longer string
+# means nothing to the receiver.
 MAX_STRING = 4 * 1024  # of a workload: the longest name has 253 characters
 MAX_METADATA_STRING = 512 * 1024  # the longest annotation that is read, `data`, has 64 KiB of characters
 MAX_VALUE_STRING = 1536 * 1024  # of a Secret with its data: 1 MiB in base64
@@ -123,7 +124,7 @@ class Api:
         max_bytes: float = math.inf,
         decoder: Decoder[Any] = OBJECT,
     ) -> Json:
-        """Make one request and return the reply, of which ``decoder`` determines what is kept.
+        """Make one request and return the reply. ``decoder`` determines which parts of the reply are kept.
 
         Raises NotFound, Conflict, ClusterRefused, ClusterUnavailable or NamespaceBusy. Raises ReplyTooLarge if the
         reply has more than ``max_bytes`` bytes; the rest of such a reply is not read.
@@ -156,7 +157,8 @@ class Api:
         try:
             return await exchange()
         except ClusterUnavailable:
-            # An eviction answers 500 if two budgets of a tenant select the pod. That must not slow down anybody else.
+            # An eviction is answered with 500 if two of a tenant's PodDisruptionBudgets select the pod. That must not
+            # slow down anybody else.
             overloaded = parse_path(path).subresource != "eviction"
             raise
         finally:
@@ -190,7 +192,7 @@ class Api:
     ) -> AsyncIterator[Json]:
         """Yield the events of a watch until the server ends it. ``decoder`` determines what is kept of an object.
 
-        If the server has not ended it after ``deadline`` seconds, the connection is considered dead and
+        If the server has not ended the watch after ``deadline`` seconds, the connection is considered dead, and
         ClusterUnavailable is raised. Raises Expired if the watch is too far behind to resume.
         """
         timeouts = aiohttp.ClientTimeout(total=deadline, sock_connect=3)
@@ -306,8 +308,8 @@ def _causes(reply: Json) -> Iterator[Json]:
 def _fields(reply: Json) -> Iterator[str]:
     """Yield the names of the fields that a Status complains about.
 
-    Keys of data are masked unless they are in _KEYS, because a key may be the name of a property in AWS's JSON, and
-    these names are part of the secret value.
+    A key of ``data`` is masked unless it is in _KEYS. Such a key may be a property name from AWS's JSON. Property names
+    are part of the secret value.
     """
     for cause in _causes(reply):
         field = _FIELD.fullmatch(str(cause.get("field")))

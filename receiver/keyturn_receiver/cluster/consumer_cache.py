@@ -14,8 +14,8 @@ from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.workload_kinds import WorkloadKind
 from keyturn_receiver.telemetry.logs import RepeatedWarnings
 
-# Secrets and keys that the workloads of one namespace may name, over all kinds of workloads. Each name takes up to 1.2
-# KB, marks included.
+# The most Secrets and keys that the workloads of one namespace may name, all kinds of workloads together. Each name
+# takes up to 1.2 KB, including its marks (Keyturn's annotations on the workload).
 MAX_READS = 20_000
 LATE = 3  # seconds; a watch that works shows a new workload sooner
 
@@ -23,12 +23,12 @@ _log = logging.getLogger(__name__)
 
 
 class ConsumerCache:
-    """Informer cache. Keeps the workloads of one kind whose pods read Secrets. The caches of all kinds share ``index``.
+    """Informer cache. Keeps workloads of one kind, if their pods read Secrets. The caches of all kinds share ``index``.
 
-    If a workload is new, or changes in a way that may affect its rollout, the index calls its handlers for each Secret
-    that the pods read. ``wall`` returns the time in seconds since 1970. It only decides whether a workload that is new
-    here was created long ago; a clock that is some seconds wrong does little harm (``core/rollout.py``). ``reloader``
-    tells whether Reloader's annotations count.
+    If a workload is new, or changes in a way that may affect its rollout, the index calls the handlers for each Secret
+    that the pods read. ``wall`` returns the time in seconds since 1970. The cache uses it only to decide whether a
+    workload that is new here was created long ago. A clock that is some seconds wrong does little harm
+    (``core/rollout.py``). ``reloader`` tells whether the annotations of Stakater Reloader count.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class ConsumerCache:
     def _is_seen_late(self, before: Consumer | None, item: Consumer, listed: bool) -> bool:
         if before and before.created == item.created:
             return before.seen_late
-        # A workload that a list shows first was created before this replica watched.
+        # If this replica first sees a workload in a list, the workload was created before the watch began.
         return item.created is not None and (listed or self._wall() - item.created > LATE)
 
     def _delete(self, ref: WorkloadRef) -> None:
@@ -149,7 +149,7 @@ class ConsumerIndex:
             on_faults(consumer)
 
     def add_unread_handler(self, on_unread: Callable[[WorkloadRef, Target], None]) -> None:
-        """Register ``on_unread``, which is called with a workload and each Secret that it no longer reads."""
+        """Register ``on_unread``, which is called with a workload and each Secret that the workload no longer reads."""
         self._unread_handlers.append(on_unread)
 
     def report_unread(self, ref: WorkloadRef, names: Iterable[str]) -> None:
@@ -159,7 +159,8 @@ class ConsumerIndex:
                 on_unread(ref, Target(ref.namespace, name))
 
     def add_mark_handler(self, on_marks: Callable[[Consumer, Consumer], None]) -> None:
-        """Register ``on_marks``, which is called with a consumer before and after each change of its marks."""
+        """Register ``on_marks``, which is called after each change of a consumer's marks. The arguments are the
+        consumer as it was before the change, and as it is now."""
         self._mark_handlers.append(on_marks)
 
     def report_marks(self, before: Consumer, after: Consumer) -> None:
@@ -168,9 +169,9 @@ class ConsumerIndex:
             on_marks(before, after)
 
     def add_progress_handler(self, on_progress: Callable[[Consumer | None, Consumer], None]) -> None:
-        """Register ``on_progress``, which is called with a consumer before and after each change of the progress of its
-        rollout, or of the marks that the rollout is for. A consumer that is new here was None before. The unread
-        handlers are called at its end."""
+        """Register ``on_progress``, which is called after each change of a consumer's rollout: of its progress, of what
+        holds it back, or of the marks that it is for. The arguments are the consumer as it was before the change (None
+        if it is new here), and as it is now. When a consumer is gone, only the unread handlers are called."""
         self._progress_handlers.append(on_progress)
 
     def report_progress(self, before: Consumer | None, after: Consumer) -> None:
@@ -188,7 +189,8 @@ class ConsumerIndex:
         return [consumer for _, consumer in sorted(self._by_target.get(target, {}).items())]
 
     def has_room_for(self, consumer: Consumer) -> bool:
-        """Return whether the consumers of a namespace stay within MAX_READS with this one. If not, log a warning."""
+        """Return whether the consumers of a namespace stay within MAX_READS if this consumer is added. If not, log a
+        warning."""
         namespace = consumer.ref.namespace
         if self._sizes[namespace] + consumer.size <= MAX_READS:
             return True

@@ -1,5 +1,5 @@
-"""Monitors the event path. Each heartbeat reaches only one replica, which passes it on to the others through a
-Lease."""
+"""Monitors the event path, on which AWS's events reach the receiver. Each heartbeat arrives at only one replica, which
+passes it on to the other replicas through a Lease."""
 
 import asyncio
 import logging
@@ -26,8 +26,8 @@ class EventPathMonitor:
     than every heartbeat that any replica has received so far. Otherwise it may be a replay. The Lease's ``acquireTime``
     is the time at which the newest heartbeat was sent.
 
-    ``now`` returns monotonic seconds. ``wall`` returns the time in UTC, which is used only to compute the age of the
-    Lease when this replica first reads it.
+    ``now`` returns monotonic seconds. ``wall`` returns the time in UTC. It is written to the Lease as ``renewTime``. It
+    is compared with another replica's time only when this replica first reads the Lease, to compute the Lease's age.
     """
 
     def __init__(

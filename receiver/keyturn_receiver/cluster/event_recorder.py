@@ -1,9 +1,9 @@
-"""Event recorder. Writes Kubernetes Events about bound Secrets and the objects around them, which `kubectl events --for
-secret/db` shows.
+"""Event recorder. Writes Kubernetes Events about bound Secrets and the objects around them. `kubectl events --for
+secret/db` shows the Events of a Secret.
 
 Events are written in the background, so a reconcile neither waits for an Event nor fails because of one. An Event that
-repeats a recent one is dropped. The rate of writes is limited, so that Events do not burden the API server: for each
-namespace, and for all together. Namespaces take turns, and each loses only Events of its own.
+repeats a recent one is dropped. So that Events do not burden the API server, the rate of writes is limited: for each
+namespace, and for all namespaces together. Namespaces take turns, and a namespace loses only Events of its own.
 """
 
 import asyncio
@@ -72,7 +72,8 @@ class EventRecorder:
         self._metrics = metrics
         self._wall = wall
         self._now = now
-        # Both are grouped by namespace. The first has the time at which each Event was last queued, by its name.
+        # Both maps are grouped by namespace, and have an entry for each name of an Event. ``_recent`` has the time at
+        # which the Event was last queued.
         self._recent: FairMap[str, str, float] = FairMap(RECENT_EVENTS)
         self._queue: FairMap[str, str, _Event] = FairMap(QUEUE_SIZE)
         self._total = TokenBucket(TOTAL_RATE, TOTAL_BURST, now)
@@ -93,10 +94,11 @@ class EventRecorder:
     ) -> None:
         """Queue an Event about a Secret, unless the same one was queued less than DEDUP_WINDOW ago.
 
-        ``kind`` is another kind of object if the Event is about a workload or a Namespace. The target of a Namespace
-        has its name twice. ``once_for`` names what the Event is about if it is to be told once, by whichever replica
-        and in whatever words: an Event with the same object, reason and ``once_for`` stays as it is. ``on_created`` is
-        called if this process has created the Event. It is not called if the Event existed, or could not be written.
+        ``kind`` is the kind of the object if the Event is about a workload or a Namespace. The target of a Namespace
+        has the Namespace's name twice. ``once_for`` names the fact that the Event tells, if this is to be told only one
+        time. If an Event with the same object, reason and ``once_for`` exists, it stays as it is, no matter which
+        replica wrote it, and in which words. ``on_created`` is called if this process has created the Event. It is not
+        called if the Event existed, or could not be written.
         """
         text = printable(message)[:MAX_MESSAGE]
         event = _Event(kind, target, uid, warning, reason, text, self._wall(), once_for, on_created)
@@ -125,8 +127,8 @@ class EventRecorder:
                 task.cancel()
 
     async def flush(self, seconds: float) -> None:
-        """Write up to NAMESPACE_BURST queued Events of each namespace, and TOTAL_BURST of all, within ``seconds``. The
-        remaining Events are lost when the process ends."""
+        """Write up to NAMESPACE_BURST queued Events of each namespace, and up to TOTAL_BURST in all, within
+        ``seconds``. The remaining Events are lost when the process ends."""
         left = {namespace: NAMESPACE_BURST for namespace in self._queue}
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -140,8 +142,8 @@ class EventRecorder:
             _log.info("dropped %d Events", len(self._queue))
 
     def _write_what_may_be_written(self) -> float | None:
-        """Start the writes that are due. Return the seconds until the next one is, or None if that depends on other
-        events."""
+        """Start the writes that are due. Return the seconds until the next write is due. Return None if there is
+        nothing to write until a running write ends or an Event is queued."""
         while len(self._writing) < MAX_WRITES:
             delays = {each: self._buckets.of(each).delay() for each in self._queue if each not in self._writing}
             if not delays:

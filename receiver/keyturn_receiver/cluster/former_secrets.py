@@ -1,6 +1,7 @@
-"""Former Secrets: revisions of Secrets that were deleted, or lost their record.
+"""Former Secrets: revisions of Secrets that were deleted, or lost the record that Keyturn keeps in their annotations.
 
-A value that returns with the next Secret of the same name keeps its revision, so that no consumer is restarted for it.
+If the next Secret of the same name has the same value under a key, the key keeps its revision. So no consumer is
+restarted because of this key.
 """
 
 from collections.abc import Mapping, Set
@@ -12,10 +13,9 @@ from keyturn_receiver.core.revision import Record
 from keyturn_receiver.resilience.fair_map import FairMap
 
 MAX_FORMER = 500  # Secrets that are remembered
-# The most keys of a Secret that is remembered. The consumers of a larger one restart when a Secret of that name
-# returns.
+# A Secret with more keys than this is not remembered. If it is deleted and created again, its consumers restart.
 MAX_FORMER_KEYS = 32
-MAX_VERSIONS = 20  # the most AWS secrets of a Secret that is remembered
+MAX_VERSIONS = 20  # a Secret that is made from more AWS secrets than this is not remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +49,14 @@ class FormerSecrets:
     def revisions(
         self, live: LiveSecret, binding_hash: str, version_keys: Set[str], fingerprints: Mapping[str, bytes]
     ) -> Mapping[str, str]:
-        """Return the revision of each key that had the same value in the last Secret of this name, before it was
-        deleted or lost its record. ``fingerprints`` are the fingerprints of the present values, and ``version_keys``
-        name the AWS secrets that they were read from.
+        """Return the old revision of each key whose value is the same as in the former Secret of this name.
 
-        Getting an old revision back reveals that the value is the old one, so nobody may use this to test guesses of
-        the value. The revisions go to one Secret only (its retries included), and only if its binding, constants
-        included, and its AWS secrets are the same.
+        ``fingerprints`` are the fingerprints of the present values. ``version_keys`` name the AWS secrets that the
+        values were read from.
+
+        If a key gets an old revision back, this reveals that the value is the old one. Nobody may use this to test
+        guesses of the value. So only one Secret gets the revisions, and gets them again if it retries. Its binding,
+        including the constants, must be the same as that of the former Secret, and it must use no other AWS secrets.
         """
         target = live.target
         former = self._former.pop(target.namespace, target)
@@ -74,7 +75,7 @@ class FormerSecrets:
         }
 
     def forget(self, namespace: str) -> None:
-        """Forget the Secrets of a namespace that has ended, because a namespace of the same name may belong to somebody
-        else."""
+        """Forget the Secrets of a namespace that was deleted, because a new namespace of the same name may belong to
+        somebody else."""
         for target in self._former.of(namespace):
             self._former.pop(namespace, target)

@@ -22,20 +22,21 @@ DURATION = 15.0  # seconds; the values of this and the next two constants are cl
 RENEW_DEADLINE = 10.0
 RETRY_PERIOD = 2.0
 RELEASE_TIMEOUT = 1.0  # seconds that releasing the Lease may delay the end of the process
-FOLLOWER_DELAY = (2.0, 4.0)  # the range of seconds that the other replicas wait for the leader
+FOLLOWER_DELAY = (2.0, 4.0)  # the range of seconds for which the other replicas wait for the leader
 
 _LEASES = "coordination.k8s.io/v1"
 _log = logging.getLogger(__name__)
 
 
 def follower_delay() -> float:
-    """Return the seconds after which a replica does work that the leader should do at once, in case it has not."""
+    """Return how many seconds a replica waits for the leader to do some work. If the leader has not done the work by
+    then, the replica does it."""
     return random.uniform(*FOLLOWER_DELAY)  # noqa: S311 - jitter between replicas
 
 
 class LeaseClient:
-    """Client for one Lease. Every write sends back the object that was read, so no write overwrites that of another
-    replica."""
+    """Client for one Lease. Every write sends back the object that was read, so no write overwrites what another
+    replica has written."""
 
     def __init__(self, api: Api, namespace: str, name: str) -> None:
         self._api = api

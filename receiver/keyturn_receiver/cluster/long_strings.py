@@ -1,7 +1,7 @@
 """Drops long strings out of JSON text while the text arrives, piece by piece.
 
-A tenant's object may have a string of more than a megabyte, of which each character takes six bytes in JSON. The
-receiver needs no such string, and parsing one would block the event loop for a tenth of a second.
+A tenant's object may have a string of more than a megabyte. In JSON, each of its characters may take six bytes. The
+receiver needs no such string, and parsing it would block the event loop for a tenth of a second.
 """
 
 import math
@@ -73,8 +73,8 @@ class _StringFilter:
         return bytes(self._kept)
 
     def _feed_string(self, piece: bytes) -> int:
-        """Take what ``piece`` has of the present string. Return the position after its closing quote; more than the
-        length of the piece if the string goes on."""
+        """Take what ``piece`` has of the present string. Return the position after the closing quote. If the string
+        goes on after this piece, return more than the length of the piece."""
         begin = 1 if self._escaped and piece else 0
         self._escaped = self._escaped and not piece
         if piece.find(b'"', begin) < 0:

@@ -1,8 +1,8 @@
 """Informer cache of namespaces. It holds the annotations with which a cluster admin controls what Keyturn may do.
 
-A namespace that is deleted and created again under its name is another one, and the annotations of the former do not
-count for its Secrets. A watch shows that late: a silent one for up to 75 seconds. So a namespace is read before the
-first use of each Secret in it (``NamespaceReader``).
+If a namespace is deleted and created again with the same name, the annotations of the old namespace do not apply to
+Secrets in the new one. The cache may learn of the change late: up to 75 seconds late if the watch has gone silent. So
+``NamespaceReader`` reads the namespace before the first use of each Secret in it.
 """
 
 import asyncio
@@ -33,7 +33,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class NamespaceView:
-    """A namespace, reduced to the annotations that concern Keyturn. ``faults`` say what is wrong with their names."""
+    """A namespace, reduced to the annotations that concern Keyturn. ``faults`` say what is wrong with the namespace's
+    annotations and labels."""
 
     name: str
     annotations: Mapping[str, str] = field(default_factory=dict)
@@ -47,7 +48,8 @@ class NamespaceView:
         return not self.annotations and not self.faults
 
     def is_older_than(self, other: "NamespaceView") -> bool:
-        """Return whether ``other`` is known to be a later state, of this namespace or of one with the same name.
+        """Return whether ``other`` is known to be a later state, of this namespace or of another one with the same
+        name.
 
         The resource versions of one kind of object are numbers that grow:
         https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions
@@ -58,7 +60,7 @@ class NamespaceView:
 
 @dataclass(slots=True)
 class _Entry:
-    """``read_at`` is the time, in monotonic seconds, at which the last read of this namespace began."""
+    """A cached namespace. ``read_at`` is the time, in monotonic seconds, at which the last read of it began."""
 
     namespace: NamespaceView
     read_at: float = -math.inf
@@ -66,9 +68,9 @@ class _Entry:
 
 class NamespaceCache:
     """Informer cache. Keeps the annotations that concern Keyturn. A namespace without such annotations takes no memory,
-    unless a bound Secret in it was used.
+    unless it was read before the use of a Secret in it.
 
-    A watch or a ``NamespacePoller`` fills the cache, and a ``NamespaceReader`` puts it right.
+    A watch or a ``NamespacePoller`` fills the cache. A ``NamespaceReader`` corrects what is out of date.
     """
 
     def __init__(self) -> None:
@@ -86,8 +88,8 @@ class NamespaceCache:
         self._fault_handlers.append(on_faults)
 
     def add_end_handler(self, on_end: Callable[[str], None]) -> None:
-        """Register ``on_end``, which is called with the name of a namespace when it is gone, or when another namespace
-        has its name."""
+        """Register ``on_end``, which is called with the name of a namespace when the namespace is gone, or when a new
+        namespace has taken the name."""
         self._end_handlers.append(on_end)
 
     def annotations(self, namespace: str) -> Mapping[str, str]:
@@ -96,8 +98,8 @@ class NamespaceCache:
         return entry.namespace.annotations if entry else {}
 
     def read_at(self, namespace: str) -> float:
-        """Return when the last read of the namespace that the cache shows began, in monotonic seconds. This is minus
-        infinity if it was not read since it was created."""
+        """Return the time, in monotonic seconds, at which the last read of a namespace began. Return minus infinity if
+        the namespace was not read since it was created. Reads of an earlier namespace of this name do not count."""
         entry = self._entries.get(namespace)
         return entry.read_at if entry else -math.inf
 
@@ -127,14 +129,14 @@ class NamespaceCache:
     def update(self, item: NamespaceView) -> None:
         entry = self._entries.get(item.name)
         if entry and item.is_older_than(entry.namespace):
-            return  # a watch shows late what a read has already shown to be over
+            return  # this comes late from a watch, and a read has already returned a newer state
         before = entry.namespace if entry else NamespaceView(item.name)
         if entry and before.uid == item.uid:
             entry.namespace = item
         else:
             if entry:
                 self._end(item.name)
-            # This is another namespace of the same name, so what was read of the former does not count.
+            # This namespace is new here. Reads of an earlier namespace of the same name do not count.
             self._entries[item.name] = entry = _Entry(item)
         if item.says_nothing and entry.read_at == -math.inf:
             del self._entries[item.name]
@@ -153,7 +155,7 @@ class NamespaceCache:
         if entry is None:
             self._end(metadata["name"])
         elif not (uid and entry.namespace.uid and entry.namespace.uid != uid):
-            # With another UID, this would be the deletion of a former namespace of this name.
+            # If the UIDs differed, this would be the deletion of an earlier namespace of this name.
             self._drop(metadata["name"])
 
     def _drop(self, name: str) -> None:
@@ -174,11 +176,11 @@ class NamespaceCache:
 
 
 class NamespaceReader:
-    """Reads a namespace where the cache may still show a former one of the same name.
+    """Reads a namespace if the cache may still show an earlier namespace of the same name.
 
-    A Secret never moves from one namespace to another, and it is deleted with its namespace. So a namespace that was
-    read after a Secret was first seen is the Secret's own, and it is read again only for Secrets that are seen later.
-    In steady state this makes no calls.
+    A Secret never moves from one namespace to another, and it is deleted with its namespace. So if a namespace was read
+    after a Secret was first seen, it is the namespace that the Secret is in. It is read again only for Secrets that are
+    first seen later. In steady state, the reader makes no calls.
     """
 
     def __init__(self, api: Api, cache: NamespaceCache) -> None:
@@ -199,7 +201,7 @@ class NamespaceReader:
         try:
             obj = await self._api.request("GET", path("v1", "namespaces", None, name), accept=METADATA_ONLY)
         except NotFound:
-            self._cache.delete({"metadata": {"name": name}})  # its Secrets are about to be deleted as well
+            self._cache.delete({"metadata": {"name": name}})  # its Secrets are about to be deleted, too
             return
         self._cache.put_read(self._cache.transform(obj), started)
 
@@ -207,8 +209,8 @@ class NamespaceReader:
 class NamespacePoller:
     """Poller that fills a ``NamespaceCache`` when only some namespaces are served.
 
-    A Role can grant ``get`` on its own namespace, but not ``watch``. ``synced`` is set once every namespace has been
-    read.
+    A Role can grant ``get`` on the namespace that it is in, but not ``watch``. ``synced`` is set when every namespace
+    has been read at least one time.
     """
 
     def __init__(self, api: Api, names: tuple[str, ...], cache: NamespaceCache, ping: Ping = no_ping) -> None:

@@ -1,8 +1,8 @@
-"""Informer of a kind that the API server may not have: its custom resource definition (CRD) is absent, comes later, or
-goes away.
+"""Informer of a kind that the API server may not have. The kind's custom resource definition (CRD) may be absent, come
+later, or go away.
 
-The list of the objects is the question whether the kind exists: the API server answers 404 if not. So no right other
-than that to the objects is needed.
+To find out whether the kind exists, the informer lists its objects. The API server answers 404 if the kind does not
+exist. So the receiver needs no right but the right to read the objects.
 """
 
 import asyncio
@@ -18,10 +18,11 @@ _log = logging.getLogger(__name__)
 
 
 class OptionalInformer:
-    """Informer that runs a reflector while the kind exists. While it does not, the cache is empty, ``synced`` is set,
-    and the informer asks again every ``interval`` seconds, or a little sooner.
+    """Informer that runs a reflector while the kind exists. While the kind does not exist, the cache is empty,
+    ``synced`` is set, and the informer asks again every ``interval`` seconds, or a little sooner.
 
-    The reflector has to be optional. ``title`` names the kind in the log, which tells each change once.
+    The reflector has to be optional (``is_optional``). ``title`` names the kind in the log. Each time the kind becomes
+    absent, one line is logged.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class OptionalInformer:
 
     async def run(self) -> None:
         """Run until cancelled."""
-        told = -1  # the number of lists when the log told that the kind is absent
+        told = -1  # the number of complete lists when it was last logged that the kind is absent
         while True:
             try:
                 await self._reflector.run()

@@ -1,4 +1,5 @@
-"""Client for the readers of Secrets that Keyturn does not restart. It lists them; nothing watches them."""
+"""Client for the pods and CronJobs that read Secrets but that Keyturn does not restart. It lists them; nothing watches
+them."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -28,8 +29,8 @@ class ReaderClient:
                 yield read_cron_job(decoder.decode(each))
 
     async def pods(self, namespace: str) -> AsyncGenerator[Reader | None, None]:
-        """Yield the running pods of a namespace, each as its reader, or None in place of a pod that Keyturn restarts.
-        Raises the errors of the API client."""
+        """Yield a reader for each running pod of a namespace, or None if Keyturn restarts the pod. Raises the errors of
+        the API client."""
         async with aclosing(list_in_pages(self._api, path("v1", "pods", namespace), _RUNNING)) as pods:
             async for each in pods:
                 yield read_running_pod(POD.decode(each))

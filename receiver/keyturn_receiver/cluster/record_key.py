@@ -1,4 +1,5 @@
-"""Record key: the key of the keyed hashes on bound Secrets. All replicas read it from one Secret of the release."""
+"""Record key: the key that makes the keyed hashes on bound Secrets. All replicas read it from one Secret of the
+release."""
 
 import asyncio
 import hmac
@@ -23,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class RecordKey:
-    """Keyed hash (HMAC-SHA256). It can be called once a key is set."""
+    """Keyed hash (HMAC-SHA256). It can be called only after a key was set."""
 
     def __init__(self, key: bytes = b"") -> None:
         self._key = key
@@ -77,10 +78,10 @@ class RecordKeyClient:
 
 
 class RecordKeyMonitor:
-    """Record key monitor. Reads the key at the start and now and then, and calls ``on_change`` when it is another one.
+    """Record key monitor. Reads the key again and again, and calls ``on_change`` when a known key has changed.
 
-    If the Secret has no key, the first replica writes one. A replica that already has a key writes that one. ``synced``
-    is set once the key is known.
+    If the Secret has no key, the first replica that notices it writes a key. A replica that already knows a key writes
+    the known key, and any other replica writes a new key. ``synced`` is set when the key is known.
     """
 
     def __init__(

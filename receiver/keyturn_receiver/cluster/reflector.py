@@ -23,8 +23,8 @@ from keyturn_receiver.resilience.backoff import Backoff, jittered
 BASE_DELAY = 0.5  # seconds before the first retry; each consecutive failure doubles the delay
 MAX_DELAY = 30.0
 MAX_PAGE = 2 * 1024 * 1024  # bytes; a parsed page takes up to thirty times as much memory, if it has `{}` in lists
-MAX_SILENT_WATCHES = 2  # watches in a row that pass their deadline, after which the objects are listed again
-MAX_BLOCKED = 0.005  # seconds after which the objects of a page let other tasks run
+MAX_SILENT_WATCHES = 2  # after so many watches in a row that pass their deadline, the objects are listed again
+MAX_BLOCKED = 0.005  # seconds; after parsing objects for so long, the reflector lets other tasks run
 MIN_WATCH = 0.5  # seconds; after a watch that was shorter than this, the reflector pauses for this long
 
 T = TypeVar("T")
@@ -98,7 +98,7 @@ class WatchTimeouts:
 class Reflector(Generic[T]):
     """Reflector. Fills ``cache`` with the objects of ``list_watch``. ``synced`` is set after the first list.
 
-    The first list is made once ``after`` is set. ``ping`` is called at every sign of progress: a page of a list, an
+    The first list is made when ``after`` is set. ``ping`` is called at every sign of progress: a page of a list, an
     event, or a failure that will be retried. ``is_optional`` means that the API server may not have the kind: ``run``
     then raises NotFound.
     """
@@ -124,11 +124,11 @@ class Reflector(Generic[T]):
         self._listed_at = 0.0
         self._after = after
         self._is_optional = is_optional
-        self.lists = 0  # complete ones so far
+        self.lists = 0  # complete lists so far
         self.synced = asyncio.Event()
 
     def list_again(self) -> None:
-        """List the objects again after the current watch, although the cache may have every change."""
+        """List the objects again after the current watch, even if the cache may already have every change."""
         self._listed_at = -math.inf
 
     async def run(self) -> None:
@@ -136,8 +136,8 @@ class Reflector(Generic[T]):
 
         Raises NotFound if the kind is optional, and the API server does not have it.
 
-        If the watches themselves show nothing, as behind a proxy that holds back what streams, lists take their place:
-        so the cache is at most a few deadlines old.
+        A proxy may hold back streams, so that watches show no events. Then lists take the place of watches, and the
+        cache is at most a few deadlines old.
         """
         failures = silent = 0
         if self._after:

@@ -1,7 +1,7 @@
 """Informer cache of the Secrets that were bound and no longer are. They still have the label ``keyturn.dev/state``.
 
-It is empty at rest: once a Secret's status says that it is not bound, the label is gone. So a Secret that lost its
-binding while no receiver was running is found by the first list.
+When the receiver writes into a Secret's status that the Secret is not bound, it also removes the label. So in steady
+state the cache is empty. The first list also finds a Secret that lost its binding while no receiver was running.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ class ReleasedSecret:
 
 
 class ReleasedCache:
-    """Informer cache. Calls its handlers with each Secret that is no longer bound and does not say so yet."""
+    """Informer cache. Keeps each Secret that is no longer bound, until the Secret's status says so."""
 
     def __init__(self) -> None:
         self._handlers: list[Callable[[], None]] = []

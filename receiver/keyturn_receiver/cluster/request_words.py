@@ -1,4 +1,5 @@
-"""Paths of the Kubernetes API: their parts, and words for what a request does, for people who do not know the paths."""
+"""Paths of the Kubernetes API. Splits a path into its parts, and says in words what a request does, for people who do
+not know the paths."""
 
 from typing import NamedTuple
 from urllib.parse import unquote

@@ -50,9 +50,9 @@ from keyturn_receiver.core.revision import (
 from keyturn_receiver.core.vocabulary import secret_faults
 from keyturn_receiver.core.write_times import CHANGED_AT
 
-SMALL = 2048  # characters of a Secret's annotations
-MAX_SMALL = 512  # Secrets with small annotations whose parsed form is kept
-MAX_LARGE = 8  # Secrets with larger ones, of up to 256 KiB
+SMALL = 2048  # characters; a Secret's annotations of up to this length together are small
+MAX_SMALL = 512  # how many Secrets with small annotations are kept in parsed form
+MAX_LARGE = 8  # how many Secrets with larger annotations, of up to 256 KiB, are kept in parsed form
 
 _RECORD = RECORD[:-1]  # the time of the last write is left out, because it is only for people
 _ANNOTATIONS = (*DECLARING, STATUS, RECONCILED, MOVED_AT, CHANGED_AT, *_RECORD)
@@ -77,15 +77,15 @@ TOO_MUCH = (
 class BoundSecret:
     """Cached metadata of a bound Secret, without its data.
 
-    ``names`` are all the names that its AWS secrets may have, and ``scopes`` the accounts and regions that the binding
-    names (``account_scope``). ``integrity`` tells whether its keys and its record are as Keyturn wrote them. ``texts``
-    are the unparsed annotations and the label ``keyturn.dev/state``, which take less memory than parsed ones.
-    ``faults`` say what is wrong with the names of its annotations and labels. ``lost_record`` is true if Keyturn has
-    filled the Secret, but the cache no longer has the record. ``fault`` is an error of the binding that the Secret
-    alone does not show. ``seen_at`` is the time, in monotonic seconds, at which this replica first saw this version of
-    the Secret. ``first_seen_at`` is the time at which this replica first saw any version of the Secret; it is kept as
-    long as the Secret is in the cache. ``other_keys`` are the keys that its record lacks, or None if they are too long
-    to be kept.
+    ``names`` are all the names that the Secret's AWS secrets may have. ``scopes`` are the accounts and regions that the
+    binding names (``account_scope``). ``integrity`` tells whether the Secret's keys and its record are as Keyturn wrote
+    them. ``texts`` are the annotations and the label ``keyturn.dev/state``. They are kept unparsed, which takes less
+    memory. ``faults`` say what is wrong with the names of the Secret's annotations and labels. ``lost_record`` is true
+    if Keyturn has filled the Secret, but the cache no longer has the record. ``fault`` is an error of the binding that
+    cannot be seen from the Secret itself. ``seen_at`` is the time, in monotonic seconds, at which this replica first
+    saw this version of the Secret. ``first_seen_at`` is the time at which this replica first saw any version of the
+    Secret; it is kept as long as the Secret is in the cache. ``other_keys`` are the Secret's keys that are not in its
+    record, or None if they are too long to be kept.
     """
 
     target: Target
@@ -124,12 +124,13 @@ class BoundSecret:
 
     @property
     def is_intact(self) -> bool:
-        """Whether no change by others to what Keyturn wrote was found."""
+        """Whether no change by others was found in what Keyturn wrote."""
         return self.integrity is not Integrity.BROKEN
 
     @property
     def large_bytes(self) -> int:
-        """The memory of its annotations if they count towards the limit of the namespace, and otherwise 0."""
+        """The bytes of memory that the annotations take if they count towards the limit of the namespace; otherwise
+        0."""
         size = sum(sys.getsizeof(text) for text in self.texts if text)
         return size if size > LARGE else 0
 
@@ -139,7 +140,7 @@ def read_bound(obj: Json, keyed: KeyedHash) -> BoundSecret:
     metadata = obj["metadata"]
     annotations = own_annotations(metadata)
     texts = (*(_kept(name, annotations.get(name)) for name in _ANNOTATIONS), state_label(metadata))
-    record = _record_of(texts)  # of which ``_kept`` cuts nothing
+    record = _record_of(texts)  # complete, because ``_kept`` does not cut the record
     whole = integrity(keyed, FIELD_MANAGER, metadata, obj.get("data") or {}, record)
     lost_record = False
     if whole is not Integrity.INTACT and _size(texts[_RECORD_TEXTS]) > MAX_UNPROVEN_RECORD:
@@ -190,8 +191,8 @@ class CopiedSecret:
     copy: Copy
 
 
-# A caller needs the same binding several times in a row, and then not again for a long time. What is kept here outlives
-# its Secret, so only a few large texts are kept, and they do not push out the small ones.
+# A caller needs the same binding several times in a row, and then not again for a long time. What is kept here stays
+# when its Secret is gone. So only a few large texts are kept, and they do not push out the small ones.
 def _spec_of(texts: tuple[str | None, ...], faults: tuple[str, ...]) -> BindingSpec:
     return _small_spec(texts, faults) if _size(texts) <= SMALL else _large_spec(texts, faults)
 
@@ -322,7 +323,8 @@ class SecretCache:
     def keep_values(self, live: LiveSecret, resource_version: str, fingerprints: Mapping[str, bytes]) -> None:
         """Keep the fingerprints of values that this replica has just read or written.
 
-        Whoever writes a Secret decides how many keys it has, so those of a Secret with very many keys are not kept.
+        Whoever writes a Secret decides how many keys it has. So no fingerprints are kept of a Secret with more than
+        MAX_FINGERPRINTS keys.
         """
         if live.target not in self._by_target or len(fingerprints) > MAX_FINGERPRINTS:
             self.drop_values(live.target)
@@ -331,7 +333,7 @@ class SecretCache:
         self._values[live.target] = _Values(resource_version, live.type, live.immutable, fingerprints, held)
 
     def forget_former(self, namespace: str) -> None:
-        """Forget the former Secrets of a namespace that has ended."""
+        """Forget the former Secrets of a namespace that was deleted."""
         self.former.forget(namespace)
         for target in self.in_namespace(namespace):
             self.drop_values(target)  # without them, nothing is remembered when the watch shows the deletion later
@@ -414,7 +416,7 @@ class SecretCache:
 
 
 def _follow(cached: BoundSecret, kept: BoundSecret) -> BoundSecret:
-    """Return ``kept`` with what its earlier version in the cache reveals about it."""
+    """Return ``kept``, the new version of a Secret, with what the earlier version ``cached`` reveals about it."""
     integrity_now = kept.integrity
     if cached.integrity is Integrity.INTACT and integrity_now is Integrity.UNKEYED:
         integrity_now = Integrity.BROKEN  # somebody has taken the keyed hash away

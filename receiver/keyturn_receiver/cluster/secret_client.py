@@ -30,8 +30,8 @@ from keyturn_receiver.resilience.time_slice import TimeSlice
 
 @dataclass(frozen=True, slots=True)
 class FoundSecret:
-    """A Secret as the API server currently has it, with its binding. ``bound`` tells whether the Secret has the
-    label."""
+    """A Secret as the API server currently has it, with its binding. ``bound`` tells whether the Secret has the binding
+    label and is not a copy."""
 
     live: LiveSecret
     spec: BindingSpec
@@ -39,7 +39,7 @@ class FoundSecret:
 
 
 class SecretClient:
-    """Reads and writes single Secrets. It is used only for bound ones.
+    """Reads and writes single bound Secrets.
 
     ``fingerprint`` makes a digest of each value that is read. ``keyed`` makes the hashes that are written. ``now``
     returns the time in UTC. The time is written on the Secret for people, and no decision depends on it.
@@ -86,7 +86,7 @@ class SecretClient:
         return read_record(own_annotations(obj["metadata"]), state_label(obj["metadata"]))
 
     async def read_values(self, live: LiveSecret, keys: Collection[str]) -> dict[str, bytes]:
-        """Read the present values of some keys, which a write has to repeat so that they stay.
+        """Read the present values of some keys. A write that does not repeat these values would remove the keys.
 
         Raises Conflict if the Secret has changed since it was read, and the same errors as ``read``.
         """
@@ -127,7 +127,8 @@ class SecretClient:
         return str(written["metadata"]["resourceVersion"])
 
     async def write_status(self, live: LiveSecret, status: str, reconciled: str = "") -> str:
-        """Write the status of a Secret, and its label, and return its new resource version.
+        """Write the status of a Secret and its label ``keyturn.dev/state``, and return the Secret's new resource
+        version.
 
         ``reconciled`` is the request to reconcile that was served, or empty.
         Raises Conflict if the Secret has changed since it was read.
@@ -145,7 +146,8 @@ class SecretClient:
     async def release(self, target: Target, uid: str, resource_version: str, status: str) -> None:
         """Write the status of a Secret that is no longer bound, and remove the label ``keyturn.dev/state``.
 
-        Raises Conflict if the Secret has changed since it was seen, and NotFound.
+        Raises Conflict if the Secret has changed since it was seen, NotFound if it is gone, or another error of the API
+        client.
         """
         metadata: Json = {
             "uid": uid,
@@ -178,7 +180,7 @@ def own_annotations(metadata: Json) -> dict[str, str]:
 
 
 def state_label(metadata: Json) -> str:
-    """Return the value of the label ``keyturn.dev/state`` of a Secret, which is empty if there is none."""
+    """Return the value of a Secret's label ``keyturn.dev/state``, or an empty text if the Secret has no such label."""
     return str((metadata.get("labels") or {}).get(STATE, ""))
 
 

@@ -1,8 +1,8 @@
 """The Argo Rollouts that take their pod template from another workload (``spec.workloadRef``), and the cache that finds
 them.
 
-The other workload, mostly a Deployment without replicas, is the consumer: its pod template tells what the pods read,
-and a change of it makes a new revision of the Rollout.
+The other workload, usually a Deployment without replicas, is the consumer. Its pod template tells what the pods read.
+If that template changes, the Rollout gets a new revision.
 """
 
 from collections import Counter, defaultdict
@@ -18,13 +18,15 @@ from keyturn_receiver.core.object_name import is_object_name
 from keyturn_receiver.core.rollout_hold import RolloutHold
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, WorkloadKind
 
-MAX_BORROWERS = 2_000  # in one namespace; each takes up to 1 KB. Of further ones, the words of Events may be wrong.
+# Rollouts of one namespace that are kept. Each takes up to 1 KB. Events about further Rollouts may have wrong words.
+MAX_BORROWERS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class Borrower:
-    """A Rollout, the workload whose pod template it takes, whether its pods are restarted by ``spec.restartAt``, what
-    holds that back, and the number of pods that it should have."""
+    """A Rollout that takes its pod template from the workload ``lender``. ``by_time`` tells whether ``spec.restartAt``
+    restarts its pods. ``hold`` is what holds the restart back. ``replicas`` is the number of pods that it should
+    have."""
 
     rollout: WorkloadRef
     lender: WorkloadRef
@@ -49,11 +51,12 @@ class Borrowers:
         return [each for _, each in sorted(self._by_lender.get(workload, {}).items())]
 
     def refs(self, namespace: str | None) -> set[WorkloadRef]:
-        """Return the Rollouts of one namespace, or of all."""
+        """Return the Rollouts of one namespace, or of all namespaces if it is None."""
         return {ref for ref in self._by_rollout if namespace in (None, ref.namespace)}
 
     def put(self, rollout: WorkloadRef, borrower: Borrower | None) -> None:
-        """Note what a Rollout is now. ``borrower`` is None if it has its own pod template, or is gone."""
+        """Store what is now known of a Rollout. ``borrower`` is None if the Rollout has its own pod template, or is
+        gone."""
         if before := self._by_rollout.pop(rollout, None):
             of_lender = self._by_lender[before.lender]
             del of_lender[rollout]
@@ -75,8 +78,8 @@ class _Seen:
 
 
 class RolloutCache:
-    """Informer cache of Argo Rollouts. Passes them on to ``consumers``. Those that have no pod template of their own go
-    to ``borrowers``, too."""
+    """Informer cache of Argo Rollouts. Passes each Rollout on to ``consumers``. A Rollout without a pod template of its
+    own also goes to ``borrowers``."""
 
     def __init__(
         self, kind: WorkloadKind, consumers: ConsumerCache, borrowers: Borrowers, is_reloader_replaced: bool = False

@@ -25,8 +25,8 @@ _log = logging.getLogger(__name__)
 class Transport:
     """HTTP transport. Sends requests with the pod's ServiceAccount, or with the current context of KUBECONFIG.
 
-    ``in_cluster`` says that the client has the pod's own configuration. The API server is then never called through a
-    proxy: it is inside the cluster, and its address there is seldom in NO_PROXY.
+    If ``in_cluster`` is true, the client has the pod's own configuration. Then the API server is never called through a
+    proxy, because it is inside the cluster, and its address there is seldom in NO_PROXY.
     """
 
     def __init__(self, client: ApiClient, in_cluster: bool = False) -> None:
@@ -83,8 +83,8 @@ class Transport:
 
 
 def _environment_proxy(host: str) -> str | None:
-    """Return the proxy for the API server that the environment variables HTTPS_PROXY, HTTP_PROXY and NO_PROXY
-    determine."""
+    """Return the proxy for the API server, or None. The environment variables HTTPS_PROXY, HTTP_PROXY and NO_PROXY
+    determine it."""
     proxy = proxies.proxy_for(host)
     if proxy and URL(proxy).scheme == "https":
         scheme = URL(host).scheme.upper()

@@ -1,8 +1,9 @@
-"""The fields of Kubernetes objects that the receiver reads. The others are skipped while their JSON is parsed.
+"""The fields of Kubernetes objects that the receiver reads. All other fields are skipped while the JSON is parsed.
 
 A tenant may write a workload with a megabyte of small parts that mean nothing here. To parse all of them would take
-thirty times as much memory, and block the event loop for a tenth of a second. So whoever reads another field of a
-workload or pod adds it here. A value has the type Any, because the API server has checked it.
+thirty times as much memory, and block the event loop for a tenth of a second. So code that reads another field of a
+workload or pod works only if the field is added here. Values have the type Any, because the API server has checked
+them.
 """
 
 from collections.abc import Mapping
@@ -114,14 +115,15 @@ class _Page(TypedDict, total=False):
 
 
 class WatchEvent(Struct):
-    """An event of a watch. Its object is parsed later, because its type depends on that of the event."""
+    """An event of a watch. The object is parsed later, because the type of the object depends on the type of the
+    event."""
 
     type: str
     object: Raw
 
 
 def _object(fields: Mapping[str, Any]) -> Any:
-    """Return the type of objects of which these fields are kept. Each may be null."""
+    """Return a type for objects. Only these fields are kept of an object. Each field may be null."""
     make: Any = TypedDict
     return make("_Object", {name: each | None for name, each in fields.items()}, total=False)
 
@@ -131,8 +133,8 @@ def _nested(path: tuple[str, ...], innermost: Any) -> Any:
 
 
 def _metadata(template: tuple[str, ...] = ()) -> Any:
-    """Return the type of metadata. Of its managed fields, the metadata of the object and of its ``template`` are
-    kept."""
+    """Return a type for the metadata of an object. Its ``managedFields`` tell who owns which field. Of these, only what
+    concerns the metadata of the object and of its ``template`` is kept."""
     owned = {"f:metadata": Any}
     if template:
         first, *others = (f"f:{field}" for field in template)
@@ -143,7 +145,7 @@ def _metadata(template: tuple[str, ...] = ()) -> Any:
 
 @cache
 def workload_decoder(kind: WorkloadKind) -> Decoder[Any]:
-    """Return the decoder of workloads of a kind."""
+    """Return the decoder for workloads of one kind."""
     first, *others = kind.template
     template = _object({"metadata": _metadata(), "spec": _PodSpec})
     of_spec: dict[str, Any] = dict.fromkeys(_SPEC, Any)

@@ -14,7 +14,8 @@ from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.revision import KeyedHash, Record
 from keyturn_receiver.core.watched import Observation, Watched, has_watch_label, judge, observe, watch_fault, watch_spec
 
-# Watched Secrets and keys of one namespace. A Secret counts as SECRET_SIZE keys. A key takes some 0.25 KB.
+# The most keys of the watched Secrets of one namespace. Each Secret counts as SECRET_SIZE more keys. A key takes some
+# 0.25 KB.
 MAX_SIZE = 20_000
 SECRET_SIZE = 4
 
@@ -28,10 +29,10 @@ TOO_MANY = (
 class WatchedSecret:
     """Cached metadata of a watched Secret, without its data.
 
-    ``spec`` has what the Secret says about restarts. ``first_seen_at`` is the time, in monotonic seconds, at which this
-    replica first saw any version of the Secret, and ``changed_at`` that at which it first saw these values.
-    ``followed`` has the revisions that were last kept on the Secret while this replica watched, or is None if it saw
-    none.
+    ``spec`` has what the Secret says about restarts. ``first_seen_at`` and ``changed_at`` are in monotonic seconds.
+    ``first_seen_at`` is when this replica first saw any version of the Secret. ``changed_at`` is when this replica
+    first saw the present values. ``followed`` has the revisions of the last version that this replica saw with an
+    up-to-date annotation. It is None if this replica saw no such version.
     """
 
     target: Target
@@ -50,7 +51,7 @@ class WatchedSecret:
 
     @property
     def size(self) -> int:
-        """The number of names that it holds, which its memory is proportional to."""
+        """What the Secret counts towards MAX_SIZE. Its memory is proportional to this number."""
         return SECRET_SIZE + len(self.record.revisions)
 
 
@@ -86,13 +87,13 @@ class WatchedCache:
         self._handlers.append(on_change)
 
     def add_kept_handler(self, on_kept: Callable[[WatchedSecret], None]) -> None:
-        """Register ``on_kept``, which is called once a replica has written the annotation that was due, with the
-        version before that."""
+        """Register ``on_kept``, which is called when any replica has written the annotation that was due. The argument
+        is the Secret as it was before that write."""
         self._kept_handlers.append(on_kept)
 
     def add_fault_handler(self, on_fault: Callable[[SeenSecret], None]) -> None:
-        """Register ``on_fault``, which is called with each Secret that has the label and is not watched, and with each
-        that is watched, or gone, after that. Then its ``fault`` is empty."""
+        """Register ``on_fault``, which is called with each Secret that has the label but is not watched. Its ``fault``
+        tells why. ``on_fault`` is also called when a Secret is watched, or is gone; then ``fault`` is empty."""
         self._fault_handlers.append(on_fault)
 
     def get(self, target: Target) -> WatchedSecret | None:
@@ -108,8 +109,8 @@ class WatchedCache:
         return [target for target in self._by_target if target.namespace == namespace]
 
     def judge(self, obj: Json) -> WatchedSecret | None:
-        """Return a Secret, as the API server has just returned it, with what the cache knows of it. Return None if it
-        is not watched."""
+        """Combine a Secret that the API server has just returned with what the cache knows of it. Return None if the
+        Secret is not watched."""
         item = self.transform(obj)
         return self._judge(item) if isinstance(item, SeenSecret) and not item.fault else None
 
@@ -193,7 +194,8 @@ class WatchedCache:
 
 
 def _matters(before: WatchedSecret | None, after: WatchedSecret | None) -> bool:
-    """Return whether a change of a Secret may call for work. A controller may write the same values all the time."""
+    """Return whether a change of a Secret may call for work. A controller may write the same values again and again,
+    which calls for none."""
     if before is None or after is None:
         return before is not after
     return (before.uid, before.watched, before.spec) != (after.uid, after.watched, after.spec)

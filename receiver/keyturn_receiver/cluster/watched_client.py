@@ -1,4 +1,5 @@
-"""Client for single watched Secrets. It reads what they show, and writes one annotation on them."""
+"""Client for single watched Secrets: others fill them, and Keyturn only restarts their readers. The client reads a
+Secret, and writes one annotation on it."""
 
 from keyturn_receiver.cluster.api import APPLY, METADATA_ONLY, Api, Json, path
 from keyturn_receiver.cluster.watched_cache import WatchedCache, WatchedSecret
@@ -10,7 +11,8 @@ from keyturn_receiver.errors import NotFound
 
 
 class WatchedClient:
-    """Client for watched Secrets. ``cache`` adds what it knows of them, and ``keyed`` proves what is written."""
+    """Client for watched Secrets. ``cache`` knows more about a Secret than the Secret shows. ``keyed`` makes the hash
+    that proves that Keyturn wrote the annotation."""
 
     def __init__(self, api: Api, cache: WatchedCache, keyed: KeyedHash) -> None:
         self._api = api
@@ -18,7 +20,8 @@ class WatchedClient:
         self._keyed = keyed
 
     async def read(self, target: Target) -> WatchedSecret:
-        """Read a Secret. Raises NotFound if there is none, or it is not watched, or another error of the API client."""
+        """Read a Secret. Raises NotFound if the Secret does not exist or is not watched, or another error of the API
+        client."""
         secret = self._cache.judge(await self._api.request("GET", _path(target)))
         if secret is None:
             raise NotFound(f"Secret {target} is not watched any more")
@@ -29,7 +32,7 @@ class WatchedClient:
         return (await self.read(target)).record
 
     async def keep(self, secret: WatchedSecret) -> None:
-        """Write the annotation by server-side apply, and nothing else.
+        """Write the revisions into the Secret's annotation by server-side apply. Nothing else is written.
 
         Raises Conflict if the Secret was changed or deleted after it was read, or another error of the API client.
         """

@@ -26,9 +26,9 @@ STRICT = {"fieldValidation": "Strict"}
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A workload as ``WorkloadClient.inspect`` reads it. ``consumer`` is None if its pods read no Secret. ``replicas``
-    is the number of pods that it should have. ``owner`` is the field manager, other than Keyturn's, that owns the mark,
-    or None."""
+    """A workload as ``WorkloadClient.inspect`` reads it. ``consumer`` is None if the pods read no Secret. ``replicas``
+    is the number of pods that the workload should have. ``owner`` is the field manager that owns the mark (Keyturn's
+    annotation). It is None if no other manager than Keyturn's owns the mark."""
 
     ref: WorkloadRef
     uid: str
@@ -63,7 +63,7 @@ class WorkloadClient:
     async def inspect(self, ref: WorkloadRef, annotation: str) -> Workload:
         """Read a workload with what is needed to judge its pods. Raises the same errors as ``read``.
 
-        ``annotation`` is the name of a mark whose other owner is asked for.
+        ``annotation`` is the name of the mark that ``Workload.owner`` is about.
         """
         kind, workload = WORKLOAD_KINDS[ref.kind], await self._get(ref)
         return Workload(
@@ -77,8 +77,8 @@ class WorkloadClient:
         )
 
     async def pods(self, workload: Workload) -> AsyncGenerator[Pod, None]:
-        """Yield the pods of a workload, without those that are ending. The pods of an Argo Rollout that takes its pod
-        template count as its own. Raises the same errors as ``read``."""
+        """Yield the pods of a workload, without those that are ending. If an Argo Rollout takes its pod template from
+        the workload, the Rollout's pods are included. Raises the same errors as ``read``."""
         ref = workload.ref
         owners = [ref, *(each.rollout for each in self._borrowers.of(ref))]
         query = {"labelSelector": workload.selector}
@@ -102,8 +102,8 @@ class WorkloadClient:
         return trouble_of(pod for pod in pods if read_pod(pod, ref, uid))
 
     async def evict(self, ref: WorkloadRef, pod: Pod) -> None:
-        """Evict one pod of a workload. Raises DisruptionNotAllowed if a PodDisruptionBudget forbids it for now, and
-        otherwise the same errors as ``read``: NotFound if the pod is gone, Conflict if another one has its name."""
+        """Evict one pod of a workload. Raises DisruptionNotAllowed if a PodDisruptionBudget forbids it for now. Raises
+        NotFound if the pod is gone, Conflict if another pod has its name, and the other errors of ``read``."""
         body: Json = {
             "apiVersion": "policy/v1",
             "kind": "Eviction",
@@ -113,15 +113,16 @@ class WorkloadClient:
         await self._api.request("POST", f"{path('v1', 'pods', ref.namespace, pod.name)}/eviction", body=body)
 
     def restarts_by_time(self, consumer: Consumer) -> bool:
-        """Return whether the pods of a consumer are restarted by ``spec.restartAt`` alone, of itself or of all the
-        Argo Rollouts that take its pod template."""
+        """Return whether only ``spec.restartAt`` restarts the pods of a consumer. The field is either on the consumer,
+        or on the Argo Rollouts that take their pod template from it; then all of them must restart by this field."""
         if consumer.by_time:
             return True
         borrowers = self._borrowers.of(consumer.ref)
         return consumer.hold is NO_REPLICAS and bool(borrowers) and all(each.by_time for each in borrowers)
 
     def as_lender(self, consumer: Consumer) -> Consumer:
-        """Return a consumer with what holds back the Argo Rollouts that take its pod template, if there are any."""
+        """Return a consumer whose ``hold`` tells what holds back the Argo Rollouts that take their pod template from
+        it. If there are no such Rollouts, return the consumer unchanged."""
         borrowers = self._borrowers.of(consumer.ref)
         return replace(consumer, hold=_hold_of(borrowers, consumer.hold)) if borrowers else consumer
 
@@ -134,12 +135,14 @@ class WorkloadClient:
     ) -> Consumer | None:
         """Write a mark, and return the workload as it was written. Raises Conflict if it has changed since it was read.
 
-        A restart marks the pod template alone. The mark on the workload itself is removed by the same write, because it
-        would say that the pods were found to run what they are only asked to run. ``beside`` are marks of other Secrets
-        that the new pods will have read, too; the pod template gets them by the same write.
+        A mark on the pod template asks for a restart. A mark on the workload itself says that the pods were found to
+        run the new values. So a restart writes only the mark on the pod template, and the same write removes the mark
+        on the workload itself. ``beside`` are marks of other Secrets that the new pods will have read, too. The pod
+        template gets these marks by the same write.
 
-        A consumer that ``restarts_by_time`` needs ``written_at`` for a restart: when the Secret was written, in seconds
-        since 1970 by the API server's clock. Its template is not to change, so the mark on the workload itself asks.
+        If a consumer ``restarts_by_time``, a restart needs ``written_at``: the time at which the Secret was written, in
+        seconds since 1970 by the API server's clock. The consumer's pod template must not change. So in this case the
+        mark on the workload itself asks for the restart.
         """
         kind = WORKLOAD_KINDS[consumer.ref.kind]
         annotations: Json = {mark.name: mark.value}
@@ -167,8 +170,8 @@ class WorkloadClient:
     async def _restart_borrower(self, borrower: Borrower, mark: RolloutAnnotation, written_at: int) -> None:
         """Restart the pods of an Argo Rollout that takes the pod template of the marked workload.
 
-        The mark on the Rollout tells that this was done. So if the mark of the workload then fails, the next attempt
-        does not restart the pods again.
+        The Rollout gets the mark, too, which shows that it was restarted. So if the write of the mark on the workload
+        then fails, the next attempt does not restart the Rollout's pods again.
         """
         metadata = (await self._get(borrower.rollout))["metadata"]
         if (metadata.get("annotations") or {}).get(mark.name) == mark.value:
@@ -194,7 +197,8 @@ class WorkloadClient:
 
 
 def _hold_of(borrowers: Sequence[Borrower], hold: RolloutHold | None) -> RolloutHold | None:
-    """Return what holds back the restart of a workload whose pod template Rollouts take. ``hold`` is its own."""
+    """Return what holds back the restart of a workload that gives its pod template to Rollouts. ``hold`` is what holds
+    back the workload itself."""
     if hold is not NO_REPLICAS:
         return hold
     held = next((each for each in borrowers if each.hold), None)
@@ -211,7 +215,7 @@ def _path(ref: WorkloadRef) -> str:
 
 
 def _replicas(workload: Json) -> int:
-    """Return the number of pods that a workload should have. A DaemonSet tells it in its status."""
+    """Return the number of pods that a workload should have. A DaemonSet has this number in its status."""
     status, spec = workload.get("status") or {}, workload["spec"]
     desired = status.get("desiredNumberScheduled", spec.get("replicas", 1))
     return desired if isinstance(desired, int) else 1

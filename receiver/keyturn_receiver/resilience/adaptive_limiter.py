@@ -16,11 +16,11 @@ from keyturn_receiver.resilience.bounded_map import BoundedMap
 
 DECREASE_INTERVAL = 1.0  # in seconds; several failures within this time count as one sign of overload
 MAX_WAITING = 2000  # callers that may wait in one lane; more are refused at once
-MAX_OWN_WAIT = 3.0  # seconds that a caller may wait while a whole round of its own lane's calls goes first
+MAX_OWN_WAIT = 3.0  # seconds; then a caller gives up if its lane has admitted a whole round of calls in the meantime
 
 
 class Overloaded(Exception):
-    """No slot became free in time, and not because of the caller's own lane."""
+    """No slot became free in time. The caller's own lane is not the reason."""
 
 
 class LaneFull(Exception):
@@ -40,9 +40,9 @@ class AdaptiveLimiter:
     """Adaptive limiter. A semaphore whose limit moves between 1 and ``maximum``, depending on the load of the server.
 
     The limit rises by about one for each full round of successful requests. It is halved when requests fail because the
-    server is overloaded. Failures of one lane alone are no sign of that while other lanes succeed. A lane takes at most
-    three quarters of the limit, so that the first call of another lane finds a free slot. ``now`` returns monotonic
-    seconds.
+    server is overloaded. If only one lane fails and other lanes succeed, that is no sign of overload. A lane takes at
+    most three quarters of the limit, so that the first call of another lane finds a free slot. ``now`` returns
+    monotonic seconds.
     """
 
     def __init__(self, maximum: int, now: Callable[[], float] = time.monotonic) -> None:
@@ -52,7 +52,7 @@ class AdaptiveLimiter:
         self._in_flight = 0
         self._lanes: OrderedDict[Hashable, _Lane] = OrderedDict()  # in the order of their turns
         self._decreased_at = -DECREASE_INTERVAL
-        # The two lanes that succeeded or failed last, with the time.
+        # The two lanes that succeeded last, and the two that failed last, each with the time.
         self._succeeded: BoundedMap[Hashable, float] = BoundedMap(2)
         self._failed: BoundedMap[Hashable, float] = BoundedMap(2)
 
@@ -84,10 +84,10 @@ class AdaptiveLimiter:
             await self._wait(waiter, mine, before, seconds)
         except BaseException as error:
             if waiter.done() and not waiter.cancelled():
-                self._end(lane)  # it was admitted just before it gave up, so its slot is passed on
+                self._end(lane)  # the caller was admitted just before it gave up; pass its slot on
             else:
                 waiter.cancel()
-                with suppress(ValueError):  # it has left the lane already
+                with suppress(ValueError):  # the waiter has left the lane already
                     mine.waiters.remove(waiter)
                 self._forget_if_idle(lane)
             self._admit()
@@ -96,8 +96,8 @@ class AdaptiveLimiter:
             raise
 
     async def _wait(self, waiter: "asyncio.Future[None]", lane: _Lane, before: int, seconds: float | None) -> None:
-        """Wait for a slot for up to ``seconds``, or for MAX_OWN_WAIT if calls of the same lane are what takes the
-        time. Raises TimeoutError."""
+        """Wait for a slot for up to ``seconds``. If calls of the same lane are the reason for the wait, wait for
+        MAX_OWN_WAIT at most. Raises TimeoutError."""
         async with asyncio.timeout(seconds):
             if seconds is not None and seconds > MAX_OWN_WAIT:
                 await asyncio.wait([waiter], timeout=MAX_OWN_WAIT)
@@ -106,7 +106,7 @@ class AdaptiveLimiter:
             await waiter
 
     def _is_behind_own(self, lane: _Lane, before: int) -> bool:
-        """Return whether a whole round of the lane's calls was admitted since it had admitted ``before``."""
+        """Return whether a whole round of the lane's calls was admitted since ``lane.admitted`` was ``before``."""
         return lane.admitted - before >= self.lane_limit
 
     def release(self, overloaded: bool, lane: Hashable = None) -> None:
@@ -123,7 +123,7 @@ class AdaptiveLimiter:
         self._admit()
 
     def _concerns_one_lane(self, lane: Hashable) -> bool:
-        """Return whether, as of late, calls of ``lane`` alone have failed while those of another lane succeeded."""
+        """Return whether recently only calls of ``lane`` have failed, and calls of another lane have succeeded."""
 
         def others(ended: BoundedMap[Hashable, float]) -> bool:
             return any(each != lane and self._now() - (ended.get(each) or 0.0) < DECREASE_INTERVAL for each in ended)
@@ -143,7 +143,8 @@ class AdaptiveLimiter:
             self._lanes.move_to_end(key)
 
     def _next_lane(self) -> tuple[Hashable, _Lane] | None:
-        # A lane that cannot take a turn has calls in flight, so there are at most ``limit`` of them.
+        # This loop is short. A lane that cannot take a turn has calls in flight, so there are at most ``limit`` such
+        # lanes.
         for key, lane in self._lanes.items():
             if lane.waiters and lane.in_flight < self.lane_limit:
                 return key, lane

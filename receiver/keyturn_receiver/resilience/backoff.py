@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 Uniform = Callable[[float, float], float]  # random.uniform, or a replacement for it in a test
 
-_MAX_DOUBLINGS = 60  # a float can still hold the result, and every ``cap`` in use is reached long before
+_MAX_DOUBLINGS = 60  # a float can still hold the result, and every ``cap`` in use is reached long before that
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,7 @@ class Backoff:
     def delay(self, attempt: int, at_least: float = 0.0) -> float:
         """Return the seconds to wait after the failed attempt number ``attempt``. The first attempt has the number 1.
 
-        ``at_least`` is the delay in seconds that the failure itself asks for. ``cap`` and the jitter apply to it as
-        well.
+        ``at_least`` is the delay in seconds that the failure itself asks for. ``cap`` and the jitter apply to it, too.
         """
         doubled = self.base * 2 ** min(attempt - 1, _MAX_DOUBLINGS)
         return jittered(min(self.cap, max(at_least, doubled)), self.jitter, self.uniform)

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar, cast
 
-EXPIRED_PER_PUT = 2  # entries that have expired and are dropped for each one that is set; so the map cannot grow
+EXPIRED_PER_PUT = 2  # the most expired entries that are dropped when an entry is set
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -55,8 +55,8 @@ class BoundedMap(Generic[K, V]):
 class ExpiringMap(Generic[K, V]):
     """Bounded map whose entries expire ``ttl`` seconds after they were set.
 
-    It holds at most ``limit`` entries. An entry that has expired is dropped when another one is set, so the map has
-    what was set in the last ``ttl`` seconds. ``now`` returns monotonic seconds.
+    It holds at most ``limit`` entries. Whenever an entry is set, up to EXPIRED_PER_PUT expired entries are dropped. So
+    expired entries do not accumulate. ``now`` returns monotonic seconds.
     """
 
     def __init__(self, limit: int, ttl: float, now: Callable[[], float] = time.monotonic) -> None:
@@ -71,7 +71,7 @@ class ExpiringMap(Generic[K, V]):
         return self.get(cast("K", key)) is not None
 
     def get(self, key: K) -> V | None:
-        """Return the value of ``key``, or None if the map does not have it or it has expired."""
+        """Return the value of ``key``, or None if the map does not have the key, or its entry has expired."""
         entry = self._entries.get(key)
         return entry[1] if entry and self._now() < entry[0] else None
 

@@ -10,7 +10,7 @@ V = TypeVar("V")
 
 
 class FairMap(Generic[G, K, V]):
-    """Bounded map with groups. Holds at most ``limit`` entries. Adding another one evicts the oldest entry of the
+    """Bounded map with groups. Holds at most ``limit`` entries. Adding another entry evicts the oldest entry of the
     largest group.
 
     The oldest entry is the one that was added or set longest ago. Groups are in the order in which they were last moved

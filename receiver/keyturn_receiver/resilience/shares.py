@@ -1,4 +1,4 @@
-"""Shares: semaphores by owner, so that no owner takes every place of something that all owners use."""
+"""Shares: a semaphore for each owner, so that no owner takes all places of a resource that all owners use."""
 
 import asyncio
 from collections.abc import Hashable, Mapping

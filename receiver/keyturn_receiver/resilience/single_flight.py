@@ -23,7 +23,7 @@ V = TypeVar("V")
 
 @dataclass(slots=True)
 class _Flight(Generic[V]):
-    """One fetch. ``expiry`` drops its result, which has ``weight``."""
+    """One fetch. ``weight`` is the weight of its result. ``expiry`` is the timer that drops the result."""
 
     started: float
     result: "asyncio.Future[V]"
@@ -36,10 +36,10 @@ class SingleFlight(Generic[K, V]):
     enough.
 
     A result is new enough for a caller if the fetch started at the caller's ``since`` or later. An older result could
-    miss a change. So all five hundred bindings of one rotation cost one fetch, and the next rotation costs another one.
-    ``now`` returns monotonic seconds. A result is kept for ``ttl`` seconds (not at all if that is 0), or until there
-    are more than MAX_RESULTS. The results that are kept weigh at most ``max_weight`` together, as ``weigh`` weighs
-    them.
+    miss a change. So if a rotation concerns five hundred bindings, they all share one fetch. The next rotation needs
+    another fetch. ``now`` returns monotonic seconds. A result is kept for ``ttl`` seconds (not at all if that is 0), or
+    until there are more than MAX_RESULTS. ``weigh`` returns the weight of a result. Together, the kept results weigh at
+    most ``max_weight``.
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class SingleFlight(Generic[K, V]):
         self._ttl = ttl
         self._weigh = weigh
         self._max_weight = max_weight
-        self._flights: dict[K, _Flight[V]] = {}  # those that run, and those whose result is kept
-        self._kept: OrderedDict[K, _Flight[V]] = OrderedDict()  # those whose result is kept, oldest first
+        self._flights: dict[K, _Flight[V]] = {}  # the fetches that run, or whose result is kept
+        self._kept: OrderedDict[K, _Flight[V]] = OrderedDict()  # the fetches whose result is kept, oldest first
         self._weight = 0
 
     def __len__(self) -> int:
@@ -77,7 +77,7 @@ class SingleFlight(Generic[K, V]):
 
     def _keep(self, key: K, flight: _Flight[V], result: "asyncio.Future[V]") -> None:
         """Keep the result of a fetch that has ended, for a while."""
-        # To ask for the error marks it as retrieved, because every caller may have given up.
+        # Asking for the error marks it as retrieved. Otherwise asyncio would report it if every caller has given up.
         flight.weight = 0 if result.cancelled() or result.exception() else self._weigh(result.result())
         if self._flights.get(key) is not flight:
             return  # a later fetch has already taken its place

@@ -19,7 +19,7 @@ class TimeSlice:
         self._paused = False
 
     async def pause_if_over(self) -> None:
-        """Let other tasks run if the slice is over. The first of the tasks that pause begins the next slice."""
+        """Let other tasks run if the slice is over. When the first task that paused goes on, the next slice begins."""
         if self._now() < self._ends_at:
             return
         if self._paused:

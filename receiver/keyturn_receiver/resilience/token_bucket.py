@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 
 from keyturn_receiver.resilience.bounded_map import BoundedMap
 
-MAX_BUCKETS = 1000  # the most buckets of one ``TokenBuckets``; one that was forgotten starts full again
+MAX_BUCKETS = 1000  # the most buckets of one ``TokenBuckets``; a bucket that was forgotten starts full again
 
 
 class TokenBucket:
@@ -37,7 +37,7 @@ class TokenBucket:
         return delay
 
     def reserve(self) -> float:
-        """Take a token that there may not be yet, and return the seconds until there is; 0.0 if there is one now."""
+        """Take a token in advance. Return the seconds until the bucket has it; 0.0 if it has the token now."""
         delay = self.delay()
         self._tokens -= 1
         return delay

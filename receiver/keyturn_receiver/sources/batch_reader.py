@@ -13,7 +13,7 @@ from keyturn_receiver.errors import ActionDenied, KeyturnError, SourceRefused, d
 from keyturn_receiver.resilience.bounded_map import ExpiringMap
 from keyturn_receiver.sources.secrets_manager import MAX_BATCH, SecretsManager
 
-MAX_UNBATCHED = 2  # the most calls in flight; if there are more, a read waits for others to join it
+MAX_UNBATCHED = 2  # if so many calls are in flight, a read waits for others to join it
 BATCH_WINDOW = 0.01  # seconds that a read waits, unless its batch fills up earlier
 BACKGROUND_BATCH_WINDOW = 0.1  # seconds that a background read waits, even if few calls are in flight
 BATCH_TIMEOUT = 1.5  # seconds; then each value is read alone, because one secret that hangs blocks the whole batch
@@ -34,9 +34,9 @@ class _Read:
 class BatchReader:
     """Batch loader. Reads single values with GetSecretValue, and many at once with BatchGetSecretValue.
 
-    Only current versions can be read in a batch. A version with another staging label, a quarantined secret and a
-    secret of another account are read alone. If a batch reports an error for a secret, the secret is read again alone,
-    and only the error of that read counts.
+    Only current versions can be read in a batch. A version with another staging label, a secret whose last call hung
+    and a secret of another account are each read with a call of their own. If a batch reports an error for a secret,
+    the secret is read again with a call of its own, and only the error of that call counts.
     """
 
     def __init__(self, secrets_manager: SecretsManager) -> None:

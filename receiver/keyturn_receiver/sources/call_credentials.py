@@ -1,7 +1,7 @@
 """Credentials of a call. One AWS client serves many identities: each call brings its own credentials.
 
 The SDK asks a client's credentials object for the credentials each time it signs a request. Here that object returns
-those of the call that runs in this thread (docs/adr/024-one-client-for-all-identities-of-a-region.md).
+the credentials of the call that runs in this thread (docs/adr/024-one-client-for-all-identities-of-a-region.md).
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ class Credentials:
 
 @contextmanager
 def call_with(credentials: ReadOnlyCredentials) -> Iterator[None]:
-    """Sign the calls that this thread makes in the block with ``credentials``."""
+    """Within the ``with`` block, sign the calls of this thread with ``credentials``."""
     token = _of_call.set(credentials)
     try:
         yield
@@ -42,8 +42,8 @@ def call_with(credentials: ReadOnlyCredentials) -> Iterator[None]:
 
 
 class CallCredentials(botocore.credentials.Credentials):
-    """Credentials object of a shared client. A call outside of ``call_with`` has no credentials, and so it fails: no
-    other identity is used instead."""
+    """Credentials object of a shared client. A call outside of ``call_with`` has no credentials, so it fails. No other
+    identity is used instead."""
 
     def __init__(self) -> None:
         super().__init__("", "", method="call")

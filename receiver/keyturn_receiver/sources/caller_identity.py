@@ -1,5 +1,5 @@
-"""Caller identities: under which AWS identity calls are made. The receiver's own identity also finds and renews its
-credentials, and explains why that fails.
+"""Caller identities: the AWS identities that calls are made with. The receiver's own identity also finds and renews its
+credentials. If that fails, it explains why.
 
 The SDK fetches credentials while a client is built and while a request is signed. Its errors then look like errors of
 the call. Here the credentials are fetched in a separate step before the call, so that each failure is known to concern
@@ -56,12 +56,13 @@ class CallerIdentity(Protocol):
         """Make sure that there are credentials. This call blocks until it is done. Raises IdentityFault."""
 
     def call(self) -> AbstractContextManager[None]:
-        """Make the calls of this thread in the block as this identity. Raises IdentityFault, as ``check`` does."""
+        """Within the ``with`` block, make this thread's calls as this identity. Raises IdentityFault, as ``check``
+        does."""
 
 
 @dataclass(frozen=True, slots=True)
 class TenantIdentity:
-    """The AWS role of a tenant. Its credentials have already been fetched; without any, calls on a shared client
+    """The AWS role of a tenant. Its credentials have already been fetched. If they are None, calls on a shared client
     fail."""
 
     account: str
@@ -105,7 +106,8 @@ class OwnIdentity:
 
     @property
     def role(self) -> str:
-        """The ARN of the role that IRSA gives the receiver. It is empty with Pod Identity, which does not tell it."""
+        """The ARN of the role that IRSA gives the receiver. It is empty with Pod Identity, which does not tell the
+        ARN."""
         is_web_identity = self._environment.get("AWS_WEB_IDENTITY_TOKEN_FILE") and not self._environment.get(
             "AWS_ACCESS_KEY_ID"
         )
@@ -114,8 +116,8 @@ class OwnIdentity:
     def check(self) -> None:
         """Make sure that there are credentials, and that they do not expire within RENEW_BEFORE_EXPIRY.
 
-        Finds or renews the credentials if necessary. While one thread does so, the other threads wait, and they share
-        its failure. Raises IdentityFault.
+        Finds or renews the credentials if necessary. While one thread does so, the other threads wait. If it fails,
+        they share the failure. Raises IdentityFault.
         """
         if self._are_valid():
             self._freeze()
@@ -138,7 +140,8 @@ class OwnIdentity:
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """Make the calls of this thread in the block with the receiver's own credentials. Raises IdentityFault."""
+        """Within the ``with`` block, make this thread's calls with the receiver's own credentials. Raises
+        IdentityFault."""
         self.check()
         with call_with(self._frozen):
             yield
@@ -157,7 +160,7 @@ class OwnIdentity:
 
 
 def explain(error: Exception, environment: Mapping[str, str]) -> str:
-    """Return a text that says why there are no credentials, and what to do. It has nothing of AWS's own text, which may
+    """Return a text that says why there are no credentials, and what to do. AWS's own text is left out, because it may
     quote anything."""
     if isinstance(error, NoCredentialsError):
         return (

@@ -32,9 +32,9 @@ class KeySecret:
     async def load(self) -> Sequence[bytes]:
         """Read the usable keys of all staging labels.
 
-        If the current key is unusable, the others are still returned. They are needed to replace it, because during a
-        rotation the test deliveries are signed with the pending key alone. If no label has a usable key, raises
-        SourceRefused, SourceUnavailable or NoSigningKey.
+        If the current key is unusable, the others are still returned. They are needed to replace the current key,
+        because during a rotation the test deliveries are signed only with the pending key. If no label has a usable
+        key, raises SourceRefused, SourceUnavailable or NoSigningKey.
         """
         store = await self._stores.get(self._stores.key(self._secret_id))
         version_ids = await self._describe(store.secrets_manager)

@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 20  # secrets: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_BatchGetSecretValue.html
 MAX_QUARANTINED = 10_000  # secrets; beyond that, the one that hung first is forgotten
-MAX_SEEN_ACCOUNTS = 1000  # pairs of account and region; a Secret of one that is forgotten is not deleted
+MAX_SEEN_ACCOUNTS = 1000  # pairs of account and region; for a forgotten pair, "not found" deletes no Secret
 _SILENCE = (CallTimeout, HTTPClientError, ConnectionError)  # the SDK's own ConnectionError
 NOT_CHECKED = "not checked yet"
 
 
 @dataclass(frozen=True, slots=True)
 class SecretMetadata:
-    """One secret as ListSecrets or DescribeSecret returns it, which is without a value.
+    """One secret as ListSecrets or DescribeSecret returns it. It has no value.
 
-    ``stages`` maps version ids to staging labels.
+    ``stages`` maps the id of each version to the version's staging labels.
     """
 
     arn: str
@@ -52,11 +52,16 @@ class SecretsManager:
     """AWS client for one identity in one region.
 
     ``background_client`` serves sweeps: the SDK slows a client down when AWS throttles it, and a sweep must not slow
-    down other reads. ``credentials_error`` says why the credentials did not work when AWS last checked them; it is None
-    if they worked. Readiness depends on it, so it names no secret, and a call about a secret never sets it: such a call
-    only leads to a check of its own. ``identity`` is who calls. Where its account is not known, AWS's responses reveal
-    it. ``health`` is the health of the store. While the store is not proven, calls run in a pool of their own, a few at
-    once for each of the ``owners`` of the store and for the namespace that a call is made for.
+    down other reads.
+
+    ``credentials_error`` says why the credentials did not work when AWS last checked them; it is None if they worked.
+    Readiness depends on it. So it names no secret, and a failed call about a secret never sets it. If such a call
+    fails because of the credentials, it only starts a check, which is a call about no secret.
+
+    ``identity`` is who calls. If its account is not known, AWS's responses reveal the account. ``health`` is the health
+    of the store (this identity in this region). While the store is not proven, because AWS has not answered yet or no
+    longer answers, calls run in a separate pool. In this pool, each of the ``owners`` of the store may make only a few
+    calls at once, and so may the namespace that a call is made for.
     """
 
     def __init__(
@@ -108,7 +113,8 @@ class SecretsManager:
         return (not named or named == own) and self._health.proven and not self.is_quarantined(secret_id)
 
     def is_quarantined(self, secret_id: str) -> bool:
-        """Return whether a call about this secret has hung, and AWS has not answered one since then."""
+        """Return whether a call about this secret has hung, and AWS has answered no call about this secret since
+        then."""
         return secret_id in self._quarantined
 
     def has_seen(self, arn: str) -> bool:
@@ -148,8 +154,8 @@ class SecretsManager:
         namespaces want the values.
 
         A secret is missing in the result if AWS returns an error, nothing, or more than one value for it. That secret
-        then has to be read alone. Raises ActionDenied, another SourceRefused, or SourceUnavailable if the call itself
-        fails.
+        then has to be read with a call of its own. Raises ActionDenied, another SourceRefused, or SourceUnavailable if
+        the call itself fails.
         """
         response = await self._call(
             "BatchGetSecretValue",
@@ -198,8 +204,8 @@ class SecretsManager:
             pass
 
     async def list_secrets(self) -> AsyncIterator[Sequence[SecretMetadata]]:
-        """Yield all secrets in pages of 100, the last changed first. Secrets that are scheduled for deletion are
-        included."""
+        """Yield all secrets in pages of 100. The secret that changed last comes first. Secrets that are scheduled for
+        deletion are included."""
         next_page: dict[str, Any] = {}
         while True:
             response = await self._call(
@@ -233,7 +239,7 @@ class SecretsManager:
     ) -> Any:
         if secret_id:
             arguments["SecretId"] = secret_id
-        about_secret = action != "ListSecrets"  # one secret or a batch: what tenants wrote decides how such a call ends
+        about_secret = action != "ListSecrets"  # tenants choose these secrets, and so how such a call ends
 
         def refuse_while_resting() -> None:
             if (rest := self._health.rests_for()) and not is_check:
@@ -303,7 +309,8 @@ class SecretsManager:
         return owners
 
     def _pool(self, secret_id: str, background: bool, is_check: bool) -> ThreadPool:
-        # A check follows calls without an answer, so it may hang as well, and bindings choose the region.
+        # A check is made after calls that got no answer, so it may hang, too. Bindings choose the region of this store,
+        # so its check must not take a thread of the foreground pool.
         if not self._health.proven or (is_check and not self._health.trusted):
             return self._pools.unproven
         if background:

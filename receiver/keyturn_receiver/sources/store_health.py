@@ -1,19 +1,20 @@
-"""Circuit breaker of a store: one that has never answered, or does not answer any more, is suspect as a whole."""
+"""Circuit breaker of a store (an AWS identity in a region). A store that has never answered, or no longer answers, is
+suspect as a whole."""
 
 import time
 from collections.abc import Callable
 
 from keyturn_receiver.resilience.backoff import Backoff
 
-MAX_SILENT_CALLS = 3  # calls in a row that a store which has answered before may leave unanswered
+MAX_SILENT_CALLS = 3  # after so many unanswered calls in a row, a store that has answered before is suspect
 PROBE_BACKOFF = Backoff(base=5.0, cap=60.0)  # seconds between two attempts at a store that does not answer
 
 
 class StoreHealth:
     """Circuit breaker. Says whether a store is proven, and for how long it is left alone.
 
-    A ``trusted`` store is always proven: the receiver's own one, which no binding chooses. ``now`` returns monotonic
-    seconds.
+    A ``trusted`` store is always proven. This is the receiver's own store, which no binding chooses. ``now`` returns
+    monotonic seconds.
     """
 
     def __init__(self, trusted: bool, now: Callable[[], float] = time.monotonic) -> None:
@@ -34,16 +35,16 @@ class StoreHealth:
         return max(0.0, self._rests_until - self._now())
 
     def answered(self) -> None:
-        """Note an answer; an error of AWS is one, too."""
+        """Note an answer. An error that AWS returns is an answer, too."""
         self._has_answered = True
         self._silent_calls = self._attempts = 0
         self._rests_until = 0.0
 
     def silent(self, about_secret: bool = False) -> bool:
-        """Note a call without an answer. Return whether the store has to be asked without a secret now.
+        """Note a call without an answer. Return whether the store now has to be checked with a call about no secret.
 
-        A secret may hang although the store answers for all others, and a tenant chooses the secrets. So silence about
-        secrets alone never makes a proven store rest; a call about no secret decides.
+        A call about one secret may hang although the store answers for all other secrets, and a tenant chooses the
+        secrets. So calls about secrets never make a proven store rest. Only a call about no secret does.
         """
         if self.trusted:
             return False

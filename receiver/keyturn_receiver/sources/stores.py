@@ -19,9 +19,9 @@ from keyturn_receiver.sources.thread_pools import SEVERAL
 MAX_STORES = 4096  # the most stores besides the receiver's own store in its region; each takes some 10 KiB
 MAX_STORES_PER_NAMESPACE = 2048  # of MAX_STORES
 MAX_KEPT_VALUES = 8 * 1024 * 1024  # bytes of values that bindings of one event may share after their read
-MAX_NAMED = 10_000  # secrets of which it is known whether several namespaces name them
+MAX_NAMED = 10_000  # secrets for which it is remembered whether several namespaces name them
 RENEW_BEFORE_EXPIRY = timedelta(minutes=5)
-RENEW_AFTER = 0.75  # as a share of their lifetime, credentials that are valid for less than 20 minutes are renewed
+RENEW_AFTER = 0.75  # credentials that are valid for less than 20 minutes are renewed after this share of their lifetime
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -80,7 +80,8 @@ class Store:
         renew_at = None
         if expires_at:
             lifetime = expires_at - datetime.now(UTC)
-            # Credentials of a few minutes would otherwise never be fresh, and be renewed at each use.
+            # Credentials that are valid for a few minutes would otherwise never be fresh, and would be renewed at each
+            # use.
             renew_at = expires_at - min(RENEW_BEFORE_EXPIRY, (1 - RENEW_AFTER) * lifetime)
         return cls(key, secrets_manager, BatchReader(secrets_manager), renew_at, identity)
 
@@ -165,8 +166,9 @@ class Stores:
         return store
 
     def _keep(self, store: Store) -> None:
-        """Keep a store that a binding names. A namespace with too many of them loses its own one that was used longest
-        ago, and so does the one with the most if there are too many in all."""
+        """Keep a store that a binding names. If its namespace has too many stores, the namespace loses the store that
+        it used longest ago. If there are too many stores in all, the namespace with the most stores loses one in this
+        way."""
         namespace = store.key.namespace
         self._others.put(namespace, store.key, store)
         if self._others.size(namespace) > MAX_STORES_PER_NAMESPACE:
@@ -212,10 +214,10 @@ class Stores:
         )
 
     def _owner(self, key: StoreKey, secret_id: str, namespace: str) -> str:
-        """Return the namespace that a call counts for, or SEVERAL once another namespace has named the secret, too.
+        """Return the namespace that a call counts for, or SEVERAL if another namespace has named the secret, too.
 
-        The bindings of one namespace never wait for a call that another namespace's share holds up: a call that several
-        namespaces share counts for none of them.
+        A call that several namespaces share counts for none of them. So the bindings of one namespace never wait for a
+        call that is held up by the share of another namespace.
         """
         if not namespace or key.account:
             return namespace

@@ -19,17 +19,20 @@ from keyturn_receiver.resilience.shares import Shares
 CALL_TIMEOUT = 20.0  # seconds for one call including its retries; a healthy SDK gives up within 15
 QUEUE_TIMEOUT = 60.0  # seconds to wait for a slot
 QUARANTINE_THREADS = 8  # the most concurrent calls about secrets whose last call hung
-QUARANTINE_QUEUE_TIMEOUT = 1.0  # seconds to wait for such a call: a binding that waits holds a slot of its namespace
+# Seconds to wait for a slot for such a call. This is short, because a binding that waits takes up its namespace's share
+# of the work queue.
+QUARANTINE_QUEUE_TIMEOUT = 1.0
 UNPROVEN_THREADS = 16  # the most concurrent calls to stores that do not answer, or have not answered yet
 STS_THREADS = 8  # the most concurrent requests for credentials of tenants
-CALLS_PER_OWNER = 2  # the most concurrent calls of each of these three kinds, for one namespace or one region
+CALLS_PER_OWNER = 2  # the most concurrent calls of one namespace or region in each of the three pools above
 # The owner of all calls that the receiver's own role makes in regions that bindings name.
 OTHER_REGIONS = "other regions"
-# In place of a namespace, for secrets that several namespaces name; such a call waits for no namespace's share.
+# Used in place of a namespace for secrets that several namespaces name. So a call about such a secret does not wait for
+# the share of any one namespace.
 SEVERAL = "*"
-MAX_OTHER_REGIONS = UNPROVEN_THREADS // 2  # the most concurrent calls of this owner to stores that have not answered
-OWNER_QUEUE_TIMEOUT = 5.0  # seconds to wait for a slot of these kinds; then the binding's own back-off goes on
-OTHERS_SHARE = 8  # one namespace leaves one in so many slots of the foreground to the others
+MAX_OTHER_REGIONS = UNPROVEN_THREADS // 2  # the most concurrent calls of OTHER_REGIONS to stores that have not answered
+OWNER_QUEUE_TIMEOUT = 5.0  # seconds to wait for a slot for an unproven store or for STS; then the binding backs off
+OTHERS_SHARE = 8  # of so many foreground slots, one namespace leaves at least one to the other namespaces
 BACKGROUND_THREADS = 2  # the most concurrent calls of sweeps
 BUILDING_THREADS = 2  # clients are built one at a time; the second thread is for when the first one hangs
 OVERSUBSCRIPTION = 2  # threads per slot, so that abandoned calls do not block new ones
@@ -46,11 +49,11 @@ class PoolExhausted(Exception):
 
 
 class ThreadPool:
-    """Bulkhead. Runs at most ``slots`` calls at once, each in a thread of its own, and as many of one owner as
-    ``shares`` says.
+    """Bulkhead. Runs at most ``slots`` calls at once, each in a thread of its own.
 
-    Further calls of an owner wait for its earlier calls. An abandoned call counts for its owner until its thread ends.
-    With ``forgets_abandoned``, it no longer counts.
+    ``shares`` limits how many of these calls one owner makes, such as a namespace. Further calls of an owner wait for
+    its earlier calls. An abandoned call counts for its owner until its thread ends. With ``forgets_abandoned``, it
+    counts only until it is abandoned.
 
     An abandoned call frees its slot but not its thread. So the pool has OVERSUBSCRIPTION threads for each slot.
     ``call_timeout`` and ``queue_timeout`` are in seconds. ``now`` returns monotonic seconds.
@@ -150,8 +153,8 @@ class ThreadPool:
 class ThreadPools:
     """Bulkheads: ``foreground`` for reads, ``quarantine`` for secrets whose last call hung, ``background`` for sweeps.
 
-    ``unproven`` is for stores that do not answer, or have not answered yet, ``sts`` for credentials of tenants, and
-    ``building`` for building clients.
+    ``unproven`` is for stores that do not answer, or have not answered yet. ``sts`` is for requests for credentials of
+    tenants. ``building`` is for building clients.
     """
 
     foreground: ThreadPool
@@ -181,7 +184,8 @@ class ThreadPools:
     def saturated_for(self) -> float:
         """Return for how many seconds abandoned calls have filled a whole pool.
 
-        Pools for what bindings choose do not count, because a tenant could fill them: no restart would help.
+        The pools for calls that bindings choose do not count. A tenant could fill them, and then a restart of the
+        receiver would not help.
         """
         return max(self.foreground.saturated_for(), self.background.saturated_for())
 
@@ -199,8 +203,9 @@ def namespace_owner(namespace: str) -> str:
 def _most_of(slots: int) -> int:
     """Return how many foreground slots one namespace may hold: all but an eighth.
 
-    If many of its secrets hang, it needs that many for its other secrets. Other namespaces' short calls need few.
-    Abandoned calls do not count: a hanging batch is abandoned soon, and its secrets are then read one by one.
+    If many secrets of the namespace hang, it needs that many slots to read its other secrets. The calls of other
+    namespaces are short, so they need few slots. Abandoned calls do not count: a hanging batch is abandoned soon, and
+    its secrets are then read one by one.
     """
     return max(1, slots - max(1, slots // OTHERS_SHARE))
 

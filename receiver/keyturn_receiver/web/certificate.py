@@ -11,8 +11,8 @@ _log = logging.getLogger(__name__)
 
 
 class ReloadingCertificate:
-    """A certificate and its key from two files. They are reloaded when the files change, as the files of a mounted
-    Secret do.
+    """A certificate and its key from two files. They are reloaded when the files change. The files of a mounted Secret
+    change when the Secret does.
 
     ``context`` stays the same object. New connections use the new certificate, and open connections keep the old one.
     """

@@ -27,14 +27,15 @@ MAX_PIPELINED = 16  # the most requests on one connection that may wait for the 
 PARSE_SIZE = 16 * 1024  # the number of bytes that are parsed between two checks of the overhead
 CLOSE_TIMEOUT = 0.5  # seconds for which a connection that is closed during a shutdown waits for its client
 
-# Headers that two readers of one request could take for different ones if there were two.
+# Headers that a request may have only once. If a request had two, a proxy could read one of them, and the receiver the
+# other one.
 _SINGLE = frozenset({b"host", b"content-type", b"content-encoding", b"content-length", b"transfer-encoding"})
 _SINGLE_PREFIX = b"webhook-"
 
 
 class HttpConnection(HttpToolsProtocol):
-    """One HTTP connection: uvicorn's protocol with timeouts, with size limits, and counted by the connection
-    limiter."""
+    """One HTTP connection. It adds timeouts and size limits to uvicorn's protocol, and the connection limiter counts
+    it."""
 
     def __init__(self, limiter: ConnectionLimiter, config: Config, server_state: ServerState) -> None:
         super().__init__(config, server_state, app_state={})
@@ -175,7 +176,7 @@ class HttpConnection(HttpToolsProtocol):
 
 
 def _check_single_headers(http_version: str, names: Iterable[bytes]) -> None:
-    """Raise ValueError if a request has no Host, or a header twice that may be there only once.
+    """Raise ValueError if a request has no Host, or if it has two headers of a name that may be there only once.
 
     https://www.rfc-editor.org/rfc/rfc9112#section-3.2
     """
@@ -206,8 +207,8 @@ class TlsHandshake(SSLProtocol):  # type: ignore[misc]  # uvloop ships no types
         self._connection = connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        # This lets the limiter abort the connection during the handshake. Afterwards, the TLS transport takes its
-        # place.
+        # This lets the limiter abort the connection during the handshake. Afterwards, the TLS transport takes the place
+        # of this transport.
         self._connection.transport = transport
         self._connection.limiter.add(self._connection)
         super().connection_made(transport)

@@ -31,16 +31,16 @@ MAX_REASON_LENGTH = 1000  # characters
 # Characters of each list of names in a result. The ten results of a delivery must fit into what the notifier reads.
 MAX_NAMES_LENGTH = 7000
 
-_Completion = ReconcileResult | KeyturnError | None  # None means that it is not done within the deadline
+_Completion = ReconcileResult | KeyturnError | None  # None: the reconcile is not done within the deadline
 
 
 @dataclass(frozen=True, slots=True)
 class _PendingReconcile:
     """A reconcile that a notification waits for.
 
-    ``expected`` has the version ids that the Secret should be made from. ``about`` are those of its AWS secrets that
-    the notification concerns. ``may_fail_alone`` is true if its reads can fail although AWS answers everybody else: if
-    the binding reads with an AWS role of its namespace, or reads several AWS secrets.
+    ``expected`` has the version ids that the Secret should be made from. ``about`` are the AWS secrets of the binding
+    that the notification concerns. ``may_fail_alone`` is true if the binding reads with an AWS role of its namespace,
+    or reads several AWS secrets. Such reads can fail although AWS answers all other readers.
     """
 
     target: Target
@@ -58,13 +58,13 @@ class _PendingReconcile:
 
     @property
     def waits_for_another(self) -> bool:
-        """Whether the only AWS secrets that AWS has not given are others of the binding."""
+        """Whether some AWS secrets of the binding could not be read, but none that the notification concerns."""
         unavailable = self.future.result().unavailable if self.future.done() else frozenset()
         return bool(unavailable) and self.about.isdisjoint(unavailable)
 
     @property
     def partly_done(self) -> bool:
-        """Whether an error has kept only some keys from being changed."""
+        """Whether some keys were changed, and an error prevented the change of others."""
         return self.future.done() and self.future.result().partial
 
 
@@ -72,7 +72,7 @@ class _PendingReconcile:
 class _Outcome:
     """What has become of one reconcile by the time of the reply.
 
-    ``held_up`` is true if it is not done because its namespace has its full share of the work queue.
+    ``held_up`` is true if the reconcile waits because its namespace already uses its full share of the work queue.
     """
 
     reconcile: _PendingReconcile
@@ -105,7 +105,7 @@ class NotificationHandler:
         self._on_heartbeat = on_heartbeat
         self._metrics = metrics
         self._now = now
-        self._time_slice = TimeSlice()  # deliveries share one time slice, so many of them take no longer than one
+        self._time_slice = TimeSlice()  # many deliveries share one time slice, instead of taking one each
 
     async def handle(
         self,
@@ -173,7 +173,8 @@ class NotificationHandler:
         """Return those sources of a bound Secret that a notification may concern."""
         sources = bound.spec.sources
         if len(sources) > 1:
-            # With a single source, the record counts as well: AWS may report an ARN where the binding has a name.
+            # A single source is not filtered here. The Secret may have been found by an ARN in its record, because AWS
+            # may report an ARN where the binding has a name.
             sources = tuple(
                 source
                 for source in sources
@@ -211,11 +212,11 @@ async def _wait_until(deadline: Callable[[], float], futures: Sequence["asyncio.
 
 
 def _result(notification_id: str, outcomes: Sequence[_Outcome], keeps_running: bool) -> Result:
-    """Return the result of a notification. If it fails, the sender is to send it again.
+    """Return the result of a notification. If its outcome is FAILED, the sender has to send the notification again.
 
-    A binding that is not done because of its own namespace does not make the notification fail, because then one
-    namespace could hold up the acknowledgement of all others. The work queue tries it again
-    (docs/adr/020-replies-for-what-is-done.md).
+    A binding may be left undone because of its own namespace. Such a binding does not make the notification
+    fail. Otherwise one namespace could hold up the acknowledgement for all others. The work queue tries the binding
+    again (docs/adr/020-replies-for-what-is-done.md).
     """
     # Lists of names and reasons are cut off at the end, so the namespaces take turns.
     outcomes = take_turns(outcomes, lambda each: each.target.namespace)
@@ -251,9 +252,9 @@ def _result(notification_id: str, outcomes: Sequence[_Outcome], keeps_running: b
 def _is_own_doing(outcome: _Outcome, done_namespaces: Set[str]) -> bool:
     """Return whether a binding is not done because of what its own namespace does.
 
-    ``done_namespaces`` are those in which bindings of the same notification are done. If there are others, AWS and
-    Kubernetes work, so a share of the work queue that is full, an AWS role that fails and another AWS secret that is
-    slow are the namespace's own.
+    ``done_namespaces`` are the namespaces in which bindings of the same notification are done. If another namespace is
+    among them, AWS and Kubernetes work. Then the fault lies with the binding's own namespace: it uses its full share of
+    the work queue, its AWS role fails, or another AWS secret of the binding is slow.
     """
     error = outcome.completion
     if isinstance(error, Temporary) and (error.caused_by_tenant or outcome.reconcile.waits_for_another):

@@ -14,7 +14,8 @@ from keyturn_receiver.web.certificate import ReloadingCertificate
 from keyturn_receiver.web.connection_limiter import ConnectionLimiter
 from keyturn_receiver.web.http_protocol import HttpConnection, TlsHandshake
 
-# The seconds between two requests. Most load balancers allow less time, so it is they who close the connection.
+# The most seconds between two requests. Most load balancers allow less time, so the load balancer closes the connection
+# first.
 KEEP_ALIVE_SECONDS = 75
 
 
