@@ -17,7 +17,7 @@ from keyturn_local.aws import deployed
 from keyturn_local.aws import server as local_aws
 from keyturn_local.aws.template import FILE, queues, read
 from keyturn_local.notifier import function
-from keyturn_notifier import aws, aws_event_types, delivery, disposition, event, handler, queue, rotation
+from keyturn_notifier import aws, aws_event_types, delivery, disposition, event_parser, handler, queue, rotation
 from keyturn_notifier.aws_event_types import HEARTBEAT, MEANINGS, MEMBER_HEARTBEAT, NATIVE
 from keyturn_notifier.settings import InvalidSettings, NotifierSettings, read_settings
 from keyturn_notifier.telemetry import DEFINITIONS, NAMESPACE, Metric
@@ -376,7 +376,7 @@ class TestFunctions:
 class TestRules:
     def test_scheduled_heartbeat_is_what_the_notifier_parses_as_one(self) -> None:
         target = RESOURCES["Heartbeat"]["Properties"]["Target"]
-        assert target["EventBridgeParameters"] == {"Source": event.HEARTBEAT_SOURCE, "DetailType": HEARTBEAT}
+        assert target["EventBridgeParameters"] == {"Source": event_parser.HEARTBEAT_SOURCE, "DetailType": HEARTBEAT}
         text, values = target["Input"]["Fn::Sub"]
         assert values["Label"]["Fn::If"][1] == deployed.HEARTBEAT["labelUpdated"]
         assert json.loads(text.replace("${Prefix}", "").replace("${Label}", "AWSCURRENT")) == deployed.HEARTBEAT
@@ -384,7 +384,7 @@ class TestRules:
     def test_label_rule_forwards_label_moves_and_heartbeats(self) -> None:
         pattern = RESOURCES["LabelUpdatedRule"]["Properties"]["EventPattern"]
         assert pattern["detail-type"] == [NATIVE, HEARTBEAT]
-        assert pattern["source"] == [event.SOURCE, event.HEARTBEAT_SOURCE]
+        assert pattern["source"] == [event_parser.SOURCE, event_parser.HEARTBEAT_SOURCE]
 
     def test_lifecycle_rule_forwards_exactly_the_events_that_the_catalogue_names(self) -> None:
         forwarded = set(RESOURCES["LifecycleRule"]["Properties"]["EventPattern"]["detail"]["eventName"])
@@ -396,7 +396,7 @@ class TestRules:
         assert rule["Condition"] == alarm["Condition"] == "WithMembers"
         assert rule["Properties"]["EventBusName"] == {"Ref": "EventBusName"}
         pattern = rule["Properties"]["EventPattern"]
-        assert pattern == {"source": [event.HEARTBEAT_SOURCE], "detail-type": [MEMBER_HEARTBEAT]}
+        assert pattern == {"source": [event_parser.HEARTBEAT_SOURCE], "detail-type": [MEMBER_HEARTBEAT]}
         assert MEMBER_HEARTBEAT not in RESOURCES["LabelUpdatedRule"]["Properties"]["EventPattern"]["detail-type"]
 
     def test_local_aws_deploys_the_same_queues(self) -> None:
