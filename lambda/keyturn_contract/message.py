@@ -78,7 +78,8 @@ class Notification:
 # healthy. The rotation of the signing key tests only the receivers, so it sends an older heartbeat on purpose.
 MAX_HEARTBEAT_AGE = 300.0
 
-# A notification is ignored for these reasons, which do not come from a binding.
+# The three reasons for ignoring a notification that concerns no binding. Every other reason in a result is about a
+# binding (``Result.is_refused_by_binding``).
 REASON_HEARTBEAT = "heartbeat"
 REASON_NOT_BOUND = "no Secret is bound to it"
 REASON_NO_LONGER_BOUND = "no Secret is bound to it any more"

@@ -15,8 +15,8 @@ from urllib.request import getproxies, proxy_bypass
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# How the names of some environment variables begin. This process calls the URLs in these variables through libraries
-# that match NO_PROXY as Python does.
+# Name prefixes of the environment variables that can hold URLs. This process calls these URLs through libraries that
+# match NO_PROXY as Python does. So ``normalize_no_proxy`` has to look at these URLs.
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "OTEL_EXPORTER_OTLP_")
 
 _log = logging.getLogger(__name__)

@@ -276,11 +276,11 @@ class SecretCache:
     def by_secret_id(
         self, secret_id: str, name: str | None = None, may_read: Callable[[str, bool], bool] = lambda *_: True
     ) -> list[Target]:
-        """Return the targets of the bindings that may name this AWS secret, sorted.
+        """Return the sorted targets of the Secrets whose binding or record can refer to this AWS secret.
 
-        Bindings that may not read the secret are left out. ``may_read`` is called for each namespace, once for the
-        bindings with a ServiceAccount (True) and once for the bindings without one (False). No binding is parsed here:
-        tenants can create any number of bindings for one secret.
+        Secrets whose binding may not read the AWS secret are left out. ``may_read`` decides this. It is called twice
+        for each namespace: with True for the bindings that name a ServiceAccount, and with False for the bindings that
+        name none. No binding is parsed here, because tenants can create any number of bindings for one AWS secret.
         """
         targets: set[Target] = set()
         for each in {*candidate_names(secret_id), *([name] if name else [])}:
@@ -416,7 +416,7 @@ class SecretCache:
 
 
 def _follow(cached: BoundSecret, kept: BoundSecret) -> BoundSecret:
-    """Return ``kept``, the new version of a Secret, with what the earlier version ``cached`` reveals about it."""
+    """Return ``kept``, the new version of a Secret, corrected by what the earlier version ``cached`` shows."""
     integrity_now = kept.integrity
     if cached.integrity is Integrity.INTACT and integrity_now is Integrity.UNKEYED:
         integrity_now = Integrity.BROKEN  # somebody has taken the keyed hash away

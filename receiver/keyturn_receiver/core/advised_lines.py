@@ -30,7 +30,7 @@ def quoted(expression: str) -> str:
 
 
 def text_literal(text: str) -> str:
-    """Return the expression whose value is the text itself."""
+    """Return an expression that evaluates to exactly the given text."""
     if "\\" in text:  # between single quotes, a backslash cannot stand in front of a quote
         return "`" + json.dumps(text, ensure_ascii=False).replace("`", "\\`") + "`"
     return "'" + text.replace("'", "\\'") + "'"

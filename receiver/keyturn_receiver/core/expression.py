@@ -37,9 +37,13 @@ CALL = 30
 _PROPERTY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a selector that needs neither a parser nor a bound
 _MAX_CACHED = 128  # characters; a syntax tree takes up to a hundred times the memory of its text
 
-# For functions whose output can be larger than their arguments together: the most bytes of output for one byte of the
-# arguments. "." becomes "%2E"; in the JSON of a string, each quote and each backslash gets a backslash; the upper case
-# of a letter can be three letters; an element of a list needs quotes and a comma; and a byte can become "\u0000".
+# Functions whose output can be larger than all their arguments together. Each number is the maximum of output bytes per
+# byte of the arguments. Both are counted as JSON text. The reasons:
+# - url_encode: "/" becomes "%2F".
+# - to_string, to_json: if a string holds JSON, each quote and each backslash in it gets a backslash.
+# - upper: one letter can become three letters. lower: has the same bound.
+# - split: each element of the list needs two quotes and a comma.
+# - url_decode, base64_decode: a decoded byte can take six bytes, such as "\u0000".
 _GROWTH = {"url_encode": 3, "to_string": 2, "to_json": 2, "upper": 3, "lower": 3, "split": 4, "url_decode": 6,
            "base64_decode": 6}  # fmt: skip
 # Kinds of nodes. In a chain, each child evaluates the output of the child before it. In other nodes, all children
@@ -140,7 +144,11 @@ def _cost(expression: str, document: Extent) -> int:
 
 
 def evaluate(expression: str, document: object, spent: int) -> object:
-    """Evaluate a valid expression over a JSON document. ``spent`` is its ``cost``. Raises EvaluationError."""
+    """Evaluate a valid expression over a JSON document.
+
+    ``spent`` is the bound that ``cost`` has returned for this expression and this document. Raises EvaluationError,
+    without any evaluation if ``spent`` is above MAX_COST.
+    """
     if spent > MAX_COST:
         raise EvaluationError("its result could be far larger than a Secret can hold: simplify the expression")
     try:
@@ -150,8 +158,8 @@ def evaluate(expression: str, document: object, spent: int) -> object:
     except JMESPathTypeError as error:
         raise type_error(error) from None
     except (JMESPathError, RecursionError, ArithmeticError, TypeError, ValueError, AttributeError):
-        # The library's own text may quote the value. Some of its functions raise built-in exceptions instead of its
-        # own.
+        # The text of the caught exception is dropped, because it may quote the secret value. Built-in exceptions are
+        # caught, too, because some functions of the JMESPath library raise them instead of JMESPathError.
         raise EvaluationError(
             "a function got a value of the wrong type: convert it with to_string() or to_number()"
         ) from None

@@ -81,10 +81,16 @@ def plan(
 
     ``fingerprints`` has the fingerprint of each value in ``data``.
 
-    ``request`` is the request of the Secret's author to reconcile, which is recorded as served. If the binding names
-    several AWS secrets, ``versions`` may lack some of them. Then ``data`` has the present values of the keys that
-    depend on the missing AWS secrets, and ``status`` says why these are missing. An earlier Secret of this name may
-    have had the same value for a key. ``former`` has the revision of each such key.
+    ``request`` is the text with which the Secret's author asks for a reconcile (``BindingSpec.reconcile``). The planned
+    record says that this request has been served. ``request`` is empty if nobody has asked.
+
+    ``versions`` has the AWS secrets that this reconcile has read. If the binding names several AWS secrets, some may
+    not have been read, because reading them was not necessary or failed. A key that depends on such an AWS secret keeps
+    its present value, if it has one, and ``data`` has this value. ``status`` is OK, or the error that keeps some keys
+    from being filled.
+
+    ``former`` is about an earlier Secret of the same name. It has the keys that have the same value in ``data`` as in
+    the earlier Secret, each with the revision that it had there.
 
     Raises ClusterRefused if the Secret is immutable but its values have to change. Raises InvalidValue if the write
     would remove every key that pods read, if it would take over a key of another writer, or if the record would be too
@@ -100,8 +106,8 @@ def plan(
     # If Keyturn last wrote exactly this data, any difference is an edit by somebody else.
     only_restores = live.record.data_hash in (new_hash, unkeyed_data_hash(data))
     differing = {key for key in data if live.fingerprints.get(key) != fingerprints[key]}
-    # A value that returns with a new Secret is no change for the pods that have read it. But if the new Secret was
-    # created with another value, pods may have read that other value.
+    # If a new Secret gets the value of the former Secret, nothing changes for pods that have read this value. But if
+    # the new Secret was created with another value, pods may have read that other value.
     sourced |= {k: v for k, v in (former or {}).items() if k not in differing or k not in live.fingerprints}
     before: dict[str, str] = dict(recorded)
     after: dict[str, str] = {}
@@ -131,7 +137,8 @@ def plan(
             f"it has {len(data)} keys, and the revisions of so many do not fit into the Secret's annotations:"
             f" name those you need with {DATA}"
         )
-    # If nothing but the status changes, the status is written elsewhere, unless it says that all is well again.
+    # A new error in the status is no reason for a write here, because such a status is written elsewhere. But an old
+    # error that has to leave the status is a reason.
     as_it_is = live.record if status == OK else replace(live.record, status=status)
     write = bool(changed) or record != as_it_is or live.integrity is not Integrity.INTACT
     return Plan(record, before, write=write, changed_keys=changed, data=data)
@@ -140,7 +147,7 @@ def plan(
 def _check_holders(live: LiveSecret, keys: Set[str], versions: Mapping[Source, SecretVersion]) -> None:
     """Raise InvalidValue if another writer holds one of ``keys``, which the AWS secret has begun to name.
 
-    Such a key is not taken over, because the one who writes the AWS secret need not be the one who wrote the key.
+    Keyturn does not take over such a key, because the AWS secret and the key may have different authors.
     """
     held = sorted(keys & live.holders.keys())
     if not held:

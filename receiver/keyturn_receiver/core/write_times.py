@@ -45,10 +45,10 @@ def parse_time(text: object) -> int | None:
 
 
 def resolve(text: str | None, manager: str, managed_fields: Iterable[Mapping[str, object]]) -> str | None:
-    """Return the annotation with the time of the last apply by ``manager`` in place of "@", or None for a text that is
-    too long.
+    """Replace "@" in the annotation by the time of the last apply by ``manager``, and return the new text.
 
-    If Kubernetes tells no time, "@" stays, and ``read_times`` passes over it.
+    Return None if there is no annotation, or if it is too long. If the managed fields do not tell the time, "@" stays,
+    and ``read_times`` leaves out the keys with "@".
     """
     if text is None or len(text) > 2 * MAX_TEXT:
         return None

@@ -35,13 +35,14 @@ from keyturn_receiver.sources.thread_pools import SEVERAL
 
 # ListSecrets may lag by five minutes: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_ListSecrets.html
 LIST_OVERLAP = timedelta(minutes=10)
-# AWS secrets. If bindings name at most so many secrets of a store, describing each costs less than listing the store.
+# If bindings name at most so many AWS secrets of a store, describing each of them costs less than listing the store.
 DESCRIBE_UP_TO = 4
-ITEMS_PER_TURN = 20  # items processed before other tasks get a turn; these take a few tenths of a millisecond
+ITEMS_PER_TURN = 20  # items processed before other tasks get a turn; 20 items take a few tenths of a millisecond
 # After so many failed calls for a namespace, its turn in a sweep ends. The next sweep goes on with its other secrets.
 MAX_FAILURES = 2
 LAST_CALL_SECONDS = 5.0  # the most seconds for the call that runs when the time for descriptions is over
-# The most for that call as a share of that time, so that a sweep of the receiver's own store ends within the interval.
+# That call also takes at most this share of the time for descriptions. So a sweep of the receiver's own store ends
+# within the interval.
 LAST_CALL_SHARE = 1 / 3
 PAGE_PAUSE = 0.1  # seconds between two pages; parsing one page blocks the event loop for a few milliseconds
 
@@ -110,10 +111,14 @@ async def yield_to_loop(items: Sequence[T]) -> AsyncIterator[T]:
 def is_stale(bound: BoundSource, metadata: SecretMetadata | None) -> bool:
     """Return whether a binding is out of date, according to the metadata that AWS reports.
 
-    The comparison uses versions, not times. A binding is stale if its staging label is on a different version than the
-    one that the Secret was made from, or if the Secret's status reports an error whose cause may be gone. If the AWS
-    secret does not exist or is scheduled for deletion, the binding is stale until the Secret's status reports that.
-    Finally, a binding is stale if the Secret is not as Keyturn wrote it, or if its hashes have no key.
+    If the AWS secret does not exist (``metadata`` is None) or is scheduled for deletion, the binding is stale until the
+    Secret's status reports this. Otherwise the binding is stale in each of these cases:
+
+    - The Secret was made from another version than the one that now has the binding's staging label. Versions are
+      compared, not times.
+    - The Secret's status reports an error, because the cause of the error may be gone.
+    - The Secret is not as Keyturn wrote it.
+    - An old release of Keyturn wrote the Secret with a hash that has no key, so the hash proves nothing.
     """
     record = bound.record
     if metadata is None:
@@ -125,7 +130,7 @@ def is_stale(bound: BoundSource, metadata: SecretMetadata | None) -> bool:
 
 
 def not_proven(bound: BoundSource) -> bool:
-    """Return whether nothing proves that the Secret still is as Keyturn wrote it."""
+    """Return True unless there is proof that the Secret is unchanged since Keyturn wrote it."""
     return bound.secret.integrity is not Integrity.INTACT
 
 

@@ -78,11 +78,11 @@ class AccessPolicy:
         return True
 
     def could_apply(self, bound: BoundSecret, source: Source, names: Iterable[str]) -> bool:
-        """Return whether a notification could concern ``source``, one of the AWS secrets of a bound Secret.
+        """Return whether a bound Secret may name ``source``, and may read an AWS secret with one of ``names``.
 
-        The notification is about an AWS secret with one of ``names``. The owner of a Secret can write any name and any
-        ARN into its annotations. So a delivery must not wait for a binding that may not read the AWS secret in the
-        notification.
+        ``source`` is one of the AWS secrets that the bound Secret names. ``names`` are the names that the AWS secret in
+        a notification or in a sweep can have. The owner of a Secret can write any name and any ARN into its
+        annotations. So a delivery waits only for bindings that may read the AWS secret in the notification.
         """
         tenancy = self._tenancy(bound.target.namespace, bool(bound.spec.account))
         return self.allows_source(bound, source) and policy.could_apply(tenancy, names)

@@ -49,8 +49,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """A change of a Secret. ``changed`` has the keys that have changed, or is None for any key. ``digest`` is that of
-    the revisions after the change."""
+    """A change of a Secret. ``changed`` has the keys that have changed, or is None if any key may have changed.
+    ``digest`` is the digest of the revisions after the change."""
 
     changed: frozenset[str] | None
     digest: str
@@ -194,7 +194,9 @@ class ReaderReporter:
         target = inquiry.bound.target
         if not has_to_be_told(reader, target.name, inquiry.changed, inquiry.record, inquiry.restarted):
             return False
-        # Where the annotations of some level forbid restarts, nobody expects one.
+        # A reader is reported only if the rollout policy permits its restart. Otherwise nobody expects Keyturn to
+        # restart the reader, because a setting forbids the restart, or because Reloader restarts the reader. Such a
+        # setting is in the chart, or on the namespace, the Secret or the workload.
         ref = WorkloadRef(reader.subject.kind, target.namespace, reader.subject.name)
         consumer = Consumer(ref, "", reader.pod.reads, {}, {}, switch=reader.switch)
         return self._policy.permits(consumer, target, inquiry.bound.spec)

@@ -57,8 +57,10 @@ class PaceLimits:
 class Turn:
     """Whose turn it is: the consumers that may be restarted now, in order, and what the others wait for.
 
-    ``unpaced`` are consumers whose mark restarts no pods, so they need not wait. ``halted_by`` is the failed consumer
-    that halts the others, or None. ``halt`` is what the status says of the halt, or empty.
+    ``unpaced`` are consumers that need a new mark, but whose pods do not restart when the mark is written. They get
+    their marks without waiting. ``halted_by`` is the consumer whose failed rollout keeps the others from being
+    restarted, or None. ``halt`` is the text about this failure for the Secret's status. It is empty if ``halted_by`` is
+    None.
     """
 
     start: Sequence[Consumer] = ()

@@ -45,7 +45,7 @@ class WatchDetector:
         self._started = False
 
     def add_handler(self, on_braked: Callable[[WatchedSecret], None]) -> None:
-        """Register ``on_braked``, which is called with each Secret whose next change will have to wait."""
+        """Register ``on_braked``. It is called with a Secret when the brake will delay the Secret's next change."""
         self._braked_handlers.append(on_braked)
 
     def start(self) -> None:
@@ -78,9 +78,10 @@ class WatchDetector:
         self._queue.check_now(self._check_after_delay)
 
     def on_kept(self, before: WatchedSecret) -> None:
-        """Count a change that some replica has followed, so that a new leader goes on where the former leader was.
+        """Count a change for the brake after any replica has written the annotation for this change.
 
-        ``before`` is the version of the Secret that the replica has followed.
+        Every replica counts, so a new leader brakes as the former leader did. ``before`` is the changed Secret before
+        the annotation was written.
         """
         self._count(before)
 
@@ -133,7 +134,8 @@ class WatchDetector:
         try:
             return self._due(secret)
         except Exception:
-            # If the check of one Secret fails, the others must not be blocked. The outcome of the reconcile is counted.
+            # An error in the check of one Secret must not block the checks of other Secrets. So the Secret is
+            # reconciled without a check, and the metrics count the outcome of this reconcile.
             _log.exception("check of a watched Secret failed", extra={"fields": {"secret": str(secret.target)}})
             return Cause.DRIFT
 

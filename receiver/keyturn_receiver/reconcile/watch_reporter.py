@@ -108,10 +108,11 @@ class WatchReporter:
 
 
 def _message(secret: WatchedSecret, restarted: Sequence[Consumer]) -> str:
-    """Return a message for the Secret, or for one consumer.
+    """Return the message of an Event about the Secret, or about one consumer.
 
-    Equal messages within some minutes become one Event. So the message names the change by the beginning of a keyed
-    hash, which tells nothing about a value.
+    Equal messages within some minutes become one Event, so the messages about two changes must differ. For this
+    purpose, each message has the beginning of a keyed hash of the Secret's new state. The hash tells nothing about a
+    value.
     """
     change = event_messages.versions(secret.record)
     return f"a value that they read has changed ({change}); {event_messages.outcome(restarted)}"

@@ -1,4 +1,4 @@
-"""Gathers the results of many calls, with a bound on how many run at once and on the time in which they start."""
+"""Makes many calls and gathers their results. It limits how many calls run at once, and for how long calls start."""
 
 import asyncio
 import time
@@ -20,9 +20,10 @@ async def bounded_gather(
 ) -> Sequence[R]:
     """Call ``work`` for each item, at most ``concurrency`` at once, and return the results in the order of the items.
 
-    No call starts later than ``seconds`` after the first, so there are fewer results than items if the calls take too
-    long. Between calls, the event loop gets to run other tasks, even if no call ever waits. An error of ``work`` is
-    raised after the calls that run have ended. ``now`` returns monotonic seconds.
+    After ``seconds``, no further call starts. Calls that have started run to their end, however long they take. The
+    last items then get no call and no result. Between calls, the event loop can run other tasks, even if no call ever
+    waits. If ``work`` raises an error, the error is raised here when no call runs any more. ``now`` returns monotonic
+    seconds.
     """
     deadline = now() + seconds
     time_slice = TimeSlice(now)

@@ -1,4 +1,4 @@
-"""Shares: a semaphore for each owner, so that no owner takes all places of a resource that all owners use."""
+"""Shares: a semaphore for each owner, so that no owner takes all places of a shared resource."""
 
 import asyncio
 from collections.abc import Hashable, Mapping
@@ -16,7 +16,7 @@ class _Owner:
 class Shares:
     """Bulkhead. Each owner holds at most ``limit`` places at once; callers that want more wait in order.
 
-    ``limits`` has the owners with a limit of their own. Nothing is kept of an owner without users.
+    ``limits`` has the owners with a limit of their own. An owner without users takes no memory.
     """
 
     def __init__(self, limit: int, limits: Mapping[Hashable, int] | None = None) -> None:
@@ -31,8 +31,12 @@ class Shares:
         return owner in self._owners
 
     async def acquire(self, *owners: Hashable) -> None:
-        """Wait for a place of each of ``owners``, one after the other. All callers have to name the owners in the same
-        order, such as those with small limits first. Otherwise two callers could wait for each other."""
+        """Take one place within the limit of each owner, one owner after the other. Wait while an owner has no free
+        place.
+
+        All callers must use the same order of owners, for example small limits first. Otherwise two callers could
+        deadlock.
+        """
         held: list[Hashable] = []
         try:
             for owner in owners:
@@ -43,7 +47,7 @@ class Shares:
             raise
 
     def release(self, *owners: Hashable) -> None:
-        """Give the places back."""
+        """Give back one place of each owner."""
         for owner in owners:
             self._owners[owner].places.release()
             self._leave(owner)

@@ -42,8 +42,8 @@ def call_with(credentials: ReadOnlyCredentials) -> Iterator[None]:
 
 
 class CallCredentials(botocore.credentials.Credentials):
-    """Credentials object of a shared client. A call outside of ``call_with`` has no credentials, so it fails. No other
-    identity is used instead."""
+    """Credentials object of a shared client. It returns the credentials that ``call_with`` has set. A call outside of
+    ``call_with`` fails, so it never uses another identity."""
 
     def __init__(self) -> None:
         super().__init__("", "", method="call")
@@ -61,5 +61,5 @@ class CallCredentialsProvider(botocore.credentials.CredentialProvider):
     METHOD = "call"
 
     def load(self) -> CallCredentials:
-        """Return the credentials object. It holds no credentials, so this fetches nothing."""
+        """Return an object that looks up the credentials of each call when the call is signed. Fetch nothing now."""
         return CallCredentials()
