@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from typing import Any
 
 import pytest
@@ -18,11 +19,13 @@ def policies(values: dict[str, Any]) -> dict[str, Any]:
     return {each["kind"]: each for each in chart_objects("keyturn", values) if each["kind"].startswith(POLICY)}
 
 
+@cache
 def variables() -> dict[str, str]:
     """Return the expressions of the policy's variables by their names."""
     return {each["name"]: each["expression"] for each in policies({})[POLICY]["spec"]["variables"]}
 
 
+@cache
 def patterns(variable: str) -> set[str]:
     return set(re.findall(r"matches\('(.+?)'\)", variables()[variable]))
 

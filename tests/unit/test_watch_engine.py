@@ -48,7 +48,7 @@ DB = Target("team", "db")
 DEPLOYMENT = WORKLOAD_KINDS["Deployment"]
 EPOCH = datetime(2026, 11, 28, tzinfo=UTC).timestamp()
 SETTLED = 3 * MAX_DELAY  # seconds after which nothing more happens
-HISTORIES = 150
+HISTORIES = 50
 
 
 def wall() -> float:
