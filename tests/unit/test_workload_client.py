@@ -65,13 +65,13 @@ async def test_restart_marks_the_pod_template_alone_and_takes_the_settled_mark_a
         ("Deep", {"workload": {"template": {"metadata": {"annotations": {"mark": "v1"}}}}}),
     ):
         api = Api()
-        client, mark = WorkloadClient(api), RolloutAnnotation("mark", "v1", restart=True, former=("former",))
+        client, mark = WorkloadClient(api), RolloutAnnotation("mark", "v1", restart=True)
         await client.mark(consumer(kind), mark)
-        await client.mark(replace(consumer(kind), baseline={"mark": "v0", "former": "v0", "other": "v0"}), mark)
+        await client.mark(replace(consumer(kind), baseline={"mark": "v0", "other": "v0"}), mark)
         bodies = [body for _, _, body in api.requests]
         assert bodies == [
             {"metadata": {"resourceVersion": "1"}, "spec": spec},
-            {"metadata": {"resourceVersion": "1", "annotations": {"mark": None, "former": None}}, "spec": spec},
+            {"metadata": {"resourceVersion": "1", "annotations": {"mark": None}}, "spec": spec},
         ]
 
 

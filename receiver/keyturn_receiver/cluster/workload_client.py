@@ -160,8 +160,7 @@ class WorkloadClient:
             for field in reversed(kind.template):
                 template = {field: template}
             body |= template
-            names = {name for each in marks for name in (each.name, *each.former)}
-            annotations = dict.fromkeys(names & consumer.baseline.keys())
+            annotations = dict.fromkeys({each.name for each in marks} & consumer.baseline.keys())
         if annotations:
             body["metadata"]["annotations"] = annotations
         marked = read_consumer(kind, await self._patch(consumer.ref, query, body), self._reloader)

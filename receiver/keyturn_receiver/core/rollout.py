@@ -31,7 +31,7 @@ class RolloutAnnotation:
 
     ``undecided`` is true if the pods still have to be looked at: the mark restarts them only if one of them
     ``is_behind``. ``marked`` is true if the consumer has another mark. Then its pods may have read values about which
-    the Secret no longer tells anything. ``former`` are earlier names of this mark.
+    the Secret no longer tells anything.
     """
 
     name: str
@@ -39,7 +39,6 @@ class RolloutAnnotation:
     restart: bool
     undecided: bool = False
     marked: bool = False
-    former: tuple[str, ...] = ()
 
 
 def baseline(consumer: Consumer, secret_name: str, before: Record, after: Record) -> RolloutAnnotation | None:
@@ -76,12 +75,11 @@ def rollout(
         value = record.mark_prefix + digest({}, ())  # a key that its pods have read is gone, and they start without it
     if not value or current == value:
         return None
-    name, former, marked = mark_name(secret_name), former_mark_name(secret_name), bool(current)
-    others = (former,) if former else ()
+    name, marked = mark_name(secret_name), bool(current)
     if marked and before and _concerns(reads, before, record):
-        return RolloutAnnotation(name, value, restart=True, marked=True, former=others)
+        return RolloutAnnotation(name, value, restart=True, marked=True)
     undecided = _may_be_behind(reads, consumer.created, record, consumer.seen_late, marked)
-    return RolloutAnnotation(name, value, restart=False, undecided=undecided, marked=marked, former=others)
+    return RolloutAnnotation(name, value, restart=False, undecided=undecided, marked=marked)
 
 
 def present_mark(consumer: Consumer, secret_name: str, record: Record) -> str | None:
