@@ -81,6 +81,7 @@ def owned(env: FaultEnv, name: str, owner: Owner, pause: float) -> Iterator[None
     finally:
         ended.set()
         thread.join()
+        pool.clear()
 
 
 def writes(env: FaultEnv, name: str) -> int:

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -67,6 +67,16 @@ class Owner(PeriodicThread):
         self._headers = {"Authorization": f"Bearer {env.cluster.admin_token}"}
         self._pool = urllib3.PoolManager(ca_certs=str(env.cluster.ca_file))
         self._edit = edit
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            super().__exit__(*error)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the connections to the API server."""
+        self._pool.clear()
 
     def run_once(self) -> None:
         obj = self._pool.request("GET", self._url, headers=self._headers).json()
@@ -291,7 +301,8 @@ def test_apply_after_the_rollout_restarts_nobody(env: FaultEnv, edit: Edit) -> N
     wait_rolled(env)
     env.let_settle(1.1)
     before = len(writes(env, "Deployment", "web"))
-    Owner(env, "Deployment", "web", edit, 1).run_once()
+    with closing(Owner(env, "Deployment", "web", edit, 1)) as owner:
+        owner.run_once()
     eventually(lambda: len(writes(env, "Deployment", "web")) > before)
     env.let_settle(3)
     assert len(restarts(env, "Deployment", "web")) == 1

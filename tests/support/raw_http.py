@@ -83,7 +83,9 @@ def request(*headers: str, body: bytes = b"", method: str = "POST", path: str = 
     return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: keyturn", *headers, "", "")).encode() + body
 
 
-def send_without_reading(some: Sequence[RawConnection], asked: bytes, receiver: LocalReceiver, most: int = 600) -> None:
+def send_without_reading(
+    some: Sequence[RawConnection], asked: bytes, receiver: LocalReceiver, most: int = 3000
+) -> None:
     """Send deliveries on each connection without reading any answer, until the receiver stops reading from all of them.
 
     A receiver closes a connection with many unanswered deliveries. So as long as it keeps answering, at most 8
