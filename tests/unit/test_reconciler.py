@@ -37,6 +37,7 @@ from keyturn_receiver.errors import (
 )
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.arn_resolver import ArnResolver
+from keyturn_receiver.reconcile.consumer_reporter import MAX_CONSUMER_EVENTS
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter, Restraints
 from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.drift import DriftDetector
@@ -51,7 +52,7 @@ from keyturn_receiver.reconcile.rollout_pacer import PaceLimits, RolloutPacer
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.reconcile.secret_filler import SecretFiller
 from keyturn_receiver.reconcile.source_reader import SourceReader
-from keyturn_receiver.reconcile.status_reporter import FAILURE_BURST, MAX_CONSUMER_EVENTS, StatusReporter
+from keyturn_receiver.reconcile.status_reporter import FAILURE_BURST, StatusReporter
 from keyturn_receiver.reconcile.work_queue import SETTLE_SECONDS, WorkQueue
 from keyturn_receiver.sources.stores import StoreKey
 from keyturn_receiver.telemetry.legs import LegTimer

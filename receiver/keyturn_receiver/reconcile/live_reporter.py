@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from keyturn_receiver.cluster.event_recorder import EventRecorder
-from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
+from keyturn_receiver.cluster.secret_cache import BoundSecret
 from keyturn_receiver.cluster.secret_lookup import SecretLookup
 from keyturn_receiver.cluster.watched_cache import WatchedSecret
 from keyturn_receiver.cluster.workload_client import WorkloadClient
@@ -61,7 +61,7 @@ class LiveReporter:
 
     def __init__(
         self,
-        secrets: SecretCache | SecretLookup,
+        secrets: SecretLookup,
         restarter: ConsumerRestarter,
         workloads: WorkloadClient,
         events: EventRecorder,

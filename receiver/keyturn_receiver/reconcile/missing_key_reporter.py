@@ -6,8 +6,8 @@ from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
 from keyturn_receiver.core.missing_keys import by_spelling, missing_keys, missing_keys_message, named_keys
 from keyturn_receiver.core.revision import OK
+from keyturn_receiver.reconcile.consumer_reporter import MAX_CONSUMER_EVENTS
 from keyturn_receiver.reconcile.notices import Notices
-from keyturn_receiver.reconcile.status_reporter import MAX_CONSUMER_EVENTS
 from keyturn_receiver.resilience.fair_map import FairMap
 
 MAX_TOLD = 2000  # Secrets whose reported workloads are remembered

@@ -4,10 +4,11 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.cluster.secret_client import SecretClient
-from keyturn_receiver.core.binding import BindingSpec, Target
+from keyturn_receiver.core.binding import BindingSpec
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.plan import LiveSecret
 from keyturn_receiver.core.revision import OK, Record, status_of
@@ -21,6 +22,13 @@ from keyturn_receiver.errors import (
     first_retryable,
 )
 from keyturn_receiver.reconcile import event_messages
+from keyturn_receiver.reconcile.consumer_reporter import (
+    MAX_CONSUMER_EVENTS,
+    count_restarts,
+    tell_consumer,
+    tell_refusals,
+    tell_restarts,
+)
 from keyturn_receiver.reconcile.consumer_restarter import RolloutResult
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.rollout_pacer import Turn
@@ -35,7 +43,6 @@ from keyturn_receiver.telemetry.metrics import Metrics
 # has only a share of these slots.
 FAILURE_RATE = 20.0
 FAILURE_BURST = 100
-MAX_CONSUMER_EVENTS = 20  # workloads that get an Event about one change of a Secret
 
 _log = logging.getLogger(__name__)
 
@@ -95,14 +102,10 @@ class StatusReporter:
         for fault in (*spec.rollout_faults, *rollout.faults):
             message = f"{fault}; no pod is restarted until then"
             self._events.event(live.target, live.uid, True, InvalidBinding.reason, message)
-        for consumer in rollout.restarted[:MAX_CONSUMER_EVENTS]:
-            message = event_messages.restarted(fill.record, fill.changed_keys, consumer)
-            held = event_messages.is_held(consumer)
-            warning = consumer.hold is not None and consumer.hold.keeps_old_pods
-            self._consumer_event(consumer, warning, "NotRestarted" if held else "Restarted", live.target, message)
+        message_of = partial(event_messages.restarted, fill.record, fill.changed_keys)
+        tell_restarts(self._events, live.target, rollout.restarted, message_of)
         tell_waits(self._events, live.target, live.uid, rollout.turn)
-        for consumer, refusal in rollout.refused[:MAX_CONSUMER_EVENTS]:
-            self._consumer_event(consumer, True, refusal.reason, live.target, f"no restart: {refusal}")
+        tell_refusals(self._events, live.target, rollout.refused)
         only_fill_failed = fill.error is not None and rollout.error is None
         return ReconcileResult(
             bound=True,
@@ -133,19 +136,7 @@ class StatusReporter:
             _log.info("applied", extra={"fields": {**fields, "causes": sorted(request.causes)}})
         if fill.deleted:
             _log.info("deleted: AWS has deleted the secret that it was made from")
-        for consumer in rollout.restarted:
-            fields = {"consumer": str(consumer.ref), **({"hold": consumer.hold.text} if consumer.hold else {})}
-            if event_messages.is_held(consumer):
-                _log.info("not restarted", extra={"fields": fields})
-            else:
-                self._metrics.rollouts.labels(consumer.ref.kind).inc()
-                _log.info("restarted", extra={"fields": fields})
-
-    def _consumer_event(self, consumer: Consumer, warning: bool, reason: str, secret: Target, message: str) -> None:
-        """Tell the people who look at a workload what has become of a Secret that its pods read."""
-        ref = consumer.ref
-        about = Target(ref.namespace, ref.name)
-        self._events.event(about, consumer.uid, warning, reason, f"Secret {secret.name}: {message}", kind=ref.kind)
+        count_restarts(self._metrics, rollout.restarted)
 
     async def _report_failure(
         self, live: LiveSecret, fill: FillResult, error: KeyturnError, served: str, consumers: Sequence[Consumer]
@@ -164,7 +155,7 @@ class StatusReporter:
         status = status_of(error.reason, str(error))
         if live.record.status != status:
             for consumer in consumers[:MAX_CONSUMER_EVENTS]:
-                self._consumer_event(consumer, True, error.reason, live.target, str(error))
+                tell_consumer(self._events, consumer, True, error.reason, live.target, str(error))
         live = _as_filled(live, fill)  # if the error concerns only some keys, the fill has written the status
         if live.record.status == status and live.record.labelled and served in ("", live.record.reconciled):
             return live.resource_version

@@ -2,36 +2,29 @@
 
 from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.revision import HALTED
 from keyturn_receiver.core.rollout_schedule import WaitReason
 from keyturn_receiver.reconcile import event_messages
+from keyturn_receiver.reconcile.consumer_reporter import MAX_CONSUMER_EVENTS, tell_consumer
 from keyturn_receiver.reconcile.rollout_pacer import Turn
-
-MAX_WORKLOADS = 20  # workloads that get an Event about one change of a Secret
 
 
 def tell_waits(events: EventRecorder, target: Target, uid: str, turn: Turn) -> None:
-    """Tell each workload that waits for a window when the window opens, up to MAX_WORKLOADS workloads.
+    """Tell each workload that waits for a window when the window opens, up to MAX_CONSUMER_EVENTS workloads.
 
     An Event on the Secret tells which workloads wait for a window or for another workload.
     """
     if message := event_messages.waiting(turn.waits):
         events.event(target, uid, False, event_messages.WAITING, message)
     windows = [(consumer, wait) for consumer, wait in turn.waits if wait.reason is WaitReason.WINDOW]
-    for consumer, wait in windows[:MAX_WORKLOADS]:
-        _tell(events, consumer, False, event_messages.WAITING, target, event_messages.waits_for_window(wait))
+    for consumer, wait in windows[:MAX_CONSUMER_EVENTS]:
+        tell_consumer(events, consumer, False, event_messages.WAITING, target, event_messages.waits_for_window(wait))
 
 
 def tell_halt(events: EventRecorder, target: Target, uid: str, turn: Turn) -> None:
     """Tell that a failed rollout halts the others, or that no rollout halts others any more."""
     if turn.halted_by:
         events.event(target, uid, True, HALTED, turn.halt.removeprefix(f"{HALTED}: "))
-        _tell(events, turn.halted_by, True, HALTED, target, event_messages.HALTS_OTHERS)
+        tell_consumer(events, turn.halted_by, True, HALTED, target, event_messages.HALTS_OTHERS)
     else:
         events.event(target, uid, False, event_messages.RESUMED, event_messages.GOES_ON)
-
-
-def _tell(events: EventRecorder, consumer: Consumer, warning: bool, reason: str, secret: Target, message: str) -> None:
-    about = Target(consumer.ref.namespace, consumer.ref.name)
-    events.event(about, consumer.uid, warning, reason, f"Secret {secret.name}: {message}", kind=consumer.ref.kind)

@@ -6,6 +6,7 @@ The reports contain no value. They also contain no name of a key that only the S
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.cluster.watched_cache import WatchedSecret
@@ -16,9 +17,10 @@ from keyturn_receiver.core.vocabulary import WATCH_LABEL
 from keyturn_receiver.errors import InvalidBinding, KeyturnError, Unfinished
 from keyturn_receiver.reconcile import event_messages
 from keyturn_receiver.reconcile.change_brake import BACKOFF
+from keyturn_receiver.reconcile.consumer_reporter import count_restarts, tell_refusals, tell_restarts
 from keyturn_receiver.reconcile.consumer_restarter import RolloutResult
 from keyturn_receiver.reconcile.request import Request
-from keyturn_receiver.reconcile.status_reporter import FAILURE_BURST, FAILURE_RATE, MAX_CONSUMER_EVENTS
+from keyturn_receiver.reconcile.status_reporter import FAILURE_BURST, FAILURE_RATE
 from keyturn_receiver.reconcile.turn_events import tell_halt, tell_waits
 from keyturn_receiver.resilience.token_bucket import TokenBuckets
 from keyturn_receiver.telemetry.metrics import Metrics
@@ -54,20 +56,12 @@ class WatchReporter:
         if rollout.restarted:
             _log.info("a watched Secret has changed")
             self._event(secret, False, "Changed", _message(secret, rollout.restarted))
-        for consumer in rollout.restarted:
-            self._log_restart(consumer)
-        for consumer in rollout.restarted[:MAX_CONSUMER_EVENTS]:
-            held = event_messages.is_held(consumer)
-            warning = consumer.hold is not None and consumer.hold.keeps_old_pods
-            message = _message(secret, [consumer])
-            if consumer.may_restart_twice:
-                message += f"; {event_messages.RELOADER_ADVICE}"
-            self._consumer_event(consumer, warning, "NotRestarted" if held else "Restarted", secret.target, message)
+        count_restarts(self._metrics, rollout.restarted)
+        tell_restarts(self._events, secret.target, rollout.restarted, partial(_message_to_one, secret))
         tell_waits(self._events, secret.target, secret.uid, rollout.turn)
         if rollout.turn.halted_by:
             tell_halt(self._events, secret.target, secret.uid, rollout.turn)
-        for consumer, refusal in rollout.refused[:MAX_CONSUMER_EVENTS]:
-            self._consumer_event(consumer, True, refusal.reason, secret.target, f"no restart: {refusal}")
+        tell_refusals(self._events, secret.target, rollout.refused)
         if error and not isinstance(error, Unfinished):
             self._event(secret, True, error.reason, str(error))
 
@@ -91,20 +85,8 @@ class WatchReporter:
         self._metrics.reconcile_seconds.observe(seconds)
         self._metrics.reconciles.labels(request.priority, outcome).inc()
 
-    def _log_restart(self, consumer: Consumer) -> None:
-        fields = {"consumer": str(consumer.ref), **({"hold": consumer.hold.text} if consumer.hold else {})}
-        if event_messages.is_held(consumer):
-            _log.info("not restarted", extra={"fields": fields})
-        else:
-            self._metrics.rollouts.labels(consumer.ref.kind).inc()
-            _log.info("restarted", extra={"fields": fields})
-
     def _event(self, secret: WatchedSecret, warning: bool, reason: str, message: str) -> None:
         self._events.event(secret.target, secret.uid, warning, reason, message)
-
-    def _consumer_event(self, consumer: Consumer, warning: bool, reason: str, secret: Target, message: str) -> None:
-        ref, about = consumer.ref, Target(consumer.ref.namespace, consumer.ref.name)
-        self._events.event(about, consumer.uid, warning, reason, f"Secret {secret.name}: {message}", kind=ref.kind)
 
 
 def _message(secret: WatchedSecret, restarted: Sequence[Consumer]) -> str:
@@ -116,3 +98,8 @@ def _message(secret: WatchedSecret, restarted: Sequence[Consumer]) -> str:
     """
     change = event_messages.versions(secret.record)
     return f"a value that they read has changed ({change}); {event_messages.outcome(restarted)}"
+
+
+def _message_to_one(secret: WatchedSecret, consumer: Consumer) -> str:
+    message = _message(secret, [consumer])
+    return f"{message}; {event_messages.RELOADER_ADVICE}" if consumer.may_restart_twice else message

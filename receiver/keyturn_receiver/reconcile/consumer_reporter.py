@@ -1,0 +1,54 @@
+"""Reports what became of the consumers of a Secret: in Events on the workloads, in the log and in the metrics.
+
+Bound and watched Secrets share it.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from keyturn_receiver.cluster.event_recorder import EventRecorder
+from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.errors import ClusterRefused
+from keyturn_receiver.reconcile import event_messages
+from keyturn_receiver.telemetry.metrics import Metrics
+
+MAX_CONSUMER_EVENTS = 20  # workloads that get an Event about one change of a Secret
+
+_log = logging.getLogger(__name__)
+
+
+def tell_consumer(
+    events: EventRecorder, consumer: Consumer, warning: bool, reason: str, secret: Target, message: str
+) -> None:
+    """Tell the people who look at a workload what has become of a Secret that its pods read."""
+    ref = consumer.ref
+    about = Target(ref.namespace, ref.name)
+    events.event(about, consumer.uid, warning, reason, f"Secret {secret.name}: {message}", kind=ref.kind)
+
+
+def tell_restarts(
+    events: EventRecorder, secret: Target, restarted: Sequence[Consumer], message_of: Callable[[Consumer], str]
+) -> None:
+    """Tell of the restarts for a Secret, on the workloads. ``message_of`` returns the message about one of them."""
+    for consumer in restarted[:MAX_CONSUMER_EVENTS]:
+        reason = "NotRestarted" if event_messages.is_held(consumer) else "Restarted"
+        warning = consumer.hold is not None and consumer.hold.keeps_old_pods
+        tell_consumer(events, consumer, warning, reason, secret, message_of(consumer))
+
+
+def tell_refusals(events: EventRecorder, secret: Target, refused: Sequence[tuple[Consumer, ClusterRefused]]) -> None:
+    """Tell which workloads the API server does not let be restarted, and why."""
+    for consumer, refusal in refused[:MAX_CONSUMER_EVENTS]:
+        tell_consumer(events, consumer, True, refusal.reason, secret, f"no restart: {refusal}")
+
+
+def count_restarts(metrics: Metrics, restarted: Sequence[Consumer]) -> None:
+    """Log the restarts, and count those that restart pods."""
+    for consumer in restarted:
+        fields = {"consumer": str(consumer.ref), **({"hold": consumer.hold.text} if consumer.hold else {})}
+        if event_messages.is_held(consumer):
+            _log.info("not restarted", extra={"fields": fields})
+        else:
+            metrics.rollouts.labels(consumer.ref.kind).inc()
+            _log.info("restarted", extra={"fields": fields})
