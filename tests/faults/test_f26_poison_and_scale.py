@@ -287,8 +287,8 @@ def test_poisonous_value_keeps_the_last_good_secret(env: FaultEnv) -> None:
         arns[name] = made["ARN"]
         expected[name] = (reason, advice)
         env.cluster.create([secret(env.namespace, name, f"{env.namespace}/{name}", **annotations)])
+    eventually(lambda: all(statuses(env)[name] == "ok" for name in expected), 60)
     env.cluster.create([workload(env.namespace, "reader", env_from("value-0"))])
-    eventually(lambda: all(statuses(env)[name] == "ok" for name in expected), 30)
     eventually(lambda: env.history.baseline("reader", "value-0"))
     before = {name: data_of(env.cluster, env.namespace, name) for name in expected}
     assert all(before.values())

@@ -73,8 +73,9 @@ def test_release_without_a_stack_carries_rotations_and_gets_the_event_path_by_an
     assert not [name for name in OF_DELIVERIES if name in kubelet.metrics()]
 
     # A binding is filled, and a rotation arrives with the poll.
-    cluster.create([secret(namespace, "db", secret_id), workload(namespace, "web", env_from("db"))])
+    cluster.create([secret(namespace, "db", secret_id)])
     eventually(lambda: data_of(cluster, namespace, "db") == {"value": b"one"})
+    cluster.create([workload(namespace, "web", env_from("db"))])
     eventually(lambda: replica_sets(cluster, namespace, "web") == 1)
     rotate(client, secret_id, "two")
     eventually(lambda: data_of(cluster, namespace, "db") == {"value": b"two"})

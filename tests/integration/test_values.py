@@ -50,8 +50,9 @@ def test_rotation_gives_the_exact_bytes_and_restarts_the_consumer_once(
     name, client = f"{namespace}/db", stack.aws.secrets_manager()
     client.create_secret(Name=name, SecretString=steps[0][0])
     annotations = {} if data is None else {DATA: data}
-    stack.cluster.create([secret(namespace, "db", name, **annotations), workload(namespace, "web", env_from("db"))])
+    stack.cluster.create([secret(namespace, "db", name, **annotations)])
     eventually(lambda: data_of(stack.cluster, namespace, "db") == steps[0][1])
+    stack.cluster.create([workload(namespace, "web", env_from("db"))])
     eventually(lambda: MARK in annotations_of(stack.cluster, "deployment", namespace, "web"))
     first = eventually(lambda: replica_sets(stack.cluster, namespace, "web"))
     for number, (value, held) in enumerate(steps[1:], 1):
@@ -65,8 +66,9 @@ def test_rotation_gives_the_exact_bytes_and_restarts_the_consumer_once(
 def test_misspelt_json_keeps_the_secret_and_its_pods_until_it_is_corrected(stack: Stack, namespace: str) -> None:
     name, client = f"{namespace}/db", stack.aws.secrets_manager()
     client.create_secret(Name=name, SecretString='{"key": "one"}')
-    stack.cluster.create([secret(namespace, "db", name), workload(namespace, "web", env_from("db"))])
+    stack.cluster.create([secret(namespace, "db", name)])
     eventually(lambda: data_of(stack.cluster, namespace, "db") == {"key": b"one"})
+    stack.cluster.create([workload(namespace, "web", env_from("db"))])
     eventually(lambda: MARK in annotations_of(stack.cluster, "deployment", namespace, "web"))
     first = eventually(lambda: replica_sets(stack.cluster, namespace, "web"))
 
@@ -92,8 +94,9 @@ def test_optional_key_that_goes_restarts_those_who_read_only_it(stack: Stack, na
         workload(namespace, reader, {"container": {"env": [variable("proxy", optional)]}})
         for reader, optional in readers.items()
     ]
-    stack.cluster.create([secret(namespace, "db", name), *workloads])
+    stack.cluster.create([secret(namespace, "db", name)])
     eventually(lambda: data_of(stack.cluster, namespace, "db").keys() == {"user", "proxy"})
+    stack.cluster.create(workloads)
     for reader in readers:
         eventually(lambda reader=reader: MARK in annotations_of(stack.cluster, "deployment", namespace, reader))
     first = {reader: replica_sets(stack.cluster, namespace, reader) for reader in readers}

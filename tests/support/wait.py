@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(ask: Callable[[], T], seconds: float = 30) -> T:
+def eventually(ask: Callable[[], T], seconds: float = 60) -> T:
     """Call ``ask`` again and again until it returns something true, and return that. Fail after ``seconds``."""
     end = time.monotonic() + seconds
     while not (answer := ask()):
