@@ -56,9 +56,9 @@ def test_change_is_found_by_its_words(words: str) -> None:
     assert [change for change, _ in ROWS if words in change]
 
 
-@pytest.mark.parametrize("package", ["keyturn_receiver", "keyturn_notifier", "keyturn_contract"])
+@pytest.mark.parametrize("package", ["keyturn_receiver", "keyturn_notifier", "keyturn_contract", "keyturn_cli"])
 def test_every_module_has_a_row(package: str) -> None:
-    (folder,) = (ROOT / root / package for root in ("receiver", "lambda") if (ROOT / root / package).is_dir())
+    (folder,) = (ROOT / root / package for root in ("receiver", "lambda", "cli") if (ROOT / root / package).is_dir())
     modules = [module for module in folder.rglob("*.py") if module.name != "__init__.py"]
     named = {root / path for _, files in ROWS for path in paths(files) for root in ROOTS}
     assert [module.relative_to(folder).as_posix() for module in modules if module not in named] == []

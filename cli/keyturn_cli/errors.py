@@ -1,0 +1,111 @@
+"""Errors of the command line. Each has a message that says what is wrong, an advice that says what to do next, and the
+exit code of the process.
+
+No error quotes a secret value. The text of an error may come from the API server, which writes it for the caller.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from enum import IntEnum
+from functools import wraps
+from typing import NoReturn, ParamSpec
+
+import typer
+
+from keyturn_receiver.core.printable import printable
+
+P = ParamSpec("P")
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the process. Scripts rely on them."""
+
+    FINE = 0
+    FINDING = 1  # something is wrong, or the question could not be answered
+    USAGE = 2
+    TIMEOUT = 3
+    ROLLOUT_FAILED = 4
+    INTERRUPTED = 130  # 128 + SIGINT, as in shells
+    CLOSED_PIPE = 141  # 128 + SIGPIPE
+
+
+class CliError(Exception):
+    """An error that ends the command. ``advice`` says what to do next; it may be empty."""
+
+    exit_code = ExitCode.FINDING
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
+
+    def __str__(self) -> str:
+        message = printable(str(self.args[0]))
+        return f"{message}: {printable(self.advice)}" if self.advice else message
+
+
+class UsageError(CliError):
+    """The arguments of the command are wrong."""
+
+    exit_code = ExitCode.USAGE
+
+
+class TimedOut(CliError):
+    """What the command waits for has not happened in time."""
+
+    exit_code = ExitCode.TIMEOUT
+
+
+class RolloutFailed(CliError):
+    """A rollout that the command waits for has failed."""
+
+    exit_code = ExitCode.ROLLOUT_FAILED
+
+
+class Unreachable(CliError):
+    """The API server cannot be reached, or the kubeconfig leads to none."""
+
+
+class Refused(CliError):
+    """The API server refuses a request."""
+
+
+class Forbidden(Refused):
+    """The caller does not have the right that a request needs."""
+
+
+class NotFound(Refused):
+    """The object, or the kind of the object, does not exist."""
+
+
+def reported(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
+    """Decorate the function of a command: its result is the exit code of the process, and each error becomes a line on
+    stderr.
+
+    A reader that closes the pipe, such as `head`, and Ctrl-C end the command without a message.
+    """
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            code = command(*args, **kwargs) or ExitCode.FINE
+            sys.stdout.flush()
+        except CliError as error:
+            typer.echo(f"Error: {error}", err=True)
+            code = error.exit_code
+        except KeyboardInterrupt:
+            code = ExitCode.INTERRUPTED
+        except BrokenPipeError:
+            _leave_closed_pipe()
+        raise typer.Exit(code)
+
+    return run
+
+
+def _leave_closed_pipe() -> NoReturn:
+    """End the process. Python would otherwise flush stdout once more at its end, and print a second error.
+
+    https://docs.python.org/3/library/signal.html#note-on-sigpipe
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise typer.Exit(ExitCode.CLOSED_PIPE)

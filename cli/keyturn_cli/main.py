@@ -1,0 +1,40 @@
+"""The command line's entry point: the list of the commands."""
+
+from typing import Annotated
+
+import typer
+
+from keyturn_cli.commands.reconcile import reconcile
+from keyturn_receiver import __version__
+
+app = typer.Typer(
+    name="keyturn",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # help that fits every terminal, and pastes into pages
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+app.command()(reconcile)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"keyturn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def keyturn(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Shows what Keyturn has made of your AWS secrets, predicts what a rotation restarts, and finds what is broken.
+
+    Exit codes: 0 fine, 1 a finding, 2 usage, 3 time-out, 4 a rollout failed.
+    """
+
+
+def main() -> None:
+    """Run the command line. The process ends with one of ``errors.ExitCode``."""
+    app(prog_name="keyturn")

@@ -1,0 +1,54 @@
+"""Options that several commands have in common, and what their texts mean."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from keyturn_cli.errors import UsageError
+from keyturn_cli.output import Format
+from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.object_name import is_object_name
+
+Context = Annotated[
+    str | None, typer.Option("--context", metavar="NAME", help="Context of the kubeconfig. [default: the current one]")
+]
+Contexts = Annotated[
+    list[str] | None,
+    typer.Option("--context", metavar="NAME", help="Context of the kubeconfig; repeat it for several clusters."),
+]
+Namespace = Annotated[
+    str | None, typer.Option("--namespace", "-n", metavar="NAME", help="Namespace. [default: the context's]")
+]
+AllNamespaces = Annotated[bool, typer.Option("--all-namespaces", "-A", help="All namespaces.")]
+OutputFormat = Annotated[Format, typer.Option("--output", "-o", help="Form of the output.")]
+ReleaseName = Annotated[
+    str, typer.Option("--release", metavar="NS/NAME", help="Namespace and name of Keyturn's Helm release.")
+]
+NoColor = Annotated[bool, typer.Option("--no-color", help="No colours. A pipe gets none anyway; see also NO_COLOR.")]
+DEFAULT_RELEASE = "keyturn/keyturn"
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A Helm release of the chart. The names of its objects begin with ``name``."""
+
+    namespace: str
+    name: str
+
+
+def read_release(text: str) -> Release:
+    """Read the option ``--release``. Raises UsageError."""
+    namespace, slash, name = text.partition("/")
+    if not slash or not is_object_name(namespace) or not is_object_name(name):
+        raise UsageError(f"--release {text} is not NAMESPACE/NAME", "write, for example, --release keyturn/keyturn")
+    return Release(namespace, name)
+
+
+def read_target(text: str, namespace: str) -> Target:
+    """Read the argument ``NS/NAME`` or ``NAME`` of a command. ``namespace`` is that of a ``NAME``. Raises
+    UsageError."""
+    parts = [namespace, text] if "/" not in text else text.split("/")
+    if len(parts) != 2 or not all(map(is_object_name, parts)):
+        raise UsageError(f"{text} is not the name of a Secret", "write NAMESPACE/NAME, or NAME and -n NAMESPACE")
+    return Target(*parts)

@@ -1,0 +1,105 @@
+"""Output: tables, JSON and YAML on stdout; notes and progress on stderr.
+
+A terminal gets colours and lines that fit its width. A pipe or a file gets neither: its lines are whole, and columns
+are aligned by blanks, as those of kubectl. Colours are never the only sign of anything.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import Any
+
+import yaml
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from keyturn_receiver.core.printable import printable
+
+MIN_LAST = 24  # cells; a table whose last column would be narrower is shown as blocks
+
+
+class Format(StrEnum):
+    """The form of the output."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # ``errors.reported`` ends the command; rich itself would end it with exit code 1
+
+
+class Output:
+    """Output of one command. Texts may come from the cluster: characters that a terminal might obey are escaped."""
+
+    def __init__(self, form: Format = Format.TABLE, no_color: bool = False) -> None:
+        self.form = form
+        self.is_terminal = sys.stdout.isatty()
+        plain = no_color or bool(os.environ.get("NO_COLOR")) or not self.is_terminal
+        width = shutil.get_terminal_size().columns if self.is_terminal else 10_000
+        self._out = _Console(
+            file=sys.stdout, no_color=plain, highlight=False, width=width, soft_wrap=not self.is_terminal
+        )
+        self.err = _Console(file=sys.stderr, no_color=no_color or bool(os.environ.get("NO_COLOR")), highlight=False)
+
+    @property
+    def is_data(self) -> bool:
+        """Whether the output is for programs: JSON or YAML."""
+        return self.form is not Format.TABLE
+
+    def data(self, content: Any) -> None:
+        """Write JSON or YAML. ``content`` is made of dicts, lists, texts, numbers, booleans and None."""
+        if self.form is Format.YAML:
+            sys.stdout.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000))
+        else:
+            sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def line(self, text: str = "", style: str = "") -> None:
+        """Write one line of text, in a style of rich such as "red"."""
+        self._out.print(Text(printable(text), style), markup=False)
+
+    def show(self, content: RenderableType) -> None:
+        """Write anything that rich can render. The texts in it have to be printable already."""
+        self._out.print(content)
+
+    def note(self, text: str) -> None:
+        """Write a line to stderr, for people. JSON and YAML on stdout stay whole."""
+        self.err.print(Text(printable(text)), soft_wrap=True)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], styles: Sequence[str] = ()) -> None:
+        """Write a table. On a terminal, the last column is folded; if it would be narrow, each row becomes a block of
+        lines. ``styles`` has a style of rich for each row."""
+        texts = [[printable(each) for each in row] for row in rows]
+        widths = [max(map(cell_len, column)) for column in zip(columns, *texts, strict=True)]
+        room = self._out.width - sum(widths[:-1]) - 2 * (len(columns) - 1)
+        each_style = [*styles, *[""] * (len(texts) - len(styles))]
+        if self.is_terminal and room < min(MIN_LAST, widths[-1]):
+            self._blocks(columns, texts, each_style)
+            return
+        for style, row in zip(["bold", *each_style], [list(columns), *texts], strict=True):
+            head = "".join(set_cell_size(text, width + 2) for text, width in zip(row[:-1], widths[:-1], strict=True))
+            lines = self._folded(row[-1], room) if self.is_terminal else [row[-1]]
+            for number, text in enumerate(lines or [""]):
+                self._write((head if number == 0 else " " * cell_len(head)) + text, style)
+
+    def _blocks(self, columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str]) -> None:
+        name_width = max(map(len, columns)) + 2
+        room = max(1, self._out.width - name_width)
+        for number, (row, style) in enumerate(zip(rows, styles, strict=True)):
+            if number:
+                self._write("", "")
+            for column, text in zip(columns, row, strict=True):
+                for line, part in enumerate(self._folded(text, room) or [""]):
+                    self._write((column if line == 0 else "").ljust(name_width) + part, style)
+
+    def _folded(self, text: str, width: int) -> list[str]:
+        return [line.plain.rstrip() for line in Text(text).wrap(self._out, width)]
+
+    def _write(self, line: str, style: str) -> None:
+        self._out.print(Text(line.rstrip(), style, no_wrap=True, overflow="ignore"), crop=False)

@@ -1,0 +1,52 @@
+"""Runs the command line as people do: as a program of its own, with a kubeconfig."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from support.project_files import ROOT
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a program ended, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> object:
+        """What `-o json` wrote."""
+        return msgspec.json.decode(self.out)
+
+
+def environment(kubeconfig: Path | None, **variables: str) -> dict[str, str]:
+    """Return the environment for the command line. Without a kubeconfig, there is none at all."""
+    roots = os.pathsep.join(str(ROOT / each) for each in ("cli", "receiver", "lambda"))
+    own = {"PATH": os.environ["PATH"], "PYTHONPATH": roots}
+    return {**own, "HOME": "/nonexistent", "KUBECONFIG": str(kubeconfig or ""), "TERM": "xterm", **variables}
+
+
+def command(*arguments: str) -> list[str]:
+    """Return the command line's own command line."""
+    return [sys.executable, "-m", "keyturn_cli", *arguments]
+
+
+def run(kubeconfig: Path | None, *arguments: str, env: Mapping[str, str] | None = None, seconds: float = 60) -> Ran:
+    """Run a command to its end."""
+    ended = subprocess.run(
+        command(*arguments),
+        env=environment(kubeconfig, **(env or {})),
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        stdin=subprocess.DEVNULL,
+    )
+    assert "Traceback" not in ended.stderr, ended.stderr
+    return Ran(ended.returncode, ended.stdout, ended.stderr)
