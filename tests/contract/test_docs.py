@@ -17,6 +17,7 @@ from keyturn_receiver import errors
 from keyturn_receiver.core import (
     binding,
     consumer,
+    history,
     policy,
     restart_way,
     revision,
@@ -102,7 +103,7 @@ def test_bindings_page_has_every_annotation_and_no_other() -> None:
     annotations |= {rollout_switch.ROLLOUT, restart_way.RESTART, consumer.READS, binding.RESUME}
     annotations |= {rollout_order.ORDER, rollout_pace.PACE, rollout_window.WINDOW}
     annotations |= {*revision.RECORD, revision.STATUS, write_times.CHANGED_AT, revision.MOVED_AT, binding.RECONCILE}
-    annotations |= {revision.RECORD_HASH, revision.RECONCILED, revision.STATE, watched.WATCHED}
+    annotations |= {revision.RECORD_HASH, revision.RECONCILED, revision.STATE, watched.WATCHED, history.HISTORY}
     assert set(re.findall(r"`(keyturn\.dev/[a-z-]+)", BINDINGS)) == annotations
     assert consumer.MARK_PREFIX in BINDINGS
 

@@ -182,7 +182,7 @@ def test_two_leaders_at_once_write_the_same_bytes_and_restart_once(env: FaultEnv
     for call in filter(applies, env.kubernetes_proxy.calls):
         annotations = call.content["metadata"]["annotations"]
         # These tell when, and decide nothing. A replica that no sweep has told does not know when the label moved.
-        for name in ("applied-at", "label-moved-at"):
+        for name in ("applied-at", "label-moved-at", "history"):
             annotations.pop(f"keyturn.dev/{name}", None)
         written[annotations["keyturn.dev/version-ids"]].append((annotations, call.content["data"]))
     assert any(len(same) > 1 for same in written.values())  # at least one version was written by both replicas

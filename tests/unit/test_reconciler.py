@@ -8,18 +8,21 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from keyturn_receiver.cluster.consumer_cache import ConsumerCache, ConsumerIndex
+from keyturn_receiver.cluster.history_memo import MAX_HISTORIES
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespaceReader
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import DATA, SECRET_ID, BindingSpec, Source, Target
 from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.core.history import Change, read_history
 from keyturn_receiver.core.policy import Default
 from keyturn_receiver.core.regions import Regions
 from keyturn_receiver.core.render import SecretVersion
@@ -214,6 +217,7 @@ class Engine:
         access = AccessPolicy(namespaces, Default.ALLOW, False, Regions("aws", frozenset({"eu-west-1"})))
         resolver = ArnResolver(stores, access)
         secrets = SecretClient(api, lambda value: value[:16], KEYED, lambda: WRITTEN)
+        self.histories = secrets.histories
         fights = RolloutFights(time.monotonic)
         index.add_mark_handler(fights.observe)
         self.fights: list[Fight] = []
@@ -355,6 +359,68 @@ async def test_refused_restart_is_told_on_the_workload_and_made_good_with_its_ve
     await engine.reconciler.reconcile(DB, Request.now(Cause.CONSUMER))
     restarted = ("Deployment team/web", "Restarted", "Secret db: version v2; restarting Deployment web")
     assert engine.events.about_workloads == [restarted]
+
+
+def history_of(engine: Engine) -> Sequence[Change]:
+    return read_history(engine.api.secret["metadata"]["annotations"].get("keyturn.dev/history"))
+
+
+async def test_each_change_of_a_value_is_added_to_the_history_in_the_same_write() -> None:
+    engine = Engine()
+    await engine.start()
+    (first,) = history_of(engine)
+    assert first == Change("2026-11-28T00:00:00.000Z", "v1", cause="new", keys=1, due=1)
+    for version in (2, 3):
+        engine.stores.version, engine.stores.value = version, f'{{"password": "{version}"}}'
+        moved_at = int(WRITTEN.timestamp()) - version
+        await engine.queue.submit(
+            DB, Request.now(Cause.NOTIFICATION, {f"v{version}"}, event_id=f"event-{version}", moved_at=moved_at)
+        )
+    assert history_of(engine) == (
+        Change("2026-11-28T00:00:00.000Z", "v3", "v2", "2026-11-27T23:59:57Z", "notification", "event-3", 1, 1),
+        Change("2026-11-28T00:00:00.000Z", "v2", "v1", "2026-11-27T23:59:58Z", "notification", "event-2", 1, 1),
+        first,
+    )
+
+
+async def test_write_that_changes_no_value_keeps_the_history() -> None:
+    engine = Engine()
+    await engine.start()
+    before = history_of(engine)
+    engine.stores.version = 2  # with the same value
+    engine.forget()
+    assert (await engine.notify()).filled
+    assert engine.api.calls.count(("PATCH", "secrets")) == 1
+    assert history_of(engine) == before
+    engine.stores.version, engine.stores.value = 3, '{"password": "y"}'
+    await engine.notify()
+    assert [(change.version, change.was) for change in history_of(engine)] == [("v3", "v2"), ("v1", "")]
+
+
+async def test_history_that_a_replica_does_not_remember_is_read_before_the_write() -> None:
+    engine = Engine()
+    await engine.start()
+    for number in range(MAX_HISTORIES):  # other Secrets of the namespace
+        other = replace(engine.cache.live(engine.cache.get(DB)), uid=f"other-{number}")
+        engine.histories.keep(other, "1", "")
+    engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
+    await engine.notify()
+    assert engine.api.calls == [("GET", "secrets"), *ROTATION]
+    assert [change.version for change in history_of(engine)] == ["v2", "v1"]
+
+
+async def test_history_that_somebody_edits_decides_nothing_and_begins_again() -> None:
+    engine = Engine()
+    await engine.start()
+    metadata = engine.api.secret["metadata"]
+    metadata["annotations"] = {**metadata["annotations"], "keyturn.dev/history": "x" * 100_000}
+    metadata["resourceVersion"] = "70"
+    engine.api.show()
+    await engine.settle()
+    assert engine.api.calls == []
+    engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
+    await engine.notify()
+    assert [change.version for change in history_of(engine)] == ["v2"]
 
 
 async def test_state_label_is_written_with_the_status_and_never_alone() -> None:

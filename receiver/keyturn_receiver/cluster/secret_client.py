@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from keyturn_receiver.cluster.api import APPLY, MERGE_PATCH, METADATA_ONLY, Api, Json, path
+from keyturn_receiver.cluster.history_memo import HistoryMemo
 from keyturn_receiver.core.binding import BindingSpec, Target, is_bound, read_spec
 from keyturn_receiver.core.field_owners import FIELD_MANAGER, STATUS_MANAGER, managed_fields
+from keyturn_receiver.core.history import HISTORY, kept_history
 from keyturn_receiver.core.integrity import holders, integrity
 from keyturn_receiver.core.plan import Fingerprint, LiveSecret
 from keyturn_receiver.core.revision import (
@@ -47,7 +49,8 @@ class SecretClient:
 
     def __init__(self, api: Api, fingerprint: Fingerprint, keyed: KeyedHash, now: Callable[[], datetime]) -> None:
         self._api = api
-        self._now = now
+        self.histories = HistoryMemo()
+        self.now = now
         self.fingerprint = fingerprint
         self.keyed = keyed
 
@@ -69,6 +72,7 @@ class SecretClient:
             integrity=integrity(self.keyed, FIELD_MANAGER, metadata, data, record),
             holders=holders(FIELD_MANAGER, managed_fields(metadata), data),
         )
+        self.histories.keep(live, live.resource_version, kept_history(annotations.get(HISTORY)))
         return FoundSecret(live, read_spec(annotations, secret_faults(metadata)), is_bound(metadata))
 
     async def _fingerprints(self, data: Mapping[str, str]) -> dict[str, bytes]:
@@ -93,20 +97,36 @@ class SecretClient:
         if not keys:
             return {}
         obj = await self._api.request("GET", _path(live.target))
-        metadata, data = obj["metadata"], obj.get("data") or {}
-        if (metadata["uid"], metadata["resourceVersion"]) != (live.uid, live.resource_version):
-            raise Conflict(f"Secret {live.target} has changed: reading again")
+        data = obj.get("data") or {}
+        _check_unchanged(live, obj["metadata"])
         return {key: b64decode(data[key]) for key in keys if key in data}
 
-    async def apply(self, live: LiveSecret, record: Record, data: Mapping[str, bytes]) -> str:
+    async def read_history(self, live: LiveSecret) -> str:
+        """Return the annotation ``keyturn.dev/history`` as a write has to repeat it (``kept_history``).
+
+        The Secret is read only if this replica does not remember the history of this version.
+        Raises Conflict if the Secret has changed since it was read, and the same errors as ``read``.
+        """
+        history = self.histories.get(live)
+        if history is None:
+            metadata = (await self._api.request("GET", _path(live.target), accept=METADATA_ONLY))["metadata"]
+            _check_unchanged(live, metadata)
+            history = kept_history((metadata.get("annotations") or {}).get(HISTORY))
+        return history
+
+    async def apply(self, live: LiveSecret, record: Record, data: Mapping[str, bytes], history: str = "") -> str:
         """Write our keys and annotations by server-side apply. Return the Secret's new resource version.
+
+        ``history`` is the annotation ``keyturn.dev/history``. The API server removes it if the apply does not name it.
 
         Keys and annotations of other writers stay. Raises Conflict if the Secret was changed or deleted after it was
         read. An apply that names no resource version would create a deleted Secret again, and could overwrite a newer
         value with an older one (F5 in docs/faults.md).
         """
-        annotations = write_record(record, self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+        annotations = write_record(record, self.now().strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
         annotations[RECORD_HASH] = record_hash(self.keyed, live.uid, annotations)
+        if history:
+            annotations[HISTORY] = history
         body: Json = {
             "apiVersion": "v1",
             "kind": "Secret",
@@ -124,7 +144,9 @@ class SecretClient:
         written = await self._api.request(
             "PATCH", _path(live.target), query, body, content_type=APPLY, accept=METADATA_ONLY
         )
-        return str(written["metadata"]["resourceVersion"])
+        resource_version = str(written["metadata"]["resourceVersion"])
+        self.histories.keep(live, resource_version, history)
+        return resource_version
 
     async def write_status(self, live: LiveSecret, status: str, reconciled: str = "") -> str:
         """Write the status of a Secret and its label ``keyturn.dev/state``, and return the Secret's new resource
@@ -169,6 +191,11 @@ class SecretClient:
         preconditions = {"uid": live.uid, "resourceVersion": live.resource_version}
         body: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions}
         await self._api.request("DELETE", _path(live.target), body=body)
+
+
+def _check_unchanged(live: LiveSecret, metadata: Json) -> None:
+    if (metadata["uid"], metadata["resourceVersion"]) != (live.uid, live.resource_version):
+        raise Conflict(f"Secret {live.target} has changed: reading again")
 
 
 def own_annotations(metadata: Json) -> dict[str, str]:

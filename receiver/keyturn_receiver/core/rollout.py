@@ -8,7 +8,7 @@ precedence over a mark on the template. A consumer is up to date if its mark equ
 Secret's record. Otherwise the consumer is restarted if one of its pods is behind, and gets a settled mark if none is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from keyturn_receiver.core.consumer import Consumer, Reads, former_mark_name, mark_name
@@ -80,6 +80,13 @@ def rollout(
         return RolloutAnnotation(name, value, restart=True, marked=True)
     undecided = _may_be_behind(reads, consumer.created, record, consumer.seen_late, marked)
     return RolloutAnnotation(name, value, restart=False, undecided=undecided, marked=marked)
+
+
+def is_due(consumer: Consumer, secret_name: str, record: Record, before: Mapping[str, str]) -> bool:
+    """Return whether a write of ``record`` makes a consumer due for a restart. ``before`` has the revisions that the
+    write replaces, and the consumer has its baseline for them."""
+    mark = rollout(consumer, secret_name, record, Record(revisions=before))
+    return mark is not None and (mark.restart or mark.undecided)
 
 
 def present_mark(consumer: Consumer, secret_name: str, record: Record) -> str | None:

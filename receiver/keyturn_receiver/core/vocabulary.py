@@ -52,7 +52,7 @@ DECLARED: Mapping[str, tuple[Place, ...]] = {
     "reads": (_W, _T),
     "allow-secrets": (_N,),
 }
-# The annotations that Keyturn writes; `history` is reserved for a later release.
+# The annotations that Keyturn writes.
 WRITTEN: Mapping[str, tuple[Place, ...]] = dict.fromkeys(
     (
         "version-ids",

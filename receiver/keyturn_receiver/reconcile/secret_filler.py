@@ -10,11 +10,14 @@ from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.core import secret_types
 from keyturn_receiver.core.binding import Binding, BindingSpec, OnDelete, Source
 from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.core.history import Change, add, stamp
 from keyturn_receiver.core.integrity import Integrity
 from keyturn_receiver.core.partial import check_size, has_news, sources_to_read, with_keys
 from keyturn_receiver.core.plan import LiveSecret, Plan, plan
 from keyturn_receiver.core.policy import check_type
-from keyturn_receiver.core.revision import OK, Record, status_of, version_key
+from keyturn_receiver.core.revision import OK, Record, compound_version, status_of, version_key
+from keyturn_receiver.core.rollout import is_due
+from keyturn_receiver.core.write_times import rfc3339
 from keyturn_receiver.errors import (
     ClusterRefused,
     Conflict,
@@ -30,6 +33,7 @@ from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.request import Request
 from keyturn_receiver.reconcile.source_reader import SourceReader
+from keyturn_receiver.resilience.time_slice import TimeSlice
 from keyturn_receiver.telemetry.legs import Leg, LegTimer
 
 
@@ -156,8 +160,12 @@ class SecretFiller:
             return FillResult(live.record, consumers, status_outdated=True)
         consumers = await self._restarter.baseline(live.target, consumers, planned.before, planned.record)
         record = replace(planned.record, moved_at=_moved_at(live.record, planned, request))
+        history = await self._secrets.read_history(live)
+        if planned.changed_keys:
+            due = await _count_due(live.target.name, consumers, planned)
+            history = add(history, self._change(live, planned, record.moved_at, due, request))
         with self._legs.time(Leg.APPLY):
-            resource_version = await self._secrets.apply(live, record, data)
+            resource_version = await self._secrets.apply(live, record, data, history)
         if live.record.revisions.keys() <= data.keys():
             self._cache.keep_values(live, resource_version, {**live.fingerprints, **fingerprints})
         else:
@@ -176,6 +184,28 @@ class SecretFiller:
             met=rendering.met,
             unavailable=unavailable,
         )
+
+    def _change(self, live: LiveSecret, planned: Plan, moved_at: int | None, due: int, request: Request) -> Change:
+        before = live.record.version_ids
+        return Change(
+            at=stamp(self._secrets.now()),
+            version=compound_version(planned.record.version_ids),
+            was=compound_version(before) if before else "",
+            moved_at="" if moved_at is None else rfc3339(moved_at),
+            cause=request.priority.value,
+            event=request.event_ids[-1] if request.event_ids else "",
+            keys=len(planned.changed_keys),
+            due=due,
+        )
+
+
+async def _count_due(secret_name: str, consumers: Sequence[Consumer], planned: Plan) -> int:
+    """Return how many consumers are due for a restart because of the planned write."""
+    count, time_slice = 0, TimeSlice()
+    for consumer in consumers:
+        count += is_due(consumer, secret_name, planned.record, planned.before)
+        await time_slice.pause_if_over()
+    return count
 
 
 def _moved_at(before: Record, planned: Plan, request: Request) -> int | None:

@@ -1,0 +1,26 @@
+"""Memo of histories. A write of a Secret has to repeat the annotation ``keyturn.dev/history``, which no cache keeps.
+
+It holds the annotations that this replica has read or written lately, so that a rotation costs no read of the Secret.
+It is bounded, because the histories of 10,000 Secrets would take 12 MB.
+"""
+
+from keyturn_receiver.core.plan import LiveSecret
+from keyturn_receiver.resilience.fair_map import FairMap
+
+MAX_HISTORIES = 2000  # Secrets; each history takes up to MAX_BYTES of ``core/history.py``
+
+
+class HistoryMemo:
+    """Bounded memo. Remembers the history of exactly one version of a Secret."""
+
+    def __init__(self) -> None:
+        self._histories: FairMap[str, str, tuple[str, str]] = FairMap(MAX_HISTORIES)
+
+    def get(self, live: LiveSecret) -> str | None:
+        """Return the history that this version of a Secret has, or None if it is not remembered."""
+        resource_version, history = self._histories.get(live.target.namespace, live.uid) or ("", "")
+        return history if resource_version == live.resource_version else None
+
+    def keep(self, live: LiveSecret, resource_version: str, history: str) -> None:
+        """Remember the history that a version of a Secret has."""
+        self._histories.put(live.target.namespace, live.uid, (resource_version, history))

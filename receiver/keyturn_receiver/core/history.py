@@ -1,0 +1,165 @@
+"""History: the last changes of a bound Secret's values, in one annotation of the Secret.
+
+It is only for people and for the tools that show it. No decision depends on it, it is no part of the record, and it
+holds no value. If it is lost or garbled, it begins again with the next change.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from keyturn_receiver.core.write_times import parse_time
+
+HISTORY = "keyturn.dev/history"
+MAX_CHANGES = 5
+MAX_BYTES = 1200  # of the annotation, whose characters are all ASCII
+
+_MAX_COUNT = 1_000_000
+# A version id has 32 to 64 characters:
+# https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_PutSecretValue.html
+_ID = re.compile(r"[!#-\[\]-~]{0,64}")  # printable, without spaces, and without what JSON has to escape
+_CAUSE = re.compile(r"[a-z_]{0,20}")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3})?Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One write that changed values of a bound Secret.
+
+    ``at`` is the time of the write, by the receiver's clock (RFC 3339 in UTC, with milliseconds). ``version`` is the
+    version id that the Secret was made from, and ``was`` the one before; ``was`` is empty at the first write. If the
+    Secret is made from several AWS secrets, both are compound versions (``revision.compound_version``). ``moved_at`` is
+    the time at which the staging label moved to the version, by AWS's clock (RFC 3339 in UTC, whole seconds). ``cause``
+    is the cause of the reconcile, such as "notification" or "poll". ``event`` is the id of the EventBridge event.
+    ``moved_at`` and ``event`` are empty if they are not known. ``keys`` is the number of keys whose value was written
+    or removed. ``due`` is the number of consumers that were due for a restart because of it.
+    """
+
+    at: str
+    version: str = ""
+    was: str = ""
+    moved_at: str = ""
+    cause: str = ""
+    event: str = ""
+    keys: int = 0
+    due: int = 0
+
+
+def stamp(at: datetime) -> str:
+    """Return a time as ``Change.at`` has it."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def read_history(text: str | None) -> tuple[Change, ...]:
+    """Read the annotation: the last changes, the newest first.
+
+    The result is empty if the annotation is missing, garbled, or longer than Keyturn writes it. Fields that are not
+    known are ignored, because a newer release may have written them.
+    """
+    if not text or len(text) > MAX_BYTES:
+        return ()
+    try:
+        entries = json.loads(text)
+        if not isinstance(entries, list):
+            return ()
+        changes: list[Change] = []
+        for entry in reversed(entries[:MAX_CHANGES]):
+            changes.append(_read_change(entry, changes[-1].version if changes else ""))
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(reversed(changes))
+
+
+def kept_history(text: str | None) -> str:
+    """Return the annotation as a write keeps it that changes no value. It is empty if there is no readable history."""
+    return _write_history(read_history(text))
+
+
+def add(text: str | None, change: Change) -> str:
+    """Return the annotation with one more change, as its first entry.
+
+    At most MAX_CHANGES are kept, and at most MAX_BYTES; the oldest go. Changes that follow each other without a new
+    version take one entry, the last one. Otherwise a writer that changes the Secret again and again, and whose edits
+    Keyturn reverts, would push out the rotations. An id that the annotation cannot hold is left out.
+    """
+    change = replace(
+        change,
+        version=_id(change.version),
+        was=_id(change.was),
+        event=_id(change.event),
+        keys=min(change.keys, _MAX_COUNT),
+        due=min(change.due, _MAX_COUNT),
+    )
+    older = read_history(text)
+    if older and change.version == change.was == older[0].version == older[0].was:
+        older = older[1:]
+    return _write_history((change, *older)[:MAX_CHANGES])
+
+
+def _id(text: str) -> str:
+    return text if _ID.fullmatch(text) else ""
+
+
+def _write_history(changes: tuple[Change, ...]) -> str:
+    while changes:
+        text = json.dumps(list(_entries(changes)), separators=(",", ":"))
+        if len(text) <= MAX_BYTES:
+            return text
+        changes = changes[:-1]
+    return ""
+
+
+def _entries(changes: tuple[Change, ...]) -> Iterable[dict[str, str | int]]:
+    """Yield what is written of each change. ``was`` is left out where it is the version of the next entry, so that five
+    entries fit."""
+    for number, change in enumerate(changes):
+        before = changes[number + 1].version if number + 1 < len(changes) else ""
+        yield {
+            "at": change.at,
+            "version": change.version,
+            **({"was": change.was} if change.was != before else {}),
+            **({"moved": change.moved_at} if change.moved_at else {}),
+            **({"cause": change.cause} if change.cause else {}),
+            **({"event": change.event} if change.event else {}),
+            "keys": change.keys,
+            "due": change.due,
+        }
+
+
+def _read_change(entry: object, before: str) -> Change:
+    """Read one entry. ``before`` is the version of the entry before it in time. Raises ValueError if it is garbled."""
+    if not isinstance(entry, dict):
+        raise ValueError("an entry of the history has to be an object")
+    moved_at = _text(entry, "moved", _TIME) if "moved" in entry else ""
+    return Change(
+        at=_time(_text(entry, "at", _TIME)),
+        version=_text(entry, "version", _ID),
+        was=_text({"was": before, **entry}, "was", _ID),
+        moved_at=_time(moved_at) if moved_at else "",
+        cause=_text({"cause": "", **entry}, "cause", _CAUSE),
+        event=_text({"event": "", **entry}, "event", _ID),
+        keys=_count(entry, "keys"),
+        due=_count(entry, "due"),
+    )
+
+
+def _text(entry: dict[str, object], name: str, pattern: re.Pattern[str]) -> str:
+    text = entry.get(name)
+    if not isinstance(text, str) or not pattern.fullmatch(text):
+        raise ValueError(f"{name} of the history is not as Keyturn writes it")
+    return text
+
+
+def _time(text: str) -> str:
+    if parse_time(text) is None:
+        raise ValueError("a time of the history is not as Keyturn writes it")
+    return text
+
+
+def _count(entry: dict[str, object], name: str) -> int:
+    count = entry.get(name)
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= _MAX_COUNT:
+        raise ValueError(f"{name} of the history is not as Keyturn writes it")
+    return count
