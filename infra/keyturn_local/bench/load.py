@@ -2,6 +2,7 @@
 flood."""
 
 import asyncio
+import json
 import time
 import uuid
 from collections import Counter
@@ -25,6 +26,9 @@ from keyturn_contract.message import (
 from keyturn_contract.signature import sign
 from keyturn_local.aws.sdk import ACCOUNT, REGION
 from keyturn_local.bench.stub_aws import arn_of
+
+ATTEMPTS = 5  # of a batch in a burst
+TAKEN = ("applied", "unchanged")  # an earlier attempt may have applied a change after its deadline
 
 
 class NotDelivered(RuntimeError):
@@ -62,20 +66,38 @@ class Sender:
             raise NotDelivered(f"status {reply.status}: {content[:300]!r}")
         return seconds
 
+    async def post(self, versions: Mapping[str, str]) -> None:
+        """Send one delivery. Its answer may say that the receiver is not done yet (503). Raises NotDelivered."""
+        body, headers = self.delivery(versions)
+        async with aiohttp.ClientSession() as session, session.post(self.url, data=body, headers=headers) as reply:
+            if reply.status not in (200, 503):
+                raise NotDelivered(f"status {reply.status}: {(await reply.read())[:300]!r}")
+
     async def burst(self, versions: Mapping[str, str], connections: int) -> float:
-        """Send full batches over several connections at once. Return the total duration in seconds. Raises
-        NotDelivered."""
+        """Send full batches over several connections at once. Send a batch again if its answer says so (503), as the
+        notifier does. Return the total duration in seconds. Raises NotDelivered."""
         names = list(versions)
         batches = iter([names[first : first + MAX_EVENTS] for first in range(0, len(names), MAX_EVENTS)])
         async with aiohttp.ClientSession() as session:
 
             async def deliver() -> None:
                 for batch in batches:
-                    await self.send(session, {name: versions[name] for name in batch})
+                    await self._send_until_taken(session, {name: versions[name] for name in batch})
 
             started = time.perf_counter()
             await asyncio.gather(*(deliver() for _ in range(connections)))
             return time.perf_counter() - started
+
+    async def _send_until_taken(self, session: aiohttp.ClientSession, versions: Mapping[str, str]) -> None:
+        for _attempt in range(ATTEMPTS):
+            body, headers = self.delivery(versions)
+            async with session.post(self.url, data=body, headers=headers) as reply:
+                content = await reply.read()
+            if reply.status == 200 and all(each["outcome"] in TAKEN for each in json.loads(content)["results"]):
+                return
+            if reply.status != 503:
+                break
+        raise NotDelivered(f"status {reply.status}: {content[:300]!r}")
 
     def flood(self, seconds: float, connections: int, forged: bool) -> tuple[float, Counter[int]]:
         """Send deliveries about a secret to which nothing is bound, as fast as the answers arrive.

@@ -23,6 +23,7 @@ from keyturn_local.bench.api_server import (
 )
 from keyturn_local.bench.latencies import Latencies, percentile
 from keyturn_local.bench.load import NotDelivered
+from keyturn_local.bench.rollouts import many_readers, rollouts
 from keyturn_local.bench.rows import Row
 from keyturn_local.bench.testbed import BINDINGS, BURST, Testbed
 from keyturn_local.receiver.process import LocalReceiver, total
@@ -342,6 +343,8 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "webhook": webhook,
     "many_bindings": many_bindings,
     "sweeps": sweeps,
+    "rollouts": rollouts,
+    "many_readers": many_readers,
 }
 
 

@@ -61,8 +61,8 @@ def _page(rows: Sequence[Row]) -> str:
 
 `make bench` made this page in one run. The receiver, the API server, etcd, the stub AWS and the load generator shared
 one machine with {os.cpu_count()} cores, so compare the ratios and not the times. AWS is a stub that answers after
-{LATENCY * 1000:g} ms; the API server, etcd and the receiver's rights are real. The only workload is the consumer whose
-calls are counted, so that all other measurements write nothing but Secrets.
+{LATENCY * 1000:g} ms; the API server, etcd, the Deployment controller and the receiver's rights are real. There are
+Deployments only where a row says so, so that all other measurements write nothing but Secrets.
 
 ![Accepted to applied](benchmark.svg)
 
@@ -77,6 +77,8 @@ calls are counted, so that all other measurements write nothing but Secrets.
   watch these Secrets.
 - *Accepted to applied* is the time from sending a signed delivery to its acknowledgement, which the receiver sends
   after it has applied the change.
+- *Accepted to restarted* and the bursts with Deployments also change the pod template of a Deployment. Their floor does
+  so by a raw patch, beside the same Deployment controller. There are no nodes, so that no pod starts.
 - *A burst* is limited by the receiver's CPU. One Python thread verifies, reads, plans, applies, and handles the watch
   events of its own writes, while raw applies leave all cores to the API server. Several replicas share a burst, but one
   replica cannot use a second core.

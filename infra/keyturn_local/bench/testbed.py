@@ -21,7 +21,7 @@ from keyturn_local.bench.stub_aws import SIGNING_KEY, StubAws, arn_of
 from keyturn_local.kubernetes.chart import chart_rights
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.receiver.process import SERVICE_ACCOUNT, LocalReceiver
-from keyturn_receiver.cluster.api import APPLY, METADATA_ONLY, Api, path
+from keyturn_receiver.cluster.api import APPLY, MERGE_PATCH, METADATA_ONLY, Api, path
 from keyturn_receiver.core.revision import STATE, Record, version_key, write_record
 
 LATENCY = 0.02  # seconds until the stub AWS answers
@@ -85,24 +85,52 @@ class Testbed:
         self._round += 1
         return with_api(self.cluster, lambda api: in_parallel(range(BURST), lambda number: self._apply(api, number)))
 
-    def floor(self, count: int) -> list[float]:
-        """Read one value and then apply one Secret, RATE times per second. Return the duration of each pair in
-        seconds."""
+    def raw_restarts(self, deployments: Sequence[str]) -> float:
+        """Apply a Secret and then patch the pod template of a Deployment, for each of up to BURST Deployments,
+        CONCURRENCY at a time. Return the total duration in seconds."""
+        self._round += 1
+
+        async def restart(api: Api, number: int) -> None:
+            await self._apply(api, number)
+            await self._patch(api, deployments[number])
+
+        numbers = range(len(deployments))
+        return with_api(self.cluster, lambda api: in_parallel(numbers, lambda number: restart(api, number)))
+
+    def raw_patches(self, deployments: Sequence[str]) -> float:
+        """Patch the pod templates of Deployments, CONCURRENCY at a time. Return the total duration in seconds."""
+        self._round += 1
+        return with_api(self.cluster, lambda api: in_parallel(deployments, lambda name: self._patch(api, name)))
+
+    def floor(self, count: int, deployments: Sequence[str] = ()) -> list[float]:
+        """Read one value, apply one Secret, and patch the pod template of one of the ``deployments``, if there are any.
+        Do it RATE times per second. Return the duration of each in seconds."""
         self._round += 1
         client = sdk.client("secretsmanager", self.aws.endpoint_url)
 
-        async def read_and_apply(api: Api, executor: ThreadPoolExecutor, number: int) -> float:
+        async def read_and_write(api: Api, executor: ThreadPoolExecutor, number: int) -> float:
             started = time.perf_counter()
             read = partial(client.get_secret_value, SecretId=self.aws.names[number])
             await asyncio.get_running_loop().run_in_executor(executor, read)
             await self._apply(api, number)
+            if deployments:
+                await self._patch(api, deployments[number])
             return time.perf_counter() - started
 
         async def repeat(api: Api) -> list[float]:
             with ThreadPoolExecutor(8) as executor:
-                return await _at_rate(count, lambda number: read_and_apply(api, executor, number))
+                return await _at_rate(count, lambda number: read_and_write(api, executor, number))
 
         return with_api(self.cluster, repeat)
+
+    async def _patch(self, api: Api, deployment: str) -> None:
+        """Restart a Deployment by an annotation of its pod template, as `kubectl rollout restart` does."""
+        template = {"metadata": {"annotations": {"bench/mark": f"{self._round:032d}"}}}
+        where = path("apps/v1", "deployments", NAMESPACE, deployment)
+        body = {"spec": {"template": template}}
+        await api.request(
+            "PATCH", where, {"fieldManager": "keyturn"}, body, content_type=MERGE_PATCH, accept=METADATA_ONLY
+        )
 
     async def _apply(self, api: Api, number: int) -> None:
         """Apply one Secret by server-side apply, with the same fields that the receiver would write."""
