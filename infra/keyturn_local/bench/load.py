@@ -27,7 +27,7 @@ from keyturn_contract.signature import sign
 from keyturn_local.aws.sdk import ACCOUNT, REGION
 from keyturn_local.bench.stub_aws import arn_of
 
-ATTEMPTS = 5  # of a batch in a burst
+ATTEMPTS = 30  # of a batch in a burst
 TAKEN = ("applied", "unchanged")  # an earlier attempt may have applied a change after its deadline
 
 

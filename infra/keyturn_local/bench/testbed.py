@@ -22,11 +22,12 @@ from keyturn_local.kubernetes.chart import chart_rights
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.receiver.process import SERVICE_ACCOUNT, LocalReceiver
 from keyturn_receiver.cluster.api import APPLY, MERGE_PATCH, METADATA_ONLY, Api, path
-from keyturn_receiver.core.revision import STATE, Record, version_key, write_record
+from keyturn_receiver.core.revision import Record, version_key, write_record
 
 LATENCY = 0.02  # seconds until the stub AWS answers
 RATE = 20.0  # rotations a second
 BINDINGS = 10_000
+RAW_LABEL = "bench.example/state"  # as long as the receiver's label; with that one, the receiver would release Secrets
 BURST = 1_000  # the number of bindings and of raw applies in measurements that would take too long with BINDINGS
 
 
@@ -152,7 +153,7 @@ class Testbed:
                 "name": _raw_name(name),
                 "namespace": NAMESPACE,
                 "annotations": write_record(record, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")),
-                "labels": {STATE: record.status},
+                "labels": {RAW_LABEL: record.status},
             },
             "data": data,
         }
