@@ -12,6 +12,7 @@ import yaml
 
 from keyturn_local.kubernetes.chart import CHART, chart_objects
 from keyturn_receiver import errors
+from support.command_line import unknown_words
 from support.promql import faults, labels, selectors
 
 ROOT = Path(__file__).parents[2]
@@ -104,7 +105,7 @@ def test_alert_has_severity_description_and_runbook_link(alert: str) -> None:
     # The alert waits for at least four scrapes at the chart's default interval of 30 s.
     assert promql_parser.parse_duration(made["for"]).total_seconds() >= 120
     told = made["annotations"]
-    assert told.keys() == {"summary", "description", "runbook_url"}
+    assert told.keys() == {"summary", "description", "runbook_url", "command"}
     assert told["summary"].endswith(".")
     assert told["description"].endswith(".")
     assert told["runbook_url"] == f"{WIKI}#{alert.lower()}"
@@ -142,6 +143,14 @@ def test_alert_of_the_poller_alone_needs_no_deliveries(alert: str) -> None:
 
 def test_runbook_has_a_heading_for_each_alert_and_no_other() -> None:
     assert re.findall("^##+ (.+)$", RUNBOOK, re.MULTILINE) == list(ALERTS)
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_alert_names_the_command_with_which_its_section_of_the_runbook_begins(alert: str) -> None:
+    command = ALERTS[alert]["annotations"]["command"]
+    first = re.findall("^```\n(.+)$", RUNBOOK.partition(f"\n## {alert}\n")[2].partition("\n## ")[0], re.MULTILINE)[0]
+    assert first.partition(" # ")[0].strip() == command
+    assert unknown_words(command) == []
 
 
 def test_link_within_the_runbook_leads_to_a_heading() -> None:

@@ -3,15 +3,19 @@
 import json
 import re
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import promql_parser
 import pytest
+import yaml
 
 from keyturn_local.kubernetes.chart import CHART, chart_objects
 from keyturn_receiver.telemetry.metrics import Metrics
+from support.command_line import unknown_words
 from support.promql import faults, labels, metric, selectors, series
 
+RUNBOOK = (Path(__file__).parents[2] / "docs" / "runbook.md").read_text()
 FILE = CHART / "dashboards" / "keyturn.json"
 DASHBOARD = json.loads(FILE.read_text())
 PANELS = {f"{each['id']} {each['title']}": each for each in DASHBOARD["panels"]}
@@ -84,6 +88,37 @@ def test_panel_queries_the_chosen_data_source() -> None:
     for panel in GRAPHS.values():
         assert all(each["datasource"] == chosen for each in (panel, *panel["targets"]))
         assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+
+
+def test_link_of_a_panel_leads_to_an_alert_of_the_runbook() -> None:
+    base = yaml.safe_load((CHART / "values.yaml").read_text())["metrics"]["prometheusRule"]["runbookUrl"]
+    links = [link for panel in PANELS.values() for link in panel.get("links", [])]
+    assert len(links) >= 5
+    for link in links:
+        title, alert = link["title"].split(": ")
+        assert (title, link["url"]) == ("Runbook", f"{base}#{alert.lower()}")
+        assert f"\n## {alert}\n" in RUNBOOK
+
+
+def test_row_of_rotations_shows_the_way_of_a_rotation_and_the_commands_that_show_one() -> None:
+    (row,) = (each["gridPos"]["y"] for each in PANELS.values() if each["title"] == "Rotation")
+    end = min(each["gridPos"]["y"] for each in PANELS.values() if each["type"] == "row" and each["gridPos"]["y"] > row)
+    panels = [each for each in GRAPHS.values() if row < each["gridPos"]["y"] < end]
+    shown = {
+        metric(selector.name or "")
+        for panel in panels
+        for expression in expressions(panel).values()
+        for selector in selectors(promql_parser.parse(expression))
+    }
+    assert shown == {
+        "keyturn_propagation_seconds",
+        "keyturn_live_seconds",
+        *(name for name in series() if name.startswith("keyturn_rollouts_")),
+        "keyturn_rollout_fights_total",
+    }
+    commands = {each for panel in panels for each in re.findall(r"`(keyturn [^`]+)`", panel["description"])}
+    assert {command.split()[1] for command in commands} == {"trace", "explain", "status"}
+    assert [unknown_words(command) for command in commands] == [[]] * len(commands)
 
 
 def test_variable_is_defined_or_built_into_grafana() -> None:

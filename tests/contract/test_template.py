@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from keyturn_contract.message import Notification
 from keyturn_local.aws import deployed
 from keyturn_local.aws import server as local_aws
 from keyturn_local.aws.template import FILE, queues, read
@@ -483,6 +484,43 @@ class TestAlarms:
         body = RESOURCES["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
         json.loads(re.sub(r"\$\{[^}]+\}", "x", body))
         assert {metric.value for metric in DEFINITIONS if f'"{metric.value}"' in body} == set(Metric)
+
+    def test_widgets_of_the_log_query_lines_and_fields_that_the_notifier_logs(self) -> None:
+        source = Path(handler.__file__).read_text()
+        queries = {each["title"]: each["query"] for each in _widgets("log")}
+        assert queries.keys() == {"Rotations", "Failed deliveries", "Arrived, but refused by a binding"}
+        for query in queries.values():
+            filters, fields = re.findall(r"\| (?:filter|fields) ([^|]+)", query)
+            texts = set(re.findall(r"'([^']+)'", filters)) - {"Heartbeat"}
+            names = {*re.findall(r"(\w+) (?:in|=|!=) ", filters), *re.split(r", |\.\d\.", fields.strip())}
+            for word in texts | names - {"@timestamp", "message"}:
+                assert f'"{word}"' in source, word
+
+    def test_widgets_do_not_overlap(self) -> None:
+        places = [
+            (each["x"] + x, each["y"] + y)
+            for each in _dashboard()["widgets"]
+            for x in range(each["width"])
+            for y in range(each["height"])
+        ]
+        assert len(set(places)) == len(places)
+
+    def test_rotations_on_the_dashboard_are_all_events_but_heartbeats(self) -> None:
+        (query,) = (each["query"] for each in _widgets("log") if each["title"] == "Rotations")
+        heartbeat = json.loads((FILE.parent / "tests" / "events" / "heartbeat.json").read_text())
+        parsed = event_parser.parse_event(heartbeat)
+        assert isinstance(parsed, Notification)
+        name = parsed.data.event_name
+        assert f"filter message in ['delivered', 'not delivered'] and event_name != '{name}'" in query
+
+
+def _dashboard() -> Any:
+    body = RESOURCES["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+    return json.loads(re.sub(r"\$\{[^}]+\}", "x", body))
+
+
+def _widgets(kind: str) -> list[Any]:
+    return [each["properties"] for each in _dashboard()["widgets"] if each["type"] == kind]
 
 
 def test_stateful_resource_is_retained_when_replaced() -> None:
