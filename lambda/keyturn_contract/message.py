@@ -10,7 +10,7 @@ A notification says "this secret may have changed". It never carries a value.
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 MAX_BODY = 16 * 1024  # bytes
@@ -113,6 +113,12 @@ class Result:
     consumers: tuple[str, ...] = ()
     reason: str | None = None
     retrying: tuple[str, ...] = ()
+
+    def cut(self, names: int) -> "Result":
+        """Return this result with at most so many names in each of its lists."""
+        return replace(
+            self, secrets=self.secrets[:names], consumers=self.consumers[:names], retrying=self.retrying[:names]
+        )
 
     @property
     def is_refused_by_binding(self) -> bool:

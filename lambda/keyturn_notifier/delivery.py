@@ -4,7 +4,7 @@ import hashlib
 import ssl
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 import urllib3
@@ -31,7 +31,8 @@ CONNECT_SECONDS = 3.0
 REPLY_SECONDS = 10.0  # longer than the receiver's own deadline of 8 s
 COOLDOWN_SECONDS = 5.0  # seconds for which nothing is sent to an unavailable receiver that has sent no Retry-After
 MAX_REPLY = 256 * 1024  # bytes: ten results, each with the names of hundreds of Secrets
-MAX_DELIVERED = 10_000  # the most event ids kept in memory
+MAX_DELIVERED = 10_000  # the most results kept in memory
+MAX_KEPT_NAMES = 20  # of each list of a kept result
 
 
 class ReceiverClient:
@@ -63,7 +64,7 @@ class ReceiverClient:
         self._monotonic = monotonic
         self._cooldown_end = 0.0
         self._cooldown_reason = ""
-        self._delivered: OrderedDict[str, None] = OrderedDict()
+        self._delivered: OrderedDict[str, DeliveryResult] = OrderedDict()
 
     def deliver(self, notifications: Sequence[Notification], deadline: float) -> DeliveryReport:
         """Post the notifications in as few batches as possible. No batch is started that could end after ``deadline``.
@@ -74,7 +75,7 @@ class ReceiverClient:
         refuses are poison.
         """
         results = {
-            notification.id: DeliveryResult(Disposition.DONE, "delivered earlier")
+            notification.id: self._delivered[notification.id]
             for notification in notifications
             if notification.id in self._delivered
         }
@@ -114,7 +115,7 @@ class ReceiverClient:
             cooldown = parse_retry_after(reply, self._now()) or COOLDOWN_SECONDS
             self._cooldown_end = self._monotonic() + cooldown
             self._cooldown_reason = describe_reply(reply)
-        self._remember(event_id for event_id, result in results.items() if result.disposition is Disposition.DONE)
+        self._remember(results)
         return results
 
     def _post(self, batch: Sequence[Notification], keys: Keys) -> Reply:
@@ -170,8 +171,11 @@ class ReceiverClient:
         response.release_conn()
         return response, content
 
-    def _remember(self, event_ids: Iterable[str]) -> None:
-        self._delivered.update(dict.fromkeys(event_ids))
+    def _remember(self, results: Mapping[str, DeliveryResult]) -> None:
+        for event_id, each in results.items():
+            if each.disposition is Disposition.DONE:
+                kept = each.result and each.result.cut(MAX_KEPT_NAMES)
+                self._delivered[event_id] = DeliveryResult(Disposition.DONE, "delivered earlier", result=kept)
         while len(self._delivered) > MAX_DELIVERED:
             self._delivered.popitem(last=False)
 

@@ -16,6 +16,8 @@ from keyturn_notifier.authorities import CA_FAULT, Authorities, read_from_secret
 from keyturn_notifier.disposition import DeliveryReport, DeliveryResult, Disposition, same_for_all
 from keyturn_notifier.event_parser import Ignored, MalformedEvent, MemberHeartbeat, parse_event
 from keyturn_notifier.queue import SqsQueue
+from keyturn_notifier.receipt_bus import ReceiptBus
+from keyturn_notifier.receipt_writer import ReceiptWriter
 from keyturn_notifier.settings import read_settings
 from keyturn_notifier.signing import KeyRing, kms_signer
 from keyturn_notifier.telemetry import Metric, add_metric, count_member_heartbeat, logger, metrics
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 MAX_NAMES = 100  # the most names in each list of Secrets or consumers in a log line
 RESERVE_SECONDS = 4.0  # seconds that are kept free at the end of an invocation for the calls to SQS
+
+MARGIN_SECONDS = 0.5  # seconds before the end of an invocation at which it waits for nothing any more
 
 Record = Mapping[str, Any]
 
@@ -50,16 +54,19 @@ class Notifier:
         signing_key_id: str,
         name_prefixes: Sequence[str],
         threads: ThreadPoolExecutor,
+        receipts: ReceiptWriter | None = None,
     ) -> None:
         self._receivers = receivers
         self._queue = queue
         self._signing_key_id = signing_key_id
         self._name_prefixes = name_prefixes
         self._threads = threads
+        self._receipts = receipts
 
     def handle(self, records: Sequence[Record], seconds: float) -> list[str]:
         """Deliver the events in ``records`` within ``seconds``. Return the ids of the messages that stay in the
         queue."""
+        deadline = time.monotonic() + seconds - MARGIN_SECONDS
         add_metric(Metric.EVENTS_RECEIVED, len(records))
         envelopes, failed_ids = self._parse(records)
         results_by_host = self._deliver([each.notification for each in envelopes], seconds - RESERVE_SECONDS)
@@ -67,9 +74,12 @@ class Notifier:
         for envelope in envelopes:
             results = {host: by_id[envelope.notification.id] for host, by_id in results_by_host.items()}
             disposition = max(result.disposition for result in results.values())
-            _report(envelope.notification, disposition, results)
+            age = time.time() - datetime.fromisoformat(envelope.notification.time).timestamp()
+            _report(envelope.notification, disposition, results, age)
             if envelope.notification.type is EventType.HEARTBEAT:
                 continue  # not retried, because a late heartbeat proves nothing and the next one follows
+            if self._receipts:
+                self._receipts.collect(envelope.notification, envelope.records, results, age)
             if disposition is Disposition.RETRY:
                 retry_after = max(result.retry_after for result in results.values())
                 postponed += [(record, retry_after) for record in envelope.records]
@@ -83,6 +93,8 @@ class Notifier:
                     message_id for record in envelope.records for message_id in self._dead_letter(record, reason)
                 ]
         self._queue.postpone(postponed)
+        if self._receipts:  # last, because no message may wait for a receipt
+            self._receipts.flush(deadline)
         return failed_ids + [record["messageId"] for record, _ in postponed]
 
     def _parse(self, records: Sequence[Record]) -> tuple[list[Envelope], list[str]]:
@@ -136,8 +148,10 @@ class Notifier:
         return [] if self._queue.dead_letter(record, reason) else [record["messageId"]]
 
 
-def _report(notification: Notification, disposition: Disposition, results: Mapping[str, DeliveryResult]) -> None:
-    """Log and count one notification with its results, which are given by host."""
+def _report(
+    notification: Notification, disposition: Disposition, results: Mapping[str, DeliveryResult], age: float
+) -> None:
+    """Log and count one notification with its results, which are given by host. ``age`` is in seconds."""
     is_heartbeat = notification.type is EventType.HEARTBEAT
     if is_heartbeat:
         accepted = disposition is Disposition.DONE
@@ -146,7 +160,6 @@ def _report(notification: Notification, disposition: Disposition, results: Mappi
         add_metric(Metric.DELIVERIES_DONE if disposition is Disposition.DONE else Metric.DELIVERIES_AGAIN)
     if any(result.status == 401 for result in results.values()):
         add_metric(Metric.DELIVERIES_REFUSED)
-    age = time.time() - datetime.fromisoformat(notification.time).timestamp()
     if not is_heartbeat and disposition is not Disposition.POISON:
         add_metric(Metric.EVENT_AGE if disposition is Disposition.DONE else Metric.EVENT_WAITING, round(age * 1000))
     logger.info(
@@ -163,7 +176,7 @@ def _report(notification: Notification, disposition: Disposition, results: Mappi
         },
     )
     for host, each in results.items():
-        if each.result and each.result.is_refused_by_binding:
+        if each.status and each.result and each.result.is_refused_by_binding:  # a result that is kept has no status
             add_metric(Metric.NOTIFICATIONS_REFUSED_BY_BINDING)
             fields = {"secret_arn": notification.subject, **_fields(host, each.result)}
             logger.warning("refused by a binding", extra={"correlation_id": notification.id, **fields})
@@ -179,6 +192,14 @@ def _fields(host: str, result: Result) -> dict[str, Any]:
         "retrying": result.retrying[:MAX_NAMES],
         "reason": result.reason,
     }
+
+
+def _report_receipts(put: int, lost: int, reason: str) -> None:
+    if put:
+        add_metric(Metric.RECEIPTS_SENT, put)
+    if lost:
+        add_metric(Metric.RECEIPTS_FAILED, lost)
+        logger.warning("receipts lost", extra={"count": lost, "reason": reason})
 
 
 def _report_ca_fault(fault: str) -> None:
@@ -210,9 +231,11 @@ def _notifier() -> Notifier:
         ReceiverClient(url, key_ring, connection_pool(url, authorities.context, proxy), authorities.reload)
         for url in settings.receiver_urls
     ]
+    bus = settings.receipts_bus and ReceiptBus(aws.client("events", proxy), settings.receipts_bus, _report_receipts)
+    receipts = ReceiptWriter(bus, settings.receipt_details) if bus else None
     # Each receiver has two threads, so that a delivery that outlives its invocation does not block the next one.
     threads = ThreadPoolExecutor(2 * len(receivers))
-    return Notifier(receivers, queue, settings.signing_key_secret_id, settings.name_prefixes, threads)
+    return Notifier(receivers, queue, settings.signing_key_secret_id, settings.name_prefixes, threads, receipts)
 
 
 @logger.inject_lambda_context

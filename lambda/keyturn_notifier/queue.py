@@ -51,7 +51,7 @@ class SqsQueue:
             {
                 "Id": str(number),
                 "ReceiptHandle": record["receiptHandle"],
-                "VisibilityTimeout": retry_delay(_receives(record), retry_after, self._jitter()),
+                "VisibilityTimeout": retry_delay(receive_count(record), retry_after, self._jitter()),
             }
             for number, (record, retry_after) in enumerate(records)
         ]
@@ -82,6 +82,7 @@ class SqsQueue:
         return True
 
 
-def _receives(record: Mapping[str, Any]) -> int:
+def receive_count(record: Mapping[str, Any]) -> int:
+    """Return how often SQS has given out a message, which it knows approximately."""
     text = record.get("attributes", {}).get("ApproximateReceiveCount", "1")
     return max(1, int(text)) if str(text).isdecimal() else 1

@@ -45,6 +45,12 @@ class NotifierSettings:
     """ARN of an AWS secret with further CAs, as a PEM file. It is read again when a receiver's certificate is not
     trusted."""
 
+    receipts_bus: str | None = None
+    """Name of the event bus that gets receipts. Empty for none."""
+
+    receipt_details: bool = True
+    """Whether receipts have the names of Kubernetes objects: `true` or `false`."""
+
     https_proxy: Proxy | None = None
     """Proxy for the calls to receivers and to AWS: `http://HOST:PORT`. Empty for none."""
 
@@ -68,6 +74,8 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> NotifierSettin
         name_prefixes=_list(environment, "KEYTURN_NAME_PREFIXES"),
         ca_bundle=_certificates(environment.get("KEYTURN_CA_BUNDLE", "").strip()),
         ca_bundle_secret_id=environment.get("KEYTURN_CA_BUNDLE_SECRET_ID", "").strip() or None,
+        receipts_bus=environment.get("KEYTURN_RECEIPTS_BUS", "").strip() or None,
+        receipt_details=_switch(environment, "KEYTURN_RECEIPT_DETAILS", default="true"),
         https_proxy=_proxy(environment.get("KEYTURN_HTTPS_PROXY", "").strip(), no_proxy),
         no_proxy=no_proxy,
     )
@@ -91,6 +99,13 @@ def _url(url: str) -> str:
     if parts.scheme != "https" and not (parts.scheme == "http" and host in _LOOPBACK):
         raise InvalidSettings(f"KEYTURN_RECEIVER_URLS: the URL of {host} must start with https://")
     return url
+
+
+def _switch(environment: Mapping[str, str], name: str, default: str) -> bool:
+    value = environment.get(name, "").strip() or default
+    if value not in ("true", "false"):
+        raise InvalidSettings(f"{name} must be true or false")
+    return value == "true"
 
 
 def _list(environment: Mapping[str, str], name: str) -> tuple[str, ...]:

@@ -33,6 +33,8 @@ class Metric(StrEnum):
     HEARTBEATS_ACCEPTED = "HeartbeatsAccepted"
     HEARTBEATS_REFUSED = "HeartbeatsRefused"
     MEMBER_HEARTBEATS = "MemberHeartbeats"
+    RECEIPTS_SENT = "ReceiptsSent"
+    RECEIPTS_FAILED = "ReceiptsFailed"
 
 
 DEFINITIONS: Mapping[Metric, tuple[MetricUnit, str]] = {
@@ -78,6 +80,11 @@ DEFINITIONS: Mapping[Metric, tuple[MetricUnit, str]] = {
         MetricUnit.Count,
         "Heartbeats of the accounts and regions that forward events, in all and with the dimension `origin` "
         "(ACCOUNT/REGION) of each; they are delivered to no receiver.",
+    ),
+    Metric.RECEIPTS_SENT: (MetricUnit.Count, "Receipts that were put on the receipts' bus."),
+    Metric.RECEIPTS_FAILED: (
+        MetricUnit.Count,
+        "Receipts that could not be put on the receipts' bus and are lost; the log says why.",
     ),
 }
 

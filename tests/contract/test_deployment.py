@@ -19,6 +19,7 @@ from support.sam import CODE, parameters, resolved, transformed
 # Types of resources that moto's CloudFormation cannot create. They are checked only by cfn-lint and test_template.py.
 UNKNOWN_TO_MOTO = {
     "AWS::CloudWatch::Alarm",
+    "AWS::Events::EventBusPolicy",
     "AWS::KMS::Key",  # moto does not know the key spec ECC_NIST_EDWARDS25519
     "AWS::Scheduler::Schedule",
     "AWS::SecretsManager::ResourcePolicy",
@@ -39,9 +40,15 @@ SWITCHES = {
     "MemberCount": "2",
     "ExtraRuleArns": "arn:aws:events:us-east-1:123456789012:rule/mine",
     "CaBundleSecretArn": "arn:aws:secretsmanager:us-east-1:123456789012:secret:ca-a1b2c3",
+    "Receipts": "true",
 }
 # The conditions of resources that moto can create, each with the parameter that makes it true.
-CONDITIONS = {"WithLifecycleEvents": "LifecycleEvents", "WithMembers": "MemberCount", "InVpc": "SubnetIds"}
+CONDITIONS = {
+    "WithLifecycleEvents": "LifecycleEvents",
+    "WithMembers": "MemberCount",
+    "WithReceipts": "Receipts",
+    "InVpc": "SubnetIds",
+}
 TEMPLATE = transformed()
 
 

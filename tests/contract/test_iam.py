@@ -63,7 +63,8 @@ def test_role_grants_exactly_the_actions_that_the_code_calls(role: str) -> None:
     ours = called(imported(module, LAMBDA))
     assert ours, "the test finds no calls: it looks in the wrong place"
     for conditions in combinations(role):
-        expected = {each for each in ours if not each.startswith("kms:") or conditions["WithKmsSigning"]} | always | LOG
+        switches = {"kms": conditions["WithKmsSigning"], "events": conditions.get("WithReceipts", False)}
+        expected = {each for each in ours if switches.get(each.split(":")[0], True)} | always | LOG
         expected |= TRACES if conditions["WithTracing"] else set()
         expected |= NETWORK if conditions["InVpc"] else set()
         expected |= CUSTOMER_KEY if conditions["WithCustomerKey"] else set()
@@ -71,6 +72,35 @@ def test_role_grants_exactly_the_actions_that_the_code_calls(role: str) -> None:
         assert set(actions(statements)) == expected, conditions
         pairs = [(action, str(each["Resource"])) for each in statements for action in actions([each])]
         assert len(pairs) == len(set(pairs)), "granted twice"
+
+
+def test_notifier_may_put_events_on_the_receipts_bus_alone() -> None:
+    for conditions in combinations("NotifierRole"):
+        puts = [each for each in granted("NotifierRole", conditions) if "events:PutEvents" in actions([each])]
+        assert [each["Resource"] for each in puts] == [{"Fn::GetAtt": ["ReceiptsBus", "Arn"]}] * conditions[
+            "WithReceipts"
+        ]
+
+
+def test_receipts_bus_denies_everybody_but_the_notifier() -> None:
+    bus, policy = (TEMPLATE["Resources"][name] for name in ("ReceiptsBus", "ReceiptsBusPolicy"))
+    assert bus["Condition"] == policy["Condition"] == "WithReceipts"
+    assert policy["Properties"]["EventBusName"] == {"Ref": "ReceiptsBus"}
+    statement = policy["Properties"]["Statement"]
+    assert (statement["Effect"], statement["Principal"], statement["Action"]) == ("Deny", "*", "events:PutEvents")
+    assert statement["Resource"] == {"Fn::GetAtt": ["ReceiptsBus", "Arn"]}
+    condition = {"ArnNotEquals": {"aws:PrincipalArn": {"Fn::GetAtt": ["NotifierRole", "Arn"]}}}
+    assert statement["Condition"] == condition
+    role = "arn:aws:iam::123456789012:role/keyturn-NotifierRole-1A"
+    allow = {"Effect": "Allow", "Action": "events:*", "Resource": "*"}
+    deny = {**statement, "Resource": "*", "Condition": {"ArnNotEquals": {"aws:PrincipalArn": role}}}
+    for context, expected in (
+        ({"aws:PrincipalArn": role}, True),
+        ({"aws:PrincipalArn": f"{role}2"}, False),
+        ({"aws:PrincipalArn": "arn:aws:iam::123456789012:user/administrator"}, False),
+        ({}, False),  # a service, such as a rule of another bus without a role
+    ):
+        assert allows([allow, deny], "events:PutEvents", "*", context) is expected, context
 
 
 def test_secret_with_the_cas_is_readable_if_it_is_given_and_no_other() -> None:

@@ -386,6 +386,11 @@ class TestDeployerPolicy:
             "cloudwatch::{account}:dashboard/{stack}-us-east-1",
             {"PutDashboard", "DeleteDashboards"},
         ),
+        "AWS::Events::EventBus": ("events:{here}:event-bus/{stack}-receipts", {"CreateEventBus", "DeleteEventBus"}),
+        "AWS::Events::EventBusPolicy": (
+            "events:{here}:event-bus/{stack}-receipts",
+            {"PutPermission", "RemovePermission"},
+        ),
         "AWS::Events::Rule": ("events:{here}:rule/keyturn/{stack}-X-1A", {"PutRule", "PutTargets", "DeleteRule"}),
         "AWS::IAM::Policy": ("iam::{account}:role/{stack}-X-1A", {"PutRolePolicy", "DeleteRolePolicy"}),
         "AWS::IAM::Role": ("iam::{account}:role/{stack}-X-1A", {"CreateRole", "PutRolePolicy", "DeleteRole"}),

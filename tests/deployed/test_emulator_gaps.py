@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import boto3
 import pytest
 from botocore.exceptions import ClientError
 
@@ -192,6 +193,35 @@ def calls_put_no_event_on_the_bus(emulator: Emulator) -> bool:
 # --- STS
 
 
+@gap("`aws:PrincipalArn` of a role's session")
+def session_is_not_known_by_its_role(emulator: Emulator) -> bool:
+    """A denial for everybody but the role denies the role's own session."""
+    arn = role(emulator)
+    credentials = emulator.client("sts").assume_role(RoleArn=arn, RoleSessionName="session")["Credentials"]
+    condition = {"ArnNotEquals": {"aws:PrincipalArn": arn}}
+    statement = {"Effect": "Deny", "Principal": "*", "Action": "sqs:*", "Resource": "*", "Condition": condition}
+    allow = {"Effect": "Allow", "Action": "sqs:*", "Resource": "*"}
+    emulator.client("iam").put_role_policy(
+        RoleName=arn.split("/")[-1], PolicyName="right", PolicyDocument=document(allow)
+    )
+    url = emulator.client("sqs").create_queue(
+        QueueName=f"gap-{uuid4().hex[:6]}", Attributes={"Policy": document(statement)}
+    )["QueueUrl"]
+    client = boto3.client(
+        "sqs",
+        endpoint_url=emulator.endpoint_url,
+        region_name=sdk.REGION,
+        aws_access_key_id=credentials["AccessKeyId"],
+        aws_secret_access_key=credentials["SecretAccessKey"],
+        aws_session_token=credentials["SessionToken"],
+    )
+    try:
+        client.send_message(QueueUrl=url, MessageBody="one")
+    except ClientError as error:
+        return "AccessDenied" in error.response["Error"]["Code"]
+    return False
+
+
 @gap("`aws:SourceAccount`, when a service assumes a role")
 def services_assume_roles_without_their_account(emulator: Emulator) -> bool:
     """The root user assumes a service's role here, if the trust policy has no condition."""
@@ -267,6 +297,19 @@ def messages_cannot_be_moved(emulator: Emulator) -> bool:
     with pytest.raises(ClientError, match="InvalidAction"):
         emulator.client("sqs").start_message_move_task(SourceArn=f"arn:aws:sqs:{sdk.REGION}:{sdk.ACCOUNT}:none")
     return True
+
+
+@gap("policies of event buses")
+def policy_of_a_bus_forbids_nothing(emulator: Emulator) -> bool:
+    """The bus admits one role, and another one puts its event."""
+    events, bus = emulator.client("events"), f"gap-{uuid4().hex[:6]}"
+    arn = events.create_event_bus(Name=bus)["EventBusArn"]
+    condition = {"ArnNotEquals": {"aws:PrincipalArn": role(emulator)}}
+    deny = {"Effect": "Deny", "Principal": "*", "Action": "events:PutEvents", "Resource": arn, "Condition": condition}
+    events.put_permission(EventBusName=bus, Policy=document({"Sid": "one", **deny}))
+    client = as_user(emulator, "events", {"Effect": "Allow", "Action": "events:PutEvents", "Resource": "*"})
+    entry = {"EventBusName": bus, "Source": "gap", "DetailType": "gap", "Detail": "{}"}
+    return client.put_events(Entries=[entry])["FailedEntryCount"] == 0
 
 
 @gap("queue policies, where a rule sends to a queue")

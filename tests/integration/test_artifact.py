@@ -136,7 +136,7 @@ def test_handlers_import_the_artifact_only_and_all_of_it(built: Path, tmp_path: 
         "    return {name: file for name, file in files.items() if file}\n"
     )
     with LambdaRuntime(built, "probe.handler", {"PYTHONPATH": ""}, tmp_path, extra=[probe]) as running:
-        loaded = running.invoke(["kms", "secretsmanager", "sqs"])
+        loaded = running.invoke(["events", "kms", "secretsmanager", "sqs"])
     assert isinstance(loaded, dict)
     ours = {name.partition(".")[0] for name, file in loaded.items() if file.startswith(str(built))}
     there = {each.name.removesuffix(".py") for each in built.iterdir() if not each.name.endswith(".dist-info")}

@@ -17,10 +17,11 @@ import trustme
 
 from keyturn_contract.message import CONTENT_TYPE_BATCH, EventType, Outcome, Result, decode, encode_reply
 from keyturn_contract.signature import new_key, parse_key, parse_public_key, verify
+from keyturn_local.aws import sdk
 from keyturn_local.aws.emulator.server import Emulator
 from keyturn_local.aws.server import EventPath, LocalAws
 from keyturn_local.notifier.function import TIMEOUT_SECONDS, Context, function_environment
-from keyturn_notifier import authorities, delivery, telemetry
+from keyturn_notifier import authorities, delivery, receipt_bus, telemetry
 from keyturn_notifier.queue import FIRST_DELAY
 from keyturn_notifier.signing import KMS_LIMIT
 from keyturn_notifier.telemetry import count_member_heartbeat
@@ -468,6 +469,111 @@ class TestSeveralReceivers:
         assert [*dead_letters(aws, path)] == [json.dumps(sent)]
 
 
+class TestReceipts:
+    """The receipts that a rule of their bus sends to a queue."""
+
+    @pytest.fixture
+    def bus(self, aws: LocalAws) -> str:
+        name = f"bus-{uuid4().hex[:6]}"
+        events = sdk.client("events", aws.endpoint_url)
+        events.create_event_bus(Name=name)
+        events.put_rule(Name=name, EventBusName=name, EventPattern='{"source": ["dev.keyturn"]}')
+        url = aws.sqs().create_queue(QueueName=name)["QueueUrl"]
+        arn = aws.sqs().get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        events.put_targets(Rule=name, EventBusName=name, Targets=[{"Id": "queue", "Arn": arn}])
+        return name
+
+    def receipts(self, aws: LocalAws, bus: str) -> list[dict[str, Any]]:
+        url = aws.sqs().get_queue_url(QueueName=bus)["QueueUrl"]
+        taken = aws.sqs().receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=0).get("Messages", [])
+        for message in taken:
+            aws.sqs().delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+        return [json.loads(message["Body"]) for message in taken]
+
+    def test_change_that_every_receiver_has_taken_has_one_receipt(
+        self, sandbox: Callable, receiver: FakeReceiver, other: FakeReceiver, aws: LocalAws, bus: str
+    ) -> None:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        handle, sent = sandbox(receiver, other, KEYTURN_RECEIPTS_BUS=bus), event(time=now)
+        applied = Result(str(sent["id"]), Outcome.APPLIED, ("shop/db",), ("Deployment/shop/web",))
+        receiver.respond = lambda headers, body: (200, encode_reply([applied]))
+        other.respond = lambda headers, body: (500, b"")
+        assert handle(sent) == ["m0"]
+        assert self.receipts(aws, bus) == []
+        other.respond = lambda headers, body: (200, reply_to_all(body, Outcome.UNCHANGED))
+        assert handle(sent) == []
+        (receipt,) = self.receipts(aws, bus)
+        assert (receipt["source"], receipt["detail-type"]) == ("dev.keyturn", "Keyturn Secret Applied")
+        assert receipt["resources"] == NATIVE["resources"]
+        assert receipt["detail"]["versionId"] == NATIVE["detail"]["versionId"]
+        first, second = receipt["detail"]["receivers"]
+        # The first receiver's answer is from the earlier try.
+        assert (first["outcome"], first["secrets"]) == ("applied", ["shop/db"])
+        assert second["outcome"] == "unchanged"
+        assert receipt["detail"]["healthy"] is True
+
+    def test_event_that_waits_has_one_receipt(
+        self, sandbox: Callable, receiver: FakeReceiver, aws: LocalAws, bus: str
+    ) -> None:
+        handle, sent = sandbox(receiver, KEYTURN_RECEIPTS_BUS=bus), event()
+        receiver.respond = lambda headers, body: (500, b"")
+        for receives in range(2, 13):
+            assert handle(record("m0", sent, receives)) == ["m0"]
+        (receipt,) = self.receipts(aws, bus)
+        assert receipt["detail-type"] == "Keyturn Secret Waiting"
+        (answer,) = receipt["detail"]["receivers"]
+        assert (answer["outcome"], answer["reason"]) == ("not taken", "status 500")
+
+    def test_names_of_kubernetes_are_left_out_if_the_parameter_says_so(
+        self, sandbox: Callable, receiver: FakeReceiver, aws: LocalAws, bus: str
+    ) -> None:
+        handle, sent = sandbox(receiver, KEYTURN_RECEIPTS_BUS=bus, KEYTURN_RECEIPT_DETAILS="false"), event()
+        refused = Result(
+            str(sent["id"]), Outcome.APPLIED, ("shop/db",), ("Deployment/shop/web",), "shop/cache: immutable"
+        )
+        receiver.respond = lambda headers, body: (200, encode_reply([refused]))
+        assert handle(sent) == []
+        (receipt,) = self.receipts(aws, bus)
+        assert "shop/" not in json.dumps({**receipt["detail"], "name": None})
+        assert receipt["detail"]["healthy"] is False
+
+    def test_events_without_a_change_have_no_receipt(
+        self, sandbox: Callable, receiver: FakeReceiver, aws: LocalAws, bus: str
+    ) -> None:
+        handle = sandbox(receiver, KEYTURN_RECEIPTS_BUS=bus)
+        heartbeat = json.loads((EVENTS / "heartbeat.json").read_text())
+        pending = event(detail={**NATIVE["detail"], "labelUpdated": "AWSPENDING"})
+        assert handle({**heartbeat, "id": str(uuid4())}, pending, "no JSON") == []
+        assert self.receipts(aws, bus) == []
+
+    @pytest.mark.parametrize("reason", ["missing bus", "silent endpoint"])
+    def test_delivery_goes_on_if_receipts_cannot_be_put(
+        self,
+        sandbox: Callable,
+        receiver: FakeReceiver,
+        other: FakeReceiver,
+        capsys: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture,
+        reason: str,
+    ) -> None:
+        settings = {"KEYTURN_RECEIPTS_BUS": "none-" + uuid4().hex[:6]}
+        if reason == "silent endpoint":
+            other.respond = other.hang
+            settings["AWS_ENDPOINT_URL_EVENTBRIDGE"] = other.url.removesuffix("/v1/notifications")
+        handle = sandbox(receiver, **settings)
+        start = time.monotonic()
+        for _ in range(5):
+            assert handle(event()) == []
+        assert time.monotonic() - start < receipt_bus.MAX_SECONDS + 5  # the circuit breaker is open after the first
+        assert len(receiver.notifications) == 5
+        lost = [vars(line)["reason"] for line in caplog.records if line.message == "receipts lost"]
+        assert len(lost) == 5
+        assert set(lost[1:]) == {"not sent: the circuit breaker is open"}
+        blobs = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"ReceiptsFailed"' in line]
+        assert sum(sum(blob["ReceiptsFailed"]) for blob in blobs) == 5
+        assert sum(sum(blob["DeliveriesDone"]) for blob in blobs) == 5
+
+
 class TestBackOff:
     @pytest.fixture
     def queue_url(self, aws: LocalAws) -> str:
@@ -844,6 +950,10 @@ def test_invocations_emit_exactly_the_defined_metrics(
     sandbox(untrusted, KEYTURN_CA_BUNDLE_SECRET_ID="gone")(event())
     untrusted.close()
     emitted.update(metrics(capsys))
+    receiver.respond = lambda headers, body: (200, reply_to_all(body, Outcome.APPLIED))
+    for bus in ("default", "gone"):
+        sandbox(receiver, KEYTURN_RECEIPTS_BUS=bus)(event())
+        emitted.update(metrics(capsys))
     count_member_heartbeat("123456789012", "eu-west-1")
     emitted.update(metrics(capsys))
     assert emitted == set(telemetry.Metric)

@@ -50,6 +50,8 @@ def _meets(operator: str, wanted: list[str], value: str | Sequence[str] | None) 
     if operator.startswith("ForAllValues:"):  # this operator is also true if the key is missing
         each_operator = operator.removeprefix("ForAllValues:")
         return all(_meets(each_operator, wanted, each) for each in _list(value or ()))
+    if operator == "ArnNotEquals":  # a negated operator is true if the key is missing
+        return value is None or not _meets("ArnEquals", wanted, value)
     if value is None:
         return False
     assert isinstance(value, str), "a key with several values needs ForAllValues or ForAnyValue"

@@ -38,6 +38,8 @@ def function_environment(aws: LocalAws, path: EventPath, receiver_urls: Sequence
         "KEYTURN_NAME_PREFIXES": "",
         "KEYTURN_CA_BUNDLE": "",
         "KEYTURN_CA_BUNDLE_SECRET_ID": "",
+        "KEYTURN_RECEIPTS_BUS": "",
+        "KEYTURN_RECEIPT_DETAILS": "true",
         "KEYTURN_HTTPS_PROXY": "",
         "KEYTURN_NO_PROXY": "",
         "POWERTOOLS_SERVICE_NAME": "keyturn",

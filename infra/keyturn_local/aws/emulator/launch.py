@@ -52,6 +52,9 @@ def close_gaps() -> None:
         ),
     }
     iam_evaluator.evaluate_trust_policy = _evaluate_trust_policy
+    eventbridge.bus_policy_for_arn = _bus_policy_for_arn
+    iam_evaluator._RESOURCE_POLICY_LOOKUPS["events"] = ("eventbridge", "bus_policy_for_arn")
+    iam_evaluator._resolve_condition_key = _resolve_condition_key
     rules = provisioners._RESOURCE_HANDLERS["AWS::Events::Rule"]
     rules.update(create=_create_rule, update=_update_rule, delete=_delete_rule)
     provisioners._sm_secret_string = _secret_string
@@ -120,8 +123,39 @@ def _put_policy(properties: Properties) -> tuple[str, dict[str, str]]:
 
 
 def _permit(properties: Properties) -> tuple[str, dict[str, str]]:
-    eventbridge._put_permission({**properties["Statement"], **properties})
-    return str(properties["StatementId"]), {}
+    statement, identifier = properties["Statement"], str(properties["StatementId"])
+    eventbridge._put_permission({**statement, **properties})
+    (kept,) = (each for each in _bus_policy(properties["EventBusName"])["Statement"] if each["Sid"] == identifier)
+    kept["Effect"] = statement["Effect"]
+    return identifier, {}
+
+
+# --- The policy of a bus: its effect, and that PutEvents asks it -----------------------------------------------------
+
+
+def _bus_policy(name: str) -> Any:
+    return eventbridge._event_bus_policies.get(name)
+
+
+def _bus_policy_for_arn(arn: str) -> tuple[Any, str] | None:
+    """Return a bus's policy and its account. The evaluator finds this function by its name."""
+    policy = _bus_policy(arn.split(":event-bus/")[-1])
+    return (policy, arn.split(":")[4]) if policy else None
+
+
+_resolve_key = iam_evaluator._resolve_condition_key
+
+
+def _resolve_condition_key(key: str, context: Any) -> Any:
+    """Resolve a condition key. For a role's session, aws:PrincipalArn is the ARN of the role.
+
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_condition-keys.html#condition-keys-principalarn
+    """
+    value = _resolve_key(key, context)
+    if key.lower() == "aws:principalarn" and ":assumed-role/" in str(value):
+        account, role = value.split(":")[4], value.split("/")[1]
+        return f"arn:aws:iam::{account}:role/{role}"
+    return value
 
 
 # --- Ref of a secret is its ARN, not its name ------------------------------------------------------------------------

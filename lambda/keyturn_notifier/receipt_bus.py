@@ -1,0 +1,86 @@
+"""Puts receipts on their event bus. Best effort: nothing here raises, and a delivery never waits for long.
+
+Circuit breaker: after a call that fails, receipts are dropped for a minute, so that a network without a way to
+EventBridge delays one invocation a minute and no more.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any
+
+from keyturn_notifier.receipts import Receipt
+from keyturn_notifier.signing import error_code
+
+if TYPE_CHECKING:
+    from mypy_boto3_events import EventBridgeClient
+
+MAX_SECONDS = 4.0  # an invocation waits no longer for its receipts
+COOLDOWN_SECONDS = 60.0
+MAX_ENTRIES = 10  # of one call
+ATTEMPTS = 2  # for a receipt that EventBridge refuses while it takes others of the same call
+
+Put = tuple[Sequence[Receipt], str]  # the receipts that are on the bus, and why others are not
+
+
+class ReceiptBus:
+    """The event bus ``bus``. ``report`` gets the number of receipts that were put, the number of those that were not,
+    and the reason. ``monotonic`` returns the seconds of the clock that deadlines use."""
+
+    def __init__(
+        self,
+        events: "EventBridgeClient",
+        bus: str,
+        report: Callable[[int, int, str], None],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._events = events
+        self._bus = bus
+        self._report = report
+        self._monotonic = monotonic
+        # A thread, because a look-up of the address has no time-out of its own.
+        self._thread = ThreadPoolExecutor(1)
+        self._running: Future[Put] | None = None
+        self._cooldown_end = float("-inf")
+
+    def put(self, receipts: Sequence[Receipt], deadline: float) -> Sequence[Receipt]:
+        """Put receipts, and wait until ``deadline`` or for MAX_SECONDS at most. Return those that are on the bus."""
+        if not receipts:
+            return ()
+        put, reason = self._put(receipts, deadline)
+        self._report(len(put), len(receipts) - len(put), reason)
+        return put
+
+    def _put(self, receipts: Sequence[Receipt], deadline: float) -> Put:
+        now = self._monotonic()
+        seconds = min(deadline - now, MAX_SECONDS)
+        if now < self._cooldown_end:
+            return (), "not sent: the circuit breaker is open"
+        if seconds <= 0:
+            return (), "not sent: no time left in this invocation"
+        if self._running and not self._running.done():
+            return (), "not sent: an earlier call has not ended"
+        self._running = self._thread.submit(self._send, receipts)
+        wait([self._running], timeout=seconds)
+        put, reason = self._running.result() if self._running.done() else ((), "no answer in time")
+        if reason:
+            self._cooldown_end = self._monotonic() + COOLDOWN_SECONDS
+        return put, reason
+
+    def _send(self, receipts: Sequence[Receipt]) -> Put:
+        put: list[Receipt] = []
+        reason = ""
+        for _ in range(ATTEMPTS):
+            refused: list[Receipt] = []
+            for start in range(0, len(receipts), MAX_ENTRIES):
+                part = receipts[start : start + MAX_ENTRIES]
+                entries: Any = [receipt.entry(self._bus) for receipt in part]
+                try:
+                    answers = self._events.put_events(Entries=entries)["Entries"]
+                except Exception as error:
+                    return put, error_code(error)
+                for receipt, answer in zip(part, answers, strict=True):
+                    reason = answer.get("ErrorCode") or reason
+                    (refused if answer.get("ErrorCode") else put).append(receipt)
+            receipts = refused
+        return put, reason if receipts else ""

@@ -1,0 +1,162 @@
+"""Receipts: the events in which the notifier reports back to AWS what became of a secret's change. Pure.
+
+docs/receipts.md describes each kind. A receipt has names and never a value.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from keyturn_contract.message import EventType, Notification, Result
+from keyturn_notifier.disposition import DeliveryResult, Disposition
+from keyturn_notifier.queue import receive_count
+
+SOURCE = "dev.keyturn"
+APPLIED = "Keyturn Secret Applied"
+WAITING = "Keyturn Secret Waiting"
+WAITING_SECONDS = 300.0
+# The receive of a message at which an event that is still waiting is reported. The back-off makes it 3.5 to 7.5 minutes
+# after the first receive.
+WAITING_RECEIVE = 9
+# Of all names and reasons in one receipt. One call takes ten receipts of 256 KB in all.
+MAX_NAMES_BYTES = 12 * 1024
+MAX_REASON = 500  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """One event for the receipts' bus. ``detail`` is its content, and ``resources`` are the ARNs that it is about."""
+
+    detail_type: str
+    resources: Sequence[str]
+    detail: Mapping[str, Any]
+
+    def entry(self, bus: str) -> dict[str, Any]:
+        """Return the entry of PutEvents for a bus.
+
+        https://docs.aws.amazon.com/eventbridge/latest/APIReference/API_PutEventsRequestEntry.html
+        """
+        return {
+            "EventBusName": bus,
+            "Source": SOURCE,
+            "DetailType": self.detail_type,
+            "Resources": list(self.resources),
+            "Detail": json.dumps(self.detail, ensure_ascii=False, separators=(",", ":")),
+        }
+
+
+def applied(
+    notification: Notification, results: Mapping[str, DeliveryResult], age: float, with_details: bool
+) -> Receipt | None:
+    """Return the receipt of a change that every receiver has taken, or None for an event that changes no value.
+
+    ``results`` are by host, and ``age`` is in seconds. ``with_details`` decides whether the receipt has the names of
+    Kubernetes objects.
+    """
+    if notification.type is not EventType.CHANGED:
+        return None
+    taken = [each.result for each in results.values()]
+    complete = all(result is not None and not result.retrying for result in taken)
+    healthy = complete and not any(result and result.is_refused_by_binding for result in taken)
+    verdict = {"complete": complete, "healthy": healthy}
+    return _receipt(APPLIED, "applied", notification, age, verdict, results, with_details)
+
+
+def waiting(
+    notification: Notification,
+    records: Sequence[Mapping[str, Any]],
+    results: Mapping[str, DeliveryResult],
+    age: float,
+    with_details: bool,
+) -> Receipt | None:
+    """Return the receipt of a change that some receiver has not taken, or None if it is not due.
+
+    It is due for poison at once, and otherwise once for a message: at its first receive if the event is five minutes
+    old by then, or else at its WAITING_RECEIVE-th. SQS keeps nothing else about a message that could say whether this
+    was reported before.
+    """
+    if notification.type is not EventType.CHANGED:
+        return None
+    dead = max(result.disposition for result in results.values()) is Disposition.POISON
+    if not dead and not any(_is_due(record, age) for record in records):
+        return None
+    verdict = {"complete": False, "healthy": False, "deadLettered": dead}
+    return _receipt(WAITING, "dead" if dead else "waiting", notification, age, verdict, results, with_details)
+
+
+def _is_due(record: Mapping[str, Any], age: float) -> bool:
+    receives = receive_count(record)
+    if receives == 1:
+        return age >= WAITING_SECONDS
+    attributes = record.get("attributes", {})
+    # In milliseconds. A message without these attributes was not sent by SQS.
+    sent, first = (str(attributes.get(name, "")) for name in ("SentTimestamp", "ApproximateFirstReceiveTimestamp"))
+    was_old = sent.isdecimal() and first.isdecimal() and int(first) - int(sent) >= WAITING_SECONDS * 1000
+    return receives == WAITING_RECEIVE and not was_old
+
+
+def _receipt(
+    detail_type: str,
+    prefix: str,
+    notification: Notification,
+    age: float,
+    verdict: Mapping[str, bool],
+    results: Mapping[str, DeliveryResult],
+    with_details: bool,
+) -> Receipt:
+    data, is_arn = notification.data, notification.subject.startswith("arn:")
+    room = MAX_NAMES_BYTES // max(1, len(results))
+    detail = {
+        "receiptId": f"{prefix}/{notification.id}",
+        "secretArn": notification.subject if is_arn else None,
+        "name": data.name or (None if is_arn else notification.subject),
+        "versionId": data.version_id,
+        "label": data.label,
+        "eventId": notification.id,
+        "eventName": data.event_name,
+        "account": data.account,
+        "region": data.region,
+        "ageMs": round(age * 1000),
+        **verdict,
+        "receivers": [_receiver(host, each, room if with_details else None) for host, each in results.items()],
+    }
+    resources = [notification.subject] if is_arn else []
+    return Receipt(detail_type, resources, {name: value for name, value in detail.items() if value is not None})
+
+
+def _receiver(host: str, result: DeliveryResult, room: int | None) -> dict[str, Any]:
+    """Return what one receiver has answered. ``room`` is the number of bytes for names, or None for no names."""
+    answer: dict[str, Any] = {"host": host, "outcome": _outcome(result)}
+    if room is None:
+        return answer
+    taken = result.result
+    reason = taken.reason if taken else None
+    if result.disposition is not Disposition.DONE:
+        reason = reason or result.reason
+    if reason:
+        answer["reason"] = reason.encode()[: min(MAX_REASON, room // 4)].decode(errors="ignore")
+    return answer | (_names(taken, room // 4) if taken else {})
+
+
+def _outcome(result: DeliveryResult) -> str:
+    if result.disposition is Disposition.POISON:
+        return "refused"
+    if result.result:
+        return result.result.outcome.value
+    return "taken" if result.disposition is Disposition.DONE else "not taken"
+
+
+def _names(result: Result, room: int) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    for field, values in (("secrets", result.secrets), ("consumers", result.consumers), ("retrying", result.retrying)):
+        kept, left = [], room
+        for value in values:
+            left -= len(value.encode()) + len('"",')
+            if left < 0:
+                names["cut"] = True
+                break
+            kept.append(value)
+        if kept or field != "retrying":
+            names[field] = kept
+    return names
