@@ -461,6 +461,7 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         metrics,
         kube.elector.is_leader,
     )
+    evictor.add_done_handler(live.on_evicted)
     return Controller(access, queue, drift, poller, releases, pacer, live, watch_queue, watches, readers)
 
 

@@ -1,6 +1,7 @@
 """S24: an owner reverts a pod template before its rollout is complete, undoes one, or has a mark in its manifests."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -237,6 +238,11 @@ def test_pods_are_evicted_one_by_one_where_the_workload_asks_for_it(
     evicted = len(env.kubernetes_proxy.succeeded("POST", "/eviction$"))
     assert evicted == len(old)
     assert any("evicting pods one by one" in text for text in messages(env, kind, "web", "Restarted"))
+    (live,) = eventually(lambda: messages(env, kind, "web", "Live"), 60)
+    pods = "its pod runs" if len(old) == 1 else f"all {len(old)} pods run"
+    assert re.fullmatch(rf"Secret db: {pods} version \S+, \d+ s after the label moved", live)
+    (live_of_secret,) = eventually(lambda: messages(env, "Secret", "db", "Live"))
+    assert live_of_secret == live.replace("Secret db", f"{kind} web")
     env.let_settle(5)
     assert len(env.kubernetes_proxy.succeeded("POST", "/eviction$")) == evicted
     env.assert_no_value_leaked()

@@ -322,3 +322,30 @@ def test_time_of_the_labels_move_is_on_the_secret_and_no_part_of_what_is_compare
     assert replace(RECORD, moved_at=None) == RECORD
     for garbled in ("", "yesterday", "9" * 5000):
         assert read_record({**annotations, "keyturn.dev/label-moved-at": garbled}).moved_at is None
+
+
+async def test_end_of_evictions_is_told_once_on_workload_and_secret(env: Env) -> None:
+    """No template has a mark, so nothing else tells that the pods run the value."""
+    await env.see(COMPLETE, mark="")
+    assert not env.told
+    seen = env.index.get(WorkloadRef("Deployment", "team", "web"), DB)
+    assert seen
+    settled = replace(seen, baseline={mark_name("db"): MARK}, evicts=True)
+    for reporter in (env.reporter, env.new_reporter()):
+        reporter.on_evicted(DB, settled, 2, T0 + 6)
+    text = "all 2 pods run version d0cf8060, 9 s after the label moved"
+    assert env.told == [
+        ("Deployment web", "Live", f"Secret db: {text}"),
+        ("Secret db", "Live", f"Deployment web: {text}"),
+    ]
+    assert env.observed() == 1
+
+
+async def test_end_of_evictions_for_an_older_value_is_not_told(env: Env) -> None:
+    await env.see(COMPLETE, mark="")
+    seen = env.index.get(WorkloadRef("Deployment", "team", "web"), DB)
+    assert seen
+    env.reporter.on_evicted(DB, replace(seen, baseline={mark_name("db"): "older"}), 2, T0 + 6)
+    env.bound = None
+    env.reporter.on_evicted(DB, replace(seen, baseline={mark_name("db"): MARK}), 2, T0 + 6)
+    assert not env.told

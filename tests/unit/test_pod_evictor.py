@@ -17,6 +17,7 @@ from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.write_times import WriteTime
 from keyturn_receiver.errors import ClusterRefused, ClusterUnavailable, Conflict, DisruptionNotAllowed, NotFound
 from keyturn_receiver.reconcile.pod_evictor import (
+    FINISH_SECONDS,
     MAX_RUNS,
     MAX_RUNS_PER_NAMESPACE,
     RECHECK,
@@ -60,6 +61,7 @@ class Cluster:
         self.told: list[tuple[str, str]] = []
         self.leads = True
         self.looks = 0
+        self.done: list[tuple[str | None, int, int | None]] = []
 
     async def inspect(self, ref: WorkloadRef, annotation: str) -> Workload:
         if self.consumer is None:
@@ -81,7 +83,8 @@ class Cluster:
         asyncio.get_running_loop().call_later(self.slowness, self._make_ready, new)
 
     def _make_ready(self, new: Pod) -> None:
-        self.listed[self.listed.index(new)] = replace(new, is_ready=True)
+        now = int(asyncio.get_running_loop().time())
+        self.listed[self.listed.index(new)] = replace(new, is_ready=True, ready_at=now)
 
     async def mark(self, consumer: Consumer, mark: RolloutAnnotation) -> Consumer:
         self.marks.append(mark)
@@ -95,6 +98,10 @@ class Cluster:
         assert target == DB
         return RECORD
 
+    def on_done(self, target: Target, consumer: Consumer, pods: int, ready_at: int | None) -> None:
+        assert target == DB
+        self.done.append((consumer.baseline.get("revision.keyturn.dev/db"), pods, ready_at))
+
     def event(self, target: Target, uid: str, warning: bool, reason: str, message: str, kind: str) -> None:
         assert (target, uid, warning, kind) == (Target("team", "web"), "uid", True, "Deployment")
         self.told.append((reason, message))
@@ -102,7 +109,9 @@ class Cluster:
 
 def evictor(cluster: Any) -> PodEvictor:
     loop = asyncio.get_running_loop()
-    return PodEvictor(cluster, cluster, cluster, RolloutFights(loop.time), lambda: cluster.leads, loop.time)
+    made = PodEvictor(cluster, cluster, cluster, RolloutFights(loop.time), lambda: cluster.leads, loop.time)
+    made.add_done_handler(cluster.on_done)
+    return made
 
 
 async def run(cluster: Cluster, seconds: float, permitted: bool = True) -> PodEvictor:
@@ -209,3 +218,40 @@ async def test_each_namespace_has_a_share_of_the_evictions() -> None:
     assert [start("team", number) for number in range(MAX_RUNS_PER_NAMESPACE + 1)] == [True] * 5 + [False]
     assert not start("team", 0)  # it is being done
     assert sum(start(f"team-{number}", 0) for number in range(MAX_RUNS)) == MAX_RUNS - MAX_RUNS_PER_NAMESPACE
+
+
+async def test_end_is_told_once_the_last_replacement_is_ready_with_the_time_of_the_last_pod() -> None:
+    cluster = Cluster(pod("a", 1), pod("b", 2), slowness=20)
+    begun = int(asyncio.get_running_loop().time())
+    made = await run(cluster, 40)
+    assert cluster.evicted == ["a", "b"]
+    assert (cluster.done, len(cluster.marks)) == ([], 1)  # it is settled, but its last pod is not Ready yet
+    await asyncio.sleep(60)
+    ((mark, pods, ready_at),) = cluster.done
+    assert (mark, pods) == (cluster.marks[0].value, 2)
+    assert ready_at is not None
+    assert 40 <= ready_at - begun <= 60
+    assert not made.is_busy(consumer())
+
+
+async def test_replacement_that_does_not_get_ready_is_told_and_makes_room_for_others() -> None:
+    cluster = Cluster(pod("a"), slowness=10_000)
+    made = await run(cluster, FINISH_SECONDS / 2)
+    assert made.is_busy(consumer())
+    assert {reason for reason, _ in cluster.told} == {WAITS}
+    assert "with an old value are evicted, and fewer of the others are Ready" in cluster.told[0][1]
+    await asyncio.sleep(FINISH_SECONDS)
+    assert not made.is_busy(consumer())
+    assert cluster.done == []
+
+
+async def test_end_is_told_of_pods_that_a_former_leader_has_evicted_and_not_of_a_new_workload() -> None:
+    cluster = Cluster(replace(pod("new", WRITTEN + 100), ready_at=WRITTEN + 102))
+    await run(cluster, 30)
+    assert (cluster.evicted, len(cluster.marks)) == ([], 1)
+    assert cluster.done == [(cluster.marks[0].value, 1, WRITTEN + 102)]
+
+    cluster = Cluster(pod("new", WRITTEN + 100))
+    cluster.consumer = replace(consumer(), baseline={})
+    await run(cluster, 30)
+    assert (cluster.evicted, cluster.done, len(cluster.marks)) == ([], [], 1)

@@ -19,7 +19,8 @@ class Pod:
     containers read only by ``env`` and ``envFrom``: such a container reads the Secret again whenever it starts. For
     each of these Secrets, ``started`` has the earliest time at which a container that reads it began its present run.
     A Secret is left out while one of these containers does not run. The kubelet's clock gives these times.
-    ``has_started`` tells whether a container of the pod has ever started.
+    ``has_started`` tells whether a container of the pod has ever started. ``ready_at`` is the time at which the pod
+    became ready, in seconds since 1970, or None if it is not ready or the time is not known.
     """
 
     reads: Mapping[str, Reads]
@@ -30,6 +31,7 @@ class Pod:
     started: Mapping[str, int] = field(default_factory=dict)
     has_started: bool = True
     is_ready: bool = False
+    ready_at: int | None = None
 
 
 def read_pod(
@@ -48,6 +50,7 @@ def read_pod(
         if owner.get("controller") and (between or owner.get("uid") == workload_uid):
             reads = reads_of(pod, named)
             (marks,) = marks_of(reads, as_object(metadata.get("annotations")))
+            ready = _ready_condition(status)
             return Pod(
                 reads,
                 parse_time(metadata.get("creationTimestamp")) or 0,
@@ -56,7 +59,8 @@ def read_pod(
                 marks=marks,
                 started=_started(pod, named),
                 has_started=_has_started(status),
-                is_ready=_is_ready(status),
+                is_ready=ready is not None,
+                ready_at=parse_time(ready.get("lastTransitionTime")) if ready else None,
             )
     return None
 
@@ -86,6 +90,7 @@ def _has_started(status: Mapping[str, object]) -> bool:
     return any(state.get("running") or state.get("terminated") for state in states)
 
 
-def _is_ready(status: Mapping[str, object]) -> bool:
+def _ready_condition(status: Mapping[str, object]) -> Mapping[str, object] | None:
     conditions = as_objects(status.get("conditions"))
-    return any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)
+    ready = (each for each in conditions if each.get("type") == "Ready" and each.get("status") == "True")
+    return next(ready, None)

@@ -290,12 +290,16 @@ class ConsumerRestarter:
             if self._fights.delay(current, mark) or self._evictor.is_busy(current):
                 return None  # it stays due, and drift detection asks for it again later
             try:
+                ends_evictions = current.evicts and mark.undecided and mark.marked
                 if mark.undecided:
                     mark = replace(mark, restart=await self._has_pod_behind(target, current, record, mark))
-                if mark.restart and current.evicts:
+                if current.evicts and (mark.restart or ends_evictions):
                     permits = partial(self._policy.permits, target=target, spec=spec)
                     started = self._evictor.start(target, current, permits)
-                    return self._workloads.as_lender(current) if started else None
+                    if mark.restart:
+                        return self._workloads.as_lender(current) if started else None
+                    if started:
+                        return None  # the evictor writes the mark
                 if not mark.restart and self._fights.keeps_off(current, mark):
                     return None  # its pods have the value, and another writer would remove the mark that says so
                 written_at = None

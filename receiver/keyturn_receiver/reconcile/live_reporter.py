@@ -20,7 +20,7 @@ from keyturn_receiver.cluster.watched_cache import WatchedSecret
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
-from keyturn_receiver.core.rollout import present_mark, written_at
+from keyturn_receiver.core.rollout import has_mark_of, present_mark, written_at
 from keyturn_receiver.core.rollout_progress import RolloutProgress, RolloutState
 from keyturn_receiver.errors import KeyturnError
 from keyturn_receiver.reconcile import event_messages
@@ -99,6 +99,19 @@ class LiveReporter:
     def on_unread(self, ref: WorkloadRef, target: Target) -> None:
         """Forget a consumer that no longer reads a Secret, or is gone."""
         self._forget((ref, target.name))
+
+    def on_evicted(self, target: Target, consumer: Consumer, pods: int, ready_at: int | None) -> None:
+        """Report that all pods of a consumer run the new value after evictions, which change no template.
+
+        The arguments are those of the handlers of ``PodEvictor``. If the Secret has changed since, nothing is reported,
+        because its new value makes further evictions.
+        """
+        bound = self._secrets.get(target)
+        if bound and has_mark_of(consumer, target.name, bound.record):
+            mark = f"evicted/{bound.record.digest}"
+            words = self._tell_live(consumer, bound, mark, pods, self._wall() if ready_at is None else ready_at)
+            message = f"{event_messages.workloads([consumer])}: {event_messages.pods(pods)} {words}"
+            self._events.event(target, bound.uid, False, LIVE, message, once_for=f"{consumer.ref}/{mark}")
 
     def on_started_leading(self) -> None:
         """Look at all rollouts, because the previous leader may not have reported them."""
@@ -184,7 +197,7 @@ class LiveReporter:
         if self._is_leader() and not rollout.told_live:
             rollout.told_live = True
             if progress.wanted:
-                self._tell_live(consumer, bound, rollout, progress)
+                self._tell_complete(consumer, bound, rollout, progress)
         if not is_recent and (rollout.told_live or now - (progress.finished_at or 0) > RECENT):
             self._forget(key)
 
@@ -212,24 +225,32 @@ class LiveReporter:
             self._to_explain[key] = None
             self._unexplained.set()
 
-    def _tell_live(
+    def _tell_complete(
         self, consumer: Consumer, bound: BoundSecret | WatchedSecret, rollout: _Rollout, progress: RolloutProgress
     ) -> None:
         now = self._wall()
         ended_at = now if progress.finished_at is None else progress.finished_at
         if now - ended_at > RECENT:
             return
+        words = self._tell_live(consumer, bound, rollout.mark, progress.wanted, ended_at)
+        if others := self._all_live(bound):
+            names = event_messages.workloads(others)
+            pods = event_messages.pods(progress.wanted)
+            message = f"all pods of {names} run {words}" if len(others) > 1 else f"{names}: {pods} {words}"
+            self._events.event(bound.target, bound.uid, False, LIVE, message, once_for=bound.record.digest)
+
+    def _tell_live(
+        self, consumer: Consumer, bound: BoundSecret | WatchedSecret, mark: str, pods: int, ended_at: float
+    ) -> str:
+        """Report on the workload that its ``pods`` run the new value since ``ended_at``, and return the words about the
+        version and the time."""
         record, target = bound.record, bound.target
         started_at, moved = _start(consumer, bound)
         seconds = None if started_at is None else max(0, int(ended_at) - started_at)
         words = event_messages.live(record, seconds, moved)
         observe = partial(self._observe, consumer, target, seconds, tuple(sorted(record.version_ids.values())))
-        message = f"{event_messages.pods(progress.wanted)} {words}"
-        self._tell(consumer, target, False, LIVE, message, rollout.mark, observe)
-        if others := self._all_live(bound):
-            names = event_messages.workloads(others)
-            message = f"all pods of {names} run {words}" if len(others) > 1 else f"{names}: {message}"
-            self._events.event(target, bound.uid, False, LIVE, message, once_for=record.digest)
+        self._tell(consumer, target, False, LIVE, f"{event_messages.pods(pods)} {words}", mark, observe)
+        return words
 
     def _all_live(self, bound: BoundSecret | WatchedSecret) -> list[Consumer]:
         """Return the consumers that were restarted for a Secret, or an empty list if one of them is not live yet."""

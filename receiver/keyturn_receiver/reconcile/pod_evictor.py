@@ -31,14 +31,19 @@ MAX_RUNS_PER_NAMESPACE = 5
 STEP_SECONDS = 1.0  # between two looks at the pods
 WAIT_BACKOFF = Backoff(base=1.0, cap=30.0, jitter=0)  # seconds between two looks while nothing can be evicted
 TOLD_AFTER = 60.0  # seconds without an eviction after which an Event tells the reason
+FINISH_SECONDS = 600.0  # for which the pods are waited for that replace the evicted ones; then others have the place
 REFUSED_SECONDS = 300.0  # until a refused eviction is tried again
 # Seconds after which a check asks again whether the evictions of a workload can begin. They cannot begin if too many
 # other workloads are in progress, if they have begun already, or if this replica does not lead.
 RECHECK = 15.0
 WAITS = "RestartWaits"
 
-_BLOCKED = "a PodDisruptionBudget does not allow the next eviction"
-_NOT_READY = "fewer of its pods are Ready than it should have"
+_WITH_OLD_VALUE = "its pods are evicted one by one, and some still run with an old value: "
+_BLOCKED = _WITH_OLD_VALUE + "a PodDisruptionBudget does not allow the next eviction"
+_NOT_READY = _WITH_OLD_VALUE + "fewer of its pods are Ready than it should have"
+_NOT_READY_WITH_NEW_VALUE = (
+    "its pods with an old value are evicted, and fewer of the others are Ready than it should have"
+)
 _FORBIDDEN = (
     "no pod is evicted: the receiver may not; set the chart's rollouts.evict: true, or remove the annotation"
     " keyturn.dev/restart"
@@ -47,18 +52,21 @@ _FORBIDDEN = (
 _log = logging.getLogger(__name__)
 
 Permits = Callable[[Consumer], bool]
+Done = Callable[[Target, Consumer, int, int | None], None]
 
 
 @dataclass(slots=True)
 class _Run:
     """The evictions of one workload. ``waits`` counts the looks without an eviction since ``waits_since``, in monotonic
-    seconds."""
+    seconds. ``replaced_at`` is the time of the last eviction, or at which no pod that is behind was left, in monotonic
+    seconds. It is None before that."""
 
     target: Target
     uid: str
     permits: Permits
     waits: int = 0
     waits_since: float = 0.0
+    replaced_at: float | None = None
 
 
 class PodEvictor:
@@ -83,6 +91,16 @@ class PodEvictor:
         self._is_leader = is_leader
         self._now = now
         self._runs: FairMap[str, WorkloadRef, asyncio.Task[None]] = FairMap(MAX_RUNS + 1)
+        self._done_handlers: list[Done] = []
+
+    def add_done_handler(self, on_done: Done) -> None:
+        """Register ``on_done``, which is called once all pods of a workload have the new value and are Ready.
+
+        Its arguments are the Secret, the workload with its new mark, the number of its pods, and the time at which the
+        last of them became ready, in seconds since 1970, or None if that is not known. It is not called if this replica
+        stops to lead before, or if the pods are not Ready within FINISH_SECONDS.
+        """
+        self._done_handlers.append(on_done)
 
     def is_busy(self, consumer: Consumer) -> bool:
         """Return whether pods of this consumer are being evicted."""
@@ -95,8 +113,8 @@ class PodEvictor:
     def start(self, target: Target, consumer: Consumer, permits: Permits) -> bool:
         """Begin to evict those pods of a consumer that use an older value than the Secret has.
 
-        The evictions go on in the background. Return whether they have begun. ``permits`` tells whether a consumer may
-        be restarted.
+        If no such pod is left, only the end is reported, which an earlier leader may not have done. The evictions go on
+        in the background. Return whether they have begun. ``permits`` tells whether a consumer may be restarted.
         """
         if not self._has_room_for(consumer):
             return False
@@ -136,7 +154,7 @@ class PodEvictor:
             self._tell(run, ref, error.reason, _FORBIDDEN)
             return REFUSED_SECONDS
         except KeyturnError as error:
-            return self._wait(run, ref, str(error))
+            return self._wait(run, ref, f"{_WITH_OLD_VALUE}{error}")
 
     async def _step(self, run: _Run, ref: WorkloadRef) -> float | None:
         workload = await self._workloads.inspect(ref, "")
@@ -146,24 +164,43 @@ class PodEvictor:
         record = await self._secrets.read_record(run.target)
         mark = rollout(consumer, run.target.name, record)
         if mark is None:
-            return None
+            return await self._finish(run, workload, consumer)
         pod, is_enough = None, False
         if mark.undecided:
             # Only the cache knows whether this replica saw the workload late. Here it counts as seen late.
             pod, is_enough = await self._next(workload, lambda pod: is_behind(pod, run.target.name, record, mark, True))
         if pod is None:
+            if mark.undecided and mark.marked and run.replaced_at is None:
+                run.replaced_at = self._now()
             if not (self._fights.delay(consumer, mark) or self._fights.keeps_off(consumer, mark)):
                 marked = await self._workloads.mark(consumer, replace(mark, restart=False))
                 if marked:
                     self._fights.observe(consumer, marked)
-            return None
+                    consumer = marked
+            return await self._finish(run, workload, consumer)
         if pod.is_ready and not is_enough:
             return self._wait(run, ref, _NOT_READY)
         if not self._is_leader():
             return None
         await self._workloads.evict(ref, pod)
-        run.waits = 0
+        run.waits, run.replaced_at = 0, self._now()
         return STEP_SECONDS
+
+    async def _finish(self, run: _Run, workload: Workload, consumer: Consumer) -> float | None:
+        """Wait until the pods are Ready that replace the evicted ones. Return what ``_try_step`` returns."""
+        if run.replaced_at is None or self._now() - run.replaced_at > FINISH_SECONDS:
+            return None
+        ready, ready_at = 0, None
+        async with aclosing(self._workloads.pods(workload)) as pods:
+            async for pod in pods:
+                ready += pod.is_ready
+                ready_at = max((at for at in (ready_at, pod.ready_at) if at is not None), default=None)
+        if ready < workload.replicas:
+            return self._wait(run, workload.ref, _NOT_READY_WITH_NEW_VALUE)
+        if workload.replicas:
+            for on_done in self._done_handlers:
+                on_done(run.target, consumer, workload.replicas, ready_at)
+        return None
 
     async def _next(self, workload: Workload, behind: Callable[[Pod], bool]) -> tuple[Pod | None, bool]:
         """Return the pod to evict next, or None if none is behind, and whether as many pods are Ready as should be.
@@ -192,7 +229,7 @@ class PodEvictor:
         if run.waits == 1:
             run.waits_since = self._now()
         elif self._now() - run.waits_since >= TOLD_AFTER:
-            self._tell(run, ref, WAITS, f"its pods are evicted one by one, and some still run with an old value: {why}")
+            self._tell(run, ref, WAITS, why)
         return WAIT_BACKOFF.delay(run.waits)
 
     def _tell(self, run: _Run, ref: WorkloadRef, reason: str, message: str) -> None:
