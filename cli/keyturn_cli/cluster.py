@@ -7,6 +7,7 @@ JSON that is decoded for the wanted fields alone.
 import json
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
@@ -40,15 +41,26 @@ def path(group_version: str, resource: str, namespace: str | None = None, name: 
     return f"{root}{scope}/{resource}" + (f"/{quote(name, safe='')}" if name else "")
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply of any status. ``headers`` have lower-case names."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
 class Cluster:
     """One cluster. Its methods can be called from several threads.
 
-    ``context`` is the name of the kubeconfig's context, and ``namespace`` the context's namespace. Each method raises
-    Unreachable if the API server does not answer, Forbidden, NotFound, and Refused for all other refusals.
+    ``context`` is the name of the kubeconfig's context, and ``namespace`` the context's namespace. ``in_pod`` is true
+    if the rights are those of the pod in which this process runs. Each method raises Unreachable if the API server does
+    not answer, Forbidden, NotFound, and Refused for all other refusals.
     """
 
-    def __init__(self, client: "ApiClient", context: str, namespace: str) -> None:
+    def __init__(self, client: "ApiClient", context: str, namespace: str, in_pod: bool = False) -> None:
         self.context = context
+        self.in_pod = in_pod
         self.namespace = namespace
         self._client = client
         self._host: str = client.configuration.host
@@ -63,10 +75,10 @@ class Cluster:
         no such context.
         """
         # The official client takes half a second to import, and help and completion do without it.
-        from keyturn_cli.kubeconfig import load
+        from keyturn_cli.kubeconfig import IN_POD, load
 
         loaded = load(context, CONNECTIONS)
-        return cls(loaded.client, loaded.context, loaded.namespace)
+        return cls(loaded.client, loaded.context, loaded.namespace, loaded.context == IN_POD)
 
     def get(
         self,
@@ -105,6 +117,25 @@ class Cluster:
         """Send an object, and return the reply."""
         return self._decoded(OBJECT, path, self._request(method, path, None, body, JSON, content_type).data)
 
+    def exchange(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        """Send a request, and return the reply with any status. ``path`` may lead to a pod, by the API server's proxy.
+
+        Raises Unreachable only if there is no reply.
+        """
+        reply = self._call(method, path, body, {"Accept": "*/*", **(headers or {})})
+        return Reply(reply.status, {name.lower(): value for name, value in reply.headers.items()}, reply.data)
+
+    def dial(self, namespace: str, pod: str, port: int) -> Any:
+        """Open a connection to a port of a pod, and return its socket. The official client raises errors of any
+        kind."""
+        from kubernetes.client import CoreV1Api
+        from kubernetes.stream import portforward
+
+        call = CoreV1Api(self._client).connect_get_namespaced_pod_portforward
+        return portforward(call, pod, namespace, ports=str(port)).socket(port)
+
     def _request(
         self,
         method: str,
@@ -114,23 +145,26 @@ class Cluster:
         accept: str,
         content_type: str = JSON,
     ) -> urllib3.BaseHTTPResponse:
-        headers = {"Accept": accept, "User-Agent": "keyturn"}
-        if body is not None:
-            headers["Content-Type"] = content_type
-        with self._lock, credentials_errors(self.context):  # a token that ends soon is renewed here
-            self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-        url = self._host + path + (f"?{urlencode(query)}" if query else "")
+        headers = {"Accept": accept, **({} if body is None else {"Content-Type": content_type})}
         content = None if body is None else json.dumps(body).encode()
+        reply = self._call(method, path + (f"?{urlencode(query)}" if query else ""), content, headers)
+        if reply.status >= 300:
+            raise _refusal(self.context, path, reply)
+        return reply
+
+    def _call(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+        sent = {"User-Agent": "keyturn", **headers}
+        with self._lock, credentials_errors(self.context):  # a token that ends soon is renewed here
+            self._client.update_params_for_auth(sent, [], ["BearerToken"], path, method, body)
         try:
-            reply = self._pool.request(method, url, body=content, headers=headers, timeout=TIMEOUT, redirect=False)
+            return self._pool.request(
+                method, self._host + path, body=body, headers=sent, timeout=TIMEOUT, redirect=False
+            )
         except urllib3.exceptions.HTTPError as error:
             raise Unreachable(
                 f"the API server of {self.context} does not answer ({_cause(error)}) at {self._host}",
                 "check the network, the context (kubectl config get-contexts) and its certificate",
             ) from None
-        if reply.status >= 300:
-            raise _refusal(self.context, path, reply)
-        return reply
 
     def _decoded(self, decoder: Decoder[Any], path: str, content: Any) -> Any:
         try:

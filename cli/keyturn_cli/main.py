@@ -4,7 +4,11 @@ from typing import Annotated
 
 import typer
 
+from keyturn_cli.commands.doctor import doctor
 from keyturn_cli.commands.reconcile import reconcile
+from keyturn_cli.commands.redeliver import redeliver
+from keyturn_cli.commands.send import send
+from keyturn_cli.commands.ui import ui
 from keyturn_receiver import __version__
 
 app = typer.Typer(
@@ -15,6 +19,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.command()(reconcile)
+app.command()(ui)
+app.command()(send)
+app.command()(redeliver)
+app.command()(doctor)
 
 
 def _print_version(asked: bool) -> None:

@@ -59,7 +59,7 @@ class Site:
         self.history: HistoryWatcher
         self.team = team
         self.secrets_manager = deployment.emulator.client("secretsmanager")
-        self._namespace = f"keyturn-{uuid4().hex[:6]}"
+        self.namespace = f"keyturn-{uuid4().hex[:6]}"
         self._directory = directory
         self._log = notifier_log(deployment)
 
@@ -86,10 +86,10 @@ class Site:
         """Make the namespaces for a stack that is deployed already. They and the receivers are deleted at the end."""
         site = cls(cluster, deployment, endpoints, directory, team or new_team())
         allowed = {"keyturn.dev/allow-secrets": f"{site.team}/*"}
-        namespaces = [{"name": site.team, "annotations": allowed}, {"name": site._namespace}]
+        namespaces = [{"name": site.team, "annotations": allowed}, {"name": site.namespace}]
         objects = [
             *({"apiVersion": "v1", "kind": "Namespace", "metadata": each} for each in namespaces),
-            *chart_rights(site._namespace, {"namespaces": [site.team]}),
+            *chart_rights(site.namespace, {"namespaces": [site.team]}),
         ]
         cluster.create(objects)
         site.history = HistoryWatcher(cluster, site.team)
@@ -104,14 +104,14 @@ class Site:
     def start_receivers(self, **settings: str) -> None:
         """Start a receiver at each address. ``settings`` are added to the environment of each receiver, and override
         its defaults, even those for AWS."""
-        kubeconfig = self.cluster.kubeconfig_for(self._namespace, SERVICE_ACCOUNT, self._directory)
+        kubeconfig = self.cluster.kubeconfig_for(self.namespace, SERVICE_ACCOUNT, self._directory)
         for number, port in enumerate(self.endpoints.ports):
             receiver = LocalReceiver(
                 self._directory,
                 kubeconfig,
                 self.deployment.emulator.environment(),
                 self.deployment.outputs["SigningKeySecretId"],
-                self._namespace,
+                self.namespace,
                 {**EVENTS_ALONE, "KEYTURN_NAMESPACES": self.team, **settings},
                 name=f"receiver-{number}",
                 certificate=self.endpoints.certificate,

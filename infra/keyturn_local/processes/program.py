@@ -102,6 +102,10 @@ class Program:
             os.killpg(self._guard.pid, signal.SIGKILL)
         self._reap()
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the program and its guard."""
+        os.killpg(self._guard.pid, number)
+
     def stop(self, seconds: float = 15) -> None:
         """Stop the program gracefully. If it is still running after ``seconds``, kill it."""
         if self.running:

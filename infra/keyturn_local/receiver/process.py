@@ -1,5 +1,6 @@
 """The receiver as a process. It has the rights that the chart's RBAC gives to its ServiceAccount."""
 
+import signal
 import sys
 import urllib.error
 import urllib.request
@@ -88,6 +89,16 @@ class LocalReceiver:
         """Kill the process with SIGKILL."""
         if self._program:
             self._program.kill()
+
+    def pause(self) -> None:
+        """Stop the process with SIGSTOP until ``resume``, so that it seems to hang."""
+        if self._program:
+            self._program.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused process go on."""
+        if self._program:
+            self._program.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """Stop the process gracefully."""

@@ -1,0 +1,124 @@
+"""AWS, with the caller's own credentials: clients, the stack's resources, and the words for errors.
+
+The text of an error of AWS may quote anything, so only its code is shown.
+"""
+
+import functools
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from keyturn_cli.errors import CliError
+from keyturn_receiver.core.arn import region
+
+CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 5, 20, 3
+DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError")
+
+
+class AwsError(CliError):
+    """AWS refuses a call, or does not answer. ``code`` is AWS's own, or the name of the error's class."""
+
+    def __init__(self, call: str, code: str, advice: str) -> None:
+        super().__init__(f"AWS: {call}: {code}", advice)
+        self.call = call
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A stack of template.yaml. ``resources`` has the physical id of each logical id. ``date`` is AWS's time when the
+    stack was read, and ``skew`` the difference of this machine's clock from it, in seconds."""
+
+    name: str
+    outputs: Mapping[str, str]
+    parameters: Mapping[str, str]
+    resources: Mapping[str, str]
+    date: datetime
+    skew: float
+
+
+class Aws:
+    """Access to AWS. Clients are made when they are used first. Region and credentials are those of AWS's own tools."""
+
+    def __init__(self) -> None:
+        # AWS's SDK takes half a second to import, and help and completion do without it.
+        import boto3
+
+        self._session = boto3.Session()
+
+    @property
+    def region(self) -> str:
+        """The region by configuration, or an empty text."""
+        return self._session.region_name or ""
+
+    @functools.cache  # noqa: B019 - one object lives as long as the process
+    def client(self, service: str, region_name: str = "") -> Any:
+        """Return a client. Raises AwsError if no region is known."""
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError, NoRegionError
+
+        retries: Any = {"mode": "standard", "total_max_attempts": ATTEMPTS}
+        config = Config(connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, retries=retries)
+        try:
+            return self._session.client(service, region_name=region_name or None, config=config)
+        except NoRegionError:
+            raise AwsError(service, "no region", "set AWS_REGION") from None
+        except BotoCoreError as error:
+            raise AwsError(service, type(error).__name__, "check AWS_PROFILE and ~/.aws/config") from None
+
+    def stack(self, name: str) -> Stack:
+        """Read a stack. Raises AwsError."""
+        cloudformation = self.client("cloudformation")
+        with errors(f"DescribeStacks {name}", "name the stack: --stack NAME, and its region: AWS_REGION"):
+            reply = cloudformation.describe_stacks(StackName=name)
+            received = time.time()
+            resources = cloudformation.describe_stack_resources(StackName=name)["StackResources"]
+        (stack,) = reply["Stacks"]
+        date = parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return Stack(
+            name,
+            {each["OutputKey"]: each["OutputValue"] for each in stack.get("Outputs", [])},
+            {each["ParameterKey"]: each.get("ParameterValue", "") for each in stack.get("Parameters", [])},
+            {each["LogicalResourceId"]: each.get("PhysicalResourceId", "") for each in resources},
+            date,
+            # The header has whole seconds: on average, half a second has passed since.
+            received - date.timestamp() - 0.5,
+        )
+
+    def output(self, stack: str, name: str) -> str:
+        """Return an output of a stack. Raises AwsError."""
+        outputs = self.stack(stack).outputs
+        if name not in outputs:
+            raise AwsError(f"stack {stack}", f"it has no output {name}", "name Keyturn's stack: --stack NAME")
+        return outputs[name]
+
+    def secrets_manager(self, secret_id: str) -> Any:
+        """Return a client for Secrets Manager in the region of a secret. Raises AwsError."""
+        return self.client("secretsmanager", region(secret_id))
+
+
+@contextmanager
+def errors(call: str, advice: str = "") -> Iterator[None]:
+    """Turn errors of the SDK into AwsError. ``call`` is what was called, and ``advice`` what to do if AWS knows no such
+    object."""
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+    try:
+        yield
+    except NoCredentialsError:
+        raise AwsError(call, "no credentials", "log in: aws sso login, or set AWS_PROFILE") from None
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code") or type(error).__name__)
+        if code in DENIED:
+            raise AwsError(call, code, f"ask for the right to {call.split()[0]}") from None
+        if code.startswith("ExpiredToken"):
+            raise AwsError(call, code, "log in again") from None
+        raise AwsError(call, code, advice) from None
+    except BotoCoreError as error:
+        raise AwsError(
+            call, type(error).__name__, "check the network, and log in: aws sts get-caller-identity"
+        ) from None

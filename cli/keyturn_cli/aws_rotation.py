@@ -1,0 +1,82 @@
+"""A rotation in AWS: started, and followed until its label has moved."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from keyturn_cli.aws import Aws, errors
+from keyturn_cli.errors import CliError, TimedOut
+
+CURRENT, PENDING = "AWSCURRENT", "AWSPENDING"
+PAUSE = 1.0  # seconds between two looks
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """A rotation that has been started. ``version_id`` is the version that becomes current."""
+
+    arn: str
+    name: str
+    version_id: str
+
+
+def start(aws: Aws, secret_id: str) -> Rotation:
+    """Start a rotation. Raises AwsError, or CliError if the secret cannot be rotated now."""
+    client = aws.secrets_manager(secret_id)
+    secret = _describe(client, secret_id)
+    name = str(secret.get("Name") or secret_id)
+    if not secret.get("RotationEnabled"):
+        raise CliError(
+            f"AWS secret {name} has no rotation function",
+            "configure one (docs/rotation-strategies.md), or write a value by put-secret-value and use keyturn wait",
+        )
+    if pending := _pending(secret):
+        raise CliError(
+            f"an earlier rotation of {name} is not complete (version {pending} is {PENDING})",
+            "see the rotation function's log; aws secretsmanager cancel-rotate-secret ends it",
+        )
+    with errors(f"secretsmanager:RotateSecret {secret_id}"):
+        reply = client.rotate_secret(SecretId=secret_id)
+    return Rotation(str(reply["ARN"]), name, str(reply["VersionId"]))
+
+
+def wait_for_label(
+    aws: Aws,
+    rotation: Rotation,
+    seconds: float,
+    sleep: Callable[[float], None] = time.sleep,
+    now: Callable[[], float] = time.monotonic,
+) -> float:
+    """Wait until AWSCURRENT is on the new version. Return after how many seconds it was.
+
+    Raises TimedOut, CliError if the rotation was cancelled, and AwsError.
+    """
+    client, started = aws.secrets_manager(rotation.arn), now()
+    while True:
+        stages = _describe(client, rotation.arn).get("VersionIdsToStages") or {}
+        labels = stages.get(rotation.version_id)
+        if labels is not None and CURRENT in labels:
+            return now() - started
+        if labels is None and PENDING not in {label for given in stages.values() for label in given}:
+            raise CliError(f"the rotation of {rotation.name} was cancelled", "the old value is current")
+        if now() - started >= seconds:
+            raise TimedOut(
+                f"the rotation of {rotation.name} has not ended after {seconds:.0f} s: the old value is current",
+                "see the rotation function's log; AWS tries it again",
+            )
+        sleep(PAUSE)
+
+
+def _pending(secret: Mapping[str, Any]) -> str:
+    """Return the version of an incomplete rotation, or an empty text."""
+    stages = secret.get("VersionIdsToStages") or {}
+    return next((version for version, labels in stages.items() if PENDING in labels and CURRENT not in labels), "")
+
+
+def _describe(client: Any, secret_id: str) -> Mapping[str, Any]:
+    with errors(
+        f"secretsmanager:DescribeSecret {secret_id}", "check the name and the region (AWS_REGION), or write the ARN"
+    ):
+        secret: Mapping[str, Any] = client.describe_secret(SecretId=secret_id)
+    return secret

@@ -1,0 +1,2 @@
+"""The doctor: pure checks over facts, and the readers that collect the facts from Kubernetes, AWS and a receiver's
+URL."""

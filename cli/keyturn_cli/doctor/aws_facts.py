@@ -1,0 +1,72 @@
+"""What the doctor knows of the stack in AWS."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from keyturn_cli.doctor.finding import Unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The EventBridge rule that forwards label moves. ``matches_sample`` is the result of TestEventPattern for an event
+    that the stack's parameters let through. ``targets`` are ARNs."""
+
+    name: str
+    arn: str
+    enabled: bool
+    matches_sample: bool | Unknown
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue: its messages, and its policy as parsed JSON. ``oldest`` is the age of the oldest message, by
+    CloudWatch."""
+
+    arn: str
+    messages: int
+    policy: Mapping[str, Any]
+    oldest: timedelta | Unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Notifier:
+    """The notifier function. ``event_source`` is the state of its event source mapping, such as Enabled. ``private``
+    has the receivers' hosts that resolve to private addresses, each with one address."""
+
+    name: str
+    state: str
+    last_update: str
+    in_vpc: bool
+    event_source: str
+    private: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """The signing key's secret. ``labels`` are the staging labels that any of its versions has. ``written`` is when the
+    current version was made, and ``next_rotation`` when the next rotation is due."""
+
+    arn: str
+    labels: frozenset[str]
+    deleted: bool
+    rotates: bool
+    written: datetime | None
+    next_rotation: datetime | None
+    used_by_receivers: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AwsFacts:
+    """What the doctor knows of the stack. ``schedule`` is the state of the heartbeats' schedule, such as ENABLED."""
+
+    now: datetime
+    rule: Rule | Unknown
+    schedule: str | Unknown
+    queue: Queue | Unknown
+    dead_letters: int | Unknown
+    undelivered: int | Unknown
+    notifier: Notifier | Unknown
+    signing_key: SigningKey | Unknown

@@ -1,0 +1,87 @@
+"""Checks of the bound Secrets and their namespaces. Pure."""
+
+from collections.abc import Iterator
+
+from keyturn_cli.doctor.cluster_facts import Bindings, BoundSecret, Configuration
+from keyturn_cli.doctor.finding import Finding, Unknown, counted, error, ok, skipped, some, warning
+from keyturn_receiver.core.policy import ALLOW_SECRETS, Default
+from keyturn_receiver.core.revision import OK, state_of
+from keyturn_receiver.core.vocabulary import BIND_LABEL, is_bind_value
+from keyturn_receiver.errors import NotAllowed
+
+
+def check_bindings(bindings: Bindings | Unknown) -> Iterator[Finding]:
+    """Check the state of the bound Secrets."""
+    if isinstance(bindings, Unknown):
+        yield skipped("bindings", bindings)
+        return
+    bound = [each for each in bindings.secrets if each.label == "true"]
+    misspelt = [each for each in bindings.secrets if each.label != "true" and is_bind_value(each.label)]
+    yield from _failing(bound, _refused_namespaces(bindings))
+    if misspelt:
+        yield warning(
+            f"{counted(len(misspelt), 'Secret')} with a wrong label {BIND_LABEL} ({some(map(str, misspelt))})",
+            'set the label to "true"',
+        )
+    shared = {str(each): owner for each in bound if (owner := _other_owner(each))}
+    if shared:
+        owners = some(set(shared.values()))
+        yield warning(
+            f"{counted(len(shared), 'Secret')} with keys that others write, too ({some(shared)}): {owners}",
+            "take the keys out of the manifest of that writer, which sets them back",
+        )
+
+
+def check_namespaces(bindings: Bindings | Unknown, configuration: Configuration | Unknown) -> Iterator[Finding]:
+    """Check that the namespaces of bound Secrets may read secrets."""
+    if isinstance(bindings, Unknown):
+        return  # the check of the bindings says why
+    if isinstance(bindings.allowed, Unknown):
+        yield skipped("namespaces", bindings.allowed)
+        return
+    if not isinstance(configuration, Configuration) or configuration.policy is Default.ALLOW:
+        return
+    if refused := [name for name, globs in bindings.allowed.items() if globs is None]:
+        yield warning(
+            f"{counted(len(refused), 'namespace')} with bindings and without {ALLOW_SECRETS} ({some(refused)})",
+            f"kubectl annotate namespace NAME '{ALLOW_SECRETS}=PREFIX/*'",
+        )
+    elif bindings.allowed:
+        yield ok(f"{counted(len(bindings.allowed), 'namespace')} with bindings, each may read secrets")
+
+
+def _failing(bound: list[BoundSecret], refused: frozenset[str]) -> Iterator[Finding]:
+    unfilled = [each for each in bound if not each.status]
+    failing = [
+        each
+        for each in bound
+        if each.status
+        and each.status != OK
+        # The check of the namespaces has told it, with one remedy for all Secrets of the namespace.
+        and not (each.namespace in refused and state_of(each.status) == NotAllowed.reason)
+    ]
+    if failing:
+        yield error(
+            f"{len(failing)} of {counted(len(bound), 'binding')} {'fails' if len(failing) == 1 else 'fail'}"
+            f" ({some(f'{each}: {state_of(each.status)}' for each in failing)})",
+            "keyturn status -A --failing",
+        )
+    if unfilled:
+        yield warning(
+            f"{counted(len(unfilled), 'Secret')} that no receiver has looked at ({some(map(str, unfilled))})",
+            "wait a minute; then see the receivers' log",
+        )
+    if not failing and not unfilled:
+        yield ok(f"{counted(len(bound), 'binding')}, none fails" if bound else "no bindings yet")
+
+
+def _refused_namespaces(bindings: Bindings) -> frozenset[str]:
+    if isinstance(bindings.allowed, Unknown):
+        return frozenset()
+    return frozenset(name for name, globs in bindings.allowed.items() if globs is None)
+
+
+def _other_owner(secret: BoundSecret) -> str:
+    """Return one of the field managers that own a key that Keyturn writes, with that key. Return an empty text if there
+    are none."""
+    return next((f"{min(owners)} ({key})" for key, owners in sorted(secret.owners.items()) if owners), "")

@@ -1,0 +1,53 @@
+"""Checks of clocks and of AWS identities. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from keyturn_cli.doctor.finding import Finding, Unknown, error, ok, skipped, warning
+from keyturn_contract.signature import TOLERANCE
+
+NOTABLE = 30.0  # seconds; time servers keep clocks within less than one
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The AWS identity of this process, and what it may read. ``reads`` has, for each call, an empty text or why it
+    failed."""
+
+    arn: str
+    region: str
+    reads: Mapping[str, str]
+
+
+def check_clocks(skews: Mapping[str, float]) -> Iterator[Finding]:
+    """Check that clocks agree. ``skews`` has the difference of two clocks in seconds, by what the clocks are. The Date
+    header has whole seconds, so a difference is exact to a second."""
+    for clocks, seconds in skews.items():
+        text = f"{clocks} {round(seconds):+d} s"
+        if abs(seconds) > TOLERANCE:
+            yield error(
+                f"{text}, tolerance {TOLERANCE:g} s", "set the clock by NTP: signatures and AWS calls are refused"
+            )
+        elif abs(seconds) > NOTABLE:
+            yield warning(f"{text}, tolerance {TOLERANCE:g} s", "set the clock by NTP")
+        else:
+            yield ok(f"{text}, tolerance {TOLERANCE:g} s")
+
+
+def check_identity(identity: Identity | Unknown) -> Iterator[Finding]:
+    """Check the AWS identity of the pod, its region, and what it may read."""
+    if isinstance(identity, Unknown):
+        yield error(f"AWS identity: {identity.why}", identity.remedy)
+        return
+    yield ok(identity.arn)
+    if identity.region:
+        yield ok(f"region {identity.region}")
+    else:
+        yield error("the region is not known", "set the chart's value aws.region")
+    for call, why in identity.reads.items():
+        yield error(f"{call}: {why}", "see docs/aws-access.md for the receiver's role") if why else ok(call)
+
+
+def unchecked(subjects: Sequence[str], unknown: Unknown) -> tuple[Finding, ...]:
+    """Return the findings that these subjects were not checked."""
+    return tuple(skipped(each, unknown) for each in subjects)

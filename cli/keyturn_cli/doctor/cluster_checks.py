@@ -1,0 +1,93 @@
+"""Checks of the receivers in a cluster: versions, readiness and Leases. Pure."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from keyturn_cli.doctor.cluster_facts import ClusterFacts, Configuration, Installation, LeaseState
+from keyturn_cli.doctor.finding import Finding, Unknown, error, length, ok, skipped, some, warning
+
+OLDEST_KUBERNETES = (1, 29)  # kubeVersion in charts/keyturn/Chart.yaml
+# The leader renews the Lease every 2 s, and another replica takes it over after 15 s. The difference to the clock of
+# the API server may add some seconds.
+POLLER_SILENCE = timedelta(seconds=30)
+
+
+def check_cluster(facts: ClusterFacts, own_version: str) -> Iterator[Finding]:
+    """Check the versions, the receivers and the Leases. ``own_version`` is the release of this program."""
+    yield kubernetes_version(facts.kubernetes)
+    if isinstance(facts.installation, Unknown):
+        yield skipped("receivers", facts.installation)
+    else:
+        yield readiness(facts.installation)
+        yield from versions(facts.installation, own_version)
+    yield poller(facts.poller, facts.now)
+    yield event_path(facts.event_path, facts.configuration, facts.now)
+
+
+def kubernetes_version(version: tuple[int, int] | Unknown) -> Finding:
+    """Check that the chart supports the cluster's version."""
+    if isinstance(version, Unknown):
+        return skipped("Kubernetes", version)
+    text, oldest = (".".join(map(str, each)) for each in (version, OLDEST_KUBERNETES))
+    if version < OLDEST_KUBERNETES:
+        return error(f"Kubernetes {text} < {oldest}", f"upgrade the cluster: Keyturn is made for {oldest} and newer")
+    return ok(f"Kubernetes {text} >= {oldest}")
+
+
+def readiness(installation: Installation) -> Finding:
+    """Check that as many receivers are ready as the Deployment asks for."""
+    ready = [pod for pod in installation.pods if pod.ready]
+    text = f"{len(ready)}/{installation.replicas} receivers ready"
+    if installation.replicas == 0:
+        return error("the Deployment asks for no receiver", "set the chart's value replicas to 2 or more")
+    if len(ready) >= installation.replicas:
+        return ok(text)
+    reasons = [f"{pod.name}: {pod.waits_for or 'not ready'}" for pod in installation.pods if not pod.ready]
+    text += f" ({some(reasons)})" if reasons else ""
+    remedy = "see docs/runbook.md#keyturndown"
+    return warning(text, remedy) if ready else error(text, remedy)
+
+
+def versions(installation: Installation, own_version: str) -> Iterator[Finding]:
+    """Check that the receivers are of the same release as this program."""
+    releases = {pod.version for pod in installation.pods if pod.version}
+    if not releases:
+        return
+    if releases == {own_version}:
+        yield ok(f"receivers {own_version} = CLI")
+    elif len(releases) > 1:
+        yield warning(f"receivers of several releases: {some(releases)}", "wait until the upgrade has ended")
+    else:
+        (release,) = releases
+        yield warning(f"receivers {release}, CLI {own_version}", f"use the CLI of release {release}")
+
+
+def poller(lease: LeaseState | Unknown, now: datetime) -> Finding:
+    """Check that a replica holds the poller's Lease and renews it."""
+    if isinstance(lease, Unknown):
+        return skipped("poller", lease)
+    remedy = "see docs/runbook.md#keyturnnopoller"
+    if lease.renewed is None or not lease.holder:
+        return error(f"poller: no replica holds the Lease {lease.name}", remedy)
+    age = max(now - lease.renewed, timedelta())
+    if age > POLLER_SILENCE:
+        return error(f"poller: {lease.holder} has not renewed the Lease {lease.name} for {length(age)}", remedy)
+    return ok(f"poller: {lease.holder}, renewed {length(age)} ago")
+
+
+def event_path(lease: LeaseState | Unknown, configuration: Configuration | Unknown, now: datetime) -> Finding:
+    """Check that heartbeats arrive."""
+    known = configuration if isinstance(configuration, Configuration) else Configuration()
+    if not known.takes_deliveries:
+        return ok("event path: off (deliveries.enabled: false), the poller carries changes")
+    if not known.silence:
+        return ok("event path: no heartbeats expected (heartbeats.silenceSeconds: 0)")
+    if isinstance(lease, Unknown):
+        return skipped("event path", lease)
+    remedy = "run keyturn doctor --aws, and see docs/runbook.md#keyturneventpathdown"
+    if lease.renewed is None:
+        return error(f"event path: no heartbeat has ever arrived (Lease {lease.name})", remedy)
+    age = max(now - lease.renewed, timedelta())
+    if age.total_seconds() > known.silence:
+        return error(f"event path: silent for {length(age)} (Lease {lease.name})", remedy)
+    return ok(f"event path: heartbeat {length(age)} ago")

@@ -1,0 +1,48 @@
+"""One heartbeat over the whole event path: put on the bus, and seen in the Lease."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from keyturn_cli.aws import Aws, AwsError, Stack
+from keyturn_cli.doctor.aws_reader import put_heartbeat
+from keyturn_cli.doctor.cluster_facts import LeaseState
+from keyturn_cli.doctor.finding import Finding, Unknown, error, ok, skipped
+
+TIMEOUT = 60.0  # seconds; the receivers write the Lease every 10 s
+PAUSE = 1.0
+
+
+def send_heartbeat(
+    aws: Aws,
+    stack: Stack,
+    read_lease: Callable[[], LeaseState | Unknown],
+    timeout: float = TIMEOUT,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Finding:
+    """Put a heartbeat on the bus, and wait until the Lease shows it, or a later one.
+
+    The time of an event has whole seconds, and is by the clock of AWS.
+    """
+    before = read_lease()
+    if isinstance(before, Unknown):
+        return skipped("heartbeat", before)
+    started = time.monotonic()
+    # AWS's own clock gives the event its time.
+    sent = datetime.fromtimestamp(time.time() - stack.skew, UTC).replace(microsecond=0)
+    try:
+        put_heartbeat(aws, stack)
+    except AwsError as problem:
+        return error(f"heartbeat not sent: {problem.call}: {problem.code}", problem.advice)
+    while time.monotonic() - started < timeout:
+        lease = read_lease()
+        is_new = isinstance(lease, LeaseState) and lease.sent and lease.sent != before.sent
+        if isinstance(lease, LeaseState) and lease.sent and is_new and (lease.sent - sent).total_seconds() >= -1:
+            return ok(
+                f"heartbeat: bus to Lease {lease.name} in {time.monotonic() - started:.0f} s (read by {lease.holder})"
+            )
+        sleep(PAUSE)
+    return error(
+        f"heartbeat: put on the bus, and not in the Lease {before.name} after {timeout:.0f} s",
+        "the notifier's log says whether it came so far: docs/runbook.md#keyturneventpathdown",
+    )

@@ -1,0 +1,342 @@
+"""The commands `send`, `redeliver` and `ui` on a stack that SAM has deployed, with a receiver and a real API server."""
+
+import json
+import signal
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from keyturn_cli.dead_letters import DeadLetterQueue
+from support.installed_site import Done, InstalledSite
+from support.wait import eventually
+
+
+@pytest.fixture(autouse=True)
+def empty_dead_letters(installed: InstalledSite) -> Iterator[None]:
+    yield
+    sqs = client(installed, "sqs")
+    sqs.purge_queue(QueueUrl=installed.site.deployment.outputs["DeadLetterQueueUrl"])
+
+
+def client(installed: InstalledSite, service: str) -> Any:
+    return installed.site.deployment.emulator.client(service)
+
+
+def send(installed: InstalledSite, name: str, *arguments: str, **environment: str) -> Done:
+    place = ("--release", installed.release, "--stack", installed.site.deployment.name)
+    return installed.run("send", f"{installed.site.team}/{name}", *place, *arguments, **environment)
+
+
+def redeliver(installed: InstalledSite, *arguments: str) -> Done:
+    return installed.run("redeliver", "--stack", installed.site.deployment.name, *arguments)
+
+
+@contextmanager
+def lost_events(installed: InstalledSite) -> Iterator[None]:
+    """Disable the stack's rule, so that a change in AWS makes no notification."""
+    events, name = client(installed, "events"), installed.site.deployment.resources()["LabelUpdatedRule"]
+    events.disable_rule(Name=name)
+    try:
+        yield
+    finally:
+        events.enable_rule(Name=name)
+
+
+def changed_silently(installed: InstalledSite, name: str) -> str:
+    """Bind a Secret, and change its AWS secret without a notification; return the new value."""
+    site = installed.site
+    site.bind(name)
+    value = uuid4().hex
+    with lost_events(installed):
+        site.put(name, value)
+    assert site.data(name) == {"value": b"first"}
+    return value
+
+
+# --- send
+
+
+def test_notification_to_a_pod_brings_a_lost_change(installed: InstalledSite) -> None:
+    value = changed_silently(installed, "by-pod")
+    done = send(installed, "by-pod", "-o", "json")
+    assert done.code == 0, done.err
+    assert done.data()["outcome"] == "applied"
+    assert done.data()["secrets"] == [f"{installed.site.team}/by-pod"]
+    installed.site.wait_applied("by-pod", value)
+    assert send(installed, "by-pod").out == f"{installed.site.team}/by-pod: unchanged\n"
+
+
+def test_notification_to_a_url_brings_a_lost_change(installed: InstalledSite) -> None:
+    value = changed_silently(installed, "by-url")
+    url = ("--url", installed.site.receiver.url)
+    refused = send(installed, "by-url", *url)
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err.startswith("Error: TLS: unable to get local issuer certificate: ")
+    done = send(installed, "by-url", *url, "--ca-file", str(installed.ca_file))
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[0] == f"{installed.site.team}/by-url: applied"
+    installed.site.wait_applied("by-url", value)
+
+
+def test_event_in_the_queue_takes_the_whole_way(installed: InstalledSite) -> None:
+    value = changed_silently(installed, "by-queue")
+    done = send(installed, "by-queue", "--queue", "-o", "json")
+    assert done.code == 0, done.err
+    installed.site.wait_applied("by-queue", value)
+    event_id = done.data()["eventId"]
+    eventually(lambda: [each for each in installed.site.log() if each.get("correlation_id") == event_id])
+
+
+def test_secret_that_nobody_binds_is_said(installed: InstalledSite) -> None:
+    installed.site.secrets_manager.create_secret(Name=f"{installed.site.team}/unbound", SecretString="x")
+    done = send(installed, "unbound")
+    assert (done.code, done.out) == (1, f"{installed.site.team}/unbound: ignored: no Secret is bound to it\n")
+
+
+def test_secret_that_aws_does_not_know_is_said(installed: InstalledSite) -> None:
+    done = send(installed, "nowhere")
+    assert (done.code, done.out) == (1, "")
+    assert "ResourceNotFoundException: check the name and the region (AWS_REGION), or write the ARN" in done.err
+
+
+def test_other_signing_key_is_refused_and_said(installed: InstalledSite) -> None:
+    other = installed.site.secrets_manager.create_secret(Name=f"other-{uuid4().hex}", SecretString="whsec_" + "A" * 44)
+    site = installed.site
+    for key in (other["ARN"], site.deployment.outputs["SigningKeySecretId"]):
+        variable = f"KEYTURN_SIGNING_KEY_SECRET_ID={key}"
+        site.cluster.kubectl("set", "env", "deployment/keyturn", variable, "-n", site.namespace)
+        if key == other["ARN"]:
+            done = send(installed, "db")
+    assert done.code == 1
+    assert "the receiver does not accept the signature (401)" in done.err
+    assert "A" * 44 not in done.out + done.err
+
+
+def test_receiver_that_is_not_ready_is_said(installed: InstalledSite) -> None:
+    installed.set_ready(False)
+    try:
+        done = send(installed, "db")
+    finally:
+        installed.set_ready(True)
+    assert done.code == 1
+    assert done.err == f"Error: no receiver of {installed.release} is ready: run keyturn doctor\n"
+
+
+def test_missing_credentials_of_aws_are_said(installed: InstalledSite) -> None:
+    gone = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
+    for arguments in (("send", "x"), ("redeliver", "--list"), ("doctor", "--aws", "--release", installed.release)):
+        done = installed.run(*arguments, HOME="/nonexistent", **gone)
+        assert done.code == 1
+        assert "no credentials" in done.out + done.err
+        assert "log in: aws sso login, or set AWS_PROFILE" in done.out + done.err
+        assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["send", "x", "--queue", "--url", "https://a/v1/notifications"], "--queue and --url exclude each other"),
+        (["send", "x", "--ca-file", "x"], "--ca-file needs --url"),
+        (["send", "x", "--url", "nonsense"], "nonsense is not the URL of a receiver"),
+        (["redeliver"], "choose one of --list, --all and EVENT-ID"),
+        (["redeliver", "--list", "--all"], "choose one of --list, --all and EVENT-ID"),
+        (["redeliver", "an-id", "--all"], "choose one of --list, --all and EVENT-ID"),
+        (["doctor", "--ca-file", "x"], "--ca-file needs --url"),
+        (["doctor", "--release", "x"], "--release x is not NAMESPACE/NAME"),
+    ],
+)
+def test_wrong_usage_has_its_exit_code(installed: InstalledSite, arguments: list[str], text: str) -> None:
+    done = installed.run(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert text in done.err
+
+
+# --- redeliver
+
+
+def dead_letter(installed: InstalledSite, name: str, reason: str | None = "status 400") -> str:
+    """Put the event of a label move into the dead-letter queue, as the notifier does; return the event's id."""
+    site = installed.site
+    secret = site.secrets_manager.describe_secret(SecretId=f"{site.team}/{name}")
+    (version,) = [each for each, labels in secret["VersionIdsToStages"].items() if "AWSCURRENT" in labels]
+    event = {
+        "version": "0",
+        "id": str(uuid4()),
+        "detail-type": "Secret Label Updated",
+        "source": "aws.secretsmanager",
+        "account": "111122223333",
+        "time": "2026-11-29T12:00:00Z",
+        "region": "eu-west-1",
+        "resources": [secret["ARN"]],
+        "detail": {"name": secret["Name"], "labelUpdated": "AWSCURRENT", "versionId": version},
+    }
+    attributes = {"reason": {"DataType": "String", "StringValue": reason}} if reason else {}
+    url = site.deployment.outputs["DeadLetterQueueUrl"]
+    client(installed, "sqs").send_message(QueueUrl=url, MessageBody=json.dumps(event), MessageAttributes=attributes)
+    return str(event["id"])
+
+
+def count(installed: InstalledSite) -> int:
+    """Return how many dead letters there are."""
+    return sum(installed.site.messages("DeadLetterQueueUrl").values())
+
+
+def test_no_dead_letters_are_said(installed: InstalledSite) -> None:
+    done = redeliver(installed, "--list")
+    assert (done.code, done.out) == (0, "no dead letters\n")
+
+
+def test_dead_letters_are_listed_with_their_reasons_and_stay(installed: InstalledSite) -> None:
+    first, second = dead_letter(installed, "db"), dead_letter(installed, "db", reason=None)
+    for _ in range(2):
+        letters = redeliver(installed, "--list", "-o", "json").data()["deadLetters"]
+        assert {each["eventId"]: each["reason"] for each in letters} == {
+            first: "status 400",
+            second: "tried 1000 times: see 'not delivered' in the notifier's log",
+        }
+        assert {each["secret"] for each in letters} == {f"{installed.site.team}/db"}
+    table = redeliver(installed, "--list").out.splitlines()
+    assert table[0].split() == ["EVENT", "ID", "TIME", "EVENT", "SECRET", "REASON"]
+    assert len(table) == 3
+
+
+def test_one_event_is_sent_back_and_delivered(installed: InstalledSite) -> None:
+    value = changed_silently(installed, "again")
+    event_id, other = dead_letter(installed, "again"), dead_letter(installed, "db")
+    done = redeliver(installed, event_id)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[0] == f"sent back: {event_id}  {installed.site.team}/again"
+    installed.site.wait_applied("again", value)
+    letters = redeliver(installed, "--list", "-o", "json").data()["deadLetters"]
+    assert [each["eventId"] for each in letters] == [other]
+
+
+def test_all_events_are_sent_back(installed: InstalledSite) -> None:
+    ids = {dead_letter(installed, "db") for _ in range(23)}
+    done = redeliver(installed, "--all", "-o", "json")
+    assert done.code == 0, done.err
+    assert set(done.data()["redelivered"]) == ids
+    assert count(installed) == 0
+    eventually(lambda: ids <= {each.get("correlation_id") for each in installed.site.log()})
+
+
+def test_poison_comes_back_and_the_command_ends(installed: InstalledSite) -> None:
+    """The notifier itself makes the dead letter, twice: an event that names no secret."""
+    detail = {"name": "shop/db", "labelUpdated": "AWSCURRENT"}
+    event = {
+        "id": str(uuid4()),
+        "source": "aws.secretsmanager",
+        "detail-type": "Secret Label Updated",
+        "detail": detail,
+    }
+    queue_url = installed.site.deployment.outputs["QueueUrl"]
+    client(installed, "sqs").send_message(QueueUrl=queue_url, MessageBody=json.dumps(event))
+    eventually(lambda: count(installed) == 1)
+    (letter,) = redeliver(installed, "--list", "-o", "json").data()["deadLetters"]
+    assert letter["reason"] == "resources must hold the secret's ARN"
+    assert redeliver(installed, "--all").code == 0
+    eventually(lambda: count(installed) == 1)
+
+
+def test_crash_between_send_and_deletion_loses_nothing(installed: InstalledSite) -> None:
+    value = changed_silently(installed, "crash")
+    event_id = dead_letter(installed, "crash")
+    sqs, outputs = client(installed, "sqs"), installed.site.deployment.outputs
+
+    handles = []
+
+    class Crashing:
+        """The client of SQS, whose process ends at the deletion."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(sqs, name)
+
+        def delete_message(self, QueueUrl: str, ReceiptHandle: str) -> None:
+            handles.append(ReceiptHandle)
+            raise SystemExit
+
+        def change_message_visibility(self, **_: Any) -> None:
+            """A process that is killed releases nothing."""
+
+    queue = DeadLetterQueue(Crashing(), outputs["DeadLetterQueueUrl"], outputs["QueueUrl"])
+    with pytest.raises(SystemExit):
+        list(queue.redeliver({event_id}))
+    installed.site.wait_applied("crash", value)
+    assert count(installed) == 1
+    # SQS would show the letter again after a minute. The test does it at once.
+    sqs.change_message_visibility(QueueUrl=outputs["DeadLetterQueueUrl"], ReceiptHandle=handles[0], VisibilityTimeout=0)
+    assert redeliver(installed, event_id).code == 0
+    assert count(installed) == 0
+    eventually(lambda: len(delivered(installed, event_id)) == 2)
+    # The second delivery changes nothing.
+    assert installed.site.history.data_history("crash") == [{}, {"value": b"first"}, {"value": value.encode()}]
+
+
+def delivered(installed: InstalledSite, event_id: str) -> list[Any]:
+    """Return the lines of the notifier's log about the delivery of an event."""
+    lines = [each for each in installed.site.log() if each.get("correlation_id") == event_id]
+    return [each for each in lines if each["message"] == "delivered"]
+
+
+def test_unknown_event_is_said(installed: InstalledSite) -> None:
+    dead_letter(installed, "db")
+    done = redeliver(installed, "an-unknown-id")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "Error: no dead letter has the event id an-unknown-id: keyturn redeliver --list shows them\n"
+    assert installed.site.messages("DeadLetterQueueUrl")["visible"] == 1
+
+
+# --- ui
+
+PAGE = "<title>Keyturn</title>"
+# A kubectl that forwards nothing: it serves a page at the local port, and writes down how it was called.
+KUBECTL = f"""#!{sys.executable}
+import http.server, pathlib, sys
+pathlib.Path(__file__).with_name("called").write_text(" ".join(sys.argv[1:]))
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"{PAGE}")
+    def log_message(self, *_):
+        pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[-1].split(":")[0])), Page).serve_forever()
+"""
+
+
+@pytest.fixture
+def kubectl(tmp_path: Path) -> Path:
+    file = tmp_path / "kubectl"
+    file.write_text(KUBECTL)
+    file.chmod(0o755)
+    return file
+
+
+def test_status_page_is_forwarded_until_ctrl_c(installed: InstalledSite, kubectl: Path) -> None:
+    command = ["ui", "--no-browser", "--release", installed.release]
+    with installed.start(*command, PATH=str(kubectl.parent)) as running:
+        assert running.stdout
+        url, _, about = running.stdout.readline().partition("  ")
+        assert about == f"(pod {installed.pod}; Ctrl-C ends it)\n"
+        with urllib.request.urlopen(url, timeout=10) as page:  # noqa: S310 - loopback
+            assert page.read().decode() == PAGE
+        running.send_signal(signal.SIGINT)
+        assert running.wait(20) == 130
+    port = url.rsplit(":", 1)[1].strip("/")
+    place = f"port-forward --context keyturn-local -n {installed.site.namespace} pod/{installed.pod}"
+    assert kubectl.with_name("called").read_text() == f"{place} {port}:9091"
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(url, timeout=5)  # noqa: S310 - the forwarding has ended with the command
+
+
+def test_pod_that_cannot_be_reached_is_said_without_kubectl(installed: InstalledSite) -> None:
+    """No kubelet runs the pod, so the API server refuses to forward."""
+    done = installed.run("ui", "--no-browser", "--release", installed.release, PATH="/nonexistent")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("Error: the pod serves no status page: set the chart's value statusPage.enabled")
