@@ -35,6 +35,10 @@ class Receiver(Protocol):
     def operations_url(self) -> str:
         """URL of the operations port."""
 
+    @property
+    def page_url(self) -> str:
+        """URL of the status page. For pods, a port has to be forwarded first."""
+
     def metric(self, name: str, **labels: str) -> float:
         """Return the sum of a metric's samples that have these labels."""
 

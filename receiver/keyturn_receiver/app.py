@@ -20,6 +20,7 @@ from keyturn_receiver.cluster.consumer_cache import ConsumerCache, ConsumerIndex
 from keyturn_receiver.cluster.event_path import EventPathMonitor
 from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.cluster.fingerprint import new_fingerprint
+from keyturn_receiver.cluster.history_client import HistoryClient
 from keyturn_receiver.cluster.lease import LeaderElector, LeaseClient
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespacePoller, NamespaceReader
 from keyturn_receiver.cluster.optional_informer import OptionalInformer
@@ -91,6 +92,8 @@ from keyturn_receiver.sources.key_secret import KeySecret
 from keyturn_receiver.sources.signing_keys import KeySource, SigningKeys, ed25519
 from keyturn_receiver.sources.stores import Stores
 from keyturn_receiver.sources.thread_pools import ThreadPools
+from keyturn_receiver.status.page_data import Cluster
+from keyturn_receiver.status_page import NO_HOOKS, HealthParts, Hooks, Recorder, StatusPage, build_status_page
 from keyturn_receiver.store_factory import StoreFactory
 from keyturn_receiver.telemetry.legs import LegTimer
 from keyturn_receiver.telemetry.metrics import Metrics
@@ -162,6 +165,7 @@ class Controller:
     - ``pacer``: paces rollouts.
     - ``releases`` and ``live``: report Secrets that are no longer bound, and rollouts.
     - ``readers``: reports readers that are not restarted. None if such reports are off.
+    - ``restarter``: restarts consumers.
     - ``watch_queue`` and ``watches``: the queue and the detector of watched Secrets.
     """
 
@@ -175,6 +179,7 @@ class Controller:
     watch_queue: WorkQueue
     watches: WatchDetector
     readers: ReaderReporter | None
+    restarter: ConsumerRestarter
 
 
 def build(
@@ -184,9 +189,11 @@ def build(
     process = Process(settings, pools, Metrics(), Watchdog(settings.stuck_seconds), span)
     kube = build_kubernetes(process, transport)
     aws = build_aws(process, kube)
-    controller = build_controller(process, kube, aws, rendering)
+    recorder = Recorder(kube.caches.secrets, kube.caches.consumers) if settings.status_page else None
+    hooks = recorder.hooks() if recorder else NO_HOOKS
+    controller = build_controller(process, kube, aws, rendering, hooks)
     readiness = Readiness(kube.informers, aws.signing_keys, aws.stores)
-    http, certificates = build_http(process, kube, aws, controller, readiness)
+    http, certificates = build_http(process, kube, aws, controller, readiness, hooks)
     observe(process, kube, aws, controller)
 
     # Every change in the caches triggers a check for drift. The start of leadership triggers one, too.
@@ -243,6 +250,8 @@ def build(
     parts = [key_loader.run, kube.events.run, kube.elector.run, kube.event_path.run, controller.releases.run, live.run]
     if controller.readers:
         parts.append(controller.readers.run)
+    if recorder:
+        parts.append(build_page(process, kube, aws, controller, readiness, recorder).run)
     background = Background(kube.informers, [*parts, *(each.run for each in certificates)], run_controller, ping)
     queues = [controller.queue, controller.watch_queue]
     return Runtime(background, http, queues, kube.events, readiness, settings.drain_seconds)
@@ -378,10 +387,10 @@ def build_aws(process: Process, kube: Kubernetes) -> Aws:
     return Aws(stores, SigningKeys(key_sources))
 
 
-def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Executor) -> Controller:
+def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Executor, hooks: Hooks) -> Controller:
     """Build the reconciler with its parts, the work queue that feeds it, drift detection and the poller."""
     settings, metrics, caches = process.settings, process.metrics, kube.caches
-    legs = LegTimer(metrics, process.span)
+    legs = LegTimer(metrics, hooks.span(process.span))
     access = AccessPolicy(
         caches.namespaces,
         settings.policy_default,
@@ -435,7 +444,7 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
     reporter = StatusReporter(secrets, kube.events, metrics, readers.on_written if readers else None)
     namespaces = NamespaceReader(kube.api, caches.namespaces)
     reconciler = Reconciler(caches.secrets, secrets, filler, restarter, reporter, namespaces, process.span)
-    queue = WorkQueue(reconciler.reconcile, settings.concurrency, metrics)
+    queue = WorkQueue(hooks.reconcile(reconciler.reconcile), settings.concurrency, metrics)
     drift = DriftDetector(caches.secrets, restarter, queue, access, kube.elector.is_leader)
     poller = Poller(
         Sweeper(aws.stores, caches.secrets, access, settings.poll_mode, settings.poll_interval),
@@ -462,11 +471,11 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         kube.elector.is_leader,
     )
     evictor.add_done_handler(live.on_evicted)
-    return Controller(access, queue, drift, poller, releases, pacer, live, watch_queue, watches, readers)
+    return Controller(access, queue, drift, poller, releases, pacer, live, watch_queue, watches, readers, restarter)
 
 
 def build_http(
-    process: Process, kube: Kubernetes, aws: Aws, controller: Controller, readiness: Readiness
+    process: Process, kube: Kubernetes, aws: Aws, controller: Controller, readiness: Readiness, hooks: Hooks
 ) -> tuple[Http, Sequence[ReloadingCertificate]]:
     """Build the HTTP servers. Return them with the list of TLS certificates to reload, which has at most one element.
 
@@ -492,7 +501,7 @@ def build_http(
         utc_now,
     )
     webhook = WebhookEndpoint(
-        handler=handler,
+        handler=hooks.handler(handler),
         keys=aws.signing_keys.current,
         ready=readiness.is_prepared,
         now=time.time,
@@ -512,6 +521,23 @@ def build_http(
     limiter = ConnectionLimiter(settings.max_connections, metrics)
     server = Server(webhook.app(), settings.host, settings.port, limiter, GRACE, certificate)
     return Http(health, Notifications(webhook, server)), [certificate] if certificate else []
+
+
+def build_page(
+    process: Process, kube: Kubernetes, aws: Aws, controller: Controller, readiness: Readiness, recorder: Recorder
+) -> StatusPage:
+    """Build the status page."""
+    caches, settings = kube.caches, process.settings
+    cluster = Cluster(caches.secrets, caches.consumers, controller.restarter, controller.live, HistoryClient(kube.api))
+    parts = HealthParts(
+        settings.deliveries,
+        kube.event_path,
+        controller.poller,
+        kube.elector.is_leader,
+        aws.stores.credentials_error,
+        readiness.not_prepared,
+    )
+    return build_status_page(settings, recorder, cluster, parts, process.metrics)
 
 
 def observe(process: Process, kube: Kubernetes, aws: Aws, controller: Controller) -> None:

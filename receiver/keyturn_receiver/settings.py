@@ -68,6 +68,17 @@ class Settings(BaseSettings):
     operations_port: int = Field(9090, ge=0, le=65535)
     """Port for `/livez`, `/readyz` and `/metrics`. Do not expose it outside the cluster."""
 
+    status_page: bool = True
+    """Whether the status page is served, on the pod's loopback only: `kubectl port-forward` reaches it, and nothing
+    else does."""
+
+    status_page_port: int = Field(9091, ge=1, le=65535)
+    """Port of the status page on 127.0.0.1. If another process has the port, the receiver runs without the page and
+    tries again."""
+
+    status_page_cluster: str = Field("", max_length=63)
+    """Name of the cluster that the status page shows, for people who look at several clusters."""
+
     tls_certificate_file: Path | None = None
     """Certificate (PEM, with its chain) for TLS on the notification port. A change of the file takes effect without a
     restart."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from keyturn_local.node import archive, cgroups, debian, enclosure, images, programs
+from keyturn_local.node import archive, cgroups, enclosure, images, programs
 from keyturn_local.node.preflight import preflight
-from keyturn_local.toolchain import go_toolchain
+from keyturn_local.toolchain import debian, go_toolchain
 
 
 @pytest.fixture

@@ -83,6 +83,9 @@ securityContext: {{- toYaml . | nindent 2 }}
   "KEYTURN_MAX_CONNECTIONS" .deliveries.maxConnections
   "KEYTURN_DRAIN_SECONDS" .drainSeconds
   "KEYTURN_STUCK_SECONDS" .stuckSeconds
+  "KEYTURN_STATUS_PAGE" .statusPage.enabled
+  "KEYTURN_STATUS_PAGE_PORT" .statusPage.port
+  "KEYTURN_STATUS_PAGE_CLUSTER" .statusPage.clusterName
   "KEYTURN_CONCURRENCY" .work.concurrency
   "KEYTURN_KUBERNETES_REQUESTS" .work.kubernetesRequests
   "KEYTURN_AWS_THREADS" .work.awsThreads

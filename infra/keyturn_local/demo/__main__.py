@@ -25,7 +25,7 @@ from keyturn_local.node import cgroups, enclosure, images, network, programs
 from keyturn_local.node.node import Node
 from keyturn_local.processes.environment import bypass_proxies
 from keyturn_local.processes.program import StartFailed
-from keyturn_local.receiver.release import RECEIVERS
+from keyturn_local.receiver.release import NAME, RECEIVERS
 from keyturn_local.stack import PlannedReceiver, PlannedRelease, Stack
 from keyturn_local.toolchain import binaries
 
@@ -165,17 +165,19 @@ def _keep(stack: Stack, node: bool) -> None:
     """Print how to use the running parts, and wait for Ctrl-C."""
     kubectl = shlex.join(stack.cluster.command)
     environment = " ".join(f"{name}={value}" for name, value in stack.aws.environment().items())
-    receiver_log = f"less {stack.directory}/receiver.log"
+    receiver_log, page = f"less {stack.directory}/receiver.log", f"open {stack.receiver.page_url}"
     heading("Everything keeps running, until Ctrl-C")
     if node:
         outer = enclosure.cgroup().removeprefix(cgroups.PREFIX)
         say(f"\n  enter:    nsenter --target {outer} --mount --net    # the rest works only in there")
         receiver_log = f"{kubectl} logs -n {manifests.NAMESPACE} -l {RECEIVERS}"
+        page = f"{kubectl} port-forward -n {manifests.NAMESPACE} deploy/{NAME} 9091    # then {page}"
     put = f"{TOOLS}/aws secretsmanager put-secret-value --secret-id {manifests.API_TOKEN}"
     say(f"""
   look:     {kubectl} get secrets,deploy,sts,ds,pods -n {manifests.NAMESPACE}
             {kubectl} get secret database -n {manifests.NAMESPACE} -o yaml --show-managed-fields
             {kubectl} events -n {manifests.NAMESPACE} --for secret/database
+  page:     {page}
   metrics:  curl {stack.receiver.operations_url}/metrics
   logs:     {receiver_log}
   AWS:      export {environment}

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from keyturn_local.node import debian
+from keyturn_local.toolchain import debian
 
 # buildah, and those of its dependencies that may be missing on a machine.
 PACKAGES = ("buildah", "libassuan0", "libdevmapper1.02.1", "libgpgme11", "libseccomp2", "libsubid4")

@@ -13,9 +13,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from keyturn_local.node import archive, builder, debian, enclosure
+from keyturn_local.node import archive, builder, enclosure
 from keyturn_local.paths import ROOT
-from keyturn_local.toolchain import cache
+from keyturn_local.toolchain import cache, debian
 
 PAUSE = "keyturn.local/pause:1"
 BUSYBOX = "keyturn.local/busybox:1"

@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from keyturn_local.node import debian
 from keyturn_local.paths import INFRA
-from keyturn_local.toolchain import binaries, cache, go_toolchain
+from keyturn_local.toolchain import binaries, cache, debian, go_toolchain
 
 KUBERNETES = INFRA / "node"
 CONTAINERD = INFRA / "container_runtime"

@@ -42,10 +42,11 @@ class LocalReceiver:
         self._directory = directory
         self._python = python or Path(sys.executable)
         self.name = name
-        free, operations_port = free_ports(2)
+        free, operations_port, page_port = free_ports(3)
         port = port or free
         self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{port}/v1/notifications"
         self.operations_url = f"http://127.0.0.1:{operations_port}"
+        self.page_url = f"http://127.0.0.1:{page_port}"
         self._environment = {
             **({} if python else {**clean_environment(), "PYTHONPATH": IMPORT_ROOTS}),
             **aws,
@@ -53,6 +54,7 @@ class LocalReceiver:
             "KEYTURN_HOST": "127.0.0.1",
             "KEYTURN_PORT": str(port),
             "KEYTURN_OPERATIONS_PORT": str(operations_port),
+            "KEYTURN_STATUS_PAGE_PORT": str(page_port),
             "KEYTURN_SIGNING_KEY_SECRET_ID": signing_key_secret_id,
             "KEYTURN_LEASE_NAMESPACE": namespace,
             "KEYTURN_DRAIN_SECONDS": "0",  # there is no drain, because no Service routes to this process

@@ -16,6 +16,7 @@ from keyturn_local.receiver.process import total
 NAME = "keyturn"  # the name of the release, and so of its Deployment and its Service
 RECEIVERS = "app.kubernetes.io/component=receiver"
 OPERATIONS_PORT = 9090
+PAGE_PORT = 9091
 
 
 def values(aws: Mapping[str, str], signing_key_secret_id: str) -> dict[str, Any]:
@@ -76,6 +77,11 @@ class Release(Stoppable):
     def operations_url(self) -> str:
         """The URL of one pod's operations port."""
         return self._operations_urls()[0]
+
+    @property
+    def page_url(self) -> str:
+        """The URL of one pod's status page, once its port is forwarded."""
+        return f"http://localhost:{PAGE_PORT}"
 
     def metric(self, name: str, **labels: str) -> float:
         """Return the sum of those samples of a metric that have these labels, over all pods."""

@@ -62,6 +62,10 @@ class EventPathMonitor:
         """Return whether heartbeats still arrive at any replica."""
         return not self._timeout or self._now() - self._last_heartbeat <= self._timeout
 
+    def silence(self) -> float | None:
+        """Return the seconds since the last heartbeat of any replica, or None if no heartbeats are expected."""
+        return self._now() - self._last_heartbeat if self._timeout else None
+
     async def run(self) -> None:
         """Exchange heartbeats with the other replicas through the Lease, until cancelled."""
         was_healthy = True

@@ -56,7 +56,7 @@ MAX_LARGE = 8  # how many Secrets with larger annotations, of up to 256 KiB, are
 
 _RECORD = RECORD[:-1]  # the time of the last write is left out, because it is only for people
 _ANNOTATIONS = (*DECLARING, STATUS, RECONCILED, MOVED_AT, CHANGED_AT, *_RECORD)
-_SERVICE_ACCOUNT = _ANNOTATIONS.index(SERVICE_ACCOUNT)
+_SERVICE_ACCOUNT, _STATUS = _ANNOTATIONS.index(SERVICE_ACCOUNT), _ANNOTATIONS.index(STATUS)
 _RECORD_TEXTS = slice(len(_ANNOTATIONS) - len(_RECORD), len(_ANNOTATIONS))  # where the record is in the kept texts
 
 MAX_TEXT = 4096  # characters of an annotation; longer ones are cut, except `data` and the record
@@ -116,6 +116,11 @@ class BoundSecret:
     def has_account(self) -> bool:
         """Whether ``spec.account`` names a ServiceAccount. This does not parse the binding."""
         return bool((self.texts[_SERVICE_ACCOUNT] or "").strip())
+
+    @property
+    def status(self) -> str:
+        """The status of the Secret, or an empty text. This does not parse the record."""
+        return self.texts[_STATUS] or ""
 
     @property
     def record(self) -> Record:

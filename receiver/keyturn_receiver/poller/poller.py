@@ -83,6 +83,7 @@ class Poller:
         self._lanes = asyncio.Semaphore(SWEEP_LANES)
         self._lane_shares = Shares(LANES_PER_NAMESPACE, {SHARED: MAX_SHARED_LANES})
         self._failures: dict[StoreKey, _Failures] = {}
+        self._swept_at: float | None = None
         self._backoff = Backoff(base=self._interval / 2, cap=MAX_REST_INTERVALS * self._interval)
 
     @property
@@ -90,6 +91,10 @@ class Poller:
         """The number of seconds between two sweeps. It is at most 30 while the event path is down."""
         down = self._notifications and not self._event_path_healthy()
         return min(self._interval, MAX_INTERVAL_WITHOUT_EVENTS) if down else self._interval
+
+    def seconds_since_sweep(self) -> float | None:
+        """Return the seconds since this replica last swept the receiver's own store, or None if it never has."""
+        return None if self._swept_at is None else self._now() - self._swept_at
 
     async def run(self, ping: Ping = no_ping) -> None:
         """Sweep until cancelled.
@@ -117,6 +122,7 @@ class Poller:
                 with suppress(Interrupted):
                     with self._metrics.sweep_seconds.time():
                         by_store, _ = await self._sweep_own(ping)
+                    self._swept_at = self._now()
                     self._start_others(by_store, ping)  # not awaited, so these sweeps delay nothing
             await asyncio.sleep(min(1.0, self._interval / 10))
 

@@ -8,7 +8,7 @@ leader writes the Events. The name of an Event is derived from the rollout, so a
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -122,6 +122,14 @@ class LiveReporter:
     def stuck(self) -> int:
         """Return how many rollouts go no further, or 0 if this replica does not lead."""
         return len(self._stuck) if self._is_leader() else 0
+
+    def is_stuck(self, ref: WorkloadRef, secret_name: str) -> bool:
+        """Return whether the rollout of a workload for a Secret goes no further."""
+        return (ref, secret_name) in self._stuck
+
+    def stuck_rollouts(self) -> Collection[tuple[WorkloadRef, str]]:
+        """Return the rollouts that go no further: each workload, with the name of the Secret that it restarts for."""
+        return tuple(self._stuck)
 
     async def run(self) -> None:
         """Follow the rollouts until cancelled."""

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -35,13 +36,20 @@ from keyturn_receiver.telemetry.metrics import Metrics
 from keyturn_receiver.telemetry.tracing import Span, no_traces
 from keyturn_receiver.web import reply_status
 from keyturn_receiver.web.delivery_limiter import DeliveryLimiter
-from keyturn_receiver.web.notification_handler import NotificationHandler
 from keyturn_receiver.web.replay_cache import ReplayCache
 
 BODY_TIMEOUT = 10.0  # seconds for a body of at most MAX_BODY bytes (16 KiB)
 _MARK = (RECEIVER_HEADER.lower().encode(), CONTRACT_VERSION.encode())
 
 _log = logging.getLogger(__name__)
+
+
+class Handler(Protocol):
+    """Handles notifications (``notification_handler.py``)."""
+
+    async def handle(
+        self, notification: Notification, deadline: Callable[[], float], keeps_running: Callable[[], bool] = ...
+    ) -> Result: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,7 @@ class WebhookEndpoint:
 
     def __init__(
         self,
-        handler: NotificationHandler,
+        handler: Handler,
         keys: Callable[[], Sequence[bytes]],
         ready: Callable[[], bool],
         now: Callable[[], float],

@@ -1,0 +1,66 @@
+"""Chromium for the tests of the status page: the one on the PATH, or the Debian package, unpacked into the cache.
+
+Playwright drives it. Its own browsers are not downloaded.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from keyturn_local.toolchain import cache, debian
+
+KIND = "chromium"  # the folder in the cache
+PACKAGES = ("chromium", "fonts-dejavu-core")
+ON_PATH = ("chromium", "chromium-browser", "google-chrome")
+LAUNCHER = "launch"  # the file in the folder that starts the browser with its own libraries and fonts
+
+_LAUNCHER = """#!/bin/sh
+# Starts the unpacked browser with the libraries and fonts that were unpacked with it.
+export LD_LIBRARY_PATH='{libraries}' FONTCONFIG_FILE='{folder}/fonts.conf'
+exec '{folder}/usr/lib/chromium/chromium' "$@"
+"""
+_FONTS = """<?xml version="1.0"?>
+<!DOCTYPE fontconfig SYSTEM "fonts.dtd">
+<fontconfig><dir>{folder}/usr/share/fonts</dir><cachedir>{folder}/font-cache</cachedir></fontconfig>
+"""
+
+
+class ChromiumNotFound(RuntimeError):
+    """There is no Chromium, and none can be unpacked. The text says why."""
+
+
+def resolve() -> Path:
+    """Return the program to start. The first call on a machine downloads some 150 MB. Raises ChromiumNotFound."""
+    for name in ON_PATH:
+        if found := shutil.which(name):
+            return Path(found)
+    final = cache.folder(KIND) / debian.release()
+    with cache.locked(KIND):
+        if not (final / LAUNCHER).is_file():
+            try:
+                with cache.atomic_folder(final) as folder:
+                    debian.unpack(debian.closure(PACKAGES), folder)
+                    _write_launcher(folder, final)
+            except debian.PackageNotFound as error:
+                raise ChromiumNotFound(f"no Chromium on the PATH, and none to unpack: {error}") from None
+    return final / LAUNCHER
+
+
+def _write_launcher(folder: Path, final: Path) -> None:
+    """Write the launcher into ``folder``, which is renamed to ``final`` afterwards."""
+    libraries = ":".join(str(final / each.relative_to(folder)) for each in _libraries(folder))
+    (folder / "fonts.conf").write_text(_FONTS.format(folder=final))
+    launcher = folder / LAUNCHER
+    launcher.write_text(_LAUNCHER.format(folder=final, libraries=libraries))
+    launcher.chmod(0o755)
+
+
+def _libraries(folder: Path) -> list[Path]:
+    """Return the folders with shared libraries: those of ``debian.libraries``, and folders of single packages in them,
+    such as that of PulseAudio."""
+    found = debian.libraries(folder)
+    return [*found, *sorted({each.parent for root in found for each in root.glob("*/lib*.so*")})]
+
+
+if __name__ == "__main__":
+    os.execv(resolve(), [str(resolve()), "--version"])  # noqa: S606 - fills the cache, and shows what is in it

@@ -1,0 +1,131 @@
+"""Which bindings are not as they should be. It is kept up to date with each change, so that no page walks over all."""
+
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from keyturn_receiver.cluster.secret_cache import SecretCache
+from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.printable import printable
+from keyturn_receiver.core.revision import HALTED, OK
+from keyturn_receiver.errors import Temporary
+from keyturn_receiver.reconcile.request import ReconcileResult, Request
+
+MAX_TEXT = 600  # characters of a status that are shown
+
+
+class BindingState(StrEnum):
+    """The state of a binding. ``FAILING`` and ``HALTED`` need somebody; ``RETRYING`` and ``NEW`` may end by
+    themselves."""
+
+    OK = "ok"
+    FAILING = "failing"  # its status names an error
+    HALTED = "halted"  # a failed rollout halts the others
+    RETRYING = "retrying"  # this replica tries again after an error
+    NEW = "new"  # it has no status yet
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What is wrong with a binding. ``since`` is the time at which this replica first saw it, in seconds since 1970."""
+
+    target: Target
+    state: BindingState
+    reason: str
+    text: str
+    since: float
+
+    @property
+    def needs_somebody(self) -> bool:
+        """Whether it ends only if somebody changes something."""
+        return self.state in (BindingState.FAILING, BindingState.HALTED)
+
+
+class BindingStates:
+    """Index of the bindings with trouble. ``wall`` returns the time in seconds since 1970."""
+
+    def __init__(self, secrets: SecretCache, wall: Callable[[], float] = time.time) -> None:
+        self._secrets = secrets
+        self._wall = wall
+        self._told: dict[Target, Trouble] = {}  # from the status of the Secret
+        self._retried: dict[Target, Trouble] = {}  # from errors that this replica retries
+        self._handlers: list[Callable[[], None]] = []
+        self._size = 0
+
+    def add_handler(self, on_change: Callable[[], None]) -> None:
+        """Register ``on_change``, which is called after each change."""
+        self._handlers.append(on_change)
+
+    def of(self, target: Target) -> Trouble | None:
+        """Return what is wrong with a binding, or None."""
+        told = self._told.get(target)
+        return told if told and told.needs_somebody else self._retried.get(target) or told
+
+    def needing_somebody(self) -> Iterator[Trouble]:
+        """Yield what only somebody can end, the newest first."""
+        return (each for each in reversed(self._told.values()) if each.needs_somebody)
+
+    def count(self, state: BindingState) -> int:
+        """Return how many bindings have this state."""
+        if state is BindingState.OK:
+            return len(self._secrets) - len(self._told.keys() | self._retried.keys())
+        return sum(self.state(target) is state for target in {*self._told, *self._retried})
+
+    def state(self, target: Target) -> BindingState:
+        """Return the state of a binding."""
+        trouble = self.of(target)
+        return trouble.state if trouble else BindingState.OK
+
+    def on_secret(self, target: Target) -> None:
+        """Look at a Secret that was added, changed or removed."""
+        bound, size = self._secrets.get(target), len(self._secrets)
+        changed = self._look(target, bound.status) if bound else self._forget(target)
+        if changed or size != self._size:
+            self._size = size
+            self._changed()
+
+    def _forget(self, target: Target) -> bool:
+        told, retried = self._told.pop(target, None), self._retried.pop(target, None)
+        return bool(told or retried)
+
+    def _look(self, target: Target, status: str) -> bool:
+        reason, _, text = status.partition(":")
+        if status == OK:
+            return self._told.pop(target, None) is not None
+        known = self._told.get(target)
+        text = printable(text.strip())[:MAX_TEXT]
+        state = BindingState.NEW if not status else BindingState.HALTED if reason == HALTED else BindingState.FAILING
+        if known and (known.state, known.reason, known.text) == (state, reason, text):
+            return False
+        since = known.since if known and known.reason == reason else self._wall()
+        self._told.pop(target, None)  # the newest trouble comes last
+        self._told[target] = Trouble(target, state, printable(reason)[:MAX_TEXT], text, since)
+        return True
+
+    def recorded(
+        self, reconcile: Callable[[Target, Request], Awaitable[ReconcileResult]]
+    ) -> Callable[[Target, Request], Awaitable[ReconcileResult]]:
+        """Return a function that also keeps the errors that this replica retries."""
+
+        async def run(target: Target, request: Request) -> ReconcileResult:
+            result = await reconcile(target, request)
+            self._keep(target, result)
+            return result
+
+        return run
+
+    def _keep(self, target: Target, result: ReconcileResult) -> None:
+        error = result.error
+        if isinstance(error, Temporary) and self._secrets.get(target):
+            known = self._retried.get(target)
+            since = known.since if known else self._wall()
+            text = printable(str(error))[:MAX_TEXT]
+            self._retried[target] = Trouble(target, BindingState.RETRYING, error.reason, text, since)
+            self._changed()
+        elif self._retried.pop(target, None):
+            self._changed()
+
+    def _changed(self) -> None:
+        for on_change in self._handlers:
+            on_change()

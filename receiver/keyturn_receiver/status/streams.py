@@ -1,0 +1,128 @@
+"""Streams of server-sent events to open pages. https://html.spec.whatwg.org/multipage/server-sent-events.html"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.types import Receive, Scope, Send
+
+from keyturn_receiver.status.rotation import Rotation
+
+MAX_STREAMS = 8
+INTERVAL = 0.5  # seconds; a page gets at most one snapshot in this time
+QUIET = 15.0  # seconds without a change after which a page gets a snapshot, so that it knows that the receiver lives
+RETRY = 2000  # milliseconds after which a browser connects again
+TOO_MANY = f"{MAX_STREAMS} pages are open already: close one of them, or reload this page to refresh it"
+
+_Pending = dict[str, tuple[str, Rotation]]  # the last change of each rotation, by its id
+
+
+class Streams:
+    """Publisher. Tells every open stream of changes. Changes within INTERVAL are told together.
+
+    ``snapshot`` returns the first screen as JSON, and ``encode`` one rotation. What a stream holds is bounded by the
+    ring of rotations.
+    """
+
+    def __init__(self, snapshot: Callable[[], bytes], encode: Callable[[Rotation], bytes]) -> None:
+        self._snapshot = snapshot
+        self._encode = encode
+        self._open: set[Stream] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._told_at = 0.0
+        self._shared: tuple[float, bytes] | None = None  # a snapshot, and the time at which it was made
+        self.ended = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def open(self) -> "Stream | None":
+        """Return a new stream, or None if there are MAX_STREAMS."""
+        if len(self._open) >= MAX_STREAMS:
+            return None
+        stream = Stream(self)
+        self._open.add(stream)
+        return stream
+
+    def close(self, stream: "Stream") -> None:
+        """Forget a stream."""
+        self._open.discard(stream)
+
+    def on_rotation(self, rotation: Rotation, kind: str) -> None:
+        """Tell the streams of a change of a rotation."""
+        for stream in self._open:
+            stream.pending[rotation.id] = (kind, rotation)
+        self.on_change()
+
+    def on_change(self) -> None:
+        """Tell the streams of a change, at the latest after INTERVAL."""
+        if self._open and self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(max(loop.time(), self._told_at + INTERVAL), self._tell)
+
+    def _tell(self) -> None:
+        self._timer, self._shared = None, None
+        self._told_at = asyncio.get_running_loop().time()
+        for stream in self._open:
+            stream.due.set()
+
+    def end(self) -> None:
+        """End all streams, because the process ends. The pages connect to another one."""
+        self.ended = True
+        for stream in self._open:
+            stream.due.set()
+
+    def snapshot(self) -> bytes:
+        """Return the first screen. The streams share it until the next change, for at most INTERVAL."""
+        now = asyncio.get_running_loop().time()
+        if self._shared is None or now - self._shared[0] >= INTERVAL:
+            self._shared = (now, self._snapshot())
+        return self._shared[1]
+
+    def encode(self, rotation: Rotation) -> bytes:
+        """Return one rotation as JSON."""
+        return self._encode(rotation)
+
+
+class Stream:
+    """One open page."""
+
+    def __init__(self, streams: Streams) -> None:
+        self._streams = streams
+        self.pending: _Pending = {}
+        self.due = asyncio.Event()
+
+    def close(self) -> None:
+        """Give the place to another page."""
+        self._streams.close(self)
+
+    async def events(self) -> AsyncIterator[ServerSentEvent]:
+        """Yield a snapshot, and then each change with a snapshot after it."""
+        while not self._streams.ended:
+            pending, self.pending = self.pending, {}
+            for kind, rotation in pending.values():
+                yield _event(kind, self._streams.encode(rotation))
+            yield _event("snapshot", self._streams.snapshot())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(QUIET):
+                    await self.due.wait()
+            self.due.clear()
+
+
+class StreamResponse(EventSourceResponse):
+    """The response with a stream's events. The stream is closed however the response ends."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(stream.events(), ping=3600)  # the snapshots keep the connection alive
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._stream.close()
+
+
+def _event(kind: str, content: bytes) -> ServerSentEvent:
+    return ServerSentEvent(content.decode(), event=kind, retry=RETRY)

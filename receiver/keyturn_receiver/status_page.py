@@ -1,0 +1,149 @@
+"""Builds the status page, and serves it on the pod's loopback."""
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import ASGIApp
+
+from keyturn_receiver import __version__
+from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
+from keyturn_receiver.cluster.event_path import EventPathMonitor
+from keyturn_receiver.cluster.secret_cache import SecretCache
+from keyturn_receiver.core.printable import printable
+from keyturn_receiver.poller.poller import Poller
+from keyturn_receiver.settings import Settings
+from keyturn_receiver.status.binding_states import BindingStates
+from keyturn_receiver.status.page_data import Cluster, PageData
+from keyturn_receiver.status.rotation_log import Handler, Reconcile, RotationLog
+from keyturn_receiver.status.routes import status_app
+from keyturn_receiver.status.streams import Streams
+from keyturn_receiver.status.views import Replica
+from keyturn_receiver.telemetry.metrics import Metrics
+from keyturn_receiver.telemetry.tracing import Span
+from keyturn_receiver.web.connection_limiter import ConnectionLimiter
+from keyturn_receiver.web.server import Server
+
+HOST = "127.0.0.1"  # `kubectl port-forward` connects from inside the pod; nothing else can
+MAX_CONNECTIONS = 64
+GRACE = 1.0  # seconds that open requests have to finish during a shutdown
+RETRY_SECONDS = 30.0  # between two attempts to listen on a port that another process has
+UNSERVED = (
+    "the status page is not served: %s:%s cannot be listened on (%s): set KEYTURN_STATUS_PAGE_PORT to a free port, or"
+    " KEYTURN_STATUS_PAGE to false"
+)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Decorators that the parts of the engine are built with, so that the page knows what they do."""
+
+    span: Callable[[Span], Span]
+    reconcile: Callable[[Reconcile], Reconcile]
+    handler: Callable[[Handler], Handler]
+
+
+def _same(part: Any) -> Any:
+    return part
+
+
+NO_HOOKS = Hooks(_same, _same, _same)  # without a page, nothing is recorded
+
+
+class Recorder:
+    """What is recorded for the page: the ring of rotations, and the bindings with trouble."""
+
+    def __init__(self, secrets: SecretCache, consumers: ConsumerIndex) -> None:
+        self.log = RotationLog(secrets, consumers)
+        self.states = BindingStates(secrets)
+        secrets.add_handler(self.states.on_secret)
+        secrets.add_handler(self.log.on_secret)
+        consumers.add_progress_handler(self.log.on_progress)
+        consumers.add_unread_handler(self.log.on_unread)
+
+    def hooks(self) -> Hooks:
+        """Return the decorators that record."""
+        return Hooks(
+            self.log.traced, lambda reconcile: self.states.recorded(self.log.recorded(reconcile)), self.log.handling
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HealthParts:
+    """The parts whose health the page shows (``status/health.py``)."""
+
+    takes_deliveries: bool
+    path: EventPathMonitor
+    sweeper: Poller
+    is_leader: Callable[[], bool]
+    credentials: Callable[[], str | None]
+    not_prepared: Callable[[], Sequence[str]]
+
+    def deliveries(self) -> bool:
+        return self.takes_deliveries
+
+    def event_path(self) -> tuple[bool, float | None]:
+        return self.path.healthy(), self.path.silence()
+
+    def poller(self) -> tuple[bool, float | None]:
+        return self.is_leader(), self.sweeper.seconds_since_sweep()
+
+    def credentials_error(self) -> str | None:
+        return self.credentials()
+
+    def missing_lists(self) -> Sequence[str]:
+        return self.not_prepared()
+
+
+class StatusPage:
+    """HTTP server of the page. The receiver works without it, so no fault of the page ends the process."""
+
+    def __init__(self, app: ASGIApp, streams: Streams, port: int, metrics: Metrics) -> None:
+        self._app = app
+        self._streams = streams
+        self._port = port
+        self._limiter = ConnectionLimiter(MAX_CONNECTIONS, metrics)
+
+    async def run(self) -> None:
+        """Serve until cancelled. If the port is taken, log a warning and try again later."""
+        warned = False
+        while True:
+            server = Server(self._app, HOST, self._port, self._limiter, GRACE)
+            serving = asyncio.create_task(server.serve())
+            try:
+                await asyncio.shield(serving)
+            except asyncio.CancelledError:
+                self._streams.end()
+                server.should_exit = True
+                await asyncio.wait([serving])
+                raise
+            except OSError as error:
+                if not warned:
+                    _log.warning(UNSERVED, HOST, self._port, os.strerror(error.errno) if error.errno else "OSError")
+                warned = True
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+def build_status_page(
+    settings: Settings, recorder: Recorder, cluster: Cluster, parts: HealthParts, metrics: Metrics
+) -> StatusPage:
+    """Build the page from what the watches have shown and what is recorded."""
+    replica = Replica(
+        __version__,
+        printable(settings.status_page_cluster),
+        f"{settings.lease_namespace}/{settings.lease_name}",
+        socket.gethostname(),
+        time.time(),
+    )
+    data = PageData(replica, cluster, recorder.states, recorder.log, parts)
+    streams = Streams(data.snapshot, data.rotation)
+    recorder.log.add_handler(streams.on_rotation)
+    recorder.states.add_handler(streams.on_change)
+    return StatusPage(status_app(data, streams, replica), streams, settings.status_page_port, metrics)

@@ -1,0 +1,524 @@
+"""The status page without a network: whom its guard refuses, its streams, the ring of rotations, and the views."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, contextmanager, nullcontext
+from typing import Any
+
+import msgspec
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from keyturn_contract.message import EventType, Notification, NotificationData, Outcome, Result
+from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
+from keyturn_receiver.cluster.secret_cache import SecretCache
+from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef, mark_name
+from keyturn_receiver.core.history import Change
+from keyturn_receiver.core.revision import digest
+from keyturn_receiver.core.rollout_hold import PAUSED, RolloutHold
+from keyturn_receiver.core.rollout_progress import RolloutProgress, RolloutState
+from keyturn_receiver.core.rollout_switch import Switch
+from keyturn_receiver.errors import ClusterUnavailable, InvalidValue, KeyturnError, Temporary
+from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
+from keyturn_receiver.status import views
+from keyturn_receiver.status.binding_states import BindingState, BindingStates
+from keyturn_receiver.status.binding_view import binding_view, consumer_views
+from keyturn_receiver.status.guard import CROSS_SITE, NOT_GET, WRONG_HOST, Guard
+from keyturn_receiver.status.health import health, span
+from keyturn_receiver.status.rotation import MAX_CONSUMERS, MAX_SECRETS, Rotation
+from keyturn_receiver.status.rotation_log import MAX_ROTATIONS, RotationLog
+from keyturn_receiver.status.streams import INTERVAL, MAX_STREAMS, QUIET, Streams
+from keyturn_receiver.telemetry.legs import Leg
+from support.bindings import ARN, KEYED, bound_object
+
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
+T0 = 1_800_000_000.0
+DB = Target("team", "db")
+WEB = WorkloadRef("Deployment", "team", "web")
+UNFINISHED = RolloutProgress(RolloutState.UNFINISHED, 3, 1, 3, marked_at=int(T0))
+COMPLETE = RolloutProgress(RolloutState.COMPLETE, 3, 3, 3, finished_at=int(T0) + 9, marked_at=int(T0))
+
+
+def bind(
+    secrets: SecretCache, name: str, version: str | None, status: str = "ok", number: int = 1, **more: str
+) -> None:
+    secrets.update(secrets.transform(bound_object(name, version, status, number, **more)))
+
+
+def consumer(
+    progress: RolloutProgress | None, version: str | None, ref: WorkloadRef = WEB, hold: RolloutHold | None = None
+) -> Consumer:
+    """Return a consumer of `db` whose pod template has the mark of a version, or no mark."""
+    revisions = {"value": version or ""}
+    marks = {mark_name("db"): digest(revisions, revisions)} if version else {}
+    return Consumer(ref, "1", {"db": Reads(whole=True)}, {}, marks, Switch.UNSET, hold, progress=progress)
+
+
+def event(number: int = 1, name: str = "prod/db", version: str = "v2") -> Notification:
+    data = NotificationData("SecretLabelUpdated", "1", "eu-west-1", name, version, "AWSCURRENT")
+    return Notification(f"event-{number}", "aws", EventType.CHANGED, ARN.format("db"), "2027-01-15T08:00:00Z", data)
+
+
+class Engine:
+    """The ports of the ring: a cache, an index, a clock, a handler of notifications and a reconcile."""
+
+    def __init__(self) -> None:
+        self.now = T0
+        self.secrets, self.consumers = SecretCache(KEYED), ConsumerIndex()
+        self.log = RotationLog(self.secrets, self.consumers, lambda: self.now)
+        self.consumers.add_progress_handler(self.log.on_progress)
+        self.consumers.add_unread_handler(self.log.on_unread)
+        self.secrets.add_handler(self.log.on_secret)
+        self.told: list[str] = []
+        self.log.add_handler(lambda _, kind: self.told.append(kind))
+        self.result = ReconcileResult(True, changed=True, version_ids=frozenset({"v2"}))
+        self.targets = [DB]
+        self.outcome = Outcome.APPLIED
+        self.reconcile = self.log.recorded(self._reconcile)
+        self.handler = self.log.handling(self)
+        self.span = self.log.traced(lambda *_, **__: nullcontext())
+
+    async def _reconcile(self, target: Target, request: Request) -> ReconcileResult:
+        for leg in (Leg.FETCH, Leg.APPLY):
+            with self.span(leg):
+                self.now += 0.1
+        return self.result
+
+    async def handle(
+        self, notification: Notification, deadline: Callable[[], float], keeps_running: Callable[[], bool] = bool
+    ) -> Result:
+        for target in self.targets:
+            await self.reconcile(target, Request.now(Cause.NOTIFICATION, ["v2"], notification.id))
+        return Result(notification.id, self.outcome)
+
+    async def deliver(self, notification: Notification) -> None:
+        await self.handler.handle(notification, lambda: 0.0)
+
+    def see(self, after: Consumer) -> None:
+        before = self.consumers.get(after.ref, DB)
+        if before:
+            self.consumers.discard(before)
+        self.consumers.add(after)
+        self.consumers.report_progress(before, after)
+
+    @property
+    def rotations(self) -> list[Rotation]:
+        return list(self.log.newest_first())
+
+
+@pytest.fixture
+def engine() -> Engine:
+    made = Engine()
+    bind(made.secrets, "db", "v2")
+    return made
+
+
+async def test_rotation_has_the_time_of_each_leg_until_its_last_pod_is_live(engine: Engine) -> None:
+    await engine.deliver(event())
+    (rotation,) = engine.rotations
+    (fill,) = rotation.fills.values()
+    assert (rotation.told_at, rotation.received_at) == (T0, T0)
+    assert (fill.fetched_at, fill.applied_at, rotation.answered_at) == pytest.approx((T0 + 0.1, T0 + 0.2, T0 + 0.2))
+    assert not rotation.is_open
+    engine.now = T0 + 1
+    engine.see(consumer(UNFINISHED, "v2"))
+    assert rotation.is_open
+    assert rotation.live_at() is None
+    engine.now = T0 + 9
+    engine.see(consumer(COMPLETE, "v2"))
+    assert (rotation.is_open, rotation.live_at()) == (False, T0 + 9)
+    assert engine.told == ["delivery", "applied", "delivery", "rollout", "rollout"]
+    found = views.propagation(engine.rotations)
+    assert (found.count, found.median, found.p95) == (1, 9.0, 9.0)
+
+
+async def test_mark_that_is_seen_before_its_secret_is_followed_when_the_secret_comes(engine: Engine) -> None:
+    bind(engine.secrets, "db", "v1", number=2)
+    await engine.deliver(event())
+    engine.see(consumer(UNFINISHED, "v2"))
+    assert not list(engine.rotations[0].consumers())
+    bind(engine.secrets, "db", "v2", number=3)
+    assert [each.ref for each in engine.rotations[0].consumers()] == [WEB]
+
+
+async def test_mark_of_an_earlier_change_is_not_counted_to_a_later_rotation(engine: Engine) -> None:
+    engine.now = T0 + 500
+    await engine.deliver(event())
+    engine.see(consumer(COMPLETE, "v2"))
+    assert not list(engine.rotations[0].consumers())
+
+
+async def test_later_rotation_takes_the_place_of_one_that_still_rolls(engine: Engine) -> None:
+    await engine.deliver(event(1))
+    engine.see(consumer(UNFINISHED, "v2"))
+    await engine.deliver(event(2))
+    later, earlier = engine.rotations
+    assert [each.leg for each in earlier.consumers()] == ["superseded"]
+    assert not earlier.is_open
+    assert later.id == "event-2"
+
+
+@pytest.mark.parametrize(
+    ("after", "leg"),
+    [
+        (consumer(UNFINISHED, "v2", hold=PAUSED), "held"),
+        (consumer(RolloutProgress(RolloutState.FAILED, 3, 1, 2, reason="Timed", marked_at=int(T0)), "v2"), "failed"),
+    ],
+)
+async def test_rollout_that_does_not_end_by_itself_is_not_running(engine: Engine, after: Consumer, leg: str) -> None:
+    await engine.deliver(event())
+    engine.see(after)
+    (rollout,) = engine.rotations[0].consumers()
+    assert (rollout.leg, engine.rotations[0].is_open) == (leg, False)
+    assert rollout.note
+
+
+async def test_workload_that_is_gone_ends_its_rollout(engine: Engine) -> None:
+    await engine.deliver(event())
+    engine.see(consumer(UNFINISHED, "v2"))
+    engine.consumers.report_unread(WEB, ["db"])
+    assert [each.leg for each in engine.rotations[0].consumers()] == ["gone"]
+
+
+async def test_second_attempt_of_a_notification_is_the_same_rotation(engine: Engine) -> None:
+    engine.result = ReconcileResult(True, error=ClusterUnavailable("the API server is away: trying again"))
+    engine.outcome = Outcome.FAILED
+    await engine.deliver(event())
+    (rotation,) = engine.rotations
+    assert (rotation.is_open, rotation.outcome) == (True, "failed")
+    assert rotation.fills[DB].error == "the API server is away: trying again"
+    engine.result, engine.outcome = ReconcileResult(True, changed=True), Outcome.APPLIED
+    await engine.deliver(event())
+    assert (len(engine.rotations), rotation.attempts, rotation.is_open, rotation.fills[DB].error) == (1, 2, False, "")
+
+
+async def test_permanent_error_ends_a_rotation_and_is_shown(engine: Engine) -> None:
+    engine.result = ReconcileResult(True, error=InvalidValue("key A: no property 'a' in prod/db"))
+    await engine.deliver(event())
+    fill = engine.rotations[0].fills[DB]
+    assert (fill.reason, fill.error) == ("InvalidValue", "key A: no property 'a' in prod/db")
+    assert not engine.rotations[0].is_open
+
+
+async def test_what_concerns_no_binding_is_not_kept(engine: Engine) -> None:
+    engine.targets = []
+    for number in range(3):
+        await engine.deliver(event(number))
+    heartbeat = Notification("h", "keyturn", EventType.HEARTBEAT, "", "2027-01-15T08:00:00Z", event().data)
+    await engine.deliver(heartbeat)
+    assert engine.rotations == []
+    assert engine.log.total == 0
+
+
+async def test_change_that_the_poller_finds_is_a_rotation_and_a_first_fill_is_none(engine: Engine) -> None:
+    await engine.reconcile(DB, Request.now(Cause.NEW))
+    assert engine.rotations == []
+    await engine.reconcile(DB, Request.now(Cause.POLL, ["v2"], moved_at=int(T0) - 60))
+    (rotation,) = engine.rotations
+    assert (rotation.cause, rotation.secret, rotation.version, rotation.told_at) == ("poll", "prod/db", "v2", T0 - 60)
+
+
+async def test_ring_is_bounded_in_every_direction(engine: Engine) -> None:
+    for number in range(MAX_ROTATIONS + 10):
+        await engine.deliver(event(number))
+    assert len(engine.rotations) == MAX_ROTATIONS
+    assert engine.log.total == MAX_ROTATIONS + 10
+    engine.targets = [Target("team", f"db-{number}") for number in range(MAX_SECRETS + 5)]
+    await engine.deliver(event(9999))
+    newest = engine.rotations[0]
+    assert len(newest.fills) == MAX_SECRETS
+    assert newest.has_more
+    engine.targets, engine.now = [DB], T0
+    await engine.deliver(event(10_000))
+    for number in range(MAX_CONSUMERS + 5):
+        engine.see(consumer(UNFINISHED, "v2", WorkloadRef("Deployment", "team", f"web-{number}")))
+    fill = engine.rotations[0].fills[DB]
+    assert (len(fill.consumers), fill.has_more) == (MAX_CONSUMERS, True)
+    for number in range(MAX_ROTATIONS):
+        await engine.deliver(event(20_000 + number))
+    assert set(engine.log._latest) == {DB}  # what left the ring is not held elsewhere
+
+
+async def test_bindings_with_trouble_are_counted_as_they_change() -> None:
+    now, changes = [T0], []
+    secrets = SecretCache(KEYED)
+    states = BindingStates(secrets, lambda: now[0])
+    secrets.add_handler(states.on_secret)
+    states.add_handler(lambda: changes.append(now[0]))
+    bind(secrets, "a", "v1")
+    bind(secrets, "b", "v1", "InvalidValue: no property 'pasword'")
+    bind(secrets, "c", None, "")
+    assert [states.count(each) for each in BindingState] == [1, 1, 0, 0, 1]
+    (trouble,) = states.needing_somebody()
+    assert (trouble.target.name, trouble.reason, trouble.text) == ("b", "InvalidValue", "no property 'pasword'")
+    now[0] += 60
+    bind(secrets, "b", "v2", "InvalidValue: no property 'paswort'", 2)
+    assert states.of(Target("team", "b")).since == T0  # type: ignore[union-attr]  # it has trouble
+    bind(secrets, "b", "v2", "ok", 3)
+    bind(secrets, "c", "v1", "RolloutHalted: Deployment web has failed", 2)
+    assert [states.count(each) for each in BindingState] == [2, 0, 1, 0, 0]
+    secrets.delete(bound_object("c"))
+    assert [states.count(each) for each in BindingState] == [2, 0, 0, 0, 0]
+    assert len(changes) >= 6
+
+
+async def test_error_that_is_retried_is_trouble_until_the_next_success() -> None:
+    secrets = SecretCache(KEYED)
+    states = BindingStates(secrets, lambda: T0)
+    secrets.add_handler(states.on_secret)
+    bind(secrets, "db", "v1")
+    errors: list[KeyturnError | None] = [Temporary("AWS is slow: trying again"), None]
+
+    async def reconcile(target: Target, request: Request) -> ReconcileResult:
+        return ReconcileResult(True, error=errors.pop(0))
+
+    run = states.recorded(reconcile)
+    await run(DB, Request.now(Cause.POLL))
+    assert (states.state(DB), states.count(BindingState.OK)) == (BindingState.RETRYING, 0)
+    await run(DB, Request.now(Cause.POLL))
+    assert (states.state(DB), states.count(BindingState.OK)) == (BindingState.OK, 1)
+
+
+def view(secrets: SecretCache, consumers: list[Consumer], stuck: set[WorkloadRef] | None = None) -> dict[str, Any]:
+    bound = secrets.get(DB)
+    assert bound
+    permitted = {each.ref for each in consumers if not each.faults}
+    shown = consumer_views(bound, consumers, permitted, stuck or set())
+    changes = [Change("2027-01-15T08:00:01.000Z", "v2", "v1", keys=1, due=2)]
+    found: dict[str, Any] = json.loads(msgspec.json.encode(binding_view(bound, None, shown, [], changes, "")))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("after", "state", "text"),
+    [
+        (consumer(COMPLETE, "v2"), "live", "3 of 3 pods ready"),
+        (consumer(UNFINISHED, "v2"), "rolling", "1 of 3 pods ready"),
+        (consumer(UNFINISHED, "v2", hold=PAUSED), "held", "kubectl rollout resume"),
+        (consumer(COMPLETE, "v1"), "due", "due"),
+    ],
+)
+async def test_consumer_is_shown_with_its_state(after: Consumer, state: str, text: str) -> None:
+    secrets = SecretCache(KEYED)
+    bind(secrets, "db", "v2")
+    (found,) = view(secrets, [after])["consumers"]
+    assert found["state"] == state
+    assert text in found["text"]
+    (stuck,) = view(secrets, [after], {WEB})["consumers"]
+    assert (stuck["state"] == "failed") is (state in ("live", "rolling", "held"))
+
+
+async def test_view_names_only_keys_that_the_binding_names() -> None:
+    secrets = SecretCache(KEYED)
+    bind(secrets, "db", "v2")  # the key "value" comes from AWS
+    reader = Consumer(WEB, "1", {"db": Reads(keys=frozenset({"value"}))}, {}, {}, Switch.UNSET)
+    found = view(secrets, [reader])
+    assert (found["keys"], found["otherKeys"], found["consumers"][0]["reads"]) == ([], 1, "1 key")
+    bind(secrets, "db", "v2", number=2, **{"keyturn.dev/data": "value: '@'"})
+    found = view(secrets, [reader])
+    assert (found["keys"], found["otherKeys"], found["consumers"][0]["reads"]) == (["value"], 0, "value")
+    assert found["history"][0]["version"] == "v2"
+
+
+class Parts:
+    """The parts that the receiver depends on, all of them well."""
+
+    path: tuple[bool, float | None] = (True, 21.0)
+    sweep: tuple[bool, float | None] = (True, 130.0)
+    error: str | None = None
+    missing: tuple[str, ...] = ()
+    on = True
+
+    def deliveries(self) -> bool:
+        return self.on
+
+    def event_path(self) -> tuple[bool, float | None]:
+        return self.path
+
+    def poller(self) -> tuple[bool, float | None]:
+        return self.sweep
+
+    def credentials_error(self) -> str | None:
+        return self.error
+
+    def missing_lists(self) -> tuple[str, ...]:
+        return self.missing
+
+
+@pytest.mark.parametrize(
+    ("fault", "title", "state", "text"),
+    [
+        ({}, "Event path", "ok", "heartbeat 21 s ago"),
+        ({"path": (False, 720.0)}, "Event path", "bad", "no heartbeat for 12 min: run `keyturn doctor`"),
+        ({"path": (True, None)}, "Event path", "off", "no heartbeats are expected"),
+        ({"on": False}, "Event path", "off", "deliveries are off: the poller alone carries changes"),
+        ({}, "Poller", "ok", "here, swept 2 min ago"),
+        ({"sweep": (True, None)}, "Poller", "ok", "here, first sweep not done yet"),
+        ({"sweep": (False, 5.0)}, "Poller", "ok", "another replica polls"),
+        ({"error": "no credentials"}, "AWS", "bad", "no credentials"),
+        ({"missing": tuple("abcde")}, "Kubernetes", "bad", "waits for a, b, c and 2 more"),
+    ],
+)
+async def test_health_says_what_is_wrong(fault: dict[str, Any], title: str, state: str, text: str) -> None:
+    parts = Parts()
+    for name, value in fault.items():
+        setattr(parts, name, value)
+    lines = {each.title: (each.state, each.text) for each in health(parts)}
+    assert lines[title] == (state, text)
+
+
+def test_seconds_are_told_in_the_largest_unit() -> None:
+    assert [span(each) for each in (0.4, 119, 120, 7199, 7200, 200_000)] == [
+        "0 s",
+        "119 s",
+        "2 min",
+        "119 min",
+        "2 h",
+        "2 days",
+    ]
+
+
+async def asked(headers: dict[str, str], method: str = "GET") -> tuple[int, dict[str, str], Any]:
+    """Send a request through the guard. Returns the status, the headers and the body of the answer."""
+    sent: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", b"public")]})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    lines = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await Guard(app, "default-src 'none'")({"type": "http", "method": method, "headers": lines}, receive, send)
+    found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], found, json.loads(sent[1]["body"])
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:9091", "LOCALHOST:1", "127.0.0.1:9091", "[::1]", "[::1]:80"])
+@pytest.mark.parametrize("site", ["", "same-origin", "none"])
+async def test_guard_lets_the_own_page_through(host: str, site: str) -> None:
+    status, headers, _ = await asked({"Host": host, **({"Sec-Fetch-Site": site} if site else {})})
+    assert status == 200
+    assert headers["content-security-policy"] == "default-src 'none'"
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("headers", "method", "status", "sentence"),
+    [
+        ({}, "GET", 403, WRONG_HOST),
+        ({"Host": ""}, "GET", 403, WRONG_HOST),
+        ({"Host": "attacker.example"}, "GET", 403, WRONG_HOST),
+        ({"Host": "localhost.attacker.example"}, "GET", 403, WRONG_HOST),
+        ({"Host": "127.0.0.1.nip.io:9091"}, "GET", 403, WRONG_HOST),
+        ({"Host": "localhost:"}, "GET", 403, WRONG_HOST),
+        ({"Host": "localhost:99999999"}, "GET", 403, WRONG_HOST),
+        ({"Host": "localhost", "Sec-Fetch-Site": "cross-site"}, "GET", 403, CROSS_SITE),
+        ({"Host": "localhost", "Sec-Fetch-Site": "same-site"}, "GET", 403, CROSS_SITE),
+        ({"Host": "localhost"}, "POST", 405, NOT_GET),
+        ({"Host": "localhost"}, "OPTIONS", 405, NOT_GET),
+    ],
+)
+async def test_guard_refuses_others(headers: dict[str, str], method: str, status: int, sentence: str) -> None:
+    found, answered, body = await asked(headers, method)
+    assert (found, body) == (status, {"error": sentence})
+    assert answered["content-security-policy"]
+    assert ("allow" in answered) is (status == 405)
+
+
+class Publisher:
+    """Streams whose snapshots are counted."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.streams = Streams(self._snapshot, lambda rotation: rotation.id.encode())
+
+    def _snapshot(self) -> bytes:
+        self.made += 1
+        return str(self.made).encode()
+
+    @contextmanager
+    def read(self) -> Any:
+        """Open a stream, and yield the list of the events that arrive."""
+        stream = self.streams.open()
+        assert stream
+        events: list[tuple[str, str]] = []
+
+        async def follow() -> None:
+            async with aclosing(stream.events()) as each:
+                async for event in each:
+                    events.append((str(event.event), str(event.data)))
+
+        task = asyncio.ensure_future(follow())
+        try:
+            yield events
+        finally:
+            task.cancel()
+            stream.close()
+
+
+def rotation(number: int) -> Rotation:
+    return Rotation(f"event-{number}", "event", "prod/db", "v2", "", T0)
+
+
+async def test_ninth_stream_is_refused_until_one_closes() -> None:
+    streams = Streams(bytes, lambda _: b"")
+    opened = [streams.open() for _ in range(MAX_STREAMS)]
+    assert all(opened)
+    assert streams.open() is None
+    assert opened[0]
+    opened[0].close()
+    opened[0].close()
+    assert streams.open()
+    assert len(streams) == MAX_STREAMS
+
+
+async def test_many_changes_are_told_twice_a_second_with_one_snapshot_for_all_streams() -> None:
+    publisher = Publisher()
+    with publisher.read() as one, publisher.read() as two:
+        await asyncio.sleep(0.1)
+        for step in range(200):
+            publisher.streams.on_rotation(rotation(step % 3), "rollout")
+            publisher.streams.on_change()
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(INTERVAL)
+        snapshots = [text for kind, text in one if kind == "snapshot"]
+        assert 4 <= len(snapshots) <= 7
+        assert one == two
+        assert publisher.made == len(snapshots)
+        assert {text for kind, text in one if kind == "rollout"} == {"event-0", "event-1", "event-2"}
+        assert one[-1][0] == "snapshot"  # the last change is followed by a snapshot
+
+
+async def test_quiet_stream_gets_a_snapshot_now_and_then_and_nothing_is_made_without_streams() -> None:
+    publisher = Publisher()
+    publisher.streams.on_rotation(rotation(1), "delivery")
+    await asyncio.sleep(2 * QUIET)
+    assert publisher.made == 0
+    with publisher.read() as events:
+        await asyncio.sleep(2 * QUIET + 1)
+        assert len(events) == 3
+
+
+async def test_streams_end_with_the_process() -> None:
+    publisher = Publisher()
+    stream = publisher.streams.open()
+    assert stream
+    kinds: list[str] = []
+
+    async def follow(events: AsyncIterator[Any]) -> None:
+        async for each in events:
+            kinds.append(str(each.event))
+
+    task = asyncio.ensure_future(follow(stream.events()))
+    await asyncio.sleep(0.1)
+    publisher.streams.end()
+    await asyncio.wait_for(task, 1)
+    assert kinds == ["snapshot"]
