@@ -1,17 +1,25 @@
 """Commands of the command line that pages, alerts and the dashboard name."""
 
-# The commands and options of the command line that may be named outside of its own page.
-KNOWN = {
-    "status": {"--failing"},
-    "explain": set(),
-    "trace": set(),
-    "doctor": {"--aws"},
-}
+import typer
+
+from keyturn_cli.main import app
+
+# Commands that other pages name already. The command line itself decides as soon as it has them.
+PLANNED = {"status": {"--failing"}, "explain": set[str](), "trace": set[str]()}
+
+
+def known_options(name: str) -> set[str] | None:
+    """Return the options of a command, or None if there is no such command."""
+    commands = getattr(typer.main.get_command(app), "commands", {})
+    if name not in commands:
+        return PLANNED.get(name)
+    return {option for parameter in commands[name].params for option in parameter.opts}
 
 
 def unknown_words(command: str) -> list[str]:
     """Return the words of a command such as `keyturn status --failing` that the command line does not know."""
     program, name, *more = command.split()
-    options = {word for word in more if word.startswith("-")}
-    unknown = sorted(options - KNOWN.get(name, set()))
-    return [*([program] if program != "keyturn" else []), *([name] if name not in KNOWN else []), *unknown]
+    options = known_options(name)
+    if program != "keyturn" or options is None:
+        return [f"{program} {name}"]
+    return [word for word in more if word.startswith("-") and word not in options]
