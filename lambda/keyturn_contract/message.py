@@ -99,12 +99,46 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
+class State(StrEnum):
+    """The state of a version of an AWS secret in a cluster. LIVE: all pods that read it run it. STUCK: the rollout of a
+    workload goes no further."""
+
+    LIVE = "live"
+    STUCK = "stuck"
+
+
+MAX_VERSIONS = 200  # states of versions in one result
+
+
+@dataclass(frozen=True, slots=True)
+class VersionState:
+    """The state of a version in the receiver's cluster, and when it began, in seconds since 1970.
+
+    ``seconds`` is the time from the move of the label until all pods ran the version, or None if it is not known.
+    ``consumers`` are the workloads that are stuck, as "Kind/namespace/name".
+    """
+
+    arn: str
+    version_id: str
+    state: State
+    since: int
+    seconds: int | None = None
+    consumers: tuple[str, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """The number of characters that this state takes in a reply, about."""
+        return 100 + len(self.arn) + len(self.version_id) + sum(len(each) + 3 for each in self.consumers)
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """The result of the notification ``id``. Secrets are "namespace/name", and consumers are "Kind/namespace/name".
 
     The receiver touched the Secrets in ``secrets`` and the workloads in ``consumers``. It tries the Secrets in
-    ``retrying`` again by itself. A result with the outcome APPLIED may have such Secrets, too.
+    ``retrying`` again by itself. A result with the outcome APPLIED may have such Secrets, too. The result of a
+    heartbeat has in ``versions`` what has become of versions of AWS secrets lately. Releases up to 0.2 neither send nor
+    read it.
     """
 
     id: str
@@ -113,6 +147,7 @@ class Result:
     consumers: tuple[str, ...] = ()
     reason: str | None = None
     retrying: tuple[str, ...] = ()
+    versions: tuple[VersionState, ...] = ()
 
     def cut(self, names: int) -> "Result":
         """Return this result with at most so many names in each of its lists."""
@@ -187,6 +222,7 @@ def encode_reply(results: Sequence[Result]) -> bytes:
                     "consumers": result.consumers,
                     **({"reason": result.reason} if result.reason else {}),
                     **({"retrying": result.retrying} if result.retrying else {}),
+                    **({"versions": [_encode_state(each) for each in result.versions]} if result.versions else {}),
                 }
                 for result in results
             ]
@@ -264,7 +300,37 @@ def _parse_result(result: object) -> Result:
         consumers=_texts(result, "consumers"),
         reason=reason if isinstance(reason, str) else None,
         retrying=retrying,
+        versions=_parse_states(result.get("versions")),
     )
+
+
+def _encode_state(state: VersionState) -> dict[str, object]:
+    return {
+        "arn": state.arn,
+        "versionId": state.version_id,
+        "state": state.state.value,
+        "since": state.since,
+        **({"seconds": state.seconds} if state.seconds is not None else {}),
+        **({"consumers": state.consumers} if state.consumers else {}),
+    }
+
+
+def _parse_states(states: object) -> tuple[VersionState, ...]:
+    """Parse the states of versions. One that is not understood is left out, because a later release may send it."""
+    parsed = []
+    for each in states[:MAX_VERSIONS] if isinstance(states, list) else ():
+        try:
+            since, seconds = each["since"], each.get("seconds")
+            numbers = [since] if seconds is None else [since, seconds]
+            if not all(isinstance(number, int) and 0 <= number < 10**11 for number in numbers):
+                continue
+            arn, version_id = _text(each, "arn", ""), _text(each, "versionId", "")
+            parsed.append(
+                VersionState(arn, version_id, State(each["state"]), since, seconds, _texts(each, "consumers"))
+            )
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+    return tuple(parsed)
 
 
 def _text(fields: Mapping[str, object], name: str, prefix: str) -> str:

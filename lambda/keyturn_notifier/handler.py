@@ -76,10 +76,10 @@ class Notifier:
             disposition = max(result.disposition for result in results.values())
             age = time.time() - datetime.fromisoformat(envelope.notification.time).timestamp()
             _report(envelope.notification, disposition, results, age)
-            if envelope.notification.type is EventType.HEARTBEAT:
-                continue  # not retried, because a late heartbeat proves nothing and the next one follows
             if self._receipts:
                 self._receipts.collect(envelope.notification, envelope.records, results, age)
+            if envelope.notification.type is EventType.HEARTBEAT:
+                continue  # not retried, because a late heartbeat proves nothing and the next one follows
             if disposition is Disposition.RETRY:
                 retry_after = max(result.retry_after for result in results.values())
                 postponed += [(record, retry_after) for record in envelope.records]

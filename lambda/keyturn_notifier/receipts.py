@@ -6,15 +6,18 @@ docs/receipts.md describes each kind. A receipt has names and never a value.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-from keyturn_contract.message import EventType, Notification, Result
+from keyturn_contract.message import EventType, Notification, Result, State, VersionState
 from keyturn_notifier.disposition import DeliveryResult, Disposition
 from keyturn_notifier.queue import receive_count
 
 SOURCE = "dev.keyturn"
 APPLIED = "Keyturn Secret Applied"
 WAITING = "Keyturn Secret Waiting"
+LIVE = "Keyturn Secret Live"
+STUCK = "Keyturn Rollout Stuck"
 WAITING_SECONDS = 300.0
 # The receive of a message at which an event that is still waiting is reported. The back-off makes it 3.5 to 7.5 minutes
 # after the first receive.
@@ -22,6 +25,7 @@ WAITING_RECEIVE = 9
 # Of all names and reasons in one receipt. One call takes ten receipts of 256 KB in all.
 MAX_NAMES_BYTES = 12 * 1024
 MAX_REASON = 500  # bytes
+_ARN_SUFFIX = len("-a1b2c3")  # AWS appends it to the name
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,28 @@ def waiting(
         return None
     verdict = {"complete": False, "healthy": False, "deadLettered": dead}
     return _receipt(WAITING, "dead" if dead else "waiting", notification, age, verdict, results, with_details)
+
+
+def of_version(host: str, state: VersionState, with_details: bool) -> Receipt:
+    """Return the receipt of what a receiver says about a version in its cluster.
+
+    ``host`` is that of the receiver's URL, so a receiver can say nothing about the clusters of others.
+    """
+    is_live = state.state is State.LIVE
+    _, separator, resource = state.arn.partition(":secret:")
+    detail = {
+        "receiptId": f"{state.state.value}/{host}/{state.arn}/{state.version_id}",
+        "secretArn": state.arn,
+        "name": resource[:-_ARN_SUFFIX] if separator else None,
+        "versionId": state.version_id,
+        "host": host,
+        "since": datetime.fromtimestamp(state.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "seconds": state.seconds,
+        "consumers": list(state.consumers) if with_details and not is_live else None,
+    }
+    resources = [state.arn] if state.arn.startswith("arn:") else []
+    kept = {name: value for name, value in detail.items() if value is not None}
+    return Receipt(LIVE if is_live else STUCK, resources, kept)
 
 
 def _is_due(record: Mapping[str, Any], age: float) -> bool:

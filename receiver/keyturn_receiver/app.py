@@ -70,6 +70,7 @@ from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.reconcile.secret_filler import SecretFiller
 from keyturn_receiver.reconcile.source_reader import SourceReader
 from keyturn_receiver.reconcile.status_reporter import StatusReporter
+from keyturn_receiver.reconcile.version_states import VersionStates
 from keyturn_receiver.reconcile.watch_detector import WatchDetector
 from keyturn_receiver.reconcile.watch_reconciler import WatchReconciler
 from keyturn_receiver.reconcile.watch_reporter import WatchReporter
@@ -164,6 +165,7 @@ class Controller:
     - ``drift`` and ``poller``: besides the webhook, they submit work to the queue.
     - ``pacer``: paces rollouts.
     - ``releases`` and ``live``: report Secrets that are no longer bound, and rollouts.
+    - ``versions``: knows which versions have reached every pod. None if rollouts are off, because then nobody knows.
     - ``readers``: reports readers that are not restarted. None if such reports are off.
     - ``restarter``: restarts consumers.
     - ``watch_queue`` and ``watches``: the queue and the detector of watched Secrets.
@@ -180,6 +182,7 @@ class Controller:
     watches: WatchDetector
     readers: ReaderReporter | None
     restarter: ConsumerRestarter
+    versions: VersionStates | None
 
 
 def build(
@@ -228,6 +231,8 @@ def build(
     kube.caches.secrets.add_handler(live.on_secret)
     kube.caches.watched.add_handler(live.on_secret)
     kube.elector.add_handler(live.on_started_leading)
+    if controller.versions:
+        kube.caches.secrets.add_handler(controller.versions.on_secret)
 
     key_loader = SigningKeyLoader(
         aws.signing_keys,
@@ -471,7 +476,10 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         kube.elector.is_leader,
     )
     evictor.add_done_handler(live.on_evicted)
-    return Controller(access, queue, drift, poller, releases, pacer, live, watch_queue, watches, readers, restarter)
+    versions = VersionStates(caches.secrets, restarter, live) if settings.rollouts else None
+    return Controller(
+        access, queue, drift, poller, releases, pacer, live, watch_queue, watches, readers, restarter, versions
+    )
 
 
 def build_http(
@@ -499,6 +507,7 @@ def build_http(
         kube.event_path.record_heartbeat,
         metrics,
         utc_now,
+        controller.versions.recent if controller.versions else tuple,
     )
     webhook = WebhookEndpoint(
         handler=hooks.handler(handler),

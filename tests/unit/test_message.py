@@ -1,8 +1,13 @@
 """The wire format of deliveries and replies."""
 
+import importlib.util
 import json
+import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given
@@ -17,7 +22,9 @@ from keyturn_contract.message import (
     NotificationData,
     Outcome,
     Result,
+    State,
     UnsupportedMediaType,
+    VersionState,
     decode,
     decode_reply,
     encode,
@@ -155,3 +162,67 @@ def test_arbitrary_reply_is_malformed_and_raises_nothing_else(body: bytes) -> No
 def test_reply_of_another_form_is_malformed(reply: str) -> None:
     with pytest.raises(MalformedMessage):
         decode_reply(reply.encode())
+
+
+STATES = (
+    VersionState("arn:a", "v1", State.LIVE, 1_800_000_000, 9),
+    VersionState("arn:b", "v2", State.STUCK, 1_800_000_000, consumers=("Deployment/shop/web",)),
+)
+
+
+def released() -> ModuleType:
+    """Return the contract's module of release 0.2."""
+    archive = Path(__file__).parents[1] / "released" / "keyturn-0.2.0.zip"
+    with zipfile.ZipFile(archive) as opened:
+        (name,) = (each for each in opened.namelist() if each.endswith("keyturn_contract/message.py"))
+        source = opened.read(name).decode()
+    spec = importlib.util.spec_from_loader("released_message", loader=None)
+    assert spec
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # dataclasses look their module up
+    exec(compile(source, name, "exec"), module.__dict__)  # noqa: S102 - our own released code
+    return module
+
+
+def test_states_of_versions_round_trip() -> None:
+    result = Result("beat", Outcome.IGNORED, reason="heartbeat", versions=STATES)
+    assert decode_reply(encode_reply([result])) == (result,)
+
+
+def test_release_0_2_reads_a_reply_with_states_and_its_own_reply_has_none() -> None:
+    old = released()
+    reply = encode_reply([Result("beat", Outcome.IGNORED, reason="heartbeat", versions=STATES)])
+    (read,) = old.decode_reply(reply)
+    assert (read.id, read.outcome.value, read.reason) == ("beat", "ignored", "heartbeat")
+    (ours,) = decode_reply(old.encode_reply([old.Result("beat", old.Outcome.IGNORED, reason="heartbeat")]))
+    assert (ours.id, ours.versions) == ("beat", ())
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"state": "resting"},
+        {"since": "now"},
+        {"since": -1},
+        {"since": 10**15},
+        {"since": 1.5},
+        {"seconds": "9"},
+        {"arn": ""},
+        {"arn": "a\u0007b"},
+        {"versionId": None},
+        {"versionId": "v" * 3000},
+        {"consumers": "web"},
+    ],
+)
+def test_state_that_is_not_understood_is_left_out_and_the_others_are_read(broken: dict[str, object]) -> None:
+    (result,) = json.loads(encode_reply([Result("beat", Outcome.IGNORED, versions=STATES)]))["results"]
+    result["versions"].insert(0, {**result["versions"][0], **broken})
+    (read,) = decode_reply(json.dumps({"results": [result]}).encode())
+    assert read.versions == STATES
+
+
+@pytest.mark.parametrize("versions", [None, "x", 7, {}, [None], [[]], ["x"], [{}]])
+def test_states_of_another_shape_are_none(versions: object) -> None:
+    result = {"id": "beat", "outcome": "ignored", "secrets": [], "consumers": [], "versions": versions}
+    (read,) = decode_reply(json.dumps({"results": [result]}).encode())
+    assert read.versions == ()

@@ -15,6 +15,8 @@ from keyturn_contract.message import (
     NotificationData,
     Outcome,
     Result,
+    State,
+    VersionState,
 )
 from keyturn_notifier import receipt_bus, receipts
 from keyturn_notifier.disposition import DeliveryResult, Disposition
@@ -268,3 +270,80 @@ class TestBus:
         writer.flush(time.monotonic() + 10)
         writer.flush(time.monotonic() + 10)
         assert [[each["DetailType"] for each in call] for call in events.calls] == [["Keyturn Secret Applied"]]
+
+
+class TestVersions:
+    LIVE = VersionState(ARN, "version-1", State.LIVE, 1_800_000_000, 9)
+    STUCK = VersionState(ARN, "version-2", State.STUCK, 1_800_000_000, consumers=("Deployment/shop/web",))
+
+    def heartbeat(self, *states: VersionState) -> DeliveryResult:
+        result = Result("beat", Outcome.IGNORED, reason="heartbeat", versions=states)
+        return DeliveryResult(Disposition.DONE, "status 200", 200, result=result)
+
+    def writer(self, with_details: bool = True) -> tuple[ReceiptWriter, Events]:
+        events: Any = Events(takes)
+        return ReceiptWriter(ReceiptBus(events, "bus", lambda *_: None), with_details), events
+
+    def put(self, events: Events) -> list[tuple[str, dict[str, Any]]]:
+        return [(each["DetailType"], json.loads(each["Detail"])) for call in events.calls for each in call]
+
+    def beat(self, writer: ReceiptWriter, **results: DeliveryResult) -> None:
+        beat = Notification("beat", "dev.keyturn", EventType.HEARTBEAT, "heartbeat", CHANGED.time, DATA)
+        writer.collect(beat, [message(1)], results, 0)
+        writer.flush(time.monotonic() + 10)
+
+    def test_each_receiver_speaks_for_its_own_host(self) -> None:
+        writer, events = self.writer()
+        self.beat(writer, blue=self.heartbeat(self.LIVE), green=self.heartbeat(self.STUCK))
+        assert self.put(events) == [
+            (
+                "Keyturn Secret Live",
+                {
+                    "receiptId": f"live/blue/{ARN}/version-1",
+                    "secretArn": ARN,
+                    "name": "shop/db",
+                    "versionId": "version-1",
+                    "host": "blue",
+                    "since": "2027-01-15T08:00:00Z",
+                    "seconds": 9,
+                },
+            ),
+            (
+                "Keyturn Rollout Stuck",
+                {
+                    "receiptId": f"stuck/green/{ARN}/version-2",
+                    "secretArn": ARN,
+                    "name": "shop/db",
+                    "versionId": "version-2",
+                    "host": "green",
+                    "since": "2027-01-15T08:00:00Z",
+                    "consumers": ["Deployment/shop/web"],
+                },
+            ),
+        ]
+
+    def test_state_that_is_repeated_has_one_receipt_for_each_host(self) -> None:
+        writer, events = self.writer()
+        for _ in range(15):
+            self.beat(writer, blue=self.heartbeat(self.LIVE), green=self.heartbeat(self.LIVE))
+        assert [each["host"] for _, each in self.put(events)] == ["blue", "green"]
+
+    def test_receipt_that_was_lost_is_put_at_a_later_heartbeat(self) -> None:
+        writer, events = self.writer()
+        events.answer = lambda entries: [{"ErrorCode": "InternalFailure"} for _ in entries]
+        bus = writer._bus
+        self.beat(writer, blue=self.heartbeat(self.LIVE))
+        events.answer, bus._cooldown_end = takes, 0.0
+        events.calls.clear()
+        self.beat(writer, blue=self.heartbeat(self.LIVE))
+        assert [each["host"] for _, each in self.put(events)] == ["blue"]
+
+    def test_workloads_are_left_out_without_details(self) -> None:
+        writer, events = self.writer(with_details=False)
+        self.beat(writer, blue=self.heartbeat(self.STUCK))
+        assert "Deployment" not in json.dumps(self.put(events))
+
+    def test_receiver_without_states_and_no_receiver_at_all_have_no_receipts(self) -> None:
+        writer, events = self.writer()
+        self.beat(writer, blue=self.heartbeat(), green=NOT_TAKEN)
+        assert events.calls == []

@@ -15,6 +15,7 @@ from keyturn_contract.message import (
     Notification,
     Outcome,
     Result,
+    VersionState,
 )
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
 from keyturn_receiver.core.arn import candidate_names, may_share_account
@@ -88,6 +89,7 @@ class NotificationHandler:
     """Notification handler. Reconciles every binding that a notification may concern, and reports the outcome.
 
     ``on_heartbeat`` is called with the time of each heartbeat that is recent enough. ``now`` returns the time in UTC.
+    ``versions`` returns what the reply to a heartbeat says about versions of AWS secrets.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class NotificationHandler:
         on_heartbeat: Callable[[datetime], None],
         metrics: Metrics,
         now: Callable[[], datetime],
+        versions: Callable[[], Sequence[VersionState]] = tuple,
     ) -> None:
         self._secrets = secrets
         self._queue = queue
@@ -105,6 +108,7 @@ class NotificationHandler:
         self._on_heartbeat = on_heartbeat
         self._metrics = metrics
         self._now = now
+        self._versions = versions
         self._time_slice = TimeSlice()  # many deliveries share one time slice, instead of taking one each
 
     async def handle(
@@ -120,7 +124,7 @@ class NotificationHandler:
         """
         if notification.type is EventType.HEARTBEAT:
             self._record_heartbeat(notification)
-            return Result(notification.id, Outcome.IGNORED, reason=REASON_HEARTBEAT)
+            return Result(notification.id, Outcome.IGNORED, reason=REASON_HEARTBEAT, versions=tuple(self._versions()))
         self._metrics.notification_age_seconds.observe(self._age(notification))
         reconciles = await self._submit(notification)
         if not reconciles:

@@ -92,4 +92,5 @@ class ReplayCache:
 
 
 def _size(result: Result) -> int:
-    return len(result.reason or "") + sum(map(len, (*result.secrets, *result.consumers)))
+    names = (*result.secrets, *result.consumers, *result.retrying)
+    return len(result.reason or "") + sum(map(len, names)) + sum(each.length for each in result.versions)

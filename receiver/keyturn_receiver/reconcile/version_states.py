@@ -1,0 +1,158 @@
+"""Version states: which versions of AWS secrets have lately reached every pod of this cluster, and which are stuck.
+
+The replies to heartbeats carry them, so that AWS learns it (docs/receipts.md). Everything is derived from the caches,
+so any replica can answer, also after a restart. A version is live when every Secret that was made from its AWS secret
+has it, and every workload that reads one of them runs it. A workload that may not be restarted counts, too.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from keyturn_contract.message import State, VersionState
+from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
+from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.consumer import Consumer, mark_name
+from keyturn_receiver.core.revision import split_version_key
+from keyturn_receiver.core.rollout import rollout
+from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
+from keyturn_receiver.reconcile.live_reporter import LiveReporter
+from keyturn_receiver.resilience.fair_map import FairMap
+
+WINDOW = 900  # seconds for which a state is told
+MAX_AGE = 86_400  # seconds after which a version that is not live is followed no longer
+MAX_TARGETS = 5000  # followed Secrets; beyond that, the namespace with the most loses its oldest
+# Characters of one answer. It has to fit into what the notifier reads, beside ten results.
+MAX_LENGTH = 24 * 1024
+MAX_CONSUMERS = 3  # names of stuck workloads in one state
+MAX_SECRETS = 200  # Secrets of one AWS secret that are looked at; with more, its versions are not told
+MAX_CHECKED = 2000  # AWS secrets that one answer looks at
+
+
+@dataclass(slots=True)
+class _Followed:
+    """A Secret that has changed.
+
+    ``version_ids`` are those of its record, by ARN and label. ``since`` is the time of the change, and ``stuck_since``
+    the time at which it was found to be stuck, in seconds since 1970. ``told`` counts the answers that named it.
+    """
+
+    version_ids: Mapping[str, str]
+    since: float
+    stuck_since: float | None = None
+    told: int = 0
+
+
+class VersionStates:
+    """``wall`` returns the time in seconds since 1970."""
+
+    def __init__(
+        self,
+        secrets: SecretCache,
+        restarter: ConsumerRestarter,
+        live: LiveReporter,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._secrets = secrets
+        self._restarter = restarter
+        self._live = live
+        self._wall = wall
+        self._followed: FairMap[str, Target, _Followed] = FairMap(MAX_TARGETS)  # by namespace
+
+    def on_secret(self, target: Target) -> None:
+        """Follow a Secret whose AWS versions have changed."""
+        bound = self._secrets.get(target)
+        if bound is None or not bound.is_intact or not bound.record.version_ids:
+            self._followed.pop(target.namespace, target)
+            return
+        known, now = self._followed.get(target.namespace, target), self._wall()
+        if known and known.version_ids == bound.record.version_ids:
+            return
+        since = now if known else _changed_at(bound)
+        if now - since < MAX_AGE:
+            self._followed.put(target.namespace, target, _Followed(bound.record.version_ids, since))
+
+    def recent(self) -> Sequence[VersionState]:
+        """Return the states that began within WINDOW seconds. Those that were told least come first, if not all fit."""
+        now, states, checked = self._wall(), [], set[str]()
+        for target, followed in self._all():
+            if now - followed.since >= MAX_AGE:
+                self._followed.pop(target.namespace, target)
+                continue
+            for key, version_id in followed.version_ids.items():
+                arn, _ = split_version_key(key)
+                if arn not in checked and len(checked) < MAX_CHECKED:
+                    checked.add(arn)
+                    state = self._state(arn, version_id, followed, now)
+                    if state and now - state.since < WINDOW:
+                        states.append((followed, state))
+        states.sort(key=lambda each: (each[0].told, each[1].since))
+        chosen, room = [], MAX_LENGTH
+        for followed, state in states:
+            room -= state.length
+            if room < 0:
+                break
+            followed.told += 1
+            chosen.append(state)
+        return chosen
+
+    def _all(self) -> Iterator[tuple[Target, _Followed]]:
+        for namespace in list(self._followed):
+            for target in self._followed.of(namespace):
+                if followed := self._followed.get(namespace, target):
+                    yield target, followed
+
+    def _state(self, arn: str, version_id: str, followed: _Followed, now: float) -> VersionState | None:
+        """Return the state of a version, or None while its rollouts go on, or if it is not the only one in use."""
+        targets = self._secrets.by_secret_id(arn)
+        if len(targets) > MAX_SECRETS:
+            return None
+        since, moved_at = followed.since, None
+        stuck: list[str] = []
+        is_live = True
+        for bound in filter(None, map(self._secrets.get, targets)):
+            versions = {each for key, each in bound.record.version_ids.items() if split_version_key(key)[0] == arn}
+            if not versions:
+                continue  # never filled from it, so no pod has a value of it
+            if versions != {version_id} or not bound.is_intact:
+                return None
+            since = max(since, _changed_at(bound))
+            moved_at = bound.record.moved_at or moved_at
+            for consumer in self._restarter.consumers(bound.target):
+                if self._live.is_stuck(consumer.ref, bound.target.name):
+                    stuck.append(str(consumer.ref))
+                    continue
+                ended_at = _ended_at(consumer, bound)
+                is_live = is_live and ended_at is not None
+                since = max(since, ended_at or 0)
+        if stuck:
+            followed.stuck_since = followed.stuck_since or now
+            names = tuple(stuck[:MAX_CONSUMERS])
+            return VersionState(arn, version_id, State.STUCK, int(followed.stuck_since), consumers=names)
+        followed.stuck_since = None
+        if not is_live:
+            return None
+        seconds = max(0, int(since) - moved_at) if moved_at is not None else None
+        return VersionState(arn, version_id, State.LIVE, int(since), seconds)
+
+
+def _changed_at(bound: BoundSecret) -> float:
+    """Return when the values of a Secret last changed, in seconds since 1970, or 0 if that is not known."""
+    times = [each.at for each in bound.record.latest_times if each.at is not None]
+    return max([*times, bound.record.moved_at or 0])
+
+
+def _ended_at(consumer: Consumer, bound: BoundSecret) -> int | None:
+    """Return when all pods of a consumer came to run the present values, or 0 if that was before they changed last.
+    Return None if they do not run them, or if that cannot be known."""
+    name = bound.target.name
+    if rollout(consumer, name, bound.record):
+        return None
+    if mark_name(name) in consumer.baseline and not consumer.by_time:
+        return 0  # its pods were found to run them
+    progress = consumer.progress
+    if progress is None or not progress.is_complete:
+        return None
+    if consumer.hold and consumer.hold.keeps_old_pods and progress.updated < progress.wanted:
+        return None
+    return progress.finished_at or 0

@@ -1,0 +1,214 @@
+"""Version states: when a version counts as live or stuck in a cluster, and what one answer holds."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from keyturn_contract.message import MAX_VERSIONS, State, VersionState
+from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
+from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef, mark_name
+from keyturn_receiver.core.revision import Record, digest
+from keyturn_receiver.core.rollout_hold import RolloutHold
+from keyturn_receiver.core.rollout_progress import RolloutProgress, RolloutState
+from keyturn_receiver.core.rollout_switch import Switch
+from keyturn_receiver.core.write_times import WriteTime
+from keyturn_receiver.reconcile.version_states import MAX_AGE, MAX_LENGTH, WINDOW, VersionStates
+
+T0 = 1_800_000_000
+ARN = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:shop/db-a1b2c3"
+OLD, NEW = {"password": "v1"}, {"password": "v2"}
+UNFINISHED = RolloutProgress(RolloutState.UNFINISHED, 2, 1, 2, marked_at=T0 + 1)
+COMPLETE = RolloutProgress(RolloutState.COMPLETE, 2, 2, 2, finished_at=T0 + 6, marked_at=T0 + 1)
+
+
+def record(version: str, revisions: dict[str, str] = NEW, at: int = T0, arn: str = ARN) -> Record:
+    times = {key: WriteTime(at) for key in revisions}
+    return Record({f"{arn}#AWSCURRENT": version}, revisions, write_times=times, moved_at=at - 3)
+
+
+class Bound:
+    def __init__(self, target: Target, record: Record, intact: bool = True) -> None:
+        self.target, self.record, self.is_intact = target, record, intact
+
+
+class Cluster:
+    """The ports: the cache of Secrets, the consumers, and the rollouts that are stuck."""
+
+    def __init__(self) -> None:
+        self.secrets: dict[Target, Bound] = {}
+        self.index = ConsumerIndex()
+        self.stuck: set[tuple[WorkloadRef, str]] = set()
+        self.now = float(T0 + 10)
+        self.states = self.replica()
+
+    def replica(self) -> VersionStates:
+        ports: Any = self
+        return VersionStates(ports, ports, ports, wall=lambda: self.now)
+
+    def get(self, target: Target) -> Bound | None:
+        return self.secrets.get(target)
+
+    def by_secret_id(self, arn: str) -> list[Target]:
+        return sorted(
+            target
+            for target, each in self.secrets.items()
+            if any(key.startswith(arn) for key in each.record.version_ids)
+        )
+
+    def consumers(self, target: Target) -> list[Consumer]:
+        return list(self.index.of(target))
+
+    def is_stuck(self, ref: WorkloadRef, name: str) -> bool:
+        return (ref, name) in self.stuck
+
+    def bind(self, name: str, record: Record, namespace: str = "shop", intact: bool = True) -> Target:
+        target = Target(namespace, name)
+        self.secrets[target] = Bound(target, record, intact)
+        self.states.on_secret(target)
+        return target
+
+    def consume(
+        self,
+        target: Target,
+        progress: RolloutProgress | None,
+        marked: dict[str, str] | None = NEW,
+        settled: dict[str, str] | None = None,
+        **fields: Any,
+    ) -> WorkloadRef:
+        ref = WorkloadRef("Deployment", target.namespace, f"reads-{target.name}")
+        marks, baseline = ({mark_name(target.name): digest(each, each)} if each else {} for each in (marked, settled))
+        consumer = Consumer(
+            ref, "1", {target.name: Reads(whole=True)}, baseline, marks, Switch.UNSET, progress=progress, **fields
+        )
+        if before := self.index.get(ref, target):
+            self.index.discard(before)
+        self.index.add(consumer)
+        return ref
+
+    def recent(self) -> dict[str, State]:
+        return {each.version_id: each.state for each in self.states.recent()}
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster()
+
+
+def test_secret_that_nothing_reads_is_live_as_soon_as_it_is_written(cluster: Cluster) -> None:
+    cluster.bind("db", record("v2"))
+    assert cluster.states.recent() == [VersionState(ARN, "v2", State.LIVE, T0, 3)]
+
+
+def test_version_is_live_when_the_last_pod_runs_it(cluster: Cluster) -> None:
+    target = cluster.bind("db", record("v2"))
+    cluster.consume(target, UNFINISHED)
+    assert cluster.recent() == {}
+    cluster.consume(target, COMPLETE)
+    assert cluster.states.recent() == [VersionState(ARN, "v2", State.LIVE, T0 + 6, 9)]
+
+
+@pytest.mark.parametrize(
+    ("marked", "settled", "progress", "hold", "live"),
+    [
+        (OLD, None, COMPLETE, None, False),  # not restarted yet, or never, because restarts are off
+        (None, None, COMPLETE, None, False),  # no mark: its pods have not been looked at
+        (None, NEW, UNFINISHED, None, True),  # its pods were found to run it; another rollout concerns it not
+        (None, OLD, COMPLETE, None, False),
+        (NEW, None, None, None, False),  # a kind whose status is not known
+        (NEW, None, replace(COMPLETE, updated=1), RolloutHold("keeps its first pod", every_pod=False), False),
+        (NEW, None, replace(COMPLETE, wanted=0, updated=0), None, True),
+    ],
+)
+def test_workload_must_be_known_to_run_the_version(
+    cluster: Cluster,
+    marked: dict[str, str] | None,
+    settled: dict[str, str] | None,
+    progress: RolloutProgress | None,
+    hold: RolloutHold | None,
+    live: bool,
+) -> None:
+    target = cluster.bind("db", record("v2"))
+    cluster.consume(target, progress, marked, settled, hold=hold)
+    assert cluster.recent() == ({"v2": State.LIVE} if live else {})
+
+
+def test_every_secret_of_the_cluster_must_have_the_version(cluster: Cluster) -> None:
+    cluster.bind("db", record("v2"))
+    cluster.bind("db", record("v1"), namespace="other")
+    assert cluster.recent() == {}
+    cluster.bind("db", record("v2"), namespace="other")
+    assert cluster.recent() == {"v2": State.LIVE}
+    cluster.bind("db", record("v2"), namespace="third", intact=False)  # somebody has edited it
+    assert cluster.recent() == {}
+
+
+def test_secret_of_the_same_name_that_was_never_filled_holds_up_nothing(cluster: Cluster) -> None:
+    """A tenant cannot keep the version of another from being live by a binding that is not allowed."""
+    cluster.bind("db", record("v2"))
+    hostile = Target("hostile", "db")
+    cluster.secrets[hostile] = Bound(hostile, Record({}))
+    cluster.by_secret_id = lambda arn: [Target("shop", "db"), hostile]  # type: ignore[method-assign]
+    assert cluster.recent() == {"v2": State.LIVE}
+
+
+def test_stuck_rollout_is_told_with_its_workload(cluster: Cluster) -> None:
+    target = cluster.bind("db", record("v2"))
+    ref = cluster.consume(target, UNFINISHED)
+    cluster.now += 3600
+    cluster.stuck.add((ref, "db"))
+    (told,) = cluster.states.recent()
+    assert (told.state, told.since, told.consumers) == (State.STUCK, int(cluster.now), ("Deployment/shop/reads-db",))
+    cluster.now += WINDOW
+    assert cluster.recent() == {}
+    cluster.stuck.clear()
+    cluster.consume(target, replace(COMPLETE, finished_at=int(cluster.now)))
+    assert cluster.recent() == {"v2": State.LIVE}
+
+
+def test_state_is_told_for_a_quarter_of_an_hour_and_by_a_fresh_replica_too(cluster: Cluster) -> None:
+    target = cluster.bind("db", record("v2"))
+    cluster.consume(target, COMPLETE)
+    first = cluster.states.recent()
+    cluster.states = cluster.replica()
+    cluster.states.on_secret(target)
+    assert cluster.states.recent() == first
+    cluster.now = T0 + 6 + WINDOW - 1
+    assert cluster.recent() == {"v2": State.LIVE}
+    cluster.now += 1
+    assert cluster.recent() == {}
+
+
+def test_old_secrets_are_not_followed(cluster: Cluster) -> None:
+    cluster.now = T0 + MAX_AGE
+    cluster.bind("db", record("v2"))
+    assert cluster.recent() == {}
+
+
+def test_rotation_that_changes_no_bound_key_is_told(cluster: Cluster) -> None:
+    cluster.bind("db", record("v1"))
+    cluster.now += 10 * WINDOW
+    cluster.bind("db", Record({f"{ARN}#AWSCURRENT": "v2"}, NEW, write_times={"password": WriteTime(T0)}))
+    assert cluster.recent() == {"v2": State.LIVE}
+
+
+def test_secret_that_is_gone_is_followed_no_longer(cluster: Cluster) -> None:
+    target = cluster.bind("db", record("v2"))
+    del cluster.secrets[target]
+    cluster.states.on_secret(target)
+    assert cluster.recent() == {}
+
+
+def test_answer_is_bounded_and_all_versions_get_their_turn(cluster: Cluster) -> None:
+    for number in range(1000):
+        cluster.bind(f"s{number}", record(f"v-{number}", arn=f"{ARN[:-7]}-{number:0>4}-a1b2c3"))
+    seen: set[str] = set()
+    answers = 0
+    while len(seen) < 1000:
+        answer = cluster.states.recent()
+        assert 0 < sum(each.length for each in answer) <= MAX_LENGTH
+        assert len(answer) <= MAX_VERSIONS
+        seen |= {each.version_id for each in answer}
+        answers += 1
+    assert answers < 15
