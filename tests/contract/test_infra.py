@@ -20,7 +20,7 @@ from keyturn_notifier.aws_event_types import HEARTBEAT, NATIVE
 from keyturn_receiver.core.binding import SECRET_NAME
 from support.aws_calls import called
 from support.iam import actions, allows
-from support.sam import resolved
+from support.sam import broken_rules, resolved
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra" / "aws"
@@ -39,6 +39,13 @@ UNKNOWN_TO_MOTO = {
     "stack-key.yaml": set(),
     "deployer-policy.yaml": set(),
     "event-bus.yaml": {"AWS::Events::EventBusPolicy"},
+    "receipts.yaml": {
+        "AWS::Events::ApiDestination",
+        "AWS::Events::Connection",
+        "AWS::Logs::MetricFilter",
+        "AWS::SNS::Subscription",
+        "AWS::SNS::TopicPolicy",
+    },
     "event-forwarding.yaml": {"AWS::CloudWatch::Alarm", "AWS::Scheduler::Schedule", "AWS::SQS::QueuePolicy"},
 }
 
@@ -625,3 +632,118 @@ class TestEvents:
             {"Fn::GetAtt": ["LifecycleRule", "Arn"]},
         ]
         assert (tls["Effect"], tls["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
+
+
+class TestReceipts:
+    TEMPLATE = read(INFRA / "receipts.yaml")
+    RESOURCES: Mapping[str, Any] = TEMPLATE["Resources"]
+    DETAIL: Mapping[str, str] = {
+        "id": "live/blue/arn/v1",
+        "name": "shop/db",
+        "version": "v1",
+        "host": "blue",
+        "since": "2026-11-28T08:31:05Z",
+    }
+
+    def targets(self, webhook: str = "slack") -> dict[str, list[dict[str, Any]]]:
+        """Return the targets of each rule, with every condition met and the body for a kind of webhook."""
+        conditions = dict.fromkeys(self.TEMPLATE["Conditions"], True)
+        text = json.dumps(resolved(self.RESOURCES, conditions)).replace('{"Ref": "Webhook"}', f'"{webhook}"')
+        rules = {name: each for name, each in json.loads(text).items() if each["Type"] == "AWS::Events::Rule"}
+        return {name: each["Properties"]["Targets"] for name, each in rules.items()}
+
+    def filled(self, transformer: Mapping[str, Any], webhook: str) -> Any:
+        """Return what an input transformer makes of DETAIL. A name outside of quotes becomes JSON."""
+        template = transformer["InputTemplate"]
+        if isinstance(template, dict):
+            separator, parts = template["Fn::Join"]
+            bodies = self.TEMPLATE["Mappings"]["Body"][webhook]
+            template = separator.join(
+                bodies[part["Fn::FindInMap"][2]] if isinstance(part, dict) else part for part in parts
+            )
+        for name in transformer["InputPathsMap"]:
+            template = template.replace(f'": <{name}>', f'": {json.dumps(self.DETAIL[name])}')
+            template = template.replace(f"<{name}>", self.DETAIL[name])
+        return json.loads(template)
+
+    @pytest.mark.parametrize("webhook", ["slack", "teams", "pagerduty"])
+    def test_every_message_to_people_is_valid_and_names_the_secret(self, webhook: str) -> None:
+        told = {name: targets for name, targets in self.targets(webhook).items() if name != "LogRule"}
+        assert told.keys() == {"LiveRule", "StuckRule", "WaitingRule", "RefusedRule"}
+        for topic, hook in told.values():
+            text = self.filled(topic["InputTransformer"], webhook)
+            body = self.filled(hook["InputTransformer"], webhook)
+            assert isinstance(text, str)
+            assert "shop/db" in text
+            assert "<" not in json.dumps(body)
+            if webhook == "slack":
+                assert body == {"text": text}
+            elif webhook == "pagerduty":
+                assert (body["dedup_key"], body["payload"]["summary"]) == (self.DETAIL["id"], text)
+            else:
+                (attachment,) = body["attachments"]
+                assert attachment["content"]["body"][0]["text"] == text
+
+    def test_paths_of_the_messages_are_fields_of_receipts(self) -> None:
+        page = (ROOT / "docs" / "receipts.md").read_text()
+        for targets in self.targets().values():
+            for target in targets:
+                for path in target.get("InputTransformer", {}).get("InputPathsMap", {}).values():
+                    assert f'"{path.removeprefix("$.detail.")}"' in page, path
+
+    def test_every_rule_is_on_the_bus_of_the_receipts(self) -> None:
+        for rule in (each for each in self.RESOURCES.values() if each["Type"] == "AWS::Events::Rule"):
+            assert rule["Properties"]["EventBusName"] == {"Ref": "BusArn"}
+            assert rule["Properties"]["EventPattern"]["source"] == ["dev.keyturn"]
+
+    def test_only_the_rules_of_the_template_may_write_to_the_log_and_the_topic(self) -> None:
+        text = self.RESOURCES["LogPolicy"]["Properties"]["PolicyDocument"]["Fn::Sub"]
+        (statement,) = json.loads(text)["Statement"]
+        assert statement["Condition"] == {"ArnEquals": {"aws:SourceArn": "${LogRule.Arn}"}}
+        assert statement["Resource"] == "${Logs.Arn}"
+        conditions = dict.fromkeys(self.TEMPLATE["Conditions"], True)
+        (publish,) = resolved(self.RESOURCES["PeoplePolicy"], conditions)["Properties"]["PolicyDocument"]["Statement"]
+        named = {each["Fn::GetAtt"][0] for each in publish["Condition"]["ArnEquals"]["aws:SourceArn"]}
+        assert named == {"LiveRule", "StuckRule", "WaitingRule", "RefusedRule"}
+
+    @pytest.mark.parametrize(
+        ("values", "broken"),
+        [
+            ({}, []),
+            ({"Email": "a@b.example"}, ["Topic must be true if Email is set"]),
+            ({"Webhook": "slack"}, ["WebhookUrl must be set if Webhook is slack or teams"]),
+            ({"Webhook": "slack", "WebhookUrl": "https://hooks.example/x"}, []),
+            ({"Webhook": "pagerduty"}, ["RoutingKey must be set if Webhook is pagerduty"]),
+            (
+                {"Webhook": "pagerduty", "RoutingKey": "R0123456789", "Tell": "all"},
+                ["Tell must be problems if Webhook is pagerduty, because each message is an alert"],
+            ),
+        ],
+    )
+    def test_parameters_that_belong_together_are_refused_alone(self, values: dict[str, str], broken: list[str]) -> None:
+        assert broken_rules(self.TEMPLATE, values) == broken
+
+
+class TestRetire:
+    FOLDER = INFRA / "retire"
+    TEMPLATE = read(FOLDER / "template.yaml")
+
+    def test_cfn_lint_finds_nothing(self) -> None:
+        lint = Path(sys.executable).with_name("cfn-lint")
+        done = subprocess.run([lint, "--", self.FOLDER / "template.yaml"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+
+    def test_role_allows_exactly_what_the_function_calls(self) -> None:
+        logs = {"logs:CreateLogStream", "logs:PutLogEvents"}
+        for key in (False, True):
+            role = resolved(self.TEMPLATE["Resources"]["Role"], {"WithKey": key})["Properties"]
+            statements = role["Policies"][0]["PolicyDocument"]["Statement"]
+            expected = called([self.FOLDER / "retire.py"]) | logs | ({"kms:Decrypt"} if key else set())
+            assert set(actions(statements)) == expected
+            assert all(each["Resource"] != "*" for each in statements)
+
+    def test_only_the_rule_on_the_receipts_bus_starts_the_function(self) -> None:
+        rule, permission = (self.TEMPLATE["Resources"][name]["Properties"] for name in ("Rule", "Permission"))
+        assert rule["EventBusName"] == {"Ref": "BusArn"}
+        assert permission["SourceArn"] == {"Fn::GetAtt": ["Rule", "Arn"]}
+        assert permission["Principal"] == "events.amazonaws.com"

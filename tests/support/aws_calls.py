@@ -11,7 +11,7 @@ OPERATIONS = {
     name: {xform_name(operation): f"{name}:{operation}" for operation in model.operation_names}
     for name, model in (
         (name, boto3.client(name, "us-east-1", aws_access_key_id="x", aws_secret_access_key="x").meta.service_model)
-        for name in ("events", "kms", "secretsmanager", "sqs", "sts")
+        for name in ("dynamodb", "events", "iam", "kms", "secretsmanager", "sqs", "sts")
     )
 }
 # IAM actions that are not named after their operation:

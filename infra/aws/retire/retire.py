@@ -1,0 +1,96 @@
+"""Retires the credential before the current one, once every cluster runs the current one. A sample: change `revoke`.
+
+It starts with each receipt `Keyturn Secret Live` (docs/receipts.md). It keeps in a table which clusters are live with a
+version. Revoking and removing the label AWSPREVIOUS are its last steps, so a run that ends in between is made up by
+Lambda's next try, and without that label there is nothing to retire.
+"""
+
+import json
+import os
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import boto3
+
+MAX_AGE = 3600  # seconds; a receipt that is older was held up or replayed
+KEPT = 30 * 24 * 3600  # seconds for which the table keeps what it knows about a version
+
+
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
+    """Handle one receipt. Errors of AWS are raised, so that Lambda tries again."""
+    reason = refusal(event, time.time())
+    if not reason:
+        reason = retire(event["detail"])
+    print(json.dumps({"receipt": event.get("detail", {}).get("receiptId"), "retired": not reason, "reason": reason}))
+    return {"retired": not reason, "reason": reason}
+
+
+def refusal(event: dict[str, Any], now: float) -> str:
+    """Return why a receipt is not believed, or an empty text.
+
+    The rule that starts this function is on the receipts' bus, and only the notifier may put events there. These checks
+    are about principals that may invoke the function directly, and about events that EventBridge plays again.
+    """
+    if event.get("source") != "dev.keyturn" or event.get("detail-type") != "Keyturn Secret Live":
+        return "it is no receipt about a version that is live"
+    if event.get("account") != os.environ["ACCOUNT"] or "replay-name" in event:
+        return "it is of another account, or is played again"
+    sent = datetime.fromisoformat(event["time"]).astimezone(UTC).timestamp()
+    if not -300 < now - sent < MAX_AGE:
+        return "it is too old"
+    detail = event["detail"]
+    if detail.get("secretArn") != os.environ["SECRET_ARN"] or detail.get("host") not in clusters():
+        return "it is about another secret, or another cluster"
+    return ""
+
+
+def clusters() -> set[str]:
+    """Return the hosts of the receivers of all clusters that use the secret."""
+    return set(filter(None, os.environ["CLUSTERS"].split(",")))
+
+
+def retire(detail: dict[str, Any]) -> str:
+    """Note that a cluster is live, and retire the previous credential if it was the last. Return why it is not retired,
+    or an empty text."""
+    arn, version = detail["secretArn"], detail["versionId"]
+    noted = boto3.client("dynamodb").update_item(
+        TableName=os.environ["TABLE"],
+        Key={"id": {"S": f"{arn}#{version}"}},
+        UpdateExpression="ADD hosts :host SET expires = :expires",
+        ExpressionAttributeValues={
+            ":host": {"SS": [detail["host"]]},
+            ":expires": {"N": str(int(time.time()) + KEPT)},
+        },
+        ReturnValues="ALL_NEW",
+    )
+    missing = clusters() - set(noted["Attributes"]["hosts"]["SS"])
+    if missing:
+        return f"not live yet in {', '.join(sorted(missing))}"
+    secrets_manager = boto3.client("secretsmanager")
+    stages = secrets_manager.describe_secret(SecretId=arn)["VersionIdsToStages"]
+    if "AWSCURRENT" not in stages.get(version, []):
+        return "it is not the current version any more"
+    previous = next((each for each, labels in stages.items() if "AWSPREVIOUS" in labels), None)
+    if previous is None:
+        return "it was retired before"
+    old, new = (
+        json.loads(secrets_manager.get_secret_value(SecretId=arn, VersionId=each)["SecretString"])
+        for each in (previous, version)
+    )
+    if not revoke(old, new):
+        return "both versions have the same credential"
+    secrets_manager.update_secret_version_stage(SecretId=arn, VersionStage="AWSPREVIOUS", RemoveFromVersionId=previous)
+    return ""
+
+
+def revoke(old: dict[str, str], new: dict[str, str]) -> bool:
+    """Revoke the old credential; do nothing and return False if the new one is the same. It may run twice.
+
+    This one makes an access key of IAM inactive, which can be undone. For a database, change the password of the old
+    user, or lock it, if both versions have users of their own.
+    """
+    if old["AccessKeyId"] == new["AccessKeyId"]:
+        return False
+    boto3.client("iam").update_access_key(UserName=old["UserName"], AccessKeyId=old["AccessKeyId"], Status="Inactive")
+    return True

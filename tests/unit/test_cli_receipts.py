@@ -1,0 +1,154 @@
+"""Waiting for receipts in a log group. Only the client of CloudWatch Logs is a fake."""
+
+import json
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from keyturn_cli.errors import ExitCode, Forbidden, NotFound, RolloutFailed, TimedOut, UsageError
+from keyturn_cli.receipts import APPLIED, LIVE, LOOK_BACK, POLL_SECONDS, Arrival, wait_for_receipts
+
+VERSION = "d0cf8060-5f6c-4f0c-8b51-3a0b7c9d2e11"
+REGION = "eu-west-1"
+
+
+def event(kind: str, detail: dict[str, Any], **fields: Any) -> str:
+    whole = {"source": "dev.keyturn", "region": REGION, "account": "1", "detail-type": kind}
+    return json.dumps({**whole, "detail": {"versionId": VERSION, **detail}, **fields})
+
+
+def applied(healthy: bool = True, complete: bool = True, **outcomes: str) -> str:
+    receivers = [
+        {"host": host, "outcome": outcome, "secrets": ["shop/db"] if outcome == "applied" else []}
+        for host, outcome in outcomes.items()
+    ]
+    return event("Keyturn Secret Applied", {"complete": complete, "healthy": healthy, "receivers": receivers})
+
+
+def live(host: str, **fields: Any) -> str:
+    return event("Keyturn Secret Live", {"host": host}, **fields)
+
+
+def stuck(host: str) -> str:
+    return event("Keyturn Rollout Stuck", {"host": host, "consumers": ["Deployment/shop/web"]})
+
+
+class Logs:
+    """CloudWatch Logs, as far as FilterLogEvents goes. ``lines`` are the seconds after which each line shows."""
+
+    def __init__(self, *lines: tuple[float, str], error: str = "") -> None:
+        self.lines, self.error, self.now = lines, error, 1_800_000_000.0
+        self.started = self.now
+        self.asked: list[dict[str, Any]] = []
+        self.meta = type("Meta", (), {"region_name": REGION})
+
+    def get_paginator(self, name: str) -> Any:
+        assert name == "filter_log_events"
+        return self
+
+    def paginate(self, **request: Any) -> Any:
+        self.asked.append(request)
+        if self.error:
+            raise ClientError({"Error": {"Code": self.error, "Message": "hush"}}, "FilterLogEvents")
+        shown = [text for at, text in self.lines if self.now - self.started >= at]
+        half = len(shown) // 2
+        return [{"events": [{"message": each} for each in part]} for part in (shown[:half], shown[half:])]
+
+    def wait(self, goal: str, *hosts: str, seconds: float = 60) -> Arrival:
+        return wait_for_receipts(self, VERSION, goal, seconds, hosts, clock=lambda: self.now, sleep=self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    @property
+    def waited(self) -> float:
+        return self.now - self.started
+
+
+def test_applied_is_waited_for() -> None:
+    logs = Logs((10, applied(blue="applied")))
+    assert logs.wait(APPLIED).applied
+    assert 10 <= logs.waited <= 10 + POLL_SECONDS
+    request = logs.asked[0]
+    assert request["filterPattern"] == f'{{ $.detail.versionId = "{VERSION}" }}'
+    assert request["startTime"] == int((logs.started - LOOK_BACK) * 1000)
+
+
+def test_live_is_waited_for_in_each_cluster_that_has_something_bound() -> None:
+    logs = Logs((0, applied(blue="applied", green="applied", red="ignored")), (5, live("blue")), (20, live("green")))
+    assert logs.wait(LIVE).live == {"blue", "green"}
+    assert logs.waited >= 20
+
+
+def test_live_of_named_clusters_needs_no_other() -> None:
+    logs = Logs((0, live("blue")))
+    logs.wait(LIVE, "blue")
+    with pytest.raises(TimedOut):
+        Logs((0, live("blue"))).wait(LIVE, "blue", "green")
+    with pytest.raises(TimedOut):  # nobody has said which clusters there are
+        Logs((0, live("blue"))).wait(LIVE)
+
+
+def test_stuck_rollout_ends_the_wait_unless_it_goes_on() -> None:
+    with pytest.raises(RolloutFailed, match="blue: Deployment/shop/web") as caught:
+        Logs((0, applied(blue="applied")), (5, stuck("blue"))).wait(LIVE)
+    assert caught.value.exit_code is ExitCode.ROLLOUT_FAILED
+    for lines in ([stuck("blue"), live("blue")], [live("blue"), stuck("blue")]):
+        Logs((0, applied(blue="applied")), *((5, line) for line in lines)).wait(LIVE)
+
+
+def test_timeout_names_the_clusters_that_are_missing() -> None:
+    logs = Logs((0, applied(blue="applied", green="applied")), (0, live("green")))
+    with pytest.raises(TimedOut, match=r"applied, but after 60 s not live in blue: see keyturn trace"):
+        logs.wait(LIVE)
+    assert 60 <= logs.waited < 61
+    with pytest.raises(TimedOut, match="no receipt that says"):
+        Logs().wait(APPLIED)
+
+
+def test_refusal_of_a_binding_is_told() -> None:
+    arrival = Logs((0, applied(healthy=False, blue="ignored"))).wait(APPLIED)
+    assert arrival.problems == {"blue": ""}
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        live("blue", source="com.example"),
+        live("blue", region="us-east-1"),
+        live("blue", **{"replay-name": "again"}),
+        event("Keyturn Secret Live", {}),
+        event("Keyturn Secret Applied", {"complete": True, "receivers": [{}]}),
+        "no JSON",
+        "[]",
+        "7",
+        "{}",
+        '{"source": "dev.keyturn", "region": "eu-west-1", "detail": 7, "detail-type": "Keyturn Secret Live"}',
+    ],
+)
+def test_line_that_is_no_receipt_is_not_believed(forged: str) -> None:
+    with pytest.raises(TimedOut):
+        Logs((0, applied(blue="applied")), (0, forged)).wait(LIVE)
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "words"),
+    [
+        ("AccessDeniedException", Forbidden, "ask for logs:FilterLogEvents"),
+        ("ResourceNotFoundException", NotFound, "deploy infra/aws/receipts.yaml"),
+        ("ThrottlingException", Exception, "ThrottlingException"),
+    ],
+)
+def test_group_that_cannot_be_read_is_told_with_what_to_do(code: str, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words) as caught:
+        Logs(error=code).wait(APPLIED)
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", ["", "v1", '" || $.x = "', "d0cf8060*", "x" * 65])
+def test_version_that_is_none_is_refused_before_aws_is_asked(bad: str) -> None:
+    logs = Logs()
+    with pytest.raises(UsageError, match="no version id"):
+        wait_for_receipts(logs, bad, APPLIED, 1)
+    assert logs.asked == []

@@ -1,0 +1,138 @@
+"""The sample that retires the previous credential (infra/aws/retire): what it believes, and when it revokes."""
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+FILE = Path(__file__).parents[2] / "infra" / "aws" / "retire" / "retire.py"
+ACCOUNT = "123456789012"
+BLUE, GREEN = "blue.example.com", "green.example.com:8443"
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("retire", FILE)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Scene:
+    """A secret with the access keys of a user, of which the first was rotated to the second."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.retire = load()
+        self.iam, self.secrets = boto3.client("iam"), boto3.client("secretsmanager")
+        self.iam.create_user(UserName="app")
+        self.old, self.new = self.key(), self.key()
+        self.arn = self.secrets.create_secret(Name="shop/db", SecretString=self.old)["ARN"]
+        self.version = self.secrets.put_secret_value(SecretId=self.arn, SecretString=self.new)["VersionId"]
+        boto3.client("dynamodb").create_table(
+            TableName="retire",
+            AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+            BillingMode="PAY_PER_REQUEST",
+        )
+        variables = {"ACCOUNT": ACCOUNT, "SECRET_ARN": self.arn, "CLUSTERS": f"{BLUE},{GREEN}", "TABLE": "retire"}
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    def key(self) -> str:
+        key = self.iam.create_access_key(UserName="app")["AccessKey"]
+        return json.dumps({each: key[each] for each in ("UserName", "AccessKeyId", "SecretAccessKey")})
+
+    def receipt(self, host: str, **changes: Any) -> dict[str, Any]:
+        detail = {"secretArn": self.arn, "versionId": self.version, "host": host, "receiptId": f"live/{host}"}
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        event = {"source": "dev.keyturn", "detail-type": "Keyturn Secret Live", "account": ACCOUNT, "time": now}
+        return {**event, **changes, "detail": {**detail, **changes.get("detail", {})}}
+
+    def tell(self, host: str, **changes: Any) -> str:
+        return str(self.retire.handler(self.receipt(host, **changes), None)["reason"])
+
+    def active(self) -> list[str]:
+        listed = self.iam.list_access_keys(UserName="app")["AccessKeyMetadata"]
+        return [each["AccessKeyId"] for each in listed if each["Status"] == "Active"]
+
+    @property
+    def both(self) -> list[str]:
+        return [json.loads(each)["AccessKeyId"] for each in (self.old, self.new)]
+
+
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    with mock_aws():
+        yield Scene(monkeypatch)
+
+
+def test_old_key_is_revoked_after_the_last_cluster_and_once(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+    assert scene.tell(BLUE) == f"not live yet in {GREEN}"
+    assert scene.tell(BLUE) == f"not live yet in {GREEN}"  # a receipt may come twice
+    assert scene.active() == scene.both
+    assert scene.tell(GREEN) == ""
+    assert scene.active() == scene.both[1:]
+    stages = scene.secrets.describe_secret(SecretId=scene.arn)["VersionIdsToStages"]
+    assert [label for labels in stages.values() for label in labels] == ["AWSCURRENT"]
+    for host in (BLUE, GREEN):
+        assert scene.tell(host) == "it was retired before"
+    printed = capsys.readouterr().out
+    for each in (scene.old, scene.new):
+        assert json.loads(each)["SecretAccessKey"] not in printed
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"source": "com.example"},
+        {"source": "aws.secretsmanager"},
+        {"detail-type": "Keyturn Secret Applied"},
+        {"account": "999988887777"},
+        {"replay-name": "again"},
+        {"time": (datetime.now(UTC) - timedelta(hours=2)).strftime("%Y-%m-%dT%H:%M:%SZ")},
+        {"time": (datetime.now(UTC) + timedelta(hours=2)).strftime("%Y-%m-%dT%H:%M:%SZ")},
+        {"detail": {"secretArn": "arn:aws:secretsmanager:us-east-1:123456789012:secret:other-a1b2c3"}},
+        {"detail": {"host": "stranger.example.com"}},
+    ],
+)
+def test_receipt_that_is_not_believed_changes_nothing(scene: Scene, changes: dict[str, Any]) -> None:
+    scene.tell(GREEN)
+    assert scene.tell(BLUE, **changes).startswith("it is ")
+    assert scene.active() == scene.both
+    assert scene.tell(BLUE) == ""
+
+
+def test_version_that_is_not_current_retires_nothing(scene: Scene) -> None:
+    scene.tell(BLUE)
+    rolled_back = scene.secrets.put_secret_value(SecretId=scene.arn, SecretString=scene.old)["VersionId"]
+    assert scene.tell(GREEN) == "it is not the current version any more"
+    assert scene.active() == scene.both
+    scene.version = rolled_back
+    scene.tell(BLUE)
+    assert scene.tell(GREEN) == ""  # the key of the version between them is the one before the current now
+    assert scene.active() == scene.both[:1]
+
+
+def test_versions_with_the_same_credential_retire_nothing(scene: Scene) -> None:
+    scene.version = scene.secrets.put_secret_value(SecretId=scene.arn, SecretString=scene.new)["VersionId"]
+    scene.tell(BLUE)
+    assert scene.tell(GREEN) == "both versions have the same credential"
+    assert scene.active() == scene.both
+
+
+def test_run_that_ended_after_it_had_revoked_is_made_up_by_the_next_try(scene: Scene) -> None:
+    scene.tell(BLUE)
+    scene.iam.update_access_key(UserName="app", AccessKeyId=scene.both[0], Status="Inactive")
+    assert scene.tell(GREEN) == ""
+    assert scene.active() == scene.both[1:]
+    assert scene.tell(GREEN) == "it was retired before"
