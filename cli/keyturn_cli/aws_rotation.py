@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from keyturn_cli.aws import Aws, errors
+from keyturn_cli.aws import Aws, AwsError, errors
 from keyturn_cli.errors import CliError, TimedOut
 
 CURRENT, PENDING = "AWSCURRENT", "AWSPENDING"
@@ -31,13 +31,17 @@ def start(aws: Aws, secret_id: str) -> Rotation:
             f"AWS secret {name} has no rotation function",
             "configure one (docs/rotation-strategies.md), or write a value by put-secret-value and use keyturn wait",
         )
-    if pending := _pending(secret):
+    try:
+        with errors(f"secretsmanager:RotateSecret {secret_id}"):
+            reply = client.rotate_secret(SecretId=secret_id)
+    except AwsError as error:
+        pending = _pending(secret)
+        if error.code != "InvalidRequestException" or not pending:
+            raise
         raise CliError(
             f"an earlier rotation of {name} is not complete (version {pending} is {PENDING})",
             "see the rotation function's log; aws secretsmanager cancel-rotate-secret ends it",
-        )
-    with errors(f"secretsmanager:RotateSecret {secret_id}"):
-        reply = client.rotate_secret(SecretId=secret_id)
+        ) from None
     return Rotation(str(reply["ARN"]), name, str(reply["VersionId"]))
 
 
@@ -69,7 +73,10 @@ def wait_for_label(
 
 
 def _pending(secret: Mapping[str, Any]) -> str:
-    """Return the version of an incomplete rotation, or an empty text."""
+    """Return the version of an incomplete rotation, or an empty text.
+
+    https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_RotateSecret.html
+    """
     stages = secret.get("VersionIdsToStages") or {}
     return next((version for version, labels in stages.items() if PENDING in labels and CURRENT not in labels), "")
 

@@ -335,6 +335,15 @@ def test_status_page_is_forwarded_until_ctrl_c(installed: InstalledSite, kubectl
         urllib.request.urlopen(url, timeout=5)  # noqa: S310 - the forwarding has ended with the command
 
 
+def test_release_without_a_status_page_is_said(installed: InstalledSite) -> None:
+    place = ("deployment/keyturn", "-n", installed.site.namespace)
+    installed.site.cluster.kubectl("set", "env", *place, "KEYTURN_STATUS_PAGE=false")
+    done = installed.run("ui", "--no-browser", "--release", installed.release)
+    installed.site.cluster.kubectl("set", "env", *place, "KEYTURN_STATUS_PAGE=true")
+    assert (done.code, done.out) == (1, "")
+    assert "serves no status page: set the chart's value statusPage.enabled" in done.err
+
+
 def test_pod_that_cannot_be_reached_is_said_without_kubectl(installed: InstalledSite) -> None:
     """No kubelet runs the pod, so the API server refuses to forward."""
     done = installed.run("ui", "--no-browser", "--release", installed.release, PATH="/nonexistent")

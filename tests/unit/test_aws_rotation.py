@@ -28,6 +28,8 @@ class FakeSecretsManager:
         return {"ARN": ARN, "Name": "shop/db", "RotationEnabled": self.rotates, "VersionIdsToStages": stages}
 
     def rotate_secret(self, SecretId: str) -> dict[str, Any]:
+        if any("AWSPENDING" in labels and "AWSCURRENT" not in labels for labels in self.stages[0].values()):
+            raise ClientError({"Error": {"Code": "InvalidRequestException", "Message": "quotes"}}, "RotateSecret")
         return {"ARN": ARN, "Name": "shop/db", "VersionId": NEW}
 
 

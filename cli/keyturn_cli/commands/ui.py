@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 
 from keyturn_cli.cluster import Cluster, path
-from keyturn_cli.doctor.cluster_reader import is_ready, receiver_pods
+from keyturn_cli.doctor.cluster_reader import configuration_of, is_ready, receiver_pods
 from keyturn_cli.errors import CliError, UsageError, reported
 from keyturn_cli.options import DEFAULT_RELEASE, Context, ReleaseName, read_release
 from keyturn_cli.output import Output
 from keyturn_cli.port_forward import by_client, by_kubectl, check_page, free_port
 from keyturn_receiver.core.json_access import as_object
 
-PAGE_PORT = 9091  # of the pod's loopback, where the receiver serves its status page
+PAGE_PORT = 9091  # on the pod's loopback, unless the chart says otherwise
 
 
 @reported
@@ -39,12 +39,16 @@ def ui(
         raise UsageError("a pod has no browser", "run keyturn ui on your own machine")
     chosen = read_release(release)
     deployment = cluster.get(path("apps/v1", "deployments", chosen.namespace, chosen.name))
+    configuration = configuration_of(deployment)
+    if not configuration.is_on("KEYTURN_STATUS_PAGE", True):
+        raise CliError(f"release {release} serves no status page", "set the chart's value statusPage.enabled")
     pods = sorted(receiver_pods(cluster, chosen.namespace, deployment), key=is_ready, reverse=True)
     if not pods:
         raise CliError(f"release {release} has no pod", "run keyturn doctor")
     pod = str(as_object(pods[0].get("metadata")).get("name"))
     local = free_port(port)
-    with _forwarded(cluster, chosen.namespace, pod, local) as wait:
+    page_port = int(configuration.settings.get("KEYTURN_STATUS_PAGE_PORT") or PAGE_PORT)
+    with _forwarded(cluster, chosen.namespace, pod, (local, page_port)) as wait:
         check_page(local)
         url = f"http://127.0.0.1:{local}/"
         out.line(f"{url}  (pod {pod}; Ctrl-C ends it)")
@@ -53,8 +57,11 @@ def ui(
         wait()
 
 
-def _forwarded(cluster: Cluster, namespace: str, pod: str, local: int) -> AbstractContextManager[Callable[[], None]]:
+def _forwarded(
+    cluster: Cluster, namespace: str, pod: str, ports: tuple[int, int]
+) -> AbstractContextManager[Callable[[], None]]:
+    local, page_port = ports
     if kubectl := shutil.which("kubectl"):
         where = ["--context", cluster.context, "-n", namespace, f"pod/{pod}"]
-        return by_kubectl([kubectl, "port-forward", *where, f"{local}:{PAGE_PORT}"], local)
-    return by_client(lambda: cluster.dial(namespace, pod, PAGE_PORT), local)
+        return by_kubectl([kubectl, "port-forward", *where, f"{local}:{page_port}"], local)
+    return by_client(lambda: cluster.dial(namespace, pod, page_port), local)

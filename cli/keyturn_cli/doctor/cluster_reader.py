@@ -168,7 +168,7 @@ class ClusterReader:
             return Unknown(
                 "you may not create subjectaccessreviews.authorization.k8s.io",
                 f"run it in a pod: kubectl exec -n {self._release.namespace} deploy/{self._release.name} --"
-                " python -m keyturn_cli doctor",
+                " /opt/keyturn/bin/python -m keyturn_cli doctor",
             )
         except Refused as error:
             return Unknown(str(error))
