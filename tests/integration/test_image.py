@@ -13,6 +13,7 @@ import pytest
 
 from support.fault_env import FaultEnv
 from support.otlp_collector import OtlpCollector
+from support.page_client import PageClient
 from support.wait import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -136,6 +137,7 @@ def test_receiver_runs_from_the_environment(
     assert receiver.ready()[0] == 200
     env.create_bound_secret()
     assert env.send(env.rotate()).outcome == "applied"
+    assert "<h1>Keyturn" in PageClient(receiver.page_url).get("/")
     env.wait_converged()
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from keyturn_contract.message import EventType, Notification, NotificationData, Outcome, Result
 from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
-from keyturn_receiver.cluster.secret_cache import SecretCache
+from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef, mark_name
 from keyturn_receiver.core.history import Change
@@ -27,6 +28,7 @@ from keyturn_receiver.status.binding_states import BindingState, BindingStates
 from keyturn_receiver.status.binding_view import binding_view, consumer_views
 from keyturn_receiver.status.guard import CROSS_SITE, NOT_GET, WRONG_HOST, Guard
 from keyturn_receiver.status.health import health, span
+from keyturn_receiver.status.page_data import MAX_PAGE, Cluster, PageData
 from keyturn_receiver.status.rotation import MAX_CONSUMERS, MAX_SECRETS, Rotation
 from keyturn_receiver.status.rotation_log import MAX_ROTATIONS, RotationLog
 from keyturn_receiver.status.streams import INTERVAL, MAX_STREAMS, QUIET, Streams
@@ -75,6 +77,7 @@ class Engine:
         self.log.add_handler(lambda _, kind: self.told.append(kind))
         self.result = ReconcileResult(True, changed=True, version_ids=frozenset({"v2"}))
         self.targets = [DB]
+        self.on_apply: Callable[[], None] = lambda: None
         self.outcome = Outcome.APPLIED
         self.reconcile = self.log.recorded(self._reconcile)
         self.handler = self.log.handling(self)
@@ -84,6 +87,7 @@ class Engine:
         for leg in (Leg.FETCH, Leg.APPLY):
             with self.span(leg):
                 self.now += 0.1
+        self.on_apply()
         return self.result
 
     async def handle(
@@ -218,6 +222,33 @@ async def test_change_that_the_poller_finds_is_a_rotation_and_a_first_fill_is_no
     await engine.reconcile(DB, Request.now(Cause.POLL, ["v2"], moved_at=int(T0) - 60))
     (rotation,) = engine.rotations
     assert (rotation.cause, rotation.secret, rotation.version, rotation.told_at) == ("poll", "prod/db", "v2", T0 - 60)
+
+
+async def test_rotation_that_another_replica_applies_is_shown_with_its_pods(engine: Engine) -> None:
+    bind(engine.secrets, "db", "v3", number=2)
+    (rotation,) = engine.rotations
+    assert (rotation.cause, rotation.secret, rotation.version) == ("replica", "prod/db", "v3")
+    assert rotation.applied_at() == T0
+    engine.see(consumer(UNFINISHED, "v3"))
+    assert rotation.is_open
+    bind(engine.secrets, "db", "v3", number=3)
+    engine.secrets.delete(bound_object("db"))
+    bind(engine.secrets, "db", "v4", number=4)
+    assert engine.rotations == [rotation]  # nothing was rotated
+
+
+async def test_own_write_is_not_taken_for_one_of_another_replica_before_or_after_its_reconcile_ends(
+    engine: Engine,
+) -> None:
+    engine.on_apply = lambda: bind(engine.secrets, "db", "v3", number=2)
+    await engine.deliver(event(version="v3"))
+    engine.on_apply = lambda: None
+    await engine.deliver(event(2, version="v4"))
+    bind(engine.secrets, "db", "v4", number=3)
+    assert [each.id for each in engine.rotations] == ["event-2", "event-1"]
+    await asyncio.sleep(10)
+    bind(engine.secrets, "db", "v5", number=4)
+    assert [each.cause for each in engine.rotations] == ["replica", "event", "event"]
 
 
 async def test_ring_is_bounded_in_every_direction(engine: Engine) -> None:
@@ -522,3 +553,33 @@ async def test_streams_end_with_the_process() -> None:
     publisher.streams.end()
     await asyncio.wait_for(task, 1)
     assert kinds == ["snapshot"]
+
+
+async def test_ten_thousand_bindings_are_paged_and_searched() -> None:
+    secrets, many = SecretCache(KEYED), 10_000
+    states = BindingStates(secrets)
+    secrets.add_handler(states.on_secret)
+    kinds = [
+        secrets.transform(bound_object("app", "v1", status))
+        for status in ("InvalidValue: no property 'a'", *["ok"] * 99)
+    ]
+    for number in range(many):
+        bound = kinds[number % 100]
+        assert isinstance(bound, BoundSecret)
+        name = f"app-{number:05}"
+        secrets.update(replace(bound, target=Target("team", name), uid=name, names=(f"prod/{name}",)))
+    parts: Any = Parts()
+    consumers = ConsumerIndex()
+    unused: Any = None
+    cluster = Cluster(secrets, consumers, unused, unused, unused)
+    replica = views.Replica("0", "", "keyturn/keyturn", "a", T0)
+    data = PageData(replica, cluster, states, RotationLog(secrets, consumers), parts)
+    page = await data.bindings("", False, many - 50, 50)
+    assert (page.total, page.bindings[0].name, page.bindings[-1].name) == (many, "app-09950", "app-09999")
+    failing = await data.bindings("", True, 0, 1000)
+    assert (failing.total, len(failing.bindings)) == (100, 100)
+    assert (await data.bindings("app-0123", False, 0, 50)).total == 10
+    assert (await data.bindings("prod/app-01234", False, 0, 50)).total == 1
+    assert (await data.bindings("none", False, 0, 50)).bindings == ()
+    assert (await data.bindings("", False, many, 50)).bindings == ()
+    assert (await data.bindings("", False, 0, 9999)).bindings[-1].name == f"app-{MAX_PAGE - 1:05}"

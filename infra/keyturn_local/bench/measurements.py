@@ -23,6 +23,7 @@ from keyturn_local.bench.api_server import (
 )
 from keyturn_local.bench.latencies import Latencies, percentile
 from keyturn_local.bench.load import NotDelivered
+from keyturn_local.bench.pages import open_pages
 from keyturn_local.bench.rollouts import many_readers, rollouts
 from keyturn_local.bench.rows import Row
 from keyturn_local.bench.testbed import BINDINGS, BURST, Testbed
@@ -339,6 +340,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "identities": identities,
     "restore": restore,
     "latency": latency,
+    "open_pages": open_pages,
     "burst": burst,
     "webhook": webhook,
     "many_bindings": many_bindings,

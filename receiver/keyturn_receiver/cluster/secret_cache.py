@@ -42,6 +42,7 @@ from keyturn_receiver.core.revision import (
     RECORD,
     STATE,
     STATUS,
+    VERSION_IDS,
     KeyedHash,
     Record,
     read_record,
@@ -56,7 +57,7 @@ MAX_LARGE = 8  # how many Secrets with larger annotations, of up to 256 KiB, are
 
 _RECORD = RECORD[:-1]  # the time of the last write is left out, because it is only for people
 _ANNOTATIONS = (*DECLARING, STATUS, RECONCILED, MOVED_AT, CHANGED_AT, *_RECORD)
-_SERVICE_ACCOUNT, _STATUS = _ANNOTATIONS.index(SERVICE_ACCOUNT), _ANNOTATIONS.index(STATUS)
+_SERVICE_ACCOUNT, _STATUS, _VERSION_IDS = map(_ANNOTATIONS.index, (SERVICE_ACCOUNT, STATUS, VERSION_IDS))
 _RECORD_TEXTS = slice(len(_ANNOTATIONS) - len(_RECORD), len(_ANNOTATIONS))  # where the record is in the kept texts
 
 MAX_TEXT = 4096  # characters of an annotation; longer ones are cut, except `data` and the record
@@ -121,6 +122,11 @@ class BoundSecret:
     def status(self) -> str:
         """The status of the Secret, or an empty text. This does not parse the record."""
         return self.texts[_STATUS] or ""
+
+    @property
+    def versions_text(self) -> str:
+        """The annotation with the version ids, as it is, or an empty text. This does not parse the record."""
+        return self.texts[_VERSION_IDS] or ""
 
     @property
     def record(self) -> Record:

@@ -101,9 +101,10 @@ class SecretFill:
 
 @dataclass(slots=True)
 class Rotation:
-    """One rotation: a notification, or what the poller found. ``id`` is the event's id, or one made here.
+    """One rotation: a notification, what the poller found, or what another replica did.
 
-    ``cause`` is "event" or "poll". ``outcome`` and ``answered_at`` are those of the last answer to the sender.
+    ``id`` is the event's id, or one made here. ``cause`` is "event", "poll" or "replica". ``outcome`` and
+    ``answered_at`` are those of the last answer to the sender.
     """
 
     id: str

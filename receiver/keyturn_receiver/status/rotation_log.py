@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from keyturn_contract.message import EventType, Notification, Outcome, Result
 from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
-from keyturn_receiver.cluster.secret_cache import SecretCache
+from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
 from keyturn_receiver.core.arn import full_name
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
@@ -24,6 +24,7 @@ from keyturn_receiver.core.printable import printable
 from keyturn_receiver.core.rollout import present_mark
 from keyturn_receiver.errors import Temporary
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
+from keyturn_receiver.status.foreign_writes import ForeignWrites
 from keyturn_receiver.status.rotation import (
     MAX_CONSUMERS,
     MAX_SECRETS,
@@ -37,6 +38,7 @@ from keyturn_receiver.telemetry.legs import Leg
 from keyturn_receiver.telemetry.tracing import Span
 
 MAX_ROTATIONS = 200
+MAX_LOOKED_AT = 20  # rotations among which that of another replica's write is looked for
 CLOCK_SECONDS = 2  # by which the API server's clock may be behind this replica's
 
 Reconcile = Callable[[Target, Request], Awaitable[ReconcileResult]]
@@ -77,7 +79,8 @@ class RotationLog:
         self._arriving: dict[str, Rotation] = {}  # notifications that may concern no binding
         self._latest: dict[Target, Rotation] = {}  # the newest rotation of each Secret in the ring
         self._handlers: list[Callable[[Rotation, str], None]] = []
-        self._polls = 0
+        self._writes = ForeignWrites()
+        self._made = 0  # ids that were made here
         self.total = 0  # rotations since the start
 
     def add_handler(self, on_change: Callable[[Rotation, str], None]) -> None:
@@ -102,11 +105,14 @@ class RotationLog:
         async def run(target: Target, request: Request) -> ReconcileResult:
             for rotation in self._begin(target, request):
                 self._report(rotation, Change.DELIVERY)
-            legs = _Run()
+            legs, changed = _Run(), False
             token = _run.set(legs)
+            self._writes.begin(target)
             try:
                 result = await reconcile(target, request)
+                changed = result.changed
             finally:
+                self._writes.finish(target, changed)
                 _run.reset(token)
             self._finish(target, request, result, legs)
             return result
@@ -196,21 +202,36 @@ class RotationLog:
                 self._follow(fill, rollout, consumer)
 
     def _polled(self, target: Target, request: Request, result: ReconcileResult) -> Rotation:
-        self._polls += 1
+        version = next(iter(sorted(request.expected & result.version_ids or result.version_ids)), "")
+        return self._made_here("poll", target, version, request.moved_at.get(version))
+
+    def _made_here(self, cause: str, target: Target, version: str, told_at: float | None) -> Rotation:
+        self._made += 1
         bound = self._secrets.get(target)
         sources = bound.spec.sources if bound else ()
-        version = next(iter(sorted(request.expected & result.version_ids or result.version_ids)), "")
         rotation = Rotation(
-            f"poll-{self._polls}",
-            "poll",
+            f"{cause}-{self._made}",
+            cause,
             printable(", ".join(source.secret_id for source in sources)),
             printable(version),
             sources[0].stage if sources else "",
             self._wall(),
-            request.moved_at.get(version),
+            told_at,
         )
         self._add(rotation)
         return rotation
+
+    def _keep_foreign(self, bound: BoundSecret) -> None:
+        """Keep what another replica has done to a Secret, by the rotation that it belongs to."""
+        versions, now = set(bound.record.version_ids.values()), self._wall()
+        recent = islice(self.newest_first(), MAX_LOOKED_AT)
+        rotation = next((each for each in recent if each.version in versions), None)
+        if rotation is None:
+            version = next(iter(sorted(versions)), "")
+            rotation = self._made_here("replica", bound.target, version, bound.record.moved_at)
+        if fill := self._fill(rotation, bound.target):
+            fill.changed, fill.applied_at, fill.done_at = True, fill.applied_at or now, fill.done_at or now
+            self._report(rotation, Change.APPLIED)
 
     def _add(self, rotation: Rotation) -> None:
         self.total += 1
@@ -246,6 +267,9 @@ class RotationLog:
 
     def on_secret(self, target: Target) -> None:
         """Look at the consumers of a Secret that has changed: a mark may have been seen before its Secret was."""
+        bound = self._secrets.get(target)
+        if self._writes.is_foreign(target, bound.versions_text if bound else None) and bound:
+            self._keep_foreign(bound)
         if rotation := self._latest.get(target):
             for consumer in islice(self._consumers.of(target), MAX_CONSUMERS):
                 self._look(rotation, rotation.fills[target], consumer)

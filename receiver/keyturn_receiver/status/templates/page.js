@@ -6,6 +6,8 @@ const MARK = { ok: "✔", live: "✔", failing: "✗", failed: "✗", halted: "!
 const WORD = { ok: "ok", failing: "failing", halted: "halted", retrying: "being tried again", new: "not filled yet" };
 const TONE = { ok: "good-text", live: "good-text", failing: "bad-text", failed: "bad-text", bad: "bad-text",
   halted: "warn-text", stuck: "warn-text", held: "warn-text", retrying: "warn-text" };
+const CAUSE = { event: "event", poll: "poller", replica: "another replica" };
+const FOUND = { event: "received", poll: "found by the poller", replica: "seen: another replica has applied it" };
 const state = { status: null, page: null, offset: 0, detail: null, lost: 0, started: 0, skew: 0, said: "" };
 
 function el(tag, attributes, ...children) {
@@ -106,7 +108,7 @@ function running(rotation) {
       el("div", {}, el("b", {}, rotation.secret), " → ", el("span", { class: "mono" }, short(rotation.version) || "new version")),
       el("span", { class: "time", "data-since": start }, span(now() - start))),
     el("ol", { class: "flow" },
-      since(rotation.receivedAt, rotation.cause === "poll" ? "found by the poller" : "event"),
+      since(rotation.receivedAt, CAUSE[rotation.cause]),
       since(rotation.appliedAt, count(rotation.fills.filter((each) => each.changed).length, "Secret")),
       rolls.length ? el("li", {}, `${count(rolls.length, "workload")} restarted`) : null,
       rotation.fills.some((each) => each.doneAt === null) ? el("li", {}, "being applied …") : null),
@@ -163,7 +165,7 @@ function showRotations() {
       el("th", { scope: "row" }, first ? el("a", { href: link(first.namespace, first.name).getAttribute("href"),
         "data-key": each.id }, each.secret) : each.secret, each.label ? ` (${each.label})` : ""),
       el("td", { class: "mono wide" }, short(each.version)),
-      el("td", { class: "wide" }, each.cause + (each.attempts > 1 ? `, ${each.attempts} tries` : "")),
+      el("td", { class: "wide" }, CAUSE[each.cause] + (each.attempts > 1 ? `, ${each.attempts} tries` : "")),
       el("td", { class: "wide" }, `${changed.length} of ${each.fills.length}${each.hasMore ? "+" : ""} Secrets`),
       el("td", { class: "wide" }, rolls.length ? count(rolls.length, "workload") : "–"),
       el("td", {}, result));
@@ -333,7 +335,7 @@ function timelines(b) {
   };
   return [el("div", { class: "box" }, el("p", {}, clock(began(newest), true), " ", el("b", {}, newest.secret), " → ",
     el("span", { class: "mono" }, short(newest.version)), el("span", { class: "soft" },
-      newest.cause === "poll" ? " found by the poller" : ` by event ${newest.id}`)), legs(newest, b)), older.map(fold)].flat();
+      newest.cause === "event" ? ` by event ${newest.id}` : ` by ${newest.cause === "poll" ? "the poller" : "another replica"}`)), legs(newest, b)), older.map(fold)].flat();
 }
 const exact = (seconds) => seconds < 100 ? `${Math.max(0, seconds).toFixed(2)} s` : span(seconds);
 function legs(rotation, b) {
@@ -341,7 +343,7 @@ function legs(rotation, b) {
   const rows = [];
   const leg = (at, text, kind) => { if (at !== null && at !== undefined) rows.push({ at, text, kind }); };
   leg(rotation.toldAt, "label moved (AWS tells whole seconds)");
-  leg(rotation.receivedAt, rotation.cause === "poll" ? "found by the poller" : `received${rotation.attempts > 1 ? `, ${rotation.attempts} tries` : ""}`);
+  leg(rotation.receivedAt, FOUND[rotation.cause] + (rotation.attempts > 1 ? `, ${rotation.attempts} tries` : ""));
   if (one) {
     leg(one.fetchedAt, "value read from AWS");
     leg(one.appliedAt, "Secret applied");

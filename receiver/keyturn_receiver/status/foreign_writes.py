@@ -1,0 +1,45 @@
+"""Tells which changes of a Secret's versions another replica has made.
+
+Each replica sees the writes of all, but knows the cause of its own only.
+"""
+
+import time
+from collections.abc import Callable
+
+from keyturn_receiver.core.binding import Target
+
+WATCH_SECONDS = 5.0  # in which the watch shows this replica's own write
+
+
+class ForeignWrites:
+    """Change detector. ``now`` returns monotonic seconds."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._versions: dict[Target, int] = {}  # a hash of the version ids that each Secret has
+        self._running: dict[Target, int | None] = {}  # the same at the start of the reconcile that runs
+        self._awaited: dict[Target, float] = {}  # own writes that the watch has not shown yet, and until when
+
+    def begin(self, target: Target) -> None:
+        """Note that a reconcile of this replica begins. There is at most one for each Secret."""
+        self._running[target] = self._versions.get(target)
+
+    def finish(self, target: Target, changed: bool) -> None:
+        """Note that it has ended, and whether it has changed the Secret."""
+        before = self._running.pop(target, None)
+        if changed and self._versions.get(target) == before:
+            self._awaited[target] = self._now() + WATCH_SECONDS
+
+    def is_foreign(self, target: Target, versions: str | None) -> bool:
+        """Return whether another replica has given the Secret its ``versions``, which are the text of the annotation;
+        None if the Secret is gone. The first fill of a Secret does not count."""
+        if versions is None:
+            self._versions.pop(target, None)
+            self._awaited.pop(target, None)
+            return False
+        known, present = self._versions.get(target), hash(versions)
+        if known == present:
+            return False
+        self._versions[target] = present
+        is_own = target in self._running or self._awaited.pop(target, 0.0) > self._now()
+        return known not in (None, hash("")) and not is_own
