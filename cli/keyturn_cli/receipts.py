@@ -7,11 +7,13 @@ of Keyturn's source and of the group's region. docs/receipts.md says who may wri
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keyturn_cli.errors import CliError, Forbidden, NotFound, RolloutFailed, TimedOut, UsageError
+from keyturn_cli.aws import errors
+from keyturn_cli.errors import ExitCode, RolloutFailed, TimedOut, UsageError
+from keyturn_cli.output import Output
 
 LOG_GROUP = "/aws/events/keyturn-receipts"
 APPLIED, LIVE = "applied", "live"
@@ -69,7 +71,7 @@ def wait_for_receipts(
     ``logs`` is a client of CloudWatch Logs. ``goal`` is APPLIED or LIVE. ``hosts`` are the receivers of the clusters
     that must be live; without them, those that took the change and have something bound to the secret.
 
-    Raises UsageError, TimedOut after ``seconds``, RolloutFailed, and Forbidden or NotFound if the group cannot be read.
+    Raises UsageError, TimedOut after ``seconds``, RolloutFailed, and AwsError if the group cannot be read.
     """
     if not _VERSION_ID.fullmatch(version_id):
         raise UsageError(f"{version_id} is no version id", "give the VersionId that AWS has answered")
@@ -98,40 +100,51 @@ def _unfinished(arrival: Arrival, goal: str, version_id: str, wanted: set[str], 
     return f"after {seconds:.0f} s there is no receipt that says that version {version_id} is applied"
 
 
+def await_version(
+    out: Output,
+    logs: Any,
+    version_id: str,
+    goal: str,
+    seconds: float,
+    hosts: Sequence[str] = (),
+    group: str = LOG_GROUP,
+) -> ExitCode:
+    """Wait as ``wait_for_receipts`` does, and tell how it ended. The result is FINDING if a binding has refused the
+    version."""
+    arrival = wait_for_receipts(logs, version_id, goal, seconds, hosts, group)
+    names = sorted(arrival.live if goal == LIVE else arrival.hosts)
+    if out.is_data:
+        problems = [{"host": host, "reason": why or None} for host, why in sorted(arrival.problems.items())]
+        out.data({"version": version_id, "for": goal, "hosts": names, "problems": problems})
+    else:
+        out.line(f"version {version_id[:8]} is {goal} in {', '.join(names) or 'no cluster: nothing is bound to it'}")
+        for host, why in sorted(arrival.problems.items()):
+            out.line(f"except in {host}: {why or 'see keyturn status there'}", "yellow")
+    return ExitCode.FINDING if arrival.problems else ExitCode.FINE
+
+
 def _receipts(logs: Any, group: str, version_id: str, since: float) -> Iterator[Mapping[str, Any]]:
     pattern = f'{{ $.detail.versionId = "{version_id}" }}'
-    try:
-        pages: Iterable[Any] = logs.get_paginator("filter_log_events").paginate(
+    with errors(f"logs:FilterLogEvents on {group}", _ADVICE_GROUP):
+        pages = logs.get_paginator("filter_log_events").paginate(
             logGroupName=group, filterPattern=pattern, startTime=max(0, int(since * 1000))
         )
         for page in pages:
             for each in page["events"]:
-                if event := _believed(each["message"], logs.meta.region_name):
+                if event := _believed(each["message"], logs.meta.region_name, version_id):
                     yield event
-    except CliError:
-        raise
-    except Exception as error:  # botocore's errors are made at run time, so they are told by their code
-        raise _translated(error, group) from None
 
 
-def _believed(message: str, region: str) -> Mapping[str, Any] | None:
-    """Return a receipt, or None for a line that is none."""
+def _believed(message: str, region: str, version_id: str) -> Mapping[str, Any] | None:
+    """Return a receipt about a version, or None for any other line."""
     try:
         event = json.loads(message)
         detail = event["detail"]
         if event["source"] != SOURCE or event["region"] != region or "replay-name" in event:
             return None
+        if detail["versionId"] != version_id:
+            return None
         Arrival().take(event)  # a receipt that lacks a field is none
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
     return dict(event) if isinstance(detail, dict) else None
-
-
-def _translated(error: Exception, group: str) -> CliError:
-    response = getattr(error, "response", None)
-    code = str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
-    if code == "ResourceNotFoundException":
-        return NotFound(f"there is no log group {group}", _ADVICE_GROUP)
-    if "AccessDenied" in code:
-        return Forbidden(f"you may not read the log group {group}", "ask for logs:FilterLogEvents on it")
-    return CliError(f"the log group {group} cannot be read: {code or type(error).__name__}", "look at your AWS profile")

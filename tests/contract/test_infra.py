@@ -15,6 +15,8 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from keyturn_cli.errors import TimedOut
+from keyturn_cli.receipts import wait_for_receipts
 from keyturn_local.aws.template import FILE, read
 from keyturn_notifier.aws_event_types import HEARTBEAT, NATIVE
 from keyturn_receiver.core.binding import SECRET_NAME
@@ -705,6 +707,29 @@ class TestReceipts:
         (publish,) = resolved(self.RESOURCES["PeoplePolicy"], conditions)["Properties"]["PolicyDocument"]["Statement"]
         named = {each["Fn::GetAtt"][0] for each in publish["Condition"]["ArnEquals"]["aws:SourceArn"]}
         assert named == {"LiveRule", "StuckRule", "WaitingRule", "RefusedRule"}
+
+    def test_receipts_of_the_bus_reach_the_log_group_where_a_pipeline_reads_them(self) -> None:
+        """moto is EventBridge and CloudWatch Logs. Events of the default bus do not get into the group."""
+        events, bus = boto3.client("events"), "keyturn-receipts"
+        arn = events.create_event_bus(Name=bus)["EventBusArn"]
+        conditions = dict.fromkeys(self.TEMPLATE["Conditions"], False)
+        deploy("receipts.yaml", conditions, BusArn=arn)
+        version, other = str(uuid4()), str(uuid4())
+
+        def put(kind: str, bus: str = bus, **detail: Any) -> None:
+            entry = {"EventBusName": bus, "Source": "dev.keyturn", "DetailType": kind, "Detail": json.dumps(detail)}
+            assert events.put_events(Entries=[entry])["FailedEntryCount"] == 0
+
+        receivers = [{"host": "blue", "outcome": "applied"}, {"host": "green", "outcome": "ignored"}]
+        put("Keyturn Secret Applied", versionId=version, complete=True, healthy=True, receivers=receivers)
+        put("Keyturn Secret Live", versionId=other, host="blue")
+        put("Keyturn Secret Live", "default", versionId=version, host="blue")
+        logs = boto3.client("logs")
+        assert wait_for_receipts(logs, version, "applied", 5).hosts == {"blue"}
+        with pytest.raises(TimedOut, match="not live in blue"):
+            wait_for_receipts(logs, version, "live", 0)
+        put("Keyturn Secret Live", versionId=version, host="blue")
+        assert wait_for_receipts(logs, version, "live", 5).live == {"blue"}
 
     @pytest.mark.parametrize(
         ("values", "broken"),

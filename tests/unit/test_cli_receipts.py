@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from keyturn_cli.errors import ExitCode, Forbidden, NotFound, RolloutFailed, TimedOut, UsageError
-from keyturn_cli.receipts import APPLIED, LIVE, LOOK_BACK, POLL_SECONDS, Arrival, wait_for_receipts
+from keyturn_cli.aws import AwsError
+from keyturn_cli.errors import ExitCode, RolloutFailed, TimedOut, UsageError
+from keyturn_cli.output import Format, Output
+from keyturn_cli.receipts import APPLIED, LIVE, LOOK_BACK, POLL_SECONDS, Arrival, await_version, wait_for_receipts
 
 VERSION = "d0cf8060-5f6c-4f0c-8b51-3a0b7c9d2e11"
 REGION = "eu-west-1"
@@ -118,6 +120,7 @@ def test_refusal_of_a_binding_is_told() -> None:
         live("blue", source="com.example"),
         live("blue", region="us-east-1"),
         live("blue", **{"replay-name": "again"}),
+        event("Keyturn Secret Live", {"host": "blue", "versionId": "another"}),
         event("Keyturn Secret Live", {}),
         event("Keyturn Secret Applied", {"complete": True, "receivers": [{}]}),
         "no JSON",
@@ -133,17 +136,33 @@ def test_line_that_is_no_receipt_is_not_believed(forged: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "error", "words"),
+    ("code", "words"),
     [
-        ("AccessDeniedException", Forbidden, "ask for logs:FilterLogEvents"),
-        ("ResourceNotFoundException", NotFound, "deploy infra/aws/receipts.yaml"),
-        ("ThrottlingException", Exception, "ThrottlingException"),
+        ("AccessDeniedException", "ask for the right to logs:FilterLogEvents"),
+        ("ResourceNotFoundException", "deploy infra/aws/receipts.yaml"),
+        ("ThrottlingException", "ThrottlingException"),
     ],
 )
-def test_group_that_cannot_be_read_is_told_with_what_to_do(code: str, error: type[Exception], words: str) -> None:
-    with pytest.raises(error, match=words) as caught:
+def test_group_that_cannot_be_read_is_told_with_what_to_do(code: str, words: str) -> None:
+    with pytest.raises(AwsError, match=words) as caught:
         Logs(error=code).wait(APPLIED)
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("form", "healthy", "code", "told"),
+    [
+        (Format.TABLE, True, ExitCode.FINE, "version d0cf8060 is applied in blue\n"),
+        (Format.TABLE, False, ExitCode.FINDING, "except in blue: see keyturn status there\n"),
+        (Format.JSON, False, ExitCode.FINDING, '"problems": [\n    {\n      "host": "blue"'),
+    ],
+)
+def test_end_of_the_wait_is_told(
+    form: Format, healthy: bool, code: ExitCode, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = Logs((0, applied(healthy=healthy, blue="applied")))
+    assert await_version(Output(form), logs, VERSION, APPLIED, 5) is code
+    assert told in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("bad", ["", "v1", '" || $.x = "', "d0cf8060*", "x" * 65])
