@@ -123,6 +123,10 @@ class LiveReporter:
         """Return how many rollouts go no further, or 0 if this replica does not lead."""
         return len(self._stuck) if self._is_leader() else 0
 
+    def is_stuck(self, ref: WorkloadRef, secret_name: str) -> bool:
+        """Return whether the rollout of a workload for a Secret goes no further."""
+        return (ref, secret_name) in self._stuck
+
     def stuck_rollouts(self) -> Collection[tuple[WorkloadRef, str]]:
         """Return the rollouts that go no further: each workload, with the name of the Secret that it restarts for."""
         return tuple(self._stuck)
