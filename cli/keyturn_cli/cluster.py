@@ -28,6 +28,7 @@ MERGE_PATCH = "application/merge-patch+json"
 PAGE_SIZE = 500  # objects that are requested at once, as in kubectl
 CONNECTIONS = 8
 TIMEOUT = urllib3.Timeout(connect=5, read=60)  # seconds
+WATCH_TIMEOUT = urllib3.Timeout(connect=5, read=3600)  # seconds; the API server ends a watch sooner
 
 OBJECT = Decoder(dict[str, Any])  # keeps everything
 _PAGE = Decoder(dict[str, Raw])
@@ -113,6 +114,21 @@ class Cluster:
                 return
             page_query["continue"] = next_page
 
+    def watch(self, path: str, query: Mapping[str, str], decoder: Decoder[Any], accept: str = JSON) -> Iterator[Any]:
+        """Yield the events of a watch until the API server ends it. It begins with an event for each object that
+        exists."""
+        reply = self._request("GET", path, {**query, "watch": "true"}, None, accept, stream=True)
+        try:
+            rest = b""
+            for chunk in reply.stream(1 << 16):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    yield self._decoded(decoder, path, line)
+        except urllib3.exceptions.HTTPError:
+            return  # the connection has ended: the caller begins again
+        finally:
+            reply.close()
+
     def send(self, method: str, path: str, body: Any, content_type: str = JSON) -> Any:
         """Send an object, and return the reply."""
         return self._decoded(OBJECT, path, self._request(method, path, None, body, JSON, content_type).data)
@@ -144,21 +160,31 @@ class Cluster:
         body: Any,
         accept: str,
         content_type: str = JSON,
+        stream: bool = False,
     ) -> urllib3.BaseHTTPResponse:
         headers = {"Accept": accept, **({} if body is None else {"Content-Type": content_type})}
         content = None if body is None else json.dumps(body).encode()
-        reply = self._call(method, path + (f"?{urlencode(query)}" if query else ""), content, headers)
+        reply = self._call(method, path + (f"?{urlencode(query)}" if query else ""), content, headers, stream)
         if reply.status >= 300:
             raise _refusal(self.context, path, reply)
         return reply
 
-    def _call(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+    def _call(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], stream: bool = False
+    ) -> urllib3.BaseHTTPResponse:
         sent = {"User-Agent": "keyturn", **headers}
+        timeout = WATCH_TIMEOUT if stream else TIMEOUT
         with self._lock, credentials_errors(self.context):  # a token that ends soon is renewed here
             self._client.update_params_for_auth(sent, [], ["BearerToken"], path, method, body)
         try:
             return self._pool.request(
-                method, self._host + path, body=body, headers=sent, timeout=TIMEOUT, redirect=False
+                method,
+                self._host + path,
+                body=body,
+                headers=sent,
+                timeout=timeout,
+                redirect=False,
+                preload_content=not stream,
             )
         except urllib3.exceptions.HTTPError as error:
             raise Unreachable(

@@ -5,10 +5,14 @@ from typing import Annotated
 import typer
 
 from keyturn_cli.commands.doctor import doctor
+from keyturn_cli.commands.explain import explain
 from keyturn_cli.commands.reconcile import reconcile
 from keyturn_cli.commands.redeliver import redeliver
 from keyturn_cli.commands.send import send
+from keyturn_cli.commands.status import status
+from keyturn_cli.commands.trace import trace
 from keyturn_cli.commands.ui import ui
+from keyturn_cli.commands.wait import wait
 from keyturn_receiver import __version__
 
 app = typer.Typer(
@@ -18,6 +22,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+app.command()(status)
+app.command()(explain)
+app.command()(trace)
+app.command()(wait)
 app.command()(reconcile)
 app.command()(ui)
 app.command()(send)

@@ -64,6 +64,17 @@ class Output:
         """Write one line of text, in a style of rich such as "red"."""
         self._out.print(Text(printable(text), style), markup=False)
 
+    def hanging(self, head: str, text: str, style: str = "") -> None:
+        """Write a head and a text. On a terminal, the text is folded, and its further lines are indented."""
+        lines = self._folded(printable(text), max(16, self._out.width - cell_len(head))) if self.is_terminal else [text]
+        for number, line in enumerate(lines or [""]):
+            self._write((head if number == 0 else " " * cell_len(head)) + printable(line), style)
+
+    @staticmethod
+    def plain(text: str) -> Text:
+        """Return a text for rich, without markup, and with what a terminal might obey escaped."""
+        return Text(printable(text))
+
     def show(self, content: RenderableType) -> None:
         """Write anything that rich can render. The texts in it have to be printable already."""
         self._out.print(content)
@@ -87,6 +98,11 @@ class Output:
             lines = self._folded(row[-1], room) if self.is_terminal else [row[-1]]
             for number, text in enumerate(lines or [""]):
                 self._write((head if number == 0 else " " * cell_len(head)) + text, style)
+
+    def row(self, row: Sequence[str], style: str = "") -> None:
+        """Write one more row of a table whose other rows are written already, with two blanks between its texts."""
+        self._write("  ".join(map(printable, row)), style)
+        self._out.file.flush()
 
     def _blocks(self, columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str]) -> None:
         name_width = max(map(len, columns)) + 2

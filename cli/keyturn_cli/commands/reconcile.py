@@ -24,9 +24,9 @@ def reconcile(
     output: OutputFormat = Format.TABLE,
     no_color: NoColor = False,
 ) -> None:
-    """Ask for a look at a Secret now: its value in AWS, its keys, and its workloads.
+    """Ask the receivers to look at a Secret now.
 
-    It writes the annotation keyturn.dev/reconcile, which takes the right to patch the Secret.
+    They compare its value in AWS, its keys, and its workloads. The command writes the annotation keyturn.dev/reconcile, which takes the right to patch the Secret.
     """
     out = Output(output, no_color)
     cluster = Cluster.connect(context)

@@ -15,23 +15,21 @@ from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache
 from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
-from keyturn_receiver.core.open_rollouts import is_open, is_restarted
+from keyturn_receiver.core.open_rollouts import is_open
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import RolloutAnnotation, rollout
-from keyturn_receiver.core.rollout_deadline import fails_at
+from keyturn_receiver.core.rollout_candidate import due_candidate, may_restart, other_candidate
 from keyturn_receiver.core.rollout_halt import halt_of, is_resumed
 from keyturn_receiver.core.rollout_pace import read_pace
-from keyturn_receiver.core.rollout_progress import RolloutState
 from keyturn_receiver.core.rollout_schedule import (
     INFINITY,
     Candidate,
-    ConsumerState,
     Schedule,
     Wait,
     WaitReason,
     schedule,
 )
-from keyturn_receiver.core.rollout_window import WINDOW, opens_at
+from keyturn_receiver.core.rollout_window import WINDOW
 from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.resilience.fair_map import FairMap
@@ -144,7 +142,7 @@ class RolloutPacer:
         by_ref = {each.ref: each for each in current}
         start = [by_ref[ref] for ref in made.start]
         waits = [(by_ref[ref], wait) for ref, wait in made.waits.items()]
-        unpaced = [by_ref[ref] for ref, mark in marks.items() if not _restarts(mark) and ref not in tried]
+        unpaced = [by_ref[ref] for ref, mark in marks.items() if not may_restart(mark) and ref not in tried]
         halted_by = by_ref[made.halted_by] if made.halted_by else None
         self._keep(target, made, now, shared <= slots)
         return Turn(start, unpaced, waits, halted_by, halt_of(halted_by, target, record) if halted_by else "")
@@ -232,27 +230,12 @@ class RolloutPacer:
         now: float,
         was_tried: bool,
     ) -> Candidate:
-        ref, order = consumer.ref, consumer.order
-        if mark and _restarts(mark):
-            delay = max(self._fights.delay(consumer, mark), self._evictor.delay(consumer))
-            until = INFINITY if was_tried else now + delay
-            opens = opens_at(window if consumer.window is None else consumer.window, now)
-            if opens == INFINITY:  # the namespace's window is not understood: nobody waits for this consumer
-                return Candidate(ref, ConsumerState.SETTLED, order)
-            takes_slot = consumer.hold is None and not self._is_open(consumer)
-            quiet_at = self._quiet_at(consumer, target, record)
-            return Candidate(ref, ConsumerState.DUE, order, opens, takes_slot, until, quiet_at=quiet_at)
-        if consumer.hold or consumer.progress is None or not is_restarted(consumer, target.name, record):
-            return Candidate(ref, ConsumerState.SETTLED, order)
-        end = fails_at(ref.kind, consumer.progress)
-        match consumer.progress.state:
-            case RolloutState.COMPLETE:
-                state = ConsumerState.SETTLED
-            case RolloutState.UNFINISHED if now < end:
-                state = ConsumerState.UNFINISHED
-            case _:
-                state = ConsumerState.FAILED
-        return Candidate(ref, state, order, fails_at=end)
+        if mark is None or not may_restart(mark):
+            return other_candidate(consumer, target.name, record, now)
+        delay = max(self._fights.delay(consumer, mark), self._evictor.delay(consumer))
+        until = INFINITY if was_tried else now + delay
+        quiet_at = self._quiet_at(consumer, target, record)
+        return due_candidate(consumer, window, now, self._is_open(consumer), until, quiet_at)
 
     def _is_open(self, consumer: Consumer) -> bool:
         return is_open(consumer) or consumer.ref in self._starting or self._evictor.is_busy(consumer)
@@ -302,11 +285,6 @@ class RolloutPacer:
                 return True
         self._written.pop(written.ref.namespace, written.ref)
         return False
-
-
-def _restarts(mark: RolloutAnnotation) -> bool:
-    """Return whether the pods restart, or may restart, when this mark is written."""
-    return mark.restart or mark.undecided
 
 
 def _stance(consumer: Consumer) -> tuple[object, ...]:

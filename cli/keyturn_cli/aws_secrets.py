@@ -1,0 +1,74 @@
+"""AWS Secrets Manager, with the credentials and the rights of the caller."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keyturn_cli.errors import CliError, UsageError
+from keyturn_receiver.core.arn import region
+from keyturn_receiver.core.render import SecretVersion
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+MAX_FILE = 64 * 1024  # bytes, https://docs.aws.amazon.com/secretsmanager/latest/userguide/reference_limits.html
+
+
+def read_file(file: Path, secret_id: str) -> SecretVersion:
+    """Return the content of a file as a version of an AWS secret. Raises UsageError."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read ({error.strerror})", "name a file with the new value") from None
+    if len(content) > MAX_FILE:
+        raise UsageError(f"{file} has {len(content)} bytes", f"a value in AWS has at most {MAX_FILE} bytes")
+    try:
+        value: str | bytes = content.decode()
+    except UnicodeDecodeError:
+        value = content
+    return SecretVersion(secret_id, secret_id, "the-new-version", value)
+
+
+def read_version(secret_id: str, stage: str) -> SecretVersion:
+    """Return the version that has a staging label. Raises CliError."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        got = _client(secret_id).get_secret_value(SecretId=secret_id, VersionStage=stage)
+    except ClientError as error:
+        raise _refusal(f"the value of {secret_id} with the label {stage}", error.response["Error"]["Code"]) from None
+    except BotoCoreError as error:
+        raise _refusal(f"the value of {secret_id}", type(error).__name__) from None
+    value = got["SecretString"] if "SecretString" in got else got["SecretBinary"]
+    return SecretVersion(got["ARN"], got["Name"], got["VersionId"], value)
+
+
+def version_at(secret_id: str, stage: str = "AWSCURRENT") -> str:
+    """Return the id of the version that has a staging label. No value is read. Raises CliError."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        described = _client(secret_id).describe_secret(SecretId=secret_id)
+    except ClientError as error:
+        raise _refusal(f"the version of {secret_id}", error.response["Error"]["Code"], "--version ID") from None
+    except BotoCoreError as error:
+        raise _refusal(f"the version of {secret_id}", type(error).__name__, "--version ID") from None
+    for version, stages in described.get("VersionIdsToStages", {}).items():
+        if stage in stages:
+            return version
+    raise CliError(f"no version of {secret_id} has the label {stage}", "set its value in AWS")
+
+
+def _client(secret_id: str) -> "SecretsManagerClient":
+    import boto3  # takes a quarter of a second to import, and most commands do without it
+    from botocore.config import Config
+
+    settings = Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard", "max_attempts": 3})
+    client: SecretsManagerClient = boto3.client(
+        "secretsmanager", region_name=region(secret_id) or None, config=settings
+    )
+    return client
+
+
+def _refusal(what: str, code: str, instead: str = "") -> CliError:
+    advice = "log in to AWS (AWS_PROFILE, AWS_REGION), and ask for the right to read it"
+    return CliError(f"{what} cannot be read from AWS ({code})", f"{advice}; or give {instead}" if instead else advice)

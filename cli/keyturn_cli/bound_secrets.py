@@ -1,0 +1,108 @@
+"""Bound Secrets as their metadata shows them. Their values never reach this process."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec import Raw
+from msgspec.json import Decoder
+
+from keyturn_cli.cluster import METADATA, METADATA_LIST, OBJECT, Cluster, path
+from keyturn_receiver.core.arn import candidate_names, may_share_account
+from keyturn_receiver.core.binding import BindingSpec, Source, Target, is_bound, read_spec, versions_of
+from keyturn_receiver.core.field_owners import FIELD_MANAGER, managed_fields, owned
+from keyturn_receiver.core.json_access import as_object
+from keyturn_receiver.core.revision import APPLIED_AT, STATE, Record, read_record
+from keyturn_receiver.core.vocabulary import BIND_LABEL, secret_faults
+from keyturn_receiver.core.write_times import CHANGED_AT, resolve
+
+_RAW = Decoder(Raw)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A bound Secret. ``status`` is the whole text of its status. ``keys`` are the keys that it has, as far as its
+    managed fields tell."""
+
+    target: Target
+    uid: str
+    annotations: Mapping[str, str]
+    spec: BindingSpec
+    record: Record
+    keys: frozenset[str]
+
+    @property
+    def status(self) -> str:
+        """The status: "ok", a reason and an advice, or empty if no receiver has looked at the Secret yet."""
+        return self.record.halt or self.record.status
+
+    @property
+    def applied_at(self) -> str:
+        """The time of the last write (RFC 3339), or empty."""
+        return self.annotations.get(APPLIED_AT, "")
+
+    @property
+    def secret_ids(self) -> tuple[str, ...]:
+        """The AWS secrets, as the author of the binding names them."""
+        return tuple(dict.fromkeys(source.secret_id for source in self.spec.sources))
+
+    @property
+    def version_ids(self) -> tuple[str, ...]:
+        """The versions that the Secret was made from."""
+        return tuple(dict.fromkeys(self.record.version_ids.values()))
+
+    def sources_of(self, secret_id: str) -> tuple[Source, ...]:
+        """Return the AWS secrets of the binding that ``secret_id``, a name or an ARN, may refer to."""
+        return tuple(source for source in self.spec.sources if may_be_same(source.secret_id, secret_id))
+
+    def versions_of(self, secret_id: str) -> frozenset[str]:
+        """Return the versions of an AWS secret that the Secret was made from."""
+        found = (versions_of(source, self.record.version_ids) for source in self.sources_of(secret_id))
+        return frozenset(version for versions in found for version in versions.values())
+
+
+def may_be_same(secret_id: str, other: str) -> bool:
+    """Return whether two names or ARNs may refer to the same AWS secret."""
+    names = set(candidate_names(secret_id)) & set(candidate_names(other))
+    return bool(names) and may_share_account(secret_id, other)
+
+
+def read_bound(obj: Mapping[str, Any]) -> Bound:
+    """Parse a Secret's metadata as the API server returns it."""
+    metadata = as_object(obj.get("metadata"))
+    annotations = {name: str(text) for name, text in as_object(metadata.get("annotations")).items()}
+    changed_at = resolve(annotations.pop(CHANGED_AT, None), FIELD_MANAGER, managed_fields(metadata))
+    if changed_at is not None:
+        annotations[CHANGED_AT] = changed_at
+    state = str(as_object(metadata.get("labels")).get(STATE, ""))
+    record = read_record(annotations, state)
+    held = (owned(as_object(each.get("fieldsV1")), "data") for each in managed_fields(metadata))
+    return Bound(
+        target=Target(str(metadata.get("namespace")), str(metadata.get("name"))),
+        uid=str(metadata.get("uid")),
+        annotations=annotations,
+        spec=read_spec(annotations, secret_faults(metadata)),
+        record=record,
+        keys=frozenset(record.revisions).union(*held),
+    )
+
+
+def get_bound(cluster: Cluster, target: Target) -> Bound | None:
+    """Return the Secret, or None if it is not bound. Raises NotFound, and the other errors of ``Cluster``."""
+    obj = cluster.get(path("v1", "secrets", target.namespace, target.name), accept=METADATA)
+    return read_bound(obj) if is_bound(as_object(obj.get("metadata"))) else None
+
+
+def list_bound(cluster: Cluster, namespace: str | None = None, secret_id: str | None = None) -> Iterator[Bound]:
+    """Yield the bound Secrets of a namespace, or of all namespaces, that are made from one AWS secret, or from any."""
+    names = [name.encode() for name in candidate_names(secret_id)] if secret_id else []
+    query = {"labelSelector": BIND_LABEL}
+    for raw in cluster.list(path("v1", "secrets", namespace), query, _RAW, METADATA_LIST):
+        text = memoryview(raw).tobytes()
+        if names and not any(name in text for name in names):
+            continue  # to parse it would take ten times as long
+        obj = OBJECT.decode(text)
+        if is_bound(as_object(obj.get("metadata"))):
+            bound = read_bound(obj)
+            if secret_id is None or bound.sources_of(secret_id):
+                yield bound

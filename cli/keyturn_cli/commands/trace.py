@@ -1,0 +1,249 @@
+"""`keyturn trace`: the way of the last rotation, leg by leg."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import typer
+
+from keyturn_cli.bound_secrets import Bound, list_bound
+from keyturn_cli.cluster import Cluster, path
+from keyturn_cli.errors import ExitCode, Forbidden, NotFound, reported
+from keyturn_cli.options import (
+    DEFAULT_RELEASE,
+    Context,
+    Namespace,
+    NoColor,
+    OutputFormat,
+    ReleaseName,
+    read_release,
+)
+from keyturn_cli.output import Format, Output
+from keyturn_cli.release import settings_of
+from keyturn_cli.rotation import Place, Stage, consumers_of, workload_place
+from keyturn_cli.sight import Sight
+from keyturn_cli.subjects import Subject, find_subject
+from keyturn_cli.times import duration, seconds_of
+from keyturn_cli.workloads import pods_of
+from keyturn_receiver.core.consumer import Consumer, mark_name
+from keyturn_receiver.core.history import HISTORY, Change, read_history
+from keyturn_receiver.core.json_access import as_object
+from keyturn_receiver.core.revision import OK
+from keyturn_receiver.core.rollout import present_mark
+from keyturn_receiver.core.write_times import rfc3339
+
+SUBJECT = Annotated[
+    str,
+    typer.Argument(metavar="SECRET-ID|EVENT-ID|NS/NAME", help="An AWS secret, an event of EventBridge, or one Secret."),
+]
+GOOD, BAD, OPEN = "✔", "✗", "…"
+_SIGNS = {Stage.LIVE: GOOD, Stage.FAILED: BAD, Stage.HELD: OPEN, Stage.ROLLING: OPEN, Stage.WAITING: OPEN}
+_STYLES = {GOOD: "green", BAD: "red", OPEN: "yellow"}
+MAX_EVENTS = 20  # warnings about one Secret that are shown
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One step. ``at`` is in seconds since 1970, or None if its time is not known. ``exact`` is false if Kubernetes
+    or AWS tells whole seconds alone."""
+
+    at: float | None
+    sign: str
+    text: str
+    exact: bool = False
+
+
+@dataclass(slots=True)
+class Trace:
+    """The legs of one rotation. ``open_secrets`` and ``open_workloads`` are those that it has not reached."""
+
+    version: str
+    moved_at: float | None = None
+    event: str = ""
+    cause: str = ""
+    legs: list[Leg] = field(default_factory=list)
+    open_secrets: int = 0
+    open_workloads: int = 0
+
+
+@reported
+def trace(
+    subject: SUBJECT,
+    context: Context = None,
+    namespace: Namespace = None,
+    release: ReleaseName = DEFAULT_RELEASE,
+    output: OutputFormat = Format.TABLE,
+    no_color: NoColor = False,
+) -> ExitCode:
+    """Show the way of the last rotation, leg by leg.
+
+    The legs: label moved, Secrets filled, workloads marked, pods ready. Times have milliseconds where Keyturn wrote them, and whole seconds where AWS or Kubernetes tells no more. The exit
+    code is 1 if a Secret or a workload has not been reached.
+    """
+    out = Output(output, no_color)
+    cluster = Cluster.connect(context)
+    named = read_release(release)
+    found = _by_event(cluster, subject, namespace) or find_subject(cluster, subject, namespace)
+    settings, note = settings_of(cluster, named)
+    sight = Sight(cluster, settings, dict.fromkeys(filter(None, (found.note, note))))
+    made = _trace(sight, found)
+    if out.is_data:
+        out.data(_data(found, made, list(sight.notes)))
+    else:
+        _show(out, found, made)
+        for each in sight.notes:
+            out.note(f"note: {each}")
+    return ExitCode.FINDING if made.open_secrets or made.open_workloads else ExitCode.FINE
+
+
+def _by_event(cluster: Cluster, text: str, namespace: str | None) -> Subject | None:
+    """Return the Secrets that an event has changed, or None if the text is no event's id."""
+    if len(text) != 36 or text.count("-") != 4:
+        return None
+    try:
+        listed = list_bound(cluster, namespace)
+        changed = [each for each in listed if any(change.event == text for change in _history(each))]
+    except Forbidden:
+        listed = list_bound(cluster, cluster.namespace)
+        changed = [each for each in listed if any(change.event == text for change in _history(each))]
+    if not changed:
+        raise NotFound(
+            f"no Secret remembers the event {text}",
+            "it may have changed nothing, or be older than the last five changes: ask the notifier's log",
+        )
+    return Subject(f"event {text}", changed)
+
+
+def _history(bound: Bound) -> tuple[Change, ...]:
+    return read_history(bound.annotations.get(HISTORY))
+
+
+def _change(bound: Bound) -> Change | None:
+    """Return the last change in the history, if it is the one that the Secret shows."""
+    newest = next(iter(_history(bound)), None)
+    versions = bound.version_ids  # of several, the history has a digest
+    return newest if newest and (len(versions) > 1 or newest.version in versions) else None
+
+
+def _trace(sight: Sight, found: Subject) -> Trace:
+    # The newest version is that of the Secret that was written last.
+    newest = max(found.bound, key=lambda each: _applied(each) or 0.0)
+    version = ", ".join(each[:8] for each in newest.version_ids) or "none"
+    made = Trace(version)
+    change = _change(newest)
+    if change:
+        made.event, made.cause = change.event, change.cause
+    moved_at = seconds_of(change.moved_at) if change and change.moved_at else newest.record.moved_at
+    if moved_at is not None:
+        made.moved_at = float(moved_at)
+        made.legs.append(Leg(made.moved_at, "", "label moved"))
+    for bound in found.bound:
+        _trace_secret(sight, bound, made)
+    made.legs.sort(key=lambda leg: (leg.at is None, leg.at or 0.0))
+    return made
+
+
+def _applied(bound: Bound) -> float | None:
+    change = _change(bound)
+    return seconds_of(change.at) if change else seconds_of(bound.applied_at)
+
+
+def _trace_secret(sight: Sight, bound: Bound, made: Trace) -> None:
+    change, name = _change(bound), f"Secret {bound.target}"
+    if bound.record.status != OK:
+        made.open_secrets += 1
+        status = bound.record.status or "no receiver has looked at it yet"
+        made.legs.append(Leg(None, BAD, f"{name}  {status}"))
+        return
+    keys = f", {change.keys} key{'' if change.keys == 1 else 's'}" if change else ""
+    made.legs.append(Leg(_applied(bound), GOOD, f"{name} applied{keys}", exact=change is not None))
+    namespace = bound.target.namespace
+    for consumer in consumers_of(bound, sight.consumers(namespace)):
+        place = workload_place(consumer, bound, sight.annotations(namespace), sight.settings, time.time())
+        made.legs += _workload_legs(sight, consumer, bound, place)
+        made.open_workloads += place.stage in (Stage.WAITING, Stage.ROLLING, Stage.HELD, Stage.FAILED)
+    made.legs += _warnings(sight, bound, made.moved_at or _applied(bound) or 0.0)
+
+
+def _workload_legs(sight: Sight, consumer: Consumer, bound: Bound, place: Place) -> Iterator[Leg]:
+    name, mark = place.name, present_mark(consumer, bound.target.name, bound.record)
+    if mark is None or place.stage in (Stage.OFF, Stage.WAITING):
+        if place.stage is not Stage.LIVE:
+            yield Leg(None, _SIGNS.get(place.stage, OPEN), f"{name}  {place.why}")
+        return
+    progress = consumer.progress
+    if progress and progress.marked_at is not None:
+        yield Leg(float(progress.marked_at), "", f"{name} marked")
+    ready: list[float] = []
+    try:
+        for pod, ready_at in pods_of(sight.cluster, consumer):
+            if pod.marks.get(mark_name(bound.target.name)) == mark and (at := seconds_of(ready_at)) is not None:
+                ready.append(at)
+    except Forbidden:
+        sight.notes[f"you may not list the pods of namespace {consumer.ref.namespace}: their times are left out"] = None
+    wanted = progress.wanted if progress else len(ready)
+    done = f"{name} {len(ready)}/{wanted} pods ready with it" if ready else f"{name}  {place.why or place.stage}"
+    told = f"; {place.why}" if place.stage in (Stage.HELD, Stage.FAILED) and ready else ""
+    finished = max(ready) if ready else progress.finished_at if progress else None
+    yield Leg(None if finished is None else float(finished), _SIGNS.get(place.stage, OPEN), done + told)
+
+
+def _warnings(sight: Sight, bound: Bound, since: float) -> Iterator[Leg]:
+    """Yield the Events of type Warning about a Secret since the rotation began."""
+    target = bound.target
+    query = {"fieldSelector": f"involvedObject.kind=Secret,involvedObject.name={target.name},type=Warning"}
+    try:
+        events = list(sight.cluster.list(path("v1", "events", target.namespace), query))
+    except Forbidden:
+        return
+    for event in events[-MAX_EVENTS:]:
+        metadata = as_object(event.get("metadata"))
+        at = seconds_of(str(event.get("lastTimestamp") or event.get("eventTime") or metadata.get("creationTimestamp")))
+        if at is not None and at >= int(since):
+            yield Leg(at, BAD, f"Secret {target}  {event.get('reason')}: {event.get('message')}")
+
+
+def _show(out: Output, found: Subject, made: Trace) -> None:
+    started = made.moved_at or next((leg.at for leg in made.legs if leg.at is not None), None)
+    head = f"{found.name}  version {made.version}"
+    if made.moved_at:
+        head += f"  label moved {rfc3339(int(made.moved_at))}"
+    if made.cause:
+        head += f"  by {made.cause}" + (f" {made.event}" if made.event else "")
+    out.line(head, "bold")
+    for leg in made.legs:
+        out.hanging(_offset(leg, started), f"{leg.sign or ' '} {leg.text}", _STYLES.get(leg.sign, ""))
+    out.line(_summary(made, started))
+
+
+def _offset(leg: Leg, started: float | None) -> str:
+    if leg.at is None or started is None:
+        return " " * 11
+    seconds = max(0.0, leg.at - started)
+    return f"{seconds:8.1f} s " if leg.exact else f"{seconds:6.0f}   s "
+
+
+def _summary(made: Trace, started: float | None) -> str:
+    times = [leg.at for leg in made.legs if leg.at is not None and leg.sign != BAD]
+    took = f"{duration(max(times) - started)}" if times and started is not None else "?"
+    left = []
+    if made.open_secrets:
+        left.append(f"{made.open_secrets} Secret{'' if made.open_secrets == 1 else 's'}")
+    if made.open_workloads:
+        left.append(f"{made.open_workloads} workload{'' if made.open_workloads == 1 else 's'}")
+    return f"live in {took}, except: {', '.join(left)}" if left else f"live in {took}"
+
+
+def _data(found: Subject, made: Trace, notes: Sequence[str]) -> dict[str, Any]:
+    return {
+        "subject": found.name,
+        "version": made.version,
+        "movedAt": None if made.moved_at is None else rfc3339(int(made.moved_at)),
+        "event": made.event or None,
+        "cause": made.cause or None,
+        "legs": [{"at": leg.at, "sign": leg.sign or None, "text": leg.text} for leg in made.legs],
+        "openSecrets": made.open_secrets,
+        "openWorkloads": made.open_workloads,
+        "notes": list(notes),
+    }

@@ -1,0 +1,275 @@
+"""Prediction: what a new version of an AWS secret would change in the cluster.
+
+The functions that decide are the receiver's own, in ``keyturn_receiver.core``. They are given the record that the
+receiver would write. Nothing here reads a clock or does I/O.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from itertools import islice
+
+from keyturn_cli.bound_secrets import Bound
+from keyturn_cli.release import Settings
+from keyturn_receiver.core.binding import Binding, Source, Target, read_binding
+from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
+from keyturn_receiver.core.missing_keys import missing_keys
+from keyturn_receiver.core.open_rollouts import is_open
+from keyturn_receiver.core.partial import render_groups
+from keyturn_receiver.core.plan import LiveSecret, plan
+from keyturn_receiver.core.pod import Pod
+from keyturn_receiver.core.policy import Tenancy, check_id
+from keyturn_receiver.core.render import SecretVersion
+from keyturn_receiver.core.revision import Record, next_revision, revision_of
+from keyturn_receiver.core.rollout import RolloutAnnotation, baseline, is_behind, rollout
+from keyturn_receiver.core.rollout_candidate import due_candidate, other_candidate
+from keyturn_receiver.core.rollout_halt import is_resumed
+from keyturn_receiver.core.rollout_permission import is_left_to_reloader, permits
+from keyturn_receiver.core.rollout_schedule import Wait, WaitReason, schedule
+from keyturn_receiver.core.rollout_switch import ROLLOUT
+from keyturn_receiver.core.rollout_window import WINDOW
+from keyturn_receiver.core.secret_types import complete
+from keyturn_receiver.core.unrestarted import Reader, Sort, has_to_be_told
+from keyturn_receiver.core.write_times import next_times, rfc3339
+from keyturn_receiver.errors import KeyturnError, NotAllowed
+
+NEW_VERSION = "the-new-version"  # stands for the version id that AWS would give
+
+
+class Outcome(StrEnum):
+    """What becomes of a workload."""
+
+    RESTARTS = "restarts"
+    HELD = "held"  # it is marked, and a setting of its own keeps some or all pods as they are
+    WAITS = "waits"  # it is restarted later
+    OFF = "off"  # restarts are turned off for it, or Reloader restarts it
+    UNCONCERNED = "unconcerned"  # its pods read no key that changes
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The change of one Secret. ``before`` are the revisions before the write, and ``after`` is the record that is
+    written. ``keys`` are the keys whose value changes. ``present`` are the keys that the Secret then has. ``error``
+    says why the Secret would not be filled; nothing changes then. ``unknown`` are keys that may change: they also
+    depend on an AWS secret whose value is not known here."""
+
+    before: Mapping[str, str] = field(default_factory=dict)
+    after: Record = field(default_factory=Record)
+    keys: tuple[str, ...] = ()
+    present: frozenset[str] = frozenset()
+    error: str = ""
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What becomes of one workload, and why."""
+
+    ref: WorkloadRef
+    outcome: Outcome
+    reads: Reads
+    why: str = ""
+    missing: tuple[str, ...] = ()
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether the workload's pod template would be marked, or its pods evicted."""
+        return self.outcome in (Outcome.RESTARTS, Outcome.HELD, Outcome.WAITS)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """The present state that decides what becomes of the consumers of one Secret. ``in_namespace`` are the annotations
+    of its namespace. ``pods`` are the pods of those workloads whose pods decide. ``now`` is in seconds since 1970."""
+
+    bound: Bound
+    consumers: Sequence[Consumer]
+    in_namespace: Mapping[str, str]
+    settings: Settings
+    now: float
+    pods: Mapping[WorkloadRef, Sequence[Pod]] = field(default_factory=dict)
+
+
+def check_access(bound: Bound, source: Source, in_namespace: Mapping[str, str], settings: Settings) -> str:
+    """Return why the namespace may not read an AWS secret, or an empty text if it may."""
+    if settings.namespaces and bound.target.namespace not in settings.namespaces:
+        return f"the receiver does not serve namespace {bound.target.namespace} (chart value namespaces)"
+    if bound.spec.account and not settings.tenant_roles:
+        return "bindings may not name a ServiceAccount here (chart value tenantRoles.enabled)"
+    try:
+        check_id(Tenancy(bound.target.namespace, in_namespace, settings.policy_default), source.secret_id)
+    except NotAllowed as error:
+        return f"{error.reason}: {error}"
+    return ""
+
+
+def supposed_change(bound: Bound, sources: Collection[Source]) -> Change:
+    """Return the change if every key that depends on ``sources`` gets another value."""
+    try:
+        binding = read_binding(bound.target, bound.spec)
+    except KeyturnError as error:
+        return Change(error=f"{error.reason}: {error}")
+    recorded = bound.record.revisions
+    if not bound.record.was_written:
+        return Change(error=bound.status or "no receiver has filled it yet", present=bound.keys)
+    revisions = {
+        entry.key: revision_of(NEW_VERSION, entry.key, entry.expression)
+        for entry in binding.entries
+        if entry.sources & set(sources)
+    }
+    if binding.everything_of in sources:
+        revisions = dict.fromkeys(recorded, NEW_VERSION) | revisions
+    appeared = revisions.keys() - bound.keys
+    after = {**recorded, **{key: next_revision(recorded.get(key), each) for key, each in revisions.items()}}
+    times = next_times(bound.record.write_times, after, revisions.keys() - appeared, appeared, removed=False)
+    record = replace(bound.record, revisions=after, write_times=times)
+    return Change(recorded, record, tuple(sorted(revisions)), bound.keys | after.keys())
+
+
+def planned_change(
+    bound: Bound, sources: Collection[Source], live: LiveSecret, values: Mapping[str, bytes], version: SecretVersion
+) -> Change:
+    """Return the change if ``sources`` get the value of ``version``. ``live`` is the Secret with fingerprints, and
+    ``values`` are its present values. A fingerprint here is the value itself, for it never leaves this process."""
+    try:
+        binding = read_binding(bound.target, bound.spec)
+        return _planned(binding, bound, sources, live, values, version)
+    except KeyturnError as error:
+        return Change(error=f"{error.reason}: {error}", present=bound.keys)
+
+
+def _planned(
+    binding: Binding,
+    bound: Bound,
+    sources: Collection[Source],
+    live: LiveSecret,
+    values: Mapping[str, bytes],
+    version: SecretVersion,
+) -> Change:
+    versions = {source: version for source in binding.sources if source in sources}
+    rendering = render_groups(binding.groups, versions, {}, live.type)
+    if rendering.error:
+        raise rendering.error
+    data = dict(rendering.data)
+    data |= {key: values[key] for key in rendering.skipped if key in values}
+    unknown = tuple(
+        entry.key for entry in binding.entries if entry.sources & set(sources) and not entry.sources <= versions.keys()
+    )
+    data = complete(live.type, binding, versions, data)
+    made = plan(binding, bound.spec.hash, live, data, versions, data, lambda content: "", bound.spec.reconcile)
+    record = made.record
+    if unknown:  # they are treated as changed, for a prediction must not promise that nothing happens
+        after = dict(record.revisions) | {key: f"{NEW_VERSION}.{key}" for key in unknown}
+        times = next_times(record.write_times, after, unknown, (), removed=False)
+        record = replace(record, revisions=after, write_times=times)
+    keys = tuple(sorted({*made.changed_keys, *unknown}))
+    removed = bound.record.revisions.keys() - record.revisions.keys()
+    return Change(made.before, record, keys, (bound.keys | record.revisions.keys()) - removed, unknown=unknown)
+
+
+def fates(scene: Scene, change: Change) -> list[Fate]:
+    """Return what becomes of each consumer of a Secret, in the order of the workloads' names."""
+    name, after, before = scene.bound.target.name, change.after, Record(revisions=change.before)
+    made: dict[WorkloadRef, Fate] = {}
+    due: dict[WorkloadRef, Consumer] = {}
+    others: list[Consumer] = []
+    for consumer in sorted(scene.consumers, key=lambda each: each.ref):
+        reads = consumer.reads[name]
+        missing = missing_keys(reads, change.present)
+        off = _why_off(consumer, scene)
+        mark = None if off or not scene.settings.rollouts else _mark(consumer, name, before, after)
+        if off:
+            made[consumer.ref] = Fate(consumer.ref, Outcome.OFF, reads, off, missing)
+        elif mark is None or not (mark.restart or _has_pod_behind(scene, consumer, name, after, mark)):
+            made[consumer.ref] = Fate(consumer.ref, Outcome.UNCONCERNED, reads, "reads no key that changes", missing)
+            others.append(consumer)
+        else:
+            due[consumer.ref] = consumer
+            made[consumer.ref] = _due_fate(consumer, reads, missing)
+    for ref, wait in _waits(scene, list(due.values()), others, after).items():
+        if made[ref].outcome is Outcome.RESTARTS:
+            made[ref] = replace(made[ref], outcome=Outcome.WAITS, why=_why_waits(wait))
+    return list(made.values())
+
+
+def needs_pods(scene: Scene, change: Change) -> list[Consumer]:
+    """Return the consumers whose pods decide whether they are restarted, so that ``Scene.pods`` has to have them."""
+    name, before = scene.bound.target.name, Record(revisions=change.before)
+    marks = ((each, _mark(each, name, before, change.after)) for each in scene.consumers if not _why_off(each, scene))
+    return [consumer for consumer, mark in marks if mark and mark.undecided and not mark.restart]
+
+
+def readers_left(
+    readers: Iterable[Reader], target: Target, change: Change, restarted: Collection[str], limit: int = 20
+) -> list[Reader]:
+    """Return the readers that Keyturn does not restart and that would keep an old value, or read the new one at their
+    next run. ``restarted`` are the names of the Secret's consumers."""
+    keys = frozenset(change.keys)
+    told = (each for each in readers if has_to_be_told(each, target.name, keys, change.after, frozenset(restarted)))
+    return list(islice({each.name: each for each in told}.values(), limit))
+
+
+def is_left_alone(reader: Reader) -> bool:
+    """Return whether nothing has to be done about a reader: its next run reads the new value."""
+    return reader.sort in (Sort.JOB, Sort.CRON_JOB)
+
+
+def _mark(consumer: Consumer, name: str, before: Record, after: Record) -> RolloutAnnotation | None:
+    """Return the mark that a reconcile writes after ``after``: it first gives the consumer a baseline, if it needs
+    one."""
+    if made := baseline(consumer, name, before, after):
+        consumer = replace(consumer, baseline={**consumer.baseline, made.name: made.value})
+    return rollout(consumer, name, after, before)
+
+
+def _has_pod_behind(scene: Scene, consumer: Consumer, name: str, after: Record, mark: RolloutAnnotation) -> bool:
+    pods = scene.pods.get(consumer.ref, ())
+    return mark.undecided and any(is_behind(pod, name, after, mark, consumer.seen_late) for pod in pods)
+
+
+def _why_off(consumer: Consumer, scene: Scene) -> str:
+    """Return why a consumer may not be restarted, or an empty text."""
+    settings, bound = scene.settings, scene.bound
+    if not settings.rollouts:
+        return "Keyturn restarts nothing here (chart value rollouts.enabled)"
+    args = (consumer, bound.target, bound.spec, scene.in_namespace, settings.rollout_default, settings.reloader)
+    if permits(*args):
+        return ""
+    if consumer.faults:
+        return f"never restarted until this is corrected: {consumer.faults[0]}"
+    if is_left_to_reloader(consumer, bound.target, bound.spec, settings.reloader):
+        return "Reloader restarts it"
+    return f"restarts are off ({ROLLOUT} on the namespace, the Secret or the workload, or the chart)"
+
+
+def _due_fate(consumer: Consumer, reads: Reads, missing: tuple[str, ...]) -> Fate:
+    if consumer.hold:
+        return Fate(consumer.ref, Outcome.HELD, reads, consumer.hold.text, missing)
+    how = "its pods are evicted one by one" if consumer.evicts else ""
+    return Fate(consumer.ref, Outcome.RESTARTS, reads, how, missing)
+
+
+def _waits(
+    scene: Scene, due: Sequence[Consumer], others: Sequence[Consumer], after: Record
+) -> Mapping[WorkloadRef, Wait]:
+    """Return what consumers that are due wait for. A rollout that fails halts those that come later; nobody can predict
+    that."""
+    bound, window, now = scene.bound, scene.in_namespace.get(WINDOW), scene.now
+    candidates = [due_candidate(each, window, now, is_open(each)) for each in due]
+    candidates += (other_candidate(each, bound.target.name, after, now) for each in others)
+    limit = min(scene.settings.per_secret, bound.spec.pace or scene.settings.per_secret)
+    slots = limit - sum(map(is_open, scene.consumers))
+    return schedule(candidates, now, slots, resumed=is_resumed(bound.spec, after)).waits
+
+
+def _why_waits(wait: Wait) -> str:
+    match wait.reason:
+        case WaitReason.WINDOW if wait.until < float("inf"):
+            return f"when its window opens, {rfc3339(int(wait.until))}"
+        case WaitReason.ORDER if wait.behind:
+            return f"after {wait.behind.kind} {wait.behind.name}, which is before it in order"
+        case WaitReason.PACE:
+            return "when others have finished (rollout pace)"
+        case WaitReason.HALT if wait.behind:
+            return f"when the failed rollout of {wait.behind.kind} {wait.behind.name} is mended"
+    return wait.reason.value

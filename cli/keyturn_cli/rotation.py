@@ -1,0 +1,86 @@
+"""Rotation: how far one version of an AWS secret has come. It is derived from the present state of the cluster, as the
+receiver derives it. Nothing here reads a clock or does I/O."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from keyturn_cli.bound_secrets import Bound
+from keyturn_cli.release import Settings
+from keyturn_receiver.core.binding import CURRENT
+from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.core.open_rollouts import is_restarted
+from keyturn_receiver.core.revision import OK
+from keyturn_receiver.core.rollout import rollout
+from keyturn_receiver.core.rollout_deadline import fails_at
+from keyturn_receiver.core.rollout_permission import permits
+from keyturn_receiver.core.rollout_progress import RolloutState
+
+
+class Stage(StrEnum):
+    """How far a Secret or a workload has come."""
+
+    WAITING = "waiting"  # the Secret has another version, or the workload is not marked yet
+    FAILING = "failing"  # the Secret's status is an error
+    APPLIED = "applied"  # the Secret has the version
+    ROLLING = "rolling"  # the workload's pods are being restarted
+    HELD = "held"  # the workload keeps pods with the old value
+    FAILED = "failed"  # the workload's rollout has failed
+    LIVE = "live"  # all pods of the workload run the version
+    OFF = "off"  # Keyturn may not restart the workload
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A Secret or a workload of it, and how far it has come. ``why`` is a text for people."""
+
+    name: str
+    stage: Stage
+    why: str = ""
+
+
+def has_current(bound: Bound, secret_id: str | None) -> bool:
+    """Return whether a Secret follows the label AWSCURRENT of an AWS secret, or of any."""
+    sources = bound.sources_of(secret_id) if secret_id else bound.spec.sources
+    return any(source.stage == CURRENT for source in sources)
+
+
+def secret_place(bound: Bound, secret_id: str | None, version: str) -> Place:
+    """Return how far the Secret has come with a version."""
+    name = f"Secret {bound.target}"
+    versions = bound.versions_of(secret_id) if secret_id else frozenset(bound.version_ids)
+    if version in versions and (bound.record.status == OK):
+        return Place(name, Stage.APPLIED)
+    if bound.record.status not in ("", OK):
+        return Place(name, Stage.FAILING, bound.record.status)
+    has = ", ".join(sorted(each[:8] for each in versions))
+    return Place(name, Stage.WAITING, f"it has version {has}" if has else "no receiver has filled it yet")
+
+
+def workload_place(
+    consumer: Consumer, bound: Bound, in_namespace: Mapping[str, str], settings: Settings, now: float
+) -> Place:
+    """Return how far a workload has come with the present values of a Secret. ``now`` is in seconds since 1970."""
+    name, record = f"{consumer.ref.kind} {consumer.ref.namespace}/{consumer.ref.name}", bound.record
+    levels = (in_namespace, settings.rollout_default, settings.reloader)
+    if not settings.rollouts or not permits(consumer, bound.target, bound.spec, *levels):
+        return Place(name, Stage.OFF, "Keyturn may not restart it")
+    if rollout(consumer, bound.target.name, record):
+        return Place(name, Stage.WAITING, "it is due for a restart")
+    if not is_restarted(consumer, bound.target.name, record):
+        return Place(name, Stage.LIVE, "its pods have read these values")
+    progress, hold = consumer.progress, consumer.hold
+    if hold and hold.keeps_old_pods:
+        return Place(name, Stage.HELD, hold.text)
+    if hold or progress is None or progress.is_complete:
+        return Place(name, Stage.LIVE, f"{progress.wanted} pods" if progress else "")
+    counts = f"{min(progress.updated, progress.ready)}/{progress.wanted} pods"
+    if progress.state is RolloutState.FAILED or now >= fails_at(consumer.ref.kind, progress):
+        return Place(name, Stage.FAILED, f"{counts}; {progress.reason or 'its deadline is over'}")
+    return Place(name, Stage.ROLLING, counts)
+
+
+def consumers_of(bound: Bound, consumers: Sequence[Consumer]) -> list[Consumer]:
+    """Return the workloads among ``consumers`` that read the Secret."""
+    target = bound.target
+    return [each for each in consumers if each.ref.namespace == target.namespace and target.name in each.reads]

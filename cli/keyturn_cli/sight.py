@@ -1,0 +1,58 @@
+"""What is read of one cluster for a command: workloads, other readers, and annotations of namespaces, each once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from keyturn_cli.cluster import Cluster, path
+from keyturn_cli.errors import Forbidden
+from keyturn_cli.release import Settings
+from keyturn_cli.workloads import list_consumers, list_readers
+from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.core.json_access import as_object
+from keyturn_receiver.core.unrestarted import Reader
+from keyturn_receiver.core.workload_kinds import ROLLOUT
+
+
+@dataclass(slots=True)
+class Sight:
+    """``notes`` say what the caller's rights have left out, in the order in which it was found."""
+
+    cluster: Cluster
+    settings: Settings
+    notes: dict[str, None] = field(default_factory=dict)
+    _consumers: dict[str, Sequence[Consumer]] = field(default_factory=dict)
+    _readers: dict[str, Sequence[Reader]] = field(default_factory=dict)
+    _annotations: dict[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def consumers(self, namespace: str) -> Sequence[Consumer]:
+        """Return the workloads of a namespace whose pods read Secrets."""
+        if namespace not in self._consumers:
+            listing = list_consumers(self.cluster, namespace, self.settings.reloader)
+            self._deny(listing.denied, namespace)
+            has_argo = self.settings.argo_rollouts
+            found = [each for each in listing.consumers if has_argo or each.ref.kind != ROLLOUT.kind]
+            self._consumers[namespace] = found
+        return self._consumers[namespace]
+
+    def readers(self, namespace: str) -> Sequence[Reader]:
+        """Return the pods and CronJobs of a namespace that Keyturn does not restart."""
+        if namespace not in self._readers:
+            self._readers[namespace], denied = list_readers(self.cluster, namespace)
+            self._deny(denied, namespace)
+        return self._readers[namespace]
+
+    def annotations(self, namespace: str) -> Mapping[str, str]:
+        """Return the annotations of a namespace."""
+        if namespace not in self._annotations:
+            try:
+                metadata = as_object(self.cluster.get(path("v1", "namespaces", name=namespace)).get("metadata"))
+            except Forbidden:
+                self._deny(["the annotations"], namespace)
+                metadata = {}
+            found = as_object(metadata.get("annotations"))
+            self._annotations[namespace] = {name: str(text) for name, text in found.items()}
+        return self._annotations[namespace]
+
+    def _deny(self, what: Sequence[str], namespace: str) -> None:
+        for each in what:
+            self.notes[f"you may not read {each} of namespace {namespace}: the answer leaves them out"] = None

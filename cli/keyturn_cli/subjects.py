@@ -1,0 +1,67 @@
+"""What a command is about: an AWS secret with the Secrets that are made from it, or one Secret.
+
+`shop/db` may be the name of an AWS secret, and of a Secret. An AWS secret is looked for first, unless the option
+``--namespace`` is given.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from keyturn_cli.bound_secrets import Bound, get_bound, list_bound
+from keyturn_cli.cluster import Cluster
+from keyturn_cli.errors import CliError, Forbidden, NotFound, UsageError
+from keyturn_cli.options import read_target
+from keyturn_receiver.core.binding import is_secret_id
+from keyturn_receiver.core.printable import printable
+from keyturn_receiver.core.vocabulary import BIND_LABEL
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """``secret_id`` is the name or ARN of the AWS secret, or None if the subject is one Secret. ``note`` tells what
+    the caller's rights have left out."""
+
+    name: str
+    bound: Sequence[Bound]
+    secret_id: str | None = None
+    note: str = ""
+
+
+def find_subject(cluster: Cluster, text: str, namespace: str | None) -> Subject:
+    """Return what a command is about. Raises UsageError, NotFound and CliError."""
+    if not is_secret_id(text):
+        raise UsageError(f"{text} is no name of a secret", "write the name or ARN of an AWS secret, or NAMESPACE/NAME")
+    if namespace and (found := _secret(cluster, text, namespace)):
+        return found
+    bound, note = _of_secret_id(cluster, text, namespace)
+    if bound:
+        return Subject(text, bound, text, note)
+    if not namespace and not text.startswith("arn:") and (found := _secret(cluster, text, cluster.namespace)):
+        return found
+    raise NotFound(
+        f"no Secret is bound to the AWS secret {printable(text)}" + (f" ({note})" if note else ""),
+        f"bind one with the label {BIND_LABEL} (docs/bindings.md), or see what is bound: keyturn status -A",
+    )
+
+
+def _secret(cluster: Cluster, text: str, namespace: str) -> Subject | None:
+    try:
+        target = read_target(text, namespace)
+        found = get_bound(cluster, target)
+    except (UsageError, NotFound):
+        return None
+    if found is None:
+        raise CliError(
+            f"Secret {target} is not bound to AWS", f'set its label {BIND_LABEL} to "true" (docs/bindings.md)'
+        )
+    return Subject(f"Secret {target}", [found])
+
+
+def _of_secret_id(cluster: Cluster, secret_id: str, namespace: str | None) -> tuple[list[Bound], str]:
+    if namespace:
+        return list(list_bound(cluster, namespace, secret_id)), ""
+    try:
+        return list(list_bound(cluster, None, secret_id)), ""
+    except Forbidden:
+        note = f"you may list Secrets in namespace {cluster.namespace} alone"
+        return list(list_bound(cluster, cluster.namespace, secret_id)), note

@@ -1,0 +1,70 @@
+"""Workloads, pods and CronJobs that read Secrets, as the API server has them now."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from keyturn_cli.cluster import Cluster, path
+from keyturn_cli.errors import Forbidden, NotFound
+from keyturn_receiver.core.consumer import Consumer, read_consumer
+from keyturn_receiver.core.json_access import as_object
+from keyturn_receiver.core.pod import Pod, read_pod
+from keyturn_receiver.core.reloader import ReloaderMode
+from keyturn_receiver.core.unrestarted import Reader, read_cron_job, read_running_pod
+from keyturn_receiver.core.workload_kinds import CRON_JOB, WORKLOAD_KINDS
+
+_RUNNING = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
+
+
+@dataclass(slots=True)
+class Listing:
+    """What was found, and which kinds the caller may not list."""
+
+    consumers: list[Consumer] = field(default_factory=list)
+    denied: list[str] = field(default_factory=list)
+
+
+def list_consumers(cluster: Cluster, namespace: str | None, reloader: ReloaderMode = ReloaderMode.ABSENT) -> Listing:
+    """Return the workloads of a namespace, or of all namespaces, whose pods read Secrets."""
+    found = Listing()
+    for kind in WORKLOAD_KINDS.values():
+        try:
+            for each in cluster.list(path(kind.group_version, kind.plural, namespace)):
+                if consumer := read_consumer(kind, each, reloader):
+                    found.consumers.append(consumer)
+        except NotFound:
+            continue  # the cluster lacks the definition of a custom resource
+        except Forbidden:
+            if not kind.is_custom:
+                found.denied.append(kind.plural)
+    return found
+
+
+def list_readers(cluster: Cluster, namespace: str) -> tuple[list[Reader], list[str]]:
+    """Return the pods and CronJobs of a namespace that Keyturn does not restart, and the kinds that the caller may not
+    list."""
+    readers: list[Reader] = []
+    denied: list[str] = []
+    try:
+        listed = cluster.list(path(CRON_JOB.group_version, CRON_JOB.plural, namespace))
+        readers += (read_cron_job(each) for each in listed)
+    except Forbidden:
+        denied.append(CRON_JOB.plural)
+    try:
+        pods = cluster.list(path("v1", "pods", namespace), _RUNNING)
+        readers += (reader for each in pods if (reader := read_running_pod(each)))
+    except Forbidden:
+        denied.append("pods")
+    return readers, denied
+
+
+def pods_of(cluster: Cluster, consumer: Consumer, named: Sequence[str] = ()) -> Iterator[tuple[Pod, str]]:
+    """Yield the pods of a workload, each with the time at which it became ready (RFC 3339), or an empty text."""
+    for each in cluster.list(path("v1", "pods", consumer.ref.namespace), _RUNNING):
+        if pod := read_pod(each, consumer.ref, consumer.uid, named):
+            conditions = as_object(each.get("status")).get("conditions")
+            ready = [
+                str(condition.get("lastTransitionTime", ""))
+                for condition in (conditions if isinstance(conditions, list) else [])
+                if condition.get("type") == "Ready" and condition.get("status") == "True"
+            ]
+            yield pod, ready[0] if ready else ""

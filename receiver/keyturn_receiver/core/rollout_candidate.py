@@ -1,0 +1,53 @@
+"""Candidates of the rollout schedule: the state of a consumer with regard to one change of a Secret."""
+
+from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.core.open_rollouts import is_restarted
+from keyturn_receiver.core.revision import Record
+from keyturn_receiver.core.rollout import RolloutAnnotation
+from keyturn_receiver.core.rollout_deadline import fails_at
+from keyturn_receiver.core.rollout_progress import RolloutState
+from keyturn_receiver.core.rollout_schedule import INFINITY, Candidate, ConsumerState
+from keyturn_receiver.core.rollout_window import opens_at
+
+
+def may_restart(mark: RolloutAnnotation) -> bool:
+    """Return whether the pods restart, or may restart, when this mark is written."""
+    return mark.restart or mark.undecided
+
+
+def due_candidate(
+    consumer: Consumer,
+    window: str | None,
+    now: float,
+    is_open: bool,
+    backed_off_until: float = 0.0,
+    quiet_at: float = 0.0,
+) -> Candidate:
+    """Return the candidate for a consumer that is due.
+
+    ``window`` is the rollout window of the namespace, which counts if the workload has none of its own. ``is_open``
+    tells whether the consumer's rollout is unfinished already. The times are in seconds since 1970.
+    """
+    ref, order = consumer.ref, consumer.order
+    opens = opens_at(window if consumer.window is None else consumer.window, now)
+    if opens == INFINITY:  # the namespace's window is not understood: nobody waits for this consumer
+        return Candidate(ref, ConsumerState.SETTLED, order)
+    takes_slot = consumer.hold is None and not is_open
+    return Candidate(ref, ConsumerState.DUE, order, opens, takes_slot, backed_off_until, quiet_at=quiet_at)
+
+
+def other_candidate(consumer: Consumer, secret_name: str, record: Record, now: float) -> Candidate:
+    """Return the candidate for a consumer that is not due. ``record`` is that of the Secret, and ``now`` the time in
+    seconds since 1970."""
+    ref, order = consumer.ref, consumer.order
+    if consumer.hold or consumer.progress is None or not is_restarted(consumer, secret_name, record):
+        return Candidate(ref, ConsumerState.SETTLED, order)
+    end = fails_at(ref.kind, consumer.progress)
+    match consumer.progress.state:
+        case RolloutState.COMPLETE:
+            state = ConsumerState.SETTLED
+        case RolloutState.UNFINISHED if now < end:
+            state = ConsumerState.UNFINISHED
+        case _:
+            state = ConsumerState.FAILED
+    return Candidate(ref, state, order, fails_at=end)
