@@ -1,10 +1,12 @@
 """AWS Secrets Manager, with the credentials and the rights of the caller."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keyturn_cli.errors import CliError, UsageError
 from keyturn_receiver.core.arn import region
+from keyturn_receiver.core.binding import CURRENT
 from keyturn_receiver.core.render import SecretVersion
 
 if TYPE_CHECKING:
@@ -28,12 +30,12 @@ def read_file(file: Path, secret_id: str) -> SecretVersion:
     return SecretVersion(secret_id, secret_id, "the-new-version", value)
 
 
-def read_version(secret_id: str, stage: str) -> SecretVersion:
-    """Return the version that has a staging label. Raises CliError."""
+def read_version(secret_id: str, stage: str, in_region: str = "") -> SecretVersion:
+    """Return the version that has a staging label. ``in_region`` counts if ``secret_id`` is no ARN. Raises CliError."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        got = _client(secret_id).get_secret_value(SecretId=secret_id, VersionStage=stage)
+        got = _client(secret_id, in_region).get_secret_value(SecretId=secret_id, VersionStage=stage)
     except ClientError as error:
         raise _refusal(f"the value of {secret_id} with the label {stage}", error.response["Error"]["Code"]) from None
     except BotoCoreError as error:
@@ -42,12 +44,13 @@ def read_version(secret_id: str, stage: str) -> SecretVersion:
     return SecretVersion(got["ARN"], got["Name"], got["VersionId"], value)
 
 
-def version_at(secret_id: str, stage: str = "AWSCURRENT") -> str:
-    """Return the id of the version that has a staging label. No value is read. Raises CliError."""
+def version_at(secret_id: str, in_region: str = "", stage: str = CURRENT) -> str:
+    """Return the id of the version that has a staging label. No value is read. ``in_region`` is as in
+    ``read_version``. Raises CliError."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        described = _client(secret_id).describe_secret(SecretId=secret_id)
+        described = _client(secret_id, in_region).describe_secret(SecretId=secret_id)
     except ClientError as error:
         raise _refusal(f"the version of {secret_id}", error.response["Error"]["Code"], "--version ID") from None
     except BotoCoreError as error:
@@ -58,14 +61,14 @@ def version_at(secret_id: str, stage: str = "AWSCURRENT") -> str:
     raise CliError(f"no version of {secret_id} has the label {stage}", "set its value in AWS")
 
 
-def _client(secret_id: str) -> "SecretsManagerClient":
+def _client(secret_id: str, in_region: str) -> "SecretsManagerClient":
     import boto3  # takes a quarter of a second to import, and most commands do without it
     from botocore.config import Config
 
     settings = Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard", "max_attempts": 3})
-    client: SecretsManagerClient = boto3.client(
-        "secretsmanager", region_name=region(secret_id) or None, config=settings
-    )
+    # The SDK itself reads AWS_DEFAULT_REGION and the profile, and not AWS_REGION.
+    name = region(secret_id) or in_region or os.environ.get("AWS_REGION")
+    client: SecretsManagerClient = boto3.client("secretsmanager", region_name=name or None, config=settings)
     return client
 
 

@@ -11,8 +11,10 @@ from keyturn_cli.bound_secrets import Bound, get_bound, list_bound
 from keyturn_cli.cluster import Cluster
 from keyturn_cli.errors import CliError, Forbidden, NotFound, UsageError
 from keyturn_cli.options import read_target
+from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import is_secret_id
 from keyturn_receiver.core.printable import printable
+from keyturn_receiver.core.revision import split_version_key
 from keyturn_receiver.core.vocabulary import BIND_LABEL
 
 
@@ -25,6 +27,20 @@ class Subject:
     bound: Sequence[Bound]
     secret_id: str | None = None
     note: str = ""
+
+    @property
+    def region(self) -> str:
+        """The AWS region that the Secrets were filled from, or empty if none was filled yet."""
+        arns = (split_version_key(key)[0] for each in self.bound for key in each.record.version_ids)
+        return next((named for arn in arns if (named := region(arn))), "")
+
+    def only_secret_id(self, otherwise: str) -> str:
+        """Return the AWS secret that the command is about. Raises UsageError with the advice ``otherwise`` if a Secret
+        is made from several."""
+        ids = [self.secret_id] if self.secret_id else sorted({each for one in self.bound for each in one.secret_ids})
+        if len(ids) != 1:
+            raise UsageError(f"{self.name} is made from {len(ids)} AWS secrets", otherwise)
+        return ids[0]
 
 
 def find_subject(cluster: Cluster, text: str, namespace: str | None) -> Subject:

@@ -34,11 +34,14 @@ class Terminal:
             monkeypatch.delenv(name, raising=False)
 
     def written(self) -> str:
+        self.file.write("\0")
         self.file.flush()
-        text = os.read(self._main, 1 << 16).decode()
+        text = b""
+        while not text.endswith(b"\0"):
+            text += os.read(self._main, 1 << 16)
         self.file.close()
         os.close(self._main)
-        return text.replace("\r\n", "\n")
+        return text[:-1].decode().replace("\r\n", "\n")
 
 
 def test_table_in_a_pipe_is_aligned_and_has_whole_lines(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,8 +88,8 @@ def explain(
 ) -> ExitCode:
     """Predict what a rotation changes and restarts.
 
-    Nothing is written. Every key counts as changed, unless --stage or --new-value gives the new value. The functions that predict are those
-    that decide in the receiver.
+    Nothing is written. Every key counts as changed, unless --stage or --new-value gives the new value. The functions
+    that predict are those that decide in the receiver.
     """
     out = Output(output, no_color)
     if stage and new_value:
@@ -113,11 +113,8 @@ def explain(
 def _new_version(found: Subject, stage: str | None, new_value: Path | None) -> SecretVersion | None:
     if not stage and not new_value:
         return None
-    ids = {secret_id for bound in found.bound for secret_id in bound.secret_ids}
-    secret_id = found.secret_id or (next(iter(ids)) if len(ids) == 1 else "")
-    if not secret_id:
-        raise UsageError(f"{found.name} is made from several AWS secrets", "name the one that changes")
-    return read_file(new_value, secret_id) if new_value else read_version(secret_id, stage or CURRENT)
+    secret_id = found.only_secret_id("name the one that changes")
+    return read_file(new_value, secret_id) if new_value else read_version(secret_id, stage or CURRENT, found.region)
 
 
 def _explain(sight: Sight, found: Subject, bound: Bound, version: SecretVersion | None) -> Explained:

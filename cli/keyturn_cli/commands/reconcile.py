@@ -26,7 +26,8 @@ def reconcile(
 ) -> None:
     """Ask the receivers to look at a Secret now.
 
-    They compare its value in AWS, its keys, and its workloads. The command writes the annotation keyturn.dev/reconcile, which takes the right to patch the Secret.
+    They compare its value in AWS, its keys, and its workloads. The command writes the annotation
+    keyturn.dev/reconcile, which takes the right to patch the Secret.
     """
     out = Output(output, no_color)
     cluster = Cluster.connect(context)

@@ -40,18 +40,25 @@ SUBJECT = Annotated[
 GOOD, BAD, OPEN = "✔", "✗", "…"
 _SIGNS = {Stage.LIVE: GOOD, Stage.FAILED: BAD, Stage.HELD: OPEN, Stage.ROLLING: OPEN, Stage.WAITING: OPEN}
 _STYLES = {GOOD: "green", BAD: "red", OPEN: "yellow"}
+MOVED, APPLIED, MARKED, READY, TOLD = range(5)  # ranks of legs
 MAX_EVENTS = 20  # warnings about one Secret that are shown
 
 
 @dataclass(frozen=True, slots=True)
 class Leg:
     """One step. ``at`` is in seconds since 1970, or None if its time is not known. ``exact`` is false if Kubernetes
-    or AWS tells whole seconds alone."""
+    or AWS tells whole seconds alone. ``rank`` is the place among the steps of one second."""
 
     at: float | None
     sign: str
     text: str
+    rank: int
     exact: bool = False
+
+    @property
+    def place(self) -> tuple[bool, int, int, float]:
+        """The place in the order. Whole seconds are rounded down, so within a second the rank decides."""
+        return (self.at is None, int(self.at or 0), self.rank, self.at or 0.0)
 
 
 @dataclass(slots=True)
@@ -78,8 +85,9 @@ def trace(
 ) -> ExitCode:
     """Show the way of the last rotation, leg by leg.
 
-    The legs: label moved, Secrets filled, workloads marked, pods ready. Times have milliseconds where Keyturn wrote them, and whole seconds where AWS or Kubernetes tells no more. The exit
-    code is 1 if a Secret or a workload has not been reached.
+    The legs: label moved, Secrets filled, workloads marked, pods ready. Times have milliseconds where Keyturn wrote
+    them, and whole seconds where AWS or Kubernetes tells no more. The exit code is 1 if a Secret or a workload has
+    not been reached.
     """
     out = Output(output, no_color)
     cluster = Cluster.connect(context)
@@ -137,10 +145,10 @@ def _trace(sight: Sight, found: Subject) -> Trace:
     moved_at = seconds_of(change.moved_at) if change and change.moved_at else newest.record.moved_at
     if moved_at is not None:
         made.moved_at = float(moved_at)
-        made.legs.append(Leg(made.moved_at, "", "label moved"))
+        made.legs.append(Leg(made.moved_at, "", "label moved", MOVED))
     for bound in found.bound:
         _trace_secret(sight, bound, made)
-    made.legs.sort(key=lambda leg: (leg.at is None, leg.at or 0.0))
+    made.legs.sort(key=lambda leg: leg.place)
     return made
 
 
@@ -154,10 +162,10 @@ def _trace_secret(sight: Sight, bound: Bound, made: Trace) -> None:
     if bound.record.status != OK:
         made.open_secrets += 1
         status = bound.record.status or "no receiver has looked at it yet"
-        made.legs.append(Leg(None, BAD, f"{name}  {status}"))
+        made.legs.append(Leg(None, BAD, f"{name}  {status}", APPLIED))
         return
     keys = f", {change.keys} key{'' if change.keys == 1 else 's'}" if change else ""
-    made.legs.append(Leg(_applied(bound), GOOD, f"{name} applied{keys}", exact=change is not None))
+    made.legs.append(Leg(_applied(bound), GOOD, f"{name} applied{keys}", APPLIED, exact=change is not None))
     namespace = bound.target.namespace
     for consumer in consumers_of(bound, sight.consumers(namespace)):
         place = workload_place(consumer, bound, sight.annotations(namespace), sight.settings, time.time())
@@ -170,11 +178,11 @@ def _workload_legs(sight: Sight, consumer: Consumer, bound: Bound, place: Place)
     name, mark = place.name, present_mark(consumer, bound.target.name, bound.record)
     if mark is None or place.stage in (Stage.OFF, Stage.WAITING):
         if place.stage is not Stage.LIVE:
-            yield Leg(None, _SIGNS.get(place.stage, OPEN), f"{name}  {place.why}")
+            yield Leg(None, _SIGNS.get(place.stage, OPEN), f"{name}  {place.why}", READY)
         return
     progress = consumer.progress
     if progress and progress.marked_at is not None:
-        yield Leg(float(progress.marked_at), "", f"{name} marked")
+        yield Leg(float(progress.marked_at), "", f"{name} marked", MARKED)
     ready: list[float] = []
     try:
         for pod, ready_at in pods_of(sight.cluster, consumer):
@@ -186,7 +194,7 @@ def _workload_legs(sight: Sight, consumer: Consumer, bound: Bound, place: Place)
     done = f"{name} {len(ready)}/{wanted} pods ready with it" if ready else f"{name}  {place.why or place.stage}"
     told = f"; {place.why}" if place.stage in (Stage.HELD, Stage.FAILED) and ready else ""
     finished = max(ready) if ready else progress.finished_at if progress else None
-    yield Leg(None if finished is None else float(finished), _SIGNS.get(place.stage, OPEN), done + told)
+    yield Leg(None if finished is None else float(finished), _SIGNS.get(place.stage, OPEN), done + told, READY)
 
 
 def _warnings(sight: Sight, bound: Bound, since: float) -> Iterator[Leg]:
@@ -201,7 +209,7 @@ def _warnings(sight: Sight, bound: Bound, since: float) -> Iterator[Leg]:
         metadata = as_object(event.get("metadata"))
         at = seconds_of(str(event.get("lastTimestamp") or event.get("eventTime") or metadata.get("creationTimestamp")))
         if at is not None and at >= int(since):
-            yield Leg(at, BAD, f"Secret {target}  {event.get('reason')}: {event.get('message')}")
+            yield Leg(at, BAD, f"Secret {target}  {event.get('reason')}: {event.get('message')}", TOLD)
 
 
 def _show(out: Output, found: Subject, made: Trace) -> None:

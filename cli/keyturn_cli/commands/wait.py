@@ -93,8 +93,8 @@ def wait(
 ) -> ExitCode:
     """Wait until a version has arrived in every Secret, or pod.
 
-    It waits in one or several clusters. The exit code is 3 after the time-out, 4 if the rollout of a workload has failed, and 1 if a workload keeps pods
-    with the old value by a setting of its own.
+    It waits in one or several clusters. The exit code is 3 after the time-out, 4 if the rollout of a workload has
+    failed, and 1 if a workload keeps pods with the old value by a setting of its own.
     """
     out = Output(output, no_color)
     seconds = read_duration(timeout)
@@ -116,7 +116,9 @@ def wait_for(
     """Wait, and tell how it ended. Raises TimedOut, RolloutFailed and the errors of ``find_subject``."""
     started = time.monotonic()
     watched = [_watched(Cluster.connect(context), subject, namespace, release) for context in contexts]
-    version = version or version_at(_secret_id(subject, watched[0].subject))
+    if version is None:
+        found = watched[0].subject
+        version = version_at(found.only_secret_id("name one, or give --version ID"), found.region)
     with _progress(out) as tell:
         while True:
             looks = [(each.cluster.context, each.look(version, goal)) for each in watched]
@@ -143,15 +145,6 @@ def _watched(cluster: Cluster, subject: str, namespace: str | None, release: Rel
     if not any(has_current(bound, found.secret_id) for bound in found.bound):
         raise NotFound(f"{cluster.context}: no Secret follows the label AWSCURRENT of {subject}", "see keyturn status")
     return Watched(cluster, found, settings_of(cluster, release)[0])
-
-
-def _secret_id(text: str, subject: Subject) -> str:
-    if subject.secret_id:
-        return text
-    ids = {secret_id for bound in subject.bound for secret_id in bound.secret_ids}
-    if len(ids) != 1:
-        raise UsageError(f"{subject.name} is made from several AWS secrets", "name one, or give --version ID")
-    return ids.pop()
 
 
 def _workload_places(sight: Sight, bound: Bound) -> Iterator[Place]:
