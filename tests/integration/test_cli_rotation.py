@@ -1,11 +1,14 @@
 """`keyturn status`, `explain`, `trace` and `wait` beside a receiver that fills Secrets and restarts workloads."""
 
 import json
+import os
 import re
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import pytest
 
 from keyturn_local.aws.rotation import rotate
 from keyturn_local.aws.server import LocalAws
+from keyturn_local.docs import cli_help
 from keyturn_local.kubernetes.cluster import write_kubeconfig
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from support import cli
@@ -80,7 +84,8 @@ class Shop:
     def rotate(self, number: int) -> str:
         """Rotate the AWS secret, deliver the notification, and return the version id."""
         version = str(rotate(self.env.client, self.secret_id, value(number)))
-        self.env.send(self.env.notification_of("db", version))
+        told = self.env.notification_of("db", version)
+        self.env.send(replace(told, time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
         return version
 
     @property
@@ -288,6 +293,54 @@ def test_explain_without_rights_leaves_out_and_says_so(shop: Shop, tmp_path: Pat
 
 
 # --- trace and wait
+
+
+def as_on_the_page(shop: Shop, text: str) -> str:
+    """Return an output with the names and numbers that docs/cli.md has: those of a run differ each time."""
+    text = text.replace(shop.namespace, "shop").replace("keyturn-local", "blue")
+    text = re.sub(r"\bversion [0-9a-f]{8}\b", "version b6fe5c7e", text)
+    text = re.sub(r"(shop/db +)[0-9a-f]{8}", r"\1b6fe5c7e", text)
+    text = re.sub(r"label moved \S+Z", "label moved 2026-11-28T08:30:56Z", text)
+    text = re.sub(r"by notification \S+", "by notification d47862ed-55b2-4b4e-a1f4-3f4b7c9d2e10", text)
+    text = re.sub(r"\d+[smhd] ago", "96s ago", text)
+    text = re.sub(r"^ +\d+\.\d s ", "     0.7 s ", text, flags=re.MULTILINE)
+    text = re.sub(r"^ +\d+   s (?!  label)", "     9   s ", text, flags=re.MULTILINE)
+    text = re.sub(r"\(\d+[smh]\)", "(9s)", text)
+    text = re.sub(r"live in \d+[smhd]", "live in 9s", text)
+    lines = text.splitlines()
+    table = [line for line in lines if line.startswith(("NAMESPACE", "shop "))]
+    rows = [re.split(r" {2,}", line) for line in table]
+    if table and len({len(row) for row in rows}) == 1:  # the columns are as wide as the names were
+        widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+        padded = iter(
+            "".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        )
+        lines = [next(padded) if line in table else line for line in lines]
+    return "\n".join(lines) + "\n"
+
+
+def test_samples_of_the_page_are_what_is_printed(shop: Shop, tmp_path: Path) -> None:
+    shop.rotate(700)
+    (tmp_path / "new.json").write_text(value(701))
+    asked = {
+        "status": ("status", shop.namespace),
+        "explain": ("explain", shop.secret_id),
+        "explain a new value": ("explain", shop.secret_id, "--new-value", str(tmp_path / "new.json")),
+        "wait": ("wait", "db", "-n", shop.namespace, "--for", "live", "--timeout", "5m"),
+        "trace": ("trace", shop.secret_id),
+        "reconcile": ("reconcile", f"{shop.namespace}/db"),
+    }
+    texts = {}
+    for name in ("wait", *asked):
+        shown = " ".join(asked[name]).replace(str(tmp_path / "new.json"), "new.json")
+        texts[name] = as_on_the_page(shop, f"$ keyturn {shown}\n{shop.run(*asked[name]).out}")
+    page = cli_help.PAGE.read_text()
+    if os.environ.get("KEYTURN_WRITE_SAMPLES"):
+        cli_help.PAGE.write_text(cli_help.with_blocks(page, "sample", texts))
+        return
+    samples = cli_help.blocks(page, "sample")
+    for name, text in texts.items():
+        assert samples[name] == text, "KEYTURN_WRITE_SAMPLES=1 writes the samples"
 
 
 def test_wait_and_trace_follow_a_rotation(shop: Shop) -> None:

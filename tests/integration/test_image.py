@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from support import cli
 from support.fault_env import FaultEnv
 from support.otlp_collector import OtlpCollector
 from support.page_client import PageClient
@@ -18,7 +19,11 @@ from support.wait import eventually
 
 ROOT = Path(__file__).parents[2]
 INSTALL = ROOT / "receiver" / "install"
-PACKAGES = {"keyturn_receiver": ROOT / "receiver", "keyturn_contract": ROOT / "lambda"}
+PACKAGES = {
+    "keyturn_receiver": ROOT / "receiver",
+    "keyturn_contract": ROOT / "lambda",
+    "keyturn_cli": ROOT / "cli",
+}
 MODULES = sorted(
     ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
     for name, root in PACKAGES.items()
@@ -74,9 +79,9 @@ def test_environment_holds_exactly_the_pinned_packages(python: Path) -> None:
     """Not even pip is there, so nothing can be installed into a running receiver."""
     pinned = {
         normal(line.split("==")[0])
-        for name in ("receiver", "tracing")
+        for name in ("receiver", "tracing", "cli")
         for line in (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
-        if re.match(r"[a-z]", line)
+        if re.match(r"[a-z]", line) and "sys_platform == 'win32'" not in line
     }
     code = "import importlib.metadata as m; print(*(each.metadata['Name'] for each in m.distributions()))"
     assert {normal(name) for name in said(python, code).split()} == pinned
@@ -139,6 +144,17 @@ def test_receiver_runs_from_the_environment(
     assert env.send(env.rotate()).outcome == "applied"
     assert "<h1>Keyturn" in PageClient(receiver.page_url).get("/")
     env.wait_converged()
+
+
+def test_command_line_runs_from_the_environment(env: FaultEnv, python: Path) -> None:
+    env.receiver(python=python)
+    env.create_bound_secret()
+    variables = cli.environment(env.cluster.kubeconfig)
+    del variables["PYTHONPATH"]
+    command = [python, "-m", "keyturn_cli", "status", env.namespace]
+    ran = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.splitlines()[1].endswith(" ok")
 
 
 def test_receiver_traces_from_the_environment(

@@ -17,12 +17,13 @@ from keyturn_cli.options import AllNamespaces, Context, Namespace, NoColor, Outp
 from keyturn_cli.output import Format, Output
 from keyturn_cli.times import ago, seconds_of
 from keyturn_cli.workloads import Listing, list_consumers
-from keyturn_receiver.core.binding import Target, is_bound, read_spec
+from keyturn_receiver.core.aliases import SECRETS, read_aliases
+from keyturn_receiver.core.binding import SECRET_ID, Target, is_bound
 from keyturn_receiver.core.object_name import is_object_name
 from keyturn_receiver.core.revision import APPLIED_AT, OK, STATUS, VERSION_IDS, read_record
 from keyturn_receiver.core.vocabulary import BIND_LABEL
 
-PLACE = Annotated[str | None, typer.Argument(metavar="[NS[/NAME]]", help="A namespace, or one Secret.")]
+PLACE = Annotated[str | None, typer.Argument(metavar="NS[/NAME]", help="A namespace, or one Secret.")]
 FAILING = Annotated[bool, typer.Option("--failing", help="Only what needs somebody.")]
 WATCH = Annotated[bool, typer.Option("--watch", "-w", help="Go on, and print each Secret that changes.")]
 COLUMNS = ("NAMESPACE", "SECRET", "AWS SECRET", "VERSION", "APPLIED", "CONSUMERS", "STATUS")
@@ -182,13 +183,20 @@ def _row(metadata: _Metadata) -> Row | None:
     record = read_record({VERSION_IDS: annotations.get(VERSION_IDS, "")})
     return Row(
         Target(metadata.namespace, metadata.name),
-        tuple(dict.fromkeys(source.secret_id for source in read_spec(annotations).sources if source.secret_id)),
+        _secret_ids(annotations),
         tuple(dict.fromkeys(record.version_ids.values())),
         annotations.get(APPLIED_AT, ""),
         metadata.creationTimestamp,
         annotations.get(STATUS, ""),
         metadata.resourceVersion,
     )
+
+
+def _secret_ids(annotations: Mapping[str, str]) -> tuple[str, ...]:
+    if SECRETS in annotations:
+        return tuple(dict.fromkeys(alias.secret_id for alias in read_aliases(annotations[SECRETS])[0]))
+    secret_id = annotations.get(SECRET_ID, "").strip()
+    return (secret_id,) if secret_id else ()
 
 
 def _counts(listing: Listing, notes: list[str]) -> Mapping[Target, str] | None:
@@ -230,6 +238,7 @@ def _watch(
     """Print a row whenever a Secret changes, until the caller ends it."""
     seen = {row.target: row for row in rows}
     query = {"labelSelector": BIND_LABEL}
+    out.flush()
     while True:
         for event in cluster.watch(path("v1", "secrets", where), query, _EVENT, METADATA):
             target = Target(event.object.metadata.namespace, event.object.metadata.name)

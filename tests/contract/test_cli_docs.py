@@ -1,0 +1,31 @@
+"""docs/cli.md, checked against the command line. tests/integration/test_cli_rotation.py checks its samples."""
+
+import pytest
+
+from keyturn_cli.errors import ExitCode
+from keyturn_local.docs import cli_help
+
+PAGE = cli_help.PAGE.read_text()
+
+
+def test_page_has_the_help_of_each_command() -> None:
+    assert cli_help.page() == PAGE, "run `make docs`"
+    assert set(cli_help.blocks(PAGE, "help")) == {"keyturn", *cli_help.commands()}
+
+
+@pytest.mark.parametrize("command", cli_help.commands())
+def test_command_has_a_section_and_a_sample(command: str) -> None:
+    assert f"\n## {command}\n" in PAGE
+    assert cli_help.blocks(PAGE, "sample").get(command)
+
+
+@pytest.mark.parametrize("command", ["keyturn", *cli_help.commands()])
+def test_help_fits_80_columns(command: str) -> None:
+    text = cli_help.help_of(command)
+    assert text.startswith("Usage: keyturn ")
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("code", [code for code in ExitCode if code is not ExitCode.CLOSED_PIPE])
+def test_exit_code_has_a_row(code: ExitCode) -> None:
+    assert f"\n| {code} | " in PAGE
