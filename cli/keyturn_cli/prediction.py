@@ -187,8 +187,8 @@ def fates(scene: Scene, change: Change) -> list[Fate]:
             due[consumer.ref] = consumer
             made[consumer.ref] = _due_fate(consumer, reads, missing)
     for ref, wait in _waits(scene, list(due.values()), others, after).items():
-        if made[ref].outcome is Outcome.RESTARTS:
-            made[ref] = replace(made[ref], outcome=Outcome.WAITS, why=_why_waits(wait))
+        held = f"; then it {made[ref].why}" if made[ref].outcome is Outcome.HELD else ""
+        made[ref] = replace(made[ref], outcome=Outcome.WAITS, why=f"{_why_waits(wait)}{held}")
     return list(made.values())
 
 
