@@ -12,8 +12,9 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from keyturn_cli.errors import CliError
+from keyturn_cli.errors import CliError, UsageError
 from keyturn_receiver.core.arn import region
+from keyturn_receiver.core.binding import is_secret_id
 
 CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 5, 20, 3
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError")
@@ -97,7 +98,10 @@ class Aws:
         return outputs[name]
 
     def secrets_manager(self, secret_id: str) -> Any:
-        """Return a client for Secrets Manager in the region of a secret. Raises AwsError."""
+        """Return a client for Secrets Manager in the region of a secret. Raises AwsError, and UsageError if this is
+        neither a name nor an ARN."""
+        if not is_secret_id(secret_id):
+            raise UsageError(f"{secret_id} is no name of a secret", "write the name or ARN of an AWS secret")
         return self.client("secretsmanager", region(secret_id))
 
 

@@ -8,6 +8,7 @@ from keyturn_cli.commands.doctor import doctor
 from keyturn_cli.commands.explain import explain
 from keyturn_cli.commands.reconcile import reconcile
 from keyturn_cli.commands.redeliver import redeliver
+from keyturn_cli.commands.rotate import RotateCommand, rotate
 from keyturn_cli.commands.send import send
 from keyturn_cli.commands.status import status
 from keyturn_cli.commands.trace import trace
@@ -26,6 +27,7 @@ app.command()(status)
 app.command()(explain)
 app.command()(trace)
 app.command()(wait)
+app.command(cls=RotateCommand)(rotate)
 app.command()(reconcile)
 app.command()(ui)
 app.command()(send)

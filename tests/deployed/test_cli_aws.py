@@ -1,11 +1,11 @@
-"""The commands `send`, `redeliver` and `ui` on a stack that SAM has deployed, with a receiver and a real API server."""
+"""The commands `send`, `redeliver`, `rotate` and `ui` on a deployed stack, with a receiver and a real API server."""
 
 import json
 import signal
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,7 +13,10 @@ from uuid import uuid4
 import pytest
 
 from keyturn_cli.dead_letters import DeadLetterQueue
+from support.database import Database
 from support.installed_site import Done, InstalledSite
+from support.manifests import env_from, workload
+from support.rotations import deploy_rotation
 from support.wait import eventually
 
 
@@ -144,6 +147,8 @@ def test_missing_credentials_of_aws_are_said(installed: InstalledSite) -> None:
         (["send", "x", "--queue", "--url", "https://a/v1/notifications"], "--queue and --url exclude each other"),
         (["send", "x", "--ca-file", "x"], "--ca-file needs --url"),
         (["send", "x", "--url", "nonsense"], "nonsense is not the URL of a receiver"),
+        (["send", "a b"], "a b is no name of a secret: write the name or ARN of an AWS secret"),
+        (["rotate", "a\x1b[2Jb"], "a\\x1b[2Jb is no name of a secret"),
         (["redeliver"], "choose one of --list, --all and EVENT-ID"),
         (["redeliver", "--list", "--all"], "choose one of --list, --all and EVENT-ID"),
         (["redeliver", "an-id", "--all"], "choose one of --list, --all and EVENT-ID"),
@@ -349,3 +354,95 @@ def test_pod_that_cannot_be_reached_is_said_without_kubectl(installed: Installed
     done = installed.run("ui", "--no-browser", "--release", installed.release, PATH="/nonexistent")
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("Error: the pod serves no status page: set the chart's value statusPage.enabled")
+
+
+# --- rotate
+
+
+@pytest.fixture
+def database() -> Iterator[Database]:
+    with closing(Database(app="first")) as running:
+        yield running
+
+
+@pytest.fixture
+def login(installed: InstalledSite, database: Database) -> str:
+    """A login that a rotation function rotates; it has been rotated once. Its name is also the Secret's."""
+    site, name = installed.site, f"login-{uuid4().hex[:6]}"
+    arn = site.bind(name, json.dumps({"username": "app", "password": "first"}))
+    function = deploy_rotation(site, database, ("app",), arn)
+    first = site.secrets_manager.rotate_secret(SecretId=arn, RotationLambdaARN=function)["VersionId"]
+    eventually(lambda: first in site.delivered())
+    return name
+
+
+def rotate(installed: InstalledSite, name: str, *arguments: str) -> Done:
+    return installed.run("rotate", f"{installed.site.team}/{name}", "--release", installed.release, *arguments)
+
+
+def versions(installed: InstalledSite, name: str) -> dict[str, list[str]]:
+    secret = installed.site.secrets_manager.describe_secret(SecretId=f"{installed.site.team}/{name}")
+    stages: dict[str, list[str]] = secret["VersionIdsToStages"]
+    return stages
+
+
+@pytest.mark.parametrize("wait", ["--wait", "--wait=applied", "--wait=live"])
+def test_rotation_is_followed_until_it_has_arrived(installed: InstalledSite, login: str, wait: str) -> None:
+    site = installed.site
+    before = site.data(login)
+    site.cluster.create([workload(site.team, f"web-{login}", env_from(login))])
+    site.cluster.kubectl("rollout", "status", f"deployment/web-{login}", "-n", site.team, "--timeout=60s")
+    done = rotate(installed, login, wait, "--timeout", "2m")
+    assert done.code == 0, done
+    (current,) = [version for version, labels in versions(installed, login).items() if "AWSCURRENT" in labels]
+    moved, arrived = done.out.splitlines()
+    assert moved.startswith(f"AWSCURRENT of {site.team}/{login} is on version {current[:8]} (")
+    goal = "live" if wait == "--wait=live" else "applied"
+    assert f"{site.team}/{login} version {current[:8]} is {goal} in keyturn-local: 1 Secret" in arrived
+    assert site.data(login)["password"] not in (before["password"], b"first")
+    password = site.data(login)["password"].decode()
+    assert password not in done.out + done.err
+    site.cluster.kubectl("delete", "deployment", f"web-{login}", "-n", site.team, "--wait=false")
+
+
+def test_rotation_without_a_wait_names_the_command_that_waits(installed: InstalledSite, login: str) -> None:
+    done = rotate(installed, login, "-o", "json")
+    assert done.code == 0
+    version = done.data()["version"]
+    eventually(lambda: version in installed.site.delivered())
+    assert "AWSCURRENT" in versions(installed, login)[version]
+
+
+def test_rotation_that_fails_ends_the_wait_with_its_exit_code(
+    installed: InstalledSite, login: str, database: Database
+) -> None:
+    """Somebody has changed the password in the database, so the rotation function fails."""
+    database.passwords["app"] = "changed"
+    done = rotate(installed, login, "--wait", "--timeout", "8s")
+    assert (done.code, done.out) == (3, ""), done.err
+    assert "has not ended after 8 s: the old value is current: see the rotation function's log" in done.err
+    again = rotate(installed, login, "--wait")
+    assert again.code == 1
+    assert f"an earlier rotation of {installed.site.team}/{login} is not complete" in again.err
+
+
+def test_secret_that_nobody_binds_is_not_rotated(installed: InstalledSite) -> None:
+    installed.site.secrets_manager.create_secret(Name=f"{installed.site.team}/lonely", SecretString="x")
+    before = versions(installed, "lonely")
+    done = rotate(installed, "lonely", "--wait")
+    assert (done.code, done.out) == (1, "")
+    assert "no Secret is bound to the AWS secret" in done.err
+    assert versions(installed, "lonely") == before
+
+
+def test_secret_without_a_rotation_function_is_refused(installed: InstalledSite) -> None:
+    done = rotate(installed, "db")
+    assert (done.code, done.out) == (1, "")
+    assert "has no rotation function: configure one" in done.err
+
+
+@pytest.mark.parametrize("arguments", [["--timeout", "soon"], ["--wait=never"]])
+def test_wrong_options_rotate_nothing(installed: InstalledSite, arguments: list[str]) -> None:
+    before = versions(installed, "db")
+    assert rotate(installed, "db", *arguments).code == 2
+    assert versions(installed, "db") == before

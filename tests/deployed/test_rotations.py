@@ -1,15 +1,11 @@
 """The stack with default parameters: each way to rotate a secret ends with the value in the Secret."""
 
-import io
 import json
 import ssl
 import statistics
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
-from uuid import uuid4
 
 import httpx
 import pytest
@@ -21,10 +17,9 @@ from support import aws_page
 from support.database import Database
 from support.fake_receiver import FakeReceiver
 from support.manifests import secret
+from support.rotations import deploy_rotation
 from support.site import Site
 from support.wait import eventually
-
-ROTATION = Path(__file__).parents[1] / "support" / "rotation_function.py"
 
 
 @pytest.fixture(scope="module")
@@ -83,41 +78,6 @@ def test_rotation_function_rotates_and_the_secret_logs_in(site: Site, users: tup
             assert database.logs_in(after)
             # Until consumers have restarted they use the old login, which the pair of users leaves in force.
             assert database.logs_in(before) == (len(users) == 2)
-
-
-def deploy_rotation(site: Site, database: Database, users: tuple[str, ...], arn: str) -> str:
-    """Deploy the rotation function with the rights that it needs, and return its ARN."""
-    emulator, name = site.deployment.emulator, f"rotation-{uuid4().hex[:6]}"
-    trust = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
-    actions = ["DescribeSecret", "GetSecretValue", "PutSecretValue", "UpdateSecretVersionStage"]
-    rights = {"Effect": "Allow", "Action": [f"secretsmanager:{each}" for each in actions], "Resource": arn}
-    iam, functions = emulator.client("iam"), emulator.client("lambda")
-    role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=document(trust))["Role"]["Arn"]
-    iam.put_role_policy(RoleName=name, PolicyName="rotate", PolicyDocument=document(rights))
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as opened:
-        opened.write(ROTATION, "rotation_function.py")
-    variables = {"DATABASE": database.url, "USERS": ",".join(users)}
-    function = functions.create_function(
-        FunctionName=name,
-        Runtime="python3.13",
-        Role=role,
-        Handler="rotation_function.handler",
-        Code={"ZipFile": archive.getvalue()},
-        Timeout=30,
-        Environment={"Variables": variables},
-    )
-    functions.add_permission(
-        FunctionName=name,
-        StatementId="rotate",
-        Action="lambda:InvokeFunction",
-        Principal="secretsmanager.amazonaws.com",
-    )
-    return str(function["FunctionArn"])
-
-
-def document(statement: object) -> str:
-    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
 def login_of(site: Site, name: str) -> dict[str, str]:

@@ -38,10 +38,10 @@ def send(
     output: OutputFormat = Format.TABLE,
     no_color: NoColor = False,
 ) -> ExitCode:
-    """Send one notification that a secret may have changed, and show what the receiver makes of it.
+    """Send one notification by hand, and show the receiver's answer.
 
-    It changes nothing that is as it should be. It takes the right to read the signing key, and to reach a pod
-    (pods/proxy) or --url; with --queue, only sqs:SendMessage.
+    It says that a secret may have changed, and changes nothing that is as it should be. It takes the right to read the
+    signing key, and to reach a pod (pods/proxy) or --url; with --queue, only sqs:SendMessage.
     """
     out = Output(output, no_color)
     if queue and url:

@@ -1,0 +1,83 @@
+"""`keyturn rotate`: rotates a secret in AWS, and waits until the new version has arrived."""
+
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from keyturn_cli.aws import Aws
+from keyturn_cli.aws_rotation import start, wait_for_label
+from keyturn_cli.cluster import Cluster
+from keyturn_cli.commands.wait import TIMEOUT, Goal, wait_for
+from keyturn_cli.errors import ExitCode, UsageError, reported
+from keyturn_cli.options import DEFAULT_RELEASE, Contexts, NoColor, OutputFormat, ReleaseName, read_release
+from keyturn_cli.output import Format, Output
+from keyturn_cli.subjects import find_subject
+from keyturn_cli.times import duration, read_duration
+
+BARE, FULL = "--wait", f"--wait={Goal.APPLIED}"
+
+
+class RotateCommand(TyperCommand):
+    """Command whose option ``--wait`` needs no value. Typer itself has no option with a value that may be left out."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Write the value that is left out."""
+        end = args.index("--") if "--" in args else len(args)
+        return super().parse_args(ctx, [FULL if each == BARE else each for each in args[:end]] + args[end:])
+
+
+@reported
+def rotate(
+    secret_id: Annotated[str, typer.Argument(metavar="SECRET-ID", help="Name or ARN of the AWS secret.")],
+    until: Annotated[
+        Goal | None,
+        typer.Option(
+            "--wait",
+            metavar="[=applied|live]",
+            show_default=False,
+            help="Wait until the Secrets have the new version, or until the pods run it.",
+        ),
+    ] = None,
+    timeout: TIMEOUT = "5m",
+    context: Contexts = None,
+    release: ReleaseName = DEFAULT_RELEASE,
+    output: OutputFormat = Format.TABLE,
+    no_color: NoColor = False,
+) -> ExitCode:
+    """Rotate a secret by its rotation function, and wait until it has arrived.
+
+    With --wait, it waits for the label in AWS and then as keyturn wait does, in one or several clusters. It takes the
+    rights to secretsmanager:RotateSecret and DescribeSecret.
+    """
+    out = Output(output, no_color)
+    seconds = read_duration(timeout)
+    if seconds is None:
+        raise UsageError(f"--timeout {timeout} is no duration", "write, for example, 90s, 5m or 1h")
+    chosen = read_release(release)
+    contexts: Sequence[str | None] = context or [None]
+    if until:
+        _check_bound(secret_id, contexts)  # before anything has changed
+    aws = Aws()
+    rotation = start(aws, secret_id)
+    if until is None:
+        follow = f"keyturn wait {rotation.name} --version {rotation.version_id}"
+        if out.is_data:
+            out.data({"secret": rotation.name, "version": rotation.version_id})
+        else:
+            out.line(f"rotation of {rotation.name} has begun, version {rotation.version_id}; wait for it: {follow}")
+        return ExitCode.FINE
+    started = time.monotonic()
+    moved = wait_for_label(aws, rotation, seconds)
+    if not out.is_data:
+        out.line(f"AWSCURRENT of {rotation.name} is on version {rotation.version_id[:8]} ({duration(moved)})")
+    left = max(1.0, seconds - (time.monotonic() - started))
+    return wait_for(out, secret_id, rotation.version_id, until, left, contexts, None, chosen)
+
+
+def _check_bound(secret_id: str, contexts: Sequence[str | None]) -> None:
+    """Check that each cluster can be reached and has a Secret of this AWS secret. Raises CliError."""
+    for context in contexts:
+        find_subject(Cluster.connect(context), secret_id, None)
