@@ -307,7 +307,9 @@ async def test_rollouts_that_are_followed_have_a_bound(env: Env) -> None:
         consumer = Consumer(each, "1", {"db": Reads(whole=True)}, {}, marks, Switch.UNSET, progress=UNFINISHED)
         env.index.add(consumer)
         env.reporter.on_progress(None, consumer)
-    await asyncio.sleep(1)
+    async with asyncio.timeout(60):
+        while env.reporter._consumers:
+            await asyncio.sleep(0.05)
     assert len(env.reporter._rollouts) == MAX_ROLLOUTS
     env.reporter.on_unread(ref, DB)
     for number in range(MAX_ROLLOUTS + 100):
