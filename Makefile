@@ -127,6 +127,7 @@ format: $(VENV)/installed
 
 docs: $(VENV)/installed
 	$(BIN)/python -m keyturn_local.docs.tables
+	$(BIN)/python -m keyturn_local.docs.cli_help
 
 chart-docs: $(VENV)/installed
 	$(BIN)/python -m keyturn_local.docs.chart_values

@@ -14,8 +14,10 @@ from uuid import uuid4
 import boto3
 import pytest
 from moto import mock_aws
+from typer.testing import CliRunner
 
 from keyturn_cli.errors import TimedOut
+from keyturn_cli.main import app
 from keyturn_cli.receipts import wait_for_receipts
 from keyturn_local.aws.template import FILE, read
 from keyturn_notifier.aws_event_types import HEARTBEAT, NATIVE
@@ -730,6 +732,13 @@ class TestReceipts:
             wait_for_receipts(logs, version, "live", 0)
         put("Keyturn Secret Live", versionId=version, host="blue")
         assert wait_for_receipts(logs, version, "live", 5).live == {"blue"}
+        command = ["wait", "shop/db", "--aws", "--version", version, "--for", "live"]
+        told = CliRunner().invoke(app, command)
+        assert (told.exit_code, told.stdout) == (0, f"version {version[:8]} is live in blue\n")
+        assert CliRunner().invoke(app, [*command, "--namespace", "shop"]).exit_code == 2
+        missing = CliRunner().invoke(app, [*command, "--log-group", "/nowhere"])
+        assert missing.exit_code == 1
+        assert "deploy infra/aws/receipts.yaml there" in missing.stderr
 
     @pytest.mark.parametrize(
         ("values", "broken"),

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from keyturn_cli import receipts
+from keyturn_cli.aws import Aws
 from keyturn_cli.aws_secrets import version_at
 from keyturn_cli.bound_secrets import Bound, get_bound
 from keyturn_cli.cluster import Cluster
@@ -29,6 +31,7 @@ from keyturn_cli.rotation import Place, Stage, consumers_of, has_current, secret
 from keyturn_cli.sight import Sight
 from keyturn_cli.subjects import Subject, find_subject
 from keyturn_cli.times import duration, read_duration
+from keyturn_receiver.core.arn import region
 
 TICK = 1.0  # seconds between two looks
 
@@ -47,6 +50,8 @@ VERSION = Annotated[
 GOAL = Annotated[
     Goal, typer.Option("--for", help="applied: the Secrets have it; live: all pods that Keyturn restarts run it.")
 ]
+AWS = Annotated[bool, typer.Option("--aws", help="Ask the receipts in AWS instead of the cluster.")]
+LOG_GROUP = Annotated[str, typer.Option("--log-group", metavar="NAME", help="Log group of the receipts.")]
 TIMEOUT = Annotated[str, typer.Option("--timeout", metavar="TIME", help="Such as 90s, 5m or 1h.")]
 
 
@@ -88,18 +93,26 @@ def wait(
     context: Contexts = None,
     namespace: Namespace = None,
     release: ReleaseName = DEFAULT_RELEASE,
+    aws: AWS = False,
+    log_group: LOG_GROUP = receipts.LOG_GROUP,
     output: OutputFormat = Format.TABLE,
     no_color: NoColor = False,
 ) -> ExitCode:
     """Wait until a version has arrived in every Secret, or pod.
 
-    It waits in one or several clusters. The exit code is 3 after the time-out, 4 if the rollout of a workload has
-    failed, and 1 if a workload keeps pods with the old value by a setting of its own.
+    It waits in one or several clusters. With --aws, it needs no cluster, but the right to logs:FilterLogEvents
+    (docs/receipts.md). The exit code is 3 after the time-out, 4 if the rollout of a workload has failed, and 1 if a
+    workload keeps pods with the old value by a setting of its own.
     """
     out = Output(output, no_color)
     seconds = read_duration(timeout)
     if seconds is None:
         raise UsageError(f"--timeout {timeout} is no duration", "write, for example, 90s, 5m or 1h")
+    if aws:
+        if context or namespace:
+            raise UsageError("--aws asks no cluster", "leave out --context and --namespace")
+        logs = Aws().client("logs", region(subject) or "")
+        return receipts.await_version(out, logs, version or version_at(subject), goal, seconds, group=log_group)
     return wait_for(out, subject, version, goal, seconds, context or [None], namespace, read_release(release))
 
 
