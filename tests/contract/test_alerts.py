@@ -10,7 +10,7 @@ import promql_parser
 import pytest
 import yaml
 
-from keyturn_local.kubernetes.chart import CHART, chart_objects
+from keyturn_local.kubernetes.chart import CHART, SOME_KEY, chart_objects, rendered_chart
 from keyturn_receiver import errors
 from support.command_line import unknown_words
 from support.promql import faults, labels, selectors
@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
 SOURCES = "\n".join(file.read_text() for file in sorted((ROOT / "receiver").rglob("*.py")))
 NAMESPACE = "rotations"
+OPTION = f" --release {NAMESPACE}/keyturn"
 WIKI = "https://wiki.example.com/keyturn"
 
 
@@ -149,8 +150,23 @@ def test_runbook_has_a_heading_for_each_alert_and_no_other() -> None:
 def test_alert_names_the_command_with_which_its_section_of_the_runbook_begins(alert: str) -> None:
     command = ALERTS[alert]["annotations"]["command"]
     first = re.findall("^```\n(.+)$", RUNBOOK.partition(f"\n## {alert}\n")[2].partition("\n## ")[0], re.MULTILINE)[0]
-    assert first.partition(" # ")[0].strip() == command
+    assert first.partition(" # ")[0].strip() == command.removesuffix(OPTION)
     assert unknown_words(command) == []
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_command_of_an_alert_names_the_release_and_the_stack_where_it_asks_them(alert: str) -> None:
+    command = ALERTS[alert]["annotations"]["command"]
+    if command.split()[1] in ("doctor", "explain", "trace"):
+        assert command.endswith(OPTION)
+    assert ("--stack <stack>" in command) is ("--aws" in command)
+
+
+def test_commands_of_the_release_that_the_command_line_assumes_do_not_name_it() -> None:
+    made = rendered_chart("keyturn", values={**SOME_KEY, "metrics": {"prometheusRule": {"enabled": True}}})
+    text = made["keyturn/templates/prometheusrule.yaml"]
+    assert "command: keyturn doctor\n" in text
+    assert "--release" not in text
 
 
 def test_link_within_the_runbook_leads_to_a_heading() -> None:

@@ -22,4 +22,4 @@ def unknown_words(command: str) -> list[str]:
     options = known_options(name)
     if program != "keyturn" or options is None:
         return [f"{program} {name}"]
-    return [word for word in more if word.startswith("-") and word not in options]
+    return [word for word in more if word.startswith("-") and word.partition("=")[0] not in options]

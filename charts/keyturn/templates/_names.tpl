@@ -11,6 +11,12 @@
 {{- .Values.fullnameOverride | default $full | replace "." "-" | trunc 50 | trimSuffix "-" }}
 {{- end }}
 
+{{/* The option of the command line that names this release, after a space; empty for the one that it assumes. */}}
+{{- define "keyturn.releaseOption" -}}
+{{- $release := printf "%s/%s" .Release.Namespace .Release.Name }}
+{{- if ne $release "keyturn/keyturn" }} --release {{ $release }}{{ end }}
+{{- end }}
+
 {{/* Name of the cluster-scoped objects. It is unique per release, because no namespace has a dot in its name. */}}
 {{- define "keyturn.clusterName" -}}
 {{- printf "%s.%s" .Release.Namespace (include "keyturn.fullname" .) }}
