@@ -19,11 +19,13 @@ from keyturn_receiver.core.printable import printable
 from keyturn_receiver.poller.poller import Poller
 from keyturn_receiver.settings import Settings
 from keyturn_receiver.status.binding_states import BindingStates
+from keyturn_receiver.status.fault_barrier import FaultBarrier
 from keyturn_receiver.status.page_data import Cluster, PageData
 from keyturn_receiver.status.rotation_log import Handler, Reconcile, RotationLog
 from keyturn_receiver.status.routes import status_app
 from keyturn_receiver.status.streams import Streams
 from keyturn_receiver.status.views import Replica
+from keyturn_receiver.telemetry.logs import RepeatedWarnings
 from keyturn_receiver.telemetry.metrics import Metrics
 from keyturn_receiver.telemetry.tracing import Span
 from keyturn_receiver.web.connection_limiter import ConnectionLimiter
@@ -37,6 +39,8 @@ UNSERVED = (
     "the status page is not served: %s:%s cannot be listened on (%s): set KEYTURN_STATUS_PAGE_PORT to a free port, or"
     " KEYTURN_STATUS_PAGE to false"
 )
+FAILED = "the status page is not served, because of an error in its own code: report it with this line"
+WARN_SECONDS = 3600.0  # between two equal warnings
 
 _log = logging.getLogger(__name__)
 
@@ -60,13 +64,14 @@ NO_HOOKS = Hooks(_same, _same, _same)  # without a page, nothing is recorded
 class Recorder:
     """What is recorded for the page: the ring of rotations, and the bindings with trouble."""
 
-    def __init__(self, secrets: SecretCache, consumers: ConsumerIndex) -> None:
-        self.log = RotationLog(secrets, consumers)
-        self.states = BindingStates(secrets)
-        secrets.add_handler(self.states.on_secret)
-        secrets.add_handler(self.log.on_secret)
-        consumers.add_progress_handler(self.log.on_progress)
-        consumers.add_unread_handler(self.log.on_unread)
+    def __init__(self, secrets: SecretCache, consumers: ConsumerIndex, wall: Callable[[], float] = time.time) -> None:
+        self.log = RotationLog(secrets, consumers, wall)
+        self.states = BindingStates(secrets, wall)
+        guarded = FaultBarrier().guarded  # the informers call these
+        secrets.add_handler(guarded(self.states.on_secret))
+        secrets.add_handler(guarded(self.log.on_secret))
+        consumers.add_progress_handler(guarded(self.log.on_progress))
+        consumers.add_unread_handler(guarded(self.log.on_unread))
 
     def hooks(self) -> Hooks:
         """Return the decorators that record."""
@@ -110,10 +115,10 @@ class StatusPage:
         self._streams = streams
         self._port = port
         self._limiter = ConnectionLimiter(MAX_CONNECTIONS, metrics)
+        self._warnings = RepeatedWarnings(_log, WARN_SECONDS)
 
     async def run(self) -> None:
-        """Serve until cancelled. If the port is taken, log a warning and try again later."""
-        warned = False
+        """Serve until cancelled. If the port is taken, or the server fails, log a warning and try again later."""
         while True:
             server = Server(self._app, HOST, self._port, self._limiter, GRACE)
             serving = asyncio.create_task(server.serve())
@@ -125,9 +130,10 @@ class StatusPage:
                 await asyncio.wait([serving])
                 raise
             except OSError as error:
-                if not warned:
-                    _log.warning(UNSERVED, HOST, self._port, os.strerror(error.errno) if error.errno else "OSError")
-                warned = True
+                reason = os.strerror(error.errno) if error.errno else "OSError"
+                self._warnings.warning("port", UNSERVED % (HOST, self._port, reason))
+            except Exception:
+                self._warnings.warning("server", FAILED, with_error=True)
             await asyncio.sleep(RETRY_SECONDS)
 
 

@@ -40,7 +40,8 @@ def test_rotation_is_shown_with_its_legs_in_order(env: FaultEnv, page: PageClien
     assert rotation["secret"] == f"{env.namespace}/db"
     assert rotation["version"] == notification.data.version_id
     assert (rotation["cause"], rotation["outcome"], rotation["open"]) == ("event", "applied", False)
-    (fill,) = rotation["fills"]
+    assert rotation["rollouts"] == {"live": 1}
+    (fill,) = page.get(f"/v1/bindings/{env.namespace}/db")["rotations"][0]["fills"]
     (web,) = fill["consumers"]
     assert (fill["namespace"], fill["name"]) == (env.namespace, "db")
     assert (web["kind"], web["name"], web["state"]) == ("Deployment", "web", "live")
@@ -73,7 +74,8 @@ def test_other_replica_shows_the_rotation_by_what_its_watches_tell(env: FaultEnv
     rotation = eventually(lambda: (found := newest(there)).get("liveAt") and found, 60)
     assert (rotation["cause"], rotation["secret"]) == ("replica", f"{env.namespace}/db")
     assert rotation["version"] == notification.data.version_id
-    assert [each["name"] for each in rotation["fills"][0]["consumers"]] == ["web"]
+    (detail,) = there.get(f"/v1/bindings/{env.namespace}/db")["rotations"]
+    assert [each["name"] for each in detail["fills"][0]["consumers"]] == ["web"]
     eventually(lambda: newest(page).get("liveAt"), 60)
     assert [each["cause"] for each in page.get("/v1/status")["rotations"]] == ["event"]
 

@@ -196,6 +196,8 @@ def test_dark_phone_and_keyboard(shop: Shop, open_page: Callable[..., Page]) -> 
 
     phone = open_page(shop.url, viewport=PHONE, has_touch=True, is_mobile=True, device_scale_factor=1.5)
     expect(phone.locator("#rotations tbody tr")).to_have_count(1)
+    cells = dark.locator("#rotations tbody td.wide").all_text_contents()
+    assert ("1 of 1 Secret" in cells, "1 workload" in cells) == (True, True)
     assert phone.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     accessible(phone)
     picture(phone, "phone")

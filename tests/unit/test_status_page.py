@@ -7,6 +7,7 @@ from contextlib import aclosing, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
 from starlette.types import Message, Receive, Scope, Send
@@ -17,7 +18,8 @@ from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef, mark_name
 from keyturn_receiver.core.history import Change
-from keyturn_receiver.core.revision import digest
+from keyturn_receiver.core.integrity import Integrity
+from keyturn_receiver.core.revision import RECORD_HASH, digest, unkeyed_data_hash
 from keyturn_receiver.core.rollout_hold import PAUSED, RolloutHold
 from keyturn_receiver.core.rollout_progress import RolloutProgress, RolloutState
 from keyturn_receiver.core.rollout_switch import Switch
@@ -26,13 +28,25 @@ from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.status import views
 from keyturn_receiver.status.binding_states import BindingState, BindingStates
 from keyturn_receiver.status.binding_view import binding_view, consumer_views
+from keyturn_receiver.status.fault_barrier import FAILED as NOT_RECORDED
 from keyturn_receiver.status.guard import CROSS_SITE, NOT_GET, WRONG_HOST, Guard
 from keyturn_receiver.status.health import health, span
 from keyturn_receiver.status.page_data import MAX_PAGE, Cluster, PageData
-from keyturn_receiver.status.rotation import MAX_CONSUMERS, MAX_SECRETS, Rotation
-from keyturn_receiver.status.rotation_log import MAX_ROTATIONS, RotationLog
-from keyturn_receiver.status.streams import INTERVAL, MAX_STREAMS, QUIET, Streams
+from keyturn_receiver.status.rotation import MAX_CONSUMERS, MAX_ROLLOUTS, MAX_SECRETS, Rotation
+from keyturn_receiver.status.rotation_log import MAX_ALL_ROLLOUTS, MAX_ROTATIONS, RotationLog
+from keyturn_receiver.status.streams import (
+    INTERVAL,
+    MAX_PENDING,
+    MAX_STREAMS,
+    QUIET,
+    SEND_TIMEOUT,
+    StreamResponse,
+    Streams,
+)
+from keyturn_receiver.status_page import FAILED as NOT_SERVED
+from keyturn_receiver.status_page import Recorder, StatusPage
 from keyturn_receiver.telemetry.legs import Leg
+from keyturn_receiver.telemetry.metrics import Metrics
 from support.bindings import ARN, KEYED, bound_object
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -270,6 +284,131 @@ async def test_ring_is_bounded_in_every_direction(engine: Engine) -> None:
     for number in range(MAX_ROTATIONS):
         await engine.deliver(event(20_000 + number))
     assert set(engine.log._latest) == {DB}  # what left the ring is not held elsewhere
+
+
+def restarted(name: str, number: int = MAX_CONSUMERS) -> ReconcileResult:
+    """Return the result of a reconcile that has restarted many workloads."""
+    refs = tuple(WorkloadRef("Deployment", "team", f"{name}-{each}") for each in range(number))
+    return ReconcileResult(True, changed=True, restarted=refs)
+
+
+async def test_rotation_keeps_a_bounded_number_of_rollouts_of_all_its_secrets(engine: Engine) -> None:
+    for number in range(4):
+        engine.targets, engine.result = [Target("team", f"db-{number}")], restarted(f"web-{number}")
+        await engine.deliver(event())
+    (rotation,) = engine.rotations
+    assert (rotation.size, len(list(rotation.consumers()))) == (MAX_ROLLOUTS, MAX_ROLLOUTS)
+    assert [fill.has_more for fill in rotation.fills.values()] == [False, False, True, True]
+
+
+async def test_oldest_rotations_leave_the_ring_when_it_has_many_rollouts(engine: Engine) -> None:
+    engine.result = restarted("web")
+    count = MAX_ALL_ROLLOUTS // MAX_CONSUMERS
+    for number in range(count + 3):
+        await engine.deliver(event(number))
+    assert [each.id for each in reversed(engine.rotations)] == [f"event-{number}" for number in range(3, count + 3)]
+    engine.targets = [Target("team", "other")]
+    await engine.deliver(event(3))  # the oldest one grows: it stays, and the next one makes room for it
+    assert sum(each.size for each in engine.rotations) == MAX_ALL_ROLLOUTS
+    assert [each.id for each in reversed(engine.rotations)][:2] == ["event-3", "event-5"]
+    for number in range(MAX_ROTATIONS):
+        engine.result = restarted("web", 0)
+        await engine.deliver(event(1000 + number))
+    assert (engine.log._rollouts, set(engine.log._latest)) == (0, {Target("team", "other")})
+
+
+async def test_snapshot_lists_the_consumers_of_open_rotations_and_counts_those_of_all(engine: Engine) -> None:
+    await engine.deliver(event())
+    engine.see(consumer(UNFINISHED, "v2"))
+    (rotation,) = engine.rotations
+    shown = views.snapshot_view(rotation)
+    assert [each.name for each in shown.fills[0].consumers] == ["web"]
+    assert shown.rollouts == {"rolling": 1}
+    engine.see(consumer(COMPLETE, "v2"))
+    shown = views.snapshot_view(rotation)
+    assert (shown.fills[0].consumers, shown.rollouts) == ((), {"live": 1})
+    assert [each.name for each in views.rotation_view(rotation).fills[0].consumers] == ["web"]
+
+
+def forge(secrets: SecretCache, name: str, version: str, number: int, is_unkeyed: bool = False) -> None:
+    """Edit the version ids of a Secret, as a tenant can who does not have the record key."""
+    obj = bound_object(name, "v2", version=number)
+    annotations = obj["metadata"]["annotations"]
+    annotations["keyturn.dev/version-ids"] = annotations["keyturn.dev/version-ids"].replace("v2", version)
+    if is_unkeyed:
+        del annotations[RECORD_HASH]
+        annotations["keyturn.dev/data-hash"] = unkeyed_data_hash({"value": b"v2"})
+    found = secrets.transform(obj)
+    assert isinstance(found, BoundSecret)
+    assert found.integrity is (Integrity.UNKEYED if is_unkeyed else Integrity.BROKEN)
+    secrets.update(found)
+
+
+@pytest.mark.parametrize("is_unkeyed", [False, True])
+async def test_forged_version_ids_are_no_rotation_and_do_not_hide_the_next_one(
+    engine: Engine, is_unkeyed: bool
+) -> None:
+    engine.result = ReconcileResult(True)
+    await engine.deliver(event(version="v7"))
+    for number in range(MAX_SECRETS):
+        bind(engine.secrets, f"a-{number}", "v2")
+        forge(engine.secrets, f"a-{number}", "v7", 2, is_unkeyed)
+    forge(engine.secrets, "db", "v9", 3, is_unkeyed)
+    (rotation,) = engine.rotations
+    assert set(rotation.fills) == {DB}
+    bind(engine.secrets, "db", "v9", number=4)
+    assert [each.cause for each in engine.rotations] == ["replica", "event"]
+    bind(engine.secrets, "a-1", "v2", number=5)  # Keyturn has reverted it
+    assert len(engine.rotations) == 2
+
+
+class BrokenClock:
+    """A clock that fails once it is broken."""
+
+    def __init__(self) -> None:
+        self.is_broken = False
+
+    def __call__(self) -> float:
+        if self.is_broken:
+            raise RuntimeError("the page has a bug")
+        return T0
+
+
+@pytest.mark.parametrize("bug", ["clock", "handler"])
+async def test_bug_of_the_page_fails_no_delivery_and_no_informer(bug: str, caplog: pytest.LogCaptureFixture) -> None:
+    clock, engine = BrokenClock(), Engine()
+
+    def fail(*_: object) -> None:
+        if bug == "handler":
+            raise RuntimeError("the page has a bug")
+
+    secrets, consumers = SecretCache(KEYED), ConsumerIndex()
+    recorder = Recorder(secrets, consumers, clock)
+    recorder.log.add_handler(fail)
+    recorder.states.add_handler(fail)
+    clock.is_broken = bug == "clock"
+    hooks = recorder.hooks()
+    engine.span, engine.reconcile = hooks.span(lambda *_, **__: nullcontext()), hooks.reconcile(engine._reconcile)
+    handler = hooks.handler(engine)
+    for number in range(3):
+        result = await handler.handle(event(number), lambda: 0.0)
+        assert result.outcome is Outcome.APPLIED
+        bind(secrets, "db", "v2", "InvalidValue: no property 'a'", number=number)
+    engine.result = ReconcileResult(True, error=Temporary("AWS is slow: trying again"))
+    assert (await engine.reconcile(DB, Request.now(Cause.POLL))).error is engine.result.error
+    consumers.report_progress(None, consumer(UNFINISHED, "v2"))
+    consumers.report_unread(WEB, ["db"])
+    assert NOT_RECORDED in caplog.text
+    parts = [record.exc_info[2] for record in caplog.records if record.exc_info]
+    assert 0 < len(parts) < 8  # each part is logged once, and not each time
+
+
+async def test_error_of_the_engine_passes_the_page(engine: Engine) -> None:
+    async def fail(target: Target, request: Request) -> ReconcileResult:
+        raise ClusterUnavailable("the API server is away")
+
+    with pytest.raises(ClusterUnavailable):
+        await engine.log.recorded(fail)(DB, Request.now(Cause.POLL))
 
 
 async def test_bindings_with_trouble_are_counted_as_they_change() -> None:
@@ -536,6 +675,54 @@ async def test_quiet_stream_gets_a_snapshot_now_and_then_and_nothing_is_made_wit
     with publisher.read() as events:
         await asyncio.sleep(2 * QUIET + 1)
         assert len(events) == 3
+
+
+async def test_stalled_stream_holds_a_bounded_number_of_the_newest_changes() -> None:
+    streams = Streams(lambda: b"{}", lambda each: each.id.encode())
+    stream = streams.open()
+    assert stream
+    for number in range(3 * MAX_PENDING):
+        streams.on_rotation(rotation(number), "delivery")
+        streams.on_rotation(rotation(number), "rollout")
+    assert len(stream.pending) == MAX_PENDING
+    assert [kind for kind, _ in stream.pending.values()] == ["rollout"] * MAX_PENDING
+    assert list(stream.pending)[-1] == f"event-{3 * MAX_PENDING - 1}"
+    events = stream.events()
+    told = [str((await anext(events)).event) for _ in range(MAX_PENDING + 1)]
+    assert told[-1] == "snapshot"
+
+
+async def test_stream_of_a_page_that_reads_nothing_ends_and_frees_its_place() -> None:
+    streams = Streams(lambda: b"{}", lambda _: b"")
+    stream = streams.open()
+    assert stream
+
+    async def receive() -> Message:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await anyio.sleep_forever()
+
+    response = StreamResponse(stream)
+    async with asyncio.timeout(2 * SEND_TIMEOUT):
+        await response({"type": "http", "method": "GET"}, receive, send)
+    assert len(streams) == 0
+
+
+async def test_error_of_the_server_does_not_end_the_receiver(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    no_port = 70_000  # it is refused with OverflowError, which is no OSError
+    page = StatusPage(app, Streams(bytes, lambda _: b""), no_port, Metrics())
+    running = asyncio.ensure_future(page.run())
+    await asyncio.sleep(100)
+    assert not running.done()
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    assert [record.getMessage() for record in caplog.records] == [NOT_SERVED]
 
 
 async def test_streams_end_with_the_process() -> None:

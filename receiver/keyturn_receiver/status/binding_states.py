@@ -11,6 +11,7 @@ from keyturn_receiver.core.printable import printable
 from keyturn_receiver.core.revision import HALTED, OK
 from keyturn_receiver.errors import Temporary
 from keyturn_receiver.reconcile.request import ReconcileResult, Request
+from keyturn_receiver.status.fault_barrier import FaultBarrier
 
 MAX_TEXT = 600  # characters of a status that are shown
 
@@ -51,6 +52,7 @@ class BindingStates:
         self._told: dict[Target, Trouble] = {}  # from the status of the Secret
         self._retried: dict[Target, Trouble] = {}  # from errors that this replica retries
         self._handlers: list[Callable[[], None]] = []
+        self._barrier = FaultBarrier()
         self._size = 0
 
     def add_handler(self, on_change: Callable[[], None]) -> None:
@@ -110,7 +112,7 @@ class BindingStates:
 
         async def run(target: Target, request: Request) -> ReconcileResult:
             result = await reconcile(target, request)
-            self._keep(target, result)
+            self._barrier.call(self._keep, target, result)
             return result
 
         return run

@@ -75,7 +75,7 @@ class PageData:
             views.propagation(rotations),
             (*self._stuck(), *map(views.attention_view, needing[: views.MAX_ATTENTION])),
             max(0, len(needing) - views.MAX_ATTENTION),
-            tuple(map(views.rotation_view, rotations[: views.MAX_SHOWN])),
+            tuple(map(views.snapshot_view, rotations[: views.MAX_SHOWN])),
         )
 
     def snapshot(self) -> bytes:

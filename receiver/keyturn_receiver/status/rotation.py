@@ -14,6 +14,7 @@ from keyturn_receiver.core.rollout_progress import RolloutState
 
 MAX_SECRETS = 50  # Secrets of one rotation that are kept by name
 MAX_CONSUMERS = 50  # consumers of one Secret that are kept by name
+MAX_ROLLOUTS = 100  # consumers of all Secrets of one rotation that are kept by name
 MAX_TEXT = 400  # characters that are kept of an error or a reason
 
 
@@ -81,22 +82,13 @@ class SecretFill:
     reason: str = ""
     error: str = ""
     consumers: dict[WorkloadRef, ConsumerRollout] = field(default_factory=dict)
-    has_more: bool = False  # whether consumers were left out, because there are MAX_CONSUMERS
+    has_more: bool = False  # whether consumers were left out, because there was no room
 
     @property
     def is_open(self) -> bool:
         """Whether the fill, or the rollout of a consumer, goes on."""
         waits = self.done_at is None or (bool(self.error) and self.is_temporary)
         return waits or any(each.leg is RolloutLeg.ROLLING for each in self.consumers.values())
-
-    def consumer(self, ref: WorkloadRef, now: float) -> ConsumerRollout | None:
-        """Return the rollout of a consumer, which is added if there is room. Otherwise return None."""
-        rollout = self.consumers.get(ref)
-        if rollout is None and len(self.consumers) < MAX_CONSUMERS:
-            rollout = self.consumers[ref] = ConsumerRollout(ref, now)
-        elif rollout is None:
-            self.has_more = True
-        return rollout
 
 
 @dataclass(slots=True)
@@ -130,6 +122,19 @@ class Rotation:
     def began_at(self) -> float:
         """The time at which the label moved, as far as it is known, and otherwise the time at which it was received."""
         return self.received_at if self.told_at is None else min(self.told_at, self.received_at)
+
+    @property
+    def size(self) -> int:
+        """The number of rollouts that are kept."""
+        return sum(len(fill.consumers) for fill in self.fills.values())
+
+    def add_consumer(self, fill: SecretFill, ref: WorkloadRef, now: float) -> ConsumerRollout | None:
+        """Add the rollout of a consumer of one of its Secrets. Return None if there is no room."""
+        if len(fill.consumers) >= MAX_CONSUMERS or self.size >= MAX_ROLLOUTS:
+            fill.has_more = True
+            return None
+        rollout = fill.consumers[ref] = ConsumerRollout(ref, now)
+        return rollout
 
     def consumers(self) -> Iterator[ConsumerRollout]:
         """Yield the rollouts of all Secrets."""

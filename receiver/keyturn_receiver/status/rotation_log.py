@@ -20,10 +20,12 @@ from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
 from keyturn_receiver.core.arn import full_name
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
+from keyturn_receiver.core.integrity import Integrity
 from keyturn_receiver.core.printable import printable
 from keyturn_receiver.core.rollout import present_mark
 from keyturn_receiver.errors import Temporary
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
+from keyturn_receiver.status.fault_barrier import FaultBarrier
 from keyturn_receiver.status.foreign_writes import ForeignWrites
 from keyturn_receiver.status.rotation import (
     MAX_CONSUMERS,
@@ -38,6 +40,7 @@ from keyturn_receiver.telemetry.legs import Leg
 from keyturn_receiver.telemetry.tracing import Span
 
 MAX_ROTATIONS = 200
+MAX_ALL_ROLLOUTS = 5000  # rollouts of all rotations in the ring
 MAX_LOOKED_AT = 20  # rotations among which that of another replica's write is looked for
 CLOCK_SECONDS = 2  # by which the API server's clock may be behind this replica's
 
@@ -80,6 +83,8 @@ class RotationLog:
         self._latest: dict[Target, Rotation] = {}  # the newest rotation of each Secret in the ring
         self._handlers: list[Callable[[Rotation, str], None]] = []
         self._writes = ForeignWrites()
+        self._barrier = FaultBarrier()
+        self._rollouts = 0  # of all rotations in the ring
         self._made = 0  # ids that were made here
         self.total = 0  # rotations since the start
 
@@ -97,24 +102,24 @@ class RotationLog:
 
     def handling(self, handler: Handler) -> Handler:
         """Return a handler that also keeps what is delivered."""
-        return _RecordingHandler(self, handler)
+        return _RecordingHandler(self, handler, self._barrier)
 
     def recorded(self, reconcile: Reconcile) -> Reconcile:
         """Return a function that also keeps what each reconcile does."""
 
         async def run(target: Target, request: Request) -> ReconcileResult:
-            for rotation in self._begin(target, request):
-                self._report(rotation, Change.DELIVERY)
+            call = self._barrier.call
+            call(self._begin, target, request)
             legs, changed = _Run(), False
             token = _run.set(legs)
-            self._writes.begin(target)
+            call(self._writes.begin, target)
             try:
                 result = await reconcile(target, request)
                 changed = result.changed
             finally:
-                self._writes.finish(target, changed)
+                call(self._writes.finish, target, changed)
                 _run.reset(token)
-            self._finish(target, request, result, legs)
+            call(self._finish, target, request, result, legs)
             return result
 
         return run
@@ -132,6 +137,9 @@ class RotationLog:
     def _timed(self, opened: AbstractContextManager[Any], run: _Run, name: str) -> Iterator[Any]:
         with opened as span:
             yield span
+        self._barrier.call(self._end_leg, run, name)
+
+    def _end_leg(self, run: _Run, name: str) -> None:
         run.legs[name] = self._wall()
 
     # --- Notifications
@@ -166,14 +174,15 @@ class RotationLog:
 
     # --- Reconciles
 
-    def _begin(self, target: Target, request: Request) -> list[Rotation]:
+    def _begin(self, target: Target, request: Request) -> None:
         begun = []
         for event_id in request.event_ids:
             if arriving := self._arriving.pop(event_id, None):
                 self._add(arriving)
             if (rotation := self._rotations.get(event_id)) and self._fill(rotation, target):
                 begun.append(rotation)
-        return begun
+        for rotation in begun:
+            self._report(rotation, Change.DELIVERY)
 
     def _finish(self, target: Target, request: Request, result: ReconcileResult, run: _Run) -> None:
         rotations = [self._rotations[each] for each in request.event_ids if each in self._rotations]
@@ -183,11 +192,12 @@ class RotationLog:
         elif not rotations and latest and (result.restarted or not result.changed):
             rotations = [latest]  # a retry, or the restart of a consumer whose turn came later
         for rotation in rotations:
-            if fill := self._fill(rotation, target):
-                self._keep(fill, result, run)
+            is_kept = rotation.id in self._rotations  # the one before it may have taken its room
+            if is_kept and (fill := self._fill(rotation, target)):
+                self._keep(rotation, fill, result, run)
                 self._report(rotation, Change.APPLIED)
 
-    def _keep(self, fill: SecretFill, result: ReconcileResult, run: _Run) -> None:
+    def _keep(self, rotation: Rotation, fill: SecretFill, result: ReconcileResult, run: _Run) -> None:
         now, error = self._wall(), result.error
         fill.done_at = fill.done_at or now
         fill.fetched_at = run.legs.get(Leg.FETCH, fill.fetched_at)
@@ -196,7 +206,7 @@ class RotationLog:
         fill.reason, fill.error = (error.reason, printable(str(error))[:MAX_TEXT]) if error else ("", "")
         fill.is_temporary = isinstance(error, Temporary)
         for ref in result.restarted:
-            rollout = fill.consumer(ref, now)
+            rollout = fill.consumers.get(ref) or self._add_consumer(rotation, fill, ref)
             consumer = self._consumers.get(ref, fill.target)
             if rollout and consumer:
                 self._follow(fill, rollout, consumer)
@@ -237,10 +247,22 @@ class RotationLog:
         self.total += 1
         self._rotations[rotation.id] = rotation
         if len(self._rotations) > MAX_ROTATIONS:
-            _, oldest = self._rotations.popitem(last=False)
-            for target in oldest.fills:
-                if self._latest.get(target) is oldest:
-                    del self._latest[target]
+            self._forget_oldest(rotation)
+
+    def _forget_oldest(self, kept: Rotation) -> None:
+        oldest = next(each for each in self._rotations.values() if each is not kept)
+        del self._rotations[oldest.id]
+        self._rollouts -= oldest.size
+        for target in oldest.fills:
+            if self._latest.get(target) is oldest:
+                del self._latest[target]
+
+    def _add_consumer(self, rotation: Rotation, fill: SecretFill, ref: WorkloadRef) -> ConsumerRollout | None:
+        rollout = rotation.add_consumer(fill, ref, self._wall())
+        self._rollouts += rollout is not None
+        while self._rollouts > MAX_ALL_ROLLOUTS:
+            self._forget_oldest(rotation)
+        return rollout
 
     def _fill(self, rotation: Rotation, target: Target) -> SecretFill | None:
         fill = rotation.fills.get(target)
@@ -268,7 +290,9 @@ class RotationLog:
     def on_secret(self, target: Target) -> None:
         """Look at the consumers of a Secret that has changed: a mark may have been seen before its Secret was."""
         bound = self._secrets.get(target)
-        if self._writes.is_foreign(target, bound.versions_text if bound else None) and bound:
+        # Only a record with a valid keyed hash counts, because a tenant can write any version ids into the annotation.
+        is_proven = bound is None or bound.integrity is Integrity.INTACT
+        if is_proven and self._writes.is_foreign(target, bound.versions_text if bound else None) and bound:
             self._keep_foreign(bound)
         if rotation := self._latest.get(target):
             for consumer in islice(self._consumers.of(target), MAX_CONSUMERS):
@@ -287,12 +311,12 @@ class RotationLog:
             return
         if known is None and (progress.marked_at or 0) < int(fill.started_at) - CLOCK_SECONDS:
             return  # its mark is of an earlier change
-        rollout = known or self._new(fill, consumer)
+        rollout = known or self._new(rotation, fill, consumer)
         if rollout and (self._follow(fill, rollout, consumer) or not known):
             self._report(rotation, Change.ROLLOUT)
 
-    def _new(self, fill: SecretFill, consumer: Consumer) -> ConsumerRollout | None:
-        return fill.consumer(consumer.ref, self._wall()) if self._has_mark(fill, consumer) else None
+    def _new(self, rotation: Rotation, fill: SecretFill, consumer: Consumer) -> ConsumerRollout | None:
+        return self._add_consumer(rotation, fill, consumer.ref) if self._has_mark(fill, consumer) else None
 
     def _follow(self, fill: SecretFill, rollout: ConsumerRollout, consumer: Consumer) -> bool:
         return self._has_mark(fill, consumer) and rollout.follow(consumer, self._wall())
@@ -309,9 +333,10 @@ class RotationLog:
 class _RecordingHandler:
     """Decorator of a handler of notifications."""
 
-    def __init__(self, log: RotationLog, handler: Handler) -> None:
+    def __init__(self, log: RotationLog, handler: Handler, barrier: FaultBarrier) -> None:
         self._log = log
         self._handler = handler
+        self._barrier = barrier
 
     async def handle(
         self,
@@ -321,12 +346,12 @@ class _RecordingHandler:
     ) -> Result:
         if notification.type is EventType.HEARTBEAT:
             return await self._handler.handle(notification, deadline, keeps_running)
-        self._log.arrived(notification)
+        self._barrier.call(self._log.arrived, notification)
         result: Result | None = None
         try:
             result = await self._handler.handle(notification, deadline, keeps_running)
         finally:
-            self._log.answered(notification, result)
+            self._barrier.call(self._log.answered, notification, result)
         return result
 
 

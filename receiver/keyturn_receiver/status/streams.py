@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
 from keyturn_receiver.status.rotation import Rotation
@@ -12,6 +13,8 @@ from keyturn_receiver.status.rotation import Rotation
 MAX_STREAMS = 8
 INTERVAL = 0.5  # seconds; a page gets at most one snapshot in this time
 QUIET = 15.0  # seconds without a change after which a page gets a snapshot, so that it knows that the receiver lives
+MAX_PENDING = 200  # changed rotations that a page has not been told; the snapshot shows the others
+SEND_TIMEOUT = 15.0  # seconds in which a page has to take an event; otherwise its stream ends
 RETRY = 2000  # milliseconds after which a browser connects again
 TOO_MANY = f"{MAX_STREAMS} pages are open already: close one of them, or reload this page to refresh it"
 
@@ -21,8 +24,8 @@ _Pending = dict[str, tuple[str, Rotation]]  # the last change of each rotation, 
 class Streams:
     """Publisher. Tells every open stream of changes. Changes within INTERVAL are told together.
 
-    ``snapshot`` returns the first screen as JSON, and ``encode`` one rotation. What a stream holds is bounded by the
-    ring of rotations.
+    ``snapshot`` returns the first screen as JSON, and ``encode`` one rotation. A stream holds at most
+    MAX_PENDING rotations.
     """
 
     def __init__(self, snapshot: Callable[[], bytes], encode: Callable[[Rotation], bytes]) -> None:
@@ -52,7 +55,7 @@ class Streams:
     def on_rotation(self, rotation: Rotation, kind: str) -> None:
         """Tell the streams of a change of a rotation."""
         for stream in self._open:
-            stream.pending[rotation.id] = (kind, rotation)
+            stream.add(rotation, kind)
         self.on_change()
 
     def on_change(self) -> None:
@@ -93,6 +96,12 @@ class Stream:
         self.pending: _Pending = {}
         self.due = asyncio.Event()
 
+    def add(self, rotation: Rotation, kind: str) -> None:
+        """Keep the last change of a rotation for the next events. If there are MAX_PENDING, the oldest is dropped."""
+        if len(self.pending) >= MAX_PENDING and rotation.id not in self.pending:
+            del self.pending[next(iter(self.pending))]
+        self.pending[rotation.id] = (kind, rotation)
+
     def close(self) -> None:
         """Give the place to another page."""
         self._streams.close(self)
@@ -114,12 +123,14 @@ class StreamResponse(EventSourceResponse):
     """The response with a stream's events. The stream is closed however the response ends."""
 
     def __init__(self, stream: Stream) -> None:
-        super().__init__(stream.events(), ping=3600)  # the snapshots keep the connection alive
+        # The snapshots keep the connection alive.
+        super().__init__(stream.events(), ping=3600, send_timeout=SEND_TIMEOUT)
         self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            with suppress(SendTimeoutError):
+                await super().__call__(scope, receive, send)
         finally:
             self._stream.close()
 

@@ -1,9 +1,10 @@
 """Views of the caches, as the status page and its JSON show them: pure functions that give frozen structs.
 
 Times are seconds since 1970. A view holds names, states and the texts of statuses. It never holds a value, and of the
-names of keys it holds only those that the binding names itself.
+names of keys it holds only those that the binding names itself, and those in the text of a status.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import quantiles
 
@@ -37,7 +38,8 @@ class RolloutView(View, frozen=True):
 
 
 class FillView(View, frozen=True):
-    """What one rotation did to one Secret. ``has_more`` is true if consumers are left out."""
+    """What one rotation did to one Secret. ``has_more`` is true if not all consumers are remembered. In a snapshot,
+    ``consumers`` is empty once the rotation is no longer open."""
 
     namespace: str
     name: str
@@ -55,7 +57,7 @@ class FillView(View, frozen=True):
 class RotationView(View, frozen=True):
     """One rotation, with the times of its legs: told (the label moved), received, applied, answered, live.
 
-    ``has_more`` is true if Secrets are left out.
+    ``rollouts`` is the number of consumers in each state. ``has_more`` is true if Secrets are left out.
     """
 
     id: str
@@ -72,6 +74,7 @@ class RotationView(View, frozen=True):
     outcome: str
     reason: str
     open: bool
+    rollouts: Mapping[str, int]
     fills: tuple[FillView, ...]
     has_more: bool
 
@@ -177,7 +180,7 @@ def rollout_view(rollout: ConsumerRollout) -> RolloutView:
     )
 
 
-def fill_view(fill: SecretFill) -> FillView:
+def fill_view(fill: SecretFill, with_consumers: bool) -> FillView:
     """Return the view of what a rotation did to a Secret."""
     return FillView(
         fill.target.namespace,
@@ -189,12 +192,17 @@ def fill_view(fill: SecretFill) -> FillView:
         fill.changed,
         fill.reason,
         fill.error,
-        tuple(map(rollout_view, fill.consumers.values())),
+        tuple(map(rollout_view, fill.consumers.values())) if with_consumers else (),
         fill.has_more,
     )
 
 
-def rotation_view(rotation: Rotation) -> RotationView:
+def snapshot_view(rotation: Rotation) -> RotationView:
+    """Return the view of a rotation in a snapshot, which lists consumers only while the rotation is open."""
+    return rotation_view(rotation, with_consumers=rotation.is_open)
+
+
+def rotation_view(rotation: Rotation, with_consumers: bool = True) -> RotationView:
     """Return the view of a rotation."""
     return RotationView(
         rotation.id,
@@ -211,7 +219,8 @@ def rotation_view(rotation: Rotation) -> RotationView:
         rotation.outcome,
         rotation.reason,
         rotation.is_open,
-        tuple(map(fill_view, rotation.fills.values())),
+        Counter(each.leg.value for each in rotation.consumers()),
+        tuple(fill_view(fill, with_consumers) for fill in rotation.fills.values()),
         rotation.has_more,
     )
 

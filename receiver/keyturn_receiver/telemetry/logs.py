@@ -38,12 +38,13 @@ class RepeatedWarnings:
         self._now = now
         self._last: dict[str, tuple[str, float]] = {}  # by subject: the last message, and when it was logged
 
-    def warning(self, subject: str, message: str) -> None:
-        """Log a warning about ``subject``, unless the same message was logged less than ``interval`` seconds ago."""
+    def warning(self, subject: str, message: str, with_error: bool = False) -> None:
+        """Log a warning about ``subject``, unless the same message was logged less than ``interval`` seconds ago.
+        ``with_error`` adds the error that is being handled."""
         last, at = self._last.get(subject, ("", 0.0))
         if message != last or self._now() - at >= self._interval:
             self._last[subject] = message, self._now()
-            self._logger.warning("%s", message)
+            self._logger.warning("%s", message, exc_info=with_error)
 
     def over(self, subject: str) -> None:
         """Note that the problem with ``subject`` is over, so that the next warning about it is logged at once."""

@@ -153,12 +153,13 @@ function showRotations() {
   }
   const body = shown.map((each) => {
     const changed = each.fills.filter((one) => one.changed), wrong = each.fills.filter((one) => one.error);
-    const rolls = each.fills.flatMap((one) => one.consumers), first = each.fills[0];
+    const rolls = Object.values(each.rollouts).reduce((sum, one) => sum + one, 0), first = each.fills[0];
+    const secrets = each.fills.length;
     const result = wrong.length ? mark("failing", `${count(wrong.length, "Secret")} failed`)
       : each.liveAt !== null ? mark("live", `live after ${span(each.liveAt - began(each))}`)
       : each.open ? mark("rolling", "running")
-      : rolls.some((one) => one.state === "failed") ? mark("failed", "stuck")
-      : rolls.some((one) => one.state === "held") ? mark("held", "partly")
+      : each.rollouts.failed ? mark("failed", "stuck")
+      : each.rollouts.held ? mark("held", "partly")
       : each.appliedAt !== null ? mark("ok", `applied after ${span(each.appliedAt - began(each))}`)
       : each.outcome || "–";
     return el("tr", {}, el("td", {}, clock(began(each), true)),
@@ -166,8 +167,8 @@ function showRotations() {
         "data-key": each.id }, each.secret) : each.secret, each.label ? ` (${each.label})` : ""),
       el("td", { class: "mono wide" }, short(each.version)),
       el("td", { class: "wide" }, CAUSE[each.cause] + (each.attempts > 1 ? `, ${each.attempts} tries` : "")),
-      el("td", { class: "wide" }, `${changed.length} of ${each.fills.length}${each.hasMore ? "+" : ""} Secrets`),
-      el("td", { class: "wide" }, rolls.length ? count(rolls.length, "workload") : "–"),
+      el("td", { class: "wide" }, `${changed.length} of ${each.hasMore ? `${secrets}+ Secrets` : count(secrets, "Secret")}`),
+      el("td", { class: "wide" }, rolls ? count(rolls, "workload") : "–"),
       el("td", {}, result));
   });
   const heads = [["when"], ["AWS secret"], ["version", "wide"], ["by", "wide"], ["written", "wide"],
