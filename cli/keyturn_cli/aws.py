@@ -4,6 +4,7 @@ The text of an error of AWS may quote anything, so only its code is shown.
 """
 
 import functools
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -42,14 +43,24 @@ class Stack:
     skew: float
 
 
+def configured_region() -> str | None:
+    """Return AWS_REGION, or None to leave the region to boto3.
+
+    boto3 itself reads AWS_DEFAULT_REGION and the profile, and not AWS_REGION, which AWS's other SDKs read:
+    https://docs.aws.amazon.com/sdkref/latest/guide/feature-region.html
+    """
+    return os.environ.get("AWS_REGION") or None
+
+
 class Aws:
-    """Access to AWS. Clients are made when they are used first. Region and credentials are those of AWS's own tools."""
+    """Access to AWS. Clients are made when they are used first. AWS_REGION comes before the region of boto3's own
+    configuration, and the credentials are boto3's."""
 
     def __init__(self) -> None:
         # AWS's SDK takes half a second to import, and help and completion do without it.
         import boto3
 
-        self._session = boto3.Session()
+        self._session = boto3.Session(region_name=configured_region())
 
     @property
     def region(self) -> str:

@@ -1,9 +1,9 @@
 """AWS Secrets Manager, with the credentials and the rights of the caller."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from keyturn_cli.aws import configured_region
 from keyturn_cli.errors import CliError, UsageError
 from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import CURRENT
@@ -66,8 +66,7 @@ def _client(secret_id: str, in_region: str) -> "SecretsManagerClient":
     from botocore.config import Config
 
     settings = Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard", "max_attempts": 3})
-    # The SDK itself reads AWS_DEFAULT_REGION and the profile, and not AWS_REGION.
-    name = region(secret_id) or in_region or os.environ.get("AWS_REGION")
+    name = region(secret_id) or in_region or configured_region()
     client: SecretsManagerClient = boto3.client("secretsmanager", region_name=name or None, config=settings)
     return client
 

@@ -129,9 +129,12 @@ class Cluster:
         finally:
             reply.close()
 
-    def send(self, method: str, path: str, body: Any, content_type: str = JSON) -> Any:
-        """Send an object, and return the reply."""
-        return self._decoded(OBJECT, path, self._request(method, path, None, body, JSON, content_type).data)
+    def send(self, method: str, path: str, body: Any, content_type: str = JSON, accept: str = JSON) -> Any:
+        """Send an object, and return the reply.
+
+        A change of a Secret is sent with ``accept=METADATA``, so that no value reaches this process.
+        """
+        return self._decoded(OBJECT, path, self._request(method, path, None, body, accept, content_type).data)
 
     def exchange(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None

@@ -31,10 +31,12 @@ DEFAULT_RELEASE = "keyturn/keyturn"
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A Helm release of the chart. The names of its objects begin with ``name``."""
+    """A Helm release of the chart. ``full_name`` is the chart's name for its Deployment, if it is known: it is in a
+    receiver's pod."""
 
     namespace: str
     name: str
+    full_name: str = ""
 
 
 def read_release(text: str) -> Release:

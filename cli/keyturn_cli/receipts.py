@@ -12,14 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keyturn_cli.aws import errors
-from keyturn_cli.errors import ExitCode, RolloutFailed, TimedOut, UsageError
+from keyturn_cli.bound_secrets import may_be_same
+from keyturn_cli.errors import CliError, ExitCode, RolloutFailed, TimedOut, UsageError
 from keyturn_cli.output import Output
+from keyturn_contract.message import REASON_HEARTBEAT, REASON_NO_LONGER_BOUND, REASON_NOT_BOUND
 
 LOG_GROUP = "/aws/events/keyturn-receipts"
 APPLIED, LIVE = "applied", "live"
 SOURCE = "dev.keyturn"
 LOOK_BACK = 7 * 24 * 3600  # seconds before the wait for which receipts count
 POLL_SECONDS = 3.0  # CloudWatch shows a line some seconds after it was written
+_UNNAMED = "a cluster that the receipt does not name"
+_NOT_CONCERNED = (REASON_HEARTBEAT, REASON_NOT_BOUND, REASON_NO_LONGER_BOUND)
 _VERSION_ID = re.compile(r"[A-Za-z0-9-]{32,64}")
 _ADVICE_GROUP = "deploy infra/aws/receipts.yaml there, or name the log group, the region and the profile"
 
@@ -28,8 +32,9 @@ _ADVICE_GROUP = "deploy infra/aws/receipts.yaml there, or name the log group, th
 class Arrival:
     """What the receipts say about one version.
 
-    ``hosts`` are the receivers of all clusters where something is bound to the secret, once a receipt says which.
-    ``live`` and ``stuck`` are hosts, and ``problems`` says what was refused, by host.
+    ``applied`` is true if every receiver has taken the version. ``hosts`` are the receivers of all clusters that use
+    it, once a receipt says which. ``live`` and ``stuck`` are hosts, and ``problems`` says what was refused, by host. A
+    problem without a host is of a cluster that the receipt does not name.
     """
 
     applied: bool = False
@@ -47,17 +52,39 @@ class Arrival:
         elif kind == "Keyturn Rollout Stuck" and detail["host"] not in self.live:
             self.stuck[str(detail["host"])] = ", ".join(map(str, detail.get("consumers", ())))
         elif kind == "Keyturn Secret Applied":
-            self.applied = self.applied or detail.get("complete") is True
-            for each in detail["receivers"]:
-                if each["outcome"] == "ignored" and not each.get("secrets") and detail.get("healthy"):
-                    continue  # nothing is bound to the secret there
-                self.hosts.add(str(each["host"]))
-                if not detail.get("healthy"):
-                    self.problems[str(each["host"])] = str(each.get("reason", ""))
+            self._take_applied(detail)
+
+    def is_reached(self, goal: str, hosts: Sequence[str] = ()) -> bool:
+        """Return whether the goal is reached, in ``hosts`` or else in every cluster that uses the version."""
+        if goal == APPLIED:
+            return self.applied
+        wanted = set(hosts) or self.hosts
+        return bool(wanted) and wanted <= self.live
+
+    @property
+    def is_for_nobody(self) -> bool:
+        """Whether every receiver has taken the version, and no cluster uses it."""
+        return self.applied and not self.hosts and not self.live
+
+    def _take_applied(self, detail: Mapping[str, Any]) -> None:
+        self.applied = self.applied or detail.get("complete") is True
+        receivers = [(str(each["host"]), str(each["outcome"]), each) for each in detail["receivers"]]
+        self.hosts |= {host for host, outcome, _ in receivers if outcome != "ignored"}
+        # A Secret that its receiver tries again by itself is no problem.
+        refused = {
+            host: str(each["reason"])
+            for host, _, each in receivers
+            if each.get("reason", REASON_NOT_BOUND) not in _NOT_CONCERNED and not each.get("retrying")
+        }
+        if detail.get("complete") is True and not detail.get("healthy") and not refused:
+            # The receipt has no reasons (ReceiptDetails=false).
+            refused = {receivers[0][0] if len(receivers) == 1 else "": ""}
+        self.problems |= refused
 
 
 def wait_for_receipts(
     logs: Any,
+    secret_id: str,
     version_id: str,
     goal: str,
     seconds: float,
@@ -68,41 +95,57 @@ def wait_for_receipts(
 ) -> Arrival:
     """Wait until the receipts say that a version is applied, or live, in every cluster, and return what they say.
 
-    ``logs`` is a client of CloudWatch Logs. ``goal`` is APPLIED or LIVE. ``hosts`` are the receivers of the clusters
-    that must be live; without them, those that took the change and have something bound to the secret.
+    ``logs`` is a client of CloudWatch Logs. ``secret_id`` is the name or ARN of the AWS secret. ``goal`` is APPLIED or
+    LIVE. ``hosts`` are the receivers of the clusters that must be live. Without them, a receipt of the kind Applied
+    says which clusters use the version.
 
-    Raises UsageError, TimedOut after ``seconds``, RolloutFailed, and AwsError if the group cannot be read.
+    Raises UsageError, TimedOut after ``seconds``, RolloutFailed, CliError if no cluster uses the version, and AwsError
+    if the group cannot be read.
     """
     if not _VERSION_ID.fullmatch(version_id):
         raise UsageError(f"{version_id} is no version id", "give the VersionId that AWS has answered")
     start = clock()
     arrival = Arrival()
     while True:
-        for event in _receipts(logs, group, version_id, start - LOOK_BACK):
+        for event in _receipts(logs, group, (secret_id, version_id), start - LOOK_BACK):
             arrival.take(event)
         wanted = set(hosts) or arrival.hosts
-        if goal == APPLIED and arrival.applied:
-            return arrival
-        if goal == LIVE and wanted and wanted <= arrival.live and (arrival.applied or hosts):
+        if not hosts and arrival.is_for_nobody:
+            raise _for_nobody(arrival, version_id)
+        if arrival.is_reached(goal, hosts):
             return arrival
         if goal == LIVE and (stuck := {host: each for host, each in arrival.stuck.items() if host in wanted}):
             told = "; ".join(f"{host}: {each}" if each else host for host, each in sorted(stuck.items()))
-            raise RolloutFailed(f"the rollout of version {version_id} is stuck: {told}", "see keyturn explain there")
+            raise RolloutFailed(f"the rollout of version {version_id} is stuck: {told}", "see keyturn trace there")
         if clock() - start >= seconds:
             raise TimedOut(_unfinished(arrival, goal, version_id, wanted, seconds), "see keyturn trace")
         sleep(min(POLL_SECONDS, max(0.1, seconds - (clock() - start))))
 
 
+def _for_nobody(arrival: Arrival, version_id: str) -> CliError:
+    if not arrival.problems:
+        return CliError(
+            f"no cluster uses version {version_id}: no Secret is bound to it", "bind a Secret (docs/bindings.md)"
+        )
+    return CliError(f"no cluster uses version {version_id}: {_told(arrival)}", "see keyturn status --failing there")
+
+
+def _told(arrival: Arrival) -> str:
+    return "; ".join(f"{host or _UNNAMED}: {why or 'refused'}" for host, why in sorted(arrival.problems.items()))
+
+
 def _unfinished(arrival: Arrival, goal: str, version_id: str, wanted: set[str], seconds: float) -> str:
-    if goal == LIVE and arrival.applied:
-        missing = sorted(wanted - arrival.live)
-        return f"version {version_id} is applied, but after {seconds:.0f} s not live in {', '.join(missing)}"
+    if goal == LIVE and wanted:
+        is_applied = f"version {version_id} is applied, but" if arrival.applied else f"version {version_id} is"
+        missing = ", ".join(sorted(wanted - arrival.live))
+        return f"{is_applied} after {seconds:.0f} s not live in {missing}"
     return f"after {seconds:.0f} s there is no receipt that says that version {version_id} is applied"
 
 
 def await_version(
     out: Output,
     logs: Any,
+    secret_id: str,
     version_id: str,
     goal: str,
     seconds: float,
@@ -111,19 +154,21 @@ def await_version(
 ) -> ExitCode:
     """Wait as ``wait_for_receipts`` does, and tell how it ended. The result is FINDING if a binding has refused the
     version."""
-    arrival = wait_for_receipts(logs, version_id, goal, seconds, hosts, group)
+    arrival = wait_for_receipts(logs, secret_id, version_id, goal, seconds, hosts, group)
     names = sorted(arrival.live if goal == LIVE else arrival.hosts)
     if out.is_data:
-        problems = [{"host": host, "reason": why or None} for host, why in sorted(arrival.problems.items())]
+        problems = [{"host": host or None, "reason": why or None} for host, why in sorted(arrival.problems.items())]
         out.data({"version": version_id, "for": goal, "hosts": names, "problems": problems})
     else:
-        out.line(f"version {version_id[:8]} is {goal} in {', '.join(names) or 'no cluster: nothing is bound to it'}")
+        out.line(f"version {version_id[:8]} is {goal} in {', '.join(names)}")
         for host, why in sorted(arrival.problems.items()):
-            out.line(f"except in {host}: {why or 'see keyturn status there'}", "yellow")
+            out.line(f"except in {host or _UNNAMED}: {why or 'see keyturn status there'}", "yellow")
     return ExitCode.FINDING if arrival.problems else ExitCode.FINE
 
 
-def _receipts(logs: Any, group: str, version_id: str, since: float) -> Iterator[Mapping[str, Any]]:
+def _receipts(logs: Any, group: str, about: tuple[str, str], since: float) -> Iterator[Mapping[str, Any]]:
+    """Yield the receipts about a version of an AWS secret. ``about`` has the secret's name or ARN, and the version."""
+    version_id = about[1]
     pattern = f'{{ $.detail.versionId = "{version_id}" }}'
     with errors(f"logs:FilterLogEvents on {group}", _ADVICE_GROUP):
         pages = logs.get_paginator("filter_log_events").paginate(
@@ -131,18 +176,20 @@ def _receipts(logs: Any, group: str, version_id: str, since: float) -> Iterator[
         )
         for page in pages:
             for each in page["events"]:
-                if event := _believed(each["message"], logs.meta.region_name, version_id):
+                if event := _believed(each["message"], logs.meta.region_name, about):
                     yield event
 
 
-def _believed(message: str, region: str, version_id: str) -> Mapping[str, Any] | None:
-    """Return a receipt about a version, or None for any other line."""
+def _believed(message: str, region: str, about: tuple[str, str]) -> Mapping[str, Any] | None:
+    """Return a receipt about a version of an AWS secret, or None for any other line."""
+    secret_id, version_id = about
     try:
         event = json.loads(message)
         detail = event["detail"]
         if event["source"] != SOURCE or event["region"] != region or "replay-name" in event:
             return None
-        if detail["versionId"] != version_id:
+        named = str(detail.get("secretArn") or detail["name"])
+        if detail["versionId"] != version_id or not may_be_same(named, secret_id):
             return None
         Arrival().take(event)  # a receipt that lacks a field is none
     except (ValueError, TypeError, KeyError, AttributeError):

@@ -1,10 +1,11 @@
-"""Keyturn's Helm release in the cluster: what its settings say about access and restarts."""
+"""Keyturn's Helm release in the cluster: its Deployment, and what its settings say about access and restarts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from keyturn_cli.cluster import Cluster, path
-from keyturn_cli.errors import Refused
+from keyturn_cli.errors import NotFound, Refused
 from keyturn_cli.options import Release
 from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.policy import Default
@@ -12,7 +13,8 @@ from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.rollout_switch import Switch
 
 PER_SECRET = 10  # unfinished rollouts of one Secret
-RECEIVER = "app.kubernetes.io/component=receiver"
+CHART = "keyturn"
+COMPONENT, RECEIVER = "app.kubernetes.io/component", "receiver"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +47,47 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
     )
 
 
+def find_deployment(cluster: Cluster, release: Release) -> Mapping[str, Any]:
+    """Return the Deployment of a release's receivers.
+
+    It is found by the chart's labels (charts/keyturn/templates/_names.tpl), because its name may differ from the
+    release's. Raises NotFound, and the other errors of ``Cluster``.
+    """
+    if release.full_name:
+        deployment: Mapping[str, Any] = cluster.get(
+            path("apps/v1", "deployments", release.namespace, release.full_name)
+        )
+        return deployment
+    query = {"labelSelector": f"app.kubernetes.io/instance={release.name},app.kubernetes.io/part-of={CHART}"}
+    for each in cluster.list(path("apps/v1", "deployments", release.namespace), query):
+        # The Deployment itself has no label for its component: its pods do.
+        labels = as_object(as_object(as_object(each.get("spec")).get("selector")).get("matchLabels"))
+        if labels.get(COMPONENT) == RECEIVER:
+            return as_object(each)
+    raise NotFound(
+        f"there is no release {release.name} of Keyturn in namespace {release.namespace}",
+        "name the release: --release NAMESPACE/NAME (helm list -A)",
+    )
+
+
+def prefix_of(release: Release, deployment: Mapping[str, Any] | None = None) -> str:
+    """Return the beginning of the names of a release's objects: the name of the Deployment.
+
+    If the Deployment cannot be read, it is the chart's default name for the release.
+    """
+    if deployment is not None and (name := as_object(deployment.get("metadata")).get("name")):
+        return str(name)
+    name = release.name if CHART in release.name else f"{release.name}-{CHART}"
+    return release.full_name or name.replace(".", "-")[:50].removesuffix("-")
+
+
 def settings_of(cluster: Cluster, release: Release) -> tuple[Settings, str]:
     """Return the settings of a release, and a note if they could not be read, so that the chart's defaults are
     returned."""
-    query = {"labelSelector": f"{RECEIVER},app.kubernetes.io/instance={release.name}"}
     try:
-        found = list(cluster.list(path("apps/v1", "deployments", release.namespace), query))
+        deployment = find_deployment(cluster, release)
     except Refused as error:
         return Settings(), f"the chart's default settings are assumed, because the release cannot be read: {error}"
-    if not found:
-        where = f"{release.namespace}/{release.name}"
-        return Settings(), f"the chart's default settings are assumed: there is no release {where}; name it: --release"
-    pod = as_object(as_object(as_object(found[0].get("spec")).get("template")).get("spec"))
+    pod = as_object(as_object(as_object(deployment.get("spec")).get("template")).get("spec"))
     variables = [each for container in as_objects(pod.get("containers")) for each in as_objects(container.get("env"))]
     return read_settings({str(each.get("name")): str(each.get("value", "")) for each in variables}), ""

@@ -15,11 +15,13 @@ from keyturn_receiver.core.workload_kinds import ROLLOUT
 
 @dataclass(slots=True)
 class Sight:
-    """``notes`` say what the caller's rights have left out, in the order in which it was found."""
+    """``notes`` say what the caller's rights have left out, in the order in which it was found, and ``denied`` names
+    the rights to workloads and namespaces that the caller lacks."""
 
     cluster: Cluster
     settings: Settings
     notes: dict[str, None] = field(default_factory=dict)
+    denied: dict[str, None] = field(default_factory=dict)
     _consumers: dict[str, Sequence[Consumer]] = field(default_factory=dict)
     _readers: dict[str, Sequence[Reader]] = field(default_factory=dict)
     _annotations: dict[str, Mapping[str, str]] = field(default_factory=dict)
@@ -28,8 +30,10 @@ class Sight:
         """Return the workloads of a namespace whose pods read Secrets."""
         if namespace not in self._consumers:
             listing = list_consumers(self.cluster, namespace, self.settings.reloader)
-            self._deny(listing.denied, namespace)
             has_argo = self.settings.argo_rollouts
+            denied = [*listing.denied, *(listing.denied_custom if has_argo else ())]
+            self._deny(denied, namespace)
+            self.denied |= dict.fromkeys(f"list {each} in namespace {namespace}" for each in denied)
             found = [each for each in listing.consumers if has_argo or each.ref.kind != ROLLOUT.kind]
             self._consumers[namespace] = found
         return self._consumers[namespace]
@@ -48,6 +52,7 @@ class Sight:
                 metadata = as_object(self.cluster.get(path("v1", "namespaces", name=namespace)).get("metadata"))
             except Forbidden:
                 self._deny(["the annotations"], namespace)
+                self.denied[f"get namespace {namespace}"] = None
                 metadata = {}
             found = as_object(metadata.get("annotations"))
             self._annotations[namespace] = {name: str(text) for name, text in found.items()}

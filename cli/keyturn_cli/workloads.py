@@ -17,10 +17,12 @@ _RUNNING = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
 
 @dataclass(slots=True)
 class Listing:
-    """What was found, and which kinds the caller may not list."""
+    """What was found, and which kinds the caller may not list. ``denied_custom`` has those of custom resources, which
+    Keyturn restarts only if its settings say so."""
 
     consumers: list[Consumer] = field(default_factory=list)
     denied: list[str] = field(default_factory=list)
+    denied_custom: list[str] = field(default_factory=list)
 
 
 def list_consumers(cluster: Cluster, namespace: str | None, reloader: ReloaderMode = ReloaderMode.ABSENT) -> Listing:
@@ -34,8 +36,7 @@ def list_consumers(cluster: Cluster, namespace: str | None, reloader: ReloaderMo
         except NotFound:
             continue  # the cluster lacks the definition of a custom resource
         except Forbidden:
-            if not kind.is_custom:
-                found.denied.append(kind.plural)
+            (found.denied_custom if kind.is_custom else found.denied).append(kind.plural)
     return found
 
 

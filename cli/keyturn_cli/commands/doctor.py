@@ -90,7 +90,7 @@ def own_release() -> Release:
     """Return the release whose pod this process runs in, by the pod's settings."""
     default = read_release(DEFAULT_RELEASE)
     namespace = os.environ.get("KEYTURN_LEASE_NAMESPACE", default.namespace)
-    return Release(namespace, os.environ.get("KEYTURN_LEASE_NAME", default.name))
+    return Release(namespace, default.name, os.environ.get("KEYTURN_LEASE_NAME", default.name))
 
 
 def _read_aws(client: Aws, name: str, cluster: ClusterFacts) -> tuple[AwsFacts | Unknown, Stack | None]:

@@ -39,7 +39,7 @@ def reconcile(
             f"Secret {target} is not bound to AWS", f'set its label {BIND_LABEL} to "true" (docs/bindings.md)'
         )
     token = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    cluster.send("PATCH", resource, {"metadata": {"annotations": {RECONCILE: token}}}, MERGE_PATCH)
+    cluster.send("PATCH", resource, {"metadata": {"annotations": {RECONCILE: token}}}, MERGE_PATCH, METADATA)
     if out.is_data:
         out.data({"namespace": target.namespace, "name": target.name, "token": token})
     else:

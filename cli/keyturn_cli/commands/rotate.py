@@ -9,12 +9,10 @@ from typer.core import TyperCommand
 
 from keyturn_cli.aws import Aws
 from keyturn_cli.aws_rotation import start, wait_for_label
-from keyturn_cli.cluster import Cluster
-from keyturn_cli.commands.wait import TIMEOUT, Goal, wait_for
-from keyturn_cli.errors import ExitCode, UsageError, reported
-from keyturn_cli.options import DEFAULT_RELEASE, Contexts, NoColor, OutputFormat, ReleaseName, read_release
+from keyturn_cli.commands.wait import TIMEOUT, Goal, Watched, wait_for, watch
+from keyturn_cli.errors import ExitCode, NotFound, UsageError, reported
+from keyturn_cli.options import DEFAULT_RELEASE, Contexts, NoColor, OutputFormat, Release, ReleaseName, read_release
 from keyturn_cli.output import Format, Output
-from keyturn_cli.subjects import find_subject
 from keyturn_cli.times import duration, read_duration
 
 BARE, FULL = "--wait", f"--wait={Goal.APPLIED}"
@@ -47,7 +45,7 @@ def rotate(
     output: OutputFormat = Format.TABLE,
     no_color: NoColor = False,
 ) -> ExitCode:
-    """Rotate a secret by its rotation function, and wait until it has arrived.
+    """Rotate a secret by its rotation function.
 
     With --wait, it waits for the label in AWS and then as keyturn wait does, in one or several clusters. It takes the
     rights to secretsmanager:RotateSecret and DescribeSecret.
@@ -58,8 +56,7 @@ def rotate(
         raise UsageError(f"--timeout {timeout} is no duration", "write, for example, 90s, 5m or 1h")
     chosen = read_release(release)
     contexts: Sequence[str | None] = context or [None]
-    if until:
-        _check_bound(secret_id, contexts)  # before anything has changed
+    watched = _watched(secret_id, until, contexts, chosen) if until else []  # before anything has changed
     aws = Aws()
     rotation = start(aws, secret_id)
     if until is None:
@@ -74,10 +71,19 @@ def rotate(
     if not out.is_data:
         out.line(f"AWSCURRENT of {rotation.name} is on version {rotation.version_id[:8]} ({duration(moved)})")
     left = max(1.0, seconds - (time.monotonic() - started))
-    return wait_for(out, secret_id, rotation.version_id, until, left, contexts, None, chosen)
+    return wait_for(out, secret_id, rotation.version_id, until, left, watched)
 
 
-def _check_bound(secret_id: str, contexts: Sequence[str | None]) -> None:
-    """Check that each cluster can be reached and has a Secret of this AWS secret. Raises CliError."""
-    for context in contexts:
-        find_subject(Cluster.connect(context), secret_id, None)
+def _watched(secret_id: str, goal: Goal, contexts: Sequence[str | None], release: Release) -> list[Watched]:
+    """Return what is waited for: in each cluster, a Secret that follows AWSCURRENT of this AWS secret. Raises CliError.
+
+    A Secret of the same name, made from another AWS secret, does not count.
+    """
+    watched = watch(secret_id, goal, contexts, None, release)
+    for each in watched:
+        if each.subject.secret_id is None:
+            raise NotFound(
+                f"{each.cluster.context}: no Secret is bound to the AWS secret {secret_id}",
+                "bind one (docs/bindings.md), or leave out --wait",
+            )
+    return watched

@@ -9,13 +9,14 @@ from urllib.parse import SplitResult
 import typer
 
 from keyturn_cli.aws import Aws
-from keyturn_cli.cluster import Cluster, path
+from keyturn_cli.cluster import Cluster
 from keyturn_cli.commands.doctor import SIGNING_KEY, CaFile, StackName
 from keyturn_cli.doctor.cluster_reader import configuration_of, is_ready, proxied, receiver_pods
 from keyturn_cli.errors import CliError, ExitCode, UsageError, reported
 from keyturn_cli.http_post import post, read_url
 from keyturn_cli.options import DEFAULT_RELEASE, Context, NoColor, OutputFormat, Release, ReleaseName, read_release
 from keyturn_cli.output import Format, Output
+from keyturn_cli.release import find_deployment
 from keyturn_cli.signed_delivery import Post, deliver, describe, notification_of, put_in_queue, signing_key
 from keyturn_contract.message import RECEIVER_HEADER, Outcome, Result
 from keyturn_receiver.core.json_access import as_object
@@ -80,7 +81,7 @@ def _by_url(url: SplitResult, ca_file: Path | None) -> Post:
 
 def _by_pod(cluster: Cluster, release: Release, aws: Aws, stack: str) -> tuple[str, Post]:
     """Return the id of the signing key, and a function that posts to a ready pod by the API server's proxy."""
-    deployment = cluster.get(path("apps/v1", "deployments", release.namespace, release.name))
+    deployment = find_deployment(cluster, release)
     settings = configuration_of(deployment).settings
     pods = [pod for pod in receiver_pods(cluster, release.namespace, deployment) if is_ready(pod)]
     if not pods:

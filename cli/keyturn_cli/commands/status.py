@@ -85,6 +85,21 @@ class Row:
         return (self.target.namespace, self.target.name, name, version, applied, consumers, status)
 
 
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What ``--watch`` shows: one Secret, those of a namespace, or all if ``namespace`` is None."""
+
+    namespace: str | None
+    name: str | None
+    failing: bool
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """The query of the watch."""
+        one = {"fieldSelector": f"metadata.name={self.name}"} if self.name else {}
+        return {"labelSelector": BIND_LABEL, **one}
+
+
 @reported
 def status(
     place: PLACE = None,
@@ -99,14 +114,14 @@ def status(
     """Show each bound Secret, and what is wrong.
 
     Without a namespace it shows all namespaces, or, without the right to that, the context's own. The exit code is 1
-    if a Secret that is shown needs somebody.
+    if a shown Secret needs a person to act.
     """
     out = Output(output, no_color)
     if watch and out.is_data:
         raise UsageError("--watch prints a table alone", "leave out -o")
     cluster = Cluster.connect(context)
     where, name = _place(place, namespace, all_namespaces)
-    rows, consumers, notes = _look(cluster, where, name, all_namespaces)
+    where, rows, consumers, notes = _look(cluster, where, name, all_namespaces)
     now = time.time()
     shown = [row for row in rows if not failing or row.needs_somebody(now)]
     found = any(row.needs_somebody(now) for row in shown)
@@ -120,7 +135,7 @@ def status(
     for note in notes:
         out.note(f"note: {note}")
     if watch:
-        _watch(out, cluster, where, rows, consumers or {}, failing)
+        _watch(out, cluster, Watched(where, name, failing), rows, consumers or {})
     return ExitCode.FINDING if found else ExitCode.FINE
 
 
@@ -139,8 +154,9 @@ def _place(place: str | None, namespace: str | None, all_namespaces: bool) -> tu
 
 def _look(
     cluster: Cluster, where: str | None, name: str | None, all_namespaces: bool
-) -> tuple[list[Row], Mapping[Target, str] | None, list[str]]:
-    """Return the rows, how many workloads read each Secret (None if that is not known), and notes."""
+) -> tuple[str | None, list[Row], Mapping[Target, str] | None, list[str]]:
+    """Return the namespace that the caller may list, the rows, how many workloads read each Secret (None if that is not
+    known), and notes."""
     notes: list[str] = []
     with ThreadPoolExecutor(2) as threads:
         listing = threads.submit(list_consumers, cluster, where)
@@ -154,7 +170,7 @@ def _look(
             rows = list(_rows(cluster, where, name))
             listing = threads.submit(list_consumers, cluster, where)
         consumers = _counts(listing.result(), notes)
-    return rows, consumers, notes
+    return where, rows, consumers, notes
 
 
 def _rows(cluster: Cluster, namespace: str | None, name: str | None) -> Iterator[Row]:
@@ -228,19 +244,13 @@ def _data(row: Row, consumers: Mapping[Target, str] | None, now: float) -> dict[
 
 
 def _watch(
-    out: Output,
-    cluster: Cluster,
-    where: str | None,
-    rows: Sequence[Row],
-    consumers: Mapping[Target, str],
-    failing: bool,
+    out: Output, cluster: Cluster, watched: Watched, rows: Sequence[Row], consumers: Mapping[Target, str]
 ) -> None:
     """Print a row whenever a Secret changes, until the caller ends it."""
     seen = {row.target: row for row in rows}
-    query = {"labelSelector": BIND_LABEL}
     out.flush()
     while True:
-        for event in cluster.watch(path("v1", "secrets", where), query, _EVENT, METADATA):
+        for event in cluster.watch(path("v1", "secrets", watched.namespace), watched.query, _EVENT, METADATA):
             target = Target(event.object.metadata.namespace, event.object.metadata.name)
             row = _row(event.object.metadata)
             if row is None or event.type == "DELETED":
@@ -251,7 +261,7 @@ def _watch(
                 continue
             seen[target] = row
             now = time.time()
-            if not failing or row.needs_somebody(now):
+            if not watched.failing or row.needs_somebody(now):
                 cells = row.cells(now, consumers.get(target, "0"))
                 out.row(cells, "red" if row.needs_somebody(now) else "")
 

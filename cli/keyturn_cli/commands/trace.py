@@ -92,9 +92,11 @@ def trace(
     out = Output(output, no_color)
     cluster = Cluster.connect(context)
     named = read_release(release)
-    found = _by_event(cluster, subject, namespace) or find_subject(cluster, subject, namespace)
+    by_event = _by_event(cluster, subject, namespace)
+    found = by_event or find_subject(cluster, subject, namespace)
+    later = changed_since(by_event, subject) if by_event else ""
     settings, note = settings_of(cluster, named)
-    sight = Sight(cluster, settings, dict.fromkeys(filter(None, (found.note, note))))
+    sight = Sight(cluster, settings, dict.fromkeys(filter(None, (later, found.note, note))))
     made = _trace(sight, found)
     if out.is_data:
         out.data(_data(found, made, list(sight.notes)))
@@ -121,6 +123,19 @@ def _by_event(cluster: Cluster, text: str, namespace: str | None) -> Subject | N
             "it may have changed nothing, or be older than the last five changes: ask the notifier's log",
         )
     return Subject(f"event {text}", changed)
+
+
+def changed_since(found: Subject, event: str) -> str:
+    """Return a note if a Secret has changed again since an event, because the legs are those of its last change."""
+    older = [
+        f"Secret {bound.target} had version {change.version[:8]} from it at {change.at}"
+        for bound in found.bound
+        for number, change in enumerate(_history(bound))
+        if change.event == event and number
+    ]
+    if not older:
+        return ""
+    return f"this is the last change, and event {event} is an older one: {', '.join(older)}"
 
 
 def _history(bound: Bound) -> tuple[Change, ...]:
@@ -204,6 +219,7 @@ def _warnings(sight: Sight, bound: Bound, since: float) -> Iterator[Leg]:
     try:
         events = list(sight.cluster.list(path("v1", "events", target.namespace), query))
     except Forbidden:
+        sight.notes[f"you may not list the events of namespace {target.namespace}: warnings are left out"] = None
         return
     for event in events[-MAX_EVENTS:]:
         metadata = as_object(event.get("metadata"))

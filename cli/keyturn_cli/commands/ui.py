@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from keyturn_cli.cluster import Cluster, path
+from keyturn_cli.cluster import Cluster
 from keyturn_cli.doctor.cluster_reader import configuration_of, is_ready, receiver_pods
 from keyturn_cli.errors import CliError, UsageError, reported
 from keyturn_cli.options import DEFAULT_RELEASE, Context, ReleaseName, read_release
 from keyturn_cli.output import Output
 from keyturn_cli.port_forward import by_client, by_kubectl, check_page, free_port
+from keyturn_cli.release import find_deployment
 from keyturn_receiver.core.json_access import as_object
 
 PAGE_PORT = 9091  # on the pod's loopback, unless the chart says otherwise
@@ -38,7 +39,7 @@ def ui(
     if cluster.in_pod:
         raise UsageError("a pod has no browser", "run keyturn ui on your own machine")
     chosen = read_release(release)
-    deployment = cluster.get(path("apps/v1", "deployments", chosen.namespace, chosen.name))
+    deployment = find_deployment(cluster, chosen)
     configuration = configuration_of(deployment)
     if not configuration.is_on("KEYTURN_STATUS_PAGE", True):
         raise CliError(f"release {release} serves no status page", "set the chart's value statusPage.enabled")

@@ -1,9 +1,9 @@
 """`keyturn wait`: waits until a version of an AWS secret has arrived, for CI."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ from keyturn_cli.aws import Aws
 from keyturn_cli.aws_secrets import version_at
 from keyturn_cli.bound_secrets import Bound, get_bound
 from keyturn_cli.cluster import Cluster
-from keyturn_cli.errors import ExitCode, NotFound, RolloutFailed, TimedOut, UsageError, reported
+from keyturn_cli.errors import ExitCode, Forbidden, NotFound, RolloutFailed, TimedOut, UsageError, reported
 from keyturn_cli.options import (
     DEFAULT_RELEASE,
     Contexts,
@@ -32,6 +32,7 @@ from keyturn_cli.sight import Sight
 from keyturn_cli.subjects import Subject, find_subject
 from keyturn_cli.times import duration, read_duration
 from keyturn_receiver.core.arn import region
+from keyturn_receiver.core.binding import is_secret_id
 
 TICK = 1.0  # seconds between two looks
 
@@ -51,20 +52,37 @@ GOAL = Annotated[
     Goal, typer.Option("--for", help="applied: the Secrets have it; live: all pods that Keyturn restarts run it.")
 ]
 AWS = Annotated[bool, typer.Option("--aws", help="Ask the receipts in AWS instead of the cluster.")]
+HOSTS = Annotated[
+    list[str] | None,
+    typer.Option("--host", metavar="HOST", help="With --aws --for live: wait for this receiver; repeat it."),
+]
 LOG_GROUP = Annotated[str, typer.Option("--log-group", metavar="NAME", help="Log group of the receipts.")]
 TIMEOUT = Annotated[str, typer.Option("--timeout", metavar="TIME", help="Such as 90s, 5m or 1h.")]
 
 
 @dataclass(slots=True)
 class Watched:
-    """The Secrets of one cluster that are waited for."""
+    """The Secrets of one cluster that are waited for. ``notes`` say what the caller's rights have left out."""
 
     cluster: Cluster
     subject: Subject
     settings: Settings
+    notes: Mapping[str, None] = field(default_factory=dict)
+
+    def check_rights(self) -> None:
+        """Check that the workloads and the namespaces can be read. Raises Forbidden: without them, nobody knows what is
+        live."""
+        sight = Sight(self.cluster, self.settings)
+        for namespace in sorted({bound.target.namespace for bound in self.subject.bound}):
+            sight.consumers(namespace)
+            sight.annotations(namespace)
+        self._check_seen(sight)
 
     def look(self, version: str, goal: Goal) -> list[Place]:
-        """Return how far each Secret, and each workload if ``goal`` is LIVE, has come."""
+        """Return how far each Secret, and each workload if ``goal`` is LIVE, has come.
+
+        Raises Forbidden if the caller may not read a workload or namespace.
+        """
         places: list[Place] = []
         sight = Sight(self.cluster, self.settings)  # read again at each look
         for before in self.subject.bound:
@@ -75,7 +93,15 @@ class Watched:
             places.append(place)
             if goal is Goal.LIVE and place.stage is Stage.APPLIED:
                 places += _workload_places(sight, bound)
+        self._check_seen(sight)
         return places
+
+    def _check_seen(self, sight: Sight) -> None:
+        if sight.denied:
+            raise Forbidden(
+                f"{self.cluster.context}: nobody knows what is live, because you may not {', '.join(sight.denied)}",
+                "ask for this right, or wait with --for applied",
+            )
 
     def _read(self, before: Bound) -> Bound | None:
         try:
@@ -94,26 +120,33 @@ def wait(
     namespace: Namespace = None,
     release: ReleaseName = DEFAULT_RELEASE,
     aws: AWS = False,
+    host: HOSTS = None,
     log_group: LOG_GROUP = receipts.LOG_GROUP,
     output: OutputFormat = Format.TABLE,
     no_color: NoColor = False,
 ) -> ExitCode:
     """Wait until a version has arrived in every Secret, or pod.
 
-    It waits in one or several clusters. With --aws, it needs no cluster, but the right to logs:FilterLogEvents
-    (docs/receipts.md). The exit code is 3 after the time-out, 4 if the rollout of a workload has failed, and 1 if a
-    workload keeps pods with the old value by a setting of its own.
+    It waits in one or several clusters. With --aws it reads the receipts in AWS. That takes logs:FilterLogEvents, and
+    without --version also DescribeSecret. The exit code is 3 after the time-out, 4 if the rollout of a workload has
+    failed, and 1 if a workload keeps pods with the old value by a setting of its own.
     """
     out = Output(output, no_color)
     seconds = read_duration(timeout)
     if seconds is None:
         raise UsageError(f"--timeout {timeout} is no duration", "write, for example, 90s, 5m or 1h")
     if aws:
-        if context or namespace:
-            raise UsageError("--aws asks no cluster", "leave out --context and --namespace")
+        if context or namespace or release != DEFAULT_RELEASE:
+            raise UsageError("--aws asks no cluster", "leave out --context, --namespace and --release")
+        if not is_secret_id(subject):
+            raise UsageError(f"{subject} is no name of a secret", "write the name or ARN of an AWS secret")
         logs = Aws().client("logs", region(subject) or "")
-        return receipts.await_version(out, logs, version or version_at(subject), goal, seconds, group=log_group)
-    return wait_for(out, subject, version, goal, seconds, context or [None], namespace, read_release(release))
+        version_id = version or version_at(subject)
+        return receipts.await_version(out, logs, subject, version_id, goal, seconds, host or (), log_group)
+    if host or log_group != receipts.LOG_GROUP:
+        raise UsageError("--host and --log-group are about receipts", "give --aws, too, or leave them out")
+    watched = watch(subject, goal, context or [None], namespace, read_release(release))
+    return wait_for(out, subject, version, goal, seconds, watched)
 
 
 def wait_for(
@@ -122,13 +155,14 @@ def wait_for(
     version: str | None,
     goal: Goal,
     seconds: float,
-    contexts: Sequence[str | None],
-    namespace: str | None,
-    release: Release,
+    watched: Sequence[Watched],
 ) -> ExitCode:
-    """Wait, and tell how it ended. Raises TimedOut, RolloutFailed and the errors of ``find_subject``."""
+    """Wait, and tell how it ended. Raises TimedOut, RolloutFailed and the errors of ``Cluster``."""
     started = time.monotonic()
-    watched = [_watched(Cluster.connect(context), subject, namespace, release) for context in contexts]
+    notes = list(dict.fromkeys(f"{each.cluster.context}: {note}" for each in watched for note in each.notes))
+    if not out.is_data:
+        for note in notes:
+            out.note(f"note: {note}")
     if version is None:
         found = watched[0].subject
         version = version_at(found.only_secret_id("name one, or give --version ID"), found.region)
@@ -143,7 +177,7 @@ def wait_for(
             open_places = [each for each in places if each[1].stage in (Stage.WAITING, Stage.FAILING, Stage.ROLLING)]
             spent = time.monotonic() - started
             if not open_places:
-                return _ended(out, subject, version, goal, places, spent)
+                return _ended(out, (subject, version, goal), places, spent, notes)
             if spent >= seconds:
                 raise TimedOut(
                     f"version {version[:8]} has not arrived within {duration(seconds)}: {_told(open_places)}",
@@ -153,11 +187,26 @@ def wait_for(
             time.sleep(min(TICK, max(0.0, seconds - spent)))
 
 
+def watch(
+    subject: str, goal: Goal, contexts: Sequence[str | None], namespace: str | None, release: Release
+) -> list[Watched]:
+    """Return what is waited for in each cluster, and check that it can be seen. Nothing is waited for yet.
+
+    Raises NotFound if a cluster has no Secret that follows AWSCURRENT, Forbidden, and the errors of ``find_subject``.
+    """
+    watched = [_watched(Cluster.connect(context), subject, namespace, release) for context in contexts]
+    if goal is Goal.LIVE:
+        for each in watched:
+            each.check_rights()
+    return watched
+
+
 def _watched(cluster: Cluster, subject: str, namespace: str | None, release: Release) -> Watched:
     found = find_subject(cluster, subject, namespace)
     if not any(has_current(bound, found.secret_id) for bound in found.bound):
-        raise NotFound(f"{cluster.context}: no Secret follows the label AWSCURRENT of {subject}", "see keyturn status")
-    return Watched(cluster, found, settings_of(cluster, release)[0])
+        raise NotFound(f"{cluster.context}: no Secret here uses the current version of {subject}", "see keyturn status")
+    settings, note = settings_of(cluster, release)
+    return Watched(cluster, found, settings, dict.fromkeys(filter(None, (found.note, note))))
 
 
 def _workload_places(sight: Sight, bound: Bound) -> Iterator[Place]:
@@ -173,12 +222,17 @@ def _told(places: Sequence[tuple[str, Place]]) -> str:
 
 
 def _ended(
-    out: Output, subject: str, version: str, goal: Goal, places: Sequence[tuple[str, Place]], spent: float
+    out: Output,
+    about: tuple[str, str, Goal],
+    places: Sequence[tuple[str, Place]],
+    spent: float,
+    notes: Sequence[str],
 ) -> ExitCode:
+    subject, version, goal = about
     held = [each for each in places if each[1].stage is Stage.HELD]
     clusters = list(dict.fromkeys(name for name, _ in places))
     if out.is_data:
-        out.data(_data(subject, version, goal, places, spent))
+        out.data({**_data(subject, version, goal, places, spent), "notes": list(notes)})
     else:
         secrets = sum(place.stage is Stage.APPLIED for _, place in places)
         live = sum(place.stage is Stage.LIVE for _, place in places)

@@ -12,8 +12,9 @@ OLDEST_KUBERNETES = (1, 29)  # kubeVersion in charts/keyturn/Chart.yaml
 POLLER_SILENCE = timedelta(seconds=30)
 
 
-def check_cluster(facts: ClusterFacts, own_version: str) -> Iterator[Finding]:
-    """Check the versions, the receivers and the Leases. ``own_version`` is the release of this program."""
+def check_cluster(facts: ClusterFacts, own_version: str, with_aws: bool = False) -> Iterator[Finding]:
+    """Check the versions, the receivers and the Leases. ``own_version`` is the release of this program. ``with_aws`` is
+    true if the same report has the checks of the stack."""
     yield kubernetes_version(facts.kubernetes)
     if isinstance(facts.installation, Unknown):
         yield skipped("receivers", facts.installation)
@@ -21,7 +22,7 @@ def check_cluster(facts: ClusterFacts, own_version: str) -> Iterator[Finding]:
         yield readiness(facts.installation)
         yield from versions(facts.installation, own_version)
     yield poller(facts.poller, facts.now)
-    yield event_path(facts.event_path, facts.configuration, facts.now)
+    yield event_path(facts.event_path, facts.configuration, facts.now, with_aws)
 
 
 def kubernetes_version(version: tuple[int, int] | Unknown) -> Finding:
@@ -75,7 +76,9 @@ def poller(lease: LeaseState | Unknown, now: datetime) -> Finding:
     return ok(f"poller: {lease.holder}, renewed {length(age)} ago")
 
 
-def event_path(lease: LeaseState | Unknown, configuration: Configuration | Unknown, now: datetime) -> Finding:
+def event_path(
+    lease: LeaseState | Unknown, configuration: Configuration | Unknown, now: datetime, with_aws: bool = False
+) -> Finding:
     """Check that heartbeats arrive."""
     known = configuration if isinstance(configuration, Configuration) else Configuration()
     if not known.takes_deliveries:
@@ -84,7 +87,7 @@ def event_path(lease: LeaseState | Unknown, configuration: Configuration | Unkno
         return ok("event path: no heartbeats expected (heartbeats.silenceSeconds: 0)")
     if isinstance(lease, Unknown):
         return skipped("event path", lease)
-    remedy = "run keyturn doctor --aws, and see docs/runbook.md#keyturneventpathdown"
+    remedy = f"{'' if with_aws else 'run keyturn doctor --aws, and '}see docs/runbook.md#keyturneventpathdown"
     if lease.renewed is None:
         return error(f"event path: no heartbeat has ever arrived (Lease {lease.name})", remedy)
     age = max(now - lease.renewed, timedelta())

@@ -20,6 +20,7 @@ from keyturn_cli.doctor.finding import Unknown
 from keyturn_cli.doctor.rights import Right, required_rights
 from keyturn_cli.errors import Forbidden, NotFound, Refused, Unreachable
 from keyturn_cli.options import Release
+from keyturn_cli.release import find_deployment, prefix_of
 from keyturn_receiver.core.field_owners import MANAGERS, managed_fields, owned
 from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.policy import ALLOW_SECRETS
@@ -39,6 +40,7 @@ class ClusterReader:
         self._cluster = cluster
         self._release = release
         self._own_settings = own_settings  # of this process, if it runs in a receiver's pod
+        self._prefix = prefix_of(release)  # of the names of the release's objects
 
     def read(self) -> ClusterFacts:
         """Read all facts. Raises Unreachable if the API server does not answer."""
@@ -57,23 +59,19 @@ class ClusterReader:
 
     def release(self) -> tuple[Installation | Unknown, Configuration | Unknown]:
         """Read the Deployment of the release, and its pods."""
-        namespace, name = self._release.namespace, self._release.name
         try:
-            deployment = self._readable(lambda: self._cluster.get(path("apps/v1", "deployments", namespace, name)))
-        except NotFound:
-            deployment = Unknown(
-                f"there is no Deployment {name} in namespace {namespace}",
-                "name the release: --release NAMESPACE/NAME (helm list -A)",
-                is_fault=True,
-            )
+            deployment = self._readable(lambda: find_deployment(self._cluster, self._release))
+        except NotFound as error:
+            deployment = Unknown(str(error.args[0]), error.advice, is_fault=True)
         if isinstance(deployment, Unknown):
             own = self._own_settings
             return deployment, Unknown(deployment.why, deployment.remedy) if own is None else Configuration(own)
+        self._prefix = prefix_of(self._release, deployment)
         return self._readable(lambda: self._installation(deployment)), configuration_of(deployment)
 
     def lease(self, suffix: str) -> LeaseState | Unknown:
         """Read one of the release's Leases, by the ending of its name."""
-        name = f"{self._release.name}-{suffix}"
+        name = f"{self._prefix}-{suffix}"
         where = path("coordination.k8s.io/v1", "leases", self._release.namespace, name)
         try:
             lease = self._readable(lambda: self._cluster.get(where))
@@ -159,7 +157,7 @@ class ClusterReader:
         """
         if isinstance(configuration, Unknown):
             return configuration
-        rights = required_rights(configuration, self._release.namespace, self._release.name)
+        rights = required_rights(configuration, self._release.namespace, self._prefix)
         account = None if self._cluster.in_pod else configuration.service_account
         try:
             with ThreadPoolExecutor(CONNECTIONS) as threads:
@@ -167,7 +165,7 @@ class ClusterReader:
         except Forbidden:
             return Unknown(
                 "you may not create subjectaccessreviews.authorization.k8s.io",
-                f"run it in a pod: kubectl exec -n {self._release.namespace} deploy/{self._release.name} --"
+                f"run it in a pod: kubectl exec -n {self._release.namespace} deploy/{self._prefix} --"
                 " /opt/keyturn/bin/python -m keyturn_cli doctor",
             )
         except Refused as error:

@@ -33,7 +33,7 @@ def examine(facts: Facts, own_version: str) -> Sequence[Section]:
     """Make every check. ``own_version`` is the release of this program. Sections without a finding are left out."""
     cluster = facts.cluster
     sections: dict[str, Iterator[Finding]] = {
-        "cluster": check_cluster(cluster, own_version),
+        "cluster": check_cluster(cluster, own_version, with_aws=facts.aws is not None),
         "rights": _rights(cluster),
         "identity": iter(()) if facts.identity is None else check_identity(facts.identity),
         "bindings": check_bindings(cluster.bindings),
