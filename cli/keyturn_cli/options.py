@@ -25,7 +25,7 @@ OutputFormat = Annotated[Format, typer.Option("--output", "-o", help="Form of th
 ReleaseName = Annotated[
     str, typer.Option("--release", metavar="NS/NAME", help="Namespace and name of Keyturn's Helm release.")
 ]
-NoColor = Annotated[bool, typer.Option("--no-color", help="No colours. A pipe gets none anyway; see also NO_COLOR.")]
+NoColor = Annotated[bool, typer.Option("--no-color", help="No colours, as with NO_COLOR. A pipe gets none anyway.")]
 DEFAULT_RELEASE = "keyturn/keyturn"
 
 

@@ -111,7 +111,8 @@ def deliver(notification: Notification, key: bytes, post: Post) -> Result:
     status, given, reply = post(body, headers)
     if RECEIVER_HEADER.lower() not in given:
         raise NotDelivered(
-            f"status {status} by something that is no receiver", "see docs/aws.md#answers-of-a-receiver for its causes"
+            f"Something other than a receiver answered with status {status}",
+            "see docs/aws.md#answers-of-a-receiver for its causes",
         )
     if status == 401:
         raise NotDelivered(

@@ -719,7 +719,8 @@ class TestReceipts:
         version, other = str(uuid4()), str(uuid4())
 
         def put(kind: str, bus: str = bus, **detail: Any) -> None:
-            entry = {"EventBusName": bus, "Source": "dev.keyturn", "DetailType": kind, "Detail": json.dumps(detail)}
+            content = json.dumps({"name": "shop/db", **detail})
+            entry = {"EventBusName": bus, "Source": "dev.keyturn", "DetailType": kind, "Detail": content}
             assert events.put_events(Entries=[entry])["FailedEntryCount"] == 0
 
         receivers = [{"host": "blue", "outcome": "applied"}, {"host": "green", "outcome": "ignored"}]
@@ -727,11 +728,11 @@ class TestReceipts:
         put("Keyturn Secret Live", versionId=other, host="blue")
         put("Keyturn Secret Live", "default", versionId=version, host="blue")
         logs = boto3.client("logs")
-        assert wait_for_receipts(logs, version, "applied", 5).hosts == {"blue"}
+        assert wait_for_receipts(logs, "shop/db", version, "applied", 5).hosts == {"blue"}
         with pytest.raises(TimedOut, match="not live in blue"):
-            wait_for_receipts(logs, version, "live", 0)
+            wait_for_receipts(logs, "shop/db", version, "live", 0)
         put("Keyturn Secret Live", versionId=version, host="blue")
-        assert wait_for_receipts(logs, version, "live", 5).live == {"blue"}
+        assert wait_for_receipts(logs, "shop/db", version, "live", 5).live == {"blue"}
         command = ["wait", "shop/db", "--aws", "--version", version, "--for", "live"]
         told = CliRunner().invoke(app, command)
         assert (told.exit_code, told.stdout) == (0, f"version {version[:8]} is live in blue\n")

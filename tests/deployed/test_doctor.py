@@ -278,7 +278,10 @@ def test_everything_is_mended_again(installed: InstalledSite) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--release", "keyturn-nowhere/keyturn"], "there is no Deployment keyturn in namespace keyturn-nowhere"),
+        (
+            ["--release", "keyturn-nowhere/keyturn"],
+            "there is no release keyturn of Keyturn in namespace keyturn-nowhere",
+        ),
         (["--stack", "nowhere"], "DescribeStacks nowhere: ValidationError"),
     ],
 )

@@ -6,15 +6,22 @@ import signal
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
+import yaml
+from typer.testing import CliRunner
 
+from keyturn_cli.main import app
+from keyturn_local.kubernetes.chart import SOME_KEY, rendered_chart
 from keyturn_local.kubernetes.cluster import write_kubeconfig
 from keyturn_local.kubernetes.control_plane import ControlPlane
+from keyturn_receiver.core.history import Change, add
 from support import cli
-from support.manifests import secret
+from support.manifests import env_from, secret, workload
 
 VALUE = "canary-6fd1"  # of a Secret; no output may have it
 
@@ -195,3 +202,199 @@ def test_value_is_in_no_output(control_plane: ControlPlane, bound: str) -> None:
     for form in ("table", "json", "yaml"):
         ran = cli.run(control_plane.kubeconfig, "reconcile", bound, "-o", form)
         assert VALUE not in ran.out + ran.err
+
+
+# --- what the command does not see, and must not see
+
+
+def test_no_reply_about_a_secret_has_its_values(
+    control_plane: ControlPlane, namespace: str, bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reply of the API server is looked at, as it comes from the connection."""
+    replies: list[bytes] = []
+    request = urllib3.PoolManager.request
+
+    def recorded(self: urllib3.PoolManager, *arguments: Any, **options: Any) -> urllib3.BaseHTTPResponse:
+        reply = request(self, *arguments, **options)
+        replies.append(reply.data)
+        return reply
+
+    monkeypatch.setattr(urllib3.PoolManager, "request", recorded)
+    monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig))
+    for arguments in (["reconcile", bound], ["status", bound], ["trace", "db", "-n", namespace]):
+        before = len(replies)
+        CliRunner().invoke(app, arguments)
+        assert len(replies) > before
+    about = [json.loads(reply) for reply in replies if f'"name":"db","namespace":"{namespace}"'.encode() in reply]
+    assert len(about) >= 3
+    assert not [each for each in about if "data" in each]
+    assert not [reply for reply in replies if b64encode(VALUE.encode()) in reply]
+
+
+VERSION = "0" * 31 + "1"
+ARN = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:"
+WORKLOADS = ["deployments", "statefulsets", "daemonsets"]
+
+
+def filled(namespace: str, name: str = "db", **annotations: str) -> dict[str, Any]:
+    """A Secret as a receiver has left it."""
+    arn = f"{ARN}{namespace}/db-AbCdEf"
+    written = {"keyturn.dev/status": "ok", "keyturn.dev/version-ids": json.dumps({f"{arn}#AWSCURRENT": VERSION})}
+    return secret(namespace, name, f"{namespace}/db", **written, **annotations)
+
+
+def account(control_plane: ControlPlane, namespace: str, directory: Path, *rules: tuple[str, list[str]]) -> Path:
+    """A kubeconfig of somebody with the rights to get and list these resources, by their API groups."""
+    rbac, meta = "rbac.authorization.k8s.io", {"namespace": namespace, "name": "nobody"}
+    given = [{"apiGroups": [group], "resources": names, "verbs": ["get", "list", "watch"]} for group, names in rules]
+    kubeconfig = without_rights(control_plane, namespace, directory)
+    subjects = [{"kind": "ServiceAccount", **meta}]
+    role = {"apiGroup": rbac, "kind": "Role", "name": "nobody"}
+    control_plane.create(
+        [
+            {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": meta, "rules": given},
+            {
+                "apiVersion": f"{rbac}/v1",
+                "kind": "RoleBinding",
+                "metadata": meta,
+                "roleRef": role,
+                "subjects": subjects,
+            },
+        ]
+    )
+    return kubeconfig
+
+
+@pytest.mark.parametrize(
+    ("rules", "missing"),
+    [
+        ([], "list deployments in namespace {0}, list statefulsets in namespace {0}, list daemonsets in namespace {0}"),
+        ([("apps", WORKLOADS[:2]), ("", ["namespaces"])], "list daemonsets in namespace {0}"),
+        ([("apps", WORKLOADS)], "get namespace {0}"),
+    ],
+)
+def test_wait_never_says_live_of_what_it_may_not_see(
+    control_plane: ControlPlane, namespace: str, tmp_path: Path, rules: list[tuple[str, list[str]]], missing: str
+) -> None:
+    control_plane.create([filled(namespace)])
+    kubeconfig = account(control_plane, namespace, tmp_path, ("", ["secrets"]), *rules)
+    command = ("wait", "db", "-n", namespace, "--version", VERSION)
+    ran = cli.run(kubeconfig, *command, "--for", "live")
+    assert (ran.code, ran.out) == (1, "")
+    assert f"nobody knows what is live, because you may not {missing.format(namespace)}" in ran.err
+    ran = cli.run(kubeconfig, *command)
+    assert (ran.code, "is applied in" in ran.out) == (0, True), ran
+    assert "note: " in ran.err
+    assert "the chart's default settings are assumed" in ran.err
+
+
+def test_wait_with_all_rights_is_live(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> None:
+    control_plane.create([filled(namespace)])
+    rules = (("", ["secrets", "namespaces"]), ("apps", WORKLOADS))
+    kubeconfig = account(control_plane, namespace, tmp_path, *rules)
+    ran = cli.run(kubeconfig, "wait", "db", "-n", namespace, "--version", VERSION, "--for", "live")
+    assert (ran.code, "is live in" in ran.out) == (0, True), ran
+
+
+def test_trace_says_that_events_are_left_out(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> None:
+    control_plane.create([filled(namespace)])
+    kubeconfig = account(control_plane, namespace, tmp_path, ("", ["secrets"]))
+    ran = cli.run(kubeconfig, "trace", "db", "-n", namespace)
+    assert f"note: you may not list the events of namespace {namespace}: warnings are left out" in ran.err
+
+
+@pytest.mark.parametrize(("release", "name"), [("rotations", "rotations-keyturn"), ("keyturn", "keyturn")])
+def test_release_is_found_by_the_name_that_helm_knows(
+    control_plane: ControlPlane, namespace: str, release: str, name: str
+) -> None:
+    """The Deployment is the chart's own. A workload of another chart in the same release does not count."""
+    values = {**SOME_KEY, "rollouts": {"enabled": False}, "replicas": 0}
+    (made,) = yaml.safe_load_all(rendered_chart(namespace, release, values)["keyturn/templates/deployment.yaml"])
+    assert made["metadata"]["name"] == name
+    other = workload(namespace, "another", env_from("db"))
+    other["metadata"]["labels"] = {"app.kubernetes.io/instance": release}
+    control_plane.create([filled(namespace), made, other])
+    place = ("--release", f"{namespace}/{release}")
+    ran = cli.run(control_plane.kubeconfig, "wait", "db", "-n", namespace, "--version", VERSION, "--for=live", *place)
+    assert (ran.code, ran.err) == (0, "")  # rollouts are off, so the workload is not waited for
+    ran = cli.run(control_plane.kubeconfig, "ui", "--no-browser", *place)
+    assert ran.err.startswith(f"Error: release {namespace}/{release} has no pod")
+    found = cli.run(control_plane.kubeconfig, "doctor", "-o", "json", *place).data["findings"]
+    assert [each["text"] for each in found if "Lease" in each["text"]] == [
+        f"poller: no replica holds the Lease {name}-poller",
+        f"event path: no heartbeat has ever arrived (Lease {name}-event-path)",
+    ]
+
+
+def test_release_that_is_not_there_is_told_with_the_way_to_name_it(control_plane: ControlPlane, namespace: str) -> None:
+    told = f"there is no release rotations of Keyturn in namespace {namespace}"
+    for command in (["ui", "--no-browser"], ["doctor"]):
+        ran = cli.run(control_plane.kubeconfig, *command, "--release", f"{namespace}/rotations")
+        assert told in ran.out + ran.err
+        assert "--release NAMESPACE/NAME (helm list -A)" in ran.out + ran.err
+
+
+def test_rotate_rotates_nothing_that_it_could_not_wait_for(control_plane: ControlPlane, namespace: str) -> None:
+    """AWS cannot be reached here, so an attempt to rotate would be told."""
+    pinned = filled(namespace, "pinned")
+    pinned["metadata"]["annotations"]["keyturn.dev/version-stage"] = "AWSPREVIOUS"
+    other = secret(namespace, "web", f"{namespace}/another")
+    control_plane.create([pinned, other])
+    for name, told in (
+        (f"{namespace}/db", f"no Secret here uses the current version of {namespace}/db"),
+        (f"{namespace}/web", f"no Secret is bound to the AWS secret {namespace}/web"),
+    ):
+        ran = cli.run(
+            control_plane.kubeconfig, "rotate", name, "--wait", env={"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
+        )
+        assert (ran.code, ran.out) == (1, "")
+        assert told in ran.err
+
+
+def watched(kubeconfig: Path, *arguments: str) -> "subprocess.Popen[str]":
+    command = cli.command("status", *arguments, "--watch")
+    return subprocess.Popen(
+        command, env=cli.environment(kubeconfig), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+
+
+def test_watch_shows_the_secret_that_was_named(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> None:
+    control_plane.create([filled(namespace), filled(namespace, "web")])
+    process = watched(control_plane.kubeconfig, f"{namespace}/db")
+    assert process.stdout
+    assert [process.stdout.readline().split()[1] for _ in range(2)] == ["SECRET", "db"]
+    for name in ("web", "db"):
+        control_plane.kubectl("annotate", "secret", name, "keyturn.dev/status=Wrong: x", "--overwrite", "-n", namespace)
+    assert process.stdout.readline().split()[1] == "db"
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=30)
+    assert rest == ""
+
+
+def test_watch_stays_in_the_namespace_that_may_be_listed(
+    control_plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    control_plane.create([filled(namespace)])
+    kubeconfig = account(control_plane, namespace, tmp_path, ("", ["secrets"]))
+    content = json.loads(kubeconfig.read_text())
+    content["contexts"][0]["context"]["namespace"] = namespace
+    write_kubeconfig(kubeconfig, content)
+    process = watched(kubeconfig)
+    assert process.stdout
+    assert [process.stdout.readline().split()[1] for _ in range(2)] == ["SECRET", "db"]
+    control_plane.kubectl("annotate", "secret", "db", "keyturn.dev/status=Wrong: x", "--overwrite", "-n", namespace)
+    assert process.stdout.readline().split()[:2] == [namespace, "db"]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+
+
+def test_older_event_is_not_shown_as_the_last_one(control_plane: ControlPlane, namespace: str) -> None:
+    events = [f"{number}0000000-55b2-4b4e-a1f4-3f4b7c9d2e10" for number in (1, 2)]
+    text = ""
+    for number, event in enumerate(events):
+        text = add(text, Change(f"2026-11-28T08:3{number}:00.000Z", VERSION, event=event, cause="notification", keys=1))
+    control_plane.create([filled(namespace, **{"keyturn.dev/history": text})])
+    newer = cli.run(control_plane.kubeconfig, "trace", events[1], "-n", namespace)
+    assert (newer.code, newer.err.count("older")) == (0, 0)
+    older = cli.run(control_plane.kubeconfig, "trace", events[0], "-n", namespace)
+    assert f"note: this is the last change, and event {events[0]} is an older one: Secret {namespace}/db" in older.err

@@ -7,22 +7,26 @@ import pytest
 from botocore.exceptions import ClientError
 
 from keyturn_cli.aws import AwsError
-from keyturn_cli.errors import ExitCode, RolloutFailed, TimedOut, UsageError
+from keyturn_cli.errors import CliError, ExitCode, RolloutFailed, TimedOut, UsageError
 from keyturn_cli.output import Format, Output
 from keyturn_cli.receipts import APPLIED, LIVE, LOOK_BACK, POLL_SECONDS, Arrival, await_version, wait_for_receipts
 
+NAME = "shop/db"
+ARN = f"arn:aws:secretsmanager:eu-west-1:111122223333:secret:{NAME}-AbCdEf"
 VERSION = "d0cf8060-5f6c-4f0c-8b51-3a0b7c9d2e11"
 REGION = "eu-west-1"
 
 
 def event(kind: str, detail: dict[str, Any], **fields: Any) -> str:
     whole = {"source": "dev.keyturn", "region": REGION, "account": "1", "detail-type": kind}
-    return json.dumps({**whole, "detail": {"versionId": VERSION, **detail}, **fields})
+    return json.dumps({**whole, "detail": {"versionId": VERSION, "name": NAME, "secretArn": ARN, **detail}, **fields})
 
 
-def applied(healthy: bool = True, complete: bool = True, **outcomes: str) -> str:
+def applied(healthy: bool = True, complete: bool = True, reasons: Any = (), **outcomes: str) -> str:
+    """A receipt with the outcome of each host. ``reasons`` are by host."""
+    why = dict(reasons)
     receivers = [
-        {"host": host, "outcome": outcome, "secrets": ["shop/db"] if outcome == "applied" else []}
+        {"host": host, "outcome": outcome, **({"reason": why[host]} if host in why else {})}
         for host, outcome in outcomes.items()
     ]
     return event("Keyturn Secret Applied", {"complete": complete, "healthy": healthy, "receivers": receivers})
@@ -57,8 +61,10 @@ class Logs:
         half = len(shown) // 2
         return [{"events": [{"message": each} for each in part]} for part in (shown[:half], shown[half:])]
 
-    def wait(self, goal: str, *hosts: str, seconds: float = 60) -> Arrival:
-        return wait_for_receipts(self, VERSION, goal, seconds, hosts, clock=lambda: self.now, sleep=self.sleep)
+    def wait(self, goal: str, *hosts: str, seconds: float = 60, secret_id: str = NAME) -> Arrival:
+        return wait_for_receipts(
+            self, secret_id, VERSION, goal, seconds, hosts, clock=lambda: self.now, sleep=self.sleep
+        )
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -93,7 +99,7 @@ def test_live_of_named_clusters_needs_no_other() -> None:
 
 
 def test_stuck_rollout_ends_the_wait_unless_it_goes_on() -> None:
-    with pytest.raises(RolloutFailed, match="blue: Deployment/shop/web") as caught:
+    with pytest.raises(RolloutFailed, match="blue: Deployment/shop/web: see keyturn trace there") as caught:
         Logs((0, applied(blue="applied")), (5, stuck("blue"))).wait(LIVE)
     assert caught.value.exit_code is ExitCode.ROLLOUT_FAILED
     for lines in ([stuck("blue"), live("blue")], [live("blue"), stuck("blue")]):
@@ -109,9 +115,64 @@ def test_timeout_names_the_clusters_that_are_missing() -> None:
         Logs().wait(APPLIED)
 
 
-def test_refusal_of_a_binding_is_told() -> None:
-    arrival = Logs((0, applied(healthy=False, blue="ignored"))).wait(APPLIED)
-    assert arrival.problems == {"blue": ""}
+def test_applied_receipt_that_is_not_complete_does_not_hold_up_live() -> None:
+    logs = Logs((0, applied(healthy=False, complete=False, blue="applied", green="retrying")), (5, live("blue")))
+    with pytest.raises(TimedOut, match=f"version {VERSION} is after 60 s not live in green"):
+        logs.wait(LIVE)
+    logs.lines += ((70, live("green")),)
+    assert logs.wait(LIVE).live == {"blue", "green"}
+    with pytest.raises(TimedOut, match="no receipt that says"):
+        logs.wait(APPLIED)
+
+
+REFUSED = "shop/other: InvalidValue: there is no such property"
+
+
+@pytest.mark.parametrize("goal", [APPLIED, LIVE])
+def test_refusal_is_a_problem_of_its_own_host_alone(goal: str) -> None:
+    reasons = {"blue": REFUSED, "red": "no Secret is bound to it"}
+    line = applied(healthy=False, reasons=reasons, blue="applied", green="applied", red="ignored")
+    arrival = Logs((0, line), (0, live("blue")), (0, live("green"))).wait(goal)
+    assert (arrival.problems, arrival.hosts) == ({"blue": REFUSED}, {"blue", "green"})
+
+
+def test_refusal_without_reasons_is_of_no_host_unless_there_is_only_one() -> None:
+    assert Logs((0, applied(healthy=False, blue="applied"))).wait(APPLIED).problems == {"blue": ""}
+    assert Logs((0, applied(healthy=False, blue="applied", green="applied"))).wait(APPLIED).problems == {"": ""}
+
+
+@pytest.mark.parametrize("goal", [APPLIED, LIVE])
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (applied(blue="ignored", green="ignored"), "no Secret is bound to it: bind a Secret"),
+        (applied(healthy=False, reasons={"blue": REFUSED}, blue="ignored"), f"blue: {REFUSED}: see keyturn status"),
+    ],
+)
+def test_version_that_no_cluster_uses_ends_the_wait(goal: str, line: str, told: str) -> None:
+    logs = Logs((0, line))
+    with pytest.raises(CliError, match=f"no cluster uses version {VERSION}: {told}") as caught:
+        logs.wait(goal)
+    assert (caught.value.exit_code, logs.waited) == (ExitCode.FINDING, 0)
+
+
+@pytest.mark.parametrize(
+    ("secret_id", "is_same"),
+    [
+        (NAME, True),
+        (ARN, True),
+        (ARN.removesuffix("-AbCdEf"), True),
+        ("shop/other", False),
+        (ARN.replace("111122223333", "999900009999"), False),
+    ],
+)
+def test_receipt_counts_for_its_own_secret_alone(secret_id: str, is_same: bool) -> None:
+    logs = Logs((0, applied(blue="applied")), (0, live("blue")))
+    if is_same:
+        assert logs.wait(LIVE, secret_id=secret_id).live == {"blue"}
+    else:
+        with pytest.raises(TimedOut):
+            logs.wait(LIVE, secret_id=secret_id)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +183,7 @@ def test_refusal_of_a_binding_is_told() -> None:
         live("blue", **{"replay-name": "again"}),
         event("Keyturn Secret Live", {"host": "blue", "versionId": "another"}),
         event("Keyturn Secret Live", {}),
+        event("Keyturn Secret Live", {"host": "blue", "name": "shop/other", "secretArn": None}),
         event("Keyturn Secret Applied", {"complete": True, "receivers": [{}]}),
         "no JSON",
         "[]",
@@ -161,7 +223,7 @@ def test_end_of_the_wait_is_told(
     form: Format, healthy: bool, code: ExitCode, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs = Logs((0, applied(healthy=healthy, blue="applied")))
-    assert await_version(Output(form), logs, VERSION, APPLIED, 5) is code
+    assert await_version(Output(form), logs, NAME, VERSION, APPLIED, 5) is code
     assert told in capsys.readouterr().out
 
 
@@ -169,5 +231,5 @@ def test_end_of_the_wait_is_told(
 def test_version_that_is_none_is_refused_before_aws_is_asked(bad: str) -> None:
     logs = Logs()
     with pytest.raises(UsageError, match="no version id"):
-        wait_for_receipts(logs, bad, APPLIED, 1)
+        wait_for_receipts(logs, NAME, bad, APPLIED, 1)
     assert logs.asked == []

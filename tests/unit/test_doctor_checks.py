@@ -171,6 +171,15 @@ def test_lease_that_is_as_old_as_its_limit_is_fresh() -> None:
     assert bad(check_cluster(at_limit, "0.2.0")) == []
 
 
+@pytest.mark.parametrize("aws", [None, AWS])
+def test_doctor_does_not_name_itself_as_the_remedy(aws: AwsFacts | None) -> None:
+    silent = replace(HEALTHY, event_path=LeaseState("keyturn-event-path"))
+    found = [each for section in examine(Facts(silent, aws=aws), "0.2.0") for each in section.findings]
+    (remedy,) = [each.remedy for each in found if each.level is Level.ERROR]
+    assert remedy.endswith("see docs/runbook.md#keyturneventpathdown")
+    assert ("keyturn doctor --aws" in remedy) is (aws is None)
+
+
 @pytest.mark.parametrize(
     "settings", [{"KEYTURN_DELIVERIES": "false"}, {"KEYTURN_HEARTBEAT_SILENCE_SECONDS": "0"}], ids=str
 )

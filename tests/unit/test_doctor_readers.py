@@ -33,9 +33,10 @@ def pod(name: str, ready: bool, **status: Any) -> dict[str, Any]:
 
 
 DEPLOYMENT = {
+    "metadata": {"name": "keyturn"},
     "spec": {
         "replicas": 2,
-        "selector": {"matchLabels": {"app": "keyturn"}},
+        "selector": {"matchLabels": {"app.kubernetes.io/component": "receiver"}},
         "template": {
             "spec": {
                 "serviceAccountName": "keyturn",
@@ -49,9 +50,10 @@ DEPLOYMENT = {
                 ],
             }
         },
-    }
+    },
 }
 BASE = "/api/v1/namespaces/keyturn"
+DEPLOYMENTS = "/apis/apps/v1/namespaces/keyturn/deployments"
 
 
 class FakeCluster(Cluster):
@@ -78,7 +80,7 @@ class FakeCluster(Cluster):
             raise Forbidden(f"may not list {path}")
         yield from self.objects.get(path, [])
 
-    def send(self, method: str, path: str, body: Any, content_type: str = "") -> Any:
+    def send(self, method: str, path: str, body: Any, content_type: str = "", accept: str = "") -> Any:
         self.reviews.append((path, body["spec"]))
         attributes = body["spec"]["resourceAttributes"]
         return {"status": {"allowed": attributes["resource"] != "events"}}
@@ -93,7 +95,7 @@ class FakeCluster(Cluster):
 def objects(*pods: Any, **more: Any) -> dict[str, Any]:
     return {
         "/version": {"major": "1", "minor": "29+"},
-        "/apis/apps/v1/namespaces/keyturn/deployments/keyturn": DEPLOYMENT,
+        DEPLOYMENTS: [DEPLOYMENT],
         f"{BASE}/pods": list(pods),
         **more,
     }
@@ -150,12 +152,30 @@ def test_release_that_is_not_there_is_a_fault() -> None:
 
 
 def test_pod_that_may_not_read_its_deployment_knows_its_own_settings() -> None:
-    deployment = "/apis/apps/v1/namespaces/keyturn/deployments/keyturn"
-    cluster = FakeCluster(objects(), frozenset({deployment}))
+    cluster = FakeCluster(objects(), frozenset({DEPLOYMENTS}))
     installation, configuration = reader(cluster, {"KEYTURN_POLICY_DEFAULT": "allow"}).release()
     assert isinstance(installation, Unknown)
     assert not installation.is_fault
     assert configuration == Configuration({"KEYTURN_POLICY_DEFAULT": "allow"})
+
+
+def test_names_of_objects_begin_as_the_deployments_name() -> None:
+    leases = "/apis/coordination.k8s.io/v1/namespaces/keyturn/leases"
+    renewed = {"spec": {"holderIdentity": "a", "renewTime": "2026-11-29T11:59:56.000000Z"}}
+    deployment = {**DEPLOYMENT, "metadata": {"name": "rotations-keyturn"}}
+    found = objects(**{DEPLOYMENTS: [deployment], f"{leases}/rotations-keyturn-poller": renewed})
+    cluster = FakeCluster(found)
+    facts = ClusterReader(cluster, Release("keyturn", "rotations")).read()
+    assert facts.poller == LeaseState("rotations-keyturn-poller", "a", NOW - timedelta(seconds=4))
+    names = {spec["resourceAttributes"].get("name") for _, spec in cluster.reviews}
+    assert {"rotations-keyturn-poller", "rotations-keyturn-record-key"} <= names
+
+
+def test_pod_finds_its_deployment_by_name() -> None:
+    found = objects(**{f"{DEPLOYMENTS}/rotations-keyturn": {**DEPLOYMENT, "metadata": {"name": "rotations-keyturn"}}})
+    own = ClusterReader(FakeCluster(found), Release("keyturn", "keyturn", "rotations-keyturn"), {})
+    assert isinstance(own.release()[0], Installation)
+    assert own.lease("poller") == LeaseState("rotations-keyturn-poller")
 
 
 def bound(**metadata: Any) -> dict[str, Any]:

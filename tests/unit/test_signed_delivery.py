@@ -48,8 +48,8 @@ def test_result_of_the_notification_is_returned(status: int) -> None:
         (404, MARK, b"{}", "refuses the notification"),
         (503, MARK, b"{}", "is not ready, or busy"),
         (200, MARK, b"<html>", "is not ready, or busy"),
-        (502, {}, b"bad gateway", "status 502 by something that is no receiver"),
-        (401, {}, b"", "status 401 by something that is no receiver"),
+        (502, {}, b"bad gateway", "Something other than a receiver answered with status 502"),
+        (401, {}, b"", "Something other than a receiver answered with status 401"),
     ],
 )
 def test_each_other_answer_has_its_words(status: int, headers: dict[str, str], body: bytes, text: str) -> None:

@@ -23,8 +23,8 @@ def redeliver(
 ) -> ExitCode:
     """Send dead letters back to the queue: events that could not be delivered.
 
-    End the cause first, which --list shows: otherwise they come back. An event is sent before it is deleted, so none is
-    lost; one that is delivered twice changes nothing.
+    Fix the cause first. --list shows it. Otherwise the events fail again. An event is sent before it is deleted, so
+    none is lost. A second delivery changes nothing.
     """
     if sum((event_id is not None, list_only, every)) != 1:
         raise UsageError("choose one of --list, --all and EVENT-ID", "keyturn redeliver --list shows the events' ids")

@@ -28,7 +28,10 @@ FINE = (Outcome.APPLIED, Outcome.UNCHANGED, Outcome.SUPERSEDED)
 @reported
 def send(
     secret_id: Annotated[str, typer.Argument(metavar="SECRET-ID", help="Name or ARN of the AWS secret.")],
-    queue: Annotated[bool, typer.Option("--queue", help="Put it into the stack's queue: the whole way.")] = False,
+    queue: Annotated[
+        bool,
+        typer.Option("--queue", help="Put the event into the stack's queue. The notifier then delivers it as usual."),
+    ] = False,
     url: Annotated[
         str | None, typer.Option("--url", metavar="URL", help="Receiver's URL. [default: a pod, by the API server]")
     ] = None,
@@ -41,8 +44,9 @@ def send(
 ) -> ExitCode:
     """Send one notification by hand, and show the receiver's answer.
 
-    It says that a secret may have changed, and changes nothing that is as it should be. It takes the right to read the
-    signing key, and to reach a pod (pods/proxy) or --url; with --queue, only sqs:SendMessage.
+    It says that a secret may have changed. A Secret that is up to date stays as it is. It takes DescribeSecret,
+    GetSecretValue of the signing key, and pods/proxy or --url. With --queue, it takes sqs:SendMessage instead of these
+    two.
     """
     out = Output(output, no_color)
     if queue and url:

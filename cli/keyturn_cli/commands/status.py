@@ -24,7 +24,7 @@ from keyturn_receiver.core.revision import APPLIED_AT, OK, STATUS, VERSION_IDS, 
 from keyturn_receiver.core.vocabulary import BIND_LABEL
 
 PLACE = Annotated[str | None, typer.Argument(metavar="NS[/NAME]", help="A namespace, or one Secret.")]
-FAILING = Annotated[bool, typer.Option("--failing", help="Only what needs somebody.")]
+FAILING = Annotated[bool, typer.Option("--failing", help="Only Secrets that need a person to act.")]
 WATCH = Annotated[bool, typer.Option("--watch", "-w", help="Go on, and print each Secret that changes.")]
 COLUMNS = ("NAMESPACE", "SECRET", "AWS SECRET", "VERSION", "APPLIED", "CONSUMERS", "STATUS")
 NEW = 60  # seconds in which a receiver looks at a new Secret

@@ -85,7 +85,8 @@ def trace(
 ) -> ExitCode:
     """Show the way of the last rotation, leg by leg.
 
-    The legs: label moved, Secrets filled, workloads marked, pods ready. Times have milliseconds where Keyturn wrote
+    The legs: label moved, Secrets filled, workloads marked, pods ready. An event's id finds the Secrets that it
+    changed; the legs are those of their last change. Times have milliseconds where Keyturn wrote
     them, and whole seconds where AWS or Kubernetes tells no more. The exit code is 1 if a Secret or a workload has
     not been reached.
     """

@@ -31,8 +31,8 @@ def ui(
 ) -> None:
     """Open the status page, until Ctrl-C.
 
-    The page is served on a pod's loopback alone, so this forwards a port to it, which takes the right to create
-    pods/portforward in the release's namespace.
+    A receiver serves the page only on its pod's loopback, so this forwards a port to it. That takes the rights to get
+    pods and to create pods/portforward in the release's namespace.
     """
     out = Output()
     cluster = Cluster.connect(context)
