@@ -194,19 +194,19 @@ def watch(
 
     Raises NotFound if a cluster has no Secret that follows AWSCURRENT, Forbidden, and the errors of ``find_subject``.
     """
-    watched = [_watched(Cluster.connect(context), subject, namespace, release) for context in contexts]
-    if goal is Goal.LIVE:
-        for each in watched:
-            each.check_rights()
-    return watched
+    return [_watched(Cluster.connect(context), subject, goal, namespace, release) for context in contexts]
 
 
-def _watched(cluster: Cluster, subject: str, namespace: str | None, release: Release) -> Watched:
+def _watched(cluster: Cluster, subject: str, goal: Goal, namespace: str | None, release: Release) -> Watched:
     found = find_subject(cluster, subject, namespace)
     if not any(has_current(bound, found.secret_id) for bound in found.bound):
         raise NotFound(f"{cluster.context}: no Secret here uses the current version of {subject}", "see keyturn status")
-    settings, note = settings_of(cluster, release)
-    return Watched(cluster, found, settings, dict.fromkeys(filter(None, (found.note, note))))
+    # The settings decide about workloads alone.
+    settings, note = settings_of(cluster, release) if goal is Goal.LIVE else (Settings(), "")
+    watched = Watched(cluster, found, settings, dict.fromkeys(filter(None, (found.note, note))))
+    if goal is Goal.LIVE:
+        watched.check_rights()
+    return watched
 
 
 def _workload_places(sight: Sight, bound: Bound) -> Iterator[Place]:
