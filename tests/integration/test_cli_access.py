@@ -384,7 +384,8 @@ def test_watch_stays_in_the_namespace_that_may_be_listed(
     control_plane.kubectl("annotate", "secret", "db", "keyturn.dev/status=Wrong: x", "--overwrite", "-n", namespace)
     assert process.stdout.readline().split()[:2] == [namespace, "db"]
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 130
+    assert process.communicate(timeout=30)[0] == ""
+    assert process.returncode == 130
 
 
 def test_older_event_is_not_shown_as_the_last_one(control_plane: ControlPlane, namespace: str) -> None:
