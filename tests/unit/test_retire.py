@@ -26,6 +26,10 @@ def load() -> ModuleType:
     return module
 
 
+def at(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 class Scene:
     """A secret with the access keys of a user, of which the first was rotated to the second."""
 
@@ -34,7 +38,8 @@ class Scene:
         self.iam, self.secrets = boto3.client("iam"), boto3.client("secretsmanager")
         self.iam.create_user(UserName="app")
         self.old, self.new = self.key(), self.key()
-        self.arn = self.secrets.create_secret(Name="shop/db", SecretString=self.old)["ARN"]
+        created = self.secrets.create_secret(Name="shop/db", SecretString=self.old)
+        self.arn, self.first = created["ARN"], created["VersionId"]
         self.version = self.secrets.put_secret_value(SecretId=self.arn, SecretString=self.new)["VersionId"]
         boto3.client("dynamodb").create_table(
             TableName="retire",
@@ -51,13 +56,26 @@ class Scene:
         return json.dumps({each: key[each] for each in ("UserName", "AccessKeyId", "SecretAccessKey")})
 
     def receipt(self, host: str, **changes: Any) -> dict[str, Any]:
+        now = at(0)
         detail = {"secretArn": self.arn, "versionId": self.version, "host": host, "receiptId": f"live/{host}"}
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        detail |= {"since": now}
         event = {"source": "dev.keyturn", "detail-type": "Keyturn Secret Live", "account": ACCOUNT, "time": now}
         return {**event, **changes, "detail": {**detail, **changes.get("detail", {})}}
 
     def tell(self, host: str, **changes: Any) -> str:
         return str(self.retire.handler(self.receipt(host, **changes), None)["reason"])
+
+    def live(self, host: str, version: str, seconds: float, took: int | None = None) -> str:
+        """Tell that a version is live since so many seconds from now, and ``took`` seconds after the label moved."""
+        detail = {"versionId": version, "since": at(seconds), "seconds": took}
+        return self.tell(host, detail={name: value for name, value in detail.items() if value is not None})
+
+    def move_label(self, version: str) -> None:
+        stages = self.secrets.describe_secret(SecretId=self.arn)["VersionIdsToStages"]
+        (current,) = (each for each, labels in stages.items() if "AWSCURRENT" in labels)
+        self.secrets.update_secret_version_stage(
+            SecretId=self.arn, VersionStage="AWSCURRENT", RemoveFromVersionId=current, MoveToVersionId=version
+        )
 
     def active(self) -> list[str]:
         listed = self.iam.list_access_keys(UserName="app")["AccessKeyMetadata"]
@@ -136,3 +154,37 @@ def test_run_that_ended_after_it_had_revoked_is_made_up_by_the_next_try(scene: S
     assert scene.tell(GREEN) == ""
     assert scene.active() == scene.both[1:]
     assert scene.tell(GREEN) == "it was retired before"
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_rollback_waits_for_the_pods_of_each_cluster_that_still_run_the_other_version(scene: Scene, told: bool) -> None:
+    """The first version was live in both clusters. The second one is stuck in GREEN; BLUE runs it, and may say so."""
+    scene.live(BLUE, scene.first, -600)
+    assert scene.live(GREEN, scene.first, -600) == "it is not the current version any more"
+    if told:
+        assert scene.live(BLUE, scene.version, 5) == f"not live yet in {GREEN}"
+    scene.move_label(scene.first)
+    assert scene.live(BLUE, scene.first, 60, took=20) == f"not live yet in {GREEN}"
+    assert scene.live(GREEN, scene.first, -600) == f"not live yet in {GREEN}"  # the old receipt comes once more
+    assert scene.active() == scene.both
+    assert scene.live(GREEN, scene.first, 90, took=50) == ""
+    assert scene.active() == scene.both[:1]
+
+
+def test_second_rollback_waits_for_each_cluster_too(scene: Scene) -> None:
+    """Both versions are older than the state of GREEN, so only the time at which the label moved decides."""
+    scene.live(BLUE, scene.first, 60)
+    scene.live(GREEN, scene.first, 60)
+    scene.move_label(scene.first)
+    assert scene.live(BLUE, scene.first, 120, took=10) == f"not live yet in {GREEN}"
+    assert scene.active() == scene.both
+    assert scene.live(GREEN, scene.first, 130, took=20) == ""
+
+
+def test_old_receipt_does_not_replace_a_later_one(scene: Scene) -> None:
+    assert scene.live(GREEN, scene.first, 60) == f"not live yet in {BLUE}"
+    assert scene.live(GREEN, scene.version, 30) == "a later receipt of this cluster was here before"
+    assert scene.live(BLUE, scene.version, 30) == f"not live yet in {GREEN}"
+    assert scene.active() == scene.both
+    assert scene.live(GREEN, scene.version, 90) == ""
+    assert scene.active() == scene.both[1:]

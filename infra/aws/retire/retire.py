@@ -1,8 +1,8 @@
 """Retires the credential before the current one, once every cluster runs the current one. A sample: change `revoke`.
 
-It starts with each receipt `Keyturn Secret Live` (docs/receipts.md). It keeps in a table which clusters are live with a
-version. Revoking and removing the label AWSPREVIOUS are its last steps, so a run that ends in between is made up by
-Lambda's next try, and without that label there is nothing to retire.
+It starts with each receipt `Keyturn Secret Live` (docs/receipts.md). It keeps in a table which version each cluster was
+last live with, and since when. Revoking and removing the label AWSPREVIOUS are its last steps, so a run that ends in
+between is made up by Lambda's next try, and without that label there is nothing to retire.
 """
 
 import json
@@ -14,7 +14,6 @@ from typing import Any
 import boto3
 
 MAX_AGE = 3600  # seconds; a receipt that is older was held up or replayed
-KEPT = 30 * 24 * 3600  # seconds for which the table keeps what it knows about a version
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
@@ -54,19 +53,11 @@ def retire(detail: dict[str, Any]) -> str:
     """Note that a cluster is live, and retire the previous credential if it was the last. Return why it is not retired,
     or an empty text."""
     arn, version = detail["secretArn"], detail["versionId"]
-    noted = boto3.client("dynamodb").update_item(
-        TableName=os.environ["TABLE"],
-        Key={"id": {"S": f"{arn}#{version}"}},
-        UpdateExpression="ADD hosts :host SET expires = :expires",
-        ExpressionAttributeValues={
-            ":host": {"SS": [detail["host"]]},
-            ":expires": {"N": str(int(time.time()) + KEPT)},
-        },
-        ReturnValues="ALL_NEW",
-    )
-    missing = clusters() - set(noted["Attributes"]["hosts"]["SS"])
-    if missing:
-        return f"not live yet in {', '.join(sorted(missing))}"
+    live = note(detail)
+    if live is None:
+        return "a later receipt of this cluster was here before"
+    if missing := clusters() - live.keys():
+        return not_yet(missing)
     secrets_manager = boto3.client("secretsmanager")
     stages = secrets_manager.describe_secret(SecretId=arn)["VersionIdsToStages"]
     if "AWSCURRENT" not in stages.get(version, []):
@@ -74,14 +65,53 @@ def retire(detail: dict[str, Any]) -> str:
     previous = next((each for each, labels in stages.items() if "AWSPREVIOUS" in labels), None)
     if previous is None:
         return "it was retired before"
-    old, new = (
-        json.loads(secrets_manager.get_secret_value(SecretId=arn, VersionId=each)["SecretString"])
-        for each in (previous, version)
-    )
+    read = [secrets_manager.get_secret_value(SecretId=arn, VersionId=each) for each in (previous, version)]
+    # After a rollback, a cluster may still have its receipt from before, while its pods run the version that is now the
+    # previous one. So each cluster must have become live after that version was made, and after the label last moved.
+    current_since = max(int(read[0]["CreatedDate"].timestamp()), *(moved for _, moved in live.values()))
+    if missing := {host for host, (since, _) in live.items() if since < current_since}:
+        return not_yet(missing)
+    old, new = (json.loads(each["SecretString"]) for each in read)
     if not revoke(old, new):
         return "both versions have the same credential"
     secrets_manager.update_secret_version_stage(SecretId=arn, VersionStage="AWSPREVIOUS", RemoveFromVersionId=previous)
     return ""
+
+
+def note(detail: dict[str, Any]) -> dict[str, tuple[int, int]] | None:
+    """Note with which version a cluster is live. Return the clusters whose last receipt is about this version.
+
+    Each has the times since when it is live and at which the label moved (0 if unknown), in seconds since 1970.
+
+    Return None if a later receipt of the cluster is noted: receipts may come twice, and in any order.
+    """
+    since = int(datetime.fromisoformat(detail["since"]).timestamp())
+    moved = since - detail["seconds"] if "seconds" in detail else 0
+    dynamodb = boto3.client("dynamodb")
+    entry = {"version": {"S": detail["versionId"]}, "since": {"N": str(since)}, "moved": {"N": str(moved)}}
+    try:
+        noted = dynamodb.update_item(
+            TableName=os.environ["TABLE"],
+            Key={"id": {"S": detail["secretArn"]}},
+            UpdateExpression="SET #host = :entry",
+            ConditionExpression="attribute_not_exists(#host) OR #host.#since <= :since",
+            ExpressionAttributeNames={"#host": detail["host"], "#since": "since"},
+            ExpressionAttributeValues={":entry": {"M": entry}, ":since": entry["since"]},
+            ReturnValues="ALL_NEW",
+        )
+    except dynamodb.exceptions.ConditionalCheckFailedException:
+        return None
+    by_host = {host: noted["Attributes"][host]["M"] for host in clusters() & noted["Attributes"].keys()}
+    return {
+        host: (int(each["since"]["N"]), int(each["moved"]["N"]))
+        for host, each in by_host.items()
+        if each["version"]["S"] == detail["versionId"]
+    }
+
+
+def not_yet(missing: set[str]) -> str:
+    """Return the reason for which a version is not retired yet."""
+    return f"not live yet in {', '.join(sorted(missing))}"
 
 
 def revoke(old: dict[str, str], new: dict[str, str]) -> bool:
