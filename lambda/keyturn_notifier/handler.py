@@ -76,8 +76,7 @@ class Notifier:
             disposition = max(result.disposition for result in results.values())
             age = time.time() - datetime.fromisoformat(envelope.notification.time).timestamp()
             _report(envelope.notification, disposition, results, age)
-            if self._receipts:
-                self._receipts.collect(envelope.notification, envelope.records, results, age)
+            self._collect_receipts(envelope, results, age)
             if envelope.notification.type is EventType.HEARTBEAT:
                 continue  # not retried, because a late heartbeat proves nothing and the next one follows
             if disposition is Disposition.RETRY:
@@ -93,8 +92,7 @@ class Notifier:
                     message_id for record in envelope.records for message_id in self._dead_letter(record, reason)
                 ]
         self._queue.postpone(postponed)
-        if self._receipts:  # last, because no message may wait for a receipt
-            self._receipts.flush(deadline)
+        self._flush_receipts(deadline)  # last, because no message may wait for a receipt
         return failed_ids + [record["messageId"] for record, _ in postponed]
 
     def _parse(self, records: Sequence[Record]) -> tuple[list[Envelope], list[str]]:
@@ -140,6 +138,21 @@ class Notifier:
                 if reply.tls_failed:
                     add_metric(Metric.TLS_FAILURES)
         return results_by_host
+
+    # A receipt that fails must not fail the batch: all its messages would be delivered again.
+    def _collect_receipts(self, envelope: Envelope, results: Mapping[str, DeliveryResult], age: float) -> None:
+        try:
+            if self._receipts:
+                self._receipts.collect(envelope.notification, envelope.records, results, age)
+        except Exception as error:
+            _report_receipts(0, 1, type(error).__name__)
+
+    def _flush_receipts(self, deadline: float) -> None:
+        try:
+            if self._receipts:
+                self._receipts.flush(deadline)
+        except Exception as error:
+            _report_receipts(0, 1, type(error).__name__)
 
     def _dead_letter(self, record: Record, reason: str) -> list[str]:
         """Move a message to the dead-letter queue. If that fails, return its id, so that it stays in the queue."""

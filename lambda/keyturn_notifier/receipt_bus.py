@@ -47,7 +47,10 @@ class ReceiptBus:
         """Put receipts, and wait until ``deadline`` or for MAX_SECONDS at most. Return those that are on the bus."""
         if not receipts:
             return ()
-        put, reason = self._put(receipts, deadline)
+        try:
+            put, reason = self._put(receipts, deadline)
+        except Exception as error:  # such as a thread that cannot be started
+            put, reason = (), error_code(error)
         self._report(len(put), len(receipts) - len(put), reason)
         return put
 
@@ -74,13 +77,13 @@ class ReceiptBus:
             refused: list[Receipt] = []
             for start in range(0, len(receipts), MAX_ENTRIES):
                 part = receipts[start : start + MAX_ENTRIES]
-                entries: Any = [receipt.entry(self._bus) for receipt in part]
                 try:
+                    entries: Any = [receipt.entry(self._bus) for receipt in part]
                     answers = self._events.put_events(Entries=entries)["Entries"]
+                    for receipt, answer in zip(part, answers, strict=True):
+                        reason = answer.get("ErrorCode") or reason
+                        (refused if answer.get("ErrorCode") else put).append(receipt)
                 except Exception as error:
                     return put, error_code(error)
-                for receipt, answer in zip(part, answers, strict=True):
-                    reason = answer.get("ErrorCode") or reason
-                    (refused if answer.get("ErrorCode") else put).append(receipt)
             receipts = refused
         return put, reason if receipts else ""

@@ -546,6 +546,24 @@ class TestReceipts:
         assert handle({**heartbeat, "id": str(uuid4())}, pending, "no JSON") == []
         assert self.receipts(aws, bus) == []
 
+    def test_reply_that_nobody_can_encode_holds_up_its_own_event_and_no_other(
+        self, sandbox: Callable, receiver: FakeReceiver, aws: LocalAws, bus: str
+    ) -> None:
+        handle, first, second = sandbox(receiver, KEYTURN_RECEIPTS_BUS=bus), event(), event()
+
+        def odd(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+            results = [
+                {"id": each.id, "outcome": "applied", "reason": "\ud800" if each.id == first["id"] else "fine"}
+                for each in decode(CONTENT_TYPE_BATCH, body)
+            ]
+            return 200, json.dumps({"results": results}).encode()
+
+        receiver.respond = odd
+        assert handle(second) == []
+        assert handle(first) == ["m0"]
+        (receipt,) = self.receipts(aws, bus)
+        assert receipt["detail"]["eventId"] == second["id"]
+
     @pytest.mark.parametrize("reason", ["missing bus", "silent endpoint"])
     def test_delivery_goes_on_if_receipts_cannot_be_put(
         self,
