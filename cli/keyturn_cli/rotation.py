@@ -11,7 +11,7 @@ from keyturn_receiver.core.binding import CURRENT
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.open_rollouts import is_restarted
 from keyturn_receiver.core.revision import OK
-from keyturn_receiver.core.rollout import rollout
+from keyturn_receiver.core.rollout import lacks_keys, rollout
 from keyturn_receiver.core.rollout_deadline import fails_at
 from keyturn_receiver.core.rollout_permission import permits
 from keyturn_receiver.core.rollout_progress import RolloutState
@@ -65,6 +65,8 @@ def workload_place(
     levels = (in_namespace, settings.rollout_default, settings.reloader)
     if not settings.rollouts or not permits(consumer, bound.target, bound.spec, *levels):
         return Place(name, Stage.OFF, "Keyturn may not restart it")
+    if lacks_keys(consumer, bound.target.name, record):
+        return Place(name, Stage.HELD, "its pods keep the old value: the Secret has lost the keys that they need")
     if rollout(consumer, bound.target.name, record):
         return Place(name, Stage.WAITING, "it is due for a restart")
     if not is_restarted(consumer, bound.target.name, record):

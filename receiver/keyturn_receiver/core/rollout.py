@@ -99,6 +99,18 @@ def present_mark(consumer: Consumer, secret_name: str, record: Record) -> str | 
     return mark if mark == (_mark_value(reads, record) or record.mark_prefix + digest({}, ())) else None
 
 
+def lacks_keys(consumer: Consumer, secret_name: str, record: Record) -> bool:
+    """Return whether the keys that the pods need are gone. The pods then keep the old value, and are not restarted.
+
+    Keys that Keyturn has never managed are not gone. A mark shows that the pods have read managed keys. A workload that
+    may not be restarted has no mark, so the removal of any key counts for it.
+    """
+    reads = consumer.reads.get(secret_name, Reads())
+    if not reads.needs_keys or not reads.keys or not reads.keys.isdisjoint(record.revisions):
+        return False
+    return _may_have_removed(record) or _current_mark(consumer, secret_name, record) is not None
+
+
 def written_at(consumer: Consumer, secret_name: str, record: Record) -> int | None:
     """Return when a key that the pods read was last written, in seconds since 1970 by the API server's clock, or None
     if that is not known."""

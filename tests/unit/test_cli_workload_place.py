@@ -1,0 +1,34 @@
+"""Rotations as the command line sees them: how far a workload has come with the values of a Secret."""
+
+import pytest
+
+from keyturn_cli.bound_secrets import Bound
+from keyturn_cli.release import Settings
+from keyturn_cli.rotation import Stage, workload_place
+from keyturn_receiver.core.binding import Target, read_spec
+from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef, mark_name
+from keyturn_receiver.core.revision import Record, digest
+from keyturn_receiver.core.rollout_progress import RolloutProgress, RolloutState
+from keyturn_receiver.core.rollout_switch import Switch
+
+COMPLETE = RolloutProgress(RolloutState.COMPLETE, 2, 2, 2)
+
+
+@pytest.mark.parametrize(("key", "stage"), [("gone", Stage.HELD), ("kept", Stage.LIVE)])
+def test_workload_whose_key_is_gone_keeps_the_old_value(key: str, stage: Stage) -> None:
+    before = {"gone": "r1", "kept": "r2"}
+    record = Record({"arn#AWSCURRENT": "v2"}, {"kept": "r2"})
+    bound = Bound(Target("shop", "db"), "1", {}, read_spec({}, ()), record, frozenset({"kept"}))
+    consumer = Consumer(
+        WorkloadRef("Deployment", "shop", "web"),
+        "1",
+        {"db": Reads(keys=frozenset({key}))},
+        {},
+        {mark_name("db"): digest(before, (key,))},
+        Switch.ENABLED,
+        progress=COMPLETE,
+    )
+    place = workload_place(consumer, bound, {}, Settings(), 0.0)
+    assert place.stage is stage
+    if stage is Stage.HELD:
+        assert place.why == "its pods keep the old value: the Secret has lost the keys that they need"
