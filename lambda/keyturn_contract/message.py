@@ -115,7 +115,9 @@ class VersionState:
     """The state of a version in the receiver's cluster, and when it began, in seconds since 1970.
 
     ``seconds`` is the time from the move of the label until all pods ran the version, or None if it is not known.
-    ``consumers`` are the workloads that are stuck, as "Kind/namespace/name".
+    ``consumers`` are the workloads that are stuck, as "Kind/namespace/name". ``changed`` is the time at which the
+    values of the Secrets last changed, in seconds since 1970, or 0 if it is not known. It is the same at all replicas,
+    and later for a version that comes back.
     """
 
     arn: str
@@ -124,11 +126,12 @@ class VersionState:
     since: int
     seconds: int | None = None
     consumers: tuple[str, ...] = ()
+    changed: int = 0
 
     @property
     def length(self) -> int:
         """The number of characters that this state takes in a reply, about."""
-        return 100 + len(self.arn) + len(self.version_id) + sum(len(each) + 3 for each in self.consumers)
+        return 125 + len(self.arn) + len(self.version_id) + sum(len(each) + 3 for each in self.consumers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +295,8 @@ def _parse_result(result: object) -> Result:
     except ValueError as error:
         raise error if isinstance(error, MalformedMessage) else MalformedMessage("result: outcome is unknown") from None
     reason = result.get("reason")
+    if isinstance(reason, str) and not _is_encodable(reason):
+        raise MalformedMessage("result: reason has half a surrogate pair")
     retrying = _texts(result, "retrying")
     return Result(
         id=_text(result, "id", "result: "),
@@ -310,6 +315,7 @@ def _encode_state(state: VersionState) -> dict[str, object]:
         "versionId": state.version_id,
         "state": state.state.value,
         "since": state.since,
+        "changed": state.changed,
         **({"seconds": state.seconds} if state.seconds is not None else {}),
         **({"consumers": state.consumers} if state.consumers else {}),
     }
@@ -320,14 +326,13 @@ def _parse_states(states: object) -> tuple[VersionState, ...]:
     parsed = []
     for each in states[:MAX_VERSIONS] if isinstance(states, list) else ():
         try:
-            since, seconds = each["since"], each.get("seconds")
-            numbers = [since] if seconds is None else [since, seconds]
+            since, seconds, changed = each["since"], each.get("seconds"), each.get("changed", 0)
+            numbers = [since, changed] if seconds is None else [since, changed, seconds]
             if not all(isinstance(number, int) and 0 <= number < 10**11 for number in numbers):
                 continue
             arn, version_id = _text(each, "arn", ""), _text(each, "versionId", "")
-            parsed.append(
-                VersionState(arn, version_id, State(each["state"]), since, seconds, _texts(each, "consumers"))
-            )
+            consumers = _texts(each, "consumers")
+            parsed.append(VersionState(arn, version_id, State(each["state"]), since, seconds, consumers, changed))
         except (ValueError, TypeError, KeyError, AttributeError):
             continue
     return tuple(parsed)
@@ -346,7 +351,14 @@ def _texts(fields: Mapping[str, object], name: str) -> tuple[str, ...]:
     values = fields.get(name, [])
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise MalformedMessage(f"result: {name} must be a list of texts")
+    if not all(map(_is_encodable, values)):
+        raise MalformedMessage(f"result: {name} has half a surrogate pair")
     return tuple(values)
+
+
+def _is_encodable(text: str) -> bool:
+    """Return whether a text has an encoding. JSON can escape half a surrogate pair, which no UTF-8 has."""
+    return not any("\ud800" <= each <= "\udfff" for each in text)
 
 
 def _load(body: bytes) -> object:

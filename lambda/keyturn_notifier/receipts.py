@@ -97,7 +97,7 @@ def of_version(host: str, state: VersionState, with_details: bool) -> Receipt:
     is_live = state.state is State.LIVE
     _, separator, resource = state.arn.partition(":secret:")
     detail = {
-        "receiptId": f"{state.state.value}/{host}/{state.arn}/{state.version_id}",
+        "receiptId": f"{state.state.value}/{host}/{state.arn}/{state.version_id}/{state.changed}",
         "secretArn": state.arn,
         "name": resource[:-_ARN_SUFFIX] if separator else None,
         "versionId": state.version_id,
@@ -161,7 +161,7 @@ def _receiver(host: str, result: DeliveryResult, room: int | None) -> dict[str, 
     if result.disposition is not Disposition.DONE:
         reason = reason or result.reason
     if reason:
-        answer["reason"] = reason.encode()[: min(MAX_REASON, room // 4)].decode(errors="ignore")
+        answer["reason"] = reason.encode(errors="replace")[: min(MAX_REASON, room // 4)].decode(errors="ignore")
     return answer | (_names(taken, room // 4) if taken else {})
 
 
@@ -178,7 +178,7 @@ def _names(result: Result, room: int) -> dict[str, Any]:
     for field, values in (("secrets", result.secrets), ("consumers", result.consumers), ("retrying", result.retrying)):
         kept, left = [], room
         for value in values:
-            left -= len(value.encode()) + len('"",')
+            left -= len(value.encode(errors="replace")) + len('"",')
             if left < 0:
                 names["cut"] = True
                 break

@@ -476,7 +476,7 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
         kube.elector.is_leader,
     )
     evictor.add_done_handler(live.on_evicted)
-    versions = VersionStates(caches.secrets, restarter, live) if settings.rollouts else None
+    versions = VersionStates(caches.secrets, restarter, live, access.may_concern) if settings.rollouts else None
     return Controller(
         access, queue, drift, poller, releases, pacer, live, watch_queue, watches, readers, restarter, versions
     )

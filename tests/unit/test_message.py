@@ -164,8 +164,25 @@ def test_reply_of_another_form_is_malformed(reply: str) -> None:
         decode_reply(reply.encode())
 
 
+@pytest.mark.parametrize("field", ["secrets", "consumers", "retrying", "reason"])
+def test_reply_with_half_a_surrogate_pair_is_malformed_like_any_other_text_that_nobody_can_encode(field: str) -> None:
+    odd = "team/\ud800"
+    reply = {"results": [{"id": "1", "outcome": "applied", field: odd if field == "reason" else [odd]}]}
+    with pytest.raises(MalformedMessage, match=f"{field} has half a surrogate pair"):
+        decode_reply(json.dumps(reply).encode())
+    whole = json.dumps(reply).replace("\\ud800", "\\ud83d\\ude00")  # a whole pair, as JSON escapes it
+    assert len(decode_reply(whole.encode())) == 1
+
+
+def test_state_with_half_a_surrogate_pair_is_left_out() -> None:
+    state = {"arn": "arn:a", "versionId": "v1", "state": "stuck", "since": 1, "consumers": ["Deployment/shop/\ud800"]}
+    reply = {"results": [{"id": "1", "outcome": "ignored", "versions": [state, {**state, "consumers": []}]}]}
+    (result,) = decode_reply(json.dumps(reply).encode())
+    assert result.versions == (VersionState("arn:a", "v1", State.STUCK, 1),)
+
+
 STATES = (
-    VersionState("arn:a", "v1", State.LIVE, 1_800_000_000, 9),
+    VersionState("arn:a", "v1", State.LIVE, 1_800_000_000, 9, changed=1_799_999_990),
     VersionState("arn:b", "v2", State.STUCK, 1_800_000_000, consumers=("Deployment/shop/web",)),
 )
 

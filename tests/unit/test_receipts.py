@@ -4,6 +4,9 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +22,8 @@ from keyturn_contract.message import (
     VersionState,
 )
 from keyturn_notifier import receipt_bus, receipts
-from keyturn_notifier.disposition import DeliveryResult, Disposition
+from keyturn_notifier.disposition import DeliveryReport, DeliveryResult, Disposition, same_for_all
+from keyturn_notifier.handler import Notifier
 from keyturn_notifier.queue import FIRST_DELAY, retry_delay
 from keyturn_notifier.receipt_bus import ReceiptBus
 from keyturn_notifier.receipt_writer import ReceiptWriter
@@ -127,6 +131,12 @@ class TestApplied:
             assert told
             assert len(json.dumps(told.entry("bus"), ensure_ascii=False).encode()) * 10 < 256 * 1024
             assert all(each["cut"] for each in detail(told)["receivers"])
+
+    def test_half_a_surrogate_pair_in_an_answer_raises_nothing(self) -> None:
+        odd = done(Outcome.APPLIED, secrets=("shop/\ud800",), reason="\ud800" * 9)
+        told = receipts.applied(CHANGED, {"blue": odd}, 1, with_details=True)
+        assert told
+        assert told.detail["receivers"][0]["reason"] == "?" * 9
 
     def test_secret_that_aws_named_without_an_arn_has_its_name(self) -> None:
         named = Notification("event-1", "aws.secretsmanager", EventType.CHANGED, "shop/db", CHANGED.time, DATA)
@@ -261,6 +271,24 @@ class TestBus:
         assert events.calls == []
         assert reports == [(0, 1, "not sent: no time left in this invocation")]
 
+    @pytest.mark.parametrize("detail", [{"receiptId": "\ud800"}, {"receiptId": object()}])
+    def test_receipt_that_cannot_be_written_is_lost_and_raises_nothing(self, detail: dict[str, Any]) -> None:
+        events = Events(lambda entries: [{"EventId": str(len(each["Detail"].encode()))} for each in entries])
+        bus, reports = self.bus(events)
+        assert not bus.put([Receipt("Keyturn Secret Applied", [], detail)], time.monotonic() + 10)
+        assert [(put, lost) for put, lost, _ in reports] == [(0, 1)]
+
+    def test_answer_of_another_form_loses_the_receipts_and_raises_nothing(self) -> None:
+        bus, reports = self.bus(Events(lambda entries: []))
+        assert not bus.put(self.some(2), time.monotonic() + 10)
+        assert reports == [(0, 2, "ValueError")]
+
+    def test_thread_that_cannot_start_loses_the_receipts_and_raises_nothing(self) -> None:
+        bus, reports = self.bus(Events(takes))
+        bus._thread.shutdown()
+        assert not bus.put(self.some(2), time.monotonic() + 10)
+        assert reports == [(0, 2, "RuntimeError")]
+
     def test_writer_puts_what_it_has_collected_once(self) -> None:
         events = Events(takes)
         bus, _ = self.bus(events)
@@ -273,7 +301,7 @@ class TestBus:
 
 
 class TestVersions:
-    LIVE = VersionState(ARN, "version-1", State.LIVE, 1_800_000_000, 9)
+    LIVE = VersionState(ARN, "version-1", State.LIVE, 1_800_000_000, 9, changed=1_799_999_990)
     STUCK = VersionState(ARN, "version-2", State.STUCK, 1_800_000_000, consumers=("Deployment/shop/web",))
 
     def heartbeat(self, *states: VersionState) -> DeliveryResult:
@@ -299,7 +327,7 @@ class TestVersions:
             (
                 "Keyturn Secret Live",
                 {
-                    "receiptId": f"live/blue/{ARN}/version-1",
+                    "receiptId": f"live/blue/{ARN}/version-1/1799999990",
                     "secretArn": ARN,
                     "name": "shop/db",
                     "versionId": "version-1",
@@ -311,7 +339,7 @@ class TestVersions:
             (
                 "Keyturn Rollout Stuck",
                 {
-                    "receiptId": f"stuck/green/{ARN}/version-2",
+                    "receiptId": f"stuck/green/{ARN}/version-2/0",
                     "secretArn": ARN,
                     "name": "shop/db",
                     "versionId": "version-2",
@@ -327,6 +355,13 @@ class TestVersions:
         for _ in range(15):
             self.beat(writer, blue=self.heartbeat(self.LIVE), green=self.heartbeat(self.LIVE))
         assert [each["host"] for _, each in self.put(events)] == ["blue", "green"]
+
+    def test_version_that_comes_back_has_another_receipt(self) -> None:
+        writer, events = self.writer()
+        again = replace(self.LIVE, since=self.LIVE.since + 60, changed=self.LIVE.changed + 60)
+        for state in (self.LIVE, self.LIVE, again, replace(again, since=again.since + 5)):
+            self.beat(writer, blue=self.heartbeat(state))
+        assert [each["since"] for _, each in self.put(events)] == ["2027-01-15T08:00:00Z", "2027-01-15T08:01:00Z"]
 
     def test_receipt_that_was_lost_is_put_at_a_later_heartbeat(self) -> None:
         writer, events = self.writer()
@@ -347,3 +382,46 @@ class TestVersions:
         writer, events = self.writer()
         self.beat(writer, blue=self.heartbeat(), green=NOT_TAKEN)
         assert events.calls == []
+
+
+class FailingWriter:
+    """A writer whose ``collect`` or ``flush`` fails, whatever the reason is."""
+
+    def __init__(self, failing: str) -> None:
+        self.failing = failing
+
+    def collect(self, *_: object) -> None:
+        if self.failing == "collect":
+            raise UnicodeEncodeError("utf-8", "hush", 0, 1, "hush")
+
+    def flush(self, *_: object) -> None:
+        if self.failing == "flush":
+            raise RuntimeError("hush")
+
+
+@pytest.mark.parametrize("failing", ["collect", "flush"])
+def test_receipt_that_fails_keeps_no_message_in_the_queue_and_is_counted(
+    failing: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Receiver:
+        host = "blue"
+
+        def deliver(self, notifications: Sequence[Notification], deadline: float) -> DeliveryReport:
+            return DeliveryReport(same_for_all(notifications, NOT_TAKEN), ())
+
+    class Queue:
+        def postpone(self, records: Sequence[tuple[Any, float]]) -> None:
+            self.postponed = [record["messageId"] for record, _ in records]
+
+    event = (Path(__file__).parents[1] / "events" / "native-secret-label-updated.json").read_text()
+    receivers: Any = [Receiver()]
+    queue: Any = Queue()
+    writer: Any = FailingWriter(failing)
+    with ThreadPoolExecutor(1) as threads:
+        notifier = Notifier(receivers, queue, "keyturn/key", [], threads, writer)
+        sent = [{"messageId": name, "body": event.replace('"id": "', f'"id": "{name}')} for name in ("m0", "m1")]
+        assert notifier.handle(sent, 20) == ["m0", "m1"]
+    assert queue.postponed == ["m0", "m1"]
+    lost = [(vars(each)["count"], vars(each)["reason"]) for each in caplog.records if each.message == "receipts lost"]
+    assert lost == ([(1, "UnicodeEncodeError")] * 2 if failing == "collect" else [(1, "RuntimeError")])
+    assert "hush" not in caplog.text

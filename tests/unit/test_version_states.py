@@ -1,5 +1,6 @@
 """Version states: when a version counts as live or stuck in a cluster, and what one answer holds."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -7,15 +8,17 @@ import pytest
 
 from keyturn_contract.message import MAX_VERSIONS, State, VersionState
 from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
+from keyturn_receiver.core.arn import candidate_names
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef, mark_name
 from keyturn_receiver.core.revision import Record, digest
 from keyturn_receiver.core.rollout_hold import RolloutHold
 from keyturn_receiver.core.rollout_progress import RolloutProgress, RolloutState
 from keyturn_receiver.core.rollout_switch import Switch
-from keyturn_receiver.core.write_times import WriteTime
-from keyturn_receiver.reconcile.version_states import MAX_AGE, MAX_LENGTH, WINDOW, VersionStates
+from keyturn_receiver.core.write_times import REMOVED, WriteTime
+from keyturn_receiver.reconcile.version_states import MAX_AGE, MAX_LENGTH, MAX_SECRETS, WINDOW, VersionStates
 
+WHOLE = Reads(whole=True)
 T0 = 1_800_000_000
 ARN = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:shop/db-a1b2c3"
 OLD, NEW = {"password": "v1"}, {"password": "v2"}
@@ -31,6 +34,7 @@ def record(version: str, revisions: dict[str, str] = NEW, at: int = T0, arn: str
 class Bound:
     def __init__(self, target: Target, record: Record, intact: bool = True) -> None:
         self.target, self.record, self.is_intact = target, record, intact
+        self.has_account = False
 
 
 class Cluster:
@@ -40,21 +44,27 @@ class Cluster:
         self.secrets: dict[Target, Bound] = {}
         self.index = ConsumerIndex()
         self.stuck: set[tuple[WorkloadRef, str]] = set()
+        self.forbidden: set[tuple[str, bool]] = set()
         self.now = float(T0 + 10)
         self.states = self.replica()
 
     def replica(self) -> VersionStates:
         ports: Any = self
-        return VersionStates(ports, ports, ports, wall=lambda: self.now)
+        return VersionStates(ports, ports, ports, self.may_read, wall=lambda: self.now)
+
+    def may_read(self, namespace: str, has_account: bool, names: Iterable[str]) -> bool:
+        assert set(names) == set(candidate_names(ARN)) or namespace != "hostile"
+        return (namespace, has_account) not in self.forbidden
 
     def get(self, target: Target) -> Bound | None:
         return self.secrets.get(target)
 
-    def by_secret_id(self, arn: str) -> list[Target]:
+    def by_secret_id(self, arn: str, *, may_read: Callable[[str, bool], bool]) -> list[Target]:
         return sorted(
             target
             for target, each in self.secrets.items()
             if any(key.startswith(arn) for key in each.record.version_ids)
+            and may_read(target.namespace, each.has_account)
         )
 
     def consumers(self, target: Target) -> list[Consumer]:
@@ -75,13 +85,12 @@ class Cluster:
         progress: RolloutProgress | None,
         marked: dict[str, str] | None = NEW,
         settled: dict[str, str] | None = None,
+        reads: Reads = WHOLE,
         **fields: Any,
     ) -> WorkloadRef:
         ref = WorkloadRef("Deployment", target.namespace, f"reads-{target.name}")
         marks, baseline = ({mark_name(target.name): digest(each, each)} if each else {} for each in (marked, settled))
-        consumer = Consumer(
-            ref, "1", {target.name: Reads(whole=True)}, baseline, marks, Switch.UNSET, progress=progress, **fields
-        )
+        consumer = Consumer(ref, "1", {target.name: reads}, baseline, marks, Switch.UNSET, progress=progress, **fields)
         if before := self.index.get(ref, target):
             self.index.discard(before)
         self.index.add(consumer)
@@ -98,7 +107,7 @@ def cluster() -> Cluster:
 
 def test_secret_that_nothing_reads_is_live_as_soon_as_it_is_written(cluster: Cluster) -> None:
     cluster.bind("db", record("v2"))
-    assert cluster.states.recent() == [VersionState(ARN, "v2", State.LIVE, T0, 3)]
+    assert cluster.states.recent() == [VersionState(ARN, "v2", State.LIVE, T0, 3, changed=T0)]
 
 
 def test_version_is_live_when_the_last_pod_runs_it(cluster: Cluster) -> None:
@@ -106,7 +115,7 @@ def test_version_is_live_when_the_last_pod_runs_it(cluster: Cluster) -> None:
     cluster.consume(target, UNFINISHED)
     assert cluster.recent() == {}
     cluster.consume(target, COMPLETE)
-    assert cluster.states.recent() == [VersionState(ARN, "v2", State.LIVE, T0 + 6, 9)]
+    assert cluster.states.recent() == [VersionState(ARN, "v2", State.LIVE, T0 + 6, 9, changed=T0)]
 
 
 @pytest.mark.parametrize(
@@ -149,8 +158,64 @@ def test_secret_of_the_same_name_that_was_never_filled_holds_up_nothing(cluster:
     cluster.bind("db", record("v2"))
     hostile = Target("hostile", "db")
     cluster.secrets[hostile] = Bound(hostile, Record({}))
-    cluster.by_secret_id = lambda arn: [Target("shop", "db"), hostile]  # type: ignore[method-assign]
+    cluster.by_secret_id = lambda arn, *, may_read: [Target("shop", "db"), hostile]  # type: ignore[method-assign]
     assert cluster.recent() == {"v2": State.LIVE}
+
+
+def test_secrets_that_may_not_read_the_aws_secret_neither_hold_up_its_version_nor_are_told(cluster: Cluster) -> None:
+    """Anybody can write a record by hand, into any number of Secrets, and before the owner of the AWS secret does."""
+    cluster.forbidden = {("hostile", False), ("hostile", True)}
+    for number in range(MAX_SECRETS + 1):
+        cluster.bind(f"s{number}", record("forged"), namespace="hostile")
+    assert cluster.recent() == {}
+    target = cluster.bind("db", record("v2"))
+    assert cluster.recent() == {"v2": State.LIVE}
+    cluster.stuck.add((cluster.consume(target, UNFINISHED), "db"))
+    assert cluster.recent() == {"v2": State.STUCK}
+    cluster.forbidden.clear()
+    assert cluster.recent() == {}
+
+
+GONE = {"other": "v9"}
+NAMED = Reads(keys=frozenset({"password"}))
+
+
+@pytest.mark.parametrize(
+    ("reads", "marked", "removed", "live"),
+    [
+        (NAMED, OLD, True, False),
+        (NAMED, OLD, False, False),
+        (NAMED, None, True, False),  # it may not be restarted, so it has no mark
+        (NAMED, None, False, True),  # a key of the Secret that Keyturn has never managed
+        (Reads(keys=frozenset({"password", "other"})), OLD | GONE, True, False),  # due for a restart
+        (Reads(keys=frozenset({"other"})), GONE, True, True),
+    ],
+)
+def test_version_is_not_live_while_pods_keep_the_value_of_a_key_that_is_gone(
+    cluster: Cluster, reads: Reads, marked: dict[str, str] | None, removed: bool, live: bool
+) -> None:
+    after = record("v2", GONE)
+    if removed:
+        after = replace(after, write_times={**after.write_times, REMOVED: WriteTime(T0)})
+    target = cluster.bind("db", after)
+    cluster.consume(target, COMPLETE, marked, reads=reads)
+    assert cluster.recent() == ({"v2": State.LIVE} if live else {})
+
+
+def test_version_that_comes_back_has_another_time_of_its_change(cluster: Cluster) -> None:
+    target = cluster.bind("db", record("v1", OLD))
+    cluster.consume(target, COMPLETE, OLD)
+    (first,) = cluster.states.recent()
+    cluster.bind("db", record("v2", NEW, T0 + 20))
+    cluster.now = T0 + 60
+    cluster.bind("db", record("v1", OLD, T0 + 40))
+    (again,) = cluster.states.recent()
+    assert (first.version_id, first.changed, again.version_id, again.changed) == ("v1", T0, "v1", T0 + 40)
+    other = cluster.states = cluster.replica()
+    cluster.states.on_secret(target)
+    assert other.recent()[0].changed == again.changed
+    cluster.consume(target, replace(COMPLETE, finished_at=T0 + 55), OLD)  # restarted for another reason
+    assert cluster.states.recent()[0].changed == again.changed
 
 
 def test_stuck_rollout_is_told_with_its_workload(cluster: Cluster) -> None:

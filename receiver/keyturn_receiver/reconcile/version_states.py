@@ -6,15 +6,16 @@ has it, and every workload that reads one of them runs it. A workload that may n
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from keyturn_contract.message import State, VersionState
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
+from keyturn_receiver.core.arn import candidate_names
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, mark_name
 from keyturn_receiver.core.revision import split_version_key
-from keyturn_receiver.core.rollout import rollout
+from keyturn_receiver.core.rollout import lacks_keys, rollout
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.live_reporter import LiveReporter
 from keyturn_receiver.resilience.fair_map import FairMap
@@ -44,18 +45,21 @@ class _Followed:
 
 
 class VersionStates:
-    """``wall`` returns the time in seconds since 1970."""
+    """``may_read`` is ``AccessPolicy.may_concern``: anybody can name any AWS secret in a Secret, so the Secrets of
+    namespaces that may not read it do not count. ``wall`` returns the time in seconds since 1970."""
 
     def __init__(
         self,
         secrets: SecretCache,
         restarter: ConsumerRestarter,
         live: LiveReporter,
+        may_read: Callable[[str, bool, Iterable[str]], bool],
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._secrets = secrets
         self._restarter = restarter
         self._live = live
+        self._may_read = may_read
         self._wall = wall
         self._followed: FairMap[str, Target, _Followed] = FairMap(MAX_TARGETS)  # by namespace
 
@@ -81,7 +85,7 @@ class VersionStates:
                 continue
             for key, version_id in followed.version_ids.items():
                 arn, _ = split_version_key(key)
-                if arn not in checked and len(checked) < MAX_CHECKED:
+                if arn not in checked and len(checked) < MAX_CHECKED and self._is_permitted(target, arn):
                     checked.add(arn)
                     state = self._state(arn, version_id, followed, now)
                     if state and now - state.since < WINDOW:
@@ -102,12 +106,20 @@ class VersionStates:
                 if followed := self._followed.get(namespace, target):
                     yield target, followed
 
+    def _is_permitted(self, target: Target, arn: str) -> bool:
+        bound = self._secrets.get(target)
+        return bound is not None and self._may_read(target.namespace, bound.has_account, candidate_names(arn))
+
     def _state(self, arn: str, version_id: str, followed: _Followed, now: float) -> VersionState | None:
         """Return the state of a version, or None while its rollouts go on, or if it is not the only one in use."""
-        targets = self._secrets.by_secret_id(arn)
+        names = frozenset(candidate_names(arn))
+        targets = self._secrets.by_secret_id(
+            arn, may_read=lambda namespace, has_account: self._may_read(namespace, has_account, names)
+        )
         if len(targets) > MAX_SECRETS:
             return None
-        since, moved_at = followed.since, None
+        since, changed = followed.since, 0.0
+        moves: list[int] = []
         stuck: list[str] = []
         is_live = True
         for bound in filter(None, map(self._secrets.get, targets)):
@@ -116,8 +128,8 @@ class VersionStates:
                 continue  # never filled from it, so no pod has a value of it
             if versions != {version_id} or not bound.is_intact:
                 return None
-            since = max(since, _changed_at(bound))
-            moved_at = bound.record.moved_at or moved_at
+            changed = max(changed, _changed_at(bound))
+            moves += [bound.record.moved_at] if bound.record.moved_at is not None else []
             for consumer in self._restarter.consumers(bound.target):
                 if self._live.is_stuck(consumer.ref, bound.target.name):
                     stuck.append(str(consumer.ref))
@@ -127,13 +139,14 @@ class VersionStates:
                 since = max(since, ended_at or 0)
         if stuck:
             followed.stuck_since = followed.stuck_since or now
-            names = tuple(stuck[:MAX_CONSUMERS])
-            return VersionState(arn, version_id, State.STUCK, int(followed.stuck_since), consumers=names)
+            stuck_since, consumers = int(followed.stuck_since), tuple(stuck[:MAX_CONSUMERS])
+            return VersionState(arn, version_id, State.STUCK, stuck_since, None, consumers, int(changed))
         followed.stuck_since = None
         if not is_live:
             return None
-        seconds = max(0, int(since) - moved_at) if moved_at is not None else None
-        return VersionState(arn, version_id, State.LIVE, int(since), seconds)
+        since = max(since, changed)
+        seconds = max(0, int(since) - max(moves)) if moves else None
+        return VersionState(arn, version_id, State.LIVE, int(since), seconds, changed=int(changed))
 
 
 def _changed_at(bound: BoundSecret) -> float:
@@ -146,7 +159,7 @@ def _ended_at(consumer: Consumer, bound: BoundSecret) -> int | None:
     """Return when all pods of a consumer came to run the present values, or 0 if that was before they changed last.
     Return None if they do not run them, or if that cannot be known."""
     name = bound.target.name
-    if rollout(consumer, name, bound.record):
+    if lacks_keys(consumer, name, bound.record) or rollout(consumer, name, bound.record):
         return None
     if mark_name(name) in consumer.baseline and not consumer.by_time:
         return 0  # its pods were found to run them
