@@ -63,11 +63,12 @@ class DeadLetterQueue:
             while letters := self._receive(ROUND, seen):
                 held += letters
                 for letter in letters:
-                    if letter.event_id in done or (event_ids is not None and letter.event_id not in event_ids):
+                    name = letter.event_id or letter.body  # a body that is no event has no id
+                    if name in done or (event_ids is not None and letter.event_id not in event_ids):
                         continue
                     self._send_back(letter)
                     held.remove(letter)
-                    done |= {letter.event_id} - {""}
+                    done.add(name)
                     yield letter
         finally:
             self._release(held)

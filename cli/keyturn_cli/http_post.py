@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 from keyturn_cli.errors import CliError, UsageError
 
 TIMEOUT = 10.0  # seconds for each step
-MAX_REPLY = 64 * 1024  # bytes
+MAX_REPLY = 256 * 1024  # bytes, as much as the notifier reads
 
 
 class NoReply(CliError):

@@ -81,6 +81,23 @@ def test_letters_are_shown_with_reasons_and_stay_visible() -> None:
     assert sqs.sent == []
 
 
+class Refusing(FakeSqs):
+    """A notifier takes each message at once, and makes it a dead letter again, under a new message id."""
+
+    def delete_message(self, QueueUrl: str, ReceiptHandle: str) -> None:
+        super().delete_message(QueueUrl, ReceiptHandle)
+        self.dead[f"m{100 + len(self.sent)}"] = self.sent[-1]
+
+
+@pytest.mark.parametrize("body", ["{broken", event("a")])
+def test_letter_that_comes_back_meanwhile_is_sent_once(body: str) -> None:
+    sqs = Refusing(body)
+    assert len(list(queue(sqs).redeliver(None))) == 1
+    assert sqs.sent == [body]
+    assert list(sqs.dead.values()) == [body]
+    assert not sqs.hidden & set(sqs.dead)
+
+
 def test_body_that_is_no_event_is_shown_and_sent_back() -> None:
     sqs = FakeSqs("{broken", reasons={0: "the body is not JSON"})
     (letter,) = queue(sqs).letters()
